@@ -1,0 +1,73 @@
+#include "og_text.h"
+
+void og_stops_init(og_stops *s) {
+    for (int32_t i = 0; i < s->n_stops; i++) {
+        const uint8_t *stop = s->bytes + s->offset[i];
+        int32_t *failure = s->failure + s->offset[i];
+        const int32_t length = s->offset[i + 1] - s->offset[i];
+        /* failure[k]: length of the longest proper border of the first k + 1 bytes. */
+        failure[0] = 0;
+        for (int32_t k = 1, border = 0; k < length; k++) {
+            while (border > 0 && stop[k] != stop[border]) border = failure[border - 1];
+            if (stop[k] == stop[border]) border++;
+            failure[k] = border;
+        }
+        s->state[i] = 0;
+    }
+}
+
+static int32_t advance(const uint8_t *stop, const int32_t *failure, int32_t state, uint8_t byte) {
+    while (state > 0 && stop[state] != byte) state = failure[state - 1];
+    return stop[state] == byte ? state + 1 : 0;
+}
+
+size_t og_stops_feed(og_stops *s, const uint8_t *data, size_t n, int32_t *matched, int32_t *held) {
+    *matched = -1;
+    for (size_t at = 0; at < n; at++) {
+        int32_t longest = 0;
+        for (int32_t i = 0; i < s->n_stops; i++) {
+            const int32_t offset = s->offset[i];
+            const int32_t length = s->offset[i + 1] - offset;
+            s->state[i] = advance(s->bytes + offset, s->failure + offset, s->state[i], data[at]);
+            if (s->state[i] == length && length > longest) {
+                longest = length;
+                *matched = i;
+            }
+        }
+        if (*matched >= 0) {
+            *held = longest;
+            return at + 1;
+        }
+    }
+    *held = 0;
+    for (int32_t i = 0; i < s->n_stops; i++) {
+        if (s->state[i] > *held) *held = s->state[i];
+    }
+    return n;
+}
+
+/* Length of the character that a lead byte begins, 0 if it begins none of several bytes. */
+static size_t sequence_length(uint8_t lead) {
+    if (lead >= 0xC2 && lead <= 0xDF) return 2;
+    if (lead >= 0xE0 && lead <= 0xEF) return 3;
+    if (lead >= 0xF0 && lead <= 0xF4) return 4;
+    return 0;
+}
+
+/* Whether `second` may follow `lead` (no overlong forms, surrogates or values past U+10FFFF). */
+static int second_byte_fits(uint8_t lead, uint8_t second) {
+    const uint8_t low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
+    const uint8_t high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
+    return second >= low && second <= high;
+}
+
+size_t og_utf8_unfinished(const uint8_t *data, size_t n) {
+    for (size_t back = 1; back <= 3 && back <= n; back++) {
+        const uint8_t byte = data[n - back];
+        if ((byte & 0xC0) == 0x80) continue; /* a continuation byte: its lead is further left */
+        if (sequence_length(byte) <= back) return 0;
+        if (back >= 2 && !second_byte_fits(byte, data[n - back + 1])) return 0;
+        return back;
+    }
+    return 0;
+}

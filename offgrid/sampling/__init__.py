@@ -1,0 +1,39 @@
+"""From raw logits to text: OffGrid's sampler and text stream, in C behind thin Cython.
+
+A library of its own; nothing here knows llama.cpp or HTTP::
+
+    from offgrid.sampling import Sampler, SamplingParams, TextStream
+
+    sampler = Sampler(n_vocab, SamplingParams(temperature=0.7, top_p=0.95, seed=7))
+    token = sampler.sample(logits)
+    sampler.accept(token)
+
+The definition of every step is the header comment of ``csrc/og_sampler.h`` and ``csrc/og_text.h``.
+"""
+
+from offgrid.errors import InvalidParameter, SamplingError
+from offgrid.sampling.params import SamplingParams
+from offgrid.sampling.result import SampleResult
+
+try:
+    from offgrid.sampling._sampler import Sampler, philox4x32, sample_rows
+    from offgrid.sampling._text import TextStream
+except ModuleNotFoundError as ex:
+    if ex.name is None or not ex.name.startswith("offgrid.sampling._"):
+        raise
+    raise ImportError(
+        "OffGrid's compiled modules are missing: this is the source tree, not an installation. "
+        "Run 'pip install .' in the project folder (it needs a C compiler), then start Python "
+        "from another folder."
+    ) from ex
+
+__all__ = [
+    "InvalidParameter",
+    "SampleResult",
+    "Sampler",
+    "SamplingError",
+    "SamplingParams",
+    "TextStream",
+    "philox4x32",
+    "sample_rows",
+]

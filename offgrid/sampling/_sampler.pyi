@@ -1,0 +1,46 @@
+from collections.abc import Iterable, Sequence
+from typing import overload
+
+from typing_extensions import Buffer
+
+from offgrid.errors import SamplingError
+from offgrid.sampling.params import SamplingParams
+from offgrid.sampling.result import SampleResult
+
+class Sampler:
+    params: SamplingParams
+    def __init__(
+        self,
+        n_vocab: int,
+        params: SamplingParams | None = None,
+        prompt_tokens: Sequence[int] | Buffer = (),
+        *,
+        choice: int = 0,
+        banned: Iterable[int] = (),
+    ) -> None: ...
+    @property
+    def n_vocab(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def choice(self) -> int: ...
+    @property
+    def position(self) -> int: ...
+    @overload
+    def sample(
+        self, logits: Buffer | int, top_logprobs: None = None, mask: Buffer | None = None
+    ) -> int: ...
+    @overload
+    def sample(
+        self, logits: Buffer | int, top_logprobs: int, mask: Buffer | None = None
+    ) -> SampleResult: ...
+    def accept(self, token: int) -> None: ...
+
+def sample_rows(
+    addresses: Sequence[int],
+    samplers: Sequence[Sampler],
+    *,
+    top_logprobs: Sequence[int] | None = None,
+    accept: bool = True,
+) -> list[SampleResult | SamplingError]: ...
+def philox4x32(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]: ...

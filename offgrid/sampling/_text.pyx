@@ -1,0 +1,129 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The Python face of csrc/og_text: token bytes in, text out that may be shown."""
+
+cimport cython
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport int32_t, uint8_t
+from libc.string cimport memcpy, memmove
+
+from offgrid.sampling._core cimport og_stops, og_stops_feed, og_stops_init, og_utf8_unfinished
+
+from offgrid.errors import InvalidParameter
+
+MAX_STOP_BYTES = 1 << 20
+
+
+@cython.final
+cdef class TextStream:
+    """Turns the bytes of tokens into text, up to a stop string.
+
+    Args:
+        stop: stop strings (str, or bytes for parts of characters).
+
+    Raises:
+        InvalidParameter: an empty stop, one that is no text, or all together over 1 MiB.
+
+    What may still become a stop string or a whole character is held back, nothing else; the text is
+    the same however the bytes were split. Definitions: ``csrc/og_text.h``. Not for two threads at
+    once.
+    """
+
+    cdef og_stops _stops
+    cdef tuple _texts
+    cdef bytes _bytes
+    cdef int32_t *_memory
+    cdef uint8_t *_held
+    cdef size_t _n_held
+    cdef size_t _capacity
+    cdef readonly bint finished
+    cdef readonly object stop_reason
+
+    def __init__(self, stop=()):
+        if self._memory != NULL:
+            raise RuntimeError("a text stream is initialised once")
+        self._texts = tuple(stop)
+        encoded = [_encode(text) for text in self._texts]
+        self._bytes = b"".join(encoded)
+        cdef size_t total = len(self._bytes)
+        if total > MAX_STOP_BYTES:
+            raise InvalidParameter(f"The stop strings have {total} bytes; 1 MiB is allowed.", "stop")
+        cdef int32_t n = len(encoded)
+        # One block: offsets (n + 1), failure (total), state (n).
+        self._memory = <int32_t *>PyMem_RawMalloc((2 * n + 1 + total) * sizeof(int32_t))
+        if self._memory == NULL:
+            raise MemoryError
+        self._memory[0] = 0
+        for i in range(n):
+            self._memory[i + 1] = self._memory[i] + <int32_t>len(encoded[i])
+        self._stops.n_stops = n
+        self._stops.bytes = <const uint8_t *><const char *>self._bytes
+        self._stops.offset = self._memory
+        self._stops.failure = self._memory + n + 1
+        self._stops.state = self._memory + n + 1 + total
+        og_stops_init(&self._stops)
+
+    def __dealloc__(self):
+        PyMem_RawFree(self._memory)
+        PyMem_RawFree(self._held)
+
+    def feed(self, const uint8_t[::1] data not None):
+        """Take the bytes of a token; return the text that may be shown now, maybe none.
+
+        After a stop string matched, ``finished`` is true, ``stop_reason`` is that string, and
+        further bytes give nothing.
+        """
+        if self.finished or data.shape[0] == 0:
+            return ""
+        cdef int32_t matched = -1
+        cdef int32_t held = 0
+        cdef size_t taken = og_stops_feed(&self._stops, &data[0], data.shape[0], &matched, &held)
+        self._append(&data[0], taken)
+        cdef size_t ready = self._n_held - held
+        if matched >= 0:
+            self.finished = True
+            self.stop_reason = self._texts[matched]
+            text = PyUnicode_DecodeUTF8(<const char *>self._held, ready, "replace")
+            self._n_held = 0
+            return text
+        ready -= og_utf8_unfinished(self._held, ready)
+        return self._release(ready)
+
+    def flush(self):
+        """Return all that was held back: the answer has ended without a stop string.
+
+        An unfinished character becomes U+FFFD.
+        """
+        return self._release(self._n_held)
+
+    cdef int _append(self, const uint8_t *data, size_t n) except -1:
+        cdef uint8_t *larger
+        cdef size_t needed = self._n_held + n
+        if needed > self._capacity:
+            larger = <uint8_t *>PyMem_RawRealloc(self._held, 2 * needed)
+            if larger == NULL:
+                raise MemoryError
+            self._held = larger
+            self._capacity = 2 * needed
+        memcpy(self._held + self._n_held, data, n)
+        self._n_held = needed
+        return 0
+
+    cdef object _release(self, size_t n):
+        if n == 0:
+            return ""
+        text = PyUnicode_DecodeUTF8(<const char *>self._held, n, "replace")
+        self._n_held -= n
+        memmove(self._held, self._held + n, self._n_held)
+        return text
+
+
+cdef bytes _encode(object text):
+    if not isinstance(text, (str, bytes)) or not text:
+        raise InvalidParameter("A stop string must be text and not empty.", "stop")
+    if isinstance(text, bytes):
+        return text
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidParameter("A stop string is not valid Unicode.", "stop") from None

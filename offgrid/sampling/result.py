@@ -1,0 +1,20 @@
+"""What a draw gives."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class SampleResult(NamedTuple):
+    """A drawn token.
+
+    Attributes:
+        token: its id.
+        logprob: log-softmax of the raw row at the token; None when no logprobs were asked for.
+        top_logprobs: the most likely tokens of the raw row as (id, logprob), best first, ties
+            lowest id first. The drawn token's logprob, if among them, is the identical number.
+    """
+
+    token: int
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
