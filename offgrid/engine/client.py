@@ -1,0 +1,561 @@
+"""The server's side of one worker process: start it, watch it, ask it, start it again.
+
+Nothing in this module imports llama.cpp. When the worker dies or hangs, the requests that ran in
+it end with an error, and a new process is started after a pause that grows with every failure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import IO, Any
+
+import msgspec
+
+from offgrid import errors
+from offgrid.engine.protocol import (
+    Accepted,
+    Cancel,
+    Command,
+    Delta,
+    Event,
+    Failed,
+    GenerationRequest,
+    Load,
+    LoadFailed,
+    ModelInfo,
+    Ping,
+    Pong,
+    Ready,
+    Started,
+    Step,
+    Stop,
+    Submit,
+    encode_frame,
+    read_report,
+)
+from offgrid.errors import (
+    EngineFault,
+    InvalidParameter,
+    ModelLoadFailed,
+    Overloaded,
+    RequestError,
+    RequestRefused,
+)
+
+log = logging.getLogger(__name__)
+llama_log = logging.getLogger("offgrid.llama")
+
+_POLL = 0.1
+"""Seconds between two looks at whether a waiting client is still there."""
+_PING_EVERY = 1.0
+_PONG_WITHIN = 15.0
+"""Seconds without an answer after which the process counts as stopped. The answering thread does
+not wait for llama.cpp, so this is not the time of a step (``stall_timeout`` is)."""
+_PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+_HEALTHY_AFTER = 60.0
+"""Seconds that a worker must have lived for the next restart to be immediate again."""
+_STRIKES = 2
+_REMEMBERED_STRIKES = 1024
+
+
+class ClientGone(Exception):
+    """The client left while its request waited."""
+
+
+class Generation:
+    """One accepted request. Use :meth:`next` until :attr:`finished`, or :meth:`cancel` it.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        seed: the seed in force.
+    """
+
+    def __init__(self, engine: EngineClient, id: int, request: GenerationRequest, key: str) -> None:
+        self._engine = engine
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._open_choices = request.n
+        self._over = False
+        self.id = id
+        self.n = request.n
+        self.key = key
+        self.computing = False
+        """Whether the worker is tokenising or prefilling it: what a crash may be blamed on."""
+        self.prompt_tokens = 0
+        self.seed = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice has sent its finish_reason."""
+        return self._open_choices == 0
+
+    def push(self, event: Event) -> None:
+        """Called by the engine client's reader thread only."""
+        self._events.put(event)
+
+    def next(self, timeout: float) -> list[Delta] | None:
+        """Return the deltas that came since the last call.
+
+        Args:
+            timeout: seconds to wait for the first one.
+
+        Returns:
+            At least one delta, in order; None when nothing came in time.
+
+        Raises:
+            RequestError: the request is over without having finished.
+        """
+        deltas: list[Delta] = []
+        try:
+            event = self._events.get(timeout=timeout)
+            while True:
+                if isinstance(event, Failed):
+                    self._close()
+                    if not deltas:
+                        raise _error(event)
+                    # What came before the failure is delivered first.
+                    self._events.put(event)
+                    return deltas
+                if isinstance(event, Delta):
+                    deltas.append(event)
+                    self._open_choices -= event.finish_reason is not None
+                event = self._events.get_nowait()
+        except queue.Empty:
+            pass
+        if self.finished:
+            self._close()
+        return deltas or None
+
+    def cancel(self) -> None:
+        """Stop the work for this request. Idempotent, harmless after the end."""
+        if self._close():
+            self._engine.send_cancel(self.id)
+
+    def wait_accepted(self, alive: Callable[[], bool]) -> None:
+        """Wait for the worker's verdict on the prompt.
+
+        Raises:
+            RequestError: the request is refused or failed.
+            ClientGone: ``alive`` said no; the request is cancelled.
+        """
+        while True:
+            try:
+                event = self._events.get(timeout=_POLL)
+            except queue.Empty:
+                if not alive():
+                    self.cancel()
+                    raise ClientGone from None
+                continue
+            if isinstance(event, Failed):
+                self._close()
+                raise _error(event)
+            if isinstance(event, Accepted):
+                self.prompt_tokens = event.prompt_tokens
+                self.seed = event.seed
+                return
+
+    def _close(self) -> bool:
+        """Give the place in the queue back; return whether it was still held."""
+        if self._over:
+            return False
+        self._over = True
+        self._engine.forget(self)
+        return True
+
+
+class EngineClient:
+    """A model that is served by a worker process of its own.
+
+    Args:
+        load: what the worker is told to serve.
+        queue_size: sequences that may wait beside the ``load.parallel`` running ones.
+        load_timeout: seconds that loading may take.
+        stall_timeout: seconds that one step of the loop may take.
+    """
+
+    def __init__(
+        self, load: Load, *, queue_size: int, load_timeout: float, stall_timeout: float
+    ) -> None:
+        self.load = load
+        self.capacity = load.parallel + queue_size
+        self._load_timeout = load_timeout
+        self._stall_timeout = stall_timeout
+        self._info: ModelInfo | None = None
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._write_lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready = False
+        self._refusal: str | None = None
+        self._load_error: str | None = None
+        self._closed = False
+        self._draining = False
+        self._generations: dict[int, Generation] = {}
+        self._reserved = 0
+        self._last_id = 0
+        self._strikes: OrderedDict[str, int] = OrderedDict()
+        self._log_tail: deque[str] = deque(maxlen=50)
+        self._pong_at = 0.0
+        self._busy_for = 0.0
+        self._stopping = threading.Event()
+        self.running = 0
+        """Sequences with a slot, as the worker said last."""
+        self.waiting = 0
+        """Sequences in the worker's queue, as the worker said last."""
+
+    # --- life ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the worker in the background; :meth:`wait_ready` says when it serves."""
+        threading.Thread(target=self._supervise, name="engine-supervisor", daemon=True).start()
+        threading.Thread(target=self._watch, name="engine-watchdog", daemon=True).start()
+
+    @property
+    def info(self) -> ModelInfo:
+        """The loaded model. Raises RuntimeError before the first :meth:`wait_ready`."""
+        if self._info is None:
+            raise RuntimeError("the model is not loaded yet")
+        return self._info
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process id while there is one."""
+        process = self._process
+        return None if process is None else process.pid
+
+    @property
+    def load_failed(self) -> bool:
+        """Whether llama.cpp refused the file; only a new client tries again."""
+        return self._load_error is not None
+
+    @property
+    def in_flight(self) -> int:
+        """Sequences admitted and not finished: running or waiting."""
+        return self._reserved
+
+    def wait_ready(self, alive: Callable[[], bool] = lambda: True) -> ModelInfo:
+        """Wait until the model is loaded.
+
+        Raises:
+            ModelLoadFailed: llama.cpp does not load it.
+            Overloaded: it takes longer than ``load_timeout``, or the server is stopping.
+            ClientGone: ``alive`` said no.
+        """
+        deadline = time.monotonic() + self._load_timeout
+        with self._changed:
+            while not self._ready:
+                if self._load_error is not None:
+                    raise ModelLoadFailed(self._load_error, "model")
+                if self._closed:
+                    raise Overloaded("The server is stopping.", code="server_shutting_down")
+                if time.monotonic() > deadline:
+                    raise Overloaded(
+                        "The model is still loading.", code="model_loading", retry_after=5
+                    )
+                self._changed.wait(_POLL)
+                if not alive():
+                    raise ClientGone
+            assert self._info is not None
+            return self._info
+
+    def drain(self) -> None:
+        """Refuse new requests from now on; running ones go on."""
+        self._draining = True
+
+    def close(self, timeout: float = 0.0) -> None:
+        """Let running requests finish for ``timeout`` seconds, end the rest, stop the worker."""
+        self.drain()
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while self._reserved and time.monotonic() < deadline:
+                self._changed.wait(_POLL)
+            self._closed = True
+            self._changed.notify_all()
+        self._stopping.set()
+        self._fail_all("The server is shutting down.", "Overloaded", "server_shutting_down")
+        process = self._process
+        if process is not None:
+            try:
+                self._send(Stop())
+                process.wait(timeout=2.0)
+            except (RequestError, subprocess.TimeoutExpired):
+                process.kill()
+                process.wait()
+
+    # --- requests -----------------------------------------------------------------------------
+
+    def submit(
+        self, request: GenerationRequest, alive: Callable[[], bool] = lambda: True
+    ) -> Generation:
+        """Hand a request to the worker and wait until its prompt is accepted.
+
+        Args:
+            request: what to generate.
+            alive: asked now and then while waiting whether the client is still there.
+
+        Raises:
+            InvalidParameter, ContextLengthExceeded, RequestRefused: the request's fault.
+            Overloaded: the queue is full, the model is loading for too long, or stopping.
+            EngineFault: the worker died meanwhile.
+            ClientGone: ``alive`` said no.
+        """
+        if request.n > self.capacity:
+            raise InvalidParameter(
+                f"n is at most {self.capacity} on this server (its slots and queue).", "n"
+            )
+        key = hashlib.sha256(msgspec.msgpack.encode((request.parts, request.tokens))).hexdigest()
+        if self._strikes.get(key, 0) >= _STRIKES:
+            raise RequestRefused(
+                "This prompt ended the model's process twice and is not tried again.",
+                request.prompt_param,
+            )
+        self._reserve(request.n)
+        try:
+            self.wait_ready(alive)
+            generation = self._register(request, key)
+        except BaseException:
+            self._release(request.n)
+            raise
+        try:
+            self._send(Submit(generation.id, request))
+            generation.wait_accepted(alive)
+        except BaseException:
+            generation.cancel()
+            raise
+        return generation
+
+    def _reserve(self, n: int) -> None:
+        with self._changed:
+            if self._draining or self._closed:
+                raise Overloaded("The server is shutting down.", code="server_shutting_down")
+            if self._reserved + n > self.capacity:
+                raise Overloaded("All slots are busy and the queue is full.", code="server_busy")
+            self._reserved += n
+
+    def _release(self, n: int) -> None:
+        with self._changed:
+            self._reserved -= n
+            self._changed.notify_all()
+
+    def _register(self, request: GenerationRequest, key: str) -> Generation:
+        with self._lock:
+            self._last_id += 1
+            generation = Generation(self, self._last_id, request, key)
+            generation.computing = True
+            self._generations[generation.id] = generation
+            return generation
+
+    def forget(self, generation: Generation) -> None:
+        """Called by a generation when it is over."""
+        with self._lock:
+            self._generations.pop(generation.id, None)
+        self._release(generation.n)
+
+    def send_cancel(self, id: int) -> None:
+        """Tell the worker to stop a request; a worker that is gone has stopped it already."""
+        try:
+            self._send(Cancel(id))
+        except EngineFault:
+            log.debug("cancel of request %d: no worker", id)
+
+    def _send(self, command: Command, *, wait: bool = True) -> None:
+        """Write a command. With ``wait`` false it is left out when another thread is writing."""
+        frame = encode_frame(command)
+        if not self._write_lock.acquire(blocking=wait):
+            return
+        try:
+            process = self._process
+            if process is None or process.stdin is None:
+                raise BrokenPipeError
+            process.stdin.write(frame)
+            process.stdin.flush()
+        except (OSError, ValueError):
+            raise EngineFault("The model's process is not running; try again.") from None
+        finally:
+            self._write_lock.release()
+
+    # --- the process --------------------------------------------------------------------------
+
+    def _supervise(self) -> None:
+        failures = 0
+        while not self._closed:
+            if self._stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)]):
+                return
+            born = time.monotonic()
+            self._serve_one_process()
+            if self._closed or self._load_error is not None:
+                return
+            failures = 1 if time.monotonic() - born > _HEALTHY_AFTER else failures + 1
+
+    def _serve_one_process(self) -> None:
+        """Run one worker from its start to its end."""
+        environ = dict(os.environ, GGML_NO_BACKTRACE="1")
+        # The worker must find the very modules that this process runs: "-m" would look into the
+        # current folder first, where an uncompiled source tree may lie.
+        program = (
+            f"import sys; sys.path[:] = {sys.path!r}; "
+            "from offgrid.engine.worker import main; main()"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environ,
+        )
+        assert process.stdout is not None and process.stderr is not None
+        with self._lock:
+            self._process = process
+            self._pong_at = time.monotonic()
+            self._busy_for = 0.0
+        stderr = threading.Thread(target=self._drain_log, args=(process.stderr,), daemon=True)
+        stderr.start()
+        loading = threading.Timer(self._load_timeout, self._kill_unless_ready, args=(process,))
+        loading.daemon = True
+        loading.start()
+        try:
+            self._send(self.load)
+            while (report := read_report(process.stdout)) is not None:
+                self._handle(report)
+        except (EngineFault, ValueError, msgspec.DecodeError, OSError) as ex:
+            log.error("worker %d: %s", process.pid, ex)
+            process.kill()
+        finally:
+            loading.cancel()
+        status = process.wait()
+        stderr.join(timeout=2.0)
+        self._after_death(process, status)
+
+    def _kill_unless_ready(self, process: subprocess.Popen[bytes]) -> None:
+        if not self._ready and process.poll() is None:
+            log.error("the model did not load within %g s", self._load_timeout)
+            process.kill()
+
+    def _after_death(self, process: subprocess.Popen[bytes], status: int) -> None:
+        with self._changed:
+            was_ready, self._ready = self._ready, False
+            self._process = None
+            for generation in self._generations.values():
+                if generation.computing and was_ready and not self._closed:
+                    self._strike(generation.key)
+            if not was_ready and not self._closed:
+                # Whatever ended it while loading would end it again.
+                reason = self._refusal or "its process ended while loading."
+                self._load_error = f"The model cannot be loaded: {reason} {self._last_words()}"
+            self._changed.notify_all()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                _close_quietly(pipe)
+        if not self._closed and was_ready:
+            log.error("worker %d ended with status %d. %s", process.pid, status, self._last_words())
+            self._fail_all(
+                "The model's process ended while it worked on this request.",
+                "EngineFault",
+                "engine_fault",
+            )
+
+    def _strike(self, key: str) -> None:
+        self._strikes[key] = self._strikes.pop(key, 0) + 1
+        if len(self._strikes) > _REMEMBERED_STRIKES:
+            self._strikes.popitem(last=False)
+
+    def _fail_all(self, message: str, error: str, code: str) -> None:
+        with self._lock:
+            generations = list(self._generations.values())
+        for generation in generations:
+            generation.push(Failed(generation.id, error, message, code=code))
+
+    def _handle(self, report: Any) -> None:
+        if isinstance(report, Step):
+            for event in report.events:
+                self._deliver(event)
+        elif isinstance(report, Pong):
+            self._pong_at = time.monotonic()
+            self._busy_for = report.busy_for
+            self.running, self.waiting = report.running, report.waiting
+        elif isinstance(report, Ready):
+            with self._changed:
+                self._info = report.info
+                self._ready = True
+                self._changed.notify_all()
+        elif isinstance(report, LoadFailed):
+            self._refusal = report.message
+
+    def _deliver(self, event: Event) -> None:
+        generation = self._generations.get(event.id)
+        if generation is None:  # cancelled meanwhile
+            return
+        if isinstance(event, Started):
+            generation.computing = True
+            return
+        if isinstance(event, Accepted):
+            generation.computing = False
+        elif isinstance(event, Delta) and generation.computing:
+            generation.computing = False
+            self._strikes.pop(generation.key, None)
+        generation.push(event)
+
+    def _drain_log(self, stream: IO[bytes]) -> None:
+        """Keep the pipe empty, whatever it says: a full pipe would stop the worker."""
+        for line in stream:
+            text = line.decode("utf-8", "replace").rstrip()
+            if text:
+                self._log_tail.append(text)
+                llama_log.debug("%s", text)
+
+    def _last_words(self) -> str:
+        words = [line for line in self._log_tail if "error" in line.lower()]
+        return f"Last error: {words[-1]}" if words else ""
+
+    def _watch(self) -> None:
+        """Kill a worker that does not answer or whose step takes too long."""
+        number = 0
+        while not self._stopping.wait(_PING_EVERY):
+            process = self._process
+            if process is None:
+                self._pong_at = time.monotonic()
+                continue
+            silent = time.monotonic() - self._pong_at
+            if silent > _PONG_WITHIN or self._busy_for > self._stall_timeout:
+                log.error(
+                    "worker %d is stuck (silent for %.0f s, in its step for %.0f s): ended",
+                    process.pid, silent, self._busy_for,
+                )  # fmt: skip
+                process.kill()
+                self._pong_at = time.monotonic()
+                self._busy_for = 0.0
+                continue
+            number += 1
+            self._ping(number)
+
+    def _ping(self, number: int) -> None:
+        try:
+            # A stopped worker leaves the pipe full and its writer waiting: never queue up there.
+            self._send(Ping(number), wait=False)
+        except EngineFault:
+            log.debug("ping %d: no worker", number)
+
+
+def _error(event: Failed) -> RequestError:
+    """Make the exception that the worker named."""
+    cls = getattr(errors, event.error, EngineFault)
+    if not (isinstance(cls, type) and issubclass(cls, RequestError)):
+        cls = EngineFault
+    if cls is Overloaded:
+        return Overloaded(event.message, code=event.code)
+    return cls(event.message, event.param, code=event.code)
+
+
+def _close_quietly(pipe: IO[bytes]) -> None:
+    try:
+        pipe.close()
+    except OSError:  # what was still buffered has no reader any more
+        log.debug("pipe already broken")

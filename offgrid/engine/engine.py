@@ -1,0 +1,336 @@
+"""The loop: plan, decode, sample, push, over all running sequences at once.
+
+An :class:`Engine` does not know whether it runs in a worker process or inside a test: it takes
+requests by method call and gives events to a function. One thread calls :meth:`Engine.run` (or
+:meth:`Engine.step`); :meth:`prepare`, :meth:`submit` and :meth:`cancel` may be called from others.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offgrid.engine.protocol import Delta, Event, Failed, GenerationRequest, Started, TokenLogprob
+from offgrid.engine.scheduler import Row, Scheduler
+from offgrid.engine.sequence import Sequence
+from offgrid.errors import (
+    ContextLengthExceeded,
+    EngineFault,
+    InvalidParameter,
+    RequestError,
+    SamplingError,
+)
+from offgrid.sampling import Sampler, SampleResult, SamplingParams, sample_rows
+
+if TYPE_CHECKING:
+    from offgrid.engine.model import Model
+
+log = logging.getLogger(__name__)
+
+PROMPT_BYTES_PER_TOKEN = 16
+"""A prompt with more bytes than this for every token of the context is refused unread: some
+tokenizers take time that grows with the square of the text."""
+_SEED_BITS = 53
+"""Random seeds survive a round trip through a JSON number in any language."""
+_PREFILL_SHARE = 8
+"""A step in which streams run spends at most this fraction (1/8) of its batch on prefill."""
+_FATAL_FAILURES = 2
+"""Failed computations in a row after which the process is not to be trusted any more."""
+
+
+class EngineBroken(Exception):
+    """llama.cpp fails again and again; only a new process helps."""
+
+
+class Prepared:
+    """A request whose prompt is tokenised and checked, ready for the queue."""
+
+    __slots__ = ("id", "prompt", "seed", "sequences")
+
+    def __init__(self, id: int, prompt: NDArray[np.int32], seed: int, sequences: list[Sequence]):
+        self.id = id
+        self.prompt = prompt
+        self.seed = seed
+        self.sequences = sequences
+
+
+class Engine:
+    """Generates for many requests at once on one :class:`~offgrid.engine.model.Model`.
+
+    Args:
+        model: what computes logits. Tests also pass stand-ins that fail on purpose.
+        emit: receives all events of a step, in order, on the thread that runs the loop.
+    """
+
+    def __init__(self, model: Model, emit: Callable[[tuple[Event, ...]], None]) -> None:
+        self.model = model
+        self._emit = emit
+        capacity = model.batch.capacity
+        self.scheduler: Scheduler[Sequence] = Scheduler(
+            model.n_parallel, capacity, max(1, capacity // _PREFILL_SHARE)
+        )
+        self._inbox: deque[Prepared | int] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._failures = 0
+        self._events: list[Event] = []
+        self.step_began: float | None = None
+        """When the running step began (``time.monotonic``), None while the loop waits."""
+
+    # --- from any thread ----------------------------------------------------------------------
+
+    def prepare(self, id: int, request: GenerationRequest) -> Prepared:
+        """Tokenise and check a request without touching the loop.
+
+        Raises:
+            InvalidParameter: a token id or bias outside the vocabulary, an empty prompt.
+            ContextLengthExceeded: the prompt leaves no room for an answer.
+        """
+        prompt = self._prompt_tokens(request)
+        n_ctx = self.model.n_ctx
+        if len(prompt) >= n_ctx:
+            raise ContextLengthExceeded(
+                f"This model's context is {n_ctx} tokens and the prompt has {len(prompt)}; "
+                "at least one token must be left for the answer.",
+                request.prompt_param,
+            )
+        params = self._sampling_params(request)
+        banned = self.model.eog_ids if request.ignore_eos else ()
+        seed = request.sampling.seed
+        seed = secrets.randbits(_SEED_BITS) if seed is None else seed
+        params = replace(params, seed=seed)
+        sequences = []
+        for choice in range(request.n):
+            sampler = Sampler(
+                self.model.n_vocab, params, prompt_tokens=prompt, choice=choice, banned=banned
+            )
+            sequences.append(Sequence(id, choice, request, prompt, n_ctx, sampler))
+        return Prepared(id, prompt, seed, sequences)
+
+    def submit(self, prepared: Prepared) -> None:
+        """Put a prepared request into the queue."""
+        self._post(prepared)
+
+    def cancel(self, id: int) -> None:
+        """Take a request out at the next step, wherever it is. Unknown ids are ignored."""
+        self._post(id)
+
+    def stop(self) -> None:
+        """Make :meth:`run` return after its current step."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+
+    def _post(self, item: Prepared | int) -> None:
+        with self._wake:
+            self._inbox.append(item)
+            self._wake.notify()
+
+    # --- checks -------------------------------------------------------------------------------
+
+    def _prompt_tokens(self, request: GenerationRequest) -> NDArray[np.int32]:
+        param = request.prompt_param
+        if request.tokens is not None:
+            for token in request.tokens:
+                if not 0 <= token < self.model.n_vocab:
+                    raise InvalidParameter(
+                        f"Token id {token} is outside the model's vocabulary "
+                        f"(0 to {self.model.n_vocab - 1}).",
+                        param,
+                    )
+            prompt = np.array(request.tokens, dtype=np.int32)
+        else:
+            size = sum(len(part.text.encode("utf-8")) for part in request.parts)
+            limit = PROMPT_BYTES_PER_TOKEN * self.model.n_ctx
+            if size > limit:
+                raise ContextLengthExceeded(
+                    f"The prompt has {size} bytes; this model's context of {self.model.n_ctx} "
+                    f"tokens takes at most {limit}.",
+                    param,
+                )
+            prompt = self.model.tokenize(request.parts)
+        if len(prompt) == 0:
+            raise InvalidParameter("The prompt is empty.", param)
+        return prompt
+
+    def _sampling_params(self, request: GenerationRequest) -> SamplingParams:
+        s = request.sampling
+        for token in s.logit_bias:
+            if not 0 <= token < self.model.n_vocab:
+                raise InvalidParameter(
+                    f"Token id {token} is outside the model's vocabulary "
+                    f"(0 to {self.model.n_vocab - 1}).",
+                    "logit_bias",
+                )
+        return SamplingParams(
+            temperature=s.temperature,
+            top_p=s.top_p,
+            top_k=s.top_k,
+            min_p=s.min_p,
+            frequency_penalty=s.frequency_penalty,
+            presence_penalty=s.presence_penalty,
+            repetition_penalty=s.repetition_penalty,
+            repeat_last_n=s.repeat_last_n,
+            logit_bias=s.logit_bias or None,
+        )
+
+    # --- the loop's thread --------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Step while there is work, wait without using the processor while there is none.
+
+        Raises:
+            EngineBroken: llama.cpp failed several times in a row.
+        """
+        while True:
+            with self._wake:
+                while not (self._inbox or self.scheduler.running or self._stopping):
+                    self.step_began = None
+                    self._wake.wait()
+                if self._stopping:
+                    return
+            self.step_began = time.monotonic()
+            self.step()
+
+    def step(self) -> bool:
+        """Take in what arrived, compute one batch, draw its tokens, push the events.
+
+        Returns:
+            Whether anything is left to compute.
+        """
+        self._take_inbox()
+        for sequence in self.scheduler.admit():
+            if sequence.choice == 0:
+                self._events.append(Started(sequence.request_id))
+        rows = self.scheduler.plan()
+        if rows:
+            self._compute(rows)
+        self._flush()
+        return bool(self.scheduler.running or self.scheduler.waiting)
+
+    def _take_inbox(self) -> None:
+        while True:
+            with self._wake:
+                if not self._inbox:
+                    return
+                item = self._inbox.popleft()
+            if isinstance(item, Prepared):
+                self.scheduler.submit(item.sequences)
+            else:
+                self._drop(item)
+
+    def _flush(self) -> None:
+        if self._events:
+            events, self._events = tuple(self._events), []
+            self._emit(events)
+
+    def _drop(self, request_id: int) -> None:
+        for slot in self.scheduler.cancel(request_id):
+            self.model.forget(slot)
+
+    def _fail(self, request_id: int, error: RequestError) -> None:
+        self._drop(request_id)
+        self._events.append(
+            Failed(request_id, type(error).__name__, error.message, error.param, error.code)
+        )
+
+    def _compute(self, rows: list[Row[Sequence]]) -> None:
+        """Decode rows and draw their tokens; a failure ends only the requests it belongs to."""
+        batch = self.model.batch
+        batch.clear()
+        last = [
+            batch.add(
+                row.sequence.slot,
+                row.start,
+                row.sequence.tokens[row.start : row.start + row.count],
+                row.completes,
+            )
+            for row in rows
+        ]
+        try:
+            self.model.decode()
+            addresses = [
+                self.model.logits(index)
+                for row, index in zip(rows, last, strict=True)
+                if row.completes
+            ]
+        except Exception as ex:
+            self._after_failed_decode(rows, ex)
+            return
+        self._failures = 0
+        for row in rows:
+            row.sequence.computed += row.count
+        self._draw([row.sequence for row in rows if row.completes], addresses)
+
+    def _after_failed_decode(self, rows: list[Row[Sequence]], error: Exception) -> None:
+        """Find whose fault it was.
+
+        Return values 1 and -1 leave llama.cpp's memory as it was, so each row can be tried alone.
+        After any other failure the memory of all rows is undefined: their requests end.
+        """
+        code = getattr(error, "code", None)
+        log.error("decode of %d rows failed: %s", len(rows), error)
+        if code in (1, -1) and len(rows) > 1:
+            for row in rows:
+                # An earlier row's failure may have ended this row's request too (n > 1).
+                if row.sequence.slot >= 0:
+                    self._compute([row])
+            return
+        fault = EngineFault("The model failed to compute this request.")
+        for request_id in dict.fromkeys(row.sequence.request_id for row in rows):
+            self._fail(request_id, fault)
+        self._failures += 1
+        if self._failures >= _FATAL_FAILURES:
+            self._flush()
+            raise EngineBroken(f"{self._failures} failed decodes in a row, last: {error}")
+
+    def _draw(self, sequences: list[Sequence], addresses: list[int]) -> None:
+        if not sequences:
+            return
+        wanted = [-1 if s.request.top_logprobs is None else s.request.top_logprobs
+                  for s in sequences]  # fmt: skip
+        results = sample_rows(addresses, [s.sampler for s in sequences], top_logprobs=wanted)
+        for sequence, result in zip(sequences, results, strict=True):
+            if sequence.slot < 0:  # its request failed on a sibling's row just now
+                continue
+            if isinstance(result, SamplingError):
+                log.error("request %d: %s", sequence.request_id, result)
+                self._fail(
+                    sequence.request_id,
+                    EngineFault(f"The model gave no usable distribution: {result}"),
+                )
+            else:
+                self._push(sequence, result)
+
+    def _push(self, sequence: Sequence, result: SampleResult) -> None:
+        token = result.token
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if sequence.request.top_logprobs is not None:
+            logprobs = (self._logprob(result),)
+        delta: Delta = sequence.advance(
+            token, self.model.piece(token), token in self.model.eog_ids, logprobs
+        )
+        self._events.append(delta)
+        if delta.finish_reason is not None:
+            self.model.forget(self.scheduler.release(sequence))
+
+    def _logprob(self, result: SampleResult) -> TokenLogprob:
+        piece = self.model.piece
+        top = tuple((piece(token), _finite(logprob)) for token, logprob in result.top_logprobs)
+        assert result.logprob is not None
+        return TokenLogprob(result.token, piece(result.token), _finite(result.logprob), top)
+
+
+def _finite(logprob: float) -> float:
+    """-inf has no JSON; the OpenAI API says -9999.0 for a token that cannot be drawn."""
+    return logprob if math.isfinite(logprob) else -9999.0

@@ -1,0 +1,339 @@
+"""llama.cpp: the only module that imports ``llama_cpp``.
+
+llama.cpp trusts its caller: an id out of range, a batch that is too large or a sequence id that
+does not exist end the process (``SIGABRT``), they do not raise. So everything is checked here
+before it goes in. Function names in docstrings are those of ``llama.h``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from collections.abc import Sequence as SequenceOf
+from pathlib import Path
+
+import llama_cpp.llama_cpp as lc
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from offgrid import __version__
+from offgrid.engine.protocol import Load, ModelInfo, Part
+
+_UBATCH = 512
+_MAX_PIECE = 4096
+_MAX_METADATA_VALUE = 1 << 20
+
+# NOTE: importing llama_cpp installs a Python log callback, which takes the GIL inside llama.cpp's
+# threads and can deadlock. NULL puts llama.cpp's own C function back, which writes to stderr.
+lc.llama_log_set(lc.llama_log_callback(0), None)
+
+# A second binding of this function that returns the address itself: making a ctypes pointer object
+# for every row and casting it back costs more than the call.
+_get_logits_ith = lc._lib["llama_get_logits_ith"]
+_get_logits_ith.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+_get_logits_ith.restype = ctypes.c_void_p
+
+
+class LoadError(Exception):
+    """The model cannot be loaded; the message is for the user."""
+
+
+class DecodeError(Exception):
+    """``llama_decode`` failed. ``code`` is its return value (llama.h, ``llama_decode``).
+
+    1: no room in the KV memory; 2: aborted; -1: an invalid batch (both leave the memory as it
+    was); less than -1: a failed computation (the memory of the batch's sequences is undefined).
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"llama_decode returned {code}")
+        self.code = code
+
+
+def physical_threads() -> int:
+    """One thread per physical core that this process may use."""
+    cores = psutil.cpu_count(logical=False) or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    return max(1, cores)
+
+
+class Model:
+    """A loaded GGUF with one context of ``load.parallel`` sequences.
+
+    Only one thread may call the methods that touch the context (``decode``, ``logits``,
+    ``forget``); ``tokenize`` may run in another at the same time.
+
+    Raises:
+        LoadError: the file does not load, or the context does not fit into memory.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self._model = None
+        self._context = None
+        lc.llama_backend_init()
+        self._model = _load_model(load)
+        self.vocab = lc.llama_model_get_vocab(self._model)
+        self.n_vocab = int(lc.llama_vocab_n_tokens(self.vocab))
+        if not lc.llama_model_has_decoder(self._model) or lc.llama_model_is_diffusion(self._model):
+            raise LoadError("this kind of model does not generate text token by token.")
+        self._create_context(load)
+        self._special_ids()
+        self._pieces: dict[int, bytes] = {}
+        self.batch = Batch(int(lc.llama_n_batch(self._context)), self.n_parallel, self.n_vocab)
+        self.info = self._describe(load)
+
+    def close(self) -> None:
+        """Free the context, then the model. Idempotent."""
+        if self._context is not None:
+            lc.llama_free(self._context)
+            self._context = None
+        if self._model is not None:
+            lc.llama_model_free(self._model)
+            self._model = None
+
+    # --- loading ------------------------------------------------------------------------------
+
+    def _create_context(self, load: Load) -> None:
+        n_ctx_train = int(lc.llama_model_n_ctx_train(self._model))
+        self.n_ctx = min(load.ctx_size or n_ctx_train, n_ctx_train)
+        self.n_parallel = load.parallel
+        self.kv_bytes = self._estimate_kv_bytes()
+        available = psutil.virtual_memory().available
+        if self.kv_bytes > 0.9 * available:
+            raise LoadError(
+                f"{load.parallel} slots of {self.n_ctx} tokens need about "
+                f"{self.kv_bytes / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free; "
+                "lower OFFGRID_PARALLEL (--parallel) or OFFGRID_MAX_CONTEXT (--ctx-size)."
+            )
+        params = lc.llama_context_default_params()
+        params.n_ctx = self.n_ctx * load.parallel
+        # NOTE: fewer batch tokens than sequences is an assertion of llama.cpp.
+        params.n_batch = max(load.batch_size, load.parallel)
+        params.n_ubatch = min(_UBATCH, params.n_batch)
+        params.n_seq_max = load.parallel
+        params.n_threads = params.n_threads_batch = load.threads or physical_threads()
+        params.kv_unified = False
+        params.no_perf = True
+        self._context = lc.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise LoadError("llama.cpp could not create a context.")
+        self.n_ctx = min(self.n_ctx, int(lc.llama_n_ctx_seq(self._context)))
+        self._memory = lc.llama_get_memory(self._context)
+
+    def _estimate_kv_bytes(self) -> int:
+        """Keys and values in half precision; an upper bound where layers share or skip them."""
+        heads = max(1, int(lc.llama_model_n_head(self._model)))
+        width = int(lc.llama_model_n_embd(self._model)) // heads
+        kv_heads = int(lc.llama_model_n_head_kv(self._model))
+        layers = int(lc.llama_model_n_layer(self._model))
+        return 2 * 2 * layers * kv_heads * width * self.n_ctx * self.n_parallel
+
+    def _special_ids(self) -> None:
+        ids = range(self.n_vocab)
+        vocab = self.vocab
+        self.eog_ids = frozenset(i for i in ids if lc.llama_vocab_is_eog(vocab, i))
+        special = lc.LLAMA_TOKEN_ATTR_CONTROL | lc.LLAMA_TOKEN_ATTR_UNKNOWN
+        self.control_ids = tuple(i for i in ids if lc.llama_vocab_get_attr(vocab, i) & special)
+        self.bos = int(lc.llama_vocab_bos(vocab))
+        self.add_bos = bool(lc.llama_vocab_get_add_bos(vocab)) and self.bos >= 0
+
+    def _describe(self, load: Load) -> ModelInfo:
+        metadata = self._metadata()
+        stat = Path(load.path).stat()
+        identity = (
+            __version__, lc.llama_print_system_info(), stat.st_size, stat.st_mtime_ns, self.n_ctx,
+            self.n_parallel, self.batch.capacity, lc.llama_n_threads(self._context),
+            load.gpu_layers,
+        )  # fmt: skip
+        description = ctypes.create_string_buffer(256)
+        lc.llama_model_desc(self._model, description, len(description))
+        eos = int(lc.llama_vocab_eos(self.vocab))
+        control_texts = {self._text(i) for i in self.control_ids}
+        return ModelInfo(
+            path=load.path,
+            description=description.value.decode("utf-8", "replace"),
+            n_vocab=self.n_vocab,
+            n_ctx=self.n_ctx,
+            n_ctx_train=int(lc.llama_model_n_ctx_train(self._model)),
+            n_params=int(lc.llama_model_n_params(self._model)),
+            size_bytes=int(lc.llama_model_size(self._model)),
+            n_parallel=self.n_parallel,
+            kv_bytes=self.kv_bytes,
+            chat_template=metadata.get("tokenizer.chat_template"),
+            bos_text=self._text(self.bos) if self.bos >= 0 else "",
+            eos_text=self._text(eos) if eos >= 0 else "",
+            add_bos=self.add_bos,
+            control_texts=tuple(sorted(control_texts - {""})),
+            fingerprint="fp_" + hashlib.sha256(repr(identity).encode()).hexdigest()[:12],
+            metadata={k: v for k, v in metadata.items() if k != "tokenizer.chat_template"},
+        )
+
+    def _metadata(self) -> dict[str, str]:
+        """The GGUF's scalar metadata as text (``llama_model_meta_*``)."""
+        metadata = {}
+        buffer = ctypes.create_string_buffer(1024)
+        for index in range(lc.llama_model_meta_count(self._model)):
+            if lc.llama_model_meta_key_by_index(self._model, index, buffer, len(buffer)) < 0:
+                continue
+            key = buffer.value.decode("utf-8", "replace")
+            length = lc.llama_model_meta_val_str_by_index(self._model, index, buffer, len(buffer))
+            value = buffer.value
+            if len(buffer) <= length < _MAX_METADATA_VALUE:
+                large = ctypes.create_string_buffer(length + 1)
+                lc.llama_model_meta_val_str_by_index(self._model, index, large, len(large))
+                value = large.value
+            metadata[key] = value.decode("utf-8", "replace")
+        return metadata
+
+    def _text(self, token: int) -> str:
+        return bytes(lc.llama_vocab_get_text(self.vocab, token)).decode("utf-8", "replace")
+
+    # --- tokens -------------------------------------------------------------------------------
+
+    def tokenize(self, parts: SequenceOf[Part]) -> NDArray[np.int32]:
+        """Return the token ids of a prompt, with BOS in front where the model wants one.
+
+        Control tokens come out of parts marked ``special`` only (``llama_tokenize``'s
+        ``parse_special``). Runs the tokenizer's regular expressions: give the calling thread a
+        large stack, some vocabularies recurse once per character.
+        """
+        chunks = [self._tokenize_text(part.text, part.special) for part in parts if part.text]
+        ids = np.concatenate(chunks) if chunks else np.empty(0, dtype=np.int32)
+        if self.add_bos and (len(ids) == 0 or ids[0] != self.bos):
+            ids = np.concatenate((np.array([self.bos], dtype=np.int32), ids))
+        return ids
+
+    def _tokenize_text(self, text: str, special: bool) -> NDArray[np.int32]:
+        data = text.encode("utf-8")
+        capacity = len(data) + 8
+        ids = np.empty(capacity, dtype=np.int32)
+        pointer = ids.ctypes.data_as(ctypes.POINTER(lc.llama_token))
+        count = lc.llama_tokenize(self.vocab, data, len(data), pointer, capacity, False, special)
+        if count < 0:
+            raise ValueError(f"llama_tokenize returned {count} for {len(data)} bytes")
+        return ids[:count]
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes that a token stands for; control tokens give none."""
+        cached = self._pieces.get(token)
+        if cached is None:
+            cached = self._pieces[token] = self._read_piece(token)
+        return cached
+
+    def _read_piece(self, token: int) -> bytes:
+        if not 0 <= token < self.n_vocab:
+            raise ValueError(f"token {token} is outside the vocabulary of {self.n_vocab}")
+        buffer = ctypes.create_string_buffer(_MAX_PIECE)
+        length = lc.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
+        if length < 0:
+            buffer = ctypes.create_string_buffer(-length)
+            length = lc.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
+        return buffer.raw[:length]
+
+    # --- the context --------------------------------------------------------------------------
+
+    def decode(self) -> None:
+        """Compute the filled :attr:`batch`; afterwards :meth:`logits` may be read.
+
+        Raises:
+            DecodeError: see there for what the memory holds afterwards.
+        """
+        code = lc.llama_decode(self._context, self.batch.struct())
+        if code != 0:
+            raise DecodeError(int(code))
+
+    def logits(self, index: int) -> int:
+        """Return the address of ``n_vocab`` float32 logits of batch position ``index``.
+
+        Valid until the next :meth:`decode`; only for positions that asked for logits.
+        """
+        address = _get_logits_ith(self._context, index)
+        if not address:
+            raise DecodeError(-1)
+        return int(address)
+
+    def forget(self, slot: int) -> None:
+        """Free all memory cells of a slot (``llama_memory_seq_rm`` of the whole sequence)."""
+        if not 0 <= slot < self.n_parallel:
+            raise ValueError(f"slot {slot} is outside 0..{self.n_parallel - 1}")
+        lc.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+
+class Batch:
+    """The arrays of a ``llama_batch``, allocated once and filled anew for every decode."""
+
+    def __init__(self, capacity: int, n_slots: int, n_vocab: int) -> None:
+        self.capacity = capacity
+        self._n_slots = n_slots
+        self._n_vocab = n_vocab
+        self._size = 0
+        self._token = np.zeros(capacity, dtype=np.int32)
+        self._pos = np.zeros(capacity, dtype=np.int32)
+        self._n_seq_id = np.ones(capacity, dtype=np.int32)
+        self._seq_id = np.zeros(capacity, dtype=np.int32)
+        self._want = np.zeros(capacity, dtype=np.int8)
+        # One sequence a token: each pointer leads to the one id at the same index.
+        self._seq_ptr = self._seq_id.ctypes.data + 4 * np.arange(capacity, dtype=np.uintp)
+        self._positions = np.arange(capacity, dtype=np.int32)
+
+    def clear(self) -> None:
+        """Begin a new batch."""
+        self._size = 0
+
+    def add(self, slot: int, start: int, tokens: NDArray[np.int32], want_logits: bool) -> int:
+        """Append tokens of a slot at positions from ``start``; return the last one's index.
+
+        Logits are computed for the last token if wanted.
+        """
+        first, last = self._size, self._size + len(tokens)
+        if not len(tokens) or last > self.capacity:
+            raise ValueError(f"{len(tokens)} tokens do not fit a batch of {self.capacity}")
+        if not 0 <= slot < self._n_slots or start < 0:
+            raise ValueError(f"slot {slot} or position {start} does not exist")
+        if int(tokens.min()) < 0 or int(tokens.max()) >= self._n_vocab:
+            raise ValueError("a token id is outside the vocabulary")
+        self._token[first:last] = tokens
+        self._pos[first:last] = self._positions[: len(tokens)] + start
+        self._seq_id[first:last] = slot
+        self._want[first:last] = 0
+        self._want[last - 1] = want_logits
+        self._size = last
+        return last - 1
+
+    def struct(self) -> lc.llama_batch:
+        """Return the C structure over the arrays; it borrows them."""
+        return lc.llama_batch(
+            self._size,
+            _pointer(self._token, ctypes.c_int32),
+            None,
+            _pointer(self._pos, ctypes.c_int32),
+            _pointer(self._n_seq_id, ctypes.c_int32),
+            ctypes.cast(self._seq_ptr.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+            _pointer(self._want, ctypes.c_int8),
+        )
+
+
+def _pointer(array: NDArray[np.generic], ctype: type) -> object:
+    return ctypes.cast(array.ctypes.data, ctypes.POINTER(ctype))
+
+
+def _load_model(load: Load) -> lc.llama_model_p:
+    path = Path(load.path)
+    if not path.is_file():
+        raise LoadError(f"{path.name} is not there any more.")
+    params = lc.llama_model_default_params()
+    params.n_gpu_layers = load.gpu_layers if load.gpu_layers >= 0 else 1 << 20
+    params.load_mode = _load_mode(load)
+    model = lc.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise LoadError(f"llama.cpp does not load {path.name}.")
+    return model
+
+
+def _load_mode(load: Load) -> int:
+    if load.use_mlock:
+        return int(lc.LLAMA_LOAD_MODE_MMAP_MLOCK if load.use_mmap else lc.LLAMA_LOAD_MODE_MLOCK)
+    return int(lc.LLAMA_LOAD_MODE_MMAP if load.use_mmap else lc.LLAMA_LOAD_MODE_NONE)

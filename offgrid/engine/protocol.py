@@ -1,0 +1,248 @@
+"""The messages between the server process and a worker process.
+
+A frame is a 4-byte little-endian length and that many bytes of MessagePack. The server writes
+``Command`` frames to the worker's standard input; the worker writes ``Report`` frames to a
+duplicate of its standard output. Only plain data crosses: no JSON, no logits, no pickles.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import BinaryIO
+
+import msgspec
+
+MAX_FRAME = 64 * 1024 * 1024
+"""Bytes; a longer frame means that the stream is out of step and the pipe is given up."""
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """A piece of prompt text.
+
+    ``special`` is true for scaffold: only there do control tokens such as ``<|im_end|>`` become
+    token ids. Text that came from a user has ``special`` false and stays text.
+    """
+
+    text: str
+    special: bool
+
+
+class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What :class:`offgrid.sampling.SamplingParams` needs, in transportable form."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    repeat_last_n: int = 64
+    logit_bias: dict[int, float] = {}
+    seed: int | None = None
+
+
+class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One prompt and how to continue it.
+
+    Exactly one of ``parts`` and ``tokens`` is the prompt. ``max_tokens`` of ``None`` means until
+    the model ends its answer or the context is full. ``top_logprobs`` of ``None`` means no
+    logprobs; 0 or more means the chosen token's and that many alternatives.
+    """
+
+    parts: tuple[Part, ...] = ()
+    tokens: tuple[int, ...] | None = None
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    n: int = 1
+    ignore_eos: bool = False
+    top_logprobs: int | None = None
+    prompt_param: str = "prompt"
+    """The request field that error messages about the prompt name."""
+
+
+# --- server to worker -------------------------------------------------------------------------
+
+
+class Load(msgspec.Struct, frozen=True, tag=True):
+    """The first command: which file to serve and how. Sizes are in tokens.
+
+    ``ctx_size`` is the context of one sequence, 0 for the model's own; ``parallel`` the number of
+    sequences at once; ``threads`` 0 for one per physical core; ``gpu_layers`` -1 for all.
+    """
+
+    path: str
+    ctx_size: int = 4096
+    parallel: int = 4
+    batch_size: int = 512
+    threads: int = 0
+    gpu_layers: int = 0
+    use_mmap: bool = True
+    use_mlock: bool = False
+
+
+class Submit(msgspec.Struct, frozen=True, tag=True):
+    id: int
+    request: GenerationRequest
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    """Idempotent; an unknown id is no error (it may just have finished)."""
+
+    id: int
+
+
+class Ping(msgspec.Struct, frozen=True, tag=True):
+    number: int
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """End the process now; running requests have been dealt with."""
+
+
+Command = Load | Submit | Cancel | Ping | Stop
+
+# --- worker to server -------------------------------------------------------------------------
+
+
+class ModelInfo(msgspec.Struct, frozen=True):
+    """What the server has to know of a loaded model. Sizes are in tokens unless said otherwise."""
+
+    path: str
+    description: str
+    n_vocab: int
+    n_ctx: int
+    """Context of one sequence: prompt plus answer."""
+    n_ctx_train: int
+    n_params: int
+    size_bytes: int
+    n_parallel: int
+    kv_bytes: int
+    chat_template: str | None
+    bos_text: str
+    eos_text: str
+    add_bos: bool
+    control_texts: tuple[str, ...]
+    """Texts of all control tokens, which user text must not be able to write."""
+    fingerprint: str
+    """Stands for everything that can change the logits: build, file, context, threads."""
+    metadata: dict[str, str]
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token with the logarithm of its probability in the model's raw distribution.
+
+    ``top`` lists the most likely tokens, best first, as ``(piece bytes, logprob)``.
+    """
+
+    token: int
+    piece: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...] = ()
+
+
+class Accepted(msgspec.Struct, frozen=True, tag=True):
+    """The prompt was tokenised and fits. Sent once a request, before its first delta."""
+
+    id: int
+    prompt_tokens: int
+    seed: int
+    """The seed in force: the request's, or the random one that was drawn for it."""
+
+
+class Started(msgspec.Struct, frozen=True, tag=True):
+    """The request got a slot; its prefill begins with the next decode."""
+
+    id: int
+
+
+class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """Progress of one choice in one step.
+
+    ``text`` may be empty (held back for a stop string or an unfinished character).
+    ``finish_reason`` is set once a choice, in its last delta: ``"stop"`` or ``"length"``.
+    ``completion_tokens`` is the number of tokens of the choice so far.
+    """
+
+    id: int
+    choice: int
+    text: str
+    completion_tokens: int
+    finish_reason: str | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """The request is over. ``error`` is the name of a class in :mod:`offgrid.errors`."""
+
+    id: int
+    error: str
+    message: str
+    param: str | None = None
+    code: str | None = None
+
+
+class Ready(msgspec.Struct, frozen=True, tag=True):
+    info: ModelInfo
+
+
+class LoadFailed(msgspec.Struct, frozen=True, tag=True):
+    message: str
+
+
+class Pong(msgspec.Struct, frozen=True, tag=True):
+    """Answer to a Ping. ``busy_for`` is the seconds that the loop has spent in its current step."""
+
+    number: int
+    busy_for: float
+    running: int
+    waiting: int
+
+
+Event = Accepted | Started | Delta | Failed
+
+
+class Step(msgspec.Struct, frozen=True, tag=True):
+    """Everything that one step of the loop has to say, in one frame."""
+
+    events: tuple[Event, ...]
+
+
+Report = Step | Ready | LoadFailed | Pong
+
+# --- frames -----------------------------------------------------------------------------------
+
+_HEADER = struct.Struct("<I")
+_encoder = msgspec.msgpack.Encoder()
+_command_decoder = msgspec.msgpack.Decoder(Command)
+_report_decoder = msgspec.msgpack.Decoder(Report)
+
+
+def encode_frame(message: Command | Report) -> bytes:
+    """Return the whole frame of a message."""
+    body = _encoder.encode(message)
+    return _HEADER.pack(len(body)) + body
+
+
+def _read_body(stream: BinaryIO) -> bytes | None:
+    header = stream.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        return None
+    (length,) = _HEADER.unpack(header)
+    if length > MAX_FRAME:
+        raise ValueError(f"frame of {length} bytes: the pipe is out of step")
+    body = stream.read(length)
+    return body if len(body) == length else None
+
+
+def read_command(stream: BinaryIO) -> Command | None:
+    """Return the next command, or None at the end of the pipe (also inside a frame)."""
+    body = _read_body(stream)
+    return None if body is None else _command_decoder.decode(body)
+
+
+def read_report(stream: BinaryIO) -> Report | None:
+    """Return the next report, or None at the end of the pipe (also inside a frame)."""
+    body = _read_body(stream)
+    return None if body is None else _report_decoder.decode(body)

@@ -1,0 +1,82 @@
+"""One choice of one request while it is generated."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offgrid.engine.protocol import Delta, GenerationRequest, TokenLogprob
+from offgrid.sampling import Sampler, TextStream
+
+
+class Sequence:
+    """Tokens, sampler and text of one choice. Implements ``scheduler.Schedulable``.
+
+    Attributes:
+        tokens: ids of prompt and answer, int32, in a buffer of the context's size.
+        computed: how many of them llama.cpp has computed in ``slot``.
+    """
+
+    __slots__ = (
+        "choice", "completion_tokens", "computed", "limit", "n_ctx", "n_tokens", "request",
+        "request_id", "sampler", "slot", "stream", "tokens",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request_id: int,
+        choice: int,
+        request: GenerationRequest,
+        prompt: NDArray[np.int32],
+        n_ctx: int,
+        sampler: Sampler,
+    ) -> None:
+        self.request_id = request_id
+        self.choice = choice
+        self.request = request
+        self.n_ctx = n_ctx
+        self.sampler = sampler
+        self.stream = TextStream(request.stop)
+        room = n_ctx - len(prompt)
+        self.limit = room if request.max_tokens is None else min(room, request.max_tokens)
+        self.tokens = np.empty(len(prompt) + self.limit, dtype=np.int32)
+        self.tokens[: len(prompt)] = prompt
+        self.n_tokens = len(prompt)
+        self.computed = 0
+        self.slot = -1
+        self.completion_tokens = 0
+
+    def __len__(self) -> int:
+        return self.n_tokens
+
+    def advance(
+        self, token: int, piece: bytes, is_eog: bool, logprobs: tuple[TokenLogprob, ...]
+    ) -> Delta:
+        """Take the drawn token in; return what it adds to the answer.
+
+        A token that ends the generation (EOG) counts as a completion token but gives no text.
+        With ``ignore_eos`` such tokens were never candidates.
+        """
+        self.completion_tokens += 1
+        finish_reason = None
+        if is_eog:
+            text = self.stream.flush()
+            finish_reason = "stop"
+            logprobs = ()
+        else:
+            self.tokens[self.n_tokens] = token
+            self.n_tokens += 1
+            text = self.stream.feed(piece)
+            if self.stream.finished:
+                finish_reason = "stop"
+            elif self.completion_tokens >= self.limit:
+                finish_reason = "length"
+                text += self.stream.flush()
+        return Delta(
+            id=self.request_id,
+            choice=self.choice,
+            text=text,
+            completion_tokens=self.completion_tokens,
+            finish_reason=finish_reason,
+            logprobs=logprobs,
+        )

@@ -1,0 +1,183 @@
+"""The worker process: pipes, threads and one :class:`~offgrid.engine.engine.Engine`.
+
+Started by :mod:`offgrid.engine.client`, never by hand. Three
+threads: the reader takes commands from standard input and answers pings, the tokeniser prepares
+requests (a slow tokenizer stops neither the loop nor a cancel), the main thread loads the model
+and runs the loop. When standard input ends, the server is gone and the process ends too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from typing import BinaryIO, NoReturn
+
+from offgrid.engine.engine import Engine, EngineBroken
+from offgrid.engine.model import LoadError, Model
+from offgrid.engine.protocol import (
+    Accepted,
+    Cancel,
+    Event,
+    Failed,
+    Load,
+    LoadFailed,
+    Ping,
+    Pong,
+    Ready,
+    Report,
+    Step,
+    Stop,
+    Submit,
+    encode_frame,
+    read_command,
+)
+from offgrid.errors import EngineFault, RequestError
+
+log = logging.getLogger("offgrid.engine.worker")
+
+_TOKENISER_STACK = 64 * 1024 * 1024
+"""Bytes. Tokenizers with regular expressions recurse; 8 MiB is not enough for 30,000 letters."""
+
+
+class Writer:
+    """Writes whole frames to the server, one thread at a time."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def send(self, report: Report) -> None:
+        """Write one report. A server that is gone ends the process."""
+        frame = encode_frame(report)
+        with self._lock:
+            try:
+                self._stream.write(frame)
+                self._stream.flush()
+            except OSError:
+                os._exit(0)
+
+    def events(self, events: tuple[Event, ...]) -> None:
+        """Write the events of a step."""
+        self.send(Step(events))
+
+
+class Worker:
+    """Connects the pipes with an engine. The module's docstring lists its threads."""
+
+    def __init__(self, commands: BinaryIO, writer: Writer) -> None:
+        self._commands = commands
+        self._writer = writer
+        self._engine: Engine | None = None
+        self._to_tokenise: queue.SimpleQueue[Submit] = queue.SimpleQueue()
+        # Ids that the tokeniser has not handed over yet. A cancel takes its id out, so that none
+        # is lost between the two threads.
+        self._pending: set[int] = set()
+        self._lock = threading.Lock()
+
+    def run(self) -> int:
+        """Load the model and serve until told to stop; return the exit status."""
+        load = read_command(self._commands)
+        if not isinstance(load, Load):
+            return 2
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
+        try:
+            model = Model(load)
+        except LoadError as ex:
+            self._writer.send(LoadFailed(str(ex)))
+            return 1
+        self._engine = Engine(model, self._writer.events)
+        threading.stack_size(_TOKENISER_STACK)
+        threading.Thread(target=self._tokenise, name="tokeniser", daemon=True).start()
+        self._writer.send(Ready(model.info))
+        try:
+            self._engine.run()
+        except EngineBroken as ex:
+            log.error("giving up: %s", ex)
+            return 3
+        return 0
+
+    def _read(self) -> None:
+        """Take commands until the pipe ends. The server sends requests only after Ready."""
+        while True:
+            command = read_command(self._commands)
+            if command is None or isinstance(command, Stop):
+                # Nothing that matters is lost: the server has dealt with what ran.
+                os._exit(0)
+            if isinstance(command, Submit):
+                with self._lock:
+                    self._pending.add(command.id)
+                self._to_tokenise.put(command)
+            elif isinstance(command, Cancel):
+                self._cancel(command.id)
+            elif isinstance(command, Ping):
+                self._writer.send(self._pong(command.number))
+
+    def _cancel(self, id: int) -> None:
+        with self._lock:
+            if id in self._pending:
+                self._pending.discard(id)
+                return
+        if self._engine is not None:
+            self._engine.cancel(id)
+
+    def _pong(self, number: int) -> Pong:
+        engine = self._engine
+        if engine is None:
+            return Pong(number, 0.0, 0, 0)
+        began = engine.step_began
+        busy_for = 0.0 if began is None else time.monotonic() - began
+        scheduler = engine.scheduler
+        return Pong(number, busy_for, len(scheduler.running), len(scheduler.waiting))
+
+    def _tokenise(self) -> None:
+        while True:
+            self._prepare(self._to_tokenise.get())
+
+    def _prepare(self, command: Submit) -> None:
+        engine = self._engine
+        assert engine is not None
+        if command.id not in self._pending:
+            return
+        try:
+            prepared = engine.prepare(command.id, command.request)
+        except Exception as ex:
+            error = ex
+            if not isinstance(ex, RequestError):
+                log.exception("request %d could not be prepared", command.id)
+                error = EngineFault("The prompt could not be tokenised.")
+            with self._lock:
+                self._pending.discard(command.id)
+            self._writer.events((_failed(command.id, error),))
+            return
+        accepted = Accepted(command.id, len(prepared.prompt), prepared.seed)
+        with self._lock:
+            if command.id not in self._pending:
+                return
+            self._pending.discard(command.id)
+            # Before the engine knows of it: no delta may overtake this event.
+            self._writer.events((accepted,))
+            engine.submit(prepared)
+
+
+def _failed(id: int, error: RequestError) -> Failed:
+    return Failed(id, type(error).__name__, error.message, error.param, error.code)
+
+
+def main() -> NoReturn:
+    """Entry point of the process."""
+    # Ctrl-C in a terminal goes to the whole group; only the server decides when workers end.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
+    # Reports get a descriptor of their own, so that nothing that a library prints to standard
+    # output can get between two frames.
+    reports = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
+    os.dup2(2, 1)
+    status = Worker(sys.stdin.buffer, Writer(reports)).run()
+    reports.flush()
+    # The reader and the tokeniser are daemons inside C calls: leave without waiting for them.
+    os._exit(status)

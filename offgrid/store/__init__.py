@@ -1,0 +1,1 @@
+"""Models on disk. :mod:`~offgrid.store.catalogue` says which there are."""
