@@ -71,9 +71,11 @@ class Setting:
             raise ConfigError(f"{source}: {value!r} is not {_KIND_WORDS[self.kind]}") from None
         if self.choices and parsed not in self.choices:
             raise ConfigError(f"{source}: {value!r} is not one of {', '.join(self.choices)}")
-        if self.low is not None and parsed < self.low:
+        # Only numbers have a range in the table.
+        number: Any = parsed
+        if self.low is not None and number < self.low:
             raise ConfigError(f"{source}: {value} is less than {self.low:g}")
-        if self.high is not None and parsed > self.high:
+        if self.high is not None and number > self.high:
             raise ConfigError(f"{source}: {value} is more than {self.high:g}")
         return parsed
 

@@ -411,7 +411,8 @@ class EngineClient:
             stderr=subprocess.PIPE,
             env=environ,
         )
-        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         with self._lock:
             self._process = process
             self._pong_at = time.monotonic()

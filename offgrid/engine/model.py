@@ -327,6 +327,10 @@ def _load_model(load: Load) -> lc.llama_model_p:
     params = lc.llama_model_default_params()
     params.n_gpu_layers = load.gpu_layers if load.gpu_layers >= 0 else 1 << 20
     params.load_mode = _load_mode(load)
+    # NOTE: llama.cpp's AMX kernels can end the process at their first use ("ldtilecfg" faults on
+    # what they leave uninitialised; ggml-org/llama.cpp#20824). The weights then stay in their
+    # plain layout, which every processor's other kernels read.
+    params.use_extra_bufts = b"AMX_INT8 = 1" not in lc.llama_print_system_info()
     model = lc.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
         raise LoadError(f"llama.cpp does not load {path.name}.")

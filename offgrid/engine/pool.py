@@ -37,7 +37,7 @@ class EnginePool:
         """The model that is loaded at start: the configured one, else the first by id."""
         if self._catalogue.default_id is not None:
             return self._catalogue.default_id
-        entries = self._catalogue.list()
+        entries = self._catalogue.entries()
         return entries[0].id if entries else None
 
     def start(self) -> None:

@@ -8,7 +8,7 @@ duplicate of its standard output. Only plain data crosses: no JSON, no logits, n
 from __future__ import annotations
 
 import struct
-from typing import BinaryIO
+from typing import IO
 
 import msgspec
 
@@ -225,7 +225,7 @@ def encode_frame(message: Command | Report) -> bytes:
     return _HEADER.pack(len(body)) + body
 
 
-def _read_body(stream: BinaryIO) -> bytes | None:
+def _read_body(stream: IO[bytes]) -> bytes | None:
     header = stream.read(_HEADER.size)
     if len(header) < _HEADER.size:
         return None
@@ -236,13 +236,13 @@ def _read_body(stream: BinaryIO) -> bytes | None:
     return body if len(body) == length else None
 
 
-def read_command(stream: BinaryIO) -> Command | None:
+def read_command(stream: IO[bytes]) -> Command | None:
     """Return the next command, or None at the end of the pipe (also inside a frame)."""
     body = _read_body(stream)
     return None if body is None else _command_decoder.decode(body)
 
 
-def read_report(stream: BinaryIO) -> Report | None:
+def read_report(stream: IO[bytes]) -> Report | None:
     """Return the next report, or None at the end of the pipe (also inside a frame)."""
     body = _read_body(stream)
     return None if body is None else _report_decoder.decode(body)

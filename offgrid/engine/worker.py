@@ -146,8 +146,9 @@ class Worker:
         try:
             prepared = engine.prepare(command.id, command.request)
         except Exception as ex:
-            error = ex
-            if not isinstance(ex, RequestError):
+            if isinstance(ex, RequestError):
+                error = ex
+            else:
                 log.exception("request %d could not be prepared", command.id)
                 error = EngineFault("The prompt could not be tokenised.")
             with self._lock:

@@ -1,5 +1,5 @@
 from collections.abc import Iterable, Sequence
-from typing import overload
+from typing import Any, overload
 
 from typing_extensions import Buffer
 
@@ -13,7 +13,7 @@ class Sampler:
         self,
         n_vocab: int,
         params: SamplingParams | None = None,
-        prompt_tokens: Sequence[int] | Buffer = (),
+        prompt_tokens: Any = (),
         *,
         choice: int = 0,
         banned: Iterable[int] = (),

@@ -60,24 +60,24 @@ class Catalogue:
             self.default_id = self._extra.stem
         else:
             self.default_id = wanted
-            if wanted not in {entry.id for entry in self.list()}:
+            if wanted not in {entry.id for entry in self.entries()}:
                 raise ConfigError(
                     f"OFFGRID_DEFAULT_MODEL (--model): no model {wanted!r} in {self._dir}"
                 )
 
-    def list(self) -> list[ModelEntry]:
+    def entries(self) -> list[ModelEntry]:
         """Return all models, sorted by id; only the bundled starter when there is no other."""
-        entries = {entry.id: entry for entry in self._scan()}
+        found = {entry.id: entry for entry in self._scan()}
         if self._extra is not None:
             entry = _entry(self._extra, self._extra.stem)
             if entry is not None:
-                entries[entry.id] = entry
+                found[entry.id] = entry
         # The starter stays reachable by name; it is listed where it would be served.
-        if not entries or self.default_id == STARTER_ID:
+        if not found or self.default_id == STARTER_ID:
             starter = _entry(STARTER_PATH, STARTER_ID)
             if starter is not None:
-                entries.setdefault(STARTER_ID, starter)
-        return sorted(entries.values(), key=lambda entry: entry.id)
+                found.setdefault(STARTER_ID, starter)
+        return sorted(found.values(), key=lambda entry: entry.id)
 
     def get(self, model_id: str) -> ModelEntry:
         """Return one model.
@@ -87,7 +87,7 @@ class Catalogue:
         Raises:
             ModelNotFound: no model of that id.
         """
-        for entry in self.list():
+        for entry in self.entries():
             if entry.id == model_id:
                 return entry
         raise ModelNotFound(model_id)

@@ -1,0 +1,30 @@
+"""``GET /`` and ``GET /health``: they never wait for a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import falcon
+
+from offgrid import __version__
+
+
+class RootResource:
+    """``GET /``: what is this server?"""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Name, version and status."""
+        resp.media = {"name": "OffGrid LLM", "version": __version__, "status": "running"}
+
+    on_head = on_get
+
+
+class HealthResource:
+    """``GET /health``: is the server there? Says nothing of models."""
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """The server process answers, so it is healthy."""
+        body: dict[str, Any] = {"status": "healthy"}
+        resp.media = body
+
+    on_head = on_get

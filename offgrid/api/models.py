@@ -1,0 +1,45 @@
+"""``GET /v1/models`` and ``GET /v1/models/{id}``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import falcon
+
+from offgrid.store.catalogue import Catalogue, ModelEntry
+
+
+def _describe(entry: ModelEntry) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "object": "model",
+        "created": entry.created,
+        "owned_by": "offgrid-llm",
+    }
+
+
+class ModelsResource:
+    """All models, sorted by id."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """List the models."""
+        data = [_describe(entry) for entry in self._catalogue.entries()]
+        resp.media = {"object": "list", "data": data}
+
+    on_head = on_get
+
+
+class ModelResource:
+    """One model."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, model: str) -> None:
+        """Describe one model; 404 when there is none of that id."""
+        resp.media = _describe(self._catalogue.get(model))
+
+    on_head = on_get

@@ -1,0 +1,125 @@
+"""``POST /v1/chat/completions``: the request's fields."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from offgrid.api.schema.fields import GenerationFields, Unsupported, convert
+from offgrid.errors import InvalidParameter
+
+MAX_STOPS = 4
+
+
+class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A content part. Other types than text are refused by their name."""
+
+    type: Literal["text"]
+    text: str
+
+
+class FunctionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    arguments: str | None = None
+
+
+class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A call that an earlier answer made. Some clients send a null id."""
+
+    function: FunctionCall
+    id: str | None = None
+    type: Literal["function"] = "function"
+    index: int | None = None
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    annotations: list[Any] | None = None
+    audio: None = None
+    function_call: None = None
+
+    def for_template(self) -> dict[str, Any]:
+        """The message as chat templates expect it; arguments as an object where they parse."""
+        message: dict[str, Any] = {"role": self.role, "content": self._text()}
+        if self.name is not None:
+            message["name"] = self.name
+        if self.tool_call_id is not None:
+            message["tool_call_id"] = self.tool_call_id
+        if self.reasoning_content is not None:
+            message["reasoning_content"] = self.reasoning_content
+        if self.tool_calls:
+            message["tool_calls"] = [_call_for_template(call) for call in self.tool_calls]
+        return message
+
+    def _text(self) -> str:
+        content = self.refusal if self.content is None else self.content
+        if isinstance(content, list):
+            return "".join(part.text for part in content)
+        return content or ""
+
+
+def _call_for_template(call: ToolCall) -> dict[str, Any]:
+    arguments = call.function.arguments or "{}"
+    try:
+        parsed: Any = msgspec.json.decode(arguments)
+    except msgspec.DecodeError:
+        parsed = arguments
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.function.name, "arguments": parsed},
+    }
+
+
+class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+
+    @property
+    def token_limit(self) -> int | None:
+        """``max_completion_tokens`` wins over its deprecated name ``max_tokens``."""
+        if self.max_completion_tokens is not None:
+            return self.max_completion_tokens
+        return self.max_tokens
+
+
+UNSUPPORTED: Unsupported = {
+    "audio": lambda value: False,
+    "function_call": lambda value: value in ("none", "auto"),
+    "functions": lambda value: value == [],
+    "modalities": lambda value: value == ["text"],
+    "response_format": lambda value: value == {"type": "text"},
+    "tool_choice": lambda value: value in ("none", "auto"),
+    "tools": lambda value: value == [],
+    "web_search_options": lambda value: False,
+}
+
+
+def parse_chat(body: dict[str, Any]) -> ChatRequest:
+    """Check the body of a chat request.
+
+    Raises:
+        InvalidParameter: ``param`` names the field.
+    """
+    request = convert(body, ChatRequest, UNSUPPORTED, MAX_STOPS)
+    for index, message in enumerate(request.messages):
+        empty = message.content is None and message.refusal is None
+        if empty and not (message.role == "assistant" and message.tool_calls):
+            raise InvalidParameter(
+                "content is required.",
+                f"messages[{index}].content",
+                code="missing_required_parameter",
+            )
+    if request.top_logprobs is not None and not request.logprobs:
+        raise InvalidParameter("top_logprobs needs logprobs: true.", "top_logprobs")
+    return request

@@ -1,0 +1,181 @@
+"""What chat and text completions have in common: fields, ranges, and what each field's fate is."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from offgrid.engine.protocol import Sampling
+from offgrid.errors import InvalidParameter
+
+T = TypeVar("T", bound="GenerationFields")
+
+MAX_N = 16
+MAX_STOP_LENGTH = 4096
+"""Characters of one stop string."""
+_SEED_RANGE = (-(1 << 63), (1 << 64) - 1)
+
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+
+IGNORED = frozenset({
+    "metadata", "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key",
+    "prompt_cache_options", "prompt_cache_retention", "reasoning_effort", "safety_identifier",
+    "service_tier", "store", "user", "verbosity",
+})  # fmt: skip
+"""Accepted and without effect: they carry information, or ask for what a local model has not."""
+
+
+class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``stream_options`` of a streamed request."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class GenerationFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Fields of both endpoints. Defaults are those of the API document."""
+
+    model: str
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 0.7
+    top_p: Probability = 0.95
+    top_k: Annotated[int, Meta(ge=-1, le=1 << 30)] = 0
+    min_p: Probability = 0.0
+    frequency_penalty: Penalty = 0.0
+    presence_penalty: Penalty = 0.0
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
+    repeat_last_n: Annotated[int, Meta(ge=-1, le=1 << 30)] = 64
+    logit_bias: dict[str, Any] = {}
+    seed: int | None = None
+    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    n: Annotated[int, Meta(ge=1, le=MAX_N)] = 1
+    stop: str | list[str] = []
+    ignore_eos: bool = False
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop strings as a tuple, whatever form they came in."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with a usage chunk."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def obfuscate(self) -> bool:
+        """Whether chunks carry random padding; off unless asked for: it hides lengths from the
+        network, and there is none."""
+        return bool(self.stream_options and self.stream_options.include_obfuscation)
+
+    def sampling(self) -> Sampling:
+        """The sampling parameters in the engine's form."""
+        return Sampling(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=max(0, self.top_k),
+            min_p=self.min_p,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
+            repetition_penalty=self.repetition_penalty,
+            repeat_last_n=self.repeat_last_n,
+            logit_bias=_logit_bias(self.logit_bias),
+            seed=self.seed,
+        )
+
+
+Unsupported = Mapping[str, Callable[[Any], bool]]
+"""Field -> whether a value means just what happens without the field."""
+
+
+def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported, max_stops: int) -> T:
+    """Check a request body and return it typed.
+
+    ``null`` counts as absent. Fields that change the meaning and are not supported are refused
+    unless their value asks for nothing; so are unknown ones.
+
+    Raises:
+        InvalidParameter: ``param`` names the field.
+    """
+    fields = {name: value for name, value in body.items() if value is not None}
+    if "repeat_penalty" in fields and "repetition_penalty" not in fields:
+        fields["repetition_penalty"] = fields.pop("repeat_penalty")
+    for name in [name for name in fields if name in IGNORED]:
+        del fields[name]
+    known = set(cls.__struct_fields__)
+    for name in list(fields):
+        if name in unsupported:
+            if not unsupported[name](fields.pop(name)):
+                raise InvalidParameter(
+                    f"{name} is not supported by this server.", name, code="unsupported_parameter"
+                )
+        elif name not in known:
+            raise InvalidParameter(f"Unknown field: {name}.", name, code="unknown_parameter")
+    try:
+        request = msgspec.convert(fields, cls)
+    except msgspec.ValidationError as ex:
+        raise _invalid(str(ex)) from None
+    _check(request, max_stops)
+    return request
+
+
+def _check(request: GenerationFields, max_stops: int) -> None:
+    stops = request.stops
+    if len(stops) > max_stops:
+        raise InvalidParameter(f"stop takes at most {max_stops} strings, not {len(stops)}.", "stop")
+    for stop in stops:
+        if not 1 <= len(stop) <= MAX_STOP_LENGTH:
+            raise InvalidParameter(
+                f"A stop string has 1 to {MAX_STOP_LENGTH} characters, not {len(stop)}.", "stop"
+            )
+    if request.seed is not None and not _SEED_RANGE[0] <= request.seed <= _SEED_RANGE[1]:
+        raise InvalidParameter("seed must fit 64 bits.", "seed")
+    if request.stream_options is not None and not request.stream:
+        raise InvalidParameter("stream_options is only for stream: true.", "stream_options")
+    _logit_bias(request.logit_bias)
+
+
+def _logit_bias(raw: dict[str, Any]) -> dict[int, float]:
+    """Token ids as text to numbers; ``false`` bans a token."""
+    if len(raw) > 1024:
+        raise InvalidParameter("logit_bias takes at most 1024 tokens.", "logit_bias")
+    result: dict[int, float] = {}
+    for key, value in raw.items():
+        if not re.fullmatch(r"\d{1,9}", key):
+            raise InvalidParameter(f"{key[:40]!r} is not a token id.", "logit_bias")
+        if value is False:
+            result[int(key)] = -math.inf
+        elif isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InvalidParameter("A bias must be a number or false.", f"logit_bias.{key}")
+        elif not -100 <= value <= 100:
+            raise InvalidParameter("A bias must be between -100 and 100.", f"logit_bias.{key}")
+        else:
+            result[int(key)] = float(value)
+    return result
+
+
+_PATH = re.compile(r" - at `\$\.?([^`]*)`$")
+_NAMED = re.compile(r"Object (missing required|contains unknown) field `([^`]+)`")
+
+
+def _invalid(message: str) -> InvalidParameter:
+    """msgspec's words to ours: the path in them is the parameter."""
+    match = _PATH.search(message)
+    path = match[1] if match else ""
+    reason = message[: match.start()] if match else message
+    named = _NAMED.match(reason)
+    if named:
+        path = f"{path}.{named[2]}" if path else named[2]
+        if named[1] == "missing required":
+            return InvalidParameter(
+                f"Missing required field: {path}.", path, code="missing_required_parameter"
+            )
+        return InvalidParameter(f"Unknown field: {path}.", path, code="unknown_parameter")
+    return InvalidParameter(f"Invalid value for {path}: {reason}.", path or None)

@@ -1,0 +1,51 @@
+"""The WSGI application: wiring, nothing else."""
+
+from __future__ import annotations
+
+import atexit
+from typing import Any
+
+import falcon
+
+from offgrid.api.chat import ChatResource
+from offgrid.api.completions import CompletionsResource
+from offgrid.api.errors import add_error_handlers
+from offgrid.api.health import HealthResource, RootResource
+from offgrid.api.middleware import HostGuard, RequestId
+from offgrid.api.models import ModelResource, ModelsResource
+from offgrid.config import Settings, load_settings
+from offgrid.engine.pool import EnginePool
+from offgrid.store.catalogue import Catalogue
+
+App = falcon.App[Any, Any]
+
+
+def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App:
+    """Connect resources with what they need."""
+    app: App = falcon.App(middleware=[RequestId(), HostGuard(settings)])
+    app.req_options.strip_url_path_trailing_slash = True
+    add_error_handlers(app)
+    app.add_route("/", RootResource())
+    app.add_route("/health", HealthResource())
+    app.add_route("/v1/models", ModelsResource(catalogue))
+    app.add_route("/v1/models/{model:path}", ModelResource(catalogue))
+    app.add_route("/v1/chat/completions", ChatResource(pool, settings))
+    app.add_route("/v1/completions", CompletionsResource(pool, settings))
+    return app
+
+
+def create_app(settings: Settings | None = None) -> App:
+    """Make the application with engines of its own: what ``waitress-serve --call`` calls.
+
+    Args:
+        settings: from the environment (and the file that it names) when omitted.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    settings = load_settings() if settings is None else settings
+    catalogue = Catalogue(settings)
+    pool = EnginePool(settings, catalogue)
+    pool.start()
+    atexit.register(pool.shutdown, 0.0)
+    return build_app(settings, catalogue, pool)

@@ -1,0 +1,19 @@
+"""The ``offgrid`` command: one verb per file."""
+
+from __future__ import annotations
+
+import click
+
+from offgrid import __version__
+from offgrid.cli.models import models
+from offgrid.cli.serve import serve
+
+
+@click.group()
+@click.version_option(__version__, prog_name="offgrid")
+def main() -> None:
+    """Serve GGUF models through the OpenAI API on a machine without a network."""
+
+
+main.add_command(serve)
+main.add_command(models, name="list")

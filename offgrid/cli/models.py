@@ -1,0 +1,29 @@
+"""``offgrid list``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from offgrid.cli.options import fail, setting_options, settings_from
+from offgrid.errors import OffgridError
+from offgrid.store.catalogue import Catalogue
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@setting_options
+def models(as_json: bool, **flags: Any) -> None:
+    """List the models that would be served."""
+    try:
+        entries = Catalogue(settings_from(flags)).entries()
+    except OffgridError as ex:
+        fail(str(ex), 2)
+    if as_json:
+        rows = [{"id": e.id, "path": str(e.path), "size": e.size} for e in entries]
+        click.echo(json.dumps({"count": len(rows), "models": rows}, indent=2))
+        return
+    for entry in entries:
+        click.echo(f"{entry.id}\t{entry.size / 2**20:.1f} MiB\t{entry.path}")

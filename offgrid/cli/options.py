@@ -1,0 +1,48 @@
+"""Command-line options, made from the table of settings."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from offgrid.config import TABLE, Setting, Settings, load_settings
+from offgrid.errors import OffgridError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def setting_options(function: F) -> F:
+    """Add an option for every setting, and ``--config``. Values arrive unparsed, None if absent."""
+    for setting in reversed(TABLE):
+        function = _option(setting)(function)
+    return click.option(
+        "--config", metavar="FILE", help="TOML file of settings.  [env: OFFGRID_CONFIG]"
+    )(function)
+
+
+def _option(setting: Setting) -> Callable[[F], F]:
+    help_text = f"{setting.meaning}  [env: {setting.env}]"
+    if setting.kind == "bool":
+        spelling = f"{setting.option}/--no-{setting.option[2:]}"
+        return click.option(spelling, setting.name, default=None, help=help_text)
+    return click.option(
+        setting.option, setting.name, metavar=setting.kind.upper(), default=None, help=help_text
+    )
+
+
+def settings_from(flags: dict[str, Any]) -> Settings:
+    """Return the settings in force, or end with status 2 and a message that names the culprit."""
+    config = flags.pop("config", None)
+    try:
+        return load_settings(flags, config_file=config)
+    except OffgridError as ex:
+        fail(str(ex), 2)
+
+
+def fail(message: str, status: int) -> NoReturn:
+    """Print an error and end."""
+    click.echo(f"offgrid: {message}", err=True)
+    sys.exit(status)

@@ -1,0 +1,79 @@
+"""``offgrid serve``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+
+from offgrid import __version__
+from offgrid.cli.options import fail, setting_options, settings_from
+from offgrid.config import Settings
+from offgrid.errors import ConfigError, OffgridError
+from offgrid.server import Server
+
+
+@click.command()
+@setting_options
+def serve(**flags: Any) -> None:
+    """Serve models over HTTP until Ctrl-C."""
+    settings = settings_from(flags)
+    _configure_logging(settings.log_level)
+    try:
+        server = Server(settings)
+    except ConfigError as ex:
+        fail(str(ex), 2)
+    except OffgridError as ex:
+        fail(str(ex), 1)
+    console = Console(highlight=False, soft_wrap=True)
+    _print_banner(console, server, settings)
+    threading.Thread(target=_announce_model, args=(console, server), daemon=True).start()
+    server.run()
+
+
+def _configure_logging(level: str) -> None:
+    handler: logging.Handler = logging.StreamHandler()
+    if sys.stderr.isatty():
+        handler = RichHandler(console=Console(stderr=True), show_path=False)
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # waitress warns for every request that waits for a thread; the queue has limits of its own.
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+
+
+def _print_banner(console: Console, server: Server, settings: Settings) -> None:
+    entries = server.catalogue.entries()
+    names = ", ".join(entry.id for entry in entries[:8]) + (" ..." if len(entries) > 8 else "")
+    model = server.pool.default_id or "MODEL"
+    console.print(f"[bold]OffGrid LLM {__version__}[/bold] at [bold]{server.url}[/bold]")
+    console.print(f"  models   {names or 'none'} (in {settings.models_dir})")
+    console.print(f"  slots    {settings.parallel}, and {settings.queue_size} requests may wait")
+    console.print(
+        f"  try      curl {server.url}/v1/chat/completions -d "
+        f'\'{{"model": "{model}", "messages": [{{"role": "user", '
+        '"content": "Hello!"}]}\'',
+        markup=False,
+    )
+    console.print("  stop     Ctrl-C")
+
+
+def _announce_model(console: Console, server: Server) -> None:
+    """Say when the default model is ready, or why it never will be."""
+    model = server.pool.default_id
+    if model is None:
+        return
+    try:
+        info = server.pool.engine(model).info
+    except OffgridError as ex:
+        logging.getLogger(__name__).error("%s: %s", model, ex)
+        return
+    console.print(
+        f"  ready    {model}: {info.description}, context {info.n_ctx} tokens a slot, "
+        f"{info.kv_bytes / 2**20:.0f} MiB for all slots"
+    )

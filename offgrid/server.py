@@ -1,0 +1,189 @@
+"""waitress around the application: sockets, limits, signals, and an orderly end."""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+import waitress
+from waitress.server import BaseWSGIServer
+
+from offgrid.app import build_app
+from offgrid.config import Settings
+from offgrid.engine.pool import EnginePool
+from offgrid.errors import OffgridError
+from offgrid.store.catalogue import Catalogue
+
+log = logging.getLogger(__name__)
+
+_SPARE_THREADS = 8
+"""For /health and /v1/models, and for answers that say the queue is full."""
+_BACKLOG = 128
+_FLUSH_SECONDS = 5.0
+"""How long the last bytes of the answers may take on their way out."""
+
+
+class PortTaken(OffgridError):
+    """The address cannot be listened on."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a listening socket; clients that vanish without a word are noticed by keep-alive.
+
+    Raises:
+        PortTaken: the address is in use or not of this machine.
+    """
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        sock = socket.socket(family, kind, proto)
+    except OSError as ex:
+        raise PortTaken(f"cannot listen on {host}:{port}: {ex.strerror or ex}") from ex
+    try:
+        if os.name != "nt":  # there it would let a second server take the port over
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (
+            ("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3),
+            ("TCP_USER_TIMEOUT", 20_000),
+        ):  # fmt: skip
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        sock.bind(address)
+        sock.listen(_BACKLOG)
+    except OSError as ex:
+        sock.close()
+        raise PortTaken(f"cannot listen on {host}:{port}: {ex.strerror or ex}") from ex
+    return sock
+
+
+class Server:
+    """The HTTP server of ``offgrid serve``.
+
+    Args:
+        settings: checked settings.
+
+    Raises:
+        ConfigError: the default model does not exist.
+        PortTaken: the address cannot be listened on.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.catalogue = Catalogue(settings)
+        self.pool = EnginePool(settings, self.catalogue)
+        sock = listen(settings.host, settings.port)
+        self.port: int = sock.getsockname()[1]
+        # A stream holds its thread to the end, so there must be one for every sequence that the
+        # queue admits, and some to spare.
+        sequences = (settings.parallel + settings.queue_size) * settings.max_models
+        threads = min(sequences, 512) + _SPARE_THREADS
+        app = build_app(settings, self.catalogue, self.pool)
+        self._server: BaseWSGIServer = waitress.create_server(
+            app,
+            sockets=[sock],
+            threads=threads,
+            # Reading ahead is how a client's leaving is noticed.
+            channel_request_lookahead=1,
+            # select() fails for the whole server at file descriptor 1024.
+            asyncore_use_poll=True,
+            connection_limit=_connection_limit(threads),
+            backlog=_BACKLOG,
+            cleanup_interval=5,
+            channel_timeout=30,
+            max_request_header_size=16384,
+            # Above ours, so that the answer comes from us, in JSON.
+            max_request_body_size=(settings.max_body_mb + 1) << 20,
+            inbuf_overflow=1 << 20,
+            outbuf_overflow=1 << 20,
+            outbuf_high_watermark=256 * 1024,
+            expose_tracebacks=False,
+            ident=None,
+            log_socket_errors=False,
+            clear_untrusted_proxy_headers=True,
+        )
+        self._signals = 0
+        self._drained = False
+
+    @property
+    def url(self) -> str:
+        """Where the server listens."""
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        return f"http://{host}:{self.port}"
+
+    def run(self) -> None:
+        """Serve until Ctrl-C or SIGTERM, then let running answers finish. Main thread only."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        self.pool.start()
+        self._server.run()
+
+    def start(self) -> None:
+        """Serve in a thread of this process, without signals; :meth:`stop` ends it."""
+        self.pool.start()
+        threading.Thread(target=self._run_quietly, name="http", daemon=True).start()
+
+    def stop(self) -> None:
+        """Refuse new requests, let running ones finish, end. For :meth:`start`."""
+        self._drain()
+        self._server.pull_trigger()
+        self._server.close()
+
+    def _run_quietly(self) -> None:
+        try:
+            self._server.run()
+        except OSError:
+            if not self._drained:  # closed under the loop by stop()
+                raise
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._drained:
+            # waitress ends its loop and its threads on this.
+            raise SystemExit(0)
+        self._signals += 1
+        if self._signals > 1:
+            print("stopped without waiting", file=sys.stderr)
+            os._exit(130)
+        print("finishing running answers; once more to stop at once", file=sys.stderr)
+        threading.Thread(target=self._drain_and_exit, daemon=True).start()
+
+    def _drain_and_exit(self) -> None:
+        self._drain()
+        # Both are needed: the signal, and an event that ends the loop's wait for sockets.
+        _thread.interrupt_main()
+        self._server.pull_trigger()
+
+    def _drain(self) -> None:
+        """Stop the pool and wait until what it still said has left the sockets."""
+        self.pool.shutdown(self._settings.drain_timeout)
+        deadline = time.monotonic() + _FLUSH_SECONDS
+        pause = threading.Event()
+        while self._unsent() and time.monotonic() < deadline:
+            pause.wait(0.02)
+        self._drained = True
+
+    def _unsent(self) -> bool:
+        channels: dict[int, Any] = self._server.active_channels
+        return any(
+            channel.requests or channel.total_outbufs_len for channel in list(channels.values())
+        )
+
+
+def _connection_limit(threads: int) -> int:
+    """More than threads, far fewer than file descriptors."""
+    limit = threads + 64
+    try:
+        import resource
+    except ImportError:  # Windows
+        return limit
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit if soft == resource.RLIM_INFINITY else max(16, min(limit, (soft - 128) // 2))

@@ -1,0 +1,49 @@
+"""Fixtures shared by all tests: the starter model and a real server on a free port."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from offgrid.config import Settings, load_settings
+from offgrid.server import Server
+from offgrid.store.catalogue import STARTER_PATH
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment() -> Iterator[None]:
+    """No setting of the person who runs the tests takes part in them."""
+    saved = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("OFFGRID_")}
+    yield
+    os.environ.update(saved)
+
+
+@pytest.fixture(scope="session")
+def starter_path() -> Path:
+    return STARTER_PATH
+
+
+@pytest.fixture(scope="session")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Defaults, on a free port, with an empty models directory."""
+    return load_settings(
+        {"port": 0, "models_dir": tmp_path_factory.mktemp("models"), "drain_timeout": 5},
+        environ={},
+    )
+
+
+@pytest.fixture(scope="session")
+def server(settings: Settings) -> Iterator[Server]:
+    """A real waitress with the starter model, shared by all tests that do not harm it."""
+    server = Server(settings)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def base_url(server: Server) -> str:
+    return server.url
