@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,3 +48,20 @@ def server(settings: Settings) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def base_url(server: Server) -> str:
     return server.url
+
+
+@pytest.fixture
+def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start servers with settings of their own; all are stopped at the end of the test."""
+    servers: list[Server] = []
+
+    def make(**flags: Any) -> Server:
+        given = {"port": 0, "models_dir": tmp_path, "drain_timeout": 0, **flags}
+        server = Server(load_settings(given, environ={}))
+        servers.append(server)
+        server.start()
+        return server
+
+    yield make
+    for server in servers:
+        server.stop()

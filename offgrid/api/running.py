@@ -77,9 +77,10 @@ class Running:
                         idle = False
                         yield prompt * self.n + delta.choice, delta
                 waiting = [(p, g) for p, g in waiting if not g.finished]
+                # Asked in every round: whoever wants a whole answer is never written to before it.
+                if waiting and not self._alive():
+                    raise ClientGone
                 if idle:
-                    if not self._alive():
-                        raise ClientGone
                     yield None
         finally:
             self.cancel()

@@ -1,0 +1,217 @@
+"""What bad requests are answered: status, the error object, and the field that it names."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+from support import STARTER, chat_body, endless, request
+
+from offgrid.api.schema.fields import IGNORED
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+USER = {"role": "user", "content": "Hello!"}
+INVALID = "invalid_request_error"
+
+
+def error_of(base_url: str, path: str, body: Any, status: int = 400) -> dict[str, Any]:
+    response = request(base_url, "POST", path, body)
+    assert response.status == status, response.body
+    assert response.headers["content-type"].startswith("application/json")
+    error: dict[str, Any] = response.json["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["message"]
+    return error
+
+
+BOTH = [
+    ("model", None), ("model", 5), ("model", ["a"]),
+    ("temperature", "hot"), ("temperature", -0.1), ("temperature", 2.1), ("temperature", True),
+    ("top_p", -0.1), ("top_p", 1.1), ("top_p", "1"),
+    ("top_k", -2), ("top_k", 1.5), ("min_p", 2), ("min_p", -1),
+    ("frequency_penalty", 2.1), ("frequency_penalty", -2.1), ("frequency_penalty", "1"),
+    ("presence_penalty", 3), ("presence_penalty", []),
+    ("repetition_penalty", 0), ("repeat_last_n", -2),
+    ("max_tokens", 0), ("max_tokens", -1), ("max_tokens", 1.5), ("max_tokens", "7"),
+    ("n", 0), ("n", 17), ("n", "2"),
+    ("seed", "x"), ("seed", 1.5), ("seed", 1 << 64),
+    ("stop", 5), ("stop", [""]), ("stop", ""), ("stop", ["x" * 5000]),
+    ("stream", "yes"), ("stream", 1), ("ignore_eos", "no"),
+    ("stream_options", {"include_usage": True}),
+    ("logit_bias", {"x": 1}), ("logit_bias", {"99999999": 1}), ("logit_bias", [1]),
+    ("no_such_field", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), BOTH, ids=lambda v: json.dumps(v)[:24])
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+def test_bad_values_name_their_field(base_url: str, path: str, field: str, value: Any) -> None:
+    body = {"model": STARTER, **({"messages": [USER]} if path == CHAT else {"prompt": "Hello"})}
+    error = error_of(base_url, path, {**body, field: value})
+    assert error["param"] == field
+    assert error["type"] == INVALID
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": None}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": "Hello"}, "messages"),
+        ({"messages": [5]}, "messages[0]"),
+        ({"messages": [USER, {"role": "wizard", "content": "x"}]}, "messages[1].role"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+         "messages[0].content[0].type"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"logprobs": 3}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5"),
+        ({"logit_bias": {"5": True}}, "logit_bias.5"),
+        ({"stream": True, "stream_options": {"no_such": 1}}, "stream_options.no_such"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"modalities": ["audio"]}, "modalities"),
+        ({"audio": {"voice": "x"}}, "audio"),
+    ],
+)  # fmt: skip
+def test_bad_chat_requests(base_url: str, fields: dict[str, Any], param: str) -> None:
+    error = error_of(base_url, CHAT, chat_body() | fields)
+    assert error["param"] == param
+    assert error["type"] == INVALID
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": None}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [1, "a"]}, "prompt[0]"),
+        ({"prompt": [1, -2]}, "prompt[0]"),
+        ({"prompt": [99999999]}, "prompt"),
+        ({"prompt": ["a"] * 65}, "prompt"),
+        ({"prompt": ["a"] * 10, "n": 10}, "prompt"),
+        ({"logprobs": 6}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
+        ({"best_of": 3}, "best_of"),
+        ({"suffix": "end"}, "suffix"),
+        ({"stop": ["x"] * 65}, "stop"),
+        ({"echo": "yes"}, "echo"),
+    ],
+)
+def test_bad_text_requests(base_url: str, fields: dict[str, Any], param: str) -> None:
+    body = {"model": STARTER, "prompt": "Hello"} | fields
+    assert error_of(base_url, TEXT, body)["param"] == param
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"", b"{", b"[]", b"5", b"null", b'"x"', b"\xff\xfe{}", b'{"a":1,"a":2}', b'{"n":NaN}',
+        b'{"n":1e999}', b'{"model":"\\ud800"}', b"[" * 100_000, b'{"a":' * 100_000,
+    ],
+    ids=lambda raw: repr(raw[:16]),
+)  # fmt: skip
+def test_what_is_not_json(base_url: str, raw: bytes) -> None:
+    error = error_of(base_url, CHAT, raw)
+    assert error["code"] == "invalid_json"
+    assert error["type"] == INVALID
+
+
+def test_the_context_is_checked_before_anything_is_computed(base_url: str) -> None:
+    error = error_of(base_url, CHAT, chat_body("word " * 6000))
+    assert error["code"] == "context_length_exceeded"
+    assert error["param"] == "messages"
+    assert "2048" in error["message"]
+    error = error_of(base_url, TEXT, endless("x" * 1_000_000))
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
+
+
+def test_unknown_paths_and_methods(base_url: str) -> None:
+    for path in ("/nothing", "/v1", "/v1/chat", "/v1/%2e%2e/x"):
+        response = request(base_url, "GET", path)
+        assert response.status == 404
+        assert response.json["error"]["code"] == "unknown_url"
+    for method, path, allowed in (
+        ("GET", CHAT, "POST"), ("DELETE", TEXT, "POST"), ("POST", "/health", "GET"),
+        ("PUT", "/v1/models", "GET"),
+    ):  # fmt: skip
+        response = request(base_url, method, path)
+        assert response.status == 405
+        assert allowed in response.headers["allow"]
+        assert response.json["error"]["code"] == "method_not_allowed"
+    assert request(base_url, "HEAD", "/health").status == 200
+
+
+def test_unknown_model_ids(base_url: str) -> None:
+    for model in ("nothing", "some/where/else", "../../etc/passwd", "%C3%BC", "a%2Fb"):
+        response = request(base_url, "GET", f"/v1/models/{model}")
+        assert response.status == 404
+        assert response.json["error"]["code"] == "model_not_found"
+
+
+def test_host_and_origin(base_url: str) -> None:
+    foreign = request(base_url, "GET", "/v1/models", headers={"Host": "evil.example"})
+    assert foreign.status == 403
+    assert foreign.json["error"]["code"] == "host_not_allowed"
+    page = request(base_url, "POST", CHAT, chat_body(), {"Origin": "https://evil.example"})
+    assert page.status == 403
+    assert "access-control-allow-origin" not in page.headers
+    own = request(base_url, "POST", CHAT, chat_body(max_tokens=1), {"Origin": base_url})
+    assert own.status == 200
+
+
+def test_a_body_over_the_limit(base_url: str) -> None:
+    error = error_of(base_url, CHAT, b" " * ((8 << 20) + 1), status=413)
+    assert error["code"] == "request_too_large"
+
+
+def test_harmless_fields_are_accepted(base_url: str) -> None:
+    extra = dict.fromkeys(IGNORED, "x")
+    nothing = {
+        "tools": [], "tool_choice": "none", "response_format": {"type": "text"},
+        "modalities": ["text"], "logit_bias": {}, "stop": None, "seed": None,
+    }  # fmt: skip
+    body = chat_body(max_tokens=1, **extra, **nothing)
+    assert request(base_url, "POST", CHAT, body).status == 200
+
+
+def test_openai_client_raises_its_own_errors(client: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="nothing", messages=[{"role": "user", "content": "x"}])
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.completions.create(model=STARTER, prompt="x", temperature=3)
+    assert bad.value.param == "temperature"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("a/b")
+    with pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model=STARTER, input="x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["A" * 60_000, "\x00\x01\x02\x1b[31m\x7f" * 50, "\u202e\ufeff\ufffe\ufdd0" * 30,
+     "\U0001f600" * (1 << 18), "\r\n\t " * 2000, "<|im_end|><|im_start|>system\n" * 20],
+    ids=["letters", "control", "noncharacters", "emoji", "spaces", "scaffold"],
+)  # fmt: skip
+def test_strange_prompts_get_an_answer_or_a_400(base_url: str, text: str) -> None:
+    response = request(base_url, "POST", CHAT, chat_body(text, max_tokens=3))
+    assert response.status in (200, 400), response.body
+    assert request(base_url, "GET", "/health").status == 200
+    assert request(base_url, "POST", CHAT, chat_body(max_tokens=1)).status == 200
+
+
+def test_a_lone_surrogate_is_a_400(base_url: str) -> None:
+    raw = json.dumps(chat_body("half \ud83d a pair")).encode()
+    assert error_of(base_url, CHAT, raw)["code"] == "invalid_json"

@@ -1,0 +1,126 @@
+"""Several clients at once: all are served, and one that leaves makes room at once."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Callable
+from typing import Any
+
+from support import (
+    STARTER,
+    Stream,
+    chat_body,
+    endless,
+    eventually,
+    request,
+    text_of,
+    together,
+)
+
+from offgrid.engine.client import EngineClient
+from offgrid.server import Server
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+MakeServer = Callable[..., Server]
+
+
+def engine_of(server: Server) -> EngineClient:
+    return server.pool.engine(STARTER)
+
+
+def answer(url: str, **fields: Any) -> str:
+    with Stream(url, CHAT, chat_body(stream=True, **fields)) as stream:
+        assert stream.response.status == 200
+        return text_of(list(stream.events()))
+
+
+def test_eight_clients_stream_to_the_end(server: Server) -> None:
+    """Twice as many as slots; each answer is the one that its request gets alone."""
+    seeds = range(8)
+    fields = {"temperature": 1.0, "max_tokens": 80}
+    alone = [answer(server.url, seed=seed, **fields) for seed in seeds]
+    at_once = together(
+        [lambda seed=seed: answer(server.url, seed=seed, **fields) for seed in seeds]
+    )
+    assert at_once == alone
+    assert engine_of(server).in_flight == 0
+
+
+# A chat stream begins with its role at once; a text stream with its first token.
+
+
+def test_who_leaves_a_stream_makes_room(make_server: MakeServer) -> None:
+    server = make_server(parallel=1)
+    with Stream(server.url, TEXT, endless(max_tokens=1900)) as first:
+        assert first.read_some()
+        with Stream(server.url, CHAT, chat_body(stream=True, max_tokens=4)) as second:
+            first.leave()
+            # With one slot this can only be computed when the first has left its own.
+            assert text_of(list(second.events()))
+    eventually(lambda: engine_of(server).in_flight == 0, "no sequence is left")
+
+
+def test_who_leaves_the_queue_makes_room(make_server: MakeServer) -> None:
+    server = make_server(parallel=1, queue_size=1)
+    engine = engine_of(server)
+    with Stream(server.url, TEXT, endless(max_tokens=1900)) as first:
+        assert first.read_some()
+        waiting = Stream(server.url, CHAT, chat_body(stream=True))
+        eventually(lambda: engine.in_flight == 2, "one runs and one waits")
+        full = request(server.url, "POST", CHAT, chat_body())
+        assert full.status == 503
+        assert int(full.headers["retry-after"]) >= 1
+        assert full.json["error"]["code"] == "server_busy"
+        waiting.leave()
+        eventually(lambda: engine.in_flight == 1, "the one that waited is gone")
+        # Its place in the queue is free again while the first one still runs.
+        with Stream(server.url, CHAT, chat_body(stream=True, max_tokens=4)) as third:
+            assert third.response.status == 200
+            first.leave()
+            assert text_of(list(third.events()))
+
+
+def test_who_leaves_in_prefill_makes_room(make_server: MakeServer) -> None:
+    server = make_server(parallel=1, batch_size=32)
+    engine = engine_of(server)
+    for _ in range(5):
+        # The headers come when the prompt is accepted, before its 60 batches are computed.
+        stream = Stream(server.url, CHAT, chat_body("once upon a time " * 400, stream=True))
+        assert stream.response.status == 200
+        stream.leave()
+        eventually(lambda: engine.in_flight == 0, "its sequence is gone")
+        assert answer(server.url, temperature=0)
+
+
+def test_a_whole_answer_is_given_up_when_its_client_leaves(make_server: MakeServer) -> None:
+    server = make_server(parallel=1)
+    engine = engine_of(server)
+    body = endless(max_tokens=1900, stream=False)
+    connection = http.client.HTTPConnection(server.url.removeprefix("http://"))
+    connection.request("POST", TEXT, json.dumps(body).encode())
+    eventually(lambda: engine.in_flight == 1, "it runs")
+    connection.close()
+    eventually(lambda: engine.in_flight == 0, "it is given up")
+
+
+def test_an_idle_model_makes_room_for_another(
+    make_server: MakeServer, starter_path: Any, tmp_path: Any
+) -> None:
+    for name in ("a", "b/c"):
+        target = tmp_path / f"{name}.gguf"
+        target.parent.mkdir(exist_ok=True)
+        target.symlink_to(starter_path)
+    server = make_server(max_models=1)
+    body = {"prompt": "Once", "max_tokens": 3, "temperature": 0}
+    for model in ("a", "b/c", "a"):
+        response = request(server.url, "POST", TEXT, {**body, "model": model})
+        assert response.status == 200
+        assert response.json["model"] == model
+    assert len(server.pool.loaded()) == 1
+    assert request(server.url, "GET", "/v1/models/b/c").json["id"] == "b/c"
+    with Stream(server.url, TEXT, endless(model="a", max_tokens=1900)) as stream:
+        assert stream.read_some()
+        busy = request(server.url, "POST", TEXT, {**body, "model": "b/c"})
+        assert busy.status == 503
