@@ -446,7 +446,7 @@ def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
             raise ConfigError(f"{name} is no setting of OffGrid; docs/CONFIGURATION.md lists all")
 
 
-OTHER_VARIABLES = frozenset({"OFFGRID_CONFIG", "OFFGRID_SANITIZE", "OFFGRID_ISA"})
-"""``OFFGRID_*`` names that are not rows of the table: the file itself, and build switches."""
+OTHER_VARIABLES = frozenset({"OFFGRID_CONFIG"})
+"""``OFFGRID_*`` names that are not rows of the table: the file itself."""
 
 assert [field.name for field in fields(Settings)] == [setting.name for setting in TABLE]

@@ -1,0 +1,43 @@
+"""docs/API.md names every field, endpoint and error code that the code knows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from offgrid import errors
+from offgrid.api.schema import chat, completions
+from offgrid.api.schema.fields import IGNORED, GenerationFields
+
+PAGE = (Path(__file__).parents[2] / "docs" / "API.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> set[str]:
+    text = PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return set(re.findall(r"`([a-z_0-9]+)`", text))
+
+
+def rows(title: str) -> set[str]:
+    text = PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
+    return set(re.findall(r"^\| `([a-z_0-9]+)` \|", text, re.MULTILINE))
+
+
+def test_fields() -> None:
+    common = set(GenerationFields.__struct_fields__)
+    assert rows("Fields of both POST endpoints") == common
+    assert rows("Chat only") == set(chat.ChatRequest.__struct_fields__) - common
+    assert rows("Completions only") == set(completions.CompletionRequest.__struct_fields__) - common
+
+
+def test_ignored_and_refused() -> None:
+    assert section("Accepted without effect") == IGNORED
+    assert section("Refused") >= chat.UNSUPPORTED.keys() | completions.UNSUPPORTED.keys()
+
+
+def test_error_codes() -> None:
+    codes = {
+        cls.code
+        for cls in vars(errors).values()
+        if isinstance(cls, type) and issubclass(cls, errors.RequestError) and cls.code
+    }
+    assert section("Errors") >= codes

@@ -1,0 +1,59 @@
+"""Imports point down the levels of the layout, and llama.cpp has one importer."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import offgrid
+
+ROOT = Path(offgrid.__file__).parent
+LEVELS = {
+    "errors": 0, "config": 0, "sampling": 1, "engine": 2, "chat": 2, "store": 2, "peers": 3,
+    "api": 4, "app": 5, "server": 5, "cli": 6,
+}  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module)
+    return names
+
+
+def test_imports_point_down() -> None:
+    files = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
+    assert len(files) > 30
+    for path in files:
+        own = path.relative_to(ROOT).with_suffix("").parts[0]
+        for name in imports(path):
+            package, _, rest = name.partition(".")
+            if package == "offgrid" and rest:
+                other = rest.split(".")[0]
+                assert LEVELS[other] <= LEVELS[own], f"{path} imports {name}"
+
+
+def test_llama_cpp_has_one_importer() -> None:
+    importers = {
+        path.relative_to(ROOT).as_posix()
+        for path in ROOT.rglob("*.py")
+        if any(name.split(".")[0] == "llama_cpp" for name in imports(path))
+    }
+    assert importers == {"engine/model.py"}
+
+
+def test_the_server_process_does_not_load_llama_cpp() -> None:
+    program = (
+        "import sys, offgrid.server, offgrid.app, offgrid.cli;"
+        "print([name for name in sys.modules if name.startswith('llama_cpp')])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
