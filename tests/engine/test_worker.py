@@ -139,7 +139,7 @@ def test_load_errors_reach_the_caller(tmp_path: Path) -> None:
     client = EngineClient(Load(str(file)), queue_size=1, load_timeout=60, stall_timeout=60)
     client.start()
     try:
-        with pytest.raises(ModelLoadFailed, match="x.gguf"):
+        with pytest.raises(ModelLoadFailed, match=r"x\.gguf"):
             client.wait_ready()
         assert client.load_failed
     finally:
