@@ -70,8 +70,8 @@ cdef class TextStream:
     def feed(self, const uint8_t[::1] data not None):
         """Take the bytes of a token; return the text that may be shown now, maybe none.
 
-        After a stop string matched, ``finished`` is true, ``stop_reason`` is that string, and
-        further bytes give nothing.
+        After a stop string matched, ``finished`` is true and ``stop_reason`` is that string.
+        Bytes after that, and after ``flush``, give nothing.
         """
         if self.finished or data.shape[0] == 0:
             return ""
@@ -92,8 +92,11 @@ cdef class TextStream:
     def flush(self):
         """Return all that was held back: the answer has ended without a stop string.
 
-        An unfinished character becomes U+FFFD.
+        An unfinished character becomes U+FFFD. ``finished`` is true from here on, and
+        ``stop_reason`` stays None if no stop string had matched.
         """
+        # What was held back is given away: a later match could no longer be cut off.
+        self.finished = True
         return self._release(self._n_held)
 
     cdef int _append(self, const uint8_t *data, size_t n) except -1:
