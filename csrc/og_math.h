@@ -31,10 +31,12 @@ static inline float og_expf(float x) {
     return x < -87.0f ? 0.0f : p * scale;
 }
 
-/* Map a float (no NaN) to an unsigned number of the same order; -0 comes right below +0. */
+/* Map a float (no NaN) to an unsigned number of the same order; -0 and +0 are one, as they are
+ * for `<`: else a tie of the two would not go to the lowest id. */
 static inline uint32_t og_order_bits(float value) {
+    const float canonical = value + 0.0f; /* -0 + +0 = +0 */
     uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
+    memcpy(&bits, &canonical, sizeof bits);
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 

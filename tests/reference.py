@@ -95,7 +95,8 @@ def kept(
             if rank and mass >= goal:
                 weights[token] = 0.0
             mass += weights[token]
-    weights[weights < np.float32(params.min_p) * min_p_factor * weights.max()] = 0.0
+    share = min(1.0, np.float32(params.min_p) * min_p_factor)
+    weights[weights < share * weights.max()] = 0.0
     return weights / weights.sum()
 
 

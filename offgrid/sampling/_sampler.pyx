@@ -219,6 +219,8 @@ cdef class Sampler:
             address = <const float *><uintptr_t>logits
             if address == NULL:
                 raise ValueError("the logits' address is NULL")
+        elif logits is None:
+            raise TypeError("logits must be a buffer of float32 or an address, not None")
         else:
             row = logits
             if row.shape[0] != self._s.n_vocab:

@@ -1,0 +1,44 @@
+"""SamplingParams: checked once, frozen, every refusal names its field."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from offgrid.sampling import InvalidParameter, SamplingParams
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("temperature", [-0.1, math.nan, math.inf, "1", None, True]),
+        ("top_p", [-0.01, 1.01, math.nan, "x"]),
+        ("min_p", [-0.01, 1.01, math.nan]),
+        ("top_k", [-1, 1.5, 2**31, True, None]),
+        ("frequency_penalty", [-2.1, 2.1, math.nan]),
+        ("presence_penalty", [-2.1, 2.1, math.nan]),
+        ("repetition_penalty", [0, -1, math.inf, math.nan]),
+        ("repeat_last_n", [-2, 0.5, 2**31]),
+        ("seed", [2**64, -(2**63) - 1, 1.0, "7"]),
+        ("logit_bias", [{-1: 0}, {2**31: 0}, {1: 101}, {1: math.nan}, {1: math.inf}, {"1": 1}, {1: True}]),
+    ],
+)  # fmt: skip
+def test_refusals_name_the_field(field, wrong):
+    for value in wrong:
+        with pytest.raises(InvalidParameter) as error:
+            SamplingParams(**{field: value})
+        assert error.value.param == field
+        assert error.value.status == 400
+
+
+def test_the_ends_of_the_ranges_are_allowed():
+    SamplingParams(temperature=0, top_p=0, min_p=1, top_k=0, seed=2**64 - 1, repeat_last_n=-1)
+    SamplingParams(top_p=1, frequency_penalty=-2, presence_penalty=2, seed=-(2**63))
+    SamplingParams(logit_bias={0: 100, 1: -100, 2: False, 3: -math.inf})
+
+
+def test_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SamplingParams().temperature = 2
