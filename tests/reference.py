@@ -9,7 +9,6 @@ Sources: OpenAI's API reference (penalties, logit_bias, top_p), llama.cpp's ``ll
 
 from __future__ import annotations
 
-import codecs
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -131,6 +130,17 @@ def logprobs(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 # --- from bytes to text -----------------------------------------------------------------------
 
 
+CHARACTER_BEGINNINGS = {
+    chr(code).encode()[:k]
+    # The last byte holds six bits: every 64th character shows all beginnings.
+    for code in range(0x80, 0x110000, 64)
+    if not 0xD800 <= code <= 0xDFFF
+    for k in range(1, len(chr(code).encode()))
+}
+"""Bytes that begin a character and need more to end it. (Python's incremental decoder would hold
+back beginnings of surrogates, too, which never become a character.)"""
+
+
 def first_stop(data: bytes, stops: Sequence[bytes]) -> tuple[int, int] | None:
     """Return (where the match begins, index of the stop): earliest end, then the longest."""
     for end in range(1, len(data) + 1):
@@ -154,8 +164,10 @@ def shown_text(data: bytes, stops: Sequence[bytes]) -> str:
     held = max(
         (k for stop in stops for k in range(len(stop)) if data.endswith(stop[:k])), default=0
     )
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    return decoder.decode(data[: len(data) - held])
+    ready = data[: len(data) - held]
+    ends = (ready[-k:] for k in (1, 2, 3))
+    unfinished = max((len(end) for end in ends if end in CHARACTER_BEGINNINGS), default=0)
+    return ready[: len(ready) - unfinished].decode("utf-8", "replace")
 
 
 def splits(data: bytes) -> Iterator[list[bytes]]:

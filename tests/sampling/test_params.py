@@ -22,9 +22,10 @@ from offgrid.sampling import InvalidParameter, SamplingParams
         ("repetition_penalty", [0, -1, math.inf, math.nan]),
         ("repeat_last_n", [-2, 0.5, 2**31]),
         ("seed", [2**64, -(2**63) - 1, 1.0, "7"]),
-        ("logit_bias", [{-1: 0}, {2**31: 0}, {1: 101}, {1: math.nan}, {1: math.inf}, {"1": 1}, {1: True}]),
+        ("logit_bias", [{-1: 0}, {2**31: 0}, {1: 101}, {1: math.nan}, {1: math.inf}, {"1": 1}]),
+        ("logit_bias", [{1: True}, {1: None}, {1.5: 0}]),
     ],
-)  # fmt: skip
+)
 def test_refusals_name_the_field(field, wrong):
     for value in wrong:
         with pytest.raises(InvalidParameter) as error:
