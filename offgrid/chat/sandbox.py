@@ -1,29 +1,71 @@
 """A Jinja environment for templates that nobody has read: they come with model files.
 
 Jinja's immutable sandbox keeps a template from reaching Python's internals, but not from working
-for ever. So every turn of a loop and every call takes from a budget, and what can make something
-huge out of something small (``*``, ``**``, large widths) is bounded.
+for ever or from filling the memory. So a rendering has a budget of steps (turns of loops, calls,
+filters, operators), of characters that these may read and make, and of seconds. What one single
+operation makes is estimated before it runs, because nothing can stop it afterwards. Nothing is
+computed while a template is compiled: all of it would happen outside of the budget.
 """
 
 from __future__ import annotations
 
+import functools
 import json
+import re
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, MappingView
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from jinja2 import TemplateError, nodes
+from jinja2 import TemplateError, nodes, pass_context
 from jinja2.exceptions import SecurityError
-from jinja2.ext import loopcontrols
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+from markupsafe import escape
 
+MAX_SOURCE = 128 * 1024
+"""Characters of a template. So many take a second to compile; real ones are a fraction of it."""
 MAX_STEPS = 1_000_000
-"""Turns of loops and calls in one rendering; a few tenths of a second."""
+"""Steps of one rendering; a second or so."""
+MAX_TEXT = 256 * 1024 * 1024
+"""Characters that all steps of one rendering together may read and make."""
 MAX_OUTPUT = 16 * 1024 * 1024
-"""Characters of one rendering."""
+"""Characters of the result of one rendering."""
+MAX_SECONDS = 5.0
+"""Real templates take milliseconds; this is for what the other limits do not foresee."""
+
 _MAX_NUMBER = 1_000_000
-_BOUND = "_offgrid_bound"
+_MAX_BITS = 64
+_ITEM = 32
+"""What an item of a list counts as, in characters, when the list is copied."""
+_VISIT = 128
+"""The same when the item is looked into."""
+_MAX_INDENT = 64
+_TURN = "_offgrid_turn"
+_DEEP = "_offgrid_deep"
+_FLAT = "_offgrid_flat"
+
+# For web pages only, and slow on long texts.
+_UNWANTED_FILTERS = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
+# These do not look into the items of what they get.
+_FLAT_FILTERS = frozenset(
+    "attr batch count d default first items last length list map reject rejectattr reverse select "
+    "selectattr slice".split()
+)
+# These can make something as long as one argument times the others.
+_PRODUCTS = frozenset(["expandtabs", "indent", "join", "replace", "tojson"])
+# How many characters these make of one, at most.
+_ESCAPES = {"e": 6, "escape": 6, "forceescape": 6, "tojson": 12, "urlencode": 12}
+_COMPARISONS = frozenset(
+    "!= < <= == > >= eq equalto ge greaterthan gt in le lessthan lt ne".split()
+)
+# Widths and precisions of four digits and more, and those that come from an argument.
+_WIDE_PERCENT = re.compile(r"%(\([^)]*\))?[^a-zA-Z%]*(\*|\d{4})")
+_WIDE_BRACES = re.compile(r"\{[^{}]*:[^{}]*(\{|\d{4})")
+_MAX_WIDTH = 1000
 
 
 class TemplateLimit(TemplateError):
@@ -31,26 +73,75 @@ class TemplateLimit(TemplateError):
 
 
 class _Budget(threading.local):
-    left = 0
+    """What is left of the rendering that runs in this thread."""
 
-    def take(self) -> None:
-        self.left -= 1
-        if self.left < 0:
+    steps = 0
+    text = 0
+    deadline = 0.0
+
+    def refill(self) -> None:
+        self.steps = MAX_STEPS
+        self.text = MAX_TEXT
+        self.deadline = time.monotonic() + MAX_SECONDS
+
+    def take(self, size: int = 0) -> None:
+        self.steps -= 1
+        self.text -= size
+        if self.steps < 0:
             raise TemplateLimit(f"the chat template takes more than {MAX_STEPS} steps")
+        if self.text < 0:
+            raise TemplateLimit(f"the chat template handles more than {MAX_TEXT} characters")
+        if time.monotonic() > self.deadline:
+            raise TemplateLimit(f"the chat template takes more than {MAX_SECONDS:g} seconds")
+
+
+class _Generation(Extension):
+    """``{% generation %}``: training marks the model's own answers with it. Here it is nothing."""
+
+    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
     """The environment that chat templates expect (as Hugging Face's tokenizers give it)."""
 
-    intercepted_binops = frozenset(["*", "**"])
+    intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
     def __init__(self) -> None:
-        super().__init__(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         self._budget = _Budget()
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[loopcontrols, _Generation],
+            optimized=False,
+            finalize=self._deep,
+        )
         self.filters["tojson"] = _tojson
-        self.filters[_BOUND] = self._bound
+        # Without autoescape, Jinja's Markup only escapes what is added to it: nobody wants that.
+        self.filters["safe"] = str
+        for name in ("e", "escape", "forceescape"):
+            self.filters[name] = _escape
         self.globals["raise_exception"] = _raise_exception
         self.globals["strftime_now"] = _strftime_now
+        del self.globals["lipsum"]
+        for name in _UNWANTED_FILTERS:
+            del self.filters[name]
+        filters: dict[str, Any] = self.filters
+        for name in filters:
+            filters[name] = self._bounded(name, filters[name], deep=name not in _FLAT_FILTERS)
+        tests: dict[str, Any] = self.tests
+        for name in _COMPARISONS:
+            tests[name] = self._bounded(name, tests[name], deep=True)
+        self.filters.update({_TURN: self._turn, _DEEP: self._deep, _FLAT: self._flat})
+
+    def from_string(self, source: Any, *args: Any, **kwargs: Any) -> Any:
+        """Compile a template."""
+        if len(source) > MAX_SOURCE:
+            raise TemplateLimit(f"the chat template has more than {MAX_SOURCE} characters")
+        return super().from_string(source, *args, **kwargs)
 
     def render_bounded(self, source: Any, variables: dict[str, Any]) -> str:
         """Render a template of this environment within the limits.
@@ -58,49 +149,216 @@ class Sandbox(ImmutableSandboxedEnvironment):
         Raises:
             TemplateError: the template's own error, or a limit.
         """
-        self._budget.left = MAX_STEPS
+        self._budget.refill()
         pieces, size = [], 0
         for piece in source.generate(**variables):
+            self._budget.take()
             size += len(piece)
             if size > MAX_OUTPUT:
                 raise TemplateLimit(f"the chat template writes more than {MAX_OUTPUT} characters")
             pieces.append(piece)
         return "".join(pieces)
 
+    # --- where the budget is taken from -------------------------------------------------------
+
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        """Put our own filters where Jinja asks nobody: loops, comparisons, ``~`` and slices."""
         tree = super()._parse(source, name, filename)
-        for loop in tree.find_all(nodes.For):
-            loop.iter = nodes.Filter(loop.iter, _BOUND, [], [], None, None, lineno=loop.lineno)
+        for loop in list(tree.find_all(nodes.For)):
+            # In the body rather than around the iterable: ``loop(...)`` brings its own.
+            written = sum(len(data.data) for data in loop.find_all(nodes.TemplateData))
+            turn = _filtered(nodes.Const(written, lineno=loop.lineno), _TURN)
+            loop.body.insert(0, nodes.ExprStmt(turn, lineno=loop.lineno))
+            if loop.test is not None:
+                loop.test = _filtered(loop.test, _TURN)
+        for compare in list(tree.find_all(nodes.Compare)):
+            compare.expr = _filtered(compare.expr, _DEEP)
+            for operand in compare.ops:
+                operand.expr = _filtered(operand.expr, _DEEP)
+        for concat in list(tree.find_all(nodes.Concat)):
+            concat.nodes = [_filtered(node, _DEEP) for node in concat.nodes]
+        for item in list(tree.find_all(nodes.Getitem)):
+            if isinstance(item.arg, nodes.Slice):
+                item.node = _filtered(item.node, _FLAT)
+        tree.set_environment(self)
         return tree
 
-    def _bound(self, values: Iterable[Any]) -> Iterator[Any]:
-        for value in values:
-            self._budget.take()
-            yield value
+    # Filters that want the context are never computed while compiling.
+    @pass_context
+    def _turn(self, _: Any, value: Any) -> Any:
+        self._budget.take(value if type(value) is int else 0)
+        return value
 
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        self._budget.take()
-        for value in (*args[2:], *kwargs.values()):
-            if isinstance(value, int) and abs(value) > _MAX_NUMBER:
-                raise SecurityError(f"the number {value} is too large here")
-        return super().call(*args, **kwargs)
+    @pass_context
+    def _deep(self, _: Any, value: Any) -> Any:
+        self._budget.take(_size(value, self._budget.text))
+        return value
+
+    @pass_context
+    def _flat(self, _: Any, value: Any) -> Any:
+        self._budget.take(_flat_size(value))
+        return value
+
+    def _bounded(self, name: str, function: Callable[..., Any], deep: bool) -> Callable[..., Any]:
+        """Return a filter or test that takes from the budget."""
+
+        @functools.wraps(function)
+        def bounded(*args: Any, **kwargs: Any) -> Any:
+            # What Jinja passes in front (a context, itself) counts as nothing.
+            skip = 1 if hasattr(function, "jinja_pass_arg") else 0
+            if deep:
+                args = tuple(list(x) if isinstance(x, Iterator) else x for x in args)
+            values = [*args[skip:], *kwargs.values()]
+            _check_numbers(values)
+            if name == "sum":
+                start = kwargs.get("start", args[skip + 2] if len(args) > skip + 2 else 0)
+                if not isinstance(start, (int, float)):
+                    raise SecurityError("sum is for numbers")
+            if name == "format":
+                self._budget.take(self._format_size(values[0], values[1:], _WIDE_PERCENT))
+            elif deep:
+                self._budget.take(self._product(name, values))
+            else:
+                self._budget.take()
+            return self._checked(function(*args, **kwargs))
+
+        return bounded
+
+    def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call an object for a template."""
+        values = list(args)
+        _check_numbers([*values, *kwargs.values()])
+        owner = getattr(function, "__self__", None)
+        if isinstance(owner, (str, bytes)):
+            values = [list(x) if isinstance(x, Iterator) else x for x in values]
+            size = self._product(function.__name__, [owner, *values, *kwargs.values()])
+            self._budget.take(size)
+        elif owner is not None:
+            # A method of a list may compare it with its arguments.
+            self._budget.take(self._sizes(values))
+        else:
+            self._budget.take()
+        return self._checked(super().call(context, function, *values, **kwargs))
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        """``str.format`` and ``str.format_map`` for a template."""
+        function = super().wrap_str_format(value)
+        if function is None:
+            return None
+
+        def bounded(*args: Any, **kwargs: Any) -> str:
+            values = [*args, *kwargs.values()]
+            self._budget.take(self._format_size(value.__self__, values, _WIDE_BRACES))
+            return function(*args, **kwargs)
+
+        return bounded
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" or not (_is_number(left) and _is_number(right)):
-            size = max(len(x) if hasattr(x, "__len__") else 1 for x in (left, right))
-            times = max((abs(x) for x in (left, right) if _is_number(x)), default=1)
-            if size * times > _MAX_NUMBER:
-                raise SecurityError(f"the result of {operator} is too large")
+        """Compute ``left operator right`` for a template."""
+        numbers = [x for x in (left, right) if isinstance(x, (int, float))]
+        for number in numbers:
+            if isinstance(number, int) and number.bit_length() > _MAX_BITS:
+                raise SecurityError(f"a number is too large for {operator}")
+        if operator == "**" and all(isinstance(x, int) for x in (left, right)):
+            if left.bit_length() * abs(right) > 2 * _MAX_BITS:
+                raise SecurityError("the result of ** is too large")
+        elif operator == "%" and isinstance(left, (str, bytes)):
+            self._budget.take(self._format_size(left, [right], _WIDE_PERCENT))
+        elif operator == "*" and len(numbers) == 1:
+            self._budget.take(_flat_size(left) * int(abs(numbers[0])) + _flat_size(right))
+            self._budget.take(_flat_size(right) * int(abs(numbers[0])))
+        else:
+            self._budget.take(_flat_size(left) + _flat_size(right))
         return super().call_binop(context, operator, left, right)
 
+    # --- sizes --------------------------------------------------------------------------------
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float))
+    def _sizes(self, values: list[Any]) -> int:
+        return sum(_size(value, self._budget.text) for value in values)
+
+    def _product(self, name: str, values: list[Any]) -> int:
+        """Characters that a filter or a string's method reads and makes, at most."""
+        numbers = sum(abs(x) for x in values[1:] if isinstance(x, int))
+        first = self._sizes(values[:1]) * _ESCAPES.get(name, 1)
+        others = self._sizes(values[1:]) + int(numbers)
+        return first * max(1, others) if name in _PRODUCTS else first + others
+
+    def _format_size(self, format: Any, values: list[Any], wide: re.Pattern[str]) -> int:
+        text = format.decode("latin-1") if isinstance(format, bytes) else str(format)
+        if wide.search(text):
+            raise SecurityError("a width or precision of a format is too large")
+        places = text.count("%" if wide is _WIDE_PERCENT else "{")
+        return len(text) + places * (self._sizes(values) + 2 * _MAX_WIDTH)
+
+    def _checked(self, result: Any) -> Any:
+        if isinstance(result, int) and result.bit_length() > _MAX_BITS:
+            raise SecurityError("a number is too large")
+        self._budget.take(_flat_size(result))
+        return result
 
 
-def _tojson(value: Any, indent: int | None = None, **_: Any) -> str:
-    # Not Jinja's own filter: that one escapes for HTML.
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _filtered(node: Any, name: str) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+
+def _flat_size(value: Any) -> int:
+    if isinstance(value, (str, bytes)):
+        return len(value)
+    if isinstance(value, (list, tuple, dict)):
+        return _ITEM * len(value)
+    return 0
+
+
+def _size(value: Any, limit: int) -> int:
+    """Count characters with those of all items, an item as often as it is held.
+
+    Few lists that hold each other many times are text without end when written or compared.
+    Counting stops beyond ``limit``.
+    """
+    total = 0
+    stack: list[Any] = [value]
+    while stack and total <= limit:
+        item = stack.pop()
+        if isinstance(item, (str, bytes)):
+            total += len(item)
+        elif isinstance(item, (list, tuple, dict, MappingView)):
+            total += _VISIT * len(item)
+            if total <= limit:
+                stack += cast(Iterable[Any], item)
+                if isinstance(item, dict):
+                    stack += item.values()
+        elif isinstance(item, Namespace):
+            raise SecurityError("a namespace has no text")
+    return total
+
+
+def _check_numbers(values: list[Any]) -> None:
+    for value in values:
+        if isinstance(value, int) and abs(value) > _MAX_NUMBER:
+            raise SecurityError("a number is too large here")
+
+
+def _escape(value: Any) -> str:
+    return str(escape(value))
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    # Not Jinja's own filter: that one escapes for HTML. The arguments are Hugging Face's.
+    if indent is not None and (len(indent) if isinstance(indent, str) else indent) > _MAX_INDENT:
+        raise SecurityError("the indent of tojson is too large")
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
 
 
 def _raise_exception(message: Any) -> None:

@@ -1,20 +1,20 @@
 """A chat's messages to prompt parts, through the template that the model file carries.
 
 Control tokens such as ``<|im_end|>`` may only come from the template itself, never from what a
-user wrote. So every string of the request is marked before rendering: a sentinel that occurs
-nowhere in the request goes behind the first character of every control text in it. After
-rendering, an unmarked control text is scaffold, and the sentinels are taken out again.
+user wrote. So every string of the request is marked before rendering: a character that occurs
+nowhere in the request is put into every control text, and into what could become one together
+with the text beside it. After rendering, an unmarked control text is scaffold, and the marks are
+taken out again.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
-from jinja2 import TemplateError
-
-from offgrid.chat.sandbox import Sandbox
+from offgrid.chat.sandbox import Sandbox, TemplateLimit
 from offgrid.engine.protocol import Part
 from offgrid.errors import InvalidParameter
 
@@ -28,8 +28,10 @@ CHATML = """\
 """
 """For models whose file holds no template."""
 
-_SENTINEL = "\ufdd0"
-"""A Unicode noncharacter: valid in text, without meaning in any."""
+_MARKS = [chr(code) for code in (*range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF, 0x1FFFE, 0x1FFFF)]
+"""Unicode noncharacters: valid in text, without meaning in any."""
+_WORD = re.compile(r"\w+")
+_MAX_ERROR = 1000
 
 Message = dict[str, Any]
 
@@ -52,13 +54,12 @@ class ChatTemplate:
     ) -> None:
         self._variables = {"bos_token": bos, "eos_token": eos}
         self._sandbox = Sandbox()
-        # Longest first: of two control texts where one begins the other, the longer is meant.
-        texts = sorted((t for t in control_texts if t), key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, texts))) if texts else None
+        self._scaffold = _Scaffold(control_texts)
         try:
             self._template = self._sandbox.from_string(CHATML if source is None else source)
-        except (TemplateError, RecursionError) as ex:
-            raise _failure(ex) from ex
+        # Python's compiler has its say too: nesting, null bytes, numbers of a million digits.
+        except Exception as ex:
+            raise _failure("is not valid", ex) from ex
 
     def render(
         self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None
@@ -73,65 +74,130 @@ class ChatTemplate:
         Raises:
             InvalidParameter: the template refuses the messages (its own words) or fails.
         """
+        mark = next((m for m in _MARKS if not _contains([messages, tools], m)), None)
+        if mark is None:
+            raise InvalidParameter("These messages use all Unicode noncharacters.", "messages")
         messages = [dict(m, role="system") if m["role"] == "developer" else m for m in messages]
+        # A template can fail in as many ways as a program.
         try:
-            return self._render(messages, tools)
-        except (TemplateError, TypeError, ValueError, RecursionError, LookupError) as first:
+            return self._render(messages, tools, mark)
+        except Exception as first:
             simpler = _simplify(messages)
-            if simpler == messages:
-                raise _failure(first) from first
+            if isinstance(first, TemplateLimit) or simpler == messages:
+                raise _failure("does not accept these messages", first, mark) from first
             try:
-                return self._render(simpler, tools)
-            except (TemplateError, TypeError, ValueError, RecursionError, LookupError):
-                raise _failure(first) from first
+                return self._render(simpler, tools, mark)
+            except Exception:
+                raise _failure("does not accept these messages", first, mark) from first
 
     def _render(
-        self, messages: Sequence[Message], tools: list[dict[str, Any]] | None
+        self, messages: Sequence[Message], tools: list[dict[str, Any]] | None, mark: str
     ) -> tuple[Part, ...]:
-        sentinel = _SENTINEL
-        while _contains([messages, tools], sentinel):
-            sentinel += _SENTINEL
+        marked = [
+            # Roles are words of the API. Templates build control texts from them.
+            {**self._scaffold.mark(message, mark), "role": message["role"]}
+            for message in messages
+        ]
         text = self._sandbox.render_bounded(
             self._template,
             {
                 **self._variables,
-                "messages": self._mark(messages, sentinel),
-                "tools": self._mark(tools, sentinel) if tools else None,
+                "messages": marked,
+                "tools": self._scaffold.mark(tools, mark) if tools else None,
                 "add_generation_prompt": True,
             },
         )
-        return self._split(text, sentinel)
+        return self._scaffold.split(text, mark)
 
-    def _mark(self, value: Any, sentinel: str) -> Any:
-        """Return a copy whose strings hold no control text."""
+
+class _Scaffold:
+    """The control texts of a model: marks them in a user's text, finds them in a prompt."""
+
+    def __init__(self, control_texts: Sequence[str]) -> None:
+        # Longest first: of two control texts where one begins the other, the longer is meant.
+        texts = sorted({t for t in control_texts if t}, key=len, reverse=True)
+        self._any = "|".join(map(re.escape, texts)) or "(?!)"
+        # A lookahead takes nothing, so those that overlap are found too.
+        self._starts = re.compile(f"(?={self._any})")
+        self._all = "\0".join(texts)
+        self._beginnings = {text[:n] for text in texts for n in range(1, len(text))}
+        self._endings = {text[-n:] for text in texts for n in range(1, len(text))}
+        self._longest = len(texts[0]) if texts else 0
+
+    def mark(self, value: Any, mark: str) -> Any:
+        """Return a copy of a request's value in which no string can become a control text."""
         if isinstance(value, str):
-            if self._control is None:
-                return value
-            return self._control.sub(lambda m: m[0][0] + sentinel + m[0][1:], value)
+            return self._mark_text(value, mark)
         if isinstance(value, dict):
-            return {key: self._mark(item, sentinel) for key, item in value.items()}
+            return {self.mark(k, mark): self.mark(item, mark) for k, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return [self._mark(item, sentinel) for item in value]
+            return [self.mark(item, mark) for item in value]
         return value
 
-    def _split(self, text: str, sentinel: str) -> tuple[Part, ...]:
+    def split(self, text: str, mark: str) -> tuple[Part, ...]:
+        """Return the parts of a rendered prompt, without the marks."""
         parts = []
         end = 0
-        for match in self._control.finditer(text) if self._control is not None else ():
+        for match in re.finditer(f"(?:{self._any})(?!{mark})", text):
             if match.start() > end:
-                parts.append(Part(text[end : match.start()].replace(sentinel, ""), False))
+                parts.append(Part(text[end : match.start()].replace(mark, ""), False))
             parts.append(Part(match[0], True))
             end = match.end()
         if end < len(text):
-            parts.append(Part(text[end:].replace(sentinel, ""), False))
+            parts.append(Part(text[end:].replace(mark, ""), False))
         return tuple(parts)
+
+    def _mark_text(self, text: str, mark: str) -> str:
+        """Put the mark behind the first character of what is, or could become, a control text.
+
+        Never in front of a text: there it would be taken for the mark of what the template wrote.
+        """
+        if text.isspace():
+            return text
+        whole = {match.start() + 1 for match in self._starts.finditer(text)}
+        places = set(whole)
+        lengths = range(1, min(self._longest, len(text) + 1))
+        if text and (text in self._all or any(text[:n] in self._endings for n in lengths)):
+            places.add(1)
+        places.update(len(text) - n + 1 for n in lengths if text[-n:] in self._beginnings)
+        if not places:
+            return text
+        marked = mark.join(text[a:b] for a, b in pairwise([0, *sorted(places), len(text)]))
+        # Templates compare and look up words ("function", "content"): these stay what they are.
+        return _Word(text, marked) if _WORD.fullmatch(text) and not whole else marked
+
+
+class _Word(str):
+    """A word that could become a control text with what is beside it: marked where it is written.
+
+    What a template makes of it otherwise (``| upper``) is not marked any more.
+    """
+
+    _marked: str
+
+    def __new__(cls, text: str, marked: str) -> _Word:
+        word = super().__new__(cls, text)
+        word._marked = marked
+        return word
+
+    def __str__(self) -> str:
+        return self._marked
+
+    def __format__(self, spec: str) -> str:
+        return format(self._marked, spec)
+
+    def __add__(self, other: str) -> str:
+        return self._marked + str(other)
+
+    def __radd__(self, other: str) -> str:
+        return other + self._marked
 
 
 def _contains(value: Any, text: str) -> bool:
     if isinstance(value, str):
         return text in value
     if isinstance(value, dict):
-        return any(_contains(item, text) for item in value.values())
+        return any(_contains(k, text) or _contains(item, text) for k, item in value.items())
     if isinstance(value, (list, tuple)):
         return any(_contains(item, text) for item in value)
     return False
@@ -141,7 +207,7 @@ def _simplify(messages: Sequence[Message]) -> list[Message]:
     """What strict templates want: no system role, and turns that alternate.
 
     System text goes in front of the user message that follows it, neighbours of one role become one
-    message. Nothing is lost.
+    message. No text is lost.
     """
     turns: list[Message] = []
     for message in messages:
@@ -149,14 +215,15 @@ def _simplify(messages: Sequence[Message]) -> list[Message]:
         last = turns[-1] if turns else None
         plain = role in ("user", "assistant") and not message.get("tool_calls")
         if last is not None and plain and last["role"] == role and not last.get("tool_calls"):
-            joined = f"{last.get('content') or ''}\n\n{message.get('content') or ''}"
-            turns[-1] = {**last, "content": joined}
+            texts = [m["content"] for m in (last, message) if m.get("content")]
+            turns[-1] = {**last, "content": "\n\n".join(texts)}
         else:
             turns.append({**message, "role": role})
     return turns
 
 
-def _failure(error: BaseException) -> InvalidParameter:
-    return InvalidParameter(
-        f"The model's chat template does not accept these messages: {error}", "messages"
-    )
+def _failure(what: str, error: BaseException, mark: str = "") -> InvalidParameter:
+    words = str(error).replace(mark, "") if mark else str(error)
+    if len(words) > _MAX_ERROR:
+        words = words[:_MAX_ERROR] + " ..."
+    return InvalidParameter(f"The model's chat template {what}: {words}", "messages")

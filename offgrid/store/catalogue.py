@@ -1,8 +1,10 @@
 """Which models there are: the GGUF files of the models directory, looked up anew at each call.
 
 Files are served where they lie. A model's id is its path below the models directory without
-``.gguf``; subfolders give ids with ``/``. A file that is not a regular file, is not readable or
-does not begin like a GGUF is left out, and so are all but the first part of a split model.
+``.gguf``; subfolders give ids with ``/``. Of two files with the same id (``a.gguf`` and ``a.GGUF``)
+the lower-case ending wins. A file that is not a regular file, is not readable, does not begin like
+a GGUF or has a name that is not UTF-8 is left out, and so are all but the first part of a split
+model.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 STARTER_ID = "offgrid-starter"
 STARTER_PATH = Path(__file__).parent.parent / "models" / f"{STARTER_ID}.gguf"
 _MAGIC = b"GGUF"
+_EXTENSION = ".gguf"
 _MAX_DEPTH = 4
 _LATER_SPLIT = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")
 
@@ -44,32 +47,33 @@ class Catalogue:
             listed too, with the file's name as its id.
 
     Raises:
-        ConfigError: ``default_model`` looks like a path and there is no GGUF there.
+        ConfigError: ``default_model`` is neither an id nor the path of a GGUF file.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._dir = settings.models_dir
         self._extra: Path | None = None
+        self.default_id = settings.default_model or None
+        # Ids first: a program beside the shell may well be called like a model.
+        if self.default_id in {None, *(entry.id for entry in self.entries())}:
+            return
         wanted = settings.default_model
-        if not wanted:
-            self.default_id = None
-        elif wanted.lower().endswith(".gguf") or Path(wanted).expanduser().is_file():
-            self._extra = Path(wanted).expanduser().resolve()
-            if _entry(self._extra, self._extra.stem) is None:
-                raise ConfigError(f"OFFGRID_DEFAULT_MODEL (--model): no GGUF file at {wanted}")
-            self.default_id = self._extra.stem
-        else:
-            self.default_id = wanted
-            if wanted not in {entry.id for entry in self.entries()}:
-                raise ConfigError(
-                    f"OFFGRID_DEFAULT_MODEL (--model): no model {wanted!r} in {self._dir}"
-                )
+        path = _expanded(wanted)
+        if path is not None and _entry(path, _id(path.name)) is not None:
+            self._extra = path
+            self.default_id = _id(path.name)
+            return
+        looked = "no GGUF file at" if wanted.lower().endswith(_EXTENSION) else "no model"
+        raise ConfigError(
+            f"OFFGRID_DEFAULT_MODEL (--model): {looked} {wanted!r}; "
+            f"the ids are the names of the files in {self._dir}"
+        )
 
     def entries(self) -> list[ModelEntry]:
         """Return all models, sorted by id; only the bundled starter when there is no other."""
         found = {entry.id: entry for entry in self._scan()}
         if self._extra is not None:
-            entry = _entry(self._extra, self._extra.stem)
+            entry = _entry(self._extra, _id(self._extra.name))
             if entry is not None:
                 found[entry.id] = entry
         # The starter stays reachable by name; it is listed where it would be served.
@@ -93,8 +97,6 @@ class Catalogue:
         raise ModelNotFound(model_id)
 
     def _scan(self) -> list[ModelEntry]:
-        if not self._dir.is_dir():
-            return []
         found = []
         base = str(self._dir)
         for folder, subfolders, names in os.walk(base):
@@ -103,12 +105,8 @@ class Catalogue:
                 subfolders.clear()
             subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
             for name in sorted(names):
-                stem, extension = os.path.splitext(name)
-                if (
-                    extension.lower() != ".gguf"
-                    or name.startswith(".")
-                    or _LATER_SPLIT.search(stem)
-                ):
+                stem = _id(name)
+                if stem == name or name.startswith(".") or _LATER_SPLIT.search(stem):
                     continue
                 entry = _entry(Path(folder) / name, (relative / stem).as_posix())
                 if entry is not None:
@@ -116,16 +114,30 @@ class Catalogue:
         return found
 
 
+def _id(name: str) -> str:
+    return name[: -len(_EXTENSION)] if name.lower().endswith(_EXTENSION) else name
+
+
+def _expanded(text: str) -> Path | None:
+    try:
+        # Links are not resolved: a cache links names that people know to names that are hashes.
+        return Path(os.path.abspath(Path(text).expanduser()))
+    except (RuntimeError, ValueError):
+        return None  # "~nobody", a null byte
+
+
 def _entry(path: Path, model_id: str) -> ModelEntry | None:
     """Look at a file; None when it cannot be a model."""
     try:
+        # JSON cannot say a name that is not UTF-8.
+        model_id.encode()
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             return None
         with path.open("rb") as file:
             if file.read(len(_MAGIC)) != _MAGIC:
                 return None
-    except OSError as ex:
-        log.debug("left out: %s", ex)
+    except (OSError, ValueError) as ex:
+        log.debug("left out %r: %s", path, ex)
         return None
     return ModelEntry(model_id, path, int(status.st_mtime), status.st_size)

@@ -1,0 +1,247 @@
+"""Templates that mean harm, or mean well and go astray: each ends soon, in an error, and small."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from jinja2 import TemplateError
+from support import together
+
+from offgrid.chat import sandbox
+from offgrid.chat.sandbox import Sandbox, TemplateLimit
+from offgrid.chat.template import ChatTemplate
+from offgrid.errors import InvalidParameter
+
+resource = pytest.importorskip("resource", reason="peak memory is asked of Unix")
+MESSAGES = [{"role": "user", "content": "Hello!", "list": [1]}]
+
+
+def render(source: str, **variables: Any) -> str:
+    box = Sandbox()
+    return box.render_bounded(box.from_string(source), {"messages": MESSAGES, **variables})
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ ''['__class__']['__mro__'] }}",
+        "{{ ('' | attr('__class__')).__mro__ }}",
+        "{{ cycler.__init__.__globals__ }}",
+        "{{ joiner.__init__.__globals__.os.system('true') }}",
+        "{{ raise_exception.__globals__.os }}",
+        "{{ raise_exception.__code__.co_consts }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ messages.__class__.__base__.__subclasses__() }}",
+        "{{ '{0.__class__.__mro__}'.format('') }}",
+        "{{ '{x.__class__.__mro__}'.format_map({'x': ''}) }}",
+        "{{ (messages | map(attribute='__class__') | first).__mro__ }}",
+        "{{ namespace.__init__.__globals__ }}",
+        "{% set x = range.__globals__ %}{{ x.os }}",
+        "{{ (messages | map('length')).gi_frame.f_globals }}",
+        "{{ messages.append(1) }}",
+        "{{ messages[0].update(role='system') }}",
+        "{{ messages[0].list.pop() }}",
+        "{{ messages.sort() }}",
+        "{{ (messages | attr('clear'))() }}",
+        "{% set messages[0].role = 'system' %}",
+    ],
+)
+def test_python_is_out_of_reach(source: str) -> None:
+    with pytest.raises(TemplateError):
+        render(source)
+    assert MESSAGES == [{"role": "user", "content": "Hello!", "list": [1]}]
+
+
+MILLION = "{% set big = 'a' * 1000000 %}"
+GROW = "{% set ns = namespace(x='ab', y=[1]) %}{% for i in range(1000) %}"
+NEST = (
+    "{% set a = ['x', 'x'] %}{% set b = ['x', 'x'] %}"
+    + "{% set a = [a, a] %}{% set b = [b, b] %}" * 60
+)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        # Loops without end.
+        "{% for i in range(10**9) %}{% endfor %}",
+        "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
+        "{% for i in range(90000) %}{% for j in range(90000) if false %}{% endfor %}{% endfor %}",
+        "{% for i in range(90000) recursive %}{{ loop(range(90000)) }}{% endfor %}",
+        "{% for i in [1] recursive %}{% if loop.depth < 4 %}{{ loop(range(90000)) }}{% endif %}"
+        "{% endfor %}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}"
+        "{{ m(40) }}",
+        "{% block x %}{{ self.x() }}{% endblock %}",
+        # Much out of little.
+        "{{ 'a' * 10**9 }}",
+        "{{ 10**9 * 'a' }}",
+        "{{ [1] * 10**9 }}",
+        "{{ [1] * 10**7 * 10**7 }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ '%.1000000000f' % 1 }}",
+        "{{ '%*d' % (1000000000, 1) }}",
+        "{{ '%1000000000d' | format(1) }}",
+        "{{ '{:1000000000}'.format(1) }}",
+        "{{ '{:{}}'.format(1, 1000000) }}",
+        "{{ '{0:{w}}'.format_map({'w': 1000000000}) }}",
+        "{% set f = '{:1000000000}'.format %}{{ f(1) }}",
+        "{{ 'a' | center(10**9) }}",
+        "{{ 'a' | center(1000000000) }}",
+        "{{ 'a'.ljust(1000000000) }}",
+        "{{ 'a'.zfill(width=1000000000) }}",
+        "{{ ('\\t' * 1000000).expandtabs(1000000) }}",
+        "{{ [1] | batch(1000000000, 0) | list }}",
+        "{{ [1] | slice(1000000000) | list }}",
+        "{{ 'a\nb' | indent(1000000000) }}",
+        "{{ [1] | tojson(indent=1000000000) }}",
+        MILLION + "{{ big | replace('a', big) }}",
+        MILLION + "{{ big.replace('a', big) }}",
+        MILLION + "{{ big.join(big) }}",
+        MILLION + "{{ big | join(big) }}",
+        MILLION + "{{ ([big] * 1000000) | join }}",
+        MILLION + "{{ ([big] * 1000000) | select | join }}",
+        MILLION + "{{ ''.join([big] * 1000000) }}",
+        MILLION + "{{ ''.join([big] * 1000000 | select) }}",
+        MILLION + "{{ [big] * 1000000 }}",
+        MILLION + "{{ ([big] * 1000000) | string }}",
+        MILLION + "{{ ([big] * 1000000) | tojson }}",
+        MILLION + "{{ ('\n' * 1000000) | indent(big) }}",
+        MILLION + "{{ ('%s' * 100000) % ((big,) * 100000) }}",
+        MILLION + "{{ ('{0}' * 100000).format(big) }}",
+        MILLION + "{{ ('%(x)s' * 100000) % {'x': big} }}",
+        MILLION + "{% for i in range(90000) %}{{ big }}{% endfor %}",
+        MILLION + "{% set x %}{% for i in range(90000) %}{{ big }}{% endfor %}{% endset %}",
+        MILLION + "{% set ns = namespace(x=[]) %}{% for i in range(90000) %}"
+        "{% set ns.x = ns.x + [big[1:]] %}{% endfor %}",
+        "{% macro m() %}{% for i in range(90000) %}" + "data" * 9999 + "{% endfor %}{% endmacro %}"
+        "{% set x = m() %}",
+        MILLION + "{{ (('<' * 100000000) | e).join([big]) }}",
+        MILLION + "{{ ('a' | safe).join(['<' * 1000000] * 1000) }}",
+        # Doubling.
+        GROW + "{% set ns.x = ns.x + ns.x %}{% endfor %}",
+        GROW + "{% set ns.x = ns.x ~ ns.x %}{% endfor %}",
+        GROW + "{% set ns.x = ns.x * 2 %}{% endfor %}",
+        GROW + "{% set ns.x = '%s%s' % (ns.x, ns.x) %}{% endfor %}",
+        GROW + "{% set ns.x = ns.x.replace('a', ns.x) %}{% endfor %}",
+        GROW + "{% set ns.x = ns.x | replace('a', ns.x) %}{% endfor %}",
+        GROW + "{% set ns.x = [ns.x, ns.x] | join %}{% endfor %}",
+        GROW + "{% set ns.x = ns.x | list | string %}{% endfor %}",
+        GROW + "{% set ns.y = ns.y + ns.y %}{% endfor %}",
+        NEST + "{{ a }}",
+        NEST + "{{ a ~ 'x' }}",
+        NEST + "{{ a == b }}",
+        NEST + "{{ [a] | select('equalto', b) | list }}",
+        NEST + "{{ [a].index(b) }}",
+        NEST + "{{ a | tojson }}",
+        NEST + "{{ {1: a}.values() }}",
+        NEST + "{{ '%s' % [a] }}",
+        NEST + "{{ '{}'.format(a) }}",
+        NEST + "{{ [b, a] | sort }}",
+        "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}",
+        # Numbers.
+        "{{ 2 ** (10**9) }}",
+        "{{ (10**6) ** (10**6) }}",
+        "{% set ns = namespace(x=3) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}"
+        "{% endfor %}",
+        "{{ 0x" + "f" * 100_000 + " // 0x" + "e" * 50_000 + " }}",
+        "{{ ('f' * 1000000) | int(0, 16) % 7 }}",
+        "{{ ([[1]] * 100000) | sum(start=[]) }}",
+    ],
+    ids=lambda source: source.replace(MILLION, "")[-60:],
+)
+def test_no_hang_and_no_gigabytes(source: str) -> None:
+    began = time.process_time()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InvalidParameter) as caught:
+        ChatTemplate(source, "", "", ["<s>"]).render(MESSAGES)
+    assert caught.value.param == "messages"
+    assert len(caught.value.message) < 1200
+    # Kilobytes; a limit that does not hold asks for at least 1,000,000.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600_000
+    assert time.process_time() - began < 10
+
+
+def test_a_limit_is_not_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    real = Sandbox.render_bounded
+
+    def count(self: Sandbox, *args: Any) -> str:
+        calls.append(1)
+        return real(self, *args)
+
+    monkeypatch.setattr(Sandbox, "render_bounded", count)
+    messages = [{"role": "system", "content": "x"}, *MESSAGES]
+    with pytest.raises(InvalidParameter):
+        ChatTemplate("{{ 'a' * 10**9 }}", "", "", []).render(messages)
+    assert len(calls) == 1
+    with pytest.raises(InvalidParameter):
+        ChatTemplate("{{ raise_exception('no') }}", "", "", []).render(messages)
+    assert len(calls) == 3
+
+
+def test_nothing_is_computed_while_compiling() -> None:
+    box = Sandbox()
+    calls = []
+    box.filters["center"] = calls.append
+    template = box.from_string("{{ 'a' | center }}{% if 'a' | center %}{% endif %}")
+    assert calls == []
+    box.render_bounded(template, {})
+    assert calls == ["a", "a"]
+
+
+def test_the_clock_is_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter(range(1000))
+    monkeypatch.setattr(sandbox.time, "monotonic", lambda: float(next(now)))
+    with pytest.raises(TemplateLimit, match="5 seconds"):
+        render("{% for i in range(100) %}{{ i }}{% endfor %}")
+
+
+def test_output_is_bounded() -> None:
+    long = "x" * (sandbox.MAX_OUTPUT // 2)
+    assert len(render("{{ long }}{{ long }}", long=long)) == sandbox.MAX_OUTPUT
+    with pytest.raises(TemplateLimit, match="writes more"):
+        render("{{ long }}{{ long }}!", long=long)
+
+
+def test_long_chats_are_within_the_limits() -> None:
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' and loop.index0 < messages | length %}"
+        "{{ '<|im_start|>' + m.role + '\\n' + m.content | trim + '<|im_end|>\\n' }}"
+        "{% endif %}{% endfor %}"
+    )
+    many = [{"role": "user", "content": "Hello! " * 20}] * 20_000
+    assert render(source, messages=many).count("<|im_start|>") == len(many)
+    large = [{"role": "user", "content": "é\n" * 1_000_000}]
+    assert len(render(source, messages=large)) > 1_999_000
+    assert len(render("{{ messages | tojson(indent=2) }}", messages=large)) > 3_000_000
+    assert len(render("{{ messages[0].content.replace('\\n', '\\n  ') }}", messages=large)) > 3e6
+
+
+def test_each_rendering_has_a_budget_of_its_own() -> None:
+    box = Sandbox()
+    template = box.from_string("{% for i in range(99000) %}{% endfor %}{{ x }}")
+    for number in range(8):
+        assert box.render_bounded(template, {"x": number}) == str(number)
+
+
+def test_threads_have_budgets_of_their_own() -> None:
+    box = Sandbox()
+    template = box.from_string(
+        "{% for i in range(n) %}{% for j in range(n) %}{% endfor %}{{ i }},{% endfor %}"
+    )
+
+    def good() -> str:
+        return box.render_bounded(template, {"n": 300})
+
+    def bad() -> str:
+        with pytest.raises(TemplateLimit):
+            box.render_bounded(template, {"n": 3000})
+        return ""
+
+    expected = "".join(f"{i}," for i in range(300))
+    assert together([good, bad, good, bad]) == [expected, "", expected, ""]
