@@ -430,7 +430,7 @@ def _read_file(path: str | Path | None) -> dict[str, tuple[Any, str]]:
     try:
         content = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as ex:
-        raise ConfigError(f"OFFGRID_CONFIG: cannot read {path}: {ex}") from ex
+        raise ConfigError(f"OFFGRID_CONFIG (--config): cannot read {path}: {ex}") from ex
     known = {setting.name for setting in TABLE}
     unknown = sorted(set(content) - known)
     if unknown:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import waitress
 from waitress.server import BaseWSGIServer
+from waitress.wasyncore import close_all
 
 from offgrid.app import build_app
 from offgrid.config import Settings
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _SPARE_THREADS = 8
 """For /health and /v1/models, and for answers that say the queue is full."""
+_MAX_CONNECTIONS = 2048
+"""Most of them idle: clients that keep theirs open must not shut others out."""
 _BACKLOG = 128
 _FLUSH_SECONDS = 5.0
 """How long the last bytes of the answers may take on their way out."""
@@ -48,6 +52,8 @@ def listen(host: str, port: int) -> socket.socket:
         sock = socket.socket(family, kind, proto)
     except OSError as ex:
         raise PortTaken(f"cannot listen on {host}:{port}: {ex.strerror or ex}") from ex
+    except UnicodeError as ex:  # what can be no host name at all
+        raise PortTaken(f"cannot listen on {host}:{port}: {ex}") from ex
     try:
         if os.name != "nt":  # there it would let a second server take the port over
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -88,15 +94,17 @@ class Server:
         sequences = (settings.parallel + settings.queue_size) * settings.max_models
         threads = min(sequences, 512) + _SPARE_THREADS
         app = build_app(settings, self.catalogue, self.pool)
+        self._sockets: dict[int, Any] = {}
         self._server: BaseWSGIServer = waitress.create_server(
             app,
+            map=self._sockets,
             sockets=[sock],
             threads=threads,
             # Reading ahead is how a client's leaving is noticed.
             channel_request_lookahead=1,
             # select() fails for the whole server at file descriptor 1024.
             asyncore_use_poll=True,
-            connection_limit=_connection_limit(threads),
+            connection_limit=_connection_limit(),
             backlog=_BACKLOG,
             cleanup_interval=5,
             channel_timeout=30,
@@ -111,6 +119,7 @@ class Server:
             log_socket_errors=False,
             clear_untrusted_proxy_headers=True,
         )
+        self._loop = threading.Thread(target=self._server.run, name="http", daemon=True)
         self._signals = 0
         self._drained = False
 
@@ -120,30 +129,39 @@ class Server:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         return f"http://{host}:{self.port}"
 
-    def run(self) -> None:
-        """Serve until Ctrl-C or SIGTERM, then let running answers finish. Main thread only."""
+    @property
+    def stopping(self) -> bool:
+        """Whether a signal has asked :meth:`run` to end."""
+        return self._signals > 0
+
+    def run(self, announce: Callable[[], None] = lambda: None) -> None:
+        """Serve until Ctrl-C or SIGTERM, then let running answers finish. Main thread only.
+
+        Args:
+            announce: called when the server can be used and stopped: whoever reads what it prints
+                may send a signal at once.
+        """
+        self.pool.start()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
-        self.pool.start()
+        announce()
         self._server.run()
 
     def start(self) -> None:
         """Serve in a thread of this process, without signals; :meth:`stop` ends it."""
+        self._loop.start()
         self.pool.start()
-        threading.Thread(target=self._run_quietly, name="http", daemon=True).start()
 
     def stop(self) -> None:
-        """Refuse new requests, let running ones finish, end. For :meth:`start`."""
+        """Refuse new requests, let running ones finish, end. For :meth:`start`. Idempotent."""
+        if self._drained:
+            return
         self._drain()
-        self._server.pull_trigger()
-        self._server.close()
-
-    def _run_quietly(self) -> None:
-        try:
-            self._server.run()
-        except OSError:
-            if not self._drained:  # closed under the loop by stop()
-                raise
+        # The threads first: one of them could still write to a descriptor that is closed here and
+        # by then belongs to somebody else. The loop closes its own for the same reason.
+        self._server.task_dispatcher.shutdown()
+        self._server.trigger.pull_trigger(lambda: close_all(self._sockets, ignore_all=True))
+        self._loop.join(_FLUSH_SECONDS)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._drained:
@@ -151,12 +169,13 @@ class Server:
             raise SystemExit(0)
         self._signals += 1
         if self._signals > 1:
-            print("stopped without waiting", file=sys.stderr)
+            _tell("stopped without waiting")
             os._exit(130)
-        print("finishing running answers; once more to stop at once", file=sys.stderr)
         threading.Thread(target=self._drain_and_exit, daemon=True).start()
 
     def _drain_and_exit(self) -> None:
+        self.pool.drain()
+        _tell("finishing running answers; once more to stop at once")
         self._drain()
         # Both are needed: the signal, and an event that ends the loop's wait for sockets.
         _thread.interrupt_main()
@@ -178,12 +197,23 @@ class Server:
         )
 
 
-def _connection_limit(threads: int) -> int:
-    """More than threads, far fewer than file descriptors."""
-    limit = threads + 64
+def _tell(message: str) -> None:
+    """Write a line to standard error, whatever the main thread is just writing there.
+
+    Ctrl-C ends every program of a pipeline: ``offgrid serve 2>&1 | tee log`` has no reader left
+    when it gets here, and running answers must finish all the same.
+    """
+    with contextlib.suppress(OSError):
+        os.write(2, f"{message}\n".encode())
+
+
+def _connection_limit() -> int:
+    """Far fewer than file descriptors: without one, accepting fails in an endless loop."""
     try:
         import resource
     except ImportError:  # Windows
-        return limit
+        return _MAX_CONNECTIONS
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return limit if soft == resource.RLIM_INFINITY else max(16, min(limit, (soft - 128) // 2))
+    if soft == resource.RLIM_INFINITY:
+        return _MAX_CONNECTIONS
+    return max(16, min(_MAX_CONNECTIONS, (soft - 128) // 2))

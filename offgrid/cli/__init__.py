@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import click
 
 from offgrid import __version__
@@ -13,6 +16,9 @@ from offgrid.cli.serve import serve
 @click.version_option(__version__, prog_name="offgrid")
 def main() -> None:
     """Serve GGUF models through the OpenAI API on a machine without a network."""
+    # A file name that the terminal's encoding cannot show is no reason to stop.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 main.add_command(serve)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shlex
 import sys
 import threading
 from typing import Any
@@ -30,10 +32,14 @@ def serve(**flags: Any) -> None:
         fail(str(ex), 2)
     except OffgridError as ex:
         fail(str(ex), 1)
-    console = Console(highlight=False, soft_wrap=True)
-    _print_banner(console, server, settings)
-    threading.Thread(target=_announce_model, args=(console, server), daemon=True).start()
-    server.run()
+    # File names are printed as they are, not as markup.
+    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    def announce() -> None:
+        _print_banner(console, server, settings)
+        threading.Thread(target=_announce_model, args=(console, server), daemon=True).start()
+
+    server.run(announce)
 
 
 def _configure_logging(level: str) -> None:
@@ -50,16 +56,17 @@ def _configure_logging(level: str) -> None:
 def _print_banner(console: Console, server: Server, settings: Settings) -> None:
     entries = server.catalogue.entries()
     names = ", ".join(entry.id for entry in entries[:8]) + (" ..." if len(entries) > 8 else "")
-    model = server.pool.default_id or "MODEL"
-    console.print(f"[bold]OffGrid LLM {__version__}[/bold] at [bold]{server.url}[/bold]")
-    console.print(f"  models   {names or 'none'} (in {settings.models_dir})")
+    absent = "" if settings.models_dir.is_dir() else " (does not exist)"
+    hello: dict[str, Any] = {
+        "model": server.pool.default_id or "MODEL",
+        "messages": [{"role": "user", "content": "Hello!"}],
+    }
+    body = shlex.quote(json.dumps(hello, ensure_ascii=False))
+    console.print(f"OffGrid LLM {__version__} at {server.url}", style="bold")
+    console.print(f"  models   {names or 'none'}")
+    console.print(f"  folder   {settings.models_dir}{absent}")
     console.print(f"  slots    {settings.parallel}, and {settings.queue_size} requests may wait")
-    console.print(
-        f"  try      curl {server.url}/v1/chat/completions -d "
-        f'\'{{"model": "{model}", "messages": [{{"role": "user", '
-        '"content": "Hello!"}]}\'',
-        markup=False,
-    )
+    console.print(f"  try      curl {server.url}/v1/chat/completions -d {body}")
     console.print("  stop     Ctrl-C")
 
 
@@ -71,7 +78,9 @@ def _announce_model(console: Console, server: Server) -> None:
     try:
         info = server.pool.engine(model).info
     except OffgridError as ex:
-        logging.getLogger(__name__).error("%s: %s", model, ex)
+        # Who stops the server while it loads knows why the model never got ready.
+        if not server.stopping:
+            logging.getLogger(__name__).error("%s: %s", model, ex)
         return
     console.print(
         f"  ready    {model}: {info.description}, context {info.n_ctx} tokens a slot, "

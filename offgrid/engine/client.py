@@ -200,6 +200,7 @@ class EngineClient:
         self._draining = False
         self._generations: dict[int, Generation] = {}
         self._reserved = 0
+        self._awaiting = 0
         self._last_id = 0
         self._strikes: OrderedDict[str, int] = OrderedDict()
         self._log_tail: deque[str] = deque(maxlen=50)
@@ -251,20 +252,31 @@ class EngineClient:
         """
         deadline = time.monotonic() + self._load_timeout
         with self._changed:
-            while not self._ready:
-                if self._load_error is not None:
-                    raise ModelLoadFailed(self._load_error, "model")
-                if self._closed:
-                    raise Overloaded("The server is stopping.", code="server_shutting_down")
-                if time.monotonic() > deadline:
-                    raise Overloaded(
-                        "The model is still loading.", code="model_loading", retry_after=5
-                    )
-                self._changed.wait(_POLL)
-                if not alive():
-                    raise ClientGone
-            assert self._info is not None
-            return self._info
+            if not self._ready and self._awaiting > self.capacity:
+                raise Overloaded(
+                    "The model is still loading and the queue is full.",
+                    code="model_loading",
+                    retry_after=5,
+                )
+            self._awaiting += 1
+            try:
+                return self._wait_ready(deadline, alive)
+            finally:
+                self._awaiting -= 1
+
+    def _wait_ready(self, deadline: float, alive: Callable[[], bool]) -> ModelInfo:
+        while not self._ready:
+            if self._load_error is not None:
+                raise ModelLoadFailed(self._load_error, "model")
+            if self._closed:
+                raise Overloaded("The server is stopping.", code="server_shutting_down")
+            if time.monotonic() > deadline:
+                raise Overloaded("The model is still loading.", code="model_loading", retry_after=5)
+            self._changed.wait(_POLL)
+            if not alive():
+                raise ClientGone
+        assert self._info is not None
+        return self._info
 
     def drain(self) -> None:
         """Refuse new requests from now on; running ones go on."""
@@ -284,7 +296,8 @@ class EngineClient:
         process = self._process
         if process is not None:
             try:
-                self._send(Stop())
+                # A stuck worker leaves the pipe full and its writer waiting: never queue up there.
+                self._send(Stop(), wait=False)
                 process.wait(timeout=2.0)
             except (RequestError, subprocess.TimeoutExpired):
                 process.kill()

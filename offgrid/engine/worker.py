@@ -171,8 +171,10 @@ def _failed(id: int, error: RequestError) -> Failed:
 
 def main() -> NoReturn:
     """Entry point of the process."""
-    # Ctrl-C in a terminal goes to the whole group; only the server decides when workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C in a terminal goes to the whole group, and systemd's SIGTERM to the whole unit; only
+    # the server decides when workers end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
     # Reports get a descriptor of their own, so that nothing that a library prints to standard
     # output can get between two frames.

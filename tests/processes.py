@@ -1,0 +1,143 @@
+"""Programs that tests start as a person does, and what they print."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sysconfig
+import threading
+from pathlib import Path
+from typing import IO
+
+import psutil
+from support import TIMEOUT, eventually
+
+
+def program(name: str) -> str:
+    """The path of a console script that was installed beside this Python."""
+    path = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
+    assert path is not None, f"{name} is not installed"
+    return path
+
+
+class Lines:
+    """What a pipe has said so far."""
+
+    def __init__(self, pipe: IO[str] | None) -> None:
+        self._lines: list[str] = []
+        self._pipe = io.StringIO() if pipe is None else pipe
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for line in self._pipe:
+            self._lines.append(line)
+
+    @property
+    def text(self) -> str:
+        return "".join(self._lines)
+
+    @property
+    def ended(self) -> bool:
+        return not self._thread.is_alive()
+
+    def find(self, pattern: str) -> re.Match[str]:
+        """Wait for a line that matches and return the match."""
+        found = None
+
+        def look() -> bool:
+            nonlocal found
+            ended = self.ended  # asked first: what came last must be looked at too
+            found = re.search(pattern, self.text)
+            assert found or not ended, f"no {pattern!r} in {self.text!r}"
+            return found is not None
+
+        eventually(look, f"a line like {pattern!r}")
+        assert found is not None
+        return found
+
+    def close(self) -> None:
+        """Read to the end."""
+        self._thread.join(TIMEOUT)
+        assert self.ended, "somebody keeps the pipe open"
+        self._pipe.close()
+
+
+class Child:
+    """A program with a process group of its own, as a terminal starts it."""
+
+    def __init__(
+        self, *command: str, cwd: Path, stderr: int = subprocess.PIPE, **environ: str
+    ) -> None:
+        # A program that has to be told not to hold its output back would pass with this set.
+        inherited = {name: v for name, v in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        self.process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env={**inherited, **environ},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            encoding="utf-8",
+            start_new_session=True,
+        )
+        self.out = Lines(self.process.stdout)
+        self.err = Lines(self.process.stderr)
+        self._workers: set[psutil.Process] = set()
+
+    @property
+    def url(self) -> str:
+        """Where the banner says that it listens."""
+        return self.out.find(r"at (http://\S+)")[1]
+
+    def wait_ready(self) -> str:
+        """Wait until the model is loaded; return the URL."""
+        self.out.find("ready")
+        return self.url
+
+    def workers(self) -> list[psutil.Process]:
+        """The processes that it has started. Those seen once are ended with it."""
+        workers = psutil.Process(self.process.pid).children(recursive=True)
+        self._workers.update(workers)
+        return workers
+
+    def worker(self) -> psutil.Process:
+        """The one process that it has started, waited for."""
+        eventually(lambda: len(self.workers()) == 1, "it has one worker")
+        return self.workers()[0]
+
+    def interrupt(self) -> None:
+        """Ctrl-C: the terminal sends it to every process of the group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def wait(self) -> int:
+        """Wait for the end; return the exit status."""
+        status = self.process.wait(TIMEOUT)
+        self.out.close()
+        self.err.close()
+        return status
+
+    def end(self) -> None:
+        """Whatever it is doing, end it and its workers."""
+        # Its workers belong to the group too, as long as one process of it is there.
+        if self.process.poll() is None or any(alive(worker) for worker in self._workers):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.wait()
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def all_gone(workers: list[psutil.Process]) -> None:
+    """Wait until no worker is there any more."""
+    assert workers
+    eventually(lambda: not any(map(alive, workers)), "no worker is left behind")

@@ -1,0 +1,320 @@
+"""The ``offgrid`` command as a process of its own: what it prints, takes, serves and refuses."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from processes import Child, program
+from support import STARTER, TIMEOUT, chat_body, request
+
+from offgrid import __version__
+from offgrid.cli import main
+from offgrid.config import TABLE, Setting, Settings, load_settings
+from offgrid.engine.client import EngineClient
+from offgrid.engine.pool import EnginePool
+from offgrid.engine.protocol import Load
+from offgrid.errors import OffgridError
+from offgrid.store.catalogue import Catalogue
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+UNUSUAL = {
+    "host": "localhost", "port": "0", "allow_remote": "true", "allowed_hosts": "a.lan,b.lan",
+    "cors_origins": "http://a.lan", "models_dir": "some/folder", "default_model": "some-model",
+    "max_models": "2", "parallel": "3", "ctx_size": "640", "batch_size": "64", "threads": "5",
+    "gpu_layers": "7", "use_mmap": "false", "use_mlock": "true", "queue_size": "9",
+    "load_timeout": "11", "stall_timeout": "13", "drain_timeout": "17", "sse_ping_interval": "19",
+    "max_body_mb": "21", "log_level": "warning",
+}  # fmt: skip
+"""A value for every setting that is not its default."""
+Serve = Callable[..., Child]
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """An empty models directory."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def serve(models: Path, tmp_path: Path) -> Iterator[Serve]:
+    """Start ``offgrid serve`` on a free port; every server is ended after the test."""
+    children: list[Child] = []
+
+    def start(*flags: str, **environ: str) -> Child:
+        command = (program("offgrid"), "serve", "--port", "0", "--models-dir", str(models))
+        children.append(Child(*command, *flags, cwd=tmp_path, **environ))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.end()
+
+
+def run(
+    *arguments: str, environ: Mapping[str, str] | None = None, command: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run ``offgrid`` to its end."""
+    return subprocess.run(
+        [*(command or (program("offgrid"),)), *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, **(environ or {})},
+        timeout=TIMEOUT,
+    )
+
+
+def flag(setting: Setting, value: str) -> list[str]:
+    """How a setting is written on the command line."""
+    if setting.kind != "bool":
+        return [setting.option, value]
+    return [setting.option if value == "true" else f"--no-{setting.option[2:]}"]
+
+
+# --- serve ----------------------------------------------------------------------------------------
+
+
+def test_serve_says_what_it_serves_and_answers(serve: Serve, models: Path) -> None:
+    child = serve()
+    # Read through a pipe while the server runs: nothing of it may wait in a buffer.
+    url = child.url
+    assert url.startswith("http://127.0.0.1:")
+    assert request(url, "GET", "/health").status == 200
+    child.out.find(rf"^OffGrid LLM {__version__} at ")
+    child.out.find(rf"models +{STARTER}\n")
+    child.out.find(rf"folder +{models}\n")
+    child.out.find(r"slots +4, and 16 requests may wait\n")
+    child.out.find(rf"ready +{STARTER}: .*context 2048 tokens a slot, \d+ MiB")
+    answer = request(url, "POST", CHAT, chat_body(temperature=0))
+    assert answer.status == 200
+    assert answer.json["choices"][0]["message"]["content"]
+    assert child.err.text == ""
+
+
+def test_flags_take_effect(serve: Serve) -> None:
+    child = serve(
+        "--host", "localhost", "--parallel", "1", "--queue-size", "0", "--ctx-size", "64",
+        "--threads", "1", "--gpu-layers", "-1",
+    )  # fmt: skip
+    url = child.wait_ready()
+    assert url.startswith("http://localhost:")
+    child.out.find(r"slots +1, and 0 requests may wait\n")
+    child.out.find(r"ready .*context 64 tokens a slot")
+    assert request(url, "POST", CHAT, chat_body(max_tokens=1)).status == 200
+    refused = request(url, "POST", CHAT, chat_body("hello " * 100))
+    assert refused.status == 400
+    assert refused.json["error"]["code"] == "context_length_exceeded"
+    assert " 64 tokens" in refused.json["error"]["message"]
+    both = request(url, "POST", TEXT, {"model": STARTER, "prompt": ["a", "b"]})
+    assert both.status == 400
+    assert "takes 1 at once" in both.json["error"]["message"]
+
+
+def test_variables_take_effect(serve: Serve) -> None:
+    """The same as flags; llama.cpp's threads are those that one more thread makes more."""
+    counts = []
+    for threads in ("1", "3"):
+        child = serve(OFFGRID_MAX_CONTEXT="64", OFFGRID_NUM_THREADS=threads, OFFGRID_PARALLEL="1")
+        url = child.wait_ready()
+        child.out.find(r"slots +1, and 16 requests may wait\n")
+        refused = request(url, "POST", CHAT, chat_body("hello " * 100))
+        assert " 64 tokens" in refused.json["error"]["message"]
+        assert request(url, "POST", CHAT, chat_body(max_tokens=1)).status == 200
+        counts.append(child.worker().num_threads())
+    assert counts[1] - counts[0] == 2
+
+
+@pytest.mark.parametrize("source", ["flags", "variables"])
+def test_every_setting_can_be_given(monkeypatch: pytest.MonkeyPatch, source: str) -> None:
+    taken: list[Settings] = []
+
+    def server(settings: Settings) -> None:
+        taken.append(settings)
+        raise OffgridError("enough seen")
+
+    # By module: the package's attribute of that name is the command.
+    module = importlib.import_module("offgrid.cli.serve")
+    monkeypatch.setattr(module, "Server", server)
+    monkeypatch.setattr(module, "_configure_logging", lambda level: None)
+    arguments, environ = ["serve"], {}
+    for setting in TABLE:
+        if source == "flags":
+            arguments += flag(setting, UNUSUAL[setting.name])
+        else:
+            environ[setting.env] = UNUSUAL[setting.name]
+    result = CliRunner().invoke(main, arguments, env=environ)
+    assert (result.exit_code, "enough seen" in result.output) == (1, True)
+    for setting in TABLE:
+        value = getattr(taken[0], setting.name)
+        assert value == setting.parse(UNUSUAL[setting.name], "test")
+        assert value != setting.default
+
+
+def test_settings_reach_the_worker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, starter_path: Path
+) -> None:
+    loads: list[Load] = []
+    monkeypatch.setattr(EngineClient, "start", lambda self: loads.append(self.load))
+    file = tmp_path / "some-model.gguf"
+    file.symlink_to(starter_path)
+    settings = load_settings({**UNUSUAL, "models_dir": tmp_path}, environ={})
+    EnginePool(settings, Catalogue(settings)).start()
+    assert loads == [
+        Load(
+            path=str(file), ctx_size=640, parallel=3, batch_size=64, threads=5,
+            gpu_layers=7, use_mmap=False, use_mlock=True,
+        )
+    ]  # fmt: skip
+
+
+def test_a_model_by_path_and_by_id(serve: Serve, models: Path, starter_path: Path) -> None:
+    elsewhere = models.parent / "elsewhere.gguf"
+    shutil.copy(starter_path, elsewhere)
+    (models / "sub").mkdir()
+    for name in ("first", "sub/second"):
+        (models / f"{name}.gguf").symlink_to(starter_path)
+    by_path = serve("--model", str(elsewhere))
+    by_id = serve("--model", "sub/second")
+    by_variable = serve(OFFGRID_DEFAULT_MODEL="first")
+    for child, model in (
+        (by_path, "elsewhere"), (by_id, "sub/second"), (by_variable, "first"),
+    ):  # fmt: skip
+        child.out.find(rf"models +.*\b{model}\b")
+        child.out.find(rf"ready +{model}:")
+        body = {"model": model, "prompt": "Once", "max_tokens": 1}
+        answer = request(child.url, "POST", TEXT, body)
+        assert (answer.status, answer.json["model"]) == (200, model)
+
+
+def test_file_names_are_shown_as_they_are(serve: Serve, models: Path, starter_path: Path) -> None:
+    """Neither markup nor quotes nor letters that the output cannot show do any harm."""
+    name = "it's [red] q4 :smile:"
+    (models / f"{name}.gguf").symlink_to(starter_path)
+    (models / "modèle.gguf").symlink_to(starter_path)
+    child = serve("--model", name, PYTHONIOENCODING="ascii")
+    url = child.wait_ready()
+    assert f"models   {name}, mod\\xe8le\n" in child.out.text
+    assert f"ready    {name}: " in child.out.text
+    # The command that the banner proposes is a command.
+    curl, address, data, body = shlex.split(child.out.find(r"try +(.*)\n")[1])
+    assert (curl, address, data) == ("curl", url + CHAT, "-d")
+    answer = request(url, "POST", CHAT, body.encode())
+    assert (answer.status, answer.json["model"]) == (200, name)
+
+
+def test_a_missing_folder_is_told(serve: Serve, models: Path) -> None:
+    missing = models / "missing"
+    serve("--models-dir", str(missing)).out.find(rf"folder +{missing} \(does not exist\)\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "named"),
+    [
+        (["--port", "x"], {}, "--port"),
+        (["--ctx-size", "-1"], {}, "--ctx-size"),
+        (["--parallel", "0"], {}, "--parallel"),
+        (["--host", "0.0.0.0"], {}, "--host"),
+        (["--log-level", "loud"], {}, "--log-level"),
+        (["--model", "no/such/file.gguf"], {}, "--model"),
+        (["--model", "no-such-id"], {}, "--model"),
+        (["--config", "no-such-file.toml"], {}, "no-such-file.toml"),
+        (["--no-such-flag"], {}, "--no-such-flag"),
+        ([], {"OFFGRID_PORT": "99999"}, "OFFGRID_PORT"),
+        ([], {"OFFGRID_NUM_THREADS": "many"}, "OFFGRID_NUM_THREADS"),
+        ([], {"OFFGRID_DEFAULT_MODEL": "no/such/file.gguf"}, "OFFGRID_DEFAULT_MODEL"),
+        ([], {"OFFGRID_PARALEL": "4"}, "OFFGRID_PARALEL"),
+    ],
+)
+def test_a_wrong_value_is_named(
+    arguments: list[str], environ: dict[str, str], named: str, models: Path
+) -> None:
+    ended = run("serve", "--models-dir", str(models), *arguments, environ=environ)
+    assert ended.returncode == 2
+    assert named in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert ended.stdout == ""
+
+
+def test_a_taken_port_is_told(models: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run("serve", "--port", str(port), "--models-dir", str(models))
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"offgrid: cannot listen on 127.0.0.1:{port}: {os.strerror(errno.EADDRINUSE)}\n"
+    )
+    assert ended.stdout == ""
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "..", "203.0.113.1"])
+def test_an_address_of_no_interface_is_told(host: str, models: Path) -> None:
+    flags = ("--host", host, "--allow-remote", "--port", "0", "--models-dir", str(models))
+    ended = run("serve", *flags)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f"offgrid: cannot listen on {host}:0: ")
+    assert "Traceback" not in ended.stderr
+
+
+# --- the other verbs ------------------------------------------------------------------------------
+
+
+def test_list(models: Path, starter_path: Path) -> None:
+    ended = run("list", "--models-dir", str(models))
+    assert ended.returncode == 0
+    size = starter_path.stat().st_size
+    assert ended.stdout.split("\t")[:2] == [STARTER, f"{size / 2**20:.1f} MiB"]
+    for name in ("b", "a"):
+        (models / f"{name}.gguf").symlink_to(starter_path)
+    (models / "notes.txt").write_text("no model")
+    ended = run("list", environ={"OFFGRID_MODELS_DIR": str(models)})
+    assert [line.split("\t")[0] for line in ended.stdout.splitlines()] == ["a", "b"]
+    as_json: dict[str, Any] = json.loads(run("list", "--json", "--models-dir", str(models)).stdout)
+    assert as_json["count"] == 2
+    assert as_json["models"][1] == {"id": "b", "path": str(models / "b.gguf"), "size": size}
+    wrong = run("list", "--models-dir", str(models), "--model", "c")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "--model" in wrong.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [(), (sys.executable, "-m", "offgrid")], ids=["offgrid", "python -m offgrid"]
+)
+def test_version_help_and_unknown_verbs(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Python looks for a module in the current folder first, and the source tree is not compiled.
+    monkeypatch.chdir(tmp_path)
+    version = run("--version", command=command)
+    assert (version.returncode, version.stdout) == (0, f"offgrid, version {__version__}\n")
+    shown = run("--help", command=command)
+    assert shown.returncode == 0
+    assert shown.stdout.startswith("Usage: offgrid ")
+    assert all(verb in shown.stdout for verb in ("serve", "list"))
+    unknown = run("nothing", command=command)
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "nothing" in unknown.stderr
+    assert "Traceback" not in unknown.stderr
+
+
+def test_help_lists_every_setting() -> None:
+    shown = " ".join(
+        CliRunner().invoke(main, ["serve", "--help"], terminal_width=200).output.split()
+    )
+    for setting in TABLE:
+        assert setting.option in shown
+        assert f"[env: {setting.env}]" in shown

@@ -1,0 +1,167 @@
+"""What an installation holds, what a source tree says, and where the documents' links lead."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import pytest
+from support import TIMEOUT
+
+import offgrid
+import offgrid.sampling._sampler
+import offgrid.sampling._text
+from offgrid.store.catalogue import STARTER_PATH
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = Path(offgrid.__file__).parent
+LARGEST_STARTER = 4 * 2**20
+PAGES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/**/*.md", "starter/*.md", "benchmarks/*.md", "offgrid/**/*.md")
+    for path in ROOT.glob(pattern)
+)
+
+
+@pytest.fixture(scope="module")
+def distribution() -> importlib.metadata.Distribution:
+    return importlib.metadata.distribution("offgrid-llm")
+
+
+@pytest.fixture(scope="module")
+def installed(
+    distribution: importlib.metadata.Distribution,
+) -> list[importlib.metadata.PackagePath]:
+    """The files of our package as pip wrote them down."""
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    if origin.get("dir_info", {}).get("editable"):
+        pytest.skip("an editable installation has no files of its own")
+    files = [file for file in distribution.files or [] if file.parts[0] == "offgrid"]
+    assert len(files) > 40
+    return files
+
+
+def python(program: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        encoding="utf-8",
+        cwd=cwd,
+        env={**os.environ, **environ},
+        timeout=TIMEOUT,
+    )
+
+
+# --- the installation -----------------------------------------------------------------------------
+
+
+def test_no_source_of_compiled_modules_is_installed(
+    installed: list[importlib.metadata.PackagePath],
+) -> None:
+    sources = {".pyx", ".pxd", ".pxi", ".c", ".h", ".cpp"}
+    assert [str(file) for file in installed if file.suffix in sources] == []
+
+
+def test_types_are_installed(installed: list[importlib.metadata.PackagePath]) -> None:
+    names = {file.as_posix() for file in installed}
+    assert "offgrid/py.typed" in names
+    for module in ("_sampler", "_text"):
+        assert f"offgrid/sampling/{module}.pyi" in names
+        compiled = [name for name in names if name.startswith(f"offgrid/sampling/{module}.")]
+        assert any(name.endswith(tuple(EXTENSION_SUFFIXES)) for name in compiled)
+
+
+def test_the_starter_and_its_card_are_installed(
+    installed: list[importlib.metadata.PackagePath],
+) -> None:
+    files = {file.as_posix(): Path(str(file.locate())) for file in installed}
+    starter = files["offgrid/models/offgrid-starter.gguf"]
+    assert 0 < starter.stat().st_size <= LARGEST_STARTER
+    assert starter.read_bytes()[:4] == b"GGUF"
+    assert "offgrid/models/README.md" in files
+    assert STARTER_PATH.stat().st_size <= LARGEST_STARTER
+
+
+def test_metadata(distribution: importlib.metadata.Distribution) -> None:
+    assert distribution.metadata["Requires-Python"] == ">=3.10"
+    assert distribution.version == offgrid.__version__
+    scripts = {
+        entry.name: entry.value
+        for entry in distribution.entry_points
+        if entry.group == "console_scripts"
+    }
+    assert scripts == {"offgrid": "offgrid.cli:main"}
+
+
+def test_the_sampling_modules_are_compiled() -> None:
+    for module in (offgrid.sampling._sampler, offgrid.sampling._text):
+        assert str(module.__file__).endswith(tuple(EXTENSION_SUFFIXES))
+
+
+# --- the source tree ------------------------------------------------------------------------------
+
+
+def test_a_source_tree_says_how_to_install(tmp_path: Path) -> None:
+    """As it is in a fresh clone, where Python finds the package before the installed one."""
+    leave_out = shutil.ignore_patterns("*.so", "*.pyd", "*.gguf", "__pycache__")
+    shutil.copytree(PACKAGE, tmp_path / "offgrid", ignore=leave_out)
+    ended = python("import offgrid.sampling", tmp_path, PYTHONPATH=str(tmp_path))
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: ")
+    assert "pip install ." in last
+    assert "C compiler" in last
+
+
+@pytest.mark.parametrize("module", ["offgrid.server", "offgrid.app", "offgrid.cli"])
+def test_the_server_does_not_load_llama_cpp(module: str, tmp_path: Path) -> None:
+    assert importlib.util.find_spec("llama_cpp") is not None
+    ended = python(f"import sys, {module}; print('llama_cpp' in sys.modules)", tmp_path)
+    assert (ended.returncode, ended.stdout.strip()) == (0, "False"), ended.stderr
+
+
+# --- the documents --------------------------------------------------------------------------------
+
+
+def anchors(text: str) -> set[str]:
+    """The names that the headings of a page can be linked to by."""
+    headings = re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_readme_has_its_two_commands() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    marked = re.findall(r"^<!-- (serve|tests) -->\n```sh\n(.+)\n```$", text, re.MULTILINE)
+    assert dict(marked) == {
+        "serve": "pip install . && offgrid serve",
+        "tests": "pip install '.[test]' && pytest",
+    }
+    assert len(marked) == 2
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page: str) -> None:
+    source = ROOT / page
+    text = source.read_text(encoding="utf-8")
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = source.parent / path if path else source
+        assert file.exists(), f"{page} links to {target}"
+        if anchor:
+            assert anchor in anchors(file.read_text(encoding="utf-8")), f"{page} links to {target}"
+
+
+def test_the_pages_are_found() -> None:
+    assert {"README.md", "docs/API.md", "docs/CONFIGURATION.md"} <= set(PAGES)
+    assert "](docs/" in (ROOT / "README.md").read_text(encoding="utf-8")

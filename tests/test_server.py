@@ -1,0 +1,285 @@
+"""The end of a server: running answers finish, nothing new begins, no process is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import Child, all_gone, program
+from support import (
+    STARTER,
+    TIMEOUT,
+    Response,
+    Stream,
+    chat_body,
+    endless,
+    eventually,
+    request,
+    text_of,
+    together,
+)
+
+from offgrid.server import Server
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+FINISHING = "finishing running answers"
+STOPPED_AT_ONCE = 130
+
+
+StartServer = Callable[..., Child]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[StartServer]:
+    """Start programs in an empty folder; all are ended after the test."""
+    children: list[Child] = []
+
+    def start_program(*command: str, **options: Any) -> Child:
+        child = Child(*command, cwd=tmp_path, **options)
+        children.append(child)
+        return child
+
+    yield start_program
+    for child in children:
+        child.end()
+
+
+@pytest.fixture
+def serve(start: StartServer, tmp_path: Path) -> StartServer:
+    """Start ``offgrid serve`` on a free port, with more flags and variables."""
+
+    def start_server(*flags: str, **options: Any) -> Child:
+        models = tmp_path / "models"
+        models.mkdir(exist_ok=True)
+        command = (program("offgrid"), "serve", "--port", "0", "--models-dir", str(models))
+        return start(*command, *flags, **options)
+
+    return start_server
+
+
+def stop_by_term(child: Child) -> None:
+    child.process.terminate()
+
+
+def stop_all_by_term(child: Child) -> None:
+    """As systemd does: to every process of the unit."""
+    os.killpg(child.process.pid, signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    "stop",
+    [stop_by_term, stop_all_by_term, Child.interrupt],
+    ids=["SIGTERM", "SIGTERM to all", "Ctrl-C"],
+)
+def test_running_answers_finish(serve: StartServer, stop: Callable[[Child], None]) -> None:
+    child = serve("--drain-timeout", "600")
+    url = child.wait_ready()
+    worker = child.worker()
+    with (
+        Stream(url, TEXT, endless(max_tokens=300)) as text,
+        Stream(url, CHAT, chat_body(stream=True, ignore_eos=True, max_tokens=300)) as chat,
+    ):
+        assert text.read_some()
+        assert chat.read_some()
+        # The answers pause, so that they are not over before the server was looked at.
+        worker.suspend()
+        stop(child)
+        child.err.find(FINISHING)
+        for path, body in ((CHAT, chat_body()), (TEXT, {"model": STARTER, "prompt": "x"})):
+            refused = request(url, "POST", path, body)
+            assert refused.status == 503
+            assert refused.json["error"]["code"] == "server_shutting_down"
+            assert int(refused.headers["retry-after"]) >= 1
+        assert request(url, "GET", "/health").status == 200
+        assert child.process.poll() is None
+        worker.resume()
+        for stream in (text, chat):
+            *events, done = stream.events()
+            assert done == "[DONE]"
+            reasons = [json.loads(event)["choices"][0]["finish_reason"] for event in events]
+            assert reasons[-1] == "length"
+    assert child.wait() == 0
+    assert "Traceback" not in child.err.text
+    all_gone([worker])
+
+
+def test_a_whole_answer_finishes(make_server: Callable[..., Server]) -> None:
+    server = make_server(drain_timeout=60)
+    engine = server.pool.engine(STARTER)
+    body = endless(max_tokens=300, stream=False)
+
+    def ask() -> Response:
+        return request(server.url, "POST", TEXT, body)
+
+    def stop() -> None:
+        eventually(lambda: engine.in_flight == 1, "it runs")
+        server.stop()
+
+    response, _ = together([ask, stop])
+    assert response.status == 200
+    assert response.json["usage"]["completion_tokens"] == 300
+
+
+def test_stop_leaves_no_thread(make_server: Callable[..., Server]) -> None:
+    before = set(threading.enumerate())
+    server = make_server()
+    assert request(server.url, "POST", CHAT, chat_body(max_tokens=1)).status == 200
+    started = set(threading.enumerate()) - before
+    assert len(started) > 8
+    server.stop()
+    eventually(lambda: not any(thread.is_alive() for thread in started), "no thread is left")
+
+
+@pytest.mark.parametrize("stuck", [False, True], ids=["at work", "stuck"])
+def test_a_drain_ends_when_its_time_is_up(serve: StartServer, stuck: bool) -> None:
+    child = serve(OFFGRID_DRAIN_TIMEOUT="0.2" if stuck else "0")
+    url = child.wait_ready()
+    worker = child.worker()
+    with (
+        Stream(url, TEXT, endless(max_tokens=1900)) as one,
+        Stream(url, TEXT, endless(max_tokens=1900)) as two,
+    ):
+        assert one.read_some()
+        assert two.read_some()
+        if stuck:
+            worker.suspend()
+        child.process.terminate()
+        for stream in (one, two):
+            *_, last = stream.events()
+            assert json.loads(last)["error"]["code"] == "server_shutting_down"
+    assert child.wait() == 0
+    all_gone([worker])
+
+
+def test_a_stuck_worker_with_a_full_pipe_does_not_stop_the_end(serve: StartServer) -> None:
+    child = serve("--drain-timeout", "1", "--queue-size", "64")
+    url = child.wait_ready()
+    worker = child.worker()
+    worker.suspend()
+    body = chat_body("once upon a time " * 1500, stream=True)
+
+    def ask() -> None:
+        # 25 kB each: some fit into the pipe, the next one's writer waits for ever.
+        response = request(url, "POST", CHAT, body)
+        assert response.status in (500, 503)
+
+    def stop() -> None:
+        child.process.terminate()
+        assert child.wait() == 0
+
+    together([*[ask] * 8, stop])
+    all_gone([worker])
+
+
+def test_a_second_signal_ends_it_at_once(serve: StartServer) -> None:
+    child = serve("--drain-timeout", "600")
+    url = child.wait_ready()
+    worker = child.worker()
+    with Stream(url, TEXT, endless()) as stream:
+        assert stream.read_some()
+        worker.suspend()
+        child.process.terminate()
+        child.err.find(FINISHING)
+        child.process.terminate()
+        assert child.process.wait(TIMEOUT) == STOPPED_AT_ONCE
+        worker.resume()
+        all_gone([worker])
+    child.err.find("stopped without waiting")
+
+
+@pytest.mark.parametrize("stop", [stop_by_term, Child.interrupt], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_while_the_model_loads(serve: StartServer, stop: Callable[[Child], None]) -> None:
+    child = serve("--drain-timeout", "600")
+    assert child.url
+    worker = child.worker()
+    stop(child)
+    assert child.wait() == 0
+    assert "Traceback" not in child.err.text
+    assert "ERROR" not in child.err.text
+    all_gone([worker])
+
+
+def test_a_worker_outlives_no_server(serve: StartServer) -> None:
+    child = serve()
+    url = child.wait_ready()
+    workers = child.workers()
+    with Stream(url, TEXT, endless()) as stream:
+        assert stream.read_some()
+        child.process.kill()
+        assert child.wait() == -signal.SIGKILL
+        all_gone(workers)
+
+
+def test_answers_finish_when_nobody_reads_the_log(serve: StartServer) -> None:
+    """Ctrl-C under ``offgrid serve 2>&1 | tee log`` ends tee first."""
+    reader, writer = os.pipe()
+    child = serve("--drain-timeout", "600", stderr=writer)
+    os.close(writer)
+    url = child.wait_ready()
+    with Stream(url, TEXT, endless(max_tokens=300)) as stream:
+        assert stream.read_some()
+        os.close(reader)
+        child.interrupt()
+        *_, done = stream.events()
+        assert done == "[DONE]"
+    assert child.wait() == 0
+
+
+def test_idle_connections_shut_nobody_out(make_server: Callable[..., Server]) -> None:
+    server = make_server()
+    with contextlib.ExitStack() as idle:
+        for _ in range(300):
+            idle.enter_context(socket.create_connection(("127.0.0.1", server.port), TIMEOUT))
+        # Long before the idle ones are closed for being idle (after 30 s).
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=15)
+        connection.request("GET", "/health")
+        assert connection.getresponse().status == 200
+        connection.close()
+
+
+def serve_by_waitress(start: StartServer, models: Path) -> tuple[Child, str]:
+    """Start waitress-serve as the README says; return it with its URL."""
+    child = start(
+        program("waitress-serve"),
+        "--listen=127.0.0.1:0",
+        "--threads=32",
+        "--channel-request-lookahead=1",
+        "--call",
+        "offgrid.app:create_app",
+        OFFGRID_MODELS_DIR=str(models),
+    )
+    return child, child.err.find(r"Serving on (http://\S+)")[1]
+
+
+@pytest.mark.parametrize(
+    ("stop", "status"),
+    [(stop_by_term, -signal.SIGTERM), (Child.interrupt, 0)],
+    ids=["SIGTERM", "Ctrl-C"],
+)
+def test_waitress_serve(
+    start: StartServer, tmp_path: Path, stop: Callable[[Child], None], status: int
+) -> None:
+    child, url = serve_by_waitress(start, tmp_path)
+    body = chat_body(temperature=0)
+    whole = request(url, "POST", CHAT, body)
+    assert whole.status == 200
+    with Stream(url, CHAT, {**body, "stream": True}) as stream:
+        text = text_of(list(stream.events()))
+    assert text == whole.json["choices"][0]["message"]["content"] != ""
+    assert request(url, "GET", "/health").status == 200
+    assert [model["id"] for model in request(url, "GET", "/v1/models").json["data"]] == [STARTER]
+    worker = child.worker()
+    stop(child)
+    assert child.wait() == status
+    assert "Traceback" not in child.err.text
+    all_gone([worker])
