@@ -15,6 +15,7 @@ chunk and ``[DONE]``.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -185,7 +186,7 @@ def measure(server: Server, body: dict[str, Any], streams: int, tokens: int) -> 
             raise SystemExit(f"a stream has not the {tokens} tokens that were asked for: {usage}")
         times = [t for t, e in zip(times, events, strict=True) if e["choices"]]
         firsts.append(times[0] - began)
-        gaps += [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+        gaps += [later - earlier for earlier, later in itertools.pairwise(times)]
         ends.append(times[-1])
     return {
         "seconds": max(ends) - began,
