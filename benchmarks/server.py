@@ -7,22 +7,25 @@ For each number of streams, that many clients send the same request at once and 
 token by token; temperature 0.7, exact top_p 0.95, ``ignore_eos``, so that all of them run to the
 end. The bare loop and the server take turns, each figure is the best of ``--repeat`` rounds.
 
-Before anything is timed, the answers are checked: greedy streams side by side give the very text
-that one gives alone, and each stream must bring exactly the tokens that were asked for, a usage
-chunk and ``[DONE]``.
+Each stream must bring exactly the tokens that were asked for, a usage chunk and ``[DONE]``, or the
+benchmark ends with an error. Before anything is timed, greedy streams side by side are compared
+with the text that one gives alone; a difference is told (a larger batch may round differently).
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import itertools
 import json
 import os
 import re
 import selectors
+import shutil
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 from typing import IO, Any
@@ -40,8 +43,12 @@ class Server:
     """``offgrid serve`` as a user starts it."""
 
     def __init__(self, load: Load) -> None:
+        # The installed program: "python -m" would find the source tree in the current folder.
+        program = shutil.which("offgrid", path=sysconfig.get_path("scripts"))
+        if program is None:
+            raise SystemExit("offgrid is not installed here: pip install '.[test]'")
         command = [
-            sys.executable, "-c", "from offgrid.cli import main; main()", "serve", "--port", "0",
+            program, "serve", "--port", "0",
             "--model", load.path, "--parallel", str(load.parallel), "--ctx-size",
             str(load.ctx_size), "--threads", str(load.threads), "--batch-size",
             str(load.batch_size), "--log-level", "warning",
@@ -53,15 +60,20 @@ class Server:
         self.model = Path(load.path).stem
         self.port = self._wait_ready(self._process.stdout)
 
-    @staticmethod
-    def _wait_ready(output: IO[str]) -> int:
-        port = 0
-        for line in output:
+    def _wait_ready(self, output: IO[str]) -> int:
+        for line in output:  # ends when the server does
             match = re.search(r"http://127\.0\.0\.1:(\d+)", line)
             if match:
-                port = int(match[1])
-            if line.strip().startswith("ready"):
-                return port
+                # Answered when the model is loaded, or cannot be.
+                connection = http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=600)
+                body = json.dumps({"model": self.model, "prompt": "x", "max_tokens": 1})
+                connection.request("POST", "/v1/completions", body)
+                response = connection.getresponse()
+                if response.status != 200:
+                    self.close()
+                    raise SystemExit(response.read().decode())
+                connection.close()
+                return int(match[1])
         raise SystemExit("the server did not start")
 
     def close(self) -> None:

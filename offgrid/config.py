@@ -141,6 +141,10 @@ _KIND_WORDS = {
 }
 
 
+MAX_SEQUENCES = 4096
+"""Requests that may run or wait at once, all models together: each holds a thread."""
+
+
 def default_models_dir() -> Path:
     """``/var/lib/offgrid/models`` where a system-wide one is readable, else one in the home."""
     shared = Path("/var/lib/offgrid/models")
@@ -285,7 +289,7 @@ TABLE: tuple[Setting, ...] = (
         16,
         "Sequences that may wait for a slot; more are answered 503 with Retry-After at once.",
         low=0,
-        high=4096,
+        high=1024,
     ),
     Setting(
         "load_timeout",
@@ -414,6 +418,13 @@ def load_settings(
         if flags.get(setting.name) is not None:
             values[setting.name] = setting.parse(flags[setting.name], setting.option)
     settings = Settings(**values)
+    sequences = (settings.parallel + settings.queue_size) * settings.max_models
+    if sequences > MAX_SEQUENCES:
+        raise ConfigError(
+            "OFFGRID_PARALLEL (--parallel) plus OFFGRID_QUEUE_SIZE (--queue-size), times "
+            f"OFFGRID_MAX_MODELS (--max-models), are {sequences} requests that may be open at "
+            f"once; at most {MAX_SEQUENCES} can be."
+        )
     if not is_loopback(settings.host) and not settings.allow_remote:
         raise ConfigError(
             f"OFFGRID_HOST (--host): {settings.host!r} would let other machines use this server "

@@ -15,9 +15,12 @@ from types import FrameType
 from typing import Any
 
 import waitress
+from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
+from waitress.task import ErrorTask
 from waitress.wasyncore import close_all
 
+from offgrid.api.errors import wire_error
 from offgrid.app import build_app
 from offgrid.config import Settings
 from offgrid.engine.pool import EnginePool
@@ -72,6 +75,24 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
+class _WireError(ErrorTask):  # type: ignore[misc]  # waitress has no types
+    """What waitress refuses before the application sees it, in the application's form."""
+
+    def execute(self) -> None:
+        """Write the response."""
+        error = self.request.error
+        body = wire_error(error.code, f"{error.reason}: {error.body}")
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", "application/json"))
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class _Channel(HTTPChannel):  # type: ignore[misc]
+    error_task_class = _WireError
+
+
 class Server:
     """The HTTP server of ``offgrid serve``.
 
@@ -92,7 +113,7 @@ class Server:
         # A stream holds its thread to the end, so there must be one for every sequence that the
         # queue admits, and some to spare.
         sequences = (settings.parallel + settings.queue_size) * settings.max_models
-        threads = min(sequences, 512) + _SPARE_THREADS
+        threads = sequences + _SPARE_THREADS
         app = build_app(settings, self.catalogue, self.pool)
         self._sockets: dict[int, Any] = {}
         self._server: BaseWSGIServer = waitress.create_server(
@@ -119,6 +140,7 @@ class Server:
             log_socket_errors=False,
             clear_untrusted_proxy_headers=True,
         )
+        self._server.channel_class = _Channel
         self._loop = threading.Thread(target=self._server.run, name="http", daemon=True)
         self._signals = 0
         self._drained = False

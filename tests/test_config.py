@@ -85,3 +85,9 @@ def test_a_wrong_flag_and_a_wrong_file_are_named(tmp_path: Path) -> None:
 def test_remote_hosts_need_a_word(tmp_path: Path) -> None:
     assert load_settings({"host": "0.0.0.0", "allow_remote": "yes"}, environ={}).allow_remote
     assert load_settings({"host": "::1"}, environ={}).host == "::1"
+
+
+def test_more_open_requests_than_threads_are_refused() -> None:
+    with pytest.raises(ConfigError, match="OFFGRID_QUEUE_SIZE"):
+        load_settings({"parallel": 256, "queue_size": 1024, "max_models": 4}, environ={})
+    load_settings({"parallel": 256, "queue_size": 1024, "max_models": 3}, environ={})

@@ -41,7 +41,11 @@ class CompletionsResource:
             "model": request.model,
             "system_fingerprint": engine.info.fingerprint,
         }
-        choices = [_Choice(request, prompt) for prompt in prompts for _ in range(request.n)]
+        choices = [
+            _Choice(request, prompt, running.prompt_chars(index))
+            for index, prompt in enumerate(prompts)
+            for _ in range(request.n)
+        ]
         if request.stream:
             chunks = _chunks(head, request, running, choices)
             send_stream(resp, EventStream(chunks, running.cancel, self._ping_interval))
@@ -67,9 +71,9 @@ def _generation(request: CompletionRequest, prompt: Prompt) -> GenerationRequest
 class _Choice:
     """One choice as it grows. Offsets of logprobs count characters from the prompt's start."""
 
-    def __init__(self, request: CompletionRequest, prompt: Prompt) -> None:
+    def __init__(self, request: CompletionRequest, prompt: Prompt, prompt_chars: int) -> None:
         self._with_logprobs = request.logprobs is not None
-        self._offset = len(prompt) if isinstance(prompt, str) else 0
+        self._offset = len(prompt) if isinstance(prompt, str) else prompt_chars
         self.echo = prompt if request.echo and isinstance(prompt, str) else ""
 
     def logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:

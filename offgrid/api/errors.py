@@ -13,7 +13,13 @@ from offgrid.errors import ModelLoadFailed, RequestError
 
 log = logging.getLogger(__name__)
 
-_HTTP_CODES = {404: "unknown_url", 405: "method_not_allowed", 413: "request_too_large"}
+_HTTP_CODES = {
+    404: "unknown_url",
+    405: "method_not_allowed",
+    413: "request_too_large",
+    431: "headers_too_large",
+}
+_METHODS = "DELETE, GET, HEAD, OPTIONS, POST"
 
 
 class HostRefused(RequestError):
@@ -52,6 +58,17 @@ def add_error_handlers(app: falcon.App[Any, Any]) -> None:
     app.add_error_handler(ClientGone, _on_client_gone)
 
 
+def wire_error(status: int, message: str) -> bytes:
+    """Return the body for a request that never reached the application."""
+    error = {
+        "message": message,
+        "type": "server_error" if status >= 500 else "invalid_request_error",
+        "param": None,
+        "code": _HTTP_CODES.get(status),
+    }
+    return msgspec.json.encode({"error": error})
+
+
 def _send(resp: falcon.Response, status: int, body: dict[str, Any]) -> None:
     resp.status = status
     resp.content_type = falcon.MEDIA_JSON
@@ -73,6 +90,10 @@ def _on_http_error(
     req: falcon.Request, resp: falcon.Response, ex: falcon.HTTPError, params: dict[str, Any]
 ) -> None:
     status = ex.status_code
+    if req.method not in falcon.constants.COMBINED_METHODS:
+        # Falcon calls a method that nobody has heard of a bad request.
+        status = 405
+        resp.set_header("Allow", _METHODS)
     message = {
         404: f"There is no {req.path} here.",
         405: f"{req.method} is not allowed for {req.path}.",

@@ -52,6 +52,10 @@ class Running:
         """Of all prompts."""
         return sum(generation.prompt_tokens for generation in self._generations)
 
+    def prompt_chars(self, prompt: int) -> int:
+        """Characters of a prompt that was given as token ids."""
+        return self._generations[prompt].prompt_chars
+
     @property
     def seed(self) -> int:
         """The seed in force for the first prompt."""

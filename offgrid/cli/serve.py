@@ -83,6 +83,7 @@ def _announce_model(console: Console, server: Server) -> None:
             logging.getLogger(__name__).error("%s: %s", model, ex)
         return
     console.print(
-        f"  ready    {model}: {info.description}, context {info.n_ctx} tokens a slot, "
+        f"  ready    {model}: {info.n_params / 1e6:,.1f} million parameters, "
+        f"context {info.n_ctx} tokens a slot, "
         f"{info.kv_bytes / 2**20:.0f} MiB for all slots"
     )

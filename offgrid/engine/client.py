@@ -76,6 +76,7 @@ class Generation:
 
     Attributes:
         prompt_tokens: tokens of the prompt.
+        prompt_chars: characters of a prompt given as token ids, if logprobs are wanted.
         seed: the seed in force.
     """
 
@@ -90,6 +91,7 @@ class Generation:
         self.computing = False
         """Whether the worker is tokenising or prefilling it: what a crash may be blamed on."""
         self.prompt_tokens = 0
+        self.prompt_chars = 0
         self.seed = 0
 
     @property
@@ -160,6 +162,7 @@ class Generation:
             if isinstance(event, Accepted):
                 self.prompt_tokens = event.prompt_tokens
                 self.seed = event.seed
+                self.prompt_chars = event.prompt_chars
                 return
 
     def _close(self) -> bool:

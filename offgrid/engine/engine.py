@@ -55,10 +55,18 @@ class EngineBroken(Exception):
 class Prepared:
     """A request whose prompt is tokenised and checked, ready for the queue."""
 
-    __slots__ = ("id", "prompt", "seed", "sequences")
+    __slots__ = ("id", "prompt", "prompt_chars", "seed", "sequences")
 
-    def __init__(self, id: int, prompt: NDArray[np.int32], seed: int, sequences: list[Sequence]):
+    def __init__(
+        self,
+        id: int,
+        prompt: NDArray[np.int32],
+        seed: int,
+        sequences: list[Sequence],
+        prompt_chars: int,
+    ) -> None:
         self.id = id
+        self.prompt_chars = prompt_chars
         self.prompt = prompt
         self.seed = seed
         self.sequences = sequences
@@ -115,7 +123,11 @@ class Engine:
                 self.model.n_vocab, params, prompt_tokens=prompt, choice=choice, banned=banned
             )
             sequences.append(Sequence(id, choice, request, prompt, n_ctx, sampler))
-        return Prepared(id, prompt, seed, sequences)
+        chars = 0
+        if request.tokens is not None and request.top_logprobs is not None:
+            pieces = b"".join(self.model.piece(token) for token in request.tokens)
+            chars = len(pieces.decode("utf-8", "replace"))
+        return Prepared(id, prompt, seed, sequences, chars)
 
     def submit(self, prepared: Prepared) -> None:
         """Put a prepared request into the queue."""
@@ -194,7 +206,7 @@ class Engine:
         """
         while True:
             with self._wake:
-                while not (self._inbox or self.scheduler.running or self._stopping):
+                while not (self._inbox or self.scheduler.has_work or self._stopping):
                     self.step_began = None
                     self._wake.wait()
                 if self._stopping:
@@ -216,7 +228,7 @@ class Engine:
         if rows:
             self._compute(rows)
         self._flush()
-        return bool(self.scheduler.running or self.scheduler.waiting)
+        return self.scheduler.has_work
 
     def _take_inbox(self) -> None:
         while True:

@@ -148,6 +148,8 @@ class Accepted(msgspec.Struct, frozen=True, tag=True):
     id: int
     prompt_tokens: int
     seed: int
+    prompt_chars: int = 0
+    """Characters of a prompt that came as token ids, where the offsets of logprobs need it."""
     """The seed in force: the request's, or the random one that was drawn for it."""
 
 

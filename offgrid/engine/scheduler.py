@@ -61,6 +61,12 @@ class Scheduler(Generic[S]):
         self.running: list[S] = []
         self._free = list(range(n_slots - 1, -1, -1))
 
+    @property
+    def has_work(self) -> bool:
+        """Whether another step has something to do: sequences that run, or that wait for a slot
+        which the last step gave back."""
+        return bool(self.running or self.waiting)
+
     def submit(self, sequences: Iterable[S]) -> None:
         """Append sequences to the queue."""
         self.waiting.extend(sequences)

@@ -155,7 +155,7 @@ class Worker:
                 self._pending.discard(command.id)
             self._writer.events((_failed(command.id, error),))
             return
-        accepted = Accepted(command.id, len(prepared.prompt), prepared.seed)
+        accepted = Accepted(command.id, len(prepared.prompt), prepared.seed, prepared.prompt_chars)
         with self._lock:
             if command.id not in self._pending:
                 return

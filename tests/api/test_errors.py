@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
 from typing import Any
 
 import openai
 import pytest
 from openai import OpenAI
-from support import STARTER, chat_body, endless, request
+from support import STARTER, TIMEOUT, chat_body, endless, request
 
 from offgrid.api.schema.fields import IGNORED
 
@@ -37,12 +39,15 @@ BOTH = [
     ("presence_penalty", 3), ("presence_penalty", []),
     ("repetition_penalty", 0), ("repeat_last_n", -2),
     ("max_tokens", 0), ("max_tokens", -1), ("max_tokens", 1.5), ("max_tokens", "7"),
+    ("max_tokens", 1 << 31), ("max_tokens", 1 << 64), ("max_tokens", 10**30),
+    ("top_k", 1 << 64), ("repeat_last_n", 1 << 64), ("n", 1 << 64), ("repeat_penalty", "x"),
     ("n", 0), ("n", 17), ("n", "2"),
     ("seed", "x"), ("seed", 1.5), ("seed", 1 << 64),
     ("stop", 5), ("stop", [""]), ("stop", ""), ("stop", ["x" * 5000]),
     ("stream", "yes"), ("stream", 1), ("ignore_eos", "no"),
     ("stream_options", {"include_usage": True}),
-    ("logit_bias", {"x": 1}), ("logit_bias", {"99999999": 1}), ("logit_bias", [1]),
+    ("logit_bias", {"x": 1}), ("logit_bias", {"\u0663": 1}),
+    ("logit_bias", {"99999999": 1}), ("logit_bias", [1]),
     ("no_such_field", 1),
 ]  # fmt: skip
 
@@ -69,6 +74,9 @@ def test_bad_values_name_their_field(base_url: str, path: str, field: str, value
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
          "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+        ({"max_completion_tokens": 1 << 64}, "max_completion_tokens"),
+        ({"repeat_penalty": 1.1, "repetition_penalty": 1.1}, "repeat_penalty"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"max_completion_tokens": 0}, "max_completion_tokens"),
         ({"logprobs": 3}, "logprobs"),
@@ -151,6 +159,39 @@ def test_unknown_paths_and_methods(base_url: str) -> None:
         assert allowed in response.headers["allow"]
         assert response.json["error"]["code"] == "method_not_allowed"
     assert request(base_url, "HEAD", "/health").status == 200
+
+
+def test_a_method_that_nobody_knows(base_url: str) -> None:
+    for method in ("FOO", "TRACE", "PROPFIND"):
+        response = request(base_url, method, "/health")
+        assert response.status == 405
+        assert "GET" in response.headers["allow"]
+        assert response.json["error"]["code"] == "method_not_allowed"
+
+
+def test_unknown_roles_are_told_the_known_ones(base_url: str) -> None:
+    error = error_of(base_url, CHAT, chat_body() | {"messages": [{"role": "boss", "content": ""}]})
+    assert "boss" in error["message"]
+    assert "assistant" in error["message"]
+
+
+def test_what_the_server_refuses_by_itself_has_the_same_form(base_url: str) -> None:
+    """Too large a head, and a request line that is none, never reach the application."""
+    host, port = base_url.removeprefix("http://").split(":")
+    for head, status, code in (
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 431,
+         "headers_too_large"),
+        (b"nonsense\r\n\r\n", 400, None),
+    ):  # fmt: skip
+        with socket.create_connection((host, int(port)), TIMEOUT) as connection:
+            connection.sendall(head)
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            assert response.status == status
+            assert response.headers["Content-Type"] == "application/json"
+            error = json.loads(response.read())["error"]
+            assert error.keys() == {"message", "type", "param", "code"}
+            assert (error["type"], error["code"]) == (INVALID, code)
 
 
 def test_unknown_model_ids(base_url: str) -> None:

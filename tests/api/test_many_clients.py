@@ -62,6 +62,16 @@ def test_who_leaves_a_stream_makes_room(make_server: MakeServer) -> None:
     eventually(lambda: engine_of(server).in_flight == 0, "no sequence is left")
 
 
+def test_more_choices_than_slots(make_server: MakeServer) -> None:
+    """All that run end in the same step, and others wait: nobody else comes to wake the loop."""
+    server = make_server(parallel=2)
+    body = chat_body(max_tokens=3, ignore_eos=True, n=7)
+    response = request(server.url, "POST", CHAT, body)
+    assert response.status == 200
+    assert len(response.json["choices"]) == 7
+    assert response.json["usage"]["completion_tokens"] == 21
+
+
 def test_who_leaves_the_queue_makes_room(make_server: MakeServer) -> None:
     server = make_server(parallel=1, queue_size=1)
     engine = engine_of(server)

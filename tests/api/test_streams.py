@@ -177,6 +177,18 @@ def test_legacy_logprobs(client: OpenAI) -> None:
     assert all(2 <= len(top) <= 3 for top in answer.logprobs.top_logprobs)
 
 
+def test_offsets_of_a_prompt_given_as_tokens(client: OpenAI) -> None:
+    prompt = [300, 301, 302]
+    body = {"model": STARTER, "max_tokens": 1, "temperature": 0, "logprobs": 0}
+    answer = client.completions.create(prompt=prompt, **body).choices[0]
+    text = client.completions.create(prompt=[300], **body, logit_bias={}).choices[0]
+    assert answer.logprobs is not None
+    assert text.logprobs is not None
+    assert answer.logprobs.text_offset is not None
+    assert text.logprobs.text_offset is not None
+    assert answer.logprobs.text_offset[0] > text.logprobs.text_offset[0] > 0
+
+
 def test_prompts_as_lists(base_url: str) -> None:
     prompts = ["Once upon a time", "OffGrid is"]
     body = {"model": STARTER, "max_tokens": 6, "temperature": 0}

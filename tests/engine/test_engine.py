@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,30 @@ def test_several_choices(run: Run) -> None:
     alone = run.submit("Once upon a time", sampling=sampling)
     run.finish()
     assert run.text(alone) == texts[0]
+
+
+def test_the_loop_does_not_sleep_while_others_wait(model: Model) -> None:
+    """Both slots end in one step; nothing arrives that would wake the loop."""
+    ended: list[int] = []
+    done = threading.Event()
+
+    def emit(events: tuple[Event, ...]) -> None:
+        ended.extend(e.id for e in events if isinstance(e, Delta) and e.finish_reason)
+        if len(ended) == 3 * model.n_parallel:
+            done.set()
+
+    engine = Engine(model, emit)
+    request = GenerationRequest(tokens=(300, 301), max_tokens=2, ignore_eos=True)
+    for id in range(3 * model.n_parallel):
+        engine.submit(engine.prepare(id, request))
+    loop = threading.Thread(target=engine.run)
+    loop.start()
+    try:
+        assert done.wait(60)
+    finally:
+        engine.stop()
+        loop.join(60)
+    assert ended == sorted(ended)
 
 
 class Failing:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from offgrid.api.schema.fields import GenerationFields, Unsupported, convert
+from offgrid.api.schema.fields import MAX_TOKENS, GenerationFields, Unsupported, convert
 from offgrid.errors import InvalidParameter
 
 MAX_STOPS = 4
@@ -81,7 +81,7 @@ def _call_for_template(call: ToolCall) -> dict[str, Any]:
 
 class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     messages: Annotated[list[Message], Meta(min_length=1)]
-    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
 
@@ -113,7 +113,7 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
     """
     request = convert(body, ChatRequest, UNSUPPORTED, MAX_STOPS)
     for index, message in enumerate(request.messages):
-        empty = message.content is None and message.refusal is None
+        empty = message.content in (None, []) and message.refusal is None
         if empty and not (message.role == "assistant" and message.tool_calls):
             raise InvalidParameter(
                 "content is required.",

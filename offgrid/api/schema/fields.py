@@ -16,6 +16,7 @@ from offgrid.errors import InvalidParameter
 T = TypeVar("T", bound="GenerationFields")
 
 MAX_N = 16
+MAX_TOKENS = (1 << 31) - 1
 MAX_STOP_LENGTH = 4096
 """Characters of one stop string."""
 _SEED_RANGE = (-(1 << 63), (1 << 64) - 1)
@@ -52,7 +53,7 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     repeat_last_n: Annotated[int, Meta(ge=-1, le=1 << 30)] = 64
     logit_bias: dict[str, Any] = {}
     seed: int | None = None
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_N)] = 1
     stop: str | list[str] = []
     ignore_eos: bool = False
@@ -105,8 +106,14 @@ def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported, max_st
         InvalidParameter: ``param`` names the field.
     """
     fields = {name: value for name, value in body.items() if value is not None}
-    if "repeat_penalty" in fields and "repetition_penalty" not in fields:
-        fields["repetition_penalty"] = fields.pop("repeat_penalty")
+    alias = fields.pop("repeat_penalty", None)
+    if alias is not None:
+        if "repetition_penalty" in fields:
+            raise InvalidParameter(
+                "repeat_penalty and repetition_penalty are one parameter; give one of them.",
+                "repeat_penalty",
+            )
+        fields["repetition_penalty"] = alias
     for name in [name for name in fields if name in IGNORED]:
         del fields[name]
     known = set(cls.__struct_fields__)
@@ -121,7 +128,10 @@ def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported, max_st
     try:
         request = msgspec.convert(fields, cls)
     except msgspec.ValidationError as ex:
-        raise _invalid(str(ex)) from None
+        message = str(ex)
+        if alias is not None:  # the name that the client used
+            message = message.replace("$.repetition_penalty", "$.repeat_penalty")
+        raise _invalid(message) from None
     _check(request, max_stops)
     return request
 
@@ -148,7 +158,7 @@ def _logit_bias(raw: dict[str, Any]) -> dict[int, float]:
         raise InvalidParameter("logit_bias takes at most 1024 tokens.", "logit_bias")
     result: dict[int, float] = {}
     for key, value in raw.items():
-        if not re.fullmatch(r"\d{1,9}", key):
+        if not re.fullmatch(r"[0-9]{1,9}", key):
             raise InvalidParameter(f"{key[:40]!r} is not a token id.", "logit_bias")
         if value is False:
             result[int(key)] = -math.inf
@@ -161,6 +171,8 @@ def _logit_bias(raw: dict[str, Any]) -> dict[int, float]:
     return result
 
 
+ROLES = ("system", "developer", "user", "assistant", "tool")
+_CONTENT_TYPE = re.compile(r"\.content\[\d+\]\.type$")
 _PATH = re.compile(r" - at `\$\.?([^`]*)`$")
 _NAMED = re.compile(r"Object (missing required|contains unknown) field `([^`]+)`")
 
@@ -178,4 +190,12 @@ def _invalid(message: str) -> InvalidParameter:
                 f"Missing required field: {path}.", path, code="missing_required_parameter"
             )
         return InvalidParameter(f"Unknown field: {path}.", path, code="unknown_parameter")
+    if path.endswith(".role"):
+        reason = f"{reason}; the roles are {', '.join(ROLES)}"
+    if _CONTENT_TYPE.search(path):
+        return InvalidParameter(
+            f"{path}: only text parts are supported by this server.",
+            path,
+            code="unsupported_parameter",
+        )
     return InvalidParameter(f"Invalid value for {path}: {reason}.", path or None)
