@@ -1,35 +1,12 @@
-/* Arithmetic that gives the same bits everywhere: only +, -, * and integer operations, compiled
- * without contraction (-ffp-contract=off) and without -ffast-math. */
+/* Arithmetic that gives the same bits everywhere: only +, -, *, / and integer operations, compiled
+ * without contraction (-ffp-contract=off) and without -ffast-math. The C library's log and pow do not:
+ * each system rounds them in its own way. */
 #ifndef OG_MATH_H
 #define OG_MATH_H
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
-
-/* exp(x) for x <= 0, relative error below 2e-7; 0 for x < -87 and for -infinity.
- *
- * Definition: x = n ln 2 + r with |r| <= ln(2) / 2, exp(x) = 2^n P(r); P is the Taylor polynomial
- * of degree 7, whose error there (5e-9) is below half a unit in the last place. Rounding to n is
- * done by adding and subtracting 1.5 * 2^23. Branch-free, so that compilers vectorise its loops. */
-static inline float og_expf(float x) {
-    const float shift = 12582912.0f;
-    const float clamped = x < -87.0f ? -87.0f : x;
-    const float n = (clamped * 1.44269504f + shift) - shift;
-    /* ln 2 in two parts: the first has so few bits that n * ln2_high is exact. */
-    const float r = (clamped - n * 0.693359375f) - n * -2.12194440e-4f;
-    float p = 1.0f / 5040.0f;
-    p = p * r + 1.0f / 720.0f;
-    p = p * r + 1.0f / 120.0f;
-    p = p * r + 1.0f / 24.0f;
-    p = p * r + 1.0f / 6.0f;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    const uint32_t bits = (uint32_t)((int32_t)n + 127) << 23;
-    float scale;
-    memcpy(&scale, &bits, sizeof scale);
-    return x < -87.0f ? 0.0f : p * scale;
-}
 
 /* Map a float (no NaN) to an unsigned number of the same order; -0 and +0 are one, as they are
  * for `<`: else a tie of the two would not go to the lowest id. */
@@ -38,6 +15,46 @@ static inline uint32_t og_order_bits(float value) {
     uint32_t bits;
     memcpy(&bits, &canonical, sizeof bits);
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+/* The float of which og_order_bits gave these bits. */
+static inline float og_from_order_bits(uint32_t bits) {
+    const uint32_t raw = bits & 0x80000000u ? bits & 0x7FFFFFFFu : ~bits;
+    float value;
+    memcpy(&value, &raw, sizeof value);
+    return value;
+}
+
+/* log2(x) of a normal x > 0; absolute error below 1e-13. x = m * 2^e with m in [1/sqrt2, sqrt2);
+ * log2(m) = 2 / ln 2 * atanh(s), s = (m - 1) / (m + 1), |s| < 0.172, by its series up to s^17. */
+static inline double og_log2(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    const uint64_t half_root = UINT64_C(0x3FE6A09E667F3BCD); /* 1 / sqrt 2 */
+    const int64_t exponent = (int64_t)(bits - half_root) >> 52;
+    bits -= (uint64_t)exponent << 52;
+    double m;
+    memcpy(&m, &bits, sizeof m);
+    const double s = (m - 1.0) / (m + 1.0), square = s * s;
+    double series = 1.0 / 17.0;
+    for (int k = 15; k > 0; k -= 2) series = series * square + 1.0 / k;
+    return (double)exponent + 2.0 * 1.4426950408889634 * s * series;
+}
+
+/* 2^x; relative error below 1e-13. 0 below -1022, infinity above 1023. x = n + f with |f| <= 1/2;
+ * 2^f by the series of exp(f ln 2) up to the 13th power. */
+static inline double og_exp2(double x) {
+    if (!(x >= -1022.0)) return 0.0;
+    if (x > 1023.0) return HUGE_VAL;
+    const double shift = 6755399441055744.0; /* 1.5 * 2^52 */
+    const double n = (x + shift) - shift;
+    const double f = (x - n) * 0.6931471805599453;
+    double p = 1.0;
+    for (int k = 13; k > 0; k--) p = p * f / k + 1.0;
+    const uint64_t bits = (uint64_t)((int64_t)n + 1023) << 52;
+    double power;
+    memcpy(&power, &bits, sizeof power);
+    return p * power;
 }
 
 #endif

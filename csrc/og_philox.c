@@ -25,8 +25,8 @@ void og_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t ou
     out[3] = c3;
 }
 
-double og_philox_uniform(uint64_t seed, uint32_t choice, uint64_t position) {
-    const uint32_t counter[4] = {(uint32_t)position, (uint32_t)(position >> 32), choice, 0};
+double og_philox_uniform(uint64_t seed, uint32_t choice, uint64_t position, uint32_t stream) {
+    const uint32_t counter[4] = {(uint32_t)position, (uint32_t)(position >> 32), choice, stream};
     const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
     uint32_t out[4];
     og_philox4x32(counter, key, out);

@@ -13,9 +13,9 @@
  * O(1). counter and out may be the same array. */
 void og_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 
-/* A uniform double in [0, 1) with 53 random bits for (seed, choice, position).
- * Layout: key = seed (low word, high word); counter = position (low, high), choice, 0.
+/* A uniform double in [0, 1) with 53 random bits for (seed, choice, position, stream).
+ * Layout: key = seed (low word, high word); counter = position (low, high), choice, stream.
  * This layout is part of the promise that a seed gives the same tokens in later versions. */
-double og_philox_uniform(uint64_t seed, uint32_t choice, uint64_t position);
+double og_philox_uniform(uint64_t seed, uint32_t choice, uint64_t position, uint32_t stream);
 
 #endif

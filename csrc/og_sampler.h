@@ -1,75 +1,154 @@
 /* One token from one row of logits: the whole pipeline.
  *
- * Order and definitions (float32 rows, double sums):
+ * Order and definitions. Rows are float32; sums are the kernels' (og_kernels.h), double over blocks.
  *   1. The row is read only. Log-probabilities are log-softmax of the row as it came.
  *   2. logit_bias is added; tokens outside the mask are at -infinity.
  *   3. Repetition penalty R on tokens in the window: l <= 0 ? l * R : l / R (Keskar et al. 2019,
- *      CTRL; as llama.cpp's llama_sampler_penalties). Then l - generated * frequency
- *      - (generated > 0) * presence (OpenAI API reference, chat completions).
- *   4. temperature; 0 is argmax, where the lowest id wins a tie.
- *   5. top_k, then top_p (Holtzman et al. 2020), then min_p (Nguyen et al. 2024), each on the
- *      tempered distribution that the ones before left. Ties go to the lowest id. top_p keeps the
- *      smallest set of most likely tokens whose mass reaches p, the crossing token included.
+ *      CTRL; as llama.cpp's llama_sampler_penalties). Then l - (generated * frequency + presence) for
+ *      generated tokens (OpenAI API reference, chat completions). Then DRY (og_dry.h). Tokens that end an
+ *      answer are at -infinity until min_tokens are generated.
+ *   4. temperature T; 0 is argmax, where the lowest id wins a tie, and nothing below acts. With
+ *      dynatemp_range d > 0: T = low + (high - low) * (H / Hmax)^dynatemp_exponent between
+ *      low = max(0, T - d) and high = T + d, H the entropy of the row so far, Hmax that of as many equal
+ *      candidates (llama.cpp's llama_sampler_temp_ext).
+ *   5. Truncation, each step on the tempered distribution that the ones before left; "mass" is a share of
+ *      what they left. Ties go to the lowest id. At least min_keep tokens stay in each step.
+ *      top_n_sigma  keeps l >= max - n * standard deviation of the logits (Tang et al. 2024, "Top-n-sigma")
+ *      top_k        the k most likely
+ *      typical_p    the smallest set whose mass exceeds p, of the tokens whose information is nearest
+ *                   to the entropy (Meister et al. 2023, "Locally typical sampling")
+ *      top_p        the smallest set of most likely tokens whose mass reaches p, the crossing token
+ *                   included, never none (Holtzman et al. 2020)
+ *      min_p        w >= min_p * the largest (Nguyen et al. 2024)
+ *      xtc          with xtc_probability: of the tokens with mass >= xtc_threshold only the least likely
+ *                   (p-e-w, oobabooga/text-generation-webui #6335; as llama.cpp's llama_sampler_xtc)
+ *      or, in the place of all of them, mirostat 1 or 2 (Basu et al. 2021), whose state mu follows the
+ *      surprise of each drawn token.
  *   6. One draw: the first token, in order of ids, at which the running sum of the kept weights
- *      exceeds u * their total; u comes from og_philox_uniform(seed, choice, position). Every
- *      successful call moves position by one, the greedy ones too.
+ *      exceeds u * their total; u comes from og_philox_uniform(seed, choice, position, OG_STREAM_DRAW).
+ *      Every successful call moves position by one, the greedy ones too.
+ *
+ * How it is fast (128,256 logits, the figures are in benchmarks/README.md): the row is read twice, once for the
+ * maxima of its blocks and once for its weights. Bias and penalties never make a copy of it: the few
+ * tokens they touch are worked out beside it and put into the weights afterwards. The nucleus is cut
+ * by og_select_nucleus; on a peaked row everything behind it looks at a short list. Samplers that few
+ * people use take one plain copy of the row first, and stay simple.
  */
 #ifndef OG_SAMPLER_H
 #define OG_SAMPLER_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
+#include "og_dry.h"
 #include "og_history.h"
+#include "og_kernels.h"
+#include "og_select.h"
 #include "og_status.h"
 
-typedef struct og_bias {
-    int32_t token; /* 0 <= token < n_vocab */
-    float value;   /* finite, or -infinity for never */
-} og_bias;
+/* Independent random streams of one position. Part of the promise that a seed repeats its tokens. */
+enum { OG_STREAM_DRAW = 0, OG_STREAM_XTC = 1 };
 
 typedef struct og_params {
-    float temperature;        /* >= 0 */
-    float top_p;              /* 0..1; >= 1 is off */
-    float min_p;              /* 0..1; 0 is off */
-    float frequency_penalty;  /* finite; 0 is off */
-    float presence_penalty;   /* finite; 0 is off */
-    float repetition_penalty; /* > 0; 1 is off */
-    int32_t top_k;            /* <= 0 or >= n_vocab is off */
+    float temperature;       /* >= 0 */
+    float dynatemp_range;    /* >= 0; 0 is off */
+    float dynatemp_exponent; /* >= 0 */
+    float top_n_sigma;       /* > 0; <= 0 is off */
+    float typical_p;         /* 0..1; >= 1 is off */
+    float top_p;             /* 0..1; >= 1 is off */
+    float min_p;             /* 0..1; 0 is off */
+    float xtc_probability;   /* 0..1; 0 is off */
+    float xtc_threshold;     /* 0..1; > 0.5 is off */
+    float mirostat_tau;      /* target surprise in bits, > 0 */
+    float mirostat_eta;      /* learning rate, 0..1 */
+    int32_t mirostat;        /* 0 (off), 1 or 2 */
+    int32_t top_k;           /* <= 0 or >= n_vocab is off */
+    int32_t min_keep;        /* >= 0 */
+    og_penalties penalties;
 } og_params;
+
+/* A token that ends an answer, and its bias once it may be drawn. */
+typedef struct og_end {
+    int32_t token;
+    float bias;
+} og_end;
 
 /* A sequence's sampler. Caller-owned, as is all memory it points to; one thread at a time. */
 typedef struct og_sampler {
+    const og_kernels *kernels;
     int32_t n_vocab; /* >= 1 */
     og_params params;
-    const og_bias *bias; /* n_bias entries */
-    int32_t n_bias;
-    og_history history;
+    og_history history; /* biases, and the tokens counted if og_sampler_counts says so */
+    og_dry dry;
+    const og_end *ends; /* banned in the history until min_tokens are accepted */
+    int32_t n_ends;
+    int64_t min_tokens;
+    int64_t n_generated; /* accepted so far */
     uint64_t seed;
     uint32_t choice;
     uint64_t position; /* tokens drawn so far */
-    float *adjusted;   /* scratch, n_vocab */
-    float *weights;    /* scratch, n_vocab */
+    double mu;         /* mirostat's state in bits; begins at 2 * tau */
 } og_sampler;
+
+/* Memory for one draw at a time. Samplers with the same n_vocab may share it, one after another; it
+ * keeps what og_logprobs and og_post_logprobs want to know of the last draw. */
+typedef struct og_scratch {
+    float *weights;    /* padded n_vocab */
+    float *row;        /* padded n_vocab: a changed copy of the row; NULL if no sampler needs one */
+    int32_t *ids;      /* as many as a list holds */
+    float *raw_max;    /* og_blocks(n_vocab): maxima of the blocks of the row as it came */
+    float *block_max;  /* og_blocks(n_vocab): bounds, with bias, mask and penalties */
+    double *block_sum; /* og_blocks(n_vocab) */
+    float *block_top;  /* og_padded(og_blocks(n_vocab)): what no weight of the block exceeds */
+    og_lists lists;
+    /* The last draw. */
+    bool greedy;
+    const int32_t *kept_ids; /* ids of the weights, NULL where they are their indices */
+    int32_t kept_n;          /* weights */
+    float kept_low;          /* those >= this, and > 0, were candidates */
+    double kept_total;
+} og_scratch;
 
 typedef struct og_candidate {
     int32_t token;
     float logprob;
 } og_candidate;
 
+/* Whether accepted tokens have to be counted: some penalty is on. */
+bool og_sampler_counts(const og_params *params);
+
+/* Whether the scratch needs its `row`. */
+bool og_sampler_needs_row(const og_params *params);
+
+/* Bytes of a scratch for rows of n_vocab, and its laying out in that memory (aligned to 64 bytes). */
+size_t og_scratch_bytes(int32_t n_vocab, bool with_row);
+void og_scratch_init(og_scratch *scratch, void *memory, int32_t n_vocab, bool with_row);
+
 /* Draw a token.
  *
  * logits: n_vocab float32, never written to. mask: NULL, or (n_vocab + 31) / 32 words, bit
  * token % 32 of word token / 32 set where the token is allowed.
  * Returns OG_OK and sets *token, or OG_ERR_NAN, OG_ERR_INFINITE, OG_ERR_NO_CANDIDATE and changes
- * nothing but the scratch. O(n_vocab + seen tokens + n_bias). */
-int og_sampler_draw(og_sampler *s, const float *logits, const uint32_t *mask, int32_t *token);
+ * nothing but the scratch. O(n_vocab + seen tokens). */
+int og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits, const uint32_t *mask,
+                    int32_t *token);
 
-/* Log-probabilities of a row: log-softmax of the logits as they are.
+/* Count a drawn token as generated. 0 <= token < n_vocab; the history is not full and neither is
+ * DRY's. */
+void og_sampler_accept(og_sampler *s, int32_t token);
+
+/* Log-probabilities of the row that was drawn from last: log-softmax of the logits as they are.
  *
  * Sets *logprob to that of `token` and top[0..n_top-1] to the most likely tokens, best first, ties
- * lowest id first. 0 <= n_top <= n; -infinity where the logit is. The row has passed
- * og_sampler_draw, so it holds no NaN and a finite maximum. O(n * 1 + hits * n_top). */
-void og_logprobs(const float *logits, int32_t n, int32_t token, float *logprob, og_candidate *top,
-                 int32_t n_top);
+ * lowest id first; -infinity where the logit is. 0 <= n_top <= n_vocab. One pass of exp, and the
+ * blocks that hold the most likely tokens. */
+void og_logprobs(const og_sampler *s, og_scratch *scratch, const float *logits, int32_t token,
+                 float *logprob, og_candidate *top, int32_t n_top);
+
+/* The same of the distribution that the token was drawn from, after bias, penalties, temperature
+ * and truncation. Where fewer than n_top were candidates, the rest of `top` is filled with token -1. */
+void og_post_logprobs(const og_scratch *scratch, int32_t token, float *logprob, og_candidate *top,
+                      int32_t n_top);
 
 #endif

@@ -31,7 +31,8 @@ void og_stops_init(og_stops *s);
 
 /* Follow data[0..n-1]. Returns the number of bytes taken: n, or fewer when a stop ended there; then
  * *matched is its index, else -1. *held is set to max(state), the bytes at the end of the stream
- * that may still become a stop. Amortised O(n * n_stops). */
+ * that may still become a stop. After a match nothing more is fed until og_stops_init: the state of
+ * the stop is then its length, and the next byte of it does not exist. Amortised O(n * n_stops). */
 size_t og_stops_feed(og_stops *s, const uint8_t *data, size_t n, int32_t *matched, int32_t *held);
 
 /* How many bytes at the end of data[0..n-1] are the beginning of a UTF-8 character that further

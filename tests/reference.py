@@ -1,23 +1,35 @@
-"""The readable definition of sampling and of the text stream, written from their sources.
+"""The readable definition of sampling, written from its sources; the order is that of the file.
 
 Nothing here is fast and nothing here uses our kernels. Fast code has to equal it: exactly where the
-definition is exact (which tokens, which text), within rounding where a real number decides.
+definition is exact, within rounding where a real number decides (``readings``).
 
-Sources: OpenAI's API reference (penalties, logit_bias, top_p), llama.cpp's ``llama-sampler.cpp``
-(repetition penalty, min_p), Salmon et al. 2011 (Philox 4x32-10), Unicode 15 section 3.9 (UTF-8).
+Sources: OpenAI's API reference (frequency and presence penalty, logit_bias, top_p), llama.cpp's
+``llama-sampler.cpp`` (repetition penalty, DRY, min_p, XTC, dynamic temperature), Tang et al. 2024
+(top-n-sigma), Meister et al. 2023 (typical_p), Basu et al. 2021 (mirostat), Salmon et al. 2011
+(Philox 4x32-10).
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.sampling import SamplingParams
 
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
 MASK_32 = (1 << 32) - 1
+DRAW, XTC = 0, 1
+"""Streams of the random numbers."""
+LEAST_WEIGHT = 2.0**-127
+"""What is less likely than this, compared with the most likely token, is never drawn."""
 
 
 # --- random numbers ---------------------------------------------------------------------------
@@ -39,23 +51,25 @@ def philox4x32(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...]:
     return left_0, right_0, left_1, right_1
 
 
-def coin(seed: int, choice: int, position: int) -> float:
-    """Return the number in [0, 1) that decides the draw at ``position``."""
+def coin(seed: int, choice: int, position: int, stream: int = DRAW) -> float:
+    """Return the number in [0, 1) that decides at ``position``."""
     words = philox4x32(
-        (position & MASK_32, position >> 32, choice, 0), (seed & MASK_32, seed >> 32)
+        (position & MASK_32, position >> 32, choice, stream), (seed & MASK_32, seed >> 32)
     )
     return ((words[0] << 32 | words[1]) >> 11) / 2**53
 
 
-# --- from a row to a token --------------------------------------------------------------------
+# --- bias, mask, penalties --------------------------------------------------------------------
 
 
+@np.errstate(over="ignore")
 def adjusted(
     logits: NDArray[np.float32],
     params: SamplingParams,
     prompt: Sequence[int] = (),
     generated: Sequence[int] = (),
     allowed: set[int] | None = None,
+    ends: Sequence[int] = (),
 ) -> NDArray[np.float32]:
     """Bias, mask and penalties, in this order, in float32 as the rows are."""
     row = logits.astype(np.float32, copy=True)
@@ -74,108 +88,265 @@ def adjusted(
         row[token] -= np.float32(
             np.float32(count) * np.float32(params.frequency_penalty)
         ) + np.float32(params.presence_penalty)
+    for token, lowered in dry_penalties(everything, params).items():
+        row[token] -= np.float32(lowered)
+    if len(generated) < params.min_tokens:
+        row[list(ends)] = -np.inf
     return row
 
 
-def kept(
-    row: NDArray[np.float32], params: SamplingParams, p_shift: float = 0.0, min_p_factor: float = 1
-) -> NDArray[np.float64]:
-    """Return the probabilities after temperature, top_k, top_p and min_p; 0 is dropped.
+def dry_penalties(everything: Sequence[int], params: SamplingParams) -> dict[int, float]:
+    """For every token that would continue a repetition, what its logit loses."""
+    if params.dry_multiplier == 0:
+        return {}
+    last_n = len(everything) if params.dry_penalty_last_n < 0 else params.dry_penalty_last_n
+    seen = list(everything[max(0, len(everything) - last_n) :])
+    breakers = [list(breaker) for breaker in params.dry_breakers]
+    unbroken = len(seen)
+    for begin in reversed(range(len(seen))):
+        here = [len(b) for b in breakers if seen[begin : begin + len(b)] == b]
+        if here:
+            unbroken = len(seen) - begin - max(here)
+            break
+    longest: dict[int, int] = {}
+    for at in range(1, len(seen)):
+        same = max(k for k in range(at + 1) if seen[at - k : at] == seen[len(seen) - k :])
+        length = min(same, unbroken)
+        if length >= params.dry_allowed_length and [seen[at]] not in breakers:
+            longest[seen[at]] = max(length, longest.get(seen[at], 0))
+    multiplier, base = float(np.float32(params.dry_multiplier)), float(np.float32(params.dry_base))
+    most = float(np.finfo(np.float32).max)
+    return {
+        token: min(multiplier * base ** (length - params.dry_allowed_length), most)
+        for token, length in longest.items()
+    }
 
-    ``p_shift`` and ``min_p_factor`` move the borders, for tests that allow for rounding.
-    """
-    weights = np.exp((row.astype(np.float64) - row.max()) / params.temperature)
-    best_first = sorted(range(len(row)), key=lambda token: (-row[token], token))
-    if params.top_k:
-        weights[best_first[params.top_k :]] = 0.0
-    if params.top_p < 1:
-        goal, mass = (np.float32(params.top_p) + p_shift) * weights.sum(), 0.0
-        for rank, token in enumerate(best_first):
-            if rank and mass >= goal:
-                weights[token] = 0.0
-            mass += weights[token]
-    share = min(1.0, np.float32(params.min_p) * min_p_factor)
-    weights[weights < share * weights.max()] = 0.0
+
+# --- temperature and truncation ---------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Slack:
+    """How far rounding may move each border; all 0 is the definition itself."""
+
+    top_n_sigma: float = 0.0
+    typical_p: float = 0.0
+    entropy: float = 0.0
+    top_p: float = 0.0
+    min_p: float = 0.0
+    xtc_threshold: float = 0.0
+    mirostat: float = 0.0
+
+
+EXACT = Slack()
+
+
+def temperature_of(row: NDArray[np.float32], params: SamplingParams) -> float:
+    """Return the temperature, which moves with the entropy if ``dynatemp_range`` says so."""
+    middle, around = float(np.float32(params.temperature)), float(np.float32(params.dynatemp_range))
+    candidates = np.count_nonzero(row > -np.inf)
+    if middle == 0 or around == 0 or candidates == 1:
+        return middle
+    low, high = max(0.0, middle - around), middle + around
+    share = entropy_of(np.exp(row.astype(np.float64) - row.max())) / math.log(candidates)
+    return low + (high - low) * share ** float(np.float32(params.dynatemp_exponent))
+
+
+def entropy_of(weights: Floats) -> float:
+    """Entropy in nats."""
+    p = weights[weights > 0] / weights.sum()
+    return max(0.0, float(-(p * np.log(p)).sum()))
+
+
+def kept(
+    row: NDArray[np.float32],
+    params: SamplingParams,
+    xtc_coin: float = 1.0,
+    mu: float = math.inf,
+    slack: Slack = EXACT,
+) -> Floats:
+    """Return the probabilities that a token is drawn with; 0 is dropped."""
+    temperature = temperature_of(row, params)
+    if temperature == 0:
+        return np.eye(len(row))[np.argmax(row)]
+    logits = row.astype(np.float64)
+    weights = np.exp((logits - row.max()) / temperature)
+    weights[weights < LEAST_WEIGHT] = 0.0
+    if params.mirostat:
+        weights[~mirostat(logits / temperature, weights, params, mu, slack)] = 0.0
+        return weights / weights.sum()
+    for step in (top_n_sigma, top_k, typical_p, top_p, min_p):
+        dropped = ~step(logits, weights, params, slack)
+        logits[dropped], weights[dropped] = -np.inf, 0.0
+    if xtc_coin < np.float32(params.xtc_probability):
+        weights[~xtc(logits, weights, params, slack)] = 0.0
     return weights / weights.sum()
 
 
+def first_of(order: NDArray[np.intp], count: int, params: SamplingParams) -> Bools:
+    """Mark the first ``count`` of an order, but not less than min_keep."""
+    marks = np.zeros(len(order), dtype=bool)
+    marks[order[: max(count, params.min_keep)]] = True
+    return marks
+
+
+def best_first(values: Floats) -> NDArray[np.intp]:
+    """Order tokens by logit or weight; of a tie the lowest id comes first."""
+    return np.argsort(-values, kind="stable")
+
+
+def until(reached: Bools) -> int:
+    """How many it takes until something is reached; all when it never is."""
+    return int(np.argmax(reached)) + 1 if reached.any() else len(reached)
+
+
+def top_n_sigma(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack) -> Bools:
+    """Keep logits within n standard deviations of the largest."""
+    if params.top_n_sigma == 0:
+        return weights >= 0
+    deviations = float(np.float32(params.top_n_sigma)) * (1 + slack.top_n_sigma)
+    below = logits.max() - logits
+    enough = below <= deviations * below[below < np.inf].std()
+    return first_of(best_first(logits), np.count_nonzero(enough), params)
+
+
+def top_k(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack) -> Bools:
+    """Keep the k most likely."""
+    return first_of(best_first(logits), params.top_k or len(logits), params)
+
+
+def typical_p(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack) -> Bools:
+    """Keep those whose information is nearest to the entropy until their mass exceeds p."""
+    if params.typical_p == 1:
+        return weights >= 0
+    with np.errstate(divide="ignore"):
+        information = -np.log(weights / weights.sum())
+    distance = np.abs(information - entropy_of(weights) - slack.entropy)
+    # On both sides of the entropy some may be equally far: rounded, they are so here, too.
+    order = np.argsort(np.round(distance / 1e-5), kind="stable")
+    mass = np.cumsum(weights[order]) / weights.sum()
+    goal = float(np.float32(params.typical_p)) + slack.typical_p
+    return first_of(order, until(mass > goal), params)
+
+
+def top_p(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack) -> Bools:
+    """Keep the most likely until their mass reaches p."""
+    if params.top_p == 1:
+        return weights >= 0
+    order = best_first(weights)
+    mass = np.cumsum(weights[order]) / weights.sum()
+    goal = float(np.float32(params.top_p)) + slack.top_p
+    return first_of(order, until(mass >= goal), params)
+
+
+def min_p(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack) -> Bools:
+    """Keep what is at least this fraction as likely as the most likely one."""
+    share = min(1.0, float(np.float32(params.min_p)) * (1 + slack.min_p))
+    enough = np.count_nonzero(weights >= share * weights.max())
+    return first_of(best_first(weights), enough, params)
+
+
+def xtc(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack) -> Bools:
+    """Of those with this mass or more keep the least likely only."""
+    threshold = float(np.float32(params.xtc_threshold)) * (1 + slack.xtc_threshold)
+    order = [token for token in best_first(weights) if weights[token] > 0]
+    above = sum(weights[order] / weights.sum() >= threshold)
+    stays = weights > 0
+    if params.xtc_threshold <= 0.5 and above >= 2 and len(order) - (above - 1) >= params.min_keep:
+        stays[order[: above - 1]] = False
+    return stays
+
+
+# --- mirostat ---------------------------------------------------------------------------------
+
+
+def mirostat(
+    logits: Floats, weights: Floats, params: SamplingParams, mu: float, slack: Slack
+) -> Bools:
+    """Keep what is no more surprising than mu (2), or k for which that is expected (1)."""
+    if params.mirostat == 2:
+        surprise = -np.log2(np.maximum(weights / weights.sum(), 1e-300))
+        return (surprise <= mu + slack.mirostat) | (weights == weights.max())
+    order, n = best_first(logits), len(logits)
+    best = [float(logits[token]) for token in order[:100] if logits[token] > -np.inf]
+    t = [math.log((i + 2) / (i + 1)) for i in range(len(best) - 1)]
+    b = [best[i] - best[i + 1] for i in range(len(best) - 1)]
+    if not t:
+        k = 1.0
+    else:
+        s = sum(x * y for x, y in zip(t, b, strict=True)) / sum(x * x for x in t)
+        k = mirostat_k(s, mu, n) * (1 + slack.mirostat)
+    marks = np.zeros(n, dtype=bool)
+    marks[order[: max(1, int(min(k, n)))]] = True
+    return marks
+
+
+def mirostat_k(s: float, mu: float, n: int) -> float:
+    """The paper's equation for k; all tokens where they do not become less likely."""
+    if s <= 0:
+        return n
+    epsilon = s - 1
+    try:
+        return (epsilon * 2**mu / (1 - n**-epsilon)) ** (1 / s)
+    except (OverflowError, ZeroDivisionError):
+        return n
+
+
+def next_mu(mu: float, probability: float, params: SamplingParams) -> float:
+    """Return mirostat's state after a token with this probability was drawn."""
+    error = -math.log2(probability) - float(np.float32(params.mirostat_tau))
+    return mu - float(np.float32(params.mirostat_eta)) * error
+
+
+# --- rounding, and the draw -------------------------------------------------------------------
+
+
+def readings(params: SamplingParams, tolerance: float = 1e-5) -> Iterator[Slack]:
+    """Yield the definition, then every reading of it that moves borders within rounding."""
+    used = {
+        "top_n_sigma": params.top_n_sigma > 0,
+        "typical_p": params.typical_p < 1,
+        "entropy": params.typical_p < 1,
+        "top_p": params.top_p < 1,
+        "min_p": params.min_p > 0,
+        "xtc_threshold": params.xtc_probability > 0,
+    }
+    if params.mirostat:
+        used = {"mirostat": True}
+    moves = [
+        (0.0, -tolerance, tolerance) if used.get(field.name) else (0.0,) for field in fields(Slack)
+    ]
+    for values in itertools.product(*moves):
+        yield Slack(*values)
+
+
+def drawn_by(probabilities: Floats, u: float, tolerance: float = 1e-5) -> set[int]:
+    """Return the tokens at which the running sum exceeds u: one, or two at a border."""
+    above = np.cumsum(probabilities)
+    below = above - probabilities
+    hits = (below - tolerance <= u) & (u <= above + tolerance) & (probabilities > 0)
+    return set(np.flatnonzero(hits).tolist())
+
+
 def drawable(
-    row: NDArray[np.float32], params: SamplingParams, u: float, tolerance: float = 1e-5
+    row: NDArray[np.float32],
+    params: SamplingParams,
+    u: float,
+    xtc_coin: float = 1.0,
+    mu: float = math.inf,
 ) -> set[int]:
     """Return the tokens that the coin ``u`` may draw from an adjusted row.
 
-    More than one only where a border (of the nucleus, of min_p, of two tokens on the CDF) lies
-    within the rounding of float32 weights.
+    More than one only where a border lies within the rounding of float32 weights.
     """
-    if params.temperature == 0:
-        return {int(np.argmax(row))}
     tokens = set()
-    for p_shift in (-tolerance, 0.0, tolerance):
-        for min_p_factor in (1 - tolerance, 1, 1 + tolerance):
-            probabilities = kept(row, params, p_shift, min_p_factor)
-            above = np.cumsum(probabilities)
-            below = above - probabilities
-            hits = (below - tolerance <= u) & (u <= above + tolerance) & (probabilities > 0)
-            tokens.update(np.flatnonzero(hits).tolist())
+    for slack in readings(params):
+        tokens |= drawn_by(kept(row, params, xtc_coin, mu, slack), u)
     return tokens
 
 
-def logprobs(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def logprobs(logits: NDArray[np.float32]) -> Floats:
     """Log-softmax of the raw row."""
     shifted = logits.astype(np.float64) - logits.max()
     with np.errstate(divide="ignore"):
         return shifted - np.log(np.exp(shifted).sum())
-
-
-# --- from bytes to text -----------------------------------------------------------------------
-
-
-CHARACTER_BEGINNINGS = {
-    chr(code).encode()[:k]
-    # The last byte holds six bits: every 64th character shows all beginnings.
-    for code in range(0x80, 0x110000, 64)
-    if not 0xD800 <= code <= 0xDFFF
-    for k in range(1, len(chr(code).encode()))
-}
-"""Bytes that begin a character and need more to end it. (Python's incremental decoder would hold
-back beginnings of surrogates, too, which never become a character.)"""
-
-
-def first_stop(data: bytes, stops: Sequence[bytes]) -> tuple[int, int] | None:
-    """Return (where the match begins, index of the stop): earliest end, then the longest."""
-    for end in range(1, len(data) + 1):
-        ending = [i for i, stop in enumerate(stops) if data[:end].endswith(stop)]
-        if ending:
-            longest = max(ending, key=lambda i: len(stops[i]))
-            return end - len(stops[longest]), longest
-    return None
-
-
-def whole_text(data: bytes, stops: Sequence[bytes]) -> str:
-    """Return the text of a stream that has ended."""
-    match = first_stop(data, stops)
-    return (data if match is None else data[: match[0]]).decode("utf-8", "replace")
-
-
-def shown_text(data: bytes, stops: Sequence[bytes]) -> str:
-    """Return all the text that may be shown once ``data`` has come and more may follow."""
-    if first_stop(data, stops) is not None:
-        return whole_text(data, stops)
-    held = max(
-        (k for stop in stops for k in range(len(stop)) if data.endswith(stop[:k])), default=0
-    )
-    ready = data[: len(data) - held]
-    ends = (ready[-k:] for k in (1, 2, 3))
-    unfinished = max((len(end) for end in ends if end in CHARACTER_BEGINNINGS), default=0)
-    return ready[: len(ready) - unfinished].decode("utf-8", "replace")
-
-
-def splits(data: bytes) -> Iterator[list[bytes]]:
-    """Yield every way to cut ``data`` into pieces."""
-    for cuts in range(1 << max(0, len(data) - 1)):
-        pieces, begin = [], 0
-        for at in range(1, len(data)):
-            if cuts >> (at - 1) & 1:
-                pieces.append(data[begin:at])
-                begin = at
-        yield [*pieces, data[begin:]]

@@ -16,7 +16,7 @@ from offgrid.sampling.params import SamplingParams
 from offgrid.sampling.result import SampleResult
 
 try:
-    from offgrid.sampling._sampler import Sampler, philox4x32, sample_rows
+    from offgrid.sampling._sampler import Sampler, instruction_sets, philox4x32, sample_rows
     from offgrid.sampling._text import TextStream
 except ModuleNotFoundError as ex:
     if ex.name is None or not ex.name.startswith("offgrid.sampling._"):
@@ -34,6 +34,7 @@ __all__ = [
     "SamplingError",
     "SamplingParams",
     "TextStream",
+    "instruction_sets",
     "philox4x32",
     "sample_rows",
 ]

@@ -12,63 +12,116 @@ cdef extern from "og_status.h" nogil:
 
 cdef extern from "og_philox.h" nogil:
     void og_philox4x32(const uint32_t *counter, const uint32_t *key, uint32_t *out)
-    double og_philox_uniform(uint64_t seed, uint32_t choice, uint64_t position)
+
+
+cdef extern from "og_kernels.h" nogil:
+    ctypedef struct og_penalties:
+        float repetition
+        float frequency
+        float presence
+
+    ctypedef struct og_kernels:
+        const char *name
+
+    const og_kernels *og_kernels_best()
+    const og_kernels *og_kernels_named(const char *name)
+    int32_t og_blocks(int32_t n)
+    int32_t og_padded(int32_t n)
 
 
 cdef extern from "og_history.h" nogil:
-    ctypedef struct og_seen:
-        int32_t token
-        int32_t generated
-        int32_t window
-
     ctypedef struct og_history:
-        og_seen *seen
-        int32_t n_seen
-        int32_t capacity
-        int32_t *table
+        int32_t *in_block
         int32_t *ring
+        int32_t capacity
 
-    void og_history_init(og_history *h, og_seen *seen, int32_t capacity, int32_t *table,
-                         uint32_t table_size, int32_t *ring, int32_t last_n)
-    void og_history_grow(og_history *h, og_seen *seen, int32_t capacity, int32_t *table,
-                         uint32_t table_size)
+    size_t og_history_bytes(int32_t capacity)
+    void og_history_init(og_history *h, int32_t n_vocab, void *memory, int32_t capacity,
+                         int32_t *in_block, int32_t *ring, int32_t last_n, bint keep)
+    void og_history_grow(og_history *h, void *memory, int32_t capacity)
     bint og_history_full(const og_history *h)
+    void og_history_bias(og_history *h, int32_t token, float bias)
     void og_history_add(og_history *h, int32_t token, bint generated)
 
 
-cdef extern from "og_sampler.h" nogil:
-    ctypedef struct og_bias:
-        int32_t token
-        float value
+cdef extern from "og_dry.h" nogil:
+    ctypedef struct og_breaker:
+        int32_t head
+        int32_t tail_begin
+        int32_t tail_length
 
+    ctypedef struct og_dry:
+        float multiplier
+        float base
+        int32_t allowed_length
+        int32_t last_n
+        const og_breaker *breakers
+        const int32_t *tails
+        int32_t n_breakers
+        int32_t *tokens
+        int32_t *repeats
+        int32_t n
+        int32_t capacity
+
+    bint og_dry_full(const og_dry *d)
+    void og_dry_add(og_dry *d, int32_t token)
+
+
+cdef extern from "og_sampler.h" nogil:
     ctypedef struct og_params:
         float temperature
+        float dynatemp_range
+        float dynatemp_exponent
+        float top_n_sigma
+        float typical_p
         float top_p
         float min_p
-        float frequency_penalty
-        float presence_penalty
-        float repetition_penalty
+        float xtc_probability
+        float xtc_threshold
+        float mirostat_tau
+        float mirostat_eta
+        int32_t mirostat
         int32_t top_k
+        int32_t min_keep
+        og_penalties penalties
+
+    ctypedef struct og_end:
+        int32_t token
+        float bias
 
     ctypedef struct og_sampler:
+        const og_kernels *kernels
         int32_t n_vocab
         og_params params
-        const og_bias *bias
-        int32_t n_bias
         og_history history
+        og_dry dry
+        const og_end *ends
+        int32_t n_ends
+        int64_t min_tokens
+        int64_t n_generated
         uint64_t seed
         uint32_t choice
         uint64_t position
-        float *adjusted
-        float *weights
+        double mu
+
+    ctypedef struct og_scratch:
+        float *row
 
     ctypedef struct og_candidate:
         int32_t token
         float logprob
 
-    int og_sampler_draw(og_sampler *s, const float *logits, const uint32_t *mask, int32_t *token)
-    void og_logprobs(const float *logits, int32_t n, int32_t token, float *logprob,
-                     og_candidate *top, int32_t n_top)
+    bint og_sampler_counts(const og_params *params)
+    bint og_sampler_needs_row(const og_params *params)
+    size_t og_scratch_bytes(int32_t n_vocab, bint with_row)
+    void og_scratch_init(og_scratch *scratch, void *memory, int32_t n_vocab, bint with_row)
+    int og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits,
+                        const uint32_t *mask, int32_t *token)
+    void og_sampler_accept(og_sampler *s, int32_t token)
+    void og_logprobs(const og_sampler *s, og_scratch *scratch, const float *logits, int32_t token,
+                     float *logprob, og_candidate *top, int32_t n_top)
+    void og_post_logprobs(const og_scratch *scratch, int32_t token, float *logprob,
+                          og_candidate *top, int32_t n_top)
 
 
 cdef extern from "og_text.h" nogil:

@@ -7,6 +7,8 @@ from offgrid.errors import SamplingError
 from offgrid.sampling.params import SamplingParams
 from offgrid.sampling.result import SampleResult
 
+INSTRUCTION_SETS: tuple[str, ...]
+
 class Sampler:
     params: SamplingParams
     def __init__(
@@ -17,6 +19,8 @@ class Sampler:
         *,
         choice: int = 0,
         banned: Iterable[int] = (),
+        end_tokens: Iterable[int] = (),
+        isa: str | None = None,
     ) -> None: ...
     @property
     def n_vocab(self) -> int: ...
@@ -26,13 +30,27 @@ class Sampler:
     def choice(self) -> int: ...
     @property
     def position(self) -> int: ...
+    @property
+    def mu(self) -> float: ...
+    @property
+    def isa(self) -> str: ...
     @overload
     def sample(
-        self, logits: Buffer | int, top_logprobs: None = None, mask: Buffer | None = None
+        self,
+        logits: Buffer | int,
+        top_logprobs: None = None,
+        mask: Buffer | None = None,
+        *,
+        post_sampling: bool = False,
     ) -> int: ...
     @overload
     def sample(
-        self, logits: Buffer | int, top_logprobs: int, mask: Buffer | None = None
+        self,
+        logits: Buffer | int,
+        top_logprobs: int,
+        mask: Buffer | None = None,
+        *,
+        post_sampling: bool = False,
     ) -> SampleResult: ...
     def accept(self, token: int) -> None: ...
 
@@ -41,6 +59,9 @@ def sample_rows(
     samplers: Sequence[Sampler],
     *,
     top_logprobs: Sequence[int] | None = None,
+    masks: Sequence[int] | None = None,
+    post_sampling: Sequence[bool] | None = None,
     accept: bool = True,
 ) -> list[SampleResult | SamplingError]: ...
+def instruction_sets() -> tuple[str, ...]: ...
 def philox4x32(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]: ...

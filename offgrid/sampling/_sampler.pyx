@@ -2,36 +2,62 @@
 """The Python face of csrc/og_sampler: check, convert, drop the GIL, map errors."""
 
 import math
+import os
 import secrets
 
 cimport cython
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
-from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport strcmp
 
 from offgrid.sampling._core cimport (
     OG_ERR_INFINITE,
     OG_ERR_NAN,
     OG_ERR_NO_CANDIDATE,
     OG_OK,
-    og_bias,
+    og_blocks,
+    og_breaker,
     og_candidate,
+    og_dry_add,
+    og_dry_full,
+    og_end,
     og_history_add,
+    og_history_bias,
+    og_history_bytes,
     og_history_full,
     og_history_grow,
     og_history_init,
+    og_kernels,
+    og_kernels_best,
+    og_kernels_named,
     og_logprobs,
+    og_padded,
     og_philox4x32,
+    og_post_logprobs,
     og_sampler,
+    og_sampler_accept,
+    og_sampler_counts,
     og_sampler_draw,
-    og_seen,
+    og_sampler_needs_row,
+    og_scratch,
+    og_scratch_bytes,
+    og_scratch_init,
 )
 
-from offgrid.errors import InvalidParameter, SamplingError
+from offgrid.errors import ConfigError, InvalidParameter, SamplingError
 from offgrid.sampling.params import MAX_TOP_LOGPROBS, SamplingParams
 from offgrid.sampling.result import SampleResult
 
-cdef int32_t _NO_LOGPROBS = -1
-cdef int32_t _FIRST_CAPACITY = 64
+cdef enum:
+    NO_LOGPROBS = -1
+    FIRST_CAPACITY = 64
+    ALIGNMENT = 64
+    # Tokens. A larger window is never full: it is "everything", and takes no room beforehand.
+    MAX_WINDOW = 1 << 24
+
+INSTRUCTION_SETS = ("scalar", "sse2", "avx2", "avx512", "neon")
+"""Names of all kernels that there may be; instruction_sets() tells which can run here."""
 
 _MESSAGES = {
     OG_ERR_NAN: ("the logits row holds NaN", "nan_logits"),
@@ -53,9 +79,28 @@ cdef void *_allocate(size_t size) except NULL:
     return memory
 
 
+def instruction_sets():
+    """Return the names of the kernels that this machine can run. All give the same tokens."""
+    return tuple(name for name in INSTRUCTION_SETS if og_kernels_named(name.encode()) != NULL)
+
+
+
+cdef const og_kernels *_find_kernels(object name) except NULL:
+    wanted = name or os.environ.get("OFFGRID_ISA")
+    if not wanted:
+        return og_kernels_best()
+    cdef const og_kernels *kernels = og_kernels_named(wanted.encode())
+    if kernels == NULL:
+        source = "isa" if name else "OFFGRID_ISA"
+        raise ConfigError(
+            f"{source}: {wanted!r} cannot run here; {', '.join(instruction_sets())} can"
+        )
+    return kernels
+
+
 cdef int32_t _top_count(object top_logprobs, int32_t n_vocab) except -2:
     if top_logprobs is None:
-        return _NO_LOGPROBS
+        return NO_LOGPROBS
     if not 0 <= top_logprobs <= MAX_TOP_LOGPROBS:
         raise InvalidParameter(
             f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}, not {top_logprobs}.",
@@ -71,82 +116,178 @@ cdef class Sampler:
     Args:
         n_vocab: length of every logits row.
         params: how to draw; SamplingParams() when omitted.
-        prompt_tokens: ids of the prompt, for the repetition penalty.
+        prompt_tokens: ids of the prompt, for the repetition penalty and DRY.
         choice: which of several choices of one request this is; each has its own random stream.
         banned: ids that are never drawn.
+        end_tokens: ids that end an answer, for ``min_tokens``.
+        isa: which kernels to use (see instruction_sets); the fastest, or those that the environment
+            variable OFFGRID_ISA names, when omitted. All give the same tokens.
 
     Raises:
         InvalidParameter: an id outside the vocabulary.
+        ConfigError: these kernels cannot run here.
 
     A sampler belongs to one thread at a time; using it from two at once raises RuntimeError and
-    damages nothing. Different samplers run in parallel, without the GIL.
+    damages nothing. Different samplers run in parallel, without the GIL. All memory that drawing
+    needs is allocated here; only ``accept`` of many different tokens may allocate more.
     """
 
     cdef og_sampler _s
-    cdef og_bias *_bias
+    cdef og_scratch _scratch
+    cdef void *_scratch_memory
+    cdef void *_history_memory
+    cdef int32_t *_in_block
     cdef int32_t *_ring
+    cdef og_end *_ends
+    cdef og_breaker *_breakers
+    cdef int32_t *_tails
     cdef readonly object params
+    cdef bint _counts
     cdef bint _busy
 
-    def __init__(self, n_vocab, params=None, prompt_tokens=(), *, choice=0, banned=()):
+    def __init__(
+        self,
+        n_vocab,
+        params=None,
+        prompt_tokens=(),
+        *,
+        choice=0,
+        banned=(),
+        end_tokens=(),
+        isa=None,
+    ):
         if self._s.n_vocab:
             raise RuntimeError("a sampler is initialised once")
-        if not 1 <= n_vocab < (1 << 31):
-            raise InvalidParameter(f"n_vocab must be at least 1, not {n_vocab}.", "n_vocab")
+        if not 1 <= n_vocab <= (1 << 31) - 4096:
+            raise InvalidParameter(f"n_vocab must be 1 to 2^31 - 4096, not {n_vocab}.", "n_vocab")
         if not 0 <= choice < (1 << 32):
             raise InvalidParameter(f"choice must fit 32 bits, not {choice}.", "choice")
         self.params = params = SamplingParams() if params is None else params
+        self._s.kernels = _find_kernels(isa)
         self._s.n_vocab = n_vocab
         self._s.choice = choice
         self._s.seed = (secrets.randbits(64) if params.seed is None else params.seed) & (2**64 - 1)
+        self._copy_params(params)
+        self._init_scratch()
+        self._init_history(params, banned, end_tokens)
+        self._init_dry(params)
+        self._read_prompt(prompt_tokens)
+
+    cdef int _copy_params(self, object params) except -1:
         self._s.params.temperature = params.temperature
+        self._s.params.dynatemp_range = params.dynatemp_range
+        self._s.params.dynatemp_exponent = params.dynatemp_exponent
+        self._s.params.top_n_sigma = params.top_n_sigma
+        self._s.params.typical_p = params.typical_p
         self._s.params.top_p = params.top_p
         self._s.params.min_p = params.min_p
-        self._s.params.frequency_penalty = params.frequency_penalty
-        self._s.params.presence_penalty = params.presence_penalty
-        self._s.params.repetition_penalty = params.repetition_penalty
+        self._s.params.xtc_probability = params.xtc_probability
+        self._s.params.xtc_threshold = params.xtc_threshold
+        self._s.params.mirostat = params.mirostat
+        self._s.params.mirostat_tau = params.mirostat_tau
+        self._s.params.mirostat_eta = params.mirostat_eta
         self._s.params.top_k = params.top_k
-        self._s.adjusted = <float *>_allocate(n_vocab * sizeof(float))
-        self._s.weights = <float *>_allocate(n_vocab * sizeof(float))
-        self._init_bias(params.logit_bias or {}, banned)
-        self._init_history(prompt_tokens)
-
-    def __dealloc__(self):
-        PyMem_RawFree(self._s.adjusted)
-        PyMem_RawFree(self._s.weights)
-        PyMem_RawFree(self._bias)
-        PyMem_RawFree(self._ring)
-        PyMem_RawFree(self._s.history.seen)
-        PyMem_RawFree(self._s.history.table)
-
-    cdef int _init_bias(self, object logit_bias, object banned) except -1:
-        biases = {token: (-math.inf if value is False else value)
-                  for token, value in logit_bias.items()}
-        biases.update((token, -math.inf) for token in banned)
-        self._bias = <og_bias *>_allocate(len(biases) * sizeof(og_bias))
-        self._s.bias = self._bias
-        for i, (token, value) in enumerate(sorted(biases.items())):
-            self._bias[i].token = self._check_token(token, "logit_bias")
-            self._bias[i].value = value
-        self._s.n_bias = len(biases)
+        self._s.params.min_keep = params.min_keep
+        self._s.params.penalties.repetition = params.repetition_penalty
+        self._s.params.penalties.frequency = params.frequency_penalty
+        self._s.params.penalties.presence = params.presence_penalty
+        self._s.mu = 2.0 * params.mirostat_tau
         return 0
 
-    cdef int _init_history(self, object prompt_tokens) except -1:
+    def __dealloc__(self):
+        PyMem_RawFree(self._scratch_memory)
+        PyMem_RawFree(self._history_memory)
+        PyMem_RawFree(self._in_block)
+        PyMem_RawFree(self._ring)
+        PyMem_RawFree(self._ends)
+        PyMem_RawFree(self._breakers)
+        PyMem_RawFree(self._tails)
+        PyMem_RawFree(self._s.dry.tokens)
+        PyMem_RawFree(self._s.dry.repeats)
+
+    cdef int _init_scratch(self) except -1:
+        cdef bint with_row = og_sampler_needs_row(&self._s.params)
+        cdef size_t size = og_scratch_bytes(self._s.n_vocab, with_row)
+        self._scratch_memory = _allocate(size + ALIGNMENT)
+        cdef uintptr_t aligned = (<uintptr_t>self._scratch_memory + ALIGNMENT - 1) & ~<uintptr_t>(ALIGNMENT - 1)
+        og_scratch_init(&self._scratch, <void *>aligned, self._s.n_vocab, with_row)
+        return 0
+
+    cdef int _init_history(self, object params, object banned, object end_tokens) except -1:
         # The window only counts when something reads it.
         cdef int32_t last_n = 0
-        if self._s.params.repetition_penalty != 1.0:
-            last_n = self.params.repeat_last_n
+        if params.repetition_penalty != 1.0:
+            last_n = params.repeat_last_n if params.repeat_last_n <= MAX_WINDOW else -1
         if last_n > 0:
             self._ring = <int32_t *>_allocate(last_n * sizeof(int32_t))
-        cdef og_seen *seen = <og_seen *>_allocate(_FIRST_CAPACITY * sizeof(og_seen))
-        self._s.history.seen = seen
-        cdef int32_t *table = <int32_t *>_allocate(2 * _FIRST_CAPACITY * sizeof(int32_t))
-        og_history_init(&self._s.history, seen, _FIRST_CAPACITY, table, 2 * _FIRST_CAPACITY,
-                        self._ring, last_n)
-        if last_n != 0:
-            tokens = prompt_tokens if last_n < 0 else prompt_tokens[-last_n:]
-            for token in tokens:
-                self._count(self._check_token(token, "prompt_tokens"), False)
+        biases = {token: (-math.inf if value is False else value)
+                  for token, value in (params.logit_bias or {}).items()}
+        for token in biases:
+            self._check_token(token, "logit_bias")
+        biases.update((self._check_token(token, "banned"), -math.inf) for token in banned)
+        ends = sorted({self._check_token(token, "end_tokens") for token in end_tokens})
+        if not params.min_tokens:
+            ends = []
+        cdef int32_t capacity = og_padded(max(FIRST_CAPACITY, len(biases) + len(ends) + 1))
+        cdef bint keep = params.dry_multiplier != 0.0 and params.dry_penalty_last_n != 0
+        self._in_block = <int32_t *>_allocate(og_blocks(self._s.n_vocab) * sizeof(int32_t))
+        self._history_memory = _allocate(og_history_bytes(capacity))
+        og_history_init(&self._s.history, self._s.n_vocab, self._history_memory, capacity,
+                        self._in_block, self._ring, last_n, keep)
+        for token, bias in biases.items():
+            og_history_bias(&self._s.history, token, bias)
+        self._ends = <og_end *>_allocate(len(ends) * sizeof(og_end))
+        for i, token in enumerate(ends):
+            self._ends[i].token = token
+            self._ends[i].bias = biases.get(token, 0.0)
+            og_history_bias(&self._s.history, token, -math.inf)
+        self._s.ends = self._ends
+        self._s.n_ends = len(ends)
+        self._s.min_tokens = params.min_tokens
+        self._counts = keep or og_sampler_counts(&self._s.params)
+        return 0
+
+    cdef int _init_dry(self, object params) except -1:
+        if params.dry_multiplier == 0.0 or params.dry_penalty_last_n == 0:
+            return 0
+        self._s.dry.base = params.dry_base
+        self._s.dry.allowed_length = params.dry_allowed_length
+        self._s.dry.last_n = params.dry_penalty_last_n
+        breakers = sorted({tuple(breaker) for breaker in params.dry_breakers})
+        self._breakers = <og_breaker *>_allocate(len(breakers) * sizeof(og_breaker))
+        self._tails = <int32_t *>_allocate(sum(map(len, breakers)) * sizeof(int32_t))
+        cdef int32_t n_tails = 0
+        for i, breaker in enumerate(breakers):
+            self._breakers[i].head = breaker[0]
+            self._breakers[i].tail_begin = n_tails
+            self._breakers[i].tail_length = len(breaker) - 1
+            for token in breaker[1:]:
+                self._tails[n_tails] = token
+                n_tails += 1
+        self._s.dry.breakers = self._breakers
+        self._s.dry.tails = self._tails
+        self._s.dry.n_breakers = len(breakers)
+        # Bounded windows take all their room now.
+        last_n = params.dry_penalty_last_n
+        if last_n > MAX_WINDOW:
+            self._s.dry.last_n = last_n = -1
+        self._grow_dry(2 * last_n if last_n > 0 else 4096)
+        self._s.dry.multiplier = params.dry_multiplier
+        return 0
+
+    cdef int _read_prompt(self, object prompt_tokens) except -1:
+        cdef bint dry = self._s.dry.multiplier != 0.0
+        last_n = self.params.repeat_last_n if self.params.repetition_penalty != 1.0 else 0
+        if dry:
+            last_n = -1
+        if last_n == 0:
+            return 0
+        for token in prompt_tokens if last_n < 0 else prompt_tokens[-last_n:]:
+            checked = self._check_token(token, "prompt_tokens")
+            self._make_room()
+            og_history_add(&self._s.history, checked, False)
+            if dry:
+                og_dry_add(&self._s.dry, checked)
         return 0
 
     cdef int32_t _check_token(self, object token, str name) except -1:
@@ -156,24 +297,33 @@ cdef class Sampler:
             )
         return <int32_t>token
 
-    cdef int _count(self, int32_t token, bint generated) except -1:
+    cdef int _make_room(self) except -1:
+        """For one more token."""
         if og_history_full(&self._s.history):
-            self._grow()
-        og_history_add(&self._s.history, token, generated)
+            self._grow_history()
+        if og_dry_full(&self._s.dry) and self._s.dry.multiplier != 0.0:
+            self._grow_dry(2 * self._s.dry.capacity)
         return 0
 
-    cdef int _grow(self) except -1:
+    cdef int _grow_history(self) except -1:
         cdef int32_t capacity = 2 * self._s.history.capacity
-        cdef og_seen *old_seen = self._s.history.seen
-        cdef int32_t *old_table = self._s.history.table
-        cdef og_seen *seen = <og_seen *>_allocate(capacity * sizeof(og_seen))
-        cdef int32_t *table = <int32_t *>PyMem_RawMalloc(2 * capacity * sizeof(int32_t))
-        if table == NULL:
-            PyMem_RawFree(seen)
-            raise MemoryError
-        og_history_grow(&self._s.history, seen, capacity, table, 2 * capacity)
-        PyMem_RawFree(old_seen)
-        PyMem_RawFree(old_table)
+        cdef void *memory = _allocate(og_history_bytes(capacity))
+        og_history_grow(&self._s.history, memory, capacity)
+        PyMem_RawFree(self._history_memory)
+        self._history_memory = memory
+        return 0
+
+    cdef int _grow_dry(self, int32_t capacity) except -1:
+        cdef int32_t *tokens = <int32_t *>_allocate(capacity * sizeof(int32_t))
+        cdef int32_t i
+        for i in range(self._s.dry.n):
+            tokens[i] = self._s.dry.tokens[i]
+        PyMem_RawFree(self._s.dry.tokens)
+        self._s.dry.tokens = tokens
+        self._s.dry.capacity = capacity
+        PyMem_RawFree(self._s.dry.repeats)
+        self._s.dry.repeats = NULL
+        self._s.dry.repeats = <int32_t *>_allocate(capacity * sizeof(int32_t))
         return 0
 
     @property
@@ -196,7 +346,17 @@ cdef class Sampler:
         """Tokens drawn so far: the counter of the random stream."""
         return self._s.position
 
-    def sample(self, logits, top_logprobs=None, mask=None):
+    @property
+    def mu(self):
+        """Mirostat's state in bits."""
+        return self._s.mu
+
+    @property
+    def isa(self):
+        """Name of the kernels in use."""
+        return self._s.kernels.name.decode()
+
+    def sample(self, logits, top_logprobs=None, mask=None, *, post_sampling=False):
         """Draw a token; its being drawn counts for penalties only once it is accepted.
 
         Args:
@@ -205,48 +365,44 @@ cdef class Sampler:
             top_logprobs: None for the token id alone; else a SampleResult with that many
                 alternatives (0 gives the token's own logprob).
             mask: None, or ``(n_vocab + 31) // 32`` uint32 words with a bit for every allowed token.
+            post_sampling: logprobs of the distribution that was drawn from (after bias, penalties,
+                temperature and truncation) instead of the model's own.
 
         Raises:
             SamplingError: the row holds NaN or +infinity, or leaves no candidate; ``code`` says
                 which. The sampler is as it was.
             ValueError, TypeError: a buffer of another length or type.
         """
-        cdef const float[::1] row
+        cdef _Buffer row, words
         cdef const float *address
-        cdef const uint32_t[::1] words
         cdef const uint32_t *mask_address = NULL
-        if isinstance(logits, int):
+        cdef int32_t token, n_top
+        cdef int status
+        if type(logits) is int:
             address = <const float *><uintptr_t>logits
             if address == NULL:
                 raise ValueError("the logits' address is NULL")
-        elif logits is None:
-            raise TypeError("logits must be a buffer of float32 or an address, not None")
+            row = None
         else:
-            row = logits
-            if row.shape[0] != self._s.n_vocab:
-                raise ValueError(f"expected {self._s.n_vocab} logits, got {row.shape[0]}")
-            address = &row[0]
+            row = _open_buffer(logits, "logits", b"f", self._s.n_vocab)
+            address = <const float *>row.view.buf
         if mask is not None:
-            words = mask
-            if words.shape[0] != (self._s.n_vocab + 31) // 32:
-                raise ValueError(
-                    f"expected {(self._s.n_vocab + 31) // 32} mask words, got {words.shape[0]}"
-                )
-            mask_address = &words[0]
-        cdef int32_t n_top = _top_count(top_logprobs, self._s.n_vocab)
-        cdef _Draw draw = _new_draw(self, address, mask_address, n_top)
+            words = _open_buffer(mask, "mask words", b"I", (self._s.n_vocab + 31) // 32)
+            mask_address = <const uint32_t *>words.view.buf
+        if top_logprobs is not None:
+            n_top = _top_count(top_logprobs, self._s.n_vocab)
+            draw = _new_draw(self, address, mask_address, n_top, post_sampling)
+            _run_one(draw)
+            return (<_Draw>draw).result()
         self._take()
-        try:
-            with nogil:
-                draw.run()
-        finally:
-            self._busy = False
-        if draw.status != OG_OK:
-            raise _error(draw.status)
-        return draw.token if n_top == _NO_LOGPROBS else draw.result()
+        with nogil:
+            status = og_sampler_draw(&self._s, &self._scratch, address, mask_address, &token)
+        self._busy = False
+        if status != OG_OK:
+            raise _error(status)
+        return token
 
     cdef int _take(self) except -1:
-        # The GIL is held here, so test and set are one.
         if self._busy:
             raise RuntimeError("the sampler is in use by another thread")
         self._busy = True
@@ -261,22 +417,59 @@ cdef class Sampler:
         cdef int32_t checked = self._check_token(token, "token")
         self._take()
         try:
-            self._count(checked, True)
+            self._accept(checked)
         finally:
             self._busy = False
 
+    cdef int _accept(self, int32_t token) except -1:
+        if self._counts:
+            self._make_room()
+        og_sampler_accept(&self._s, token)
+        return 0
+
 
 @cython.final
-@cython.freelist(32)
+@cython.freelist(64)
+cdef class _Buffer:
+    """Holds a buffer as long as its address is in use."""
+
+    cdef Py_buffer view
+    cdef bint held
+
+    def __dealloc__(self):
+        if self.held:
+            PyBuffer_Release(&self.view)
+
+
+cdef _Buffer _open_buffer(object source, str what, bytes format, Py_ssize_t length):
+    cdef _Buffer buffer = _Buffer.__new__(_Buffer)
+    if source is None:
+        raise TypeError(f"{what} must be a buffer or an address, not None")
+    PyObject_GetBuffer(source, &buffer.view, PyBUF_ND | PyBUF_FORMAT)
+    buffer.held = True
+    cdef const char *given = buffer.view.format
+    if given == NULL or strcmp(given, format) != 0:
+        # On platforms where both have 4 bytes, "L" is "I" by another name.
+        if not (given != NULL and format == b"I" and given == b"L" and buffer.view.itemsize == 4):
+            raise ValueError(f"{what} must be of format {format.decode()!r} (see struct)")
+    if buffer.view.ndim != 1 or buffer.view.shape[0] != length:
+        raise ValueError(f"expected {length} {what}, got {buffer.view.len // buffer.view.itemsize}")
+    return buffer
+
+
+@cython.final
+@cython.freelist(64)
 cdef class _Draw:
     """One row of a call: where it is, and what came of it."""
 
     cdef Sampler sampler
     cdef og_sampler *state
+    cdef og_scratch *scratch
     cdef const float *logits
     cdef const uint32_t *mask
     cdef og_candidate *top
     cdef int32_t n_top
+    cdef bint post_sampling
     cdef int32_t token
     cdef float logprob
     cdef int status
@@ -288,40 +481,99 @@ cdef class _Draw:
         PyMem_RawFree(self.top)
 
     cdef void run(self) noexcept nogil:
-        self.status = og_sampler_draw(self.state, self.logits, self.mask, &self.token)
-        if self.status == OG_OK and self.n_top >= 0:
-            og_logprobs(self.logits, self.state.n_vocab, self.token, &self.logprob, self.top,
+        self.status = og_sampler_draw(self.state, self.scratch, self.logits, self.mask, &self.token)
+        if self.status != OG_OK or self.n_top < 0:
+            return
+        if self.post_sampling:
+            og_post_logprobs(self.scratch, self.token, &self.logprob, self.top, self.n_top)
+        else:
+            og_logprobs(self.state, self.scratch, self.logits, self.token, &self.logprob, self.top,
                         self.n_top)
 
     cdef object result(self):
+        if self.status != OG_OK:
+            raise _error(self.status)
         if self.n_top < 0:
             return SampleResult(self.token)
-        return SampleResult(
-            self.token,
-            self.logprob,
-            tuple([(self.top[i].token, self.top[i].logprob) for i in range(self.n_top)]),
-        )
+        top = [(self.top[i].token, self.top[i].logprob) for i in range(self.n_top)
+               if self.top[i].token >= 0]
+        return SampleResult(self.token, self.logprob, tuple(top))
 
 
-cdef _Draw _new_draw(Sampler sampler, const float *logits, const uint32_t *mask, int32_t n_top):
+cdef _Draw _new_draw(Sampler sampler, const float *logits, const uint32_t *mask, int32_t n_top,
+                     bint post_sampling):
     cdef _Draw draw = _Draw.__new__(_Draw)
     draw.sampler = sampler
     draw.state = &sampler._s
+    draw.scratch = &sampler._scratch
     draw.logits = logits
     draw.mask = mask
     draw.n_top = n_top
+    draw.post_sampling = post_sampling
     if n_top > 0:
         draw.top = <og_candidate *>_allocate(n_top * sizeof(og_candidate))
     return draw
 
 
-def sample_rows(addresses, samplers, *, top_logprobs=None, accept=True):
+cdef int _run_one(_Draw draw) except -1:
+    draw.sampler._take()
+    with nogil:
+        draw.run()
+    draw.sampler._busy = False
+    return 0
+
+
+cdef list _new_draws(object addresses, object samplers, object top_logprobs, object masks,
+                     object post_sampling):
+    """Check the arguments of sample_rows; return a _Draw for each row."""
+    cdef Py_ssize_t n = len(samplers)
+    for name, given in (("address", addresses), ("top_logprobs", top_logprobs), ("mask", masks),
+                        ("post_sampling", post_sampling)):
+        if given is not None and len(given) != n:
+            raise ValueError(f"every row needs one sampler and one {name}")
+    cdef Sampler sampler
+    draws = []
+    for i in range(n):
+        sampler = samplers[i]
+        if not addresses[i]:
+            raise ValueError("the logits' address is NULL")
+        wanted = None if top_logprobs is None or top_logprobs[i] < 0 else top_logprobs[i]
+        mask = 0 if masks is None else masks[i] or 0
+        draws.append(_new_draw(sampler, <const float *><uintptr_t>addresses[i],
+                               <const uint32_t *><uintptr_t>mask,
+                               _top_count(wanted, sampler._s.n_vocab),
+                               post_sampling is not None and post_sampling[i]))
+    if len(set(samplers)) != n:
+        raise ValueError("a sampler can draw for one row of a step only")
+    return draws
+
+
+cdef int _share_scratch(list draws) except -1:
+    """Let all rows use the first one's scratch where it fits: it stays in the cache then."""
+    cdef _Draw first, draw
+    if not draws:
+        return 0
+    first = draws[0]
+    for draw in draws:
+        if draw.state.n_vocab == first.state.n_vocab and (
+            first.scratch.row != NULL or draw.scratch.row == NULL
+        ):
+            draw.scratch = first.scratch
+    return 0
+
+
+def sample_rows(addresses, samplers, *, top_logprobs=None, masks=None, post_sampling=None,
+                accept=True):
     """Draw one token for every row of a step, all in one call without the GIL.
 
     Args:
         addresses: of each row's ``n_vocab`` float32 logits; they must stay valid during the call.
         samplers: one for each row, no sampler twice.
         top_logprobs: None, or for each row the number of alternatives, -1 for no logprobs.
+        masks: None, or for each row the address of its ``(n_vocab + 31) // 32`` uint32 words, 0 for
+            none.
+        post_sampling: None, or for each row whether its logprobs are those of the distribution that
+            was drawn from.
         accept: count each drawn token as generated.
 
     Returns:
@@ -332,42 +584,27 @@ def sample_rows(addresses, samplers, *, top_logprobs=None, accept=True):
         ValueError: lengths differ, an address is NULL, a sampler comes twice.
         RuntimeError: a sampler is in use by another thread.
     """
-    cdef int n = len(samplers)
-    cdef int i
+    cdef list jobs = _new_draws(addresses, samplers, top_logprobs, masks, post_sampling)
+    cdef Py_ssize_t n = len(jobs)
+    cdef Py_ssize_t i, taken = 0
     cdef _Draw draw
-    cdef Sampler sampler
-    cdef void **draws
-    if len(addresses) != n or (top_logprobs is not None and len(top_logprobs) != n):
-        raise ValueError("every row needs one address, one sampler and one top_logprobs")
-    jobs = []
-    for i in range(n):
-        sampler = samplers[i]
-        if not addresses[i]:
-            raise ValueError("the logits' address is NULL")
-        wanted = None if top_logprobs is None or top_logprobs[i] < 0 else top_logprobs[i]
-        jobs.append(_new_draw(sampler, <const float *><uintptr_t>addresses[i], NULL,
-                              _top_count(wanted, sampler._s.n_vocab)))
-    if len(set(samplers)) != n:
-        raise ValueError("a sampler can draw for one row of a step only")
-    draws = <void **>_allocate(n * sizeof(void *))
-    taken = 0
+    cdef void **draws = <void **>_allocate(n * sizeof(void *))
+    _share_scratch(jobs)
     try:
-        for i in range(n):
-            draw = jobs[i]
+        for draw in jobs:
             draw.sampler._take()
+            draws[taken] = <void *>draw
             taken += 1
-            draws[i] = <void *>draw
         with nogil:
             for i in range(n):
                 (<_Draw>draws[i]).run()
         results = []
-        for i in range(n):
-            draw = jobs[i]
+        for draw in jobs:
             if draw.status != OG_OK:
                 results.append(_error(draw.status))
                 continue
             if accept:
-                draw.sampler._count(draw.token, True)
+                draw.sampler._accept(draw.token)
             results.append(draw.result())
         return results
     finally:

@@ -10,9 +10,11 @@ class SampleResult(NamedTuple):
 
     Attributes:
         token: its id.
-        logprob: log-softmax of the raw row at the token; None when no logprobs were asked for.
-        top_logprobs: the most likely tokens of the raw row as (id, logprob), best first, ties
-            lowest id first. The drawn token's logprob, if among them, is the identical number.
+        logprob: log-softmax of the raw row at the token, or with ``post_sampling`` the logarithm of
+            the probability that it was drawn with; None when no logprobs were asked for.
+        top_logprobs: the most likely tokens of that distribution as (id, logprob), best first, ties
+            lowest id first; after sampling only those that could be drawn. The drawn token's
+            logprob, if among them, is the identical number.
     """
 
     token: int

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import reference
@@ -30,6 +32,12 @@ def chi_square(counts: np.ndarray, probabilities: np.ndarray) -> float:
         {"top_p": 0.8},
         {"temperature": 1.3, "top_p": 0.9, "min_p": 0.02},
         {"logit_bias": {3: 2.0, 7: -1.0}, "top_p": 0.95},
+        {"top_n_sigma": 1.5},
+        {"typical_p": 0.7},
+        {"temperature": 0.8, "dynatemp_range": 0.5, "dynatemp_exponent": 1.2},
+        {"typical_p": 0.9, "top_k": 30, "top_p": 0.9, "min_p": 0.02, "min_keep": 3},
+        {"mirostat": 1, "mirostat_tau": 2.0, "mirostat_eta": 0.0},
+        {"mirostat": 2, "mirostat_tau": 2.0, "mirostat_eta": 0.0},
     ],
     ids=str,
 )
@@ -38,8 +46,47 @@ def test_draws_follow_the_distribution(fields):
     params = SamplingParams(seed=12345, **fields)
     sampler = Sampler(64, params)
     counts = np.bincount([sampler.sample(row) for _ in range(DRAWS)], minlength=64)
-    probabilities = reference.kept(reference.adjusted(row, params), params)
+    mu = 2 * params.mirostat_tau
+    probabilities = reference.kept(reference.adjusted(row, params), params, mu=mu)
     assert abs(chi_square(counts, probabilities)) < 4
+
+
+@pytest.mark.parametrize("chance", [0.1, 0.5, 1.0])
+def test_xtc_mixes_two_distributions(chance):
+    """The truncated one with the chance of a coin of its own, else the whole."""
+    row = np.random.default_rng(8).normal(0, 1.5, 64).astype(np.float32)
+    params = SamplingParams(seed=6, xtc_probability=chance, xtc_threshold=0.05)
+    sampler = Sampler(64, params)
+    counts = np.bincount([sampler.sample(row) for _ in range(DRAWS)], minlength=64)
+    cut, whole = reference.kept(row, params, 0.0), reference.kept(row, params, 1.0)
+    assert np.count_nonzero(cut) < 63
+    assert abs(chi_square(counts, chance * cut + (1 - chance) * whole)) < 4
+
+
+def test_dry_lowers_what_is_drawn():
+    row = np.random.default_rng(8).normal(0, 1, 64).astype(np.float32)
+    params, prompt = SamplingParams(seed=5, dry_multiplier=0.8), [1, 2, 3, 9, 1, 2, 3, 8, 1, 2, 3]
+    sampler = Sampler(64, params, prompt_tokens=prompt)
+    counts = np.bincount([sampler.sample(row) for _ in range(DRAWS)], minlength=64)
+    expected = reference.adjusted(row, params, prompt)
+    assert np.flatnonzero(row != expected).tolist() == [8, 9]
+    assert abs(chi_square(counts, reference.kept(expected, params))) < 4
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"top_p": 0.9}, {"top_k": 64_000}, {"min_p": 0.5}, {"typical_p": 0.95}], ids=str
+)
+def test_a_flat_row_of_real_size_is_filled_evenly(fields):
+    """In 100 ranges of ids; of equally likely tokens the lowest ids stay."""
+    n, draws = 128_256, 1500
+    params = SamplingParams(seed=11, **fields)
+    sampler, row = Sampler(n, params), np.zeros(n, np.float32)
+    tokens = np.array([sampler.sample(row) for _ in range(draws)])
+    share = fields.get("top_p", fields.get("typical_p", fields.get("top_k", n) / n))
+    count = math.ceil(float(np.float32(share)) * n)
+    assert tokens.max() <= count
+    counts = np.bincount(tokens * 100 // (count + 1), minlength=100)
+    assert abs(chi_square(counts, np.full(100, 1 / 100))) < 4
 
 
 def test_choices_of_one_seed_are_independent():

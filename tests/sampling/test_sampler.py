@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling_cases import chosen_from, old_fields, rows, words_of
 
 from offgrid.sampling import (
     InvalidParameter,
@@ -20,52 +22,14 @@ from offgrid.sampling import (
     sample_rows,
 )
 
-# A coarse grid: ties are exact and often, and what is no tie differs by more than rounding.
-GRID_VALUE = st.integers(-160, 160).map(lambda value: value / 8)
+
+def params(n: int, greedy: bool = True):
+    """Parameters of OpenAI's API, top_k, min_p and the repetition penalty."""
+    coldest = st.sampled_from([0.0, 0.1, 0.7, 1.0, 1.3, 3.0] if greedy else [0.7, 1.0])
+    return chosen_from({**old_fields(n), "temperature": coldest}, 9)
 
 
-@st.composite
-def rows(draw, min_size=1, max_size=300):
-    """Peaked, flat and tied rows, some tokens at -infinity."""
-    n = draw(st.integers(min_size, max_size))
-    few = draw(st.lists(GRID_VALUE, min_size=1, max_size=6))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    scale = draw(st.sampled_from([0.0, 0.5, 2.0, 6.0]))
-    row = np.round(rng.normal(0, scale, n) * 8) / 8 if scale else rng.choice(few, n)
-    row = row.astype(np.float32)
-    for token in draw(st.lists(st.integers(0, n - 1), max_size=5)):
-        row[token] = -np.inf
-    row[draw(st.integers(0, n - 1))] = draw(GRID_VALUE)
-    return row
-
-
-@st.composite
-def params(draw, n, greedy=True):
-    ids = st.integers(0, n - 1)
-    bias = st.one_of(st.just(False), st.just(-math.inf), GRID_VALUE)
-    return SamplingParams(
-        temperature=draw(st.sampled_from([*([0.0] if greedy else []), 0.1, 0.7, 1.0, 1.3, 3.0])),
-        top_p=draw(st.sampled_from([0.0, 0.1, 0.5, 0.9, 0.95, 1.0])),
-        top_k=draw(st.one_of(st.just(0), st.integers(1, n + 2))),
-        min_p=draw(st.sampled_from([0.0, 0.05, 0.3, 1.0])),
-        frequency_penalty=draw(st.sampled_from([0.0, 0.5, -2.0, 2.0])),
-        presence_penalty=draw(st.sampled_from([0.0, 0.25, -2.0, 2.0])),
-        repetition_penalty=draw(st.sampled_from([1.0, 1.0, 1.25, 0.5])),
-        repeat_last_n=draw(st.sampled_from([-1, 0, 1, 3, 64])),
-        logit_bias=draw(st.one_of(st.none(), st.dictionaries(ids, bias, max_size=4))),
-        seed=draw(st.integers(0, 2**64 - 1)),
-    )
-
-
-def words_of(allowed: set[int], n: int) -> np.ndarray:
-    """Return the bitmask of these tokens."""
-    words = np.zeros((n + 31) // 32, dtype=np.uint32)
-    for token in allowed:
-        words[token // 32] |= np.uint32(1 << (token % 32))
-    return words
-
-
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_every_draw_is_one_that_the_definition_allows(data):
     row = data.draw(rows())
@@ -365,22 +329,20 @@ def test_accept_false_counts_nothing():
 def test_samplers_on_many_threads_at_once_draw_what_they_draw_alone():
     n = 20_000
     row = np.random.default_rng(1).normal(0, 2, n).astype(np.float32)
-    expected = {}
-    for seed in range(8):
-        sampler = Sampler(n, SamplingParams(seed=seed, top_p=0.9, frequency_penalty=0.3))
-        expected[seed] = draw_some(sampler, row)
-    got = {}
+    fields = [
+        {"top_p": 0.9, "frequency_penalty": 0.3},
+        {"top_k": 50, "typical_p": 0.9, "dry_multiplier": 1.0},
+        {"mirostat": 1, "mirostat_tau": 3.0},
+        {"mirostat": 2, "dynatemp_range": 0.3},
+        {"top_n_sigma": 1.0, "xtc_probability": 0.5, "xtc_threshold": 0.01},
+    ]
 
     def run(seed):
-        sampler = Sampler(n, SamplingParams(seed=seed, top_p=0.9, frequency_penalty=0.3))
-        got[seed] = draw_some(sampler, row)
+        return draw_some(Sampler(n, SamplingParams(seed=seed, **fields[seed % 5])), row)
 
-    threads = [threading.Thread(target=run, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert got == expected
+    expected = [run(seed) for seed in range(10)]
+    with ThreadPoolExecutor(10) as threads:
+        assert list(threads.map(run, range(10))) == expected
 
 
 def draw_some(sampler, row):

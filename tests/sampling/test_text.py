@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-import reference
+import reference_text as reference
 from hypothesis import example, given
 from hypothesis import strategies as st
 
