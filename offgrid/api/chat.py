@@ -69,6 +69,7 @@ class ChatResource:
             n=request.n,
             ignore_eos=request.ignore_eos,
             top_logprobs=top_logprobs,
+            post_sampling=request.post_sampling_probs,
             prompt_param="messages",
         )
         running = Running(engine, [generation], alive)

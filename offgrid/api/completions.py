@@ -65,6 +65,7 @@ def _generation(request: CompletionRequest, prompt: Prompt) -> GenerationRequest
         n=request.n,
         ignore_eos=request.ignore_eos,
         top_logprobs=request.logprobs,
+        post_sampling=request.post_sampling_probs,
     )
 
 

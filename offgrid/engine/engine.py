@@ -120,7 +120,12 @@ class Engine:
         sequences = []
         for choice in range(request.n):
             sampler = Sampler(
-                self.model.n_vocab, params, prompt_tokens=prompt, choice=choice, banned=banned
+                self.model.n_vocab,
+                params,
+                prompt_tokens=prompt,
+                choice=choice,
+                banned=banned,
+                end_tokens=self.model.eog_ids,
             )
             sequences.append(Sequence(id, choice, request, prompt, n_ctx, sampler))
         chars = 0
@@ -194,6 +199,22 @@ class Engine:
             repetition_penalty=s.repetition_penalty,
             repeat_last_n=s.repeat_last_n,
             logit_bias=s.logit_bias or None,
+            top_n_sigma=s.top_n_sigma,
+            typical_p=s.typical_p,
+            xtc_probability=s.xtc_probability,
+            xtc_threshold=s.xtc_threshold,
+            dynatemp_range=s.dynatemp_range,
+            dynatemp_exponent=s.dynatemp_exponent,
+            mirostat=s.mirostat,
+            mirostat_tau=s.mirostat_tau,
+            mirostat_eta=s.mirostat_eta,
+            dry_multiplier=s.dry_multiplier,
+            dry_base=s.dry_base,
+            dry_allowed_length=s.dry_allowed_length,
+            dry_penalty_last_n=s.dry_penalty_last_n,
+            dry_breakers=self.model.breakers(s.dry_sequence_breakers) if s.dry_multiplier else (),
+            min_tokens=s.min_tokens,
+            min_keep=s.min_keep,
         )
 
     # --- the loop's thread --------------------------------------------------------------------
@@ -311,7 +332,12 @@ class Engine:
             return
         wanted = [-1 if s.request.top_logprobs is None else s.request.top_logprobs
                   for s in sequences]  # fmt: skip
-        results = sample_rows(addresses, [s.sampler for s in sequences], top_logprobs=wanted)
+        results = sample_rows(
+            addresses,
+            [s.sampler for s in sequences],
+            top_logprobs=wanted,
+            post_sampling=[s.request.post_sampling for s in sequences],
+        )
         for sequence, result in zip(sequences, results, strict=True):
             if sequence.slot < 0:  # its request failed on a sibling's row just now
                 continue

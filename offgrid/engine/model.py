@@ -19,11 +19,13 @@ import psutil
 from numpy.typing import NDArray
 
 from offgrid import __version__
+from offgrid.engine.breakers import expand_breaker
 from offgrid.engine.protocol import Load, ModelInfo, Part
 
 _UBATCH = 512
 _MAX_PIECE = 4096
 _MAX_METADATA_VALUE = 1 << 20
+_MAX_CACHED_BREAKERS = 256
 
 # NOTE: importing llama_cpp installs a Python log callback, which takes the GIL inside llama.cpp's
 # threads and can deadlock. NULL puts llama.cpp's own C function back, which writes to stderr.
@@ -82,6 +84,7 @@ class Model:
         self._create_context(load)
         self._special_ids()
         self._pieces: dict[int, bytes] = {}
+        self._breakers: dict[str, frozenset[tuple[int, ...]]] = {}
         self.batch = Batch(int(lc.llama_n_batch(self._context)), self.n_parallel, self.n_vocab)
         self.info = self._describe(load)
 
@@ -232,6 +235,21 @@ class Model:
             buffer = ctypes.create_string_buffer(-length)
             length = lc.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
         return buffer.raw[:length]
+
+    def breakers(self, texts: SequenceOf[str]) -> list[tuple[int, ...]]:
+        """Return the token sequences in which these texts can stand, for DRY."""
+        found: set[tuple[int, ...]] = set()
+        for text in texts:
+            if text not in self._breakers:
+                if len(self._breakers) >= _MAX_CACHED_BREAKERS:
+                    self._breakers.clear()
+                pieces = [self.piece(token) for token in range(self.n_vocab)]
+                self._breakers[text] = expand_breaker(text, pieces, self._tokenize_tail)
+            found |= self._breakers[text]
+        return sorted(found)
+
+    def _tokenize_tail(self, data: bytes) -> list[int]:
+        return [int(i) for i in self._tokenize_text(data.decode("utf-8", "replace"), False)]
 
     # --- the context --------------------------------------------------------------------------
 

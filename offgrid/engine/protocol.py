@@ -40,6 +40,23 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     repeat_last_n: int = 64
     logit_bias: dict[int, float] = {}
     seed: int | None = None
+    top_n_sigma: float = 0.0
+    typical_p: float = 1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ()
+    """Texts; the worker, which knows the vocabulary, makes token sequences of them."""
+    min_tokens: int = 0
+    min_keep: int = 0
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,7 +64,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Exactly one of ``parts`` and ``tokens`` is the prompt. ``max_tokens`` of ``None`` means until
     the model ends its answer or the context is full. ``top_logprobs`` of ``None`` means no
-    logprobs; 0 or more means the chosen token's and that many alternatives.
+    logprobs; 0 or more means the chosen token's and that many alternatives, of the model's own
+    distribution or, with ``post_sampling``, of the one that the token was drawn from.
     """
 
     parts: tuple[Part, ...] = ()
@@ -58,6 +76,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     n: int = 1
     ignore_eos: bool = False
     top_logprobs: int | None = None
+    post_sampling: bool = False
     prompt_param: str = "prompt"
     """The request field that error messages about the prompt name."""
 
@@ -131,7 +150,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """A token with the logarithm of its probability in the model's raw distribution.
+    """A token with the logarithm of its probability.
 
     ``top`` lists the most likely tokens, best first, as ``(piece bytes, logprob)``.
     """

@@ -19,6 +19,8 @@ MAX_N = 16
 MAX_TOKENS = (1 << 31) - 1
 MAX_STOP_LENGTH = 4096
 """Characters of one stop string."""
+DRY_BREAKERS = ("\n", ":", '"', "*")
+"""llama.cpp's."""
 _SEED_RANGE = (-(1 << 63), (1 << 64) - 1)
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
@@ -57,6 +59,25 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     n: Annotated[int, Meta(ge=1, le=MAX_N)] = 1
     stop: str | list[str] = []
     ignore_eos: bool = False
+    top_n_sigma: Annotated[float, Meta(ge=-1, le=1000)] = 0.0
+    typical_p: Probability = 1.0
+    xtc_probability: Probability = 0.0
+    xtc_threshold: Probability = 0.1
+    dynatemp_range: Annotated[float, Meta(ge=0, le=2)] = 0.0
+    dynatemp_exponent: Annotated[float, Meta(ge=0, le=100)] = 1.0
+    mirostat: Annotated[int, Meta(ge=0, le=2)] = 0
+    mirostat_tau: Annotated[float, Meta(ge=0, le=100)] = 5.0
+    mirostat_eta: Annotated[float, Meta(ge=0, le=10)] = 0.1
+    dry_multiplier: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    dry_base: Annotated[float, Meta(ge=1, le=100)] = 1.75
+    dry_allowed_length: Annotated[int, Meta(ge=0, le=1 << 30)] = 2
+    dry_penalty_last_n: Annotated[int, Meta(ge=-1, le=1 << 30)] = -1
+    dry_sequence_breakers: Annotated[
+        list[Annotated[str, Meta(min_length=1, max_length=40)]], Meta(max_length=64)
+    ] = msgspec.field(default_factory=lambda: list(DRY_BREAKERS))
+    min_tokens: Annotated[int, Meta(ge=0, le=1 << 30)] = 0
+    min_keep: Annotated[int, Meta(ge=0, le=1 << 30)] = 0
+    post_sampling_probs: bool = False
     stream: bool = False
     stream_options: StreamOptions | None = None
 
@@ -89,6 +110,22 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             repeat_last_n=self.repeat_last_n,
             logit_bias=_logit_bias(self.logit_bias),
             seed=self.seed,
+            top_n_sigma=max(0.0, self.top_n_sigma),
+            typical_p=self.typical_p,
+            xtc_probability=self.xtc_probability,
+            xtc_threshold=self.xtc_threshold,
+            dynatemp_range=self.dynatemp_range,
+            dynatemp_exponent=self.dynatemp_exponent,
+            mirostat=self.mirostat,
+            mirostat_tau=self.mirostat_tau,
+            mirostat_eta=self.mirostat_eta,
+            dry_multiplier=self.dry_multiplier,
+            dry_base=self.dry_base,
+            dry_allowed_length=self.dry_allowed_length,
+            dry_penalty_last_n=self.dry_penalty_last_n,
+            dry_sequence_breakers=tuple(self.dry_sequence_breakers),
+            min_tokens=self.min_tokens,
+            min_keep=self.min_keep,
         )
 
 
@@ -149,6 +186,8 @@ def _check(request: GenerationFields, max_stops: int) -> None:
         raise InvalidParameter("seed must fit 64 bits.", "seed")
     if request.stream_options is not None and not request.stream:
         raise InvalidParameter("stream_options is only for stream: true.", "stream_options")
+    if request.max_tokens is not None and request.min_tokens > request.max_tokens:
+        raise InvalidParameter("min_tokens is more than max_tokens.", "min_tokens")
     _logit_bias(request.logit_bias)
 
 
