@@ -201,9 +201,12 @@ static double entropy_bits(const og_kernels *K, const float *logits, int32_t n, 
     return bits > 0.0 ? bits : 0.0;
 }
 
+/* Divided by less than that, logits would overflow. */
+static bool is_greedy(float temperature) { return temperature < FLT_MIN; }
+
 static float temperature_of(const og_sampler *s, const view *v, float max) {
     const og_params *p = &s->params;
-    if (p->temperature == 0.0f || !(p->dynatemp_range > 0.0f)) return p->temperature;
+    if (is_greedy(p->temperature) || !(p->dynatemp_range > 0.0f)) return p->temperature;
     int32_t candidates = 0;
     for (int32_t i = 0; i < v->n; i++) candidates += v->row[i] != -INFINITY;
     if (candidates <= 1) return p->temperature;
@@ -216,11 +219,8 @@ static float temperature_of(const og_sampler *s, const view *v, float max) {
     return (float)(low + (high - low) * power);
 }
 
-/* log2(e) / temperature, for the kernels; finite for every temperature. */
-static float scale_of(float temperature) {
-    const double scale = LOG2_E / (double)temperature;
-    return scale < (double)FLT_MAX ? (float)scale : FLT_MAX;
-}
+/* log2(e) / temperature, for the kernels; finite where it is not greedy. */
+static float scale_of(float temperature) { return (float)(LOG2_E / (double)temperature); }
 
 static double add_blocks(const double *block_sum, int32_t n) {
     double total = 0.0;
@@ -526,7 +526,7 @@ int og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits, con
     if (status != OG_OK) return status;
     memcpy(scratch->block_max, scratch->raw_max, (size_t)og_blocks(v.n) * sizeof(float));
     if (v.touched != NULL) adjust(s, logits, mask);
-    const bool copied = og_sampler_needs_row(p) && p->temperature > 0.0f;
+    const bool copied = og_sampler_needs_row(p) && !is_greedy(p->temperature);
     if (copied) {
         copy_row(&v, scratch->row);
         if (mask != NULL || v.touched != NULL) {
@@ -541,7 +541,7 @@ int og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits, con
     if (max == INFINITY) return OG_ERR_INFINITE;
     if (max == -INFINITY) return OG_ERR_NO_CANDIDATE;
     const float temperature = temperature_of(s, &v, max);
-    scratch->greedy = temperature == 0.0f;
+    scratch->greedy = is_greedy(temperature);
     if (scratch->greedy) {
         *token = argmax(&v, scratch->block_max, max);
         s->position++;

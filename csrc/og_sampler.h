@@ -7,7 +7,8 @@
  *      CTRL; as llama.cpp's llama_sampler_penalties). Then l - (generated * frequency + presence) for
  *      generated tokens (OpenAI API reference, chat completions). Then DRY (og_dry.h). Tokens that end an
  *      answer are at -infinity until min_tokens are generated.
- *   4. temperature T; 0 is argmax, where the lowest id wins a tie, and nothing below acts. With
+ *   4. temperature T; 0 (and what is less than FLT_MIN, 1.2e-38) is argmax, where the lowest id wins a
+ *      tie, and nothing below acts. With
  *      dynatemp_range d > 0: T = low + (high - low) * (H / Hmax)^dynatemp_exponent between
  *      low = max(0, T - d) and high = T + d, H the entropy of the row so far, Hmax that of as many equal
  *      candidates (llama.cpp's llama_sampler_temp_ext).

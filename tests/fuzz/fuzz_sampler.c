@@ -250,7 +250,7 @@ static void check_token(const scene *s, int32_t token) {
         above += s->adjusted[i] > s->adjusted[token];
         if (s->adjusted[i] == max) first = i;
     }
-    if (p->temperature == 0.0f) {
+    if (p->temperature < FLT_MIN) {
         PROMISE(token == first, "token %d, the largest is %d", token, first);
         return;
     }
