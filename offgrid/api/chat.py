@@ -70,6 +70,7 @@ class ChatResource:
             ignore_eos=request.ignore_eos,
             top_logprobs=top_logprobs,
             post_sampling=request.post_sampling_probs,
+            cache_prompt=request.cache_prompt,
             prompt_param="messages",
         )
         running = Running(engine, [generation], alive)

@@ -66,6 +66,7 @@ def _generation(request: CompletionRequest, prompt: Prompt) -> GenerationRequest
         ignore_eos=request.ignore_eos,
         top_logprobs=request.logprobs,
         post_sampling=request.post_sampling_probs,
+        cache_prompt=request.cache_prompt,
     )
 
 

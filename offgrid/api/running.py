@@ -100,9 +100,13 @@ class Total:
 
     def __init__(self) -> None:
         self._tokens: dict[int, int] = {}
+        self._cached = 0
 
     def add(self, index: int, delta: Delta) -> None:
         """Take in a delta."""
+        # A prompt counts once, and so does what of it was there: the first choice tells.
+        if index not in self._tokens and delta.choice == 0:
+            self._cached += delta.cached_tokens
         self._tokens[index] = delta.completion_tokens
 
     def usage(self, prompt_tokens: int) -> dict[str, object]:
@@ -112,7 +116,7 @@ class Total:
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": prompt_tokens + completion_tokens,
-            "prompt_tokens_details": {"cached_tokens": 0, "audio_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": self._cached, "audio_tokens": 0},
             "completion_tokens_details": {
                 "reasoning_tokens": 0,
                 "audio_tokens": 0,

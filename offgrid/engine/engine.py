@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from offgrid.engine.pace import Pace
 from offgrid.engine.protocol import Delta, Event, Failed, GenerationRequest, Started, TokenLogprob
-from offgrid.engine.scheduler import Row, Scheduler
+from offgrid.engine.scheduler import Placement, Row, Scheduler
 from offgrid.engine.sequence import Sequence
 from offgrid.errors import (
     ContextLengthExceeded,
@@ -43,7 +44,10 @@ tokenizers take time that grows with the square of the text."""
 _SEED_BITS = 53
 """Random seeds survive a round trip through a JSON number in any language."""
 _PREFILL_SHARE = 8
-"""A step in which streams run spends at most this fraction (1/8) of its batch on prefill."""
+"""Until it is known what prefill costs, a step in which streams run spends at most this fraction
+(1/8) of its batch on it."""
+NO_ROOM = 1
+"""What ``llama_decode`` returns when no memory cell is free; nothing has changed then."""
 _FATAL_FAILURES = 2
 """Failed computations in a row after which the process is not to be trusted any more."""
 
@@ -84,8 +88,9 @@ class Engine:
         self.model = model
         self._emit = emit
         capacity = model.batch.capacity
+        self._pace = Pace(max(1, capacity // _PREFILL_SHARE), capacity)
         self.scheduler: Scheduler[Sequence] = Scheduler(
-            model.n_parallel, capacity, max(1, capacity // _PREFILL_SHARE)
+            model.n_parallel, capacity, self._pace.prefill_tokens
         )
         self._inbox: deque[Prepared | int] = deque()
         self._wake = threading.Condition()
@@ -242,12 +247,16 @@ class Engine:
             Whether anything is left to compute.
         """
         self._take_inbox()
-        for sequence in self.scheduler.admit():
-            if sequence.choice == 0:
-                self._events.append(Started(sequence.request_id))
+        for placement in self.scheduler.admit():
+            self._begin(placement)
+        self.scheduler.prefill_tokens = self._pace.prefill_tokens
         rows = self.scheduler.plan()
         if rows:
+            began = time.monotonic()
             self._compute(rows)
+            decoding = sum(row.count == 1 for row in rows)
+            prefilling = sum(row.count for row in rows) - decoding
+            self._pace.observe(decoding, prefilling, time.monotonic() - began)
         self._flush()
         return self.scheduler.has_work
 
@@ -267,9 +276,31 @@ class Engine:
             events, self._events = tuple(self._events), []
             self._emit(events)
 
-    def _drop(self, request_id: int) -> None:
-        for slot in self.scheduler.cancel(request_id):
+    def _begin(self, placement: Placement[Sequence]) -> None:
+        """Prepare the slot of a sequence that starts to run."""
+        sequence, slot = placement.sequence, placement.sequence.slot
+        if sequence.choice == 0:
+            self._events.append(Started(sequence.request_id))
+        if placement.source != slot:
             self.model.forget(slot)
+        if placement.source is None:
+            return
+        if placement.source != slot:
+            self.model.copy(placement.source, slot)
+        if not self._cut(slot, placement.keep):
+            # This kind of memory only knows whole sequences. Nothing is lost: it is computed.
+            self.model.forget(slot)
+            sequence.computed = sequence.cached = 0
+            self.scheduler.can_cut = False
+
+    def _cut(self, slot: int, keep: int) -> bool:
+        """Cut a slot to ``keep`` tokens; False where the model cannot."""
+        if not self.scheduler.can_cut:
+            return True  # only whole ones are shared: nothing is to be cut
+        return self.model.cut(slot, keep)
+
+    def _drop(self, request_id: int) -> None:
+        self.scheduler.cancel(request_id)
 
     def _fail(self, request_id: int, error: RequestError) -> None:
         self._drop(request_id)
@@ -279,31 +310,43 @@ class Engine:
 
     def _compute(self, rows: list[Row[Sequence]]) -> None:
         """Decode rows and draw their tokens; a failure ends only the requests it belongs to."""
-        batch = self.model.batch
-        batch.clear()
-        last = [
-            batch.add(
-                row.sequence.slot,
-                row.start,
-                row.sequence.tokens[row.start : row.start + row.count],
-                row.completes,
-            )
-            for row in rows
-        ]
+        complete, indices = self._fill_batch(rows)
         try:
             self.model.decode()
-            addresses = [
-                self.model.logits(index)
-                for row, index in zip(rows, last, strict=True)
-                if row.completes
-            ]
+            addresses = [self.model.logits(index) for index in indices]
         except Exception as ex:
             self._after_failed_decode(rows, ex)
             return
         self._failures = 0
         for row in rows:
             row.sequence.computed += row.count
-        self._draw([row.sequence for row in rows if row.completes], addresses)
+        self._draw(complete, addresses)
+
+    def _fill_batch(self, rows: list[Row[Sequence]]) -> tuple[list[Sequence], list[int]]:
+        """Return the sequences whose next token can be drawn, and where their logits will be."""
+        batch = self.model.batch
+        batch.clear()
+        single = [row for row in rows if row.count == 1 and row.completes]
+        complete = [row.sequence for row in single]
+        indices = list(
+            batch.add_each(
+                [sequence.slot for sequence in complete],
+                [row.start for row in single],
+                [int(sequence.tokens[sequence.n_tokens - 1]) for sequence in complete],
+            )
+        )
+        if len(single) == len(rows):
+            return complete, indices
+        for row in rows:
+            if row.count == 1 and row.completes:
+                continue
+            sequence = row.sequence
+            tokens = sequence.tokens[row.start : row.start + row.count]
+            index = batch.add(sequence.slot, row.start, tokens, row.completes)
+            if row.completes:
+                complete.append(sequence)
+                indices.append(index)
+        return complete, indices
 
     def _after_failed_decode(self, rows: list[Row[Sequence]], error: Exception) -> None:
         """Find whose fault it was.
@@ -313,19 +356,45 @@ class Engine:
         """
         code = getattr(error, "code", None)
         log.error("decode of %d rows failed: %s", len(rows), error)
-        if code in (1, -1) and len(rows) > 1:
+        if code == NO_ROOM and self._make_room(rows):
+            return
+        if code in (NO_ROOM, -1) and len(rows) > 1:
             for row in rows:
                 # An earlier row's failure may have ended this row's request too (n > 1).
                 if row.sequence.slot >= 0:
                     self._compute([row])
             return
         fault = EngineFault("The model failed to compute this request.")
+        slots = [row.sequence.slot for row in rows]
         for request_id in dict.fromkeys(row.sequence.request_id for row in rows):
             self._fail(request_id, fault)
+        for slot in slots:
+            self.scheduler.forget(slot)
         self._failures += 1
         if self._failures >= _FATAL_FAILURES:
             self._flush()
             raise EngineBroken(f"{self._failures} failed decodes in a row, last: {error}")
+
+    def _make_room(self, rows: list[Row[Sequence]]) -> bool:
+        """No memory cell is free: give up what nobody runs in, then the youngest sequence.
+
+        Nobody loses a token: who had to give way is computed again when its turn comes.
+
+        Returns:
+            Whether there is hope that what is left of the rows can be computed in the next step.
+        """
+        emptied = self.scheduler.idle.clear()
+        for slot in emptied:
+            self.model.forget(slot)
+        if emptied:
+            return True
+        if len(self.scheduler.running) < 2:
+            return False
+        youngest = self.scheduler.running[-1]
+        slot = youngest.slot
+        self.scheduler.preempt(youngest)
+        self.model.forget(slot)
+        return True
 
     def _draw(self, sequences: list[Sequence], addresses: list[int]) -> None:
         if not sequences:
@@ -360,7 +429,7 @@ class Engine:
         )
         self._events.append(delta)
         if delta.finish_reason is not None:
-            self.model.forget(self.scheduler.release(sequence))
+            self.scheduler.release(sequence)
 
     def _logprob(self, result: SampleResult) -> TokenLogprob:
         piece = self.model.piece

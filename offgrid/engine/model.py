@@ -275,9 +275,35 @@ class Model:
 
     def forget(self, slot: int) -> None:
         """Free all memory cells of a slot (``llama_memory_seq_rm`` of the whole sequence)."""
+        self._check_slot(slot)
+        lc.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def cut(self, slot: int, keep: int) -> bool:
+        """Free the cells of a slot from position ``keep`` on (``llama_memory_seq_rm``).
+
+        Returns:
+            False where this kind of memory cannot do it (recurrent and hybrid models): what the
+            slot holds is then undefined, :meth:`forget` it.
+        """
+        self._check_slot(slot)
+        if keep < 0:
+            raise ValueError(f"cannot keep {keep} tokens")
+        return bool(lc.llama_memory_seq_rm(self._memory, slot, keep, -1))
+
+    def copy(self, source: int, target: int) -> None:
+        """Copy what a slot holds into an empty one (``llama_memory_seq_cp`` of the whole sequence).
+
+        Per-sequence memory copies whole sequences only, and does so in the next decode.
+        """
+        self._check_slot(source)
+        self._check_slot(target)
+        if source == target:
+            raise ValueError("a slot cannot be copied onto itself")
+        lc.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.n_parallel:
             raise ValueError(f"slot {slot} is outside 0..{self.n_parallel - 1}")
-        lc.llama_memory_seq_rm(self._memory, slot, -1, -1)
 
 
 class Batch:
@@ -296,6 +322,15 @@ class Batch:
         # One sequence a token: each pointer leads to the one id at the same index.
         self._seq_ptr = self._seq_id.ctypes.data + 4 * np.arange(capacity, dtype=np.uintp)
         self._positions = np.arange(capacity, dtype=np.int32)
+        self._struct = lc.llama_batch(
+            0,
+            _pointer(self._token, ctypes.c_int32),
+            None,
+            _pointer(self._pos, ctypes.c_int32),
+            _pointer(self._n_seq_id, ctypes.c_int32),
+            ctypes.cast(self._seq_ptr.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+            _pointer(self._want, ctypes.c_int8),
+        )
 
     def clear(self) -> None:
         """Begin a new batch."""
@@ -321,17 +356,31 @@ class Batch:
         self._size = last
         return last - 1
 
+    def add_each(self, slots: list[int], positions: list[int], tokens: list[int]) -> range:
+        """Append one token for each of several slots, all with logits; return their indices.
+
+        What :meth:`add` would do for each, in one go: in most steps this is all there is to do.
+        """
+        first, last = self._size, self._size + len(slots)
+        if last > self.capacity:
+            raise ValueError(f"{len(slots)} tokens do not fit a batch of {self.capacity}")
+        if not slots:
+            return range(first, first)
+        if min(slots) < 0 or max(slots) >= self._n_slots or min(positions) < 0:
+            raise ValueError("a slot or a position does not exist")
+        if min(tokens) < 0 or max(tokens) >= self._n_vocab:
+            raise ValueError("a token id is outside the vocabulary")
+        self._token[first:last] = tokens
+        self._pos[first:last] = positions
+        self._seq_id[first:last] = slots
+        self._want[first:last] = 1
+        self._size = last
+        return range(first, last)
+
     def struct(self) -> lc.llama_batch:
         """Return the C structure over the arrays; it borrows them."""
-        return lc.llama_batch(
-            self._size,
-            _pointer(self._token, ctypes.c_int32),
-            None,
-            _pointer(self._pos, ctypes.c_int32),
-            _pointer(self._n_seq_id, ctypes.c_int32),
-            ctypes.cast(self._seq_ptr.ctypes.data, ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
-            _pointer(self._want, ctypes.c_int8),
-        )
+        self._struct.n_tokens = self._size
+        return self._struct
 
 
 def _pointer(array: NDArray[np.generic], ctype: type) -> object:

@@ -75,6 +75,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     stop: tuple[str, ...] = ()
     n: int = 1
     ignore_eos: bool = False
+    cache_prompt: bool = True
+    """Whether computed tokens of others may be used, and these by others."""
     top_logprobs: int | None = None
     post_sampling: bool = False
     prompt_param: str = "prompt"
@@ -183,7 +185,8 @@ class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 
     ``text`` may be empty (held back for a stop string or an unfinished character).
     ``finish_reason`` is set once a choice, in its last delta: ``"stop"`` or ``"length"``.
-    ``completion_tokens`` is the number of tokens of the choice so far.
+    ``completion_tokens`` is the number of tokens of the choice so far, ``cached_tokens`` that of
+    the prompt's tokens which another sequence had computed already.
     """
 
     id: int
@@ -192,6 +195,7 @@ class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     completion_tokens: int
     finish_reason: str | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
+    cached_tokens: int = 0
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

@@ -3,6 +3,10 @@
 Every running sequence that only waits for its next token gets it in every step. What is left of
 the step's tokens goes to prefill, oldest request first, in chunks, so that a long prompt delays
 the streams beside it by a bounded amount. Slots are given first come, first served.
+
+A sequence that gets a slot begins behind the longest prefix that some slot already holds: that of
+a running sequence, or of one that has ended and whose slot nobody needed since. When a running
+sequence is just computing a longer one, the newcomer waits for it instead of computing it again.
 """
 
 from __future__ import annotations
@@ -11,6 +15,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
+
+from offgrid.engine.prefix import MIN_COPY, IdleSlots, Match, Tokens, common_prefix
 
 
 class Schedulable(Protocol):
@@ -21,6 +27,12 @@ class Schedulable(Protocol):
     """Sequence id in llama.cpp's memory, or -1 while it waits."""
     computed: int
     """Tokens whose keys and values are in the slot."""
+    cached: int
+    """Tokens of these that were there already: what sharing saved."""
+    reuse: bool
+    """Whether it may begin behind another's prefix, and leave its own behind."""
+    tokens: Tokens
+    """Ids of prompt and answer; the first ``len()`` of them count."""
 
     def __len__(self) -> int:
         """Tokens of prompt and answer so far."""
@@ -43,6 +55,19 @@ class Row(Generic[S]):
         return self.start + self.count == len(self.sequence)
 
 
+@dataclass(frozen=True, slots=True)
+class Placement(Generic[S]):
+    """How a sequence begins in its slot: behind ``keep`` tokens that ``source`` holds.
+
+    ``source`` is the slot itself (cut what follows), another one (copy it, then cut), or None
+    (begin with an empty slot).
+    """
+
+    sequence: S
+    source: int | None
+    keep: int
+
+
 class Scheduler(Generic[S]):
     """Slots, the queue for them, and the plan of each step.
 
@@ -50,6 +75,10 @@ class Scheduler(Generic[S]):
         n_slots: sequences that can run at once.
         step_tokens: most tokens in one decode call; at least ``n_slots``.
         prefill_tokens: most prefill tokens in a step in which other sequences decode.
+
+    Attributes:
+        can_cut: whether the model can drop the end of a sequence (recurrent ones cannot). Where
+            not, only whole sequences are shared.
     """
 
     def __init__(self, n_slots: int, step_tokens: int, prefill_tokens: int) -> None:
@@ -59,7 +88,10 @@ class Scheduler(Generic[S]):
         self.prefill_tokens = prefill_tokens
         self.waiting: deque[S] = deque()
         self.running: list[S] = []
-        self._free = list(range(n_slots - 1, -1, -1))
+        self.idle = IdleSlots(n_slots)
+        self.can_cut = True
+        self._parked: dict[int, S] = {}
+        """Slot -> the sequence whose prefill the one in the slot waits for."""
 
     @property
     def has_work(self) -> bool:
@@ -71,24 +103,151 @@ class Scheduler(Generic[S]):
         """Append sequences to the queue."""
         self.waiting.extend(sequences)
 
-    def admit(self) -> list[S]:
-        """Give free slots to waiting sequences; return those that just got one."""
-        admitted = []
-        while self._free and self.waiting:
+    # --- slots --------------------------------------------------------------------------------
+
+    def admit(self) -> list[Placement[S]]:
+        """Give slots to waiting sequences, and a beginning to those whose wait is over.
+
+        Returns:
+            What the engine has to do, in this order. Those that still wait for another's prefill
+            are not among them, though they have their slot.
+        """
+        placements = [p for p in map(self._unpark, self._parked_sequences()) if p is not None]
+        while self.waiting and len(self.idle):
             sequence = self.waiting.popleft()
-            sequence.slot = self._free.pop()
+            placement = self._place(sequence)
             self.running.append(sequence)
-            admitted.append(sequence)
-        return admitted
+            if placement is not None:
+                placements.append(placement)
+        return placements
+
+    def _parked_sequences(self) -> list[S]:
+        return [s for s in self.running if s.slot in self._parked]
+
+    def _place(self, sequence: S) -> Placement[S] | None:
+        """Choose a slot and a beginning; None when another's prefill is waited for."""
+        match = self._best_match(sequence)
+        promised = self._promised(sequence, match.length)
+        if promised is not None:
+            slot = self.idle.oldest()
+            assert slot is not None
+            self.idle.take(slot)
+            sequence.slot = slot
+            self._parked[slot] = promised
+            return None
+        slot = self._slot_for(match)
+        self.idle.take(slot)
+        sequence.slot = slot
+        return self._begin(sequence, match)
+
+    def _slot_for(self, match: Match) -> int:
+        """The matching slot itself where that loses little; else the one to give up first."""
+        if match.slot in self.idle:
+            held = next(len(tokens) for slot, tokens in self.idle if slot == match.slot)
+            other = self.idle.oldest(but=match.slot)
+            if other is None or 2 * match.length >= held:
+                return match.slot
+            return other
+        slot = self.idle.oldest()
+        assert slot is not None
+        return slot
+
+    def _begin(self, sequence: S, match: Match) -> Placement[S]:
+        worthwhile = match.slot == sequence.slot or match.length >= MIN_COPY
+        keep = match.length if worthwhile else 0
+        sequence.computed = sequence.cached = keep
+        return Placement(sequence, match.slot if keep else None, keep)
+
+    def _usable(self, sequence: S, held: Tokens) -> int:
+        """Tokens of a slot's content that a sequence can begin behind."""
+        # The last token is always computed: its logits are wanted.
+        length = common_prefix(held, sequence.tokens[: len(sequence) - 1])
+        return length if self.can_cut or length == len(held) else 0
+
+    def _best_match(self, sequence: S) -> Match:
+        if not sequence.reuse:
+            return Match(-1, 0)
+        best = Match(-1, 0)
+        for slot, held in self.idle:
+            length = self._usable(sequence, held)
+            if length > best.length:
+                best = Match(slot, length)
+        for other in self.running:
+            if other.reuse and other.slot not in self._parked:
+                length = self._usable(sequence, other.tokens[: other.computed])
+                if length > best.length:
+                    best = Match(other.slot, length)
+        return best
+
+    def _promised(self, sequence: S, length: int) -> S | None:
+        """The running sequence whose prefill will soon hold more of this prompt than ``length``."""
+        best, source = length + MIN_COPY - 1, None
+        if not sequence.reuse or not self.can_cut:
+            return None
+        for other in self.running:
+            if not other.reuse or len(other) - other.computed <= 1:
+                continue
+            shared = common_prefix(other.tokens[: len(other)], sequence.tokens[: len(sequence) - 1])
+            if shared > max(best, other.computed):
+                best, source = shared, other
+        return source
+
+    def _unpark(self, sequence: S) -> Placement[S] | None:
+        """A beginning for a parked sequence, if what it waits for is there, or never will be."""
+        source = self._parked[sequence.slot]
+        if source.slot >= 0 and source.slot not in self._parked:
+            shared = common_prefix(
+                source.tokens[: len(source)], sequence.tokens[: len(sequence) - 1]
+            )
+            if source.computed < shared:
+                return None
+        elif source.slot >= 0:
+            return None
+        del self._parked[sequence.slot]
+        return self._begin(sequence, self._best_match(sequence))
+
+    def release(self, sequence: S) -> None:
+        """Take a running sequence out. What it computed stays in its slot until that is needed."""
+        self.running.remove(sequence)
+        slot, sequence.slot = sequence.slot, -1
+        self._parked.pop(slot, None)
+        kept = sequence.computed if sequence.reuse else 0
+        self.idle.put(slot, sequence.tokens[:kept].copy())
+
+    def forget(self, slot: int) -> None:
+        """What an idle slot holds is lost."""
+        if slot in self.idle:
+            self.idle.put(slot, self.idle.take(slot)[:0])
+
+    def preempt(self, sequence: S) -> None:
+        """Take the room of a running sequence away; it is computed again when its turn comes."""
+        sequence.computed = 0
+        self.release(sequence)
+        self.waiting.appendleft(sequence)
+
+    def cancel(self, request_id: int) -> None:
+        """Take every sequence of a request out."""
+        self.waiting = deque(s for s in self.waiting if s.request_id != request_id)
+        for sequence in [s for s in self.running if s.request_id == request_id]:
+            self.release(sequence)
+
+    # --- the step -----------------------------------------------------------------------------
 
     def plan(self) -> list[Row[S]]:
         """Return the rows of the next decode call; empty when nothing runs.
 
         The sum of ``count`` is at most ``step_tokens``, and every sequence has at most one row.
         """
-        decoding = [s for s in self.running if len(s) - s.computed == 1]
-        prefilling = [s for s in self.running if len(s) - s.computed > 1]
-        rows = [Row(s, s.computed, 1) for s in decoding]
+        rows = []
+        prefilling = []
+        for sequence in self.running:
+            if sequence.slot in self._parked:
+                continue
+            left = len(sequence) - sequence.computed
+            if left == 1:
+                rows.append(Row(sequence, sequence.computed, 1))
+            else:
+                prefilling.append(sequence)
         budget = self.step_tokens - len(rows)
         if rows:
             budget = min(budget, self.prefill_tokens)
@@ -99,16 +258,3 @@ class Scheduler(Generic[S]):
             rows.append(Row(sequence, sequence.computed, count))
             budget -= count
         return rows
-
-    def release(self, sequence: S) -> int:
-        """Take a running sequence out; return the slot that is free now."""
-        self.running.remove(sequence)
-        slot, sequence.slot = sequence.slot, -1
-        self._free.append(slot)
-        return slot
-
-    def cancel(self, request_id: int) -> list[int]:
-        """Take every sequence of a request out; return the slots that are free now."""
-        self.waiting = deque(s for s in self.waiting if s.request_id != request_id)
-        mine = [s for s in self.running if s.request_id == request_id]
-        return [self.release(sequence) for sequence in mine]

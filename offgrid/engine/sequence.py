@@ -18,8 +18,8 @@ class Sequence:
     """
 
     __slots__ = (
-        "choice", "completion_tokens", "computed", "limit", "n_ctx", "n_tokens", "request",
-        "request_id", "sampler", "slot", "stream", "tokens",
+        "cached", "choice", "completion_tokens", "computed", "limit", "n_ctx", "n_tokens",
+        "request", "request_id", "reuse", "sampler", "slot", "stream", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -43,6 +43,8 @@ class Sequence:
         self.tokens[: len(prompt)] = prompt
         self.n_tokens = len(prompt)
         self.computed = 0
+        self.cached = 0
+        self.reuse = request.cache_prompt
         self.slot = -1
         self.completion_tokens = 0
 
@@ -79,4 +81,5 @@ class Sequence:
             completion_tokens=self.completion_tokens,
             finish_reason=finish_reason,
             logprobs=logprobs,
+            cached_tokens=self.cached,
         )

@@ -131,6 +131,24 @@ def test_choices_differ_and_are_counted(base_url: str) -> None:
     assert streamed == texts
 
 
+def test_cached_tokens(base_url: str) -> None:
+    """The second request of a conversation computes only what is new, and says so."""
+    question = "Tell me a short story about a lamp that was never seen before."
+    body = chat_body(question, temperature=0, max_tokens=40)
+
+    def usage(**fields: Any) -> dict[str, Any]:
+        answer = request(base_url, "POST", CHAT, body | fields).json
+        return answer["usage"]
+
+    first, second = usage(), usage()
+    details = "prompt_tokens_details"
+    assert second[details]["cached_tokens"] == second["prompt_tokens"] - 1
+    assert first[details]["cached_tokens"] < first["prompt_tokens"] - 1
+    assert usage(cache_prompt=False)[details]["cached_tokens"] == 0
+    *_, last, _ = stream(base_url, CHAT, body | {"stream_options": {"include_usage": True}})
+    assert json.loads(last)["usage"][details]["cached_tokens"] == second["prompt_tokens"] - 1
+
+
 def test_max_completion_tokens_wins(base_url: str) -> None:
     body = chat_body("Tell me a short story.", max_tokens=50, max_completion_tokens=3)
     answer = request(base_url, "POST", CHAT, body).json

@@ -3,49 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_runs import Failing, Run
 
 from offgrid.engine.engine import Engine, EngineBroken
-from offgrid.engine.model import DecodeError, LoadError, Model
+from offgrid.engine.model import LoadError, Model
 from offgrid.engine.protocol import Delta, Event, Failed, GenerationRequest, Load, Part, Sampling
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
-
-GREEDY = Sampling(temperature=0.0)
-
-
-class Run:
-    """An engine whose events are collected."""
-
-    def __init__(self, model: Any) -> None:
-        self.events: list[Event] = []
-        self.engine = Engine(model, self.events.extend)
-        self._id = 0
-
-    def submit(self, text: str, **fields: Any) -> int:
-        self._id += 1
-        request = GenerationRequest(
-            parts=(Part(text, True),), **{"sampling": GREEDY, "max_tokens": 20, **fields}
-        )
-        self.engine.submit(self.engine.prepare(self._id, request))
-        return self._id
-
-    def finish(self) -> None:
-        while self.engine.step():
-            pass
-
-    def text(self, id: int, choice: int = 0) -> str:
-        return "".join(
-            event.text
-            for event in self.events
-            if isinstance(event, Delta) and (event.id, event.choice) == (id, choice)
-        )
-
-    def last(self, id: int) -> Event:
-        return [event for event in self.events if event.id == id][-1]
 
 
 @pytest.fixture(scope="module")
@@ -175,23 +143,6 @@ def test_the_loop_does_not_sleep_while_others_wait(model: Model) -> None:
         engine.stop()
         loop.join(60)
     assert ended == sorted(ended)
-
-
-class Failing:
-    """A model whose decode fails when told to."""
-
-    def __init__(self, model: Model, codes: Callable[[], int | None]) -> None:
-        self._model = model
-        self._codes = codes
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def decode(self) -> None:
-        code = self._codes()
-        if code is not None:
-            raise DecodeError(code)
-        self._model.decode()
 
 
 def test_a_failed_decode_ends_only_its_requests(model: Model, run: Run) -> None:

@@ -2,45 +2,61 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from offgrid.engine.scheduler import Scheduler
+from offgrid.engine.prefix import MIN_COPY
+from offgrid.engine.scheduler import Placement, Row, Scheduler
 
 
-@dataclass(eq=False)
 class Fake:
-    """A sequence of ``length`` tokens, none of them real."""
+    """A sequence without a model: ``length`` tokens, all its own unless they are given."""
 
-    request_id: int
-    length: int
-    slot: int = -1
-    computed: int = 0
+    _next = itertools.count(1)
+
+    def __init__(
+        self, request_id: int, length: int, computed: int = 0, tokens: list[int] | None = None
+    ) -> None:
+        self.request_id = request_id
+        self.slot = -1
+        self.computed = computed
+        self.cached = 0
+        self.reuse = True
+        own = [next(self._next) * 1000 + i for i in range(length)] if tokens is None else tokens
+        self.tokens = np.array(own + [0] * 500, dtype=np.int32)
+        self.length = len(own)
 
     def __len__(self) -> int:
         return self.length
+
+
+def admitted(scheduler: Scheduler[Fake]) -> list[Fake]:
+    """The sequences that got a slot in this step, in order."""
+    return [placement.sequence for placement in scheduler.admit()]
 
 
 def test_first_come_first_served() -> None:
     scheduler = Scheduler[Fake](2, 64, 16)
     sequences = [Fake(i, 5) for i in range(4)]
     scheduler.submit(sequences)
-    assert scheduler.admit() == sequences[:2]
-    assert scheduler.admit() == []
+    assert admitted(scheduler) == sequences[:2]
+    assert admitted(scheduler) == []
     scheduler.release(sequences[0])
-    assert scheduler.admit() == [sequences[2]]
+    assert admitted(scheduler) == [sequences[2]]
     assert list(scheduler.waiting) == [sequences[3]]
 
 
 def test_every_decoding_sequence_gets_its_token_and_prefill_gets_the_rest() -> None:
     scheduler = Scheduler[Fake](3, 32, 8)
-    stream, long_prompt, short_prompt = Fake(1, 10, computed=9), Fake(2, 1000), Fake(3, 3)
+    stream, long_prompt, short_prompt = Fake(1, 10), Fake(2, 1000), Fake(3, 3)
     scheduler.submit([stream, long_prompt, short_prompt])
     scheduler.admit()
+    stream.computed = 9
     rows = scheduler.plan()
     assert [(r.sequence, r.start, r.count, r.completes) for r in rows] == [
         (stream, 9, 1, True),
@@ -64,11 +80,11 @@ def test_cancel_takes_out_waiting_and_running_ones() -> None:
     other = Fake(2, 5)
     scheduler.submit([*mine, other])
     scheduler.admit()
-    slots = scheduler.cancel(1)
-    assert len(slots) == 1
+    scheduler.cancel(1)
     assert mine[0].slot == -1
-    assert scheduler.admit() == [other]
-    assert scheduler.cancel(99) == []
+    assert admitted(scheduler) == [other]
+    scheduler.cancel(99)
+    assert scheduler.running == [other]
 
 
 @pytest.mark.parametrize("sizes", [(0, 8, 8), (4, 3, 1), (1, 8, 0)])
@@ -97,8 +113,164 @@ def test_every_prompt_is_computed_whole_and_in_order(
     assert all(s.computed == s.length for s in sequences)
 
 
+# --- shared prefixes --------------------------------------------------------------------------
+
+
+def start(scheduler: Scheduler[Fake], *sequences: Fake) -> list[Placement[Fake]]:
+    scheduler.submit(sequences)
+    return scheduler.admit()
+
+
+PROMPT = list(range(1, 41))
+
+
+def test_behind_a_finished_sequence() -> None:
+    scheduler = Scheduler[Fake](1, 64, 16)
+    first = Fake(1, 0, tokens=PROMPT)
+    start(scheduler, first)
+    first.computed = 40
+    scheduler.release(first)
+    (placement,) = start(scheduler, Fake(2, 0, tokens=[*PROMPT[:30], 99, 98]))
+    assert (placement.source, placement.keep) == (0, 30)
+    assert placement.sequence.computed == placement.sequence.cached == 30
+
+
+def test_the_last_token_is_always_computed() -> None:
+    scheduler = Scheduler[Fake](1, 64, 16)
+    first = Fake(1, 0, tokens=PROMPT)
+    start(scheduler, first)
+    first.computed = 40
+    scheduler.release(first)
+    (placement,) = start(scheduler, Fake(2, 0, tokens=PROMPT))
+    assert placement.keep == 39
+
+
+def test_behind_a_running_sequence_in_another_slot() -> None:
+    scheduler = Scheduler[Fake](2, 64, 16)
+    first, second = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=[*PROMPT, 99])
+    start(scheduler, first)
+    first.computed = 40
+    (placement,) = start(scheduler, second)
+    assert (placement.source, placement.keep) == (first.slot, 40)
+    assert second.slot != first.slot
+
+
+def test_a_short_prefix_is_not_worth_a_copy() -> None:
+    scheduler = Scheduler[Fake](2, 64, 16)
+    first = Fake(1, 0, tokens=PROMPT)
+    start(scheduler, first)
+    first.computed = 40
+    (placement,) = start(scheduler, Fake(2, 0, tokens=[*PROMPT[: MIN_COPY - 1], 99, 98]))
+    assert (placement.source, placement.keep) == (None, 0)
+
+
+def test_who_comes_with_the_same_new_prompt_waits_for_its_prefill() -> None:
+    scheduler = Scheduler[Fake](3, 16, 8)
+    sequences = [Fake(i, 0, tokens=PROMPT) for i in range(3)]
+    scheduler.submit(sequences)
+    assert admitted(scheduler) == sequences[:1]
+    assert len(scheduler.running) == 3
+    for _ in range(2):
+        (row,) = scheduler.plan()
+        assert row.sequence is sequences[0]
+        row.sequence.computed += row.count
+        assert scheduler.admit() == []
+    (row,) = scheduler.plan()
+    row.sequence.computed += row.count
+    sequences[0].length += 1  # its first token was drawn
+    placements = scheduler.admit()
+    assert [(p.sequence, p.source, p.keep) for p in placements] == [
+        (sequences[1], sequences[0].slot, 39),
+        (sequences[2], sequences[0].slot, 39),
+    ]
+    assert {row.count for row in scheduler.plan()} == {1}
+
+
+def test_whoever_waited_for_goes_on_when_that_one_leaves() -> None:
+    scheduler = Scheduler[Fake](2, 16, 8)
+    first, second = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=PROMPT)
+    start(scheduler, first, second)
+    first.computed = 20
+    scheduler.cancel(1)
+    (placement,) = scheduler.admit()
+    assert placement.sequence is second
+    assert placement.keep == 20
+
+
+def test_the_least_recently_used_room_is_given_up_first() -> None:
+    scheduler = Scheduler[Fake](2, 64, 16)
+    old, new = Fake(1, 0, tokens=[*PROMPT, 7]), Fake(2, 0, tokens=[9, *PROMPT])
+    start(scheduler, old, new)
+    slots = old.slot, new.slot
+    for sequence in (old, new):
+        sequence.computed = 41
+        scheduler.release(sequence)
+    (placement,) = start(scheduler, Fake(3, 5))
+    assert placement.sequence.slot == slots[0]
+    (again,) = start(scheduler, Fake(4, 0, tokens=[9, *PROMPT, 3]))
+    assert (again.sequence.slot, again.keep) == (slots[1], 41)
+
+
+def test_a_long_conversation_is_not_given_up_for_a_common_beginning() -> None:
+    """Where another slot is free, the beginning is copied and the rest stays."""
+    scheduler = Scheduler[Fake](2, 64, 16)
+    long = Fake(1, 0, tokens=list(range(1, 101)))
+    start(scheduler, long)
+    kept = long.slot
+    long.computed = 100
+    scheduler.release(long)
+    (placement,) = start(scheduler, Fake(2, 0, tokens=[*range(1, 21), 999, 998]))
+    assert (placement.source, placement.keep) == (kept, 20)
+    assert placement.sequence.slot != kept
+
+
+def test_no_reuse_on_request() -> None:
+    scheduler = Scheduler[Fake](2, 64, 16)
+    secret, other = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=PROMPT)
+    secret.reuse = False
+    start(scheduler, secret)
+    secret.computed = 40
+    (placement,) = start(scheduler, other)
+    assert placement.keep == 0
+    other.computed = 40
+    for sequence in (secret, other):
+        scheduler.release(sequence)
+    third = Fake(3, 0, tokens=PROMPT)
+    third.reuse = False
+    assert start(scheduler, third)[0].keep == 0
+
+
+def test_what_cannot_be_cut_is_shared_whole_or_not_at_all() -> None:
+    scheduler = Scheduler[Fake](1, 64, 16)
+    scheduler.can_cut = False
+    first = Fake(1, 0, tokens=PROMPT)
+    start(scheduler, first)
+    first.computed = 40
+    scheduler.release(first)
+    longer, other = Fake(2, 0, tokens=[*PROMPT, 5]), Fake(3, 0, tokens=[*PROMPT[:30], 5])
+    (placement,) = start(scheduler, longer)
+    assert (placement.source, placement.keep) == (longer.slot, 40)
+    longer.computed = 41
+    scheduler.release(longer)
+    assert start(scheduler, other)[0].keep == 0
+
+
+def test_preempted_sequences_come_back_first() -> None:
+    scheduler = Scheduler[Fake](2, 64, 16)
+    one, two, three = (Fake(i, 10) for i in range(3))
+    start(scheduler, one, two, three)
+    two.computed = 5
+    scheduler.preempt(two)
+    assert (two.computed, two.slot) == (0, -1)
+    assert admitted(scheduler) == [two]
+
+
 class Life(RuleBasedStateMachine):
-    """Requests arrive, run, end and leave in any order; slots are never lost nor shared."""
+    """Requests arrive, run, end and leave in any order, few letters making many common prefixes.
+
+    What the engine would do with llama.cpp's memory is done with lists: slots are never lost nor
+    shared, and every slot holds just what its sequence believes.
+    """
 
     SLOTS = 3
 
@@ -106,42 +278,94 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.scheduler = Scheduler[Fake](self.SLOTS, 16, 4)
         self.next_id = 0
-        self.order: list[int] = []
         self.admitted: list[int] = []
+        self.memory: list[list[int]] = [[] for _ in range(self.SLOTS)]
 
-    @rule(n=st.integers(1, 4), length=st.integers(1, 40))
-    def submit(self, n: int, length: int) -> None:
-        self.scheduler.submit([Fake(self.next_id, length) for _ in range(n)])
-        self.order.append(self.next_id)
+    @rule(n=st.integers(1, 4), common=st.integers(0, 60), more=st.lists(st.integers(1, 2)),
+          reuse=st.booleans())  # fmt: skip
+    def submit(self, n: int, common: int, more: list[int], reuse: bool) -> None:
+        tokens = [*[1] * common, *more, 3]
+        sequences = [Fake(self.next_id, 0, tokens=tokens) for _ in range(n)]
+        for sequence in sequences:
+            sequence.reuse = reuse
+        self.scheduler.submit(sequences)
         self.next_id += 1
 
     @rule(which=st.integers(0, 30))
     def cancel(self, which: int) -> None:
         self.scheduler.cancel(which)
 
-    @rule(finish=st.booleans())
-    def step(self, finish: bool) -> None:
-        self.admitted += [s.request_id for s in self.scheduler.admit()]
+    @rule(can_cut=st.booleans())
+    def learn(self, can_cut: bool) -> None:
+        self.scheduler.can_cut = can_cut
+
+    @rule()
+    def lose_the_idle_slots(self) -> None:
+        for slot in self.scheduler.idle.clear():
+            self.memory[slot] = []
+
+    @rule()
+    def preempt(self) -> None:
+        if len(self.scheduler.running) > 1:
+            self.scheduler.preempt(self.scheduler.running[-1])
+            self.admitted = []  # it may come back before others that came after it
+
+    @rule(finish=st.booleans(), token=st.integers(1, 2))
+    def step(self, finish: bool, token: int) -> None:
+        before = list(self.scheduler.running)
+        for placement in self.scheduler.admit():
+            self._carry_out(placement)
+        new = [s for s in self.scheduler.running if s not in before]
+        self.admitted += [s.request_id for s in new]
         rows = self.scheduler.plan()
         assert sum(row.count for row in rows) <= 16
         assert len({id(row.sequence) for row in rows}) == len(rows)
         assert bool(rows) == bool(self.scheduler.running)
-        decoding = [s for s in self.scheduler.running if s.length - s.computed == 1]
+        decoding = [
+            s for s in self.scheduler.running
+            if s.length - s.computed == 1 and s.slot not in self.scheduler._parked
+        ]  # fmt: skip
         assert {id(s) for s in decoding} <= {id(row.sequence) for row in rows}
         for row in rows:
-            row.sequence.computed += row.count
-            if row.completes:
-                if finish:
-                    self.scheduler.release(row.sequence)
-                else:
-                    row.sequence.length += 1
+            self._compute(row, finish, token)
+
+    def _carry_out(self, placement: Placement[Fake]) -> None:
+        slot, source = placement.sequence.slot, placement.source
+        if source is None:
+            self.memory[slot] = []
+        else:
+            content = self.memory[source]
+            assert self.scheduler.can_cut or len(content) == placement.keep
+            self.memory[slot] = content[: placement.keep]
+
+    def _compute(self, row: Row[Fake], finish: bool, token: int) -> None:
+        sequence = row.sequence
+        assert row.start == len(self.memory[sequence.slot])
+        self.memory[sequence.slot] += sequence.tokens[row.start : row.start + row.count].tolist()
+        sequence.computed += row.count
+        if not row.completes:
+            return
+        if finish or sequence.length > 120:
+            self.scheduler.release(sequence)
+        else:
+            sequence.tokens[sequence.length] = token
+            sequence.length += 1
 
     @invariant()
     def slots_add_up(self) -> None:
         slots = [s.slot for s in self.scheduler.running]
-        assert len(set(slots)) == len(slots) <= self.SLOTS
-        assert all(0 <= slot < self.SLOTS for slot in slots)
+        assert sorted([*slots, *(slot for slot, _ in self.scheduler.idle)]) == [0, 1, 2]
         assert all(s.slot == -1 for s in self.scheduler.waiting)
+
+    @invariant()
+    def slots_hold_what_is_believed(self) -> None:
+        for sequence in self.scheduler.running:
+            if sequence.slot not in self.scheduler._parked:
+                believed = sequence.tokens[: sequence.computed].tolist()
+                assert self.memory[sequence.slot] == believed
+        for slot, held in self.scheduler.idle:
+            if len(held):
+                assert self.memory[slot] == held.tolist()
 
     @invariant()
     def in_order_of_arrival(self) -> None:

@@ -59,6 +59,7 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     n: Annotated[int, Meta(ge=1, le=MAX_N)] = 1
     stop: str | list[str] = []
     ignore_eos: bool = False
+    cache_prompt: bool = True
     top_n_sigma: Annotated[float, Meta(ge=-1, le=1000)] = 0.0
     typical_p: Probability = 1.0
     xtc_probability: Probability = 0.0

@@ -1,0 +1,51 @@
+"""How much prefill fits into a step beside running streams. Pure: it is told how long steps took.
+
+A chunk of a prompt makes the step longer for every stream in it. What a token of prefill costs
+differs a thousandfold between models and machines, so it is measured: the chunk is as long as what
+makes a step twice as long as the streams alone would make it.
+"""
+
+from __future__ import annotations
+
+_SLOWDOWN = 1.0
+"""Time that prefill may add to a step, as a share of the streams' own."""
+_WEIGHT = 0.1
+"""Of a new measurement in the running mean."""
+_LEAST = 8
+"""Tokens. Prompts go on, however slow the machine is."""
+
+
+class Pace:
+    """Learns from steps how many prefill tokens the next one may have.
+
+    Args:
+        start: tokens, as long as nothing is known.
+        most: tokens at most.
+    """
+
+    def __init__(self, start: int, most: int) -> None:
+        self._start = min(start, most)
+        self._most = most
+        self._streams: float | None = None
+        self._token: float | None = None
+
+    def observe(self, decoding: int, prefilling: int, seconds: float) -> None:
+        """Learn from a step: rows that decoded one token, tokens of prefill, and its time."""
+        if prefilling == 0 and decoding:
+            self._streams = _mean(self._streams, seconds)
+        elif prefilling:
+            # Before streams were ever seen alone, all of the time counts as prefill's.
+            rest = seconds - (self._streams or 0.0 if decoding else 0.0)
+            self._token = _mean(self._token, max(rest, 0.0) / prefilling)
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Tokens of prefill for a step in which streams run."""
+        if self._streams is None or not self._token:
+            return self._start
+        fitting = int(_SLOWDOWN * self._streams / self._token)
+        return max(min(_LEAST, self._most), min(fitting, self._most))
+
+
+def _mean(old: float | None, new: float) -> float:
+    return new if old is None else old + _WEIGHT * (new - old)

@@ -1,0 +1,75 @@
+"""An engine in this process whose events are collected, and models that fail or count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from offgrid.engine.engine import Engine
+from offgrid.engine.model import DecodeError, Model
+from offgrid.engine.protocol import Delta, Event, GenerationRequest, Part, Sampling
+
+GREEDY = Sampling(temperature=0.0)
+
+
+class Run:
+    """An engine whose events are collected."""
+
+    def __init__(self, model: Any) -> None:
+        self.events: list[Event] = []
+        self.engine = Engine(model, self.events.extend)
+        self._id = 0
+
+    def submit(self, text: str, **fields: Any) -> int:
+        self._id += 1
+        request = GenerationRequest(
+            parts=(Part(text, True),), **{"sampling": GREEDY, "max_tokens": 20, **fields}
+        )
+        self.engine.submit(self.engine.prepare(self._id, request))
+        return self._id
+
+    def finish(self) -> None:
+        while self.engine.step():
+            pass
+
+    def text(self, id: int, choice: int = 0) -> str:
+        return "".join(
+            event.text
+            for event in self.events
+            if isinstance(event, Delta) and (event.id, event.choice) == (id, choice)
+        )
+
+    def last(self, id: int) -> Event:
+        return [event for event in self.events if event.id == id][-1]
+
+
+class Failing:
+    """A model whose decode fails when told to."""
+
+    def __init__(self, model: Model, codes: Callable[[], int | None]) -> None:
+        self._model = model
+        self._codes = codes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def decode(self) -> None:
+        code = self._codes()
+        if code is not None:
+            raise DecodeError(code)
+        self._model.decode()
+
+
+class Counting:
+    """A model that counts the tokens of every decode."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.decoded: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def decode(self) -> None:
+        self.decoded.append(self._model.batch._size)
+        self._model.decode()
