@@ -257,10 +257,10 @@ def measure(n: int, isa: str, plain: Limit, fused: Limit | None) -> Iterator[dic
         figures["4,096 seen"] = best(sampler(n, isa, many).sample, rows)
         figures["top_k 40"] = best(sampler(n, isa, seen, top_k=40).sample, rows)
         chain = Chain(n, plain.fill, seen)
-        figures["llama.cpp"] = best(chain.sample, rows, rounds=3)
+        figures["llama.cpp"] = best(chain.sample, rows)
         chain.close()
         rng, where = np.random.default_rng(1), np.array(seen)
-        figures["NumPy"] = best(lambda row, r=rng, w=where: numpy_sample(row, w, r), rows, rounds=3)
+        figures["NumPy"] = best(lambda row, r=rng, w=where: numpy_sample(row, w, r), rows)
         yield figures
 
 
@@ -320,9 +320,9 @@ def plot(path: Path, isa: str, folder: Path) -> None:
             chain = Chain(n, limit.fill, seen)
             rng, where = np.random.default_rng(1), np.array(seen)
             lines["NumPy"].append(
-                best(lambda row, r=rng, w=where: numpy_sample(row, w, r), rows, rounds=3)
+                best(lambda row, r=rng, w=where: numpy_sample(row, w, r), rows, rounds=6)
             )
-            lines["llama.cpp"].append(best(chain.sample, rows, rounds=3))
+            lines["llama.cpp"].append(best(chain.sample, rows, rounds=6))
             lines["OffGrid"].append(best(sampler(n, isa, seen).sample, rows))
             lines["limit"].append(best(lambda row: limit.exp(row, limit.max(row)), rows))
             chain.close()

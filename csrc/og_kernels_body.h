@@ -7,6 +7,7 @@
 
 #include "og_kernels.h"
 #include "og_lanes.h"
+#include "og_math.h"
 
 #if defined(_MSC_VER)
 #include <intrin.h>

@@ -4,9 +4,20 @@
 #ifndef OG_MATH_H
 #define OG_MATH_H
 
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+
+#if defined(__FAST_MATH__)
+#error "fast-math would change what is drawn: take it out of CFLAGS"
+#endif
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
+#error "intermediate results must be rounded to their type: with x87, use -msse2 -mfpmath=sse"
+#endif
+#if defined(_MSC_VER)
+#pragma fp_contract(off)
+#endif
 
 /* Map a float (no NaN) to an unsigned number of the same order; -0 and +0 are one, as they are
  * for `<`: else a tie of the two would not go to the lowest id. */
@@ -25,7 +36,7 @@ static inline float og_from_order_bits(uint32_t bits) {
     return value;
 }
 
-/* log2(x) of a normal x > 0; absolute error below 1e-13. x = m * 2^e with m in [1/sqrt2, sqrt2);
+/* log2(x) of a normal x > 0; absolute error below 2e-13. x = m * 2^e with m in [1/sqrt2, sqrt2);
  * log2(m) = 2 / ln 2 * atanh(s), s = (m - 1) / (m + 1), |s| < 0.172, by its series up to s^17. */
 static inline double og_log2(double x) {
     uint64_t bits;

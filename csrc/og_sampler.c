@@ -241,6 +241,8 @@ static dist weigh_all(const og_kernels *K, const view *v, float max, float scale
         const og_patch patch = {h->token, h->adjusted, h->in_block};
         K->weigh(v->row, v->mask, v->n, max, scale, &patch, scratch->weights, scratch->block_sum);
     }
+    /* The exponential may err in the last place either way. */
+    for (int32_t b = 0; b < blocks; b++) scratch->block_top[b] *= 1.000001f;
     dist d = {scratch->weights, NULL, NULL, scratch->block_top, v->n, 0.0f, 1.0f, 0.0, true};
     d.total = add_blocks(scratch->block_sum, v->n);
     return d;
@@ -271,6 +273,13 @@ static bool passes(float value, og_cut cut, int32_t *ties) {
 /* A cut that keeps at least min_keep: the lower of the two. */
 static og_cut keep_some(og_cut cut, const float *values, int32_t n, int32_t min_keep) {
     if (min_keep <= 1) return cut;
+    int32_t above = 0, equal = 0;
+    for (int32_t i = 0; i < n; i++) {
+        above += values[i] > cut.border;
+        equal += values[i] == cut.border;
+    }
+    const int32_t kept = above + (cut.ties < equal ? cut.ties : equal);
+    if (kept >= min_keep) return cut; /* as nearly always; selecting takes far longer */
     const og_cut least = og_select_count(values, n, min_keep < n ? min_keep : n);
     if (least.border > cut.border) return cut;
     if (least.border == cut.border && least.ties <= cut.ties) return cut;
@@ -464,7 +473,9 @@ static int32_t mirostat_k(const og_sampler *s, const float *row, int32_t n, floa
     if (square == 0.0) return 1;
     const double s_hat = product / square, epsilon = s_hat - 1.0;
     const double fall = 1.0 - og_exp2(-epsilon * og_log2((double)n));
-    const double base = epsilon * og_exp2(s->mu) / fall;
+    /* Where s_hat is 1, the limit of epsilon / (1 - n^-epsilon). */
+    const double slope = fall == 0.0 ? 1.0 / (LN_2 * og_log2((double)n)) : epsilon / fall;
+    const double base = slope * og_exp2(s->mu);
     if (!(s_hat > 0.0) || !(base > 0.0)) return n; /* flat: nothing to cut */
     const double k = og_exp2(og_log2(base) / s_hat);
     if (k >= (double)n) return n;
@@ -510,7 +521,8 @@ static int32_t draw(const dist *d, const double *block_sum, double u) {
 }
 
 /* Remember what a draw was made from. */
-static void remember(og_scratch *scratch, const dist *d) {
+static void remember(og_scratch *scratch, const dist *d, int32_t drawn) {
+    scratch->kept_weight = d->weights[drawn];
     scratch->kept_ids = d->ids;
     scratch->kept_n = d->n;
     scratch->kept_low = d->low;
@@ -568,7 +580,7 @@ int og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits, con
         s->mu -= (double)p->mirostat_eta * (surprise - (double)p->mirostat_tau);
     }
     *token = d.ids != NULL ? d.ids[drawn] : drawn;
-    remember(scratch, &d);
+    remember(scratch, &d, drawn);
     s->position++;
     return OG_OK;
 }
@@ -587,6 +599,8 @@ void og_sampler_accept(og_sampler *s, int32_t token) {
 }
 
 /* --- logprobs --------------------------------------------------------------------------------- */
+
+enum { FEW_TOP = 8 };
 
 /* Whether a stands before b: more likely, or as likely with a lower id. */
 static bool better(og_candidate a, og_candidate b) {
@@ -635,13 +649,19 @@ void og_post_logprobs(const og_scratch *scratch, int32_t token, float *logprob, 
         }
     } else {
         const double log_total = og_log2(scratch->kept_total);
-        for (int32_t i = 0; i < scratch->kept_n; i++) {
+        *logprob = (float)(LN_2 * (og_log2((double)scratch->kept_weight) - log_total));
+        float low = scratch->kept_low;
+        if (n_top > FEW_TOP && n_top < scratch->kept_n) {
+            /* Else a row in ascending order would move all of them for every one of its tokens. */
+            const og_cut cut = og_select_count(scratch->weights, scratch->kept_n, n_top);
+            if (cut.border > low) low = cut.border;
+        }
+        for (int32_t i = 0; n_top > 0 && i < scratch->kept_n; i++) {
             const float w = scratch->weights[i];
-            if (w < scratch->kept_low || !(w > 0.0f)) continue;
+            if (w < low || !(w > 0.0f)) continue;
             const int32_t id = scratch->kept_ids != NULL ? scratch->kept_ids[i] : i;
             const og_candidate candidate = {id, w};
-            if (id == token) *logprob = (float)(LN_2 * (og_log2((double)w) - log_total));
-            if (n_top > 0) insert(top, &size, n_top, candidate);
+            insert(top, &size, n_top, candidate);
         }
         for (int32_t i = 0; i < size; i++) {
             top[i].logprob = (float)(LN_2 * (og_log2((double)top[i].logprob) - log_total));

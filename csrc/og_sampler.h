@@ -13,7 +13,8 @@
  *      low = max(0, T - d) and high = T + d, H the entropy of the row so far, Hmax that of as many equal
  *      candidates (llama.cpp's llama_sampler_temp_ext).
  *   5. Truncation, each step on the tempered distribution that the ones before left; "mass" is a share of
- *      what they left. Ties go to the lowest id. At least min_keep tokens stay in each step.
+ *      what they left. Ties (of logits in top_n_sigma and top_k, of weights as floats in the others) go to
+ *      the lowest id. At least min_keep tokens stay in each step.
  *      top_n_sigma  keeps l >= max - n * standard deviation of the logits (Tang et al. 2024, "Top-n-sigma")
  *      top_k        the k most likely
  *      typical_p    the smallest set whose mass exceeds p, of the tokens whose information is nearest
@@ -108,6 +109,7 @@ typedef struct og_scratch {
     const int32_t *kept_ids; /* ids of the weights, NULL where they are their indices */
     int32_t kept_n;          /* weights */
     float kept_low;          /* those >= this, and > 0, were candidates */
+    float kept_weight;       /* of the token that was drawn */
     double kept_total;
 } og_scratch;
 
@@ -148,7 +150,8 @@ void og_logprobs(const og_sampler *s, og_scratch *scratch, const float *logits, 
                  float *logprob, og_candidate *top, int32_t n_top);
 
 /* The same of the distribution that the token was drawn from, after bias, penalties, temperature
- * and truncation. Where fewer than n_top were candidates, the rest of `top` is filled with token -1. */
+ * and truncation, and of the token of the last draw alone. Where fewer than n_top were candidates, the
+ * rest of `top` is filled with token -1. O(1) for n_top = 0, else O(candidates + n_top^2). */
 void og_post_logprobs(const og_scratch *scratch, int32_t token, float *logprob, og_candidate *top,
                       int32_t n_top);
 

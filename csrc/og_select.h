@@ -21,7 +21,7 @@ typedef struct og_cut {
 
 /* Method: the order-preserving bits of a float, 11 + 11 + 10 of them at a time. The first digit is
  * counted over the whole row; only the bucket that holds the border is looked at again. O(n) in every
- * case, whatever the values, at about 3 ns a value. */
+ * case, whatever the values: 3 ns a value in most rows, 20 where nearly all of them are equal. */
 
 /* The cut that keeps the k largest of n values. 1 <= k <= n; no NaN. */
 og_cut og_select_count(const float *values, int32_t n, int32_t k);

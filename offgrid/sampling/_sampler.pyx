@@ -4,6 +4,8 @@
 import math
 import os
 import secrets
+import sys
+from operator import index
 
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBuffer_Release, PyObject_GetBuffer
@@ -59,6 +61,9 @@ cdef enum:
 INSTRUCTION_SETS = ("scalar", "sse2", "avx2", "avx512", "neon")
 """Names of all kernels that there may be; instruction_sets() tells which can run here."""
 
+# What may stand before a format in native byte order (see struct).
+cdef bytes _NATIVE_ORDER = b"@=<" if sys.byteorder == "little" else b"@=>!"
+
 _MESSAGES = {
     OG_ERR_NAN: ("the logits row holds NaN", "nan_logits"),
     OG_ERR_INFINITE: ("the logits row holds +infinity", "infinite_logits"),
@@ -86,6 +91,8 @@ def instruction_sets():
 
 
 cdef const og_kernels *_find_kernels(object name) except NULL:
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"isa must be a name, not {type(name).__name__}")
     wanted = name or os.environ.get("OFFGRID_ISA")
     if not wanted:
         return og_kernels_best()
@@ -101,6 +108,7 @@ cdef const og_kernels *_find_kernels(object name) except NULL:
 cdef int32_t _top_count(object top_logprobs, int32_t n_vocab) except -2:
     if top_logprobs is None:
         return NO_LOGPROBS
+    top_logprobs = index(top_logprobs)
     if not 0 <= top_logprobs <= MAX_TOP_LOGPROBS:
         raise InvalidParameter(
             f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}, not {top_logprobs}.",
@@ -129,7 +137,8 @@ cdef class Sampler:
 
     A sampler belongs to one thread at a time; using it from two at once raises RuntimeError and
     damages nothing. Different samplers run in parallel, without the GIL. All memory that drawing
-    needs is allocated here; only ``accept`` of many different tokens may allocate more.
+    needs is allocated here; afterwards only ``accept`` of many different tokens, and the results that
+    are handed out, take more.
     """
 
     cdef og_sampler _s
@@ -144,6 +153,7 @@ cdef class Sampler:
     cdef readonly object params
     cdef bint _counts
     cdef bint _busy
+    cdef bint _ready
 
     def __init__(
         self,
@@ -158,6 +168,9 @@ cdef class Sampler:
     ):
         if self._s.n_vocab:
             raise RuntimeError("a sampler is initialised once")
+        n_vocab, choice = index(n_vocab), index(choice)
+        if params is not None and not isinstance(params, SamplingParams):
+            raise TypeError(f"params must be SamplingParams, not {type(params).__name__}")
         if not 1 <= n_vocab <= (1 << 31) - 4096:
             raise InvalidParameter(f"n_vocab must be 1 to 2^31 - 4096, not {n_vocab}.", "n_vocab")
         if not 0 <= choice < (1 << 32):
@@ -172,6 +185,7 @@ cdef class Sampler:
         self._init_history(params, banned, end_tokens)
         self._init_dry(params)
         self._read_prompt(prompt_tokens)
+        self._ready = True
 
     cdef int _copy_params(self, object params) except -1:
         self._s.params.temperature = params.temperature
@@ -282,7 +296,9 @@ cdef class Sampler:
             last_n = -1
         if last_n == 0:
             return 0
-        for token in prompt_tokens if last_n < 0 else prompt_tokens[-last_n:]:
+        if last_n > 0 and len(prompt_tokens) > last_n:
+            prompt_tokens = prompt_tokens[-last_n:]
+        for token in prompt_tokens:
             checked = self._check_token(token, "prompt_tokens")
             self._make_room()
             og_history_add(&self._s.history, checked, False)
@@ -291,6 +307,7 @@ cdef class Sampler:
         return 0
 
     cdef int32_t _check_token(self, object token, str name) except -1:
+        token = index(token)
         if not 0 <= token < self._s.n_vocab:
             raise InvalidParameter(
                 f"Token id {token} is outside the vocabulary (0 to {self._s.n_vocab - 1}).", name
@@ -354,6 +371,7 @@ cdef class Sampler:
     @property
     def isa(self):
         """Name of the kernels in use."""
+        self._check_ready()
         return self._s.kernels.name.decode()
 
     def sample(self, logits, top_logprobs=None, mask=None, *, post_sampling=False):
@@ -378,6 +396,7 @@ cdef class Sampler:
         cdef const uint32_t *mask_address = NULL
         cdef int32_t token, n_top
         cdef int status
+        self._check_ready()
         if type(logits) is int:
             address = <const float *><uintptr_t>logits
             if address == NULL:
@@ -402,7 +421,13 @@ cdef class Sampler:
             raise _error(status)
         return token
 
+    cdef int _check_ready(self) except -1:
+        if not self._ready:
+            raise RuntimeError("the sampler was not initialised, or not to the end")
+        return 0
+
     cdef int _take(self) except -1:
+        self._check_ready()
         if self._busy:
             raise RuntimeError("the sampler is in use by another thread")
         self._busy = True
@@ -448,6 +473,8 @@ cdef _Buffer _open_buffer(object source, str what, bytes format, Py_ssize_t leng
     PyObject_GetBuffer(source, &buffer.view, PyBUF_ND | PyBUF_FORMAT)
     buffer.held = True
     cdef const char *given = buffer.view.format
+    if given != NULL and given[0] in _NATIVE_ORDER:
+        given += 1
     if given == NULL or strcmp(given, format) != 0:
         # On platforms where both have 4 bytes, "L" is "I" by another name.
         if not (given != NULL and format == b"I" and given == b"L" and buffer.view.itemsize == 4):
@@ -534,7 +561,10 @@ cdef list _new_draws(object addresses, object samplers, object top_logprobs, obj
     cdef Sampler sampler
     draws = []
     for i in range(n):
+        if not isinstance(samplers[i], Sampler):
+            raise TypeError(f"expected a Sampler, not {type(samplers[i]).__name__}")
         sampler = samplers[i]
+        sampler._check_ready()
         if not addresses[i]:
             raise ValueError("the logits' address is NULL")
         wanted = None if top_logprobs is None or top_logprobs[i] < 0 else top_logprobs[i]
@@ -626,6 +656,8 @@ def philox4x32(counter, key):
     """
     cdef uint32_t[4] words
     cdef uint32_t[2] key_words
+    if len(counter) != 4 or len(key) != 2:
+        raise ValueError("a counter has four words, a key two")
     for i in range(4):
         words[i] = counter[i]
     for i in range(2):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from offgrid.errors import InvalidParameter
 
@@ -96,6 +97,16 @@ class SamplingParams:
         _check_integer("repeat_last_n", self.repeat_last_n, -1, _INT32_MAX)
         if self.seed is not None:
             _check_integer("seed", self.seed, -(1 << 63), SEED_MAX)
+        # Copies of what others could still change.
+        if self.logit_bias is not None:
+            object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
+        try:
+            breakers = tuple(tuple(breaker) for breaker in self.dry_breakers)
+        except TypeError:
+            raise InvalidParameter(
+                "dry_breakers must be token sequences.", "dry_breakers"
+            ) from None
+        object.__setattr__(self, "dry_breakers", breakers)
         for token, value in (self.logit_bias or {}).items():
             _check_integer("logit_bias", token, 0, _INT32_MAX)
             if value is not False and value != -math.inf:

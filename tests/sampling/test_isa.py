@@ -121,11 +121,12 @@ def test_the_fastest_is_the_default():
 
 
 @pytest.mark.parametrize("isa", [*ISAS, ""])
-def test_the_environment_names_one(isa):
+def test_the_environment_names_one(isa, tmp_path):
     program = "from offgrid.sampling import Sampler; print(Sampler(3).isa)"
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "OFFGRID_ISA": isa},
+        cwd=tmp_path,  # not the source tree, which is not compiled
         capture_output=True,
         text=True,
         check=True,

@@ -56,6 +56,17 @@ def test_the_ends_of_the_ranges_are_allowed():
     SamplingParams(logit_bias={0: 100, 1: -100, 2: False, 3: -math.inf})
 
 
+def test_what_the_caller_keeps_is_not_what_the_sampler_uses():
+    bias, breakers = {1: 0.5}, [[1, 2]]
+    params = SamplingParams(logit_bias=bias, dry_breakers=breakers)
+    bias[2] = math.nan
+    breakers[0].clear()
+    assert dict(params.logit_bias) == {1: 0.5}
+    assert params.dry_breakers == ((1, 2),)
+    with pytest.raises(TypeError):
+        params.logit_bias[2] = 1.0
+
+
 def test_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         SamplingParams().temperature = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from offgrid.sampling import (
     SampleResult,
     SamplingError,
     SamplingParams,
+    philox4x32,
     sample_rows,
 )
 
@@ -321,6 +323,66 @@ def test_accept_false_counts_nothing():
         assert sample_rows([row.ctypes.data], [sampler], accept=False)[0].token == 0
     assert sample_rows([row.ctypes.data], [sampler])[0].token == 0
     assert sample_rows([row.ctypes.data], [sampler])[0].token == 1
+
+
+# --- callers gone wrong -----------------------------------------------------------------------
+
+
+def unfinished() -> Sampler:
+    """A sampler whose construction failed on the way; somebody kept it."""
+    sampler = Sampler.__new__(Sampler)
+    with pytest.raises(InvalidParameter):
+        sampler.__init__(100, SamplingParams(frequency_penalty=1.0), banned=[500])
+    return sampler
+
+
+@pytest.mark.parametrize("make", [lambda: Sampler.__new__(Sampler), unfinished])
+def test_a_sampler_that_is_none_refuses_everything(make):
+    row = np.zeros(100, np.float32)
+    for call in (
+        lambda s: s.sample(row.ctypes.data),
+        lambda s: s.accept(0),
+        lambda s: s.isa,
+        lambda s: sample_rows([row.ctypes.data], [s]),
+    ):
+        with pytest.raises((RuntimeError, InvalidParameter)):
+            call(make())
+
+
+@pytest.mark.parametrize("wrong", [1.7, "1", None, [1]])
+def test_numbers_that_are_not_whole_are_refused(wrong):
+    row = np.zeros(4, np.float32)
+    for call in (
+        lambda: Sampler(wrong),
+        lambda: Sampler(4, choice=wrong),
+        lambda: Sampler(4).accept(wrong),
+        lambda: Sampler(4, SamplingParams(repetition_penalty=2.0), [wrong]),
+        lambda: Sampler(4, banned=[wrong]),
+        lambda: Sampler(4).sample(row, top_logprobs=2.5),
+    ):
+        with pytest.raises(TypeError):
+            call()
+
+
+def test_other_wrong_arguments_are_refused():
+    row = np.zeros(4, np.float32)
+    for call in (
+        lambda: sample_rows([row.ctypes.data], [None]),
+        lambda: Sampler(4, {"temperature": 1.0}),
+        lambda: Sampler(4, isa=3),
+    ):
+        with pytest.raises(TypeError):
+            call()
+    for counter, key in (([1, 2, 3], [1, 2]), ([1, 2, 3, 4], [1]), ([1] * 5, [1, 2])):
+        with pytest.raises(ValueError, match="counter"):
+            philox4x32(counter, key)
+
+
+def test_buffers_of_ctypes():
+    row = (ctypes.c_float * 10)(*range(10))
+    mask = (ctypes.c_uint32 * 1)(0b111)
+    assert Sampler(10, SamplingParams(temperature=0)).sample(row) == 9
+    assert Sampler(10, SamplingParams(temperature=0)).sample(row, mask=mask) == 2
 
 
 # --- threads ----------------------------------------------------------------------------------
