@@ -6,7 +6,7 @@
  * repetition longer; for the largest such L its logit is lowered by
  *     multiplier * base ^ (L - allowed_length).
  * Repetitions do not reach across a breaker (a token sequence such as ":" or a line end): L is
- * limited to the tokens after the last one. Tokens that are a breaker by themselves are never
+ * limited to the tokens after the last one, that is the one which begins last and of these the longest. Tokens that are a breaker by themselves are never
  * penalised.
  *
  * As in llama.cpp, but for the largest penalty: where the power leaves the range of float32, that is

@@ -22,7 +22,8 @@
  *      top_p        the smallest set of most likely tokens whose mass reaches p, the crossing token
  *                   included, never none (Holtzman et al. 2020)
  *      min_p        w >= min_p * the largest (Nguyen et al. 2024)
- *      xtc          with xtc_probability: of the tokens with mass >= xtc_threshold only the least likely
+ *      xtc          with xtc_probability: of the tokens with mass >= xtc_threshold only the least likely;
+ *                   not at all where fewer than min_keep would stay
  *                   (p-e-w, oobabooga/text-generation-webui #6335; as llama.cpp's llama_sampler_xtc)
  *      or, in the place of all of them, mirostat 1 or 2 (Basu et al. 2021), whose state mu follows the
  *      surprise of each drawn token.

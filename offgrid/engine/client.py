@@ -6,6 +6,7 @@ it end with an error, and a new process is started after a pause that grows with
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -430,8 +431,14 @@ class EngineClient:
             stderr=subprocess.PIPE,
             env=environ,
         )
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
+        # What to load is the first thing that a worker reads. It is written before anybody else
+        # knows of the process: a ping that came before it would end it.
+        with contextlib.suppress(OSError):  # it ended at once: reading will tell
+            process.stdin.write(encode_frame(self.load))
+            process.stdin.flush()
         with self._lock:
             self._process = process
             self._pong_at = time.monotonic()
@@ -441,11 +448,12 @@ class EngineClient:
         loading = threading.Timer(self._load_timeout, self._kill_unless_ready, args=(process,))
         loading.daemon = True
         loading.start()
+        if self._closed:  # while the process was being started
+            process.kill()
         try:
-            self._send(self.load)
             while (report := read_report(process.stdout)) is not None:
                 self._handle(report)
-        except (EngineFault, ValueError, msgspec.DecodeError, OSError) as ex:
+        except (ValueError, msgspec.DecodeError, OSError) as ex:
             log.error("worker %d: %s", process.pid, ex)
             process.kill()
         finally:

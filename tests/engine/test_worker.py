@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,27 @@ def test_a_prompt_that_ends_the_worker_twice_is_refused(starter_path: Path) -> N
         while not other.finished:
             other.next(10)
         assert client.in_flight == 0
+    finally:
+        client.close()
+
+
+def test_no_command_gets_ahead_of_what_to_load(
+    starter_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watchdog's ping may come in the very moment in which a worker is started."""
+    client = EngineClient(
+        Load(str(starter_path), parallel=1), queue_size=1, load_timeout=60, stall_timeout=60
+    )
+
+    class PingsAtOnce(threading.Timer):
+        def start(self) -> None:
+            client._ping(1)
+            super().start()
+
+    monkeypatch.setattr(threading, "Timer", PingsAtOnce)
+    client.start()
+    try:
+        assert client.wait_ready().n_parallel == 1
     finally:
         client.close()
 
