@@ -7,7 +7,7 @@ is run only to add cases.
 
 This program is a second implementation of sampling, in Python and NumPy float64, and shares no
 code with the first: not the kernels, not the package, not ``tests/reference.py``. The definitions
-are those of ``csrc/og_sampler.h``.
+are those of ``csrc/og_sampler.h`` and ``csrc/og_dry.h``.
 
 Rows need no files: logit ``i`` of step ``k`` is a multiple of 2^-12, exact in float32::
 
@@ -15,8 +15,12 @@ Rows need no files: logit ``i`` of step ``k`` is a multiple of 2^-12, exact in f
     logit = ((h >> 16) / 2^12 - 8) * 2^spread
 
 Each case draws ``STEPS`` tokens, each from its own row, and accepts it. A token is written as
-``~token`` where a border (between two tokens, of the nucleus, of min_p) lies so near that float32
-rounding may decide; such a token is accepted like the others, but nobody is held to it.
+``~token`` where a border (between two tokens, of the nucleus, of min_p, ...) lies so near that
+float32 rounding may decide; such a token is accepted like the others, but nobody is held to it.
+With mirostat no token may be so: what is drawn, not what is accepted, moves its state.
+
+Parameters that few people use stand together in the last column, which a line without them lacks,
+as ``name=value name=value``: all of a family (``dry_``, ``xtc_``, ...) or none of it.
 
 Usage: python tests/golden/make_golden.py
 """
@@ -25,8 +29,8 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +67,29 @@ class Case:
     mask_every: int = 0  # allow every n-th token only; 0 is no mask
     seed: int = 0
     choice: int = 0
+    # The last column.
+    top_n_sigma: float = 0.0
+    typical_p: float = 1.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dynatemp_range: float = 0.0
+    dynatemp_exponent: float = 1.0
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_breakers: str = ""  # "token-token/token": two breakers
+    min_keep: int = 0
+    min_tokens: int = 0
+    end_tokens: str = ""  # "token-token"
 
+
+N_COLUMNS = 16
+COLUMNS = [field.name for field in fields(Case)[:N_COLUMNS]]
+MORE = fields(Case)[N_COLUMNS:]
 
 CASES = [
     Case("greedy", 1000, temperature=0.0, seed=1),
@@ -106,6 +132,135 @@ CASES = [
     Case("seed-33-bits", 2000, seed=2**32 + 5),
     Case("choice-1", 2000, seed=35, choice=1),
     Case("choice-last", 2000, seed=35, choice=2**32 - 1),
+    Case("top-n-sigma", 32000, top_n_sigma=0.25, seed=36),
+    Case("top-n-sigma-128256", 128256, 1, 1.5, top_n_sigma=0.2, seed=37),
+    Case("typical-p", 3000, typical_p=0.5, seed=38),
+    Case("typical-p-0", 700, typical_p=0.0, seed=39),
+    Case("typical-p-128256", 128256, 3, typical_p=0.9, seed=40),
+    Case("xtc", 40, xtc_probability=0.5, xtc_threshold=0.05, seed=41),
+    Case("xtc-always", 9, -2, xtc_probability=1.0, xtc_threshold=0.125, seed=42),
+    Case("xtc-choice", 128256, 6, xtc_probability=0.5, xtc_threshold=0.004, seed=43, choice=3),
+    Case("dynatemp", 2000, dynatemp_range=0.5, seed=44),
+    Case("dynatemp-exponent", 500, 1, 1.5, dynatemp_range=2.0, dynatemp_exponent=2.5, seed=45),
+    Case("dynatemp-128256", 128256, 4, 0.9, 0.95, dynatemp_range=0.75, seed=46),
+    Case("mirostat-1", 200, 3, mirostat=1, mirostat_tau=2.0, seed=47),
+    Case("mirostat-1-2000", 2000, 4, mirostat=1, mirostat_tau=3.0, mirostat_eta=0.25, seed=48),
+    Case("mirostat-1-128256", 128256, 7, mirostat=1, mirostat_tau=4.0, seed=65),
+    Case("mirostat-2", 3000, mirostat=2, seed=49),
+    Case("mirostat-2-128256", 128256, 6, 0.9, mirostat=2, mirostat_tau=3.5, seed=50),
+    Case("min-keep-top-p", 1000, 3, top_p=0.1, min_keep=5, seed=51),
+    Case("min-keep-top-k", 5000, 4, top_k=2, min_keep=7, seed=52),
+    Case("min-keep-typical-p", 5000, 4, typical_p=0.1, min_keep=7, seed=66),
+    Case("min-keep-min-p", 5000, 6, min_p=0.9, min_keep=7, seed=67),
+    Case("min-keep-sigma", 32000, top_n_sigma=0.001, min_keep=20, seed=53),
+    Case("min-keep-xtc", 6, -3, xtc_probability=1.0, xtc_threshold=0.12, min_keep=4, seed=54),
+    Case("min-tokens", 8, -2, logit_bias="3:2", min_tokens=25, end_tokens="3-5", seed=55),
+    Case("dry", 5, -3, dry_multiplier=1.5, dry_allowed_length=1, seed=56),
+    Case(
+        "dry-prompt",
+        600,
+        -3,
+        logit_bias="5:7 6:7 7:7 599:7",
+        prompt="5 6 7 599 5 6 7 599 5 6",
+        dry_multiplier=0.5,
+        dry_base=2.0,
+        seed=57,
+    ),
+    Case("dry-window", 4, -3, dry_multiplier=2.0, dry_base=1.5, dry_penalty_last_n=10, seed=58),
+    Case(
+        "dry-breakers",
+        4,
+        -3,
+        prompt="0 1 2 3 0 1",
+        dry_multiplier=3.0,
+        dry_allowed_length=1,
+        dry_breakers="0-1/0-1-2/3-3/2-0-2",
+        seed=59,
+    ),
+    Case(
+        "dry-breakers-window",
+        5,
+        -3,
+        prompt="4 0 1 2 4 0",
+        dry_multiplier=1.0,
+        dry_base=3.0,
+        dry_allowed_length=1,
+        dry_penalty_last_n=12,
+        dry_breakers="4-0/2-1-3",
+        seed=60,
+    ),
+    Case(
+        "dry-128256",
+        128256,
+        logit_bias="9:16 8:16 70000:16 128255:16",
+        prompt="9 8 70000 128255 9 8 70000 128255",
+        dry_multiplier=3.0,
+        dry_allowed_length=1,
+        dry_breakers="70000/8-9",
+        seed=61,
+    ),
+    Case(
+        "rare-usual",
+        128256,
+        6,
+        0.8,
+        0.9,
+        150,
+        0.25,
+        typical_p=0.9,
+        top_n_sigma=0.004,
+        xtc_probability=0.5,
+        xtc_threshold=0.012,
+        min_keep=8,
+        seed=62,
+    ),
+    Case(
+        "rare-everything",
+        40,
+        -1,
+        0.9,
+        0.9,
+        12,
+        0.1,
+        0.25,
+        0.125,
+        1.125,
+        16,
+        "0:2 38:1",
+        "0 6 0",
+        mask_every=2,
+        seed=63,
+        choice=1,
+        top_n_sigma=1.5,
+        typical_p=0.9,
+        xtc_probability=0.5,
+        xtc_threshold=0.1,
+        dynatemp_range=0.5,
+        dynatemp_exponent=1.5,
+        dry_multiplier=1.0,
+        dry_allowed_length=1,
+        dry_penalty_last_n=20,
+        dry_breakers="0-4/38",
+        min_keep=2,
+        min_tokens=10,
+        end_tokens="0-2",
+    ),
+    Case(
+        "rare-mirostat",
+        64,
+        0,
+        0.8,
+        0.5,
+        5,
+        0.5,
+        0.5,
+        mirostat=2,
+        mirostat_tau=2.5,
+        mirostat_eta=0.5,
+        xtc_probability=1.0,
+        min_keep=50,
+        seed=64,
+    ),
 ]
 
 
@@ -122,8 +277,8 @@ def philox(counter: list[int], key: list[int]) -> list[int]:
     return [a, b, c, d]
 
 
-def coin(case: Case, position: int) -> float:
-    words = philox([position, 0, case.choice, 0], [case.seed & MASK_32, case.seed >> 32])
+def coin(case: Case, position: int, stream: int = 0) -> float:
+    words = philox([position, 0, case.choice, stream], [case.seed & MASK_32, case.seed >> 32])
     return (words[0] << 21 | words[1] >> 11) / 2**53
 
 
@@ -151,7 +306,38 @@ def changed(case: Case, row: Row, generated: list[int]) -> Row:
         row[token] = row[token] * penalty if row[token] <= 0 else row[token] / penalty
     for token, count in Counter(generated).items():
         row[token] -= np.float32(count * case.frequency_penalty + case.presence_penalty)
+    for token, length in repetitions(case, seen).items() if case.dry_multiplier else ():
+        power = float32(case.dry_base) ** (length - case.dry_allowed_length)
+        row[token] -= np.float32(float32(case.dry_multiplier) * power)
+    if len(generated) < case.min_tokens:
+        row[numbers(case.end_tokens)] = -np.inf
     return row
+
+
+def repetitions(case: Case, seen: list[int]) -> dict[int, int]:
+    """Return the tokens that would continue a repetition, and the length of the longest."""
+    last_n = case.dry_penalty_last_n
+    text = seen if last_n < 0 else seen[max(0, len(seen) - last_n) :]
+    breakers = [numbers(breaker) for breaker in case.dry_breakers.split("/")]
+    # The last breaker is the one that begins last; of those that begin there, the longest.
+    ends = {
+        (begin, begin + len(breaker))
+        for breaker in breakers
+        for begin in range(len(text))
+        if breaker and text[begin : begin + len(breaker)] == breaker
+    }
+    unbroken = len(text) - max(ends)[1] if ends else len(text)
+    longest: dict[int, int] = {}
+    for length in range(case.dry_allowed_length, unbroken + 1):
+        ending = text[len(text) - length :]
+        for at in range(length, len(text)):
+            if text[at - length : at] == ending and [text[at]] not in breakers:
+                longest[text[at]] = length
+    return longest
+
+
+def numbers(joined: str) -> list[int]:
+    return [int(number) for number in joined.split("-")] if joined else []
 
 
 # --- a draw ------------------------------------------------------------------------------------
@@ -162,64 +348,195 @@ def float32(value: float) -> float:
     return float(np.float32(value))
 
 
-def nuclei(case: Case, weights: Weights, best_first: NDArray[np.intp]) -> list[int]:
-    """Return how many tokens top_p keeps; more numbers behind it where rounding decides."""
-    mass, total = np.cumsum(weights[best_first]), weights.sum()
-    goals = [(float32(case.top_p) + shift) * total for shift in (0.0, -MARGIN, MARGIN)]
-    counts = [int(np.searchsorted(mass, goal)) + 1 for goal in goals]
-    return list(dict.fromkeys(counts))
+def best_first(weights: Weights) -> NDArray[np.intp]:
+    """Order tokens by weight; of a tie the lowest id comes first."""
+    return np.argsort(-weights, kind="stable")
 
 
-def truncated(case: Case, row: Row) -> Iterator[Weights]:
-    """Yield the weights that top_k, top_p and min_p leave, then those that rounding may leave."""
-    wide = row.astype(np.float64)
-    weights = np.exp((wide - wide.max()) / float32(case.temperature))
-    best_first = np.argsort(-wide, kind="stable")
-    if 0 < case.top_k < case.n_vocab:
-        weights[best_first[case.top_k :]] = 0.0
-    for count in nuclei(case, weights, best_first) if case.top_p < 1 else [case.n_vocab]:
-        for factor in (1.0, 1 - 1e-5, 1 + 1e-5) if case.min_p else [0.0]:
+def temperatures(case: Case, wide: Weights) -> Iterator[float]:
+    """Yield the temperature, then those that rounding may make of it."""
+    middle, around = float32(case.temperature), float32(case.dynatemp_range)
+    yield middle if not around else moved(case, wide, middle, around)
+    if around:
+        for factor in (1 - MARGIN, 1 + MARGIN):
+            yield moved(case, wide, middle, around) * factor
+
+
+def moved(case: Case, wide: Weights, middle: float, around: float) -> float:
+    """Return the temperature for the entropy of a row, as a share of the largest possible."""
+    candidates = wide[wide > -np.inf]
+    share = entropy(np.exp(candidates - candidates.max())) / np.log(len(candidates))
+    low, high = max(0.0, middle - around), middle + around
+    return float(low + (high - low) * share ** float32(case.dynatemp_exponent))
+
+
+def entropy(weights: Weights) -> float:
+    p = weights[weights > 0] / weights.sum()
+    return float(-(p * np.log(p)).sum())
+
+
+def first(case: Case, weights: Weights, order: NDArray[np.intp], count: int) -> Weights:
+    """Return the weights with the first of an order only, but min_keep at least."""
+    kept = weights.copy()
+    kept[order[max(count, case.min_keep) :]] = 0.0
+    return kept
+
+
+def top_n_sigma(case: Case, wide: Weights, weights: Weights) -> Iterator[Weights]:
+    deviation = wide[wide > -np.inf].std()
+    for factor in (1.0, 1 - MARGIN, 1 + MARGIN):
+        border = wide.max() - float32(case.top_n_sigma) * deviation * factor
+        yield first(case, weights, best_first(wide), np.count_nonzero(wide >= border))
+
+
+def top_k(case: Case, wide: Weights, weights: Weights) -> Iterator[Weights]:
+    yield first(case, weights, best_first(weights), case.top_k)
+
+
+def typical_p(case: Case, wide: Weights, weights: Weights) -> Iterator[Weights]:
+    with np.errstate(divide="ignore"):
+        surprise = np.log(weights.sum()) - np.log(weights) - entropy(weights)
+    for nearer in (0.0, -1e-5, 1e-5):
+        order = np.argsort(np.abs(surprise + nearer), kind="stable")
+        mass = np.cumsum(weights[order]) / weights.sum()
+        for shift in (0.0, -MARGIN, MARGIN):
+            goal = float32(case.typical_p) + shift
+            yield first(case, weights, order, int(np.searchsorted(mass, goal, side="right")) + 1)
+
+
+def top_p(case: Case, wide: Weights, weights: Weights) -> Iterator[Weights]:
+    order = best_first(weights)
+    mass, total = np.cumsum(weights[order]), weights.sum()
+    for shift in (0.0, -MARGIN, MARGIN):
+        goal = (float32(case.top_p) + shift) * total
+        yield first(case, weights, order, int(np.searchsorted(mass, goal)) + 1)
+
+
+def min_p(case: Case, wide: Weights, weights: Weights) -> Iterator[Weights]:
+    for factor in (1.0, 1 - 1e-5, 1 + 1e-5):
+        border = min(1.0, float32(case.min_p) * factor) * weights.max()
+        yield first(case, weights, best_first(weights), np.count_nonzero(weights >= border))
+
+
+def xtc(case: Case, wide: Weights, weights: Weights) -> Iterator[Weights]:
+    """Drop all that have the mass but the least likely of them; nothing if min_keep forbids it."""
+    for factor in (1.0, 1 - 1e-5, 1 + 1e-5):
+        border = float32(case.xtc_threshold) * factor * weights.sum()
+        dropped = best_first(weights)[: max(1, np.count_nonzero(weights >= border)) - 1]
+        kept = weights.copy()
+        if np.count_nonzero(weights) - len(dropped) >= case.min_keep:
+            kept[dropped] = 0.0
+        yield kept
+
+
+def mirostat_1(weights: Weights, mu: float) -> Iterator[Weights]:
+    """Keep k tokens: Basu et al. 2021, algorithm 1, with m = 100."""
+    order, n = best_first(weights), len(weights)
+    best = weights[order[:100]]
+    with np.errstate(divide="ignore"):
+        falls = -np.diff(np.log(best[best > 0]))
+    ranks = np.arange(1, len(falls) + 1)
+    t = np.log((ranks + 1) / ranks)
+    for factor in (1.0, 1 - MARGIN, 1 + MARGIN):
+        s = float(t @ falls) / float(t @ t) * factor
+        for shift in (0.0, -MARGIN, MARGIN):
+            base = (s - 1) * 2 ** (mu + shift) / (1 - n ** (1 - s))
+            k = n if np.log(base) / s > np.log(n) else int(base ** (1 / s))
             kept = weights.copy()
-            kept[best_first[count:]] = 0.0
-            border = min(1.0, float32(case.min_p) * factor) * weights.max()
-            kept[kept < border] = 0.0
+            kept[order[max(1, k) :]] = 0.0
             yield kept
 
 
-def draw(case: Case, row: Row, u: float) -> tuple[int, bool]:
-    """Return the token and whether it is certain."""
+def mirostat_2(weights: Weights, mu: float) -> Iterator[Weights]:
+    """Keep what is no more surprising than mu, and the most likely in any case."""
+    for shift in (0.0, -1e-5, 1e-5):
+        border = min(weights.max(), weights.sum() * 2 ** -(mu + shift))
+        yield np.where(weights >= border, weights, 0.0)
+
+
+def different(candidates: Iterable[Weights]) -> list[Weights]:
+    """Drop weights that keep the same tokens as others before them."""
+    found: dict[bytes, Weights] = {}
+    for weights in candidates:
+        found.setdefault(np.packbits(weights > 0).tobytes(), weights)
+    return list(found.values())
+
+
+def truncated(
+    case: Case, wide: Weights, temperature: float, mu: float, position: int
+) -> list[Weights]:
+    """Return the weights that truncation leaves, then those that rounding may leave."""
+    weights = np.exp((wide - wide.max()) / temperature)
+    if case.mirostat:
+        return different((mirostat_1 if case.mirostat == 1 else mirostat_2)(weights, mu))
+    steps = {
+        top_n_sigma: case.top_n_sigma > 0,
+        top_k: 0 < case.top_k < case.n_vocab,
+        typical_p: case.typical_p < 1,
+        top_p: case.top_p < 1,
+        min_p: case.min_p > 0,
+        xtc: case.xtc_threshold <= 0.5 and coin(case, position, 1) < float32(case.xtc_probability),
+    }
+    found = [weights]
+    for step in [step for step, on in steps.items() if on]:
+        found = different(after for before in found for after in step(case, wide, before))
+    return found
+
+
+def draw(case: Case, row: Row, mu: float, position: int) -> tuple[int, bool, float]:
+    """Return the token, whether it is certain, and its surprise in bits."""
     if case.temperature == 0:
-        return int(np.argmax(row)), True
-    drawn = []
-    for weights in truncated(case, row):
-        above = np.cumsum(weights)
-        for shift in (0.0, -MARGIN, MARGIN):
-            # In [0, 1): at its ends there is no other token to be taken for this one.
-            target = min(max(u + shift, 0.0), 1.0 - 2.0**-53) * above[-1]
-            drawn.append(int(np.searchsorted(above, target, side="right")))
-    return drawn[0], len(set(drawn)) == 1
+        return int(np.argmax(row)), True, 0.0
+    wide, u = row.astype(np.float64), coin(case, position)
+    drawn, surprises = [], []
+    for temperature in temperatures(case, wide):
+        for weights in truncated(case, wide, temperature, mu, position):
+            above = np.cumsum(weights)
+            for shift in (0.0, -MARGIN, MARGIN):
+                # In [0, 1): at its ends there is no other token to be taken for this one.
+                target = min(max(u + shift, 0.0), 1.0 - 2.0**-53) * above[-1]
+                drawn.append(int(np.searchsorted(above, target, side="right")))
+                surprises.append(float(np.log2(above[-1] / weights[drawn[-1]])))
+    return drawn[0], len(set(drawn)) == 1, surprises[0]
 
 
 def tokens(case: Case) -> Iterator[str]:
     generated: list[int] = []
+    tau, eta = float32(case.mirostat_tau), float32(case.mirostat_eta)
+    mu = 2 * tau
     for step in range(STEPS):
         row = changed(case, logits(case.n_vocab, case.spread, step), generated)
-        token, certain = draw(case, row, coin(case, step))
+        token, certain, surprise = draw(case, row, mu, step)
+        mu -= eta * (surprise - tau)
         generated.append(token)
         yield str(token) if certain else f"~{token}"
+
+
+# --- the file ----------------------------------------------------------------------------------
+
+
+def more(case: Case) -> str:
+    """Return the last column."""
+
+    def family(name: str) -> str:
+        return name.split("_")[0]
+
+    used = {family(f.name) for f in MORE if getattr(case, f.name) != f.default}
+    return " ".join(f"{f.name}={getattr(case, f.name)}" for f in MORE if family(f.name) in used)
 
 
 def main() -> None:
     with PATH.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*(field.name for field in fields(Case)), "tokens"])
+        writer.writerow([*COLUMNS, "tokens", "more"])
         for case in CASES:
             drawn = list(tokens(case))
             unsure = sum(token.startswith("~") for token in drawn)
-            if unsure > STEPS // 3:
+            if unsure > (0 if case.mirostat else STEPS // 3):
                 raise SystemExit(f"{case.name}: {unsure} of {STEPS} draws are not certain")
             print(f"{case.name}: {unsure} of {STEPS} not certain, {len(set(drawn))} different")
-            writer.writerow([*asdict(case).values(), " ".join(drawn)])
+            line = [*(getattr(case, name) for name in COLUMNS), " ".join(drawn)]
+            writer.writerow([*line, more(case)] if more(case) else line)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 
@@ -35,7 +36,29 @@ def mask_of(n_vocab: int, every: int) -> np.ndarray | None:
     return np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32)
 
 
+def numbers(joined: str) -> list[int]:
+    return [int(number) for number in joined.split("-")] if joined else []
+
+
+def more_of(case: dict[str, str]) -> dict[str, str]:
+    """Return the last column, which most lines lack."""
+    return dict(entry.split("=") for entry in (case["more"] or "").split())
+
+
+def rare_params(more: dict[str, str]) -> dict[str, object]:
+    types = {field.name: field.type for field in fields(SamplingParams)}
+    params: dict[str, object] = {
+        name: int(value) if types[name] == "int" else float(value)
+        for name, value in more.items()
+        if name not in ("dry_breakers", "end_tokens")
+    }
+    if more.get("dry_breakers"):
+        params["dry_breakers"] = [numbers(breaker) for breaker in more["dry_breakers"].split("/")]
+    return params
+
+
 def sampler_of(case: dict[str, str], isa: str) -> Sampler:
+    more = more_of(case)
     pairs = (entry.split(":") for entry in case["logit_bias"].split())
     params = SamplingParams(
         temperature=float(case["temperature"]),
@@ -48,9 +71,17 @@ def sampler_of(case: dict[str, str], isa: str) -> Sampler:
         repeat_last_n=int(case["repeat_last_n"]),
         logit_bias={int(token): float(bias) for token, bias in pairs},
         seed=int(case["seed"]),
+        **rare_params(more),
     )
     prompt = [int(token) for token in case["prompt"].split()]
-    return Sampler(int(case["n_vocab"]), params, prompt, choice=int(case["choice"]), isa=isa)
+    return Sampler(
+        int(case["n_vocab"]),
+        params,
+        prompt,
+        choice=int(case["choice"]),
+        end_tokens=numbers(more.get("end_tokens", "")),
+        isa=isa,
+    )
 
 
 @pytest.mark.parametrize("case", read_cases(), ids=lambda case: case["name"])
