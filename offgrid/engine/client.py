@@ -415,9 +415,11 @@ class EngineClient:
     def _serve_one_process(self) -> None:
         """Run one worker from its start to its end."""
         environ = dict(os.environ, GGML_NO_BACKTRACE="1")
-        # Threads of llama.cpp that wait for each other in a busy loop take the processor away from
-        # the one that they wait for as soon as anything else runs here, the server to begin with.
-        environ.setdefault("OMP_WAIT_POLICY", "passive")
+        if "OMP_WAIT_POLICY" not in environ:
+            # Threads of llama.cpp wait for each other after every operation. To sleep at once makes
+            # a step ten times as long; to wait in a busy loop for as long as is usual takes the
+            # processor from the one waited for as soon as anything else runs on the machine.
+            environ.setdefault("GOMP_SPINCOUNT", "10000")
         # The worker must find the very modules that this process runs: "-m" would look into the
         # current folder first, where an uncompiled source tree may lie.
         program = (

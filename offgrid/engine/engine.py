@@ -323,22 +323,20 @@ class Engine:
         self._draw(complete, addresses)
 
     def _fill_batch(self, rows: list[Row[Sequence]]) -> tuple[list[Sequence], list[int]]:
-        """Return the sequences whose next token can be drawn, and where their logits will be."""
+        """Return the sequences whose next token can be drawn, and where their logits will be.
+
+        Prompts come first and each kind in the order of slots: llama.cpp computes together what
+        stands so, and everything else one after another.
+        """
         batch = self.model.batch
         batch.clear()
-        single = [row for row in rows if row.count == 1 and row.completes]
-        complete = [row.sequence for row in single]
-        indices = list(
-            batch.add_each(
-                [sequence.slot for sequence in complete],
-                [row.start for row in single],
-                [int(sequence.tokens[sequence.n_tokens - 1]) for sequence in complete],
-            )
-        )
-        if len(single) == len(rows):
-            return complete, indices
+        rows = sorted(rows, key=lambda row: row.sequence.slot)
+        complete: list[Sequence] = []
+        indices: list[int] = []
+        single = []
         for row in rows:
             if row.count == 1 and row.completes:
+                single.append(row)
                 continue
             sequence = row.sequence
             tokens = sequence.tokens[row.start : row.start + row.count]
@@ -346,7 +344,12 @@ class Engine:
             if row.completes:
                 complete.append(sequence)
                 indices.append(index)
-        return complete, indices
+        indices += batch.add_each(
+            [row.sequence.slot for row in single],
+            [row.start for row in single],
+            [int(row.sequence.tokens[row.start]) for row in single],
+        )
+        return [*complete, *(row.sequence for row in single)], indices
 
     def _after_failed_decode(self, rows: list[Row[Sequence]], error: Exception) -> None:
         """Find whose fault it was.

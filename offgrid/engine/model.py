@@ -24,6 +24,8 @@ from offgrid.engine.protocol import Load, ModelInfo, Part
 
 _UBATCH = 512
 _MAX_PIECE = 4096
+_MAX_SCORES = 512 * 1024 * 1024
+"""Bytes."""
 _MAX_METADATA_VALUE = 1 << 20
 _MAX_CACHED_BREAKERS = 256
 
@@ -119,6 +121,11 @@ class Model:
         params.n_seq_max = load.parallel
         params.n_threads = params.n_threads_batch = load.threads or physical_threads()
         params.kv_unified = False
+        # Flash attention on a processor is slow for fewer tokens than 64 at once, and streams are
+        # fewer; without it the scores of a whole call stand in memory.
+        scores = 4 * self.n_ctx * params.n_ubatch * int(lc.llama_model_n_head(self._model))
+        if load.gpu_layers == 0 and scores <= _MAX_SCORES:
+            params.flash_attn_type = lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.no_perf = True
         self._context = lc.llama_init_from_model(self._model, params)
         if not self._context:

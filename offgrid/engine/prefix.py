@@ -57,8 +57,6 @@ class IdleSlots:
     def put(self, slot: int, tokens: Tokens) -> None:
         """A sequence has left a slot in which these tokens are computed; empty: nothing is."""
         self._held[slot] = tokens
-        if len(tokens) == 0:
-            self._held.move_to_end(slot, last=False)
 
     def take(self, slot: int) -> Tokens:
         """A sequence moves into a slot; return what was in it."""
@@ -66,6 +64,10 @@ class IdleSlots:
 
     def oldest(self, but: int = -1) -> int | None:
         """Return the slot to give up first, empty ones before all; never ``but``."""
+        empty = [slot for slot, tokens in self._held.items() if len(tokens) == 0 and slot != but]
+        if empty:
+            # The lowest: rows of neighbouring slots are computed together.
+            return min(empty)
         return next((slot for slot in self._held if slot != but), None)
 
     def clear(self) -> list[int]:

@@ -25,7 +25,7 @@ def story(base_url: str, **fields: Any) -> dict[str, Any]:
         {"top_n_sigma": 0.01}, {"typical_p": 0.05}, {"min_p": 1.0}, {"top_k": 1},
         {"xtc_probability": 1.0, "xtc_threshold": 0.01}, {"dynatemp_range": 1.9},
         {"mirostat": 1, "mirostat_tau": 0.1}, {"mirostat": 2, "mirostat_tau": 0.1},
-        {"dry_multiplier": 5.0, "dry_allowed_length": 1}, {"repetition_penalty": 2.0},
+        {"dry_multiplier": 5.0, "dry_allowed_length": 0}, {"repetition_penalty": 2.0},
         {"repeat_penalty": 2.0}, {"frequency_penalty": 2.0}, {"presence_penalty": 2.0},
     ],
     ids=str,

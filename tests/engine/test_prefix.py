@@ -28,11 +28,16 @@ def test_empty_slots_go_first_then_the_oldest() -> None:
     assert idle.oldest() == 0
     assert idle.take(0).size == 0
     idle.put(0, held(1))
-    assert [slot for slot, _ in idle] == [1, 2, 0]
+    assert idle.oldest() == 1
     idle.take(1)
     idle.put(1, held())
-    assert [slot for slot, _ in idle] == [1, 2, 0]
+    assert idle.oldest() == 1
     assert idle.oldest(but=1) == 2
+    for slot in (2, 1):
+        idle.take(slot)
+        idle.put(slot, held(slot))
+    assert idle.oldest() == 0
+    assert idle.oldest(but=0) == 2
     assert len(idle) == 3
 
 
