@@ -1,9 +1,9 @@
 """The limit: a loop that does nothing but ``llama_decode``.
 
-Run by ``server.py`` in a process of its own. It computes the same prompts and as many tokens as the
-server is asked for, but draws nothing, makes no text and talks to nobody: each next token is a
-fixed one. Reads one JSON object a line ``{"streams": N, "prompt_tokens": P, "tokens": T}`` and
-answers ``{"seconds": S}``.
+Run by ``server.py`` and ``engine.py`` in a process of its own. It computes the same prompts and as
+many tokens as they are asked for, but draws nothing, makes no text and talks to nobody: each next
+token is a fixed one. Reads one JSON object a line
+``{"streams": N, "prompt_tokens": P, "tokens": T}`` and answers ``{"seconds": S}``.
 """
 
 from __future__ import annotations
@@ -24,13 +24,21 @@ def run(model: Model, streams: int, prompt_tokens: int, tokens: int) -> float:
     prompt = np.full(prompt_tokens, 300, dtype=np.int32)
     one = prompt[:1]
     began = time.perf_counter()
-    # The first token comes out of the prefill, as it does for the server.
+    # Prompts share a batch, and the first token comes out of the prefill, as in the engine.
+    model.batch.clear()
+    room = model.batch.capacity
     for slot in range(streams):
-        for start in range(0, prompt_tokens, model.batch.capacity):
-            model.batch.clear()
-            chunk = prompt[start : start + model.batch.capacity]
-            model.batch.add(slot, start, chunk, start + len(chunk) == prompt_tokens)
-            model.decode()
+        start = 0
+        while start < prompt_tokens:
+            chunk = prompt[start : start + room]
+            start += len(chunk)
+            last = model.batch.add(slot, start - len(chunk), chunk, start == prompt_tokens)
+            room -= len(chunk)
+            if room == 0 or (slot == streams - 1 and start == prompt_tokens):
+                model.decode()
+                model.batch.clear()
+                room = model.batch.capacity
+    model.logits(last)
     for step in range(tokens - 1):
         model.batch.clear()
         for slot in range(streams):
@@ -51,4 +59,5 @@ def main() -> None:
         print(json.dumps({"seconds": run(model, **json.loads(line))}), flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,11 +1,18 @@
 """Throughput and latency over HTTP, beside a bare ``llama_decode`` loop of the same run.
 
-    python benchmarks/server.py                          # the bundled starter model
-    python benchmarks/server.py --model /path/to.gguf --streams 1,4,8 --tokens 128
+    python benchmarks/server.py                                # throughput on the starter model
+    python benchmarks/server.py --models tiny-peaked,tiny-flat --streams 1,4,8,16 --plot http.png
+    python benchmarks/server.py --case prefix,pace             # other cases, see cases.py
+    python benchmarks/server.py --case all --quick             # does everything work?
 
-For each number of streams, that many clients send the same request at once and read their answer
-token by token; temperature 0.7, exact top_p 0.95, ``ignore_eos``, so that all of them run to the
-end. The bare loop and the server take turns, each figure is the best of ``--repeat`` rounds.
+A model is a path, ``starter``, or one of those that ``models.py`` makes.
+
+Throughput: for each number of streams, that many clients send a request each at once and read their
+answer token by token; temperature 0.7, exact top_p 0.95, no end before the last token. The prompts
+are new ones, so that nobody is spared their computation. The bare loop and the servers take turns,
+each figure is the best of ``--repeat`` rounds. llama-cpp-python's server is measured too where its
+extras are installed (``pip install 'llama-cpp-python[server]'``), and llama.cpp's with
+``--llama-server PATH``.
 
 Each stream must bring exactly the tokens that were asked for, a usage chunk and ``[DONE]``, or the
 benchmark ends with an error. Before anything is timed, greedy streams side by side are compared
@@ -15,255 +22,215 @@ with the text that one gives alone; a difference is told (a larger batch may rou
 from __future__ import annotations
 
 import argparse
-import http.client
 import itertools
-import json
-import os
-import re
-import selectors
-import shutil
-import socket
-import subprocess
 import sys
-import sysconfig
-import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import msgspec
+import models
+from cases import CASES, ON_STARTER, USAGE, Setup, completed
+from clients import Prompts, Reading, read_all
 from report import add_json_option, percentile, print_table, write_json
+from servers import Bare, LlamaCppPython, LlamaServer, OffGrid, Program
 
 from offgrid.engine.protocol import Load
 from offgrid.store.catalogue import STARTER_PATH
 
-PROMPT = "Once upon a time there was a small otter who lived beside a wide river. "
+PROMPT_TOKENS = 64
 
 
-class Server:
-    """``offgrid serve`` as a user starts it."""
-
-    def __init__(self, load: Load) -> None:
-        # The installed program: "python -m" would find the source tree in the current folder.
-        program = shutil.which("offgrid", path=sysconfig.get_path("scripts"))
-        if program is None:
-            raise SystemExit("offgrid is not installed here: pip install '.[test]'")
-        command = [
-            program, "serve", "--port", "0",
-            "--model", load.path, "--parallel", str(load.parallel), "--ctx-size",
-            str(load.ctx_size), "--threads", str(load.threads), "--batch-size",
-            str(load.batch_size), "--log-level", "warning",
-        ]  # fmt: skip
-        environ = {k: v for k, v in os.environ.items() if not k.startswith("OFFGRID_")}
-        environ["PYTHONUNBUFFERED"] = "1"
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ)
-        assert self._process.stdout is not None
-        self.model = Path(load.path).stem
-        self.port = self._wait_ready(self._process.stdout)
-
-    def _wait_ready(self, output: IO[str]) -> int:
-        for line in output:  # ends when the server does
-            match = re.search(r"http://127\.0\.0\.1:(\d+)", line)
-            if match:
-                # Answered when the model is loaded, or cannot be.
-                connection = http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=600)
-                body = json.dumps({"model": self.model, "prompt": "x", "max_tokens": 1})
-                connection.request("POST", "/v1/completions", body)
-                response = connection.getresponse()
-                if response.status != 200:
-                    self.close()
-                    raise SystemExit(response.read().decode())
-                connection.close()
-                return int(match[1])
-        raise SystemExit("the server did not start")
-
-    def close(self) -> None:
-        """Stop it as Ctrl-C does."""
-        self._process.terminate()
-        self._process.wait()
+def check(server: Program, prompt: str, tokens: int, streams: int) -> None:
+    """Check answers before timing them."""
+    body = {**server.exact, **USAGE, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+    alone = read_all(server, [body])
+    beside = read_all(server, [body] * streams)
+    completed(alone + beside, tokens)
+    if any(reading.text() != alone[0].text() for reading in beside):
+        # Sums of a larger batch may round differently; on a model whose best two tokens are that
+        # close, this is no error, but it should be seen.
+        print("note: a greedy answer differs beside others", file=sys.stderr)
 
 
-class Bare:
-    """The bare loop in a process of its own."""
-
-    def __init__(self, load: Load) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("bare.py"))],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-        )  # fmt: skip
-        self._tell(msgspec.json.encode(load).decode())
-
-    def _tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(line + "\n")
-        self._process.stdin.flush()
-
-    def seconds(self, streams: int, prompt_tokens: int, tokens: int) -> float:
-        """Time one round."""
-        task = {"streams": streams, "prompt_tokens": prompt_tokens, "tokens": tokens}
-        self._tell(json.dumps(task))
-        assert self._process.stdout is not None
-        answer = self._process.stdout.readline()
-        if not answer:
-            raise SystemExit("the bare loop ended; run benchmarks/bare.py by hand to see why")
-        return float(json.loads(answer)["seconds"])
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-
-class Reading:
-    """What one client read: bytes, and when they came."""
-
-    def __init__(self) -> None:
-        self.chunks: list[tuple[float, bytes]] = []
-
-    def parse(self) -> tuple[list[float], list[dict[str, Any]]]:
-        """Return the arrival times and contents of all events; the last must be ``[DONE]``."""
-        data = b"".join(chunk for _, chunk in self.chunks)
-        ends, total = [], 0
-        for _, chunk in self.chunks:
-            total += len(chunk)
-            ends.append(total)
-        times, events, at, finished = [], [], 0, False
-        for match in re.finditer(rb"data: (.*?)\n\n", data):
-            while ends[at] < match.end():
-                at += 1
-            finished = match[1] == b"[DONE]"
-            if not finished:
-                times.append(self.chunks[at][0])
-                events.append(json.loads(match[1]))
-        if not finished:
-            raise SystemExit(f"a stream ended without [DONE]: {data[-300:]!r}")
-        return times, events
-
-
-def read_streams(port: int, body: dict[str, Any], streams: int) -> tuple[float, list[Reading]]:
-    """Send ``streams`` equal requests at once; return when they began and what came.
-
-    One thread for all connections: the reader must not take the processor from what it measures.
-    """
-    payload = json.dumps(body).encode()
-    request = (
-        f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
-    ).encode() + payload
-    selector = selectors.DefaultSelector()
-    sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(streams)]
-    readings = [Reading() for _ in sockets]
-    began = time.perf_counter()
-    for sock, reading in zip(sockets, readings, strict=True):
-        sock.sendall(request)
-        selector.register(sock, selectors.EVENT_READ, reading)
-    while selector.get_map():
-        for key, _ in selector.select():
-            chunk = key.fileobj.recv(65536)  # type: ignore[union-attr]
-            if chunk:
-                key.data.chunks.append((time.perf_counter(), chunk))
-            else:
-                selector.unregister(key.fileobj)
-    for sock in sockets:
-        sock.close()
-    return began, readings
-
-
-def text_of(events: list[dict[str, Any]]) -> str:
-    """The whole text of a stream."""
-    return "".join(choice["text"] for event in events for choice in event["choices"])
-
-
-def check(server: Server, body: dict[str, Any], streams: int) -> int:
-    """Check answers before timing them; return the tokens of the prompt."""
-    greedy = {**body, "temperature": 0}
-    alone = read_streams(server.port, greedy, 1)[1][0].parse()[1]
-    for reading in read_streams(server.port, greedy, streams)[1]:
-        if text_of(reading.parse()[1]) != text_of(alone):
-            # Sums of a larger batch may round differently; on a model whose best two tokens are
-            # that close, this is no error, but it should be seen.
-            print("note: a greedy answer differs beside others", file=sys.stderr)
-            break
-    return int(alone[-1]["usage"]["prompt_tokens"])
-
-
-def measure(server: Server, body: dict[str, Any], streams: int, tokens: int) -> dict[str, Any]:
+def measure(server: Program, prompts: Prompts, streams: int, tokens: int) -> dict[str, Any]:
     """One round over HTTP."""
-    began, readings = read_streams(server.port, body, streams)
+    body = {**server.exact, "max_tokens": tokens, **(USAGE if server.says_usage else {})}
+    came, prompt_tokens = 0, PROMPT_TOKENS
+    while came == 0:  # where an answer may end at once, all of them may
+        bodies = [{**body, "prompt": prompts.text(PROMPT_TOKENS)} for _ in range(streams)]
+        readings = read_all(server, bodies)
+        if server.says_usage:
+            completed(readings, tokens)
+            came = streams * tokens
+            prompt_tokens = readings[0].usage()["prompt_tokens"]
+        else:
+            came = sum(len(times) for reading in readings for times in reading.tokens().values())
+    return {**_times(readings), "tokens": came, "prompt_tokens": prompt_tokens}
+
+
+def _times(readings: list[Reading]) -> dict[str, float]:
     firsts, gaps, ends = [], [], []
     for reading in readings:
-        times, events = reading.parse()
-        usage = events[-1]["usage"]
-        if usage is None or usage["completion_tokens"] != tokens:
-            raise SystemExit(f"a stream has not the {tokens} tokens that were asked for: {usage}")
-        times = [t for t, e in zip(times, events, strict=True) if e["choices"]]
-        firsts.append(times[0] - began)
+        times = [when for tokens in reading.tokens().values() for when in tokens]
+        if not times:
+            continue
+        firsts.append(times[0] - reading.sent)
         gaps += [later - earlier for earlier, later in itertools.pairwise(times)]
         ends.append(times[-1])
     return {
-        "seconds": max(ends) - began,
+        "seconds": max(ends) - readings[0].sent,
         "ttft": percentile(firsts, 0.5),
-        "gap_p50": percentile(gaps, 0.5),
-        "gap_p99": percentile(gaps, 0.99),
+        "gap_p50": percentile(gaps, 0.5) if gaps else 0.0,
+        "gap_p99": percentile(gaps, 0.99) if gaps else 0.0,
     }
 
 
-def best(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """The round with the shortest time."""
-    return min(rounds, key=lambda figures: figures["seconds"])
+def start_servers(stack: ExitStack, load: Load, options: argparse.Namespace) -> list[Program]:
+    """Start everything that is to be compared."""
+    servers: list[Program] = [stack.enter_context(OffGrid(load, options.program))]
+    if options.llama_server:
+        servers.append(stack.enter_context(LlamaServer(load, options.llama_server)))
+    missing = LlamaCppPython.missing()
+    if options.no_llama_cpp_python:
+        pass
+    elif missing:
+        print(
+            f"note: no row for llama-cpp-python's server, {', '.join(missing)} not installed",
+            file=sys.stderr,
+        )
+    else:
+        servers.append(stack.enter_context(LlamaCppPython(load)))
+    for server in servers:
+        server.warm()
+    return servers
+
+
+def throughput(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure one model; return a row of figures for each number of streams and server."""
+    counts = [int(count) for count in options.streams.split(",")]
+    tokens = options.tokens or (16 if options.quick else 256)
+    load = Load(
+        str(path), parallel=max(counts), ctx_size=tokens + 2 * PROMPT_TOKENS + 128,
+        threads=options.threads,
+    )  # fmt: skip
+    figures = []
+    with ExitStack() as stack:
+        bare = stack.enter_context(Bare(load))
+        servers = start_servers(stack, load, options)
+        prompts = {server.name: Prompts(server, seed=options.seed) for server in servers}
+        for server in servers:
+            if server.says_usage:
+                check(server, prompts[server.name].text(PROMPT_TOKENS), tokens, max(counts))
+        for streams in counts:
+            limits: list[float] = []
+            rounds: dict[str, list[dict[str, Any]]] = {server.name: [] for server in servers}
+            prompt_tokens = PROMPT_TOKENS
+            for _ in range(options.repeat):
+                for server in servers:
+                    found = measure(server, prompts[server.name], streams, tokens)
+                    rounds[server.name].append(found)
+                    if server is servers[0]:
+                        prompt_tokens = found["prompt_tokens"]
+                        limits.append(bare.seconds(streams, prompt_tokens, tokens))
+            limit = streams * tokens / min(limits)
+            for name, found_all in rounds.items():
+                best = max(found_all, key=lambda found: found["tokens"] / found["seconds"])
+                speed = best["tokens"] / best["seconds"]
+                figures.append({
+                    "model": path.stem, "streams": streams, "server": name,
+                    "bare_tokens_per_s": limit, "tokens_per_s": speed, "share": speed / limit,
+                    **{key: best[key] for key in ("ttft", "gap_p50", "gap_p99")},
+                })  # fmt: skip
+        print_table(
+            f"{path.stem}, {prompt_tokens} prompt tokens, {tokens} tokens an answer, "
+            "temperature 0.7, top_p 0.95",
+            ["streams", "server", "bare tokens/s", "tokens/s", "share", "first token ms (median)",
+             "gap p50 ms", "gap p99 ms"],
+            [[f["streams"], f["server"], f["bare_tokens_per_s"], f["tokens_per_s"], f["share"],
+              1e3 * f["ttft"], 1e3 * f["gap_p50"], 1e3 * f["gap_p99"]] for f in figures],
+        )  # fmt: skip
+    return figures
+
+
+def plot(path: Path, figures: list[dict[str, Any]]) -> None:
+    """Tokens per second and time to first token against the number of streams, a row a model."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    names = list(dict.fromkeys(f["model"] for f in figures))
+    figure, grid = plt.subplots(
+        len(names), 2, figsize=(10, 3.6 * len(names)), squeeze=False, constrained_layout=True
+    )
+    for (left, right), name in zip(grid, names, strict=True):
+        mine = [f for f in figures if f["model"] == name]
+        bare = {f["streams"]: f["bare_tokens_per_s"] for f in mine}
+        left.plot(list(bare), list(bare.values()), "k--", marker=".", label="bare llama_decode")
+        for server in dict.fromkeys(f["server"] for f in mine):
+            rows = [f for f in mine if f["server"] == server]
+            streams = [f["streams"] for f in rows]
+            left.plot(streams, [f["tokens_per_s"] for f in rows], marker="o", label=server)
+            right.plot(streams, [1e3 * f["ttft"] for f in rows], marker="o", label=server)
+        for axis, what in ((left, "tokens/s"), (right, "first token, median (ms)")):
+            axis.set_title(name)
+            axis.set_xlabel("streams")
+            axis.set_ylabel(what)
+            axis.set_xticks(list(bare))
+            axis.set_ylim(bottom=0)
+            axis.grid(True, alpha=0.3)
+            axis.legend()
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", default=str(STARTER_PATH), help="a GGUF file")
-    parser.add_argument("--streams", default="1,4,8", help="numbers of clients")
-    parser.add_argument("--tokens", type=int, default=256, help="of each answer")
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").partition("\n")[0],
+        epilog="cases: throughput, "
+        + "; ".join(f"{name} ({(case.__doc__ or '').rstrip('.')})" for name, case in CASES.items()),
+    )
+    parser.add_argument("--case", default="throughput", help="cases, or 'all'")
+    parser.add_argument(
+        "--models", help="paths, 'starter' or names of models.py (starter; other cases tiny-peaked)"
+    )
+    parser.add_argument("--streams", default="1,4,8,16", help="numbers of clients (throughput)")
+    parser.add_argument("--tokens", type=int, default=0, help="of each answer (throughput; 256)")
     parser.add_argument("--threads", type=int, default=0, help="of llama.cpp")
-    parser.add_argument("--repeat", type=int, default=3, help="rounds, the best of which counts")
+    parser.add_argument("--repeat", type=int, default=0, help="rounds; the best counts (3)")
+    parser.add_argument("--quick", action="store_true", help="small sizes, one round")
+    parser.add_argument("--seed", type=int, default=1, help="of the prompts and moments")
+    parser.add_argument(
+        "--program", default="", help="how to call offgrid, as in 'python -m offgrid'"
+    )
+    parser.add_argument("--llama-server", metavar="PATH", help="llama.cpp's server, for its rows")
+    parser.add_argument("--no-llama-cpp-python", action="store_true", help="leave its rows out")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the throughput")
     add_json_option(parser)
     options = parser.parse_args()
-    counts = [int(count) for count in options.streams.split(",")]
-    load = Load(
-        str(Path(options.model).resolve()), parallel=max(counts), ctx_size=options.tokens + 256,
-        threads=options.threads,
-    )  # fmt: skip
-    body = {
-        "model": Path(options.model).stem, "prompt": PROMPT * 4, "max_tokens": options.tokens,
-        "temperature": 0.7, "top_p": 0.95, "ignore_eos": True, "stream": True,
-        "stream_options": {"include_usage": True},
-    }  # fmt: skip
-    server, bare = Server(load), Bare(load)
-    rows, figures = [], []
-    try:
-        prompt_tokens = check(server, body, max(counts))
-        for streams in counts:
-            ours, limit = [], []
-            for _ in range(options.repeat):
-                limit.append(bare.seconds(streams, prompt_tokens, options.tokens))
-                ours.append(measure(server, body, streams, options.tokens))
-            over_http = best(ours)
-            total = streams * options.tokens
-            speed, bare_speed = total / over_http["seconds"], total / min(limit)
-            figures.append(
-                {"streams": streams, "tokens_per_s": speed, "bare_tokens_per_s": bare_speed,
-                 **over_http}
-            )  # fmt: skip
-            rows.append((
-                streams, bare_speed, speed, speed / bare_speed, 1e3 * over_http["ttft"],
-                1e3 * over_http["gap_p50"], 1e3 * over_http["gap_p99"],
-            ))  # fmt: skip
-    finally:
-        server.close()
-        bare.close()
-    print_table(
-        f"{body['model']}, {prompt_tokens} prompt tokens, {options.tokens} tokens an answer, "
-        "temperature 0.7, top_p 0.95",
-        ["streams", "bare tokens/s", "HTTP tokens/s", "share", "first token ms (median)",
-         "gap p50 ms", "gap p99 ms"],
-        rows,
-    )  # fmt: skip
-    write_json(options.json, {"model": body["model"], "rounds": options.repeat, "rows": figures})
+    options.repeat = options.repeat or (1 if options.quick else 3)
+    names = ["throughput", *CASES] if options.case == "all" else options.case.split(",")
+    unknown = [name for name in names if name != "throughput" and name not in CASES]
+    if unknown:
+        parser.error(f"no case {', '.join(unknown)}")
+    rows: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for name in names:
+        default = "starter" if name == "throughput" else "tiny-peaked"
+        wanted = (options.models or default).split(",")
+        paths = [STARTER_PATH if one == "starter" else models.resolve(one) for one in wanted]
+        if name == "throughput":
+            rows += itertools.chain.from_iterable(throughput(path, options) for path in paths)
+            continue
+        for path in [ON_STARTER[name]] if name in ON_STARTER else paths:
+            result = CASES[name](Setup(path, options))
+            print_table(f"{result.title} ({path.stem})", result.columns, result.rows)
+            results.append({"case": name, "model": path.stem, **result.figures})
+            # Written as they come: the last case may take an hour.
+            write_json(options.json, {"rounds": options.repeat, "rows": rows, "cases": results})
+    write_json(options.json, {"rounds": options.repeat, "rows": rows, "cases": results})
+    if options.plot:
+        plot(options.plot, rows)
 
 
 if __name__ == "__main__":

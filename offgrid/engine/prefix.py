@@ -41,6 +41,7 @@ class IdleSlots:
     """The slots in which nothing runs, and what is still in them, least recently used first."""
 
     def __init__(self, n_slots: int) -> None:
+        self._n_slots = n_slots
         self._held: OrderedDict[int, Tokens] = OrderedDict(
             (slot, np.empty(0, dtype=np.int32)) for slot in range(n_slots)
         )
@@ -63,12 +64,15 @@ class IdleSlots:
         return self._held.pop(slot)
 
     def oldest(self, but: int = -1) -> int | None:
-        """Return the slot to give up first, empty ones before all; never ``but``."""
-        empty = [slot for slot, tokens in self._held.items() if len(tokens) == 0 and slot != but]
-        if empty:
-            # The lowest: rows of neighbouring slots are computed together.
-            return min(empty)
-        return next((slot for slot in self._held if slot != but), None)
+        """Return the slot to give up first, empty ones before all; never ``but``.
+
+        The newest are spared, as many as half of all slots; of the others it is the lowest: rows of
+        neighbouring slots are computed together, and which of the old ones goes matters less.
+        """
+        slots = [slot for slot in self._held if slot != but]
+        empty = [slot for slot in slots if len(self._held[slot]) == 0]
+        older = slots[: max(1, len(slots) - self._n_slots // 2)]
+        return min(empty or older, default=None)
 
     def clear(self) -> list[int]:
         """Give everything up that is held; return the slots that held something."""
