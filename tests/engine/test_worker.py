@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from support import STARTER, Stream, chat_body, endless, eventually, request, text_of, together
 
@@ -79,6 +80,12 @@ def test_a_stopped_worker_does_not_stop_the_server(make_server: MakeServer) -> N
     assert request(server.url, "POST", CHAT, chat_body()).status == 200
 
 
+def all_stopped(pid: int) -> bool:
+    """Whether the signal has reached every thread of a process."""
+    threads = psutil.Process(pid).threads()
+    return all(psutil.Process(thread.id).status() == psutil.STATUS_STOPPED for thread in threads)
+
+
 def test_a_prompt_that_ends_the_worker_twice_is_refused(starter_path: Path) -> None:
     client = EngineClient(
         Load(str(starter_path), parallel=1, batch_size=32),
@@ -99,6 +106,7 @@ def test_a_prompt_that_ends_the_worker_twice_is_refused(starter_path: Path) -> N
 
             # A stopped process takes the prompt but computes nothing of it.
             os.kill(pid, signal.SIGSTOP)
+            eventually(lambda pid=pid: all_stopped(pid), "every thread of it has stopped")
             with pytest.raises(EngineFault):
                 client.submit(poison, alive=end)
             client.wait_ready()
