@@ -15,14 +15,13 @@ from __future__ import annotations
 import ctypes
 import math
 
+import llama_cpp.llama_cpp as llama
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offgrid.sampling import Sampler, SamplingParams
-
-llama = pytest.importorskip("llama_cpp.llama_cpp")
 
 NEAR = 2e-4
 """Relative; llama.cpp adds up thousands of floats in single precision."""
