@@ -48,6 +48,9 @@ _PREFILL_SHARE = 8
 (1/8) of its batch on it."""
 NO_ROOM = 1
 """What ``llama_decode`` returns when no memory cell is free; nothing has changed then."""
+_LARGE_VOCABULARY = 16384
+"""Logits of a row from which on it pays to share rows among threads."""
+_ANY_TOKEN = np.zeros(1, dtype=np.int32)
 _FATAL_FAILURES = 2
 """Failed computations in a row after which the process is not to be trusted any more."""
 
@@ -90,8 +93,10 @@ class Engine:
         capacity = model.batch.capacity
         self._pace = Pace(max(1, capacity // _PREFILL_SHARE), capacity)
         self.scheduler: Scheduler[Sequence] = Scheduler(
-            model.n_parallel, capacity, self._pace.prefill_tokens
+            model.n_parallel, capacity, self._pace.prefill_tokens, model.n_ctx
         )
+        self.scheduler.can_cut = model.can_cut
+        self._sampling_threads = model.n_threads if model.n_vocab >= _LARGE_VOCABULARY else 1
         self._inbox: deque[Prepared | int] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -279,6 +284,11 @@ class Engine:
     def _begin(self, placement: Placement[Sequence]) -> None:
         """Prepare the slot of a sequence that starts to run."""
         sequence, slot = placement.sequence, placement.sequence.slot
+        if placement.rescue is not None:
+            self.model.forget(placement.rescue)
+            self.model.copy(slot, placement.rescue)
+        if self.scheduler.is_parked(slot):
+            return
         if sequence.choice == 0:
             self._events.append(Started(sequence.request_id))
         if placement.source != slot:
@@ -310,48 +320,73 @@ class Engine:
 
     def _compute(self, rows: list[Row[Sequence]]) -> None:
         """Decode rows and draw their tokens; a failure ends only the requests it belongs to."""
-        complete, indices = self._fill_batch(rows)
+        complete, indices, bridges = self._fill_batch(rows)
         try:
             self.model.decode()
             addresses = [self.model.logits(index) for index in indices]
         except Exception as ex:
-            self._after_failed_decode(rows, ex)
+            self._after_failed_decode(rows, [slot for slot, _ in bridges], ex)
             return
         self._failures = 0
         for row in rows:
             row.sequence.computed += row.count
+        for slot, position in bridges:
+            self.model.cut(slot, position)
         self._draw(complete, addresses)
 
-    def _fill_batch(self, rows: list[Row[Sequence]]) -> tuple[list[Sequence], list[int]]:
-        """Return the sequences whose next token can be drawn, and where their logits will be.
+    def _fill_batch(
+        self, rows: list[Row[Sequence]]
+    ) -> tuple[list[Sequence], list[int], list[tuple[int, int]]]:
+        """Put rows into the batch, in the order of their slots.
 
-        Prompts come first and each kind in the order of slots: llama.cpp computes together what
-        stands so, and everything else one after another.
+        llama.cpp computes together what stands so, and everything else one after another.
+
+        Returns:
+            The sequences whose next token can be drawn, where their logits will be, and idle slots
+            that got a token at a position, to be cut off afterwards.
         """
         batch = self.model.batch
         batch.clear()
         rows = sorted(rows, key=lambda row: row.sequence.slot)
+        n_rows = sum(row.count for row in rows)
+        bridges = self.scheduler.bridges(rows, batch.capacity - n_rows)
+        single = [(row.sequence.slot, row.start, int(row.sequence.tokens[row.start]), True)
+                  for row in rows if row.count == 1 and row.completes]  # fmt: skip
+        if len(single) == len(rows):  # no prompt is read in most steps
+            for slot, position in bridges:
+                self.model.cut(slot, position)
+                single.append((slot, position, 0, False))
+            single.sort()
+            slots, positions, tokens, want = map(list, zip(*single, strict=True))
+            indices = batch.add_each(slots, positions, tokens, want)
+            drawn = [index for index, wanted in zip(indices, want, strict=True) if wanted]
+            return [row.sequence for row in rows], drawn, bridges
+        return *self._add_rows(rows, bridges), bridges
+
+    def _add_rows(
+        self, rows: list[Row[Sequence]], bridges: list[tuple[int, int]]
+    ) -> tuple[list[Sequence], list[int]]:
+        batch = self.model.batch
         complete: list[Sequence] = []
         indices: list[int] = []
-        single = []
+        waiting = iter([*bridges, (self.model.n_parallel, 0)])
+        gap, position = next(waiting)
         for row in rows:
-            if row.count == 1 and row.completes:
-                single.append(row)
-                continue
             sequence = row.sequence
+            while gap < sequence.slot:
+                self.model.cut(gap, position)
+                batch.add(gap, position, _ANY_TOKEN, False)
+                gap, position = next(waiting)
             tokens = sequence.tokens[row.start : row.start + row.count]
             index = batch.add(sequence.slot, row.start, tokens, row.completes)
             if row.completes:
                 complete.append(sequence)
                 indices.append(index)
-        indices += batch.add_each(
-            [row.sequence.slot for row in single],
-            [row.start for row in single],
-            [int(row.sequence.tokens[row.start]) for row in single],
-        )
-        return [*complete, *(row.sequence for row in single)], indices
+        return complete, indices
 
-    def _after_failed_decode(self, rows: list[Row[Sequence]], error: Exception) -> None:
+    def _after_failed_decode(
+        self, rows: list[Row[Sequence]], bridges: list[int], error: Exception
+    ) -> None:
         """Find whose fault it was.
 
         Return values 1 and -1 leave llama.cpp's memory as it was, so each row can be tried alone.
@@ -368,7 +403,7 @@ class Engine:
                     self._compute([row])
             return
         fault = EngineFault("The model failed to compute this request.")
-        slots = [row.sequence.slot for row in rows]
+        slots = [*bridges, *(row.sequence.slot for row in rows)]
         for request_id in dict.fromkeys(row.sequence.request_id for row in rows):
             self._fail(request_id, fault)
         for slot in slots:
@@ -409,6 +444,7 @@ class Engine:
             [s.sampler for s in sequences],
             top_logprobs=wanted,
             post_sampling=[s.request.post_sampling for s in sequences],
+            threads=self._sampling_threads,
         )
         for sequence, result in zip(sequences, results, strict=True):
             if sequence.slot < 0:  # its request failed on a sibling's row just now

@@ -88,6 +88,7 @@ class Model:
         self._pieces: dict[int, bytes] = {}
         self._breakers: dict[str, frozenset[tuple[int, ...]]] = {}
         self.batch = Batch(int(lc.llama_n_batch(self._context)), self.n_parallel, self.n_vocab)
+        self.can_cut = self._probe_cut()
         self.info = self._describe(load)
 
     def close(self) -> None:
@@ -119,7 +120,8 @@ class Model:
         params.n_batch = max(load.batch_size, load.parallel)
         params.n_ubatch = min(_UBATCH, params.n_batch)
         params.n_seq_max = load.parallel
-        params.n_threads = params.n_threads_batch = load.threads or physical_threads()
+        self.n_threads = load.threads or physical_threads()
+        params.n_threads = params.n_threads_batch = self.n_threads
         params.kv_unified = False
         # Flash attention on a processor is slow for fewer tokens than 64 at once, and streams are
         # fewer; without it the scores of a whole call stand in memory.
@@ -132,6 +134,20 @@ class Model:
             raise LoadError("llama.cpp could not create a context.")
         self.n_ctx = min(self.n_ctx, int(lc.llama_n_ctx_seq(self._context)))
         self._memory = lc.llama_get_memory(self._context)
+
+    def _probe_cut(self) -> bool:
+        """Compute two tokens and cut one off again: recurrent and hybrid memories cannot."""
+        if self.n_ctx < 2 or self.batch.capacity < 2:
+            return False
+        self.batch.add(0, 0, np.zeros(2, dtype=np.int32), True)
+        try:
+            self.decode()
+        except DecodeError as ex:
+            raise LoadError(f"the model does not compute: {ex}.") from None
+        can_cut = self.cut(0, 1)
+        self.forget(0)
+        self.batch.clear()
+        return can_cut
 
     def _estimate_kv_bytes(self) -> int:
         """Keys and values in half precision; an upper bound where layers share or skip them."""
@@ -363,8 +379,10 @@ class Batch:
         self._size = last
         return last - 1
 
-    def add_each(self, slots: list[int], positions: list[int], tokens: list[int]) -> range:
-        """Append one token for each of several slots, all with logits; return their indices.
+    def add_each(
+        self, slots: list[int], positions: list[int], tokens: list[int], want: list[bool]
+    ) -> range:
+        """Append one token for each of several slots, with logits where wanted; return the indices.
 
         What :meth:`add` would do for each, in one go: in most steps this is all there is to do.
         """
@@ -380,7 +398,7 @@ class Batch:
         self._token[first:last] = tokens
         self._pos[first:last] = positions
         self._seq_id[first:last] = slots
-        self._want[first:last] = 1
+        self._want[first:last] = want
         self._size = last
         return range(first, last)
 

@@ -11,12 +11,21 @@ sequence is just computing a longer one, the newcomer waits for it instead of co
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from offgrid.engine.prefix import MIN_COPY, IdleSlots, Match, Tokens, common_prefix
+from offgrid.engine.prefix import MIN_COPY, NO_MATCH, IdleSlots, Match, Tokens, common_prefix
+
+MAX_GAP = 2
+"""Slots between two rows that are bridged; see :meth:`Scheduler.bridges`."""
+_COPY_SHARE = 128
+"""A copy takes the time of a slot's context, whatever is in it. Where a prefix is shorter than this
+part (1/128) of the context it may be computed sooner than copied."""
+_MAX_MOVED_CTX = 16384
+"""Tokens. Slots of a longer context are not moved to be neighbours: that takes too long."""
 
 
 class Schedulable(Protocol):
@@ -60,12 +69,13 @@ class Placement(Generic[S]):
     """How a sequence begins in its slot: behind ``keep`` tokens that ``source`` holds.
 
     ``source`` is the slot itself (cut what follows), another one (copy it, then cut), or None
-    (begin with an empty slot).
+    (begin with an empty slot). ``rescue`` is where to copy what the slot held, before all else.
     """
 
     sequence: S
     source: int | None
     keep: int
+    rescue: int | None = None
 
 
 class Scheduler(Generic[S]):
@@ -75,13 +85,17 @@ class Scheduler(Generic[S]):
         n_slots: sequences that can run at once.
         step_tokens: most tokens in one decode call; at least ``n_slots``.
         prefill_tokens: most prefill tokens in a step in which other sequences decode.
+        n_ctx: tokens that a slot has room for.
 
     Attributes:
+        min_copy: tokens that a prefix must have to be copied.
         can_cut: whether the model can drop the end of a sequence (recurrent ones cannot). Where
             not, only whole sequences are shared.
     """
 
-    def __init__(self, n_slots: int, step_tokens: int, prefill_tokens: int) -> None:
+    def __init__(
+        self, n_slots: int, step_tokens: int, prefill_tokens: int, n_ctx: int = 2048
+    ) -> None:
         if n_slots < 1 or step_tokens < n_slots or prefill_tokens < 1:
             raise ValueError("need n_slots >= 1, step_tokens >= n_slots, prefill_tokens >= 1")
         self.step_tokens = step_tokens
@@ -90,6 +104,8 @@ class Scheduler(Generic[S]):
         self.running: list[S] = []
         self.idle = IdleSlots(n_slots)
         self.can_cut = True
+        self.n_ctx = n_ctx
+        self.min_copy = max(MIN_COPY, n_ctx // _COPY_SHARE)
         self._parked: dict[int, S] = {}
         """Slot -> the sequence whose prefill the one in the slot waits for."""
 
@@ -110,7 +126,7 @@ class Scheduler(Generic[S]):
 
         Returns:
             What the engine has to do, in this order. Those that still wait for another's prefill
-            are not among them, though they have their slot.
+            have their slot already; they are among them only where something is to be rescued.
         """
         placements = [p for p in map(self._unpark, self._parked_sequences()) if p is not None]
         while self.waiting and len(self.idle):
@@ -121,6 +137,10 @@ class Scheduler(Generic[S]):
                 placements.append(placement)
         return placements
 
+    def is_parked(self, slot: int) -> bool:
+        """Whether the sequence in a slot waits for another's prefill."""
+        return slot in self._parked
+
     def _parked_sequences(self) -> list[S]:
         return [s for s in self.running if s.slot in self._parked]
 
@@ -129,34 +149,54 @@ class Scheduler(Generic[S]):
         match = self._best_match(sequence)
         promised = self._promised(sequence, match.length)
         if promised is not None:
-            slot = self.idle.oldest()
-            assert slot is not None
-            self.idle.take(slot)
-            sequence.slot = slot
-            self._parked[slot] = promised
-            return None
-        slot = self._slot_for(match)
+            match = NO_MATCH
+        slot, rescue = self._slot_for(match)
         self.idle.take(slot)
         sequence.slot = slot
-        return self._begin(sequence, match)
+        if promised is None:
+            return self._begin(sequence, match, rescue)
+        self._parked[slot] = promised
+        return None if rescue is None else Placement(sequence, None, 0, rescue)
 
-    def _slot_for(self, match: Match) -> int:
+    def _slot_for(self, match: Match) -> tuple[int, int | None]:
+        """Choose a slot, and one for what it holds if that is worth a copy."""
+        slot = self._least_lost(match)
+        if self.n_ctx > _MAX_MOVED_CTX or self.idle.distance(slot) <= 1 + MAX_GAP // 2:
+            return slot, None
+        # Far from the others it would be computed in a call of its own. So it gets a slot beside
+        # them, and what that one holds goes where less is lost.
+        near = self.idle.neighbour()
+        if near is None or near == slot:
+            return slot, None
+        if slot != match.slot:
+            rescue = slot
+        else:  # what is there is not lost but copied, and then not needed twice
+            other = self.idle.oldest(but=(slot, near))
+            if other is None:
+                return slot, None
+            rescue = other
+            if self.can_cut:
+                self.forget(slot)
+        if self.idle.holds(near) == 0:
+            return near, None
+        self.idle.move(near, rescue)
+        return near, rescue
+
+    def _least_lost(self, match: Match) -> int:
         """The matching slot itself where that loses little; else the one to give up first."""
-        if match.slot in self.idle:
-            held = next(len(tokens) for slot, tokens in self.idle if slot == match.slot)
-            other = self.idle.oldest(but=match.slot)
-            if other is None or 2 * match.length >= held:
-                return match.slot
-            return other
-        slot = self.idle.oldest()
+        slot = self.idle.oldest(but=(match.slot,))
+        if match.slot in self.idle and (
+            slot is None or 2 * match.length >= self.idle.holds(match.slot)
+        ):
+            return match.slot
         assert slot is not None
         return slot
 
-    def _begin(self, sequence: S, match: Match) -> Placement[S]:
-        worthwhile = match.slot == sequence.slot or match.length >= MIN_COPY
+    def _begin(self, sequence: S, match: Match, rescue: int | None = None) -> Placement[S]:
+        worthwhile = match.slot == sequence.slot or match.length >= self.min_copy
         keep = match.length if worthwhile else 0
         sequence.computed = sequence.cached = keep
-        return Placement(sequence, match.slot if keep else None, keep)
+        return Placement(sequence, match.slot if keep else None, keep, rescue)
 
     def _usable(self, sequence: S, held: Tokens) -> int:
         """Tokens of a slot's content that a sequence can begin behind."""
@@ -165,9 +205,9 @@ class Scheduler(Generic[S]):
         return length if self.can_cut or length == len(held) else 0
 
     def _best_match(self, sequence: S) -> Match:
+        best = NO_MATCH
         if not sequence.reuse:
-            return Match(-1, 0)
-        best = Match(-1, 0)
+            return best
         for slot, held in self.idle:
             length = self._usable(sequence, held)
             if length > best.length:
@@ -181,7 +221,7 @@ class Scheduler(Generic[S]):
 
     def _promised(self, sequence: S, length: int) -> S | None:
         """The running sequence whose prefill will soon hold more of this prompt than ``length``."""
-        best, source = length + MIN_COPY - 1, None
+        best, source = length + self.min_copy - 1, None
         if not sequence.reuse or not self.can_cut:
             return None
         for other in self.running:
@@ -258,3 +298,33 @@ class Scheduler(Generic[S]):
             rows.append(Row(sequence, sequence.computed, count))
             budget -= count
         return rows
+
+    def bridges(self, rows: list[Row[S]], room: int) -> list[tuple[int, int]]:
+        """Return idle slots to compute a token in for nothing, so that rows stay together.
+
+        llama.cpp computes together only what stands in neighbouring slots. A token more costs less
+        than a second call, if the gap is small (``docs/engine.md`` has figures).
+
+        Args:
+            rows: of the step.
+            room: tokens that the batch still has room for.
+
+        Returns:
+            Slots, and the position of the token: behind what the slot holds. It has to be cut off
+            again after the step.
+        """
+        if len(rows) < 2 or not self.can_cut:
+            return []
+        used = sorted(row.sequence.slot for row in rows)
+        if used[-1] - used[0] == len(used) - 1:
+            return []
+        held = {slot: len(tokens) for slot, tokens in self.idle}
+        held |= dict.fromkeys(self._parked, 0)
+        found: list[tuple[int, int]] = []
+        for low, high in itertools.pairwise(used):
+            gap = range(low + 1, high)
+            if not 0 < len(gap) <= min(MAX_GAP, room - len(found)):
+                continue
+            if all(held.get(slot, self.n_ctx) < self.n_ctx for slot in gap):
+                found += ((slot, held[slot]) for slot in gap)
+        return found

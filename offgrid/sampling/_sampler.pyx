@@ -8,6 +8,7 @@ import sys
 from operator import index
 
 cimport cython
+from cython.parallel cimport prange
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
@@ -579,7 +580,8 @@ cdef list _new_draws(object addresses, object samplers, object top_logprobs, obj
 
 
 cdef int _share_scratch(list draws) except -1:
-    """Let all rows use the first one's scratch where it fits: it stays in the cache then."""
+    """Let rows that are computed in turn use the first one's scratch where it fits: it stays in
+    the cache then."""
     cdef _Draw first, draw
     if not draws:
         return 0
@@ -592,8 +594,26 @@ cdef int _share_scratch(list draws) except -1:
     return 0
 
 
+cdef void _run_all(void **draws, Py_ssize_t n, int threads) noexcept nogil:
+    """Rows in blocks, one for each thread. Without OpenMP the blocks follow each other."""
+    cdef Py_ssize_t i
+    cdef int block
+    if threads <= 1:
+        for i in range(n):
+            (<_Draw>draws[i]).run()
+        return
+    for block in prange(threads, num_threads=threads, schedule="static", chunksize=1):
+        _run_block(draws, n * block // threads, n * (block + 1) // threads)
+
+
+cdef void _run_block(void **draws, Py_ssize_t first, Py_ssize_t end) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(first, end):
+        (<_Draw>draws[i]).run()
+
+
 def sample_rows(addresses, samplers, *, top_logprobs=None, masks=None, post_sampling=None,
-                accept=True):
+                accept=True, threads=1):
     """Draw one token for every row of a step, all in one call without the GIL.
 
     Args:
@@ -605,29 +625,35 @@ def sample_rows(addresses, samplers, *, top_logprobs=None, masks=None, post_samp
         post_sampling: None, or for each row whether its logprobs are those of the distribution that
             was drawn from.
         accept: count each drawn token as generated.
+        threads: to share the rows among, where the library was built with OpenMP; the tokens are
+            the same for any number. After a call with more than one, a forked child must not make
+            such a call.
 
     Returns:
         A list with a SampleResult for each row, or a SamplingError in the place of a row from
         which nothing can be drawn; the others are not affected by it.
 
     Raises:
-        ValueError: lengths differ, an address is NULL, a sampler comes twice.
+        ValueError: lengths differ, an address is NULL, a sampler comes twice, no threads.
         RuntimeError: a sampler is in use by another thread.
     """
     cdef list jobs = _new_draws(addresses, samplers, top_logprobs, masks, post_sampling)
     cdef Py_ssize_t n = len(jobs)
     cdef Py_ssize_t i, taken = 0
     cdef _Draw draw
+    if threads < 1:
+        raise ValueError("threads must be at least 1")
+    cdef int n_threads = min(threads, max(n, 1))
     cdef void **draws = <void **>_allocate(n * sizeof(void *))
-    _share_scratch(jobs)
+    for i in range(n_threads):
+        _share_scratch(jobs[n * i // n_threads : n * (i + 1) // n_threads])
     try:
         for draw in jobs:
             draw.sampler._take()
             draws[taken] = <void *>draw
             taken += 1
         with nogil:
-            for i in range(n):
-                (<_Draw>draws[i]).run()
+            _run_all(draws, n, n_threads)
         results = []
         for draw in jobs:
             if draw.status != OG_OK:

@@ -32,12 +32,12 @@ def test_empty_slots_go_first_then_the_oldest() -> None:
     idle.take(1)
     idle.put(1, held())
     assert idle.oldest() == 1
-    assert idle.oldest(but=1) == 2
+    assert idle.oldest(but=(1,)) == 2
     for slot in (2, 1):
         idle.take(slot)
         idle.put(slot, held(slot))
     assert idle.oldest() == 0
-    assert idle.oldest(but=0) == 2
+    assert idle.oldest(but=(0,)) == 2
     assert len(idle) == 3
 
 
@@ -52,7 +52,7 @@ def test_clear_tells_what_was_held() -> None:
 
 def test_none_is_left() -> None:
     idle = IdleSlots(1)
-    assert idle.oldest(but=0) is None
+    assert idle.oldest(but=(0,)) is None
     idle.take(0)
     assert idle.oldest() is None
     assert 0 not in idle

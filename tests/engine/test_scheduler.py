@@ -265,6 +265,108 @@ def test_preempted_sequences_come_back_first() -> None:
     assert admitted(scheduler) == [two]
 
 
+def filled(scheduler: Scheduler[Fake], n_slots: int, length: int = 20) -> list[Fake]:
+    """Let as many sequences as there are slots run and end, slot 0's first."""
+    sequences = [Fake(100 + i, length) for i in range(n_slots)]
+    start(scheduler, *sequences)
+    for sequence in sequences:
+        sequence.computed = length
+        scheduler.release(sequence)
+    return sequences
+
+
+def test_newcomers_get_slots_beside_each_other() -> None:
+    scheduler = Scheduler[Fake](8, 64, 16)
+    filled(scheduler, 8)
+    running = [Fake(i, 20) for i in range(4)]
+    for sequence in running:
+        start(scheduler, sequence)
+    assert sorted(s.slot for s in running) == [0, 1, 2, 3]
+
+
+def test_what_lies_beside_those_that_run_is_moved_to_where_less_is_lost() -> None:
+    scheduler = Scheduler[Fake](8, 64, 16)
+    old = filled(scheduler, 8)
+    # Slots 4 to 7 are the older half from now on.
+    for sequence in old[:4]:
+        (placement,) = start(scheduler, again := Fake(1, 0, tokens=[*sequence.tokens[:20], 7]))
+        assert placement.source == again.slot
+        again.computed = 21
+        scheduler.release(again)
+    (placement,) = start(scheduler, first := Fake(2, 0, tokens=[*old[0].tokens[:20], 7, 8]))
+    assert first.slot == 0
+    (placement,) = start(scheduler, second := Fake(3, 20))
+    assert (second.slot, placement.rescue, placement.source) == (1, 4, None)
+    held = dict(scheduler.idle)
+    assert held[4].tolist() == [*old[1].tokens[:20].tolist(), 7]
+    assert 1 not in held
+    # It is still found, and as recently used as before.
+    (placement,) = start(scheduler, Fake(4, 0, tokens=[*old[1].tokens[:20], 7, 9]))
+    assert placement.keep == 21
+
+
+def test_a_conversation_that_goes_on_far_away_comes_to_the_others() -> None:
+    scheduler = Scheduler[Fake](8, 64, 16)
+    old = filled(scheduler, 8)
+    start(scheduler, first := Fake(1, 20))
+    assert first.slot == 0
+    (placement,) = start(scheduler, again := Fake(2, 0, tokens=[*old[7].tokens[:20], 7]))
+    assert (again.slot, placement.source, placement.keep) == (1, 7, 20)
+    assert placement.rescue == 2
+    assert dict(scheduler.idle)[2].tolist() == old[1].tokens[:20].tolist()
+    assert len(dict(scheduler.idle)[7]) == 0
+
+
+def test_slots_of_a_long_context_stay_where_they_are() -> None:
+    scheduler = Scheduler[Fake](8, 64, 16, 1 << 20)
+    old = filled(scheduler, 8)
+    start(scheduler, Fake(1, 20))
+    (placement,) = start(scheduler, again := Fake(2, 0, tokens=[*old[7].tokens[:20], 7]))
+    assert (again.slot, placement.rescue) == (7, None)
+
+
+def test_a_long_context_is_copied_for_a_long_prefix_only() -> None:
+    scheduler = Scheduler[Fake](2, 64, 16, 128 * 30)
+    first = Fake(1, 0, tokens=PROMPT)
+    start(scheduler, first)
+    first.computed = 40
+    (placement,) = start(scheduler, Fake(2, 0, tokens=[*PROMPT[:29], 99, 98]))
+    assert placement.keep == 0
+    scheduler.cancel(2)
+    (placement,) = start(scheduler, Fake(3, 0, tokens=[*PROMPT[:30], 99, 98]))
+    assert placement.keep == 30
+
+
+@pytest.mark.parametrize(
+    ("ends", "bridges"),
+    [((), []), ((1,), [1]), ((1, 2), [1, 2]), ((1, 2, 3), []), ((0, 5), []), ((1, 4), [1, 4])],
+)
+def test_small_gaps_are_bridged(ends: tuple[int, ...], bridges: list[int]) -> None:
+    scheduler = Scheduler[Fake](6, 64, 16)
+    running = [Fake(i, 10 + i) for i in range(6)]
+    start(scheduler, *running)
+    for sequence in running:
+        sequence.computed = 9 + sequence.request_id
+    for slot in ends:
+        scheduler.release(running[slot])
+    rows = scheduler.plan()
+    assert scheduler.bridges(rows, 58) == [(slot, 9 + slot) for slot in bridges]
+    assert len(scheduler.bridges(rows, 1)) <= 1
+    scheduler.can_cut = False
+    assert scheduler.bridges(rows, 58) == []
+
+
+def test_a_full_slot_is_no_bridge() -> None:
+    scheduler = Scheduler[Fake](3, 64, 16, 30)
+    running = [Fake(i, 30) for i in range(3)]
+    start(scheduler, *running)
+    for sequence in running:
+        sequence.computed = 29
+    running[1].computed = 30
+    scheduler.release(running[1])
+    assert scheduler.bridges(scheduler.plan(), 10) == []
+
+
 class Life(RuleBasedStateMachine):
     """Requests arrive, run, end and leave in any order, few letters making many common prefixes.
 
@@ -272,7 +374,7 @@ class Life(RuleBasedStateMachine):
     shared, and every slot holds just what its sequence believes.
     """
 
-    SLOTS = 3
+    SLOTS = 7
 
     def __init__(self) -> None:
         super().__init__()
@@ -326,11 +428,27 @@ class Life(RuleBasedStateMachine):
             if s.length - s.computed == 1 and s.slot not in self.scheduler._parked
         ]  # fmt: skip
         assert {id(s) for s in decoding} <= {id(row.sequence) for row in rows}
+        self._bridge(rows)
         for row in rows:
             self._compute(row, finish, token)
 
+    def _bridge(self, rows: list[Row[Fake]]) -> None:
+        used = {row.sequence.slot for row in rows}
+        bridges = self.scheduler.bridges(rows, 16 - sum(row.count for row in rows))
+        assert sum(row.count for row in rows) + len(bridges) <= 16
+        assert len({slot for slot, _ in bridges} | used) == len(bridges) + len(used)
+        for slot, position in bridges:
+            assert not any(s.slot == slot and s.computed for s in self.scheduler.running)
+            assert len(self.memory[slot]) >= position
+            self.memory[slot] = self.memory[slot][:position]
+
     def _carry_out(self, placement: Placement[Fake]) -> None:
         slot, source = placement.sequence.slot, placement.source
+        if placement.rescue is not None:
+            assert placement.rescue in self.scheduler.idle
+            self.memory[placement.rescue] = list(self.memory[slot])
+        if self.scheduler.is_parked(slot):
+            return
         if source is None:
             self.memory[slot] = []
         else:
@@ -354,7 +472,9 @@ class Life(RuleBasedStateMachine):
     @invariant()
     def slots_add_up(self) -> None:
         slots = [s.slot for s in self.scheduler.running]
-        assert sorted([*slots, *(slot for slot, _ in self.scheduler.idle)]) == [0, 1, 2]
+        assert sorted([*slots, *(slot for slot, _ in self.scheduler.idle)]) == list(
+            range(self.SLOTS)
+        )
         assert all(s.slot == -1 for s in self.scheduler.waiting)
 
     @invariant()

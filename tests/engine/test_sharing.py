@@ -127,6 +127,28 @@ def test_many_prompts_in_turn_stay_right(run: Run, model: Counting) -> None:
     assert sum(cached(run, id) for id in ids) > 100
 
 
+def test_rows_stay_together_over_a_slot_whose_stream_has_ended(run: Run, model: Counting) -> None:
+    """A token in the slot between costs less than a second call, and what is there stays right."""
+    texts = [f"{word} {STORY}" for word in ("One", "Two", "Three")]
+    fresh = Run(model)
+    alone = [fresh.submit(text, max_tokens=80, cache_prompt=False, ignore_eos=True)
+             for text in texts]  # fmt: skip
+    fresh.finish()
+    lengths = (80, 4, 80)
+    ids = [run.submit(text, max_tokens=n, ignore_eos=True)
+           for text, n in zip(texts, lengths, strict=True)]  # fmt: skip
+    model.decoded.clear()
+    run.finish()
+    # The two that go on make three rows, one of them for nothing.
+    assert model.decoded.count(3) > 20
+    assert 2 not in model.decoded
+    assert [run.text(ids[i]) for i in (0, 2)] == [fresh.text(alone[i]) for i in (0, 2)]
+    again = run.submit(texts[1], max_tokens=80, ignore_eos=True)
+    run.finish()
+    assert cached(run, again) == n_tokens(model, texts[1]) - 1
+    assert run.text(again) == fresh.text(alone[1])
+
+
 def test_no_room_gives_up_what_nobody_uses_first(model: Counting) -> None:
     codes: list[int | None] = []
     run = Run(Failing(model, lambda: codes.pop(0) if codes else None))

@@ -271,10 +271,12 @@ def test_a_batch_gives_what_each_row_gives_alone(data):
     batch = data.draw(st.lists(rows(min_size=5, max_size=60), min_size=1, max_size=6))
     chosen = [data.draw(params(len(row))) for row in batch]
     wanted = [data.draw(st.integers(-1, 5)) for _ in batch]
+    threads = data.draw(st.integers(1, 8))
     alone = [Sampler(len(row), p) for row, p in zip(batch, chosen, strict=True)]
     together = [Sampler(len(row), p) for row, p in zip(batch, chosen, strict=True)]
     for _ in range(3):
-        got = sample_rows([row.ctypes.data for row in batch], together, top_logprobs=wanted)
+        addresses = [row.ctypes.data for row in batch]
+        got = sample_rows(addresses, together, top_logprobs=wanted, threads=threads)
         for row, sampler, top, result in zip(batch, alone, wanted, got, strict=True):
             top_logprobs = None if top < 0 else top
             if isinstance(result, SamplingError):
@@ -306,8 +308,9 @@ def test_sample_rows_refuses_what_does_not_fit():
         (([0], [sampler]), {}),
         (([address] * 2, [sampler] * 2), {}),
         (([address], [sampler]), {"top_logprobs": [1, 2]}),
+        (([address], [sampler]), {"threads": 0}),
     ]:
-        with pytest.raises(ValueError, match=r"row|address|sampler"):
+        with pytest.raises(ValueError, match=r"row|address|sampler|threads"):
             sample_rows(*arguments, **keywords)
     with pytest.raises(TypeError):
         sample_rows([address], ["no sampler"])
