@@ -445,7 +445,6 @@ class Life(RuleBasedStateMachine):
     def _carry_out(self, placement: Placement[Fake]) -> None:
         slot, source = placement.sequence.slot, placement.source
         if placement.rescue is not None:
-            assert placement.rescue in self.scheduler.idle
             self.memory[placement.rescue] = list(self.memory[slot])
         if self.scheduler.is_parked(slot):
             return
