@@ -59,6 +59,19 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     min_keep: int = 0
 
 
+class Grammar(msgspec.Struct, frozen=True):
+    """What the answer has to look like.
+
+    ``kind`` says how ``source`` is written: ``"json_schema"`` (JSON text of a schema), ``"lark"``
+    (llguidance's dialect), ``"gbnf"`` (llama.cpp's), ``"regex"`` or ``"choice"`` (a JSON list of
+    texts). ``param`` is the request field that error messages name.
+    """
+
+    kind: str
+    source: str
+    param: str
+
+
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One prompt and how to continue it.
 
@@ -79,6 +92,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether computed tokens of others may be used, and these by others."""
     top_logprobs: int | None = None
     post_sampling: bool = False
+    grammar: Grammar | None = None
+    """Tokens that would leave it are never drawn."""
     prompt_param: str = "prompt"
     """The request field that error messages about the prompt name."""
 
