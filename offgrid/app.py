@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+from collections.abc import Callable
 from typing import Any
 
 import falcon
@@ -13,16 +14,28 @@ from offgrid.api.errors import add_error_handlers
 from offgrid.api.health import HealthResource, RootResource
 from offgrid.api.middleware import HostGuard, RequestId
 from offgrid.api.models import ModelResource, ModelsResource
+from offgrid.api.sse import WRITE
 from offgrid.config import Settings, load_settings
 from offgrid.engine.pool import EnginePool
 from offgrid.store.catalogue import Catalogue
 
-App = falcon.App[Any, Any]
+
+class App(falcon.App[Any, Any]):
+    """The application, which remembers the server's ``write`` for streams."""
+
+    def __call__(self, env: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        """Answer a request (PEP 3333)."""
+
+        def start(*args: Any) -> Any:
+            env[WRITE] = start_response(*args)
+            return env[WRITE]
+
+        return super().__call__(env, start)
 
 
 def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App:
     """Connect resources with what they need."""
-    app: App = falcon.App(middleware=[RequestId(), HostGuard(settings)])
+    app = App(middleware=[RequestId(), HostGuard(settings)])
     app.req_options.strip_url_path_trailing_slash = True
     add_error_handlers(app)
     app.add_route("/", RootResource())

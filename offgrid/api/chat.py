@@ -13,7 +13,7 @@ import falcon
 from offgrid.api.request import liveness, read_object
 from offgrid.api.running import Running, Total
 from offgrid.api.schema.chat import ChatRequest, parse_chat
-from offgrid.api.sse import EventStream, send_stream
+from offgrid.api.sse import send_stream
 from offgrid.chat.template import ChatTemplate
 from offgrid.config import Settings
 from offgrid.engine.pool import EnginePool
@@ -86,7 +86,7 @@ class ChatResource:
         if request.stream:
             head["object"] = "chat.completion.chunk"
             chunks = _chunks(head, request, running)
-            send_stream(resp, EventStream(chunks, running.cancel, self._ping_interval))
+            send_stream(req, resp, chunks, running, self._ping_interval)
         else:
             resp.media = _whole(head, request, running)
 
@@ -97,6 +97,7 @@ def _whole(head: dict[str, Any], request: ChatRequest, running: Running) -> dict
     texts: list[list[str]] = [[] for _ in range(request.n)]
     reasons: list[str | None] = [None] * request.n
     logprobs: list[list[TokenLogprob]] = [[] for _ in range(request.n)]
+    running.wait()
     for item in running.deltas():
         if item is None:
             continue

@@ -12,7 +12,7 @@ import falcon
 from offgrid.api.request import liveness, read_object
 from offgrid.api.running import Running, Total
 from offgrid.api.schema.completions import CompletionRequest, Prompt, parse_completion
-from offgrid.api.sse import EventStream, send_stream
+from offgrid.api.sse import send_stream
 from offgrid.config import Settings
 from offgrid.engine.pool import EnginePool
 from offgrid.engine.protocol import Delta, GenerationRequest, Part, TokenLogprob
@@ -48,7 +48,7 @@ class CompletionsResource:
         ]
         if request.stream:
             chunks = _chunks(head, request, running, choices)
-            send_stream(resp, EventStream(chunks, running.cancel, self._ping_interval))
+            send_stream(req, resp, chunks, running, self._ping_interval)
         else:
             resp.media = _whole(head, running, choices)
 
@@ -110,6 +110,7 @@ def _whole(head: dict[str, Any], running: Running, choices: list[_Choice]) -> di
     texts = [[choice.echo] for choice in choices]
     logprobs: list[list[TokenLogprob]] = [[] for _ in choices]
     reasons: list[str | None] = [None] * len(choices)
+    running.wait()
     for item in running.deltas():
         if item is None:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -30,7 +31,8 @@ class Running:
         requests: Sequence[GenerationRequest],
         alive: Callable[[], bool],
     ) -> None:
-        self._alive = alive
+        self.alive = alive
+        self._patience: float = POLL
         self._generations: list[Generation] = []
         self.n = requests[0].n
         total = self.n * len(requests)
@@ -76,18 +78,51 @@ class Running:
                 idle = True
                 for prompt, generation in waiting:
                     # One generation can be waited for; several are looked at in turn.
-                    deltas = generation.next(POLL / len(waiting))
+                    deltas = generation.next(self._patience / len(waiting))
                     for delta in deltas or ():
                         idle = False
                         yield prompt * self.n + delta.choice, delta
                 waiting = [(p, g) for p, g in waiting if not g.finished]
                 # Asked in every round: whoever wants a whole answer is never written to before it.
-                if waiting and not self._alive():
+                if waiting and self._patience and not self.alive():
                     raise ClientGone
                 if idle:
                     yield None
         finally:
             self.cancel()
+
+    def wait(self) -> None:
+        """Wait until :meth:`deltas` has everything, without being woken for every token.
+
+        Raises:
+            ClientGone: the client left; everything is cancelled.
+        """
+        for generation in self._generations:
+            while not generation.over.wait(POLL):
+                if not self.alive():
+                    self.cancel()
+                    raise ClientGone
+                if self.failed:
+                    return
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, :meth:`deltas` takes what is there and never waits, nor asks for the client."""
+        self._patience = 0.0
+        try:
+            yield
+        finally:
+            self._patience = POLL
+
+    @property
+    def failed(self) -> bool:
+        """Whether a generation has failed, which :meth:`deltas` will say in its turn."""
+        return any(generation.failed for generation in self._generations)
+
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        """Have a function called, by the thread that brings them, when new deltas are there."""
+        for generation in self._generations:
+            generation.listener = listener
 
     def cancel(self) -> None:
         """End what still runs. Idempotent."""

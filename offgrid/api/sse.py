@@ -1,17 +1,26 @@
-"""Server-sent events: ``data: {...}`` frames, ended by ``data: [DONE]``."""
+"""Server-sent events: ``data: {...}`` frames, ended by ``data: [DONE]``.
+
+A stream's chunks are made by an iterator that asks its generations for what came. Who runs it
+changes: the first frame is given to the WSGI server by the thread that it calls us on, as any body
+is. Then that thread waits, and the thread that reads the worker's events makes and writes the
+chunks of all streams, one after the other: to wake a thread for each token of each stream costs
+more than the chunk itself. A client that reads too slowly gets its own thread back, which may wait
+for it.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import falcon
 import msgspec
 
 from offgrid.api.errors import error_body
-from offgrid.api.running import Once
+from offgrid.api.running import POLL, Once, Running
 from offgrid.engine.client import ClientGone
 from offgrid.errors import EngineFault, RequestError
 
@@ -19,6 +28,43 @@ log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
+WRITE = "offgrid.write"
+"""Key of a WSGI environment: the server's ``write`` (PEP 3333), kept by the application."""
+_MAX_BACKLOG = 64 * 1024
+"""Bytes that a client may not have taken yet before its stream gets a thread of its own again. Far
+below the amount at which the server makes whoever writes wait."""
+
+
+class Output(Protocol):
+    """Where frames can be written without waiting for the client."""
+
+    def write(self, data: bytes) -> None:
+        """Send or keep; raise when the client is gone."""
+
+    @property
+    def backlog(self) -> int:
+        """Bytes kept."""
+
+
+class _WaitressOutput:
+    """The response of a waitress task, which may be written to from any thread."""
+
+    def __init__(self, write: Callable[[bytes], None], channel: Any) -> None:
+        self.write = write
+        self._channel = channel
+
+    @property
+    def backlog(self) -> int:
+        return int(self._channel.total_outbufs_len)
+
+
+def direct_output(env: dict[str, Any]) -> Output | None:
+    """Return a way to write past the WSGI iteration, or None where the server has none."""
+    write = env.get(WRITE)
+    channel = getattr(getattr(write, "__self__", None), "channel", None)
+    if write is None or not hasattr(channel, "total_outbufs_len"):
+        return None
+    return _WaitressOutput(write, channel)
 
 
 class EventStream:
@@ -28,65 +74,143 @@ class EventStream:
     nobody would tell the engine that the client is gone.
 
     Args:
-        chunks: objects to send; None where there was silence for a moment.
-        cancel: ends the generation; called once, however the stream ends.
+        chunks: objects to send; None where there was silence for a moment. They are made of what
+            ``running`` brings.
+        running: the generations; cancelled once, however the stream ends.
         ping_interval: seconds of silence before a comment is sent, 0 for never.
+        output: asked after the first frame for a way to write directly.
     """
 
     def __init__(
         self,
         chunks: Iterable[dict[str, Any] | None],
-        cancel: Callable[[], None],
+        running: Running,
         ping_interval: float,
+        output: Callable[[], Output | None] = lambda: None,
     ) -> None:
-        self._frames = self._encode(iter(chunks), ping_interval)
-        self._cancel = Once(cancel)
+        self._frames = _encode(iter(chunks), ping_interval)
+        self._running = running
+        self._cancel = Once(running.cancel)
+        self._find_output = output
+        self._output: Output | None = None
+        self._begun = False
+        self._turn = threading.Lock()
+        """Held by the thread that makes frames."""
+        self._handed_back = threading.Event()
+        self._error: BaseException | None = None
 
     def __iter__(self) -> EventStream:
         return self
 
     def __next__(self) -> bytes:
-        return next(self._frames)
+        if self._begun:
+            self._output = self._output or self._find_output()
+            if self._output is not None:
+                self._wait_while_others_write()
+        self._begun = True
+        with self._turn:
+            for frame in self._frames:
+                if frame is not None:
+                    return frame
+        raise StopIteration
 
     def close(self) -> None:
         """Called by the server at the end and when the client left. Idempotent."""
+        self._running.listen(None)
         self._cancel()
-        self._frames.close()
+        with self._turn:
+            self._frames.close()
 
     def __del__(self) -> None:
         # A framework may drop the body of a response without closing it.
         self._cancel()
 
-    @staticmethod
-    def _encode(
-        chunks: Iterator[dict[str, Any] | None], ping_interval: float
-    ) -> Generator[bytes, None, None]:
-        spoke = time.monotonic()
-        try:
-            for chunk in chunks:
-                if chunk is not None:
-                    yield b"data: " + msgspec.json.encode(chunk) + b"\n\n"
-                elif ping_interval and time.monotonic() - spoke >= ping_interval:
-                    yield PING
-                else:
-                    continue
-                spoke = time.monotonic()
-        except ClientGone:
-            return
-        except RequestError as ex:
-            yield b"data: " + msgspec.json.encode(error_body(ex)) + b"\n\n"
-        except Exception:
-            log.exception("a stream failed")
-            error = error_body(EngineFault("Internal server error."))
-            yield b"data: " + msgspec.json.encode(error) + b"\n\n"
-        else:
-            yield DONE
+    def _wait_while_others_write(self) -> None:
+        """Let the thread that brings events write them, until it cannot go on."""
+        self._handed_back.clear()
+        self._running.listen(self._pump)
+        self._pump()  # what came before anybody listened
+        while not self._handed_back.wait(POLL):
+            if not self._running.alive():
+                self._hand_back()
+                break
+            self._pump()  # a ping may be due
+        if self._error is not None:
+            raise self._error
+
+    def _hand_back(self) -> None:
+        self._running.listen(None)
+        self._handed_back.set()
+
+    def _pump(self) -> None:
+        """Write what there is, without waiting for anything but another's turn."""
+        with self._turn:
+            if self._handed_back.is_set():
+                return
+            try:
+                if self._write_frames():
+                    return
+            except BaseException as ex:
+                # The thread that waits knows what to do with a client that is gone.
+                self._error = ex
+            self._hand_back()
+
+    def _write_frames(self) -> bool:
+        """Write frames that can be made now; return False when the stream's thread has to go on."""
+        assert self._output is not None
+        frames: list[bytes] = []
+        more = False
+        # The end, good or bad, is left to the stream's own thread.
+        if not self._running.failed and self._output.backlog < _MAX_BACKLOG:
+            with self._running.at_once():
+                for frame in self._frames:
+                    if frame is None:
+                        more = True
+                        break
+                    frames.append(frame)
+        if frames:
+            self._output.write(b"".join(frames))
+        return more
 
 
-def send_stream(resp: falcon.Response, stream: EventStream) -> None:
-    """Make a response of a stream."""
+def _encode(
+    chunks: Iterator[dict[str, Any] | None], ping_interval: float
+) -> Generator[bytes | None, None, None]:
+    """Yield frames, None where there was silence for a moment."""
+    spoke = time.monotonic()
+    try:
+        for chunk in chunks:
+            if chunk is not None:
+                yield b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+            elif ping_interval and time.monotonic() - spoke >= ping_interval:
+                yield PING
+            else:
+                yield None
+                continue
+            spoke = time.monotonic()
+    except ClientGone:
+        return
+    except RequestError as ex:
+        yield b"data: " + msgspec.json.encode(error_body(ex)) + b"\n\n"
+    except Exception:
+        log.exception("a stream failed")
+        error = error_body(EngineFault("Internal server error."))
+        yield b"data: " + msgspec.json.encode(error) + b"\n\n"
+    else:
+        yield DONE
+
+
+def send_stream(
+    req: falcon.Request,
+    resp: falcon.Response,
+    chunks: Iterable[dict[str, Any] | None],
+    running: Running,
+    ping_interval: float,
+) -> None:
+    """Make a response of a stream of chunks; see :class:`EventStream`."""
     resp.content_type = "text/event-stream; charset=utf-8"
     resp.set_header("Cache-Control", "no-cache")
     # Proxies such as nginx would collect the chunks.
     resp.set_header("X-Accel-Buffering", "no")
-    resp.stream = stream
+    env = req.env
+    resp.stream = EventStream(chunks, running, ping_interval, lambda: direct_output(env))

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -36,12 +37,13 @@ from offgrid.engine.protocol import (
     Ping,
     Pong,
     Ready,
+    Report,
     Started,
     Step,
     Stop,
     Submit,
     encode_frame,
-    read_report,
+    read_reports,
 )
 from offgrid.errors import (
     EngineFault,
@@ -85,7 +87,13 @@ class Generation:
         self._engine = engine
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._open_choices = request.n
+        self._unsaid = request.n
         self._over = False
+        self.over = threading.Event()
+        """Set when everything has come that ever will."""
+        self.failed = False
+        self.listener: Callable[[], None] | None = None
+        """Called by the engine client's reader thread after what it has pushed."""
         self.id = id
         self.n = request.n
         self.key = key
@@ -101,14 +109,19 @@ class Generation:
         return self._open_choices == 0
 
     def push(self, event: Event) -> None:
-        """Called by the engine client's reader thread only."""
+        """Called by the engine client's reader thread, and by whoever ends everything."""
+        self.failed = self.failed or isinstance(event, Failed)
         self._events.put(event)
+        if isinstance(event, Delta):
+            self._unsaid -= event.finish_reason is not None
+        if self.failed or not self._unsaid:
+            self.over.set()
 
     def next(self, timeout: float) -> list[Delta] | None:
         """Return the deltas that came since the last call.
 
         Args:
-            timeout: seconds to wait for the first one.
+            timeout: seconds to wait for the first one; 0 not to wait.
 
         Returns:
             At least one delta, in order; None when nothing came in time.
@@ -118,7 +131,7 @@ class Generation:
         """
         deltas: list[Delta] = []
         try:
-            event = self._events.get(timeout=timeout)
+            event = self._events.get(timeout > 0, timeout)
             while True:
                 if isinstance(event, Failed):
                     self._close()
@@ -402,6 +415,10 @@ class EngineClient:
     # --- the process --------------------------------------------------------------------------
 
     def _supervise(self) -> None:
+        if hasattr(signal, "pthread_sigmask"):
+            # Ctrl-C in a terminal goes to the workers too, and they are started with this thread's
+            # mask: nothing can end them before they have said that they ignore it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
         failures = 0
         while not self._closed:
             if self._stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)]):
@@ -453,8 +470,8 @@ class EngineClient:
         if self._closed:  # while the process was being started
             process.kill()
         try:
-            while (report := read_report(process.stdout)) is not None:
-                self._handle(report)
+            for reports in read_reports(process.stdout):
+                self._take(reports)
         except (ValueError, msgspec.DecodeError, OSError) as ex:
             log.error("worker %d: %s", process.pid, ex)
             process.kill()
@@ -502,12 +519,24 @@ class EngineClient:
             generations = list(self._generations.values())
         for generation in generations:
             generation.push(Failed(generation.id, error, message, code=code))
+            _tell(generation)
+
+    def _take(self, reports: list[Report]) -> None:
+        """Deal with what the worker has said since the last time; listeners are called once."""
+        touched: dict[int, Generation] = {}
+        for report in reports:
+            if isinstance(report, Step):
+                for event in report.events:
+                    generation = self._deliver(event)
+                    if generation is not None:
+                        touched[generation.id] = generation
+            else:
+                self._handle(report)
+        for generation in touched.values():
+            _tell(generation)
 
     def _handle(self, report: Any) -> None:
-        if isinstance(report, Step):
-            for event in report.events:
-                self._deliver(event)
-        elif isinstance(report, Pong):
+        if isinstance(report, Pong):
             self._pong_at = time.monotonic()
             self._busy_for = report.busy_for
             self.running, self.waiting = report.running, report.waiting
@@ -519,19 +548,21 @@ class EngineClient:
         elif isinstance(report, LoadFailed):
             self._refusal = report.message
 
-    def _deliver(self, event: Event) -> None:
+    def _deliver(self, event: Event) -> Generation | None:
+        """Push an event to its generation; return that one, None if nobody need be told."""
         generation = self._generations.get(event.id)
         if generation is None:  # cancelled meanwhile
-            return
+            return None
         if isinstance(event, Started):
             generation.computing = True
-            return
+            return None
         if isinstance(event, Accepted):
             generation.computing = False
         elif isinstance(event, Delta) and generation.computing:
             generation.computing = False
             self._strikes.pop(generation.key, None)
         generation.push(event)
+        return generation
 
     def _drain_log(self, stream: IO[bytes]) -> None:
         """Keep the pipe empty, whatever it says: a full pipe would stop the worker."""
@@ -572,6 +603,12 @@ class EngineClient:
             self._send(Ping(number), wait=False)
         except EngineFault:
             log.debug("ping %d: no worker", number)
+
+
+def _tell(generation: Generation) -> None:
+    listener = generation.listener
+    if listener is not None:
+        listener()
 
 
 def _error(event: Failed) -> RequestError:

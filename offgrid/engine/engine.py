@@ -255,6 +255,7 @@ class Engine:
         for placement in self.scheduler.admit():
             self._begin(placement)
         self.scheduler.prefill_tokens = self._pace.prefill_tokens
+        self.scheduler.burst_tokens = self._pace.burst_tokens
         rows = self.scheduler.plan()
         if rows:
             began = time.monotonic()

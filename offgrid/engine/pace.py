@@ -13,6 +13,9 @@ _WEIGHT = 0.1
 """Of a new measurement in the running mean."""
 _LEAST = 8
 """Tokens. Prompts go on, however slow the machine is."""
+_UNNOTICED = 0.01
+"""Seconds. A prompt whose rest takes no longer is read at once: a stream that halts once for so
+short a time looks the same, and in many small chunks it would take several times as long."""
 
 
 class Pace:
@@ -45,6 +48,11 @@ class Pace:
             return self._start
         fitting = int(_SLOWDOWN * self._streams / self._token)
         return max(min(_LEAST, self._most), min(fitting, self._most))
+
+    @property
+    def burst_tokens(self) -> int:
+        """Tokens that the rest of a prompt may have to be read in one step beside streams."""
+        return int(min(_UNNOTICED / self._token, self._most)) if self._token else 0
 
 
 def _mean(old: float | None, new: float) -> float:

@@ -7,7 +7,9 @@ duplicate of its standard output. Only plain data crosses: no JSON, no logits, n
 
 from __future__ import annotations
 
+import os
 import struct
+from collections.abc import Iterator
 from typing import IO
 
 import msgspec
@@ -254,6 +256,7 @@ Report = Step | Ready | LoadFailed | Pong
 # --- frames -----------------------------------------------------------------------------------
 
 _HEADER = struct.Struct("<I")
+_READ_SIZE = 1 << 16
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder = msgspec.msgpack.Decoder(Command)
 _report_decoder = msgspec.msgpack.Decoder(Report)
@@ -265,13 +268,17 @@ def encode_frame(message: Command | Report) -> bytes:
     return _HEADER.pack(len(body)) + body
 
 
+def _check_length(length: int) -> None:
+    if length > MAX_FRAME:
+        raise ValueError(f"frame of {length} bytes: the pipe is out of step")
+
+
 def _read_body(stream: IO[bytes]) -> bytes | None:
     header = stream.read(_HEADER.size)
     if len(header) < _HEADER.size:
         return None
     (length,) = _HEADER.unpack(header)
-    if length > MAX_FRAME:
-        raise ValueError(f"frame of {length} bytes: the pipe is out of step")
+    _check_length(length)
     body = stream.read(length)
     return body if len(body) == length else None
 
@@ -282,7 +289,28 @@ def read_command(stream: IO[bytes]) -> Command | None:
     return None if body is None else _command_decoder.decode(body)
 
 
-def read_report(stream: IO[bytes]) -> Report | None:
-    """Return the next report, or None at the end of the pipe (also inside a frame)."""
-    body = _read_body(stream)
-    return None if body is None else _report_decoder.decode(body)
+def read_reports(stream: IO[bytes]) -> Iterator[list[Report]]:
+    """Yield the reports that have come since the last time, at least one, until the pipe ends.
+
+    Args:
+        stream: a pipe that nobody else reads from.
+
+    Raises:
+        ValueError, msgspec.DecodeError: the pipe is out of step.
+    """
+    fd = stream.fileno()
+    buffer = bytearray()
+    while data := os.read(fd, _READ_SIZE):
+        buffer += data
+        reports, at = [], 0
+        while len(buffer) - at >= _HEADER.size:
+            (length,) = _HEADER.unpack_from(buffer, at)
+            _check_length(length)
+            end = at + _HEADER.size + length
+            if end > len(buffer):
+                break
+            reports.append(_report_decoder.decode(memoryview(buffer)[at + _HEADER.size : end]))
+            at = end
+        if reports:
+            del buffer[:at]
+            yield reports

@@ -88,6 +88,8 @@ class Scheduler(Generic[S]):
         n_ctx: tokens that a slot has room for.
 
     Attributes:
+        burst_tokens: tokens that the rest of the oldest prompt may have to be read whole beside
+            streams.
         min_copy: tokens that a prefix must have to be copied.
         can_cut: whether the model can drop the end of a sequence (recurrent ones cannot). Where
             not, only whole sequences are shared.
@@ -100,6 +102,7 @@ class Scheduler(Generic[S]):
             raise ValueError("need n_slots >= 1, step_tokens >= n_slots, prefill_tokens >= 1")
         self.step_tokens = step_tokens
         self.prefill_tokens = prefill_tokens
+        self.burst_tokens = 0
         self.waiting: deque[S] = deque()
         self.running: list[S] = []
         self.idle = IdleSlots(n_slots)
@@ -289,8 +292,10 @@ class Scheduler(Generic[S]):
             else:
                 prefilling.append(sequence)
         budget = self.step_tokens - len(rows)
-        if rows:
-            budget = min(budget, self.prefill_tokens)
+        if rows and prefilling:
+            left = len(prefilling[0]) - prefilling[0].computed
+            least = left if left <= self.burst_tokens else 0
+            budget = min(budget, max(self.prefill_tokens, least))
         for sequence in prefilling:
             if budget == 0:
                 break

@@ -175,6 +175,8 @@ def main() -> NoReturn:
     # the server decides when workers end.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # blocked until here by whoever started the process
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
     # Reports get a descriptor of their own, so that nothing that a library prints to standard
     # output can get between two frames.

@@ -45,3 +45,16 @@ def test_never_outside_its_bounds(steps: list[tuple[int, int, float]]) -> None:
         pace.observe(*step)
         assert 8 <= pace.prefill_tokens <= 512
     assert 1 <= Pace(64, 3).prefill_tokens <= 3
+
+
+def test_what_nobody_notices_is_read_at_once() -> None:
+    pace = Pace(64, 512)
+    assert pace.burst_tokens == 0
+    pace.observe(0, 100, 0.01)
+    assert pace.burst_tokens == 100
+    for _ in range(200):
+        pace.observe(0, 100, 1.0)
+    assert pace.burst_tokens == 1
+    for _ in range(400):
+        pace.observe(0, 100, 0.0001)
+    assert pace.burst_tokens == 512

@@ -64,6 +64,17 @@ def test_every_decoding_sequence_gets_its_token_and_prefill_gets_the_rest() -> N
     ]
 
 
+@pytest.mark.parametrize(("burst", "counts"), [(19, [8]), (20, [20]), (200, [20])])
+def test_the_rest_of_a_short_prompt_is_read_at_once(burst: int, counts: list[int]) -> None:
+    scheduler = Scheduler[Fake](3, 64, 8)
+    stream = Fake(1, 10)
+    scheduler.submit([stream, Fake(2, 20), Fake(3, 20)])
+    scheduler.admit()
+    stream.computed = 9
+    scheduler.burst_tokens = burst
+    assert [row.count for row in scheduler.plan()] == [1, *counts]
+
+
 def test_prefill_alone_uses_the_whole_step() -> None:
     scheduler = Scheduler[Fake](2, 32, 8)
     scheduler.submit([Fake(1, 30), Fake(2, 30)])
