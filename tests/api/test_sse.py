@@ -189,7 +189,7 @@ def test_pings_are_written_directly_too(fake: Fake) -> None:
 
 
 def test_a_client_that_does_not_read_stops_nobody(server: Server) -> None:
-    """Half a megabyte for a client that reads nothing: another stream ends, and then it gets them all."""
+    """Half a megabyte for who reads nothing: another stream ends, and then it gets it all."""
     body = endless(max_tokens=400, n=2, logprobs=5, seed=1)
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
