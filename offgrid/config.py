@@ -292,6 +292,15 @@ TABLE: tuple[Setting, ...] = (
         high=1024,
     ),
     Setting(
+        "queue_timeout",
+        "OFFGRID_QUEUE_TIMEOUT",
+        "float",
+        0.0,
+        "Seconds that a sequence may wait for a slot before it is answered 503; 0: as long as its client does.",
+        low=0,
+        high=86400,
+    ),
+    Setting(
         "load_timeout",
         "OFFGRID_MODEL_LOAD_TIMEOUT",
         "float",
@@ -369,6 +378,7 @@ class Settings:
     use_mmap: bool
     use_mlock: bool
     queue_size: int
+    queue_timeout: float
     load_timeout: float
     stall_timeout: float
     drain_timeout: float

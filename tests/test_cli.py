@@ -36,6 +36,7 @@ UNUSUAL = {
     "cors_origins": "http://a.lan", "models_dir": "some/folder", "default_model": "some-model",
     "max_models": "2", "parallel": "3", "ctx_size": "640", "batch_size": "64", "threads": "5",
     "gpu_layers": "7", "use_mmap": "false", "use_mlock": "true", "queue_size": "9",
+    "queue_timeout": "30",
     "load_timeout": "11", "stall_timeout": "13", "drain_timeout": "17", "sse_ping_interval": "19",
     "max_body_mb": "21", "log_level": "warning",
 }  # fmt: skip

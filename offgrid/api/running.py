@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from offgrid.engine.client import ClientGone, EngineClient, Generation
 from offgrid.engine.protocol import Delta, GenerationRequest
-from offgrid.errors import InvalidParameter
+from offgrid.errors import InvalidParameter, Overloaded
 
 POLL = 0.1
 """Seconds between two looks at whether the client is still there."""
@@ -69,7 +69,7 @@ class Running:
         The index counts over all prompts: prompt number times ``n`` plus choice.
 
         Raises:
-            RequestError: a generation failed; the others are cancelled.
+            RequestError: a generation failed or waited too long; the others are cancelled.
             ClientGone: the client left; everything is cancelled.
         """
         try:
@@ -84,8 +84,8 @@ class Running:
                         yield prompt * self.n + delta.choice, delta
                 waiting = [(p, g) for p, g in waiting if not g.finished]
                 # Asked in every round: whoever wants a whole answer is never written to before it.
-                if waiting and self._patience and not self.alive():
-                    raise ClientGone
+                if waiting and self._patience:
+                    self._check()
                 if idle:
                     yield None
         finally:
@@ -95,15 +95,27 @@ class Running:
         """Wait until :meth:`deltas` has everything, without being woken for every token.
 
         Raises:
+            Overloaded: a generation waited too long; everything is cancelled.
             ClientGone: the client left; everything is cancelled.
         """
-        for generation in self._generations:
-            while not generation.over.wait(POLL):
-                if not self.alive():
-                    self.cancel()
-                    raise ClientGone
-                if self.failed:
-                    return
+        try:
+            for generation in self._generations:
+                while not (generation.over.wait(POLL) or self.failed):
+                    self._check()
+        except BaseException:
+            self.cancel()
+            raise
+
+    @property
+    def lost(self) -> bool:
+        """Whether there is no sense in going on, which :meth:`deltas` will say in its turn."""
+        return not self.alive() or any(generation.overdue for generation in self._generations)
+
+    def _check(self) -> None:
+        if not self.alive():
+            raise ClientGone
+        if self.lost:
+            raise Overloaded("No slot became free in time.", code="server_busy")
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:

@@ -131,7 +131,7 @@ class EventStream:
         self._running.listen(self._pump)
         self._pump()  # what came before anybody listened
         while not self._handed_back.wait(POLL):
-            if not self._running.alive():
+            if self._running.lost:
                 self._hand_back()
                 break
             self._pump()  # a ping may be due

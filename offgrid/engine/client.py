@@ -97,6 +97,9 @@ class Generation:
         self.id = id
         self.n = request.n
         self.key = key
+        self.started = False
+        """Whether a sequence of it has got a slot."""
+        self._accepted_at = time.monotonic()
         self.computing = False
         """Whether the worker is tokenising or prefilling it: what a crash may be blamed on."""
         self.prompt_tokens = 0
@@ -107,6 +110,14 @@ class Generation:
     def finished(self) -> bool:
         """Whether every choice has sent its finish_reason."""
         return self._open_choices == 0
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it has waited for a slot for longer than the engine allows."""
+        limit = self._engine.queue_timeout
+        if not limit or self.started:
+            return False
+        return time.monotonic() - self._accepted_at > limit
 
     def push(self, event: Event) -> None:
         """Called by the engine client's reader thread, and by whoever ends everything."""
@@ -196,12 +207,20 @@ class EngineClient:
         queue_size: sequences that may wait beside the ``load.parallel`` running ones.
         load_timeout: seconds that loading may take.
         stall_timeout: seconds that one step of the loop may take.
+        queue_timeout: seconds that a request may wait for its first slot, 0 for any time.
     """
 
     def __init__(
-        self, load: Load, *, queue_size: int, load_timeout: float, stall_timeout: float
+        self,
+        load: Load,
+        *,
+        queue_size: int,
+        load_timeout: float,
+        stall_timeout: float,
+        queue_timeout: float = 0.0,
     ) -> None:
         self.load = load
+        self.queue_timeout = queue_timeout
         self.capacity = load.parallel + queue_size
         self._load_timeout = load_timeout
         self._stall_timeout = stall_timeout
@@ -554,7 +573,7 @@ class EngineClient:
         if generation is None:  # cancelled meanwhile
             return None
         if isinstance(event, Started):
-            generation.computing = True
+            generation.started = generation.computing = True
             return None
         if isinstance(event, Accepted):
             generation.computing = False

@@ -103,6 +103,7 @@ class EnginePool:
             client = EngineClient(
                 self._load(entry),
                 queue_size=self._settings.queue_size,
+                queue_timeout=self._settings.queue_timeout,
                 load_timeout=self._settings.load_timeout,
                 stall_timeout=self._settings.stall_timeout,
             )

@@ -24,6 +24,8 @@ from offgrid.server import Server
 class Fake:
     """Generations and a socket at once: what was said, who listens, what was written."""
 
+    lost = False
+
     def __init__(self) -> None:
         self.said: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.listener: Callable[[], None] | None = None
@@ -36,9 +38,6 @@ class Fake:
         self.patience = 0.01
 
     # as Running
-    def alive(self) -> bool:
-        return True
-
     def listen(self, listener: Callable[[], None] | None) -> None:
         self.listener = listener
 
