@@ -98,6 +98,21 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """The request field that error messages about the prompt name."""
 
 
+class EmbeddingRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Inputs to be turned into one vector each, or documents to be scored against a query.
+
+    An input is text, none of which becomes a control token, or token ids, which are taken as they
+    are. With ``query`` the answer to each input is one number: how well it fits. ``dimensions``
+    cuts vectors to their first so many entries.
+    """
+
+    inputs: tuple[str | tuple[int, ...], ...]
+    query: str | None = None
+    dimensions: int | None = None
+    params: tuple[str, ...] = ()
+    """The request field that error messages about each input name."""
+
+
 # --- server to worker -------------------------------------------------------------------------
 
 
@@ -123,6 +138,11 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     request: GenerationRequest
 
 
+class Embed(msgspec.Struct, frozen=True, tag=True):
+    id: int
+    request: EmbeddingRequest
+
+
 class Cancel(msgspec.Struct, frozen=True, tag=True):
     """Idempotent; an unknown id is no error (it may just have finished)."""
 
@@ -137,7 +157,7 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """End the process now; running requests have been dealt with."""
 
 
-Command = Load | Submit | Cancel | Ping | Stop
+Command = Load | Submit | Embed | Cancel | Ping | Stop
 
 # --- worker to server -------------------------------------------------------------------------
 
@@ -164,6 +184,14 @@ class ModelInfo(msgspec.Struct, frozen=True):
     fingerprint: str
     """Stands for everything that can change the logits: build, file, context, threads."""
     metadata: dict[str, str]
+    pooling: str = "mean"
+    """How the states of an input's tokens become its vector: one of :data:`POOLINGS`."""
+    generates: bool = True
+    """Whether it writes text; models made for embedding or ranking do not."""
+
+
+POOLINGS = ("mean", "cls", "last", "rank")
+"""Mean of all states, the first, the last, or a score that a classification head makes."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -213,6 +241,19 @@ class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     cached_tokens: int = 0
 
 
+class Embedded(msgspec.Struct, frozen=True, tag=True):
+    """The answer to one input of an :class:`EmbeddingRequest`.
+
+    ``vector`` holds little-endian float32: an embedding of length 1, or a single score. ``left``
+    is the number of inputs that are still to come; 0 ends the request.
+    """
+
+    id: int
+    index: int
+    vector: bytes
+    left: int
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """The request is over. ``error`` is the name of a class in :mod:`offgrid.errors`."""
 
@@ -240,7 +281,7 @@ class Pong(msgspec.Struct, frozen=True, tag=True):
     waiting: int
 
 
-Event = Accepted | Started | Delta | Failed
+Event = Accepted | Started | Delta | Embedded | Failed
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):
