@@ -31,8 +31,8 @@ _MAX_METADATA_VALUE = 1 << 20
 _MAX_CACHED_BREAKERS = 256
 _EMBEDDING_SEQUENCES = 64
 """Inputs in one batch. More short ones would not be computed any faster."""
-_MAX_EMBEDDING_LOGITS = 128 * 1024 * 1024
-"""Bytes."""
+_MAX_EMBEDDING_LOGITS = 64 * 1024 * 1024
+"""Bytes of the logits of a batch that nobody wants; llama.cpp holds them twice."""
 _MIN_EMBEDDING_BATCH = 32
 _POOLINGS = {"1": "mean", "2": "cls", "3": "last", "4": "rank"}
 """``<architecture>.pooling_type`` of a GGUF (``enum llama_pooling_type``)."""
@@ -192,6 +192,8 @@ class Model:
             raise LoadError("llama.cpp could not create a context.")
         self.n_ctx = min(self.n_ctx, int(lc.llama_n_ctx_seq(self._context)))
         self._memory = lc.llama_get_memory(self._context)
+        if not self._memory:
+            raise LoadError("this kind of model does not generate text token by token.")
 
     def _choose_flash_attention(self, params: lc.llama_context_params, load: Load) -> None:
         # Flash attention on a processor is slow for fewer tokens than 64 at once, and streams are
@@ -455,13 +457,7 @@ class EmbeddingContext:
         self.capacity = model.n_ctx if self.whole else chunk
         self.n_sequences = min(n_sequences, self.capacity)
         self.kv_bytes = model.estimate_kv_bytes(self.n_cells) if model.causal else 0
-        available = psutil.virtual_memory().available
-        if self.kv_bytes > 0.9 * available:
-            raise LoadError(
-                f"embeddings of inputs up to {model.n_ctx} tokens need about "
-                f"{self.kv_bytes / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free; "
-                "lower OFFGRID_MAX_CONTEXT (--ctx-size)."
-            )
+        self._check_room(model)
         params = lc.llama_context_default_params()
         params.n_ctx = self.n_cells
         params.n_batch = params.n_ubatch = self.capacity
@@ -472,6 +468,17 @@ class EmbeddingContext:
         self._context = model.new_context(params, load)
         self._memory = lc.llama_get_memory(self._context)
         self.batch = Batch(self.capacity, self.n_sequences, model.n_vocab)
+
+    def _check_room(self, model: Model) -> None:
+        # Encoders have no logits.
+        logits = 2 * 4 * self.capacity * model.n_vocab if model.causal else 0
+        available = psutil.virtual_memory().available
+        if self.kv_bytes + logits > 0.9 * available:
+            raise LoadError(
+                f"embeddings of inputs up to {model.n_ctx} tokens need about "
+                f"{(self.kv_bytes + logits) / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are "
+                "free; lower OFFGRID_MAX_CONTEXT (--ctx-size)."
+            )
 
     def close(self) -> None:
         """Free it. Idempotent."""

@@ -155,16 +155,19 @@ class Worker:
 
     def _tokenise(self) -> None:
         while True:
-            item = self._to_tokenise.get()
-            if item.id not in self._pending:
-                continue
-            try:
-                if isinstance(item, Submit):
-                    self._prepare(item)
-                else:
-                    self._prepare_some(item)
-            except Exception as ex:
-                self._refuse(item.id, ex)
+            self._tokenise_next()
+
+    def _tokenise_next(self) -> None:
+        item = self._to_tokenise.get()
+        if item.id not in self._pending:
+            return
+        try:
+            if isinstance(item, Submit):
+                self._prepare(item)
+            else:
+                self._prepare_some(item)
+        except Exception as ex:
+            self._refuse(item.id, ex)
 
     def _prepare(self, command: Submit) -> None:
         assert self._engine is not None

@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
+import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from engine_runs import Run
+from engine_runs import GREEDY, Run
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from reference_embedding import Vector, embedding_of
 from tiny_models import BERT_CONTEXT, WORDS, make, make_bert, make_last_pooling
 
-from offgrid.engine import embedder
-from offgrid.engine.embedder import EmbeddingJob
+from offgrid.engine import embedder, worker
+from offgrid.engine.embedder import Embedder, EmbeddingJob
 from offgrid.engine.engine import EngineBroken
 from offgrid.engine.model import DecodeError, Model
-from offgrid.engine.protocol import Delta, Embedded, EmbeddingRequest, Failed, Load
+from offgrid.engine.protocol import (
+    Accepted,
+    Delta,
+    Embed,
+    Embedded,
+    EmbeddingRequest,
+    Failed,
+    GenerationRequest,
+    Load,
+    Part,
+    Step,
+    Submit,
+    read_report,
+)
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 
 TEXTS = [
@@ -302,3 +320,104 @@ def test_a_template_of_the_file_puts_query_and_document_together(
     tokens = [2, *plain[0], 3, *plain[1], *plain[2], 3]
     assert_close([score], [reference(model, tokens)])
     model.close()
+
+
+def test_a_prompt_is_tokenised_between_two_of_many_inputs(
+    llama: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokeniser's thread, one turn after another: the prompt that came later is done first."""
+    monkeypatch.setattr(worker, "_TURN", -1.0)  # a turn is one input
+    pipe = io.BytesIO()
+    tokeniser = worker.Worker(io.BytesIO(), worker.Writer(pipe))
+    tokeniser._engine = EmbedRun(llama).engine
+    inputs = ("the otter", "the fox", "a river")
+    params = ("input[0]", "input[1]", "input[2]")
+    job = tokeniser._inputs(Embed(1, EmbeddingRequest(inputs, params=params)))
+    prompt = Submit(2, GenerationRequest(parts=(Part("the otter", True),), sampling=GREEDY))
+    tokeniser._pending = {1, 2}
+    for item in (job, prompt):
+        tokeniser._to_tokenise.put(item)
+    while tokeniser._pending:
+        tokeniser._tokenise_next()
+    pipe.seek(0)
+    accepted = [report.events[0] for report in iter(lambda: read_report(pipe), None)
+                if isinstance(report, Step)]  # fmt: skip
+    assert [event.id for event in accepted if isinstance(event, Accepted)] == [2, 1]
+    assert accepted[1].prompt_tokens == sum(len(ids_of(llama, text)) for text in inputs)
+
+
+class FakeContext:
+    """Cells and batches as llama.cpp has them, checked; the state of a token is its id."""
+
+    def __init__(self, whole: bool, capacity: int, n_cells: int, n_sequences: int) -> None:
+        self.whole, self.capacity = whole, capacity
+        self.n_cells, self.n_sequences = n_cells, n_sequences
+        self.batch = self
+        self.cells: dict[int, list[int]] = {}
+        self.rows: list[int] = []
+        self.largest = 0
+
+    def clear(self) -> None:
+        self.rows = []
+
+    def add(self, sequence: int, start: int, tokens: Any, want: bool) -> int:
+        held = self.cells.setdefault(sequence, [])
+        assert start == len(held)
+        assert 0 <= sequence < self.n_sequences
+        held += tokens.tolist()
+        self.rows += tokens.tolist()
+        assert len(self.rows) <= self.capacity
+        assert sum(map(len, self.cells.values())) <= self.n_cells
+        return len(self.rows) - 1
+
+    def decode(self) -> None:
+        assert self.rows
+        self.largest = max(self.largest, len(self.rows))
+
+    def states(self, first: int, count: int) -> Any:
+        return np.array([[token, 1.0] for token in self.rows[first : first + count]])
+
+    def pooled(self, sequence: int) -> Any:
+        return np.array([[token, 1.0] for token in self.cells[sequence]]).mean(axis=0)
+
+    def forget(self, sequence: int) -> None:
+        del self.cells[sequence]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    whole=st.booleans(),
+    jobs=st.lists(st.lists(st.integers(1, 24), min_size=1, max_size=9), min_size=1, max_size=5),
+    budget=st.none() | st.integers(1, 10),
+    cancelled=st.none() | st.integers(0, 4),
+)
+def test_any_mix_is_packed_and_answered(
+    whole: bool, jobs: list[list[int]], budget: int | None, cancelled: int | None
+) -> None:
+    """Lengths of inputs of several requests: all are answered, rightly, within the memory."""
+    context = FakeContext(whole, 24 if whole else 16, 24, 4)
+    model = SimpleNamespace(
+        pooling="mean", n_ctx=24, n_embd=2, n_vocab=1000, embedding_context=lambda: context
+    )
+    packer = Embedder(model)  # type: ignore[arg-type]
+    for id, lengths in enumerate(jobs):
+        inputs = tuple(tuple(range(id, id + length)) for length in lengths)
+        job = EmbeddingJob(id, EmbeddingRequest(inputs, params=("input",) * len(inputs)))
+        assert len(list(packer.prepare(job))) == len(inputs)
+        packer.submit(job)
+    events = packer.step(budget)
+    if cancelled is not None:
+        packer.cancel(cancelled)
+    while packer.has_work:
+        events += packer.step(budget)
+    assert not context.cells
+    if budget is not None and not whole:
+        assert context.largest <= budget
+    for id, lengths in enumerate(jobs):
+        found = {e.index: np.frombuffer(e.vector, "<f4")
+                 for e in events if isinstance(e, Embedded) and e.id == id}  # fmt: skip
+        if id != cancelled:
+            assert sorted(found) == list(range(len(lengths)))
+        for index, vector in found.items():
+            mean = id + (lengths[index] - 1) / 2
+            assert vector == pytest.approx(np.array([mean, 1]) / math.hypot(mean, 1), abs=1e-6)
