@@ -27,13 +27,12 @@ from offgrid.engine.protocol import (
     Embed,
     Embedded,
     EmbeddingRequest,
+    Event,
     Failed,
     GenerationRequest,
     Load,
     Part,
-    Step,
     Submit,
-    take_reports,
 )
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 
@@ -327,8 +326,10 @@ def test_a_prompt_is_tokenised_between_two_of_many_inputs(
 ) -> None:
     """The tokeniser's thread, one turn after another: the prompt that came later is done first."""
     monkeypatch.setattr(worker, "_TURN", -1.0)  # a turn is one input
-    pipe = io.BytesIO()
-    tokeniser = worker.Worker(io.BytesIO(), worker.Writer(pipe))
+    accepted: list[Event] = []
+    writer = worker.Writer(io.BytesIO())
+    monkeypatch.setattr(writer, "events", accepted.extend)
+    tokeniser = worker.Worker(io.BytesIO(), writer)
     tokeniser._engine = EmbedRun(llama).engine
     inputs = ("the otter", "the fox", "a river")
     params = ("input[0]", "input[1]", "input[2]")
@@ -339,9 +340,8 @@ def test_a_prompt_is_tokenised_between_two_of_many_inputs(
         tokeniser._to_tokenise.put(item)
     while tokeniser._pending:
         tokeniser._tokenise_next()
-    reports = take_reports(bytearray(pipe.getvalue()))
-    accepted = [report.events[0] for report in reports if isinstance(report, Step)]
     assert [event.id for event in accepted if isinstance(event, Accepted)] == [2, 1]
+    assert isinstance(accepted[1], Accepted)
     assert accepted[1].prompt_tokens == sum(len(ids_of(llama, text)) for text in inputs)
 
 
