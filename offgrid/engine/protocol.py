@@ -94,6 +94,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     post_sampling: bool = False
     grammar: Grammar | None = None
     """Tokens that would leave it are never drawn."""
+    visible: tuple[str, ...] = ()
+    """Texts of control tokens that give their text; all others give none."""
     prompt_param: str = "prompt"
     """The request field that error messages about the prompt name."""
 
@@ -164,6 +166,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     fingerprint: str
     """Stands for everything that can change the logits: build, file, context, threads."""
     metadata: dict[str, str]
+    control_ids: dict[str, int] = {}
+    """Ids of the ``control_texts``."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
