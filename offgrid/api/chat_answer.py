@@ -99,10 +99,11 @@ def _deltas(
 ) -> Iterator[tuple[int, Delta, list[Event]] | None]:
     """Yield index, delta and what it means, until every choice has ended; None in silence.
 
-    A choice may end before its generation does (``parallel_tool_calls``); when no other is left,
-    the rest is not computed.
+    A choice may end before its generation does (``parallel_tool_calls``); the rest is not read, and
+    is cancelled with everything at the end of the response.
     """
-    for item in running.deltas():
+    source = running.rest = running.deltas()
+    for item in source:
         if item is None:
             yield None
             continue
@@ -112,8 +113,7 @@ def _deltas(
         total.add(index, delta)
         yield index, delta, choices[index].read(delta)
         if all(choice.finish_reason is not None for choice in choices):
-            break
-    running.cancel()
+            return
 
 
 def _usage(total: Total, running: Running, choices: list[Choice]) -> Json:
@@ -139,6 +139,7 @@ def whole_answer(head: Json, talk: Talk, running: Running) -> Json:
             logprobs[index] += delta.logprobs
             for event in events:
                 messages[index].add(event)
+    running.cancel()
     answers = [
         {
             "index": index,

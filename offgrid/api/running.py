@@ -32,6 +32,9 @@ class Running:
     ) -> None:
         self._alive = alive
         self._generations: list[Generation] = []
+        self.rest: object = None
+        """Deltas that nobody wants: to drop an unfinished :meth:`deltas` is to :meth:`cancel`, and
+        whoever drops it may be a thread that must not write to the worker."""
         self.n = requests[0].n
         total = self.n * len(requests)
         if total > engine.capacity:

@@ -335,7 +335,12 @@ class AnswerParser:
             self._space.append(text[len(body) :])
 
     def _emit(self, text: str) -> None:
-        self._events.append(Reasoning(text) if self.thinking else Content(text))
+        last = self._events[-1] if self._events else None
+        kind = Reasoning if self.thinking else Content
+        if isinstance(last, kind):
+            self._events[-1] = kind(last.text + text)
+        else:
+            self._events.append(kind(text))
 
 
 class _Call:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
@@ -83,7 +83,8 @@ class ChatTemplate:
         Raises:
             InvalidParameter: the template refuses the messages (its own words) or fails.
         """
-        marks = [m for m in _MARKS if not _contains([messages, tools], m)]
+        free = (m for m in _MARKS if not _contains([messages, tools], m))
+        marks = list(islice(free, 1 + resume))
         if len(marks) < 1 + resume:
             raise InvalidParameter("These messages use all Unicode noncharacters.", "messages")
         mark = marks[0]

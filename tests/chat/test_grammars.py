@@ -19,7 +19,7 @@ ADD = Function(
         "properties": {"a": {"type": "integer"}, "b": {"$ref": "#/$defs/b"}},
         "required": ["a"],
         "additionalProperties": False,
-        "$defs": {"b": {"enum": ["x", "y/\"'"]}},
+        "$defs": {"b": {"enum": ["x", "y/\"'", "// %json {\n} #"]}},
     },
     strict=True,
 )
@@ -92,6 +92,7 @@ def written(tools: ToolFormat, *calls: tuple[str, str]) -> str:
 
 
 GOOD = [("add", '{"a": 5}'), ("add", '{"a": -5, "b": "y/\\"\'"}'), ("now", "{}"),
+        ("add", '{"a": 5, "b": "// %json {\\n} #"}'),
         ("free", '{"q": "<x>\\n{}"}')]  # fmt: skip
 BAD = [("add", '{"a": "5"}'), ("add", "{}"), ("add", '{"a": 5, "c": 1}'), ("now", '{"a": 1}'),
        ("free", '{"q": 1}'), ("free", "[]"), ("other", "{}"), ("add", '{"a": 5'),

@@ -267,10 +267,10 @@ def test_only_what_may_become_a_marker_is_held_back() -> None:
     assert parser.feed("g> a <tool") == [Content("<thing> a")]
     assert parser.feed("box> b") == [Content(" <toolbox> b")]
     assert parser.feed("<tool_call> {") == []
-    assert parser.feed('"q"') == []
-    assert parser.feed(": ") == []
-    assert message(parser.feed("5"))[0] == '<tool_call> {"q": 5'
-    assert parser.finish() == []
+    assert parser.feed('"na') == []
+    assert parser.feed('me"') == []
+    assert parser.feed("5 ") == [Content('<tool_call> {"name"5')]
+    assert parser.finish() == [Content(" ")]
 
 
 def test_with_a_grammar_arguments_come_as_they_are_written() -> None:
