@@ -28,9 +28,9 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 IGNORED = frozenset({
-    "metadata", "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key",
-    "prompt_cache_options", "prompt_cache_retention", "reasoning_effort", "safety_identifier",
-    "service_tier", "store", "user", "verbosity",
+    "metadata", "moderation", "prediction", "prompt_cache_key", "prompt_cache_options",
+    "prompt_cache_retention", "reasoning_effort", "safety_identifier", "service_tier", "store",
+    "user", "verbosity",
 })  # fmt: skip
 """Accepted and without effect: they carry information, or ask for what a local model has not."""
 
