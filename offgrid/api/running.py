@@ -117,7 +117,7 @@ class Running:
     def _check(self) -> None:
         if not self.alive():
             raise ClientGone
-        if self.lost:
+        if any(generation.overdue for generation in self._generations):
             raise Overloaded("No slot became free in time.", code="server_busy")
 
     @contextlib.contextmanager

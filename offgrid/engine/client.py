@@ -111,6 +111,7 @@ class Generation:
         self._open_choices = request.n
         self._unsaid = request.n
         self._over = False
+        self._closing = threading.RLock()
         self.over = threading.Event()
         """Set when everything has come that ever will."""
         self.failed = False
@@ -214,9 +215,10 @@ class Generation:
 
     def _close(self) -> bool:
         """Give the place in the queue back; return whether it was still held."""
-        if self._over:
-            return False
-        self._over = True
+        with self._closing:
+            if self._over:
+                return False
+            self._over = True
         self._engine.forget(self)
         return True
 
@@ -247,7 +249,9 @@ class EngineClient:
         self._load_timeout = load_timeout
         self._stall_timeout = stall_timeout
         self._info: ModelInfo | None = None
-        self._lock = threading.Lock()
+        # Reentrant: a stream that nobody closed is cancelled when it is collected as garbage, which
+        # may be at any line of any thread.
+        self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._write_lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -612,7 +616,8 @@ class EngineClient:
         if generation is None:  # cancelled meanwhile
             return None
         if isinstance(event, Started):
-            generation.started = generation.computing = True
+            generation.started = True
+            generation.computing = generation.computing or event.computing
             return None
         if isinstance(event, Accepted):
             generation.computing = False

@@ -318,10 +318,11 @@ class Engine:
         if placement.rescue is not None:
             self.model.forget(placement.rescue)
             self.model.copy(slot, placement.rescue)
-        if self.scheduler.is_parked(slot):
-            return
+        parked = self.scheduler.is_parked(slot)
         if sequence.choice == 0:
-            self._events.append(Started(sequence.request_id))
+            self._events.append(Started(sequence.request_id, computing=not parked))
+        if parked:
+            return
         if placement.source != slot:
             self.model.forget(slot)
         if placement.source is None:
@@ -427,6 +428,9 @@ class Engine:
         code = getattr(error, "code", None)
         log.error("decode of %d rows failed: %s", len(rows), error)
         if code == NO_ROOM and self._make_room(rows):
+            left = [row for row in rows if row.sequence.slot >= 0]
+            if left:
+                self._compute(left)
             return
         if code in (NO_ROOM, -1) and len(rows) > 1:
             for row in rows:

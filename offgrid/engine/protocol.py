@@ -224,9 +224,11 @@ class Accepted(msgspec.Struct, frozen=True, tag=True):
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
-    """The request got a slot; its prefill begins with the next decode."""
+    """The request got a slot. ``computing``: its prefill begins with the next decode; else that of
+    another request is waited for first, and a second event follows."""
 
     id: int
+    computing: bool = True
 
 
 class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

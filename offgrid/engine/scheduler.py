@@ -109,8 +109,10 @@ class Scheduler(Generic[S]):
         self.can_cut = True
         self.n_ctx = n_ctx
         self.min_copy = max(MIN_COPY, n_ctx // _COPY_SHARE)
-        self._parked: dict[int, S] = {}
-        """Slot -> the sequence whose prefill the one in the slot waits for."""
+        self._parked: dict[int, tuple[S, int]] = {}
+        """Slot -> the sequence whose prefill the one in the slot waits for, and how far."""
+        self._held_back = False
+        """Whether room was taken from a sequence and none has been given back since."""
 
     @property
     def has_work(self) -> bool:
@@ -128,16 +130,16 @@ class Scheduler(Generic[S]):
         """Give slots to waiting sequences, and a beginning to those whose wait is over.
 
         Returns:
-            What the engine has to do, in this order. Those that still wait for another's prefill
-            have their slot already; they are among them only where something is to be rescued.
+            What the engine has to do, in this order. Those that first wait for another's prefill
+            come twice: when they get their slot, which is parked then, and when they begin.
         """
         placements = [p for p in map(self._unpark, self._parked_sequences()) if p is not None]
+        if self._held_back and self.running:
+            return placements  # who had to give way would only have to do so again
         while self.waiting and len(self.idle):
             sequence = self.waiting.popleft()
-            placement = self._place(sequence)
+            placements.append(self._place(sequence))
             self.running.append(sequence)
-            if placement is not None:
-                placements.append(placement)
         return placements
 
     def is_parked(self, slot: int) -> bool:
@@ -147,8 +149,8 @@ class Scheduler(Generic[S]):
     def _parked_sequences(self) -> list[S]:
         return [s for s in self.running if s.slot in self._parked]
 
-    def _place(self, sequence: S) -> Placement[S] | None:
-        """Choose a slot and a beginning; None when another's prefill is waited for."""
+    def _place(self, sequence: S) -> Placement[S]:
+        """Choose a slot and a beginning, or the slot alone when another's prefill is waited for."""
         match = self._best_match(sequence)
         promised = self._promised(sequence, match.length)
         if promised is not None:
@@ -159,11 +161,13 @@ class Scheduler(Generic[S]):
         if promised is None:
             return self._begin(sequence, match, rescue)
         self._parked[slot] = promised
-        return None if rescue is None else Placement(sequence, None, 0, rescue)
+        return Placement(sequence, None, 0, rescue)
 
     def _slot_for(self, match: Match) -> tuple[int, int | None]:
         """Choose a slot, and one for what it holds if that is worth a copy."""
         slot = self._least_lost(match)
+        if slot == match.slot and match.length < self.min_copy:
+            return slot, None
         if self.n_ctx > _MAX_MOVED_CTX or self.idle.distance(slot) <= 1 + MAX_GAP // 2:
             return slot, None
         # Far from the others it would be computed in a call of its own. So it gets a slot beside
@@ -209,42 +213,35 @@ class Scheduler(Generic[S]):
 
     def _best_match(self, sequence: S) -> Match:
         best = NO_MATCH
-        if not sequence.reuse:
-            return best
-        for slot, held in self.idle:
+        for slot, held in self.idle if sequence.reuse else ():
             length = self._usable(sequence, held)
             if length > best.length:
                 best = Match(slot, length)
         for other in self.running:
-            if other.reuse and other.slot not in self._parked:
+            if _may_share(sequence, other) and other.slot not in self._parked:
                 length = self._usable(sequence, other.tokens[: other.computed])
                 if length > best.length:
                     best = Match(other.slot, length)
         return best
 
-    def _promised(self, sequence: S, length: int) -> S | None:
-        """The running sequence whose prefill will soon hold more of this prompt than ``length``."""
+    def _promised(self, sequence: S, length: int) -> tuple[S, int] | None:
+        """The running sequence whose prefill will soon hold more of this prompt than ``length``,
+        and how much."""
         best, source = length + self.min_copy - 1, None
-        if not sequence.reuse or not self.can_cut:
+        if not self.can_cut:
             return None
         for other in self.running:
-            if not other.reuse or len(other) - other.computed <= 1:
+            if not _may_share(sequence, other) or len(other) - other.computed <= 1:
                 continue
             shared = common_prefix(other.tokens[: len(other)], sequence.tokens[: len(sequence) - 1])
             if shared > max(best, other.computed):
                 best, source = shared, other
-        return source
+        return None if source is None else (source, best)
 
     def _unpark(self, sequence: S) -> Placement[S] | None:
         """A beginning for a parked sequence, if what it waits for is there, or never will be."""
-        source = self._parked[sequence.slot]
-        if source.slot >= 0 and source.slot not in self._parked:
-            shared = common_prefix(
-                source.tokens[: len(source)], sequence.tokens[: len(sequence) - 1]
-            )
-            if source.computed < shared:
-                return None
-        elif source.slot >= 0:
+        source, promised = self._parked[sequence.slot]
+        if source.slot >= 0 and (source.slot in self._parked or source.computed < promised):
             return None
         del self._parked[sequence.slot]
         return self._begin(sequence, self._best_match(sequence))
@@ -252,6 +249,7 @@ class Scheduler(Generic[S]):
     def release(self, sequence: S) -> None:
         """Take a running sequence out. What it computed stays in its slot until that is needed."""
         self.running.remove(sequence)
+        self._held_back = False
         slot, sequence.slot = sequence.slot, -1
         self._parked.pop(slot, None)
         kept = sequence.computed if sequence.reuse else 0
@@ -263,9 +261,10 @@ class Scheduler(Generic[S]):
             self.idle.put(slot, self.idle.take(slot)[:0])
 
     def preempt(self, sequence: S) -> None:
-        """Take the room of a running sequence away; it is computed again when its turn comes."""
+        """Take the room of a running sequence away; it is computed again when another has ended."""
         sequence.computed = 0
         self.release(sequence)
+        self._held_back = True
         self.waiting.appendleft(sequence)
 
     def cancel(self, request_id: int) -> None:
@@ -333,3 +332,8 @@ class Scheduler(Generic[S]):
             if all(held.get(slot, self.n_ctx) < self.n_ctx for slot in gap):
                 found += ((slot, held[slot]) for slot in gap)
         return found
+
+
+def _may_share(a: Schedulable, b: Schedulable) -> bool:
+    """Whether one may begin behind the other's tokens: choices of one request always may."""
+    return (a.reuse and b.reuse) or a.request_id == b.request_id
