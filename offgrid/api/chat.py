@@ -10,6 +10,7 @@ from typing import Any
 
 import falcon
 
+from offgrid.api.logprobs import prompt_logprobs
 from offgrid.api.request import liveness, read_object
 from offgrid.api.running import Running, Total
 from offgrid.api.schema.chat import ChatRequest, parse_chat
@@ -17,7 +18,14 @@ from offgrid.api.sse import EventStream, send_stream
 from offgrid.chat.template import ChatTemplate
 from offgrid.config import Settings
 from offgrid.engine.pool import EnginePool
-from offgrid.engine.protocol import Delta, GenerationRequest, ModelInfo, Part, TokenLogprob
+from offgrid.engine.protocol import (
+    Delta,
+    GenerationRequest,
+    ModelInfo,
+    Part,
+    PromptToken,
+    TokenLogprob,
+)
 
 
 @functools.lru_cache(maxsize=16)
@@ -27,9 +35,17 @@ def _template(
     return ChatTemplate(source, bos, eos, control_texts)
 
 
-def _prompt(info: ModelInfo, request: ChatRequest) -> tuple[Part, ...]:
+def chat_prompt(
+    info: ModelInfo, request: ChatRequest, add_generation_prompt: bool = True
+) -> tuple[Part, ...]:
+    """Return the prompt that a model's template makes of a request.
+
+    Raises:
+        InvalidParameter: the template does not accept the messages.
+    """
     template = _template(info.chat_template, info.bos_text, info.eos_text, info.control_texts)
-    return template.render([message.for_template() for message in request.messages])
+    messages = [message.for_template() for message in request.messages]
+    return template.render(messages, add_generation_prompt=add_generation_prompt)
 
 
 def _entry(piece: bytes, logprob: float) -> dict[str, Any]:
@@ -62,7 +78,7 @@ class ChatResource:
         engine = self._pool.engine(request.model, alive)
         top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
         generation = GenerationRequest(
-            parts=_prompt(engine.info, request),
+            parts=chat_prompt(engine.info, request),
             sampling=request.sampling(),
             max_tokens=request.token_limit,
             stop=request.stops,
@@ -71,6 +87,7 @@ class ChatResource:
             top_logprobs=top_logprobs,
             post_sampling=request.post_sampling_probs,
             cache_prompt=request.cache_prompt,
+            prompt_logprobs=request.prompt_logprobs,
             prompt_param="messages",
         )
         running = Running(engine, [generation], alive)
@@ -97,10 +114,12 @@ def _whole(head: dict[str, Any], request: ChatRequest, running: Running) -> dict
     texts: list[list[str]] = [[] for _ in range(request.n)]
     reasons: list[str | None] = [None] * request.n
     logprobs: list[list[TokenLogprob]] = [[] for _ in range(request.n)]
+    prompt: list[PromptToken] = []
     for item in running.deltas():
         if item is None:
             continue
         index, delta = item
+        prompt += delta.prompt
         total.add(index, delta)
         texts[index].append(delta.text)
         logprobs[index] += delta.logprobs
@@ -119,7 +138,10 @@ def _whole(head: dict[str, Any], request: ChatRequest, running: Running) -> dict
         }
         for index in range(request.n)
     ]
-    return {**head, "choices": choices, "usage": total.usage(running.prompt_tokens)}
+    body = {**head, "choices": choices, "usage": total.usage(running.prompt_tokens)}
+    if request.prompt_logprobs is not None:
+        body["prompt_logprobs"] = prompt_logprobs(prompt, request.prompt_logprobs)
+    return body
 
 
 def _chunks(

@@ -62,7 +62,11 @@ class ChatTemplate:
             raise _failure("is not valid", ex) from ex
 
     def render(
-        self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None
+        self,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]] | None = None,
+        *,
+        add_generation_prompt: bool = True,
     ) -> tuple[Part, ...]:
         """Return the prompt that asks for the next answer.
 
@@ -70,6 +74,7 @@ class ChatTemplate:
             messages: with ``role`` and ``content`` and what else the API allows; developer
                 messages are system messages to every template.
             tools: function descriptions, for templates that know tools.
+            add_generation_prompt: whether the beginning of the answer is part of it.
 
         Raises:
             InvalidParameter: the template refuses the messages (its own words) or fails.
@@ -80,18 +85,22 @@ class ChatTemplate:
         messages = [dict(m, role="system") if m["role"] == "developer" else m for m in messages]
         # A template can fail in as many ways as a program.
         try:
-            return self._render(messages, tools, mark)
+            return self._render(messages, tools, mark, add_generation_prompt)
         except Exception as first:
             simpler = _simplify(messages)
             if isinstance(first, TemplateLimit) or simpler == messages:
                 raise _failure("does not accept these messages", first, mark) from first
             try:
-                return self._render(simpler, tools, mark)
+                return self._render(simpler, tools, mark, add_generation_prompt)
             except Exception:
                 raise _failure("does not accept these messages", first, mark) from first
 
     def _render(
-        self, messages: Sequence[Message], tools: list[dict[str, Any]] | None, mark: str
+        self,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]] | None,
+        mark: str,
+        add_generation_prompt: bool,
     ) -> tuple[Part, ...]:
         marked = [
             # Roles are words of the API. Templates build control texts from them.
@@ -104,7 +113,7 @@ class ChatTemplate:
                 **self._variables,
                 "messages": marked,
                 "tools": self._scaffold.mark(tools, mark) if tools else None,
-                "add_generation_prompt": True,
+                "add_generation_prompt": add_generation_prompt,
             },
         )
         return self._scaffold.split(text, mark)

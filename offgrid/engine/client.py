@@ -22,6 +22,7 @@ from typing import IO, Any
 import msgspec
 
 from offgrid import errors
+from offgrid.engine.lookup import Lookup
 from offgrid.engine.protocol import (
     Accepted,
     Cancel,
@@ -32,6 +33,7 @@ from offgrid.engine.protocol import (
     GenerationRequest,
     Load,
     LoadFailed,
+    LookUp,
     ModelInfo,
     Ping,
     Pong,
@@ -40,6 +42,8 @@ from offgrid.engine.protocol import (
     Step,
     Stop,
     Submit,
+    TokenQuery,
+    Tokens,
     encode_frame,
     read_report,
 )
@@ -77,7 +81,7 @@ class Generation:
 
     Attributes:
         prompt_tokens: tokens of the prompt.
-        prompt_chars: characters of a prompt given as token ids, if logprobs are wanted.
+        prompt_text: text of a prompt given as token ids, if the request asks for it.
         seed: the seed in force.
     """
 
@@ -92,7 +96,7 @@ class Generation:
         self.computing = False
         """Whether the worker is tokenising or prefilling it: what a crash may be blamed on."""
         self.prompt_tokens = 0
-        self.prompt_chars = 0
+        self.prompt_text = ""
         self.seed = 0
 
     @property
@@ -163,7 +167,7 @@ class Generation:
             if isinstance(event, Accepted):
                 self.prompt_tokens = event.prompt_tokens
                 self.seed = event.seed
-                self.prompt_chars = event.prompt_chars
+                self.prompt_text = event.prompt_text
                 return
 
     def _close(self) -> bool:
@@ -203,6 +207,7 @@ class EngineClient:
         self._closed = False
         self._draining = False
         self._generations: dict[int, Generation] = {}
+        self._lookups: dict[int, Lookup] = {}
         self._reserved = 0
         self._awaiting = 0
         self._last_id = 0
@@ -328,12 +333,7 @@ class EngineClient:
             raise InvalidParameter(
                 f"n is at most {self.capacity} on this server (its slots and queue).", "n"
             )
-        key = hashlib.sha256(msgspec.msgpack.encode((request.parts, request.tokens))).hexdigest()
-        if self._strikes.get(key, 0) >= _STRIKES:
-            raise RequestRefused(
-                "This prompt ended the model's process twice and is not tried again.",
-                request.prompt_param,
-            )
+        key = self._key((request.parts, request.tokens), request.prompt_param)
         self._reserve(request.n)
         try:
             self.wait_ready(alive)
@@ -349,11 +349,48 @@ class EngineClient:
             raise
         return generation
 
+    def look_up(self, query: TokenQuery, alive: Callable[[], bool] = lambda: True) -> Tokens:
+        """Ask the worker's tokenizer. Takes no place in the queue.
+
+        Raises:
+            InvalidParameter, ContextLengthExceeded, RequestRefused: the question's fault.
+            Overloaded: the model is loading for too long, or stopping.
+            EngineFault: the worker died meanwhile.
+            ClientGone: ``alive`` said no.
+        """
+        key = self._key((query.parts, query.tokens), query.param)
+        self._reserve(0)
+        self.wait_ready(alive)
+        with self._lock:
+            self._last_id += 1
+            lookup = Lookup(self._last_id, key)
+            self._lookups[lookup.id] = lookup
+        try:
+            self._send(LookUp(lookup.id, query))
+            tokens = lookup.wait(alive, _error)
+        finally:
+            with self._lock:
+                self._lookups.pop(lookup.id, None)
+        if tokens is None:
+            self.send_cancel(lookup.id)
+            raise ClientGone
+        self._strikes.pop(key, None)
+        return tokens
+
+    def _key(self, prompt: object, param: str) -> str:
+        """A prompt's name among those that ended the worker; refuse one that did it twice."""
+        key = hashlib.sha256(msgspec.msgpack.encode(prompt)).hexdigest()
+        if self._strikes.get(key, 0) >= _STRIKES:
+            raise RequestRefused(
+                "This prompt ended the model's process twice and is not tried again.", param
+            )
+        return key
+
     def _reserve(self, n: int) -> None:
         with self._changed:
             if self._draining or self._closed:
                 raise Overloaded("The server is shutting down.", code="server_shutting_down")
-            if self._reserved + n > self.capacity:
+            if n and self._reserved + n > self.capacity:
                 raise Overloaded("All slots are busy and the queue is full.", code="server_busy")
             self._reserved += n
 
@@ -473,7 +510,7 @@ class EngineClient:
         with self._changed:
             was_ready, self._ready = self._ready, False
             self._process = None
-            for generation in self._generations.values():
+            for generation in self._under_way():
                 if generation.computing and was_ready and not self._closed:
                     self._strike(generation.key)
             if not was_ready and not self._closed:
@@ -492,6 +529,10 @@ class EngineClient:
                 "engine_fault",
             )
 
+    def _under_way(self) -> list[Generation | Lookup]:
+        """All that waits for the worker. To be called with the lock held."""
+        return [*self._generations.values(), *self._lookups.values()]
+
     def _strike(self, key: str) -> None:
         self._strikes[key] = self._strikes.pop(key, 0) + 1
         if len(self._strikes) > _REMEMBERED_STRIKES:
@@ -499,7 +540,7 @@ class EngineClient:
 
     def _fail_all(self, message: str, error: str, code: str) -> None:
         with self._lock:
-            generations = list(self._generations.values())
+            generations = self._under_way()
         for generation in generations:
             generation.push(Failed(generation.id, error, message, code=code))
 
@@ -520,6 +561,9 @@ class EngineClient:
             self._refusal = report.message
 
     def _deliver(self, event: Event) -> None:
+        lookup = self._lookups.get(event.id)
+        if lookup is not None:
+            lookup.push(event)
         generation = self._generations.get(event.id)
         if generation is None:  # cancelled meanwhile
             return
@@ -528,7 +572,7 @@ class EngineClient:
             return
         if isinstance(event, Accepted):
             generation.computing = False
-        elif isinstance(event, Delta) and generation.computing:
+        elif isinstance(event, Delta) and generation.computing and not event.prompt:
             generation.computing = False
             self._strikes.pop(generation.key, None)
         generation.push(event)

@@ -26,6 +26,7 @@ from offgrid.engine.protocol import (
     Failed,
     Load,
     LoadFailed,
+    LookUp,
     Ping,
     Pong,
     Ready,
@@ -73,7 +74,7 @@ class Worker:
         self._commands = commands
         self._writer = writer
         self._engine: Engine | None = None
-        self._to_tokenise: queue.SimpleQueue[Submit] = queue.SimpleQueue()
+        self._to_tokenise: queue.SimpleQueue[Submit | LookUp] = queue.SimpleQueue()
         # Ids that the tokeniser has not handed over yet. A cancel takes its id out, so that none
         # is lost between the two threads.
         self._pending: set[int] = set()
@@ -108,7 +109,7 @@ class Worker:
             if command is None or isinstance(command, Stop):
                 # Nothing that matters is lost: the server has dealt with what ran.
                 os._exit(0)
-            if isinstance(command, Submit):
+            if isinstance(command, (Submit, LookUp)):
                 with self._lock:
                     self._pending.add(command.id)
                 self._to_tokenise.put(command)
@@ -136,26 +137,35 @@ class Worker:
 
     def _tokenise(self) -> None:
         while True:
-            self._prepare(self._to_tokenise.get())
+            command = self._to_tokenise.get()
+            if command.id not in self._pending:
+                continue
+            try:
+                self._answer(command) if isinstance(command, LookUp) else self._prepare(command)
+            except Exception as ex:
+                self._refuse(command.id, ex)
+
+    def _refuse(self, id: int, ex: Exception) -> None:
+        error = ex
+        if not isinstance(error, RequestError):
+            log.exception("request %d could not be prepared", id, exc_info=ex)
+            error = EngineFault("The prompt could not be tokenised.")
+        with self._lock:
+            self._pending.discard(id)
+        self._writer.events((_failed(id, error),))
+
+    def _answer(self, command: LookUp) -> None:
+        assert self._engine is not None
+        tokens = self._engine.look_up(command.id, command.query)
+        with self._lock:
+            self._pending.discard(command.id)
+        self._writer.events((tokens,))
 
     def _prepare(self, command: Submit) -> None:
         engine = self._engine
         assert engine is not None
-        if command.id not in self._pending:
-            return
-        try:
-            prepared = engine.prepare(command.id, command.request)
-        except Exception as ex:
-            if isinstance(ex, RequestError):
-                error = ex
-            else:
-                log.exception("request %d could not be prepared", command.id)
-                error = EngineFault("The prompt could not be tokenised.")
-            with self._lock:
-                self._pending.discard(command.id)
-            self._writer.events((_failed(command.id, error),))
-            return
-        accepted = Accepted(command.id, len(prepared.prompt), prepared.seed, prepared.prompt_chars)
+        prepared = engine.prepare(command.id, command.request)
+        accepted = Accepted(command.id, len(prepared.prompt), prepared.seed, prepared.prompt_text)
         with self._lock:
             if command.id not in self._pending:
                 return

@@ -34,6 +34,10 @@ class Fake:
     def __len__(self) -> int:
         return self.length
 
+    @property
+    def wanted_from(self) -> int:
+        return self.length - 1
+
 
 def admitted(scheduler: Scheduler[Fake]) -> list[Fake]:
     """The sequences that got a slot in this step, in order."""
