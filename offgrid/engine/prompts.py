@@ -20,6 +20,8 @@ PROMPT_BYTES_PER_TOKEN = 16
 tokenizers take time that grows with the square of the text."""
 MAX_QUERY = 1 << 20
 """Bytes of a text, or tokens, in one question to the tokenizer."""
+MAX_BIASED = 4096
+"""Tokens that the biases of a request may touch: each costs a little at every draw."""
 _MAX_ANSWER = 16 << 20
 """Bytes of all pieces or names of an answer: it has to fit a frame."""
 
@@ -89,7 +91,7 @@ def read_bias(
     Biases of several texts add up; one that names a token by its id is the only one of it.
 
     Raises:
-        InvalidParameter: an id outside the vocabulary.
+        InvalidParameter: an id outside the vocabulary, texts of too many tokens.
     """
     result: dict[int, float] = {}
     for text, bias in texts.items():
@@ -98,7 +100,13 @@ def read_bias(
             # The sum of several biases that are in range may not be.
             result[token] = total if math.isinf(total) else max(-100.0, min(100.0, total))
     _checked(model, tuple(biases), "logit_bias")
-    return result | dict(biases)
+    result |= biases
+    if len(result) > MAX_BIASED:
+        raise InvalidParameter(
+            f"The texts in logit_bias are {len(result)} tokens; at most {MAX_BIASED} are taken.",
+            "logit_bias",
+        )
+    return result
 
 
 def answer(model: Model, id: int, query: TokenQuery) -> Tokens:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -174,6 +175,30 @@ def test_a_failed_decode_ends_it(model: Counting) -> None:
     id = run.submit(STORY, prompt_logprobs=1)
     run.finish()
     assert isinstance(run.last(id), Failed)
+
+
+class Useless:
+    """A model whose logits are no numbers."""
+
+    def __init__(self, model: Counting) -> None:
+        self._model = model
+        self.row = np.full(model.n_vocab, np.nan, dtype=np.float32)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def logits(self, index: int) -> int:
+        return int(self.row.ctypes.data)
+
+
+def test_logits_that_are_no_numbers_end_it(model: Counting) -> None:
+    run = Run(Useless(model))
+    id = run.submit(STORY, prompt_logprobs=1)
+    run.finish()
+    end = run.last(id)
+    assert isinstance(end, Failed)
+    assert end.error == "EngineFault"
+    assert not prompt(run, id)
 
 
 def test_cancelled_in_mid_prompt(run: Run) -> None:
