@@ -510,7 +510,8 @@ class EngineClient:
         with self._changed:
             was_ready, self._ready = self._ready, False
             self._process = None
-            for generation in self._under_way():
+            under_way: list[Generation | Lookup] = [*self._generations.values()]
+            for generation in [*under_way, *self._lookups.values()]:
                 if generation.computing and was_ready and not self._closed:
                     self._strike(generation.key)
             if not was_ready and not self._closed:
@@ -529,10 +530,6 @@ class EngineClient:
                 "engine_fault",
             )
 
-    def _under_way(self) -> list[Generation | Lookup]:
-        """All that waits for the worker. To be called with the lock held."""
-        return [*self._generations.values(), *self._lookups.values()]
-
     def _strike(self, key: str) -> None:
         self._strikes[key] = self._strikes.pop(key, 0) + 1
         if len(self._strikes) > _REMEMBERED_STRIKES:
@@ -540,7 +537,10 @@ class EngineClient:
 
     def _fail_all(self, message: str, error: str, code: str) -> None:
         with self._lock:
-            generations = self._under_way()
+            generations = list(self._generations.values())
+            lookups = list(self._lookups.values())
+        for lookup in lookups:
+            lookup.push(Failed(lookup.id, error, message, code=code))
         for generation in generations:
             generation.push(Failed(generation.id, error, message, code=code))
 
