@@ -43,6 +43,11 @@ class Schedulable(Protocol):
     tokens: Tokens
     """Ids of prompt and answer; the first ``len()`` of them count."""
 
+    @property
+    def wanted_from(self) -> int:
+        """Index of the first token whose logits are still wanted: that of the last one, or an
+        earlier one while the prompt gets logprobs. From there on nothing is taken from others."""
+
     def __len__(self) -> int:
         """Tokens of prompt and answer so far."""
 
@@ -57,6 +62,12 @@ class Row(Generic[S]):
     sequence: S
     start: int
     count: int
+
+    @property
+    def n_logits(self) -> int:
+        """How many of the row's last tokens need their logits."""
+        end = self.start + self.count
+        return max(0, end - max(self.start, self.sequence.wanted_from))
 
     @property
     def completes(self) -> bool:
@@ -86,6 +97,8 @@ class Scheduler(Generic[S]):
         step_tokens: most tokens in one decode call; at least ``n_slots``.
         prefill_tokens: most prefill tokens in a step in which other sequences decode.
         n_ctx: tokens that a slot has room for.
+        scored_tokens: most tokens of prompts with logprobs in one decode call: each of them needs a
+            row of logits, which is memory.
 
     Attributes:
         burst_tokens: tokens that the rest of the oldest prompt may have to be read whole beside
@@ -96,10 +109,16 @@ class Scheduler(Generic[S]):
     """
 
     def __init__(
-        self, n_slots: int, step_tokens: int, prefill_tokens: int, n_ctx: int = 2048
+        self,
+        n_slots: int,
+        step_tokens: int,
+        prefill_tokens: int,
+        n_ctx: int = 2048,
+        scored_tokens: int = 512,
     ) -> None:
-        if n_slots < 1 or step_tokens < n_slots or prefill_tokens < 1:
-            raise ValueError("need n_slots >= 1, step_tokens >= n_slots, prefill_tokens >= 1")
+        if n_slots < 1 or step_tokens < n_slots or min(prefill_tokens, scored_tokens) < 1:
+            raise ValueError("need n_slots >= 1, step_tokens >= n_slots, and tokens for prefill")
+        self.scored_tokens = scored_tokens
         self.step_tokens = step_tokens
         self.prefill_tokens = prefill_tokens
         self.burst_tokens = 0
@@ -207,8 +226,8 @@ class Scheduler(Generic[S]):
 
     def _usable(self, sequence: S, held: Tokens) -> int:
         """Tokens of a slot's content that a sequence can begin behind."""
-        # The last token is always computed: its logits are wanted.
-        length = common_prefix(held, sequence.tokens[: len(sequence) - 1])
+        # What logits are wanted of is always computed: the last token at least.
+        length = common_prefix(held, sequence.tokens[: sequence.wanted_from])
         return length if self.can_cut or length == len(held) else 0
 
     def _best_match(self, sequence: S) -> Match:
@@ -233,7 +252,9 @@ class Scheduler(Generic[S]):
         for other in self.running:
             if not _may_share(sequence, other) or len(other) - other.computed <= 1:
                 continue
-            shared = common_prefix(other.tokens[: len(other)], sequence.tokens[: len(sequence) - 1])
+            shared = common_prefix(
+                other.tokens[: len(other)], sequence.tokens[: sequence.wanted_from]
+            )
             if shared > max(best, other.computed):
                 best, source = shared, other
         return None if source is None else (source, best)
@@ -295,12 +316,15 @@ class Scheduler(Generic[S]):
             left = len(prefilling[0]) - prefilling[0].computed
             least = left if left <= self.burst_tokens else 0
             budget = min(budget, max(self.prefill_tokens, least))
+        logits = self.scored_tokens
         for sequence in prefilling:
-            if budget == 0:
-                break
             count = min(len(sequence) - sequence.computed, budget)
-            rows.append(Row(sequence, sequence.computed, count))
-            budget -= count
+            if sequence.wanted_from < len(sequence) - 1:
+                count = min(count, logits)
+                logits -= count
+            if count:
+                rows.append(Row(sequence, sequence.computed, count))
+                budget -= count
         return rows
 
     def bridges(self, rows: list[Row[S]], room: int) -> list[tuple[int, int]]:

@@ -30,9 +30,14 @@ class Fake:
         own = [next(self._next) * 1000 + i for i in range(length)] if tokens is None else tokens
         self.tokens = np.array(own + [0] * 500, dtype=np.int32)
         self.length = len(own)
+        self.unscored = False
 
     def __len__(self) -> int:
         return self.length
+
+    @property
+    def wanted_from(self) -> int:
+        return self.computed if self.unscored else self.length - 1
 
 
 def admitted(scheduler: Scheduler[Fake]) -> list[Fake]:
@@ -83,6 +88,45 @@ def test_prefill_alone_uses_the_whole_step() -> None:
         (0, 30, True),
         (0, 2, False),
     ]
+
+
+def test_prompts_with_logprobs_share_the_rows_of_logits() -> None:
+    scheduler = Scheduler[Fake](4, 64, 64, scored_tokens=10)
+    stream, one, two, plain = Fake(1, 10), Fake(2, 8), Fake(3, 20), Fake(4, 30)
+    one.unscored = two.unscored = True
+    scheduler.submit([stream, one, two, plain])
+    scheduler.admit()
+    stream.computed = 9
+    rows = scheduler.plan()
+    assert [(r.sequence, r.count, r.n_logits) for r in rows] == [
+        (stream, 1, 1),
+        (one, 8, 8),
+        (two, 2, 2),
+        (plain, 30, 1),
+    ]
+    for row in rows:
+        row.sequence.computed += row.count
+    assert [(r.sequence, r.count) for r in scheduler.plan() if r.sequence is two] == [(two, 10)]
+
+
+def test_what_gets_logprobs_takes_nothing_but_gives() -> None:
+    scheduler = Scheduler[Fake](3, 64, 64)
+    tokens = list(range(1, 41))
+    one, two, three = (Fake(i, 0, tokens=tokens) for i in range(3))
+    two.unscored = True
+    scheduler.submit([one])
+    scheduler.admit()
+    one.computed = 40
+    scheduler.submit([two])
+    (placement,) = scheduler.admit()
+    assert (placement.source, placement.keep, two.computed) == (None, 0, 0)
+    scheduler.release(one)
+    scheduler.forget(0)
+    scheduler.forget(1)
+    two.computed = 40
+    scheduler.submit([three])
+    (placement,) = scheduler.admit()
+    assert (placement.source, placement.keep) == (two.slot, 39)
 
 
 def test_cancel_takes_out_waiting_and_running_ones() -> None:
