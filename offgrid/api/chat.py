@@ -71,6 +71,7 @@ class ChatResource:
             top_logprobs=top_logprobs,
             post_sampling=request.post_sampling_probs,
             cache_prompt=request.cache_prompt,
+            grammar=request.grammar,
             prompt_param="messages",
         )
         running = Running(engine, [generation], alive)

@@ -67,6 +67,7 @@ def _generation(request: CompletionRequest, prompt: Prompt) -> GenerationRequest
         top_logprobs=request.logprobs,
         post_sampling=request.post_sampling_probs,
         cache_prompt=request.cache_prompt,
+        grammar=request.grammar,
     )
 
 

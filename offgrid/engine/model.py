@@ -259,6 +259,14 @@ class Model:
             length = lc.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
         return buffer.raw[:length]
 
+    def vocab_pieces(self) -> list[bytes]:
+        """Return the bytes of every token, in order of id; of control tokens their names."""
+        control = set(self.control_ids)
+        return [
+            self._text(token).encode() if token in control else self._read_piece(token)
+            for token in range(self.n_vocab)
+        ]
+
     def breakers(self, texts: SequenceOf[str]) -> list[tuple[int, ...]]:
         """Return the token sequences in which these texts can stand, for DRY."""
         found: set[tuple[int, ...]] = set()

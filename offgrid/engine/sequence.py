@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from offgrid.engine.grammar import Matcher
 from offgrid.engine.protocol import Delta, GenerationRequest, TokenLogprob
 from offgrid.sampling import Sampler, TextStream
 
@@ -15,11 +16,14 @@ class Sequence:
     Attributes:
         tokens: ids of prompt and answer, int32, in a buffer of the context's size.
         computed: how many of them llama.cpp has computed in ``slot``.
+        matcher: what the answer has to follow, or None.
+        row: a copy of its logits while the next token waits for the matcher's mask.
     """
 
     __slots__ = (
-        "cached", "choice", "completion_tokens", "computed", "limit", "n_ctx", "n_tokens",
-        "request", "request_id", "reuse", "sampler", "slot", "stream", "tokens",
+        "cached", "choice", "completion_tokens", "computed", "limit", "matcher", "n_ctx",
+        "n_tokens", "request", "request_id", "reuse", "row", "sampler", "slot", "stream",
+        "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -30,12 +34,15 @@ class Sequence:
         prompt: NDArray[np.int32],
         n_ctx: int,
         sampler: Sampler,
+        matcher: Matcher | None = None,
     ) -> None:
         self.request_id = request_id
         self.choice = choice
         self.request = request
         self.n_ctx = n_ctx
         self.sampler = sampler
+        self.matcher = matcher
+        self.row: NDArray[np.float32] | None = None
         self.stream = TextStream(request.stop)
         room = n_ctx - len(prompt)
         self.limit = room if request.max_tokens is None else min(room, request.max_tokens)
@@ -74,6 +81,15 @@ class Sequence:
             elif self.completion_tokens >= self.limit:
                 finish_reason = "length"
                 text += self.stream.flush()
+        return self._delta(text, finish_reason, logprobs)
+
+    def end(self) -> Delta:
+        """End the answer as it stands; return what was held back of it."""
+        return self._delta(self.stream.flush(), "stop", ())
+
+    def _delta(
+        self, text: str, finish_reason: str | None, logprobs: tuple[TokenLogprob, ...]
+    ) -> Delta:
         return Delta(
             id=self.request_id,
             choice=self.choice,

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from offgrid import errors
-from offgrid.api.schema import chat, completions
+from offgrid.api.schema import chat, completions, structured
 from offgrid.api.schema.fields import IGNORED, GenerationFields
 
 PAGE = (Path(__file__).parents[2] / "docs" / "API.md").read_text(encoding="utf-8")
@@ -27,6 +27,10 @@ def test_fields() -> None:
     assert rows("Fields of both POST endpoints") == common
     assert rows("Chat only") == set(chat.ChatRequest.__struct_fields__) - common
     assert rows("Completions only") == set(completions.CompletionRequest.__struct_fields__) - common
+
+
+def test_structured_output() -> None:
+    assert section("Structured output") >= structured.FIELDS.keys() | {"grammar_type"}
 
 
 def test_ignored_and_refused() -> None:

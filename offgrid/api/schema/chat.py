@@ -98,7 +98,6 @@ UNSUPPORTED: Unsupported = {
     "function_call": lambda value: value in ("none", "auto"),
     "functions": lambda value: value == [],
     "modalities": lambda value: value == ["text"],
-    "response_format": lambda value: value == {"type": "text"},
     "tool_choice": lambda value: value in ("none", "auto"),
     "tools": lambda value: value == [],
     "web_search_options": lambda value: False,
