@@ -12,10 +12,29 @@ from offgrid.errors import InvalidParameter
 MAX_STOPS = 64
 MAX_PROMPTS = 64
 Prompt = str | tuple[int, ...]
+_TOKENS = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 0, "maximum": (1 << 31) - 1},
+    "minItems": 1,
+}
+_PROMPTS = Meta(
+    extra_json_schema={
+        "anyOf": [
+            {"type": "string"},
+            _TOKENS,
+            {
+                "type": "array",
+                "items": {"anyOf": [{"type": "string"}, _TOKENS]},
+                "minItems": 1,
+                "maxItems": MAX_PROMPTS,
+            },
+        ]
+    }
+)
 
 
 class CompletionRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    prompt: Any
+    prompt: Annotated[Any, _PROMPTS]
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     echo: bool = False
     best_of: Annotated[int, Meta(ge=1)] | None = None

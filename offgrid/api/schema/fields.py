@@ -19,12 +19,32 @@ MAX_N = 16
 MAX_TOKENS = (1 << 31) - 1
 MAX_STOP_LENGTH = 4096
 """Characters of one stop string."""
+MAX_BIASES = 1024
 DRY_BREAKERS = ("\n", ":", '"', "*")
 """llama.cpp's."""
 _SEED_RANGE = (-(1 << 63), (1 << 64) - 1)
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
+
+# What is checked by hand, in words that the OpenAPI document can use.
+_SEEDS = Meta(extra_json_schema={"minimum": _SEED_RANGE[0], "maximum": _SEED_RANGE[1]})
+_BIASES = Meta(
+    extra_json_schema={
+        "maxProperties": MAX_BIASES,
+        "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+        "additionalProperties": {
+            "anyOf": [{"type": "number", "minimum": -100, "maximum": 100}, {"const": False}]
+        },
+    }
+)
+
+
+def stop_schema(max_stops: int) -> dict[str, Any]:
+    """The JSON schema of ``stop``: how many there may be depends on the endpoint."""
+    stop = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_LENGTH}
+    return {"anyOf": [stop, {"type": "array", "items": stop, "maxItems": max_stops}]}
+
 
 IGNORED = frozenset({
     "metadata", "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key",
@@ -53,8 +73,8 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     presence_penalty: Penalty = 0.0
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
     repeat_last_n: Annotated[int, Meta(ge=-1, le=1 << 30)] = 64
-    logit_bias: dict[str, Any] = {}
-    seed: int | None = None
+    logit_bias: Annotated[dict[str, Any], _BIASES] = {}
+    seed: Annotated[int, _SEEDS] | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_N)] = 1
     stop: str | list[str] = []
@@ -194,8 +214,8 @@ def _check(request: GenerationFields, max_stops: int) -> None:
 
 def _logit_bias(raw: dict[str, Any]) -> dict[int, float]:
     """Token ids as text to numbers; ``false`` bans a token."""
-    if len(raw) > 1024:
-        raise InvalidParameter("logit_bias takes at most 1024 tokens.", "logit_bias")
+    if len(raw) > MAX_BIASES:
+        raise InvalidParameter(f"logit_bias takes at most {MAX_BIASES} tokens.", "logit_bias")
     result: dict[int, float] = {}
     for key, value in raw.items():
         if not re.fullmatch(r"[0-9]{1,9}", key):

@@ -1,0 +1,227 @@
+"""What each endpoint answers, for the OpenAPI document.
+
+Resources build their answers as plain objects, token by token where it counts; these types say what
+comes of it, and tests hold every answer against them. Nothing else may be in an answer than what is
+named here. A field with the default ``UNSET`` may be absent.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+Count = Annotated[int, Meta(ge=0)]
+Logprob = Annotated[float, Meta(le=0)]
+
+
+class Answer(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Base of all answers: no field but those named."""
+
+
+class Root(Answer):
+    """What this server is."""
+
+    name: str
+    version: str
+    status: Literal["running"]
+
+
+class Health(Answer):
+    """The server is there."""
+
+    status: Literal["healthy"]
+
+
+class ErrorDetail(Answer):
+    """What is wrong, and which field of the request is at fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(Answer):
+    """The answer to every request that fails; in a stream, the last event of one that fails."""
+
+    error: ErrorDetail
+
+
+class Model(Answer):
+    """A model that can be asked for by its id."""
+
+    id: str
+    object: Literal["model"]
+    created: Annotated[int, Meta(ge=0, description="Seconds since 1970.")]
+    owned_by: str
+
+
+class ModelList(Answer):
+    """All models, sorted by id."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class PromptTokensDetails(Answer):
+    cached_tokens: Annotated[int, Meta(ge=0, description="Not computed again.")]
+    audio_tokens: Literal[0]
+
+
+class CompletionTokensDetails(Answer):
+    reasoning_tokens: Count
+    audio_tokens: Literal[0]
+    accepted_prediction_tokens: Literal[0]
+    rejected_prediction_tokens: Literal[0]
+
+
+class Usage(Answer):
+    """Tokens of all prompts and all answers of a request."""
+
+    prompt_tokens: Count
+    completion_tokens: Count
+    total_tokens: Count
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
+
+
+class TopLogprob(Answer):
+    """A token that could have been."""
+
+    token: str
+    logprob: Logprob
+    bytes: list[Annotated[int, Meta(ge=0, le=255)]]
+
+
+class ChatTokenLogprob(TopLogprob):
+    """A token of the answer. Its bytes may be a part of a character only."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(Answer):
+    content: list[ChatTokenLogprob]
+    refusal: None
+
+
+FinishReason = Literal["stop", "length"]
+
+
+class ChatAnswerMessage(Answer):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+    annotations: Annotated[list[str], Meta(max_length=0)]
+
+
+class ChatChoice(Answer):
+    index: Count
+    message: ChatAnswerMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+
+
+ChatId = Annotated[str, Meta(pattern="^chatcmpl-[0-9a-f]{28}$")]
+TextId = Annotated[str, Meta(pattern="^cmpl-[0-9a-f]{28}$")]
+
+
+class ChatCompletion(Answer):
+    """The next message of a conversation."""
+
+    id: ChatId
+    object: Literal["chat.completion"]
+    created: Count
+    model: str
+    service_tier: Literal["default"]
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChatDelta(Answer):
+    """What a chunk adds to its choice: the role first, then content, at last nothing."""
+
+    role: Literal["assistant"] | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+    refusal: UnsetType | None = UNSET
+
+
+class ChatChunkChoice(Answer):
+    index: Count
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatCompletionChunk(Answer):
+    """An event of a streamed chat answer. ``usage`` is there with ``include_usage`` only: null, and
+    in the last chunk, which has no choices, the numbers."""
+
+    id: ChatId
+    object: Literal["chat.completion.chunk"]
+    created: Count
+    model: str
+    service_tier: Literal["default"]
+    system_fingerprint: str
+    choices: Annotated[list[ChatChunkChoice], Meta(max_length=1)]
+    usage: Usage | UnsetType | None = UNSET
+    obfuscation: str | UnsetType = UNSET
+
+
+class TextLogprobs(Answer):
+    """Four lists of equal length, one entry for each token."""
+
+    tokens: list[str]
+    token_logprobs: list[Logprob]
+    top_logprobs: list[dict[str, Logprob]]
+    text_offset: list[Count]
+
+
+class TextChoice(Answer):
+    text: str
+    index: Count
+    logprobs: TextLogprobs | None
+    finish_reason: FinishReason
+
+
+class TextCompletion(Answer):
+    """Continuations of texts; the index of a choice is prompt number times ``n`` plus choice."""
+
+    id: TextId
+    object: Literal["text_completion"]
+    created: Count
+    model: str
+    system_fingerprint: str
+    choices: list[TextChoice]
+    usage: Usage
+
+
+class TextChunkChoice(Answer):
+    text: str
+    index: Count
+    logprobs: TextLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class TextCompletionChunk(Answer):
+    """An event of a streamed continuation; ``usage`` as in a chat's chunks."""
+
+    id: TextId
+    object: Literal["text_completion"]
+    created: Count
+    model: str
+    system_fingerprint: str
+    choices: Annotated[list[TextChunkChoice], Meta(max_length=1)]
+    usage: Usage | UnsetType | None = UNSET
+    obfuscation: str | UnsetType = UNSET
+
+
+class Document(Answer):
+    """This document."""
+
+    openapi: Literal["3.1.1"]
+    info: dict[str, str]
+    paths: dict[str, dict[str, Any]]
+    components: dict[str, dict[str, Any]]
