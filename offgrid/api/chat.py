@@ -59,7 +59,7 @@ class ChatResource:
         """Check, start, and answer whole or as a stream."""
         request = parse_chat(read_object(req, self._max_body))
         alive = liveness(req)
-        engine = self._pool.engine(request.model, alive)
+        engine = self._pool.generator(request.model, alive)
         top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
         generation = GenerationRequest(
             parts=_prompt(engine.info, request),

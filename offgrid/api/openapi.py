@@ -23,7 +23,9 @@ from offgrid.api.schema.chat import MAX_STOPS as MAX_CHAT_STOPS
 from offgrid.api.schema.chat import ChatRequest
 from offgrid.api.schema.completions import MAX_STOPS as MAX_TEXT_STOPS
 from offgrid.api.schema.completions import CompletionRequest
+from offgrid.api.schema.embeddings import EmbeddingsRequest
 from offgrid.api.schema.fields import IGNORED, stop_schema
+from offgrid.api.schema.rerank import RerankRequest
 
 Schema = dict[str, Any]
 
@@ -82,13 +84,13 @@ class Operation:
     headers: tuple[str, ...] = ()
 
 
-_GENERATION_ERRORS = (404, 413, 503)
+_MODEL_ERRORS = (404, 413, 503)
 _ALIASES = {"repeat_penalty": "repetition_penalty"}
 
 OPERATIONS = (
     Operation("get", "/", "Name and version of the server", answers.Root),
     Operation("get", "/health", "Whether the server is there", answers.Health),
-    Operation("get", "/openapi.json", "This document", answers.Document),
+    Operation("get", "/openapi.json", "This document", answers.OpenApi),
     Operation("get", "/v1/models", "All models", answers.ModelList),
     Operation("get", "/v1/models/{model}", "One model", answers.Model, errors=(404,)),
     Operation(
@@ -98,7 +100,7 @@ OPERATIONS = (
         answers.ChatCompletion,
         answers.ChatCompletionChunk,
         Body(ChatRequest, IGNORED, _ALIASES, {"stop": stop_schema(MAX_CHAT_STOPS)}),
-        _GENERATION_ERRORS,
+        _MODEL_ERRORS,
         ("x-offgrid-seed",),
     ),
     Operation(
@@ -108,8 +110,24 @@ OPERATIONS = (
         answers.TextCompletion,
         answers.TextCompletionChunk,
         Body(CompletionRequest, IGNORED, _ALIASES, {"stop": stop_schema(MAX_TEXT_STOPS)}),
-        _GENERATION_ERRORS,
+        _MODEL_ERRORS,
         ("x-offgrid-seed",),
+    ),
+    Operation(
+        "post",
+        "/v1/embeddings",
+        "Texts as vectors",
+        answers.EmbeddingList,
+        body=Body(EmbeddingsRequest, IGNORED),
+        errors=_MODEL_ERRORS,
+    ),
+    Operation(
+        "post",
+        "/v1/rerank",
+        "Documents in the order in which they fit a query",
+        answers.Reranking,
+        body=Body(RerankRequest, IGNORED),
+        errors=_MODEL_ERRORS,
     ),
 )
 

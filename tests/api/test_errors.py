@@ -237,7 +237,7 @@ def test_openai_client_raises_its_own_errors(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("a/b")
     with pytest.raises(openai.NotFoundError):
-        client.embeddings.create(model=STARTER, input="x")
+        client.moderations.create(model=STARTER, input="x")
 
 
 @pytest.mark.parametrize(

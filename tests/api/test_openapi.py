@@ -6,10 +6,12 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import falcon.inspect
 import pytest
+import tiny_models
 from documented import Documented
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,13 +20,17 @@ from support import STARTER, Response, Stream, chat_body, endless, request
 from offgrid.api.openapi import document
 from offgrid.api.schema.chat import parse_chat
 from offgrid.api.schema.completions import parse_completion
+from offgrid.api.schema.embeddings import parse_embeddings
 from offgrid.api.schema.fields import IGNORED
+from offgrid.api.schema.rerank import parse_rerank
 from offgrid.app import build_app
 from offgrid.errors import InvalidParameter
 from offgrid.server import Server
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
+EMBED = "/v1/embeddings"
+RERANK = "/v1/rerank"
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +107,11 @@ ANSWERS: list[tuple[str, str, str, Any, int]] = [
     ("post", TEXT, TEXT, endless(max_tokens=2, echo=True), 200),
     ("post", TEXT, TEXT, {"model": STARTER}, 400),
     ("post", TEXT, TEXT, {"model": "other", "prompt": "Once"}, 404),
+    ("post", EMBED, EMBED, {"model": STARTER, "input": "Once"}, 200),
+    ("post", EMBED, EMBED,
+     {"model": STARTER, "input": ["Once", [300, 301]], "encoding_format": "base64"}, 200),
+    ("post", EMBED, EMBED, {"model": STARTER, "input": [""]}, 400),
+    ("post", RERANK, RERANK, {"model": STARTER, "query": "Once", "documents": []}, 400),
 ]  # fmt: skip
 
 
@@ -125,7 +136,22 @@ def test_answers_are_as_described(
 
 def test_every_operation_is_among_the_answers() -> None:
     tried = {(method, path) for method, path, _, _, status in ANSWERS if status == 200}
-    assert tried == {(m, path) for path, methods in document()["paths"].items() for m in methods}
+    paths = document()["paths"].items()
+    # Only a model made for it can rerank; see below.
+    assert tried == {(method, path) for path, methods in paths for method in methods} - {
+        ("post", RERANK)
+    }
+
+
+def test_reranking(make_server: Callable[..., Server], tmp_path: Path) -> None:
+    model = tiny_models.make_bert(tmp_path, "RANK").stem
+    server = make_server()
+    documented = Documented.of(server.url)
+    body = {"model": model, "query": "otter", "documents": ["fox", {"text": "river"}]}
+    for fields in ({}, {"return_documents": True, "top_n": 1}):
+        response = request(server.url, "POST", RERANK, body | fields)
+        assert response.status == 200
+        documented.check(response, "post", RERANK)
 
 
 def test_refused_by_name_and_by_size(base_url: str, documented: Documented) -> None:
@@ -137,7 +163,7 @@ def test_refused_by_name_and_by_size(base_url: str, documented: Documented) -> N
     documented.check(long, "get", "/health")
 
 
-def test_a_busy_and_a_failing_server(make_server: Callable[..., Server], tmp_path: Any) -> None:
+def test_a_busy_and_a_failing_server(make_server: Callable[..., Server], tmp_path: Path) -> None:
     (tmp_path / "broken.gguf").write_bytes(b"GGUF and no model")
     server = make_server(parallel=1, queue_size=0, default_model=STARTER)
     documented = Documented.of(server.url)
@@ -181,19 +207,26 @@ def agree(path: str, parse: Callable[[dict[str, Any]], Any], body: dict[str, Any
         assert not wrong, f"the document is stricter than the server about {wrong}"
 
 
+def embedding(body: dict[str, Any]) -> None:
+    parse_embeddings(body).embedding()
+
+
 @pytest.mark.parametrize(
     ("path", "parse", "required"),
     [
         (CHAT, parse_chat, {"messages": [{"role": "user", "content": "Hello!"}]}),
         (TEXT, parse_completion, {"prompt": "Hello!"}),
+        (EMBED, embedding, {"input": "Hello!"}),
+        (RERANK, parse_rerank, {"query": "Hello!", "documents": ["Hello!"]}),
     ],
-    ids=["chat", "text"],
+    ids=["chat", "text", "embed", "rerank"],
 )
 def test_the_document_is_not_stricter_than_the_server(
     path: str, parse: Callable[[dict[str, Any]], Any], required: dict[str, Any]
 ) -> None:
-    name = {CHAT: "ChatRequest", TEXT: "CompletionRequest"}[path]
-    fields = sorted(document()["components"]["schemas"][name]["properties"])
+    reference = SCHEMAS.document["paths"][path]["post"]["requestBody"]["content"]
+    name = reference["application/json"]["schema"]["$ref"].rpartition("/")[2]
+    fields = sorted(SCHEMAS.document["components"]["schemas"][name]["properties"])
 
     @settings(max_examples=600, deadline=None, derandomize=True)
     @given(st.sampled_from(fields), VALUES)

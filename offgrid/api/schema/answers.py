@@ -218,7 +218,52 @@ class TextCompletionChunk(Answer):
     obfuscation: str | UnsetType = UNSET
 
 
-class Document(Answer):
+class Embedding(Answer):
+    """A vector: numbers, or their bytes (float32, little-endian) in base64."""
+
+    object: Literal["embedding"]
+    index: Count
+    embedding: list[float] | str
+
+
+class InputUsage(Answer):
+    """Tokens of all inputs."""
+
+    prompt_tokens: Count
+    total_tokens: Count
+
+
+class EmbeddingList(Answer):
+    """A vector for each input, in their order."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: InputUsage
+
+
+class RerankDocument(Answer):
+    text: str
+
+
+class RerankResult(Answer):
+    """A document by its place in the request; its text if asked for."""
+
+    index: Count
+    relevance_score: float
+    document: RerankDocument | UnsetType = UNSET
+
+
+class Reranking(Answer):
+    """Documents, the one that fits best first."""
+
+    object: Literal["list"]
+    model: str
+    results: list[RerankResult]
+    usage: InputUsage
+
+
+class OpenApi(Answer):
     """This document."""
 
     openapi: Literal["3.1.1"]

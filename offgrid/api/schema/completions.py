@@ -6,25 +6,20 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from offgrid.api.schema.fields import GenerationFields, Unsupported, convert
+from offgrid.api.schema.fields import TOKENS_SCHEMA, GenerationFields, Unsupported, convert
 from offgrid.errors import InvalidParameter
 
 MAX_STOPS = 64
 MAX_PROMPTS = 64
 Prompt = str | tuple[int, ...]
-_TOKENS = {
-    "type": "array",
-    "items": {"type": "integer", "minimum": 0, "maximum": (1 << 31) - 1},
-    "minItems": 1,
-}
 _PROMPTS = Meta(
     extra_json_schema={
         "anyOf": [
             {"type": "string"},
-            _TOKENS,
+            TOKENS_SCHEMA,
             {
                 "type": "array",
-                "items": {"anyOf": [{"type": "string"}, _TOKENS]},
+                "items": {"anyOf": [{"type": "string"}, TOKENS_SCHEMA]},
                 "minItems": 1,
                 "maxItems": MAX_PROMPTS,
             },

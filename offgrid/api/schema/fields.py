@@ -14,6 +14,7 @@ from offgrid.engine.protocol import Sampling
 from offgrid.errors import InvalidParameter
 
 T = TypeVar("T", bound="GenerationFields")
+S = TypeVar("S", bound=msgspec.Struct)
 
 MAX_N = 16
 MAX_TOKENS = (1 << 31) - 1
@@ -38,6 +39,11 @@ _BIASES = Meta(
         },
     }
 )
+TOKENS_SCHEMA = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 0, "maximum": (1 << 31) - 1},
+    "minItems": 1,
+}
 
 
 def stop_schema(max_stops: int) -> dict[str, Any]:
@@ -192,6 +198,25 @@ def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported, max_st
         raise _invalid(message) from None
     _check(request, max_stops)
     return request
+
+
+def check_fields(body: dict[str, Any], cls: type[S]) -> S:
+    """Check the body of a request that generates nothing, and return it typed.
+
+    ``null`` counts as absent, :data:`IGNORED` fields are dropped.
+
+    Raises:
+        InvalidParameter: ``param`` names the field.
+    """
+    known = cls.__struct_fields__
+    fields = {k: v for k, v in body.items() if v is not None and k not in IGNORED}
+    for name in fields:
+        if name not in known:
+            raise InvalidParameter(f"Unknown field: {name}.", name, code="unknown_parameter")
+    try:
+        return msgspec.convert(fields, cls)
+    except msgspec.ValidationError as ex:
+        raise _invalid(str(ex)) from None
 
 
 def _check(request: GenerationFields, max_stops: int) -> None:
