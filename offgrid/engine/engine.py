@@ -134,6 +134,7 @@ class Engine:
         seed = request.sampling.seed
         seed = secrets.randbits(_SEED_BITS) if seed is None else seed
         params = replace(params, seed=seed)
+        visible = self.model.visible_pieces(request.visible) if request.visible else {}
         sequences = []
         for choice in range(request.n):
             sampler = Sampler(
@@ -144,7 +145,9 @@ class Engine:
                 banned=banned,
                 end_tokens=self.model.eog_ids,
             )
-            sequences.append(Sequence(id, choice, request, prompt, n_ctx, sampler))
+            sequence = Sequence(id, choice, request, prompt, n_ctx, sampler)
+            sequence.visible = visible
+            sequences.append(sequence)
         chars = 0
         if request.tokens is not None and request.top_logprobs is not None:
             pieces = b"".join(self.model.piece(token) for token in request.tokens)
@@ -492,9 +495,8 @@ class Engine:
         logprobs: tuple[TokenLogprob, ...] = ()
         if sequence.request.top_logprobs is not None:
             logprobs = (self._logprob(result),)
-        delta: Delta = sequence.advance(
-            token, self.model.piece(token), token in self.model.eog_ids, logprobs
-        )
+        piece = sequence.visible.get(token) or self.model.piece(token)
+        delta: Delta = sequence.advance(token, piece, token in self.model.eog_ids, logprobs)
         self._events.append(delta)
         if delta.finish_reason is not None:
             self.scheduler.release(sequence)

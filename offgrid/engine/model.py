@@ -260,7 +260,7 @@ class Model:
         description = ctypes.create_string_buffer(256)
         lc.llama_model_desc(self._model, description, len(description))
         eos = int(lc.llama_vocab_eos(self.vocab))
-        control_texts = {self._text(i) for i in self.control_ids}
+        control_ids = {text: i for i in reversed(self.control_ids) if (text := self._text(i))}
         return ModelInfo(
             path=load.path,
             description=description.value.decode("utf-8", "replace"),
@@ -275,11 +275,12 @@ class Model:
             bos_text=self._text(self.bos) if self.bos >= 0 else "",
             eos_text=self._text(eos) if eos >= 0 else "",
             add_bos=self.add_bos,
-            control_texts=tuple(sorted(control_texts - {""})),
+            control_texts=tuple(sorted(control_ids)),
             fingerprint="fp_" + hashlib.sha256(repr(identity).encode()).hexdigest()[:12],
             metadata={k: v for k, v in self.metadata.items() if k != "tokenizer.chat_template"},
             pooling=self.pooling,
             generates=self.generates,
+            control_ids=control_ids,
         )
 
     def _metadata(self) -> dict[str, str]:
@@ -358,6 +359,14 @@ class Model:
             buffer = ctypes.create_string_buffer(-length)
             length = lc.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
         return buffer.raw[:length]
+
+    def visible_pieces(self, texts: SequenceOf[str]) -> dict[int, bytes]:
+        """Return the bytes of the control tokens that have one of these texts."""
+        return {
+            self.info.control_ids[text]: text.encode("utf-8")
+            for text in texts
+            if text in self.info.control_ids
+        }
 
     def breakers(self, texts: SequenceOf[str]) -> list[tuple[int, ...]]:
         """Return the token sequences in which these texts can stand, for DRY."""

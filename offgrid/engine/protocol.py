@@ -96,6 +96,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     post_sampling: bool = False
     grammar: Grammar | None = None
     """Tokens that would leave it are never drawn."""
+    visible: tuple[str, ...] = ()
+    """Texts of control tokens that give their text; all others give none."""
     prompt_param: str = "prompt"
     """The request field that error messages about the prompt name."""
 
@@ -190,6 +192,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     """How the states of an input's tokens become its vector: one of :data:`POOLINGS`."""
     generates: bool = True
     """Whether it writes text; models made for embedding or ranking do not."""
+    control_ids: dict[str, int] = {}
+    """Ids of the ``control_texts``."""
 
 
 POOLINGS = ("mean", "cls", "last", "rank")

@@ -77,6 +77,17 @@ def test_references_lead_somewhere_and_every_schema_is_used() -> None:
     assert told == {f"#/components/schemas/{name}" for name in whole["components"]["schemas"]}
 
 
+CALL: dict[str, Any] = {
+    "tools": [{
+        "type": "function",
+        "function": {
+            "name": "sum_up",
+            "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
+        },
+    }],
+    "tool_choice": "required",
+    "max_tokens": 100,
+}  # fmt: skip
 ANSWERS: list[tuple[str, str, str, Any, int]] = [
     ("get", "/", "/", None, 200),
     ("get", "/health", "/health", None, 200),
@@ -92,6 +103,8 @@ ANSWERS: list[tuple[str, str, str, Any, int]] = [
         stream=True, n=2, logprobs=True, top_logprobs=3, max_tokens=5,
         stream_options={"include_usage": True, "include_obfuscation": True},
     ), 200),
+    ("post", CHAT, CHAT, chat_body(**CALL), 200),
+    ("post", CHAT, CHAT, chat_body(**CALL, stream=True, logprobs=True), 200),
     ("post", CHAT, CHAT, chat_body(temperature=3), 400),
     ("post", CHAT, CHAT, chat_body() | {"model": "other"}, 404),
     ("post", CHAT, CHAT, b"no json", 400),

@@ -107,20 +107,39 @@ class ChatLogprobs(Answer):
 
 
 FinishReason = Literal["stop", "length"]
+ChatFinishReason = Literal["stop", "length", "tool_calls"]
+CallId = Annotated[str, Meta(pattern="^call_[0-9a-f]{24}$")]
 
 
-class ChatAnswerMessage(Answer):
+class CalledFunction(Answer):
+    """Name, and arguments as JSON in a string."""
+
+    name: str
+    arguments: str
+
+
+class AnswerToolCall(Answer):
+    id: CallId
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class AnswerMessage(Answer):
+    """``content`` is null when there is nothing but calls."""
+
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
     annotations: Annotated[list[str], Meta(max_length=0)]
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: Annotated[list[AnswerToolCall], Meta(min_length=1)] | UnsetType = UNSET
 
 
 class ChatChoice(Answer):
     index: Count
-    message: ChatAnswerMessage
+    message: AnswerMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
 
 
 ChatId = Annotated[str, Meta(pattern="^chatcmpl-[0-9a-f]{28}$")]
@@ -140,11 +159,31 @@ class ChatCompletion(Answer):
     usage: Usage
 
 
+class FunctionFragment(Answer):
+    """The name comes first, then the arguments piece by piece."""
+
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class ToolCallFragment(Answer):
+    """A piece of a call; the first one of a call has ``id`` and ``type``."""
+
+    index: Count
+    function: FunctionFragment
+    id: CallId | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
+
+
 class ChatDelta(Answer):
-    """What a chunk adds to its choice: the role first, then content, at last nothing."""
+    """What a chunk adds to its choice: the role first, then what is said, at last nothing."""
 
     role: Literal["assistant"] | UnsetType = UNSET
-    content: str | UnsetType = UNSET
+    content: str | UnsetType | None = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: Annotated[list[ToolCallFragment], Meta(min_length=1, max_length=1)] | UnsetType = (
+        UNSET
+    )
     refusal: UnsetType | None = UNSET
 
 
@@ -152,7 +191,7 @@ class ChatChunkChoice(Answer):
     index: Count
     delta: ChatDelta
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: ChatFinishReason | None
 
 
 class ChatCompletionChunk(Answer):

@@ -53,9 +53,9 @@ def stop_schema(max_stops: int) -> dict[str, Any]:
 
 
 IGNORED = frozenset({
-    "metadata", "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key",
-    "prompt_cache_options", "prompt_cache_retention", "reasoning_effort", "safety_identifier",
-    "service_tier", "store", "user", "verbosity",
+    "metadata", "moderation", "prediction", "prompt_cache_key", "prompt_cache_options",
+    "prompt_cache_retention", "reasoning_effort", "safety_identifier", "service_tier", "store",
+    "user", "verbosity",
 })  # fmt: skip
 """Accepted and without effect: they carry information, or ask for what a local model has not."""
 
