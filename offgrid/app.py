@@ -18,6 +18,12 @@ from offgrid.api.models import ModelResource, ModelsResource
 from offgrid.api.openapi import OpenApiResource
 from offgrid.api.rerank import RerankResource
 from offgrid.api.sse import WRITE
+from offgrid.api.tokens import (
+    DetokenizeResource,
+    InputTokensResource,
+    TokenizeResource,
+    TokenizerInfoResource,
+)
 from offgrid.config import Settings, load_settings
 from offgrid.engine.pool import EnginePool
 from offgrid.store.catalogue import Catalogue
@@ -47,6 +53,10 @@ def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App
     app.add_route("/v1/models", ModelsResource(catalogue))
     app.add_route("/v1/models/{model:path}", ModelResource(catalogue))
     app.add_route("/v1/chat/completions", ChatResource(pool, settings))
+    app.add_route("/v1/chat/completions/input_tokens", InputTokensResource(pool, settings))
+    app.add_route("/tokenize", TokenizeResource(pool, settings))
+    app.add_route("/detokenize", DetokenizeResource(pool, settings))
+    app.add_route("/tokenizer_info", TokenizerInfoResource(pool, settings))
     app.add_route("/v1/completions", CompletionsResource(pool, settings))
     app.add_route("/v1/embeddings", EmbeddingsResource(pool, settings))
     app.add_route("/v1/rerank", RerankResource(pool, settings))

@@ -40,6 +40,14 @@ class Documented:
         content = self.document["paths"][path][method]["requestBody"]["content"]
         return self.validator(content["application/json"]["schema"])
 
+    def fields(self, method: str, path: str) -> list[str]:
+        """All fields that the bodies of an operation may have."""
+        content = self.document["paths"][path][method]["requestBody"]["content"]
+        schema = content["application/json"]["schema"]
+        names = [s["$ref"].rpartition("/")[2] for s in schema.get("anyOf", [schema])]
+        schemas = self.document["components"]["schemas"]
+        return sorted({field for name in names for field in schemas[name]["properties"]})
+
     def check(self, response: Response, method: str, path: str) -> None:
         """Fail unless the document says that the operation may be answered so."""
         said = self.document["paths"][path][method]["responses"][str(response.status)]

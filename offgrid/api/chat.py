@@ -11,12 +11,12 @@ import falcon
 from offgrid.api.chat_answer import Talk, stream_answer, whole_answer
 from offgrid.api.request import liveness, read_object
 from offgrid.api.running import Running
-from offgrid.api.schema.chat import parse_chat
+from offgrid.api.schema.chat import ChatRequest, parse_chat
 from offgrid.api.sse import send_stream
 from offgrid.chat.dialect import Dialect
 from offgrid.config import Settings
 from offgrid.engine.pool import EnginePool
-from offgrid.engine.protocol import GenerationRequest
+from offgrid.engine.protocol import GenerationRequest, ModelInfo
 
 
 @functools.lru_cache(maxsize=16)
@@ -24,6 +24,16 @@ def _dialect(
     template: str | None, bos: str, eos: str, control: tuple[tuple[str, int], ...]
 ) -> Dialect:
     return Dialect(template, bos, eos, dict(control))
+
+
+def talk_of(info: ModelInfo, request: ChatRequest) -> Talk:
+    """Return a request in the model's way of talking.
+
+    Raises:
+        InvalidParameter: the model's template does not accept the messages.
+    """
+    control = tuple(sorted(info.control_ids.items()))
+    return Talk(request, _dialect(info.chat_template, info.bos_text, info.eos_text, control))
 
 
 class ChatResource:
@@ -39,9 +49,7 @@ class ChatResource:
         request = parse_chat(read_object(req, self._max_body))
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)
-        info = engine.info
-        control = tuple(sorted(info.control_ids.items()))
-        talk = Talk(request, _dialect(info.chat_template, info.bos_text, info.eos_text, control))
+        talk = talk_of(engine.info, request)
         top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
         generation = GenerationRequest(
             parts=talk.prompt.parts,
@@ -53,6 +61,7 @@ class ChatResource:
             top_logprobs=top_logprobs,
             post_sampling=request.post_sampling_probs,
             cache_prompt=request.cache_prompt,
+            prompt_logprobs=request.prompt_logprobs,
             prompt_param="messages",
             grammar=talk.grammar,
             visible=talk.visible,

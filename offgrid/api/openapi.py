@@ -1,8 +1,8 @@
 """``GET /openapi.json``: the API in OpenAPI 3.1, made of the types that check its requests.
 
-To describe a new endpoint, write its answer in :mod:`offgrid.api.schema.answers` and add a line to
-:data:`OPERATIONS`; tests compare the table with the routes of the application, and real answers
-with what it says. Specification: https://spec.openapis.org/oas/v3.1.1
+To describe a new endpoint, write its answer in :mod:`offgrid.api.schema.answers` and add it to
+:data:`offgrid.api.operations.OPERATIONS`; tests compare that table with the routes of the
+application, and real answers with what it says. Specification: https://spec.openapis.org/oas/v3.1.1
 """
 
 from __future__ import annotations
@@ -10,22 +10,15 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from typing import Any
 
 import falcon
 import msgspec
 
 from offgrid import __version__
+from offgrid.api.operations import OPERATIONS, Body, Operation, Struct
 from offgrid.api.schema import answers
-from offgrid.api.schema.chat import MAX_STOPS as MAX_CHAT_STOPS
-from offgrid.api.schema.chat import ChatRequest
-from offgrid.api.schema.completions import MAX_STOPS as MAX_TEXT_STOPS
-from offgrid.api.schema.completions import CompletionRequest
-from offgrid.api.schema.embeddings import EmbeddingsRequest
-from offgrid.api.schema.fields import IGNORED, stop_schema
-from offgrid.api.schema.rerank import RerankRequest
 
 Schema = dict[str, Any]
 
@@ -40,97 +33,6 @@ _REASONS = {
     500: "The server could not finish the request.",
     503: "The server cannot take the request now.",
 }
-
-
-@dataclass(frozen=True)
-class Body:
-    """The JSON object that a request carries.
-
-    Attributes:
-        type: the struct that checks it.
-        ignored: fields that are accepted without effect.
-        aliases: other names of fields.
-        replaced: schemas of fields whose type says less than what is checked.
-    """
-
-    type: type[msgspec.Struct]
-    ignored: frozenset[str] = frozenset()
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    replaced: Mapping[str, Schema] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Operation:
-    """What one method of one path takes and gives.
-
-    Attributes:
-        method: in lower case; HEAD goes with GET.
-        path: as the document writes it, ``{name}`` for a parameter.
-        summary: a few words.
-        answer: what a whole answer is.
-        event: what each event of a stream is, where the answer may be one.
-        body: what the request carries.
-        errors: statuses besides those that every request may be answered with.
-        headers: more headers of the answer.
-    """
-
-    method: str
-    path: str
-    summary: str
-    answer: type[msgspec.Struct]
-    event: type[msgspec.Struct] | None = None
-    body: Body | None = None
-    errors: tuple[int, ...] = ()
-    headers: tuple[str, ...] = ()
-
-
-_MODEL_ERRORS = (404, 413, 503)
-_ALIASES = {"repeat_penalty": "repetition_penalty"}
-
-OPERATIONS = (
-    Operation("get", "/", "Name and version of the server", answers.Root),
-    Operation("get", "/health", "Whether the server is there", answers.Health),
-    Operation("get", "/openapi.json", "This document", answers.OpenApi),
-    Operation("get", "/v1/models", "All models", answers.ModelList),
-    Operation("get", "/v1/models/{model}", "One model", answers.Model, errors=(404,)),
-    Operation(
-        "post",
-        "/v1/chat/completions",
-        "The next message of a conversation",
-        answers.ChatCompletion,
-        answers.ChatCompletionChunk,
-        Body(ChatRequest, IGNORED, _ALIASES, {"stop": stop_schema(MAX_CHAT_STOPS)}),
-        _MODEL_ERRORS,
-        ("x-offgrid-seed",),
-    ),
-    Operation(
-        "post",
-        "/v1/completions",
-        "The continuation of a text",
-        answers.TextCompletion,
-        answers.TextCompletionChunk,
-        Body(CompletionRequest, IGNORED, _ALIASES, {"stop": stop_schema(MAX_TEXT_STOPS)}),
-        _MODEL_ERRORS,
-        ("x-offgrid-seed",),
-    ),
-    Operation(
-        "post",
-        "/v1/embeddings",
-        "Texts as vectors",
-        answers.EmbeddingList,
-        body=Body(EmbeddingsRequest, IGNORED),
-        errors=_MODEL_ERRORS,
-    ),
-    Operation(
-        "post",
-        "/v1/rerank",
-        "Documents in the order in which they fit a query",
-        answers.Reranking,
-        body=Body(RerankRequest, IGNORED),
-        errors=_MODEL_ERRORS,
-    ),
-)
-
 _HEADERS: dict[str, Schema] = {
     "x-request-id": {"description": "Number of the request.", "schema": {"type": "string"}},
     "x-offgrid-seed": {
@@ -161,8 +63,7 @@ def _encoded() -> bytes:
 
 
 def document() -> dict[str, Any]:
-    """Return the OpenAPI document of :data:`OPERATIONS`."""
-    schemas = _components()
+    """Return the OpenAPI document of :data:`~offgrid.api.operations.OPERATIONS`."""
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _describe(operation)
@@ -174,44 +75,46 @@ def document() -> dict[str, Any]:
             "summary": "GGUF models of this machine through the OpenAI API",
         },
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": _components()},
     }
 
 
 def _components() -> dict[str, Schema]:
     """Schemas of all types, by name; those of request bodies say what is really accepted."""
-    bodies = [operation.body for operation in OPERATIONS if operation.body is not None]
-    _, schemas = msgspec.json.schema_components(_types(), ref_template=_REF)
-    for body in bodies:
-        name = body.type.__name__
-        schemas[name] = _accepted(schemas[name], body)
-    return {name: _tidy(schema) for name, schema in sorted(schemas.items())}
-
-
-def _types() -> Iterator[type[msgspec.Struct]]:
-    yield answers.Error
+    types: set[Struct] = {answers.Error}
+    bodies: list[Body] = []
     for operation in OPERATIONS:
-        yield operation.answer
+        types.update(operation.answers)
         if operation.event is not None:
-            yield operation.event
+            types.add(operation.event)
         if operation.body is not None:
-            yield operation.body.type
+            types.update(operation.body.types)
+            bodies.append(operation.body)
+    _, plain = msgspec.json.schema_components(types, ref_template=_REF)
+    schemas = dict(plain)
+    for body in bodies:
+        for struct in body.types:
+            name = body.name or struct.__name__
+            schemas[name] = {**_accepted(plain[struct.__name__], body), "title": name}
+    return {name: _tidy(schema) for name, schema in sorted(schemas.items())}
 
 
 def _accepted(schema: Schema, body: Body) -> Schema:
     """As the parsers read it: null counts as absent, and some fields are accepted only."""
     properties: dict[str, Schema] = {**schema["properties"]}
+    required = [name for name in schema["required"] if name not in body.optional]
     for name, replacement in body.replaced.items():
-        properties[name] = {**replacement, "default": properties[name].get("default")}
+        default = {"default": properties[name]["default"]} if "default" in properties[name] else {}
+        properties[name] = {**replacement, **default}
     for alias, name in body.aliases.items():
         same: Schema = {"description": f"The same as {name}."}
         properties[alias] = {**properties[name], **same}
     for name in properties:
-        if name not in schema["required"]:
+        if name not in required:
             properties[name] = _or_null(properties[name])
     for name in body.ignored:
         properties[name] = {"description": "Accepted without effect."}
-    return {**schema, "properties": dict(sorted(properties.items()))}
+    return {**schema, "properties": dict(sorted(properties.items())), "required": required}
 
 
 def _or_null(schema: Schema) -> Schema:
@@ -239,21 +142,26 @@ def _tidy(schema: Any) -> Any:
 def _describe(operation: Operation) -> dict[str, Any]:
     name = re.sub(r"\W+", "_", f"{operation.method}{operation.path}").strip("_")
     result: dict[str, Any] = {"operationId": name, "summary": operation.summary}
-    parameters = re.findall(r"{(\w+)}", operation.path)
-    if parameters:
+    in_path = re.findall(r"{(\w+)}", operation.path)
+    if in_path or operation.query:
         result["parameters"] = [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-            for name in parameters
+            {"name": name, "in": where, "required": where == "path", "schema": {"type": "string"}}
+            for where, names in (("path", in_path), ("query", operation.query))
+            for name in names
         ]
     if operation.body is not None:
-        content = {falcon.MEDIA_JSON: {"schema": _ref(operation.body.type)}}
-        result["requestBody"] = {"required": True, "content": content}
+        schema = _any_of(operation.body.name or struct.__name__ for struct in operation.body.types)
+        result["requestBody"] = {
+            "required": True,
+            "content": {falcon.MEDIA_JSON: {"schema": schema}},
+        }
     result["responses"] = {"200": _success(operation), **_failures(operation)}
     return result
 
 
 def _success(operation: Operation) -> Schema:
-    content: dict[str, Any] = {falcon.MEDIA_JSON: {"schema": _ref(operation.answer)}}
+    schema = _any_of(struct.__name__ for struct in operation.answers)
+    content: dict[str, Any] = {falcon.MEDIA_JSON: {"schema": schema}}
     if operation.event is not None:
         content["text/event-stream"] = {
             # OpenAPI has no word for the type of an event before 3.2 (itemSchema).
@@ -262,7 +170,7 @@ def _success(operation: Operation) -> Schema:
                 "description": "Lines `data: {...}`, each followed by an empty line, and at last "
                 "`data: [DONE]`; with `stream: true`.",
             },
-            "x-event-schema": {"oneOf": [_ref(operation.event), _ref(answers.Error)]},
+            "x-event-schema": _any_of([operation.event.__name__, "Error"]),
         }
     return {
         "description": operation.summary,
@@ -283,7 +191,7 @@ def _failure(status: int) -> Schema:
     return {
         "description": _REASONS[status],
         **({"headers": _headers(*headers)} if headers else {}),
-        "content": {falcon.MEDIA_JSON: {"schema": _ref(answers.Error)}},
+        "content": {falcon.MEDIA_JSON: {"schema": _any_of(["Error"])}},
     }
 
 
@@ -291,5 +199,6 @@ def _headers(*names: str) -> dict[str, Schema]:
     return {name: {**_HEADERS[name], "required": True} for name in names}
 
 
-def _ref(cls: type[msgspec.Struct]) -> Schema:
-    return {"$ref": _REF.format(name=cls.__name__)}
+def _any_of(names: Iterable[str]) -> Schema:
+    references = [{"$ref": _REF.format(name=name)} for name in names]
+    return references[0] if len(references) == 1 else {"anyOf": references}

@@ -23,6 +23,7 @@ from offgrid.api.schema.completions import parse_completion
 from offgrid.api.schema.embeddings import parse_embeddings
 from offgrid.api.schema.fields import IGNORED
 from offgrid.api.schema.rerank import parse_rerank
+from offgrid.api.schema.tokens import parse_detokenize, parse_tokenize
 from offgrid.app import build_app
 from offgrid.errors import InvalidParameter
 from offgrid.server import Server
@@ -31,6 +32,9 @@ CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 EMBED = "/v1/embeddings"
 RERANK = "/v1/rerank"
+COUNT = "/v1/chat/completions/input_tokens"
+TOKENIZE = "/tokenize"
+DETOKENIZE = "/detokenize"
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +124,22 @@ ANSWERS: list[tuple[str, str, str, Any, int]] = [
     ("post", TEXT, TEXT, endless(max_tokens=2, echo=True), 200),
     ("post", TEXT, TEXT, {"model": STARTER}, 400),
     ("post", TEXT, TEXT, {"model": "other", "prompt": "Once"}, 404),
+    ("post", CHAT, CHAT, chat_body(prompt_logprobs=1, max_tokens=1), 200),
+    ("post", TEXT, TEXT,
+     {"model": STARTER, "prompt": "Once upon", "max_tokens": 1, "echo": True, "logprobs": 1,
+      "prompt_logprobs": 0}, 200),
+    ("post", TEXT, TEXT, endless(max_tokens=2, echo=True, logprobs=1), 200),
+    ("post", COUNT, COUNT, chat_body(), 200),
+    ("post", COUNT, COUNT, {"messages": []}, 400),
+    ("post", TOKENIZE, TOKENIZE, {"content": "Once"}, 200),
+    ("post", TOKENIZE, TOKENIZE, {"content": "\U0001f600", "with_pieces": True}, 200),
+    ("post", TOKENIZE, TOKENIZE, {"prompt": "Once", "return_token_strs": True}, 200),
+    ("post", TOKENIZE, TOKENIZE, {"messages": chat_body()["messages"], "model": STARTER}, 200),
+    ("post", TOKENIZE, TOKENIZE, {}, 400),
+    ("post", DETOKENIZE, DETOKENIZE, {"tokens": [300, 301]}, 200),
+    ("post", DETOKENIZE, DETOKENIZE, {"tokens": [-1]}, 400),
+    ("get", "/tokenizer_info", "/tokenizer_info", None, 200),
+    ("get", "/tokenizer_info", "/tokenizer_info?model=other", None, 404),
     ("post", EMBED, EMBED, {"model": STARTER, "input": "Once"}, 200),
     ("post", EMBED, EMBED,
      {"model": STARTER, "input": ["Once", [300, 301]], "encoding_format": "base64"}, 200),
@@ -212,12 +232,12 @@ VALUES |= st.lists(VALUES, max_size=3)
 
 
 def agree(path: str, parse: Callable[[dict[str, Any]], Any], body: dict[str, Any]) -> None:
-    """Whether the document calls a body wrong, the server refuses it; what more it refuses depends
-    on several fields at once."""
-    wrong = {error.path[0] for error in SCHEMAS.body("post", path).iter_errors(body) if error.path}
+    """What the document calls wrong, the server refuses; it may refuse more, which depends on
+    several fields at once."""
+    wrong = [error.message for error in SCHEMAS.body("post", path).iter_errors(body)]
     with contextlib.suppress(InvalidParameter):
         parse(body)
-        assert not wrong, f"the document is stricter than the server about {wrong}"
+        assert not wrong, f"the document is stricter than the server: {wrong}"
 
 
 def embedding(body: dict[str, Any]) -> None:
@@ -231,15 +251,16 @@ def embedding(body: dict[str, Any]) -> None:
         (TEXT, parse_completion, {"prompt": "Hello!"}),
         (EMBED, embedding, {"input": "Hello!"}),
         (RERANK, parse_rerank, {"query": "Hello!", "documents": ["Hello!"]}),
+        (TOKENIZE, parse_tokenize, {"content": "Hello!"}),
+        (TOKENIZE, parse_tokenize, {"prompt": "Hello!"}),
+        (DETOKENIZE, parse_detokenize, {"tokens": [5]}),
     ],
-    ids=["chat", "text", "embed", "rerank"],
+    ids=["chat", "text", "embed", "rerank", "tokenize-content", "tokenize-prompt", "detokenize"],
 )
 def test_the_document_is_not_stricter_than_the_server(
     path: str, parse: Callable[[dict[str, Any]], Any], required: dict[str, Any]
 ) -> None:
-    reference = SCHEMAS.document["paths"][path]["post"]["requestBody"]["content"]
-    name = reference["application/json"]["schema"]["$ref"].rpartition("/")[2]
-    fields = sorted(SCHEMAS.document["components"]["schemas"][name]["properties"])
+    fields = SCHEMAS.fields("post", path)
 
     @settings(max_examples=600, deadline=None, derandomize=True)
     @given(st.sampled_from(fields), VALUES)
@@ -269,7 +290,9 @@ def test_fields_without_effect_take_anything(value: Any) -> None:
         ({"model": "m", "prompt": "a", "stop": ""}, False),
         ({"model": "m", "prompt": "a", "logit_bias": {"5": False, "6": -100}}, True),
         ({"model": "m", "prompt": "a", "logit_bias": {"5": True}}, False),
-        ({"model": "m", "prompt": "a", "logit_bias": {"a": 1}}, False),
+        ({"model": "m", "prompt": "a", "logit_bias": {"": 1}}, False),
+        ({"model": "m", "prompt": "a", "logit_bias": [[5, 1], ["a", False]]}, True),
+        ({"model": "m", "prompt": "a", "logit_bias": [[5]]}, False),
         ({"model": "m", "prompt": "a", "seed": (1 << 64) - 1}, True),
         ({"model": "m", "prompt": "a", "seed": 1 << 64}, False),
         ({"model": "m", "prompt": "a", "repeat_penalty": 1.1}, True),

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 Count = Annotated[int, Meta(ge=0)]
+Byte = Annotated[int, Meta(ge=0, le=255)]
 Logprob = Annotated[float, Meta(le=0)]
 
 
@@ -92,7 +93,7 @@ class TopLogprob(Answer):
 
     token: str
     logprob: Logprob
-    bytes: list[Annotated[int, Meta(ge=0, le=255)]]
+    bytes: list[Byte]
 
 
 class ChatTokenLogprob(TopLogprob):
@@ -146,6 +147,18 @@ ChatId = Annotated[str, Meta(pattern="^chatcmpl-[0-9a-f]{28}$")]
 TextId = Annotated[str, Meta(pattern="^cmpl-[0-9a-f]{28}$")]
 
 
+class PromptLogprob(Answer):
+    """A token at a place of the prompt; ``rank`` 1 is the likeliest."""
+
+    logprob: Logprob
+    rank: Count
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""For each token a map from token ids; null for the first, which nothing goes before."""
+
+
 class ChatCompletion(Answer):
     """The next message of a conversation."""
 
@@ -157,6 +170,7 @@ class ChatCompletion(Answer):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class FunctionFragment(Answer):
@@ -210,11 +224,12 @@ class ChatCompletionChunk(Answer):
 
 
 class TextLogprobs(Answer):
-    """Four lists of equal length, one entry for each token."""
+    """Four lists of equal length, one entry for each token. Null is for the first token of an
+    echoed prompt."""
 
     tokens: list[str]
-    token_logprobs: list[Logprob]
-    top_logprobs: list[dict[str, Logprob]]
+    token_logprobs: list[Logprob | None]
+    top_logprobs: list[dict[str, Logprob] | None]
     text_offset: list[Count]
 
 
@@ -223,6 +238,7 @@ class TextChoice(Answer):
     index: Count
     logprobs: TextLogprobs | None
     finish_reason: FinishReason
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class TextCompletion(Answer):
@@ -300,6 +316,55 @@ class Reranking(Answer):
     model: str
     results: list[RerankResult]
     usage: InputUsage
+
+
+class InputTokens(Answer):
+    """What ``usage.prompt_tokens`` of the request would be."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: Count
+
+
+class TokenPiece(Answer):
+    """A token with its text, or with its bytes where these are no UTF-8 by themselves."""
+
+    id: Count
+    piece: str | list[Byte]
+
+
+class ContentTokens(Answer):
+    """As llama-server answers."""
+
+    tokens: list[Count | TokenPiece]
+
+
+class PromptTokens(Answer):
+    """As vLLM answers."""
+
+    count: Count
+    max_model_len: Count
+    tokens: list[Count]
+    token_strs: list[str] | None
+
+
+class Detokenized(Answer):
+    """One text under llama-server's name and under vLLM's."""
+
+    content: str
+    prompt: str
+
+
+class TokenizerInfo(Answer):
+    """Names as in a Hugging Face ``tokenizer_config.json``; null where there is none."""
+
+    tokenizer_class: str | None
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    add_bos_token: bool
+    model_max_length: Count
+    vocab_size: Count
+    chat_template: str | None
 
 
 class OpenApi(Answer):

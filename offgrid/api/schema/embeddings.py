@@ -7,33 +7,18 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from offgrid.api.schema.fields import TOKENS_SCHEMA, check_fields
+from offgrid.api.schema.fields import check_fields
 from offgrid.engine.protocol import EmbeddingRequest
 from offgrid.errors import InvalidParameter
 
 MAX_INPUTS = 2048
 
 Input = str | tuple[int, ...]
-_TEXT = {"type": "string", "minLength": 1}
-_INPUTS = Meta(
-    extra_json_schema={
-        "anyOf": [
-            _TEXT,
-            TOKENS_SCHEMA,
-            {
-                "type": "array",
-                "items": {"anyOf": [_TEXT, TOKENS_SCHEMA]},
-                "minItems": 1,
-                "maxItems": MAX_INPUTS,
-            },
-        ]
-    }
-)
 
 
 class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model: str
-    input: Annotated[Any, _INPUTS]
+    input: Any
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
 
