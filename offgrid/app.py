@@ -10,10 +10,12 @@ import falcon
 
 from offgrid.api.chat import ChatResource
 from offgrid.api.completions import CompletionsResource
+from offgrid.api.embeddings import EmbeddingsResource
 from offgrid.api.errors import add_error_handlers
 from offgrid.api.health import HealthResource, RootResource
 from offgrid.api.middleware import HostGuard, RequestId
 from offgrid.api.models import ModelResource, ModelsResource
+from offgrid.api.rerank import RerankResource
 from offgrid.api.sse import WRITE
 from offgrid.config import Settings, load_settings
 from offgrid.engine.pool import EnginePool
@@ -44,6 +46,8 @@ def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App
     app.add_route("/v1/models/{model:path}", ModelResource(catalogue))
     app.add_route("/v1/chat/completions", ChatResource(pool, settings))
     app.add_route("/v1/completions", CompletionsResource(pool, settings))
+    app.add_route("/v1/embeddings", EmbeddingsResource(pool, settings))
+    app.add_route("/v1/rerank", RerankResource(pool, settings))
     return app
 
 

@@ -330,8 +330,8 @@ class Client:
     def ask(self, case: Case) -> tuple[str, bool]:
         """Return the reply and whether the model ended it.
 
-        The chat endpoint takes no tools, so prompts with tools go to the text endpoint, rendered
-        with the template that the model file carries.
+        Prompts with tools go to the text endpoint, rendered with the template that the model file
+        carries: the chat endpoint takes a reply apart, and the checks want it as it was written.
         """
         body: Json = {"model": self._model, "temperature": case.temperature, "seed": 1}
         if case.sample.get("tools"):

@@ -10,6 +10,7 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 
 def _load(path: Path) -> ModuleType:
@@ -33,3 +34,111 @@ def make(architecture: str, folder: Path) -> Path:
     """Return a new file with a model that generates: llama, mamba, jamba or gemma3."""
     path: Path = models.make(f"small-{architecture}", folder)
     return path
+
+
+# --- models that embed --------------------------------------------------------------------------
+
+
+def make_last_pooling(folder: Path) -> Path:
+    """Return a new file with a llama made for embedding: the state of the end token is the vector,
+    as in the Qwen3 embedding models."""
+    recipe = models.RECIPES["small-llama"]
+    path = folder / "llama-last.gguf"
+    writer = models.gguf.GGUFWriter(path, recipe.architecture)
+    recipe.build(writer, path.stem, recipe.shape)
+    writer.add_pooling_type(models.gguf.PoolingType.LAST)
+    writer.add_add_eos_token(True)
+    return _finish(writer, path)
+
+
+def _finish(writer: Any, path: Path) -> Path:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+WORDS = (
+    "the otter fox river house old small wide swims runs lives sleeps looks and is in on of to by "
+    "day night water tree green red fast slow"
+).split()
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,!?'-"
+_BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+BERT_CONTEXT = 128
+
+
+def _wordpieces() -> list[str]:
+    """Special tokens, whole words, letters, and letters that go on a word, as llama.cpp has them.
+
+    A word's beginning is marked where BERT's files mark what goes on.
+    """
+    return [
+        *_BERT_SPECIAL,
+        *(f"\u2581{word}" for word in [*WORDS, *_LETTERS]),
+        *_LETTERS,
+    ]
+
+
+def make_bert(
+    folder: Path, pooling: str = "MEAN", *, width: int = 32, name: str | None = None
+) -> Path:
+    """Return a new file with a BERT of two layers: ``pooling`` NONE, MEAN, CLS or RANK.
+
+    RANK has a classification head with one score.
+    """
+    gguf = models.gguf
+    kind = gguf.PoolingType[pooling]
+    path = folder / f"{name or f'bert-{pooling.lower()}'}.gguf"
+    writer = gguf.GGUFWriter(path, "bert")
+    tokens = _wordpieces()
+    writer.add_context_length(BERT_CONTEXT)
+    writer.add_embedding_length(width)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(2 * width)
+    writer.add_head_count(4)
+    writer.add_layer_norm_eps(1e-5)
+    writer.add_causal_attention(False)
+    if pooling != "NONE":
+        writer.add_pooling_type(kind)
+    writer.add_vocab_size(len(tokens))
+    writer.add_token_type_count(2)
+    writer.add_tokenizer_model("bert")
+    writer.add_token_list(tokens)
+    control = gguf.TokenType.CONTROL
+    writer.add_token_types(
+        [control if token in _BERT_SPECIAL else gguf.TokenType.NORMAL for token in tokens]
+    )
+    for text, add in (
+        ("[UNK]", writer.add_unk_token_id), ("[CLS]", writer.add_bos_token_id),
+        ("[SEP]", writer.add_sep_token_id), ("[PAD]", writer.add_pad_token_id),
+    ):  # fmt: skip
+        add(tokens.index(text))
+    _bert_tensors(models.Tensors(writer, models.Kind.F32, seed=2), len(tokens), width, pooling)
+    return _finish(writer, path)
+
+
+def _bert_tensors(tensors: Any, vocab: int, width: int, pooling: str) -> None:
+    def linear(name: str, rows: int, columns: int) -> None:
+        tensors.matrix(name, rows, columns)
+        tensors.filled(f"{name}.bias", 0.1, rows)
+
+    def norm(name: str) -> None:
+        tensors.filled(f"{name}.weight", 1.0, width)
+        tensors.filled(f"{name}.bias", 0.0, width)
+
+    tensors.matrix("token_embd", vocab, width)
+    tensors.matrix("position_embd", BERT_CONTEXT, width)
+    tensors.matrix("token_types", 2, width)
+    norm("token_embd_norm")
+    for layer in range(2):
+        block = f"blk.{layer}"
+        for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            linear(f"{block}.{part}", width, width)
+        norm(f"{block}.attn_output_norm")
+        linear(f"{block}.ffn_up", 2 * width, width)
+        linear(f"{block}.ffn_down", width, 2 * width)
+        norm(f"{block}.layer_output_norm")
+    if pooling == "RANK":
+        linear("cls", width, width)
+        linear("cls.output", 1, width)

@@ -30,7 +30,7 @@ class CompletionsResource:
         """Check, start, and answer whole or as a stream."""
         request = parse_completion(read_object(req, self._max_body))
         alive = liveness(req)
-        engine = self._pool.engine(request.model, alive)
+        engine = self._pool.generator(request.model, alive)
         prompts = request.prompts
         running = Running(engine, [_generation(request, prompt) for prompt in prompts], alive)
         resp.set_header("x-offgrid-seed", str(running.seed))

@@ -34,6 +34,9 @@ class Running:
         self.alive = alive
         self._patience: float = POLL
         self._generations: list[Generation] = []
+        self.rest: object = None
+        """Deltas that nobody wants: to drop an unfinished :meth:`deltas` is to :meth:`cancel`, and
+        whoever drops it may be a thread that must not write to the worker."""
         self.n = requests[0].n
         total = self.n * len(requests)
         if total > engine.capacity:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
-from typing import Any
+from itertools import islice, pairwise
+from typing import Any, NamedTuple
+
+from jinja2 import TemplateError
 
 from offgrid.chat.sandbox import Sandbox, TemplateLimit
 from offgrid.engine.protocol import Part
@@ -62,7 +64,12 @@ class ChatTemplate:
             raise _failure("is not valid", ex) from ex
 
     def render(
-        self, messages: Sequence[Message], tools: list[dict[str, Any]] | None = None
+        self,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]] | None = None,
+        *,
+        ask: bool = True,
+        resume: bool = False,
     ) -> tuple[Part, ...]:
         """Return the prompt that asks for the next answer.
 
@@ -70,44 +77,63 @@ class ChatTemplate:
             messages: with ``role`` and ``content`` and what else the API allows; developer
                 messages are system messages to every template.
             tools: function descriptions, for templates that know tools.
+            ask: whether the beginning of an answer follows the last message.
+            resume: end the prompt with the last message's content, so that the answer continues it.
 
         Raises:
             InvalidParameter: the template refuses the messages (its own words) or fails.
         """
-        mark = next((m for m in _MARKS if not _contains([messages, tools], m)), None)
-        if mark is None:
+        free = (m for m in _MARKS if not _contains([messages, tools], m))
+        marks = list(islice(free, 1 + resume))
+        if len(marks) < 1 + resume:
             raise InvalidParameter("These messages use all Unicode noncharacters.", "messages")
+        mark = marks[0]
+        options = _Options(tools, ask and not resume, marks[1] if resume else "")
         messages = [dict(m, role="system") if m["role"] == "developer" else m for m in messages]
         # A template can fail in as many ways as a program.
         try:
-            return self._render(messages, tools, mark)
+            return self._render(messages, options, mark)
         except Exception as first:
             simpler = _simplify(messages)
             if isinstance(first, TemplateLimit) or simpler == messages:
                 raise _failure("does not accept these messages", first, mark) from first
             try:
-                return self._render(simpler, tools, mark)
+                return self._render(simpler, options, mark)
             except Exception:
                 raise _failure("does not accept these messages", first, mark) from first
 
     def _render(
-        self, messages: Sequence[Message], tools: list[dict[str, Any]] | None, mark: str
+        self, messages: Sequence[Message], options: _Options, mark: str
     ) -> tuple[Part, ...]:
         marked = [
             # Roles are words of the API. Templates build control texts from them.
             {**self._scaffold.mark(message, mark), "role": message["role"]}
             for message in messages
         ]
+        if options.end:
+            marked[-1]["content"] = (marked[-1]["content"] or "") + options.end
         text = self._sandbox.render_bounded(
             self._template,
             {
                 **self._variables,
                 "messages": marked,
-                "tools": self._scaffold.mark(tools, mark) if tools else None,
-                "add_generation_prompt": True,
+                "tools": self._scaffold.mark(options.tools, mark) if options.tools else None,
+                "add_generation_prompt": options.ask,
             },
         )
+        if options.end:
+            text, found, _ = text.rpartition(options.end)
+            if not found:
+                raise TemplateError("the last message is not written where it could go on")
         return self._scaffold.split(text, mark)
+
+
+class _Options(NamedTuple):
+    """How a conversation is written; ``end`` marks where the prompt is to end, or is empty."""
+
+    tools: list[dict[str, Any]] | None
+    ask: bool
+    end: str
 
 
 class _Scaffold:

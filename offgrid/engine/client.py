@@ -18,7 +18,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import IO, Any
+from typing import IO, Any, Protocol, TypeVar
 
 import msgspec
 
@@ -28,6 +28,7 @@ from offgrid.engine.protocol import (
     Cancel,
     Command,
     Delta,
+    Embedded,
     Event,
     Failed,
     GenerationRequest,
@@ -72,6 +73,27 @@ _REMEMBERED_STRIKES = 1024
 
 class ClientGone(Exception):
     """The client left while its request waited."""
+
+
+class Pending(Protocol):
+    """What the client sees of a request that is in the worker's hands."""
+
+    id: int
+    n: int
+    """Places in the queue that it holds."""
+    key: str
+    computing: bool
+    """Whether a crash may be its fault."""
+    started: bool
+    """Whether the worker has begun with it."""
+    listener: Callable[[], None] | None
+    """Called by the client's reader thread after what it has pushed."""
+
+    def push(self, event: Event) -> None:
+        """Take an event in; called by the client's reader thread only."""
+
+
+P = TypeVar("P", bound=Pending)
 
 
 class Generation:
@@ -147,7 +169,7 @@ class Generation:
                 if isinstance(event, Failed):
                     self._close()
                     if not deltas:
-                        raise _error(event)
+                        raise error_of(event)
                     # What came before the failure is delivered first.
                     self._events.put(event)
                     return deltas
@@ -183,7 +205,7 @@ class Generation:
                 continue
             if isinstance(event, Failed):
                 self._close()
-                raise _error(event)
+                raise error_of(event)
             if isinstance(event, Accepted):
                 self.prompt_tokens = event.prompt_tokens
                 self.seed = event.seed
@@ -234,7 +256,7 @@ class EngineClient:
         self._load_error: str | None = None
         self._closed = False
         self._draining = False
-        self._generations: dict[int, Generation] = {}
+        self._generations: dict[int, Pending] = {}
         self._reserved = 0
         self._awaiting = 0
         self._last_id = 0
@@ -333,7 +355,7 @@ class EngineClient:
         if process is not None:
             try:
                 # A stuck worker leaves the pipe full and its writer waiting: never queue up there.
-                self._send(Stop(), wait=False)
+                self.send(Stop(), wait=False)
                 process.wait(timeout=2.0)
             except (RequestError, subprocess.TimeoutExpired):
                 process.kill()
@@ -360,26 +382,47 @@ class EngineClient:
             raise InvalidParameter(
                 f"n is at most {self.capacity} on this server (its slots and queue).", "n"
             )
-        key = hashlib.sha256(msgspec.msgpack.encode((request.parts, request.tokens))).hexdigest()
-        if self._strikes.get(key, 0) >= _STRIKES:
-            raise RequestRefused(
-                "This prompt ended the model's process twice and is not tried again.",
-                request.prompt_param,
-            )
-        self._reserve(request.n)
+        key = self.key_of((request.parts, request.tokens), request.prompt_param)
+        generation = self.register(lambda id: Generation(self, id, request, key), request.n, alive)
         try:
-            self.wait_ready(alive)
-            generation = self._register(request, key)
-        except BaseException:
-            self._release(request.n)
-            raise
-        try:
-            self._send(Submit(generation.id, request))
+            self.send(Submit(generation.id, request))
             generation.wait_accepted(alive)
         except BaseException:
             generation.cancel()
             raise
         return generation
+
+    def key_of(self, prompt: object, param: str | None) -> str:
+        """Return what a prompt is remembered by, should it end the worker.
+
+        Raises:
+            RequestRefused: it did so twice.
+        """
+        key = hashlib.sha256(msgspec.msgpack.encode(prompt)).hexdigest()
+        if self._strikes.get(key, 0) >= _STRIKES:
+            raise RequestRefused(
+                "This prompt ended the model's process twice and is not tried again.", param
+            )
+        return key
+
+    def register(self, make: Callable[[int], P], n: int, alive: Callable[[], bool]) -> P:
+        """Take ``n`` places in the queue, wait for the model, and enter a request under a new id.
+
+        Raises:
+            ModelLoadFailed, Overloaded, ClientGone: see :meth:`wait_ready`.
+        """
+        self._reserve(n)
+        try:
+            self.wait_ready(alive)
+        except BaseException:
+            self._release(n)
+            raise
+        with self._lock:
+            self._last_id += 1
+            pending = make(self._last_id)
+            pending.computing = True
+            self._generations[pending.id] = pending
+            return pending
 
     def _reserve(self, n: int) -> None:
         with self._changed:
@@ -394,16 +437,8 @@ class EngineClient:
             self._reserved -= n
             self._changed.notify_all()
 
-    def _register(self, request: GenerationRequest, key: str) -> Generation:
-        with self._lock:
-            self._last_id += 1
-            generation = Generation(self, self._last_id, request, key)
-            generation.computing = True
-            self._generations[generation.id] = generation
-            return generation
-
-    def forget(self, generation: Generation) -> None:
-        """Called by a generation when it is over."""
+    def forget(self, generation: Pending) -> None:
+        """Called by a request when it is over."""
         with self._lock:
             self._generations.pop(generation.id, None)
         self._release(generation.n)
@@ -411,12 +446,16 @@ class EngineClient:
     def send_cancel(self, id: int) -> None:
         """Tell the worker to stop a request; a worker that is gone has stopped it already."""
         try:
-            self._send(Cancel(id))
+            self.send(Cancel(id))
         except EngineFault:
             log.debug("cancel of request %d: no worker", id)
 
-    def _send(self, command: Command, *, wait: bool = True) -> None:
-        """Write a command. With ``wait`` false it is left out when another thread is writing."""
+    def send(self, command: Command, *, wait: bool = True) -> None:
+        """Write a command. With ``wait`` false it is left out when another thread is writing.
+
+        Raises:
+            EngineFault: there is no worker.
+        """
         frame = encode_frame(command)
         if not self._write_lock.acquire(blocking=wait):
             return
@@ -542,7 +581,7 @@ class EngineClient:
 
     def _take(self, reports: list[Report]) -> None:
         """Deal with what the worker has said since the last time; listeners are called once."""
-        touched: dict[int, Generation] = {}
+        touched: dict[int, Pending] = {}
         for report in reports:
             if isinstance(report, Step):
                 for event in report.events:
@@ -567,7 +606,7 @@ class EngineClient:
         elif isinstance(report, LoadFailed):
             self._refusal = report.message
 
-    def _deliver(self, event: Event) -> Generation | None:
+    def _deliver(self, event: Event) -> Pending | None:
         """Push an event to its generation; return that one, None if nobody need be told."""
         generation = self._generations.get(event.id)
         if generation is None:  # cancelled meanwhile
@@ -577,7 +616,7 @@ class EngineClient:
             return None
         if isinstance(event, Accepted):
             generation.computing = False
-        elif isinstance(event, Delta) and generation.computing:
+        elif _proves_harmless(event) and generation.computing:
             generation.computing = False
             self._strikes.pop(generation.key, None)
         generation.push(event)
@@ -619,18 +658,23 @@ class EngineClient:
     def _ping(self, number: int) -> None:
         try:
             # A stopped worker leaves the pipe full and its writer waiting: never queue up there.
-            self._send(Ping(number), wait=False)
+            self.send(Ping(number), wait=False)
         except EngineFault:
             log.debug("ping %d: no worker", number)
 
 
-def _tell(generation: Generation) -> None:
+def _tell(generation: Pending) -> None:
     listener = generation.listener
     if listener is not None:
         listener()
 
 
-def _error(event: Failed) -> RequestError:
+def _proves_harmless(event: Event) -> bool:
+    """Whether all was computed that depends on the client's text alone."""
+    return isinstance(event, Delta) or (isinstance(event, Embedded) and event.left == 0)
+
+
+def error_of(event: Failed) -> RequestError:
     """Make the exception that the worker named."""
     cls = getattr(errors, event.error, EngineFault)
     if not (isinstance(cls, type) and issubclass(cls, RequestError)):

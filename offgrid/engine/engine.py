@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from offgrid.engine.embedder import Embedder, EmbeddingJob
 from offgrid.engine.pace import Pace
 from offgrid.engine.protocol import Delta, Event, Failed, GenerationRequest, Started, TokenLogprob
 from offgrid.engine.scheduler import Placement, Row, Scheduler
@@ -97,7 +98,8 @@ class Engine:
         )
         self.scheduler.can_cut = model.can_cut
         self._sampling_threads = model.n_threads if model.n_vocab >= _LARGE_VOCABULARY else 1
-        self._inbox: deque[Prepared | int] = deque()
+        self.embedder = Embedder(model)
+        self._inbox: deque[Prepared | EmbeddingJob | int] = deque()
         self._wake = threading.Condition()
         self._stopping = False
         self._failures = 0
@@ -111,9 +113,14 @@ class Engine:
         """Tokenise and check a request without touching the loop.
 
         Raises:
-            InvalidParameter: a token id or bias outside the vocabulary, an empty prompt.
+            InvalidParameter: a token id or bias outside the vocabulary, an empty prompt, a model
+                that only embeds.
             ContextLengthExceeded: the prompt leaves no room for an answer.
         """
+        if not self.model.generates:
+            raise InvalidParameter(
+                "This model does not generate text.", "model", code="unsupported_model"
+            )
         prompt = self._prompt_tokens(request)
         n_ctx = self.model.n_ctx
         if len(prompt) >= n_ctx:
@@ -127,6 +134,7 @@ class Engine:
         seed = request.sampling.seed
         seed = secrets.randbits(_SEED_BITS) if seed is None else seed
         params = replace(params, seed=seed)
+        visible = self.model.visible_pieces(request.visible) if request.visible else {}
         sequences = []
         for choice in range(request.n):
             sampler = Sampler(
@@ -137,14 +145,16 @@ class Engine:
                 banned=banned,
                 end_tokens=self.model.eog_ids,
             )
-            sequences.append(Sequence(id, choice, request, prompt, n_ctx, sampler))
+            sequence = Sequence(id, choice, request, prompt, n_ctx, sampler)
+            sequence.visible = visible
+            sequences.append(sequence)
         chars = 0
         if request.tokens is not None and request.top_logprobs is not None:
             pieces = b"".join(self.model.piece(token) for token in request.tokens)
             chars = len(pieces.decode("utf-8", "replace"))
         return Prepared(id, prompt, seed, sequences, chars)
 
-    def submit(self, prepared: Prepared) -> None:
+    def submit(self, prepared: Prepared | EmbeddingJob) -> None:
         """Put a prepared request into the queue."""
         self._post(prepared)
 
@@ -158,7 +168,7 @@ class Engine:
             self._stopping = True
             self._wake.notify()
 
-    def _post(self, item: Prepared | int) -> None:
+    def _post(self, item: Prepared | EmbeddingJob | int) -> None:
         with self._wake:
             self._inbox.append(item)
             self._wake.notify()
@@ -237,7 +247,7 @@ class Engine:
         """
         while True:
             with self._wake:
-                while not (self._inbox or self.scheduler.has_work or self._stopping):
+                while not (self._inbox or self.has_work or self._stopping):
                     self.step_began = None
                     self._wake.wait()
                 if self._stopping:
@@ -245,8 +255,15 @@ class Engine:
             self.step_began = time.monotonic()
             self.step()
 
+    @property
+    def has_work(self) -> bool:
+        """Whether another step has something to do."""
+        return self.scheduler.has_work or self.embedder.has_work
+
     def step(self) -> bool:
         """Take in what arrived, compute one batch, draw its tokens, push the events.
+
+        Inputs to be embedded get a batch of their own beside it.
 
         Returns:
             Whether anything is left to compute.
@@ -254,7 +271,10 @@ class Engine:
         self._take_inbox()
         for placement in self.scheduler.admit():
             self._begin(placement)
-        self.scheduler.prefill_tokens = self._pace.prefill_tokens
+        # Prompts and inputs to embed share what a step may take beside the streams.
+        share = self._pace.prefill_tokens
+        share = max(1, share // 2) if self.embedder.has_work else share
+        self.scheduler.prefill_tokens = share
         self.scheduler.burst_tokens = self._pace.burst_tokens
         rows = self.scheduler.plan()
         if rows:
@@ -263,8 +283,16 @@ class Engine:
             decoding = sum(row.count == 1 for row in rows)
             prefilling = sum(row.count for row in rows) - decoding
             self._pace.observe(decoding, prefilling, time.monotonic() - began)
+        if self.embedder.has_work:
+            self._embed(share if rows else None)
         self._flush()
-        return self.scheduler.has_work
+        return self.has_work
+
+    def _embed(self, budget: int | None) -> None:
+        self._events += self.embedder.step(budget)
+        if self.embedder.failures >= _FATAL_FAILURES:
+            self._flush()
+            raise EngineBroken(f"{self.embedder.failures} failed decodes of inputs in a row")
 
     def _take_inbox(self) -> None:
         while True:
@@ -274,6 +302,8 @@ class Engine:
                 item = self._inbox.popleft()
             if isinstance(item, Prepared):
                 self.scheduler.submit(item.sequences)
+            elif isinstance(item, EmbeddingJob):
+                self.embedder.submit(item)
             else:
                 self._drop(item)
 
@@ -312,6 +342,7 @@ class Engine:
 
     def _drop(self, request_id: int) -> None:
         self.scheduler.cancel(request_id)
+        self.embedder.cancel(request_id)
 
     def _fail(self, request_id: int, error: RequestError) -> None:
         self._drop(request_id)
@@ -464,9 +495,8 @@ class Engine:
         logprobs: tuple[TokenLogprob, ...] = ()
         if sequence.request.top_logprobs is not None:
             logprobs = (self._logprob(result),)
-        delta: Delta = sequence.advance(
-            token, self.model.piece(token), token in self.model.eog_ids, logprobs
-        )
+        piece = sequence.visible.get(token) or self.model.piece(token)
+        delta: Delta = sequence.advance(token, piece, token in self.model.eog_ids, logprobs)
         self._events.append(delta)
         if delta.finish_reason is not None:
             self.scheduler.release(sequence)

@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Sequence as SequenceOf
 from pathlib import Path
+from typing import Any
 
 import llama_cpp.llama_cpp as lc
 import numpy as np
@@ -28,6 +29,20 @@ _MAX_SCORES = 512 * 1024 * 1024
 """Bytes."""
 _MAX_METADATA_VALUE = 1 << 20
 _MAX_CACHED_BREAKERS = 256
+_EMBEDDING_SEQUENCES = 64
+"""Inputs in one batch. More short ones would not be computed any faster."""
+_MAX_EMBEDDING_LOGITS = 64 * 1024 * 1024
+"""Bytes of the logits of a batch that nobody wants; llama.cpp holds them twice."""
+_MIN_EMBEDDING_BATCH = 32
+_POOLINGS = {"1": "mean", "2": "cls", "3": "last", "4": "rank"}
+"""``<architecture>.pooling_type`` of a GGUF (``enum llama_pooling_type``)."""
+_POOLING_TYPES = {
+    "none": lc.LLAMA_POOLING_TYPE_NONE,
+    "mean": lc.LLAMA_POOLING_TYPE_MEAN,
+    "cls": lc.LLAMA_POOLING_TYPE_CLS,
+    "last": lc.LLAMA_POOLING_TYPE_LAST,
+    "rank": lc.LLAMA_POOLING_TYPE_RANK,
+}
 
 # NOTE: importing llama_cpp installs a Python log callback, which takes the GIL inside llama.cpp's
 # threads and can deadlock. NULL puts llama.cpp's own C function back, which writes to stderr.
@@ -77,22 +92,34 @@ class Model:
     def __init__(self, load: Load) -> None:
         self._model = None
         self._context = None
+        self._memory: Any = None
         lc.llama_backend_init()
         self._model = _load_model(load)
         self.vocab = lc.llama_model_get_vocab(self._model)
         self.n_vocab = int(lc.llama_vocab_n_tokens(self.vocab))
-        if not lc.llama_model_has_decoder(self._model) or lc.llama_model_is_diffusion(self._model):
+        if lc.llama_model_is_diffusion(self._model):
             raise LoadError("this kind of model does not generate text token by token.")
-        self._create_context(load)
+        self.metadata = self._metadata()
+        self._choose_pooling()
         self._special_ids()
         self._pieces: dict[int, bytes] = {}
         self._breakers: dict[str, frozenset[tuple[int, ...]]] = {}
-        self.batch = Batch(int(lc.llama_n_batch(self._context)), self.n_parallel, self.n_vocab)
-        self.can_cut = self._probe_cut()
+        self._embedding: EmbeddingContext | None = None
+        self._load = load
+        if self.generates:
+            self._create_context(load)
+            n_batch = int(lc.llama_n_batch(self._context))
+            self.batch = Batch(n_batch, self.n_parallel, self.n_vocab)
+            self.can_cut = self._probe_cut()
+        else:
+            self._prepare_embedding_only(load)
         self.info = self._describe(load)
 
     def close(self) -> None:
-        """Free the context, then the model. Idempotent."""
+        """Free the contexts, then the model. Idempotent."""
+        if self._embedding is not None:
+            self._embedding.close()
+            self._embedding = None
         if self._context is not None:
             lc.llama_free(self._context)
             self._context = None
@@ -102,11 +129,46 @@ class Model:
 
     # --- loading ------------------------------------------------------------------------------
 
+    def _choose_pooling(self) -> None:
+        """Read from the metadata what the model is made for, and how its states are pooled.
+
+        A file that names a pooling, or whose tokens see those behind them, is no writer.
+        """
+        architecture = self.metadata.get("general.architecture", "")
+        named = self.metadata.get(f"{architecture}.pooling_type", "")
+        self.causal = self.metadata.get(f"{architecture}.attention.causal") != "false"
+        self.pooling = _POOLINGS.get(named, "mean")
+        self.recurrent = bool(
+            lc.llama_model_is_recurrent(self._model) or lc.llama_model_is_hybrid(self._model)
+        )
+        decodes = bool(lc.llama_model_has_decoder(self._model))
+        self.generates = decodes and self.causal and named not in _POOLINGS
+
+    def _prepare_embedding_only(self, load: Load) -> None:
+        """Without a context for text: the embedding context is all there is."""
+        n_ctx_train = int(lc.llama_model_n_ctx_train(self._model))
+        self.n_ctx = min(load.ctx_size or n_ctx_train, n_ctx_train)
+        self.n_parallel = load.parallel
+        self.n_threads = load.threads or physical_threads()
+        self.batch = Batch(max(load.batch_size, load.parallel), load.parallel, self.n_vocab)
+        self.can_cut = False
+        self.kv_bytes = self.embedding_context().kv_bytes
+
+    def embedding_context(self) -> EmbeddingContext:
+        """Return the context that gives vectors, made at the first call.
+
+        Raises:
+            LoadError: it does not fit into memory.
+        """
+        if self._embedding is None:
+            self._embedding = EmbeddingContext(self, self._load)
+        return self._embedding
+
     def _create_context(self, load: Load) -> None:
         n_ctx_train = int(lc.llama_model_n_ctx_train(self._model))
         self.n_ctx = min(load.ctx_size or n_ctx_train, n_ctx_train)
         self.n_parallel = load.parallel
-        self.kv_bytes = self._estimate_kv_bytes()
+        self.kv_bytes = self.estimate_kv_bytes(self.n_ctx * self.n_parallel)
         available = psutil.virtual_memory().available
         if self.kv_bytes > 0.9 * available:
             raise LoadError(
@@ -123,17 +185,36 @@ class Model:
         self.n_threads = load.threads or physical_threads()
         params.n_threads = params.n_threads_batch = self.n_threads
         params.kv_unified = False
-        # Flash attention on a processor is slow for fewer tokens than 64 at once, and streams are
-        # fewer; without it the scores of a whole call stand in memory.
-        scores = 4 * self.n_ctx * params.n_ubatch * int(lc.llama_model_n_head(self._model))
-        if load.gpu_layers == 0 and scores <= _MAX_SCORES:
-            params.flash_attn_type = lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        self._choose_flash_attention(params, load)
         params.no_perf = True
         self._context = lc.llama_init_from_model(self._model, params)
         if not self._context:
             raise LoadError("llama.cpp could not create a context.")
         self.n_ctx = min(self.n_ctx, int(lc.llama_n_ctx_seq(self._context)))
         self._memory = lc.llama_get_memory(self._context)
+        if not self._memory:
+            raise LoadError("this kind of model does not generate text token by token.")
+
+    def _choose_flash_attention(self, params: lc.llama_context_params, load: Load) -> None:
+        # Flash attention on a processor is slow for fewer tokens than 64 at once, and streams are
+        # fewer; without it the scores of a whole call stand in memory.
+        scores = 4 * self.n_ctx * params.n_ubatch * int(lc.llama_model_n_head(self._model))
+        if load.gpu_layers == 0 and scores <= _MAX_SCORES:
+            params.flash_attn_type = lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
+
+    def new_context(self, params: lc.llama_context_params, load: Load) -> lc.llama_context_p:
+        """Return another context over the same weights (``llama_init_from_model``).
+
+        Raises:
+            LoadError: llama.cpp refuses.
+        """
+        params.n_threads = params.n_threads_batch = self.n_threads
+        params.no_perf = True
+        self._choose_flash_attention(params, load)
+        context = lc.llama_init_from_model(self._model, params)
+        if not context:
+            raise LoadError("llama.cpp could not create a context.")
+        return context
 
     def _probe_cut(self) -> bool:
         """Compute two tokens and cut one off again: recurrent and hybrid memories cannot."""
@@ -149,13 +230,13 @@ class Model:
         self.batch.clear()
         return can_cut
 
-    def _estimate_kv_bytes(self) -> int:
+    def estimate_kv_bytes(self, n_cells: int) -> int:
         """Keys and values in half precision; an upper bound where layers share or skip them."""
         heads = max(1, int(lc.llama_model_n_head(self._model)))
         width = int(lc.llama_model_n_embd(self._model)) // heads
         kv_heads = int(lc.llama_model_n_head_kv(self._model))
         layers = int(lc.llama_model_n_layer(self._model))
-        return 2 * 2 * layers * kv_heads * width * self.n_ctx * self.n_parallel
+        return 2 * 2 * layers * kv_heads * width * n_cells
 
     def _special_ids(self) -> None:
         ids = range(self.n_vocab)
@@ -165,19 +246,21 @@ class Model:
         self.control_ids = tuple(i for i in ids if lc.llama_vocab_get_attr(vocab, i) & special)
         self.bos = int(lc.llama_vocab_bos(vocab))
         self.add_bos = bool(lc.llama_vocab_get_add_bos(vocab)) and self.bos >= 0
+        self.eos = int(lc.llama_vocab_eos(vocab)) if lc.llama_vocab_get_add_eos(vocab) else -1
+        self.sep = int(lc.llama_vocab_sep(vocab)) if lc.llama_vocab_get_add_sep(vocab) else -1
+        self.n_embd = int(lc.llama_model_n_embd_out(self._model))
 
     def _describe(self, load: Load) -> ModelInfo:
-        metadata = self._metadata()
         stat = Path(load.path).stat()
         identity = (
             __version__, lc.llama_print_system_info(), stat.st_size, stat.st_mtime_ns, self.n_ctx,
-            self.n_parallel, self.batch.capacity, lc.llama_n_threads(self._context),
+            self.n_parallel, self.batch.capacity, self.n_threads,
             load.gpu_layers,
         )  # fmt: skip
         description = ctypes.create_string_buffer(256)
         lc.llama_model_desc(self._model, description, len(description))
         eos = int(lc.llama_vocab_eos(self.vocab))
-        control_texts = {self._text(i) for i in self.control_ids}
+        control_ids = {text: i for i in reversed(self.control_ids) if (text := self._text(i))}
         return ModelInfo(
             path=load.path,
             description=description.value.decode("utf-8", "replace"),
@@ -188,13 +271,16 @@ class Model:
             size_bytes=int(lc.llama_model_size(self._model)),
             n_parallel=self.n_parallel,
             kv_bytes=self.kv_bytes,
-            chat_template=metadata.get("tokenizer.chat_template"),
+            chat_template=self.metadata.get("tokenizer.chat_template"),
             bos_text=self._text(self.bos) if self.bos >= 0 else "",
             eos_text=self._text(eos) if eos >= 0 else "",
             add_bos=self.add_bos,
-            control_texts=tuple(sorted(control_texts - {""})),
+            control_texts=tuple(sorted(control_ids)),
             fingerprint="fp_" + hashlib.sha256(repr(identity).encode()).hexdigest()[:12],
-            metadata={k: v for k, v in metadata.items() if k != "tokenizer.chat_template"},
+            metadata={k: v for k, v in self.metadata.items() if k != "tokenizer.chat_template"},
+            pooling=self.pooling,
+            generates=self.generates,
+            control_ids=control_ids,
         )
 
     def _metadata(self) -> dict[str, str]:
@@ -232,12 +318,27 @@ class Model:
             ids = np.concatenate((np.array([self.bos], dtype=np.int32), ids))
         return ids
 
-    def _tokenize_text(self, text: str, special: bool) -> NDArray[np.int32]:
+    def tokenize_input(self, text: str) -> NDArray[np.int32]:
+        """Return the ids of a text to be embedded, with what the model wants around it (BOS, EOS).
+
+        Nothing in the text becomes a control token.
+        """
+        return self._tokenize_text(text, False, add_special=True)
+
+    def tokenize_plain(self, text: str) -> NDArray[np.int32]:
+        """Return the ids of a text alone, none of them a control token."""
+        return self._tokenize_text(text, False)
+
+    def _tokenize_text(
+        self, text: str, special: bool, add_special: bool = False
+    ) -> NDArray[np.int32]:
         data = text.encode("utf-8")
         capacity = len(data) + 8
         ids = np.empty(capacity, dtype=np.int32)
         pointer = ids.ctypes.data_as(ctypes.POINTER(lc.llama_token))
-        count = lc.llama_tokenize(self.vocab, data, len(data), pointer, capacity, False, special)
+        count = lc.llama_tokenize(
+            self.vocab, data, len(data), pointer, capacity, add_special, special
+        )
         if count < 0:
             raise ValueError(f"llama_tokenize returned {count} for {len(data)} bytes")
         return ids[:count]
@@ -258,6 +359,14 @@ class Model:
             buffer = ctypes.create_string_buffer(-length)
             length = lc.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
         return buffer.raw[:length]
+
+    def visible_pieces(self, texts: SequenceOf[str]) -> dict[int, bytes]:
+        """Return the bytes of the control tokens that have one of these texts."""
+        return {
+            self.info.control_ids[text]: text.encode("utf-8")
+            for text in texts
+            if text in self.info.control_ids
+        }
 
     def breakers(self, texts: SequenceOf[str]) -> list[tuple[int, ...]]:
         """Return the token sequences in which these texts can stand, for DRY."""
@@ -327,6 +436,102 @@ class Model:
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.n_parallel:
             raise ValueError(f"slot {slot} is outside 0..{self.n_parallel - 1}")
+
+
+class EmbeddingContext:
+    """A context over a model's weights that gives the states of tokens, or pooled vectors.
+
+    The cells of its memory are shared by all sequences. Where tokens see those behind them, or a
+    classification head scores an input, a sequence has to be in one batch (:attr:`whole`), and
+    llama.cpp pools; else inputs come in chunks, and the caller pools their states.
+
+    Attributes:
+        capacity: most tokens in one :meth:`decode`.
+        n_cells: most tokens of all sequences that are begun.
+        n_sequences: how many there can be at once.
+
+    Raises:
+        LoadError: it does not fit into memory.
+    """
+
+    def __init__(self, model: Model, load: Load) -> None:
+        self.whole = not model.causal or model.pooling == "rank"
+        self.n_embd = 1 if model.pooling == "rank" else model.n_embd
+        self.n_cells = model.n_ctx
+        # A recurrent model has a state for each sequence, whatever is in it.
+        n_sequences = model.n_parallel if model.recurrent else _EMBEDDING_SEQUENCES
+        # llama.cpp computes the logits of all tokens too, and keeps them.
+        room = max(_MIN_EMBEDDING_BATCH, _MAX_EMBEDDING_LOGITS // (4 * model.n_vocab))
+        chunk = min(load.batch_size, _UBATCH, room, model.n_ctx)
+        self.capacity = model.n_ctx if self.whole else chunk
+        self.n_sequences = min(n_sequences, self.capacity)
+        self.kv_bytes = model.estimate_kv_bytes(self.n_cells) if model.causal else 0
+        self._check_room(model)
+        params = lc.llama_context_default_params()
+        params.n_ctx = self.n_cells
+        params.n_batch = params.n_ubatch = self.capacity
+        params.n_seq_max = self.n_sequences
+        params.kv_unified = True
+        params.embeddings = True
+        params.pooling_type = _POOLING_TYPES[model.pooling if self.whole else "none"]
+        self._context = model.new_context(params, load)
+        self._memory = lc.llama_get_memory(self._context)
+        self.batch = Batch(self.capacity, self.n_sequences, model.n_vocab)
+
+    def _check_room(self, model: Model) -> None:
+        # Encoders have no logits.
+        logits = 2 * 4 * self.capacity * model.n_vocab if model.causal else 0
+        available = psutil.virtual_memory().available
+        if self.kv_bytes + logits > 0.9 * available:
+            raise LoadError(
+                f"embeddings of inputs up to {model.n_ctx} tokens need about "
+                f"{(self.kv_bytes + logits) / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are "
+                "free; lower OFFGRID_MAX_CONTEXT (--ctx-size)."
+            )
+
+    def close(self) -> None:
+        """Free it. Idempotent."""
+        if self._context is not None:
+            lc.llama_free(self._context)
+            self._context = None
+
+    def decode(self) -> None:
+        """Compute the filled :attr:`batch`.
+
+        Raises:
+            DecodeError: llama.cpp failed; :meth:`forget` every sequence of the batch.
+        """
+        self.batch.want_all()
+        code = lc.llama_decode(self._context, self.batch.struct())
+        if code != 0:
+            raise DecodeError(int(code))
+
+    def states(self, first: int, count: int) -> NDArray[np.float32]:
+        """Return a copy of the last hidden states at batch positions, (count, n_embd)."""
+        address = ctypes.cast(lc.llama_get_embeddings(self._context), ctypes.c_void_p).value
+        if not address:
+            raise DecodeError(-1)
+        return _copy_floats(address + 4 * first * self.n_embd, count, self.n_embd)
+
+    def pooled(self, sequence: int) -> NDArray[np.float32]:
+        """Return a copy of the vector (n_embd,) or score (1,) of a sequence of the batch."""
+        pointer = lc.llama_get_embeddings_seq(self._context, sequence)
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        if not address:
+            raise DecodeError(-1)
+        return _copy_floats(address, 1, self.n_embd).ravel()
+
+    def forget(self, sequence: int) -> None:
+        """Free the cells of a sequence; encoders have none."""
+        if not 0 <= sequence < self.n_sequences:
+            raise ValueError(f"sequence {sequence} is outside 0..{self.n_sequences - 1}")
+        if self._memory:
+            lc.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+
+def _copy_floats(address: int, rows: int, columns: int) -> NDArray[np.float32]:
+    values = np.ctypeslib.as_array((ctypes.c_float * (rows * columns)).from_address(address))
+    return np.array(values, dtype=np.float32).reshape(rows, columns)
 
 
 class Batch:
@@ -401,6 +606,10 @@ class Batch:
         self._want[first:last] = want
         self._size = last
         return range(first, last)
+
+    def want_all(self) -> None:
+        """Ask for an output of every token."""
+        self._want[: self._size] = 1
 
     def struct(self) -> lc.llama_batch:
         """Return the C structure over the arrays; it borrows them."""

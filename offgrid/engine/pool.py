@@ -15,7 +15,7 @@ from collections.abc import Callable
 from offgrid.config import Settings
 from offgrid.engine.client import EngineClient
 from offgrid.engine.protocol import Load
-from offgrid.errors import Overloaded
+from offgrid.errors import InvalidParameter, Overloaded
 from offgrid.store.catalogue import Catalogue, ModelEntry
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,22 @@ class EnginePool:
         """
         client = self._client(self._catalogue.get(model_id))
         client.wait_ready(alive)
+        return client
+
+    def generator(self, model_id: str, alive: Callable[[], bool] = lambda: True) -> EngineClient:
+        """Return :meth:`engine` of a model that writes text.
+
+        Raises:
+            InvalidParameter: it is made for embedding or ranking.
+        """
+        client = self.engine(model_id, alive)
+        if not client.info.generates:
+            use = "/v1/rerank" if client.info.pooling == "rank" else "/v1/embeddings"
+            raise InvalidParameter(
+                f"The model {model_id} does not generate text; it serves {use}.",
+                "model",
+                code="unsupported_model",
+            )
         return client
 
     def drain(self) -> None:

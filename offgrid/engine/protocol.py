@@ -96,8 +96,25 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     post_sampling: bool = False
     grammar: Grammar | None = None
     """Tokens that would leave it are never drawn."""
+    visible: tuple[str, ...] = ()
+    """Texts of control tokens that give their text; all others give none."""
     prompt_param: str = "prompt"
     """The request field that error messages about the prompt name."""
+
+
+class EmbeddingRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Inputs to be turned into one vector each, or documents to be scored against a query.
+
+    An input is text, none of which becomes a control token, or token ids, which are taken as they
+    are. With ``query`` the answer to each input is one number: how well it fits. ``dimensions``
+    cuts vectors to their first so many entries.
+    """
+
+    inputs: tuple[str | tuple[int, ...], ...]
+    query: str | None = None
+    dimensions: int | None = None
+    params: tuple[str, ...] = ()
+    """The request field that error messages about each input name."""
 
 
 # --- server to worker -------------------------------------------------------------------------
@@ -125,6 +142,11 @@ class Submit(msgspec.Struct, frozen=True, tag=True):
     request: GenerationRequest
 
 
+class Embed(msgspec.Struct, frozen=True, tag=True):
+    id: int
+    request: EmbeddingRequest
+
+
 class Cancel(msgspec.Struct, frozen=True, tag=True):
     """Idempotent; an unknown id is no error (it may just have finished)."""
 
@@ -139,7 +161,7 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """End the process now; running requests have been dealt with."""
 
 
-Command = Load | Submit | Cancel | Ping | Stop
+Command = Load | Submit | Embed | Cancel | Ping | Stop
 
 # --- worker to server -------------------------------------------------------------------------
 
@@ -166,6 +188,16 @@ class ModelInfo(msgspec.Struct, frozen=True):
     fingerprint: str
     """Stands for everything that can change the logits: build, file, context, threads."""
     metadata: dict[str, str]
+    pooling: str = "mean"
+    """How the states of an input's tokens become its vector: one of :data:`POOLINGS`."""
+    generates: bool = True
+    """Whether it writes text; models made for embedding or ranking do not."""
+    control_ids: dict[str, int] = {}
+    """Ids of the ``control_texts``."""
+
+
+POOLINGS = ("mean", "cls", "last", "rank")
+"""Mean of all states, the first, the last, or a score that a classification head makes."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
@@ -215,6 +247,19 @@ class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     cached_tokens: int = 0
 
 
+class Embedded(msgspec.Struct, frozen=True, tag=True):
+    """The answer to one input of an :class:`EmbeddingRequest`.
+
+    ``vector`` holds little-endian float32: an embedding of length 1, or a single score. ``left``
+    is the number of inputs that are still to come; 0 ends the request.
+    """
+
+    id: int
+    index: int
+    vector: bytes
+    left: int
+
+
 class Failed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """The request is over. ``error`` is the name of a class in :mod:`offgrid.errors`."""
 
@@ -242,7 +287,7 @@ class Pong(msgspec.Struct, frozen=True, tag=True):
     waiting: int
 
 
-Event = Accepted | Started | Delta | Failed
+Event = Accepted | Started | Delta | Embedded | Failed
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):
@@ -302,15 +347,25 @@ def read_reports(stream: IO[bytes]) -> Iterator[list[Report]]:
     buffer = bytearray()
     while data := os.read(fd, _READ_SIZE):
         buffer += data
-        reports, at = [], 0
-        while len(buffer) - at >= _HEADER.size:
-            (length,) = _HEADER.unpack_from(buffer, at)
-            _check_length(length)
-            end = at + _HEADER.size + length
-            if end > len(buffer):
-                break
-            reports.append(_report_decoder.decode(memoryview(buffer)[at + _HEADER.size : end]))
-            at = end
-        if reports:
-            del buffer[:at]
+        if reports := take_reports(buffer):
             yield reports
+
+
+def take_reports(buffer: bytearray) -> list[Report]:
+    """Take all whole frames out of a buffer and return their reports.
+
+    Raises:
+        ValueError, msgspec.DecodeError: it does not begin with a frame.
+    """
+    reports: list[Report] = []
+    at = 0
+    while len(buffer) - at >= _HEADER.size:
+        (length,) = _HEADER.unpack_from(buffer, at)
+        _check_length(length)
+        end = at + _HEADER.size + length
+        if end > len(buffer):
+            break
+        reports.append(_report_decoder.decode(memoryview(buffer)[at + _HEADER.size : end]))
+        at = end
+    del buffer[:at]
+    return reports

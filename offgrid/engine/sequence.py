@@ -15,11 +15,12 @@ class Sequence:
     Attributes:
         tokens: ids of prompt and answer, int32, in a buffer of the context's size.
         computed: how many of them llama.cpp has computed in ``slot``.
+        visible: bytes of control tokens that give text, which others do not.
     """
 
     __slots__ = (
         "cached", "choice", "completion_tokens", "computed", "limit", "n_ctx", "n_tokens",
-        "request", "request_id", "reuse", "sampler", "slot", "stream", "tokens",
+        "request", "request_id", "reuse", "sampler", "slot", "stream", "tokens", "visible",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +47,7 @@ class Sequence:
         self.cached = 0
         self.reuse = request.cache_prompt
         self.slot = -1
+        self.visible: dict[int, bytes] = {}
         self.completion_tokens = 0
 
     def __len__(self) -> int:

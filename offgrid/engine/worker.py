@@ -15,13 +15,17 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
 
-from offgrid.engine.engine import Engine, EngineBroken
+from offgrid.engine.embedder import EmbeddingJob
+from offgrid.engine.engine import Engine, EngineBroken, Prepared
 from offgrid.engine.model import LoadError, Model
 from offgrid.engine.protocol import (
     Accepted,
     Cancel,
+    Embed,
     Event,
     Failed,
     Load,
@@ -42,6 +46,10 @@ log = logging.getLogger("offgrid.engine.worker")
 
 _TOKENISER_STACK = 64 * 1024 * 1024
 """Bytes. Tokenizers with regular expressions recurse; 8 MiB is not enough for 30,000 letters."""
+
+
+_TURN = 0.02
+"""Seconds of tokenising after which a request of many inputs lets others go first."""
 
 
 class Writer:
@@ -66,6 +74,15 @@ class Writer:
         self.send(Step(events))
 
 
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """A request of many inputs that is being tokenised."""
+
+    id: int
+    job: EmbeddingJob
+    rest: Iterator[None]
+
+
 class Worker:
     """Connects the pipes with an engine. The module's docstring lists its threads."""
 
@@ -73,7 +90,7 @@ class Worker:
         self._commands = commands
         self._writer = writer
         self._engine: Engine | None = None
-        self._to_tokenise: queue.SimpleQueue[Submit] = queue.SimpleQueue()
+        self._to_tokenise: queue.SimpleQueue[Submit | _Inputs] = queue.SimpleQueue()
         # Ids that the tokeniser has not handed over yet. A cancel takes its id out, so that none
         # is lost between the two threads.
         self._pending: set[int] = set()
@@ -108,10 +125,12 @@ class Worker:
             if command is None or isinstance(command, Stop):
                 # Nothing that matters is lost: the server has dealt with what ran.
                 os._exit(0)
-            if isinstance(command, Submit):
+            if isinstance(command, (Submit, Embed)):
                 with self._lock:
                     self._pending.add(command.id)
-                self._to_tokenise.put(command)
+                self._to_tokenise.put(
+                    command if isinstance(command, Submit) else self._inputs(command)
+                )
             elif isinstance(command, Cancel):
                 self._cancel(command.id)
             elif isinstance(command, Ping):
@@ -136,33 +155,59 @@ class Worker:
 
     def _tokenise(self) -> None:
         while True:
-            self._prepare(self._to_tokenise.get())
+            self._tokenise_next()
 
-    def _prepare(self, command: Submit) -> None:
-        engine = self._engine
-        assert engine is not None
-        if command.id not in self._pending:
+    def _tokenise_next(self) -> None:
+        item = self._to_tokenise.get()
+        if item.id not in self._pending:
             return
         try:
-            prepared = engine.prepare(command.id, command.request)
-        except Exception as ex:
-            if isinstance(ex, RequestError):
-                error = ex
+            if isinstance(item, Submit):
+                self._prepare(item)
             else:
-                log.exception("request %d could not be prepared", command.id)
-                error = EngineFault("The prompt could not be tokenised.")
-            with self._lock:
-                self._pending.discard(command.id)
-            self._writer.events((_failed(command.id, error),))
-            return
+                self._prepare_some(item)
+        except Exception as ex:
+            self._refuse(item.id, ex)
+
+    def _prepare(self, command: Submit) -> None:
+        assert self._engine is not None
+        prepared = self._engine.prepare(command.id, command.request)
         accepted = Accepted(command.id, len(prepared.prompt), prepared.seed, prepared.prompt_chars)
-        with self._lock:
-            if command.id not in self._pending:
+        self._accept(accepted, prepared)
+
+    def _inputs(self, command: Embed) -> _Inputs:
+        assert self._engine is not None
+        job = EmbeddingJob(command.id, command.request)
+        return _Inputs(command.id, job, self._engine.embedder.prepare(job))
+
+    def _prepare_some(self, inputs: _Inputs) -> None:
+        """Tokenise inputs for a moment; if some are left, whoever else waits has a turn first."""
+        until = time.monotonic() + _TURN
+        for _ in inputs.rest:
+            if time.monotonic() > until:
+                self._to_tokenise.put(inputs)
                 return
-            self._pending.discard(command.id)
+        self._accept(Accepted(inputs.id, inputs.job.prompt_tokens, 0), inputs.job)
+
+    def _accept(self, accepted: Accepted, prepared: Prepared | EmbeddingJob) -> None:
+        assert self._engine is not None
+        with self._lock:
+            if accepted.id not in self._pending:
+                return
+            self._pending.discard(accepted.id)
             # Before the engine knows of it: no delta may overtake this event.
             self._writer.events((accepted,))
-            engine.submit(prepared)
+            self._engine.submit(prepared)
+
+    def _refuse(self, id: int, ex: Exception) -> None:
+        if isinstance(ex, RequestError):
+            error = ex
+        else:
+            log.error("request %d could not be prepared", id, exc_info=ex)
+            error = EngineFault("The prompt could not be tokenised.")
+        with self._lock:
+            self._pending.discard(id)
+        self._writer.events((_failed(id, error),))
 
 
 def _failed(id: int, error: RequestError) -> Failed:

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 from offgrid import errors
-from offgrid.api.schema import chat, completions
+from offgrid.api.schema import chat, completions, embeddings, rerank
 from offgrid.api.schema.fields import IGNORED, GenerationFields
+from offgrid.engine.embedder import MAX_INPUT_TOKENS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "API.md").read_text(encoding="utf-8")
 
@@ -27,6 +28,14 @@ def test_fields() -> None:
     assert rows("Fields of both POST endpoints") == common
     assert rows("Chat only") == set(chat.ChatRequest.__struct_fields__) - common
     assert rows("Completions only") == set(completions.CompletionRequest.__struct_fields__) - common
+
+
+def test_fields_of_embeddings_and_rerank() -> None:
+    assert rows("Embeddings") == set(embeddings.EmbeddingsRequest.__struct_fields__)
+    assert rows("Rerank") == set(rerank.RerankRequest.__struct_fields__)
+    assert f"{embeddings.MAX_INPUTS:,} inputs" in PAGE
+    assert f"1 to {rerank.MAX_DOCUMENTS:,} strings" in PAGE
+    assert PAGE.count(f"{MAX_INPUT_TOKENS:,} tokens in all") == 2
 
 
 def test_ignored_and_refused() -> None:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from offgrid.api.schema.fields import MAX_TOKENS, GenerationFields, Unsupported, convert
+from offgrid.api.schema.tools import Offer, Tool, ToolChoice, make_offer, too_deep
 from offgrid.errors import InvalidParameter
 
 MAX_STOPS = 4
@@ -70,7 +71,9 @@ def _call_for_template(call: ToolCall) -> dict[str, Any]:
     arguments = call.function.arguments or "{}"
     try:
         parsed: Any = msgspec.json.decode(arguments)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
+        parsed = arguments
+    if too_deep(parsed):
         parsed = arguments
     return {
         "id": call.id,
@@ -84,6 +87,16 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
     max_completion_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    tools: list[Tool] = msgspec.field(default_factory=list)
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool = True
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
+
+    @property
+    def offer(self) -> Offer:
+        """The functions that may be called, and how."""
+        return make_offer(self.tools, self.tool_choice, self.parallel_tool_calls)
 
     @property
     def token_limit(self) -> int | None:
@@ -99,8 +112,6 @@ UNSUPPORTED: Unsupported = {
     "functions": lambda value: value == [],
     "modalities": lambda value: value == ["text"],
     "response_format": lambda value: value == {"type": "text"},
-    "tool_choice": lambda value: value in ("none", "auto"),
-    "tools": lambda value: value == [],
     "web_search_options": lambda value: False,
 }
 
@@ -122,4 +133,21 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
             )
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidParameter("top_logprobs needs logprobs: true.", "top_logprobs")
+    make_offer(request.tools, request.tool_choice, request.parallel_tool_calls)
+    if request.continue_final_message:
+        _check_continued(request)
     return request
+
+
+def _check_continued(request: ChatRequest) -> None:
+    last = request.messages[-1]
+    if last.role != "assistant" or last.content is None or last.tool_calls:
+        raise InvalidParameter(
+            "Only an assistant message with content and without tool calls can be continued.",
+            "continue_final_message",
+        )
+    if request.add_generation_prompt:
+        raise InvalidParameter(
+            "An answer continues the last message or begins a new one, not both.",
+            "add_generation_prompt",
+        )

@@ -14,6 +14,7 @@ from offgrid.engine.protocol import Sampling
 from offgrid.errors import InvalidParameter
 
 T = TypeVar("T", bound="GenerationFields")
+S = TypeVar("S", bound=msgspec.Struct)
 
 MAX_N = 16
 MAX_TOKENS = (1 << 31) - 1
@@ -27,9 +28,9 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 IGNORED = frozenset({
-    "metadata", "moderation", "parallel_tool_calls", "prediction", "prompt_cache_key",
-    "prompt_cache_options", "prompt_cache_retention", "reasoning_effort", "safety_identifier",
-    "service_tier", "store", "user", "verbosity",
+    "metadata", "moderation", "prediction", "prompt_cache_key", "prompt_cache_options",
+    "prompt_cache_retention", "reasoning_effort", "safety_identifier", "service_tier", "store",
+    "user", "verbosity",
 })  # fmt: skip
 """Accepted and without effect: they carry information, or ask for what a local model has not."""
 
@@ -172,6 +173,25 @@ def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported, max_st
         raise _invalid(message) from None
     _check(request, max_stops)
     return request
+
+
+def check_fields(body: dict[str, Any], cls: type[S]) -> S:
+    """Check the body of a request that generates nothing, and return it typed.
+
+    ``null`` counts as absent, :data:`IGNORED` fields are dropped.
+
+    Raises:
+        InvalidParameter: ``param`` names the field.
+    """
+    known = cls.__struct_fields__
+    fields = {k: v for k, v in body.items() if v is not None and k not in IGNORED}
+    for name in fields:
+        if name not in known:
+            raise InvalidParameter(f"Unknown field: {name}.", name, code="unknown_parameter")
+    try:
+        return msgspec.convert(fields, cls)
+    except msgspec.ValidationError as ex:
+        raise _invalid(str(ex)) from None
 
 
 def _check(request: GenerationFields, max_stops: int) -> None:

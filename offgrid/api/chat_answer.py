@@ -1,0 +1,268 @@
+"""The answer to a chat request, whole or in chunks: messages, reasoning, tool calls."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+from offgrid.api.running import Running, Total
+from offgrid.api.schema.chat import ChatRequest
+from offgrid.chat.dialect import Dialect
+from offgrid.chat.parser import AnswerParser, CallStart, Content, Event, Reasoning
+from offgrid.engine.protocol import Delta, Grammar, TokenLogprob
+
+Json = dict[str, Any]
+
+
+class Talk:
+    """A chat request in the way of talking of one model.
+
+    Attributes:
+        prompt: what the model reads.
+        grammar: what its answer has to follow, None for anything.
+        visible: control tokens whose text the answer's reader needs.
+    """
+
+    def __init__(self, request: ChatRequest, dialect: Dialect) -> None:
+        self.request = request
+        self._dialect = dialect
+        self._offer = offer = request.offer
+        self.prompt = dialect.prompt(
+            [message.for_template() for message in request.messages],
+            list(offer.tools) or None,
+            ask=request.add_generation_prompt is not False,
+            resume=request.continue_final_message,
+        )
+        self.visible = dialect.visible
+        self.grammar: Grammar | None = None
+        if offer.constrained:
+            source = dialect.grammar(
+                offer.functions,
+                required=offer.required,
+                parallel=offer.parallel,
+                thinking=self.prompt.thinking,
+            )
+            self.grammar = Grammar("lark", source, "tools")
+
+    @property
+    def offers_tools(self) -> bool:
+        """Whether the answer may call functions."""
+        return bool(self._offer.functions)
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether a choice can be over before its generation is."""
+        return self.offers_tools and not self._offer.parallel
+
+    def choices(self) -> list[Choice]:
+        """Return the choices of the answer, all still empty."""
+        return [
+            Choice(
+                self._dialect.parser(
+                    self._offer.names,
+                    thinking=self.prompt.thinking,
+                    constrained=self._offer.constrained,
+                    max_calls=0 if self._offer.parallel else 1,
+                )
+            )
+            for _ in range(self.request.n)
+        ]
+
+
+class Choice:
+    """One choice while it comes.
+
+    Attributes:
+        finish_reason: None as long as there is more to come.
+        reasoning_tokens: tokens so far that are reasoning, its markers included.
+    """
+
+    def __init__(self, parser: AnswerParser) -> None:
+        self._parser = parser
+        self.finish_reason: str | None = None
+        self.reasoning_tokens = 0
+
+    def read(self, delta: Delta) -> list[Event]:
+        """Take in a delta of the engine; return what it adds. After the end that is nothing."""
+        if self.finish_reason is not None:
+            return []
+        thinking = self._parser.thinking
+        events = self._parser.feed(delta.text)
+        if thinking or self._parser.thinking:
+            self.reasoning_tokens = delta.completion_tokens
+        if delta.finish_reason is not None or self._parser.done:
+            events += self._parser.finish()
+            self.finish_reason = delta.finish_reason or "stop"
+            if self.finish_reason == "stop" and self._parser.calls:
+                self.finish_reason = "tool_calls"
+        return events
+
+
+def _deltas(
+    talk: Talk, running: Running, total: Total, choices: list[Choice]
+) -> Iterator[tuple[int, Delta, list[Event]] | None]:
+    """Yield index, delta and what it means, until every choice has ended; None in silence.
+
+    A choice may end before its generation does (``parallel_tool_calls``); the rest is not read, and
+    is cancelled with everything at the end of the response.
+    """
+    source = running.rest = running.deltas()
+    for item in source:
+        if item is None:
+            yield None
+            continue
+        index, delta = item
+        if choices[index].finish_reason is not None:
+            continue
+        total.add(index, delta)
+        yield index, delta, choices[index].read(delta)
+        if all(choice.finish_reason is not None for choice in choices):
+            return
+
+
+def _usage(total: Total, running: Running, choices: list[Choice]) -> Json:
+    usage: Json = total.usage(running.prompt_tokens)
+    details = usage["completion_tokens_details"]
+    details["reasoning_tokens"] = sum(choice.reasoning_tokens for choice in choices)
+    return usage
+
+
+def _call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"
+
+
+def whole_answer(head: Json, talk: Talk, running: Running) -> Json:
+    """Collect the answer; ``head`` is what every answer begins with."""
+    total = Total()
+    choices = talk.choices()
+    messages = [_Message() for _ in choices]
+    logprobs: list[list[TokenLogprob]] = [[] for _ in choices]
+    if not talk.may_end_early:
+        running.wait()
+    for item in _deltas(talk, running, total, choices):
+        if item is not None:
+            index, delta, events = item
+            logprobs[index] += delta.logprobs
+            for event in events:
+                messages[index].add(event)
+    running.cancel()
+    answers = [
+        {
+            "index": index,
+            "message": messages[index].as_json(),
+            "logprobs": _logprobs(logprobs[index]) if talk.request.logprobs else None,
+            "finish_reason": choice.finish_reason,
+        }
+        for index, choice in enumerate(choices)
+    ]
+    return {**head, "choices": answers, "usage": _usage(total, running, choices)}
+
+
+class _Message:
+    """The message of a choice, piece by piece."""
+
+    def __init__(self) -> None:
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[tuple[str, list[str]]] = []
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, Content):
+            self._content.append(event.text)
+        elif isinstance(event, Reasoning):
+            self._reasoning.append(event.text)
+        elif isinstance(event, CallStart):
+            self._calls.append((event.name, []))
+        else:
+            self._calls[event.index][1].append(event.text)
+
+    def as_json(self) -> Json:
+        content = "".join(self._content)
+        message: Json = {
+            "role": "assistant",
+            "content": None if self._calls and not content else content,
+            "refusal": None,
+            "annotations": [],
+        }
+        if self._reasoning:
+            message["reasoning_content"] = "".join(self._reasoning)
+        if self._calls:
+            message["tool_calls"] = [
+                {
+                    "id": _call_id(),
+                    "type": "function",
+                    "function": {"name": name, "arguments": "".join(arguments)},
+                }
+                for name, arguments in self._calls
+            ]
+        return message
+
+
+def stream_answer(head: Json, talk: Talk, running: Running) -> Iterator[Json | None]:
+    """Yield the chunks of a stream: role, what is said, finish, and usage if asked for."""
+    request = talk.request
+    total = Total()
+    choices = talk.choices()
+    waiting: list[list[TokenLogprob]] = [[] for _ in choices]  # for the next chunk with text
+
+    def chunk(index: int, delta: Json, finish_reason: str | None = None) -> Json:
+        tokens, waiting[index] = waiting[index], []
+        logprobs = _logprobs(tokens) if tokens else None
+        choice = {
+            "index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason,
+        }  # fmt: skip
+        result: Json = {**head, "choices": [choice]}
+        if request.include_usage:
+            result["usage"] = None
+        if request.obfuscate:
+            result["obfuscation"] = secrets.token_urlsafe(secrets.randbelow(24))
+        return result
+
+    # Whether there will be content is not known yet, and text is added to what comes first.
+    content = None if talk.offers_tools else ""
+    for index in range(request.n):
+        yield chunk(index, {"role": "assistant", "content": content, "refusal": None})
+    for item in _deltas(talk, running, total, choices):
+        if item is None:
+            yield None
+            continue
+        index, delta, events = item
+        waiting[index] += delta.logprobs
+        for event in events:
+            yield chunk(index, _delta(event))
+        finish_reason = choices[index].finish_reason
+        if finish_reason is not None:
+            yield chunk(index, {}, finish_reason)
+    if request.include_usage:
+        yield {**head, "choices": [], "usage": _usage(total, running, choices)}
+
+
+def _delta(event: Event) -> Json:
+    """What a chunk says of one event."""
+    if isinstance(event, Content):
+        return {"content": event.text}
+    if isinstance(event, Reasoning):
+        return {"reasoning_content": event.text}
+    call: Json = {"index": event.index}
+    if isinstance(event, CallStart):
+        call |= {"id": _call_id(), "type": "function",
+                 "function": {"name": event.name, "arguments": ""}}  # fmt: skip
+    else:
+        call["function"] = {"arguments": event.text}
+    return {"tool_calls": [call]}
+
+
+def _logprobs(tokens: list[TokenLogprob]) -> Json:
+    content = [
+        {
+            **_entry(token.piece, token.logprob),
+            "top_logprobs": [_entry(piece, logprob) for piece, logprob in token.top],
+        }
+        for token in tokens
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _entry(piece: bytes, logprob: float) -> Json:
+    return {"token": piece.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(piece)}

@@ -1,0 +1,51 @@
+"""``POST /v1/embeddings``."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+
+import falcon
+import numpy as np
+
+from offgrid.api.request import liveness, read_object
+from offgrid.api.schema.embeddings import parse_embeddings
+from offgrid.config import Settings
+from offgrid.engine.embedding import Vectors, embed
+from offgrid.engine.pool import EnginePool
+
+
+class EmbeddingsResource:
+    """Turns texts into vectors."""
+
+    def __init__(self, pool: EnginePool, settings: Settings) -> None:
+        self._pool = pool
+        self._max_body = settings.max_body_mb << 20
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Check, compute, and answer when all vectors are there."""
+        request = parse_embeddings(read_object(req, self._max_body))
+        work = request.embedding()
+        alive = liveness(req)
+        result = embed(self._pool.engine(request.model, alive), work, alive)
+        resp.content_type = falcon.MEDIA_JSON
+        # In pieces: as text, thousands of vectors are many times as large as they are.
+        resp.stream = _body(request.model, result, request.encoding_format == "base64")
+
+
+def _body(model: str, result: Vectors, as_base64: bool) -> Iterator[bytes]:
+    """Yield the JSON of the answer."""
+    yield b'{"object":"list","data":['
+    for index, vector in enumerate(result.vectors):
+        item = {"object": "embedding", "index": index, "embedding": _value(vector, as_base64)}
+        yield (b"," if index else b"") + json.dumps(item, separators=(",", ":")).encode()
+    usage = {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens}
+    yield f'],"model":{json.dumps(model)},"usage":{json.dumps(usage)}}}'.encode()
+
+
+def _value(vector: bytes, as_base64: bool) -> str | list[float]:
+    if as_base64:
+        return base64.b64encode(vector).decode("ascii")
+    numbers: list[float] = np.frombuffer(vector, dtype="<f4").tolist()
+    return numbers

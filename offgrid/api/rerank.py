@@ -1,0 +1,42 @@
+"""``POST /v1/rerank``: the shape of Jina's and Cohere's API, as llama-server answers it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import falcon
+import numpy as np
+
+from offgrid.api.request import liveness, read_object
+from offgrid.api.schema.rerank import parse_rerank
+from offgrid.config import Settings
+from offgrid.engine.embedding import embed
+from offgrid.engine.pool import EnginePool
+
+
+class RerankResource:
+    """Orders documents by how well they fit a query."""
+
+    def __init__(self, pool: EnginePool, settings: Settings) -> None:
+        self._pool = pool
+        self._max_body = settings.max_body_mb << 20
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Check, score, and answer best first; of equal scores the earlier document."""
+        request = parse_rerank(read_object(req, self._max_body))
+        alive = liveness(req)
+        result = embed(self._pool.engine(request.model, alive), request.embedding(), alive)
+        scores = [float(np.frombuffer(vector, dtype="<f4")[0]) for vector in result.vectors]
+        order = sorted(range(len(scores)), key=lambda index: -scores[index])
+        results = []
+        for index in order[: request.top_n]:
+            entry: dict[str, Any] = {"index": index, "relevance_score": scores[index]}
+            if request.return_documents:
+                entry["document"] = {"text": request.texts[index]}
+            results.append(entry)
+        resp.media = {
+            "object": "list",
+            "model": request.model,
+            "results": results,
+            "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
+        }

@@ -1,0 +1,185 @@
+"""The fields of a chat request that offer functions: ``tools`` and what goes with them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from offgrid.chat.grammars import Function
+from offgrid.errors import InvalidParameter
+
+MAX_TOOLS = 128
+MAX_DESCRIPTION = 100_000
+"""Characters of one function's description."""
+MAX_DEPTH = 64
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class FunctionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A function that the model may call. No ``parameters`` mean that it takes none."""
+
+    name: str
+    description: Annotated[str, Meta(max_length=MAX_DESCRIPTION)] | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Other types than functions are refused by their name."""
+
+    type: Literal["function"]
+    function: FunctionSpec
+
+
+class FunctionName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+
+
+class FunctionChoice(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="function"
+):
+    """This function has to be called."""
+
+    function: FunctionName
+
+
+class AllowedTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    type: Literal["function"]
+    function: FunctionName
+
+
+class AllowedTools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[AllowedTool], Meta(min_length=1)]
+
+
+class AllowedChoice(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="allowed_tools"
+):
+    """Only some of the functions may be called."""
+
+    allowed_tools: AllowedTools
+
+
+ToolChoice = Literal["none", "auto", "required"] | FunctionChoice | AllowedChoice
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a request offers to the model.
+
+    Attributes:
+        tools: the functions that may be called, as the template gets them; maybe none.
+        functions: the same for grammar and parser.
+        required: whether the answer has to be a call.
+        parallel: whether it may be several.
+    """
+
+    tools: tuple[dict[str, Any], ...] = ()
+    functions: tuple[Function, ...] = ()
+    required: bool = False
+    parallel: bool = True
+
+    @property
+    def constrained(self) -> bool:
+        """Whether calls have to follow their schemas."""
+        return self.required or any(function.strict for function in self.functions)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the functions."""
+        return frozenset(function.name for function in self.functions)
+
+
+def make_offer(tools: list[Tool], choice: ToolChoice | None, parallel: bool) -> Offer:
+    """Check the fields together and return what they offer.
+
+    Raises:
+        InvalidParameter: ``param`` names the field.
+    """
+    _check_tools(tools)
+    names = [tool.function.name for tool in tools]
+    required = choice == "required" or isinstance(choice, FunctionChoice)
+    allowed = set(names)
+    if isinstance(choice, FunctionChoice):
+        allowed = {choice.function.name}
+        _check_known(choice.function.name, names, "tool_choice.function.name")
+    elif isinstance(choice, AllowedChoice):
+        required = choice.allowed_tools.mode == "required"
+        allowed = {tool.function.name for tool in choice.allowed_tools.tools}
+        for index, tool in enumerate(choice.allowed_tools.tools):
+            param = f"tool_choice.allowed_tools.tools[{index}].function.name"
+            _check_known(tool.function.name, names, param)
+    elif choice == "none":
+        return Offer()
+    if required and not tools:
+        raise InvalidParameter("This tool_choice needs tools.", "tool_choice")
+    offered = [tool for tool in tools if tool.function.name in allowed]
+    return Offer(
+        tuple(_for_template(tool.function) for tool in offered),
+        tuple(
+            Function(tool.function.name, tool.function.parameters, bool(tool.function.strict))
+            for tool in offered
+        ),
+        required,
+        parallel,
+    )
+
+
+def _check_tools(tools: list[Tool]) -> None:
+    if len(tools) > MAX_TOOLS:
+        raise InvalidParameter(f"tools takes at most {MAX_TOOLS}, not {len(tools)}.", "tools")
+    seen: set[str] = set()
+    for index, tool in enumerate(tools):
+        function, param = tool.function, f"tools[{index}].function"
+        if not _NAME.fullmatch(function.name):
+            raise InvalidParameter(
+                f"{function.name[:80]!r} is not a function name: 1 to 64 letters, digits, "
+                "underscores and dashes.",
+                f"{param}.name",
+            )
+        if function.name in seen:
+            raise InvalidParameter(f"Two functions are named {function.name}.", f"{param}.name")
+        seen.add(function.name)
+        if function.parameters is not None:
+            _check_schema(function.parameters, f"{param}.parameters")
+
+
+def _check_schema(schema: dict[str, Any], param: str) -> None:
+    """Arguments are an object, and schemas are not bottomless: many programs descend into them."""
+    if schema.get("type", "object") != "object":
+        raise InvalidParameter('parameters must be a JSON schema of type "object".', param)
+    if too_deep(schema):
+        raise InvalidParameter(f"parameters is nested deeper than {MAX_DEPTH} levels.", param)
+
+
+def too_deep(value: Any) -> bool:
+    """Whether JSON is nested deeper than :data:`MAX_DEPTH`; looks without descending itself."""
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH + 1):
+        level = [item for item in level if isinstance(item, (dict, list))]
+        if not level:
+            return False
+        level = [
+            inner for item in level for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return True
+
+
+def _check_known(name: str, names: list[str], param: str) -> None:
+    if name not in names:
+        raise InvalidParameter(f"{name[:80]!r} is not one of the tools.", param)
+
+
+def _for_template(function: FunctionSpec) -> dict[str, Any]:
+    """The tool as templates expect it; those were written for what clients really send."""
+    description: dict[str, Any] = {"name": function.name}
+    if function.description is not None:
+        description["description"] = function.description
+    # Some templates look into the parameters without asking whether there are any.
+    description["parameters"] = function.parameters or {"type": "object", "properties": {}}
+    return {"type": "function", "function": description}

@@ -1,0 +1,205 @@
+"""How one model talks: its template, the way it calls functions, the way it thinks.
+
+Everything that depends on a model's template is decided here, once a model: from a conversation to
+the prompt, the grammar that an answer has to follow, and the parser that reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from offgrid.chat.formats import HERMES, ToolFormat, recognise_thoughts, recognise_tools
+from offgrid.chat.grammars import Function, call_grammar
+from offgrid.chat.parser import AnswerParser
+from offgrid.chat.template import ChatTemplate, Message
+from offgrid.engine.protocol import Part
+
+_DESCRIPTION = """\
+# Tools
+You can call these functions:
+<tools>
+{tools}
+</tools>
+To call one, answer with <tool_call>{{"name": ..., "arguments": {{...}}}}</tool_call>"""
+_SHORT_ID = 9
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The parts of a prompt; ``thinking`` says that they end inside a thought."""
+
+    parts: tuple[Part, ...]
+    thinking: bool
+
+
+class Dialect:
+    """The conversation side of one model. May be used by several threads at once.
+
+    Args:
+        template: Jinja text from the model's file, ``None`` for ChatML.
+        bos: text of the token that begins a sequence.
+        eos: text of the token that ends one.
+        control: control tokens of the model, text -> id.
+
+    Raises:
+        InvalidParameter: the template is not valid Jinja.
+    """
+
+    def __init__(
+        self, template: str | None, bos: str, eos: str, control: Mapping[str, int]
+    ) -> None:
+        self._template = ChatTemplate(template, bos, eos, tuple(control))
+        known = recognise_tools(template)
+        self._native = known is not None
+        self.tools: ToolFormat = known or HERMES
+        self.thoughts = recognise_thoughts(template)
+        thought = () if self.thoughts is None else (self.thoughts.begin, self.thoughts.end)
+        self._control = {
+            text: control[text] for text in (*self.tools.markers, *thought) if text in control
+        }
+
+    @property
+    def visible(self) -> tuple[str, ...]:
+        """Texts of the control tokens that the engine must not leave out of the text."""
+        return tuple(self._control)
+
+    def prompt(
+        self,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]] | None = None,
+        *,
+        ask: bool = True,
+        resume: bool = False,
+    ) -> Prompt:
+        """Return the prompt of a conversation.
+
+        Args:
+            messages: see :meth:`~offgrid.chat.template.ChatTemplate.render`.
+            tools: the functions that may be called, as the API describes them.
+            ask: whether the beginning of an answer follows the last message.
+            resume: whether the answer continues the last message.
+
+        Raises:
+            InvalidParameter: the template does not accept the messages.
+        """
+        if self._native:
+            messages = self._adapt(messages)
+        else:
+            messages = _flatten(messages, tools)
+            tools = None
+        parts = self._template.render(messages, tools, ask=ask, resume=resume)
+        tail = "".join(part.text for part in parts[-2:]).rstrip()
+        return Prompt(parts, self.thoughts is not None and tail.endswith(self.thoughts.begin))
+
+    def parser(
+        self,
+        names: Collection[str],
+        *,
+        thinking: bool = False,
+        constrained: bool = False,
+        max_calls: int = 0,
+    ) -> AnswerParser:
+        """Return what reads one answer; arguments as for the parser itself."""
+        return AnswerParser(
+            self.tools if names else None,
+            names,
+            self.thoughts,
+            thinking=thinking,
+            constrained=constrained,
+            max_calls=max_calls,
+        )
+
+    def grammar(
+        self, functions: Sequence[Function], *, required: bool, parallel: bool, thinking: bool
+    ) -> str:
+        """Return the grammar of an answer; see :func:`~offgrid.chat.grammars.call_grammar`."""
+        return call_grammar(
+            self.tools,
+            functions,
+            required=required,
+            parallel=parallel,
+            thoughts=self.thoughts,
+            thinking=thinking,
+            control=self._control,
+        )
+
+    def _adapt(self, messages: Sequence[Message]) -> list[Message]:
+        """Bring earlier calls into the form that the template insists on."""
+        adapted = [dict(message) for message in messages]
+        if self.tools.short_ids:
+            adapted = [_with_short_ids(message) for message in adapted]
+        return _one_by_one(adapted) if self.tools.one_by_one else adapted
+
+
+def _flatten(messages: Sequence[Message], tools: list[dict[str, Any]] | None) -> list[Message]:
+    """Write functions, calls and results as text, for templates that know none of them."""
+    flat: list[Message] = []
+    for message in messages:
+        if message["role"] == "tool":
+            text = f"<tool_response>{message['content']}</tool_response>"
+            flat.append({"role": "user", "content": text})
+        elif message.get("tool_calls"):
+            calls = [_call_text(call["function"]) for call in message["tool_calls"]]
+            text = "\n".join([message["content"], *calls] if message["content"] else calls)
+            plain = {key: value for key, value in message.items() if key != "tool_calls"}
+            flat.append({**plain, "content": text})
+        else:
+            flat.append(dict(message))
+    if tools:
+        text = _DESCRIPTION.format(
+            tools="\n".join(json.dumps(t, ensure_ascii=False) for t in tools)
+        )
+        if flat[0]["role"] in ("system", "developer"):
+            flat[0]["content"] = f"{flat[0]['content']}\n\n{text}"
+        else:
+            flat.insert(0, {"role": "system", "content": text})
+    return flat
+
+
+def _call_text(function: Mapping[str, Any]) -> str:
+    call = {"name": function["name"], "arguments": function["arguments"]}
+    return f"<tool_call>{json.dumps(call, ensure_ascii=False)}</tool_call>"
+
+
+def _with_short_ids(message: Message) -> Message:
+    if message.get("tool_call_id") is not None:
+        message["tool_call_id"] = _short_id(message["tool_call_id"])
+    if message.get("tool_calls"):
+        message["tool_calls"] = [
+            {**call, "id": _short_id(call["id"] or "")} for call in message["tool_calls"]
+        ]
+    return message
+
+
+def _short_id(id: str) -> str:
+    """Nine letters and digits; an id that has this form already stays."""
+    if len(id) == _SHORT_ID and id.isascii() and id.isalnum():
+        return id
+    return hashlib.sha256(id.encode()).hexdigest()[:_SHORT_ID]
+
+
+def _one_by_one(messages: list[Message]) -> list[Message]:
+    """Give each call a message of its own, its result behind it."""
+    split: list[Message] = []
+    waiting: dict[Any, Message] = {}
+    for message in messages:
+        if message["role"] == "tool" and waiting:
+            id = message.get("tool_call_id")
+            split += [waiting.pop(id if id in waiting else next(iter(waiting))), message]
+            continue
+        split += waiting.values()
+        calls = message.get("tool_calls") or []
+        single = [{**message, "tool_calls": [call]} for call in calls]
+        for other in single[1:]:
+            other["content"] = ""
+        # Without ids of their own they are told apart by their places.
+        waiting = {
+            call["id"] or n: m for n, (call, m) in enumerate(zip(calls, single, strict=True))
+        }
+        if not calls:
+            split.append(message)
+    return [*split, *waiting.values()]

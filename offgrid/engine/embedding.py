@@ -1,0 +1,107 @@
+"""The server's side of embeddings and ranking: hand inputs over, wait for their vectors."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from offgrid.engine.client import ClientGone, EngineClient, error_of
+from offgrid.engine.protocol import Accepted, Embed, Embedded, EmbeddingRequest, Event, Failed
+
+_POLL = 0.1
+"""Seconds between two looks at whether a waiting client is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """The answer: little-endian float32 for each input, in their order."""
+
+    vectors: list[bytes]
+    prompt_tokens: int
+
+
+class Embedding:
+    """One request in the worker's hands; a :class:`~offgrid.engine.client.Pending`.
+
+    It holds one place in the queue, however many inputs it has: they share batches with those of
+    others, one of each request in turn.
+    """
+
+    n = 1
+
+    def __init__(self, engine: EngineClient, id: int, key: str, n_inputs: int) -> None:
+        self._engine = engine
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._vectors = [b""] * n_inputs
+        self._over = False
+        self.id = id
+        self.key = key
+        self.computing = False
+        self.started = False
+        self.listener: Callable[[], None] | None = None
+
+    def push(self, event: Event) -> None:
+        """Called by the engine client's reader thread only."""
+        self._events.put(event)
+
+    def wait(self, alive: Callable[[], bool]) -> Vectors:
+        """Return all vectors when the last one is there.
+
+        Raises:
+            RequestError: the request is refused or failed.
+            ClientGone: ``alive`` said no.
+        """
+        prompt_tokens = 0
+        while True:
+            if not alive():
+                raise ClientGone
+            try:
+                event = self._events.get(timeout=_POLL)
+            except queue.Empty:
+                continue
+            if isinstance(event, Failed):
+                self._close()
+                raise error_of(event)
+            if isinstance(event, Accepted):
+                prompt_tokens = event.prompt_tokens
+            elif isinstance(event, Embedded):
+                self._vectors[event.index] = event.vector
+                if event.left == 0:
+                    self._close()
+                    return Vectors(self._vectors, prompt_tokens)
+
+    def cancel(self) -> None:
+        """Stop the work for it. Idempotent, harmless after the end."""
+        if self._close():
+            self._engine.send_cancel(self.id)
+
+    def _close(self) -> bool:
+        if self._over:
+            return False
+        self._over = True
+        self._engine.forget(self)
+        return True
+
+
+def embed(engine: EngineClient, request: EmbeddingRequest, alive: Callable[[], bool]) -> Vectors:
+    """Return the vectors of a request's inputs, or their scores if it has a query.
+
+    Args:
+        engine: the model.
+        request: at least one input.
+        alive: asked now and then while waiting whether the client is still there.
+
+    Raises:
+        InvalidParameter, ContextLengthExceeded, RequestRefused: the request's fault.
+        Overloaded, EngineFault, ClientGone: see :meth:`EngineClient.submit`.
+    """
+    key = engine.key_of((request.inputs, request.query), None)
+    pending = engine.register(
+        lambda id: Embedding(engine, id, key, len(request.inputs)), Embedding.n, alive
+    )
+    try:
+        engine.send(Embed(pending.id, request))
+        return pending.wait(alive)
+    finally:
+        pending.cancel()
