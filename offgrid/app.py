@@ -16,10 +16,17 @@ from offgrid.api.health import HealthResource, RootResource
 from offgrid.api.middleware import HostGuard, RequestId
 from offgrid.api.models import ModelResource, ModelsResource
 from offgrid.api.rerank import RerankResource
+from offgrid.api.responses import (
+    CancelResource,
+    InputItemsResource,
+    ResponseResource,
+    ResponsesResource,
+)
 from offgrid.api.sse import WRITE
 from offgrid.config import Settings, load_settings
 from offgrid.engine.pool import EnginePool
 from offgrid.store.catalogue import Catalogue
+from offgrid.store.responses import ResponseStore
 
 
 class App(falcon.App[Any, Any]):
@@ -48,6 +55,13 @@ def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App
     app.add_route("/v1/completions", CompletionsResource(pool, settings))
     app.add_route("/v1/embeddings", EmbeddingsResource(pool, settings))
     app.add_route("/v1/rerank", RerankResource(pool, settings))
+    responses = ResponseStore(
+        settings.responses_file, settings.max_responses, settings.max_responses_mb << 20
+    )
+    app.add_route("/v1/responses", ResponsesResource(pool, settings, responses))
+    app.add_route("/v1/responses/{id}", ResponseResource(responses))
+    app.add_route("/v1/responses/{id}/input_items", InputItemsResource(responses))
+    app.add_route("/v1/responses/{id}/cancel", CancelResource(responses))
     return app
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import functools
 import secrets
 import time
+from collections.abc import Callable
 
 import falcon
 
 from offgrid.api.chat_answer import Talk, stream_answer, whole_answer
 from offgrid.api.request import liveness, read_object
 from offgrid.api.running import Running
-from offgrid.api.schema.chat import parse_chat
+from offgrid.api.schema.chat import ChatRequest, parse_chat
 from offgrid.api.sse import send_stream
 from offgrid.chat.dialect import Dialect
 from offgrid.config import Settings
+from offgrid.engine.client import EngineClient
 from offgrid.engine.pool import EnginePool
 from offgrid.engine.protocol import GenerationRequest
 
@@ -24,6 +26,40 @@ def _dialect(
     template: str | None, bos: str, eos: str, control: tuple[tuple[str, int], ...]
 ) -> Dialect:
     return Dialect(template, bos, eos, dict(control))
+
+
+def start_chat(
+    engine: EngineClient, request: ChatRequest, alive: Callable[[], bool]
+) -> tuple[Talk, Running]:
+    """Give a request to its model.
+
+    Args:
+        engine: the model.
+        request: a checked request.
+        alive: whether the client is still connected.
+
+    Raises:
+        RequestError: the model does not take it; nothing is left running.
+    """
+    info = engine.info
+    control = tuple(sorted(info.control_ids.items()))
+    talk = Talk(request, _dialect(info.chat_template, info.bos_text, info.eos_text, control))
+    top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    generation = GenerationRequest(
+        parts=talk.prompt.parts,
+        sampling=request.sampling(),
+        max_tokens=request.token_limit,
+        stop=request.stops,
+        n=request.n,
+        ignore_eos=request.ignore_eos,
+        top_logprobs=top_logprobs,
+        post_sampling=request.post_sampling_probs,
+        cache_prompt=request.cache_prompt,
+        prompt_param="messages",
+        grammar=talk.grammar,
+        visible=talk.visible,
+    )
+    return talk, Running(engine, [generation], alive)
 
 
 class ChatResource:
@@ -39,25 +75,7 @@ class ChatResource:
         request = parse_chat(read_object(req, self._max_body))
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)
-        info = engine.info
-        control = tuple(sorted(info.control_ids.items()))
-        talk = Talk(request, _dialect(info.chat_template, info.bos_text, info.eos_text, control))
-        top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
-        generation = GenerationRequest(
-            parts=talk.prompt.parts,
-            sampling=request.sampling(),
-            max_tokens=request.token_limit,
-            stop=request.stops,
-            n=request.n,
-            ignore_eos=request.ignore_eos,
-            top_logprobs=top_logprobs,
-            post_sampling=request.post_sampling_probs,
-            cache_prompt=request.cache_prompt,
-            prompt_param="messages",
-            grammar=talk.grammar,
-            visible=talk.visible,
-        )
-        running = Running(engine, [generation], alive)
+        talk, running = start_chat(engine, request, alive)
         resp.set_header("x-offgrid-seed", str(running.seed))
         head = {
             "id": f"chatcmpl-{secrets.token_hex(14)}",

@@ -176,6 +176,8 @@ class ResponseStore:
 
     def get(self, id: str) -> StoredResponse | None:
         """Return a response, None if there is none of that id."""
+        if not self.enabled:
+            return None
 
         def read(connection: sqlite3.Connection) -> StoredResponse | None:
             row = connection.execute(
@@ -199,6 +201,8 @@ class ResponseStore:
 
         Those that continue it stay, but their conversation cannot be continued any more.
         """
+        if not self.enabled:
+            return False
 
         def remove(connection: sqlite3.Connection) -> bool:
             return connection.execute("DELETE FROM responses WHERE id = ?", (id,)).rowcount > 0
@@ -212,6 +216,8 @@ class ResponseStore:
             ChainBroken: it, or one that it continues, is not there any more.
             ChainTooLong: their JSON is more than ``max_bytes``.
         """
+        if not self.enabled:
+            raise ChainBroken(id)
 
         def read(connection: sqlite3.Connection) -> list[bytes]:
             chain = connection.execute(
@@ -240,6 +246,8 @@ class ResponseStore:
         Raises:
             ChainTooLong: all in all it is more than ``max_bytes``.
         """
+        if not self.enabled:
+            return {}
 
         def read(connection: sqlite3.Connection) -> dict[str, bytes]:
             found: dict[str, bytes] = {}

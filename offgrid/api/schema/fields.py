@@ -170,7 +170,7 @@ def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported, max_st
         message = str(ex)
         if alias is not None:  # the name that the client used
             message = message.replace("$.repetition_penalty", "$.repeat_penalty")
-        raise _invalid(message) from None
+        raise field_error(message) from None
     _check(request, max_stops)
     return request
 
@@ -191,7 +191,7 @@ def check_fields(body: dict[str, Any], cls: type[S]) -> S:
     try:
         return msgspec.convert(fields, cls)
     except msgspec.ValidationError as ex:
-        raise _invalid(str(ex)) from None
+        raise field_error(str(ex)) from None
 
 
 def _check(request: GenerationFields, max_stops: int) -> None:
@@ -233,11 +233,11 @@ def _logit_bias(raw: dict[str, Any]) -> dict[int, float]:
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _CONTENT_TYPE = re.compile(r"\.content\[\d+\]\.type$")
-_PATH = re.compile(r" - at `\$\.?([^`]*)`$")
+_PATH = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
 _NAMED = re.compile(r"Object (missing required|contains unknown) field `([^`]+)`")
 
 
-def _invalid(message: str) -> InvalidParameter:
+def field_error(message: str) -> InvalidParameter:
     """msgspec's words to ours: the path in them is the parameter."""
     match = _PATH.search(message)
     path = match[1] if match else ""
