@@ -637,6 +637,22 @@ void og_logprobs(const og_sampler *s, og_scratch *scratch, const float *logits, 
     }
 }
 
+int og_score(const og_sampler *s, og_scratch *scratch, const float *logits, int32_t token,
+             float *logprob, int32_t *rank, og_candidate *top, int32_t n_top) {
+    const int32_t n = s->n_vocab;
+    const int status = s->kernels->scan(logits, NULL, n, scratch->raw_max);
+    if (status != OG_OK) return status;
+    bool any = false;
+    for (int32_t b = 0; b < og_blocks(n); b++) any = any || scratch->raw_max[b] > -INFINITY;
+    if (!any) return OG_ERR_NO_CANDIDATE;
+    og_logprobs(s, scratch, logits, token, logprob, top, n_top);
+    const float own = logits[token];
+    int32_t above = 0;
+    for (int32_t i = 0; i < n; i++) above += logits[i] > own;
+    *rank = above + 1;
+    return OG_OK;
+}
+
 void og_post_logprobs(const og_scratch *scratch, int32_t token, float *logprob, og_candidate *top,
                       int32_t n_top) {
     int32_t size = 0;

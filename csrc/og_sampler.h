@@ -150,7 +150,13 @@ void og_sampler_accept(og_sampler *s, int32_t token);
 void og_logprobs(const og_sampler *s, og_scratch *scratch, const float *logits, int32_t token,
                  float *logprob, og_candidate *top, int32_t n_top);
 
-/* The same of the distribution that the token was drawn from, after bias, penalties, temperature
+/* The same for a row that nothing is drawn from, such as a prompt's, and *rank: one more than the number
+ * of tokens that are more likely. Uses the scratch of no draw that is still to be asked about. Returns
+ * OG_OK, or OG_ERR_NAN, OG_ERR_INFINITE, or OG_ERR_NO_CANDIDATE where all logits are -infinity. */
+int og_score(const og_sampler *s, og_scratch *scratch, const float *logits, int32_t token,
+             float *logprob, int32_t *rank, og_candidate *top, int32_t n_top);
+
+/* og_logprobs of the distribution that the token was drawn from, after bias, penalties, temperature
  * and truncation, and of the token of the last draw alone. Where fewer than n_top were candidates, the
  * rest of `top` is filled with token -1. O(1) for n_top = 0, else O(candidates + n_top^2). */
 void og_post_logprobs(const og_scratch *scratch, int32_t token, float *logprob, og_candidate *top,

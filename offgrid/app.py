@@ -23,6 +23,12 @@ from offgrid.api.responses import (
     ResponsesResource,
 )
 from offgrid.api.sse import WRITE
+from offgrid.api.tokens import (
+    DetokenizeResource,
+    InputTokensResource,
+    TokenizeResource,
+    TokenizerInfoResource,
+)
 from offgrid.config import Settings, load_settings
 from offgrid.engine.pool import EnginePool
 from offgrid.store.catalogue import Catalogue
@@ -52,6 +58,10 @@ def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App
     app.add_route("/v1/models", ModelsResource(catalogue))
     app.add_route("/v1/models/{model:path}", ModelResource(catalogue))
     app.add_route("/v1/chat/completions", ChatResource(pool, settings))
+    app.add_route("/v1/chat/completions/input_tokens", InputTokensResource(pool, settings))
+    app.add_route("/tokenize", TokenizeResource(pool, settings))
+    app.add_route("/detokenize", DetokenizeResource(pool, settings))
+    app.add_route("/tokenizer_info", TokenizerInfoResource(pool, settings))
     app.add_route("/v1/completions", CompletionsResource(pool, settings))
     app.add_route("/v1/embeddings", EmbeddingsResource(pool, settings))
     app.add_route("/v1/rerank", RerankResource(pool, settings))

@@ -141,3 +141,9 @@ def all_gone(workers: list[psutil.Process]) -> None:
     """Wait until no worker is there any more."""
     assert workers
     eventually(lambda: not any(map(alive, workers)), "no worker is left behind")
+
+
+def all_stopped(pid: int) -> bool:
+    """Whether the signal has reached every thread of a process."""
+    threads = psutil.Process(pid).threads()
+    return all(psutil.Process(thread.id).status() == psutil.STATUS_STOPPED for thread in threads)

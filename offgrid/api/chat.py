@@ -18,7 +18,7 @@ from offgrid.chat.dialect import Dialect
 from offgrid.config import Settings
 from offgrid.engine.client import EngineClient
 from offgrid.engine.pool import EnginePool
-from offgrid.engine.protocol import GenerationRequest
+from offgrid.engine.protocol import GenerationRequest, ModelInfo
 
 
 @functools.lru_cache(maxsize=16)
@@ -26,6 +26,16 @@ def _dialect(
     template: str | None, bos: str, eos: str, control: tuple[tuple[str, int], ...]
 ) -> Dialect:
     return Dialect(template, bos, eos, dict(control))
+
+
+def talk_of(info: ModelInfo, request: ChatRequest) -> Talk:
+    """Return a request in the model's way of talking.
+
+    Raises:
+        InvalidParameter: the model's template does not accept the messages.
+    """
+    control = tuple(sorted(info.control_ids.items()))
+    return Talk(request, _dialect(info.chat_template, info.bos_text, info.eos_text, control))
 
 
 def start_chat(
@@ -41,9 +51,7 @@ def start_chat(
     Raises:
         RequestError: the model does not take it; nothing is left running.
     """
-    info = engine.info
-    control = tuple(sorted(info.control_ids.items()))
-    talk = Talk(request, _dialect(info.chat_template, info.bos_text, info.eos_text, control))
+    talk = talk_of(engine.info, request)
     top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
     generation = GenerationRequest(
         parts=talk.prompt.parts,
@@ -55,6 +63,7 @@ def start_chat(
         top_logprobs=top_logprobs,
         post_sampling=request.post_sampling_probs,
         cache_prompt=request.cache_prompt,
+        prompt_logprobs=request.prompt_logprobs,
         prompt_param="messages",
         grammar=talk.grammar,
         visible=talk.visible,

@@ -6,11 +6,12 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
+from offgrid.api.logprobs import prompt_logprobs
 from offgrid.api.running import Running, Total
 from offgrid.api.schema.chat import ChatRequest
 from offgrid.chat.dialect import Dialect
 from offgrid.chat.parser import AnswerParser, CallStart, Content, Event, Reasoning
-from offgrid.engine.protocol import Delta, Grammar, TokenLogprob
+from offgrid.engine.protocol import Delta, Grammar, PromptToken, TokenLogprob
 
 Json = dict[str, Any]
 
@@ -140,11 +141,13 @@ def whole_answer(head: Json, talk: Talk, running: Running) -> Json:
     choices = talk.choices()
     messages = [_Message() for _ in choices]
     logprobs: list[list[TokenLogprob]] = [[] for _ in choices]
+    prompt: list[PromptToken] = []
     if not talk.may_end_early:
         running.wait()
     for item in read_choices(talk, running, total, choices):
         if item is not None:
             index, delta, events = item
+            prompt += delta.prompt
             logprobs[index] += delta.logprobs
             for event in events:
                 messages[index].add(event)
@@ -158,7 +161,10 @@ def whole_answer(head: Json, talk: Talk, running: Running) -> Json:
         }
         for index, choice in enumerate(choices)
     ]
-    return {**head, "choices": answers, "usage": answer_usage(total, running, choices)}
+    body = {**head, "choices": answers, "usage": answer_usage(total, running, choices)}
+    if talk.request.prompt_logprobs is not None:
+        body["prompt_logprobs"] = prompt_logprobs(prompt, talk.request.prompt_logprobs)
+    return body
 
 
 class _Message:

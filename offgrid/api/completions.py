@@ -9,13 +9,15 @@ from typing import Any
 
 import falcon
 
+from offgrid.api.logprobs import LegacyLogprobs, joined, prompt_logprobs
 from offgrid.api.request import liveness, read_object
 from offgrid.api.running import Running, Total
 from offgrid.api.schema.completions import CompletionRequest, Prompt, parse_completion
 from offgrid.api.sse import send_stream
 from offgrid.config import Settings
 from offgrid.engine.pool import EnginePool
-from offgrid.engine.protocol import Delta, GenerationRequest, Part, TokenLogprob
+from offgrid.engine.protocol import Delta, GenerationRequest, Part, PromptToken, TokenLogprob
+from offgrid.errors import InvalidParameter
 
 
 class CompletionsResource:
@@ -32,6 +34,12 @@ class CompletionsResource:
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)
         prompts = request.prompts
+        if request.candidates > request.n and request.candidates * len(prompts) > engine.capacity:
+            raise InvalidParameter(
+                f"{len(prompts)} prompts with best_of = {request.candidates} are more than the "
+                f"{engine.capacity} sequences that this server takes at once.",
+                "best_of",
+            )
         running = Running(engine, [_generation(request, prompt) for prompt in prompts], alive)
         resp.set_header("x-offgrid-seed", str(running.seed))
         head = {
@@ -41,20 +49,30 @@ class CompletionsResource:
             "model": request.model,
             "system_fingerprint": engine.info.fingerprint,
         }
-        choices = [
-            _Choice(request, prompt, running.prompt_chars(index))
+        texts = [
+            prompt if isinstance(prompt, str) else running.prompt_text(index)
             for index, prompt in enumerate(prompts)
-            for _ in range(request.n)
         ]
+        choices = [
+            _Choice(request, index, text)
+            for index, text in enumerate(texts)
+            for _ in range(request.candidates)
+        ]
+        scores = _PromptScores(request, len(prompts))
         if request.stream:
-            chunks = _chunks(head, request, running, choices)
+            chunks = _chunks(head, request, running, choices, scores)
             send_stream(req, resp, chunks, running, self._ping_interval)
         else:
-            resp.media = _whole(head, running, choices)
+            resp.media = _whole(head, request, running, choices, scores)
 
 
 def _generation(request: CompletionRequest, prompt: Prompt) -> GenerationRequest:
     text = isinstance(prompt, str)
+    top_logprobs = request.logprobs
+    if top_logprobs is None and request.candidates > request.n:
+        top_logprobs = 0  # the best are those with the best logprobs
+    wanted = [request.prompt_logprobs, request.logprobs if request.echo else None]
+    scored = [number for number in wanted if number is not None]
     return GenerationRequest(
         # A raw prompt is all scaffold: whoever writes one writes its control tokens too.
         parts=(Part(prompt, True),) if isinstance(prompt, str) else (),
@@ -62,77 +80,117 @@ def _generation(request: CompletionRequest, prompt: Prompt) -> GenerationRequest
         sampling=request.sampling(),
         max_tokens=request.max_tokens,
         stop=request.stops,
-        n=request.n,
+        n=request.candidates,
         ignore_eos=request.ignore_eos,
-        top_logprobs=request.logprobs,
+        top_logprobs=top_logprobs,
         post_sampling=request.post_sampling_probs,
+        end_logprob=True,
+        prompt_logprobs=max(scored, default=None),
+        echo=request.echo,
+        suffix=request.suffix or None,
         cache_prompt=request.cache_prompt,
     )
 
 
-class _Choice:
-    """One choice as it grows. Offsets of logprobs count characters from the prompt's start."""
+class _PromptScores:
+    """The logprobs of the prompts' tokens as they come."""
 
-    def __init__(self, request: CompletionRequest, prompt: Prompt, prompt_chars: int) -> None:
-        self._with_logprobs = request.logprobs is not None
-        self._offset = len(prompt) if isinstance(prompt, str) else prompt_chars
-        self.echo = prompt if request.echo and isinstance(prompt, str) else ""
+    def __init__(self, request: CompletionRequest, n_prompts: int) -> None:
+        self._echoed = request.logprobs if request.echo else None
+        self.tokens: list[list[PromptToken]] = [[] for _ in range(n_prompts)]
+
+    def awaited(self, prompt: int, n_tokens: int) -> bool:
+        """Whether an echo of a prompt still waits for some of them."""
+        return self._echoed is not None and len(self.tokens[prompt]) < n_tokens
+
+
+class _Choice:
+    """One choice as it grows."""
+
+    def __init__(self, request: CompletionRequest, prompt: int, prompt_text: str) -> None:
+        self._request = request
+        self._legacy = LegacyLogprobs(prompt_text)
+        self.prompt = prompt
+        self.echo = prompt_text if request.echo else ""
+        self.texts: list[str] = []
+        self.tokens: list[TokenLogprob] = []
+        self.reason: str | None = None
+
+    def add(self, delta: Delta) -> None:
+        """Take in what the next step says."""
+        self.texts.append(delta.text)
+        self.tokens += delta.logprobs
+        self.reason = delta.finish_reason
+
+    @property
+    def mean_logprob(self) -> float:
+        """Of its tokens, the one that ended it included."""
+        return sum(token.logprob for token in self.tokens) / max(1, len(self.tokens))
+
+    def echo_logprobs(self, tokens: Sequence[PromptToken]) -> dict[str, Any] | None:
+        """Return the legacy logprobs object of the echoed prompt."""
+        if self._request.logprobs is None or not self._request.echo:
+            return None
+        return self._legacy.of_prompt(tokens, self._request.logprobs)
 
     def logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
-        """Return the legacy logprobs object for the next tokens of the choice."""
-        if not self._with_logprobs:
-            return None
-        offsets = []
-        texts = [token.piece.decode("utf-8", "replace") for token in tokens]
-        for text in texts:
-            offsets.append(self._offset)
-            self._offset += len(text)
-        return {
-            "tokens": texts,
-            "token_logprobs": [token.logprob for token in tokens],
-            "top_logprobs": [_alternatives(token) for token in tokens],
-            "text_offset": offsets,
+        """Return the legacy logprobs object of the choice's next tokens."""
+        return None if self._request.logprobs is None else self._legacy.of_answer(tokens)
+
+    def body(self, index: int, prompt: Sequence[PromptToken]) -> dict[str, Any]:
+        """Return the finished choice."""
+        result = {
+            "text": self.echo + "".join(self.texts),
+            "index": index,
+            "logprobs": joined(self.echo_logprobs(prompt), self.logprobs(self.tokens)),
+            "finish_reason": self.reason,
         }
+        if self._request.prompt_logprobs is not None:
+            result["prompt_logprobs"] = prompt_logprobs(prompt, self._request.prompt_logprobs)
+        return result
 
 
-def _alternatives(token: TokenLogprob) -> dict[str, float]:
-    """Text to logprob: the top ones and the chosen one. Of equal texts the likelier stays, the
-    chosen one always."""
-    result: dict[str, float] = {}
-    for piece, logprob in token.top:
-        result.setdefault(piece.decode("utf-8", "replace"), logprob)
-    result[token.piece.decode("utf-8", "replace")] = token.logprob
-    return result
-
-
-def _whole(head: dict[str, Any], running: Running, choices: list[_Choice]) -> dict[str, Any]:
+def _whole(
+    head: dict[str, Any],
+    request: CompletionRequest,
+    running: Running,
+    choices: list[_Choice],
+    scores: _PromptScores,
+) -> dict[str, Any]:
     total = Total()
-    texts = [[choice.echo] for choice in choices]
-    logprobs: list[list[TokenLogprob]] = [[] for _ in choices]
-    reasons: list[str | None] = [None] * len(choices)
     running.wait()
     for item in running.deltas():
         if item is None:
             continue
         index, delta = item
         total.add(index, delta)
-        texts[index].append(delta.text)
-        logprobs[index] += delta.logprobs
-        reasons[index] = delta.finish_reason
-    body = [
-        {
-            "text": "".join(texts[index]),
-            "index": index,
-            "logprobs": choice.logprobs(logprobs[index]),
-            "finish_reason": reasons[index],
-        }
-        for index, choice in enumerate(choices)
+        scores.tokens[choices[index].prompt] += delta.prompt
+        if not delta.prompt:
+            choices[index].add(delta)
+    bodies = [
+        choice.body(index, scores.tokens[choice.prompt])
+        for index, choice in enumerate(_best(request, choices))
     ]
-    return {**head, "choices": body, "usage": total.usage(running.prompt_tokens)}
+    return {**head, "choices": bodies, "usage": total.usage(running.prompt_tokens)}
+
+
+def _best(request: CompletionRequest, choices: list[_Choice]) -> list[_Choice]:
+    """The ``n`` best of each prompt's candidates, best first; as they are where all are wanted."""
+    if request.candidates == request.n:
+        return choices
+    best = []
+    for begin in range(0, len(choices), request.candidates):
+        candidates = choices[begin : begin + request.candidates]
+        best += sorted(candidates, key=lambda choice: -choice.mean_logprob)[: request.n]
+    return best
 
 
 def _chunks(
-    head: dict[str, Any], request: CompletionRequest, running: Running, choices: list[_Choice]
+    head: dict[str, Any],
+    request: CompletionRequest,
+    running: Running,
+    choices: list[_Choice],
+    scores: _PromptScores,
 ) -> Iterator[dict[str, Any] | None]:
     total = Total()
 
@@ -145,21 +203,37 @@ def _chunks(
             result["obfuscation"] = secrets.token_urlsafe(secrets.randbelow(24))
         return result
 
-    for index, choice in enumerate(choices):
-        if choice.echo:
-            yield chunk(index, choice.echo)
+    def echo(prompt: int) -> Iterator[Any]:
+        for index in range(prompt * request.n, (prompt + 1) * request.n):
+            choice = choices[index]
+            yield chunk(index, choice.echo, choice.echo_logprobs(scores.tokens[prompt]))
+
+    def answer(index: int, delta: Delta) -> Iterator[Any]:
+        if delta.text or delta.logprobs or delta.finish_reason:
+            logprobs = choices[index].logprobs(delta.logprobs)
+            yield chunk(index, delta.text, logprobs, delta.finish_reason)
+
+    if request.echo and request.logprobs is None:
+        for prompt in range(len(scores.tokens)):
+            yield from echo(prompt)
+    held: list[tuple[int, Delta]] = []
     for item in running.deltas():
         if item is None:
             yield None
             continue
         index, delta = item
         total.add(index, delta)
-        if _says_something(delta):
-            logprobs = choices[index].logprobs(delta.logprobs)
-            yield chunk(index, delta.text, logprobs, delta.finish_reason)
+        prompt = choices[index].prompt
+        if delta.prompt:
+            scores.tokens[prompt] += delta.prompt
+            if not scores.awaited(prompt, running.prompt_length(prompt)):
+                yield from echo(prompt)
+                for early in [pair for pair in held if choices[pair[0]].prompt == prompt]:
+                    held.remove(early)
+                    yield from answer(*early)
+        elif scores.awaited(prompt, running.prompt_length(prompt)):
+            held.append(item)  # another choice is ahead of the one that scores the prompt
+        else:
+            yield from answer(index, delta)
     if request.include_usage:
         yield {**head, "choices": [], "usage": total.usage(running.prompt_tokens)}
-
-
-def _says_something(delta: Delta) -> bool:
-    return bool(delta.text or delta.logprobs or delta.finish_reason)

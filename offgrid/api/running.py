@@ -57,9 +57,13 @@ class Running:
         """Of all prompts."""
         return sum(generation.prompt_tokens for generation in self._generations)
 
-    def prompt_chars(self, prompt: int) -> int:
-        """Characters of a prompt that was given as token ids."""
-        return self._generations[prompt].prompt_chars
+    def prompt_text(self, prompt: int) -> str:
+        """Text of a prompt that was given as token ids, where its request asks for it."""
+        return self._generations[prompt].prompt_text
+
+    def prompt_length(self, prompt: int) -> int:
+        """Tokens of one prompt."""
+        return self._generations[prompt].prompt_tokens
 
     @property
     def seed(self) -> int:
@@ -117,7 +121,7 @@ class Running:
     def _check(self) -> None:
         if not self.alive():
             raise ClientGone
-        if self.lost:
+        if any(generation.overdue for generation in self._generations):
             raise Overloaded("No slot became free in time.", code="server_busy")
 
     @contextlib.contextmanager

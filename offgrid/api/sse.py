@@ -35,6 +35,9 @@ _MAX_BACKLOG = 64 * 1024
 """Bytes that a client may not have taken yet before its stream gets a thread of its own again. Far
 below the amount at which the server makes whoever writes wait."""
 
+_PATIENCE = 0.001
+"""Seconds between two looks at whether it makes sense to wait for the turn."""
+
 
 class Mark(enum.Enum):
     """What stands between chunks and is not sent."""
@@ -111,6 +114,8 @@ class EventStream:
         self._turn = threading.Lock()
         """Held by the thread that makes frames."""
         self._handed_back = threading.Event()
+        """Set while nobody but the stream's own thread may make frames."""
+        self._handed_back.set()
         self._error: BaseException | None = None
 
     def __iter__(self) -> EventStream:
@@ -149,6 +154,7 @@ class EventStream:
                 self._hand_back()
                 break
             self._pump()  # a ping may be due
+        self._running.listen(None)
         if self._error is not None:
             raise self._error
 
@@ -158,16 +164,21 @@ class EventStream:
 
     def _pump(self) -> None:
         """Write what there is, without waiting for anything but another's turn."""
-        with self._turn:
+        # The stream's own thread may hold the turn and wait for events, which nobody would bring if
+        # the thread that does waited for the turn.
+        while not self._turn.acquire(timeout=_PATIENCE):
             if self._handed_back.is_set():
                 return
-            try:
-                if self._write_frames():
-                    return
-            except BaseException as ex:
-                # The thread that waits knows what to do with a client that is gone.
-                self._error = ex
+        try:
+            if self._handed_back.is_set() or self._write_frames():
+                return
             self._hand_back()
+        except BaseException as ex:
+            # The thread that waits knows what to do with a client that is gone.
+            self._error = ex
+            self._hand_back()
+        finally:
+            self._turn.release()
 
     def _write_frames(self) -> bool:
         """Write frames that can be made now; return False when the stream's thread has to go on."""

@@ -23,6 +23,7 @@ from typing import IO, Any, Protocol, TypeVar
 import msgspec
 
 from offgrid import errors
+from offgrid.engine.lookup import Lookup
 from offgrid.engine.protocol import (
     Accepted,
     Cancel,
@@ -34,6 +35,7 @@ from offgrid.engine.protocol import (
     GenerationRequest,
     Load,
     LoadFailed,
+    LookUp,
     ModelInfo,
     Ping,
     Pong,
@@ -43,6 +45,8 @@ from offgrid.engine.protocol import (
     Step,
     Stop,
     Submit,
+    TokenQuery,
+    Tokens,
     encode_frame,
     read_reports,
 )
@@ -101,7 +105,7 @@ class Generation:
 
     Attributes:
         prompt_tokens: tokens of the prompt.
-        prompt_chars: characters of a prompt given as token ids, if logprobs are wanted.
+        prompt_text: text of a prompt given as token ids, if the request asks for it.
         seed: the seed in force.
     """
 
@@ -111,6 +115,7 @@ class Generation:
         self._open_choices = request.n
         self._unsaid = request.n
         self._over = False
+        self._closing = threading.RLock()
         self.over = threading.Event()
         """Set when everything has come that ever will."""
         self.failed = False
@@ -125,7 +130,7 @@ class Generation:
         self.computing = False
         """Whether the worker is tokenising or prefilling it: what a crash may be blamed on."""
         self.prompt_tokens = 0
-        self.prompt_chars = 0
+        self.prompt_text = ""
         self.seed = 0
 
     @property
@@ -209,14 +214,15 @@ class Generation:
             if isinstance(event, Accepted):
                 self.prompt_tokens = event.prompt_tokens
                 self.seed = event.seed
-                self.prompt_chars = event.prompt_chars
+                self.prompt_text = event.prompt_text
                 return
 
     def _close(self) -> bool:
         """Give the place in the queue back; return whether it was still held."""
-        if self._over:
-            return False
-        self._over = True
+        with self._closing:
+            if self._over:
+                return False
+            self._over = True
         self._engine.forget(self)
         return True
 
@@ -247,7 +253,9 @@ class EngineClient:
         self._load_timeout = load_timeout
         self._stall_timeout = stall_timeout
         self._info: ModelInfo | None = None
-        self._lock = threading.Lock()
+        # Reentrant: a stream that nobody closed is cancelled when it is collected as garbage, which
+        # may be at any line of any thread.
+        self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._write_lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -257,6 +265,7 @@ class EngineClient:
         self._closed = False
         self._draining = False
         self._generations: dict[int, Pending] = {}
+        self._lookups: dict[int, Lookup] = {}
         self._reserved = 0
         self._awaiting = 0
         self._last_id = 0
@@ -392,6 +401,34 @@ class EngineClient:
             raise
         return generation
 
+    def look_up(self, query: TokenQuery, alive: Callable[[], bool] = lambda: True) -> Tokens:
+        """Ask the worker's tokenizer. Takes no place in the queue.
+
+        Raises:
+            InvalidParameter, ContextLengthExceeded, RequestRefused: the question's fault.
+            Overloaded: the model is loading for too long, or stopping.
+            EngineFault: the worker died meanwhile.
+            ClientGone: ``alive`` said no.
+        """
+        key = self.key_of((query.parts, query.tokens), query.param)
+        self._reserve(0)
+        self.wait_ready(alive)
+        with self._lock:
+            self._last_id += 1
+            lookup = Lookup(self._last_id, key)
+            self._lookups[lookup.id] = lookup
+        try:
+            self.send(LookUp(lookup.id, query))
+            tokens = lookup.wait(alive, error_of)
+        finally:
+            with self._lock:
+                self._lookups.pop(lookup.id, None)
+        if tokens is None:
+            self.send_cancel(lookup.id)
+            raise ClientGone
+        self._strikes.pop(key, None)
+        return tokens
+
     def key_of(self, prompt: object, param: str | None) -> str:
         """Return what a prompt is remembered by, should it end the worker.
 
@@ -428,7 +465,7 @@ class EngineClient:
         with self._changed:
             if self._draining or self._closed:
                 raise Overloaded("The server is shutting down.", code="server_shutting_down")
-            if self._reserved + n > self.capacity:
+            if n and self._reserved + n > self.capacity:
                 raise Overloaded("All slots are busy and the queue is full.", code="server_busy")
             self._reserved += n
 
@@ -548,7 +585,8 @@ class EngineClient:
         with self._changed:
             was_ready, self._ready = self._ready, False
             self._process = None
-            for generation in self._generations.values():
+            under_way: list[Pending | Lookup] = [*self._generations.values()]
+            for generation in [*under_way, *self._lookups.values()]:
                 if generation.computing and was_ready and not self._closed:
                     self._strike(generation.key)
             if not was_ready and not self._closed:
@@ -575,6 +613,9 @@ class EngineClient:
     def _fail_all(self, message: str, error: str, code: str) -> None:
         with self._lock:
             generations = list(self._generations.values())
+            lookups = list(self._lookups.values())
+        for lookup in lookups:
+            lookup.push(Failed(lookup.id, error, message, code=code))
         for generation in generations:
             generation.push(Failed(generation.id, error, message, code=code))
             _tell(generation)
@@ -608,11 +649,15 @@ class EngineClient:
 
     def _deliver(self, event: Event) -> Pending | None:
         """Push an event to its generation; return that one, None if nobody need be told."""
+        lookup = self._lookups.get(event.id)
+        if lookup is not None:
+            lookup.push(event)
         generation = self._generations.get(event.id)
         if generation is None:  # cancelled meanwhile
             return None
         if isinstance(event, Started):
-            generation.started = generation.computing = True
+            generation.started = True
+            generation.computing = generation.computing or event.computing
             return None
         if isinstance(event, Accepted):
             generation.computing = False
@@ -671,7 +716,9 @@ def _tell(generation: Pending) -> None:
 
 def _proves_harmless(event: Event) -> bool:
     """Whether all was computed that depends on the client's text alone."""
-    return isinstance(event, Delta) or (isinstance(event, Embedded) and event.left == 0)
+    if isinstance(event, Delta):
+        return not event.prompt
+    return isinstance(event, Embedded) and event.left == 0
 
 
 def error_of(event: Failed) -> RequestError:

@@ -8,7 +8,6 @@ requests by method call and gives events to a function. One thread calls :meth:`
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 import threading
 import time
@@ -22,8 +21,24 @@ from numpy.typing import NDArray
 
 from offgrid.engine.embedder import Embedder, EmbeddingJob
 from offgrid.engine.pace import Pace
-from offgrid.engine.protocol import Delta, Event, Failed, GenerationRequest, Started, TokenLogprob
+from offgrid.engine.prompts import (
+    answer,
+    prompt_text,
+    read_bias,
+    read_prompt,
+)
+from offgrid.engine.protocol import (
+    Delta,
+    Event,
+    Failed,
+    GenerationRequest,
+    Started,
+    TokenLogprob,
+    TokenQuery,
+    Tokens,
+)
 from offgrid.engine.scheduler import Placement, Row, Scheduler
+from offgrid.engine.scoring import SCORED_BYTES, Scored, drawn_token
 from offgrid.engine.sequence import Sequence
 from offgrid.errors import (
     ContextLengthExceeded,
@@ -32,16 +47,18 @@ from offgrid.errors import (
     RequestError,
     SamplingError,
 )
-from offgrid.sampling import Sampler, SampleResult, SamplingParams, sample_rows
+from offgrid.sampling import (
+    Sampler,
+    SampleResult,
+    SamplingParams,
+    sample_rows,
+)
 
 if TYPE_CHECKING:
     from offgrid.engine.model import Model
 
 log = logging.getLogger(__name__)
 
-PROMPT_BYTES_PER_TOKEN = 16
-"""A prompt with more bytes than this for every token of the context is refused unread: some
-tokenizers take time that grows with the square of the text."""
 _SEED_BITS = 53
 """Random seeds survive a round trip through a JSON number in any language."""
 _PREFILL_SHARE = 8
@@ -63,7 +80,7 @@ class EngineBroken(Exception):
 class Prepared:
     """A request whose prompt is tokenised and checked, ready for the queue."""
 
-    __slots__ = ("id", "prompt", "prompt_chars", "seed", "sequences")
+    __slots__ = ("id", "prompt", "prompt_text", "seed", "sequences")
 
     def __init__(
         self,
@@ -71,10 +88,10 @@ class Prepared:
         prompt: NDArray[np.int32],
         seed: int,
         sequences: list[Sequence],
-        prompt_chars: int,
+        prompt_text: str,
     ) -> None:
         self.id = id
-        self.prompt_chars = prompt_chars
+        self.prompt_text = prompt_text
         self.prompt = prompt
         self.seed = seed
         self.sequences = sequences
@@ -94,7 +111,11 @@ class Engine:
         capacity = model.batch.capacity
         self._pace = Pace(max(1, capacity // _PREFILL_SHARE), capacity)
         self.scheduler: Scheduler[Sequence] = Scheduler(
-            model.n_parallel, capacity, self._pace.prefill_tokens, model.n_ctx
+            model.n_parallel,
+            capacity,
+            self._pace.prefill_tokens,
+            model.n_ctx,
+            max(1, min(capacity, SCORED_BYTES // (4 * model.n_vocab))),
         )
         self.scheduler.can_cut = model.can_cut
         self._sampling_threads = model.n_threads if model.n_vocab >= _LARGE_VOCABULARY else 1
@@ -104,6 +125,8 @@ class Engine:
         self._stopping = False
         self._failures = 0
         self._events: list[Event] = []
+        self._row_ends: dict[int, int] = {}
+        """Slot -> place in the batch of the last token of its row."""
         self.step_began: float | None = None
         """When the running step began (``time.monotonic``), None while the loop waits."""
 
@@ -121,12 +144,13 @@ class Engine:
             raise InvalidParameter(
                 "This model does not generate text.", "model", code="unsupported_model"
             )
-        prompt = self._prompt_tokens(request)
+        prompt = read_prompt(self.model, request)
         n_ctx = self.model.n_ctx
-        if len(prompt) >= n_ctx:
+        answered = request.max_tokens != 0
+        if len(prompt) + answered > n_ctx:
+            left = "; at least one token must be left for the answer." if answered else "."
             raise ContextLengthExceeded(
-                f"This model's context is {n_ctx} tokens and the prompt has {len(prompt)}; "
-                "at least one token must be left for the answer.",
+                f"This model's context is {n_ctx} tokens and the prompt has {len(prompt)}{left}",
                 request.prompt_param,
             )
         params = self._sampling_params(request)
@@ -148,11 +172,18 @@ class Engine:
             sequence = Sequence(id, choice, request, prompt, n_ctx, sampler)
             sequence.visible = visible
             sequences.append(sequence)
-        chars = 0
-        if request.tokens is not None and request.top_logprobs is not None:
-            pieces = b"".join(self.model.piece(token) for token in request.tokens)
-            chars = len(pieces.decode("utf-8", "replace"))
-        return Prepared(id, prompt, seed, sequences, chars)
+        text = ""
+        if request.tokens is not None and (request.echo or request.top_logprobs is not None):
+            text = prompt_text(self.model, request.tokens)
+        return Prepared(id, prompt, seed, sequences, text)
+
+    def look_up(self, id: int, query: TokenQuery) -> Tokens:
+        """Answer a question to the tokenizer, on the thread that prepares requests.
+
+        Raises:
+            InvalidParameter, ContextLengthExceeded: see :func:`offgrid.engine.prompts.answer`.
+        """
+        return answer(self.model, id, query)
 
     def submit(self, prepared: Prepared | EmbeddingJob) -> None:
         """Put a prepared request into the queue."""
@@ -175,40 +206,9 @@ class Engine:
 
     # --- checks -------------------------------------------------------------------------------
 
-    def _prompt_tokens(self, request: GenerationRequest) -> NDArray[np.int32]:
-        param = request.prompt_param
-        if request.tokens is not None:
-            for token in request.tokens:
-                if not 0 <= token < self.model.n_vocab:
-                    raise InvalidParameter(
-                        f"Token id {token} is outside the model's vocabulary "
-                        f"(0 to {self.model.n_vocab - 1}).",
-                        param,
-                    )
-            prompt = np.array(request.tokens, dtype=np.int32)
-        else:
-            size = sum(len(part.text.encode("utf-8")) for part in request.parts)
-            limit = PROMPT_BYTES_PER_TOKEN * self.model.n_ctx
-            if size > limit:
-                raise ContextLengthExceeded(
-                    f"The prompt has {size} bytes; this model's context of {self.model.n_ctx} "
-                    f"tokens takes at most {limit}.",
-                    param,
-                )
-            prompt = self.model.tokenize(request.parts)
-        if len(prompt) == 0:
-            raise InvalidParameter("The prompt is empty.", param)
-        return prompt
-
     def _sampling_params(self, request: GenerationRequest) -> SamplingParams:
         s = request.sampling
-        for token in s.logit_bias:
-            if not 0 <= token < self.model.n_vocab:
-                raise InvalidParameter(
-                    f"Token id {token} is outside the model's vocabulary "
-                    f"(0 to {self.model.n_vocab - 1}).",
-                    "logit_bias",
-                )
+        bias = read_bias(self.model, s.logit_bias, s.text_bias)
         return SamplingParams(
             temperature=s.temperature,
             top_p=s.top_p,
@@ -218,7 +218,7 @@ class Engine:
             presence_penalty=s.presence_penalty,
             repetition_penalty=s.repetition_penalty,
             repeat_last_n=s.repeat_last_n,
-            logit_bias=s.logit_bias or None,
+            logit_bias=bias or None,
             top_n_sigma=s.top_n_sigma,
             typical_p=s.typical_p,
             xtc_probability=s.xtc_probability,
@@ -318,10 +318,11 @@ class Engine:
         if placement.rescue is not None:
             self.model.forget(placement.rescue)
             self.model.copy(slot, placement.rescue)
-        if self.scheduler.is_parked(slot):
-            return
+        parked = self.scheduler.is_parked(slot)
         if sequence.choice == 0:
-            self._events.append(Started(sequence.request_id))
+            self._events.append(Started(sequence.request_id, computing=not parked))
+        if parked:
+            return
         if placement.source != slot:
             self.model.forget(slot)
         if placement.source is None:
@@ -356,6 +357,11 @@ class Engine:
         try:
             self.model.decode()
             addresses = [self.model.logits(index) for index in indices]
+            prompts = [
+                Scored(self.model, row, self._row_ends[row.sequence.slot])
+                for row in rows
+                if row.sequence.scored < row.sequence.n_prompt
+            ]
         except Exception as ex:
             self._after_failed_decode(rows, [slot for slot, _ in bridges], ex)
             return
@@ -364,6 +370,7 @@ class Engine:
             row.sequence.computed += row.count
         for slot, position in bridges:
             self.model.cut(slot, position)
+        self._score(prompts)
         self._draw(complete, addresses)
 
     def _fill_batch(
@@ -379,6 +386,7 @@ class Engine:
         """
         batch = self.model.batch
         batch.clear()
+        self._row_ends.clear()
         rows = sorted(rows, key=lambda row: row.sequence.slot)
         n_rows = sum(row.count for row in rows)
         bridges = self.scheduler.bridges(rows, batch.capacity - n_rows)
@@ -391,6 +399,7 @@ class Engine:
             single.sort()
             slots, positions, tokens, want = map(list, zip(*single, strict=True))
             indices = batch.add_each(slots, positions, tokens, want)
+            self._row_ends.update(zip(slots, indices, strict=True))
             drawn = [index for index, wanted in zip(indices, want, strict=True) if wanted]
             return [row.sequence for row in rows], drawn, bridges
         return *self._add_rows(rows, bridges), bridges
@@ -407,10 +416,11 @@ class Engine:
             sequence = row.sequence
             while gap < sequence.slot:
                 self.model.cut(gap, position)
-                batch.add(gap, position, _ANY_TOKEN, False)
+                batch.add(gap, position, _ANY_TOKEN, 0)
                 gap, position = next(waiting)
             tokens = sequence.tokens[row.start : row.start + row.count]
-            index = batch.add(sequence.slot, row.start, tokens, row.completes)
+            index = batch.add(sequence.slot, row.start, tokens, row.n_logits)
+            self._row_ends[sequence.slot] = index
             if row.completes:
                 complete.append(sequence)
                 indices.append(index)
@@ -427,6 +437,9 @@ class Engine:
         code = getattr(error, "code", None)
         log.error("decode of %d rows failed: %s", len(rows), error)
         if code == NO_ROOM and self._make_room(rows):
+            left = [row for row in rows if row.sequence.slot >= 0]
+            if left:
+                self._compute(left)
             return
         if code in (NO_ROOM, -1) and len(rows) > 1:
             for row in rows:
@@ -466,7 +479,30 @@ class Engine:
         self.model.forget(slot)
         return True
 
+    def _score(self, prompts: list[Scored]) -> None:
+        """Tell the logprobs of prompts' tokens, before anything is drawn behind them."""
+        for scored in prompts:
+            try:
+                self._events.append(scored.delta())
+            except SamplingError as ex:
+                self._fail_draw(scored.sequence, ex)
+
+    def _finish_empty(self, sequence: Sequence) -> None:
+        self._events.append(sequence.finish_empty())
+        self.scheduler.release(sequence)
+
+    def _fail_draw(self, sequence: Sequence, error: SamplingError) -> None:
+        log.error("request %d: %s", sequence.request_id, error)
+        self._fail(
+            sequence.request_id, EngineFault(f"The model gave no usable distribution: {error}")
+        )
+
     def _draw(self, sequences: list[Sequence], addresses: list[int]) -> None:
+        if any(s.limit == 0 for s in sequences):
+            for sequence in [s for s in sequences if s.limit == 0 and s.slot >= 0]:
+                self._finish_empty(sequence)
+            pairs = [(s, a) for s, a in zip(sequences, addresses, strict=True) if s.limit]
+            sequences, addresses = [s for s, _ in pairs], [a for _, a in pairs]
         if not sequences:
             return
         wanted = [-1 if s.request.top_logprobs is None else s.request.top_logprobs
@@ -482,11 +518,7 @@ class Engine:
             if sequence.slot < 0:  # its request failed on a sibling's row just now
                 continue
             if isinstance(result, SamplingError):
-                log.error("request %d: %s", sequence.request_id, result)
-                self._fail(
-                    sequence.request_id,
-                    EngineFault(f"The model gave no usable distribution: {result}"),
-                )
+                self._fail_draw(sequence, result)
             else:
                 self._push(sequence, result)
 
@@ -494,20 +526,9 @@ class Engine:
         token = result.token
         logprobs: tuple[TokenLogprob, ...] = ()
         if sequence.request.top_logprobs is not None:
-            logprobs = (self._logprob(result),)
+            logprobs = (drawn_token(self.model, result),)
         piece = sequence.visible.get(token) or self.model.piece(token)
         delta: Delta = sequence.advance(token, piece, token in self.model.eog_ids, logprobs)
         self._events.append(delta)
         if delta.finish_reason is not None:
             self.scheduler.release(sequence)
-
-    def _logprob(self, result: SampleResult) -> TokenLogprob:
-        piece = self.model.piece
-        top = tuple((piece(token), _finite(logprob)) for token, logprob in result.top_logprobs)
-        assert result.logprob is not None
-        return TokenLogprob(result.token, piece(result.token), _finite(result.logprob), top)
-
-
-def _finite(logprob: float) -> float:
-    """-inf has no JSON; the OpenAI API says -9999.0 for a token that cannot be drawn."""
-    return logprob if math.isfinite(logprob) else -9999.0

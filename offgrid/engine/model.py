@@ -103,6 +103,7 @@ class Model:
         self._choose_pooling()
         self._special_ids()
         self._pieces: dict[int, bytes] = {}
+        self._shown: dict[int, bytes] = {}
         self._breakers: dict[str, frozenset[tuple[int, ...]]] = {}
         self._embedding: EmbeddingContext | None = None
         self._load = load
@@ -220,7 +221,7 @@ class Model:
         """Compute two tokens and cut one off again: recurrent and hybrid memories cannot."""
         if self.n_ctx < 2 or self.batch.capacity < 2:
             return False
-        self.batch.add(0, 0, np.zeros(2, dtype=np.int32), True)
+        self.batch.add(0, 0, np.zeros(2, dtype=np.int32), 1)
         try:
             self.decode()
         except DecodeError as ex:
@@ -249,6 +250,12 @@ class Model:
         self.eos = int(lc.llama_vocab_eos(vocab)) if lc.llama_vocab_get_add_eos(vocab) else -1
         self.sep = int(lc.llama_vocab_sep(vocab)) if lc.llama_vocab_get_add_sep(vocab) else -1
         self.n_embd = int(lc.llama_model_n_embd_out(self._model))
+        self.fim_ids = (
+            int(lc.llama_vocab_fim_pre(vocab)),
+            int(lc.llama_vocab_fim_suf(vocab)),
+            int(lc.llama_vocab_fim_mid(vocab)),
+        )
+        """Around what is to be filled in: before the prefix, the suffix, the answer; -1: none."""
 
     def _describe(self, load: Load) -> ModelInfo:
         stat = Path(load.path).stat()
@@ -260,7 +267,8 @@ class Model:
         description = ctypes.create_string_buffer(256)
         lc.llama_model_desc(self._model, description, len(description))
         eos = int(lc.llama_vocab_eos(self.vocab))
-        control_ids = {text: i for i in reversed(self.control_ids) if (text := self._text(i))}
+        control_ids = {text: i for i in reversed(self.control_ids) if (text := self.name(i))}
+        pad = int(lc.llama_vocab_pad(self.vocab))
         return ModelInfo(
             path=load.path,
             description=description.value.decode("utf-8", "replace"),
@@ -272,8 +280,9 @@ class Model:
             n_parallel=self.n_parallel,
             kv_bytes=self.kv_bytes,
             chat_template=self.metadata.get("tokenizer.chat_template"),
-            bos_text=self._text(self.bos) if self.bos >= 0 else "",
-            eos_text=self._text(eos) if eos >= 0 else "",
+            bos_text=self.name(self.bos) if self.bos >= 0 else "",
+            eos_text=self.name(eos) if eos >= 0 else "",
+            pad_text=self.name(pad) if pad >= 0 else "",
             add_bos=self.add_bos,
             control_texts=tuple(sorted(control_ids)),
             fingerprint="fp_" + hashlib.sha256(repr(identity).encode()).hexdigest()[:12],
@@ -300,7 +309,9 @@ class Model:
             metadata[key] = value.decode("utf-8", "replace")
         return metadata
 
-    def _text(self, token: int) -> str:
+    def name(self, token: int) -> str:
+        """Return how a token is written in the vocabulary (``llama_vocab_get_text``)."""
+        self._check_token(token)
         return bytes(lc.llama_vocab_get_text(self.vocab, token)).decode("utf-8", "replace")
 
     # --- tokens -------------------------------------------------------------------------------
@@ -312,11 +323,15 @@ class Model:
         ``parse_special``). Runs the tokenizer's regular expressions: give the calling thread a
         large stack, some vocabularies recurse once per character.
         """
-        chunks = [self._tokenize_text(part.text, part.special) for part in parts if part.text]
-        ids = np.concatenate(chunks) if chunks else np.empty(0, dtype=np.int32)
+        ids = self.tokenize_bare(parts)
         if self.add_bos and (len(ids) == 0 or ids[0] != self.bos):
             ids = np.concatenate((np.array([self.bos], dtype=np.int32), ids))
         return ids
+
+    def tokenize_bare(self, parts: SequenceOf[Part]) -> NDArray[np.int32]:
+        """Return the token ids of a text as :meth:`tokenize` does, without BOS."""
+        chunks = [self._tokenize_text(part.text, part.special) for part in parts if part.text]
+        return np.concatenate(chunks) if chunks else np.empty(0, dtype=np.int32)
 
     def tokenize_input(self, text: str) -> NDArray[np.int32]:
         """Return the ids of a text to be embedded, with what the model wants around it (BOS, EOS).
@@ -350,14 +365,20 @@ class Model:
             cached = self._pieces[token] = self._read_piece(token)
         return cached
 
-    def _read_piece(self, token: int) -> bytes:
-        if not 0 <= token < self.n_vocab:
-            raise ValueError(f"token {token} is outside the vocabulary of {self.n_vocab}")
+    def shown(self, token: int) -> bytes:
+        """Return the bytes of a token as :meth:`piece` does; control tokens as they are written."""
+        cached = self._shown.get(token)
+        if cached is None:
+            cached = self._shown[token] = self._read_piece(token, special=True)
+        return cached
+
+    def _read_piece(self, token: int, special: bool = False) -> bytes:
+        self._check_token(token)
         buffer = ctypes.create_string_buffer(_MAX_PIECE)
-        length = lc.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
+        length = lc.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, special)
         if length < 0:
             buffer = ctypes.create_string_buffer(-length)
-            length = lc.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, False)
+            length = lc.llama_token_to_piece(self.vocab, token, buffer, len(buffer), 0, special)
         return buffer.raw[:length]
 
     def visible_pieces(self, texts: SequenceOf[str]) -> dict[int, bytes]:
@@ -367,6 +388,10 @@ class Model:
             for text in texts
             if text in self.info.control_ids
         }
+
+    def _check_token(self, token: int) -> None:
+        if not 0 <= token < self.n_vocab:
+            raise ValueError(f"token {token} is outside the vocabulary of {self.n_vocab}")
 
     def breakers(self, texts: SequenceOf[str]) -> list[tuple[int, ...]]:
         """Return the token sequences in which these texts can stand, for DRY."""
@@ -564,14 +589,16 @@ class Batch:
         """Begin a new batch."""
         self._size = 0
 
-    def add(self, slot: int, start: int, tokens: NDArray[np.int32], want_logits: bool) -> int:
+    def add(self, slot: int, start: int, tokens: NDArray[np.int32], n_logits: int) -> int:
         """Append tokens of a slot at positions from ``start``; return the last one's index.
 
-        Logits are computed for the last token if wanted.
+        Logits are computed for the last ``n_logits`` of them.
         """
         first, last = self._size, self._size + len(tokens)
         if not len(tokens) or last > self.capacity:
             raise ValueError(f"{len(tokens)} tokens do not fit a batch of {self.capacity}")
+        if not 0 <= n_logits <= len(tokens):
+            raise ValueError(f"{len(tokens)} tokens have no {n_logits} rows of logits")
         if not 0 <= slot < self._n_slots or start < 0:
             raise ValueError(f"slot {slot} or position {start} does not exist")
         if int(tokens.min()) < 0 or int(tokens.max()) >= self._n_vocab:
@@ -580,7 +607,7 @@ class Batch:
         self._pos[first:last] = self._positions[: len(tokens)] + start
         self._seq_id[first:last] = slot
         self._want[first:last] = 0
-        self._want[last - 1] = want_logits
+        self._want[last - n_logits : last] = 1
         self._size = last
         return last - 1
 

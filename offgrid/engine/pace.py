@@ -11,6 +11,8 @@ _SLOWDOWN = 1.0
 """Time that prefill may add to a step, as a share of the streams' own."""
 _WEIGHT = 0.1
 """Of a new measurement in the running mean."""
+_NOTHING = 1e-9
+"""Seconds. A token costs something, also where a step was quicker than it should have been."""
 _LEAST = 8
 """Tokens. Prompts go on, however slow the machine is."""
 _UNNOTICED = 0.01
@@ -39,15 +41,15 @@ class Pace:
         elif prefilling:
             # Before streams were ever seen alone, all of the time counts as prefill's.
             rest = seconds - (self._streams or 0.0 if decoding else 0.0)
-            self._token = _mean(self._token, max(rest, 0.0) / prefilling)
+            self._token = _mean(self._token, max(rest / prefilling, _NOTHING))
 
     @property
     def prefill_tokens(self) -> int:
         """Tokens of prefill for a step in which streams run."""
         if self._streams is None or not self._token:
             return self._start
-        fitting = int(_SLOWDOWN * self._streams / self._token)
-        return max(min(_LEAST, self._most), min(fitting, self._most))
+        fitting = int(min(_SLOWDOWN * self._streams / self._token, self._most))
+        return max(min(_LEAST, self._most), fitting)
 
     @property
     def burst_tokens(self) -> int:

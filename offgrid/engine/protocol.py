@@ -41,6 +41,8 @@ class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
     repetition_penalty: float = 1.0
     repeat_last_n: int = 64
     logit_bias: dict[int, float] = {}
+    text_bias: dict[str, float] = {}
+    """Text to what is added to the logits of its tokens; the worker knows which they are."""
     seed: int | None = None
     top_n_sigma: float = 0.0
     typical_p: float = 1.0
@@ -94,6 +96,14 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether computed tokens of others may be used, and these by others."""
     top_logprobs: int | None = None
     post_sampling: bool = False
+    end_logprob: bool = False
+    """Whether the token that ends an answer, which has no text, gets its logprobs too."""
+    prompt_logprobs: int | None = None
+    """As ``top_logprobs``, for the tokens of the prompt; of the model's own distribution always."""
+    echo: bool = False
+    """Whether the text of a prompt given as ``tokens`` is wanted."""
+    suffix: str | None = None
+    """What comes behind the answer: the model fills in between. The prompt is plain text then."""
     grammar: Grammar | None = None
     """Tokens that would leave it are never drawn."""
     visible: tuple[str, ...] = ()
@@ -115,6 +125,23 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     dimensions: int | None = None
     params: tuple[str, ...] = ()
     """The request field that error messages about each input name."""
+
+
+class TokenQuery(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A question to the tokenizer: the ids of ``parts``, or what ``tokens`` stand for.
+
+    ``param`` is the request field that error messages name.
+    """
+
+    parts: tuple[Part, ...] = ()
+    tokens: tuple[int, ...] | None = None
+    add_bos: bool = False
+    """Whether the token that begins a sequence is put in front, where the model wants one."""
+    pieces: bool = False
+    """Whether the answer tells the bytes of each token."""
+    names: bool = False
+    """Whether it tells how each token is written in the vocabulary."""
+    param: str = "prompt"
 
 
 # --- server to worker -------------------------------------------------------------------------
@@ -147,6 +174,11 @@ class Embed(msgspec.Struct, frozen=True, tag=True):
     request: EmbeddingRequest
 
 
+class LookUp(msgspec.Struct, frozen=True, tag=True):
+    id: int
+    query: TokenQuery
+
+
 class Cancel(msgspec.Struct, frozen=True, tag=True):
     """Idempotent; an unknown id is no error (it may just have finished)."""
 
@@ -161,7 +193,7 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     """End the process now; running requests have been dealt with."""
 
 
-Command = Load | Submit | Embed | Cancel | Ping | Stop
+Command = Load | Submit | Embed | LookUp | Cancel | Ping | Stop
 
 # --- worker to server -------------------------------------------------------------------------
 
@@ -182,6 +214,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     chat_template: str | None
     bos_text: str
     eos_text: str
+    pad_text: str
     add_bos: bool
     control_texts: tuple[str, ...]
     """Texts of all control tokens, which user text must not be able to write."""
@@ -203,13 +236,31 @@ POOLINGS = ("mean", "cls", "last", "rank")
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     """A token with the logarithm of its probability.
 
-    ``top`` lists the most likely tokens, best first, as ``(piece bytes, logprob)``.
+    ``top`` lists the most likely tokens, best first, as ``(piece bytes, logprob)``. Pieces of
+    control tokens are how these are written. ``silent`` says that the token gives no text.
     """
 
     token: int
     piece: bytes
     logprob: float
     top: tuple[tuple[bytes, float], ...] = ()
+    silent: bool = False
+
+
+class PromptToken(msgspec.Struct, frozen=True, array_like=True):
+    """A token of the prompt with the logarithm of its probability behind those before it.
+
+    The first one has no ``logprob``, ``rank`` (1 for the most likely token) and ``top``: most
+    likely tokens, best first, as ``(token id, piece bytes, logprob)``. ``silent`` says that
+    the token is not in the prompt's text: the server put it in front.
+    """
+
+    token: int
+    piece: bytes
+    logprob: float | None = None
+    rank: int | None = None
+    top: tuple[tuple[int, bytes, float], ...] = ()
+    silent: bool = False
 
 
 class Accepted(msgspec.Struct, frozen=True, tag=True):
@@ -218,15 +269,17 @@ class Accepted(msgspec.Struct, frozen=True, tag=True):
     id: int
     prompt_tokens: int
     seed: int
-    prompt_chars: int = 0
-    """Characters of a prompt that came as token ids, where the offsets of logprobs need it."""
     """The seed in force: the request's, or the random one that was drawn for it."""
+    prompt_text: str = ""
+    """The text of a prompt that came as token ids, where the request asks for it."""
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
-    """The request got a slot; its prefill begins with the next decode."""
+    """The request got a slot. ``computing``: its prefill begins with the next decode; else that of
+    another request is waited for first, and a second event follows."""
 
     id: int
+    computing: bool = True
 
 
 class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
@@ -235,7 +288,9 @@ class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     ``text`` may be empty (held back for a stop string or an unfinished character).
     ``finish_reason`` is set once a choice, in its last delta: ``"stop"`` or ``"length"``.
     ``completion_tokens`` is the number of tokens of the choice so far, ``cached_tokens`` that of
-    the prompt's tokens which another sequence had computed already.
+    the prompt's tokens which another sequence had computed already. ``prompt`` are the next
+    tokens of the prompt with their logprobs; deltas with them come first, of choice 0 only, and say
+    nothing else.
     """
 
     id: int
@@ -245,6 +300,16 @@ class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     finish_reason: str | None = None
     logprobs: tuple[TokenLogprob, ...] = ()
     cached_tokens: int = 0
+    prompt: tuple[PromptToken, ...] = ()
+
+
+class Tokens(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+    """The answer to a :class:`TokenQuery`; ``pieces`` and ``names`` are there if asked for."""
+
+    id: int
+    tokens: tuple[int, ...]
+    pieces: tuple[bytes, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 class Embedded(msgspec.Struct, frozen=True, tag=True):
@@ -287,7 +352,7 @@ class Pong(msgspec.Struct, frozen=True, tag=True):
     waiting: int
 
 
-Event = Accepted | Started | Delta | Embedded | Failed
+Event = Accepted | Started | Delta | Embedded | Tokens | Failed
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):

@@ -43,6 +43,11 @@ class Schedulable(Protocol):
     tokens: Tokens
     """Ids of prompt and answer; the first ``len()`` of them count."""
 
+    @property
+    def wanted_from(self) -> int:
+        """Index of the first token whose logits are still wanted: that of the last one, or an
+        earlier one while the prompt gets logprobs. From there on nothing is taken from others."""
+
     def __len__(self) -> int:
         """Tokens of prompt and answer so far."""
 
@@ -57,6 +62,12 @@ class Row(Generic[S]):
     sequence: S
     start: int
     count: int
+
+    @property
+    def n_logits(self) -> int:
+        """How many of the row's last tokens need their logits."""
+        end = self.start + self.count
+        return max(0, end - max(self.start, self.sequence.wanted_from))
 
     @property
     def completes(self) -> bool:
@@ -86,6 +97,8 @@ class Scheduler(Generic[S]):
         step_tokens: most tokens in one decode call; at least ``n_slots``.
         prefill_tokens: most prefill tokens in a step in which other sequences decode.
         n_ctx: tokens that a slot has room for.
+        scored_tokens: most tokens of prompts with logprobs in one decode call: each of them needs a
+            row of logits, which is memory.
 
     Attributes:
         burst_tokens: tokens that the rest of the oldest prompt may have to be read whole beside
@@ -96,10 +109,16 @@ class Scheduler(Generic[S]):
     """
 
     def __init__(
-        self, n_slots: int, step_tokens: int, prefill_tokens: int, n_ctx: int = 2048
+        self,
+        n_slots: int,
+        step_tokens: int,
+        prefill_tokens: int,
+        n_ctx: int = 2048,
+        scored_tokens: int = 512,
     ) -> None:
-        if n_slots < 1 or step_tokens < n_slots or prefill_tokens < 1:
-            raise ValueError("need n_slots >= 1, step_tokens >= n_slots, prefill_tokens >= 1")
+        if n_slots < 1 or step_tokens < n_slots or min(prefill_tokens, scored_tokens) < 1:
+            raise ValueError("need n_slots >= 1, step_tokens >= n_slots, and tokens for prefill")
+        self.scored_tokens = scored_tokens
         self.step_tokens = step_tokens
         self.prefill_tokens = prefill_tokens
         self.burst_tokens = 0
@@ -109,8 +128,10 @@ class Scheduler(Generic[S]):
         self.can_cut = True
         self.n_ctx = n_ctx
         self.min_copy = max(MIN_COPY, n_ctx // _COPY_SHARE)
-        self._parked: dict[int, S] = {}
-        """Slot -> the sequence whose prefill the one in the slot waits for."""
+        self._parked: dict[int, tuple[S, int]] = {}
+        """Slot -> the sequence whose prefill the one in the slot waits for, and how far."""
+        self._held_back = False
+        """Whether room was taken from a sequence and none has been given back since."""
 
     @property
     def has_work(self) -> bool:
@@ -128,16 +149,16 @@ class Scheduler(Generic[S]):
         """Give slots to waiting sequences, and a beginning to those whose wait is over.
 
         Returns:
-            What the engine has to do, in this order. Those that still wait for another's prefill
-            have their slot already; they are among them only where something is to be rescued.
+            What the engine has to do, in this order. Those that first wait for another's prefill
+            come twice: when they get their slot, which is parked then, and when they begin.
         """
         placements = [p for p in map(self._unpark, self._parked_sequences()) if p is not None]
+        if self._held_back and self.running:
+            return placements  # who had to give way would only have to do so again
         while self.waiting and len(self.idle):
             sequence = self.waiting.popleft()
-            placement = self._place(sequence)
+            placements.append(self._place(sequence))
             self.running.append(sequence)
-            if placement is not None:
-                placements.append(placement)
         return placements
 
     def is_parked(self, slot: int) -> bool:
@@ -147,8 +168,8 @@ class Scheduler(Generic[S]):
     def _parked_sequences(self) -> list[S]:
         return [s for s in self.running if s.slot in self._parked]
 
-    def _place(self, sequence: S) -> Placement[S] | None:
-        """Choose a slot and a beginning; None when another's prefill is waited for."""
+    def _place(self, sequence: S) -> Placement[S]:
+        """Choose a slot and a beginning, or the slot alone when another's prefill is waited for."""
         match = self._best_match(sequence)
         promised = self._promised(sequence, match.length)
         if promised is not None:
@@ -159,11 +180,13 @@ class Scheduler(Generic[S]):
         if promised is None:
             return self._begin(sequence, match, rescue)
         self._parked[slot] = promised
-        return None if rescue is None else Placement(sequence, None, 0, rescue)
+        return Placement(sequence, None, 0, rescue)
 
     def _slot_for(self, match: Match) -> tuple[int, int | None]:
         """Choose a slot, and one for what it holds if that is worth a copy."""
         slot = self._least_lost(match)
+        if slot == match.slot and match.length < self.min_copy:
+            return slot, None
         if self.n_ctx > _MAX_MOVED_CTX or self.idle.distance(slot) <= 1 + MAX_GAP // 2:
             return slot, None
         # Far from the others it would be computed in a call of its own. So it gets a slot beside
@@ -203,48 +226,43 @@ class Scheduler(Generic[S]):
 
     def _usable(self, sequence: S, held: Tokens) -> int:
         """Tokens of a slot's content that a sequence can begin behind."""
-        # The last token is always computed: its logits are wanted.
-        length = common_prefix(held, sequence.tokens[: len(sequence) - 1])
+        # What logits are wanted of is always computed: the last token at least.
+        length = common_prefix(held, sequence.tokens[: sequence.wanted_from])
         return length if self.can_cut or length == len(held) else 0
 
     def _best_match(self, sequence: S) -> Match:
         best = NO_MATCH
-        if not sequence.reuse:
-            return best
-        for slot, held in self.idle:
+        for slot, held in self.idle if sequence.reuse else ():
             length = self._usable(sequence, held)
             if length > best.length:
                 best = Match(slot, length)
         for other in self.running:
-            if other.reuse and other.slot not in self._parked:
+            if _may_share(sequence, other) and other.slot not in self._parked:
                 length = self._usable(sequence, other.tokens[: other.computed])
                 if length > best.length:
                     best = Match(other.slot, length)
         return best
 
-    def _promised(self, sequence: S, length: int) -> S | None:
-        """The running sequence whose prefill will soon hold more of this prompt than ``length``."""
+    def _promised(self, sequence: S, length: int) -> tuple[S, int] | None:
+        """The running sequence whose prefill will soon hold more of this prompt than ``length``,
+        and how much."""
         best, source = length + self.min_copy - 1, None
-        if not sequence.reuse or not self.can_cut:
+        if not self.can_cut:
             return None
         for other in self.running:
-            if not other.reuse or len(other) - other.computed <= 1:
+            if not _may_share(sequence, other) or len(other) - other.computed <= 1:
                 continue
-            shared = common_prefix(other.tokens[: len(other)], sequence.tokens[: len(sequence) - 1])
+            shared = common_prefix(
+                other.tokens[: len(other)], sequence.tokens[: sequence.wanted_from]
+            )
             if shared > max(best, other.computed):
                 best, source = shared, other
-        return source
+        return None if source is None else (source, best)
 
     def _unpark(self, sequence: S) -> Placement[S] | None:
         """A beginning for a parked sequence, if what it waits for is there, or never will be."""
-        source = self._parked[sequence.slot]
-        if source.slot >= 0 and source.slot not in self._parked:
-            shared = common_prefix(
-                source.tokens[: len(source)], sequence.tokens[: len(sequence) - 1]
-            )
-            if source.computed < shared:
-                return None
-        elif source.slot >= 0:
+        source, promised = self._parked[sequence.slot]
+        if source.slot >= 0 and (source.slot in self._parked or source.computed < promised):
             return None
         del self._parked[sequence.slot]
         return self._begin(sequence, self._best_match(sequence))
@@ -252,6 +270,7 @@ class Scheduler(Generic[S]):
     def release(self, sequence: S) -> None:
         """Take a running sequence out. What it computed stays in its slot until that is needed."""
         self.running.remove(sequence)
+        self._held_back = False
         slot, sequence.slot = sequence.slot, -1
         self._parked.pop(slot, None)
         kept = sequence.computed if sequence.reuse else 0
@@ -263,9 +282,10 @@ class Scheduler(Generic[S]):
             self.idle.put(slot, self.idle.take(slot)[:0])
 
     def preempt(self, sequence: S) -> None:
-        """Take the room of a running sequence away; it is computed again when its turn comes."""
+        """Take the room of a running sequence away; it is computed again when another has ended."""
         sequence.computed = 0
         self.release(sequence)
+        self._held_back = True
         self.waiting.appendleft(sequence)
 
     def cancel(self, request_id: int) -> None:
@@ -296,12 +316,15 @@ class Scheduler(Generic[S]):
             left = len(prefilling[0]) - prefilling[0].computed
             least = left if left <= self.burst_tokens else 0
             budget = min(budget, max(self.prefill_tokens, least))
+        logits = self.scored_tokens
         for sequence in prefilling:
-            if budget == 0:
-                break
             count = min(len(sequence) - sequence.computed, budget)
-            rows.append(Row(sequence, sequence.computed, count))
-            budget -= count
+            if sequence.wanted_from < len(sequence) - 1:
+                count = min(count, logits)
+                logits -= count
+            if count:
+                rows.append(Row(sequence, sequence.computed, count))
+                budget -= count
         return rows
 
     def bridges(self, rows: list[Row[S]], room: int) -> list[tuple[int, int]]:
@@ -333,3 +356,8 @@ class Scheduler(Generic[S]):
             if all(held.get(slot, self.n_ctx) < self.n_ctx for slot in gap):
                 found += ((slot, held[slot]) for slot in gap)
         return found
+
+
+def _may_share(a: Schedulable, b: Schedulable) -> bool:
+    """Whether one may begin behind the other's tokens: choices of one request always may."""
+    return (a.reuse and b.reuse) or a.request_id == b.request_id

@@ -15,12 +15,14 @@ class Sequence:
     Attributes:
         tokens: ids of prompt and answer, int32, in a buffer of the context's size.
         computed: how many of them llama.cpp has computed in ``slot``.
+        scored: how many tokens of the prompt have got their logprobs; all if none are wanted.
         visible: bytes of control tokens that give text, which others do not.
     """
 
     __slots__ = (
-        "cached", "choice", "completion_tokens", "computed", "limit", "n_ctx", "n_tokens",
-        "request", "request_id", "reuse", "sampler", "slot", "stream", "tokens", "visible",
+        "cached", "choice", "completion_tokens", "computed", "limit", "n_ctx", "n_prompt",
+        "n_tokens", "request", "request_id", "reuse", "sampler", "scored", "slot", "stream",
+        "tokens", "visible",
     )  # fmt: skip
 
     def __init__(
@@ -42,7 +44,9 @@ class Sequence:
         self.limit = room if request.max_tokens is None else min(room, request.max_tokens)
         self.tokens = np.empty(len(prompt) + self.limit, dtype=np.int32)
         self.tokens[: len(prompt)] = prompt
-        self.n_tokens = len(prompt)
+        self.n_tokens = self.n_prompt = len(prompt)
+        # One choice is enough: the others have the same prompt.
+        self.scored = 0 if request.prompt_logprobs is not None and choice == 0 else len(prompt)
         self.computed = 0
         self.cached = 0
         self.reuse = request.cache_prompt
@@ -52,6 +56,17 @@ class Sequence:
 
     def __len__(self) -> int:
         return self.n_tokens
+
+    @property
+    def wanted_from(self) -> int:
+        """Index of the first token whose logits are still wanted."""
+        if self.scored < self.n_prompt:
+            return max(0, self.scored - 1)
+        return self.n_tokens - 1
+
+    def finish_empty(self) -> Delta:
+        """Return the end of an answer that is to have no tokens: the prompt was all."""
+        return Delta(self.request_id, self.choice, "", 0, "length", cached_tokens=self.cached)
 
     def advance(
         self, token: int, piece: bytes, is_eog: bool, logprobs: tuple[TokenLogprob, ...]
@@ -66,7 +81,8 @@ class Sequence:
         if is_eog:
             text = self.stream.flush()
             finish_reason = "stop"
-            logprobs = ()
+            if not self.request.end_logprob:
+                logprobs = ()
         else:
             self.tokens[self.n_tokens] = token
             self.n_tokens += 1

@@ -30,6 +30,7 @@ from offgrid.engine.protocol import (
     Failed,
     Load,
     LoadFailed,
+    LookUp,
     Ping,
     Pong,
     Ready,
@@ -90,7 +91,7 @@ class Worker:
         self._commands = commands
         self._writer = writer
         self._engine: Engine | None = None
-        self._to_tokenise: queue.SimpleQueue[Submit | _Inputs] = queue.SimpleQueue()
+        self._to_tokenise: queue.SimpleQueue[Submit | LookUp | _Inputs] = queue.SimpleQueue()
         # Ids that the tokeniser has not handed over yet. A cancel takes its id out, so that none
         # is lost between the two threads.
         self._pending: set[int] = set()
@@ -125,11 +126,11 @@ class Worker:
             if command is None or isinstance(command, Stop):
                 # Nothing that matters is lost: the server has dealt with what ran.
                 os._exit(0)
-            if isinstance(command, (Submit, Embed)):
+            if isinstance(command, (Submit, Embed, LookUp)):
                 with self._lock:
                     self._pending.add(command.id)
                 self._to_tokenise.put(
-                    command if isinstance(command, Submit) else self._inputs(command)
+                    self._inputs(command) if isinstance(command, Embed) else command
                 )
             elif isinstance(command, Cancel):
                 self._cancel(command.id)
@@ -164,6 +165,8 @@ class Worker:
         try:
             if isinstance(item, Submit):
                 self._prepare(item)
+            elif isinstance(item, LookUp):
+                self._answer(item)
             else:
                 self._prepare_some(item)
         except Exception as ex:
@@ -172,8 +175,15 @@ class Worker:
     def _prepare(self, command: Submit) -> None:
         assert self._engine is not None
         prepared = self._engine.prepare(command.id, command.request)
-        accepted = Accepted(command.id, len(prepared.prompt), prepared.seed, prepared.prompt_chars)
+        accepted = Accepted(command.id, len(prepared.prompt), prepared.seed, prepared.prompt_text)
         self._accept(accepted, prepared)
+
+    def _answer(self, command: LookUp) -> None:
+        assert self._engine is not None
+        tokens = self._engine.look_up(command.id, command.query)
+        with self._lock:
+            self._pending.discard(command.id)
+        self._writer.events((tokens,))
 
     def _inputs(self, command: Embed) -> _Inputs:
         assert self._engine is not None

@@ -13,10 +13,16 @@ The definition of every step is the header comment of ``csrc/og_sampler.h`` and 
 
 from offgrid.errors import InvalidParameter, SamplingError
 from offgrid.sampling.params import SamplingParams
-from offgrid.sampling.result import SampleResult
+from offgrid.sampling.result import SampleResult, TokenScore
 
 try:
-    from offgrid.sampling._sampler import Sampler, instruction_sets, philox4x32, sample_rows
+    from offgrid.sampling._sampler import (
+        Sampler,
+        instruction_sets,
+        philox4x32,
+        sample_rows,
+        score_rows,
+    )
     from offgrid.sampling._text import TextStream
 except ModuleNotFoundError as ex:
     if ex.name is None or not ex.name.startswith("offgrid.sampling._"):
@@ -34,7 +40,9 @@ __all__ = [
     "SamplingError",
     "SamplingParams",
     "TextStream",
+    "TokenScore",
     "instruction_sets",
     "philox4x32",
     "sample_rows",
+    "score_rows",
 ]

@@ -120,6 +120,8 @@ cdef extern from "og_sampler.h" nogil:
     void og_sampler_accept(og_sampler *s, int32_t token)
     void og_logprobs(const og_sampler *s, og_scratch *scratch, const float *logits, int32_t token,
                      float *logprob, og_candidate *top, int32_t n_top)
+    int og_score(const og_sampler *s, og_scratch *scratch, const float *logits, int32_t token,
+                 float *logprob, int32_t *rank, og_candidate *top, int32_t n_top)
     void og_post_logprobs(const og_scratch *scratch, int32_t token, float *logprob,
                           og_candidate *top, int32_t n_top)
 

@@ -5,7 +5,7 @@ from typing_extensions import Buffer
 
 from offgrid.errors import SamplingError
 from offgrid.sampling.params import SamplingParams
-from offgrid.sampling.result import SampleResult
+from offgrid.sampling.result import SampleResult, TokenScore
 
 INSTRUCTION_SETS: tuple[str, ...]
 
@@ -64,5 +64,11 @@ def sample_rows(
     accept: bool = True,
     threads: int = 1,
 ) -> list[SampleResult | SamplingError]: ...
+def score_rows(
+    sampler: Sampler,
+    addresses: Sequence[int],
+    tokens: Sequence[int],
+    top_logprobs: int = 0,
+) -> list[TokenScore]: ...
 def instruction_sets() -> tuple[str, ...]: ...
 def philox4x32(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]: ...

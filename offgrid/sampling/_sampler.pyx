@@ -46,11 +46,12 @@ from offgrid.sampling._core cimport (
     og_scratch,
     og_scratch_bytes,
     og_scratch_init,
+    og_score,
 )
 
 from offgrid.errors import ConfigError, InvalidParameter, SamplingError
 from offgrid.sampling.params import MAX_TOP_LOGPROBS, SamplingParams
-from offgrid.sampling.result import SampleResult
+from offgrid.sampling.result import SampleResult, TokenScore
 
 cdef enum:
     NO_LOGPROBS = -1
@@ -668,6 +669,56 @@ def sample_rows(addresses, samplers, *, top_logprobs=None, masks=None, post_samp
             draw = jobs[i]
             draw.sampler._busy = False
         PyMem_RawFree(draws)
+
+
+def score_rows(Sampler sampler not None, addresses, tokens, top_logprobs=0):
+    """Return how likely given tokens are, one for each row, without drawing: for prompts.
+
+    Nothing of the sampler changes; its memory is used, and its parameters play no part.
+
+    Args:
+        sampler: of the rows' length.
+        addresses: of each row's ``n_vocab`` float32 logits; they must stay valid during the call.
+        tokens: the id that follows each row.
+        top_logprobs: number of alternatives.
+
+    Returns:
+        A list with a TokenScore for each row.
+
+    Raises:
+        SamplingError: a row holds NaN or +infinity, or nothing but -infinity.
+        ValueError: lengths differ, an address is NULL.
+        InvalidParameter: an id outside the vocabulary.
+        RuntimeError: the sampler is in use by another thread.
+    """
+    cdef const float *row
+    cdef int32_t token, rank, n_top = _top_count(top_logprobs, sampler._s.n_vocab)
+    cdef float logprob
+    cdef int status
+    if len(addresses) != len(tokens) or n_top < 0:
+        raise ValueError("every row needs one token, and a number of alternatives")
+    sampler._take()
+    cdef og_candidate *top = NULL
+    try:
+        top = <og_candidate *>_allocate(n_top * sizeof(og_candidate))
+        results = []
+        for address, following in zip(addresses, tokens):
+            token = sampler._check_token(following, "tokens")
+            row = <const float *><uintptr_t>address
+            if row == NULL:
+                raise ValueError("the logits' address is NULL")
+            with nogil:
+                status = og_score(&sampler._s, &sampler._scratch, row, token, &logprob, &rank, top,
+                                  n_top)
+            if status != OG_OK:
+                raise _error(status)
+            results.append(TokenScore(
+                token, logprob, rank, tuple([(top[i].token, top[i].logprob) for i in range(n_top)])
+            ))
+        return results
+    finally:
+        PyMem_RawFree(top)
+        sampler._busy = False
 
 
 def philox4x32(counter, key):

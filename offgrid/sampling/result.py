@@ -1,4 +1,4 @@
-"""What a draw gives."""
+"""What a draw gives, and what the scoring of a given token gives."""
 
 from __future__ import annotations
 
@@ -19,4 +19,20 @@ class SampleResult(NamedTuple):
 
     token: int
     logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
+
+
+class TokenScore(NamedTuple):
+    """How likely a given token is after a row.
+
+    Attributes:
+        token: its id.
+        logprob: log-softmax of the row at the token.
+        rank: 1 for the most likely token; equals share the better rank.
+        top_logprobs: the most likely tokens as (id, logprob), best first, ties lowest id first.
+    """
+
+    token: int
+    logprob: float
+    rank: int
     top_logprobs: tuple[tuple[int, float], ...] = ()

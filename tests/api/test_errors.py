@@ -38,7 +38,7 @@ BOTH = [
     ("frequency_penalty", 2.1), ("frequency_penalty", -2.1), ("frequency_penalty", "1"),
     ("presence_penalty", 3), ("presence_penalty", []),
     ("repetition_penalty", 0), ("repeat_last_n", -2),
-    ("max_tokens", 0), ("max_tokens", -1), ("max_tokens", 1.5), ("max_tokens", "7"),
+    ("max_tokens", -1), ("max_tokens", 1.5), ("max_tokens", "7"),
     ("max_tokens", 1 << 31), ("max_tokens", 1 << 64), ("max_tokens", 10**30),
     ("top_k", 1 << 64), ("repeat_last_n", 1 << 64), ("n", 1 << 64), ("repeat_penalty", "x"),
     ("n", 0), ("n", 17), ("n", "2"),
@@ -46,7 +46,7 @@ BOTH = [
     ("stop", 5), ("stop", [""]), ("stop", ""), ("stop", ["x" * 5000]),
     ("stream", "yes"), ("stream", 1), ("ignore_eos", "no"),
     ("stream_options", {"include_usage": True}),
-    ("logit_bias", {"x": 1}), ("logit_bias", {"\u0663": 1}),
+    ("logit_bias", {"": 1}), ("logit_bias", {"x" * 101: 1}), ("logit_bias", [[-1, 1]]),
     ("logit_bias", {"99999999": 1}), ("logit_bias", [1]),
     ("no_such_field", 1),
 ]  # fmt: skip
@@ -79,6 +79,7 @@ def test_bad_values_name_their_field(base_url: str, path: str, field: str, value
         ({"repeat_penalty": 1.1, "repetition_penalty": 1.1}, "repeat_penalty"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
         ({"logprobs": 3}, "logprobs"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
@@ -88,6 +89,18 @@ def test_bad_values_name_their_field(base_url: str, path: str, field: str, value
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"modalities": ["audio"]}, "modalities"),
         ({"audio": {"voice": "x"}}, "audio"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
+        ({"web_search_options": {}}, "web_search_options"),
+        ({"service_tier": "gold"}, "service_tier"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs"),
+        ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+         "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"type": "file", "file": {}}]}]},
+         "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"text": "x"}]}]},
+         "messages[0].content[0].type"),
     ],
 )  # fmt: skip
 def test_bad_chat_requests(base_url: str, fields: dict[str, Any], param: str) -> None:
@@ -110,8 +123,13 @@ def test_bad_chat_requests(base_url: str, fields: dict[str, Any], param: str) ->
         ({"prompt": ["a"] * 10, "n": 10}, "prompt"),
         ({"logprobs": 6}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
-        ({"best_of": 3}, "best_of"),
+        ({"best_of": 1, "n": 2}, "best_of"),
+        ({"best_of": 21}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"best_of": 20, "prompt": ["a"] * 20}, "best_of"),
         ({"suffix": "end"}, "suffix"),
+        ({"suffix": "end", "echo": True, "logprobs": 1}, "suffix"),
+        ({"suffix": 5}, "suffix"),
         ({"stop": ["x"] * 65}, "stop"),
         ({"echo": "yes"}, "echo"),
     ],
@@ -220,10 +238,13 @@ def test_harmless_fields_are_accepted(base_url: str) -> None:
     extra = dict.fromkeys(IGNORED, "x")
     nothing = {
         "tools": [], "tool_choice": "none", "response_format": {"type": "text"},
-        "modalities": ["text"], "logit_bias": {}, "stop": None, "seed": None,
+        "modalities": ["text"], "logit_bias": {}, "stop": None, "seed": None, "prediction": None,
     }  # fmt: skip
-    body = chat_body(max_tokens=1, **extra, **nothing)
-    assert request(base_url, "POST", CHAT, body).status == 200
+    for tier in ("auto", "default", "flex", "priority"):
+        body = chat_body(max_tokens=1, service_tier=tier, **extra, **nothing)
+        response = request(base_url, "POST", CHAT, body)
+        assert response.status == 200
+        assert response.json["service_tier"] == "default"
 
 
 def test_openai_client_raises_its_own_errors(client: OpenAI) -> None:

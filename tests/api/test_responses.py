@@ -296,26 +296,36 @@ def test_reasoning(serve_template: ServeTemplate) -> None:
     assert again["output"][0]["type"] == "reasoning"
 
 
-def test_a_stream_that_fails_says_so(
-    client: OpenAI, base_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    events = ResponseWriter._events
+def test_a_stream_that_fails_says_so(make_server: Callable[..., Server]) -> None:
+    server = make_server()
+    engine = server.pool.engine(STARTER)
+    long = body("Tell me a short story.", ignore_eos=True, stream=True)
+    with Stream(server.url, PATH, long) as opened:
+        lines = opened.events()
+        events = [json.loads(next(lines)) for _ in range(6)]
+        assert engine._process is not None
+        engine._process.kill()
+        events += map(json.loads, lines)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    last = EVENT.validate_python(events[-1])
+    assert last.type == "response.failed"
+    assert last.response.error.code == "server_error"
+    assert "process ended" in last.response.error.message
+    assert request(server.url, "GET", f"{PATH}/{last.response.id}").status == 404
 
+
+def test_a_stream_that_fails_by_our_fault_says_so(
+    base_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(self: ResponseWriter) -> Any:
-        for number, event in enumerate(events(self)):
-            if number == 4:
-                raise ZeroDivisionError
-            yield event
+        yield None
+        raise ZeroDivisionError
 
     monkeypatch.setattr(ResponseWriter, "_events", broken)
-    *_, last = stream(base_url, "Tell me a short story.")
-    assert last["type"] == "response.failed"
-    assert last["response"]["status"] == "failed"
+    *_, last = stream(base_url)
     assert last["response"]["error"] == {
         "code": "server_error", "message": "Internal server error.",
     }  # fmt: skip
-    with pytest.raises(NotFoundError):
-        client.responses.retrieve(last["response"]["id"])
 
 
 def test_leaving_ends_the_computation(server: Server) -> None:

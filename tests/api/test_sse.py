@@ -160,6 +160,26 @@ def test_who_reads_too_slowly_gets_the_own_thread_back(fake: Fake) -> None:
     assert reader.frames[1:3] == [frame("b"), frame("c")]
 
 
+def test_who_brings_events_never_waits_for_a_thread_that_waits_for_events(fake: Fake) -> None:
+    """The stream's own thread has the turn and finds nothing to send; the other one must go on."""
+    reader = listening(fake)
+    pump = fake.listener
+    assert pump is not None
+    fake.backlog = 1 << 20
+    fake.say()
+    eventually(lambda: fake.listener is None, "its own thread goes on")
+    fake.patience = TIMEOUT  # it holds the turn until something is said
+    fake.say("a")
+    eventually(lambda: frame("a") in reader.frames, "it sends and comes back for more")
+    eventually(lambda: reader.stream._turn.locked() or fake.listener is not None, "it waits again")
+    pump()  # as one that looked at the listener a moment too early
+    fake.backlog = 0
+    fake.patience = 0.01
+    fake.say("b", "end")
+    reader.end()
+    assert b"".join([*reader.frames, *fake.written]).count(b"data: ") == 4
+
+
 def test_a_failure_is_left_to_the_own_thread(fake: Fake) -> None:
     reader = listening(fake)
     fake.failed = True

@@ -256,3 +256,20 @@ def test_logit_bias_steers_and_bans(base_url: str, server: Server) -> None:
     thousands = [range(i, min(i + 1000, n_vocab)) for i in range(0, n_vocab, 1000)]
     banned = [text(logit_bias={str(i): False for i in ids}) for ids in thousands]
     assert sum(answer != plain for answer in banned) == 1
+
+
+def test_content_in_parts_is_the_text_that_they_make(base_url: str) -> None:
+    def counted(role: str, content: Any) -> int:
+        messages = [{"role": role, "content": content}, {"role": "user", "content": "And?"}]
+        body = {"model": STARTER, "messages": messages, "max_tokens": 1}
+        answer = request(base_url, "POST", CHAT, body)
+        assert answer.status == 200, answer.body
+        tokens: int = answer.json["usage"]["prompt_tokens"]
+        return tokens
+
+    whole = counted("assistant", "I must not say that, sorry.")
+    parts = [
+        {"type": "text", "text": "I must not "},
+        {"type": "refusal", "refusal": "say that, sorry."},
+    ]
+    assert counted("assistant", parts) == whole

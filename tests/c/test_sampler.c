@@ -72,6 +72,26 @@ static void check_post(rig *r, const float *row, const uint32_t *mask, int32_t n
     guard_give(top);
 }
 
+/* A row that nothing is drawn from: the first and the last token, against the one drawn best. */
+static void check_score(rig *r, const float *row, int32_t n) {
+    const int32_t n_top = n < 7 ? n : 7;
+    og_candidate *top = guard_take((size_t)n_top * sizeof *top, side);
+    for (int last = 0; last < 2; last++) {
+        const int32_t token = last ? n - 1 : 0;
+        float logprob = 1.0f;
+        int32_t rank = 0;
+        const int status =
+            og_score(&r->sampler, &r->scratch, row, token, &logprob, &rank, top, n_top);
+        if (status != OG_OK) {
+            CHECK(status == OG_ERR_NO_CANDIDATE && rank == 0, "n %d: %d", n, status);
+            continue;
+        }
+        CHECK(rank >= 1 && rank <= n && top[0].logprob >= logprob, "n %d: rank %d", n, rank);
+        CHECK(rank > n_top || top[rank - 1].logprob == logprob, "n %d: rank %d", n, rank);
+    }
+    guard_give(top);
+}
+
 static void test(const og_kernels *K, int32_t n, int setting, uint64_t *random) {
     static float row[MAX_N];
     static uint32_t mask[MAX_N / 32 + 1];
@@ -97,6 +117,7 @@ static void test(const og_kernels *K, int32_t n, int setting, uint64_t *random) 
         check_draw(&r, const_row, NULL, n, setting);
         check_draw(&r, const_row, const_mask, n, setting);
         check_post(&r, const_row, step ? const_mask : NULL, n);
+        check_score(&r, const_row, n);
         guard_give(const_row);
         guard_give(const_mask);
     }

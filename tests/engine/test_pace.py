@@ -58,3 +58,12 @@ def test_what_nobody_notices_is_read_at_once() -> None:
     for _ in range(400):
         pace.observe(0, 100, 0.0001)
     assert pace.burst_tokens == 512
+
+
+def test_steps_that_take_no_time_are_no_division_by_it() -> None:
+    pace = Pace(64, 512)
+    pace.observe(4, 0, 1.0)
+    for _ in range(20_000):
+        pace.observe(4, 10, 0.5)
+    assert pace.prefill_tokens == 512
+    assert pace.burst_tokens == 512

@@ -30,14 +30,19 @@ class Fake:
         own = [next(self._next) * 1000 + i for i in range(length)] if tokens is None else tokens
         self.tokens = np.array(own + [0] * 500, dtype=np.int32)
         self.length = len(own)
+        self.unscored = False
 
     def __len__(self) -> int:
         return self.length
 
+    @property
+    def wanted_from(self) -> int:
+        return self.computed if self.unscored else self.length - 1
+
 
 def admitted(scheduler: Scheduler[Fake]) -> list[Fake]:
-    """The sequences that got a slot in this step, in order."""
-    return [placement.sequence for placement in scheduler.admit()]
+    """The sequences that begin in this step, in order."""
+    return [p.sequence for p in scheduler.admit() if not scheduler.is_parked(p.sequence.slot)]
 
 
 def test_first_come_first_served() -> None:
@@ -83,6 +88,45 @@ def test_prefill_alone_uses_the_whole_step() -> None:
         (0, 30, True),
         (0, 2, False),
     ]
+
+
+def test_prompts_with_logprobs_share_the_rows_of_logits() -> None:
+    scheduler = Scheduler[Fake](4, 64, 64, scored_tokens=10)
+    stream, one, two, plain = Fake(1, 10), Fake(2, 8), Fake(3, 20), Fake(4, 30)
+    one.unscored = two.unscored = True
+    scheduler.submit([stream, one, two, plain])
+    scheduler.admit()
+    stream.computed = 9
+    rows = scheduler.plan()
+    assert [(r.sequence, r.count, r.n_logits) for r in rows] == [
+        (stream, 1, 1),
+        (one, 8, 8),
+        (two, 2, 2),
+        (plain, 30, 1),
+    ]
+    for row in rows:
+        row.sequence.computed += row.count
+    assert [(r.sequence, r.count) for r in scheduler.plan() if r.sequence is two] == [(two, 10)]
+
+
+def test_what_gets_logprobs_takes_nothing_but_gives() -> None:
+    scheduler = Scheduler[Fake](3, 64, 64)
+    tokens = list(range(1, 41))
+    one, two, three = (Fake(i, 0, tokens=tokens) for i in range(3))
+    two.unscored = True
+    scheduler.submit([one])
+    scheduler.admit()
+    one.computed = 40
+    scheduler.submit([two])
+    (placement,) = scheduler.admit()
+    assert (placement.source, placement.keep, two.computed) == (None, 0, 0)
+    scheduler.release(one)
+    scheduler.forget(0)
+    scheduler.forget(1)
+    two.computed = 40
+    scheduler.submit([three])
+    (placement,) = scheduler.admit()
+    assert (placement.source, placement.keep) == (two.slot, 39)
 
 
 def test_cancel_takes_out_waiting_and_running_ones() -> None:
@@ -197,6 +241,47 @@ def test_who_comes_with_the_same_new_prompt_waits_for_its_prefill() -> None:
     assert {row.count for row in scheduler.plan()} == {1}
 
 
+def test_only_the_prefill_is_waited_for_not_what_is_drawn_behind_it() -> None:
+    scheduler = Scheduler[Fake](2, 16, 8)
+    answer = list(range(5000, 5300))
+    first = Fake(1, 0, tokens=PROMPT)
+    second = Fake(2, 0, tokens=[*PROMPT, *answer, 7])
+    start(scheduler, first, second)
+    assert scheduler.is_parked(second.slot)
+    first.computed = 40
+    first.tokens[40] = answer[0]
+    first.length = 41
+    (placement,) = scheduler.admit()
+    assert (placement.sequence, placement.keep) == (second, 40)
+
+
+def test_choices_share_their_prefill_whatever_they_share_with_others() -> None:
+    scheduler = Scheduler[Fake](3, 64, 8)
+    choices = [Fake(1, 0, tokens=PROMPT) for _ in range(2)]
+    other = Fake(2, 0, tokens=PROMPT)
+    for sequence in choices:
+        sequence.reuse = False
+    start(scheduler, *choices, other)
+    assert scheduler.is_parked(choices[1].slot)
+    assert not scheduler.is_parked(other.slot)
+    choices[0].computed = 39
+    (placement,) = scheduler.admit()
+    assert (placement.sequence, placement.source) == (choices[1], choices[0].slot)
+
+
+def test_who_had_to_give_way_waits_until_another_has_ended() -> None:
+    scheduler = Scheduler[Fake](3, 64, 16)
+    running = [Fake(i, 10) for i in range(3)]
+    start(scheduler, *running)
+    scheduler.preempt(running[2])
+    assert admitted(scheduler) == []
+    scheduler.release(running[0])
+    assert admitted(scheduler) == [running[2]]
+    for sequence in (running[2], running[1]):
+        scheduler.preempt(sequence)
+    assert admitted(scheduler) == [running[1], running[2]], "or until nobody runs"
+
+
 def test_whoever_waited_for_goes_on_when_that_one_leaves() -> None:
     scheduler = Scheduler[Fake](2, 16, 8)
     first, second = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=PROMPT)
@@ -273,7 +358,8 @@ def test_preempted_sequences_come_back_first() -> None:
     two.computed = 5
     scheduler.preempt(two)
     assert (two.computed, two.slot) == (0, -1)
-    assert admitted(scheduler) == [two]
+    scheduler.release(one)
+    assert admitted(scheduler) == [two, three]
 
 
 def filled(scheduler: Scheduler[Fake], n_slots: int, length: int = 20) -> list[Fake]:
@@ -434,6 +520,7 @@ class Life(RuleBasedStateMachine):
         assert sum(row.count for row in rows) <= 16
         assert len({id(row.sequence) for row in rows}) == len(rows)
         assert bool(rows) == bool(self.scheduler.running)
+        assert rows or not self.scheduler.waiting
         decoding = [
             s for s in self.scheduler.running
             if s.length - s.computed == 1 and s.slot not in self.scheduler._parked

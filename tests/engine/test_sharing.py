@@ -9,8 +9,8 @@ import pytest
 from engine_runs import Counting, Failing, Run
 
 from offgrid.engine.engine import NO_ROOM
-from offgrid.engine.model import Model
-from offgrid.engine.protocol import Delta, Failed, Load, Part, Sampling
+from offgrid.engine.model import DecodeError, Model
+from offgrid.engine.protocol import Delta, Failed, Load, Part, Sampling, Started
 
 STORY = "Once upon a time there was a small otter who lived beside a wide river. " * 6
 
@@ -177,6 +177,78 @@ def test_no_room_makes_the_youngest_wait_and_nobody_lose_a_token(model: Counting
     run.finish()
     assert not codes
     assert [run.text(id) for id in ids] == fresh_texts
+
+
+class Limited(Counting):
+    """A model whose slots share fewer cells than they could fill."""
+
+    def __init__(self, model: Model, cells: int) -> None:
+        super().__init__(model)
+        self._cells = cells
+        self.refused = 0
+        self._held = dict.fromkeys(range(model.n_parallel), 0)
+
+    def forget(self, slot: int) -> None:
+        self._held[slot] = 0
+        self._model.forget(slot)
+
+    def cut(self, slot: int, keep: int) -> bool:
+        self._held[slot] = keep
+        return bool(self._model.cut(slot, keep))
+
+    def copy(self, source: int, target: int) -> None:
+        self._held[target] = self._held[source]
+        self._model.copy(source, target)
+
+    def decode(self) -> None:
+        batch = self._model.batch
+        slots = batch._seq_id[: batch._size].tolist()
+        if sum(self._held.values()) + len(slots) > self._cells:
+            self.refused += 1
+            raise DecodeError(NO_ROOM)
+        for slot in slots:
+            self._held[slot] += 1
+        super().decode()
+
+
+@pytest.mark.parametrize("cells", [120, 160, 300])
+def test_where_room_stays_short_all_are_answered_in_turn(loaded: Model, cells: int) -> None:
+    texts = [f"{i} {STORY}"[:180] for i in range(6)]
+    fresh = Run(Counting(loaded))
+    alone = [fresh.submit(text, max_tokens=40, ignore_eos=True, cache_prompt=False)
+             for text in texts]  # fmt: skip
+    fresh.finish()
+    for slot in range(loaded.n_parallel):
+        loaded.forget(slot)
+    model = Limited(loaded, cells)
+    run = Run(model)
+    ids = [run.submit(text, max_tokens=40, ignore_eos=True) for text in texts]
+    for _ in range(1000):
+        if not run.engine.step():
+            break
+    else:
+        pytest.fail("it never ends")
+    assert 0 < model.refused < 40
+    for id, lone in zip(ids, alone, strict=True):
+        last = run.last(id)
+        assert isinstance(last, Delta)
+        assert (last.finish_reason, last.completion_tokens) == ("length", 40)
+        # Later on a rounding may decide between two tokens that are as good as equal.
+        assert run.text(id)[:20] == fresh.text(lone)[:20]
+    for slot in range(loaded.n_parallel):
+        loaded.forget(slot)
+
+
+def test_who_waits_for_a_prefill_has_its_slot_and_computes_later(run: Run) -> None:
+    first, second = run.submit(STORY), run.submit(STORY)
+    run.engine.step()
+
+    def started() -> list[tuple[int, bool]]:
+        return [(e.id, e.computing) for e in run.events if isinstance(e, Started)]
+
+    assert started() == [(first, True), (second, False)]
+    run.finish()
+    assert started() == [(first, True), (second, False), (second, True)]
 
 
 def test_no_room_for_the_only_one_is_an_error(model: Counting) -> None:

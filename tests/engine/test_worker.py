@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
+from processes import all_stopped
 from support import STARTER, Stream, chat_body, endless, eventually, request, text_of, together
 
 from offgrid.engine.client import EngineClient
@@ -78,12 +78,6 @@ def test_a_stopped_worker_does_not_stop_the_server(make_server: MakeServer) -> N
     finally:
         os.kill(pid, signal.SIGCONT)
     assert request(server.url, "POST", CHAT, chat_body()).status == 200
-
-
-def all_stopped(pid: int) -> bool:
-    """Whether the signal has reached every thread of a process."""
-    threads = psutil.Process(pid).threads()
-    return all(psutil.Process(thread.id).status() == psutil.STATUS_STOPPED for thread in threads)
 
 
 def test_a_prompt_that_ends_the_worker_twice_is_refused(starter_path: Path) -> None:

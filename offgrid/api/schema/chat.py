@@ -14,11 +14,21 @@ from offgrid.errors import InvalidParameter
 MAX_STOPS = 4
 
 
-class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A content part. Other types than text are refused by their name."""
+class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="text"):
+    """A content part. Other types than text and refusals are refused by their name."""
 
-    type: Literal["text"]
     text: str
+
+
+class RefusalPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refusal"):
+    """How an earlier answer refused; text to the model."""
+
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        """What the model reads."""
+        return self.refusal
 
 
 class FunctionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -37,7 +47,7 @@ class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
+    content: str | list[TextPart | RefusalPart] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
@@ -111,6 +121,7 @@ UNSUPPORTED: Unsupported = {
     "function_call": lambda value: value in ("none", "auto"),
     "functions": lambda value: value == [],
     "modalities": lambda value: value == ["text"],
+    "prediction": lambda value: False,
     "response_format": lambda value: value == {"type": "text"},
     "web_search_options": lambda value: False,
 }

@@ -6,27 +6,36 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from offgrid.api.schema.fields import GenerationFields, Unsupported, convert
+from offgrid.api.schema.fields import MAX_TOKENS, GenerationFields, Unsupported, convert
 from offgrid.errors import InvalidParameter
 
 MAX_STOPS = 64
 MAX_PROMPTS = 64
+MAX_BEST_OF = 20
 Prompt = str | tuple[int, ...]
 
 
 class CompletionRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prompt: Any
+    # 0 computes the prompt alone: for its logprobs, or to have it computed for what comes.
+    max_tokens: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     echo: bool = False
-    best_of: Annotated[int, Meta(ge=1)] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=MAX_BEST_OF)] | None = None
+    suffix: str | None = None
 
     @property
     def prompts(self) -> list[Prompt]:
         """The prompts in order: text, or token ids that are taken as they are."""
         return split_prompts(self.prompt)
 
+    @property
+    def candidates(self) -> int:
+        """Choices to compute for each prompt: ``best_of`` where it is more than ``n``."""
+        return self.n if self.best_of is None else self.best_of
 
-UNSUPPORTED: Unsupported = {"suffix": lambda value: value == ""}
+
+UNSUPPORTED: Unsupported = {}
 
 
 def parse_completion(body: dict[str, Any]) -> CompletionRequest:
@@ -37,20 +46,14 @@ def parse_completion(body: dict[str, Any]) -> CompletionRequest:
     """
     request = convert(body, CompletionRequest, UNSUPPORTED, MAX_STOPS)
     split_prompts(request.prompt)
-    if request.best_of is not None and request.best_of != request.n:
+    if request.candidates < request.n:
+        raise InvalidParameter("best_of is less than n.", "best_of")
+    if request.candidates > request.n and request.stream:
         raise InvalidParameter(
-            "best_of other than n is not supported by this server.",
-            "best_of",
-            code="unsupported_parameter",
+            "best_of above n cannot be streamed: the best are known at the end.", "best_of"
         )
-    if request.echo and request.logprobs is not None:
-        raise InvalidParameter(
-            "echo together with logprobs is not supported by this server.",
-            "echo",
-            code="unsupported_parameter",
-        )
-    if request.echo and any(not isinstance(prompt, str) for prompt in request.prompts):
-        raise InvalidParameter("echo needs prompts given as text.", "echo")
+    if request.suffix and request.echo and request.logprobs is not None:
+        raise InvalidParameter("echo with logprobs does not go together with suffix.", "suffix")
     return request
 
 
@@ -60,7 +63,7 @@ def split_prompts(prompt: Any) -> list[Prompt]:
         return [prompt]
     if not isinstance(prompt, list) or not prompt:
         raise InvalidParameter("prompt must be text, token ids, or a list of these.", "prompt")
-    if all(_is_token(item) for item in prompt):
+    if all(is_token(item) for item in prompt):
         return [tuple(prompt)]
     if len(prompt) > MAX_PROMPTS:
         raise InvalidParameter(f"prompt takes at most {MAX_PROMPTS} prompts.", "prompt")
@@ -68,12 +71,13 @@ def split_prompts(prompt: Any) -> list[Prompt]:
     for index, item in enumerate(prompt):
         if isinstance(item, str):
             prompts.append(item)
-        elif isinstance(item, list) and item and all(_is_token(token) for token in item):
+        elif isinstance(item, list) and item and all(is_token(token) for token in item):
             prompts.append(tuple(item))
         else:
             raise InvalidParameter("A prompt must be text or token ids.", f"prompt[{index}]")
     return prompts
 
 
-def _is_token(item: Any) -> bool:
+def is_token(item: Any) -> bool:
+    """Whether a JSON value can be a token id of some vocabulary."""
     return isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 1 << 31

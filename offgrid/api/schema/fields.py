@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -22,15 +22,18 @@ MAX_STOP_LENGTH = 4096
 """Characters of one stop string."""
 DRY_BREAKERS = ("\n", ":", '"', "*")
 """llama.cpp's."""
+MAX_BIASES = 1024
+MAX_BIAS_TEXT = 100
+"""Characters."""
 _SEED_RANGE = (-(1 << 63), (1 << 64) - 1)
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 IGNORED = frozenset({
-    "metadata", "moderation", "prediction", "prompt_cache_key", "prompt_cache_options",
-    "prompt_cache_retention", "reasoning_effort", "safety_identifier", "service_tier", "store",
-    "user", "verbosity",
+    "metadata", "moderation", "prompt_cache_key", "prompt_cache_options",
+    "prompt_cache_retention", "reasoning_effort", "safety_identifier", "store", "user",
+    "verbosity",
 })  # fmt: skip
 """Accepted and without effect: they carry information, or ask for what a local model has not."""
 
@@ -54,7 +57,7 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     presence_penalty: Penalty = 0.0
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
     repeat_last_n: Annotated[int, Meta(ge=-1, le=1 << 30)] = 64
-    logit_bias: dict[str, Any] = {}
+    logit_bias: dict[str, Any] | list[Any] = {}
     seed: int | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_N)] = 1
@@ -80,6 +83,8 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     min_tokens: Annotated[int, Meta(ge=0, le=1 << 30)] = 0
     min_keep: Annotated[int, Meta(ge=0, le=1 << 30)] = 0
     post_sampling_probs: bool = False
+    prompt_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    service_tier: Literal["auto", "default", "flex", "scale", "priority"] = "auto"
     stream: bool = False
     stream_options: StreamOptions | None = None
 
@@ -101,6 +106,7 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     def sampling(self) -> Sampling:
         """The sampling parameters in the engine's form."""
+        logit_bias, text_bias = _logit_bias(self.logit_bias)
         return Sampling(
             temperature=self.temperature,
             top_p=self.top_p,
@@ -110,7 +116,8 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
             presence_penalty=self.presence_penalty,
             repetition_penalty=self.repetition_penalty,
             repeat_last_n=self.repeat_last_n,
-            logit_bias=_logit_bias(self.logit_bias),
+            logit_bias=logit_bias,
+            text_bias=text_bias,
             seed=self.seed,
             top_n_sigma=max(0.0, self.top_n_sigma),
             typical_p=self.typical_p,
@@ -170,7 +177,7 @@ def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported, max_st
         message = str(ex)
         if alias is not None:  # the name that the client used
             message = message.replace("$.repetition_penalty", "$.repeat_penalty")
-        raise field_error(message) from None
+        raise invalid(message) from None
     _check(request, max_stops)
     return request
 
@@ -191,7 +198,7 @@ def check_fields(body: dict[str, Any], cls: type[S]) -> S:
     try:
         return msgspec.convert(fields, cls)
     except msgspec.ValidationError as ex:
-        raise field_error(str(ex)) from None
+        raise invalid(str(ex)) from None
 
 
 def _check(request: GenerationFields, max_stops: int) -> None:
@@ -207,28 +214,52 @@ def _check(request: GenerationFields, max_stops: int) -> None:
         raise InvalidParameter("seed must fit 64 bits.", "seed")
     if request.stream_options is not None and not request.stream:
         raise InvalidParameter("stream_options is only for stream: true.", "stream_options")
+    if request.prompt_logprobs is not None and request.stream:
+        raise InvalidParameter("prompt_logprobs cannot be streamed.", "prompt_logprobs")
     if request.max_tokens is not None and request.min_tokens > request.max_tokens:
         raise InvalidParameter("min_tokens is more than max_tokens.", "min_tokens")
     _logit_bias(request.logit_bias)
 
 
-def _logit_bias(raw: dict[str, Any]) -> dict[int, float]:
-    """Token ids as text to numbers; ``false`` bans a token."""
-    if len(raw) > 1024:
-        raise InvalidParameter("logit_bias takes at most 1024 tokens.", "logit_bias")
-    result: dict[int, float] = {}
-    for key, value in raw.items():
-        if not re.fullmatch(r"[0-9]{1,9}", key):
-            raise InvalidParameter(f"{key[:40]!r} is not a token id.", "logit_bias")
+def _logit_bias(raw: dict[str, Any] | list[Any]) -> tuple[dict[int, float], dict[str, float]]:
+    """Biases by token id and by text; ``false`` bans.
+
+    A key of digits is an id, any other the text of tokens. A list of pairs, as llama.cpp's server
+    takes it, tells the two apart by type.
+    """
+    if len(raw) > MAX_BIASES:
+        raise InvalidParameter(f"logit_bias takes at most {MAX_BIASES} entries.", "logit_bias")
+    ids: dict[int, float] = {}
+    texts: dict[str, float] = {}
+    for key, value in raw.items() if isinstance(raw, dict) else map(_pair, raw):
+        name = f"logit_bias.{key}" if len(str(key)) <= MAX_BIAS_TEXT else "logit_bias"
         if value is False:
-            result[int(key)] = -math.inf
+            bias = -math.inf
         elif isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InvalidParameter("A bias must be a number or false.", f"logit_bias.{key}")
+            raise InvalidParameter("A bias must be a number or false.", name)
         elif not -100 <= value <= 100:
-            raise InvalidParameter("A bias must be between -100 and 100.", f"logit_bias.{key}")
+            raise InvalidParameter("A bias must be between -100 and 100.", name)
         else:
-            result[int(key)] = float(value)
-    return result
+            bias = float(value)
+        if isinstance(key, int) or (isinstance(raw, dict) and re.fullmatch(r"[0-9]{1,9}", key)):
+            ids[int(key)] = bias
+        elif 1 <= len(key) <= MAX_BIAS_TEXT:
+            texts[key] = bias
+        else:
+            raise InvalidParameter(
+                f"A text in logit_bias has 1 to {MAX_BIAS_TEXT} characters.", "logit_bias"
+            )
+    return ids, texts
+
+
+def _pair(item: Any) -> tuple[int | str, Any]:
+    if isinstance(item, list) and len(item) == 2:
+        key, value = item
+        if isinstance(key, str) or (type(key) is int and 0 <= key < 1 << 31):
+            return key, value
+    raise InvalidParameter(
+        "logit_bias as a list holds [token id or text, bias] pairs.", "logit_bias"
+    )
 
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -237,7 +268,7 @@ _PATH = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
 _NAMED = re.compile(r"Object (missing required|contains unknown) field `([^`]+)`")
 
 
-def field_error(message: str) -> InvalidParameter:
+def invalid(message: str) -> InvalidParameter:
     """msgspec's words to ours: the path in them is the parameter."""
     match = _PATH.search(message)
     path = match[1] if match else ""

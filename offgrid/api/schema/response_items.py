@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from offgrid.api.schema.fields import field_error
+from offgrid.api.schema.fields import invalid
 from offgrid.errors import InvalidParameter
 
 Json = dict[str, Any]
@@ -193,7 +193,7 @@ def _parse_item(value: Any, where: str) -> Json | ItemReference:
     try:
         item = msgspec.convert(fields, _TYPES[kind])
     except msgspec.ValidationError as ex:
-        raise field_error(_moved(str(ex), where)) from None
+        raise invalid(_moved(str(ex), where)) from None
     return item if isinstance(item, ItemReference) else item.normal()
 
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from offgrid.api.schema.chat import ChatRequest, parse_chat
-from offgrid.api.schema.fields import MAX_TOKENS, Unsupported, field_error
+from offgrid.api.schema.fields import MAX_TOKENS, Unsupported, invalid
 from offgrid.api.schema.response_items import ItemReference, parse_items, to_messages
 from offgrid.errors import InvalidParameter, RequestError
 
@@ -190,7 +190,7 @@ def parse_responses(body: Json) -> tuple[ResponsesRequest, list[Json | ItemRefer
     try:
         request = msgspec.convert({**fields, "sampling": sampling}, ResponsesRequest)
     except msgspec.ValidationError as ex:
-        raise _only_functions(field_error(str(ex))) from None
+        raise _only_functions(invalid(str(ex))) from None
     if request.stream_options is not None and not request.stream:
         raise InvalidParameter("stream_options is only for stream: true.", "stream_options")
     if request.top_logprobs and not request.logprobs:

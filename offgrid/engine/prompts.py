@@ -1,0 +1,157 @@
+"""What the tokeniser's thread does: prompts to token ids, and answers about the tokenizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offgrid.engine.protocol import GenerationRequest, Part, TokenQuery, Tokens
+from offgrid.errors import ContextLengthExceeded, InvalidParameter
+
+if TYPE_CHECKING:
+    from offgrid.engine.model import Model
+
+PROMPT_BYTES_PER_TOKEN = 16
+"""A prompt with more bytes than this for every token of the context is refused unread: some
+tokenizers take time that grows with the square of the text."""
+MAX_QUERY = 1 << 20
+"""Bytes of a text, or tokens, in one question to the tokenizer."""
+MAX_BIASED = 4096
+"""Tokens that the biases of a request may touch: each costs a little at every draw."""
+_MAX_ANSWER = 16 << 20
+"""Bytes of all pieces or names of an answer: it has to fit a frame."""
+
+
+def read_prompt(model: Model, request: GenerationRequest) -> NDArray[np.int32]:
+    """Return the token ids of a request's prompt, int32.
+
+    Raises:
+        InvalidParameter: an id outside the vocabulary, an empty prompt, a suffix for a model that
+            does not fill in.
+        ContextLengthExceeded: more bytes than the context can take.
+    """
+    if request.suffix is not None:
+        return _read_fill_in(model, request)
+    if request.tokens is not None:
+        prompt = _checked(model, request.tokens, request.prompt_param)
+    else:
+        _check_size(model, request.parts, request.prompt_param)
+        prompt = model.tokenize(request.parts)
+    if len(prompt) == 0:
+        raise InvalidParameter("The prompt is empty.", request.prompt_param)
+    return prompt
+
+
+def _read_fill_in(model: Model, request: GenerationRequest) -> NDArray[np.int32]:
+    """The prompt as models learn to fill in: prefix, then suffix, then what was between.
+
+    Prefix-suffix-middle of Bavarian et al. 2022, "Efficient training of language models to fill in
+    the middle". Control tokens come from here only: code may well hold their texts.
+    """
+    before, behind, middle = model.fim_ids
+    if min(model.fim_ids) < 0:
+        raise InvalidParameter(
+            "This model has no tokens to fill in between a prompt and a suffix.",
+            "suffix",
+            code="unsupported_parameter",
+        )
+    suffix = (Part(request.suffix or "", False),)
+    plain = tuple(Part(part.text, False) for part in request.parts)
+    _check_size(model, (*plain, *suffix), request.prompt_param)
+    if request.tokens is not None:
+        prefix = _checked(model, request.tokens, request.prompt_param)
+    else:
+        prefix = model.tokenize_bare(plain)
+    bos = [model.bos] if model.add_bos else []
+    pieces = [[*bos, before], prefix, [behind], model.tokenize_bare(suffix), [middle]]
+    return np.concatenate([np.asarray(ids, dtype=np.int32) for ids in pieces])
+
+
+def prompt_text(model: Model, tokens: Iterable[int]) -> str:
+    """Return what tokens stand for; bytes that are no UTF-8 become U+FFFD."""
+    return b"".join(map(model.shown, tokens)).decode("utf-8", "replace")
+
+
+def has_added_bos(model: Model, request: GenerationRequest) -> bool:
+    """Whether the prompt's first token is one that the request did not write."""
+    if request.tokens is not None or not model.add_bos:
+        return False
+    return not "".join(part.text for part in request.parts).startswith(model.name(model.bos))
+
+
+def read_bias(
+    model: Model, biases: Mapping[int, float], texts: Mapping[str, float]
+) -> dict[int, float]:
+    """Return the bias of each token; a bias of a text is one of each of its tokens.
+
+    Biases of several texts add up; one that names a token by its id is the only one of it.
+
+    Raises:
+        InvalidParameter: an id outside the vocabulary, texts of too many tokens.
+    """
+    result: dict[int, float] = {}
+    for text, bias in texts.items():
+        for token in dict.fromkeys(model.tokenize_bare((Part(text, True),)).tolist()):
+            total = result.get(token, 0.0) + bias
+            # The sum of several biases that are in range may not be.
+            result[token] = total if math.isinf(total) else max(-100.0, min(100.0, total))
+    _checked(model, tuple(biases), "logit_bias")
+    result |= biases
+    if len(result) > MAX_BIASED:
+        raise InvalidParameter(
+            f"The texts in logit_bias are {len(result)} tokens; at most {MAX_BIASED} are taken.",
+            "logit_bias",
+        )
+    return result
+
+
+def answer(model: Model, id: int, query: TokenQuery) -> Tokens:
+    """Answer a question to the tokenizer.
+
+    Raises:
+        InvalidParameter: an id outside the vocabulary, an answer that is too long.
+        ContextLengthExceeded: more than a prompt could hold.
+    """
+    if query.tokens is None:
+        _check_size(model, query.parts, query.param, MAX_QUERY)
+        read = model.tokenize if query.add_bos else model.tokenize_bare
+        tokens = tuple(read(query.parts).tolist())
+    else:
+        limit = min(MAX_QUERY, PROMPT_BYTES_PER_TOKEN * model.n_ctx)
+        if len(query.tokens) > limit:
+            raise ContextLengthExceeded(
+                f"These are {len(query.tokens)} tokens; at most {limit} are taken.", query.param
+            )
+        tokens = tuple(_checked(model, query.tokens, query.param).tolist())
+    pieces = tuple(map(model.shown, tokens)) if query.pieces else ()
+    names = tuple(map(model.name, tokens)) if query.names else ()
+    if sum(map(len, pieces)) + 4 * sum(map(len, names)) > _MAX_ANSWER:
+        raise InvalidParameter("The text of these tokens is too long.", query.param)
+    return Tokens(id, tokens, pieces, names)
+
+
+def _checked(model: Model, tokens: Sequence[int], param: str) -> NDArray[np.int32]:
+    for token in tokens:
+        if not 0 <= token < model.n_vocab:
+            raise InvalidParameter(
+                f"Token id {token} is outside the model's vocabulary (0 to {model.n_vocab - 1}).",
+                param,
+            )
+    return np.array(tokens, dtype=np.int32)
+
+
+def _check_size(model: Model, parts: Iterable[Part], param: str, most: int | None = None) -> None:
+    size = sum(len(part.text.encode("utf-8")) for part in parts)
+    limit = PROMPT_BYTES_PER_TOKEN * model.n_ctx
+    if most is not None:
+        limit = min(limit, most)
+    if size > limit:
+        raise ContextLengthExceeded(
+            f"The prompt has {size} bytes; this model's context of {model.n_ctx} tokens takes at "
+            f"most {limit}.",
+            param,
+        )

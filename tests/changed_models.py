@@ -1,0 +1,39 @@
+"""The starter model with other metadata: what its vocabulary's tokens are for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+
+FILL_IN = {
+    "tokenizer.ggml.fim_pre_token_id": 2044,
+    "tokenizer.ggml.fim_suf_token_id": 2045,
+    "tokenizer.ggml.fim_mid_token_id": 2046,
+}
+"""Three of the starter's tokens, as those between which code models fill in."""
+BEGINS = {"tokenizer.ggml.bos_token_id": 2042, "tokenizer.ggml.add_bos_token": True}
+"""A token that every prompt begins with."""
+
+
+def with_metadata(source: Path, target: Path, changes: dict[str, int | bool]) -> None:
+    """Write a copy of a GGUF file with some values added or replaced."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, "llama")
+    for field in reader.fields.values():
+        if not field.name.startswith(("GGUF.", "general.architecture")):
+            kind = field.types[0]
+            sub_type = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+            value = changes.get(field.name, field.contents())
+            writer.add_key_value(field.name, value, kind, sub_type=sub_type)
+    for name, value in changes.items():
+        if name not in reader.fields:
+            boolean = isinstance(value, bool)
+            kind = gguf.GGUFValueType.BOOL if boolean else gguf.GGUFValueType.UINT32
+            writer.add_key_value(name, value, kind)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
