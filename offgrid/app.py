@@ -21,6 +21,7 @@ from offgrid.api.responses import (
     InputItemsResource,
     ResponseResource,
     ResponsesResource,
+    ResponseTokensResource,
 )
 from offgrid.api.sse import WRITE
 from offgrid.api.tokens import (
@@ -69,6 +70,7 @@ def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App
         settings.responses_file, settings.max_responses, settings.max_responses_mb << 20
     )
     app.add_route("/v1/responses", ResponsesResource(pool, settings, responses))
+    app.add_route("/v1/responses/input_tokens", ResponseTokensResource(pool, settings, responses))
     app.add_route("/v1/responses/{id}", ResponseResource(responses))
     app.add_route("/v1/responses/{id}/input_items", InputItemsResource(responses))
     app.add_route("/v1/responses/{id}/cancel", CancelResource(responses))

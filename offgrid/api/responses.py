@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import falcon
 import msgspec
 
-from offgrid.api.chat import start_chat
+from offgrid.api.chat import start_chat, talk_of
 from offgrid.api.request import liveness, read_object
 from offgrid.api.response_answer import ResponseWriter
+from offgrid.api.response_history import History
 from offgrid.api.schema.chat import ChatRequest
-from offgrid.api.schema.response_items import ItemReference, check_calls, new_id
+from offgrid.api.schema.response_items import new_id
 from offgrid.api.schema.responses import (
     Includable,
     PlainText,
@@ -26,16 +25,9 @@ from offgrid.api.schema.responses import (
 from offgrid.api.sse import send_stream
 from offgrid.config import Settings
 from offgrid.engine.pool import EnginePool
-from offgrid.errors import InvalidParameter, NotStored, RequestError, StoreFailed
-from offgrid.store.responses import (
-    ChainBroken,
-    ChainTooLong,
-    Item,
-    ResponseStore,
-    StoredResponse,
-)
-
-log = logging.getLogger(__name__)
+from offgrid.engine.protocol import TokenQuery
+from offgrid.errors import InvalidParameter, ModelNotFound, NotStored, RequestError
+from offgrid.store.responses import ResponseStore, StoredResponse
 
 Json = dict[str, Any]
 
@@ -49,17 +41,15 @@ class ResponsesResource:
 
     def __init__(self, pool: EnginePool, settings: Settings, store: ResponseStore) -> None:
         self._pool = pool
-        self._store = store
         self._max_body = settings.max_body_mb << 20
+        self._history = History(store, self._max_body)
         self._ping_interval = settings.sse_ping_interval
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Check, start, and answer whole or as a stream."""
         request, given = parse_responses(read_object(req, self._max_body))
-        inputs = self._resolve(given)
-        items = [*self._conversation(request.previous_response_id), *inputs]
-        check_calls(items)
-        chat = to_chat(request, items)
+        inputs = self._history.resolve(given)
+        chat = to_chat(request, self._history.conversation(request, inputs))
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)
         try:
@@ -73,7 +63,7 @@ class ResponsesResource:
             running,
             logprobs=request.logprobs,
             obfuscate=request.obfuscate,
-            keep=self._keeper(request, inputs),
+            keep=self._history.keeper(request, inputs),
         )
         if request.stream:
             send_stream(req, resp, writer.stream(), running, self._ping_interval, named=True)
@@ -83,72 +73,33 @@ class ResponsesResource:
         except RequestError as ex:
             raise renamed(ex) from ex
 
-    def _resolve(self, given: Sequence[Json | ItemReference]) -> list[Json]:
-        """Put the stored items in the place of references."""
-        ids = [item.id for item in given if isinstance(item, ItemReference)]
-        if not ids:
-            return [item for item in given if not isinstance(item, ItemReference)]
+
+class ResponseTokensResource:
+    """``POST /v1/responses/input_tokens``: how many tokens the prompt of a request has."""
+
+    def __init__(self, pool: EnginePool, settings: Settings, store: ResponseStore) -> None:
+        self._pool = pool
+        self._max_body = settings.max_body_mb << 20
+        self._history = History(store, self._max_body)
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Count; the model may be left out, as in the count for chat."""
+        body = read_object(req, self._max_body)
+        if body.get("model") is None:
+            body["model"] = self._pool.default_id
+            if body["model"] is None:
+                raise ModelNotFound("(none)")
+        request, given = parse_responses(body)
+        chat = to_chat(request, self._history.conversation(request, self._history.resolve(given)))
+        alive = liveness(req)
+        engine = self._pool.engine(request.model, alive)
         try:
-            found = self._store.items(ids, self._max_body)
-        except ChainTooLong:
-            raise InvalidParameter("The items referred to are too large.", "input") from None
-        for index, item in enumerate(given):
-            if isinstance(item, ItemReference) and item.id not in found:
-                raise InvalidParameter(
-                    f"Item with id {item.id[:80]!r} not found.", f"input[{index}].id"
-                )
-        return [
-            msgspec.json.decode(found[item.id]) if isinstance(item, ItemReference) else item
-            for item in given
-        ]
-
-    def _conversation(self, previous: str | None) -> list[Json]:
-        """Return the items that led to a response, its output last."""
-        if previous is None:
-            return []
-        try:
-            bodies = self._store.conversation(previous, self._max_body)
-        except ChainBroken as ex:
-            reason = "not found"
-            if ex.missing != previous:
-                reason = "continues a response that is not stored any more"
-            elif not self._store.enabled:
-                reason = "not found: this server keeps no responses (OFFGRID_MAX_RESPONSES)"
-            raise InvalidParameter(
-                f"Previous response with id {previous[:80]!r} {reason}.",
-                "previous_response_id",
-                code="previous_response_not_found",
-            ) from None
-        except ChainTooLong:
-            raise InvalidParameter(
-                f"The conversation is larger than {self._max_body} bytes.", "previous_response_id"
-            ) from None
-        return [msgspec.json.decode(body) for body in bodies]
-
-    def _keeper(self, request: ResponsesRequest, inputs: list[Json]) -> Callable[[Json], bool]:
-        """Return a function that stores a finished response, if it can."""
-
-        def keep(response: Json) -> bool:
-            if not self._store.enabled:
-                return False
-            body = {key: value for key, value in response.items() if key != "output"}
-            try:
-                self._store.put(
-                    StoredResponse(
-                        response["id"],
-                        request.previous_response_id,
-                        msgspec.json.encode(body),
-                        tuple(map(_stored, inputs)),
-                        tuple(map(_stored, response["output"])),
-                    )
-                )
-            except StoreFailed as ex:
-                # The answer is there, and says itself that it was not kept.
-                log.warning("response %s is not stored: %s", response["id"], ex)
-                return False
-            return True
-
-        return keep
+            parts = talk_of(engine.info, chat).prompt.parts
+        except RequestError as ex:
+            raise renamed(ex) from ex
+        query = TokenQuery(parts=parts, add_bos=True, param="input")
+        count = len(engine.look_up(query, alive).tokens)
+        resp.media = {"object": "response.input_tokens", "input_tokens": count}
 
 
 class ResponseResource:
@@ -267,10 +218,6 @@ def _head(request: ResponsesRequest, chat: ChatRequest) -> Json:
         "usage": None,
         "user": request.user,
     }
-
-
-def _stored(item: Json) -> Item:
-    return Item(item["id"], msgspec.json.encode(item))
 
 
 def _find(store: ResponseStore, id: str) -> StoredResponse:

@@ -270,6 +270,9 @@ class ResponseStore:
         with self._lock:
             self._close()
 
+    def __del__(self) -> None:
+        self._close()
+
     def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Do some work in one transaction; with a new file if this one is damaged."""
         with self._lock:

@@ -582,6 +582,22 @@ def test_a_conversation_that_grew_too_large_is_refused(
     assert answer.json["error"]["param"] == "previous_response_id"
 
 
+def test_the_tokens_of_a_prompt(client: OpenAI) -> None:
+    first = client.responses.create(model=STARTER, input="Hello!", temperature=0)
+    fields: Any = {
+        "input": "What is 7 + 5?", "instructions": "Be brief.", "tools": [ADD],
+        "previous_response_id": first.id,
+    }  # fmt: skip
+    second = client.responses.create(model=STARTER, max_output_tokens=1, **fields)
+    assert second.usage is not None
+    counted = client.responses.input_tokens.count(model=STARTER, **fields)
+    assert counted.input_tokens == second.usage.input_tokens
+    assert client.responses.input_tokens.count(**fields) == counted
+    with pytest.raises(BadRequestError) as refused:
+        client.responses.input_tokens.count(input=[{"role": "bot", "content": "x"}])  # type: ignore
+    assert refused.value.param == "input[0].role"
+
+
 # --- fields ---------------------------------------------------------------------------------------
 
 
@@ -599,6 +615,8 @@ def test_a_conversation_that_grew_too_large_is_refused(
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
          "input[0].content[0].type"),
         ({"input": [{"role": "user", "content": "x", "color": "red"}]}, "input[0].color"),
+        ({"input": [{"role": "user", "content": [
+            {"type": "input_text", "text": "x", "color": "red"}]}]}, "input[0].content[0].color"),
         ({"input": [{"type": "computer_call", "id": "x"}]}, "input[0].type"),
         ({"input": [{"type": ["message"]}]}, "input[0].type"),
         ({"input": [{"type": "function_call", "call_id": "x", "name": "f"}]},

@@ -23,17 +23,28 @@ ROLES = ("system", "developer", "user", "assistant")
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
-class InputText(msgspec.Struct, frozen=True, tag_field="type", tag="input_text"):
-    text: str
-
-
-class OutputText(msgspec.Struct, frozen=True, tag_field="type", tag="output_text"):
-    """Part of an earlier answer; its annotations and logprobs are no input."""
+class InputText(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="input_text"
+):
+    """Text from outside. What is cached needs no breakpoints."""
 
     text: str
+    prompt_cache_breakpoint: Any = None
 
 
-class Refusal(msgspec.Struct, frozen=True, tag_field="type", tag="refusal"):
+class OutputText(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="output_text"
+):
+    """Text of an earlier answer; its annotations and logprobs are no input."""
+
+    text: str
+    annotations: Any = None
+    logprobs: Any = None
+
+
+class Refusal(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="refusal"
+):
     refusal: str
 
 
@@ -110,12 +121,12 @@ class CallOutputItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         }  # fmt: skip
 
 
-class SummaryText(msgspec.Struct, frozen=True):
+class SummaryText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: Literal["summary_text"]
     text: str
 
 
-class ReasoningText(msgspec.Struct, frozen=True):
+class ReasoningText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: Literal["reasoning_text"]
     text: str
 

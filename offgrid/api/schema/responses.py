@@ -90,13 +90,17 @@ class AllowedChoice(
         return {"type": "allowed_tools", "allowed_tools": {"mode": self.mode, "tools": tools}}
 
 
-class PlainText(msgspec.Struct, frozen=True, tag_field="type", tag="text"):
+class PlainText(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="text"
+):
     def for_chat(self) -> Json:
         """The format as a chat request has it."""
         return {"type": "text"}
 
 
-class JsonObject(msgspec.Struct, frozen=True, tag_field="type", tag="json_object"):
+class JsonObject(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="json_object"
+):
     def for_chat(self) -> Json:
         """The format as a chat request has it."""
         return {"type": "json_object"}
