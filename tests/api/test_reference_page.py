@@ -6,7 +6,15 @@ import re
 from pathlib import Path
 
 from offgrid import errors
-from offgrid.api.schema import chat, completions, embeddings, rerank, response_items, responses
+from offgrid.api.schema import (
+    chat,
+    completions,
+    embeddings,
+    rerank,
+    response_items,
+    responses,
+    structured,
+)
 from offgrid.api.schema.fields import IGNORED, GenerationFields
 from offgrid.engine.embedder import MAX_INPUT_TOKENS
 
@@ -46,6 +54,10 @@ def test_fields_of_responses() -> None:
     assert f"up to {response_items.MAX_ITEMS:,} items" in PAGE
     # What is taken over from chat is described there.
     assert responses.SAMPLING - {"repeat_penalty"} <= rows("Fields of both POST endpoints")
+
+
+def test_structured_output() -> None:
+    assert section("Structured output") >= structured.FIELDS.keys() | {"grammar_type"}
 
 
 def test_ignored_and_refused() -> None:

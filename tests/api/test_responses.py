@@ -1,93 +1,27 @@
-"""``/v1/responses`` with the openai client: answers, events, tools, and what is kept."""
+"""``/v1/responses`` with the openai client: answers, tools, structured output, tokens."""
 
 from __future__ import annotations
 
 import json
-import os
-import sqlite3
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import BadRequestError, NotFoundError, OpenAI
-from openai.types.responses import Response, ResponseItem, ResponseStreamEvent
-from openai.types.responses.response_create_params import ResponseCreateParamsBase
-from pydantic import TypeAdapter
-from support import STARTER, Json, Stream, eventually, request
-
-from offgrid.api.response_answer import ResponseWriter
-from offgrid.api.schema.responses import IGNORED
-from offgrid.config import Settings
-from offgrid.server import Server
-
-PATH = "/v1/responses"
-EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
-LOGPROBS = "message.output_text.logprobs"
-ASK_SUM = "Add 3 and 4."
-ASK_WEATHER = "What is the weather in Oslo?"
-
-
-def tool(name: str, **types: str) -> Any:
-    properties = {key: {"type": kind} for key, kind in types.items()}
-    return {
-        "type": "function", "name": name, "description": f"Does {name}", "strict": False,
-        "parameters": {"type": "object", "properties": properties, "required": list(types)},
-    }  # fmt: skip
-
-
-ADD = tool("add", a="integer", b="integer")
-WEATHER = tool("get_weather", city="string")
-
-
-def body(prompt: Any = "Hello!", **fields: Any) -> Json:
-    return {"model": STARTER, "input": prompt, "temperature": 0, **fields}
-
-
-def ask(url: str, prompt: Any = "Hello!", **fields: Any) -> Json:
-    """A whole response, held against the client's types field by field."""
-    answer = request(url, "POST", PATH, body(prompt, **fields))
-    assert answer.status == 200, answer.body
-    Response.model_validate(answer.json)
-    return dict(answer.json)
-
-
-def stream(url: str, prompt: Any = "Hello!", **fields: Any) -> list[Json]:
-    """The events of a stream; their frames, numbers and types are in order."""
-    answer = request(url, "POST", PATH, body(prompt, stream=True, **fields))
-    assert answer.status == 200, answer.body
-    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
-    frames = answer.body.split(b"\n\n")
-    assert frames.pop() == b""
-    events = []
-    for number, frame in enumerate(frames):
-        name, data = frame.split(b"\n")
-        event = json.loads(data.removeprefix(b"data: "))
-        assert name.decode() == f"event: {event['type']}"
-        assert event["sequence_number"] == number
-        EVENT.validate_python(event)
-        events.append(event)
-    return events
-
-
-def text_of(response: Json) -> str:
-    return "".join(
-        part["text"]
-        for item in response["output"]
-        if item["type"] == "message"
-        for part in item["content"]
-    )
-
-
-def without_ids(value: Any) -> Any:
-    """A response without what differs from one to the next."""
-    if isinstance(value, dict):
-        varying = {"id", "call_id", "item_id", "created_at", "completed_at", "cached_tokens"}
-        return {key: without_ids(item) for key, item in value.items() if key not in varying}
-    return [without_ids(item) for item in value] if isinstance(value, list) else value
-
-
-# --- answers --------------------------------------------------------------------------------------
+from openai import BadRequestError, OpenAI
+from pydantic import BaseModel
+from responses_calls import (
+    ADD,
+    ASK_SUM,
+    ASK_WEATHER,
+    LOGPROBS,
+    PATH,
+    WEATHER,
+    ask,
+    body,
+    stream,
+    text_of,
+    without_ids,
+)
+from support import STARTER, Json, request
 
 
 def test_a_response_field_by_field(base_url: str) -> None:
@@ -176,171 +110,6 @@ def test_logprobs(base_url: str) -> None:
     assert ask(base_url)["output"][0]["content"][0]["logprobs"] == []
 
 
-# --- events ---------------------------------------------------------------------------------------
-
-
-def transcript(events: list[Json]) -> list[str]:
-    """Types of events without their common prefix, repeated ones once."""
-    kinds = [event["type"].removeprefix("response.") for event in events]
-    return [kind for n, kind in enumerate(kinds) if n == 0 or kinds[n - 1] != kind]
-
-
-TEXT_EVENTS = [
-    "output_item.added", "content_part.added", "output_text.delta", "output_text.done",
-    "content_part.done", "output_item.done",
-]  # fmt: skip
-CALL_EVENTS = [
-    "output_item.added", "function_call_arguments.delta", "function_call_arguments.done",
-    "output_item.done",
-]  # fmt: skip
-
-
-def replay(events: list[Json]) -> list[Json]:
-    """The output that a client builds from nothing but the events."""
-    output: list[Json] = []
-    for event in events:
-        kind = event["type"].removeprefix("response.")
-        if kind == "output_item.added":
-            assert event["output_index"] == len(output)
-            output.append(event["item"])
-            assert event["item"]["status"] == "in_progress"
-        elif kind == "content_part.added":
-            output[event["output_index"]]["content"].append(event["part"])
-        elif kind in ("output_text.delta", "reasoning_text.delta"):
-            assert event["item_id"] == output[event["output_index"]]["id"]
-            output[event["output_index"]]["content"][event["content_index"]]["text"] += event[
-                "delta"
-            ]
-        elif kind == "function_call_arguments.delta":
-            assert event["item_id"] == output[event["output_index"]]["id"]
-            output[event["output_index"]]["arguments"] += event["delta"]
-        elif kind in ("output_text.done", "reasoning_text.done"):
-            part = output[event["output_index"]]["content"][event["content_index"]]
-            assert part["text"] == event["text"]
-        elif kind == "function_call_arguments.done":
-            assert output[event["output_index"]]["arguments"] == event["arguments"]
-        elif kind == "output_item.done":
-            output[event["output_index"]]["status"] = event["item"]["status"]
-            assert output[event["output_index"]] == event["item"]
-    return output
-
-
-def test_events_of_text(base_url: str) -> None:
-    events = stream(base_url)
-    assert transcript(events) == ["created", "in_progress", *TEXT_EVENTS, "completed"]
-    for event in events[:2]:
-        assert event["response"]["status"] == "in_progress"
-        assert event["response"]["output"] == []
-    final = events[-1]["response"]
-    assert replay(events) == final["output"]
-    assert without_ids(final) == without_ids(ask(base_url))
-    assert len({event["response"]["id"] for event in (*events[:2], events[-1])}) == 1
-
-
-def test_events_of_a_call(base_url: str) -> None:
-    events = stream(base_url, ASK_SUM, tools=[ADD])
-    assert transcript(events) == ["created", "in_progress", *CALL_EVENTS, "completed"]
-    (call,) = replay(events)
-    assert json.loads(call["arguments"]) == {"a": 3, "b": 4}
-    assert events[-1]["response"]["output"] == [call]
-
-
-def test_padding_comes_when_asked_for(base_url: str) -> None:
-    padded = stream(base_url, stream_options={"include_obfuscation": True})
-    assert all(("obfuscation" in e) == e["type"].endswith(".delta") for e in padded)
-    assert not any("obfuscation" in event for event in stream(base_url))
-
-
-ServeTemplate = Callable[[str], str]
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n"
-)
-
-
-@pytest.fixture
-def serve_template(
-    starter_path: Path, tmp_path: Path, make_server: Callable[..., Server]
-) -> ServeTemplate:
-    """Serve the starter's weights with another chat template; returns the URL."""
-
-    def serve(template: str) -> str:
-        data = starter_path.read_bytes()
-        start = data.index(b"{%- if tools %}")
-        end = data.index(b"'<|im_start|>assistant\\n' }}\n{%- endif %}\n", start) + 41
-        padded = (template + "{#").encode().ljust(end - start - 2) + b"#}"
-        (tmp_path / f"{STARTER}.gguf").write_bytes(data[:start] + padded + data[end:])
-        return make_server().url
-
-    return serve
-
-
-def test_reasoning(serve_template: ServeTemplate) -> None:
-    """The prompt opens a thought, and this model never ends it."""
-    url = serve_template(CHATML + "{% if 1 %}{% else %}</think>{% endif %}<think>\n{% endif %}")
-    fields: Json = {"max_output_tokens": 12, "include": [LOGPROBS]}
-    response = ask(url, **fields)
-    (item,) = response["output"]
-    assert (item["type"], item["summary"], item["status"]) == ("reasoning", [], "incomplete")
-    assert item["content"][0]["text"]
-    assert response["usage"]["output_tokens_details"] == {"reasoning_tokens": 12}
-    events = stream(url, **fields)
-    assert transcript(events) == [
-        "created", "in_progress", "output_item.added", "content_part.added",
-        "reasoning_text.delta", "reasoning_text.done", "content_part.done", "output_item.done",
-        "incomplete",
-    ]  # fmt: skip
-    assert without_ids(replay(events)) == without_ids(response["output"])
-    # It goes back to the template, which decides what becomes of it.
-    again = ask(url, [*response["output"], {"role": "user", "content": "Go on"}], **fields)
-    assert again["output"][0]["type"] == "reasoning"
-
-
-def test_a_stream_that_fails_says_so(make_server: Callable[..., Server]) -> None:
-    server = make_server()
-    engine = server.pool.engine(STARTER)
-    long = body("Tell me a short story.", ignore_eos=True, stream=True)
-    with Stream(server.url, PATH, long) as opened:
-        lines = opened.events()
-        events = [json.loads(next(lines)) for _ in range(6)]
-        assert engine._process is not None
-        engine._process.kill()
-        events += map(json.loads, lines)
-    assert [event["sequence_number"] for event in events] == list(range(len(events)))
-    last = EVENT.validate_python(events[-1])
-    assert last.type == "response.failed"
-    assert last.response.error.code == "server_error"
-    assert "process ended" in last.response.error.message
-    assert request(server.url, "GET", f"{PATH}/{last.response.id}").status == 404
-
-
-def test_a_stream_that_fails_by_our_fault_says_so(
-    base_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(self: ResponseWriter) -> Any:
-        yield None
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(ResponseWriter, "_events", broken)
-    *_, last = stream(base_url)
-    assert last["response"]["error"] == {
-        "code": "server_error", "message": "Internal server error.",
-    }  # fmt: skip
-
-
-def test_leaving_ends_the_computation(server: Server) -> None:
-    engine = server.pool.engine(STARTER)
-    with Stream(
-        server.url, PATH, body("Tell me a short story.", ignore_eos=True, stream=True)
-    ) as opened:
-        next(event for event in opened.events() if "output_text.delta" in event)
-        opened.leave()
-    eventually(lambda: engine.in_flight == 0, "it ends")
-
-
-# --- the client -----------------------------------------------------------------------------------
-
-
 def test_create_and_stream_with_the_client(client: OpenAI) -> None:
     whole = client.responses.create(model=STARTER, input="What is 7 + 5?", temperature=0)
     assert "12" in whole.output_text
@@ -400,7 +169,7 @@ def test_a_result_goes_back_to_the_model(client: OpenAI, stateful: bool) -> None
 
 
 def test_one_call_ends_the_answer_without_parallel_calls(base_url: str) -> None:
-    fields: Json = {"tools": [ADD], "ignore_eos": True, "max_output_tokens": 200}
+    fields: Json = {"tools": [ADD], "ignore_eos": True, "max_output_tokens": 60}
     one = ask(base_url, ASK_SUM, parallel_tool_calls=False, **fields)
     assert [item["type"] for item in one["output"]] == ["function_call"]
     assert one["status"] == "completed"
@@ -409,177 +178,7 @@ def test_one_call_ends_the_answer_without_parallel_calls(base_url: str) -> None:
     assert without_ids(last["response"]["output"]) == without_ids(one["output"])
     more = ask(base_url, ASK_SUM, **fields)
     assert more["status"] == "incomplete"
-    assert more["usage"]["output_tokens"] == 200
-
-
-# --- what is kept ---------------------------------------------------------------------------------
-
-
-def test_a_conversation_continues(client: OpenAI, base_url: str) -> None:
-    first = client.responses.create(
-        model=STARTER, input="Hello!", instructions="Answer briefly.", temperature=0
-    )
-    second = client.responses.create(
-        model=STARTER, input="What is 7 + 5?", previous_response_id=first.id, temperature=0
-    )
-    assert second.previous_response_id == first.id
-    third = ask(base_url, "And 1 + 1?", previous_response_id=second.id)
-    spelled_out = ask(
-        base_url,
-        [
-            {"role": "user", "content": "Hello!"},
-            {"role": "assistant", "content": first.output_text},
-            {"role": "user", "content": "What is 7 + 5?"},
-            {"role": "assistant", "content": second.output_text},
-            {"role": "user", "content": "And 1 + 1?"},
-        ],
-    )
-    assert text_of(third) == text_of(spelled_out)
-    # Instructions are those of their own request only.
-    assert third["usage"]["input_tokens"] == spelled_out["usage"]["input_tokens"]
-    assert third["usage"]["input_tokens_details"]["cached_tokens"] > 0
-
-
-def test_retrieve_and_delete(client: OpenAI) -> None:
-    created = client.responses.create(
-        model=STARTER, input=ASK_SUM, tools=[ADD], temperature=0, metadata={"a": "b"}
-    )
-    assert client.responses.retrieve(created.id).to_dict() == created.to_dict()
-    assert client.responses.delete(created.id) is None
-    for call in (
-        lambda: client.responses.retrieve(created.id),
-        lambda: client.responses.delete(created.id),
-        lambda: client.responses.input_items.list(created.id),
-        lambda: client.responses.cancel(created.id),
-    ):
-        with pytest.raises(NotFoundError, match=created.id):
-            call()
-    with pytest.raises(BadRequestError) as refused:
-        client.responses.create(model=STARTER, input="x", previous_response_id=created.id)
-    assert refused.value.code == "previous_response_not_found"
-    assert refused.value.param == "previous_response_id"
-
-
-def test_what_a_stream_answered_is_kept_before_it_ends(base_url: str) -> None:
-    with Stream(base_url, PATH, body(stream=True)) as opened:
-        last = {}
-        for event in map(json.loads, opened.events()):
-            if event["type"] == "response.completed":
-                last = event["response"]
-                kept = request(base_url, "GET", f"{PATH}/{last['id']}").json
-                assert kept == last
-    assert last["store"] is True
-
-
-def test_store_false_keeps_nothing(client: OpenAI) -> None:
-    response = client.responses.create(model=STARTER, input="Hello!", store=False)
-    with pytest.raises(NotFoundError):
-        client.responses.retrieve(response.id)
-
-
-def test_input_items(client: OpenAI, base_url: str) -> None:
-    items: Any = [
-        {"role": "user", "content": f"Question {n}"} if n % 2 == 0 else
-        {"role": "assistant", "content": [{"type": "output_text", "text": f"Answer {n}"}]}
-        for n in range(25)
-    ]  # fmt: skip
-    response = client.responses.create(model=STARTER, input=items, max_output_tokens=1)
-    page = client.responses.input_items.list(response.id, limit=10, order="asc")
-    assert (len(page.data), page.has_more) == (10, True)
-    everything = list(page)
-    texts = [item.content[0].text for item in everything]  # type: ignore[union-attr]
-    assert texts == [f"Answer {n}" if n % 2 else f"Question {n}" for n in range(25)]
-    latest = client.responses.input_items.list(response.id)
-    assert [item.id for item in latest.data] == [item.id for item in everything[:-21:-1]]
-    raw = request(base_url, "GET", f"{PATH}/{response.id}/input_items?limit=100").json
-    for item in raw["data"]:
-        TypeAdapter(ResponseItem).validate_python(item)
-    assert (raw["first_id"], raw["last_id"]) == (everything[-1].id, everything[0].id)
-    for query in ("limit=0", "limit=101", "limit=x", "order=up", "after=nobody", "include=x"):
-        answer = request(base_url, "GET", f"{PATH}/{response.id}/input_items?{query}")
-        assert answer.status == 400
-        assert answer.json["error"]["param"] == query.partition("=")[0]
-
-
-def test_stored_items_can_be_referred_to(client: OpenAI, base_url: str) -> None:
-    first = client.responses.create(
-        model=STARTER, input=ASK_WEATHER, tools=[WEATHER], temperature=0
-    )
-    (call,) = first.output
-    assert call.type == "function_call"
-    assert call.id is not None
-    second = ask(
-        base_url,
-        [
-            {"role": "user", "content": ASK_WEATHER},
-            {"type": "item_reference", "id": call.id},
-            {"type": "function_call_output", "call_id": call.call_id,
-             "output": [{"type": "input_text", "text": '{"city": "Oslo", "degrees": 23}'}]},
-        ],
-        tools=[WEATHER],
-    )  # fmt: skip
-    assert "23 degrees in Oslo" in text_of(second)
-    listed = client.responses.input_items.list(second["id"], order="asc").data
-    assert [item.type for item in listed] == ["message", "function_call", "function_call_output"]
-    answer = request(base_url, "POST", PATH, body([{"id": "msg_unknown"}]))
-    assert answer.status == 400
-    assert answer.json["error"]["param"] == "input[0].id"
-
-
-def test_a_restart_keeps_them(make_server: Callable[..., Server]) -> None:
-    first = make_server()
-    response = ask(first.url, "My name is Ada.")
-    first.stop()
-    second = make_server()
-    assert request(second.url, "GET", f"{PATH}/{response['id']}").json == response
-    assert ask(second.url, "Hello!", previous_response_id=response["id"])["status"] == "completed"
-
-
-def test_a_store_that_fails_costs_no_answer(
-    make_server: Callable[..., Server], tmp_path: Path
-) -> None:
-    path = tmp_path / "file" / "responses.sqlite3"
-    (tmp_path / "file").write_text("where the folder should be")
-    url = make_server(responses_file=path).url
-    response = ask(url)
-    assert response["store"] is False
-    assert text_of(response)
-    *_, last = stream(url)
-    assert (last["type"], last["response"]["store"]) == ("response.completed", False)
-    answer = request(url, "GET", f"{PATH}/{response['id']}")
-    assert (answer.status, answer.json["error"]["code"]) == (500, "store_failed")
-    os.unlink(tmp_path / "file")
-    assert ask(url)["store"] is True
-
-
-def test_a_server_that_keeps_nothing(make_server: Callable[..., Server], tmp_path: Path) -> None:
-    url = make_server(max_responses=0).url
-    response = ask(url)
-    assert response["store"] is False
-    assert request(url, "GET", f"{PATH}/{response['id']}").status == 404
-    refused = request(url, "POST", PATH, body(previous_response_id=response["id"]))
-    assert refused.status == 400
-    assert "OFFGRID_MAX_RESPONSES" in refused.json["error"]["message"]
-    assert not list(tmp_path.glob("*.sqlite3"))
-
-
-def test_the_oldest_go_first(make_server: Callable[..., Server]) -> None:
-    url = make_server(max_responses=2).url
-    ids = [ask(url, max_output_tokens=1)["id"] for _ in range(3)]
-    assert [request(url, "GET", f"{PATH}/{id}").status for id in ids] == [404, 200, 200]
-
-
-def test_a_conversation_that_grew_too_large_is_refused(
-    make_server: Callable[..., Server], tmp_path: Path
-) -> None:
-    url = make_server(max_body_mb=1).url
-    response = ask(url)
-    with sqlite3.connect(tmp_path / "responses.sqlite3") as connection:
-        connection.execute("UPDATE responses SET size = 2 << 20")
-    connection.close()
-    answer = request(url, "POST", PATH, body(previous_response_id=response["id"]))
-    assert answer.status == 400
-    assert answer.json["error"]["param"] == "previous_response_id"
+    assert more["usage"]["output_tokens"] == 60
 
 
 def test_the_tokens_of_a_prompt(client: OpenAI) -> None:
@@ -598,127 +197,63 @@ def test_the_tokens_of_a_prompt(client: OpenAI) -> None:
     assert refused.value.param == "input[0].role"
 
 
-# --- fields ---------------------------------------------------------------------------------------
+# --- structured output ----------------------------------------------------------------------------
+
+
+class Sum(BaseModel):
+    a: int
+    b: int
+    total: int
+
+
+def test_parse(client: OpenAI) -> None:
+    fields: Any = {
+        "model": STARTER,
+        "input": "What is 7 + 5?",
+        "temperature": 0,
+        "text_format": Sum,
+    }
+    whole = client.responses.parse(**fields)
+    assert isinstance(whole.output_parsed, Sum)
+    with client.responses.stream(**fields) as events:
+        final = events.get_final_response()
+    assert final.output_parsed == whole.output_parsed
+    assert whole.text is not None
+    assert whole.text.format is not None
+    assert whole.text.format.type == "json_schema"
+
+
+def test_forms_of_text(base_url: str) -> None:
+    any_object = ask(base_url, text={"format": {"type": "json_object"}}, max_output_tokens=200)
+    if any_object["status"] == "completed":
+        assert isinstance(json.loads(text_of(any_object)), dict)
+    else:
+        assert text_of(any_object).lstrip().startswith("{")
+    schema = {"enum": ["left", "right"]}
+    form = {"type": "json_schema", "name": "side", "schema": schema, "strict": True}
+    response = ask(base_url, "Where to?", text={"format": form})
+    assert json.loads(text_of(response)) in ("left", "right")
+    assert response["text"] == {"format": {**form, "description": None}}
+    plain = ask(base_url, text={"format": {"type": "text"}})
+    assert text_of(plain) == text_of(ask(base_url))
 
 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"model": None}, "model"),
-        ({"input": None}, "input"),
-        ({"input": []}, "input"),
-        ({"input": 5}, "input"),
-        ({"input": [5]}, "input[0]"),
-        ({"input": [{"role": "user", "content": "x"}] * 10_001}, "input"),
-        ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
-        ({"input": [{"role": "user"}]}, "input[0].content"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
-         "input[0].content[0].type"),
-        ({"input": [{"role": "user", "content": "x", "color": "red"}]}, "input[0].color"),
-        ({"input": [{"role": "user", "content": [
-            {"type": "input_text", "text": "x", "color": "red"}]}]}, "input[0].content[0].color"),
-        ({"input": [{"type": "computer_call", "id": "x"}]}, "input[0].type"),
-        ({"input": [{"type": ["message"]}]}, "input[0].type"),
-        ({"input": [{"type": "function_call", "call_id": "x", "name": "f"}]},
-         "input[0].arguments"),
-        ({"input": [{"type": "function_call_output", "call_id": "x", "output": "y"}]}, "input"),
-        ({"instructions": ["x"]}, "instructions"),
-        ({"max_output_tokens": 0}, "max_output_tokens"),
-        ({"temperature": 3}, "temperature"),
-        ({"top_k": "many"}, "top_k"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
-        ({"n": 2}, "n"),
-        ({"messages": []}, "messages"),
-        ({"max_tokens": 5}, "max_tokens"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
-        ({"tools": [{"type": "function"}]}, "tools[0].name"),
-        ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
-        ({"tools": [{**ADD, "parameters": {"type": "string"}}]}, "tools[0].parameters"),
-        ({"tools": [ADD, ADD]}, "tools[1].name"),
-        ({"tools": [ADD], "tool_choice": "always"}, "tool_choice"),
-        ({"tools": [ADD], "tool_choice": {"type": "mcp"}}, "tool_choice.type"),
-        ({"tools": [ADD], "tool_choice": {"type": "function", "name": "x"}}, "tool_choice.name"),
-        ({"tools": [ADD], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [
-            {"type": "function", "name": "x"}]}}, "tool_choice.tools[0].name"),
-        ({"tool_choice": "required"}, "tool_choice"),
-        ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
-        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
-        ({"text": {"verbosity": "loud"}}, "text.verbosity"),
-        ({"stream_options": {}}, "stream_options"),
-        ({"stream": True, "stream_options": {"include_usage": True}},
-         "stream_options.include_usage"),
-        ({"store": "yes"}, "store"),
-        ({"previous_response_id": "resp_unknown"}, "previous_response_id"),
-        ({"metadata": {str(n): "x" for n in range(17)}}, "metadata"),
-        ({"metadata": {"x" * 65: "x"}}, "metadata"),
-        ({"metadata": {"x": 1}}, "metadata[...]"),
-        ({"truncation": "middle"}, "truncation"),
-        ({"include": ["everything"]}, "include[0]"),
-        ({"top_logprobs": 3}, "top_logprobs"),
-        ({"include": [LOGPROBS], "top_logprobs": 21}, "top_logprobs"),
-        ({"background": True}, "background"),
-        ({"conversation": "conv_1"}, "conversation"),
-        ({"prompt": {"id": "x"}}, "prompt"),
-        ({"context_management": [{"type": "compaction"}]}, "context_management"),
-        ({"no_such_field": 1}, "no_such_field"),
+        ({"text": {"format": {"type": "json_schema", "name": "a b", "schema": {}}}},
+         "text.format.name"),
+        ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}},
+         "text.format.schema"),
+        ({"tools": [{**ADD, "strict": True, "parameters": {
+            "type": "object", "properties": {"a": {"not": {}}}}}]}, "tools[0].parameters"),
     ],
 )  # fmt: skip
-def test_bad_fields(base_url: str, fields: Json, param: str) -> None:
-    response = request(base_url, "POST", PATH, body() | fields)
-    assert response.status == 400, response.body
-    assert response.json["error"]["param"] == param
-    words = response.json["error"]["message"]
-    assert "messages[" not in words
-    assert ".function" not in words
-
-
-def test_fields_without_effect(base_url: str) -> None:
-    plain = ask(base_url, max_output_tokens=3)
-    fields: Json = {
-        "background": False, "background_options": None, "context_management": [],
-        "access_programs": {"cyber": "standard"}, "image": {"context_compression": "auto"},
-        "max_tool_calls": 3, "moderation": {"model": "x"}, "prompt_cache_key": "k",
-        "prompt_cache_options": {"mode": "implicit"}, "prompt_cache_retention": "24h",
-        "reasoning": {"effort": "high"}, "safety_identifier": "s", "service_tier": "flex",
-        "truncation": "auto", "text": {"verbosity": "low"}, "user": "u",
-        "include": ["reasoning.encrypted_content"], "tool_choice": "auto",
-    }  # fmt: skip
-    echoed = {"prompt_cache_key": "k", "safety_identifier": "s", "user": "u"}
-    again = ask(base_url, max_output_tokens=3, **fields)
-    assert without_ids(again) == without_ids(plain) | echoed
-
-
-def test_too_long_a_prompt_names_the_input(base_url: str, settings: Settings) -> None:
-    response = request(base_url, "POST", PATH, body("hello " * 5000, truncation="auto"))
-    error = response.json["error"]
-    assert (response.status, error["code"]) == (400, "context_length_exceeded")
-    assert error["param"] == "input"
-    unknown = request(base_url, "POST", PATH, body() | {"model": "nobody"})
-    assert (unknown.status, unknown.json["error"]["code"]) == (404, "model_not_found")
-
-
-def test_what_only_background_responses_have(client: OpenAI, base_url: str) -> None:
-    response = client.responses.create(model=STARTER, input="Hello!", max_output_tokens=1)
-    with pytest.raises(BadRequestError, match="background"):
-        client.responses.cancel(response.id)
-    with pytest.raises(BadRequestError, match="stream"):
-        client.responses.retrieve(response.id, stream=True)
-    assert client.responses.retrieve(response.id, include=[LOGPROBS]).id == response.id
-    assert request(base_url, "GET", PATH).status == 405
-
-
-def test_every_field_of_the_client_is_known(base_url: str) -> None:
-    """Whatever a client of today can send is supported, ignored or refused, never unheard of."""
-    names = set(ResponseCreateParamsBase.__annotations__) | {"stream"}
-    assert len(names) > 30
-    nulls = dict.fromkeys(names - {"model", "input"})
-    assert request(base_url, "POST", PATH, nulls | body(max_output_tokens=1)).status == 200
-    for name in sorted(names):
-        answer = request(base_url, "POST", PATH, body() | {name: {"no_such_field": 1}})
-        if name in IGNORED:
-            assert answer.status == 200
-            continue
-        assert answer.status == 400
-        assert answer.json["error"]["param"].startswith(name)
-        unknown = answer.json["error"]["code"] == "unknown_parameter"
-        assert not unknown or answer.json["error"]["param"] == f"{name}.no_such_field"
+@pytest.mark.parametrize("streamed", [False, True])
+def test_schemas_that_cannot_be_kept(
+    base_url: str, fields: Json, param: str, streamed: bool
+) -> None:
+    answer = request(base_url, "POST", PATH, body(stream=streamed, **fields))
+    assert answer.status == 400
+    assert answer.json["error"]["param"].startswith(param)
+    assert "response_format" not in answer.json["error"]["message"]
