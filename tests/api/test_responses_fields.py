@@ -124,6 +124,15 @@ def test_what_only_background_responses_have(client: OpenAI, base_url: str) -> N
     assert request(base_url, "GET", PATH).status == 405
 
 
+def test_odd_ids(base_url: str) -> None:
+    for id in ("%ff", "%00", "..%2f..", "%27%3b--", "x" * 8000):
+        for path in (id, f"{id}/input_items?after=%ff"):
+            assert request(base_url, "GET", f"{PATH}/{path}").status == 404
+    for id in ("", "\0", "x" * 100_000):
+        response = request(base_url, "POST", PATH, body(previous_response_id=id))
+        assert response.json["error"]["code"] == "previous_response_not_found"
+
+
 def test_every_field_of_the_client_is_known(base_url: str) -> None:
     """Whatever a client of today can send is supported, ignored or refused, never unheard of."""
     names = set(ResponseCreateParamsBase.__annotations__) | {"stream"}
