@@ -15,6 +15,7 @@ from offgrid.api.errors import add_error_handlers
 from offgrid.api.health import HealthResource, RootResource
 from offgrid.api.middleware import HostGuard, RequestId
 from offgrid.api.models import ModelResource, ModelsResource
+from offgrid.api.openapi import OpenApiResource
 from offgrid.api.rerank import RerankResource
 from offgrid.api.responses import (
     CancelResource,
@@ -56,6 +57,7 @@ def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App
     add_error_handlers(app)
     app.add_route("/", RootResource())
     app.add_route("/health", HealthResource())
+    app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/v1/models", ModelsResource(catalogue))
     app.add_route("/v1/models/{model:path}", ModelResource(catalogue))
     app.add_route("/v1/chat/completions", ChatResource(pool, settings))

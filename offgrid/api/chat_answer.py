@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import secrets
 from collections.abc import Iterator
@@ -318,4 +319,11 @@ def logprob_entries(tokens: list[TokenLogprob]) -> list[Json]:
 
 
 def _entry(piece: bytes, logprob: float) -> Json:
-    return {"token": piece.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(piece)}
+    text, data = _told(piece)
+    return {"token": text, "logprob": logprob, "bytes": data}
+
+
+@functools.lru_cache(maxsize=4096)
+def _told(piece: bytes) -> tuple[str, list[int]]:
+    """A token's text and bytes as the API tells them. The same few tokens come again and again."""
+    return piece.decode("utf-8", "replace"), list(piece)

@@ -26,7 +26,7 @@ DRY_BREAKERS = ("\n", ":", '"', "*")
 MAX_BIASES = 1024
 MAX_BIAS_TEXT = 100
 """Characters."""
-_SEED_RANGE = (-(1 << 63), (1 << 64) - 1)
+SEED_RANGE = (-(1 << 63), (1 << 64) - 1)
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -214,7 +214,7 @@ def _check(request: GenerationFields, max_stops: int) -> None:
             raise InvalidParameter(
                 f"A stop string has 1 to {MAX_STOP_LENGTH} characters, not {len(stop)}.", "stop"
             )
-    if request.seed is not None and not _SEED_RANGE[0] <= request.seed <= _SEED_RANGE[1]:
+    if request.seed is not None and not SEED_RANGE[0] <= request.seed <= SEED_RANGE[1]:
         raise InvalidParameter("seed must fit 64 bits.", "seed")
     if request.stream_options is not None and not request.stream:
         raise InvalidParameter("stream_options is only for stream: true.", "stream_options")

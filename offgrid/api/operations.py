@@ -1,0 +1,160 @@
+"""What each method of each path takes and gives: the table behind the OpenAPI document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from offgrid.api.schema import answers, by_hand, chat, completions, tokens
+from offgrid.api.schema.embeddings import EmbeddingsRequest
+from offgrid.api.schema.fields import IGNORED
+from offgrid.api.schema.rerank import RerankRequest
+
+Struct = type[msgspec.Struct]
+
+
+@dataclass(frozen=True)
+class Body:
+    """The JSON object that a request carries.
+
+    Attributes:
+        types: the struct that checks it; several where its fields tell which.
+        name: what the document calls it, where that is not the struct's name.
+        ignored: fields that are accepted without effect.
+        aliases: other names of fields.
+        replaced: schemas of fields whose type says less than what is checked.
+        optional: fields that the struct requires and the endpoint fills in.
+    """
+
+    types: tuple[Struct, ...]
+    name: str | None = None
+    ignored: frozenset[str] = frozenset()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    replaced: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What one method of one path takes and gives.
+
+    Attributes:
+        method: in lower case; HEAD goes with GET.
+        path: as the document writes it, ``{name}`` for a parameter.
+        summary: a few words.
+        answers: what a whole answer is; several where the request tells which.
+        event: what each event of a stream is, where the answer may be one.
+        body: what the request carries.
+        query: names of text parameters behind the path, none of them required.
+        errors: statuses besides those that every request may be answered with.
+        headers: more headers of the answer.
+    """
+
+    method: str
+    path: str
+    summary: str
+    answers: tuple[Struct, ...]
+    event: Struct | None = None
+    body: Body | None = None
+    query: tuple[str, ...] = ()
+    errors: tuple[int, ...] = ()
+    headers: tuple[str, ...] = ()
+
+
+# A model has to be found and to be loaded; a body may be too large.
+_OF_A_MODEL = (404, 413, 503)
+_SEED = ("x-offgrid-seed",)
+_ALIASES = {"repeat_penalty": "repetition_penalty"}
+_SAMPLING = {"seed": by_hand.SEED, "logit_bias": by_hand.LOGIT_BIAS, **by_hand.STRUCTURED}
+_CHAT = {**_SAMPLING, "stop": by_hand.stop(chat.MAX_STOPS)}
+_TEXT = {
+    **_SAMPLING,
+    "stop": by_hand.stop(completions.MAX_STOPS),
+    "prompt": by_hand.PROMPT,
+}
+
+OPERATIONS = (
+    Operation("get", "/", "Name and version of the server", (answers.Root,)),
+    Operation("get", "/health", "Whether the server is there", (answers.Health,)),
+    Operation("get", "/openapi.json", "This document", (answers.OpenApi,)),
+    Operation("get", "/v1/models", "All models", (answers.ModelList,)),
+    Operation("get", "/v1/models/{model}", "One model", (answers.Model,), errors=(404,)),
+    Operation(
+        "post",
+        "/v1/chat/completions",
+        "The next message of a conversation",
+        (answers.ChatCompletion,),
+        answers.ChatCompletionChunk,
+        Body((chat.ChatRequest,), None, IGNORED, _ALIASES, _CHAT),
+        errors=_OF_A_MODEL,
+        headers=_SEED,
+    ),
+    Operation(
+        "post",
+        "/v1/chat/completions/input_tokens",
+        "How many tokens the prompt of a chat request has",
+        (answers.InputTokens,),
+        body=Body(
+            (chat.ChatRequest,),
+            "InputTokensRequest",
+            IGNORED,
+            _ALIASES,
+            _CHAT,
+            optional=frozenset({"model"}),
+        ),
+        errors=_OF_A_MODEL,
+    ),
+    Operation(
+        "post",
+        "/v1/completions",
+        "The continuation of a text",
+        (answers.TextCompletion,),
+        answers.TextCompletionChunk,
+        Body((completions.CompletionRequest,), None, IGNORED, _ALIASES, _TEXT),
+        errors=_OF_A_MODEL,
+        headers=_SEED,
+    ),
+    Operation(
+        "post",
+        "/v1/embeddings",
+        "Texts as vectors",
+        (answers.EmbeddingList,),
+        body=Body((EmbeddingsRequest,), ignored=IGNORED, replaced={"input": by_hand.INPUT}),
+        errors=_OF_A_MODEL,
+    ),
+    Operation(
+        "post",
+        "/v1/rerank",
+        "Documents in the order in which they fit a query",
+        (answers.Reranking,),
+        body=Body((RerankRequest,), ignored=IGNORED),
+        errors=_OF_A_MODEL,
+    ),
+    Operation(
+        "post",
+        "/tokenize",
+        "A text or a conversation as token ids",
+        (answers.ContentTokens, answers.PromptTokens),
+        body=Body((tokens.ContentRequest, tokens.PromptRequest, tokens.MessagesRequest)),
+        errors=_OF_A_MODEL,
+    ),
+    Operation(
+        "post",
+        "/detokenize",
+        "Token ids as text",
+        (answers.Detokenized,),
+        body=Body((tokens.TokensRequest,)),
+        errors=_OF_A_MODEL,
+    ),
+    Operation(
+        "get",
+        "/tokenizer_info",
+        "What a client has to know of a vocabulary",
+        (answers.TokenizerInfo,),
+        query=("model",),
+        errors=(404, 503),
+    ),
+)

@@ -1,0 +1,101 @@
+"""Requests made up from the OpenAPI document, right ones and wrong ones: no 5xx, nothing that the
+document does not say, and no wrong request that passes for a right one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi import checks
+from support import STARTER
+
+from offgrid.api.openapi import OPERATIONS, document
+
+EXAMPLES = 60
+MAX_TOKENS = 4
+NEEDS_MORE = {"/v1/models/{model}", "/v1/rerank"}
+"""A right request is answered 200 only with an id, or a model, that this server has not."""
+CHECKS = [
+    not_a_server_error,
+    checks.status_code_conformance,
+    checks.content_type_conformance,
+    checks.response_headers_conformance,
+    checks.response_schema_conformance,
+    checks.negative_data_rejection,
+    checks.unsupported_method,
+    checks.allow_header_conformance,
+]
+
+
+SCHEMA = schemathesis.openapi.from_dict(document())
+
+
+GOOD, BAD = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
+CASES = [
+    *[(operation.method, operation.path, GOOD) for operation in OPERATIONS],
+    # There is nothing to get wrong about what is part of a path.
+    *[(operation.method, operation.path, BAD) for operation in OPERATIONS if operation.body],
+]
+
+
+@pytest.mark.parametrize(("method", "path", "mode"), CASES)
+def test_made_up_requests(
+    base_url: str, method: str, path: str, mode: schemathesis.GenerationMode
+) -> None:
+    operation = SCHEMA[path][method]
+    statuses: Counter[int] = Counter()
+
+    @settings(
+        max_examples=EXAMPLES, derandomize=True, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(operation.as_strategy(generation_mode=mode))
+    def check(case: schemathesis.Case) -> None:
+        if isinstance(case.body, dict):
+            _to_the_point(case.body)
+            if mode is GOOD:
+                _agree(case.body)
+        response = case.call_and_validate(base_url, checks=CHECKS)
+        statuses[response.status_code] += 1
+
+    check()
+    if mode is GOOD and path not in NEEDS_MORE:
+        # Or else the requests were not about anything.
+        assert statuses[200] >= statuses.total() / 4, statuses
+
+
+def _to_the_point(body: dict[str, Any]) -> None:
+    """Ask the model that there is, for a few tokens."""
+    if isinstance(body.get("model"), str):
+        body["model"] = STARTER
+    limit = body.get("max_tokens")
+    if "prompt" not in body and "messages" not in body:
+        return
+    if limit is None or (type(limit) is int and MAX_TOKENS < limit < 1 << 31):
+        body["max_tokens"] = MAX_TOKENS
+
+
+def _agree(body: dict[str, Any]) -> None:
+    """Mend what the document cannot say: what depends on another field or on the model."""
+    for name in ("min_tokens", "logit_bias", "best_of", "echo", "dimensions", "repeat_penalty"):
+        body.pop(name, None)
+    if not body.get("stream"):
+        body.pop("stream_options", None)
+    if "top_logprobs" in body:
+        body["logprobs"] = True
+    for message in body.get("messages", ()):
+        message["content"] = message.get("content") or "Hello!"
+    for name in ("prompt", "input"):
+        if name in body:
+            body[name] = _known(body[name])
+
+
+def _known(prompt: Any) -> Any:
+    """Token ids of the starter in the place of any."""
+    if isinstance(prompt, list):
+        return [_known(item) for item in prompt]
+    return prompt % 1000 if isinstance(prompt, int) else prompt or "Hello!"
