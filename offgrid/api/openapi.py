@@ -164,8 +164,8 @@ def _success(operation: Operation) -> Schema:
     schema = _any_of(struct.__name__ for struct in operation.answers)
     content: dict[str, Any] = {falcon.MEDIA_JSON: {"schema": schema}}
     if operation.event is not None:
-        # OpenAPI has no word for the type of an event before 3.2 (itemSchema): ``schema`` is that of
-        # the whole stream, though some programs take it for the event's.
+        # OpenAPI has no word for the type of an event before 3.2 (itemSchema): ``schema`` would be
+        # that of the whole stream, though some programs take it for the event's.
         content["text/event-stream"] = {
             "x-event-schema": _any_of([operation.event.__name__, "Error"])
         }
