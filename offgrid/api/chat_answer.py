@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from offgrid.api.schema.chat import ChatRequest
 from offgrid.chat.dialect import Dialect
 from offgrid.chat.parser import AnswerParser, CallStart, Content, Event, Reasoning
 from offgrid.engine.protocol import Delta, Grammar, PromptToken, TokenLogprob
+from offgrid.errors import InvalidParameter
 
 Json = dict[str, Any]
 
@@ -36,15 +38,43 @@ class Talk:
             resume=request.continue_final_message,
         )
         self.visible = dialect.visible
-        self.grammar: Grammar | None = None
-        if offer.constrained:
-            source = dialect.grammar(
-                offer.functions,
-                required=offer.required,
-                parallel=offer.parallel,
-                thinking=self.prompt.thinking,
-            )
-            self.grammar = Grammar("lark", source, "tools")
+        self.constrained = offer.constrained
+        self.thinking = self.prompt.thinking
+        self.grammar = self._grammar(request.grammar)
+
+    def _grammar(self, wanted: Grammar | None) -> Grammar | None:
+        """Return what the answer has to follow, for the functions and for ``response_format``."""
+        offer = self._offer
+        answer: Json | None = None
+        schemas: list[tuple[str, str]] = []
+        if wanted is not None and not offer.required:
+            if wanted.kind != "json_schema":
+                if offer.functions:
+                    raise InvalidParameter(
+                        f"{wanted.param} cannot be combined with functions that may be called.",
+                        wanted.param,
+                    )
+                self.thinking = False  # the grammar begins where the answer does
+                return wanted
+            schemas.append((wanted.param, wanted.source))
+            answer = _object(wanted)
+            self.constrained = bool(offer.functions)
+        if answer is None and not offer.constrained:
+            return None
+        places = {tool.function.name: i for i, tool in enumerate(self.request.tools or ())}
+        for function in offer.functions:
+            if function.parameters is not None and (offer.required or function.strict):
+                param = f"tools[{places[function.name]}].function.parameters"
+                schemas.append((param, json.dumps(function.parameters)))
+        source = self._dialect.grammar(
+            offer.functions,
+            required=offer.required,
+            parallel=offer.parallel,
+            thinking=self.prompt.thinking,
+            answer=answer,
+        )
+        param = "tools" if wanted is None else wanted.param
+        return Grammar("answer", source, param, tuple(schemas))
 
     @property
     def offers_tools(self) -> bool:
@@ -62,13 +92,24 @@ class Talk:
             Choice(
                 self._dialect.parser(
                     self._offer.names,
-                    thinking=self.prompt.thinking,
-                    constrained=self._offer.constrained,
+                    thinking=self.thinking,
+                    constrained=self.constrained,
                     max_calls=0 if self._offer.parallel else 1,
                 )
             )
             for _ in range(self.request.n)
         ]
+
+
+def _object(wanted: Grammar) -> Json:
+    """The schema of an answer, before it is checked where it is compiled."""
+    try:
+        schema = json.loads(wanted.source)
+    except (ValueError, RecursionError):
+        schema = None
+    if not isinstance(schema, dict):
+        raise InvalidParameter(f"{wanted.param} must be a JSON schema, an object.", wanted.param)
+    return schema
 
 
 class Choice:

@@ -89,6 +89,7 @@ def _generation(request: CompletionRequest, prompt: Prompt) -> GenerationRequest
         echo=request.echo,
         suffix=request.suffix or None,
         cache_prompt=request.cache_prompt,
+        grammar=request.grammar,
     )
 
 

@@ -96,7 +96,24 @@ def _components() -> dict[str, Schema]:
         for struct in body.types:
             name = body.name or struct.__name__
             schemas[name] = {**_accepted(plain[struct.__name__], body), "title": name}
-    return {name: _tidy(schema) for name, schema in sorted(schemas.items())}
+    tidy = {name: _tidy(schema) for name, schema in sorted(schemas.items())}
+    named = {body.name or kind.__name__ for body in bodies for kind in body.types}
+    described = {kind.__name__ for kind in types} - {k.__name__ for b in bodies for k in b.types}
+    used = _reached(tidy, named | described)
+    return {name: schema for name, schema in tidy.items() if name in used}
+
+
+def _reached(schemas: dict[str, Schema], names: set[str]) -> set[str]:
+    """Names of schemas that these lead to: fields checked by hand need not those of their types."""
+    reached: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in reached and name in schemas:
+            reached.add(name)
+            text = msgspec.json.encode(schemas[name]).decode()
+            waiting += re.findall(r'"#/components/schemas/(\w+)"', text)
+    return reached
 
 
 def _accepted(schema: Schema, body: Body) -> Schema:
@@ -104,7 +121,8 @@ def _accepted(schema: Schema, body: Body) -> Schema:
     properties: dict[str, Schema] = {**schema["properties"]}
     required = [name for name in schema["required"] if name not in body.optional]
     for name, replacement in body.replaced.items():
-        default = {"default": properties[name]["default"]} if "default" in properties[name] else {}
+        typed = properties.get(name, {})
+        default = {"default": typed["default"]} if "default" in typed else {}
         properties[name] = {**replacement, **default}
     for alias, name in body.aliases.items():
         same: Schema = {"description": f"The same as {name}."}

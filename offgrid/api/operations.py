@@ -68,7 +68,7 @@ class Operation:
 _OF_A_MODEL = (404, 413, 503)
 _SEED = ("x-offgrid-seed",)
 _ALIASES = {"repeat_penalty": "repetition_penalty"}
-_SAMPLING = {"seed": by_hand.SEED, "logit_bias": by_hand.LOGIT_BIAS}
+_SAMPLING = {"seed": by_hand.SEED, "logit_bias": by_hand.LOGIT_BIAS, **by_hand.STRUCTURED}
 _CHAT = {**_SAMPLING, "stop": by_hand.stop(chat.MAX_STOPS)}
 _TEXT = {
     **_SAMPLING,

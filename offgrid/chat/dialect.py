@@ -114,7 +114,13 @@ class Dialect:
         )
 
     def grammar(
-        self, functions: Sequence[Function], *, required: bool, parallel: bool, thinking: bool
+        self,
+        functions: Sequence[Function],
+        *,
+        required: bool,
+        parallel: bool,
+        thinking: bool,
+        answer: dict[str, Any] | None = None,
     ) -> str:
         """Return the grammar of an answer; see :func:`~offgrid.chat.grammars.call_grammar`."""
         return call_grammar(
@@ -125,6 +131,7 @@ class Dialect:
             thoughts=self.thoughts,
             thinking=thinking,
             control=self._control,
+            answer=answer,
         )
 
     def _adapt(self, messages: Sequence[Message]) -> list[Message]:

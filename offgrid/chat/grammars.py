@@ -17,6 +17,8 @@ _NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additional
 _ANY_ARGUMENTS: dict[str, Any] = {"type": "object"}
 # As templates and training texts write JSON. Free white space would let a model write it forever.
 _SPACING = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+# An answer is for its reader: line ends and indents are fine, but not without end.
+_LAYOUT = {"whitespace_flexible": True, "whitespace_pattern": r"(?: {1,2}|\n[ \t]{0,32})"}
 _TEXT = "TEXT: /(?s:.*)/"
 
 
@@ -43,6 +45,7 @@ def call_grammar(
     thoughts: ThoughtFormat | None = None,
     thinking: bool = False,
     control: Mapping[str, int] | None = None,
+    answer: dict[str, Any] | None = None,
 ) -> str:
     """Return the grammar of an answer.
 
@@ -55,19 +58,28 @@ def call_grammar(
         thoughts: how the model marks thoughts, which may come first.
         thinking: whether the prompt has opened one.
         control: ids of the markers that are control tokens of the model; text cannot match those.
+        answer: JSON schema of an answer that is no call, None for any text.
     """
     writer = _Writer(tools, control or {})
     rules = [
         f"function_{i}: {writer.function(function, required)}"
         for i, function in enumerate(functions)
     ]
-    anyone = " | ".join(f"function_{i}" for i in range(len(functions)))
-    rules.append(f"function: {anyone}")
-    rules += writer.calls(parallel and not tools.one_by_one)
-    thought, more = writer.thought(thoughts, thinking, required)
+    if functions:
+        anyone = " | ".join(f"function_{i}" for i in range(len(functions)))
+        rules.append(f"function: {anyone}")
+        rules += writer.calls(parallel and not tools.one_by_one)
+    whole = required or answer is not None
+    thought, more = writer.thought(thoughts, thinking, whole)
     rules += more
     if required:
         return "\n".join([f"start: {thought} calls", *rules, _TEXT, ""])
+    if answer is not None:
+        schema = json.dumps({**answer, "x-guidance": _LAYOUT})
+        start = "(calls | answer)" if functions else "answer"
+        return "\n".join(
+            [f"start: {thought} {start}", f"answer: %json {schema}", *rules, _TEXT, ""]
+        )
     start, more = writer.mixed(parallel)
     return "\n".join([f"start: {thought} {start}", *rules, *more, ""])
 

@@ -7,6 +7,7 @@ requests by method call and gives events to a function. One thread calls :meth:`
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import secrets
 import threading
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.embedder import Embedder, EmbeddingJob
+from offgrid.engine.grammar import Grammars, Masks, Matcher
 from offgrid.engine.pace import Pace
 from offgrid.engine.prompts import (
     answer,
@@ -68,6 +70,11 @@ NO_ROOM = 1
 """What ``llama_decode`` returns when no memory cell is free; nothing has changed then."""
 _LARGE_VOCABULARY = 16384
 """Logits of a row from which on it pays to share rows among threads."""
+_MASK_SECONDS = 0.002
+"""Mostly masks are there before the logits. Who has to wait longer for one draws later: the others
+go on meanwhile."""
+_IDLE_SECONDS = 0.05
+"""Longest wait for a mask when there is nothing else to do; a cancel is seen after it."""
 _ANY_TOKEN = np.zeros(1, dtype=np.int32)
 _FATAL_FAILURES = 2
 """Failed computations in a row after which the process is not to be trusted any more."""
@@ -119,6 +126,8 @@ class Engine:
         )
         self.scheduler.can_cut = model.can_cut
         self._sampling_threads = model.n_threads if model.n_vocab >= _LARGE_VOCABULARY else 1
+        self._grammars = Grammars(model)
+        self._masks = Masks()
         self.embedder = Embedder(model)
         self._inbox: deque[Prepared | EmbeddingJob | int] = deque()
         self._wake = threading.Condition()
@@ -136,8 +145,8 @@ class Engine:
         """Tokenise and check a request without touching the loop.
 
         Raises:
-            InvalidParameter: a token id or bias outside the vocabulary, an empty prompt, a model
-                that only embeds.
+            InvalidParameter: a token id or bias outside the vocabulary, an empty prompt, a
+                grammar that cannot be honoured, a model that only embeds.
             ContextLengthExceeded: the prompt leaves no room for an answer.
         """
         if not self.model.generates:
@@ -159,6 +168,9 @@ class Engine:
         seed = secrets.randbits(_SEED_BITS) if seed is None else seed
         params = replace(params, seed=seed)
         visible = self.model.visible_pieces(request.visible) if request.visible else {}
+        matchers: list[Matcher | None] = [None] * request.n
+        if request.grammar is not None:
+            matchers = [*self._grammars.matchers(request.grammar, request.n)]
         sequences = []
         for choice in range(request.n):
             sampler = Sampler(
@@ -169,7 +181,7 @@ class Engine:
                 banned=banned,
                 end_tokens=self.model.eog_ids,
             )
-            sequence = Sequence(id, choice, request, prompt, n_ctx, sampler)
+            sequence = Sequence(id, choice, request, prompt, n_ctx, sampler, matchers[choice])
             sequence.visible = visible
             sequences.append(sequence)
         text = ""
@@ -283,6 +295,7 @@ class Engine:
             decoding = sum(row.count == 1 for row in rows)
             prefilling = sum(row.count for row in rows) - decoding
             self._pace.observe(decoding, prefilling, time.monotonic() - began)
+        self._draw_late(idle=not rows)
         if self.embedder.has_work:
             self._embed(share if rows else None)
         self._flush()
@@ -475,6 +488,7 @@ class Engine:
             return False
         youngest = self.scheduler.running[-1]
         slot = youngest.slot
+        youngest.row = None  # its logits are computed again
         self.scheduler.preempt(youngest)
         self.model.forget(slot)
         return True
@@ -503,6 +517,10 @@ class Engine:
                 self._finish_empty(sequence)
             pairs = [(s, a) for s, a in zip(sequences, addresses, strict=True) if s.limit]
             sequences, addresses = [s for s, _ in pairs], [a for _, a in pairs]
+        masks = None
+        if any(sequence.matcher is not None for sequence in sequences):
+            sequences, addresses = self._with_masks(sequences, addresses)
+            masks = [0 if s.matcher is None else s.matcher.address for s in sequences]
         if not sequences:
             return
         wanted = [-1 if s.request.top_logprobs is None else s.request.top_logprobs
@@ -511,16 +529,69 @@ class Engine:
             addresses,
             [s.sampler for s in sequences],
             top_logprobs=wanted,
+            masks=masks,
             post_sampling=[s.request.post_sampling for s in sequences],
             threads=self._sampling_threads,
         )
+        drawn: list[tuple[Matcher, int]] = []
         for sequence, result in zip(sequences, results, strict=True):
             if sequence.slot < 0:  # its request failed on a sibling's row just now
                 continue
             if isinstance(result, SamplingError):
-                self._fail_draw(sequence, result)
+                self._not_drawn(sequence, result)
+                continue
+            self._push(sequence, result)
+            if sequence.matcher is not None and sequence.slot >= 0:
+                drawn.append((sequence.matcher, result.token))
+        if drawn:
+            self._masks.start(drawn)
+
+    def _not_drawn(self, sequence: Sequence, error: SamplingError) -> None:
+        """No token can be drawn: a bad row, or nothing is left of the grammar's tokens."""
+        if sequence.matcher is not None and error.code == "no_candidate":
+            if sequence.matcher.accepting:  # only the end was allowed, and ignore_eos bans it
+                self._events.append(sequence.end())
+                self.scheduler.release(sequence)
+                return
+            message = "The grammar and the bans of logit_bias together allow no token."
+            self._fail(sequence.request_id, InvalidParameter(message, sequence.matcher.param))
+            return
+        self._fail_draw(sequence, error)
+
+    def _with_masks(
+        self, sequences: list[Sequence], addresses: list[int]
+    ) -> tuple[list[Sequence], list[int]]:
+        """Leave out who cannot be drawn for: the mask is not there yet, or the matcher failed."""
+        self._masks.wait([s.matcher for s in sequences if s.matcher is not None], _MASK_SECONDS)
+        ready: list[Sequence] = []
+        found: list[int] = []
+        for sequence, address in zip(sequences, addresses, strict=True):
+            matcher = sequence.matcher
+            if matcher is not None and not matcher.ready:
+                sequence.row = _copied(address, self.model.n_vocab)
+            elif matcher is not None and matcher.error is not None:
+                if sequence.slot >= 0:
+                    self._fail(sequence.request_id, _beyond(matcher))
             else:
-                self._push(sequence, result)
+                ready.append(sequence)
+                found.append(address)
+        if any(sequence.slot < 0 for sequence in ready):  # siblings of one that failed
+            pairs = [p for p in zip(ready, found, strict=True) if p[0].slot >= 0]
+            return [s for s, _ in pairs], [a for _, a in pairs]
+        return ready, found
+
+    def _draw_late(self, idle: bool) -> None:
+        """Draw for those whose masks were not there when their logits were."""
+        late = [s for s in self.scheduler.running if s.row is not None]
+        if not late:
+            return
+        if idle:
+            self._masks.wait([s.matcher for s in late if s.matcher is not None], _IDLE_SECONDS)
+        late = [s for s in late if s.matcher is not None and s.matcher.ready]
+        rows = [s.row for s in late]  # alive until they were read
+        for sequence in late:
+            sequence.row = None
+        self._draw(late, [row.ctypes.data for row in rows if row is not None])
 
     def _push(self, sequence: Sequence, result: SampleResult) -> None:
         token = result.token
@@ -532,3 +603,17 @@ class Engine:
         self._events.append(delta)
         if delta.finish_reason is not None:
             self.scheduler.release(sequence)
+
+
+def _beyond(matcher: Matcher) -> RequestError:
+    log.warning("grammar given up: %s", matcher.error)
+    return InvalidParameter(
+        f"The answer cannot go on within the grammar: {matcher.error}.",
+        matcher.param,
+        code="grammar_too_complex",
+    )
+
+
+def _copied(address: int, n_vocab: int) -> NDArray[np.float32]:
+    """A row of logits that outlives the next decode."""
+    return np.ctypeslib.as_array((ctypes.c_float * n_vocab).from_address(address)).copy()

@@ -393,6 +393,14 @@ class Model:
         if not 0 <= token < self.n_vocab:
             raise ValueError(f"token {token} is outside the vocabulary of {self.n_vocab}")
 
+    def vocab_pieces(self) -> list[bytes]:
+        """Return the bytes of every token, in order of id; of control tokens their names."""
+        control = set(self.control_ids)
+        return [
+            self.name(token).encode() if token in control else self._read_piece(token)
+            for token in range(self.n_vocab)
+        ]
+
     def breakers(self, texts: SequenceOf[str]) -> list[tuple[int, ...]]:
         """Return the token sequences in which these texts can stand, for DRY."""
         found: set[tuple[int, ...]] = set()

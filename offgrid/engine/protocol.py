@@ -68,12 +68,15 @@ class Grammar(msgspec.Struct, frozen=True):
 
     ``kind`` says how ``source`` is written: ``"json_schema"`` (JSON text of a schema), ``"lark"``
     (llguidance's dialect), ``"gbnf"`` (llama.cpp's), ``"regex"`` or ``"choice"`` (a JSON list of
-    texts). ``param`` is the request field that error messages name.
+    texts). ``"answer"`` is Lark that was made here of schemas, which stand in ``schemas`` for the
+    same checks, each as ``(field, JSON text)``. ``param`` is the request field that error messages
+    name.
     """
 
     kind: str
     source: str
     param: str
+    schemas: tuple[tuple[str, str], ...] = ()
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):

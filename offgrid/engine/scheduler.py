@@ -309,7 +309,7 @@ class Scheduler(Generic[S]):
             left = len(sequence) - sequence.computed
             if left == 1:
                 rows.append(Row(sequence, sequence.computed, 1))
-            else:
+            elif left:  # else its next token is not drawn yet
                 prefilling.append(sequence)
         budget = self.step_tokens - len(rows)
         if rows and prefilling:

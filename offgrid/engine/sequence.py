@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from offgrid.engine.grammar import Matcher
 from offgrid.engine.protocol import Delta, GenerationRequest, TokenLogprob
 from offgrid.sampling import Sampler, TextStream
 
@@ -15,14 +16,16 @@ class Sequence:
     Attributes:
         tokens: ids of prompt and answer, int32, in a buffer of the context's size.
         computed: how many of them llama.cpp has computed in ``slot``.
+        matcher: what the answer has to follow, or None.
+        row: a copy of its logits while the next token waits for the matcher's mask.
         scored: how many tokens of the prompt have got their logprobs; all if none are wanted.
         visible: bytes of control tokens that give text, which others do not.
     """
 
     __slots__ = (
-        "cached", "choice", "completion_tokens", "computed", "limit", "n_ctx", "n_prompt",
-        "n_tokens", "request", "request_id", "reuse", "sampler", "scored", "slot", "stream",
-        "tokens", "visible",
+        "cached", "choice", "completion_tokens", "computed", "limit", "matcher", "n_ctx",
+        "n_prompt", "n_tokens", "request", "request_id", "reuse", "row", "sampler", "scored",
+        "slot", "stream", "tokens", "visible",
     )  # fmt: skip
 
     def __init__(
@@ -33,12 +36,15 @@ class Sequence:
         prompt: NDArray[np.int32],
         n_ctx: int,
         sampler: Sampler,
+        matcher: Matcher | None = None,
     ) -> None:
         self.request_id = request_id
         self.choice = choice
         self.request = request
         self.n_ctx = n_ctx
         self.sampler = sampler
+        self.matcher = matcher
+        self.row: NDArray[np.float32] | None = None
         self.stream = TextStream(request.stop)
         room = n_ctx - len(prompt)
         self.limit = room if request.max_tokens is None else min(room, request.max_tokens)
@@ -92,6 +98,15 @@ class Sequence:
             elif self.completion_tokens >= self.limit:
                 finish_reason = "length"
                 text += self.stream.flush()
+        return self._delta(text, finish_reason, logprobs)
+
+    def end(self) -> Delta:
+        """End the answer as it stands; return what was held back of it."""
+        return self._delta(self.stream.flush(), "stop", ())
+
+    def _delta(
+        self, text: str, finish_reason: str | None, logprobs: tuple[TokenLogprob, ...]
+    ) -> Delta:
         return Delta(
             id=self.request_id,
             choice=self.choice,

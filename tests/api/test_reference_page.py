@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from offgrid import errors
-from offgrid.api.schema import chat, completions, embeddings, rerank
+from offgrid.api.schema import chat, completions, embeddings, rerank, structured
 from offgrid.api.schema.fields import IGNORED, GenerationFields
 from offgrid.engine.embedder import MAX_INPUT_TOKENS
 
@@ -36,6 +36,10 @@ def test_fields_of_embeddings_and_rerank() -> None:
     assert f"{embeddings.MAX_INPUTS:,} inputs" in PAGE
     assert f"1 to {rerank.MAX_DOCUMENTS:,} strings" in PAGE
     assert PAGE.count(f"{MAX_INPUT_TOKENS:,} tokens in all") == 2
+
+
+def test_structured_output() -> None:
+    assert section("Structured output") >= structured.FIELDS.keys() | {"grammar_type"}
 
 
 def test_ignored_and_refused() -> None:

@@ -56,3 +56,61 @@ def _texts_or_tokens(text: Schema, most: int) -> Schema:
 
 PROMPT = _texts_or_tokens({"type": "string"}, completions.MAX_PROMPTS)
 INPUT = _texts_or_tokens({"type": "string", "minLength": 1}, embeddings.MAX_INPUTS)
+
+# What an answer has to look like (:mod:`offgrid.api.schema.structured`). Whether a schema or a
+# grammar can be honoured is found out where it is compiled.
+_STRING: Schema = {"type": "string"}
+_SCHEMA: Schema = {"anyOf": [{"type": "object"}, _STRING]}
+_CHOICES: Schema = {"type": "array", "items": _STRING, "minItems": 1}
+
+
+def _object(properties: dict[str, Schema], *required: str) -> Schema:
+    """An object of these fields; null counts as absent, where the field may be."""
+    optional = {
+        name: schema if name in required else {"anyOf": [schema, {"type": "null"}]}
+        for name, schema in properties.items()
+    }
+    return {
+        "type": "object",
+        "properties": optional,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+_NAMED_SCHEMA = _object(
+    {
+        "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+        "schema": _SCHEMA,
+        "description": _STRING,
+        "strict": {"type": "boolean"},
+    },
+    "name",
+    "schema",
+)
+_NOTHING: Schema = {"type": "null"}
+STRUCTURED: dict[str, Schema] = {
+    "response_format": {
+        "anyOf": [
+            _object({"type": {"const": "text"}, "json_schema": _NOTHING, "schema": _NOTHING},
+                    "type"),
+            _object({"type": {"const": "json_object"}, "json_schema": _NOTHING, "schema": _SCHEMA},
+                    "type"),
+            _object({"type": {"const": "json_schema"}, "json_schema": _NAMED_SCHEMA,
+                     "schema": _NOTHING}, "type", "json_schema"),
+        ]
+    },
+    "json_schema": _SCHEMA,
+    "grammar": _STRING,
+    "grammar_type": {"enum": ["gbnf", "lark"]},
+    "regex": _STRING,
+    "choice": _CHOICES,
+    "structured_outputs": _object(
+        {"json": _SCHEMA, "json_object": {"type": "boolean"}, "regex": _STRING, "choice": _CHOICES,
+         "grammar": _STRING}
+    ),
+    "guided_json": _SCHEMA,
+    "guided_regex": _STRING,
+    "guided_choice": _CHOICES,
+    "guided_grammar": _STRING,
+}  # fmt: skip

@@ -122,7 +122,6 @@ UNSUPPORTED: Unsupported = {
     "functions": lambda value: value == [],
     "modalities": lambda value: value == ["text"],
     "prediction": lambda value: False,
-    "response_format": lambda value: value == {"type": "text"},
     "web_search_options": lambda value: False,
 }
 

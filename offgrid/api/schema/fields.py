@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, structs
 
-from offgrid.engine.protocol import Sampling
+from offgrid.api.schema.structured import take_grammar
+from offgrid.engine.protocol import Grammar, Sampling
 from offgrid.errors import InvalidParameter
 
 T = TypeVar("T", bound="GenerationFields")
@@ -87,6 +88,8 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     service_tier: Literal["auto", "default", "flex", "scale", "priority"] = "auto"
     stream: bool = False
     stream_options: StreamOptions | None = None
+    grammar: Grammar | None = None
+    """Made of the several fields by :mod:`offgrid.api.schema.structured`."""
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -152,6 +155,7 @@ def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported, max_st
         InvalidParameter: ``param`` names the field.
     """
     fields = {name: value for name, value in body.items() if value is not None}
+    grammar = take_grammar(fields)
     alias = fields.pop("repeat_penalty", None)
     if alias is not None:
         if "repetition_penalty" in fields:
@@ -179,7 +183,7 @@ def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported, max_st
             message = message.replace("$.repetition_penalty", "$.repeat_penalty")
         raise invalid(message) from None
     _check(request, max_stops)
-    return request
+    return request if grammar is None else structs.replace(request, grammar=grammar)
 
 
 def check_fields(body: dict[str, Any], cls: type[S]) -> S:

@@ -1,0 +1,167 @@
+"""Fields that say what an answer has to look like.
+
+``response_format`` is OpenAI's. The others are those of other servers, for their clients:
+llama-server's ``grammar`` and ``json_schema``, and vLLM's ``structured_outputs`` with the older
+``guided_*`` (https://docs.vllm.ai/en/latest/features/structured_outputs/).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from offgrid.engine.protocol import Grammar
+from offgrid.errors import InvalidParameter
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_LARK = re.compile(r"^\s*(?:%llguidance\b|start\s*:(?!:))", re.MULTILINE)
+_ANY_OBJECT = {"type": "object"}
+_FORMATS = ("text", "json_object", "json_schema")
+_GRAMMAR_TYPES = ("gbnf", "lark")
+
+
+def take_grammar(fields: dict[str, Any]) -> Grammar | None:
+    """Take the fields of this module out of a request's; return what they ask for.
+
+    Raises:
+        InvalidParameter: a field is malformed, or two of them ask for something.
+    """
+    grammar_type = fields.pop("grammar_type", None)
+    found: list[tuple[str, Grammar]] = []
+    for name, read in FIELDS.items():
+        value = fields.pop(name, None)
+        grammar = None if value is None else read(value, name, grammar_type)
+        if grammar is not None:
+            found.append((name, grammar))
+    if len(found) > 1:
+        first, second = found[0][0], found[1][0]
+        raise InvalidParameter(f"{first} and {second} exclude each other.", second)
+    grammar = found[0][1] if found else None
+    if grammar_type is not None and (grammar is None or grammar.kind not in _GRAMMAR_TYPES):
+        raise InvalidParameter("grammar_type is only for grammar.", "grammar_type")
+    return grammar
+
+
+def _response_format(value: Any, param: str, _: Any) -> Grammar | None:
+    fields = _object(value, param, {"type", "json_schema", "schema"})
+    kind = _required(fields, "type", param)
+    if kind not in _FORMATS:
+        known = ", ".join(_FORMATS)
+        raise InvalidParameter(f"{param}.type must be one of {known}.", f"{param}.type")
+    for name, owner in (("json_schema", "json_schema"), ("schema", "json_object")):
+        if name in fields and kind != owner:
+            raise InvalidParameter(
+                f"{param}.{name} is only for type {owner}.", f"{param}.{name}"
+            )  # fmt: skip
+    if kind == "text":
+        return None
+    if kind == "json_object":
+        return _json(fields.get("schema", _ANY_OBJECT), f"{param}.schema", None)
+    return _named_schema(_required(fields, "json_schema", param), f"{param}.json_schema")
+
+
+def _named_schema(value: Any, param: str) -> Grammar:
+    """OpenAI's wrapping. ``strict`` changes nothing: a schema is always kept to the letter."""
+    fields = _object(value, param, {"name", "description", "schema", "strict"})
+    name = _required(fields, "name", param)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InvalidParameter(
+            f"{param}.name must be 1 to 64 letters, digits, _ or -.", f"{param}.name"
+        )
+    if not isinstance(fields.get("description", ""), str):
+        raise InvalidParameter(f"{param}.description must be a string.", f"{param}.description")
+    if not isinstance(fields.get("strict", False), bool):
+        raise InvalidParameter(f"{param}.strict must be true or false.", f"{param}.strict")
+    return _json(_required(fields, "schema", param), f"{param}.schema", None)
+
+
+def _json(value: Any, param: str, _: Any) -> Grammar:
+    """A schema as an object, or as the text of one (vLLM's clients send both)."""
+    if isinstance(value, str):
+        return Grammar("json_schema", value, param)
+    if not isinstance(value, dict):
+        raise InvalidParameter(f"{param} must be a JSON schema, an object.", param)
+    return Grammar("json_schema", json.dumps(value), param)
+
+
+def _regex(value: Any, param: str, _: Any) -> Grammar:
+    return Grammar("regex", _text(value, param), param)
+
+
+def _choice(value: Any, param: str, _: Any) -> Grammar:
+    if not isinstance(value, list) or not value:
+        raise InvalidParameter(f"{param} must be a list of texts.", param)
+    for index, text in enumerate(value):
+        if not isinstance(text, str):
+            raise InvalidParameter("A choice must be a text.", f"{param}[{index}]")
+    return Grammar("choice", json.dumps(value), param)
+
+
+def _grammar(value: Any, param: str, kind: Any) -> Grammar | None:
+    """GBNF or Lark; ``""`` is none, as with llama-server."""
+    source = _text(value, param)
+    if kind is None:
+        kind = "lark" if _LARK.search(source) else "gbnf"
+    elif kind not in _GRAMMAR_TYPES:
+        raise InvalidParameter("grammar_type must be gbnf or lark.", "grammar_type")
+    return Grammar(kind, source, param) if source else None
+
+
+def _structured_outputs(value: Any, param: str, kind: Any) -> Grammar | None:
+    names = {"json", "json_object", "regex", "choice", "grammar"}
+    fields = _object(value, param, names)
+    if len(fields) != 1:
+        known = ", ".join(sorted(names))
+        raise InvalidParameter(f"{param} takes exactly one of {known}.", param)
+    ((name, inner),) = fields.items()
+    inner_param = f"{param}.{name}"
+    if name == "json_object":
+        if not isinstance(inner, bool):
+            raise InvalidParameter(f"{inner_param} must be true or false.", inner_param)
+        return _json(_ANY_OBJECT, inner_param, None) if inner else None
+    return FIELDS["json_schema" if name == "json" else name](inner, inner_param, kind)
+
+
+FIELDS: dict[str, Callable[[Any, str, Any], Grammar | None]] = {
+    # Name of a field -> what makes a grammar of its value, the field's path and ``grammar_type``.
+    "response_format": _response_format,
+    "json_schema": _json,
+    "grammar": _grammar,
+    "regex": _regex,
+    "choice": _choice,
+    "structured_outputs": _structured_outputs,
+    "guided_json": _json,
+    "guided_regex": _regex,
+    "guided_choice": _choice,
+    "guided_grammar": _grammar,
+}
+
+
+def _text(value: Any, param: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidParameter(f"{param} must be a string.", param)
+    return value
+
+
+def _object(value: Any, param: str, known: set[str]) -> dict[str, Any]:
+    """An object with known fields only; ``null`` counts as absent."""
+    if not isinstance(value, dict):
+        raise InvalidParameter(f"{param} must be an object.", param)
+    for name in value:
+        if name not in known:
+            raise InvalidParameter(
+                f"Unknown field: {param}.{name}.", f"{param}.{name}", code="unknown_parameter"
+            )
+    return {name: inner for name, inner in value.items() if inner is not None}
+
+
+def _required(fields: dict[str, Any], name: str, param: str) -> Any:
+    if name not in fields:
+        raise InvalidParameter(
+            f"Missing required field: {param}.{name}.",
+            f"{param}.{name}",
+            code="missing_required_parameter",
+        )
+    return fields[name]

@@ -1,0 +1,395 @@
+"""What an answer must look like: grammars, compiled with llguidance for one model's vocabulary.
+
+A :class:`Matcher` follows one answer and says for every position which tokens may come next, as a
+bit mask that the sampler applies in its own pass. :class:`Masks` computes the masks beside the
+decode of the next step.
+
+No grammar is trusted: sources are limited in size, depth and repetition, compiling in time and
+stack, and every step of a matcher in work (``LLParserLimits``) and processor time.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Protocol
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from numpy.typing import NDArray
+
+from offgrid.engine.gbnf import GbnfError, gbnf_to_lark
+from offgrid.engine.json_schema import SchemaError, locate, parse_schema
+from offgrid.engine.pattern import MAX_REPETITION, repetition
+from offgrid.engine.protocol import Grammar
+from offgrid.errors import InvalidParameter
+
+log = logging.getLogger(__name__)
+
+MAX_SOURCE = {
+    "json_schema": 256 * 1024, "lark": 64 * 1024, "gbnf": 64 * 1024, "regex": 16 * 1024,
+    "choice": 128 * 1024, "answer": 512 * 1024,
+}  # fmt: skip
+"""Bytes of UTF-8 by kind; also the list of kinds."""
+MAX_CHOICES = 10_000
+COMPILE_SECONDS = 3.0
+"""Hostile sources that get past the checks may compile for long; they are waited for so long."""
+STEP_SECONDS = 0.1
+"""Processor time of one step of a matcher beyond which the grammar is given up."""
+_MAX_ABANDONED = 2
+"""Compilations that nobody waits for any more; with so many no further one is begun."""
+_COMPILE_STACK = 64 * 1024 * 1024
+"""Bytes. The compiler recurses into schemas."""
+_CACHED = 32
+_THREADS = 4
+"""One is enough as long as no matcher is slow: a slow one shall not hold up the others."""
+
+_LIMITS = LLParserLimits(
+    max_items_in_row=1_200,
+    initial_lexer_fuel=1_000_000,
+    step_lexer_fuel=100_000,
+    step_max_items=20_000,
+    max_lexer_states=50_000,
+    max_grammar_size=200_000,
+    verbose_errors=False,
+)
+# Answers need no more: an endless run of blanks between two tokens of JSON is valid, and a small
+# model falls into it.
+_WHITESPACE = r"(?: {1,2}|\n[ \t]{0,32})"
+_OWN_PLACE = re.compile(r"at \d+\(\d+\): (?:failed to compile JSON schema: |(?=invalid regex))")
+"""Places in what is made here of a schema or a regular expression."""
+_NO_WAY_ON = ("NoExtension", "NoExtensionBias")
+"""Names of llguidance's for a state that nothing can follow."""
+_JSON_OPTIONS = {
+    "lenient": False, "coerce_one_of": False, "whitespace_flexible": True,
+    "whitespace_pattern": _WHITESPACE,
+}  # fmt: skip
+# Else only one way to write a text in tokens would be allowed where there is only one text.
+_ALL_TOKENS = '\n%llguidance {"no_forcing": true}\n'
+
+
+class Vocabulary(Protocol):
+    """What is needed of :class:`~offgrid.engine.model.Model`."""
+
+    n_vocab: int
+    eog_ids: frozenset[int]
+    control_ids: tuple[int, ...]
+
+    def vocab_pieces(self) -> list[bytes]:
+        """Bytes of every token; of control tokens their names."""
+
+
+class _Tokens:
+    """The vocabulary in the form that ``LLTokenizer`` takes (its ``TokenizerWrapper``)."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.tokens = vocabulary.vocab_pieces()
+        self.special_token_ids = list(vocabulary.control_ids)
+        self.eos_token_id = min(vocabulary.eog_ids)
+        self._bytes = {self.tokens[id]: id for id in range(len(self.tokens) - 1, -1, -1)}
+
+    def __call__(self, text: str) -> list[int]:
+        """Byte by byte: with ``no_forcing`` it does not matter how the model would write a text."""
+        data = text.encode("utf-8")
+        ids = (self._bytes.get(data[i : i + 1]) for i in range(len(data)))
+        return [id for id in ids if id is not None]
+
+
+class Matcher:
+    """Follows one answer through a grammar. Made by :meth:`Grammars.matchers`.
+
+    Attributes:
+        address: of the mask's ``(n_vocab + 31) // 32`` uint32 words, a bit for every token that
+            may come next.
+        ready: whether the mask is that of the current position.
+        accepting: whether the answer is complete as it stands.
+        error: why it cannot go on, or None. Whoever has one must draw no more.
+        param: the request field that the grammar came in.
+    """
+
+    __slots__ = ("_inner", "_mask", "accepting", "address", "error", "future", "param", "ready")
+
+    def __init__(self, inner: LLMatcher, mask: NDArray[np.uint32], param: str) -> None:
+        self._inner = inner
+        self._mask = mask
+        self.address = int(mask.ctypes.data)
+        self.accepting = bool(inner.is_accepting())
+        self.error: str | None = None
+        self.ready = True
+        self.param = param
+        self.future: Future[None] | None = None
+
+    @property
+    def mask(self) -> NDArray[np.uint32]:
+        """The mask itself."""
+        return self._mask
+
+    def copy(self) -> Matcher:
+        """Return one at the same position that goes its own way."""
+        return Matcher(self._inner.deep_copy(), self._mask.copy(), self.param)
+
+    def advance(self, token: int) -> None:
+        """Take in a drawn token and compute the next mask. Failures go to :attr:`error`."""
+        began = time.thread_time()
+        try:
+            if not self._inner.consume_token(token):
+                self.error = _first_line(self._inner.get_error())
+            else:
+                self._compute()
+        except BaseException as ex:  # a Rust panic is no Exception
+            log.exception("a grammar failed")
+            self.error = type(ex).__name__
+        if time.thread_time() - began > STEP_SECONDS:
+            self.error = "a step takes too long"
+
+    def _compute(self) -> None:
+        self._inner.unsafe_compute_mask_ptr(self.address, self._mask.nbytes)
+        if self._inner.is_error():
+            self.error = _first_line(self._inner.get_error())
+            return
+        self.accepting = bool(self._inner.is_accepting())
+        if not self.accepting and (self._inner.is_stopped() or not self._mask.any()):
+            self.error = "no token of the vocabulary continues it"
+
+    def check_start(self) -> None:
+        """Compute the first mask."""
+        self._compute()
+
+
+def _first_line(message: str) -> str:
+    """An error message of the library without states, backtraces and excerpts."""
+    text = message.partition("\n<state>")[0].partition("\n<backtrace>")[0]
+    text = _OWN_PLACE.sub("", text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines or lines[0].startswith("panic"):
+        return "it cannot be compiled"
+    if lines[0] in _NO_WAY_ON:
+        return "no token may come next"
+    if lines[0].endswith("regex parse error:"):
+        lines[0] += "".join(line.removeprefix("error:") for line in lines if line[:6] == "error:")
+    return lines[0][:300]
+
+
+class Grammars:
+    """Compiles grammars for one vocabulary; the last ones are kept.
+
+    May be used from several threads, which take turns.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._tokenizer: LLTokenizer | None = None
+        self._compiled: OrderedDict[tuple[str, str], Matcher] = OrderedDict()
+        self._abandoned: list[threading.Thread] = []
+        self._lock = threading.Lock()
+
+    def matchers(self, grammar: Grammar, n: int) -> list[Matcher]:
+        """Return ``n`` matchers at the beginning of an answer.
+
+        Raises:
+            InvalidParameter: the grammar is malformed, says what cannot be honoured, allows
+                nothing, or is beyond a limit.
+        """
+        key = (grammar.kind, grammar.source)
+        with self._lock:
+            first = self._compiled.get(key)
+            if first is None:
+                self._check_size(grammar)
+                first = self._in_time(grammar, lambda: self._compile(grammar))
+                self._compiled[key] = first
+                if len(self._compiled) > _CACHED:
+                    self._compiled.popitem(last=False)
+            self._compiled.move_to_end(key)
+            copies = [first.copy() for _ in range(n)]
+        for matcher in copies:
+            matcher.param = grammar.param
+        return copies
+
+    def _check_size(self, grammar: Grammar) -> None:
+        limit = MAX_SOURCE.get(grammar.kind)
+        if limit is None:
+            raise InvalidParameter(f"Unknown kind of grammar: {grammar.kind}.", grammar.param)
+        size = len(grammar.source.encode("utf-8"))
+        if size > limit:
+            raise _invalid(grammar, f"it has {size} bytes, at most {limit} are taken")
+        if not self._vocabulary.eog_ids:
+            raise _invalid(grammar, "this model has no token that ends an answer")
+
+    def _in_time(self, grammar: Grammar, compile: Callable[[], Matcher]) -> Matcher:
+        """Compile in a thread with a stack of its own, and do not wait for ever."""
+        self._abandoned = [thread for thread in self._abandoned if thread.is_alive()]
+        if len(self._abandoned) >= _MAX_ABANDONED:
+            raise _invalid(grammar, "others are still being compiled")
+        results: list[Matcher | BaseException] = []
+
+        def run() -> None:
+            try:
+                results.append(compile())
+            except BaseException as ex:
+                results.append(ex)
+
+        before = threading.stack_size(_COMPILE_STACK)
+        try:
+            thread = threading.Thread(target=run, name="grammar", daemon=True)
+            thread.start()
+        finally:
+            threading.stack_size(before)
+        thread.join(COMPILE_SECONDS)
+        if not results:
+            self._abandoned.append(thread)
+            log.error("a grammar of %d bytes is not compiled in time", len(grammar.source))
+            raise _invalid(grammar, "it takes too long to compile", "grammar_too_complex")
+        if isinstance(results[0], InvalidParameter):
+            raise results[0]
+        if isinstance(results[0], BaseException):
+            log.error("a grammar could not be compiled", exc_info=results[0])
+            raise _invalid(grammar, "the compiler failed")
+        return results[0]
+
+    def _compile(self, grammar: Grammar) -> Matcher:
+        tokenizer = self._tokenizer
+        if tokenizer is None:
+            ends = sorted(self._vocabulary.eog_ids)
+            tokenizer = LLTokenizer(
+                _Tokens(self._vocabulary),  # type: ignore[arg-type]
+                n_vocab=self._vocabulary.n_vocab,
+                eos_token=ends,
+            )
+            self._tokenizer = tokenizer
+        for param, source in grammar.schemas:
+            _check_schema(Grammar("json_schema", source, param))
+        try:
+            inner = LLMatcher(tokenizer, _compilable(grammar), log_level=0, limits=_LIMITS)
+            if inner.is_error():
+                raise _Unusable(_first_line(inner.get_error()))
+            words = (self._vocabulary.n_vocab + 31) // 32
+            matcher = Matcher(inner, np.zeros(words, dtype=np.uint32), grammar.param)
+            matcher.check_start()
+            if matcher.error is not None:
+                raise _Unusable(f"at the start of an answer: {matcher.error}")
+        except _Unusable as ex:
+            for param, source in grammar.schemas:  # alone, to find which one it is
+                self._compile(Grammar("json_schema", source, param))
+            place = _place(grammar, tokenizer, str(ex))
+            raise _invalid(grammar, place + _plain(str(ex))) from None
+        except SchemaError as ex:
+            place = f"at {ex.pointer}: " if ex.pointer else ""
+            raise _invalid(grammar, place + str(ex)) from None
+        except GbnfError as ex:
+            raise _invalid(grammar, str(ex)) from None
+        return matcher
+
+
+class _Unusable(Exception):
+    """The library's own words about a grammar."""
+
+
+def _place(grammar: Grammar, tokenizer: LLTokenizer, message: str) -> str:
+    """Where in a schema the fault is, as the beginning of a sentence."""
+    if grammar.kind != "json_schema":
+        return ""
+
+    def fault(source: str) -> str | None:
+        inner = LLMatcher(tokenizer, _schema(source), log_level=0, limits=_LIMITS)
+        return _first_line(inner.get_error()) if inner.is_error() else None
+
+    path = locate(parse_schema(grammar.source), message, fault)
+    return f"at {SchemaError('', path).pointer}: " if path else ""
+
+
+def _invalid(grammar: Grammar, reason: str, code: str | None = None) -> InvalidParameter:
+    names = {
+        "json_schema": "JSON schema", "lark": "Lark grammar", "gbnf": "GBNF grammar",
+        "regex": "regular expression", "choice": "list of choices",
+    }  # fmt: skip
+    name = names.get(grammar.kind, "grammar")
+    return InvalidParameter(f"The {name} cannot be used: {reason}.", grammar.param, code=code)
+
+
+def _plain(message: str) -> str:
+    """The library's words where they speak of options that nobody has here."""
+    if message.startswith("Unimplemented keys"):
+        return message.replace("Unimplemented keys", "unsupported keywords")
+    if message.startswith("oneOf constraints are not supported"):
+        return "oneOf with alternatives that may overlap is not supported; use anyOf"
+    return message.rstrip(".")
+
+
+def _schema(source: str) -> str:
+    """A checked schema as a Lark grammar, whose options apply to it."""
+    schema = {**json.loads(source), "x-guidance": _JSON_OPTIONS}
+    return f"start: %json {json.dumps(schema)}{_ALL_TOKENS}"
+
+
+def _compilable(grammar: Grammar) -> str:
+    """A grammar in the library's dialect of Lark."""
+    kind, source = grammar.kind, grammar.source
+    if kind == "json_schema":
+        return _schema(json.dumps(parse_schema(source)))
+    if kind == "gbnf":
+        return gbnf_to_lark(source) + _ALL_TOKENS
+    if kind == "regex":
+        if repetition(source) > MAX_REPETITION:
+            raise _Unusable("it repeats too much")
+        (compiled,) = json.loads(LLMatcher.grammar_from_regex(source))["grammars"]
+        return str(compiled["lark_grammar"]) + _ALL_TOKENS
+    if kind == "choice":
+        return _choice(json.loads(source)) + _ALL_TOKENS
+    if kind == "lark" and "%json" in source:
+        # Schemas in Lark would get around the checks that schemas need.
+        raise _Unusable("%json is not supported, send the schema as one")
+    return source + _ALL_TOKENS
+
+
+def _check_schema(grammar: Grammar) -> None:
+    try:
+        parse_schema(grammar.source)
+    except SchemaError as ex:
+        place = f"at {ex.pointer}: " if ex.pointer else ""
+        raise _invalid(grammar, place + str(ex)) from None
+
+
+def _choice(texts: list[str]) -> str:
+    """One lexeme of all texts: the work of a step does not grow with their number."""
+    if not texts or len(texts) > MAX_CHOICES:
+        raise _Unusable(f"it takes 1 to {MAX_CHOICES} texts")
+    alternatives = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+    return f"start: CHOICE\nCHOICE: {alternatives}\n"
+
+
+class Masks:
+    """Lets matchers follow the drawn tokens in threads of their own, while llama.cpp computes."""
+
+    def __init__(self) -> None:
+        self._threads: ThreadPoolExecutor | None = None
+
+    def start(self, drawn: list[tuple[Matcher, int]]) -> None:
+        """Begin to compute the masks after the given tokens."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="masks")
+        for matcher, _ in drawn:
+            matcher.ready = False
+        future = self._threads.submit(_advance_all, drawn)
+        for matcher, _ in drawn:
+            matcher.future = future
+
+    def wait(self, matchers: Iterable[Matcher], seconds: float) -> None:
+        """Wait until all are ready, but not longer than that."""
+        pending = {m.future for m in matchers if not m.ready and m.future is not None}
+        if pending:
+            wait(pending, seconds)
+
+
+def _advance_all(drawn: list[tuple[Matcher, int]]) -> None:
+    for matcher, token in drawn:
+        matcher.advance(token)
+        matcher.ready = True

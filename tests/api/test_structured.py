@@ -1,0 +1,319 @@
+"""Structured output over HTTP and with the openai client."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from enum import Enum
+from typing import Any
+
+import pytest
+from openai import BadRequestError, LengthFinishReasonError, OpenAI
+from pydantic import BaseModel, Field
+from support import STARTER, Stream, chat_body, endless, request, text_of
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Room(BaseModel):
+    name: str = Field(max_length=12)
+    area: int = Field(ge=5, le=99)
+    heated: bool
+    colour: Colour | None
+
+
+class House(BaseModel):
+    street: str = Field(max_length=12)
+    number: int = Field(ge=1, le=99)
+    rooms: list[Room] = Field(max_length=2)
+
+
+class Path(BaseModel):
+    step: int = Field(ge=0, le=9)
+    rest: Path | None
+
+
+def named(schema: Any, **more: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, **more}}
+
+
+def test_parse_of_nested_models(client: OpenAI) -> None:
+    for seed in range(5):
+        completion = client.chat.completions.parse(
+            model=STARTER, messages=[{"role": "user", "content": "Describe it as JSON."}],
+            response_format=House, temperature=1.0, seed=seed,
+        )  # fmt: skip
+        (choice,) = completion.choices
+        assert choice.finish_reason == "stop"
+        assert isinstance(choice.message.parsed, House)
+
+
+def test_parse_of_a_recursive_model(client: OpenAI) -> None:
+    """Such an answer may go on for ever; one of several does not."""
+    parsed = []
+    for seed in range(10):
+        with suppress(LengthFinishReasonError):
+            completion = client.chat.completions.parse(
+                model=STARTER, messages=[{"role": "user", "content": "A path as JSON."}],
+                response_format=Path, temperature=1.5, seed=seed, max_tokens=150,
+            )  # fmt: skip
+            parsed.append(completion.choices[0].message.parsed)
+    assert any(isinstance(path, Path) for path in parsed)
+
+
+def test_a_streamed_model(client: OpenAI) -> None:
+    with client.chat.completions.stream(
+        model=STARTER, messages=[{"role": "user", "content": "A house."}],
+        response_format=House, temperature=1.0, seed=1,
+    ) as stream:  # fmt: skip
+        for _ in stream:
+            pass
+        completion = stream.get_final_completion()
+    assert isinstance(completion.choices[0].message.parsed, House)
+
+
+def content(base_url: str, **fields: Any) -> str:
+    response = request(base_url, "POST", CHAT, chat_body(max_tokens=200, seed=1, **fields))
+    assert response.status == 200, response.body
+    (choice,) = response.json["choices"]
+    assert choice["finish_reason"] == "stop"
+    return str(choice["message"]["content"])
+
+
+INTEGER = {"type": "integer", "minimum": 10, "maximum": 99}
+CAT = '# an animal\nroot ::= "cat" | "c" [ow]+\n'
+
+
+@pytest.mark.parametrize(
+    ("fields", "pattern"),
+    [
+        ({"response_format": named(INTEGER, strict=True, description="two digits")}, r"\d\d"),
+        ({"response_format": named(INTEGER, strict=None)}, r"\d\d"),
+        ({"response_format": {"type": "json_object"}}, r"(?s)\{.*\}"),
+        ({"response_format": {"type": "json_object", "schema": INTEGER}}, r"\d\d"),
+        ({"json_schema": INTEGER}, r"\d\d"),
+        ({"json_schema": json.dumps(INTEGER)}, r"\d\d"),
+        ({"regex": r"[a-f]{3}\d"}, r"[a-f]{3}\d"),
+        ({"choice": ["yes", "no"]}, "yes|no"),
+        ({"grammar": CAT}, "cat|c[ow]+"),
+        ({"grammar": CAT, "grammar_type": "gbnf"}, "cat|c[ow]+"),
+        ({"grammar": 'start: "a" B\nB: /[x-z]{2}/'}, "a[x-z]{2}"),
+        ({"grammar": 'start: "a"', "grammar_type": "lark"}, "a"),
+        ({"structured_outputs": {"json": INTEGER}}, r"\d\d"),
+        ({"structured_outputs": {"regex": "a|b"}}, "a|b"),
+        ({"structured_outputs": {"choice": ["x"], "json": None}}, "x"),
+        ({"structured_outputs": {"grammar": CAT}}, "cat|c[ow]+"),
+        ({"structured_outputs": {"json_object": True}}, r"(?s)\{.*\}"),
+        ({"guided_json": INTEGER}, r"\d\d"),
+        ({"guided_regex": "a|b"}, "a|b"),
+        ({"guided_choice": ["x", "y"]}, "x|y"),
+        ({"guided_grammar": CAT}, "cat|c[ow]+"),
+    ],
+)
+def test_what_clients_send(base_url: str, fields: dict[str, Any], pattern: str) -> None:
+    assert re.fullmatch(pattern, content(base_url, **fields))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "text"}}, {"response_format": None}, {"grammar": ""},
+        {"structured_outputs": {"json_object": False}},
+        {"response_format": {"type": "text"}, "grammar": None, "regex": None},
+    ],
+)  # fmt: skip
+def test_fields_that_ask_for_nothing(base_url: str, fields: dict[str, Any]) -> None:
+    plain = request(base_url, "POST", CHAT, chat_body(max_tokens=20, seed=4)).json
+    same = request(base_url, "POST", CHAT, chat_body(max_tokens=20, seed=4, **fields)).json
+    assert same["choices"] == plain["choices"]
+
+
+def test_completions_and_streams(base_url: str) -> None:
+    body = {"model": STARTER, "prompt": ["One", "Two"], "regex": "[a-z]{5}", "n": 2}
+    choices = request(base_url, "POST", TEXT, body).json["choices"]
+    assert len(choices) == 4
+    assert all(re.fullmatch("[a-z]{5}", choice["text"]) for choice in choices)
+    body = {"model": STARTER, "prompt": "One", "json_schema": INTEGER, "stream": True}
+    with Stream(base_url, TEXT, body) as stream:
+        assert re.fullmatch(r"\d\d", text_of(list(stream.events())))
+
+
+FORMAT = "response_format"
+SCHEMA = "response_format.json_schema"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({FORMAT: "json"}, FORMAT, None),
+        ({FORMAT: {}}, f"{FORMAT}.type", "missing_required_parameter"),
+        ({FORMAT: {"type": "xml"}}, f"{FORMAT}.type", None),
+        ({FORMAT: {"type": ["text"]}}, f"{FORMAT}.type", None),
+        ({FORMAT: {"type": "text", "x": 1}}, f"{FORMAT}.x", "unknown_parameter"),
+        ({FORMAT: {"type": "text", "json_schema": {}}}, SCHEMA, None),
+        ({FORMAT: {"type": "json_schema"}}, SCHEMA, "missing_required_parameter"),
+        ({FORMAT: {"type": "json_schema", "json_schema": 5}}, SCHEMA, None),
+        ({FORMAT: {"type": "json_schema", "json_schema": {"schema": {}}}}, f"{SCHEMA}.name",
+         "missing_required_parameter"),
+        ({FORMAT: {"type": "json_schema", "json_schema": {"name": "x"}}}, f"{SCHEMA}.schema",
+         "missing_required_parameter"),
+        *(({FORMAT: {"type": "json_schema", "json_schema": {"name": name, "schema": {}}}},
+           f"{SCHEMA}.name", None) for name in ("", "a b", "ä", "x" * 65, "x\n", 5)),
+        ({FORMAT: named({}, strict="yes")}, f"{SCHEMA}.strict", None),
+        ({FORMAT: named({}, description=5)}, f"{SCHEMA}.description", None),
+        ({FORMAT: named({}, other=5)}, f"{SCHEMA}.other", "unknown_parameter"),
+        ({FORMAT: named([])}, f"{SCHEMA}.schema", None),
+        ({FORMAT: named({"type": "string", "not": {}})}, f"{SCHEMA}.schema", None),
+        ({FORMAT: named({"type": "integer", "multipleOf": 99999999})}, f"{SCHEMA}.schema", None),
+        ({"json_schema": 5}, "json_schema", None),
+        ({"json_schema": "{"}, "json_schema", None),
+        ({"regex": "(["}, "regex", None),
+        ({"regex": ["a"]}, "regex", None),
+        ({"choice": "yes"}, "choice", None),
+        ({"choice": []}, "choice", None),
+        ({"choice": ["a", 5]}, "choice[1]", None),
+        ({"grammar": "root ::= x"}, "grammar", None),
+        ({"grammar": 5}, "grammar", None),
+        ({"grammar": 'root ::= "a"', "grammar_type": "bnf"}, "grammar_type", None),
+        ({"grammar_type": "gbnf"}, "grammar_type", None),
+        ({"regex": "a", "grammar_type": "gbnf"}, "grammar_type", None),
+        ({"regex": "a", "choice": ["a"]}, "choice", None),
+        ({FORMAT: named({}), "grammar": 'root ::= "a"'}, "grammar", None),
+        ({"structured_outputs": {}}, "structured_outputs", None),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs", None),
+        ({"structured_outputs": {"regex": 5}}, "structured_outputs.regex", None),
+        ({"structured_outputs": {"tag": 5}}, "structured_outputs.tag", "unknown_parameter"),
+        ({"structured_outputs": {"json": {"format": "zip"}}}, "structured_outputs.json", None),
+        ({"structured_outputs": {"json_object": 1}}, "structured_outputs.json_object", None),
+        ({"guided_json": []}, "guided_json", None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+def test_what_is_refused(
+    base_url: str, path: str, fields: dict[str, Any], param: str, code: str | None
+) -> None:
+    start = chat_body() if path == CHAT else {"model": STARTER, "prompt": "Hello"}
+    response = request(base_url, "POST", path, {**start, "max_tokens": 2, **fields})
+    assert response.status == 400, response.body
+    error = response.json["error"]
+    assert (error["param"], error["code"]) == (param, code or "invalid_value")
+    assert error["type"] == "invalid_request_error"
+
+
+def test_the_client_says_what_is_wrong_where(client: OpenAI) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
+    with pytest.raises(BadRequestError) as error:
+        client.chat.completions.create(
+            model=STARTER, messages=[{"role": "user", "content": "x"}],
+            response_format=named(schema),  # type: ignore[call-overload]
+        )  # fmt: skip
+    assert "at /properties/a" in error.value.message
+    assert "uniqueItems" in error.value.message
+
+
+def test_hostile_grammars_beside_a_stream(base_url: str) -> None:
+    """They are refused or answered; the stream goes on, and the server serves."""
+    hostile = [
+        {"regex": "((((a{100}){100}){100}){100}){100}"},
+        {"regex": "(" * 8_000 + "a" + ")" * 8_000},
+        {"grammar": "root ::= (" + "[a-z]? " * 10 + "){0,10}"},
+        {"grammar": "start: " + "(" * 20_000 + '"a"' + ")" * 20_000},
+        {"json_schema": {"$ref": "#/$defs/0", "$defs": {
+            str(i): {"items": {"$ref": f"#/$defs/{i + 1}"}} for i in range(20_000)}}},
+        {"json_schema": {"allOf": [{"pattern": f"a{i}"} for i in range(40)]}},
+    ]  # fmt: skip
+    with Stream(base_url, TEXT, endless(max_tokens=1500)) as stream:
+        stream.read_some()
+        for fields in hostile:
+            body = chat_body(max_tokens=10, **fields)
+            assert request(base_url, "POST", CHAT, body).status in (200, 400)
+        stream.read_some()
+        stream.leave()
+    assert content(base_url, regex="[0-9]") in "0123456789"
+
+
+# --- with tools -------------------------------------------------------------------------------
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "Get the weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "maxLength": 12},
+                "days": {"type": "integer", "minimum": 1, "maximum": 3},
+            },
+            "required": ["city", "days"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "get_weather"}}]
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_a_call_that_has_to_be_made_is_made_and_fits(
+    client: OpenAI, choice: Any, seed: int
+) -> None:
+    answer = client.chat.completions.create(
+        model=STARTER, messages=[{"role": "user", "content": "Tell me a story."}],
+        tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False,
+        seed=seed, temperature=1.0,
+    ).choices[0]  # fmt: skip
+    assert answer.finish_reason == "tool_calls"
+    (call,) = answer.message.tool_calls or ()
+    assert call.type == "function"
+    assert call.function.name == "get_weather"
+    arguments = json.loads(call.function.arguments)
+    assert arguments.keys() == {"city", "days"}
+    assert 1 <= arguments["days"] <= 3
+
+
+def test_strict_functions_and_a_format_together(client: OpenAI) -> None:
+    """Whatever it does, calls fit their schema and answers theirs."""
+    strict = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"],
+              "additionalProperties": False}  # fmt: skip
+    for seed in range(6):
+        question = "What is the weather in Oslo?" if seed % 2 else "What is 2 + 2?"
+        answer = client.chat.completions.create(
+            model=STARTER, messages=[{"role": "user", "content": question}],
+            tools=[strict], seed=seed, temperature=1.0, max_tokens=400,
+            response_format={
+                "type": "json_schema", "json_schema": {"name": "number", "schema": schema},
+            },
+        ).choices[0]  # fmt: skip
+        if answer.message.tool_calls:
+            for call in answer.message.tool_calls:
+                assert call.type == "function"
+                assert json.loads(call.function.arguments).keys() == {"city", "days"}
+        elif answer.finish_reason == "stop":
+            assert json.loads(answer.message.content or "").keys() == {"n"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [WEATHER], "regex": "a+"}, "regex"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {
+            "type": "object", "properties": {"a": {"not": {"type": "string"}}}}}}],
+          "tool_choice": "required"}, "tools[0].function.parameters"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_kept_together_is_refused(
+    base_url: str, fields: dict[str, Any], param: str
+) -> None:
+    response = request(base_url, "POST", CHAT, chat_body(**fields))
+    assert response.status == 400
+    assert response.json["error"]["param"] == param

@@ -1,0 +1,392 @@
+"""Grammars on the starter's vocabulary: masks beside a naive reference, what is refused, limits."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from offgrid.engine import grammar as module
+from offgrid.engine.grammar import Grammars, Masks, Matcher
+from offgrid.engine.model import Model
+from offgrid.engine.protocol import Grammar, Load
+from offgrid.errors import InvalidParameter
+
+
+@pytest.fixture(scope="module")
+def model(starter_path: Path) -> Iterator[Model]:
+    model = Model(Load(str(starter_path), ctx_size=64, parallel=1, threads=1))
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def grammars(model: Model) -> Grammars:
+    return Grammars(model)
+
+
+@pytest.fixture(scope="module")
+def pieces(model: Model) -> list[bytes]:
+    return [model.piece(token) for token in range(model.n_vocab)]
+
+
+def make(grammars: Grammars, kind: str, source: Any) -> Matcher:
+    text = source if isinstance(source, str) else json.dumps(source)
+    return grammars.matchers(Grammar(kind, text, "field"), 1)[0]
+
+
+def allowed(matcher: Matcher, n_vocab: int) -> set[int]:
+    bits = np.unpackbits(matcher.mask.view(np.uint8), bitorder="little")
+    assert not bits[n_vocab:].any()
+    return set(np.flatnonzero(bits).tolist())
+
+
+def accepts(matcher: Matcher, model: Model, text: str) -> bool:
+    """Whether a matcher lets a text through byte by byte, in single-byte tokens, and ends there."""
+    matcher = matcher.copy()
+    byte = {
+        model.piece(token): token for token in range(model.n_vocab) if len(model.piece(token)) == 1
+    }
+    for value in text.encode():
+        token = byte[bytes([value])]
+        if token not in allowed(matcher, model.n_vocab):
+            return False
+        matcher.advance(token)
+        assert matcher.error is None
+    return matcher.accepting
+
+
+def naive_mask(model: Model, pieces: list[bytes], language: set[bytes], so_far: bytes) -> set[int]:
+    """Try every token of the vocabulary: may some text of the language go on like that?"""
+    found = set()
+    for token, piece in enumerate(pieces):
+        if token in model.eog_ids:
+            if so_far in language:
+                found.add(token)
+        elif piece and any(text.startswith(so_far + piece) for text in language):
+            found.add(token)
+    return found
+
+
+def walk(
+    matcher: Matcher, model: Model, pieces: list[bytes], language: set[bytes], rng: random.Random
+) -> None:
+    """Follow one random answer; at every position the mask is what the naive search finds."""
+    so_far = b""
+    while True:
+        found = allowed(matcher, model.n_vocab)
+        assert found == naive_mask(model, pieces, language, so_far), so_far
+        assert matcher.accepting == (so_far in language)
+        token = rng.choice(sorted(found))
+        if token in model.eog_ids:
+            return
+        so_far += pieces[token]
+        matcher.advance(token)
+        assert matcher.error is None
+        if allowed(matcher, model.n_vocab) <= model.eog_ids:
+            assert so_far in language
+            return
+
+
+texts = st.text(st.sampled_from('ab c"\\/\n{é€😀\x01'), max_size=6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(choices=st.lists(texts, min_size=1, max_size=6), seed=st.integers(0, 1000))
+def test_choices_beside_the_naive_search(
+    grammars: Grammars, model: Model, pieces: list[bytes], choices: list[str], seed: int
+) -> None:
+    matcher = make(grammars, "choice", choices)
+    walk(matcher, model, pieces, {text.encode() for text in choices}, random.Random(seed))
+
+
+def finite_gbnf(rng: random.Random, depth: int) -> tuple[str, set[str]]:
+    """A random GBNF expression without recursion, and its whole language."""
+    kind = rng.randint(0, 5 if depth else 1)
+    if kind == 0:
+        text = "".join(rng.choice('ab "\\\n]é') for _ in range(rng.randint(0, 3)))
+        escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{escaped}"', {text}
+    if kind == 1:
+        return rng.choice([("[ab]", {"a", "b"}), ("[a-c]", {"a", "b", "c"}),
+                           ("[\\]\\x2F-]", {"]", "/", "-"}), ("[\\u00e9]", {"é"})])  # fmt: skip
+    if kind == 2:
+        inner, language = finite_gbnf(rng, depth - 1)
+        low, high = rng.choice([(0, 1), (1, 2), (2, 2)])
+        suffix = "?" if (low, high) == (0, 1) else f"{{{low},{high}}}"
+        words = {"".join(p) for n in range(low, high + 1) for p in product(language, repeat=n)}
+        return f"({inner}){suffix}", words
+    parts = [finite_gbnf(rng, depth - 1) for _ in range(2)]
+    if kind == 3:
+        return f"({parts[0][0]} | {parts[1][0]})", parts[0][1] | parts[1][1]
+    return f"{parts[0][0]} {parts[1][0]}", {a + b for a, b in product(parts[0][1], parts[1][1])}
+
+
+def test_gbnf_beside_the_naive_search(
+    grammars: Grammars, model: Model, pieces: list[bytes]
+) -> None:
+    """Without recursion a GBNF grammar means exactly its language."""
+    tried = 0
+    for seed in range(60):
+        rng = random.Random(seed)
+        source, language = finite_gbnf(rng, 3)
+        other, also = finite_gbnf(rng, 1)
+        if len(language) * len(also) > 60:
+            continue
+        tried += 1
+        rules = f"root ::= one two # comment\none ::= {source}\n\ntwo ::=\n  {other}\n  | {other}\n"
+        words = {(a + b).encode() for a, b in product(language, also)}
+        walk(make(grammars, "gbnf", rules), model, pieces, words, rng)
+    assert tried > 30
+
+
+JSON_GBNF = r"""
+root   ::= object
+value  ::= object | array | string | number | ("true" | "false" | "null") ws
+object ::=
+  "{" ws (
+            string ":" ws value
+    ("," ws string ":" ws value)*
+  )? "}" ws
+array  ::= "[" ws ( value ("," ws value)* )? "]" ws
+string ::=
+  "\"" (
+    [^"\\\x7F\x00-\x1F] |
+    "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) # escapes
+  )* "\"" ws
+number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [0-9] [1-9]{0,15})? ws
+ws ::= | " " | "\n" [ \t]{0,20}
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "good", "bad"),
+    [
+        ("gbnf", JSON_GBNF, ['{"a": [1, -2.5e3, {"b": "x\\n\\u00e9"}], "c": null}', "{ }"],
+         ["[]", '{"a":}', '{"a": 01}', '{"a":  1}']),
+        ("gbnf", 'root ::= e\ne ::= e "+" e | [0-9]+ | "(" e ")"', ["1+(22+3)"], ["1+", "", "()"]),
+        ("gbnf", 'root ::= [a-z]* "a"', ["aaa", "ba"], ["ab", ""]),
+        ("gbnf", 'root ::= x\nx ::= "a" x |', ["", "aaa"], ["ab"]),
+        ("gbnf", "root ::= .", ["\n", "é"], ["", "ab"]),
+        ("regex", r"[^@]+@[a-z]+\.(com|org)", ["a b@example.com"], ["@a.com", "a@b.comm"]),
+        ("regex", r"\d{3,}", ["123456"], ["12"]),
+        ("lark", 'start: "[" item ("," item)* "]"\nitem: /[0-9]+/ | start', ["[1,[2,3]]"], ["[]"]),
+        ("json_schema", {"type": "object"}, ['{"a":[1,{"b":null}]}', "{}"], ["[]", "{} ", '"a"']),
+        ("json_schema", {"$ref": "#/$defs/node", "$defs": {"node": {
+            "type": "object", "properties": {"next": {"anyOf": [{"$ref": "#/$defs/node"},
+                                                                 {"type": "null"}]}},
+            "required": ["next"], "additionalProperties": False}}},
+         ['{"next": {"next": null}}', '{\n  "next": null\n}'], ['{"next": {}}', "{}"]),
+        ("json_schema", {"oneOf": [
+            {"type": "object", "properties": {"k": {"const": "a"}, "n": {"type": "integer"}},
+             "required": ["k", "n"]},
+            {"type": "object", "properties": {"k": {"const": "b"}}, "required": ["k"]}]},
+         ['{"k":"a","n":5}', '{"k":"b","x":1}'], ['{"k":"a"}', '{"k":"c"}']),
+        ("json_schema", {"type": "string", "format": "date"}, ['"2024-02-29"'], ['"2024-13-01"']),
+        ("json_schema", {"type": "string", "pattern": "^a.*z$"}, ['"abcz"'], ['"abc"']),
+        ("json_schema", {"allOf": [{"properties": {"a": {"type": "integer"}}, "required": ["a"]},
+                                   {"type": "object", "required": ["b"]}]},
+         ['{"a":1,"b":2}'], ['{"a":1}', "5"]),
+        ("json_schema", {"enum": [1, "x", None, {"a": []}]}, ["1"], ["2", '{"a":[1]}']),
+    ],
+)  # fmt: skip
+def test_what_a_grammar_lets_through(
+    grammars: Grammars, model: Model, kind: str, source: Any, good: list[str], bad: list[str]
+) -> None:
+    matcher = make(grammars, kind, source)
+    for text in good:
+        assert accepts(matcher, model, text), text
+    for text in bad:
+        assert not accepts(matcher, model, text), text
+
+
+def test_control_tokens_are_not_text(grammars: Grammars, model: Model) -> None:
+    """In a text where everything may stand, the tokens of the template may not."""
+    matcher = make(grammars, "regex", "(?s:.)*")
+    found = allowed(matcher, model.n_vocab)
+    assert found.isdisjoint(set(model.control_ids) - model.eog_ids)
+    assert found >= model.eog_ids
+    assert len(found) > model.n_vocab - 300
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "message"),
+    [
+        ("json_schema", {"type": "object", "properties": {"a/b": {"items": {"not": {}}}}},
+         "at /properties/a~1b/items: unsupported keywords"),
+        ("json_schema", {"anyOf": [{}, {"type": "string", "format": "zip"}]},
+         "at /anyOf/1: Unknown format: zip"),
+        ("json_schema", {"$defs": {"x": {"type": "foo"}}, "$ref": "#/$defs/x"}, "at /$defs/x: Inv"),
+        ("json_schema", {"type": "string", "pattern": "(?=a)"}, "look-around"),
+        ("json_schema", {"type": "string", "pattern": "(["}, "unclosed character class"),
+        ("json_schema", {"oneOf": [{"type": "number"}, {"type": "integer"}]}, "use anyOf"),
+        ("json_schema", {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}, "no token"),
+        ("json_schema", {"$ref": "#/$defs/a"}, "does not exist"),
+        ("json_schema", {"$ref": "http://example.com/schema"}, "retriev"),
+        ("json_schema", {"type": "integer", "minimum": 5, "maximum": 2}, "nsatisfiable"),
+        ("json_schema", {"enum": []}, "nsatisfiable"),
+        ("json_schema", {"x-guidance": {"lenient": True}, "not": {}}, "x-guidance"),
+        ("json_schema", '{"a":', "not valid JSON"),
+        ("json_schema", "[1]", "must be an object"),
+        *(("json_schema", {word: value}, "unsupported keywords") for word, value in {
+            "if": {}, "dependentRequired": {"a": ["b"]}, "contains": {}, "uniqueItems": True,
+            "propertyNames": {}, "unevaluatedProperties": False, "$dynamicRef": "#a",
+            "dependencies": {}}.items()),
+        ("regex", "([", "unclosed character class"),
+        ("regex", r"\bword", "ookaround"),
+        ("regex", "a" * 20_000, "at most 16384"),
+        ("lark", "start: foo", "unknown name"),
+        ("lark", "start: <|nope|>", "unknown special token"),
+        ("lark", 'start: %json {"type":"integer","multipleOf":99999999}', "%json"),
+        ("gbnf", "root ::= x", "uses x, which is not defined"),
+        ("gbnf", 'rot ::= "a"', "no rule named root"),
+        ("gbnf", 'root ::= "a\n', "line 1: a text or class does not end"),
+        ("gbnf", 'root ::= "a"\nx = "b"', "line 2: expected ::="),
+        ("gbnf", "root ::= <[12]>", "line 1: expected"),
+        ("gbnf", 'root ::= "a"\nroot ::= "b"', "line 2: rule root is defined twice"),
+        ("gbnf", "root ::= [z-a]", "backwards"),
+        ("gbnf", 'root ::= "a"{3,1}', "counts down"),
+        ("gbnf", 'root ::= "\\q"', "unknown escape"),
+        ("choice", [], "1 to 10000"),
+        ("prose", "x", "Unknown kind"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(grammars: Grammars, kind: str, source: Any, message: str) -> None:
+    with pytest.raises(InvalidParameter, match=re.escape(message)) as error:
+        make(grammars, kind, source)
+    assert error.value.param == "field"
+
+
+def chain(n: int, link: Callable[[int], Any]) -> dict[str, Any]:
+    return {"$ref": "#/$defs/0", "$defs": {str(i): link(i + 1) for i in range(n)}}
+
+
+HOSTILE: dict[str, tuple[str, Any]] = {
+    "groups": ("lark", "start: " + "(" * 20_000 + '"a"' + ")" * 20_000),
+    "gbnf groups": ("gbnf", "root ::= " + "(" * 20_000 + '"a"' + ")" * 20_000),
+    "regex groups": ("regex", "(" * 8_000 + "a" + ")" * 8_000),
+    "regex power": ("regex", "((((a{100}){100}){100}){100}){100}"),
+    "pattern power": ("json_schema", {"type": "string", "pattern": "(((a{1000}){1000}){9}){9}"}),
+    "gbnf power": ("gbnf", 'root ::= ((("a"{1000}){1000}){1000}){1000}'),
+    "gbnf power of rules": ("gbnf", "".join(f"r{i} ::= r{i + 1}{{99}}\n" for i in range(9))
+                            + 'r9 ::= "a"\nroot ::= r0\n'),
+    "optional": ("gbnf", 'root ::= (' + '"a"? ' * 10 + "){0,10}"),
+    "optional classes": ("gbnf", "root ::= (" + "[a-z]? " * 10 + "){0,10}"),
+    "subset": ("regex", "(a|b)*a(a|b){200}c"),
+    "subset pattern": ("json_schema", {"type": "string", "pattern": "^(a|b)*a(a|b){200}c$"}),
+    "intersection": ("lark", "start: A\nA: /(a|b)*a(a|b){20}/ & /(a|b)*a(a|b){23}/ & ~/b{29}/"),
+    "ambiguous": ("lark", 'start: e\ne: e e | e e e | "" | /[a-z]/ | /[a-z][a-z]/'),
+    "left recursion": ("lark", "start: start"),
+    "many rules": ("lark", 'start: x{1000000}\nx: y{1000}\ny: "a" | z\nz: "b" z'),
+    "remainders": ("json_schema", {"type": "integer", "multipleOf": 99_999_999}),
+    "many multiples": ("json_schema", {"properties": {f"p{i}": {"multipleOf": 9_973, "minimum": i}
+                                                      for i in range(3_000)},
+                                       "required": [f"p{i}" for i in range(3_000)]}),
+    "patterns": ("json_schema", {"allOf": [{"type": "string", "pattern": f"a{i}"}
+                                           for i in range(40)]}),
+    "patterns of a property": ("json_schema", {"allOf": [
+        {"properties": {"p": {"$ref": f"#/$defs/{i}"}}} for i in range(40)],
+        "$defs": {str(i): {"pattern": f"a{i}"} for i in range(40)}}),
+    "some patterns": ("json_schema", {"allOf": [{"type": "string", "pattern": f"a{i}"}
+                                                for i in range(10)]}),
+    "patterns of names": ("json_schema", {"patternProperties": {f"^a{i}[a-z]*x{i}$": {}
+                                                                for i in range(300)}}),
+    "common multiple": ("json_schema", {"allOf": [{"multipleOf": p} for p in (97, 89, 83, 79)]}),
+    "nested": ("json_schema", '{"items":' * 5_000 + "{}" + "}" * 5_000),
+    "references": ("json_schema", chain(20_000, lambda i: {"items": {"$ref": f"#/$defs/{i}"}})),
+    "deep references": ("json_schema", chain(2_000, lambda i: {"items": {"$ref": f"#/$defs/{i}"}})),
+    "doubling": ("json_schema", chain(30, lambda i: {"allOf": [{"$ref": f"#/$defs/{i}"}] * 2})),
+    "either": ("json_schema", {"allOf": [{"anyOf": [{"required": [f"{i}"]}, {"type": "string"}]}
+                                         for i in range(30)]}),
+    "wide": ("json_schema", {"properties": {f"p{i}": {} for i in range(5_000)}}),
+    "large": ("json_schema", {"enum": list(range(60_000))}),
+    "many choices": ("choice", [f"option {i * 7919}" for i in range(5_000)]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_grammars_cost_little(grammars: Grammars, model: Model, name: str) -> None:
+    """Refused, or followed for some tokens; the time is far from what they would like to take."""
+    kind, source = HOSTILE[name]
+    rng = random.Random(1)
+    began = time.process_time()
+    try:
+        matcher = make(grammars, kind, source)
+    except InvalidParameter:
+        assert time.process_time() - began < 2
+        return
+    assert time.process_time() - began < 2
+    for _ in range(40):
+        began = time.process_time()
+        choices = sorted(allowed(matcher, model.n_vocab) - model.eog_ids)
+        if not choices or matcher.error is not None:
+            break
+        matcher.advance(rng.choice(choices))
+        assert time.process_time() - began < 1
+
+
+def test_compiling_is_waited_for_only_so_long(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grammars = Grammars(model)
+    monkeypatch.setattr(module, "COMPILE_SECONDS", 0.05)
+    # The check that keeps this one out is taken away: it would compile for hours.
+    monkeypatch.setattr("offgrid.engine.json_schema.MAX_MULTIPLE", 1 << 40)
+    hard = {"type": "integer", "multipleOf": 299_993}
+    with pytest.raises(InvalidParameter, match="too long") as error:
+        make(grammars, "json_schema", hard)
+    assert error.value.code == "grammar_too_complex"
+    monkeypatch.setattr(module, "COMPILE_SECONDS", 60)
+    assert make(grammars, "regex", "a").accepting is False  # others are served meanwhile
+
+
+def test_a_step_that_takes_too_long_ends_the_matcher(
+    grammars: Grammars, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matcher = make(grammars, "regex", "[a-z]+")
+    monkeypatch.setattr(module, "STEP_SECONDS", -1.0)
+    matcher.advance(min(allowed(matcher, model.n_vocab)))
+    assert matcher.error == "a step takes too long"
+
+
+def test_compiled_grammars_are_kept_but_not_for_ever(model: Model) -> None:
+    grammars = Grammars(model)
+    first = make(grammars, "regex", "a|b")
+    first.advance(min(allowed(first, model.n_vocab)))
+    # What one answer did does not show in the next.
+    second = make(grammars, "regex", "a|b")
+    assert not second.accepting
+    for number in range(100):
+        make(grammars, "choice", [str(number)])
+    assert len(grammars._compiled) <= 32
+
+
+def test_a_token_outside_of_the_grammar_is_an_error(grammars: Grammars, model: Model) -> None:
+    matcher = make(grammars, "regex", "a+")
+    outside = next(t for t in range(model.n_vocab) if t not in allowed(matcher, model.n_vocab))
+    matcher.advance(outside)
+    assert matcher.error is not None
+    assert "\n" not in matcher.error
+
+
+def test_masks_are_those_of_the_position(grammars: Grammars, model: Model) -> None:
+    masks = Masks()
+    matchers = [make(grammars, "regex", "[a-z]{3}"), make(grammars, "choice", ["zebra"])]
+    expected = [matcher.copy() for matcher in matchers]
+    tokens = [min(allowed(matcher, model.n_vocab)) for matcher in matchers]
+    masks.start(list(zip(matchers, tokens, strict=True)))
+    masks.wait(matchers, 60)
+    for matcher, other, token in zip(matchers, expected, tokens, strict=True):
+        other.advance(token)
+        assert matcher.ready
+        assert np.array_equal(matcher.mask, other.mask)
