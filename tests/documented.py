@@ -40,13 +40,15 @@ class Documented:
         content = self.document["paths"][path][method]["requestBody"]["content"]
         return self.validator(content["application/json"]["schema"])
 
-    def fields(self, method: str, path: str) -> list[str]:
-        """All fields that the bodies of an operation may have."""
+    def fields(self, method: str, path: str, some: set[str]) -> list[str]:
+        """All fields of the one kind of body of an operation that has some of them."""
         content = self.document["paths"][path][method]["requestBody"]["content"]
         schema = content["application/json"]["schema"]
         names = [s["$ref"].rpartition("/")[2] for s in schema.get("anyOf", [schema])]
         schemas = self.document["components"]["schemas"]
-        return sorted({field for name in names for field in schemas[name]["properties"]})
+        kinds = [schemas[name]["properties"] for name in names]
+        (fields,) = [sorted(kind) for kind in kinds if some <= kind.keys()]
+        return fields
 
     def check(self, response: Response, method: str, path: str) -> None:
         """Fail unless the document says that the operation may be answered so."""

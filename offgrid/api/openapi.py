@@ -178,20 +178,21 @@ def _describe(operation: Operation) -> dict[str, Any]:
 
 
 def _success(operation: Operation) -> Schema:
+    description = operation.summary
     schema = _any_of(struct.__name__ for struct in operation.answers)
     content: dict[str, Any] = {falcon.MEDIA_JSON: {"schema": schema}}
     if operation.event is not None:
+        # OpenAPI has no word for the type of an event before 3.2 (itemSchema): ``schema`` would be
+        # that of the whole stream, though some programs take it for the event's.
         content["text/event-stream"] = {
-            # OpenAPI has no word for the type of an event before 3.2 (itemSchema).
-            "schema": {
-                "type": "string",
-                "description": "Lines `data: {...}`, each followed by an empty line, and at last "
-                "`data: [DONE]`; with `stream: true`.",
-            },
-            "x-event-schema": _any_of([operation.event.__name__, "Error"]),
+            "x-event-schema": _any_of([operation.event.__name__, "Error"])
         }
+        description += (
+            ". With `stream: true` events: `data: {...}`, each as `x-event-schema` says, and at "
+            "last `data: [DONE]`."
+        )
     return {
-        "description": operation.summary,
+        "description": description,
         "headers": _headers("x-request-id", *operation.headers),
         "content": content,
     }
