@@ -18,7 +18,6 @@ from offgrid.api.models import ModelResource, ModelsResource
 from offgrid.api.openapi import OpenApiResource
 from offgrid.api.rerank import RerankResource
 from offgrid.api.responses import (
-    CancelResource,
     InputItemsResource,
     ResponseResource,
     ResponsesResource,
@@ -75,7 +74,6 @@ def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App
     app.add_route("/v1/responses/input_tokens", ResponseTokensResource(pool, settings, responses))
     app.add_route("/v1/responses/{id}", ResponseResource(responses))
     app.add_route("/v1/responses/{id}/input_items", InputItemsResource(responses))
-    app.add_route("/v1/responses/{id}/cancel", CancelResource(responses))
     return app
 
 

@@ -65,11 +65,18 @@ class Documented:
     def _check_events(self, body: bytes, schema: Json) -> None:
         *events, rest = body.decode().split("\n\n")
         assert rest == ""
+        validator = self.validator(schema)
+        if events[0].startswith("event: "):
+            for event in events:
+                name, data = event.split("\n")
+                value = json.loads(data.removeprefix("data: "))
+                assert name == f"event: {value['type']}"
+                validator.validate(value)
+            return
         if events[-1] == "data: [DONE]":
             events.pop()
         else:
             assert "error" in json.loads(events[-1].removeprefix("data: "))
-        validator = self.validator(schema)
         for event in events:
             assert event.startswith("data: ")
             validator.validate(json.loads(event[6:]))

@@ -23,11 +23,19 @@ from offgrid.api.schema import answers
 Schema = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
+_UNNAMED = (
+    "lines `data: {...}`, as `x-event-schema` says, each followed by an empty line, and at last "
+    "`data: [DONE]`."
+)
+_NAMED = (
+    "lines `event: ...`, with the type of the event, and `data: {...}`, as `x-event-schema` says, "
+    "each such pair followed by an empty line."
+)
 _EVERYWHERE = (400, 403, 431, 500)
 _REASONS = {
     400: "The request is wrong; `param` names the field.",
     403: "The Host or Origin header names nobody that this server serves.",
-    404: "There is no such model.",
+    404: "There is no such model, or nothing of that id.",
     413: "The body is too large.",
     431: "The head of the request is too large.",
     500: "The server could not finish the request.",
@@ -85,8 +93,7 @@ def _components() -> dict[str, Schema]:
     bodies: list[Body] = []
     for operation in OPERATIONS:
         types.update(operation.answers)
-        if operation.event is not None:
-            types.add(operation.event)
+        types.update(operation.events)
         if operation.body is not None:
             types.update(operation.body.types)
             bodies.append(operation.body)
@@ -118,7 +125,9 @@ def _reached(schemas: dict[str, Schema], names: set[str]) -> set[str]:
 
 def _accepted(schema: Schema, body: Body) -> Schema:
     """As the parsers read it: null counts as absent, and some fields are accepted only."""
-    properties: dict[str, Schema] = {**schema["properties"]}
+    properties: dict[str, Schema] = {
+        name: typed for name, typed in schema["properties"].items() if name not in body.hidden
+    }
     required = [name for name in schema["required"] if name not in body.optional]
     for name, replacement in body.replaced.items():
         typed = properties.get(name, {})
@@ -181,16 +190,13 @@ def _success(operation: Operation) -> Schema:
     description = operation.summary
     schema = _any_of(struct.__name__ for struct in operation.answers)
     content: dict[str, Any] = {falcon.MEDIA_JSON: {"schema": schema}}
-    if operation.event is not None:
+    if operation.events:
         # OpenAPI has no word for the type of an event before 3.2 (itemSchema): ``schema`` would be
         # that of the whole stream, though some programs take it for the event's.
         content["text/event-stream"] = {
-            "x-event-schema": _any_of([operation.event.__name__, "Error"])
+            "x-event-schema": _any_of([*(e.__name__ for e in operation.events), "Error"]),
         }
-        description += (
-            ". With `stream: true` events: `data: {...}`, each as `x-event-schema` says, and at "
-            "last `data: [DONE]`."
-        )
+        description += f". With `stream: true`: {_NAMED if operation.named else _UNNAMED}"
     return {
         "description": description,
         "headers": _headers("x-request-id", *operation.headers),

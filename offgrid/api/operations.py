@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 
 from offgrid.api.schema import answers, by_hand, chat, completions, tokens
+from offgrid.api.schema import response_answers as told
+from offgrid.api.schema import responses as asked
 from offgrid.api.schema.embeddings import EmbeddingsRequest
 from offgrid.api.schema.fields import IGNORED
 from offgrid.api.schema.rerank import RerankRequest
@@ -27,6 +29,7 @@ class Body:
         aliases: other names of fields.
         replaced: schemas of fields whose type says less than what is checked.
         optional: fields that the struct requires and the endpoint fills in.
+        hidden: attributes of the struct that are no fields.
     """
 
     types: tuple[Struct, ...]
@@ -35,6 +38,7 @@ class Body:
     aliases: Mapping[str, str] = field(default_factory=dict)
     replaced: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     optional: frozenset[str] = frozenset()
+    hidden: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,8 @@ class Operation:
         path: as the document writes it, ``{name}`` for a parameter.
         summary: a few words.
         answers: what a whole answer is; several where the request tells which.
-        event: what each event of a stream is, where the answer may be one.
+        events: what the events of a stream are, where the answer may be one.
+        named: whether these have names, and no ``[DONE]`` behind them.
         body: what the request carries.
         query: names of text parameters behind the path, none of them required.
         errors: statuses besides those that every request may be answered with.
@@ -57,11 +62,12 @@ class Operation:
     path: str
     summary: str
     answers: tuple[Struct, ...]
-    event: Struct | None = None
+    events: tuple[Struct, ...] = ()
     body: Body | None = None
     query: tuple[str, ...] = ()
     errors: tuple[int, ...] = ()
     headers: tuple[str, ...] = ()
+    named: bool = False
 
 
 # A model has to be found and to be loaded; a body may be too large.
@@ -76,6 +82,27 @@ _TEXT = {
     "prompt": by_hand.PROMPT,
 }
 
+
+def _responses_body(**more: Any) -> Body:
+    """The sampling fields are those of chat, and are checked there."""
+    _, schemas = msgspec.json.schema_components([chat.ChatRequest])
+    typed = schemas["ChatRequest"]["properties"]
+    sampling = {
+        name: {**_CHAT[name], "default": typed[name]["default"]} if name in _CHAT else typed[name]
+        for name in asked.SAMPLING - _ALIASES.keys()
+    }
+    return Body(
+        (asked.ResponsesRequest,),
+        ignored=asked.IGNORED | asked.ONLY_SHOWN,
+        aliases=_ALIASES,
+        replaced={**sampling, "input": by_hand.ITEMS},
+        hidden=frozenset({"sampling"}),
+        **more,
+    )
+
+
+_RESPONSES = "/v1/responses"
+
 OPERATIONS = (
     Operation("get", "/", "Name and version of the server", (answers.Root,)),
     Operation("get", "/health", "Whether the server is there", (answers.Health,)),
@@ -87,7 +114,7 @@ OPERATIONS = (
         "/v1/chat/completions",
         "The next message of a conversation",
         (answers.ChatCompletion,),
-        answers.ChatCompletionChunk,
+        (answers.ChatCompletionChunk,),
         Body((chat.ChatRequest,), None, IGNORED, _ALIASES, _CHAT),
         errors=_OF_A_MODEL,
         headers=_SEED,
@@ -112,7 +139,7 @@ OPERATIONS = (
         "/v1/completions",
         "The continuation of a text",
         (answers.TextCompletion,),
-        answers.TextCompletionChunk,
+        (answers.TextCompletionChunk,),
         Body((completions.CompletionRequest,), None, IGNORED, _ALIASES, _TEXT),
         errors=_OF_A_MODEL,
         headers=_SEED,
@@ -156,5 +183,47 @@ OPERATIONS = (
         (answers.TokenizerInfo,),
         query=("model",),
         errors=(404, 503),
+    ),
+    Operation(
+        "post",
+        _RESPONSES,
+        "An answer that is kept and can be continued",
+        (told.ResponseObject,),
+        told.EVENTS,
+        _responses_body(),
+        errors=_OF_A_MODEL,
+        headers=_SEED,
+        named=True,
+    ),
+    Operation(
+        "post",
+        f"{_RESPONSES}/input_tokens",
+        "How many tokens the prompt of such a request has",
+        (answers.InputTokens,),
+        body=_responses_body(name="ResponseTokensRequest", optional=frozenset({"model"})),
+        errors=_OF_A_MODEL,
+    ),
+    Operation(
+        "get",
+        f"{_RESPONSES}/{{id}}",
+        "A response that was kept",
+        (told.ResponseObject,),
+        query=("include",),
+        errors=(404,),
+    ),
+    Operation(
+        "delete",
+        f"{_RESPONSES}/{{id}}",
+        "Removes a response",
+        (told.DeletedResponse,),
+        errors=(404,),
+    ),
+    Operation(
+        "get",
+        f"{_RESPONSES}/{{id}}/input_items",
+        "What a response answered",
+        (told.InputItems,),
+        query=("after", "include", "limit", "order"),
+        errors=(404,),
     ),
 )

@@ -166,21 +166,6 @@ class InputItemsResource:
     on_head = on_get
 
 
-class CancelResource:
-    """Ends a response that runs in the background: here there is none that does."""
-
-    def __init__(self, store: ResponseStore) -> None:
-        self._store = store
-
-    def on_post(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
-        """Refuse; 404 when the response is not stored."""
-        _find(self._store, id)
-        raise InvalidParameter(
-            "Only background responses can be cancelled. To end a stream, close its connection.",
-            code="invalid_request",
-        )
-
-
 def _head(request: ResponsesRequest, chat: ChatRequest) -> Json:
     """The response object as it begins. What has no effect here says so."""
     choice = request.tool_choice

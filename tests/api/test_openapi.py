@@ -23,6 +23,7 @@ from offgrid.api.schema.completions import parse_completion
 from offgrid.api.schema.embeddings import parse_embeddings
 from offgrid.api.schema.fields import IGNORED
 from offgrid.api.schema.rerank import parse_rerank
+from offgrid.api.schema.responses import parse_responses, to_chat
 from offgrid.api.schema.tokens import parse_detokenize, parse_tokenize
 from offgrid.app import build_app
 from offgrid.errors import InvalidParameter
@@ -35,6 +36,8 @@ RERANK = "/v1/rerank"
 COUNT = "/v1/chat/completions/input_tokens"
 TOKENIZE = "/tokenize"
 DETOKENIZE = "/detokenize"
+RESPONSES = "/v1/responses"
+RESPONSE_TOKENS = "/v1/responses/input_tokens"
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +95,18 @@ CALL: dict[str, Any] = {
     "tool_choice": "required",
     "max_tokens": 100,
 }  # fmt: skip
+CALLED: dict[str, Any] = {
+    "tools": [{"type": "function", **CALL["tools"][0]["function"]}],
+    "tool_choice": {"type": "function", "name": "sum_up"},
+    "text": {"format": {"type": "text"}},
+    "max_output_tokens": 100,
+}
+
+
+def asking(prompt: str, **fields: Any) -> dict[str, Any]:
+    return {"model": STARTER, "input": prompt, "temperature": 0, **fields}
+
+
 ANSWERS: list[tuple[str, str, str, Any, int]] = [
     ("get", "/", "/", None, 200),
     ("get", "/health", "/health", None, 200),
@@ -145,6 +160,21 @@ ANSWERS: list[tuple[str, str, str, Any, int]] = [
      {"model": STARTER, "input": ["Once", [300, 301]], "encoding_format": "base64"}, 200),
     ("post", EMBED, EMBED, {"model": STARTER, "input": [""]}, 400),
     ("post", RERANK, RERANK, {"model": STARTER, "query": "Once", "documents": []}, 400),
+    ("post", RESPONSES, RESPONSES, asking("Hello!"), 200),
+    ("post", RESPONSES, RESPONSES, asking("Hello!", max_output_tokens=2, stream=True), 200),
+    ("post", RESPONSES, RESPONSES, asking(
+        "Hello!", include=["message.output_text.logprobs"], top_logprobs=2, stream=True,
+        stream_options={"include_obfuscation": True}, metadata={"a": "b"}, user="me",
+    ), 200),
+    ("post", RESPONSES, RESPONSES, asking("Add 3 and 4.", **CALLED), 200),
+    ("post", RESPONSES, RESPONSES, asking("Add 3 and 4.", **CALLED, stream=True), 200),
+    ("post", RESPONSES, RESPONSES, asking("Hello!", temperature=3), 400),
+    ("post", RESPONSES, RESPONSES, asking("Hello!", model="other"), 404),
+    ("post", RESPONSE_TOKENS, RESPONSE_TOKENS, {"input": "Hello!"}, 200),
+    ("post", RESPONSE_TOKENS, RESPONSE_TOKENS, {"input": []}, 400),
+    ("get", f"{RESPONSES}/{{id}}", f"{RESPONSES}/resp_none", None, 404),
+    ("delete", f"{RESPONSES}/{{id}}", f"{RESPONSES}/resp_none", None, 404),
+    ("get", f"{RESPONSES}/{{id}}/input_items", f"{RESPONSES}/resp_none/input_items", None, 404),
 ]  # fmt: skip
 
 
@@ -170,10 +200,37 @@ def test_answers_are_as_described(
 def test_every_operation_is_among_the_answers() -> None:
     tried = {(method, path) for method, path, _, _, status in ANSWERS if status == 200}
     paths = document()["paths"].items()
-    # Only a model made for it can rerank; see below.
-    assert tried == {(method, path) for path, methods in paths for method in methods} - {
-        ("post", RERANK)
-    }
+    # Only a model made for it can rerank, and only what was kept can be read; see below.
+    one = f"{RESPONSES}/{{id}}"
+    elsewhere = {
+        ("post", RERANK), ("get", one), ("delete", one), ("get", f"{one}/input_items"),
+    }  # fmt: skip
+    assert tried == {(method, path) for path, methods in paths for method in methods} - elsewhere
+
+
+def test_what_is_kept(base_url: str, documented: Documented) -> None:
+    items = [
+        {"role": "developer", "content": "Be brief."},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": "a"}],
+         "content": [{"type": "reasoning_text", "text": "b"}]},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}],
+         "phase": "final_answer"},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c",
+         "output": [{"type": "input_text", "text": "d"}]},
+        {"role": "user", "content": "Hello!"},
+    ]  # fmt: skip
+    body = asking("", instructions="Be kind.") | {"input": items}
+    made = request(base_url, "POST", RESPONSES, body)
+    documented.check(made, "post", RESPONSES)
+    one = f"{RESPONSES}/{{id}}"
+    target = f"{RESPONSES}/{made.json['id']}"
+    for method, path, tail in (
+        ("get", one, ""), ("get", f"{one}/input_items", "/input_items"), ("delete", one, ""),
+    ):  # fmt: skip
+        response = request(base_url, method.upper(), target + tail)
+        assert response.status == 200
+        documented.check(response, method, path)
 
 
 def test_reranking(make_server: Callable[..., Server], tmp_path: Path) -> None:
@@ -244,6 +301,11 @@ def embedding(body: dict[str, Any]) -> None:
     parse_embeddings(body).embedding()
 
 
+def responses(body: dict[str, Any]) -> None:
+    request, items = parse_responses(body)
+    to_chat(request, [item for item in items if isinstance(item, dict)])
+
+
 @pytest.mark.parametrize(
     ("path", "parse", "required"),
     [
@@ -254,8 +316,18 @@ def embedding(body: dict[str, Any]) -> None:
         (TOKENIZE, parse_tokenize, {"content": "Hello!"}),
         (TOKENIZE, parse_tokenize, {"prompt": "Hello!"}),
         (DETOKENIZE, parse_detokenize, {"tokens": [5]}),
+        (RESPONSES, responses, {"input": "Hello!"}),
     ],
-    ids=["chat", "text", "embed", "rerank", "tokenize-content", "tokenize-prompt", "detokenize"],
+    ids=[
+        "chat",
+        "text",
+        "embed",
+        "rerank",
+        "tokenize-content",
+        "tokenize-prompt",
+        "detokenize",
+        "responses",
+    ],
 )
 def test_the_document_is_not_stricter_than_the_server(
     path: str, parse: Callable[[dict[str, Any]], Any], required: dict[str, Any]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from openai import BadRequestError, OpenAI
+from openai import BadRequestError, NotFoundError, OpenAI
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
 from responses_calls import (
     ADD,
@@ -116,7 +116,7 @@ def test_too_long_a_prompt_names_the_input(base_url: str) -> None:
 
 def test_what_only_background_responses_have(client: OpenAI, base_url: str) -> None:
     response = client.responses.create(model=STARTER, input="Hello!", max_output_tokens=1)
-    with pytest.raises(BadRequestError, match="background"):
+    with pytest.raises(NotFoundError, match="There is no"):
         client.responses.cancel(response.id)
     with pytest.raises(BadRequestError, match="stream"):
         client.responses.retrieve(response.id, stream=True)

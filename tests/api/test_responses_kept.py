@@ -64,7 +64,6 @@ def test_retrieve_and_delete(client: OpenAI) -> None:
         lambda: client.responses.retrieve(created.id),
         lambda: client.responses.delete(created.id),
         lambda: client.responses.input_items.list(created.id),
-        lambda: client.responses.cancel(created.id),
     ):
         with pytest.raises(NotFoundError, match=created.id):
             call()

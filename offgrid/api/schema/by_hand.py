@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from offgrid.api.schema import completions, embeddings
+from offgrid.api.schema import completions, embeddings, response_items
 from offgrid.api.schema.fields import MAX_BIAS_TEXT, MAX_BIASES, MAX_STOP_LENGTH, SEED_RANGE
 
 Schema = dict[str, Any]
@@ -56,6 +56,25 @@ def _texts_or_tokens(text: Schema, most: int) -> Schema:
 
 PROMPT = _texts_or_tokens({"type": "string"}, completions.MAX_PROMPTS)
 INPUT = _texts_or_tokens({"type": "string", "minLength": 1}, embeddings.MAX_INPUTS)
+
+ITEMS: Schema = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "description": "Messages, calls, their results, reasoning, references by `id`.",
+                "properties": {
+                    "type": {"enum": [*response_items.TYPES, None]},
+                    "role": {"enum": [*response_items.ROLES, None]},
+                },
+            },
+            "minItems": 1,
+            "maxItems": response_items.MAX_ITEMS,
+        },
+    ]
+}
 
 # What an answer has to look like (:mod:`offgrid.api.schema.structured`). Whether a schema or a
 # grammar can be honoured is found out where it is compiled.

@@ -157,7 +157,7 @@ class ItemReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: Literal["item_reference"] = "item_reference"
 
 
-_TYPES: dict[str, Any] = {
+TYPES: dict[str, Any] = {
     "message": MessageItem,
     "function_call": CallItem,
     "function_call_output": CallOutputItem,
@@ -191,10 +191,10 @@ def _parse_item(value: Any, where: str) -> Json | ItemReference:
         raise InvalidParameter(f"{where} must be an object.", where)
     fields = {name: inner for name, inner in value.items() if inner is not None}
     kind = fields.get("type", "message" if "role" in fields else "item_reference")
-    if not isinstance(kind, str) or kind not in _TYPES:
+    if not isinstance(kind, str) or kind not in TYPES:
         raise InvalidParameter(
             f"{where}.type: items of the type {str(kind)[:80]!r} are not supported by this server; "
-            f"those that are: {', '.join(_TYPES)}.",
+            f"those that are: {', '.join(TYPES)}.",
             f"{where}.type",
             code="unsupported_parameter",
         )
@@ -202,7 +202,7 @@ def _parse_item(value: Any, where: str) -> Json | ItemReference:
         known = ", ".join(ROLES)
         raise InvalidParameter(f"{where}.role must be one of {known}.", f"{where}.role")
     try:
-        item = msgspec.convert(fields, _TYPES[kind])
+        item = msgspec.convert(fields, TYPES[kind])
     except msgspec.ValidationError as ex:
         raise invalid(_moved(str(ex), where)) from None
     return item if isinstance(item, ItemReference) else item.normal()

@@ -39,6 +39,8 @@ IGNORED = frozenset({
     "prompt_cache_retention", "reasoning", "service_tier",
 })  # fmt: skip
 """Accepted and without effect."""
+ONLY_SHOWN = frozenset({"user", "safety_identifier", "prompt_cache_key"})
+"""The same, but the response shows them again."""
 
 UNSUPPORTED: Unsupported = {
     "background": lambda value: value is False,
@@ -63,7 +65,7 @@ class FunctionTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return {"type": "function", "function": function}
 
 
-class FunctionChoice(
+class ResponseFunctionChoice(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="function"
 ):
     name: str
@@ -73,16 +75,16 @@ class FunctionChoice(
         return {"type": "function", "function": {"name": self.name}}
 
 
-class AllowedTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ResponseAllowedTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: Literal["function"]
     name: str
 
 
-class AllowedChoice(
+class ResponseAllowedChoice(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="allowed_tools"
 ):
     mode: Literal["auto", "required"]
-    tools: list[AllowedTool]
+    tools: list[ResponseAllowedTool]
 
     def for_chat(self) -> Json:
         """The choice as a chat request has it."""
@@ -130,7 +132,7 @@ class TextConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ResponseStreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     include_obfuscation: bool | None = None
 
 
@@ -142,11 +144,13 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     instructions: str | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     tools: list[FunctionTool] = []
-    tool_choice: Literal["none", "auto", "required"] | FunctionChoice | AllowedChoice = "auto"
+    tool_choice: (
+        Literal["none", "auto", "required"] | ResponseFunctionChoice | ResponseAllowedChoice
+    ) = "auto"
     parallel_tool_calls: bool = True
     text: TextConfig = TextConfig()
     stream: bool = False
-    stream_options: StreamOptions | None = None
+    stream_options: ResponseStreamOptions | None = None
     store: bool = True
     previous_response_id: str | None = None
     metadata: Annotated[
