@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import random
+import re
 import subprocess
 import sys
 import time
@@ -282,6 +283,61 @@ def _check_logprobs(readings: list[Reading], tokens: int) -> None:
             raise SystemExit(f"{len(found)} of {tokens} tokens have logprobs, or some not 10")
 
 
+RECORDS = {
+    "type": "array",
+    "minItems": 1000,
+    "items": {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 24},
+            "age": {"type": "integer", "minimum": 0, "maximum": 120},
+            "colour": {"enum": ["red", "green", "blue"]},
+            "tags": {"type": "array", "items": {"type": "string", "maxLength": 8}, "maxItems": 3},
+        },
+        "required": ["name", "age", "colour", "tags"],
+        "additionalProperties": False,
+    },
+}
+"""No answer ends it early, and it goes through easy and hard places again and again."""
+
+
+def structured(setup: Setup) -> Result:
+    """Answers that keep to a JSON schema beside free ones."""
+    tokens = setup.size(256, 32)
+    rows, figures = [], {}
+    with setup.serve(4, tokens + 256) as (server, prompts):
+        for streams in (1, 4):
+            plain: list[float] = []
+            with_schema: list[float] = []
+            for _ in range(setup.rounds):
+                for times, more in ((plain, {}), (with_schema, {"json_schema": RECORDS})):
+                    bodies = [
+                        {**EXACT, **USAGE, **more, "max_tokens": tokens,
+                         "messages": [{"role": "user", "content": prompts.text(32)}]}
+                        for _ in range(streams)
+                    ]  # fmt: skip
+                    if more and not times:  # the first one compiles the schema
+                        read_all(server, bodies, CHAT)
+                    readings = read_all(server, bodies, CHAT)
+                    completed(readings, tokens)
+                    times.append(max(r.ended for r in readings) - readings[0].sent)
+                    if more and not all(_RECORD.match(r.text()) for r in readings):
+                        raise SystemExit(f"not as the schema says: {readings[0].text()[:200]!r}")
+            total = streams * tokens
+            share = min(plain) / min(with_schema)
+            rows.append([streams, total / min(plain), total / min(with_schema), share, "0.95"])
+            figures[str(streams)] = {"plain": plain, "structured": with_schema, "share": share}
+    return Result(
+        f"Answers of {tokens} tokens with a JSON schema, tokens/s",
+        ["streams", "plain", "with schema", "share", "target"],
+        rows,
+        figures,
+    )
+
+
+_RECORD = re.compile(r"\[\s*(\{|$)")
+
+
 # --- under pressure -----------------------------------------------------------------------------
 
 
@@ -438,6 +494,7 @@ CASES: dict[str, Callable[[Setup], Result]] = {
     "conversation": conversation,
     "pace": pace,
     "logprobs": logprobs,
+    "structured": structured,
     "choices": choices,
     "queue": queue,
     "cancel": cancel,

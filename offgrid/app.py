@@ -17,6 +17,13 @@ from offgrid.api.middleware import HostGuard, RequestId
 from offgrid.api.models import ModelResource, ModelsResource
 from offgrid.api.openapi import OpenApiResource
 from offgrid.api.rerank import RerankResource
+from offgrid.api.responses import (
+    CancelResource,
+    InputItemsResource,
+    ResponseResource,
+    ResponsesResource,
+    ResponseTokensResource,
+)
 from offgrid.api.sse import WRITE
 from offgrid.api.tokens import (
     DetokenizeResource,
@@ -27,6 +34,7 @@ from offgrid.api.tokens import (
 from offgrid.config import Settings, load_settings
 from offgrid.engine.pool import EnginePool
 from offgrid.store.catalogue import Catalogue
+from offgrid.store.responses import ResponseStore
 
 
 class App(falcon.App[Any, Any]):
@@ -60,6 +68,14 @@ def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App
     app.add_route("/v1/completions", CompletionsResource(pool, settings))
     app.add_route("/v1/embeddings", EmbeddingsResource(pool, settings))
     app.add_route("/v1/rerank", RerankResource(pool, settings))
+    responses = ResponseStore(
+        settings.responses_file, settings.max_responses, settings.max_responses_mb << 20
+    )
+    app.add_route("/v1/responses", ResponsesResource(pool, settings, responses))
+    app.add_route("/v1/responses/input_tokens", ResponseTokensResource(pool, settings, responses))
+    app.add_route("/v1/responses/{id}", ResponseResource(responses))
+    app.add_route("/v1/responses/{id}/input_items", InputItemsResource(responses))
+    app.add_route("/v1/responses/{id}/cancel", CancelResource(responses))
     return app
 
 

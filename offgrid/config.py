@@ -153,6 +153,11 @@ def default_models_dir() -> Path:
     return Path("~/.offgrid-llm/models").expanduser()
 
 
+def default_responses_file() -> Path:
+    """In the home: unlike models, conversations are nobody else's."""
+    return Path("~/.offgrid-llm/responses.sqlite3").expanduser()
+
+
 TABLE: tuple[Setting, ...] = (
     Setting(
         "host",
@@ -348,6 +353,32 @@ TABLE: tuple[Setting, ...] = (
         high=1024,
     ),
     Setting(
+        "max_responses",
+        "OFFGRID_MAX_RESPONSES",
+        "int",
+        10000,
+        "Answers of /v1/responses that are kept for previous_response_id; those not used for longest "
+        "go first. 0 keeps none.",
+        low=0,
+        high=1000000,
+    ),
+    Setting(
+        "max_responses_mb",
+        "OFFGRID_MAX_RESPONSES_MB",
+        "int",
+        1024,
+        "MiB that these may take, with what they answer.",
+        low=1,
+        high=1 << 20,
+    ),
+    Setting(
+        "responses_file",
+        "OFFGRID_RESPONSES_FILE",
+        "path",
+        None,
+        "SQLite file that they are kept in; made when it is first needed.",
+    ),
+    Setting(
         "log_level",
         "OFFGRID_LOG_LEVEL",
         "str",
@@ -384,6 +415,9 @@ class Settings:
     drain_timeout: float
     sse_ping_interval: float
     max_body_mb: int
+    max_responses: int
+    max_responses_mb: int
+    responses_file: Path
     log_level: str
 
 
@@ -417,6 +451,7 @@ def load_settings(
     flags = flags or {}
     values: dict[str, Any] = {setting.name: setting.default for setting in TABLE}
     values["models_dir"] = default_models_dir()
+    values["responses_file"] = default_responses_file()
     file_values = _read_file(config_file or environ.get("OFFGRID_CONFIG") or None)
     _refuse_unknown_variables(environ)
     for setting in TABLE:

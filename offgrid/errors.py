@@ -9,9 +9,11 @@
         ├── InvalidParameter          400, also a ValueError; ``param`` names the field
         │   └── ContextLengthExceeded 400, code ``context_length_exceeded``
         ├── ModelNotFound             404, code ``model_not_found``
+        ├── NotStored                 404, nothing of that id is stored
         ├── RequestRefused            400, the same request ended the worker twice
         ├── ModelLoadFailed           500, the GGUF is cut short, not a model, too large, ...
         ├── EngineFault               500, a bad row, a failing decode, a dying worker
+        ├── StoreFailed               500, the file of stored responses cannot be used
         └── Overloaded                503 with Retry-After: queue full, loading, stopping
 
 The API layer has one mapper from these to ``{"error": {...}}`` (:mod:`offgrid.api.errors`).
@@ -98,6 +100,14 @@ class ModelNotFound(RequestError):
         super().__init__(f"Model not found: {model}", "model")
 
 
+class NotStored(RequestError):
+    """Nothing of that id is stored, or not any more."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
 class RequestRefused(RequestError):
     """This very request ended the worker process twice before it gave a token."""
 
@@ -116,6 +126,12 @@ class EngineFault(RequestError):
     """The worker could not finish the request: bad logits, a failed decode, a dead process."""
 
     code = "engine_fault"
+
+
+class StoreFailed(RequestError):
+    """What is stored cannot be read or written: a full disk, a file of somebody else."""
+
+    code = "store_failed"
 
 
 class Overloaded(RequestError):

@@ -31,7 +31,12 @@ def starter_path() -> Path:
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Defaults, on a free port, with an empty models directory."""
     return load_settings(
-        {"port": 0, "models_dir": tmp_path_factory.mktemp("models"), "drain_timeout": 5},
+        {
+            "port": 0,
+            "models_dir": tmp_path_factory.mktemp("models"),
+            "responses_file": tmp_path_factory.mktemp("responses") / "responses.sqlite3",
+            "drain_timeout": 5,
+        },
         environ={},
     )
 
@@ -56,7 +61,13 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
     def make(**flags: Any) -> Server:
-        given = {"port": 0, "models_dir": tmp_path, "drain_timeout": 0, **flags}
+        given = {
+            "port": 0,
+            "models_dir": tmp_path,
+            "responses_file": tmp_path / "responses.sqlite3",
+            "drain_timeout": 0,
+            **flags,
+        }
         server = Server(load_settings(given, environ={}))
         servers.append(server)
         server.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import secrets
 import time
+from collections.abc import Callable
 
 import falcon
 
@@ -15,6 +16,7 @@ from offgrid.api.schema.chat import ChatRequest, parse_chat
 from offgrid.api.sse import send_stream
 from offgrid.chat.dialect import Dialect
 from offgrid.config import Settings
+from offgrid.engine.client import EngineClient
 from offgrid.engine.pool import EnginePool
 from offgrid.engine.protocol import GenerationRequest, ModelInfo
 
@@ -36,6 +38,39 @@ def talk_of(info: ModelInfo, request: ChatRequest) -> Talk:
     return Talk(request, _dialect(info.chat_template, info.bos_text, info.eos_text, control))
 
 
+def start_chat(
+    engine: EngineClient, request: ChatRequest, alive: Callable[[], bool]
+) -> tuple[Talk, Running]:
+    """Give a request to its model.
+
+    Args:
+        engine: the model.
+        request: a checked request.
+        alive: whether the client is still connected.
+
+    Raises:
+        RequestError: the model does not take it; nothing is left running.
+    """
+    talk = talk_of(engine.info, request)
+    top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    generation = GenerationRequest(
+        parts=talk.prompt.parts,
+        sampling=request.sampling(),
+        max_tokens=request.token_limit,
+        stop=request.stops,
+        n=request.n,
+        ignore_eos=request.ignore_eos,
+        top_logprobs=top_logprobs,
+        post_sampling=request.post_sampling_probs,
+        cache_prompt=request.cache_prompt,
+        prompt_logprobs=request.prompt_logprobs,
+        prompt_param="messages",
+        grammar=talk.grammar,
+        visible=talk.visible,
+    )
+    return talk, Running(engine, [generation], alive)
+
+
 class ChatResource:
     """Answers conversations, whole or streamed."""
 
@@ -49,24 +84,7 @@ class ChatResource:
         request = parse_chat(read_object(req, self._max_body))
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)
-        talk = talk_of(engine.info, request)
-        top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
-        generation = GenerationRequest(
-            parts=talk.prompt.parts,
-            sampling=request.sampling(),
-            max_tokens=request.token_limit,
-            stop=request.stops,
-            n=request.n,
-            ignore_eos=request.ignore_eos,
-            top_logprobs=top_logprobs,
-            post_sampling=request.post_sampling_probs,
-            cache_prompt=request.cache_prompt,
-            prompt_logprobs=request.prompt_logprobs,
-            prompt_param="messages",
-            grammar=talk.grammar,
-            visible=talk.visible,
-        )
-        running = Running(engine, [generation], alive)
+        talk, running = start_chat(engine, request, alive)
         resp.set_header("x-offgrid-seed", str(running.seed))
         head = {
             "id": f"chatcmpl-{secrets.token_hex(14)}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import secrets
 from collections.abc import Iterator
@@ -141,7 +142,7 @@ class Choice:
         return events
 
 
-def _deltas(
+def read_choices(
     talk: Talk, running: Running, total: Total, choices: list[Choice]
 ) -> Iterator[tuple[int, Delta, list[Event]] | None]:
     """Yield index, delta and what it means, until every choice has ended; None in silence.
@@ -163,14 +164,16 @@ def _deltas(
             return
 
 
-def _usage(total: Total, running: Running, choices: list[Choice]) -> Json:
+def answer_usage(total: Total, running: Running, choices: list[Choice]) -> Json:
+    """Return the ``usage`` object of a chat answer."""
     usage: Json = total.usage(running.prompt_tokens)
     details = usage["completion_tokens_details"]
     details["reasoning_tokens"] = sum(choice.reasoning_tokens for choice in choices)
     return usage
 
 
-def _call_id() -> str:
+def new_call_id() -> str:
+    """Return an id for a call."""
     return f"call_{secrets.token_hex(12)}"
 
 
@@ -183,7 +186,7 @@ def whole_answer(head: Json, talk: Talk, running: Running) -> Json:
     prompt: list[PromptToken] = []
     if not talk.may_end_early:
         running.wait()
-    for item in _deltas(talk, running, total, choices):
+    for item in read_choices(talk, running, total, choices):
         if item is not None:
             index, delta, events = item
             prompt += delta.prompt
@@ -200,7 +203,7 @@ def whole_answer(head: Json, talk: Talk, running: Running) -> Json:
         }
         for index, choice in enumerate(choices)
     ]
-    body = {**head, "choices": answers, "usage": _usage(total, running, choices)}
+    body = {**head, "choices": answers, "usage": answer_usage(total, running, choices)}
     if talk.request.prompt_logprobs is not None:
         body["prompt_logprobs"] = prompt_logprobs(prompt, talk.request.prompt_logprobs)
     return body
@@ -237,7 +240,7 @@ class _Message:
         if self._calls:
             message["tool_calls"] = [
                 {
-                    "id": _call_id(),
+                    "id": new_call_id(),
                     "type": "function",
                     "function": {"name": name, "arguments": "".join(arguments)},
                 }
@@ -270,7 +273,7 @@ def stream_answer(head: Json, talk: Talk, running: Running) -> Iterator[Json | N
     content = None if talk.offers_tools else ""
     for index in range(request.n):
         yield chunk(index, {"role": "assistant", "content": content, "refusal": None})
-    for item in _deltas(talk, running, total, choices):
+    for item in read_choices(talk, running, total, choices):
         if item is None:
             yield None
             continue
@@ -282,7 +285,7 @@ def stream_answer(head: Json, talk: Talk, running: Running) -> Iterator[Json | N
         if finish_reason is not None:
             yield chunk(index, {}, finish_reason)
     if request.include_usage:
-        yield {**head, "choices": [], "usage": _usage(total, running, choices)}
+        yield {**head, "choices": [], "usage": answer_usage(total, running, choices)}
 
 
 def _delta(event: Event) -> Json:
@@ -293,7 +296,7 @@ def _delta(event: Event) -> Json:
         return {"reasoning_content": event.text}
     call: Json = {"index": event.index}
     if isinstance(event, CallStart):
-        call |= {"id": _call_id(), "type": "function",
+        call |= {"id": new_call_id(), "type": "function",
                  "function": {"name": event.name, "arguments": ""}}  # fmt: skip
     else:
         call["function"] = {"arguments": event.text}
@@ -301,15 +304,26 @@ def _delta(event: Event) -> Json:
 
 
 def _logprobs(tokens: list[TokenLogprob]) -> Json:
-    content = [
+    return {"content": logprob_entries(tokens), "refusal": None}
+
+
+def logprob_entries(tokens: list[TokenLogprob]) -> list[Json]:
+    """Return tokens with their logprobs and alternatives as the API lists them."""
+    return [
         {
             **_entry(token.piece, token.logprob),
             "top_logprobs": [_entry(piece, logprob) for piece, logprob in token.top],
         }
         for token in tokens
     ]
-    return {"content": content, "refusal": None}
 
 
 def _entry(piece: bytes, logprob: float) -> Json:
-    return {"token": piece.decode("utf-8", "replace"), "logprob": logprob, "bytes": list(piece)}
+    text, data = _told(piece)
+    return {"token": text, "logprob": logprob, "bytes": data}
+
+
+@functools.lru_cache(maxsize=4096)
+def _told(piece: bytes) -> tuple[str, list[int]]:
+    """A token's text and bytes as the API tells them. The same few tokens come again and again."""
+    return piece.decode("utf-8", "replace"), list(piece)

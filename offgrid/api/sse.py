@@ -1,4 +1,4 @@
-"""Server-sent events: ``data: {...}`` frames, ended by ``data: [DONE]``.
+"""Server-sent events: ``data: {...}`` frames, ended by ``data: [DONE]``; or frames with names.
 
 A stream's chunks are made by an iterator that asks its generations for what came. Who runs it
 changes: the first frame is given to the WSGI server by the thread that it calls us on, as any body
@@ -10,6 +10,7 @@ for it.
 
 from __future__ import annotations
 
+import enum
 import logging
 import threading
 import time
@@ -36,6 +37,17 @@ below the amount at which the server makes whoever writes wait."""
 
 _PATIENCE = 0.001
 """Seconds between two looks at whether it makes sense to wait for the turn."""
+
+
+class Mark(enum.Enum):
+    """What stands between chunks and is not sent."""
+
+    SLOW = enum.auto()
+    """What follows takes time: only the stream's own thread may go on."""
+
+
+Chunk = dict[str, Any] | Mark | None
+"""An object to send; None where there was silence for a moment."""
 
 
 class Output(Protocol):
@@ -77,21 +89,23 @@ class EventStream:
     nobody would tell the engine that the client is gone.
 
     Args:
-        chunks: objects to send; None where there was silence for a moment. They are made of what
-            ``running`` brings.
+        chunks: made of what ``running`` brings.
         running: the generations; cancelled once, however the stream ends.
         ping_interval: seconds of silence before a comment is sent, 0 for never.
         output: asked after the first frame for a way to write directly.
+        named: a chunk's ``type`` is the name of its event, and no ``[DONE]`` follows the last.
     """
 
     def __init__(
         self,
-        chunks: Iterable[dict[str, Any] | None],
+        chunks: Iterable[Chunk],
         running: Running,
         ping_interval: float,
         output: Callable[[], Output | None] = lambda: None,
+        *,
+        named: bool = False,
     ) -> None:
-        self._frames = _encode(iter(chunks), ping_interval)
+        self._frames = _encode(iter(chunks), ping_interval, named)
         self._running = running
         self._cancel = Once(running.cancel)
         self._find_output = output
@@ -115,7 +129,7 @@ class EventStream:
         self._begun = True
         with self._turn:
             for frame in self._frames:
-                if frame is not None:
+                if isinstance(frame, bytes):
                     return frame
         raise StopIteration
 
@@ -175,8 +189,8 @@ class EventStream:
         if not self._running.failed and self._output.backlog < _MAX_BACKLOG:
             with self._running.at_once():
                 for frame in self._frames:
-                    if frame is None:
-                        more = True
+                    if not isinstance(frame, bytes):
+                        more = frame is None
                         break
                     frames.append(frame)
         if frames:
@@ -185,14 +199,17 @@ class EventStream:
 
 
 def _encode(
-    chunks: Iterator[dict[str, Any] | None], ping_interval: float
-) -> Generator[bytes | None, None, None]:
-    """Yield frames, None where there was silence for a moment."""
+    chunks: Iterator[Chunk], ping_interval: float, named: bool
+) -> Generator[bytes | Mark | None, None, None]:
+    """Yield frames, None where there was silence for a moment, and marks."""
     spoke = time.monotonic()
     try:
         for chunk in chunks:
-            if chunk is not None:
-                yield b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+            if isinstance(chunk, Mark):
+                yield chunk
+            elif chunk is not None:
+                name = f"event: {chunk['type']}\n".encode() if named else b""
+                yield name + b"data: " + msgspec.json.encode(chunk) + b"\n\n"
             elif ping_interval and time.monotonic() - spoke >= ping_interval:
                 yield PING
             else:
@@ -208,15 +225,18 @@ def _encode(
         error = error_body(EngineFault("Internal server error."))
         yield b"data: " + msgspec.json.encode(error) + b"\n\n"
     else:
-        yield DONE
+        if not named:
+            yield DONE
 
 
 def send_stream(
     req: falcon.Request,
     resp: falcon.Response,
-    chunks: Iterable[dict[str, Any] | None],
+    chunks: Iterable[Chunk],
     running: Running,
     ping_interval: float,
+    *,
+    named: bool = False,
 ) -> None:
     """Make a response of a stream of chunks; see :class:`EventStream`."""
     resp.content_type = "text/event-stream; charset=utf-8"
@@ -224,4 +244,6 @@ def send_stream(
     # Proxies such as nginx would collect the chunks.
     resp.set_header("X-Accel-Buffering", "no")
     env = req.env
-    resp.stream = EventStream(chunks, running, ping_interval, lambda: direct_output(env))
+    resp.stream = EventStream(
+        chunks, running, ping_interval, lambda: direct_output(env), named=named
+    )

@@ -71,8 +71,8 @@ NO_ROOM = 1
 _LARGE_VOCABULARY = 16384
 """Logits of a row from which on it pays to share rows among threads."""
 _MASK_SECONDS = 0.002
-"""Mostly masks are there before the logits. Who has to wait longer for one draws later: the others
-go on meanwhile."""
+"""Masks are there before the logits, but for hard ones. Who has to wait longer draws later: the
+others go on meanwhile."""
 _IDLE_SECONDS = 0.05
 """Longest wait for a mask when there is nothing else to do; a cancel is seen after it."""
 _ANY_TOKEN = np.zeros(1, dtype=np.int32)
@@ -128,6 +128,8 @@ class Engine:
         self._sampling_threads = model.n_threads if model.n_vocab >= _LARGE_VOCABULARY else 1
         self._grammars = Grammars(model)
         self._masks = Masks()
+        self._drawn: list[tuple[Matcher, int]] = []
+        """Tokens of this step that matchers have to follow."""
         self.embedder = Embedder(model)
         self._inbox: deque[Prepared | EmbeddingJob | int] = deque()
         self._wake = threading.Condition()
@@ -299,6 +301,8 @@ class Engine:
         if self.embedder.has_work:
             self._embed(share if rows else None)
         self._flush()
+        drawn, self._drawn = self._drawn, []
+        self._masks.start(drawn)
         return self.has_work
 
     def _embed(self, budget: int | None) -> None:
@@ -533,7 +537,6 @@ class Engine:
             post_sampling=[s.request.post_sampling for s in sequences],
             threads=self._sampling_threads,
         )
-        drawn: list[tuple[Matcher, int]] = []
         for sequence, result in zip(sequences, results, strict=True):
             if sequence.slot < 0:  # its request failed on a sibling's row just now
                 continue
@@ -542,9 +545,7 @@ class Engine:
                 continue
             self._push(sequence, result)
             if sequence.matcher is not None and sequence.slot >= 0:
-                drawn.append((sequence.matcher, result.token))
-        if drawn:
-            self._masks.start(drawn)
+                self._drawn.append((sequence.matcher, result.token))
 
     def _not_drawn(self, sequence: Sequence, error: SamplingError) -> None:
         """No token can be drawn: a bad row, or nothing is left of the grammar's tokens."""

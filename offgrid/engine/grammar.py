@@ -1,8 +1,8 @@
 """What an answer must look like: grammars, compiled with llguidance for one model's vocabulary.
 
 A :class:`Matcher` follows one answer and says for every position which tokens may come next, as a
-bit mask that the sampler applies in its own pass. :class:`Masks` computes the masks beside the
-decode of the next step.
+bit mask that the sampler applies in its own pass. :class:`Masks` computes the masks between two
+decodes where that is quick, and beside the decode of the next step where it is not.
 
 No grammar is trusted: sources are limited in size, depth and repetition, compiling in time and
 stack, and every step of a matcher in work (``LLParserLimits``) and processor time.
@@ -42,13 +42,16 @@ COMPILE_SECONDS = 3.0
 """Hostile sources that get past the checks may compile for long; they are waited for so long."""
 STEP_SECONDS = 0.1
 """Processor time of one step of a matcher beyond which the grammar is given up."""
+HARD_SECONDS = 0.001
+"""Processor time of a step from which on a matcher's steps are computed beside the decode. To hand
+an easy one to another thread takes longer than to compute it."""
 _MAX_ABANDONED = 2
 """Compilations that nobody waits for any more; with so many no further one is begun."""
 _COMPILE_STACK = 64 * 1024 * 1024
 """Bytes. The compiler recurses into schemas."""
 _CACHED = 32
 _THREADS = 4
-"""One is enough as long as no matcher is slow: a slow one shall not hold up the others."""
+"""For hard matchers, so that one of them does not hold up the next."""
 
 _LIMITS = LLParserLimits(
     max_items_in_row=1_200,
@@ -113,10 +116,21 @@ class Matcher:
         ready: whether the mask is that of the current position.
         accepting: whether the answer is complete as it stands.
         error: why it cannot go on, or None. Whoever has one must draw no more.
+        hard: whether one of its steps took long.
         param: the request field that the grammar came in.
     """
 
-    __slots__ = ("_inner", "_mask", "accepting", "address", "error", "future", "param", "ready")
+    __slots__ = (
+        "_inner",
+        "_mask",
+        "accepting",
+        "address",
+        "error",
+        "future",
+        "hard",
+        "param",
+        "ready",
+    )
 
     def __init__(self, inner: LLMatcher, mask: NDArray[np.uint32], param: str) -> None:
         self._inner = inner
@@ -124,6 +138,7 @@ class Matcher:
         self.address = int(mask.ctypes.data)
         self.accepting = bool(inner.is_accepting())
         self.error: str | None = None
+        self.hard = False
         self.ready = True
         self.param = param
         self.future: Future[None] | None = None
@@ -148,7 +163,9 @@ class Matcher:
         except BaseException as ex:  # a Rust panic is no Exception
             log.exception("a grammar failed")
             self.error = type(ex).__name__
-        if time.thread_time() - began > STEP_SECONDS:
+        seconds = time.thread_time() - began
+        self.hard = self.hard or seconds > HARD_SECONDS
+        if seconds > STEP_SECONDS:
             self.error = "a step takes too long"
 
     def _compute(self) -> None:
@@ -367,20 +384,24 @@ def _choice(texts: list[str]) -> str:
 
 
 class Masks:
-    """Lets matchers follow the drawn tokens in threads of their own, while llama.cpp computes."""
+    """Lets matchers follow the drawn tokens; hard ones in threads, while llama.cpp computes."""
 
     def __init__(self) -> None:
         self._threads: ThreadPoolExecutor | None = None
 
     def start(self, drawn: list[tuple[Matcher, int]]) -> None:
-        """Begin to compute the masks after the given tokens."""
+        """Compute the masks after the given tokens, or begin to."""
+        for matcher, token in drawn:
+            if matcher.hard:
+                self._start(matcher, token)
+            else:
+                matcher.advance(token)
+
+    def _start(self, matcher: Matcher, token: int) -> None:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="masks")
-        for matcher, _ in drawn:
-            matcher.ready = False
-        future = self._threads.submit(_advance_all, drawn)
-        for matcher, _ in drawn:
-            matcher.future = future
+        matcher.ready = False
+        matcher.future = self._threads.submit(_advance, matcher, token)
 
     def wait(self, matchers: Iterable[Matcher], seconds: float) -> None:
         """Wait until all are ready, but not longer than that."""
@@ -389,7 +410,6 @@ class Masks:
             wait(pending, seconds)
 
 
-def _advance_all(drawn: list[tuple[Matcher, int]]) -> None:
-    for matcher, token in drawn:
-        matcher.advance(token)
-        matcher.ready = True
+def _advance(matcher: Matcher, token: int) -> None:
+    matcher.advance(token)
+    matcher.ready = True

@@ -1,14 +1,36 @@
-"""The openai client against the shared server."""
+"""The openai client against the shared server, and servers of models that talk otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from openai import OpenAI
+from support import STARTER
+
+from offgrid.server import Server
 
 
 @pytest.fixture(scope="session")
 def client(base_url: str) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{base_url}/v1", api_key="not-needed", max_retries=0) as client:
         yield client
+
+
+@pytest.fixture
+def serve_template(
+    starter_path: Path, tmp_path: Path, make_server: Callable[..., Server]
+) -> Callable[[str], str]:
+    """Serve the starter's weights with another chat template; returns the URL."""
+
+    def serve(template: str) -> str:
+        data = starter_path.read_bytes()
+        start = data.index(b"{%- if tools %}")
+        end = data.index(b"'<|im_start|>assistant\\n' }}\n{%- endif %}\n", start) + 41
+        padded = (template + "{#").encode().ljust(end - start - 2) + b"#}"
+        assert len(padded) == end - start
+        (tmp_path / f"{STARTER}.gguf").write_bytes(data[:start] + padded + data[end:])
+        return make_server().url
+
+    return serve

@@ -6,7 +6,15 @@ import re
 from pathlib import Path
 
 from offgrid import errors
-from offgrid.api.schema import chat, completions, embeddings, rerank, structured
+from offgrid.api.schema import (
+    chat,
+    completions,
+    embeddings,
+    rerank,
+    response_items,
+    responses,
+    structured,
+)
 from offgrid.api.schema.fields import IGNORED, GenerationFields
 from offgrid.engine.embedder import MAX_INPUT_TOKENS
 
@@ -36,6 +44,16 @@ def test_fields_of_embeddings_and_rerank() -> None:
     assert f"{embeddings.MAX_INPUTS:,} inputs" in PAGE
     assert f"1 to {rerank.MAX_DOCUMENTS:,} strings" in PAGE
     assert PAGE.count(f"{MAX_INPUT_TOKENS:,} tokens in all") == 2
+
+
+def test_fields_of_responses() -> None:
+    ignored = {"user", "safety_identifier", "prompt_cache_key"} | responses.IGNORED
+    own = set(responses.ResponsesRequest.__struct_fields__) - ignored - {"sampling"}
+    assert rows("Responses") == own
+    assert section("Responses") >= ignored | responses.UNSUPPORTED.keys()
+    assert f"up to {response_items.MAX_ITEMS:,} items" in PAGE
+    # What is taken over from chat is described there.
+    assert responses.SAMPLING - {"repeat_penalty"} <= rows("Fields of both POST endpoints")
 
 
 def test_structured_output() -> None:

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from support import STARTER, TIMEOUT, Stream, chat_body, endless, eventually, text_of
 
-from offgrid.api.sse import DONE, PING, EventStream
+from offgrid.api.sse import DONE, PING, Chunk, EventStream, Mark
 from offgrid.app import build_app
 from offgrid.server import Server
 
@@ -36,6 +36,7 @@ class Fake:
         self.broken = False
         self.cancelled = 0
         self.patience = 0.01
+        self.slow_in: int | None = None
 
     # as Running
     def listen(self, listener: Callable[[], None] | None) -> None:
@@ -50,7 +51,7 @@ class Fake:
     def cancel(self) -> None:
         self.cancelled += 1
 
-    def chunks(self) -> Iterator[dict[str, Any] | None]:
+    def chunks(self) -> Iterator[Chunk]:
         while True:
             try:
                 said = self.said.get(self.patience > 0, self.patience)
@@ -59,6 +60,10 @@ class Fake:
                 continue
             if said == "end":
                 return
+            if said == "slow":
+                yield Mark.SLOW
+                self.slow_in = threading.get_ident()
+                continue
             yield {"said": said}
 
     # as Output
@@ -196,6 +201,26 @@ def test_a_client_that_is_gone_ends_the_own_thread_not_the_one_that_writes(fake:
     assert fake.cancelled == 1
     fake.say("b")
     assert fake.written == []
+
+
+def test_what_takes_time_is_left_to_the_own_thread(fake: Fake) -> None:
+    reader = listening(fake)
+    fake.say("a", "slow", "b")
+    eventually(lambda: frame("b") in reader.frames, "its own thread goes on")
+    assert fake.written == [frame("a")]
+    assert fake.slow_in == reader.ident
+    fake.say("c", "end")
+    reader.end()
+    assert b"".join([*fake.written[1:], *reader.frames[2:]]) == frame("c") + DONE
+
+
+def test_named_events() -> None:
+    chunks: list[Chunk] = [{"type": "a.b", "n": 1}, None, Mark.SLOW, {"type": "c", "n": 2}]
+    stream = EventStream(iter(chunks), Fake(), 0.0, named=True)  # type: ignore[arg-type]
+    assert list(stream) == [
+        b'event: a.b\ndata: {"type":"a.b","n":1}\n\n',
+        b'event: c\ndata: {"type":"c","n":2}\n\n',
+    ]
 
 
 def test_pings_are_written_directly_too(fake: Fake) -> None:

@@ -45,7 +45,7 @@ def named(schema: Any, **more: Any) -> dict[str, Any]:
 
 
 def test_parse_of_nested_models(client: OpenAI) -> None:
-    for seed in range(5):
+    for seed in range(3):
         completion = client.chat.completions.parse(
             model=STARTER, messages=[{"role": "user", "content": "Describe it as JSON."}],
             response_format=House, temperature=1.0, seed=seed,
@@ -58,7 +58,7 @@ def test_parse_of_nested_models(client: OpenAI) -> None:
 def test_parse_of_a_recursive_model(client: OpenAI) -> None:
     """Such an answer may go on for ever; one of several does not."""
     parsed = []
-    for seed in range(10):
+    for seed in range(6):
         with suppress(LengthFinishReasonError):
             completion = client.chat.completions.parse(
                 model=STARTER, messages=[{"role": "user", "content": "A path as JSON."}],

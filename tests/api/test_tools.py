@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from offgrid.api.chat_answer import Choice
 from offgrid.chat.formats import HERMES, THOUGHTS
 from offgrid.chat.parser import AnswerParser
 from offgrid.engine.protocol import Delta
-from offgrid.server import Server
 
 CHAT = "/v1/chat/completions"
 
@@ -320,34 +318,13 @@ def test_a_prompt_without_the_beginning_of_an_answer_is_shorter(base_url: str) -
 
 # --- models with other templates ------------------------------------------------------------------
 
-ServeTemplate = Callable[[str], str]
-
-
-@pytest.fixture
-def serve_template(
-    starter_path: Path, tmp_path: Path, make_server: Callable[..., Server]
-) -> ServeTemplate:
-    """Serve the starter's weights with another chat template; returns the URL."""
-
-    def serve(template: str) -> str:
-        data = starter_path.read_bytes()
-        start = data.index(b"{%- if tools %}")
-        end = data.index(b"'<|im_start|>assistant\\n' }}\n{%- endif %}\n", start) + 41
-        padded = (template + "{#").encode().ljust(end - start - 2) + b"#}"
-        assert len(padded) == end - start
-        (tmp_path / f"{STARTER}.gguf").write_bytes(data[:start] + padded + data[end:])
-        return make_server().url
-
-    return serve
-
-
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
 )
 
 
-def test_a_model_whose_template_knows_no_functions(serve_template: ServeTemplate) -> None:
+def test_a_model_whose_template_knows_no_functions(serve_template: Callable[[str], str]) -> None:
     url = serve_template(CHATML + "{% endif %}")
     body = ask(url, ASK_WEATHER, [WEATHER])
     assert called(body["choices"][0]) == [("get_weather", {"city": "Oslo"})]
@@ -361,7 +338,7 @@ def test_a_model_whose_template_knows_no_functions(serve_template: ServeTemplate
     assert "23 degrees in Oslo" in answer["content"]
 
 
-def test_what_a_model_thinks_is_reasoning(serve_template: ServeTemplate) -> None:
+def test_what_a_model_thinks_is_reasoning(serve_template: Callable[[str], str]) -> None:
     """The prompt opens a thought, and this model never ends it."""
     url = serve_template(CHATML + "{% if 1 %}{% else %}</think>{% endif %}<think>\n{% endif %}")
     body = ask(url, "Hello!", [], max_tokens=12)

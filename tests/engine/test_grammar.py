@@ -384,6 +384,7 @@ def test_masks_are_those_of_the_position(grammars: Grammars, model: Model) -> No
     matchers = [make(grammars, "regex", "[a-z]{3}"), make(grammars, "choice", ["zebra"])]
     expected = [matcher.copy() for matcher in matchers]
     tokens = [min(allowed(matcher, model.n_vocab)) for matcher in matchers]
+    matchers[1].hard = True  # in a thread
     masks.start(list(zip(matchers, tokens, strict=True)))
     masks.wait(matchers, 60)
     for matcher, other, token in zip(matchers, expected, tokens, strict=True):

@@ -235,16 +235,18 @@ class Gated(Masks):
         self.gate = threading.Event()
 
     def start(self, drawn: list[tuple[Matcher, int]]) -> None:
-        held = [_Held(matcher, self.gate) for matcher, _ in drawn]
-        tokens = [token for _, token in drawn]
-        for matcher, _ in drawn:
+        for matcher, token in drawn:
             matcher.ready = False
-        super().start(list(zip(held, tokens, strict=True)))  # type: ignore[arg-type]
-        for matcher, _ in drawn:
-            matcher.future = held[0].future
+            held = _Held(matcher, self.gate)
+            super().start([(held, token)])  # type: ignore[list-item]
+            matcher.future = held.future
 
 
 class _Held:
+    """A hard matcher whose steps wait for the gate."""
+
+    hard = True
+
     def __init__(self, matcher: Matcher, gate: threading.Event) -> None:
         self._matcher = matcher
         self._gate = gate
@@ -279,6 +281,16 @@ def test_a_slow_mask_holds_up_nobody_else(run: Run) -> None:
     gated.gate.set()
     run.finish()
     assert run.text(slow) == run.text(alone)
+
+
+def test_hard_matchers_give_the_same_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All steps but the first of each choice are computed in threads."""
+    easy = run.submit("Once", grammar=schema(PERSON), sampling=WARM, n=3, max_tokens=300)
+    run.finish()
+    monkeypatch.setattr("offgrid.engine.grammar.HARD_SECONDS", -1.0)
+    hard = run.submit("Once", grammar=schema(PERSON), sampling=WARM, n=3, max_tokens=300)
+    run.finish()
+    assert [run.text(hard, i) for i in range(3)] == [run.text(easy, i) for i in range(3)]
 
 
 def test_a_cancel_while_a_mask_is_awaited(run: Run) -> None:

@@ -268,7 +268,7 @@ def _pair(item: Any) -> tuple[int | str, Any]:
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 _CONTENT_TYPE = re.compile(r"\.content\[\d+\]\.type$")
-_PATH = re.compile(r" - at `\$\.?([^`]*)`$")
+_PATH = re.compile(r" - at (?:`key` in )?`\$\.?([^`]*)`$")
 _NAMED = re.compile(r"Object (missing required|contains unknown) field `([^`]+)`")
 
 

@@ -1,0 +1,356 @@
+"""Answered ``/v1/responses`` on disk: one SQLite file, bounded, shared by all threads.
+
+A response is a row with its JSON object, and a row for each item of its input and of its output, so
+that a conversation is the items of a chain of responses. The file is in WAL mode: a kill at any
+moment loses nothing that was stored before it, and several servers may use one file. It is opened
+when it is first needed. A damaged file is set aside, once a server runs too: the file is a
+convenience, and no reason to answer nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from offgrid.errors import StoreFailed
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_BUSY_SECONDS = 2.0
+"""How long another process may hold the file before this one gives up."""
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS responses (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    previous TEXT,
+    used INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    body BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS responses_by_use ON responses (used, size);
+CREATE TABLE IF NOT EXISTS items (
+    response INTEGER NOT NULL REFERENCES responses ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    output INTEGER NOT NULL,
+    id TEXT NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (response, position)
+);
+CREATE INDEX IF NOT EXISTS items_by_id ON items (id);
+"""
+_CHAIN = """
+WITH RECURSIVE chain (number, previous, size) AS (
+    SELECT number, previous, size FROM responses WHERE id = ?
+    UNION ALL
+    SELECT r.number, r.previous, r.size
+    -- Who is continued is older, so this ends whatever the file holds.
+    FROM chain JOIN responses r ON r.id = chain.previous AND r.number < chain.number
+)
+"""
+_SURPLUS = """
+DELETE FROM responses WHERE number IN (
+    SELECT number FROM (
+        SELECT number, count(*) OVER latest AS kept, sum(size) OVER latest AS bytes
+        FROM responses WINDOW latest AS (ORDER BY used DESC, number DESC)
+    ) WHERE kept > ? OR bytes > ?
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An input or output item: its id and its JSON."""
+
+    id: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """A response and what it answers.
+
+    Attributes:
+        id: its id.
+        previous: id of the response that it continues, or None.
+        body: the JSON of the response object, without the output.
+        inputs: the items that this request brought, in order.
+        outputs: the items of the answer, in order.
+    """
+
+    id: str
+    previous: str | None
+    body: bytes
+    inputs: tuple[Item, ...]
+    outputs: tuple[Item, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all JSON."""
+        return len(self.body) + sum(len(item.body) for item in (*self.inputs, *self.outputs))
+
+
+class ChainBroken(Exception):
+    """A conversation cannot be read whole. ``missing`` is the id that was not found."""
+
+    def __init__(self, missing: str) -> None:
+        super().__init__(f"Response {missing} is not stored.")
+        self.missing = missing
+
+
+class ChainTooLong(Exception):
+    """A conversation is larger than whoever asked can take; nothing of it was read."""
+
+
+class ResponseStore:
+    """The responses of one file. May be used by several threads at once.
+
+    Args:
+        path: the file; it and its folders are made when they are first needed, readable by
+            their owner only.
+        max_count: responses that are kept; those not used for longest go first. 0 keeps none and
+            never touches the file.
+        max_bytes: bytes of JSON that are kept, likewise.
+
+    All methods raise StoreFailed when the file cannot be used.
+    """
+
+    def __init__(self, path: Path, max_count: int, max_bytes: int) -> None:
+        self._path = path
+        self._max_count = max_count
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is kept."""
+        return self._max_count > 0
+
+    def put(self, response: StoredResponse) -> None:
+        """Store a response, durably when this returns; its conversation counts as used.
+
+        Raises:
+            StoreFailed: it is larger than everything that may be kept, or the file cannot be used.
+        """
+        size = response.size
+        if size > self._max_bytes or not self.enabled:
+            raise StoreFailed(f"A response of {size} bytes is more than may be stored.")
+
+        def write(connection: sqlite3.Connection) -> None:
+            (used,) = connection.execute(
+                "SELECT coalesce(max(used), 0) + 1 FROM responses"
+            ).fetchone()
+            cursor = connection.execute(
+                "INSERT INTO responses (id, previous, used, size, body) VALUES (?, ?, ?, ?, ?)",
+                (response.id, response.previous, used, size, response.body),
+            )
+            items = [(0, item) for item in response.inputs]
+            items += [(1, item) for item in response.outputs]
+            connection.executemany(
+                "INSERT INTO items (response, position, output, id, body) VALUES (?, ?, ?, ?, ?)",
+                [
+                    (cursor.lastrowid, position, output, item.id, item.body)
+                    for position, (output, item) in enumerate(items)
+                ],
+            )
+            connection.execute(
+                _CHAIN + "UPDATE responses SET used = ? WHERE number IN (SELECT number FROM chain)",
+                (response.previous, used),
+            )
+            count, total = connection.execute(
+                "SELECT count(*), sum(size) FROM responses"
+            ).fetchone()
+            if count > self._max_count or total > self._max_bytes:
+                connection.execute(_SURPLUS, (self._max_count, self._max_bytes))
+
+        self._run(write)
+
+    def get(self, id: str) -> StoredResponse | None:
+        """Return a response, None if there is none of that id."""
+        if not self.enabled:
+            return None
+
+        def read(connection: sqlite3.Connection) -> StoredResponse | None:
+            row = connection.execute(
+                "SELECT number, previous, body FROM responses WHERE id = ?", (id,)
+            ).fetchone()
+            if row is None:
+                return None
+            number, previous, body = row
+            rows = connection.execute(
+                "SELECT output, id, body FROM items WHERE response = ? ORDER BY position",
+                (number,),
+            ).fetchall()
+            inputs = tuple(Item(item, text) for output, item, text in rows if not output)
+            outputs = tuple(Item(item, text) for output, item, text in rows if output)
+            return StoredResponse(id, previous, body, inputs, outputs)
+
+        return self._run(read)
+
+    def delete(self, id: str) -> bool:
+        """Remove a response and its items; return whether there was one.
+
+        Those that continue it stay, but their conversation cannot be continued any more.
+        """
+        if not self.enabled:
+            return False
+
+        def remove(connection: sqlite3.Connection) -> bool:
+            return connection.execute("DELETE FROM responses WHERE id = ?", (id,)).rowcount > 0
+
+        return self._run(remove)
+
+    def conversation(self, id: str, max_bytes: int) -> list[bytes]:
+        """Return the JSON of all items that led to a response, its output last.
+
+        Raises:
+            ChainBroken: it, or one that it continues, is not there any more.
+            ChainTooLong: their JSON is more than ``max_bytes``.
+        """
+        if not self.enabled:
+            raise ChainBroken(id)
+
+        def read(connection: sqlite3.Connection) -> list[bytes]:
+            chain = connection.execute(
+                _CHAIN + "SELECT number, previous, size FROM chain ORDER BY number", (id,)
+            ).fetchall()
+            if not chain:
+                raise ChainBroken(id)
+            if sum(size for _, _, size in chain) > max_bytes:
+                raise ChainTooLong
+            missing = chain[0][1]
+            if missing is not None:
+                raise ChainBroken(missing)
+            return [
+                body
+                for number, _, _ in chain
+                for (body,) in connection.execute(
+                    "SELECT body FROM items WHERE response = ? ORDER BY position", (number,)
+                )
+            ]
+
+        return self._run(read)
+
+    def items(self, ids: Sequence[str], max_bytes: int) -> dict[str, bytes]:
+        """Return the JSON of those items that are there, the latest of each id.
+
+        Raises:
+            ChainTooLong: all in all it is more than ``max_bytes``.
+        """
+        if not self.enabled:
+            return {}
+
+        def read(connection: sqlite3.Connection) -> dict[str, bytes]:
+            found: dict[str, bytes] = {}
+            left = max_bytes
+            for id in ids:
+                row = connection.execute(
+                    "SELECT body FROM items WHERE id = ? ORDER BY response DESC LIMIT 1", (id,)
+                ).fetchone()
+                if row is not None:
+                    left -= len(row[0])
+                    if left < 0:
+                        raise ChainTooLong
+                    found[id] = row[0]
+            return found
+
+        return self._run(read)
+
+    def close(self) -> None:
+        """Close the file; a later call opens it again."""
+        with self._lock:
+            self._close()
+
+    def __del__(self) -> None:
+        self._close()
+
+    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do some work in one transaction; with a new file if this one is damaged."""
+        with self._lock:
+            try:
+                return self._transact(work)
+            except sqlite3.DatabaseError as ex:
+                if not _damaged(ex):
+                    raise self._failed(ex) from ex
+                error: Exception = ex
+            except OSError as ex:
+                raise self._failed(ex) from ex
+            try:
+                self._set_aside(error)
+                return self._transact(work)
+            except (sqlite3.Error, OSError) as ex:
+                raise self._failed(ex) from ex
+
+    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection = self._connection or self._open()
+        # Writers that begin as readers cannot wait for each other.
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = work(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            # A full disk may have ended the transaction already.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return result
+
+    def _open(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # SQLite would make it readable for everybody; its other files get the mode of this one.
+        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+        connection = sqlite3.connect(
+            self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > _VERSION:
+                raise sqlite3.NotSupportedError("it was written by a later version of OffGrid")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA foreign_keys = ON")
+            # What was deleted is not to be read from the file's free pages.
+            connection.execute("PRAGMA secure_delete = ON")
+            connection.execute(f"PRAGMA journal_size_limit = {16 << 20}")
+            connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return connection
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _set_aside(self, error: Exception) -> None:
+        """Put a damaged file out of the way, in the place of an earlier one."""
+        self._close()
+        aside = self._path.with_name(self._path.name + ".damaged")
+        log.error("%s is damaged (%s): set aside as %s", self._path, error, aside)
+        os.replace(self._path, aside)
+        for suffix in ("-wal", "-shm"):
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+
+    def _failed(self, error: Exception) -> StoreFailed:
+        log.error("%s cannot be used: %s", self._path, error)
+        return StoreFailed(f"The store of responses cannot be used: {error}.")
+
+
+def _damaged(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file is no database, or not in order.
+
+    Python raises the base class itself for these two; a full disk, a lock or a missing folder is an
+    OperationalError.
+    """
+    return type(error) is sqlite3.DatabaseError

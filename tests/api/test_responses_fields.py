@@ -1,0 +1,151 @@
+"""The fields of ``/v1/responses``: supported, without effect, or refused by their names."""
+
+from __future__ import annotations
+
+import pytest
+from openai import BadRequestError, OpenAI
+from openai.types.responses.response_create_params import ResponseCreateParamsBase
+from responses_calls import (
+    ADD,
+    LOGPROBS,
+    PATH,
+    ask,
+    body,
+    without_ids,
+)
+from support import STARTER, Json, request
+
+from offgrid.api.schema.responses import IGNORED
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"model": None}, "model"),
+        ({"input": None}, "input"),
+        ({"input": []}, "input"),
+        ({"input": 5}, "input"),
+        ({"input": [5]}, "input[0]"),
+        ({"input": [{"role": "user", "content": "x"}] * 10_001}, "input"),
+        ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
+        ({"input": [{"role": "user"}]}, "input[0].content"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+         "input[0].content[0].type"),
+        ({"input": [{"role": "user", "content": "x", "color": "red"}]}, "input[0].color"),
+        ({"input": [{"role": "user", "content": [
+            {"type": "input_text", "text": "x", "color": "red"}]}]}, "input[0].content[0].color"),
+        ({"input": [{"type": "computer_call", "id": "x"}]}, "input[0].type"),
+        ({"input": [{"type": ["message"]}]}, "input[0].type"),
+        ({"input": [{"type": "function_call", "call_id": "x", "name": "f"}]},
+         "input[0].arguments"),
+        ({"input": [{"type": "function_call_output", "call_id": "x", "output": "y"}]}, "input"),
+        ({"instructions": ["x"]}, "instructions"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"temperature": 3}, "temperature"),
+        ({"top_k": "many"}, "top_k"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"n": 2}, "n"),
+        ({"messages": []}, "messages"),
+        ({"max_tokens": 5}, "max_tokens"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function"}]}, "tools[0].name"),
+        ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
+        ({"tools": [{**ADD, "parameters": {"type": "string"}}]}, "tools[0].parameters"),
+        ({"tools": [ADD, ADD]}, "tools[1].name"),
+        ({"tools": [ADD], "tool_choice": "always"}, "tool_choice"),
+        ({"tools": [ADD], "tool_choice": {"type": "mcp"}}, "tool_choice.type"),
+        ({"tools": [ADD], "tool_choice": {"type": "function", "name": "x"}}, "tool_choice.name"),
+        ({"tools": [ADD], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [
+            {"type": "function", "name": "x"}]}}, "tool_choice.tools[0].name"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
+        ({"text": {"verbosity": "loud"}}, "text.verbosity"),
+        ({"stream_options": {}}, "stream_options"),
+        ({"stream": True, "stream_options": {"include_usage": True}},
+         "stream_options.include_usage"),
+        ({"store": "yes"}, "store"),
+        ({"previous_response_id": "resp_unknown"}, "previous_response_id"),
+        ({"metadata": {str(n): "x" for n in range(17)}}, "metadata"),
+        ({"metadata": {"x" * 65: "x"}}, "metadata"),
+        ({"metadata": {"x": 1}}, "metadata[...]"),
+        ({"truncation": "middle"}, "truncation"),
+        ({"include": ["everything"]}, "include[0]"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"include": [LOGPROBS], "top_logprobs": 21}, "top_logprobs"),
+        ({"background": True}, "background"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"prompt": {"id": "x"}}, "prompt"),
+        ({"context_management": [{"type": "compaction"}]}, "context_management"),
+        ({"no_such_field": 1}, "no_such_field"),
+    ],
+)  # fmt: skip
+def test_bad_fields(base_url: str, fields: Json, param: str) -> None:
+    response = request(base_url, "POST", PATH, body() | fields)
+    assert response.status == 400, response.body
+    assert response.json["error"]["param"] == param
+    words = response.json["error"]["message"]
+    assert "messages[" not in words
+    assert ".function" not in words
+
+
+def test_fields_without_effect(base_url: str) -> None:
+    plain = ask(base_url, max_output_tokens=3)
+    fields: Json = {
+        "background": False, "background_options": None, "context_management": [],
+        "access_programs": {"cyber": "standard"}, "image": {"context_compression": "auto"},
+        "max_tool_calls": 3, "moderation": {"model": "x"}, "prompt_cache_key": "k",
+        "prompt_cache_options": {"mode": "implicit"}, "prompt_cache_retention": "24h",
+        "reasoning": {"effort": "high"}, "safety_identifier": "s", "service_tier": "flex",
+        "truncation": "auto", "text": {"verbosity": "low"}, "user": "u",
+        "include": ["reasoning.encrypted_content"], "tool_choice": "auto",
+    }  # fmt: skip
+    echoed = {"prompt_cache_key": "k", "safety_identifier": "s", "user": "u"}
+    again = ask(base_url, max_output_tokens=3, **fields)
+    assert without_ids(again) == without_ids(plain) | echoed
+
+
+def test_too_long_a_prompt_names_the_input(base_url: str) -> None:
+    response = request(base_url, "POST", PATH, body("hello " * 5000, truncation="auto"))
+    error = response.json["error"]
+    assert (response.status, error["code"]) == (400, "context_length_exceeded")
+    assert error["param"] == "input"
+    unknown = request(base_url, "POST", PATH, body() | {"model": "nobody"})
+    assert (unknown.status, unknown.json["error"]["code"]) == (404, "model_not_found")
+
+
+def test_what_only_background_responses_have(client: OpenAI, base_url: str) -> None:
+    response = client.responses.create(model=STARTER, input="Hello!", max_output_tokens=1)
+    with pytest.raises(BadRequestError, match="background"):
+        client.responses.cancel(response.id)
+    with pytest.raises(BadRequestError, match="stream"):
+        client.responses.retrieve(response.id, stream=True)
+    assert client.responses.retrieve(response.id, include=[LOGPROBS]).id == response.id
+    assert request(base_url, "GET", PATH).status == 405
+
+
+def test_odd_ids(base_url: str) -> None:
+    for id in ("%ff", "%00", "..%2f..", "%27%3b--", "x" * 8000):
+        for path in (id, f"{id}/input_items?after=%ff"):
+            assert request(base_url, "GET", f"{PATH}/{path}").status == 404
+    for id in ("", "\0", "x" * 100_000):
+        response = request(base_url, "POST", PATH, body(previous_response_id=id))
+        assert response.json["error"]["code"] == "previous_response_not_found"
+
+
+def test_every_field_of_the_client_is_known(base_url: str) -> None:
+    """Whatever a client of today can send is supported, ignored or refused, never unheard of."""
+    names = set(ResponseCreateParamsBase.__annotations__) | {"stream"}
+    assert len(names) > 30
+    nulls = dict.fromkeys(names - {"model", "input"})
+    assert request(base_url, "POST", PATH, nulls | body(max_output_tokens=1)).status == 200
+    for name in sorted(names):
+        odd = body(max_output_tokens=1) | {name: {"no_such_field": 1}}
+        answer = request(base_url, "POST", PATH, odd)
+        if name in IGNORED:
+            assert answer.status == 200
+            continue
+        assert answer.status == 400
+        assert answer.json["error"]["param"].startswith(name)
+        unknown = answer.json["error"]["code"] == "unknown_parameter"
+        assert not unknown or answer.json["error"]["param"] == f"{name}.no_such_field"

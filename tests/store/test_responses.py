@@ -1,0 +1,352 @@
+"""The store of responses: limits, chains, threads, kills, full disks, damaged files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import TIMEOUT, together
+
+from offgrid.errors import StoreFailed
+from offgrid.store.responses import (
+    ChainBroken,
+    ChainTooLong,
+    Item,
+    ResponseStore,
+    StoredResponse,
+)
+
+Make = Callable[..., ResponseStore]
+EVERYTHING = 1 << 30
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Open stores, by default all on one file; each is closed at the end."""
+    stores: list[ResponseStore] = []
+
+    def open_store(
+        max_count: int = 100, max_bytes: int = EVERYTHING, path: Path = tmp_path / "r.sqlite3"
+    ) -> ResponseStore:
+        stores.append(ResponseStore(path, max_count, max_bytes))
+        return stores[-1]
+
+    yield open_store
+    for store in stores:
+        store.close()
+
+
+def turn(id: str, previous: str | None = None, filling: str = "") -> StoredResponse:
+    """A response with an input item and an output item that carry its id."""
+    return StoredResponse(
+        id,
+        previous,
+        b'{"id": "%s"}' % id.encode(),
+        (Item(f"msg_in_{id}", f"in {id}{filling}".encode()),),
+        (Item(f"msg_out_{id}", f"out {id}".encode()),),
+    )
+
+
+def ids(store: ResponseStore, candidates: list[str]) -> list[str]:
+    return [id for id in candidates if store.get(id) is not None]
+
+
+def test_what_was_stored_comes_back_also_from_another_store_on_the_file(make: Make) -> None:
+    store = make()
+    response = StoredResponse(
+        "a", None, b"{}", (Item("1", b"x"), Item("2", b"y")), (Item("3", b"z"), Item("1", b"w"))
+    )
+    store.put(response)
+    assert store.get("a") == response
+    assert store.get("b") is None
+    assert make().get("a") == response
+    store.close()
+    assert store.get("a") == response
+
+
+def test_nobody_else_can_read_the_files(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    make(path=folder / "r.sqlite3").put(turn("a"))
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"r.sqlite3", "r.sqlite3-wal", "r.sqlite3-shm"}
+    if os.name != "nt":
+        assert all(not stat.S_IMODE(path.stat().st_mode) & 0o077 for path in folder.iterdir())
+
+
+def test_a_store_that_keeps_nothing_makes_no_file(make: Make, tmp_path: Path) -> None:
+    store = make(max_count=0)
+    assert not store.enabled
+    with pytest.raises(StoreFailed):
+        store.put(turn("a"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_conversation_is_the_items_of_its_chain(make: Make) -> None:
+    store = make()
+    for id, previous in (("a", None), ("b", "a"), ("c", "b"), ("fork", "a")):
+        store.put(turn(id, previous))
+    expected = [b"in a", b"out a", b"in b", b"out b", b"in c", b"out c"]
+    assert store.conversation("c", EVERYTHING) == expected
+    assert store.conversation("fork", EVERYTHING) == [b"in a", b"out a", b"in fork", b"out fork"]
+    size = sum(turn(id).size for id in "abc")
+    assert store.conversation("c", size) == expected
+    with pytest.raises(ChainTooLong):
+        store.conversation("c", size - 1)
+
+
+def test_a_chain_with_a_gap_is_not_taken_for_a_whole_one(make: Make) -> None:
+    store = make()
+    for id, previous in (("a", None), ("b", "a"), ("c", "b")):
+        store.put(turn(id, previous))
+    assert store.delete("b")
+    assert not store.delete("b")
+    with pytest.raises(ChainBroken) as broken:
+        store.conversation("c", EVERYTHING)
+    assert broken.value.missing == "b"
+    with pytest.raises(ChainBroken) as broken:
+        store.conversation("nowhere", EVERYTHING)
+    assert broken.value.missing == "nowhere"
+    assert store.get("c") is not None
+
+
+def test_items_are_found_by_id_the_latest_first(make: Make) -> None:
+    store = make()
+    store.put(turn("a"))
+    store.put(StoredResponse("b", None, b"{}", (Item("msg_in_a", b"again"),), ()))
+    found = store.items(["msg_in_a", "msg_out_a", "msg_none"], EVERYTHING)
+    assert found == {"msg_in_a": b"again", "msg_out_a": b"out a"}
+    with pytest.raises(ChainTooLong):
+        store.items(["msg_in_a", "msg_out_a"], 9)
+    store.delete("b")
+    assert store.items(["msg_in_a"], EVERYTHING) == {"msg_in_a": b"in a"}
+
+
+def test_what_was_deleted_is_not_in_the_file(make: Make, tmp_path: Path) -> None:
+    store = make()
+    store.put(turn("a", filling="a secret"))
+    store.close()
+    assert b"a secret" in (tmp_path / "r.sqlite3").read_bytes()
+    store.delete("a")
+    store.close()
+    assert b"a secret" not in (tmp_path / "r.sqlite3").read_bytes()
+
+
+# --- limits ---------------------------------------------------------------------------------------
+
+
+def test_the_oldest_go_first(make: Make) -> None:
+    store = make(max_count=3)
+    names = [f"r{number}" for number in range(6)]
+    for name in names:
+        store.put(turn(name))
+    assert ids(store, names) == ["r3", "r4", "r5"]
+    assert store.items([f"msg_in_{name}" for name in names], EVERYTHING).keys() == {
+        "msg_in_r3", "msg_in_r4", "msg_in_r5",
+    }  # fmt: skip
+
+
+def test_a_conversation_that_goes_on_is_not_old(make: Make) -> None:
+    store = make(max_count=4)
+    store.put(turn("first"))
+    for number in range(3):
+        store.put(turn(f"r{number}"))
+    store.put(turn("second", "first"))
+    assert ids(store, ["first", "r0", "r1", "r2", "second"]) == ["first", "r1", "r2", "second"]
+    assert len(store.conversation("second", EVERYTHING)) == 4
+
+
+def test_bytes_are_limited_too(make: Make) -> None:
+    store = make(max_bytes=10_000)
+    for name in ("a", "b", "c"):
+        store.put(turn(name, filling="x" * 4000))
+    assert ids(store, ["a", "b", "c"]) == ["b", "c"]
+    with pytest.raises(StoreFailed, match="more than"):
+        store.put(turn("d", filling="x" * 10_000))
+    assert ids(store, ["b", "c"]) == ["b", "c"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 60)), max_size=25),
+    st.integers(1, 6),
+    st.integers(150, 400),
+)
+def test_it_keeps_what_a_list_would(
+    tmp_path_factory: pytest.TempPathFactory,
+    turns: list[tuple[int, int]],
+    max_count: int,
+    max_bytes: int,
+) -> None:
+    """Against the plain telling: move the chain to the end, then drop from the front."""
+    store = ResponseStore(tmp_path_factory.mktemp("model") / "r", max_count, max_bytes)
+    kept: list[StoredResponse] = []
+    try:
+        for number, (previous, filling) in enumerate(turns):
+            continued = f"r{previous}" if previous < number else "unknown"
+            response = turn(f"r{number}", continued, "x" * filling)
+            store.put(response)
+            chain, wanted = [response], response.previous
+            while found := next((r for r in kept if r.id == wanted), None):
+                chain.insert(0, found)
+                wanted = found.previous
+            kept = [r for r in kept if r not in chain] + chain
+            while len(kept) > max_count or sum(r.size for r in kept) > max_bytes:
+                del kept[0]
+            names = [f"r{n}" for n in range(number + 1)]
+            assert ids(store, names) == sorted((r.id for r in kept), key=names.index)
+    finally:
+        store.close()
+
+
+# --- trouble --------------------------------------------------------------------------------------
+
+
+def test_many_threads_and_two_stores_on_one_file(make: Make) -> None:
+    stores = [make(max_count=10_000), make(max_count=10_000)]
+
+    def work(thread: int) -> Callable[[], None]:
+        def run() -> None:
+            store, previous = stores[thread % 2], None
+            for number in range(15):
+                store.put(turn(f"{thread}.{number}", previous))
+                previous = f"{thread}.{number}"
+                assert len(store.conversation(previous, EVERYTHING)) == 2 * (number + 1)
+
+        return run
+
+    together([work(thread) for thread in range(6)])
+    for thread in range(6):
+        assert len(stores[0].conversation(f"{thread}.14", EVERYTHING)) == 30
+
+
+def test_a_kill_loses_nothing_that_was_stored(make: Make, tmp_path: Path) -> None:
+    program = (
+        "import sys, pathlib, itertools\n"
+        "from offgrid.store.responses import *\n"
+        "store = ResponseStore(pathlib.Path(sys.argv[1]), 10**6, 1 << 30)\n"
+        "for n in itertools.count():\n"
+        "    store.put(StoredResponse(f'r{n}', f'r{n - 1}' if n else None, b'{}',\n"
+        "                             (Item('i', b'x' * 3000),), (Item('o', b'y'),)))\n"
+        "    print(f'r{n}', flush=True)\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "r.sqlite3")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    stored = [child.stdout.readline().strip() for _ in range(40)]
+    child.send_signal(signal.SIGKILL)
+    stored += [line.strip() for line in child.stdout if line.endswith("\n")]
+    child.wait(TIMEOUT)
+    child.stdout.close()
+    assert len(stored) >= 40
+    assert len(make().conversation(stored[-1], EVERYTHING)) == 2 * len(stored)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no limit on the size of files")
+def test_a_full_disk_loses_nothing_that_was_stored(make: Make, tmp_path: Path) -> None:
+    """The disk is a limit on the size of the process's files, which SQLite meets as a real one."""
+    program = (
+        "import sys, pathlib, resource, signal\n"
+        "from offgrid.store.responses import *\n"
+        "from offgrid.errors import StoreFailed\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
+        "store = ResponseStore(pathlib.Path(sys.argv[1]), 10**6, 1 << 30)\n"
+        "n = 0\n"
+        "try:\n"
+        "    for n in range(1000):\n"
+        "        store.put(StoredResponse(f'r{n}', None, b'{}', (Item('i', b'x' * 9000),), ()))\n"
+        "except StoreFailed:\n"
+        "    missing = [m for m in range(n) if store.get(f'r{m}') is None]\n"
+        "    print(n, missing, store.get(f'r{n}'))\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "r.sqlite3")],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=True,
+    )
+    count, _, rest = result.stdout.partition(" ")
+    assert int(count) > 3
+    assert rest.strip() == "[] None"
+    store = make()
+    store.put(turn("later"))
+    assert ids(store, ["r0", f"r{int(count) - 1}", "later"]) == [
+        "r0", f"r{int(count) - 1}", "later",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ["no database", "a torn page"])
+def test_a_damaged_file_is_set_aside(
+    make: Make, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "r.sqlite3"
+    if damage == "no database":
+        path.write_bytes(b"This is a letter, not a database." * 200)
+    else:
+        store = make()
+        for number in range(50):
+            store.put(turn(f"r{number}", filling="x" * 500))
+        store.close()
+        with path.open("r+b") as file:
+            file.seek(4096)
+            file.write(os.urandom(path.stat().st_size - 4096))
+    content = path.read_bytes()
+    with caplog.at_level(logging.ERROR, "offgrid"):
+        store = make()
+        store.put(turn("new"))
+    assert "set aside" in caplog.text
+    assert store.get("new") == turn("new")
+    assert path.with_name("r.sqlite3.damaged").read_bytes()[4096:] == content[4096:]
+
+
+def test_a_file_that_cannot_be_used_is_an_error_until_it_can(make: Make, tmp_path: Path) -> None:
+    blocker = tmp_path / "folder"
+    blocker.write_text("a file where the folder should be")
+    store = make(path=blocker / "r.sqlite3")
+    for _ in range(2):
+        with pytest.raises(StoreFailed):
+            store.put(turn("a"))
+        with pytest.raises(StoreFailed):
+            store.get("a")
+    blocker.unlink()
+    store.put(turn("a"))
+    assert store.get("a") == turn("a")
+
+
+def test_a_later_version_s_file_is_left_alone(make: Make, tmp_path: Path) -> None:
+    path = tmp_path / "r.sqlite3"
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(StoreFailed, match="later version"):
+        make().put(turn("a"))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_another_process_that_holds_the_file_is_waited_for_a_moment_only(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("offgrid.store.responses._BUSY_SECONDS", 0.05)
+    store = make()
+    store.put(turn("a"))
+    other = sqlite3.connect(tmp_path / "r.sqlite3", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreFailed, match="locked"):
+        store.put(turn("b"))
+    other.execute("ROLLBACK")
+    other.close()
+    store.put(turn("b"))
+    assert ids(store, ["a", "b"]) == ["a", "b"]
