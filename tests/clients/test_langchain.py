@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
+from pydantic import BaseModel
 from support import STARTER
 
 
@@ -90,6 +91,24 @@ def test_tools(options: dict[str, Any]) -> None:
     for chunk in streamed[1:]:
         total += chunk
     assert [(c["name"], c["args"]) for c in total.tool_calls] == [("get_weather", call["args"])]
+
+
+class City(BaseModel):
+    """A city."""
+
+    size: Literal["small", "large"]
+    warm: bool
+
+
+# LangChain's own: it puts the object where the openai client's type has none.
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("method", ["json_schema", "function_calling"])
+def test_structured_output(options: dict[str, Any], method: Any) -> None:
+    chat = ChatOpenAI(**options, temperature=0).with_structured_output(
+        City, method=method, strict=True
+    )
+    assert isinstance(chat.invoke("Describe Oslo."), City)
+    assert isinstance(list(chat.stream("Describe Oslo."))[-1], City)
 
 
 def test_errors_are_the_openai_client_s(options: dict[str, Any]) -> None:

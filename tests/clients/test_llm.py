@@ -68,5 +68,26 @@ def test_text_completions_with_logprobs(llm_home: Path) -> None:
     assert llm(llm_home, *asked, "--no-stream").strip()
 
 
+def test_schemas(llm_home: Path) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"warm": {"type": "boolean"}, "size": {"enum": ["small", "large"]}},
+        "required": ["warm", "size"],
+        "additionalProperties": False,
+    }
+    answer = json.loads(llm(llm_home, "-m", "offgrid", "--schema", json.dumps(schema), "Oslo?"))
+    assert isinstance(answer["warm"], bool)
+    assert answer["size"] in ("small", "large")
+
+
+def test_tools(llm_home: Path) -> None:
+    functions = "def get_weather(city: str) -> str:\n    return 'rain in ' + city"
+    asked = ["-m", "offgrid", "-o", "temperature", "0", "-o", "max_tokens", "100"]
+    question = "What is the weather in Oslo?"
+    llm(llm_home, *asked, "--functions", functions, "--chain-limit", "3", question)
+    logs = json.loads(llm(llm_home, "logs", "--json", "--count", "0"))
+    assert any(call["name"] == "get_weather" for entry in logs for call in entry["tool_calls"])
+
+
 def test_models(llm_home: Path) -> None:
     assert "offgrid-text" in llm(llm_home, "models")

@@ -7,11 +7,12 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import openai
 import pytest
 from openai import AsyncOpenAI, OpenAI
+from pydantic import BaseModel, Field
 from support import STARTER, Stream, endless, eventually, request
 
 from offgrid.server import Server
@@ -184,6 +185,45 @@ def test_tools(client: OpenAI) -> None:
         model=STARTER, messages=messages, tools=[WEATHER], temperature=0, max_tokens=50
     )
     assert answer.choices[0].message.content is not None
+
+
+class Point(BaseModel):
+    x: Annotated[int, Field(ge=0, le=9)]
+    y: Annotated[int, Field(ge=0, le=9)]
+
+
+class Shape(BaseModel):
+    kind: Literal["line", "triangle"]
+    points: Annotated[list[Point], Field(min_length=1, max_length=3)]
+    label: Literal["a", "b"] | None
+
+
+def test_parse(client: OpenAI) -> None:
+    """Nested models, ``$defs`` and unions, whole and streamed."""
+    asked: Any = {"model": STARTER, "messages": HELLO, "response_format": Shape, "seed": 5}
+    whole = client.chat.completions.parse(**asked).choices[0].message
+    assert isinstance(whole.parsed, Shape)
+    with client.chat.completions.stream(**asked) as stream:
+        kinds = {event.type for event in stream}
+        streamed = stream.get_final_completion().choices[0].message
+    assert streamed.parsed == whole.parsed
+    assert "content.delta" in kinds
+
+
+def test_parsed_tools(client: OpenAI) -> None:
+    answer = client.chat.completions.parse(
+        model=STARTER, messages=HELLO, tools=[openai.pydantic_function_tool(Point)],
+        tool_choice="required", parallel_tool_calls=False, temperature=0,
+    )  # fmt: skip
+    (call,) = answer.choices[0].message.tool_calls or ()
+    assert isinstance(call.function.parsed_arguments, Point)
+
+
+def test_a_schema_that_is_none(client: OpenAI) -> None:
+    schema: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no"}}}
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.chat.completions.create(model=STARTER, messages=HELLO, response_format=schema)
+    assert (bad.value.param or "").startswith("response_format")
 
 
 # Errors

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { createOpenAI } from "@ai-sdk/openai";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import {
-  APICallError, embedMany, generateText, stepCountIs, streamText, tool,
+  APICallError, embedMany, generateText, Output, stepCountIs, streamText, tool,
 } from "ai";
 import { z } from "zod";
 
@@ -12,6 +12,9 @@ const { OFFGRID_URL, OFFGRID_MODEL: id } = process.env;
 const baseURL = `${OFFGRID_URL}/v1`;
 const compatible = createOpenAICompatible({ name: "offgrid", baseURL, includeUsage: true });
 const openai = createOpenAI({ baseURL, apiKey: "any" });
+const structured = createOpenAICompatible({
+  name: "offgrid", baseURL, supportsStructuredOutputs: true,
+}).chatModel(id);
 const models = {
   "openai-compatible": compatible.chatModel(id),
   openai: openai.chat(id),
@@ -69,6 +72,18 @@ for (const [name, model] of Object.entries(models)) {
       (error) => APICallError.isInstance(error) && error.statusCode === 400
         && error.message.includes("temperature") && !error.isRetryable,
     );
+  });
+}
+
+for (const [name, model] of [["openai-compatible", structured], ["openai", models.openai]]) {
+  test(`${name}: an object by a schema, whole and streamed`, async () => {
+    const City = z.object({ warm: z.boolean(), size: z.enum(["small", "large"]) });
+    const options = { ...asked, model, maxOutputTokens: 200, output: Output.object({ schema: City }) };
+    const whole = await generateText(options);
+    City.parse(whole.output);
+    const stream = streamText(options);
+    await read(stream);
+    assert.deepEqual(await stream.output, whole.output);
   });
 }
 

@@ -2,6 +2,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import OpenAI from "openai";
+import { zodResponseFormat } from "openai/helpers/zod";
+import { z } from "zod";
 
 const { OFFGRID_URL, OFFGRID_MODEL: model } = process.env;
 const client = new OpenAI({ baseURL: `${OFFGRID_URL}/v1`, apiKey: "any", maxRetries: 0 });
@@ -105,6 +107,14 @@ test("tools", async () => {
   const final = await client.chat.completions.stream(question).finalChatCompletion();
   const [streamed] = final.choices[0].message.tool_calls;
   assert.equal(streamed.function.arguments, call.function.arguments);
+});
+
+test("parse, by a zod schema", async () => {
+  const City = z.object({ warm: z.boolean(), size: z.enum(["small", "large"]) });
+  const answer = await client.chat.completions.parse({
+    ...asked, max_tokens: 200, response_format: zodResponseFormat(City, "city"),
+  });
+  City.parse(answer.choices[0].message.parsed);
 });
 
 test("errors have their classes", async () => {
