@@ -67,6 +67,10 @@ class Lines:
         self._pipe.close()
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Child:
     """A program with a process group of its own, as a terminal starts it."""
 
@@ -84,6 +88,8 @@ class Child:
             stderr=stderr,
             encoding="utf-8",
             start_new_session=True,
+            # Whoever runs the tests in the background of a shell lets them ignore Ctrl-C.
+            preexec_fn=_heed_interrupts,
         )
         self.out = Lines(self.process.stdout)
         self.err = Lines(self.process.stderr)
