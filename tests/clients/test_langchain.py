@@ -111,6 +111,23 @@ def test_structured_output(options: dict[str, Any], method: Any) -> None:
     assert isinstance(list(chat.stream("Describe Oslo."))[-1], City)
 
 
+def test_responses(options: dict[str, Any]) -> None:
+    """The other API: whole, streamed, and a conversation that the server keeps."""
+    chat = ChatOpenAI(**options, temperature=0, use_responses_api=True)
+    whole = chat.invoke("Hello!")
+    chunks = list(chat.stream("Hello!"))
+    total = chunks[0]
+    for chunk in chunks[1:]:
+        total += chunk
+    assert total.text == whole.text != ""
+    assert whole.usage_metadata is not None
+    assert total.usage_metadata is not None
+    assert total.usage_metadata["output_tokens"] == whole.usage_metadata["output_tokens"]
+    continued = chat.invoke("And now?", previous_response_id=whole.response_metadata["id"])
+    assert continued.usage_metadata is not None
+    assert continued.usage_metadata["input_tokens"] > whole.usage_metadata["input_tokens"]
+
+
 def test_errors_are_the_openai_client_s(options: dict[str, Any]) -> None:
     with pytest.raises(openai.NotFoundError):
         ChatOpenAI(**{**options, "model": "nothing"}).invoke("Hello!")

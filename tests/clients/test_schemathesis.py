@@ -18,8 +18,15 @@ from offgrid.api.openapi import OPERATIONS, document
 
 EXAMPLES = 40
 MAX_TOKENS = 4
-GENERATES = {operation.path: operation.event is not None for operation in OPERATIONS}
-NEEDS_MORE = {"/v1/models/{model}", "/v1/rerank"}
+LIMITS = {
+    "/v1/chat/completions": "max_tokens",
+    "/v1/completions": "max_tokens",
+    "/v1/responses": "max_output_tokens",
+}
+"""Names of the field that keeps an answer short."""
+NEEDS_MORE = {
+    "/v1/models/{model}", "/v1/rerank", "/v1/responses/{id}", "/v1/responses/{id}/input_items",
+}  # fmt: skip
 """A right request is answered 200 only with an id, or a model, that this server has not."""
 CHECKS = [
     not_a_server_error,
@@ -60,7 +67,7 @@ def test_made_up_requests(
         if "model" in (case.query or ()):
             case.query["model"] = STARTER
         if isinstance(case.body, dict):
-            _to_the_point(case.body, GENERATES[path])
+            _to_the_point(case.body, LIMITS.get(path))
             if mode is GOOD:
                 _agree(case.body)
         response = case.call_and_validate(base_url, checks=CHECKS)
@@ -77,24 +84,28 @@ def test_made_up_requests(
         assert statuses[200] >= statuses.total() / 4, statuses
 
 
-def _to_the_point(body: dict[str, Any], generates: bool) -> None:
+def _to_the_point(body: dict[str, Any], limit: str | None) -> None:
     """Ask the model that there is, for a few tokens."""
     if isinstance(body.get("model"), str):
         body["model"] = STARTER
-    limit = body.get("max_tokens")
-    if not generates:
-        return
-    if limit is None or (type(limit) is int and MAX_TOKENS < limit < 1 << 31):
-        body["max_tokens"] = MAX_TOKENS
+    if limit is not None:
+        value = body.get(limit)
+        if value is None or (type(value) is int and MAX_TOKENS < value < 1 << 31):
+            body[limit] = MAX_TOKENS
 
 
 def _agree(body: dict[str, Any]) -> None:
     """Mend what the document cannot say: what depends on another field or on the model."""
-    for name in ("min_tokens", "logit_bias", "best_of", "echo", "dimensions", "repeat_penalty"):
+    for name in (
+        "min_tokens", "logit_bias", "best_of", "echo", "dimensions", "repeat_penalty",
+        "previous_response_id",
+    ):  # fmt: skip
         body.pop(name, None)
     if not body.get("stream"):
         body.pop("stream_options", None)
-    if "top_logprobs" in body:
+    if "top_logprobs" in body and "input" in body:
+        body["include"] = ["message.output_text.logprobs"]
+    elif "top_logprobs" in body:
         body["logprobs"] = True
     for message in body.get("messages", ()):
         if isinstance(message, dict):
@@ -105,7 +116,9 @@ def _agree(body: dict[str, Any]) -> None:
 
 
 def _known(prompt: Any) -> Any:
-    """Token ids of the starter in the place of any."""
+    """Token ids of the starter in the place of any, and an item that is one."""
+    if isinstance(prompt, dict):
+        return {"role": "user", "content": "Hello!"}
     if isinstance(prompt, list):
         return [_known(item) for item in prompt]
-    return prompt % 1000 if isinstance(prompt, int) else prompt or "Hello!"
+    return prompt % 1000 if isinstance(prompt, (int, float)) else prompt or "Hello!"

@@ -18,6 +18,7 @@ const structured = createOpenAICompatible({
 const models = {
   "openai-compatible": compatible.chatModel(id),
   openai: openai.chat(id),
+  "openai responses": openai.responses(id),
 };
 const asked = {
   prompt: "Tell me a short story.", temperature: 0, maxOutputTokens: 30, maxRetries: 0,
@@ -75,7 +76,11 @@ for (const [name, model] of Object.entries(models)) {
   });
 }
 
-for (const [name, model] of [["openai-compatible", structured], ["openai", models.openai]]) {
+for (const [name, model] of [
+  ["openai-compatible", structured],
+  ["openai", models.openai],
+  ["openai responses", models["openai responses"]],
+]) {
   test(`${name}: an object by a schema, whole and streamed`, async () => {
     const City = z.object({ warm: z.boolean(), size: z.enum(["small", "large"]) });
     const options = { ...asked, model, maxOutputTokens: 200, output: Output.object({ schema: City }) };

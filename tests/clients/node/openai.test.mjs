@@ -117,6 +117,23 @@ test("parse, by a zod schema", async () => {
   City.parse(answer.choices[0].message.parsed);
 });
 
+test("responses, whole, streamed and continued", async () => {
+  const question = { model, input: "Hello!", temperature: 0 };
+  const whole = await client.responses.create(question);
+  const streamed = await client.responses.stream(question).finalResponse();
+  assert.equal(streamed.output_text, whole.output_text);
+  assert.deepEqual(streamed.usage.output_tokens, whole.usage.output_tokens);
+  const next = await client.responses.create({
+    ...question, input: "And now?", previous_response_id: whole.id,
+  });
+  assert.ok(next.usage.input_tokens > whole.usage.input_tokens);
+  const items = [];
+  for await (const item of client.responses.inputItems.list(next.id)) items.push(item);
+  assert.equal(items.length, 1);
+  await client.responses.delete(whole.id);
+  await assert.rejects(client.responses.retrieve(whole.id), OpenAI.NotFoundError);
+});
+
 test("errors have their classes", async () => {
   await assert.rejects(
     client.chat.completions.create({ ...asked, temperature: 3 }),
