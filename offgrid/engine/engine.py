@@ -28,6 +28,7 @@ from offgrid.engine.prompts import (
     prompt_text,
     read_bias,
     read_prompt,
+    read_with_images,
 )
 from offgrid.engine.protocol import (
     Delta,
@@ -42,6 +43,7 @@ from offgrid.engine.protocol import (
 from offgrid.engine.scheduler import Placement, Row, Scheduler
 from offgrid.engine.scoring import SCORED_BYTES, Scored, drawn_token
 from offgrid.engine.sequence import Sequence
+from offgrid.engine.vision import EncodeError, Span
 from offgrid.errors import (
     ContextLengthExceeded,
     EngineFault,
@@ -153,7 +155,11 @@ class Engine:
             raise InvalidParameter(
                 "This model does not generate text.", "model", code="unsupported_model"
             )
-        prompt = read_prompt(self.model, request)
+        images: tuple[Span, ...] = ()
+        if request.images:
+            prompt, images = read_with_images(self.model, request, request.prompt_param)
+        else:
+            prompt = read_prompt(self.model, request)
         n_ctx = self.model.n_ctx
         answered = request.max_tokens != 0
         if len(prompt) + answered > n_ctx:
@@ -176,13 +182,14 @@ class Engine:
             sampler = Sampler(
                 self.model.n_vocab,
                 params,
-                prompt_tokens=prompt,
+                prompt_tokens=prompt[prompt >= 0] if images else prompt,
                 choice=choice,
                 banned=banned,
                 end_tokens=self.model.eog_ids,
             )
             sequence = Sequence(id, choice, request, prompt, n_ctx, sampler, matchers[choice])
             sequence.visible = visible
+            sequence.images = images
             sequences.append(sequence)
         text = ""
         if request.tokens is not None and (request.echo or request.top_logprobs is not None):
@@ -299,7 +306,42 @@ class Engine:
         if self.embedder.has_work:
             self._embed(share if rows else None)
         self._flush()
+        self._see()
         return self.has_work
+
+    def _see(self) -> None:
+        """Compute one image, of the oldest sequence that has come to one.
+
+        It takes a step's time of its own; what the others got in this step is on its way.
+        """
+        for sequence in self.scheduler.running:
+            span = sequence.next_image if sequence.images else None
+            if span is None or self.scheduler.is_parked(sequence.slot):
+                continue
+            try:
+                self.model.see(span.chunk, sequence.slot, span.start)
+            except Exception as ex:
+                self._after_failed_image(sequence, span, ex)
+            else:
+                self._failures = 0
+                sequence.computed = span.end
+            return
+
+    def _after_failed_image(self, sequence: Sequence, span: Span, error: Exception) -> None:
+        log.error("an image of request %d failed: %s", sequence.request_id, error)
+        slot = sequence.slot
+        no_room = getattr(error, "code", None) == NO_ROOM and self.scheduler.can_cut
+        if no_room and self.model.cut(slot, span.start) and self._make_room():
+            return  # it is tried again
+        self._fail(sequence.request_id, EngineFault("The model failed to compute an image."))
+        if isinstance(error, EncodeError):
+            return  # that was beside the model
+        self.model.forget(slot)
+        self.scheduler.forget(slot)
+        self._flush()
+        self._failures += 1
+        if self._failures >= _FATAL_FAILURES:
+            raise EngineBroken(f"{self._failures} failures in a row, last: {error}")
 
     def _embed(self, budget: int | None) -> None:
         self._events += self.embedder.step(budget)
@@ -449,7 +491,7 @@ class Engine:
         """
         code = getattr(error, "code", None)
         log.error("decode of %d rows failed: %s", len(rows), error)
-        if code == NO_ROOM and self._make_room(rows):
+        if code == NO_ROOM and self._make_room():
             left = [row for row in rows if row.sequence.slot >= 0]
             if left:
                 self._compute(left)
@@ -471,13 +513,13 @@ class Engine:
             self._flush()
             raise EngineBroken(f"{self._failures} failed decodes in a row, last: {error}")
 
-    def _make_room(self, rows: list[Row[Sequence]]) -> bool:
+    def _make_room(self) -> bool:
         """No memory cell is free: give up what nobody runs in, then the youngest sequence.
 
         Nobody loses a token: who had to give way is computed again when its turn comes.
 
         Returns:
-            Whether there is hope that what is left of the rows can be computed in the next step.
+            Whether there is hope that who is left can be computed in the next step.
         """
         emptied = self.scheduler.idle.clear()
         for slot in emptied:
