@@ -198,13 +198,14 @@ def _check_png(data: bytes, size: Size) -> None:
 
 def _inflate(inflate: zlib._Decompress, data: memoryview, left: int) -> int:
     """Decompress a part of the rows, of which at most ``left`` bytes may come; return the rest."""
-    pending: bytes | memoryview = data
-    while pending and not inflate.eof:
-        try:
-            left -= len(inflate.decompress(pending, _INFLATE_STEP))
-        except zlib.error:
-            raise _BadImage("is not a valid PNG: its data cannot be decompressed") from None
-        if left < 0:
-            raise _BadImage("holds more data than its size says")
-        pending = inflate.unconsumed_tail
+    for at in range(0, len(data), _INFLATE_STEP):
+        pending: bytes | memoryview = data[at : at + _INFLATE_STEP]
+        while pending and not inflate.eof:
+            try:
+                left -= len(inflate.decompress(pending, _INFLATE_STEP))
+            except zlib.error:
+                raise _BadImage("is not a valid PNG: its data cannot be decompressed") from None
+            if left < 0:
+                raise _BadImage("holds more data than its size says")
+            pending = inflate.unconsumed_tail
     return left

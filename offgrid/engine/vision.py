@@ -16,6 +16,7 @@ from typing import Any
 
 import llama_cpp.mtmd_cpp as mtmd
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 _NEGATIVE = np.uint32(1 << 31)
@@ -69,6 +70,12 @@ class Vision:
     def __init__(
         self, model: Any, path: str, *, n_threads: int, n_ubatch: int, on_gpu: bool
     ) -> None:
+        size, available = os.path.getsize(path), psutil.virtual_memory().available
+        if size > 0.9 * available:
+            raise VisionError(
+                f"There is no memory for this model's projector: it takes {size / 2**30:.1f} GiB "
+                f"and {available / 2**30:.1f} GiB are free."
+            )
         params = mtmd.mtmd_context_params_default()
         params.use_gpu = on_gpu
         params.print_timings = False
