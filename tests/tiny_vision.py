@@ -1,7 +1,9 @@
-"""A language model that sees, with random weights: a small llama and a LLaVA projector beside it.
+"""Language models that see, with random weights: a small llama with a LLaVA projector beside it, a
+small Qwen2-VL and a small Gemma 3.
 
-Images become 4 positions (28 x 28 pixels in patches of 14). Pictures are written here as well, as
-the formats want them, so that tests know every byte.
+To the llama and Gemma every image is 4 positions (of patches of 14 x 14 pixels), which see each
+other in Gemma; to Qwen2-VL it is one for each 28 x 28 pixels, in rows and columns. Pictures
+are written here as well, as the formats want them, so that tests know every byte.
 """
 
 from __future__ import annotations
@@ -27,26 +29,48 @@ def make_seeing(folder: Path, name: str = "seeing") -> tuple[Path, Path]:
     return model, make_projector(folder / f"mmproj-{name}.gguf")
 
 
-def make_projector(path: Path, width: int = 64) -> Path:
+def make_qwen(folder: Path) -> tuple[Path, Path]:
+    """Return new files of a model that places images in two dimensions (M-RoPE)."""
+    shape = tiny_models.models.RECIPES["small-llama"].shape
+    path = folder / "qwen.gguf"
+    writer = gguf.GGUFWriter(path, "qwen2vl")
+    writer.add_rope_dimension_sections([2, 3, 3, 0])
+    tiny_models.models.llama(writer, "qwen", shape)
+    return tiny_models._finish(writer, path), make_projector(
+        folder / "mmproj-qwen.gguf", kind="qwen2vl_merger"
+    )
+
+
+def make_gemma(folder: Path) -> tuple[Path, Path]:
+    """Return new files of a model in which the positions of an image see each other."""
+    model = tiny_models.make("gemma3", folder)
+    model = model.rename(folder / "gemma.gguf")
+    return model, make_projector(folder / "mmproj-gemma.gguf", kind="gemma3", side=56)
+
+
+def make_projector(path: Path, width: int = 64, kind: str = "mlp", side: int = SIDE) -> Path:
     """Return a new projector file for models whose embeddings have ``width`` entries."""
     writer = gguf.GGUFWriter(path, "clip")
     writer.add_bool("clip.has_vision_encoder", True)
-    writer.add_string("clip.projector_type", "mlp")
+    writer.add_string("clip.projector_type", kind)
     writer.add_bool("clip.use_gelu", True)
     for key, value in {
-        "image_size": SIDE, "patch_size": PATCH, "embedding_length": WIDTH,
+        "image_size": side, "patch_size": PATCH, "embedding_length": WIDTH,
         "feed_forward_length": 2 * WIDTH, "block_count": LAYERS, "projection_dim": width,
         "attention.head_count": 2,
     }.items():  # fmt: skip
         writer.add_uint32(f"clip.vision.{key}", value)
+    if kind == "gemma3":
+        writer.add_uint32("clip.vision.projector.scale_factor", 2)
     writer.add_float32("clip.vision.attention.layer_norm_epsilon", 1e-5)
     writer.add_array("clip.vision.image_mean", [0.5, 0.5, 0.5])
     writer.add_array("clip.vision.image_std", [0.25, 0.25, 0.25])
-    _projector_tensors(tiny_models.models.Tensors(writer, gguf.GGMLQuantizationType.F32, 3), width)
+    tensors = tiny_models.models.Tensors(writer, gguf.GGMLQuantizationType.F32, 3)
+    _projector_tensors(tensors, width, kind, (side // PATCH) ** 2)
     return tiny_models._finish(writer, path)
 
 
-def _projector_tensors(tensors: Any, width: int) -> None:
+def _projector_tensors(tensors: Any, width: int, kind: str, patches: int) -> None:
     def linear(name: str, rows: int, columns: int) -> None:
         tensors.matrix(name, rows, columns)
         tensors.filled(f"{name}.bias", 0.1, rows)
@@ -56,9 +80,18 @@ def _projector_tensors(tensors: Any, width: int) -> None:
         tensors.filled(f"{name}.bias", 0.0, WIDTH)
 
     tensors.plain("v.patch_embd.weight", tensors.normal(WIDTH, 3, PATCH, PATCH))
-    tensors.plain("v.class_embd", tensors.normal(WIDTH))
-    tensors.matrix("v.position_embd", POSITIONS + 1, WIDTH)
-    norm("v.pre_ln")
+    if kind == "gemma3":
+        tensors.matrix("v.position_embd", patches, WIDTH)
+        norm("v.post_ln")
+        tensors.matrix("mm.input_projection", WIDTH, width)
+        tensors.filled("mm.soft_emb_norm.weight", 4.0, WIDTH)
+    elif kind == "mlp":
+        tensors.plain("v.class_embd", tensors.normal(WIDTH))
+        tensors.matrix("v.position_embd", patches + 1, WIDTH)
+        norm("v.pre_ln")
+    else:
+        tensors.plain("v.patch_embd.weight.1", tensors.normal(WIDTH, 3, PATCH, PATCH))
+        norm("v.post_ln")
     for layer in range(LAYERS):
         block = f"v.blk.{layer}"
         for part in ("attn_q", "attn_k", "attn_v", "attn_out"):
@@ -67,8 +100,9 @@ def _projector_tensors(tensors: Any, width: int) -> None:
         norm(f"{block}.ln2")
         linear(f"{block}.ffn_up", 2 * WIDTH, WIDTH)
         linear(f"{block}.ffn_down", WIDTH, 2 * WIDTH)
-    linear("mm.0", width, WIDTH)
-    linear("mm.2", width, width)
+    if kind != "gemma3":
+        linear("mm.0", width, WIDTH if kind == "mlp" else 4 * WIDTH)
+        linear("mm.2", width, width)
 
 
 # --- pictures -----------------------------------------------------------------------------------

@@ -319,7 +319,7 @@ class Engine:
             if span is None or self.scheduler.is_parked(sequence.slot):
                 continue
             try:
-                self.model.see(span.chunk, sequence.slot, span.start)
+                self.model.see(span.chunk, sequence.slot, sequence.position(span.start))
             except Exception as ex:
                 self._after_failed_image(sequence, span, ex)
             else:
@@ -331,7 +331,8 @@ class Engine:
         log.error("an image of request %d failed: %s", sequence.request_id, error)
         slot = sequence.slot
         no_room = getattr(error, "code", None) == NO_ROOM and self.scheduler.can_cut
-        if no_room and self.model.cut(slot, span.start) and self._make_room():
+        start = sequence.position(span.start)
+        if no_room and self.model.cut(slot, start) and self._make_room():
             return  # it is tried again
         self._fail(sequence.request_id, EngineFault("The model failed to compute an image."))
         if isinstance(error, EncodeError):
@@ -384,14 +385,14 @@ class Engine:
             return
         if placement.source != slot:
             self.model.copy(placement.source, slot)
-        if not self._cut(slot, placement.keep):
+        if not self._cut(slot, sequence.position(placement.keep)):
             # This kind of memory only knows whole sequences. Nothing is lost: it is computed.
             self.model.forget(slot)
             sequence.computed = sequence.cached = 0
             self.scheduler.can_cut = False
 
     def _cut(self, slot: int, keep: int) -> bool:
-        """Cut a slot to ``keep`` tokens; False where the model cannot."""
+        """Cut a slot off at position ``keep``; False where the model cannot."""
         if not self.scheduler.can_cut:
             return True  # only whole ones are shared: nothing is to be cut
         return self.model.cut(slot, keep)
@@ -445,8 +446,11 @@ class Engine:
         rows = sorted(rows, key=lambda row: row.sequence.slot)
         n_rows = sum(row.count for row in rows)
         bridges = self.scheduler.bridges(rows, batch.capacity - n_rows)
-        single = [(row.sequence.slot, row.start, int(row.sequence.tokens[row.start]), True)
-                  for row in rows if row.count == 1 and row.completes]  # fmt: skip
+        single = [
+            (s.slot, s.position(row.start), int(s.tokens[row.start]), True)
+            for row in rows
+            if row.count == 1 and row.completes and (s := row.sequence)
+        ]
         if len(single) == len(rows):  # no prompt is read in most steps
             for slot, position in bridges:
                 self.model.cut(slot, position)
@@ -474,7 +478,8 @@ class Engine:
                 batch.add(gap, position, _ANY_TOKEN, 0)
                 gap, position = next(waiting)
             tokens = sequence.tokens[row.start : row.start + row.count]
-            index = batch.add(sequence.slot, row.start, tokens, row.n_logits)
+            start = sequence.position(row.start)
+            index = batch.add(sequence.slot, start, tokens, row.n_logits)
             self._row_ends[sequence.slot] = index
             if row.completes:
                 complete.append(sequence)

@@ -86,6 +86,10 @@ class Sequence:
         """The image that is to be computed now, None if something else is."""
         return next((span for span in self.images if span.start == self.computed), None)
 
+    def position(self, index: int) -> int:
+        """Return the position of a token: its index, less what images before it have too many."""
+        return index - sum(span.lag for span in self.images if span.end <= index)
+
     def whole(self, length: int) -> int:
         """Return the largest number up to ``length`` of first tokens that ends inside no image."""
         for span in self.images:

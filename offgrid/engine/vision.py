@@ -36,21 +36,29 @@ class Chunk:
     Attributes:
         ids: int32, one for each position that the image takes. All are negative, so that none is a
             token, and they are made from a hash of the image file: equal images have equal ids.
+        n_positions: by how much positions are higher behind it. Where an image has two dimensions
+            (M-RoPE), that is less than it has embeddings.
     """
 
-    def __init__(self, pointer: int, ids: NDArray[np.int32]) -> None:
+    def __init__(self, pointer: int, ids: NDArray[np.int32], n_positions: int) -> None:
         self.pointer = pointer
         self.ids = ids
+        self.n_positions = n_positions
         weakref.finalize(self, mtmd.mtmd_input_chunk_free, pointer)
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where an image stands in a prompt: from position ``start`` up to ``end``."""
+    """Where an image stands in a prompt: from index ``start`` up to ``end``."""
 
     start: int
     end: int
     chunk: Chunk
+
+    @property
+    def lag(self) -> int:
+        """By how much positions behind the image are lower than indices for it."""
+        return self.end - self.start - self.chunk.n_positions
 
 
 class Vision:
@@ -86,17 +94,9 @@ class Vision:
         self._context = mtmd.mtmd_init_from_file(self._path, model, params)
         if not self._context:
             raise VisionError("This model's projector file does not load or belongs to another.")
-        try:
-            if not mtmd.mtmd_support_vision(self._context):
-                raise VisionError("This model's projector is not made for images.")
-            if mtmd.mtmd_decode_use_mrope(self._context):
-                raise VisionError(
-                    "This model gives images positions in two dimensions (M-RoPE), which this "
-                    "server does not."
-                )
-        except VisionError:
+        if not mtmd.mtmd_support_vision(self._context):
             self.close()
-            raise
+            raise VisionError("This model's projector is not made for images.")
 
     def close(self) -> None:
         """Free it. Idempotent."""
@@ -151,7 +151,8 @@ class Vision:
             tokens = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(size))
             return np.array(tokens[: size.value], dtype=np.int32)
         count = int(mtmd.mtmd_input_chunk_get_n_tokens(chunk))
-        if int(mtmd.mtmd_input_chunk_get_n_pos(chunk)) != count or count < 1:
+        n_positions = int(mtmd.mtmd_input_chunk_get_n_pos(chunk))
+        if not 1 <= n_positions <= count:
             raise VisionError("This model numbers the positions of images in a way unknown here.")
         if mtmd.mtmd_decode_use_non_causal(self._context, chunk) and count > self._n_ubatch:
             raise VisionError(
@@ -161,7 +162,7 @@ class Vision:
         copy = mtmd.mtmd_input_chunk_copy(chunk)
         if not copy:
             raise VisionError("There is no memory for the image.")
-        return Chunk(int(copy), image_ids(digest, index, count))
+        return Chunk(int(copy), image_ids(digest, index, count), n_positions)
 
     def encode(self, chunk: Chunk) -> Any:
         """Return the address of the chunk's embeddings, valid until the next call.

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_runs import GREEDY, Run
+from numpy.typing import NDArray
 from reference_vision import MARKER, ReferenceVision
-from tiny_vision import POSITIONS, make_projector, make_seeing, pixels, png
+from tiny_vision import POSITIONS, make_gemma, make_projector, make_qwen, make_seeing, pixels, png
 
 from offgrid.engine.engine import NO_ROOM
 from offgrid.engine.model import DecodeError, Model
@@ -120,13 +121,99 @@ def test_logits_are_libmtmds(
 ) -> None:
     expected, positions = reference.greedy(text.replace("@", MARKER), images, 12)
     run = Run(model)
-    id = ask(run, text, *images, top_logprobs=5)
     assert len(run.engine.prepare(99, prompt(text, *images)).prompt) == positions
+    _check(run, ask(run, text, *images, top_logprobs=5), expected)
+
+
+def _check(run: Run, id: int, expected: NDArray[np.float64]) -> None:
+    """The greedy answer is that of the reference, and so are the best five logprobs."""
     run.finish()
     entries = [e for d in run.events if isinstance(d, Delta) and d.id == id for e in d.logprobs]
     assert [entry.token for entry in entries] == expected.argmax(axis=1).tolist()
     ours = [[logprob for _, logprob in entry.top] for entry in entries]
     assert np.allclose(ours, -np.sort(-expected, axis=1)[:, :5], atol=2e-3)
+
+
+def _pair(files: tuple[Path, Path]) -> Iterator[tuple[Model, ReferenceVision]]:
+    path, projector = files
+    model = Model(
+        Load(str(path), ctx_size=512, parallel=4, batch_size=64, threads=1,
+             projector=str(projector))
+    )  # fmt: skip
+    reference = ReferenceVision(path, projector)
+    yield model, reference
+    reference.close()
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Model, ReferenceVision]]:
+    yield from _pair(make_qwen(tmp_path_factory.mktemp("qwen")))
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Model, ReferenceVision]]:
+    yield from _pair(make_gemma(tmp_path_factory.mktemp("gemma")))
+
+
+WIDE = png(pixels(5, 200, 60))
+
+
+@pytest.mark.parametrize(("text", "images"), [*CASES, ("A @ and @ then", [WIDE, RED])])
+def test_logits_of_a_model_with_two_dimensions(
+    qwen: tuple[Model, ReferenceVision], text: str, images: list[bytes]
+) -> None:
+    model, reference = qwen
+    run = Run(model)
+    prepared = run.engine.prepare(99, prompt(text, *images))
+    sequence = prepared.sequences[0]
+    expected, position = reference.greedy(text.replace("@", MARKER), images, 12)
+    assert sequence.position(len(sequence)) == position < len(sequence)
+    _check(run, ask(run, text, *images, top_logprobs=5), expected)
+
+
+def test_a_conversation_with_a_model_with_two_dimensions(
+    qwen: tuple[Model, ReferenceVision],
+) -> None:
+    """Behind what is shared, and beside others, positions are what they are alone."""
+    model, reference = qwen
+    first = f"{STORY} @ What is it?"
+    longer = f"{first} An otter. And what is @ then?"
+    run = Run(model)
+    beside = ask(run, STORY, top_logprobs=5)
+    ask(run, first, WIDE, n=2)
+    run.finish()
+    id = ask(run, longer, WIDE, RED, top_logprobs=5)
+    changed = ask(run, f"{first} A river.", RED, top_logprobs=5)
+    run.finish()
+    spans = run.engine.prepare(99, prompt(longer, WIDE, RED)).sequences[0].images
+    assert spans[0].lag > 0
+    assert spans[0].end < cached(run, id) < spans[1].start
+    for answered, text, images in (
+        (beside, STORY, []), (id, longer, [WIDE, RED]), (changed, f"{first} A river.", [RED]),
+    ):  # fmt: skip
+        expected, _ = reference.greedy(text.replace("@", MARKER), images, 12)
+        _check(run, answered, expected)
+
+
+@pytest.mark.parametrize(("text", "images"), CASES)
+def test_logits_of_a_model_whose_images_see_all_of_themselves(
+    gemma: tuple[Model, ReferenceVision], text: str, images: list[bytes]
+) -> None:
+    model, reference = gemma
+    expected, _ = reference.greedy(text.replace("@", MARKER), images, 12)
+    run = Run(model)
+    _check(run, ask(run, text, *images, top_logprobs=5), expected)
+
+
+def test_an_image_that_does_not_fit_into_one_computation(tmp_path: Path) -> None:
+    path, projector = make_gemma(tmp_path)
+    model = Model(
+        Load(str(path), ctx_size=64, parallel=1, batch_size=3, threads=1, projector=str(projector))
+    )
+    with pytest.raises(InvalidParameter, match="4 positions of an image at once, and at most 3"):
+        ask(Run(model), "Look: @ What?", RED)
+    model.close()
 
 
 def test_images_change_the_answer_and_their_order_does(model: Watched) -> None:
