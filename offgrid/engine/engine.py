@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.embedder import Embedder, EmbeddingJob
+from offgrid.engine.encoder import Encoder
 from offgrid.engine.grammar import Grammars, Masks, Matcher
 from offgrid.engine.pace import Pace
 from offgrid.engine.prompts import (
@@ -76,7 +77,7 @@ _MASK_SECONDS = 0.002
 """Mostly masks are there before the logits. Who has to wait longer for one draws later: the others
 go on meanwhile."""
 _IDLE_SECONDS = 0.05
-"""Longest wait for a mask when there is nothing else to do; a cancel is seen after it."""
+"""Longest wait for a mask or an image when there is nothing else to do; then a cancel is seen."""
 _ANY_TOKEN = np.zeros(1, dtype=np.int32)
 _FATAL_FAILURES = 2
 """Failed computations in a row after which the process is not to be trusted any more."""
@@ -131,6 +132,7 @@ class Engine:
         self._grammars = Grammars(model)
         self._masks = Masks()
         self.embedder = Embedder(model)
+        self._encoder = Encoder(model.encode)
         self._inbox: deque[Prepared | EmbeddingJob | int] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -306,26 +308,36 @@ class Engine:
         if self.embedder.has_work:
             self._embed(share if rows else None)
         self._flush()
-        self._see()
+        self._see(idle=not rows)
         return self.has_work
 
-    def _see(self) -> None:
-        """Compute one image, of the oldest sequence that has come to one.
+    def _see(self, idle: bool) -> None:
+        """Compute an image that is encoded, or see to it that the next one will be.
 
-        It takes a step's time of its own; what the others got in this step is on its way.
+        One image in a step: it takes the time of a decode of its own. What the others got in this
+        step is on its way.
         """
-        for sequence in self.scheduler.running:
-            span = sequence.next_image if sequence.images else None
-            if span is None or self.scheduler.is_parked(sequence.slot):
-                continue
-            try:
-                self.model.see(span.chunk, sequence.slot, sequence.position(span.start))
-            except Exception as ex:
-                self._after_failed_image(sequence, span, ex)
-            else:
-                self._failures = 0
-                sequence.computed = span.end
+        waiting = [
+            (sequence, span)
+            for sequence in self.scheduler.running
+            if sequence.images and not self.scheduler.is_parked(sequence.slot)
+            if (span := sequence.next_image) is not None
+        ]
+        if not waiting:
             return
+        started = self._encoder.chunk
+        sequence, span = next((w for w in waiting if w[1].chunk is started), waiting[0])
+        try:
+            embeddings = self._encoder.take(span.chunk, _IDLE_SECONDS if idle else 0.0)
+            if embeddings is None:
+                return
+            start = sequence.position(span.start)
+            self.model.see(span.chunk, embeddings, sequence.slot, start)
+        except Exception as ex:
+            self._after_failed_image(sequence, span, ex)
+            return
+        self._failures = 0
+        sequence.computed = span.end
 
     def _after_failed_image(self, sequence: Sequence, span: Span, error: Exception) -> None:
         log.error("an image of request %d failed: %s", sequence.request_id, error)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from offgrid import __version__
 from offgrid.engine.breakers import expand_breaker
 from offgrid.engine.protocol import Load, ModelInfo, Part
-from offgrid.engine.vision import Chunk, Vision, VisionError
+from offgrid.engine.vision import Chunk, Embeddings, Vision, VisionError
 
 _UBATCH = 512
 _MAX_PIECE = 4096
@@ -35,6 +35,9 @@ _EMBEDDING_SEQUENCES = 64
 _MAX_EMBEDDING_LOGITS = 64 * 1024 * 1024
 """Bytes of the logits of a batch that nobody wants; llama.cpp holds them twice."""
 _MIN_EMBEDDING_BATCH = 32
+_IMAGE_SHARE = 4
+"""An image takes at most this part (1/4) of the context, where its projector lets one choose."""
+_MIN_IMAGE = 64
 _POOLINGS = {"1": "mean", "2": "cls", "3": "last", "4": "rank"}
 """``<architecture>.pooling_type`` of a GGUF (``enum llama_pooling_type``)."""
 _POOLING_TYPES = {
@@ -445,25 +448,31 @@ class Model:
                 self._load.projector,
                 n_threads=self.n_threads,
                 n_ubatch=int(lc.llama_n_ubatch(self._context)),
+                max_positions=max(_MIN_IMAGE, self.n_ctx // _IMAGE_SHARE),
                 on_gpu=self._load.gpu_layers != 0,
             )
         except VisionError as ex:
             return ex
 
-    def see(self, chunk: Chunk, slot: int, start: int) -> None:
-        """Encode an image and compute it in a slot, from position ``start`` on.
+    def encode(self, chunk: Chunk) -> Embeddings:
+        """Return the embeddings of an image. Another thread may use the context meanwhile.
 
         Raises:
-            EncodeError: nothing has changed.
+            EncodeError: it failed.
+        """
+        return self.vision().encode(chunk)
+
+    def see(self, chunk: Chunk, embeddings: Embeddings, slot: int, start: int) -> None:
+        """Compute an encoded image in a slot, from position ``start`` on.
+
+        Raises:
             DecodeError: a part of it may be in the slot; cut it off, or :meth:`forget` the slot.
         """
         self._check_slot(slot)
         if not 0 <= start <= self.n_ctx - len(chunk.ids):
             raise ValueError(f"no room for an image at position {start}")
-        vision = self.vision()
-        embeddings = vision.encode(chunk)
         capacity = self.batch.capacity
-        code = vision.decode(self._context, chunk, embeddings, slot, start, capacity)
+        code = self.vision().decode(self._context, chunk, embeddings, slot, start, capacity)
         if code != 0:
             raise DecodeError(code)
 

@@ -14,10 +14,13 @@ import weakref
 from dataclasses import dataclass
 from typing import Any
 
+import llama_cpp.llama_cpp as lc
 import llama_cpp.mtmd_cpp as mtmd
 import numpy as np
 import psutil
 from numpy.typing import NDArray
+
+Embeddings = NDArray[np.float32]
 
 _NEGATIVE = np.uint32(1 << 31)
 
@@ -62,13 +65,15 @@ class Span:
 
 
 class Vision:
-    """A projector. :meth:`read` may be called while another thread calls :meth:`encode`.
+    """A projector. It may be used by three threads: one reads, one encodes, one decodes.
 
     Args:
         model: ``llama_model`` pointer.
         path: the projector's GGUF.
         n_threads: that encode.
         n_ubatch: most positions that the model computes at once.
+        max_positions: that an image may take, where the projector lets one choose: images are made
+            smaller then.
         on_gpu: whether the projector goes onto a graphics processor.
 
     Raises:
@@ -76,7 +81,14 @@ class Vision:
     """
 
     def __init__(
-        self, model: Any, path: str, *, n_threads: int, n_ubatch: int, on_gpu: bool
+        self,
+        model: Any,
+        path: str,
+        *,
+        n_threads: int,
+        n_ubatch: int,
+        max_positions: int,
+        on_gpu: bool,
     ) -> None:
         size, available = os.path.getsize(path), psutil.virtual_memory().available
         if size > 0.9 * available:
@@ -89,7 +101,9 @@ class Vision:
         params.print_timings = False
         params.n_threads = n_threads
         params.warmup = False
+        params.image_max_tokens = max_positions
         self._n_ubatch = n_ubatch
+        self._width = int(lc.llama_model_n_embd_inp(model))
         self._path = os.fsencode(path)
         self._context = mtmd.mtmd_init_from_file(self._path, model, params)
         if not self._context:
@@ -164,8 +178,8 @@ class Vision:
             raise VisionError("There is no memory for the image.")
         return Chunk(int(copy), image_ids(digest, index, count), n_positions)
 
-    def encode(self, chunk: Chunk) -> Any:
-        """Return the address of the chunk's embeddings, valid until the next call.
+    def encode(self, chunk: Chunk) -> Embeddings:
+        """Return the chunk's embeddings, one for each id, (n, width of the model).
 
         Raises:
             EncodeError: it failed.
@@ -173,10 +187,17 @@ class Vision:
         code = mtmd.mtmd_encode_chunk(self._context, chunk.pointer)
         if code != 0:
             raise EncodeError(f"mtmd_encode_chunk returned {code}")
-        return mtmd.mtmd_get_output_embd(self._context)
+        values = mtmd.mtmd_get_output_embd(self._context)
+        return np.ctypeslib.as_array(values, (len(chunk.ids), self._width)).copy()
 
     def decode(
-        self, context: Any, chunk: Chunk, embeddings: Any, slot: int, start: int, n_batch: int
+        self,
+        context: Any,
+        chunk: Chunk,
+        embeddings: Embeddings,
+        slot: int,
+        start: int,
+        n_batch: int,
     ) -> int:
         """Compute an encoded chunk in a slot of the model's context, from position ``start``.
 
@@ -184,10 +205,13 @@ class Vision:
             What ``llama_decode`` returned (``mtmd_helper_decode_image_chunk``). If it is not 0, a
             part of the chunk may be computed.
         """
+        if embeddings.shape != (len(chunk.ids), self._width):
+            raise ValueError(f"an image of {len(chunk.ids)} positions has {embeddings.shape}")
+        values = embeddings.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         end = ctypes.c_int32(start)
         return int(
             mtmd.mtmd_helper_decode_image_chunk(
-                self._context, context, chunk.pointer, embeddings, start, slot, n_batch,
+                self._context, context, chunk.pointer, values, start, slot, n_batch,
                 ctypes.byref(end), mtmd.mtmd_helper_post_decode_callback(0), None,
             )
         )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tiny_vision import POSITIONS, make_gemma, make_projector, make_qwen, make_s
 from offgrid.engine.engine import NO_ROOM
 from offgrid.engine.model import DecodeError, Model
 from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, Part, TokenQuery
-from offgrid.engine.vision import Chunk, EncodeError, image_ids
+from offgrid.engine.vision import Chunk, Embeddings, EncodeError, image_ids
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 
 RED, BLUE, GREEN = (png(pixels(seed)) for seed in (1, 2, 3))
@@ -24,22 +25,36 @@ STORY = "Once upon a time there was a small otter who lived beside a wide river.
 
 
 class Watched:
-    """A model that tells what it saw, and fails to see when told to."""
+    """A model that tells what it saw, and fails to encode or to compute it when told to.
+
+    While ``gate`` is not set, encoding takes its time.
+    """
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self.seen: list[tuple[int, int]] = []
         self.errors: list[Exception | None] = []
+        self.encoder_errors: list[Exception] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.encoding = threading.Event()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def see(self, chunk: Chunk, slot: int, start: int) -> None:
+    def encode(self, chunk: Chunk) -> Embeddings:
+        self.encoding.set()
+        assert self.gate.wait(60)
+        if self.encoder_errors:
+            raise self.encoder_errors.pop(0)
+        return self._model.encode(chunk)
+
+    def see(self, chunk: Chunk, embeddings: Embeddings, slot: int, start: int) -> None:
         self.seen.append((slot, start))
         error = self.errors.pop(0) if self.errors else None
         if error is not None:
             raise error
-        self._model.see(chunk, slot, start)
+        self._model.see(chunk, embeddings, slot, start)
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +221,15 @@ def test_logits_of_a_model_whose_images_see_all_of_themselves(
     _check(run, ask(run, text, *images, top_logprobs=5), expected)
 
 
+def test_a_large_image_takes_a_quarter_of_the_context(
+    qwen: tuple[Model, ReferenceVision],
+) -> None:
+    model, _ = qwen
+    large = prompt("@ What?", png(pixels(1, 1600, 1200)))
+    (span,) = Run(model).engine.prepare(1, large).sequences[0].images
+    assert model.n_ctx // 8 < span.end - span.start <= model.n_ctx // 4
+
+
 def test_an_image_that_does_not_fit_into_one_computation(tmp_path: Path) -> None:
     path, projector = make_gemma(tmp_path)
     model = Model(
@@ -237,7 +261,7 @@ def test_the_libraries_marker_is_text_in_a_prompt(model: Watched) -> None:
 
 
 def test_streams_go_on_beside_images(model: Watched) -> None:
-    """Every answer is what it is alone, and an image costs the others one step each."""
+    """Every answer is what it is alone, and no step computes more than one image."""
     texts = [alone(model, STORY, max_tokens=40), alone(model, "Look: @ What?", RED),
              alone(model, "Is @ like @?", BLUE, GREEN)]  # fmt: skip
     model.seen.clear()
@@ -307,7 +331,46 @@ def test_choices_share_what_was_seen(model: Watched) -> None:
     assert len({run.text(id, choice) for choice in range(3)}) == 1
 
 
-def test_cancelled_before_it_is_seen(model: Watched) -> None:
+def test_a_stream_ends_while_an_image_is_encoded(model: Watched) -> None:
+    expected = alone(model, STORY), alone(model, "Look: @ What?", RED)
+    model.gate.clear()
+    run = Run(model)
+    image = ask(run, "Look: @ What?", RED)
+    while not model.encoding.is_set():
+        run.engine.step()
+    stream = ask(run, STORY)
+    while len(run.engine.scheduler.running) < 2:
+        run.engine.step()
+    while len(run.engine.scheduler.running) > 1:
+        run.engine.step()
+    assert run.text(stream) == expected[0]
+    assert run.text(image) == ""
+    model.gate.set()
+    run.finish()
+    assert run.text(image) == expected[1]
+
+
+def test_cancelled_while_it_is_encoded(model: Watched) -> None:
+    """The next image does not get the embeddings that the other one left behind."""
+    expected = alone(model, "Look: @ What?", BLUE)
+    model.seen.clear()
+    model.gate.clear()
+    run = Run(model)
+    gone = ask(run, "Look: @ What?", RED)
+    while not model.encoding.is_set():
+        run.engine.step()
+    run.engine.cancel(gone)
+    run.finish()  # nothing waits for it
+    id = ask(run, "Look: @ What?", BLUE)
+    run.engine.step()
+    model.gate.set()
+    run.finish()
+    assert run.text(id) == expected
+    assert run.text(gone) == ""
+    assert len(model.seen) == 1
+
+
+def test_cancelled_between_its_images(model: Watched) -> None:
     expected = alone(model, STORY)
     model.seen.clear()
     run = Run(model)
@@ -315,7 +378,7 @@ def test_cancelled_before_it_is_seen(model: Watched) -> None:
     id = ask(run, "Is @ like @?", RED, BLUE)
     while not model.seen:
         run.engine.step()
-    run.engine.cancel(id)
+    run.engine.cancel(id)  # between its images
     run.finish()
     assert len(model.seen) == 1
     assert run.text(other) == expected
@@ -325,7 +388,7 @@ def test_cancelled_before_it_is_seen(model: Watched) -> None:
 def test_an_encoder_that_fails_ends_its_requests_only(model: Watched) -> None:
     expected = alone(model, STORY), alone(model, "Look: @ What?", GREEN)
     run = Run(model)
-    model.errors = [EncodeError("no"), EncodeError("no"), EncodeError("no")]
+    model.encoder_errors = [EncodeError("no"), EncodeError("no"), EncodeError("no")]
     other = ask(run, STORY)
     bad = [ask(run, f"Look {n}: @ What?", RED) for n in range(3)]
     run.finish()
