@@ -19,6 +19,7 @@ from offgrid.config import Settings
 from offgrid.engine.client import EngineClient
 from offgrid.engine.pool import EnginePool
 from offgrid.engine.protocol import GenerationRequest, ModelInfo
+from offgrid.errors import InvalidParameter
 
 
 @functools.lru_cache(maxsize=16)
@@ -32,10 +33,19 @@ def talk_of(info: ModelInfo, request: ChatRequest) -> Talk:
     """Return a request in the model's way of talking.
 
     Raises:
-        InvalidParameter: the model's template does not accept the messages.
+        InvalidParameter: the model's template does not accept the messages, or there are images
+            and the model does not see.
     """
+    images = request.images()
+    if images and not info.sees:
+        raise InvalidParameter(
+            "This model does not see images: there is no projector file beside it.",
+            images[0][1].removesuffix(".image_url.url"),
+            code="unsupported_parameter",
+        )
     control = tuple(sorted(info.control_ids.items()))
-    return Talk(request, _dialect(info.chat_template, info.bos_text, info.eos_text, control))
+    dialect = _dialect(info.chat_template, info.bos_text, info.eos_text, control)
+    return Talk(request, dialect, images)
 
 
 def start_chat(
@@ -67,6 +77,8 @@ def start_chat(
         prompt_param="messages",
         grammar=talk.grammar,
         visible=talk.visible,
+        images=talk.images,
+        image_params=talk.image_params,
     )
     return talk, Running(engine, [generation], alive)
 

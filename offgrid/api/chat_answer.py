@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from offgrid.api.logprobs import prompt_logprobs
@@ -24,20 +25,26 @@ class Talk:
 
     Attributes:
         prompt: what the model reads.
+        images: the files that it sees, and the request field of each.
         grammar: what its answer has to follow, None for anything.
         visible: control tokens whose text the answer's reader needs.
     """
 
-    def __init__(self, request: ChatRequest, dialect: Dialect) -> None:
+    def __init__(
+        self, request: ChatRequest, dialect: Dialect, images: Sequence[tuple[bytes, str]] = ()
+    ) -> None:
         self.request = request
         self._dialect = dialect
         self._offer = offer = request.offer
+        numbers = itertools.count()
         self.prompt = dialect.prompt(
-            [message.for_template() for message in request.messages],
+            [message.for_template(numbers) for message in request.messages],
             list(offer.tools) or None,
             ask=request.add_generation_prompt is not False,
             resume=request.continue_final_message,
         )
+        self.images = tuple(data for data, _ in images)
+        self.image_params = tuple(param for _, param in images)
         self.visible = dialect.visible
         self.constrained = offer.constrained
         self.thinking = self.prompt.thinking

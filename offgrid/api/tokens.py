@@ -23,7 +23,7 @@ from offgrid.config import Settings
 from offgrid.engine.client import EngineClient
 from offgrid.engine.pool import EnginePool
 from offgrid.engine.protocol import ModelInfo, Part, TokenQuery, Tokens
-from offgrid.errors import ModelNotFound
+from offgrid.errors import InvalidParameter, ModelNotFound
 
 
 class _TokensResource:
@@ -99,8 +99,14 @@ class InputTokensResource(_TokensResource):
             body["model"] = self._pool.default_id
         request = parse_chat(body)
         engine = self._engine(req, request.model)
-        parts = talk_of(engine.info, request).prompt.parts
-        query = TokenQuery(parts=parts, add_bos=True, param="messages")
+        talk = talk_of(engine.info, request)
+        query = TokenQuery(
+            parts=talk.prompt.parts,
+            add_bos=True,
+            param="messages",
+            images=talk.images,
+            image_params=talk.image_params,
+        )
         count = len(engine.look_up(query, liveness(req)).tokens)
         resp.media = {"object": "response.input_tokens", "input_tokens": count}
 
@@ -119,8 +125,10 @@ def _query(engine: EngineClient, request: Tokenize) -> TokenQuery:
         body["continue_final_message"] = True
     else:
         body["add_generation_prompt"] = request.add_generation_prompt
-    prompt = talk_of(engine.info, parse_chat(body)).prompt.parts
-    return TokenQuery(prompt, add_bos=add_bos, names=names, param="messages")
+    talk = talk_of(engine.info, parse_chat(body))
+    if talk.images:
+        raise InvalidParameter("Images are not tokens.", talk.image_params[0])
+    return TokenQuery(talk.prompt.parts, add_bos=add_bos, names=names, param="messages")
 
 
 def _control(info: ModelInfo, text: str) -> str | None:

@@ -9,6 +9,7 @@ taken out again.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from itertools import islice, pairwise
@@ -33,6 +34,7 @@ CHATML = """\
 _MARKS = [chr(code) for code in (*range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF, 0x1FFFE, 0x1FFFF)]
 """Unicode noncharacters: valid in text, without meaning in any."""
 _WORD = re.compile(r"\w+")
+_TYPED = re.compile(r"\btype\b")
 _MAX_ERROR = 1000
 
 Message = dict[str, Any]
@@ -57,8 +59,9 @@ class ChatTemplate:
         self._variables = {"bos_token": bos, "eos_token": eos}
         self._sandbox = Sandbox()
         self._scaffold = _Scaffold(control_texts)
+        self._source = CHATML if source is None else source
         try:
-            self._template = self._sandbox.from_string(CHATML if source is None else source)
+            self._template = self._sandbox.from_string(self._source)
         # Python's compiler has its say too: nesting, null bytes, numbers of a million digits.
         except Exception as ex:
             raise _failure("is not valid", ex) from ex
@@ -75,7 +78,8 @@ class ChatTemplate:
 
         Args:
             messages: with ``role`` and ``content`` and what else the API allows; developer
-                messages are system messages to every template.
+                messages are system messages to every template. A ``content`` is text, or a list of
+                texts and the numbers of images, each of which becomes a part of its own.
             tools: function descriptions, for templates that know tools.
             ask: whether the beginning of an answer follows the last message.
             resume: end the prompt with the last message's content, so that the answer continues it.
@@ -83,11 +87,16 @@ class ChatTemplate:
         Raises:
             InvalidParameter: the template refuses the messages (its own words) or fails.
         """
+        images = _images(messages)
+        needed = 2 if resume or images else 1
         free = (m for m in _MARKS if not _contains([messages, tools], m))
-        marks = list(islice(free, 1 + resume))
-        if len(marks) < 1 + resume:
+        marks = list(islice(free, needed))
+        if len(marks) < needed:
             raise InvalidParameter("These messages use all Unicode noncharacters.", "messages")
         mark = marks[0]
+        if images:
+            parts = self.render(_quoted(messages, mark), tools, ask=ask, resume=resume)
+            return _with_images(parts, mark, images)
         options = _Options(tools, ask and not resume, marks[1] if resume else "")
         messages = [dict(m, role="system") if m["role"] == "developer" else m for m in messages]
         # A template can fail in as many ways as a program.
@@ -112,6 +121,9 @@ class ChatTemplate:
         ]
         if options.end:
             marked[-1]["content"] = (marked[-1]["content"] or "") + options.end
+        if self._typed:
+            for message in marked:
+                message["content"] = [{"type": "text", "text": message["content"] or ""}]
         text = self._sandbox.render_bounded(
             self._template,
             {
@@ -126,6 +138,27 @@ class ChatTemplate:
             if not found:
                 raise TemplateError("the last message is not written where it could go on")
         return self._scaffold.split(text, mark)
+
+    @functools.cached_property
+    def _typed(self) -> bool:
+        """Whether the template knows a content only as a list of parts, each with its type."""
+        if not _TYPED.search(self._source):
+            return False
+        needle = _MARKS[0]
+        contents: tuple[Any, ...] = (needle, [{"type": "text", "text": needle}])
+        as_text, as_parts = (self._writes(content, needle) for content in contents)
+        return as_parts and not as_text
+
+    def _writes(self, content: Any, needle: str) -> bool:
+        messages = [{"role": "user", "content": content}]
+        variables = {**self._variables, "messages": messages, "tools": None}
+        try:
+            text = self._sandbox.render_bounded(
+                self._template, {**variables, "add_generation_prompt": True}
+            )
+        except Exception:  # as many kinds as a program has
+            return False
+        return needle in text
 
 
 class _Options(NamedTuple):
@@ -217,6 +250,43 @@ class _Word(str):
 
     def __radd__(self, other: str) -> str:
         return other + self._marked
+
+
+def _images(messages: Sequence[Message]) -> list[int]:
+    """The numbers of all images, in order."""
+    contents = [m["content"] for m in messages if isinstance(m["content"], list)]
+    return [part for content in contents for part in content if isinstance(part, int)]
+
+
+def _quoted(messages: Sequence[Message], quote: str) -> list[Message]:
+    """Write the numbers of images into the texts, between characters that no text has."""
+    quoted = []
+    for message in messages:
+        content = message["content"]
+        if isinstance(content, list):
+            content = "".join(f"{quote}{p}{quote}" if isinstance(p, int) else p for p in content)
+        quoted.append({**message, "content": content})
+    return quoted
+
+
+def _with_images(parts: Sequence[Part], quote: str, images: Sequence[int]) -> tuple[Part, ...]:
+    """Return the parts of a rendered prompt with parts for the images whose numbers it quotes.
+
+    Raises:
+        InvalidParameter: the template has left one out, or moved one.
+    """
+    result: list[Part] = []
+    for part in parts:
+        for place, text in enumerate(re.split(f"{quote}([0-9]+){quote}", part.text)):
+            if place % 2:
+                result.append(Part("", False, int(text)))
+            elif text:
+                result.append(Part(text, part.special))
+    if [part.image for part in result if part.image >= 0] != list(images):
+        raise InvalidParameter(
+            "The model's chat template does not write each image where it stands.", "messages"
+        )
+    return tuple(result)
 
 
 def _contains(value: Any, text: str) -> bool:

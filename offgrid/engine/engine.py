@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.embedder import Embedder, EmbeddingJob
+from offgrid.engine.encoder import Encoder
 from offgrid.engine.grammar import Grammars, Masks, Matcher
 from offgrid.engine.pace import Pace
 from offgrid.engine.prompts import (
@@ -28,6 +29,7 @@ from offgrid.engine.prompts import (
     prompt_text,
     read_bias,
     read_prompt,
+    read_with_images,
 )
 from offgrid.engine.protocol import (
     Delta,
@@ -42,6 +44,7 @@ from offgrid.engine.protocol import (
 from offgrid.engine.scheduler import Placement, Row, Scheduler
 from offgrid.engine.scoring import SCORED_BYTES, Scored, drawn_token
 from offgrid.engine.sequence import Sequence
+from offgrid.engine.vision import EncodeError, Span
 from offgrid.errors import (
     ContextLengthExceeded,
     EngineFault,
@@ -74,7 +77,7 @@ _MASK_SECONDS = 0.002
 """Masks are there before the logits, but for hard ones. Who has to wait longer draws later: the
 others go on meanwhile."""
 _IDLE_SECONDS = 0.05
-"""Longest wait for a mask when there is nothing else to do; a cancel is seen after it."""
+"""Longest wait for a mask or an image when there is nothing else to do; then a cancel is seen."""
 _ANY_TOKEN = np.zeros(1, dtype=np.int32)
 _FATAL_FAILURES = 2
 """Failed computations in a row after which the process is not to be trusted any more."""
@@ -131,6 +134,7 @@ class Engine:
         self._drawn: list[tuple[Matcher, int]] = []
         """Tokens of this step that matchers have to follow."""
         self.embedder = Embedder(model)
+        self._encoder = Encoder(model.encode)
         self._inbox: deque[Prepared | EmbeddingJob | int] = deque()
         self._wake = threading.Condition()
         self._stopping = False
@@ -155,7 +159,11 @@ class Engine:
             raise InvalidParameter(
                 "This model does not generate text.", "model", code="unsupported_model"
             )
-        prompt = read_prompt(self.model, request)
+        images: tuple[Span, ...] = ()
+        if request.images:
+            prompt, images = read_with_images(self.model, request, request.prompt_param)
+        else:
+            prompt = read_prompt(self.model, request)
         n_ctx = self.model.n_ctx
         answered = request.max_tokens != 0
         if len(prompt) + answered > n_ctx:
@@ -178,13 +186,14 @@ class Engine:
             sampler = Sampler(
                 self.model.n_vocab,
                 params,
-                prompt_tokens=prompt,
+                prompt_tokens=prompt[prompt >= 0] if images else prompt,
                 choice=choice,
                 banned=banned,
                 end_tokens=self.model.eog_ids,
             )
             sequence = Sequence(id, choice, request, prompt, n_ctx, sampler, matchers[choice])
             sequence.visible = visible
+            sequence.images = images
             sequences.append(sequence)
         text = ""
         if request.tokens is not None and (request.echo or request.top_logprobs is not None):
@@ -303,7 +312,53 @@ class Engine:
         self._flush()
         drawn, self._drawn = self._drawn, []
         self._masks.start(drawn)
+        self._see(idle=not rows)
         return self.has_work
+
+    def _see(self, idle: bool) -> None:
+        """Compute an image that is encoded, or see to it that the next one will be.
+
+        One image in a step: it takes the time of a decode of its own. What the others got in this
+        step is on its way.
+        """
+        waiting = [
+            (sequence, span)
+            for sequence in self.scheduler.running
+            if sequence.images and not self.scheduler.is_parked(sequence.slot)
+            if (span := sequence.next_image) is not None
+        ]
+        if not waiting:
+            return
+        started = self._encoder.chunk
+        sequence, span = next((w for w in waiting if w[1].chunk is started), waiting[0])
+        try:
+            embeddings = self._encoder.take(span.chunk, _IDLE_SECONDS if idle else 0.0)
+            if embeddings is None:
+                return
+            start = sequence.position(span.start)
+            self.model.see(span.chunk, embeddings, sequence.slot, start)
+        except Exception as ex:
+            self._after_failed_image(sequence, span, ex)
+            return
+        self._failures = 0
+        sequence.computed = span.end
+
+    def _after_failed_image(self, sequence: Sequence, span: Span, error: Exception) -> None:
+        log.error("an image of request %d failed: %s", sequence.request_id, error)
+        slot = sequence.slot
+        no_room = getattr(error, "code", None) == NO_ROOM and self.scheduler.can_cut
+        start = sequence.position(span.start)
+        if no_room and self.model.cut(slot, start) and self._make_room():
+            return  # it is tried again
+        self._fail(sequence.request_id, EngineFault("The model failed to compute an image."))
+        if isinstance(error, EncodeError):
+            return  # that was beside the model
+        self.model.forget(slot)
+        self.scheduler.forget(slot)
+        self._flush()
+        self._failures += 1
+        if self._failures >= _FATAL_FAILURES:
+            raise EngineBroken(f"{self._failures} failures in a row, last: {error}")
 
     def _embed(self, budget: int | None) -> None:
         self._events += self.embedder.step(budget)
@@ -346,14 +401,14 @@ class Engine:
             return
         if placement.source != slot:
             self.model.copy(placement.source, slot)
-        if not self._cut(slot, placement.keep):
+        if not self._cut(slot, sequence.position(placement.keep)):
             # This kind of memory only knows whole sequences. Nothing is lost: it is computed.
             self.model.forget(slot)
             sequence.computed = sequence.cached = 0
             self.scheduler.can_cut = False
 
     def _cut(self, slot: int, keep: int) -> bool:
-        """Cut a slot to ``keep`` tokens; False where the model cannot."""
+        """Cut a slot off at position ``keep``; False where the model cannot."""
         if not self.scheduler.can_cut:
             return True  # only whole ones are shared: nothing is to be cut
         return self.model.cut(slot, keep)
@@ -407,8 +462,11 @@ class Engine:
         rows = sorted(rows, key=lambda row: row.sequence.slot)
         n_rows = sum(row.count for row in rows)
         bridges = self.scheduler.bridges(rows, batch.capacity - n_rows)
-        single = [(row.sequence.slot, row.start, int(row.sequence.tokens[row.start]), True)
-                  for row in rows if row.count == 1 and row.completes]  # fmt: skip
+        single = [
+            (s.slot, s.position(row.start), int(s.tokens[row.start]), True)
+            for row in rows
+            if row.count == 1 and row.completes and (s := row.sequence)
+        ]
         if len(single) == len(rows):  # no prompt is read in most steps
             for slot, position in bridges:
                 self.model.cut(slot, position)
@@ -436,7 +494,8 @@ class Engine:
                 batch.add(gap, position, _ANY_TOKEN, 0)
                 gap, position = next(waiting)
             tokens = sequence.tokens[row.start : row.start + row.count]
-            index = batch.add(sequence.slot, row.start, tokens, row.n_logits)
+            start = sequence.position(row.start)
+            index = batch.add(sequence.slot, start, tokens, row.n_logits)
             self._row_ends[sequence.slot] = index
             if row.completes:
                 complete.append(sequence)
@@ -453,7 +512,7 @@ class Engine:
         """
         code = getattr(error, "code", None)
         log.error("decode of %d rows failed: %s", len(rows), error)
-        if code == NO_ROOM and self._make_room(rows):
+        if code == NO_ROOM and self._make_room():
             left = [row for row in rows if row.sequence.slot >= 0]
             if left:
                 self._compute(left)
@@ -475,13 +534,13 @@ class Engine:
             self._flush()
             raise EngineBroken(f"{self._failures} failed decodes in a row, last: {error}")
 
-    def _make_room(self, rows: list[Row[Sequence]]) -> bool:
+    def _make_room(self) -> bool:
         """No memory cell is free: give up what nobody runs in, then the youngest sequence.
 
         Nobody loses a token: who had to give way is computed again when its turn comes.
 
         Returns:
-            Whether there is hope that what is left of the rows can be computed in the next step.
+            Whether there is hope that who is left can be computed in the next step.
         """
         emptied = self.scheduler.idle.clear()
         for slot in emptied:

@@ -1,4 +1,4 @@
-"""llama.cpp: the only module that imports ``llama_cpp``.
+"""llama.cpp: the only module that imports ``llama_cpp``, but for :mod:`offgrid.engine.vision`.
 
 llama.cpp trusts its caller: an id out of range, a batch that is too large or a sequence id that
 does not exist end the process (``SIGABRT``), they do not raise. So everything is checked here
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from offgrid import __version__
 from offgrid.engine.breakers import expand_breaker
 from offgrid.engine.protocol import Load, ModelInfo, Part
+from offgrid.engine.vision import Chunk, Embeddings, Vision, VisionError
 
 _UBATCH = 512
 _MAX_PIECE = 4096
@@ -34,6 +35,9 @@ _EMBEDDING_SEQUENCES = 64
 _MAX_EMBEDDING_LOGITS = 64 * 1024 * 1024
 """Bytes of the logits of a batch that nobody wants; llama.cpp holds them twice."""
 _MIN_EMBEDDING_BATCH = 32
+_IMAGE_SHARE = 4
+"""An image takes at most this part (1/4) of the context, where its projector lets one choose."""
+_MIN_IMAGE = 64
 _POOLINGS = {"1": "mean", "2": "cls", "3": "last", "4": "rank"}
 """``<architecture>.pooling_type`` of a GGUF (``enum llama_pooling_type``)."""
 _POOLING_TYPES = {
@@ -106,6 +110,7 @@ class Model:
         self._shown: dict[int, bytes] = {}
         self._breakers: dict[str, frozenset[tuple[int, ...]]] = {}
         self._embedding: EmbeddingContext | None = None
+        self._vision: Vision | VisionError | None = None
         self._load = load
         if self.generates:
             self._create_context(load)
@@ -121,6 +126,9 @@ class Model:
         if self._embedding is not None:
             self._embedding.close()
             self._embedding = None
+        if isinstance(self._vision, Vision):
+            self._vision.close()
+            self._vision = None
         if self._context is not None:
             lc.llama_free(self._context)
             self._context = None
@@ -290,6 +298,7 @@ class Model:
             pooling=self.pooling,
             generates=self.generates,
             control_ids=control_ids,
+            sees=load.projector is not None,
         )
 
     def _metadata(self) -> dict[str, str]:
@@ -415,6 +424,57 @@ class Model:
 
     def _tokenize_tail(self, data: bytes) -> list[int]:
         return [int(i) for i in self._tokenize_text(data.decode("utf-8", "replace"), False)]
+
+    # --- images -------------------------------------------------------------------------------
+
+    def vision(self) -> Vision:
+        """Return what reads images, loaded at the first call, which has to be over before others.
+
+        Raises:
+            VisionError: there is no projector, or none that works; the same again at every call.
+        """
+        if self._vision is None:
+            self._vision = self._load_vision()
+        if isinstance(self._vision, VisionError):
+            raise self._vision
+        return self._vision
+
+    def _load_vision(self) -> Vision | VisionError:
+        if self._load.projector is None or self._context is None:
+            return VisionError("This model does not see images.")
+        try:
+            return Vision(
+                self._model,
+                self._load.projector,
+                n_threads=self.n_threads,
+                n_ubatch=int(lc.llama_n_ubatch(self._context)),
+                max_positions=max(_MIN_IMAGE, self.n_ctx // _IMAGE_SHARE),
+                on_gpu=self._load.gpu_layers != 0,
+            )
+        except VisionError as ex:
+            return ex
+
+    def encode(self, chunk: Chunk) -> Embeddings:
+        """Return the embeddings of an image. Another thread may use the context meanwhile.
+
+        Raises:
+            EncodeError: it failed.
+        """
+        return self.vision().encode(chunk)
+
+    def see(self, chunk: Chunk, embeddings: Embeddings, slot: int, start: int) -> None:
+        """Compute an encoded image in a slot, from position ``start`` on.
+
+        Raises:
+            DecodeError: a part of it may be in the slot; cut it off, or :meth:`forget` the slot.
+        """
+        self._check_slot(slot)
+        if not 0 <= start <= self.n_ctx - len(chunk.ids):
+            raise ValueError(f"no room for an image at position {start}")
+        capacity = self.batch.capacity
+        code = self.vision().decode(self._context, chunk, embeddings, slot, start, capacity)
+        if code != 0:
+            raise DecodeError(code)
 
     # --- the context --------------------------------------------------------------------------
 

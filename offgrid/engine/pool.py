@@ -151,4 +151,5 @@ class EnginePool:
             gpu_layers=s.gpu_layers,
             use_mmap=s.use_mmap,
             use_mlock=s.use_mlock,
+            projector=None if entry.projector is None else str(entry.projector),
         )

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.protocol import GenerationRequest, Part, TokenQuery, Tokens
+from offgrid.engine.vision import Chunk, Span, VisionError
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 
 if TYPE_CHECKING:
@@ -44,6 +45,46 @@ def read_prompt(model: Model, request: GenerationRequest) -> NDArray[np.int32]:
     if len(prompt) == 0:
         raise InvalidParameter("The prompt is empty.", request.prompt_param)
     return prompt
+
+
+def read_with_images(
+    model: Model, request: GenerationRequest | TokenQuery, param: str
+) -> tuple[NDArray[np.int32], tuple[Span, ...]]:
+    """Return the token ids of a prompt with images, int32, and where in it the images stand.
+
+    The positions of images have the negative ids of :func:`offgrid.engine.vision.image_ids`.
+
+    Raises:
+        InvalidParameter: an image that cannot be read, or is the last of the prompt.
+        ContextLengthExceeded: more bytes than the context can take.
+    """
+    _check_size(model, request.parts, param)
+    pieces: list[NDArray[np.int32] | Chunk] = []
+    for part in request.parts:
+        if part.image < 0:
+            pieces.append(model.tokenize_bare((part,)))
+            continue
+        try:
+            pieces += model.vision().read(request.images[part.image])
+        except VisionError as ex:
+            raise InvalidParameter(str(ex), request.image_params[part.image]) from None
+    pieces = [piece for piece in pieces if isinstance(piece, Chunk) or len(piece)]
+    if pieces and isinstance(pieces[-1], Chunk):
+        raise InvalidParameter("Something has to be said behind the last image.", param)
+    if model.add_bos and (isinstance(pieces[0], Chunk) or pieces[0][0] != model.bos):
+        pieces.insert(0, np.array([model.bos], dtype=np.int32))
+    spans = []
+    start = 0
+    for piece in pieces:
+        end = start + len(_ids(piece))
+        if isinstance(piece, Chunk):
+            spans.append(Span(start, end, piece))
+        start = end
+    return np.concatenate([_ids(piece) for piece in pieces]), tuple(spans)
+
+
+def _ids(piece: NDArray[np.int32] | Chunk) -> NDArray[np.int32]:
+    return piece.ids if isinstance(piece, Chunk) else piece
 
 
 def _read_fill_in(model: Model, request: GenerationRequest) -> NDArray[np.int32]:
@@ -116,7 +157,9 @@ def answer(model: Model, id: int, query: TokenQuery) -> Tokens:
         InvalidParameter: an id outside the vocabulary, an answer that is too long.
         ContextLengthExceeded: more than a prompt could hold.
     """
-    if query.tokens is None:
+    if query.images:
+        tokens = tuple(read_with_images(model, query, query.param)[0].tolist())
+    elif query.tokens is None:
         _check_size(model, query.parts, query.param, MAX_QUERY)
         read = model.tokenize if query.add_bos else model.tokenize_bare
         tokens = tuple(read(query.parts).tolist())

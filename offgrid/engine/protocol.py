@@ -22,11 +22,13 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     """A piece of prompt text.
 
     ``special`` is true for scaffold: only there do control tokens such as ``<|im_end|>`` become
-    token ids. Text that came from a user has ``special`` false and stays text.
+    token ids. Text that came from a user has ``special`` false and stays text. A part with an
+    ``image``, the index of one of the request's images, stands for that and has no text.
     """
 
     text: str
     special: bool
+    image: int = -1
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -82,7 +84,8 @@ class Grammar(msgspec.Struct, frozen=True):
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One prompt and how to continue it.
 
-    Exactly one of ``parts`` and ``tokens`` is the prompt. ``max_tokens`` of ``None`` means until
+    Exactly one of ``parts`` and ``tokens`` is the prompt. ``images`` are the files that parts refer
+    to, with the request field of each in ``image_params``. ``max_tokens`` of ``None`` means until
     the model ends its answer or the context is full. ``top_logprobs`` of ``None`` means no
     logprobs; 0 or more means the chosen token's and that many alternatives, of the model's own
     distribution or, with ``post_sampling``, of the one that the token was drawn from.
@@ -113,6 +116,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Texts of control tokens that give their text; all others give none."""
     prompt_param: str = "prompt"
     """The request field that error messages about the prompt name."""
+    images: tuple[bytes, ...] = ()
+    image_params: tuple[str, ...] = ()
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -145,6 +150,9 @@ class TokenQuery(msgspec.Struct, frozen=True, omit_defaults=True):
     names: bool = False
     """Whether it tells how each token is written in the vocabulary."""
     param: str = "prompt"
+    images: tuple[bytes, ...] = ()
+    """As for a :class:`GenerationRequest`. Their positions have negative ids."""
+    image_params: tuple[str, ...] = ()
 
 
 # --- server to worker -------------------------------------------------------------------------
@@ -154,7 +162,8 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     """The first command: which file to serve and how. Sizes are in tokens.
 
     ``ctx_size`` is the context of one sequence, 0 for the model's own; ``parallel`` the number of
-    sequences at once; ``threads`` 0 for one per physical core; ``gpu_layers`` -1 for all.
+    sequences at once; ``threads`` 0 for one per physical core; ``gpu_layers`` -1 for all;
+    ``projector`` the file that makes embeddings of images, if there is one.
     """
 
     path: str
@@ -165,6 +174,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     gpu_layers: int = 0
     use_mmap: bool = True
     use_mlock: bool = False
+    projector: str | None = None
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -230,6 +240,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     """Whether it writes text; models made for embedding or ranking do not."""
     control_ids: dict[str, int] = {}
     """Ids of the ``control_texts``."""
+    sees: bool = False
+    """Whether there is a projector for images."""
 
 
 POOLINGS = ("mean", "cls", "last", "rank")

@@ -44,6 +44,13 @@ class Schedulable(Protocol):
     """Ids of prompt and answer; the first ``len()`` of them count."""
 
     @property
+    def readable(self) -> int:
+        """Tokens up to which it can be computed by rows: all, or those before the next image."""
+
+    def whole(self, length: int) -> int:
+        """The largest number up to ``length`` of first tokens that ends inside no image."""
+
+    @property
     def wanted_from(self) -> int:
         """Index of the first token whose logits are still wanted: that of the last one, or an
         earlier one while the prompt gets logprobs. From there on nothing is taken from others."""
@@ -227,7 +234,7 @@ class Scheduler(Generic[S]):
     def _usable(self, sequence: S, held: Tokens) -> int:
         """Tokens of a slot's content that a sequence can begin behind."""
         # What logits are wanted of is always computed: the last token at least.
-        length = common_prefix(held, sequence.tokens[: sequence.wanted_from])
+        length = sequence.whole(common_prefix(held, sequence.tokens[: sequence.wanted_from]))
         return length if self.can_cut or length == len(held) else 0
 
     def _best_match(self, sequence: S) -> Match:
@@ -252,8 +259,8 @@ class Scheduler(Generic[S]):
         for other in self.running:
             if not _may_share(sequence, other) or len(other) - other.computed <= 1:
                 continue
-            shared = common_prefix(
-                other.tokens[: len(other)], sequence.tokens[: sequence.wanted_from]
+            shared = sequence.whole(
+                common_prefix(other.tokens[: len(other)], sequence.tokens[: sequence.wanted_from])
             )
             if shared > max(best, other.computed):
                 best, source = shared, other
@@ -306,19 +313,19 @@ class Scheduler(Generic[S]):
         for sequence in self.running:
             if sequence.slot in self._parked:
                 continue
-            left = len(sequence) - sequence.computed
+            left = sequence.readable - sequence.computed
             if left == 1:
                 rows.append(Row(sequence, sequence.computed, 1))
-            elif left:  # else its next token is not drawn yet
+            elif left:  # else its next token is not drawn yet, or an image is to be seen
                 prefilling.append(sequence)
         budget = self.step_tokens - len(rows)
         if rows and prefilling:
-            left = len(prefilling[0]) - prefilling[0].computed
+            left = prefilling[0].readable - prefilling[0].computed
             least = left if left <= self.burst_tokens else 0
             budget = min(budget, max(self.prefill_tokens, least))
         logits = self.scored_tokens
         for sequence in prefilling:
-            count = min(len(sequence) - sequence.computed, budget)
+            count = min(sequence.readable - sequence.computed, budget)
             if sequence.wanted_from < len(sequence) - 1:
                 count = min(count, logits)
                 logits -= count

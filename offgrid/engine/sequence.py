@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from offgrid.engine.grammar import Matcher
 from offgrid.engine.protocol import Delta, GenerationRequest, TokenLogprob
+from offgrid.engine.vision import Span
 from offgrid.sampling import Sampler, TextStream
 
 
@@ -20,10 +21,11 @@ class Sequence:
         row: a copy of its logits while the next token waits for the matcher's mask.
         scored: how many tokens of the prompt have got their logprobs; all if none are wanted.
         visible: bytes of control tokens that give text, which others do not.
+        images: where images stand in the prompt, in order.
     """
 
     __slots__ = (
-        "cached", "choice", "completion_tokens", "computed", "limit", "matcher", "n_ctx",
+        "cached", "choice", "completion_tokens", "computed", "images", "limit", "matcher", "n_ctx",
         "n_prompt", "n_tokens", "request", "request_id", "reuse", "row", "sampler", "scored",
         "slot", "stream", "tokens", "visible",
     )  # fmt: skip
@@ -58,6 +60,7 @@ class Sequence:
         self.reuse = request.cache_prompt
         self.slot = -1
         self.visible: dict[int, bytes] = {}
+        self.images: tuple[Span, ...] = ()
         self.completion_tokens = 0
 
     def __len__(self) -> int:
@@ -69,6 +72,30 @@ class Sequence:
         if self.scored < self.n_prompt:
             return max(0, self.scored - 1)
         return self.n_tokens - 1
+
+    @property
+    def readable(self) -> int:
+        """How far the sequence can be computed as tokens: up to the next image, or its end."""
+        for span in self.images:
+            if span.start >= self.computed:
+                return span.start
+        return self.n_tokens
+
+    @property
+    def next_image(self) -> Span | None:
+        """The image that is to be computed now, None if something else is."""
+        return next((span for span in self.images if span.start == self.computed), None)
+
+    def position(self, index: int) -> int:
+        """Return the position of a token: its index, less what images before it have too many."""
+        return index - sum(span.lag for span in self.images if span.end <= index)
+
+    def whole(self, length: int) -> int:
+        """Return the largest number up to ``length`` of first tokens that ends inside no image."""
+        for span in self.images:
+            if span.start < length < span.end:
+                return span.start
+        return length
 
     def finish_empty(self) -> Delta:
         """Return the end of an answer that is to have no tokens: the prompt was all."""

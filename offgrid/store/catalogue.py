@@ -5,6 +5,11 @@ Files are served where they lie. A model's id is its path below the models direc
 the lower-case ending wins. A file that is not a regular file, is not readable, does not begin like
 a GGUF or has a name that is not UTF-8 is left out, and so are all but the first part of a split
 model.
+
+A file with ``mmproj`` as a word of its name is no model but a projector, which makes embeddings of
+images. It belongs to the model beside it whose name is the rest of its own (``mmproj-a.gguf``,
+``a-mmproj.gguf`` and ``a.mmproj.gguf`` to ``a.gguf``), or to the only model of its folder if it is
+the only projector there.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ import logging
 import os
 import re
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from offgrid.config import Settings
@@ -26,6 +31,8 @@ STARTER_PATH = Path(__file__).parent.parent / "models" / f"{STARTER_ID}.gguf"
 _MAGIC = b"GGUF"
 _EXTENSION = ".gguf"
 _MAX_DEPTH = 4
+_SPLIT = re.compile(r"-\d{5}-of-\d{5}$")
+_PROJECTOR = re.compile(r"(^|[-_.])mmproj([-_.]|$)", re.IGNORECASE)
 _LATER_SPLIT = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")
 
 
@@ -37,6 +44,8 @@ class ModelEntry:
     path: Path
     created: int
     size: int
+    projector: Path | None = None
+    """The file that makes embeddings of images."""
 
 
 class Catalogue:
@@ -75,7 +84,7 @@ class Catalogue:
         if self._extra is not None:
             entry = _entry(self._extra, _id(self._extra.name))
             if entry is not None:
-                found[entry.id] = entry
+                found[entry.id] = _with_projector(entry, _names(self._extra.parent))
         # The starter stays reachable by name; it is listed where it would be served.
         if not found or self.default_id == STARTER_ID:
             starter = _entry(STARTER_PATH, STARTER_ID)
@@ -108,14 +117,42 @@ class Catalogue:
                 stem = _id(name)
                 if stem == name or name.startswith(".") or _LATER_SPLIT.search(stem):
                     continue
+                if _PROJECTOR.search(stem):
+                    continue
                 entry = _entry(Path(folder) / name, (relative / stem).as_posix())
                 if entry is not None:
-                    found.append(entry)
+                    found.append(_with_projector(entry, names))
         return found
 
 
 def _id(name: str) -> str:
     return name[: -len(_EXTENSION)] if name.lower().endswith(_EXTENSION) else name
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError as ex:
+        log.debug("cannot list %r: %s", folder, ex)
+        return []
+
+
+def _with_projector(entry: ModelEntry, names: list[str]) -> ModelEntry:
+    """Return the entry of a model with the projector that is its own among the folder's files."""
+    stems = {name: _id(name) for name in sorted(names) if _id(name) != name and name[0] != "."}
+    projectors = {name: stem for name, stem in stems.items() if _PROJECTOR.search(stem)}
+    if not projectors:
+        return entry
+    own = _SPLIT.sub("", _id(entry.path.name)).lower()
+    matching = [n for n, stem in projectors.items() if _PROJECTOR.sub("", stem).lower() == own]
+    models = {_SPLIT.sub("", stem) for name, stem in stems.items() if name not in projectors}
+    if not matching and len(models) == len(projectors) == 1:
+        matching = list(projectors)
+    for name in matching:
+        projector = _entry(entry.path.with_name(name), entry.id)
+        if projector is not None:
+            return replace(entry, projector=projector.path)
+    return entry
 
 
 def _expanded(text: str) -> Path | None:

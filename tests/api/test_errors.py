@@ -73,7 +73,7 @@ def test_bad_values_name_their_field(base_url: str, path: str, field: str, value
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
-         "messages[0].content[0].type"),
+         "messages[0].content[0].image_url.url"),
         ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
         ({"max_completion_tokens": 1 << 64}, "max_completion_tokens"),
         ({"repeat_penalty": 1.1, "repetition_penalty": 1.1}, "repeat_penalty"),

@@ -36,6 +36,13 @@ class Fake:
         return self.length
 
     @property
+    def readable(self) -> int:
+        return self.length
+
+    def whole(self, length: int) -> int:
+        return length
+
+    @property
     def wanted_from(self) -> int:
         return self.computed if self.unscored else self.length - 1
 

@@ -285,3 +285,49 @@ def test_a_wrong_default_model_names_the_setting(
     (tmp_path / "loop.gguf").symlink_to("loop.gguf")
     with pytest.raises(ConfigError, match=r"OFFGRID_DEFAULT_MODEL \(--model\)"):
         catalogue(folder, wanted)
+
+
+# --- projectors -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mmproj-a.gguf", "a-mmproj.gguf", "a.mmproj.gguf", "MMPROJ-A.GGUF", "mmproj-other-f16.gguf"],
+)
+def test_a_projector_belongs_to_the_model_beside_it(folder: Path, put: Put, name: str) -> None:
+    model, projector = put("a.gguf"), put(name)
+    (entry,) = catalogue(folder).entries()
+    assert (entry.id, entry.path, entry.projector) == ("a", model, projector)
+
+
+def test_among_several_models_the_name_says_whose_it_is(folder: Path, put: Put) -> None:
+    for name in ("a.gguf", "b.gguf", "c-00001-of-00002.gguf", "c-00002-of-00002.gguf"):
+        put(name)
+    put("sub/d.gguf")
+    own = put("mmproj-a.gguf"), put("c-mmproj.gguf")
+    put("mmproj-unknown.gguf")
+    found = {entry.id: entry.projector for entry in catalogue(folder).entries()}
+    assert found == {"a": own[0], "b": None, "c-00001-of-00002": own[1], "sub/d": None}
+
+
+def test_a_split_model_is_one_model(folder: Path, put: Put) -> None:
+    put("c-00001-of-00002.gguf")
+    put("c-00002-of-00002.gguf")
+    projector = put("mmproj-f16.gguf")
+    (entry,) = catalogue(folder).entries()
+    assert entry.projector == projector
+
+
+def test_what_is_no_gguf_is_no_projector(folder: Path, put: Put) -> None:
+    put("a.gguf")
+    put("mmproj-a.gguf", b"not a model")
+    (entry,) = catalogue(folder).entries()
+    assert entry.projector is None
+
+
+def test_the_default_model_has_its_projector(folder: Path, put: Put, tmp_path: Path) -> None:
+    put("../elsewhere/x.gguf")
+    projector = put("../elsewhere/mmproj-x.gguf")
+    entry = catalogue(folder, str(tmp_path / "elsewhere" / "x.gguf")).get("x")
+    assert entry.projector is not None
+    assert entry.projector.samefile(projector)

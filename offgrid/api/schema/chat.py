@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -9,13 +10,14 @@ from msgspec import Meta
 
 from offgrid.api.schema.fields import MAX_TOKENS, GenerationFields, Unsupported, convert
 from offgrid.api.schema.tools import Offer, Tool, ToolChoice, make_offer, too_deep
+from offgrid.chat.images import check_images, read_data_url
 from offgrid.errors import InvalidParameter
 
 MAX_STOPS = 4
 
 
 class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="text"):
-    """A content part. Other types than text and refusals are refused by their name."""
+    """A content part. Other types than those below are refused by their name."""
 
     text: str
 
@@ -29,6 +31,19 @@ class RefusalPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
     def text(self) -> str:
         """What the model reads."""
         return self.refusal
+
+
+class ImageURL(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where an image is. ``detail`` means nothing to a projector, which has a size of its own."""
+
+    url: str
+    detail: Literal["auto", "low", "high", "original"] | None = None
+
+
+class ImagePart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="image_url"):
+    """An image, for models that see."""
+
+    image_url: ImageURL
 
 
 class FunctionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,7 +62,7 @@ class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart | RefusalPart] | None = None
+    content: str | list[TextPart | RefusalPart | ImagePart] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
@@ -57,9 +72,13 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     audio: None = None
     function_call: None = None
 
-    def for_template(self) -> dict[str, Any]:
-        """The message as chat templates expect it; arguments as an object where they parse."""
-        message: dict[str, Any] = {"role": self.role, "content": self._text()}
+    def for_template(self, numbers: Iterator[int]) -> dict[str, Any]:
+        """The message as chat templates expect it; arguments as an object where they parse.
+
+        Args:
+            numbers: of the request's images, from which this message takes those of its own.
+        """
+        message: dict[str, Any] = {"role": self.role, "content": self._content(numbers)}
         if self.name is not None:
             message["name"] = self.name
         if self.tool_call_id is not None:
@@ -70,11 +89,13 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             message["tool_calls"] = [_call_for_template(call) for call in self.tool_calls]
         return message
 
-    def _text(self) -> str:
+    def _content(self, numbers: Iterator[int]) -> str | list[str | int]:
+        """The text, or texts and numbers of images."""
         content = self.refusal if self.content is None else self.content
-        if isinstance(content, list):
-            return "".join(part.text for part in content)
-        return content or ""
+        if not isinstance(content, list):
+            return content or ""
+        parts = [next(numbers) if isinstance(part, ImagePart) else part.text for part in content]
+        return parts if any(isinstance(part, int) for part in parts) else "".join(map(str, parts))
 
 
 def _call_for_template(call: ToolCall) -> dict[str, Any]:
@@ -102,6 +123,30 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
     parallel_tool_calls: bool = True
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
+
+    def images(self) -> list[tuple[bytes, str]]:
+        """Return the files of all images in order, each with its field.
+
+        Raises:
+            InvalidParameter: a URL that is no data URL with base64, an image that is not decoded
+                or too large, an image where a user does not speak.
+        """
+        found = []
+        for i, message in enumerate(self.messages):
+            for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
+                if not isinstance(part, ImagePart):
+                    continue
+                field = f"messages[{i}].content[{j}]"
+                if message.role != "user":
+                    raise InvalidParameter("Only user messages can have images.", field)
+                url = f"{field}.image_url.url"
+                found.append((read_data_url(part.image_url.url, url), url))
+        check_images(found)
+        if found and self.prompt_logprobs is not None:
+            raise InvalidParameter(
+                "The positions of images are no tokens and have no logprobs.", "prompt_logprobs"
+            )
+        return found
 
     @property
     def offer(self) -> Offer:

@@ -289,7 +289,7 @@ def invalid(message: str) -> InvalidParameter:
         reason = f"{reason}; the roles are {', '.join(ROLES)}"
     if _CONTENT_TYPE.search(path):
         return InvalidParameter(
-            f"{path}: only text parts are supported by this server.",
+            f"{path}: only text and image_url parts are supported by this server.",
             path,
             code="unsupported_parameter",
         )

@@ -1,0 +1,196 @@
+"""Images through the whole server: the openai client, a model that sees and one that does not."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import BadRequestError, OpenAI
+from support import STARTER, chat_body, request, together
+from tiny_vision import POSITIONS, bmp, gif, jpeg, make_seeing, pixels, png
+
+from offgrid.config import load_settings
+from offgrid.server import Server
+
+CHAT = "/v1/chat/completions"
+RED, BLUE = png(pixels(1)), png(pixels(2))
+GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "extra_body": {"ignore_eos": True}}
+
+
+def image(data: bytes, kind: str = "png", **fields: Any) -> Any:
+    """A content part."""
+    url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return {"type": "image_url", "image_url": {"url": url, **fields}}
+
+
+def user(*content: Any) -> list[Any]:
+    parts = [{"type": "text", "text": c} if isinstance(c, str) else c for c in content]
+    return [{"role": "user", "content": parts}]
+
+
+@pytest.fixture(scope="module")
+def seeing_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("seeing")
+    make_seeing(folder)
+    settings = load_settings(
+        {"port": 0, "models_dir": folder, "drain_timeout": 0, "ctx_size": 512, "threads": 1},
+        environ={},
+    )
+    server = Server(settings)
+    server.start()
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def seeing(seeing_url: str) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{seeing_url}/v1", api_key="not-needed", max_retries=0) as client:
+        yield client
+
+
+def ask(client: OpenAI, messages: list[Any], **fields: Any) -> Any:
+    return client.chat.completions.create(model="seeing", messages=messages, **GREEDY | fields)
+
+
+def test_only_the_model_is_listed(seeing: OpenAI) -> None:
+    assert [model.id for model in seeing.models.list()] == ["seeing"]
+
+
+def test_answers_about_images(seeing: OpenAI) -> None:
+    red, again, blue = (
+        ask(seeing, user("What is ", image(data, detail="high"), "?")) for data in (RED, RED, BLUE)
+    )
+    text = red.choices[0].message.content
+    assert text
+    assert again.choices[0].message.content == text
+    assert blue.choices[0].message.content != text
+    none = ask(seeing, user("What is ", "?"))
+    assert red.usage.prompt_tokens == none.usage.prompt_tokens + POSITIONS
+    assert again.usage.prompt_tokens_details.cached_tokens > POSITIONS
+
+
+def test_stream(seeing: OpenAI) -> None:
+    messages = user(image(RED), image(BLUE), "Which?")
+    whole = ask(seeing, messages).choices[0].message.content
+    chunks = ask(seeing, messages, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [("bmp", bmp(pixels(1))), ("gif", gif(40, 30)), ("jpeg", jpeg(40, 30))],
+)
+def test_formats(seeing: OpenAI, kind: str, data: bytes) -> None:
+    assert ask(seeing, user("What is ", image(data, kind), "?")).choices[0].message.content
+
+
+def test_a_bitmap_and_a_png_of_the_same_pixels(seeing: OpenAI) -> None:
+    first, second = (
+        ask(seeing, user("What is ", image(data), "?")).choices[0].message.content
+        for data in (RED, bmp(pixels(1)))
+    )
+    assert first == second
+
+
+def test_many_at_once(seeing: OpenAI) -> None:
+    def answer(seed: int) -> str:
+        messages = user(f"Number {seed}: ", image(png(pixels(seed))), " What?")
+        return str(ask(seeing, messages, n=2).choices[1].message.content)
+
+    def run(seed: int) -> Any:
+        return lambda: answer(seed)
+
+    seeds = range(20, 28)
+    assert together([run(seed) for seed in seeds]) == [answer(seed) for seed in seeds]
+
+
+def test_counting_tokens(seeing: OpenAI, seeing_url: str) -> None:
+    messages = user("What is ", image(RED), "?")
+    counted = request(seeing_url, "POST", f"{CHAT}/input_tokens", {"messages": messages})
+    expected = ask(seeing, messages).usage.prompt_tokens
+    assert counted.json["input_tokens"] == expected
+    refused = request(seeing_url, "POST", "/tokenize", {"messages": messages})
+    assert refused.status == 400
+    assert refused.json["error"]["param"] == "messages[0].content[1].image_url.url"
+
+
+URL = "messages[0].content[1].image_url.url"
+
+
+@pytest.mark.parametrize(
+    ("part", "param", "words"),
+    [
+        ({"type": "image_url", "image_url": {"url": "https://example.org/a.png"}}, URL, "fetches"),
+        ({"type": "image_url", "image_url": {"url": "data:image/png;base64,####"}}, URL, "base64"),
+        (image(RED[:-20]), URL, "ends before"),
+        (image(png(pixels(1), (30000, 30000))), URL, "30000 x 30000"),
+        (image(b"RIFF\x10\0\0\0WEBPVP8 ", "webp"), URL, "WebP"),
+        (image(b"%PDF-1.7"), URL, "none that is decoded"),
+        (image(jpeg(9, 9)[:120], "jpeg"), URL, "ends before"),
+        (image(RED, detail="huge"), "messages[0].content[1].image_url.detail", "huge"),
+        (image(RED, size=5), "messages[0].content[1].image_url.size", "Unknown"),
+        ({"type": "image_url"}, "messages[0].content[1].image_url", "Missing"),
+        ({"type": "image_url", "image_url": "data:"}, "messages[0].content[1].image_url", "object"),
+    ],
+)
+def test_bad_images(seeing: OpenAI, part: Any, param: str, words: str) -> None:
+    with pytest.raises(BadRequestError, match=words) as caught:
+        ask(seeing, user("What is ", part, "?"))
+    assert caught.value.param == param
+
+
+def test_images_are_the_users(seeing: OpenAI) -> None:
+    messages = [{**user(image(RED))[0], "role": "system"}, *user("What?")]
+    with pytest.raises(BadRequestError, match="user messages") as caught:
+        ask(seeing, messages)
+    assert caught.value.param == "messages[0].content[0]"
+
+
+def test_logprobs_of_prompts_with_images(seeing: OpenAI) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        ask(seeing, user(image(RED), "?"), extra_body={"prompt_logprobs": 1})
+    assert caught.value.param == "prompt_logprobs"
+
+
+def test_more_than_the_context(seeing: OpenAI) -> None:
+    with pytest.raises(BadRequestError) as caught:
+        ask(seeing, user("otter river " * 100, image(RED), "?"))
+    assert caught.value.code == "context_length_exceeded"
+
+
+def test_a_model_that_does_not_see(base_url: str) -> None:
+    body = chat_body() | {"messages": user("What is ", image(RED), "?")}
+    response = request(base_url, "POST", CHAT, body)
+    assert response.status == 400
+    error = response.json["error"]
+    assert error["param"] == "messages[0].content[1]"
+    assert "does not see" in error["message"]
+
+
+def test_a_projector_that_is_put_beside_the_model_counts(tmp_path: Path, make_server: Any) -> None:
+    model, projector = make_seeing(tmp_path)
+    aside = projector.rename(tmp_path / "projector.part")
+    server = make_server(ctx_size=256, threads=1)
+    body = {"model": model.stem, "messages": user("What is ", image(RED), "?"), "max_tokens": 2}
+    assert request(server.url, "POST", CHAT, body).status == 400
+    aside.rename(projector)
+    assert request(server.url, "POST", CHAT, body).status == 200
+
+
+def test_a_projector_that_does_not_load(tmp_path: Path, make_server: Any) -> None:
+    model, projector = make_seeing(tmp_path)
+    projector.write_bytes(b"GGUF" + bytes(100))
+    server = make_server(ctx_size=256, threads=1)
+    body = {"model": model.stem, "messages": user("What is ", image(RED), "?"), "max_tokens": 2}
+    refused = request(server.url, "POST", CHAT, body)
+    assert refused.status == 400
+    assert "does not load" in refused.json["error"]["message"]
+    assert request(server.url, "POST", CHAT, body | {"messages": user("Hi")}).status == 200
+
+
+def test_the_starter_still_has_its_name(base_url: str) -> None:
+    models = request(base_url, "GET", "/v1/models").json["data"]
+    assert [model["id"] for model in models] == [STARTER]
