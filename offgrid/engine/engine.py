@@ -464,8 +464,8 @@ class Engine:
         bridges = self.scheduler.bridges(rows, batch.capacity - n_rows)
         single = [
             (s.slot, s.position(row.start), int(s.tokens[row.start]), True)
-            for row in rows
-            if row.count == 1 and row.completes and (s := row.sequence)
+            for row, s in ((row, row.sequence) for row in rows)
+            if row.count == 1 and row.completes
         ]
         if len(single) == len(rows):  # no prompt is read in most steps
             for slot, position in bridges:

@@ -333,6 +333,7 @@ def test_choices_share_what_was_seen(model: Watched) -> None:
 
 def test_a_stream_ends_while_an_image_is_encoded(model: Watched) -> None:
     expected = alone(model, STORY), alone(model, "Look: @ What?", RED)
+    model.encoding.clear()
     model.gate.clear()
     run = Run(model)
     image = ask(run, "Look: @ What?", RED)
@@ -354,6 +355,7 @@ def test_cancelled_while_it_is_encoded(model: Watched) -> None:
     """The next image does not get the embeddings that the other one left behind."""
     expected = alone(model, "Look: @ What?", BLUE)
     model.seen.clear()
+    model.encoding.clear()
     model.gate.clear()
     run = Run(model)
     gone = ask(run, "Look: @ What?", RED)
