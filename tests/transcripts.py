@@ -15,6 +15,7 @@ from offgrid.server import Server
 FOLDER = Path(__file__).parent / "golden"
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
+RESPONSES = "/v1/responses"
 # Greedy and short, so that no rounding of any processor changes a word; and nothing that an earlier
 # request has computed is counted.
 GREEDY: dict[str, Any] = {"temperature": 0, "stream": True, "cache_prompt": False}
@@ -41,6 +42,35 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         CHAT,
         chat_body("What is the weather in Oslo?", **GREEDY, **USAGE, tools=[WEATHER]),
     ),
+    "chat-choices": (CHAT, chat_body(**GREEDY, n=2, max_tokens=2)),
+    "chat-forced-call": (
+        CHAT,
+        chat_body("What is the weather in Oslo?", **GREEDY, **USAGE, tools=[WEATHER],
+                  tool_choice="required", parallel_tool_calls=False),
+    ),
+    "chat-choice": (CHAT, chat_body(**GREEDY, choice=["yes", "no"])),
+    "text-prompts": (
+        TEXT, {"model": STARTER, "prompt": [STORY, "In a"], **GREEDY, "max_tokens": 1},
+    ),
+    "text-scored": (
+        TEXT,
+        {"model": STARTER, "prompt": "Once upon", **GREEDY, "logprobs": 0, "echo": True,
+         "max_tokens": 0},
+    ),
+    "responses": (
+        RESPONSES, {"model": STARTER, "input": "Hello!", **GREEDY, "store": False},
+    ),
+    "responses-incomplete": (
+        RESPONSES,
+        {"model": STARTER, "input": "Tell me a story.", **GREEDY, "store": False,
+         "max_output_tokens": 3},
+    ),
+    "responses-call": (
+        RESPONSES,
+        {"model": STARTER, "input": "What is the weather in Oslo?", **GREEDY, "store": False,
+         "tools": [{"type": "function", "strict": False, **WEATHER["function"]}],
+         "tool_choice": "required", "parallel_tool_calls": False},
+    ),
     "text": (TEXT, {"model": STARTER, "prompt": STORY, **GREEDY, "max_tokens": 4}),
     "text-usage": (
         TEXT,
@@ -59,7 +89,9 @@ BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
 
 _MASKS = (
     (re.compile(r'("id":"(?:chatcmpl-|cmpl-|call_))[0-9a-f]+"'), r'\1<hex>"'),
-    (re.compile(r'("created":)\d+'), r"\1<time>"),
+    (re.compile(r'("(?:id|item_id|response_id|call_id)":"(?:resp_|msg_|fc_|rs_|call_))[0-9a-f]+"'),
+     r'\1<hex>"'),
+    (re.compile(r'("(?:created|created_at|completed_at)":)\d+(?:\.\d+)?'), r"\1<time>"),
     (re.compile(r'("system_fingerprint":")[^"]+'), r"\1<text>"),
     (re.compile(r"-?\d+\.\d+(e-?\d+)?"), "<float>"),
 )

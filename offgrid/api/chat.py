@@ -67,7 +67,7 @@ def start_chat(
         parts=talk.prompt.parts,
         sampling=request.sampling(),
         max_tokens=request.token_limit,
-        stop=request.stops,
+        stop=talk.stops,
         n=request.n,
         ignore_eos=request.ignore_eos,
         top_logprobs=top_logprobs,

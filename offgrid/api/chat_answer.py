@@ -16,6 +16,7 @@ from offgrid.chat.dialect import Dialect
 from offgrid.chat.parser import AnswerParser, CallStart, Content, Event, Reasoning
 from offgrid.engine.protocol import Delta, Grammar, PromptToken, TokenLogprob
 from offgrid.errors import InvalidParameter
+from offgrid.sampling import TextStream
 
 Json = dict[str, Any]
 
@@ -42,6 +43,7 @@ class Talk:
             list(offer.tools) or None,
             ask=request.add_generation_prompt is not False,
             resume=request.continue_final_message,
+            variables=request.template_variables,
         )
         self.images = tuple(data for data, _ in images)
         self.image_params = tuple(param for _, param in images)
@@ -90,9 +92,22 @@ class Talk:
         return bool(self._offer.functions)
 
     @property
+    def stops(self) -> tuple[str, ...]:
+        """Stop strings that the engine may look for anywhere in the answer.
+
+        Where calls are guaranteed none may cut one, so :class:`Choice` looks for them in content.
+        """
+        return () if self._guards_calls else self.request.stops
+
+    @property
+    def _guards_calls(self) -> bool:
+        return self.offers_tools and self.constrained
+
+    @property
     def may_end_early(self) -> bool:
         """Whether a choice can be over before its generation is."""
-        return self.offers_tools and not self._offer.parallel
+        stopped = self._guards_calls and bool(self.request.stops)
+        return stopped or (self.offers_tools and not self._offer.parallel)
 
     def choices(self) -> list[Choice]:
         """Return the choices of the answer, all still empty."""
@@ -103,7 +118,8 @@ class Talk:
                     thinking=self.thinking,
                     constrained=self.constrained,
                     max_calls=0 if self._offer.parallel else 1,
-                )
+                ),
+                self.request.stops if self._guards_calls else (),
             )
             for _ in range(self.request.n)
         ]
@@ -128,8 +144,10 @@ class Choice:
         reasoning_tokens: tokens so far that are reasoning, its markers included.
     """
 
-    def __init__(self, parser: AnswerParser) -> None:
+    def __init__(self, parser: AnswerParser, stops: tuple[str, ...] = ()) -> None:
         self._parser = parser
+        self._stops = stops
+        self._content = TextStream(stops)
         self.finish_reason: str | None = None
         self.reasoning_tokens = 0
 
@@ -138,15 +156,40 @@ class Choice:
         if self.finish_reason is not None:
             return []
         thinking = self._parser.thinking
-        events = self._parser.feed(delta.text)
+        events = self._heed_stops(self._parser.feed(delta.text))
         if thinking or self._parser.thinking:
             self.reasoning_tokens = delta.completion_tokens
-        if delta.finish_reason is not None or self._parser.done:
-            events += self._parser.finish()
+        if self._content.finished:
+            self.finish_reason = "stop"
+        elif delta.finish_reason is not None or self._parser.done:
+            events += self._heed_stops(self._parser.finish())
+            events += self._rest()
             self.finish_reason = delta.finish_reason or "stop"
             if self.finish_reason == "stop" and self._parser.calls:
                 self.finish_reason = "tool_calls"
         return events
+
+    def _heed_stops(self, events: list[Event]) -> list[Event]:
+        """Cut content before a stop string; what may become one is held back, up to a call."""
+        if not self._stops:
+            return events
+        heeded: list[Event] = []
+        for event in events:
+            if self._content.finished:
+                break
+            if isinstance(event, Content):
+                text = self._content.feed(event.text.encode())
+                heeded += [Content(text)] if text else []
+            else:
+                heeded += [*self._rest(), event]
+        return heeded
+
+    def _rest(self) -> list[Event]:
+        """Content that was held back."""
+        if not self._stops or self._content.finished:
+            return []
+        text, self._content = self._content.flush(), TextStream(self._stops)
+        return [Content(text)] if text else []
 
 
 def read_choices(

@@ -139,7 +139,7 @@ def _accepted(schema: Schema, body: Body) -> Schema:
     for name in properties:
         if name not in required:
             properties[name] = _or_null(properties[name])
-    for name in body.ignored:
+    for name in body.ignored - properties.keys():
         properties[name] = {"description": "Accepted without effect."}
     return {**schema, "properties": dict(sorted(properties.items())), "required": required}
 

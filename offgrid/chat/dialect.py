@@ -74,6 +74,7 @@ class Dialect:
         *,
         ask: bool = True,
         resume: bool = False,
+        variables: Message | None = None,
     ) -> Prompt:
         """Return the prompt of a conversation.
 
@@ -82,6 +83,7 @@ class Dialect:
             tools: the functions that may be called, as the API describes them.
             ask: whether the beginning of an answer follows the last message.
             resume: whether the answer continues the last message.
+            variables: more that the template may know.
 
         Raises:
             InvalidParameter: the template does not accept the messages.
@@ -91,7 +93,9 @@ class Dialect:
         else:
             messages = _flatten(messages, tools)
             tools = None
-        parts = self._template.render(messages, tools, ask=ask, resume=resume)
+        parts = self._template.render(
+            messages, tools, ask=ask, resume=resume, variables=variables
+        )
         tail = "".join(part.text for part in parts[-2:]).rstrip()
         return Prompt(parts, self.thoughts is not None and tail.endswith(self.thoughts.begin))
 

@@ -112,7 +112,9 @@ class AnswerParser:
 
     def finish(self) -> list[Event]:
         """Return what was held back: the answer has ended."""
-        if self._call is not None and self._call.started:
+        if self._constrained and self._raw:
+            self._raw = []  # a call that was cut off in its beginning is no content either
+        elif self._call is not None and self._call.started:
             self._raw = []
         elif self._state != self._close:  # there, what is held is the beginning of an end marker
             held, self._held = "".join(self._raw) + self._held, ""

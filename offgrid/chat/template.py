@@ -73,6 +73,7 @@ class ChatTemplate:
         *,
         ask: bool = True,
         resume: bool = False,
+        variables: Message | None = None,
     ) -> tuple[Part, ...]:
         """Return the prompt that asks for the next answer.
 
@@ -83,21 +84,24 @@ class ChatTemplate:
             tools: function descriptions, for templates that know tools.
             ask: whether the beginning of an answer follows the last message.
             resume: end the prompt with the last message's content, so that the answer continues it.
+            variables: more that this template may know, such as ``enable_thinking``.
 
         Raises:
             InvalidParameter: the template refuses the messages (its own words) or fails.
         """
         images = _images(messages)
         needed = 2 if resume or images else 1
-        free = (m for m in _MARKS if not _contains([messages, tools], m))
+        free = (m for m in _MARKS if not _contains([messages, tools, variables], m))
         marks = list(islice(free, needed))
         if len(marks) < needed:
             raise InvalidParameter("These messages use all Unicode noncharacters.", "messages")
         mark = marks[0]
         if images:
-            parts = self.render(_quoted(messages, mark), tools, ask=ask, resume=resume)
+            parts = self.render(
+                _quoted(messages, mark), tools, ask=ask, resume=resume, variables=variables
+            )
             return _with_images(parts, mark, images)
-        options = _Options(tools, ask and not resume, marks[1] if resume else "")
+        options = _Options(tools, ask and not resume, marks[1] if resume else "", variables or {})
         messages = [dict(m, role="system") if m["role"] == "developer" else m for m in messages]
         # A template can fail in as many ways as a program.
         try:
@@ -127,6 +131,7 @@ class ChatTemplate:
         text = self._sandbox.render_bounded(
             self._template,
             {
+                **self._scaffold.mark(options.variables, mark),
                 **self._variables,
                 "messages": marked,
                 "tools": self._scaffold.mark(options.tools, mark) if options.tools else None,
@@ -167,6 +172,7 @@ class _Options(NamedTuple):
     tools: list[dict[str, Any]] | None
     ask: bool
     end: str
+    variables: Message
 
 
 class _Scaffold:

@@ -33,6 +33,12 @@ _LOCATE_SECONDS = 0.3
 _ONE = ("items", "additionalProperties", "additionalItems", "contains", "not", "if", "then", "else")
 _MANY = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions")
+_FORMATS = frozenset({
+    "date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname", "ipv4",
+    "ipv6", "uri", "uri-reference", "iri", "iri-reference", "uuid", "uri-template", "json-pointer",
+    "relative-json-pointer", "regex",
+})  # fmt: skip
+"""https://json-schema.org/draft/2020-12/json-schema-validation#name-defined-formats"""
 Path = tuple[str | int, ...]
 
 
@@ -68,6 +74,7 @@ def parse_schema(source: str) -> dict[str, Any]:
     _check_multiples(schema)
     names = 0
     for path, node in subschemas(schema):
+        _leave_out(node)
         _check_node(path, node)
         names += len(node["patternProperties"]) if _is_object(node, "patternProperties") else 0
         if names > MAX_NAME_PATTERNS:
@@ -75,6 +82,14 @@ def parse_schema(source: str) -> dict[str, Any]:
         if isinstance(node.get("allOf"), list) and "allOf" not in path:
             _check_patterns(schema, path, node)
     return schema
+
+
+def _leave_out(node: dict[str, Any]) -> None:
+    """Take out what asks for nothing: formats that the standard does not know are annotations."""
+    if isinstance(node.get("format"), str) and node["format"] not in _FORMATS:
+        del node["format"]
+    if node.get("uniqueItems") is False:
+        del node["uniqueItems"]
 
 
 def _is_object(node: dict[str, Any], keyword: str) -> bool:

@@ -317,3 +317,65 @@ def test_what_cannot_be_kept_together_is_refused(
     response = request(base_url, "POST", CHAT, chat_body(**fields))
     assert response.status == 400
     assert response.json["error"]["param"] == param
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("strict", [False, True])
+def test_no_stop_string_cuts_a_guarded_call(base_url: str, stream: bool, strict: bool) -> None:
+    function = {**WEATHER["function"], "strict": strict}
+    body = chat_body(
+        "What is the weather in Oslo?", tools=[{**WEATHER, "function": function}],
+        tool_choice="auto" if strict else "required", temperature=0, stop=["}", "city"],
+        parallel_tool_calls=False,
+    )  # fmt: skip
+    if stream:
+        with Stream(base_url, CHAT, {**body, "stream": True}) as opened:
+            deltas = [json.loads(event)["choices"][0] for event in list(opened.events())[:-1]]
+        arguments = "".join(
+            call["function"].get("arguments", "")
+            for choice in deltas
+            for call in choice["delta"].get("tool_calls") or ()
+        )
+        reason = deltas[-1]["finish_reason"]
+    else:
+        choice = request(base_url, "POST", CHAT, body).json["choices"][0]
+        reason = choice["finish_reason"]
+        arguments = choice["message"]["tool_calls"][0]["function"]["arguments"]
+    assert reason == "tool_calls"
+    assert json.loads(arguments).keys() == {"city", "days"}
+
+
+def test_stop_strings_cut_content_beside_guarded_calls(base_url: str) -> None:
+    strict = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+    body = chat_body("Tell me a short story.", tools=[strict], temperature=0, max_tokens=60)
+    text = request(base_url, "POST", CHAT, body).json["choices"][0]["message"]["content"]
+    stop = text[20:26]
+    answer = request(base_url, "POST", CHAT, {**body, "stop": [stop]}).json["choices"][0]
+    assert answer["message"]["content"] == text[: text.index(stop)]
+    assert answer["finish_reason"] == "stop"
+    with Stream(base_url, CHAT, {**body, "stop": [stop], "stream": True}) as opened:
+        assert text_of(list(opened.events())) == text[: text.index(stop)]
+
+
+def test_a_call_that_is_cut_in_its_beginning_is_no_content(base_url: str) -> None:
+    body = chat_body(tools=[WEATHER], tool_choice="required", temperature=0, max_tokens=6)
+    choice = request(base_url, "POST", CHAT, body).json["choices"][0]
+    assert choice["finish_reason"] == "length"
+    assert not choice["message"]["content"]
+
+
+def test_words_that_ask_for_nothing_are_left_out(base_url: str) -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "a": {"type": "string", "format": "password", "maxLength": 3},
+            "b": {"type": "array", "uniqueItems": False, "maxItems": 1,
+                  "items": {"type": "integer", "format": "int32", "maximum": 9, "minimum": 0}},
+        },
+        "required": ["a", "b"], "additionalProperties": False,
+    }  # fmt: skip
+    body = chat_body(response_format={"type": "json_object", "schema": schema})
+    answer = request(base_url, "POST", CHAT, body).json["choices"][0]
+    assert json.loads(answer["message"]["content"]).keys() == {"a", "b"}
+    schema["properties"]["a"]["format"] = "regex"  # type: ignore[index]
+    assert request(base_url, "POST", CHAT, body).status == 400

@@ -628,3 +628,21 @@ def test_an_answer_behind_an_image_is_continued() -> None:
     assert shape(parts) == [
         "<|im_start|>user\n", 0, "What?<|im_end|>\n<|im_start|>assistant\nAn ot"
     ]  # fmt: skip
+
+
+def test_variables_of_the_template() -> None:
+    source = (
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+        "{% if enable_thinking is defined and not enable_thinking %}<off>{% endif %}{{ tone }}"
+    )
+    template = ChatTemplate(source, "", "", ["<off>"])
+    messages = [{"role": "user", "content": "Hi"}]
+
+    def text(variables: dict[str, object] | None) -> str:
+        return "".join(part.text for part in template.render(messages, variables=variables))
+
+    assert text(None) == "Hi"
+    assert text({"enable_thinking": False}) == "Hi<off>"
+    parts = template.render(messages, variables={"tone": "<off>", "messages": []})
+    assert [part.text for part in parts if part.special and "<off>" in part.text] == []
+    assert "".join(part.text for part in parts) == "Hi<off>"

@@ -14,6 +14,11 @@ from offgrid.chat.images import check_images, read_data_url
 from offgrid.errors import InvalidParameter
 
 MAX_STOPS = 4
+MAX_TEMPLATE_TEXT = 256
+"""Characters of a text in ``chat_template_kwargs``."""
+_OWN_VARIABLES = frozenset(
+    {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
+)
 
 
 class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="text"):
@@ -123,6 +128,28 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
     parallel_tool_calls: bool = True
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    chat_template_kwargs: Annotated[
+        dict[
+            Annotated[str, Meta(min_length=1, max_length=64)],
+            bool | float | int | Annotated[str, Meta(max_length=MAX_TEMPLATE_TEXT)] | None,
+        ],
+        Meta(max_length=32),
+    ] = {}
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """What the model's template is told beside the conversation.
+
+        There is no one name for it: ``none`` turns thinking off by those that are in use.
+        """
+        variables: dict[str, Any] = {}
+        if self.reasoning_effort is not None:
+            thinking = self.reasoning_effort != "none"
+            variables = {"enable_thinking": thinking, "thinking": thinking}
+            if thinking:
+                variables["reasoning_effort"] = self.reasoning_effort
+        return variables | self.chat_template_kwargs
 
     def images(self) -> list[tuple[bytes, str]]:
         """Return the files of all images in order, each with its field.
@@ -188,6 +215,11 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
             )
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidParameter("top_logprobs needs logprobs: true.", "top_logprobs")
+    for name in request.chat_template_kwargs:
+        if name in _OWN_VARIABLES:
+            raise InvalidParameter(
+                f"{name} is not the request's to set.", f"chat_template_kwargs.{name}"
+            )
     make_offer(request.tools, request.tool_choice, request.parallel_tool_calls)
     if request.continue_final_message:
         _check_continued(request)

@@ -19,6 +19,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 MAX_N = 16
 MAX_TOKENS = (1 << 31) - 1
+MAX_TOKEN_ID = (1 << 31) - 1
 MAX_STOP_LENGTH = 4096
 """Characters of one stop string."""
 DRY_BREAKERS = ("\n", ":", '"', "*")
@@ -33,7 +34,7 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 IGNORED = frozenset({
     "metadata", "moderation", "prompt_cache_key", "prompt_cache_options",
-    "prompt_cache_retention", "reasoning_effort", "safety_identifier", "store", "user",
+    "prompt_cache_retention", "safety_identifier", "store", "user",
     "verbosity",
 })  # fmt: skip
 """Accepted and without effect: they carry information, or ask for what a local model has not."""
@@ -245,7 +246,9 @@ def _logit_bias(raw: dict[str, Any] | list[Any]) -> tuple[dict[int, float], dict
             raise InvalidParameter("A bias must be between -100 and 100.", name)
         else:
             bias = float(value)
-        if isinstance(key, int) or (isinstance(raw, dict) and re.fullmatch(r"[0-9]{1,9}", key)):
+        if isinstance(key, int) or (isinstance(raw, dict) and re.fullmatch(r"[0-9]+", key)):
+            if int(key) > MAX_TOKEN_ID:
+                raise InvalidParameter("There is no token with so large an id.", name)
             ids[int(key)] = bias
         elif 1 <= len(key) <= MAX_BIAS_TEXT:
             texts[key] = bias

@@ -31,12 +31,13 @@ SAMPLING = frozenset({
     "dynatemp_range", "dynatemp_exponent", "mirostat", "mirostat_tau", "mirostat_eta",
     "dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n",
     "dry_sequence_breakers", "min_tokens", "min_keep", "post_sampling_probs",
+    "chat_template_kwargs",
 })  # fmt: skip
 """Fields that mean what they mean in chat, and are checked there."""
 
 IGNORED = frozenset({
     "access_programs", "image", "max_tool_calls", "moderation", "prompt_cache_options",
-    "prompt_cache_retention", "reasoning", "service_tier",
+    "prompt_cache_retention", "service_tier",
 })  # fmt: skip
 """Accepted and without effect."""
 ONLY_SHOWN = frozenset({"user", "safety_identifier", "prompt_cache_key"})
@@ -136,6 +137,14 @@ class ResponseStreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=T
     include_obfuscation: bool | None = None
 
 
+class ReasoningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much the model thinks; thoughts always come whole, so a summary changes nothing."""
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+    generate_summary: Literal["auto", "concise", "detailed"] | None = None
+
+
 class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A checked request. ``sampling`` holds the fields of :data:`SAMPLING` that were given."""
 
@@ -149,6 +158,7 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     ) = "auto"
     parallel_tool_calls: bool = True
     text: TextConfig = TextConfig()
+    reasoning: ReasoningConfig = ReasoningConfig()
     stream: bool = False
     stream_options: ResponseStreamOptions | None = None
     store: bool = True
@@ -233,6 +243,7 @@ def to_chat(request: ResponsesRequest, items: Sequence[Json]) -> ChatRequest:
         "stream": request.stream,
         "max_completion_tokens": request.max_output_tokens,
         "parallel_tool_calls": request.parallel_tool_calls,
+        "reasoning_effort": request.reasoning.effort,
     }
     if request.tools or choice not in ("auto", "none"):
         body["tools"] = [tool.for_chat() for tool in request.tools]
