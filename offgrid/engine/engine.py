@@ -448,9 +448,10 @@ class Engine:
     def _fill_batch(
         self, rows: list[Row[Sequence]]
     ) -> tuple[list[Sequence], list[int], list[tuple[int, int]]]:
-        """Put rows into the batch, in the order of their slots.
+        """Put rows into the batch: prompts, then streams, each in the order of their slots.
 
-        llama.cpp computes together what stands so, and everything else one after another.
+        llama.cpp computes together what stands so, and everything else one after another. Streams
+        are kept apart from prompts, or they would attend over as many cells as these.
 
         Returns:
             The sequences whose next token can be drawn, where their logits will be, and idle slots
@@ -460,24 +461,38 @@ class Engine:
         batch.clear()
         self._row_ends.clear()
         rows = sorted(rows, key=lambda row: row.sequence.slot)
-        n_rows = sum(row.count for row in rows)
-        bridges = self.scheduler.bridges(rows, batch.capacity - n_rows)
+        room = batch.capacity - sum(row.count for row in rows)
+        streams = [row for row in rows if row.count == 1 and row.completes]
+        bridges = self.scheduler.bridges(streams, room)
+        if len(streams) == len(rows):  # no prompt is read in most steps
+            return *self._add_streams(streams, bridges), bridges
+        if not _adjacent(streams, bridges):  # perhaps a prompt is between them: then with it
+            bridges = self.scheduler.bridges(rows, room)
+            return *self._add_rows(rows, bridges), bridges
+        prompts = [row for row in rows if row.count > 1 or not row.completes]
+        complete, indices = self._add_rows(prompts, [])
+        if streams:
+            more, where = self._add_streams(streams, bridges)
+            complete, indices = complete + more, indices + where
+        return complete, indices, bridges
+
+    def _add_streams(
+        self, streams: list[Row[Sequence]], bridges: list[tuple[int, int]]
+    ) -> tuple[list[Sequence], list[int]]:
+        """Add rows of one token each, with those of the slots between them, in one go."""
         single = [
             (s.slot, s.position(row.start), int(s.tokens[row.start]), True)
-            for row, s in ((row, row.sequence) for row in rows)
-            if row.count == 1 and row.completes
+            for row, s in ((row, row.sequence) for row in streams)
         ]
-        if len(single) == len(rows):  # no prompt is read in most steps
-            for slot, position in bridges:
-                self.model.cut(slot, position)
-                single.append((slot, position, 0, False))
-            single.sort()
-            slots, positions, tokens, want = map(list, zip(*single, strict=True))
-            indices = batch.add_each(slots, positions, tokens, want)
-            self._row_ends.update(zip(slots, indices, strict=True))
-            drawn = [index for index, wanted in zip(indices, want, strict=True) if wanted]
-            return [row.sequence for row in rows], drawn, bridges
-        return *self._add_rows(rows, bridges), bridges
+        for slot, position in bridges:
+            self.model.cut(slot, position)
+            single.append((slot, position, 0, False))
+        single.sort()
+        slots, positions, tokens, want = map(list, zip(*single, strict=True))
+        indices = self.model.batch.add_each(slots, positions, tokens, want)
+        self._row_ends.update(zip(slots, indices, strict=True))
+        drawn = [index for index, wanted in zip(indices, want, strict=True) if wanted]
+        return [row.sequence for row in streams], drawn
 
     def _add_rows(
         self, rows: list[Row[Sequence]], bridges: list[tuple[int, int]]
@@ -663,6 +678,12 @@ class Engine:
         self._events.append(delta)
         if delta.finish_reason is not None:
             self.scheduler.release(sequence)
+
+
+def _adjacent(rows: list[Row[Sequence]], bridges: list[tuple[int, int]]) -> bool:
+    """Whether rows and bridges fill their slots without a gap."""
+    slots = [row.sequence.slot for row in rows] + [slot for slot, _ in bridges]
+    return not slots or max(slots) - min(slots) == len(slots) - 1
 
 
 def _beyond(matcher: Matcher) -> RequestError:
