@@ -45,31 +45,56 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "chat-choices": (CHAT, chat_body(**GREEDY, n=2, max_tokens=2)),
     "chat-forced-call": (
         CHAT,
-        chat_body("What is the weather in Oslo?", **GREEDY, **USAGE, tools=[WEATHER],
-                  tool_choice="required", parallel_tool_calls=False),
+        chat_body(
+            "What is the weather in Oslo?",
+            **GREEDY,
+            **USAGE,
+            tools=[WEATHER],
+            tool_choice="required",
+            parallel_tool_calls=False,
+        ),
     ),
     "chat-choice": (CHAT, chat_body(**GREEDY, choice=["yes", "no"])),
     "text-prompts": (
-        TEXT, {"model": STARTER, "prompt": [STORY, "In a"], **GREEDY, "max_tokens": 1},
+        TEXT,
+        {"model": STARTER, "prompt": [STORY, "In a"], **GREEDY, "max_tokens": 1},
     ),
     "text-scored": (
         TEXT,
-        {"model": STARTER, "prompt": "Once upon", **GREEDY, "logprobs": 0, "echo": True,
-         "max_tokens": 0},
+        {
+            "model": STARTER,
+            "prompt": "Once upon",
+            **GREEDY,
+            "logprobs": 0,
+            "echo": True,
+            "max_tokens": 0,
+        },
     ),
     "responses": (
-        RESPONSES, {"model": STARTER, "input": "Hello!", **GREEDY, "store": False},
+        RESPONSES,
+        {"model": STARTER, "input": "Hello!", **GREEDY, "store": False},
     ),
     "responses-incomplete": (
         RESPONSES,
-        {"model": STARTER, "input": "Tell me a story.", **GREEDY, "store": False,
-         "max_output_tokens": 3},
+        {
+            "model": STARTER,
+            "input": "Tell me a story.",
+            **GREEDY,
+            "store": False,
+            "max_output_tokens": 3,
+        },
     ),
     "responses-call": (
         RESPONSES,
-        {"model": STARTER, "input": "What is the weather in Oslo?", **GREEDY, "store": False,
-         "tools": [{"type": "function", "strict": False, **WEATHER["function"]}],
-         "tool_choice": "required", "parallel_tool_calls": False},
+        {
+            "model": STARTER,
+            "input": "What is the weather in Oslo?",
+            **GREEDY,
+            "store": False,
+            "tools": [{"type": "function", "strict": False, **WEATHER["function"]}],
+            "tool_choice": "required",
+            "parallel_tool_calls": False,
+        },
     ),
     "text": (TEXT, {"model": STARTER, "prompt": STORY, **GREEDY, "max_tokens": 4}),
     "text-usage": (
@@ -89,8 +114,12 @@ BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
 
 _MASKS = (
     (re.compile(r'("id":"(?:chatcmpl-|cmpl-|call_))[0-9a-f]+"'), r'\1<hex>"'),
-    (re.compile(r'("(?:id|item_id|response_id|call_id)":"(?:resp_|msg_|fc_|rs_|call_))[0-9a-f]+"'),
-     r'\1<hex>"'),
+    (
+        re.compile(
+            r'("(?:id|item_id|response_id|call_id)":"(?:resp_|msg_|fc_|rs_|call_))[0-9a-f]+"'
+        ),
+        r'\1<hex>"',
+    ),
     (re.compile(r'("(?:created|created_at|completed_at)":)\d+(?:\.\d+)?'), r"\1<time>"),
     (re.compile(r'("system_fingerprint":")[^"]+'), r"\1<text>"),
     (re.compile(r"-?\d+\.\d+(e-?\d+)?"), "<float>"),

@@ -93,9 +93,7 @@ class Dialect:
         else:
             messages = _flatten(messages, tools)
             tools = None
-        parts = self._template.render(
-            messages, tools, ask=ask, resume=resume, variables=variables
-        )
+        parts = self._template.render(messages, tools, ask=ask, resume=resume, variables=variables)
         tail = "".join(part.text for part in parts[-2:]).rstrip()
         return Prompt(parts, self.thoughts is not None and tail.endswith(self.thoughts.begin))
 

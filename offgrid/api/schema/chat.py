@@ -16,9 +16,7 @@ from offgrid.errors import InvalidParameter
 MAX_STOPS = 4
 MAX_TEMPLATE_TEXT = 256
 """Characters of a text in ``chat_template_kwargs``."""
-_OWN_VARIABLES = frozenset(
-    {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"}
-)
+_OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
 
 
 class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="text"):
@@ -135,7 +133,7 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
             bool | float | int | Annotated[str, Meta(max_length=MAX_TEMPLATE_TEXT)] | None,
         ],
         Meta(max_length=32),
-    ] = {}
+    ] = msgspec.field(default_factory=dict)
 
     @property
     def template_variables(self) -> dict[str, Any]:
