@@ -123,7 +123,7 @@ class Engine:
         self.scheduler: Scheduler[Sequence] = Scheduler(
             model.n_parallel,
             capacity,
-            self._pace.prefill_tokens,
+            self._pace.prefill_tokens(),
             model.n_ctx,
             max(1, min(capacity, SCORED_BYTES // (4 * model.n_vocab))),
         )
@@ -295,7 +295,7 @@ class Engine:
         for placement in self.scheduler.admit():
             self._begin(placement)
         # Prompts and inputs to embed share what a step may take beside the streams.
-        share = self._pace.prefill_tokens
+        share = self._pace.prefill_tokens(*self.scheduler.counts())
         share = max(1, share // 2) if self.embedder.has_work else share
         self.scheduler.prefill_tokens = share
         self.scheduler.burst_tokens = self._pace.burst_tokens

@@ -43,12 +43,20 @@ class Pace:
             rest = seconds - (self._streams or 0.0 if decoding else 0.0)
             self._token = _mean(self._token, max(rest / prefilling, _NOTHING))
 
-    @property
-    def prefill_tokens(self) -> int:
-        """Tokens of prefill for a step in which streams run."""
+    def prefill_tokens(self, streams: int = 1, prompts: int = 1) -> int:
+        """Return the tokens of prefill for a step in which streams run.
+
+        Where more prompts are to be read than streams run, they get as much more time: everyone
+        who has a slot has the same share, and streams that are more have half of it at least.
+
+        Args:
+            streams: how many run.
+            prompts: how many are to be read.
+        """
         if self._streams is None or not self._token:
             return self._start
-        fitting = int(min(_SLOWDOWN * self._streams / self._token, self._most))
+        share = max(_SLOWDOWN, prompts / max(1, streams))
+        fitting = int(min(share * self._streams / self._token, self._most))
         return max(min(_LEAST, self._most), fitting)
 
     @property

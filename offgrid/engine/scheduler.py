@@ -301,6 +301,11 @@ class Scheduler(Generic[S]):
         for sequence in [s for s in self.running if s.request_id == request_id]:
             self.release(sequence)
 
+    def counts(self) -> tuple[int, int]:
+        """Return how many running sequences wait for their next token, and how many are read."""
+        left = [s.readable - s.computed for s in self.running if s.slot not in self._parked]
+        return sum(n == 1 for n in left), sum(n > 1 for n in left)
+
     # --- the step -----------------------------------------------------------------------------
 
     def plan(self) -> list[Row[S]]:
