@@ -78,6 +78,7 @@ _MASK_SECONDS = 0.002
 others go on meanwhile."""
 _IDLE_SECONDS = 0.05
 """Longest wait for a mask or an image when there is nothing else to do; then a cancel is seen."""
+_GATHER_SECONDS = 0.01
 _ANY_TOKEN = np.zeros(1, dtype=np.int32)
 _FATAL_FAILURES = 2
 """Failed computations in a row after which the process is not to be trusted any more."""
@@ -138,6 +139,8 @@ class Engine:
         self._inbox: deque[Prepared | EmbeddingJob | int] = deque()
         self._wake = threading.Condition()
         self._stopping = False
+        self.expecting: Callable[[], bool] = lambda: False
+        """Whether more requests are on their way to :meth:`submit`."""
         self._failures = 0
         self._events: list[Event] = []
         self._row_ends: dict[int, int] = {}
@@ -216,6 +219,11 @@ class Engine:
         """Take a request out at the next step, wherever it is. Unknown ids are ignored."""
         self._post(id)
 
+    def nudge(self) -> None:
+        """Tell the loop to ask :attr:`expecting` again."""
+        with self._wake:
+            self._wake.notify()
+
     def stop(self) -> None:
         """Make :meth:`run` return after its current step."""
         with self._wake:
@@ -275,6 +283,7 @@ class Engine:
                     self._wake.wait()
                 if self._stopping:
                     return
+            self._gather()
             self.step_began = time.monotonic()
             self.step()
 
@@ -282,6 +291,19 @@ class Engine:
     def has_work(self) -> bool:
         """Whether another step has something to do."""
         return self.scheduler.has_work or self.embedder.has_work
+
+    def _gather(self) -> None:
+        """Before anything runs, wait a moment for requests that are just being tokenised.
+
+        Prompts of requests that come at once are read in one call then; read one after the other,
+        the first would stream meanwhile and make the chunks of the rest short.
+        """
+        if self.scheduler.has_work:
+            return
+        until = time.monotonic() + _GATHER_SECONDS
+        with self._wake:
+            while self.expecting() and (left := until - time.monotonic()) > 0:
+                self._wake.wait(left)
 
     def step(self) -> bool:
         """Take in what arrived, compute one batch, draw its tokens, push the events.

@@ -109,6 +109,7 @@ class Worker:
             self._writer.send(LoadFailed(str(ex)))
             return 1
         self._engine = Engine(model, self._writer.events)
+        self._engine.expecting = lambda: bool(self._pending)
         threading.stack_size(_TOKENISER_STACK)
         threading.Thread(target=self._tokenise, name="tokeniser", daemon=True).start()
         self._writer.send(Ready(model.info))
@@ -204,10 +205,11 @@ class Worker:
         with self._lock:
             if accepted.id not in self._pending:
                 return
-            self._pending.discard(accepted.id)
             # Before the engine knows of it: no delta may overtake this event.
             self._writer.events((accepted,))
             self._engine.submit(prepared)
+            self._pending.discard(accepted.id)
+        self._engine.nudge()
 
     def _refuse(self, id: int, ex: Exception) -> None:
         if isinstance(ex, RequestError):

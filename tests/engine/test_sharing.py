@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from engine_runs import Counting, Failing, Run
+from support import eventually
 
 from offgrid.engine.engine import NO_ROOM
 from offgrid.engine.model import DecodeError, Model
@@ -101,6 +103,25 @@ def test_choices_share_one_prefill(run: Run, model: Counting) -> None:
     assert prompt <= sum(model.decoded) <= prompt + 8 * 3
     for choice in range(1, 8):
         assert cached(run, id, choice) == prompt - 1
+
+
+def test_prompts_that_come_at_once_are_read_in_one_call(
+    run: Run, model: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("offgrid.engine.engine._GATHER_SECONDS", 60.0)
+    texts = ["One day", "Two foxes", "In a house"]
+    left = list(texts)
+    run.engine.expecting = lambda: bool(left)
+    loop = threading.Thread(target=run.engine.run)
+    loop.start()
+    for text in texts:
+        run.submit(text, max_tokens=1)
+        left.remove(text)
+        run.engine.nudge()
+    eventually(lambda: sum(isinstance(e, Delta) for e in list(run.events)) == 3, "all are answered")
+    run.engine.stop()
+    loop.join()
+    assert model.decoded == [sum(n_tokens(model, text) for text in texts)]
 
 
 def test_not_for_requests_that_do_not_want_it(run: Run, model: Counting) -> None:
