@@ -7,7 +7,7 @@ import itertools
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from offgrid.api.logprobs import prompt_logprobs
 from offgrid.api.running import Running, Total
@@ -16,7 +16,9 @@ from offgrid.chat.dialect import Dialect
 from offgrid.chat.parser import AnswerParser, CallStart, Content, Event, Reasoning
 from offgrid.engine.protocol import Delta, Grammar, PromptToken, TokenLogprob
 from offgrid.errors import InvalidParameter
-from offgrid.sampling import TextStream
+
+if TYPE_CHECKING:
+    from offgrid.sampling import TextStream
 
 Json = dict[str, Any]
 
@@ -136,6 +138,13 @@ def _object(wanted: Grammar) -> Json:
     return schema
 
 
+def _stop_scanner(stops: tuple[str, ...]) -> TextStream:
+    # Imported where it is needed: the library brings NumPy, which the server does without.
+    from offgrid.sampling import TextStream
+
+    return TextStream(stops)
+
+
 class Choice:
     """One choice while it comes.
 
@@ -146,8 +155,8 @@ class Choice:
 
     def __init__(self, parser: AnswerParser, stops: tuple[str, ...] = ()) -> None:
         self._parser = parser
+        self._content = _stop_scanner(stops) if stops else None
         self._stops = stops
-        self._content = TextStream(stops)
         self.finish_reason: str | None = None
         self.reasoning_tokens = 0
 
@@ -159,7 +168,7 @@ class Choice:
         events = self._heed_stops(self._parser.feed(delta.text))
         if thinking or self._parser.thinking:
             self.reasoning_tokens = delta.completion_tokens
-        if self._content.finished:
+        if self._content is not None and self._content.finished:
             self.finish_reason = "stop"
         elif delta.finish_reason is not None or self._parser.done:
             events += self._heed_stops(self._parser.finish())
@@ -171,7 +180,7 @@ class Choice:
 
     def _heed_stops(self, events: list[Event]) -> list[Event]:
         """Cut content before a stop string; what may become one is held back, up to a call."""
-        if not self._stops:
+        if self._content is None:
             return events
         heeded: list[Event] = []
         for event in events:
@@ -186,9 +195,9 @@ class Choice:
 
     def _rest(self) -> list[Event]:
         """Content that was held back."""
-        if not self._stops or self._content.finished:
+        if self._content is None or self._content.finished:
             return []
-        text, self._content = self._content.flush(), TextStream(self._stops)
+        text, self._content = self._content.flush(), _stop_scanner(self._stops)
         return [Content(text)] if text else []
 
 

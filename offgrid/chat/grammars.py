@@ -6,12 +6,14 @@ place, ``<[17]>`` is the token of that id, and a ``[lazy]`` rule ends as soon as
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from offgrid.chat.formats import ThoughtFormat, ToolFormat
+from offgrid.engine.json_schema import leave_out_annotations
 
 _NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 _ANY_ARGUMENTS: dict[str, Any] = {"type": "object"}
@@ -75,6 +77,8 @@ def call_grammar(
     if required:
         return "\n".join([f"start: {thought} calls", *rules, _TEXT, ""])
     if answer is not None:
+        answer = copy.deepcopy(answer)
+        leave_out_annotations(answer)
         schema = json.dumps({**answer, "x-guidance": _LAYOUT})
         start = "(calls | answer)" if functions else "answer"
         return "\n".join(
@@ -101,6 +105,8 @@ class _Writer:
         schema = _NO_ARGUMENTS if function.parameters is None else function.parameters
         if not (required or function.strict):
             schema = _ANY_ARGUMENTS
+        schema = copy.deepcopy(schema)
+        leave_out_annotations(schema)
         schema = {"type": "object", **schema, "x-guidance": _SPACING}
         arguments = f"%json {json.dumps(schema)}"
         if tools.head_end:

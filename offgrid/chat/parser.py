@@ -113,13 +113,13 @@ class AnswerParser:
     def finish(self) -> list[Event]:
         """Return what was held back: the answer has ended."""
         if self._constrained and self._raw:
-            self._raw = []  # a call that was cut off in its beginning is no content either
+            self._raw, self._space = [], []  # a call that was cut off early is no content either
         elif self._call is not None and self._call.started:
             self._raw = []
         elif self._state != self._close:  # there, what is held is the beginning of an end marker
             held, self._held = "".join(self._raw) + self._held, ""
             self._say(held)
-        if self._space:
+        if any(self._space):
             self._emit("".join(self._space))
         self.done = True
         return self._taken()

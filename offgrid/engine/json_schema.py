@@ -85,8 +85,14 @@ def parse_schema(source: str) -> dict[str, Any]:
     return schema
 
 
+def leave_out_annotations(schema: dict[str, Any]) -> None:
+    """Take out of a schema what asks for nothing and the compiler refuses."""
+    for _, node in subschemas(schema):
+        _leave_out(node)
+
+
 def _leave_out(node: dict[str, Any]) -> None:
-    """Take out what asks for nothing: formats that the standard does not know are annotations."""
+    """Formats that the standard does not know are annotations."""
     if isinstance(node.get("format"), str) and node["format"] not in _FORMATS:
         del node["format"]
     if node.get("uniqueItems") is False:

@@ -53,7 +53,8 @@ def test_fields_of_responses() -> None:
     assert section("Responses") >= ignored | responses.UNSUPPORTED.keys()
     assert f"up to {response_items.MAX_ITEMS:,} items" in PAGE
     # What is taken over from chat is described there.
-    assert responses.SAMPLING - {"repeat_penalty"} <= rows("Fields of both POST endpoints")
+    shared = rows("Fields of both POST endpoints") | {"chat_template_kwargs"}
+    assert responses.SAMPLING - {"repeat_penalty"} <= shared
 
 
 def test_structured_output() -> None:

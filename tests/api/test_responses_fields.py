@@ -96,7 +96,7 @@ def test_fields_without_effect(base_url: str) -> None:
         "access_programs": {"cyber": "standard"}, "image": {"context_compression": "auto"},
         "max_tool_calls": 3, "moderation": {"model": "x"}, "prompt_cache_key": "k",
         "prompt_cache_options": {"mode": "implicit"}, "prompt_cache_retention": "24h",
-        "reasoning": {"effort": "high"}, "safety_identifier": "s", "service_tier": "flex",
+        "reasoning": {"summary": "auto"}, "safety_identifier": "s", "service_tier": "flex",
         "truncation": "auto", "text": {"verbosity": "low"}, "user": "u",
         "include": ["reasoning.encrypted_content"], "tool_choice": "auto",
     }  # fmt: skip
@@ -149,3 +149,7 @@ def test_every_field_of_the_client_is_known(base_url: str) -> None:
         assert answer.json["error"]["param"].startswith(name)
         unknown = answer.json["error"]["code"] == "unknown_parameter"
         assert not unknown or answer.json["error"]["param"] == f"{name}.no_such_field"
+
+
+def test_reasoning_effort_is_shown_again(base_url: str) -> None:
+    assert ask(base_url, reasoning={"effort": "low"})["reasoning"]["effort"] == "low"

@@ -190,7 +190,7 @@ SCHEMA = "response_format.json_schema"
         ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs", None),
         ({"structured_outputs": {"regex": 5}}, "structured_outputs.regex", None),
         ({"structured_outputs": {"tag": 5}}, "structured_outputs.tag", "unknown_parameter"),
-        ({"structured_outputs": {"json": {"format": "zip"}}}, "structured_outputs.json", None),
+        ({"structured_outputs": {"json": {"format": "regex"}}}, "structured_outputs.json", None),
         ({"structured_outputs": {"json_object": 1}}, "structured_outputs.json_object", None),
         ({"guided_json": []}, "guided_json", None),
     ],
