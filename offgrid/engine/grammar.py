@@ -28,7 +28,7 @@ from offgrid.engine.gbnf import GbnfError, gbnf_to_lark
 from offgrid.engine.json_schema import SchemaError, locate, parse_schema
 from offgrid.engine.pattern import MAX_REPETITION, repetition
 from offgrid.engine.protocol import Grammar
-from offgrid.errors import InvalidParameter
+from offgrid.errors import InvalidParameter, Overloaded
 
 log = logging.getLogger(__name__)
 
@@ -206,6 +206,7 @@ class Grammars:
         self._vocabulary = vocabulary
         self._tokenizer: LLTokenizer | None = None
         self._compiled: OrderedDict[tuple[str, str], Matcher] = OrderedDict()
+        self._refused: OrderedDict[tuple[str, str, str], InvalidParameter] = OrderedDict()
         self._abandoned: list[threading.Thread] = []
         self._lock = threading.Lock()
 
@@ -220,8 +221,7 @@ class Grammars:
         with self._lock:
             first = self._compiled.get(key)
             if first is None:
-                self._check_size(grammar)
-                first = self._in_time(grammar, lambda: self._compile(grammar))
+                first = self._first(grammar)
                 self._compiled[key] = first
                 if len(self._compiled) > _CACHED:
                     self._compiled.popitem(last=False)
@@ -230,6 +230,20 @@ class Grammars:
         for matcher in copies:
             matcher.param = grammar.param
         return copies
+
+    def _first(self, grammar: Grammar) -> Matcher:
+        """Compile a grammar, unless that has failed before."""
+        self._check_size(grammar)
+        key = (grammar.kind, grammar.source, grammar.param)
+        refused = self._refused.get(key)
+        if refused is None:
+            try:
+                return self._in_time(grammar, lambda: self._compile(grammar))
+            except InvalidParameter as ex:
+                self._refused[key] = refused = ex
+                if len(self._refused) > _CACHED:
+                    self._refused.popitem(last=False)
+        raise InvalidParameter(refused.message, refused.param, code=refused.code)
 
     def _check_size(self, grammar: Grammar) -> None:
         limit = MAX_SOURCE.get(grammar.kind)
@@ -245,7 +259,7 @@ class Grammars:
         """Compile in a thread with a stack of its own, and do not wait for ever."""
         self._abandoned = [thread for thread in self._abandoned if thread.is_alive()]
         if len(self._abandoned) >= _MAX_ABANDONED:
-            raise _invalid(grammar, "others are still being compiled")
+            raise Overloaded("Other grammars are still being compiled.", code="server_busy")
         results: list[Matcher | BaseException] = []
 
         def run() -> None:

@@ -92,6 +92,8 @@ class Worker:
         self._writer = writer
         self._engine: Engine | None = None
         self._to_tokenise: queue.SimpleQueue[Submit | LookUp | _Inputs] = queue.SimpleQueue()
+        self._to_compile: queue.SimpleQueue[Submit] = queue.SimpleQueue()
+        """Requests with a grammar: compiling a hard one takes time, and others need not wait."""
         # Ids that the tokeniser has not handed over yet. A cancel takes its id out, so that none
         # is lost between the two threads.
         self._pending: set[int] = set()
@@ -112,6 +114,7 @@ class Worker:
         self._engine.expecting = lambda: bool(self._pending)
         threading.stack_size(_TOKENISER_STACK)
         threading.Thread(target=self._tokenise, name="tokeniser", daemon=True).start()
+        threading.Thread(target=self._compile, name="compiler", daemon=True).start()
         self._writer.send(Ready(model.info))
         try:
             self._engine.run()
@@ -130,6 +133,9 @@ class Worker:
             if isinstance(command, (Submit, Embed, LookUp)):
                 with self._lock:
                     self._pending.add(command.id)
+                if isinstance(command, Submit) and command.request.grammar is not None:
+                    self._to_compile.put(command)
+                    continue
                 self._to_tokenise.put(
                     self._inputs(command) if isinstance(command, Embed) else command
                 )
@@ -172,6 +178,16 @@ class Worker:
                 self._prepare_some(item)
         except Exception as ex:
             self._refuse(item.id, ex)
+
+    def _compile(self) -> None:
+        while True:
+            command = self._to_compile.get()
+            if command.id not in self._pending:
+                continue
+            try:
+                self._prepare(command)
+            except Exception as ex:
+                self._refuse(command.id, ex)
 
     def _prepare(self, command: Submit) -> None:
         assert self._engine is not None

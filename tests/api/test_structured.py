@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 from typing import Any
@@ -11,7 +13,9 @@ from typing import Any
 import pytest
 from openai import BadRequestError, LengthFinishReasonError, OpenAI
 from pydantic import BaseModel, Field
-from support import STARTER, Stream, chat_body, endless, request, text_of
+from support import STARTER, Stream, chat_body, endless, eventually, request, text_of
+
+from offgrid.server import Server
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -379,3 +383,32 @@ def test_words_that_ask_for_nothing_are_left_out(base_url: str) -> None:
     assert json.loads(answer["message"]["content"]).keys() == {"a", "b"}
     schema["properties"]["a"]["format"] = "regex"  # type: ignore[index]
     assert request(base_url, "POST", CHAT, body).status == 400
+
+
+def test_a_schema_that_is_hard_to_compile_holds_up_nobody_else(
+    make_server: Callable[..., Server],
+) -> None:
+    server = make_server()
+    engine = server.pool.engine(STARTER)
+    assert request(server.url, "POST", CHAT, chat_body(max_tokens=1)).status == 200
+    numbers = {f"q{i}": {"type": "integer"} for i in range(200)}
+    kinds = [
+        {"type": "object", "properties": {**numbers, f"x{k}": {"type": "string"}}}
+        for k in range(40)
+    ]
+    hard = {"type": "object", "properties": {"a": {"anyOf": kinds}}}
+    ended: list[str] = []
+
+    def ask(name: str, **fields: Any) -> None:
+        request(server.url, "POST", CHAT, chat_body(max_tokens=1, **fields))
+        ended.append(name)
+
+    slow = threading.Thread(
+        target=ask, args=("hard",),
+        kwargs={"response_format": {"type": "json_object", "schema": hard}},
+    )  # fmt: skip
+    slow.start()
+    eventually(lambda: engine.in_flight == 1, "it has been sent")
+    ask("plain")
+    slow.join()
+    assert ended == ["plain", "hard"]

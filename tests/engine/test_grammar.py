@@ -371,6 +371,23 @@ def test_compiled_grammars_are_kept_but_not_for_ever(model: Model) -> None:
     assert len(grammars._compiled) <= 32
 
 
+def test_what_was_refused_is_not_compiled_again(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grammars = Grammars(model)
+    with pytest.raises(InvalidParameter) as first:
+        make(grammars, "json_schema", {"not": {}})
+    monkeypatch.setattr(grammars, "_compile", lambda grammar: pytest.fail("compiled again"))
+    with pytest.raises(InvalidParameter) as second:
+        make(grammars, "json_schema", {"not": {}})
+    assert (first.value.message, first.value.param) == (second.value.message, second.value.param)
+    monkeypatch.undo()
+    for number in range(40):
+        with pytest.raises(InvalidParameter):
+            make(grammars, "regex", f"({number}")
+    assert len(grammars._refused) <= 32
+
+
 def test_a_token_outside_of_the_grammar_is_an_error(grammars: Grammars, model: Model) -> None:
     matcher = make(grammars, "regex", "a+")
     outside = next(t for t in range(model.n_vocab) if t not in allowed(matcher, model.n_vocab))
