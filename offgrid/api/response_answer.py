@@ -5,6 +5,7 @@ One writer serves both forms: a stream sends its events, a whole answer is what 
 
 from __future__ import annotations
 
+import abc
 import logging
 import secrets
 import time
@@ -151,8 +152,8 @@ class ResponseWriter:
 
     def _failure(self, error: RequestError) -> Json:
         """The last event of a response that cannot be finished."""
-        if self._open is not None:
-            self._open.item["status"] = "incomplete"
+        if self._open is not None:  # the response says what was said; no more events do
+            self._open.end("incomplete", [])
         code = "invalid_prompt" if error.status < 500 else "server_error"
         self.response["status"] = "failed"
         self.response["store"] = False
@@ -174,7 +175,7 @@ class ResponseWriter:
         return event
 
 
-class _Part:
+class _Part(abc.ABC):
     """An output item that is being written: of one part, or the arguments of a call.
 
     Its methods return events without their numbers.
@@ -196,9 +197,9 @@ class _Part:
         index = self._place["output_index"]
         return [{"type": "response.output_item.added", "output_index": index, "item": added}]
 
+    @abc.abstractmethod
     def add(self, text: str, logprobs: list[Json]) -> Json:
         """It grows."""
-        raise NotImplementedError
 
     def end(self, status: str, logprobs: list[Json]) -> list[Json]:
         """It is finished; ``logprobs`` are of tokens that gave no text."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -167,15 +167,7 @@ def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported, max_st
         fields["repetition_penalty"] = alias
     for name in [name for name in fields if name in IGNORED]:
         del fields[name]
-    known = set(cls.__struct_fields__)
-    for name in list(fields):
-        if name in unsupported:
-            if not unsupported[name](fields.pop(name)):
-                raise InvalidParameter(
-                    f"{name} is not supported by this server.", name, code="unsupported_parameter"
-                )
-        elif name not in known:
-            raise InvalidParameter(f"Unknown field: {name}.", name, code="unknown_parameter")
+    refuse_others(fields, cls.__struct_fields__, unsupported)
     try:
         request = msgspec.convert(fields, cls)
     except msgspec.ValidationError as ex:
@@ -185,6 +177,22 @@ def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported, max_st
         raise invalid(message) from None
     _check(request, max_stops)
     return request if grammar is None else structs.replace(request, grammar=grammar)
+
+
+def refuse_others(fields: dict[str, Any], known: Collection[str], unsupported: Unsupported) -> None:
+    """Take out fields that are not supported but ask for nothing; refuse those nobody knows.
+
+    Raises:
+        InvalidParameter: ``param`` names the field.
+    """
+    for name in list(fields):
+        if name in unsupported:
+            if not unsupported[name](fields.pop(name)):
+                raise InvalidParameter(
+                    f"{name} is not supported by this server.", name, code="unsupported_parameter"
+                )
+        elif name not in known:
+            raise InvalidParameter(f"Unknown field: {name}.", name, code="unknown_parameter")
 
 
 def check_fields(body: dict[str, Any], cls: type[S]) -> S:
@@ -197,9 +205,7 @@ def check_fields(body: dict[str, Any], cls: type[S]) -> S:
     """
     known = cls.__struct_fields__
     fields = {k: v for k, v in body.items() if v is not None and k not in IGNORED}
-    for name in fields:
-        if name not in known:
-            raise InvalidParameter(f"Unknown field: {name}.", name, code="unknown_parameter")
+    refuse_others(fields, known, {})
     try:
         return msgspec.convert(fields, cls)
     except msgspec.ValidationError as ex:

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from offgrid.api.schema.chat import ChatRequest, parse_chat
-from offgrid.api.schema.fields import MAX_TOKENS, Unsupported, invalid
+from offgrid.api.schema.fields import MAX_TOKENS, Unsupported, invalid, refuse_others
 from offgrid.api.schema.response_items import ItemReference, parse_items, to_messages
 from offgrid.errors import InvalidParameter, RequestError
 
@@ -197,14 +197,7 @@ def parse_responses(body: Json) -> tuple[ResponsesRequest, list[Json | ItemRefer
     fields = {k: v for k, v in body.items() if v is not None and k not in IGNORED}
     sampling = {name: fields.pop(name) for name in list(fields) if name in SAMPLING}
     known = set(ResponsesRequest.__struct_fields__) - {"sampling"}
-    for name in list(fields):
-        if name in UNSUPPORTED:
-            if not UNSUPPORTED[name](fields.pop(name)):
-                raise InvalidParameter(
-                    f"{name} is not supported by this server.", name, code="unsupported_parameter"
-                )
-        elif name not in known:
-            raise InvalidParameter(f"Unknown field: {name}.", name, code="unknown_parameter")
+    refuse_others(fields, known, UNSUPPORTED)
     try:
         request = msgspec.convert({**fields, "sampling": sampling}, ResponsesRequest)
     except msgspec.ValidationError as ex:
