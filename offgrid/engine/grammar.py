@@ -62,6 +62,17 @@ _LIMITS = LLParserLimits(
     max_grammar_size=200_000,
     verbose_errors=False,
 )
+# Sets of tokens for which one look tells whether all of them may come next; only the rest of the
+# vocabulary is walked through. llguidance's own list has texts of 10 characters and more, so that
+# the end of each string of limited length is walked through whole, and none for words.
+_IN_STRING = r'[^"\\\x00-\x1F\x7F]'
+_SLICES = [
+    r"[\x20\x0A\x0D\x09]+",
+    "[a-z]{1,4}",
+    "[a-z]+",
+    *(f"{_IN_STRING}{{1,{most}}}" for most in (1, 2, 4, 8, 16, 32)),
+    f"{_IN_STRING}+",
+]
 # Answers need no more: an endless run of blanks between two tokens of JSON is valid, and a small
 # model falls into it.
 _WHITESPACE = r"(?: {1,2}|\n[ \t]{0,32})"
@@ -294,6 +305,7 @@ class Grammars:
                 _Tokens(self._vocabulary),  # type: ignore[arg-type]
                 n_vocab=self._vocabulary.n_vocab,
                 eos_token=ends,
+                slices=_SLICES,
             )
             self._tokenizer = tokenizer
         for param, source in grammar.schemas:

@@ -408,3 +408,32 @@ def test_masks_are_those_of_the_position(grammars: Grammars, model: Model) -> No
         other.advance(token)
         assert matcher.ready
         assert np.array_equal(matcher.mask, other.mask)
+
+
+SLICED = {
+    "short strings": ("json_schema", {"type": "string", "maxLength": 5}),
+    "long strings": ("json_schema", {"type": "string", "minLength": 3, "maxLength": 40}),
+    "words": ("regex", "[a-z]{2,9} [a-z]+"),
+    "any JSON": ("json_schema", {"type": "object"}),
+    "names": ("json_schema", {"type": "string", "pattern": "^[A-Za-z_][a-z0-9_]{0,6}$"}),
+    "text": ("lark", r"start: /[^\n]*/"),
+}
+
+
+@pytest.mark.parametrize("name", SLICED)
+def test_masks_are_the_same_without_slices_of_the_vocabulary(
+    grammars: Grammars, model: Model, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    sliced = make(grammars, *SLICED[name])
+    monkeypatch.setattr(module, "_SLICES", [])
+    plain = make(Grammars(model), *SLICED[name])
+    rng = random.Random(name)
+    for _ in range(40):
+        assert np.array_equal(sliced.mask, plain.mask)
+        going_on = sorted(allowed(plain, model.n_vocab) - model.eog_ids)
+        if not going_on:
+            break
+        token = rng.choice(going_on)
+        for matcher in (sliced, plain):
+            matcher.advance(token)
+            assert matcher.error is None
