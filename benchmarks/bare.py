@@ -15,7 +15,7 @@ import time
 import msgspec
 import numpy as np
 
-from offgrid.engine.model import Model
+from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Load
 
 

@@ -28,7 +28,7 @@ from servers import Bare
 
 import offgrid
 from offgrid.engine.engine import Engine
-from offgrid.engine.model import Model
+from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Delta, Event, Failed, GenerationRequest, Load, Sampling
 from offgrid.store.catalogue import STARTER_PATH
 

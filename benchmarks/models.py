@@ -415,7 +415,7 @@ def check(path: Path) -> dict[str, Any]:
     """
     import ctypes
 
-    from offgrid.engine.model import Model
+    from offgrid.engine.llama.model import Model
     from offgrid.engine.protocol import Load, Part
 
     model = Model(Load(str(path), ctx_size=512, parallel=2))

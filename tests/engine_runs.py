@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from offgrid.engine.engine import Engine
-from offgrid.engine.model import DecodeError, Model
+from offgrid.engine.llama.errors import DecodeError
+from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Delta, Event, GenerationRequest, Part, Sampling
 
 GREEDY = Sampling(temperature=0.0)

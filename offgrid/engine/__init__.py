@@ -4,8 +4,8 @@ Server side: :mod:`~offgrid.engine.client` (one worker process and what it is as
 :mod:`~offgrid.engine.pool` (which models run). Both sides: :mod:`~offgrid.engine.protocol`.
 Worker side: :mod:`~offgrid.engine.worker` (threads and pipes), :mod:`~offgrid.engine.engine` (the
 loop), :mod:`~offgrid.engine.scheduler` (what each step computes; pure),
-:mod:`~offgrid.engine.sequence` (one choice being generated) and :mod:`~offgrid.engine.model` (the
-only module that touches llama.cpp).
+:mod:`~offgrid.engine.sequence` (one choice being generated) and :mod:`~offgrid.engine.llama`
+(all that touches llama.cpp).
 
 The server side never imports the worker side: llama.cpp may end its process on some inputs.
 """

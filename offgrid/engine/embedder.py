@@ -22,7 +22,8 @@ from offgrid.engine.protocol import Embedded, EmbeddingRequest, Event, Failed, P
 from offgrid.errors import ContextLengthExceeded, EngineFault, InvalidParameter
 
 if TYPE_CHECKING:
-    from offgrid.engine.model import EmbeddingContext, Model
+    from offgrid.engine.llama.embedding import EmbeddingContext
+    from offgrid.engine.llama.model import Model
 
 log = logging.getLogger(__name__)
 

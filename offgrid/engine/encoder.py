@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from offgrid.engine.vision import Chunk, Embeddings
+from offgrid.engine.llama.vision import Chunk, Embeddings
 
 
 class Encoder:

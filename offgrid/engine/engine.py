@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from offgrid.engine.embedder import Embedder, EmbeddingJob
 from offgrid.engine.encoder import Encoder
 from offgrid.engine.grammar import Grammars, Masks, Matcher
+from offgrid.engine.llama.vision import EncodeError, Span
 from offgrid.engine.pace import Pace
 from offgrid.engine.prompts import (
     answer,
@@ -44,7 +45,6 @@ from offgrid.engine.protocol import (
 from offgrid.engine.scheduler import Placement, Row, Scheduler
 from offgrid.engine.scoring import SCORED_BYTES, Scored, drawn_token
 from offgrid.engine.sequence import Sequence
-from offgrid.engine.vision import EncodeError, Span
 from offgrid.errors import (
     ContextLengthExceeded,
     EngineFault,
@@ -60,7 +60,7 @@ from offgrid.sampling import (
 )
 
 if TYPE_CHECKING:
-    from offgrid.engine.model import Model
+    from offgrid.engine.llama.model import Model
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Prepared:
 
 
 class Engine:
-    """Generates for many requests at once on one :class:`~offgrid.engine.model.Model`.
+    """Generates for many requests at once on one :class:`~offgrid.engine.llama.model.Model`.
 
     Args:
         model: what computes logits. Tests also pass stand-ins that fail on purpose.

@@ -89,7 +89,7 @@ _ALL_TOKENS = '\n%llguidance {"no_forcing": true}\n'
 
 
 class Vocabulary(Protocol):
-    """What is needed of :class:`~offgrid.engine.model.Model`."""
+    """What is needed of :class:`~offgrid.engine.llama.model.Model`."""
 
     n_vocab: int
     eog_ids: frozenset[int]

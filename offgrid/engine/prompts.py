@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from offgrid.engine.llama.vision import Chunk, Span, VisionError
 from offgrid.engine.protocol import GenerationRequest, Part, TokenQuery, Tokens
-from offgrid.engine.vision import Chunk, Span, VisionError
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 
 if TYPE_CHECKING:
-    from offgrid.engine.model import Model
+    from offgrid.engine.llama.model import Model
 
 PROMPT_BYTES_PER_TOKEN = 16
 """A prompt with more bytes than this for every token of the context is refused unread: some
@@ -52,7 +52,7 @@ def read_with_images(
 ) -> tuple[NDArray[np.int32], tuple[Span, ...]]:
     """Return the token ids of a prompt with images, int32, and where in it the images stand.
 
-    The positions of images have the negative ids of :func:`offgrid.engine.vision.image_ids`.
+    The positions of images have the negative ids of :func:`offgrid.engine.llama.vision.image_ids`.
 
     Raises:
         InvalidParameter: an image that cannot be read, or is the last of the prompt.

@@ -12,7 +12,7 @@ from offgrid.engine.sequence import Sequence
 from offgrid.sampling import SampleResult, TokenScore, score_rows
 
 if TYPE_CHECKING:
-    from offgrid.engine.model import Model
+    from offgrid.engine.llama.model import Model
 
 SCORED_BYTES = 32 << 20
 """Logits of prompts' tokens that one step may keep at once."""

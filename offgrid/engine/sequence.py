@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.grammar import Matcher
+from offgrid.engine.llama.vision import Span
 from offgrid.engine.protocol import Delta, GenerationRequest, TokenLogprob
-from offgrid.engine.vision import Span
 from offgrid.sampling import Sampler, TextStream
 
 

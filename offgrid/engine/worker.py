@@ -21,7 +21,8 @@ from typing import BinaryIO, NoReturn
 
 from offgrid.engine.embedder import EmbeddingJob
 from offgrid.engine.engine import Engine, EngineBroken, Prepared
-from offgrid.engine.model import LoadError, Model
+from offgrid.engine.llama.errors import LoadError
+from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import (
     Accepted,
     Cancel,

@@ -22,7 +22,7 @@ from tiny_models import BERT_CONTEXT, make, make_bert
 
 from offgrid.api.schema.embeddings import MAX_INPUTS
 from offgrid.config import load_settings
-from offgrid.engine.model import Model
+from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Load
 from offgrid.server import Server
 

@@ -15,7 +15,7 @@ from processes import all_stopped
 from support import STARTER, Stream, chat_body, endless, eventually, request, together
 
 from offgrid.engine.client import ClientGone, EngineClient
-from offgrid.engine.model import Model
+from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Load, Part, TokenQuery
 from offgrid.errors import EngineFault, RequestRefused
 from offgrid.server import Server

@@ -15,7 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from support import together
 
 from offgrid.chat.template import _MARKS, ChatTemplate, Message
-from offgrid.engine.model import Model
+from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Load, Part
 from offgrid.errors import InvalidParameter
 

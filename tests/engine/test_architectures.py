@@ -15,7 +15,7 @@ from engine_runs import Counting, Failing, Run
 from tiny_models import WINDOW, make
 
 from offgrid.engine.engine import NO_ROOM
-from offgrid.engine.model import Model
+from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, Part, Sampling
 
 CAN_CUT = {"llama": True, "mamba": False, "jamba": False, "gemma3": True}

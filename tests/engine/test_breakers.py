@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from offgrid.engine.breakers import expand_breaker
-from offgrid.engine.model import Model
+from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Load
 
 PIECES = [b"a", b"b", b"c", b"ab", b"xab", b"abcab", b"ca", b"abc", b"\n"]

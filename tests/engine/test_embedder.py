@@ -20,7 +20,8 @@ from tiny_models import BERT_CONTEXT, WORDS, make, make_bert, make_last_pooling
 from offgrid.engine import embedder, worker
 from offgrid.engine.embedder import Embedder, EmbeddingJob
 from offgrid.engine.engine import EngineBroken
-from offgrid.engine.model import DecodeError, Model
+from offgrid.engine.llama.errors import DecodeError
+from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import (
     Accepted,
     Delta,

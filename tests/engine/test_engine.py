@@ -11,7 +11,8 @@ import pytest
 from engine_runs import Failing, Run
 
 from offgrid.engine.engine import Engine, EngineBroken
-from offgrid.engine.model import LoadError, Model
+from offgrid.engine.llama.errors import LoadError
+from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Delta, Event, Failed, GenerationRequest, Load, Part, Sampling
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from offgrid.engine import grammar as module
 from offgrid.engine.grammar import Grammars, Masks, Matcher
-from offgrid.engine.model import Model
+from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Grammar, Load
 from offgrid.errors import InvalidParameter
 

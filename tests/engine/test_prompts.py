@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from offgrid.engine import prompts
-from offgrid.engine.model import Model
+from offgrid.engine.llama.model import Model
 from offgrid.engine.prompts import answer, prompt_text, read_bias, read_prompt
 from offgrid.engine.protocol import GenerationRequest, Load, Part, TokenQuery
 from offgrid.errors import ContextLengthExceeded, InvalidParameter

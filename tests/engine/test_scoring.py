@@ -12,7 +12,7 @@ from engine_runs import Counting, Failing, Run
 from reference_logits import ReferenceModel
 
 from offgrid.engine.engine import NO_ROOM
-from offgrid.engine.model import Model
+from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, Part, PromptToken
 from offgrid.errors import ContextLengthExceeded
 

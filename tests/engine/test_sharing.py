@@ -11,7 +11,8 @@ from engine_runs import Counting, Failing, Run
 from support import eventually
 
 from offgrid.engine.engine import NO_ROOM
-from offgrid.engine.model import DecodeError, Model
+from offgrid.engine.llama.errors import DecodeError
+from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Delta, Failed, Load, Part, Sampling, Started
 
 STORY = "Once upon a time there was a small otter who lived beside a wide river. " * 6

@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from schemas import random_schema
 
 from offgrid.engine.grammar import Masks, Matcher
-from offgrid.engine.model import Model
+from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Delta, Failed, Grammar, Load, Sampling
 
 PERSON = {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from engine_runs import Run
 
-from offgrid.engine.model import Model
+from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Load, Sampling
 
 

@@ -15,9 +15,10 @@ from reference_vision import MARKER, ReferenceVision
 from tiny_vision import POSITIONS, make_gemma, make_projector, make_qwen, make_seeing, pixels, png
 
 from offgrid.engine.engine import NO_ROOM
-from offgrid.engine.model import DecodeError, Model
+from offgrid.engine.llama.errors import DecodeError
+from offgrid.engine.llama.model import Model
+from offgrid.engine.llama.vision import Chunk, Embeddings, EncodeError, image_ids
 from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, Part, TokenQuery
-from offgrid.engine.vision import Chunk, Embeddings, EncodeError, image_ids
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 
 RED, BLUE, GREEN = (png(pixels(seed)) for seed in (1, 2, 3))

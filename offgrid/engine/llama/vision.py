@@ -1,8 +1,7 @@
 """Images for a language model: libmtmd, with the projector file that lies beside the model.
 
 An image becomes some positions of the context, each with an embedding that the projector computes
-instead of one that stands in the model's table. Beside :mod:`offgrid.engine.model` this is the only
-module that imports ``llama_cpp``; function names in docstrings are those of ``mtmd.h``.
+instead of one that stands in the model's table.
 """
 
 from __future__ import annotations

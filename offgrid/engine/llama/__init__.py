@@ -1,0 +1,18 @@
+"""llama.cpp: nothing outside of this package imports ``llama_cpp``.
+
+:mod:`~offgrid.engine.llama.model` loads a GGUF and computes logits,
+:mod:`~offgrid.engine.llama.vocabulary` turns text into tokens and back,
+:mod:`~offgrid.engine.llama.batch` holds what goes into a decode,
+:mod:`~offgrid.engine.llama.embedding` gives vectors, and :mod:`~offgrid.engine.llama.vision` reads
+images with libmtmd.
+
+llama.cpp trusts its caller: an id out of range, a batch that is too large or a sequence id that
+does not exist end the process (``SIGABRT``), they do not raise. So everything is checked here
+before it goes in. Function names in docstrings are those of ``llama.h`` and ``mtmd.h``.
+"""
+
+import llama_cpp.llama_cpp as _lc
+
+# NOTE: importing llama_cpp installs a Python log callback, which takes the GIL inside llama.cpp's
+# threads and can deadlock. NULL puts llama.cpp's own C function back, which writes to stderr.
+_lc.llama_log_set(_lc.llama_log_callback(0), None)

@@ -1,0 +1,384 @@
+"""A loaded GGUF: its weights, its context of sequences, and what it says of itself."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as lc
+import numpy as np
+import psutil
+
+from offgrid import __version__
+from offgrid.engine.llama.batch import Batch
+from offgrid.engine.llama.embedding import MAX_UBATCH, EmbeddingContext
+from offgrid.engine.llama.errors import DecodeError, LoadError
+from offgrid.engine.llama.vision import Chunk, Embeddings, Vision, VisionError
+from offgrid.engine.llama.vocabulary import Vocabulary
+from offgrid.engine.protocol import Load, ModelInfo
+
+_MAX_SCORES = 512 * 1024 * 1024
+"""Bytes."""
+_MAX_METADATA_VALUE = 1 << 20
+_IMAGE_SHARE = 4
+"""An image takes at most this part (1/4) of the context, where its projector lets one choose."""
+_MIN_IMAGE = 64
+_POOLINGS = {"1": "mean", "2": "cls", "3": "last", "4": "rank"}
+"""``<architecture>.pooling_type`` of a GGUF (``enum llama_pooling_type``)."""
+
+# A second binding of this function that returns the address itself: making a ctypes pointer object
+# for every row and casting it back costs more than the call.
+_get_logits_ith = lc._lib["llama_get_logits_ith"]
+_get_logits_ith.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+_get_logits_ith.restype = ctypes.c_void_p
+
+
+def physical_threads() -> int:
+    """One thread per physical core that this process may use."""
+    cores = psutil.cpu_count(logical=False) or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    return max(1, cores)
+
+
+class Model(Vocabulary):
+    """A loaded GGUF with one context of ``load.parallel`` sequences.
+
+    Only one thread may call the methods that touch the context (``decode``, ``logits``,
+    ``forget``); ``tokenize`` may run in another at the same time.
+
+    Raises:
+        LoadError: the file does not load, or the context does not fit into memory.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self._model = None
+        self._context = None
+        self._memory: Any = None
+        lc.llama_backend_init()
+        self._model = _load_model(load)
+        super().__init__(self._model)
+        self.n_embd = int(lc.llama_model_n_embd_out(self._model))
+        if lc.llama_model_is_diffusion(self._model):
+            raise LoadError("this kind of model does not generate text token by token.")
+        self.metadata = self._metadata()
+        self._choose_pooling()
+        self._embedding: EmbeddingContext | None = None
+        self._vision: Vision | VisionError | None = None
+        self._load = load
+        if self.generates:
+            self._create_context(load)
+            n_batch = int(lc.llama_n_batch(self._context))
+            self.batch = Batch(n_batch, self.n_parallel, self.n_vocab)
+            self.can_cut = self._probe_cut()
+        else:
+            self._prepare_embedding_only(load)
+        self.info = self._describe(load)
+
+    def close(self) -> None:
+        """Free the contexts, then the model. Idempotent."""
+        if self._embedding is not None:
+            self._embedding.close()
+            self._embedding = None
+        if isinstance(self._vision, Vision):
+            self._vision.close()
+            self._vision = None
+        if self._context is not None:
+            lc.llama_free(self._context)
+            self._context = None
+        if self._model is not None:
+            lc.llama_model_free(self._model)
+            self._model = None
+
+    # --- loading ------------------------------------------------------------------------------
+
+    def _choose_pooling(self) -> None:
+        """Read from the metadata what the model is made for, and how its states are pooled.
+
+        A file that names a pooling, or whose tokens see those behind them, is no writer.
+        """
+        architecture = self.metadata.get("general.architecture", "")
+        named = self.metadata.get(f"{architecture}.pooling_type", "")
+        self.causal = self.metadata.get(f"{architecture}.attention.causal") != "false"
+        self.pooling = _POOLINGS.get(named, "mean")
+        self.recurrent = bool(
+            lc.llama_model_is_recurrent(self._model) or lc.llama_model_is_hybrid(self._model)
+        )
+        decodes = bool(lc.llama_model_has_decoder(self._model))
+        self.generates = decodes and self.causal and named not in _POOLINGS
+
+    def _prepare_embedding_only(self, load: Load) -> None:
+        """Without a context for text: the embedding context is all there is."""
+        n_ctx_train = int(lc.llama_model_n_ctx_train(self._model))
+        self.n_ctx = min(load.ctx_size or n_ctx_train, n_ctx_train)
+        self.n_parallel = load.parallel
+        self.n_threads = load.threads or physical_threads()
+        self.batch = Batch(max(load.batch_size, load.parallel), load.parallel, self.n_vocab)
+        self.can_cut = False
+        self.kv_bytes = self.embedding_context().kv_bytes
+
+    def embedding_context(self) -> EmbeddingContext:
+        """Return the context that gives vectors, made at the first call.
+
+        Raises:
+            LoadError: it does not fit into memory.
+        """
+        if self._embedding is None:
+            self._embedding = EmbeddingContext(self, self._load)
+        return self._embedding
+
+    def _create_context(self, load: Load) -> None:
+        n_ctx_train = int(lc.llama_model_n_ctx_train(self._model))
+        self.n_ctx = min(load.ctx_size or n_ctx_train, n_ctx_train)
+        self.n_parallel = load.parallel
+        self.kv_bytes = self.estimate_kv_bytes(self.n_ctx * self.n_parallel)
+        available = psutil.virtual_memory().available
+        if self.kv_bytes > 0.9 * available:
+            raise LoadError(
+                f"{load.parallel} slots of {self.n_ctx} tokens need about "
+                f"{self.kv_bytes / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free; "
+                "lower OFFGRID_PARALLEL (--parallel) or OFFGRID_MAX_CONTEXT (--ctx-size)."
+            )
+        params = lc.llama_context_default_params()
+        params.n_ctx = self.n_ctx * load.parallel
+        # NOTE: fewer batch tokens than sequences is an assertion of llama.cpp.
+        params.n_batch = max(load.batch_size, load.parallel)
+        params.n_ubatch = min(MAX_UBATCH, params.n_batch)
+        params.n_seq_max = load.parallel
+        self.n_threads = load.threads or physical_threads()
+        params.n_threads = params.n_threads_batch = self.n_threads
+        params.kv_unified = False
+        self._choose_flash_attention(params, load)
+        params.no_perf = True
+        self._context = lc.llama_init_from_model(self._model, params)
+        if not self._context:
+            raise LoadError("llama.cpp could not create a context.")
+        self.n_ctx = min(self.n_ctx, int(lc.llama_n_ctx_seq(self._context)))
+        self._memory = lc.llama_get_memory(self._context)
+        if not self._memory:
+            raise LoadError("this kind of model does not generate text token by token.")
+
+    def _choose_flash_attention(self, params: lc.llama_context_params, load: Load) -> None:
+        # Flash attention on a processor is slow for fewer tokens than 64 at once, and streams are
+        # fewer; without it the scores of a whole call stand in memory.
+        scores = 4 * self.n_ctx * params.n_ubatch * int(lc.llama_model_n_head(self._model))
+        if load.gpu_layers == 0 and scores <= _MAX_SCORES:
+            params.flash_attn_type = lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
+
+    def new_context(self, params: lc.llama_context_params, load: Load) -> lc.llama_context_p:
+        """Return another context over the same weights (``llama_init_from_model``).
+
+        Raises:
+            LoadError: llama.cpp refuses.
+        """
+        params.n_threads = params.n_threads_batch = self.n_threads
+        params.no_perf = True
+        self._choose_flash_attention(params, load)
+        context = lc.llama_init_from_model(self._model, params)
+        if not context:
+            raise LoadError("llama.cpp could not create a context.")
+        return context
+
+    def _probe_cut(self) -> bool:
+        """Compute two tokens and cut one off again: recurrent and hybrid memories cannot."""
+        if self.n_ctx < 2 or self.batch.capacity < 2:
+            return False
+        self.batch.add(0, 0, np.zeros(2, dtype=np.int32), 1)
+        try:
+            self.decode()
+        except DecodeError as ex:
+            raise LoadError(f"the model does not compute: {ex}.") from None
+        can_cut = self.cut(0, 1)
+        self.forget(0)
+        self.batch.clear()
+        return can_cut
+
+    def estimate_kv_bytes(self, n_cells: int) -> int:
+        """Keys and values in half precision; an upper bound where layers share or skip them."""
+        heads = max(1, int(lc.llama_model_n_head(self._model)))
+        width = int(lc.llama_model_n_embd(self._model)) // heads
+        kv_heads = int(lc.llama_model_n_head_kv(self._model))
+        layers = int(lc.llama_model_n_layer(self._model))
+        return 2 * 2 * layers * kv_heads * width * n_cells
+
+    def _describe(self, load: Load) -> ModelInfo:
+        stat = Path(load.path).stat()
+        identity = (
+            __version__, lc.llama_print_system_info(), stat.st_size, stat.st_mtime_ns, self.n_ctx,
+            self.n_parallel, self.batch.capacity, self.n_threads,
+            load.gpu_layers,
+        )  # fmt: skip
+        description = ctypes.create_string_buffer(256)
+        lc.llama_model_desc(self._model, description, len(description))
+        bos_text, eos_text, pad_text = self.template_texts()
+        return ModelInfo(
+            path=load.path,
+            description=description.value.decode("utf-8", "replace"),
+            n_vocab=self.n_vocab,
+            n_ctx=self.n_ctx,
+            n_ctx_train=int(lc.llama_model_n_ctx_train(self._model)),
+            n_params=int(lc.llama_model_n_params(self._model)),
+            size_bytes=int(lc.llama_model_size(self._model)),
+            n_parallel=self.n_parallel,
+            kv_bytes=self.kv_bytes,
+            chat_template=self.metadata.get("tokenizer.chat_template"),
+            bos_text=bos_text,
+            eos_text=eos_text,
+            pad_text=pad_text,
+            add_bos=self.add_bos,
+            control_texts=tuple(sorted(self.control_texts)),
+            fingerprint="fp_" + hashlib.sha256(repr(identity).encode()).hexdigest()[:12],
+            metadata={k: v for k, v in self.metadata.items() if k != "tokenizer.chat_template"},
+            pooling=self.pooling,
+            generates=self.generates,
+            control_ids=self.control_texts,
+            sees=load.projector is not None,
+        )
+
+    def _metadata(self) -> dict[str, str]:
+        """The GGUF's scalar metadata as text (``llama_model_meta_*``)."""
+        metadata = {}
+        buffer = ctypes.create_string_buffer(1024)
+        for index in range(lc.llama_model_meta_count(self._model)):
+            if lc.llama_model_meta_key_by_index(self._model, index, buffer, len(buffer)) < 0:
+                continue
+            key = buffer.value.decode("utf-8", "replace")
+            length = lc.llama_model_meta_val_str_by_index(self._model, index, buffer, len(buffer))
+            value = buffer.value
+            if len(buffer) <= length < _MAX_METADATA_VALUE:
+                large = ctypes.create_string_buffer(length + 1)
+                lc.llama_model_meta_val_str_by_index(self._model, index, large, len(large))
+                value = large.value
+            metadata[key] = value.decode("utf-8", "replace")
+        return metadata
+
+    # --- images -------------------------------------------------------------------------------
+
+    def vision(self) -> Vision:
+        """Return what reads images, loaded at the first call, which has to be over before others.
+
+        Raises:
+            VisionError: there is no projector, or none that works; the same again at every call.
+        """
+        if self._vision is None:
+            self._vision = self._load_vision()
+        if isinstance(self._vision, VisionError):
+            raise self._vision
+        return self._vision
+
+    def _load_vision(self) -> Vision | VisionError:
+        if self._load.projector is None or self._context is None:
+            return VisionError("This model does not see images.")
+        try:
+            return Vision(
+                self._model,
+                self._load.projector,
+                n_threads=self.n_threads,
+                n_ubatch=int(lc.llama_n_ubatch(self._context)),
+                max_positions=max(_MIN_IMAGE, self.n_ctx // _IMAGE_SHARE),
+                on_gpu=self._load.gpu_layers != 0,
+            )
+        except VisionError as ex:
+            return ex
+
+    def encode(self, chunk: Chunk) -> Embeddings:
+        """Return the embeddings of an image. Another thread may use the context meanwhile.
+
+        Raises:
+            EncodeError: it failed.
+        """
+        return self.vision().encode(chunk)
+
+    def see(self, chunk: Chunk, embeddings: Embeddings, slot: int, start: int) -> None:
+        """Compute an encoded image in a slot, from position ``start`` on.
+
+        Raises:
+            DecodeError: a part of it may be in the slot; cut it off, or :meth:`forget` the slot.
+        """
+        self._check_slot(slot)
+        if not 0 <= start <= self.n_ctx - len(chunk.ids):
+            raise ValueError(f"no room for an image at position {start}")
+        capacity = self.batch.capacity
+        code = self.vision().decode(self._context, chunk, embeddings, slot, start, capacity)
+        if code != 0:
+            raise DecodeError(code)
+
+    # --- the context --------------------------------------------------------------------------
+
+    def decode(self) -> None:
+        """Compute the filled :attr:`batch`; afterwards :meth:`logits` may be read.
+
+        Raises:
+            DecodeError: see there for what the memory holds afterwards.
+        """
+        code = lc.llama_decode(self._context, self.batch.struct())
+        if code != 0:
+            raise DecodeError(int(code))
+
+    def logits(self, index: int) -> int:
+        """Return the address of ``n_vocab`` float32 logits of batch position ``index``.
+
+        Valid until the next :meth:`decode`; only for positions that asked for logits.
+        """
+        address = _get_logits_ith(self._context, index)
+        if not address:
+            raise DecodeError(-1)
+        return int(address)
+
+    def forget(self, slot: int) -> None:
+        """Free all memory cells of a slot (``llama_memory_seq_rm`` of the whole sequence)."""
+        self._check_slot(slot)
+        lc.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def cut(self, slot: int, keep: int) -> bool:
+        """Free the cells of a slot from position ``keep`` on (``llama_memory_seq_rm``).
+
+        Returns:
+            False where this kind of memory cannot do it (recurrent and hybrid models): what the
+            slot holds is then undefined, :meth:`forget` it.
+        """
+        self._check_slot(slot)
+        if keep < 0:
+            raise ValueError(f"cannot keep {keep} tokens")
+        return bool(lc.llama_memory_seq_rm(self._memory, slot, keep, -1))
+
+    def copy(self, source: int, target: int) -> None:
+        """Copy what a slot holds into an empty one (``llama_memory_seq_cp`` of the whole sequence).
+
+        Per-sequence memory copies whole sequences only, and does so in the next decode.
+        """
+        self._check_slot(source)
+        self._check_slot(target)
+        if source == target:
+            raise ValueError("a slot cannot be copied onto itself")
+        lc.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def _check_slot(self, slot: int) -> None:
+        if not 0 <= slot < self.n_parallel:
+            raise ValueError(f"slot {slot} is outside 0..{self.n_parallel - 1}")
+
+
+def _load_model(load: Load) -> lc.llama_model_p:
+    path = Path(load.path)
+    if not path.is_file():
+        raise LoadError(f"{path.name} is not there any more.")
+    params = lc.llama_model_default_params()
+    params.n_gpu_layers = load.gpu_layers if load.gpu_layers >= 0 else 1 << 20
+    params.load_mode = _load_mode(load)
+    # NOTE: llama.cpp's AMX kernels can end the process at their first use ("ldtilecfg" faults on
+    # what they leave uninitialised; ggml-org/llama.cpp#20824). The weights then stay in their
+    # plain layout, which every processor's other kernels read.
+    params.use_extra_bufts = b"AMX_INT8 = 1" not in lc.llama_print_system_info()
+    model = lc.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise LoadError(f"llama.cpp does not load {path.name}.")
+    return model
+
+
+def _load_mode(load: Load) -> int:
+    if load.use_mlock:
+        return int(lc.LLAMA_LOAD_MODE_MMAP_MLOCK if load.use_mmap else lc.LLAMA_LOAD_MODE_MLOCK)
+    return int(lc.LLAMA_LOAD_MODE_MMAP if load.use_mmap else lc.LLAMA_LOAD_MODE_NONE)
