@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import secrets
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,16 +20,12 @@ from numpy.typing import NDArray
 
 from offgrid.engine.embedder import Embedder, EmbeddingJob
 from offgrid.engine.encoder import Encoder
-from offgrid.engine.grammar import Grammars, Masks, Matcher
+from offgrid.engine.filling import Filled
+from offgrid.engine.grammar import Masks, Matcher
 from offgrid.engine.llama.vision import EncodeError, Span
 from offgrid.engine.pace import Pace
-from offgrid.engine.prompts import (
-    answer,
-    prompt_text,
-    read_bias,
-    read_prompt,
-    read_with_images,
-)
+from offgrid.engine.prepare import Prepared, Preparer
+from offgrid.engine.prompts import answer
 from offgrid.engine.protocol import (
     Delta,
     Event,
@@ -46,16 +40,13 @@ from offgrid.engine.scheduler import Placement, Row, Scheduler
 from offgrid.engine.scoring import SCORED_BYTES, Scored, drawn_token
 from offgrid.engine.sequence import Sequence
 from offgrid.errors import (
-    ContextLengthExceeded,
     EngineFault,
     InvalidParameter,
     RequestError,
     SamplingError,
 )
 from offgrid.sampling import (
-    Sampler,
     SampleResult,
-    SamplingParams,
     sample_rows,
 )
 
@@ -64,8 +55,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SEED_BITS = 53
-"""Random seeds survive a round trip through a JSON number in any language."""
 _PREFILL_SHARE = 8
 """Until it is known what prefill costs, a step in which streams run spends at most this fraction
 (1/8) of its batch on it."""
@@ -79,33 +68,12 @@ others go on meanwhile."""
 _IDLE_SECONDS = 0.05
 """Longest wait for a mask or an image when there is nothing else to do; then a cancel is seen."""
 _GATHER_SECONDS = 0.01
-_ANY_TOKEN = np.zeros(1, dtype=np.int32)
 _FATAL_FAILURES = 2
 """Failed computations in a row after which the process is not to be trusted any more."""
 
 
 class EngineBroken(Exception):
     """llama.cpp fails again and again; only a new process helps."""
-
-
-class Prepared:
-    """A request whose prompt is tokenised and checked, ready for the queue."""
-
-    __slots__ = ("id", "prompt", "prompt_text", "seed", "sequences")
-
-    def __init__(
-        self,
-        id: int,
-        prompt: NDArray[np.int32],
-        seed: int,
-        sequences: list[Sequence],
-        prompt_text: str,
-    ) -> None:
-        self.id = id
-        self.prompt_text = prompt_text
-        self.prompt = prompt
-        self.seed = seed
-        self.sequences = sequences
 
 
 class Engine:
@@ -130,7 +98,7 @@ class Engine:
         )
         self.scheduler.can_cut = model.can_cut
         self._sampling_threads = model.n_threads if model.n_vocab >= _LARGE_VOCABULARY else 1
-        self._grammars = Grammars(model)
+        self._preparer = Preparer(model)
         self._masks = Masks()
         self._drawn: list[tuple[Matcher, int]] = []
         """Tokens of this step that matchers have to follow."""
@@ -143,8 +111,6 @@ class Engine:
         """Whether more requests are on their way to :meth:`submit`."""
         self._failures = 0
         self._events: list[Event] = []
-        self._row_ends: dict[int, int] = {}
-        """Slot -> place in the batch of the last token of its row."""
         self.step_began: float | None = None
         """When the running step began (``time.monotonic``), None while the loop waits."""
 
@@ -154,54 +120,9 @@ class Engine:
         """Tokenise and check a request without touching the loop.
 
         Raises:
-            InvalidParameter: a token id or bias outside the vocabulary, an empty prompt, a
-                grammar that cannot be honoured, a model that only embeds.
-            ContextLengthExceeded: the prompt leaves no room for an answer.
+            InvalidParameter, ContextLengthExceeded: see :meth:`Preparer.prepare`.
         """
-        if not self.model.generates:
-            raise InvalidParameter(
-                "This model does not generate text.", "model", code="unsupported_model"
-            )
-        images: tuple[Span, ...] = ()
-        if request.images:
-            prompt, images = read_with_images(self.model, request, request.prompt_param)
-        else:
-            prompt = read_prompt(self.model, request)
-        n_ctx = self.model.n_ctx
-        answered = request.max_tokens != 0
-        if len(prompt) + answered > n_ctx:
-            left = "; at least one token must be left for the answer." if answered else "."
-            raise ContextLengthExceeded(
-                f"This model's context is {n_ctx} tokens and the prompt has {len(prompt)}{left}",
-                request.prompt_param,
-            )
-        params = self._sampling_params(request)
-        banned = self.model.eog_ids if request.ignore_eos else ()
-        seed = request.sampling.seed
-        seed = secrets.randbits(_SEED_BITS) if seed is None else seed
-        params = replace(params, seed=seed)
-        visible = self.model.visible_pieces(request.visible) if request.visible else {}
-        matchers: list[Matcher | None] = [None] * request.n
-        if request.grammar is not None:
-            matchers = [*self._grammars.matchers(request.grammar, request.n)]
-        sequences = []
-        for choice in range(request.n):
-            sampler = Sampler(
-                self.model.n_vocab,
-                params,
-                prompt_tokens=prompt[prompt >= 0] if images else prompt,
-                choice=choice,
-                banned=banned,
-                end_tokens=self.model.eog_ids,
-            )
-            sequence = Sequence(id, choice, request, prompt, n_ctx, sampler, matchers[choice])
-            sequence.visible = visible
-            sequence.images = images
-            sequences.append(sequence)
-        text = ""
-        if request.tokens is not None and (request.echo or request.top_logprobs is not None):
-            text = prompt_text(self.model, request.tokens)
-        return Prepared(id, prompt, seed, sequences, text)
+        return self._preparer.prepare(id, request)
 
     def look_up(self, id: int, query: TokenQuery) -> Tokens:
         """Answer a question to the tokenizer, on the thread that prepares requests.
@@ -234,39 +155,6 @@ class Engine:
         with self._wake:
             self._inbox.append(item)
             self._wake.notify()
-
-    # --- checks -------------------------------------------------------------------------------
-
-    def _sampling_params(self, request: GenerationRequest) -> SamplingParams:
-        s = request.sampling
-        bias = read_bias(self.model, s.logit_bias, s.text_bias)
-        return SamplingParams(
-            temperature=s.temperature,
-            top_p=s.top_p,
-            top_k=s.top_k,
-            min_p=s.min_p,
-            frequency_penalty=s.frequency_penalty,
-            presence_penalty=s.presence_penalty,
-            repetition_penalty=s.repetition_penalty,
-            repeat_last_n=s.repeat_last_n,
-            logit_bias=bias or None,
-            top_n_sigma=s.top_n_sigma,
-            typical_p=s.typical_p,
-            xtc_probability=s.xtc_probability,
-            xtc_threshold=s.xtc_threshold,
-            dynatemp_range=s.dynatemp_range,
-            dynatemp_exponent=s.dynatemp_exponent,
-            mirostat=s.mirostat,
-            mirostat_tau=s.mirostat_tau,
-            mirostat_eta=s.mirostat_eta,
-            dry_multiplier=s.dry_multiplier,
-            dry_base=s.dry_base,
-            dry_allowed_length=s.dry_allowed_length,
-            dry_penalty_last_n=s.dry_penalty_last_n,
-            dry_breakers=self.model.breakers(s.dry_sequence_breakers) if s.dry_multiplier else (),
-            min_tokens=s.min_tokens,
-            min_keep=s.min_keep,
-        )
 
     # --- the loop's thread --------------------------------------------------------------------
 
@@ -447,97 +335,25 @@ class Engine:
 
     def _compute(self, rows: list[Row[Sequence]]) -> None:
         """Decode rows and draw their tokens; a failure ends only the requests it belongs to."""
-        complete, indices, bridges = self._fill_batch(rows)
+        filled = Filled(self.model, self.scheduler, rows)
         try:
             self.model.decode()
-            addresses = [self.model.logits(index) for index in indices]
+            addresses = [self.model.logits(index) for index in filled.indices]
             prompts = [
-                Scored(self.model, row, self._row_ends[row.sequence.slot])
+                Scored(self.model, row, filled.ends[row.sequence.slot])
                 for row in rows
                 if row.sequence.scored < row.sequence.n_prompt
             ]
         except Exception as ex:
-            self._after_failed_decode(rows, [slot for slot, _ in bridges], ex)
+            self._after_failed_decode(rows, [slot for slot, _ in filled.bridges], ex)
             return
         self._failures = 0
         for row in rows:
             row.sequence.computed += row.count
-        for slot, position in bridges:
+        for slot, position in filled.bridges:
             self.model.cut(slot, position)
         self._score(prompts)
-        self._draw(complete, addresses)
-
-    def _fill_batch(
-        self, rows: list[Row[Sequence]]
-    ) -> tuple[list[Sequence], list[int], list[tuple[int, int]]]:
-        """Put rows into the batch: prompts, then streams, each in the order of their slots.
-
-        llama.cpp computes together what stands so, and everything else one after another. Streams
-        are kept apart from prompts, or they would attend over as many cells as these.
-
-        Returns:
-            The sequences whose next token can be drawn, where their logits will be, and idle slots
-            that got a token at a position, to be cut off afterwards.
-        """
-        batch = self.model.batch
-        batch.clear()
-        self._row_ends.clear()
-        rows = sorted(rows, key=lambda row: row.sequence.slot)
-        room = batch.capacity - sum(row.count for row in rows)
-        streams = [row for row in rows if row.count == 1 and row.completes]
-        bridges = self.scheduler.bridges(streams, room)
-        if len(streams) == len(rows):  # no prompt is read in most steps
-            return *self._add_streams(streams, bridges), bridges
-        if not _adjacent(streams, bridges):  # perhaps a prompt is between them: then with it
-            bridges = self.scheduler.bridges(rows, room)
-            return *self._add_rows(rows, bridges), bridges
-        prompts = [row for row in rows if row.count > 1 or not row.completes]
-        complete, indices = self._add_rows(prompts, [])
-        if streams:
-            more, where = self._add_streams(streams, bridges)
-            complete, indices = complete + more, indices + where
-        return complete, indices, bridges
-
-    def _add_streams(
-        self, streams: list[Row[Sequence]], bridges: list[tuple[int, int]]
-    ) -> tuple[list[Sequence], list[int]]:
-        """Add rows of one token each, with those of the slots between them, in one go."""
-        single = [
-            (s.slot, s.position(row.start), int(s.tokens[row.start]), True)
-            for row, s in ((row, row.sequence) for row in streams)
-        ]
-        for slot, position in bridges:
-            self.model.cut(slot, position)
-            single.append((slot, position, 0, False))
-        single.sort()
-        slots, positions, tokens, want = map(list, zip(*single, strict=True))
-        indices = self.model.batch.add_each(slots, positions, tokens, want)
-        self._row_ends.update(zip(slots, indices, strict=True))
-        drawn = [index for index, wanted in zip(indices, want, strict=True) if wanted]
-        return [row.sequence for row in streams], drawn
-
-    def _add_rows(
-        self, rows: list[Row[Sequence]], bridges: list[tuple[int, int]]
-    ) -> tuple[list[Sequence], list[int]]:
-        batch = self.model.batch
-        complete: list[Sequence] = []
-        indices: list[int] = []
-        waiting = iter([*bridges, (self.model.n_parallel, 0)])
-        gap, position = next(waiting)
-        for row in rows:
-            sequence = row.sequence
-            while gap < sequence.slot:
-                self.model.cut(gap, position)
-                batch.add(gap, position, _ANY_TOKEN, 0)
-                gap, position = next(waiting)
-            tokens = sequence.tokens[row.start : row.start + row.count]
-            start = sequence.position(row.start)
-            index = batch.add(sequence.slot, start, tokens, row.n_logits)
-            self._row_ends[sequence.slot] = index
-            if row.completes:
-                complete.append(sequence)
-                indices.append(index)
-        return complete, indices
+        self._draw(filled.complete, addresses)
 
     def _after_failed_decode(
         self, rows: list[Row[Sequence]], bridges: list[int], error: Exception
@@ -700,12 +516,6 @@ class Engine:
         self._events.append(delta)
         if delta.finish_reason is not None:
             self.scheduler.release(sequence)
-
-
-def _adjacent(rows: list[Row[Sequence]], bridges: list[tuple[int, int]]) -> bool:
-    """Whether rows and bridges fill their slots without a gap."""
-    slots = [row.sequence.slot for row in rows] + [slot for slot, _ in bridges]
-    return not slots or max(slots) - min(slots) == len(slots) - 1
 
 
 def _beyond(matcher: Matcher) -> RequestError:

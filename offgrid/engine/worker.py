@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
 
 from offgrid.engine.embedder import EmbeddingJob
-from offgrid.engine.engine import Engine, EngineBroken, Prepared
+from offgrid.engine.engine import Engine, EngineBroken
 from offgrid.engine.llama.errors import LoadError
 from offgrid.engine.llama.model import Model
+from offgrid.engine.prepare import Prepared
 from offgrid.engine.protocol import (
     Accepted,
     Cancel,

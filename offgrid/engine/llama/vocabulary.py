@@ -17,9 +17,7 @@ _MAX_CACHED_BREAKERS = 256
 
 
 class Vocabulary:
-    """The vocabulary of a loaded model.
-
-    Several threads may use it at once; :meth:`breakers` only one.
+    """The vocabulary of a loaded model. Several threads may use it at once.
 
     Attributes:
         n_vocab: number of tokens.
@@ -154,12 +152,14 @@ class Vocabulary:
         """Return the token sequences in which these texts can stand, for DRY."""
         found: set[tuple[int, ...]] = set()
         for text in texts:
-            if text not in self._breakers:
+            expanded = self._breakers.get(text)
+            if expanded is None:
                 if len(self._breakers) >= _MAX_CACHED_BREAKERS:
                     self._breakers.clear()
                 pieces = [self.piece(token) for token in range(self.n_vocab)]
-                self._breakers[text] = expand_breaker(text, pieces, self._tokenize_tail)
-            found |= self._breakers[text]
+                expanded = expand_breaker(text, pieces, self._tokenize_tail)
+                self._breakers[text] = expanded
+            found |= expanded
         return sorted(found)
 
     def _tokenize_tail(self, data: bytes) -> list[int]:
