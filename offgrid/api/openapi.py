@@ -124,7 +124,7 @@ def _reached(schemas: dict[str, Schema], names: set[str]) -> set[str]:
 
 
 def _accepted(schema: Schema, body: Body) -> Schema:
-    """As the parsers read it: null counts as absent, and some fields are accepted only."""
+    """As the parsers read it: null counts as absent, and some fields have no effect."""
     properties: dict[str, Schema] = {
         name: typed for name, typed in schema["properties"].items() if name not in body.hidden
     }
@@ -139,8 +139,8 @@ def _accepted(schema: Schema, body: Body) -> Schema:
     for name in properties:
         if name not in required:
             properties[name] = _or_null(properties[name])
-    for name in body.ignored - properties.keys():
-        properties[name] = {"description": "Accepted without effect."}
+    for name in body.ignored:
+        properties[name] = {**properties[name], "description": "Without effect."}
     return {**schema, "properties": dict(sorted(properties.items())), "required": required}
 
 

@@ -12,7 +12,7 @@ from offgrid.api.schema import answers, by_hand, chat, completions, tokens
 from offgrid.api.schema import response_answers as told
 from offgrid.api.schema import responses as asked
 from offgrid.api.schema.embeddings import EmbeddingsRequest
-from offgrid.api.schema.fields import IGNORED
+from offgrid.api.schema.inert import IGNORED
 from offgrid.api.schema.rerank import RerankRequest
 
 Struct = type[msgspec.Struct]
@@ -25,7 +25,7 @@ class Body:
     Attributes:
         types: the struct that checks it; several where its fields tell which.
         name: what the document calls it, where that is not the struct's name.
-        ignored: fields that are accepted without effect.
+        ignored: fields that have no effect.
         aliases: other names of fields.
         replaced: schemas of fields whose type says less than what is checked.
         optional: fields that the struct requires and the endpoint fills in.

@@ -12,10 +12,11 @@ import pytest
 from openai import OpenAI
 from support import STARTER, TIMEOUT, chat_body, endless, request
 
-from offgrid.api.schema.fields import IGNORED
+from offgrid.api.schema.inert import IGNORED
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
+EMBED = "/v1/embeddings"
 USER = {"role": "user", "content": "Hello!"}
 INVALID = "invalid_request_error"
 
@@ -90,7 +91,7 @@ def test_bad_values_name_their_field(base_url: str, path: str, field: str, value
         ({"logit_bias": {"99999999999": 1}}, "logit_bias.99999999999"),
         ({"reasoning_effort": "bogus"}, "reasoning_effort"),
         ({"chat_template_kwargs": {"messages": 1}}, "chat_template_kwargs.messages"),
-        ({"chat_template_kwargs": {"a": {}}}, "chat_template_kwargs[...]"),
+        ({"chat_template_kwargs": {"a": {}}}, "chat_template_kwargs"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
@@ -238,16 +239,58 @@ def test_a_body_over_the_limit(base_url: str) -> None:
 
 
 def test_harmless_fields_are_accepted(base_url: str) -> None:
-    extra = dict.fromkeys(IGNORED, "x")
+    extra = {
+        "metadata": {"k" * 64: "v" * 512, "": ""}, "moderation": {"model": "m", "new": 1},
+        "prompt_cache_key": "k", "prompt_cache_options": {"mode": "implicit", "new": 1},
+        "prompt_cache_retention": "24h", "safety_identifier": "s", "store": True, "user": "u",
+        "verbosity": "low",
+    }  # fmt: skip
+    assert extra.keys() == IGNORED
+    breakpoint = {"prompt_cache_breakpoint": {"mode": "explicit"}}
+    extra["messages"] = [
+        {"role": "user", "content": [{"type": "text", "text": "Hello!", **breakpoint}]}
+    ]
     nothing = {
         "tools": [], "tool_choice": "none", "response_format": {"type": "text"},
         "modalities": ["text"], "logit_bias": {}, "stop": None, "seed": None, "prediction": None,
     }  # fmt: skip
-    for tier in ("auto", "default", "flex", "priority"):
-        body = chat_body(max_tokens=1, service_tier=tier, **extra, **nothing)
+    for tier in ("auto", "default", "flex", "priority", "fast"):
+        body = chat_body(max_tokens=1, service_tier=tier, **nothing) | extra
         response = request(base_url, "POST", CHAT, body)
         assert response.status == 200
         assert response.json["service_tier"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"metadata": "a"}, "metadata"),
+        ({"metadata": {"a": 1}}, "metadata"),
+        ({"metadata": {"a": None}}, "metadata"),
+        ({"metadata": {"a": "x" * 513}}, "metadata"),
+        ({"metadata": {"x" * 65: "a"}}, "metadata"),
+        ({"metadata": {str(n): "a" for n in range(17)}}, "metadata"),
+        ({"moderation": {}}, "moderation.model"),
+        ({"prompt_cache_key": 3}, "prompt_cache_key"),
+        ({"prompt_cache_options": {"mode": "x"}}, "prompt_cache_options.mode"),
+        ({"prompt_cache_options": {"ttl": "1m"}}, "prompt_cache_options.ttl"),
+        ({"prompt_cache_retention": "48h"}, "prompt_cache_retention"),
+        ({"safety_identifier": ["a"]}, "safety_identifier"),
+        ({"store": "yes"}, "store"),
+        ({"user": 3}, "user"),
+        ({"verbosity": 5}, "verbosity"),
+        ({"verbosity": "loud"}, "verbosity"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("path", [CHAT, TEXT, EMBED])
+def test_fields_without_effect_have_types(
+    base_url: str, path: str, fields: dict[str, Any], param: str
+) -> None:
+    required = {CHAT: {"messages": [USER]}, TEXT: {"prompt": "Hello"}, EMBED: {"input": "Hello"}}
+    error = error_of(base_url, path, {"model": STARTER, **required[path], **fields})
+    assert error["param"] == param
+    assert param.partition(".")[0] in error["message"]
 
 
 def test_openai_client_raises_its_own_errors(client: OpenAI) -> None:

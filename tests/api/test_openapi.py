@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from support import STARTER, Response, Stream, chat_body, endless, request
 
 from offgrid.api.openapi import document
+from offgrid.api.schema import responses as responses_schema
 from offgrid.api.schema.chat import parse_chat
 from offgrid.api.schema.completions import parse_completion
 from offgrid.api.schema.embeddings import parse_embeddings
-from offgrid.api.schema.fields import IGNORED
+from offgrid.api.schema.inert import IGNORED
 from offgrid.api.schema.rerank import parse_rerank
 from offgrid.api.schema.responses import parse_responses, to_chat
 from offgrid.api.schema.tokens import parse_detokenize, parse_tokenize
@@ -342,12 +343,26 @@ def test_the_document_is_not_stricter_than_the_server(
     check()
 
 
-@given(VALUES)
-@settings(max_examples=200, deadline=None, derandomize=True)
-def test_fields_without_effect_take_anything(value: Any) -> None:
-    body = {"model": "m", "prompt": "Hello!", **dict.fromkeys(IGNORED, value)}
-    SCHEMAS.body("post", TEXT).validate(body)
-    parse_completion(body)
+@pytest.mark.parametrize(
+    ("path", "required", "names"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "Hello!"}]}, IGNORED),
+        (TEXT, {"prompt": "Hello!"}, IGNORED),
+        (EMBED, {"input": "Hello!"}, IGNORED),
+        (RESPONSES, {"input": "Hello!"}, responses_schema.IGNORED | responses_schema.ONLY_SHOWN),
+    ],
+    ids=["chat", "text", "embed", "responses"],
+)
+def test_fields_without_effect_have_types(
+    path: str, required: dict[str, Any], names: frozenset[str]
+) -> None:
+    validator = SCHEMAS.body("post", path)
+    assert validator.is_valid({"model": "m", **required, **dict.fromkeys(names)})
+    for name in names:
+        described = validator.schema["$ref"].rpartition("/")[2]
+        field = SCHEMAS.document["components"]["schemas"][described]["properties"][name]
+        assert field["description"] == "Without effect."
+        assert not validator.is_valid({"model": "m", **required, name: [5]})
 
 
 @pytest.mark.parametrize(

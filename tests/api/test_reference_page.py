@@ -15,7 +15,8 @@ from offgrid.api.schema import (
     responses,
     structured,
 )
-from offgrid.api.schema.fields import IGNORED, GenerationFields
+from offgrid.api.schema.fields import GenerationFields
+from offgrid.api.schema.inert import IGNORED
 from offgrid.engine.embedder import MAX_INPUT_TOKENS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "API.md").read_text(encoding="utf-8")
@@ -33,14 +34,14 @@ def rows(title: str) -> set[str]:
 
 def test_fields() -> None:
     common = set(GenerationFields.__struct_fields__)
-    assert rows("Fields of both POST endpoints") == common
+    assert rows("Fields of both POST endpoints") == common - IGNORED
     assert rows("Chat only") == set(chat.ChatRequest.__struct_fields__) - common
     assert rows("Completions only") == set(completions.CompletionRequest.__struct_fields__) - common
 
 
 def test_fields_of_embeddings_and_rerank() -> None:
-    assert rows("Embeddings") == set(embeddings.EmbeddingsRequest.__struct_fields__)
-    assert rows("Rerank") == set(rerank.RerankRequest.__struct_fields__)
+    assert rows("Embeddings") == set(embeddings.EmbeddingsRequest.__struct_fields__) - IGNORED
+    assert rows("Rerank") == set(rerank.RerankRequest.__struct_fields__) - IGNORED
     assert f"{embeddings.MAX_INPUTS:,} inputs" in PAGE
     assert f"1 to {rerank.MAX_DOCUMENTS:,} strings" in PAGE
     assert PAGE.count(f"{MAX_INPUT_TOKENS:,} tokens in all") == 2
@@ -62,7 +63,7 @@ def test_structured_output() -> None:
 
 
 def test_ignored_and_refused() -> None:
-    assert section("Accepted without effect") == IGNORED
+    assert rows("Without effect") == IGNORED
     assert section("Refused") >= chat.UNSUPPORTED.keys() | completions.UNSUPPORTED.keys()
 
 

@@ -16,6 +16,7 @@ from offgrid.errors import InvalidParameter
 MAX_STOPS = 4
 MAX_TEMPLATE_TEXT = 256
 """Characters of a text in ``chat_template_kwargs``."""
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 _OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
 
 
@@ -23,6 +24,7 @@ class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tex
     """A content part. Other types than those below are refused by their name."""
 
     text: str
+    prompt_cache_breakpoint: dict[str, Any] | None = None
 
 
 class RefusalPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refusal"):
@@ -47,6 +49,7 @@ class ImagePart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="im
     """An image, for models that see."""
 
     image_url: ImageURL
+    prompt_cache_breakpoint: dict[str, Any] | None = None
 
 
 class FunctionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,7 +129,7 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
     parallel_tool_calls: bool = True
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Effort | None = None
     chat_template_kwargs: Annotated[
         dict[
             Annotated[str, Meta(min_length=1, max_length=64)],

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta
 
 from offgrid.api.schema.fields import check_fields
+from offgrid.api.schema.inert import InertFields
 from offgrid.engine.protocol import EmbeddingRequest
 from offgrid.errors import InvalidParameter
 
@@ -16,7 +16,7 @@ MAX_INPUTS = 2048
 Input = str | tuple[int, ...]
 
 
-class EmbeddingsRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class EmbeddingsRequest(InertFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model: str
     input: Any
     encoding_format: Literal["float", "base64"] = "float"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import Meta, structs
 
+from offgrid.api.schema.inert import InertFields, ServiceTier
 from offgrid.api.schema.structured import take_grammar
 from offgrid.engine.protocol import Grammar, Sampling
 from offgrid.errors import InvalidParameter
@@ -32,13 +33,6 @@ SEED_RANGE = (-(1 << 63), (1 << 64) - 1)
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
-IGNORED = frozenset({
-    "metadata", "moderation", "prompt_cache_key", "prompt_cache_options",
-    "prompt_cache_retention", "safety_identifier", "store", "user",
-    "verbosity",
-})  # fmt: skip
-"""Accepted and without effect: they carry information, or ask for what a local model has not."""
-
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``stream_options`` of a streamed request."""
@@ -47,7 +41,7 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     include_obfuscation: bool | None = None
 
 
-class GenerationFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Fields of both endpoints. Defaults are those of the API document."""
 
     model: str
@@ -59,11 +53,11 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     presence_penalty: Penalty = 0.0
     repetition_penalty: Annotated[float, Meta(ge=0.01, le=100)] = 1.0
     repeat_last_n: Annotated[int, Meta(ge=-1, le=1 << 30)] = 64
-    logit_bias: dict[str, Any] | list[Any] = {}
+    logit_bias: dict[str, Any] | list[Any] = msgspec.field(default_factory=dict)
     seed: int | None = None
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_N)] = 1
-    stop: str | list[str] = []
+    stop: str | list[str] = msgspec.field(default_factory=list)
     ignore_eos: bool = False
     cache_prompt: bool = True
     top_n_sigma: Annotated[float, Meta(ge=-1, le=1000)] = 0.0
@@ -86,7 +80,7 @@ class GenerationFields(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     min_keep: Annotated[int, Meta(ge=0, le=1 << 30)] = 0
     post_sampling_probs: bool = False
     prompt_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    service_tier: Literal["auto", "default", "flex", "scale", "priority"] = "auto"
+    service_tier: ServiceTier = "auto"
     stream: bool = False
     stream_options: StreamOptions | None = None
     grammar: Grammar | None = None
@@ -165,8 +159,6 @@ def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported, max_st
                 "repeat_penalty",
             )
         fields["repetition_penalty"] = alias
-    for name in [name for name in fields if name in IGNORED]:
-        del fields[name]
     refuse_others(fields, cls.__struct_fields__, unsupported)
     try:
         request = msgspec.convert(fields, cls)
@@ -198,14 +190,13 @@ def refuse_others(fields: dict[str, Any], known: Collection[str], unsupported: U
 def check_fields(body: dict[str, Any], cls: type[S]) -> S:
     """Check the body of a request that generates nothing, and return it typed.
 
-    ``null`` counts as absent, :data:`IGNORED` fields are dropped.
+    ``null`` counts as absent.
 
     Raises:
         InvalidParameter: ``param`` names the field.
     """
-    known = cls.__struct_fields__
-    fields = {k: v for k, v in body.items() if v is not None and k not in IGNORED}
-    refuse_others(fields, known, {})
+    fields = {name: value for name, value in body.items() if value is not None}
+    refuse_others(fields, cls.__struct_fields__, {})
     try:
         return msgspec.convert(fields, cls)
     except msgspec.ValidationError as ex:
@@ -286,6 +277,9 @@ def invalid(message: str) -> InvalidParameter:
     match = _PATH.search(message)
     path = match[1] if match else ""
     reason = message[: match.start()] if match else message
+    if path.endswith("[...]"):  # which entry of a map it is, nobody says
+        path = path.removesuffix("[...]")
+        reason = f"in one of its entries, {reason[:1].lower()}{reason[1:]}"
     named = _NAMED.match(reason)
     if named:
         path = f"{path}.{named[2]}" if path else named[2]

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from offgrid.api.schema.fields import check_fields
+from offgrid.api.schema.inert import InertFields
 from offgrid.engine.protocol import EmbeddingRequest
 from offgrid.errors import InvalidParameter
 
@@ -20,7 +21,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str
 
 
-class RerankRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RerankRequest(InertFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model: str
     query: Annotated[str, Meta(min_length=1)]
     documents: Annotated[list[str | Document], Meta(min_length=1, max_length=MAX_DOCUMENTS)]

@@ -29,7 +29,7 @@ class InputText(
     """Text from outside. What is cached needs no breakpoints."""
 
     text: str
-    prompt_cache_breakpoint: Any = None
+    prompt_cache_breakpoint: Json | None = None
 
 
 class OutputText(
@@ -38,8 +38,8 @@ class OutputText(
     """Text of an earlier answer; its annotations and logprobs are no input."""
 
     text: str
-    annotations: Any = None
-    logprobs: Any = None
+    annotations: list[Json] | None = None
+    logprobs: list[Json] | None = None
 
 
 class Refusal(

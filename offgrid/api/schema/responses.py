@@ -9,8 +9,16 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from offgrid.api.schema.chat import ChatRequest, parse_chat
+from offgrid.api.schema.chat import ChatRequest, Effort, parse_chat
 from offgrid.api.schema.fields import MAX_TOKENS, Unsupported, invalid, refuse_others
+from offgrid.api.schema.inert import (
+    CacheRetention,
+    Metadata,
+    Moderation,
+    PromptCacheOptions,
+    ServiceTier,
+    Verbosity,
+)
 from offgrid.api.schema.response_items import ItemReference, parse_items, to_messages
 from offgrid.errors import InvalidParameter, RequestError
 
@@ -39,7 +47,7 @@ IGNORED = frozenset({
     "access_programs", "image", "max_tool_calls", "moderation", "prompt_cache_options",
     "prompt_cache_retention", "service_tier",
 })  # fmt: skip
-"""Accepted and without effect."""
+"""Checked and without effect."""
 ONLY_SHOWN = frozenset({"user", "safety_identifier", "prompt_cache_key"})
 """The same, but the response shows them again."""
 
@@ -130,7 +138,7 @@ class TextConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``text``; how talkative the model is (``verbosity``) is the model's business."""
 
     format: PlainText | JsonObject | JsonSchema | None = None
-    verbosity: Literal["low", "medium", "high"] | None = None
+    verbosity: Verbosity | None = None
 
 
 class ResponseStreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -140,9 +148,21 @@ class ResponseStreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=T
 class ReasoningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How much the model thinks; thoughts always come whole, so a summary changes nothing."""
 
-    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    effort: Effort | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class AccessPrograms(msgspec.Struct, frozen=True):
+    """Who may ask for what is not decided here."""
+
+    cyber: Literal["standard", "daybreak_blue", "daybreak_red"] | None = None
+
+
+class ImageOptions(msgspec.Struct, frozen=True):
+    """There are no images here to be compressed."""
+
+    context_compression: Literal["auto", "enabled", "disabled"] | None = None
 
 
 class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -163,16 +183,20 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     stream_options: ResponseStreamOptions | None = None
     store: bool = True
     previous_response_id: str | None = None
-    metadata: Annotated[
-        dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
-        Meta(max_length=16),
-    ] = {}
+    metadata: Metadata = {}
     truncation: Literal["auto", "disabled"] = "disabled"
     include: list[Includable] = []
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    access_programs: AccessPrograms | None = None
+    image: ImageOptions | None = None
+    max_tool_calls: Annotated[int, Meta(ge=0)] | None = None
+    moderation: Moderation | None = None
+    prompt_cache_options: PromptCacheOptions | None = None
+    prompt_cache_retention: CacheRetention | None = None
+    service_tier: ServiceTier = "auto"
     sampling: Json = {}
 
     @property
@@ -194,7 +218,7 @@ def parse_responses(body: Json) -> tuple[ResponsesRequest, list[Json | ItemRefer
     Raises:
         InvalidParameter: ``param`` names the field.
     """
-    fields = {k: v for k, v in body.items() if v is not None and k not in IGNORED}
+    fields = {name: value for name, value in body.items() if value is not None}
     sampling = {name: fields.pop(name) for name in list(fields) if name in SAMPLING}
     known = set(ResponsesRequest.__struct_fields__) - {"sampling"}
     refuse_others(fields, known, UNSUPPORTED)
@@ -204,6 +228,12 @@ def parse_responses(body: Json) -> tuple[ResponsesRequest, list[Json | ItemRefer
         raise _only_functions(invalid(str(ex))) from None
     if request.stream_options is not None and not request.stream:
         raise InvalidParameter("stream_options is only for stream: true.", "stream_options")
+    options = request.prompt_cache_options
+    if options is not None and options.prewarm:  # asks for no answer
+        name = "prompt_cache_options.prewarm"
+        raise InvalidParameter(
+            f"{name} is not supported by this server.", name, code="unsupported_parameter"
+        )
     if request.top_logprobs and not request.logprobs:
         raise InvalidParameter(f"top_logprobs needs {LOGPROBS} in include.", "top_logprobs")
     return request, parse_items(request.input)

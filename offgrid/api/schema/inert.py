@@ -1,0 +1,55 @@
+"""Fields that are checked and have no effect: they carry information, or ask for what a local model
+has not.
+
+Their types are OpenAI's, so that a mistake is found here as it is there. Objects may have more
+fields than these: new clients know new ones, and none of them would do anything.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+Metadata = Annotated[
+    dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
+    Meta(max_length=16),
+]
+ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
+Verbosity = Literal["low", "medium", "high"]
+# The first spelling was the documented one for a while, and is what clients of that time send.
+CacheRetention = Literal["in-memory", "in_memory", "24h"]
+
+
+class Moderation(msgspec.Struct, frozen=True):
+    """Nothing is moderated."""
+
+    model: str
+    policy: dict[str, Any] | None = None
+
+
+class PromptCacheOptions(msgspec.Struct, frozen=True):
+    """Whatever was computed is used again, without being asked."""
+
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: Literal["30m", "12h"] | None = None
+    comparison_response_id: str | None = None
+    prewarm: bool | None = None
+
+
+class InertFields(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all requests but those of ``/v1/responses``, which has more such fields."""
+
+    metadata: Metadata | None = None
+    moderation: Moderation | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: PromptCacheOptions | None = None
+    prompt_cache_retention: CacheRetention | None = None
+    safety_identifier: str | None = None
+    store: bool | None = None
+    user: str | None = None
+    verbosity: Verbosity | None = None
+
+
+IGNORED = frozenset(InertFields.__struct_fields__)
