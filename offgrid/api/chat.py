@@ -18,7 +18,7 @@ from offgrid.chat.dialect import Dialect
 from offgrid.config import Settings
 from offgrid.engine.client import EngineClient
 from offgrid.engine.pool import EnginePool
-from offgrid.engine.protocol import GenerationRequest, ModelInfo
+from offgrid.engine.protocol import GenerationRequest, ModelInfo, TokenQuery
 from offgrid.errors import InvalidParameter
 
 
@@ -46,6 +46,26 @@ def talk_of(info: ModelInfo, request: ChatRequest) -> Talk:
     control = tuple(sorted(info.control_ids.items()))
     dialect = _dialect(info.chat_template, info.bos_text, info.eos_text, control)
     return Talk(request, dialect, images)
+
+
+def count_tokens(
+    engine: EngineClient, request: ChatRequest, param: str, alive: Callable[[], bool]
+) -> int:
+    """Return how many tokens the prompt of a request has; ``param`` is what errors name.
+
+    Raises:
+        RequestError: the model does not take it.
+        ClientGone: ``alive`` said no.
+    """
+    talk = talk_of(engine.info, request)
+    query = TokenQuery(
+        parts=talk.prompt.parts,
+        add_bos=True,
+        param=param,
+        images=talk.images,
+        image_params=talk.image_params,
+    )
+    return len(engine.look_up(query, alive).tokens)
 
 
 def start_chat(

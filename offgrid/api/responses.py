@@ -8,7 +8,7 @@ from typing import Any, get_args
 import falcon
 import msgspec
 
-from offgrid.api.chat import start_chat, talk_of
+from offgrid.api.chat import count_tokens, start_chat
 from offgrid.api.request import liveness, read_object
 from offgrid.api.response_answer import ResponseWriter
 from offgrid.api.response_history import History
@@ -23,9 +23,9 @@ from offgrid.api.schema.responses import (
     to_chat,
 )
 from offgrid.api.sse import send_stream
+from offgrid.api.truncation import fitting
 from offgrid.config import Settings
 from offgrid.engine.pool import EnginePool
-from offgrid.engine.protocol import TokenQuery
 from offgrid.errors import InvalidParameter, ModelNotFound, NotStored, RequestError
 from offgrid.store.responses import ResponseStore, StoredResponse
 
@@ -49,10 +49,13 @@ class ResponsesResource:
         """Check, start, and answer whole or as a stream."""
         request, given = parse_responses(read_object(req, self._max_body))
         inputs = self._history.resolve(given)
-        chat = to_chat(request, self._history.conversation(request, inputs))
+        items = self._history.conversation(request, inputs)
+        chat = to_chat(request, items)
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)
         try:
+            if request.truncation == "auto":
+                chat = fitting(engine, request, items, alive)
             talk, running = start_chat(engine, chat, alive)
         except RequestError as ex:
             raise renamed(ex) from ex
@@ -90,15 +93,16 @@ class ResponseTokensResource:
             if body["model"] is None:
                 raise ModelNotFound("(none)")
         request, given = parse_responses(body)
-        chat = to_chat(request, self._history.conversation(request, self._history.resolve(given)))
+        items = self._history.conversation(request, self._history.resolve(given))
+        chat = to_chat(request, items)
         alive = liveness(req)
         engine = self._pool.engine(request.model, alive)
         try:
-            parts = talk_of(engine.info, chat).prompt.parts
+            if request.truncation == "auto":
+                chat = fitting(engine, request, items, alive)
+            count = count_tokens(engine, chat, "input", alive)
         except RequestError as ex:
             raise renamed(ex) from ex
-        query = TokenQuery(parts=parts, add_bos=True, param="input")
-        count = len(engine.look_up(query, alive).tokens)
         resp.media = {"object": "response.input_tokens", "input_tokens": count}
 
 
@@ -199,7 +203,7 @@ def _head(request: ResponsesRequest, chat: ChatRequest) -> Json:
         ],
         "top_logprobs": request.top_logprobs or 0,
         "top_p": chat.top_p,
-        "truncation": "disabled",
+        "truncation": request.truncation,
         "usage": None,
         "user": request.user,
     }

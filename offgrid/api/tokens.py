@@ -9,7 +9,7 @@ from typing import Any
 
 import falcon
 
-from offgrid.api.chat import talk_of
+from offgrid.api.chat import count_tokens, talk_of
 from offgrid.api.request import liveness, read_object
 from offgrid.api.schema.chat import parse_chat
 from offgrid.api.schema.tokens import (
@@ -99,15 +99,7 @@ class InputTokensResource(_TokensResource):
             body["model"] = self._pool.default_id
         request = parse_chat(body)
         engine = self._engine(req, request.model)
-        talk = talk_of(engine.info, request)
-        query = TokenQuery(
-            parts=talk.prompt.parts,
-            add_bos=True,
-            param="messages",
-            images=talk.images,
-            image_params=talk.image_params,
-        )
-        count = len(engine.look_up(query, liveness(req)).tokens)
+        count = count_tokens(engine, request, "messages", liveness(req))
         resp.media = {"object": "response.input_tokens", "input_tokens": count}
 
 

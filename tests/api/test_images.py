@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from openai import BadRequestError, OpenAI
+from openai.types.responses import ResponseInputContent
+from pydantic import TypeAdapter
 from support import STARTER, chat_body, request, together
 from tiny_vision import POSITIONS, bmp, gif, jpeg, make_seeing, pixels, png
 
@@ -115,6 +117,59 @@ def test_counting_tokens(seeing: OpenAI, seeing_url: str) -> None:
     refused = request(seeing_url, "POST", "/tokenize", {"messages": messages})
     assert refused.status == 400
     assert refused.json["error"]["param"] == "messages[0].content[1].image_url.url"
+
+
+def test_in_responses(seeing: OpenAI) -> None:
+    url = image(RED)["image_url"]["url"]
+    content: list[Any] = [
+        {"type": "input_text", "text": "What is "},
+        {"type": "input_image", "image_url": url, "detail": "auto"},
+        {"type": "input_text", "text": "?"},
+    ]
+    asked: list[Any] = [{"role": "user", "content": content}]
+    fields: dict[str, Any] = {"model": "seeing", "temperature": 0}
+    counted = seeing.responses.input_tokens.count(model="seeing", input=asked)
+    expected = ask(seeing, user("What is ", image(RED), "?"))
+    assert counted.input_tokens == expected.usage.prompt_tokens
+    first = seeing.responses.create(
+        **fields, input=asked, max_output_tokens=12, extra_body={"ignore_eos": True}
+    )
+    assert first.output_text == expected.choices[0].message.content
+    (item,) = seeing.responses.input_items.list(first.id).data
+    assert item.content == TypeAdapter(list[ResponseInputContent]).validate_python(  # type: ignore
+        [content[0], {**content[1], "file_id": None}, content[2]]
+    )
+    more: list[Any] = [{"role": "user", "content": "And now?"}]
+    second = seeing.responses.create(
+        **fields, input=more, previous_response_id=first.id, max_output_tokens=1
+    )
+    told = [*asked, {"role": "assistant", "content": first.output_text}, *more]
+    spelled_out = seeing.responses.input_tokens.count(model="seeing", input=told)
+    assert second.usage is not None
+    assert second.usage.input_tokens == spelled_out.input_tokens
+
+
+@pytest.mark.parametrize(
+    ("item", "param"),
+    [
+        (
+            {"role": "user", "content": [{"type": "input_image", "file_id": "file_1"}]},
+            "input[0].content[0].file_id",
+        ),
+        (
+            {"role": "user", "content": [{"type": "input_image", "image_url": "https://a.b/c"}]},
+            "input[0].content[0].image_url",
+        ),
+        (
+            {"role": "assistant", "content": [{"type": "input_image", "image_url": "data:,"}]},
+            "input[0].content[0]",
+        ),
+    ],
+)
+def test_refused_in_responses(seeing: OpenAI, item: Any, param: str) -> None:
+    with pytest.raises(BadRequestError) as refused:
+        seeing.responses.create(model="seeing", input=[item])
+    assert refused.value.param == param
 
 
 URL = "messages[0].content[1].image_url.url"

@@ -27,7 +27,7 @@ from support import STARTER, Json, request
         ({"input": [{"role": "user", "content": "x"}] * 10_001}, "input"),
         ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
         ({"input": [{"role": "user"}]}, "input[0].content"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+        ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]},
          "input[0].content[0].type"),
         ({"input": [{"role": "user", "content": "x", "color": "red"}]}, "input[0].color"),
         ({"input": [{"role": "user", "content": [
@@ -100,7 +100,7 @@ def test_fields_without_effect(base_url: str) -> None:
         "max_tool_calls": 3, "moderation": {"model": "x"}, "prompt_cache_key": "k",
         "prompt_cache_options": {"mode": "implicit"}, "prompt_cache_retention": "24h",
         "reasoning": {"summary": "auto"}, "safety_identifier": "s", "service_tier": "flex",
-        "truncation": "auto", "text": {"verbosity": "low"}, "user": "u",
+        "truncation": "disabled", "text": {"verbosity": "low"}, "user": "u",
         "include": ["reasoning.encrypted_content"], "tool_choice": "auto",
     }  # fmt: skip
     echoed = {"prompt_cache_key": "k", "safety_identifier": "s", "user": "u"}

@@ -41,6 +41,12 @@ class TextOfInput(Answer, tag_field="type", tag="input_text"):
     text: str
 
 
+class ImageOfInput(Answer, tag_field="type", tag="input_image"):
+    image_url: str
+    detail: Literal["auto", "low", "high", "original"]
+    file_id: None
+
+
 class ThoughtText(Answer, tag_field="type", tag="reasoning_text"):
     text: str
 
@@ -55,7 +61,7 @@ class MessageOfResponse(Answer, tag_field="type", tag="message"):
     id: str
     status: ItemStatus
     role: Literal["system", "developer", "user", "assistant"]
-    content: list[TextOfAnswer | RefusalOfAnswer | TextOfInput]
+    content: list[TextOfAnswer | RefusalOfAnswer | TextOfInput | ImageOfInput]
     phase: str | UnsetType = UNSET
 
 
@@ -160,7 +166,7 @@ class ResponseObject(Answer):
     tools: list[FunctionTool]
     top_logprobs: Count
     top_p: float
-    truncation: Literal["disabled"]
+    truncation: Literal["auto", "disabled"]
     usage: ResponseUsage | None
     user: str | None
 

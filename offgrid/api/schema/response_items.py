@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from offgrid.api.schema.fields import invalid
+from offgrid.chat.images import read_data_url
 from offgrid.errors import InvalidParameter
 
 Json = dict[str, Any]
@@ -32,6 +33,17 @@ class InputText(
     prompt_cache_breakpoint: Json | None = None
 
 
+class InputImage(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="input_image"
+):
+    """An image, for models that see. Nobody here keeps files that an id could name."""
+
+    image_url: str
+    detail: Literal["auto", "low", "high", "original"] | None = None
+    file_id: None = None
+    prompt_cache_breakpoint: Json | None = None
+
+
 class OutputText(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="output_text"
 ):
@@ -48,12 +60,12 @@ class Refusal(
     refusal: str
 
 
-Parts = list[InputText | OutputText | Refusal]
+Part = InputText | InputImage | OutputText | Refusal
 
 
 class MessageItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Parts
+    content: str | list[Part]
     type: Literal["message"] = "message"
     id: str | None = None
     status: Status = "completed"
@@ -74,9 +86,14 @@ class MessageItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return item
 
 
-def _part(part: InputText | OutputText | Refusal, answer: bool) -> Json:
+def _part(part: Part, answer: bool) -> Json:
     if isinstance(part, Refusal):
         return {"type": "refusal", "refusal": part.refusal}
+    if isinstance(part, InputImage):
+        return {
+            "type": "input_image", "image_url": part.image_url, "detail": part.detail or "auto",
+            "file_id": None,
+        }  # fmt: skip
     if answer:
         return {"type": "output_text", "text": part.text, "annotations": []}
     return {"type": "input_text", "text": part.text}
@@ -205,7 +222,18 @@ def _parse_item(value: Any, where: str) -> Json | ItemReference:
         item = msgspec.convert(fields, TYPES[kind])
     except msgspec.ValidationError as ex:
         raise invalid(_moved(str(ex), where)) from None
+    if isinstance(item, MessageItem):
+        _check_images(item, f"{where}.content")
     return item if isinstance(item, ItemReference) else item.normal()
+
+
+def _check_images(item: MessageItem, where: str) -> None:
+    for index, part in enumerate(item.content):
+        if isinstance(part, InputImage):
+            place = f"{where}[{index}]"
+            if item.role != "user":
+                raise InvalidParameter("Only user messages can have images.", place)
+            read_data_url(part.image_url, f"{place}.image_url")
 
 
 def _moved(message: str, where: str) -> str:
@@ -238,7 +266,7 @@ def to_messages(items: Iterable[Json]) -> list[Json]:
     turn: Json | None = None
     for item in items:
         if item["type"] == "message" and item["role"] != "assistant":
-            messages.append({"role": item["role"], "content": _text(item["content"])})
+            messages.append({"role": item["role"], "content": _content(item["content"])})
             turn = None
         elif item["type"] == "function_call_output":
             messages.append(
@@ -273,6 +301,18 @@ def _add(turn: Json, item: Json) -> None:
         turn.setdefault("tool_calls", []).append(
             {"id": item["call_id"], "type": "function", "function": function}
         )
+
+
+def _content(parts: list[Json]) -> str | list[Json]:
+    """The text, or parts as chat has them where there are images."""
+    if all(part["type"] != "input_image" for part in parts):
+        return _text(parts)
+    return [
+        {"type": "image_url", "image_url": {"url": part["image_url"], "detail": part["detail"]}}
+        if part["type"] == "input_image"
+        else {"type": "text", "text": _text([part])}
+        for part in parts
+    ]
 
 
 def _text(content: str | list[Json]) -> str:
