@@ -69,6 +69,8 @@ _OWN_PLACE = re.compile(r"at \d+\(\d+\): (?:failed to compile JSON schema: |(?=i
 """Places in what is made here of a schema or a regular expression."""
 _NO_WAY_ON = ("NoExtension", "NoExtensionBias")
 """Names of llguidance's for a state that nothing can follow."""
+DEAD_ENDS = frozenset({"no token may come next", "no token of the vocabulary continues it"})
+"""The errors of a :class:`Matcher` that no limit is to blame for."""
 _JSON_OPTIONS = {
     "lenient": False, "coerce_one_of": False, "whitespace_flexible": True,
     "whitespace_pattern": _WHITESPACE,
