@@ -27,7 +27,9 @@ from numpy.typing import NDArray
 from offgrid.engine.gbnf import GbnfError, gbnf_to_lark
 from offgrid.engine.json_schema import SchemaError, locate, parse_schema
 from offgrid.engine.pattern import MAX_REPETITION, repetition
+from offgrid.engine.lark import lark_rules
 from offgrid.engine.protocol import Grammar
+from offgrid.engine.rules import endless_rule
 from offgrid.errors import InvalidParameter, Overloaded
 
 log = logging.getLogger(__name__)
@@ -380,6 +382,9 @@ def _compilable(grammar: Grammar) -> str:
     if kind == "lark" and "%json" in source:
         # Schemas in Lark would get around the checks that schemas need.
         raise _Unusable("%json is not supported, send the schema as one")
+    endless = endless_rule(lark_rules(source) or {}, "start") if kind == "lark" else None
+    if endless is not None:
+        raise _Unusable(f"rule {endless} never ends, as it needs itself")
     return source + _ALL_TOKENS
 
 
