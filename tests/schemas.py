@@ -91,3 +91,109 @@ class _Maker:
         self._shared[name] = {}  # taken
         self._shared[name] = self._any(depth - 1)
         return {"$ref": f"#/$defs/{name.replace('/', '~1')}"}
+
+
+def odd_schema(seed: int) -> Json:
+    """Keywords in combinations and orders that nobody writes; many allow nothing."""
+    maker = _Oddity(random.Random(seed))
+    schema = maker.any(3)
+    while not isinstance(schema, dict):
+        schema = maker.any(3)
+    return {**schema, "$defs": maker.shared} if maker.shared else schema
+
+
+class _Oddity:
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.shared: Json = {}
+
+    def any(self, depth: int) -> Any:
+        if depth <= 0 or self._rng.random() < 0.35:
+            return self._leaf()
+        kinds = [self._object, self._object, self._array, self._combined, self._combined, self._ref]
+        return self._rng.choice(kinds)(depth - 1)
+
+    def _some(self, chances: dict[str, tuple[float, Any]]) -> Json:
+        """Keywords in any order, each with a chance; values are made when they are needed."""
+        chosen = [(word, make()) for word, (p, make) in chances.items() if self._rng.random() < p]
+        self._rng.shuffle(chosen)
+        return dict(chosen)
+
+    def _leaf(self) -> Any:
+        rng = self._rng
+        low = rng.choice([0, -5, 1.5, -0.001, 100, -1e5, 0.1, 1e-3])
+        bounds = {
+            rng.choice(["minimum", "exclusiveMinimum"]): low,
+            rng.choice(["maximum", "exclusiveMaximum"]): low + rng.choice([1, 0.5, 99.9, 0.01]),
+        }
+        number = rng.choice(["integer", "number"])
+        values = [1, 2.5, "a", "ab", "", None, True, [1], {"a": 1}, {"b": []}, 0, -1, 1e-5]
+        patterns = ["^a", "b$", "^[ab]*$", "x|y", "^\\d{2}$", "^[^a-c]+$", "^$", "^[\\[&-]$"]
+        formats = ["date", "date-time", "time", "ipv4", "uuid", "ipv6", "hostname", "x-foo"]
+        types = ["string", "integer", "null", "boolean", "array", "object"]
+        return rng.choice([
+            rng.choice([True, False, {}]),
+            {"type": "string", "minLength": rng.randint(0, 3), "maxLength": rng.randint(1, 5)},
+            {"type": "string", "pattern": rng.choice(patterns)},
+            {"type": "string", "format": rng.choice(formats)},
+            {"type": number, **bounds},
+            {"type": number, "multipleOf": rng.choice([2, 3, 0.5, 0.25, 10])},
+            {"enum": rng.sample(values, rng.randint(1, 4))},
+            {"const": rng.choice(values)},
+            {"type": rng.sample(types, rng.randint(1, 3))},
+            {rng.choice(["maxLength", "minimum", "maxItems", "minItems"]): rng.randint(0, 3)},
+        ])  # fmt: skip
+
+    def _names(self, most: int) -> list[str]:
+        return self._rng.sample(
+            ["a", "b", "ab", "x1", "\u00e9", 'q"', ""], self._rng.randint(0, most)
+        )
+
+    def _object(self, depth: int) -> Json:
+        rng = self._rng
+        patterns = rng.sample(["^x", "^[ab]$", "1$"], rng.randint(1, 2))
+        return {
+            **({"type": "object"} if rng.random() < 0.8 else {}),
+            **self._some({
+                "properties": (0.8, lambda: {name: self.any(depth) for name in self._names(3)}),
+                "required": (0.5, lambda: self._names(2)),
+                "additionalProperties": (0.6, lambda: rng.choice([False, self.any(depth)])),
+                "patternProperties": (0.2, lambda: {name: self.any(depth) for name in patterns}),
+                "minProperties": (0.1, lambda: rng.randint(0, 2)),
+                "maxProperties": (0.1, lambda: rng.randint(0, 3)),
+            }),
+        }  # fmt: skip
+
+    def _array(self, depth: int) -> Json:
+        rng = self._rng
+        return {
+            "type": "array",
+            **self._some({
+                "items": (0.7, lambda: self.any(depth)),
+                "prefixItems": (0.4, lambda: [self.any(depth) for _ in range(2)]),
+                "minItems": (0.4, lambda: rng.randint(0, 3)),
+                "maxItems": (0.5, lambda: rng.randint(0, 3)),
+                "additionalItems": (0.1, lambda: rng.choice([True, False])),
+            }),
+        }  # fmt: skip
+
+    def _combined(self, depth: int) -> Json:
+        word = self._rng.choice(["anyOf", "anyOf", "allOf", "allOf", "oneOf"])
+        return self._beside(
+            {word: [self.any(depth) for _ in range(self._rng.randint(1, 3))]}, depth
+        )
+
+    def _ref(self, depth: int) -> Json:
+        name = f"d{len(self.shared)}"
+        if self.shared and self._rng.random() < 0.5:
+            name = self._rng.choice(list(self.shared))
+        else:
+            self.shared[name] = {}  # taken
+            self.shared[name] = self.any(depth)
+        return self._beside({"$ref": f"#/$defs/{name}"}, 0)
+
+    def _beside(self, schema: Json, depth: int) -> Json:
+        other = self.any(depth)
+        if self._rng.random() < 0.6 or not isinstance(other, dict):
+            return schema
+        return {**schema, **other} if self._rng.random() < 0.5 else {**other, **schema}

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from offgrid.engine.embedder import Embedder, EmbeddingJob
 from offgrid.engine.encoder import Encoder
 from offgrid.engine.filling import Filled
-from offgrid.engine.grammar import Masks, Matcher
+from offgrid.engine.grammar import DEAD_ENDS, Masks, Matcher
 from offgrid.engine.llama.vision import EncodeError, Span
 from offgrid.engine.pace import Pace
 from offgrid.engine.prepare import Prepared, Preparer
@@ -520,6 +520,13 @@ class Engine:
 
 def _beyond(matcher: Matcher) -> RequestError:
     log.warning("grammar given up: %s", matcher.error)
+    if matcher.error in DEAD_ENDS:
+        return InvalidParameter(
+            "The answer came to a point where the grammar lets no token of this model follow, and"
+            " does not let it end: something that it asks for cannot be written, or leads nowhere.",
+            matcher.param,
+            code="grammar_dead_end",
+        )
     return InvalidParameter(
         f"The answer cannot go on within the grammar: {matcher.error}.",
         matcher.param,

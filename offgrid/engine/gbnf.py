@@ -12,10 +12,11 @@ The notation: https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+
+from offgrid.engine.rules import Node, endless_rule, in_order, references
 
 MAX_DEPTH = 32
-"""Nested groups."""
+"""Nested groups, and repetitions of the same."""
 MAX_WEIGHT = 100_000
 """Characters of a grammar with all its counted repetitions written out."""
 
@@ -31,20 +32,6 @@ class GbnfError(ValueError):
     """The text is no grammar; the message says where."""
 
 
-@dataclass
-class Node:
-    """A part of a rule: ``kind`` is ``regex``, ``ref``, ``seq``, ``alt`` or ``repeat``.
-
-    ``text`` is a regular expression, a rule's name, or the repetition's suffix; ``count`` how often
-    a repetition may be written out.
-    """
-
-    kind: str
-    text: str = ""
-    parts: list[Node] = field(default_factory=list)
-    count: int = 1
-
-
 def gbnf_to_lark(source: str) -> str:
     """Return the grammar in llguidance's dialect.
 
@@ -55,9 +42,12 @@ def gbnf_to_lark(source: str) -> str:
     if "root" not in rules:
         raise GbnfError("there is no rule named root")
     for name, node in rules.items():
-        for used in _references(node):
+        for used in references(node):
             if used not in rules:
                 raise GbnfError(f"rule {name} uses {used}, which is not defined")
+    endless = endless_rule(rules, "root")
+    if endless is not None:
+        raise GbnfError(f"rule {endless} never ends, as it needs itself")
     return _Writer(rules).write()
 
 
@@ -154,7 +144,11 @@ class _Parser:
         return Node("ref", name)
 
     def _repeated(self, node: Node) -> Node:
+        depth = 0
         while (suffix := self._peek()) and suffix in "*+?{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise self._error(f"more than {MAX_DEPTH} repetitions of repetitions")
             if suffix != "{":
                 self._at += 1
                 node = Node("repeat", suffix, [node])
@@ -223,19 +217,12 @@ def _escaped(character: str) -> str:
     return character if plain else f"\\x{{{ord(character):X}}}"
 
 
-def _references(node: Node) -> set[str]:
-    found = {node.text} if node.kind == "ref" else set()
-    for part in node.parts:
-        found |= _references(part)
-    return found
-
-
 class _Writer:
     """Writes rules as Lark: ``r1`` for rules, ``T1`` for lexemes."""
 
     def __init__(self, rules: dict[str, Node]) -> None:
         self._rules = rules
-        self._uses = {name: _references(node) for name, node in rules.items()}
+        self._uses = {name: set(references(node)) for name, node in rules.items()}
         self._regular = self._find_regular()
         self._number = {name: number for number, name in enumerate(rules)}
         self._lines: list[str] = []
@@ -279,32 +266,16 @@ class _Writer:
                 return weights.get(node.text, 1)
             return node.count * sum(weight(part) for part in node.parts)
 
-        for name in self._in_order():
+        for name in in_order(self._rules, list(self._rules)):
             weights[name] = weight(self._rules[name])
             if weights[name] > MAX_WEIGHT:
                 raise GbnfError(f"the repetitions of rule {name} are too many")
-
-    def _in_order(self) -> list[str]:
-        """Rules after those that they use, as far as there is such an order."""
-        order: list[str] = []
-        seen: set[str] = set()
-        for first in self._rules:
-            stack = [(first, False)]
-            while stack:
-                name, done = stack.pop()
-                if done:
-                    order.append(name)
-                elif name not in seen:
-                    seen.add(name)
-                    stack.append((name, True))
-                    stack += ((used, False) for used in self._uses[name])
-        return order
 
     def _ref(self, name: str) -> str:
         return f"{'T' if name in self._regular else 'r'}{self._number[name]}"
 
     def _is_regular(self, node: Node) -> bool:
-        return _references(node) <= self._regular
+        return set(references(node)) <= self._regular
 
     def _lexeme(self, node: Node) -> str:
         """A regular node as the body of a lexeme."""

@@ -25,9 +25,12 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
 from offgrid.engine.gbnf import GbnfError, gbnf_to_lark
-from offgrid.engine.json_schema import SchemaError, locate, parse_schema
+from offgrid.engine.json_schema import ESCAPES, locate, parse_schema
+from offgrid.engine.lark import lark_rules
 from offgrid.engine.pattern import MAX_REPETITION, repetition
 from offgrid.engine.protocol import Grammar
+from offgrid.engine.rules import endless_rule
+from offgrid.engine.schema_tree import SchemaError, place
 from offgrid.errors import InvalidParameter, Overloaded
 
 log = logging.getLogger(__name__)
@@ -80,9 +83,11 @@ _OWN_PLACE = re.compile(r"at \d+\(\d+\): (?:failed to compile JSON schema: |(?=i
 """Places in what is made here of a schema or a regular expression."""
 _NO_WAY_ON = ("NoExtension", "NoExtensionBias")
 """Names of llguidance's for a state that nothing can follow."""
+DEAD_ENDS = frozenset({"no token may come next", "no token of the vocabulary continues it"})
+"""The errors of a :class:`Matcher` that no limit is to blame for."""
 _JSON_OPTIONS = {
     "lenient": False, "coerce_one_of": False, "whitespace_flexible": True,
-    "whitespace_pattern": _WHITESPACE,
+    "whitespace_pattern": _WHITESPACE, "json_allowed_escapes": ESCAPES,
 }  # fmt: skip
 # Else only one way to write a text in tokens would be allowed where there is only one text.
 _ALL_TOKENS = '\n%llguidance {"no_forcing": true}\n'
@@ -322,11 +327,9 @@ class Grammars:
         except _Unusable as ex:
             for param, source in grammar.schemas:  # alone, to find which one it is
                 self._compile(Grammar("json_schema", source, param))
-            place = _place(grammar, tokenizer, str(ex))
-            raise _invalid(grammar, place + _plain(str(ex))) from None
+            raise _invalid(grammar, _located(grammar, tokenizer, str(ex))) from None
         except SchemaError as ex:
-            place = f"at {ex.pointer}: " if ex.pointer else ""
-            raise _invalid(grammar, place + str(ex)) from None
+            raise _invalid(grammar, ex.place + str(ex)) from None
         except GbnfError as ex:
             raise _invalid(grammar, str(ex)) from None
         return matcher
@@ -336,17 +339,17 @@ class _Unusable(Exception):
     """The library's own words about a grammar."""
 
 
-def _place(grammar: Grammar, tokenizer: LLTokenizer, message: str) -> str:
-    """Where in a schema the fault is, as the beginning of a sentence."""
+def _located(grammar: Grammar, tokenizer: LLTokenizer, message: str) -> str:
+    """What is at fault, in a schema with the place."""
     if grammar.kind != "json_schema":
-        return ""
+        return _plain(message)
 
     def fault(source: str) -> str | None:
         inner = LLMatcher(tokenizer, _schema(source), log_level=0, limits=_LIMITS)
         return _first_line(inner.get_error()) if inner.is_error() else None
 
-    path = locate(parse_schema(grammar.source), message, fault)
-    return f"at {SchemaError('', path).pointer}: " if path else ""
+    path, message = locate(parse_schema(grammar.source), message, fault)
+    return place(path) + _plain(message)
 
 
 def _invalid(grammar: Grammar, reason: str, code: str | None = None) -> InvalidParameter:
@@ -364,6 +367,10 @@ def _plain(message: str) -> str:
         return message.replace("Unimplemented keys", "unsupported keywords")
     if message.startswith("oneOf constraints are not supported"):
         return "oneOf with alternatives that may overlap is not supported; use anyOf"
+    if message.startswith("Failed to generate regex for"):
+        return "minimum or maximum is too large"
+    if message.startswith("Unsatisfiable schema: Regex is empty"):
+        return "unsatisfiable: no text has its pattern, format and length"
     return message.rstrip(".")
 
 
@@ -390,6 +397,9 @@ def _compilable(grammar: Grammar) -> str:
     if kind == "lark" and "%json" in source:
         # Schemas in Lark would get around the checks that schemas need.
         raise _Unusable("%json is not supported, send the schema as one")
+    endless = endless_rule(lark_rules(source) or {}, "start") if kind == "lark" else None
+    if endless is not None:
+        raise _Unusable(f"rule {endless} never ends, as it needs itself")
     return source + _ALL_TOKENS
 
 
@@ -397,8 +407,7 @@ def _check_schema(grammar: Grammar) -> None:
     try:
         parse_schema(grammar.source)
     except SchemaError as ex:
-        place = f"at {ex.pointer}: " if ex.pointer else ""
-        raise _invalid(grammar, place + str(ex)) from None
+        raise _invalid(grammar, ex.place + str(ex)) from None
 
 
 def _choice(texts: list[str]) -> str:

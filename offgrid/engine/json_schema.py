@@ -1,7 +1,8 @@
-"""JSON schemas before they are compiled: limits, and where in a schema something is wrong.
+"""JSON schemas before they are compiled: limits, what is not supported, and what is put otherwise.
 
 llguidance compiles schemas in bounded time with the exceptions that are checked here. What a
-keyword means is its business (https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md).
+keyword means is its business (https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md),
+but where it would let through what the standard forbids, the schema is refused or made narrower.
 """
 
 from __future__ import annotations
@@ -9,14 +10,20 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from decimal import Decimal
 from fractions import Fraction
+from functools import lru_cache
 from typing import Any
 
-from offgrid.engine.pattern import MAX_REPETITION, repetition
+from offgrid.engine.pattern import MAX_REPETITION, PatternError, repetition, rust_pattern
+from offgrid.engine.schema_ends import forbid_endless
+from offgrid.engine.schema_tree import Document, Json, Path, SchemaError, children
 
 MAX_NODES = 20_000
 """Objects, lists and values of a schema."""
+MAX_DEPTH = 120
+"""Levels of objects and lists in each other; the compiler's JSON reader takes few more."""
 MAX_NESTING = 3_000
 """Levels of a schema where every reference is followed once; the compiler recurses."""
 MAX_MULTIPLE = 10_000
@@ -27,140 +34,148 @@ MAX_NAME_PATTERNS = 64
 """Patterns of property names in a schema; each is compared with each."""
 MAX_OPTIONAL = 250
 """Properties of an object that may be left out: each can follow each."""
+MAX_ALTERNATIVES = 1_000
+"""Objects and lists between which a schema leaves the choice: all are followed at once."""
+MAX_EXACT = 1 << 53
+"""The compiler's numbers are doubles."""
+MAX_BOUND = 9 * 10**18
+"""``minimum`` and ``maximum`` are drawn in to this; the compiler has none beyond 64 bits."""
+MAX_NUMBER = 1e308
+MAX_COUNT = (1 << 32) - 1
+ESCAPES = 'nrbtf\\"'
+"""What may follow a backslash in an answer's strings. Not ``u``: the compiler takes ``"\\\\u0061"``
+for another name than ``"a"``, and would let its value be anything."""
+_UNSATISFIABLE = "Unsatisfiable"
 _LOCATE_SECONDS = 0.3
 """Time that is spent on finding where a schema is wrong."""
 
-_ONE = ("items", "additionalProperties", "additionalItems", "contains", "not", "if", "then", "else")
-_MANY = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
-_NAMED = ("properties", "patternProperties", "$defs", "definitions")
+_COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+_LOWER = ("minimum", "exclusiveMinimum")
+_UPPER = ("maximum", "exclusiveMaximum")
+_TYPES = {"null", "boolean", "number", "integer", "string", "array", "object"}
+_SCALARS = _TYPES - {"array", "object"}
+_UNSUPPORTED = frozenset({
+    "not", "if", "then", "else", "contains", "minContains", "maxContains", "uniqueItems",
+    "propertyNames", "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedItems",
+    "unevaluatedProperties", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor",
+})  # fmt: skip
+"""Refused in every draft: a schema that has them is meant to be kept by them."""
 _FORMATS = frozenset({
-    "date-time", "date", "time", "duration", "email", "idn-email", "hostname", "idn-hostname",
-    "ipv4", "ipv6", "uri", "uri-reference", "iri", "iri-reference", "uuid", "uri-template",
-    "json-pointer",
-    "relative-json-pointer", "regex",
+    "date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid",
+})  # fmt: skip
+_OTHER_FORMATS = frozenset({
+    "idn-email", "idn-hostname", "uri-reference", "iri", "iri-reference", "uri-template",
+    "json-pointer", "relative-json-pointer", "regex",
 })  # fmt: skip
 """https://json-schema.org/draft/2020-12/json-schema-validation#name-defined-formats"""
-Path = tuple[str | int, ...]
+# The compiler's own know 29 days of February in every year, and a second 60 in every minute.
+_LEAP = "(?:0[48]|[2468][048]|[13579][26])"
+_DATE = (
+    "(?:(?:[0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)-"
+    "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    f"|02-(?:0[1-9]|1[0-9]|2[0-8]))|(?:[0-9]{{2}}{_LEAP}|{_LEAP}00)-02-29)"
+)
+_TIME = (
+    "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:[.][0-9]{1,9})?"
+    "(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+)
+_PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T{_TIME}$"}
 
 
-class SchemaError(ValueError):
-    """The schema cannot be honoured. ``pointer`` is the JSON pointer of the place at fault."""
-
-    def __init__(self, message: str, path: Path = ()) -> None:
-        super().__init__(message)
-        self.pointer = "".join(f"/{_escape(str(step))}" for step in path)
-
-
-def _escape(step: str) -> str:
-    return step.replace("~", "~0").replace("/", "~1")
-
-
-def parse_schema(source: str) -> dict[str, Any]:
-    """Return a schema that is safe to compile.
+def parse_schema(source: str) -> Json:
+    """Return a schema that is safe to compile and means to the compiler what it says.
 
     Raises:
-        SchemaError: not a JSON object, or beyond a limit.
+        SchemaError: not a JSON object, beyond a limit, not supported, or without any answer.
     """
     try:
-        schema = json.loads(source)
+        schema = json.loads(source, parse_constant=_no_number)
     except RecursionError:
         raise SchemaError("it is nested too deeply") from None
-    except ValueError as ex:
+    except json.JSONDecodeError as ex:
         raise SchemaError(f"it is not valid JSON: {ex}") from None
+    except ValueError:
+        raise SchemaError("a number in it is not finite, or too long") from None
     if not isinstance(schema, dict):
         raise SchemaError("a schema must be an object")
     if "x-guidance" in schema:
         raise SchemaError("x-guidance is not supported", ("x-guidance",))
-    _check_size(schema)
-    _check_multiples(schema)
+    _check_parts(schema)
+    document = Document(schema)
+    for path, node in document.nodes:
+        _check_words(path, node)
+    _check_nesting(document)
+    _check_multiples(document)
     names = 0
-    for path, node in subschemas(schema):
-        _leave_out(node)
+    for path, node in document.nodes:
         _check_node(path, node)
-        names += len(node["patternProperties"]) if _is_object(node, "patternProperties") else 0
+        names += len(node.get("patternProperties", ()))
         if names > MAX_NAME_PATTERNS:
             raise SchemaError(f"more than {MAX_NAME_PATTERNS} patterns for names", path)
-        if isinstance(node.get("allOf"), list) and "allOf" not in path:
-            _check_patterns(schema, path, node)
+        if "allOf" in node and "allOf" not in path:
+            _check_patterns(document, path, node)
+    forbid_endless(document)
+    for path, node in document.nodes:
+        _adapt(path, node)
     return schema
 
 
-def leave_out_annotations(schema: dict[str, Any]) -> None:
-    """Take out of a schema what asks for nothing and the compiler refuses."""
-    for _, node in subschemas(schema):
-        _leave_out(node)
+def adapted(schema: Json) -> Json:
+    """Return a copy that means to the compiler what it says; of a faulty schema itself.
+
+    Whoever compiles it parses the original first.
+    """
+    try:
+        result: Json = json.loads(_adapted(json.dumps(schema)))
+    except (SchemaError, RecursionError):
+        return schema
+    return result
 
 
-def _leave_out(node: dict[str, Any]) -> None:
-    """Formats that the standard does not know are annotations."""
-    if isinstance(node.get("format"), str) and node["format"] not in _FORMATS:
-        del node["format"]
-    if node.get("uniqueItems") is False:
-        del node["uniqueItems"]
+@lru_cache(maxsize=32)
+def _adapted(source: str) -> str:
+    """The same tools come with every request of a conversation."""
+    return json.dumps(parse_schema(source))
 
 
-def _is_object(node: dict[str, Any], keyword: str) -> bool:
-    return isinstance(node.get(keyword), dict)
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
 
 
-def _check_node(path: Path, node: dict[str, Any]) -> None:
-    properties = node.get("properties")
-    required = node.get("required")
-    if isinstance(properties, dict) and isinstance(required, (list, type(None))):
-        always = {name for name in required or () if isinstance(name, str)}
-        if len(properties.keys() - always) > MAX_OPTIONAL:
-            raise SchemaError(f"more than {MAX_OPTIONAL} properties are not required", path)
-    patterns = node.get("patternProperties")
-    for pattern in [node.get("pattern"), *(patterns if isinstance(patterns, dict) else ())]:
-        if isinstance(pattern, str) and repetition(pattern) > MAX_REPETITION:
-            raise SchemaError("a pattern repeats too much", path)
-
-
-def children(node: Any) -> Iterator[tuple[Path, Any]]:
-    """Yield the schemas right inside a schema, each with the way to it."""
-    if not isinstance(node, dict):
-        return
-    for keyword in _NAMED:
-        inner = node.get(keyword)
-        if isinstance(inner, dict):
-            yield from (((keyword, name), value) for name, value in inner.items())
-    for keyword in _MANY:
-        inner = node.get(keyword)
-        if isinstance(inner, list):
-            yield from (((keyword, index), value) for index, value in enumerate(inner))
-    for keyword in _ONE:
-        if isinstance(node.get(keyword), dict):
-            yield (keyword,), node[keyword]
-
-
-def subschemas(schema: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield a schema and all schemas in it, each with its path."""
+def _check_parts(schema: Json) -> None:
+    """Count parts and levels, and look at every name and value that stands anywhere."""
+    nodes = 0
     stack: list[tuple[Path, Any]] = [((), schema)]
     while stack:
         path, node = stack.pop()
-        if isinstance(node, dict):
-            yield path, node
-            stack += ((path + step, child) for step, child in children(node))
-
-
-def _check_size(schema: dict[str, Any]) -> None:
-    """Count nodes, and the levels that are reached if each target of a ``$ref`` is entered."""
-    nodes, targets = 0, set()
-    stack: list[tuple[Any, int]] = [(schema, 1)]
-    own = 0
-    while stack:
-        node, depth = stack.pop()
         nodes += 1
-        own = max(own, depth)
         if nodes > MAX_NODES:
             raise SchemaError(f"it has more than {MAX_NODES} parts")
+        if len(path) > MAX_DEPTH:
+            raise SchemaError(f"it is nested more than {MAX_DEPTH} levels deep", path)
         if isinstance(node, dict):
-            if isinstance(node.get("$ref"), str):
-                targets.add(node["$ref"])
-            stack += ((value, depth + 1) for value in node.values())
+            if any(_is_half(name) for name in node):
+                raise SchemaError("a name in it has half of a surrogate pair", path)
+            stack += (((*path, name), value) for name, value in node.items())
         elif isinstance(node, list):
-            stack += ((value, depth + 1) for value in node)
-    nesting = own + sum(_depth(_resolve(schema, target)) for target in targets)
+            stack += (((*path, index), value) for index, value in enumerate(node))
+        elif isinstance(node, str) and _is_half(node):
+            raise SchemaError("it has half of a surrogate pair", path)
+        elif _is_number(node) and not abs(node) <= MAX_NUMBER:
+            raise SchemaError("a number is too large", path)
+
+
+def _is_half(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _check_nesting(document: Document) -> None:
+    targets: dict[int, Any] = {}
+    for path, node in document.nodes:
+        if "$ref" in node:
+            target = document.resolve(node["$ref"], path)[1]
+            targets[id(target)] = target
+    nesting = _depth(document.root) + sum(map(_depth, targets.values()))
     if nesting > MAX_NESTING:
         raise SchemaError(f"it is nested more than {MAX_NESTING} deep, references followed")
 
@@ -176,26 +191,191 @@ def _depth(node: Any) -> int:
     return deepest
 
 
-def _resolve(schema: dict[str, Any], reference: str) -> Any:
-    """Where a local reference leads; nothing for others, which the compiler refuses."""
-    node: Any = schema
-    for step in reference.split("/")[1:]:
-        step = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(node, dict):
-            node = node.get(step)
-        elif isinstance(node, list) and step.isdecimal() and int(step) < len(node):
-            node = node[int(step)]
-        else:
-            return None
-    return node
+def _check_words(path: Path, node: Json) -> None:
+    """Keywords are supported, and have values of their kinds."""
+    unsupported = sorted(_UNSUPPORTED & node.keys())
+    if node.get("uniqueItems") is False:
+        unsupported.remove("uniqueItems")
+    if unsupported:
+        raise SchemaError(f"unsupported keywords: {json.dumps(unsupported)}", path)
+    for keyword, value in node.items():
+        wanted = _KINDS.get(keyword)
+        if wanted and not wanted[1](value):
+            raise SchemaError(f"{keyword} must be {wanted[0]}", path)
+    for step, child in children(node):
+        if not _is_schema(child):
+            raise SchemaError("a schema must be an object, true or false", path + step)
+    types = node.get("type", "null")
+    for name in [types] if isinstance(types, str) else types:
+        if name not in _TYPES:
+            raise SchemaError(f"Invalid type: {name}", path)
+    if node.get("format") in _OTHER_FORMATS:
+        raise SchemaError(f"Unknown format: {node['format']}", path)
 
 
-def _check_multiples(schema: dict[str, Any]) -> None:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= MAX_COUNT and value == int(value)
+
+
+def _is_schema(value: Any) -> bool:
+    return isinstance(value, (dict, bool))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _all(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(kind, value))
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(_COUNTS, ("a whole number from 0 to 4294967295", _is_count)),
+    # Draft 4 has true and false there.
+    **dict.fromkeys((*_LOWER, *_UPPER), ("a number", lambda v: isinstance(v, (int, float)))),
+    "multipleOf": ("a number", _is_number),
+    **dict.fromkeys(("pattern", "format", "$ref", "$anchor"), ("a string", _is_text)),
+    **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems"), ("a list of schemas", _is_list)),
+    "items": ("a schema", lambda v: _is_schema(v) or _is_list(v)),
+    **dict.fromkeys(("additionalProperties", "additionalItems"), ("a schema", _is_schema)),
+    **dict.fromkeys(("properties", "patternProperties", "$defs", "definitions"),
+                    ("an object of schemas", _is_object)),
+    "required": ("a list of names", _all(_is_text)),
+    "enum": ("a list", _is_list),
+    "type": ("a name or a list of names", lambda v: _is_text(v) or _all(_is_text)(v)),
+}  # fmt: skip
+
+
+def _check_node(path: Path, node: Json) -> None:
+    properties, required = node.get("properties", {}), node.get("required", ())
+    if len(properties.keys() - set(required)) > MAX_OPTIONAL:
+        raise SchemaError(f"more than {MAX_OPTIONAL} properties are not required", path)
+    if node.get("minProperties", 0) > len(set(required)) + 1 and (
+        node.get("patternProperties") or node.get("additionalProperties", True) is not False
+    ):
+        # {"a": 1, "a": 2} is one property to its reader.
+        raise SchemaError(
+            "minProperties cannot be kept: of the names that are not required, only one could"
+            " be counted on not to come twice", path,
+        )  # fmt: skip
+    if "prefixItems" in node and isinstance(node.get("items"), list):
+        raise SchemaError("items must be a schema where there are prefixItems", path)
+    for keyword, sign in ((_LOWER[0], 1), (_LOWER[1], 1), (_UPPER[0], -1), (_UPPER[1], -1)):
+        if node.get(keyword, 0) * sign > MAX_BOUND:
+            raise SchemaError(f"{keyword} is too large", path)
+    for pattern in [node.get("pattern", ""), *node.get("patternProperties", ())]:
+        if repetition(pattern) > MAX_REPETITION:
+            raise SchemaError("a pattern repeats too much", path)
+    for value in [node.get("const"), *node.get("enum", ())]:
+        _check_value(path, value)
+    wide = sum(isinstance(value, (dict, list)) for value in node.get("enum", ()))
+    for keyword in ("anyOf", "oneOf"):
+        wide = max(wide, sum(not _is_scalar(branch) for branch in node.get(keyword, ())))
+    if wide > MAX_ALTERNATIVES:
+        raise SchemaError(f"it has more than {MAX_ALTERNATIVES} objects as alternatives", path)
+
+
+def _is_scalar(schema: Any) -> bool:
+    """Whether plainly no object or list is meant."""
+    if not isinstance(schema, dict):
+        return schema is False
+    types = schema.get("type", ())
+    values = [schema["const"]] if "const" in schema else schema.get("enum", ())
+    if values:
+        return not any(isinstance(value, (dict, list)) for value in values)
+    return bool(types) and {types} <= _SCALARS if isinstance(types, str) else False
+
+
+def _check_value(path: Path, value: Any) -> None:
+    """A value that is asked for can be written, and exactly."""
+    stack = [value]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, (dict, list)):
+            stack += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, str) and any(_is_control(character) for character in value):
+            raise SchemaError("control characters in const and enum are not supported", path)
+        elif _is_number(value) and abs(value) > MAX_EXACT:
+            raise SchemaError("const and enum are not supported for numbers beyond 2**53", path)
+
+
+def _is_control(character: str) -> bool:
+    """Characters that could only be written as ``\\u0001``."""
+    return character == "\x7f" or (character < " " and character not in "\b\t\n\f\r")
+
+
+def _adapt(path: Path, node: Json) -> None:
+    """Put what the compiler takes otherwise so that it means the same."""
+    node.pop("$schema", None)  # it would ignore the keywords that a draft does not know
+    if node.get("uniqueItems") is False:
+        del node["uniqueItems"]
+    if not isinstance(node.get("items"), list):
+        node.pop("additionalItems", None)  # it would ignore prefixItems beside them
+    try:
+        if "pattern" in node:
+            node["pattern"] = rust_pattern(node["pattern"])
+        if "patternProperties" in node:
+            named = node["patternProperties"]
+            node["patternProperties"] = {rust_pattern(name): named[name] for name in named}
+    except PatternError as ex:
+        raise SchemaError(f"a pattern {ex}", path) from None
+    kind = node.get("format")
+    if kind in _PATTERNS:
+        node["allOf"] = [*node.get("allOf", ()), {"pattern": _PATTERNS[kind]}]
+    if kind is not None and (kind in _PATTERNS or kind not in _FORMATS):
+        del node["format"]  # names that the standard does not know are annotations
+    for keyword in _COUNTS:
+        if keyword in node:
+            node[keyword] = int(node[keyword])
+    for keyword in (*_LOWER, *_UPPER):
+        if keyword in node and abs(node[keyword]) > MAX_EXACT:
+            node[keyword] = _inwards(node[keyword], keyword in _LOWER)
+    _close_bounds(node)
+
+
+def _inwards(bound: float, lower: bool) -> float:
+    """The nearest bound of the compiler's numbers that lets no more through."""
+    bound = max(bound, -MAX_BOUND) if lower else min(bound, MAX_BOUND)
+    near = float(bound)
+    if (near < bound) if lower else (near > bound):
+        near = math.nextafter(near, math.inf if lower else -math.inf)
+    return near
+
+
+def _close_bounds(node: Json) -> None:
+    """Of 9 < x < 9.5 the compiler makes 9 <= x < 9.5; of 9.0001 <= x < 9.5 what is meant."""
+    for keyword, instead, others, sign in (
+        ("exclusiveMinimum", "minimum", _UPPER, 1), ("exclusiveMaximum", "maximum", _LOWER, -1),
+    ):  # fmt: skip
+        bound = node.get(keyword, 0.5)
+        limits = [node[other] for other in others if _is_number(node.get(other))]
+        near = [limit for limit in limits if int(limit) == bound and limit * sign > bound * sign]
+        if not near or not _is_number(bound) or bound * sign < 0:
+            continue
+        digits = max(-int(Decimal(repr(limit)).as_tuple().exponent) for limit in near)
+        step = Decimal(sign).scaleb(-max(digits, 1) - 3)
+        closed = float(Decimal(repr(node.pop(keyword))) + step)
+        node[instead] = max(closed * sign, node.get(instead, closed) * sign) * sign
+
+
+def _check_multiples(document: Document) -> None:
     """The compiler makes a state for every remainder, of the common multiple where several hold."""
     values: set[Fraction] = set()
-    for path, node in subschemas(schema):
+    for path, node in document.nodes:
         value = node.get("multipleOf")
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if value is None:
             continue
         if not 1e-12 <= value <= 1e12:
             raise SchemaError("multipleOf is too small or too large", path)
@@ -208,7 +388,7 @@ def _check_multiples(schema: dict[str, Any]) -> None:
             raise SchemaError(f"multipleOf makes more than {MAX_MULTIPLE} remainders", path)
 
 
-def _check_patterns(schema: dict[str, Any], path: Path, node: dict[str, Any]) -> None:
+def _check_patterns(document: Document, path: Path, node: Json) -> None:
     """The compiler intersects the patterns of a value; that takes long for more than some.
 
     Values are told apart by the name of the property that they are in or below of.
@@ -221,7 +401,7 @@ def _check_patterns(schema: dict[str, Any], path: Path, node: dict[str, Any]) ->
         if not isinstance(current, dict):
             continue
         for keyword in ("pattern", "format"):
-            if isinstance(current.get(keyword), str):
+            if keyword in current:
                 found.setdefault(name, set()).add(current[keyword])
         for step, child in children(current):
             if step[0] == "properties":
@@ -229,17 +409,17 @@ def _check_patterns(schema: dict[str, Any], path: Path, node: dict[str, Any]) ->
             elif step[0] not in ("$defs", "definitions"):
                 stack.append((child, name))
         reference = current.get("$ref")
-        if isinstance(reference, str) and (reference, name) not in entered:
+        if reference is not None and (reference, name) not in entered:
             entered.add((reference, name))
             if len(entered) > MAX_NODES:
                 raise SchemaError("its allOf refers to too much", path)
-            stack.append((_resolve(schema, reference), name))
+            stack.append((document.resolve(reference, path)[1], name))
     if max(len(found[""] | patterns) for patterns in found.values()) > MAX_PATTERNS:
         raise SchemaError(f"allOf combines more than {MAX_PATTERNS} patterns or formats", path)
 
 
-def locate(schema: dict[str, Any], message: str, fault: Callable[[str], str | None]) -> Path:
-    """Find the smallest schema inside of ``schema`` that fails with the same message.
+def locate(schema: Json, message: str, fault: Callable[[str], str | None]) -> tuple[Path, str]:
+    """Find the smallest schema inside of ``schema`` that fails alike, and the message there.
 
     Args:
         fault: compiles a schema given as JSON text; returns the message, None if all is well.
@@ -251,9 +431,26 @@ def locate(schema: dict[str, Any], message: str, fault: Callable[[str], str | No
     while True:
         for step, child in children(node):
             if time.monotonic() > deadline:
-                return path
-            if isinstance(child, dict) and fault(json.dumps({**shared, **child})) == message:
-                path, node = path + step, child
+                return path, message
+            empty = message.startswith(_UNSATISFIABLE)
+            if not isinstance(child, dict):
+                continue
+            if empty and "$ref" not in child and not _is_needed(node, step):
+                continue
+            found = fault(json.dumps({**shared, **child}))
+            if found is not None and (
+                found.startswith(_UNSATISFIABLE) if empty else found == message
+            ):
+                path, node, message = path + step, child, found
                 break
         else:
-            return path
+            return path, message
+
+
+def _is_needed(node: Json, step: Path) -> bool:
+    """Whether a schema that allows nothing takes the one around it with it."""
+    if step[0] == "properties":
+        return step[1] in node.get("required", ())
+    if step[0] in ("items", "prefixItems"):
+        return bool(node.get("minItems"))
+    return step[0] in ("allOf", "anyOf", "oneOf")

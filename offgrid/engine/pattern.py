@@ -1,4 +1,4 @@
-"""How often a regular expression's counted repetitions repeat, before anything compiles it."""
+"""Regular expressions before anything compiles them: how often they repeat, and their dialect."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ MAX_REPETITION = 200_000
 """Characters of a pattern with its counted repetitions written out."""
 _COUNT = re.compile(r"\{(\d{1,9})(?:,(\d{0,9}))?\}")
 _TOO_MUCH = 1 << 62
+_CODE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|[xu]\{([0-9A-Fa-f]+)\}|([0va]))")
+_CONTROL = "asks for a control character, which is not supported"
 
 
 def repetition(pattern: str) -> int:
@@ -52,3 +54,68 @@ def _end_of_item(pattern: str, at: int) -> int:
     while at < len(pattern) and pattern[at] != "]":
         at += 2 if pattern[at] == "\\" else 1
     return at + 1
+
+
+class PatternError(ValueError):
+    """The pattern is none of ECMA-262's; the message goes on after "a pattern"."""
+
+
+def rust_pattern(pattern: str) -> str:
+    """Put a JSON schema's pattern, which is ECMA-262's, as Rust reads it.
+
+    In a class ECMA-262 knows no further classes and no ``&&``, ``--`` and ``~~``.
+    """
+    parts, at = [], 0
+    while at < len(pattern):
+        if pattern[at] == "[":
+            end, text = _class(pattern, at)
+        else:
+            end = at + 1 + (pattern[at] == "\\")
+            text = pattern[at:end]
+            if end > len(pattern):
+                raise PatternError("ends in a backslash")
+            if _asks_for_control(pattern, at):
+                raise PatternError(_CONTROL)
+        parts.append(text)
+        at = end
+    return "".join(parts)
+
+
+def _class(pattern: str, at: int) -> tuple[int, str]:
+    """Where a class ends, and how Rust writes it."""
+    if pattern.startswith("[^]", at):
+        return at + 3, "(?s:.)"
+    if pattern.startswith("[]", at):
+        raise PatternError("has an empty class")
+    parts = ["["]
+    at += 1
+    others = False
+    while at < len(pattern) and pattern[at] != "]":
+        character = pattern[at]
+        code = _CODE.match(pattern, at)
+        dash = character == "-" and len(parts) > 1 and pattern[at + 1 : at + 2] != "]"
+        others = others or not (dash or _asks_for_control(pattern, at))
+        if code or character == "\\":
+            text = code[0] if code else pattern[at : at + 2]
+            parts.append("\\x08" if text == "\\b" else text)
+            at += len(text)
+            continue
+        again = character == "-" and parts[-1] == "-"
+        parts.append("\\" + character if again or character in "[&~" else character)
+        at += 1
+    if at >= len(pattern):
+        raise PatternError("does not end: unclosed character class")
+    if not others:
+        raise PatternError(_CONTROL)
+    return at + 1, "".join(parts) + "]"
+
+
+def _asks_for_control(pattern: str, at: int) -> bool:
+    """Whether a control character that JSON has no short escape for stands there."""
+    code = _CODE.match(pattern, at)
+    if code:
+        digits = code[1] or code[2] or code[3]
+        character = chr(min(int(digits, 16), 0xFFFF)) if digits else "\0"
+    else:
+        character = pattern[at]
+    return character == "\x7f" or (character < " " and character not in "\b\t\n\f\r")

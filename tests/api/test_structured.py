@@ -7,6 +7,7 @@ import re
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import date
 from enum import Enum
 from typing import Any
 
@@ -222,6 +223,25 @@ def test_the_client_says_what_is_wrong_where(client: OpenAI) -> None:
     assert "uniqueItems" in error.value.message
 
 
+def test_arguments_of_a_call_mean_what_their_schema_says(base_url: str) -> None:
+    """The same is done to schemas of functions as to those of answers."""
+    day = {"type": "string", "format": "date", "pattern": "-02-29$"}
+    names = {"type": "object", "properties": {"a": day, "b": {"$ref": "#/$defs/n"}},
+             "required": ["a"], "$defs": {"n": {"type": "array", "minItems": 1,
+                                                "items": {"$ref": "#/$defs/n"}}},
+             "additionalProperties": False}  # fmt: skip
+    tool = {"type": "function", "function": {"name": "f", "parameters": names}}
+    for seed in range(5):
+        body = chat_body(
+            tools=[tool], tool_choice="required", parallel_tool_calls=False, seed=seed,
+            temperature=1.5, max_tokens=60,
+        )  # fmt: skip
+        choice = request(base_url, "POST", CHAT, body).json["choices"][0]
+        arguments = json.loads(choice["message"]["tool_calls"][0]["function"]["arguments"])
+        assert arguments.keys() == {"a"}
+        date.fromisoformat(arguments["a"])
+
+
 def test_hostile_grammars_beside_a_stream(base_url: str) -> None:
     """They are refused or answered; the stream goes on, and the server serves."""
     hostile = [
@@ -313,6 +333,9 @@ def test_strict_functions_and_a_format_together(client: OpenAI) -> None:
         ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {
             "type": "object", "properties": {"a": {"not": {"type": "string"}}}}}}],
           "tool_choice": "required"}, "tools[0].function.parameters"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "strict": True, "parameters": {
+            "type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}}}]},
+         "tools[0].function.parameters"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_kept_together_is_refused(

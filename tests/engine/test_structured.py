@@ -341,3 +341,16 @@ def test_a_grammar_that_becomes_too_hard_ends_only_its_request(run: Run) -> None
         "grammar",
     )
     assert isinstance(run.last(other), Delta)
+
+
+def test_a_dead_end_is_not_said_to_be_a_limit(run: Run) -> None:
+    """Nothing is both of B's: that shows only when an answer gets there."""
+    source = "start: A B\nA: /[0-9]/\nB: /b/ & /c/"
+    id = run.submit("Once", grammar=Grammar("lark", source, "grammar"), max_tokens=50)
+    other = run.submit("Once upon a time", max_tokens=30, ignore_eos=True)
+    run.finish()
+    end = run.last(id)
+    assert isinstance(end, Failed)
+    assert (end.error, end.code, end.param) == ("InvalidParameter", "grammar_dead_end", "grammar")
+    assert "no token" in end.message
+    assert isinstance(run.last(other), Delta)

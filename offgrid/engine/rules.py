@@ -1,0 +1,76 @@
+"""Rules of a grammar as trees, and whether each of them ever ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Node:
+    """A part of a rule: ``kind`` is ``regex``, ``ref``, ``seq``, ``alt`` or ``repeat``.
+
+    ``text`` is a regular expression, a rule's name, or the repetition's suffix; ``count`` how often
+    a repetition may be written out.
+    """
+
+    kind: str
+    text: str = ""
+    parts: list[Node] = field(default_factory=list)
+    count: int = 1
+
+
+def references(node: Node) -> Iterator[str]:
+    """Yield the names of rules in a part, in their order."""
+    if node.kind == "ref":
+        yield node.text
+    for part in node.parts:
+        yield from references(part)
+
+
+def in_order(rules: dict[str, Node], first: list[str]) -> list[str]:
+    """Return what is reached from some rules, used ones first as far as there is such an order."""
+    order: list[str] = []
+    seen: set[str] = set()
+    for name in first:
+        stack = [(name, False)]
+        while stack:
+            name, done = stack.pop()
+            if done:
+                order.append(name)
+            elif name not in seen and name in rules:
+                seen.add(name)
+                stack.append((name, True))
+                stack += ((used, False) for used in references(rules[name]))
+    return order
+
+
+def endless_rule(rules: dict[str, Node], start: str) -> str | None:
+    """Return a rule that an answer could enter and never leave, None if there is none."""
+    ending: set[str] = set()
+    waiting: dict[str, list[str]] = {}
+
+    def missing(node: Node) -> list[str]:
+        """The rules whose ends it waits for: any of them may be the one."""
+        if node.kind == "ref":
+            return [node.text] if node.text in rules and node.text not in ending else []
+        if node.kind == "repeat" and node.text.startswith(("*", "?", "{0,", "{0}")):
+            return []
+        lacks = [missing(part) for part in node.parts]
+        if node.kind == "alt":
+            return [] if [] in lacks else [name for names in lacks for name in names]
+        return next((names for names in lacks if names), [])
+
+    order = in_order(rules, [start])
+    queue = order[::-1]
+    while queue:
+        name = queue.pop()
+        if name in ending:
+            continue
+        lacks = missing(rules[name])
+        if not lacks:
+            ending.add(name)
+            queue += waiting.pop(name, ())
+        for other in lacks:
+            waiting.setdefault(other, []).append(name)
+    return next((name for name in order if name not in ending), None)

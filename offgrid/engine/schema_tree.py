@@ -1,0 +1,141 @@
+"""The schemas in a JSON schema: where each of them is, and where references lead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote
+
+Path = tuple[str | int, ...]
+Json = dict[str, Any]
+
+_ONE = ("items", "additionalProperties", "additionalItems", "contains", "not", "if", "then", "else")
+_MANY = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
+_NAMED = ("properties", "patternProperties", "$defs", "definitions")
+_SHOWN = 300
+"""Characters of a pointer in a message."""
+
+
+class SchemaError(ValueError):
+    """The schema cannot be honoured.
+
+    Attributes:
+        place: the beginning of a sentence that says where, empty where it is the whole.
+    """
+
+    def __init__(self, message: str, path: Path | None = None) -> None:
+        super().__init__(message)
+        self.place = "" if path is None else place(path)
+
+
+def place(path: Path) -> str:
+    """The beginning of a sentence about the schema at a path, with its JSON pointer."""
+    pointer = "".join(f"/{_escape(str(step))}" for step in path)
+    if len(pointer) > _SHOWN:
+        pointer = pointer[:_SHOWN] + "..."
+    return f"at {pointer or 'the root'}: "
+
+
+def _escape(step: str) -> str:
+    return step.replace("~", "~0").replace("/", "~1")
+
+
+def children(node: Any) -> Iterator[tuple[Path, Any]]:
+    """Yield the schemas right inside a schema, each with the way to it."""
+    if not isinstance(node, dict):
+        return
+    for keyword in _NAMED:
+        inner = node.get(keyword)
+        if isinstance(inner, dict):
+            yield from (((keyword, name), value) for name, value in inner.items())
+    for keyword in _MANY:
+        inner = node.get(keyword)
+        if isinstance(inner, list):
+            yield from (((keyword, index), value) for index, value in enumerate(inner))
+    for keyword in _ONE:
+        if isinstance(node.get(keyword), (dict, bool)):
+            yield (keyword,), node[keyword]
+
+
+class Document:
+    """A schema with all schemas in it, also those that only references lead to.
+
+    Attributes:
+        nodes: every schema that is an object, with its path, outer ones before inner ones.
+    """
+
+    def __init__(self, schema: Json) -> None:
+        self.root = schema
+        self.nodes: list[tuple[Path, Json]] = []
+        self._anchors: dict[str, tuple[Path, Any]] = {}
+        self._seen: set[int] = set()
+        base = schema.get("$id")
+        self._base = base.rstrip("#") if isinstance(base, str) else ""
+        self._other_base: Path | None = None
+        self._collect((), schema)
+        at = 0
+        while at < len(self.nodes):  # grows: what lies elsewhere is found by its references
+            path, node = self.nodes[at]
+            at += 1
+            if "$ref" in node:
+                self._collect(*self.resolve(node["$ref"], path))
+
+    def _collect(self, path: Path, node: Any) -> None:
+        stack = [(path, node)]
+        while stack:
+            path, node = stack.pop()
+            if not isinstance(node, dict) or id(node) in self._seen:
+                continue
+            self._seen.add(id(node))
+            self.nodes.append((path, node))
+            id_ = node.get("$id")
+            if path and isinstance(id_, str) and id_[:1] != "#":
+                self._other_base = path
+            for name in (node.get("$anchor"), _fragment(id_)):
+                if isinstance(name, str):
+                    self._anchors[name] = (path, node)
+            inner = [(path + step, child) for step, child in children(node)]
+            stack += reversed(inner)
+
+    def resolve(self, reference: Any, path: Path) -> tuple[Path, Any]:
+        """Return where a ``$ref`` in the schema at ``path`` leads, as path and schema.
+
+        Raises:
+            SchemaError: out of this document, or to nothing.
+        """
+        if not isinstance(reference, str):
+            raise SchemaError("$ref must be a string", path)
+        if self._other_base is not None:
+            raise SchemaError("$id inside of a schema with $ref is not supported", self._other_base)
+        base, _, fragment = reference.partition("#")
+        if base and base != self._base:
+            raise SchemaError(
+                f"$ref {reference[:100]} leads out of the schema, which is not supported", path
+            )
+        fragment = unquote(fragment)
+        found: tuple[Path, Any] | None = ((), self.root)
+        if fragment.startswith("/"):
+            found = self._pointed(fragment)
+        elif fragment:
+            found = self._anchors.get(fragment)
+        if found is None or not isinstance(found[1], (dict, bool)):
+            raise SchemaError(f"$ref {reference[:100]} leads to what does not exist", path)
+        return found
+
+    def _pointed(self, pointer: str) -> tuple[Path, Any] | None:
+        node: Any = self.root
+        path: Path = ()
+        for text in pointer.split("/")[1:]:
+            step: str | int = text.replace("~1", "/").replace("~0", "~")
+            if isinstance(node, list) and text.isdecimal() and int(text) < len(node):
+                step = int(text)
+            elif not (isinstance(node, dict) and step in node):
+                return None
+            node = node[step]
+            path += (step,)
+        return path, node
+
+
+def _fragment(id: Any) -> str | None:
+    """The name in an ``$id`` of older drafts that is but a name."""
+    return id[1:] if isinstance(id, str) and id[:1] == "#" and id[1:2] != "/" else None

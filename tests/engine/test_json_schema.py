@@ -1,0 +1,186 @@
+"""What becomes of JSON schemas before they are compiled; no model is needed for it."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from offgrid.engine.json_schema import adapted, parse_schema
+from offgrid.engine.schema_tree import SchemaError
+
+NEXT = {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "required": ["a"]}
+ENDLESS = {"$ref": "#/$defs/n"}
+DEFS = {"$defs": {"n": NEXT}}
+
+
+def refusal(schema: Any) -> str:
+    with pytest.raises(SchemaError) as error:
+        parse_schema(schema if isinstance(schema, str) else json.dumps(schema))
+    return error.value.place + str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"properties": {"a": "string"}}, "at /properties/a: a schema must be an object"),
+        ({"properties": {"a": {"properties": []}}}, "at /properties/a: properties must be"),
+        ({"items": {"type": "text"}}, "at /items: Invalid type: text"),
+        ({"items": {"type": 5}}, "at /items: type must be a name"),
+        ({"anyOf": [{}, {"minLength": "é" * 200}]}, "at /anyOf/1: minLength must be a whole"),
+        ({"maxItems": -1}, "at the root: maxItems must be"),
+        ({"items": {"minimum": 1e299, "maximum": 1e300}}, "at /items: minimum is too large"),
+        ({"items": {"exclusiveMaximum": -(10**19)}}, "at /items: exclusiveMaximum is too large"),
+        ({"minLength": 1e308}, "at the root: minLength must be"),
+        ({"required": "a"}, "at the root: required must be a list"),
+        ({"enum": "a"}, "at the root: enum must be a list"),
+        ({"oneOf": {}}, "at the root: oneOf must be a list of schemas"),
+        ({"pattern": ["a"]}, "at the root: pattern must be a string"),
+        ({"pattern": "a\\"}, "at the root: a pattern ends in a backslash"),
+        ({"items": {"pattern": "[]"}}, "at /items: a pattern has an empty class"),
+        ({"items": {"pattern": "^a\\x01$"}}, "at /items: a pattern asks for a control character"),
+        ({"pattern": "^[\\u{7f}]"}, "at the root: a pattern asks for a control character"),
+        ({"patternProperties": {"[": {}}}, "at the root: a pattern does not end"),
+        ({"items": {"format": "iri"}}, "at /items: Unknown format: iri"),
+        ({"$defs": {"a/b~": {"not": {}}}}, "at /$defs/a~1b~0: unsupported keywords"),
+        ({"$schema": "http://json-schema.org/draft-04/schema#", "items": {"if": {}}},
+         "at /items: unsupported keywords"),
+        ({"$ref": "#/nowhere"}, "at the root: $ref #/nowhere leads to what does not exist"),
+        ({"items": {"$ref": "file:///etc/passwd"}}, "at /items: $ref file:///etc/passwd leads out"),
+        ({"items": {"$ref": "#x"}}, "at /items: $ref #x leads to what does not exist"),
+        ({"$ref": 5}, "at the root: $ref must be a string"),
+        ({"properties": {"a": {"$id": "http://x/a", "$ref": "#/$defs/b"}}},
+         "at /properties/a: $id inside of a schema"),
+        ({"$ref": "#/x/y", "x": {"y": {"type": "integer", "multipleOf": 99_999_999}}},
+         "at /x/y: multipleOf makes more"),
+        ({"prefixItems": [{}], "items": [{}]}, "at the root: items must be a schema"),
+        ({"items": {"const": 9007199254740993}}, "at /items: const and enum"),
+        ({"items": {"enum": [{"a": ["\x01"]}]}}, "at /items: control characters"),
+        ({"items": {"const": "\ud800"}}, "at /items/const: it has half of a surrogate pair"),
+        ('{"items":{"maximum":1e999}}', "at /items/maximum: a number is too large"),
+        ('{"const":NaN}', "a number in it is not finite"),
+        ('{"const":' + "9" * 5000 + "}", "a number in it is not finite, or too long"),
+        ({"items": {"type": "object", "minProperties": 2}}, "at /items: minProperties cannot"),
+        ({"enum": [{"a": i} for i in range(1100)]}, "at the root: it has more than 1000 objects"),
+        ({"anyOf": [{"type": "object", "required": [str(i)]} for i in range(1100)]},
+         "at the root: it has more than 1000"),
+        ('{"items":' * 300 + "{}" + "}" * 300, "at /items/items/"),
+        ('{"items":' * 90_000 + "{}" + "}" * 90_000, "nested too deeply"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_where(schema: Any, message: str) -> None:
+    assert message in refusal(schema)
+    assert len(refusal(schema)) < 500
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+         "at /properties/a: no value can satisfy it: it needs itself without end"),
+        ({**ENDLESS, **DEFS}, "at /$defs/n/properties/a: no value"),
+        ({"anyOf": [ENDLESS, False], **DEFS}, "at /$defs/n/properties/a: no value"),
+        ({"oneOf": [ENDLESS, False], **DEFS}, "at /$defs/n/properties/a: no value"),
+        ({"type": "array", "items": ENDLESS, "minItems": 1, **DEFS}, "/$defs/n/properties/a"),
+        ({"type": "array", "prefixItems": [{}, ENDLESS], "minItems": 2, **DEFS}, "/$defs/n"),
+        ({"type": "array", "items": False, "minItems": 1}, "at /items: unsatisfiable"),
+        ({"type": "object", "allOf": [{"properties": {"a": {"$ref": "#"}}}, {"required": ["a"]}]},
+         "at /allOf/0/properties/a: no value"),
+        ({"type": "object", "properties": {"a": {"$ref": "#"}, "b": {"$ref": "#"}},
+          "anyOf": [{"required": ["a"]}, {"required": ["b"]}]}, "at /properties/a: no value"),
+        ({"type": "object", "required": ["a"], "properties": {"a": False}},
+         "at /properties/a: unsatisfiable"),
+        ({"type": "object", "required": ["a"], "additionalProperties": False},
+         "at /additionalProperties: unsatisfiable"),
+        ({"type": "object", "required": ["a"], "additionalProperties": {"$ref": "#"}},
+         "at /additionalProperties: no value"),
+        ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "at the root: unsatisfiable"),
+        ({"enum": []}, "at the root: unsatisfiable"),
+        ({"anyOf": []}, "at /anyOf: unsatisfiable"),
+        ({"$ref": "#"}, "at the root: it refers to itself"),
+        ({"properties": {"a": {"$ref": "#/properties/b"}, "b": {"$ref": "#/properties/a"}}},
+         "at /properties/b: it refers to itself"),
+        ({"allOf": [{"$ref": "#"}]}, "at /allOf/0: it refers to itself"),
+    ],
+)  # fmt: skip
+def test_schemas_without_an_end(schema: Any, message: str) -> None:
+    assert message in refusal(schema)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": ["object", "null"], "properties": {"a": {"$ref": "#"}}, "required": ["a"]},
+        {"type": "array", "items": {"$ref": "#"}},
+        {"type": "object", "required": ["kids"], "properties": {
+            "kids": {"type": "array", "items": {"$ref": "#"}}}},
+        {"anyOf": [ENDLESS, {"type": "null"}], **DEFS},
+        {"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#"}},
+         "enum": [{"a": 1}]},
+        {"required": ["a"], "properties": {"a": {"$ref": "#"}}},  # anything that is no object
+        {"type": "object", "properties": {"a": {"$ref": "#"}},
+         "anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
+    ],
+)  # fmt: skip
+def test_schemas_with_an_end(schema: Any) -> None:
+    parse_schema(json.dumps(schema))
+
+
+def test_references_are_found_however_they_are_written() -> None:
+    found = parse_schema(json.dumps({
+        "$id": "http://example.com/root.json#",
+        "prefixItems": [{"$ref": ref} for ref in (
+            "#/$defs/a%25b", "#/%24defs/a~1b~0", "#name", "#old", "http://example.com/root.json#name",
+        )],
+        "$defs": {"a%b": {}, "a/b~": {}, "x": {"$anchor": "name"}, "y": {"$id": "#old"}},
+    }))  # fmt: skip
+    assert len(found["prefixItems"]) == 5
+
+
+def test_the_compiler_gets_what_means_the_same_to_it() -> None:
+    schema = {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "prefixItems": [{}], "additionalItems": False, "uniqueItems": False,
+        "format": "password", "maxLength": 3.0, "pattern": "^[[&]$",
+        "minimum": -(10**30), "maximum": 2**63 - 1,
+        "properties": {"n": {"exclusiveMinimum": 9, "maximum": 9.5},
+                       "m": {"exclusiveMinimum": 9007199254740993}},
+    }  # fmt: skip
+    result = adapted(schema)
+    assert result == {
+        "prefixItems": [{}], "maxLength": 3, "pattern": "^[\\[\\&]$",
+        "minimum": -9e18, "maximum": 9e18,
+        "properties": {"n": {"minimum": 9.0001, "maximum": 9.5},
+                       "m": {"exclusiveMinimum": 9007199254740994}},
+    }  # fmt: skip
+    assert schema["format"] == "password"  # a copy
+
+
+def references(count: int, make: Any) -> dict[str, Any]:
+    return {"$ref": "#/$defs/0", "$defs": {str(i): make(i) for i in range(count)}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        references(140, lambda i: {"allOf": [{"$ref": f"#/$defs/{j}"}
+                                             for j in range(i + 1, 140)]}),
+        references(900, lambda i: {"anyOf": [{"$ref": f"#/$defs/{(i + k) % 900}"}
+                                             for k in (1, 7)]}),
+        references(700, lambda i: {"type": "object", "required": ["a"], "properties": {
+            "a": {"$ref": f"#/$defs/{(i + 1) % 700}"}}}),
+        {"type": "object", "required": [f"p{i}" for i in range(900)],
+         "allOf": [{"anyOf": [{"required": [f"p{i}"]} for i in range(400)]}] * 10},
+        {"type": "array", "minItems": 10**9, "prefixItems": [{}] * 9_000},
+        {"allOf": [{"$ref": "#/$defs/" + "a/" * 20 + "b"}] * 3_000},
+        {"$ref": "#" + "/a" * 60_000},
+    ],
+)  # fmt: skip
+def test_the_checks_take_little_time(schema: Any) -> None:
+    began = time.process_time()
+    with suppress(SchemaError):
+        parse_schema(json.dumps(schema))
+    assert time.process_time() - began < 2
