@@ -171,12 +171,17 @@ class Running:
     @property
     def lost(self) -> bool:
         """Whether there is no sense in going on, which :meth:`deltas` will say in its turn."""
-        return not self.alive() or any(generation.overdue for _, generation in self._active)
+        return not self.alive() or self._overdue
+
+    @property
+    def _overdue(self) -> bool:
+        """Whether it waits for too long. Behind a prompt that got a slot, others may wait."""
+        return self._accepted[0].overdue
 
     def _check(self) -> None:
         if not self.alive():
             raise ClientGone
-        if any(generation.overdue for _, generation in self._active):
+        if self._overdue:
             raise Overloaded("No slot became free in time.", code="server_busy")
 
     @contextlib.contextmanager

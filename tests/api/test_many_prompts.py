@@ -123,6 +123,12 @@ def test_beside_others(small: Server) -> None:
     eventually(lambda: engine.in_flight == 0, "all places are given back")
 
 
+def test_prompts_of_a_list_may_wait_for_each_other(make_server: Callable[..., Server]) -> None:
+    server = make_server(parallel=1, queue_timeout=0.2)
+    answer = whole(server, PROMPTS[:3], max_tokens=400, ignore_eos=True)
+    assert answer["usage"]["completion_tokens"] == 1200
+
+
 def test_others_beside_a_list(make_server: Callable[..., Server]) -> None:
     server = make_server(parallel=1, queue_size=2)
     engine = engine_of(server)
