@@ -235,6 +235,12 @@ def test_host_and_origin(base_url: str) -> None:
     assert own.status == 200
 
 
+def test_query_parameters_that_nobody_knows_are_ignored(base_url: str) -> None:
+    path = f"{CHAT}?api-version=2026-01-01&temperature=9&api-version=&%ff"
+    assert request(base_url, "POST", path, chat_body(max_tokens=1)).status == 200
+    assert request(base_url, "GET", "/v1/models?limit=x&after").status == 200
+
+
 def test_a_body_over_the_limit(base_url: str) -> None:
     error = error_of(base_url, CHAT, b" " * ((8 << 20) + 1), status=413)
     assert error["code"] == "request_too_large"
