@@ -1,4 +1,4 @@
-"""The starter model with other metadata: what its vocabulary's tokens are for."""
+"""The starter model with other metadata: what its vocabulary's tokens are for, how it talks."""
 
 from __future__ import annotations
 
@@ -37,3 +37,13 @@ def with_metadata(source: Path, target: Path, changes: dict[str, int | bool]) ->
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def with_template(source: Path, target: Path, template: str) -> None:
+    """Write a copy of the starter model with another chat template, which may not be longer."""
+    data = source.read_bytes()
+    start = data.index(b"{%- if tools %}")
+    end = data.index(b"'<|im_start|>assistant\\n' }}\n{%- endif %}\n", start) + 41
+    padded = (template + "{#").encode().ljust(end - start - 2) + b"#}"
+    assert len(padded) == end - start
+    target.write_bytes(data[:start] + padded + data[end:])

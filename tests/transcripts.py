@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from support import STARTER, Stream, chat_body, endless, request
 
+from offgrid.api.sse import PING
 from offgrid.server import Server
 
 FOLDER = Path(__file__).parent / "golden"
@@ -20,6 +22,8 @@ RESPONSES = "/v1/responses"
 # request has computed is counted.
 GREEDY: dict[str, Any] = {"temperature": 0, "stream": True, "cache_prompt": False}
 USAGE = {"stream_options": {"include_usage": True}}
+PADDED = {"stream_options": {"include_obfuscation": True}}
+STUCK = {"logit_bias": {"!": False}}
 STORY = "Once upon a time"
 WEATHER = {
     "type": "function",
@@ -33,6 +37,20 @@ WEATHER = {
         },
     },
 }
+
+_SAID = ("H", "m", "</", "th", "in", "k", ">", "\n\n", "Y", "es", "<|im_end|>")
+THOUGHT = {
+    "logit_bias": {token: 100 - 5 * place for place, token in enumerate(_SAID)},
+    "repetition_penalty": 100,
+    "repeat_last_n": len(_SAID),
+}
+"""Makes a greedy model say these tokens: each is far the likeliest until it has been said."""
+# The white space keeps the tokens of <think> out of the penalty's window.
+THINKS = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if 1 %}{% else %}</think>{% endif %}<think>" + "\n " * 16 + "{% endif %}"
+)
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": (CHAT, chat_body(**GREEDY)),
@@ -105,12 +123,183 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         TEXT,
         {"model": STARTER, "prompt": STORY, **GREEDY, "logprobs": 1, "max_tokens": 3},
     ),
+    "text-choices": (
+        TEXT,
+        {
+            "model": STARTER,
+            "prompt": "Once upon",
+            **GREEDY,
+            **USAGE,
+            "n": 2,
+            "echo": True,
+            "logprobs": 0,
+            "max_tokens": 1,
+        },
+    ),
+    "chat-obfuscated": (CHAT, chat_body(**GREEDY, **PADDED, max_completion_tokens=2)),
+    "text-obfuscated": (
+        TEXT,
+        {"model": STARTER, "prompt": STORY, **GREEDY, **PADDED, "max_tokens": 2},
+    ),
+    "responses-obfuscated": (
+        RESPONSES,
+        {
+            "model": STARTER,
+            "input": "Hello!",
+            **GREEDY,
+            **PADDED,
+            "store": False,
+            "max_output_tokens": 2,
+        },
+    ),
+    "responses-logprobs": (
+        RESPONSES,
+        {
+            "model": STARTER,
+            "input": "Hello!",
+            **GREEDY,
+            "store": False,
+            "max_output_tokens": 2,
+            "include": ["message.output_text.logprobs"],
+            "top_logprobs": 1,
+        },
+    ),
+    # After "Hello" the grammar wants what the bias bans.
+    "chat-grammar-error": (CHAT, chat_body(**GREEDY, **STUCK, regex="Hello!")),
+    "text-grammar-error": (
+        TEXT,
+        {"model": STARTER, "prompt": STORY, **GREEDY, **STUCK, "regex": "Hello!"},
+    ),
+    "responses-grammar-error": (
+        RESPONSES,
+        {
+            "model": STARTER,
+            "input": "Hello!",
+            **GREEDY,
+            **STUCK,
+            "store": False,
+            "text": {"format": {"type": "json_schema", "name": "x", "schema": {"const": "Hello!"}}},
+        },
+    ),
 }
+
+THINKING: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat-reasoning": (CHAT, chat_body(**GREEDY, **USAGE, **THOUGHT)),
+    "responses-reasoning": (
+        RESPONSES,
+        {"model": STARTER, "input": "Hello!", **GREEDY, **THOUGHT, "store": False},
+    ),
+}
+"""Streams of a model that thinks first."""
+
 BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
     "chat-error": (CHAT, chat_body(**GREEDY, ignore_eos=True)),
     "text-error": (TEXT, endless(STORY, **GREEDY)),
+    "responses-failed": (
+        RESPONSES,
+        {"model": STARTER, "input": "Hello!", **GREEDY, "store": False, "ignore_eos": True},
+    ),
 }
 """Streams whose worker is killed as soon as they have begun."""
+
+WAITING: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat-pings": (CHAT, chat_body(**GREEDY, max_tokens=1)),
+    "text-pings": (TEXT, {"model": STARTER, "prompt": STORY, **GREEDY, "max_tokens": 1}),
+    "responses-pings": (
+        RESPONSES,
+        {"model": STARTER, "input": "Hello!", **GREEDY, "store": False, "max_output_tokens": 1},
+    ),
+}
+"""Streams that wait for a slot."""
+
+OVERDUE: dict[str, tuple[str, dict[str, Any]]] = {
+    "chat-overdue": (CHAT, chat_body(**GREEDY)),
+    "responses-overdue": (
+        RESPONSES,
+        {"model": STARTER, "input": "Hello!", **GREEDY, "store": False},
+    ),
+}
+"""Streams that wait for a slot for too long."""
+
+REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
+    "text-refused": (
+        TEXT,
+        {"model": STARTER, "prompt": [STORY, STORY, [1 << 30]], **GREEDY, "max_tokens": 1},
+    ),
+}
+"""Streams whose last prompt turns out to be none when its turn comes."""
+
+
+class Group(NamedTuple):
+    """Streams that are recorded in the same way, with servers of their own if there are flags."""
+
+    cases: dict[str, tuple[str, dict[str, Any]]]
+    record: Callable[[Server, str, dict[str, Any]], bytes]
+    flags: dict[str, Any] | None = None
+    template: str | None = None
+    """Chat template of the model, where it is not its own."""
+
+
+def whole(server: Server, path: str, body: dict[str, Any]) -> bytes:
+    """Just that."""
+    return request(server.url, "POST", path, body).body
+
+
+def broken(server: Server, path: str, body: dict[str, Any]) -> bytes:
+    """How far it came before the worker was killed is different each time, so it is left out."""
+    with Stream(server.url, path, body) as stream:
+        begin = b""
+        while begin.count(b"\n\n") < (5 if path == RESPONSES else 1):  # some text is there
+            begin += stream.response.readline()
+        pid = server.pool.engine(STARTER).pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        last = _last(stream.response.read())
+        last = re.sub(rb'("sequence_number":)\d+', rb"\1<number>", last)
+        last = re.sub(rb'("text":")(?:[^"\\]|\\.)*', rb"\1<text>", last)
+        return begin + b"...\n\n" + last
+
+
+def waiting(server: Server, path: str, body: dict[str, Any]) -> bytes:
+    """Behind another stream, which leaves after the first ping; how many there are is chance."""
+    with Stream(server.url, TEXT, endless()) as other:
+        assert other.read_some()
+        with Stream(server.url, path, body) as stream:
+            begin = b""
+            while not begin.endswith(PING):
+                begin += stream.response.readline()
+            other.leave()
+            return begin + stream.response.read().replace(PING, b"")
+
+
+def overdue(server: Server, path: str, body: dict[str, Any]) -> bytes:
+    """Behind another stream, which stays."""
+    with Stream(server.url, TEXT, endless()) as other:
+        assert other.read_some()
+        stream = whole(server, path, body)
+        other.leave()
+        return stream
+
+
+def refused(server: Server, path: str, body: dict[str, Any]) -> bytes:
+    """What the other prompts have said by then is chance."""
+    return b"...\n\n" + _last(whole(server, path, body))
+
+
+def _last(stream: bytes) -> bytes:
+    *_, last, end = stream.split(b"\n\n")
+    assert end == b""
+    return last + b"\n\n"
+
+
+GROUPS = (
+    Group(CASES, whole),
+    Group(THINKING, whole, {}, THINKS),
+    Group(BROKEN, broken, {}),
+    Group(WAITING, waiting, {"parallel": 1, "sse_ping_interval": 0.01}),
+    Group(OVERDUE, overdue, {"parallel": 1, "queue_timeout": 0.5}),
+    Group(REFUSED, refused, {"parallel": 1}),
+)
 
 _MASKS = (
     (re.compile(r'("id":"(?:chatcmpl-|cmpl-|call_))[0-9a-f]+"'), r'\1<hex>"'),
@@ -122,26 +311,14 @@ _MASKS = (
     ),
     (re.compile(r'("(?:created|created_at|completed_at)":)\d+(?:\.\d+)?'), r"\1<time>"),
     (re.compile(r'("system_fingerprint":")[^"]+'), r"\1<text>"),
+    (re.compile(r'("obfuscation":")[^"]*'), r"\1<text>"),
     (re.compile(r"-?\d+\.\d+(e-?\d+)?"), "<float>"),
 )
 
 
-def transcript(server: Server, name: str) -> str:
+def transcript(server: Server, group: Group, name: str) -> str:
     """Return what a server streams, with the names of times and numbers in their places."""
-    if name in CASES:
-        path, body = CASES[name]
-        return mask(request(server.url, "POST", path, body).body)
-    path, body = BROKEN[name]
-    with Stream(server.url, path, body) as stream:
-        begin = stream.response.readline() + stream.response.readline()
-        pid = server.pool.engine(STARTER).pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
-        rest = stream.response.read()
-    # How far it came by then is different each time.
-    *_, last, end = rest.split(b"\n\n")
-    assert end == b""
-    return mask(begin) + "...\n\n" + mask(last + b"\n\n")
+    return mask(group.record(server, *group.cases[name]))
 
 
 def mask(data: bytes) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from offgrid.api.logprobs import prompt_logprobs
-from offgrid.api.running import Running, Total
+from offgrid.api.running import Mark, Running, Total
 from offgrid.api.schema.chat import ChatRequest
 from offgrid.chat.dialect import Dialect
 from offgrid.chat.parser import AnswerParser, CallStart, Content, Event, Reasoning
@@ -202,16 +202,20 @@ class Choice:
 
 
 def read_choices(
-    talk: Talk, running: Running, total: Total, choices: list[Choice]
+    talk: Talk, running: Running, total: Total, choices: list[Choice], *, whole: bool = False
 ) -> Iterator[tuple[int, Delta, list[Event]] | None]:
     """Yield index, delta and what it means, until every choice has ended; None in silence.
+
+    With ``whole`` nothing is wanted before all is there, and nobody is woken for every token.
 
     A choice may end before its generation does (``parallel_tool_calls``); the rest is not read, and
     is cancelled with everything at the end of the response.
     """
-    source = running.rest = running.deltas()
+    source: Iterator[tuple[int, Delta] | Mark | None]
+    source = running.whole() if whole and not talk.may_end_early else running.deltas()
+    running.rest = source
     for item in source:
-        if item is None:
+        if not isinstance(item, tuple):  # no mark: there is one prompt
             yield None
             continue
         index, delta = item
@@ -243,9 +247,7 @@ def whole_answer(head: Json, talk: Talk, running: Running) -> Json:
     messages = [_Message() for _ in choices]
     logprobs: list[list[TokenLogprob]] = [[] for _ in choices]
     prompt: list[PromptToken] = []
-    if not talk.may_end_early:
-        running.wait()
-    for item in read_choices(talk, running, total, choices):
+    for item in read_choices(talk, running, total, choices, whole=True):
         if item is not None:
             index, delta, events = item
             prompt += delta.prompt

@@ -12,8 +12,13 @@ import falcon
 from offgrid.api.logprobs import LegacyLogprobs, joined, prompt_logprobs
 from offgrid.api.request import liveness, read_object
 from offgrid.api.running import Running, Total
-from offgrid.api.schema.completions import CompletionRequest, Prompt, parse_completion
-from offgrid.api.sse import send_stream
+from offgrid.api.schema.completions import (
+    CompletionRequest,
+    Prompt,
+    is_token,
+    parse_completion,
+)
+from offgrid.api.sse import Chunk, send_stream
 from offgrid.config import Settings
 from offgrid.engine.pool import EnginePool
 from offgrid.engine.protocol import Delta, GenerationRequest, Part, PromptToken, TokenLogprob
@@ -34,13 +39,12 @@ class CompletionsResource:
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)
         prompts = request.prompts
-        if request.candidates > request.n and request.candidates * len(prompts) > engine.capacity:
+        if request.candidates > max(request.n, engine.capacity):
             raise InvalidParameter(
-                f"{len(prompts)} prompts with best_of = {request.candidates} are more than the "
-                f"{engine.capacity} sequences that this server takes at once.",
+                f"best_of is at most {engine.capacity} on this server (its slots and queue).",
                 "best_of",
             )
-        running = Running(engine, [_generation(request, prompt) for prompt in prompts], alive)
+        running = Running(engine, _generations(request, prompts), alive)
         resp.set_header("x-offgrid-seed", str(running.seed))
         head = {
             "id": f"cmpl-{secrets.token_hex(14)}",
@@ -49,15 +53,7 @@ class CompletionsResource:
             "model": request.model,
             "system_fingerprint": engine.info.fingerprint,
         }
-        texts = [
-            prompt if isinstance(prompt, str) else running.prompt_text(index)
-            for index, prompt in enumerate(prompts)
-        ]
-        choices = [
-            _Choice(request, index, text)
-            for index, text in enumerate(texts)
-            for _ in range(request.candidates)
-        ]
+        choices = _Choices(request, prompts, running)
         scores = _PromptScores(request, len(prompts))
         if request.stream:
             chunks = _chunks(head, request, running, choices, scores)
@@ -66,7 +62,16 @@ class CompletionsResource:
             resp.media = _whole(head, request, running, choices, scores)
 
 
-def _generation(request: CompletionRequest, prompt: Prompt) -> GenerationRequest:
+def _generations(request: CompletionRequest, prompts: list[Prompt]) -> list[GenerationRequest]:
+    """One for each prompt; errors name it by its place in the list, if it is in one."""
+    if not isinstance(request.prompt, list) or is_token(request.prompt[0]):
+        return [_generation(request, prompts[0], "prompt")]
+    return [
+        _generation(request, prompt, f"prompt[{index}]") for index, prompt in enumerate(prompts)
+    ]
+
+
+def _generation(request: CompletionRequest, prompt: Prompt, param: str) -> GenerationRequest:
     text = isinstance(prompt, str)
     top_logprobs = request.logprobs
     if top_logprobs is None and request.candidates > request.n:
@@ -90,6 +95,7 @@ def _generation(request: CompletionRequest, prompt: Prompt) -> GenerationRequest
         suffix=request.suffix or None,
         cache_prompt=request.cache_prompt,
         grammar=request.grammar,
+        prompt_param=param,
     )
 
 
@@ -151,26 +157,44 @@ class _Choice:
         return result
 
 
+class _Choices(dict[int, _Choice]):
+    """The choices of all prompts by their index.
+
+    Each is made when it is first asked for, after its prompt was accepted: what text token ids
+    stand for is known then.
+    """
+
+    def __init__(self, request: CompletionRequest, prompts: list[Prompt], running: Running) -> None:
+        super().__init__()
+        self._request = request
+        self._prompts = prompts
+        self._running = running
+
+    def __missing__(self, index: int) -> _Choice:
+        number = index // self._request.candidates
+        prompt = self._prompts[number]
+        text = prompt if isinstance(prompt, str) else self._running.prompt_text(number)
+        choice = self[index] = _Choice(self._request, number, text)
+        return choice
+
+
 def _whole(
     head: dict[str, Any],
     request: CompletionRequest,
     running: Running,
-    choices: list[_Choice],
+    choices: _Choices,
     scores: _PromptScores,
 ) -> dict[str, Any]:
     total = Total()
-    running.wait()
-    for item in running.deltas():
-        if item is None:
-            continue
-        index, delta = item
+    for index, delta in running.whole():
         total.add(index, delta)
         scores.tokens[choices[index].prompt] += delta.prompt
         if not delta.prompt:
             choices[index].add(delta)
+    ordered = [choices[index] for index in sorted(choices)]
     bodies = [
         choice.body(index, scores.tokens[choice.prompt])
-        for index, choice in enumerate(_best(request, choices))
+        for index, choice in enumerate(_best(request, ordered))
     ]
     return {**head, "choices": bodies, "usage": total.usage(running.prompt_tokens)}
 
@@ -190,9 +214,9 @@ def _chunks(
     head: dict[str, Any],
     request: CompletionRequest,
     running: Running,
-    choices: list[_Choice],
+    choices: _Choices,
     scores: _PromptScores,
-) -> Iterator[dict[str, Any] | None]:
+) -> Iterator[Chunk]:
     total = Total()
 
     def chunk(index: int, text: str, logprobs: Any = None, reason: str | None = None) -> Any:
@@ -214,13 +238,12 @@ def _chunks(
             logprobs = choices[index].logprobs(delta.logprobs)
             yield chunk(index, delta.text, logprobs, delta.finish_reason)
 
-    if request.echo and request.logprobs is None:
-        for prompt in range(len(scores.tokens)):
-            yield from echo(prompt)
+    plain = request.echo and request.logprobs is None
+    to_echo = set(range(len(scores.tokens))) if plain else set()
     held: list[tuple[int, Delta]] = []
     for item in running.deltas():
-        if item is None:
-            yield None
+        if not isinstance(item, tuple):
+            yield item
             continue
         index, delta = item
         total.add(index, delta)
@@ -235,6 +258,9 @@ def _chunks(
         elif scores.awaited(prompt, running.prompt_length(prompt)):
             held.append(item)  # another choice is ahead of the one that scores the prompt
         else:
+            if prompt in to_echo:
+                to_echo.remove(prompt)
+                yield from echo(prompt)
             yield from answer(index, delta)
     if request.include_usage:
         yield {**head, "choices": [], "usage": total.usage(running.prompt_tokens)}

@@ -19,10 +19,10 @@ from offgrid.api.chat_answer import (
     new_call_id,
     read_choices,
 )
-from offgrid.api.running import Running, Total
+from offgrid.api.running import Mark, Running, Total
 from offgrid.api.schema.response_items import new_id
 from offgrid.api.schema.responses import renamed
-from offgrid.api.sse import Chunk, Mark
+from offgrid.api.sse import Chunk
 from offgrid.chat.parser import CallArguments, CallStart, Content, Event, Reasoning
 from offgrid.engine.client import ClientGone
 from offgrid.engine.protocol import TokenLogprob
@@ -74,9 +74,7 @@ class ResponseWriter:
         Raises:
             RequestError: the model could not finish it.
         """
-        if not self._talk.may_end_early:
-            self._running.wait()
-        for _ in self._events():
+        for _ in self._events(whole=True):
             pass
         self._running.cancel()
         self._store()
@@ -101,12 +99,12 @@ class ResponseWriter:
         self._store()
         yield self._event(f"response.{self.response['status']}", response=self._snapshot())
 
-    def _events(self) -> Iterator[Json | None]:
+    def _events(self, *, whole: bool = False) -> Iterator[Json | None]:
         """Yield the events between the beginning of the response and its end; None in silence."""
         total = Total()
         (choice,) = choices = self._talk.choices()
         waiting: list[TokenLogprob] = []  # for the next piece of text
-        for item in read_choices(self._talk, self._running, total, choices):
+        for item in read_choices(self._talk, self._running, total, choices, whole=whole):
             if item is None:
                 yield None
                 continue

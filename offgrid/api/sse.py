@@ -10,7 +10,6 @@ for it.
 
 from __future__ import annotations
 
-import enum
 import logging
 import threading
 import time
@@ -21,7 +20,7 @@ import falcon
 import msgspec
 
 from offgrid.api.errors import error_body
-from offgrid.api.running import POLL, Once, Running
+from offgrid.api.running import POLL, Mark, Once, Running
 from offgrid.engine.client import ClientGone
 from offgrid.errors import EngineFault, RequestError
 
@@ -37,13 +36,6 @@ below the amount at which the server makes whoever writes wait."""
 
 _PATIENCE = 0.001
 """Seconds between two looks at whether it makes sense to wait for the turn."""
-
-
-class Mark(enum.Enum):
-    """What stands between chunks and is not sent."""
-
-    SLOW = enum.auto()
-    """What follows takes time: only the stream's own thread may go on."""
 
 
 Chunk = dict[str, Any] | Mark | None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
@@ -103,17 +103,16 @@ class ChatTemplate:
             return _with_images(parts, mark, images)
         options = _Options(tools, ask and not resume, marks[1] if resume else "", variables or {})
         messages = [dict(m, role="system") if m["role"] == "developer" else m for m in messages]
-        # A template can fail in as many ways as a program.
-        try:
-            return self._render(messages, options, mark)
-        except Exception as first:
-            simpler = _simplify(messages)
-            if isinstance(first, TemplateLimit) or simpler == messages:
-                raise _failure("does not accept these messages", first, mark) from first
+        first: Exception | None = None
+        for attempt in _attempts(messages):
             try:
-                return self._render(simpler, options, mark)
-            except Exception:
-                raise _failure("does not accept these messages", first, mark) from first
+                return self._render(attempt, options, mark)
+            except Exception as ex:  # a template can fail in as many ways as a program
+                first = first or ex
+                if isinstance(ex, TemplateLimit):
+                    break
+        assert first is not None
+        raise _failure("does not accept these messages", first, mark) from first
 
     def _render(
         self, messages: Sequence[Message], options: _Options, mark: str
@@ -305,11 +304,22 @@ def _contains(value: Any, text: str) -> bool:
     return False
 
 
+def _attempts(messages: list[Message]) -> Iterator[list[Message]]:
+    """Yield the messages, then what stricter templates may want. No text is lost."""
+    yield messages
+    objects = [_with_objects(message) for message in messages]
+    if objects != messages:
+        yield objects
+    simpler = _simplify(objects)
+    if simpler != objects:
+        yield simpler
+
+
 def _simplify(messages: Sequence[Message]) -> list[Message]:
-    """What strict templates want: no system role, and turns that alternate.
+    """Return messages without a system role, and turns that alternate.
 
     System text goes in front of the user message that follows it, neighbours of one role become one
-    message. No text is lost.
+    message.
     """
     turns: list[Message] = []
     for message in messages:
@@ -322,6 +332,19 @@ def _simplify(messages: Sequence[Message]) -> list[Message]:
         else:
             turns.append({**message, "role": role})
     return turns
+
+
+def _with_objects(message: Message) -> Message:
+    """Return a message where arguments that are text are the one argument of that name."""
+    if not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        function = call["function"]
+        if isinstance(function["arguments"], str):
+            function = {**function, "arguments": {"arguments": function["arguments"]}}
+        calls.append({**call, "function": function})
+    return {**message, "tool_calls": calls}
 
 
 def _failure(what: str, error: BaseException, mark: str = "") -> InvalidParameter:

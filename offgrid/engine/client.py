@@ -109,20 +109,29 @@ class Generation:
         seed: the seed in force.
     """
 
-    def __init__(self, engine: EngineClient, id: int, request: GenerationRequest, key: str) -> None:
+    def __init__(
+        self,
+        engine: EngineClient,
+        id: int,
+        request: GenerationRequest,
+        key: str,
+        places: int,
+        ended: Callable[[], None],
+    ) -> None:
         self._engine = engine
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._open_choices = request.n
         self._unsaid = request.n
         self._over = False
         self._closing = threading.RLock()
-        self.over = threading.Event()
-        """Set when everything has come that ever will."""
+        self.ended = False
+        """Whether everything has come that ever will."""
+        self._tell_end = ended
         self.failed = False
         self.listener: Callable[[], None] | None = None
         """Called by the engine client's reader thread after what it has pushed."""
         self.id = id
-        self.n = request.n
+        self.n = places
         self.key = key
         self.started = False
         """Whether a sequence of it has got a slot."""
@@ -153,7 +162,8 @@ class Generation:
         if isinstance(event, Delta):
             self._unsaid -= event.finish_reason is not None
         if self.failed or not self._unsaid:
-            self.over.set()
+            self.ended = True
+            self._tell_end()
 
     def next(self, timeout: float) -> list[Delta] | None:
         """Return the deltas that came since the last call.
@@ -372,14 +382,43 @@ class EngineClient:
 
     # --- requests -----------------------------------------------------------------------------
 
+    def hold(self, n: int, times: int) -> int:
+        """Take places in the queue for several requests to come, as far as there are any.
+
+        Args:
+            n: sequences of each request.
+            times: how many requests.
+
+        Returns:
+            For how many of them there are places: at least one. :meth:`release` gives ``n`` back
+            for each.
+
+        Raises:
+            InvalidParameter: there could never be so many places.
+            Overloaded: not even for one, or the server is stopping.
+        """
+        self._check_n(n)
+        with self._lock:
+            self._reserve(n)
+            more = min(times - 1, (self.capacity - self._reserved) // n)
+            self._reserved += n * more
+        return 1 + more
+
     def submit(
-        self, request: GenerationRequest, alive: Callable[[], bool] = lambda: True
+        self,
+        request: GenerationRequest,
+        alive: Callable[[], bool] = lambda: True,
+        *,
+        held: bool = False,
+        ended: Callable[[], None] = lambda: None,
     ) -> Generation:
         """Hand a request to the worker and wait until its prompt is accepted.
 
         Args:
             request: what to generate.
             alive: asked now and then while waiting whether the client is still there.
+            held: whether it gets places that :meth:`hold` took; they stay taken when it is over.
+            ended: called by the client's reader thread when everything has come that ever will.
 
         Raises:
             InvalidParameter, ContextLengthExceeded, RequestRefused: the request's fault.
@@ -387,12 +426,12 @@ class EngineClient:
             EngineFault: the worker died meanwhile.
             ClientGone: ``alive`` said no.
         """
-        if request.n > self.capacity:
-            raise InvalidParameter(
-                f"n is at most {self.capacity} on this server (its slots and queue).", "n"
-            )
+        self._check_n(request.n)
         key = self.key_of((request.parts, request.tokens), request.prompt_param)
-        generation = self.register(lambda id: Generation(self, id, request, key), request.n, alive)
+        places = 0 if held else request.n
+        generation = self.register(
+            lambda id: Generation(self, id, request, key, places, ended), places, alive
+        )
         try:
             self.send(Submit(generation.id, request))
             generation.wait_accepted(alive)
@@ -448,11 +487,12 @@ class EngineClient:
         Raises:
             ModelLoadFailed, Overloaded, ClientGone: see :meth:`wait_ready`.
         """
-        self._reserve(n)
+        if n:
+            self._reserve(n)
         try:
             self.wait_ready(alive)
         except BaseException:
-            self._release(n)
+            self.release(n)
             raise
         with self._lock:
             self._last_id += 1
@@ -469,7 +509,14 @@ class EngineClient:
                 raise Overloaded("All slots are busy and the queue is full.", code="server_busy")
             self._reserved += n
 
-    def _release(self, n: int) -> None:
+    def _check_n(self, n: int) -> None:
+        if n > self.capacity:
+            raise InvalidParameter(
+                f"n is at most {self.capacity} on this server (its slots and queue).", "n"
+            )
+
+    def release(self, n: int) -> None:
+        """Give places in the queue back."""
         with self._changed:
             self._reserved -= n
             self._changed.notify_all()
@@ -478,7 +525,7 @@ class EngineClient:
         """Called by a request when it is over."""
         with self._lock:
             self._generations.pop(generation.id, None)
-        self._release(generation.n)
+        self.release(generation.n)
 
     def send_cancel(self, id: int) -> None:
         """Tell the worker to stop a request; a worker that is gone has stopped it already."""

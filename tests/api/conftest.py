@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from changed_models import with_template
 from openai import OpenAI
-from support import STARTER
 
 from offgrid.server import Server
 
@@ -25,12 +25,7 @@ def serve_template(
     """Serve the starter's weights with another chat template; returns the URL."""
 
     def serve(template: str) -> str:
-        data = starter_path.read_bytes()
-        start = data.index(b"{%- if tools %}")
-        end = data.index(b"'<|im_start|>assistant\\n' }}\n{%- endif %}\n", start) + 41
-        padded = (template + "{#").encode().ljust(end - start - 2) + b"#}"
-        assert len(padded) == end - start
-        (tmp_path / f"{STARTER}.gguf").write_bytes(data[:start] + padded + data[end:])
+        with_template(starter_path, tmp_path / starter_path.name, template)
         return make_server().url
 
     return serve

@@ -123,14 +123,16 @@ def test_bad_chat_requests(base_url: str, fields: dict[str, Any], param: str) ->
         ({"prompt": [1, "a"]}, "prompt[0]"),
         ({"prompt": [1, -2]}, "prompt[0]"),
         ({"prompt": [99999999]}, "prompt"),
-        ({"prompt": ["a"] * 65}, "prompt"),
-        ({"prompt": ["a"] * 10, "n": 10}, "prompt"),
+        ({"prompt": ["a", [99999999]]}, "prompt[1]"),
+        ({"prompt": ["a", ""]}, "prompt[1]"),
+        ({"prompt": ["a"] * 2049}, "prompt"),
+        ({"prompt": ["a"] * 129, "n": 16}, "prompt"),
+        ({"prompt": ["a"] * 103, "best_of": 20}, "prompt"),
         ({"logprobs": 6}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
         ({"best_of": 1, "n": 2}, "best_of"),
         ({"best_of": 21}, "best_of"),
         ({"best_of": 2, "stream": True}, "best_of"),
-        ({"best_of": 20, "prompt": ["a"] * 20}, "best_of"),
         ({"suffix": "end"}, "suffix"),
         ({"suffix": "end", "echo": True, "logprobs": 1}, "suffix"),
         ({"suffix": 5}, "suffix"),
@@ -231,6 +233,12 @@ def test_host_and_origin(base_url: str) -> None:
     assert "access-control-allow-origin" not in page.headers
     own = request(base_url, "POST", CHAT, chat_body(max_tokens=1), {"Origin": base_url})
     assert own.status == 200
+
+
+def test_query_parameters_that_nobody_knows_are_ignored(base_url: str) -> None:
+    path = f"{CHAT}?api-version=2026-01-01&temperature=9&api-version=&%ff"
+    assert request(base_url, "POST", path, chat_body(max_tokens=1)).status == 200
+    assert request(base_url, "GET", "/v1/models?limit=x&after").status == 200
 
 
 def test_a_body_over_the_limit(base_url: str) -> None:

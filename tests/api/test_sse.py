@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import pytest
 from support import STARTER, TIMEOUT, Stream, chat_body, endless, eventually, text_of
 
-from offgrid.api.sse import DONE, PING, Chunk, EventStream, Mark
+from offgrid.api.running import Mark
+from offgrid.api.sse import DONE, PING, Chunk, EventStream
 from offgrid.app import build_app
 from offgrid.server import Server
 

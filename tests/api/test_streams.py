@@ -98,6 +98,14 @@ def test_a_seed_that_was_drawn_is_reported_and_repeats(base_url: str) -> None:
     assert again.json["choices"] == first.json["choices"]
 
 
+def test_minus_one_is_a_seed_that_is_drawn(base_url: str) -> None:
+    body = chat_body("Tell me a short story.", temperature=1.2, max_tokens=40, seed=-1)
+    first, other = (request(base_url, "POST", CHAT, body) for _ in range(2))
+    assert first.headers["x-offgrid-seed"] != other.headers["x-offgrid-seed"] != "-1"
+    body["seed"] = int(first.headers["x-offgrid-seed"])
+    assert request(base_url, "POST", CHAT, body).json["choices"] == first.json["choices"]
+
+
 def test_every_stop_string_of_a_greedy_answer_cuts_before_its_first_occurrence(
     base_url: str,
 ) -> None:

@@ -298,6 +298,80 @@ def test_odd_but_harmless_fields(base_url: str) -> None:
     ask(base_url, "Hello!", [ADD], tool_choice=None, parallel_tool_calls=None, max_tokens=1)
 
 
+def calls(*ids: str | None, arguments: str = "{}") -> Json:
+    function = {"name": "add", "arguments": arguments}
+    made = [{"id": id, "type": "function", "function": function} for id in ids]
+    return {"role": "assistant", "content": None, "tool_calls": made}
+
+
+def result(id: str | None) -> Json:
+    return {"role": "tool", "tool_call_id": id, "content": "7"}
+
+
+USER = {"role": "user", "content": "Hello!"}
+
+
+@pytest.mark.parametrize(
+    ("messages", "wrong"),
+    [
+        ([USER, calls("a", "b"), result("b"), result("a")], None),
+        ([calls("a"), result("a"), USER, calls("b"), result("a"), result("b")], None),
+        ([result("a"), USER], None),
+        ([USER, result("a"), result("b")], None),
+        ([calls("a"), result("a"), USER, result("b")], None),
+        ([calls("a", None), result("b")], None),
+        ([calls("a"), result(None)], None),
+        ([USER, calls("a"), result("x")], 2),
+        ([USER, calls("a", "b"), result("a"), result("c")], 3),
+        ([calls("a"), result("a"), USER, calls("b"), result("c")], 4),
+    ],
+)
+def test_results_behind_calls_are_results_of_calls(
+    base_url: str, messages: list[Json], wrong: int | None
+) -> None:
+    """Those of calls that were cut off with the beginning are as good as any."""
+    body = chat_body(max_tokens=1) | {"messages": messages}
+    response = request(base_url, "POST", CHAT, body)
+    if wrong is None:
+        assert response.status == 200, response.body
+    else:
+        assert response.status == 400
+        assert response.json["error"]["param"] == f"messages[{wrong}].tool_call_id"
+
+
+@pytest.mark.parametrize("arguments", ["", "{}", "{broken", "[1]", "5", "null", '"a"', "\n", "NaN"])
+def test_arguments_of_earlier_calls_may_be_anything(
+    serve_template: Callable[[str], str], base_url: str, arguments: str
+) -> None:
+    strict = (  # one that knows functions, and arguments only as objects
+        "{{ tools }}{% for m in messages %}{% for c in m.tool_calls or [] %}<tool_call>"
+        "{% for k, v in c.function.arguments | items %}{{ k }}{{ v }}{% endfor %}"
+        "{% endfor %}{% endfor %}"
+    )
+    messages = [USER, calls("a", arguments=arguments), result("a")]
+    body = chat_body(max_tokens=1, tools=[ADD]) | {"messages": messages}
+    for url in (base_url, serve_template(strict)):
+        response = request(url, "POST", CHAT, body)
+        assert response.status == 200, response.body
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reasoning_content": "Hm."}, {"reasoning": "Hm."},
+        {"reasoning_content": "Hm.", "reasoning": "Ha."},
+    ],
+)  # fmt: skip
+def test_earlier_thoughts_reach_the_template(
+    serve_template: Callable[[str], str], fields: Json
+) -> None:
+    url = serve_template("{% for m in messages %}{{ m.reasoning_content }}{% endfor %}")
+    messages = [{"role": "assistant", "content": "Yes.", **fields}]
+    body = {"model": STARTER, "messages": messages}
+    tokens = request(url, "POST", "/tokenize", body).json["tokens"]
+    assert request(url, "POST", "/detokenize", {"tokens": tokens}).json["content"] == "Hm."
+
+
 def test_an_answer_goes_on_where_the_last_message_ends(base_url: str) -> None:
     whole = ask(base_url, "Hello!", [])["choices"][0]["message"]["content"]
     assert whole.startswith("Hello! How can I")
@@ -331,7 +405,7 @@ def test_a_model_whose_template_knows_no_functions(serve_template: Callable[[str
     messages = [
         {"role": "user", "content": ASK_WEATHER},
         body["choices"][0]["message"],
-        {"role": "tool", "tool_call_id": "x", "content": '{"city": "Oslo", "degrees": 23}'},
+        {"role": "tool", "tool_call_id": None, "content": '{"city": "Oslo", "degrees": 23}'},
     ]
     body = chat_body(temperature=0, tools=[WEATHER]) | {"messages": messages}
     answer = request(url, "POST", CHAT, body).json["choices"][0]["message"]

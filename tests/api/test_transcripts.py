@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from transcripts import BROKEN, CASES, FOLDER, mask, transcript
+from changed_models import with_template
+from transcripts import FOLDER, GROUPS, Group, mask, transcript
 
 from offgrid.server import Server
+
+SHARED = [(group, name) for group in GROUPS if group.flags is None for name in group.cases]
+OWN = [(group, name) for group in GROUPS if group.flags is not None for name in group.cases]
 
 
 def recorded(name: str) -> str:
     return (FOLDER / f"{name}.txt").read_bytes().decode()
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_whole_streams(server: Server, name: str) -> None:
-    assert transcript(server, name) == recorded(name)
+@pytest.mark.parametrize(("group", "name"), SHARED, ids=[name for _, name in SHARED])
+def test_streams(server: Server, group: Group, name: str) -> None:
+    assert transcript(server, group, name) == recorded(name)
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_streams_that_fail_in_the_middle(make_server: Callable[..., Server], name: str) -> None:
-    assert transcript(make_server(), name) == recorded(name)
+@pytest.mark.parametrize(("group", "name"), OWN, ids=[name for _, name in OWN])
+def test_streams_of_other_servers(
+    make_server: Callable[..., Server],
+    starter_path: Path,
+    tmp_path: Path,
+    group: Group,
+    name: str,
+) -> None:
+    if group.template is not None:
+        with_template(starter_path, tmp_path / starter_path.name, group.template)
+    server = make_server(**(group.flags or {}))
+    assert transcript(server, group, name) == recorded(name)
 
 
 def test_nothing_recorded_is_left_over() -> None:
-    assert {path.stem for path in FOLDER.glob("*.txt")} == CASES.keys() | BROKEN.keys()
+    names = [name for group in GROUPS for name in group.cases]
+    assert {path.stem for path in FOLDER.glob("*.txt")} == set(names)
+    assert len(set(names)) == len(names)
 
 
 def test_masks_hide_nothing_else() -> None:

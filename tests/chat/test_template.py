@@ -418,6 +418,24 @@ def test_system_text_goes_to_the_user_where_there_is_no_system_role() -> None:
     assert messages[0] == system("Be brief.")
 
 
+def test_arguments_that_are_text_become_an_object_where_only_that_will_do() -> None:
+    call = {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{broken"}}
+    messages = [system("Be brief."), user("Hi"), assistant("", tool_calls=[call])]
+
+    def source(arguments: str) -> str:
+        return (
+            "{% for m in messages %}{{ m.role }}{% for c in m.tool_calls or [] %}"
+            f"[{arguments}]{{% endfor %}}{{% endfor %}}"
+        )
+
+    as_text = source("{{ c.function.arguments }}")
+    as_items = source("{% for k, v in c.function.arguments | items %}{{ k }}={{ v }}{% endfor %}")
+    strict = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    assert text(render(as_text, *messages)) == "systemuserassistant[{broken]"
+    assert text(render(as_items, *messages)) == "systemuserassistant[arguments={broken]"
+    assert text(render(strict + as_items, *messages)) == "userassistant[arguments={broken]"
+
+
 def test_the_retry_marks_user_text_again() -> None:
     control = ("<start_of_turn>", "<end_of_turn>", "\n\n|")
     parts = render(

@@ -14,24 +14,30 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from transcripts import BROKEN, CASES, FOLDER, transcript
+from changed_models import with_template
+from transcripts import FOLDER, GROUPS, transcript
 
 from offgrid.config import load_settings
 from offgrid.server import Server
+from offgrid.store.catalogue import STARTER_PATH
 
 
 def main() -> None:
     """Write all of them."""
-    with tempfile.TemporaryDirectory() as models:
-        flags = {"port": 0, "models_dir": models, "drain_timeout": 0}
-        server = Server(load_settings(flags, environ={}))
-        server.start()
-        try:
-            for name in [*CASES, *BROKEN]:
-                text = transcript(server, name)
-                (FOLDER / f"{name}.txt").write_text(text, encoding="utf-8", newline="\n")
-        finally:
-            server.stop()
+    for group in GROUPS:
+        with tempfile.TemporaryDirectory() as models:
+            if group.template is not None:
+                target = Path(models, STARTER_PATH.name)
+                with_template(STARTER_PATH, target, group.template)
+            flags = {"port": 0, "models_dir": models, "drain_timeout": 0, **(group.flags or {})}
+            server = Server(load_settings(flags, environ={}))
+            server.start()
+            try:
+                for name in group.cases:
+                    text = transcript(server, group, name)
+                    (FOLDER / f"{name}.txt").write_text(text, encoding="utf-8", newline="\n")
+            finally:
+                server.stop()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -73,13 +74,14 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
     refusal: str | None = None
     annotations: list[Any] | None = None
     audio: None = None
     function_call: None = None
 
     def for_template(self, numbers: Iterator[int]) -> dict[str, Any]:
-        """The message as chat templates expect it; arguments as an object where they parse.
+        """The message as chat templates expect it; arguments as an object where they are one.
 
         Args:
             numbers: of the request's images, from which this message takes those of its own.
@@ -89,8 +91,10 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             message["name"] = self.name
         if self.tool_call_id is not None:
             message["tool_call_id"] = self.tool_call_id
-        if self.reasoning_content is not None:
-            message["reasoning_content"] = self.reasoning_content
+        # Two names of one thing; templates know the first.
+        reasoning = self.reasoning if self.reasoning_content is None else self.reasoning_content
+        if reasoning is not None:
+            message["reasoning_content"] = reasoning
         if self.tool_calls:
             message["tool_calls"] = [_call_for_template(call) for call in self.tool_calls]
         return message
@@ -105,17 +109,16 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _call_for_template(call: ToolCall) -> dict[str, Any]:
-    arguments = call.function.arguments or "{}"
-    try:
-        parsed: Any = msgspec.json.decode(arguments)
-    except (msgspec.DecodeError, RecursionError):
-        parsed = arguments
-    if too_deep(parsed):
-        parsed = arguments
+    text = call.function.arguments or "{}"
+    arguments: Any = text  # a model may have written anything, and clients send it back
+    with contextlib.suppress(msgspec.DecodeError, RecursionError):
+        parsed = msgspec.json.decode(text)
+        if isinstance(parsed, dict) and not too_deep(parsed):
+            arguments = parsed
     return {
         "id": call.id,
         "type": "function",
-        "function": {"name": call.function.name, "arguments": parsed},
+        "function": {"name": call.function.name, "arguments": arguments},
     }
 
 
@@ -214,6 +217,7 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
                 f"messages[{index}].content",
                 code="missing_required_parameter",
             )
+    _check_results(request.messages)
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidParameter("top_logprobs needs logprobs: true.", "top_logprobs")
     for name in request.chat_template_kwargs:
@@ -225,6 +229,27 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
     if request.continue_final_message:
         _check_continued(request)
     return request
+
+
+def _check_results(messages: list[Message]) -> None:
+    """Check that results behind calls are results of calls.
+
+    Agents cut the beginnings of long conversations: results behind anything else have lost theirs.
+    Where a call has no id, nobody can tell.
+    """
+    ids: set[str | None] = set()
+    behind_calls = False
+    for index, message in enumerate(messages):
+        if message.tool_calls:
+            ids.update(call.id for call in message.tool_calls)
+            behind_calls = all(call.id is not None for call in message.tool_calls)
+        elif message.role != "tool":
+            behind_calls = False
+        elif behind_calls and message.tool_call_id is not None and message.tool_call_id not in ids:
+            raise InvalidParameter(
+                f"No tool call before this message has the id {message.tool_call_id[:80]!r}.",
+                f"messages[{index}].tool_call_id",
+            )
 
 
 def _check_continued(request: ChatRequest) -> None:

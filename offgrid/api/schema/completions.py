@@ -10,7 +10,8 @@ from offgrid.api.schema.fields import MAX_TOKENS, GenerationFields, Unsupported,
 from offgrid.errors import InvalidParameter
 
 MAX_STOPS = 64
-MAX_PROMPTS = 64
+MAX_PROMPTS = 2048
+"""As OpenAI's; and so many answers to them in all, those of ``best_of`` counted."""
 MAX_BEST_OF = 20
 Prompt = str | tuple[int, ...]
 
@@ -45,7 +46,13 @@ def parse_completion(body: dict[str, Any]) -> CompletionRequest:
         InvalidParameter: ``param`` names the field.
     """
     request = convert(body, CompletionRequest, UNSUPPORTED, MAX_STOPS)
-    split_prompts(request.prompt)
+    answers = len(split_prompts(request.prompt)) * max(request.n, request.candidates)
+    if answers > MAX_PROMPTS:
+        raise InvalidParameter(
+            f"prompt: these are {answers} answers (prompts times n or best_of), more than "
+            f"{MAX_PROMPTS}.",
+            "prompt",
+        )
     if request.candidates < request.n:
         raise InvalidParameter("best_of is less than n.", "best_of")
     if request.candidates > request.n and request.stream:
@@ -66,7 +73,9 @@ def split_prompts(prompt: Any) -> list[Prompt]:
     if all(is_token(item) for item in prompt):
         return [tuple(prompt)]
     if len(prompt) > MAX_PROMPTS:
-        raise InvalidParameter(f"prompt takes at most {MAX_PROMPTS} prompts.", "prompt")
+        raise InvalidParameter(
+            f"prompt takes at most {MAX_PROMPTS} prompts, not {len(prompt)}.", "prompt"
+        )
     prompts: list[Prompt] = []
     for index, item in enumerate(prompt):
         if isinstance(item, str):

@@ -29,6 +29,8 @@ MAX_BIASES = 1024
 MAX_BIAS_TEXT = 100
 """Characters."""
 SEED_RANGE = (-(1 << 63), (1 << 64) - 1)
+RANDOM_SEED = -1
+"""As clients of llama.cpp ask for one that is drawn."""
 
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -116,7 +118,7 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
             repeat_last_n=self.repeat_last_n,
             logit_bias=logit_bias,
             text_bias=text_bias,
-            seed=self.seed,
+            seed=None if self.seed == RANDOM_SEED else self.seed,
             top_n_sigma=max(0.0, self.top_n_sigma),
             typical_p=self.typical_p,
             xtc_probability=self.xtc_probability,
