@@ -122,9 +122,9 @@ def test_flags_take_effect(serve: Serve) -> None:
     assert refused.status == 400
     assert refused.json["error"]["code"] == "context_length_exceeded"
     assert " 64 tokens" in refused.json["error"]["message"]
-    both = request(url, "POST", TEXT, {"model": STARTER, "prompt": ["a", "b"]})
+    both = request(url, "POST", TEXT, {"model": STARTER, "prompt": ["a", "b"], "n": 2})
     assert both.status == 400
-    assert "takes 1 at once" in both.json["error"]["message"]
+    assert "at most 1 " in both.json["error"]["message"]
 
 
 def test_variables_take_effect(serve: Serve) -> None:
