@@ -146,7 +146,7 @@ class Running:
         more = min(self._window, len(self._active) + len(self._to_come)) - self._held
         if more > 0:
             with contextlib.suppress(Overloaded):
-                held = self._engine.hold(self.n, more)
+                held = self._engine.hold(self.n, more, more=True)
                 with self._lock:
                     self._held += held
         while self._to_come and len(self._active) < self._held:

@@ -382,27 +382,33 @@ class EngineClient:
 
     # --- requests -----------------------------------------------------------------------------
 
-    def hold(self, n: int, times: int) -> int:
+    def hold(self, n: int, times: int, *, more: bool = False) -> int:
         """Take places in the queue for several requests to come, as far as there are any.
+
+        All but the first leave as many places as there are slots to others, if the queue has so
+        many.
 
         Args:
             n: sequences of each request.
             times: how many requests.
+            more: whether these come after others, so that none of them is the first.
 
         Returns:
-            For how many of them there are places: at least one. :meth:`release` gives ``n`` back
-            for each.
+            For how many of them there are places: at least for the first. :meth:`release` gives
+            ``n`` back for each.
 
         Raises:
             InvalidParameter: there could never be so many places.
-            Overloaded: not even for one, or the server is stopping.
+            Overloaded: not even for the first, or the server is stopping.
         """
         self._check_n(n)
+        first = 0 if more else 1
         with self._lock:
-            self._reserve(n)
-            more = min(times - 1, (self.capacity - self._reserved) // n)
-            self._reserved += n * more
-        return 1 + more
+            self._reserve(n * first)
+            spare = min(self.load.parallel, self.capacity - self.load.parallel)
+            others = max(0, min(times - first, (self.capacity - spare - self._reserved) // n))
+            self._reserved += n * others
+        return first + others
 
     def submit(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 from collections.abc import Callable
@@ -22,7 +23,7 @@ PROMPTS = [f"Once upon a time there was a {name}" for name in NAMES]
 
 @pytest.fixture
 def small(make_server: Callable[..., Server]) -> Server:
-    """Four places in all, for eleven prompts."""
+    """Four places in all, for eleven prompts; a list leaves two of them to others."""
     return make_server(**PLACES)
 
 
@@ -152,10 +153,28 @@ def test_who_leaves_half_way_ends_all(small: Server) -> None:
     eventually(lambda: engine.in_flight == 0, "a stream is given up")
     connection = http.client.HTTPConnection(small.url.removeprefix("http://"))
     connection.request("POST", TEXT, json.dumps(long).encode())
-    eventually(lambda: engine.in_flight == 4, "it runs")
+    eventually(lambda: engine.in_flight == 2, "it runs")
     connection.close()
     eventually(lambda: engine.in_flight == 0, "a whole answer is given up")
     assert len(whole(small, PROMPTS, max_tokens=1)["choices"]) == len(PROMPTS)
+
+
+def test_several_lists_leave_room_for_others(make_server: Callable[..., Server]) -> None:
+    server = make_server(parallel=2, queue_size=6)
+    engine = engine_of(server)
+    fields = {"max_tokens": 60, "ignore_eos": True, "stream": True}
+    with contextlib.ExitStack() as stack:
+        streams = []
+        for expected in (4, 6, 7):
+            streams.append(
+                stack.enter_context(Stream(server.url, TEXT, body(PROMPTS * 9, **fields)))
+            )
+            assert streams[-1].read_some()
+            assert engine.in_flight == expected
+        assert request(server.url, "POST", CHAT, chat_body(max_tokens=1)).status == 200
+        for stream in streams:
+            stream.leave()
+    eventually(lambda: engine.in_flight == 0, "all places are given back")
 
 
 def test_a_prompt_that_is_refused_fails_the_request(small: Server) -> None:
