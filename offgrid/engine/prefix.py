@@ -88,12 +88,12 @@ class IdleSlots:
         return len(self._held[slot])
 
     def reserve(self, slots: Iterable[int]) -> None:
-        """Keep idle slots for sequences that take them soon. Until :meth:`release` they count as
-        in use, and neither are they given to another sequence nor is what they hold moved."""
+        """Keep idle slots for sequences that take them in this step. Until :meth:`release` they
+        count as in use: no other sequence gets them, and what they hold is not moved."""
         self._reserved = set(slots)
 
     def release(self, slot: int) -> None:
-        """The sequence that a slot is reserved for has its turn."""
+        """End the reservation of a slot: the sequence that it is for takes it now."""
         self._reserved.discard(slot)
 
     def goes_on(self, slot: int, shared: int) -> bool:
@@ -105,9 +105,9 @@ class IdleSlots:
 
         Returns:
             True for the next turn of a conversation and for the same prompt again: the prompt
-            begins like the whole prompt in the slot, but for the few tokens that a template
-            rewrites. What follows, the end of an answer, will not be asked for again. Where less
-            than ``MIN_COPY`` tokens are shared, that end has to be as short.
+            begins like the whole prompt in the slot, except for the few tokens that a template
+            rewrites. The answer after them will not be asked for again. Where fewer than
+            ``MIN_COPY`` tokens are shared, the rest of the slot has to be as short.
         """
         if shared == 0 or shared + REWRITTEN < self._n_prompt[slot]:
             return False
@@ -164,9 +164,11 @@ class IdleSlots:
         self.put(source, np.empty(0, dtype=np.int32))
 
     def drop_repeated(self, slot: int) -> None:
-        """Give up what another idle slot holds too, of what a slot holds and the others.
+        """Keep tokens that two idle slots hold only once: the longer sequence stays.
 
-        Whose slot stays counts as just used.
+        Args:
+            slot: has just become idle. If another slot's sequence begins with its tokens, this one
+                becomes empty and the other one counts as just used.
         """
         tokens = self._held[slot]
         for other, held in list(self._held.items()):

@@ -169,7 +169,8 @@ class Scheduler(Generic[S]):
             return placements  # who had to give way would only have to do so again
         count = min(len(self.waiting), len(self.idle))
         newcomers = [self.waiting.popleft() for _ in range(count)]
-        # All who get a slot now are looked at first: nobody loses a prefix to one of the others.
+        # All sequences that get a slot now are looked at first, so that none of them gives up a
+        # prefix with which another one goes on.
         own = self._own_slots(newcomers)
         self.idle.reserve(own.values())
         for place, sequence in enumerate(newcomers):
@@ -187,8 +188,8 @@ class Scheduler(Generic[S]):
     def _own_slots(self, sequences: list[S]) -> dict[int, int]:
         """Find the conversations that sequences go on with: place in the list -> idle slot.
 
-        Where several go on with the same slot, the one that shares most gets it, or the first of
-        them; it may be that another slot is left to the others.
+        Where several go on with the same slot, the one that shares most gets it; of equals the one
+        that came first. The others may still go on with another slot.
         """
         found = []
         for place, sequence in enumerate(sequences):
@@ -231,16 +232,16 @@ class Scheduler(Generic[S]):
         near = self._near(slot)
         if near is None or self.idle.spare(near):
             return slot if near is None else near, None
-        # What is lost is what the slot to give up holds, wherever the newcomer runs.
+        # Only what the slot to give up holds is lost, wherever the newcomer runs.
         self.idle.move(near, slot)
         return near, slot
 
     def _own_slot(self, own: int, match: Match) -> tuple[int, int | None]:
         """Return the slot of a conversation that goes on, or one beside others.
 
-        It moves only where nothing is lost by it: to a spare slot, or to one from which what it
-        holds can be copied to a spare slot. To compute a prefix again costs more than most answers
-        save by standing beside others.
+        It moves only if nothing is lost: to a spare slot, or to a slot whose own tokens can be
+        copied to a spare one. To compute a prefix again costs more than most answers save by
+        standing beside others.
         """
         near = self._near(own) if match.length >= self.min_copy else None
         if near is None:
@@ -318,7 +319,7 @@ class Scheduler(Generic[S]):
         self._parked.pop(slot, None)
         kept = sequence.computed if sequence.reuse else 0
         self.idle.put(slot, sequence.tokens[:kept].copy(), sequence.n_prompt)
-        if self.can_cut:  # who cannot needs each length for itself
+        if self.can_cut:  # else only a whole sequence can be shared, so each length counts
             self.idle.drop_repeated(slot)
 
     def forget(self, slot: int) -> None:
