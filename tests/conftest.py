@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import source_tree  # noqa: F401 - before anything is imported from the package
 
 from offgrid.config import Settings, load_settings
 from offgrid.server import Server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -10,7 +11,7 @@ from typing import Any
 
 
 def lines_run(function: Callable[[], Any], *errors: type[BaseException]) -> int:
-    """Call a function and return how many lines of Python were run for it, in this thread.
+    """Call a function and return how many lines of Python it runs, in new threads too.
 
     Args:
         errors: what it may raise.
@@ -23,10 +24,12 @@ def lines_run(function: Callable[[], Any], *errors: type[BaseException]) -> int:
         return trace
 
     before = sys.gettrace()
+    threading.settrace(trace)
     sys.settrace(trace)
     try:
         with suppress(*errors):
             function()
     finally:
         sys.settrace(before)
+        threading.settrace(None)  # type: ignore[arg-type]
     return count
