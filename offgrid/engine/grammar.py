@@ -29,7 +29,7 @@ from offgrid.engine.json_schema import ESCAPES, locate, parse_schema
 from offgrid.engine.lark import lark_rules
 from offgrid.engine.pattern import MAX_REPETITION, repetition
 from offgrid.engine.protocol import Grammar
-from offgrid.engine.rules import endless_rule
+from offgrid.engine.rules import TooTangled, endless_rule
 from offgrid.engine.schema_tree import Json, SchemaError, place
 from offgrid.errors import InvalidParameter, Overloaded
 
@@ -429,7 +429,10 @@ def _compilable(grammar: Grammar) -> str:
     if kind == "lark" and "%json" in source:
         # Schemas in Lark would get around the checks that schemas need.
         raise _Unusable("%json is not supported, send the schema as one")
-    endless = endless_rule(lark_rules(source) or {}, "start") if kind == "lark" else None
+    try:
+        endless = endless_rule(lark_rules(source) or {}, "start") if kind == "lark" else None
+    except TooTangled as ex:
+        raise _Unusable(str(ex)) from None
     if endless is not None:
         raise _Unusable(f"rule {endless} never ends, as it needs itself")
     return source + _ALL_TOKENS

@@ -387,7 +387,16 @@ def chain(n: int, link: Callable[[int], Any]) -> dict[str, Any]:
     return {"$ref": "#/$defs/0", "$defs": {str(i): link(i + 1) for i in range(n)}}
 
 
+def waiting_rules(first: str, count: int) -> str:
+    """One rule needs all others, which end one after another, each time the next that it needs."""
+    needed = " ".join(f"c{i}" for i in range(count - 1, -1, -1))
+    chain = "".join(f'c{i}: c{i + 1} "x" | "y"\n' for i in range(count - 1))
+    return f'{first}: c0\n{chain}c{count - 1}: r "x" | "y"\nr: {needed}\n'
+
+
 HOSTILE: dict[str, tuple[str, Any]] = {
+    "waiting rules": ("lark", waiting_rules("start", 1_000)),
+    "gbnf waiting rules": ("gbnf", waiting_rules("root", 1_000).replace(":", " ::=")),
     "groups": ("lark", "start: " + "(" * 20_000 + '"a"' + ")" * 20_000),
     "gbnf groups": ("gbnf", "root ::= " + "(" * 20_000 + '"a"' + ")" * 20_000),
     "suffixes": ("lark", "start: x" + "*" * 20_000 + '\nx: "a"'),
