@@ -17,6 +17,10 @@ import psutil
 from support import TIMEOUT, eventually
 
 
+ONE_THREAD = {"OFFGRID_THREADS": "1"}
+"""See ``conftest.py``."""
+
+
 def program(name: str) -> str:
     """The path of a console script that was installed beside this Python."""
     path = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
@@ -82,7 +86,7 @@ class Child:
         self.process = subprocess.Popen(
             command,
             cwd=cwd,
-            env={**inherited, **environ},
+            env={**inherited, **ONE_THREAD, **environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,

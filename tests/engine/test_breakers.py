@@ -38,7 +38,7 @@ def test_a_tail_has_at_most_twenty_tokens() -> None:
 
 @pytest.fixture(scope="module")
 def model(starter_path: Path) -> Iterator[Model]:
-    model = Model(Load(str(starter_path), parallel=1, ctx_size=256))
+    model = Model(Load(str(starter_path), parallel=1, ctx_size=256, threads=1))
     yield model
     model.close()
 
