@@ -16,8 +16,7 @@ from typing import IO
 import psutil
 from support import TIMEOUT, eventually
 
-
-ONE_THREAD = {"OFFGRID_THREADS": "1"}
+ONE_THREAD = {"OFFGRID_NUM_THREADS": "1"}
 """See ``conftest.py``."""
 
 
