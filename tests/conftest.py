@@ -1,4 +1,8 @@
-"""Fixtures shared by all tests: the starter model and a real server on a free port."""
+"""Fixtures shared by all tests: the starter model and a real server on a free port.
+
+Servers compute with one thread, unless a test asks for more. Two threads wait for each other after
+every operation, so that on a busy machine a token takes a hundred times as long as alone.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import source_tree  # noqa: F401 - before anything is imported from the package
 
 from offgrid.config import Settings, load_settings
 from offgrid.server import Server
@@ -36,6 +41,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
             "models_dir": tmp_path_factory.mktemp("models"),
             "responses_file": tmp_path_factory.mktemp("responses") / "responses.sqlite3",
             "drain_timeout": 5,
+            "threads": 1,
         },
         environ={},
     )
@@ -66,6 +72,7 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
             "models_dir": tmp_path,
             "responses_file": tmp_path / "responses.sqlite3",
             "drain_timeout": 0,
+            "threads": 1,
             **flags,
         }
         server = Server(load_settings(given, environ={}))

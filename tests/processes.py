@@ -16,6 +16,9 @@ from typing import IO
 import psutil
 from support import TIMEOUT, eventually
 
+ONE_THREAD = {"OFFGRID_NUM_THREADS": "1"}
+"""See ``conftest.py``."""
+
 
 def program(name: str) -> str:
     """The path of a console script that was installed beside this Python."""
@@ -82,7 +85,7 @@ class Child:
         self.process = subprocess.Popen(
             command,
             cwd=cwd,
-            env={**inherited, **environ},
+            env={**inherited, **ONE_THREAD, **environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,

@@ -197,3 +197,66 @@ class _Oddity:
         if self._rng.random() < 0.6 or not isinstance(other, dict):
             return schema
         return {**schema, **other} if self._rng.random() < 0.5 else {**other, **schema}
+
+
+def tangled_schema(seed: int) -> Json:
+    """Small definitions that refer to each other a lot; most of them need what does not end."""
+    maker = _Tangle(random.Random(seed))
+    return {**maker.schema(3), "$defs": {name: maker.any(2) for name in maker.names}}
+
+
+class _Tangle:
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.names = [str(number) for number in range(rng.randint(1, 8))]
+
+    def any(self, depth: int) -> Any:
+        if depth > 0 and self._rng.random() < 0.65:
+            return self.schema(depth)
+        return self._rng.choice([
+            self._reference(), self._reference(), True, False, {}, {"type": "string"},
+            {"type": "object"}, {"type": "array"}, {"enum": []}, {"const": 1}, self._pattern(),
+        ])  # fmt: skip
+
+    def _reference(self) -> Json:
+        names = [f"#/$defs/{name}" for name in self.names]
+        return {"$ref": self._rng.choice([*names, *names, *names, "#"])}
+
+    def _pattern(self) -> Json:
+        return {"pattern": f"p{self._rng.randrange(14)}"}
+
+    def _properties(self, depth: int) -> Json:
+        names = self._rng.sample("abcd", self._rng.randint(1, 4))
+        return {name: self.any(depth) for name in names}
+
+    def schema(self, depth: int) -> Json:
+        rng = self._rng
+        types = [
+            *["object", "array"] * 3,
+            "string",
+            ["object", "array"],
+            ["object", "null"],
+            "number",
+        ]
+        some = lambda least: [self.any(depth - 1) for _ in range(rng.randint(least, 3))]  # noqa: E731
+        chances: dict[str, tuple[float, Any]] = {
+            "type": (0.6, lambda: rng.choice(types)),
+            "properties": (0.5, lambda: self._properties(depth - 1)),
+            "required": (0.5, lambda: [rng.choice("abcde") for _ in range(rng.randint(0, 3))]),
+            "additionalProperties": (0.25, lambda: self.any(depth - 1)),
+            "patternProperties": (0.1, lambda: {"^x": self.any(depth - 1)}),
+            "items": (0.3, lambda: some(0) if rng.random() < 0.2 else self.any(depth - 1)),
+            "additionalItems": (0.2, lambda: self.any(depth - 1)),
+            "minItems": (0.3, lambda: rng.randint(0, 3)),
+            "anyOf": (0.25, lambda: some(0)),
+            "oneOf": (0.25, lambda: some(0)),
+            "allOf": (0.25, lambda: some(1)),
+            "$ref": (0.15, lambda: self._reference()["$ref"]),
+            "pattern": (0.08, lambda: self._pattern()["pattern"]),
+        }
+        made = {word: make() for word, (chance, make) in chances.items() if rng.random() < chance}
+        if rng.random() < 0.2 and not isinstance(made.get("items"), list):
+            made["prefixItems"] = some(0)
+        words = list(made)
+        rng.shuffle(words)
+        return {word: made[word] for word in words}

@@ -109,6 +109,39 @@ def test_the_sampling_modules_are_compiled() -> None:
 # --- the source tree ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_python_m_pytest_takes_the_package_that_can_be_imported(
+    tmp_path: Path, is_compiled: bool
+) -> None:
+    """In a source tree that is not compiled the installed one, else the source tree itself."""
+    tree = tmp_path / "tree"
+    unwanted = [f"*{end}" for end in EXTENSION_SUFFIXES] + ["*.gguf", "__pycache__"]
+    shutil.copytree(PACKAGE, tree / "offgrid", ignore=shutil.ignore_patterns(*unwanted))
+    if is_compiled:
+        for module in (offgrid.sampling._sampler, offgrid.sampling._text):
+            shutil.copy(str(module.__file__), tree / "offgrid" / "sampling")
+    shutil.copy(ROOT / "pyproject.toml", tree)
+    (tree / "tests").mkdir()
+    for name in ("conftest.py", "source_tree.py"):
+        shutil.copy(ROOT / "tests" / name, tree / "tests")
+    (tree / "tests" / "test_small.py").write_text(
+        "from pathlib import Path\n"
+        "import offgrid.sampling\n"
+        "def test_where_it_comes_from():\n"
+        "    is_here = Path(offgrid.__file__).is_relative_to(Path(__file__).parent.parent)\n"
+        f"    assert is_here is {is_compiled}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        capture_output=True,
+        encoding="utf-8",
+        cwd=tree,
+        timeout=TIMEOUT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
+
+
 def test_a_source_tree_says_how_to_install(tmp_path: Path) -> None:
     """As it is in a fresh clone, where Python finds the package before the installed one."""
     leave_out = shutil.ignore_patterns("*.so", "*.pyd", "*.gguf", "__pycache__")

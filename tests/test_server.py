@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from processes import Child, all_gone, program
@@ -168,12 +169,20 @@ def test_a_stuck_worker_with_a_full_pipe_does_not_stop_the_end(serve: StartServe
     worker.suspend()
     body = chat_body("once upon a time " * 1500, stream=True)
 
+    sent = threading.Barrier(9)
+
     def ask() -> None:
         # 25 kB each: some fit into the pipe, the next one's writer waits for ever.
-        response = request(url, "POST", CHAT, body)
-        assert response.status in (500, 503)
+        connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT)
+        connection.request("POST", CHAT, json.dumps(body).encode())
+        # Answered after the others by the same thread of the server, which has them all then.
+        assert request(url, "GET", "/health").status == 200
+        sent.wait(TIMEOUT)
+        assert connection.getresponse().status in (500, 503)
+        connection.close()
 
     def stop() -> None:
+        sent.wait(TIMEOUT)
         child.process.terminate()
         assert child.wait() == 0
 
@@ -238,13 +247,16 @@ def test_answers_finish_when_nobody_reads_the_log(serve: StartServer) -> None:
 def test_idle_connections_shut_nobody_out(make_server: Callable[..., Server]) -> None:
     server = make_server()
     with contextlib.ExitStack() as idle:
-        for _ in range(300):
+        sockets = [
             idle.enter_context(socket.create_connection(("127.0.0.1", server.port), TIMEOUT))
-        # Long before the idle ones are closed for being idle (after 30 s).
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=15)
-        connection.request("GET", "/health")
-        assert connection.getresponse().status == 200
-        connection.close()
+            for _ in range(300)
+        ]
+        assert request(server.url, "GET", "/health").status == 200
+        # None of them had to be closed for that, as they are after a while.
+        for connection in sockets:
+            connection.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                connection.recv(1)
 
 
 def serve_by_waitress(start: StartServer, models: Path) -> tuple[Child, str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 
-from offgrid.engine.rules import Node, endless_rule, in_order, references
+from offgrid.engine.rules import Node, TooTangled, endless_rule, in_order, references
 
 MAX_DEPTH = 32
 """Nested groups, and repetitions of the same."""
@@ -45,7 +45,10 @@ def gbnf_to_lark(source: str) -> str:
         for used in references(node):
             if used not in rules:
                 raise GbnfError(f"rule {name} uses {used}, which is not defined")
-    endless = endless_rule(rules, "root")
+    try:
+        endless = endless_rule(rules, "root")
+    except TooTangled as ex:
+        raise GbnfError(str(ex)) from None
     if endless is not None:
         raise GbnfError(f"rule {endless} never ends, as it needs itself")
     return _Writer(rules).write()

@@ -29,8 +29,8 @@ from offgrid.engine.json_schema import ESCAPES, locate, parse_schema
 from offgrid.engine.lark import lark_rules
 from offgrid.engine.pattern import MAX_REPETITION, repetition
 from offgrid.engine.protocol import Grammar
-from offgrid.engine.rules import endless_rule
-from offgrid.engine.schema_tree import SchemaError, place
+from offgrid.engine.rules import TooTangled, endless_rule
+from offgrid.engine.schema_tree import Json, SchemaError, place
 from offgrid.errors import InvalidParameter, Overloaded
 
 log = logging.getLogger(__name__)
@@ -42,12 +42,16 @@ MAX_SOURCE = {
 """Bytes of UTF-8 by kind; also the list of kinds."""
 MAX_CHOICES = 10_000
 COMPILE_SECONDS = 3.0
-"""Hostile sources that get past the checks may compile for long; they are waited for so long."""
+"""Hostile sources that get past the checks may compile for long; they get this much processor time.
+Seconds on the clock would be fewer on a busy machine, and refuse there what compiles elsewhere."""
+_COMPILE_WAIT = 60.0
+"""Seconds on the clock after which nobody waits any more, whatever the thread has got."""
 STEP_SECONDS = 0.1
 """Processor time of one step of a matcher beyond which the grammar is given up."""
 HARD_SECONDS = 0.001
 """Processor time of a step from which on a matcher's steps are computed beside the decode. To hand
 an easy one to another thread takes longer than to compute it."""
+_LEAST_WAIT = 0.01
 _MAX_ABANDONED = 2
 """Compilations that nobody waits for any more; with so many no further one is begun."""
 _COMPILE_STACK = 64 * 1024 * 1024
@@ -277,8 +281,10 @@ class Grammars:
         if len(self._abandoned) >= _MAX_ABANDONED:
             raise Overloaded("Other grammars are still being compiled.", code="server_busy")
         results: list[Matcher | BaseException] = []
+        spent = _ThreadClock()
 
         def run() -> None:
+            spent.start()
             try:
                 results.append(compile())
             except BaseException as ex:
@@ -290,7 +296,11 @@ class Grammars:
             thread.start()
         finally:
             threading.stack_size(before)
-        thread.join(COMPILE_SECONDS)
+        until = time.monotonic() + _COMPILE_WAIT
+        left = COMPILE_SECONDS
+        while left > 0 and thread.is_alive() and time.monotonic() < until:
+            thread.join(max(left, _LEAST_WAIT))  # it cannot have spent the rest before
+            left = COMPILE_SECONDS - spent.seconds()
         if not results:
             self._abandoned.append(thread)
             log.error("a grammar of %d bytes is not compiled in time", len(grammar.source))
@@ -302,7 +312,8 @@ class Grammars:
             raise _invalid(grammar, "the compiler failed")
         return results[0]
 
-    def _compile(self, grammar: Grammar) -> Matcher:
+    def _compile(self, grammar: Grammar, schema: Json | None = None) -> Matcher:
+        """Compile a grammar; a schema that has been checked comes with it."""
         tokenizer = self._tokenizer
         if tokenizer is None:
             ends = sorted(self._vocabulary.eog_ids)
@@ -313,10 +324,13 @@ class Grammars:
                 slices=_SLICES,
             )
             self._tokenizer = tokenizer
-        for param, source in grammar.schemas:
-            _check_schema(Grammar("json_schema", source, param))
+        inner_schemas = [Grammar("json_schema", source, param) for param, source in grammar.schemas]
+        checked = [_checked(inner) for inner in inner_schemas]
+        if schema is None and grammar.kind == "json_schema":
+            schema = _checked(grammar)
         try:
-            inner = LLMatcher(tokenizer, _compilable(grammar), log_level=0, limits=_LIMITS)
+            source = _compilable(grammar) if schema is None else _schema(schema)
+            inner = LLMatcher(tokenizer, source, log_level=0, limits=_LIMITS)
             if inner.is_error():
                 raise _Unusable(_first_line(inner.get_error()))
             words = (self._vocabulary.n_vocab + 31) // 32
@@ -325,30 +339,50 @@ class Grammars:
             if matcher.error is not None:
                 raise _Unusable(f"at the start of an answer: {matcher.error}")
         except _Unusable as ex:
-            for param, source in grammar.schemas:  # alone, to find which one it is
-                self._compile(Grammar("json_schema", source, param))
-            raise _invalid(grammar, _located(grammar, tokenizer, str(ex))) from None
-        except SchemaError as ex:
-            raise _invalid(grammar, ex.place + str(ex)) from None
+            for alone, its_schema in zip(inner_schemas, checked, strict=True):
+                self._compile(alone, its_schema)  # to find which one it is
+            raise _invalid(grammar, _located(schema, tokenizer, str(ex))) from None
         except GbnfError as ex:
             raise _invalid(grammar, str(ex)) from None
         return matcher
+
+
+class _ThreadClock:
+    """The processor time of a thread, read by another one."""
+
+    def __init__(self) -> None:
+        self._clock: int | None = None
+        self._began = time.monotonic()
+
+    def start(self) -> None:
+        """Called in the thread that is measured."""
+        if hasattr(time, "pthread_getcpuclockid"):
+            self._clock = time.pthread_getcpuclockid(threading.get_ident())
+
+    def seconds(self) -> float:
+        """What the thread has spent; on systems that do not say, what has gone by on the clock."""
+        if self._clock is None:
+            return time.monotonic() - self._began
+        try:
+            return time.clock_gettime(self._clock)
+        except OSError:  # the thread has ended
+            return 0.0
 
 
 class _Unusable(Exception):
     """The library's own words about a grammar."""
 
 
-def _located(grammar: Grammar, tokenizer: LLTokenizer, message: str) -> str:
+def _located(schema: Json | None, tokenizer: LLTokenizer, message: str) -> str:
     """What is at fault, in a schema with the place."""
-    if grammar.kind != "json_schema":
+    if schema is None:
         return _plain(message)
 
-    def fault(source: str) -> str | None:
-        inner = LLMatcher(tokenizer, _schema(source), log_level=0, limits=_LIMITS)
+    def fault(part: Json) -> str | None:
+        inner = LLMatcher(tokenizer, _schema(part), log_level=0, limits=_LIMITS)
         return _first_line(inner.get_error()) if inner.is_error() else None
 
-    path, message = locate(parse_schema(grammar.source), message, fault)
+    path, message = locate(schema, message, fault)
     return place(path) + _plain(message)
 
 
@@ -374,17 +408,15 @@ def _plain(message: str) -> str:
     return message.rstrip(".")
 
 
-def _schema(source: str) -> str:
+def _schema(checked: Json) -> str:
     """A checked schema as a Lark grammar, whose options apply to it."""
-    schema = {**json.loads(source), "x-guidance": _JSON_OPTIONS}
+    schema = {**checked, "x-guidance": _JSON_OPTIONS}
     return f"start: %json {json.dumps(schema)}{_ALL_TOKENS}"
 
 
 def _compilable(grammar: Grammar) -> str:
-    """A grammar in the library's dialect of Lark."""
+    """A grammar that is no schema in the library's dialect of Lark."""
     kind, source = grammar.kind, grammar.source
-    if kind == "json_schema":
-        return _schema(json.dumps(parse_schema(source)))
     if kind == "gbnf":
         return gbnf_to_lark(source) + _ALL_TOKENS
     if kind == "regex":
@@ -397,15 +429,19 @@ def _compilable(grammar: Grammar) -> str:
     if kind == "lark" and "%json" in source:
         # Schemas in Lark would get around the checks that schemas need.
         raise _Unusable("%json is not supported, send the schema as one")
-    endless = endless_rule(lark_rules(source) or {}, "start") if kind == "lark" else None
+    try:
+        endless = endless_rule(lark_rules(source) or {}, "start") if kind == "lark" else None
+    except TooTangled as ex:
+        raise _Unusable(str(ex)) from None
     if endless is not None:
         raise _Unusable(f"rule {endless} never ends, as it needs itself")
     return source + _ALL_TOKENS
 
 
-def _check_schema(grammar: Grammar) -> None:
+def _checked(grammar: Grammar) -> Json:
+    """The schema of a grammar of that kind, as it is compiled."""
     try:
-        parse_schema(grammar.source)
+        return parse_schema(grammar.source)
     except SchemaError as ex:
         raise _invalid(grammar, ex.place + str(ex)) from None
 

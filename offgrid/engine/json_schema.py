@@ -10,16 +10,19 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from offgrid.engine.pattern import MAX_REPETITION, PatternError, repetition, rust_pattern
 from offgrid.engine.schema_ends import forbid_endless
 from offgrid.engine.schema_tree import Document, Json, Path, SchemaError, children
 
+MAX_SOURCE = 256 * 1024
+"""Characters of a schema's text."""
 MAX_NODES = 20_000
 """Objects, lists and values of a schema."""
 MAX_DEPTH = 120
@@ -30,6 +33,8 @@ MAX_MULTIPLE = 10_000
 """Remainders that the smallest common multiple of all ``multipleOf`` has."""
 MAX_PATTERNS = 10
 """Different patterns and formats that ``allOf`` may lay upon one value."""
+MAX_LOOKED_AT = 100_000
+"""Schemas below ``allOf`` that are looked at for that, each as often as there are such."""
 MAX_NAME_PATTERNS = 64
 """Patterns of property names in a schema; each is compared with each."""
 MAX_OPTIONAL = 250
@@ -45,11 +50,16 @@ MAX_COUNT = (1 << 32) - 1
 ESCAPES = 'nrbtf\\"'
 """What may follow a backslash in an answer's strings. Not ``u``: the compiler takes ``"\\\\u0061"``
 for another name than ``"a"``, and would let its value be anything."""
+_MAX_CACHED = 64 * 1024
+"""Characters of a schema that is kept for the next request; 128 of these are."""
 _UNSATISFIABLE = "Unsatisfiable"
-_LOCATE_SECONDS = 0.3
-"""Time that is spent on finding where a schema is wrong."""
+LOCATE_CHARACTERS = 1_000_000
+"""Characters that are compiled to find where a schema is wrong."""
+_LOCATE_SECONDS = 1.0
+"""Processor time of the thread that this may take."""
 
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+_DEFINITIONS = ("$defs", "definitions")
 _LOWER = ("minimum", "exclusiveMinimum")
 _UPPER = ("maximum", "exclusiveMaximum")
 _TYPES = {"null", "boolean", "number", "integer", "string", "array", "object"}
@@ -88,6 +98,8 @@ def parse_schema(source: str) -> Json:
     Raises:
         SchemaError: not a JSON object, beyond a limit, not supported, or without any answer.
     """
+    if len(source) > MAX_SOURCE:
+        raise SchemaError(f"it has {len(source)} characters, at most {MAX_SOURCE} are taken")
     try:
         schema = json.loads(source, parse_constant=_no_number)
     except RecursionError:
@@ -103,17 +115,18 @@ def parse_schema(source: str) -> Json:
     _check_parts(schema)
     document = Document(schema)
     for path, node in document.nodes:
-        _check_words(path, node)
+        _check_words(path, node, document.children(node))
     _check_nesting(document)
     _check_multiples(document)
+    patterns = _Patterns(document)
     names = 0
     for path, node in document.nodes:
         _check_node(path, node)
         names += len(node.get("patternProperties", ()))
         if names > MAX_NAME_PATTERNS:
             raise SchemaError(f"more than {MAX_NAME_PATTERNS} patterns for names", path)
-        if "allOf" in node and "allOf" not in path:
-            _check_patterns(document, path, node)
+        if "allOf" in node:
+            patterns.check(path, node)
     forbid_endless(document)
     for path, node in document.nodes:
         _adapt(path, node)
@@ -126,13 +139,15 @@ def adapted(schema: Json) -> Json:
     Whoever compiles it parses the original first.
     """
     try:
-        result: Json = json.loads(_adapted(json.dumps(schema)))
+        source = json.dumps(schema)
+        small = len(source) <= _MAX_CACHED
+        result: Json = json.loads(_adapted(source)) if small else parse_schema(source)
     except (SchemaError, RecursionError):
         return schema
     return result
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=128)
 def _adapted(source: str) -> str:
     """The same tools come with every request of a conversation."""
     return json.dumps(parse_schema(source))
@@ -170,28 +185,36 @@ def _is_half(text: str) -> bool:
 
 
 def _check_nesting(document: Document) -> None:
-    targets: dict[int, Any] = {}
-    for path, node in document.nodes:
-        if "$ref" in node:
-            target = document.resolve(node["$ref"], path)[1]
-            targets[id(target)] = target
-    nesting = _depth(document.root) + sum(map(_depth, targets.values()))
-    if nesting > MAX_NESTING:
+    document.link()
+    depths = _depths(document.root)
+    targets: dict[int, int] = {}
+    for _, node in document.nodes:
+        target = document.target(node)
+        if target is not None:
+            targets[id(target[1])] = depths.get(id(target[1]), 1)
+    if depths[id(document.root)] + sum(targets.values()) > MAX_NESTING:
         raise SchemaError(f"it is nested more than {MAX_NESTING} deep, references followed")
 
 
-def _depth(node: Any) -> int:
-    deepest, stack = 0, [(node, 1)]
+def _depths(root: Json) -> dict[int, int]:
+    """How many levels each object and list has, its last values included."""
+    order: list[Any] = []
+    stack: list[Any] = [root]
     while stack:
-        node, depth = stack.pop()
-        deepest = max(deepest, depth)
-        inner = node.values() if isinstance(node, dict) else node
-        if isinstance(node, (dict, list)):
-            stack += ((value, depth + 1) for value in inner)
-    return deepest
+        node = stack.pop()
+        order.append(node)
+        stack += (value for value in _inner(node) if isinstance(value, (dict, list)))
+    depths: dict[int, int] = {}
+    for node in reversed(order):  # inner ones first
+        depths[id(node)] = 1 + max((depths.get(id(v), 1) for v in _inner(node)), default=0)
+    return depths
 
 
-def _check_words(path: Path, node: Json) -> None:
+def _inner(node: Any) -> Iterable[Any]:
+    return node.values() if isinstance(node, dict) else node
+
+
+def _check_words(path: Path, node: Json, inner: list[tuple[Path, Any]]) -> None:
     """Keywords are supported, and have values of their kinds."""
     unsupported = sorted(_UNSUPPORTED & node.keys())
     if node.get("uniqueItems") is False:
@@ -202,7 +225,7 @@ def _check_words(path: Path, node: Json) -> None:
         wanted = _KINDS.get(keyword)
         if wanted and not wanted[1](value):
             raise SchemaError(f"{keyword} must be {wanted[0]}", path)
-    for step, child in children(node):
+    for step, child in inner:
         if not _is_schema(child):
             raise SchemaError("a schema must be an object, true or false", path + step)
     types = node.get("type", "null")
@@ -388,56 +411,111 @@ def _check_multiples(document: Document) -> None:
             raise SchemaError(f"multipleOf makes more than {MAX_MULTIPLE} remainders", path)
 
 
-def _check_patterns(document: Document, path: Path, node: Json) -> None:
+class _Patterns:
     """The compiler intersects the patterns of a value; that takes long for more than some.
 
     Values are told apart by the name of the property that they are in or below of.
     """
-    found: dict[str, set[str]] = {"": set()}
-    entered: set[tuple[str, str]] = set()
-    stack: list[tuple[Any, str]] = [(node, "")]
-    while stack:
-        current, name = stack.pop()
-        if not isinstance(current, dict):
-            continue
-        for keyword in ("pattern", "format"):
-            if keyword in current:
-                found.setdefault(name, set()).add(current[keyword])
-        for step, child in children(current):
-            if step[0] == "properties":
-                stack.append((child, str(step[1])))
-            elif step[0] not in ("$defs", "definitions"):
-                stack.append((child, name))
-        reference = current.get("$ref")
-        if reference is not None and (reference, name) not in entered:
-            entered.add((reference, name))
-            if len(entered) > MAX_NODES:
+
+    def __init__(self, document: Document) -> None:
+        self._of = _patterns_of_values(document)
+        # By schema: the names of its properties with their patterns, and the schemas next to it.
+        self._named: dict[int, list[tuple[str, set[str]]]] = {}
+        self._next: dict[int, list[Json]] = {}
+        self._looked_at = 0
+        all_named: dict[str, set[str]] = {}
+        for _, node in document.nodes:
+            inner = [edge for edge in document.children(node) if isinstance(edge[1], dict)]
+            named = [(str(way[1]), self._of[id(c)]) for way, c in inner if way[0] == "properties"]
+            self._named[id(node)] = named
+            for name, patterns in named:
+                all_named.setdefault(name, set()).update(patterns)
+            target = document.target(node)
+            leads = [target[1]] if target is not None and isinstance(target[1], dict) else []
+            leads += [child for way, child in inner if way[0] not in _DEFINITIONS]
+            self._next[id(node)] = leads
+        self._most = max(map(len, all_named.values()), default=0)
+
+    def check(self, path: Path, node: Json) -> None:
+        """Look at a schema with ``allOf``."""
+        if any(word == "allOf" and isinstance(index, int) for word, index in pairwise(path)):
+            return  # it has been looked at with the one around it
+        patterns = self._of[id(node)]
+        most = len(patterns)
+        if most <= MAX_PATTERNS < most + self._most:
+            most = max(len(patterns | own) for own in self._below(path, node))
+        if most > MAX_PATTERNS:
+            raise SchemaError(f"allOf combines more than {MAX_PATTERNS} patterns or formats", path)
+
+    def _below(self, path: Path, start: Json) -> Iterable[set[str]]:
+        """The patterns of each name of a property anywhere below, and no patterns."""
+        found: dict[str, set[str]] = {"": set()}
+        seen = {id(start)}
+        stack = [start]
+        while stack:
+            node = stack.pop()
+            self._looked_at += 1
+            if self._looked_at > MAX_LOOKED_AT:
                 raise SchemaError("its allOf refers to too much", path)
-            stack.append((document.resolve(reference, path)[1], name))
-    if max(len(found[""] | patterns) for patterns in found.values()) > MAX_PATTERNS:
-        raise SchemaError(f"allOf combines more than {MAX_PATTERNS} patterns or formats", path)
+            for name, patterns in self._named[id(node)]:
+                found.setdefault(name, set()).update(patterns)
+            new = [child for child in self._next[id(node)] if id(child) not in seen]
+            seen.update(map(id, new))
+            stack += new
+        return found.values()
 
 
-def locate(schema: Json, message: str, fault: Callable[[str], str | None]) -> tuple[Path, str]:
+def _patterns_of_values(document: Document) -> dict[int, set[str]]:
+    """By schema: patterns and formats that may meet in a value; of more than the limit some.
+
+    Not those of properties, whose values have names of their own.
+    """
+    found: dict[int, set[str]] = {}
+    users: dict[int, list[int]] = {}
+    for _, node in document.nodes:
+        found[id(node)] = {node[word] for word in ("pattern", "format") if word in node}
+        for step, child in document.children(node):
+            if step[0] != "properties" and step[0] not in _DEFINITIONS:
+                users.setdefault(id(child), []).append(id(node))
+        target = document.target(node)
+        if target is not None:
+            users.setdefault(id(target[1]), []).append(id(node))
+    changed = [id_ for id_, own in found.items() if own]
+    while changed:  # each comes as often as its set has grown, which is a few times
+        inner = changed.pop()
+        for user in users.get(inner, ()):
+            if len(found[user]) <= MAX_PATTERNS and not found[inner] <= found[user]:
+                found[user] |= found[inner]
+                changed.append(user)
+    return found
+
+
+def locate(schema: Json, message: str, fault: Callable[[Json], str | None]) -> tuple[Path, str]:
     """Find the smallest schema inside of ``schema`` that fails alike, and the message there.
 
+    What is compiled for it is counted, so that the answer does not depend on how fast the machine
+    is; the processor time is for what compiles slowly on purpose.
+
     Args:
-        fault: compiles a schema given as JSON text; returns the message, None if all is well.
+        fault: compiles a schema; returns the message, None if all is well.
     """
-    shared = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    shared = {key: schema[key] for key in _DEFINITIONS if key in schema}
     path: Path = ()
     node = schema
-    deadline = time.monotonic() + _LOCATE_SECONDS
+    left = LOCATE_CHARACTERS
+    shared_size = len(json.dumps(shared))
+    deadline = time.thread_time() + _LOCATE_SECONDS
     while True:
         for step, child in children(node):
-            if time.monotonic() > deadline:
-                return path, message
             empty = message.startswith(_UNSATISFIABLE)
             if not isinstance(child, dict):
                 continue
             if empty and "$ref" not in child and not _is_needed(node, step):
                 continue
-            found = fault(json.dumps({**shared, **child}))
+            left -= shared_size + len(json.dumps(child))
+            if left < 0 or time.thread_time() > deadline:
+                return path, message
+            found = fault({**shared, **child})
             if found is not None and (
                 found.startswith(_UNSATISFIABLE) if empty else found == message
             ):

@@ -19,6 +19,7 @@ def repetition(pattern: str) -> int:
     pattern is a valid one is not looked at.
     """
     totals, last, at = [0], 0, 0
+    last_brace = pattern.rfind("}")
     # totals: what each open group holds up to its last item; last: that item.
     while at < len(pattern):
         character = pattern[at]
@@ -39,15 +40,17 @@ def repetition(pattern: str) -> int:
             continue
         totals[-1] += last
         last = 1
-        at = _end_of_item(pattern, at)
+        at = _end_of_item(pattern, at, last_brace)
     return sum(totals) + last
 
 
-def _end_of_item(pattern: str, at: int) -> int:
+def _end_of_item(pattern: str, at: int, last_brace: int) -> int:
     """Where a character, an escape or a class ends."""
     if pattern[at] == "\\":
-        brace = pattern.find("}", at) if pattern[at + 2 : at + 3] == "{" else -1
-        return brace + 1 if brace > 0 else at + 2
+        # After the last one none is looked for: each search would go to the end of the pattern.
+        if pattern[at + 2 : at + 3] == "{" and at < last_brace:
+            return pattern.index("}", at) + 1
+        return at + 2
     if pattern[at] != "[":
         return at + 1
     at += 1

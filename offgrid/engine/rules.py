@@ -45,20 +45,38 @@ def in_order(rules: dict[str, Node], first: list[str]) -> list[str]:
     return order
 
 
+MAX_STEPS = 150_000
+"""Parts of rules that are looked at until it is known which rules end: a few times all of them."""
+
+
+class TooTangled(ValueError):
+    """Rules wait for each other so much that it takes too long to find out which of them end."""
+
+
 def endless_rule(rules: dict[str, Node], start: str) -> str | None:
-    """Return a rule that an answer could enter and never leave, None if there is none."""
+    """Return a rule that an answer could enter and never leave, None if there is none.
+
+    Raises:
+        TooTangled: after :data:`MAX_STEPS`.
+    """
     ending: set[str] = set()
     waiting: dict[str, list[str]] = {}
+    steps = 0
 
     def missing(node: Node) -> list[str]:
         """The rules whose ends it waits for: any of them may be the one."""
+        nonlocal steps
+        steps += 1
+        if steps > MAX_STEPS:
+            raise TooTangled("its rules refer to each other too much")
         if node.kind == "ref":
             return [node.text] if node.text in rules and node.text not in ending else []
         if node.kind == "repeat" and node.text.startswith(("*", "?", "{0,", "{0}")):
             return []
-        lacks = [missing(part) for part in node.parts]
+        lacks = (missing(part) for part in node.parts)
         if node.kind == "alt":
-            return [] if [] in lacks else [name for names in lacks for name in names]
+            every = list(lacks)
+            return [] if [] in every else [name for names in every for name in names]
         return next((names for names in lacks if names), [])
 
     order = in_order(rules, [start])

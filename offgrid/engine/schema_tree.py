@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
@@ -12,6 +13,7 @@ Json = dict[str, Any]
 _ONE = ("items", "additionalProperties", "additionalItems", "contains", "not", "if", "then", "else")
 _MANY = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions")
+_INDEX = re.compile(r"\d{1,9}")
 _SHOWN = 300
 """Characters of a pointer in a message."""
 
@@ -60,6 +62,9 @@ def children(node: Any) -> Iterator[tuple[Path, Any]]:
 class Document:
     """A schema with all schemas in it, also those that only references lead to.
 
+    Everything is looked up once: to find the children and the target of each schema takes time
+    that is linear in the text.
+
     Attributes:
         nodes: every schema that is an object, with its path, outer ones before inner ones.
     """
@@ -67,6 +72,9 @@ class Document:
     def __init__(self, schema: Json) -> None:
         self.root = schema
         self.nodes: list[tuple[Path, Json]] = []
+        self._children: dict[int, list[tuple[Path, Any]]] = {}
+        self._pointers: dict[str, tuple[Path, Any] | None] = {}
+        self._targets: dict[int, tuple[Path, Any]] = {}
         self._anchors: dict[str, tuple[Path, Any]] = {}
         self._seen: set[int] = set()
         base = schema.get("$id")
@@ -94,8 +102,30 @@ class Document:
             for name in (node.get("$anchor"), _fragment(id_)):
                 if isinstance(name, str):
                     self._anchors[name] = (path, node)
-            inner = [(path + step, child) for step, child in children(node)]
-            stack += reversed(inner)
+            inner = list(children(node))
+            self._children[id(node)] = inner
+            stack += ((path + step, child) for step, child in reversed(inner))
+
+    def children(self, node: Json) -> list[tuple[Path, Any]]:
+        """Return the schemas right inside one of :attr:`nodes`, each with the way to it."""
+        return self._children[id(node)]
+
+    def link(self) -> None:
+        """Resolve every reference once more, now that all anchors and ids are known.
+
+        Raises:
+            SchemaError: as :meth:`resolve`.
+        """
+        for path, node in self.nodes:
+            if "$ref" in node:
+                self._targets[id(node)] = self.resolve(node["$ref"], path)
+
+    def target(self, node: Json) -> tuple[Path, Any] | None:
+        """Return where the reference of one of :attr:`nodes` leads, None if it has none.
+
+        :meth:`link` comes first.
+        """
+        return self._targets.get(id(node))
 
     def resolve(self, reference: Any, path: Path) -> tuple[Path, Any]:
         """Return where a ``$ref`` in the schema at ``path`` leads, as path and schema.
@@ -115,7 +145,9 @@ class Document:
         fragment = unquote(fragment)
         found: tuple[Path, Any] | None = ((), self.root)
         if fragment.startswith("/"):
-            found = self._pointed(fragment)
+            if fragment not in self._pointers:
+                self._pointers[fragment] = self._pointed(fragment)
+            found = self._pointers[fragment]
         elif fragment:
             found = self._anchors.get(fragment)
         if found is None or not isinstance(found[1], (dict, bool)):
@@ -127,7 +159,7 @@ class Document:
         path: Path = ()
         for text in pointer.split("/")[1:]:
             step: str | int = text.replace("~1", "/").replace("~0", "~")
-            if isinstance(node, list) and text.isdecimal() and int(text) < len(node):
+            if isinstance(node, list) and _INDEX.fullmatch(text) and int(text) < len(node):
                 step = int(text)
             elif not (isinstance(node, dict) and step in node):
                 return None

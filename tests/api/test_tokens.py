@@ -38,7 +38,7 @@ def refused(base_url: str, path: str, **body: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def model(starter_path: Path) -> Model:
-    return Model(Load(str(starter_path), ctx_size=64, parallel=1))
+    return Model(Load(str(starter_path), ctx_size=64, parallel=1, threads=1))
 
 
 def test_llama_server_s_form(base_url: str, model: Model) -> None:
@@ -165,7 +165,10 @@ def test_answered_while_every_slot_is_busy(make_server: Callable[..., Server]) -
 
 def test_a_worker_that_dies_over_a_question(starter_path: Path) -> None:
     client = EngineClient(
-        Load(str(starter_path), parallel=1), queue_size=1, load_timeout=60, stall_timeout=60
+        Load(str(starter_path), parallel=1, threads=1),
+        queue_size=1,
+        load_timeout=60,
+        stall_timeout=60,
     )
     client.start()
     query = TokenQuery((Part("Once upon", False),))

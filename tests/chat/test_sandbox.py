@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import math
 from typing import Any
 
 import pytest
@@ -154,8 +154,12 @@ NEST = (
     ],
     ids=lambda source: source.replace(MILLION, "")[-60:],
 )
-def test_no_hang_and_no_gigabytes(source: str) -> None:
-    began = time.process_time()
+def test_no_hang_and_no_gigabytes(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What ends them is counted, so the clock is taken away: a slow machine says the same."""
+    monkeypatch.setattr(sandbox, "MAX_SECONDS", math.inf)
+    # A tenth of the limits shows the same in a tenth of the time.
+    monkeypatch.setattr(sandbox, "MAX_STEPS", 100_000)
+    monkeypatch.setattr(sandbox, "MAX_TEXT", sandbox.MAX_TEXT // 10)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InvalidParameter) as caught:
         ChatTemplate(source, "", "", ["<s>"]).render(MESSAGES)
@@ -163,7 +167,6 @@ def test_no_hang_and_no_gigabytes(source: str) -> None:
     assert len(caught.value.message) < 1200
     # Kilobytes; a limit that does not hold asks for at least 1,000,000.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600_000
-    assert time.process_time() - began < 10
 
 
 def test_a_limit_is_not_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,11 +197,11 @@ def test_nothing_is_computed_while_compiling() -> None:
     assert calls == ["a", "a"]
 
 
-def test_the_clock_is_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processor_time_is_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
     now = iter(range(1000))
-    monkeypatch.setattr(sandbox.time, "monotonic", lambda: float(next(now)))
+    monkeypatch.setattr(sandbox.time, "thread_time", lambda: float(next(now)))
     with pytest.raises(TemplateLimit, match="5 seconds"):
-        render("{% for i in range(100) %}{{ i }}{% endfor %}")
+        render("{% for i in range(1000) %}{{ i }}{% endfor %}")
 
 
 def test_output_is_bounded() -> None:
@@ -229,7 +232,8 @@ def test_each_rendering_has_a_budget_of_its_own() -> None:
         assert box.render_bounded(template, {"x": number}) == str(number)
 
 
-def test_threads_have_budgets_of_their_own() -> None:
+def test_threads_have_budgets_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "MAX_STEPS", 100_000)
     box = Sandbox()
     template = box.from_string(
         "{% for i in range(n) %}{% for j in range(n) %}{% endfor %}{{ i }},{% endfor %}"

@@ -329,16 +329,16 @@ def test_a_server_that_is_not_there() -> None:
 
 def test_timeout_frees_the_server(make_server: MakeServer) -> None:
     """A client that gives up waiting leaves nothing behind."""
-    server = make_server(parallel=1, queue_size=1)
+    server = make_server(parallel=1, queue_size=8)
     with (
         connect(server.url) as client,
-        Stream(server.url, "/v1/completions", endless()) as running,
+        Stream(server.url, "/v1/completions", endless(n=8)) as running,
     ):
         assert running.read_some()
         with pytest.raises(openai.APITimeoutError):
             client.chat.completions.create(model=STARTER, messages=HELLO, timeout=0.2)
         running.leave()
-        eventually(lambda: idle(server), "nothing runs and nothing waits")
+        eventually(lambda: server.pool.engine(STARTER).in_flight == 0, "nothing runs or waits")
 
 
 def test_a_client_that_closes_its_stream(make_server: MakeServer) -> None:

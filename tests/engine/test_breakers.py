@@ -131,7 +131,7 @@ def test_too_many_sequences_of_one_token_are_refused() -> None:
 
 @pytest.fixture(scope="module")
 def model(starter_path: Path) -> Iterator[Model]:
-    model = Model(Load(str(starter_path), parallel=1, ctx_size=256))
+    model = Model(Load(str(starter_path), parallel=1, ctx_size=256, threads=1))
     yield model
     model.close()
 

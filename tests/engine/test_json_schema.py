@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-import time
-from contextlib import suppress
 from typing import Any
 
 import pytest
+from reference_schema import Naive
+from schemas import tangled_schema
+from work import lines_run
 
-from offgrid.engine.json_schema import adapted, parse_schema
-from offgrid.engine.schema_tree import SchemaError
+from offgrid.engine.json_schema import MAX_PATTERNS, adapted, parse_schema
+from offgrid.engine.pattern import repetition
+from offgrid.engine.schema_ends import forbid_endless
+from offgrid.engine.schema_tree import Document, SchemaError
 
 NEXT = {"type": "object", "properties": {"a": {"$ref": "#/$defs/n"}}, "required": ["a"]}
 ENDLESS = {"$ref": "#/$defs/n"}
@@ -68,7 +71,9 @@ def refusal(schema: Any) -> str:
         ({"anyOf": [{"type": "object", "required": [str(i)]} for i in range(1100)]},
          "at the root: it has more than 1000"),
         ('{"items":' * 300 + "{}" + "}" * 300, "at /items/items/"),
-        ('{"items":' * 90_000 + "{}" + "}" * 90_000, "nested too deeply"),
+        ('{"items":' * 20_000 + "{}" + "}" * 20_000, "nested too deeply"),
+        ({"description": "x" * 270_000}, "it has 270019 characters, at most 262144 are taken"),
+        ({"anyOf": [{}], "$ref": "#/anyOf/" + "9" * 5000}, "leads to what does not exist"),
     ],
 )  # fmt: skip
 def test_what_is_refused_where(schema: Any, message: str) -> None:
@@ -163,24 +168,109 @@ def references(count: int, make: Any) -> dict[str, Any]:
     return {"$ref": "#/$defs/0", "$defs": {str(i): make(i) for i in range(count)}}
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        references(140, lambda i: {"allOf": [{"$ref": f"#/$defs/{j}"}
-                                             for j in range(i + 1, 140)]}),
-        references(900, lambda i: {"anyOf": [{"$ref": f"#/$defs/{(i + k) % 900}"}
-                                             for k in (1, 7)]}),
-        references(700, lambda i: {"type": "object", "required": ["a"], "properties": {
-            "a": {"$ref": f"#/$defs/{(i + 1) % 700}"}}}),
-        {"type": "object", "required": [f"p{i}" for i in range(900)],
-         "allOf": [{"anyOf": [{"required": [f"p{i}"]} for i in range(400)]}] * 10},
-        {"type": "array", "minItems": 10**9, "prefixItems": [{}] * 9_000},
-        {"allOf": [{"$ref": "#/$defs/" + "a/" * 20 + "b"}] * 3_000},
-        {"$ref": "#" + "/a" * 60_000},
-    ],
-)  # fmt: skip
-def test_the_checks_take_little_time(schema: Any) -> None:
-    began = time.process_time()
-    with suppress(SchemaError):
-        parse_schema(json.dumps(schema))
-    assert time.process_time() - began < 2
+def objects(count: int, **schema: Any) -> dict[str, Any]:
+    """A schema whose object needs so many properties."""
+    return {"type": "object", "required": [f"p{i}" for i in range(count)], **schema}
+
+
+def step(number: int) -> dict[str, Any]:
+    return objects(1, properties={"p0": {"$ref": f"#/$defs/{number}"}})
+
+
+TANGLED = {
+    "each refers to all others": references(140, lambda i: {
+        "allOf": [{"$ref": f"#/$defs/{j}"} for j in range(i + 1, 140)]}),
+    "each may be two others": references(900, lambda i: {
+        "anyOf": [{"$ref": f"#/$defs/{(i + k) % 900}"} for k in (1, 7)]}),
+    "a ring": references(700, lambda i: step((i + 1) % 700)),
+    "a chain that ends at its head": {
+        **objects(700, properties={f"p{i}": {"$ref": f"#/$defs/{i}"} for i in range(700)}),
+        "$defs": {"0": {}, **{str(i): step(i - 1) for i in range(1, 700)}}},
+    "alternatives of which many are needed": objects(900, allOf=[
+        {"anyOf": [{"required": [f"p{i}"]} for i in range(400)]}] * 10),
+    "many names and many parts": objects(4_000, allOf=[{}] * 4_000),
+    "many names and many alternatives": objects(2_000, anyOf=[
+        {"type": "object", "additionalProperties": False}] * 900),
+    "the same large part again and again": {
+        "anyOf": [{"allOf": [{"$ref": "#/$defs/0"}, {"type": "object"}]}] * 400,
+        "$defs": {"0": objects(400, properties={f"p{i}": {"type": "null"} for i in range(400)})}},
+    "many items": {"type": "array", "minItems": 10**9, "prefixItems": [{"type": "null"}] * 9_000},
+    "many levels, each referred to": {
+        "$defs": {str(i): {"$ref": "#/x" + "/items" * i} for i in range(100)},
+        "x": json.loads('{"items":' * 100 + json.dumps(
+            {"properties": {f"p{i}": {} for i in range(5_000)}}) + "}" * 100)},
+    "long pointers": {"$defs": {"a": {"b": {}}},
+                      "allOf": [{"$ref": "#/$defs/a/b" + "/" * 40}] * 3_000},
+    "pointer to nothing": {"$ref": "#" + "/a" * 60_000},
+    "a few patterns under many allOf": {
+        "properties": {f"a{i}": {"pattern": f"{i % 3}"} for i in range(240)},
+        "$defs": {f"p{i}": {"allOf": [{"$ref": "#"}]} for i in range(1_000)}},
+    "many patterns under many allOf": {
+        "pattern": "a",
+        "properties": {f"a{i}": {"properties": {"x": {"pattern": f"{i}"}}} for i in range(240)},
+        "$defs": {f"p{i}": {"allOf": [{"$ref": "#"}]} for i in range(1_000)}},
+    "ten patterns under many allOf": {
+        "pattern": "a",
+        "properties": {f"a{i}": {"properties": {f"x{i % 24}": {"pattern": f"{i // 24}"}}}
+                       for i in range(216)},
+        "$defs": {f"p{i}": {"pattern": "0", "allOf": [{"$ref": "#"}]} for i in range(1_000)}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TANGLED)
+def test_the_work_of_the_checks_grows_with_the_text_only(name: str) -> None:
+    text = json.dumps(TANGLED[name])
+    assert len(text) < 262_144
+    assert lines_run(lambda: parse_schema(text), SchemaError) < 60 * len(text)
+
+
+def test_a_pattern_is_searched_once() -> None:
+    class Counted(str):
+        searched = 0
+
+        def find(self, text: str, start: int = 0) -> int:  # type: ignore[override]
+            end = str.find(self, text, start)
+            self.searched += (end if end >= 0 else len(self)) - start
+            return end
+
+        def index(self, text: str, start: int = 0) -> int:  # type: ignore[override]
+            return self.find(text, start)
+
+    pattern = Counted("\\u{" * 1_000)
+    assert repetition(pattern) == 1_000 * 2
+    assert pattern.searched <= len(pattern)
+
+
+@pytest.mark.parametrize("seed", range(0, 600, 100))
+def test_what_ends_is_what_the_definition_says(seed: int) -> None:
+    compare_with_definition(range(seed, seed + 100))
+
+
+@pytest.mark.slow
+def test_what_ends_in_many_schemas() -> None:
+    compare_with_definition(range(10_000, 60_000))
+
+
+def compare_with_definition(seeds: range) -> None:
+    for seed in seeds:
+        schema, naive = tangled_schema(seed), Naive(tangled_schema(seed))
+        if naive.most_patterns() > MAX_PATTERNS:
+            assert "allOf combines more than" in refusal(schema), seed
+            continue
+        try:
+            ending = {id(node) for node in naive.ending()}
+        except RecursionError:
+            assert refusal(schema).endswith("it refers to itself, and to nothing else"), seed
+            continue
+        if id(naive.root) not in ending:
+            assert "no value can satisfy it" in refusal(schema), seed
+        else:
+            document = Document(schema)
+            document.link()
+            forbid_endless(document)
+            for node in naive.all():
+                if id(node) not in ending:
+                    kept = {key: value for key, value in node.items() if key != "$ref"}
+                    node.clear()
+                    node.update({"enum": [], **kept})
+            assert schema == naive.root, seed

@@ -19,7 +19,7 @@ from offgrid.errors import ContextLengthExceeded, InvalidParameter
 
 @pytest.fixture(scope="module")
 def model(starter_path: Path) -> Iterator[Model]:
-    model = Model(Load(str(starter_path), ctx_size=256, parallel=1))
+    model = Model(Load(str(starter_path), ctx_size=256, parallel=1, threads=1))
     yield model
     model.close()
 

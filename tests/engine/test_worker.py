@@ -82,7 +82,7 @@ def test_a_stopped_worker_does_not_stop_the_server(make_server: MakeServer) -> N
 
 def test_a_prompt_that_ends_the_worker_twice_is_refused(starter_path: Path) -> None:
     client = EngineClient(
-        Load(str(starter_path), parallel=1, batch_size=32),
+        Load(str(starter_path), parallel=1, batch_size=32, threads=1),
         queue_size=4, load_timeout=60, stall_timeout=60,
     )  # fmt: skip
     client.start()
@@ -119,7 +119,10 @@ def test_no_command_gets_ahead_of_what_to_load(
 ) -> None:
     """The watchdog's ping may come in the very moment in which a worker is started."""
     client = EngineClient(
-        Load(str(starter_path), parallel=1), queue_size=1, load_timeout=60, stall_timeout=60
+        Load(str(starter_path), parallel=1, threads=1),
+        queue_size=1,
+        load_timeout=60,
+        stall_timeout=60,
     )
 
     class PingsAtOnce(threading.Timer):

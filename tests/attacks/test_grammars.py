@@ -1,0 +1,74 @@
+"""Grammars and schemas that are small to send and meant to be long to check."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from processes import Child
+from support import STARTER, Json, Stream, chat_body, endless, request
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+NAMES_AND_PARTS = {
+    "type": "object",
+    "required": [f"p{i}" for i in range(4_000)],
+    "properties": {f"p{i}": {"type": "null"} for i in range(2_000)},
+    "additionalProperties": False,
+    "allOf": [{}] * 4_000,
+}
+MANY_REFERENCES = {
+    "type": "object",
+    "$ref": "#/$defs/0",
+    "$defs": {
+        str(i): {"allOf": [{"$ref": f"#/$defs/{j}"} for j in range(i + 1, 140)]} for i in range(140)
+    },
+}
+NO_SUCH_ITEM = {"anyOf": [{"type": "object"}], "$ref": "#/anyOf/" + "9" * 5_000}
+
+
+def tool(schema: Any) -> Json:
+    """A request that must call a function: its schema is read in the server's own process."""
+    function = {"name": "f", "parameters": schema}
+    return chat_body(
+        tools=[{"type": "function", "function": function}], tool_choice="required", max_tokens=4
+    )
+
+
+def answer(schema: Any) -> Json:
+    """A request for an answer by a schema, which is read in the worker."""
+    return {"model": STARTER, "prompt": "x", "json_schema": schema, "max_tokens": 4}
+
+
+ATTACKS = {
+    "blank lines as a grammar": (TEXT, {
+        "model": STARTER, "prompt": "x", "grammar": "\n" * 60_000, "max_tokens": 4}),
+    "4,000 names and 4,000 parts": (TEXT, answer(NAMES_AND_PARTS)),
+    "4,000 names and 4,000 parts of a tool": (CHAT, tool(NAMES_AND_PARTS)),
+    "definitions that all refer to each other": (TEXT, answer(MANY_REFERENCES)),
+    "definitions of a tool that all refer to each other": (CHAT, tool(MANY_REFERENCES)),
+    "an item number of 5,000 digits": (TEXT, answer(NO_SUCH_ITEM)),
+    "an item number of 5,000 digits in a tool": (CHAT, tool(NO_SUCH_ITEM)),
+    "a tool whose schema is a megabyte of description": (CHAT, tool(
+        {"type": "object", "description": "x" * 1_000_000})),
+}  # fmt: skip
+
+
+def test_grammars_that_are_long_to_check(serve: Callable[..., Child]) -> None:
+    """Each is refused with a reason, while another client's stream goes on.
+
+    Who holds the server's interpreter for minutes lets nobody's request end in time.
+    """
+    url = serve().wait_ready()
+    with Stream(url, TEXT, endless(max_tokens=500, n=2)) as stream:
+        assert stream.read_some()
+        for name, (path, body) in ATTACKS.items():
+            refused = request(url, "POST", path, body)
+            error = refused.json.get("error", {})
+            assert refused.status == 400, (name, json.dumps(refused.json)[:500])
+            assert error["code"] != "grammar_too_complex", name
+            assert error["param"], name
+            assert len(error["message"]) < 600, name
+        *_, done = stream.events()
+        assert done == "[DONE]"
