@@ -1,7 +1,7 @@
 """What a process does before its first thread starts, in the server and in every worker.
 
 Threads of this package share nothing that is built when it is first used: type information,
-templates and tables are built before threads start, or under a lock (:mod:`offgrid.once`).
+templates and tables are built before threads start, or under a lock.
 """
 
 from __future__ import annotations

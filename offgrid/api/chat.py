@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
 from collections.abc import Callable
@@ -19,18 +20,13 @@ from offgrid.engine.client import EngineClient
 from offgrid.engine.pool import EnginePool
 from offgrid.engine.protocol import GenerationRequest, ModelInfo, TokenQuery
 from offgrid.errors import InvalidParameter
-from offgrid.once import OncePerKey
-
-_DialectKey = tuple[str | None, str, str, tuple[tuple[str, int], ...]]
 
 
-def _make_dialect(key: _DialectKey) -> Dialect:
-    template, bos, eos, control = key
+@functools.lru_cache(maxsize=16)
+def _dialect(
+    template: str | None, bos: str, eos: str, control: tuple[tuple[str, int], ...]
+) -> Dialect:
     return Dialect(template, bos, eos, dict(control))
-
-
-# Compiling a large template takes long: the first requests of a model must not all do it.
-_dialect = OncePerKey(_make_dialect, 16)
 
 
 def talk_of(info: ModelInfo, request: ChatRequest) -> Talk:
@@ -48,7 +44,7 @@ def talk_of(info: ModelInfo, request: ChatRequest) -> Talk:
             code="unsupported_parameter",
         )
     control = tuple(sorted(info.control_ids.items()))
-    dialect = _dialect((info.chat_template, info.bos_text, info.eos_text, control))
+    dialect = _dialect(info.chat_template, info.bos_text, info.eos_text, control)
     return Talk(request, dialect, images)
 
 

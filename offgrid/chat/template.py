@@ -9,6 +9,7 @@ taken out again.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
@@ -64,7 +65,6 @@ class ChatTemplate:
         # Python's compiler has its say too: nesting, null bytes, numbers of a million digits.
         except Exception as ex:
             raise _failure("is not valid", ex) from ex
-        self._typed = self._takes_only_parts()
 
     def render(
         self,
@@ -143,7 +143,8 @@ class ChatTemplate:
                 raise TemplateError("the last message is not written where it could go on")
         return self._scaffold.split(text, mark)
 
-    def _takes_only_parts(self) -> bool:
+    @functools.cached_property
+    def _typed(self) -> bool:
         """Whether the template knows a content only as a list of parts, each with its type."""
         if not _TYPED.search(self._source):
             return False

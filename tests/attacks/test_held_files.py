@@ -45,7 +45,7 @@ def server(folder: Path) -> Iterator[Child]:
 
 @pytest.fixture(autouse=True)
 def _stream_beside(server: Child) -> Iterator[None]:
-    """It is under way before the attack, and goes on after it."""
+    """It is under way before the attack and comes to its end; then its model still answers."""
     with Stream(server.url, TEXT, {**endless(), "model": "beside", "max_tokens": 100}) as stream:
         assert stream.read_some()
         yield
