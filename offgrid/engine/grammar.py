@@ -221,7 +221,6 @@ class Grammars:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._tokenizer: LLTokenizer | None = None
-        self._tokenizer_lock = threading.Lock()
         self._compiled: OrderedDict[tuple[str, str], Matcher] = OrderedDict()
         self._refused: OrderedDict[tuple[str, str, str], InvalidParameter] = OrderedDict()
         self._abandoned: list[threading.Thread] = []
@@ -304,7 +303,16 @@ class Grammars:
         return results[0]
 
     def _compile(self, grammar: Grammar) -> Matcher:
-        tokenizer = self._shared_tokenizer()
+        tokenizer = self._tokenizer
+        if tokenizer is None:
+            ends = sorted(self._vocabulary.eog_ids)
+            tokenizer = LLTokenizer(
+                _Tokens(self._vocabulary),  # type: ignore[arg-type]
+                n_vocab=self._vocabulary.n_vocab,
+                eos_token=ends,
+                slices=_SLICES,
+            )
+            self._tokenizer = tokenizer
         for param, source in grammar.schemas:
             _check_schema(Grammar("json_schema", source, param))
         try:
@@ -325,21 +333,6 @@ class Grammars:
         except GbnfError as ex:
             raise _invalid(grammar, str(ex)) from None
         return matcher
-
-    def _shared_tokenizer(self) -> LLTokenizer:
-        """Return the library's form of the vocabulary, made at the first call.
-
-        A compilation that nobody waits for any more may still be making it: then this waits.
-        """
-        with self._tokenizer_lock:
-            if self._tokenizer is None:
-                self._tokenizer = LLTokenizer(
-                    _Tokens(self._vocabulary),  # type: ignore[arg-type]
-                    n_vocab=self._vocabulary.n_vocab,
-                    eos_token=sorted(self._vocabulary.eog_ids),
-                    slices=_SLICES,
-                )
-            return self._tokenizer
 
 
 class _Unusable(Exception):
