@@ -181,8 +181,8 @@ class Stage:
         # Copies, not links: a worker is told by the file that it has mapped.
         for name in ("watched", "target", *(f"turn{number}" for number in range(6))):
             shutil.copy(STARTER_PATH, where / f"{name}.gguf")
-        controls = models.make("small-controls")
-        shutil.copy(controls, where / "controls.gguf")
+        shutil.copy(models.make("small-controls"), where / "controls.gguf")
+        shutil.copy(models.make("many-tokens"), where / "tokens.gguf")
         (where / "broken.gguf").write_bytes(b"GGUF" + random.Random(1).randbytes(4096))
         _make_flood(where / "flood.gguf")
 
@@ -550,14 +550,14 @@ def locked_file(stage: Stage) -> Outcome:
         lock.close()
 
 
-@attack("breakers", "DRY with 64 breakers of 40 characters, 65,536 tokens", "200", "400")
+@attack("breakers", "DRY with 64 breakers of 40 characters, 262,144 tokens", "200", "400")
 def breakers(stage: Stage) -> Outcome:
     """The default breakers first."""
     rng = random.Random(1)
     own = ["".join(rng.choices("etaoin shrdlu", k=40)) for _ in range(4 if stage.quick else 64)]
     return Counter([
-        stage.ask(TEXT, text("controls", dry_multiplier=0.8)),
-        stage.ask(TEXT, text("controls", dry_multiplier=0.8, dry_sequence_breakers=own)),
+        stage.ask(TEXT, text("tokens", dry_multiplier=0.8)),
+        stage.ask(TEXT, text("tokens", dry_multiplier=0.8, dry_sequence_breakers=own)),
     ])  # fmt: skip
 
 

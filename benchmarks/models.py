@@ -370,6 +370,12 @@ RECIPES = {
               context=131_072, kind=Kind.Q4_0, embedding=Kind.Q6_K, rope_base=500_000.0),
         "Llama-3.2-1B's shape in Q4_0 (0.7 GB)",
     ),
+    "many-tokens": Recipe(
+        "llama", llama,
+        Shape(layers=1, width=32, hidden=32, heads=2, kv_heads=1, vocab=262_144, context=4096,
+              embedding=Kind.F16),
+        "Gemma 3's number of tokens and next to no weights (24 MB)",
+    ),
     "small-llama": Recipe("llama", llama, _SMALL, "512 tokens, under 1 MB: can cut sequences"),
     "small-mamba": Recipe("mamba", mamba, _SMALL, "recurrent, under 1 MB: cannot cut sequences"),
     "small-jamba": Recipe("jamba", jamba, _SMALL, "hybrid, under 1 MB: cannot cut sequences"),

@@ -6,6 +6,7 @@ caller says. A file is under 1 MB and takes a few hundredths of a second.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -34,6 +35,19 @@ def make(architecture: str, folder: Path) -> Path:
     """Return a new file with a model that generates: llama, mamba, jamba or gemma3."""
     path: Path = models.make(f"small-{architecture}", folder)
     return path
+
+
+def make_wordy(folder: Path, vocab: int = 65_536) -> Path:
+    """Return a new file with a llama that knows many tokens (4 MB): of each letter, a space and a
+    letter, and so on, about as many end with any of the letters."""
+    shape = dataclasses.replace(
+        models.RECIPES["small-llama"].shape,
+        vocab=vocab, layers=1, width=32, hidden=32, heads=2, kv_heads=1, embedding=models.Kind.F16,
+    )  # fmt: skip
+    path = folder / "wordy.gguf"
+    writer = models.gguf.GGUFWriter(path, "llama")
+    models.llama(writer, path.stem, shape)
+    return _finish(writer, path)
 
 
 # --- models that embed --------------------------------------------------------------------------

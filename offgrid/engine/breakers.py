@@ -1,36 +1,158 @@
-"""DRY's sequence breakers: from a text to the token sequences in which it can stand. Pure."""
+"""DRY's sequence breakers: from a text to the token sequences in which it can stand. Pure.
+
+A token that holds the whole text is a breaker by itself; one that ends with a beginning of the text
+is one together with the tokens of the rest, as llama.cpp's DRY sampler makes them. To look at every
+token for every breaker takes minutes with a large vocabulary, so :class:`PieceIndex` is made once,
+when the model is loaded. ``tests/reference_breakers.py`` is the same without an index.
+"""
 
 from __future__ import annotations
 
+import array
+import bisect
+from collections import Counter
 from collections.abc import Callable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
+from offgrid.errors import InvalidParameter
 from offgrid.sampling.params import MAX_BREAKER_LENGTH
 
+MAX_SEQUENCES = 32_768
+"""Token sequences of all breakers of a request. Each costs some microseconds at the request's start
+for each of its choices. The default breakers are fewer than 10,000 in large vocabularies."""
+MAX_SAME_HEAD = 512
+"""Sequences that begin with the same token. All of them are compared at every place in the window
+where the token stands, in every draw."""
+_KEY_BYTES = 8
+"""Bytes of a piece's end that are sorted."""
 
-def expand_breaker(
-    text: str, pieces: Sequence[bytes], tokenize: Callable[[bytes], list[int]]
-) -> frozenset[tuple[int, ...]]:
-    """Return the token sequences that a breaker text is, as llama.cpp's DRY sampler makes them.
 
-    A token that holds the whole text is a breaker by itself; one that ends with a beginning of it
-    is one together with the tokens of the rest.
+class PieceIndex:
+    """Finds tokens by what their pieces hold and by what they end with. Threads may share it.
+
+    Building it is linear in the bytes of all pieces, but for one sort of 64-bit keys.
 
     Args:
-        text: the breaker.
         pieces: bytes of every token, by id.
-        tokenize: tokens of a text, without any that begin a sequence.
+
+    Attributes:
+        looked_at: tokens that were candidates in any search so far; for tests, which bound the
+            work by it.
     """
-    wanted = text.encode("utf-8")
-    tails = {
-        length: tuple(tokenize(wanted[length:])[:MAX_BREAKER_LENGTH])
-        for length in range(1, len(wanted))
-    }
-    found: set[tuple[int, ...]] = set()
-    for token, piece in enumerate(pieces):
-        if wanted in piece:
-            found.add((token,))
-            continue
-        for length, tail in tails.items():
-            if piece.endswith(wanted[:length]):
-                found.add((token, *tail))
-    return frozenset(found)
+
+    def __init__(self, pieces: Sequence[bytes]) -> None:
+        self._text = b"".join(pieces)
+        lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
+        starts = np.concatenate(([0], np.cumsum(lengths)))
+        self._starts = array.array("q", starts.tobytes())  # bisect is slow on NumPy's
+        keys = _end_keys(self._text, starts[1:], lengths)
+        order = np.argsort(keys, kind="stable")
+        self._by_end = order.astype(np.int32)
+        self._keys = keys[order]
+        self.looked_at = 0
+
+    def holding(self, wanted: bytes, most: int) -> set[int]:
+        """Return the tokens whose pieces hold ``wanted``, but no more than ``most + 1`` of them."""
+        found: set[int] = set()
+        at = self._text.find(wanted)
+        while at >= 0 and len(found) <= most:
+            self.looked_at += 1
+            token = bisect.bisect_right(self._starts, at) - 1
+            end = self._starts[token + 1]
+            if at + len(wanted) <= end:
+                found.add(token)
+                at = end
+            else:  # it begins in one piece and ends in another
+                at += 1
+            at = self._text.find(wanted, at)
+        return found
+
+    def ending(self, wanted: bytes) -> list[tuple[int, list[int]]]:
+        """Return the tokens whose pieces end with a beginning of ``wanted``, but not all of it.
+
+        Returns:
+            Lengths of beginnings with which pieces end, ascending, and the tokens of each.
+        """
+        ends = np.arange(1, len(wanted))
+        # The last bytes are the most significant; what comes before them may be anything.
+        low = _end_keys(wanted, ends, ends)
+        free = (8 * (_KEY_BYTES - np.minimum(ends, _KEY_BYTES))).astype(np.uint64)
+        high = low | ((np.uint64(1) << free) - np.uint64(1))
+        first = np.searchsorted(self._keys, low, side="left")
+        last = np.searchsorted(self._keys, high, side="right")
+        found = []
+        for at in np.flatnonzero(last > first).tolist():
+            tokens = self._by_end[first[at] : last[at]]
+            if matching := self._matching(tokens, wanted[: at + 1]):
+                found.append((at + 1, matching))
+        return found
+
+    def _matching(self, tokens: NDArray[np.int32], wanted: bytes) -> list[int]:
+        """Of tokens whose keys match: those that are long enough, and match before the key too."""
+        self.looked_at += len(tokens)
+        starts = np.frombuffer(self._starts, dtype=np.int64)
+        long_enough = tokens[starts[tokens + 1] - starts[tokens] >= len(wanted)].tolist()
+        if len(wanted) <= _KEY_BYTES:
+            return list(long_enough)
+        return [t for t in long_enough if self._text.endswith(wanted, 0, self._starts[t + 1])]
+
+
+def _end_keys(
+    text: bytes, ends: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> NDArray[np.uint64]:
+    """The last bytes before each end as a number, the last one first; 0 where there are none."""
+    data = np.frombuffer(text or b"\0", dtype=np.uint8)
+    keys = np.zeros(len(ends), dtype=np.uint64)
+    for back in range(_KEY_BYTES):
+        there = lengths > back
+        found = data[np.where(there, ends - 1 - back, 0)].astype(np.uint64)
+        keys |= np.where(there, found, np.uint64(0)) << np.uint64(8 * (_KEY_BYTES - 1 - back))
+    return keys
+
+
+def expand_breakers(
+    texts: Sequence[str], index: PieceIndex, tokenize: Callable[[bytes], list[int]]
+) -> list[tuple[int, ...]]:
+    """Return the token sequences in which texts can stand, in ascending order.
+
+    Args:
+        texts: the breakers.
+        index: of the vocabulary.
+        tokenize: tokens of a text, without any that begin a sequence. Called less often for each
+            text than the longest piece has bytes.
+
+    Raises:
+        InvalidParameter: there are too many sequences. It is known before any of them is made.
+    """
+    found: list[tuple[bytes, set[int], list[tuple[int, list[int]]]]] = []
+    left = MAX_SEQUENCES
+    for text in texts:
+        wanted = text.encode("utf-8")
+        whole = index.holding(wanted, left)
+        begun = index.ending(wanted)
+        if whole:
+            begun = [(length, [t for t in heads if t not in whole]) for length, heads in begun]
+        left -= len(whole) + sum(len(heads) for _, heads in begun)
+        if left < 0:
+            raise InvalidParameter(
+                f"The breakers up to {text!r} are more than {MAX_SEQUENCES} token sequences of this"
+                " model's vocabulary. Use fewer breakers, or ones that begin with rarer letters.",
+                "dry_sequence_breakers",
+            )
+        found.append((wanted, whole, begun))
+    sequences: set[tuple[int, ...]] = set()
+    for wanted, whole, begun in found:
+        sequences.update((token,) for token in whole)
+        for length, heads in begun:
+            tail = tuple(tokenize(wanted[length:])[:MAX_BREAKER_LENGTH])
+            sequences.update((token, *tail) for token in heads)
+    heads_of = Counter(sequence[0] for sequence in sequences)
+    if heads_of and max(heads_of.values()) > MAX_SAME_HEAD:
+        raise InvalidParameter(
+            f"More than {MAX_SAME_HEAD} of the breakers' token sequences begin with the same token."
+            " Use fewer breakers, or ones that begin with different letters.",
+            "dry_sequence_breakers",
+        )
+    return sorted(sequences)

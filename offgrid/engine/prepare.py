@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,7 +96,7 @@ class Preparer:
     ) -> list[Sequence]:
         """One for each choice, with a sampler of its own."""
         model = self._model
-        params = replace(self._sampling_params(request), seed=seed)
+        params = self._sampling_params(request, seed)
         visible = model.visible_pieces(request.visible) if request.visible else {}
         matchers: list[Matcher | None] = [None] * request.n
         if request.grammar is not None:
@@ -118,7 +117,7 @@ class Preparer:
             sequences.append(sequence)
         return sequences
 
-    def _sampling_params(self, request: GenerationRequest) -> SamplingParams:
+    def _sampling_params(self, request: GenerationRequest, seed: int) -> SamplingParams:
         s = request.sampling
         bias = read_bias(self._model, s.logit_bias, s.text_bias)
         return SamplingParams(
@@ -131,6 +130,7 @@ class Preparer:
             repetition_penalty=s.repetition_penalty,
             repeat_last_n=s.repeat_last_n,
             logit_bias=bias or None,
+            seed=seed,
             top_n_sigma=s.top_n_sigma,
             typical_p=s.typical_p,
             xtc_probability=s.xtc_probability,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from offgrid.errors import ContextLengthExceeded, InvalidParameter
 
 if TYPE_CHECKING:
     from offgrid.engine.llama.model import Model
+
+T = TypeVar("T")
 
 PROMPT_BYTES_PER_TOKEN = 16
 """A prompt with more bytes than this for every token of the context is refused unread: some
@@ -33,12 +35,12 @@ def read_prompt(model: Model, request: GenerationRequest) -> NDArray[np.int32]:
     Raises:
         InvalidParameter: an id outside the vocabulary, an empty prompt, a suffix for a model that
             does not fill in.
-        ContextLengthExceeded: more bytes than the context can take.
+        ContextLengthExceeded: more bytes or ids than the context can take.
     """
     if request.suffix is not None:
         return _read_fill_in(model, request)
     if request.tokens is not None:
-        prompt = _checked(model, request.tokens, request.prompt_param)
+        prompt = _prompt_ids(model, request.tokens, request.prompt_param)
     else:
         _check_size(model, request.parts, request.prompt_param)
         prompt = model.tokenize(request.parts)
@@ -104,7 +106,7 @@ def _read_fill_in(model: Model, request: GenerationRequest) -> NDArray[np.int32]
     plain = tuple(Part(part.text, False) for part in request.parts)
     _check_size(model, (*plain, *suffix), request.prompt_param)
     if request.tokens is not None:
-        prefix = _checked(model, request.tokens, request.prompt_param)
+        prefix = _prompt_ids(model, request.tokens, request.prompt_param)
     else:
         prefix = model.tokenize_bare(plain)
     bos = [model.bos] if model.add_bos else []
@@ -170,21 +172,40 @@ def answer(model: Model, id: int, query: TokenQuery) -> Tokens:
                 f"These are {len(query.tokens)} tokens; at most {limit} are taken.", query.param
             )
         tokens = tuple(_checked(model, query.tokens, query.param).tolist())
-    pieces = tuple(map(model.shown, tokens)) if query.pieces else ()
-    names = tuple(map(model.name, tokens)) if query.names else ()
+    # Each token that occurs is looked up once: texts repeat themselves.
+    pieces = _of_each(model.shown, tokens) if query.pieces else ()
+    names = _of_each(model.name, tokens) if query.names else ()
     if sum(map(len, pieces)) + 4 * sum(map(len, names)) > _MAX_ANSWER:
         raise InvalidParameter("The text of these tokens is too long.", query.param)
     return Tokens(id, tokens, pieces, names)
 
 
+def _of_each(look_up: Callable[[int], T], tokens: tuple[int, ...]) -> tuple[T, ...]:
+    found = {token: look_up(token) for token in set(tokens)}
+    return tuple(map(found.__getitem__, tokens))
+
+
+def _prompt_ids(model: Model, tokens: Sequence[int], param: str) -> NDArray[np.int32]:
+    """Check a prompt given as ids, its length first: a request may hold millions of them."""
+    if len(tokens) > model.n_ctx:
+        raise ContextLengthExceeded(
+            f"This model's context is {model.n_ctx} tokens and the prompt has {len(tokens)}.", param
+        )
+    return _checked(model, tokens, param)
+
+
 def _checked(model: Model, tokens: Sequence[int], param: str) -> NDArray[np.int32]:
-    for token in tokens:
-        if not 0 <= token < model.n_vocab:
-            raise InvalidParameter(
-                f"Token id {token} is outside the model's vocabulary (0 to {model.n_vocab - 1}).",
-                param,
-            )
-    return np.array(tokens, dtype=np.int32)
+    try:
+        ids = np.fromiter(tokens, dtype=np.int64, count=len(tokens))
+        outside = bool(np.any((ids < 0) | (ids >= model.n_vocab)))
+    except OverflowError:
+        outside = True
+    if outside:
+        token = next(token for token in tokens if not 0 <= token < model.n_vocab)
+        raise InvalidParameter(
+            f"Token id {token} is outside the model's vocabulary (0 to {model.n_vocab - 1}).", param
+        )
+    return ids.astype(np.int32)
 
 
 def _check_size(model: Model, parts: Iterable[Part], param: str, most: int | None = None) -> None:

@@ -7,6 +7,9 @@ the streams beside it by a bounded amount. Slots are given first come, first ser
 A sequence that gets a slot begins behind the longest prefix that some slot already holds: that of
 a running sequence, or of one that has ended and whose slot nobody needed since. When a running
 sequence is just computing a longer one, the newcomer waits for it instead of computing it again.
+
+The next turn of a conversation takes the slot that the conversation is in. No computed prefix is
+given up but for a sequence that needs a slot, and then the least recently used one.
 """
 
 from __future__ import annotations
@@ -42,6 +45,8 @@ class Schedulable(Protocol):
     """Whether it may begin behind another's prefix, and leave its own behind."""
     tokens: Tokens
     """Ids of prompt and answer; the first ``len()`` of them count."""
+    n_prompt: int
+    """How many of them are the prompt."""
 
     @property
     def readable(self) -> int:
@@ -162,9 +167,14 @@ class Scheduler(Generic[S]):
         placements = [p for p in map(self._unpark, self._parked_sequences()) if p is not None]
         if self._held_back and self.running:
             return placements  # who had to give way would only have to do so again
-        while self.waiting and len(self.idle):
-            sequence = self.waiting.popleft()
-            placements.append(self._place(sequence))
+        count = min(len(self.waiting), len(self.idle))
+        newcomers = [self.waiting.popleft() for _ in range(count)]
+        # All sequences that get a slot now are looked at first, so that none of them gives up a
+        # prefix with which another one goes on.
+        own = self._own_slots(newcomers)
+        self.idle.reserve(own.values())
+        for place, sequence in enumerate(newcomers):
+            placements.append(self._place(sequence, own.get(place)))
             self.running.append(sequence)
         return placements
 
@@ -175,13 +185,37 @@ class Scheduler(Generic[S]):
     def _parked_sequences(self) -> list[S]:
         return [s for s in self.running if s.slot in self._parked]
 
-    def _place(self, sequence: S) -> Placement[S]:
+    def _own_slots(self, sequences: list[S]) -> dict[int, int]:
+        """Find the conversations that sequences go on with: place in the list -> idle slot.
+
+        Where several go on with the same slot, the one that shares most gets it; of equals the one
+        that came first. The others may still go on with another slot.
+        """
+        found = []
+        for place, sequence in enumerate(sequences):
+            tokens = sequence.tokens[: len(sequence)]
+            for slot, held in self.idle if sequence.reuse else ():
+                shared = common_prefix(held, tokens)
+                if self.idle.goes_on(slot, shared):
+                    found.append((-shared, place, slot))
+        own: dict[int, int] = {}
+        for _, place, slot in sorted(found):
+            if place not in own and slot not in own.values():
+                own[place] = slot
+        return own
+
+    def _place(self, sequence: S, own: int | None) -> Placement[S]:
         """Choose a slot and a beginning, or the slot alone when another's prefill is waited for."""
         match = self._best_match(sequence)
+        if own is not None:
+            self.idle.release(own)
+            there = self._usable(sequence, self.idle.tokens(own))
+            if match.length < there + self.min_copy:  # not worth a copy from elsewhere
+                match = Match(own, there)
         promised = self._promised(sequence, match.length)
         if promised is not None:
             match = NO_MATCH
-        slot, rescue = self._slot_for(match)
+        slot, rescue = self._newcomers_slot(match) if own is None else self._own_slot(own, match)
         self.idle.take(slot)
         sequence.slot = slot
         if promised is None:
@@ -189,41 +223,44 @@ class Scheduler(Generic[S]):
         self._parked[slot] = promised
         return Placement(sequence, None, 0, rescue)
 
-    def _slot_for(self, match: Match) -> tuple[int, int | None]:
-        """Choose a slot, and one for what it holds if that is worth a copy."""
-        slot = self._least_lost(match)
-        if slot == match.slot and match.length < self.min_copy:
-            return slot, None
-        if self.n_ctx > _MAX_MOVED_CTX or self.idle.distance(slot) <= 1 + MAX_GAP // 2:
-            return slot, None
-        # Far from the others it would be computed in a call of its own. So it gets a slot beside
-        # them, and what that one holds goes where less is lost.
-        near = self.idle.neighbour()
-        if near is None or near == slot:
-            return slot, None
-        if slot != match.slot:
-            rescue = slot
-        else:  # what is there is not lost but copied, and then not needed twice
-            other = self.idle.oldest(but=(slot, near))
-            if other is None:
-                return slot, None
-            rescue = other
-            if self.can_cut:
-                self.forget(slot)
-        if self.idle.holds(near) == 0:
-            return near, None
-        self.idle.move(near, rescue)
+    def _newcomers_slot(self, match: Match) -> tuple[int, int | None]:
+        """Choose the slot to give up, and where to copy what is in it if another one is lost."""
+        slot = self.idle.oldest()
+        assert slot is not None
+        if slot == match.slot and match.length >= self.min_copy:
+            return slot, None  # it begins behind what is there
+        near = self._near(slot)
+        if near is None or self.idle.spare(near):
+            return slot if near is None else near, None
+        # Only what the slot to give up holds is lost, wherever the newcomer runs.
+        self.idle.move(near, slot)
+        return near, slot
+
+    def _own_slot(self, own: int, match: Match) -> tuple[int, int | None]:
+        """Return the slot of a conversation that goes on, or one beside others.
+
+        It moves only if nothing is lost: to a spare slot, or to a slot whose own tokens can be
+        copied to a spare one. To compute a prefix again costs more than most answers save by
+        standing beside others.
+        """
+        near = self._near(own) if match.length >= self.min_copy else None
+        if near is None:
+            return own, None
+        rescue = None
+        if not self.idle.spare(near):
+            rescue = self.idle.empty(but=(own,))
+            if rescue is None:
+                return own, None
+            self.idle.move(near, rescue)
+        self.forget(own)  # it is copied, and then not needed twice
         return near, rescue
 
-    def _least_lost(self, match: Match) -> int:
-        """The matching slot itself where that loses little; else the one to give up first."""
-        slot = self.idle.oldest(but=(match.slot,))
-        if match.slot in self.idle and (
-            slot is None or 2 * match.length >= self.idle.holds(match.slot)
-        ):
-            return match.slot
-        assert slot is not None
-        return slot
+    def _near(self, slot: int) -> int | None:
+        """Return an idle slot beside those in use for one that is too far from them to be computed
+        in the same call, None where there is none or a copy takes too long."""
+        if self.n_ctx > _MAX_MOVED_CTX or self.idle.distance(slot) <= 1 + MAX_GAP // 2:
+            return None
+        return self.idle.neighbour()
 
     def _begin(self, sequence: S, match: Match, rescue: int | None = None) -> Placement[S]:
         worthwhile = match.slot == sequence.slot or match.length >= self.min_copy
@@ -281,7 +318,9 @@ class Scheduler(Generic[S]):
         slot, sequence.slot = sequence.slot, -1
         self._parked.pop(slot, None)
         kept = sequence.computed if sequence.reuse else 0
-        self.idle.put(slot, sequence.tokens[:kept].copy())
+        self.idle.put(slot, sequence.tokens[:kept].copy(), sequence.n_prompt)
+        if self.can_cut:  # else only a whole sequence can be shared, so each length counts
+            self.idle.drop_repeated(slot)
 
     def forget(self, slot: int) -> None:
         """What an idle slot holds is lost."""

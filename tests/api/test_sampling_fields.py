@@ -96,6 +96,14 @@ def test_bad_values_name_their_field(base_url: str, field: str, value: Any) -> N
     assert error["param"] == field
 
 
+def test_an_id_of_very_many_digits(base_url: str) -> None:
+    """Python itself reads no number of more than 4,300 digits, and slowly before 3.11."""
+    for digits in ("1" * 5000, "1" * 200_000):
+        response = request(base_url, "POST", CHAT, chat_body(logit_bias={digits: 1}))
+        assert response.status == 400
+        assert response.json["error"]["param"] == "logit_bias"
+
+
 def test_bad_breakers(base_url: str) -> None:
     for breakers in ([""], ["x" * 41], [5], ["x"] * 65):
         body = chat_body(dry_multiplier=1, dry_sequence_breakers=breakers)

@@ -7,6 +7,7 @@ prompt and, drawn greedily with a penalty, does not stay at one token. So a wron
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -123,6 +124,28 @@ def test_the_next_turn_of_a_conversation(run: TokenRun, model: Counting) -> None
     # The token that was drawn last has not been computed.
     assert run.cached(second) == len(prompt) + ANSWER - 1
     assert run.tokens(second) == alone(model, longer)
+
+
+def test_conversations_on_as_many_slots(loaded: Model) -> None:
+    """Their next turns arrive together, in another order each time; none is computed anew."""
+    wide = Counting(Model(Load(loaded.info.path, ctx_size=768, parallel=8, threads=1)))
+    run = TokenRun(wide)
+    chance = random.Random(3)
+    said = [prompt_of(wide, f"{number} says: {STORY[:60]}") for number in range(8)]
+    order = list(range(8))
+    for turn in range(5):
+        chance.shuffle(order)
+        some = order if turn % 2 == 0 else order[:3]  # the others keep their slots meanwhile
+        prompts = {number: [*said[number], *prompt_of(wide, f" And {turn}?")] for number in some}
+        asked = {number: run.ask(prompts[number], max_tokens=10) for number in some}
+        run.finish()
+        if turn:
+            assert [run.cached(asked[n]) for n in some] == [len(said[n]) - 1 for n in some]
+        for number in some:
+            said[number] = prompts[number] + run.tokens(asked[number])
+    for number in order[:2]:
+        assert said[number][-10:] == alone(wide, prompts[number], 10)
+    wide.close()
 
 
 @pytest.mark.parametrize("steps", [1, 12])

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from offgrid.engine import prompts
 from offgrid.engine.llama.model import Model
@@ -62,6 +64,50 @@ def test_answers_that_are_too_long(model: Model, monkeypatch: pytest.MonkeyPatch
     for query in (TokenQuery((Part("Once upon ", True),)), TokenQuery(tokens=(5,) * 10)):
         with pytest.raises(ContextLengthExceeded):
             answer(model, 7, query)
+
+
+def test_each_token_of_an_answer_is_looked_up_once(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[int] = []
+    name = model.name
+    monkeypatch.setattr(model, "name", lambda token: looked_up.append(token) or name(token))
+    once, upon = ids(model, "Once upon")
+    found = answer(model, 1, TokenQuery(tokens=(once, upon, once) * 100, names=True))
+    assert found.names == (name(once), name(upon), name(once)) * 100
+    assert sorted(looked_up) == sorted([once, upon])
+
+
+class Unread(tuple[int, ...]):
+    """Ids that nobody may look at."""
+
+    def __iter__(self) -> Iterator[int]:
+        raise AssertionError("they are read before they are counted")
+
+
+def test_ids_are_counted_before_they_are_read(model: Model) -> None:
+    """Millions of ids fit into a body."""
+    tokens = Unread((-1,) * (model.n_ctx + 1))
+    with pytest.raises(ContextLengthExceeded, match=f"has {model.n_ctx + 1}") as error:
+        read_prompt(model, GenerationRequest(tokens=tokens, prompt_param="prompt"))
+    assert error.value.param == "prompt"
+
+
+@given(
+    tokens=st.lists(
+        st.integers(0, 600) | st.integers() | st.sampled_from([-1, 1 << 31, 1 << 63, -1 << 64]),
+        min_size=1, max_size=9,
+    )
+)  # fmt: skip
+def test_the_first_id_outside_the_vocabulary_is_named(model: Model, tokens: list[int]) -> None:
+    wrong = [token for token in tokens if not 0 <= token < model.n_vocab]
+    request = GenerationRequest(tokens=tuple(tokens), prompt_param="prompt")
+    if wrong:
+        with pytest.raises(InvalidParameter, match=rf"Token id {wrong[0]} is outside") as error:
+            read_prompt(model, request)
+        assert error.value.param == "prompt"
+    else:
+        assert read_prompt(model, request).tolist() == tokens
 
 
 def test_text_of_tokens(model: Model) -> None:

@@ -29,7 +29,7 @@ class Fake:
         self.reuse = True
         own = [next(self._next) * 1000 + i for i in range(length)] if tokens is None else tokens
         self.tokens = np.array(own + [0] * 500, dtype=np.int32)
-        self.length = len(own)
+        self.length = self.n_prompt = len(own)
         self.unscored = False
 
     def __len__(self) -> int:
@@ -410,15 +410,39 @@ def test_what_lies_beside_those_that_run_is_moved_to_where_less_is_lost() -> Non
 
 
 def test_a_conversation_that_goes_on_far_away_comes_to_the_others() -> None:
+    """There is a slot beside them that holds nothing."""
     scheduler = Scheduler[Fake](8, 64, 16)
     old = filled(scheduler, 8)
     start(scheduler, first := Fake(1, 20))
     assert first.slot == 0
+    scheduler.forget(1)
     (placement,) = start(scheduler, again := Fake(2, 0, tokens=[*old[7].tokens[:20], 7]))
     assert (again.slot, placement.source, placement.keep) == (1, 7, 20)
-    assert placement.rescue == 2
-    assert dict(scheduler.idle)[2].tolist() == old[1].tokens[:20].tolist()
+    assert placement.rescue is None
     assert len(dict(scheduler.idle)[7]) == 0
+
+
+def test_what_lies_beside_the_others_is_moved_to_an_empty_slot() -> None:
+    scheduler = Scheduler[Fake](8, 64, 16)
+    old = filled(scheduler, 8)
+    start(scheduler, first := Fake(1, 20))
+    assert first.slot == 0
+    scheduler.forget(4)
+    (placement,) = start(scheduler, again := Fake(2, 0, tokens=[*old[7].tokens[:20], 7]))
+    assert (again.slot, placement.source, placement.keep) == (1, 7, 20)
+    assert placement.rescue == 4
+    assert dict(scheduler.idle)[4].tolist() == old[1].tokens[:20].tolist()
+    assert len(dict(scheduler.idle)[7]) == 0
+
+
+def test_no_conversation_is_given_up_to_bring_another_to_the_others() -> None:
+    scheduler = Scheduler[Fake](8, 64, 16)
+    old = filled(scheduler, 8)
+    start(scheduler, Fake(1, 20))
+    (placement,) = start(scheduler, again := Fake(2, 0, tokens=[*old[7].tokens[:20], 7]))
+    assert (again.slot, placement.source, placement.keep) == (7, 7, 20)
+    assert placement.rescue is None
+    assert [len(tokens) for _, tokens in scheduler.idle] == [20] * 6
 
 
 def test_slots_of_a_long_context_stay_where_they_are() -> None:

@@ -246,7 +246,8 @@ def _logit_bias(raw: dict[str, Any] | list[Any]) -> tuple[dict[int, float], dict
         else:
             bias = float(value)
         if isinstance(key, int) or (isinstance(raw, dict) and re.fullmatch(r"[0-9]+", key)):
-            if int(key) > MAX_TOKEN_ID:
+            # Python refuses to read thousands of digits, or takes long for them.
+            if len(str(key)) > MAX_BIAS_TEXT or int(key) > MAX_TOKEN_ID:
                 raise InvalidParameter("There is no token with so large an id.", name)
             ids[int(key)] = bias
         elif 1 <= len(key) <= MAX_BIAS_TEXT:

@@ -77,6 +77,7 @@ class Model(Vocabulary):
             n_batch = int(lc.llama_n_batch(self._context))
             self.batch = Batch(n_batch, self.n_parallel, self.n_vocab)
             self.can_cut = self._probe_cut()
+            self.index_pieces()
         else:
             self._prepare_embedding_only(load)
         self.info = self._describe(load)

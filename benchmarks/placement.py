@@ -1,0 +1,151 @@
+"""What the choice of slots costs and saves, counted with the scheduler alone: no model, no clock.
+
+    python benchmarks/placement.py
+
+Eight slots, so many streams at once, answers of 20 to 120 tokens, 20,000 steps. llama.cpp computes
+rows together that stand in neighbouring slots, so the fewer calls a step is, the better; and what a
+slot holds of a prompt is not computed again. A conversation that gets longer than 1,500 tokens is
+cut down to its beginning, as clients do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from report import add_json_option, machine, print_table, write_json
+
+from offgrid.engine.scheduler import Row, Scheduler
+
+SLOTS = 8
+STEPS = 20_000
+KINDS = {"only new prompts": 0, "6 conversations": 6, "12 conversations": 12}
+
+
+class Turn:
+    """A request, as the scheduler sees it."""
+
+    def __init__(self, number: int, talk: int, prompt: list[int], answer: int) -> None:
+        self.request_id = number
+        self.talk = talk
+        self.slot = -1
+        self.computed = self.cached = 0
+        self.reuse = True
+        self.tokens = np.array(prompt + [0] * answer, dtype=np.int32)
+        self.n_tokens = self.n_prompt = len(prompt)
+
+    def __len__(self) -> int:
+        return self.n_tokens
+
+    @property
+    def readable(self) -> int:
+        return self.n_tokens
+
+    @property
+    def wanted_from(self) -> int:
+        return self.n_tokens - 1
+
+    def whole(self, length: int) -> int:
+        return length
+
+
+@dataclass
+class Played:
+    """A scheduler at work, and what was counted."""
+
+    talks: int
+    streams: int
+    chance: random.Random
+    scheduler: Scheduler[Turn] = field(default_factory=lambda: Scheduler(SLOTS, 512, 64))
+    said: dict[int, list[int] | None] = field(default_factory=dict)
+    """Of each conversation; None while it waits for an answer."""
+    requests: int = 0
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("steps", "calls", "copies", "prompt", "computed"), 0)
+    )
+
+    def ask(self) -> None:
+        """Let somebody speak, if one drawn at random is not waiting for an answer."""
+        self.requests += 1
+        talk = self.chance.randrange(self.talks) if self.talks else self.requests
+        said = self.said.get(talk, [])
+        if said is None:
+            return
+        self.said[talk] = None
+        own = 10_000_000 + 1000 * talk
+        prompt = said + [own + self.chance.randrange(1000) for _ in range(40)]
+        prompt = prompt[:60] if len(prompt) > 1500 else prompt
+        self.scheduler.submit([Turn(self.requests, talk, prompt, self.chance.randint(20, 120))])
+
+    def step(self) -> None:
+        """One step of the engine's loop."""
+        for placement in self.scheduler.admit():
+            if self.scheduler.is_parked(placement.sequence.slot):
+                continue
+            self.counts["copies"] += placement.rescue is not None
+            self.counts["copies"] += placement.source not in (None, placement.sequence.slot)
+            self.counts["prompt"] += len(placement.sequence)
+            self.counts["computed"] += len(placement.sequence) - placement.keep
+        rows = self.scheduler.plan()
+        streams = [row for row in rows if row.count == 1 and row.completes]
+        if streams:
+            used = {row.sequence.slot for row in streams}
+            used |= {slot for slot, _ in self.scheduler.bridges(streams, 100)}
+            self.counts["steps"] += 1
+            self.counts["calls"] += sum(slot - 1 not in used for slot in used)
+        for row in rows:
+            self._compute(row)
+
+    def _compute(self, row: Row[Turn]) -> None:
+        turn = row.sequence
+        turn.computed += row.count
+        if not row.completes:
+            return
+        if turn.n_tokens < len(turn.tokens):
+            turn.tokens[turn.n_tokens] = self.chance.randrange(1000)
+            turn.n_tokens += 1
+        else:
+            self.said[turn.talk] = turn.tokens.tolist()
+            self.scheduler.release(turn)
+
+
+def play(talks: int, streams: int) -> dict[str, int]:
+    """Return what is counted with so many conversations (0: only new ones) and streams at once."""
+    played = Played(talks, streams, random.Random(1))
+    for _ in range(STEPS):
+        running = len(played.scheduler.running) + len(played.scheduler.waiting)
+        if running < streams and played.chance.random() < 0.3:
+            played.ask()
+        played.step()
+    return played.counts
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    add_json_option(parser)
+    options = parser.parse_args()
+    figures: list[dict[str, Any]] = [
+        {"kind": kind, "streams": streams, **play(talks, streams)}
+        for kind, talks in KINDS.items()
+        for streams in (2, 4, 6)
+    ]
+    print_table(
+        f"{SLOTS} slots",
+        ("requests", "streams", "calls a step", "copies", "computed of prompts"),
+        [
+            (
+                f["kind"], f["streams"], f"{f['calls'] / f['steps']:.2f}", f["copies"],
+                f"{100 * f['computed'] / f['prompt']:.0f} %",
+            )
+            for f in figures
+        ],
+    )  # fmt: skip
+    write_json(options.json, {"machine": machine(), "placement": figures})
+
+
+if __name__ == "__main__":
+    main()
