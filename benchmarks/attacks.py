@@ -57,6 +57,8 @@ MAX_HEALTH = 0.2
 MAX_GROWTH = 100
 """MiB of the server's process beyond what it had before the first attack, after ``REST``."""
 REST = 60.0
+AFTERWARDS = 0.5
+"""Seconds after an attack that still count as its time: what it left may stop others too."""
 TIMEOUT = 60.0
 """Seconds after which a request of an attack is given up."""
 CHAT, RESPONSES, TEXT = "/v1/chat/completions", "/v1/responses", "/v1/completions"
@@ -709,6 +711,7 @@ def measure(stage: Stage, entry: Attack) -> Row:
     except Exception as ex:
         got = Counter([f"{type(ex).__name__}"])
     seconds = time.perf_counter() - began
+    time.sleep(AFTERWARDS)
     seen = stage.look()
     row = Row(entry.name, entry.meaning, got, max(0.0, seen["pause"] - usual), seen["health"],
               seen["broken"], seconds)  # fmt: skip
