@@ -48,14 +48,17 @@ def byte_texts() -> list[str]:
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
 
 
-def vocabulary(size: int) -> tuple[list[str], list[str]]:
+def vocabulary(size: int, unused: int = 0) -> tuple[list[str], list[str]]:
     """Return the texts of ``size`` tokens, the control tokens last, and the merges.
+
+    ``unused`` of them are control tokens that nobody uses, as trained models have them.
 
     A token beyond the bytes is a shorter one and a letter, so no two have the same text.
     """
     tokens = byte_texts()
     space = tokens[ord(" ")]
-    wanted = size - len(CONTROL)
+    control = [*(f"<unused{number}>" for number in range(unused)), *CONTROL]
+    wanted = size - len(control)
     merges: list[str] = []
     shorter = [space, *LETTERS]
     while len(tokens) < wanted:
@@ -65,13 +68,16 @@ def vocabulary(size: int) -> tuple[list[str], list[str]]:
             merges.append(f"{head} {letter}")
             shorter.append(head + letter)
         tokens += shorter
-    return [*tokens, *CONTROL], merges
+    return [*tokens, *control], merges
 
 
-def add_vocabulary(writer: gguf.GGUFWriter, size: int, pre: str, add_bos: bool) -> None:
+def add_vocabulary(
+    writer: gguf.GGUFWriter, size: int, pre: str, add_bos: bool, unused: int = 0
+) -> None:
     """Write tokens, merges, the ids of the special ones and a chat template."""
-    tokens, merges = vocabulary(size)
-    kinds = [gguf.TokenType.CONTROL if t in CONTROL else gguf.TokenType.NORMAL for t in tokens]
+    tokens, merges = vocabulary(size, unused)
+    kinds = [gguf.TokenType.NORMAL] * size
+    kinds[size - unused - len(CONTROL) :] = [gguf.TokenType.CONTROL] * (unused + len(CONTROL))
     writer.add_vocab_size(size)
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
@@ -176,6 +182,8 @@ class Shape:
     add_bos: bool = True
     rope_base: float = 10_000.0
     sharpness: float = 10.0
+    unused: int = 0
+    """Control tokens beside the usual ones."""
 
     @property
     def head(self) -> int:
@@ -192,7 +200,7 @@ def add_common(writer: gguf.GGUFWriter, name: str, shape: Shape) -> None:
     writer.add_block_count(shape.layers)
     writer.add_feed_forward_length(shape.hidden)
     writer.add_layer_norm_rms_eps(NORM_EPS)
-    add_vocabulary(writer, shape.vocab, shape.pre, shape.add_bos)
+    add_vocabulary(writer, shape.vocab, shape.pre, shape.add_bos, shape.unused)
 
 
 def add_ends(tensors: Tensors, shape: Shape) -> None:
@@ -371,6 +379,11 @@ RECIPES = {
     "small-llama": Recipe("llama", llama, _SMALL, "512 tokens, under 1 MB: can cut sequences"),
     "small-mamba": Recipe("mamba", mamba, _SMALL, "recurrent, under 1 MB: cannot cut sequences"),
     "small-jamba": Recipe("jamba", jamba, _SMALL, "hybrid, under 1 MB: cannot cut sequences"),
+    "small-controls": Recipe(
+        "llama", llama,
+        replace(_SMALL, vocab=65_536, kind=Kind.F16, embedding=Kind.F16, unused=6400),
+        "65,536 tokens, 6,400 of them control tokens as in Gemma's vocabulary; 9 MB",
+    ),
     "small-gemma3": Recipe(
         "gemma3", gemma3, replace(_SMALL, layers=6, hidden=96),
         "sliding window of 32 tokens, under 1 MB",

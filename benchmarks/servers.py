@@ -15,6 +15,7 @@ import sys
 import sysconfig
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, ClassVar
@@ -121,18 +122,27 @@ class OffGrid(Program):
         load: model and sizes.
         program: how it is called; the installed program when empty.
         queue_size: requests that may wait.
+        flags: more of them; the last of two of a name counts.
+        stderr: where its log goes.
     """
 
     name = "OffGrid"
     exact: ClassVar[dict[str, Any]] = {"temperature": 0.7, "top_p": 0.95, "ignore_eos": True}
 
-    def __init__(self, load: Load, program: str = "", queue_size: int = 16) -> None:
+    def __init__(
+        self,
+        load: Load,
+        program: str = "",
+        queue_size: int = 16,
+        flags: Sequence[str] = (),
+        stderr: IO[bytes] | None = None,
+    ) -> None:
         command = [
             *_offgrid(program), "serve", "--port", "0",
             "--model", load.path, "--parallel", str(load.parallel), "--ctx-size",
             str(load.ctx_size), "--threads", str(load.threads), "--batch-size",
             str(load.batch_size), "--queue-size", str(queue_size), "--max-models", "1",
-            "--log-level", "warning",
+            "--log-level", "warning", *flags,
         ]  # fmt: skip
         environ = {k: v for k, v in os.environ.items() if not k.startswith("OFFGRID_")}
         environ["PYTHONUNBUFFERED"] = "1"
@@ -140,8 +150,9 @@ class OffGrid(Program):
         """What it has printed, and when."""
         self._printed = threading.Condition()
         super().__init__(
-            command, Path(load.path).stem, 0, stdout=subprocess.PIPE, text=True, env=environ
-        )
+            command, Path(load.path).stem, 0, stdout=subprocess.PIPE, stderr=stderr, text=True,
+            env=environ,
+        )  # fmt: skip
         assert self.process.stdout is not None
         threading.Thread(target=self._read, args=(self.process.stdout,), daemon=True).start()
         self.listening, line = self.wait_line(r"http://127\.0\.0\.1:\d+")

@@ -32,6 +32,7 @@ from offgrid.api.tokens import (
 )
 from offgrid.config import Settings, load_settings
 from offgrid.engine.pool import EnginePool
+from offgrid.startup import prepare_process
 from offgrid.store.catalogue import Catalogue
 from offgrid.store.responses import ResponseStore
 
@@ -73,7 +74,8 @@ def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App
     app.add_route("/v1/responses", ResponsesResource(pool, settings, responses))
     app.add_route("/v1/responses/input_tokens", ResponseTokensResource(pool, settings, responses))
     app.add_route("/v1/responses/{id}", ResponseResource(responses))
-    app.add_route("/v1/responses/{id}/input_items", InputItemsResource(responses))
+    # The router is compiled with the last route, not by the first requests.
+    app.add_route("/v1/responses/{id}/input_items", InputItemsResource(responses), compile=True)
     return app
 
 
@@ -86,6 +88,7 @@ def create_app(settings: Settings | None = None) -> App:
     Raises:
         ConfigError: a setting is wrong.
     """
+    prepare_process()
     settings = load_settings() if settings is None else settings
     catalogue = Catalogue(settings)
     pool = EnginePool(settings, catalogue)

@@ -25,6 +25,7 @@ from offgrid.app import build_app
 from offgrid.config import Settings
 from offgrid.engine.pool import EnginePool
 from offgrid.errors import OffgridError
+from offgrid.startup import prepare_process
 from offgrid.store.catalogue import Catalogue
 
 log = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class Server:
     """
 
     def __init__(self, settings: Settings) -> None:
+        prepare_process()  # waitress starts its threads below
         self._settings = settings
         self.catalogue = Catalogue(settings)
         self.pool = EnginePool(settings, self.catalogue)

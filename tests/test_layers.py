@@ -11,8 +11,8 @@ import offgrid
 
 ROOT = Path(offgrid.__file__).parent
 LEVELS = {
-    "errors": 0, "config": 0, "sampling": 1, "engine": 2, "chat": 2, "store": 2, "peers": 3,
-    "api": 4, "app": 5, "server": 5, "cli": 6, "__main__": 7,
+    "errors": 0, "config": 0, "startup": 0, "sampling": 1, "engine": 2, "chat": 2,
+    "store": 2, "peers": 3, "api": 4, "app": 5, "server": 5, "cli": 6, "__main__": 7,
 }  # fmt: skip
 
 
@@ -59,3 +59,15 @@ def test_the_server_process_does_not_load_llama_cpp() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_no_function_imports_a_module_of_the_package() -> None:
+    """It would be loaded by the first thread that gets there, and its structs would be unprepared
+    (:mod:`offgrid.startup`)."""
+    for path in ROOT.rglob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef):
+                late = [node for node in ast.walk(function) if isinstance(node, ast.ImportFrom)]
+                assert not [node for node in late if (node.module or "").startswith("offgrid")], (
+                    path
+                )

@@ -7,7 +7,7 @@ import itertools
 import json
 import secrets
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from offgrid.api.logprobs import prompt_logprobs
 from offgrid.api.running import Mark, Running, Total
@@ -16,9 +16,7 @@ from offgrid.chat.dialect import Dialect
 from offgrid.chat.parser import AnswerParser, CallStart, Content, Event, Reasoning
 from offgrid.engine.protocol import Delta, Grammar, PromptToken, TokenLogprob
 from offgrid.errors import InvalidParameter
-
-if TYPE_CHECKING:
-    from offgrid.sampling import TextStream
+from offgrid.sampling import TextStream
 
 Json = dict[str, Any]
 
@@ -138,13 +136,6 @@ def _object(wanted: Grammar) -> Json:
     return schema
 
 
-def _stop_scanner(stops: tuple[str, ...]) -> TextStream:
-    # Imported where it is needed: the library brings NumPy, which the server does without.
-    from offgrid.sampling import TextStream
-
-    return TextStream(stops)
-
-
 class Choice:
     """One choice while it comes.
 
@@ -155,7 +146,7 @@ class Choice:
 
     def __init__(self, parser: AnswerParser, stops: tuple[str, ...] = ()) -> None:
         self._parser = parser
-        self._content = _stop_scanner(stops) if stops else None
+        self._content = TextStream(stops) if stops else None
         self._stops = stops
         self.finish_reason: str | None = None
         self.reasoning_tokens = 0
@@ -197,7 +188,7 @@ class Choice:
         """Content that was held back."""
         if self._content is None or self._content.finished:
             return []
-        text, self._content = self._content.flush(), _stop_scanner(self._stops)
+        text, self._content = self._content.flush(), TextStream(self._stops)
         return [Content(text)] if text else []
 
 

@@ -7,7 +7,6 @@ application, and real answers with what it says. Specification: https://spec.ope
 
 from __future__ import annotations
 
-import functools
 import inspect
 import re
 from collections.abc import Iterable
@@ -55,19 +54,17 @@ _HEADERS: dict[str, Schema] = {
 
 
 class OpenApiResource:
-    """Gives the document, which is the same as long as the server runs."""
+    """Gives the document, which is made once and is the same as long as the server runs."""
+
+    def __init__(self) -> None:
+        self._document = msgspec.json.encode(document())
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """The document of the whole API."""
         resp.content_type = falcon.MEDIA_JSON
-        resp.data = _encoded()
+        resp.data = self._document
 
     on_head = on_get
-
-
-@functools.lru_cache(maxsize=1)
-def _encoded() -> bytes:
-    return msgspec.json.encode(document())
 
 
 def document() -> dict[str, Any]:

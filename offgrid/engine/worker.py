@@ -1,9 +1,10 @@
 """The worker process: pipes, threads and one :class:`~offgrid.engine.engine.Engine`.
 
-Started by :mod:`offgrid.engine.client`, never by hand. Three
+Started by :mod:`offgrid.engine.client`, never by hand. Four
 threads: the reader takes commands from standard input and answers pings, the tokeniser prepares
-requests (a slow tokenizer stops neither the loop nor a cancel), the main thread loads the model
-and runs the loop. When standard input ends, the server is gone and the process ends too.
+requests (a slow tokenizer stops neither the loop nor a cancel), the compiler prepares those with a
+grammar, the main thread loads the model and runs the loop. When standard input ends, the server is
+gone and the process ends too.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from offgrid.engine.protocol import (
     read_command,
 )
 from offgrid.errors import EngineFault, RequestError
+from offgrid.startup import prepare_process
 
 log = logging.getLogger("offgrid.engine.worker")
 
@@ -253,6 +255,7 @@ def main() -> NoReturn:
     if hasattr(signal, "pthread_sigmask"):  # blocked until here by whoever started the process
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
+    prepare_process()
     # Reports get a descriptor of their own, so that nothing that a library prints to standard
     # output can get between two frames.
     reports = os.fdopen(os.dup(1), "wb", buffering=1 << 16)

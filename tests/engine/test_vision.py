@@ -12,6 +12,7 @@ import pytest
 from engine_runs import GREEDY, Run
 from numpy.typing import NDArray
 from reference_vision import MARKER, ReferenceVision
+from support import together
 from tiny_vision import POSITIONS, make_gemma, make_projector, make_qwen, make_seeing, pixels, png
 
 from offgrid.engine.engine import NO_ROOM
@@ -487,3 +488,16 @@ def test_ids_of_images() -> None:
     assert len(set(ids.tolist())) > 990
     assert image_ids(b"digest", 0, 10).tolist() == ids[:10].tolist()
     assert not set(ids[:50].tolist()) & set(image_ids(b"digest", 1, 50).tolist())
+
+
+def test_two_threads_load_the_projector_once(tmp_path: Path) -> None:
+    """Images are read on the tokeniser's thread, and with a grammar on the compiler's."""
+    path, projector = make_seeing(tmp_path)
+    model = Model(Load(str(path), ctx_size=256, parallel=1, projector=str(projector)))
+    try:
+        found = together([model.vision] * 8)
+        assert all(vision is found[0] for vision in found)
+        contexts = together([model.embedding_context] * 8)
+        assert all(context is contexts[0] for context in contexts)
+    finally:
+        model.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,9 @@ class Model(Vocabulary):
         self.metadata = self._metadata()
         self._choose_pooling()
         self._embedding: EmbeddingContext | None = None
+        self._embedding_lock = threading.Lock()
         self._vision: Vision | VisionError | None = None
+        self._vision_lock = threading.Lock()
         self._load = load
         if self.generates:
             self._create_context(load)
@@ -127,9 +130,10 @@ class Model(Vocabulary):
         Raises:
             LoadError: it does not fit into memory.
         """
-        if self._embedding is None:
-            self._embedding = EmbeddingContext(self, self._load)
-        return self._embedding
+        with self._embedding_lock:
+            if self._embedding is None:
+                self._embedding = EmbeddingContext(self, self._load)
+            return self._embedding
 
     def _create_context(self, load: Load) -> None:
         n_ctx_train = int(lc.llama_model_n_ctx_train(self._model))
@@ -259,16 +263,21 @@ class Model(Vocabulary):
     # --- images -------------------------------------------------------------------------------
 
     def vision(self) -> Vision:
-        """Return what reads images, loaded at the first call, which has to be over before others.
+        """Return what reads images, loaded at the first call; other threads' calls wait for that.
+
+        A request with images and a grammar is prepared on the compiler's thread, one without a
+        grammar on the tokeniser's.
 
         Raises:
             VisionError: there is no projector, or none that works; the same again at every call.
         """
-        if self._vision is None:
-            self._vision = self._load_vision()
-        if isinstance(self._vision, VisionError):
-            raise self._vision
-        return self._vision
+        with self._vision_lock:
+            if self._vision is None:
+                self._vision = self._load_vision()
+            vision = self._vision
+        if isinstance(vision, VisionError):
+            raise VisionError(str(vision))  # one object raised by two threads has both tracebacks
+        return vision
 
     def _load_vision(self) -> Vision | VisionError:
         if self._load.projector is None or self._context is None:

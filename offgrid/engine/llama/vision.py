@@ -64,7 +64,8 @@ class Span:
 
 
 class Vision:
-    """A projector. It may be used by three threads: one reads, one encodes, one decodes.
+    """A projector. Any number of threads may read at once, beside one that encodes and one that
+    decodes (``mtmd.h`` calls ``mtmd_tokenize`` thread-safe, and nothing else).
 
     Args:
         model: ``llama_model`` pointer.

@@ -1,0 +1,63 @@
+"""What a process does before its first thread starts, in the server and in every worker.
+
+Threads of this package share nothing that is built when it is first used: type information,
+templates and tables are built before threads start, or under a lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import sys
+from collections.abc import Iterator
+
+import msgspec
+
+_PACKAGE = f"{__package__}."
+
+
+def prepare_process() -> None:
+    """Build the type information of all structs, and let a crash of this process leave a trace.
+
+    Call it when everything is imported that this process needs, and before any thread starts.
+    """
+    enable_crash_trace()
+    build_type_information()
+
+
+def enable_crash_trace() -> None:
+    """Write the stack of every thread to standard error when a signal such as SIGSEGV ends us.
+
+    Where standard error is no file (it is closed, or a program that embeds the server has
+    replaced it) there is no trace. A program that has its own destination for traces keeps it.
+    """
+    if faulthandler.is_enabled():
+        return
+    for stream in (sys.stderr, sys.__stderr__):
+        if stream is None:
+            continue
+        # What a stream without a file descriptor raises depends on who wrote its class.
+        with contextlib.suppress(Exception):
+            faulthandler.enable(stream)
+            return
+
+
+def build_type_information() -> None:
+    """Build what msgspec has to know of the types of each struct's fields.
+
+    msgspec (0.22 and earlier) builds it when a struct is first decoded, and publishes it half
+    built: a second thread that decodes the same struct meanwhile reads null pointers, and the
+    process ends with SIGSEGV. To make a decoder for a struct builds it completely, with that of all
+    types in its fields. Encoding needs none of it.
+    """
+    for struct in package_structs():
+        msgspec.msgpack.Decoder(struct)
+
+
+def package_structs() -> Iterator[type[msgspec.Struct]]:
+    """Yield every struct of this package that is defined in this process, parents first."""
+    waiting: list[type[msgspec.Struct]] = [msgspec.Struct]
+    while waiting:
+        children = waiting.pop().__subclasses__()
+        yield from (child for child in children if child.__module__.startswith(_PACKAGE))
+        waiting += children

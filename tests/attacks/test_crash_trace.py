@@ -1,0 +1,68 @@
+"""A process that a library brings down with a signal says on standard error where it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from processes import Child, all_gone, program
+from support import TIMEOUT
+
+from offgrid.engine.protocol import Load, Ready, encode_frame, read_reports
+from offgrid.store.catalogue import STARTER_PATH
+
+Serve = Callable[..., Child]
+
+
+def crash(child: Child) -> None:
+    worker = child.worker()
+    os.kill(child.process.pid, signal.SIGSEGV)
+    assert child.wait() == -signal.SIGSEGV
+    assert "Fatal Python error: Segmentation fault" in child.err.text
+    assert "waitress" in child.err.text  # the stacks of all threads, its own among them
+    all_gone([worker])
+
+
+def test_a_server_that_crashes_leaves_a_trace_and_no_worker(serve: Serve) -> None:
+    child = serve()
+    child.wait_ready()
+    crash(child)
+
+
+def test_so_it_does_under_waitress_serve(tmp_path: Path) -> None:
+    child = Child(
+        program("waitress-serve"), "--listen=127.0.0.1:0", "--call", "offgrid.app:create_app",
+        cwd=tmp_path, OFFGRID_MODELS_DIR=str(tmp_path),
+    )  # fmt: skip
+    try:
+        child.err.find("Serving on")
+        crash(child)
+    finally:
+        child.end()
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT], ids=lambda number: number.name)
+def test_a_worker_that_crashes_leaves_a_trace(number: signal.Signals) -> None:
+    """SIGABRT is what assertions of llama.cpp end in."""
+    worker = subprocess.Popen(
+        [sys.executable, "-c", "from offgrid.engine.worker import main; main()"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    with worker:
+        assert worker.stdin is not None
+        assert worker.stdout is not None
+        worker.stdin.write(encode_frame(Load(str(STARTER_PATH), parallel=1)))
+        worker.stdin.flush()
+        reports = next(iter(read_reports(worker.stdout)))
+        assert isinstance(reports[0], Ready)
+        worker.send_signal(number)
+        assert worker.wait(TIMEOUT) == -number
+        assert worker.stderr is not None
+        trace = worker.stderr.read()
+    assert b"Fatal Python error: " in trace
+    assert b"offgrid/engine/worker.py" in trace

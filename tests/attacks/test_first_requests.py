@@ -1,0 +1,116 @@
+"""The first requests of a fresh server arrive at the same moment.
+
+What threads would build when they first use it, all of them build at once then. The server runs
+with ``tests/hurried``, which makes them disturb each other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from processes import Child
+from support import STARTER, TIMEOUT, chat_body, request
+
+from offgrid.api.operations import OPERATIONS
+
+Serve = Callable[..., Child]
+
+TOGETHER = 16
+SERVERS = 20
+HURRIED = Path(__file__).parents[1] / "hurried"
+TOOL = {"type": "object", "properties": {"place": {"type": "string"}}}
+TALK: dict[str, Any] = {
+    "max_tokens": 4, "stop": ["@@"], "logprobs": True,
+    "tools": [{"type": "function", "function": {"name": "look", "parameters": TOOL}}],
+}  # fmt: skip
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": chat_body(**TALK),
+    "/v1/chat/completions/input_tokens": chat_body(**TALK),
+    "/v1/completions": {"prompt": "Once", "max_tokens": 4, "logprobs": 2},
+    "/v1/embeddings": {"input": ["Once", "twice"]},
+    "/v1/rerank": {"query": "Once", "documents": ["once", "twice"]},
+    "/tokenize": {"content": "Once"},
+    "/detokenize": {"tokens": [1, 2]},
+    "/v1/responses": {
+        "input": "Once", "max_output_tokens": 4,
+        "tools": [{"type": "function", "name": "look", "parameters": TOOL}],
+    },
+    "/v1/responses/input_tokens": {"input": "Once"},
+}  # fmt: skip
+CALLS = [
+    (
+        operation.method.upper(),
+        operation.path.format(model=STARTER, id="resp_1"),
+        {"model": STARTER, **BODIES[operation.path]} if operation.method == "post" else None,
+    )
+    for operation in OPERATIONS
+]  # a new endpoint without a body here is a KeyError
+HARMLESS = {200, 400, 404, 503}
+"""The starter does not rerank, no response is kept, and a queue may be full."""
+
+Call = tuple[str, str, dict[str, Any] | None]
+
+
+@pytest.fixture
+def start(serve: Serve) -> Callable[[], Child]:
+    """Start a server whose threads disturb each other as often as they can."""
+    path = os.pathsep.join([str(HURRIED), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return lambda: serve("--queue-size", "64", "--threads", "1", PYTHONPATH=path)
+
+
+def attack(server: Child, calls: list[Call]) -> None:
+    """Send requests at the same moment; all are answered, and the server is still there."""
+    parts = urlsplit(server.url)
+    assert parts.hostname is not None
+    with contextlib.ExitStack() as open_sockets:
+        waiting = []
+        for method, path, body in calls:
+            data = b"" if body is None else json.dumps(body).encode()
+            head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}"
+            message = head.encode() + b"\r\n\r\n" + data
+            sock = socket.create_connection((parts.hostname, parts.port), timeout=TIMEOUT)
+            open_sockets.enter_context(sock).sendall(message[:-1])
+            waiting.append((sock, message[-1:]))
+        for sock, last in waiting:
+            sock.sendall(last)
+        statuses = [status_of(sock) for sock, _ in waiting]
+    assert set(statuses) <= HARMLESS, statuses
+    assert request(server.url, "GET", "/health").status == 200
+    assert server.process.poll() is None
+
+
+def status_of(sock: socket.socket) -> int:
+    with http.client.HTTPResponse(sock) as response:
+        response.begin()
+        response.read()
+        return response.status
+
+
+def test_sixteen_first_requests_to_one_endpoint(start: Callable[[], Child]) -> None:
+    """Each converts into types that no thread has used before."""
+    attack(start(), [call for call in CALLS if call[:2] == ("POST", "/v1/responses")] * TOGETHER)
+
+
+def test_the_first_requests_to_all_endpoints(start: Callable[[], Child]) -> None:
+    attack(start(), CALLS * 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call[0]} {call[1]}")
+def test_twenty_servers_survive_their_first_requests(
+    start: Callable[[], Child], call: Call
+) -> None:
+    """The default run has one server for the largest endpoint, and one for all."""
+    for _ in range(SERVERS // 2):
+        for server in (start(), start()):  # one starts while the other does
+            attack(server, [call] * TOGETHER)
+            server.end()

@@ -1,0 +1,78 @@
+"""The end of a server, whatever it is just doing, and what is left for the next one.
+
+``tests/test_server.py`` has more ends: SIGTERM while the model loads, SIGKILL while an answer is
+computed; ``tests/test_cli.py`` has the second server on a port.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from processes import Child, all_gone
+from support import STARTER, request
+
+Serve = Callable[..., Child]
+
+RESPONSES = "/v1/responses"
+QUICK = ("--threads", "1")
+"""Threads of llama.cpp wait for each other, and tests run beside others."""
+
+
+def test_a_server_that_is_killed_while_it_loads_leaves_no_worker(serve: Serve) -> None:
+    child = serve()
+    assert child.url
+    worker = child.worker()
+    child.process.kill()
+    all_gone([worker])
+    assert child.wait() == -signal.SIGKILL
+
+
+def keep(url: str, text: str, **fields: Any) -> str:
+    """Have an answer kept; return its id."""
+    body = {"model": STARTER, "input": text, "max_output_tokens": 2, **fields}
+    response = request(url, "POST", RESPONSES, body)
+    assert response.status == 200
+    assert response.json["store"] is True
+    return str(response.json["id"])
+
+
+def test_answers_that_were_acknowledged_survive_a_kill(serve: Serve) -> None:
+    """Each is in the file when the client has it."""
+    child = serve(*QUICK)
+    url = child.wait_ready()
+    ids = [keep(url, "Once")]
+    for _ in range(4):
+        ids.append(keep(url, "and then", previous_response_id=ids[-1]))
+    child.process.kill()
+    child.wait()
+    url = serve(*QUICK).wait_ready()
+    for id in ids:
+        assert request(url, "GET", f"{RESPONSES}/{id}").json["id"] == id
+    keep(url, "goes on", previous_response_id=ids[-1])
+
+
+def test_a_responses_file_of_garbage_is_set_aside(serve: Serve, tmp_path: Path) -> None:
+    """It was garbage at the start, and becomes it again while it is used."""
+    path = tmp_path / "responses.sqlite3"
+    garbage = b"SQLite format 3\0" + b"\xa5" * 8000
+    path.write_bytes(garbage)
+    child = serve(*QUICK)
+    url = child.wait_ready()
+    id = keep(url, "Once")
+    assert request(url, "GET", f"{RESPONSES}/{id}").status == 200
+    assert path.with_name("responses.sqlite3.damaged").read_bytes() == garbage
+    child.err.find("is damaged .*: set aside")
+
+    path.write_bytes(b"\xa5" * 20_000)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    # What was kept is lost with the file, which this server may still have open.
+    assert request(url, "GET", f"{RESPONSES}/{id}").status in (200, 404, 500, 503)
+    child.process.kill()
+    child.wait()
+    url = serve(*QUICK).wait_ready()
+    id = keep(url, "Once more")
+    assert request(url, "GET", f"{RESPONSES}/{id}").status == 200

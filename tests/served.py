@@ -1,0 +1,71 @@
+"""A server process that the tests of one module attack in turns, and what must be left of it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+from processes import Child, program
+from support import TIMEOUT, Json, Response, request
+
+
+def command(folder: Path, *flags: str) -> list[str]:
+    """The command line of ``offgrid serve`` with all its files in a folder."""
+    models = folder / "models"
+    models.mkdir(exist_ok=True)
+    return [
+        program("offgrid"), "serve", "--port", "0", "--models-dir", str(models),
+        # Threads of llama.cpp wait for each other, and tests run beside others.
+        "--threads", "1", "--responses-file", str(folder / "responses.sqlite3"), *flags,
+    ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def served(folder: Path, *flags: str) -> Iterator[Child]:
+    """Run ``offgrid serve``; its default model is loaded when the block begins."""
+    child = Child(*command(folder, *flags), cwd=folder)
+    try:
+        child.wait_ready()
+        yield child
+    finally:
+        child.end()
+
+
+@contextlib.contextmanager
+def unharmed(server: Child, text: Json) -> Iterator[None]:
+    """Fail if the block leaves another server or worker, one that does not answer, or an error in
+    the log.
+
+    Args:
+        server: it has one worker.
+        text: the body of a completion that is answered before and after.
+    """
+    assert complete(server, text).status == 200
+    worker = server.worker()
+    yield
+    assert server.process.poll() is None, server.err.text
+    assert request(server.url, "GET", "/health").status == 200
+    assert complete(server, text).status == 200
+    assert server.workers() == [worker]
+    assert "ERROR offgrid" not in server.err.text
+
+
+def complete(server: Child, body: Json) -> Response:
+    """Ask for a completion."""
+    return request(server.url, "POST", "/v1/completions", body)
+
+
+def connect(server: Child) -> socket.socket:
+    """Return a new connection; the caller closes it."""
+    parts = urlsplit(server.url)
+    assert parts.hostname is not None
+    return socket.create_connection((parts.hostname, parts.port), TIMEOUT)
+
+
+def descriptors(server: Child) -> int:
+    """How many files and connections it has open."""
+    return int(psutil.Process(server.process.pid).num_fds())

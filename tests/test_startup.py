@@ -1,0 +1,112 @@
+"""What a process does before its first thread: type information is whole, and a crash is told."""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import TIMEOUT
+
+from offgrid.startup import enable_crash_trace
+
+HERE = Path(__file__).parent
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python program in a new process, with threads that disturb each other."""
+    path = [str(HERE / "hurried"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+    )
+
+
+LOOK = """
+import gc, pathlib, sys
+import msgspec
+from offgrid.config import load_settings
+from offgrid.startup import package_structs
+
+def is_prepared(struct):
+    return any(type(part).__name__ == "StructInfo" for part in gc.get_referents(struct))
+
+folder = pathlib.Path(sys.argv[1])
+settings = load_settings(
+    {{"port": 0, "models_dir": folder, "responses_file": folder / "r.sqlite3"}}, environ={{}}
+)
+{start}
+modules = [module for name, module in sys.modules.items() if name.startswith("offgrid.")]
+values = [value for module in modules for value in vars(module).values()]
+structs = {{value for value in values if isinstance(value, type(msgspec.Struct))}}
+structs -= {{msgspec.Struct}}
+assert len(structs) > 20
+assert structs <= set(package_structs()), structs - set(package_structs())
+print([struct for struct in structs if not is_prepared(struct)])
+"""
+STARTS = {
+    "serve": "import offgrid.server; server = offgrid.server.Server(settings)",
+    "waitress-serve": "import offgrid.app; app = offgrid.app.create_app(settings)",
+    "worker": """
+import offgrid.engine.worker
+offgrid.engine.worker.prepare_process()
+""",
+}
+
+
+@pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
+def test_every_struct_of_a_process_is_prepared(start: str, tmp_path: Path) -> None:
+    """Structs are found by themselves: nobody has to enter a new one anywhere."""
+    result = run("-c", LOOK.format(start=start), str(tmp_path))
+    assert (result.stdout, result.returncode) == ("[]\n", 0), result.stderr
+
+
+def test_every_struct_survives_its_first_use_by_eight_threads() -> None:
+    result = run(str(HERE / "first_use.py"))
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 100
+
+
+CRASH = """
+import os, signal, sys
+from offgrid.startup import enable_crash_trace
+{before}
+enable_crash_trace()
+os.kill(os.getpid(), signal.SIGSEGV)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX")
+@pytest.mark.parametrize(
+    ("before", "told"),
+    [
+        ("", True),
+        ("import io; sys.stderr = io.StringIO()", True),  # a logger in its place
+        ("sys.stderr = sys.__stderr__ = None", False),  # a service without a console
+        ("os.close(2)", False),
+    ],
+    ids=["plain", "replaced", "absent", "closed"],
+)
+def test_a_crash_leaves_a_trace_where_standard_error_is_a_file(before: str, told: bool) -> None:
+    result = run("-c", CRASH.format(before=before))
+    assert result.returncode == -signal.SIGSEGV
+    assert ("Fatal Python error: Segmentation fault" in result.stderr) is told
+    assert ("most recent call first" in result.stderr) is told
+
+
+def test_a_trace_that_is_switched_on_already_stays_where_it_goes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """pytest has its own, and so may a program that embeds the server."""
+    assert faulthandler.is_enabled()
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    enable_crash_trace()
+    assert faulthandler.is_enabled()
