@@ -15,12 +15,10 @@ from types import FrameType
 from typing import Any
 
 import waitress
-from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
-from waitress.task import ErrorTask
 from waitress.wasyncore import close_all
 
-from offgrid.api.errors import wire_error
+from offgrid.api.wire import FRAMING, Channel
 from offgrid.app import build_app
 from offgrid.config import Settings
 from offgrid.engine.pool import EnginePool
@@ -75,24 +73,6 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-class _WireError(ErrorTask):  # type: ignore[misc]  # waitress has no types
-    """What waitress refuses before the application sees it, in the application's form."""
-
-    def execute(self) -> None:
-        """Write the response."""
-        error = self.request.error
-        body = wire_error(error.code, f"{error.reason}: {error.body}")
-        self.status = f"{error.code} {error.reason}"
-        self.response_headers.append(("Content-Type", "application/json"))
-        self.set_close_on_finish()
-        self.content_length = len(body)
-        self.write(body)
-
-
-class _Channel(HTTPChannel):  # type: ignore[misc]
-    error_task_class = _WireError
-
-
 class Server:
     """The HTTP server of ``offgrid serve``.
 
@@ -130,8 +110,7 @@ class Server:
             cleanup_interval=5,
             channel_timeout=30,
             max_request_header_size=16384,
-            # Above ours, so that the answer comes from us, in JSON.
-            max_request_body_size=(settings.max_body_mb + 1) << 20,
+            max_request_body_size=(settings.max_body_mb << 20) + FRAMING,
             inbuf_overflow=1 << 20,
             outbuf_overflow=1 << 20,
             outbuf_high_watermark=256 * 1024,
@@ -140,7 +119,7 @@ class Server:
             log_socket_errors=False,
             clear_untrusted_proxy_headers=True,
         )
-        self._server.channel_class = _Channel
+        self._server.channel_class = Channel
         self._loop = threading.Thread(target=self._server.run, name="http", daemon=True)
         self._signals = 0
         self._drained = False
