@@ -34,6 +34,7 @@ from offgrid.config import Settings, load_settings
 from offgrid.engine.pool import EnginePool
 from offgrid.store.catalogue import Catalogue
 from offgrid.store.responses import ResponseStore
+from offgrid.terminal import escape_log
 
 
 class App(falcon.App[Any, Any]):
@@ -86,6 +87,7 @@ def create_app(settings: Settings | None = None) -> App:
     Raises:
         ConfigError: a setting is wrong.
     """
+    escape_log()
     settings = load_settings() if settings is None else settings
     catalogue = Catalogue(settings)
     pool = EnginePool(settings, catalogue)
