@@ -54,6 +54,8 @@ def _configure_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # waitress warns for every request that waits for a thread; the queue has limits of its own.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    if level != "debug":  # it tells of every client that leaves before its answer
+        logging.getLogger("waitress").setLevel(logging.WARNING)
 
 
 def _print_banner(console: Console, server: Server, settings: Settings) -> None:

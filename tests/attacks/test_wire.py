@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,6 +184,43 @@ def test_addresses_that_are_none(server: Child, line: bytes) -> None:
         connection.send(line, b"\r\nHost: localhost\r\n\r\n")
         status, _ = connection.response()
         assert 400 <= status < 500
+
+
+VALID = (
+    HEALTH,
+    POST + b"Content-Length: 2\r\n\r\n{}" + HEALTH,
+    POST + b"Transfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\nx: y\r\n\r\n" + HEALTH,
+    b"OPTIONS /v1/models HTTP/1.1\r\nHost: [::1]:80\r\nOrigin: http://a.example:1\r\n\r\n",
+    b"GET http://127.0.0.1:80/v1/models/a%20b?c=d#e HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    b"DELETE /v1/responses/x HTTP/1.1\r\nHost: localhost\r\nReferer: http://a.example/b\r\n\r\n",
+)
+PIECES = (
+    b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"\x00", b"\xff", b" ", b":", b"[", b"]", b"%", b"//",
+    b"@", b",", b"#", b"?", b";", b"0", b"9" * 5000, b"-1", b"chunked", b"HTTP/1.1", b"http://[", b"\t",
+)  # fmt: skip
+
+
+def mutated(rng: random.Random, text: bytes) -> bytes:
+    """A valid request with one to four changes."""
+    for _ in range(rng.randint(1, 4)):
+        start = rng.randrange(len(text) + 1)
+        end = min(len(text), start + rng.choice((0, 0, 1, 1, 8)))
+        text = (
+            text[:start] + rng.choice((b"", rng.choice(PIECES), text[start:end] * 2)) + text[end:]
+        )
+    return text
+
+
+def test_random_changes_of_raw_requests(server: Child) -> None:
+    """Whatever comes is answered or refused; nothing in it makes the server fail."""
+    rng = random.Random(7)
+    for number in range(300):
+        text = mutated(rng, VALID[number % len(VALID)])
+        with Connection(server.url) as connection:
+            connection.send(text)
+            connection.socket.shutdown(socket.SHUT_WR)
+            answer = connection.socket.recv(12)
+            assert answer[9:] not in (b"500", b"502", b"503"), text
 
 
 def test_nothing_of_this_is_in_the_log(server: Child, tmp_path: Path) -> None:
