@@ -5,9 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import random
+import re
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
@@ -196,7 +196,8 @@ VALID = (
 )
 PIECES = (
     b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"\x00", b"\xff", b" ", b":", b"[", b"]", b"%", b"//",
-    b"@", b",", b"#", b"?", b";", b"0", b"9" * 5000, b"-1", b"chunked", b"HTTP/1.1", b"http://[", b"\t",
+    b"@", b",", b"#", b"?", b";", b"0", b"9" * 5000, b"-1", b"chunked", b"HTTP/1.1", b"http://[",
+    b"\t",
 )  # fmt: skip
 
 
@@ -223,8 +224,8 @@ def test_random_changes_of_raw_requests(server: Child) -> None:
             assert answer[9:] not in (b"500", b"502", b"503"), text
 
 
-def test_nothing_of_this_is_in_the_log(server: Child, tmp_path: Path) -> None:
+def test_nothing_of_this_is_in_the_log(server: Child) -> None:
     """A client that sends nonsense cannot fill it."""
     assert request(server.url, "GET", "/health").status == 200
-    assert "Traceback" not in server.err.text
-    assert server.err.text.count("\n") < 5
+    log = server.err.text
+    assert not re.search(r"Traceback| waitress| offgrid\.api", log), log
