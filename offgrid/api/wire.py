@@ -221,14 +221,17 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return bool(self.will_close if self._lingering else super().writable())
 
     def handle_write(self) -> None:
-        """Write what there is; after the last response, end our side."""
+        """Write what there is; after the last response, end our side.
+
+        The client may have closed the connection in the same moment.
+        """
         if self.will_close or not self.close_when_flushed:
             super().handle_write()
             return
         self._flush_exception(self._flush_some)
         if self.will_close:
             self.handle_close()
-        elif not self.total_outbufs_len:
+        elif self.connected and not self.total_outbufs_len:
             self._linger()
 
     def _linger(self) -> None:
