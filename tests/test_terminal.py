@@ -8,7 +8,7 @@ import threading
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offgrid.terminal import LogFormatter, escape_log, log_failed_threads, shown
@@ -28,6 +28,7 @@ def test_what_is_shown(text: str, line: str) -> None:
     assert shown(text) == line
 
 
+@settings(deadline=None)
 @given(st.text(st.characters()))
 def test_nothing_but_visible_characters_and_spaces(text: str) -> None:
     line = shown(text)

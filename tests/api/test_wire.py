@@ -11,7 +11,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import TIMEOUT, eventually, request
 from waitress.buffers import OverflowableBuffer
@@ -50,6 +50,7 @@ def cut(text: bytes, cuts: list[int]) -> list[bytes]:
     return [text[a:b] for a, b in itertools.pairwise(places)]
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.binary(min_size=1, max_size=40), max_size=8),
     st.sampled_from([b"", b";a=b", b" ; a", b';q="\xff"']),

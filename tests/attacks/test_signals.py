@@ -81,7 +81,9 @@ def test_quit_lets_answers_finish(server: Child) -> None:
     all_gone([worker])
 
 
-@pytest.mark.parametrize("nohup", [False, True], ids=["closed", "nohup"])
+@pytest.mark.parametrize(
+    "nohup", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["closed", "nohup"]
+)
 def test_a_terminal_that_is_closed(tmp_path: Path, nohup: bool) -> None:
     """The system says so to all of its processes, and the shell once more; answers finish."""
     ours, theirs = pty.openpty()
