@@ -20,7 +20,7 @@ import waitress
 from waitress.server import BaseWSGIServer
 from waitress.wasyncore import close_all
 
-from offgrid.api.wire import FRAMING, Channel
+from offgrid.api.wire import FRAMING, channel_class
 from offgrid.app import build_app
 from offgrid.config import Settings
 from offgrid.engine.pool import EnginePool
@@ -121,7 +121,7 @@ class Server:
             log_socket_errors=False,
             clear_untrusted_proxy_headers=True,
         )
-        self._server.channel_class = Channel
+        self._server.channel_class = channel_class(settings.cors_origins)
         self._loop = threading.Thread(target=self._server.run, name="http", daemon=True)
         self._draining = False
         self._drained = False

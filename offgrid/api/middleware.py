@@ -20,6 +20,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import secrets
+from collections.abc import Iterable
 
 import falcon
 
@@ -65,13 +66,36 @@ class OneLength:
             )
 
 
+class AllowedOrigins:
+    """The origins whose pages may call the API."""
+
+    def __init__(self, origins: Iterable[str] = ()) -> None:
+        self._origins = frozenset(map(self._normal, origins))
+
+    def __contains__(self, origin: str) -> bool:
+        return self._normal(origin) in self._origins
+
+    @staticmethod
+    def _normal(origin: str) -> str:
+        return origin.rstrip("/").lower()
+
+
+def cors_headers(origin: str) -> list[tuple[str, str]]:
+    """Return what lets the pages of an allowed origin read a response."""
+    return [
+        ("Access-Control-Allow-Origin", origin),
+        ("Vary", "Origin"),
+        ("Access-Control-Expose-Headers", "x-request-id, x-offgrid-seed"),
+    ]
+
+
 class HostGuard:
     """Refuses requests that a foreign web page made, and answers those of allowed ones (CORS)."""
 
     def __init__(self, settings: Settings) -> None:
         self._names = {settings.host.lower(), *(h.lower() for h in settings.allowed_hosts)}
         self._any_address = settings.allow_remote
-        self._origins = {origin.rstrip("/").lower() for origin in settings.cors_origins}
+        self._origins = AllowedOrigins(settings.cors_origins)
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Raise HostRefused or InvalidParameter, or let the request pass."""
@@ -79,7 +103,7 @@ class HostGuard:
         origin: str | None = req.env.get("HTTP_ORIGIN")
         if origin is None:
             self._check_site(req, host)
-        elif self._allows(origin):
+        elif origin in self._origins:
             self._allow(req, resp, origin)
         elif not _is_own(origin, host):
             raise HostRefused(
@@ -87,9 +111,6 @@ class HostGuard:
                 "may.",
                 code="origin_not_allowed",
             )
-
-    def _allows(self, origin: str) -> bool:
-        return origin.rstrip("/").lower() in self._origins
 
     def _check_host(self, req: falcon.Request) -> str | None:
         host: str | None = req.env.get("HTTP_HOST")
@@ -125,7 +146,7 @@ class HostGuard:
             own = site.strip().lower() in ("same-origin", "none")
         else:
             page = _ORIGIN_OF_URL.match(req.env.get("HTTP_REFERER", ""))
-            own = page is None or self._allows(page[0]) or _is_own(page[0], host)
+            own = page is None or page[0] in self._origins or _is_own(page[0], host)
         if not own and not _is_link(req):
             raise HostRefused(
                 "Pages of other sites may not use this server. OFFGRID_CORS_ORIGINS lists origins "
@@ -135,9 +156,8 @@ class HostGuard:
 
     @staticmethod
     def _allow(req: falcon.Request, resp: falcon.Response, origin: str) -> None:
-        resp.set_header("Access-Control-Allow-Origin", origin)
-        resp.append_header("Vary", "Origin")
-        resp.set_header("Access-Control-Expose-Headers", "x-request-id, x-offgrid-seed")
+        for name, value in cors_headers(origin):
+            resp.append_header(name, value)
         if req.method == "OPTIONS" and req.env.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD"):
             resp.set_header("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS")
             wanted = req.env.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "")

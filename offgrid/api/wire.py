@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 import socket
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from waitress.buffers import OverflowableBuffer
@@ -24,7 +25,7 @@ from waitress.task import ErrorTask
 from waitress.utilities import BadRequest, RequestEntityTooLarge, RequestHeaderFieldsTooLarge
 
 from offgrid.api.errors import wire_error
-from offgrid.api.middleware import new_request_id
+from offgrid.api.middleware import AllowedOrigins, cors_headers, new_request_id
 
 FRAMING = 1 << 20
 """Bytes that a chunked body may have beyond the limit of bodies, for the sizes of its chunks."""
@@ -182,6 +183,9 @@ class _WireError(ErrorTask):  # type: ignore[misc]
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
         self.response_headers.append(("x-request-id", new_request_id()))
+        origin = self.request.headers.get("ORIGIN")
+        if origin is not None and origin in self.channel.origins:
+            self.response_headers += cors_headers(origin)
         self.set_close_on_finish()
         self.content_length = len(body)
         self.write(body)
@@ -192,6 +196,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     error_task_class = _WireError
     parser_class = Parser
+    origins = AllowedOrigins()
+    """Whose pages may read what is refused here; :func:`channel_class` sets it."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._lingering = False
@@ -262,3 +268,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     def handle_expt(self) -> None:
         """Close a connection with urgent data: HTTP has none, and it would wake us for ever."""
         self.handle_close()
+
+
+def channel_class(origins: Iterable[str]) -> type[Channel]:
+    """Return the class of the connections of a server whose pages of some origins may call it."""
+    return type("OffgridChannel", (Channel,), {"origins": AllowedOrigins(origins)})

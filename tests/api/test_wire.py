@@ -115,6 +115,17 @@ def test_who_goes_on_sending_is_cut_off_at_last(
     eventually(lambda: not server._server.active_channels, "the connections are closed")
 
 
+def test_pages_that_may_call_can_read_a_refusal(make_server: Make) -> None:
+    url = make_server(cors_origins="http://a.example").url
+    for origin, allowed in (("http://a.example", True), ("http://b.example", False)):
+        head = f"POST / HTTP/1.1\r\nHost: x\r\nOrigin: {origin}\r\nContent-Length: 99999999\r\n\r\n"
+        with connect(url) as connection:
+            connection.sendall(head.encode())
+            answer = read_all(connection)
+        assert answer.startswith(b"HTTP/1.1 413 ")
+        assert (f"Access-Control-Allow-Origin: {origin}".encode() in answer) == allowed
+
+
 @pytest.mark.parametrize("limit", ["_QUIET_SECONDS", "_LINGER_SECONDS"])
 def test_who_never_closes_is_closed(
     make_server: Make, monkeypatch: pytest.MonkeyPatch, limit: str
