@@ -121,7 +121,9 @@ class Server:
             log_socket_errors=False,
             clear_untrusted_proxy_headers=True,
         )
-        self._server.channel_class = channel_class(settings.cors_origins)
+        self._server.channel_class = channel_class(
+            settings.cors_origins, settings.max_body_mb << 20
+        )
         self._loop = threading.Thread(target=self._server.run, name="http", daemon=True)
         self._draining = False
         self._drained = False

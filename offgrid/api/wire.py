@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -22,7 +23,12 @@ from waitress.buffers import OverflowableBuffer
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.task import ErrorTask
-from waitress.utilities import BadRequest, RequestEntityTooLarge, RequestHeaderFieldsTooLarge
+from waitress.utilities import (
+    BadRequest,
+    Error,
+    RequestEntityTooLarge,
+    RequestHeaderFieldsTooLarge,
+)
 
 from offgrid.api.errors import wire_error
 from offgrid.api.middleware import AllowedOrigins, cors_headers, new_request_id
@@ -36,6 +42,8 @@ _LINGER_SECONDS = 30.0
 _MAX_DISCARDED = 1 << 28
 """Bytes of that, read and thrown away."""
 _DISCARD = 1 << 16
+_MAX_BODIES = 1 << 29
+"""Bytes of all bodies that are kept at once, or four times the limit of one, if that is more."""
 _MAX_LINE = 8192
 """Bytes of a chunk's size with its extensions."""
 _MAX_TRAILER = 16384
@@ -120,12 +128,39 @@ class ChunkedBody:
         return self._buffer
 
 
+class Busy(Error):  # type: ignore[misc]  # waitress has no types
+    """Too much of other bodies is kept already."""
+
+    code = 503
+    reason = "Service Unavailable"
+
+
+class Budget:
+    """Bytes that the bodies of all connections may have together, in memory and temporary files.
+
+    Without it, clients that never finish theirs fill the disk.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Count bytes that are there; negative ones are gone. Return whether it was too much."""
+        with self._lock:
+            self._left -= size
+            return self._left < 0
+
+
 class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     """Refuses at once, in one way, and without another word of the client."""
 
     # A request may be refused before these are known.
     command = "GET"
     path = ""
+    completed = False
+    budget = Budget(_MAX_BODIES)
+    _counted = 0
 
     def received(self, data: bytes) -> int:
         """Take in a part of the request; what comes after a refused one is no request."""
@@ -136,6 +171,8 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
             consumed = len(data)
         if self.error is None and self.content_length > self.max_body:
             self.error = RequestEntityTooLarge("")
+        if self._count() and self.error is None and not self.completed:
+            self.error = Busy("the bodies of other requests take all the room there is")
         if self.error is not None:
             self.completed = True
             consumed = len(data)
@@ -143,6 +180,21 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
             # waitress would ask for the body of a request that has none or was refused.
             self.expect_continue = False
         return consumed
+
+    def _count(self) -> bool:
+        more = self.body_bytes_received - self._counted
+        self._counted += more
+        return self.budget.take(more)
+
+    def close(self) -> None:
+        """Drop the body."""
+        self.budget.take(-self._counted)
+        self._counted = self.body_bytes_received = 0
+        super().close()
+
+    def __del__(self) -> None:
+        # waitress does not close what it drops unfinished.
+        self.budget.take(-self._counted)
 
     @property
     def max_body(self) -> int:
@@ -184,6 +236,8 @@ class _WireError(ErrorTask):  # type: ignore[misc]
         self.response_headers.append(("Content-Type", "application/json"))
         self.response_headers.append(("x-request-id", new_request_id()))
         origin = self.request.headers.get("ORIGIN")
+        if error.code == 503:
+            self.response_headers.append(("Retry-After", "5"))
         if origin is not None and origin in self.channel.origins:
             self.response_headers += cors_headers(origin)
         self.set_close_on_finish()
@@ -270,6 +324,14 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self.handle_close()
 
 
-def channel_class(origins: Iterable[str]) -> type[Channel]:
-    """Return the class of the connections of a server whose pages of some origins may call it."""
-    return type("OffgridChannel", (Channel,), {"origins": AllowedOrigins(origins)})
+def channel_class(origins: Iterable[str], max_body: int) -> type[Channel]:
+    """Return the class of the connections of one server.
+
+    Args:
+        origins: those whose pages may call it.
+        max_body: bytes that a body may have.
+    """
+    budget = Budget(max(_MAX_BODIES, 4 * max_body))
+    parser = type("OffgridParser", (Parser,), {"budget": budget})
+    fields = {"origins": AllowedOrigins(origins), "parser_class": parser}
+    return type("OffgridChannel", (Channel,), fields)

@@ -115,6 +115,35 @@ def test_who_goes_on_sending_is_cut_off_at_last(
     eventually(lambda: not server._server.active_channels, "the connections are closed")
 
 
+def test_bodies_that_never_end_do_not_fill_the_disk(
+    make_server: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them together have a limit; what is dropped makes room again."""
+    monkeypatch.setattr(wire, "_MAX_BODIES", 0)
+    server = make_server(max_body_mb=1)  # so it is 4 MiB
+    url, budget = server.url, server._server.channel_class.parser_class.budget
+    head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(connect(url)) for _ in range(4)]
+        for connection in waiting:
+            connection.sendall(head + bytes(900_000))
+        eventually(lambda: budget._left == (4 << 20) - 4 * 900_000, "four bodies are there")
+        with connect(url) as fifth:
+            fifth.sendall(head + bytes(900_000))
+            answer = read_all(fifth)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"Retry-After: " in answer
+        assert b"server_busy" in answer
+        assert request(url, "GET", "/health").status == 200
+        for connection in waiting[1:]:
+            connection.sendall(bytes(100_000))
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            assert (response.status, b"invalid_json" in response.read()) == (400, True)
+    # The first never ends its body.
+    eventually(lambda: budget._left == 4 << 20, "all room is free again")
+
+
 def test_pages_that_may_call_can_read_a_refusal(make_server: Make) -> None:
     url = make_server(cors_origins="http://a.example").url
     for origin, allowed in (("http://a.example", True), ("http://b.example", False)):
