@@ -13,7 +13,7 @@ from offgrid.api.completions import CompletionsResource
 from offgrid.api.embeddings import EmbeddingsResource
 from offgrid.api.errors import add_error_handlers
 from offgrid.api.health import HealthResource, RootResource
-from offgrid.api.middleware import HostGuard, RequestId
+from offgrid.api.middleware import HostGuard, OneLength, RequestId
 from offgrid.api.models import ModelResource, ModelsResource
 from offgrid.api.openapi import OpenApiResource
 from offgrid.api.rerank import RerankResource
@@ -35,6 +35,7 @@ from offgrid.engine.pool import EnginePool
 from offgrid.startup import prepare_process
 from offgrid.store.catalogue import Catalogue
 from offgrid.store.responses import ResponseStore
+from offgrid.terminal import escape_log
 
 
 class App(falcon.App[Any, Any]):
@@ -52,7 +53,7 @@ class App(falcon.App[Any, Any]):
 
 def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App:
     """Connect resources with what they need."""
-    app = App(middleware=[RequestId(), HostGuard(settings)])
+    app = App(middleware=[RequestId(), OneLength(), HostGuard(settings)])
     app.req_options.strip_url_path_trailing_slash = True
     add_error_handlers(app)
     app.add_route("/", RootResource())
@@ -89,6 +90,7 @@ def create_app(settings: Settings | None = None) -> App:
         ConfigError: a setting is wrong.
     """
     prepare_process()
+    escape_log()
     settings = load_settings() if settings is None else settings
     catalogue = Catalogue(settings)
     pool = EnginePool(settings, catalogue)

@@ -14,6 +14,7 @@
         ├── ModelLoadFailed           500, the GGUF is cut short, not a model, too large, ...
         ├── EngineFault               500, a bad row, a failing decode, a dying worker
         ├── StoreFailed               500, the file of stored responses cannot be used
+        │   └── StoreBusy             503 with Retry-After, another process has locked it
         └── Overloaded                503 with Retry-After: queue full, loading, stopping
 
 The API layer has one mapper from these to ``{"error": {...}}`` (:mod:`offgrid.api.errors`).
@@ -132,6 +133,18 @@ class StoreFailed(RequestError):
     """What is stored cannot be read or written: a full disk, a file of somebody else."""
 
     code = "store_failed"
+
+
+class StoreBusy(StoreFailed):
+    """Another process has locked the file of what is stored."""
+
+    status = 503
+    type = "unavailable_error"
+    code = "store_busy"
+
+    def __init__(self) -> None:
+        message = "Another process has locked the file of stored responses; try again later."
+        super().__init__(message, retry_after=1)
 
 
 class Overloaded(RequestError):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,12 +17,10 @@ from types import FrameType
 from typing import Any
 
 import waitress
-from waitress.channel import HTTPChannel
 from waitress.server import BaseWSGIServer
-from waitress.task import ErrorTask
 from waitress.wasyncore import close_all
 
-from offgrid.api.errors import wire_error
+from offgrid.api.wire import FRAMING, channel_class
 from offgrid.app import build_app
 from offgrid.config import Settings
 from offgrid.engine.pool import EnginePool
@@ -76,24 +76,6 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-class _WireError(ErrorTask):  # type: ignore[misc]  # waitress has no types
-    """What waitress refuses before the application sees it, in the application's form."""
-
-    def execute(self) -> None:
-        """Write the response."""
-        error = self.request.error
-        body = wire_error(error.code, f"{error.reason}: {error.body}")
-        self.status = f"{error.code} {error.reason}"
-        self.response_headers.append(("Content-Type", "application/json"))
-        self.set_close_on_finish()
-        self.content_length = len(body)
-        self.write(body)
-
-
-class _Channel(HTTPChannel):  # type: ignore[misc]
-    error_task_class = _WireError
-
-
 class Server:
     """The HTTP server of ``offgrid serve``.
 
@@ -132,8 +114,7 @@ class Server:
             cleanup_interval=5,
             channel_timeout=30,
             max_request_header_size=16384,
-            # Above ours, so that the answer comes from us, in JSON.
-            max_request_body_size=(settings.max_body_mb + 1) << 20,
+            max_request_body_size=(settings.max_body_mb << 20) + FRAMING,
             inbuf_overflow=1 << 20,
             outbuf_overflow=1 << 20,
             outbuf_high_watermark=256 * 1024,
@@ -142,9 +123,11 @@ class Server:
             log_socket_errors=False,
             clear_untrusted_proxy_headers=True,
         )
-        self._server.channel_class = _Channel
+        self._server.channel_class = channel_class(
+            settings.cors_origins, settings.max_body_mb << 20
+        )
         self._loop = threading.Thread(target=self._server.run, name="http", daemon=True)
-        self._signals = 0
+        self._draining = False
         self._drained = False
 
     @property
@@ -156,18 +139,19 @@ class Server:
     @property
     def stopping(self) -> bool:
         """Whether a signal has asked :meth:`run` to end."""
-        return self._signals > 0
+        return self._draining
 
     def run(self, announce: Callable[[], None] = lambda: None) -> None:
-        """Serve until Ctrl-C or SIGTERM, then let running answers finish. Main thread only.
+        """Serve until Ctrl-C or another signal, then let running answers finish.
+
+        Main thread only. ``docs/CONFIGURATION.md`` says what each signal does.
 
         Args:
             announce: called when the server can be used and stopped: whoever reads what it prints
                 may send a signal at once.
         """
         self.pool.start()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+        self._handle_signals()
         announce()
         self._server.run()
 
@@ -187,15 +171,50 @@ class Server:
         self._server.trigger.pull_trigger(lambda: close_all(self._sockets, ignore_all=True))
         self._loop.join(_FLUSH_SECONDS)
 
+    def _handle_signals(self) -> None:
+        """Leave no signal that people send to servers to what the system does: end the process."""
+        hangup = self._on_signal if _has_terminal() else self._on_hangup
+        for name, handler in (
+            ("SIGINT", self._on_signal), ("SIGTERM", self._on_signal), ("SIGQUIT", self._on_signal),
+            ("SIGHUP", hangup), ("SIGUSR2", self._on_unused),
+        ):  # fmt: skip
+            number = getattr(signal, name, None)
+            # nohup lets a program ignore that its terminal was closed; so it stays.
+            if number is not None and not (name == "SIGHUP" and _is_ignored(number)):
+                signal.signal(number, handler)
+        if hasattr(signal, "SIGUSR1"):
+            signal.signal(signal.SIGUSR1, self._on_unused)
+            # Written by the handler itself: it works when no thread gets on. Standard error may be
+            # no file, and then there is nothing to write to.
+            with contextlib.suppress(Exception):
+                faulthandler.register(signal.SIGUSR1, sys.stderr, all_threads=True)
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._drained:
             # waitress ends its loop and its threads on this.
             raise SystemExit(0)
-        self._signals += 1
-        if self._signals > 1:
+        if not self._draining:
+            self._draining = True
+            threading.Thread(target=self._drain_and_exit, daemon=True).start()
+        # The end of a terminal is often told twice, by the system and by the shell.
+        elif number != getattr(signal, "SIGHUP", None):
             _tell("stopped without waiting")
             os._exit(130)
-        threading.Thread(target=self._drain_and_exit, daemon=True).start()
+
+    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
+        # In a thread: this one may be in the middle of a log line.
+        threading.Thread(target=self._look_anew, daemon=True).start()
+
+    def _look_anew(self) -> None:
+        log.info(
+            "SIGHUP: %s holds %d models; they are looked up at each request, settings at start",
+            self._settings.models_dir,
+            len(self.catalogue.entries()),
+        )
+
+    def _on_unused(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        threading.Thread(target=log.info, args=("%s has no effect", name), daemon=True).start()
 
     def _drain_and_exit(self) -> None:
         self.pool.drain()
@@ -219,6 +238,23 @@ class Server:
         return any(
             channel.requests or channel.total_outbufs_len for channel in list(channels.values())
         )
+
+
+def _has_terminal() -> bool:
+    """Whether the process was started from a terminal, whatever of it is redirected."""
+    for descriptor in (0, 1, 2):
+        with contextlib.suppress(OSError):
+            if os.isatty(descriptor):
+                return True
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR))
+    except OSError:
+        return False
+    return True
+
+
+def _is_ignored(number: int) -> bool:
+    return signal.getsignal(number) is signal.SIG_IGN
 
 
 def _tell(message: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sysconfig
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -136,6 +138,19 @@ class Child:
         if self.process.poll() is None or any(alive(worker) for worker in self._workers):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.wait()
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *flags: str, **environ: str) -> Iterator[Child]:
+    """``offgrid serve`` on a free port, with the starter unless there is a ``models`` folder."""
+    models = folder / "models"
+    models.mkdir(exist_ok=True)
+    files = ("--models-dir", str(models), "--responses-file", str(folder / "responses.sqlite3"))
+    child = Child(program("offgrid"), "serve", "--port", "0", *files, *flags, cwd=folder, **environ)
+    try:
+        yield child
+    finally:
+        child.end()
 
 
 def alive(process: psutil.Process) -> bool:

@@ -11,7 +11,7 @@ import offgrid
 
 ROOT = Path(offgrid.__file__).parent
 LEVELS = {
-    "errors": 0, "config": 0, "startup": 0, "sampling": 1, "engine": 2, "chat": 2,
+    "errors": 0, "config": 0, "startup": 0, "terminal": 0, "sampling": 1, "engine": 2, "chat": 2,
     "store": 2, "peers": 3, "api": 4, "app": 5, "server": 5, "cli": 6, "__main__": 7,
 }  # fmt: skip
 

@@ -18,6 +18,7 @@ _HTTP_CODES = {
     405: "method_not_allowed",
     413: "request_too_large",
     431: "headers_too_large",
+    503: "server_busy",
 }
 _METHODS = "DELETE, GET, HEAD, OPTIONS, POST"
 
@@ -60,9 +61,10 @@ def add_error_handlers(app: falcon.App[Any, Any]) -> None:
 
 def wire_error(status: int, message: str) -> bytes:
     """Return the body for a request that never reached the application."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
     error = {
         "message": message,
-        "type": "server_error" if status >= 500 else "invalid_request_error",
+        "type": "unavailable_error" if status == 503 else kind,
         "param": None,
         "code": _HTTP_CODES.get(status),
     }

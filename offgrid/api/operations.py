@@ -209,14 +209,14 @@ OPERATIONS = (
         "A response that was kept",
         (told.ResponseObject,),
         query=("include",),
-        errors=(404,),
+        errors=(404, 503),
     ),
     Operation(
         "delete",
         f"{_RESPONSES}/{{id}}",
         "Removes a response",
         (told.DeletedResponse,),
-        errors=(404,),
+        errors=(404, 503),
     ),
     Operation(
         "get",
@@ -224,6 +224,6 @@ OPERATIONS = (
         "What a response answered",
         (told.InputItems,),
         query=("after", "include", "limit", "order"),
-        errors=(404,),
+        errors=(404, 503),
     ),
 )

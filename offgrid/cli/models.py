@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +12,7 @@ import click
 from offgrid.cli.options import fail, setting_options, settings_from
 from offgrid.errors import OffgridError
 from offgrid.store.catalogue import Catalogue
+from offgrid.terminal import shown
 
 
 @click.command()
@@ -22,8 +25,14 @@ def models(as_json: bool, **flags: Any) -> None:
     except OffgridError as ex:
         fail(str(ex), 2)
     if as_json:
-        rows = [{"id": e.id, "path": str(e.path), "size": e.size} for e in entries]
+        rows = [{"id": e.id, "path": _text(e.path), "size": e.size} for e in entries]
         click.echo(json.dumps({"count": len(rows), "models": rows}, indent=2))
         return
     for entry in entries:
-        click.echo(f"{entry.id}\t{entry.size / 2**20:.1f} MiB\t{entry.path}")
+        size = f"{entry.size / 2**20:.1f} MiB"
+        click.echo(f"{shown(entry.id)}\t{size}\t{shown(entry.path)}")
+
+
+def _text(path: Path) -> str:
+    """A path as Unicode text; bytes that are not UTF-8, which JSON cannot say, become U+FFFD."""
+    return os.fsencode(path).decode("utf-8", "replace")

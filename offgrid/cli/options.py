@@ -10,6 +10,7 @@ import click
 
 from offgrid.config import TABLE, Setting, Settings, load_settings
 from offgrid.errors import OffgridError
+from offgrid.terminal import shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,6 +44,6 @@ def settings_from(flags: dict[str, Any]) -> Settings:
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """Print an error and end."""
-    click.echo(f"offgrid: {message}", err=True)
+    """Print an error and end. Its values may be anything that somebody gave."""
+    click.echo(f"offgrid: {shown(message)}", err=True)
     sys.exit(status)

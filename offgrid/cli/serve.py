@@ -18,6 +18,7 @@ from offgrid.cli.options import fail, setting_options, settings_from
 from offgrid.config import Settings
 from offgrid.errors import ConfigError, OffgridError
 from offgrid.server import Server
+from offgrid.terminal import LogFormatter, log_failed_threads, shown
 
 
 @click.command()
@@ -32,7 +33,7 @@ def serve(**flags: Any) -> None:
         fail(str(ex), 2)
     except OffgridError as ex:
         fail(str(ex), 1)
-    # File names are printed as they are, not as markup.
+    # File names are no markup.
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def announce() -> None:
@@ -46,25 +47,32 @@ def _configure_logging(level: str) -> None:
     handler: logging.Handler = logging.StreamHandler()
     if sys.stderr.isatty():
         handler = RichHandler(console=Console(stderr=True), show_path=False)
+        handler.setFormatter(LogFormatter("%(message)s"))
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    log_failed_threads()
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # waitress warns for every request that waits for a thread; the queue has limits of its own.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
+    if level != "debug":  # it tells of every client that leaves before its answer
+        logging.getLogger("waitress").setLevel(logging.WARNING)
 
 
 def _print_banner(console: Console, server: Server, settings: Settings) -> None:
     entries = server.catalogue.entries()
-    names = ", ".join(entry.id for entry in entries[:8]) + (" ..." if len(entries) > 8 else "")
+    names = ", ".join(shown(entry.id) for entry in entries[:8])
+    names += " ..." if len(entries) > 8 else ""
     absent = "" if settings.models_dir.is_dir() else " (does not exist)"
+    model = server.pool.default_id or "MODEL"
     hello: dict[str, Any] = {
-        "model": server.pool.default_id or "MODEL",
+        "model": model,
         "messages": [{"role": "user", "content": "Hello!"}],
     }
-    body = shlex.quote(json.dumps(hello, ensure_ascii=False))
+    # JSON has escapes of its own for what cannot be shown.
+    body = shlex.quote(json.dumps(hello, ensure_ascii=not model.isprintable()))
     console.print(f"OffGrid LLM {__version__} at {server.url}", style="bold")
     console.print(f"  models   {names or 'none'}")
-    console.print(f"  folder   {settings.models_dir}{absent}")
+    console.print(f"  folder   {shown(settings.models_dir)}{absent}")
     console.print(f"  slots    {settings.parallel}, and {settings.queue_size} requests may wait")
     console.print(f"  try      curl {server.url}/v1/chat/completions -d {body}")
     console.print("  stop     Ctrl-C")
@@ -83,7 +91,7 @@ def _announce_model(console: Console, server: Server) -> None:
             logging.getLogger(__name__).error("%s: %s", model, ex)
         return
     console.print(
-        f"  ready    {model}: {info.n_params / 1e6:,.1f} million parameters, "
+        f"  ready    {shown(model)}: {info.n_params / 1e6:,.1f} million parameters, "
         f"context {info.n_ctx} tokens a slot, "
         f"{info.kv_bytes / 2**20:.0f} MiB for all slots"
     )

@@ -50,6 +50,7 @@ from offgrid.engine.protocol import (
     encode_frame,
     read_reports,
 )
+from offgrid.engine.signals import FOR_THE_SERVER
 from offgrid.errors import (
     EngineFault,
     InvalidParameter,
@@ -566,7 +567,7 @@ class EngineClient:
         if hasattr(signal, "pthread_sigmask"):
             # Ctrl-C in a terminal goes to the workers too, and they are started with this thread's
             # mask: nothing can end them before they have said that they ignore it.
-            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+            signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_SERVER)
         failures = 0
         while not self._closed:
             if self._stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)]):

@@ -44,6 +44,7 @@ from offgrid.engine.protocol import (
     encode_frame,
     read_command,
 )
+from offgrid.engine.signals import FOR_THE_SERVER
 from offgrid.errors import EngineFault, RequestError
 from offgrid.startup import prepare_process
 
@@ -250,10 +251,10 @@ def main() -> NoReturn:
     """Entry point of the process."""
     # Ctrl-C in a terminal goes to the whole group, and systemd's SIGTERM to the whole unit; only
     # the server decides when workers end.
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in FOR_THE_SERVER:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):  # blocked until here by whoever started the process
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_SERVER)
     logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
     prepare_process()
     # Reports get a descriptor of their own, so that nothing that a library prints to standard

@@ -3,29 +3,26 @@
 A response is a row with its JSON object, and a row for each item of its input and of its output, so
 that a conversation is the items of a chain of responses. The file is in WAL mode: a kill at any
 moment loses nothing that was stored before it, and several servers may use one file. It is opened
-when it is first needed. A damaged file is set aside, once a server runs too: the file is a
-convenience, and no reason to answer nobody.
+when it is first needed. A file that is damaged or removed, also while a server runs, is no reason
+to answer nobody: a new one begins (:mod:`offgrid.store.database`).
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from offgrid.errors import StoreFailed
+from offgrid.errors import StoreBusy, StoreFailed
+from offgrid.store.database import Database, Locked
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_BUSY_SECONDS = 2.0
-"""How long another process may hold the file before this one gives up."""
 _VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS responses (
@@ -120,15 +117,15 @@ class ResponseStore:
             never touches the file.
         max_bytes: bytes of JSON that are kept, likewise.
 
-    All methods raise StoreFailed when the file cannot be used.
+    All methods raise StoreFailed when the file cannot be used, and StoreBusy when another process
+    has locked it.
     """
 
     def __init__(self, path: Path, max_count: int, max_bytes: int) -> None:
         self._path = path
         self._max_count = max_count
         self._max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
+        self._database = Database(path, _prepare)
 
     @property
     def enabled(self) -> bool:
@@ -146,6 +143,10 @@ class ResponseStore:
             raise StoreFailed(f"A response of {size} bytes is more than may be stored.")
 
         def write(connection: sqlite3.Connection) -> None:
+            if connection.execute(
+                "SELECT 1 FROM responses WHERE id = ?", (response.id,)
+            ).fetchone():
+                return  # called again, and the first call was not in vain
             (used,) = connection.execute(
                 "SELECT coalesce(max(used), 0) + 1 FROM responses"
             ).fetchone()
@@ -172,7 +173,7 @@ class ResponseStore:
             if count > self._max_count or total > self._max_bytes:
                 connection.execute(_SURPLUS, (self._max_count, self._max_bytes))
 
-        self._run(write)
+        self._run(write, write=True)
 
     def get(self, id: str) -> StoredResponse | None:
         """Return a response, None if there is none of that id."""
@@ -207,7 +208,7 @@ class ResponseStore:
         def remove(connection: sqlite3.Connection) -> bool:
             return connection.execute("DELETE FROM responses WHERE id = ?", (id,)).rowcount > 0
 
-        return self._run(remove)
+        return self._run(remove, write=True)
 
     def conversation(self, id: str, max_bytes: int) -> list[bytes]:
         """Return the JSON of all items that led to a response, its output last.
@@ -267,90 +268,34 @@ class ResponseStore:
 
     def close(self) -> None:
         """Close the file; a later call opens it again."""
-        with self._lock:
-            self._close()
+        self._database.close()
 
-    def __del__(self) -> None:
-        self._close()
-
-    def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do some work in one transaction; with a new file if this one is damaged."""
-        with self._lock:
-            try:
-                return self._transact(work)
-            except sqlite3.DatabaseError as ex:
-                if not _damaged(ex):
-                    raise self._failed(ex) from ex
-                error: Exception = ex
-            except OSError as ex:
-                raise self._failed(ex) from ex
-            try:
-                self._set_aside(error)
-                return self._transact(work)
-            except (sqlite3.Error, OSError) as ex:
-                raise self._failed(ex) from ex
-
-    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        connection = self._connection or self._open()
-        # Writers that begin as readers cannot wait for each other.
-        connection.execute("BEGIN IMMEDIATE")
+    def _run(self, work: Callable[[sqlite3.Connection], T], *, write: bool = False) -> T:
         try:
-            result = work(connection)
-            connection.execute("COMMIT")
-        except BaseException:
-            # A full disk may have ended the transaction already.
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
-        return result
+            return self._database.run(work, write=write)
+        except Locked as ex:
+            raise StoreBusy from ex
+        except (sqlite3.Error, OSError) as ex:
+            log.error("%s cannot be used: %s", self._path, ex)
+            # What the system says of a file contains its path, which is nobody else's business.
+            reason = ex.strerror if isinstance(ex, OSError) else ex
+            raise StoreFailed(f"The store of responses cannot be used: {reason}.") from ex
 
-    def _open(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # SQLite would make it readable for everybody; its other files get the mode of this one.
-        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
-        connection = sqlite3.connect(
-            self._path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Set up a connection, and make the tables of a new file."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > _VERSION:
+        raise sqlite3.NotSupportedError("it was written by a later version of OffGrid")
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    # What was deleted is not to be read from the file's free pages.
+    connection.execute("PRAGMA secure_delete = ON")
+    connection.execute(f"PRAGMA journal_size_limit = {16 << 20}")
+    # To write this each time would be to wait for whoever writes.
+    last = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'items_by_id'").fetchone()
+    if version < _VERSION or last is None:
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;"
         )
-        try:
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version > _VERSION:
-                raise sqlite3.NotSupportedError("it was written by a later version of OffGrid")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            connection.execute("PRAGMA foreign_keys = ON")
-            # What was deleted is not to be read from the file's free pages.
-            connection.execute("PRAGMA secure_delete = ON")
-            connection.execute(f"PRAGMA journal_size_limit = {16 << 20}")
-            connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
-        except BaseException:
-            connection.close()
-            raise
-        self._connection = connection
-        return connection
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _set_aside(self, error: Exception) -> None:
-        """Put a damaged file out of the way, in the place of an earlier one."""
-        self._close()
-        aside = self._path.with_name(self._path.name + ".damaged")
-        log.error("%s is damaged (%s): set aside as %s", self._path, error, aside)
-        os.replace(self._path, aside)
-        for suffix in ("-wal", "-shm"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
-
-    def _failed(self, error: Exception) -> StoreFailed:
-        log.error("%s cannot be used: %s", self._path, error)
-        return StoreFailed(f"The store of responses cannot be used: {error}.")
-
-
-def _damaged(error: sqlite3.DatabaseError) -> bool:
-    """Whether the file is no database, or not in order.
-
-    Python raises the base class itself for these two; a full disk, a lock or a missing folder is an
-    OperationalError.
-    """
-    return type(error) is sqlite3.DatabaseError

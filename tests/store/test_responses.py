@@ -9,15 +9,19 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import TIMEOUT, together
 
-from offgrid.errors import StoreFailed
+from offgrid.errors import StoreBusy, StoreFailed
+from offgrid.store import database
+from offgrid.store.database import BUSY_SECONDS
 from offgrid.store.responses import (
     ChainBroken,
     ChainTooLong,
@@ -336,17 +340,196 @@ def test_a_later_version_s_file_is_left_alone(make: Make, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_another_process_that_holds_the_file_is_waited_for_a_moment_only(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """What another program has open; it begins and ends its transactions itself."""
+    connection = sqlite3.connect(tmp_path / "r.sqlite3", isolation_level=None, timeout=TIMEOUT)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that stores waited for a locked file; in truth nobody waits."""
+    taken: list[float] = []
+    monkeypatch.setattr("offgrid.store.database.time.sleep", taken.append)
+    return taken
+
+
+def test_a_locked_file_is_waited_for_a_moment_only(
+    make: Make, other: sqlite3.Connection, pauses: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("offgrid.store.responses._BUSY_SECONDS", 0.05)
     store = make()
     store.put(turn("a"))
-    other = sqlite3.connect(tmp_path / "r.sqlite3", isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(StoreFailed, match="locked"):
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreBusy) as busy:
         store.put(turn("b"))
+    assert (busy.value.status, busy.value.retry_after) == (503, 1)
+    assert BUSY_SECONDS <= sum(pauses) < BUSY_SECONDS + 0.1
+    # It is known to be locked now: nobody waits again until it is not.
+    pauses.clear()
+    with pytest.raises(StoreBusy):
+        store.delete("a")
+    assert pauses == []
+    # Who reads needs not wait for who writes.
+    assert ids(store, ["a", "b"]) == ["a"]
+    assert store.conversation("a", EVERYTHING) == [b"in a", b"out a"]
     other.execute("ROLLBACK")
-    other.close()
     store.put(turn("b"))
     assert ids(store, ["a", "b"]) == ["a", "b"]
+    assert caplog.text.count("is locked by another process") == 1
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(StoreBusy):
+        store.put(turn("c"))
+    assert pauses
+
+
+def test_a_file_that_is_free_again_in_time_is_used(
+    make: Make, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make()
+    store.put(turn("a"))
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr(
+        "offgrid.store.database.time.sleep", lambda seconds: other.execute("ROLLBACK")
+    )
+    store.put(turn("b"))
+    assert ids(store, ["a", "b"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("write", [False, True], ids=["reading", "writing"])
+def test_threads_wait_for_a_locked_file_at_the_same_time(
+    make: Make, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, write: bool
+) -> None:
+    """The first pause of each ends when all are in theirs."""
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("BEGIN EXCLUSIVE")
+    barrier = threading.Barrier(8)
+    waiting = threading.local()
+
+    def pause(seconds: float) -> None:
+        if not hasattr(waiting, "begun"):
+            waiting.begun = True
+            barrier.wait(TIMEOUT)
+
+    monkeypatch.setattr("offgrid.store.database.time.sleep", pause)
+    store = make()
+
+    def work(name: str) -> type[BaseException] | None:
+        try:
+            store.put(turn(name)) if write else store.get(name)
+        except StoreBusy as ex:
+            return type(ex)
+        return None
+
+    names = [f"r{number}" for number in range(8)]
+    assert together([lambda name=name: work(name) for name in names]) == [StoreBusy] * 8
+    other.execute("ROLLBACK")
+    other.close()
+    store.put(turn("later"))
+    assert ids(store, ["later"]) == ["later"]
+
+
+# --- files that are removed while they are used ---------------------------------------------------
+
+
+REMOVED = ["r.sqlite3"], ["r.sqlite3", "r.sqlite3-wal", "r.sqlite3-shm"]
+"""What somebody may remove who does not know what belongs together."""
+
+
+@pytest.mark.parametrize("names", REMOVED, ids=["the file", "all files"])
+def test_a_removed_file_begins_anew(
+    make: Make, tmp_path: Path, names: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make()
+    store.put(turn("before"))
+    for name in names:
+        (tmp_path / name).unlink()
+    store.put(turn("after"))
+    assert "was removed or replaced" in caplog.text
+    assert ids(store, ["before", "after"]) == ["after"]
+    store.put(turn("later", "after"))
+    store.close()
+    # What was told to be stored is in the file of that name.
+    assert ids(make(), ["before", "after", "later"]) == ["after", "later"]
+
+
+@pytest.mark.parametrize("suffixes", [["-wal"], ["-shm"], ["-wal", "-shm"]], ids="".join)
+def test_what_belongs_to_the_file_may_be_removed(
+    make: Make, tmp_path: Path, suffixes: list[str]
+) -> None:
+    store = make()
+    store.put(turn("before"))
+    for suffix in suffixes:
+        (tmp_path / f"r.sqlite3{suffix}").unlink()
+    assert ids(store, ["before"]) == ["before"]
+    store.put(turn("after"))
+    store.close()
+    assert ids(make(), ["before", "after"]) == ["before", "after"]
+
+
+def test_a_file_may_be_replaced(make: Make, tmp_path: Path) -> None:
+    """By an older copy: what belonged to the file before it must not be mixed with it."""
+    other = make(path=tmp_path / "other")
+    other.put(turn("kept"))
+    other.close()
+    store = make()
+    for number in range(20):
+        store.put(turn(f"r{number}", filling="x" * 5000))
+    os.replace(tmp_path / "other", tmp_path / "r.sqlite3")
+    assert ids(store, ["r0", "r19", "kept"]) == ["kept"]
+    store.put(turn("after", "kept"))
+    store.close()
+    again = make()
+    assert again.conversation("after", EVERYTHING) == [
+        b"in kept", b"out kept", b"in after", b"out after",
+    ]  # fmt: skip
+
+
+def test_a_file_that_is_removed_in_the_middle_of_a_write(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the look at the file, before the commit: what goes to the old file is not stored."""
+    store = make()
+    store.put(turn("before"))
+    transact, times = database._transact, []
+
+    def remove_first(*arguments: Any) -> Any:
+        if not times:
+            (tmp_path / "r.sqlite3").unlink()
+        times.append(1)
+        return transact(*arguments)
+
+    monkeypatch.setattr(database, "_transact", remove_first)
+    store.put(turn("after"))
+    assert len(times) == 2
+    store.close()
+    assert ids(make(), ["before", "after"]) == ["after"]
+
+
+def test_threads_use_a_file_that_is_removed_again_and_again(make: Make, tmp_path: Path) -> None:
+    store = make()
+
+    def write(thread: int) -> Callable[[], None]:
+        def run() -> None:
+            for number in range(20):
+                store.put(turn(f"{thread}.{number}"))
+                if thread == 0 and number % 4 == 0:
+                    (tmp_path / "r.sqlite3").unlink()
+                store.get(f"{thread}.{number}")
+
+        return run
+
+    together([write(thread) for thread in range(4)])
+    store.put(turn("last"))
+    store.close()
+    assert ids(make(), ["last"]) == ["last"]
+
+
+def test_an_error_tells_no_path(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "folder").write_text("a file where the folder should be")
+    (tmp_path / "r.sqlite3").mkdir()
+    for path in (tmp_path / "folder" / "r.sqlite3", tmp_path / "r.sqlite3"):
+        with pytest.raises(StoreFailed) as failed:
+            make(path=path).get("a")
+        assert str(tmp_path) not in failed.value.message

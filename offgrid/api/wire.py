@@ -1,0 +1,337 @@
+"""Requests as they come from the socket: what waitress leaves open, lets pass or cuts off.
+
+waitress closes a connection as soon as it has refused a request, also while the client is still
+sending. What arrives at a closed socket makes the kernel reset the connection, and the reset
+destroys the response before the client has read it. So a connection ends in three steps here: the
+response, the end of our side, and then what the client still sends is read and thrown away for a
+while (RFC 9112, section 9.6).
+
+A message whose length can be understood in two ways is refused (RFC 9112, section 6.1): a proxy in
+front of this server could take the other length, and the rest of the body for a request.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from waitress.buffers import OverflowableBuffer
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.task import ErrorTask
+from waitress.utilities import (
+    BadRequest,
+    Error,
+    RequestEntityTooLarge,
+    RequestHeaderFieldsTooLarge,
+)
+
+from offgrid.api.errors import wire_error
+from offgrid.api.middleware import AllowedOrigins, cors_headers, new_request_id
+
+FRAMING = 1 << 20
+"""Bytes that a chunked body may have beyond the limit of bodies, for the sizes of its chunks."""
+_QUIET_SECONDS = 5.0
+"""How long a client may send nothing after its last response before the connection is closed."""
+_LINGER_SECONDS = 30.0
+"""How long it may go on sending."""
+_MAX_DISCARDED = 1 << 28
+"""Bytes of that, read and thrown away."""
+_DISCARD = 1 << 16
+_MAX_BODIES = 1 << 29
+"""Bytes of all bodies that are kept at once, or four times the limit of one, if that is more."""
+_MAX_LINE = 8192
+"""Bytes of a chunk's size with its extensions."""
+_MAX_TRAILER = 16384
+
+_LENGTH = re.compile(rb"^content-length[ \t]*:", re.IGNORECASE | re.MULTILINE)
+_CODING = re.compile(rb"^transfer-encoding[ \t]*:([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t -~\x80-\xff]*)?\r\n")
+_TRAILER_FIELD = re.compile(rb"[\w!#$%&'*+.^`|~-]+:[\t -~\x80-\xff]*\r\n")
+
+
+class ChunkedBody:
+    """Takes in a chunked body, in time linear in its bytes, and keeps what it carries.
+
+    waitress's own receiver looks at an unfinished line anew for each packet, and takes lines that
+    other servers understand differently.
+
+    Attributes:
+        completed: whether the last chunk and the trailer are there.
+        error: why it is refused, or None.
+    """
+
+    def __init__(self, buffer: Any) -> None:
+        self.completed = False
+        self.error: BadRequest | None = None
+        self._buffer = buffer
+        self._line = b""
+        self._take_line = self._take_size
+        self._left = 0
+        """Bytes that the chunk still has."""
+        self._trailer = 0
+
+    def received(self, data: bytes) -> int:
+        """Take in what came; return how many bytes of it belong to the body."""
+        position = 0
+        while position < len(data) and not self.completed and self.error is None:
+            if self._left:
+                piece = data[position : position + self._left]
+                self._buffer.append(piece)
+                self._left -= len(piece)
+                position += len(piece)
+                continue
+            end = data.find(b"\n", position)
+            stop = len(data) if end < 0 else end + 1
+            self._line += data[position:stop]
+            position = stop
+            if len(self._line) > _MAX_LINE:
+                self.error = BadRequest("a line of the chunked body is too long")
+            elif end >= 0:
+                line, self._line = self._line, b""
+                self._take_line(line)
+        return position
+
+    def _take_size(self, line: bytes) -> None:
+        size = _CHUNK_SIZE.fullmatch(line)
+        if size is None:
+            self.error = BadRequest("the size of a chunk is invalid")
+            return
+        self._left = int(size[1], 16)
+        self._take_line = self._take_end if self._left else self._take_trailer
+
+    def _take_end(self, line: bytes) -> None:
+        if line != b"\r\n":
+            self.error = BadRequest("a chunk is longer than its size")
+        self._take_line = self._take_size
+
+    def _take_trailer(self, line: bytes) -> None:
+        self._trailer += len(line)
+        if line == b"\r\n":
+            self.completed = True
+        elif self._trailer > _MAX_TRAILER or not _TRAILER_FIELD.fullmatch(line):
+            self.error = BadRequest("the trailer of the chunked body is invalid or too long")
+
+    def __len__(self) -> int:
+        return int(self._buffer.__len__())
+
+    def getfile(self) -> Any:
+        """The body as a file."""
+        return self._buffer.getfile()
+
+    def getbuf(self) -> Any:
+        """What it is kept in."""
+        return self._buffer
+
+
+class Busy(Error):  # type: ignore[misc]  # waitress has no types
+    """Too much of other bodies is kept already."""
+
+    code = 503
+    reason = "Service Unavailable"
+
+
+class Budget:
+    """Bytes that the bodies of all connections may have together, in memory and temporary files.
+
+    Without it, clients that never finish theirs fill the disk.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self._lock = threading.Lock()
+
+    def take(self, size: int) -> bool:
+        """Count bytes that are there; negative ones are gone. Return whether it was too much."""
+        with self._lock:
+            self._left -= size
+            return self._left < 0
+
+
+class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
+    """Refuses at once, in one way, and without another word of the client."""
+
+    # A request may be refused before these are known.
+    command = "GET"
+    path = ""
+    completed = False
+    budget = Budget(_MAX_BODIES)
+    _counted = 0
+
+    def received(self, data: bytes) -> int:
+        """Take in a part of the request; what comes after a refused one is no request."""
+        try:
+            consumed = int(super().received(data))
+        except ValueError:  # an address or a number that Python does not parse
+            self.error = BadRequest("the address or a length is invalid")
+            consumed = len(data)
+        if self.error is None and self.content_length > self.max_body:
+            self.error = RequestEntityTooLarge("")
+        if self._count() and self.error is None and not self.completed:
+            self.error = Busy("the bodies of other requests take all the room there is")
+        if self.error is not None:
+            self.completed = True
+            consumed = len(data)
+        if self.completed:
+            # waitress would ask for the body of a request that has none or was refused.
+            self.expect_continue = False
+        return consumed
+
+    def _count(self) -> bool:
+        more = self.body_bytes_received - self._counted
+        self._counted += more
+        return self.budget.take(more)
+
+    def close(self) -> None:
+        """Drop the body."""
+        self.budget.take(-self._counted)
+        self._counted = self.body_bytes_received = 0
+        super().close()
+
+    def __del__(self) -> None:
+        # waitress does not close what it drops unfinished.
+        self.budget.take(-self._counted)
+
+    @property
+    def max_body(self) -> int:
+        """Bytes that a body may have."""
+        return int(self.adj.max_request_body_size) - FRAMING
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Parse the first line and the headers.
+
+        Raises:
+            ParsingError: they are wrong, or tell two lengths.
+        """
+        codings = [value.strip(b" \t").lower() for value in _CODING.findall(header_plus)]
+        if codings and _LENGTH.search(header_plus):
+            raise ParsingError("Content-Length and Transfer-Encoding must not come together")
+        if b"\r\n " in header_plus or b"\r\n\t" in header_plus:
+            raise ParsingError("a header must be one line")
+        super().parse_header(header_plus)
+        if codings and (self.version != "1.1" or codings != [b"chunked"]):
+            raise ParsingError("Transfer-Encoding must be chunked, once, and in HTTP/1.1")
+        if self.chunked:
+            self.body_rcv = ChunkedBody(OverflowableBuffer(self.adj.inbuf_overflow))
+
+
+class _WireError(ErrorTask):  # type: ignore[misc]
+    """What is refused before the application sees it, in the application's form."""
+
+    def execute(self) -> None:
+        """Write the response."""
+        error = self.request.error
+        message = f"{error.reason}: {error.body}."
+        if isinstance(error, RequestEntityTooLarge):
+            message = f"The request body is larger than {self.request.max_body} bytes."
+        elif isinstance(error, RequestHeaderFieldsTooLarge):
+            limit = self.channel.adj.max_request_header_size
+            message = f"The request's headers are larger than {limit} bytes."
+        body = wire_error(error.code, message)
+        self.status = f"{error.code} {error.reason}"
+        self.response_headers.append(("Content-Type", "application/json"))
+        self.response_headers.append(("x-request-id", new_request_id()))
+        origin = self.request.headers.get("ORIGIN")
+        if error.code == 503:
+            self.response_headers.append(("Retry-After", "5"))
+        if origin is not None and origin in self.channel.origins:
+            self.response_headers += cors_headers(origin)
+        self.set_close_on_finish()
+        self.content_length = len(body)
+        self.write(body)
+
+
+class Channel(HTTPChannel):  # type: ignore[misc]
+    """A connection that ends so that the client can read the last response."""
+
+    error_task_class = _WireError
+    parser_class = Parser
+    origins = AllowedOrigins()
+    """Whose pages may read what is refused here; :func:`channel_class` sets it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._lingering = False
+        """Whether all is said, and the rest of what the client sends is thrown away."""
+        self._latest_end = 0.0
+        self._quiet_end = 0.0
+        self._discarded = 0
+        super().__init__(*arguments, **options)
+
+    def received(self, data: bytes) -> bool:
+        """Take in a part of a request; nothing after one that was refused."""
+        with self.requests_lock:
+            if self.requests and self.requests[-1].error is not None:
+                return False
+        return bool(super().received(data))
+
+    def readable(self) -> bool:
+        """Whether to wait for the client's bytes. The server asks at least once a second."""
+        if not self._lingering:
+            return bool(super().readable())
+        if time.monotonic() >= min(self._quiet_end, self._latest_end):
+            self.will_close = True
+        return not self.will_close
+
+    def writable(self) -> bool:
+        """Whether there is something to write, or the connection is to be closed."""
+        return bool(self.will_close if self._lingering else super().writable())
+
+    def handle_write(self) -> None:
+        """Write what there is; after the last response, end our side.
+
+        The client may have closed the connection in the same moment.
+        """
+        if self.will_close or not self.close_when_flushed:
+            super().handle_write()
+            return
+        self._flush_exception(self._flush_some)
+        if self.will_close:
+            self.handle_close()
+        elif self.connected and not self.total_outbufs_len:
+            self._linger()
+
+    def _linger(self) -> None:
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.handle_close()
+            return
+        now = time.monotonic()
+        self._lingering = True
+        self._quiet_end, self._latest_end = now + _QUIET_SECONDS, now + _LINGER_SECONDS
+
+    def handle_read(self) -> None:
+        """Read what the client sends."""
+        if not self._lingering:
+            super().handle_read()
+            return
+        try:
+            data = self.recv(_DISCARD)  # closes the connection when the client has
+        except OSError:
+            self.handle_close()
+            return
+        self._discarded += len(data)
+        self._quiet_end = time.monotonic() + _QUIET_SECONDS
+        if self._discarded > _MAX_DISCARDED:
+            self.handle_close()
+
+    def handle_expt(self) -> None:
+        """Close a connection with urgent data: HTTP has none, and it would wake us for ever."""
+        self.handle_close()
+
+
+def channel_class(origins: Iterable[str], max_body: int) -> type[Channel]:
+    """Return the class of the connections of one server.
+
+    Args:
+        origins: those whose pages may call it.
+        max_body: bytes that a body may have.
+    """
+    budget = Budget(max(_MAX_BODIES, 4 * max_body))
+    parser = type("OffgridParser", (Parser,), {"budget": budget})
+    fields = {"origins": AllowedOrigins(origins), "parser_class": parser}
+    return type("OffgridChannel", (Channel,), fields)

@@ -1,0 +1,326 @@
+"""One SQLite file for all threads of this process, which other processes may use, lock and remove.
+
+Every thread works on a connection of its own, so threads that read never wait for each other, and
+nobody holds a lock of this process while another process holds the file: each thread waits for
+itself, and gives up after :data:`BUSY_SECONDS`. As long as the file stays locked after that, nobody
+waits for it again; one attempt tells whether it is still locked.
+
+A file that somebody removes or replaces stays open under no name, and what is written to it is lost
+with the process. So the inodes of the file and of the two files that belong to it (``-wal`` and
+``-shm``) are compared before every use, and after everything that was written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Inode = tuple[int, int]
+
+BUSY_SECONDS = 1.0
+"""How long a thread waits for a file that another process has locked."""
+_FIRST_PAUSE = 0.002
+_LONGEST_PAUSE = 0.01
+_MAX_IDLE = 4
+"""Connections that stay open while nobody needs them."""
+_ATTEMPTS = 3
+"""How often work is begun whose file is removed meanwhile or turns out to be damaged."""
+_SUFFIXES = ("", "-wal", "-shm")
+
+
+class Locked(Exception):
+    """Another process holds the file."""
+
+
+class _Moved(Exception):
+    """The file that was opened is not the one of that name any more."""
+
+
+class Database:
+    """Runs transactions. May be used by several threads at once.
+
+    Args:
+        path: the file; it and its folders are made when they are first needed, readable by their
+            owner only.
+        prepare: called with each new connection, in no transaction: sets it up, and makes the
+            tables of a new file.
+    """
+
+    def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection], None]) -> None:
+        self._path = path
+        self._prepare = prepare
+        self._changed = threading.Condition()
+        """Guards what follows; notified when any of it changes."""
+        self._generation = 0
+        """Counts how often all connections were closed."""
+        self._renewing = False
+        """Whether a thread waits for the others, to close all connections."""
+        self._users = 0
+        self._open = 0
+        """Connections, those in use and those being opened included."""
+        self._idle: list[sqlite3.Connection] = []
+        self._files: tuple[Inode | None, ...] | None = None
+        """Inodes of what all connections have open; None when nothing is open."""
+        self._writing = threading.Lock()
+        """Held by the thread of this process that writes, and by none that waits for another
+        process."""
+        self._locked = {False: False, True: False}
+        """Whether the file was locked too long, for reading and for writing."""
+
+    def run(self, work: Callable[[sqlite3.Connection], T], *, write: bool) -> T:
+        """Do some work in one transaction, and return what it returns.
+
+        Args:
+            work: may be called more than once, each time as if for the first time, except that the
+                file may hold already what it wrote.
+            write: whether it changes anything; that is durable when this returns.
+
+        Raises:
+            Locked: another process holds the file.
+            sqlite3.Error: the file cannot be used.
+            OSError: the same.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            generation = self._look_at_files()
+            try:
+                return self._patiently(work, write)
+            except _Moved:
+                pass
+            except sqlite3.DatabaseError as ex:
+                if attempt == _ATTEMPTS:
+                    raise
+                if self._is_current(generation):
+                    if not _damaged(ex):
+                        raise
+                    self._renew(generation, ex)
+        raise sqlite3.OperationalError("the file was removed again and again")
+
+    def close(self) -> None:
+        """Close the file; later work opens it again."""
+        with self._changed:
+            generation = self._generation
+        self._renew(generation)
+
+    def __del__(self) -> None:
+        for connection in self._idle:
+            connection.close()
+
+    def _patiently(self, work: Callable[[sqlite3.Connection], T], write: bool) -> T:
+        """Do the work, and wait for other processes, but not for long."""
+        pause, waited = _FIRST_PAUSE, 0.0
+        while True:
+            try:
+                with self._turn(write), self._connection() as connection:
+                    result = _transact(connection, work, write)
+                    if write and not self._is_there():
+                        raise _Moved
+            except sqlite3.OperationalError as ex:
+                if not _is_lock(ex):
+                    raise
+                if self._locked[write] or waited >= BUSY_SECONDS:
+                    if not self._locked[write]:
+                        log.warning("%s is locked by another process", self._path)
+                    self._locked[write] = True
+                    raise Locked(str(ex)) from ex
+            else:
+                if self._locked[write]:
+                    log.info("%s is not locked any more", self._path)
+                self._locked[write] = False
+                return result
+            time.sleep(pause)
+            waited += pause
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _turn(self, write: bool) -> contextlib.AbstractContextManager[object]:
+        """Writers of this process wait for each other as long as each makes progress."""
+        return self._writing if write else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection."""
+        with self._changed:
+            while self._renewing:
+                self._changed.wait()
+            self._users += 1
+            connection = self._idle.pop() if self._idle else None
+            self._open += connection is None
+        keep = True
+        try:
+            if connection is None:
+                connection = self._connect()
+            yield connection
+        except sqlite3.OperationalError as ex:
+            keep = _is_lock(ex)
+            raise
+        except sqlite3.Error:
+            keep = False
+            raise
+        finally:
+            with self._changed:
+                self._give_back(connection, keep)
+                self._users -= 1
+                self._changed.notify_all()
+
+    def _give_back(self, connection: sqlite3.Connection | None, keep: bool) -> None:
+        """Keep a connection or close it; None is one that could not be opened."""
+        if connection is not None and keep and len(self._idle) < _MAX_IDLE:
+            self._idle.append(connection)
+            return
+        if connection is not None:
+            connection.close()
+        self._open -= 1
+        if not self._open:  # the last one removes the files that belong to the file
+            self._files = None
+
+    def _connect(self) -> sqlite3.Connection:
+        if not self._is_there():
+            raise _Moved
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # SQLite would make it readable for everybody; its other files get the mode of this one. A
+        # file that is there must not be opened here: closing it would take away the locks that
+        # SQLite holds on it for other threads.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        expected = self._inodes()[0]
+        connection = sqlite3.connect(
+            self._path, timeout=0, isolation_level=None, check_same_thread=False
+        )
+        try:
+            self._prepare(connection)
+            files = self._inodes()
+            with self._changed:
+                if files[0] != expected or self._files not in (None, files):
+                    raise _Moved
+                self._files = files
+        except BaseException as ex:
+            connection.close()
+            if isinstance(ex, sqlite3.Error) and self._inodes()[0] != expected:
+                raise _Moved from ex
+            raise
+        return connection
+
+    def _inodes(self) -> tuple[Inode | None, ...]:
+        # The other two lie beside the file itself, not beside a link to it.
+        path = os.path.realpath(self._path)
+        return tuple(_inode(path + suffix) for suffix in _SUFFIXES)
+
+    def _is_there(self) -> bool:
+        with self._changed:
+            files = self._files
+        return files is None or files == self._inodes()
+
+    def _is_current(self, generation: int) -> bool:
+        """Whether what was found in a generation can still be so."""
+        with self._changed:
+            return generation == self._generation and self._is_there()
+
+    def _look_at_files(self) -> int:
+        """Close all connections if the file is not there any more; return the generation."""
+        with self._changed:
+            generation = self._generation
+        if not self._is_there():
+            self._renew(generation)
+            with self._changed:
+                generation = self._generation
+        return generation
+
+    def _renew(self, generation: int, damage: Exception | None = None) -> None:
+        """Close all connections, unless another thread has done that already.
+
+        SQLite shares what it knows of a file among the connections of a process, so the last one to
+        an old file must be closed before the first one to a new file is opened.
+
+        Args:
+            generation: what was found, when something was found wrong.
+            damage: why the file is set aside, None to leave it.
+        """
+        with self._changed:
+            while self._renewing:
+                self._changed.wait()
+            if self._generation != generation:
+                return
+            self._renewing = True
+            while self._users:  # each of them gives up after a while
+                self._changed.wait()
+            idle, self._idle = self._idle, []
+            self._open = 0
+            files, self._files = self._files, None
+        try:
+            found = self._inodes()
+            # The last one to close saves what is still in the other files.
+            for connection in idle:
+                connection.close()
+            if files is not None and found != files:
+                log.warning("%s was removed or replaced while it was in use", self._path)
+                if found[0] != files[0]:
+                    self._remove_remains(files)
+            if damage is not None:
+                self._set_aside(damage)
+        finally:
+            with self._changed:
+                self._generation += 1
+                self._renewing = False
+                self._changed.notify_all()
+
+    def _remove_remains(self, files: tuple[Inode | None, ...]) -> None:
+        """Remove what belonged to a file that is gone; SQLite would mix it with the next one."""
+        path = os.path.realpath(self._path)
+        for suffix, inode in zip(_SUFFIXES[1:], files[1:], strict=True):
+            if inode is not None and inode == _inode(path + suffix):
+                os.unlink(path + suffix)
+
+    def _set_aside(self, error: Exception) -> None:
+        """Put a damaged file out of the way, in the place of an earlier one."""
+        aside = self._path.with_name(self._path.name + ".damaged")
+        log.error("%s is damaged (%s): set aside as %s", self._path, error, aside)
+        os.replace(self._path, aside)
+        for suffix in _SUFFIXES[1:]:
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+
+
+def _transact(
+    connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T], write: bool
+) -> T:
+    # Writers that begin as readers cannot wait for each other; readers wait for nobody.
+    connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+    try:
+        result = work(connection)
+        connection.execute("COMMIT")
+    except BaseException:
+        # A full disk may have ended the transaction already.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    return result
+
+
+def _inode(path: str) -> Inode | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _is_lock(error: sqlite3.OperationalError) -> bool:
+    """Whether another connection is in the way. Before Python 3.11 only the message says so."""
+    return "locked" in str(error) or "locking protocol" in str(error)
+
+
+def _damaged(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file is no database, or not in order.
+
+    Python raises the base class itself for these two; a full disk, a lock or a missing folder is an
+    OperationalError.
+    """
+    return type(error) is sqlite3.DatabaseError

@@ -1,0 +1,113 @@
+"""Signals while answers are streamed: none of them cuts an answer off without a word."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import Child, all_gone, program, serving
+from support import STARTER, Stream, endless, eventually, request
+
+if sys.platform == "win32":
+    pytest.skip("no such signals", allow_module_level=True)
+else:
+    import pty
+
+TEXT = "/v1/completions"
+FINISHING = "finishing running answers"
+
+
+def ends_well(stream: Stream) -> bool:
+    """Read a stream to its end; whether that is a good one."""
+    return list(stream.events())[-1] == "[DONE]"
+
+
+def open_stream(url: str) -> Stream:
+    """A stream that has begun and is not over soon."""
+    stream = Stream(url, TEXT, endless(max_tokens=60))
+    assert stream.read_some()
+    return stream
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    """As a service: without a terminal."""
+    with serving(tmp_path_factory.mktemp("server")) as child:
+        child.wait_ready()
+        yield child
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (signal.SIGHUP, r"SIGHUP: .* holds 1 models"),
+        (signal.SIGUSR1, r"(Thread|Current thread) 0x"),
+        (signal.SIGUSR2, "SIGUSR2 has no effect"),
+    ],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else "",
+)
+def test_signals_to_all_processes_of_a_service(
+    server: Child, number: signal.Signals, told: str
+) -> None:
+    """The answer goes on, in the same worker, and the server says what it does."""
+    worker = server.worker()
+    with open_stream(server.url) as stream:
+        worker.suspend()
+        os.killpg(server.process.pid, number)
+        server.err.find(told)
+        worker.resume()
+        assert ends_well(stream)
+    assert server.workers() == [worker]
+    assert request(server.url, "GET", "/health").status == 200
+    body = {"model": STARTER, "prompt": "Once", "max_tokens": 1}
+    assert request(server.url, "POST", TEXT, body).status == 200
+
+
+def test_quit_lets_answers_finish(server: Child) -> None:
+    """The last of those that share the server."""
+    worker = server.worker()
+    with open_stream(server.url) as stream:
+        worker.suspend()
+        os.killpg(server.process.pid, signal.SIGQUIT)
+        server.err.find(FINISHING)
+        assert request(server.url, "GET", "/health").status == 200
+        worker.resume()
+        assert ends_well(stream)
+    assert server.wait() == 0
+    all_gone([worker])
+
+
+@pytest.mark.parametrize(
+    "nohup", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["closed", "nohup"]
+)
+def test_a_terminal_that_is_closed(tmp_path: Path, nohup: bool) -> None:
+    """The system says so to all of its processes, and the shell once more; answers finish."""
+    ours, theirs = pty.openpty()
+    command = (program("offgrid"), "serve", "--port", "0", "--models-dir", str(tmp_path))
+    files = ("--responses-file", str(tmp_path / "r"))
+    first = ("nohup",) if nohup else ()
+    child = Child(*first, *command, *files, cwd=tmp_path, stderr=theirs)
+    os.close(theirs)
+    try:
+        url = child.wait_ready()
+        worker = child.worker()
+        with open_stream(url) as stream:
+            worker.suspend()
+            os.killpg(child.process.pid, signal.SIGHUP)
+            if not nohup:
+                eventually(lambda: FINISHING in os.read(ours, 4096).decode(), "it drains")
+            os.close(ours)
+            os.killpg(child.process.pid, signal.SIGHUP)
+            worker.resume()
+            assert ends_well(stream)
+        if nohup:
+            assert request(url, "GET", "/health").status == 200
+        else:
+            assert child.wait() == 0
+            all_gone([worker])
+    finally:
+        child.end()

@@ -1,0 +1,125 @@
+"""Files whose names would move the cursor, rename the window or forge lines of the log."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from processes import Child, program, serving
+from support import TIMEOUT, chat_body, eventually, request
+
+from offgrid.store.catalogue import STARTER_PATH
+
+if sys.platform == "win32":
+    pytest.skip("such names are not allowed there", allow_module_level=True)
+else:
+    import pty
+
+NAMES = (
+    "title\x1b]0;owned\x07", "line\n  ready    all is well", "back\x08\x08\x08\x08gone",
+    "right\u202etfel", "zero\u200bwidth", "c1\x9b31m", "return\rover", "delete\x7f",
+)  # fmt: skip
+BROKEN = "broken\x1b[2J\nERROR offgrid: forged"
+FORGED_PATH = "/v1/models/x%0aERROR%20offgrid:%20forged%1b%5b2J"
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """Such files; one of them is no model, so that the log has to name it."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name in NAMES:
+        (folder / f"{name}.gguf").symlink_to(STARTER_PATH)
+    (folder / f"{BROKEN}.gguf").write_bytes(b"GGUF")
+    # Left out of all lists, because JSON cannot say its name.
+    (Path(os.fsdecode(os.fsencode(folder) + b"/\xff\x1b[2J.gguf"))).symlink_to(STARTER_PATH)
+    return folder
+
+
+def check(text: str) -> None:
+    """Fail unless a terminal shows a text as it is."""
+    lines = text.splitlines()
+    assert all(line.isprintable() or line.count("\t") == 2 for line in lines), text
+    assert all("\x1b" not in line for line in lines)
+    assert not any(line.startswith(("ERROR", "  ready    all")) for line in lines)
+
+
+def test_banner_and_log(models: Path, tmp_path: Path) -> None:
+    with serving(tmp_path, "--model", BROKEN, "--log-level", "debug") as child:
+        child.err.find(r"broken\\x1b\[2J\\nERROR offgrid: forged: ")
+        child.out.find(r"models .*title\\x1b\]0;owned\\x07")
+        for path in (FORGED_PATH, f"/tokenizer_info?model={quote(BROKEN)}"):
+            assert request(child.url, "GET", path).status >= 400
+        ids = [model["id"] for model in request(child.url, "GET", "/v1/models").json["data"]]
+        assert ids == sorted([*NAMES, BROKEN])
+        # In the answer, the name is the name.
+        missing = request(child.url, "POST", "/v1/chat/completions", chat_body(model="\x1b\n"))
+        assert missing.json["error"]["message"].endswith("\x1b\n")
+        child.process.terminate()
+        child.wait()
+        check(child.out.text)
+        check(child.err.text)
+
+
+def test_the_log_in_a_terminal(models: Path, tmp_path: Path) -> None:
+    """There another program formats the lines."""
+    ours, theirs = pty.openpty()
+    flags = ("--port", "0", "--models-dir", str(models), "--model", BROKEN)
+    child = Child(program("offgrid"), "serve", *flags, cwd=tmp_path, stderr=theirs, COLUMNS="500")
+    os.close(theirs)
+    written = b""
+
+    def read() -> bool:
+        nonlocal written
+        written += os.read(ours, 4096)
+        return b"forged: " in written
+
+    try:
+        eventually(read, "the broken model is named")
+    finally:
+        child.end()
+        os.close(ours)
+    # Colours come from this program; what the name brought along is escaped.
+    assert b"\x1b[2J" not in written
+    assert b"broken\\x1b" in written
+    assert b"\nERROR" not in written
+
+
+def run(*arguments: str) -> str:
+    """What a command prints, all of it."""
+    command = [program("offgrid"), *arguments]
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=TIMEOUT)
+    return ended.stdout + ended.stderr
+
+
+def test_the_list(models: Path) -> None:
+    printed = run("list", "--models-dir", str(models))
+    check(printed)
+    assert printed.count("\n") == len(NAMES) + 1
+    listed = json.loads(run("list", "--json", "--models-dir", str(models)))["models"]
+    assert [model["id"] for model in listed] == sorted([*NAMES, BROKEN])
+    assert {model["path"] for model in listed} == {
+        str(models / f"{name}.gguf") for name in (*NAMES, BROKEN)
+    }
+
+
+def test_a_folder_that_is_no_text(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\x1b[2J"))
+    folder.mkdir()
+    (folder / "a.gguf").symlink_to(STARTER_PATH)
+    check(run("list", "--models-dir", str(folder)))
+    (listed,) = json.loads(run("list", "--json", "--models-dir", str(folder)))["models"]
+    assert listed["path"] == f"{tmp_path}/\ufffd\x1b[2J/a.gguf"
+
+
+def test_errors_of_the_command(tmp_path: Path) -> None:
+    for arguments in (("--models-dir", f"{tmp_path}/\x1b[2J", "--model", "\x1b[2J\nERROR"),
+                      ("--config", f"{tmp_path}/\x1b[2J\nERROR")):  # fmt: skip
+        printed = run("list", *arguments)
+        check(printed)
+        assert printed.count("\n") == 1

@@ -1,0 +1,231 @@
+"""Raw HTTP: bodies above the limit, lengths with two meanings, requests that are cut off."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import re
+import socket
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+from processes import Child, serving
+from support import TIMEOUT, Json, request
+
+LIMIT = 8 << 20
+MIB = 1 << 20
+POST = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\n"
+HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    """It loads no model: nothing here gets that far."""
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "models").mkdir()
+    broken = folder / "models" / "broken.gguf"
+    broken.write_bytes(b"GGUF")
+    with serving(folder) as child:
+        yield child
+
+
+class Connection:
+    """A client that sends everything before it reads anything."""
+
+    def __init__(self, url: str) -> None:
+        address = urlsplit(url)
+        self.socket = socket.create_connection((address.hostname or "", address.port or 0), TIMEOUT)
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, *parts: bytes) -> Connection:
+        for part in parts:
+            self.socket.sendall(part)
+        return self
+
+    def response(self) -> tuple[int, Json]:
+        """The next response and its JSON."""
+        response = http.client.HTTPResponse(self.socket)
+        response.begin()
+        return response.status, json.loads(response.read())
+
+    def ended(self) -> bool:
+        """Whether the server has said that nothing follows."""
+        return self.socket.recv(1) == b""
+
+
+def refused(connection: Connection, status: int) -> str:
+    """The message of a refusal in the one form, after which the connection ends."""
+    answered, body = connection.response()
+    error = body["error"]
+    assert answered == status, error
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert connection.ended()
+    return str(error["message"])
+
+
+@pytest.mark.parametrize("more", [1, MIB - 1, MIB, MIB + 1, 2 * MIB, 32 * MIB])
+def test_a_body_above_the_limit_is_told_so(server: Child, more: int) -> None:
+    """And not reset while it is being sent."""
+    with Connection(server.url) as connection:
+        connection.send(POST, b"Content-Length: %d\r\n\r\n" % (LIMIT + more))
+        for _ in range((LIMIT + more) // MIB):
+            connection.send(bytes(MIB))
+        connection.send(bytes((LIMIT + more) % MIB))
+        assert refused(connection, 413) == f"The request body is larger than {LIMIT} bytes."
+
+
+@pytest.mark.parametrize("pieces", [9, 10, 40])
+def test_a_chunked_body_above_the_limit_is_told_so(server: Child, pieces: int) -> None:
+    with Connection(server.url) as connection:
+        connection.send(POST, b"Transfer-Encoding: chunked\r\n\r\n")
+        for _ in range(pieces):
+            connection.send(b"%x\r\n" % MIB, bytes(MIB), b"\r\n")
+        connection.send(b"0\r\n\r\n")
+        status, body = connection.response()
+        assert (status, body["error"]["code"]) == (413, "request_too_large")
+
+
+def test_large_bodies_leave_nothing(server: Child) -> None:
+    """Neither memory nor temporary files: 160 MiB are sent in vain."""
+    process = psutil.Process(server.process.pid)
+    request(server.url, "GET", "/health")
+    before = process.memory_info().rss
+    files = len(process.open_files())
+    for _ in range(4):
+        test_a_body_above_the_limit_is_told_so(server, 32 * MIB)
+    assert process.memory_info().rss < before + 16 * MIB
+    assert len(process.open_files()) <= files
+
+
+def test_a_gigabyte_that_is_announced_is_refused_at_once(server: Child) -> None:
+    """Also for clients that ask first, who then send nothing of it."""
+    for expect in (b"", b"Expect: 100-continue\r\n"):
+        with Connection(server.url) as connection:
+            connection.send(POST, expect, b"Content-Length: 1000000000\r\n\r\n")
+            assert "larger than" in refused(connection, 413)
+
+
+def test_clients_that_ask_before_they_send(server: Child) -> None:
+    with Connection(server.url) as connection:
+        connection.send(POST, b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+        assert connection.socket.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        status, body = connection.send(b"[]").response()
+        assert (status, body["error"]["code"]) == (400, "invalid_json")
+        # One that has no body need not be told to send it.
+        head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\r\n"
+        assert connection.send(head).response() == (200, {"status": "healthy"})
+
+
+@pytest.mark.parametrize("size", [20_000, 2_000_000])
+def test_headers_above_the_limit_are_told_so(server: Child, size: int) -> None:
+    with Connection(server.url) as connection:
+        connection.send(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: ", b"y" * size)
+        connection.send(b"\r\n\r\n")
+        assert "larger than 16384 bytes" in refused(connection, 431)
+
+
+CODED = b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: identity\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding:\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding:\r\n chunked\r\n",
+        b"content-length: 5\r\ntRANSFER-eNCODING:\tchunked\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: xchunked\r\n",
+        b"Content-Length: 5\r\nContent-Length: 6\r\n",
+        b"Content-Length: 5\r\nContent-Length: 5\r\n",
+        b"Content-Length: 5, 5\r\n", b"Content-Length: +5\r\n", b"Content-Length: -5\r\n",
+        b"Content-Length: 0x5\r\n", b"Content-Length: 5 5\r\n", b"Content-Length: \r\n",
+        b"Content-Length: " + b"9" * 5000 + b"\r\n", b"Content-Length : 5\r\n",
+        b"Transfer-Encoding: chunked, chunked\r\n", b"Transfer-Encoding:\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+        b"Transfer-Encoding: identity\r\n", b"Transfer-Encoding: gzip, chunked\r\n",
+        b"Transfer-Encoding: \x0bchunked\r\n", b"Transfer-Encoding : chunked\r\n",
+        b"Transfer-Encoding: chunked\x85\r\n", b"Transfer-Encoding: chunk\r\n",
+        b'Transfer-Encoding: "chunked"\r\n', b"X: y\nTransfer-Encoding: chunked\r\n",
+        b" Transfer-Encoding: chunked\r\n",
+    ],
+    ids=lambda headers: repr(headers[:64]),
+)  # fmt: skip
+def test_lengths_with_two_meanings_end_the_connection(server: Child, headers: bytes) -> None:
+    """What follows, a request for those who believed the other length, is not answered."""
+    with Connection(server.url) as connection:
+        connection.send(POST, headers, b"\r\n", CODED, HEALTH)
+        answered, body = connection.response()
+        # 501 is for encodings that are not known, 413 for numbers beyond all bounds.
+        assert answered in (400, 413, 501), body
+        assert connection.ended()
+
+
+def test_an_old_version_has_no_chunks(server: Child) -> None:
+    with Connection(server.url) as connection:
+        head = b"POST /tokenize HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked"
+        connection.send(head, b"\r\n\r\n", CODED, HEALTH)
+        assert "Transfer-Encoding" in refused(connection, 400)
+
+
+@pytest.mark.parametrize("line", [b"GET http://[ HTTP/1.1", b"GET http://]/ HTTP/1.1"])
+def test_addresses_that_are_none(server: Child, line: bytes) -> None:
+    with Connection(server.url) as connection:
+        connection.send(line, b"\r\nHost: localhost\r\n\r\n")
+        status, _ = connection.response()
+        assert 400 <= status < 500
+
+
+VALID = (
+    HEALTH,
+    POST + b"Content-Length: 2\r\n\r\n{}" + HEALTH,
+    POST + b"Transfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\nx: y\r\n\r\n" + HEALTH,
+    b"OPTIONS /v1/models HTTP/1.1\r\nHost: [::1]:80\r\nOrigin: http://a.example:1\r\n\r\n",
+    b"GET http://127.0.0.1:80/v1/models/a%20b?c=d#e HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    b"DELETE /v1/responses/x HTTP/1.1\r\nHost: localhost\r\nReferer: http://a.example/b\r\n\r\n",
+)
+PIECES = (
+    b"\r", b"\n", b"\r\n", b"\r\n\r\n", b"\x00", b"\xff", b" ", b":", b"[", b"]", b"%", b"//",
+    b"@", b",", b"#", b"?", b";", b"0", b"9" * 5000, b"-1", b"chunked", b"HTTP/1.1", b"http://[",
+    b"\t",
+)  # fmt: skip
+
+
+def mutated(rng: random.Random, text: bytes) -> bytes:
+    """A valid request with one to four changes."""
+    for _ in range(rng.randint(1, 4)):
+        start = rng.randrange(len(text) + 1)
+        end = min(len(text), start + rng.choice((0, 0, 1, 1, 8)))
+        text = (
+            text[:start] + rng.choice((b"", rng.choice(PIECES), text[start:end] * 2)) + text[end:]
+        )
+    return text
+
+
+def test_random_changes_of_raw_requests(server: Child) -> None:
+    """Whatever comes is answered or refused; nothing in it makes the server fail."""
+    rng = random.Random(7)
+    for number in range(300):
+        text = mutated(rng, VALID[number % len(VALID)])
+        with Connection(server.url) as connection:
+            connection.send(text)
+            connection.socket.shutdown(socket.SHUT_WR)
+            answer = connection.socket.recv(12)
+            assert answer[9:] not in (b"500", b"502", b"503"), text
+
+
+def test_nothing_of_this_is_in_the_log(server: Child) -> None:
+    """A client that sends nonsense cannot fill it."""
+    assert request(server.url, "GET", "/health").status == 200
+    log = server.err.text
+    assert not re.search(r"Traceback| waitress| offgrid\.api", log), log
