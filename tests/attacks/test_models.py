@@ -94,7 +94,7 @@ def test_a_busy_model_is_left_to_its_stream_and_then_makes_room(
     assert sorted(ended) == ["a", "b"]
 
 
-@pytest.mark.parametrize("fault", ["cut short", "another shape", "no header"])
+@pytest.mark.parametrize("fault", ["cut short", "another shape"])
 def test_a_broken_file_never_costs_a_healthy_model_its_place(
     serve: Serve, models: Path, tiny: Path, fault: str
 ) -> None:
@@ -104,7 +104,6 @@ def test_a_broken_file_never_costs_a_healthy_model_its_place(
     broken = {
         "cut short": data[:-1000],
         "another shape": data.replace(b"embedding_length\x04\0\0\0", b"embedding_lengtx\x04\0\0\0"),
-        "no header": b"GGUF" + bytes(200),
     }[fault]
     assert broken != data
     (models / "broken.gguf").write_bytes(broken)
