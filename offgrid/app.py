@@ -12,6 +12,7 @@ from offgrid.api.chat import ChatResource
 from offgrid.api.completions import CompletionsResource
 from offgrid.api.embeddings import EmbeddingsResource
 from offgrid.api.errors import add_error_handlers
+from offgrid.api.gate import Gate
 from offgrid.api.health import HealthResource, RootResource
 from offgrid.api.middleware import HostGuard, OneLength, RequestId
 from offgrid.api.models import ModelResource, ModelsResource
@@ -53,7 +54,8 @@ class App(falcon.App[Any, Any]):
 
 def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App:
     """Connect resources with what they need."""
-    app = App(middleware=[RequestId(), OneLength(), HostGuard(settings)])
+    guards = [RequestId(), OneLength(), HostGuard(settings), Gate(pool, settings)]
+    app = App(middleware=guards)
     app.req_options.strip_url_path_trailing_slash = True
     add_error_handlers(app)
     app.add_route("/", RootResource())

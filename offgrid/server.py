@@ -20,6 +20,7 @@ import waitress
 from waitress.server import BaseWSGIServer
 from waitress.wasyncore import close_all
 
+from offgrid.api.gate import places
 from offgrid.api.wire import FRAMING, channel_class
 from offgrid.app import build_app
 from offgrid.config import Settings
@@ -31,7 +32,7 @@ from offgrid.store.catalogue import Catalogue
 log = logging.getLogger(__name__)
 
 _SPARE_THREADS = 8
-"""For /health and /v1/models, and for answers that say the queue is full."""
+"""For /health and whatever else never waits, and for answers that say that no place is free."""
 _MAX_CONNECTIONS = 2048
 """Most of them idle: clients that keep theirs open must not shut others out."""
 _BACKLOG = 128
@@ -94,10 +95,8 @@ class Server:
         self.pool = EnginePool(settings, self.catalogue)
         sock = listen(settings.host, settings.port)
         self.port: int = sock.getsockname()[1]
-        # A stream holds its thread to the end, so there must be one for every sequence that the
-        # queue admits, and some to spare.
-        sequences = (settings.parallel + settings.queue_size) * settings.max_models
-        threads = sequences + _SPARE_THREADS
+        # Whatever may wait passes the gate, a stream until its end; the rest finds a spare thread.
+        threads = places(settings) + _SPARE_THREADS
         app = build_app(settings, self.catalogue, self.pool)
         self._sockets: dict[int, Any] = {}
         self._server: BaseWSGIServer = waitress.create_server(

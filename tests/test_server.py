@@ -264,7 +264,7 @@ def serve_by_waitress(start: StartServer, models: Path) -> tuple[Child, str]:
     child = start(
         program("waitress-serve"),
         "--listen=127.0.0.1:0",
-        "--threads=32",
+        "--threads=80",
         "--channel-request-lookahead=1",
         "--call",
         "offgrid.app:create_app",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from support import STARTER, Stream, chat_body, endless, request
+from support import STARTER, Stream, chat_body, endless, eventually, request
 
 from offgrid.api.sse import PING
 from offgrid.server import Server
@@ -251,7 +251,10 @@ def broken(server: Server, path: str, body: dict[str, Any]) -> bytes:
         begin = b""
         while begin.count(b"\n\n") < (5 if path == RESPONSES else 1):  # some text is there
             begin += stream.response.readline()
-        pid = server.pool.engine(STARTER).pid
+        engine = server.pool.engine(STARTER)
+        # A request of which nothing has come yet would be given to the next worker.
+        eventually(lambda: any(p.delivered for p in [*engine._pending.values()]), "it has begun")
+        pid = engine.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         last = _last(stream.response.read())

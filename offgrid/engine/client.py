@@ -1,7 +1,8 @@
-"""The server's side of one worker process: start it, watch it, ask it, start it again.
+"""The server's side of one model: ask its worker, watch it, start it again.
 
-Nothing in this module imports llama.cpp. When the worker dies or hangs, the requests that ran in
-it end with an error, and a new process is started after a pause that grows with every failure.
+Nothing in this module imports llama.cpp. When the worker dies or hangs, the requests that it
+computed end with an error; those that only waited are handed to the next worker, which is started
+after a pause that grows with every failure.
 """
 
 from __future__ import annotations
@@ -9,29 +10,36 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
-import queue
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable
-from typing import IO, Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import msgspec
 
-from offgrid import errors
+from offgrid.engine.blame import Blame
 from offgrid.engine.lookup import Lookup
+from offgrid.engine.pending import (
+    POLL,
+    ClientGone,
+    Generation,
+    Pending,
+    error_of,
+    proves_harmless,
+)
+from offgrid.engine.process import WorkerProcess, public
 from offgrid.engine.protocol import (
+    MAX_FRAME,
     Accepted,
     Cancel,
     Command,
-    Delta,
-    Embedded,
     Event,
     Failed,
+    FrameTooLarge,
     GenerationRequest,
     Load,
     LoadFailed,
@@ -45,13 +53,13 @@ from offgrid.engine.protocol import (
     Step,
     Stop,
     Submit,
+    Tokenising,
     TokenQuery,
     Tokens,
-    encode_frame,
-    read_reports,
 )
 from offgrid.engine.signals import FOR_THE_SERVER
 from offgrid.errors import (
+    ContextLengthExceeded,
     EngineFault,
     InvalidParameter,
     ModelLoadFailed,
@@ -60,11 +68,10 @@ from offgrid.errors import (
     RequestRefused,
 )
 
-log = logging.getLogger(__name__)
-llama_log = logging.getLogger("offgrid.llama")
+__all__ = ["ClientGone", "EngineClient", "Generation", "LoadFailure", "error_of"]
 
-_POLL = 0.1
-"""Seconds between two looks at whether a waiting client is still there."""
+log = logging.getLogger(__name__)
+
 _PING_EVERY = 1.0
 _PONG_WITHIN = 15.0
 """Seconds without an answer after which the process counts as stopped. The answering thread does
@@ -72,170 +79,18 @@ not wait for llama.cpp, so this is not the time of a step (``stall_timeout`` is)
 _PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 _HEALTHY_AFTER = 60.0
 """Seconds that a worker must have lived for the next restart to be immediate again."""
-_STRIKES = 2
-_REMEMBERED_STRIKES = 1024
-
-
-class ClientGone(Exception):
-    """The client left while its request waited."""
-
-
-class Pending(Protocol):
-    """What the client sees of a request that is in the worker's hands."""
-
-    id: int
-    n: int
-    """Places in the queue that it holds."""
-    key: str
-    computing: bool
-    """Whether a crash may be its fault."""
-    started: bool
-    """Whether the worker has begun with it."""
-    listener: Callable[[], None] | None
-    """Called by the client's reader thread after what it has pushed."""
-
-    def push(self, event: Event) -> None:
-        """Take an event in; called by the client's reader thread only."""
-
+_DIED = "The model's process ended while it worked on this request."
+_DIED_TWICE = "The model's process ended twice while this request waited for it; try again."
 
 P = TypeVar("P", bound=Pending)
 
 
-class Generation:
-    """One accepted request. Use :meth:`next` until :attr:`finished`, or :meth:`cancel` it.
+@dataclass(frozen=True, slots=True)
+class LoadFailure:
+    """Why a model is not loaded. ``lasting``: it fails until its file is another one."""
 
-    Attributes:
-        prompt_tokens: tokens of the prompt.
-        prompt_text: text of a prompt given as token ids, if the request asks for it.
-        seed: the seed in force.
-    """
-
-    def __init__(
-        self,
-        engine: EngineClient,
-        id: int,
-        request: GenerationRequest,
-        key: str,
-        places: int,
-        ended: Callable[[], None],
-    ) -> None:
-        self._engine = engine
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._open_choices = request.n
-        self._unsaid = request.n
-        self._over = False
-        self._closing = threading.RLock()
-        self.ended = False
-        """Whether everything has come that ever will."""
-        self._tell_end = ended
-        self.failed = False
-        self.listener: Callable[[], None] | None = None
-        """Called by the engine client's reader thread after what it has pushed."""
-        self.id = id
-        self.n = places
-        self.key = key
-        self.started = False
-        """Whether a sequence of it has got a slot."""
-        self._accepted_at = time.monotonic()
-        self.computing = False
-        """Whether the worker is tokenising or prefilling it: what a crash may be blamed on."""
-        self.prompt_tokens = 0
-        self.prompt_text = ""
-        self.seed = 0
-
-    @property
-    def finished(self) -> bool:
-        """Whether every choice has sent its finish_reason."""
-        return self._open_choices == 0
-
-    @property
-    def overdue(self) -> bool:
-        """Whether it has waited for a slot for longer than the engine allows."""
-        limit = self._engine.queue_timeout
-        if not limit or self.started:
-            return False
-        return time.monotonic() - self._accepted_at > limit
-
-    def push(self, event: Event) -> None:
-        """Called by the engine client's reader thread, and by whoever ends everything."""
-        self.failed = self.failed or isinstance(event, Failed)
-        self._events.put(event)
-        if isinstance(event, Delta):
-            self._unsaid -= event.finish_reason is not None
-        if self.failed or not self._unsaid:
-            self.ended = True
-            self._tell_end()
-
-    def next(self, timeout: float) -> list[Delta] | None:
-        """Return the deltas that came since the last call.
-
-        Args:
-            timeout: seconds to wait for the first one; 0 not to wait.
-
-        Returns:
-            At least one delta, in order; None when nothing came in time.
-
-        Raises:
-            RequestError: the request is over without having finished.
-        """
-        deltas: list[Delta] = []
-        try:
-            event = self._events.get(timeout > 0, timeout)
-            while True:
-                if isinstance(event, Failed):
-                    self._close()
-                    if not deltas:
-                        raise error_of(event)
-                    # What came before the failure is delivered first.
-                    self._events.put(event)
-                    return deltas
-                if isinstance(event, Delta):
-                    deltas.append(event)
-                    self._open_choices -= event.finish_reason is not None
-                event = self._events.get_nowait()
-        except queue.Empty:
-            pass
-        if self.finished:
-            self._close()
-        return deltas or None
-
-    def cancel(self) -> None:
-        """Stop the work for this request. Idempotent, harmless after the end."""
-        if self._close():
-            self._engine.send_cancel(self.id)
-
-    def wait_accepted(self, alive: Callable[[], bool]) -> None:
-        """Wait for the worker's verdict on the prompt.
-
-        Raises:
-            RequestError: the request is refused or failed.
-            ClientGone: ``alive`` said no; the request is cancelled.
-        """
-        while True:
-            try:
-                event = self._events.get(timeout=_POLL)
-            except queue.Empty:
-                if not alive():
-                    self.cancel()
-                    raise ClientGone from None
-                continue
-            if isinstance(event, Failed):
-                self._close()
-                raise error_of(event)
-            if isinstance(event, Accepted):
-                self.prompt_tokens = event.prompt_tokens
-                self.seed = event.seed
-                self.prompt_text = event.prompt_text
-                return
-
-    def _close(self) -> bool:
-        """Give the place in the queue back; return whether it was still held."""
-        with self._closing:
-            if self._over:
-                return False
-            self._over = True
-        self._engine.forget(self)
-        return True
+    message: str
+    lasting: bool
 
 
 class EngineClient:
@@ -243,6 +98,7 @@ class EngineClient:
 
     Args:
         load: what the worker is told to serve.
+        name: what messages call the model.
         queue_size: sequences that may wait beside the ``load.parallel`` running ones.
         load_timeout: seconds that loading may take.
         stall_timeout: seconds that one step of the loop may take.
@@ -257,8 +113,10 @@ class EngineClient:
         load_timeout: float,
         stall_timeout: float,
         queue_timeout: float = 0.0,
+        name: str = "",
     ) -> None:
         self.load = load
+        self.name = name
         self.queue_timeout = queue_timeout
         self.capacity = load.parallel + queue_size
         self._load_timeout = load_timeout
@@ -268,20 +126,22 @@ class EngineClient:
         # may be at any line of any thread.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._write_lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: WorkerProcess | None = None
         self._ready = False
-        self._refusal: str | None = None
-        self._load_error: str | None = None
+        self._refusal: LoadFailed | None = None
+        self._load_failure: LoadFailure | None = None
         self._closed = False
         self._draining = False
-        self._generations: dict[int, Pending] = {}
-        self._lookups: dict[int, Lookup] = {}
+        self._pending: dict[int, Pending] = {}
         self._reserved = 0
         self._awaiting = 0
         self._last_id = 0
-        self._strikes: OrderedDict[str, int] = OrderedDict()
-        self._log_tail: deque[str] = deque(maxlen=50)
+        self._blame = Blame()
+        self._alone: int | None = None
+        """The one request that is computed of those that may have ended a worker."""
+        self._held_back: deque[Pending] = deque()
+        """Others of those: they wait for its prompt to be computed."""
+        self._pings = 0
         self._pong_at = 0.0
         self._busy_for = 0.0
         self._stopping = threading.Event()
@@ -311,9 +171,14 @@ class EngineClient:
         return None if process is None else process.pid
 
     @property
-    def load_failed(self) -> bool:
-        """Whether llama.cpp refused the file; only a new client tries again."""
-        return self._load_error is not None
+    def ready(self) -> bool:
+        """Whether the model is loaded and its worker serves."""
+        return self._ready
+
+    @property
+    def load_failure(self) -> LoadFailure | None:
+        """Why the file was not loaded, if that is over; only a new client tries again."""
+        return self._load_failure
 
     @property
     def in_flight(self) -> int:
@@ -344,42 +209,51 @@ class EngineClient:
 
     def _wait_ready(self, deadline: float, alive: Callable[[], bool]) -> ModelInfo:
         while not self._ready:
-            if self._load_error is not None:
-                raise ModelLoadFailed(self._load_error, "model")
+            if self._load_failure is not None:
+                raise ModelLoadFailed(self._load_failure.message, "model")
             if self._closed:
-                raise Overloaded("The server is stopping.", code="server_shutting_down")
+                raise self._farewell()
             if time.monotonic() > deadline:
                 raise Overloaded("The model is still loading.", code="model_loading", retry_after=5)
-            self._changed.wait(_POLL)
+            self._changed.wait(POLL)
             if not alive():
                 raise ClientGone
         assert self._info is not None
         return self._info
 
     def drain(self) -> None:
-        """Refuse new requests from now on; running ones go on."""
+        """Refuse new requests from now on; running ones go on. The server is stopping."""
         self._draining = True
 
     def close(self, timeout: float = 0.0) -> None:
-        """Let running requests finish for ``timeout`` seconds, end the rest, stop the worker."""
-        self.drain()
+        """Let running requests finish for ``timeout`` seconds, end the rest, stop the worker.
+
+        Without :meth:`drain` before, the model is unloaded by a server that goes on.
+        """
         deadline = time.monotonic() + timeout
         with self._changed:
             while self._reserved and time.monotonic() < deadline:
-                self._changed.wait(_POLL)
+                self._changed.wait(POLL)
             self._closed = True
             self._changed.notify_all()
         self._stopping.set()
-        self._fail_all("The server is shutting down.", "Overloaded", "server_shutting_down")
+        farewell = self._farewell()
+        self._fail(self._all(), farewell.message, "Overloaded", farewell.code)
         process = self._process
         if process is not None:
             try:
                 # A stuck worker leaves the pipe full and its writer waiting: never queue up there.
-                self.send(Stop(), wait=False)
-                process.wait(timeout=2.0)
+                process.send(Stop(), wait=False)
+                process.wait(2.0)
             except (RequestError, subprocess.TimeoutExpired):
                 process.kill()
                 process.wait()
+
+    def _farewell(self) -> Overloaded:
+        """What a closed client answers."""
+        if self._draining:
+            return Overloaded("The server is stopping.", code="server_shutting_down")
+        return Overloaded("The model has just been unloaded; try again.", code="model_loading")
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -434,13 +308,14 @@ class EngineClient:
             ClientGone: ``alive`` said no.
         """
         self._check_n(request.n)
-        key = self.key_of((request.parts, request.tokens), request.prompt_param)
+        prompt = (request.parts, request.tokens, request.images, request.grammar)
+        key = self.key_of(prompt, request.prompt_param)
         places = 0 if held else request.n
         generation = self.register(
-            lambda id: Generation(self, id, request, key, places, ended), places, alive
+            lambda id: Generation(self, key, Submit(id, request), places, ended), places, alive
         )
         try:
-            self.send(Submit(generation.id, request))
+            self.hand_over(generation, request.prompt_param)
             generation.wait_accepted(alive)
         except BaseException:
             generation.cancel()
@@ -456,23 +331,17 @@ class EngineClient:
             EngineFault: the worker died meanwhile.
             ClientGone: ``alive`` said no.
         """
-        key = self.key_of((query.parts, query.tokens), query.param)
+        key = self.key_of((query.parts, query.tokens, query.images, None), query.param)
         self._reserve(0)
-        self.wait_ready(alive)
-        with self._lock:
-            self._last_id += 1
-            lookup = Lookup(self._last_id, key)
-            self._lookups[lookup.id] = lookup
+        lookup = self.register(lambda id: Lookup(key, LookUp(id, query)), 0, alive)
         try:
-            self.send(LookUp(lookup.id, query))
-            tokens = lookup.wait(alive, error_of)
+            self.hand_over(lookup, query.param)
+            tokens = lookup.wait(alive)
         finally:
-            with self._lock:
-                self._lookups.pop(lookup.id, None)
+            self.forget(lookup)
         if tokens is None:
             self.send_cancel(lookup.id)
             raise ClientGone
-        self._strikes.pop(key, None)
         return tokens
 
     def key_of(self, prompt: object, param: str | None) -> str:
@@ -482,9 +351,11 @@ class EngineClient:
             RequestRefused: it did so twice.
         """
         key = hashlib.sha256(msgspec.msgpack.encode(prompt)).hexdigest()
-        if self._strikes.get(key, 0) >= _STRIKES:
+        with self._lock:
+            refused = self._blame.refused(key)
+        if refused:
             raise RequestRefused(
-                "This prompt ended the model's process twice and is not tried again.", param
+                "This prompt ended the model's process twice and is not tried again for now.", param
             )
         return key
 
@@ -497,21 +368,94 @@ class EngineClient:
         if n:
             self._reserve(n)
         try:
-            self.wait_ready(alive)
+            return self._register(make, alive)
         except BaseException:
             self.release(n)
             raise
+
+    def _register(self, make: Callable[[int], P], alive: Callable[[], bool]) -> P:
+        while True:
+            self.wait_ready(alive)
+            with self._lock:
+                if self._closed:
+                    raise self._farewell()
+                if not self._ready:  # it died just now
+                    continue
+                self._last_id += 1
+                pending = make(self._last_id)
+                # From here on it is in the hands of this very worker, and when that dies, of those
+                # who deal with its death: whoever writes to it need not know of that.
+                pending.worker = self._process
+                self._pending[pending.id] = pending
+                return pending
+
+    def hand_over(self, pending: Pending, param: str | None) -> None:
+        """Give a registered request to its worker; one that has died is dealt with elsewhere.
+
+        Args:
+            pending: the request.
+            param: the field of the request that errors name.
+
+        Raises:
+            ContextLengthExceeded: it is too large for a frame.
+        """
         with self._lock:
-            self._last_id += 1
-            pending = make(self._last_id)
-            pending.computing = True
-            self._generations[pending.id] = pending
-            return pending
+            process = pending.worker
+            # Its worker has died, and the next one gets it; or has got it from another thread.
+            if process is None or pending.sent or not self._may_go(pending):
+                return
+            pending.sent = True
+        try:
+            process.send(pending.command)
+        except FrameTooLarge:
+            raise ContextLengthExceeded(
+                f"The prompt takes more than the {MAX_FRAME >> 20} MiB that a request may take "
+                "on its way to the model.",
+                param,
+            ) from None
+        except EngineFault:
+            log.debug("request %d: its worker has ended", pending.id)
+
+    def _may_go(self, pending: Pending) -> bool:
+        """Whether a request may be sent now. Those that may have ended a worker go one by one, so
+        that no two of them are computed when the next one dies. Called with the lock held."""
+        if self._blame.suspected(pending.key):
+            if self._alone not in (None, pending.id):
+                self._held_back.append(pending)
+                return False
+            self._alone = pending.id
+        self._blame.enter(pending.id, pending.key)
+        return True
+
+    def _next_alone(self, id: int) -> None:
+        """A request has been computed, or is over: is it the turn of one that was held back?"""
+        if id != self._alone:
+            return
+        self._alone = None
+        if self._held_back:
+            held_back, self._held_back = [*self._held_back], deque()
+            self._send_later(held_back)
+
+    def _send_later(self, requests: list[Pending]) -> None:
+        """Send requests from a thread that may wait: a pipe may be full."""
+        threading.Thread(
+            target=self._send_all, args=(requests,), name="engine-retry", daemon=True
+        ).start()
+
+    def _send_all(self, requests: list[Pending]) -> None:
+        for pending in requests:
+            if pending.id not in self._pending:
+                continue
+            # It was sent once, so it is not too large; a seed may make a difference of some bytes.
+            with contextlib.suppress(ContextLengthExceeded):
+                self.hand_over(pending, None)
+            if pending.id not in self._pending:  # its client left meanwhile
+                self.send_cancel(pending.id)
 
     def _reserve(self, n: int) -> None:
         with self._changed:
             if self._draining or self._closed:
-                raise Overloaded("The server is shutting down.", code="server_shutting_down")
+                raise self._farewell()
             if n and self._reserved + n > self.capacity:
                 raise Overloaded("All slots are busy and the queue is full.", code="server_busy")
             self._reserved += n
@@ -528,42 +472,42 @@ class EngineClient:
             self._reserved -= n
             self._changed.notify_all()
 
-    def forget(self, generation: Pending) -> None:
+    def forget(self, pending: Pending) -> None:
         """Called by a request when it is over."""
         with self._lock:
-            self._generations.pop(generation.id, None)
-        self.release(generation.n)
+            self._pending.pop(pending.id, None)
+            if pending.proven:
+                self._blame.over(pending.id)
+            else:
+                self._blame.left(pending.id, self._pings)
+            self._next_alone(pending.id)
+        self.release(pending.n)
 
     def send_cancel(self, id: int) -> None:
         """Tell the worker to stop a request; a worker that is gone has stopped it already."""
+        process = self._process
         try:
-            self.send(Cancel(id))
+            if process is not None:
+                process.send(Cancel(id))
         except EngineFault:
             log.debug("cancel of request %d: no worker", id)
 
-    def send(self, command: Command, *, wait: bool = True) -> None:
-        """Write a command. With ``wait`` false it is left out when another thread is writing.
+    def send(self, command: Command) -> None:
+        """Write a command to the present worker.
 
         Raises:
-            EngineFault: there is no worker.
+            EngineFault: there is none.
         """
-        frame = encode_frame(command)
-        if not self._write_lock.acquire(blocking=wait):
-            return
-        try:
-            process = self._process
-            if process is None or process.stdin is None:
-                raise BrokenPipeError
-            process.stdin.write(frame)
-            process.stdin.flush()
-        except (OSError, ValueError):
-            raise EngineFault("The model's process is not running; try again.") from None
-        finally:
-            self._write_lock.release()
+        process = self._process
+        if process is None:
+            raise EngineFault("The model's process is not running; try again.")
+        process.send(command)
 
     # --- the process --------------------------------------------------------------------------
 
     def _supervise(self) -> None:
+        """Run one worker after the other. This thread outlives each of them: see
+        :mod:`offgrid.engine.process`."""
         if hasattr(signal, "pthread_sigmask"):
             # Ctrl-C in a terminal goes to the workers too, and they are started with this thread's
             # mask: nothing can end them before they have said that they ignore it.
@@ -573,106 +517,114 @@ class EngineClient:
             if self._stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)]):
                 return
             born = time.monotonic()
-            self._serve_one_process()
-            if self._closed or self._load_error is not None:
+            try:
+                self._serve_one_process()
+            except OSError as ex:
+                log.error("no process for %s: %s", self.name, ex)
+                self._give_up(LoadFailed(f"the system starts no process for it ({ex.strerror})."))
+            if self._closed or self._load_failure is not None:
                 return
             failures = 1 if time.monotonic() - born > _HEALTHY_AFTER else failures + 1
 
     def _serve_one_process(self) -> None:
-        """Run one worker from its start to its end."""
-        environ = dict(os.environ, GGML_NO_BACKTRACE="1")
-        if "OMP_WAIT_POLICY" not in environ:
-            # Threads of llama.cpp wait for each other after every operation. To sleep at once makes
-            # a step ten times as long; to wait in a busy loop for as long as is usual takes the
-            # processor from the one waited for as soon as anything else runs on the machine.
-            environ.setdefault("GOMP_SPINCOUNT", "10000")
-        # The worker must find the very modules that this process runs: "-m" would look into the
-        # current folder first, where an uncompiled source tree may lie.
-        program = (
-            f"import sys; sys.path[:] = {sys.path!r}; "
-            "from offgrid.engine.worker import main; main()"
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-c", program],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environ,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
-        # What to load is the first thing that a worker reads. It is written before anybody else
-        # knows of the process: a ping that came before it would end it.
-        with contextlib.suppress(OSError):  # it ended at once: reading will tell
-            process.stdin.write(encode_frame(self.load))
-            process.stdin.flush()
+        """Run one worker from its start to its end.
+
+        Raises:
+            OSError: none could be started.
+        """
+        process = WorkerProcess(self.load)
         with self._lock:
+            self._refusal = None
             self._process = process
             self._pong_at = time.monotonic()
             self._busy_for = 0.0
-        stderr = threading.Thread(target=self._drain_log, args=(process.stderr,), daemon=True)
-        stderr.start()
         loading = threading.Timer(self._load_timeout, self._kill_unless_ready, args=(process,))
         loading.daemon = True
         loading.start()
         if self._closed:  # while the process was being started
             process.kill()
         try:
-            for reports in read_reports(process.stdout):
+            for reports in process.reports():
                 self._take(reports)
         except (ValueError, msgspec.DecodeError, OSError) as ex:
             log.error("worker %d: %s", process.pid, ex)
             process.kill()
+        except Exception:
+            log.exception("what worker %d says cannot be dealt with", process.pid)
+            process.kill()
         finally:
             loading.cancel()
         status = process.wait()
-        stderr.join(timeout=2.0)
+        process.close()
         self._after_death(process, status)
 
-    def _kill_unless_ready(self, process: subprocess.Popen[bytes]) -> None:
-        if not self._ready and process.poll() is None:
-            log.error("the model did not load within %g s", self._load_timeout)
+    def _kill_unless_ready(self, process: WorkerProcess) -> None:
+        if not self._ready and process.running:
+            log.error("%s did not load within %g s", self.name, self._load_timeout)
+            self._refusal = LoadFailed(f"it did not load within {self._load_timeout:g} s.")
             process.kill()
 
-    def _after_death(self, process: subprocess.Popen[bytes], status: int) -> None:
+    def _after_death(self, process: WorkerProcess, status: int) -> None:
         with self._changed:
             was_ready, self._ready = self._ready, False
             self._process = None
-            under_way: list[Pending | Lookup] = [*self._generations.values()]
-            for generation in [*under_way, *self._lookups.values()]:
-                if generation.computing and was_ready and not self._closed:
-                    self._strike(generation.key)
-            if not was_ready and not self._closed:
-                # Whatever ended it while loading would end it again.
-                reason = self._refusal or "its process ended while loading."
-                self._load_error = f"The model cannot be loaded: {reason} {self._last_words()}"
-            self._changed.notify_all()
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                _close_quietly(pipe)
-        if not self._closed and was_ready:
-            log.error("worker %d ended with status %d. %s", process.pid, status, self._last_words())
-            self._fail_all(
-                "The model's process ended while it worked on this request.",
-                "EngineFault",
-                "engine_fault",
-            )
-
-    def _strike(self, key: str) -> None:
-        self._strikes[key] = self._strikes.pop(key, 0) + 1
-        if len(self._strikes) > _REMEMBERED_STRIKES:
-            self._strikes.popitem(last=False)
-
-    def _fail_all(self, message: str, error: str, code: str) -> None:
+        if self._closed:
+            return
+        if not was_ready:
+            # Whatever ended it while loading would end it again.
+            log.error(
+                "the process of %s ended with status %d while loading. %s",
+                self.name, status, process.trace(),
+            )  # fmt: skip
+            refusal = self._refusal or LoadFailed("its process ended while loading.")
+            reason = public(refusal.message, self.load)
+            self._give_up(LoadFailed(f"{reason} {process.reason()}".strip(), refusal.lasting))
+            return
+        log.error("worker %d ended with status %d. %s", process.pid, status, process.trace())
         with self._lock:
-            generations = list(self._generations.values())
-            lookups = list(self._lookups.values())
-        for lookup in lookups:
-            lookup.push(Failed(lookup.id, error, message, code=code))
-        for generation in generations:
-            generation.push(Failed(generation.id, error, message, code=code))
-            _tell(generation)
+            suspects = self._blame.crashed()
+            self._alone = None
+            self._held_back.clear()
+            over = [p for p in self._pending.values() if not self._try_again(p, suspects)]
+            again = len(self._pending) - len(over)
+        if again:
+            log.warning("%d requests of %s go to its next process", again, self.name)
+        for pending in over:
+            waited = not (pending.started or pending.key in suspects)
+            self._fail([pending], _DIED_TWICE if waited else _DIED, "EngineFault", "engine_fault")
+
+    def _try_again(self, pending: Pending, suspects: set[str]) -> bool:
+        """Prepare a request for the next worker if it may be tried again.
+
+        That is once, when nothing has come of it yet. Of several that were computed all are tried
+        again, one after the other (:meth:`_may_go`); one that was computed alone is guilty.
+        """
+        guilty = pending.key in suspects and len(suspects) == 1
+        if guilty or pending.delivered or self._blame.refused(pending.key):
+            return False
+        if pending.retried and pending.sent:
+            return False
+        pending.again()
+        return True
+
+    def _give_up(self, refusal: LoadFailed) -> None:
+        """The model is not loaded: no other process is started for it."""
+        name = f"The model {self.name}" if self.name else "The model"
+        message = f"{name} cannot be loaded: {refusal.message}"
+        with self._changed:
+            self._load_failure = LoadFailure(message, refusal.lasting)
+            self._changed.notify_all()
+        self._stopping.set()
+        self._fail(self._all(), message, "ModelLoadFailed", "model_load_failed")
+
+    def _all(self) -> list[Pending]:
+        with self._lock:
+            return [*self._pending.values()]
+
+    def _fail(self, requests: list[Pending], message: str, error: str, code: str | None) -> None:
+        for pending in requests:
+            pending.push(Failed(pending.id, error, message, code=code))
+            _tell(pending)
 
     def _take(self, reports: list[Report]) -> None:
         """Deal with what the worker has said since the last time; listeners are called once."""
@@ -680,62 +632,67 @@ class EngineClient:
         for report in reports:
             if isinstance(report, Step):
                 for event in report.events:
-                    generation = self._deliver(event)
-                    if generation is not None:
-                        touched[generation.id] = generation
+                    pending = self._deliver(event)
+                    if pending is not None:
+                        touched[pending.id] = pending
             else:
                 self._handle(report)
-        for generation in touched.values():
-            _tell(generation)
+        for pending in touched.values():
+            _tell(pending)
 
     def _handle(self, report: Any) -> None:
         if isinstance(report, Pong):
             self._pong_at = time.monotonic()
             self._busy_for = report.busy_for
             self.running, self.waiting = report.running, report.waiting
+            with self._lock:
+                self._blame.pong(report.number, report.busy_for)
         elif isinstance(report, Ready):
             with self._changed:
                 self._info = report.info
                 self._ready = True
+                waiting = self._all()
+                for pending in waiting:
+                    pending.worker = self._process
                 self._changed.notify_all()
+            if waiting:
+                self._send_later(waiting)
         elif isinstance(report, LoadFailed):
-            self._refusal = report.message
+            self._refusal = report
 
     def _deliver(self, event: Event) -> Pending | None:
-        """Push an event to its generation; return that one, None if nobody need be told."""
-        lookup = self._lookups.get(event.id)
-        if lookup is not None:
-            lookup.push(event)
-        generation = self._generations.get(event.id)
-        if generation is None:  # cancelled meanwhile
+        """Push an event to its request; return that one, None if nobody need be told."""
+        pending = self._pending.get(event.id)
+        if pending is None or not pending.proven:  # a stream's next token changes nothing there
+            self._note(event)
+        if pending is None:  # cancelled meanwhile
             return None
-        if isinstance(event, Started):
-            generation.started = True
-            generation.computing = generation.computing or event.computing
+        pending.proven = pending.proven or proves_harmless(event)
+        if isinstance(event, (Tokenising, Started)):
+            pending.started = pending.started or isinstance(event, Started)
             return None
-        if isinstance(event, Accepted):
-            generation.computing = False
-        elif _proves_harmless(event) and generation.computing:
-            generation.computing = False
-            self._strikes.pop(generation.key, None)
-        generation.push(event)
-        return generation
+        pending.push(event)
+        return pending
 
-    def _drain_log(self, stream: IO[bytes]) -> None:
-        """Keep the pipe empty, whatever it says: a full pipe would stop the worker."""
-        for line in stream:
-            text = line.decode("utf-8", "replace").rstrip()
-            if text:
-                self._log_tail.append(text)
-                llama_log.debug("%s", text)
-
-    def _last_words(self) -> str:
-        words = [line for line in self._log_tail if "error" in line.lower()]
-        return f"Last error: {words[-1]}" if words else ""
+    def _note(self, event: Event) -> None:
+        """Follow what the worker computes, in case that it dies of it."""
+        with self._lock:
+            if isinstance(event, Tokenising):
+                self._blame.tokenising(event.id, event.lane)
+            elif isinstance(event, Accepted):
+                self._blame.tokenised(event.id)
+            elif isinstance(event, Started):
+                if event.computing:
+                    self._blame.prefilling(event.id)
+            elif isinstance(event, (Tokens, Failed)):
+                self._blame.over(event.id, harmless=True)
+                self._next_alone(event.id)
+            elif proves_harmless(event):
+                self._blame.harmless(event.id)
+                self._next_alone(event.id)
 
     def _watch(self) -> None:
         """Kill a worker that does not answer or whose step takes too long."""
-        number = 0
         while not self._stopping.wait(_PING_EVERY):
             process = self._process
             if process is None:
@@ -751,42 +708,20 @@ class EngineClient:
                 self._pong_at = time.monotonic()
                 self._busy_for = 0.0
                 continue
-            number += 1
-            self._ping(number)
+            self._pings += 1
+            self._ping(self._pings)
 
     def _ping(self, number: int) -> None:
+        process = self._process
         try:
             # A stopped worker leaves the pipe full and its writer waiting: never queue up there.
-            self.send(Ping(number), wait=False)
+            if process is not None:
+                process.send(Ping(number), wait=False)
         except EngineFault:
             log.debug("ping %d: no worker", number)
 
 
-def _tell(generation: Pending) -> None:
-    listener = generation.listener
+def _tell(pending: Pending) -> None:
+    listener = pending.listener
     if listener is not None:
         listener()
-
-
-def _proves_harmless(event: Event) -> bool:
-    """Whether all was computed that depends on the client's text alone."""
-    if isinstance(event, Delta):
-        return not event.prompt
-    return isinstance(event, Embedded) and event.left == 0
-
-
-def error_of(event: Failed) -> RequestError:
-    """Make the exception that the worker named."""
-    cls = getattr(errors, event.error, EngineFault)
-    if not (isinstance(cls, type) and issubclass(cls, RequestError)):
-        cls = EngineFault
-    if cls is Overloaded:
-        return Overloaded(event.message, code=event.code)
-    return cls(event.message, event.param, code=event.code)
-
-
-def _close_quietly(pipe: IO[bytes]) -> None:
-    try:
-        pipe.close()
-    except OSError:  # what was still buffered has no reader any more
-        log.debug("pipe already broken")

@@ -11,7 +11,7 @@ import heapq
 import logging
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -81,8 +81,12 @@ class Embedder:
         failures: decodes that failed in a row.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(
+        self, model: Model, emit: Callable[[tuple[Event, ...]], None] = lambda events: None
+    ) -> None:
         self._model = model
+        self._emit = emit
+        """Tells at once what may not wait for the end of a step."""
         self._jobs: deque[EmbeddingJob] = deque()
         self._active: list[Input] = []
         self._free: list[int] = []
@@ -213,10 +217,14 @@ class Embedder:
             return self._fail([job.id for job in self._jobs], f"No room for embeddings: {ex}")
         rows = self._fill(context, budget)
         events: list[Event] = []
+        begun: list[Event] = []
         for job in {row.input.job.id: row.input.job for row in rows}.values():
             if not job.started:
                 job.started = True
-                events.append(Started(job.id))
+                begun.append(Started(job.id))
+        if begun:
+            # Whose inputs are computed now has to be known before they may end the process.
+            self._emit(tuple(begun))
         try:
             context.decode()
             answers = [answer for row in rows if (answer := self._take(context, row)) is not None]

@@ -6,11 +6,13 @@ import queue
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from offgrid.engine.client import ClientGone, EngineClient, error_of
+from offgrid.engine.client import EngineClient
+from offgrid.engine.pending import POLL, ClientGone, Pending, error_of
 from offgrid.engine.protocol import Accepted, Embed, Embedded, EmbeddingRequest, Event, Failed
 
-_POLL = 0.1
-"""Seconds between two looks at whether a waiting client is still there."""
+_PLACES = 1
+"""In the queue, however many inputs there are: they share batches with those of others, one of
+each request in turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,28 +23,18 @@ class Vectors:
     prompt_tokens: int
 
 
-class Embedding:
-    """One request in the worker's hands; a :class:`~offgrid.engine.client.Pending`.
+class Embedding(Pending):
+    """One request in the worker's hands."""
 
-    It holds one place in the queue, however many inputs it has: they share batches with those of
-    others, one of each request in turn.
-    """
-
-    n = 1
-
-    def __init__(self, engine: EngineClient, id: int, key: str, n_inputs: int) -> None:
+    def __init__(self, engine: EngineClient, key: str, command: Embed) -> None:
+        super().__init__(command.id, key, command, _PLACES)
         self._engine = engine
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._vectors = [b""] * n_inputs
+        self._vectors = [b""] * len(command.request.inputs)
         self._over = False
-        self.id = id
-        self.key = key
-        self.computing = False
-        self.started = False
-        self.listener: Callable[[], None] | None = None
 
     def push(self, event: Event) -> None:
-        """Called by the engine client's reader thread only."""
+        """Take an event in."""
         self._events.put(event)
 
     def wait(self, alive: Callable[[], bool]) -> Vectors:
@@ -57,7 +49,7 @@ class Embedding:
             if not alive():
                 raise ClientGone
             try:
-                event = self._events.get(timeout=_POLL)
+                event = self._events.get(timeout=POLL)
             except queue.Empty:
                 continue
             if isinstance(event, Failed):
@@ -97,11 +89,14 @@ def embed(engine: EngineClient, request: EmbeddingRequest, alive: Callable[[], b
         Overloaded, EngineFault, ClientGone: see :meth:`EngineClient.submit`.
     """
     key = engine.key_of((request.inputs, request.query), None)
-    pending = engine.register(
-        lambda id: Embedding(engine, id, key, len(request.inputs)), Embedding.n, alive
-    )
+    pending = engine.register(lambda id: Embedding(engine, key, Embed(id, request)), _PLACES, alive)
     try:
-        engine.send(Embed(pending.id, request))
+        engine.hand_over(pending, _field(request))
         return pending.wait(alive)
     finally:
         pending.cancel()
+
+
+def _field(request: EmbeddingRequest) -> str | None:
+    """The field of the request that holds the inputs."""
+    return request.params[0].partition("[")[0] if request.params else None

@@ -102,7 +102,7 @@ class Engine:
         self._masks = Masks()
         self._drawn: list[tuple[Matcher, int]] = []
         """Tokens of this step that matchers have to follow."""
-        self.embedder = Embedder(model)
+        self.embedder = Embedder(model, emit)
         self._encoder = Encoder(model.encode)
         self._inbox: deque[Prepared | EmbeddingJob | int] = deque()
         self._wake = threading.Condition()
@@ -204,6 +204,8 @@ class Engine:
         self._take_inbox()
         for placement in self.scheduler.admit():
             self._begin(placement)
+        # Whose prompt is computed now has to be known before it may end the process.
+        self._flush()
         # Prompts and inputs to embed share what a step may take beside the streams.
         share = self._pace.prefill_tokens(*self.scheduler.counts())
         share = max(1, share // 2) if self.embedder.has_work else share

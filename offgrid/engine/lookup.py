@@ -4,39 +4,23 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from offgrid.engine.protocol import Event, Failed, Tokens
-
-if TYPE_CHECKING:
-    from offgrid.errors import RequestError
-
-POLL = 0.1
-"""Seconds between two looks at whether a waiting client is still there."""
+from offgrid.engine.pending import POLL, Pending, error_of
+from offgrid.engine.protocol import Event, Failed, LookUp, Tokens
 
 
-class Lookup:
-    """One question under way. It takes no place in the queue: the tokenizer has its own thread.
+class Lookup(Pending):
+    """One question under way. It takes no place in the queue: the tokenizer has its own thread."""
 
-    Attributes:
-        key: stands for the question, where it ends the worker.
-        computing: whether a crash may be blamed on it; until the answer is there.
-    """
-
-    def __init__(self, id: int, key: str) -> None:
-        self.id = id
-        self.key = key
-        self.computing = True
+    def __init__(self, key: str, command: LookUp) -> None:
+        super().__init__(command.id, key, command, 0)
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
     def push(self, event: Event) -> None:
-        """Called by the engine client's threads."""
-        self.computing = False
+        """Take an event in."""
         self._events.put(event)
 
-    def wait(
-        self, alive: Callable[[], bool], to_error: Callable[[Failed], RequestError]
-    ) -> Tokens | None:
+    def wait(self, alive: Callable[[], bool]) -> Tokens | None:
         """Return the answer; None when ``alive`` said that the client is gone.
 
         Raises:
@@ -50,6 +34,6 @@ class Lookup:
                     return None
                 continue
             if isinstance(event, Failed):
-                raise to_error(event)
+                raise error_of(event)
             if isinstance(event, Tokens):
                 return event

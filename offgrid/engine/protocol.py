@@ -15,7 +15,12 @@ from typing import IO
 import msgspec
 
 MAX_FRAME = 64 * 1024 * 1024
-"""Bytes; a longer frame means that the stream is out of step and the pipe is given up."""
+"""Bytes. Nobody writes a longer frame, so one that says that it is longer means that the stream is
+out of step, and the pipe is given up."""
+
+
+class FrameTooLarge(ValueError):
+    """A message that does not fit into a frame; nothing of it was written."""
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
@@ -163,7 +168,9 @@ class Load(msgspec.Struct, frozen=True, tag=True):
 
     ``ctx_size`` is the context of one sequence, 0 for the model's own; ``parallel`` the number of
     sequences at once; ``threads`` 0 for one per physical core; ``gpu_layers`` -1 for all;
-    ``projector`` the file that makes embeddings of images, if there is one.
+    ``projector`` the file that makes embeddings of images, if there is one. With ``examine`` the
+    file is only looked at: the answer is :class:`Examined` or :class:`LoadFailed`, and the process
+    ends.
     """
 
     path: str
@@ -175,6 +182,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     use_mmap: bool = True
     use_mlock: bool = False
     projector: str | None = None
+    examine: bool = False
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -278,6 +286,17 @@ class PromptToken(msgspec.Struct, frozen=True, array_like=True):
     silent: bool = False
 
 
+class Tokenising(msgspec.Struct, frozen=True, tag=True):
+    """A thread of the worker begins with a request's text, and is through with the one before.
+
+    ``lane`` says which thread: 0 the tokeniser, 1 the one that compiles grammars. ``id`` 0 stands
+    for no request: the thread dropped one that was cancelled meanwhile.
+    """
+
+    id: int
+    lane: int
+
+
 class Accepted(msgspec.Struct, frozen=True, tag=True):
     """The prompt was tokenised and fits. Sent once a request, before its first delta."""
 
@@ -354,8 +373,15 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     info: ModelInfo
 
 
+class Examined(msgspec.Struct, frozen=True, tag=True):
+    """The file can be loaded, as far as that is known without its weights."""
+
+
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):
+    """``lasting``: the file itself is at fault, so that it fails until it is another one."""
+
     message: str
+    lasting: bool = False
 
 
 class Pong(msgspec.Struct, frozen=True, tag=True):
@@ -367,7 +393,7 @@ class Pong(msgspec.Struct, frozen=True, tag=True):
     waiting: int
 
 
-Event = Accepted | Started | Delta | Embedded | Tokens | Failed
+Event = Tokenising | Accepted | Started | Delta | Embedded | Tokens | Failed
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):
@@ -376,7 +402,7 @@ class Step(msgspec.Struct, frozen=True, tag=True):
     events: tuple[Event, ...]
 
 
-Report = Step | Ready | LoadFailed | Pong
+Report = Step | Ready | Examined | LoadFailed | Pong
 
 # --- frames -----------------------------------------------------------------------------------
 
@@ -388,8 +414,14 @@ _report_decoder = msgspec.msgpack.Decoder(Report)
 
 
 def encode_frame(message: Command | Report) -> bytes:
-    """Return the whole frame of a message."""
+    """Return the whole frame of a message.
+
+    Raises:
+        FrameTooLarge: it would be longer than :data:`MAX_FRAME`.
+    """
     body = _encoder.encode(message)
+    if len(body) > MAX_FRAME:
+        raise FrameTooLarge(f"{len(body)} bytes are more than the {MAX_FRAME} of a frame")
     return _HEADER.pack(len(body)) + body
 
 

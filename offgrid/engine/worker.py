@@ -9,6 +9,7 @@ gone and the process ends too.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import queue
@@ -16,13 +17,14 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NoReturn
 
 from offgrid.engine.embedder import EmbeddingJob
 from offgrid.engine.engine import Engine, EngineBroken
 from offgrid.engine.llama.errors import LoadError
+from offgrid.engine.llama.examine import examine
 from offgrid.engine.llama.model import Model
 from offgrid.engine.prepare import Prepared
 from offgrid.engine.protocol import (
@@ -30,7 +32,9 @@ from offgrid.engine.protocol import (
     Cancel,
     Embed,
     Event,
+    Examined,
     Failed,
+    FrameTooLarge,
     Load,
     LoadFailed,
     LookUp,
@@ -41,6 +45,7 @@ from offgrid.engine.protocol import (
     Step,
     Stop,
     Submit,
+    Tokenising,
     encode_frame,
     read_command,
 )
@@ -54,6 +59,11 @@ _TOKENISER_STACK = 64 * 1024 * 1024
 """Bytes. Tokenizers with regular expressions recurse; 8 MiB is not enough for 30,000 letters."""
 
 
+_PR_SET_PDEATHSIG = 1
+"""``linux/prctl.h``: the signal that the kernel sends when the parent ends."""
+_TOKENISER, _COMPILER = 0, 1
+"""Numbers of the threads that read texts, for :class:`Tokenising`."""
+
 _TURN = 0.02
 """Seconds of tokenising after which a request of many inputs lets others go first."""
 
@@ -64,9 +74,15 @@ class Writer:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._lock = threading.Lock()
+        self.give_up: Callable[[int], None] = lambda id: None
+        """Called with the id of a request whose answer does not fit into a frame."""
 
     def send(self, report: Report) -> None:
-        """Write one report. A server that is gone ends the process."""
+        """Write one report. A server that is gone ends the process.
+
+        Raises:
+            FrameTooLarge: nothing was written.
+        """
         frame = encode_frame(report)
         with self._lock:
             try:
@@ -76,8 +92,21 @@ class Writer:
                 os._exit(0)
 
     def events(self, events: tuple[Event, ...]) -> None:
-        """Write the events of a step."""
-        self.send(Step(events))
+        """Write the events of a step: in one frame, unless that would be too large. An event that
+        is too large for a frame ends its request, and no other."""
+        try:
+            self.send(Step(events))
+        except FrameTooLarge as ex:
+            if len(events) > 1:
+                half = len(events) // 2
+                self.events(events[:half])
+                self.events(events[half:])
+                return
+            id = events[0].id
+            log.error("the answer to request %d: %s", id, ex)
+            self.give_up(id)
+            error = EngineFault("What the model says of this request is too large to be sent.")
+            self.events((_failed(id, error),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,22 +139,38 @@ class Worker:
         if not isinstance(load, Load):
             return 2
         threading.Thread(target=self._read, name="reader", daemon=True).start()
+        if load.examine:
+            return self._examine(load)
         try:
             model = Model(load)
         except LoadError as ex:
-            self._writer.send(LoadFailed(str(ex)))
+            self._writer.send(LoadFailed(str(ex), lasting=_is_broken(load)))
             return 1
         self._engine = Engine(model, self._writer.events)
+        self._writer.give_up = self._engine.cancel
         self._engine.expecting = lambda: bool(self._pending)
         threading.stack_size(_TOKENISER_STACK)
         threading.Thread(target=self._tokenise, name="tokeniser", daemon=True).start()
         threading.Thread(target=self._compile, name="compiler", daemon=True).start()
-        self._writer.send(Ready(model.info))
+        try:
+            self._writer.send(Ready(model.info))
+        except FrameTooLarge:
+            self._writer.send(LoadFailed("what it says of itself is too large.", lasting=True))
+            return 1
         try:
             self._engine.run()
         except EngineBroken as ex:
             log.error("giving up: %s", ex)
             return 3
+        return 0
+
+    def _examine(self, load: Load) -> int:
+        try:
+            examine(load)
+        except LoadError as ex:
+            self._writer.send(LoadFailed(str(ex), lasting=True))
+            return 1
+        self._writer.send(Examined())
         return 0
 
     def _read(self) -> None:
@@ -172,11 +217,11 @@ class Worker:
 
     def _tokenise_next(self) -> None:
         item = self._to_tokenise.get()
-        if item.id not in self._pending:
+        if not self._begin(item.id, _TOKENISER):
             return
         try:
             if isinstance(item, Submit):
-                self._prepare(item)
+                self._prepare(item, _TOKENISER)
             elif isinstance(item, LookUp):
                 self._answer(item)
             else:
@@ -184,21 +229,28 @@ class Worker:
         except Exception as ex:
             self._refuse(item.id, ex)
 
+    def _begin(self, id: int, lane: int) -> bool:
+        """Say what a thread reads now, in case that it ends the process; False if nobody wants
+        it any more."""
+        wanted = id in self._pending
+        self._writer.events((Tokenising(id if wanted else 0, lane),))
+        return wanted
+
     def _compile(self) -> None:
         while True:
             command = self._to_compile.get()
-            if command.id not in self._pending:
+            if not self._begin(command.id, _COMPILER):
                 continue
             try:
-                self._prepare(command)
+                self._prepare(command, _COMPILER)
             except Exception as ex:
                 self._refuse(command.id, ex)
 
-    def _prepare(self, command: Submit) -> None:
+    def _prepare(self, command: Submit, lane: int) -> None:
         assert self._engine is not None
         prepared = self._engine.prepare(command.id, command.request)
         accepted = Accepted(command.id, len(prepared.prompt), prepared.seed, prepared.prompt_text)
-        self._accept(accepted, prepared)
+        self._accept(accepted, prepared, lane)
 
     def _answer(self, command: LookUp) -> None:
         assert self._engine is not None
@@ -219,12 +271,15 @@ class Worker:
             if time.monotonic() > until:
                 self._to_tokenise.put(inputs)
                 return
-        self._accept(Accepted(inputs.id, inputs.job.prompt_tokens, 0), inputs.job)
+        accepted = Accepted(inputs.id, inputs.job.prompt_tokens, 0)
+        self._accept(accepted, inputs.job, _TOKENISER)
 
-    def _accept(self, accepted: Accepted, prepared: Prepared | EmbeddingJob) -> None:
+    def _accept(self, accepted: Accepted, prepared: Prepared | EmbeddingJob, lane: int) -> None:
         assert self._engine is not None
         with self._lock:
             if accepted.id not in self._pending:
+                # Its client left. It has done no harm all the same, and nothing else says so.
+                self._writer.events((Tokenising(0, lane),))
                 return
             # Before the engine knows of it: no delta may overtake this event.
             self._writer.events((accepted,))
@@ -247,16 +302,45 @@ def _failed(id: int, error: RequestError) -> Failed:
     return Failed(id, type(error).__name__, error.message, error.param, error.code)
 
 
-def main() -> NoReturn:
-    """Entry point of the process."""
+def _is_broken(load: Load) -> bool:
+    """Whether a file that was not loaded cannot be: nothing else is at fault, as memory may be."""
+    try:
+        examine(load)
+    except LoadError:
+        return True
+    return False
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process when its server ends, also when it is stopped then.
+
+    Where there is no such thing, the end of standard input has to do. The signal comes with the
+    end of the *thread* that started this process: see :mod:`offgrid.engine.process`.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        log.warning("prctl: %s", os.strerror(ctypes.get_errno()))
+    if os.getppid() != parent:  # it has ended already, and no signal will come
+        os._exit(0)
+
+
+def main(parent: int) -> NoReturn:
+    """Entry point of the process.
+
+    Args:
+        parent: process id of the server.
+    """
+    _end_with(parent)
     # Ctrl-C in a terminal goes to the whole group, and systemd's SIGTERM to the whole unit; only
     # the server decides when workers end.
     for number in FOR_THE_SERVER:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):  # blocked until here by whoever started the process
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_SERVER)
-    logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
     prepare_process()
+    logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
     # Reports get a descriptor of their own, so that nothing that a library prints to standard
     # output can get between two frames.
     reports = os.fdopen(os.dup(1), "wb", buffering=1 << 16)

@@ -46,6 +46,9 @@ class ModelEntry:
     size: int
     projector: Path | None = None
     """The file that makes embeddings of images."""
+    stamp: tuple[int, ...] = ()
+    """Size, modification time in nanoseconds and inode of each of its files: as long as they are
+    the same, the files are."""
 
 
 class Catalogue:
@@ -84,7 +87,8 @@ class Catalogue:
         if self._extra is not None:
             entry = _entry(self._extra, _id(self._extra.name))
             if entry is not None:
-                found[entry.id] = _with_projector(entry, _names(self._extra.parent))
+                names = _names(self._extra.parent)
+                found[entry.id] = _with_projector(_with_parts(entry, names), names)
         # The starter stays reachable by name; it is listed where it would be served.
         if not found or self.default_id == STARTER_ID:
             starter = _entry(STARTER_PATH, STARTER_ID)
@@ -121,7 +125,7 @@ class Catalogue:
                     continue
                 entry = _entry(Path(folder) / name, (relative / stem).as_posix())
                 if entry is not None:
-                    found.append(_with_projector(entry, names))
+                    found.append(_with_projector(_with_parts(entry, names), names))
         return found
 
 
@@ -135,6 +139,20 @@ def _names(folder: Path) -> list[str]:
     except OSError as ex:
         log.debug("cannot list %r: %s", folder, ex)
         return []
+
+
+def _with_parts(entry: ModelEntry, names: list[str]) -> ModelEntry:
+    """Return the entry of a split model with the stamps of its other parts."""
+    stem = _id(entry.path.name)
+    base = _SPLIT.sub("", stem)
+    if base == stem:
+        return entry
+    stamp = entry.stamp
+    for name in sorted(names):
+        part = _id(name)
+        if part not in (name, stem) and _SPLIT.sub("", part) == base and _SPLIT.search(part):
+            stamp += _stamp(entry.path.with_name(name))
+    return replace(entry, stamp=stamp)
 
 
 def _with_projector(entry: ModelEntry, names: list[str]) -> ModelEntry:
@@ -151,7 +169,8 @@ def _with_projector(entry: ModelEntry, names: list[str]) -> ModelEntry:
     for name in matching:
         projector = _entry(entry.path.with_name(name), entry.id)
         if projector is not None:
-            return replace(entry, projector=projector.path)
+            stamp = entry.stamp + projector.stamp
+            return replace(entry, projector=projector.path, stamp=stamp)
     return entry
 
 
@@ -177,4 +196,13 @@ def _entry(path: Path, model_id: str) -> ModelEntry | None:
     except (OSError, ValueError) as ex:
         log.debug("left out %r: %s", path, ex)
         return None
-    return ModelEntry(model_id, path, int(status.st_mtime), status.st_size)
+    stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
+    return ModelEntry(model_id, path, int(status.st_mtime), status.st_size, stamp=stamp)
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (status.st_size, status.st_mtime_ns, status.st_ino)

@@ -247,10 +247,10 @@ def test_whoever_leaves_ends_the_work(
 
 def test_a_worker_that_dies_is_an_error_and_starts_again(server: Server, url: str) -> None:
     engine = server.pool.engine(CHAT)
-    body = {"model": CHAT, "input": ["the otter swims in the old river " * 40] * 400}
+    body = {"model": CHAT, "input": ["the otter swims in the old river " * 20] * 200}
 
     def kill() -> None:
-        eventually(lambda: engine.in_flight == 1, "the request is there")
+        eventually(lambda: any(p.started for p in [*engine._pending.values()]), "it is computed")
         pid = engine.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
@@ -259,5 +259,4 @@ def test_a_worker_that_dies_is_an_error_and_starts_again(server: Server, url: st
     assert answer.status == 500
     assert answer.json["error"]["code"] == "engine_fault"
     small = {"model": CHAT, "input": "the otter"}
-    # The server may learn of the death only now: such a request is an error, too.
-    eventually(lambda: request(url, "POST", EMBED, small).status == 200, "a new worker serves")
+    assert request(url, "POST", EMBED, small).status == 200

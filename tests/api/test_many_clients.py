@@ -9,6 +9,7 @@ from typing import Any
 
 from support import (
     STARTER,
+    Response,
     Stream,
     chat_body,
     endless,
@@ -151,5 +152,13 @@ def test_an_idle_model_makes_room_for_another(
     assert request(server.url, "GET", "/v1/models/b/c").json["id"] == "b/c"
     with Stream(server.url, TEXT, endless(model="a", max_tokens=1900)) as stream:
         assert stream.read_some()
-        busy = request(server.url, "POST", TEXT, {**body, "model": "b/c"})
-        assert busy.status == 503
+
+        def ask() -> Response:
+            return request(server.url, "POST", TEXT, {**body, "model": "b/c"})
+
+        def leave() -> None:
+            eventually(lambda: bool(server.pool._line), "b/c waits for a to be idle")
+            stream.leave()
+
+        response, _ = together([ask, leave])
+        assert response.status == 200

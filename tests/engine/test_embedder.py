@@ -341,7 +341,8 @@ def test_a_prompt_is_tokenised_between_two_of_many_inputs(
         tokeniser._to_tokenise.put(item)
     while tokeniser._pending:
         tokeniser._tokenise_next()
-    assert [event.id for event in accepted if isinstance(event, Accepted)] == [2, 1]
+    accepted = [event for event in accepted if isinstance(event, Accepted)]
+    assert [event.id for event in accepted] == [2, 1]
     assert isinstance(accepted[1], Accepted)
     assert accepted[1].prompt_tokens == sum(len(ids_of(llama, text)) for text in inputs)
 

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,25 @@ import pytest
 from processes import all_stopped
 from support import STARTER, Stream, chat_body, endless, eventually, request, text_of, together
 
+from offgrid.engine import client as client_module
+from offgrid.engine.blame import REFUSED_FOR, Blame
 from offgrid.engine.client import EngineClient
-from offgrid.engine.protocol import GenerationRequest, Load, Part
-from offgrid.errors import EngineFault, ModelLoadFailed, RequestRefused
+from offgrid.engine.protocol import GenerationRequest, Load, Part, Sampling
+from offgrid.errors import EngineFault, ModelLoadFailed, RequestError, RequestRefused
 from offgrid.server import Server
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 MakeServer = Callable[..., Server]
+
+
+class Clock:
+    """Time that goes on when a test says so."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def kill(server: Server) -> int:
@@ -58,7 +69,7 @@ def test_killed_while_a_whole_answer_is_computed(make_server: MakeServer) -> Non
         return request(server.url, "POST", TEXT, endless(max_tokens=1900, stream=False))
 
     def end() -> None:
-        eventually(lambda: engine.in_flight == 1, "it runs")
+        eventually(lambda: any(p.delivered for p in [*engine._pending.values()]), "it runs")
         kill(server)
 
     response, _ = together([ask, end])
@@ -80,38 +91,222 @@ def test_a_stopped_worker_does_not_stop_the_server(make_server: MakeServer) -> N
     assert request(server.url, "POST", CHAT, chat_body()).status == 200
 
 
-def test_a_prompt_that_ends_the_worker_twice_is_refused(starter_path: Path) -> None:
+@pytest.fixture
+def client(request: pytest.FixtureRequest, starter_path: Path) -> Iterator[EngineClient]:
+    """Small batches: a long prompt takes many steps. One slot, or as many as a test says."""
     client = EngineClient(
-        Load(str(starter_path), parallel=1, batch_size=32, threads=1),
-        queue_size=4, load_timeout=60, stall_timeout=60,
+        Load(str(starter_path), parallel=getattr(request, "param", 1), batch_size=8, threads=1),
+        name="model", queue_size=8, load_timeout=60, stall_timeout=60,
     )  # fmt: skip
     client.start()
-    try:
-        client.wait_ready()
-        poison = GenerationRequest(parts=(Part("once upon a time " * 100, True),))
-        for _ in range(2):
-            pid = client.pid
-            assert pid is not None
+    client.wait_ready()
+    yield client
+    client.close()
 
-            def end(pid: int = pid) -> bool:
-                # The prompt is on its way and no token of it has come: now the process ends.
-                os.kill(pid, signal.SIGKILL)
-                return True
 
-            # A stopped process takes the prompt but computes nothing of it.
-            os.kill(pid, signal.SIGSTOP)
-            eventually(lambda pid=pid: all_stopped(pid), "every thread of it has stopped")
-            with pytest.raises(EngineFault):
-                client.submit(poison, alive=end)
-            client.wait_ready()
-        with pytest.raises(RequestRefused):
-            client.submit(poison)
-        other = client.submit(GenerationRequest(parts=(Part("Once", True),), max_tokens=2))
-        while not other.finished:
-            other.next(10)
-        assert client.in_flight == 0
-    finally:
-        client.close()
+def prompt(text: str, **fields: Any) -> GenerationRequest:
+    return GenerationRequest(parts=(Part(text, True),), **fields)
+
+
+def long_prompt(name: str) -> GenerationRequest:
+    """It is computed for long enough to be interrupted."""
+    text = f"{name}: " + "once upon a time there was " * 200
+    greedy = Sampling(temperature=0.0)
+    return prompt(text, max_tokens=2, sampling=greedy, cache_prompt=False)
+
+
+def prefilled(client: EngineClient) -> int:
+    """How many prompts are just computed."""
+    return sum(p.started and not p.proven for p in [*client._pending.values()])
+
+
+def stop_while_computing(client: EngineClient, n: int = 1, after: int | None = None) -> int:
+    """Stop the worker while it computes ``n`` prompts, and return its process id: that of the next
+    one ``after`` one that was ended."""
+    pid: int | None = None
+
+    def caught() -> bool:
+        nonlocal pid
+        pid = client.pid
+        if pid in (None, after) or prefilled(client) < n:
+            return False
+        os.kill(pid or 0, signal.SIGSTOP)
+        eventually(lambda: all_stopped(pid or 0), "every thread of it has stopped")
+        return True
+
+    eventually(caught, "it is stopped within a prompt")
+    assert pid is not None
+    return pid
+
+
+def finish(client: EngineClient, request: GenerationRequest) -> str:
+    generation = client.submit(request)
+    text = ""
+    while not generation.finished:
+        text += "".join(delta.text for delta in generation.next(10) or ())
+    return text
+
+
+class Asked:
+    """Requests that threads wait for, one after the other given to the worker."""
+
+    def __init__(self, client: EngineClient, *requests: GenerationRequest) -> None:
+        self.results: list[Any] = [None] * len(requests)
+        self._client = client
+        self._requests = requests
+        self._threads = [
+            threading.Thread(target=self._ask, args=(i,)) for i in range(len(requests))
+        ]
+        self._started = 0
+
+    def _ask(self, index: int) -> None:
+        try:
+            self.results[index] = finish(self._client, self._requests[index])
+        except RequestError as ex:
+            self.results[index] = ex
+
+    def start(self, count: int) -> None:
+        for thread in self._threads[self._started : self._started + count]:
+            thread.start()
+            self._started += 1
+            eventually(lambda: len(self._client._pending) == self._started, "it was handed over")
+
+    def wait(self) -> list[Any]:
+        """What became of each: its text or its error."""
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive(), "a request hangs"
+        return self.results
+
+
+def crash(client: EngineClient, *requests: GenerationRequest) -> list[Any]:
+    """End the worker while it computes the first of some requests, and the others wait."""
+    asked = Asked(client, *requests)
+    asked.start(1)
+    pid = stop_while_computing(client)
+    asked.start(len(requests) - 1)
+    os.kill(pid, signal.SIGKILL)
+    return asked.wait()
+
+
+def test_a_prompt_that_ends_the_worker_twice_is_refused_for_some_time(
+    client: EngineClient,
+) -> None:
+    clock = Clock()
+    client._blame = Blame(clock)
+    poison = long_prompt("poison")
+    for _ in range(2):
+        (error,) = crash(client, poison)
+        assert isinstance(error, EngineFault)
+    with pytest.raises(RequestRefused):
+        client.submit(poison)
+    assert finish(client, prompt("Once", max_tokens=2))
+    clock.now += REFUSED_FOR
+    assert finish(client, poison)
+    assert client.in_flight == 0
+    assert not client._pending
+
+
+def test_one_crash_is_one_strike_however_many_ask_the_same(client: EngineClient) -> None:
+    poison = long_prompt("poison")
+    errors = crash(client, poison, poison, poison)
+    assert all(isinstance(error, EngineFault) for error in errors)
+    assert finish(client, poison)
+
+
+def test_who_waits_while_another_ends_the_worker_is_served(client: EngineClient) -> None:
+    """Nothing was computed of it: the next worker gets it, and nobody is told."""
+    waiting = [prompt(f"number {i}", max_tokens=3, sampling=Sampling(seed=i)) for i in range(3)]
+    expected = [finish(client, request) for request in waiting]
+    pid = client.pid
+    error, *texts = crash(client, long_prompt("poison"), *waiting)
+    assert isinstance(error, EngineFault)
+    assert texts == expected
+    assert client.pid != pid
+    # They have done nothing, so they may be there when it happens again.
+    error, *texts = crash(client, long_prompt("poison"), *waiting)
+    assert isinstance(error, EngineFault)
+    assert texts == expected
+
+
+def test_who_waits_while_the_worker_ends_twice_is_told_so(client: EngineClient) -> None:
+    asked = Asked(client, long_prompt("one"), long_prompt("two"), prompt("Once", max_tokens=2))
+    asked.start(1)
+    pid = stop_while_computing(client)
+    asked.start(2)
+    os.kill(pid, signal.SIGKILL)
+    os.kill(stop_while_computing(client, after=pid), signal.SIGKILL)
+    *guilty, innocent = asked.wait()
+    for error in guilty:
+        assert isinstance(error, EngineFault)
+        assert "while it worked on this request" in str(error)
+    assert isinstance(innocent, EngineFault)
+    assert "ended twice while this request waited" in str(innocent)
+    assert finish(client, prompt("Once", max_tokens=2))
+
+
+@pytest.mark.parametrize("client", [2], indirect=True)
+def test_of_two_prompts_in_one_crash_only_the_guilty_one_is_refused(client: EngineClient) -> None:
+    """Which of them ended the worker is not known: they are tried again, one after the other."""
+    guilty, innocent = long_prompt("guilty"), long_prompt("innocent")
+    expected = finish(client, innocent)
+    asked = Asked(client, guilty, innocent)
+    # The worker finds both when it goes on, and computes them together.
+    os.kill(client.pid or 0, signal.SIGSTOP)
+    asked.start(2)
+    os.kill(client.pid or 0, signal.SIGCONT)
+    pid = stop_while_computing(client, 2)
+    os.kill(pid, signal.SIGKILL)
+    pid = stop_while_computing(client, after=pid)
+    assert prefilled(client) == 1
+    os.kill(pid, signal.SIGKILL)
+    error, text = asked.wait()
+    assert isinstance(error, EngineFault)
+    assert text == expected
+    with pytest.raises(RequestRefused):
+        client.submit(guilty)
+    assert finish(client, innocent) == expected
+
+
+def test_a_worker_killed_while_idle_costs_no_request(client: EngineClient) -> None:
+    """Whether the server knows of its end already or writes to a pipe without a reader."""
+    for _ in range(2):
+        pid = client.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        assert finish(client, prompt("Once", max_tokens=2))
+        assert client.pid != pid
+
+
+def test_a_stopped_worker_is_ended_and_who_waits_is_served(
+    client: EngineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = client.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    asked = Asked(client, prompt("Once", max_tokens=2))
+    asked.start(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(client_module, "_PONG_WITHIN", 0.0)
+        eventually(lambda: client.pid != pid, "it is ended")
+    (text,) = asked.wait()
+    assert isinstance(text, str)
+
+
+def test_the_seed_that_was_told_stays_in_force(client: EngineClient) -> None:
+    """The client has read it in the head of the answer when the worker dies."""
+    first = client.submit(prompt("Once", ignore_eos=True))
+    assert first.next(60)
+    warm = Sampling(temperature=2.0)  # no slot is free: it is accepted, and waits
+    waiting = client.submit(prompt("Once upon", max_tokens=20, sampling=warm))
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGKILL)
+    text = ""
+    while not waiting.finished:
+        text += "".join(delta.text for delta in waiting.next(10) or ())
+    eventually(lambda: first.failed, "the one that ran has ended")
+    warm = Sampling(temperature=2.0, seed=waiting.seed)
+    assert finish(client, prompt("Once upon", max_tokens=20, sampling=warm)) == text
 
 
 def test_no_command_gets_ahead_of_what_to_load(
@@ -168,7 +363,7 @@ def test_load_errors_reach_the_caller(tmp_path: Path) -> None:
     try:
         with pytest.raises(ModelLoadFailed, match=r"x\.gguf"):
             client.wait_ready()
-        assert client.load_failed
+        assert client.load_failure is not None
     finally:
         client.close()
 

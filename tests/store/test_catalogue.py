@@ -331,3 +331,32 @@ def test_the_default_model_has_its_projector(folder: Path, put: Put, tmp_path: P
     entry = catalogue(folder, str(tmp_path / "elsewhere" / "x.gguf")).get("x")
     assert entry.projector is not None
     assert entry.projector.samefile(projector)
+
+
+@pytest.mark.parametrize(
+    "name", ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf", "mmproj-a.gguf"]
+)
+def test_a_change_of_any_of_its_files_makes_it_another_model(
+    folder: Path, put: Put, name: str
+) -> None:
+    """A change of its size, of its time of modification alone, of its inode alone."""
+    for file in ("a-00001-of-00002.gguf", "a-00002-of-00002.gguf", "mmproj-a.gguf", "b.gguf"):
+        put(file)
+    found = catalogue(folder)
+    path = folder / name
+    modified = path.stat().st_mtime_ns
+    stamps = []
+
+    def look() -> None:
+        os.utime(path, ns=(modified, modified))
+        stamps.append(found.get("a-00001-of-00002").stamp)
+        assert found.get("a-00001-of-00002").stamp == stamps[-1]
+
+    look()
+    put(name, GGUF + b"more")
+    look()
+    modified += 1
+    look()
+    put("other", GGUF + b"more").rename(path)
+    look()
+    assert len(set(stamps)) == 4

@@ -1,0 +1,237 @@
+"""A request in a worker's hands, as the server sees it."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from offgrid import errors
+from offgrid.engine.protocol import (
+    Accepted,
+    Delta,
+    Embed,
+    Embedded,
+    Event,
+    Failed,
+    LookUp,
+    Submit,
+)
+from offgrid.errors import EngineFault, Overloaded, RequestError
+
+if TYPE_CHECKING:
+    from offgrid.engine.client import EngineClient
+    from offgrid.engine.process import WorkerProcess
+
+POLL = 0.1
+"""Seconds between two looks at whether a waiting client is still there."""
+
+
+class ClientGone(Exception):
+    """The client left while its request waited."""
+
+
+class Pending:
+    """What the engine client knows of a request.
+
+    Attributes:
+        id: its number, also in the worker.
+        key: stands for what the worker computes of it, should that end the worker.
+        command: what the worker is told.
+        n: places in the queue that it holds.
+        worker: the process that it was given to; None while it waits for the next one.
+        sent: whether it was written to that worker, or is just being written.
+        proven: whether all was computed of it that may end a worker.
+        retried: whether it was taken from a worker that died and given to the next one.
+        delivered: whether something came of it that a second worker might say differently.
+        started: whether the worker has begun to compute it.
+        listener: called by the client's reader thread after what it has pushed.
+    """
+
+    def __init__(self, id: int, key: str, command: Submit | Embed | LookUp, n: int) -> None:
+        self.id = id
+        self.key = key
+        self.command = command
+        self.n = n
+        self.worker: WorkerProcess | None = None
+        self.sent = False
+        self.proven = False
+        self.retried = False
+        self.delivered = False
+        self.started = False
+        self.listener: Callable[[], None] | None = None
+
+    def push(self, event: Event) -> None:
+        """Take an event in; called by the client's reader thread, and by whoever ends all."""
+        raise NotImplementedError
+
+    def again(self) -> None:
+        """Its worker died before anything of it was computed: prepare it for the next one."""
+        self.worker = None
+        self.sent = False
+        self.retried = True
+        self.started = False
+
+
+class Generation(Pending):
+    """One accepted request. Use :meth:`next` until :attr:`finished`, or :meth:`cancel` it.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        prompt_text: text of a prompt given as token ids, if the request asks for it.
+        seed: the seed in force.
+        ended: whether everything has come that ever will.
+    """
+
+    command: Submit
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        key: str,
+        command: Submit,
+        places: int,
+        ended: Callable[[], None],
+    ) -> None:
+        super().__init__(command.id, key, command, places)
+        self._engine = engine
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._open_choices = command.request.n
+        self._unsaid = command.request.n
+        self._over = False
+        self._closing = threading.RLock()
+        self._tell_end = ended
+        self._accepted_at = time.monotonic()
+        self._accepted: Accepted | None = None
+        self.ended = False
+        self.failed = False
+        self.prompt_tokens = 0
+        self.prompt_text = ""
+        self.seed = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice has sent its finish_reason."""
+        return self._open_choices == 0
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it has waited for a slot for longer than the engine allows."""
+        limit = self._engine.queue_timeout
+        if not limit or self.started:
+            return False
+        return time.monotonic() - self._accepted_at > limit
+
+    def push(self, event: Event) -> None:
+        """Take an event in."""
+        self.failed = self.failed or isinstance(event, Failed)
+        if isinstance(event, Accepted):
+            self._accepted = event
+        self._events.put(event)
+        if isinstance(event, Delta):
+            self.delivered = True
+            self._unsaid -= event.finish_reason is not None
+        if self.failed or not self._unsaid:
+            self.ended = True
+            self._tell_end()
+
+    def again(self) -> None:
+        """As :meth:`Pending.again`; the seed that the client was told stays in force."""
+        super().again()
+        if self._accepted is not None:
+            request = self.command.request
+            sampling = msgspec.structs.replace(request.sampling, seed=self._accepted.seed)
+            request = msgspec.structs.replace(request, sampling=sampling)
+            self.command = Submit(self.id, request)
+
+    def next(self, timeout: float) -> list[Delta] | None:
+        """Return the deltas that came since the last call.
+
+        Args:
+            timeout: seconds to wait for the first one; 0 not to wait.
+
+        Returns:
+            At least one delta, in order; None when nothing came in time.
+
+        Raises:
+            RequestError: the request is over without having finished.
+        """
+        deltas: list[Delta] = []
+        try:
+            event = self._events.get(timeout > 0, timeout)
+            while True:
+                if isinstance(event, Failed):
+                    self._close()
+                    if not deltas:
+                        raise error_of(event)
+                    # What came before the failure is delivered first.
+                    self._events.put(event)
+                    return deltas
+                if isinstance(event, Delta):
+                    deltas.append(event)
+                    self._open_choices -= event.finish_reason is not None
+                event = self._events.get_nowait()
+        except queue.Empty:
+            pass
+        if self.finished:
+            self._close()
+        return deltas or None
+
+    def cancel(self) -> None:
+        """Stop the work for this request. Idempotent, harmless after the end."""
+        if self._close():
+            self._engine.send_cancel(self.id)
+
+    def wait_accepted(self, alive: Callable[[], bool]) -> None:
+        """Wait for the worker's verdict on the prompt.
+
+        Raises:
+            RequestError: the request is refused or failed.
+            ClientGone: ``alive`` said no; the request is cancelled.
+        """
+        while True:
+            try:
+                event = self._events.get(timeout=POLL)
+            except queue.Empty:
+                if not alive():
+                    self.cancel()
+                    raise ClientGone from None
+                continue
+            if isinstance(event, Failed):
+                self._close()
+                raise error_of(event)
+            if isinstance(event, Accepted):
+                self.prompt_tokens = event.prompt_tokens
+                self.seed = event.seed
+                self.prompt_text = event.prompt_text
+                return
+
+    def _close(self) -> bool:
+        """Give the place in the queue back; return whether it was still held."""
+        with self._closing:
+            if self._over:
+                return False
+            self._over = True
+        self._engine.forget(self)
+        return True
+
+
+def proves_harmless(event: Event) -> bool:
+    """Whether all was computed that depends on the client's text alone."""
+    if isinstance(event, Delta):
+        return not event.prompt
+    return isinstance(event, Embedded) and event.left == 0
+
+
+def error_of(event: Failed) -> RequestError:
+    """Make the exception that the worker named."""
+    cls = getattr(errors, event.error, EngineFault)
+    if not (isinstance(cls, type) and issubclass(cls, RequestError)):
+        cls = EngineFault
+    if cls is Overloaded:
+        return Overloaded(event.message, code=event.code)
+    return cls(event.message, event.param, code=event.code)

@@ -1,0 +1,182 @@
+"""Attacks with model files: more of them than may be loaded, broken ones, replaced ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import Child
+from support import Response, Stream, endless, request, together
+from tiny_models import make
+
+TEXT = "/v1/completions"
+Serve = Callable[..., Child]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of some hundred kB."""
+    return make("llama", tmp_path_factory.mktemp("tiny"))
+
+
+def ask(url: str, model: str, **fields: Any) -> Response:
+    body = {"model": model, "prompt": "Once", "max_tokens": 2, "temperature": 0, **fields}
+    return request(url, "POST", TEXT, body)
+
+
+def link(tiny: Path, models: Path, names: str) -> None:
+    for name in names:
+        (models / f"{name}.gguf").symlink_to(tiny)
+
+
+def test_more_models_at_the_same_time_than_may_be_loaded(
+    serve: Serve, models: Path, tiny: Path
+) -> None:
+    """Six of them, with three allowed: each is loaded in its turn, and nobody is refused."""
+    link(tiny, models, "abcdef")
+    child = serve("--max-models", "3", "--ctx-size", "64", "--threads", "1")
+    url = child.wait_ready()
+    answers = together([lambda model=model: ask(url, model) for model in "abcdef"])
+    assert [answer.status for answer in answers] == [200] * 6
+    assert [answer.json["model"] for answer in answers] == [*"abcdef"]
+    assert len(child.workers()) <= 3
+
+
+def test_two_models_in_turns_with_room_for_one(serve: Serve, models: Path, tiny: Path) -> None:
+    """Each client's request unloads the other's model; all of them are answered."""
+    link(tiny, models, "ab")
+    url = serve("--max-models", "1", "--ctx-size", "64").wait_ready()
+
+    def client(model: str) -> list[int]:
+        return [ask(url, model).status for _ in range(2)]
+
+    assert together([lambda: client("a"), lambda: client("b")]) == [[200, 200], [200, 200]]
+
+
+def test_a_busy_model_is_left_to_its_stream_and_then_makes_room(
+    serve: Serve, models: Path, tiny: Path
+) -> None:
+    """Without an end to the requests for one model, another one would never be loaded: newcomers
+    wait behind the load."""
+    link(tiny, models, "ab")
+    child = serve("--max-models", "1", "--threads", "1")
+    url = child.wait_ready()
+    worker = child.worker()
+    ended: list[str] = []
+
+    def other() -> None:
+        assert ask(url, "b").status == 200
+        ended.append("b")
+
+    def newcomer() -> None:
+        assert ask(url, "a").status == 200
+        ended.append("a")
+
+    with Stream(url, TEXT, endless(model="a", max_tokens=1000)) as stream:
+        assert stream.response.readline()
+        worker.suspend()
+
+        def go_on() -> None:
+            # /health shows that the server has read what came before.
+            for _ in range(20):
+                assert request(url, "GET", "/health").status == 200
+            assert not ended
+            worker.resume()
+            *_, done = stream.events()
+            assert done == "[DONE]"
+
+        together([other, newcomer, go_on])
+    assert sorted(ended) == ["a", "b"]
+
+
+@pytest.mark.parametrize("fault", ["cut short", "another shape"])
+def test_a_broken_file_never_costs_a_healthy_model_its_place(
+    serve: Serve, models: Path, tiny: Path, fault: str
+) -> None:
+    """Asked for again and again, with no room: it is examined once, by a process of its own."""
+    link(tiny, models, "a")
+    data = tiny.read_bytes()
+    broken = {
+        "cut short": data[:-1000],
+        "another shape": data.replace(b"embedding_length\x04\0\0\0", b"embedding_lengtx\x04\0\0\0"),
+    }[fault]
+    assert broken != data
+    (models / "broken.gguf").write_bytes(broken)
+    child = serve("--max-models", "1", "--model", "a", "--ctx-size", "64")
+    url = child.wait_ready()
+    worker = child.worker()
+    for _ in range(3):
+        answer = ask(url, "broken")
+        assert answer.status == 500
+        assert answer.json["error"]["code"] == "model_load_failed"
+        message = answer.json["error"]["message"]
+        assert "The model broken cannot be loaded" in message
+        assert str(models) not in message
+        assert "/" not in message
+        assert ask(url, "a").status == 200
+    assert child.worker() == worker
+    assert len(child.err.text.split("Nothing is unloaded for it.")) == 2
+    # When the file is another one, it is looked at again.
+    shutil.copy(tiny, models / "broken.gguf")
+    assert ask(url, "broken").status == 200
+
+
+def test_a_failed_load_says_no_path(serve: Serve, models: Path, tiny: Path) -> None:
+    """llama.cpp's own words name the file where it lies; only the log may say that."""
+    link(tiny, models, "a")
+    folder = models / "sub"
+    folder.mkdir()
+    (folder / "broken.gguf").write_bytes(tiny.read_bytes()[:-1000])
+    url = serve("--model", "a").wait_ready()
+    message = ask(url, "sub/broken").json["error"]["message"]
+    assert message.startswith("The model sub/broken cannot be loaded: ")
+    assert str(models) not in message
+
+
+def replace_in_place(path: Path, tiny: Path) -> None:
+    """Other contents under the same inode, and the old time of modification."""
+    status = path.stat()
+    path.write_bytes(tiny.read_bytes() + bytes(64))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def replace_by_rename(path: Path, tiny: Path) -> None:
+    """The same contents and time of modification in another file."""
+    status = path.stat()
+    other = path.with_suffix(".new")
+    shutil.copy(tiny, other)
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.rename(path)
+
+
+@pytest.mark.parametrize("replace", [replace_in_place, replace_by_rename])
+def test_a_file_that_is_replaced_while_it_is_served(
+    serve: Serve, models: Path, tiny: Path, replace: Callable[[Path, Path], None]
+) -> None:
+    """It is loaded again between two requests, also when there is always one: newcomers wait."""
+    shutil.copy(tiny, models / "a.gguf")
+    child = serve("--max-models", "1", "--threads", "1")
+    url = child.wait_ready()
+    worker = child.worker()
+    with Stream(url, TEXT, endless(model="a", max_tokens=1000)) as stream:
+        assert stream.response.readline()
+        worker.suspend()
+        replace(models / "a.gguf", tiny)
+
+        def go_on() -> list[str]:
+            for _ in range(20):
+                assert request(url, "GET", "/health").status == 200
+            worker.resume()
+            return list(stream.events())
+
+        newcomer, events = together([lambda: ask(url, "a"), go_on])
+    assert events[-1] == "[DONE]"
+    assert json.loads(events[-2])["choices"][0]["finish_reason"] == "length"
+    assert newcomer.status == 200
+    assert child.worker() != worker
+    child.err.find("the file of a was replaced")

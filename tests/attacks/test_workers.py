@@ -1,0 +1,121 @@
+"""Attacks on a model's process: killed, stopped, crashed. The server and its users go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+import pytest
+from processes import Child, all_gone
+from support import STARTER, Response, Stream, chat_body, endless, request, together
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+Serve = Callable[..., Child]
+
+
+def test_a_worker_killed_while_idle(serve: Serve) -> None:
+    """The next request is answered by a new one, whole or as a stream."""
+    child = serve()
+    url = child.wait_ready()
+    for path, body in (
+        (CHAT, chat_body(max_tokens=2)),
+        ("/tokenize", {"content": "Once"}),
+        ("/v1/embeddings", {"model": STARTER, "input": "Once"}),
+    ):
+        worker = child.worker()
+        worker.kill()
+        assert request(url, "POST", path, body).status == 200
+        assert child.worker() != worker
+
+
+def test_a_stream_that_waits_outlives_the_worker(serve: Serve) -> None:
+    """Its client has read the head of the answer and the first frame; it never knows."""
+    child = serve("--parallel", "1")
+    url = child.wait_ready()
+    worker = child.worker()
+    with Stream(url, TEXT, endless(max_tokens=1900)) as running:
+        assert running.read_some()
+        with Stream(url, CHAT, chat_body(stream=True, max_tokens=3, ignore_eos=True)) as waiting:
+            worker.kill()
+            *_, error = running.events()
+            assert "engine_fault" in error
+            *events, done = waiting.events()
+    assert done == "[DONE]"
+    assert '"finish_reason":"length"' in events[-1]
+
+
+def test_hundreds_of_questions_to_a_stopped_worker(serve: Serve) -> None:
+    """They wait for it, as many as may, and the others are refused at once. Whoever asks for
+    nothing that waits is answered meanwhile."""
+    child = serve("--parallel", "1", "--queue-size", "1", "--max-models", "1")
+    url = child.wait_ready()
+    worker = child.worker()
+    worker.suspend()
+    answers: list[Response] = []
+
+    def ask() -> None:
+        answers.append(request(url, "POST", "/tokenize", {"content": "Once"}))
+
+    threads = [threading.Thread(target=ask) for _ in range(200)]
+    for thread in threads:
+        thread.start()
+    # Two sequences and eight more places: ten wait. The others' answers are there in any case.
+    while len(answers) < 190:
+        threads[len(answers) % 200].join(0.01)
+    assert {answer.status for answer in answers} == {503}
+    assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
+    for path in ("/health", "/", "/v1/models", f"/v1/models/{STARTER}", "/openapi.json"):
+        assert request(url, "GET", path).status == 200
+    assert len(answers) == 190
+    worker.resume()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(answer.status for answer in answers)[:10] == [200] * 10
+
+
+def test_a_stopped_worker_and_prompts_that_fill_its_pipe(serve: Serve) -> None:
+    """Their writers wait for the pipe; what never waits does not wait for them."""
+    child = serve("--parallel", "1", "--queue-size", "15", "--max-models", "1")
+    url = child.wait_ready()
+    worker = child.worker()
+    worker.suspend()
+    body = chat_body("once upon a time " * 1500, max_tokens=1)
+
+    def ask() -> int:
+        return request(url, "POST", CHAT, body).status
+
+    def look() -> None:
+        for _ in range(20):
+            assert request(url, "GET", "/health").status == 200
+        worker.resume()
+
+    *statuses, _ = together([*[ask] * 16, look])
+    assert set(statuses) == {400}  # longer than the model's context, which only the worker knows
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_a_stopped_worker_ends_with_its_server(serve: Serve) -> None:
+    child = serve()
+    child.wait_ready()
+    worker = child.worker()
+    worker.suspend()
+    child.process.kill()
+    all_gone([worker])
+
+
+def test_a_crash_leaves_a_trace_in_the_log(serve: Serve) -> None:
+    child = serve()
+    url = child.wait_ready()
+    with Stream(url, TEXT, endless(max_tokens=1900)) as stream:
+        assert stream.read_some()
+        os.kill(child.worker().pid, signal.SIGSEGV)
+        *_, error = stream.events()
+        assert "engine_fault" in error
+    child.err.find("ERROR.*ended with status -11")
+    child.err.find("Fatal Python error: Segmentation fault")
+    child.err.find('File ".*engine.py", line')
+    assert request(url, "POST", CHAT, chat_body(max_tokens=1)).status == 200
