@@ -54,8 +54,7 @@ class App(falcon.App[Any, Any]):
 
 def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App:
     """Connect resources with what they need."""
-    guards = [RequestId(), OneLength(), HostGuard(settings), Gate(pool, settings)]
-    app = App(middleware=guards)
+    app = App(middleware=[RequestId(), OneLength(), HostGuard(settings), Gate(pool, settings)])
     app.req_options.strip_url_path_trailing_slash = True
     add_error_handlers(app)
     app.add_route("/", RootResource())
