@@ -50,7 +50,7 @@ def test_so_it_does_under_waitress_serve(tmp_path: Path) -> None:
 def test_a_worker_that_crashes_leaves_a_trace(number: signal.Signals) -> None:
     """SIGABRT is what assertions of llama.cpp end in."""
     worker = subprocess.Popen(
-        [sys.executable, "-c", "from offgrid.engine.worker import main; main()"],
+        [sys.executable, "-c", f"from offgrid.engine.worker import main; main({os.getpid()})"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     with worker:
