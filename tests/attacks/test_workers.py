@@ -24,7 +24,6 @@ def test_a_worker_killed_while_idle(serve: Serve) -> None:
     for path, body in (
         (CHAT, chat_body(max_tokens=2)),
         ("/tokenize", {"content": "Once"}),
-        ("/v1/embeddings", {"model": STARTER, "input": "Once"}),
     ):
         worker = child.worker()
         worker.kill()
