@@ -1,6 +1,6 @@
 """The worker process: pipes, threads and one :class:`~offgrid.engine.engine.Engine`.
 
-Started by :mod:`offgrid.engine.client`, never by hand. Three
+Started by :mod:`offgrid.engine.process`, never by hand. Three
 threads: the reader takes commands from standard input and answers pings, the tokeniser prepares
 requests (a slow tokenizer stops neither the loop nor a cancel), the main thread loads the model
 and runs the loop. When standard input ends, the server is gone and the process ends too.

@@ -77,7 +77,7 @@ def test_a_busy_model_is_left_to_its_stream_and_then_makes_room(
         assert ask(url, "a").status == 200
         ended.append("a")
 
-    with Stream(url, TEXT, endless(model="a", max_tokens=1000)) as stream:
+    with Stream(url, TEXT, endless(model="a", max_tokens=2000)) as stream:
         assert stream.response.readline()
         worker.suspend()
 
@@ -132,7 +132,7 @@ def test_a_file_that_is_replaced_while_it_is_served(serve: Serve, models: Path, 
     child = serve("--max-models", "1", "--threads", "1")
     url = child.wait_ready()
     worker = child.worker()
-    with Stream(url, TEXT, endless(model="a", max_tokens=1000)) as stream:
+    with Stream(url, TEXT, endless(model="a", max_tokens=2000)) as stream:
         assert stream.response.readline()
         worker.suspend()
         replace_in_place(models / "a.gguf", tiny)
