@@ -1,6 +1,6 @@
 """The worker process: pipes, threads and one :class:`~offgrid.engine.engine.Engine`.
 
-Started by :mod:`offgrid.engine.client`, never by hand. Four
+Started by :mod:`offgrid.engine.process`, never by hand. Four
 threads: the reader takes commands from standard input and answers pings, the tokeniser prepares
 requests (a slow tokenizer stops neither the loop nor a cancel), the compiler prepares those with a
 grammar, the main thread loads the model and runs the loop. When standard input ends, the server is

@@ -77,7 +77,7 @@ def test_a_busy_model_is_left_to_its_stream_and_then_makes_room(
         assert ask(url, "a").status == 200
         ended.append("a")
 
-    with Stream(url, TEXT, endless(model="a", max_tokens=1000)) as stream:
+    with Stream(url, TEXT, endless(model="a", max_tokens=2000)) as stream:
         assert stream.response.readline()
         worker.suspend()
 
@@ -94,19 +94,12 @@ def test_a_busy_model_is_left_to_its_stream_and_then_makes_room(
     assert sorted(ended) == ["a", "b"]
 
 
-@pytest.mark.parametrize("fault", ["cut short", "another shape"])
 def test_a_broken_file_never_costs_a_healthy_model_its_place(
-    serve: Serve, models: Path, tiny: Path, fault: str
+    serve: Serve, models: Path, tiny: Path
 ) -> None:
     """Asked for again and again, with no room: it is examined once, by a process of its own."""
     link(tiny, models, "a")
-    data = tiny.read_bytes()
-    broken = {
-        "cut short": data[:-1000],
-        "another shape": data.replace(b"embedding_length\x04\0\0\0", b"embedding_lengtx\x04\0\0\0"),
-    }[fault]
-    assert broken != data
-    (models / "broken.gguf").write_bytes(broken)
+    (models / "broken.gguf").write_bytes(tiny.read_bytes()[:-1000])
     child = serve("--max-models", "1", "--model", "a", "--ctx-size", "64")
     url = child.wait_ready()
     worker = child.worker()
@@ -126,18 +119,6 @@ def test_a_broken_file_never_costs_a_healthy_model_its_place(
     assert ask(url, "broken").status == 200
 
 
-def test_a_failed_load_says_no_path(serve: Serve, models: Path, tiny: Path) -> None:
-    """llama.cpp's own words name the file where it lies; only the log may say that."""
-    link(tiny, models, "a")
-    folder = models / "sub"
-    folder.mkdir()
-    (folder / "broken.gguf").write_bytes(tiny.read_bytes()[:-1000])
-    url = serve("--model", "a").wait_ready()
-    message = ask(url, "sub/broken").json["error"]["message"]
-    assert message.startswith("The model sub/broken cannot be loaded: ")
-    assert str(models) not in message
-
-
 def replace_in_place(path: Path, tiny: Path) -> None:
     """Other contents under the same inode, and the old time of modification."""
     status = path.stat()
@@ -145,28 +126,16 @@ def replace_in_place(path: Path, tiny: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def replace_by_rename(path: Path, tiny: Path) -> None:
-    """The same contents and time of modification in another file."""
-    status = path.stat()
-    other = path.with_suffix(".new")
-    shutil.copy(tiny, other)
-    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
-    other.rename(path)
-
-
-@pytest.mark.parametrize("replace", [replace_in_place, replace_by_rename])
-def test_a_file_that_is_replaced_while_it_is_served(
-    serve: Serve, models: Path, tiny: Path, replace: Callable[[Path, Path], None]
-) -> None:
+def test_a_file_that_is_replaced_while_it_is_served(serve: Serve, models: Path, tiny: Path) -> None:
     """It is loaded again between two requests, also when there is always one: newcomers wait."""
     shutil.copy(tiny, models / "a.gguf")
     child = serve("--max-models", "1", "--threads", "1")
     url = child.wait_ready()
     worker = child.worker()
-    with Stream(url, TEXT, endless(model="a", max_tokens=1000)) as stream:
+    with Stream(url, TEXT, endless(model="a", max_tokens=2000)) as stream:
         assert stream.response.readline()
         worker.suspend()
-        replace(models / "a.gguf", tiny)
+        replace_in_place(models / "a.gguf", tiny)
 
         def go_on() -> list[str]:
             for _ in range(20):

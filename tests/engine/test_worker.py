@@ -343,6 +343,9 @@ def test_a_file_that_is_cut_short(make_server: MakeServer, starter_path: Path, t
     assert response.status == 500
     assert response.json["error"]["code"] == "model_load_failed"
     assert response.headers["x-should-retry"] == "false"
+    message = response.json["error"]["message"]
+    assert message.startswith("The model short cannot be loaded: ")
+    assert str(tmp_path) not in message  # llama.cpp says where the file lies
     whole = request(server.url, "POST", TEXT, {"model": "whole", "prompt": "x", "max_tokens": 1})
     assert whole.status == 200
 

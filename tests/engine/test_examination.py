@@ -1,0 +1,56 @@
+"""A look at a model file by a process of its own: what it finds, and what it says of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_models import make
+
+from offgrid.engine.examination import Examination
+from offgrid.engine.protocol import Load
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make("llama", tmp_path_factory.mktemp("tiny"))
+
+
+def test_a_model_that_can_be_loaded(tiny: Path) -> None:
+    assert Examination(Load(str(tiny)), 60).run() is None
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("a tensor of another shape", "wrong shape"),
+        ("no header", "does not load"),
+        ("gone", "not there any more"),
+    ],
+)
+def test_a_file_that_cannot_be_loaded(tiny: Path, tmp_path: Path, fault: str, reason: str) -> None:
+    """The weights are not read for it, and no path is told."""
+    path = tmp_path / "broken.gguf"
+    name = b"llama.feed_forward_length"
+    at = tiny.read_bytes().index(name) + len(name) + 4
+    data = bytearray(tiny.read_bytes())
+    if fault == "a tensor of another shape":
+        data[at] += 1
+    elif fault == "no header":
+        data = bytearray(b"GGUF" + bytes(200))
+    if fault != "gone":
+        path.write_bytes(data)
+    failed = Examination(Load(str(path)), 60).run()
+    assert failed is not None
+    assert failed.lasting
+    assert reason in failed.message
+    assert str(tmp_path) not in failed.message
+
+
+def test_it_ends_when_the_server_stops(tiny: Path) -> None:
+    """It is killed then: nothing has been found out of the file."""
+    examination = Examination(Load(str(tiny)), 60)
+    examination.stop()
+    failed = examination.run()
+    assert failed is not None
+    assert not failed.lasting
