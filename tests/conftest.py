@@ -11,12 +11,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import source_tree  # noqa: F401 - before anything is imported from the package
 
 from offgrid.config import Settings, load_settings
 from offgrid.server import Server
 from offgrid.store.catalogue import STARTER_PATH
+
+# A slow or busy machine is no fault of what is tested: neither an example nor the making of one has
+# a limit of time.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

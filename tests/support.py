@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 STARTER = "offgrid-starter"
-TIMEOUT = 60.0
+TIMEOUT = 120.0
 """Seconds after which a test that waits has failed. Nothing waits this long when all is well."""
 
 Json = dict[str, Any]

@@ -180,21 +180,21 @@ def step(number: int) -> dict[str, Any]:
 TANGLED = {
     "each refers to all others": references(140, lambda i: {
         "allOf": [{"$ref": f"#/$defs/{j}"} for j in range(i + 1, 140)]}),
-    "each may be two others": references(900, lambda i: {
-        "anyOf": [{"$ref": f"#/$defs/{(i + k) % 900}"} for k in (1, 7)]}),
-    "a ring": references(700, lambda i: step((i + 1) % 700)),
+    "each may be two others": references(450, lambda i: {
+        "anyOf": [{"$ref": f"#/$defs/{(i + k) % 450}"} for k in (1, 7)]}),
+    "a ring": references(400, lambda i: step((i + 1) % 400)),
     "a chain that ends at its head": {
-        **objects(700, properties={f"p{i}": {"$ref": f"#/$defs/{i}"} for i in range(700)}),
-        "$defs": {"0": {}, **{str(i): step(i - 1) for i in range(1, 700)}}},
+        **objects(400, properties={f"p{i}": {"$ref": f"#/$defs/{i}"} for i in range(400)}),
+        "$defs": {"0": {}, **{str(i): step(i - 1) for i in range(1, 400)}}},
     "alternatives of which many are needed": objects(900, allOf=[
         {"anyOf": [{"required": [f"p{i}"]} for i in range(400)]}] * 10),
-    "many names and many parts": objects(4_000, allOf=[{}] * 4_000),
+    "many names and many parts": objects(2_000, allOf=[{}] * 2_000),
     "many names and many alternatives": objects(2_000, anyOf=[
         {"type": "object", "additionalProperties": False}] * 900),
     "the same large part again and again": {
         "anyOf": [{"allOf": [{"$ref": "#/$defs/0"}, {"type": "object"}]}] * 400,
         "$defs": {"0": objects(400, properties={f"p{i}": {"type": "null"} for i in range(400)})}},
-    "many items": {"type": "array", "minItems": 10**9, "prefixItems": [{"type": "null"}] * 9_000},
+    "many items": {"type": "array", "minItems": 10**9, "prefixItems": [{"type": "null"}] * 4_000},
     "many levels, each referred to": {
         "$defs": {str(i): {"$ref": "#/x" + "/items" * i} for i in range(100)},
         "x": json.loads('{"items":' * 100 + json.dumps(

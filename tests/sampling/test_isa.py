@@ -51,9 +51,7 @@ def all_the_same(row, params, draws=4, **arguments) -> None:
         assert trace(isa, row, params, draws, **arguments) == expected, isa
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.data())
-def test_same_bits_for_all_parameters(data):
+def same_bits(data):
     """Rows that are on no grid, so that every rounding shows."""
     row = data.draw(rows(max_size=700))
     n = len(row)
@@ -65,6 +63,20 @@ def test_same_bits_for_all_parameters(data):
     allowed = data.draw(st.one_of(st.none(), st.sets(st.integers(0, n - 1), min_size=n // 2)))
     mask = None if allowed is None else words_of(allowed, n)
     all_the_same(row, params, mask=mask, ends=[0, n - 1])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_same_bits_for_all_parameters(data):
+    same_bits(data)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None)
+@given(st.data())
+def test_same_bits_for_all_parameters_at_length(data):
+    """The default run has 60 examples."""
+    same_bits(data)
 
 
 @pytest.mark.parametrize("n", [15, 16, 17, 31, 33, 511, 513, 4095, 4097, 16_385, 32_000])

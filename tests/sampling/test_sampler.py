@@ -31,9 +31,7 @@ def params(n: int, greedy: bool = True):
     return chosen_from({**old_fields(n), "temperature": coldest}, 9)
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.data())
-def test_every_draw_is_one_that_the_definition_allows(data):
+def draws_are_allowed(data):
     row = data.draw(rows())
     n = len(row)
     ids = st.lists(st.integers(0, n - 1), max_size=8)
@@ -55,6 +53,20 @@ def test_every_draw_is_one_that_the_definition_allows(data):
         u = reference.coin(sampler.seed, 0, position)
         assert sampler.sample(row, mask=mask) in reference.drawable(expected, chosen, u)
     assert np.array_equal(row, before), "the caller's row was written to"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_every_draw_is_one_that_the_definition_allows(data):
+    draws_are_allowed(data)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None)
+@given(st.data())
+def test_every_draw_is_one_that_the_definition_allows_at_length(data):
+    """The default run has 100 examples."""
+    draws_are_allowed(data)
 
 
 @settings(max_examples=50, deadline=None)

@@ -58,9 +58,7 @@ def test_each_alone(fields, data):
         assert follows(result, row, params, position, math.inf) is not None
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.data())
-def test_all_together(data):
+def any_at_once(data):
     """Any of the parameters at once, behind a mask, with every instruction set."""
     row = data.draw(rows())
     n, ids = len(row), st.lists(st.integers(0, len(row) - 1), max_size=8)
@@ -84,6 +82,20 @@ def test_all_together(data):
         result = sampler.sample(row, top_logprobs=1024, mask=mask, post_sampling=True)
         assert follows(result, expected, params, position, math.inf) is not None
     assert np.array_equal(row, before), "the caller's row was written to"
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.data())
+def test_all_together(data):
+    any_at_once(data)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None)
+@given(st.data())
+def test_all_together_at_length(data):
+    """The default run has 120 examples."""
+    any_at_once(data)
 
 
 @settings(max_examples=60, deadline=None)
