@@ -14,6 +14,7 @@ from offgrid.api.embeddings import EmbeddingsResource
 from offgrid.api.errors import add_error_handlers
 from offgrid.api.gate import Gate
 from offgrid.api.health import HealthResource, RootResource
+from offgrid.api.memory import keep_little
 from offgrid.api.middleware import HostGuard, OneLength, RequestId
 from offgrid.api.models import ModelResource, ModelsResource
 from offgrid.api.openapi import OpenApiResource
@@ -54,6 +55,7 @@ class App(falcon.App[Any, Any]):
 
 def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App:
     """Connect resources with what they need."""
+    keep_little()
     app = App(middleware=[RequestId(), OneLength(), HostGuard(settings), Gate(pool, settings)])
     app.req_options.strip_url_path_trailing_slash = True
     add_error_handlers(app)

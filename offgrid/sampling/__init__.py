@@ -23,7 +23,7 @@ try:
         sample_rows,
         score_rows,
     )
-    from offgrid.sampling._text import TextStream
+    from offgrid.sampling._text import JsonCounts, TextSet, TextStream, count_json, cut_json
 except ModuleNotFoundError as ex:
     if ex.name is None or not ex.name.startswith("offgrid.sampling._"):
         raise
@@ -35,12 +35,16 @@ except ModuleNotFoundError as ex:
 
 __all__ = [
     "InvalidParameter",
+    "JsonCounts",
     "SampleResult",
     "Sampler",
     "SamplingError",
     "SamplingParams",
+    "TextSet",
     "TextStream",
     "TokenScore",
+    "count_json",
+    "cut_json",
     "instruction_sets",
     "philox4x32",
     "sample_rows",

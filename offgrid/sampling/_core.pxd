@@ -1,5 +1,5 @@
 # Declares all of csrc, once. Nothing here is compiled into a module of its own.
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef extern from "og_status.h" nogil:
@@ -138,3 +138,49 @@ cdef extern from "og_text.h" nogil:
     size_t og_stops_feed(og_stops *s, const uint8_t *data, size_t n, int32_t *matched,
                          int32_t *held)
     size_t og_utf8_unfinished(const uint8_t *data, size_t n)
+
+
+cdef extern from "og_find.h" nogil:
+    enum:
+        OG_FIND_END
+        OG_FIND_MAX_LENGTH
+        OG_FIND_MAX_BYTES
+
+    ctypedef struct og_trie:
+        int32_t n_nodes
+
+    ctypedef struct og_find:
+        og_trie ahead
+        og_trie back
+        const uint8_t *bytes
+        const int32_t *suffixes
+        int32_t n_suffixes
+        int32_t longest
+
+    void og_find_sort(const uint8_t *bytes, int32_t *order, int32_t n)
+    int32_t og_trie_nodes(const uint8_t *bytes, const int32_t *order, int32_t n)
+    size_t og_trie_bytes(int32_t n_nodes)
+    void og_trie_init(og_trie *t, void *memory, int32_t n_nodes, const uint8_t *bytes,
+                      const int32_t *order, int32_t n)
+    size_t og_find_places(const og_find *f, const uint8_t *data, size_t n, uint8_t *places,
+                          int *whole)
+    size_t og_find_split(const og_find *f, const uint8_t *data, size_t n, const uint8_t *mark,
+                         size_t n_mark, uint16_t *lengths, size_t window, int32_t *found,
+                         size_t capacity)
+
+
+cdef extern from "og_json.h" nogil:
+    ctypedef struct og_json:
+        size_t scalars
+        size_t strings
+        size_t keys
+        size_t fields
+        size_t lists
+        size_t objects
+        size_t depth
+        size_t long_integers
+        size_t longest_number
+        size_t constant
+
+    void og_json_count(const uint8_t *data, size_t n, og_json *counts)
+    size_t og_json_cuts(const uint8_t *data, size_t n, size_t least, size_t *cuts, size_t capacity)
