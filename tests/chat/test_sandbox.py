@@ -180,7 +180,7 @@ STEP = sandbox.MAX_STEP
         ("{{ x.upper() | length }}", STEP // 3 + 1),
         ("{{ x | title | length }}", STEP // 16 + 1),
         ("{{ x | wordcount }}", STEP // 16 + 1),
-        ("{{ x | tojson | length }}", STEP // 12 + 1),
+        ("{{ x | tojson | length }}", STEP // 2 + 1),
         ("{{ x.replace('a', 'bb') | length }}", STEP // 3 + 1),
         ("{{ x.split('a') | length }}", STEP // 33 + 1),
         ("{{ x.split() | length }}", STEP // 17 + 1),
