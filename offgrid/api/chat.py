@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import secrets
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
 import falcon
@@ -21,12 +22,49 @@ from offgrid.engine.pool import EnginePool
 from offgrid.engine.protocol import GenerationRequest, ModelInfo, TokenQuery
 from offgrid.errors import InvalidParameter
 
+_MAX_DIALECTS = 16
 
-@functools.lru_cache(maxsize=16)
-def _dialect(
-    template: str | None, bos: str, eos: str, control: tuple[tuple[str, int], ...]
-) -> Dialect:
-    return Dialect(template, bos, eos, dict(control))
+
+class _Dialects:
+    """The dialects of the models that are loaded, each made once: a large vocabulary takes time.
+
+    Whoever needs one that is being made waits for it; those of other models do not wait.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[int, _Known] = OrderedDict()
+
+    def of(self, info: ModelInfo) -> Dialect:
+        """Return the dialect of a model; ``info`` is the object that its engine holds."""
+        with self._lock:
+            # By its identity: to compare two with thousands of tokens would take longer.
+            known = self._known.get(id(info))
+            if known is None:
+                known = self._known[id(info)] = _Known(info)
+            self._known.move_to_end(id(info))
+            while len(self._known) > _MAX_DIALECTS:
+                self._known.popitem(last=False)
+        return known.dialect()
+
+
+class _Known:
+    def __init__(self, info: ModelInfo) -> None:
+        self._info = info  # as long as it is held, nothing else has its id
+        self._lock = threading.Lock()
+        self._dialect: Dialect | None = None
+
+    def dialect(self) -> Dialect:
+        info = self._info
+        with self._lock:
+            if self._dialect is None:
+                self._dialect = Dialect(
+                    info.chat_template, info.bos_text, info.eos_text, info.control_ids, info.n_ctx
+                )
+            return self._dialect
+
+
+_dialects = _Dialects()
 
 
 def talk_of(info: ModelInfo, request: ChatRequest) -> Talk:
@@ -43,9 +81,7 @@ def talk_of(info: ModelInfo, request: ChatRequest) -> Talk:
             images[0][1].removesuffix(".image_url.url"),
             code="unsupported_parameter",
         )
-    control = tuple(sorted(info.control_ids.items()))
-    dialect = _dialect(info.chat_template, info.bos_text, info.eos_text, control)
-    return Talk(request, dialect, images)
+    return Talk(request, _dialects.of(info), images)
 
 
 def count_tokens(

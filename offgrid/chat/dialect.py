@@ -26,6 +26,8 @@ You can call these functions:
 </tools>
 To call one, answer with <tool_call>{{"name": ..., "arguments": {{...}}}}</tool_call>"""
 _SHORT_ID = 9
+_TAIL = 1024
+"""Characters at the end of a prompt that tell whether it ends inside a thought."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,21 @@ class Dialect:
         bos: text of the token that begins a sequence.
         eos: text of the token that ends one.
         control: control tokens of the model, text -> id.
+        n_ctx: tokens of the model's context, None for one without end.
 
     Raises:
         InvalidParameter: the template is not valid Jinja.
     """
 
     def __init__(
-        self, template: str | None, bos: str, eos: str, control: Mapping[str, int]
+        self,
+        template: str | None,
+        bos: str,
+        eos: str,
+        control: Mapping[str, int],
+        n_ctx: int | None = None,
     ) -> None:
-        self._template = ChatTemplate(template, bos, eos, tuple(control))
+        self._template = ChatTemplate(template, bos, eos, tuple(control), n_ctx)
         known = recognise_tools(template)
         self._native = known is not None
         self.tools: ToolFormat = known or HERMES
@@ -87,6 +95,7 @@ class Dialect:
 
         Raises:
             InvalidParameter: the template does not accept the messages.
+            ContextLengthExceeded: they are longer than the context can take.
         """
         if self._native:
             messages = self._adapt(messages)
@@ -94,7 +103,8 @@ class Dialect:
             messages = _flatten(messages, tools)
             tools = None
         parts = self._template.render(messages, tools, ask=ask, resume=resume, variables=variables)
-        tail = "".join(part.text for part in parts[-2:]).rstrip()
+        # The end is enough: a thought begins with a few characters and some space.
+        tail = "".join(part.text[-_TAIL:] for part in parts[-2:]).rstrip()
         return Prompt(parts, self.thoughts is not None and tail.endswith(self.thoughts.begin))
 
     def parser(

@@ -12,13 +12,15 @@ from __future__ import annotations
 import functools
 import json
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, MappingView
 from datetime import datetime
-from typing import Any, cast
+from types import BuiltinFunctionType
+from typing import Any, NoReturn, cast
 
-from jinja2 import TemplateError, nodes, pass_context
+from jinja2 import TemplateError, TemplateSyntaxError, nodes, pass_context
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
@@ -32,8 +34,11 @@ MAX_STEPS = 1_000_000
 """Steps of one rendering; a second or so."""
 MAX_TEXT = 256 * 1024 * 1024
 """Characters that all steps of one rendering together may read and make."""
+MAX_STEP = 8 * 1024 * 1024
+"""Of them those of one step. Most are a single call into C, which keeps other threads waiting: so
+many take it some hundredths of a second."""
 MAX_OUTPUT = 16 * 1024 * 1024
-"""Characters of the result of one rendering."""
+"""Bytes of the result of one rendering, as UTF-8: with its images it has to fit a frame."""
 MAX_SECONDS = 5.0
 """Real templates take milliseconds; this is for what the other limits do not foresee."""
 
@@ -59,12 +64,22 @@ _FLAT_FILTERS = frozenset(
 _PRODUCTS = frozenset(["expandtabs", "indent", "join", "replace", "tojson"])
 # How many characters these make of one, at most.
 _ESCAPES = {"e": 6, "escape": 6, "forceescape": 6, "tojson": 12, "urlencode": 12}
+_ESCAPE_SPEED = 6
+"""How many of the characters that may come of one are written in the time of one."""
 _COMPARISONS = frozenset(
     "!= < <= == > >= eq equalto ge greaterthan gt in le lessthan lt ne".split()
 )
-# Widths and precisions of four digits and more, and those that come from an argument.
-_WIDE_PERCENT = re.compile(r"%(\([^)]*\))?[^a-zA-Z%]*(\*|\d{4})")
-_WIDE_BRACES = re.compile(r"\{[^{}]*:[^{}]*(\{|\d{4})")
+# How many characters of others one counts as, where one takes long: these look at each with care.
+_SLOW = {
+    "capitalize": 3, "casefold": 3, "lower": 3, "swapcase": 3, "title": 16, "translate": 8,
+    "upper": 3, "wordcount": 16,
+}  # fmt: skip
+# What str.splitlines takes for the end of a line.
+_LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+# Widths and precisions of four digits and more, and those that come from an argument. No character
+# is tried from more than one beginning. A name with a percent sign in it could hide a width.
+_WIDE_PERCENT = re.compile(r"%(\([^)%]*\))?[^a-zA-Z%]*(\*|\d{4})|%\([^)%]*%")
+_WIDE_BRACES = re.compile(r"\{[^{}:]*:[^{}]*(\{|\d{4})")
 _MAX_WIDTH = 1000
 
 
@@ -84,9 +99,14 @@ class _Budget(threading.local):
         self.text = MAX_TEXT
         self.deadline = time.monotonic() + MAX_SECONDS
 
-    def take(self, size: int = 0) -> None:
+    def take(self, size: int = 0, speed: int = 1) -> None:
+        """Take one step; ``speed`` is how many characters it handles in the time of one."""
         self.steps -= 1
         self.text -= size
+        if size > MAX_STEP * speed:
+            raise TemplateLimit(
+                f"one step of the chat template handles more than {MAX_STEP} characters"
+            )
         if self.steps < 0:
             raise TemplateLimit(f"the chat template takes more than {MAX_STEPS} steps")
         if self.text < 0:
@@ -153,11 +173,24 @@ class Sandbox(ImmutableSandboxedEnvironment):
         pieces, size = [], 0
         for piece in source.generate(**variables):
             self._budget.take()
-            size += len(piece)
+            try:
+                size += len(piece) if piece.isascii() else len(piece.encode("utf-8"))
+            except UnicodeEncodeError:
+                raise TemplateError("the chat template writes half a surrogate pair") from None
             if size > MAX_OUTPUT:
-                raise TemplateLimit(f"the chat template writes more than {MAX_OUTPUT} characters")
+                raise TemplateLimit(f"the chat template writes more than {MAX_OUTPUT} bytes")
             pieces.append(piece)
         return "".join(pieces)
+
+    def handle_exception(self, source: str | None = None) -> NoReturn:
+        """Raise the exception as it is; only of a syntax error Jinja knows more to say.
+
+        Jinja's own way makes frames of the template's lines, for people who debug one. They hold
+        each other, and with them the whole request, until the garbage collector comes.
+        """
+        if isinstance(sys.exc_info()[1], TemplateSyntaxError):
+            super().handle_exception(source)
+        raise
 
     # --- where the budget is taken from -------------------------------------------------------
 
@@ -191,7 +224,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     @pass_context
     def _deep(self, _: Any, value: Any) -> Any:
-        self._budget.take(_size(value, self._budget.text))
+        self._budget.take(self._sizes([value]))
         return value
 
     @pass_context
@@ -217,7 +250,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if name == "format":
                 self._budget.take(self._format_size(values[0], values[1:], _WIDE_PERCENT))
             elif deep:
-                self._budget.take(self._product(name, values))
+                speed = _ESCAPE_SPEED if name in _ESCAPES else 1
+                self._budget.take(self._product(name, values), speed)
             else:
                 self._budget.take()
             return self._checked(function(*args, **kwargs))
@@ -230,10 +264,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         _check_numbers([*values, *kwargs.values()])
         owner = getattr(function, "__self__", None)
         if isinstance(owner, (str, bytes)):
+            _check_codec(function.__name__, [*values, *kwargs.values()])
             values = [list(x) if isinstance(x, Iterator) else x for x in values]
             size = self._product(function.__name__, [owner, *values, *kwargs.values()])
             self._budget.take(size)
-        elif owner is not None:
+        elif owner is not None or isinstance(function, BuiltinFunctionType):
             # A method of a list may compare it with its arguments.
             self._budget.take(self._sizes(values))
         else:
@@ -274,12 +309,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
     # --- sizes --------------------------------------------------------------------------------
 
     def _sizes(self, values: list[Any]) -> int:
-        return sum(_size(value, self._budget.text) for value in values)
+        return sum(_size(value, min(self._budget.text, MAX_STEP)) for value in values)
 
     def _product(self, name: str, values: list[Any]) -> int:
         """Characters that a filter or a string's method reads and makes, at most."""
         numbers = sum(abs(x) for x in values[1:] if isinstance(x, int))
-        first = self._sizes(values[:1]) * _ESCAPES.get(name, 1)
+        first = self._sizes(values[:1]) * _ESCAPES.get(name, _SLOW.get(name, 1))
+        if name in ("split", "rsplit", "splitlines"):
+            first += _ITEM * _pieces(name, values)
         others = self._sizes(values[1:]) + int(numbers)
         return first * max(1, others) if name in _PRODUCTS else first + others
 
@@ -330,6 +367,25 @@ def _size(value: Any, limit: int) -> int:
         elif isinstance(item, Namespace):
             raise SecurityError("a namespace has no text")
     return total
+
+
+def _pieces(name: str, values: list[Any]) -> int:
+    """Count what a string (or bytes) may be split into, at most."""
+    text, separator = values[0], values[1] if len(values) > 1 else None
+    if name == "splitlines":
+        ends = _LINE_ENDS if isinstance(text, str) else (b"\n", b"\r")
+        return 1 + sum(int(text.count(end)) for end in ends)
+    if isinstance(separator, type(text)) and separator:
+        return 1 + int(text.count(separator))
+    return 1 + len(text) // 2
+
+
+def _check_codec(name: str, values: list[Any]) -> None:
+    """Refuse other encodings than UTF-8: some take time that grows with the square of the text."""
+    if name in ("encode", "decode"):
+        for value in values[:1]:
+            if str(value).lower() not in ("utf-8", "utf8"):
+                raise SecurityError(f"only UTF-8 is there to {name} with")
 
 
 def _check_numbers(values: list[Any]) -> None:

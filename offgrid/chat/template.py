@@ -9,17 +9,18 @@ taken out again.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
 from offgrid.chat.sandbox import Sandbox, TemplateLimit
+from offgrid.engine.limits import check_prompt_size, utf8_size
 from offgrid.engine.protocol import Part
-from offgrid.errors import InvalidParameter
+from offgrid.errors import ContextLengthExceeded, InvalidParameter
+from offgrid.sampling import TextSet
 
 CHATML = """\
 {%- for message in messages %}
@@ -36,6 +37,11 @@ _MARKS = [chr(code) for code in (*range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF, 0x1FFFE
 _WORD = re.compile(r"\w+")
 _TYPED = re.compile(r"\btype\b")
 _MAX_ERROR = 1000
+_MAX_WORD = 256
+"""Characters. A word that templates know is shorter."""
+_NOT_COUNTED = frozenset({"role", "reasoning_content"})
+"""Parts of a message that no limit counts before rendering: most templates leave thoughts of
+earlier answers out. What is written of them counts afterwards."""
 
 Message = dict[str, Any]
 
@@ -48,23 +54,35 @@ class ChatTemplate:
         bos: text of the token that begins a sequence.
         eos: text of the token that ends one.
         control_texts: texts that only the template may write.
+        n_ctx: tokens of the model's context, None for one without end.
 
     Raises:
-        InvalidParameter: the template is not valid Jinja.
+        InvalidParameter: the template is not valid Jinja; control texts longer than any model has.
+
+    Everything that is used later is made here: threads share it.
     """
 
     def __init__(
-        self, source: str | None, bos: str, eos: str, control_texts: Sequence[str]
+        self,
+        source: str | None,
+        bos: str,
+        eos: str,
+        control_texts: Sequence[str],
+        n_ctx: int | None = None,
     ) -> None:
         self._variables = {"bos_token": bos, "eos_token": eos}
+        self._n_ctx = n_ctx
         self._sandbox = Sandbox()
         self._scaffold = _Scaffold(control_texts)
-        self._source = CHATML if source is None else source
+        joined = "\0".join(control_texts)
+        self._marks = [mark for mark in _MARKS if mark not in joined]
+        source = CHATML if source is None else source
         try:
-            self._template = self._sandbox.from_string(self._source)
+            self._template = self._sandbox.from_string(source)
         # Python's compiler has its say too: nesting, null bytes, numbers of a million digits.
         except Exception as ex:
-            raise _failure("is not valid", ex) from ex
+            raise InvalidParameter(_words("is not valid", ex), "messages") from ex
+        self._typed = bool(_TYPED.search(source)) and self._takes_only_parts()
 
     def render(
         self,
@@ -88,31 +106,45 @@ class ChatTemplate:
 
         Raises:
             InvalidParameter: the template refuses the messages (its own words) or fails.
+            ContextLengthExceeded: the texts, or what the template makes of them, are longer than
+                the context can take. The texts are measured before anything else is done.
         """
+        self._check_texts(messages, tools)
         images = _images(messages)
-        needed = 2 if resume or images else 1
-        free = (m for m in _MARKS if not _contains([messages, tools, variables], m))
+        needed = 1 + resume + bool(images)
+        free = (m for m in self._marks if not _contains([messages, tools, variables], m))
         marks = list(islice(free, needed))
         if len(marks) < needed:
             raise InvalidParameter("These messages use all Unicode noncharacters.", "messages")
-        mark = marks[0]
-        if images:
-            parts = self.render(
-                _quoted(messages, mark), tools, ask=ask, resume=resume, variables=variables
-            )
-            return _with_images(parts, mark, images)
         options = _Options(tools, ask and not resume, marks[1] if resume else "", variables or {})
+        if images:
+            messages = _quoted(messages, marks[-1])
+        parts = self._write(messages, options, marks[0])
+        return _with_images(parts, marks[-1], images) if images else parts
+
+    def _check_texts(self, messages: Sequence[Message], tools: Any) -> None:
+        """Refuse what is too long before it is looked into."""
+        if self._n_ctx is not None:
+            texts = [
+                [value for key, value in message.items() if key not in _NOT_COUNTED]
+                for message in messages
+            ]
+            check_prompt_size(_text_size([texts, tools]), self._n_ctx, "messages")
+
+    def _write(self, messages: Sequence[Message], options: _Options, mark: str) -> tuple[Part, ...]:
         messages = [dict(m, role="system") if m["role"] == "developer" else m for m in messages]
-        first: Exception | None = None
+        # Words, not the exception: that holds this frame, and with it the whole request.
+        words = ""
         for attempt in _attempts(messages):
             try:
                 return self._render(attempt, options, mark)
+            except ContextLengthExceeded:
+                raise
             except Exception as ex:  # a template can fail in as many ways as a program
-                first = first or ex
+                words = words or _words("does not accept these messages", ex, mark)
                 if isinstance(ex, TemplateLimit):
                     break
-        assert first is not None
-        raise _failure("does not accept these messages", first, mark) from first
+        raise InvalidParameter(words, "messages")
 
     def _render(
         self, messages: Sequence[Message], options: _Options, mark: str
@@ -141,13 +173,25 @@ class ChatTemplate:
             text, found, _ = text.rpartition(options.end)
             if not found:
                 raise TemplateError("the last message is not written where it could go on")
-        return self._scaffold.split(text, mark)
+        return self._parts(text, mark)
 
-    @functools.cached_property
-    def _typed(self) -> bool:
+    def _parts(self, text: str, mark: str) -> tuple[Part, ...]:
+        """Return the parts of a rendered prompt, if the model's context can take them."""
+        most = len(text) if self._n_ctx is None else self._n_ctx
+        parts = self._scaffold.split(text, mark, most)
+        if parts is None:
+            raise ContextLengthExceeded(
+                f"The prompt has more than {most} control tokens; this model's context takes at "
+                f"most {most} tokens.",
+                "messages",
+            )
+        if self._n_ctx is not None:
+            size = sum(utf8_size(part.text) for part in parts)
+            check_prompt_size(size, self._n_ctx, "messages")
+        return parts
+
+    def _takes_only_parts(self) -> bool:
         """Whether the template knows a content only as a list of parts, each with its type."""
-        if not _TYPED.search(self._source):
-            return False
         needle = _MARKS[0]
         contents: tuple[Any, ...] = (needle, [{"type": "text", "text": needle}])
         as_text, as_parts = (self._writes(content, needle) for content in contents)
@@ -178,15 +222,10 @@ class _Scaffold:
     """The control texts of a model: marks them in a user's text, finds them in a prompt."""
 
     def __init__(self, control_texts: Sequence[str]) -> None:
-        # Longest first: of two control texts where one begins the other, the longer is meant.
-        texts = sorted({t for t in control_texts if t}, key=len, reverse=True)
-        self._any = "|".join(map(re.escape, texts)) or "(?!)"
-        # A lookahead takes nothing, so those that overlap are found too.
-        self._starts = re.compile(f"(?={self._any})")
-        self._all = "\0".join(texts)
-        self._beginnings = {text[:n] for text in texts for n in range(1, len(text))}
-        self._endings = {text[-n:] for text in texts for n in range(1, len(text))}
-        self._longest = len(texts[0]) if texts else 0
+        try:
+            self._texts = TextSet(text for text in control_texts if text)
+        except ValueError as ex:
+            raise InvalidParameter(f"The model's control tokens: {ex}.", "messages") from None
 
     def mark(self, value: Any, mark: str) -> Any:
         """Return a copy of a request's value in which no string can become a control text."""
@@ -198,37 +237,26 @@ class _Scaffold:
             return [self.mark(item, mark) for item in value]
         return value
 
-    def split(self, text: str, mark: str) -> tuple[Part, ...]:
-        """Return the parts of a rendered prompt, without the marks."""
-        parts = []
-        end = 0
-        for match in re.finditer(f"(?:{self._any})(?!{mark})", text):
-            if match.start() > end:
-                parts.append(Part(text[end : match.start()].replace(mark, ""), False))
-            parts.append(Part(match[0], True))
-            end = match.end()
-        if end < len(text):
-            parts.append(Part(text[end:].replace(mark, ""), False))
-        return tuple(parts)
+    def split(self, text: str, mark: str, most: int) -> tuple[Part, ...] | None:
+        """Return the parts of a rendered prompt, without the marks; None for too many of them.
+
+        Of two control texts where one begins the other, the longer is meant.
+        """
+        pieces = self._texts.split(text, mark, most)
+        return None if pieces is None else tuple(Part(*piece) for piece in pieces)
 
     def _mark_text(self, text: str, mark: str) -> str:
-        """Put the mark behind the first character of what is, or could become, a control text.
+        """Put the mark after the first character of what is, or could become, a control text.
 
         Never in front of a text: there it would be taken for the mark of what the template wrote.
         """
         if text.isspace():
             return text
-        whole = {match.start() + 1 for match in self._starts.finditer(text)}
-        places = set(whole)
-        lengths = range(1, min(self._longest, len(text) + 1))
-        if text and (text in self._all or any(text[:n] in self._endings for n in lengths)):
-            places.add(1)
-        places.update(len(text) - n + 1 for n in lengths if text[-n:] in self._beginnings)
-        if not places:
-            return text
-        marked = mark.join(text[a:b] for a, b in pairwise([0, *sorted(places), len(text)]))
+        marked, whole = self._texts.mark(text, mark)
         # Templates compare and look up words ("function", "content"): these stay what they are.
-        return _Word(text, marked) if _WORD.fullmatch(text) and not whole else marked
+        if marked is not text and not whole and len(text) <= _MAX_WORD and _WORD.fullmatch(text):
+            return _Word(text, marked)
+        return marked
 
 
 class _Word(str):
@@ -282,16 +310,34 @@ def _with_images(parts: Sequence[Part], quote: str, images: Sequence[int]) -> tu
     """
     result: list[Part] = []
     for part in parts:
-        for place, text in enumerate(re.split(f"{quote}([0-9]+){quote}", part.text)):
+        for place, text in enumerate(part.text.split(quote)):
             if place % 2:
-                result.append(Part("", False, int(text)))
+                result.append(Part("", False, _number(text)))
             elif text:
                 result.append(Part(text, part.special))
+        if part.text.count(quote) % 2:
+            result.append(Part("", False, len(images)))  # a quote has lost its other half
     if [part.image for part in result if part.image >= 0] != list(images):
         raise InvalidParameter(
             "The model's chat template does not write each image where it stands.", "messages"
         )
     return tuple(result)
+
+
+def _number(text: str) -> int:
+    """Return the number of an image, one too large for what is none."""
+    return int(text) if len(text) < 4 and text.isascii() and text.isdigit() else 1 << 30
+
+
+def _text_size(value: Any) -> int:
+    """Return the bytes of all texts in lists and values of objects, as UTF-8."""
+    if isinstance(value, str):
+        return utf8_size(value)
+    if isinstance(value, dict):
+        return sum(map(_text_size, value.values()))
+    if isinstance(value, (list, tuple)):
+        return sum(map(_text_size, value))
+    return 0
 
 
 def _contains(value: Any, text: str) -> bool:
@@ -322,16 +368,20 @@ def _simplify(messages: Sequence[Message]) -> list[Message]:
     message.
     """
     turns: list[Message] = []
+    texts: list[list[Any]] = []  # of each turn; joined at the end, for there may be thousands
     for message in messages:
         role = "user" if message["role"] == "system" else message["role"]
         last = turns[-1] if turns else None
         plain = role in ("user", "assistant") and not message.get("tool_calls")
         if last is not None and plain and last["role"] == role and not last.get("tool_calls"):
-            texts = [m["content"] for m in (last, message) if m.get("content")]
-            turns[-1] = {**last, "content": "\n\n".join(texts)}
+            texts[-1].append(message.get("content"))
         else:
             turns.append({**message, "role": role})
-    return turns
+            texts.append([message.get("content")])
+    return [
+        turn if len(own) == 1 else {**turn, "content": "\n\n".join(filter(None, own))}
+        for turn, own in zip(turns, texts, strict=True)
+    ]
 
 
 def _with_objects(message: Message) -> Message:
@@ -347,8 +397,8 @@ def _with_objects(message: Message) -> Message:
     return {**message, "tool_calls": calls}
 
 
-def _failure(what: str, error: BaseException, mark: str = "") -> InvalidParameter:
+def _words(what: str, error: BaseException, mark: str = "") -> str:
     words = str(error).replace(mark, "") if mark else str(error)
     if len(words) > _MAX_ERROR:
         words = words[:_MAX_ERROR] + " ..."
-    return InvalidParameter(f"The model's chat template {what}: {words}", "messages")
+    return f"The model's chat template {what}: {words}"

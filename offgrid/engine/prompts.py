@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from offgrid.engine.limits import check_prompt_size, prompt_limit
 from offgrid.engine.llama.vision import Chunk, Span, VisionError
 from offgrid.engine.protocol import GenerationRequest, Part, TokenQuery, Tokens
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
@@ -16,9 +17,6 @@ from offgrid.errors import ContextLengthExceeded, InvalidParameter
 if TYPE_CHECKING:
     from offgrid.engine.llama.model import Model
 
-PROMPT_BYTES_PER_TOKEN = 16
-"""A prompt with more bytes than this for every token of the context is refused unread: some
-tokenizers take time that grows with the square of the text."""
 MAX_QUERY = 1 << 20
 """Bytes of a text, or tokens, in one question to the tokenizer."""
 MAX_BIASED = 4096
@@ -164,7 +162,7 @@ def answer(model: Model, id: int, query: TokenQuery) -> Tokens:
         read = model.tokenize if query.add_bos else model.tokenize_bare
         tokens = tuple(read(query.parts).tolist())
     else:
-        limit = min(MAX_QUERY, PROMPT_BYTES_PER_TOKEN * model.n_ctx)
+        limit = min(MAX_QUERY, prompt_limit(model.n_ctx))
         if len(query.tokens) > limit:
             raise ContextLengthExceeded(
                 f"These are {len(query.tokens)} tokens; at most {limit} are taken.", query.param
@@ -189,12 +187,4 @@ def _checked(model: Model, tokens: Sequence[int], param: str) -> NDArray[np.int3
 
 def _check_size(model: Model, parts: Iterable[Part], param: str, most: int | None = None) -> None:
     size = sum(len(part.text.encode("utf-8")) for part in parts)
-    limit = PROMPT_BYTES_PER_TOKEN * model.n_ctx
-    if most is not None:
-        limit = min(limit, most)
-    if size > limit:
-        raise ContextLengthExceeded(
-            f"The prompt has {size} bytes; this model's context of {model.n_ctx} tokens takes at "
-            f"most {limit}.",
-            param,
-        )
+    check_prompt_size(size, model.n_ctx, param, most)

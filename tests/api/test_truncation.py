@@ -58,6 +58,20 @@ def test_the_oldest_turns_are_left_out(
     assert count(client, items, truncation="auto") == max(t for t in ends if t <= n_ctx * 7 // 8)
 
 
+def test_a_turn_that_is_longer_than_any_prompt_is_left_out(client: OpenAI) -> None:
+    """So long that it is refused before it is looked into."""
+    last: list[Any] = [*turn(2), {"role": "user", "content": "Hello!"}]
+    items = [SYSTEM, *turn(0), *turn(1, words=20_000), *last]
+    response = client.responses.create(
+        model=STARTER, input=items, truncation="auto", max_output_tokens=1
+    )
+    assert response.usage is not None
+    assert response.usage.input_tokens == count(client, [SYSTEM, *last])
+    with pytest.raises(BadRequestError, match=r"The prompt has \d+ bytes") as refused:
+        client.responses.create(model=STARTER, input=items)
+    assert (refused.value.param, refused.value.code) == ("input", "context_length_exceeded")
+
+
 def test_a_result_keeps_its_call(client: OpenAI) -> None:
     call = {"type": "function_call", "call_id": "call_1", "name": "add", "arguments": "{}"}
     result = {"type": "function_call_output", "call_id": "call_1", "output": "12"}

@@ -166,6 +166,66 @@ def test_no_hang_and_no_gigabytes(source: str) -> None:
     assert time.process_time() - began < 10
 
 
+STEP = sandbox.MAX_STEP
+
+
+@pytest.mark.parametrize(
+    ("source", "n"),
+    [
+        ("{{ x ~ '' }}", STEP + 1),
+        ("{{ x | trim | length }}", STEP + 1),
+        ("{{ x.upper() | length }}", STEP // 3 + 1),
+        ("{{ x | title | length }}", STEP // 16 + 1),
+        ("{{ x | wordcount }}", STEP // 16 + 1),
+        ("{{ x | tojson | length }}", STEP // 2 + 1),
+        ("{{ x.replace('a', 'bb') | length }}", STEP // 3 + 1),
+        ("{{ x.split('a') | length }}", STEP // 33 + 1),
+        ("{{ x.split() | length }}", STEP // 17 + 1),
+        ("{{ lines.splitlines() | length }}", STEP // 33 + 1),
+        ("{{ x.translate({97: 'b'}) | length }}", STEP // 8 + 1),
+        ("{{ x.maketrans(x, x) | length }}", STEP // 2 + 1),
+    ],
+)
+def test_no_single_step_is_long(source: str, n: int) -> None:
+    """A call into C keeps all other threads waiting to its end."""
+    box = Sandbox()
+    template = box.from_string(source)
+    with pytest.raises(TemplateLimit, match="one step of the chat template"):
+        box.render_bounded(template, {"x": "a" * n, "lines": "\v" * n})
+    shorter = {"x": "a" * (n * 9 // 10), "lines": "\v" * (n * 9 // 10)}
+    assert box.render_bounded(template, shorter)
+
+
+def test_what_is_split_into_little_may_be_long() -> None:
+    """Templates cut long thoughts off."""
+    box = Sandbox()
+    text = "word " * 500_000 + "</think>\n" + "more " * 500_000
+    source = "{{ x.split('</think>')[-1].lstrip('\n').splitlines() | length }}"
+    assert box.render_bounded(box.from_string(source), {"x": text}) == "1"
+
+
+@pytest.mark.parametrize(
+    "call", ["encode('punycode')", "encode(encoding='idna')", "encode('utf-8').decode('utf-7')"]
+)
+def test_encodings_that_take_long_are_not_there(call: str) -> None:
+    box = Sandbox()
+    with pytest.raises(TemplateError, match="only UTF-8"):
+        box.render_bounded(box.from_string("{{ 'a'." + call + " }}"), {})
+    assert box.render_bounded(box.from_string("{{ 'a'.encode('UTF-8') }}"), {}) == "b'a'"
+
+
+def test_the_search_for_wide_formats_tries_nothing_twice() -> None:
+    """It would take hours otherwise."""
+    n = 1_000_000
+    for text in ("{" + ":" * n, "%(" + "(" * n, "%" * n, "%-" * n, "{" * n):
+        assert not sandbox._WIDE_BRACES.search(text)
+        assert not sandbox._WIDE_PERCENT.search(text)
+    for text in ("%9999d", "%*d", "%(a)-9999d", "%(a%b)9999d", "%(" * n):
+        assert sandbox._WIDE_PERCENT.search(text)
+    for text in ("{:9999}", "{a:{b}}", "{a.b[c]:>9999d}", "{a:::9999}"):
+        assert sandbox._WIDE_BRACES.search(text)
+
+
 def test_a_limit_is_not_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     real = Sandbox.render_bounded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from datetime import datetime
@@ -17,7 +18,7 @@ from support import together
 from offgrid.chat.template import _MARKS, ChatTemplate, Message
 from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Load, Part
-from offgrid.errors import InvalidParameter
+from offgrid.errors import ContextLengthExceeded, InvalidParameter
 
 CHATML_CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 LLAMA3_CONTROL = (
@@ -284,6 +285,108 @@ def test_parts_are_the_plain_rendering_and_only_the_scaffold_is_special(
 def test_users_alone_write_no_control_text(pieces: list[str]) -> None:
     parts = render("{% for m in messages %}{{ m.content }}{% endfor %}", *map(user, pieces))
     assert (text(parts), special(parts)) == ("".join(pieces), [])
+
+
+# --- lengths --------------------------------------------------------------------------------------
+
+
+def too_long(template: ChatTemplate, *messages: Message, **more: Any) -> str:
+    """The message of the error that says so, which names ``messages``."""
+    with pytest.raises(ContextLengthExceeded) as caught:
+        template.render(messages, **more)
+    assert caught.value.param == "messages"
+    return caught.value.message
+
+
+class _NotSearched:
+    """In the place of a model's control texts: nothing may look for them."""
+
+    def mark(self, *_: object) -> None:
+        raise AssertionError("a text was searched before it was measured")
+
+
+def test_texts_are_measured_before_they_are_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = ChatTemplate(None, "", "", CHATML_CONTROL, n_ctx=10)
+    monkeypatch.setattr(template._scaffold, "_texts", _NotSearched())
+    words = "The prompt has 161 bytes; this model's context of 10 tokens takes at most 160."
+    assert too_long(template, user("x" * 161)) == words
+    assert too_long(template, user("\u00e9" * 80), user("x")) == words
+    assert too_long(template, user("x" * 100), assistant("y" * 50, name="z" * 11)) == words
+    call = {"function": {"name": "f", "arguments": {"a": ["y" * 60]}}}
+    small = ChatTemplate(None, "", "", CHATML_CONTROL, n_ctx=3)
+    assert "62 bytes" in too_long(small, user("x"), assistant("", tool_calls=[call]))
+    tools = [{"function": {"description": "d" * 159}}]
+    assert too_long(template, user("xy"), tools=tools) == words
+
+
+def test_what_a_template_writes_is_measured_too() -> None:
+    source = "{{ 'a' * 100 }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    template = ChatTemplate(source, "", "", CHATML_CONTROL, n_ctx=10)
+    assert len(text(template.render([user("x" * 60)]))) == 160
+    # Marks do not count.
+    assert len(text(template.render([user("<" * 60)]))) == 160
+    assert "161 bytes" in too_long(template, user("x" * 61))
+    emoji = ChatTemplate("{{ '\U0001f600' * 1000000 }}" * 16, "", "", (), n_ctx=4096)
+    with pytest.raises(InvalidParameter, match="writes more than 16777216 bytes"):
+        emoji.render([user("x")])
+
+
+def test_thoughts_that_a_template_leaves_out_do_not_count() -> None:
+    thoughtful = assistant("So.", reasoning_content="h" * 200)
+    assert len(ChatTemplate(None, "", "", (), n_ctx=10).render([user("Hm?"), thoughtful])) == 1
+    writes = "{% for m in messages %}{{ m.reasoning_content }}{% endfor %}"
+    assert "200 bytes" in too_long(ChatTemplate(writes, "", "", (), n_ctx=10), thoughtful)
+
+
+def test_more_control_tokens_than_the_context_has_places() -> None:
+    source = "{% for m in messages %}{{ '<s>' * 10 }}{% endfor %}"
+    template = ChatTemplate(source, "", "", ("<s>",), n_ctx=10)
+    assert special(template.render([user("x")])) == ["<s>"] * 10
+    assert "more than 10 control tokens" in too_long(template, user("x"), user("x"))
+
+
+def test_a_template_that_writes_half_a_character() -> None:
+    assert "half a surrogate pair" in refusal("{{ '\ud800' }}", user("x"))
+
+
+def test_a_model_with_a_control_text_that_nobody_needs() -> None:
+    with pytest.raises(InvalidParameter, match="control tokens: a text of 300 bytes") as caught:
+        ChatTemplate(None, "", "", ("x" * 300,))
+    assert caught.value.param == "messages"
+
+
+def test_marks_are_none_of_the_control_texts() -> None:
+    control = (f"<{_MARKS[0]}>", "<s>")
+    parts = render("<s>{{ messages[0].content }}", user(control[0]), control=control)
+    assert parts == (Part("<s>", True), Part(control[0], False))
+
+
+def test_everything_is_made_before_threads_share_it() -> None:
+    template = ChatTemplate(SMOLVLM, "", "", CHATML_CONTROL)
+    before = dict(vars(template))
+    assert before["_typed"] is True
+    template.render([user("Hello")])
+    assert vars(template) == before
+
+
+def test_a_refused_request_leaves_nothing_for_the_garbage_collector() -> None:
+    """Its messages would stay in memory until somebody looks for circles."""
+    template = ChatTemplate("{{ raise_exception('no') }}", "", "", CHATML_CONTROL)
+    messages = [system("Be brief."), user("Hello")]
+    refused = 0
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            try:
+                template.render(messages)
+            except InvalidParameter:
+                refused += 1
+        kept = [held for held in gc.get_referrers(messages[0]) if held is not messages]
+    finally:
+        gc.enable()
+    assert refused == 3
+    assert kept == []
 
 
 # --- templates as real models have them -----------------------------------------------------------
