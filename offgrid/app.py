@@ -13,6 +13,7 @@ from offgrid.api.completions import CompletionsResource
 from offgrid.api.embeddings import EmbeddingsResource
 from offgrid.api.errors import add_error_handlers
 from offgrid.api.health import HealthResource, RootResource
+from offgrid.api.memory import keep_little
 from offgrid.api.middleware import HostGuard, RequestId
 from offgrid.api.models import ModelResource, ModelsResource
 from offgrid.api.openapi import OpenApiResource
@@ -51,6 +52,7 @@ class App(falcon.App[Any, Any]):
 
 def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App:
     """Connect resources with what they need."""
+    keep_little()
     app = App(middleware=[RequestId(), HostGuard(settings)])
     app.req_options.strip_url_path_trailing_slash = True
     add_error_handlers(app)

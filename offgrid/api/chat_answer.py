@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from offgrid.api.logprobs import prompt_logprobs
 from offgrid.api.running import Mark, Running, Total
+from offgrid.api.schema.body import excess
 from offgrid.api.schema.chat import ChatRequest
 from offgrid.chat.dialect import Dialect
 from offgrid.chat.parser import AnswerParser, CallStart, Content, Event, Reasoning
@@ -129,6 +130,9 @@ class Talk:
 
 def _object(wanted: Grammar) -> Json:
     """The schema of an answer, before it is checked where it is compiled."""
+    too_much = excess(wanted.source)
+    if too_much:
+        raise InvalidParameter(f"{wanted.param} holds {too_much}.", wanted.param)
     try:
         schema = json.loads(wanted.source)
     except (ValueError, RecursionError):

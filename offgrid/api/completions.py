@@ -10,7 +10,7 @@ from typing import Any
 import falcon
 
 from offgrid.api.logprobs import LegacyLogprobs, joined, prompt_logprobs
-from offgrid.api.request import liveness, read_object
+from offgrid.api.request import liveness, read_checked
 from offgrid.api.running import Running, Total
 from offgrid.api.schema.completions import (
     CompletionRequest,
@@ -35,7 +35,7 @@ class CompletionsResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Check, start, and answer whole or as a stream."""
-        request = parse_completion(read_object(req, self._max_body))
+        request = read_checked(req, self._max_body, parse_completion)
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)
         prompts = request.prompts

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import falcon
 import numpy as np
 
-from offgrid.api.request import liveness, read_object
+from offgrid.api.request import liveness, read_checked
 from offgrid.api.schema.embeddings import parse_embeddings
 from offgrid.config import Settings
 from offgrid.engine.embedding import Vectors, embed
@@ -25,7 +25,7 @@ class EmbeddingsResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Check, compute, and answer when all vectors are there."""
-        request = parse_embeddings(read_object(req, self._max_body))
+        request = read_checked(req, self._max_body, parse_embeddings)
         work = request.embedding()
         alive = liveness(req)
         result = embed(self._pool.engine(request.model, alive), work, alive)

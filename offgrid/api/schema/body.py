@@ -1,7 +1,12 @@
-"""Bytes of a request body to a JSON object, strictly.
+"""Bytes of a request body to a JSON object, strictly, and with a bound on the work.
 
-The standard parser lets through what has no meaning or two (NaN, infinities, a key that comes
-twice, half a surrogate pair); here each is a 400 that says so.
+What a parser makes of a text is up to fifty times as large as the text, and other threads wait for
+it: one call, nothing in between. So values are counted before (:func:`offgrid.sampling.count_json`
+does not keep others waiting), and a body that would take longer than a tenth of a second on a slow
+machine is refused.
+
+Usual parsers let through what has no meaning or two (NaN, infinities, a key that comes twice, half
+a surrogate pair); here each is a 400 that says so.
 """
 
 from __future__ import annotations
@@ -11,9 +16,38 @@ import math
 import re
 from typing import Any
 
-from offgrid.errors import InvalidParameter
+import msgspec
 
-_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+from offgrid.errors import InvalidParameter
+from offgrid.sampling import JsonCounts, count_json, cut_json
+
+MAX_VALUES = 1_060_000
+"""Values of a body, those in lists and objects and the keys counted: 2,048 inputs of 512 token ids
+each are 1,050,000."""
+MAX_STRINGS = 150_000
+"""Of them texts and keys."""
+MAX_CONTAINERS = 40_000
+"""Of them lists and objects."""
+MAX_LONG_INTEGERS = 1_000
+"""Of them whole numbers of more than 19 digits: parsers are slow with these."""
+MAX_DEPTH = 500
+"""Lists and objects within each other."""
+MAX_FIELDS = 1_000
+"""Keys of the outermost object; no endpoint has as many."""
+MAX_AT_ONCE = 200_000
+"""Values in what is parsed in one call: a field that is no list, an item of an item."""
+_PIECE = 1 << 18
+"""Bytes of a list that are parsed in one call; at most half as many values."""
+_SLICE = 1 << 15
+"""Items that are looked at in one call."""
+_LEVELS = 3
+"""Lists within each other that are taken apart: no field has more with many items."""
+_MAX_NUMBER = 400
+"""Characters of a number: the largest that is exact as a float has 309 digits."""
+_MAX_EXACT = 1 << 53
+_PLACE = re.compile(r" \(byte \d+\)$")
+_HALF = re.compile(rb'\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])[^"]{0,5}"')
+_BOM = b"\xef\xbb\xbf"
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:
@@ -24,64 +58,183 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
     Raises:
         InvalidParameter: not JSON, not an object, or one of the traps above; code
-            ``invalid_json``.
+            ``invalid_json``. More values than the limits above; code ``too_many_values``.
     """
+    text = memoryview(raw)[len(_BOM) :] if raw.startswith(_BOM) else memoryview(raw)
+    counts = count_json(text)
+    if counts.depth > MAX_DEPTH:
+        raise _too_deep()
+    too_much = _excess(counts, MAX_VALUES)
+    if counts.fields > MAX_FIELDS:
+        too_much = f"{counts.fields} fields; at most {MAX_FIELDS} are taken"
+    if too_much:
+        raise InvalidParameter(f"The request body holds {too_much}.", code="too_many_values")
+    if counts.longest_number > _MAX_NUMBER:
+        raise _malformed(f"a number has more than {_MAX_NUMBER} characters")
     try:
-        value = json.loads(
-            raw.decode("utf-8-sig"),
-            parse_float=_parse_float,
-            parse_constant=_refuse_constant,
-            object_pairs_hook=_object,
-        )
+        value = _decode(text)
     except RecursionError:
-        raise _malformed("it is nested too deeply") from None
-    except UnicodeDecodeError as ex:
-        raise _malformed(f"it is not UTF-8 (byte {ex.start})") from None
-    except ValueError as ex:
-        raise _malformed(str(ex)) from None
+        raise _too_deep() from None
+    except InvalidParameter:
+        raise
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as ex:
+        raise _malformed(_reason(raw, text, counts, ex)) from None
     if not isinstance(value, dict):
         raise _malformed("the top level must be an object")
-    if _SURROGATE_ESCAPE.search(raw):
-        _refuse_surrogates(value)
+    if _keys(value, counts.objects) < counts.keys:
+        raise _malformed(_repeated(text))
     return value
+
+
+def excess(text: str) -> str:
+    """Say what a JSON text inside of a request holds too much of; nothing if it may be parsed."""
+    counts = count_json(text.encode("utf-8", "surrogatepass"))
+    if counts.longest_number > _MAX_NUMBER:
+        return f"a number of more than {_MAX_NUMBER} characters"
+    return _excess(counts, MAX_AT_ONCE)
+
+
+def _excess(counts: JsonCounts, most: int) -> str:
+    containers = counts.lists + counts.objects
+    for number, limit, what in (
+        (containers, MAX_CONTAINERS, "lists and objects"),
+        (counts.strings, MAX_STRINGS, "texts and keys"),
+        (counts.long_integers, MAX_LONG_INTEGERS, "numbers of more than 19 digits"),
+        (counts.scalars + counts.strings + containers, most, "values"),
+    ):
+        if number > limit:
+            return f"{number} {what}; at most {limit} are taken"
+    return ""
 
 
 def _malformed(reason: str) -> InvalidParameter:
     return InvalidParameter(f"The request body is not valid JSON: {reason}.", code="invalid_json")
 
 
-def _parse_float(text: str) -> float | int:
+def _too_deep() -> InvalidParameter:
+    return _malformed(f"it is nested too deeply (more than {MAX_DEPTH} levels)")
+
+
+def _number(text: str) -> float | int:
     number = float(text)
     if math.isinf(number):
         raise ValueError(f"the number {text[:40]} is too large")
-    return int(number) if number.is_integer() and abs(number) < 1 << 53 else number
+    return int(number) if number.is_integer() and abs(number) < _MAX_EXACT else number
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")
+_decoder = msgspec.json.Decoder(float_hook=_number)
+_fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        seen: set[str] = set()
-        for key, _ in pairs:
-            if key in seen:
-                raise ValueError(f"the key {key[:80]!r} comes twice")
-            seen.add(key)
+def _decode(text: memoryview) -> Any:
+    """Parse a body; a large one field by field, so that others get their turn in between."""
+    if len(text) <= _PIECE or bytes(text[:64]).lstrip()[:1] != b"{":
+        return _decoder.decode(text)
+    # That it is JSON, and where the fields are, is found without making anything of it.
+    fields = _fields_decoder.decode(text)
+    return {key: _piece(memoryview(value), _LEVELS) for key, value in fields.items()}
+
+
+def _piece(text: memoryview, levels: int) -> Any:
+    if len(text) <= _PIECE:
+        return _decoder.decode(text)
+    if levels == 0 or bytes(text[:1]) != b"[":
+        counts = count_json(text)
+        values = counts.scalars + counts.strings + counts.lists + counts.objects
+        if values > MAX_AT_ONCE:
+            raise InvalidParameter(
+                f"The request body holds {values} values in one field that is no list; at most "
+                f"{MAX_AT_ONCE} are taken there.",
+                code="too_many_values",
+            )
+        return _decoder.decode(text)
+    result: list[Any] = []
+    begin = 1
+    for end in (*cut_json(text, _PIECE // 2), len(text) - 1):
+        piece = bytes(text[begin:end]).strip()
+        if len(piece) < _PIECE:
+            result += _decoder.decode(b"[%b]" % piece)
+        else:  # a single item
+            result.append(_piece(memoryview(piece), levels - 1))
+        begin = end + 1
     return result
 
 
-def _refuse_surrogates(value: Any) -> None:
-    if isinstance(value, str):
+def _reason(raw: bytes, text: memoryview, counts: JsonCounts, error: Exception) -> str:
+    """Say what is wrong with a text that a parser has refused."""
+    if counts.constant >= 0:
+        name = next(n for n in ("NaN", "Infinity", "-Infinity") if _at(text, counts.constant, n))
+        return f"{name} is not a JSON number"
+    if isinstance(error, UnicodeDecodeError):  # whose place is that in one string
         try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            raise _malformed("a string holds half a surrogate pair") from None
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _refuse_surrogates(key)
-            _refuse_surrogates(item)
-    elif isinstance(value, list):
-        for item in value:
-            _refuse_surrogates(item)
+            raw.decode("utf-8")
+        except UnicodeDecodeError as ex:
+            return f"it is not UTF-8 (byte {ex.start})"
+    words = str(error).removeprefix("JSON is malformed: ")
+    if len(text) > _PIECE:
+        words = _PLACE.sub("", words)  # it may be that in a piece
+    # Close to the end, where there is no room for the other half, the parser's words are others.
+    missed = "truncated" in words or "hex escape" in words
+    if "surrogate" in words or (missed and _HALF.search(raw)):
+        return "a string holds half a surrogate pair"
+    return words[:1].lower() + words[1:]
+
+
+def _at(text: memoryview, place: int, word: str) -> bool:
+    return bytes(text[place : place + len(word)]) == word.encode()
+
+
+def _keys(value: Any, n_objects: int) -> int:
+    """Count the keys of all objects in a value, which holds ``n_objects`` of them."""
+    keys = seen = 0
+    stack = [value]
+    while stack and seen < n_objects:
+        item = stack.pop()
+        if isinstance(item, dict):
+            keys += len(item)
+            seen += 1
+            stack += [inner for inner in item.values() if isinstance(inner, (dict, list))]
+        else:
+            stack += [inner for inner in item if isinstance(inner, (dict, list))]
+    return keys
+
+
+class _Repeated(Exception):
+    """Its argument is the key."""
+
+
+def _repeated(text: memoryview) -> str:
+    """Name a key that comes twice in an object; the text is known to hold one."""
+    try:
+        # Every number goes through Python, too: one call for all of them would stop other threads.
+        json.loads(
+            str(text, "utf-8"),
+            parse_int=lambda _: 0,
+            parse_float=lambda _: 0,
+            object_pairs_hook=_find_repeated,
+        )
+    except _Repeated as ex:
+        return f"the key {ex.args[0][:80]!r} comes twice"
+    return "a key comes twice"
+
+
+def _find_repeated(pairs: list[tuple[str, Any]]) -> None:
+    seen: set[str] = set()
+    for key, _ in pairs:
+        if key in seen:
+            raise _Repeated(key)
+        seen.add(key)
+
+
+def are_tokens(value: Any) -> bool:
+    """Whether a JSON value is a list, not empty, of what can be token ids of some vocabulary."""
+    # In C, for there may be a million; in pieces, so that others get their turn.
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(_are_tokens(value[at : at + _SLICE]) for at in range(0, len(value), _SLICE))
+    )
+
+
+def _are_tokens(items: list[Any]) -> bool:
+    return set(map(type, items)) == {int} and min(items) >= 0 and max(items) < 1 << 31

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from offgrid.api.schema.body import excess
 from offgrid.api.schema.fields import MAX_TOKENS, GenerationFields, Unsupported, convert
 from offgrid.api.schema.tools import Offer, Tool, ToolChoice, make_offer, too_deep
 from offgrid.chat.images import check_images, read_data_url
@@ -111,8 +112,9 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def _call_for_template(call: ToolCall) -> dict[str, Any]:
     text = call.function.arguments or "{}"
     arguments: Any = text  # a model may have written anything, and clients send it back
-    with contextlib.suppress(msgspec.DecodeError, RecursionError):
-        parsed = msgspec.json.decode(text)
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
+        # As in a body: what would take too long stays text.
+        parsed = None if excess(text) else msgspec.json.decode(text)
         if isinstance(parsed, dict) and not too_deep(parsed):
             arguments = parsed
     return {

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
+from offgrid.api.schema.body import are_tokens
 from offgrid.api.schema.fields import MAX_TOKENS, GenerationFields, Unsupported, convert
 from offgrid.errors import InvalidParameter
 
@@ -70,7 +71,7 @@ def split_prompts(prompt: Any) -> list[Prompt]:
         return [prompt]
     if not isinstance(prompt, list) or not prompt:
         raise InvalidParameter("prompt must be text, token ids, or a list of these.", "prompt")
-    if all(is_token(item) for item in prompt):
+    if are_tokens(prompt):
         return [tuple(prompt)]
     if len(prompt) > MAX_PROMPTS:
         raise InvalidParameter(
@@ -80,7 +81,7 @@ def split_prompts(prompt: Any) -> list[Prompt]:
     for index, item in enumerate(prompt):
         if isinstance(item, str):
             prompts.append(item)
-        elif isinstance(item, list) and item and all(is_token(token) for token in item):
+        elif are_tokens(item):
             prompts.append(tuple(item))
         else:
             raise InvalidParameter("A prompt must be text or token ids.", f"prompt[{index}]")

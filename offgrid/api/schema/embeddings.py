@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from offgrid.api.schema.body import are_tokens
 from offgrid.api.schema.fields import check_fields
 from offgrid.api.schema.inert import InertFields
 from offgrid.engine.protocol import EmbeddingRequest
@@ -43,7 +44,7 @@ def parse_embeddings(body: dict[str, Any]) -> EmbeddingsRequest:
 
 def _split(value: Any) -> tuple[tuple[Input, ...], tuple[str, ...]]:
     """Text, token ids, or a list of either, to inputs and the names of their fields."""
-    if isinstance(value, str) or _is_tokens(value):
+    if isinstance(value, str) or are_tokens(value):
         return (_input(value, "input"),), ("input",)
     if not isinstance(value, list) or not value:
         raise InvalidParameter("input must be text, token ids, or a list of these.", "input")
@@ -60,14 +61,6 @@ def _input(value: Any, param: str) -> Input:
         if not value:
             raise InvalidParameter(f"{param} is empty.", param)
         return value
-    if _is_tokens(value):
+    if are_tokens(value):
         return tuple(value)
     raise InvalidParameter("An input must be text or token ids.", param)
-
-
-def _is_tokens(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_is_token, value))
-
-
-def _is_token(item: Any) -> bool:
-    return isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 1 << 31

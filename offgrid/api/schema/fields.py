@@ -21,6 +21,8 @@ S = TypeVar("S", bound=msgspec.Struct)
 MAX_N = 16
 MAX_TOKENS = (1 << 31) - 1
 MAX_TOKEN_ID = (1 << 31) - 1
+_MAX_ID_DIGITS = 20
+"""Leading zeros counted; Python refuses to read thousands."""
 MAX_STOP_LENGTH = 4096
 """Characters of one stop string."""
 DRY_BREAKERS = ("\n", ":", '"', "*")
@@ -246,7 +248,7 @@ def _logit_bias(raw: dict[str, Any] | list[Any]) -> tuple[dict[int, float], dict
         else:
             bias = float(value)
         if isinstance(key, int) or (isinstance(raw, dict) and re.fullmatch(r"[0-9]+", key)):
-            if int(key) > MAX_TOKEN_ID:
+            if len(str(key)) > _MAX_ID_DIGITS or int(key) > MAX_TOKEN_ID:
                 raise InvalidParameter("There is no token with so large an id.", name)
             ids[int(key)] = bias
         elif 1 <= len(key) <= MAX_BIAS_TEXT:

@@ -16,7 +16,8 @@ from offgrid.engine.protocol import Grammar
 from offgrid.errors import InvalidParameter
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_LARK = re.compile(r"^\s*(?:%llguidance\b|start\s*:(?!:))", re.MULTILINE)
+# White space of one line only: of many empty lines each would be tried to the end.
+_LARK = re.compile(r"^[^\S\n]*(?:%llguidance\b|start\s*:(?!:))", re.MULTILINE)
 _ANY_OBJECT = {"type": "object"}
 _FORMATS = ("text", "json_object", "json_schema")
 _GRAMMAR_TYPES = ("gbnf", "lark")
