@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +35,38 @@ def make(architecture: str, folder: Path) -> Path:
     """Return a new file with a model that generates: llama, mamba, jamba or gemma3."""
     path: Path = models.make(f"small-{architecture}", folder)
     return path
+
+
+def make_many_controls(folder: Path, n: int = 6400, template: str | None = None) -> Path:
+    """Return a new file with a llama of ``n`` more control tokens, ``<unused0>`` and so on, as
+    Gemma's vocabulary has them; ``template`` is its chat template in the place of the usual one."""
+    recipe = models.RECIPES["small-llama"]
+    tokens, _ = models.vocabulary(recipe.shape.vocab)
+    kinds = models.gguf.TokenType
+    control = {*models.CONTROL, *(f"<unused{i}>" for i in range(n))}
+    tokens += [f"<unused{i}>" for i in range(n)]
+    path = folder / f"controls-{n}.gguf"
+    writer = models.gguf.GGUFWriter(path, recipe.architecture)
+    recipe.build(writer, path.stem, replace(recipe.shape, vocab=len(tokens)))
+    # What the recipe wrote of the vocabulary is written anew.
+    keys = models.gguf.Keys.Tokenizer
+    ids = {"bos": models.BOS, "eos": models.END, "eot": models.TURN_END}
+    for data in writer.kv_data:
+        for key in (
+            keys.LIST,
+            keys.TOKEN_TYPE,
+            *(f"tokenizer.ggml.{name}_token_id" for name in ids),
+        ):
+            data.pop(key, None)
+        if template is not None:
+            data.pop(keys.CHAT_TEMPLATE, None)
+    writer.add_token_list(tokens)
+    writer.add_token_types([kinds.CONTROL if t in control else kinds.NORMAL for t in tokens])
+    for name, text in ids.items():
+        writer.add_uint32(f"tokenizer.ggml.{name}_token_id", tokens.index(text))
+    if template is not None:
+        writer.add_chat_template(template)
+    return _finish(writer, path)
 
 
 # --- models that embed --------------------------------------------------------------------------
