@@ -43,7 +43,7 @@ SIZES = (1_000, 10_000, 100_000, 500_000, 2_000_000)
 PATIENCE = 5.0
 """Seconds; what takes longer is not tried with a longer text."""
 TICK = 0.0005
-ROUNDS = 3
+ROUNDS = 6
 ANSWERED = 60
 """Seconds after the last answer until memory is looked at."""
 
