@@ -50,13 +50,17 @@ def test_llama_cpp_has_one_importer() -> None:
     assert importers == {"engine/llama"}
 
 
-def test_the_server_process_does_not_load_llama_cpp() -> None:
+def test_the_server_process_does_not_load_llama_cpp(tmp_path: Path) -> None:
     program = (
         "import sys, offgrid.server, offgrid.app, offgrid.cli;"
         "print([name for name in sys.modules if name.startswith('llama_cpp')])"
     )
     result = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,  # in the project's folder it would find the source tree
     )
     assert result.stdout.strip() == "[]"
 

@@ -24,6 +24,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
+        cwd=HERE / "hurried",  # in the project's folder it would find the source tree
         capture_output=True,
         text=True,
         timeout=TIMEOUT,

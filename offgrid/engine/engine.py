@@ -451,7 +451,11 @@ class Engine:
             post_sampling=[s.request.post_sampling for s in sequences],
             threads=self._sampling_threads,
         )
-        for sequence, result in zip(sequences, results, strict=True):
+        drawn = [*zip(sequences, results, strict=True)]
+        if any(sequence.choice for sequence in sequences):
+            # Rows stand in the order of slots; clients get the choices of a step in their own.
+            drawn.sort(key=lambda pair: pair[0].choice)
+        for sequence, result in drawn:
             if sequence.slot < 0:  # its request failed on a sibling's row just now
                 continue
             if isinstance(result, SamplingError):

@@ -47,11 +47,11 @@ def test_so_it_does_under_waitress_serve(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT], ids=lambda number: number.name)
-def test_a_worker_that_crashes_leaves_a_trace(number: signal.Signals) -> None:
+def test_a_worker_that_crashes_leaves_a_trace(number: signal.Signals, tmp_path: Path) -> None:
     """SIGABRT is what assertions of llama.cpp end in."""
     worker = subprocess.Popen(
         [sys.executable, "-c", f"from offgrid.engine.worker import main; main({os.getpid()})"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path,
     )  # fmt: skip
     with worker:
         assert worker.stdin is not None
