@@ -22,7 +22,7 @@ from typing import Any
 from waitress.buffers import OverflowableBuffer
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
-from waitress.task import ErrorTask
+from waitress.task import ErrorTask, WSGITask
 from waitress.utilities import (
     BadRequest,
     Error,
@@ -245,9 +245,26 @@ class _WireError(ErrorTask):  # type: ignore[misc]
         self.write(body)
 
 
-class Channel(HTTPChannel):  # type: ignore[misc]
-    """A connection that ends so that the client can read the last response."""
+class _Task(WSGITask):  # type: ignore[misc]
+    """The application's answer to one request."""
 
+    def service(self) -> None:
+        """Compute and write it; only meanwhile may the thread wait for the client to read."""
+        self.channel.answering = True
+        try:
+            super().service()
+        finally:
+            self.channel.answering = False
+
+
+class Channel(HTTPChannel):  # type: ignore[misc]
+    """A connection that ends so that the client can read the last response.
+
+    Between two requests of a connection no thread waits for its client: clients that send many at
+    once and read none of the responses would hold all threads.
+    """
+
+    task_class = _Task
     error_task_class = _WireError
     parser_class = Parser
     origins = AllowedOrigins()
@@ -259,7 +276,46 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self._latest_end = 0.0
         self._quiet_end = 0.0
         self._discarded = 0
+        self.answering = False
+        """Whether a thread works on a response."""
+        self._postponed = False
+        """Whether the next request waits until the client has read of the responses before it."""
         super().__init__(*arguments, **options)
+
+    def service(self) -> None:
+        """Answer the next request, in a thread; later if too much is unread of those before."""
+        with self.requests_lock:
+            if self.connected and self._is_unread():
+                self._postponed = True
+                self.server.pull_trigger()
+                return
+        super().service()
+
+    def _is_unread(self) -> bool:
+        return bool(self.total_outbufs_len > self.adj.outbuf_high_watermark)
+
+    def _flush_outbufs_below_high_watermark(self) -> None:
+        if self.answering:
+            super()._flush_outbufs_below_high_watermark()
+
+    def _go_on(self) -> None:
+        """Have a postponed request answered if the client has read enough."""
+        with self.requests_lock:
+            if self._postponed and not self._is_unread():
+                self._postponed = False
+                self.server.add_task(self)
+
+    def handle_close(self) -> None:
+        """Close the connection, and drop the requests that no thread will come to."""
+        super().handle_close()
+        if not self._postponed:  # where there is no request, the lock may be ours already
+            return
+        with self.requests_lock:
+            if self._postponed:
+                self._postponed = False
+                for request in self.requests:
+                    request.close()
+                self.requests.clear()
 
     def received(self, data: bytes) -> bool:
         """Take in a part of a request; nothing after one that was refused."""
@@ -287,6 +343,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         """
         if self.will_close or not self.close_when_flushed:
             super().handle_write()
+            self._go_on()
             return
         self._flush_exception(self._flush_some)
         if self.will_close:

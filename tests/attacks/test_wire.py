@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import random
 import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
@@ -18,6 +20,7 @@ from support import TIMEOUT, Json, request
 LIMIT = 8 << 20
 MIB = 1 << 20
 POST = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\n"
+DOCUMENT = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\nConnection: %b\r\n\r\n"
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -35,9 +38,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
 class Connection:
     """A client that sends everything before it reads anything."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, buffer: int = 0) -> None:
+        """``buffer``: bytes that the system takes in before they are read; 0 for the usual."""
         address = urlsplit(url)
-        self.socket = socket.create_connection((address.hostname or "", address.port or 0), TIMEOUT)
+        self.socket = socket.socket()
+        self.socket.settimeout(TIMEOUT)
+        if buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        self.socket.connect((address.hostname or "", address.port or 0))
 
     def __enter__(self) -> Connection:
         return self
@@ -222,6 +230,25 @@ def test_random_changes_of_raw_requests(server: Child) -> None:
             connection.socket.shutdown(socket.SHUT_WR)
             answer = connection.socket.recv(12)
             assert answer[9:] not in (b"500", b"502", b"503"), text
+
+
+def test_clients_that_send_many_requests_and_read_nothing_hold_no_threads(
+    tmp_path: Path,
+) -> None:
+    """More such connections than the server has threads: others are served all the same, and
+    nothing is lost when they read after all."""
+    count, at_once = 24, 40
+    flags = ("--max-models", "1", "--parallel", "1", "--queue-size", "0")
+    with serving(tmp_path, *flags) as child, contextlib.ExitStack() as stack:
+        document = request(child.url, "GET", "/openapi.json").body
+        connections = [stack.enter_context(Connection(child.url, 4096)) for _ in range(count)]
+        for connection in connections:
+            connection.send(DOCUMENT % b"keep-alive" * (at_once - 1), DOCUMENT % b"close")
+        for _ in range(5):
+            assert request(child.url, "GET", "/health").status == 200
+        for connection in connections:
+            received = b"".join(iter(lambda c=connection: c.socket.recv(1 << 20), b""))
+            assert received.count(document) == at_once
 
 
 def test_nothing_of_this_is_in_the_log(server: Child) -> None:
