@@ -11,13 +11,14 @@ from collections.abc import Callable
 import falcon
 
 from offgrid.api.chat_answer import Talk, stream_answer, whole_answer
-from offgrid.api.request import liveness, read_object
+from offgrid.api.request import in_turn, liveness, read_checked
 from offgrid.api.running import Running
 from offgrid.api.schema.chat import ChatRequest, parse_chat
 from offgrid.api.sse import send_stream
 from offgrid.chat.dialect import Dialect
 from offgrid.config import Settings
 from offgrid.engine.client import EngineClient
+from offgrid.engine.limits import check_message_count
 from offgrid.engine.pool import EnginePool
 from offgrid.engine.protocol import GenerationRequest, ModelInfo, TokenQuery
 from offgrid.errors import InvalidParameter
@@ -73,7 +74,9 @@ def talk_of(info: ModelInfo, request: ChatRequest) -> Talk:
     Raises:
         InvalidParameter: the model's template does not accept the messages, or there are images
             and the model does not see.
+        ContextLengthExceeded: the conversation is too long for the context.
     """
+    check_message_count(len(request.messages), info.n_ctx, "messages")
     images = request.images()
     if images and not info.sees:
         raise InvalidParameter(
@@ -81,7 +84,9 @@ def talk_of(info: ModelInfo, request: ChatRequest) -> Talk:
             images[0][1].removesuffix(".image_url.url"),
             code="unsupported_parameter",
         )
-    return Talk(request, _dialects.of(info), images)
+    dialect = _dialects.of(info)
+    with in_turn():
+        return Talk(request, dialect, images)
 
 
 def count_tokens(
@@ -149,7 +154,7 @@ class ChatResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Check, start, and answer whole or as a stream."""
-        request = parse_chat(read_object(req, self._max_body))
+        request = read_checked(req, self._max_body, parse_chat)
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)
         talk, running = start_chat(engine, request, alive)

@@ -12,8 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-LARGE = 1 << 20
-"""Bytes of a body from which on it counts as large."""
 PAUSES = (2.0, 30.0)
 """Seconds after a large body until memory is given back, and again for requests that took longer.
 It takes milliseconds."""

@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import falcon
 
 from offgrid.api.errors import BodyTooLarge
-from offgrid.api.memory import LARGE, was_large
+from offgrid.api.memory import was_large
 from offgrid.api.schema.body import parse_object
 
 T = TypeVar("T")
 
-MAX_PARSED = 2
-"""Large bodies that are read and parsed at a time, so that not all are in memory at once. That
-takes a tenth of a second each, whatever the client does: the server has the whole body before the
-request begins."""
-_large_bodies = threading.BoundedSemaphore(MAX_PARSED)
+LARGE = 1 << 14
+"""Bytes of a body from which on it counts as large: it may hold hundreds of messages, and the work
+on it is a multiple of what others need."""
+_LEAVES_MEMORY = 1 << 16
+"""Bytes of a body from which on what it leaves behind is given back to the system."""
+AT_ONCE = 2
+"""Large bodies that are worked on at a time. With more, their threads take Python's lock in turns,
+and whoever has little to do waits for all of them; and all would be in memory at once."""
+_turns = threading.BoundedSemaphore(AT_ONCE)
+
+
+class _Served(threading.local):
+    """The request that a thread serves."""
+
+    large = False
+
+
+_served = _Served()
+
+
+@contextlib.contextmanager
+def in_turn() -> Iterator[None]:
+    """Do what takes time with the body of the request that this thread serves.
+
+    Large ones wait for each other here, and for nothing else: nobody waits for a client or a model
+    inside.
+    """
+    if not _served.large:
+        yield
+        return
+    with _turns:
+        yield
 
 
 def read_object(req: falcon.Request, limit: int) -> dict[str, Any]:
@@ -47,15 +75,16 @@ def read_checked(req: falcon.Request, limit: int, parse: Callable[[dict[str, Any
         BodyTooLarge: more than that.
         InvalidParameter: see :func:`~offgrid.api.schema.body.parse_object`, or what ``parse`` says.
     """
-    if (req.content_length or 0) > limit:
+    size = req.content_length or 0
+    _served.large = size >= LARGE
+    if size > limit:
         raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
-    if (req.content_length or 0) < LARGE:
-        return parse(_read(req, limit))
     try:
-        with _large_bodies:
+        with in_turn():
             return parse(_read(req, limit))
     finally:
-        was_large()
+        if size >= _LEAVES_MEMORY:
+            was_large()
 
 
 def _read(req: falcon.Request, limit: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import falcon
 import numpy as np
 
-from offgrid.api.request import liveness, read_object
+from offgrid.api.request import liveness, read_checked
 from offgrid.api.schema.rerank import parse_rerank
 from offgrid.config import Settings
 from offgrid.engine.embedding import embed
@@ -23,7 +23,7 @@ class RerankResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Check, score, and answer best first; of equal scores the earlier document."""
-        request = parse_rerank(read_object(req, self._max_body))
+        request = read_checked(req, self._max_body, parse_rerank)
         alive = liveness(req)
         result = embed(self._pool.engine(request.model, alive), request.embedding(), alive)
         scores = [float(np.frombuffer(vector, dtype="<f4")[0]) for vector in result.vectors]

@@ -9,7 +9,7 @@ import falcon
 import msgspec
 
 from offgrid.api.chat import count_tokens, start_chat
-from offgrid.api.request import liveness, read_object
+from offgrid.api.request import in_turn, liveness, read_checked, read_object
 from offgrid.api.response_answer import ResponseWriter
 from offgrid.api.response_history import History
 from offgrid.api.schema.chat import ChatRequest
@@ -47,10 +47,11 @@ class ResponsesResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Check, start, and answer whole or as a stream."""
-        request, given = parse_responses(read_object(req, self._max_body))
+        request, given = read_checked(req, self._max_body, parse_responses)
         inputs = self._history.resolve(given)
         items = self._history.conversation(request, inputs)
-        chat = to_chat(request, items)
+        with in_turn():
+            chat = to_chat(request, items)
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)
         try:
@@ -92,9 +93,11 @@ class ResponseTokensResource:
             body["model"] = self._pool.default_id
             if body["model"] is None:
                 raise ModelNotFound("(none)")
-        request, given = parse_responses(body)
+        with in_turn():
+            request, given = parse_responses(body)
         items = self._history.conversation(request, self._history.resolve(given))
-        chat = to_chat(request, items)
+        with in_turn():
+            chat = to_chat(request, items)
         alive = liveness(req)
         engine = self._pool.engine(request.model, alive)
         try:

@@ -11,7 +11,7 @@ import falcon
 import msgspec
 
 from offgrid.api.chat import count_tokens, talk_of
-from offgrid.api.request import liveness, read_object
+from offgrid.api.request import in_turn, liveness, read_checked, read_object
 from offgrid.api.schema.chat import parse_chat
 from offgrid.api.schema.tokens import (
     ContentRequest,
@@ -45,7 +45,7 @@ class TokenizeResource(_TokensResource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer in the form of the request."""
-        request = parse_tokenize(read_object(req, self._max_body))
+        request = read_checked(req, self._max_body, parse_tokenize)
         engine = self._engine(req, request.model)
         tokens = engine.look_up(_query(engine, request), liveness(req))
         if isinstance(request, ContentRequest):
@@ -68,7 +68,7 @@ class DetokenizeResource(_TokensResource):
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with the text, under llama-server's name and under vLLM's."""
-        request = parse_detokenize(read_object(req, self._max_body))
+        request = read_checked(req, self._max_body, parse_detokenize)
         engine = self._engine(req, request.model)
         query = TokenQuery(tokens=tuple(request.tokens), pieces=True, param="tokens")
         answer = engine.look_up(query, liveness(req))
@@ -102,7 +102,8 @@ class InputTokensResource(_TokensResource):
         body = read_object(req, self._max_body)
         if body.get("model") is None:
             body["model"] = self._pool.default_id
-        request = parse_chat(body)
+        with in_turn():
+            request = parse_chat(body)
         engine = self._engine(req, request.model)
         count = count_tokens(engine, request, "messages", liveness(req))
         resp.media = {"object": "response.input_tokens", "input_tokens": count}
@@ -128,7 +129,9 @@ def _query(engine: EngineClient, request: Tokenize) -> TokenQuery:
         body["continue_final_message"] = True
     else:
         body["add_generation_prompt"] = request.add_generation_prompt
-    talk = talk_of(engine.info, parse_chat(body))
+    with in_turn():
+        chat = parse_chat(body)
+    talk = talk_of(engine.info, chat)
     if talk.images:
         raise InvalidParameter("Images are not tokens.", talk.image_params[0])
     return TokenQuery(talk.prompt.parts, add_bos=add_bos, names=names, param="messages")

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from offgrid.engine.blame import Blame
+from offgrid.engine.limits import check_prompt_tokens
 from offgrid.engine.lookup import Lookup
 from offgrid.engine.pending import (
     POLL,
@@ -308,6 +309,9 @@ class EngineClient:
             ClientGone: ``alive`` said no.
         """
         self._check_n(request.n)
+        if request.tokens is not None and self._info is not None:
+            # The worker does so, too; but to send it a million of them takes this process time.
+            check_prompt_tokens(len(request.tokens), self._info.n_ctx, request.prompt_param)
         prompt = (request.parts, request.tokens, request.images, request.grammar)
         key = self.key_of(prompt, request.prompt_param)
         places = 0 if held else request.n

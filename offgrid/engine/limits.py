@@ -38,3 +38,27 @@ def check_prompt_size(size: int, n_ctx: int, param: str, most: int | None = None
             f"{limit}.",
             param,
         )
+
+
+def check_message_count(count: int, n_ctx: int, param: str) -> None:
+    """Refuse a conversation of more messages than the context has tokens; each takes one or more.
+
+    Raises:
+        ContextLengthExceeded: so it is.
+    """
+    if count > n_ctx:
+        raise ContextLengthExceeded(
+            f"The conversation has {count} messages; this model's context is {n_ctx} tokens.", param
+        )
+
+
+def check_prompt_tokens(count: int, n_ctx: int, param: str) -> None:
+    """Refuse a prompt of more token ids than the context has tokens, before they are looked at.
+
+    Raises:
+        ContextLengthExceeded: so it is.
+    """
+    if count > n_ctx:
+        raise ContextLengthExceeded(
+            f"This model's context is {n_ctx} tokens and the prompt has {count}.", param
+        )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from offgrid.engine.limits import check_prompt_size, prompt_limit
+from offgrid.engine.limits import check_prompt_size, check_prompt_tokens, prompt_limit
 from offgrid.engine.llama.vision import Chunk, Span, VisionError
 from offgrid.engine.protocol import GenerationRequest, Part, TokenQuery, Tokens
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
@@ -185,10 +185,7 @@ def _of_each(look_up: Callable[[int], T], tokens: tuple[int, ...]) -> tuple[T, .
 
 def _prompt_ids(model: Model, tokens: Sequence[int], param: str) -> NDArray[np.int32]:
     """Check a prompt given as ids, its length first: a request may hold millions of them."""
-    if len(tokens) > model.n_ctx:
-        raise ContextLengthExceeded(
-            f"This model's context is {model.n_ctx} tokens and the prompt has {len(tokens)}.", param
-        )
+    check_prompt_tokens(len(tokens), model.n_ctx, param)
     return _checked(model, tokens, param)
 
 

@@ -158,8 +158,34 @@ def test_only_lists_may_hold_very_many_values() -> None:
     assert len(parse_object(b'{"a":[[[' + many + b"]]]}")["a"][0][0]) == 300_000
     for raw in (b'{"a":{"b":[' + many + b"]}}", b'{"a":[[[[' + many + b"]]]]}"):
         error = refused(raw)
+        assert refused(b" \n" * 50_000 + raw).message == error.message
         assert error.code == "too_many_values"
         assert "in one field that is no list; at most 200000 are taken there" in error.message
+
+
+def test_a_large_body_that_is_no_object_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "_decoder", None)
+    error = refused(b" [" + b",".join([b"1"] * 300_000) + b"]")
+    assert error.message.endswith("the top level must be an object.")
+
+
+def test_half_a_surrogate_pair_is_looked_for_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call over the whole body would keep others waiting."""
+    searched: list[int] = []
+    pattern = body._HALF
+
+    class Counting:
+        def search(self, raw: bytes, begin: int, end: int) -> object:
+            searched.append(end - begin)
+            return pattern.search(raw, begin, end)
+
+    monkeypatch.setattr(body, "_HALF", Counting())
+    filling = b"\\ud83d\\ude00" * 40_000
+    for end in (b'\\ud83d"]}', b'\\ud83dx","b"]}'):
+        for shift in range(14):  # wherever the borders of the pieces are
+            raw = b'{"a":["' + b"x" * shift + filling + end
+            assert "half a surrogate pair" in refused(raw).message
+    assert max(searched) < 70_000
 
 
 def refused(raw: bytes) -> InvalidParameter:
@@ -328,7 +354,7 @@ class _Body:
 
 
 def test_few_large_bodies_are_read_at_a_time_and_small_ones_do_not_wait() -> None:
-    bodies = [_Body(memory.LARGE) for _ in range(request.MAX_PARSED + 1)]
+    bodies = [_Body(request.LARGE) for _ in range(request.AT_ONCE + 1)]
     threads = [
         threading.Thread(target=request.read_object, args=(body, 8 << 20), daemon=True)
         for body in bodies
@@ -337,7 +363,7 @@ def test_few_large_bodies_are_read_at_a_time_and_small_ones_do_not_wait() -> Non
         thread.start()
         assert large.reading.wait(60)
     threads[-1].start()
-    small = _Body(memory.LARGE - 1)
+    small = _Body(request.LARGE - 1)
     small.go_on.set()
     assert request.read_object(small, 8 << 20) == {}  # type: ignore[arg-type]
     assert not bodies[-1].reading.is_set()

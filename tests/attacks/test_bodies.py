@@ -75,6 +75,26 @@ def test_a_message_of_beginnings_of_control_texts(serve: Serve, models: Path) ->
     assert child.worker().pid == worker
 
 
+def test_many_bodies_of_many_small_messages(serve: Serve) -> None:
+    """None of them is large, and each message costs as much work as a short conversation."""
+    child = serve("--parallel", "2", "--queue-size", "62")
+    url = child.wait_ready()
+    worker = child.worker().pid
+    small = many(b'{"role":"user","content":""}', 4000)
+    body = b'{"model":"%b","messages":%b}' % (STARTER.encode(), small)
+    assert len(body) < 1 << 17
+    with Stream(url, "/v1/completions", endless()) as stream:
+        stream.read_some()
+        attacks = [Attack(url, CHAT, body) for _ in range(32)]
+        assert request(url, "GET", "/health").status == 200
+        stream.read_some()
+        for attack in attacks:
+            error = attack.error()
+            assert error["code"] == "context_length_exceeded"
+            assert "4000 messages" in error["message"]
+    assert child.worker().pid == worker
+
+
 def many(item: bytes, n: int) -> bytes:
     return b"[" + b",".join([item] * n) + b"]"
 

@@ -47,6 +47,9 @@ _MAX_NUMBER = 400
 _MAX_EXACT = 1 << 53
 _PLACE = re.compile(r" \(byte \d+\)$")
 _HALF = re.compile(rb'\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])[^"]{0,5}"')
+_SEARCHED = 1 << 16
+"""Bytes that an expression looks through in one call."""
+_BLANK = re.compile(rb"[ \t\r\n]*")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -128,8 +131,13 @@ _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 def _decode(text: memoryview) -> Any:
     """Parse a body; a large one field by field, so that others get their turn in between."""
-    if len(text) <= _PIECE or bytes(text[:64]).lstrip()[:1] != b"{":
+    if len(text) <= _PIECE:
         return _decoder.decode(text)
+    blank = _BLANK.match(text)
+    assert blank is not None
+    text = text[blank.end() :]
+    if bytes(text[:1]) != b"{":
+        raise _malformed("the top level must be an object")
     # That it is JSON, and where the fields are, is found without making anything of it.
     fields = _fields_decoder.decode(text)
     return {key: _piece(memoryview(value), _LEVELS) for key, value in fields.items()}
@@ -175,9 +183,15 @@ def _reason(raw: bytes, text: memoryview, counts: JsonCounts, error: Exception) 
         words = _PLACE.sub("", words)  # it may be that in a piece
     # Close to the end, where there is no room for the other half, the parser's words are others.
     missed = "truncated" in words or "hex escape" in words
-    if "surrogate" in words or (missed and _HALF.search(raw)):
+    if "surrogate" in words or (missed and _holds_half(raw)):
         return "a string holds half a surrogate pair"
     return words[:1].lower() + words[1:]
+
+
+def _holds_half(raw: bytes) -> bool:
+    """Whether some string ends with half a surrogate pair."""
+    # In pieces that overlap by more than a match has, so that others get their turn.
+    return any(_HALF.search(raw, at, at + _SEARCHED + 32) for at in range(0, len(raw), _SEARCHED))
 
 
 def _at(text: memoryview, place: int, word: str) -> bool:
