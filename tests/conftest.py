@@ -16,6 +16,7 @@ import pytest
 import source_tree  # noqa: F401 - before anything is imported from the package
 
 from offgrid.config import Settings, load_settings
+from offgrid.engine import client as client_module
 from offgrid.server import Server
 from offgrid.store.catalogue import STARTER_PATH
 
@@ -33,6 +34,12 @@ def _clean_environment() -> Iterator[None]:
     saved = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("OFFGRID_")}
     yield
     os.environ.update(saved)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The servers of this process replace a worker that has ended at once, however many did."""
+    monkeypatch.setattr(client_module, "_PAUSES", (0.0,))
 
 
 @pytest.fixture(scope="session")

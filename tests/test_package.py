@@ -109,7 +109,8 @@ def test_the_sampling_modules_are_compiled() -> None:
 # --- the source tree ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_compiled", [False, True])
+# As it is after a fresh clone, and as somebody has it who compiles in place.
+@pytest.mark.parametrize("is_compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_python_m_pytest_takes_the_package_that_can_be_imported(
     tmp_path: Path, is_compiled: bool
 ) -> None:

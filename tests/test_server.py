@@ -79,7 +79,12 @@ def stop_all_by_term(child: Child) -> None:
 
 @pytest.mark.parametrize(
     "stop",
-    [stop_by_term, stop_all_by_term, Child.interrupt],
+    [
+        # SIGTERM to the server alone: test_a_drain_ends_when_its_time_is_up.
+        pytest.param(stop_by_term, marks=pytest.mark.slow),
+        stop_all_by_term,
+        Child.interrupt,
+    ],
     ids=["SIGTERM", "SIGTERM to all", "Ctrl-C"],
 )
 def test_running_answers_finish(serve: StartServer, stop: Callable[[Child], None]) -> None:
@@ -87,8 +92,8 @@ def test_running_answers_finish(serve: StartServer, stop: Callable[[Child], None
     url = child.wait_ready()
     worker = child.worker()
     with (
-        Stream(url, TEXT, endless(max_tokens=300)) as text,
-        Stream(url, CHAT, chat_body(stream=True, ignore_eos=True, max_tokens=300)) as chat,
+        Stream(url, TEXT, endless(max_tokens=200)) as text,
+        Stream(url, CHAT, chat_body(stream=True, ignore_eos=True, max_tokens=200)) as chat,
     ):
         assert text.read_some()
         assert chat.read_some()

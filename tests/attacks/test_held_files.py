@@ -141,7 +141,7 @@ def remove(path: Path, tiny: Path) -> None:
 
 @pytest.mark.parametrize(
     ("act", "statuses"),
-    [(cut, {500}), (replace, {200}), (remove, {404})],
+    [(cut, {500}), (replace, {200}), pytest.param(remove, {404}, marks=pytest.mark.slow)],
     ids=["cut", "replaced", "removed"],
 )
 def test_a_file_that_changes_while_a_stream_is_computed(

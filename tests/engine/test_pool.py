@@ -94,7 +94,7 @@ def test_the_least_recently_used_idle_model_makes_room(make_pool: MakePool) -> N
     pool.engine("c")
     assert names(pool) == ["a", "c"]
     release = hold(pool.engine("a"))
-    pool.engine("b")
+    pool.engine("c")
     pool.engine("d")
     assert names(pool) == ["a", "d"]
     release()

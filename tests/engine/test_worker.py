@@ -24,6 +24,7 @@ from offgrid.server import Server
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 MakeServer = Callable[..., Server]
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
 class Clock:
