@@ -155,7 +155,11 @@ def test_a_source_tree_says_how_to_install(tmp_path: Path) -> None:
     assert "C compiler" in last
 
 
-@pytest.mark.parametrize("module", ["offgrid.server", "offgrid.app", "offgrid.cli"])
+# The command imports the server.
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param("offgrid.server", marks=pytest.mark.slow), "offgrid.app", "offgrid.cli"],
+)
 def test_the_server_does_not_load_llama_cpp(module: str, tmp_path: Path) -> None:
     assert importlib.util.find_spec("llama_cpp") is not None
     ended = python(f"import sys, {module}; print('llama_cpp' in sys.modules)", tmp_path)

@@ -211,7 +211,12 @@ def test_a_second_signal_ends_it_at_once(serve: StartServer) -> None:
     child.err.find("stopped without waiting")
 
 
-@pytest.mark.parametrize("stop", [stop_by_term, Child.interrupt], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "stop",
+    # Ctrl-C reaches the worker too.
+    [pytest.param(stop_by_term, marks=pytest.mark.slow), Child.interrupt],
+    ids=["SIGTERM", "Ctrl-C"],
+)
 def test_a_signal_while_the_model_loads(serve: StartServer, stop: Callable[[Child], None]) -> None:
     child = serve("--drain-timeout", "600")
     assert child.url
@@ -280,7 +285,8 @@ def serve_by_waitress(start: StartServer, models: Path) -> tuple[Child, str]:
 
 @pytest.mark.parametrize(
     ("stop", "status"),
-    [(stop_by_term, -signal.SIGTERM), (Child.interrupt, 0)],
+    # Of waitress-serve's own ends, the one that lets nothing of ours run.
+    [(stop_by_term, -signal.SIGTERM), pytest.param(Child.interrupt, 0, marks=pytest.mark.slow)],
     ids=["SIGTERM", "Ctrl-C"],
 )
 def test_waitress_serve(
