@@ -7,6 +7,7 @@ every operation, so that on a busy machine a token takes a hundred times as long
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,15 @@ hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
+
+
+def pytest_unconfigure() -> None:
+    """Close what llama_cpp opens when it is imported, and never closes: Python would complain."""
+    module = sys.modules.get("llama_cpp._utils")
+    for name in ("outnull_file", "errnull_file"):
+        file = getattr(module, name, None)
+        if file is not None:
+            file.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

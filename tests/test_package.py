@@ -133,7 +133,8 @@ def test_python_m_pytest_takes_the_package_that_can_be_imported(
         f"    assert is_here is {is_compiled}\n"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        # By another process, as all tests are: there sys.path is made anew.
+        [sys.executable, "-m", "pytest", "-q", "-n", "1", "-p", "no:cacheprovider"],
         capture_output=True,
         encoding="utf-8",
         cwd=tree,
