@@ -7,6 +7,7 @@ every operation, so that on a busy machine a token takes a hundred times as long
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 import source_tree  # noqa: F401 - before anything is imported from the package
 
 from offgrid.config import Settings, load_settings
+from offgrid.engine import client as client_module
 from offgrid.server import Server
 from offgrid.store.catalogue import STARTER_PATH
 
@@ -27,12 +29,27 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("any machine")
 
 
+def pytest_unconfigure() -> None:
+    """Close what llama_cpp opens when it is imported, and never closes: Python would complain."""
+    module = sys.modules.get("llama_cpp._utils")
+    for name in ("outnull_file", "errnull_file"):
+        file = getattr(module, name, None)
+        if file is not None:
+            file.close()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment() -> Iterator[None]:
     """No setting of the person who runs the tests takes part in them."""
     saved = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("OFFGRID_")}
     yield
     os.environ.update(saved)
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The servers of this process replace a worker that has ended at once, however many did."""
+    monkeypatch.setattr(client_module, "_PAUSES", (0.0,))
 
 
 @pytest.fixture(scope="session")

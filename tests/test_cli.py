@@ -243,6 +243,35 @@ def test_a_missing_folder_is_told(serve: Serve, models: Path) -> None:
     ],
 )
 def test_a_wrong_value_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    environ: dict[str, str],
+    named: str,
+    models: Path,
+) -> None:
+    """In this process; the next test has one of its own."""
+    module = importlib.import_module("offgrid.cli.serve")
+    monkeypatch.setattr(module, "_configure_logging", lambda level: None)
+    # If a value is taken after all, there must be no server that goes on for ever.
+    monkeypatch.setattr(module.Server, "run", lambda server, announce: server.stop())
+    arguments = ["serve", "--models-dir", str(models), *arguments]
+    environ = {"OFFGRID_PORT": "0", **environ}
+    result = CliRunner().invoke(main, arguments, env=environ)
+    assert result.exit_code == 2
+    assert isinstance(result.exception, SystemExit)
+    assert named in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "named"),
+    [
+        (["--model", "no-such-id"], {}, "--model"),
+        # A value of the wrong kind ends it earlier, in the same way.
+        pytest.param(["--port", "x"], {}, "--port", marks=pytest.mark.slow),
+        pytest.param([], {"OFFGRID_PARALEL": "4"}, "OFFGRID_PARALEL", marks=pytest.mark.slow),
+    ],
+)
+def test_a_wrong_value_ends_the_command(
     arguments: list[str], environ: dict[str, str], named: str, models: Path
 ) -> None:
     ended = run("serve", "--models-dir", str(models), *arguments, environ=environ)
@@ -263,7 +292,15 @@ def test_a_taken_port_is_told(models: Path) -> None:
     assert ended.stdout == ""
 
 
-@pytest.mark.parametrize("host", ["no-such-host.invalid", "..", "203.0.113.1"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "203.0.113.1",
+        # Names fail where they are resolved, before that.
+        "no-such-host.invalid",
+        pytest.param("..", marks=pytest.mark.slow),
+    ],
+)
 def test_an_address_of_no_interface_is_told(host: str, models: Path) -> None:
     flags = ("--host", host, "--allow-remote", "--port", "0", "--models-dir", str(models))
     ended = run("serve", *flags)
@@ -283,9 +320,11 @@ def test_list(models: Path, starter_path: Path) -> None:
     for name in ("b", "a"):
         (models / f"{name}.gguf").symlink_to(starter_path)
     (models / "notes.txt").write_text("no model")
-    ended = run("list", environ={"OFFGRID_MODELS_DIR": str(models)})
-    assert [line.split("\t")[0] for line in ended.stdout.splitlines()] == ["a", "b"]
-    as_json: dict[str, Any] = json.loads(run("list", "--json", "--models-dir", str(models)).stdout)
+    # The rest in this process.
+    listed = CliRunner().invoke(main, ["list"], env={"OFFGRID_MODELS_DIR": str(models)})
+    assert [line.split("\t")[0] for line in listed.output.splitlines()] == ["a", "b"]
+    listed = CliRunner().invoke(main, ["list", "--json", "--models-dir", str(models)])
+    as_json: dict[str, Any] = json.loads(listed.output)
     assert as_json["count"] == 2
     assert as_json["models"][1] == {"id": "b", "path": str(models / "b.gguf"), "size": size}
     wrong = run("list", "--models-dir", str(models), "--model", "c")
@@ -296,21 +335,25 @@ def test_list(models: Path, starter_path: Path) -> None:
 @pytest.mark.parametrize(
     "command", [(), (sys.executable, "-m", "offgrid")], ids=["offgrid", "python -m offgrid"]
 )
-def test_version_help_and_unknown_verbs(
+def test_version_and_unknown_verbs(
     command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Python looks for a module in the current folder first, and the source tree is not compiled.
     monkeypatch.chdir(tmp_path)
     version = run("--version", command=command)
     assert (version.returncode, version.stdout) == (0, f"offgrid, version {__version__}\n")
-    shown = run("--help", command=command)
-    assert shown.returncode == 0
-    assert shown.stdout.startswith("Usage: offgrid ")
-    assert all(verb in shown.stdout for verb in ("serve", "list"))
     unknown = run("nothing", command=command)
     assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert unknown.stderr.startswith("Usage: offgrid ")
     assert "nothing" in unknown.stderr
     assert "Traceback" not in unknown.stderr
+
+
+def test_help() -> None:
+    shown = CliRunner().invoke(main, ["--help"], prog_name="offgrid")
+    assert shown.exit_code == 0
+    assert shown.output.startswith("Usage: offgrid ")
+    assert all(verb in shown.output for verb in ("serve", "list"))
 
 
 def test_help_lists_every_setting() -> None:

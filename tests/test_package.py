@@ -109,7 +109,8 @@ def test_the_sampling_modules_are_compiled() -> None:
 # --- the source tree ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_compiled", [False, True])
+# As it is after a fresh clone, and as somebody has it who compiles in place.
+@pytest.mark.parametrize("is_compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_python_m_pytest_takes_the_package_that_can_be_imported(
     tmp_path: Path, is_compiled: bool
 ) -> None:
@@ -132,7 +133,8 @@ def test_python_m_pytest_takes_the_package_that_can_be_imported(
         f"    assert is_here is {is_compiled}\n"
     )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        # By another process, as all tests are: there sys.path is made anew.
+        [sys.executable, "-m", "pytest", "-q", "-n", "1", "-p", "no:cacheprovider"],
         capture_output=True,
         encoding="utf-8",
         cwd=tree,
@@ -154,7 +156,11 @@ def test_a_source_tree_says_how_to_install(tmp_path: Path) -> None:
     assert "C compiler" in last
 
 
-@pytest.mark.parametrize("module", ["offgrid.server", "offgrid.app", "offgrid.cli"])
+# The command imports the server.
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param("offgrid.server", marks=pytest.mark.slow), "offgrid.app", "offgrid.cli"],
+)
 def test_the_server_does_not_load_llama_cpp(module: str, tmp_path: Path) -> None:
     assert importlib.util.find_spec("llama_cpp") is not None
     ended = python(f"import sys, {module}; print('llama_cpp' in sys.modules)", tmp_path)

@@ -79,7 +79,12 @@ def stop_all_by_term(child: Child) -> None:
 
 @pytest.mark.parametrize(
     "stop",
-    [stop_by_term, stop_all_by_term, Child.interrupt],
+    [
+        # SIGTERM to the server alone: test_a_drain_ends_when_its_time_is_up.
+        pytest.param(stop_by_term, marks=pytest.mark.slow),
+        stop_all_by_term,
+        Child.interrupt,
+    ],
     ids=["SIGTERM", "SIGTERM to all", "Ctrl-C"],
 )
 def test_running_answers_finish(serve: StartServer, stop: Callable[[Child], None]) -> None:
@@ -87,8 +92,8 @@ def test_running_answers_finish(serve: StartServer, stop: Callable[[Child], None
     url = child.wait_ready()
     worker = child.worker()
     with (
-        Stream(url, TEXT, endless(max_tokens=300)) as text,
-        Stream(url, CHAT, chat_body(stream=True, ignore_eos=True, max_tokens=300)) as chat,
+        Stream(url, TEXT, endless(max_tokens=200)) as text,
+        Stream(url, CHAT, chat_body(stream=True, ignore_eos=True, max_tokens=200)) as chat,
     ):
         assert text.read_some()
         assert chat.read_some()
@@ -141,7 +146,10 @@ def test_stop_leaves_no_thread(make_server: Callable[..., Server]) -> None:
     eventually(lambda: not any(thread.is_alive() for thread in started), "no thread is left")
 
 
-@pytest.mark.parametrize("stuck", [False, True], ids=["at work", "stuck"])
+# Who ends a worker that is stuck ends one that would listen, too.
+@pytest.mark.parametrize(
+    "stuck", [pytest.param(False, marks=pytest.mark.slow), True], ids=["at work", "stuck"]
+)
 def test_a_drain_ends_when_its_time_is_up(serve: StartServer, stuck: bool) -> None:
     child = serve(OFFGRID_DRAIN_TIMEOUT="0.2" if stuck else "0")
     url = child.wait_ready()
@@ -206,7 +214,12 @@ def test_a_second_signal_ends_it_at_once(serve: StartServer) -> None:
     child.err.find("stopped without waiting")
 
 
-@pytest.mark.parametrize("stop", [stop_by_term, Child.interrupt], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "stop",
+    # Ctrl-C reaches the worker too.
+    [pytest.param(stop_by_term, marks=pytest.mark.slow), Child.interrupt],
+    ids=["SIGTERM", "Ctrl-C"],
+)
 def test_a_signal_while_the_model_loads(serve: StartServer, stop: Callable[[Child], None]) -> None:
     child = serve("--drain-timeout", "600")
     assert child.url
@@ -275,7 +288,8 @@ def serve_by_waitress(start: StartServer, models: Path) -> tuple[Child, str]:
 
 @pytest.mark.parametrize(
     ("stop", "status"),
-    [(stop_by_term, -signal.SIGTERM), (Child.interrupt, 0)],
+    # Of waitress-serve's own ends, the one that lets nothing of ours run.
+    [(stop_by_term, -signal.SIGTERM), pytest.param(Child.interrupt, 0, marks=pytest.mark.slow)],
     ids=["SIGTERM", "Ctrl-C"],
 )
 def test_waitress_serve(

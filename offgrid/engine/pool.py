@@ -423,7 +423,8 @@ class EnginePool:
                 return
             self._examination = examination
         refusal = examination.run()
-        if refusal is None:
+        # A server that stops has ended it: that says nothing about the file.
+        if refusal is None or self._draining:
             return
         message = f"The model {entry.id} cannot be loaded: {refusal.message}"
         failure = LoadFailure(message, refusal.lasting)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,22 @@ from changed_models import BEGINS, FILL_IN, with_metadata
 from openai import OpenAI
 from support import Stream, request, text_of
 
+from offgrid.config import load_settings
 from offgrid.server import Server
 
 TEXT = "/v1/completions"
 
 
-@pytest.fixture
-def base_url(make_server: Callable[..., Server], tmp_path: Path, starter_path: Path) -> str:
-    with_metadata(starter_path, tmp_path / "changed.gguf", FILL_IN | BEGINS)
-    return make_server(default_model="changed", parallel=2).url
+@pytest.fixture(scope="module")
+def base_url(tmp_path_factory: pytest.TempPathFactory, starter_path: Path) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("changed")
+    with_metadata(starter_path, folder / "changed.gguf", FILL_IN | BEGINS)
+    files = {"models_dir": folder, "responses_file": folder / "responses.sqlite3"}
+    model = {"default_model": "changed", "parallel": 2, "threads": 1}
+    server = Server(load_settings({"port": 0, **files, **model}, environ={}))
+    server.start()
+    yield server.url
+    server.stop()
 
 
 def post(base_url: str, path: str, **body: Any) -> Any:

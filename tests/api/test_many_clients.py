@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from support import (
     STARTER,
     Response,
@@ -115,7 +116,7 @@ def test_who_waits_too_long_is_told_so(make_server: MakeServer) -> None:
 def test_who_leaves_in_prefill_makes_room(make_server: MakeServer) -> None:
     server = make_server(parallel=1, batch_size=32)
     engine = engine_of(server)
-    for _ in range(5):
+    for _ in range(3):
         # The headers come when the prompt is accepted, before its 60 batches are computed.
         stream = Stream(server.url, CHAT, chat_body("once upon a time " * 400, stream=True))
         assert stream.response.status == 200
@@ -135,9 +136,12 @@ def test_a_whole_answer_is_given_up_when_its_client_leaves(make_server: MakeServ
     eventually(lambda: engine.in_flight == 0, "it is given up")
 
 
+@pytest.mark.slow
 def test_an_idle_model_makes_room_for_another(
     make_server: MakeServer, starter_path: Any, tmp_path: Any
 ) -> None:
+    """The default run has two models in turns (tests/attacks/test_models.py), and the order in
+    which they make room (tests/engine/test_pool.py)."""
     for name in ("a", "b/c"):
         target = tmp_path / f"{name}.gguf"
         target.parent.mkdir(exist_ok=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from support import STARTER, Stream, chat_body, endless, eventually, request, together
 
+from offgrid.config import load_settings
 from offgrid.engine.client import EngineClient
 from offgrid.server import Server
 
@@ -21,10 +22,19 @@ NAMES = "otter fox lamp river bird tree stone boat cloud house road".split()
 PROMPTS = [f"Once upon a time there was a {name}" for name in NAMES]
 
 
-@pytest.fixture
-def small(make_server: Callable[..., Server]) -> Server:
-    """Four places in all, for eleven prompts; a list leaves two of them to others."""
-    return make_server(**PLACES)
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Four places in all, for eleven prompts; a list leaves two of them to others.
+
+    Every test gives back the places that it has taken.
+    """
+    folder = tmp_path_factory.mktemp("small")
+    files = {"models_dir": folder, "responses_file": folder / "responses.sqlite3"}
+    server = Server(load_settings({"port": 0, "threads": 1, **files, **PLACES}, environ={}))
+    server.start()
+    yield server
+    assert engine_of(server).in_flight == 0
+    server.stop()
 
 
 def engine_of(server: Server) -> EngineClient:
@@ -126,8 +136,8 @@ def test_beside_others(small: Server) -> None:
 
 def test_prompts_of_a_list_may_wait_for_each_other(make_server: Callable[..., Server]) -> None:
     server = make_server(parallel=1, queue_timeout=0.2)
-    answer = whole(server, PROMPTS[:3], max_tokens=400, ignore_eos=True)
-    assert answer["usage"]["completion_tokens"] == 1200
+    answer = whole(server, PROMPTS[:3], max_tokens=300, ignore_eos=True)
+    assert answer["usage"]["completion_tokens"] == 900
 
 
 def test_others_beside_a_list(make_server: Callable[..., Server]) -> None:
@@ -194,6 +204,7 @@ def test_a_prompt_that_is_refused_fails_the_request(small: Server) -> None:
         eventually(lambda: engine.in_flight == 0, "the others are cancelled")
 
 
+@pytest.mark.usefixtures("no_pauses")
 def test_a_worker_that_dies_fails_the_request(small: Server) -> None:
     engine = engine_of(small)
     with Stream(small.url, TEXT, body(PROMPTS, max_tokens=400, ignore_eos=True, stream=True)) as s:

@@ -330,12 +330,13 @@ def responses(body: dict[str, Any]) -> None:
         "responses",
     ],
 )
+@pytest.mark.parametrize("examples", [60, pytest.param(1000, marks=pytest.mark.slow)])
 def test_the_document_is_not_stricter_than_the_server(
-    path: str, parse: Callable[[dict[str, Any]], Any], required: dict[str, Any]
+    path: str, parse: Callable[[dict[str, Any]], Any], required: dict[str, Any], examples: int
 ) -> None:
     fields = SCHEMAS.fields("post", path, {"model", *required})
 
-    @settings(max_examples=250, deadline=None, derandomize=True)
+    @settings(max_examples=examples, deadline=None, derandomize=True)
     @given(st.sampled_from(fields), VALUES)
     def check(field: str, value: Any) -> None:
         agree(path, parse, {"model": "m", **required, field: value})

@@ -139,7 +139,9 @@ def test_stored_items_can_be_referred_to(client: OpenAI, base_url: str) -> None:
     assert answer.json["error"]["param"] == "input[0].id"
 
 
+@pytest.mark.slow
 def test_a_restart_keeps_them(make_server: Callable[..., Server]) -> None:
+    """The default run has a server that is killed instead (tests/attacks/test_held_life.py)."""
     first = make_server()
     response = ask(first.url, "My name is Ada.")
     first.stop()

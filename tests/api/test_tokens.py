@@ -163,6 +163,7 @@ def test_answered_while_every_slot_is_busy(make_server: Callable[..., Server]) -
             assert post(server.url, "/tokenize", content="Once")["tokens"]
 
 
+@pytest.mark.usefixtures("no_pauses")
 def test_a_worker_that_dies_over_a_question(starter_path: Path) -> None:
     client = EngineClient(
         Load(str(starter_path), parallel=1, threads=1),

@@ -12,7 +12,7 @@ from transcripts import FOLDER, GROUPS, Group, mask, transcript
 from offgrid.server import Server
 
 SHARED = [(group, name) for group in GROUPS if group.flags is None for name in group.cases]
-OWN = [(group, name) for group in GROUPS if group.flags is not None for name in group.cases]
+OWN = [group for group in GROUPS if group.flags is not None]
 
 
 def recorded(name: str) -> str:
@@ -24,18 +24,18 @@ def test_streams(server: Server, group: Group, name: str) -> None:
     assert transcript(server, group, name) == recorded(name)
 
 
-@pytest.mark.parametrize(("group", "name"), OWN, ids=[name for _, name in OWN])
+@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize("group", OWN, ids=lambda group: next(iter(group.cases)))
 def test_streams_of_other_servers(
-    make_server: Callable[..., Server],
-    starter_path: Path,
-    tmp_path: Path,
-    group: Group,
-    name: str,
+    make_server: Callable[..., Server], starter_path: Path, tmp_path: Path, group: Group
 ) -> None:
+    """One server for all streams of a group."""
     if group.template is not None:
         with_template(starter_path, tmp_path / starter_path.name, group.template)
     server = make_server(**(group.flags or {}))
-    assert transcript(server, group, name) == recorded(name)
+    assert {name: transcript(server, group, name) for name in group.cases} == {
+        name: recorded(name) for name in group.cases
+    }
 
 
 def test_nothing_recorded_is_left_over() -> None:

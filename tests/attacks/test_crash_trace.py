@@ -34,7 +34,9 @@ def test_a_server_that_crashes_leaves_a_trace_and_no_worker(serve: Serve) -> Non
     crash(child)
 
 
+@pytest.mark.slow
 def test_so_it_does_under_waitress_serve(tmp_path: Path) -> None:
+    """The default run has it under ``offgrid serve``."""
     child = Child(
         program("waitress-serve"), "--listen=127.0.0.1:0", "--call", "offgrid.app:create_app",
         cwd=tmp_path, OFFGRID_MODELS_DIR=str(tmp_path),
@@ -46,7 +48,15 @@ def test_so_it_does_under_waitress_serve(tmp_path: Path) -> None:
         child.end()
 
 
-@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGABRT,
+        # test_workers.py sends it to the worker of a server.
+        pytest.param(signal.SIGSEGV, marks=pytest.mark.slow),
+    ],
+    ids=lambda number: number.name,
+)
 def test_a_worker_that_crashes_leaves_a_trace(number: signal.Signals, tmp_path: Path) -> None:
     """SIGABRT is what assertions of llama.cpp end in."""
     worker = subprocess.Popen(

@@ -22,7 +22,7 @@ MANY_REFERENCES = {
     "type": "object",
     "$ref": "#/$defs/0",
     "$defs": {
-        str(i): {"allOf": [{"$ref": f"#/$defs/{j}"} for j in range(i + 1, 140)]} for i in range(140)
+        str(i): {"allOf": [{"$ref": f"#/$defs/{j}"} for j in range(i + 1, 90)]} for i in range(90)
     },
 }
 NO_SUCH_ITEM = {"anyOf": [{"type": "object"}], "$ref": "#/anyOf/" + "9" * 5_000}

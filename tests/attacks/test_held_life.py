@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from processes import Child, all_gone
 from support import STARTER, request
 
@@ -54,8 +55,12 @@ def test_answers_that_were_acknowledged_survive_a_kill(serve: Serve) -> None:
     keep(url, "goes on", previous_response_id=ids[-1])
 
 
+@pytest.mark.slow
 def test_a_responses_file_of_garbage_is_set_aside(serve: Serve, tmp_path: Path) -> None:
-    """It was garbage at the start, and becomes it again while it is used."""
+    """It was garbage at the start, and becomes it again while it is used.
+
+    The default run has damaged files without a server, in ``tests/store/test_responses.py``.
+    """
     path = tmp_path / "responses.sqlite3"
     garbage = b"SQLite format 3\0" + b"\xa5" * 8000
     path.write_bytes(garbage)

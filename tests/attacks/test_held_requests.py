@@ -165,12 +165,12 @@ def change_requests(server: Child, count: int, seed: int) -> None:
 
 
 def test_random_changes_of_valid_requests(server: Child) -> None:
-    change_requests(server, 150, seed=1)
+    change_requests(server, 80, seed=1)
 
 
 @pytest.mark.slow
 def test_many_random_changes_of_valid_requests(server: Child) -> None:
-    """The default run has 150 of them."""
+    """The default run has 80 of them."""
     change_requests(server, 1500, seed=2)
 
 
@@ -210,12 +210,12 @@ def change_bytes(server: Child, count: int, seed: int) -> None:
 
 
 def test_random_changes_of_the_bytes_of_http(server: Child) -> None:
-    change_bytes(server, 150, seed=3)
+    change_bytes(server, 50, seed=3)
 
 
 @pytest.mark.slow
 def test_many_random_changes_of_the_bytes_of_http(server: Child) -> None:
-    """The default run has 150 of them."""
+    """The default run has 50 of them."""
     change_bytes(server, 1500, seed=4)
 
 

@@ -34,10 +34,15 @@ def link(tiny: Path, models: Path, names: str) -> None:
         (models / f"{name}.gguf").symlink_to(tiny)
 
 
+@pytest.mark.slow
 def test_more_models_at_the_same_time_than_may_be_loaded(
     serve: Serve, models: Path, tiny: Path
 ) -> None:
-    """Six of them, with three allowed: each is loaded in its turn, and nobody is refused."""
+    """Six of them, with three allowed: each is loaded in its turn, and nobody is refused.
+
+    The default run has two in turns with room for one, and the order of loads in
+    ``tests/engine/test_pool.py``.
+    """
     link(tiny, models, "abcdef")
     child = serve("--max-models", "3", "--ctx-size", "64", "--threads", "1")
     url = child.wait_ready()
@@ -58,11 +63,15 @@ def test_two_models_in_turns_with_room_for_one(serve: Serve, models: Path, tiny:
     assert together([lambda: client("a"), lambda: client("b")]) == [[200, 200], [200, 200]]
 
 
+@pytest.mark.slow
 def test_a_busy_model_is_left_to_its_stream_and_then_makes_room(
     serve: Serve, models: Path, tiny: Path
 ) -> None:
     """Without an end to the requests for one model, another one would never be loaded: newcomers
-    wait behind the load."""
+    wait behind the load.
+
+    The default run has the same without HTTP, in ``tests/engine/test_pool.py``.
+    """
     link(tiny, models, "ab")
     child = serve("--max-models", "1", "--threads", "1")
     url = child.wait_ready()
@@ -126,8 +135,13 @@ def replace_in_place(path: Path, tiny: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
+@pytest.mark.slow
 def test_a_file_that_is_replaced_while_it_is_served(serve: Serve, models: Path, tiny: Path) -> None:
-    """It is loaded again between two requests, also when there is always one: newcomers wait."""
+    """It is loaded again between two requests, also when there is always one: newcomers wait.
+
+    The default run has a file that is replaced while one stream is computed, in
+    ``test_held_files.py``.
+    """
     shutil.copy(tiny, models / "a.gguf")
     child = serve("--max-models", "1", "--threads", "1")
     url = child.wait_ready()

@@ -10,9 +10,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from click.testing import CliRunner
 from processes import Child, program, serving
 from support import TIMEOUT, chat_body, eventually, request
 
+from offgrid.cli import main
 from offgrid.store.catalogue import STARTER_PATH
 
 if sys.platform == "win32":
@@ -92,13 +94,14 @@ def test_the_log_in_a_terminal(models: Path, tmp_path: Path) -> None:
 
 def run(*arguments: str) -> str:
     """What a command prints, all of it."""
-    command = [program("offgrid"), *arguments]
-    ended = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=TIMEOUT)
-    return ended.stdout + ended.stderr
+    return CliRunner().invoke(main, arguments).output
 
 
 def test_the_list(models: Path) -> None:
-    printed = run("list", "--models-dir", str(models))
+    """As a process of its own; the others run in this one."""
+    command = [program("offgrid"), "list", "--models-dir", str(models)]
+    ended = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=TIMEOUT)
+    printed = ended.stdout + ended.stderr
     check(printed)
     assert printed.count("\n") == len(NAMES) + 1
     listed = json.loads(run("list", "--json", "--models-dir", str(models)))["models"]

@@ -10,29 +10,48 @@ from collections.abc import Callable
 
 import pytest
 from processes import Child, all_gone
-from support import STARTER, Response, Stream, chat_body, endless, eventually, request, together
+from support import (
+    STARTER,
+    Json,
+    Response,
+    Stream,
+    chat_body,
+    endless,
+    eventually,
+    request,
+    together,
+)
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 Serve = Callable[..., Child]
 
 
-def test_a_worker_killed_while_idle(serve: Serve) -> None:
-    """The next request is answered by a new one, whole or as a stream."""
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (CHAT, chat_body(max_tokens=2)),
+        # tests/api/test_tokens.py has it, with a server of the tests' own process.
+        pytest.param("/tokenize", {"content": "Once"}, marks=pytest.mark.slow),
+    ],
+    ids=["chat", "tokenize"],
+)
+def test_a_worker_killed_while_idle(serve: Serve, path: str, body: Json) -> None:
+    """The next request is answered by a new one."""
     child = serve()
     url = child.wait_ready()
-    for path, body in (
-        (CHAT, chat_body(max_tokens=2)),
-        ("/tokenize", {"content": "Once"}),
-    ):
-        worker = child.worker()
-        worker.kill()
-        assert request(url, "POST", path, body).status == 200
-        assert child.worker() != worker
+    worker = child.worker()
+    worker.kill()
+    assert request(url, "POST", path, body).status == 200
+    assert child.worker() != worker
 
 
+@pytest.mark.slow
 def test_a_stream_that_waits_outlives_the_worker(serve: Serve) -> None:
-    """Its client has read the head of the answer and the first frame; it never knows."""
+    """Its client has read the head of the answer and the first frame; it never knows.
+
+    The default run has it without HTTP, in ``tests/engine/test_worker.py``.
+    """
     child = serve("--parallel", "1")
     url = child.wait_ready()
     worker = child.worker()

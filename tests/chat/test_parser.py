@@ -181,20 +181,50 @@ def cut(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> list[str]:
 
 @by_format
 @given(data=st.data(), thinking=st.booleans())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_it_reads_what_the_naive_reader_reads(
     tools: ToolFormat, data: st.DataObject, thinking: bool
 ) -> None:
+    beside_the_naive_reader(tools, data, thinking)
+
+
+@pytest.mark.slow
+@by_format
+@given(data=st.data(), thinking=st.booleans())
+@settings(max_examples=1500, deadline=None)
+def test_it_reads_what_the_naive_reader_reads_at_length(
+    tools: ToolFormat, data: st.DataObject, thinking: bool
+) -> None:
+    """The default run has 80 answers of each format."""
+    beside_the_naive_reader(tools, data, thinking)
+
+
+def beside_the_naive_reader(tools: ToolFormat, data: st.DataObject, thinking: bool) -> None:
     pieces = data.draw(cut(fragments(tools)))
     assert parse(pieces, tools, thinking=thinking) == naive("".join(pieces), tools, thinking)
 
 
 @by_format
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_with_a_grammar_it_is_the_same_however_it_is_cut(
     tools: ToolFormat, data: st.DataObject
 ) -> None:
+    cut_with_a_grammar(tools, data)
+
+
+@pytest.mark.slow
+@by_format
+@given(data=st.data())
+@settings(max_examples=1000, deadline=None)
+def test_with_a_grammar_it_is_the_same_however_it_is_cut_at_length(
+    tools: ToolFormat, data: st.DataObject
+) -> None:
+    """The default run has 50 answers of each format."""
+    cut_with_a_grammar(tools, data)
+
+
+def cut_with_a_grammar(tools: ToolFormat, data: st.DataObject) -> None:
     pieces = data.draw(cut(fragments(tools)))
     text = "".join(pieces)
     cut_up = parse(pieces, tools, constrained=True)

@@ -255,10 +255,26 @@ TRIMMED = """\
 """
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(contents=st.lists(TEXTS, min_size=1, max_size=4), tool=TEXTS)
 @example(contents=["<|im_", "end|>"], tool="<")
 def test_parts_are_the_plain_rendering_and_only_the_scaffold_is_special(
+    starter: ChatTemplate, model: Model, contents: list[str], tool: str
+) -> None:
+    compare_with_plain_rendering(starter, model, contents, tool)
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=500)
+@given(contents=st.lists(TEXTS, min_size=1, max_size=4), tool=TEXTS)
+def test_parts_are_the_plain_rendering_at_length(
+    starter: ChatTemplate, model: Model, contents: list[str], tool: str
+) -> None:
+    """The default run has 30 examples."""
+    compare_with_plain_rendering(starter, model, contents, tool)
+
+
+def compare_with_plain_rendering(
     starter: ChatTemplate, model: Model, contents: list[str], tool: str
 ) -> None:
     roles = ["system", "user", "assistant", "user"]

@@ -27,7 +27,11 @@ ANSWER = 40
 """Tokens: more than the window."""
 
 
-@pytest.fixture(scope="module", params=CAN_CUT)
+# jamba has a layer of each kind that llama and mamba have.
+@pytest.fixture(
+    scope="module",
+    params=["llama", "mamba", pytest.param("jamba", marks=pytest.mark.slow), "gemma3"],
+)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = make(request.param, tmp_path_factory.mktemp("models"))
     model = Model(Load(str(path), ctx_size=768, parallel=4, batch_size=64, threads=1))

@@ -140,8 +140,21 @@ def test_gbnf_beside_the_naive_search(
     grammars: Grammars, model: Model, pieces: list[bytes]
 ) -> None:
     """Without recursion a GBNF grammar means exactly its language."""
+    assert search_finite_gbnf(grammars, model, pieces, range(30)) > 15
+
+
+@pytest.mark.slow
+def test_hundreds_of_gbnf_grammars_beside_the_naive_search(
+    grammars: Grammars, model: Model, pieces: list[bytes]
+) -> None:
+    """The default run has 30 of them."""
+    assert search_finite_gbnf(grammars, model, pieces, range(30, 400)) > 200
+
+
+def search_finite_gbnf(grammars: Grammars, model: Model, pieces: list[bytes], seeds: range) -> int:
+    """Compare random grammars with their languages; return how many are small enough for that."""
     tried = 0
-    for seed in range(60):
+    for seed in seeds:
         rng = random.Random(seed)
         source, language = finite_gbnf(rng, 3)
         other, also = finite_gbnf(rng, 1)
@@ -151,7 +164,7 @@ def test_gbnf_beside_the_naive_search(
         rules = f"root ::= one two # comment\none ::= {source}\n\ntwo ::=\n  {other}\n  | {other}\n"
         words = {(a + b).encode() for a, b in product(language, also)}
         walk(make(grammars, "gbnf", rules), model, pieces, words, rng)
-    assert tried > 30
+    return tried
 
 
 JSON_GBNF = r"""
@@ -373,13 +386,14 @@ def odd_answers(grammars: Grammars, pieces: list[bytes], seeds: range) -> tuple[
 
 
 def test_odd_schemas_are_kept_or_refused(grammars: Grammars, pieces: list[bytes]) -> None:
-    complete, refused = odd_answers(grammars, pieces, range(120))
-    assert complete > 250
-    assert 10 < refused < 60
+    complete, refused = odd_answers(grammars, pieces, range(60))
+    assert complete > 120
+    assert 5 < refused < 30
 
 
 @pytest.mark.slow
 def test_thousands_of_odd_schemas(grammars: Grammars, pieces: list[bytes]) -> None:
+    """The default run has 60 of them."""
     odd_answers(grammars, pieces, range(1_000, 4_000))
 
 
@@ -417,8 +431,8 @@ HOSTILE: dict[str, tuple[str, Any]] = {
     "many rules": ("lark", 'start: x{1000000}\nx: y{1000}\ny: "a" | z\nz: "b" z'),
     "remainders": ("json_schema", {"type": "integer", "multipleOf": 99_999_999}),
     "many multiples": ("json_schema", {"properties": {f"p{i}": {"multipleOf": 9_973, "minimum": i}
-                                                      for i in range(3_000)},
-                                       "required": [f"p{i}" for i in range(3_000)]}),
+                                                      for i in range(600)},
+                                       "required": [f"p{i}" for i in range(600)]}),
     "patterns": ("json_schema", {"allOf": [{"type": "string", "pattern": f"a{i}"}
                                            for i in range(40)]}),
     "patterns of a property": ("json_schema", {"allOf": [

@@ -178,8 +178,8 @@ def step(number: int) -> dict[str, Any]:
 
 
 TANGLED = {
-    "each refers to all others": references(140, lambda i: {
-        "allOf": [{"$ref": f"#/$defs/{j}"} for j in range(i + 1, 140)]}),
+    "each refers to all others": references(80, lambda i: {
+        "allOf": [{"$ref": f"#/$defs/{j}"} for j in range(i + 1, 80)]}),
     "each may be two others": references(450, lambda i: {
         "anyOf": [{"$ref": f"#/$defs/{(i + k) % 450}"} for k in (1, 7)]}),
     "a ring": references(400, lambda i: step((i + 1) % 400)),
@@ -187,14 +187,14 @@ TANGLED = {
         **objects(400, properties={f"p{i}": {"$ref": f"#/$defs/{i}"} for i in range(400)}),
         "$defs": {"0": {}, **{str(i): step(i - 1) for i in range(1, 400)}}},
     "alternatives of which many are needed": objects(900, allOf=[
-        {"anyOf": [{"required": [f"p{i}"]} for i in range(400)]}] * 10),
+        {"anyOf": [{"required": [f"p{i}"]} for i in range(400)]}] * 4),
     "many names and many parts": objects(2_000, allOf=[{}] * 2_000),
     "many names and many alternatives": objects(2_000, anyOf=[
         {"type": "object", "additionalProperties": False}] * 900),
     "the same large part again and again": {
         "anyOf": [{"allOf": [{"$ref": "#/$defs/0"}, {"type": "object"}]}] * 400,
         "$defs": {"0": objects(400, properties={f"p{i}": {"type": "null"} for i in range(400)})}},
-    "many items": {"type": "array", "minItems": 10**9, "prefixItems": [{"type": "null"}] * 4_000},
+    "many items": {"type": "array", "minItems": 10**9, "prefixItems": [{"type": "null"}] * 1_000},
     "many levels, each referred to": {
         "$defs": {str(i): {"$ref": "#/x" + "/items" * i} for i in range(100)},
         "x": json.loads('{"items":' * 100 + json.dumps(
@@ -241,13 +241,14 @@ def test_a_pattern_is_searched_once() -> None:
     assert pattern.searched <= len(pattern)
 
 
-@pytest.mark.parametrize("seed", range(0, 600, 100))
-def test_what_ends_is_what_the_definition_says(seed: int) -> None:
-    compare_with_definition(range(seed, seed + 100))
+def test_what_ends_is_what_the_definition_says() -> None:
+    compare_with_definition(range(120))
 
 
 @pytest.mark.slow
 def test_what_ends_in_many_schemas() -> None:
+    """The default run has 120 of them."""
+    compare_with_definition(range(120, 600))
     compare_with_definition(range(10_000, 60_000))
 
 

@@ -16,9 +16,10 @@ from tiny_models import make
 
 from offgrid.config import load_settings
 from offgrid.engine.client import EngineClient, LoadFailure
+from offgrid.engine.examination import Examination
 from offgrid.engine.pending import ClientGone
 from offgrid.engine.pool import EnginePool
-from offgrid.engine.protocol import GenerationRequest, Part
+from offgrid.engine.protocol import GenerationRequest, LoadFailed, Part
 from offgrid.errors import ModelLoadFailed, Overloaded
 from offgrid.store.catalogue import Catalogue
 
@@ -94,7 +95,7 @@ def test_the_least_recently_used_idle_model_makes_room(make_pool: MakePool) -> N
     pool.engine("c")
     assert names(pool) == ["a", "c"]
     release = hold(pool.engine("a"))
-    pool.engine("b")
+    pool.engine("c")
     pool.engine("d")
     assert names(pool) == ["a", "d"]
     release()
@@ -203,6 +204,28 @@ def test_stopping_is_said_when_the_server_stops(make_pool: MakePool) -> None:
     assert waiting.error.code == "server_shutting_down"
     with pytest.raises(Overloaded, match="The server is stopping"):
         pool.engine("a")
+
+
+def test_a_look_at_a_file_that_ends_with_the_server_is_no_fault_of_the_file(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(max_models=1)
+    hold(pool.engine("a"))
+    run = Examination.run
+
+    def stopped(self: Examination) -> LoadFailed | None:
+        pool.drain()
+        refusal = run(self)
+        assert refusal is not None
+        return refusal
+
+    monkeypatch.setattr(Examination, "run", stopped)
+    with pytest.raises(Overloaded, match="The server is stopping"):
+        pool.engine("b")
+    loader = pool._loader
+    assert loader is not None
+    loader.join(60)
+    assert not pool._failed
 
 
 def test_a_load_that_fails_after_all_is_not_tried_at_the_cost_of_others(

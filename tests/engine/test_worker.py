@@ -24,6 +24,7 @@ from offgrid.server import Server
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 MakeServer = Callable[..., Server]
+pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
 class Clock:
@@ -333,7 +334,10 @@ def test_no_command_gets_ahead_of_what_to_load(
         client.close()
 
 
-@pytest.mark.parametrize("keep", [4, 100, 20_000, 1_000_000])
+# tests/attacks/test_held_files.py cuts more of them.
+@pytest.mark.parametrize(
+    "keep", [pytest.param(n, marks=pytest.mark.slow) for n in (4, 100, 1_000_000)] + [20_000]
+)
 def test_a_file_that_is_cut_short(make_server: MakeServer, starter_path: Path, tmp_path: Path,
                                   keep: int) -> None:  # fmt: skip
     (tmp_path / "short.gguf").write_bytes(starter_path.read_bytes()[:keep])

@@ -28,9 +28,21 @@ def lowered(tokens: list[int], n: int = 8, generated: int = 0, **fields) -> dict
     return {token: best - lp for token, lp in result.top_logprobs if best - lp > 1e-6}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_the_penalty_of_every_token(data):
+    compare_penalties(data)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None)
+@given(st.data())
+def test_the_penalty_of_every_token_at_length(data):
+    """The default run has 100 examples."""
+    compare_penalties(data)
+
+
+def compare_penalties(data):
     tokens = data.draw(st.lists(st.integers(0, FEW - 1), max_size=40))
     strategies = {**dry_fields(FEW), "dry_multiplier": st.sampled_from([0.05, 0.5])}
     params = data.draw(chosen_from(strategies, 5, dry_multiplier=0.25))

@@ -23,7 +23,7 @@ def control_and_text(most: int = 40) -> st.SearchStrategy[tuple[list[str], str]]
     return LETTERS.flatmap(of)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=130, deadline=None)
 @given(control_and_text())
 @example((["<|a|>", "a"], "<|a|><|a|>"))
 @example((["aaaa", "aa", "a"], "aaaaaaa"))
@@ -31,7 +31,18 @@ def control_and_text(most: int = 40) -> st.SearchStrategy[tuple[list[str], str]]
 @example((["xay", "zabq"], "a"))
 @example(([], "<"))
 def test_marks_are_those_of_the_regular_expressions(case: tuple[list[str], str]) -> None:
-    control, text = case
+    compare_marks(*case)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None)
+@given(control_and_text())
+def test_marks_are_those_of_the_regular_expressions_at_length(case: tuple[list[str], str]) -> None:
+    """The default run has 130 examples."""
+    compare_marks(*case)
+
+
+def compare_marks(control: list[str], text: str) -> None:
     texts, reference = TextSet(control), ReferenceScaffold(control)
     marked, whole = texts.mark(text, MARK)
     assert (marked, whole) == reference.mark(text, MARK)
@@ -45,12 +56,25 @@ def test_marks_are_those_of_the_regular_expressions(case: tuple[list[str], str])
             assert pieces == reference.split(rendered, MARK)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=130, deadline=None)
 @given(control_and_text(), st.lists(st.integers(0, 40), max_size=6))
 def test_pieces_are_those_of_the_regular_expressions(
     case: tuple[list[str], str], marks: list[int]
 ) -> None:
-    control, text = case
+    compare_pieces(*case, marks)
+
+
+@pytest.mark.slow
+@settings(max_examples=2000, deadline=None)
+@given(control_and_text(), st.lists(st.integers(0, 40), max_size=6))
+def test_pieces_are_those_of_the_regular_expressions_at_length(
+    case: tuple[list[str], str], marks: list[int]
+) -> None:
+    """The default run has 130 examples."""
+    compare_pieces(*case, marks)
+
+
+def compare_pieces(control: list[str], text: str, marks: list[int]) -> None:
     for place in marks:
         text = text[:place] + MARK + text[place:]
     pieces = TextSet(control).split(text, MARK, 100)

@@ -65,7 +65,7 @@ def same_bits(data):
     all_the_same(row, params, mask=mask, ends=[0, n - 1])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_same_bits_for_all_parameters(data):
     same_bits(data)
@@ -75,7 +75,7 @@ def test_same_bits_for_all_parameters(data):
 @settings(max_examples=1000, deadline=None)
 @given(st.data())
 def test_same_bits_for_all_parameters_at_length(data):
-    """The default run has 60 examples."""
+    """The default run has 30 examples."""
     same_bits(data)
 
 

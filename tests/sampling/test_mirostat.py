@@ -29,9 +29,22 @@ def mirostat_params(n: int, version: int):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_draws_and_mu_follow_the_paper(version, data):
+    compare_with_the_paper(version, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [1, 2])
+@settings(max_examples=1000, deadline=None)
+@given(data=st.data())
+def test_draws_and_mu_follow_the_paper_at_length(version, data):
+    """The default run has 50 examples of each version."""
+    compare_with_the_paper(version, data)
+
+
+def compare_with_the_paper(version, data):
     row = data.draw(rows())
     params = data.draw(mirostat_params(len(row), version))
     expected = reference.adjusted(row, params)

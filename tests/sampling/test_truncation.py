@@ -84,7 +84,7 @@ def any_at_once(data):
     assert np.array_equal(row, before), "the caller's row was written to"
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.data())
 def test_all_together(data):
     any_at_once(data)
@@ -94,7 +94,7 @@ def test_all_together(data):
 @settings(max_examples=2000, deadline=None)
 @given(st.data())
 def test_all_together_at_length(data):
-    """The default run has 120 examples."""
+    """The default run has 50 examples."""
     any_at_once(data)
 
 
