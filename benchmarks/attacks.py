@@ -489,6 +489,37 @@ def large_bodies(stage: Stage) -> Outcome:
     return found
 
 
+@attack("small messages", "32 requests of 2,000 and of 8,000 empty messages", "400", "503")
+def small_messages(stage: Stage) -> Outcome:
+    """No body is large, and each message is work for the chat template."""
+    message = b'{"role":"user","content":""}'
+    found: Outcome = Counter()
+    for count in (2000, 8000):
+        body = b'{"model":"target","messages":[' + b",".join([message] * count) + b"]}"
+        again = 4 if stage.quick else 32
+        found += stage.together([lambda body=body: stage.ask(CHAT, body)] * again)
+    return found
+
+
+@attack("ids", "16 prompts of 520,000 token ids", "400", "503")
+def token_ids(stage: Stage) -> Outcome:
+    """As many values as a body may hold: they are parsed, and then are too long a prompt."""
+    body = b'{"model":"target","prompt":[' + b",".join([b"5"] * 520_000) + b"]}"
+    return stage.together([lambda: stage.ask(TEXT, body)] * (2 if stage.quick else 16))
+
+
+@attack("unread", "100 connections with 60 requests each, and no response is read", "closed")
+def unread(stage: Stage) -> Outcome:
+    """Each response is 128 kB; other clients are served all the same."""
+    pause = threading.Event()
+    with contextlib.ExitStack() as stack:
+        sockets = _connect(stage, stack)
+        for sock in sockets:
+            sock.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 60)
+        pause.wait(2.0)  # the watcher is served or not
+    return Counter({"closed": len(sockets)})
+
+
 @attack("origins", "Origin headers that are no URL", "403")
 def odd_origins(stage: Stage) -> Outcome:
     """``urllib`` raises at some of them."""
