@@ -9,6 +9,7 @@
         ├── InvalidParameter          400, also a ValueError; ``param`` names the field
         │   └── ContextLengthExceeded 400, code ``context_length_exceeded``
         ├── ModelNotFound             404, code ``model_not_found``
+        ├── ModelNotLoaded            409, a GET that another model would be unloaded for
         ├── NotStored                 404, nothing of that id is stored
         ├── RequestRefused            400, the same request ended the worker twice
         ├── ModelLoadFailed           500, the GGUF is cut short, not a model, too large, ...
@@ -99,6 +100,21 @@ class ModelNotFound(RequestError):
 
     def __init__(self, model: str) -> None:
         super().__init__(f"Model not found: {model}", "model")
+
+
+class ModelNotLoaded(RequestError):
+    """A model has no place in memory, and this request may not unload another one."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "model_not_loaded"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            f"The model {model} is not loaded, and a GET request unloads no other model for it. "
+            "Send a POST request to it first, for example POST /tokenize.",
+            "model",
+        )
 
 
 class NotStored(RequestError):

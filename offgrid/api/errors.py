@@ -16,6 +16,7 @@ log = logging.getLogger(__name__)
 _HTTP_CODES = {
     404: "unknown_url",
     405: "method_not_allowed",
+    408: "request_timeout",
     413: "request_too_large",
     431: "headers_too_large",
     503: "server_busy",

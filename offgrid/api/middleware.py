@@ -53,8 +53,9 @@ class RequestId:
 class OneLength:
     """Refuses a body with two lengths, of which servers in front of this one may take the other.
 
-    ``offgrid serve`` closes such connections (:mod:`offgrid.api.wire`). Other WSGI servers may let
-    both headers pass.
+    ``offgrid serve`` refuses them before they get here (:mod:`offgrid.api.wire`), and under
+    ``waitress-serve`` this never acts, because waitress hides Transfer-Encoding from the
+    application. Other WSGI servers may let both headers pass.
     """
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:

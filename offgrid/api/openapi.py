@@ -30,11 +30,13 @@ _NAMED = (
     "lines `event: ...`, with the type of the event, and `data: {...}`, as `x-event-schema` says, "
     "each such pair followed by an empty line."
 )
-_EVERYWHERE = (400, 403, 431, 500)
+_EVERYWHERE = (400, 403, 408, 431, 500)
 _REASONS = {
     400: "The request is wrong; `param` names the field.",
     403: "The Host or Origin header names nobody that this server serves.",
     404: "There is no such model, or nothing of that id.",
+    408: "The request came too slowly.",
+    409: "The model is not loaded, and a GET request unloads no other one for it.",
     413: "The body is too large.",
     431: "The head of the request is too large.",
     500: "The server could not finish the request.",
@@ -208,7 +210,7 @@ def _failures(operation: Operation) -> dict[str, Schema]:
 
 def _failure(status: int) -> Schema:
     # What the HTTP server refuses by itself never reaches whoever numbers the requests.
-    numbered = () if status in (400, 431) else ("x-request-id",)
+    numbered = () if status in (400, 408, 431) else ("x-request-id",)
     headers = (*numbered, "Retry-After") if status == 503 else numbered
     return {
         "description": _REASONS[status],

@@ -182,7 +182,7 @@ OPERATIONS = (
         "What a client has to know of a vocabulary",
         (answers.TokenizerInfo,),
         query=("model",),
-        errors=(404, 503),
+        errors=(404, 409, 503),
     ),
     Operation(
         "post",

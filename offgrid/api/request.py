@@ -1,4 +1,4 @@
-"""What the two POST resources do first: read the body, know whether the client is there."""
+"""What every POST resource does first: read the body, know whether the client is there."""
 
 from __future__ import annotations
 

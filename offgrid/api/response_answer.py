@@ -159,7 +159,8 @@ class ResponseWriter:
         return self._event("response.failed", response=self._snapshot())
 
     def _store(self) -> None:
-        self.response["store"] = self.response["store"] and self._keep(self.response)
+        # Also where it began with false: whoever had locked the file may be done.
+        self.response["store"] = self._keep(self.response)
 
     def _snapshot(self) -> Json:
         return {**self.response, "output": list(self.response["output"])}

@@ -92,13 +92,18 @@ class History:
             ) from None
         return [msgspec.json.decode(body) for body in bodies]
 
+    def keeps(self, request: ResponsesRequest) -> bool:
+        """Return whether a response will be stored, as far as that is known before it is there."""
+        return request.store and self._store.takes()
+
     def keeper(self, request: ResponsesRequest, inputs: list[Json]) -> Callable[[Json], bool]:
         """Return a function that stores a finished response, if it can."""
 
         def keep(response: Json) -> bool:
-            if not self._store.enabled:
+            if not (request.store and self._store.enabled):
                 return False
             body = {key: value for key, value in response.items() if key != "output"}
+            body["store"] = True
             try:
                 self._store.put(
                     StoredResponse(

@@ -62,7 +62,7 @@ class ResponsesResource:
             raise renamed(ex) from ex
         resp.set_header("x-offgrid-seed", str(running.seed))
         writer = ResponseWriter(
-            _head(request, chat),
+            _head(request, chat, store=self._history.keeps(request)),
             talk,
             running,
             logprobs=request.logprobs,
@@ -173,7 +173,7 @@ class InputItemsResource:
     on_head = on_get
 
 
-def _head(request: ResponsesRequest, chat: ChatRequest) -> Json:
+def _head(request: ResponsesRequest, chat: ChatRequest, *, store: bool) -> Json:
     """The response object as it begins. What has no effect here says so."""
     choice = request.tool_choice
     return {
@@ -197,7 +197,7 @@ def _head(request: ResponsesRequest, chat: ChatRequest) -> Json:
         "reasoning": {"effort": request.reasoning.effort, "summary": None},
         "safety_identifier": request.safety_identifier,
         "service_tier": "default",
-        "store": request.store,
+        "store": store,
         "temperature": chat.temperature,
         "text": {"format": msgspec.to_builtins(request.text.format or PlainText())},
         "tool_choice": choice if isinstance(choice, str) else msgspec.to_builtins(choice),

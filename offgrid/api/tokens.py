@@ -32,12 +32,14 @@ class _TokensResource:
         self._pool = pool
         self._max_body = settings.max_body_mb << 20
 
-    def _engine(self, req: falcon.Request, model: str | None) -> EngineClient:
+    def _engine(
+        self, req: falcon.Request, model: str | None, *, unload: bool = True
+    ) -> EngineClient:
         """The named model's engine, or the default one's: these endpoints need no model."""
         model = self._pool.default_id if model is None else model
         if model is None:
             raise ModelNotFound("(none)")
-        return self._pool.engine(model, liveness(req))
+        return self._pool.engine(model, liveness(req), unload=unload)
 
 
 class TokenizeResource(_TokensResource):
@@ -80,8 +82,11 @@ class TokenizerInfoResource(_TokensResource):
     """``GET /tokenizer_info``: what a client has to know of the vocabulary."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Answer with names as in a Hugging Face ``tokenizer_config.json``."""
-        info = self._engine(req, req.get_param("model")).info
+        """Answer with names as in a Hugging Face ``tokenizer_config.json``.
+
+        No model is unloaded for that: a GET must not take from others what they use.
+        """
+        info = self._engine(req, req.get_param("model"), unload=False).info
         resp.media = {
             "tokenizer_class": info.metadata.get("tokenizer.ggml.model"),
             "bos_token": _control(info, info.bos_text),

@@ -16,7 +16,8 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterable
+import weakref
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from waitress.buffers import OverflowableBuffer
@@ -44,6 +45,15 @@ _MAX_DISCARDED = 1 << 28
 _DISCARD = 1 << 16
 _MAX_BODIES = 1 << 29
 """Bytes of all bodies that are kept at once, or four times the limit of one, if that is more."""
+_FREE = 1 << 16
+"""Bytes of each body that are not counted, so that small requests pass when there is no room."""
+_LONGEST_WAIT = 60.0
+"""Seconds that any request may take to come, and those that it may take for the bytes of its body
+at the least rate."""
+_LEAST_RATE = 100_000
+"""Bytes per second."""
+_PACE_SECONDS = 10.0
+"""How long the pace of a body is watched before the body can be ended in favour of another one."""
 _MAX_LINE = 8192
 """Bytes of a chunk's size with its extensions."""
 _MAX_TRAILER = 16384
@@ -135,6 +145,47 @@ class Busy(Error):  # type: ignore[misc]  # waitress has no types
     reason = "Service Unavailable"
 
 
+class Late(Error):  # type: ignore[misc]
+    """The request came too slowly."""
+
+    code = 408
+    reason = "Request Timeout"
+
+
+def is_late(begun: float, received: int, now: float) -> bool:
+    """Return whether an unfinished request has had its time.
+
+    Args:
+        begun: when its first byte came, in seconds.
+        received: bytes of its body.
+        now: the time, of the same clock.
+    """
+    return now - begun > _LONGEST_WAIT + received / _LEAST_RATE
+
+
+class Pace:
+    """How fast a request has come lately, and since when the server waits for it.
+
+    Lately is since 10 to 20 seconds ago: a body that came fast and stands still then is slow.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.restart(now, 0)
+
+    def restart(self, now: float, received: int) -> None:
+        """Count from now on: the client could not send before."""
+        self.begun = now
+        self._older = self._mark = (now, received)
+
+    def rate(self, now: float, received: int) -> float | None:
+        """Return bytes per second; None for a request that is too new to tell."""
+        if now - self.begun < _PACE_SECONDS:
+            return None
+        if now - self._mark[0] >= _PACE_SECONDS:
+            self._older, self._mark = self._mark, (now, received)
+        return (received - self._older[1]) / (now - self._older[0])
+
+
 class Budget:
     """Bytes that the bodies of all connections may have together, in memory and temporary files.
 
@@ -144,12 +195,20 @@ class Budget:
     def __init__(self, limit: int) -> None:
         self._left = limit
         self._lock = threading.Lock()
+        self.unfinished: weakref.WeakSet[Parser] = weakref.WeakSet()
+        """Requests whose counted bodies are still coming. For the thread that reads sockets."""
 
     def take(self, size: int) -> bool:
         """Count bytes that are there; negative ones are gone. Return whether it was too much."""
         with self._lock:
             self._left -= size
             return self._left < 0
+
+    def slowest(self, now: float) -> Parser | None:
+        """Return the slowest of the unfinished requests that are old enough; None without one."""
+        rates = [(request.rate(now), request) for request in self.unfinished]
+        old = [(rate, request) for rate, request in rates if rate is not None]
+        return min(old, key=lambda pair: pair[0])[1] if old else None
 
 
 class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
@@ -159,11 +218,21 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     command = "GET"
     path = ""
     completed = False
+    error: Error | None = None
+    body_rcv: Any = None
     budget = Budget(_MAX_BODIES)
+    clock: Callable[[], float] = staticmethod(time.monotonic)
     _counted = 0
+
+    def __init__(self, adj: Any) -> None:
+        super().__init__(adj)
+        self._pace = Pace(self.clock())
 
     def received(self, data: bytes) -> int:
         """Take in a part of the request; what comes after a refused one is no request."""
+        if self.error is not None:  # it was ended in favour of another one
+            self.completed = True
+            return len(data)
         try:
             consumed = int(super().received(data))
         except ValueError:  # an address or a number that Python does not parse
@@ -171,20 +240,55 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
             consumed = len(data)
         if self.error is None and self.content_length > self.max_body:
             self.error = RequestEntityTooLarge("")
-        if self._count() and self.error is None and not self.completed:
-            self.error = Busy("the bodies of other requests take all the room there is")
+        self._count()
         if self.error is not None:
             self.completed = True
             consumed = len(data)
         if self.completed:
+            self.budget.unfinished.discard(self)
             # waitress would ask for the body of a request that has none or was refused.
             self.expect_continue = False
         return consumed
 
-    def _count(self) -> bool:
-        more = self.body_bytes_received - self._counted
+    def is_late(self) -> bool:
+        """Whether the client has had its time to send this."""
+        return is_late(self._pace.begun, self.body_bytes_received, self.clock())
+
+    def wait(self) -> None:
+        """Count its time anew: the client cannot send, as the server reads nothing of it."""
+        self._pace.restart(self.clock(), self.body_bytes_received)
+
+    def rate(self, now: float) -> float | None:
+        """Return bytes of the body per second; None for a request that is too new to tell."""
+        return self._pace.rate(now, self.body_bytes_received)
+
+    def end(self, error: Error) -> None:
+        """Refuse the rest of it, and drop what is there."""
+        self.error = error
+        self.expect_continue = False
+        self.budget.unfinished.discard(self)
+        self.close()
+        self.body_rcv = None
+
+    def _count(self) -> None:
+        more = max(0, self.body_bytes_received - _FREE) - self._counted
+        if not more:
+            return
         self._counted += more
-        return self.budget.take(more)
+        self.budget.unfinished.add(self)
+        now = self.clock()
+        self.rate(now)
+        if self.budget.take(more) and self.error is None and not self.completed:
+            self._make_room(now)
+
+    def _make_room(self, now: float) -> None:
+        """End the slowest bodies in favour of this one, or this one."""
+        while self.budget.take(0):
+            slowest = self.budget.slowest(now)
+            if slowest is None or slowest is self:
+                self.end(Busy("the bodies of other requests take all the room there is"))
+                return
+            slowest.end(Busy("this body came slowly, and others needed the room it took"))
 
     def close(self) -> None:
         """Drop the body."""
@@ -225,7 +329,7 @@ class _WireError(ErrorTask):  # type: ignore[misc]
     def execute(self) -> None:
         """Write the response."""
         error = self.request.error
-        message = f"{error.reason}: {error.body}."
+        message = f"{error.reason}: {str(error.body).rstrip('.')}."
         if isinstance(error, RequestEntityTooLarge):
             message = f"The request body is larger than {self.request.max_body} bytes."
         elif isinstance(error, RequestHeaderFieldsTooLarge):
@@ -267,6 +371,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     task_class = _Task
     error_task_class = _WireError
     parser_class = Parser
+    request: Parser | None = None
     origins = AllowedOrigins()
     """Whose pages may read what is refused here; :func:`channel_class` sets it."""
 
@@ -327,10 +432,31 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     def readable(self) -> bool:
         """Whether to wait for the client's bytes. The server asks at least once a second."""
         if not self._lingering:
-            return bool(super().readable())
+            readable = bool(super().readable())
+            if self.request is not None:
+                self._watch(self.request, readable)
+            return readable
         if time.monotonic() >= min(self._quiet_end, self._latest_end):
             self.will_close = True
         return not self.will_close
+
+    def _watch(self, request: Parser, readable: bool) -> None:
+        """Refuse an unfinished request that is late, or was ended in favour of another one."""
+        if not readable:
+            request.wait()
+        elif request.error is None and request.is_late():
+            request.end(Late("the request came too slowly; send it again"))
+        if request.error is None:
+            return
+        with self.requests_lock:
+            if self.will_close or self.close_when_flushed:
+                return
+            request.completed = True
+            self.request = None
+            self.sent_continue = False
+            self.requests.append(request)
+            if len(self.requests) == 1:
+                self.server.add_task(self)
 
     def writable(self) -> bool:
         """Whether there is something to write, or the connection is to be closed."""

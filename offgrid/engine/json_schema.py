@@ -1,8 +1,9 @@
 """JSON schemas before they are compiled: limits, what is not supported, and what is put otherwise.
 
 llguidance compiles schemas in bounded time with the exceptions that are checked here. What a
-keyword means is its business (https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md),
-but where it would let through what the standard forbids, the schema is refused or made narrower.
+keyword means is its business
+(https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md), but where it would let
+through what the standard forbids, the schema is refused or made narrower.
 """
 
 from __future__ import annotations

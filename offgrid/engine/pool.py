@@ -24,6 +24,7 @@ from offgrid.errors import (
     EngineFault,
     InvalidParameter,
     ModelLoadFailed,
+    ModelNotLoaded,
     Overloaded,
     RequestError,
 )
@@ -153,20 +154,28 @@ class EnginePool:
                     loaded.leases -= 1
                 self._changed.notify_all()
 
-    def engine(self, model_id: str, alive: Callable[[], bool] = lambda: True) -> EngineClient:
+    def engine(
+        self,
+        model_id: str,
+        alive: Callable[[], bool] = lambda: True,
+        *,
+        unload: bool = True,
+    ) -> EngineClient:
         """Return the engine of a model that is ready to take requests.
 
         Args:
             model_id: an id of the catalogue.
             alive: asked while waiting whether the client is still there.
+            unload: whether another model may be unloaded for it.
 
         Raises:
             ModelNotFound: no such model.
+            ModelNotLoaded: one would have to be unloaded for it, and ``unload`` is false.
             ModelLoadFailed: llama.cpp does not load it.
             Overloaded: no loaded model made room for it in time, or too many wait for that.
             ClientGone: ``alive`` said no.
         """
-        loaded = self._lease(self._catalogue.get(model_id), alive)
+        loaded = self._lease(self._catalogue.get(model_id), alive, unload)
         visit = self._visit.loaded
         if visit is not None:
             visit.append(loaded)
@@ -195,7 +204,7 @@ class EnginePool:
             )
         return client
 
-    def _lease(self, entry: ModelEntry, alive: Callable[[], bool]) -> _Loaded:
+    def _lease(self, entry: ModelEntry, alive: Callable[[], bool], unload: bool) -> _Loaded:
         """Return a model that is loaded or loading, with one lease more."""
         with self._changed:
             self._check_draining()
@@ -210,6 +219,8 @@ class EnginePool:
                 known.leases += 1
                 self._engines.move_to_end(entry.id)
                 return known
+            if not unload:
+                raise ModelNotLoaded(entry.id)
             wanted = self._want(entry.id)
             try:
                 return self._await(wanted, alive)

@@ -139,8 +139,8 @@ cdef class Sampler:
 
     A sampler belongs to one thread at a time; using it from two at once raises RuntimeError and
     damages nothing. Different samplers run in parallel, without the GIL. All memory that drawing
-    needs is allocated here; afterwards only ``accept`` of many different tokens, and the results that
-    are handed out, take more.
+    needs is allocated here; afterwards only ``accept`` of many different tokens, and the results
+    that are handed out, take more.
     """
 
     cdef og_sampler _s
@@ -225,7 +225,9 @@ cdef class Sampler:
         cdef bint with_row = og_sampler_needs_row(&self._s.params)
         cdef size_t size = og_scratch_bytes(self._s.n_vocab, with_row)
         self._scratch_memory = _allocate(size + ALIGNMENT)
-        cdef uintptr_t aligned = (<uintptr_t>self._scratch_memory + ALIGNMENT - 1) & ~<uintptr_t>(ALIGNMENT - 1)
+        cdef uintptr_t aligned = (
+            (<uintptr_t>self._scratch_memory + ALIGNMENT - 1) & ~<uintptr_t>(ALIGNMENT - 1)
+        )
         og_scratch_init(&self._scratch, <void *>aligned, self._s.n_vocab, with_row)
         return 0
 

@@ -74,7 +74,9 @@ cdef class TextStream:
         self._bytes = b"".join(encoded)
         cdef size_t total = len(self._bytes)
         if total > MAX_STOP_BYTES:
-            raise InvalidParameter(f"The stop strings have {total} bytes; 1 MiB is allowed.", "stop")
+            raise InvalidParameter(
+                f"The stop strings have {total} bytes; 1 MiB is allowed.", "stop"
+            )
         cdef int32_t n = len(encoded)
         # One block: offsets (n + 1), failure (total), state (n).
         self._memory = <int32_t *>PyMem_RawMalloc((2 * n + 1 + total) * sizeof(int32_t))
@@ -376,8 +378,8 @@ cdef void _write(uint8_t *target, const uint8_t *source, size_t n, const uint8_t
 class JsonCounts(NamedTuple):
     """What a JSON text holds.
 
-    ``fields`` are the keys of the outermost object, ``long_integers`` are those of more than 19 digits; ``constant`` is where NaN or an infinity
-    stands, -1 for none.
+    ``fields`` are the keys of the outermost object, ``long_integers`` are those of more than 19
+    digits; ``constant`` is where NaN or an infinity stands, -1 for none.
     """
 
     scalars: int
@@ -408,8 +410,9 @@ def count_json(const uint8_t[::1] data not None):
         with nogil:
             og_json_count(&data[0], n, &counts)
     return JsonCounts(
-        counts.scalars, counts.strings, counts.keys, counts.fields, counts.lists, counts.objects, counts.depth,
-        counts.long_integers, counts.longest_number, -1 if counts.constant == n else counts.constant,
+        counts.scalars, counts.strings, counts.keys, counts.fields, counts.lists, counts.objects,
+        counts.depth, counts.long_integers, counts.longest_number,
+        -1 if counts.constant == n else counts.constant,
     )
 
 

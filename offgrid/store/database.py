@@ -77,6 +77,11 @@ class Database:
         self._locked = {False: False, True: False}
         """Whether the file was locked too long, for reading and for writing."""
 
+    @property
+    def write_locked(self) -> bool:
+        """Whether the file was locked too long when something was last to be written."""
+        return self._locked[True]
+
     def run(self, work: Callable[[sqlite3.Connection], T], *, write: bool) -> T:
         """Do some work in one transaction, and return what it returns.
 

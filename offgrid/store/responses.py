@@ -132,6 +132,21 @@ class ResponseStore:
         """Whether anything is kept."""
         return self._max_count > 0
 
+    def takes(self) -> bool:
+        """Return whether a response can be stored, as far as that is known before it is tried.
+
+        A file that was locked when it was last needed is looked at anew, without waiting.
+        """
+        if not self.enabled:
+            return False
+        if not self._database.write_locked:
+            return True
+        try:
+            self._run(lambda connection: None, write=True)
+        except StoreFailed:
+            return False
+        return True
+
     def put(self, response: StoredResponse) -> None:
         """Store a response, durably when this returns; its conversation counts as used.
 

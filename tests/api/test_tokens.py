@@ -115,6 +115,32 @@ def test_tokenizer_info(base_url: str) -> None:
     assert (missing.status, missing.json["error"]["code"]) == (404, "model_not_found")
 
 
+def test_tokenizer_info_unloads_no_model(
+    make_server: Callable[..., Server], starter_path: Path, tmp_path: Path
+) -> None:
+    """It is a GET. Where there is room, it may load one."""
+    for name in "abc":
+        (tmp_path / f"{name}.gguf").symlink_to(starter_path)
+    server = make_server(model="a", max_models=2, ctx_size=64)
+    url, path = server.url, "/tokenizer_info?model={}"
+
+    def loaded() -> set[str]:
+        return {client.name for client in server.pool.loaded()}
+
+    assert request(url, "GET", path.format("b")).status == 200
+    assert loaded() == {"a", "b"}
+    refusal = request(url, "GET", path.format("c"))
+    error = refusal.json["error"]
+    assert (refusal.status, error["code"], error["param"]) == (409, "model_not_loaded", "model")
+    assert "POST /tokenize" in error["message"]
+    assert loaded() == {"a", "b"}
+    assert request(url, "GET", path.format("b")).status == 200
+    post(url, "/tokenize", content="x", model="c")
+    assert request(url, "GET", path.format("c")).status == 200
+    assert loaded() == {"b", "c"}
+    assert request(url, "GET", "/tokenizer_info").status == 409  # of a, the default model
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import TIMEOUT, eventually, request
+from waitress.adjustments import Adjustments
 from waitress.buffers import OverflowableBuffer
 
 from offgrid.api import wire
-from offgrid.api.wire import ChunkedBody
+from offgrid.api.wire import Budget, Busy, ChunkedBody, Parser, is_late
 from offgrid.server import Server
 
 Make = Callable[..., Server]
@@ -33,6 +34,24 @@ def read_all(connection: socket.socket) -> bytes:
     while piece := connection.recv(1 << 16):
         content += piece
     return content
+
+
+def answer_of(connection: socket.socket) -> tuple[int, bytes]:
+    """The status and the content of the next response."""
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    return response.status, response.read()
+
+
+def unfinished(server: Server) -> list[Parser]:
+    """The requests of which only a part has come."""
+    channels = list(server._server.active_channels.values())
+    return [channel.request for channel in channels if channel.request is not None]
+
+
+def any_body(server: Server, size: int) -> bool:
+    """Whether so many bytes of an unfinished body are there."""
+    return any(parser.body_bytes_received == size for parser in unfinished(server))
 
 
 def take(packets: list[bytes]) -> tuple[ChunkedBody, int]:
@@ -124,24 +143,151 @@ def test_bodies_that_never_end_do_not_fill_the_disk(
     url, budget = server.url, server._server.channel_class.parser_class.budget
     head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
     with contextlib.ExitStack() as stack:
-        waiting = [stack.enter_context(connect(url)) for _ in range(4)]
+        waiting = [stack.enter_context(connect(url)) for _ in range(5)]
         for connection in waiting:
-            connection.sendall(head + bytes(900_000))
-        eventually(lambda: budget._left == (4 << 20) - 4 * 900_000, "four bodies are there")
-        with connect(url) as fifth:
-            fifth.sendall(head + bytes(900_000))
-            answer = read_all(fifth)
+            connection.sendall(head + bytes(880_000))
+        counted = 5 * (880_000 - wire._FREE)
+        eventually(lambda: budget._left == (4 << 20) - counted, "five bodies are there")
+        with connect(url) as sixth:
+            sixth.sendall(head + bytes(900_000))
+            answer = read_all(sixth)
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert b"Retry-After: " in answer
         assert b"server_busy" in answer
         assert request(url, "GET", "/health").status == 200
+        with connect(url) as small:
+            small.sendall(head.replace(b"1000000", b"12000") + bytes(6000))
+            eventually(lambda: any_body(server, 6000), "half of a small body is there")
+            small.sendall(bytes(6000))
+            assert b"invalid_json" in answer_of(small)[1]
         for connection in waiting[1:]:
-            connection.sendall(bytes(100_000))
-            response = http.client.HTTPResponse(connection)
-            response.begin()
-            assert (response.status, b"invalid_json" in response.read()) == (400, True)
+            connection.sendall(bytes(120_000))
+            status, content = answer_of(connection)
+            assert (status, b"invalid_json" in content) == (400, True)
     # The first never ends its body.
     eventually(lambda: budget._left == 4 << 20, "all room is free again")
+
+
+@given(st.integers(0, 1 << 24), st.floats(0, 1e9), st.floats(0, 1e4))
+def test_the_deadline_of_a_body(received: int, begun: float, waited: float) -> None:
+    """A minute, and a second more for each 100 kB."""
+    seconds = 60 + received / 100_000
+    assert not is_late(begun, received, begun + min(waited, 0.99 * seconds))
+    assert is_late(begun, received, begun + 1.01 * seconds + waited)
+
+
+class Uploads:
+    """Bodies of 10 MB that come at times of our choice; 1 MB of them may be kept."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        fields = {"budget": Budget(1_000_000), "clock": lambda _: self.now}
+        self._class = type("TimedParser", (Parser,), fields)
+
+    def begin(self, size: int) -> Parser:
+        parser: Parser = self._class(
+            Adjustments(max_request_body_size=1 << 30, inbuf_overflow=1 << 30)
+        )
+        head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10000000\r\n\r\n"
+        parser.received(head)
+        parser.received(bytes(size))
+        return parser
+
+
+def test_the_slowest_body_makes_room_for_a_new_one() -> None:
+    uploads = Uploads()
+    slow, fast = uploads.begin(500_000), uploads.begin(500_000)
+    uploads.now = 9.0
+    refused = uploads.begin(500_000)  # nobody can be called slow yet
+    assert [isinstance(p.error, Busy) for p in (slow, fast, refused)] == [False, False, True]
+    uploads.now = 11.0
+    fast.received(bytes(10_000))
+    new = uploads.begin(500_000)
+    assert isinstance(slow.error, Busy)
+    assert (fast.error, new.error) == (None, None)
+    # What still comes of the slow one is no part of anything.
+    assert (slow.received(b"abc"), slow.completed) == (3, True)
+
+
+def test_a_body_that_stands_still_is_slow_however_fast_it_began() -> None:
+    uploads = Uploads()
+    still, steady = uploads.begin(800_000), uploads.begin(70_000)
+    for now in range(1, 30):
+        uploads.now = float(now)
+        still.received(b"1")
+        steady.received(bytes(2000))
+    new = uploads.begin(400_000)
+    assert isinstance(still.error, Busy)
+    assert (steady.error, new.error) == (None, None)
+
+
+def test_who_is_slowest_does_not_end_others() -> None:
+    uploads = Uploads()
+    slow, other = uploads.begin(400_000), uploads.begin(680_000)
+    uploads.now = 11.0
+    slow.received(bytes(40_000))
+    assert (slow.error, other.error) == (None, None)
+    slow.received(bytes(40_000))
+    assert isinstance(slow.error, Busy)
+    assert other.error is None
+
+
+def test_a_byte_now_and_then_keeps_no_request_open(
+    make_server: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be it of the headers or of the body; what was asked before is answered before."""
+    server = make_server()
+    parser = server._server.channel_class.parser_class
+    now = [0.0]
+    monkeypatch.setattr(parser, "clock", lambda _: now[0])
+    head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
+    health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connect(server.url) as one, connect(server.url) as two, connect(server.url) as idle:
+        idle.sendall(health)
+        assert answer_of(idle)[0] == 200
+        one.sendall(health + head + bytes(200_000))
+        two.sendall(head[:20])
+        assert answer_of(one)[0] == 200
+        eventually(lambda: any_body(server, 200_000), "a part of the body is there")
+        eventually(lambda: len(unfinished(server)) == 2, "a part of the headers is there")
+        now[0] = 61.0  # for the headers this is too late
+        assert answer_of(two)[0] == 408
+        assert two.recv(1) == b""
+        assert any_body(server, 200_000)
+        now[0] = 63.0
+        status, content = answer_of(one)
+        assert (status, b"request_timeout" in content) == (408, True)
+        assert one.recv(1) == b""
+        idle.sendall(health)
+        assert answer_of(idle)[0] == 200
+    assert parser.budget._left == wire._MAX_BODIES
+
+
+def test_a_body_that_was_ended_for_another_is_told_so(
+    make_server: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "_MAX_BODIES", 0)
+    server = make_server(max_body_mb=1)
+    now = [0.0]
+    monkeypatch.setattr(server._server.channel_class.parser_class, "clock", lambda _: now[0])
+    head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connect(server.url)) for _ in range(5)]
+        for connection in held:
+            connection.sendall(head + bytes(850_000 if connection is held[0] else 880_000))
+        eventually(
+            lambda: sum(p.body_bytes_received for p in unfinished(server)) == 4_370_000,
+            "all bodies are there",
+        )
+        now[0] = 10.0
+        new = stack.enter_context(connect(server.url))
+        new.sendall(head + bytes(1_000_000))
+        status, content = answer_of(new)
+        assert (status, b"invalid_json" in content) == (400, True)
+        status, content = answer_of(held[0])
+        assert (status, b"came slowly" in content) == (503, True)
+        held[1].sendall(bytes(120_000))
+        assert answer_of(held[1])[0] == 400
 
 
 def test_pages_that_may_call_can_read_a_refusal(make_server: Make) -> None:

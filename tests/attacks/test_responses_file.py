@@ -66,8 +66,13 @@ def test_a_file_that_is_being_written_to_can_be_read(server: Child, folder: Path
         assert int(removed.headers["retry-after"]) >= 1
         answer = ask(url, max_output_tokens=16, previous_response_id=kept["id"])
         assert (answer["output"] != [], answer["store"]) == (True, False)
-        *_, last = stream(url, max_output_tokens=16)
+        first, *_, last = stream(url, max_output_tokens=16)
         assert (last["response"]["output"] != [], last["response"]["store"]) == (True, False)
+        assert first["response"]["store"] is False  # the answer before this one has told
+    first, *_, last = stream(url, max_output_tokens=16)
+    assert [event["response"]["store"] for event in (first, last)] == [True, True]
+    again = request(url, "GET", f"{PATH}/{last['response']['id']}")
+    assert again.json == last["response"]
     assert ask(url, max_output_tokens=16)["store"] is True
     assert request(url, "DELETE", f"{PATH}/{kept['id']}").status == 200
 
