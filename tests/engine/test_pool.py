@@ -185,6 +185,7 @@ def test_who_waits_too_long_for_room_is_told_why(make_pool: MakePool) -> None:
     pool = make_pool(max_models=1)
     pool.engine("a")
     pool._settings = dataclasses.replace(pool._settings, load_timeout=0.2)
+    pool._sound["b"] = pool._catalogue.get("b").stamp  # or the look at it would have as little time
     release = hold(pool.engine("a"))
     with pytest.raises(Overloaded, match="No loaded model has made room for b") as caught:
         pool.engine("b")
