@@ -572,15 +572,14 @@ class EngineClient:
             return
         if not was_ready:
             # Whatever ended it while loading would end it again.
-            log.error(
-                "the process of %s ended with status %d while loading. %s",
-                self.name, status, process.trace(),
-            )  # fmt: skip
+            _log_death(
+                f"the process of {self.name} ended with status {status} while loading.", process
+            )
             refusal = self._refusal or LoadFailed("its process ended while loading.")
             reason = public(refusal.message, self.load)
             self._give_up(LoadFailed(f"{reason} {process.reason()}".strip(), refusal.lasting))
             return
-        log.error("worker %d ended with status %d. %s", process.pid, status, process.trace())
+        _log_death(f"worker {process.pid} ended with status {status}.", process)
         with self._lock:
             suspects = self._blame.crashed()
             self._alone = None
@@ -719,6 +718,14 @@ class EngineClient:
                 process.send(Ping(number), wait=False)
         except EngineFault:
             log.debug("ping %d: no worker", number)
+
+
+def _log_death(what: str, process: WorkerProcess) -> None:
+    """Log a worker's end. A trace is logged line by line: a record is one line, whatever it says."""
+    first, *others = process.trace().split("\n")
+    log.error("%s %s", what, first)
+    for line in others:
+        log.error("%s", line)
 
 
 def _tell(pending: Pending) -> None:
