@@ -23,6 +23,7 @@ import msgspec
 
 from offgrid.engine.blame import Blame
 from offgrid.engine.lookup import Lookup
+from offgrid.engine.patience import Restarts
 from offgrid.engine.pending import (
     POLL,
     ClientGone,
@@ -31,7 +32,7 @@ from offgrid.engine.pending import (
     error_of,
     proves_harmless,
 )
-from offgrid.engine.process import WorkerProcess, public
+from offgrid.engine.process import WorkerProcess, not_started, public, start_thread
 from offgrid.engine.protocol import (
     MAX_FRAME,
     Accepted,
@@ -76,9 +77,8 @@ _PING_EVERY = 1.0
 _PONG_WITHIN = 15.0
 """Seconds without an answer after which the process counts as stopped. The answering thread does
 not wait for llama.cpp, so this is not the time of a step (``stall_timeout`` is)."""
-_PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-_HEALTHY_AFTER = 60.0
-"""Seconds that a worker must have lived for the next restart to be immediate again."""
+_STARTS = 3
+"""Tries to start the process of a model that has never been ready."""
 _DIED = "The model's process ended while it worked on this request."
 _DIED_TWICE = "The model's process ended twice while this request waited for it; try again."
 
@@ -144,6 +144,10 @@ class EngineClient:
         self._pings = 0
         self._pong_at = 0.0
         self._busy_for = 0.0
+        self._restarts = Restarts()
+        self._failed_starts = 0
+        self._unsent: list[Pending] = []
+        """Requests for which no thread could be started that sends them."""
         self._stopping = threading.Event()
         self.running = 0
         """Sequences with a slot, as the worker said last."""
@@ -153,9 +157,18 @@ class EngineClient:
     # --- life ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the worker in the background; :meth:`wait_ready` says when it serves."""
-        threading.Thread(target=self._supervise, name="engine-supervisor", daemon=True).start()
-        threading.Thread(target=self._watch, name="engine-watchdog", daemon=True).start()
+        """Start the worker in the background; :meth:`wait_ready` says when it serves.
+
+        Raises:
+            Overloaded: the system starts no thread for it now. Nothing is left of it.
+        """
+        try:
+            # The watchdog first: it ends when it is told so, also where there is no supervisor.
+            for run, name in ((self._watch, "watchdog"), (self._supervise, "supervisor")):
+                start_thread(threading.Thread(target=run, name=f"engine-{name}", daemon=True))
+        except Overloaded:
+            self._stopping.set()
+            raise
 
     @property
     def info(self) -> ModelInfo:
@@ -437,10 +450,17 @@ class EngineClient:
             self._send_later(held_back)
 
     def _send_later(self, requests: list[Pending]) -> None:
-        """Send requests from a thread that may wait: a pipe may be full."""
-        threading.Thread(
+        """Send requests from a thread that may wait: a pipe may be full. While the system starts
+        none, they wait: the watchdog tries again."""
+        sender = threading.Thread(
             target=self._send_all, args=(requests,), name="engine-retry", daemon=True
-        ).start()
+        )
+        try:
+            sender.start()
+        except RuntimeError as ex:
+            log.error("%d requests of %s wait to be sent: %s", len(requests), self.name, ex)
+            with self._lock:
+                self._unsent += requests
 
     def _send_all(self, requests: list[Pending]) -> None:
         for pending in requests:
@@ -512,34 +532,64 @@ class EngineClient:
             # Ctrl-C in a terminal goes to the workers too, and they are started with this thread's
             # mask: nothing can end them before they have said that they ignore it.
             signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_SERVER)
-        failures = 0
+        restarts = self._restarts
         while not self._closed:
-            if self._stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)]):
+            if self._stopping.wait(restarts.pause):
                 return
             born = time.monotonic()
+            computed = True
             try:
-                self._serve_one_process()
-            except OSError as ex:
-                log.error("no process for %s: %s", self.name, ex)
-                self._give_up(LoadFailed(f"the system starts no process for it ({ex.strerror})."))
+                computed = self._serve_one_process()
+            except Exception as ex:
+                self._after_failure(ex)
             if self._closed or self._load_failure is not None:
                 return
-            failures = 1 if time.monotonic() - born > _HEALTHY_AFTER else failures + 1
+            restarts.ended(time.monotonic() - born, computed)
 
-    def _serve_one_process(self) -> None:
+    def _after_failure(self, ex: Exception) -> None:
+        """No worker could be started, or not be dealt with. It is tried again after a pause, but a
+        model that has never been ready is given up after some tries: whoever asks is told why."""
+        self._failed_starts += 1
+        expected = isinstance(ex, (OSError, RuntimeError))
+        log.error("no process for %s: %s", self.name, ex, exc_info=ex)
+        if self._info is None and self._failed_starts >= _STARTS:
+            why = not_started(ex) if expected else "its process cannot be dealt with; see the log."
+            self._give_up(LoadFailed(why))
+            return
+        # Nobody else will end those that the process had been given.
+        given = [pending for pending in self._all() if pending.worker is not None]
+        self._fail(given, _DIED, "EngineFault", "engine_fault")
+
+    def _serve_one_process(self) -> bool:
         """Run one worker from its start to its end.
 
+        Returns:
+            Whether it computed something that it may have died of.
+
         Raises:
-            OSError: none could be started.
+            OSError, RuntimeError: none could be started.
         """
         process = WorkerProcess(self.load)
+        try:
+            self._run(process)
+            status = process.wait()
+            process.close()
+            return self._after_death(process, status)
+        except BaseException:
+            process.end()
+            with self._changed:
+                self._process, self._ready = None, False
+            raise
+
+    def _run(self, process: WorkerProcess) -> None:
+        """Take what a worker says until it ends."""
         with self._lock:
             self._refusal = None
             self._process = process
             self._pong_at = time.monotonic()
             self._busy_for = 0.0
         loading = threading.Timer(self._load_timeout, self._kill_unless_ready, args=(process,))
-        loading.daemon = True
+        loading.name, loading.daemon = "load-limit", True
         loading.start()
         if self._closed:  # while the process was being started
             process.kill()
@@ -554,9 +604,6 @@ class EngineClient:
             process.kill()
         finally:
             loading.cancel()
-        status = process.wait()
-        process.close()
-        self._after_death(process, status)
 
     def _kill_unless_ready(self, process: WorkerProcess) -> None:
         if not self._ready and process.running:
@@ -564,12 +611,13 @@ class EngineClient:
             self._refusal = LoadFailed(f"it did not load within {self._load_timeout:g} s.")
             process.kill()
 
-    def _after_death(self, process: WorkerProcess, status: int) -> None:
+    def _after_death(self, process: WorkerProcess, status: int) -> bool:
+        """Deal with a worker's end; return whether it may have died of what it computed."""
         with self._changed:
             was_ready, self._ready = self._ready, False
             self._process = None
         if self._closed:
-            return
+            return False
         if not was_ready:
             # Whatever ended it while loading would end it again.
             _log_death(
@@ -578,7 +626,7 @@ class EngineClient:
             refusal = self._refusal or LoadFailed("its process ended while loading.")
             reason = public(refusal.message, self.load)
             self._give_up(LoadFailed(f"{reason} {process.reason()}".strip(), refusal.lasting))
-            return
+            return False
         _log_death(f"worker {process.pid} ended with status {status}.", process)
         with self._lock:
             suspects = self._blame.crashed()
@@ -591,6 +639,7 @@ class EngineClient:
         for pending in over:
             waited = not (pending.started or pending.key in suspects)
             self._fail([pending], _DIED_TWICE if waited else _DIED, "EngineFault", "engine_fault")
+        return bool(suspects)
 
     def _try_again(self, pending: Pending, suspects: set[str]) -> bool:
         """Prepare a request for the next worker if it may be tried again.
@@ -709,6 +758,10 @@ class EngineClient:
                 continue
             self._pings += 1
             self._ping(self._pings)
+            with self._lock:
+                unsent, self._unsent = self._unsent, []
+            if unsent:
+                self._send_later(unsent)
 
     def _ping(self, number: int) -> None:
         process = self._process
@@ -721,7 +774,7 @@ class EngineClient:
 
 
 def _log_death(what: str, process: WorkerProcess) -> None:
-    """Log a worker's end. A trace is logged line by line: a record is one line, whatever it says."""
+    """Log a worker's end; a trace line by line, for a record is one line whatever it says."""
     first, *others = process.trace().split("\n")
     log.error("%s %s", what, first)
     for line in others:

@@ -12,7 +12,17 @@ from typing import Any
 
 import pytest
 from processes import all_stopped
-from support import STARTER, Stream, chat_body, endless, eventually, request, text_of, together
+from support import (
+    STARTER,
+    Stream,
+    chat_body,
+    endless,
+    eventually,
+    no_threads,
+    request,
+    text_of,
+    together,
+)
 
 from offgrid.engine import client as client_module
 from offgrid.engine.blame import REFUSED_FOR, Blame
@@ -276,6 +286,64 @@ def test_a_worker_killed_while_idle_costs_no_request(client: EngineClient) -> No
         os.kill(pid, signal.SIGKILL)
         assert finish(client, prompt("Once", max_tokens=2))
         assert client.pid != pid
+
+
+@pytest.mark.parametrize("thread", ["worker-log", "load-limit"])
+def test_a_worker_is_started_as_soon_as_the_system_starts_threads_again(
+    client: EngineClient, caplog: pytest.LogCaptureFixture, thread: str
+) -> None:
+    """Whoever waits meanwhile is served; nobody is told that the model's file is at fault."""
+    pid = client.pid
+    asked = Asked(client, prompt("Once", max_tokens=2))
+    with pytest.MonkeyPatch.context() as patch:
+        no_threads(patch, thread)
+        os.kill(pid or 0, signal.SIGKILL)
+        eventually(lambda: caplog.text.count("no process for model") >= 2, "it is tried again")
+        assert client.load_failure is None
+        asked._threads[0].start()
+    (text,) = asked.wait()
+    assert isinstance(text, str)
+
+
+@pytest.mark.parametrize("thread", ["worker-log", "load-limit"])
+def test_a_model_for_which_the_system_never_starts_threads(
+    starter_path: Path, monkeypatch: pytest.MonkeyPatch, thread: str
+) -> None:
+    client = EngineClient(Load(str(starter_path)), queue_size=1, load_timeout=60, stall_timeout=60)
+    no_threads(monkeypatch, thread)
+    client.start()
+    with pytest.raises(ModelLoadFailed, match="starts no process for it \\(can't start new thread"):
+        client.wait_ready()
+    assert client.load_failure is not None
+    assert not client.load_failure.lasting
+    client.close()
+
+
+def test_requests_wait_for_a_thread_that_sends_them(client: EngineClient) -> None:
+    """Their worker dies, and the system starts no thread that hands them to the next one."""
+    pid = client.pid
+    os.kill(pid or 0, signal.SIGSTOP)
+    asked = Asked(client, prompt("Once", max_tokens=2))
+    asked.start(1)
+    with pytest.MonkeyPatch.context() as patch:
+        no_threads(patch, "engine-retry")
+        os.kill(pid or 0, signal.SIGKILL)
+        eventually(lambda: client._unsent, "it waits to be sent")
+        assert client.ready
+        next_one = client.pid
+    (text,) = asked.wait()
+    assert isinstance(text, str)
+    assert client.pid == next_one
+
+
+def test_workers_killed_while_idle_are_replaced_soon(client: EngineClient) -> None:
+    pids: list[int] = []
+    for _ in range(3):
+        eventually(lambda: client.ready and client.pid not in pids, "there is another one")
+        pids.append(client.pid or 0)
+        os.kill(pids[-1], signal.SIGKILL)
+    eventually(lambda: client.ready and client.pid not in pids, "there is another one")
+    assert client._restarts.pause <= 0.5
 
 
 def test_a_stopped_worker_is_ended_and_who_waits_is_served(
