@@ -7,7 +7,6 @@ after a pause that grows with every failure.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import signal
@@ -328,7 +327,7 @@ class EngineClient:
             lambda id: Generation(self, key, Submit(id, request), places, ended), places, alive
         )
         try:
-            self.hand_over(generation, request.prompt_param)
+            self.hand_over(generation)
             generation.wait_accepted(alive)
         except BaseException:
             generation.cancel()
@@ -348,7 +347,7 @@ class EngineClient:
         self._reserve(0)
         lookup = self.register(lambda id: Lookup(key, LookUp(id, query)), 0, alive)
         try:
-            self.hand_over(lookup, query.param)
+            self.hand_over(lookup)
             tokens = lookup.wait(alive)
         finally:
             self.forget(lookup)
@@ -402,12 +401,8 @@ class EngineClient:
                 self._pending[pending.id] = pending
                 return pending
 
-    def hand_over(self, pending: Pending, param: str | None) -> None:
+    def hand_over(self, pending: Pending) -> None:
         """Give a registered request to its worker; one that has died is dealt with elsewhere.
-
-        Args:
-            pending: the request.
-            param: the field of the request that errors name.
 
         Raises:
             ContextLengthExceeded: it is too large for a frame.
@@ -424,7 +419,7 @@ class EngineClient:
             raise ContextLengthExceeded(
                 f"The prompt takes more than the {MAX_FRAME >> 20} MiB that a request may take "
                 "on its way to the model.",
-                param,
+                pending.param,
             ) from None
         except EngineFault:
             log.debug("request %d: its worker has ended", pending.id)
@@ -466,9 +461,12 @@ class EngineClient:
         for pending in requests:
             if pending.id not in self._pending:
                 continue
-            # It was sent once, so it is not too large; a seed may make a difference of some bytes.
-            with contextlib.suppress(ContextLengthExceeded):
-                self.hand_over(pending, None)
+            try:
+                self.hand_over(pending)
+            except ContextLengthExceeded as ex:  # it has never been written to a worker before
+                error = type(ex).__name__
+                pending.push(Failed(pending.id, error, ex.message, ex.param, ex.code))
+                _tell(pending)
             if pending.id not in self._pending:  # its client left meanwhile
                 self.send_cancel(pending.id)
 

@@ -26,9 +26,15 @@ from support import (
 
 from offgrid.engine import client as client_module
 from offgrid.engine.blame import REFUSED_FOR, Blame
-from offgrid.engine.client import EngineClient
-from offgrid.engine.protocol import GenerationRequest, Load, Part, Sampling
-from offgrid.errors import EngineFault, ModelLoadFailed, RequestError, RequestRefused
+from offgrid.engine.client import EngineClient, Generation
+from offgrid.engine.protocol import GenerationRequest, Load, Part, Sampling, Submit
+from offgrid.errors import (
+    ContextLengthExceeded,
+    EngineFault,
+    ModelLoadFailed,
+    RequestError,
+    RequestRefused,
+)
 from offgrid.server import Server
 
 CHAT = "/v1/chat/completions"
@@ -334,6 +340,27 @@ def test_requests_wait_for_a_thread_that_sends_them(client: EngineClient) -> Non
     (text,) = asked.wait()
     assert isinstance(text, str)
     assert client.pid == next_one
+
+
+def test_a_request_too_large_for_the_pipe_whose_worker_dies_before_it_is_sent(
+    client: EngineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next worker's sender finds that out, and tells whoever waits for the answer."""
+    monkeypatch.setattr("offgrid.engine.protocol.MAX_FRAME", 1 << 16)
+    request = prompt("x" * (1 << 16), prompt_param="messages")
+    pid = client.pid
+    pending = client.register(
+        lambda id: Generation(client, "", Submit(id, request), 1, lambda: None), 1, lambda: True
+    )
+    os.kill(pid or 0, signal.SIGKILL)
+    polls = iter(range(300))
+    with pytest.raises(ContextLengthExceeded, match="more than the") as caught:
+        pending.wait_accepted(lambda: next(polls, None) is not None)
+    assert caught.value.param == "messages"
+    assert caught.value.code == "context_length_exceeded"
+    assert not client._pending
+    assert client.in_flight == 0
+    assert finish(client, prompt("Once", max_tokens=2))
 
 
 def test_workers_killed_while_idle_are_replaced_soon(client: EngineClient) -> None:
