@@ -22,7 +22,7 @@ import msgspec
 
 from offgrid.engine.blame import Blame
 from offgrid.engine.lookup import Lookup
-from offgrid.engine.patience import Restarts
+from offgrid.engine.patience import Restarts, Silence, Stall
 from offgrid.engine.pending import (
     POLL,
     ClientGone,
@@ -119,7 +119,6 @@ class EngineClient:
         self.queue_timeout = queue_timeout
         self.capacity = load.parallel + queue_size
         self._load_timeout = load_timeout
-        self._stall_timeout = stall_timeout
         self._info: ModelInfo | None = None
         # Reentrant: a stream that nobody closed is cancelled when it is collected as garbage, which
         # may be at any line of any thread.
@@ -141,8 +140,8 @@ class EngineClient:
         self._held_back: deque[Pending] = deque()
         """Others of those: they wait for its prompt to be computed."""
         self._pings = 0
-        self._pong_at = 0.0
-        self._busy_for = 0.0
+        self._silence = Silence(_PING_EVERY)
+        self._stall = Stall(stall_timeout)
         self._restarts = Restarts()
         self._failed_starts = 0
         self._unsent: list[Pending] = []
@@ -584,8 +583,8 @@ class EngineClient:
         with self._lock:
             self._refusal = None
             self._process = process
-            self._pong_at = time.monotonic()
-            self._busy_for = 0.0
+            self._silence.heard(time.monotonic())
+            self._stall.begin()
         loading = threading.Timer(self._load_timeout, self._kill_unless_ready, args=(process,))
         loading.name, loading.daemon = "load-limit", True
         loading.start()
@@ -688,10 +687,10 @@ class EngineClient:
 
     def _handle(self, report: Any) -> None:
         if isinstance(report, Pong):
-            self._pong_at = time.monotonic()
-            self._busy_for = report.busy_for
             self.running, self.waiting = report.running, report.waiting
             with self._lock:
+                self._silence.heard(time.monotonic())
+                self._stall.reported(report.busy_for)
                 self._blame.pong(report.number, report.busy_for)
         elif isinstance(report, Ready):
             with self._changed:
@@ -740,19 +739,21 @@ class EngineClient:
     def _watch(self) -> None:
         """Kill a worker that does not answer or whose step takes too long."""
         while not self._stopping.wait(_PING_EVERY):
-            process = self._process
+            with self._lock:
+                process = self._process
+                silent = self._silence.look(time.monotonic())
+                stuck = silent > _PONG_WITHIN or self._stall.hangs
             if process is None:
-                self._pong_at = time.monotonic()
                 continue
-            silent = time.monotonic() - self._pong_at
-            if silent > _PONG_WITHIN or self._busy_for > self._stall_timeout:
+            if stuck:
                 log.error(
                     "worker %d is stuck (silent for %.0f s, in its step for %.0f s): ended",
-                    process.pid, silent, self._busy_for,
+                    process.pid, silent, self._stall.busy_for,
                 )  # fmt: skip
                 process.kill()
-                self._pong_at = time.monotonic()
-                self._busy_for = 0.0
+                with self._lock:
+                    self._silence.heard(time.monotonic())
+                    self._stall.begin()
                 continue
             self._pings += 1
             self._ping(self._pings)

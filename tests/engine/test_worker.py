@@ -388,6 +388,26 @@ def test_a_stopped_worker_is_ended_and_who_waits_is_served(
     assert isinstance(text, str)
 
 
+def test_a_worker_that_hangs_in_a_step_is_ended(client: EngineClient) -> None:
+    """Its reports say so, one after the other."""
+    pid = client.pid
+    client._stall.limit = -1.0  # so does an idle one, then
+    eventually(lambda: client.pid != pid, "it is ended")
+    client._stall.limit = 60.0
+    assert finish(client, prompt("Once", max_tokens=2))
+
+
+def test_a_server_that_did_not_run_for_some_time_ends_no_worker(client: EngineClient) -> None:
+    """As with Ctrl-Z and fg: the last word of the worker is old then, and its step seems long."""
+    pid, pings = client.pid, client._pings
+    with client._lock:  # the watchdog and the reader wait
+        client._silence._last -= 3600.0
+        client._stall.reported(3600.0)
+    eventually(lambda: client._pings > pings + 1, "the watchdog has looked, and looked again")
+    assert client.pid == pid
+    assert finish(client, prompt("Once", max_tokens=2))
+
+
 def test_the_seed_that_was_told_stays_in_force(client: EngineClient) -> None:
     """The client has read it in the head of the answer when the worker dies."""
     first = client.submit(prompt("Once", ignore_eos=True))
