@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
+
 STARTER = "offgrid-starter"
 TIMEOUT = 120.0
 """Seconds after which a test that waits has failed. Nothing waits this long when all is well."""
@@ -146,3 +148,15 @@ def together(functions: list[Callable[[], Any]]) -> list[Any]:
     if errors:
         raise errors[0]
     return results
+
+
+def no_threads(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Let the system start no thread of this name, as under a limit of processes."""
+    start = threading.Thread.start
+
+    def refuse(self: threading.Thread) -> None:
+        if self.name == name:
+            raise RuntimeError("can't start new thread")
+        start(self)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)

@@ -7,7 +7,6 @@ after a pause that grows with every failure.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import signal
@@ -24,6 +23,7 @@ import msgspec
 from offgrid.engine.blame import Blame
 from offgrid.engine.limits import check_prompt_tokens
 from offgrid.engine.lookup import Lookup
+from offgrid.engine.patience import Restarts, Silence, Stall
 from offgrid.engine.pending import (
     POLL,
     ClientGone,
@@ -32,7 +32,7 @@ from offgrid.engine.pending import (
     error_of,
     proves_harmless,
 )
-from offgrid.engine.process import WorkerProcess, public
+from offgrid.engine.process import WorkerProcess, not_started, public, start_thread
 from offgrid.engine.protocol import (
     MAX_FRAME,
     Accepted,
@@ -77,9 +77,8 @@ _PING_EVERY = 1.0
 _PONG_WITHIN = 15.0
 """Seconds without an answer after which the process counts as stopped. The answering thread does
 not wait for llama.cpp, so this is not the time of a step (``stall_timeout`` is)."""
-_PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
-_HEALTHY_AFTER = 60.0
-"""Seconds that a worker must have lived for the next restart to be immediate again."""
+_STARTS = 3
+"""Tries to start the process of a model that has never been ready."""
 _DIED = "The model's process ended while it worked on this request."
 _DIED_TWICE = "The model's process ended twice while this request waited for it; try again."
 
@@ -121,7 +120,6 @@ class EngineClient:
         self.queue_timeout = queue_timeout
         self.capacity = load.parallel + queue_size
         self._load_timeout = load_timeout
-        self._stall_timeout = stall_timeout
         self._info: ModelInfo | None = None
         # Reentrant: a stream that nobody closed is cancelled when it is collected as garbage, which
         # may be at any line of any thread.
@@ -143,8 +141,12 @@ class EngineClient:
         self._held_back: deque[Pending] = deque()
         """Others of those: they wait for its prompt to be computed."""
         self._pings = 0
-        self._pong_at = 0.0
-        self._busy_for = 0.0
+        self._silence = Silence(_PING_EVERY)
+        self._stall = Stall(stall_timeout)
+        self._restarts = Restarts()
+        self._failed_starts = 0
+        self._unsent: list[Pending] = []
+        """Requests for which no thread could be started that sends them."""
         self._stopping = threading.Event()
         self.running = 0
         """Sequences with a slot, as the worker said last."""
@@ -154,9 +156,18 @@ class EngineClient:
     # --- life ---------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the worker in the background; :meth:`wait_ready` says when it serves."""
-        threading.Thread(target=self._supervise, name="engine-supervisor", daemon=True).start()
-        threading.Thread(target=self._watch, name="engine-watchdog", daemon=True).start()
+        """Start the worker in the background; :meth:`wait_ready` says when it serves.
+
+        Raises:
+            Overloaded: the system starts no thread for it now. Nothing is left of it.
+        """
+        try:
+            # The watchdog first: it ends when it is told so, also where there is no supervisor.
+            for run, name in ((self._watch, "watchdog"), (self._supervise, "supervisor")):
+                start_thread(threading.Thread(target=run, name=f"engine-{name}", daemon=True))
+        except Overloaded:
+            self._stopping.set()
+            raise
 
     @property
     def info(self) -> ModelInfo:
@@ -319,7 +330,7 @@ class EngineClient:
             lambda id: Generation(self, key, Submit(id, request), places, ended), places, alive
         )
         try:
-            self.hand_over(generation, request.prompt_param)
+            self.hand_over(generation)
             generation.wait_accepted(alive)
         except BaseException:
             generation.cancel()
@@ -339,7 +350,7 @@ class EngineClient:
         self._reserve(0)
         lookup = self.register(lambda id: Lookup(key, LookUp(id, query)), 0, alive)
         try:
-            self.hand_over(lookup, query.param)
+            self.hand_over(lookup)
             tokens = lookup.wait(alive)
         finally:
             self.forget(lookup)
@@ -393,12 +404,8 @@ class EngineClient:
                 self._pending[pending.id] = pending
                 return pending
 
-    def hand_over(self, pending: Pending, param: str | None) -> None:
+    def hand_over(self, pending: Pending) -> None:
         """Give a registered request to its worker; one that has died is dealt with elsewhere.
-
-        Args:
-            pending: the request.
-            param: the field of the request that errors name.
 
         Raises:
             ContextLengthExceeded: it is too large for a frame.
@@ -415,7 +422,7 @@ class EngineClient:
             raise ContextLengthExceeded(
                 f"The prompt takes more than the {MAX_FRAME >> 20} MiB that a request may take "
                 "on its way to the model.",
-                param,
+                pending.param,
             ) from None
         except EngineFault:
             log.debug("request %d: its worker has ended", pending.id)
@@ -441,18 +448,28 @@ class EngineClient:
             self._send_later(held_back)
 
     def _send_later(self, requests: list[Pending]) -> None:
-        """Send requests from a thread that may wait: a pipe may be full."""
-        threading.Thread(
+        """Send requests from a thread that may wait: a pipe may be full. While the system starts
+        none, they wait: the watchdog tries again."""
+        sender = threading.Thread(
             target=self._send_all, args=(requests,), name="engine-retry", daemon=True
-        ).start()
+        )
+        try:
+            sender.start()
+        except RuntimeError as ex:
+            log.error("%d requests of %s wait to be sent: %s", len(requests), self.name, ex)
+            with self._lock:
+                self._unsent += requests
 
     def _send_all(self, requests: list[Pending]) -> None:
         for pending in requests:
             if pending.id not in self._pending:
                 continue
-            # It was sent once, so it is not too large; a seed may make a difference of some bytes.
-            with contextlib.suppress(ContextLengthExceeded):
-                self.hand_over(pending, None)
+            try:
+                self.hand_over(pending)
+            except ContextLengthExceeded as ex:  # it has never been written to a worker before
+                error = type(ex).__name__
+                pending.push(Failed(pending.id, error, ex.message, ex.param, ex.code))
+                _tell(pending)
             if pending.id not in self._pending:  # its client left meanwhile
                 self.send_cancel(pending.id)
 
@@ -516,34 +533,64 @@ class EngineClient:
             # Ctrl-C in a terminal goes to the workers too, and they are started with this thread's
             # mask: nothing can end them before they have said that they ignore it.
             signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_SERVER)
-        failures = 0
+        restarts = self._restarts
         while not self._closed:
-            if self._stopping.wait(_PAUSES[min(failures, len(_PAUSES) - 1)]):
+            if self._stopping.wait(restarts.pause):
                 return
             born = time.monotonic()
+            computed = True
             try:
-                self._serve_one_process()
-            except OSError as ex:
-                log.error("no process for %s: %s", self.name, ex)
-                self._give_up(LoadFailed(f"the system starts no process for it ({ex.strerror})."))
+                computed = self._serve_one_process()
+            except Exception as ex:
+                self._after_failure(ex)
             if self._closed or self._load_failure is not None:
                 return
-            failures = 1 if time.monotonic() - born > _HEALTHY_AFTER else failures + 1
+            restarts.ended(time.monotonic() - born, computed)
 
-    def _serve_one_process(self) -> None:
+    def _after_failure(self, ex: Exception) -> None:
+        """No worker could be started, or not be dealt with. It is tried again after a pause, but a
+        model that has never been ready is given up after some tries: whoever asks is told why."""
+        self._failed_starts += 1
+        expected = isinstance(ex, (OSError, RuntimeError))
+        log.error("no process for %s: %s", self.name, ex, exc_info=ex)
+        if self._info is None and self._failed_starts >= _STARTS:
+            why = not_started(ex) if expected else "its process cannot be dealt with; see the log."
+            self._give_up(LoadFailed(why))
+            return
+        # Nobody else will end those that the process had been given.
+        given = [pending for pending in self._all() if pending.worker is not None]
+        self._fail(given, _DIED, "EngineFault", "engine_fault")
+
+    def _serve_one_process(self) -> bool:
         """Run one worker from its start to its end.
 
+        Returns:
+            Whether it computed something that it may have died of.
+
         Raises:
-            OSError: none could be started.
+            OSError, RuntimeError: none could be started.
         """
         process = WorkerProcess(self.load)
+        try:
+            self._run(process)
+            status = process.wait()
+            process.close()
+            return self._after_death(process, status)
+        except BaseException:
+            process.end()
+            with self._changed:
+                self._process, self._ready = None, False
+            raise
+
+    def _run(self, process: WorkerProcess) -> None:
+        """Take what a worker says until it ends."""
         with self._lock:
             self._refusal = None
             self._process = process
-            self._pong_at = time.monotonic()
-            self._busy_for = 0.0
+            self._silence.heard(time.monotonic())
+            self._stall.begin()
         loading = threading.Timer(self._load_timeout, self._kill_unless_ready, args=(process,))
-        loading.daemon = True
+        loading.name, loading.daemon = "load-limit", True
         loading.start()
         if self._closed:  # while the process was being started
             process.kill()
@@ -558,9 +605,6 @@ class EngineClient:
             process.kill()
         finally:
             loading.cancel()
-        status = process.wait()
-        process.close()
-        self._after_death(process, status)
 
     def _kill_unless_ready(self, process: WorkerProcess) -> None:
         if not self._ready and process.running:
@@ -568,23 +612,23 @@ class EngineClient:
             self._refusal = LoadFailed(f"it did not load within {self._load_timeout:g} s.")
             process.kill()
 
-    def _after_death(self, process: WorkerProcess, status: int) -> None:
+    def _after_death(self, process: WorkerProcess, status: int) -> bool:
+        """Deal with a worker's end; return whether it may have died of what it computed."""
         with self._changed:
             was_ready, self._ready = self._ready, False
             self._process = None
         if self._closed:
-            return
+            return False
         if not was_ready:
             # Whatever ended it while loading would end it again.
-            log.error(
-                "the process of %s ended with status %d while loading. %s",
-                self.name, status, process.trace(),
-            )  # fmt: skip
+            _log_death(
+                f"the process of {self.name} ended with status {status} while loading.", process
+            )
             refusal = self._refusal or LoadFailed("its process ended while loading.")
             reason = public(refusal.message, self.load)
             self._give_up(LoadFailed(f"{reason} {process.reason()}".strip(), refusal.lasting))
-            return
-        log.error("worker %d ended with status %d. %s", process.pid, status, process.trace())
+            return False
+        _log_death(f"worker {process.pid} ended with status {status}.", process)
         with self._lock:
             suspects = self._blame.crashed()
             self._alone = None
@@ -596,6 +640,7 @@ class EngineClient:
         for pending in over:
             waited = not (pending.started or pending.key in suspects)
             self._fail([pending], _DIED_TWICE if waited else _DIED, "EngineFault", "engine_fault")
+        return bool(suspects)
 
     def _try_again(self, pending: Pending, suspects: set[str]) -> bool:
         """Prepare a request for the next worker if it may be tried again.
@@ -646,10 +691,10 @@ class EngineClient:
 
     def _handle(self, report: Any) -> None:
         if isinstance(report, Pong):
-            self._pong_at = time.monotonic()
-            self._busy_for = report.busy_for
             self.running, self.waiting = report.running, report.waiting
             with self._lock:
+                self._silence.heard(time.monotonic())
+                self._stall.reported(report.busy_for)
                 self._blame.pong(report.number, report.busy_for)
         elif isinstance(report, Ready):
             with self._changed:
@@ -698,22 +743,28 @@ class EngineClient:
     def _watch(self) -> None:
         """Kill a worker that does not answer or whose step takes too long."""
         while not self._stopping.wait(_PING_EVERY):
-            process = self._process
+            with self._lock:
+                process = self._process
+                silent = self._silence.look(time.monotonic())
+                stuck = silent > _PONG_WITHIN or self._stall.hangs
             if process is None:
-                self._pong_at = time.monotonic()
                 continue
-            silent = time.monotonic() - self._pong_at
-            if silent > _PONG_WITHIN or self._busy_for > self._stall_timeout:
+            if stuck:
                 log.error(
                     "worker %d is stuck (silent for %.0f s, in its step for %.0f s): ended",
-                    process.pid, silent, self._busy_for,
+                    process.pid, silent, self._stall.busy_for,
                 )  # fmt: skip
                 process.kill()
-                self._pong_at = time.monotonic()
-                self._busy_for = 0.0
+                with self._lock:
+                    self._silence.heard(time.monotonic())
+                    self._stall.begin()
                 continue
             self._pings += 1
             self._ping(self._pings)
+            with self._lock:
+                unsent, self._unsent = self._unsent, []
+            if unsent:
+                self._send_later(unsent)
 
     def _ping(self, number: int) -> None:
         process = self._process
@@ -723,6 +774,14 @@ class EngineClient:
                 process.send(Ping(number), wait=False)
         except EngineFault:
             log.debug("ping %d: no worker", number)
+
+
+def _log_death(what: str, process: WorkerProcess) -> None:
+    """Log a worker's end; a trace line by line, for a record is one line whatever it says."""
+    first, *others = process.trace().split("\n")
+    log.error("%s %s", what, first)
+    for line in others:
+        log.error("%s", line)
 
 
 def _tell(pending: Pending) -> None:

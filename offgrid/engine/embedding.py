@@ -26,12 +26,20 @@ class Vectors:
 class Embedding(Pending):
     """One request in the worker's hands."""
 
+    command: Embed
+
     def __init__(self, engine: EngineClient, key: str, command: Embed) -> None:
         super().__init__(command.id, key, command, _PLACES)
         self._engine = engine
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._vectors = [b""] * len(command.request.inputs)
         self._over = False
+
+    @property
+    def param(self) -> str | None:
+        """The field of the request that holds the inputs."""
+        params = self.command.request.params
+        return params[0].partition("[")[0] if params else None
 
     def push(self, event: Event) -> None:
         """Take an event in."""
@@ -91,12 +99,7 @@ def embed(engine: EngineClient, request: EmbeddingRequest, alive: Callable[[], b
     key = engine.key_of((request.inputs, request.query), None)
     pending = engine.register(lambda id: Embedding(engine, key, Embed(id, request)), _PLACES, alive)
     try:
-        engine.hand_over(pending, _field(request))
+        engine.hand_over(pending)
         return pending.wait(alive)
     finally:
         pending.cancel()
-
-
-def _field(request: EmbeddingRequest) -> str | None:
-    """The field of the request that holds the inputs."""
-    return request.params[0].partition("[")[0] if request.params else None

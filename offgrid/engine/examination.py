@@ -6,7 +6,7 @@ import threading
 
 import msgspec
 
-from offgrid.engine.process import WorkerProcess, public
+from offgrid.engine.process import WorkerProcess, not_started, public
 from offgrid.engine.protocol import Examined, Load, LoadFailed
 
 _KILLED = -9
@@ -33,16 +33,20 @@ class Examination:
         process has ended."""
         try:
             process = WorkerProcess(self._load)
-        except OSError as ex:
-            return LoadFailed(f"the system starts no process for it ({ex.strerror}).")
+        except (OSError, RuntimeError) as ex:
+            return LoadFailed(not_started(ex))
         with self._lock:
             self._process = process
             stopped = self._stopped
         if stopped:
             process.kill()
         limit = threading.Timer(self._timeout, process.kill)
-        limit.daemon = True
-        limit.start()
+        limit.name, limit.daemon = "examination-limit", True
+        try:
+            limit.start()
+        except RuntimeError as ex:
+            process.end()
+            return LoadFailed(not_started(ex))
         verdict: Examined | LoadFailed | None = None
         try:
             for reports in process.reports():

@@ -12,9 +12,16 @@ from offgrid.engine.protocol import Event, Failed, LookUp, Tokens
 class Lookup(Pending):
     """One question under way. It takes no place in the queue: the tokenizer has its own thread."""
 
+    command: LookUp
+
     def __init__(self, key: str, command: LookUp) -> None:
         super().__init__(command.id, key, command, 0)
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+
+    @property
+    def param(self) -> str:
+        """The field of the request that errors name."""
+        return self.command.query.param
 
     def push(self, event: Event) -> None:
         """Take an event in."""

@@ -65,6 +65,11 @@ class Pending:
         self.started = False
         self.listener: Callable[[], None] | None = None
 
+    @property
+    def param(self) -> str | None:
+        """The field of the request that errors about its size name."""
+        raise NotImplementedError
+
     def push(self, event: Event) -> None:
         """Take an event in; called by the client's reader thread, and by whoever ends all."""
         raise NotImplementedError
@@ -112,6 +117,11 @@ class Generation(Pending):
         self.prompt_tokens = 0
         self.prompt_text = ""
         self.seed = 0
+
+    @property
+    def param(self) -> str | None:
+        """The field of the request that holds the prompt."""
+        return self.command.request.prompt_param
 
     @property
     def finished(self) -> bool:

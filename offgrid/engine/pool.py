@@ -19,6 +19,7 @@ from offgrid.config import Settings
 from offgrid.engine.client import EngineClient, LoadFailure
 from offgrid.engine.examination import Examination
 from offgrid.engine.pending import ClientGone
+from offgrid.engine.process import start_thread
 from offgrid.engine.protocol import Load
 from offgrid.errors import (
     EngineFault,
@@ -129,8 +130,11 @@ class EnginePool:
         model_id = self.default_id
         if model_id is not None:
             entry = self._catalogue.get(model_id)
-            with self._changed:
-                self._begin(entry)
+            try:
+                with self._changed:
+                    self._begin(entry)
+            except Overloaded as ex:
+                log.error("%s is loaded when it is asked for: %s", model_id, ex)
 
     def loaded(self) -> list[EngineClient]:
         """The engines of all models that are loaded or loading."""
@@ -244,23 +248,32 @@ class EnginePool:
             raise ModelLoadFailed(known.failure.message, "model")
 
     def _want(self, model_id: str) -> _Wanted:
-        """Stand in line for a model."""
+        """Stand in line for a model.
+
+        Raises:
+            Overloaded: as many requests wait for it as it has slots and places in its queue. How
+                many wait for all models together is bounded where requests come in.
+        """
         limit = self._settings.parallel + self._settings.queue_size
-        if sum(wanted.waiters for wanted in self._line.values()) >= limit:
+        wanted = self._line.get(model_id)
+        if wanted is not None and wanted.waiters >= limit:
             raise Overloaded(
-                "No loaded model can make room for another one now, and as many requests as may "
-                "wait for that do so already; try again.",
+                f"No loaded model can make room for {model_id} now, and as many requests as may "
+                "wait for it do so already; try again.",
                 retry_after=5,
             )
-        wanted = self._line.get(model_id)
+        if self._loader is None:
+            self._loader = self._start_loader()
         if wanted is None:
             wanted = self._line[model_id] = _Wanted(model_id)
         wanted.waiters += 1
-        if self._loader is None:
-            self._loader = threading.Thread(target=self._load_all, name="loader", daemon=True)
-            self._loader.start()
         self._changed.notify_all()
         return wanted
+
+    def _start_loader(self) -> threading.Thread:
+        loader = threading.Thread(target=self._load_all, name="loader", daemon=True)
+        start_thread(loader)
+        return loader
 
     def _await(self, wanted: _Wanted, alive: Callable[[], bool]) -> _Loaded:
         deadline = time.monotonic() + self._settings.load_timeout
@@ -290,7 +303,11 @@ class EnginePool:
         return len(self._engines) + self._closing < self._settings.max_models
 
     def _begin(self, entry: ModelEntry, instead_of: str | None = None) -> _Loaded:
-        """Start the process of a model; does not wait for it."""
+        """Start the process of a model; does not wait for it.
+
+        Raises:
+            Overloaded: the system starts no thread for it now.
+        """
         client = EngineClient(
             self._load(entry),
             name=entry.id,

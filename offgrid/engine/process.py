@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from offgrid.engine.protocol import Command, Load, Report, encode_frame, read_reports
-from offgrid.errors import EngineFault
+from offgrid.errors import EngineFault, Overloaded
 
 log = logging.getLogger(__name__)
 llama_log = logging.getLogger("offgrid.llama")
@@ -40,7 +40,8 @@ class WorkerProcess:
         load: the first command, which says which file.
 
     Raises:
-        OSError: the system starts no process now.
+        OSError, RuntimeError: the system starts no process, or no thread, now. Nothing is left of
+            what was started.
     """
 
     def __init__(self, load: Load) -> None:
@@ -66,12 +67,19 @@ class WorkerProcess:
         self._stdin = self._process.stdin
         self._stdout = self._process.stdout
         self._stderr = self._process.stderr
+        self._logger = threading.Thread(target=self._drain_log, name="worker-log", daemon=True)
+        try:
+            self._begin(load)
+        except BaseException:
+            self.end()
+            raise
+
+    def _begin(self, load: Load) -> None:
         # What to load is the first thing that a worker reads. It is written before anybody else
         # knows of the process: a ping that came before it would end it.
         with contextlib.suppress(OSError):  # it ended at once: reading will tell
             self._stdin.write(encode_frame(load))
             self._stdin.flush()
-        self._logger = threading.Thread(target=self._drain_log, daemon=True)
         self._logger.start()
 
     @property
@@ -131,12 +139,19 @@ class WorkerProcess:
 
     def close(self) -> None:
         """After its end: read its log to the end and close the pipes."""
-        self._logger.join(timeout=2.0)
+        if self._logger.ident is not None:  # it was started
+            self._logger.join(timeout=2.0)
         for pipe in (self._stdin, self._stdout, self._stderr):
             try:
                 pipe.close()
             except OSError:  # what was still buffered has no reader any more
                 log.debug("pipe already broken")
+
+    def end(self) -> None:
+        """Kill it, wait for its end, and close the pipes: nothing is left of it."""
+        self.kill()
+        self.wait()
+        self.close()
 
     def _drain_log(self) -> None:
         """Keep the pipe empty, whatever it says: a full pipe would stop the worker."""
@@ -165,6 +180,25 @@ class WorkerProcess:
     def _last_words(self) -> str:
         words = [line for line in self._log if _tells(line)]
         return f"Last error: {words[-1]}" if words else ""
+
+
+def not_started(ex: Exception) -> str:
+    """Return what to say of a file for which :class:`WorkerProcess` raised an error."""
+    reason = ex.strerror if isinstance(ex, OSError) else None
+    return f"the system starts no process for it ({reason or ex})."
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread that a request needs.
+
+    Raises:
+        Overloaded: the system starts none now.
+    """
+    try:
+        thread.start()
+    except RuntimeError as ex:
+        message = f"The system starts no thread for this request now ({ex}); try again."
+        raise Overloaded(message, retry_after=5) from None
 
 
 def public(text: str, load: Load) -> str:

@@ -125,6 +125,7 @@ def test_a_stopped_worker_ends_with_its_server(serve: Serve) -> None:
 
 
 def test_a_crash_leaves_a_trace_in_the_log(serve: Serve) -> None:
+    """Each line of the trace is a line of the log, so that a person can read it."""
     child = serve()
     url = child.wait_ready()
     with Stream(url, TEXT, endless(max_tokens=1900)) as stream:
@@ -132,7 +133,7 @@ def test_a_crash_leaves_a_trace_in_the_log(serve: Serve) -> None:
         os.kill(child.worker().pid, signal.SIGSEGV)
         *_, error = stream.events()
         assert "engine_fault" in error
-    child.err.find("ERROR.*ended with status -11")
-    child.err.find("Fatal Python error: Segmentation fault")
-    child.err.find('File ".*engine.py", line')
+    child.err.find(r"(?m)^.*ERROR.*ended with status -11\. its last words:$")
+    child.err.find(r"(?m)^.* ERROR \S+ Fatal Python error: Segmentation fault$")
+    child.err.find(r'(?m)^.* ERROR \S+   File "[^"]*engine\.py", line \d+ in \w+$')
     assert request(url, "POST", CHAT, chat_body(max_tokens=1)).status == 200

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
+from support import no_threads
 from tiny_models import make
 
 from offgrid.engine.examination import Examination
@@ -54,3 +56,28 @@ def test_it_ends_when_the_server_stops(tiny: Path) -> None:
     failed = examination.run()
     assert failed is not None
     assert not failed.lasting
+
+
+@pytest.mark.parametrize("thread", ["worker-log", "examination-limit"])
+def test_it_leaves_no_process_where_the_system_starts_no_thread(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, thread: str
+) -> None:
+    """As under a limit of processes: the file is not to blame."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Recorded(subprocess.Popen[bytes]):
+        def __init__(self, *args: object, **options: object) -> None:
+            super().__init__(*args, **options)  # type: ignore[call-overload]
+            started.append(self)
+
+    monkeypatch.setattr(subprocess, "Popen", Recorded)
+    no_threads(monkeypatch, thread)
+    failed = Examination(Load(str(tiny)), 60).run()
+    assert failed is not None
+    assert failed.message == "the system starts no process for it (can't start new thread)."
+    assert not failed.lasting
+    (process,) = started
+    assert process.returncode is not None
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        assert pipe is not None
+        assert pipe.closed

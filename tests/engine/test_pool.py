@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import eventually, together
+from support import eventually, no_threads, together
 from tiny_models import make
 
 from offgrid.config import load_settings
@@ -169,16 +169,23 @@ def test_who_leaves_the_line_costs_nobody_a_place(make_pool: MakePool) -> None:
     assert names(pool) == ["a"]
 
 
-def test_the_line_has_an_end(make_pool: MakePool) -> None:
+def test_the_line_for_each_model_has_an_end(make_pool: MakePool) -> None:
+    """Who waits for one model takes no place from those who wait for another."""
     pool = make_pool(max_models=1, queue_size=0)
     release = hold(pool.engine("a"))
-    waiting = Waiting(pool, "b", [])
+    log: list[str] = []
+    waiting = [Waiting(pool, "b", log)]
     in_line(pool, "b")
-    with pytest.raises(Overloaded, match="as many requests as may wait for that"):
-        pool.engine("c")
+    with pytest.raises(Overloaded, match="as many requests as may wait for it do so") as caught:
+        pool.engine("b")
+    assert "room for b now" in str(caught.value)
+    waiting.append(Waiting(pool, "c", log))
+    in_line(pool, "b", "c")
     release()
-    waiting.join()
-    assert waiting.error is None
+    for one in waiting:
+        one.join()
+        assert one.error is None
+    assert log == ["b", "c"]
 
 
 def test_who_waits_too_long_for_room_is_told_why(make_pool: MakePool) -> None:
@@ -294,9 +301,55 @@ def test_no_request_waits_while_a_worker_is_ended(
 def test_a_process_that_cannot_be_started(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor after some tries: whoever asks is told, and the file is not blamed for it."""
+    tries: list[str] = []
+
     def none(*args: Any, **options: Any) -> None:
+        tries.append("process")
         raise OSError(11, os.strerror(11))
 
     monkeypatch.setattr("subprocess.Popen", none)
+    pool = make_pool()
     with pytest.raises(ModelLoadFailed, match="The model a cannot be loaded: the system starts no"):
-        make_pool().engine("a")
+        pool.engine("a")
+    assert len(tries) == 3
+    pool._bury()
+    assert not pool._failed["a"].failure.lasting
+
+
+def test_a_loader_that_cannot_be_started_is_started_by_the_next_request(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool(max_models=1)
+    pool.engine("a")
+    with pytest.MonkeyPatch.context() as patch:
+        no_threads(patch, "loader")
+        with pytest.raises(Overloaded, match="The system starts no thread for this request now"):
+            pool.engine("b")
+    assert not pool._line
+    pool.engine("b")
+    assert names(pool) == ["b"]
+
+
+@pytest.mark.parametrize("name", ["engine-supervisor", "engine-watchdog"])
+def test_a_model_whose_threads_cannot_be_started_leaves_none(
+    make_pool: MakePool, name: str
+) -> None:
+    pool = make_pool()
+    before = {*threading.enumerate()}
+    with pytest.MonkeyPatch.context() as patch:
+        no_threads(patch, name)
+        with pytest.raises(Overloaded, match="The system starts no thread"):
+            pool.engine("a")
+    eventually(lambda: {*threading.enumerate()} <= before, "none of its threads is left")
+    pool.engine("a")
+
+
+def test_a_server_without_threads_starts_and_loads_its_model_when_asked(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool()
+    with pytest.MonkeyPatch.context() as patch:
+        no_threads(patch, "engine-supervisor")
+        pool.start()
+    assert pool.engine("a").ready

@@ -12,13 +12,29 @@ from typing import Any
 
 import pytest
 from processes import all_stopped
-from support import STARTER, Stream, chat_body, endless, eventually, request, text_of, together
+from support import (
+    STARTER,
+    Stream,
+    chat_body,
+    endless,
+    eventually,
+    no_threads,
+    request,
+    text_of,
+    together,
+)
 
 from offgrid.engine import client as client_module
 from offgrid.engine.blame import REFUSED_FOR, Blame
-from offgrid.engine.client import EngineClient
-from offgrid.engine.protocol import GenerationRequest, Load, Part, Sampling
-from offgrid.errors import EngineFault, ModelLoadFailed, RequestError, RequestRefused
+from offgrid.engine.client import EngineClient, Generation
+from offgrid.engine.protocol import GenerationRequest, Load, Part, Sampling, Submit
+from offgrid.errors import (
+    ContextLengthExceeded,
+    EngineFault,
+    ModelLoadFailed,
+    RequestError,
+    RequestRefused,
+)
 from offgrid.server import Server
 
 CHAT = "/v1/chat/completions"
@@ -279,6 +295,85 @@ def test_a_worker_killed_while_idle_costs_no_request(client: EngineClient) -> No
         assert client.pid != pid
 
 
+@pytest.mark.parametrize("thread", ["worker-log", "load-limit"])
+def test_a_worker_is_started_as_soon_as_the_system_starts_threads_again(
+    client: EngineClient, caplog: pytest.LogCaptureFixture, thread: str
+) -> None:
+    """Whoever waits meanwhile is served; nobody is told that the model's file is at fault."""
+    pid = client.pid
+    asked = Asked(client, prompt("Once", max_tokens=2))
+    with pytest.MonkeyPatch.context() as patch:
+        no_threads(patch, thread)
+        os.kill(pid or 0, signal.SIGKILL)
+        eventually(lambda: caplog.text.count("no process for model") >= 2, "it is tried again")
+        assert client.load_failure is None
+        asked._threads[0].start()
+    (text,) = asked.wait()
+    assert isinstance(text, str)
+
+
+@pytest.mark.parametrize("thread", ["worker-log", "load-limit"])
+def test_a_model_for_which_the_system_never_starts_threads(
+    starter_path: Path, monkeypatch: pytest.MonkeyPatch, thread: str
+) -> None:
+    client = EngineClient(Load(str(starter_path)), queue_size=1, load_timeout=60, stall_timeout=60)
+    no_threads(monkeypatch, thread)
+    client.start()
+    with pytest.raises(ModelLoadFailed, match="starts no process for it \\(can't start new thread"):
+        client.wait_ready()
+    assert client.load_failure is not None
+    assert not client.load_failure.lasting
+    client.close()
+
+
+def test_requests_wait_for_a_thread_that_sends_them(client: EngineClient) -> None:
+    """Their worker dies, and the system starts no thread that hands them to the next one."""
+    pid = client.pid
+    os.kill(pid or 0, signal.SIGSTOP)
+    asked = Asked(client, prompt("Once", max_tokens=2))
+    asked.start(1)
+    with pytest.MonkeyPatch.context() as patch:
+        no_threads(patch, "engine-retry")
+        os.kill(pid or 0, signal.SIGKILL)
+        eventually(lambda: client._unsent, "it waits to be sent")
+        assert client.ready
+        next_one = client.pid
+    (text,) = asked.wait()
+    assert isinstance(text, str)
+    assert client.pid == next_one
+
+
+def test_a_request_too_large_for_the_pipe_whose_worker_dies_before_it_is_sent(
+    client: EngineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next worker's sender finds that out, and tells whoever waits for the answer."""
+    monkeypatch.setattr("offgrid.engine.protocol.MAX_FRAME", 1 << 16)
+    request = prompt("x" * (1 << 16), prompt_param="messages")
+    pid = client.pid
+    pending = client.register(
+        lambda id: Generation(client, "", Submit(id, request), 1, lambda: None), 1, lambda: True
+    )
+    os.kill(pid or 0, signal.SIGKILL)
+    polls = iter(range(300))
+    with pytest.raises(ContextLengthExceeded, match="more than the") as caught:
+        pending.wait_accepted(lambda: next(polls, None) is not None)
+    assert caught.value.param == "messages"
+    assert caught.value.code == "context_length_exceeded"
+    assert not client._pending
+    assert client.in_flight == 0
+    assert finish(client, prompt("Once", max_tokens=2))
+
+
+def test_workers_killed_while_idle_are_replaced_soon(client: EngineClient) -> None:
+    pids: list[int] = []
+    for _ in range(3):
+        eventually(lambda: client.ready and client.pid not in pids, "there is another one")
+        pids.append(client.pid or 0)
+        os.kill(pids[-1], signal.SIGKILL)
+    eventually(lambda: client.ready and client.pid not in pids, "there is another one")
+    assert client._restarts.pause <= 0.5
+
+
 def test_a_stopped_worker_is_ended_and_who_waits_is_served(
     client: EngineClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -292,6 +387,26 @@ def test_a_stopped_worker_is_ended_and_who_waits_is_served(
         eventually(lambda: client.pid != pid, "it is ended")
     (text,) = asked.wait()
     assert isinstance(text, str)
+
+
+def test_a_worker_that_hangs_in_a_step_is_ended(client: EngineClient) -> None:
+    """Its reports say so, one after the other."""
+    pid = client.pid
+    client._stall.limit = -1.0  # so does an idle one, then
+    eventually(lambda: client.pid != pid, "it is ended")
+    client._stall.limit = 60.0
+    assert finish(client, prompt("Once", max_tokens=2))
+
+
+def test_a_server_that_did_not_run_for_some_time_ends_no_worker(client: EngineClient) -> None:
+    """As with Ctrl-Z and fg: the last word of the worker is old then, and its step seems long."""
+    pid, pings = client.pid, client._pings
+    with client._lock:  # the watchdog and the reader wait
+        client._silence._last -= 3600.0
+        client._stall.reported(3600.0)
+    eventually(lambda: client._pings > pings + 1, "the watchdog has looked, and looked again")
+    assert client.pid == pid
+    assert finish(client, prompt("Once", max_tokens=2))
 
 
 def test_the_seed_that_was_told_stays_in_force(client: EngineClient) -> None:
