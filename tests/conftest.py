@@ -17,7 +17,7 @@ import pytest
 import source_tree  # noqa: F401 - before anything is imported from the package
 
 from offgrid.config import Settings, load_settings
-from offgrid.engine import client as client_module
+from offgrid.engine import patience
 from offgrid.server import Server
 from offgrid.store.catalogue import STARTER_PATH
 
@@ -49,7 +49,7 @@ def _clean_environment() -> Iterator[None]:
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """The servers of this process replace a worker that has ended at once, however many did."""
-    monkeypatch.setattr(client_module, "_PAUSES", (0.0,))
+    monkeypatch.setattr(patience, "_PAUSES", (0.0,))
 
 
 @pytest.fixture(scope="session")
