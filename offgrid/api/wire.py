@@ -43,6 +43,8 @@ _LINGER_SECONDS = 30.0
 _MAX_DISCARDED = 1 << 28
 """Bytes of that, read and thrown away."""
 _DISCARD = 1 << 16
+_UNREAD = 1 << 16
+"""Bytes of responses that a client has not taken, beyond which its next request waits."""
 _MAX_BODIES = 1 << 29
 """Bytes of all bodies that are kept at once, or four times the limit of one, if that is more."""
 _FREE = 1 << 16
@@ -397,7 +399,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         super().service()
 
     def _is_unread(self) -> bool:
-        return bool(self.total_outbufs_len > self.adj.outbuf_high_watermark)
+        return bool(self.total_outbufs_len > _UNREAD)
 
     def _flush_outbufs_below_high_watermark(self) -> None:
         if self.answering:
