@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ class ClientGone(Exception):
     """The client left while its request waited."""
 
 
-class Pending:
+class Pending(ABC):
     """What the engine client knows of a request.
 
     Attributes:
@@ -66,13 +67,14 @@ class Pending:
         self.listener: Callable[[], None] | None = None
 
     @property
+    @abstractmethod
     def param(self) -> str | None:
         """The field of the request that errors about its size name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def push(self, event: Event) -> None:
-        """Take an event in; called by the client's reader thread, and by whoever ends all."""
-        raise NotImplementedError
+        """Take an event in; called by the client's reader thread, and by the thread that ends all
+        requests."""
 
     def again(self) -> None:
         """Its worker died before anything of it was computed: prepare it for the next one."""
