@@ -3,7 +3,8 @@
 What a parser makes of a text is up to fifty times as large as the text, and other threads wait for
 it during each call into the parser. So values are counted before
 (:func:`offgrid.sampling.count_json` does not keep others waiting), a body of too many is refused,
-and a large one is parsed in pieces between which others get their turn. The whole may take longer than any of its pieces.
+and a large one is parsed in pieces between which others get their turn. The whole may
+take longer than any of its pieces.
 
 Usual parsers let through what has no meaning or two (NaN, infinities, a key that comes twice, half
 a surrogate pair); here each is a 400 that says so.
