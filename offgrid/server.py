@@ -21,6 +21,7 @@ from waitress.server import BaseWSGIServer
 from waitress.wasyncore import close_all
 
 from offgrid.api.gate import places
+from offgrid.api.lanes import Dispatcher
 from offgrid.api.wire import FRAMING, channel_class
 from offgrid.app import build_app
 from offgrid.config import Settings
@@ -31,10 +32,13 @@ from offgrid.store.catalogue import Catalogue
 
 log = logging.getLogger(__name__)
 
-_SPARE_THREADS = 8
-"""For /health and whatever else never waits, and for answers that say that no place is free."""
+_SPARE_THREADS = 4
+"""For the answers that say that no place is free."""
 _MAX_CONNECTIONS = 2048
 """Most of them idle: clients that keep theirs open must not shut others out."""
+_SEND_BUFFER = 1 << 17
+"""Bytes of a connection's answers that the system may hold, doubled by Linux. Left alone it takes
+megabytes, and a hundred clients that read nothing keep the processor busy with filling them."""
 _BACKLOG = 128
 _FLUSH_SECONDS = 5.0
 """How long the last bytes of the answers may take on their way out."""
@@ -63,6 +67,7 @@ def listen(host: str, port: int) -> socket.socket:
         if os.name != "nt":  # there it would let a second server take the port over
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         for name, value in (
             ("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3),
             ("TCP_USER_TIMEOUT", 20_000),
@@ -95,15 +100,14 @@ class Server:
         self.pool = EnginePool(settings, self.catalogue)
         sock = listen(settings.host, settings.port)
         self.port: int = sock.getsockname()[1]
-        # Whatever may wait passes the gate, a stream until its end; the rest finds a spare thread.
-        threads = places(settings) + _SPARE_THREADS
         app = build_app(settings, self.catalogue, self.pool)
         self._sockets: dict[int, Any] = {}
         self._server: BaseWSGIServer = waitress.create_server(
             app,
             map=self._sockets,
             sockets=[sock],
-            threads=threads,
+            # Whatever may wait for a model passes the gate, a stream until its end.
+            _dispatcher=Dispatcher(places(settings) + _SPARE_THREADS),
             # Reading ahead is how a client's leaving is noticed.
             channel_request_lookahead=1,
             # select() fails for the whole server at file descriptor 1024.

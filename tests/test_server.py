@@ -29,7 +29,7 @@ from support import (
     together,
 )
 
-from offgrid.server import Server
+from offgrid.server import Server, listen
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -309,3 +309,12 @@ def test_waitress_serve(
     assert child.wait() == status
     assert "Traceback" not in child.err.text
     all_gone([worker])
+
+
+def test_the_system_holds_little_of_what_a_client_does_not_read() -> None:
+    with listen("127.0.0.1", 0) as listening, socket.socket() as client:
+        client.connect(listening.getsockname())
+        accepted, _ = listening.accept()
+        with accepted:
+            held = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    assert held <= 1 << 18

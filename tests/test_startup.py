@@ -111,3 +111,15 @@ def test_a_trace_that_is_switched_on_already_stays_where_it_goes(
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     enable_crash_trace()
     assert faulthandler.is_enabled()
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.005, 0.0005), (0.0001, 0.0001)])
+def test_a_thread_keeps_pythons_lock_for_half_a_millisecond_at_most(
+    before: float, after: float
+) -> None:
+    program = (
+        f"import sys; sys.setswitchinterval({before}); from offgrid.startup import prepare_process;"
+        "prepare_process(); print(sys.getswitchinterval())"
+    )
+    result = run("-c", program)
+    assert float(result.stdout) == pytest.approx(after, rel=0.02), result.stderr

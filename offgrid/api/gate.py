@@ -31,6 +31,11 @@ def places(settings: Settings) -> int:
     return (settings.parallel + settings.queue_size) * settings.max_models + _EXTRA
 
 
+def never_waits(method: str, path: str) -> bool:
+    """Return whether a request is answered without a model."""
+    return method == "OPTIONS" or path in _NEVER_WAIT or path.startswith(_NEVER_WAITS_BELOW)
+
+
 class Gate:
     """Gives each request that may wait a place, and refuses it when there is none.
 
@@ -46,7 +51,7 @@ class Gate:
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Take a place, or raise Overloaded."""
-        if _never_waits(req):
+        if never_waits(req.method, req.path):
             return
         try:
             place = self._free.pop()
@@ -97,8 +102,3 @@ class _Leaving:
     def __del__(self) -> None:
         # A framework may drop the body of a response without closing it.
         self._leave()
-
-
-def _never_waits(req: falcon.Request) -> bool:
-    path = req.path
-    return req.method == "OPTIONS" or path in _NEVER_WAIT or path.startswith(_NEVER_WAITS_BELOW)

@@ -32,6 +32,7 @@ from waitress.utilities import (
 )
 
 from offgrid.api.errors import wire_error
+from offgrid.api.lanes import Lane, lane_of
 from offgrid.api.middleware import AllowedOrigins, cors_headers, new_request_id
 
 FRAMING = 1 << 20
@@ -355,8 +356,11 @@ class _Task(WSGITask):  # type: ignore[misc]
     """The application's answer to one request."""
 
     def service(self) -> None:
-        """Compute and write it; only meanwhile may the thread wait for the client to read."""
-        self.channel.answering = True
+        """Compute and write it; only meanwhile may the thread wait for the client to read.
+
+        Only where there are many: elsewhere the response is kept as a whole.
+        """
+        self.channel.answering = self.channel.lane() is Lane.WAITING
         try:
             super().service()
         finally:
@@ -388,6 +392,11 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self._postponed = False
         """Whether the next request waits until the client has read of the responses before it."""
         super().__init__(*arguments, **options)
+
+    def lane(self) -> Lane:
+        """Return whose threads answer the next request."""
+        request = self.requests[0]
+        return lane_of(request.command, request.path, request.error is not None)
 
     def service(self) -> None:
         """Answer the next request, in a thread; later if too much is unread of those before."""

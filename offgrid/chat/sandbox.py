@@ -28,8 +28,9 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 from markupsafe import escape
 
-MAX_SOURCE = 128 * 1024
-"""Characters of a template. So many take a second to compile; real ones are a fraction of it."""
+MAX_SOURCE = 64 * 1024
+"""Characters of a template. The last step of compiling keeps other threads waiting: so many take it
+a tenth of a second. Real ones have a third of them at most."""
 MAX_STEPS = 1_000_000
 """Steps of one rendering; a second or so."""
 MAX_TEXT = 256 * 1024 * 1024

@@ -271,6 +271,14 @@ def test_output_is_bounded() -> None:
         render("{{ long }}{{ long }}!", long=long)
 
 
+def test_the_length_of_a_template_is_bounded() -> None:
+    source = "a" * sandbox.MAX_SOURCE
+    box = Sandbox()
+    assert box.render_bounded(box.from_string(source), {}) == source
+    with pytest.raises(TemplateLimit, match=f"more than {sandbox.MAX_SOURCE} characters"):
+        box.from_string(source + "a")
+
+
 def test_long_chats_are_within_the_limits() -> None:
     source = (
         "{% for m in messages %}{% if m.role == 'user' and loop.index0 < messages | length %}"
