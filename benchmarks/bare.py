@@ -15,8 +15,8 @@ import time
 import msgspec
 import numpy as np
 
-from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Load
+from offgrid.engine.worker.llama.model import Model
 
 
 def run(model: Model, streams: int, prompt_tokens: int, tokens: int) -> float:

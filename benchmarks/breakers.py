@@ -19,10 +19,10 @@ from typing import Any
 from models import resolve
 from report import add_json_option, machine, print_table, write_json
 
-from offgrid.engine.breakers import PieceIndex, expand_breakers
-from offgrid.engine.llama.model import Model
-from offgrid.engine.prepare import Preparer
 from offgrid.engine.protocol import GenerationRequest, Load, Part, Sampling
+from offgrid.engine.worker.dry_breakers import PieceIndex, expand_breakers
+from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.prepare import Preparer
 from offgrid.errors import InvalidParameter
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -462,7 +462,7 @@ def start(setup: Setup) -> Result:
     imports = {
         "python itself": "pass",
         "imports of the server": "import offgrid.cli",
-        "imports of the worker": "import offgrid.engine.worker",
+        "imports of the worker": "import offgrid.engine.worker.main",
         "of these NumPy": "import numpy",
         "of these llama_cpp": "import llama_cpp.llama_cpp",
     }

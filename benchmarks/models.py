@@ -434,8 +434,8 @@ def check(path: Path) -> dict[str, Any]:
     """
     import ctypes
 
-    from offgrid.engine.llama.model import Model
     from offgrid.engine.protocol import Load, Part
+    from offgrid.engine.worker.llama.model import Model
 
     model = Model(Load(str(path), ctx_size=512, parallel=2))
     tokens = model.tokenize([Part(_TEXT * 4, False)])

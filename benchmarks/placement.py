@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from report import add_json_option, machine, print_table, write_json
 
-from offgrid.engine.scheduler import Row, Scheduler
+from offgrid.engine.worker.scheduler import Row, Scheduler
 
 SLOTS = 8
 STEPS = 20_000

@@ -33,7 +33,7 @@ from offgrid.api.tokens import (
     TokenizerInfoResource,
 )
 from offgrid.config import Settings, load_settings
-from offgrid.engine.pool import EnginePool
+from offgrid.engine.client.pool import EnginePool
 from offgrid.startup import prepare_process
 from offgrid.store.catalogue import Catalogue
 from offgrid.store.responses import ResponseStore

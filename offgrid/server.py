@@ -25,7 +25,7 @@ from offgrid.api.lanes import Dispatcher
 from offgrid.api.wire import FRAMING, channel_class
 from offgrid.app import build_app
 from offgrid.config import Settings
-from offgrid.engine.pool import EnginePool
+from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import OffgridError
 from offgrid.startup import prepare_process
 from offgrid.store.catalogue import Catalogue

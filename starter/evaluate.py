@@ -35,8 +35,8 @@ from tooluse import FUNCTIONS, describe
 from words import NAMES, THINGS
 
 from offgrid.config import load_settings
-from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Load, Part
+from offgrid.engine.worker.llama.model import Model
 from offgrid.server import Server
 from offgrid.store.catalogue import STARTER_PATH
 

@@ -17,7 +17,7 @@ import pytest
 import source_tree  # noqa: F401 - before anything is imported from the package
 
 from offgrid.config import Settings, load_settings
-from offgrid.engine import patience
+from offgrid.engine.client import patience
 from offgrid.server import Server
 from offgrid.store.catalogue import STARTER_PATH
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from offgrid.engine.engine import Engine
-from offgrid.engine.llama.errors import DecodeError
-from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Delta, Event, GenerationRequest, Part, Sampling
+from offgrid.engine.worker.engine import Engine
+from offgrid.engine.worker.llama.errors import DecodeError
+from offgrid.engine.worker.llama.model import Model
 
 GREEDY = Sampling(temperature=0.0)
 

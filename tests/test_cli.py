@@ -23,8 +23,8 @@ from support import STARTER, TIMEOUT, chat_body, request
 from offgrid import __version__
 from offgrid.cli import main
 from offgrid.config import TABLE, Setting, Settings, load_settings
-from offgrid.engine.client import EngineClient
-from offgrid.engine.pool import EnginePool
+from offgrid.engine.client.client import EngineClient
+from offgrid.engine.client.pool import EnginePool
 from offgrid.engine.protocol import Load
 from offgrid.errors import OffgridError
 from offgrid.store.catalogue import Catalogue

@@ -1,59 +1,120 @@
-"""Imports point down the levels of the layout, and llama.cpp has one importer."""
+"""Which module may import which: levels, processes, no circles, and one importer of llama.cpp."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import offgrid
 
 ROOT = Path(offgrid.__file__).parent
 LEVELS = {
-    "errors": 0, "config": 0, "startup": 0, "terminal": 0, "sampling": 1, "engine": 2, "chat": 2,
-    "store": 2, "peers": 3, "api": 4, "app": 5, "server": 5, "cli": 6, "__main__": 7,
+    "errors": 0, "config": 0, "startup": 0, "terminal": 0,
+    "sampling": 1, "grammar": 1,
+    "engine": 2, "chat": 2, "store": 2,
+    "peers": 3,
+    "api": 4,
+    "app": 5, "server": 5,
+    "cli": 6,
+    "__main__": 7,
 }  # fmt: skip
+BOTH_PROCESSES = {"protocol", "limits", "signals"}
+"""Modules of the engine that the server and the worker import."""
 
 
-def imports(path: Path) -> set[str]:
+def module_of(path: Path) -> str:
+    """Return the name that a file of the package is imported by."""
+    parts = ("offgrid", *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(part for part in parts if part != "__init__")
+
+
+MODULES = {module_of(path): path for path in ROOT.rglob("*.py")}
+
+
+def imports(module: str) -> set[str]:
+    """Return what a module imports, of this package by the name of the module."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, f"{path}: relative import"
-            names.add(node.module)
-            # ``from offgrid import cli`` imports a package, too.
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+            assert node.level == 0, f"{module}: relative import"
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                names.add(inner if inner in MODULES else node.module)
     return names
 
 
+def below(names: Iterable[str], package: str) -> set[str]:
+    """Return those that are the package or in it."""
+    return {name for name in names if f"{name}.".startswith(f"{package}.")}
+
+
+def importers(library: str) -> set[str]:
+    """Return the modules that import a library."""
+    return {module for module in MODULES if below(imports(module), library)}
+
+
 def test_imports_point_down() -> None:
-    files = [path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py"]
-    assert len(files) > 30
-    for path in files:
-        own = path.relative_to(ROOT).with_suffix("").parts[0]
-        for name in imports(path):
-            package, _, rest = name.partition(".")
-            other = rest.split(".")[0]
-            if package == "offgrid" and other not in ("", "__version__"):
-                assert LEVELS[other] <= LEVELS[own], f"{path} imports {name}"
+    assert len(MODULES) > 100
+    for module in set(MODULES) - {"offgrid"}:
+        own = module.split(".")[1]
+        for name in below(imports(module), "offgrid") - {"offgrid"}:
+            other = name.split(".")[1]
+            assert LEVELS[other] <= LEVELS[own], f"{module} imports {name}"
 
 
-def test_llama_cpp_has_one_importer() -> None:
-    importers = {
-        path.relative_to(ROOT).parent.as_posix()
-        for path in ROOT.rglob("*.py")
-        if any(name.split(".")[0] == "llama_cpp" for name in imports(path))
-    }
-    assert importers == {"engine/llama"}
+def test_no_modules_import_each_other() -> None:
+    """Also not by way of others, and whether only type checkers see it or not."""
+    left = {module: below(imports(module), "offgrid") - {module} for module in MODULES}
+    while left:
+        free = {module for module, names in left.items() if not names & set(left)}
+        assert free, f"a circle of imports among {sorted(left)}"
+        for module in free:
+            del left[module]
+
+
+def test_the_server_and_the_worker_import_nothing_of_each_other() -> None:
+    worker = "offgrid.engine.worker"
+    assert below(MODULES, worker)
+    for module in set(MODULES) - below(MODULES, worker):
+        assert not below(imports(module), worker), module
+    common = {f"offgrid.engine.{name}" for name in BOTH_PROCESSES}
+    common |= {"offgrid", "offgrid.errors", "offgrid.startup"}
+    for module in below(MODULES, worker):
+        for name in below(imports(module), "offgrid"):
+            assert (
+                name in common
+                or below([name], worker)
+                or below([name], "offgrid.grammar")
+                or below([name], "offgrid.sampling")
+            ), f"{module} imports {name}"
+
+
+def test_the_grammar_package_needs_errors_alone() -> None:
+    for module in below(MODULES, "offgrid.grammar"):
+        for name in below(imports(module), "offgrid"):
+            assert name == "offgrid.errors" or below([name], "offgrid.grammar"), module
+
+
+def test_libraries_have_few_importers() -> None:
+    """Each in the process that has to have it, and where a reader looks for it."""
+    worker = below(MODULES, "offgrid.engine.worker")
+    llama = below(MODULES, "offgrid.engine.worker.llama")
+    assert importers("llama_cpp") <= llama
+    assert importers("numpy") <= worker | below(MODULES, "offgrid.sampling")
+    assert importers("llguidance") <= worker | below(MODULES, "offgrid.grammar")
+    assert importers("waitress") <= below(MODULES, "offgrid.api") | {"offgrid.server"}
+    assert importers("falcon") <= below(MODULES, "offgrid.api") | {"offgrid.app"}
 
 
 def test_the_server_process_does_not_load_llama_cpp(tmp_path: Path) -> None:
     program = (
         "import sys, offgrid.server, offgrid.app, offgrid.cli;"
-        "print([name for name in sys.modules if name.startswith('llama_cpp')])"
+        "print([name for name in sys.modules if name.split('.')[0] in ('llama_cpp', 'numpy')])"
     )
     result = subprocess.run(
         [sys.executable, "-c", program],
@@ -68,10 +129,8 @@ def test_the_server_process_does_not_load_llama_cpp(tmp_path: Path) -> None:
 def test_no_function_imports_a_module_of_the_package() -> None:
     """It would be loaded by the first thread that gets there, and its structs would be unprepared
     (:mod:`offgrid.startup`)."""
-    for path in ROOT.rglob("*.py"):
+    for module, path in MODULES.items():
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(function, ast.FunctionDef):
                 late = [node for node in ast.walk(function) if isinstance(node, ast.ImportFrom)]
-                assert not [node for node in late if (node.module or "").startswith("offgrid")], (
-                    path
-                )
+                assert not [n for n in late if (n.module or "").startswith("offgrid")], module

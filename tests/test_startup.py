@@ -57,8 +57,8 @@ STARTS = {
     "serve": "import offgrid.server; server = offgrid.server.Server(settings)",
     "waitress-serve": "import offgrid.app; app = offgrid.app.create_app(settings)",
     "worker": """
-import offgrid.engine.worker
-offgrid.engine.worker.prepare_process()
+import offgrid.engine.worker.main
+offgrid.engine.worker.main.prepare_process()
 """,
 }
 

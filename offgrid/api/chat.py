@@ -17,9 +17,9 @@ from offgrid.api.schema.chat import ChatRequest, parse_chat
 from offgrid.api.sse import send_stream
 from offgrid.chat.dialect import Dialect
 from offgrid.config import Settings
-from offgrid.engine.client import EngineClient
+from offgrid.engine.client.client import EngineClient
+from offgrid.engine.client.pool import EnginePool
 from offgrid.engine.limits import check_message_count
-from offgrid.engine.pool import EnginePool
 from offgrid.engine.protocol import GenerationRequest, ModelInfo, TokenQuery
 from offgrid.errors import InvalidParameter
 

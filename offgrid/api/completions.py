@@ -20,7 +20,7 @@ from offgrid.api.schema.completions import (
 )
 from offgrid.api.sse import Chunk, send_stream
 from offgrid.config import Settings
-from offgrid.engine.pool import EnginePool
+from offgrid.engine.client.pool import EnginePool
 from offgrid.engine.protocol import Delta, GenerationRequest, Part, PromptToken, TokenLogprob
 from offgrid.errors import InvalidParameter
 

@@ -7,13 +7,12 @@ import json
 from collections.abc import Iterator
 
 import falcon
-import numpy as np
 
 from offgrid.api.request import liveness, read_checked
 from offgrid.api.schema.embeddings import parse_embeddings
 from offgrid.config import Settings
-from offgrid.engine.embedding import Vectors, embed
-from offgrid.engine.pool import EnginePool
+from offgrid.engine.client.pending import Vectors
+from offgrid.engine.client.pool import EnginePool
 
 
 class EmbeddingsResource:
@@ -28,7 +27,7 @@ class EmbeddingsResource:
         request = read_checked(req, self._max_body, parse_embeddings)
         work = request.embedding()
         alive = liveness(req)
-        result = embed(self._pool.engine(request.model, alive), work, alive)
+        result = self._pool.engine(request.model, alive).embed(work, alive)
         resp.content_type = falcon.MEDIA_JSON
         # In pieces: as text, thousands of vectors are many times as large as they are.
         resp.stream = _body(request.model, result, request.encoding_format == "base64")
@@ -38,14 +37,8 @@ def _body(model: str, result: Vectors, as_base64: bool) -> Iterator[bytes]:
     """Yield the JSON of the answer."""
     yield b'{"object":"list","data":['
     for index, vector in enumerate(result.vectors):
-        item = {"object": "embedding", "index": index, "embedding": _value(vector, as_base64)}
+        value = base64.b64encode(vector).decode("ascii") if as_base64 else result.values(index)
+        item = {"object": "embedding", "index": index, "embedding": value}
         yield (b"," if index else b"") + json.dumps(item, separators=(",", ":")).encode()
     usage = {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens}
     yield f'],"model":{json.dumps(model)},"usage":{json.dumps(usage)}}}'.encode()
-
-
-def _value(vector: bytes, as_base64: bool) -> str | list[float]:
-    if as_base64:
-        return base64.b64encode(vector).decode("ascii")
-    numbers: list[float] = np.frombuffer(vector, dtype="<f4").tolist()
-    return numbers

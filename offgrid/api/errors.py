@@ -8,7 +8,7 @@ from typing import Any
 import falcon
 import msgspec
 
-from offgrid.engine.client import ClientGone
+from offgrid.engine.client.client import ClientGone
 from offgrid.errors import ModelLoadFailed, RequestError
 
 log = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ import falcon
 
 from offgrid.api.running import Once
 from offgrid.config import Settings
-from offgrid.engine.pool import EnginePool
+from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import Overloaded
 
 _EXTRA = 8

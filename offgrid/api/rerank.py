@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import falcon
-import numpy as np
 
 from offgrid.api.request import liveness, read_checked
 from offgrid.api.schema.rerank import parse_rerank
 from offgrid.config import Settings
-from offgrid.engine.embedding import embed
-from offgrid.engine.pool import EnginePool
+from offgrid.engine.client.pool import EnginePool
 
 
 class RerankResource:
@@ -25,8 +23,8 @@ class RerankResource:
         """Check, score, and answer best first; of equal scores the earlier document."""
         request = read_checked(req, self._max_body, parse_rerank)
         alive = liveness(req)
-        result = embed(self._pool.engine(request.model, alive), request.embedding(), alive)
-        scores = [float(np.frombuffer(vector, dtype="<f4")[0]) for vector in result.vectors]
+        result = self._pool.engine(request.model, alive).embed(request.embedding(), alive)
+        scores = [result.values(index)[0] for index in range(len(result.vectors))]
         order = sorted(range(len(scores)), key=lambda index: -scores[index])
         results = []
         for index in order[: request.top_n]:

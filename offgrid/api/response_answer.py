@@ -24,7 +24,7 @@ from offgrid.api.schema.response_items import new_id
 from offgrid.api.schema.responses import renamed
 from offgrid.api.sse import Chunk
 from offgrid.chat.parser import CallArguments, CallStart, Content, Event, Reasoning
-from offgrid.engine.client import ClientGone
+from offgrid.engine.client.client import ClientGone
 from offgrid.engine.protocol import TokenLogprob
 from offgrid.errors import EngineFault, RequestError
 

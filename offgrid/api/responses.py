@@ -25,7 +25,7 @@ from offgrid.api.schema.responses import (
 from offgrid.api.sse import send_stream
 from offgrid.api.truncation import fitting
 from offgrid.config import Settings
-from offgrid.engine.pool import EnginePool
+from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import InvalidParameter, ModelNotFound, NotStored, RequestError
 from offgrid.store.responses import ResponseStore, StoredResponse
 

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from offgrid.engine.client import ClientGone, EngineClient, Generation
+from offgrid.engine.client.client import ClientGone, EngineClient, Generation
 from offgrid.engine.protocol import Delta, GenerationRequest
 from offgrid.errors import Overloaded
 

@@ -21,7 +21,7 @@ import msgspec
 
 from offgrid.api.errors import error_body
 from offgrid.api.running import POLL, Mark, Once, Running
-from offgrid.engine.client import ClientGone
+from offgrid.engine.client.client import ClientGone
 from offgrid.errors import EngineFault, RequestError
 
 log = logging.getLogger(__name__)

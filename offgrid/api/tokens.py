@@ -21,8 +21,8 @@ from offgrid.api.schema.tokens import (
     parse_tokenize,
 )
 from offgrid.config import Settings
-from offgrid.engine.client import EngineClient
-from offgrid.engine.pool import EnginePool
+from offgrid.engine.client.client import EngineClient
+from offgrid.engine.client.pool import EnginePool
 from offgrid.engine.protocol import ModelInfo, Part, TokenQuery, Tokens
 from offgrid.errors import InvalidParameter, ModelNotFound
 

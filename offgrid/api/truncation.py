@@ -8,7 +8,7 @@ from typing import Any
 from offgrid.api.chat import count_tokens
 from offgrid.api.schema.chat import ChatRequest
 from offgrid.api.schema.responses import ResponsesRequest, to_chat
-from offgrid.engine.client import EngineClient
+from offgrid.engine.client.client import EngineClient
 from offgrid.errors import ContextLengthExceeded
 
 Json = dict[str, Any]

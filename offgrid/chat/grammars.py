@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from offgrid.chat.formats import ThoughtFormat, ToolFormat
-from offgrid.engine.json_schema import ESCAPES, adapted
+from offgrid.grammar.schema import ESCAPES, adapted
 
 _NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 _ANY_ARGUMENTS: dict[str, Any] = {"type": "object"}

@@ -1,12 +1,8 @@
-"""The engine: llama.cpp's logits to text, many sequences at once, in a process of its own.
+"""The engine: prompts to text, many sequences at once, one process for each loaded model.
 
-Server side: :mod:`~offgrid.engine.pool` (which models run), :mod:`~offgrid.engine.client` (one
-model and what it is asked), :mod:`~offgrid.engine.process` (its worker process) and
-:mod:`~offgrid.engine.blame` (what a worker died of). Both sides: :mod:`~offgrid.engine.protocol`.
-Worker side: :mod:`~offgrid.engine.worker` (threads and pipes), :mod:`~offgrid.engine.engine` (the
-loop), :mod:`~offgrid.engine.scheduler` (what each step computes; pure),
-:mod:`~offgrid.engine.sequence` (one choice being generated) and :mod:`~offgrid.engine.llama`
-(all that touches llama.cpp).
-
-The server side never imports the worker side: llama.cpp may end its process on some inputs.
+:mod:`~offgrid.engine.client` runs in the server process, :mod:`~offgrid.engine.worker` in the
+process of a model. Neither imports the other: llama.cpp may end its process on some inputs. What
+both need is here: the messages between them (:mod:`~offgrid.engine.protocol`), limits that both
+check (:mod:`~offgrid.engine.limits`), and the signals that neither may die of
+(:mod:`~offgrid.engine.signals`).
 """

@@ -22,8 +22,8 @@ from tiny_models import BERT_CONTEXT, make, make_bert
 
 from offgrid.api.schema.embeddings import MAX_INPUTS
 from offgrid.config import load_settings
-from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Load
+from offgrid.engine.worker.llama.model import Model
 from offgrid.server import Server
 
 EMBED, RERANK = "/v1/embeddings", "/v1/rerank"

@@ -20,7 +20,7 @@ from support import (
     together,
 )
 
-from offgrid.engine.client import EngineClient
+from offgrid.engine.client.client import EngineClient
 from offgrid.server import Server
 
 CHAT = "/v1/chat/completions"
@@ -141,7 +141,7 @@ def test_an_idle_model_makes_room_for_another(
     make_server: MakeServer, starter_path: Any, tmp_path: Any
 ) -> None:
     """The default run has two models in turns (tests/attacks/test_models.py), and the order in
-    which they make room (tests/engine/test_pool.py)."""
+    which they make room (tests/engine/client/test_pool.py)."""
     for name in ("a", "b/c"):
         target = tmp_path / f"{name}.gguf"
         target.parent.mkdir(exist_ok=True)

@@ -12,7 +12,7 @@ import pytest
 from support import STARTER, Stream, chat_body, endless, eventually, request, together
 
 from offgrid.config import load_settings
-from offgrid.engine.client import EngineClient
+from offgrid.engine.client.client import EngineClient
 from offgrid.server import Server
 
 TEXT = "/v1/completions"

@@ -17,7 +17,7 @@ from offgrid.api.schema import (
 )
 from offgrid.api.schema.fields import GenerationFields
 from offgrid.api.schema.inert import IGNORED
-from offgrid.engine.embedder import MAX_INPUT_TOKENS
+from offgrid.engine.worker.embedder import MAX_INPUT_TOKENS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "API.md").read_text(encoding="utf-8")
 

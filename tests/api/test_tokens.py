@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from processes import all_stopped
 from support import STARTER, Stream, chat_body, endless, eventually, request, together
 
-from offgrid.engine.client import ClientGone, EngineClient
-from offgrid.engine.llama.model import Model
+from offgrid.engine.client.client import ClientGone, EngineClient
 from offgrid.engine.protocol import Load, Part, TokenQuery
+from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import EngineFault, RequestRefused
 from offgrid.server import Server
 

@@ -70,7 +70,7 @@ def test_eight_conversations_keep_their_prefixes_for_fifty_rounds(serve: Serve) 
 def test_some_conversations_of_eight_at_a_time(serve: Serve) -> None:
     """Three of eight go on together, whichever slots they are in; the others' stay computed.
 
-    The default run has it with an engine alone (tests/engine/test_architectures.py).
+    The default run has it with an engine alone (tests/engine/worker/test_architectures.py).
     """
     chance = random.Random(2)
     url = serve("--parallel", "8").wait_ready()

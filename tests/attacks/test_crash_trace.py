@@ -60,7 +60,7 @@ def test_so_it_does_under_waitress_serve(tmp_path: Path) -> None:
 def test_a_worker_that_crashes_leaves_a_trace(number: signal.Signals, tmp_path: Path) -> None:
     """SIGABRT is what assertions of llama.cpp end in."""
     worker = subprocess.Popen(
-        [sys.executable, "-c", f"from offgrid.engine.worker import main; main({os.getpid()})"],
+        [sys.executable, "-c", f"from offgrid.engine.worker.main import main; main({os.getpid()})"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path,
     )  # fmt: skip
     with worker:
@@ -75,4 +75,4 @@ def test_a_worker_that_crashes_leaves_a_trace(number: signal.Signals, tmp_path: 
         assert worker.stderr is not None
         trace = worker.stderr.read()
     assert b"Fatal Python error: " in trace
-    assert b"offgrid/engine/worker.py" in trace
+    assert b"offgrid/engine/worker/main.py" in trace

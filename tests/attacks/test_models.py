@@ -41,7 +41,7 @@ def test_more_models_at_the_same_time_than_may_be_loaded(
     """Six of them, with three allowed: each is loaded in its turn, and nobody is refused.
 
     The default run has two in turns with room for one, and the order of loads in
-    ``tests/engine/test_pool.py``.
+    ``tests/engine/client/test_pool.py``.
     """
     link(tiny, models, "abcdef")
     child = serve("--max-models", "3", "--ctx-size", "64", "--threads", "1")
@@ -70,7 +70,7 @@ def test_a_busy_model_is_left_to_its_stream_and_then_makes_room(
     """Without an end to the requests for one model, another one would never be loaded: newcomers
     wait behind the load.
 
-    The default run has the same without HTTP, in ``tests/engine/test_pool.py``.
+    The default run has the same without HTTP, in ``tests/engine/client/test_pool.py``.
     """
     link(tiny, models, "ab")
     child = serve("--max-models", "1", "--threads", "1")

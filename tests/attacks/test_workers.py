@@ -50,7 +50,7 @@ def test_a_worker_killed_while_idle(serve: Serve, path: str, body: Json) -> None
 def test_a_stream_that_waits_outlives_the_worker(serve: Serve) -> None:
     """Its client has read the head of the answer and the first frame; it never knows.
 
-    The default run has it without HTTP, in ``tests/engine/test_worker.py``.
+    The default run has it without HTTP, in ``tests/engine/client/test_client.py``.
     """
     child = serve("--parallel", "1")
     url = child.wait_ready()

@@ -16,8 +16,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from support import together
 
 from offgrid.chat.template import _MARKS, ChatTemplate, Message
-from offgrid.engine.llama.model import Model
 from offgrid.engine.protocol import Load, Part
+from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 
 CHATML_CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")

@@ -21,7 +21,7 @@ from offgrid.engine.protocol import (
     encode_frame,
     take_reports,
 )
-from offgrid.engine.worker import Writer
+from offgrid.engine.worker.main import Writer
 from offgrid.server import Server
 
 LIMIT = 1000

@@ -1,0 +1,76 @@
+"""A model file is examined by a process of its own, before anything is unloaded for it."""
+
+from __future__ import annotations
+
+import threading
+
+import msgspec
+
+from offgrid.engine.client.process import WorkerProcess, not_started, public
+from offgrid.engine.protocol import Examined, Load, LoadFailed
+
+_KILLED = -9
+"""Status of a process that was ended by SIGKILL: by a person, for want of memory, by a timeout."""
+
+
+class Examination:
+    """One look at a file. llama.cpp may end the process that looks; the server goes on.
+
+    Args:
+        load: which file, and how it would be served.
+        timeout: seconds that it may take.
+    """
+
+    def __init__(self, load: Load, timeout: float) -> None:
+        self._load = msgspec.structs.replace(load, examine=True)
+        self._timeout = timeout
+        self._lock = threading.Lock()
+        self._process: WorkerProcess | None = None
+        self._stopped = False
+
+    def run(self) -> LoadFailed | None:
+        """Return why the file cannot be loaded; None when nothing is found. Stays until the
+        process has ended."""
+        try:
+            process = WorkerProcess(self._load)
+        except (OSError, RuntimeError) as ex:
+            return LoadFailed(not_started(ex))
+        with self._lock:
+            self._process = process
+            stopped = self._stopped
+        if stopped:
+            process.kill()
+        limit = threading.Timer(self._timeout, process.kill)
+        limit.name, limit.daemon = "examination-limit", True
+        try:
+            limit.start()
+        except RuntimeError as ex:
+            process.end()
+            return LoadFailed(not_started(ex))
+        verdict: Examined | LoadFailed | None = None
+        try:
+            for reports in process.reports():
+                for report in reports:
+                    if isinstance(report, (Examined, LoadFailed)):
+                        verdict = report
+        except (ValueError, msgspec.DecodeError, OSError):
+            process.kill()
+        finally:
+            limit.cancel()
+        status = process.wait()
+        process.close()
+        if isinstance(verdict, Examined):
+            return None
+        message = "its process ended while looking at it." if verdict is None else verdict.message
+        # A file that ends the process does so again; one that was killed from outside need not.
+        lasting = status != _KILLED if verdict is None else verdict.lasting
+        reason = f"{public(message, self._load)} {process.reason()}".strip()
+        return LoadFailed(reason, lasting)
+
+    def stop(self) -> None:
+        """End it: the server is stopping."""
+        with self._lock:
+            self._stopped = True
+            process = self._process
+        if process is not None:
+            process.kill()

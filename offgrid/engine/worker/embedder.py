@@ -1,0 +1,364 @@
+"""Embeddings and ranking in the worker: tokenise, pack inputs into batches, pool, normalise.
+
+Inputs of all requests share the batches, one input of each request in turn, so that a request
+with thousands of them does not hold up one with a single one. A batch is one step of the loop
+beside the streams; where inputs may come in chunks, it is as short as a chunk of a prompt is.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offgrid.engine.protocol import Embedded, EmbeddingRequest, Event, Failed, Part, Started
+from offgrid.engine.worker.llama.embedding import EmbeddingContext
+from offgrid.engine.worker.llama.model import Model
+from offgrid.errors import ContextLengthExceeded, EngineFault, InvalidParameter
+
+log = logging.getLogger(__name__)
+
+Tokens = NDArray[np.int32]
+
+MAX_INPUT_TOKENS = 300_000
+"""Of all inputs of a request together, as OpenAI limits it."""
+BYTES_PER_TOKEN = 16
+"""A text with more bytes than this for every token of the context is refused unread."""
+RANK_TEMPLATE = "tokenizer.chat_template.rerank"
+"""Metadata key of how query and document are put together, where a model has a way of its own."""
+
+
+@dataclass(slots=True, eq=False)
+class Input:
+    """One input on its way through the batches."""
+
+    job: EmbeddingJob
+    index: int
+    tokens: Tokens
+    done: int = 0
+    """Tokens that are computed."""
+    sequence: int = -1
+    pooled: NDArray[np.float64] | None = None
+    """What is known of its vector: a sum of states, or one of them."""
+
+
+@dataclass(slots=True, eq=False)
+class EmbeddingJob:
+    """A request whose inputs are being tokenised, or wait to be computed."""
+
+    id: int
+    request: EmbeddingRequest
+    waiting: deque[Input] = field(default_factory=deque)
+    left: int = 0
+    """Inputs without an answer."""
+    prompt_tokens: int = 0
+    started: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    input: Input
+    count: int
+    first: int
+    """Index in the batch."""
+
+
+class Embedder:
+    """Embeds for many requests at once on one model.
+
+    :meth:`prepare` may be called from another thread than all else.
+
+    Attributes:
+        failures: decodes that failed in a row.
+    """
+
+    def __init__(
+        self, model: Model, emit: Callable[[tuple[Event, ...]], None] = lambda events: None
+    ) -> None:
+        self._model = model
+        self._emit = emit
+        """Tells at once what may not wait for the end of a step."""
+        self._jobs: deque[EmbeddingJob] = deque()
+        self._active: list[Input] = []
+        self._free: list[int] = []
+        self._context: EmbeddingContext | None = None
+        self.failures = 0
+
+    # --- from another thread ------------------------------------------------------------------
+
+    def prepare(self, job: EmbeddingJob) -> Iterator[None]:
+        """Tokenise and check the inputs of a job; yield after each, so that others get a turn.
+
+        Raises:
+            InvalidParameter: not for this model, a token id outside the vocabulary, an empty
+                input, too many ``dimensions``.
+            ContextLengthExceeded: an input does not fit the context, or all together are too much.
+        """
+        self._check(job.request)
+        pair = self._pairs(job.request.query)
+        for index, (given, param) in enumerate(
+            zip(job.request.inputs, job.request.params, strict=True)
+        ):
+            if isinstance(given, str):
+                self._check_size(given, param)
+                tokens = pair(given) if pair else self._model.tokenize_input(given)
+            else:
+                tokens = self._ids(given, param)
+            if len(tokens) == 0:
+                raise InvalidParameter(f"{param} is empty.", param)
+            self._check_length(len(tokens), param, pair is not None)
+            job.prompt_tokens += len(tokens)
+            if job.prompt_tokens > MAX_INPUT_TOKENS:
+                raise ContextLengthExceeded(
+                    f"All inputs of a request together have at most {MAX_INPUT_TOKENS} tokens; "
+                    f"these have {job.prompt_tokens} up to {param}.",
+                    param,
+                )
+            job.waiting.append(Input(job, index, tokens))
+            yield
+        job.left = len(job.waiting)
+
+    def _check(self, request: EmbeddingRequest) -> None:
+        ranks = self._model.pooling == "rank"
+        if request.query is not None and not ranks:
+            raise InvalidParameter(
+                "This model does not rank documents; /v1/rerank needs one made for that.",
+                "model",
+                code="unsupported_model",
+            )
+        if request.query is None and ranks:
+            raise InvalidParameter(
+                "This model ranks documents (/v1/rerank) and gives no embeddings.",
+                "model",
+                code="unsupported_model",
+            )
+        size = self._model.n_embd
+        if request.dimensions is not None and request.dimensions > size:
+            raise InvalidParameter(
+                f"This model's embeddings have {size} dimensions; {request.dimensions} are more.",
+                "dimensions",
+            )
+
+    def _check_size(self, text: str, param: str) -> None:
+        size, limit = len(text.encode("utf-8")), BYTES_PER_TOKEN * self._model.n_ctx
+        if size > limit:
+            raise ContextLengthExceeded(
+                f"{param} has {size} bytes; this model's context of {self._model.n_ctx} tokens "
+                f"takes at most {limit}.",
+                param,
+            )
+
+    def _check_length(self, n_tokens: int, param: str, paired: bool = False) -> None:
+        if n_tokens > self._model.n_ctx:
+            raise ContextLengthExceeded(
+                f"This model's context is {self._model.n_ctx} tokens and {param} has "
+                f"{n_tokens}{' together with the query' if paired else ''}.",
+                param,
+            )
+
+    def _ids(self, given: tuple[int, ...], param: str) -> Tokens:
+        self._check_length(len(given), param)
+        n_vocab = self._model.n_vocab
+        for token in given:
+            if not 0 <= token < n_vocab:
+                raise InvalidParameter(
+                    f"Token id {token} is outside the model's vocabulary (0 to {n_vocab - 1}). "
+                    "Clients that tokenise for another model have to send text (LangChain: "
+                    "check_embedding_ctx_length=False).",
+                    param,
+                )
+        return np.array(given, dtype=np.int32)
+
+    def _pairs(self, query: str | None) -> _Pairs | None:
+        if query is None:
+            return None
+        self._check_size(query, "query")
+        return _Pairs(self._model, query)
+
+    # --- the loop's thread --------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        """Whether another :meth:`step` has something to compute."""
+        return bool(self._jobs or self._active)
+
+    def submit(self, job: EmbeddingJob) -> None:
+        """Append a prepared job to the queue."""
+        self._jobs.append(job)
+
+    def cancel(self, id: int) -> None:
+        """Take a job out, wherever its inputs are. Unknown ids are ignored."""
+        self._jobs = deque(job for job in self._jobs if job.id != id)
+        for item in [item for item in self._active if item.job.id == id]:
+            self._leave(item)
+
+    def step(self, budget: int | None = None) -> list[Event]:
+        """Compute one batch.
+
+        Args:
+            budget: tokens that it should not exceed; inputs that must be whole may.
+
+        Returns:
+            What there is to tell.
+        """
+        try:
+            context = self._open()
+        except Exception as ex:
+            log.error("no context for embeddings: %s", ex)
+            return self._fail([job.id for job in self._jobs], f"No room for embeddings: {ex}")
+        rows = self._fill(context, budget)
+        events: list[Event] = []
+        begun: list[Event] = []
+        for job in {row.input.job.id: row.input.job for row in rows}.values():
+            if not job.started:
+                job.started = True
+                begun.append(Started(job.id))
+        if begun:
+            # Whose inputs are computed now has to be known before they may end the process.
+            self._emit(tuple(begun))
+        try:
+            context.decode()
+            answers = [answer for row in rows if (answer := self._take(context, row)) is not None]
+        except Exception as ex:
+            log.error("decode of %d inputs failed: %s", len(rows), ex)
+            self.failures += 1
+            ids = dict.fromkeys(row.input.job.id for row in rows)
+            return events + self._fail(list(ids), "The model failed to compute this request.")
+        self.failures = 0
+        for item, vector in answers:
+            if item in self._active:  # else its request failed on a sibling just now
+                events += self._answer(item, vector)
+        return events
+
+    def _open(self) -> EmbeddingContext:
+        if self._context is None:
+            self._context = self._model.embedding_context()
+            self._free = list(range(self._context.n_sequences))
+        return self._context
+
+    def _fail(self, ids: list[int], message: str) -> list[Event]:
+        error = EngineFault(message)
+        for id in ids:
+            self.cancel(id)
+        return [Failed(id, "EngineFault", error.message, code=error.code) for id in ids]
+
+    def _fill(self, context: EmbeddingContext, budget: int | None) -> list[_Row]:
+        """Put what is begun into the batch, then new inputs as long as there is room."""
+        context.batch.clear()
+        room = context.capacity
+        if budget is not None and not context.whole:
+            room = min(room, max(1, budget))
+        rows: list[_Row] = []
+        for item in self._active:
+            room -= self._add(context, item, room, rows)
+        cells = context.n_cells - sum(len(item.tokens) for item in self._active)
+        while room > 0 and self._jobs and self._free:
+            job = self._jobs[0]
+            item = job.waiting[0]
+            size = len(item.tokens)
+            # Nobody overtakes an input that has to wait for room: it would wait for ever.
+            if size > cells or (context.whole and size > room):
+                break
+            job.waiting.popleft()
+            self._jobs.popleft()
+            if job.waiting:
+                self._jobs.append(job)
+            item.sequence = heapq.heappop(self._free)
+            self._active.append(item)
+            cells -= size
+            room -= self._add(context, item, room, rows)
+        return rows
+
+    @staticmethod
+    def _add(context: EmbeddingContext, item: Input, room: int, rows: list[_Row]) -> int:
+        count = min(room, len(item.tokens) - item.done)
+        if count > 0:
+            tokens = item.tokens[item.done : item.done + count]
+            last = context.batch.add(item.sequence, item.done, tokens, True)
+            rows.append(_Row(item, count, last + 1 - count))
+        return count
+
+    def _take(
+        self, context: EmbeddingContext, row: _Row
+    ) -> tuple[Input, NDArray[np.float64]] | None:
+        """Take in what was computed of an input; return its raw vector when that is all."""
+        item = row.input
+        item.done += row.count
+        finished = item.done == len(item.tokens)
+        if context.whole:
+            return item, context.pooled(item.sequence).astype(np.float64)
+        states = context.states(row.first, row.count)
+        pooling = self._model.pooling
+        if pooling == "mean":
+            total = states.sum(axis=0, dtype=np.float64)
+            item.pooled = total if item.pooled is None else item.pooled + total
+        elif pooling == "last" or item.pooled is None:
+            item.pooled = states[-1 if pooling == "last" else 0].astype(np.float64)
+        return (item, item.pooled) if finished else None
+
+    def _answer(self, item: Input, vector: NDArray[np.float64]) -> list[Event]:
+        self._leave(item)
+        job = item.job
+        if self._model.pooling != "rank":
+            vector = _unit(vector[: job.request.dimensions])
+        if not np.isfinite(vector).all():
+            return self._fail([job.id], "The model gave no finite numbers.")
+        job.left -= 1
+        return [Embedded(job.id, item.index, vector.astype("<f4").tobytes(), job.left)]
+
+    def _leave(self, item: Input) -> None:
+        """Give the sequence of an input back."""
+        assert self._context is not None
+        self._active.remove(item)
+        self._context.forget(item.sequence)
+        heapq.heappush(self._free, item.sequence)
+
+
+class _Pairs:
+    """Puts a query and documents together as a model that ranks was trained on them.
+
+    The model's own template where the file has one, else BERT's ``[CLS] query [SEP] document
+    [SEP]``, which is ``<s> query </s></s> document </s>`` in XLM-RoBERTa's words. Neither text can
+    write a control token.
+    """
+
+    def __init__(self, model: Model, query: str) -> None:
+        self._model = model
+        self._query = query
+        self._template = model.metadata.get(RANK_TEMPLATE)
+        if self._template is None:
+            end = [model.eos] if model.eos >= 0 else []
+            between = [model.sep] if model.sep >= 0 else []
+            start = [model.bos] if model.add_bos else []
+            self._before = [_array(start), self._plain(query), _array(end + between)]
+            self._after = _array(end or between)
+
+    def __call__(self, document: str) -> Tokens:
+        """Return the token ids of the query with a document."""
+        if self._template is None:
+            return np.concatenate([*self._before, self._plain(document), self._after])
+        texts = {"{query}": self._query, "{document}": document}
+        parts = [
+            Part(texts.get(text, text), text not in texts)
+            for text in re.split(r"(\{query\}|\{document\})", self._template)
+        ]
+        return self._model.tokenize(parts)
+
+    def _plain(self, text: str) -> Tokens:
+        return self._model.tokenize_plain(text)
+
+
+def _array(ids: list[int]) -> Tokens:
+    return np.array(ids, dtype=np.int32)
+
+
+def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a vector of length 1 in its direction; zeros stay zeros."""
+    length = float(np.sqrt(vector @ vector))
+    return vector / length if length else vector

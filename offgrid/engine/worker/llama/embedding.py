@@ -1,0 +1,123 @@
+"""Vectors of texts, and scores: a second context over the weights of a model."""
+
+from __future__ import annotations
+
+import ctypes
+
+import llama_cpp.llama_cpp as lc
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from offgrid.engine.worker.llama.batch import Batch
+from offgrid.engine.worker.llama.errors import DecodeError, LoadError
+from offgrid.engine.worker.llama.weights import MAX_UBATCH, Weights
+
+_SEQUENCES = 64
+"""Inputs in one batch. More short ones would not be computed any faster."""
+_MAX_LOGITS = 64 * 1024 * 1024
+"""Bytes of the logits of a batch that nobody wants; llama.cpp holds them twice."""
+_MIN_BATCH = 32
+_POOLING_TYPES = {
+    "none": lc.LLAMA_POOLING_TYPE_NONE,
+    "mean": lc.LLAMA_POOLING_TYPE_MEAN,
+    "cls": lc.LLAMA_POOLING_TYPE_CLS,
+    "last": lc.LLAMA_POOLING_TYPE_LAST,
+    "rank": lc.LLAMA_POOLING_TYPE_RANK,
+}
+
+
+class EmbeddingContext:
+    """A context over a model's weights that gives the states of tokens, or pooled vectors.
+
+    The cells of its memory are shared by all sequences. Where tokens see those behind them, or a
+    classification head scores an input, a sequence has to be in one batch (:attr:`whole`), and
+    llama.cpp pools; else inputs come in chunks, and the caller pools their states.
+
+    Attributes:
+        capacity: most tokens in one :meth:`decode`.
+        n_cells: most tokens of all sequences that are begun.
+        n_sequences: how many there can be at once.
+
+    Raises:
+        LoadError: it does not fit into memory.
+    """
+
+    def __init__(self, weights: Weights, batch_size: int) -> None:
+        self.whole = not weights.causal or weights.pooling == "rank"
+        self.n_embd = 1 if weights.pooling == "rank" else weights.n_embd
+        self.n_cells = weights.n_ctx
+        # A recurrent model has a state for each sequence, whatever is in it.
+        n_sequences = weights.n_parallel if weights.recurrent else _SEQUENCES
+        # llama.cpp computes the logits of all tokens too, and keeps them.
+        room = max(_MIN_BATCH, _MAX_LOGITS // (4 * weights.n_vocab))
+        chunk = min(batch_size, MAX_UBATCH, room, weights.n_ctx)
+        self.capacity = weights.n_ctx if self.whole else chunk
+        self.n_sequences = min(n_sequences, self.capacity)
+        self.kv_bytes = weights.estimate_kv_bytes(self.n_cells) if weights.causal else 0
+        self._check_room(weights)
+        params = lc.llama_context_default_params()
+        params.n_ctx = self.n_cells
+        params.n_batch = params.n_ubatch = self.capacity
+        params.n_seq_max = self.n_sequences
+        params.kv_unified = True
+        params.embeddings = True
+        params.pooling_type = _POOLING_TYPES[weights.pooling if self.whole else "none"]
+        self._context = weights.new_context(params)
+        self._memory = lc.llama_get_memory(self._context)
+        self.batch = Batch(self.capacity, self.n_sequences, weights.n_vocab)
+
+    def _check_room(self, weights: Weights) -> None:
+        # Encoders have no logits.
+        logits = 2 * 4 * self.capacity * weights.n_vocab if weights.causal else 0
+        available = psutil.virtual_memory().available
+        if self.kv_bytes + logits > 0.9 * available:
+            raise LoadError(
+                f"embeddings of inputs up to {weights.n_ctx} tokens need about "
+                f"{(self.kv_bytes + logits) / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are "
+                "free; lower OFFGRID_MAX_CONTEXT (--ctx-size)."
+            )
+
+    def close(self) -> None:
+        """Free it. Idempotent."""
+        if self._context is not None:
+            lc.llama_free(self._context)
+            self._context = None
+
+    def decode(self) -> None:
+        """Compute the filled :attr:`batch`.
+
+        Raises:
+            DecodeError: llama.cpp failed; :meth:`forget` every sequence of the batch.
+        """
+        self.batch.want_all()
+        code = lc.llama_decode(self._context, self.batch.struct())
+        if code != 0:
+            raise DecodeError(int(code))
+
+    def states(self, first: int, count: int) -> NDArray[np.float32]:
+        """Return a copy of the last hidden states at batch positions, (count, n_embd)."""
+        address = ctypes.cast(lc.llama_get_embeddings(self._context), ctypes.c_void_p).value
+        if not address:
+            raise DecodeError(-1)
+        return _copy_floats(address + 4 * first * self.n_embd, count, self.n_embd)
+
+    def pooled(self, sequence: int) -> NDArray[np.float32]:
+        """Return a copy of the vector (n_embd,) or score (1,) of a sequence of the batch."""
+        pointer = lc.llama_get_embeddings_seq(self._context, sequence)
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        if not address:
+            raise DecodeError(-1)
+        return _copy_floats(address, 1, self.n_embd).ravel()
+
+    def forget(self, sequence: int) -> None:
+        """Free the cells of a sequence; encoders have none."""
+        if not 0 <= sequence < self.n_sequences:
+            raise ValueError(f"sequence {sequence} is outside 0..{self.n_sequences - 1}")
+        if self._memory:
+            lc.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+
+def _copy_floats(address: int, rows: int, columns: int) -> NDArray[np.float32]:
+    values = np.ctypeslib.as_array((ctypes.c_float * (rows * columns)).from_address(address))
+    return np.array(values, dtype=np.float32).reshape(rows, columns)

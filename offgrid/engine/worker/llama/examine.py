@@ -1,0 +1,38 @@
+"""A look at a model file: can it be loaded, as far as that is known without its weights?"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import llama_cpp.llama_cpp as lc
+
+from offgrid.engine.protocol import Load
+from offgrid.engine.worker.llama.errors import LoadError
+
+
+def examine(load: Load) -> None:
+    """Read metadata, vocabulary and the list of tensors of a file, and check all against each
+    other and against the file's size (``no_alloc`` of ``llama_model_params``).
+
+    It takes milliseconds and no memory to speak of, so it can be done beside loaded models.
+
+    Raises:
+        LoadError: the file cannot be loaded.
+    """
+    lc.llama_backend_init()
+    path = Path(load.path)
+    if not path.is_file():
+        raise LoadError(f"{path.name} is not there any more.")
+    params = lc.llama_model_default_params()
+    params.no_alloc = True
+    params.load_mode = lc.LLAMA_LOAD_MODE_NONE  # nothing is mapped either
+    params.n_gpu_layers = 0
+    model = lc.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise LoadError(f"llama.cpp does not load {path.name}.")
+    try:
+        if lc.llama_model_is_diffusion(model):
+            raise LoadError("this kind of model does not generate text token by token.")
+    finally:
+        lc.llama_model_free(model)

@@ -1,0 +1,275 @@
+"""A loaded GGUF: its weights, its contexts, its projector, and what it says of itself."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import llama_cpp.llama_cpp as lc
+import numpy as np
+import psutil
+
+from offgrid import __version__
+from offgrid.engine.protocol import Load, ModelInfo
+from offgrid.engine.worker.image import Chunk, Embeddings
+from offgrid.engine.worker.llama.batch import Batch
+from offgrid.engine.worker.llama.embedding import EmbeddingContext
+from offgrid.engine.worker.llama.errors import DecodeError, LoadError
+from offgrid.engine.worker.llama.vision import Vision, VisionError
+from offgrid.engine.worker.llama.weights import MAX_UBATCH, Weights
+
+_IMAGE_SHARE = 4
+"""An image takes at most this part (1/4) of the context, where its projector lets one choose."""
+_MIN_IMAGE = 64
+
+# A second binding of this function that returns the address itself: making a ctypes pointer object
+# for every row and casting it back costs more than the call.
+_get_logits_ith = lc._lib["llama_get_logits_ith"]
+_get_logits_ith.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+_get_logits_ith.restype = ctypes.c_void_p
+
+
+class Model(Weights):
+    """A loaded GGUF with one context of ``load.parallel`` sequences.
+
+    Only one thread may call the methods that touch the context (``decode``, ``logits``,
+    ``forget``); ``tokenize`` may run in another at the same time.
+
+    Raises:
+        LoadError: the file does not load, or the context does not fit into memory.
+    """
+
+    def __init__(self, load: Load) -> None:
+        super().__init__(load)
+        self._context = None
+        self._memory: Any = None
+        self._embedding: EmbeddingContext | None = None
+        self._embedding_lock = threading.Lock()
+        self._vision: Vision | VisionError | None = None
+        self._vision_lock = threading.Lock()
+        if self.generates:
+            self._create_context()
+            n_batch = int(lc.llama_n_batch(self._context))
+            self.batch = Batch(n_batch, self.n_parallel, self.n_vocab)
+            self.can_cut = self._probe_cut()
+            self.index_pieces()
+        else:
+            self._prepare_embedding_only()
+        self.info = self._describe()
+
+    def close(self) -> None:
+        """Free the contexts, then the model. Idempotent."""
+        if self._embedding is not None:
+            self._embedding.close()
+            self._embedding = None
+        if isinstance(self._vision, Vision):
+            self._vision.close()
+            self._vision = None
+        if self._context is not None:
+            lc.llama_free(self._context)
+            self._context = None
+        super().close()
+
+    # --- loading ------------------------------------------------------------------------------
+
+    def _prepare_embedding_only(self) -> None:
+        """Without a context for text: the embedding context is all there is."""
+        capacity = max(self._load.batch_size, self.n_parallel)
+        self.batch = Batch(capacity, self.n_parallel, self.n_vocab)
+        self.can_cut = False
+        self.kv_bytes = self.embedding_context().kv_bytes
+
+    def embedding_context(self) -> EmbeddingContext:
+        """Return the context that gives vectors, made at the first call.
+
+        Raises:
+            LoadError: it does not fit into memory.
+        """
+        with self._embedding_lock:
+            if self._embedding is None:
+                self._embedding = EmbeddingContext(self, self._load.batch_size)
+            return self._embedding
+
+    def _create_context(self) -> None:
+        self.kv_bytes = self.estimate_kv_bytes(self.n_ctx * self.n_parallel)
+        available = psutil.virtual_memory().available
+        if self.kv_bytes > 0.9 * available:
+            raise LoadError(
+                f"{self.n_parallel} slots of {self.n_ctx} tokens need about "
+                f"{self.kv_bytes / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free; "
+                "lower OFFGRID_PARALLEL (--parallel) or OFFGRID_MAX_CONTEXT (--ctx-size)."
+            )
+        params = lc.llama_context_default_params()
+        params.n_ctx = self.n_ctx * self.n_parallel
+        # NOTE: fewer batch tokens than sequences is an assertion of llama.cpp.
+        params.n_batch = max(self._load.batch_size, self.n_parallel)
+        params.n_ubatch = min(MAX_UBATCH, params.n_batch)
+        params.n_seq_max = self.n_parallel
+        params.kv_unified = False
+        self._context = self.new_context(params)
+        self.n_ctx = min(self.n_ctx, int(lc.llama_n_ctx_seq(self._context)))
+        self._memory = lc.llama_get_memory(self._context)
+        if not self._memory:
+            raise LoadError("this kind of model does not generate text token by token.")
+
+    def _probe_cut(self) -> bool:
+        """Compute two tokens and cut one off again: recurrent and hybrid memories cannot."""
+        if self.n_ctx < 2 or self.batch.capacity < 2:
+            return False
+        self.batch.add(0, 0, np.zeros(2, dtype=np.int32), 1)
+        try:
+            self.decode()
+        except DecodeError as ex:
+            raise LoadError(f"the model does not compute: {ex}.") from None
+        can_cut = self.cut(0, 1)
+        self.forget(0)
+        self.batch.clear()
+        return can_cut
+
+    def _describe(self) -> ModelInfo:
+        load = self._load
+        stat = Path(load.path).stat()
+        identity = (
+            __version__, lc.llama_print_system_info(), stat.st_size, stat.st_mtime_ns, self.n_ctx,
+            self.n_parallel, self.batch.capacity, self.n_threads,
+            load.gpu_layers,
+        )  # fmt: skip
+        description = ctypes.create_string_buffer(256)
+        lc.llama_model_desc(self._model, description, len(description))
+        bos_text, eos_text, pad_text = self.template_texts()
+        return ModelInfo(
+            path=load.path,
+            description=description.value.decode("utf-8", "replace"),
+            n_vocab=self.n_vocab,
+            n_ctx=self.n_ctx,
+            n_ctx_train=self.n_ctx_train,
+            n_params=int(lc.llama_model_n_params(self._model)),
+            size_bytes=int(lc.llama_model_size(self._model)),
+            n_parallel=self.n_parallel,
+            kv_bytes=self.kv_bytes,
+            chat_template=self.metadata.get("tokenizer.chat_template"),
+            bos_text=bos_text,
+            eos_text=eos_text,
+            pad_text=pad_text,
+            add_bos=self.add_bos,
+            control_texts=tuple(sorted(self.control_texts)),
+            fingerprint="fp_" + hashlib.sha256(repr(identity).encode()).hexdigest()[:12],
+            metadata={k: v for k, v in self.metadata.items() if k != "tokenizer.chat_template"},
+            pooling=self.pooling,
+            generates=self.generates,
+            control_ids=self.control_texts,
+            sees=load.projector is not None,
+        )
+
+    # --- images -------------------------------------------------------------------------------
+
+    def vision(self) -> Vision:
+        """Return what reads images, loaded at the first call; other threads' calls wait for that.
+
+        A request with images and a grammar is prepared on the compiler's thread, one without a
+        grammar on the tokeniser's.
+
+        Raises:
+            VisionError: there is no projector, or none that works; the same again at every call.
+        """
+        with self._vision_lock:
+            if self._vision is None:
+                self._vision = self._load_vision()
+            vision = self._vision
+        if isinstance(vision, VisionError):
+            raise VisionError(str(vision))  # one object raised by two threads has both tracebacks
+        return vision
+
+    def _load_vision(self) -> Vision | VisionError:
+        if self._load.projector is None or self._context is None:
+            return VisionError("This model does not see images.")
+        try:
+            return Vision(
+                self._model,
+                self._load.projector,
+                n_threads=self.n_threads,
+                n_ubatch=int(lc.llama_n_ubatch(self._context)),
+                max_positions=max(_MIN_IMAGE, self.n_ctx // _IMAGE_SHARE),
+                on_gpu=self._load.gpu_layers != 0,
+            )
+        except VisionError as ex:
+            return ex
+
+    def encode(self, chunk: Chunk) -> Embeddings:
+        """Return the embeddings of an image. Another thread may use the context meanwhile.
+
+        Raises:
+            EncodeError: it failed.
+        """
+        return self.vision().encode(chunk)
+
+    def see(self, chunk: Chunk, embeddings: Embeddings, slot: int, start: int) -> None:
+        """Compute an encoded image in a slot, from position ``start`` on.
+
+        Raises:
+            DecodeError: a part of it may be in the slot; cut it off, or :meth:`forget` the slot.
+        """
+        self._check_slot(slot)
+        if not 0 <= start <= self.n_ctx - len(chunk.ids):
+            raise ValueError(f"no room for an image at position {start}")
+        capacity = self.batch.capacity
+        code = self.vision().decode(self._context, chunk, embeddings, slot, start, capacity)
+        if code != 0:
+            raise DecodeError(code)
+
+    # --- the context --------------------------------------------------------------------------
+
+    def decode(self) -> None:
+        """Compute the filled :attr:`batch`; afterwards :meth:`logits` may be read.
+
+        Raises:
+            DecodeError: see there for what the memory holds afterwards.
+        """
+        code = lc.llama_decode(self._context, self.batch.struct())
+        if code != 0:
+            raise DecodeError(int(code))
+
+    def logits(self, index: int) -> int:
+        """Return the address of ``n_vocab`` float32 logits of batch position ``index``.
+
+        Valid until the next :meth:`decode`; only for positions that asked for logits.
+        """
+        address = _get_logits_ith(self._context, index)
+        if not address:
+            raise DecodeError(-1)
+        return int(address)
+
+    def forget(self, slot: int) -> None:
+        """Free all memory cells of a slot (``llama_memory_seq_rm`` of the whole sequence)."""
+        self._check_slot(slot)
+        lc.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def cut(self, slot: int, keep: int) -> bool:
+        """Free the cells of a slot from position ``keep`` on (``llama_memory_seq_rm``).
+
+        Returns:
+            False where this kind of memory cannot do it (recurrent and hybrid models): what the
+            slot holds is then undefined, :meth:`forget` it.
+        """
+        self._check_slot(slot)
+        if keep < 0:
+            raise ValueError(f"cannot keep {keep} tokens")
+        return bool(lc.llama_memory_seq_rm(self._memory, slot, keep, -1))
+
+    def copy(self, source: int, target: int) -> None:
+        """Copy what a slot holds into an empty one (``llama_memory_seq_cp`` of the whole sequence).
+
+        Per-sequence memory copies whole sequences only, and does so in the next decode.
+        """
+        self._check_slot(source)
+        self._check_slot(target)
+        if source == target:
+            raise ValueError("a slot cannot be copied onto itself")
+        lc.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def _check_slot(self, slot: int) -> None:
+        if not 0 <= slot < self.n_parallel:
+            raise ValueError(f"slot {slot} is outside 0..{self.n_parallel - 1}")

@@ -1,0 +1,194 @@
+"""Images for a language model: libmtmd, with the projector file that lies beside the model.
+
+An image becomes some positions of the context, each with an embedding that the projector computes
+instead of one that stands in the model's table.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from typing import Any
+
+import llama_cpp.llama_cpp as lc
+import llama_cpp.mtmd_cpp as mtmd
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from offgrid.engine.worker.image import Chunk, Embeddings
+
+_NEGATIVE = np.uint32(1 << 31)
+
+
+class VisionError(Exception):
+    """The projector or an image cannot be used; the message is for the client."""
+
+
+class EncodeError(Exception):
+    """``mtmd_encode_chunk`` failed. Nothing has changed in the model's memory."""
+
+
+class Vision:
+    """A projector. Any number of threads may read at once, beside one that encodes and one that
+    decodes (``mtmd.h`` calls ``mtmd_tokenize`` thread-safe, and nothing else).
+
+    Args:
+        model: ``llama_model`` pointer.
+        path: the projector's GGUF.
+        n_threads: that encode.
+        n_ubatch: most positions that the model computes at once.
+        max_positions: that an image may take, where the projector lets one choose: images are made
+            smaller then.
+        on_gpu: whether the projector goes onto a graphics processor.
+
+    Raises:
+        VisionError: it does not load, or does not fit the model.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        path: str,
+        *,
+        n_threads: int,
+        n_ubatch: int,
+        max_positions: int,
+        on_gpu: bool,
+    ) -> None:
+        size, available = os.path.getsize(path), psutil.virtual_memory().available
+        if size > 0.9 * available:
+            raise VisionError(
+                f"There is no memory for this model's projector: it takes {size / 2**30:.1f} GiB "
+                f"and {available / 2**30:.1f} GiB are free."
+            )
+        params = mtmd.mtmd_context_params_default()
+        params.use_gpu = on_gpu
+        params.print_timings = False
+        params.n_threads = n_threads
+        params.warmup = False
+        params.image_max_tokens = max_positions
+        self._n_ubatch = n_ubatch
+        self._width = int(lc.llama_model_n_embd_inp(model))
+        self._path = os.fsencode(path)
+        self._context = mtmd.mtmd_init_from_file(self._path, model, params)
+        if not self._context:
+            raise VisionError("This model's projector file does not load or belongs to another.")
+        if not mtmd.mtmd_support_vision(self._context):
+            self.close()
+            raise VisionError("This model's projector is not made for images.")
+
+    def close(self) -> None:
+        """Free it. Idempotent."""
+        if self._context:
+            mtmd.mtmd_free(self._context)
+            self._context = None
+
+    def read(self, data: bytes) -> list[NDArray[np.int32] | Chunk]:
+        """Return what an image file is to the model: tiles, and token ids around them.
+
+        Decodes and resizes (``mtmd_tokenize_from_parts``), which takes memory for all pixels:
+        whoever calls has looked at the size in the file's header.
+
+        Raises:
+            VisionError: it is not decoded, or is more than the model can take at once.
+        """
+        bitmap = self._decode(data)
+        chunks = mtmd.mtmd_input_chunks_init()
+        try:
+            part = mtmd.mtmd_input_part(None, bitmap)
+            parts = (ctypes.POINTER(mtmd.mtmd_input_part) * 1)(ctypes.pointer(part))
+            code = mtmd.mtmd_tokenize_from_parts(self._context, chunks, parts, 1, False)
+            if code != 0:
+                raise VisionError("This model's projector cannot take the image.")
+            digest = hashlib.sha256(data).digest()
+            count = mtmd.mtmd_input_chunks_size(chunks)
+            return [
+                self._take(mtmd.mtmd_input_chunks_get(chunks, index), index, digest)
+                for index in range(count)
+            ]
+        finally:
+            mtmd.mtmd_input_chunks_free(chunks)
+            mtmd.mtmd_bitmap_free(bitmap)
+
+    def _decode(self, data: bytes) -> int:
+        options = mtmd.mtmd_helper_init_opt_default()
+        # NOTE: what is no image is handed to ffmpeg as a video. A folder that cannot exist keeps
+        # it from being found.
+        options.video_params.ffmpeg_bin_dir = self._path
+        buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
+        found = mtmd.mtmd_helper_bitmap_init_from_buf_wrapper(
+            self._context, buffer, len(data), False, options
+        )
+        if not found.bitmap:
+            raise VisionError("This image cannot be decoded.")
+        return int(found.bitmap)
+
+    def _take(self, chunk: Any, index: int, digest: bytes) -> NDArray[np.int32] | Chunk:
+        """Return a chunk's token ids, or a copy of it if it is an image."""
+        size = ctypes.c_size_t()
+        if mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_TEXT:
+            tokens = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(size))
+            return np.array(tokens[: size.value], dtype=np.int32)
+        count = int(mtmd.mtmd_input_chunk_get_n_tokens(chunk))
+        n_positions = int(mtmd.mtmd_input_chunk_get_n_pos(chunk))
+        if not 1 <= n_positions <= count:
+            raise VisionError("This model numbers the positions of images in a way unknown here.")
+        if mtmd.mtmd_decode_use_non_causal(self._context, chunk) and count > self._n_ubatch:
+            raise VisionError(
+                f"This model has to see the {count} positions of an image at once, and at most "
+                f"{self._n_ubatch} are computed at once here."
+            )
+        copy = mtmd.mtmd_input_chunk_copy(chunk)
+        if not copy:
+            raise VisionError("There is no memory for the image.")
+        ids = image_ids(digest, index, count)
+        return Chunk(int(copy), ids, n_positions, mtmd.mtmd_input_chunk_free)
+
+    def encode(self, chunk: Chunk) -> Embeddings:
+        """Return the chunk's embeddings, one for each id, (n, width of the model).
+
+        Raises:
+            EncodeError: it failed.
+        """
+        code = mtmd.mtmd_encode_chunk(self._context, chunk.pointer)
+        if code != 0:
+            raise EncodeError(f"mtmd_encode_chunk returned {code}")
+        values = mtmd.mtmd_get_output_embd(self._context)
+        return np.ctypeslib.as_array(values, (len(chunk.ids), self._width)).copy()
+
+    def decode(
+        self,
+        context: Any,
+        chunk: Chunk,
+        embeddings: Embeddings,
+        slot: int,
+        start: int,
+        n_batch: int,
+    ) -> int:
+        """Compute an encoded chunk in a slot of the model's context, from position ``start``.
+
+        Returns:
+            What ``llama_decode`` returned (``mtmd_helper_decode_image_chunk``). If it is not 0, a
+            part of the chunk may be computed.
+        """
+        if embeddings.shape != (len(chunk.ids), self._width):
+            raise ValueError(f"an image of {len(chunk.ids)} positions has {embeddings.shape}")
+        values = embeddings.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+        end = ctypes.c_int32(start)
+        return int(
+            mtmd.mtmd_helper_decode_image_chunk(
+                self._context, context, chunk.pointer, values, start, slot, n_batch,
+                ctypes.byref(end), mtmd.mtmd_helper_post_decode_callback(0), None,
+            )
+        )  # fmt: skip
+
+
+def image_ids(digest: bytes, index: int, count: int) -> NDArray[np.int32]:
+    """Return negative ids for the positions of a tile, int32 (count,).
+
+    31 bits of SHAKE-256 each: all of them together are the same for the same image only.
+    """
+    stream = hashlib.shake_256(digest + index.to_bytes(4, "little")).digest(4 * count)
+    return (np.frombuffer(stream, dtype="<u4").astype(np.uint32) | _NEGATIVE).view(np.int32)

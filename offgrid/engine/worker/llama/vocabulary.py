@@ -1,0 +1,202 @@
+"""Tokens of a model: text into ids and back, and what is special among them."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Sequence as SequenceOf
+
+import llama_cpp.llama_cpp as lc
+import numpy as np
+from numpy.typing import NDArray
+
+from offgrid.engine.protocol import Part
+from offgrid.engine.worker.dry_breakers import MAX_SEQUENCES, PieceIndex, expand_breakers
+
+_MAX_PIECE = 4096
+_MAX_CACHED_BREAKERS = 8
+Breakers = tuple[tuple[int, ...], ...]
+"""Token sequences, ascending."""
+
+# A second binding that takes an address: reading all pieces with it takes a third of the time.
+_token_to_piece = lc._lib["llama_token_to_piece"]
+_token_to_piece.argtypes = [
+    ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_bool,
+]  # fmt: skip
+_token_to_piece.restype = ctypes.c_int32
+
+
+class Vocabulary:
+    """The vocabulary of a loaded model. Several threads may use it at once.
+
+    Attributes:
+        n_vocab: number of tokens.
+        eog_ids: tokens that end an answer.
+        control_ids: tokens that are no text, in ascending order.
+        control_texts: how each of them is written, and its id.
+        bos, eos, sep: -1 where there is none, of the latter two also where the model wants none
+            around its input.
+        add_bos: whether a prompt begins with ``bos``.
+        fim_ids: tokens around what is to be filled in: before the prefix, the suffix, the answer;
+            -1 for each that does not exist.
+    """
+
+    def __init__(self, model: lc.llama_model_p) -> None:
+        self._vocab = vocab = lc.llama_model_get_vocab(model)
+        self.n_vocab = int(lc.llama_vocab_n_tokens(vocab))
+        ids = range(self.n_vocab)
+        self.eog_ids = frozenset(i for i in ids if lc.llama_vocab_is_eog(vocab, i))
+        special = lc.LLAMA_TOKEN_ATTR_CONTROL | lc.LLAMA_TOKEN_ATTR_UNKNOWN
+        self.control_ids = tuple(i for i in ids if lc.llama_vocab_get_attr(vocab, i) & special)
+        self.control_texts = {text: i for i in reversed(self.control_ids) if (text := self.name(i))}
+        self.bos = int(lc.llama_vocab_bos(vocab))
+        self.add_bos = bool(lc.llama_vocab_get_add_bos(vocab)) and self.bos >= 0
+        self.eos = int(lc.llama_vocab_eos(vocab)) if lc.llama_vocab_get_add_eos(vocab) else -1
+        self.sep = int(lc.llama_vocab_sep(vocab)) if lc.llama_vocab_get_add_sep(vocab) else -1
+        self.fim_ids = (
+            int(lc.llama_vocab_fim_pre(vocab)),
+            int(lc.llama_vocab_fim_suf(vocab)),
+            int(lc.llama_vocab_fim_mid(vocab)),
+        )
+        self._pieces: dict[int, bytes] = {}
+        self._shown: dict[int, bytes] = {}
+        self._breakers: dict[tuple[str, ...], Breakers] = {}
+        self._index: PieceIndex | None = None
+        self._breakers_lock = threading.Lock()
+
+    def template_texts(self) -> tuple[str, str, str]:
+        """Return how the tokens are written that chat templates name: BOS, EOS, padding; or ""."""
+        eos, pad = lc.llama_vocab_eos(self._vocab), lc.llama_vocab_pad(self._vocab)
+        bos, eos, pad = (self.name(i) if i >= 0 else "" for i in (self.bos, int(eos), int(pad)))
+        return bos, eos, pad
+
+    def name(self, token: int) -> str:
+        """Return how a token is written in the vocabulary (``llama_vocab_get_text``)."""
+        self._check_token(token)
+        return bytes(lc.llama_vocab_get_text(self._vocab, token)).decode("utf-8", "replace")
+
+    def tokenize(self, parts: SequenceOf[Part]) -> NDArray[np.int32]:
+        """Return the token ids of a prompt, with BOS in front where the model wants one.
+
+        Control tokens come out of parts marked ``special`` only (``llama_tokenize``'s
+        ``parse_special``). Runs the tokenizer's regular expressions: give the calling thread a
+        large stack, some vocabularies recurse once per character.
+        """
+        ids = self.tokenize_bare(parts)
+        if self.add_bos and (len(ids) == 0 or ids[0] != self.bos):
+            ids = np.concatenate((np.array([self.bos], dtype=np.int32), ids))
+        return ids
+
+    def tokenize_bare(self, parts: SequenceOf[Part]) -> NDArray[np.int32]:
+        """Return the token ids of a text as :meth:`tokenize` does, without BOS."""
+        chunks = [self._tokenize_text(part.text, part.special) for part in parts if part.text]
+        return np.concatenate(chunks) if chunks else np.empty(0, dtype=np.int32)
+
+    def tokenize_input(self, text: str) -> NDArray[np.int32]:
+        """Return the ids of a text to be embedded, with what the model wants around it (BOS, EOS).
+
+        Nothing in the text becomes a control token.
+        """
+        return self._tokenize_text(text, False, add_special=True)
+
+    def tokenize_plain(self, text: str) -> NDArray[np.int32]:
+        """Return the ids of a text alone, none of them a control token."""
+        return self._tokenize_text(text, False)
+
+    def _tokenize_text(
+        self, text: str, special: bool, add_special: bool = False
+    ) -> NDArray[np.int32]:
+        data = text.encode("utf-8")
+        capacity = len(data) + 8
+        ids = np.empty(capacity, dtype=np.int32)
+        pointer = ids.ctypes.data_as(ctypes.POINTER(lc.llama_token))
+        count = lc.llama_tokenize(
+            self._vocab, data, len(data), pointer, capacity, add_special, special
+        )
+        if count < 0:
+            raise ValueError(f"llama_tokenize returned {count} for {len(data)} bytes")
+        return ids[:count]
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes that a token stands for; control tokens give none."""
+        cached = self._pieces.get(token)
+        if cached is None:
+            cached = self._pieces[token] = self._read_piece(token)
+        return cached
+
+    def shown(self, token: int) -> bytes:
+        """Return the bytes of a token as :meth:`piece` does; control tokens as they are written."""
+        cached = self._shown.get(token)
+        if cached is None:
+            cached = self._shown[token] = self._read_piece(token, special=True)
+        return cached
+
+    def _read_piece(self, token: int, special: bool = False) -> bytes:
+        self._check_token(token)
+        buffer = ctypes.create_string_buffer(_MAX_PIECE)
+        length = lc.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
+        if length < 0:
+            buffer = ctypes.create_string_buffer(-length)
+            length = lc.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, special)
+        return buffer.raw[:length]
+
+    def visible_pieces(self, texts: SequenceOf[str]) -> dict[int, bytes]:
+        """Return the bytes of the control tokens that have one of these texts."""
+        return {
+            self.control_texts[text]: text.encode("utf-8")
+            for text in texts
+            if text in self.control_texts
+        }
+
+    def _check_token(self, token: int) -> None:
+        if not 0 <= token < self.n_vocab:
+            raise ValueError(f"token {token} is outside the vocabulary of {self.n_vocab}")
+
+    def vocab_pieces(self) -> list[bytes]:
+        """Return the bytes of every token, in order of id; of control tokens their names."""
+        pieces = self._read_pieces()
+        for token in self.control_ids:
+            pieces[token] = self.name(token).encode()
+        return pieces
+
+    def index_pieces(self) -> None:
+        """Make what :meth:`breakers` searches, before other threads use the vocabulary."""
+        with self._breakers_lock:
+            if self._index is None:
+                self._index = PieceIndex(self._read_pieces())
+
+    def breakers(self, texts: SequenceOf[str]) -> Breakers:
+        """Return the token sequences in which these texts can stand, for DRY, in ascending order.
+
+        Raises:
+            InvalidParameter: they are too many.
+        """
+        self.index_pieces()
+        wanted = tuple(sorted(set(texts)))
+        with self._breakers_lock:
+            known = self._breakers.get(wanted)
+            if known is None:
+                assert self._index is not None
+                known = tuple(expand_breakers(wanted, self._index, self._tokenize_tail))
+                # Most requests have the same ones; all together they take at most some MB.
+                if sum(map(len, self._breakers.values())) + len(known) > MAX_SEQUENCES:
+                    self._breakers.clear()
+                if len(self._breakers) >= _MAX_CACHED_BREAKERS:
+                    self._breakers.clear()
+                self._breakers[wanted] = known
+        return known
+
+    def _read_pieces(self) -> list[bytes]:
+        """The bytes of every token, in order of id; control tokens give none."""
+        buffer = ctypes.create_string_buffer(_MAX_PIECE)
+        address = ctypes.addressof(buffer)
+        vocab, size = ctypes.cast(self._vocab, ctypes.c_void_p), len(buffer)
+        pieces = []
+        for token in range(self.n_vocab):
+            length = _token_to_piece(vocab, token, address, size, 0, False)
+            fits = length >= 0
+            pieces.append(ctypes.string_at(address, length) if fits else self._read_piece(token))
+        return pieces
+
+    def _tokenize_tail(self, data: bytes) -> list[int]:
+        return [int(i) for i in self._tokenize_text(data.decode("utf-8", "replace"), False)]

@@ -1,0 +1,157 @@
+"""The weights of a GGUF: what every context over them needs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+import llama_cpp.llama_cpp as lc
+import psutil
+
+from offgrid.engine.protocol import Load
+from offgrid.engine.worker.llama.errors import LoadError
+from offgrid.engine.worker.llama.vocabulary import Vocabulary
+
+MAX_UBATCH = 512
+"""Tokens that llama.cpp computes at once."""
+_MAX_SCORES = 512 * 1024 * 1024
+"""Bytes."""
+_MAX_METADATA_VALUE = 1 << 20
+_POOLINGS = {"1": "mean", "2": "cls", "3": "last", "4": "rank"}
+"""``<architecture>.pooling_type`` of a GGUF (``enum llama_pooling_type``)."""
+
+
+def physical_threads() -> int:
+    """One thread per physical core that this process may use."""
+    cores = psutil.cpu_count(logical=False) or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = min(cores, len(os.sched_getaffinity(0)))
+    return max(1, cores)
+
+
+class Weights(Vocabulary):
+    """A loaded GGUF without a context.
+
+    Attributes:
+        metadata: the scalar metadata as text (``llama_model_meta_*``).
+        n_embd: width of the states that the model puts out.
+        n_ctx: tokens of a sequence, at most.
+        n_parallel, n_threads: of the contexts.
+        causal: whether tokens see only those before them.
+        pooling: how states become one vector.
+        recurrent: whether a sequence has a state instead of cells, or beside them.
+        generates: whether the model is made to continue text.
+
+    Raises:
+        LoadError: the file does not load.
+    """
+
+    def __init__(self, load: Load) -> None:
+        self._model = None
+        lc.llama_backend_init()
+        self._model = _load_model(load)
+        super().__init__(self._model)
+        self._load = load
+        self.n_embd = int(lc.llama_model_n_embd_out(self._model))
+        if lc.llama_model_is_diffusion(self._model):
+            raise LoadError("this kind of model does not generate text token by token.")
+        self.metadata = self._metadata()
+        self._choose_pooling()
+        self.n_ctx_train = int(lc.llama_model_n_ctx_train(self._model))
+        self.n_ctx = min(load.ctx_size or self.n_ctx_train, self.n_ctx_train)
+        self.n_parallel = load.parallel
+        self.n_threads = load.threads or physical_threads()
+
+    def close(self) -> None:
+        """Free the weights, after all contexts. Idempotent."""
+        if self._model is not None:
+            lc.llama_model_free(self._model)
+            self._model = None
+
+    def new_context(self, params: lc.llama_context_params) -> lc.llama_context_p:
+        """Return a context over these weights (``llama_init_from_model``).
+
+        Args:
+            params: its threads, flash attention and timings are chosen here.
+
+        Raises:
+            LoadError: llama.cpp refuses.
+        """
+        params.n_threads = params.n_threads_batch = self.n_threads
+        params.no_perf = True
+        self._choose_flash_attention(params)
+        context = lc.llama_init_from_model(self._model, params)
+        if not context:
+            raise LoadError("llama.cpp could not create a context.")
+        return context
+
+    def _choose_flash_attention(self, params: lc.llama_context_params) -> None:
+        # Flash attention on a processor is slow for fewer tokens than 64 at once, and streams are
+        # fewer; without it the scores of a whole call stand in memory.
+        scores = 4 * self.n_ctx * params.n_ubatch * int(lc.llama_model_n_head(self._model))
+        if self._load.gpu_layers == 0 and scores <= _MAX_SCORES:
+            params.flash_attn_type = lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
+
+    def estimate_kv_bytes(self, n_cells: int) -> int:
+        """Keys and values in half precision; an upper bound where layers share or skip them."""
+        heads = max(1, int(lc.llama_model_n_head(self._model)))
+        width = int(lc.llama_model_n_embd(self._model)) // heads
+        kv_heads = int(lc.llama_model_n_head_kv(self._model))
+        layers = int(lc.llama_model_n_layer(self._model))
+        return 2 * 2 * layers * kv_heads * width * n_cells
+
+    def _choose_pooling(self) -> None:
+        """Read from the metadata what the model is made for, and how its states are pooled.
+
+        A file that names a pooling, or whose tokens see those behind them, is no writer.
+        """
+        architecture = self.metadata.get("general.architecture", "")
+        named = self.metadata.get(f"{architecture}.pooling_type", "")
+        self.causal = self.metadata.get(f"{architecture}.attention.causal") != "false"
+        self.pooling = _POOLINGS.get(named, "mean")
+        self.recurrent = bool(
+            lc.llama_model_is_recurrent(self._model) or lc.llama_model_is_hybrid(self._model)
+        )
+        decodes = bool(lc.llama_model_has_decoder(self._model))
+        self.generates = decodes and self.causal and named not in _POOLINGS
+
+    def _metadata(self) -> dict[str, str]:
+        """The GGUF's scalar metadata as text (``llama_model_meta_*``)."""
+        metadata = {}
+        buffer = ctypes.create_string_buffer(1024)
+        for index in range(lc.llama_model_meta_count(self._model)):
+            if lc.llama_model_meta_key_by_index(self._model, index, buffer, len(buffer)) < 0:
+                continue
+            key = buffer.value.decode("utf-8", "replace")
+            length = lc.llama_model_meta_val_str_by_index(self._model, index, buffer, len(buffer))
+            value = buffer.value
+            if len(buffer) <= length < _MAX_METADATA_VALUE:
+                large = ctypes.create_string_buffer(length + 1)
+                lc.llama_model_meta_val_str_by_index(self._model, index, large, len(large))
+                value = large.value
+            metadata[key] = value.decode("utf-8", "replace")
+        return metadata
+
+
+def _load_model(load: Load) -> lc.llama_model_p:
+    path = Path(load.path)
+    if not path.is_file():
+        raise LoadError(f"{path.name} is not there any more.")
+    params = lc.llama_model_default_params()
+    params.n_gpu_layers = load.gpu_layers if load.gpu_layers >= 0 else 1 << 20
+    params.load_mode = _load_mode(load)
+    # NOTE: llama.cpp's AMX kernels can end the process at their first use ("ldtilecfg" faults on
+    # what they leave uninitialised; ggml-org/llama.cpp#20824). The weights then stay in their
+    # plain layout, which every processor's other kernels read.
+    params.use_extra_bufts = b"AMX_INT8 = 1" not in lc.llama_print_system_info()
+    model = lc.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise LoadError(f"llama.cpp does not load {path.name}.")
+    return model
+
+
+def _load_mode(load: Load) -> int:
+    if load.use_mlock:
+        return int(lc.LLAMA_LOAD_MODE_MMAP_MLOCK if load.use_mmap else lc.LLAMA_LOAD_MODE_MLOCK)
+    return int(lc.LLAMA_LOAD_MODE_MMAP if load.use_mmap else lc.LLAMA_LOAD_MODE_NONE)

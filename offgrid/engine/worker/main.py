@@ -1,0 +1,351 @@
+"""The worker process: pipes, threads and one :class:`~offgrid.engine.worker.engine.Engine`.
+
+Started by :mod:`offgrid.engine.client.process`, never by hand. Four
+threads: the reader takes commands from standard input and answers pings, the tokeniser prepares
+requests (a slow tokenizer stops neither the loop nor a cancel), the compiler prepares those with a
+grammar, the main thread loads the model and runs the loop. When standard input ends, the server is
+gone and the process ends too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, NoReturn
+
+from offgrid.engine.protocol import (
+    Accepted,
+    Cancel,
+    Embed,
+    Event,
+    Examined,
+    Failed,
+    FrameTooLarge,
+    Load,
+    LoadFailed,
+    LookUp,
+    Ping,
+    Pong,
+    Ready,
+    Report,
+    Step,
+    Stop,
+    Submit,
+    Tokenising,
+    encode_frame,
+    read_command,
+)
+from offgrid.engine.signals import FOR_THE_SERVER
+from offgrid.engine.worker.embedder import EmbeddingJob
+from offgrid.engine.worker.engine import Engine, EngineBroken
+from offgrid.engine.worker.llama.errors import LoadError
+from offgrid.engine.worker.llama.examine import examine
+from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.prepare import Prepared
+from offgrid.errors import EngineFault, RequestError
+from offgrid.startup import prepare_process
+
+log = logging.getLogger(__name__)
+
+_TOKENISER_STACK = 64 * 1024 * 1024
+"""Bytes. Tokenizers with regular expressions recurse; 8 MiB is not enough for 30,000 letters."""
+
+
+_PR_SET_PDEATHSIG = 1
+"""``linux/prctl.h``: the signal that the kernel sends when the parent ends."""
+_TOKENISER, _COMPILER = 0, 1
+"""Numbers of the threads that read texts, for :class:`Tokenising`."""
+
+_TURN = 0.02
+"""Seconds of tokenising after which a request of many inputs lets others go first."""
+
+
+class Writer:
+    """Writes whole frames to the server, one thread at a time."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+        self.give_up: Callable[[int], None] = lambda id: None
+        """Called with the id of a request whose answer does not fit into a frame."""
+
+    def send(self, report: Report) -> None:
+        """Write one report. A server that is gone ends the process.
+
+        Raises:
+            FrameTooLarge: nothing was written.
+        """
+        frame = encode_frame(report)
+        with self._lock:
+            try:
+                self._stream.write(frame)
+                self._stream.flush()
+            except OSError:
+                os._exit(0)
+
+    def events(self, events: tuple[Event, ...]) -> None:
+        """Write the events of a step: in one frame, unless that would be too large. An event that
+        is too large for a frame ends its request, and no other."""
+        try:
+            self.send(Step(events))
+        except FrameTooLarge as ex:
+            if len(events) > 1:
+                half = len(events) // 2
+                self.events(events[:half])
+                self.events(events[half:])
+                return
+            id = events[0].id
+            log.error("the answer to request %d: %s", id, ex)
+            self.give_up(id)
+            error = EngineFault("What the model says of this request is too large to be sent.")
+            self.events((_failed(id, error),))
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """A request of many inputs that is being tokenised."""
+
+    id: int
+    job: EmbeddingJob
+    rest: Iterator[None]
+
+
+class Worker:
+    """Connects the pipes with an engine. The module's docstring lists its threads."""
+
+    def __init__(self, commands: BinaryIO, writer: Writer) -> None:
+        self._commands = commands
+        self._writer = writer
+        self._engine: Engine | None = None
+        self._to_tokenise: queue.SimpleQueue[Submit | LookUp | _Inputs] = queue.SimpleQueue()
+        self._to_compile: queue.SimpleQueue[Submit] = queue.SimpleQueue()
+        """Requests with a grammar: compiling a hard one takes time, and others need not wait."""
+        # Ids that the tokeniser has not handed over yet. A cancel takes its id out, so that none
+        # is lost between the two threads.
+        self._pending: set[int] = set()
+        self._lock = threading.Lock()
+
+    def run(self) -> int:
+        """Load the model and serve until told to stop; return the exit status."""
+        load = read_command(self._commands)
+        if not isinstance(load, Load):
+            return 2
+        threading.Thread(target=self._read, name="reader", daemon=True).start()
+        if load.examine:
+            return self._examine(load)
+        try:
+            model = Model(load)
+        except LoadError as ex:
+            self._writer.send(LoadFailed(str(ex), lasting=_is_broken(load)))
+            return 1
+        self._engine = Engine(model, self._writer.events)
+        self._writer.give_up = self._engine.cancel
+        self._engine.expecting = lambda: bool(self._pending)
+        threading.stack_size(_TOKENISER_STACK)
+        threading.Thread(target=self._tokenise, name="tokeniser", daemon=True).start()
+        threading.Thread(target=self._compile, name="compiler", daemon=True).start()
+        try:
+            self._writer.send(Ready(model.info))
+        except FrameTooLarge:
+            self._writer.send(LoadFailed("what it says of itself is too large.", lasting=True))
+            return 1
+        try:
+            self._engine.run()
+        except EngineBroken as ex:
+            log.error("giving up: %s", ex)
+            return 3
+        return 0
+
+    def _examine(self, load: Load) -> int:
+        try:
+            examine(load)
+        except LoadError as ex:
+            self._writer.send(LoadFailed(str(ex), lasting=True))
+            return 1
+        self._writer.send(Examined())
+        return 0
+
+    def _read(self) -> None:
+        """Take commands until the pipe ends. The server sends requests only after Ready."""
+        while True:
+            command = read_command(self._commands)
+            if command is None or isinstance(command, Stop):
+                # Nothing that matters is lost: the server has dealt with what ran.
+                os._exit(0)
+            if isinstance(command, (Submit, Embed, LookUp)):
+                with self._lock:
+                    self._pending.add(command.id)
+                if isinstance(command, Submit) and command.request.grammar is not None:
+                    self._to_compile.put(command)
+                    continue
+                self._to_tokenise.put(
+                    self._inputs(command) if isinstance(command, Embed) else command
+                )
+            elif isinstance(command, Cancel):
+                self._cancel(command.id)
+            elif isinstance(command, Ping):
+                self._writer.send(self._pong(command.number))
+
+    def _cancel(self, id: int) -> None:
+        with self._lock:
+            if id in self._pending:
+                self._pending.discard(id)
+                return
+        if self._engine is not None:
+            self._engine.cancel(id)
+
+    def _pong(self, number: int) -> Pong:
+        engine = self._engine
+        if engine is None:
+            return Pong(number, 0.0, 0, 0)
+        began = engine.step_began
+        busy_for = 0.0 if began is None else time.monotonic() - began
+        scheduler = engine.scheduler
+        return Pong(number, busy_for, len(scheduler.running), len(scheduler.waiting))
+
+    def _tokenise(self) -> None:
+        while True:
+            self._tokenise_next()
+
+    def _tokenise_next(self) -> None:
+        item = self._to_tokenise.get()
+        if not self._begin(item.id, _TOKENISER):
+            return
+        try:
+            if isinstance(item, Submit):
+                self._prepare(item, _TOKENISER)
+            elif isinstance(item, LookUp):
+                self._answer(item)
+            else:
+                self._prepare_some(item)
+        except Exception as ex:
+            self._refuse(item.id, ex)
+
+    def _begin(self, id: int, lane: int) -> bool:
+        """Say what a thread reads now, in case that it ends the process; False if nobody wants
+        it any more."""
+        wanted = id in self._pending
+        self._writer.events((Tokenising(id if wanted else 0, lane),))
+        return wanted
+
+    def _compile(self) -> None:
+        while True:
+            command = self._to_compile.get()
+            if not self._begin(command.id, _COMPILER):
+                continue
+            try:
+                self._prepare(command, _COMPILER)
+            except Exception as ex:
+                self._refuse(command.id, ex)
+
+    def _prepare(self, command: Submit, lane: int) -> None:
+        assert self._engine is not None
+        prepared = self._engine.prepare(command.id, command.request)
+        accepted = Accepted(command.id, len(prepared.prompt), prepared.seed, prepared.prompt_text)
+        self._accept(accepted, prepared, lane)
+
+    def _answer(self, command: LookUp) -> None:
+        assert self._engine is not None
+        tokens = self._engine.look_up(command.id, command.query)
+        with self._lock:
+            self._pending.discard(command.id)
+        self._writer.events((tokens,))
+
+    def _inputs(self, command: Embed) -> _Inputs:
+        assert self._engine is not None
+        job = EmbeddingJob(command.id, command.request)
+        return _Inputs(command.id, job, self._engine.embedder.prepare(job))
+
+    def _prepare_some(self, inputs: _Inputs) -> None:
+        """Tokenise inputs for a moment; if some are left, whoever else waits has a turn first."""
+        until = time.monotonic() + _TURN
+        for _ in inputs.rest:
+            if time.monotonic() > until:
+                self._to_tokenise.put(inputs)
+                return
+        accepted = Accepted(inputs.id, inputs.job.prompt_tokens, 0)
+        self._accept(accepted, inputs.job, _TOKENISER)
+
+    def _accept(self, accepted: Accepted, prepared: Prepared | EmbeddingJob, lane: int) -> None:
+        assert self._engine is not None
+        with self._lock:
+            if accepted.id not in self._pending:
+                # Its client left. It has done no harm all the same, and nothing else says so.
+                self._writer.events((Tokenising(0, lane),))
+                return
+            # Before the engine knows of it: no delta may overtake this event.
+            self._writer.events((accepted,))
+            self._engine.submit(prepared)
+            self._pending.discard(accepted.id)
+        self._engine.nudge()
+
+    def _refuse(self, id: int, ex: Exception) -> None:
+        if isinstance(ex, RequestError):
+            error = ex
+        else:
+            log.error("request %d could not be prepared", id, exc_info=ex)
+            error = EngineFault("The prompt could not be tokenised.")
+        with self._lock:
+            self._pending.discard(id)
+        self._writer.events((_failed(id, error),))
+
+
+def _failed(id: int, error: RequestError) -> Failed:
+    return Failed(id, type(error).__name__, error.message, error.param, error.code)
+
+
+def _is_broken(load: Load) -> bool:
+    """Whether a file that was not loaded cannot be: nothing else is at fault, as memory may be."""
+    try:
+        examine(load)
+    except LoadError:
+        return True
+    return False
+
+
+def _end_with(parent: int) -> None:
+    """Have the kernel end this process when its server ends, also when it is stopped then.
+
+    Where there is no such thing, the end of standard input has to do. The signal comes with the
+    end of the *thread* that started this process: see :mod:`offgrid.engine.client.process`.
+    """
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        log.warning("prctl: %s", os.strerror(ctypes.get_errno()))
+    if os.getppid() != parent:  # it has ended already, and no signal will come
+        os._exit(0)
+
+
+def main(parent: int) -> NoReturn:
+    """Entry point of the process.
+
+    Args:
+        parent: process id of the server.
+    """
+    _end_with(parent)
+    # Ctrl-C in a terminal goes to the whole group, and systemd's SIGTERM to the whole unit; only
+    # the server decides when workers end.
+    for number in FOR_THE_SERVER:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # blocked until here by whoever started the process
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_SERVER)
+    prepare_process()
+    logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
+    # Reports get a descriptor of their own, so that nothing that a library prints to standard
+    # output can get between two frames.
+    reports = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
+    os.dup2(2, 1)
+    status = Worker(sys.stdin.buffer, Writer(reports)).run()
+    reports.flush()
+    # The reader and the tokeniser are daemons inside C calls: leave without waiting for them.
+    os._exit(status)

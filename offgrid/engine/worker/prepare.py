@@ -1,0 +1,147 @@
+"""From a request to sequences that can be computed: tokenised, checked, with their samplers."""
+
+from __future__ import annotations
+
+import secrets
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offgrid.engine.protocol import GenerationRequest
+from offgrid.engine.worker.grammars import Grammars, Matcher
+from offgrid.engine.worker.image import Span
+from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.prompts import prompt_text, read_bias, read_prompt, read_with_images
+from offgrid.engine.worker.sequence import Sequence
+from offgrid.errors import ContextLengthExceeded, InvalidParameter
+from offgrid.sampling import Sampler, SamplingParams
+
+_SEED_BITS = 53
+"""Random seeds survive a round trip through a JSON number in any language."""
+
+
+class Prepared:
+    """A request whose prompt is tokenised and checked, ready for the queue."""
+
+    __slots__ = ("id", "prompt", "prompt_text", "seed", "sequences")
+
+    def __init__(
+        self,
+        id: int,
+        prompt: NDArray[np.int32],
+        seed: int,
+        sequences: list[Sequence],
+        prompt_text: str,
+    ) -> None:
+        self.id = id
+        self.prompt_text = prompt_text
+        self.prompt = prompt
+        self.seed = seed
+        self.sequences = sequences
+
+
+class Preparer:
+    """Prepares requests for one model. Several threads may use it at once."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._grammars = Grammars(model)
+
+    def prepare(self, id: int, request: GenerationRequest) -> Prepared:
+        """Tokenise and check a request.
+
+        Raises:
+            InvalidParameter: a token id or bias outside the vocabulary, an empty prompt, a
+                grammar that cannot be honoured, a model that only embeds.
+            ContextLengthExceeded: the prompt leaves no room for an answer.
+        """
+        if not self._model.generates:
+            raise InvalidParameter(
+                "This model does not generate text.", "model", code="unsupported_model"
+            )
+        images: tuple[Span, ...] = ()
+        if request.images:
+            prompt, images = read_with_images(self._model, request, request.prompt_param)
+        else:
+            prompt = read_prompt(self._model, request)
+        self._check_length(prompt, request)
+        seed = request.sampling.seed
+        seed = secrets.randbits(_SEED_BITS) if seed is None else seed
+        sequences = self._sequences(id, request, prompt, images, seed)
+        text = ""
+        if request.tokens is not None and (request.echo or request.top_logprobs is not None):
+            text = prompt_text(self._model, request.tokens)
+        return Prepared(id, prompt, seed, sequences, text)
+
+    def _check_length(self, prompt: NDArray[np.int32], request: GenerationRequest) -> None:
+        n_ctx = self._model.n_ctx
+        answered = request.max_tokens != 0
+        if len(prompt) + answered > n_ctx:
+            left = "; at least one token must be left for the answer." if answered else "."
+            raise ContextLengthExceeded(
+                f"This model's context is {n_ctx} tokens and the prompt has {len(prompt)}{left}",
+                request.prompt_param,
+            )
+
+    def _sequences(
+        self,
+        id: int,
+        request: GenerationRequest,
+        prompt: NDArray[np.int32],
+        images: tuple[Span, ...],
+        seed: int,
+    ) -> list[Sequence]:
+        """One for each choice, with a sampler of its own."""
+        model = self._model
+        params = self._sampling_params(request, seed)
+        visible = model.visible_pieces(request.visible) if request.visible else {}
+        matchers: list[Matcher | None] = [None] * request.n
+        if request.grammar is not None:
+            matchers = [*self._grammars.matchers(request.grammar, request.n)]
+        sequences = []
+        for choice, matcher in enumerate(matchers):
+            sampler = Sampler(
+                model.n_vocab,
+                params,
+                prompt_tokens=prompt[prompt >= 0] if images else prompt,
+                choice=choice,
+                banned=model.eog_ids if request.ignore_eos else (),
+                end_tokens=model.eog_ids,
+            )
+            sequence = Sequence(id, choice, request, prompt, model.n_ctx, sampler, matcher)
+            sequence.visible = visible
+            sequence.images = images
+            sequences.append(sequence)
+        return sequences
+
+    def _sampling_params(self, request: GenerationRequest, seed: int) -> SamplingParams:
+        s = request.sampling
+        bias = read_bias(self._model, s.logit_bias, s.text_bias)
+        return SamplingParams(
+            temperature=s.temperature,
+            top_p=s.top_p,
+            top_k=s.top_k,
+            min_p=s.min_p,
+            frequency_penalty=s.frequency_penalty,
+            presence_penalty=s.presence_penalty,
+            repetition_penalty=s.repetition_penalty,
+            repeat_last_n=s.repeat_last_n,
+            logit_bias=bias or None,
+            seed=seed,
+            top_n_sigma=s.top_n_sigma,
+            typical_p=s.typical_p,
+            xtc_probability=s.xtc_probability,
+            xtc_threshold=s.xtc_threshold,
+            dynatemp_range=s.dynatemp_range,
+            dynatemp_exponent=s.dynatemp_exponent,
+            mirostat=s.mirostat,
+            mirostat_tau=s.mirostat_tau,
+            mirostat_eta=s.mirostat_eta,
+            dry_multiplier=s.dry_multiplier,
+            dry_base=s.dry_base,
+            dry_allowed_length=s.dry_allowed_length,
+            dry_penalty_last_n=s.dry_penalty_last_n,
+            dry_breakers=self._model.breakers(s.dry_sequence_breakers) if s.dry_multiplier else (),
+            min_tokens=s.min_tokens,
+            min_keep=s.min_keep,
+        )

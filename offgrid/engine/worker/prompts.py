@@ -1,0 +1,208 @@
+"""What the tokeniser's thread does: prompts to token ids, and answers about the tokenizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offgrid.engine.limits import check_prompt_size, check_prompt_tokens, prompt_limit
+from offgrid.engine.protocol import GenerationRequest, Part, TokenQuery, Tokens
+from offgrid.engine.worker.image import Chunk, Span
+from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.llama.vision import VisionError
+from offgrid.errors import ContextLengthExceeded, InvalidParameter
+
+T = TypeVar("T")
+
+MAX_QUERY = 1 << 20
+"""Bytes of a text, or tokens, in one question to the tokenizer."""
+MAX_BIASED = 4096
+"""Tokens that the biases of a request may touch: each costs a little at every draw."""
+_MAX_ANSWER = 16 << 20
+"""Bytes of all pieces or names of an answer: it has to fit a frame."""
+
+
+def read_prompt(model: Model, request: GenerationRequest) -> NDArray[np.int32]:
+    """Return the token ids of a request's prompt, int32.
+
+    Raises:
+        InvalidParameter: an id outside the vocabulary, an empty prompt, a suffix for a model that
+            does not fill in.
+        ContextLengthExceeded: more bytes or ids than the context can take.
+    """
+    if request.suffix is not None:
+        return _read_fill_in(model, request)
+    if request.tokens is not None:
+        prompt = _prompt_ids(model, request.tokens, request.prompt_param)
+    else:
+        _check_size(model, request.parts, request.prompt_param)
+        prompt = model.tokenize(request.parts)
+    if len(prompt) == 0:
+        raise InvalidParameter("The prompt is empty.", request.prompt_param)
+    return prompt
+
+
+def read_with_images(
+    model: Model, request: GenerationRequest | TokenQuery, param: str
+) -> tuple[NDArray[np.int32], tuple[Span, ...]]:
+    """Return the token ids of a prompt with images, int32, and where in it the images stand.
+
+    The positions of images have the negative ids of
+    :func:`offgrid.engine.worker.llama.vision.image_ids`.
+
+    Raises:
+        InvalidParameter: an image that cannot be read, or is the last of the prompt.
+        ContextLengthExceeded: more bytes than the context can take.
+    """
+    _check_size(model, request.parts, param)
+    pieces: list[NDArray[np.int32] | Chunk] = []
+    for part in request.parts:
+        if part.image < 0:
+            pieces.append(model.tokenize_bare((part,)))
+            continue
+        try:
+            pieces += model.vision().read(request.images[part.image])
+        except VisionError as ex:
+            raise InvalidParameter(str(ex), request.image_params[part.image]) from None
+    pieces = [piece for piece in pieces if isinstance(piece, Chunk) or len(piece)]
+    if pieces and isinstance(pieces[-1], Chunk):
+        raise InvalidParameter("Something has to be said behind the last image.", param)
+    if model.add_bos and (isinstance(pieces[0], Chunk) or pieces[0][0] != model.bos):
+        pieces.insert(0, np.array([model.bos], dtype=np.int32))
+    spans = []
+    start = 0
+    for piece in pieces:
+        end = start + len(_ids(piece))
+        if isinstance(piece, Chunk):
+            spans.append(Span(start, end, piece))
+        start = end
+    return np.concatenate([_ids(piece) for piece in pieces]), tuple(spans)
+
+
+def _ids(piece: NDArray[np.int32] | Chunk) -> NDArray[np.int32]:
+    return piece.ids if isinstance(piece, Chunk) else piece
+
+
+def _read_fill_in(model: Model, request: GenerationRequest) -> NDArray[np.int32]:
+    """The prompt as models learn to fill in: prefix, then suffix, then what was between.
+
+    Prefix-suffix-middle of Bavarian et al. 2022, "Efficient training of language models to fill in
+    the middle". Control tokens come from here only: code may well hold their texts.
+    """
+    before, behind, middle = model.fim_ids
+    if min(model.fim_ids) < 0:
+        raise InvalidParameter(
+            "This model has no tokens to fill in between a prompt and a suffix.",
+            "suffix",
+            code="unsupported_parameter",
+        )
+    suffix = (Part(request.suffix or "", False),)
+    plain = tuple(Part(part.text, False) for part in request.parts)
+    _check_size(model, (*plain, *suffix), request.prompt_param)
+    if request.tokens is not None:
+        prefix = _prompt_ids(model, request.tokens, request.prompt_param)
+    else:
+        prefix = model.tokenize_bare(plain)
+    bos = [model.bos] if model.add_bos else []
+    pieces = [[*bos, before], prefix, [behind], model.tokenize_bare(suffix), [middle]]
+    return np.concatenate([np.asarray(ids, dtype=np.int32) for ids in pieces])
+
+
+def prompt_text(model: Model, tokens: Iterable[int]) -> str:
+    """Return what tokens stand for; bytes that are no UTF-8 become U+FFFD."""
+    return b"".join(map(model.shown, tokens)).decode("utf-8", "replace")
+
+
+def has_added_bos(model: Model, request: GenerationRequest) -> bool:
+    """Whether the prompt's first token is one that the request did not write."""
+    if request.tokens is not None or not model.add_bos:
+        return False
+    return not "".join(part.text for part in request.parts).startswith(model.name(model.bos))
+
+
+def read_bias(
+    model: Model, biases: Mapping[int, float], texts: Mapping[str, float]
+) -> dict[int, float]:
+    """Return the bias of each token; a bias of a text is one of each of its tokens.
+
+    Biases of several texts add up; one that names a token by its id is the only one of it.
+
+    Raises:
+        InvalidParameter: an id outside the vocabulary, texts of too many tokens.
+    """
+    result: dict[int, float] = {}
+    for text, bias in texts.items():
+        for token in dict.fromkeys(model.tokenize_bare((Part(text, True),)).tolist()):
+            total = result.get(token, 0.0) + bias
+            # The sum of several biases that are in range may not be.
+            result[token] = total if math.isinf(total) else max(-100.0, min(100.0, total))
+    _checked(model, tuple(biases), "logit_bias")
+    result |= biases
+    if len(result) > MAX_BIASED:
+        raise InvalidParameter(
+            f"The texts in logit_bias are {len(result)} tokens; at most {MAX_BIASED} are taken.",
+            "logit_bias",
+        )
+    return result
+
+
+def answer(model: Model, id: int, query: TokenQuery) -> Tokens:
+    """Answer a question to the tokenizer.
+
+    Raises:
+        InvalidParameter: an id outside the vocabulary, an answer that is too long.
+        ContextLengthExceeded: more than a prompt could hold.
+    """
+    if query.images:
+        tokens = tuple(read_with_images(model, query, query.param)[0].tolist())
+    elif query.tokens is None:
+        _check_size(model, query.parts, query.param, MAX_QUERY)
+        read = model.tokenize if query.add_bos else model.tokenize_bare
+        tokens = tuple(read(query.parts).tolist())
+    else:
+        limit = min(MAX_QUERY, prompt_limit(model.n_ctx))
+        if len(query.tokens) > limit:
+            raise ContextLengthExceeded(
+                f"These are {len(query.tokens)} tokens; at most {limit} are taken.", query.param
+            )
+        tokens = tuple(_checked(model, query.tokens, query.param).tolist())
+    # Each token that occurs is looked up once: texts repeat themselves.
+    pieces = _of_each(model.shown, tokens) if query.pieces else ()
+    names = _of_each(model.name, tokens) if query.names else ()
+    if sum(map(len, pieces)) + 4 * sum(map(len, names)) > _MAX_ANSWER:
+        raise InvalidParameter("The text of these tokens is too long.", query.param)
+    return Tokens(id, tokens, pieces, names)
+
+
+def _of_each(look_up: Callable[[int], T], tokens: tuple[int, ...]) -> tuple[T, ...]:
+    found = {token: look_up(token) for token in set(tokens)}
+    return tuple(map(found.__getitem__, tokens))
+
+
+def _prompt_ids(model: Model, tokens: Sequence[int], param: str) -> NDArray[np.int32]:
+    """Check a prompt given as ids, its length first: a request may hold millions of them."""
+    check_prompt_tokens(len(tokens), model.n_ctx, param)
+    return _checked(model, tokens, param)
+
+
+def _checked(model: Model, tokens: Sequence[int], param: str) -> NDArray[np.int32]:
+    try:
+        ids = np.fromiter(tokens, dtype=np.int64, count=len(tokens))
+        outside = bool(np.any((ids < 0) | (ids >= model.n_vocab)))
+    except OverflowError:
+        outside = True
+    if outside:
+        token = next(token for token in tokens if not 0 <= token < model.n_vocab)
+        raise InvalidParameter(
+            f"Token id {token} is outside the model's vocabulary (0 to {model.n_vocab - 1}).", param
+        )
+    return ids.astype(np.int32)
+
+
+def _check_size(model: Model, parts: Iterable[Part], param: str, most: int | None = None) -> None:
+    size = sum(len(part.text.encode("utf-8")) for part in parts)
+    check_prompt_size(size, model.n_ctx, param, most)

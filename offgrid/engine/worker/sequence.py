@@ -1,0 +1,145 @@
+"""One choice of one request while it is generated."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offgrid.engine.protocol import Delta, GenerationRequest, TokenLogprob
+from offgrid.engine.worker.grammars import Matcher
+from offgrid.engine.worker.image import Span
+from offgrid.sampling import Sampler, TextStream
+
+
+class Sequence:
+    """Tokens, sampler and text of one choice. Implements ``scheduler.Schedulable``.
+
+    Attributes:
+        tokens: ids of prompt and answer, int32, in a buffer of the context's size.
+        computed: how many of them llama.cpp has computed in ``slot``.
+        matcher: what the answer has to follow, or None.
+        row: a copy of its logits while the next token waits for the matcher's mask.
+        scored: how many tokens of the prompt have got their logprobs; all if none are wanted.
+        visible: bytes of control tokens that give text, which others do not.
+        images: where images stand in the prompt, in order.
+    """
+
+    __slots__ = (
+        "cached", "choice", "completion_tokens", "computed", "images", "limit", "matcher", "n_ctx",
+        "n_prompt", "n_tokens", "request", "request_id", "reuse", "row", "sampler", "scored",
+        "slot", "stream", "tokens", "visible",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request_id: int,
+        choice: int,
+        request: GenerationRequest,
+        prompt: NDArray[np.int32],
+        n_ctx: int,
+        sampler: Sampler,
+        matcher: Matcher | None = None,
+    ) -> None:
+        self.request_id = request_id
+        self.choice = choice
+        self.request = request
+        self.n_ctx = n_ctx
+        self.sampler = sampler
+        self.matcher = matcher
+        self.row: NDArray[np.float32] | None = None
+        self.stream = TextStream(request.stop)
+        room = n_ctx - len(prompt)
+        self.limit = room if request.max_tokens is None else min(room, request.max_tokens)
+        self.tokens = np.empty(len(prompt) + self.limit, dtype=np.int32)
+        self.tokens[: len(prompt)] = prompt
+        self.n_tokens = self.n_prompt = len(prompt)
+        # One choice is enough: the others have the same prompt.
+        self.scored = 0 if request.prompt_logprobs is not None and choice == 0 else len(prompt)
+        self.computed = 0
+        self.cached = 0
+        self.reuse = request.cache_prompt
+        self.slot = -1
+        self.visible: dict[int, bytes] = {}
+        self.images: tuple[Span, ...] = ()
+        self.completion_tokens = 0
+
+    def __len__(self) -> int:
+        return self.n_tokens
+
+    @property
+    def wanted_from(self) -> int:
+        """Index of the first token whose logits are still wanted."""
+        if self.scored < self.n_prompt:
+            return max(0, self.scored - 1)
+        return self.n_tokens - 1
+
+    @property
+    def readable(self) -> int:
+        """How far the sequence can be computed as tokens: up to the next image, or its end."""
+        for span in self.images:
+            if span.start >= self.computed:
+                return span.start
+        return self.n_tokens
+
+    @property
+    def next_image(self) -> Span | None:
+        """The image that is to be computed now, None if something else is."""
+        return next((span for span in self.images if span.start == self.computed), None)
+
+    def position(self, index: int) -> int:
+        """Return the position of a token: its index, less what images before it have too many."""
+        return index - sum(span.lag for span in self.images if span.end <= index)
+
+    def whole(self, length: int) -> int:
+        """Return the largest number up to ``length`` of first tokens that ends inside no image."""
+        for span in self.images:
+            if span.start < length < span.end:
+                return span.start
+        return length
+
+    def finish_empty(self) -> Delta:
+        """Return the end of an answer that is to have no tokens: the prompt was all."""
+        return Delta(self.request_id, self.choice, "", 0, "length", cached_tokens=self.cached)
+
+    def advance(
+        self, token: int, piece: bytes, is_eog: bool, logprobs: tuple[TokenLogprob, ...]
+    ) -> Delta:
+        """Take the drawn token in; return what it adds to the answer.
+
+        A token that ends the generation (EOG) counts as a completion token but gives no text.
+        With ``ignore_eos`` such tokens were never candidates.
+        """
+        self.completion_tokens += 1
+        finish_reason = None
+        if is_eog:
+            text = self.stream.flush()
+            finish_reason = "stop"
+            if not self.request.end_logprob:
+                logprobs = ()
+        else:
+            self.tokens[self.n_tokens] = token
+            self.n_tokens += 1
+            text = self.stream.feed(piece)
+            if self.stream.finished:
+                finish_reason = "stop"
+            elif self.completion_tokens >= self.limit:
+                finish_reason = "length"
+                text += self.stream.flush()
+        return self._delta(text, finish_reason, logprobs)
+
+    def end(self) -> Delta:
+        """End the answer as it stands; return what was held back of it."""
+        return self._delta(self.stream.flush(), "stop", ())
+
+    def _delta(
+        self, text: str, finish_reason: str | None, logprobs: tuple[TokenLogprob, ...]
+    ) -> Delta:
+        return Delta(
+            id=self.request_id,
+            choice=self.choice,
+            text=text,
+            completion_tokens=self.completion_tokens,
+            finish_reason=finish_reason,
+            logprobs=logprobs,
+            cached_tokens=self.cached,
+        )

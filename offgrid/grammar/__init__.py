@@ -1,0 +1,8 @@
+"""What an answer must look like: text to checked grammar, in both processes, without a model.
+
+:mod:`~offgrid.grammar.schema` reads JSON schemas, with the help of
+:mod:`~offgrid.grammar.document` (references) and :mod:`~offgrid.grammar.satisfiable` (what no
+answer can satisfy); :mod:`~offgrid.grammar.pattern` reads regular expressions,
+:mod:`~offgrid.grammar.gbnf` and :mod:`~offgrid.grammar.lark` grammars, whose rules
+:mod:`~offgrid.grammar.rules` checks for an end.
+"""

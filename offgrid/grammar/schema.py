@@ -1,0 +1,535 @@
+"""JSON schemas before they are compiled: limits, what is not supported, and what is put otherwise.
+
+llguidance compiles schemas in bounded time with the exceptions that are checked here. What a
+keyword means is its business
+(https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md), but where it would let
+through what the standard forbids, the schema is refused or made narrower.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from decimal import Decimal
+from fractions import Fraction
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any
+
+from offgrid.grammar.document import Document, Json, Path, SchemaError, children
+from offgrid.grammar.pattern import MAX_REPETITION, PatternError, repetition, rust_pattern
+from offgrid.grammar.satisfiable import forbid_endless
+
+MAX_SOURCE = 256 * 1024
+"""Characters of a schema's text."""
+MAX_NODES = 20_000
+"""Objects, lists and values of a schema."""
+MAX_DEPTH = 120
+"""Levels of objects and lists in each other; the compiler's JSON reader takes few more."""
+MAX_NESTING = 3_000
+"""Levels of a schema where every reference is followed once; the compiler recurses."""
+MAX_MULTIPLE = 10_000
+"""Remainders that the smallest common multiple of all ``multipleOf`` has."""
+MAX_PATTERNS = 10
+"""Different patterns and formats that ``allOf`` may lay upon one value."""
+MAX_LOOKED_AT = 100_000
+"""Schemas below ``allOf`` that are looked at for that, each as often as there are such."""
+MAX_NAME_PATTERNS = 64
+"""Patterns of property names in a schema; each is compared with each."""
+MAX_OPTIONAL = 250
+"""Properties of an object that may be left out: each can follow each."""
+MAX_ALTERNATIVES = 1_000
+"""Objects and lists between which a schema leaves the choice: all are followed at once."""
+MAX_EXACT = 1 << 53
+"""The compiler's numbers are doubles."""
+MAX_BOUND = 9 * 10**18
+"""``minimum`` and ``maximum`` are drawn in to this; the compiler has none beyond 64 bits."""
+MAX_NUMBER = 1e308
+MAX_COUNT = (1 << 32) - 1
+ESCAPES = 'nrbtf\\"'
+"""What may follow a backslash in an answer's strings. Not ``u``: the compiler takes ``"\\\\u0061"``
+for another name than ``"a"``, and would let its value be anything."""
+_MAX_CACHED = 64 * 1024
+"""Characters of a schema that is kept for the next request; 128 of these are."""
+_UNSATISFIABLE = "Unsatisfiable"
+LOCATE_CHARACTERS = 1_000_000
+"""Characters that are compiled to find where a schema is wrong."""
+_LOCATE_SECONDS = 1.0
+"""Processor time of the thread that this may take."""
+
+_COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
+_DEFINITIONS = ("$defs", "definitions")
+_LOWER = ("minimum", "exclusiveMinimum")
+_UPPER = ("maximum", "exclusiveMaximum")
+_TYPES = {"null", "boolean", "number", "integer", "string", "array", "object"}
+_SCALARS = _TYPES - {"array", "object"}
+_UNSUPPORTED = frozenset({
+    "not", "if", "then", "else", "contains", "minContains", "maxContains", "uniqueItems",
+    "propertyNames", "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedItems",
+    "unevaluatedProperties", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor",
+})  # fmt: skip
+"""Refused in every draft: a schema that has them is meant to be kept by them."""
+_FORMATS = frozenset({
+    "date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid",
+})  # fmt: skip
+_OTHER_FORMATS = frozenset({
+    "idn-email", "idn-hostname", "uri-reference", "iri", "iri-reference", "uri-template",
+    "json-pointer", "relative-json-pointer", "regex",
+})  # fmt: skip
+"""https://json-schema.org/draft/2020-12/json-schema-validation#name-defined-formats"""
+# The compiler's own know 29 days of February in every year, and a second 60 in every minute.
+_LEAP = "(?:0[48]|[2468][048]|[13579][26])"
+_DATE = (
+    "(?:(?:[0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)-"
+    "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
+    f"|02-(?:0[1-9]|1[0-9]|2[0-8]))|(?:[0-9]{{2}}{_LEAP}|{_LEAP}00)-02-29)"
+)
+_TIME = (
+    "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:[.][0-9]{1,9})?"
+    "(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+)
+_PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T{_TIME}$"}
+
+
+def parse_schema(source: str) -> Json:
+    """Return a schema that is safe to compile and means to the compiler what it says.
+
+    Raises:
+        SchemaError: not a JSON object, beyond a limit, not supported, or without any answer.
+    """
+    if len(source) > MAX_SOURCE:
+        raise SchemaError(f"it has {len(source)} characters, at most {MAX_SOURCE} are taken")
+    try:
+        schema = json.loads(source, parse_constant=_no_number)
+    except RecursionError:
+        raise SchemaError("it is nested too deeply") from None
+    except json.JSONDecodeError as ex:
+        raise SchemaError(f"it is not valid JSON: {ex}") from None
+    except ValueError:
+        raise SchemaError("a number in it is not finite, or too long") from None
+    if not isinstance(schema, dict):
+        raise SchemaError("a schema must be an object")
+    if "x-guidance" in schema:
+        raise SchemaError("x-guidance is not supported", ("x-guidance",))
+    _check_parts(schema)
+    document = Document(schema)
+    for path, node in document.nodes:
+        _check_words(path, node, document.children(node))
+    _check_nesting(document)
+    _check_multiples(document)
+    patterns = _Patterns(document)
+    names = 0
+    for path, node in document.nodes:
+        _check_node(path, node)
+        names += len(node.get("patternProperties", ()))
+        if names > MAX_NAME_PATTERNS:
+            raise SchemaError(f"more than {MAX_NAME_PATTERNS} patterns for names", path)
+        if "allOf" in node:
+            patterns.check(path, node)
+    forbid_endless(document)
+    for path, node in document.nodes:
+        _adapt(path, node)
+    return schema
+
+
+def adapted(schema: Json) -> Json:
+    """Return a copy that means to the compiler what it says; of a faulty schema itself.
+
+    Whoever compiles it parses the original first.
+    """
+    try:
+        source = json.dumps(schema)
+        small = len(source) <= _MAX_CACHED
+        result: Json = json.loads(_adapted(source)) if small else parse_schema(source)
+    except (SchemaError, RecursionError):
+        return schema
+    return result
+
+
+@lru_cache(maxsize=128)
+def _adapted(source: str) -> str:
+    """The same tools come with every request of a conversation."""
+    return json.dumps(parse_schema(source))
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def _check_parts(schema: Json) -> None:
+    """Count parts and levels, and look at every name and value that stands anywhere."""
+    nodes = 0
+    stack: list[tuple[Path, Any]] = [((), schema)]
+    while stack:
+        path, node = stack.pop()
+        nodes += 1
+        if nodes > MAX_NODES:
+            raise SchemaError(f"it has more than {MAX_NODES} parts")
+        if len(path) > MAX_DEPTH:
+            raise SchemaError(f"it is nested more than {MAX_DEPTH} levels deep", path)
+        if isinstance(node, dict):
+            if any(_is_half(name) for name in node):
+                raise SchemaError("a name in it has half of a surrogate pair", path)
+            stack += (((*path, name), value) for name, value in node.items())
+        elif isinstance(node, list):
+            stack += (((*path, index), value) for index, value in enumerate(node))
+        elif isinstance(node, str) and _is_half(node):
+            raise SchemaError("it has half of a surrogate pair", path)
+        elif _is_number(node) and not abs(node) <= MAX_NUMBER:
+            raise SchemaError("a number is too large", path)
+
+
+def _is_half(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _check_nesting(document: Document) -> None:
+    document.link()
+    depths = _depths(document.root)
+    targets: dict[int, int] = {}
+    for _, node in document.nodes:
+        target = document.target(node)
+        if target is not None:
+            targets[id(target[1])] = depths.get(id(target[1]), 1)
+    if depths[id(document.root)] + sum(targets.values()) > MAX_NESTING:
+        raise SchemaError(f"it is nested more than {MAX_NESTING} deep, references followed")
+
+
+def _depths(root: Json) -> dict[int, int]:
+    """How many levels each object and list has, its last values included."""
+    order: list[Any] = []
+    stack: list[Any] = [root]
+    while stack:
+        node = stack.pop()
+        order.append(node)
+        stack += (value for value in _inner(node) if isinstance(value, (dict, list)))
+    depths: dict[int, int] = {}
+    for node in reversed(order):  # inner ones first
+        depths[id(node)] = 1 + max((depths.get(id(v), 1) for v in _inner(node)), default=0)
+    return depths
+
+
+def _inner(node: Any) -> Iterable[Any]:
+    return node.values() if isinstance(node, dict) else node
+
+
+def _check_words(path: Path, node: Json, inner: list[tuple[Path, Any]]) -> None:
+    """Keywords are supported, and have values of their kinds."""
+    unsupported = sorted(_UNSUPPORTED & node.keys())
+    if node.get("uniqueItems") is False:
+        unsupported.remove("uniqueItems")
+    if unsupported:
+        raise SchemaError(f"unsupported keywords: {json.dumps(unsupported)}", path)
+    for keyword, value in node.items():
+        wanted = _KINDS.get(keyword)
+        if wanted and not wanted[1](value):
+            raise SchemaError(f"{keyword} must be {wanted[0]}", path)
+    for step, child in inner:
+        if not _is_schema(child):
+            raise SchemaError("a schema must be an object, true or false", path + step)
+    types = node.get("type", "null")
+    for name in [types] if isinstance(types, str) else types:
+        if name not in _TYPES:
+            raise SchemaError(f"Invalid type: {name}", path)
+    if node.get("format") in _OTHER_FORMATS:
+        raise SchemaError(f"Unknown format: {node['format']}", path)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= MAX_COUNT and value == int(value)
+
+
+def _is_schema(value: Any) -> bool:
+    return isinstance(value, (dict, bool))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _all(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(map(kind, value))
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(_COUNTS, ("a whole number from 0 to 4294967295", _is_count)),
+    # Draft 4 has true and false there.
+    **dict.fromkeys((*_LOWER, *_UPPER), ("a number", lambda v: isinstance(v, (int, float)))),
+    "multipleOf": ("a number", _is_number),
+    **dict.fromkeys(("pattern", "format", "$ref", "$anchor"), ("a string", _is_text)),
+    **dict.fromkeys(("anyOf", "oneOf", "allOf", "prefixItems"), ("a list of schemas", _is_list)),
+    "items": ("a schema", lambda v: _is_schema(v) or _is_list(v)),
+    **dict.fromkeys(("additionalProperties", "additionalItems"), ("a schema", _is_schema)),
+    **dict.fromkeys(("properties", "patternProperties", "$defs", "definitions"),
+                    ("an object of schemas", _is_object)),
+    "required": ("a list of names", _all(_is_text)),
+    "enum": ("a list", _is_list),
+    "type": ("a name or a list of names", lambda v: _is_text(v) or _all(_is_text)(v)),
+}  # fmt: skip
+
+
+def _check_node(path: Path, node: Json) -> None:
+    properties, required = node.get("properties", {}), node.get("required", ())
+    if len(properties.keys() - set(required)) > MAX_OPTIONAL:
+        raise SchemaError(f"more than {MAX_OPTIONAL} properties are not required", path)
+    if node.get("minProperties", 0) > len(set(required)) + 1 and (
+        node.get("patternProperties") or node.get("additionalProperties", True) is not False
+    ):
+        # {"a": 1, "a": 2} is one property to its reader.
+        raise SchemaError(
+            "minProperties cannot be kept: of the names that are not required, only one could"
+            " be counted on not to come twice", path,
+        )  # fmt: skip
+    if "prefixItems" in node and isinstance(node.get("items"), list):
+        raise SchemaError("items must be a schema where there are prefixItems", path)
+    for keyword, sign in ((_LOWER[0], 1), (_LOWER[1], 1), (_UPPER[0], -1), (_UPPER[1], -1)):
+        if node.get(keyword, 0) * sign > MAX_BOUND:
+            raise SchemaError(f"{keyword} is too large", path)
+    for pattern in [node.get("pattern", ""), *node.get("patternProperties", ())]:
+        if repetition(pattern) > MAX_REPETITION:
+            raise SchemaError("a pattern repeats too much", path)
+    for value in [node.get("const"), *node.get("enum", ())]:
+        _check_value(path, value)
+    wide = sum(isinstance(value, (dict, list)) for value in node.get("enum", ()))
+    for keyword in ("anyOf", "oneOf"):
+        wide = max(wide, sum(not _is_scalar(branch) for branch in node.get(keyword, ())))
+    if wide > MAX_ALTERNATIVES:
+        raise SchemaError(f"it has more than {MAX_ALTERNATIVES} objects as alternatives", path)
+
+
+def _is_scalar(schema: Any) -> bool:
+    """Whether plainly no object or list is meant."""
+    if not isinstance(schema, dict):
+        return schema is False
+    types = schema.get("type", ())
+    values = [schema["const"]] if "const" in schema else schema.get("enum", ())
+    if values:
+        return not any(isinstance(value, (dict, list)) for value in values)
+    return bool(types) and {types} <= _SCALARS if isinstance(types, str) else False
+
+
+def _check_value(path: Path, value: Any) -> None:
+    """A value that is asked for can be written, and exactly."""
+    stack = [value]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, (dict, list)):
+            stack += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, str) and any(_is_control(character) for character in value):
+            raise SchemaError("control characters in const and enum are not supported", path)
+        elif _is_number(value) and abs(value) > MAX_EXACT:
+            raise SchemaError("const and enum are not supported for numbers beyond 2**53", path)
+
+
+def _is_control(character: str) -> bool:
+    """Characters that could only be written as ``\\u0001``."""
+    return character == "\x7f" or (character < " " and character not in "\b\t\n\f\r")
+
+
+def _adapt(path: Path, node: Json) -> None:
+    """Put what the compiler takes otherwise so that it means the same."""
+    node.pop("$schema", None)  # it would ignore the keywords that a draft does not know
+    if node.get("uniqueItems") is False:
+        del node["uniqueItems"]
+    if not isinstance(node.get("items"), list):
+        node.pop("additionalItems", None)  # it would ignore prefixItems beside them
+    try:
+        if "pattern" in node:
+            node["pattern"] = rust_pattern(node["pattern"])
+        if "patternProperties" in node:
+            named = node["patternProperties"]
+            node["patternProperties"] = {rust_pattern(name): named[name] for name in named}
+    except PatternError as ex:
+        raise SchemaError(f"a pattern {ex}", path) from None
+    kind = node.get("format")
+    if kind in _PATTERNS:
+        node["allOf"] = [*node.get("allOf", ()), {"pattern": _PATTERNS[kind]}]
+    if kind is not None and (kind in _PATTERNS or kind not in _FORMATS):
+        del node["format"]  # names that the standard does not know are annotations
+    for keyword in _COUNTS:
+        if keyword in node:
+            node[keyword] = int(node[keyword])
+    for keyword in (*_LOWER, *_UPPER):
+        if keyword in node and abs(node[keyword]) > MAX_EXACT:
+            node[keyword] = _inwards(node[keyword], keyword in _LOWER)
+    _close_bounds(node)
+
+
+def _inwards(bound: float, lower: bool) -> float:
+    """The nearest bound of the compiler's numbers that lets no more through."""
+    bound = max(bound, -MAX_BOUND) if lower else min(bound, MAX_BOUND)
+    near = float(bound)
+    if (near < bound) if lower else (near > bound):
+        near = math.nextafter(near, math.inf if lower else -math.inf)
+    return near
+
+
+def _close_bounds(node: Json) -> None:
+    """Of 9 < x < 9.5 the compiler makes 9 <= x < 9.5; of 9.0001 <= x < 9.5 what is meant."""
+    for keyword, instead, others, sign in (
+        ("exclusiveMinimum", "minimum", _UPPER, 1), ("exclusiveMaximum", "maximum", _LOWER, -1),
+    ):  # fmt: skip
+        bound = node.get(keyword, 0.5)
+        limits = [node[other] for other in others if _is_number(node.get(other))]
+        near = [limit for limit in limits if int(limit) == bound and limit * sign > bound * sign]
+        if not near or not _is_number(bound) or bound * sign < 0:
+            continue
+        digits = max(-int(Decimal(repr(limit)).as_tuple().exponent) for limit in near)
+        step = Decimal(sign).scaleb(-max(digits, 1) - 3)
+        closed = float(Decimal(repr(node.pop(keyword))) + step)
+        node[instead] = max(closed * sign, node.get(instead, closed) * sign) * sign
+
+
+def _check_multiples(document: Document) -> None:
+    """The compiler makes a state for every remainder, of the common multiple where several hold."""
+    values: set[Fraction] = set()
+    for path, node in document.nodes:
+        value = node.get("multipleOf")
+        if value is None:
+            continue
+        if not 1e-12 <= value <= 1e12:
+            raise SchemaError("multipleOf is too small or too large", path)
+        fraction = Fraction(str(value))
+        if fraction in values:
+            continue
+        values.add(fraction)
+        scale = math.lcm(*(fraction.denominator for fraction in values))
+        if math.lcm(*(int(fraction * scale) for fraction in values)) > MAX_MULTIPLE:
+            raise SchemaError(f"multipleOf makes more than {MAX_MULTIPLE} remainders", path)
+
+
+class _Patterns:
+    """The compiler intersects the patterns of a value; that takes long for more than some.
+
+    Values are told apart by the name of the property that they are in or below of.
+    """
+
+    def __init__(self, document: Document) -> None:
+        self._of = _patterns_of_values(document)
+        # By schema: the names of its properties with their patterns, and the schemas next to it.
+        self._named: dict[int, list[tuple[str, set[str]]]] = {}
+        self._next: dict[int, list[Json]] = {}
+        self._looked_at = 0
+        all_named: dict[str, set[str]] = {}
+        for _, node in document.nodes:
+            inner = [edge for edge in document.children(node) if isinstance(edge[1], dict)]
+            named = [(str(way[1]), self._of[id(c)]) for way, c in inner if way[0] == "properties"]
+            self._named[id(node)] = named
+            for name, patterns in named:
+                all_named.setdefault(name, set()).update(patterns)
+            target = document.target(node)
+            leads = [target[1]] if target is not None and isinstance(target[1], dict) else []
+            leads += [child for way, child in inner if way[0] not in _DEFINITIONS]
+            self._next[id(node)] = leads
+        self._most = max(map(len, all_named.values()), default=0)
+
+    def check(self, path: Path, node: Json) -> None:
+        """Look at a schema with ``allOf``."""
+        if any(word == "allOf" and isinstance(index, int) for word, index in pairwise(path)):
+            return  # it has been looked at with the one around it
+        patterns = self._of[id(node)]
+        most = len(patterns)
+        if most <= MAX_PATTERNS < most + self._most:
+            most = max(len(patterns | own) for own in self._below(path, node))
+        if most > MAX_PATTERNS:
+            raise SchemaError(f"allOf combines more than {MAX_PATTERNS} patterns or formats", path)
+
+    def _below(self, path: Path, start: Json) -> Iterable[set[str]]:
+        """The patterns of each name of a property anywhere below, and no patterns."""
+        found: dict[str, set[str]] = {"": set()}
+        seen = {id(start)}
+        stack = [start]
+        while stack:
+            node = stack.pop()
+            self._looked_at += 1
+            if self._looked_at > MAX_LOOKED_AT:
+                raise SchemaError("its allOf refers to too much", path)
+            for name, patterns in self._named[id(node)]:
+                found.setdefault(name, set()).update(patterns)
+            new = [child for child in self._next[id(node)] if id(child) not in seen]
+            seen.update(map(id, new))
+            stack += new
+        return found.values()
+
+
+def _patterns_of_values(document: Document) -> dict[int, set[str]]:
+    """By schema: patterns and formats that may meet in a value; of more than the limit some.
+
+    Not those of properties, whose values have names of their own.
+    """
+    found: dict[int, set[str]] = {}
+    users: dict[int, list[int]] = {}
+    for _, node in document.nodes:
+        found[id(node)] = {node[word] for word in ("pattern", "format") if word in node}
+        for step, child in document.children(node):
+            if step[0] != "properties" and step[0] not in _DEFINITIONS:
+                users.setdefault(id(child), []).append(id(node))
+        target = document.target(node)
+        if target is not None:
+            users.setdefault(id(target[1]), []).append(id(node))
+    changed = [id_ for id_, own in found.items() if own]
+    while changed:  # each comes as often as its set has grown, which is a few times
+        inner = changed.pop()
+        for user in users.get(inner, ()):
+            if len(found[user]) <= MAX_PATTERNS and not found[inner] <= found[user]:
+                found[user] |= found[inner]
+                changed.append(user)
+    return found
+
+
+def locate(schema: Json, message: str, fault: Callable[[Json], str | None]) -> tuple[Path, str]:
+    """Find the smallest schema inside of ``schema`` that fails alike, and the message there.
+
+    What is compiled for it is counted, so that the answer does not depend on how fast the machine
+    is; the processor time is for what compiles slowly on purpose.
+
+    Args:
+        fault: compiles a schema; returns the message, None if all is well.
+    """
+    shared = {key: schema[key] for key in _DEFINITIONS if key in schema}
+    path: Path = ()
+    node = schema
+    left = LOCATE_CHARACTERS
+    shared_size = len(json.dumps(shared))
+    deadline = time.thread_time() + _LOCATE_SECONDS
+    while True:
+        for step, child in children(node):
+            empty = message.startswith(_UNSATISFIABLE)
+            if not isinstance(child, dict):
+                continue
+            if empty and "$ref" not in child and not _is_needed(node, step):
+                continue
+            left -= shared_size + len(json.dumps(child))
+            if left < 0 or time.thread_time() > deadline:
+                return path, message
+            found = fault({**shared, **child})
+            if found is not None and (
+                found.startswith(_UNSATISFIABLE) if empty else found == message
+            ):
+                path, node, message = path + step, child, found
+                break
+        else:
+            return path, message
+
+
+def _is_needed(node: Json, step: Path) -> bool:
+    """Whether a schema that allows nothing takes the one around it with it."""
+    if step[0] == "properties":
+        return step[1] in node.get("required", ())
+    if step[0] in ("items", "prefixItems"):
+        return bool(node.get("minItems"))
+    return step[0] in ("allOf", "anyOf", "oneOf")

@@ -1,0 +1,355 @@
+"""Which model is loaded, which one makes room, and who waits for that."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import eventually, no_threads, together
+from tiny_models import make
+
+from offgrid.config import load_settings
+from offgrid.engine.client.client import EngineClient, LoadFailure
+from offgrid.engine.client.examination import Examination
+from offgrid.engine.client.pending import ClientGone
+from offgrid.engine.client.pool import EnginePool
+from offgrid.engine.protocol import GenerationRequest, LoadFailed, Part
+from offgrid.errors import ModelLoadFailed, Overloaded
+from offgrid.store.catalogue import Catalogue
+
+MakePool = Callable[..., EnginePool]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make("llama", tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def make_pool(tiny: Path, tmp_path: Path) -> Iterator[MakePool]:
+    """Make pools over the models a to d, which are all the same."""
+    for name in "abcd":
+        (tmp_path / f"{name}.gguf").symlink_to(tiny)
+    pools: list[EnginePool] = []
+
+    def make_one(**flags: Any) -> EnginePool:
+        given = {"models_dir": tmp_path, "ctx_size": 512, "parallel": 1, "threads": 1, **flags}
+        settings = load_settings(given, environ={})
+        pools.append(EnginePool(settings, Catalogue(settings)))
+        return pools[-1]
+
+    yield make_one
+    for pool in pools:
+        pool.shutdown(0.0)
+
+
+def hold(client: EngineClient) -> Callable[[], None]:
+    """Take a place in a model's queue, as a stream does; return how to give it back."""
+    client.hold(1, 1)
+    return lambda: client.release(1)
+
+
+def names(pool: EnginePool) -> list[str]:
+    return [client.name for client in pool.loaded()]
+
+
+class Waiting:
+    """A request that waits for a model."""
+
+    def __init__(self, pool: EnginePool, model: str, log: list[str]) -> None:
+        self.alive = True
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(pool, model, log))
+        self._thread.start()
+
+    def _run(self, pool: EnginePool, model: str, log: list[str]) -> None:
+        try:
+            pool.begin_visit()
+            pool.engine(model, lambda: self.alive)
+            log.append(model)
+        except Exception as ex:
+            self.error = ex
+        finally:
+            pool.end_visit()
+
+    def join(self) -> None:
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+
+def in_line(pool: EnginePool, *models: str) -> None:
+    eventually(lambda: [*pool._line] == [*models], f"{models} wait")
+
+
+def test_the_least_recently_used_idle_model_makes_room(make_pool: MakePool) -> None:
+    pool = make_pool(max_models=2)
+    for model in "ab":
+        pool.engine(model)
+    pool.engine("a")
+    pool.engine("c")
+    assert names(pool) == ["a", "c"]
+    release = hold(pool.engine("a"))
+    pool.engine("c")
+    pool.engine("d")
+    assert names(pool) == ["a", "d"]
+    release()
+
+
+def test_loads_wait_in_the_order_in_which_they_were_asked_for(make_pool: MakePool) -> None:
+    pool = make_pool(max_models=1)
+    release = hold(pool.engine("a"))
+    log: list[str] = []
+    waiting = [Waiting(pool, "b", log)]
+    in_line(pool, "b")
+    # The one that has to make room takes nobody new: they wait behind the load.
+    eventually(lambda: pool._engines["a"].leaving, "it is to leave")
+    waiting.append(Waiting(pool, "a", log))
+    in_line(pool, "b", "a")
+    waiting.append(Waiting(pool, "c", log))
+    in_line(pool, "b", "a", "c")
+    assert names(pool) == ["a"]
+    release()
+    for one in waiting:
+        one.join()
+        assert one.error is None
+    assert log == ["b", "a", "c"]
+
+
+def test_another_model_that_becomes_idle_first_makes_room(make_pool: MakePool) -> None:
+    """Then whoever waited for the one that was to leave is served at once."""
+    pool = make_pool(max_models=2)
+    hold(pool.engine("a"))
+    release = hold(pool.engine("b"))
+    log: list[str] = []
+    new = Waiting(pool, "c", log)
+    eventually(lambda: pool._engines["a"].leaving, "the least recently used one is to leave")
+    back = Waiting(pool, "a", log)
+    in_line(pool, "c", "a")
+    release()
+    for one in (new, back):
+        one.join()
+        assert one.error is None
+    assert sorted(names(pool)) == ["a", "c"]
+
+
+def test_a_request_keeps_its_model_until_it_is_over(make_pool: MakePool) -> None:
+    """Between getting the model and taking a place in its queue, it may count tokens."""
+    pool = make_pool(max_models=1)
+    pool.begin_visit()
+    client = pool.engine("a")
+    log: list[str] = []
+    other = Waiting(pool, "b", log)
+    in_line(pool, "b")
+    generation = client.submit(GenerationRequest(parts=(Part("Once", True),), max_tokens=1))
+    while not generation.finished:
+        generation.next(10)
+    assert not log
+    pool.end_visit()
+    other.join()
+    assert names(pool) == ["b"]
+
+
+def test_who_leaves_the_line_costs_nobody_a_place(make_pool: MakePool) -> None:
+    pool = make_pool(max_models=1)
+    release = hold(pool.engine("a"))
+    waiting = Waiting(pool, "b", [])
+    eventually(lambda: pool._engines["a"].leaving, "it is to leave")
+    waiting.alive = False
+    waiting.join()
+    assert isinstance(waiting.error, ClientGone)
+    eventually(lambda: not pool._engines["a"].leaving, "it stays")
+    pool.engine("a")
+    release()
+    assert names(pool) == ["a"]
+
+
+def test_the_line_for_each_model_has_an_end(make_pool: MakePool) -> None:
+    """Who waits for one model takes no place from those who wait for another."""
+    pool = make_pool(max_models=1, queue_size=0)
+    release = hold(pool.engine("a"))
+    log: list[str] = []
+    waiting = [Waiting(pool, "b", log)]
+    in_line(pool, "b")
+    with pytest.raises(Overloaded, match="as many requests as may wait for it do so") as caught:
+        pool.engine("b")
+    assert "room for b now" in str(caught.value)
+    waiting.append(Waiting(pool, "c", log))
+    in_line(pool, "b", "c")
+    release()
+    for one in waiting:
+        one.join()
+        assert one.error is None
+    assert log == ["b", "c"]
+
+
+def test_who_waits_too_long_for_room_is_told_why(make_pool: MakePool) -> None:
+    pool = make_pool(max_models=1)
+    pool.engine("a")
+    pool._settings = dataclasses.replace(pool._settings, load_timeout=0.2)
+    pool._sound["b"] = pool._catalogue.get("b").stamp  # or the look at it would have as little time
+    release = hold(pool.engine("a"))
+    with pytest.raises(Overloaded, match="No loaded model has made room for b") as caught:
+        pool.engine("b")
+    assert caught.value.code == "server_busy"
+    assert caught.value.retry_after == 5
+    release()
+
+
+def test_stopping_is_said_when_the_server_stops(make_pool: MakePool) -> None:
+    pool = make_pool(max_models=1)
+    hold(pool.engine("a"))
+    waiting = Waiting(pool, "b", [])
+    in_line(pool, "b")
+    pool.drain()
+    waiting.join()
+    assert isinstance(waiting.error, Overloaded)
+    assert waiting.error.code == "server_shutting_down"
+    with pytest.raises(Overloaded, match="The server is stopping"):
+        pool.engine("a")
+
+
+def test_a_look_at_a_file_that_ends_with_the_server_is_no_fault_of_the_file(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = make_pool(max_models=1)
+    hold(pool.engine("a"))
+    run = Examination.run
+
+    def stopped(self: Examination) -> LoadFailed | None:
+        pool.drain()
+        refusal = run(self)
+        assert refusal is not None
+        return refusal
+
+    monkeypatch.setattr(Examination, "run", stopped)
+    with pytest.raises(Overloaded, match="The server is stopping"):
+        pool.engine("b")
+    loader = pool._loader
+    assert loader is not None
+    loader.join(60)
+    assert not pool._failed
+
+
+def test_a_load_that_fails_after_all_is_not_tried_at_the_cost_of_others(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For want of memory, say: no look at the file tells that."""
+    pool = make_pool(max_models=1)
+    pool.engine("a")
+    started: list[str] = []
+    start = EngineClient.start
+
+    def fail(self: EngineClient) -> None:
+        started.append(self.name)
+        if self.name != "b":
+            start(self)
+            return
+        self._load_failure = LoadFailure("The model b cannot be loaded: no memory.", lasting=False)
+
+    monkeypatch.setattr(EngineClient, "start", fail)
+    with pytest.raises(ModelLoadFailed, match="no memory"):
+        pool.engine("b")
+    pool.engine("a")
+    assert "a was unloaded for b in vain" in caplog.text
+    for _ in range(3):
+        with pytest.raises(ModelLoadFailed, match="no memory"):
+            pool.engine("b")
+    assert started == ["b", "a"]
+    # Minutes later it may be otherwise.
+    monkeypatch.setattr(EngineClient, "start", start)
+    pool._failed["b"] = dataclasses.replace(pool._failed["b"], until=time.monotonic())
+    pool.engine("b")
+    assert names(pool) == ["b"]
+
+
+def test_no_request_waits_while_a_worker_is_ended(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that is stopped takes its time to end."""
+    pool = make_pool(max_models=2)
+    pool.engine("a")
+    pool.engine("b")
+    closing, may_go_on = threading.Event(), threading.Event()
+    close = EngineClient.close
+
+    def slow(self: EngineClient, timeout: float = 0.0) -> None:
+        closing.set()
+        assert may_go_on.wait(60)
+        close(self, timeout)
+
+    monkeypatch.setattr(EngineClient, "close", slow)
+
+    def ask() -> None:
+        pool.engine("c")
+
+    def others() -> None:
+        assert closing.wait(60)
+        pool.engine("b")
+        assert names(pool) == ["b"]
+        may_go_on.set()
+
+    together([ask, others])
+    assert names(pool) == ["b", "c"]
+
+
+def test_a_process_that_cannot_be_started(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor after some tries: whoever asks is told, and the file is not blamed for it."""
+    tries: list[str] = []
+
+    def none(*args: Any, **options: Any) -> None:
+        tries.append("process")
+        raise OSError(11, os.strerror(11))
+
+    monkeypatch.setattr("subprocess.Popen", none)
+    pool = make_pool()
+    with pytest.raises(ModelLoadFailed, match="The model a cannot be loaded: the system starts no"):
+        pool.engine("a")
+    assert len(tries) == 3
+    pool._bury()
+    assert not pool._failed["a"].failure.lasting
+
+
+def test_a_loader_that_cannot_be_started_is_started_by_the_next_request(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool(max_models=1)
+    pool.engine("a")
+    with pytest.MonkeyPatch.context() as patch:
+        no_threads(patch, "loader")
+        with pytest.raises(Overloaded, match="The system starts no thread for this request now"):
+            pool.engine("b")
+    assert not pool._line
+    pool.engine("b")
+    assert names(pool) == ["b"]
+
+
+@pytest.mark.parametrize("name", ["engine-supervisor", "engine-watchdog"])
+def test_a_model_whose_threads_cannot_be_started_leaves_none(
+    make_pool: MakePool, name: str
+) -> None:
+    pool = make_pool()
+    before = {*threading.enumerate()}
+    with pytest.MonkeyPatch.context() as patch:
+        no_threads(patch, name)
+        with pytest.raises(Overloaded, match="The system starts no thread"):
+            pool.engine("a")
+    eventually(lambda: {*threading.enumerate()} <= before, "none of its threads is left")
+    pool.engine("a")
+
+
+def test_a_server_without_threads_starts_and_loads_its_model_when_asked(
+    make_pool: MakePool,
+) -> None:
+    pool = make_pool()
+    with pytest.MonkeyPatch.context() as patch:
+        no_threads(patch, "engine-supervisor")
+        pool.start()
+    assert pool.engine("a").ready

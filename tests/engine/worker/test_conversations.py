@@ -1,0 +1,268 @@
+"""Which conversations keep their computed prefixes: the scheduler with lists as its memory.
+
+The promise, where no two conversations are the same: with n slots, the next turn of a conversation
+begins after all that was computed for it as long as fewer than n other conversations have run since
+its last turn ended. That is what "least recently used" promises at best, and no choice of slots may
+break it. Of turns that arrive together none loses its prefix to another.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offgrid.engine.worker.prefix import MIN_COPY, REWRITTEN
+from offgrid.engine.worker.scheduler import Placement, Scheduler
+
+ANSWER = 5
+"""Tokens of every answer."""
+
+
+class Turn:
+    """One request of a conversation, as the scheduler sees it."""
+
+    def __init__(self, talk: Talk, prompt: list[int]) -> None:
+        self.talk = talk
+        self.request_id = id(self)
+        self.slot = -1
+        self.computed = self.cached = 0
+        self.reuse = True
+        self.tokens = np.array(prompt + [0] * ANSWER, dtype=np.int32)
+        self.n_tokens = self.n_prompt = len(prompt)
+
+    def __len__(self) -> int:
+        return self.n_tokens
+
+    @property
+    def readable(self) -> int:
+        return self.n_tokens
+
+    @property
+    def wanted_from(self) -> int:
+        return self.n_tokens - 1
+
+    def whole(self, length: int) -> int:
+        return length
+
+
+@dataclass(eq=False)
+class Talk:
+    """A conversation: what was said, and what of it has been computed."""
+
+    number: int
+    said: list[int]
+    computed: int = 0
+    turn: Turn | None = None
+    others: set[int] = field(default_factory=set)
+    """Conversations that have run since its last turn ended."""
+    n_turns: int = 0
+
+    def ask(self, length: int) -> Turn:
+        """Say something that nobody else says."""
+        self.n_turns += 1
+        self.said += self._own(length)
+        self.turn = Turn(self, list(self.said))
+        return self.turn
+
+    def _own(self, length: int) -> list[int]:
+        begin = 1000 * (self.number + 1) + 100_000 * self.n_turns
+        return list(range(begin, begin + length))
+
+
+class Desk:
+    """Runs turns to their ends, with lists in the place of llama.cpp's memory."""
+
+    def __init__(self, n_slots: int, can_cut: bool = True) -> None:
+        self.n_slots = n_slots
+        self.scheduler = Scheduler[Turn](n_slots, 256, 64)
+        self.scheduler.can_cut = can_cut
+        self.memory: list[list[int]] = [[] for _ in range(n_slots)]
+        self.talks: list[Talk] = []
+        self.lost: list[Talk] = []
+        """Conversations whose turn did not begin after all that was computed for them."""
+
+    def open(self, system: int, number: int | None = None) -> Talk:
+        """Begin a conversation; ``system`` tokens are the same in all of them."""
+        talk = Talk(len(self.talks) if number is None else number, list(range(1, system + 1)))
+        self.talks.append(talk)
+        return talk
+
+    def submit(self, talks: list[Talk], length: int) -> None:
+        self.scheduler.submit([talk.ask(length) for talk in talks])
+
+    def step(self) -> None:
+        for placement in self.scheduler.admit():
+            self._carry_out(placement)
+        for row in self.scheduler.plan():
+            turn = row.sequence
+            memory = self.memory[turn.slot]
+            assert memory == turn.tokens[: row.start].tolist(), "a slot does not hold its sequence"
+            memory += turn.tokens[row.start : row.start + row.count].tolist()
+            turn.computed += row.count
+            if row.completes:
+                self._draw(turn)
+
+    def finish(self) -> None:
+        while self.scheduler.has_work:
+            self.step()
+
+    def _carry_out(self, placement: Placement[Turn]) -> None:
+        turn, slot = placement.sequence, placement.sequence.slot
+        if placement.rescue is not None:
+            self.memory[placement.rescue] = list(self.memory[slot])
+        if self.scheduler.is_parked(slot):
+            return
+        content = [] if placement.source is None else self.memory[placement.source]
+        assert self.scheduler.can_cut or placement.keep in (0, len(content))
+        self.memory[slot] = content[: placement.keep]
+        for other in self.talks:
+            if other is not turn.talk:
+                other.others.add(turn.talk.number)
+        if turn.cached < turn.talk.computed and len(turn.talk.others) < self.n_slots:
+            self.lost.append(turn.talk)
+
+    def _draw(self, turn: Turn) -> None:
+        talk = turn.talk
+        if turn.n_tokens == turn.n_prompt + ANSWER:
+            talk.said = turn.tokens[: turn.n_tokens].tolist()
+            talk.computed = turn.computed
+            talk.others = {s.talk.number for s in self.scheduler.running} - {talk.number}
+            talk.turn = None
+            self.scheduler.release(turn)
+        else:
+            turn.tokens[turn.n_tokens] = 9_000_000 + talk.n_turns * 100 + turn.n_tokens % 100
+            turn.n_tokens += 1
+
+
+SYSTEMS = st.sampled_from([0, MIN_COPY + 4, 60])
+"""Tokens with which all conversations begin."""
+
+
+@given(
+    n_slots=st.integers(1, 9),
+    system=SYSTEMS,
+    can_cut=st.booleans(),
+    length=st.integers(MIN_COPY, 40),
+    rounds=st.integers(2, 6),
+    random_=st.randoms(use_true_random=False),
+)
+def test_as_many_conversations_as_slots_all_at_once(
+    n_slots: int, system: int, can_cut: bool, length: int, rounds: int, random_: random.Random
+) -> None:
+    desk = Desk(n_slots, can_cut)
+    talks = [desk.open(system) for _ in range(n_slots)]
+    for _ in range(rounds):
+        random_.shuffle(talks)
+        some = talks[: random_.randint(1, n_slots)]
+        desk.submit(some, length)
+        turns = [talk.turn for talk in some]
+        before = [talk.computed for talk in some]
+        desk.finish()
+        for turn, computed in zip(turns, before, strict=True):
+            assert turn is not None
+            assert turn.cached >= computed
+    assert desk.lost == []
+
+
+@pytest.mark.parametrize("can_cut", [True, False])
+@pytest.mark.parametrize("n_talks", [8, 11])
+def test_fifty_rounds(n_talks: int, can_cut: bool) -> None:
+    """Turns arrive at once, in groups, or one by one while others run."""
+    chance = random.Random(n_talks)
+    desk = Desk(8, can_cut)
+    talks = [desk.open(20) for _ in range(n_talks)]
+    for number in range(50):
+        order = chance.sample(talks, n_talks)
+        while order:
+            some = [order.pop() for _ in range(min(len(order), chance.choice((1, 2, n_talks))))]
+            desk.submit(some, 17)
+            for _ in range(chance.randint(0, 4) if number % 2 else 0):
+                desk.step()
+        desk.finish()
+        assert desk.lost == [], f"in round {number}"
+
+
+@given(
+    n_slots=st.integers(1, 5),
+    more=st.integers(0, 4),
+    system=SYSTEMS,
+    can_cut=st.booleans(),
+    moves=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 3)), max_size=40),
+)
+def test_no_more_is_lost_than_the_slots_force(
+    n_slots: int, more: int, system: int, can_cut: bool, moves: list[tuple[int, int]]
+) -> None:
+    """Any conversations, at any moment; ``Desk`` counts who has run meanwhile."""
+    desk = Desk(n_slots, can_cut)
+    talks = [desk.open(system) for _ in range(n_slots + more)]
+    for which, steps in moves:
+        talk = talks[which % len(talks)]
+        if talk.turn is None:
+            desk.submit([talk], MIN_COPY + which)
+        for _ in range(steps):
+            desk.step()
+    desk.finish()
+    assert desk.lost == []
+
+
+@given(n_slots=st.integers(2, 8), random_=st.randoms(use_true_random=False))
+def test_of_turns_that_arrive_together_none_takes_anothers_slot(
+    n_slots: int, random_: random.Random
+) -> None:
+    """A new conversation is the first of them: it gets the slot of the one that is not there."""
+    desk = Desk(n_slots)
+    talks = [desk.open(20) for _ in range(n_slots)]
+    desk.submit(talks, 20)
+    desk.finish()
+    random_.shuffle(talks)
+    some = talks[1:]
+    turns = [desk.open(20).ask(20), *(talk.ask(20) for talk in some)]
+    before = [talk.computed for talk in some]
+    desk.scheduler.submit(turns)
+    desk.step()
+    assert [turn.cached for turn in turns] == [20, *before]
+    assert desk.scheduler.running == turns, "first come, first served"
+
+
+def test_a_prompt_whose_end_is_written_anew_stays_in_its_slot() -> None:
+    """A template that takes thoughts out of earlier answers, in every turn of two conversations."""
+    desk = Desk(2)
+    talks = [desk.open(30), desk.open(30)]
+    for _ in range(4):
+        desk.submit(talks, 20)
+        turns = [talk.turn for talk in talks]
+        prompts = [list(talk.said) for talk in talks]
+        kept = [talk.computed for talk in talks]
+        desk.finish()
+        assert [turn.cached for turn in turns if turn is not None] == (
+            kept if any(kept) else [0, 30]
+        )
+        for talk, prompt in zip(talks, prompts, strict=True):
+            talk.computed = len(prompt) - REWRITTEN
+            talk.said = prompt[:-REWRITTEN]
+
+
+def test_the_one_who_shares_most_goes_on_in_a_slot() -> None:
+    """Two branches of a conversation arrive at once, the shorter one first."""
+    desk = Desk(3)
+    talk, other = desk.open(0), desk.open(0)
+    desk.submit([talk, other], 40)
+    desk.finish()
+    branch = desk.open(0)
+    branch.said = talk.said[:42]
+    computed = talk.computed
+    turns = [branch.ask(20), talk.ask(20)]
+    desk.scheduler.submit(turns)
+    desk.step()
+    assert [turn.cached for turn in turns] == [42, computed]
+    desk.finish()
+    desk.submit([other], 20)
+    turn = other.turn
+    assert turn is not None
+    desk.finish()
+    assert turn.cached == 45, "it was not given up for the branch: a slot was free"

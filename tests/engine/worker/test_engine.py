@@ -1,0 +1,189 @@
+"""The loop on a real context, in this process: batching, cancel, limits, failing decodes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_runs import Failing, Run
+
+from offgrid.engine.protocol import Delta, Event, Failed, GenerationRequest, Load, Part, Sampling
+from offgrid.engine.worker.engine import Engine, EngineBroken
+from offgrid.engine.worker.llama.errors import LoadError
+from offgrid.engine.worker.llama.model import Model
+from offgrid.errors import ContextLengthExceeded, InvalidParameter
+
+
+@pytest.fixture(scope="module")
+def model(starter_path: Path) -> Iterator[Model]:
+    model = Model(Load(str(starter_path), ctx_size=512, parallel=4, batch_size=64, threads=1))
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def run(model: Model) -> Iterator[Run]:
+    run = Run(model)
+    yield run
+    for slot in range(model.n_parallel):
+        model.forget(slot)
+
+
+def test_a_batch_changes_no_answer(run: Run, model: Model) -> None:
+    texts = [f"Once upon a time {word}" for word in ("a", "the old", "in a house there", "no")]
+    alone = []
+    for text in texts * 2:
+        id = run.submit(text)
+        run.finish()
+        alone.append(run.text(id))
+    ids = [run.submit(text) for text in texts * 2]
+    run.finish()
+    assert [run.text(id) for id in ids] == alone
+    assert len(set(alone)) > 1
+
+
+def test_cancel_in_the_queue_in_prefill_and_in_the_stream(run: Run, model: Model) -> None:
+    running = [run.submit("Once upon", max_tokens=400, ignore_eos=True) for _ in range(4)]
+    waiting = run.submit("Once")
+    run.engine.step()
+    assert len(run.engine.scheduler.waiting) == 1
+    run.engine.cancel(waiting)
+    run.engine.step()
+    assert not run.engine.scheduler.waiting
+    # In its stream: the slot is free in the step that sees the cancel.
+    run.engine.cancel(running[0])
+    late = run.submit("once upon a time " * 60, max_tokens=4)
+    run.engine.step()
+    assert {s.request_id for s in run.engine.scheduler.running} == {*running[1:], late}
+    # In prefill: no token of it was drawn yet.
+    assert run.text(late) == ""
+    run.engine.cancel(late)
+    run.engine.step()
+    assert {s.request_id for s in run.engine.scheduler.running} == set(running[1:])
+    for id in running[1:]:
+        run.engine.cancel(id)
+    assert not run.engine.step()
+    assert not any(isinstance(event, Failed) for event in run.events)
+
+
+def test_streams_go_on_beside_a_long_prefill(run: Run) -> None:
+    first = run.submit("Once upon", max_tokens=60, ignore_eos=True)
+    run.engine.step()
+    run.submit("once upon a time " * 60, max_tokens=2)
+    for _ in range(5):
+        before = len([e for e in run.events if isinstance(e, Delta) and e.id == first])
+        run.engine.step()
+        after = len([e for e in run.events if isinstance(e, Delta) and e.id == first])
+        assert after == before + 1
+    run.finish()
+
+
+def test_the_context_s_end_ends_the_answer(run: Run, model: Model) -> None:
+    id = run.submit("Once upon a time", max_tokens=None, ignore_eos=True)
+    run.finish()
+    end = run.last(id)
+    assert isinstance(end, Delta)
+    assert end.finish_reason == "length"
+    prompt = len(model.tokenize((Part("Once upon a time", True),)))
+    assert end.completion_tokens == model.n_ctx - prompt
+
+
+def test_what_is_refused_before_it_reaches_llama_cpp(run: Run, model: Model) -> None:
+    def refused(error: type[Exception], **fields: Any) -> None:
+        with pytest.raises(error):
+            run.engine.prepare(1, GenerationRequest(**fields))
+
+    refused(ContextLengthExceeded, tokens=tuple([5] * model.n_ctx))
+    refused(ContextLengthExceeded, parts=(Part("A" * 60_000, False),))
+    refused(InvalidParameter, tokens=(model.n_vocab,))
+    refused(InvalidParameter, tokens=(-1,))
+    refused(InvalidParameter, tokens=())
+    bias = Sampling(logit_bias={model.n_vocab: 1.0})
+    refused(InvalidParameter, tokens=(5,), sampling=bias)
+    for call in (
+        lambda: model.forget(4),
+        lambda: model.forget(-1),
+    ):
+        with pytest.raises(ValueError, match="slot"):
+            call()
+
+
+def test_several_choices(run: Run) -> None:
+    sampling = Sampling(temperature=1.5, seed=3)
+    id = run.submit("Once upon a time", sampling=sampling, n=3)
+    run.finish()
+    texts = [run.text(id, choice) for choice in range(3)]
+    assert len(set(texts)) == 3
+    alone = run.submit("Once upon a time", sampling=sampling)
+    run.finish()
+    assert run.text(alone) == texts[0]
+
+
+def test_the_loop_does_not_sleep_while_others_wait(model: Model) -> None:
+    """Both slots end in one step; nothing arrives that would wake the loop."""
+    ended: list[int] = []
+    done = threading.Event()
+
+    def emit(events: tuple[Event, ...]) -> None:
+        ended.extend(e.id for e in events if isinstance(e, Delta) and e.finish_reason)
+        if len(ended) == 3 * model.n_parallel:
+            done.set()
+
+    engine = Engine(model, emit)
+    request = GenerationRequest(tokens=(300, 301), max_tokens=2, ignore_eos=True)
+    for id in range(3 * model.n_parallel):
+        engine.submit(engine.prepare(id, request))
+    loop = threading.Thread(target=engine.run)
+    loop.start()
+    try:
+        assert done.wait(60)
+    finally:
+        engine.stop()
+        loop.join(60)
+    assert sorted(ended) == list(range(3 * model.n_parallel))
+
+
+def test_a_failed_decode_ends_only_its_requests(model: Model, run: Run) -> None:
+    reference = run.submit("Once upon a time")
+    run.finish()
+    codes: list[int | None] = [None, -3]
+    failing = Run(Failing(model, lambda: codes.pop(0) if codes else None))
+    one = failing.submit("Once upon a time")
+    failing.engine.step()
+    failing.engine.step()
+    assert isinstance(failing.last(one), Failed)
+    two = failing.submit("Once upon a time")
+    failing.finish()
+    assert failing.text(two) == run.text(reference)
+
+
+def test_a_refused_batch_is_tried_row_by_row(model: Model, run: Run) -> None:
+    """Return value 1 means no room for the whole batch; each row may still fit alone."""
+    texts = ["Once upon a time", "In a house"]
+    expected = []
+    for text in texts:
+        id = run.submit(text)
+        run.finish()
+        expected.append(run.text(id))
+    codes: list[int | None] = [1]
+    failing = Run(Failing(model, lambda: codes.pop(0) if codes else None))
+    ids = [failing.submit(text) for text in texts]
+    failing.finish()
+    assert [failing.text(id) for id in ids] == expected
+
+
+def test_decodes_that_always_fail_end_the_process(model: Model) -> None:
+    failing = Run(Failing(model, lambda: -3))
+    failing.submit("Once")
+    failing.engine.step()
+    failing.submit("Once")
+    with pytest.raises(EngineBroken):
+        failing.engine.step()
+
+
+def test_a_context_that_does_not_fit_is_refused(starter_path: Path) -> None:
+    with pytest.raises(LoadError, match="OFFGRID_PARALLEL"):
+        Model(Load(str(starter_path), parallel=1_000_000))

@@ -1,0 +1,623 @@
+"""The scheduler alone: plain objects in, plans out, no model."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from offgrid.engine.worker.prefix import MIN_COPY
+from offgrid.engine.worker.scheduler import Placement, Row, Scheduler
+
+
+class Fake:
+    """A sequence without a model: ``length`` tokens, all its own unless they are given."""
+
+    _next = itertools.count(1)
+
+    def __init__(
+        self, request_id: int, length: int, computed: int = 0, tokens: list[int] | None = None
+    ) -> None:
+        self.request_id = request_id
+        self.slot = -1
+        self.computed = computed
+        self.cached = 0
+        self.reuse = True
+        own = [next(self._next) * 1000 + i for i in range(length)] if tokens is None else tokens
+        self.tokens = np.array(own + [0] * 500, dtype=np.int32)
+        self.length = self.n_prompt = len(own)
+        self.unscored = False
+
+    def __len__(self) -> int:
+        return self.length
+
+    @property
+    def readable(self) -> int:
+        return self.length
+
+    def whole(self, length: int) -> int:
+        return length
+
+    @property
+    def wanted_from(self) -> int:
+        return self.computed if self.unscored else self.length - 1
+
+
+def admitted(scheduler: Scheduler[Fake]) -> list[Fake]:
+    """The sequences that begin in this step, in order."""
+    return [p.sequence for p in scheduler.admit() if not scheduler.is_parked(p.sequence.slot)]
+
+
+def test_first_come_first_served() -> None:
+    scheduler = Scheduler[Fake](2, 64, 16)
+    sequences = [Fake(i, 5) for i in range(4)]
+    scheduler.submit(sequences)
+    assert admitted(scheduler) == sequences[:2]
+    assert admitted(scheduler) == []
+    scheduler.release(sequences[0])
+    assert admitted(scheduler) == [sequences[2]]
+    assert list(scheduler.waiting) == [sequences[3]]
+
+
+def test_every_decoding_sequence_gets_its_token_and_prefill_gets_the_rest() -> None:
+    scheduler = Scheduler[Fake](3, 32, 8)
+    stream, long_prompt, short_prompt = Fake(1, 10), Fake(2, 1000), Fake(3, 3)
+    scheduler.submit([stream, long_prompt, short_prompt])
+    scheduler.admit()
+    stream.computed = 9
+    rows = scheduler.plan()
+    assert [(r.sequence, r.start, r.count, r.completes) for r in rows] == [
+        (stream, 9, 1, True),
+        (long_prompt, 0, 8, False),
+    ]
+
+
+@pytest.mark.parametrize(("burst", "counts"), [(19, [8]), (20, [20]), (200, [20])])
+def test_the_rest_of_a_short_prompt_is_read_at_once(burst: int, counts: list[int]) -> None:
+    scheduler = Scheduler[Fake](3, 64, 8)
+    stream = Fake(1, 10)
+    scheduler.submit([stream, Fake(2, 20), Fake(3, 20)])
+    scheduler.admit()
+    stream.computed = 9
+    scheduler.burst_tokens = burst
+    assert [row.count for row in scheduler.plan()] == [1, *counts]
+
+
+def test_prefill_alone_uses_the_whole_step() -> None:
+    scheduler = Scheduler[Fake](2, 32, 8)
+    scheduler.submit([Fake(1, 30), Fake(2, 30)])
+    scheduler.admit()
+    assert [(r.start, r.count, r.completes) for r in scheduler.plan()] == [
+        (0, 30, True),
+        (0, 2, False),
+    ]
+
+
+def test_prompts_with_logprobs_share_the_rows_of_logits() -> None:
+    scheduler = Scheduler[Fake](4, 64, 64, scored_tokens=10)
+    stream, one, two, plain = Fake(1, 10), Fake(2, 8), Fake(3, 20), Fake(4, 30)
+    one.unscored = two.unscored = True
+    scheduler.submit([stream, one, two, plain])
+    scheduler.admit()
+    stream.computed = 9
+    rows = scheduler.plan()
+    assert [(r.sequence, r.count, r.n_logits) for r in rows] == [
+        (stream, 1, 1),
+        (one, 8, 8),
+        (two, 2, 2),
+        (plain, 30, 1),
+    ]
+    for row in rows:
+        row.sequence.computed += row.count
+    assert [(r.sequence, r.count) for r in scheduler.plan() if r.sequence is two] == [(two, 10)]
+
+
+def test_what_gets_logprobs_takes_nothing_but_gives() -> None:
+    scheduler = Scheduler[Fake](3, 64, 64)
+    tokens = list(range(1, 41))
+    one, two, three = (Fake(i, 0, tokens=tokens) for i in range(3))
+    two.unscored = True
+    scheduler.submit([one])
+    scheduler.admit()
+    one.computed = 40
+    scheduler.submit([two])
+    (placement,) = scheduler.admit()
+    assert (placement.source, placement.keep, two.computed) == (None, 0, 0)
+    scheduler.release(one)
+    scheduler.forget(0)
+    scheduler.forget(1)
+    two.computed = 40
+    scheduler.submit([three])
+    (placement,) = scheduler.admit()
+    assert (placement.source, placement.keep) == (two.slot, 39)
+
+
+def test_cancel_takes_out_waiting_and_running_ones() -> None:
+    scheduler = Scheduler[Fake](1, 32, 8)
+    mine = [Fake(1, 5), Fake(1, 5)]
+    other = Fake(2, 5)
+    scheduler.submit([*mine, other])
+    scheduler.admit()
+    scheduler.cancel(1)
+    assert mine[0].slot == -1
+    assert admitted(scheduler) == [other]
+    scheduler.cancel(99)
+    assert scheduler.running == [other]
+
+
+@pytest.mark.parametrize("sizes", [(0, 8, 8), (4, 3, 1), (1, 8, 0)])
+def test_impossible_sizes_are_refused(sizes: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="n_slots"):
+        Scheduler(*sizes)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 200), min_size=1, max_size=8),
+    step_tokens=st.integers(8, 64),
+    prefill_tokens=st.integers(1, 16),
+)
+def test_every_prompt_is_computed_whole_and_in_order(
+    lengths: list[int], step_tokens: int, prefill_tokens: int
+) -> None:
+    scheduler = Scheduler[Fake](8, step_tokens, prefill_tokens)
+    sequences = [Fake(i, length) for i, length in enumerate(lengths)]
+    scheduler.submit(sequences)
+    scheduler.admit()
+    for _ in range(sum(lengths) + 1):
+        rows = [row for row in scheduler.plan() if row.sequence.computed < row.sequence.length]
+        for row in rows:
+            assert row.start == row.sequence.computed
+            row.sequence.computed += row.count
+    assert all(s.computed == s.length for s in sequences)
+
+
+# --- shared prefixes --------------------------------------------------------------------------
+
+
+def start(scheduler: Scheduler[Fake], *sequences: Fake) -> list[Placement[Fake]]:
+    scheduler.submit(sequences)
+    return scheduler.admit()
+
+
+PROMPT = list(range(1, 41))
+
+
+def test_behind_a_finished_sequence() -> None:
+    scheduler = Scheduler[Fake](1, 64, 16)
+    first = Fake(1, 0, tokens=PROMPT)
+    start(scheduler, first)
+    first.computed = 40
+    scheduler.release(first)
+    (placement,) = start(scheduler, Fake(2, 0, tokens=[*PROMPT[:30], 99, 98]))
+    assert (placement.source, placement.keep) == (0, 30)
+    assert placement.sequence.computed == placement.sequence.cached == 30
+
+
+def test_the_last_token_is_always_computed() -> None:
+    scheduler = Scheduler[Fake](1, 64, 16)
+    first = Fake(1, 0, tokens=PROMPT)
+    start(scheduler, first)
+    first.computed = 40
+    scheduler.release(first)
+    (placement,) = start(scheduler, Fake(2, 0, tokens=PROMPT))
+    assert placement.keep == 39
+
+
+def test_behind_a_running_sequence_in_another_slot() -> None:
+    scheduler = Scheduler[Fake](2, 64, 16)
+    first, second = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=[*PROMPT, 99])
+    start(scheduler, first)
+    first.computed = 40
+    (placement,) = start(scheduler, second)
+    assert (placement.source, placement.keep) == (first.slot, 40)
+    assert second.slot != first.slot
+
+
+def test_a_short_prefix_is_not_worth_a_copy() -> None:
+    scheduler = Scheduler[Fake](2, 64, 16)
+    first = Fake(1, 0, tokens=PROMPT)
+    start(scheduler, first)
+    first.computed = 40
+    (placement,) = start(scheduler, Fake(2, 0, tokens=[*PROMPT[: MIN_COPY - 1], 99, 98]))
+    assert (placement.source, placement.keep) == (None, 0)
+
+
+def test_who_comes_with_the_same_new_prompt_waits_for_its_prefill() -> None:
+    scheduler = Scheduler[Fake](3, 16, 8)
+    sequences = [Fake(i, 0, tokens=PROMPT) for i in range(3)]
+    scheduler.submit(sequences)
+    assert admitted(scheduler) == sequences[:1]
+    assert len(scheduler.running) == 3
+    for _ in range(2):
+        (row,) = scheduler.plan()
+        assert row.sequence is sequences[0]
+        row.sequence.computed += row.count
+        assert scheduler.admit() == []
+    (row,) = scheduler.plan()
+    row.sequence.computed += row.count
+    sequences[0].length += 1  # its first token was drawn
+    placements = scheduler.admit()
+    assert [(p.sequence, p.source, p.keep) for p in placements] == [
+        (sequences[1], sequences[0].slot, 39),
+        (sequences[2], sequences[0].slot, 39),
+    ]
+    assert {row.count for row in scheduler.plan()} == {1}
+
+
+def test_only_the_prefill_is_waited_for_not_what_is_drawn_behind_it() -> None:
+    scheduler = Scheduler[Fake](2, 16, 8)
+    answer = list(range(5000, 5300))
+    first = Fake(1, 0, tokens=PROMPT)
+    second = Fake(2, 0, tokens=[*PROMPT, *answer, 7])
+    start(scheduler, first, second)
+    assert scheduler.is_parked(second.slot)
+    first.computed = 40
+    first.tokens[40] = answer[0]
+    first.length = 41
+    (placement,) = scheduler.admit()
+    assert (placement.sequence, placement.keep) == (second, 40)
+
+
+def test_choices_share_their_prefill_whatever_they_share_with_others() -> None:
+    scheduler = Scheduler[Fake](3, 64, 8)
+    choices = [Fake(1, 0, tokens=PROMPT) for _ in range(2)]
+    other = Fake(2, 0, tokens=PROMPT)
+    for sequence in choices:
+        sequence.reuse = False
+    start(scheduler, *choices, other)
+    assert scheduler.is_parked(choices[1].slot)
+    assert not scheduler.is_parked(other.slot)
+    choices[0].computed = 39
+    (placement,) = scheduler.admit()
+    assert (placement.sequence, placement.source) == (choices[1], choices[0].slot)
+
+
+def test_who_had_to_give_way_waits_until_another_has_ended() -> None:
+    scheduler = Scheduler[Fake](3, 64, 16)
+    running = [Fake(i, 10) for i in range(3)]
+    start(scheduler, *running)
+    scheduler.preempt(running[2])
+    assert admitted(scheduler) == []
+    scheduler.release(running[0])
+    assert admitted(scheduler) == [running[2]]
+    for sequence in (running[2], running[1]):
+        scheduler.preempt(sequence)
+    assert admitted(scheduler) == [running[1], running[2]], "or until nobody runs"
+
+
+def test_whoever_waited_for_goes_on_when_that_one_leaves() -> None:
+    scheduler = Scheduler[Fake](2, 16, 8)
+    first, second = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=PROMPT)
+    start(scheduler, first, second)
+    first.computed = 20
+    scheduler.cancel(1)
+    (placement,) = scheduler.admit()
+    assert placement.sequence is second
+    assert placement.keep == 20
+
+
+def test_the_least_recently_used_room_is_given_up_first() -> None:
+    scheduler = Scheduler[Fake](2, 64, 16)
+    old, new = Fake(1, 0, tokens=[*PROMPT, 7]), Fake(2, 0, tokens=[9, *PROMPT])
+    start(scheduler, old, new)
+    slots = old.slot, new.slot
+    for sequence in (old, new):
+        sequence.computed = 41
+        scheduler.release(sequence)
+    (placement,) = start(scheduler, Fake(3, 5))
+    assert placement.sequence.slot == slots[0]
+    (again,) = start(scheduler, Fake(4, 0, tokens=[9, *PROMPT, 3]))
+    assert (again.sequence.slot, again.keep) == (slots[1], 41)
+
+
+def test_a_long_conversation_is_not_given_up_for_a_common_beginning() -> None:
+    """Where another slot is free, the beginning is copied and the rest stays."""
+    scheduler = Scheduler[Fake](2, 64, 16)
+    long = Fake(1, 0, tokens=list(range(1, 101)))
+    start(scheduler, long)
+    kept = long.slot
+    long.computed = 100
+    scheduler.release(long)
+    (placement,) = start(scheduler, Fake(2, 0, tokens=[*range(1, 21), 999, 998]))
+    assert (placement.source, placement.keep) == (kept, 20)
+    assert placement.sequence.slot != kept
+
+
+def test_no_reuse_on_request() -> None:
+    scheduler = Scheduler[Fake](2, 64, 16)
+    secret, other = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=PROMPT)
+    secret.reuse = False
+    start(scheduler, secret)
+    secret.computed = 40
+    (placement,) = start(scheduler, other)
+    assert placement.keep == 0
+    other.computed = 40
+    for sequence in (secret, other):
+        scheduler.release(sequence)
+    third = Fake(3, 0, tokens=PROMPT)
+    third.reuse = False
+    assert start(scheduler, third)[0].keep == 0
+
+
+def test_what_cannot_be_cut_is_shared_whole_or_not_at_all() -> None:
+    scheduler = Scheduler[Fake](1, 64, 16)
+    scheduler.can_cut = False
+    first = Fake(1, 0, tokens=PROMPT)
+    start(scheduler, first)
+    first.computed = 40
+    scheduler.release(first)
+    longer, other = Fake(2, 0, tokens=[*PROMPT, 5]), Fake(3, 0, tokens=[*PROMPT[:30], 5])
+    (placement,) = start(scheduler, longer)
+    assert (placement.source, placement.keep) == (longer.slot, 40)
+    longer.computed = 41
+    scheduler.release(longer)
+    assert start(scheduler, other)[0].keep == 0
+
+
+def test_preempted_sequences_come_back_first() -> None:
+    scheduler = Scheduler[Fake](2, 64, 16)
+    one, two, three = (Fake(i, 10) for i in range(3))
+    start(scheduler, one, two, three)
+    two.computed = 5
+    scheduler.preempt(two)
+    assert (two.computed, two.slot) == (0, -1)
+    scheduler.release(one)
+    assert admitted(scheduler) == [two, three]
+
+
+def filled(scheduler: Scheduler[Fake], n_slots: int, length: int = 20) -> list[Fake]:
+    """Let as many sequences as there are slots run and end, slot 0's first."""
+    sequences = [Fake(100 + i, length) for i in range(n_slots)]
+    start(scheduler, *sequences)
+    for sequence in sequences:
+        sequence.computed = length
+        scheduler.release(sequence)
+    return sequences
+
+
+def test_newcomers_get_slots_beside_each_other() -> None:
+    scheduler = Scheduler[Fake](8, 64, 16)
+    filled(scheduler, 8)
+    running = [Fake(i, 20) for i in range(4)]
+    for sequence in running:
+        start(scheduler, sequence)
+    assert sorted(s.slot for s in running) == [0, 1, 2, 3]
+
+
+def test_what_lies_beside_those_that_run_is_moved_to_where_less_is_lost() -> None:
+    scheduler = Scheduler[Fake](8, 64, 16)
+    old = filled(scheduler, 8)
+    # Slots 4 to 7 are the older half from now on.
+    for sequence in old[:4]:
+        (placement,) = start(scheduler, again := Fake(1, 0, tokens=[*sequence.tokens[:20], 7]))
+        assert placement.source == again.slot
+        again.computed = 21
+        scheduler.release(again)
+    (placement,) = start(scheduler, first := Fake(2, 0, tokens=[*old[0].tokens[:20], 7, 8]))
+    assert first.slot == 0
+    (placement,) = start(scheduler, second := Fake(3, 20))
+    assert (second.slot, placement.rescue, placement.source) == (1, 4, None)
+    held = dict(scheduler.idle)
+    assert held[4].tolist() == [*old[1].tokens[:20].tolist(), 7]
+    assert 1 not in held
+    # It is still found, and as recently used as before.
+    (placement,) = start(scheduler, Fake(4, 0, tokens=[*old[1].tokens[:20], 7, 9]))
+    assert placement.keep == 21
+
+
+def test_a_conversation_that_goes_on_far_away_comes_to_the_others() -> None:
+    """There is a slot beside them that holds nothing."""
+    scheduler = Scheduler[Fake](8, 64, 16)
+    old = filled(scheduler, 8)
+    start(scheduler, first := Fake(1, 20))
+    assert first.slot == 0
+    scheduler.forget(1)
+    (placement,) = start(scheduler, again := Fake(2, 0, tokens=[*old[7].tokens[:20], 7]))
+    assert (again.slot, placement.source, placement.keep) == (1, 7, 20)
+    assert placement.rescue is None
+    assert len(dict(scheduler.idle)[7]) == 0
+
+
+def test_what_lies_beside_the_others_is_moved_to_an_empty_slot() -> None:
+    scheduler = Scheduler[Fake](8, 64, 16)
+    old = filled(scheduler, 8)
+    start(scheduler, first := Fake(1, 20))
+    assert first.slot == 0
+    scheduler.forget(4)
+    (placement,) = start(scheduler, again := Fake(2, 0, tokens=[*old[7].tokens[:20], 7]))
+    assert (again.slot, placement.source, placement.keep) == (1, 7, 20)
+    assert placement.rescue == 4
+    assert dict(scheduler.idle)[4].tolist() == old[1].tokens[:20].tolist()
+    assert len(dict(scheduler.idle)[7]) == 0
+
+
+def test_no_conversation_is_given_up_to_bring_another_to_the_others() -> None:
+    scheduler = Scheduler[Fake](8, 64, 16)
+    old = filled(scheduler, 8)
+    start(scheduler, Fake(1, 20))
+    (placement,) = start(scheduler, again := Fake(2, 0, tokens=[*old[7].tokens[:20], 7]))
+    assert (again.slot, placement.source, placement.keep) == (7, 7, 20)
+    assert placement.rescue is None
+    assert [len(tokens) for _, tokens in scheduler.idle] == [20] * 6
+
+
+def test_slots_of_a_long_context_stay_where_they_are() -> None:
+    scheduler = Scheduler[Fake](8, 64, 16, 1 << 20)
+    old = filled(scheduler, 8)
+    start(scheduler, Fake(1, 20))
+    (placement,) = start(scheduler, again := Fake(2, 0, tokens=[*old[7].tokens[:20], 7]))
+    assert (again.slot, placement.rescue) == (7, None)
+
+
+def test_a_long_context_is_copied_for_a_long_prefix_only() -> None:
+    scheduler = Scheduler[Fake](2, 64, 16, 128 * 30)
+    first = Fake(1, 0, tokens=PROMPT)
+    start(scheduler, first)
+    first.computed = 40
+    (placement,) = start(scheduler, Fake(2, 0, tokens=[*PROMPT[:29], 99, 98]))
+    assert placement.keep == 0
+    scheduler.cancel(2)
+    (placement,) = start(scheduler, Fake(3, 0, tokens=[*PROMPT[:30], 99, 98]))
+    assert placement.keep == 30
+
+
+@pytest.mark.parametrize(
+    ("ends", "bridges"),
+    [((), []), ((1,), [1]), ((1, 2), [1, 2]), ((1, 2, 3), []), ((0, 5), []), ((1, 4), [1, 4])],
+)
+def test_small_gaps_are_bridged(ends: tuple[int, ...], bridges: list[int]) -> None:
+    scheduler = Scheduler[Fake](6, 64, 16)
+    running = [Fake(i, 10 + i) for i in range(6)]
+    start(scheduler, *running)
+    for sequence in running:
+        sequence.computed = 9 + sequence.request_id
+    for slot in ends:
+        scheduler.release(running[slot])
+    rows = scheduler.plan()
+    assert scheduler.bridges(rows, 58) == [(slot, 9 + slot) for slot in bridges]
+    assert len(scheduler.bridges(rows, 1)) <= 1
+    scheduler.can_cut = False
+    assert scheduler.bridges(rows, 58) == []
+
+
+def test_a_full_slot_is_no_bridge() -> None:
+    scheduler = Scheduler[Fake](3, 64, 16, 30)
+    running = [Fake(i, 30) for i in range(3)]
+    start(scheduler, *running)
+    for sequence in running:
+        sequence.computed = 29
+    running[1].computed = 30
+    scheduler.release(running[1])
+    assert scheduler.bridges(scheduler.plan(), 10) == []
+
+
+class Life(RuleBasedStateMachine):
+    """Requests arrive, run, end and leave in any order, few letters making many common prefixes.
+
+    What the engine would do with llama.cpp's memory is done with lists: slots are never lost nor
+    shared, and every slot holds just what its sequence believes.
+    """
+
+    SLOTS = 7
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduler = Scheduler[Fake](self.SLOTS, 16, 4)
+        self.next_id = 0
+        self.admitted: list[int] = []
+        self.memory: list[list[int]] = [[] for _ in range(self.SLOTS)]
+
+    @rule(n=st.integers(1, 4), common=st.integers(0, 60), more=st.lists(st.integers(1, 2)),
+          reuse=st.booleans())  # fmt: skip
+    def submit(self, n: int, common: int, more: list[int], reuse: bool) -> None:
+        tokens = [*[1] * common, *more, 3]
+        sequences = [Fake(self.next_id, 0, tokens=tokens) for _ in range(n)]
+        for sequence in sequences:
+            sequence.reuse = reuse
+        self.scheduler.submit(sequences)
+        self.next_id += 1
+
+    @rule(which=st.integers(0, 30))
+    def cancel(self, which: int) -> None:
+        self.scheduler.cancel(which)
+
+    @rule(can_cut=st.booleans())
+    def learn(self, can_cut: bool) -> None:
+        self.scheduler.can_cut = can_cut
+
+    @rule()
+    def lose_the_idle_slots(self) -> None:
+        for slot in self.scheduler.idle.clear():
+            self.memory[slot] = []
+
+    @rule()
+    def preempt(self) -> None:
+        if len(self.scheduler.running) > 1:
+            self.scheduler.preempt(self.scheduler.running[-1])
+            self.admitted = []  # it may come back before others that came after it
+
+    @rule(finish=st.booleans(), token=st.integers(1, 2))
+    def step(self, finish: bool, token: int) -> None:
+        before = list(self.scheduler.running)
+        for placement in self.scheduler.admit():
+            self._carry_out(placement)
+        new = [s for s in self.scheduler.running if s not in before]
+        self.admitted += [s.request_id for s in new]
+        rows = self.scheduler.plan()
+        assert sum(row.count for row in rows) <= 16
+        assert len({id(row.sequence) for row in rows}) == len(rows)
+        assert bool(rows) == bool(self.scheduler.running)
+        assert rows or not self.scheduler.waiting
+        decoding = [
+            s for s in self.scheduler.running
+            if s.length - s.computed == 1 and s.slot not in self.scheduler._parked
+        ]  # fmt: skip
+        assert {id(s) for s in decoding} <= {id(row.sequence) for row in rows}
+        self._bridge(rows)
+        for row in rows:
+            self._compute(row, finish, token)
+
+    def _bridge(self, rows: list[Row[Fake]]) -> None:
+        used = {row.sequence.slot for row in rows}
+        bridges = self.scheduler.bridges(rows, 16 - sum(row.count for row in rows))
+        assert sum(row.count for row in rows) + len(bridges) <= 16
+        assert len({slot for slot, _ in bridges} | used) == len(bridges) + len(used)
+        for slot, position in bridges:
+            assert not any(s.slot == slot and s.computed for s in self.scheduler.running)
+            assert len(self.memory[slot]) >= position
+            self.memory[slot] = self.memory[slot][:position]
+
+    def _carry_out(self, placement: Placement[Fake]) -> None:
+        slot, source = placement.sequence.slot, placement.source
+        if placement.rescue is not None:
+            self.memory[placement.rescue] = list(self.memory[slot])
+        if self.scheduler.is_parked(slot):
+            return
+        if source is None:
+            self.memory[slot] = []
+        else:
+            content = self.memory[source]
+            assert self.scheduler.can_cut or len(content) == placement.keep
+            self.memory[slot] = content[: placement.keep]
+
+    def _compute(self, row: Row[Fake], finish: bool, token: int) -> None:
+        sequence = row.sequence
+        assert row.start == len(self.memory[sequence.slot])
+        self.memory[sequence.slot] += sequence.tokens[row.start : row.start + row.count].tolist()
+        sequence.computed += row.count
+        if not row.completes:
+            return
+        if finish or sequence.length > 120:
+            self.scheduler.release(sequence)
+        else:
+            sequence.tokens[sequence.length] = token
+            sequence.length += 1
+
+    @invariant()
+    def slots_add_up(self) -> None:
+        slots = [s.slot for s in self.scheduler.running]
+        assert sorted([*slots, *(slot for slot, _ in self.scheduler.idle)]) == list(
+            range(self.SLOTS)
+        )
+        assert all(s.slot == -1 for s in self.scheduler.waiting)
+
+    @invariant()
+    def slots_hold_what_is_believed(self) -> None:
+        for sequence in self.scheduler.running:
+            if sequence.slot not in self.scheduler._parked:
+                believed = sequence.tokens[: sequence.computed].tolist()
+                assert self.memory[sequence.slot] == believed
+        for slot, held in self.scheduler.idle:
+            if len(held):
+                assert self.memory[slot] == held.tolist()
+
+    @invariant()
+    def in_order_of_arrival(self) -> None:
+        assert self.admitted == sorted(self.admitted)
+
+
+TestLife = Life.TestCase

@@ -1,0 +1,41 @@
+"""Control tokens give no text, unless a request wants to see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from engine_runs import Run
+
+from offgrid.engine.protocol import Load, Sampling
+from offgrid.engine.worker.llama.model import Model
+
+
+@pytest.fixture(scope="module")
+def model(starter_path: Path) -> Iterator[Model]:
+    model = Model(Load(str(starter_path), ctx_size=64, parallel=2, threads=1))
+    yield model
+    model.close()
+
+
+def test_ids_of_control_texts(model: Model) -> None:
+    assert tuple(sorted(model.info.control_ids)) == model.info.control_texts
+    for text, token in model.info.control_ids.items():
+        assert token in model.control_ids
+        assert model.piece(token) == b""
+        assert model.visible_pieces([text, "no such token"]) == {token: text.encode()}
+
+
+def test_only_the_request_that_asks_sees_them(model: Model) -> None:
+    run = Run(model)
+    forced = Sampling(temperature=0.0, logit_bias={model.info.control_ids["<|im_start|>"]: 100.0})
+    shown = run.submit("Once", sampling=forced, max_tokens=3, visible=("<|im_start|>", "<x>"))
+    hidden = run.submit("Once", sampling=forced, max_tokens=3)
+    stopped = run.submit(
+        "Once", sampling=forced, max_tokens=3, visible=("<|im_start|>",), stop=("start|><|im",)
+    )
+    run.finish()
+    assert run.text(shown) == "<|im_start|>" * 3
+    assert run.text(hidden) == ""
+    assert run.text(stopped) == "<|im_"
