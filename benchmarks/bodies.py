@@ -33,7 +33,7 @@ from offgrid.errors import InvalidParameter
 from offgrid.sampling import TextSet
 from offgrid.store.catalogue import STARTER_PATH
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lib"))
 from reference_scaffold import ReferenceScaffold
 
 MARK = "\ufdd0"

@@ -25,7 +25,7 @@ from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.prepare import Preparer
 from offgrid.errors import InvalidParameter
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lib"))
 from reference_breakers import expand_breaker
 
 ROUNDS = 5

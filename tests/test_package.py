@@ -122,9 +122,9 @@ def test_python_m_pytest_takes_the_package_that_can_be_imported(
         for module in (offgrid.sampling._sampler, offgrid.sampling._text):
             shutil.copy(str(module.__file__), tree / "offgrid" / "sampling")
     shutil.copy(ROOT / "pyproject.toml", tree)
-    (tree / "tests").mkdir()
-    for name in ("conftest.py", "source_tree.py"):
-        shutil.copy(ROOT / "tests" / name, tree / "tests")
+    (tree / "tests" / "lib").mkdir(parents=True)
+    for name in ("tests/conftest.py", "tests/lib/source_tree.py"):
+        shutil.copy(ROOT / name, tree / name)
     (tree / "tests" / "test_small.py").write_text(
         "from pathlib import Path\n"
         "import offgrid.sampling\n"

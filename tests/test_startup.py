@@ -71,7 +71,7 @@ def test_every_struct_of_a_process_is_prepared(start: str, tmp_path: Path) -> No
 
 
 def test_every_struct_survives_its_first_use_by_eight_threads() -> None:
-    result = run(str(HERE / "first_use.py"))
+    result = run(str(HERE / "lib" / "first_use.py"))
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) > 100
 

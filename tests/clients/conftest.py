@@ -1,4 +1,4 @@
-"""Tests through programs that others wrote. They run only when asked for: ``pytest -m clients``."""
+"""Tests through third-party clients. They run only when asked for: ``pytest -m clients``."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ with every instruction set and in every later version of OffGrid LLM. A change t
 is run only to add cases.
 
 This program is a second implementation of sampling, in Python and NumPy float64, and shares no
-code with the first: not the kernels, not the package, not ``tests/reference.py``. The definitions
-are those of ``csrc/og_sampler.h`` and ``csrc/og_dry.h``.
+code with the first: not the kernels, not the package, not ``tests/lib/reference.py``. The
+definitions are those of ``csrc/og_sampler.h`` and ``csrc/og_dry.h``.
 
 Rows need no files: logit ``i`` of step ``k`` is a multiple of 2^-12, exact in float32::
 

@@ -3,7 +3,7 @@
 A token that holds the whole text is a breaker by itself; one that ends with a beginning of the text
 is one together with the tokens of the rest, as llama.cpp's DRY sampler makes them. To look at every
 token for every breaker takes minutes with a large vocabulary, so :class:`PieceIndex` is made once,
-when the model is loaded. ``tests/reference_breakers.py`` is the same without an index.
+when the model is loaded. ``tests/lib/reference_breakers.py`` is the same without an index.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ prompt and, drawn greedily with a penalty, does not stay at one token. So a wron
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -37,13 +36,6 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     model = Model(Load(str(path), ctx_size=768, parallel=4, batch_size=64, threads=1))
     yield model
     model.close()
-
-
-@pytest.fixture
-def model(loaded: Model) -> Iterator[Counting]:
-    yield Counting(loaded)
-    for slot in range(loaded.n_parallel):
-        loaded.forget(slot)
 
 
 class TokenRun(Run):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import reference_breakers
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from offgrid.engine.protocol import Load
 from offgrid.engine.worker.dry_breakers import (
     MAX_SAME_HEAD,
     MAX_SEQUENCES,
@@ -20,6 +17,8 @@ from offgrid.engine.worker.dry_breakers import (
 )
 from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import InvalidParameter
+
+LOAD = {"ctx_size": 256, "parallel": 1}
 
 PIECES = [b"a", b"b", b"c", b"ab", b"xab", b"abcab", b"ca", b"abc", b"\n"]
 
@@ -127,13 +126,6 @@ def test_too_many_sequences_of_one_token_are_refused() -> None:
     with pytest.raises(InvalidParameter, match="begin with the same token") as caught:
         expand_breakers(texts, index, list)
     assert caught.value.param == "dry_sequence_breakers"
-
-
-@pytest.fixture(scope="module")
-def model(starter_path: Path) -> Iterator[Model]:
-    model = Model(Load(str(starter_path), parallel=1, ctx_size=256, threads=1))
-    yield model
-    model.close()
 
 
 def test_of_a_real_vocabulary(model: Model) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +15,7 @@ from offgrid.engine.worker.llama.errors import LoadError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 
-
-@pytest.fixture(scope="module")
-def model(starter_path: Path) -> Iterator[Model]:
-    model = Model(Load(str(starter_path), ctx_size=512, parallel=4, batch_size=64, threads=1))
-    yield model
-    model.close()
-
-
-@pytest.fixture
-def run(model: Model) -> Iterator[Run]:
-    run = Run(model)
-    yield run
-    for slot in range(model.n_parallel):
-        model.forget(slot)
+LOAD = {"ctx_size": 512}
 
 
 def test_a_batch_changes_no_answer(run: Run, model: Model) -> None:

@@ -6,9 +6,8 @@ import json
 import random
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,28 +19,23 @@ from schemas import odd_schema
 from support import TIMEOUT
 from work import lines_run
 
-from offgrid.engine.protocol import Grammar, Load
+from offgrid.engine.protocol import Grammar
 from offgrid.engine.worker import grammars as module
 from offgrid.engine.worker.grammars import Grammars, Masks, Matcher
 from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import InvalidParameter
 
-
-@pytest.fixture(scope="module")
-def model(starter_path: Path) -> Iterator[Model]:
-    model = Model(Load(str(starter_path), ctx_size=64, parallel=1, threads=1))
-    yield model
-    model.close()
+LOAD = {"ctx_size": 64, "parallel": 1}
 
 
 @pytest.fixture(scope="module")
-def grammars(model: Model) -> Grammars:
-    return Grammars(model)
+def grammars(loaded: Model) -> Grammars:
+    return Grammars(loaded)
 
 
 @pytest.fixture(scope="module")
-def pieces(model: Model) -> list[bytes]:
-    return [model.piece(token) for token in range(model.n_vocab)]
+def pieces(loaded: Model) -> list[bytes]:
+    return [loaded.piece(token) for token in range(loaded.n_vocab)]
 
 
 def make(grammars: Grammars, kind: str, source: Any) -> Matcher:
@@ -108,10 +102,10 @@ texts = st.text(st.sampled_from('ab c"\\/\n{é€😀\x01'), max_size=6)
 @settings(max_examples=25, deadline=None)
 @given(choices=st.lists(texts, min_size=1, max_size=6), seed=st.integers(0, 1000))
 def test_choices_beside_the_naive_search(
-    grammars: Grammars, model: Model, pieces: list[bytes], choices: list[str], seed: int
+    grammars: Grammars, loaded: Model, pieces: list[bytes], choices: list[str], seed: int
 ) -> None:
     matcher = make(grammars, "choice", choices)
-    walk(matcher, model, pieces, {text.encode() for text in choices}, random.Random(seed))
+    walk(matcher, loaded, pieces, {text.encode() for text in choices}, random.Random(seed))
 
 
 def finite_gbnf(rng: random.Random, depth: int) -> tuple[str, set[str]]:

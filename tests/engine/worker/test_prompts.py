@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offgrid.engine.protocol import GenerationRequest, Load, Part, TokenQuery
+from offgrid.engine.protocol import GenerationRequest, Part, TokenQuery
 from offgrid.engine.worker import prompts
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.prompts import answer, prompt_text, read_bias, read_prompt
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 
-
-@pytest.fixture(scope="module")
-def model(starter_path: Path) -> Iterator[Model]:
-    model = Model(Load(str(starter_path), ctx_size=256, parallel=1, threads=1))
-    yield model
-    model.close()
+LOAD = {"ctx_size": 256, "parallel": 1}
 
 
 def ids(model: Model, text: str) -> list[int]:
@@ -99,15 +93,15 @@ def test_ids_are_counted_before_they_are_read(model: Model) -> None:
         min_size=1, max_size=9,
     )
 )  # fmt: skip
-def test_the_first_id_outside_the_vocabulary_is_named(model: Model, tokens: list[int]) -> None:
-    wrong = [token for token in tokens if not 0 <= token < model.n_vocab]
+def test_the_first_id_outside_the_vocabulary_is_named(loaded: Model, tokens: list[int]) -> None:
+    wrong = [token for token in tokens if not 0 <= token < loaded.n_vocab]
     request = GenerationRequest(tokens=tuple(tokens), prompt_param="prompt")
     if wrong:
         with pytest.raises(InvalidParameter, match=rf"Token id {wrong[0]} is outside") as error:
-            read_prompt(model, request)
+            read_prompt(loaded, request)
         assert error.value.param == "prompt"
     else:
-        assert read_prompt(model, request).tolist() == tokens
+        assert read_prompt(loaded, request).tolist() == tokens
 
 
 def test_text_of_tokens(model: Model) -> None:

@@ -11,20 +11,13 @@ import pytest
 from engine_runs import Counting, Failing, Run
 from reference_logits import ReferenceModel
 
-from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, Part, PromptToken
+from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Part, PromptToken
 from offgrid.engine.worker.engine import NO_ROOM
-from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import ContextLengthExceeded
 
 STORY = "Once upon a time there was a small otter who lived beside a wide river. " * 4
 N_CTX = 256
-
-
-@pytest.fixture(scope="module")
-def loaded(starter_path: Path) -> Iterator[Model]:
-    model = Model(Load(str(starter_path), ctx_size=N_CTX, parallel=3, batch_size=64, threads=1))
-    yield model
-    model.close()
+LOAD = {"ctx_size": N_CTX, "parallel": 3}
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +25,6 @@ def reference(starter_path: Path) -> Iterator[ReferenceModel]:
     model = ReferenceModel(starter_path)
     yield model
     model.close()
-
-
-@pytest.fixture
-def model(loaded: Model) -> Iterator[Counting]:
-    yield Counting(loaded)
-    for slot in range(loaded.n_parallel):
-        loaded.forget(slot)
-
-
-@pytest.fixture
-def run(model: Counting) -> Run:
-    return Run(model)
 
 
 def ids(model: Counting, text: str) -> list[int]:

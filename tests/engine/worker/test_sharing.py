@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from engine_runs import Counting, Failing, Run
 from support import eventually
 
-from offgrid.engine.protocol import Delta, Failed, Load, Part, Sampling, Started
+from offgrid.engine.protocol import Delta, Failed, Part, Sampling, Started
 from offgrid.engine.worker.engine import NO_ROOM
 from offgrid.engine.worker.llama.errors import DecodeError
 from offgrid.engine.worker.llama.model import Model
 
 STORY = "Once upon a time there was a small otter who lived beside a wide river. " * 6
-
-
-@pytest.fixture(scope="module")
-def loaded(starter_path: Path) -> Iterator[Model]:
-    model = Model(Load(str(starter_path), ctx_size=1024, parallel=4, batch_size=64, threads=1))
-    yield model
-    model.close()
-
-
-@pytest.fixture
-def model(loaded: Model) -> Iterator[Counting]:
-    yield Counting(loaded)
-    for slot in range(loaded.n_parallel):
-        loaded.forget(slot)
-
-
-@pytest.fixture
-def run(model: Counting) -> Run:
-    return Run(model)
 
 
 def n_tokens(model: Counting, text: str) -> int:

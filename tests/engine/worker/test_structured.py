@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,7 @@ from engine_runs import Failing, Run
 from jsonschema import Draft202012Validator
 from schemas import random_schema
 
-from offgrid.engine.protocol import Delta, Failed, Grammar, Load, Sampling
+from offgrid.engine.protocol import Delta, Failed, Grammar, Sampling
 from offgrid.engine.worker.grammars import Masks, Matcher
 from offgrid.engine.worker.llama.model import Model
 
@@ -37,21 +35,6 @@ def schema(value: Any) -> Grammar:
 
 def regex(source: str) -> Grammar:
     return Grammar("regex", source, "regex")
-
-
-@pytest.fixture(scope="module")
-def model(starter_path: Path) -> Iterator[Model]:
-    model = Model(Load(str(starter_path), ctx_size=1024, parallel=4, batch_size=64, threads=1))
-    yield model
-    model.close()
-
-
-@pytest.fixture
-def run(model: Model) -> Iterator[Run]:
-    run = Run(model)
-    yield run
-    for slot in range(model.n_parallel):
-        model.forget(slot)
 
 
 def answers(run: Run, seeds: range) -> None:

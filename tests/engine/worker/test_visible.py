@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 from engine_runs import Run
 
-from offgrid.engine.protocol import Load, Sampling
+from offgrid.engine.protocol import Sampling
 from offgrid.engine.worker.llama.model import Model
 
-
-@pytest.fixture(scope="module")
-def model(starter_path: Path) -> Iterator[Model]:
-    model = Model(Load(str(starter_path), ctx_size=64, parallel=2, threads=1))
-    yield model
-    model.close()
+LOAD = {"ctx_size": 64, "parallel": 2}
 
 
 def test_ids_of_control_texts(model: Model) -> None:

@@ -14,7 +14,7 @@ from support import STARTER, Stream, chat_body, endless, eventually, request
 from offgrid.api.sse import PING
 from offgrid.server import Server
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parents[1] / "golden"
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 RESPONSES = "/v1/responses"

@@ -25,7 +25,7 @@ def _load(path: Path) -> ModuleType:
     return module
 
 
-models = _load(Path(__file__).parents[1] / "benchmarks" / "models.py")
+models = _load(Path(__file__).parents[2] / "benchmarks" / "models.py")
 
 WINDOW = 32
 """Tokens that most of gemma3's layers look back."""
