@@ -198,7 +198,7 @@ class Server:
             raise SystemExit(0)
         if not self._draining:
             self._draining = True
-            threading.Thread(target=self._drain_and_exit, daemon=True).start()
+            threading.Thread(target=self._drain_and_exit, name="drain", daemon=True).start()
         # The end of a terminal is often told twice, by the system and by the shell.
         elif number != getattr(signal, "SIGHUP", None):
             _tell("stopped without waiting")
@@ -206,7 +206,7 @@ class Server:
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
         # In a thread: this one may be in the middle of a log line.
-        threading.Thread(target=self._look_anew, daemon=True).start()
+        threading.Thread(target=self._look_anew, name="signal-log", daemon=True).start()
 
     def _look_anew(self) -> None:
         log.info(
@@ -217,7 +217,9 @@ class Server:
 
     def _on_unused(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        threading.Thread(target=log.info, args=("%s has no effect", name), daemon=True).start()
+        threading.Thread(
+            target=log.info, name="signal-log", args=("%s has no effect", name), daemon=True
+        ).start()
 
     def _drain_and_exit(self) -> None:
         self.pool.drain()

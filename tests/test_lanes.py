@@ -69,7 +69,7 @@ def test_a_lane_that_is_full_holds_up_no_other(dispatcher: Dispatcher, full: Lan
             task = Task(lane)
             dispatcher.add_task(task)
             assert task.begun.wait(60)
-            assert task.thread.startswith(lane.value)
+            assert task.thread.startswith(f"http-{lane.value}-")
             task.end.set()
         assert sum(task.begun.is_set() for task in many) < len(many)
     finally:

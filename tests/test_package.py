@@ -26,7 +26,15 @@ PACKAGE = Path(offgrid.__file__).parent
 LARGEST_STARTER = 4 * 2**20
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/**/*.md", "starter/*.md", "benchmarks/*.md", "offgrid/**/*.md")
+    for pattern in (
+        "*.md",
+        "csrc/*.md",
+        "docs/**/*.md",
+        "tests/*.md",
+        "starter/*.md",
+        "benchmarks/*.md",
+        "offgrid/**/*.md",
+    )
     for path in ROOT.glob(pattern)
 )
 
@@ -176,6 +184,11 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def without_blocks(text: str) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+
+
 def test_the_readme_has_its_two_commands() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     marked = re.findall(r"^<!-- (serve|tests) -->\n```sh\n(.+)\n```$", text, re.MULTILINE)
@@ -190,8 +203,7 @@ def test_the_readme_has_its_two_commands() -> None:
 def test_links_lead_to_files(page: str) -> None:
     source = ROOT / page
     text = source.read_text(encoding="utf-8")
-    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose):
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_blocks(text)):
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = target.partition("#")
@@ -199,6 +211,27 @@ def test_links_lead_to_files(page: str) -> None:
         assert file.exists(), f"{page} links to {target}"
         if anchor:
             assert anchor in anchors(file.read_text(encoding="utf-8")), f"{page} links to {target}"
+
+
+FOLDERS = ("offgrid", "csrc", "tests", "docs", "benchmarks", "starter")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_in_code_exist(page: str) -> None:
+    """Also where they are a part of a command; ``*`` stands for any name. What programs write to
+    ``out`` is not there yet."""
+    text = without_blocks((ROOT / page).read_text(encoding="utf-8"))
+    words = [word for code in re.findall(r"`([^`]+)`", text) for word in code.split()]
+    for path in words:
+        if path.startswith(tuple(f"{folder}/" for folder in FOLDERS)) and "/out/" not in path:
+            assert any(ROOT.glob(path.rstrip("/"))), f"{page} names {path}"
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| \[[^]]+\]\(([^)]+)\) \|", index, re.MULTILINE)
+    found = {(ROOT / "docs" / name).resolve().relative_to(ROOT).as_posix() for name in named}
+    assert found == set(PAGES) - {"docs/README.md"}
 
 
 def test_the_pages_are_found() -> None:

@@ -53,7 +53,7 @@ class _Lane(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has no ty
         self._name = lane.value
 
     def start_new_thread(self, target: Callable[[int], None], thread_no: int) -> None:
-        name = f"{self._name}-{thread_no}"
+        name = f"http-{self._name}-{thread_no}"
         threading.Thread(target=target, name=name, args=(thread_no,), daemon=True).start()
 
 

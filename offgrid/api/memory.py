@@ -41,7 +41,9 @@ class Trimmer:
         """Say that there may be memory to give back; returns at once."""
         with self._lock:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="memory", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._run, name="memory-trimmer", daemon=True
+                )
                 self._thread.start()
         self._told.set()
 

@@ -38,7 +38,9 @@ def serve(**flags: Any) -> None:
 
     def announce() -> None:
         _print_banner(console, server, settings)
-        threading.Thread(target=_announce_model, args=(console, server), daemon=True).start()
+        threading.Thread(
+            target=_announce_model, name="announcer", args=(console, server), daemon=True
+        ).start()
 
     server.run(announce)
 

@@ -1,10 +1,10 @@
 """The worker process: pipes, threads and one :class:`~offgrid.engine.worker.engine.Engine`.
 
-Started by :mod:`offgrid.engine.client.process`, never by hand. Four
-threads: the reader takes commands from standard input and answers pings, the tokeniser prepares
-requests (a slow tokenizer stops neither the loop nor a cancel), the compiler prepares those with a
-grammar, the main thread loads the model and runs the loop. When standard input ends, the server is
-gone and the process ends too.
+Started by :mod:`offgrid.engine.client.process`, never by hand. The main thread loads the model and
+runs the loop; the reader takes commands from standard input and answers pings, the tokeniser
+prepares requests (a slow tokenizer stops neither the loop nor a cancel), the compiler prepares
+those with a grammar. ``docs/architecture.md`` lists all threads. When standard input ends, the
+server is gone and the process ends too.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class _Inputs:
 
 
 class Worker:
-    """Connects the pipes with an engine. The module's docstring lists its threads."""
+    """Connects the pipes with an engine. The module's docstring describes its threads."""
 
     def __init__(self, commands: BinaryIO, writer: Writer) -> None:
         self._commands = commands

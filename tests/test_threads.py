@@ -1,0 +1,125 @@
+"""docs/architecture.md lists every thread that a server and its workers run, and no other."""
+
+from __future__ import annotations
+
+import base64
+import os
+import platform
+import re
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from processes import Child, serving
+from support import STARTER, Stream, chat_body, endless, request
+from tiny_vision import make_seeing, pixels, png
+
+from offgrid.server import Server
+
+if sys.platform == "win32":
+    pytest.skip("no such signals", allow_module_level=True)
+
+HERE = Path(__file__).parent
+PAGE = (HERE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+IN_PROGRAMS = "http"
+"""Where a program starts the server; ``offgrid serve`` serves in its main thread."""
+
+
+class Row(NamedTuple):
+    """A line of the table: a process, a pattern of names, and how many threads have them."""
+
+    process: str
+    name: str
+    count: str
+
+    def matches(self, name: str) -> bool:
+        return re.fullmatch(re.escape(self.name).replace("<n>", r"\d+"), name) is not None
+
+
+ROWS = [
+    Row(*row) for row in re.findall(r"^\| (\w+) \| `([^`]+)` \| ([^|]+) \|", PAGE, re.MULTILINE)
+]
+
+
+def recorded(folder: Path, pid: int) -> set[str]:
+    """The names of all threads that a process has started so far."""
+    return set((folder / str(pid)).read_text(encoding="utf-8").splitlines())
+
+
+def compare(process: str, names: set[str]) -> None:
+    """Fail unless these are the threads that the table gives a process."""
+    rows = [row for row in ROWS if row.process == process and row.name != IN_PROGRAMS]
+    for name in names:
+        assert [row for row in rows if row.matches(name)], (
+            f"{name} of the {process}: not in the table"
+        )
+    for row in rows:
+        if row.name == "memory-trimmer" and platform.libc_ver()[0] != "glibc":
+            continue
+        of_this_row = {name for name in names if row.matches(name)}
+        assert of_this_row, f"{row.name} of the {process}: no such thread"
+        if row.count.isdigit():
+            assert len(of_this_row) == int(row.count), row
+
+
+def see(url: str) -> None:
+    """A model is loaded in the place of another one, and looks at an image."""
+    data = base64.b64encode(png(pixels(1))).decode()
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    body = {"model": "seeing", "max_tokens": 1, "messages": [{"role": "user", "content": [image]}]}
+    assert request(url, "POST", "/v1/chat/completions", body).status == 200
+
+
+def compute_hard_masks(url: str) -> None:
+    """Each letter may be any of 300 in this grammar, so that a mask takes milliseconds."""
+    grammar = "start: /[0-9]{8}/ letter{0,300}\nletter: /[a-z]/?"
+    body = chat_body(grammar=grammar, grammar_type="lark", max_tokens=40, ignore_eos=True)
+    assert request(url, "POST", "/v1/chat/completions", body).status == 200
+
+
+def end_the_worker(child: Child) -> None:
+    """A worker is killed while one request streams and one waits for the slot."""
+    worker = child.worker()
+    with Stream(child.url, "/v1/completions", endless()) as running:
+        assert running.read_some()
+        # The first ping says that it waits in the worker's queue.
+        with Stream(child.url, "/v1/completions", endless(max_tokens=1)) as waiting:
+            worker.kill()
+            assert list(waiting.events())[-1] == "[DONE]"
+
+
+def test_all_threads_are_in_the_table(tmp_path: Path, starter_path: Path) -> None:
+    """One server does whatever a thread is started for."""
+    threads = tmp_path / "threads"
+    threads.mkdir()
+    (tmp_path / "models").mkdir()
+    make_seeing(tmp_path / "models")
+    shutil.copy(starter_path, tmp_path / "models")
+    path = os.pathsep.join([str(HERE / "recorded"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environ = {"PYTHONPATH": path, "RECORDED_THREADS": str(threads)}
+    flags = ("--max-models", "1", "--parallel", "1", "--sse-ping-interval", "1")
+    with serving(tmp_path, *flags, "--model", STARTER, **environ) as child:
+        child.wait_ready()
+        url = child.url
+        compute_hard_masks(url)
+        body = {"model": STARTER, "prompt": "word " * 20_000, "max_tokens": 1}
+        assert request(url, "POST", "/v1/completions", body).status == 400  # large, and too long
+        end_the_worker(child)
+        see(url)
+        os.kill(child.process.pid, signal.SIGUSR2)
+        child.err.find("SIGUSR2 has no effect")
+        child.process.terminate()
+        assert child.wait() == 0
+        pids = {int(file.name) for file in threads.iterdir()}
+    compare("server", recorded(threads, child.process.pid))
+    workers = [recorded(threads, pid) for pid in pids - {child.process.pid}]
+    compare("worker", set().union(*workers))
+
+
+def test_a_server_in_a_program_has_a_thread_for_its_sockets(server: Server) -> None:
+    assert request(server.url, "GET", "/health").status == 200
+    assert IN_PROGRAMS in {thread.name for thread in threading.enumerate()}
