@@ -50,6 +50,42 @@ class Documented:
         (fields,) = [sorted(kind) for kind in kinds if some <= kind.keys()]
         return fields
 
+    def not_given(self, method: str, path: str, bodies: list[Any]) -> set[str]:
+        """The fields of an operation's body, and of the objects in it, that none of these has.
+
+        Each is called by the name of its schema and its own, as in ``ChatRequest.seed``.
+        """
+        content = self.document["paths"][path][method]["requestBody"]["content"]
+        schema = content["application/json"]["schema"]
+        known: set[str] = set()
+        given: set[str] = set()
+        self._walk(schema, [*bodies], known, given, set())
+        return known - given
+
+    def _walk(
+        self, schema: Json, values: list[Any], known: set[str], given: set[str], above: set[str]
+    ) -> None:
+        """Follow a schema and the values that it describes together."""
+        if "$ref" in schema:
+            name = schema["$ref"].rpartition("/")[2]
+            inner = self.document["components"]["schemas"][name]
+            objects = [
+                v for v in values if isinstance(v, dict) and self.validator(inner).is_valid(v)
+            ]
+            fields = inner.get("properties", {})
+            known.update(f"{name}.{field}" for field in fields)
+            given.update(f"{name}.{field}" for value in objects for field in value)
+            if name in above:
+                return
+            for field, described in fields.items():
+                inside = [value[field] for value in objects if field in value]
+                self._walk(described, inside, known, given, above | {name})
+        for option in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+            self._walk(option, values, known, given, above)
+        if isinstance(schema.get("items"), dict):
+            items = [item for value in values if isinstance(value, list) for item in value]
+            self._walk(schema["items"], items, known, given, above)
+
     def check(self, response: Response, method: str, path: str) -> None:
         """Fail unless the document says that the operation may be answered so."""
         said = self.document["paths"][path][method]["responses"][str(response.status)]

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from offgrid.api.schema.answers import Answer, ChatTokenLogprob, Count
+from offgrid.api.schema.chat import Effort
 from offgrid.api.schema.responses import (
     FunctionTool,
     JsonObject,
@@ -123,10 +124,10 @@ class WhyIncomplete(Answer):
     reason: Literal["max_output_tokens"]
 
 
-class NoReasoningEffort(Answer):
-    """What a request says of it has no effect."""
+class ReasoningOfRequest(Answer):
+    """What the request asked for. Reasoning is never summarised."""
 
-    effort: None
+    effort: Effort | None
     summary: None
 
 
@@ -154,7 +155,7 @@ class ResponseObject(Answer):
     parallel_tool_calls: bool
     previous_response_id: str | None
     prompt_cache_key: str | None
-    reasoning: NoReasoningEffort
+    reasoning: ReasoningOfRequest
     safety_identifier: str | None
     service_tier: Literal["default"]
     store: bool

@@ -1,0 +1,280 @@
+"""Requests in which every optional field is set, and the table of values that they are made of.
+
+Where fields exclude each other, a request of one of them follows a request of the other.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+
+from support import Json
+from tiny_vision import pixels, png
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+RESPONSES = "/v1/responses"
+
+OBJECT: Json = {
+    "type": "object",
+    "properties": {"a": {"type": "boolean"}},
+    "required": ["a"],
+    "additionalProperties": False,
+}
+_CACHE = {
+    "mode": "implicit", "ttl": "30m", "comparison_response_id": "resp_1", "prewarm": False
+}  # fmt: skip
+INERT: Json = {
+    "metadata": {"trip": "1"},
+    "moderation": {"model": "none", "policy": {"a": 1}},
+    "prompt_cache_key": "key",
+    "prompt_cache_options": _CACHE,
+    "prompt_cache_retention": "24h",
+    "safety_identifier": "somebody",
+    "store": True,
+    "user": "somebody",
+    "verbosity": "low",
+}
+SAMPLING: Json = {
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "top_k": 40,
+    "min_p": 0.01,
+    "frequency_penalty": 0.1,
+    "presence_penalty": 0.1,
+    "repeat_last_n": 32,
+    "logit_bias": {"5": -1, "the": False},
+    "seed": 7,
+    "stop": ["###"],
+    "ignore_eos": True,
+    "cache_prompt": False,
+    "top_n_sigma": 3.0,
+    "typical_p": 0.99,
+    "xtc_probability": 0.1,
+    "xtc_threshold": 0.2,
+    "dynatemp_range": 0.1,
+    "dynatemp_exponent": 1.5,
+    "mirostat": 2,
+    "mirostat_tau": 4.0,
+    "mirostat_eta": 0.2,
+    "dry_multiplier": 0.5,
+    "dry_base": 1.5,
+    "dry_allowed_length": 3,
+    "dry_penalty_last_n": 64,
+    "dry_sequence_breakers": ["\n"],
+    "min_tokens": 1,
+    "min_keep": 2,
+    "post_sampling_probs": True,
+}
+GENERATION: Json = {**INERT, **SAMPLING, "max_tokens": 24, "n": 2, "service_tier": "default"}
+REPETITION: list[Json] = [{"repetition_penalty": 1.1}, {"repeat_penalty": 1.1}]
+_OPTIONS = {"include_usage": True, "include_obfuscation": True}
+STREAM: list[Json] = [
+    {"stream": True, "stream_options": _OPTIONS},
+    {"stream": False, "prompt_logprobs": 1},
+]
+TOOL: Json = {
+    "type": "function",
+    "function": {"name": "look", "description": "Looks.", "parameters": OBJECT, "strict": True},
+}
+_SCHEMA = {"name": "it", "description": "It.", "schema": OBJECT, "strict": True}
+GRAMMARS: list[Json] = [
+    {"response_format": {"type": "json_schema", "json_schema": _SCHEMA}},
+    {"response_format": {"type": "json_object", "schema": OBJECT}},
+    {"response_format": {"type": "text"}},
+    {"json_schema": OBJECT},
+    {"grammar": 'root ::= "a" | "b"', "grammar_type": "gbnf"},
+    {"regex": "[ab]+"},
+    {"choice": ["a", "b"]},
+    {"structured_outputs": {"choice": ["a", "b"]}},
+    {"guided_json": OBJECT},
+    {"guided_regex": "[ab]+"},
+    {"guided_choice": ["a", "b"]},
+    {"guided_grammar": 'root ::= "a" | "b"'},
+]
+_CALL = {
+    "id": "c1", "type": "function", "index": 0,
+    "function": {"name": "look", "arguments": '{"a": true}'},
+}  # fmt: skip
+_REFUSAL = {"type": "refusal", "refusal": "No."}
+MESSAGES: list[Json] = [
+    {"role": "system", "content": "Be brief.", "name": "ship"},
+    {"role": "user", "content": [{"type": "text", "text": "Hello!"}]},
+    {"role": "assistant", "content": None, "tool_calls": [_CALL], "reasoning": "Hm."},
+    {"role": "tool", "content": "7", "tool_call_id": "c1"},
+    {"role": "assistant", "content": "It is 7.", "reasoning_content": "Hm."},
+    {"role": "assistant", "content": None, "refusal": "No.", "annotations": []},
+    {"role": "assistant", "content": [_REFUSAL], "audio": None, "function_call": None},
+    {"role": "user", "content": "And now?"},
+]
+TO_CONTINUE = MESSAGES[:5]
+_URL = f"data:image/png;base64,{base64.b64encode(png(pixels(1))).decode()}"
+
+
+_IMAGE = {"type": "image_url", "image_url": {"url": _URL, "detail": "low"}}
+_LOOK: list[Json] = [
+    {"type": "text", "text": "Look!", "prompt_cache_breakpoint": {"mode": "explicit"}},
+    {**_IMAGE, "prompt_cache_breakpoint": {"mode": "explicit"}},
+]
+_CHAT: Json = {
+    **GENERATION,
+    "max_completion_tokens": 24,
+    "logprobs": True,
+    "top_logprobs": 2,
+    "reasoning_effort": "low",
+    "chat_template_kwargs": {"polite": True},
+}
+_CHOICES: list[Json] = [
+    {"tool_choice": "auto"},
+    {"tool_choice": {"type": "function", "function": {"name": "look"}}},
+    {"tool_choice": {"type": "allowed_tools", "allowed_tools": {
+        "mode": "required", "tools": [{"type": "function", "function": {"name": "look"}}]}}},
+]  # fmt: skip
+_CHAT_ALTERNATIVES = (
+    REPETITION,
+    STREAM,
+    [
+        {"add_generation_prompt": True},
+        {"continue_final_message": True, "messages": TO_CONTINUE, "add_generation_prompt": False},
+    ],
+    # Functions go together with a format, and with no other grammar.
+    [
+        *(
+            {"tools": [TOOL], "parallel_tool_calls": False, **choice, **format}
+            for choice, format in zip(_CHOICES, GRAMMARS, strict=False)
+        ),
+        *GRAMMARS[3:],
+    ],
+)
+_TEXT_ALTERNATIVES = (
+    REPETITION,
+    STREAM,
+    [{"suffix": " end."}, {"logprobs": 2, "echo": True, "best_of": 2}],
+    GRAMMARS,
+)
+_RESPONSE_TOOL = {"type": "function", **TOOL["function"]}
+_ITEMS: list[Json] = [
+    {"type": "message", "role": "developer", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "input_text", "text": "Hello!"}]},
+]
+_RESPONSE: Json = {
+    **{name: value for name, value in INERT.items() if name != "verbosity"},
+    **SAMPLING,
+    "instructions": "Be kind.",
+    "max_output_tokens": 24,
+    "tools": [_RESPONSE_TOOL],
+    "parallel_tool_calls": False,
+    "reasoning": {"effort": "low", "summary": "auto", "generate_summary": "concise"},
+    "truncation": "auto",
+    "include": ["message.output_text.logprobs", "reasoning.encrypted_content"],
+    "top_logprobs": 2,
+    "access_programs": {"cyber": "standard"},
+    "image": {"context_compression": "auto"},
+    "max_tool_calls": 3,
+    "service_tier": "default",
+    "chat_template_kwargs": {"polite": True},
+}
+_RESPONSE_ALTERNATIVES = (
+    REPETITION,
+    [
+        {"tool_choice": "auto"},
+        {"tool_choice": {"type": "function", "name": "look"}},
+        {"tool_choice": {
+            "type": "allowed_tools", "mode": "required",
+            "tools": [{"type": "function", "name": "look"}]}},
+    ],
+    [
+        {"text": {"format": {"type": "json_schema", **_SCHEMA}, "verbosity": "low"}},
+        {"text": {"format": {"type": "json_object"}}},
+        {"text": {"format": {"type": "text"}}},
+    ],
+    [
+        {"stream": True, "stream_options": {"include_obfuscation": True}},
+        {"stream": False},
+    ],
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Full:
+    """How to ask an endpoint for everything.
+
+    Attributes:
+        path: where it is posted to.
+        required: fields that every request has.
+        samples: the optional fields that all of its requests can have together.
+        alternatives: of each list, a request has the fields of one.
+    """
+
+    path: str
+    required: Json
+    samples: Json = field(default_factory=dict)
+    alternatives: tuple[list[Json], ...] = ()
+
+    def bodies(self) -> list[Json]:
+        """The requests: as many as the longest list of alternatives."""
+        made = []
+        for number in range(max((len(options) for options in self.alternatives), default=1)):
+            body = {**self.required, **self.samples}
+            for options in self.alternatives:
+                body |= options[number % len(options)]
+            made.append(body)
+        return made
+
+
+def full_requests(starter: str, seeing: str, ranking: str, previous: str) -> list[Full]:
+    """All endpoints that take a body.
+
+    Args:
+        starter: id of a model that chats and fills in.
+        seeing: id of a model that takes images.
+        ranking: id of a model that ranks.
+        previous: id of a response that is kept.
+    """
+    model = {"model": starter}
+    conversation = {**model, "messages": MESSAGES}
+    look = {"model": seeing, "messages": [{"role": "user", "content": _LOOK}]}
+    question = {**model, "input": _ITEMS}
+    response = {**_RESPONSE, "previous_response_id": previous}
+    return [
+        Full(CHAT, conversation, _CHAT, _CHAT_ALTERNATIVES),
+        Full(f"{CHAT}/input_tokens", conversation, _CHAT, _CHAT_ALTERNATIVES),
+        Full(CHAT, look),
+        Full(f"{CHAT}/input_tokens", look),
+        Full(COMPLETIONS, {**model, "prompt": "Once"}, GENERATION, _TEXT_ALTERNATIVES),
+        Full(RESPONSES, question, response, _RESPONSE_ALTERNATIVES),
+        Full(f"{RESPONSES}/input_tokens", question, response, _RESPONSE_ALTERNATIVES),
+        Full(
+            "/v1/embeddings",
+            {**model, "input": ["Once", [5, 6]]},
+            {**INERT, "dimensions": 8, "encoding_format": "base64"},
+        ),
+        Full(
+            "/v1/rerank",
+            {"model": ranking, "query": "otter", "documents": ["river", {"text": "fox"}]},
+            {**INERT, "top_n": 1, "return_documents": True},
+        ),
+        Full(
+            "/tokenize",
+            {"content": "Once"},
+            {**model, "add_special": True, "parse_special": False, "with_pieces": True},
+        ),
+        Full(
+            "/tokenize",
+            {"prompt": "Once"},
+            {**model, "add_special_tokens": False, "return_token_strs": True},
+        ),
+        Full(
+            "/tokenize",
+            {"messages": TO_CONTINUE},
+            {
+                **model,
+                "add_special_tokens": False,
+                "return_token_strs": True,
+                "add_generation_prompt": False,
+                "continue_final_message": True,
+                "tools": [TOOL],
+            },
+        ),
+        Full("/detokenize", {"tokens": [300, 301]}, model),
+    ]
