@@ -1,5 +1,5 @@
 from collections.abc import Iterable, Sequence
-from typing import Any, overload
+from typing import Any, final, overload
 
 from typing_extensions import Buffer
 
@@ -8,7 +8,9 @@ from offgrid.sampling.params import SamplingParams
 from offgrid.sampling.result import SampleResult, TokenScore
 
 INSTRUCTION_SETS: tuple[str, ...]
+MAX_TOP_LOGPROBS: int
 
+@final
 class Sampler:
     params: SamplingParams
     def __init__(

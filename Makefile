@@ -1,0 +1,72 @@
+# A developer's tasks; CONTRIBUTING.md says when to use which. All but dev need its virtual
+# environment to be active.
+PYTHON ?= python3
+VENV ?= .venv
+BUILD ?= $(CURDIR)/build
+JOBS ?= 2
+SANITIZE ?= OFF
+TOOLS = "scikit-build-core>=0.10" "cython>=3.1" "cython-cmake>=0.2" "cmake>=3.20" "ninja>=1.10"
+MODULES = offgrid.sampling._sampler offgrid.sampling._text
+
+.PHONY: help dev tools build test slow ctest sanitize coverage lint docs bench
+
+help:
+	@echo "dev       make $(VENV) with everything, and the package in place (editable)"
+	@echo "tools     what a build without isolation needs (a part of dev)"
+	@echo "build     compile what has changed; imports do it too"
+	@echo "test      the default tests; T='tests/chat -x' says which, and how"
+	@echo "slow      the slow tests"
+	@echo "ctest     the C library's tests; SANITIZE=ON with sanitizers"
+	@echo "sanitize  the tests of the sampler in Python, compiled with sanitizers (gcc)"
+	@echo "coverage  which lines of the package the tests of its parts run"
+	@echo "lint      ruff, mypy, and the stubs of the compiled modules"
+	@echo "docs      compare the documents with the code"
+	@echo "bench     the sampler's benchmark"
+
+dev:
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install $(TOOLS)
+	$(VENV)/bin/pip install --no-build-isolation -Ceditable.rebuild=true -Ceditable.verbose=false -e '.[test]'
+	@echo "Now: . $(VENV)/bin/activate"
+
+tools:
+	pip install -q $(TOOLS)
+
+build:
+	@cd tests && python -c "import offgrid.sampling"
+
+test: build
+	pytest $(T)
+
+slow: build
+	pytest -m slow $(T)
+
+ctest:
+	cmake -S . -B $(BUILD)/c-$(SANITIZE) -DOFFGRID_MODULES=OFF -DOFFGRID_TESTS=ON \
+		-DOFFGRID_WERROR=ON -DOFFGRID_SANITIZE=$(SANITIZE) >/dev/null
+	cmake --build $(BUILD)/c-$(SANITIZE) -j$(JOBS) >/dev/null
+	ctest --test-dir $(BUILD)/c-$(SANITIZE) --output-on-failure -j$(JOBS)
+
+# The interpreter is not compiled with sanitizers, so their library has to be loaded first; what
+# Python itself leaks is not looked for.
+sanitize:
+	pip install -q --no-build-isolation --no-deps --upgrade --target $(BUILD)/sanitized/site \
+		-Cbuild-dir=$(BUILD)/sanitized/build -Ccmake.define.OFFGRID_SANITIZE=ON .
+	PYTHONPATH=$(BUILD)/sanitized/site ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD=$$(cc -print-file-name=libasan.so) pytest tests/sampling
+
+coverage:
+	pytest --cov=offgrid --cov-report=term:skip-covered \
+		tests/api tests/chat tests/engine tests/grammar tests/store
+
+lint:
+	ruff check .
+	ruff format --check .
+	mypy
+	stubtest --ignore-disjoint-bases --ignore-unused-allowlist --allowlist tests/stubtest.txt $(MODULES)
+
+docs:
+	pytest tests/test_package.py tests/test_config.py tests/test_threads.py tests/api/test_reference_page.py
+
+bench:
+	python benchmarks/sampler.py
