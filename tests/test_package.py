@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,11 @@ import offgrid
 import offgrid.sampling._sampler
 import offgrid.sampling._text
 from offgrid.store.catalogue import STARTER_PATH
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(offgrid.__file__).parent
@@ -49,12 +55,17 @@ def installed(
     distribution: importlib.metadata.Distribution,
 ) -> list[importlib.metadata.PackagePath]:
     """The files of our package as pip wrote them down."""
-    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
-    if origin.get("dir_info", {}).get("editable"):
+    if is_editable(distribution):
         pytest.skip("an editable installation has no files of its own")
     files = [file for file in distribution.files or [] if file.parts[0] == "offgrid"]
     assert len(files) > 40
     return files
+
+
+def is_editable(distribution: importlib.metadata.Distribution) -> bool:
+    """Whether the package is used where its source is."""
+    origin = json.loads(distribution.read_text("direct_url.json") or "{}")
+    return bool(origin.get("dir_info", {}).get("editable"))
 
 
 def python(program: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
@@ -152,8 +163,12 @@ def test_python_m_pytest_takes_the_package_that_can_be_imported(
     assert "1 passed" in done.stdout
 
 
-def test_a_source_tree_says_how_to_install(tmp_path: Path) -> None:
+def test_a_source_tree_says_how_to_install(
+    tmp_path: Path, distribution: importlib.metadata.Distribution
+) -> None:
     """As it is in a fresh clone, where Python finds the package before the installed one."""
+    if is_editable(distribution):
+        pytest.skip("an editable installation is found before any folder")
     leave_out = shutil.ignore_patterns("*.so", "*.pyd", "*.gguf", "__pycache__")
     shutil.copytree(PACKAGE, tmp_path / "offgrid", ignore=leave_out)
     ended = python("import offgrid.sampling", tmp_path, PYTHONPATH=str(tmp_path))
@@ -173,6 +188,13 @@ def test_the_server_does_not_load_llama_cpp(module: str, tmp_path: Path) -> None
     assert importlib.util.find_spec("llama_cpp") is not None
     ended = python(f"import sys, {module}; print('llama_cpp' in sys.modules)", tmp_path)
     assert (ended.returncode, ended.stdout.strip()) == (0, "False"), ended.stderr
+
+
+def test_the_tools_of_a_build_are_those_that_it_requires() -> None:
+    """A build without isolation takes what is installed."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    tools = re.findall(r"^TOOLS = (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    assert set(project["build-system"]["requires"]) <= set(shlex.split(tools[0]))
 
 
 # --- the documents --------------------------------------------------------------------------------
