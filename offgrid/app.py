@@ -8,24 +8,24 @@ from typing import Any
 
 import falcon
 
-from offgrid.api.chat import ChatResource
-from offgrid.api.completions import CompletionsResource
+from offgrid.api.chat.resource import ChatResource
+from offgrid.api.completions.resource import CompletionsResource
 from offgrid.api.embeddings import EmbeddingsResource
-from offgrid.api.errors import add_error_handlers
-from offgrid.api.gate import Gate
 from offgrid.api.health import HealthResource, RootResource
-from offgrid.api.memory import keep_little
-from offgrid.api.middleware import HostGuard, OneLength, RequestId
+from offgrid.api.http.errors import add_error_handlers
+from offgrid.api.http.gate import Gate
+from offgrid.api.http.memory import keep_little
+from offgrid.api.http.middleware import HostGuard, OneLength, RequestId
+from offgrid.api.http.sse import WRITE
 from offgrid.api.models import ModelResource, ModelsResource
-from offgrid.api.openapi import OpenApiResource
+from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.rerank import RerankResource
-from offgrid.api.responses import (
+from offgrid.api.responses.resource import (
     InputItemsResource,
     ResponseResource,
     ResponsesResource,
     ResponseTokensResource,
 )
-from offgrid.api.sse import WRITE
 from offgrid.api.tokens import (
     DetokenizeResource,
     InputTokensResource,

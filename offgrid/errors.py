@@ -18,7 +18,7 @@
         │   └── StoreBusy             503 with Retry-After, another process has locked it
         └── Overloaded                503 with Retry-After: queue full, loading, stopping
 
-The API layer has one mapper from these to ``{"error": {...}}`` (:mod:`offgrid.api.errors`).
+The API layer has one mapper from these to ``{"error": {...}}`` (:mod:`offgrid.api.http.errors`).
 ``type`` and ``code`` are the strings of the OpenAI error object
 (https://platform.openai.com/docs/guides/error-codes).
 """

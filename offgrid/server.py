@@ -20,9 +20,9 @@ import waitress
 from waitress.server import BaseWSGIServer
 from waitress.wasyncore import close_all
 
-from offgrid.api.gate import places
-from offgrid.api.lanes import Dispatcher
-from offgrid.api.wire import FRAMING, channel_class
+from offgrid.api.http.gate import places
+from offgrid.api.http.lanes import Dispatcher
+from offgrid.api.http.waitress import FRAMING, channel_class
 from offgrid.app import build_app
 from offgrid.config import Settings
 from offgrid.engine.client.pool import EnginePool

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import falcon
 
 from offgrid import __version__
+from offgrid.api.shapes import Answer
+
+
+class Root(Answer):
+    """What this server is."""
+
+    name: str
+    version: str
+    status: Literal["running"]
+
+
+class Health(Answer):
+    """The server is there."""
+
+    status: Literal["healthy"]
 
 
 class RootResource:
