@@ -9,11 +9,11 @@ import falcon
 import msgspec
 
 from offgrid.engine.client.client import ClientGone
-from offgrid.errors import ModelLoadFailed, RequestError
+from offgrid.errors import ErrorCode, ErrorType, ModelLoadFailed, RequestError
 
 log = logging.getLogger(__name__)
 
-_HTTP_CODES = {
+_HTTP_CODES: dict[int, ErrorCode] = {
     404: "unknown_url",
     405: "method_not_allowed",
     408: "request_timeout",
@@ -40,16 +40,24 @@ class BodyTooLarge(RequestError):
     code = "request_too_large"
 
 
-def error_body(error: RequestError) -> dict[str, Any]:
-    """Return the OpenAI error object of an error."""
-    return {
-        "error": {
-            "message": error.message,
-            "type": error.type,
-            "param": error.param,
-            "code": error.code,
-        }
-    }
+def error_body(
+    message: str, type: ErrorType, param: str | None = None, code: ErrorCode | None = None
+) -> dict[str, Any]:
+    """Return the OpenAI error object."""
+    return {"error": {"message": message, "type": type, "param": param, "code": code}}
+
+
+def request_error_body(error: RequestError) -> dict[str, Any]:
+    """Return the OpenAI error object of an exception."""
+    return error_body(error.message, error.type, error.param, error.code)
+
+
+def http_error_body(status: int, message: str) -> dict[str, Any]:
+    """Return the OpenAI error object of an error that HTTP itself has a status for."""
+    type: ErrorType = "server_error" if status >= 500 else "invalid_request_error"
+    if status == 503:
+        type = "unavailable_error"
+    return error_body(message, type, code=_HTTP_CODES.get(status))
 
 
 def add_error_handlers(app: falcon.App[Any, Any]) -> None:
@@ -58,18 +66,6 @@ def add_error_handlers(app: falcon.App[Any, Any]) -> None:
     app.add_error_handler(falcon.HTTPError, _on_http_error)
     app.add_error_handler(RequestError, _on_request_error)
     app.add_error_handler(ClientGone, _on_client_gone)
-
-
-def wire_error(status: int, message: str) -> bytes:
-    """Return the body for a request that never reached the application."""
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    error = {
-        "message": message,
-        "type": "unavailable_error" if status == 503 else kind,
-        "param": None,
-        "code": _HTTP_CODES.get(status),
-    }
-    return msgspec.json.encode({"error": error})
 
 
 def _send(resp: falcon.Response, status: int, body: dict[str, Any]) -> None:
@@ -86,7 +82,7 @@ def _on_request_error(
     if isinstance(ex, ModelLoadFailed):
         # Clients try a 5xx again by themselves; this one stays as it is.
         resp.set_header("x-should-retry", "false")
-    _send(resp, ex.status, error_body(ex))
+    _send(resp, ex.status, request_error_body(ex))
 
 
 def _on_http_error(
@@ -103,9 +99,7 @@ def _on_http_error(
     }.get(status, ex.description or ex.title or "The request cannot be served.")
     if ex.headers is not None:
         resp.set_headers(ex.headers)
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    error = {"message": message, "type": kind, "param": None, "code": _HTTP_CODES.get(status)}
-    _send(resp, status, {"error": error})
+    _send(resp, status, http_error_body(status, message))
 
 
 def _on_client_gone(
@@ -119,5 +113,4 @@ def _on_unexpected(
     req: falcon.Request, resp: falcon.Response, ex: Exception, params: dict[str, Any]
 ) -> None:
     log.error("%s %s failed", req.method, req.path, exc_info=ex)
-    error = {"message": "Internal server error.", "type": "server_error", "param": None}
-    _send(resp, 500, {"error": {**error, "code": None}})
+    _send(resp, 500, error_body("Internal server error.", "server_error"))

@@ -20,7 +20,7 @@ import falcon
 import msgspec
 
 from offgrid.api.generation import POLL, GenerationGroup, Mark, Once
-from offgrid.api.http.errors import error_body
+from offgrid.api.http.errors import request_error_body
 from offgrid.engine.client.client import ClientGone
 from offgrid.errors import EngineFault, RequestError
 
@@ -211,10 +211,10 @@ def _encode(
     except ClientGone:
         return
     except RequestError as ex:
-        yield b"data: " + msgspec.json.encode(error_body(ex)) + b"\n\n"
+        yield b"data: " + msgspec.json.encode(request_error_body(ex)) + b"\n\n"
     except Exception:
         log.exception("a stream failed")
-        error = error_body(EngineFault("Internal server error."))
+        error = request_error_body(EngineFault("Internal server error."))
         yield b"data: " + msgspec.json.encode(error) + b"\n\n"
     else:
         if not named:

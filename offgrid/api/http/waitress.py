@@ -20,6 +20,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
 from waitress.buffers import OverflowableBuffer
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser, ParsingError
@@ -31,7 +32,7 @@ from waitress.utilities import (
     RequestHeaderFieldsTooLarge,
 )
 
-from offgrid.api.http.errors import wire_error
+from offgrid.api.http.errors import http_error_body
 from offgrid.api.http.lanes import Lane, lane_of
 from offgrid.api.http.middleware import AllowedOrigins, cors_headers, new_request_id
 
@@ -338,7 +339,7 @@ class _WireError(ErrorTask):  # type: ignore[misc]
         elif isinstance(error, RequestHeaderFieldsTooLarge):
             limit = self.channel.adj.max_request_header_size
             message = f"The request's headers are larger than {limit} bytes."
-        body = wire_error(error.code, message)
+        body = msgspec.json.encode(http_error_body(error.code, message))
         self.status = f"{error.code} {error.reason}"
         self.response_headers.append(("Content-Type", "application/json"))
         self.response_headers.append(("x-request-id", new_request_id()))
