@@ -16,7 +16,7 @@ from offgrid.api.http.errors import add_error_handlers
 from offgrid.api.http.gate import Gate
 from offgrid.api.http.memory import keep_little
 from offgrid.api.http.middleware import HostGuard, OneLength, RequestId
-from offgrid.api.http.sse import WRITE
+from offgrid.api.http.waitress.environ import WRITE
 from offgrid.api.models import ModelResource, ModelsResource
 from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.rerank import RerankResource

@@ -1,4 +1,4 @@
-"""What every POST resource does first: read the body, know whether the client is there."""
+"""What every resource with a body does first: read it, know whether the client is there."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import falcon
 from offgrid.api.fields.body import parse_object
 from offgrid.api.http.errors import BodyTooLarge
 from offgrid.api.http.memory import was_large
+from offgrid.api.http.waitress import environ
 
 T = TypeVar("T")
 
@@ -95,12 +96,5 @@ def _read(req: falcon.Request, limit: int) -> dict[str, Any]:
 
 
 def liveness(req: falcon.Request) -> Callable[[], bool]:
-    """Return a function that says whether the client is still connected.
-
-    waitress knows when it reads ahead (``channel_request_lookahead`` of at least 1); other servers
-    give no such function, and then the next write finds out.
-    """
-    disconnected = req.env.get("waitress.client_disconnected")
-    if disconnected is None:
-        return lambda: True
-    return lambda: not disconnected()
+    """Return a function that says whether the client is still connected, where that is known."""
+    return environ.liveness(req.env)

@@ -21,6 +21,7 @@ import msgspec
 
 from offgrid.api.generation import POLL, GenerationGroup, Mark, Once
 from offgrid.api.http.errors import request_error_body
+from offgrid.api.http.waitress.environ import direct_output
 from offgrid.engine.client.client import ClientGone
 from offgrid.errors import EngineFault, RequestError
 
@@ -28,8 +29,6 @@ log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
-WRITE = "offgrid.write"
-"""Key of a WSGI environment: the server's ``write`` (PEP 3333), kept by the application."""
 _MAX_BACKLOG = 64 * 1024
 """Bytes that a client may not have taken yet before its stream gets a thread of its own again. Far
 below the amount at which the server makes whoever writes wait."""
@@ -51,27 +50,6 @@ class Output(Protocol):
     @property
     def backlog(self) -> int:
         """Bytes kept."""
-
-
-class _WaitressOutput:
-    """The response of a waitress task, which may be written to from any thread."""
-
-    def __init__(self, write: Callable[[bytes], None], channel: Any) -> None:
-        self.write = write
-        self._channel = channel
-
-    @property
-    def backlog(self) -> int:
-        return int(self._channel.total_outbufs_len)
-
-
-def direct_output(env: dict[str, Any]) -> Output | None:
-    """Return a way to write past the WSGI iteration, or None where the server has none."""
-    write = env.get(WRITE)
-    channel = getattr(getattr(write, "__self__", None), "channel", None)
-    if write is None or not hasattr(channel, "total_outbufs_len"):
-        return None
-    return _WaitressOutput(write, channel)
 
 
 class EventStream:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from offgrid.api.http.lanes import Dispatcher, Lane, lane_of
+from offgrid.api.http.waitress.lanes import Dispatcher, Lane, lane_of
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from support import TIMEOUT, eventually, request
 from waitress.adjustments import Adjustments
 from waitress.buffers import OverflowableBuffer
 
-from offgrid.api.http import waitress as wire
-from offgrid.api.http.waitress import Budget, Busy, ChunkedBody, Parser, is_late
+from offgrid.api.http.waitress import channel, chunks, parser
+from offgrid.api.http.waitress.chunks import ChunkedBody
+from offgrid.api.http.waitress.parser import Budget, Busy, Parser, is_late
 from offgrid.server import Server
 
 Make = Callable[..., Server]
@@ -45,7 +46,7 @@ def answer_of(connection: socket.socket) -> tuple[int, bytes]:
 
 def unfinished(server: Server) -> list[Parser]:
     """The requests of which only a part has come."""
-    channels = list(server._server.active_channels.values())
+    channels = server.http.channels
     return [channel.request for channel in channels if channel.request is not None]
 
 
@@ -109,7 +110,7 @@ def test_chunks_that_others_may_understand_differently(text: bytes, size: int) -
 def test_a_line_without_an_end_is_not_kept(
     make_server: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "_MAX_LINE", 100)
+    monkeypatch.setattr(chunks, "_MAX_LINE", 100)
     head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     with connect(make_server().url) as connection:
         connection.sendall(head + b"1;" + b"a" * 200)
@@ -120,7 +121,7 @@ def test_who_goes_on_sending_is_cut_off_at_last(
     make_server: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The response can be read before that, and the server goes on."""
-    monkeypatch.setattr(wire, "_MAX_DISCARDED", 1 << 20)
+    monkeypatch.setattr(channel, "_MAX_DISCARDED", 1 << 20)
     server = make_server()
     piece = bytes(1 << 16)
     with connect(server.url) as connection:
@@ -131,22 +132,22 @@ def test_who_goes_on_sending_is_cut_off_at_last(
                 connection.sendall(piece)
             raise AssertionError("everything is read")
     assert request(server.url, "GET", "/health").status == 200
-    eventually(lambda: not server._server.active_channels, "the connections are closed")
+    eventually(lambda: not server.http.channels, "the connections are closed")
 
 
 def test_bodies_that_never_end_do_not_fill_the_disk(
     make_server: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of them together have a limit; what is dropped makes room again."""
-    monkeypatch.setattr(wire, "_MAX_BODIES", 0)
+    monkeypatch.setattr(parser, "_MAX_BODIES", 0)
     server = make_server(max_body_mb=1)  # so it is 4 MiB
-    url, budget = server.url, server._server.channel_class.parser_class.budget
+    url, budget = server.url, server.http.parser.budget
     head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
     with contextlib.ExitStack() as stack:
         waiting = [stack.enter_context(connect(url)) for _ in range(5)]
         for connection in waiting:
             connection.sendall(head + bytes(880_000))
-        counted = 5 * (880_000 - wire._FREE)
+        counted = 5 * (880_000 - parser._FREE)
         eventually(lambda: budget._left == (4 << 20) - counted, "five bodies are there")
         with connect(url) as sixth:
             sixth.sendall(head + bytes(900_000))
@@ -237,9 +238,9 @@ def test_a_byte_now_and_then_keeps_no_request_open(
 ) -> None:
     """Be it of the headers or of the body; what was asked before is answered before."""
     server = make_server()
-    parser = server._server.channel_class.parser_class
+    requests = server.http.parser
     now = [0.0]
-    monkeypatch.setattr(parser, "clock", lambda _: now[0])
+    monkeypatch.setattr(requests, "clock", lambda _: now[0])
     head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
     health = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with connect(server.url) as one, connect(server.url) as two, connect(server.url) as idle:
@@ -260,16 +261,16 @@ def test_a_byte_now_and_then_keeps_no_request_open(
         assert one.recv(1) == b""
         idle.sendall(health)
         assert answer_of(idle)[0] == 200
-    assert parser.budget._left == wire._MAX_BODIES
+    assert requests.budget._left == parser._MAX_BODIES
 
 
 def test_a_body_that_was_ended_for_another_is_told_so(
     make_server: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "_MAX_BODIES", 0)
+    monkeypatch.setattr(parser, "_MAX_BODIES", 0)
     server = make_server(max_body_mb=1)
     now = [0.0]
-    monkeypatch.setattr(server._server.channel_class.parser_class, "clock", lambda _: now[0])
+    monkeypatch.setattr(server.http.parser, "clock", lambda _: now[0])
     head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(connect(server.url)) for _ in range(5)]
@@ -305,12 +306,12 @@ def test_pages_that_may_call_can_read_a_refusal(make_server: Make) -> None:
 def test_who_never_closes_is_closed(
     make_server: Make, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(wire, limit, 0.0)
+    monkeypatch.setattr(channel, limit, 0.0)
     server = make_server()
     with connect(server.url) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         assert read_all(connection).startswith(b"HTTP/1.1 200 ")
-        eventually(lambda: not server._server.active_channels, "the connection is closed")
+        eventually(lambda: not server.http.channels, "the connection is closed")
 
 
 def test_a_connection_that_ends_is_read_to_its_end(make_server: Make) -> None:
@@ -319,7 +320,7 @@ def test_a_connection_that_ends_is_read_to_its_end(make_server: Make) -> None:
     with connect(server.url) as connection:
         connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
         eventually(
-            lambda: any(c._lingering for c in server._server.active_channels.values()),
+            lambda: any(c._lingering for c in server.http.channels),
             "the response is sent",
         )
         connection.sendall(b"x" * 100_000)
@@ -334,6 +335,6 @@ def test_urgent_data_ends_a_connection(make_server: Make) -> None:
     server = make_server()
     with connect(server.url) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n")
-        eventually(lambda: bool(server._server.active_channels), "it is connected")
+        eventually(lambda: bool(server.http.channels), "it is connected")
         connection.send(b"!", socket.MSG_OOB)
-        eventually(lambda: not server._server.active_channels, "the connection is closed")
+        eventually(lambda: not server.http.channels, "the connection is closed")
