@@ -16,12 +16,9 @@ from collections.abc import Callable
 from types import FrameType
 
 from offgrid.api.http.waitress.server import BACKLOG, HttpServer
-from offgrid.app import build_app
+from offgrid.app import build_app, make_collaborators
 from offgrid.config import Settings
-from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import OffgridError
-from offgrid.startup import prepare_process
-from offgrid.store.catalogue import Catalogue
 
 log = logging.getLogger(__name__)
 
@@ -82,14 +79,11 @@ class Server:
     """
 
     def __init__(self, settings: Settings) -> None:
-        prepare_process()  # waitress starts its threads below
-        self._settings = settings
-        self.catalogue = Catalogue(settings)
-        self.pool = EnginePool(settings, self.catalogue)
+        made = make_collaborators(settings)
+        self.settings, self.catalogue, self.pool, self.responses = made
         sock = listen(settings.host, settings.port)
         self.port: int = sock.getsockname()[1]
-        app = build_app(settings, self.catalogue, self.pool)
-        self.http = HttpServer(app, sock, settings)
+        self.http = HttpServer(build_app(*made), sock, settings)
         self._loop = threading.Thread(target=self.http.run, name="http", daemon=True)
         self._draining = False
         self._drained = False
@@ -97,7 +91,7 @@ class Server:
     @property
     def url(self) -> str:
         """Where the server listens."""
-        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         return f"http://{host}:{self.port}"
 
     @property
@@ -169,7 +163,7 @@ class Server:
     def _look_anew(self) -> None:
         log.info(
             "SIGHUP: %s holds %d models; they are looked up at each request, settings at start",
-            self._settings.models_dir,
+            self.settings.models_dir,
             len(self.catalogue.entries()),
         )
 
@@ -187,7 +181,7 @@ class Server:
 
     def _drain(self) -> None:
         """Stop the pool and wait until what it still said has left the sockets."""
-        self.pool.shutdown(self._settings.drain_timeout)
+        self.pool.shutdown(self.settings.drain_timeout)
         deadline = time.monotonic() + _FLUSH_SECONDS
         pause = threading.Event()
         while self.http.unsent and time.monotonic() < deadline:

@@ -43,8 +43,8 @@ ODD = (
 def build(server: Server, folder: Path) -> App:
     """The application with the engines of a server and pages that may call it."""
     flags = {"cors_origins": f"{ALLOWED},http://b.example", "allowed_hosts": "offgrid.lan"}
-    files = {"models_dir": folder, "responses_file": folder / "r.sqlite3"}
-    return build_app(load_settings({**flags, **files}, environ={}), server.catalogue, server.pool)
+    settings = load_settings({**flags, "models_dir": folder}, environ={})
+    return build_app(settings, server.catalogue, server.pool, server.responses)
 
 
 Ask = Callable[..., tuple[int, dict[str, str], Any]]

@@ -262,7 +262,7 @@ def test_a_client_that_does_not_read_stops_nobody(server: Server) -> None:
 
 
 def test_a_server_that_is_not_waitress_iterates(server: Server) -> None:
-    app = build_app(server._settings, server.catalogue, server.pool)
+    app = build_app(server.settings, server.catalogue, server.pool, server.responses)
     env: dict[str, Any] = {}
     wsgiref.util.setup_testing_defaults(env)
     body = json.dumps(endless(max_tokens=5)).encode()

@@ -47,7 +47,7 @@ def documented(base_url: str) -> Documented:
 
 
 def test_every_route_is_described_and_nothing_else(server: Server) -> None:
-    app = build_app(server._settings, server.catalogue, server.pool)
+    app = build_app(server.settings, server.catalogue, server.pool, server.responses)
     routes = {
         (re.sub(r"{(\w+):path}", r"{\1}", route.path), method.method.lower())
         for route in falcon.inspect.inspect_routes(app)
