@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import falcon
 
-from offgrid.api.chat.resource import ChatResource
+from offgrid.api.chat.resource import ChatResource, InputTokensResource
 from offgrid.api.completions.resource import CompletionsResource
 from offgrid.api.embeddings import EmbeddingsResource
 from offgrid.api.health import HealthResource, RootResource
@@ -28,7 +28,6 @@ from offgrid.api.responses.resource import (
 )
 from offgrid.api.tokens import (
     DetokenizeResource,
-    InputTokensResource,
     TokenizeResource,
     TokenizerInfoResource,
 )

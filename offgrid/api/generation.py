@@ -48,9 +48,9 @@ class GenerationGroup:
     ) -> None:
         self.alive = alive
         self.n = requests[0].n
-        self.rest: object = None
-        """Deltas that nobody wants: to drop an unfinished :meth:`deltas` is to :meth:`cancel`, and
-        whoever drops it may be a thread that must not write to the worker."""
+        self.keep_alive: object = None
+        """An unfinished :meth:`deltas`, held so that it is not collected: to drop it is to
+        :meth:`cancel`, which writes to the worker, and the collector runs in any thread."""
         self._engine = engine
         self._patience: float = POLL
         self._bell = threading.Event()

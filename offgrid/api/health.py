@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import falcon
 
@@ -39,7 +39,6 @@ class HealthResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """The server process answers, so it is healthy."""
-        body: dict[str, Any] = {"status": "healthy"}
-        resp.media = body
+        resp.media = {"status": "healthy"}
 
     on_head = on_get

@@ -1,8 +1,8 @@
-"""What each endpoint answers, for the OpenAPI document.
+"""What the answers of several endpoints share, for the OpenAPI document.
 
 Resources build their answers as plain objects, token by token where it counts; these types say what
 comes of it, and tests hold every answer against them. Nothing else may be in an answer than what is
-named here. A field with the default ``UNSET`` may be absent.
+named in its type. A field with the default ``UNSET`` may be absent.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The tokenizer over HTTP: ``/tokenize``, ``/detokenize``, ``/tokenizer_info``, input tokens.
+"""The tokenizer over HTTP: ``/tokenize``, ``/detokenize``, ``/tokenizer_info``.
 
 Answers are those of llama-server or of vLLM, as the request's fields are.
 """
@@ -11,10 +11,10 @@ import falcon
 import msgspec
 from msgspec import Meta
 
-from offgrid.api.chat.prompt import chat_prompt, count_tokens
+from offgrid.api.chat.prompt import chat_prompt
 from offgrid.api.chat.request import parse_chat
 from offgrid.api.fields.common import invalid
-from offgrid.api.http.request import in_turn, liveness, read_checked, read_object
+from offgrid.api.http.request import in_turn, liveness, read_checked
 from offgrid.api.shapes import Answer, Byte, Count
 from offgrid.config import Settings
 from offgrid.engine.client.client import EngineClient
@@ -222,21 +222,6 @@ class TokenizerInfoResource(_TokensResource):
             "vocab_size": info.n_vocab,
             "chat_template": info.chat_template,
         }
-
-
-class InputTokensResource(_TokensResource):
-    """``POST /v1/chat/completions/input_tokens``: how many tokens a chat request's prompt has."""
-
-    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Count; the body is that of a chat request, the model may be left out."""
-        body = read_object(req, self._max_body)
-        if body.get("model") is None:
-            body["model"] = self._pool.default_id
-        with in_turn():
-            request = parse_chat(body)
-        engine = self._engine(req, request.model)
-        count = count_tokens(engine, request, "messages", liveness(req))
-        resp.media = {"object": "response.input_tokens", "input_tokens": count}
 
 
 def _send(resp: falcon.Response, body: dict[str, Any]) -> None:

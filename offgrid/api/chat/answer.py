@@ -46,7 +46,7 @@ def read_choices(
     """
     source: Iterator[tuple[int, Delta] | Mark | None]
     source = group.whole() if whole and not prompt.may_end_early else group.deltas()
-    group.rest = source
+    group.keep_alive = source
     for item in source:
         if not isinstance(item, tuple):  # no mark: there is one prompt
             yield None

@@ -1,4 +1,4 @@
-"""``POST /v1/chat/completions``."""
+"""``POST /v1/chat/completions``, and the count of a request's tokens."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import time
 import falcon
 
 from offgrid.api.chat.answer import stream_answer, whole_answer
-from offgrid.api.chat.prompt import start_chat
+from offgrid.api.chat.prompt import count_tokens, start_chat
 from offgrid.api.chat.request import parse_chat
-from offgrid.api.http.request import liveness, read_checked
+from offgrid.api.http.request import in_turn, liveness, read_checked, read_object
 from offgrid.api.http.sse import send_stream
 from offgrid.config import Settings
 from offgrid.engine.client.pool import EnginePool
@@ -45,3 +45,23 @@ class ChatResource:
             send_stream(req, resp, chunks, group, self._ping_interval)
         else:
             resp.media = whole_answer(head, prompt, group)
+
+
+class InputTokensResource:
+    """``POST /v1/chat/completions/input_tokens``: how many tokens a chat request's prompt has."""
+
+    def __init__(self, pool: EnginePool, settings: Settings) -> None:
+        self._pool = pool
+        self._max_body = settings.max_body_mb << 20
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Count; the body is that of a chat request, the model may be left out."""
+        body = read_object(req, self._max_body)
+        if body.get("model") is None:
+            body["model"] = self._pool.default_id
+        with in_turn():
+            request = parse_chat(body)
+        alive = liveness(req)
+        engine = self._pool.engine(request.model, alive)
+        count = count_tokens(engine, request, "messages", alive)
+        resp.media = {"object": "response.input_tokens", "input_tokens": count}

@@ -26,7 +26,6 @@ def generation_requests(
 
 
 def _generation(request: CompletionRequest, prompt: Prompt, param: str) -> GenerationRequest:
-    text = isinstance(prompt, str)
     top_logprobs = request.logprobs
     if top_logprobs is None and request.candidates > request.n:
         top_logprobs = 0  # the best are those with the best logprobs
@@ -35,7 +34,7 @@ def _generation(request: CompletionRequest, prompt: Prompt, param: str) -> Gener
     return GenerationRequest(
         # A raw prompt is all scaffold: whoever writes one writes its control tokens too.
         parts=(Part(prompt, True),) if isinstance(prompt, str) else (),
-        tokens=None if text else tuple(prompt),  # type: ignore[arg-type]
+        tokens=None if isinstance(prompt, str) else prompt,
         sampling=request.sampling(),
         max_tokens=request.max_tokens,
         stop=request.stops,

@@ -1,6 +1,6 @@
 """``GET /openapi.json``: the API in OpenAPI 3.1, made of the types that check its requests.
 
-To describe a new endpoint, write its answer in :mod:`offgrid.api.shapes` and add it to
+To describe a new endpoint, write its answer as a type (:mod:`offgrid.api.shapes`) and add it to
 :data:`offgrid.api.openapi.operations.OPERATIONS`; tests compare that table with the routes of the
 application, and real answers with what it says. Specification: https://spec.openapis.org/oas/v3.1.1
 """

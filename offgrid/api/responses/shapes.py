@@ -1,8 +1,4 @@
-"""What ``/v1/responses`` and its neighbours answer, for the OpenAPI document.
-
-Responses are built as plain objects, and tests hold them
-against these types.
-"""
+"""What ``/v1/responses`` and its neighbours answer; see :mod:`offgrid.api.shapes`."""
 
 from __future__ import annotations
 
