@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from support import STARTER, Stream, chat_body, endless, eventually, request
 
-from offgrid.api.sse import PING
+from offgrid.api.http.sse import PING
 from offgrid.server import Server
 
 FOLDER = Path(__file__).parent / "golden"

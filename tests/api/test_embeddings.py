@@ -20,7 +20,7 @@ from reference_embedding import embedding_of
 from support import TIMEOUT, Json, Stream, eventually, request, together
 from tiny_models import BERT_CONTEXT, make, make_bert
 
-from offgrid.api.schema.embeddings import MAX_INPUTS
+from offgrid.api.embeddings import MAX_INPUTS
 from offgrid.config import load_settings
 from offgrid.engine.protocol import Load
 from offgrid.engine.worker.llama.model import Model

@@ -67,6 +67,7 @@ from offgrid.engine.signals import FOR_THE_SERVER
 from offgrid.errors import (
     ContextLengthExceeded,
     EngineFault,
+    ErrorCode,
     InvalidParameter,
     ModelLoadFailed,
     Overloaded,
@@ -697,7 +698,9 @@ class EngineClient:
         with self._lock:
             return [*self._pending.values()]
 
-    def _fail(self, requests: list[Pending], message: str, error: str, code: str | None) -> None:
+    def _fail(
+        self, requests: list[Pending], message: str, error: str, code: ErrorCode | None
+    ) -> None:
         for pending in requests:
             pending.push(Failed(pending.id, error, message, code=code))
             _tell(pending)
