@@ -253,7 +253,7 @@ def broken(server: Server, path: str, body: dict[str, Any]) -> bytes:
             begin += stream.response.readline()
         engine = server.pool.engine(STARTER)
         # A request of which nothing has come yet would be given to the next worker.
-        eventually(lambda: any(p.delivered for p in [*engine._pending.values()]), "it has begun")
+        eventually(lambda: any(p.delivered for p in engine.requests.pending()), "it has begun")
         pid = engine.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)

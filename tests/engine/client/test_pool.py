@@ -15,7 +15,7 @@ from support import eventually, no_threads, together
 from tiny_models import make
 
 from offgrid.config import load_settings
-from offgrid.engine.client.client import EngineClient, LoadFailure
+from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.examination import Examination
 from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.pool import EnginePool
@@ -250,7 +250,7 @@ def test_a_load_that_fails_after_all_is_not_tried_at_the_cost_of_others(
         if self.name != "b":
             start(self)
             return
-        self._load_failure = LoadFailure("The model b cannot be loaded: no memory.", lasting=False)
+        self.supervisor.give_up(LoadFailed("no memory."))
 
     monkeypatch.setattr(EngineClient, "start", fail)
     with pytest.raises(ModelLoadFailed, match="no memory"):
