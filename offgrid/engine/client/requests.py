@@ -17,7 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from offgrid.engine.client.blame import Blame
-from offgrid.engine.client.pending import Hooks, Pending, proves_harmless
+from offgrid.engine.client.pending import Hooks, Pending, State, proves_harmless
 from offgrid.engine.client.places import Places
 from offgrid.engine.client.process import WorkerProcess
 from offgrid.engine.client.readiness import LoadFailure, Readiness
@@ -65,7 +65,11 @@ class Requests(Listener):
     def __init__(
         self, readiness: Readiness, places: Places, blame: Blame, *, name: str = ""
     ) -> None:
-        self.hooks = Hooks(lambda pending: self.forget(pending), lambda id: self.send_cancel(id))
+        self.hooks = Hooks(
+            readiness.lock,
+            lambda pending: self.forget(pending),
+            lambda id: self.send_cancel(id),
+        )
         self._readiness = readiness
         self._lock = readiness.lock
         self._places = places
@@ -136,13 +140,14 @@ class Requests(Listener):
             with self._lock:
                 if readiness.closed:
                     raise readiness.farewell()
-                if not readiness.ready:  # it died just now
+                worker = readiness.process
+                if not readiness.ready or worker is None:  # it died just now
                     continue
                 self._last_id += 1
                 pending = make(self._last_id)
                 # From here on it is in the hands of this very worker, and when that dies, of those
                 # who deal with its death: whoever writes to it need not know of that.
-                pending.worker = readiness.process
+                pending.assign(worker)
                 self._pending[pending.id] = pending
                 return pending
 
@@ -155,9 +160,9 @@ class Requests(Listener):
         with self._lock:
             process = pending.worker
             # Its worker has died, and the next one gets it; or has got it from another thread.
-            if process is None or pending.sent or not self._may_go(pending):
+            if process is None or pending.state != State.ASSIGNED or not self._may_go(pending):
                 return
-            pending.sent = True
+            pending.advance(State.SENT)
         try:
             process.send(pending.command)
         except FrameTooLarge:
@@ -182,7 +187,7 @@ class Requests(Listener):
         """Called by a request when it is over."""
         with self._lock:
             self._pending.pop(pending.id, None)
-            if pending.proven:
+            if pending.state >= State.ANSWERING:
                 self._blame.over(pending.id)
             else:
                 self._blame.left(pending.id, self._last_ping)
@@ -250,9 +255,9 @@ class Requests(Listener):
 
     def ready(self, process: WorkerProcess) -> None:
         """Give the requests that the last worker left to the next one."""
-        waiting = self.pending()
+        waiting = [p for p in self.pending() if p.state == State.WAITING]
         for pending in waiting:
-            pending.worker = process
+            pending.assign(process)
         if waiting:
             self._send_later(waiting)
 
@@ -276,13 +281,15 @@ class Requests(Listener):
     def _deliver(self, event: Event) -> Pending | None:
         """Push an event to its request; return that one, None if nobody need be told."""
         pending = self._pending.get(event.id)
-        if pending is None or not pending.proven:  # a stream's next token changes nothing there
+        # A stream's next token changes nothing there.
+        if pending is None or pending.state < State.ANSWERING:
             self._note(event)
         if pending is None:  # cancelled meanwhile
             return None
-        pending.proven = pending.proven or proves_harmless(event)
-        if isinstance(event, (Tokenising, Started)):
-            pending.started = pending.started or isinstance(event, Started)
+        if isinstance(event, Tokenising):
+            return None
+        if isinstance(event, Started):
+            pending.advance(State.STARTED)
             return None
         pending.push(event)
         return pending
@@ -312,12 +319,13 @@ class Requests(Listener):
             suspects = self._blame.crashed()
             self._alone = None
             self._held_back.clear()
-            over = [p for p in self._pending.values() if not self._try_again(p, suspects)]
-            again = len(self._pending) - len(over)
+            under_way = [p for p in self._pending.values() if not p.ended]
+            over = [p for p in under_way if not self._try_again(p, suspects)]
+            again = len(under_way) - len(over)
         if again:
             log.warning("%d requests of %s go to its next process", again, self._name)
         for pending in over:
-            waited = not (pending.started or pending.key in suspects)
+            waited = pending.state < State.STARTED and pending.key not in suspects
             _fail(pending, EngineFault(_DIED_TWICE if waited else _DIED))
         return bool(suspects)
 
@@ -328,9 +336,9 @@ class Requests(Listener):
         again, one after the other (:meth:`_may_go`); one that was computed alone is guilty.
         """
         guilty = pending.key in suspects and len(suspects) == 1
-        if guilty or pending.delivered or self._blame.refused(pending.key):
+        if guilty or pending.state >= State.SCORED or self._blame.refused(pending.key):
             return False
-        if pending.retried and pending.sent:
+        if pending.retried and pending.state >= State.SENT:
             return False
         pending.again()
         return True
@@ -338,7 +346,7 @@ class Requests(Listener):
     def lost(self) -> None:
         """Fail what the worker had been given."""
         for pending in self.pending():
-            if pending.worker is not None:
+            if pending.state != State.WAITING:
                 _fail(pending, EngineFault(_DIED))
 
     def given_up(self, failure: LoadFailure) -> None:
@@ -352,7 +360,9 @@ class Requests(Listener):
 
 
 def _fail(pending: Pending, error: RequestError) -> None:
-    """End a request with an error."""
+    """End a request with an error, unless it has ended."""
+    if pending.ended:
+        return
     name = type(error).__name__
     pending.push(Failed(pending.id, name, error.message, error.param, error.code))
     _tell(pending)

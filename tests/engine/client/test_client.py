@@ -27,6 +27,7 @@ from support import (
 
 from offgrid.engine.client.blame import REFUSED_FOR
 from offgrid.engine.client.client import EngineClient, Generation
+from offgrid.engine.client.pending import State
 from offgrid.engine.protocol import GenerationRequest, Load, Part, Sampling, Submit
 from offgrid.errors import (
     ContextLengthExceeded,
@@ -86,7 +87,9 @@ def test_killed_while_a_whole_answer_is_computed(make_server: MakeServer) -> Non
         return request(server.url, "POST", TEXT, endless(max_tokens=1900, stream=False))
 
     def end() -> None:
-        eventually(lambda: any(p.delivered for p in engine.requests.pending()), "it runs")
+        eventually(
+            lambda: any(p.state >= State.SCORED for p in engine.requests.pending()), "it runs"
+        )
         kill(server)
 
     response, _ = together([ask, end])
@@ -141,7 +144,7 @@ def long_prompt(name: str) -> GenerationRequest:
 
 def prefilled(client: EngineClient) -> int:
     """How many prompts are just computed."""
-    return sum(p.started and not p.proven for p in client.requests.pending())
+    return sum(p.state == State.STARTED for p in client.requests.pending())
 
 
 def stop_while_computing(client: EngineClient, n: int = 1, after: int | None = None) -> int:
