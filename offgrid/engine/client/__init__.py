@@ -1,6 +1,7 @@
 """The server's side of the engine.
 
-:mod:`~offgrid.engine.client.pool` decides which models run,
+:mod:`~offgrid.engine.client.pool` gives out the engine of a model,
+:mod:`~offgrid.engine.client.roster` knows which are loaded and which makes room, and
 :mod:`~offgrid.engine.client.client` is one model as the API sees it. Below it:
 
 - :mod:`~offgrid.engine.client.supervisor` runs one worker after the other and watches each,
