@@ -84,8 +84,11 @@ class Requests(Listener):
         """Others of those: they wait for its prompt to be computed."""
         self._unsent: list[Pending] = []
         """Requests for which no thread could be started that sends them."""
+        # These two are the supervisor's thread's alone, until the end of what it has just read.
         self._touched: dict[int, Pending] = {}
-        """Requests whose listeners are to be called. The supervisor's thread alone uses it."""
+        """Requests whose listeners are to be called."""
+        self._assigned: list[Pending] = []
+        """Requests that are to be sent to a worker that has just become ready."""
 
     def pending(self) -> list[Pending]:
         """Return all requests that are not over."""
@@ -254,12 +257,11 @@ class Requests(Listener):
     # --- from the worker to the clients -------------------------------------------------------
 
     def ready(self, process: WorkerProcess) -> None:
-        """Give the requests that the last worker left to the next one."""
-        waiting = [p for p in self.pending() if p.state == State.WAITING]
-        for pending in waiting:
+        """Assign the requests that the last worker left to the next one; :meth:`tell` sends them,
+        for a thread is better started without the lock."""
+        self._assigned = [p for p in self.pending() if p.state == State.WAITING]
+        for pending in self._assigned:
             pending.assign(process)
-        if waiting:
-            self._send_later(waiting)
 
     def take(self, events: Sequence[Event]) -> None:
         """Push what a step has said to the requests."""
@@ -269,10 +271,14 @@ class Requests(Listener):
                 self._touched[pending.id] = pending
 
     def tell(self) -> None:
-        """Call the listeners of requests that something has come for, once."""
+        """Call the listeners of requests that something has come for, once; send what is to be
+        sent."""
         touched, self._touched = self._touched, {}
         for pending in touched.values():
             _tell(pending)
+        assigned, self._assigned = self._assigned, []
+        if assigned:
+            self._send_later(assigned)
 
     def pong(self, number: int, busy_for: float) -> None:
         """Requests that clients left before this ping are out of the worker."""
