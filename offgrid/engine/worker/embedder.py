@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from offgrid.engine.protocol import Embedded, EmbeddingRequest, Event, Failed, Part, Started
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
+from offgrid.engine.worker.llama.errors import DecodeError, LoadError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import ContextLengthExceeded, EngineFault, InvalidParameter
 
@@ -209,7 +210,7 @@ class Embedder:
         """
         try:
             context = self._open()
-        except Exception as ex:
+        except LoadError as ex:
             log.error("no context for embeddings: %s", ex)
             return self._fail([job.id for job in self._jobs], f"No room for embeddings: {ex}")
         rows = self._fill(context, budget)
@@ -225,7 +226,7 @@ class Embedder:
         try:
             context.decode()
             answers = [answer for row in rows if (answer := self._take(context, row)) is not None]
-        except Exception as ex:
+        except DecodeError as ex:
             log.error("decode of %d inputs failed: %s", len(rows), ex)
             self.failures += 1
             ids = dict.fromkeys(row.input.job.id for row in rows)

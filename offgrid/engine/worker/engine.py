@@ -32,8 +32,8 @@ from offgrid.engine.worker.embedder import Embedder, EmbeddingJob
 from offgrid.engine.worker.encoder import Encoder
 from offgrid.engine.worker.grammars import DEAD_ENDS, Masks, Matcher
 from offgrid.engine.worker.image import Span
+from offgrid.engine.worker.llama.errors import DecodeError
 from offgrid.engine.worker.llama.model import Model
-from offgrid.engine.worker.llama.vision import EncodeError
 from offgrid.engine.worker.pace import Pace
 from offgrid.engine.worker.prepare import Prepared, Preparer
 from offgrid.engine.worker.prompts import answer
@@ -56,8 +56,6 @@ log = logging.getLogger(__name__)
 _PREFILL_SHARE = 8
 """Until it is known what prefill costs, a step in which streams run spends at most this fraction
 (1/8) of its batch on it."""
-NO_ROOM = 1
-"""What ``llama_decode`` returns when no memory cell is free; nothing has changed then."""
 _LARGE_VOCABULARY = 16384
 """Logits of a row from which on it pays to share rows among threads."""
 _MASK_SECONDS = 0.002
@@ -244,26 +242,32 @@ class Engine:
         sequence, span = next((w for w in waiting if w[1].chunk is started), waiting[0])
         try:
             embeddings = self._encoder.take(span.chunk, _IDLE_SECONDS if idle else 0.0)
-            if embeddings is None:
-                return
-            start = sequence.position(span.start)
+        except Exception as ex:  # whatever it is, it was beside the model
+            self._fail_image(sequence, ex)
+            return
+        if embeddings is None:
+            return
+        start = sequence.position(span.start)
+        try:
             self.model.see(span.chunk, embeddings, sequence.slot, start)
-        except Exception as ex:
+        except DecodeError as ex:
             self._after_failed_image(sequence, span, ex)
             return
         self._failures = 0
         sequence.computed = span.end
 
-    def _after_failed_image(self, sequence: Sequence, span: Span, error: Exception) -> None:
+    def _fail_image(self, sequence: Sequence, error: Exception) -> None:
         log.error("an image of request %d failed: %s", sequence.request_id, error)
-        slot = sequence.slot
-        no_room = getattr(error, "code", None) == NO_ROOM and self.scheduler.can_cut
-        start = sequence.position(span.start)
-        if no_room and self.model.cut(slot, start) and self._make_room():
-            return  # it is tried again
         self._fail(sequence.request_id, EngineFault("The model failed to compute an image."))
-        if isinstance(error, EncodeError):
-            return  # that was beside the model
+
+    def _after_failed_image(self, sequence: Sequence, span: Span, error: DecodeError) -> None:
+        slot = sequence.slot
+        start = sequence.position(span.start)
+        can_retry = error.no_room and self.scheduler.can_cut
+        if can_retry and self.model.cut(slot, start) and self._make_room():
+            log.error("an image of request %d is tried again: %s", sequence.request_id, error)
+            return
+        self._fail_image(sequence, error)
         self.model.forget(slot)
         self.scheduler.forget(slot)
         self._flush()
@@ -345,7 +349,7 @@ class Engine:
                 for row in rows
                 if row.sequence.scored < row.sequence.n_prompt
             ]
-        except Exception as ex:
+        except DecodeError as ex:
             self._after_failed_decode(rows, [slot for slot, _ in filled.bridges], ex)
             return
         self._failures = 0
@@ -357,21 +361,20 @@ class Engine:
         self._draw(filled.complete, addresses)
 
     def _after_failed_decode(
-        self, rows: list[Row[Sequence]], bridges: list[int], error: Exception
+        self, rows: list[Row[Sequence]], bridges: list[int], error: DecodeError
     ) -> None:
         """Find whose fault it was.
 
-        Return values 1 and -1 leave llama.cpp's memory as it was, so each row can be tried alone.
-        After any other failure the memory of all rows is undefined: their requests end.
+        Where llama.cpp's memory is as it was, each row can be tried alone. After any other failure
+        the memory of all rows is undefined: their requests end.
         """
-        code = getattr(error, "code", None)
         log.error("decode of %d rows failed: %s", len(rows), error)
-        if code == NO_ROOM and self._make_room():
+        if error.no_room and self._make_room():
             left = [row for row in rows if row.sequence.slot >= 0]
             if left:
                 self._compute(left)
             return
-        if code in (NO_ROOM, -1) and len(rows) > 1:
+        if error.retriable and len(rows) > 1:
             for row in rows:
                 # An earlier row's failure may have ended this row's request too (n > 1).
                 if row.sequence.slot >= 0:

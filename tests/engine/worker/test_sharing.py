@@ -11,8 +11,7 @@ from engine_runs import Counting, Failing, Run
 from support import eventually
 
 from offgrid.engine.protocol import Delta, Failed, Load, Part, Sampling, Started
-from offgrid.engine.worker.engine import NO_ROOM
-from offgrid.engine.worker.llama.errors import DecodeError
+from offgrid.engine.worker.llama.errors import NO_ROOM, DecodeError
 from offgrid.engine.worker.llama.model import Model
 
 STORY = "Once upon a time there was a small otter who lived beside a wide river. " * 6

@@ -16,9 +16,8 @@ from support import together
 from tiny_vision import POSITIONS, make_gemma, make_projector, make_qwen, make_seeing, pixels, png
 
 from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, Part, TokenQuery
-from offgrid.engine.worker.engine import NO_ROOM
 from offgrid.engine.worker.image import Chunk, Embeddings
-from offgrid.engine.worker.llama.errors import DecodeError
+from offgrid.engine.worker.llama.errors import NO_ROOM, DecodeError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.llama.vision import EncodeError, image_ids
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
