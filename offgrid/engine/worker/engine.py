@@ -30,10 +30,10 @@ from offgrid.engine.protocol import (
 from offgrid.engine.worker.batching import Filled
 from offgrid.engine.worker.embedder import Embedder, EmbeddingJob
 from offgrid.engine.worker.encoder import Encoder
-from offgrid.engine.worker.grammars import DEAD_ENDS, Masks, Matcher
 from offgrid.engine.worker.image import Span
 from offgrid.engine.worker.llama.errors import DecodeError
 from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.matcher import DEAD_ENDS, Masks, Matcher
 from offgrid.engine.worker.pace import Pace
 from offgrid.engine.worker.prepare import Prepared, Preparer
 from offgrid.engine.worker.prompts import answer

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.protocol import GenerationRequest
-from offgrid.engine.worker.grammars import Grammars, Matcher
+from offgrid.engine.worker.grammars import Grammars
 from offgrid.engine.worker.image import Span
 from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.matcher import Matcher
 from offgrid.engine.worker.prompts import prompt_text, read_bias, read_prompt, read_with_images
 from offgrid.engine.worker.sequence import Sequence
 from offgrid.errors import ContextLengthExceeded, InvalidParameter

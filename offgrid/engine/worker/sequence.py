@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.protocol import Delta, GenerationRequest, TokenLogprob
-from offgrid.engine.worker.grammars import Matcher
 from offgrid.engine.worker.image import Span
+from offgrid.engine.worker.matcher import Matcher
 from offgrid.sampling import Sampler, TextStream
 
 

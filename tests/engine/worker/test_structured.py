@@ -15,8 +15,8 @@ from jsonschema import Draft202012Validator
 from schemas import random_schema
 
 from offgrid.engine.protocol import Delta, Failed, Grammar, Load, Sampling
-from offgrid.engine.worker.grammars import Masks, Matcher
 from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.matcher import Masks, Matcher
 
 PERSON = {
     "type": "object",
@@ -287,7 +287,7 @@ def test_hard_matchers_give_the_same_answer(run: Run, monkeypatch: pytest.Monkey
     """All steps but the first of each choice are computed in threads."""
     easy = run.submit("Once", grammar=schema(PERSON), sampling=WARM, n=3, max_tokens=300)
     run.finish()
-    monkeypatch.setattr("offgrid.engine.worker.grammars.HARD_SECONDS", -1.0)
+    monkeypatch.setattr("offgrid.engine.worker.matcher.HARD_SECONDS", -1.0)
     hard = run.submit("Once", grammar=schema(PERSON), sampling=WARM, n=3, max_tokens=300)
     run.finish()
     assert [run.text(hard, i) for i in range(3)] == [run.text(easy, i) for i in range(3)]
