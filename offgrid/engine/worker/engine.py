@@ -259,6 +259,7 @@ class Engine:
     def _fail_image(self, sequence: Sequence, error: Exception) -> None:
         log.error("an image of request %d failed: %s", sequence.request_id, error)
         self._fail(sequence.request_id, EngineFault("The model failed to compute an image."))
+        self._flush()  # perhaps there is no further step
 
     def _after_failed_image(self, sequence: Sequence, span: Span, error: DecodeError) -> None:
         slot = sequence.slot
@@ -270,7 +271,6 @@ class Engine:
         self._fail_image(sequence, error)
         self.model.forget(slot)
         self.scheduler.forget(slot)
-        self._flush()
         self._failures += 1
         if self._failures >= _FATAL_FAILURES:
             raise EngineBroken(f"{self._failures} failures in a row, last: {error}")

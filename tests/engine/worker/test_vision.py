@@ -403,6 +403,16 @@ def test_an_encoder_that_fails_ends_its_requests_only(model: Watched) -> None:
     assert (run.text(other), run.text(good)) == expected
 
 
+@pytest.mark.parametrize("where", ["encoder_errors", "errors"])
+def test_a_failed_image_is_told_though_nothing_else_runs(model: Watched, where: str) -> None:
+    error = EncodeError("no") if where == "encoder_errors" else DecodeError(-3)
+    setattr(model, where, [error])
+    run = Run(model)
+    id = ask(run, "Look: @ What?", RED)
+    run.finish()
+    assert isinstance(run.last(id), Failed)
+
+
 def test_a_decode_that_fails_ends_its_request_only(model: Watched) -> None:
     expected = alone(model, STORY), alone(model, "Look: @ What?", RED)
     run = Run(model)
