@@ -19,6 +19,7 @@ import numpy as np
 from report import add_json_option, machine, print_table, write_json
 
 from offgrid.engine.worker.scheduler import Row, Scheduler
+from offgrid.engine.worker.sequence import Status
 
 SLOTS = 8
 STEPS = 20_000
@@ -32,6 +33,7 @@ class Turn:
         self.request_id = number
         self.talk = talk
         self.slot = -1
+        self.status = Status.WAITING
         self.computed = self.cached = 0
         self.reuse = True
         self.tokens = np.array(prompt + [0] * answer, dtype=np.int32)
@@ -83,7 +85,7 @@ class Played:
     def step(self) -> None:
         """One step of the engine's loop."""
         for placement in self.scheduler.admit():
-            if self.scheduler.is_parked(placement.sequence.slot):
+            if placement.sequence.status is Status.PARKED:
                 continue
             self.counts["copies"] += placement.rescue is not None
             self.counts["copies"] += placement.source not in (None, placement.sequence.slot)
@@ -96,12 +98,12 @@ class Played:
             used |= {slot for slot, _ in self.scheduler.bridges(streams, 100)}
             self.counts["steps"] += 1
             self.counts["calls"] += sum(slot - 1 not in used for slot in used)
+        self.scheduler.record(rows)
         for row in rows:
-            self._compute(row)
+            self._draw(row)
 
-    def _compute(self, row: Row[Turn]) -> None:
+    def _draw(self, row: Row[Turn]) -> None:
         turn = row.sequence
-        turn.computed += row.count
         if not row.completes:
             return
         if turn.n_tokens < len(turn.tokens):

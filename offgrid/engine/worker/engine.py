@@ -39,7 +39,7 @@ from offgrid.engine.worker.prepare import Prepared, Preparer
 from offgrid.engine.worker.prompts import answer
 from offgrid.engine.worker.scheduler import Placement, Row, Scheduler
 from offgrid.engine.worker.scoring import SCORED_BYTES, Scored, drawn_token
-from offgrid.engine.worker.sequence import Sequence
+from offgrid.engine.worker.sequence import Sequence, Status
 from offgrid.errors import (
     EngineFault,
     InvalidParameter,
@@ -64,6 +64,8 @@ others go on meanwhile."""
 _IDLE_SECONDS = 0.05
 """Longest wait for a mask or an image when there is nothing else to do; then a cancel is seen."""
 _GATHER_SECONDS = 0.01
+_IN_BATCHES = (Status.PREFILL, Status.DECODING)
+"""Statuses in which a sequence still takes part in the step that it was planned for."""
 _FATAL_FAILURES = 2
 """Failed computations in a row after which the process is not to be trusted any more."""
 
@@ -233,7 +235,7 @@ class Engine:
         waiting = [
             (sequence, span)
             for sequence in self.scheduler.running
-            if sequence.images and not self.scheduler.is_parked(sequence.slot)
+            if sequence.images and sequence.status is Status.PREFILL
             if (span := sequence.next_image) is not None
         ]
         if not waiting:
@@ -254,7 +256,7 @@ class Engine:
             self._after_failed_image(sequence, span, ex)
             return
         self._failures = 0
-        sequence.computed = span.end
+        self.scheduler.record_image(sequence, span.end)
 
     def _fail_image(self, sequence: Sequence, error: Exception) -> None:
         log.error("an image of request %d failed: %s", sequence.request_id, error)
@@ -305,7 +307,7 @@ class Engine:
         if placement.rescue is not None:
             self.model.forget(placement.rescue)
             self.model.copy(slot, placement.rescue)
-        parked = self.scheduler.is_parked(slot)
+        parked = sequence.status is Status.PARKED
         if sequence.choice == 0:
             self._events.append(Started(sequence.request_id, computing=not parked))
         if parked:
@@ -316,17 +318,9 @@ class Engine:
             return
         if placement.source != slot:
             self.model.copy(placement.source, slot)
-        if not self._cut(slot, sequence.position(placement.keep)):
-            # This kind of memory only knows whole sequences. Nothing is lost: it is computed.
+        if placement.cut and not self.model.cut(slot, sequence.position(placement.keep)):
             self.model.forget(slot)
-            sequence.computed = sequence.cached = 0
-            self.scheduler.can_cut = False
-
-    def _cut(self, slot: int, keep: int) -> bool:
-        """Cut a slot off at position ``keep``; False where the model cannot."""
-        if not self.scheduler.can_cut:
-            return True  # only whole ones are shared: nothing is to be cut
-        return self.model.cut(slot, keep)
+            self.scheduler.cannot_cut(sequence)
 
     def _drop(self, request_id: int) -> None:
         self.scheduler.cancel(request_id)
@@ -353,8 +347,7 @@ class Engine:
             self._after_failed_decode(rows, [slot for slot, _ in filled.bridges], ex)
             return
         self._failures = 0
-        for row in rows:
-            row.sequence.computed += row.count
+        self.scheduler.record(rows)
         for slot, position in filled.bridges:
             self.model.cut(slot, position)
         self._score(prompts)
@@ -370,14 +363,14 @@ class Engine:
         """
         log.error("decode of %d rows failed: %s", len(rows), error)
         if error.no_room and self._make_room():
-            left = [row for row in rows if row.sequence.slot >= 0]
+            left = [row for row in rows if row.sequence.status in _IN_BATCHES]
             if left:
                 self._compute(left)
             return
         if error.retriable and len(rows) > 1:
             for row in rows:
                 # An earlier row's failure may have ended this row's request too (n > 1).
-                if row.sequence.slot >= 0:
+                if row.sequence.status in _IN_BATCHES:
                     self._compute([row])
             return
         fault = EngineFault("The model failed to compute this request.")
@@ -433,8 +426,9 @@ class Engine:
 
     def _draw(self, sequences: list[Sequence], addresses: list[int]) -> None:
         if any(s.limit == 0 for s in sequences):
-            for sequence in [s for s in sequences if s.limit == 0 and s.slot >= 0]:
-                self._finish_empty(sequence)
+            for sequence in sequences:
+                if sequence.limit == 0 and sequence.status is not Status.FINISHED:
+                    self._finish_empty(sequence)
             pairs = [(s, a) for s, a in zip(sequences, addresses, strict=True) if s.limit]
             sequences, addresses = [s for s, _ in pairs], [a for _, a in pairs]
         masks = None
@@ -458,13 +452,12 @@ class Engine:
             # Rows stand in the order of slots; clients get the choices of a step in their own.
             drawn.sort(key=lambda pair: pair[0].choice)
         for sequence, result in drawn:
-            if sequence.slot < 0:  # its request failed on a sibling's row just now
+            if sequence.status is Status.FINISHED:  # a sibling's row just failed their request
                 continue
             if isinstance(result, SamplingError):
                 self._not_drawn(sequence, result)
                 continue
-            self._push(sequence, result)
-            if sequence.matcher is not None and sequence.slot >= 0:
+            if self._push(sequence, result) and sequence.matcher is not None:
                 self._drawn.append((sequence.matcher, result.token))
 
     def _not_drawn(self, sequence: Sequence, error: SamplingError) -> None:
@@ -488,22 +481,28 @@ class Engine:
         found: list[int] = []
         for sequence, address in zip(sequences, addresses, strict=True):
             matcher = sequence.matcher
+            if sequence.status is Status.FINISHED:
+                continue
             if matcher is not None and not matcher.ready:
                 sequence.row = _copied(address, self.model.n_vocab)
+                self.scheduler.await_mask(sequence)
             elif matcher is not None and matcher.error is not None:
-                if sequence.slot >= 0:
-                    self._fail(sequence.request_id, _beyond(matcher))
+                self._fail(sequence.request_id, _beyond(matcher))
             else:
                 ready.append(sequence)
                 found.append(address)
-        if any(sequence.slot < 0 for sequence in ready):  # siblings of one that failed
-            pairs = [p for p in zip(ready, found, strict=True) if p[0].slot >= 0]
+        if any(s.status is Status.FINISHED for s in ready):  # siblings of one that failed
+            pairs = [
+                (sequence, address)
+                for sequence, address in zip(ready, found, strict=True)
+                if sequence.status is not Status.FINISHED
+            ]
             return [s for s, _ in pairs], [a for _, a in pairs]
         return ready, found
 
     def _draw_late(self, idle: bool) -> None:
         """Draw for those whose masks were not there when their logits were."""
-        late = [s for s in self.scheduler.running if s.row is not None]
+        late = [s for s in self.scheduler.running if s.status is Status.AWAITING_MASK]
         if not late:
             return
         if idle:
@@ -512,9 +511,11 @@ class Engine:
         rows = [s.row for s in late]  # alive until they were read
         for sequence in late:
             sequence.row = None
+            self.scheduler.resume(sequence)
         self._draw(late, [row.ctypes.data for row in rows if row is not None])
 
-    def _push(self, sequence: Sequence, result: SampleResult) -> None:
+    def _push(self, sequence: Sequence, result: SampleResult) -> bool:
+        """Tell what a token adds to an answer; return whether the answer goes on."""
         token = result.token
         logprobs: tuple[TokenLogprob, ...] = ()
         if sequence.request.top_logprobs is not None:
@@ -522,8 +523,10 @@ class Engine:
         piece = sequence.visible.get(token) or self.model.piece(token)
         delta: Delta = sequence.advance(token, piece, token in self.model.eog_ids, logprobs)
         self._events.append(delta)
-        if delta.finish_reason is not None:
-            self.scheduler.release(sequence)
+        if delta.finish_reason is None:
+            return True
+        self.scheduler.release(sequence)
+        return False
 
 
 def _beyond(matcher: Matcher) -> RequestError:

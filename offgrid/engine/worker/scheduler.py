@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from offgrid.engine.worker.prefix import MIN_COPY, NO_MATCH, IdleSlots, Match, Tokens, common_prefix
+from offgrid.engine.worker.sequence import Status
 
 MAX_GAP = 2
 """Slots between two rows that are bridged; see :meth:`Scheduler.bridges`."""
@@ -35,8 +36,10 @@ class Schedulable(Protocol):
     """What the scheduler sees of a sequence."""
 
     request_id: int
+    status: Status
+    """Set by the scheduler alone."""
     slot: int
-    """Sequence id in llama.cpp's memory, or -1 while it waits."""
+    """Sequence id in llama.cpp's memory, or -1 while it waits and after its end."""
     computed: int
     """Tokens whose keys and values are in the slot."""
     cached: int
@@ -93,12 +96,15 @@ class Placement(Generic[S]):
 
     ``source`` is the slot itself (cut what follows), another one (copy it, then cut), or None
     (begin with an empty slot). ``rescue`` is where to copy what the slot held, before all else.
+    ``cut`` says that what follows is really to be cut: there is none where only whole sequences are
+    shared.
     """
 
     sequence: S
     source: int | None
     keep: int
     rescue: int | None = None
+    cut: bool = False
 
 
 class Scheduler(Generic[S]):
@@ -162,9 +168,10 @@ class Scheduler(Generic[S]):
 
         Returns:
             What the engine has to do, in this order. Those that first wait for another's prefill
-            come twice: when they get their slot, which is parked then, and when they begin.
+            come twice: when they get their slot and are parked, and when they begin.
         """
-        placements = [p for p in map(self._unpark, self._parked_sequences()) if p is not None]
+        parked = [s for s in self.running if s.status is Status.PARKED] if self._parked else []
+        placements = [p for p in map(self._unpark, parked) if p is not None]
         if self._held_back and self.running:
             return placements  # who had to give way would only have to do so again
         count = min(len(self.waiting), len(self.idle))
@@ -177,13 +184,6 @@ class Scheduler(Generic[S]):
             placements.append(self._place(sequence, own.get(place)))
             self.running.append(sequence)
         return placements
-
-    def is_parked(self, slot: int) -> bool:
-        """Whether the sequence in a slot waits for another's prefill."""
-        return slot in self._parked
-
-    def _parked_sequences(self) -> list[S]:
-        return [s for s in self.running if s.slot in self._parked]
 
     def _own_slots(self, sequences: list[S]) -> dict[int, int]:
         """Find the conversations that sequences go on with: place in the list -> idle slot.
@@ -221,6 +221,7 @@ class Scheduler(Generic[S]):
         if promised is None:
             return self._begin(sequence, match, rescue)
         self._parked[slot] = promised
+        sequence.status = Status.PARKED
         return Placement(sequence, None, 0, rescue)
 
     def _newcomers_slot(self, match: Match) -> tuple[int, int | None]:
@@ -265,8 +266,21 @@ class Scheduler(Generic[S]):
     def _begin(self, sequence: S, match: Match, rescue: int | None = None) -> Placement[S]:
         worthwhile = match.slot == sequence.slot or match.length >= self.min_copy
         keep = match.length if worthwhile else 0
+        self._start(sequence, keep)
+        return Placement(sequence, match.slot if keep else None, keep, rescue, self.can_cut)
+
+    @staticmethod
+    def _start(sequence: S, keep: int) -> None:
+        """Let a sequence begin after tokens that are in its slot already."""
         sequence.computed = sequence.cached = keep
-        return Placement(sequence, match.slot if keep else None, keep, rescue)
+        sequence.status = Status.DECODING if keep >= len(sequence) - 1 else Status.PREFILL
+
+    def cannot_cut(self, sequence: S) -> None:
+        """The model could not cut the slot that a sequence was to begin in: it begins with an empty
+        one, and only whole sequences are shared from now on. Nothing is lost, only computed again.
+        """
+        self.can_cut = False
+        self._start(sequence, 0)
 
     def _usable(self, sequence: S, held: Tokens) -> int:
         """Tokens of a slot's content that a sequence can begin behind."""
@@ -281,7 +295,7 @@ class Scheduler(Generic[S]):
             if length > best.length:
                 best = Match(slot, length)
         for other in self.running:
-            if _may_share(sequence, other) and other.slot not in self._parked:
+            if _may_share(sequence, other) and other.status is not Status.PARKED:
                 length = self._usable(sequence, other.tokens[: other.computed])
                 if length > best.length:
                     best = Match(other.slot, length)
@@ -306,13 +320,19 @@ class Scheduler(Generic[S]):
     def _unpark(self, sequence: S) -> Placement[S] | None:
         """A beginning for a parked sequence, if what it waits for is there, or never will be."""
         source, promised = self._parked[sequence.slot]
-        if source.slot >= 0 and (source.slot in self._parked or source.computed < promised):
+        # It has left its slot if it has ended, or is preempted and waits for another one.
+        left = source.status in (Status.FINISHED, Status.WAITING)
+        if not left and source.computed < promised:
             return None
         del self._parked[sequence.slot]
         return self._begin(sequence, self._best_match(sequence))
 
     def release(self, sequence: S) -> None:
         """Take a running sequence out. What it computed stays in its slot until that is needed."""
+        self._leave(sequence)
+        sequence.status = Status.FINISHED
+
+    def _leave(self, sequence: S) -> None:
         self.running.remove(sequence)
         self._held_back = False
         slot, sequence.slot = sequence.slot, -1
@@ -330,20 +350,28 @@ class Scheduler(Generic[S]):
     def preempt(self, sequence: S) -> None:
         """Take the room of a running sequence away; it is computed again when another has ended."""
         sequence.computed = 0
-        self.release(sequence)
+        self._leave(sequence)
+        sequence.status = Status.WAITING
         self._held_back = True
         self.waiting.appendleft(sequence)
 
     def cancel(self, request_id: int) -> None:
         """Take every sequence of a request out."""
-        self.waiting = deque(s for s in self.waiting if s.request_id != request_id)
+        for sequence in self.waiting:
+            if sequence.request_id == request_id:
+                sequence.status = Status.FINISHED
+        self.waiting = deque(s for s in self.waiting if s.status is Status.WAITING)
         for sequence in [s for s in self.running if s.request_id == request_id]:
             self.release(sequence)
 
     def counts(self) -> tuple[int, int]:
-        """Return how many running sequences wait for their next token, and how many are read."""
-        left = [s.readable - s.computed for s in self.running if s.slot not in self._parked]
-        return sum(n == 1 for n in left), sum(n > 1 for n in left)
+        """Return how many running sequences decode, and how many have tokens to prefill."""
+        decoding = sum(s.status is Status.DECODING for s in self.running)
+        return decoding, len(self._prefilling())
+
+    def _prefilling(self) -> list[S]:
+        """Sequences in prefill, but for those whose next part is an image."""
+        return [s for s in self.running if s.status is Status.PREFILL and s.readable > s.computed]
 
     # --- the step -----------------------------------------------------------------------------
 
@@ -352,16 +380,8 @@ class Scheduler(Generic[S]):
 
         The sum of ``count`` is at most ``step_tokens``, and every sequence has at most one row.
         """
-        rows = []
-        prefilling = []
-        for sequence in self.running:
-            if sequence.slot in self._parked:
-                continue
-            left = sequence.readable - sequence.computed
-            if left == 1:
-                rows.append(Row(sequence, sequence.computed, 1))
-            elif left:  # else its next token is not drawn yet, or an image is to be seen
-                prefilling.append(sequence)
+        rows = [Row(s, s.computed, 1) for s in self.running if s.status is Status.DECODING]
+        prefilling = self._prefilling()
         budget = self.step_tokens - len(rows)
         if rows and prefilling:
             left = prefilling[0].readable - prefilling[0].computed
@@ -377,6 +397,29 @@ class Scheduler(Generic[S]):
                 rows.append(Row(sequence, sequence.computed, count))
                 budget -= count
         return rows
+
+    def record(self, rows: Iterable[Row[S]]) -> None:
+        """Note that rows of the plan are computed; to be told before their tokens are sampled."""
+        for row in rows:
+            self._record(row.sequence, row.start + row.count)
+
+    def record_image(self, sequence: S, end: int) -> None:
+        """Note that a sequence is computed up to the end of an image."""
+        self._record(sequence, end)
+
+    @staticmethod
+    def _record(sequence: S, computed: int) -> None:
+        sequence.computed = computed
+        if sequence.status is Status.PREFILL and computed >= len(sequence) - 1:
+            sequence.status = Status.DECODING
+
+    def await_mask(self, sequence: S) -> None:
+        """A sequence whose logits are there gets no token yet: the mask of its grammar is late."""
+        sequence.status = Status.AWAITING_MASK
+
+    def resume(self, sequence: S) -> None:
+        """The mask that a sequence waits for is there."""
+        sequence.status = Status.DECODING
 
     def bridges(self, rows: list[Row[S]], room: int) -> list[tuple[int, int]]:
         """Return idle slots to compute a token in for nothing, so that rows stay together.

@@ -1,6 +1,8 @@
-"""One choice of one request while it is generated."""
+"""One choice of one request while it is generated, and the states of its life."""
 
 from __future__ import annotations
+
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +13,62 @@ from offgrid.engine.worker.matcher import Matcher
 from offgrid.sampling import Sampler, TextStream
 
 
+class Status(Enum):
+    """Where a sequence is in its life. :data:`TRANSITIONS` says what may follow what."""
+
+    WAITING = "waiting"
+    """In the queue, without a slot."""
+    PARKED = "parked"
+    """Has a slot, and waits until another sequence has computed the prefix that both share."""
+    PREFILL = "prefill"
+    """More than its last token, or an image, is still to be computed."""
+    DECODING = "decoding"
+    """All but its last token is computed: each step computes that one and samples the next."""
+    AWAITING_MASK = "awaiting mask"
+    """The logits of its next token are there, the mask of its grammar is not."""
+    FINISHED = "finished"
+    """Answered, cancelled or failed; its slot is given back."""
+
+
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    Status.WAITING: frozenset({
+        Status.PARKED,  # gets a slot; its prefix is just being computed
+        Status.PREFILL,  # gets a slot
+        Status.DECODING,  # gets a slot, and begins after a prefix of all but one token
+        Status.FINISHED,  # cancelled, or a sibling failed
+    }),
+    Status.PARKED: frozenset({
+        Status.PREFILL,  # the prefix is there, or never will be
+        Status.DECODING,  # the same; the prefix is all but one token
+        Status.WAITING,  # preempted: another sequence needs the room
+        Status.FINISHED,  # cancelled, or a sibling failed
+    }),
+    Status.PREFILL: frozenset({
+        Status.DECODING,  # a step has computed the rest of its prompt
+        Status.WAITING,  # preempted
+        Status.FINISHED,  # cancelled or failed
+    }),
+    Status.DECODING: frozenset({
+        Status.PREFILL,  # the model cannot cut the slot that it was to begin in
+        Status.AWAITING_MASK,  # the mask takes longer than the step
+        Status.WAITING,  # preempted
+        Status.FINISHED,  # the answer is complete, cancelled or failed
+    }),
+    Status.AWAITING_MASK: frozenset({
+        Status.DECODING,  # the mask is there: its next token is sampled now
+        Status.WAITING,  # preempted; its logits are computed again
+        Status.FINISHED,  # cancelled or failed
+    }),
+    Status.FINISHED: frozenset(),
+}  # fmt: skip
+"""The statuses that may follow each status. Only the scheduler sets :attr:`Sequence.status`."""
+
+
 class Sequence:
     """Tokens, sampler and text of one choice. Implements ``scheduler.Schedulable``.
 
     Attributes:
+        status: where it is in its life; set by the scheduler.
         tokens: ids of prompt and answer, int32, in a buffer of the context's size.
         computed: how many of them llama.cpp has computed in ``slot``.
         matcher: what the answer has to follow, or None.
@@ -27,7 +81,7 @@ class Sequence:
     __slots__ = (
         "cached", "choice", "completion_tokens", "computed", "images", "limit", "matcher", "n_ctx",
         "n_prompt", "n_tokens", "request", "request_id", "reuse", "row", "sampler", "scored",
-        "slot", "stream", "tokens", "visible",
+        "slot", "status", "stream", "tokens", "visible",
     )  # fmt: skip
 
     def __init__(
@@ -59,6 +113,7 @@ class Sequence:
         self.cached = 0
         self.reuse = request.cache_prompt
         self.slot = -1
+        self.status = Status.WAITING
         self.visible: dict[int, bytes] = {}
         self.images: tuple[Span, ...] = ()
         self.completion_tokens = 0

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from offgrid.engine.worker.prefix import MIN_COPY, REWRITTEN
 from offgrid.engine.worker.scheduler import Placement, Scheduler
+from offgrid.engine.worker.sequence import Status
 
 ANSWER = 5
 """Tokens of every answer."""
@@ -30,6 +31,7 @@ class Turn:
         self.talk = talk
         self.request_id = id(self)
         self.slot = -1
+        self.status = Status.WAITING
         self.computed = self.cached = 0
         self.reuse = True
         self.tokens = np.array(prompt + [0] * ANSWER, dtype=np.int32)
@@ -103,7 +105,7 @@ class Desk:
             memory = self.memory[turn.slot]
             assert memory == turn.tokens[: row.start].tolist(), "a slot does not hold its sequence"
             memory += turn.tokens[row.start : row.start + row.count].tolist()
-            turn.computed += row.count
+            self.scheduler.record([row])
             if row.completes:
                 self._draw(turn)
 
@@ -115,7 +117,7 @@ class Desk:
         turn, slot = placement.sequence, placement.sequence.slot
         if placement.rescue is not None:
             self.memory[placement.rescue] = list(self.memory[slot])
-        if self.scheduler.is_parked(slot):
+        if turn.status is Status.PARKED:
             return
         content = [] if placement.source is None else self.memory[placement.source]
         assert self.scheduler.can_cut or placement.keep in (0, len(content))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from offgrid.engine.worker import scheduler as scheduler_module
 from offgrid.engine.worker.prefix import MIN_COPY
 from offgrid.engine.worker.scheduler import Placement, Row, Scheduler
+from offgrid.engine.worker.sequence import TRANSITIONS, Status
 
 
 class Fake:
@@ -24,6 +28,7 @@ class Fake:
     ) -> None:
         self.request_id = request_id
         self.slot = -1
+        self._status = Status.WAITING
         self.computed = computed
         self.cached = 0
         self.reuse = True
@@ -31,6 +36,15 @@ class Fake:
         self.tokens = np.array(own + [0] * 500, dtype=np.int32)
         self.length = self.n_prompt = len(own)
         self.unscored = False
+
+    @property
+    def status(self) -> Status:
+        return self._status
+
+    @status.setter
+    def status(self, status: Status) -> None:
+        assert status is self._status or status in TRANSITIONS[self._status]
+        self._status = status
 
     def __len__(self) -> int:
         return self.length
@@ -47,9 +61,14 @@ class Fake:
         return self.computed if self.unscored else self.length - 1
 
 
+def compute(scheduler: Scheduler[Fake], sequence: Fake, computed: int) -> None:
+    """Let so many tokens of a sequence be computed, as if rows of them had been planned."""
+    scheduler.record([Row(sequence, sequence.computed, computed - sequence.computed)])
+
+
 def admitted(scheduler: Scheduler[Fake]) -> list[Fake]:
     """The sequences that begin in this step, in order."""
-    return [p.sequence for p in scheduler.admit() if not scheduler.is_parked(p.sequence.slot)]
+    return [s for s in (p.sequence for p in scheduler.admit()) if s.status is not Status.PARKED]
 
 
 def test_first_come_first_served() -> None:
@@ -68,7 +87,7 @@ def test_every_decoding_sequence_gets_its_token_and_prefill_gets_the_rest() -> N
     stream, long_prompt, short_prompt = Fake(1, 10), Fake(2, 1000), Fake(3, 3)
     scheduler.submit([stream, long_prompt, short_prompt])
     scheduler.admit()
-    stream.computed = 9
+    compute(scheduler, stream, 9)
     rows = scheduler.plan()
     assert [(r.sequence, r.start, r.count, r.completes) for r in rows] == [
         (stream, 9, 1, True),
@@ -82,7 +101,7 @@ def test_the_rest_of_a_short_prompt_is_read_at_once(burst: int, counts: list[int
     stream = Fake(1, 10)
     scheduler.submit([stream, Fake(2, 20), Fake(3, 20)])
     scheduler.admit()
-    stream.computed = 9
+    compute(scheduler, stream, 9)
     scheduler.burst_tokens = burst
     assert [row.count for row in scheduler.plan()] == [1, *counts]
 
@@ -103,7 +122,7 @@ def test_prompts_with_logprobs_share_the_rows_of_logits() -> None:
     one.unscored = two.unscored = True
     scheduler.submit([stream, one, two, plain])
     scheduler.admit()
-    stream.computed = 9
+    compute(scheduler, stream, 9)
     rows = scheduler.plan()
     assert [(r.sequence, r.count, r.n_logits) for r in rows] == [
         (stream, 1, 1),
@@ -111,8 +130,7 @@ def test_prompts_with_logprobs_share_the_rows_of_logits() -> None:
         (two, 2, 2),
         (plain, 30, 1),
     ]
-    for row in rows:
-        row.sequence.computed += row.count
+    scheduler.record(rows)
     assert [(r.sequence, r.count) for r in scheduler.plan() if r.sequence is two] == [(two, 10)]
 
 
@@ -123,14 +141,14 @@ def test_what_gets_logprobs_takes_nothing_but_gives() -> None:
     two.unscored = True
     scheduler.submit([one])
     scheduler.admit()
-    one.computed = 40
+    compute(scheduler, one, 40)
     scheduler.submit([two])
     (placement,) = scheduler.admit()
     assert (placement.source, placement.keep, two.computed) == (None, 0, 0)
     scheduler.release(one)
     scheduler.forget(0)
     scheduler.forget(1)
-    two.computed = 40
+    compute(scheduler, two, 40)
     scheduler.submit([three])
     (placement,) = scheduler.admit()
     assert (placement.source, placement.keep) == (two.slot, 39)
@@ -171,7 +189,7 @@ def test_every_prompt_is_computed_whole_and_in_order(
         rows = [row for row in scheduler.plan() if row.sequence.computed < row.sequence.length]
         for row in rows:
             assert row.start == row.sequence.computed
-            row.sequence.computed += row.count
+        scheduler.record(rows)
     assert all(s.computed == s.length for s in sequences)
 
 
@@ -190,7 +208,7 @@ def test_behind_a_finished_sequence() -> None:
     scheduler = Scheduler[Fake](1, 64, 16)
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
-    first.computed = 40
+    compute(scheduler, first, 40)
     scheduler.release(first)
     (placement,) = start(scheduler, Fake(2, 0, tokens=[*PROMPT[:30], 99, 98]))
     assert (placement.source, placement.keep) == (0, 30)
@@ -201,7 +219,7 @@ def test_the_last_token_is_always_computed() -> None:
     scheduler = Scheduler[Fake](1, 64, 16)
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
-    first.computed = 40
+    compute(scheduler, first, 40)
     scheduler.release(first)
     (placement,) = start(scheduler, Fake(2, 0, tokens=PROMPT))
     assert placement.keep == 39
@@ -211,7 +229,7 @@ def test_behind_a_running_sequence_in_another_slot() -> None:
     scheduler = Scheduler[Fake](2, 64, 16)
     first, second = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=[*PROMPT, 99])
     start(scheduler, first)
-    first.computed = 40
+    compute(scheduler, first, 40)
     (placement,) = start(scheduler, second)
     assert (placement.source, placement.keep) == (first.slot, 40)
     assert second.slot != first.slot
@@ -221,7 +239,7 @@ def test_a_short_prefix_is_not_worth_a_copy() -> None:
     scheduler = Scheduler[Fake](2, 64, 16)
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
-    first.computed = 40
+    compute(scheduler, first, 40)
     (placement,) = start(scheduler, Fake(2, 0, tokens=[*PROMPT[: MIN_COPY - 1], 99, 98]))
     assert (placement.source, placement.keep) == (None, 0)
 
@@ -235,10 +253,10 @@ def test_who_comes_with_the_same_new_prompt_waits_for_its_prefill() -> None:
     for _ in range(2):
         (row,) = scheduler.plan()
         assert row.sequence is sequences[0]
-        row.sequence.computed += row.count
+        scheduler.record([row])
         assert scheduler.admit() == []
     (row,) = scheduler.plan()
-    row.sequence.computed += row.count
+    scheduler.record([row])
     sequences[0].length += 1  # its first token was drawn
     placements = scheduler.admit()
     assert [(p.sequence, p.source, p.keep) for p in placements] == [
@@ -254,8 +272,8 @@ def test_only_the_prefill_is_waited_for_not_what_is_drawn_behind_it() -> None:
     first = Fake(1, 0, tokens=PROMPT)
     second = Fake(2, 0, tokens=[*PROMPT, *answer, 7])
     start(scheduler, first, second)
-    assert scheduler.is_parked(second.slot)
-    first.computed = 40
+    assert second.status is Status.PARKED
+    compute(scheduler, first, 40)
     first.tokens[40] = answer[0]
     first.length = 41
     (placement,) = scheduler.admit()
@@ -269,9 +287,9 @@ def test_choices_share_their_prefill_whatever_they_share_with_others() -> None:
     for sequence in choices:
         sequence.reuse = False
     start(scheduler, *choices, other)
-    assert scheduler.is_parked(choices[1].slot)
-    assert not scheduler.is_parked(other.slot)
-    choices[0].computed = 39
+    assert choices[1].status is Status.PARKED
+    assert other.status is not Status.PARKED
+    compute(scheduler, choices[0], 39)
     (placement,) = scheduler.admit()
     assert (placement.sequence, placement.source) == (choices[1], choices[0].slot)
 
@@ -293,7 +311,7 @@ def test_whoever_waited_for_goes_on_when_that_one_leaves() -> None:
     scheduler = Scheduler[Fake](2, 16, 8)
     first, second = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=PROMPT)
     start(scheduler, first, second)
-    first.computed = 20
+    compute(scheduler, first, 20)
     scheduler.cancel(1)
     (placement,) = scheduler.admit()
     assert placement.sequence is second
@@ -306,7 +324,7 @@ def test_the_least_recently_used_room_is_given_up_first() -> None:
     start(scheduler, old, new)
     slots = old.slot, new.slot
     for sequence in (old, new):
-        sequence.computed = 41
+        compute(scheduler, sequence, 41)
         scheduler.release(sequence)
     (placement,) = start(scheduler, Fake(3, 5))
     assert placement.sequence.slot == slots[0]
@@ -320,7 +338,7 @@ def test_a_long_conversation_is_not_given_up_for_a_common_beginning() -> None:
     long = Fake(1, 0, tokens=list(range(1, 101)))
     start(scheduler, long)
     kept = long.slot
-    long.computed = 100
+    compute(scheduler, long, 100)
     scheduler.release(long)
     (placement,) = start(scheduler, Fake(2, 0, tokens=[*range(1, 21), 999, 998]))
     assert (placement.source, placement.keep) == (kept, 20)
@@ -332,10 +350,10 @@ def test_no_reuse_on_request() -> None:
     secret, other = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=PROMPT)
     secret.reuse = False
     start(scheduler, secret)
-    secret.computed = 40
+    compute(scheduler, secret, 40)
     (placement,) = start(scheduler, other)
     assert placement.keep == 0
-    other.computed = 40
+    compute(scheduler, other, 40)
     for sequence in (secret, other):
         scheduler.release(sequence)
     third = Fake(3, 0, tokens=PROMPT)
@@ -348,12 +366,12 @@ def test_what_cannot_be_cut_is_shared_whole_or_not_at_all() -> None:
     scheduler.can_cut = False
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
-    first.computed = 40
+    compute(scheduler, first, 40)
     scheduler.release(first)
     longer, other = Fake(2, 0, tokens=[*PROMPT, 5]), Fake(3, 0, tokens=[*PROMPT[:30], 5])
     (placement,) = start(scheduler, longer)
     assert (placement.source, placement.keep) == (longer.slot, 40)
-    longer.computed = 41
+    compute(scheduler, longer, 41)
     scheduler.release(longer)
     assert start(scheduler, other)[0].keep == 0
 
@@ -362,7 +380,7 @@ def test_preempted_sequences_come_back_first() -> None:
     scheduler = Scheduler[Fake](2, 64, 16)
     one, two, three = (Fake(i, 10) for i in range(3))
     start(scheduler, one, two, three)
-    two.computed = 5
+    compute(scheduler, two, 5)
     scheduler.preempt(two)
     assert (two.computed, two.slot) == (0, -1)
     scheduler.release(one)
@@ -374,7 +392,7 @@ def filled(scheduler: Scheduler[Fake], n_slots: int, length: int = 20) -> list[F
     sequences = [Fake(100 + i, length) for i in range(n_slots)]
     start(scheduler, *sequences)
     for sequence in sequences:
-        sequence.computed = length
+        compute(scheduler, sequence, length)
         scheduler.release(sequence)
     return sequences
 
@@ -395,7 +413,7 @@ def test_what_lies_beside_those_that_run_is_moved_to_where_less_is_lost() -> Non
     for sequence in old[:4]:
         (placement,) = start(scheduler, again := Fake(1, 0, tokens=[*sequence.tokens[:20], 7]))
         assert placement.source == again.slot
-        again.computed = 21
+        compute(scheduler, again, 21)
         scheduler.release(again)
     (placement,) = start(scheduler, first := Fake(2, 0, tokens=[*old[0].tokens[:20], 7, 8]))
     assert first.slot == 0
@@ -457,7 +475,7 @@ def test_a_long_context_is_copied_for_a_long_prefix_only() -> None:
     scheduler = Scheduler[Fake](2, 64, 16, 128 * 30)
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
-    first.computed = 40
+    compute(scheduler, first, 40)
     (placement,) = start(scheduler, Fake(2, 0, tokens=[*PROMPT[:29], 99, 98]))
     assert placement.keep == 0
     scheduler.cancel(2)
@@ -474,7 +492,7 @@ def test_small_gaps_are_bridged(ends: tuple[int, ...], bridges: list[int]) -> No
     running = [Fake(i, 10 + i) for i in range(6)]
     start(scheduler, *running)
     for sequence in running:
-        sequence.computed = 9 + sequence.request_id
+        compute(scheduler, sequence, 9 + sequence.request_id)
     for slot in ends:
         scheduler.release(running[slot])
     rows = scheduler.plan()
@@ -489,8 +507,8 @@ def test_a_full_slot_is_no_bridge() -> None:
     running = [Fake(i, 30) for i in range(3)]
     start(scheduler, *running)
     for sequence in running:
-        sequence.computed = 29
-    running[1].computed = 30
+        compute(scheduler, sequence, 29)
+    compute(scheduler, running[1], 30)
     scheduler.release(running[1])
     assert scheduler.bridges(scheduler.plan(), 10) == []
 
@@ -499,7 +517,9 @@ class Life(RuleBasedStateMachine):
     """Requests arrive, run, end and leave in any order, few letters making many common prefixes.
 
     What the engine would do with llama.cpp's memory is done with lists: slots are never lost nor
-    shared, and every slot holds just what its sequence believes.
+    shared, and every slot holds just what its sequence believes. Each sequence is in the status
+    that its slot and its tokens say, and gets there by a documented transition only
+    (``Fake.status``).
     """
 
     SLOTS = 7
@@ -509,6 +529,9 @@ class Life(RuleBasedStateMachine):
         self.scheduler = Scheduler[Fake](self.SLOTS, 16, 4)
         self.next_id = 0
         self.admitted: list[int] = []
+        self.submitted: list[Fake] = []
+        self.cuts = True
+        """Whether the memory can be cut; the scheduler does not know it before it tries."""
         self.memory: list[list[int]] = [[] for _ in range(self.SLOTS)]
 
     @rule(n=st.integers(1, 4), common=st.integers(0, 60), more=st.lists(st.integers(1, 2)),
@@ -519,15 +542,16 @@ class Life(RuleBasedStateMachine):
         for sequence in sequences:
             sequence.reuse = reuse
         self.scheduler.submit(sequences)
+        self.submitted += sequences
         self.next_id += 1
 
     @rule(which=st.integers(0, 30))
     def cancel(self, which: int) -> None:
         self.scheduler.cancel(which)
 
-    @rule(can_cut=st.booleans())
-    def learn(self, can_cut: bool) -> None:
-        self.scheduler.can_cut = can_cut
+    @rule()
+    def cut_no_more(self) -> None:
+        self.cuts = False
 
     @rule()
     def lose_the_idle_slots(self) -> None:
@@ -540,26 +564,36 @@ class Life(RuleBasedStateMachine):
             self.scheduler.preempt(self.scheduler.running[-1])
             self.admitted = []  # it may come back before others that came after it
 
-    @rule(finish=st.booleans(), token=st.integers(1, 2))
-    def step(self, finish: bool, token: int) -> None:
+    @rule(finish=st.booleans(), token=st.integers(1, 2), late=st.booleans())
+    def step(self, finish: bool, token: int, late: bool) -> None:
+        """One step of the loop; ``late``: the masks of grammars are not there in time."""
         before = list(self.scheduler.running)
+        awaiting = [s for s in before if s.status is Status.AWAITING_MASK]
         for placement in self.scheduler.admit():
             self._carry_out(placement)
         new = [s for s in self.scheduler.running if s not in before]
         self.admitted += [s.request_id for s in new]
+        self.statuses_say_what_is_true()
         rows = self.scheduler.plan()
         assert sum(row.count for row in rows) <= 16
         assert len({id(row.sequence) for row in rows}) == len(rows)
-        assert bool(rows) == bool(self.scheduler.running)
-        assert rows or not self.scheduler.waiting
+        assert bool(rows) == bool(set(self.scheduler.running) - set(awaiting))
+        assert rows or awaiting or not self.scheduler.waiting
         decoding = [
             s for s in self.scheduler.running
-            if s.length - s.computed == 1 and s.slot not in self.scheduler._parked
+            if s.length - s.computed == 1 and s.status is not Status.PARKED  # not by its status
         ]  # fmt: skip
         assert {id(s) for s in decoding} <= {id(row.sequence) for row in rows}
         self._bridge(rows)
         for row in rows:
-            self._compute(row, finish, token)
+            self._compute(row)
+            if row.completes and late:
+                self.scheduler.await_mask(row.sequence)
+            elif row.completes:
+                self._sample(row.sequence, finish, token)
+        for sequence in awaiting if not late else ():
+            self.scheduler.resume(sequence)
+            self._sample(sequence, finish, token)
 
     def _bridge(self, rows: list[Row[Fake]]) -> None:
         used = {row.sequence.slot for row in rows}
@@ -575,22 +609,25 @@ class Life(RuleBasedStateMachine):
         slot, source = placement.sequence.slot, placement.source
         if placement.rescue is not None:
             self.memory[placement.rescue] = list(self.memory[slot])
-        if self.scheduler.is_parked(slot):
+        if placement.sequence.status is Status.PARKED:
             return
         if source is None:
             self.memory[slot] = []
         else:
             content = self.memory[source]
-            assert self.scheduler.can_cut or len(content) == placement.keep
+            assert placement.cut or len(content) == placement.keep
             self.memory[slot] = content[: placement.keep]
+            if placement.cut and not self.cuts:
+                self.memory[slot] = []
+                self.scheduler.cannot_cut(placement.sequence)
 
-    def _compute(self, row: Row[Fake], finish: bool, token: int) -> None:
+    def _compute(self, row: Row[Fake]) -> None:
         sequence = row.sequence
         assert row.start == len(self.memory[sequence.slot])
         self.memory[sequence.slot] += sequence.tokens[row.start : row.start + row.count].tolist()
-        sequence.computed += row.count
-        if not row.completes:
-            return
+        self.scheduler.record([row])
+
+    def _sample(self, sequence: Fake, finish: bool, token: int) -> None:
         if finish or sequence.length > 120:
             self.scheduler.release(sequence)
         else:
@@ -606,9 +643,26 @@ class Life(RuleBasedStateMachine):
         assert all(s.slot == -1 for s in self.scheduler.waiting)
 
     @invariant()
+    def statuses_say_what_is_true(self) -> None:
+        running, waiting = set(self.scheduler.running), set(self.scheduler.waiting)
+        for sequence in self.submitted:
+            if sequence in waiting:
+                expected = {Status.WAITING}
+            elif sequence not in running:
+                expected = {Status.FINISHED}
+            elif sequence.computed == sequence.length:
+                expected = {Status.AWAITING_MASK}
+            elif sequence.computed == sequence.length - 1:
+                expected = {Status.DECODING}
+            else:
+                expected = {Status.PREFILL, Status.PARKED}
+            assert sequence.status in expected
+            assert (sequence.slot >= 0) == (sequence in running)
+
+    @invariant()
     def slots_hold_what_is_believed(self) -> None:
         for sequence in self.scheduler.running:
-            if sequence.slot not in self.scheduler._parked:
+            if sequence.status is not Status.PARKED:
                 believed = sequence.tokens[: sequence.computed].tolist()
                 assert self.memory[sequence.slot] == believed
         for slot, held in self.scheduler.idle:
@@ -621,3 +675,13 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
+
+
+def test_statuses_are_set_by_the_scheduler_alone() -> None:
+    folder = Path(scheduler_module.__file__).parent
+    setters = {
+        path.name
+        for path in folder.rglob("*.py")
+        if re.search(r"\.status = ", path.read_text(encoding="utf-8"))
+    }
+    assert setters == {"scheduler.py", "sequence.py"}, "and each sequence begins with one"
