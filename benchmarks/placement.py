@@ -61,7 +61,7 @@ class Played:
     talks: int
     streams: int
     chance: random.Random
-    scheduler: Scheduler[Turn] = field(default_factory=lambda: Scheduler(SLOTS, 512, 64))
+    scheduler: Scheduler[Turn] = field(default_factory=lambda: Scheduler(SLOTS, 512))
     said: dict[int, list[int] | None] = field(default_factory=dict)
     """Of each conversation; None while it waits for an answer."""
     requests: int = 0
@@ -91,7 +91,7 @@ class Played:
             self.counts["copies"] += placement.source not in (None, placement.sequence.slot)
             self.counts["prompt"] += len(placement.sequence)
             self.counts["computed"] += len(placement.sequence) - placement.keep
-        rows = self.scheduler.plan()
+        rows = self.scheduler.plan(prefill=64)
         streams = [row for row in rows if row.count == 1 and row.completes]
         if streams:
             used = {row.sequence.slot for row in streams}

@@ -80,9 +80,15 @@ class Engine:
     Args:
         model: what computes logits. Tests also pass stand-ins that fail on purpose.
         emit: receives all events of a step, in order, on the thread that runs the loop.
+        expecting: whether more requests are on their way to :meth:`submit`.
     """
 
-    def __init__(self, model: Model, emit: Callable[[tuple[Event, ...]], None]) -> None:
+    def __init__(
+        self,
+        model: Model,
+        emit: Callable[[tuple[Event, ...]], None],
+        expecting: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.model = model
         self._emit = emit
         capacity = model.batch.capacity
@@ -90,11 +96,10 @@ class Engine:
         self.scheduler: Scheduler[Sequence] = Scheduler(
             model.n_parallel,
             capacity,
-            self._pace.prefill_tokens(),
             model.n_ctx,
             max(1, min(capacity, SCORED_BYTES // (4 * model.n_vocab))),
+            model.can_cut,
         )
-        self.scheduler.can_cut = model.can_cut
         self._sampling_threads = model.n_threads if model.n_vocab >= _LARGE_VOCABULARY else 1
         self._preparer = Preparer(model)
         self._masks = Masks()
@@ -105,8 +110,7 @@ class Engine:
         self._inbox: deque[Prepared | EmbeddingJob | int] = deque()
         self._wake = threading.Condition()
         self._stopping = False
-        self.expecting: Callable[[], bool] = lambda: False
-        """Whether more requests are on their way to :meth:`submit`."""
+        self._expecting = expecting
         self._failures = 0
         self._events: list[Event] = []
         self.step_began: float | None = None
@@ -140,7 +144,7 @@ class Engine:
         self._post(id)
 
     def nudge(self) -> None:
-        """Tell the loop to ask :attr:`expecting` again."""
+        """Tell the loop to ask again whether more requests are expected."""
         with self._wake:
             self._wake.notify()
 
@@ -189,7 +193,7 @@ class Engine:
             return
         until = time.monotonic() + _GATHER_SECONDS
         with self._wake:
-            while self.expecting() and (left := until - time.monotonic()) > 0:
+            while self._expecting() and (left := until - time.monotonic()) > 0:
                 self._wake.wait(left)
 
     def step(self) -> bool:
@@ -208,9 +212,7 @@ class Engine:
         # Prompts and inputs to embed share what a step may take beside the streams.
         share = self._pace.prefill_tokens(*self.scheduler.counts())
         share = max(1, share // 2) if self.embedder.has_work else share
-        self.scheduler.prefill_tokens = share
-        self.scheduler.burst_tokens = self._pace.burst_tokens
-        rows = self.scheduler.plan()
+        rows = self.scheduler.plan(prefill=share, burst=self._pace.burst_tokens)
         if rows:
             began = time.monotonic()
             self._compute(rows)

@@ -146,9 +146,8 @@ class Worker:
         except LoadError as ex:
             self._writer.send(LoadFailed(str(ex), lasting=_is_broken(load)))
             return 1
-        self._engine = Engine(model, self._writer.events)
+        self._engine = Engine(model, self._writer.events, lambda: bool(self._pending))
         self._writer.give_up = self._engine.cancel
-        self._engine.expecting = lambda: bool(self._pending)
         threading.stack_size(_TOKENISER_STACK)
         threading.Thread(target=self._tokenise, name="tokeniser", daemon=True).start()
         threading.Thread(target=self._compile, name="compiler", daemon=True).start()

@@ -109,9 +109,17 @@ class Preparer:
                 banned=model.eog_ids if request.ignore_eos else (),
                 end_tokens=model.eog_ids,
             )
-            sequence = Sequence(id, choice, request, prompt, model.n_ctx, sampler, matcher)
-            sequence.visible = visible
-            sequence.images = images
+            sequence = Sequence(
+                id,
+                choice,
+                request,
+                prompt,
+                n_ctx=model.n_ctx,
+                sampler=sampler,
+                matcher=matcher,
+                visible=visible,
+                images=images,
+            )
             sequences.append(sequence)
         return sequences
 

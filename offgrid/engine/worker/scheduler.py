@@ -113,37 +113,32 @@ class Scheduler(Generic[S]):
     Args:
         n_slots: sequences that can run at once.
         step_tokens: most tokens in one decode call; at least ``n_slots``.
-        prefill_tokens: most prefill tokens in a step in which other sequences decode.
         n_ctx: tokens that a slot has room for.
         scored_tokens: most tokens of prompts with logprobs in one decode call: each of them needs a
             row of logits, which is memory.
+        can_cut: whether the model can drop the end of a sequence (recurrent ones cannot). Where
+            not, only whole sequences are shared. :meth:`cannot_cut` takes it back.
 
     Attributes:
-        burst_tokens: tokens that the rest of the oldest prompt may have to be read whole beside
-            streams.
         min_copy: tokens that a prefix must have to be copied.
-        can_cut: whether the model can drop the end of a sequence (recurrent ones cannot). Where
-            not, only whole sequences are shared.
     """
 
     def __init__(
         self,
         n_slots: int,
         step_tokens: int,
-        prefill_tokens: int,
         n_ctx: int = 2048,
         scored_tokens: int = 512,
+        can_cut: bool = True,
     ) -> None:
-        if n_slots < 1 or step_tokens < n_slots or min(prefill_tokens, scored_tokens) < 1:
-            raise ValueError("need n_slots >= 1, step_tokens >= n_slots, and tokens for prefill")
+        if n_slots < 1 or step_tokens < n_slots or scored_tokens < 1:
+            raise ValueError("need n_slots >= 1, step_tokens >= n_slots and scored_tokens >= 1")
         self.scored_tokens = scored_tokens
         self.step_tokens = step_tokens
-        self.prefill_tokens = prefill_tokens
-        self.burst_tokens = 0
         self.waiting: deque[S] = deque()
         self.running: list[S] = []
         self.idle = IdleSlots(n_slots)
-        self.can_cut = True
+        self.can_cut = can_cut
         self.n_ctx = n_ctx
         self.min_copy = max(MIN_COPY, n_ctx // _COPY_SHARE)
         self._parked: dict[int, tuple[S, int]] = {}
@@ -375,18 +370,23 @@ class Scheduler(Generic[S]):
 
     # --- the step -----------------------------------------------------------------------------
 
-    def plan(self) -> list[Row[S]]:
+    def plan(self, *, prefill: int, burst: int = 0) -> list[Row[S]]:
         """Return the rows of the next decode call; empty when nothing runs.
 
-        The sum of ``count`` is at most ``step_tokens``, and every sequence has at most one row.
+        Args:
+            prefill: most tokens of prefill beside sequences that decode, at least 1.
+            burst: tokens that the rest of the oldest prompt may have to be computed whole instead.
+
+        Returns:
+            At most one row of every sequence. The sum of ``count`` is at most ``step_tokens``.
         """
         rows = [Row(s, s.computed, 1) for s in self.running if s.status is Status.DECODING]
         prefilling = self._prefilling()
         budget = self.step_tokens - len(rows)
         if rows and prefilling:
             left = prefilling[0].readable - prefilling[0].computed
-            least = left if left <= self.burst_tokens else 0
-            budget = min(budget, max(self.prefill_tokens, least))
+            least = left if left <= burst else 0
+            budget = min(budget, max(prefill, least))
         logits = self.scored_tokens
         for sequence in prefilling:
             count = min(sequence.readable - sequence.computed, budget)

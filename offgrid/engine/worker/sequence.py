@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,9 +92,12 @@ class Sequence:
         choice: int,
         request: GenerationRequest,
         prompt: NDArray[np.int32],
+        *,
         n_ctx: int,
         sampler: Sampler,
         matcher: Matcher | None = None,
+        visible: Mapping[int, bytes] = MappingProxyType({}),
+        images: tuple[Span, ...] = (),
     ) -> None:
         self.request_id = request_id
         self.choice = choice
@@ -114,8 +119,8 @@ class Sequence:
         self.reuse = request.cache_prompt
         self.slot = -1
         self.status = Status.WAITING
-        self.visible: dict[int, bytes] = {}
-        self.images: tuple[Span, ...] = ()
+        self.visible = visible
+        self.images = images
         self.completion_tokens = 0
 
     def __len__(self) -> int:

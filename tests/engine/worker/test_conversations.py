@@ -81,8 +81,7 @@ class Desk:
 
     def __init__(self, n_slots: int, can_cut: bool = True) -> None:
         self.n_slots = n_slots
-        self.scheduler = Scheduler[Turn](n_slots, 256, 64)
-        self.scheduler.can_cut = can_cut
+        self.scheduler = Scheduler[Turn](n_slots, 256, can_cut=can_cut)
         self.memory: list[list[int]] = [[] for _ in range(n_slots)]
         self.talks: list[Talk] = []
         self.lost: list[Talk] = []
@@ -100,7 +99,7 @@ class Desk:
     def step(self) -> None:
         for placement in self.scheduler.admit():
             self._carry_out(placement)
-        for row in self.scheduler.plan():
+        for row in self.scheduler.plan(prefill=64):
             turn = row.sequence
             memory = self.memory[turn.slot]
             assert memory == turn.tokens[: row.start].tolist(), "a slot does not hold its sequence"

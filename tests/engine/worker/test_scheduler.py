@@ -72,7 +72,7 @@ def admitted(scheduler: Scheduler[Fake]) -> list[Fake]:
 
 
 def test_first_come_first_served() -> None:
-    scheduler = Scheduler[Fake](2, 64, 16)
+    scheduler = Scheduler[Fake](2, 64)
     sequences = [Fake(i, 5) for i in range(4)]
     scheduler.submit(sequences)
     assert admitted(scheduler) == sequences[:2]
@@ -83,12 +83,12 @@ def test_first_come_first_served() -> None:
 
 
 def test_every_decoding_sequence_gets_its_token_and_prefill_gets_the_rest() -> None:
-    scheduler = Scheduler[Fake](3, 32, 8)
+    scheduler = Scheduler[Fake](3, 32)
     stream, long_prompt, short_prompt = Fake(1, 10), Fake(2, 1000), Fake(3, 3)
     scheduler.submit([stream, long_prompt, short_prompt])
     scheduler.admit()
     compute(scheduler, stream, 9)
-    rows = scheduler.plan()
+    rows = scheduler.plan(prefill=8)
     assert [(r.sequence, r.start, r.count, r.completes) for r in rows] == [
         (stream, 9, 1, True),
         (long_prompt, 0, 8, False),
@@ -97,33 +97,32 @@ def test_every_decoding_sequence_gets_its_token_and_prefill_gets_the_rest() -> N
 
 @pytest.mark.parametrize(("burst", "counts"), [(19, [8]), (20, [20]), (200, [20])])
 def test_the_rest_of_a_short_prompt_is_read_at_once(burst: int, counts: list[int]) -> None:
-    scheduler = Scheduler[Fake](3, 64, 8)
+    scheduler = Scheduler[Fake](3, 64)
     stream = Fake(1, 10)
     scheduler.submit([stream, Fake(2, 20), Fake(3, 20)])
     scheduler.admit()
     compute(scheduler, stream, 9)
-    scheduler.burst_tokens = burst
-    assert [row.count for row in scheduler.plan()] == [1, *counts]
+    assert [row.count for row in scheduler.plan(prefill=8, burst=burst)] == [1, *counts]
 
 
 def test_prefill_alone_uses_the_whole_step() -> None:
-    scheduler = Scheduler[Fake](2, 32, 8)
+    scheduler = Scheduler[Fake](2, 32)
     scheduler.submit([Fake(1, 30), Fake(2, 30)])
     scheduler.admit()
-    assert [(r.start, r.count, r.completes) for r in scheduler.plan()] == [
+    assert [(r.start, r.count, r.completes) for r in scheduler.plan(prefill=8)] == [
         (0, 30, True),
         (0, 2, False),
     ]
 
 
 def test_prompts_with_logprobs_share_the_rows_of_logits() -> None:
-    scheduler = Scheduler[Fake](4, 64, 64, scored_tokens=10)
+    scheduler = Scheduler[Fake](4, 64, scored_tokens=10)
     stream, one, two, plain = Fake(1, 10), Fake(2, 8), Fake(3, 20), Fake(4, 30)
     one.unscored = two.unscored = True
     scheduler.submit([stream, one, two, plain])
     scheduler.admit()
     compute(scheduler, stream, 9)
-    rows = scheduler.plan()
+    rows = scheduler.plan(prefill=64)
     assert [(r.sequence, r.count, r.n_logits) for r in rows] == [
         (stream, 1, 1),
         (one, 8, 8),
@@ -131,11 +130,13 @@ def test_prompts_with_logprobs_share_the_rows_of_logits() -> None:
         (plain, 30, 1),
     ]
     scheduler.record(rows)
-    assert [(r.sequence, r.count) for r in scheduler.plan() if r.sequence is two] == [(two, 10)]
+    assert [(r.sequence, r.count) for r in scheduler.plan(prefill=64) if r.sequence is two] == [
+        (two, 10)
+    ]
 
 
 def test_what_gets_logprobs_takes_nothing_but_gives() -> None:
-    scheduler = Scheduler[Fake](3, 64, 64)
+    scheduler = Scheduler[Fake](3, 64)
     tokens = list(range(1, 41))
     one, two, three = (Fake(i, 0, tokens=tokens) for i in range(3))
     two.unscored = True
@@ -155,7 +156,7 @@ def test_what_gets_logprobs_takes_nothing_but_gives() -> None:
 
 
 def test_cancel_takes_out_waiting_and_running_ones() -> None:
-    scheduler = Scheduler[Fake](1, 32, 8)
+    scheduler = Scheduler[Fake](1, 32)
     mine = [Fake(1, 5), Fake(1, 5)]
     other = Fake(2, 5)
     scheduler.submit([*mine, other])
@@ -167,8 +168,8 @@ def test_cancel_takes_out_waiting_and_running_ones() -> None:
     assert scheduler.running == [other]
 
 
-@pytest.mark.parametrize("sizes", [(0, 8, 8), (4, 3, 1), (1, 8, 0)])
-def test_impossible_sizes_are_refused(sizes: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("sizes", [(0, 8, 9, 8), (4, 3, 9, 1), (1, 8, 9, 0)])
+def test_impossible_sizes_are_refused(sizes: tuple[int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="n_slots"):
         Scheduler(*sizes)
 
@@ -181,12 +182,16 @@ def test_impossible_sizes_are_refused(sizes: tuple[int, int, int]) -> None:
 def test_every_prompt_is_computed_whole_and_in_order(
     lengths: list[int], step_tokens: int, prefill_tokens: int
 ) -> None:
-    scheduler = Scheduler[Fake](8, step_tokens, prefill_tokens)
+    scheduler = Scheduler[Fake](8, step_tokens)
     sequences = [Fake(i, length) for i, length in enumerate(lengths)]
     scheduler.submit(sequences)
     scheduler.admit()
     for _ in range(sum(lengths) + 1):
-        rows = [row for row in scheduler.plan() if row.sequence.computed < row.sequence.length]
+        rows = [
+            row
+            for row in scheduler.plan(prefill=prefill_tokens)
+            if row.sequence.computed < row.sequence.length
+        ]
         for row in rows:
             assert row.start == row.sequence.computed
         scheduler.record(rows)
@@ -205,7 +210,7 @@ PROMPT = list(range(1, 41))
 
 
 def test_behind_a_finished_sequence() -> None:
-    scheduler = Scheduler[Fake](1, 64, 16)
+    scheduler = Scheduler[Fake](1, 64)
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
     compute(scheduler, first, 40)
@@ -216,7 +221,7 @@ def test_behind_a_finished_sequence() -> None:
 
 
 def test_the_last_token_is_always_computed() -> None:
-    scheduler = Scheduler[Fake](1, 64, 16)
+    scheduler = Scheduler[Fake](1, 64)
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
     compute(scheduler, first, 40)
@@ -226,7 +231,7 @@ def test_the_last_token_is_always_computed() -> None:
 
 
 def test_behind_a_running_sequence_in_another_slot() -> None:
-    scheduler = Scheduler[Fake](2, 64, 16)
+    scheduler = Scheduler[Fake](2, 64)
     first, second = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=[*PROMPT, 99])
     start(scheduler, first)
     compute(scheduler, first, 40)
@@ -236,7 +241,7 @@ def test_behind_a_running_sequence_in_another_slot() -> None:
 
 
 def test_a_short_prefix_is_not_worth_a_copy() -> None:
-    scheduler = Scheduler[Fake](2, 64, 16)
+    scheduler = Scheduler[Fake](2, 64)
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
     compute(scheduler, first, 40)
@@ -245,17 +250,17 @@ def test_a_short_prefix_is_not_worth_a_copy() -> None:
 
 
 def test_who_comes_with_the_same_new_prompt_waits_for_its_prefill() -> None:
-    scheduler = Scheduler[Fake](3, 16, 8)
+    scheduler = Scheduler[Fake](3, 16)
     sequences = [Fake(i, 0, tokens=PROMPT) for i in range(3)]
     scheduler.submit(sequences)
     assert admitted(scheduler) == sequences[:1]
     assert len(scheduler.running) == 3
     for _ in range(2):
-        (row,) = scheduler.plan()
+        (row,) = scheduler.plan(prefill=8)
         assert row.sequence is sequences[0]
         scheduler.record([row])
         assert scheduler.admit() == []
-    (row,) = scheduler.plan()
+    (row,) = scheduler.plan(prefill=8)
     scheduler.record([row])
     sequences[0].length += 1  # its first token was drawn
     placements = scheduler.admit()
@@ -263,11 +268,11 @@ def test_who_comes_with_the_same_new_prompt_waits_for_its_prefill() -> None:
         (sequences[1], sequences[0].slot, 39),
         (sequences[2], sequences[0].slot, 39),
     ]
-    assert {row.count for row in scheduler.plan()} == {1}
+    assert {row.count for row in scheduler.plan(prefill=8)} == {1}
 
 
 def test_only_the_prefill_is_waited_for_not_what_is_drawn_behind_it() -> None:
-    scheduler = Scheduler[Fake](2, 16, 8)
+    scheduler = Scheduler[Fake](2, 16)
     answer = list(range(5000, 5300))
     first = Fake(1, 0, tokens=PROMPT)
     second = Fake(2, 0, tokens=[*PROMPT, *answer, 7])
@@ -281,7 +286,7 @@ def test_only_the_prefill_is_waited_for_not_what_is_drawn_behind_it() -> None:
 
 
 def test_choices_share_their_prefill_whatever_they_share_with_others() -> None:
-    scheduler = Scheduler[Fake](3, 64, 8)
+    scheduler = Scheduler[Fake](3, 64)
     choices = [Fake(1, 0, tokens=PROMPT) for _ in range(2)]
     other = Fake(2, 0, tokens=PROMPT)
     for sequence in choices:
@@ -295,7 +300,7 @@ def test_choices_share_their_prefill_whatever_they_share_with_others() -> None:
 
 
 def test_who_had_to_give_way_waits_until_another_has_ended() -> None:
-    scheduler = Scheduler[Fake](3, 64, 16)
+    scheduler = Scheduler[Fake](3, 64)
     running = [Fake(i, 10) for i in range(3)]
     start(scheduler, *running)
     scheduler.preempt(running[2])
@@ -308,7 +313,7 @@ def test_who_had_to_give_way_waits_until_another_has_ended() -> None:
 
 
 def test_whoever_waited_for_goes_on_when_that_one_leaves() -> None:
-    scheduler = Scheduler[Fake](2, 16, 8)
+    scheduler = Scheduler[Fake](2, 16)
     first, second = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=PROMPT)
     start(scheduler, first, second)
     compute(scheduler, first, 20)
@@ -319,7 +324,7 @@ def test_whoever_waited_for_goes_on_when_that_one_leaves() -> None:
 
 
 def test_the_least_recently_used_room_is_given_up_first() -> None:
-    scheduler = Scheduler[Fake](2, 64, 16)
+    scheduler = Scheduler[Fake](2, 64)
     old, new = Fake(1, 0, tokens=[*PROMPT, 7]), Fake(2, 0, tokens=[9, *PROMPT])
     start(scheduler, old, new)
     slots = old.slot, new.slot
@@ -334,7 +339,7 @@ def test_the_least_recently_used_room_is_given_up_first() -> None:
 
 def test_a_long_conversation_is_not_given_up_for_a_common_beginning() -> None:
     """Where another slot is free, the beginning is copied and the rest stays."""
-    scheduler = Scheduler[Fake](2, 64, 16)
+    scheduler = Scheduler[Fake](2, 64)
     long = Fake(1, 0, tokens=list(range(1, 101)))
     start(scheduler, long)
     kept = long.slot
@@ -346,7 +351,7 @@ def test_a_long_conversation_is_not_given_up_for_a_common_beginning() -> None:
 
 
 def test_no_reuse_on_request() -> None:
-    scheduler = Scheduler[Fake](2, 64, 16)
+    scheduler = Scheduler[Fake](2, 64)
     secret, other = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=PROMPT)
     secret.reuse = False
     start(scheduler, secret)
@@ -362,8 +367,7 @@ def test_no_reuse_on_request() -> None:
 
 
 def test_what_cannot_be_cut_is_shared_whole_or_not_at_all() -> None:
-    scheduler = Scheduler[Fake](1, 64, 16)
-    scheduler.can_cut = False
+    scheduler = Scheduler[Fake](1, 64, can_cut=False)
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
     compute(scheduler, first, 40)
@@ -377,7 +381,7 @@ def test_what_cannot_be_cut_is_shared_whole_or_not_at_all() -> None:
 
 
 def test_preempted_sequences_come_back_first() -> None:
-    scheduler = Scheduler[Fake](2, 64, 16)
+    scheduler = Scheduler[Fake](2, 64)
     one, two, three = (Fake(i, 10) for i in range(3))
     start(scheduler, one, two, three)
     compute(scheduler, two, 5)
@@ -398,7 +402,7 @@ def filled(scheduler: Scheduler[Fake], n_slots: int, length: int = 20) -> list[F
 
 
 def test_newcomers_get_slots_beside_each_other() -> None:
-    scheduler = Scheduler[Fake](8, 64, 16)
+    scheduler = Scheduler[Fake](8, 64)
     filled(scheduler, 8)
     running = [Fake(i, 20) for i in range(4)]
     for sequence in running:
@@ -407,7 +411,7 @@ def test_newcomers_get_slots_beside_each_other() -> None:
 
 
 def test_what_lies_beside_those_that_run_is_moved_to_where_less_is_lost() -> None:
-    scheduler = Scheduler[Fake](8, 64, 16)
+    scheduler = Scheduler[Fake](8, 64)
     old = filled(scheduler, 8)
     # Slots 4 to 7 are the older half from now on.
     for sequence in old[:4]:
@@ -429,7 +433,7 @@ def test_what_lies_beside_those_that_run_is_moved_to_where_less_is_lost() -> Non
 
 def test_a_conversation_that_goes_on_far_away_comes_to_the_others() -> None:
     """There is a slot beside them that holds nothing."""
-    scheduler = Scheduler[Fake](8, 64, 16)
+    scheduler = Scheduler[Fake](8, 64)
     old = filled(scheduler, 8)
     start(scheduler, first := Fake(1, 20))
     assert first.slot == 0
@@ -441,7 +445,7 @@ def test_a_conversation_that_goes_on_far_away_comes_to_the_others() -> None:
 
 
 def test_what_lies_beside_the_others_is_moved_to_an_empty_slot() -> None:
-    scheduler = Scheduler[Fake](8, 64, 16)
+    scheduler = Scheduler[Fake](8, 64)
     old = filled(scheduler, 8)
     start(scheduler, first := Fake(1, 20))
     assert first.slot == 0
@@ -454,7 +458,7 @@ def test_what_lies_beside_the_others_is_moved_to_an_empty_slot() -> None:
 
 
 def test_no_conversation_is_given_up_to_bring_another_to_the_others() -> None:
-    scheduler = Scheduler[Fake](8, 64, 16)
+    scheduler = Scheduler[Fake](8, 64)
     old = filled(scheduler, 8)
     start(scheduler, Fake(1, 20))
     (placement,) = start(scheduler, again := Fake(2, 0, tokens=[*old[7].tokens[:20], 7]))
@@ -464,7 +468,7 @@ def test_no_conversation_is_given_up_to_bring_another_to_the_others() -> None:
 
 
 def test_slots_of_a_long_context_stay_where_they_are() -> None:
-    scheduler = Scheduler[Fake](8, 64, 16, 1 << 20)
+    scheduler = Scheduler[Fake](8, 64, 1 << 20)
     old = filled(scheduler, 8)
     start(scheduler, Fake(1, 20))
     (placement,) = start(scheduler, again := Fake(2, 0, tokens=[*old[7].tokens[:20], 7]))
@@ -472,7 +476,7 @@ def test_slots_of_a_long_context_stay_where_they_are() -> None:
 
 
 def test_a_long_context_is_copied_for_a_long_prefix_only() -> None:
-    scheduler = Scheduler[Fake](2, 64, 16, 128 * 30)
+    scheduler = Scheduler[Fake](2, 64, 128 * 30)
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
     compute(scheduler, first, 40)
@@ -488,29 +492,29 @@ def test_a_long_context_is_copied_for_a_long_prefix_only() -> None:
     [((), []), ((1,), [1]), ((1, 2), [1, 2]), ((1, 2, 3), []), ((0, 5), []), ((1, 4), [1, 4])],
 )
 def test_small_gaps_are_bridged(ends: tuple[int, ...], bridges: list[int]) -> None:
-    scheduler = Scheduler[Fake](6, 64, 16)
+    scheduler = Scheduler[Fake](6, 64)
     running = [Fake(i, 10 + i) for i in range(6)]
     start(scheduler, *running)
     for sequence in running:
         compute(scheduler, sequence, 9 + sequence.request_id)
     for slot in ends:
         scheduler.release(running[slot])
-    rows = scheduler.plan()
+    rows = scheduler.plan(prefill=16)
     assert scheduler.bridges(rows, 58) == [(slot, 9 + slot) for slot in bridges]
     assert len(scheduler.bridges(rows, 1)) <= 1
-    scheduler.can_cut = False
+    scheduler.cannot_cut(rows[0].sequence)
     assert scheduler.bridges(rows, 58) == []
 
 
 def test_a_full_slot_is_no_bridge() -> None:
-    scheduler = Scheduler[Fake](3, 64, 16, 30)
+    scheduler = Scheduler[Fake](3, 64, 30)
     running = [Fake(i, 30) for i in range(3)]
     start(scheduler, *running)
     for sequence in running:
         compute(scheduler, sequence, 29)
     compute(scheduler, running[1], 30)
     scheduler.release(running[1])
-    assert scheduler.bridges(scheduler.plan(), 10) == []
+    assert scheduler.bridges(scheduler.plan(prefill=16), 10) == []
 
 
 class Life(RuleBasedStateMachine):
@@ -526,7 +530,7 @@ class Life(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler[Fake](self.SLOTS, 16, 4)
+        self.scheduler = Scheduler[Fake](self.SLOTS, 16)
         self.next_id = 0
         self.admitted: list[int] = []
         self.submitted: list[Fake] = []
@@ -574,7 +578,7 @@ class Life(RuleBasedStateMachine):
         new = [s for s in self.scheduler.running if s not in before]
         self.admitted += [s.request_id for s in new]
         self.statuses_say_what_is_true()
-        rows = self.scheduler.plan()
+        rows = self.scheduler.plan(prefill=4)
         assert sum(row.count for row in rows) <= 16
         assert len({id(row.sequence) for row in rows}) == len(rows)
         assert bool(rows) == bool(set(self.scheduler.running) - set(awaiting))
