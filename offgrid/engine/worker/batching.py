@@ -10,6 +10,7 @@ import numpy as np
 
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.scheduler import Row, Scheduler
+from offgrid.engine.worker.scoring import Scored
 from offgrid.engine.worker.sequence import Sequence
 
 _ANY_TOKEN = np.zeros(1, dtype=np.int32)
@@ -22,18 +23,26 @@ class Filled:
     """A filled batch: prompts, then streams, each in the order of their slots.
 
     Attributes:
+        rows: what it computes.
         complete: sequences whose next token can be drawn.
         indices: where the logits of each of them will be.
         ends: slot -> place in the batch of the last token of its row.
         bridges: idle slots that got a token, to be cut off again afterwards.
+        addresses: of the logits of each complete sequence, until the next decode.
+        scored: rows of prompts that get logprobs.
     """
 
-    __slots__ = ("_model", "bridges", "complete", "ends", "indices")
+    __slots__ = (
+        "_model", "addresses", "bridges", "complete", "ends", "indices", "rows", "scored",
+    )  # fmt: skip
 
     def __init__(
         self, model: Model, scheduler: Scheduler[Sequence], rows: list[Row[Sequence]]
     ) -> None:
         self._model = model
+        self.rows = rows
+        self.addresses: list[int] = []
+        self.scored: list[Scored] = []
         self.complete: list[Sequence] = []
         self.indices: list[int] = []
         self.ends: dict[int, int] = {}
@@ -52,6 +61,20 @@ class Filled:
         else:  # perhaps a prompt is between them: then with it
             self.bridges = scheduler.bridges(rows, room)
             self._add_rows(rows, self.bridges)
+
+    def decode(self) -> None:
+        """Compute the batch, and find where its logits are.
+
+        Raises:
+            DecodeError: llama.cpp failed.
+        """
+        self._model.decode()
+        self.addresses = [self._model.logits(index) for index in self.indices]
+        self.scored = [
+            Scored(self._model, row, self.ends[row.sequence.slot])
+            for row in self.rows
+            if row.sequence.scored < row.sequence.n_prompt
+        ]
 
     def _add_streams(self, streams: list[Row[Sequence]]) -> None:
         """Add rows of one token each, with those of the slots between them, in one go."""

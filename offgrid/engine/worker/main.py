@@ -45,7 +45,8 @@ from offgrid.engine.protocol import (
 )
 from offgrid.engine.signals import FOR_THE_SERVER
 from offgrid.engine.worker.embedder import EmbeddingJob
-from offgrid.engine.worker.engine import Engine, EngineBroken
+from offgrid.engine.worker.engine import Engine
+from offgrid.engine.worker.failures import EngineBroken
 from offgrid.engine.worker.llama.errors import LoadError
 from offgrid.engine.worker.llama.examine import examine
 from offgrid.engine.worker.llama.model import Model

@@ -11,7 +11,8 @@ import pytest
 from engine_runs import Failing, Run
 
 from offgrid.engine.protocol import Delta, Event, Failed, GenerationRequest, Load, Part, Sampling
-from offgrid.engine.worker.engine import Engine, EngineBroken
+from offgrid.engine.worker.engine import Engine
+from offgrid.engine.worker.failures import EngineBroken
 from offgrid.engine.worker.llama.errors import DecodeError, LoadError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
