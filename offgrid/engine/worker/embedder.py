@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from offgrid.engine.limits import check_input_tokens, check_text_size, utf8_size
 from offgrid.engine.protocol import Embedded, EmbeddingRequest, Event, Failed, Part, Started
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
 from offgrid.engine.worker.llama.errors import DecodeError, LoadError
 from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.prompts import token_ids
 from offgrid.errors import ContextLengthExceeded, EngineFault, InvalidParameter
 
 log = logging.getLogger(__name__)
@@ -29,8 +31,10 @@ Tokens = NDArray[np.int32]
 
 MAX_INPUT_TOKENS = 300_000
 """Of all inputs of a request together, as OpenAI limits it."""
-BYTES_PER_TOKEN = 16
-"""A text with more bytes than this for every token of the context is refused unread."""
+_OTHER_IDS = (
+    "Clients that tokenise for another model have to send text (LangChain: "
+    "check_embedding_ctx_length=False)."
+)
 RANK_TEMPLATE = "tokenizer.chat_template.rerank"
 """Metadata key of how query and document are put together, where a model has a way of its own."""
 
@@ -113,7 +117,7 @@ class Embedder:
                 tokens = self._ids(given, param)
             if len(tokens) == 0:
                 raise InvalidParameter(f"{param} is empty.", param)
-            self._check_length(len(tokens), param, pair is not None)
+            check_input_tokens(len(tokens), self._model.n_ctx, param, paired=pair is not None)
             job.prompt_tokens += len(tokens)
             if job.prompt_tokens > MAX_INPUT_TOKENS:
                 raise ContextLengthExceeded(
@@ -147,34 +151,11 @@ class Embedder:
             )
 
     def _check_size(self, text: str, param: str) -> None:
-        size, limit = len(text.encode("utf-8")), BYTES_PER_TOKEN * self._model.n_ctx
-        if size > limit:
-            raise ContextLengthExceeded(
-                f"{param} has {size} bytes; this model's context of {self._model.n_ctx} tokens "
-                f"takes at most {limit}.",
-                param,
-            )
-
-    def _check_length(self, n_tokens: int, param: str, paired: bool = False) -> None:
-        if n_tokens > self._model.n_ctx:
-            raise ContextLengthExceeded(
-                f"This model's context is {self._model.n_ctx} tokens and {param} has "
-                f"{n_tokens}{' together with the query' if paired else ''}.",
-                param,
-            )
+        check_text_size(utf8_size(text), self._model.n_ctx, param, what=param)
 
     def _ids(self, given: tuple[int, ...], param: str) -> Tokens:
-        self._check_length(len(given), param)
-        n_vocab = self._model.n_vocab
-        for token in given:
-            if not 0 <= token < n_vocab:
-                raise InvalidParameter(
-                    f"Token id {token} is outside the model's vocabulary (0 to {n_vocab - 1}). "
-                    "Clients that tokenise for another model have to send text (LangChain: "
-                    "check_embedding_ctx_length=False).",
-                    param,
-                )
-        return np.array(given, dtype=np.int32)
+        check_input_tokens(len(given), self._model.n_ctx, param)
+        return token_ids(given, self._model.n_vocab, param, _OTHER_IDS)
 
     def _pairs(self, query: str | None) -> _Pairs | None:
         if query is None:
