@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from report import add_json_option, machine, print_table, write_json
 
-from offgrid.engine.worker.scheduler import Row, Scheduler
+from offgrid.engine.worker.scheduler import BatchSpan, Scheduler
 from offgrid.engine.worker.sequence import Status
 
 SLOTS = 8
@@ -91,20 +91,20 @@ class Played:
             self.counts["copies"] += placement.source not in (None, placement.sequence.slot)
             self.counts["prompt"] += len(placement.sequence)
             self.counts["computed"] += len(placement.sequence) - placement.keep
-        rows = self.scheduler.plan(prefill=64)
-        streams = [row for row in rows if row.count == 1 and row.completes]
+        spans = self.scheduler.plan(prefill=64)
+        streams = [span for span in spans if span.count == 1 and span.completes]
         if streams:
-            used = {row.sequence.slot for row in streams}
+            used = {span.sequence.slot for span in streams}
             used |= {slot for slot, _ in self.scheduler.bridges(streams, 100)}
             self.counts["steps"] += 1
             self.counts["calls"] += sum(slot - 1 not in used for slot in used)
-        self.scheduler.record(rows)
-        for row in rows:
-            self._draw(row)
+        self.scheduler.record(spans)
+        for span in spans:
+            self._draw(span)
 
-    def _draw(self, row: Row[Turn]) -> None:
-        turn = row.sequence
-        if not row.completes:
+    def _draw(self, span: BatchSpan[Turn]) -> None:
+        turn = span.sequence
+        if not span.completes:
             return
         if turn.n_tokens < len(turn.tokens):
             turn.tokens[turn.n_tokens] = self.chance.randrange(1000)

@@ -78,7 +78,7 @@ def talk_of(info: ModelInfo, request: ChatRequest) -> Talk:
     """
     check_message_count(len(request.messages), info.n_ctx, "messages")
     images = request.images()
-    if images and not info.sees:
+    if images and not info.has_vision:
         raise InvalidParameter(
             "This model does not see images: there is no projector file beside it.",
             images[0][1].removesuffix(".image_url.url"),

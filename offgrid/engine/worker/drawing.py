@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.protocol import Delta, TokenLogprob
-from offgrid.engine.worker.batching import Filled
+from offgrid.engine.worker.batching import FilledBatch
 from offgrid.engine.worker.failures import Failures
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.matcher import DEAD_ENDS, Masks, Matcher
@@ -23,7 +23,7 @@ from offgrid.sampling import SampleResult, sample_rows
 log = logging.getLogger(__name__)
 
 _LARGE_VOCABULARY = 16384
-"""Logits of a row from which on it pays to share rows among threads."""
+"""Logits in a row from which on it pays to share rows among threads."""
 _MASK_SECONDS = 0.002
 """How long masks are waited for when the logits are there. Most are there first; a sequence whose
 mask is late is sampled in a later step, so that it does not hold up the others."""
@@ -49,7 +49,7 @@ class Drawing:
         self._drawn: list[tuple[Matcher, int]] = []
         """Tokens of this step that matchers have to follow."""
 
-    def sample(self, batch: Filled) -> None:
+    def sample(self, batch: FilledBatch) -> None:
         """Sample the next token of each sequence that a decoded batch completes.
 
         Logprobs of prompts' tokens are told first.
@@ -73,9 +73,9 @@ class Drawing:
         if seconds:
             self._masks.wait([s.matcher for s in late if s.matcher is not None], seconds)
         late = [s for s in late if s.matcher is not None and s.matcher.ready]
-        rows = [s.row for s in late]  # alive until they were read
+        rows = [s.pending_logits for s in late]  # alive until they were read
         for sequence in late:
-            sequence.row = None
+            sequence.pending_logits = None
             self._scheduler.resume(sequence)
         self._draw(late, [row.ctypes.data for row in rows if row is not None])
 
@@ -108,7 +108,7 @@ class Drawing:
             # Rows stand in the order of slots; clients get the choices of a step in their own.
             drawn.sort(key=lambda pair: pair[0].choice)
         for sequence, result in drawn:
-            if sequence.status is Status.FINISHED:  # a sibling's row just failed their request
+            if sequence.status is Status.FINISHED:  # a sibling has just failed their request
                 continue
             if isinstance(result, SamplingError):
                 self._not_drawn(sequence, result)
@@ -152,7 +152,7 @@ class Drawing:
             if sequence.status is Status.FINISHED:
                 continue
             if matcher is not None and not matcher.ready:
-                sequence.row = _copied(address, self._model.n_vocab)
+                sequence.pending_logits = _copied(address, self._model.n_vocab)
                 self._scheduler.await_mask(sequence)
             elif matcher is not None and matcher.error is not None:
                 self._failures.fail(sequence.request_id, _beyond(matcher))

@@ -67,7 +67,7 @@ class EmbeddingJob:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _InputSpan:
     input: Input
     count: int
     first: int
@@ -194,10 +194,10 @@ class Embedder:
         except LoadError as ex:
             log.error("no context for embeddings: %s", ex)
             return self._fail([job.id for job in self._jobs], f"No room for embeddings: {ex}")
-        rows = self._fill(context, budget)
+        spans = self._fill(context, budget)
         events: list[Event] = []
         begun: list[Event] = []
-        for job in {row.input.job.id: row.input.job for row in rows}.values():
+        for job in {span.input.job.id: span.input.job for span in spans}.values():
             if not job.started:
                 job.started = True
                 begun.append(Started(job.id))
@@ -206,11 +206,13 @@ class Embedder:
             self._emit(tuple(begun))
         try:
             context.decode()
-            answers = [answer for row in rows if (answer := self._take(context, row)) is not None]
+            answers = [
+                answer for span in spans if (answer := self._take(context, span)) is not None
+            ]
         except DecodeError as ex:
-            log.error("decode of %d inputs failed: %s", len(rows), ex)
+            log.error("decode of %d inputs failed: %s", len(spans), ex)
             self.failures += 1
-            ids = dict.fromkeys(row.input.job.id for row in rows)
+            ids = dict.fromkeys(span.input.job.id for span in spans)
             return events + self._fail(list(ids), "The model failed to compute this request.")
         self.failures = 0
         for item, vector in answers:
@@ -230,15 +232,15 @@ class Embedder:
             self.cancel(id)
         return [Failed(id, "EngineFault", error.message, code=error.code) for id in ids]
 
-    def _fill(self, context: EmbeddingContext, budget: int | None) -> list[_Row]:
+    def _fill(self, context: EmbeddingContext, budget: int | None) -> list[_InputSpan]:
         """Put what is begun into the batch, then new inputs as long as there is room."""
         context.batch.clear()
         room = context.capacity
         if budget is not None and not context.whole:
             room = min(room, max(1, budget))
-        rows: list[_Row] = []
+        spans: list[_InputSpan] = []
         for item in self._active:
-            room -= self._add(context, item, room, rows)
+            room -= self._add(context, item, room, spans)
         cells = context.n_cells - sum(len(item.tokens) for item in self._active)
         while room > 0 and self._jobs and self._free:
             job = self._jobs[0]
@@ -254,28 +256,28 @@ class Embedder:
             item.sequence = heapq.heappop(self._free)
             self._active.append(item)
             cells -= size
-            room -= self._add(context, item, room, rows)
-        return rows
+            room -= self._add(context, item, room, spans)
+        return spans
 
     @staticmethod
-    def _add(context: EmbeddingContext, item: Input, room: int, rows: list[_Row]) -> int:
+    def _add(context: EmbeddingContext, item: Input, room: int, spans: list[_InputSpan]) -> int:
         count = min(room, len(item.tokens) - item.done)
         if count > 0:
             tokens = item.tokens[item.done : item.done + count]
             last = context.batch.add(item.sequence, item.done, tokens, True)
-            rows.append(_Row(item, count, last + 1 - count))
+            spans.append(_InputSpan(item, count, last + 1 - count))
         return count
 
     def _take(
-        self, context: EmbeddingContext, row: _Row
+        self, context: EmbeddingContext, span: _InputSpan
     ) -> tuple[Input, NDArray[np.float64]] | None:
         """Take in what was computed of an input; return its raw vector when that is all."""
-        item = row.input
-        item.done += row.count
+        item = span.input
+        item.done += span.count
         finished = item.done == len(item.tokens)
         if context.whole:
             return item, context.pooled(item.sequence).astype(np.float64)
-        states = context.states(row.first, row.count)
+        states = context.states(span.first, span.count)
         pooling = self._model.pooling
         if pooling == "mean":
             total = states.sum(axis=0, dtype=np.float64)

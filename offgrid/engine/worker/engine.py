@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from offgrid.engine.protocol import Event, GenerationRequest, Started, TokenQuery, Tokens
-from offgrid.engine.worker.batching import Filled
+from offgrid.engine.worker.batching import FilledBatch, build_batch
 from offgrid.engine.worker.drawing import Drawing
 from offgrid.engine.worker.embedder import Embedder, EmbeddingJob
 from offgrid.engine.worker.failures import MAX_FAILURES, EngineBroken, Failures
@@ -25,7 +25,7 @@ from offgrid.engine.worker.outbox import Outbox
 from offgrid.engine.worker.pace import Pace
 from offgrid.engine.worker.prepare import Prepared, Preparer
 from offgrid.engine.worker.prompts import answer
-from offgrid.engine.worker.scheduler import Placement, Row, Scheduler
+from offgrid.engine.worker.scheduler import BatchSpan, Placement, Scheduler
 from offgrid.engine.worker.scoring import SCORED_BYTES
 from offgrid.engine.worker.sequence import Sequence, Status
 
@@ -175,16 +175,16 @@ class Engine:
         # Whose prompt is computed now has to be known before it may end the process.
         self._outbox.push()
         share = self._prefill_share()
-        rows = self.scheduler.plan(prefill=share, burst=self._pace.burst_tokens)
+        spans = self.scheduler.plan(prefill=share, burst=self._pace.burst_tokens)
         began = time.monotonic()
-        for batch in self._decode(rows):
+        for batch in self._decode(spans):
             self._drawing.sample(batch)
-        if rows:
-            self._observe(rows, time.monotonic() - began)
-        patience = 0.0 if rows else _IDLE_SECONDS
+        if spans:
+            self._observe(spans, time.monotonic() - began)
+        patience = 0.0 if spans else _IDLE_SECONDS
         self._drawing.sample_late(patience)
         if self.embedder.has_work:
-            self._embed(share if rows else None)
+            self._embed(share if spans else None)
         self._outbox.push()
         self._drawing.start_masks()
         self._images.step(patience)
@@ -196,30 +196,30 @@ class Engine:
         share = self._pace.prefill_tokens(*self.scheduler.counts())
         return max(1, share // 2) if self.embedder.has_work else share
 
-    def _observe(self, rows: list[Row[Sequence]], seconds: float) -> None:
-        decoding = sum(row.count == 1 for row in rows)
-        prefilling = sum(row.count for row in rows) - decoding
+    def _observe(self, spans: list[BatchSpan[Sequence]], seconds: float) -> None:
+        decoding = sum(span.count == 1 for span in spans)
+        prefilling = sum(span.count for span in spans) - decoding
         self._pace.observe(decoding, prefilling, seconds)
 
-    def _decode(self, rows: list[Row[Sequence]]) -> Iterator[Filled]:
-        """Compute rows; yield each batch, to be sampled from before the next one is asked for.
+    def _decode(self, spans: list[BatchSpan[Sequence]]) -> Iterator[FilledBatch]:
+        """Compute spans; yield each batch, to be sampled from before the next one is asked for.
 
         There is one batch, unless llama.cpp refuses it: see :meth:`Failures.after_decode`.
         """
-        left = [rows]
+        left = [spans]
         while left:
             # Since they were planned, a failure may have ended or preempted some of them.
-            rows = [row for row in left.pop(0) if row.sequence.status in _IN_BATCHES]
-            if not rows:
+            spans = [span for span in left.pop(0) if span.sequence.status in _IN_BATCHES]
+            if not spans:
                 continue
-            batch = Filled(self.model, self.scheduler, rows)
+            batch = build_batch(self.model, self.scheduler, spans)
             try:
                 batch.decode()
             except DecodeError as ex:
                 left = self._failures.after_decode(batch, ex) + left
                 continue
             self._failures.reset()
-            self.scheduler.record(rows)
+            self.scheduler.record(spans)
             for slot, position in batch.bridges:
                 self.model.cut(slot, position)
             yield batch

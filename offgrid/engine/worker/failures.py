@@ -9,11 +9,11 @@ from __future__ import annotations
 import logging
 
 from offgrid.engine.protocol import Failed
-from offgrid.engine.worker.batching import Filled
+from offgrid.engine.worker.batching import FilledBatch
 from offgrid.engine.worker.llama.errors import DecodeError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.outbox import Outbox
-from offgrid.engine.worker.scheduler import Row, Scheduler
+from offgrid.engine.worker.scheduler import BatchSpan, Scheduler
 from offgrid.engine.worker.sequence import Sequence
 from offgrid.errors import EngineFault, RequestError
 
@@ -58,7 +58,9 @@ class Failures:
             self._outbox.push()
             raise EngineBroken(f"{self._in_a_row} failures in a row, last: {error}")
 
-    def after_decode(self, batch: Filled, error: DecodeError) -> list[list[Row[Sequence]]]:
+    def after_decode(
+        self, batch: FilledBatch, error: DecodeError
+    ) -> list[list[BatchSpan[Sequence]]]:
         """Find whose fault a failed decode was.
 
         Returns:
@@ -68,15 +70,15 @@ class Failures:
         Raises:
             EngineBroken: as :meth:`count`.
         """
-        rows = batch.rows
-        log.error("decode of %d rows failed: %s", len(rows), error)
+        spans = batch.spans
+        log.error("decode of %d spans failed: %s", len(spans), error)
         if error.no_room and self.make_room():
-            return [rows]
-        if error.retriable and len(rows) > 1:
-            return [[row] for row in rows]
+            return [spans]
+        if error.retriable and len(spans) > 1:
+            return [[span] for span in spans]
         fault = EngineFault("The model failed to compute this request.")
-        slots = [*(slot for slot, _ in batch.bridges), *(row.sequence.slot for row in rows)]
-        for request_id in dict.fromkeys(row.sequence.request_id for row in rows):
+        slots = [*(slot for slot, _ in batch.bridges), *(span.sequence.slot for span in spans)]
+        for request_id in dict.fromkeys(span.sequence.request_id for span in spans):
             self.fail(request_id, fault)
         for slot in slots:
             self._scheduler.forget(slot)
@@ -100,7 +102,7 @@ class Failures:
             return False
         youngest = self._scheduler.running[-1]
         slot = youngest.slot
-        youngest.row = None  # its logits are computed again
+        youngest.pending_logits = None  # its logits are computed again
         self._scheduler.preempt(youngest)
         self._model.forget(slot)
         return True

@@ -6,7 +6,7 @@ import logging
 
 from offgrid.engine.worker.encoder import Encoder
 from offgrid.engine.worker.failures import Failures
-from offgrid.engine.worker.image import Span
+from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.llama.errors import DecodeError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.outbox import Outbox
@@ -57,14 +57,14 @@ class Images:
             return
         start = sequence.position(span.start)
         try:
-            self._model.see(span.chunk, embeddings, sequence.slot, start)
+            self._model.decode_image(span.chunk, embeddings, sequence.slot, start)
         except DecodeError as ex:
             self._after_decode(sequence, span, ex)
             return
         self._failures.reset()
         self._scheduler.record_image(sequence, span.end)
 
-    def _after_decode(self, sequence: Sequence, span: Span, error: DecodeError) -> None:
+    def _after_decode(self, sequence: Sequence, span: ImageSpan, error: DecodeError) -> None:
         """Have an image tried again in another step if that may help, else end its request."""
         slot = sequence.slot
         start = sequence.position(span.start)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from offgrid.engine.limits import check_prompt_tokens
 from offgrid.engine.protocol import GenerationRequest
 from offgrid.engine.worker.grammars import Grammars
-from offgrid.engine.worker.image import Span
+from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.matcher import Matcher
 from offgrid.engine.worker.prompts import prompt_text, read_bias, read_prompt, read_with_images
@@ -61,7 +61,7 @@ class Preparer:
             raise InvalidParameter(
                 "This model does not generate text.", "model", code="unsupported_model"
             )
-        images: tuple[Span, ...] = ()
+        images: tuple[ImageSpan, ...] = ()
         if request.images:
             prompt, images = read_with_images(self._model, request, request.prompt_param)
         else:
@@ -85,7 +85,7 @@ class Preparer:
         id: int,
         request: GenerationRequest,
         prompt: NDArray[np.int32],
-        images: tuple[Span, ...],
+        images: tuple[ImageSpan, ...],
         seed: int,
     ) -> list[Sequence]:
         """One for each choice, with a sampler of its own."""

@@ -17,7 +17,7 @@ from offgrid.engine.limits import (
     utf8_size,
 )
 from offgrid.engine.protocol import GenerationRequest, Part, TokenQuery, Tokens
-from offgrid.engine.worker.image import Chunk, Span
+from offgrid.engine.worker.image import Chunk, ImageSpan
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.llama.vision import VisionError
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
@@ -54,7 +54,7 @@ def read_prompt(model: Model, request: GenerationRequest) -> NDArray[np.int32]:
 
 def read_with_images(
     model: Model, request: GenerationRequest | TokenQuery, param: str
-) -> tuple[NDArray[np.int32], tuple[Span, ...]]:
+) -> tuple[NDArray[np.int32], tuple[ImageSpan, ...]]:
     """Return the token ids of a prompt with images, int32, and where in it the images stand.
 
     The positions of images have the negative ids of
@@ -84,7 +84,7 @@ def read_with_images(
     for piece in pieces:
         end = start + len(_ids(piece))
         if isinstance(piece, Chunk):
-            spans.append(Span(start, end, piece))
+            spans.append(ImageSpan(start, end, piece))
         start = end
     return np.concatenate([_ids(piece) for piece in pieces]), tuple(spans)
 
@@ -120,7 +120,7 @@ def _read_fill_in(model: Model, request: GenerationRequest) -> NDArray[np.int32]
 
 def prompt_text(model: Model, tokens: Iterable[int]) -> str:
     """Return what tokens stand for; bytes that are no UTF-8 become U+FFFD."""
-    return b"".join(map(model.shown, tokens)).decode("utf-8", "replace")
+    return b"".join(map(model.piece_with_special, tokens)).decode("utf-8", "replace")
 
 
 def has_added_bos(model: Model, request: GenerationRequest) -> bool:
@@ -177,7 +177,7 @@ def answer(model: Model, id: int, query: TokenQuery) -> Tokens:
             )
         tokens = tuple(token_ids(query.tokens, model.n_vocab, query.param).tolist())
     # Each token that occurs is looked up once: texts repeat themselves.
-    pieces = _of_each(model.shown, tokens) if query.pieces else ()
+    pieces = _of_each(model.piece_with_special, tokens) if query.pieces else ()
     names = _of_each(model.name, tokens) if query.names else ()
     if sum(map(len, pieces)) + 4 * sum(map(len, names)) > _MAX_ANSWER:
         raise InvalidParameter("The text of these tokens is too long.", query.param)

@@ -24,7 +24,7 @@ from offgrid.engine.worker.prefix import MIN_COPY, NO_MATCH, IdleSlots, Match, T
 from offgrid.engine.worker.sequence import Status
 
 MAX_GAP = 2
-"""Slots between two rows that are bridged; see :meth:`Scheduler.bridges`."""
+"""Slots between two spans that are bridged; see :meth:`Scheduler.bridges`."""
 _COPY_SHARE = 128
 """A copy takes the time of a slot's context, whatever is in it. Where a prefix is shorter than this
 part (1/128) of the context it may be computed sooner than copied."""
@@ -53,7 +53,7 @@ class Schedulable(Protocol):
 
     @property
     def readable(self) -> int:
-        """Tokens up to which it can be computed by rows: all, or those before the next image."""
+        """Tokens up to which it can be computed by spans: all, or those before the next image."""
 
     def whole(self, length: int) -> int:
         """The largest number up to ``length`` of first tokens that ends inside no image."""
@@ -71,7 +71,7 @@ S = TypeVar("S", bound=Schedulable)
 
 
 @dataclass(frozen=True, slots=True)
-class Row(Generic[S]):
+class BatchSpan(Generic[S]):
     """A run of one sequence's tokens in a batch: ``count`` tokens from index ``start``."""
 
     sequence: S
@@ -80,13 +80,13 @@ class Row(Generic[S]):
 
     @property
     def n_logits(self) -> int:
-        """How many of the row's last tokens need their logits."""
+        """How many of the span's last tokens need their logits."""
         end = self.start + self.count
         return max(0, end - max(self.start, self.sequence.wanted_from))
 
     @property
     def completes(self) -> bool:
-        """Whether the sequence's last token is in this row, so that logits are wanted."""
+        """Whether the sequence's last token is in this span, so that logits are wanted."""
         return self.start + self.count == len(self.sequence)
 
 
@@ -370,20 +370,20 @@ class Scheduler(Generic[S]):
 
     # --- the step -----------------------------------------------------------------------------
 
-    def plan(self, *, prefill: int, burst: int = 0) -> list[Row[S]]:
-        """Return the rows of the next decode call; empty when nothing runs.
+    def plan(self, *, prefill: int, burst: int = 0) -> list[BatchSpan[S]]:
+        """Return the spans of the next decode call; empty when nothing runs.
 
         Args:
             prefill: most tokens of prefill beside sequences that decode, at least 1.
             burst: tokens that the rest of the oldest prompt may have to be computed whole instead.
 
         Returns:
-            At most one row of every sequence. The sum of ``count`` is at most ``step_tokens``.
+            At most one span of every sequence. The sum of ``count`` is at most ``step_tokens``.
         """
-        rows = [Row(s, s.computed, 1) for s in self.running if s.status is Status.DECODING]
+        spans = [BatchSpan(s, s.computed, 1) for s in self.running if s.status is Status.DECODING]
         prefilling = self._prefilling()
-        budget = self.step_tokens - len(rows)
-        if rows and prefilling:
+        budget = self.step_tokens - len(spans)
+        if spans and prefilling:
             left = prefilling[0].readable - prefilling[0].computed
             least = left if left <= burst else 0
             budget = min(budget, max(prefill, least))
@@ -394,14 +394,14 @@ class Scheduler(Generic[S]):
                 count = min(count, logits)
                 logits -= count
             if count:
-                rows.append(Row(sequence, sequence.computed, count))
+                spans.append(BatchSpan(sequence, sequence.computed, count))
                 budget -= count
-        return rows
+        return spans
 
-    def record(self, rows: Iterable[Row[S]]) -> None:
-        """Note that rows of the plan are computed; to be told before their tokens are sampled."""
-        for row in rows:
-            self._record(row.sequence, row.start + row.count)
+    def record(self, spans: Iterable[BatchSpan[S]]) -> None:
+        """Note that spans of the plan are computed; to be told before their tokens are sampled."""
+        for span in spans:
+            self._record(span.sequence, span.start + span.count)
 
     def record_image(self, sequence: S, end: int) -> None:
         """Note that a sequence is computed up to the end of an image."""
@@ -421,23 +421,23 @@ class Scheduler(Generic[S]):
         """The mask that a sequence waits for is there."""
         sequence.status = Status.DECODING
 
-    def bridges(self, rows: list[Row[S]], room: int) -> list[tuple[int, int]]:
-        """Return idle slots to compute a token in for nothing, so that rows stay together.
+    def bridges(self, spans: list[BatchSpan[S]], room: int) -> list[tuple[int, int]]:
+        """Return idle slots to compute a token in for nothing, so that spans stay together.
 
         llama.cpp computes together only what stands in neighbouring slots. A token more costs less
         than a second call, if the gap is small (``docs/engine.md`` has figures).
 
         Args:
-            rows: of the step.
+            spans: of the step.
             room: tokens that the batch still has room for.
 
         Returns:
             Slots, and the position of the token: behind what the slot holds. It has to be cut off
             again after the step.
         """
-        if len(rows) < 2 or not self.can_cut:
+        if len(spans) < 2 or not self.can_cut:
             return []
-        used = sorted(row.sequence.slot for row in rows)
+        used = sorted(span.sequence.slot for span in spans)
         if used[-1] - used[0] == len(used) - 1:
             return []
         held = {slot: len(tokens) for slot, tokens in self.idle}

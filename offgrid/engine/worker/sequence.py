@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.protocol import Delta, GenerationRequest, TokenLogprob
-from offgrid.engine.worker.image import Span
+from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.matcher import Matcher
 from offgrid.sampling import Sampler, TextStream
 
@@ -74,7 +74,8 @@ class Sequence:
         tokens: ids of prompt and answer, int32, in a buffer of the context's size.
         computed: how many of them llama.cpp has computed in ``slot``.
         matcher: what the answer has to follow, or None.
-        row: a copy of its logits while the next token waits for the matcher's mask.
+        pending_logits: a copy of its logits, float32 (n_vocab,), while the next token waits for the
+            matcher's mask.
         scored: how many tokens of the prompt have got their logprobs; all if none are wanted.
         visible: bytes of control tokens that give text, which others do not.
         images: where images stand in the prompt, in order.
@@ -82,8 +83,8 @@ class Sequence:
 
     __slots__ = (
         "cached", "choice", "completion_tokens", "computed", "images", "limit", "matcher", "n_ctx",
-        "n_prompt", "n_tokens", "request", "request_id", "reuse", "row", "sampler", "scored",
-        "slot", "status", "stream", "tokens", "visible",
+        "n_prompt", "n_tokens", "pending_logits", "request", "request_id", "reuse", "sampler",
+        "scored", "slot", "status", "stream", "tokens", "visible",
     )  # fmt: skip
 
     def __init__(
@@ -97,7 +98,7 @@ class Sequence:
         sampler: Sampler,
         matcher: Matcher | None = None,
         visible: Mapping[int, bytes] = MappingProxyType({}),
-        images: tuple[Span, ...] = (),
+        images: tuple[ImageSpan, ...] = (),
     ) -> None:
         self.request_id = request_id
         self.choice = choice
@@ -105,7 +106,7 @@ class Sequence:
         self.n_ctx = n_ctx
         self.sampler = sampler
         self.matcher = matcher
-        self.row: NDArray[np.float32] | None = None
+        self.pending_logits: NDArray[np.float32] | None = None
         self.stream = TextStream(request.stop)
         room = n_ctx - len(prompt)
         self.limit = room if request.max_tokens is None else min(room, request.max_tokens)
@@ -142,7 +143,7 @@ class Sequence:
         return self.n_tokens
 
     @property
-    def next_image(self) -> Span | None:
+    def next_image(self) -> ImageSpan | None:
         """The image that is to be computed now, None if something else is."""
         return next((span for span in self.images if span.start == self.computed), None)
 

@@ -99,13 +99,13 @@ class Desk:
     def step(self) -> None:
         for placement in self.scheduler.admit():
             self._carry_out(placement)
-        for row in self.scheduler.plan(prefill=64):
-            turn = row.sequence
+        for span in self.scheduler.plan(prefill=64):
+            turn = span.sequence
             memory = self.memory[turn.slot]
-            assert memory == turn.tokens[: row.start].tolist(), "a slot does not hold its sequence"
-            memory += turn.tokens[row.start : row.start + row.count].tolist()
-            self.scheduler.record([row])
-            if row.completes:
+            assert memory == turn.tokens[: span.start].tolist(), "a slot does not hold its sequence"
+            memory += turn.tokens[span.start : span.start + span.count].tolist()
+            self.scheduler.record([span])
+            if span.completes:
                 self._draw(turn)
 
     def finish(self) -> None:

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from offgrid.engine.worker import scheduler as scheduler_module
 from offgrid.engine.worker.prefix import MIN_COPY
-from offgrid.engine.worker.scheduler import Placement, Row, Scheduler
+from offgrid.engine.worker.scheduler import BatchSpan, Placement, Scheduler
 from offgrid.engine.worker.sequence import TRANSITIONS, Status
 
 
@@ -62,8 +62,8 @@ class Fake:
 
 
 def compute(scheduler: Scheduler[Fake], sequence: Fake, computed: int) -> None:
-    """Let so many tokens of a sequence be computed, as if rows of them had been planned."""
-    scheduler.record([Row(sequence, sequence.computed, computed - sequence.computed)])
+    """Let so many tokens of a sequence be computed, as if spans of them had been planned."""
+    scheduler.record([BatchSpan(sequence, sequence.computed, computed - sequence.computed)])
 
 
 def admitted(scheduler: Scheduler[Fake]) -> list[Fake]:
@@ -88,8 +88,8 @@ def test_every_decoding_sequence_gets_its_token_and_prefill_gets_the_rest() -> N
     scheduler.submit([stream, long_prompt, short_prompt])
     scheduler.admit()
     compute(scheduler, stream, 9)
-    rows = scheduler.plan(prefill=8)
-    assert [(r.sequence, r.start, r.count, r.completes) for r in rows] == [
+    spans = scheduler.plan(prefill=8)
+    assert [(s.sequence, s.start, s.count, s.completes) for s in spans] == [
         (stream, 9, 1, True),
         (long_prompt, 0, 8, False),
     ]
@@ -102,7 +102,7 @@ def test_the_rest_of_a_short_prompt_is_read_at_once(burst: int, counts: list[int
     scheduler.submit([stream, Fake(2, 20), Fake(3, 20)])
     scheduler.admit()
     compute(scheduler, stream, 9)
-    assert [row.count for row in scheduler.plan(prefill=8, burst=burst)] == [1, *counts]
+    assert [span.count for span in scheduler.plan(prefill=8, burst=burst)] == [1, *counts]
 
 
 def test_prefill_alone_uses_the_whole_step() -> None:
@@ -122,14 +122,14 @@ def test_prompts_with_logprobs_share_the_rows_of_logits() -> None:
     scheduler.submit([stream, one, two, plain])
     scheduler.admit()
     compute(scheduler, stream, 9)
-    rows = scheduler.plan(prefill=64)
-    assert [(r.sequence, r.count, r.n_logits) for r in rows] == [
+    spans = scheduler.plan(prefill=64)
+    assert [(s.sequence, s.count, s.n_logits) for s in spans] == [
         (stream, 1, 1),
         (one, 8, 8),
         (two, 2, 2),
         (plain, 30, 1),
     ]
-    scheduler.record(rows)
+    scheduler.record(spans)
     assert [(r.sequence, r.count) for r in scheduler.plan(prefill=64) if r.sequence is two] == [
         (two, 10)
     ]
@@ -187,14 +187,14 @@ def test_every_prompt_is_computed_whole_and_in_order(
     scheduler.submit(sequences)
     scheduler.admit()
     for _ in range(sum(lengths) + 1):
-        rows = [
-            row
-            for row in scheduler.plan(prefill=prefill_tokens)
-            if row.sequence.computed < row.sequence.length
+        spans = [
+            span
+            for span in scheduler.plan(prefill=prefill_tokens)
+            if span.sequence.computed < span.sequence.length
         ]
-        for row in rows:
-            assert row.start == row.sequence.computed
-        scheduler.record(rows)
+        for span in spans:
+            assert span.start == span.sequence.computed
+        scheduler.record(spans)
     assert all(s.computed == s.length for s in sequences)
 
 
@@ -256,19 +256,19 @@ def test_who_comes_with_the_same_new_prompt_waits_for_its_prefill() -> None:
     assert admitted(scheduler) == sequences[:1]
     assert len(scheduler.running) == 3
     for _ in range(2):
-        (row,) = scheduler.plan(prefill=8)
-        assert row.sequence is sequences[0]
-        scheduler.record([row])
+        (span,) = scheduler.plan(prefill=8)
+        assert span.sequence is sequences[0]
+        scheduler.record([span])
         assert scheduler.admit() == []
-    (row,) = scheduler.plan(prefill=8)
-    scheduler.record([row])
+    (span,) = scheduler.plan(prefill=8)
+    scheduler.record([span])
     sequences[0].length += 1  # its first token was drawn
     placements = scheduler.admit()
     assert [(p.sequence, p.source, p.keep) for p in placements] == [
         (sequences[1], sequences[0].slot, 39),
         (sequences[2], sequences[0].slot, 39),
     ]
-    assert {row.count for row in scheduler.plan(prefill=8)} == {1}
+    assert {span.count for span in scheduler.plan(prefill=8)} == {1}
 
 
 def test_only_the_prefill_is_waited_for_not_what_is_drawn_behind_it() -> None:
@@ -499,11 +499,11 @@ def test_small_gaps_are_bridged(ends: tuple[int, ...], bridges: list[int]) -> No
         compute(scheduler, sequence, 9 + sequence.request_id)
     for slot in ends:
         scheduler.release(running[slot])
-    rows = scheduler.plan(prefill=16)
-    assert scheduler.bridges(rows, 58) == [(slot, 9 + slot) for slot in bridges]
-    assert len(scheduler.bridges(rows, 1)) <= 1
-    scheduler.cannot_cut(rows[0].sequence)
-    assert scheduler.bridges(rows, 58) == []
+    spans = scheduler.plan(prefill=16)
+    assert scheduler.bridges(spans, 58) == [(slot, 9 + slot) for slot in bridges]
+    assert len(scheduler.bridges(spans, 1)) <= 1
+    scheduler.cannot_cut(spans[0].sequence)
+    assert scheduler.bridges(spans, 58) == []
 
 
 def test_a_full_slot_is_no_bridge() -> None:
@@ -578,31 +578,31 @@ class Life(RuleBasedStateMachine):
         new = [s for s in self.scheduler.running if s not in before]
         self.admitted += [s.request_id for s in new]
         self.statuses_say_what_is_true()
-        rows = self.scheduler.plan(prefill=4)
-        assert sum(row.count for row in rows) <= 16
-        assert len({id(row.sequence) for row in rows}) == len(rows)
-        assert bool(rows) == bool(set(self.scheduler.running) - set(awaiting))
-        assert rows or awaiting or not self.scheduler.waiting
+        spans = self.scheduler.plan(prefill=4)
+        assert sum(span.count for span in spans) <= 16
+        assert len({id(span.sequence) for span in spans}) == len(spans)
+        assert bool(spans) == bool(set(self.scheduler.running) - set(awaiting))
+        assert spans or awaiting or not self.scheduler.waiting
         decoding = [
             s for s in self.scheduler.running
             if s.length - s.computed == 1 and s.status is not Status.PARKED  # not by its status
         ]  # fmt: skip
-        assert {id(s) for s in decoding} <= {id(row.sequence) for row in rows}
-        self._bridge(rows)
-        for row in rows:
-            self._compute(row)
-            if row.completes and late:
-                self.scheduler.await_mask(row.sequence)
-            elif row.completes:
-                self._sample(row.sequence, finish, token)
+        assert {id(s) for s in decoding} <= {id(span.sequence) for span in spans}
+        self._bridge(spans)
+        for span in spans:
+            self._compute(span)
+            if span.completes and late:
+                self.scheduler.await_mask(span.sequence)
+            elif span.completes:
+                self._sample(span.sequence, finish, token)
         for sequence in awaiting if not late else ():
             self.scheduler.resume(sequence)
             self._sample(sequence, finish, token)
 
-    def _bridge(self, rows: list[Row[Fake]]) -> None:
-        used = {row.sequence.slot for row in rows}
-        bridges = self.scheduler.bridges(rows, 16 - sum(row.count for row in rows))
-        assert sum(row.count for row in rows) + len(bridges) <= 16
+    def _bridge(self, spans: list[BatchSpan[Fake]]) -> None:
+        used = {span.sequence.slot for span in spans}
+        bridges = self.scheduler.bridges(spans, 16 - sum(span.count for span in spans))
+        assert sum(span.count for span in spans) + len(bridges) <= 16
         assert len({slot for slot, _ in bridges} | used) == len(bridges) + len(used)
         for slot, position in bridges:
             assert not any(s.slot == slot and s.computed for s in self.scheduler.running)
@@ -625,11 +625,11 @@ class Life(RuleBasedStateMachine):
                 self.memory[slot] = []
                 self.scheduler.cannot_cut(placement.sequence)
 
-    def _compute(self, row: Row[Fake]) -> None:
-        sequence = row.sequence
-        assert row.start == len(self.memory[sequence.slot])
-        self.memory[sequence.slot] += sequence.tokens[row.start : row.start + row.count].tolist()
-        self.scheduler.record([row])
+    def _compute(self, span: BatchSpan[Fake]) -> None:
+        sequence = span.sequence
+        assert span.start == len(self.memory[sequence.slot])
+        self.memory[sequence.slot] += sequence.tokens[span.start : span.start + span.count].tolist()
+        self.scheduler.record([span])
 
     def _sample(self, sequence: Fake, finish: bool, token: int) -> None:
         if finish or sequence.length > 120:

@@ -51,12 +51,12 @@ class Watched:
             raise self.encoder_errors.pop(0)
         return self._model.encode(chunk)
 
-    def see(self, chunk: Chunk, embeddings: Embeddings, slot: int, start: int) -> None:
+    def decode_image(self, chunk: Chunk, embeddings: Embeddings, slot: int, start: int) -> None:
         self.seen.append((slot, start))
         error = self.errors.pop(0) if self.errors else None
         if error is not None:
             raise error
-        self._model.see(chunk, embeddings, slot, start)
+        self._model.decode_image(chunk, embeddings, slot, start)
 
 
 @pytest.fixture(scope="module")

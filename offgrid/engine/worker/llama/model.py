@@ -161,7 +161,7 @@ class Model(Weights):
             pooling=self.pooling,
             generates=self.generates,
             control_ids=self.control_texts,
-            sees=load.projector is not None,
+            has_vision=load.projector is not None,
         )
 
     # --- images -------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ class Model(Weights):
         """
         return self.vision().encode(chunk)
 
-    def see(self, chunk: Chunk, embeddings: Embeddings, slot: int, start: int) -> None:
+    def decode_image(self, chunk: Chunk, embeddings: Embeddings, slot: int, start: int) -> None:
         """Compute an encoded image in a slot, from position ``start`` on.
 
         Raises:
