@@ -67,7 +67,8 @@ class Drawing:
         Args:
             seconds: how long to wait for the masks.
         """
-        late = [s for s in self._scheduler.running if s.status is Status.AWAITING_MASK]
+        awaiting = Status.AWAITING_MASK
+        late = [s for s in self._scheduler.running if s.status is awaiting]
         if not late:
             return
         if seconds:
@@ -107,8 +108,9 @@ class Drawing:
         if any(sequence.choice for sequence in sequences):
             # Rows stand in the order of slots; clients get the choices of a step in their own.
             drawn.sort(key=lambda pair: pair[0].choice)
+        finished = Status.FINISHED
         for sequence, result in drawn:
-            if sequence.status is Status.FINISHED:  # a sibling has just failed their request
+            if sequence.status is finished:  # a sibling has just failed their request
                 continue
             if isinstance(result, SamplingError):
                 self._not_drawn(sequence, result)

@@ -35,8 +35,6 @@ _PREFILL_SHARE = 8
 _IDLE_SECONDS = 0.05
 """Longest wait for a mask or an image when there is nothing else to do; then a cancel is seen."""
 _GATHER_SECONDS = 0.01
-_IN_BATCHES = (Status.PREFILL, Status.DECODING)
-"""Statuses in which a sequence still takes part in the step that it was planned for."""
 
 
 class Engine:
@@ -206,23 +204,21 @@ class Engine:
 
         There is one batch, unless llama.cpp refuses it: see :meth:`Failures.after_decode`.
         """
-        left = [spans]
+        left = [spans] if spans else []
         while left:
-            # Since they were planned, a failure may have ended or preempted some of them.
-            spans = [span for span in left.pop(0) if span.sequence.status in _IN_BATCHES]
-            if not spans:
-                continue
-            batch = build_batch(self.model, self.scheduler, spans)
+            batch = build_batch(self.model, self.scheduler, left.pop(0))
             try:
                 batch.decode()
             except DecodeError as ex:
                 left = self._failures.after_decode(batch, ex) + left
-                continue
-            self._failures.reset()
-            self.scheduler.record(spans)
-            for slot, position in batch.bridges:
-                self.model.cut(slot, position)
-            yield batch
+            else:
+                self._failures.reset()
+                self.scheduler.record(batch.spans)
+                for slot, position in batch.bridges:
+                    self.model.cut(slot, position)
+                yield batch
+            # A failure may have ended or preempted some of those that are still to be tried.
+            left = [rest for spans in left if (rest := _still_planned(spans))]
 
     def _embed(self, budget: int | None) -> None:
         for event in self.embedder.step(budget):
@@ -268,3 +264,9 @@ class Engine:
     def _drop(self, request_id: int) -> None:
         self.scheduler.cancel(request_id)
         self.embedder.cancel(request_id)
+
+
+def _still_planned(spans: list[BatchSpan[Sequence]]) -> list[BatchSpan[Sequence]]:
+    """Return the spans of sequences that have neither ended nor been preempted since the plan."""
+    in_batches = (Status.DECODING, Status.PREFILL)
+    return [span for span in spans if span.sequence.status in in_batches]

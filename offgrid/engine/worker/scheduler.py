@@ -361,12 +361,13 @@ class Scheduler(Generic[S]):
 
     def counts(self) -> tuple[int, int]:
         """Return how many running sequences decode, and how many have tokens to prefill."""
-        decoding = sum(s.status is Status.DECODING for s in self.running)
-        return decoding, len(self._prefilling())
+        decoding = Status.DECODING
+        return sum([s.status is decoding for s in self.running]), len(self._prefilling())
 
     def _prefilling(self) -> list[S]:
         """Sequences in prefill, but for those whose next part is an image."""
-        return [s for s in self.running if s.status is Status.PREFILL and s.readable > s.computed]
+        prefill = Status.PREFILL
+        return [s for s in self.running if s.status is prefill and s.readable > s.computed]
 
     # --- the step -----------------------------------------------------------------------------
 
@@ -380,7 +381,8 @@ class Scheduler(Generic[S]):
         Returns:
             At most one span of every sequence. The sum of ``count`` is at most ``step_tokens``.
         """
-        spans = [BatchSpan(s, s.computed, 1) for s in self.running if s.status is Status.DECODING]
+        decoding = Status.DECODING
+        spans = [BatchSpan(s, s.computed, 1) for s in self.running if s.status is decoding]
         prefilling = self._prefilling()
         budget = self.step_tokens - len(spans)
         if spans and prefilling:
@@ -400,17 +402,17 @@ class Scheduler(Generic[S]):
 
     def record(self, spans: Iterable[BatchSpan[S]]) -> None:
         """Note that spans of the plan are computed; to be told before their tokens are sampled."""
+        prefill = Status.PREFILL
         for span in spans:
-            self._record(span.sequence, span.start + span.count)
+            sequence = span.sequence
+            sequence.computed += span.count
+            if sequence.status is prefill and sequence.computed >= len(sequence) - 1:
+                sequence.status = Status.DECODING
 
     def record_image(self, sequence: S, end: int) -> None:
-        """Note that a sequence is computed up to the end of an image."""
-        self._record(sequence, end)
-
-    @staticmethod
-    def _record(sequence: S, computed: int) -> None:
-        sequence.computed = computed
-        if sequence.status is Status.PREFILL and computed >= len(sequence) - 1:
+        """Note that a sequence in prefill is computed up to the end of an image."""
+        sequence.computed = end
+        if end >= len(sequence) - 1:
             sequence.status = Status.DECODING
 
     def await_mask(self, sequence: S) -> None:
