@@ -198,6 +198,30 @@ def test_every_prompt_is_computed_whole_and_in_order(
     assert all(s.computed == s.length for s in sequences)
 
 
+def test_the_statuses_of_a_life() -> None:
+    scheduler = Scheduler[Fake](2, 64)
+    first, second = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=PROMPT)
+    scheduler.submit([first, second])
+    assert (first.status, second.status) == (Status.WAITING, Status.WAITING)
+    scheduler.admit()
+    assert (first.status, second.status) == (Status.PREFILL, Status.PARKED)
+    compute(scheduler, first, 38)
+    assert (first.status, scheduler.counts()) == (Status.PREFILL, (0, 1))
+    compute(scheduler, first, 39)
+    assert (first.status, scheduler.counts()) == (Status.DECODING, (1, 0))
+    scheduler.admit()
+    assert second.status is Status.DECODING
+    compute(scheduler, first, 40)
+    scheduler.await_mask(first)
+    assert [span.sequence for span in scheduler.plan(prefill=8)] == [second]
+    scheduler.preempt(second)
+    scheduler.resume(first)
+    assert (first.status, second.status) == (Status.DECODING, Status.WAITING)
+    scheduler.cancel(2)
+    scheduler.release(first)
+    assert (first.status, second.status) == (Status.FINISHED, Status.FINISHED)
+
+
 # --- shared prefixes --------------------------------------------------------------------------
 
 
@@ -228,6 +252,7 @@ def test_the_last_token_is_always_computed() -> None:
     scheduler.release(first)
     (placement,) = start(scheduler, Fake(2, 0, tokens=PROMPT))
     assert placement.keep == 39
+    assert placement.sequence.status is Status.DECODING
 
 
 def test_behind_a_running_sequence_in_another_slot() -> None:
