@@ -14,6 +14,8 @@ from typing import IO
 
 import msgspec
 
+from offgrid.errors import ErrorCode
+
 MAX_FRAME = 64 * 1024 * 1024
 """Bytes. Nobody writes a longer frame, so one that says that it is longer means that the stream is
 out of step, and the pipe is given up."""
@@ -248,7 +250,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     """Whether it writes text; models made for embedding or ranking do not."""
     control_ids: dict[str, int] = {}
     """Ids of the ``control_texts``."""
-    sees: bool = False
+    has_vision: bool = False
     """Whether there is a projector for images."""
 
 
@@ -366,7 +368,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     error: str
     message: str
     param: str | None = None
-    code: str | None = None
+    code: ErrorCode | None = None
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):

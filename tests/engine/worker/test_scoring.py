@@ -12,7 +12,7 @@ from engine_runs import Counting, Failing, Run
 from reference_logits import ReferenceModel
 
 from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Part, PromptToken
-from offgrid.engine.worker.engine import NO_ROOM
+from offgrid.engine.worker.llama.errors import NO_ROOM
 from offgrid.errors import ContextLengthExceeded
 
 STORY = "Once upon a time there was a small otter who lived beside a wide river. " * 4

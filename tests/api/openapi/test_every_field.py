@@ -1,0 +1,76 @@
+"""Requests with every optional field that the document knows, and answers that fit the document."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+from changed_models import FILL_IN, with_metadata
+from documented import Documented
+from full_requests import RESPONSES, Full, full_requests
+from support import STARTER, request
+from tiny_vision import make_seeing
+
+from offgrid.api.openapi.document import document
+from offgrid.config import load_settings
+from offgrid.server import Server
+
+SEEING, RANKING = "seeing", "bert-rank"
+PLAIN = full_requests(STARTER, SEEING, RANKING, "resp_none")
+SCHEMAS = Documented(document())
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory, starter_path: Path) -> Iterator[str]:
+    """A server of a starter that fills in, a model that takes images, and one that ranks."""
+    folder = tmp_path_factory.mktemp("models")
+    with_metadata(starter_path, folder / starter_path.name, FILL_IN)
+    make_seeing(folder, SEEING)
+    assert tiny_models.make_bert(folder, "RANK").stem == RANKING
+    files = {"models_dir": folder, "responses_file": folder / "responses.sqlite3"}
+    settings = load_settings(
+        {**files, "port": 0, "drain_timeout": 0, "threads": 1, "max_models": 3}, environ={}
+    )
+    server = Server(settings)
+    server.start()
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def previous(url: str) -> str:
+    made = request(url, "POST", RESPONSES, {"model": STARTER, "input": "Hello!"})
+    return str(made.json["id"])
+
+
+@pytest.mark.parametrize("index", range(len(PLAIN)), ids=[full.path for full in PLAIN])
+def test_answers_to_all_fields_are_as_described(url: str, previous: str, index: int) -> None:
+    documented = Documented.of(url)
+    full = full_requests(STARTER, SEEING, RANKING, previous)[index]
+    for body in full.bodies():
+        documented.body("post", full.path).validate(body)
+        answer = request(url, "POST", full.path, body)
+        assert answer.status == 200, answer.body
+        documented.check(answer, "post", full.path)
+
+
+def test_every_field_has_a_sample() -> None:
+    """Also every field of every object inside: who adds one writes a sample of it."""
+    for path, methods in SCHEMAS.document["paths"].items():
+        if "requestBody" in methods.get("post", {}):
+            bodies = [body for full in PLAIN if full.path == path for body in full.bodies()]
+            missing = SCHEMAS.not_given("post", path, bodies)
+            assert not missing, f"write samples of {path} for full_requests.py: {sorted(missing)}"
+
+
+def test_a_field_without_a_sample_is_found() -> None:
+    (full,) = [full for full in PLAIN if full.path == "/v1/embeddings"]
+    less: Any = {name: value for name, value in full.samples.items() if name != "dimensions"}
+    less["prompt_cache_options"] = {"mode": "implicit"}
+    bodies = Full(full.path, full.required, less).bodies()
+    missing = SCHEMAS.not_given("post", full.path, bodies)
+    assert {"EmbeddingsRequest.dimensions", "PromptCacheOptions.ttl"} <= missing
+    assert "PromptCacheOptions.mode" not in missing
