@@ -249,6 +249,20 @@ def test_paths_in_code_exist(page: str) -> None:
             assert any(ROOT.glob(path.rstrip("/"))), f"{page} names {path}"
 
 
+def test_the_readme_says_where_to_change_what() -> None:
+    """The subjects that are spread over several folders; that the paths exist is tested above."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = text.split("\n## Where to change what\n")[1].split("\n## ")[0].splitlines()
+    for subject in (
+        "structured output", "logprobs", "embeddings", "streaming", "how long prompts", "OpenAPI",
+    ):  # fmt: skip
+        found = [row for row in rows if row.startswith("|") and subject in row.split("|")[1]]
+        assert found, subject
+        for row in found:
+            assert re.search(r"`(offgrid|csrc)/", row.split("|")[2]), row
+            assert re.search(r"`(pytest|make) ", row.split("|")[3]), row
+
+
 def test_every_page_is_in_the_index() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     named = re.findall(r"^\| \[[^]]+\]\(([^)]+)\) \|", index, re.MULTILINE)
