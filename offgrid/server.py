@@ -210,7 +210,7 @@ class Server:
 
     def _look_anew(self) -> None:
         log.info(
-            "SIGHUP: %s holds %d models; they are looked up at each request, settings at start only",
+            "SIGHUP: %s holds %d models; models are read at each request, settings at start",
             self._settings.models_dir,
             len(self.catalogue.entries()),
         )
