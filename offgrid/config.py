@@ -2,8 +2,8 @@
 
 A value comes from, weakest first: the default, the TOML file named by ``OFFGRID_CONFIG`` (or
 ``--config``), the environment, the command line. A value that does not parse or is out of range
-is a :class:`~offgrid.errors.ConfigError` that names where it came from; nothing falls back in
-silence. ``docs/CONFIGURATION.md`` is held against this table by a test.
+is a :class:`~offgrid.errors.ConfigError` that names where it came from. A test compares
+``docs/CONFIGURATION.md`` with this table.
 """
 
 from __future__ import annotations

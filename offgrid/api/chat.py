@@ -80,7 +80,7 @@ def talk_of(info: ModelInfo, request: ChatRequest) -> Talk:
     images = request.images()
     if images and not info.sees:
         raise InvalidParameter(
-            "This model does not see images: there is no projector file beside it.",
+            "This model has no vision support: no projector (mmproj) file was found next to it.",
             images[0][1].removesuffix(".image_url.url"),
             code="unsupported_parameter",
         )

@@ -130,13 +130,13 @@ def _object(wanted: Grammar) -> Json:
     """The schema of an answer, before it is checked where it is compiled."""
     too_much = excess(wanted.source)
     if too_much:
-        raise InvalidParameter(f"{wanted.param} holds {too_much}.", wanted.param)
+        raise InvalidParameter(f"{wanted.param} contains {too_much}.", wanted.param)
     try:
         schema = json.loads(wanted.source)
     except (ValueError, RecursionError):
         schema = None
     if not isinstance(schema, dict):
-        raise InvalidParameter(f"{wanted.param} must be a JSON schema, an object.", wanted.param)
+        raise InvalidParameter(f"{wanted.param} must be a JSON schema (an object).", wanted.param)
     return schema
 
 

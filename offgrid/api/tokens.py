@@ -138,7 +138,10 @@ def _query(engine: EngineClient, request: Tokenize) -> TokenQuery:
         chat = parse_chat(body)
     talk = talk_of(engine.info, chat)
     if talk.images:
-        raise InvalidParameter("Images are not tokens.", talk.image_params[0])
+        raise InvalidParameter(
+            "/tokenize does not accept images; /v1/chat/completions/input_tokens counts them.",
+            talk.image_params[0],
+        )
     return TokenQuery(talk.prompt.parts, add_bos=add_bos, names=names, param="messages")
 
 

@@ -182,7 +182,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             try:
                 size += len(piece) if piece.isascii() else len(piece.encode("utf-8"))
             except UnicodeEncodeError:
-                raise TemplateError("the chat template writes half a surrogate pair") from None
+                raise TemplateError("the chat template writes an unpaired surrogate") from None
             if size > MAX_OUTPUT:
                 raise TemplateLimit(f"the chat template writes more than {MAX_OUTPUT} bytes")
             pieces.append(piece)

@@ -78,7 +78,7 @@ def parse_tokenize(body: dict[str, Any]) -> Tokenize:
             code="missing_required_parameter",
         )
     if len(given) > 1:
-        raise InvalidParameter(f"{given[0]} and {given[1]} exclude each other.", given[1])
+        raise InvalidParameter(f"{given[0]} and {given[1]} are mutually exclusive.", given[1])
     return _convert(body, _KINDS[given[0]])
 
 

@@ -84,8 +84,8 @@ _PONG_WITHIN = 15.0
 not wait for llama.cpp, so this is not the time of a step (``stall_timeout`` is)."""
 _STARTS = 3
 """Tries to start the process of a model that has never been ready."""
-_DIED = "The model's process ended while it worked on this request."
-_DIED_TWICE = "The model's process ended twice while this request waited for it; try again."
+_DIED = "The worker process of this model died while computing this request."
+_DIED_TWICE = "The worker process of this model died twice while this request waited; try again."
 
 P = TypeVar("P", bound=Pending)
 
@@ -397,7 +397,8 @@ class EngineClient:
             refused = self._blame.refused(key)
         if refused:
             raise RequestRefused(
-                "This prompt ended the model's process twice and is not tried again for now.", param
+                "This prompt crashed the worker process twice and is refused for ten minutes.",
+                param,
             )
         return key
 
@@ -447,8 +448,8 @@ class EngineClient:
             process.send(pending.command)
         except FrameTooLarge:
             raise ContextLengthExceeded(
-                f"The prompt takes more than the {MAX_FRAME >> 20} MiB that a request may take "
-                "on its way to the model.",
+                f"The request to the worker process exceeds {MAX_FRAME >> 20} MiB; shorten the "
+                "prompt.",
                 pending.param,
             ) from None
         except EngineFault:
@@ -511,7 +512,7 @@ class EngineClient:
     def _check_n(self, n: int) -> None:
         if n > self.capacity:
             raise InvalidParameter(
-                f"n is at most {self.capacity} on this server (its slots and queue).", "n"
+                f"n must be at most {self.capacity} on this server (slots plus queue).", "n"
             )
 
     def release(self, n: int) -> None:
@@ -548,7 +549,7 @@ class EngineClient:
         """
         process = self._process
         if process is None:
-            raise EngineFault("The model's process is not running; try again.")
+            raise EngineFault("The worker process of this model is not running; try again.")
         process.send(command)
 
     # --- the process --------------------------------------------------------------------------
@@ -579,9 +580,9 @@ class EngineClient:
         model that has never been ready is given up after some tries: whoever asks is told why."""
         self._failed_starts += 1
         expected = isinstance(ex, (OSError, RuntimeError))
-        log.error("no process for %s: %s", self.name, ex, exc_info=ex)
+        log.error("no worker for %s: %s", self.name, ex, exc_info=ex)
         if self._info is None and self._failed_starts >= _STARTS:
-            why = not_started(ex) if expected else "its process cannot be dealt with; see the log."
+            why = not_started(ex) if expected else "its worker process does not work; see the log."
             self._give_up(LoadFailed(why))
             return
         # Nobody else will end those that the process had been given.
@@ -628,7 +629,7 @@ class EngineClient:
             log.error("worker %d: %s", process.pid, ex)
             process.kill()
         except Exception:
-            log.exception("what worker %d says cannot be dealt with", process.pid)
+            log.exception("handling the messages of worker %d failed", process.pid)
             process.kill()
         finally:
             loading.cancel()
@@ -636,7 +637,9 @@ class EngineClient:
     def _kill_unless_ready(self, process: WorkerProcess) -> None:
         if not self._ready and process.running:
             log.error("%s did not load within %g s", self.name, self._load_timeout)
-            self._refusal = LoadFailed(f"it did not load within {self._load_timeout:g} s.")
+            self._refusal = LoadFailed(
+                f"it did not load within {self._load_timeout:g} s (OFFGRID_MODEL_LOAD_TIMEOUT)."
+            )
             process.kill()
 
     def _after_death(self, process: WorkerProcess, status: int) -> bool:
@@ -649,9 +652,9 @@ class EngineClient:
         if not was_ready:
             # Whatever ended it while loading would end it again.
             _log_death(
-                f"the process of {self.name} ended with status {status} while loading.", process
+                f"the worker of {self.name} ended with status {status} while loading it.", process
             )
-            refusal = self._refusal or LoadFailed("its process ended while loading.")
+            refusal = self._refusal or LoadFailed("the worker process died while loading it.")
             reason = public(refusal.message, self.load)
             self._give_up(LoadFailed(f"{reason} {process.reason()}".strip(), refusal.lasting))
             return False
@@ -663,7 +666,7 @@ class EngineClient:
             over = [p for p in self._pending.values() if not self._try_again(p, suspects)]
             again = len(self._pending) - len(over)
         if again:
-            log.warning("%d requests of %s go to its next process", again, self.name)
+            log.warning("%d requests of %s are passed to its next worker", again, self.name)
         for pending in over:
             waited = not (pending.started or pending.key in suspects)
             self._fail([pending], _DIED_TWICE if waited else _DIED, "EngineFault", "engine_fault")

@@ -134,7 +134,7 @@ class EnginePool:
                 with self._changed:
                     self._begin(entry)
             except Overloaded as ex:
-                log.error("%s is loaded when it is asked for: %s", model_id, ex)
+                log.error("%s will be loaded at its first request: %s", model_id, ex)
 
     def loaded(self) -> list[EngineClient]:
         """The engines of all models that are loaded or loading."""
@@ -258,8 +258,8 @@ class EnginePool:
         wanted = self._line.get(model_id)
         if wanted is not None and wanted.waiters >= limit:
             raise Overloaded(
-                f"No loaded model can make room for {model_id} now, and as many requests as may "
-                "wait for it do so already; try again.",
+                f"No loaded model can make room for {model_id} now, and too many requests already "
+                "wait for it; try again later.",
                 retry_after=5,
             )
         if self._loader is None:
@@ -290,7 +290,7 @@ class EnginePool:
             if time.monotonic() > deadline:
                 raise Overloaded(
                     f"No loaded model has made room for {wanted.id} within "
-                    f"{self._settings.load_timeout:g} s; try again.",
+                    f"{self._settings.load_timeout:g} s; try again later.",
                     retry_after=5,
                 )
             if not alive():
@@ -330,7 +330,9 @@ class EnginePool:
             until = time.monotonic() + _TRY_AGAIN_AFTER
             self._failed[model_id] = _Failed(loaded.entry.stamp, failure, until)
             if loaded.instead_of is not None:
-                log.error("%s was unloaded for %s in vain", loaded.instead_of, model_id)
+                log.error(
+                    "%s was unloaded for %s, which could not be loaded", loaded.instead_of, model_id
+                )
 
     def _load_all(self) -> None:
         """Load the models in line, one after the other. A thread of its own."""
@@ -372,7 +374,7 @@ class EnginePool:
         unloaded = None
         while (victim := self._wait_for_room(wanted, entry, unloaded)) is not None:
             if victim.entry.id == wanted.id:
-                log.info("the file of %s was replaced: loading it again", wanted.id)
+                log.info("the file of %s was replaced; loading it again", wanted.id)
             else:
                 log.info("unloading %s to make room for %s", victim.entry.id, wanted.id)
                 unloaded = victim.entry.id
@@ -459,7 +461,7 @@ class EnginePool:
         with self._changed:
             until = time.monotonic() + _TRY_AGAIN_AFTER
             self._failed[entry.id] = _Failed(entry.stamp, failure, until)
-        log.error("%s Nothing is unloaded for it.", message)
+        log.error("%s No other model is unloaded for it.", message)
         raise ModelLoadFailed(message, "model")
 
     def _load(self, entry: ModelEntry) -> Load:

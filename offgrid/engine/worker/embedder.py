@@ -116,8 +116,8 @@ class Embedder:
             job.prompt_tokens += len(tokens)
             if job.prompt_tokens > MAX_INPUT_TOKENS:
                 raise ContextLengthExceeded(
-                    f"All inputs of a request together have at most {MAX_INPUT_TOKENS} tokens; "
-                    f"these have {job.prompt_tokens} up to {param}.",
+                    f"The inputs of a request may have at most {MAX_INPUT_TOKENS} tokens in total; "
+                    f"up to {param} they have {job.prompt_tokens}.",
                     param,
                 )
             job.waiting.append(Input(job, index, tokens))
@@ -128,20 +128,20 @@ class Embedder:
         ranks = self._model.pooling == "rank"
         if request.query is not None and not ranks:
             raise InvalidParameter(
-                "This model does not rank documents; /v1/rerank needs one made for that.",
+                "This model does not rank documents; use a rerank model with /v1/rerank.",
                 "model",
                 code="unsupported_model",
             )
         if request.query is None and ranks:
             raise InvalidParameter(
-                "This model ranks documents (/v1/rerank) and gives no embeddings.",
+                "This model only ranks documents (/v1/rerank) and has no embeddings.",
                 "model",
                 code="unsupported_model",
             )
         size = self._model.n_embd
         if request.dimensions is not None and request.dimensions > size:
             raise InvalidParameter(
-                f"This model's embeddings have {size} dimensions; {request.dimensions} are more.",
+                f"dimensions must be at most {size} for this model, not {request.dimensions}.",
                 "dimensions",
             )
 
@@ -169,7 +169,7 @@ class Embedder:
             if not 0 <= token < n_vocab:
                 raise InvalidParameter(
                     f"Token id {token} is outside the model's vocabulary (0 to {n_vocab - 1}). "
-                    "Clients that tokenise for another model have to send text (LangChain: "
+                    "If your client tokenises for another model, send text (LangChain: "
                     "check_embedding_ctx_length=False).",
                     param,
                 )
@@ -308,7 +308,7 @@ class Embedder:
         if self._model.pooling != "rank":
             vector = _unit(vector[: job.request.dimensions])
         if not np.isfinite(vector).all():
-            return self._fail([job.id], "The model gave no finite numbers.")
+            return self._fail([job.id], "The model computed values that are not finite.")
         job.left -= 1
         return [Embedded(job.id, item.index, vector.astype("<f4").tobytes(), job.left)]
 

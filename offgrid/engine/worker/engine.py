@@ -425,7 +425,8 @@ class Engine:
     def _fail_draw(self, sequence: Sequence, error: SamplingError) -> None:
         log.error("request %d: %s", sequence.request_id, error)
         self._fail(
-            sequence.request_id, EngineFault(f"The model gave no usable distribution: {error}")
+            sequence.request_id,
+            EngineFault(f"No token can be sampled from the logits of the model: {error}"),
         )
 
     def _draw(self, sequences: list[Sequence], addresses: list[int]) -> None:
@@ -471,7 +472,7 @@ class Engine:
                 self._events.append(sequence.end())
                 self.scheduler.release(sequence)
                 return
-            message = "The grammar and the bans of logit_bias together allow no token."
+            message = "No token satisfies both the grammar and logit_bias."
             self._fail(sequence.request_id, InvalidParameter(message, sequence.matcher.param))
             return
         self._fail_draw(sequence, error)
@@ -524,16 +525,16 @@ class Engine:
 
 
 def _beyond(matcher: Matcher) -> RequestError:
-    log.warning("grammar given up: %s", matcher.error)
+    log.warning("grammar abandoned: %s", matcher.error)
     if matcher.error in DEAD_ENDS:
         return InvalidParameter(
-            "The answer came to a point where the grammar lets no token of this model follow, and"
-            " does not let it end: something that it asks for cannot be written, or leads nowhere.",
+            "The grammar reached a dead end: no token of this model can follow, and the answer may"
+            " not end here.",
             matcher.param,
             code="grammar_dead_end",
         )
     return InvalidParameter(
-        f"The answer cannot go on within the grammar: {matcher.error}.",
+        f"The answer cannot be continued within the grammar: {matcher.error}.",
         matcher.param,
         code="grammar_too_complex",
     )
