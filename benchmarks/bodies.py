@@ -27,7 +27,7 @@ import models
 from report import add_json_option, print_table, write_json
 from servers import OffGrid
 
-from offgrid.api.schema.body import parse_object
+from offgrid.api.fields.body import parse_object
 from offgrid.engine.protocol import Load
 from offgrid.errors import InvalidParameter
 from offgrid.sampling import TextSet

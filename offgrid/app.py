@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import atexit
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import falcon
 
-from offgrid.api.chat import ChatResource
-from offgrid.api.completions import CompletionsResource
+from offgrid.api.chat.resource import ChatResource, InputTokensResource
+from offgrid.api.completions.resource import CompletionsResource
 from offgrid.api.embeddings import EmbeddingsResource
-from offgrid.api.errors import add_error_handlers
-from offgrid.api.gate import Gate
 from offgrid.api.health import HealthResource, RootResource
-from offgrid.api.memory import keep_little
-from offgrid.api.middleware import HostGuard, OneLength, RequestId
+from offgrid.api.http.errors import add_error_handlers
+from offgrid.api.http.gate import Gate
+from offgrid.api.http.memory import keep_little
+from offgrid.api.http.middleware import HostGuard, OneLength, RequestId
+from offgrid.api.http.waitress.environ import WRITE
 from offgrid.api.models import ModelResource, ModelsResource
-from offgrid.api.openapi import OpenApiResource
+from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.rerank import RerankResource
-from offgrid.api.responses import (
+from offgrid.api.responses.resource import (
     InputItemsResource,
     ResponseResource,
     ResponsesResource,
     ResponseTokensResource,
 )
-from offgrid.api.sse import WRITE
 from offgrid.api.tokens import (
     DetokenizeResource,
-    InputTokensResource,
     TokenizeResource,
     TokenizerInfoResource,
 )
@@ -53,9 +52,34 @@ class App(falcon.App[Any, Any]):
         return super().__call__(env, start)
 
 
-def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App:
-    """Connect resources with what they need."""
+class Collaborators(NamedTuple):
+    """What resources work with, once per process: the arguments of :func:`build_app`."""
+
+    settings: Settings
+    catalogue: Catalogue
+    pool: EnginePool
+    responses: ResponseStore
+
+
+def make_collaborators(settings: Settings) -> Collaborators:
+    """Prepare this process and make what :func:`build_app` connects. Starts no thread.
+
+    Raises:
+        ConfigError: the default model does not exist.
+    """
+    prepare_process()
     keep_little()
+    catalogue = Catalogue(settings)
+    responses = ResponseStore(
+        settings.responses_file, settings.max_responses, settings.max_responses_mb << 20
+    )
+    return Collaborators(settings, catalogue, EnginePool(settings, catalogue), responses)
+
+
+def build_app(
+    settings: Settings, catalogue: Catalogue, pool: EnginePool, responses: ResponseStore
+) -> App:
+    """Connect resources with what they need."""
     app = App(middleware=[RequestId(), OneLength(), HostGuard(settings), Gate(pool, settings)])
     app.req_options.strip_url_path_trailing_slash = True
     add_error_handlers(app)
@@ -72,9 +96,6 @@ def build_app(settings: Settings, catalogue: Catalogue, pool: EnginePool) -> App
     app.add_route("/v1/completions", CompletionsResource(pool, settings))
     app.add_route("/v1/embeddings", EmbeddingsResource(pool, settings))
     app.add_route("/v1/rerank", RerankResource(pool, settings))
-    responses = ResponseStore(
-        settings.responses_file, settings.max_responses, settings.max_responses_mb << 20
-    )
     app.add_route("/v1/responses", ResponsesResource(pool, settings, responses))
     app.add_route("/v1/responses/input_tokens", ResponseTokensResource(pool, settings, responses))
     app.add_route("/v1/responses/{id}", ResponseResource(responses))
@@ -92,11 +113,8 @@ def create_app(settings: Settings | None = None) -> App:
     Raises:
         ConfigError: a setting is wrong.
     """
-    prepare_process()
     escape_log()
-    settings = load_settings() if settings is None else settings
-    catalogue = Catalogue(settings)
-    pool = EnginePool(settings, catalogue)
-    pool.start()
-    atexit.register(pool.shutdown, 0.0)
-    return build_app(settings, catalogue, pool)
+    made = make_collaborators(load_settings() if settings is None else settings)
+    made.pool.start()
+    atexit.register(made.pool.shutdown, 0.0)
+    return build_app(*made)

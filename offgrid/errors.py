@@ -18,12 +18,30 @@
         │   └── StoreBusy             503 with Retry-After, another process has locked it
         └── Overloaded                503 with Retry-After: queue full, loading, stopping
 
-The API layer has one mapper from these to ``{"error": {...}}`` (:mod:`offgrid.api.errors`).
-``type`` and ``code`` are the strings of the OpenAI error object
+The API layer has one mapper from these to ``{"error": {...}}`` (:mod:`offgrid.api.http.errors`).
+``type`` and ``code`` are strings of the OpenAI error object, all of them listed here
 (https://platform.openai.com/docs/guides/error-codes).
 """
 
 from __future__ import annotations
+
+from typing import Literal
+
+ErrorType = Literal[
+    "api_error", "invalid_request_error", "permission_error", "server_error", "unavailable_error",
+]  # fmt: skip
+"""The ``type`` of every error that the API answers."""
+ErrorCode = Literal[
+    "context_length_exceeded", "cross_site", "engine_fault", "grammar_dead_end",
+    "grammar_too_complex", "headers_too_large", "host_not_allowed", "invalid_host", "invalid_json",
+    "invalid_length", "invalid_value", "method_not_allowed", "missing_required_parameter",
+    "model_load_failed", "model_loading", "model_not_found", "model_not_loaded", "not_found",
+    "origin_not_allowed", "previous_response_not_found", "request_refused", "request_timeout",
+    "request_too_large", "server_busy", "server_shutting_down", "store_busy", "store_failed",
+    "too_many_values", "unknown_parameter", "unknown_url", "unsupported_model",
+    "unsupported_parameter",
+]  # fmt: skip
+"""The ``code`` of every error that the API answers; ``docs/API.md`` says what each means."""
 
 
 class OffgridError(Exception):
@@ -58,15 +76,15 @@ class RequestError(OffgridError):
     """
 
     status = 500
-    type = "server_error"
-    code: str | None = None
+    type: ErrorType = "server_error"
+    code: ErrorCode | None = None
 
     def __init__(
         self,
         message: str,
         param: str | None = None,
         *,
-        code: str | None = None,
+        code: ErrorCode | None = None,
         retry_after: int | None = None,
     ) -> None:
         super().__init__(message)
@@ -82,7 +100,7 @@ class InvalidParameter(RequestError, ValueError):
 
     status = 400
     type = "invalid_request_error"
-    code = "invalid_value"
+    code: ErrorCode | None = "invalid_value"
 
 
 class ContextLengthExceeded(InvalidParameter):
@@ -148,7 +166,7 @@ class EngineFault(RequestError):
 class StoreFailed(RequestError):
     """What is stored cannot be read or written: a full disk, a file of somebody else."""
 
-    code = "store_failed"
+    code: ErrorCode | None = "store_failed"
 
 
 class StoreBusy(StoreFailed):
@@ -170,5 +188,7 @@ class Overloaded(RequestError):
     type = "unavailable_error"
     code = "server_busy"
 
-    def __init__(self, message: str, *, code: str | None = None, retry_after: int = 1) -> None:
+    def __init__(
+        self, message: str, *, code: ErrorCode | None = None, retry_after: int = 1
+    ) -> None:
         super().__init__(message, code=code, retry_after=retry_after)

@@ -1,4 +1,4 @@
-"""waitress around the application: sockets, limits, signals, and an orderly end."""
+"""The server of ``offgrid serve``: its socket, signals, and an orderly end."""
 
 from __future__ import annotations
 
@@ -14,32 +14,17 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
-import waitress
-from waitress.server import BaseWSGIServer
-from waitress.wasyncore import close_all
-
-from offgrid.api.gate import places
-from offgrid.api.lanes import Dispatcher
-from offgrid.api.wire import FRAMING, channel_class
-from offgrid.app import build_app
+from offgrid.api.http.waitress.server import BACKLOG, HttpServer
+from offgrid.app import build_app, make_collaborators
 from offgrid.config import Settings
-from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import OffgridError
-from offgrid.startup import prepare_process
-from offgrid.store.catalogue import Catalogue
 
 log = logging.getLogger(__name__)
 
-_SPARE_THREADS = 4
-"""For the answers that say that no place is free."""
-_MAX_CONNECTIONS = 2048
-"""Most of them idle: clients that keep theirs open must not shut others out."""
 _SEND_BUFFER = 1 << 17
 """Bytes of a connection's answers that the system may hold, doubled by Linux. Left alone it takes
 megabytes, and a hundred clients that read nothing keep the processor busy with filling them."""
-_BACKLOG = 128
 _FLUSH_SECONDS = 5.0
 """How long the last bytes of the answers may take on their way out."""
 
@@ -75,7 +60,7 @@ def listen(host: str, port: int) -> socket.socket:
             if hasattr(socket, name):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         sock.bind(address)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except OSError as ex:
         sock.close()
         raise PortTaken(f"cannot listen on {host}:{port}: {ex.strerror or ex}") from ex
@@ -94,49 +79,19 @@ class Server:
     """
 
     def __init__(self, settings: Settings) -> None:
-        prepare_process()  # waitress starts its threads below
-        self._settings = settings
-        self.catalogue = Catalogue(settings)
-        self.pool = EnginePool(settings, self.catalogue)
+        made = make_collaborators(settings)
+        self.settings, self.catalogue, self.pool, self.responses = made
         sock = listen(settings.host, settings.port)
         self.port: int = sock.getsockname()[1]
-        app = build_app(settings, self.catalogue, self.pool)
-        self._sockets: dict[int, Any] = {}
-        self._server: BaseWSGIServer = waitress.create_server(
-            app,
-            map=self._sockets,
-            sockets=[sock],
-            # Whatever may wait for a model passes the gate, a stream until its end.
-            _dispatcher=Dispatcher(places(settings) + _SPARE_THREADS),
-            # Reading ahead is how a client's leaving is noticed.
-            channel_request_lookahead=1,
-            # select() fails for the whole server at file descriptor 1024.
-            asyncore_use_poll=True,
-            connection_limit=_connection_limit(),
-            backlog=_BACKLOG,
-            cleanup_interval=5,
-            channel_timeout=30,
-            max_request_header_size=16384,
-            max_request_body_size=(settings.max_body_mb << 20) + FRAMING,
-            inbuf_overflow=1 << 20,
-            outbuf_overflow=1 << 20,
-            outbuf_high_watermark=256 * 1024,
-            expose_tracebacks=False,
-            ident=None,
-            log_socket_errors=False,
-            clear_untrusted_proxy_headers=True,
-        )
-        self._server.channel_class = channel_class(
-            settings.cors_origins, settings.max_body_mb << 20
-        )
-        self._loop = threading.Thread(target=self._server.run, name="http", daemon=True)
+        self.http = HttpServer(build_app(*made), sock, settings)
+        self._loop = threading.Thread(target=self.http.run, name="http", daemon=True)
         self._draining = False
         self._drained = False
 
     @property
     def url(self) -> str:
         """Where the server listens."""
-        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         return f"http://{host}:{self.port}"
 
     @property
@@ -156,7 +111,7 @@ class Server:
         self.pool.start()
         self._handle_signals()
         announce()
-        self._server.run()
+        self.http.run()
 
     def start(self) -> None:
         """Serve in a thread of this process, without signals; :meth:`stop` ends it."""
@@ -168,10 +123,7 @@ class Server:
         if self._drained:
             return
         self._drain()
-        # The threads first: one of them could still write to a descriptor that is closed here and
-        # by then belongs to somebody else. The loop closes its own for the same reason.
-        self._server.task_dispatcher.shutdown()
-        self._server.trigger.pull_trigger(lambda: close_all(self._sockets, ignore_all=True))
+        self.http.close()
         self._loop.join(_FLUSH_SECONDS)
 
     def _handle_signals(self) -> None:
@@ -211,7 +163,7 @@ class Server:
     def _look_anew(self) -> None:
         log.info(
             "SIGHUP: %s holds %d models; models are read at each request, settings at start",
-            self._settings.models_dir,
+            self.settings.models_dir,
             len(self.catalogue.entries()),
         )
 
@@ -225,22 +177,16 @@ class Server:
         self._drain()
         # Both are needed: the signal, and an event that ends the loop's wait for sockets.
         _thread.interrupt_main()
-        self._server.pull_trigger()
+        self.http.wake()
 
     def _drain(self) -> None:
         """Stop the pool and wait until what it still said has left the sockets."""
-        self.pool.shutdown(self._settings.drain_timeout)
+        self.pool.shutdown(self.settings.drain_timeout)
         deadline = time.monotonic() + _FLUSH_SECONDS
         pause = threading.Event()
-        while self._unsent() and time.monotonic() < deadline:
+        while self.http.unsent and time.monotonic() < deadline:
             pause.wait(0.02)
         self._drained = True
-
-    def _unsent(self) -> bool:
-        channels: dict[int, Any] = self._server.active_channels
-        return any(
-            channel.requests or channel.total_outbufs_len for channel in list(channels.values())
-        )
 
 
 def _has_terminal() -> bool:
@@ -268,15 +214,3 @@ def _tell(message: str) -> None:
     """
     with contextlib.suppress(OSError):
         os.write(2, f"{message}\n".encode())
-
-
-def _connection_limit() -> int:
-    """Far fewer than file descriptors: without one, accepting fails in an endless loop."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return _MAX_CONNECTIONS
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return _MAX_CONNECTIONS
-    return max(16, min(_MAX_CONNECTIONS, (soft - 128) // 2))

@@ -72,8 +72,10 @@ class Lines:
         self._pipe.close()
 
 
-def _heed_interrupts() -> None:
+def _heed_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 class Child:
@@ -93,8 +95,9 @@ class Child:
             stderr=stderr,
             encoding="utf-8",
             start_new_session=True,
-            # Whoever runs the tests in the background of a shell lets them ignore Ctrl-C.
-            preexec_fn=_heed_interrupts,
+            # Tests that a shell runs in the background ignore Ctrl-C, with nohup the end of the
+            # terminal too, and so would the program.
+            preexec_fn=_heed_signals,
         )
         self.out = Lines(self.process.stdout)
         self.err = Lines(self.process.stderr)

@@ -107,7 +107,7 @@ def test_libraries_have_few_importers() -> None:
     assert importers("llama_cpp") <= llama
     assert importers("numpy") <= worker | below(MODULES, "offgrid.sampling")
     assert importers("llguidance") <= worker | below(MODULES, "offgrid.grammar")
-    assert importers("waitress") <= below(MODULES, "offgrid.api") | {"offgrid.server"}
+    assert importers("waitress") <= below(MODULES, "offgrid.api.http.waitress")
     assert importers("falcon") <= below(MODULES, "offgrid.api") | {"offgrid.app"}
 
 

@@ -1,6 +1,8 @@
-"""HTTP: one resource per file, and nothing in them but HTTP.
+"""HTTP: one folder or file for each endpoint, and what they share.
 
-:mod:`~offgrid.api.schema` checks requests and shapes responses, :mod:`~offgrid.api.errors` maps
-exceptions to the OpenAI error object, :mod:`~offgrid.api.sse` streams,
-:mod:`~offgrid.api.middleware` guards Host and Origin and numbers the requests.
+An endpoint has a resource (what falcon calls), a request (fields and checks), shapes (what it
+answers, for the OpenAPI document) and what builds the answer; small ones have all that in one file.
+:mod:`~offgrid.api.fields` is what requests share, :mod:`~offgrid.api.shapes` what answers share,
+:mod:`~offgrid.api.generation` the generations of one request. :mod:`~offgrid.api.http` guards,
+reads and sends, and maps exceptions to the OpenAI error object.
 """

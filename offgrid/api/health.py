@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
 
 import falcon
 
 from offgrid import __version__
+from offgrid.api.shapes import Answer
+
+
+class Root(Answer):
+    """What this server is."""
+
+    name: str
+    version: str
+    status: Literal["running"]
+
+
+class Health(Answer):
+    """The server is there."""
+
+    status: Literal["healthy"]
 
 
 class RootResource:
@@ -24,7 +39,6 @@ class HealthResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """The server process answers, so it is healthy."""
-        body: dict[str, Any] = {"status": "healthy"}
-        resp.media = body
+        resp.media = {"status": "healthy"}
 
     on_head = on_get

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import falcon
+from msgspec import Meta
 
+from offgrid.api.shapes import Answer
 from offgrid.store.catalogue import Catalogue, ModelEntry
+
+
+class Model(Answer):
+    """A model that can be asked for by its id."""
+
+    id: str
+    object: Literal["model"]
+    created: Annotated[int, Meta(ge=0, description="Seconds since 1970.")]
+    owned_by: str
+
+
+class ModelList(Answer):
+    """All models, sorted by id."""
+
+    object: Literal["list"]
+    data: list[Model]
 
 
 def _describe(entry: ModelEntry) -> dict[str, Any]:

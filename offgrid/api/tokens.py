@@ -1,30 +1,155 @@
-"""The tokenizer over HTTP: ``/tokenize``, ``/detokenize``, ``/tokenizer_info``, input tokens.
+"""The tokenizer over HTTP: ``/tokenize``, ``/detokenize``, ``/tokenizer_info``.
 
 Answers are those of llama-server or of vLLM, as the request's fields are.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import falcon
 import msgspec
+from msgspec import Meta
 
-from offgrid.api.chat import count_tokens, talk_of
-from offgrid.api.request import in_turn, liveness, read_checked, read_object
-from offgrid.api.schema.chat import parse_chat
-from offgrid.api.schema.tokens import (
-    ContentRequest,
-    PromptRequest,
-    Tokenize,
-    parse_detokenize,
-    parse_tokenize,
-)
+from offgrid.api.chat.prompt import chat_prompt
+from offgrid.api.chat.request import parse_chat
+from offgrid.api.fields.common import invalid
+from offgrid.api.http.request import in_turn, liveness, read_checked
+from offgrid.api.shapes import Answer, Byte, Count
 from offgrid.config import Settings
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
 from offgrid.engine.protocol import ModelInfo, Part, TokenQuery, Tokens
 from offgrid.errors import InvalidParameter, ModelNotFound
+
+T = TypeVar("T")
+
+TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
+
+
+class ContentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``/tokenize`` as llama-server has it."""
+
+    content: str
+    model: str | None = None
+    add_special: bool = False
+    parse_special: bool = True
+    with_pieces: bool = False
+
+
+class PromptRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``/tokenize`` as vLLM has it, of a text."""
+
+    prompt: str
+    model: str | None = None
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+
+
+class MessagesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``/tokenize`` as vLLM has it, of a conversation.
+
+    ``messages`` are those of a chat request, and checked as such by whoever renders them.
+    """
+
+    messages: list[Any]
+    model: str | None = None
+    # vLLM's default is false: templates of its models write what begins a sequence. Here such a
+    # token is never put in front twice, so true gives what the chat endpoint computes.
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    tools: list[Any] | None = None
+
+
+class TokensRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``/detokenize``, which is the same for both."""
+
+    tokens: list[TokenId]
+    model: str | None = None
+
+
+Tokenize = ContentRequest | PromptRequest | MessagesRequest
+_KINDS: dict[str, type[Tokenize]] = {
+    "content": ContentRequest, "prompt": PromptRequest, "messages": MessagesRequest,
+}  # fmt: skip
+
+
+def parse_tokenize(body: dict[str, Any]) -> Tokenize:
+    """Check the body of ``/tokenize``; which of the three fields it has says whose it is.
+
+    Raises:
+        InvalidParameter: ``param`` names the field.
+    """
+    given = [name for name in _KINDS if body.get(name) is not None]
+    if not given:
+        raise InvalidParameter(
+            "One of content, prompt and messages is required.",
+            "prompt",
+            code="missing_required_parameter",
+        )
+    if len(given) > 1:
+        raise InvalidParameter(f"{given[0]} and {given[1]} are mutually exclusive.", given[1])
+    return _convert(body, _KINDS[given[0]])
+
+
+def parse_detokenize(body: dict[str, Any]) -> TokensRequest:
+    """Check the body of ``/detokenize``.
+
+    Raises:
+        InvalidParameter: ``param`` names the field.
+    """
+    return _convert(body, TokensRequest)
+
+
+def _convert(body: dict[str, Any], cls: type[T]) -> T:
+    try:
+        return msgspec.convert({k: v for k, v in body.items() if v is not None}, cls)
+    except msgspec.ValidationError as ex:
+        raise invalid(str(ex)) from None
+
+
+class TokenPiece(Answer):
+    """A token with its text, or with its bytes where these are no UTF-8 by themselves."""
+
+    id: Count
+    piece: str | list[Byte]
+
+
+class ContentTokens(Answer):
+    """As llama-server answers."""
+
+    tokens: list[Count | TokenPiece]
+
+
+class PromptTokens(Answer):
+    """As vLLM answers."""
+
+    count: Count
+    max_model_len: Count
+    tokens: list[Count]
+    token_strs: list[str] | None
+
+
+class Detokenized(Answer):
+    """One text under llama-server's name and under vLLM's."""
+
+    content: str
+    prompt: str
+
+
+class TokenizerInfo(Answer):
+    """Names as in a Hugging Face ``tokenizer_config.json``; null where there is none."""
+
+    tokenizer_class: str | None
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    add_bos_token: bool
+    model_max_length: Count
+    vocab_size: Count
+    chat_template: str | None
 
 
 class _TokensResource:
@@ -99,21 +224,6 @@ class TokenizerInfoResource(_TokensResource):
         }
 
 
-class InputTokensResource(_TokensResource):
-    """``POST /v1/chat/completions/input_tokens``: how many tokens a chat request's prompt has."""
-
-    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Count; the body is that of a chat request, the model may be left out."""
-        body = read_object(req, self._max_body)
-        if body.get("model") is None:
-            body["model"] = self._pool.default_id
-        with in_turn():
-            request = parse_chat(body)
-        engine = self._engine(req, request.model)
-        count = count_tokens(engine, request, "messages", liveness(req))
-        resp.media = {"object": "response.input_tokens", "input_tokens": count}
-
-
 def _send(resp: falcon.Response, body: dict[str, Any]) -> None:
     """Answer with JSON, written faster than the framework does: there may be a million tokens."""
     resp.content_type = falcon.MEDIA_JSON
@@ -136,13 +246,13 @@ def _query(engine: EngineClient, request: Tokenize) -> TokenQuery:
         body["add_generation_prompt"] = request.add_generation_prompt
     with in_turn():
         chat = parse_chat(body)
-    talk = talk_of(engine.info, chat)
-    if talk.images:
+    prompt = chat_prompt(engine.info, chat)
+    if prompt.images:
         raise InvalidParameter(
             "/tokenize does not accept images; /v1/chat/completions/input_tokens counts them.",
-            talk.image_params[0],
+            prompt.image_params[0],
         )
-    return TokenQuery(talk.prompt.parts, add_bos=add_bos, names=names, param="messages")
+    return TokenQuery(prompt.rendered.parts, add_bos=add_bos, names=names, param="messages")
 
 
 def _control(info: ModelInfo, text: str) -> str | None:

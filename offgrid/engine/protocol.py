@@ -14,6 +14,8 @@ from typing import IO
 
 import msgspec
 
+from offgrid.errors import ErrorCode
+
 MAX_FRAME = 64 * 1024 * 1024
 """Bytes. Nobody writes a longer frame, so one that says that it is longer means that the stream is
 out of step, and the pipe is given up."""
@@ -366,7 +368,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     error: str
     message: str
     param: str | None = None
-    code: str | None = None
+    code: ErrorCode | None = None
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):

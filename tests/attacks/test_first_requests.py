@@ -20,7 +20,7 @@ import pytest
 from processes import Child
 from support import STARTER, TIMEOUT, chat_body, request
 
-from offgrid.api.operations import OPERATIONS
+from offgrid.api.openapi.operations import OPERATIONS
 
 Serve = Callable[..., Child]
 

@@ -14,7 +14,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 from support import STARTER, Response
 
-from offgrid.api.openapi import OPERATIONS, document
+from offgrid.api.openapi.document import OPERATIONS, document
 
 EXAMPLES = 40
 MAX_TOKENS = 4

@@ -25,7 +25,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
 from offgrid.engine.protocol import Grammar
-from offgrid.errors import InvalidParameter, Overloaded
+from offgrid.errors import ErrorCode, InvalidParameter, Overloaded
 from offgrid.grammar.document import Json, SchemaError, place
 from offgrid.grammar.gbnf import GbnfError, gbnf_to_lark
 from offgrid.grammar.lark import lark_rules
@@ -386,7 +386,7 @@ def _located(schema: Json | None, tokenizer: LLTokenizer, message: str) -> str:
     return place(path) + _plain(message)
 
 
-def _invalid(grammar: Grammar, reason: str, code: str | None = None) -> InvalidParameter:
+def _invalid(grammar: Grammar, reason: str, code: ErrorCode | None = None) -> InvalidParameter:
     names = {
         "json_schema": "JSON schema", "lark": "Lark grammar", "gbnf": "GBNF grammar",
         "regex": "regular expression", "choice": "list of choices",

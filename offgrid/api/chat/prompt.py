@@ -1,0 +1,219 @@
+"""A chat request as one model reads it: prompt, images, grammar; counted, or given to the model."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from offgrid.api.chat.choice import Choice
+from offgrid.api.chat.dialects import Dialects
+from offgrid.api.chat.request import ChatRequest
+from offgrid.api.fields.body import excess
+from offgrid.api.generation import GenerationGroup
+from offgrid.api.http.request import in_turn
+from offgrid.chat.dialect import Dialect
+from offgrid.engine.client.client import EngineClient
+from offgrid.engine.limits import check_message_count
+from offgrid.engine.protocol import GenerationRequest, Grammar, ModelInfo, TokenQuery
+from offgrid.errors import InvalidParameter
+
+Json = dict[str, Any]
+
+
+class ChatPrompt:
+    """A chat request as one model reads it.
+
+    Attributes:
+        rendered: what the model reads.
+        images: the files that it sees, and the request field of each.
+        grammar: what its answer has to follow, None for anything.
+        visible: control tokens whose text the answer's reader needs.
+    """
+
+    def __init__(
+        self, request: ChatRequest, dialect: Dialect, images: Sequence[tuple[bytes, str]] = ()
+    ) -> None:
+        self.request = request
+        self._dialect = dialect
+        self._offer = offer = request.offer
+        numbers = itertools.count()
+        self.rendered = dialect.prompt(
+            [message.for_template(numbers) for message in request.messages],
+            list(offer.tools) or None,
+            ask=request.add_generation_prompt is not False,
+            resume=request.continue_final_message,
+            variables=request.template_variables,
+        )
+        self.images = tuple(data for data, _ in images)
+        self.image_params = tuple(param for _, param in images)
+        self.visible = dialect.visible
+        self.constrained = offer.constrained
+        self.thinking = self.rendered.thinking
+        self.grammar = self._grammar(request.grammar)
+
+    def _grammar(self, wanted: Grammar | None) -> Grammar | None:
+        """Return what the answer has to follow, for the functions and for ``response_format``."""
+        offer = self._offer
+        answer: Json | None = None
+        schemas: list[tuple[str, str]] = []
+        if wanted is not None and not offer.required:
+            if wanted.kind != "json_schema":
+                if offer.functions:
+                    raise InvalidParameter(
+                        f"{wanted.param} cannot be combined with functions that may be called.",
+                        wanted.param,
+                    )
+                self.thinking = False  # the grammar begins where the answer does
+                return wanted
+            schemas.append((wanted.param, wanted.source))
+            answer = _object(wanted)
+            self.constrained = bool(offer.functions)
+        if answer is None and not offer.constrained:
+            return None
+        places = {tool.function.name: i for i, tool in enumerate(self.request.tools or ())}
+        for function in offer.functions:
+            if function.parameters is not None and (offer.required or function.strict):
+                param = f"tools[{places[function.name]}].function.parameters"
+                schemas.append((param, json.dumps(function.parameters)))
+        source = self._dialect.grammar(
+            offer.functions,
+            required=offer.required,
+            parallel=offer.parallel,
+            thinking=self.rendered.thinking,
+            answer=answer,
+        )
+        param = "tools" if wanted is None else wanted.param
+        return Grammar("answer", source, param, tuple(schemas))
+
+    @property
+    def offers_tools(self) -> bool:
+        """Whether the answer may call functions."""
+        return bool(self._offer.functions)
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Stop strings that the engine may look for anywhere in the answer.
+
+        Where calls are guaranteed none may cut one, so :class:`Choice` looks for them in content.
+        """
+        return () if self._guards_calls else self.request.stops
+
+    @property
+    def _guards_calls(self) -> bool:
+        return self.offers_tools and self.constrained
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether a choice can be over before its generation is."""
+        stopped = self._guards_calls and bool(self.request.stops)
+        return stopped or (self.offers_tools and not self._offer.parallel)
+
+    def choices(self) -> list[Choice]:
+        """Return the choices of the answer, all still empty."""
+        return [
+            Choice(
+                self._dialect.parser(
+                    self._offer.names,
+                    thinking=self.thinking,
+                    constrained=self.constrained,
+                    max_calls=0 if self._offer.parallel else 1,
+                ),
+                self.request.stops if self._guards_calls else (),
+            )
+            for _ in range(self.request.n)
+        ]
+
+
+def _object(wanted: Grammar) -> Json:
+    """The schema of an answer, before it is checked where it is compiled."""
+    too_much = excess(wanted.source)
+    if too_much:
+        raise InvalidParameter(f"{wanted.param} contains {too_much}.", wanted.param)
+    try:
+        schema = json.loads(wanted.source)
+    except (ValueError, RecursionError):
+        schema = None
+    if not isinstance(schema, dict):
+        raise InvalidParameter(f"{wanted.param} must be a JSON schema (an object).", wanted.param)
+    return schema
+
+
+_dialects = Dialects()
+
+
+def chat_prompt(info: ModelInfo, request: ChatRequest) -> ChatPrompt:
+    """Return a request as the model reads it.
+
+    Raises:
+        InvalidParameter: the model's template does not accept the messages, or there are images
+            and the model does not see.
+        ContextLengthExceeded: the conversation is too long for the context.
+    """
+    check_message_count(len(request.messages), info.n_ctx, "messages")
+    images = request.images()
+    if images and not info.sees:
+        raise InvalidParameter(
+            "This model has no vision support: no projector (mmproj) file was found next to it.",
+            images[0][1].removesuffix(".image_url.url"),
+            code="unsupported_parameter",
+        )
+    dialect = _dialects.of(info)
+    with in_turn():
+        return ChatPrompt(request, dialect, images)
+
+
+def count_tokens(
+    engine: EngineClient, request: ChatRequest, param: str, alive: Callable[[], bool]
+) -> int:
+    """Return how many tokens the prompt of a request has; ``param`` is what errors name.
+
+    Raises:
+        RequestError: the model does not take it.
+        ClientGone: ``alive`` said no.
+    """
+    prompt = chat_prompt(engine.info, request)
+    query = TokenQuery(
+        parts=prompt.rendered.parts,
+        add_bos=True,
+        param=param,
+        images=prompt.images,
+        image_params=prompt.image_params,
+    )
+    return len(engine.look_up(query, alive).tokens)
+
+
+def start_chat(
+    engine: EngineClient, request: ChatRequest, alive: Callable[[], bool]
+) -> tuple[ChatPrompt, GenerationGroup]:
+    """Give a request to its model.
+
+    Args:
+        engine: the model.
+        request: a checked request.
+        alive: whether the client is still connected.
+
+    Raises:
+        RequestError: the model does not take it; nothing is left running.
+    """
+    prompt = chat_prompt(engine.info, request)
+    top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    generation = GenerationRequest(
+        parts=prompt.rendered.parts,
+        sampling=request.sampling(),
+        max_tokens=request.token_limit,
+        stop=prompt.stops,
+        n=request.n,
+        ignore_eos=request.ignore_eos,
+        top_logprobs=top_logprobs,
+        post_sampling=request.post_sampling_probs,
+        cache_prompt=request.cache_prompt,
+        prompt_logprobs=request.prompt_logprobs,
+        prompt_param="messages",
+        grammar=prompt.grammar,
+        visible=prompt.visible,
+        images=prompt.images,
+        image_params=prompt.image_params,
+    )
+    return prompt, GenerationGroup(engine, [generation], alive)

@@ -1,0 +1,67 @@
+"""``POST /v1/chat/completions``, and the count of a request's tokens."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+import falcon
+
+from offgrid.api.chat.answer import stream_answer, whole_answer
+from offgrid.api.chat.prompt import count_tokens, start_chat
+from offgrid.api.chat.request import parse_chat
+from offgrid.api.http.request import in_turn, liveness, read_checked, read_object
+from offgrid.api.http.sse import send_stream
+from offgrid.config import Settings
+from offgrid.engine.client.pool import EnginePool
+
+
+class ChatResource:
+    """Answers conversations, whole or streamed."""
+
+    def __init__(self, pool: EnginePool, settings: Settings) -> None:
+        self._pool = pool
+        self._max_body = settings.max_body_mb << 20
+        self._ping_interval = settings.sse_ping_interval
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Check, start, and answer whole or as a stream."""
+        request = read_checked(req, self._max_body, parse_chat)
+        alive = liveness(req)
+        engine = self._pool.generator(request.model, alive)
+        prompt, group = start_chat(engine, request, alive)
+        resp.set_header("x-offgrid-seed", str(group.seed))
+        head = {
+            "id": f"chatcmpl-{secrets.token_hex(14)}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": request.model,
+            "service_tier": "default",
+            "system_fingerprint": engine.info.fingerprint,
+        }
+        if request.stream:
+            head["object"] = "chat.completion.chunk"
+            chunks = stream_answer(head, prompt, group)
+            send_stream(req, resp, chunks, group, self._ping_interval)
+        else:
+            resp.media = whole_answer(head, prompt, group)
+
+
+class InputTokensResource:
+    """``POST /v1/chat/completions/input_tokens``: how many tokens a chat request's prompt has."""
+
+    def __init__(self, pool: EnginePool, settings: Settings) -> None:
+        self._pool = pool
+        self._max_body = settings.max_body_mb << 20
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Count; the body is that of a chat request, the model may be left out."""
+        body = read_object(req, self._max_body)
+        if body.get("model") is None:
+            body["model"] = self._pool.default_id
+        with in_turn():
+            request = parse_chat(body)
+        alive = liveness(req)
+        engine = self._pool.engine(request.model, alive)
+        count = count_tokens(engine, request, "messages", alive)
+        resp.media = {"object": "response.input_tokens", "input_tokens": count}

@@ -1,0 +1,221 @@
+"""The answer to a text completion, whole or in chunks: choices, the echo, the best of several."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from offgrid.api.completions.logprobs import LegacyLogprobs, joined
+from offgrid.api.completions.request import CompletionRequest, Prompt, is_token
+from offgrid.api.generation import GenerationGroup, Total
+from offgrid.api.http.sse import Chunk
+from offgrid.api.logprobs import prompt_logprobs
+from offgrid.engine.protocol import Delta, GenerationRequest, Part, PromptToken, TokenLogprob
+
+
+def generation_requests(
+    request: CompletionRequest, prompts: list[Prompt]
+) -> list[GenerationRequest]:
+    """One for each prompt; errors name it by its place in the list, if it is in one."""
+    if not isinstance(request.prompt, list) or is_token(request.prompt[0]):
+        return [_generation(request, prompts[0], "prompt")]
+    return [
+        _generation(request, prompt, f"prompt[{index}]") for index, prompt in enumerate(prompts)
+    ]
+
+
+def _generation(request: CompletionRequest, prompt: Prompt, param: str) -> GenerationRequest:
+    top_logprobs = request.logprobs
+    if top_logprobs is None and request.candidates > request.n:
+        top_logprobs = 0  # the best are those with the best logprobs
+    wanted = [request.prompt_logprobs, request.logprobs if request.echo else None]
+    scored = [number for number in wanted if number is not None]
+    return GenerationRequest(
+        # A raw prompt is all scaffold: whoever writes one writes its control tokens too.
+        parts=(Part(prompt, True),) if isinstance(prompt, str) else (),
+        tokens=None if isinstance(prompt, str) else prompt,
+        sampling=request.sampling(),
+        max_tokens=request.max_tokens,
+        stop=request.stops,
+        n=request.candidates,
+        ignore_eos=request.ignore_eos,
+        top_logprobs=top_logprobs,
+        post_sampling=request.post_sampling_probs,
+        end_logprob=True,
+        prompt_logprobs=max(scored, default=None),
+        echo=request.echo,
+        suffix=request.suffix or None,
+        cache_prompt=request.cache_prompt,
+        grammar=request.grammar,
+        prompt_param=param,
+    )
+
+
+class PromptScores:
+    """The logprobs of the prompts' tokens as they come."""
+
+    def __init__(self, request: CompletionRequest, n_prompts: int) -> None:
+        self._echoed = request.logprobs if request.echo else None
+        self.tokens: list[list[PromptToken]] = [[] for _ in range(n_prompts)]
+
+    def awaited(self, prompt: int, n_tokens: int) -> bool:
+        """Whether an echo of a prompt still waits for some of them."""
+        return self._echoed is not None and len(self.tokens[prompt]) < n_tokens
+
+
+class _Choice:
+    """One choice as it grows."""
+
+    def __init__(self, request: CompletionRequest, prompt: int, prompt_text: str) -> None:
+        self._request = request
+        self._legacy = LegacyLogprobs(prompt_text)
+        self.prompt = prompt
+        self.echo = prompt_text if request.echo else ""
+        self.texts: list[str] = []
+        self.tokens: list[TokenLogprob] = []
+        self.reason: str | None = None
+
+    def add(self, delta: Delta) -> None:
+        """Take in what the next step says."""
+        self.texts.append(delta.text)
+        self.tokens += delta.logprobs
+        self.reason = delta.finish_reason
+
+    @property
+    def mean_logprob(self) -> float:
+        """Of its tokens, the one that ended it included."""
+        return sum(token.logprob for token in self.tokens) / max(1, len(self.tokens))
+
+    def echo_logprobs(self, tokens: Sequence[PromptToken]) -> dict[str, Any] | None:
+        """Return the legacy logprobs object of the echoed prompt."""
+        if self._request.logprobs is None or not self._request.echo:
+            return None
+        return self._legacy.of_prompt(tokens, self._request.logprobs)
+
+    def logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        """Return the legacy logprobs object of the choice's next tokens."""
+        return None if self._request.logprobs is None else self._legacy.of_answer(tokens)
+
+    def body(self, index: int, prompt: Sequence[PromptToken]) -> dict[str, Any]:
+        """Return the finished choice."""
+        result = {
+            "text": self.echo + "".join(self.texts),
+            "index": index,
+            "logprobs": joined(self.echo_logprobs(prompt), self.logprobs(self.tokens)),
+            "finish_reason": self.reason,
+        }
+        if self._request.prompt_logprobs is not None:
+            result["prompt_logprobs"] = prompt_logprobs(prompt, self._request.prompt_logprobs)
+        return result
+
+
+class Choices(dict[int, _Choice]):
+    """The choices of all prompts by their index.
+
+    Each is made when it is first asked for, after its prompt was accepted: what text token ids
+    stand for is known then.
+    """
+
+    def __init__(
+        self, request: CompletionRequest, prompts: list[Prompt], group: GenerationGroup
+    ) -> None:
+        super().__init__()
+        self._request = request
+        self._prompts = prompts
+        self._group = group
+
+    def __missing__(self, index: int) -> _Choice:
+        number = index // self._request.candidates
+        prompt = self._prompts[number]
+        text = prompt if isinstance(prompt, str) else self._group.prompt_text(number)
+        choice = self[index] = _Choice(self._request, number, text)
+        return choice
+
+
+def whole_answer(
+    head: dict[str, Any],
+    request: CompletionRequest,
+    group: GenerationGroup,
+    choices: Choices,
+    scores: PromptScores,
+) -> dict[str, Any]:
+    total = Total()
+    for index, delta in group.whole():
+        total.add(index, delta)
+        scores.tokens[choices[index].prompt] += delta.prompt
+        if not delta.prompt:
+            choices[index].add(delta)
+    ordered = [choices[index] for index in sorted(choices)]
+    bodies = [
+        choice.body(index, scores.tokens[choice.prompt])
+        for index, choice in enumerate(_best(request, ordered))
+    ]
+    return {**head, "choices": bodies, "usage": total.usage(group.prompt_tokens)}
+
+
+def _best(request: CompletionRequest, choices: list[_Choice]) -> list[_Choice]:
+    """The ``n`` best of each prompt's candidates, best first; as they are where all are wanted."""
+    if request.candidates == request.n:
+        return choices
+    best = []
+    for begin in range(0, len(choices), request.candidates):
+        candidates = choices[begin : begin + request.candidates]
+        best += sorted(candidates, key=lambda choice: -choice.mean_logprob)[: request.n]
+    return best
+
+
+def stream_answer(
+    head: dict[str, Any],
+    request: CompletionRequest,
+    group: GenerationGroup,
+    choices: Choices,
+    scores: PromptScores,
+) -> Iterator[Chunk]:
+    total = Total()
+
+    def chunk(index: int, text: str, logprobs: Any = None, reason: str | None = None) -> Any:
+        choice = {"text": text, "index": index, "logprobs": logprobs, "finish_reason": reason}
+        result = {**head, "choices": [choice]}
+        if request.include_usage:
+            result["usage"] = None
+        if request.obfuscate:
+            result["obfuscation"] = secrets.token_urlsafe(secrets.randbelow(24))
+        return result
+
+    def echo(prompt: int) -> Iterator[Any]:
+        for index in range(prompt * request.n, (prompt + 1) * request.n):
+            choice = choices[index]
+            yield chunk(index, choice.echo, choice.echo_logprobs(scores.tokens[prompt]))
+
+    def answer(index: int, delta: Delta) -> Iterator[Any]:
+        if delta.text or delta.logprobs or delta.finish_reason:
+            logprobs = choices[index].logprobs(delta.logprobs)
+            yield chunk(index, delta.text, logprobs, delta.finish_reason)
+
+    plain = request.echo and request.logprobs is None
+    to_echo = set(range(len(scores.tokens))) if plain else set()
+    held: list[tuple[int, Delta]] = []
+    for item in group.deltas():
+        if not isinstance(item, tuple):
+            yield item
+            continue
+        index, delta = item
+        total.add(index, delta)
+        prompt = choices[index].prompt
+        if delta.prompt:
+            scores.tokens[prompt] += delta.prompt
+            if not scores.awaited(prompt, group.prompt_length(prompt)):
+                yield from echo(prompt)
+                for early in [pair for pair in held if choices[pair[0]].prompt == prompt]:
+                    held.remove(early)
+                    yield from answer(*early)
+        elif scores.awaited(prompt, group.prompt_length(prompt)):
+            held.append(item)  # another choice is ahead of the one that scores the prompt
+        else:
+            if prompt in to_echo:
+                to_echo.remove(prompt)
+                yield from echo(prompt)
+            yield from answer(index, delta)
+    if request.include_usage:
+        yield {**head, "choices": [], "usage": total.usage(group.prompt_tokens)}

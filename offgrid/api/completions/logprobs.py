@@ -1,0 +1,91 @@
+"""The legacy logprobs object of text completions."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from offgrid.engine.protocol import PromptToken, TokenLogprob
+
+_utf8 = codecs.getincrementaldecoder("utf-8")
+
+
+class LegacyLogprobs:
+    """The legacy logprobs object of one choice, in as many pieces as its tokens come in.
+
+    ``text_offset`` counts characters from the beginning of the prompt, echoed or not. A token that
+    begins inside a character has that character's offset.
+
+    Args:
+        prompt: the prompt's text.
+    """
+
+    def __init__(self, prompt: str) -> None:
+        self._prompt = prompt
+        self._offset = len(prompt)
+        self._decoder = _utf8("replace")
+
+    def of_prompt(self, tokens: Sequence[PromptToken], n_top: int) -> dict[str, Any]:
+        """Return the object of a whole prompt with ``n_top`` alternatives for each token."""
+        self._offset = 0
+        self._decoder.reset()
+        # Some tokenizers put a space in front of a text, which is not in it.
+        shift = not self._prompt.startswith(" ")
+        offsets = []
+        for token in tokens:
+            piece = b"" if token.silent else token.piece
+            if shift and piece:
+                piece, shift = piece.removeprefix(b" "), False
+            offsets.append(self._pass(piece))
+        self._offset = len(self._prompt)
+        self._decoder.reset()
+        return {
+            "tokens": [_text(token.piece) for token in tokens],
+            "token_logprobs": [token.logprob for token in tokens],
+            "top_logprobs": [
+                None
+                if token.logprob is None
+                else _by_text((piece, logprob) for _, piece, logprob in token.top[:n_top])
+                | {_text(token.piece): token.logprob}
+                for token in tokens
+            ],
+            "text_offset": offsets,
+        }
+
+    def of_answer(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any]:
+        """Return the object of the answer's next tokens."""
+        return {
+            "tokens": [_text(token.piece) for token in tokens],
+            "token_logprobs": [token.logprob for token in tokens],
+            "top_logprobs": [
+                _by_text(token.top) | {_text(token.piece): token.logprob} for token in tokens
+            ],
+            "text_offset": [self._pass(b"" if t.silent else t.piece) for t in tokens],
+        }
+
+    def _pass(self, piece: bytes) -> int:
+        """Move behind a piece; return where it begins."""
+        begin = self._offset
+        self._offset += len(self._decoder.decode(piece))
+        return begin
+
+
+def joined(*objects: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return the legacy objects of a text's parts as one."""
+    given = [item for item in objects if item is not None]
+    if not given:
+        return None
+    return {name: [entry for item in given for entry in item[name]] for name in given[0]}
+
+
+def _by_text(top: Iterable[tuple[bytes, float]]) -> dict[str, float]:
+    """Text to logprob. Of equal texts the likelier stays."""
+    result: dict[str, float] = {}
+    for piece, logprob in top:
+        result.setdefault(_text(piece), logprob)
+    return result
+
+
+def _text(piece: bytes) -> str:
+    return piece.decode("utf-8", "replace")

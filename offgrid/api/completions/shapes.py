@@ -1,0 +1,62 @@
+"""What ``/v1/completions`` answers; see :mod:`offgrid.api.shapes`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import UNSET, Meta, UnsetType
+
+from offgrid.api.shapes import Answer, Count, Logprob, PromptLogprobs, Usage
+
+FinishReason = Literal["stop", "length"]
+TextId = Annotated[str, Meta(pattern="^cmpl-[0-9a-f]{28}$")]
+
+
+class TextLogprobs(Answer):
+    """Four lists of equal length, one entry for each token. Null is for the first token of an
+    echoed prompt."""
+
+    tokens: list[str]
+    token_logprobs: list[Logprob | None]
+    top_logprobs: list[dict[str, Logprob] | None]
+    text_offset: list[Count]
+
+
+class TextChoice(Answer):
+    text: str
+    index: Count
+    logprobs: TextLogprobs | None
+    finish_reason: FinishReason
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
+
+
+class TextCompletion(Answer):
+    """Continuations of texts; the index of a choice is prompt number times ``n`` plus choice."""
+
+    id: TextId
+    object: Literal["text_completion"]
+    created: Count
+    model: str
+    system_fingerprint: str
+    choices: list[TextChoice]
+    usage: Usage
+
+
+class TextChunkChoice(Answer):
+    text: str
+    index: Count
+    logprobs: TextLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class TextCompletionChunk(Answer):
+    """An event of a streamed continuation; ``usage`` as in a chat's chunks."""
+
+    id: TextId
+    object: Literal["text_completion"]
+    created: Count
+    model: str
+    system_fingerprint: str
+    choices: Annotated[list[TextChunkChoice], Meta(max_length=1)]
+    usage: Usage | UnsetType | None = UNSET
+    obfuscation: str | UnsetType = UNSET

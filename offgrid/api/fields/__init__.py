@@ -1,0 +1,1 @@
+"""What the requests of several endpoints share: the body's JSON, fields and their ranges."""

@@ -1,0 +1,257 @@
+"""The generations of one HTTP request, as one stream of deltas."""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+from offgrid.engine.client.client import ClientGone, EngineClient, Generation
+from offgrid.engine.protocol import Delta, GenerationRequest
+from offgrid.errors import Overloaded
+
+POLL = 0.1
+"""Seconds between two looks at whether the client is still there."""
+WINDOW = 2
+"""Sequences of one request in the queue, as a multiple of the slots: enough that none of them waits
+for the next prompt."""
+
+
+class Mark(enum.Enum):
+    """What stands between deltas, or the chunks made of them, and is not sent."""
+
+    SLOW = enum.auto()
+    """What follows takes time: only the stream's own thread may go on."""
+
+
+class GenerationGroup:
+    """Several generations (one for each prompt) that live and end together.
+
+    As many as :data:`WINDOW` says are in the queue at a time: the next one takes the places of one
+    that has ended. So a long list leaves room for others, and is never refused half way.
+
+    Args:
+        engine: the model.
+        requests: one for each prompt, all with the same ``n``.
+        alive: whether the client is still connected.
+
+    The first prompts are accepted when the constructor returns; its errors leave nothing running.
+    """
+
+    def __init__(
+        self,
+        engine: EngineClient,
+        requests: Sequence[GenerationRequest],
+        alive: Callable[[], bool],
+    ) -> None:
+        self.alive = alive
+        self.n = requests[0].n
+        self.keep_alive: object = None
+        """An unfinished :meth:`deltas`, held so that it is not collected: to drop it is to
+        :meth:`cancel`, which writes to the worker, and the collector runs in any thread."""
+        self._engine = engine
+        self._patience: float = POLL
+        self._bell = threading.Event()
+        """Set when there may be something to read."""
+        self._ring: Callable[[], None] | None = self._bell.set
+        self._listener: Callable[[], None] | None = self._ring
+        self._to_come = deque(enumerate(requests))
+        self._accepted: list[Generation] = []
+        self._active: list[tuple[int, Generation]] = []
+        """Never changed in its place: others read it."""
+        self._lock = threading.Lock()  # a stream may be closed while another thread reads it
+        self._window = max(1, WINDOW * engine.load.parallel // self.n)
+        self._held = engine.hold(self.n, min(self._window, len(requests)))
+        """Prompts that there are places for."""
+        try:
+            self._submit()
+        except BaseException:
+            self.cancel()
+            raise
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of all prompts that were accepted."""
+        return sum(generation.prompt_tokens for generation in self._accepted)
+
+    def prompt_text(self, prompt: int) -> str:
+        """Text of a prompt that was given as token ids, where its request asks for it."""
+        return self._accepted[prompt].prompt_text
+
+    def prompt_length(self, prompt: int) -> int:
+        """Tokens of one prompt."""
+        return self._accepted[prompt].prompt_tokens
+
+    @property
+    def seed(self) -> int:
+        """The seed in force for the first prompt."""
+        return self._accepted[0].seed
+
+    def deltas(self) -> Iterator[tuple[int, Delta] | Mark | None]:
+        """Yield ``(choice index, delta)`` until every choice has finished, None when it is silent.
+
+        The index counts over all prompts: prompt number times ``n`` plus choice. Where a mark is
+        yielded, the next prompts are about to be submitted.
+
+        Raises:
+            RequestError: a generation failed or waited too long; the others are cancelled.
+            ClientGone: the client left; everything is cancelled.
+        """
+        try:
+            while self._active or self._to_come:
+                if self._to_come and len(self._active) < self._held:
+                    yield Mark.SLOW
+                    self._submit()
+                self._bell.clear()
+                idle = True
+                for prompt, generation in self._active:
+                    for delta in generation.next(0.0) or ():
+                        idle = False
+                        yield prompt * self.n + delta.choice, delta
+                    self._drop_if_finished(generation)
+                # Asked in every round: whoever wants a whole answer is never written to before it.
+                if self._active and self._patience:
+                    self._check()
+                if idle and not (self._patience and self._bell.wait(self._patience)):
+                    yield None
+        finally:
+            self.cancel()
+
+    def whole(self) -> Iterator[tuple[int, Delta]]:
+        """Yield what :meth:`deltas` does, of each prompt when it has ended.
+
+        Nobody is woken for every token then. Raises as :meth:`deltas` does.
+        """
+        self._ring = None
+        self.listen(None)
+        try:
+            while self._active or self._to_come:
+                self._submit()
+                self._bell.clear()
+                for prompt, generation in self._active:
+                    while generation.ended and not generation.finished:
+                        for delta in generation.next(0.0) or ():
+                            yield prompt * self.n + delta.choice, delta
+                    self._drop_if_finished(generation)
+                self._check()
+                if self._active and not any(g.ended for _, g in self._active):
+                    self._bell.wait(POLL)
+        finally:
+            self.cancel()
+
+    def _submit(self) -> None:
+        """Hand over prompts that there are places for. Waits until they are accepted."""
+        more = min(self._window, len(self._active) + len(self._to_come)) - self._held
+        if more > 0:
+            with contextlib.suppress(Overloaded):
+                held = self._engine.hold(self.n, more, more=True)
+                with self._lock:
+                    self._held += held
+        while self._to_come and len(self._active) < self._held:
+            prompt, request = self._to_come.popleft()
+            generation = self._engine.submit(request, self.alive, held=True, ended=self._bell.set)
+            generation.listener = self._listener
+            self._accepted.append(generation)
+            self._active = [*self._active, (prompt, generation)]
+
+    def _release(self, prompts: int) -> None:
+        with self._lock:
+            prompts = min(prompts, self._held)
+            self._held -= prompts
+        self._engine.release(self.n * prompts)
+
+    def _drop_if_finished(self, generation: Generation) -> None:
+        if generation.finished:
+            self._active = [pair for pair in self._active if pair[1] is not generation]
+            if self._held > len(self._active) + len(self._to_come):
+                self._release(1)
+
+    @property
+    def lost(self) -> bool:
+        """Whether there is no sense in going on, which :meth:`deltas` will say in its turn."""
+        return not self.alive() or self._overdue
+
+    @property
+    def _overdue(self) -> bool:
+        """Whether it waits for too long. Behind a prompt that got a slot, others may wait."""
+        return self._accepted[0].overdue
+
+    def _check(self) -> None:
+        if not self.alive():
+            raise ClientGone
+        if self._overdue:
+            raise Overloaded("No slot became free in time; try again later.", code="server_busy")
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Inside, :meth:`deltas` takes what is there and never waits, nor asks for the client."""
+        self._patience = 0.0
+        try:
+            yield
+        finally:
+            self._patience = POLL
+
+    @property
+    def failed(self) -> bool:
+        """Whether a generation has failed, which :meth:`deltas` will say in its turn."""
+        return any(generation.failed for _, generation in self._active)
+
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        """Have a function called, by the thread that brings them, when new deltas are there."""
+        self._listener = listener or self._ring
+        for _, generation in self._active:
+            generation.listener = self._listener
+
+    def cancel(self) -> None:
+        """End what still runs, and what would. Idempotent."""
+        self._to_come.clear()
+        for _, generation in self._active:
+            generation.cancel()
+        self._release(self._held)
+
+
+class Total:
+    """Counts completion tokens of all choices."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[int, int] = {}
+        self._cached = 0
+
+    def add(self, index: int, delta: Delta) -> None:
+        """Take in a delta."""
+        # A prompt counts once, and so does what of it was there: the first choice tells.
+        if index not in self._tokens and delta.choice == 0:
+            self._cached += delta.cached_tokens
+        self._tokens[index] = delta.completion_tokens
+
+    def usage(self, prompt_tokens: int) -> dict[str, object]:
+        """The ``usage`` object of the API."""
+        completion_tokens = sum(self._tokens.values())
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": completion_tokens,
+            "total_tokens": prompt_tokens + completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self._cached, "audio_tokens": 0},
+            "completion_tokens_details": {
+                "reasoning_tokens": 0,
+                "audio_tokens": 0,
+                "accepted_prediction_tokens": 0,
+                "rejected_prediction_tokens": 0,
+            },
+        }
+
+
+class Once:
+    """Runs a function once, whoever asks first: the end of a stream comes from several sides."""
+
+    def __init__(self, function: Callable[[], None]) -> None:
+        self._function: Callable[[], None] | None = function
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            function, self._function = self._function, None
+        if function is not None:
+            function()

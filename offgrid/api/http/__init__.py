@@ -1,0 +1,1 @@
+"""HTTP itself: requests, errors, middleware, event streams, and all that knows waitress."""

@@ -1,0 +1,188 @@
+"""What every request passes: a number, and the check of who may ask.
+
+Without keys, only this machine is served. A web page that the user happens to visit runs on this
+machine too, so a request has to show that no page of another site made it:
+
+1. ``Host`` is a name of this server. A page whose own name leads here (DNS rebinding) sends that.
+2. ``Origin``, if there is one, is this server's own or an allowed one.
+3. Without ``Origin`` (an image, a script, a frame, a link), ``Sec-Fetch-Site`` of the browser says
+   ``same-origin``, or ``none`` for an address that a person typed. Browsers send it to this machine
+   and over HTTPS; in other cases ``Referer`` is looked at.
+
+Programs other than browsers send none of the three. A link may lead to the pages of
+:data:`_LINKED`: they change nothing, and the page with the link cannot read them.
+
+Headers are compared as texts and never taken apart by a parser that may stumble over them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import secrets
+from collections.abc import Iterable
+
+import falcon
+
+from offgrid.api.http.errors import HostRefused
+from offgrid.config import Settings, is_loopback
+from offgrid.errors import InvalidParameter
+
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[\w.~-]+)?)\]|([\w.~-]+))(?::[0-9]{0,5})?", re.ASCII)
+"""RFC 9110, section 7.2, without what no name of a machine contains: an address in brackets or a
+name, and a port."""
+_ORIGIN_OF_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+_HEADER_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, \t-]+", re.ASCII)
+_LINKED = frozenset({"/", "/health", "/openapi.json", "/v1/models"})
+
+
+def new_request_id() -> str:
+    """Return a value for ``x-request-id``."""
+    return f"req_{secrets.token_hex(12)}"
+
+
+class RequestId:
+    """Gives every response an ``x-request-id``."""
+
+    def process_response(
+        self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool
+    ) -> None:
+        resp.set_header("x-request-id", new_request_id())
+
+
+class OneLength:
+    """Refuses a body with two lengths, of which servers in front of this one may take the other.
+
+    ``offgrid serve`` refuses them before they get here (:mod:`offgrid.api.http.waitress`), and
+    under ``waitress-serve`` this never acts, because waitress hides Transfer-Encoding from the
+    application. Other WSGI servers may let both headers pass.
+    """
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Raise InvalidParameter, or let the request pass."""
+        if "HTTP_TRANSFER_ENCODING" in req.env and req.env.get("CONTENT_LENGTH"):
+            raise InvalidParameter(
+                "A request must not have both Content-Length and Transfer-Encoding.",
+                code="invalid_length",
+            )
+
+
+class AllowedOrigins:
+    """The origins whose pages may call the API."""
+
+    def __init__(self, origins: Iterable[str] = ()) -> None:
+        self._origins = frozenset(map(self._normal, origins))
+
+    def __contains__(self, origin: str) -> bool:
+        return self._normal(origin) in self._origins
+
+    @staticmethod
+    def _normal(origin: str) -> str:
+        return origin.rstrip("/").lower()
+
+
+def cors_headers(origin: str) -> list[tuple[str, str]]:
+    """Return what lets the pages of an allowed origin read a response."""
+    return [
+        ("Access-Control-Allow-Origin", origin),
+        ("Vary", "Origin"),
+        ("Access-Control-Expose-Headers", "x-request-id, x-offgrid-seed"),
+    ]
+
+
+class HostGuard:
+    """Refuses requests that a foreign web page made, and answers those of allowed ones (CORS)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._names = {settings.host.lower(), *(h.lower() for h in settings.allowed_hosts)}
+        self._any_address = settings.allow_remote
+        self._origins = AllowedOrigins(settings.cors_origins)
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Raise HostRefused or InvalidParameter, or let the request pass."""
+        host = self._check_host(req)
+        origin: str | None = req.env.get("HTTP_ORIGIN")
+        if origin is None:
+            self._check_site(req, host)
+        elif origin in self._origins:
+            self._allow(req, resp, origin)
+        elif not _is_own(origin, host):
+            raise HostRefused(
+                "Pages of this origin may not call the API; add the origin to "
+                "OFFGRID_CORS_ORIGINS to allow them.",
+                code="origin_not_allowed",
+            )
+
+    def _check_host(self, req: falcon.Request) -> str | None:
+        host: str | None = req.env.get("HTTP_HOST")
+        if host is None:
+            if req.env.get("SERVER_PROTOCOL") == "HTTP/1.0":
+                return None
+            raise InvalidParameter("The Host header is missing.", code="invalid_host")
+        # The server joins repeated headers with a comma.
+        if "," in host or not host:
+            raise InvalidParameter(
+                "A request must have exactly one Host header.", code="invalid_host"
+            )
+        parts = _HOST.fullmatch(host)
+        if parts is None or not self._knows((parts[1] or parts[2]).lower()):
+            raise HostRefused("Host header not allowed; add the name to OFFGRID_ALLOWED_HOSTS.")
+        return host
+
+    def _knows(self, name: str) -> bool:
+        if is_loopback(name) or name in self._names:
+            return True
+        if not self._any_address:
+            return False
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+    def _check_site(self, req: falcon.Request, host: str | None) -> None:
+        """Refuse what a page of another site asks for without saying its origin."""
+        site: str | None = req.env.get("HTTP_SEC_FETCH_SITE")
+        if site is not None:
+            own = site.strip().lower() in ("same-origin", "none")
+        else:
+            page = _ORIGIN_OF_URL.match(req.env.get("HTTP_REFERER", ""))
+            own = page is None or page[0] in self._origins or _is_own(page[0], host)
+        if not own and not _is_link(req):
+            raise HostRefused(
+                "Pages of other sites may not embed this URL. To let the pages of an origin call "
+                "the API, add the origin to OFFGRID_CORS_ORIGINS.",
+                code="cross_site",
+            )
+
+    @staticmethod
+    def _allow(req: falcon.Request, resp: falcon.Response, origin: str) -> None:
+        for name, value in cors_headers(origin):
+            resp.append_header(name, value)
+        if req.method == "OPTIONS" and req.env.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD"):
+            resp.set_header("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS")
+            wanted = req.env.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "")
+            if _HEADER_NAMES.fullmatch(wanted):
+                resp.set_header("Access-Control-Allow-Headers", wanted)
+            resp.set_header("Access-Control-Max-Age", "600")
+            resp.status = 204
+            resp.complete = True
+
+
+def _is_own(origin: str, host: str | None) -> bool:
+    """Whether an origin is the address under which the server was asked."""
+    if host is None:
+        return False
+    scheme, separator, address = origin.lower().partition("://")
+    return scheme in ("http", "https") and separator == "://" and address == host.lower()
+
+
+def _is_link(req: falcon.Request) -> bool:
+    """Whether a person follows a link to one of the pages that are there for people."""
+    return (
+        req.method in ("GET", "HEAD")
+        and req.path in _LINKED
+        and req.env.get("HTTP_SEC_FETCH_MODE", "navigate") == "navigate"
+        # Not a frame: the page around it could not read it, but could tell that it is there.
+        and req.env.get("HTTP_SEC_FETCH_DEST", "document") == "document"
+    )

@@ -1,0 +1,232 @@
+"""Requests as they come: what waitress lets pass is refused, and slow or large ones have limits.
+
+A message whose length can be understood in two ways is refused (RFC 9112, section 6.1): a proxy in
+front of this server could take the other length, and the rest of the body for a request.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from waitress.buffers import OverflowableBuffer
+from waitress.parser import HTTPRequestParser, ParsingError
+from waitress.utilities import BadRequest, Error, RequestEntityTooLarge
+
+from offgrid.api.http.waitress.chunks import ChunkedBody
+
+FRAMING = 1 << 20
+"""Bytes that a chunked body may have beyond the limit of bodies, for the sizes of its chunks."""
+_MAX_BODIES = 1 << 29
+"""Bytes of all bodies that are kept at once, or four times the limit of one, if that is more."""
+_FREE = 1 << 16
+"""Bytes of each body that are not counted, so that small requests pass when there is no room."""
+_LONGEST_WAIT = 60.0
+"""Seconds that any request may take to come, and those that it may take for the bytes of its body
+at the least rate."""
+_LEAST_RATE = 100_000
+"""Bytes per second."""
+_PACE_SECONDS = 10.0
+"""How long the pace of a body is watched before the body can be ended in favour of another one."""
+
+_LENGTH = re.compile(rb"^content-length[ \t]*:", re.IGNORECASE | re.MULTILINE)
+_CODING = re.compile(rb"^transfer-encoding[ \t]*:([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+
+
+class Busy(Error):  # type: ignore[misc]  # waitress has no types
+    """Too much of other bodies is kept already."""
+
+    code = 503
+    reason = "Service Unavailable"
+
+
+class Late(Error):  # type: ignore[misc]
+    """The request arrived too slowly."""
+
+    code = 408
+    reason = "Request Timeout"
+
+
+def is_late(begun: float, received: int, now: float) -> bool:
+    """Return whether an unfinished request has had its time.
+
+    Args:
+        begun: when its first byte came, in seconds.
+        received: bytes of its body.
+        now: the time, of the same clock.
+    """
+    return now - begun > _LONGEST_WAIT + received / _LEAST_RATE
+
+
+class Pace:
+    """How fast a request has come lately, and since when the server waits for it.
+
+    Lately is since 10 to 20 seconds ago: a body that came fast and stands still then is slow.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.restart(now, 0)
+
+    def restart(self, now: float, received: int) -> None:
+        """Count from now on: the client could not send before."""
+        self.begun = now
+        self._older = self._mark = (now, received)
+
+    def rate(self, now: float, received: int) -> float | None:
+        """Return bytes per second; None for a request that is too new to tell."""
+        if now - self.begun < _PACE_SECONDS:
+            return None
+        if now - self._mark[0] >= _PACE_SECONDS:
+            self._older, self._mark = self._mark, (now, received)
+        return (received - self._older[1]) / (now - self._older[0])
+
+
+class Budget:
+    """Bytes that the bodies of all connections may have together, in memory and temporary files.
+
+    Without it, clients that never finish theirs fill the disk.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self._lock = threading.Lock()
+        self.unfinished: weakref.WeakSet[Parser] = weakref.WeakSet()
+        """Requests whose counted bodies are still coming. For the thread that reads sockets."""
+
+    def take(self, size: int) -> bool:
+        """Count bytes that are there; negative ones are gone. Return whether it was too much."""
+        with self._lock:
+            self._left -= size
+            return self._left < 0
+
+    def slowest(self, now: float) -> Parser | None:
+        """Return the slowest of the unfinished requests that are old enough; None without one."""
+        rates = [(request.rate(now), request) for request in self.unfinished]
+        old = [(rate, request) for rate, request in rates if rate is not None]
+        return min(old, key=lambda pair: pair[0])[1] if old else None
+
+
+class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
+    """Refuses at once, in one way, and without another word of the client."""
+
+    # A request may be refused before these are known.
+    command = "GET"
+    path = ""
+    completed = False
+    error: Error | None = None
+    body_rcv: Any = None
+    budget = Budget(_MAX_BODIES)
+    clock: Callable[[], float] = staticmethod(time.monotonic)
+    _counted = 0
+
+    def __init__(self, adj: Any) -> None:
+        super().__init__(adj)
+        self._pace = Pace(self.clock())
+
+    def received(self, data: bytes) -> int:
+        """Take in a part of the request; what comes after a refused one is no request."""
+        if self.error is not None:  # it was ended in favour of another one
+            self.completed = True
+            return len(data)
+        try:
+            consumed = int(super().received(data))
+        except ValueError:  # an address or a number that Python does not parse
+            self.error = BadRequest("the URL or the content length is invalid")
+            consumed = len(data)
+        if self.error is None and self.content_length > self.max_body:
+            self.error = RequestEntityTooLarge("")
+        self._count()
+        if self.error is not None:
+            self.completed = True
+            consumed = len(data)
+        if self.completed:
+            self.budget.unfinished.discard(self)
+            # waitress would ask for the body of a request that has none or was refused.
+            self.expect_continue = False
+        return consumed
+
+    def is_late(self) -> bool:
+        """Whether the client has had its time to send this."""
+        return is_late(self._pace.begun, self.body_bytes_received, self.clock())
+
+    def wait(self) -> None:
+        """Count its time anew: the client cannot send, as the server reads nothing of it."""
+        self._pace.restart(self.clock(), self.body_bytes_received)
+
+    def rate(self, now: float) -> float | None:
+        """Return bytes of the body per second; None for a request that is too new to tell."""
+        return self._pace.rate(now, self.body_bytes_received)
+
+    def end(self, error: Error) -> None:
+        """Refuse the rest of it, and drop what is there."""
+        self.error = error
+        self.expect_continue = False
+        self.budget.unfinished.discard(self)
+        self.close()
+        self.body_rcv = None
+
+    def _count(self) -> None:
+        more = max(0, self.body_bytes_received - _FREE) - self._counted
+        if not more:
+            return
+        self._counted += more
+        self.budget.unfinished.add(self)
+        now = self.clock()
+        self.rate(now)
+        if self.budget.take(more) and self.error is None and not self.completed:
+            self._make_room(now)
+
+    def _make_room(self, now: float) -> None:
+        """End the slowest bodies in favour of this one, or this one."""
+        while self.budget.take(0):
+            slowest = self.budget.slowest(now)
+            if slowest is None or slowest is self:
+                self.end(Busy("the bodies of other requests use all the memory for bodies"))
+                return
+            slowest.end(Busy("this body arrived slowly, and other requests needed its memory"))
+
+    def close(self) -> None:
+        """Drop the body."""
+        self.budget.take(-self._counted)
+        self._counted = self.body_bytes_received = 0
+        super().close()
+
+    def __del__(self) -> None:
+        # waitress does not close what it drops unfinished.
+        self.budget.take(-self._counted)
+
+    @property
+    def max_body(self) -> int:
+        """Bytes that a body may have."""
+        return int(self.adj.max_request_body_size) - FRAMING
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Parse the first line and the headers.
+
+        Raises:
+            ParsingError: they are wrong, or tell two lengths.
+        """
+        codings = [value.strip(b" \t").lower() for value in _CODING.findall(header_plus)]
+        if codings and _LENGTH.search(header_plus):
+            raise ParsingError("a request must not have both Content-Length and Transfer-Encoding")
+        if b"\r\n " in header_plus or b"\r\n\t" in header_plus:
+            raise ParsingError("a header must be one line")
+        super().parse_header(header_plus)
+        if codings and (self.version != "1.1" or codings != [b"chunked"]):
+            raise ParsingError("Transfer-Encoding must be chunked, once, and in HTTP/1.1")
+        if self.chunked:
+            self.body_rcv = ChunkedBody(OverflowableBuffer(self.adj.inbuf_overflow))
+
+
+def parser_class(max_body: int) -> type[Parser]:
+    """Return the class of the requests of one server.
+
+    Args:
+        max_body: bytes that a body may have.
+    """
+    budget = Budget(max(_MAX_BODIES, 4 * max_body))
+    return type("OffgridParser", (Parser,), {"budget": budget})

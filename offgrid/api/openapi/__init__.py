@@ -1,0 +1,1 @@
+"""``GET /openapi.json``: the document, made of the types that check requests."""

@@ -1,0 +1,137 @@
+"""JSON schemas of fields that are checked by hand, because their types say less.
+
+For the OpenAPI document; tests hold them against the checks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from offgrid.api import embeddings
+from offgrid.api.completions import request as completions
+from offgrid.api.fields.common import MAX_BIAS_TEXT, MAX_BIASES, MAX_STOP_LENGTH, SEED_RANGE
+from offgrid.api.responses import items as response_items
+
+Schema = dict[str, Any]
+
+TOKENS: Schema = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 0, "maximum": (1 << 31) - 1},
+    "minItems": 1,
+}
+SEED: Schema = {"type": "integer", "minimum": SEED_RANGE[0], "maximum": SEED_RANGE[1]}
+
+_BIAS: Schema = {"anyOf": [{"type": "number", "minimum": -100, "maximum": 100}, {"const": False}]}
+_BIASED_TEXT: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_BIAS_TEXT}
+LOGIT_BIAS: Schema = {
+    "anyOf": [
+        {
+            "type": "object",
+            "maxProperties": MAX_BIASES,
+            "propertyNames": {"minLength": 1, "maxLength": MAX_BIAS_TEXT},
+            "additionalProperties": _BIAS,
+        },
+        {
+            "type": "array",
+            "maxItems": MAX_BIASES,
+            "items": {
+                "type": "array",
+                "prefixItems": [{"anyOf": [TOKENS["items"], _BIASED_TEXT]}, _BIAS],
+                "minItems": 2,
+                "maxItems": 2,
+            },
+        },
+    ]
+}
+
+
+def stop(max_stops: int) -> Schema:
+    """``stop``, of which there may be more in one endpoint than in the other."""
+    text = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_LENGTH}
+    return {"anyOf": [text, {"type": "array", "items": text, "maxItems": max_stops}]}
+
+
+def _texts_or_tokens(text: Schema, most: int) -> Schema:
+    many = {"type": "array", "items": {"anyOf": [text, TOKENS]}, "minItems": 1, "maxItems": most}
+    return {"anyOf": [text, TOKENS, many]}
+
+
+PROMPT = _texts_or_tokens({"type": "string"}, completions.MAX_PROMPTS)
+INPUT = _texts_or_tokens({"type": "string", "minLength": 1}, embeddings.MAX_INPUTS)
+
+ITEMS: Schema = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "description": "Messages, calls, their results, reasoning, references by `id`.",
+                "properties": {
+                    "type": {"enum": [*response_items.TYPES, None]},
+                    "role": {"enum": [*response_items.ROLES, None]},
+                },
+            },
+            "minItems": 1,
+            "maxItems": response_items.MAX_ITEMS,
+        },
+    ]
+}
+
+# What an answer has to look like (:mod:`offgrid.api.fields.structured`). Whether a schema or a
+# grammar can be honoured is found out where it is compiled.
+_STRING: Schema = {"type": "string"}
+_SCHEMA: Schema = {"anyOf": [{"type": "object"}, _STRING]}
+_CHOICES: Schema = {"type": "array", "items": _STRING, "minItems": 1}
+
+
+def _object(properties: dict[str, Schema], *required: str) -> Schema:
+    """An object of these fields; null counts as absent, where the field may be."""
+    optional = {
+        name: schema if name in required else {"anyOf": [schema, {"type": "null"}]}
+        for name, schema in properties.items()
+    }
+    return {
+        "type": "object",
+        "properties": optional,
+        "required": list(required),
+        "additionalProperties": False,
+    }
+
+
+_NAMED_SCHEMA = _object(
+    {
+        "name": {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"},
+        "schema": _SCHEMA,
+        "description": _STRING,
+        "strict": {"type": "boolean"},
+    },
+    "name",
+    "schema",
+)
+_NOTHING: Schema = {"type": "null"}
+STRUCTURED: dict[str, Schema] = {
+    "response_format": {
+        "anyOf": [
+            _object({"type": {"const": "text"}, "json_schema": _NOTHING, "schema": _NOTHING},
+                    "type"),
+            _object({"type": {"const": "json_object"}, "json_schema": _NOTHING, "schema": _SCHEMA},
+                    "type"),
+            _object({"type": {"const": "json_schema"}, "json_schema": _NAMED_SCHEMA,
+                     "schema": _NOTHING}, "type", "json_schema"),
+        ]
+    },
+    "json_schema": _SCHEMA,
+    "grammar": _STRING,
+    "grammar_type": {"enum": ["gbnf", "lark"]},
+    "regex": _STRING,
+    "choice": _CHOICES,
+    "structured_outputs": _object(
+        {"json": _SCHEMA, "json_object": {"type": "boolean"}, "regex": _STRING, "choice": _CHOICES,
+         "grammar": _STRING}
+    ),
+    "guided_json": _SCHEMA,
+    "guided_regex": _STRING,
+    "guided_choice": _CHOICES,
+    "guided_grammar": _STRING,
+}  # fmt: skip

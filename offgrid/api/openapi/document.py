@@ -1,0 +1,228 @@
+"""``GET /openapi.json``: the API in OpenAPI 3.1, made of the types that check its requests.
+
+To describe a new endpoint, write its answer as a type (:mod:`offgrid.api.shapes`) and add it to
+:data:`offgrid.api.openapi.operations.OPERATIONS`; tests compare that table with the routes of the
+application, and real answers with what it says. Specification: https://spec.openapis.org/oas/v3.1.1
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import falcon
+import msgspec
+
+from offgrid import __version__
+from offgrid.api.openapi.operations import OPERATIONS, Body, Operation, Struct
+from offgrid.api.shapes import Error
+
+Schema = dict[str, Any]
+
+_REF = "#/components/schemas/{name}"
+_UNNAMED = (
+    "lines `data: {...}`, described by `x-event-schema`, each followed by an empty line; the last "
+    "one is `data: [DONE]`."
+)
+_NAMED = (
+    "pairs of lines, `event: ...` with the type of the event and `data: {...}`, described by "
+    "`x-event-schema`, each pair followed by an empty line."
+)
+_EVERYWHERE = (400, 403, 408, 431, 500)
+_REASONS = {
+    400: "The request is invalid; `param` names the field at fault.",
+    403: "The Host or Origin header is not allowed.",
+    404: "No such model or stored response.",
+    408: "The request arrived too slowly.",
+    409: "The model is not loaded, and a GET request never unloads another model.",
+    413: "The body is too large.",
+    431: "The headers of the request are too large.",
+    500: "The server could not finish the request.",
+    503: "The server cannot accept the request now.",
+}
+_HEADERS: dict[str, Schema] = {
+    "x-request-id": {"description": "Identifier of the request.", "schema": {"type": "string"}},
+    "x-offgrid-seed": {
+        "description": "The seed of the request, given or drawn.",
+        "schema": {"type": "integer"},
+    },
+    "Retry-After": {
+        "description": "Seconds to wait before a retry.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+}
+
+
+class OpenApiResource:
+    """Gives the document, which is made once and is the same as long as the server runs."""
+
+    def __init__(self) -> None:
+        self._document = msgspec.json.encode(document())
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """The document of the whole API."""
+        resp.content_type = falcon.MEDIA_JSON
+        resp.data = self._document
+
+    on_head = on_get
+
+
+def document() -> dict[str, Any]:
+    """Return the OpenAPI document of :data:`~offgrid.api.openapi.operations.OPERATIONS`."""
+    paths: dict[str, dict[str, Any]] = {}
+    for operation in OPERATIONS:
+        paths.setdefault(operation.path, {})[operation.method] = _describe(operation)
+    return {
+        "openapi": "3.1.1",
+        "info": {
+            "title": "OffGrid LLM",
+            "version": __version__,
+            "summary": "GGUF models on this machine through the OpenAI API",
+        },
+        "paths": paths,
+        "components": {"schemas": _components()},
+    }
+
+
+def _components() -> dict[str, Schema]:
+    """Schemas of all types, by name; those of request bodies say what is really accepted."""
+    types: set[Struct] = {Error}
+    bodies: list[Body] = []
+    for operation in OPERATIONS:
+        types.update(operation.answers)
+        types.update(operation.events)
+        if operation.body is not None:
+            types.update(operation.body.types)
+            bodies.append(operation.body)
+    _, plain = msgspec.json.schema_components(types, ref_template=_REF)
+    schemas = dict(plain)
+    for body in bodies:
+        for struct in body.types:
+            name = body.name or struct.__name__
+            schemas[name] = {**_accepted(plain[struct.__name__], body), "title": name}
+    tidy = {name: _tidy(schema) for name, schema in sorted(schemas.items())}
+    named = {body.name or kind.__name__ for body in bodies for kind in body.types}
+    described = {kind.__name__ for kind in types} - {k.__name__ for b in bodies for k in b.types}
+    used = _reached(tidy, named | described)
+    return {name: schema for name, schema in tidy.items() if name in used}
+
+
+def _reached(schemas: dict[str, Schema], names: set[str]) -> set[str]:
+    """Names of schemas that these lead to: fields checked by hand need not those of their types."""
+    reached: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in reached and name in schemas:
+            reached.add(name)
+            text = msgspec.json.encode(schemas[name]).decode()
+            waiting += re.findall(r'"#/components/schemas/(\w+)"', text)
+    return reached
+
+
+def _accepted(schema: Schema, body: Body) -> Schema:
+    """As the parsers read it: null counts as absent, and some fields have no effect."""
+    properties: dict[str, Schema] = {
+        name: typed for name, typed in schema["properties"].items() if name not in body.hidden
+    }
+    required = [name for name in schema["required"] if name not in body.optional]
+    for name, replacement in body.replaced.items():
+        typed = properties.get(name, {})
+        default = {"default": typed["default"]} if "default" in typed else {}
+        properties[name] = {**replacement, **default}
+    for alias, name in body.aliases.items():
+        same: Schema = {"description": f"The same as {name}."}
+        properties[alias] = {**properties[name], **same}
+    for name in properties:
+        if name not in required:
+            properties[name] = _or_null(properties[name])
+    for name in body.ignored:
+        properties[name] = {**properties[name], "description": "Without effect."}
+    return {**schema, "properties": dict(sorted(properties.items())), "required": required}
+
+
+def _or_null(schema: Schema) -> Schema:
+    options = schema.get("anyOf", [])
+    if {"type": "null"} in options:
+        return schema
+    outer: Schema = {key: schema[key] for key in ("default", "description") if key in schema}
+    inner = {key: value for key, value in schema.items() if key not in outer}
+    return {"anyOf": [*(options or [inner]), {"type": "null"}], **outer}
+
+
+def _tidy(schema: Any) -> Any:
+    """Docstrings as running text."""
+    if isinstance(schema, list):
+        return [_tidy(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    tidy = {key: _tidy(value) for key, value in schema.items()}
+    if isinstance(tidy.get("description"), str):
+        text = inspect.cleandoc(tidy["description"]).replace("``", "`")
+        tidy["description"] = re.sub(r"(?<!\n)\n(?!\n)", " ", text)
+    return tidy
+
+
+def _describe(operation: Operation) -> dict[str, Any]:
+    name = re.sub(r"\W+", "_", f"{operation.method}{operation.path}").strip("_")
+    result: dict[str, Any] = {"operationId": name, "summary": operation.summary}
+    in_path = re.findall(r"{(\w+)}", operation.path)
+    if in_path or operation.query:
+        result["parameters"] = [
+            {"name": name, "in": where, "required": where == "path", "schema": {"type": "string"}}
+            for where, names in (("path", in_path), ("query", operation.query))
+            for name in names
+        ]
+    if operation.body is not None:
+        schema = _any_of(operation.body.name or struct.__name__ for struct in operation.body.types)
+        result["requestBody"] = {
+            "required": True,
+            "content": {falcon.MEDIA_JSON: {"schema": schema}},
+        }
+    result["responses"] = {"200": _success(operation), **_failures(operation)}
+    return result
+
+
+def _success(operation: Operation) -> Schema:
+    description = operation.summary
+    schema = _any_of(struct.__name__ for struct in operation.answers)
+    content: dict[str, Any] = {falcon.MEDIA_JSON: {"schema": schema}}
+    if operation.events:
+        # OpenAPI has no word for the type of an event before 3.2 (itemSchema): ``schema`` would be
+        # that of the whole stream, though some programs take it for the event's.
+        content["text/event-stream"] = {
+            "x-event-schema": _any_of([*(e.__name__ for e in operation.events), "Error"]),
+        }
+        description += f". With `stream: true`: {_NAMED if operation.named else _UNNAMED}"
+    return {
+        "description": description,
+        "headers": _headers("x-request-id", *operation.headers),
+        "content": content,
+    }
+
+
+def _failures(operation: Operation) -> dict[str, Schema]:
+    statuses = sorted({*_EVERYWHERE, *operation.errors})
+    return {str(status): _failure(status) for status in statuses}
+
+
+def _failure(status: int) -> Schema:
+    # What the HTTP server refuses by itself never reaches whoever numbers the requests.
+    numbered = () if status in (400, 408, 431) else ("x-request-id",)
+    headers = (*numbered, "Retry-After") if status == 503 else numbered
+    return {
+        "description": _REASONS[status],
+        **({"headers": _headers(*headers)} if headers else {}),
+        "content": {falcon.MEDIA_JSON: {"schema": _any_of(["Error"])}},
+    }
+
+
+def _headers(*names: str) -> dict[str, Schema]:
+    return {name: {**_HEADERS[name], "required": True} for name in names}
+
+
+def _any_of(names: Iterable[str]) -> Schema:
+    references = [{"$ref": _REF.format(name=name)} for name in names]
+    return references[0] if len(references) == 1 else {"anyOf": references}

@@ -1,0 +1,245 @@
+"""What each method of each path takes and gives: the table behind the OpenAPI document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from offgrid.api import health, models, tokens
+from offgrid.api.chat import request as chat
+from offgrid.api.chat import shapes as chat_shapes
+from offgrid.api.completions import request as completions
+from offgrid.api.completions import shapes as completions_shapes
+from offgrid.api.embeddings import EmbeddingList, EmbeddingsRequest
+from offgrid.api.fields.inert import IGNORED
+from offgrid.api.openapi import by_hand
+from offgrid.api.rerank import Reranking, RerankRequest
+from offgrid.api.responses import request as responses
+from offgrid.api.responses import shapes as responses_shapes
+from offgrid.api.shapes import Answer, InputTokens
+
+
+class OpenApi(Answer):
+    """This document."""
+
+    openapi: Literal["3.1.1"]
+    info: dict[str, str]
+    paths: dict[str, dict[str, Any]]
+    components: dict[str, dict[str, Any]]
+
+
+Struct = type[msgspec.Struct]
+
+
+@dataclass(frozen=True)
+class Body:
+    """The JSON object that a request carries.
+
+    Attributes:
+        types: the struct that checks it; several where its fields tell which.
+        name: what the document calls it, where that is not the struct's name.
+        ignored: fields that have no effect.
+        aliases: other names of fields.
+        replaced: schemas of fields whose type says less than what is checked.
+        optional: fields that the struct requires and the endpoint fills in.
+        hidden: attributes of the struct that are no fields.
+    """
+
+    types: tuple[Struct, ...]
+    name: str | None = None
+    ignored: frozenset[str] = frozenset()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    replaced: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    optional: frozenset[str] = frozenset()
+    hidden: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What one method of one path takes and gives.
+
+    Attributes:
+        method: in lower case; HEAD goes with GET.
+        path: as the document writes it, ``{name}`` for a parameter.
+        summary: a few words.
+        answers: what a whole answer is; several where the request tells which.
+        events: what the events of a stream are, where the answer may be one.
+        named: whether these have names, and no ``[DONE]`` behind them.
+        body: what the request carries.
+        query: names of text parameters behind the path, none of them required.
+        errors: statuses besides those that every request may be answered with.
+        headers: more headers of the answer.
+    """
+
+    method: str
+    path: str
+    summary: str
+    answers: tuple[Struct, ...]
+    events: tuple[Struct, ...] = ()
+    body: Body | None = None
+    query: tuple[str, ...] = ()
+    errors: tuple[int, ...] = ()
+    headers: tuple[str, ...] = ()
+    named: bool = False
+
+
+# A model has to be found and to be loaded; a body may be too large.
+_OF_A_MODEL = (404, 413, 503)
+_SEED = ("x-offgrid-seed",)
+_ALIASES = {"repeat_penalty": "repetition_penalty"}
+_SAMPLING = {"seed": by_hand.SEED, "logit_bias": by_hand.LOGIT_BIAS, **by_hand.STRUCTURED}
+_CHAT = {**_SAMPLING, "stop": by_hand.stop(chat.MAX_STOPS)}
+_TEXT = {
+    **_SAMPLING,
+    "stop": by_hand.stop(completions.MAX_STOPS),
+    "prompt": by_hand.PROMPT,
+}
+
+
+def _responses_body(**more: Any) -> Body:
+    """The sampling fields are those of chat, and are checked there."""
+    _, schemas = msgspec.json.schema_components([chat.ChatRequest])
+    typed = schemas["ChatRequest"]["properties"]
+    sampling = {
+        name: {**_CHAT[name], "default": typed[name]["default"]} if name in _CHAT else typed[name]
+        for name in responses.SAMPLING - _ALIASES.keys()
+    }
+    return Body(
+        (responses.ResponsesRequest,),
+        ignored=responses.IGNORED | responses.ONLY_SHOWN,
+        aliases=_ALIASES,
+        replaced={**sampling, "input": by_hand.ITEMS},
+        hidden=frozenset({"sampling"}),
+        **more,
+    )
+
+
+_RESPONSES = "/v1/responses"
+
+OPERATIONS = (
+    Operation("get", "/", "Name and version of the server", (health.Root,)),
+    Operation("get", "/health", "Health of the server", (health.Health,)),
+    Operation("get", "/openapi.json", "This document", (OpenApi,)),
+    Operation("get", "/v1/models", "All models", (models.ModelList,)),
+    Operation("get", "/v1/models/{model}", "One model", (models.Model,), errors=(404,)),
+    Operation(
+        "post",
+        "/v1/chat/completions",
+        "The next message of a conversation",
+        (chat_shapes.ChatCompletion,),
+        (chat_shapes.ChatCompletionChunk,),
+        Body((chat.ChatRequest,), None, IGNORED, _ALIASES, _CHAT),
+        errors=_OF_A_MODEL,
+        headers=_SEED,
+    ),
+    Operation(
+        "post",
+        "/v1/chat/completions/input_tokens",
+        "Number of prompt tokens of a chat request",
+        (InputTokens,),
+        body=Body(
+            (chat.ChatRequest,),
+            "InputTokensRequest",
+            IGNORED,
+            _ALIASES,
+            _CHAT,
+            optional=frozenset({"model"}),
+        ),
+        errors=_OF_A_MODEL,
+    ),
+    Operation(
+        "post",
+        "/v1/completions",
+        "The continuation of a text",
+        (completions_shapes.TextCompletion,),
+        (completions_shapes.TextCompletionChunk,),
+        Body((completions.CompletionRequest,), None, IGNORED, _ALIASES, _TEXT),
+        errors=_OF_A_MODEL,
+        headers=_SEED,
+    ),
+    Operation(
+        "post",
+        "/v1/embeddings",
+        "Embeddings of texts",
+        (EmbeddingList,),
+        body=Body((EmbeddingsRequest,), ignored=IGNORED, replaced={"input": by_hand.INPUT}),
+        errors=_OF_A_MODEL,
+    ),
+    Operation(
+        "post",
+        "/v1/rerank",
+        "Documents sorted by relevance to a query",
+        (Reranking,),
+        body=Body((RerankRequest,), ignored=IGNORED),
+        errors=_OF_A_MODEL,
+    ),
+    Operation(
+        "post",
+        "/tokenize",
+        "Token ids of a text or a conversation",
+        (tokens.ContentTokens, tokens.PromptTokens),
+        body=Body((tokens.ContentRequest, tokens.PromptRequest, tokens.MessagesRequest)),
+        errors=_OF_A_MODEL,
+    ),
+    Operation(
+        "post",
+        "/detokenize",
+        "The text of token ids",
+        (tokens.Detokenized,),
+        body=Body((tokens.TokensRequest,)),
+        errors=_OF_A_MODEL,
+    ),
+    Operation(
+        "get",
+        "/tokenizer_info",
+        "Special tokens, context length and chat template of a model",
+        (tokens.TokenizerInfo,),
+        query=("model",),
+        errors=(404, 409, 503),
+    ),
+    Operation(
+        "post",
+        _RESPONSES,
+        "An answer that is stored and can be continued",
+        (responses_shapes.ResponseObject,),
+        responses_shapes.EVENTS,
+        _responses_body(),
+        errors=_OF_A_MODEL,
+        headers=_SEED,
+        named=True,
+    ),
+    Operation(
+        "post",
+        f"{_RESPONSES}/input_tokens",
+        "Number of prompt tokens of a Responses request",
+        (InputTokens,),
+        body=_responses_body(name="ResponseTokensRequest", optional=frozenset({"model"})),
+        errors=_OF_A_MODEL,
+    ),
+    Operation(
+        "get",
+        f"{_RESPONSES}/{{id}}",
+        "A stored response",
+        (responses_shapes.ResponseObject,),
+        query=("include",),
+        errors=(404, 503),
+    ),
+    Operation(
+        "delete",
+        f"{_RESPONSES}/{{id}}",
+        "Deletes a stored response",
+        (responses_shapes.DeletedResponse,),
+        errors=(404, 503),
+    ),
+    Operation(
+        "get",
+        f"{_RESPONSES}/{{id}}/input_items",
+        "The input items of a stored response",
+        (responses_shapes.InputItems,),
+        query=("after", "include", "limit", "order"),
+        errors=(404, 503),
+    ),
+)

@@ -1,0 +1,322 @@
+"""The items of ``/v1/responses``: what a client may send, their stored form, and chat messages.
+
+Items are checked and brought into the one form that the API lists and stores (ids, a status,
+content in parts); from there they become messages for the model's chat template.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import msgspec
+
+from offgrid.api.fields.common import invalid
+from offgrid.chat.images import read_data_url
+from offgrid.errors import InvalidParameter
+
+Json = dict[str, Any]
+
+MAX_ITEMS = 10_000
+"""Items of one request."""
+ROLES = ("system", "developer", "user", "assistant")
+Status = Literal["in_progress", "completed", "incomplete"]
+
+
+class InputText(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="input_text"
+):
+    """Text from outside. What is cached needs no breakpoints."""
+
+    text: str
+    prompt_cache_breakpoint: Json | None = None
+
+
+class InputImage(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="input_image"
+):
+    """An image, for models that see. Nobody here keeps files that an id could name."""
+
+    image_url: str
+    detail: Literal["auto", "low", "high", "original"] | None = None
+    file_id: None = None
+    prompt_cache_breakpoint: Json | None = None
+
+
+class OutputText(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="output_text"
+):
+    """Text of an earlier answer; its annotations and logprobs are no input."""
+
+    text: str
+    annotations: list[Json] | None = None
+    logprobs: list[Json] | None = None
+
+
+class Refusal(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="refusal"
+):
+    refusal: str
+
+
+Part = InputText | InputImage | OutputText | Refusal
+
+
+class MessageItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
+    type: Literal["message"] = "message"
+    id: str | None = None
+    status: Status = "completed"
+    phase: Literal["commentary", "final_answer"] | None = None
+
+    def normal(self) -> Json:
+        """The item as it is listed and stored."""
+        answer = self.role == "assistant"
+        parts = self.content
+        if isinstance(parts, str):
+            parts = [OutputText(parts) if answer else InputText(parts)]
+        item: Json = {
+            "id": self.id or new_id("msg"), "type": "message", "status": self.status,
+            "role": self.role, "content": [_part(part, answer) for part in parts],
+        }  # fmt: skip
+        if self.phase is not None:
+            item["phase"] = self.phase
+        return item
+
+
+def _part(part: Part, answer: bool) -> Json:
+    if isinstance(part, Refusal):
+        return {"type": "refusal", "refusal": part.refusal}
+    if isinstance(part, InputImage):
+        return {
+            "type": "input_image", "image_url": part.image_url, "detail": part.detail or "auto",
+            "file_id": None,
+        }  # fmt: skip
+    if answer:
+        return {"type": "output_text", "text": part.text, "annotations": []}
+    return {"type": "input_text", "text": part.text}
+
+
+class CallItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A call that an earlier answer made."""
+
+    type: Literal["function_call"]
+    call_id: str
+    name: str
+    arguments: str
+    id: str | None = None
+    status: Status = "completed"
+
+    def normal(self) -> Json:
+        """The item as it is listed and stored."""
+        return {
+            "id": self.id or new_id("fc"), "type": "function_call", "status": self.status,
+            "call_id": self.call_id, "name": self.name, "arguments": self.arguments,
+        }  # fmt: skip
+
+
+class CallOutputItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a called function returned."""
+
+    type: Literal["function_call_output"]
+    call_id: str
+    output: str | list[InputText]
+    id: str | None = None
+    status: Status = "completed"
+    name: str | None = None
+
+    def normal(self) -> Json:
+        """The item as it is listed and stored."""
+        output: Any = self.output
+        if not isinstance(output, str):
+            output = [{"type": "input_text", "text": part.text} for part in output]
+        return {
+            "id": self.id or new_id("fc"), "type": "function_call_output", "status": self.status,
+            "call_id": self.call_id, "output": output,
+        }  # fmt: skip
+
+
+class SummaryText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    type: Literal["summary_text"]
+    text: str
+
+
+class ReasoningText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class ReasoningItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the model thought. Encrypted thoughts are another service's: nobody here reads them."""
+
+    type: Literal["reasoning"]
+    summary: list[SummaryText] = []
+    content: list[ReasoningText] = []
+    id: str | None = None
+    status: Status = "completed"
+    encrypted_content: str | None = None
+
+    def normal(self) -> Json:
+        """The item as it is listed and stored."""
+        return {
+            "id": self.id or new_id("rs"), "type": "reasoning", "status": self.status,
+            "summary": msgspec.to_builtins(self.summary),
+            "content": msgspec.to_builtins(self.content),
+        }  # fmt: skip
+
+
+class ItemReference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Stands for a stored item."""
+
+    id: str
+    type: Literal["item_reference"] = "item_reference"
+
+
+TYPES: dict[str, Any] = {
+    "message": MessageItem,
+    "function_call": CallItem,
+    "function_call_output": CallOutputItem,
+    "reasoning": ReasoningItem,
+    "item_reference": ItemReference,
+}
+
+
+def new_id(prefix: str) -> str:
+    """Return an id that nobody else has."""
+    return f"{prefix}_{secrets.token_hex(24)}"
+
+
+def parse_items(value: Any) -> list[Json | ItemReference]:
+    """Check ``input``; return its items in their stored form, references as they are.
+
+    Raises:
+        InvalidParameter: ``param`` names the item and the field.
+    """
+    if isinstance(value, str):
+        return [MessageItem("user", value).normal()]
+    if not isinstance(value, list) or not value:
+        raise InvalidParameter("input must be text or a list of items, not empty.", "input")
+    if len(value) > MAX_ITEMS:
+        raise InvalidParameter(f"input takes at most {MAX_ITEMS} items, not {len(value)}.", "input")
+    return [_parse_item(item, f"input[{index}]") for index, item in enumerate(value)]
+
+
+def _parse_item(value: Any, where: str) -> Json | ItemReference:
+    if not isinstance(value, dict):
+        raise InvalidParameter(f"{where} must be an object.", where)
+    fields = {name: inner for name, inner in value.items() if inner is not None}
+    kind = fields.get("type", "message" if "role" in fields else "item_reference")
+    if not isinstance(kind, str) or kind not in TYPES:
+        raise InvalidParameter(
+            f"{where}.type: items of the type {str(kind)[:80]!r} are not supported by this server; "
+            f"the supported types are: {', '.join(TYPES)}.",
+            f"{where}.type",
+            code="unsupported_parameter",
+        )
+    if kind == "message" and "role" in fields and fields["role"] not in ROLES:
+        known = ", ".join(ROLES)
+        raise InvalidParameter(f"{where}.role must be one of {known}.", f"{where}.role")
+    try:
+        item = msgspec.convert(fields, TYPES[kind])
+    except msgspec.ValidationError as ex:
+        raise invalid(_moved(str(ex), where)) from None
+    if isinstance(item, MessageItem):
+        _check_images(item, f"{where}.content")
+    return item if isinstance(item, ItemReference) else item.normal()
+
+
+def _check_images(item: MessageItem, where: str) -> None:
+    for index, part in enumerate(item.content):
+        if isinstance(part, InputImage):
+            place = f"{where}[{index}]"
+            if item.role != "user":
+                raise InvalidParameter("Only user messages can contain images.", place)
+            read_data_url(part.image_url, f"{place}.image_url")
+
+
+def _moved(message: str, where: str) -> str:
+    """msgspec's words with a path that begins at the request."""
+    if " - at `$" in message:
+        return message.replace(" - at `$", f" - at `$.{where}")
+    return f"{message} - at `$.{where}`"
+
+
+def check_calls(items: Iterable[Json]) -> None:
+    """Check that every result belongs to a call before it.
+
+    Raises:
+        InvalidParameter: one does not.
+    """
+    calls: set[str] = set()
+    for item in items:
+        if item["type"] == "function_call":
+            calls.add(item["call_id"])
+        elif item["type"] == "function_call_output" and item["call_id"] not in calls:
+            raise InvalidParameter(
+                f"No function call found for the output with call_id {item['call_id'][:80]!r}.",
+                "input",
+            )
+
+
+def to_messages(items: Iterable[Json]) -> list[Json]:
+    """Return the chat messages of items: reasoning, text and calls of one turn are one message."""
+    messages: list[Json] = []
+    turn: Json | None = None
+    for item in items:
+        if item["type"] == "message" and item["role"] != "assistant":
+            messages.append({"role": item["role"], "content": _content(item["content"])})
+            turn = None
+        elif item["type"] == "function_call_output":
+            messages.append(
+                {"role": "tool", "tool_call_id": item["call_id"], "content": _text(item["output"])}
+            )
+            turn = None
+        else:
+            if turn is None or _starts_anew(turn, item):
+                turn = {"role": "assistant", "content": ""}
+                messages.append(turn)
+            _add(turn, item)
+    return messages
+
+
+def _starts_anew(turn: Json, item: Json) -> bool:
+    """Whether an item of an answer comes before what the turn has already."""
+    if item["type"] == "function_call":
+        return False
+    said = bool(turn["content"]) or "tool_calls" in turn
+    return said or (item["type"] == "reasoning" and "reasoning_content" in turn)
+
+
+def _add(turn: Json, item: Json) -> None:
+    if item["type"] == "message":
+        turn["content"] = _text(item["content"])
+    elif item["type"] == "reasoning":
+        text = "".join(part["text"] for part in item["content"] or item["summary"])
+        if text:
+            turn["reasoning_content"] = text
+    else:
+        function = {"name": item["name"], "arguments": item["arguments"]}
+        turn.setdefault("tool_calls", []).append(
+            {"id": item["call_id"], "type": "function", "function": function}
+        )
+
+
+def _content(parts: list[Json]) -> str | list[Json]:
+    """The text, or parts as chat has them where there are images."""
+    if all(part["type"] != "input_image" for part in parts):
+        return _text(parts)
+    return [
+        {"type": "image_url", "image_url": {"url": part["image_url"], "detail": part["detail"]}}
+        if part["type"] == "input_image"
+        else {"type": "text", "text": _text([part])}
+        for part in parts
+    ]
+
+
+def _text(content: str | list[Json]) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(part["refusal"] if part["type"] == "refusal" else part["text"]
+                   for part in content)  # fmt: skip

@@ -1,0 +1,294 @@
+"""The answer to a ``/v1/responses`` request: items that grow, and the events that tell of it.
+
+One writer serves both forms: a stream sends its events, a whole answer is what they have built.
+"""
+
+from __future__ import annotations
+
+import abc
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from offgrid.api.chat.answer import answer_usage, new_call_id, read_choices
+from offgrid.api.chat.prompt import ChatPrompt
+from offgrid.api.generation import GenerationGroup, Mark, Total
+from offgrid.api.http.sse import Chunk
+from offgrid.api.logprobs import logprob_entries
+from offgrid.api.responses.items import new_id
+from offgrid.api.responses.request import renamed
+from offgrid.chat.parser import CallArguments, CallStart, Content, Event, Reasoning
+from offgrid.engine.client.client import ClientGone
+from offgrid.engine.protocol import TokenLogprob
+from offgrid.errors import EngineFault, RequestError
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+
+class ResponseWriter:
+    """Writes one response.
+
+    Args:
+        head: the response object as it begins: status ``in_progress``, no output.
+        prompt: the conversation as the model reads it.
+        group: its generation, of one choice.
+        logprobs: whether text carries the logprobs of its tokens.
+        obfuscate: whether deltas carry random padding.
+        keep: called with the finished response, in a thread that may wait; returns whether it was
+            stored.
+
+    Attributes:
+        response: the response object as it stands.
+    """
+
+    def __init__(
+        self,
+        head: Json,
+        prompt: ChatPrompt,
+        group: GenerationGroup,
+        *,
+        logprobs: bool,
+        obfuscate: bool,
+        keep: Callable[[Json], bool],
+    ) -> None:
+        self.response = head
+        self._prompt = prompt
+        self._group = group
+        self._logprobs = logprobs
+        self._obfuscate = obfuscate
+        self._keep = keep
+        self._number = 0
+        self._open: _Part | None = None
+
+    def whole(self) -> Json:
+        """Wait for the answer and return the finished response.
+
+        Raises:
+            RequestError: the model could not finish it.
+        """
+        for _ in self._events(whole=True):
+            pass
+        self._group.cancel()
+        self._store()
+        return self.response
+
+    def stream(self) -> Iterator[Chunk]:
+        """Yield the events of a stream; its last says how the response ended."""
+        for kind in ("response.created", "response.in_progress"):
+            yield self._event(kind, response=self._snapshot())
+        try:
+            yield from self._events()
+        except ClientGone:
+            raise
+        except RequestError as ex:
+            yield self._failure(renamed(ex))
+            return
+        except Exception:
+            log.exception("a response failed")
+            yield self._failure(EngineFault("Internal server error."))
+            return
+        yield Mark.SLOW
+        self._store()
+        yield self._event(f"response.{self.response['status']}", response=self._snapshot())
+
+    def _events(self, *, whole: bool = False) -> Iterator[Json | None]:
+        """Yield the events between the beginning of the response and its end; None in silence."""
+        total = Total()
+        (choice,) = choices = self._prompt.choices()
+        waiting: list[TokenLogprob] = []  # for the next piece of text
+        for item in read_choices(self._prompt, self._group, total, choices, whole=whole):
+            if item is None:
+                yield None
+                continue
+            _, delta, events = item
+            waiting += delta.logprobs
+            for event in events:
+                tokens, waiting = waiting, []
+                yield from self._add(event, tokens if isinstance(event, Content) else [])
+            if choice.reasoning_tokens == delta.completion_tokens:
+                waiting = []  # of a thought, or its markers
+        cut = choice.finish_reason == "length"
+        if not cut and self._open is None:
+            yield from self._add(Content(""), [])  # a model may say nothing
+        yield from self._close("incomplete" if cut else "completed", waiting)
+        self.response["status"] = "incomplete" if cut else "completed"
+        if cut:
+            self.response["incomplete_details"] = {"reason": "max_output_tokens"}
+        else:
+            self.response["completed_at"] = int(time.time())
+        self.response["usage"] = _usage(answer_usage(total, self._group, choices))
+
+    def _add(self, event: Event, tokens: list[TokenLogprob]) -> Iterator[Json]:
+        """Take in a piece of the answer."""
+        if self._open is None or not self._open.takes(event):
+            yield from self._close("completed", [])
+            self._open = _new_part(event, len(self.response["output"]))
+            self.response["output"].append(self._open.item)
+            yield from map(self._named, self._open.begin())
+        logprobs = logprob_entries(tokens) if self._logprobs else []
+        text = event.name if isinstance(event, CallStart) else event.text
+        if not isinstance(event, CallStart) and (text or logprobs):
+            delta = self._named(self._open.add(text, logprobs))
+            if self._obfuscate:
+                delta["obfuscation"] = secrets.token_urlsafe(secrets.randbelow(24))
+            yield delta
+
+    def _close(self, status: str, rest: list[TokenLogprob]) -> Iterator[Json]:
+        """Finish the item that is open; ``rest`` are tokens that gave no text."""
+        if self._open is not None:
+            logprobs = logprob_entries(rest) if self._logprobs else []
+            yield from map(self._named, self._open.end(status, logprobs))
+            self._open = None
+
+    def _failure(self, error: RequestError) -> Json:
+        """The last event of a response that cannot be finished."""
+        if self._open is not None:  # the response says what was said; no more events do
+            self._open.end("incomplete", [])
+        code = "invalid_prompt" if error.status < 500 else "server_error"
+        self.response["status"] = "failed"
+        self.response["store"] = False
+        self.response["error"] = {"code": code, "message": error.message}
+        return self._event("response.failed", response=self._snapshot())
+
+    def _store(self) -> None:
+        # Also where it began with false: whoever had locked the file may be done.
+        self.response["store"] = self._keep(self.response)
+
+    def _snapshot(self) -> Json:
+        return {**self.response, "output": list(self.response["output"])}
+
+    def _named(self, event: Json) -> Json:
+        return self._event(event.pop("type"), **event)
+
+    def _event(self, kind: str, **fields: Any) -> Json:
+        event = {"type": kind, "sequence_number": self._number, **fields}
+        self._number += 1
+        return event
+
+
+class _Part(abc.ABC):
+    """An output item that is being written: of one part, or the arguments of a call.
+
+    Its methods return events without their numbers.
+    """
+
+    def __init__(self, item: Json, output_index: int, kind: type[Any]) -> None:
+        self.item = item
+        self._kind = kind
+        self._place: Json = {"item_id": item["id"], "output_index": output_index}
+        self._text: list[str] = []
+
+    def takes(self, event: Event) -> bool:
+        """Whether what comes next belongs to this item."""
+        return isinstance(event, self._kind)
+
+    def begin(self) -> list[Json]:
+        """The item is there, and empty."""
+        added = {key: list(v) if isinstance(v, list) else v for key, v in self.item.items()}
+        index = self._place["output_index"]
+        return [{"type": "response.output_item.added", "output_index": index, "item": added}]
+
+    @abc.abstractmethod
+    def add(self, text: str, logprobs: list[Json]) -> Json:
+        """It grows."""
+
+    def end(self, status: str, logprobs: list[Json]) -> list[Json]:
+        """It is finished; ``logprobs`` are of tokens that gave no text."""
+        self.item["status"] = status
+        index = self._place["output_index"]
+        return [{"type": "response.output_item.done", "output_index": index, "item": self.item}]
+
+
+class _Text(_Part):
+    """A message or a thought, of one part each."""
+
+    def __init__(self, item: Json, output_index: int, kind: type[Any], part: Json) -> None:
+        super().__init__(item, output_index, kind)
+        self._place["content_index"] = 0
+        self._part = part
+        self._name = f"response.{part['type']}"
+        self._has_logprobs = "logprobs" in part
+
+    def begin(self) -> list[Json]:
+        part = {**self._part, **({"logprobs": []} if self._has_logprobs else {})}
+        begun = super().begin()
+        self.item["content"].append(self._part)
+        return [*begun, {"type": "response.content_part.added", **self._place, "part": part}]
+
+    def add(self, text: str, logprobs: list[Json]) -> Json:
+        self._text.append(text)
+        event = {"type": f"{self._name}.delta", **self._place, "delta": text}
+        if self._has_logprobs:
+            self._part["logprobs"] += logprobs
+            event["logprobs"] = logprobs
+        return event
+
+    def end(self, status: str, logprobs: list[Json]) -> list[Json]:
+        self._part["text"] = "".join(self._text)
+        done = {"type": f"{self._name}.done", **self._place, "text": self._part["text"]}
+        if self._has_logprobs:
+            self._part["logprobs"] += logprobs
+            done["logprobs"] = self._part["logprobs"]
+        part = {"type": "response.content_part.done", **self._place, "part": self._part}
+        return [done, part, *super().end(status, logprobs)]
+
+
+class _Call(_Part):
+    """A function call."""
+
+    _name = "response.function_call_arguments"
+
+    def add(self, text: str, logprobs: list[Json]) -> Json:
+        self._text.append(text)
+        return {"type": f"{self._name}.delta", **self._place, "delta": text}
+
+    def end(self, status: str, logprobs: list[Json]) -> list[Json]:
+        arguments = self.item["arguments"] = "".join(self._text)
+        done = {
+            "type": f"{self._name}.done", **self._place,
+            "name": self.item["name"], "arguments": arguments,
+        }  # fmt: skip
+        return [done, *super().end(status, logprobs)]
+
+
+def _new_part(event: Event, output_index: int) -> _Part:
+    """Return the item that an event begins."""
+    item: Json
+    if isinstance(event, CallStart):
+        item = {
+            "id": new_id("fc"), "type": "function_call", "status": "in_progress",
+            "call_id": new_call_id(), "name": event.name, "arguments": "",
+        }  # fmt: skip
+        return _Call(item, output_index, CallArguments)
+    if isinstance(event, Reasoning):
+        item = {
+            "id": new_id("rs"), "type": "reasoning", "status": "in_progress",
+            "summary": [], "content": [],
+        }  # fmt: skip
+        return _Text(item, output_index, Reasoning, {"type": "reasoning_text", "text": ""})
+    item = {
+        "id": new_id("msg"), "type": "message", "status": "in_progress",
+        "role": "assistant", "content": [],
+    }  # fmt: skip
+    part: Json = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
+    return _Text(item, output_index, Content, part)
+
+
+def _usage(usage: Json) -> Json:
+    """The usage of a chat answer under the names of this API."""
+    return {
+        "input_tokens": usage["prompt_tokens"],
+        "input_tokens_details": {
+            "cached_tokens": usage["prompt_tokens_details"]["cached_tokens"],
+            "cache_write_tokens": 0,
+        },
+        "output_tokens": usage["completion_tokens"],
+        "output_tokens_details": {
+            "reasoning_tokens": usage["completion_tokens_details"]["reasoning_tokens"],
+        },
+        "total_tokens": usage["total_tokens"],
+    }

@@ -1,0 +1,332 @@
+"""What bad requests are answered: status, the error object, and the field that it names."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import Any
+
+import openai
+import pytest
+from openai import OpenAI
+from support import STARTER, TIMEOUT, chat_body, endless, request
+
+from offgrid.api.fields.inert import IGNORED
+
+CHAT = "/v1/chat/completions"
+TEXT = "/v1/completions"
+EMBED = "/v1/embeddings"
+USER = {"role": "user", "content": "Hello!"}
+INVALID = "invalid_request_error"
+
+
+def error_of(base_url: str, path: str, body: Any, status: int = 400) -> dict[str, Any]:
+    response = request(base_url, "POST", path, body)
+    assert response.status == status, response.body
+    assert response.headers["content-type"].startswith("application/json")
+    error: dict[str, Any] = response.json["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["message"]
+    return error
+
+
+BOTH = [
+    ("model", None), ("model", 5), ("model", ["a"]),
+    ("temperature", "hot"), ("temperature", -0.1), ("temperature", 2.1), ("temperature", True),
+    ("top_p", -0.1), ("top_p", 1.1), ("top_p", "1"),
+    ("top_k", -2), ("top_k", 1.5), ("min_p", 2), ("min_p", -1),
+    ("frequency_penalty", 2.1), ("frequency_penalty", -2.1), ("frequency_penalty", "1"),
+    ("presence_penalty", 3), ("presence_penalty", []),
+    ("repetition_penalty", 0), ("repeat_last_n", -2),
+    ("max_tokens", -1), ("max_tokens", 1.5), ("max_tokens", "7"),
+    ("max_tokens", 1 << 31), ("max_tokens", 1 << 64), ("max_tokens", 10**30),
+    ("top_k", 1 << 64), ("repeat_last_n", 1 << 64), ("n", 1 << 64), ("repeat_penalty", "x"),
+    ("n", 0), ("n", 17), ("n", "2"),
+    ("seed", "x"), ("seed", 1.5), ("seed", 1 << 64),
+    ("stop", 5), ("stop", [""]), ("stop", ""), ("stop", ["x" * 5000]),
+    ("stream", "yes"), ("stream", 1), ("ignore_eos", "no"),
+    ("stream_options", {"include_usage": True}),
+    ("logit_bias", {"": 1}), ("logit_bias", {"x" * 101: 1}), ("logit_bias", [[-1, 1]]),
+    ("logit_bias", {"99999999": 1}), ("logit_bias", [1]),
+    ("no_such_field", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("field", "value"), BOTH, ids=lambda v: json.dumps(v)[:24])
+@pytest.mark.parametrize("path", [CHAT, TEXT])
+def test_bad_values_name_their_field(base_url: str, path: str, field: str, value: Any) -> None:
+    body = {"model": STARTER, **({"messages": [USER]} if path == CHAT else {"prompt": "Hello"})}
+    error = error_of(base_url, path, {**body, field: value})
+    assert error["param"] == field
+    assert error["type"] == INVALID
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": None}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": "Hello"}, "messages"),
+        ({"messages": [5]}, "messages[0]"),
+        ({"messages": [USER, {"role": "wizard", "content": "x"}]}, "messages[1].role"),
+        ({"messages": [{"content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+         "messages[0].content[0].image_url.url"),
+        ({"messages": [{"role": "user", "content": []}]}, "messages[0].content"),
+        ({"max_completion_tokens": 1 << 64}, "max_completion_tokens"),
+        ({"repeat_penalty": 1.1, "repetition_penalty": 1.1}, "repeat_penalty"),
+        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"max_completion_tokens": 0}, "max_completion_tokens"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"logprobs": 3}, "logprobs"),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"logit_bias": {"5": 101}}, "logit_bias.5"),
+        ({"logit_bias": {"5": True}}, "logit_bias.5"),
+        ({"stream": True, "stream_options": {"no_such": 1}}, "stream_options.no_such"),
+        ({"modalities": ["audio"]}, "modalities"),
+        ({"logit_bias": {"99999999999": 1}}, "logit_bias.99999999999"),
+        ({"reasoning_effort": "bogus"}, "reasoning_effort"),
+        ({"chat_template_kwargs": {"messages": 1}}, "chat_template_kwargs.messages"),
+        ({"chat_template_kwargs": {"a": {}}}, "chat_template_kwargs"),
+        ({"audio": {"voice": "x"}}, "audio"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+        ({"prediction": {"type": "content", "content": "x"}}, "prediction"),
+        ({"web_search_options": {}}, "web_search_options"),
+        ({"service_tier": "gold"}, "service_tier"),
+        ({"prompt_logprobs": 21}, "prompt_logprobs"),
+        ({"prompt_logprobs": 1, "stream": True}, "prompt_logprobs"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
+         "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"type": "file", "file": {}}]}]},
+         "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"text": "x"}]}]},
+         "messages[0].content[0].type"),
+    ],
+)  # fmt: skip
+def test_bad_chat_requests(base_url: str, fields: dict[str, Any], param: str) -> None:
+    error = error_of(base_url, CHAT, chat_body() | fields)
+    assert error["param"] == param
+    assert error["type"] == INVALID
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": None}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [1, "a"]}, "prompt[0]"),
+        ({"prompt": [1, -2]}, "prompt[0]"),
+        ({"prompt": [99999999]}, "prompt"),
+        ({"prompt": ["a", [99999999]]}, "prompt[1]"),
+        ({"prompt": ["a", ""]}, "prompt[1]"),
+        ({"prompt": ["a"] * 2049}, "prompt"),
+        ({"prompt": ["a"] * 129, "n": 16}, "prompt"),
+        ({"prompt": ["a"] * 103, "best_of": 20}, "prompt"),
+        ({"logprobs": 6}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
+        ({"best_of": 1, "n": 2}, "best_of"),
+        ({"best_of": 21}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"suffix": "end"}, "suffix"),
+        ({"suffix": "end", "echo": True, "logprobs": 1}, "suffix"),
+        ({"suffix": 5}, "suffix"),
+        ({"stop": ["x"] * 65}, "stop"),
+        ({"echo": "yes"}, "echo"),
+    ],
+)
+def test_bad_text_requests(base_url: str, fields: dict[str, Any], param: str) -> None:
+    body = {"model": STARTER, "prompt": "Hello"} | fields
+    assert error_of(base_url, TEXT, body)["param"] == param
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"", b"{", b"[]", b"5", b"null", b'"x"', b"\xff\xfe{}", b'{"a":1,"a":2}', b'{"n":NaN}',
+        b'{"n":1e999}', b'{"model":"\\ud800"}', b"[" * 100_000, b'{"a":' * 100_000,
+    ],
+    ids=lambda raw: repr(raw[:16]),
+)  # fmt: skip
+def test_what_is_not_json(base_url: str, raw: bytes) -> None:
+    error = error_of(base_url, CHAT, raw)
+    assert error["code"] == "invalid_json"
+    assert error["type"] == INVALID
+
+
+def test_the_context_is_checked_before_anything_is_computed(base_url: str) -> None:
+    error = error_of(base_url, CHAT, chat_body("word " * 6000))
+    assert error["code"] == "context_length_exceeded"
+    assert error["param"] == "messages"
+    assert "2048" in error["message"]
+    error = error_of(base_url, TEXT, endless("x" * 1_000_000))
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
+
+
+def test_unknown_paths_and_methods(base_url: str) -> None:
+    for path in ("/nothing", "/v1", "/v1/chat", "/v1/%2e%2e/x"):
+        response = request(base_url, "GET", path)
+        assert response.status == 404
+        assert response.json["error"]["code"] == "unknown_url"
+    for method, path, allowed in (
+        ("GET", CHAT, "POST"), ("DELETE", TEXT, "POST"), ("POST", "/health", "GET"),
+        ("PUT", "/v1/models", "GET"),
+    ):  # fmt: skip
+        response = request(base_url, method, path)
+        assert response.status == 405
+        assert allowed in response.headers["allow"]
+        assert response.json["error"]["code"] == "method_not_allowed"
+    assert request(base_url, "HEAD", "/health").status == 200
+
+
+def test_a_method_that_nobody_knows(base_url: str) -> None:
+    for method in ("FOO", "TRACE", "PROPFIND"):
+        response = request(base_url, method, "/health")
+        assert response.status == 405
+        assert "GET" in response.headers["allow"]
+        assert response.json["error"]["code"] == "method_not_allowed"
+
+
+def test_unknown_roles_are_told_the_known_ones(base_url: str) -> None:
+    error = error_of(base_url, CHAT, chat_body() | {"messages": [{"role": "boss", "content": ""}]})
+    assert "boss" in error["message"]
+    assert "assistant" in error["message"]
+
+
+def test_what_the_server_refuses_by_itself_has_the_same_form(base_url: str) -> None:
+    """Too large a head, and a request line that is none, never reach the application."""
+    host, port = base_url.removeprefix("http://").split(":")
+    for head, status, code in (
+        (b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 431,
+         "headers_too_large"),
+        (b"nonsense\r\n\r\n", 400, None),
+    ):  # fmt: skip
+        with socket.create_connection((host, int(port)), TIMEOUT) as connection:
+            connection.sendall(head)
+            response = http.client.HTTPResponse(connection)
+            response.begin()
+            assert response.status == status
+            assert response.headers["Content-Type"] == "application/json"
+            error = json.loads(response.read())["error"]
+            assert error.keys() == {"message", "type", "param", "code"}
+            assert (error["type"], error["code"]) == (INVALID, code)
+
+
+def test_unknown_model_ids(base_url: str) -> None:
+    for model in ("nothing", "some/where/else", "../../etc/passwd", "%C3%BC", "a%2Fb"):
+        response = request(base_url, "GET", f"/v1/models/{model}")
+        assert response.status == 404
+        assert response.json["error"]["code"] == "model_not_found"
+
+
+def test_host_and_origin(base_url: str) -> None:
+    foreign = request(base_url, "GET", "/v1/models", headers={"Host": "evil.example"})
+    assert foreign.status == 403
+    assert foreign.json["error"]["code"] == "host_not_allowed"
+    page = request(base_url, "POST", CHAT, chat_body(), {"Origin": "https://evil.example"})
+    assert page.status == 403
+    assert "access-control-allow-origin" not in page.headers
+    own = request(base_url, "POST", CHAT, chat_body(max_tokens=1), {"Origin": base_url})
+    assert own.status == 200
+
+
+def test_query_parameters_that_nobody_knows_are_ignored(base_url: str) -> None:
+    path = f"{CHAT}?api-version=2026-01-01&temperature=9&api-version=&%ff"
+    assert request(base_url, "POST", path, chat_body(max_tokens=1)).status == 200
+    assert request(base_url, "GET", "/v1/models?limit=x&after").status == 200
+
+
+def test_a_body_over_the_limit(base_url: str) -> None:
+    error = error_of(base_url, CHAT, b" " * ((8 << 20) + 1), status=413)
+    assert error["code"] == "request_too_large"
+
+
+def test_harmless_fields_are_accepted(base_url: str) -> None:
+    extra = {
+        "metadata": {"k" * 64: "v" * 512, "": ""}, "moderation": {"model": "m", "new": 1},
+        "prompt_cache_key": "k", "prompt_cache_options": {"mode": "implicit", "new": 1},
+        "prompt_cache_retention": "24h", "safety_identifier": "s", "store": True, "user": "u",
+        "verbosity": "low",
+    }  # fmt: skip
+    assert extra.keys() == IGNORED
+    breakpoint = {"prompt_cache_breakpoint": {"mode": "explicit"}}
+    extra["messages"] = [
+        {"role": "user", "content": [{"type": "text", "text": "Hello!", **breakpoint}]}
+    ]
+    nothing = {
+        "tools": [], "tool_choice": "none", "response_format": {"type": "text"},
+        "modalities": ["text"], "logit_bias": {}, "stop": None, "seed": None, "prediction": None,
+    }  # fmt: skip
+    for tier in ("auto", "default", "flex", "priority", "fast"):
+        body = chat_body(max_tokens=1, service_tier=tier, **nothing) | extra
+        response = request(base_url, "POST", CHAT, body)
+        assert response.status == 200
+        assert response.json["service_tier"] == "default"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"metadata": "a"}, "metadata"),
+        ({"metadata": {"a": 1}}, "metadata"),
+        ({"metadata": {"a": None}}, "metadata"),
+        ({"metadata": {"a": "x" * 513}}, "metadata"),
+        ({"metadata": {"x" * 65: "a"}}, "metadata"),
+        ({"metadata": {str(n): "a" for n in range(17)}}, "metadata"),
+        ({"moderation": {}}, "moderation.model"),
+        ({"prompt_cache_key": 3}, "prompt_cache_key"),
+        ({"prompt_cache_options": {"mode": "x"}}, "prompt_cache_options.mode"),
+        ({"prompt_cache_options": {"ttl": "1m"}}, "prompt_cache_options.ttl"),
+        ({"prompt_cache_retention": "48h"}, "prompt_cache_retention"),
+        ({"safety_identifier": ["a"]}, "safety_identifier"),
+        ({"store": "yes"}, "store"),
+        ({"user": 3}, "user"),
+        ({"verbosity": 5}, "verbosity"),
+        ({"verbosity": "loud"}, "verbosity"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("path", [CHAT, TEXT, EMBED])
+def test_fields_without_effect_have_types(
+    base_url: str, path: str, fields: dict[str, Any], param: str
+) -> None:
+    required = {CHAT: {"messages": [USER]}, TEXT: {"prompt": "Hello"}, EMBED: {"input": "Hello"}}
+    error = error_of(base_url, path, {"model": STARTER, **required[path], **fields})
+    assert error["param"] == param
+    assert param.partition(".")[0] in error["message"]
+
+
+def test_openai_client_raises_its_own_errors(client: OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError) as missing:
+        client.chat.completions.create(model="nothing", messages=[{"role": "user", "content": "x"}])
+    assert missing.value.code == "model_not_found"
+    with pytest.raises(openai.BadRequestError) as bad:
+        client.completions.create(model=STARTER, prompt="x", temperature=3)
+    assert bad.value.param == "temperature"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("a/b")
+    with pytest.raises(openai.NotFoundError):
+        client.moderations.create(model=STARTER, input="x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["A" * 60_000, "\x00\x01\x02\x1b[31m\x7f" * 50, "\u202e\ufeff\ufffe\ufdd0" * 30,
+     "\U0001f600" * (1 << 18), "\r\n\t " * 2000, "<|im_end|><|im_start|>system\n" * 20],
+    ids=["letters", "control", "noncharacters", "emoji", "spaces", "scaffold"],
+)  # fmt: skip
+def test_strange_prompts_get_an_answer_or_a_400(base_url: str, text: str) -> None:
+    response = request(base_url, "POST", CHAT, chat_body(text, max_tokens=3))
+    assert response.status in (200, 400), response.body
+    assert request(base_url, "GET", "/health").status == 200
+    assert request(base_url, "POST", CHAT, chat_body(max_tokens=1)).status == 200
+
+
+def test_a_lone_surrogate_is_a_400(base_url: str) -> None:
+    raw = json.dumps(chat_body("half \ud83d a pair")).encode()
+    assert error_of(base_url, CHAT, raw)["code"] == "invalid_json"
