@@ -457,7 +457,7 @@ class _Patterns:
             node = stack.pop()
             self._looked_at += 1
             if self._looked_at > MAX_LOOKED_AT:
-                raise SchemaError("its allOf refers to too much", path)
+                raise SchemaError("its allOf refers to too many schemas", path)
             for name, patterns in self._named[id(node)]:
                 found.setdefault(name, set()).update(patterns)
             new = [child for child in self._next[id(node)] if id(child) not in seen]
