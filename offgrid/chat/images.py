@@ -113,8 +113,8 @@ def image_size(data: bytes, param: str) -> Size:
             raise _BadImage("has no pixels")
         if max(size) > MAX_SIDE or size.width * size.height > MAX_PIXELS:
             raise _BadImage(
-                f"has {size.width} x {size.height} pixels; at most {MAX_SIDE} a side and "
-                f"{MAX_PIXELS} in all are taken"
+                f"has {size.width} x {size.height} pixels; at most {MAX_SIDE} per side and "
+                f"{MAX_PIXELS} in total are supported"
             )
         if data.startswith(_PNG):
             _check_png(data, size)

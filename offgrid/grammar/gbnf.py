@@ -50,7 +50,7 @@ def gbnf_to_lark(source: str) -> str:
     except TooTangled as ex:
         raise GbnfError(str(ex)) from None
     if endless is not None:
-        raise GbnfError(f"rule {endless} never ends, as it needs itself")
+        raise GbnfError(f"rule {endless} never ends, because it requires itself")
     return _Writer(rules).write()
 
 

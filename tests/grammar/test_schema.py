@@ -105,10 +105,10 @@ def test_what_is_refused_where(schema: Any, message: str) -> None:
         ({"allOf": [{"type": "string"}, {"type": "integer"}]}, "at the root: unsatisfiable"),
         ({"enum": []}, "at the root: unsatisfiable"),
         ({"anyOf": []}, "at /anyOf: unsatisfiable"),
-        ({"$ref": "#"}, "at the root: it refers to itself"),
+        ({"$ref": "#"}, "at the root: it refers only to itself"),
         ({"properties": {"a": {"$ref": "#/properties/b"}, "b": {"$ref": "#/properties/a"}}},
-         "at /properties/b: it refers to itself"),
-        ({"allOf": [{"$ref": "#"}]}, "at /allOf/0: it refers to itself"),
+         "at /properties/b: it refers only to itself"),
+        ({"allOf": [{"$ref": "#"}]}, "at /allOf/0: it refers only to itself"),
     ],
 )  # fmt: skip
 def test_schemas_without_an_end(schema: Any, message: str) -> None:

@@ -153,7 +153,7 @@ def chat_prompt(info: ModelInfo, request: ChatRequest) -> ChatPrompt:
     """
     check_message_count(len(request.messages), info.n_ctx, "messages")
     images = request.images()
-    if images and not info.sees:
+    if images and not info.has_vision:
         raise InvalidParameter(
             "This model has no vision support: no projector (mmproj) file was found next to it.",
             images[0][1].removesuffix(".image_url.url"),

@@ -16,7 +16,7 @@ from engine_runs import Counting, Failing, Run
 from tiny_models import WINDOW, make
 
 from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, Part, Sampling
-from offgrid.engine.worker.engine import NO_ROOM
+from offgrid.engine.worker.llama.errors import NO_ROOM
 from offgrid.engine.worker.llama.model import Model
 
 CAN_CUT = {"llama": True, "mamba": False, "jamba": False, "gemma3": True}
