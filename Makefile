@@ -6,7 +6,7 @@ BUILD ?= $(CURDIR)/build
 JOBS ?= 2
 SANITIZE ?= OFF
 TOOLS = "scikit-build-core>=0.10" "cython>=3.1" "cython-cmake>=0.2" "cmake>=3.20" "ninja>=1.10"
-MODULES = offgrid.sampling._sampler offgrid.sampling._text
+MODULES = $(patsubst offgrid/sampling/%.pyi,offgrid.sampling.%,$(wildcard offgrid/sampling/_*.pyi))
 
 .PHONY: help dev tools build test slow ctest sanitize coverage lint docs bench
 

@@ -37,7 +37,7 @@ def check_size(kind: str, source: str) -> None:
     """
     size, limit = len(source.encode("utf-8")), MAX_SOURCE[kind]
     if size > limit:
-        raise GrammarError(f"it has {size} bytes, at most {limit} are taken")
+        raise GrammarError(f"it has {size} bytes; the maximum is {limit}")
 
 
 def compilable_schema(checked: Json) -> str:
@@ -80,7 +80,7 @@ def _from_regex(source: str) -> str:
 def _from_choice(texts: list[str]) -> str:
     """One lexeme of all texts: the work of a step does not grow with their number."""
     if not texts or len(texts) > MAX_CHOICES:
-        raise GrammarError(f"it takes 1 to {MAX_CHOICES} texts")
+        raise GrammarError(f"it must contain 1 to {MAX_CHOICES} texts")
     alternatives = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
     return f"start: CHOICE\nCHOICE: {alternatives}\n"
 
@@ -88,10 +88,10 @@ def _from_choice(texts: list[str]) -> str:
 def _check_lark(source: str) -> None:
     if "%json" in source:
         # Schemas in Lark would get around the checks that schemas need.
-        raise GrammarError("%json is not supported, send the schema as one")
+        raise GrammarError("%json is not supported; send the schema as json_schema")
     try:
         endless = endless_rule(lark_rules(source) or {}, "start")
     except TooTangled as ex:
         raise GrammarError(str(ex)) from None
     if endless is not None:
-        raise GrammarError(f"rule {endless} never ends, as it needs itself")
+        raise GrammarError(f"rule {endless} never ends, because it requires itself")

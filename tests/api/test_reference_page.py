@@ -32,7 +32,7 @@ def rows(title: str) -> set[str]:
 
 def test_fields() -> None:
     common = set(GenerationFields.__struct_fields__)
-    assert rows("Fields of both POST endpoints") == common - IGNORED
+    assert rows("Common fields of chat and text completions") == common - IGNORED
     assert rows("Chat only") == set(chat.ChatRequest.__struct_fields__) - common
     assert rows("Completions only") == set(completions.CompletionRequest.__struct_fields__) - common
 
@@ -52,7 +52,7 @@ def test_fields_of_responses() -> None:
     assert section("Responses") >= ignored | responses.UNSUPPORTED.keys()
     assert f"up to {response_items.MAX_ITEMS:,} items" in PAGE
     # What is taken over from chat is described there.
-    shared = rows("Fields of both POST endpoints") | {"chat_template_kwargs"}
+    shared = rows("Common fields of chat and text completions") | {"chat_template_kwargs"}
     assert responses.SAMPLING - {"repeat_penalty"} <= shared
 
 

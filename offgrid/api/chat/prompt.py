@@ -130,13 +130,13 @@ def _object(wanted: Grammar) -> Json:
     """The schema of an answer, before it is checked where it is compiled."""
     too_much = excess(wanted.source)
     if too_much:
-        raise InvalidParameter(f"{wanted.param} holds {too_much}.", wanted.param)
+        raise InvalidParameter(f"{wanted.param} contains {too_much}.", wanted.param)
     try:
         schema = json.loads(wanted.source)
     except (ValueError, RecursionError):
         schema = None
     if not isinstance(schema, dict):
-        raise InvalidParameter(f"{wanted.param} must be a JSON schema, an object.", wanted.param)
+        raise InvalidParameter(f"{wanted.param} must be a JSON schema (an object).", wanted.param)
     return schema
 
 
@@ -155,7 +155,7 @@ def chat_prompt(info: ModelInfo, request: ChatRequest) -> ChatPrompt:
     images = request.images()
     if images and not info.has_vision:
         raise InvalidParameter(
-            "This model does not see images: there is no projector file beside it.",
+            "This model has no vision support: no projector (mmproj) file was found next to it.",
             images[0][1].removesuffix(".image_url.url"),
             code="unsupported_parameter",
         )

@@ -171,13 +171,13 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
                     continue
                 field = f"messages[{i}].content[{j}]"
                 if message.role != "user":
-                    raise InvalidParameter("Only user messages can have images.", field)
+                    raise InvalidParameter("Only user messages can contain images.", field)
                 url = f"{field}.image_url.url"
                 found.append((read_data_url(part.image_url.url, url), url))
         check_images(found)
         if found and self.prompt_logprobs is not None:
             raise InvalidParameter(
-                "The positions of images are no tokens and have no logprobs.", "prompt_logprobs"
+                "prompt_logprobs cannot be combined with images.", "prompt_logprobs"
             )
         return found
 
@@ -225,7 +225,8 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
     for name in request.chat_template_kwargs:
         if name in _OWN_VARIABLES:
             raise InvalidParameter(
-                f"{name} is not the request's to set.", f"chat_template_kwargs.{name}"
+                f"{name} is set by the server and cannot be overridden.",
+                f"chat_template_kwargs.{name}",
             )
     make_offer(request.tools, request.tool_choice, request.parallel_tool_calls)
     if request.continue_final_message:
@@ -263,6 +264,6 @@ def _check_continued(request: ChatRequest) -> None:
         )
     if request.add_generation_prompt:
         raise InvalidParameter(
-            "An answer continues the last message or begins a new one, not both.",
+            "continue_final_message and add_generation_prompt cannot both be true.",
             "add_generation_prompt",
         )

@@ -159,7 +159,7 @@ def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported, max_st
     if alias is not None:
         if "repetition_penalty" in fields:
             raise InvalidParameter(
-                "repeat_penalty and repetition_penalty are one parameter; give one of them.",
+                "repeat_penalty and repetition_penalty are the same parameter; give only one.",
                 "repeat_penalty",
             )
         fields["repetition_penalty"] = alias
@@ -214,16 +214,17 @@ def _check(request: GenerationFields, max_stops: int) -> None:
     for stop in stops:
         if not 1 <= len(stop) <= MAX_STOP_LENGTH:
             raise InvalidParameter(
-                f"A stop string has 1 to {MAX_STOP_LENGTH} characters, not {len(stop)}.", "stop"
+                f"A stop string must have 1 to {MAX_STOP_LENGTH} characters, not {len(stop)}.",
+                "stop",
             )
     if request.seed is not None and not SEED_RANGE[0] <= request.seed <= SEED_RANGE[1]:
-        raise InvalidParameter("seed must fit 64 bits.", "seed")
+        raise InvalidParameter("seed must fit into 64 bits.", "seed")
     if request.stream_options is not None and not request.stream:
-        raise InvalidParameter("stream_options is only for stream: true.", "stream_options")
+        raise InvalidParameter("stream_options needs stream: true.", "stream_options")
     if request.prompt_logprobs is not None and request.stream:
         raise InvalidParameter("prompt_logprobs cannot be streamed.", "prompt_logprobs")
     if request.max_tokens is not None and request.min_tokens > request.max_tokens:
-        raise InvalidParameter("min_tokens is more than max_tokens.", "min_tokens")
+        raise InvalidParameter("min_tokens must not be greater than max_tokens.", "min_tokens")
     _logit_bias(request.logit_bias)
 
 
@@ -250,13 +251,13 @@ def _logit_bias(raw: dict[str, Any] | list[Any]) -> tuple[dict[int, float], dict
         if isinstance(key, int) or (isinstance(raw, dict) and re.fullmatch(r"[0-9]+", key)):
             # Python refuses to read thousands of digits, or takes long for them.
             if len(str(key)) > _MAX_ID_DIGITS or int(key) > MAX_TOKEN_ID:
-                raise InvalidParameter("There is no token with so large an id.", name)
+                raise InvalidParameter(f"Token id {str(key)[:20]} is out of range.", name)
             ids[int(key)] = bias
         elif 1 <= len(key) <= MAX_BIAS_TEXT:
             texts[key] = bias
         else:
             raise InvalidParameter(
-                f"A text in logit_bias has 1 to {MAX_BIAS_TEXT} characters.", "logit_bias"
+                f"A text in logit_bias must have 1 to {MAX_BIAS_TEXT} characters.", "logit_bias"
             )
     return ids, texts
 
@@ -267,7 +268,7 @@ def _pair(item: Any) -> tuple[int | str, Any]:
         if isinstance(key, str) or (type(key) is int and 0 <= key < 1 << 31):
             return key, value
     raise InvalidParameter(
-        "logit_bias as a list holds [token id or text, bias] pairs.", "logit_bias"
+        "A logit_bias list must contain [token id or text, bias] pairs.", "logit_bias"
     )
 
 

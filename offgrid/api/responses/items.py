@@ -211,7 +211,7 @@ def _parse_item(value: Any, where: str) -> Json | ItemReference:
     if not isinstance(kind, str) or kind not in TYPES:
         raise InvalidParameter(
             f"{where}.type: items of the type {str(kind)[:80]!r} are not supported by this server; "
-            f"those that are: {', '.join(TYPES)}.",
+            f"the supported types are: {', '.join(TYPES)}.",
             f"{where}.type",
             code="unsupported_parameter",
         )
@@ -232,7 +232,7 @@ def _check_images(item: MessageItem, where: str) -> None:
         if isinstance(part, InputImage):
             place = f"{where}[{index}]"
             if item.role != "user":
-                raise InvalidParameter("Only user messages can have images.", place)
+                raise InvalidParameter("Only user messages can contain images.", place)
             read_data_url(part.image_url, f"{place}.image_url")
 
 
