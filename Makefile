@@ -47,13 +47,23 @@ ctest:
 	cmake --build $(BUILD)/c-$(SANITIZE) -j$(JOBS) >/dev/null
 	ctest --test-dir $(BUILD)/c-$(SANITIZE) --output-on-failure -j$(JOBS)
 
-# The interpreter is not compiled with sanitizers, so their library has to be loaded first; what
-# Python itself leaks is not looked for.
+# A virtual environment of its own: an editable installation is found before any folder of sys.path.
+# Its .pth file adds the libraries of the active one. The interpreter is not compiled with
+# sanitizers, so their library is loaded first; what Python itself leaks is not looked for.
+SANITIZED = $(BUILD)/sanitized
+SANITIZED_PYTHON = cd tests && ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD=$$(cc -print-file-name=libasan.so) $(SANITIZED)/venv/bin/python
+SITE = import site; print(site.getsitepackages()[0])
+IS_SANITIZED = from offgrid.sampling import _sampler; assert "sanitized" in _sampler.__file__
+
 sanitize:
-	pip install -q --no-build-isolation --no-deps --upgrade --target $(BUILD)/sanitized/site \
-		-Cbuild-dir=$(BUILD)/sanitized/build -Ccmake.define.OFFGRID_SANITIZE=ON .
-	PYTHONPATH=$(BUILD)/sanitized/site ASAN_OPTIONS=detect_leaks=0 \
-		LD_PRELOAD=$$(cc -print-file-name=libasan.so) pytest tests/sampling
+	python -m venv --without-pip $(SANITIZED)/venv
+	python -c "$(SITE)" >$(SANITIZED)/site
+	cp $(SANITIZED)/site $$($(SANITIZED)/venv/bin/python -c "$(SITE)")/libraries.pth
+	pip install -q --no-build-isolation --no-deps --upgrade -Cbuild-dir=$(SANITIZED)/build \
+		-Ccmake.define.OFFGRID_SANITIZE=ON --target $$($(SANITIZED)/venv/bin/python -c "$(SITE)") .
+	$(SANITIZED_PYTHON) -c '$(IS_SANITIZED)'
+	$(SANITIZED_PYTHON) -m pytest sampling
 
 coverage:
 	pytest --cov=offgrid --cov-report=term:skip-covered \
