@@ -22,10 +22,15 @@ class Run:
         self._id = 0
 
     def submit(self, text: str, **fields: Any) -> int:
-        self._id += 1
+        """Give the engine a text to continue; return the request's id."""
         request = GenerationRequest(
             parts=(Part(text, True),), **{"sampling": GREEDY, "max_tokens": 20, **fields}
         )
+        return self.send(request)
+
+    def send(self, request: GenerationRequest) -> int:
+        """Give the engine a request; return its id."""
+        self._id += 1
         self.engine.submit(self.engine.prepare(self._id, request))
         return self._id
 

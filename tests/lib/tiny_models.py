@@ -47,7 +47,7 @@ def make_wordy(folder: Path, vocab: int = 65_536) -> Path:
     path = folder / "wordy.gguf"
     writer = models.gguf.GGUFWriter(path, "llama")
     models.llama(writer, path.stem, shape)
-    return _finish(writer, path)
+    return finish(writer, path)
 
 
 def make_many_controls(folder: Path, n: int = 6400, template: str | None = None) -> Path:
@@ -79,7 +79,7 @@ def make_many_controls(folder: Path, n: int = 6400, template: str | None = None)
         writer.add_uint32(f"tokenizer.ggml.{name}_token_id", tokens.index(text))
     if template is not None:
         writer.add_chat_template(template)
-    return _finish(writer, path)
+    return finish(writer, path)
 
 
 # --- models that embed --------------------------------------------------------------------------
@@ -94,10 +94,11 @@ def make_last_pooling(folder: Path) -> Path:
     recipe.build(writer, path.stem, recipe.shape)
     writer.add_pooling_type(models.gguf.PoolingType.LAST)
     writer.add_add_eos_token(True)
-    return _finish(writer, path)
+    return finish(writer, path)
 
 
-def _finish(writer: Any, path: Path) -> Path:
+def finish(writer: Any, path: Path) -> Path:
+    """Write a file to its end and return its path."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -161,7 +162,7 @@ def make_bert(
     ):  # fmt: skip
         add(tokens.index(text))
     _bert_tensors(models.Tensors(writer, models.Kind.F32, seed=2), len(tokens), width, pooling)
-    return _finish(writer, path)
+    return finish(writer, path)
 
 
 def _bert_tensors(tensors: Any, vocab: int, width: int, pooling: str) -> None:

@@ -36,7 +36,7 @@ def make_qwen(folder: Path) -> tuple[Path, Path]:
     writer = gguf.GGUFWriter(path, "qwen2vl")
     writer.add_rope_dimension_sections([2, 3, 3, 0])
     tiny_models.models.llama(writer, "qwen", shape)
-    return tiny_models._finish(writer, path), make_projector(
+    return tiny_models.finish(writer, path), make_projector(
         folder / "mmproj-qwen.gguf", kind="qwen2vl_merger"
     )
 
@@ -67,7 +67,7 @@ def make_projector(path: Path, width: int = 64, kind: str = "mlp", side: int = S
     writer.add_array("clip.vision.image_std", [0.25, 0.25, 0.25])
     tensors = tiny_models.models.Tensors(writer, gguf.GGMLQuantizationType.F32, 3)
     _projector_tensors(tensors, width, kind, (side // PATCH) ** 2)
-    return tiny_models._finish(writer, path)
+    return tiny_models.finish(writer, path)
 
 
 def _projector_tensors(tensors: Any, width: int, kind: str, patches: int) -> None:

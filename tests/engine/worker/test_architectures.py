@@ -42,11 +42,8 @@ class TokenRun(Run):
     """An engine that is asked and answers in token ids."""
 
     def ask(self, prompt: list[int], **fields: Any) -> int:
-        self._id += 1
         fields = {"max_tokens": ANSWER, "sampling": GREEDY, "ignore_eos": True, **fields}
-        request = GenerationRequest(tokens=tuple(prompt), top_logprobs=0, **fields)
-        self.engine.submit(self.engine.prepare(self._id, request))
-        return self._id
+        return self.send(GenerationRequest(tokens=tuple(prompt), top_logprobs=0, **fields))
 
     def tokens(self, id: int, choice: int = 0) -> list[int]:
         return [entry.token for delta in self._deltas(id, choice) for entry in delta.logprobs]

@@ -103,9 +103,7 @@ def prompt(text: str, *images: bytes, **fields: Any) -> GenerationRequest:
 
 
 def ask(run: Run, text: str, *images: bytes, **fields: Any) -> int:
-    run._id += 1
-    run.engine.submit(run.engine.prepare(run._id, prompt(text, *images, **fields)))
-    return run._id
+    return run.send(prompt(text, *images, **fields))
 
 
 def alone(model: Any, text: str, *images: bytes, **fields: Any) -> str:
