@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from typing import IO
+from types import MappingProxyType
+from typing import IO, Any
 
 import msgspec
 
 from offgrid.errors import ErrorCode
+from offgrid.sampling.params import SamplingParams
 
 MAX_FRAME = 64 * 1024 * 1024
 """Bytes. Nobody writes a longer frame, so one that says that it is longer means that the stream is
@@ -36,40 +38,6 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     text: str
     special: bool
     image: int = -1
-
-
-class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What :class:`offgrid.sampling.SamplingParams` needs, in transportable form."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    repeat_last_n: int = 64
-    logit_bias: dict[int, float] = {}
-    text_bias: dict[str, float] = {}
-    """Text to what is added to the logits of its tokens; the worker knows which they are."""
-    seed: int | None = None
-    top_n_sigma: float = 0.0
-    typical_p: float = 1.0
-    xtc_probability: float = 0.0
-    xtc_threshold: float = 0.1
-    dynatemp_range: float = 0.0
-    dynatemp_exponent: float = 1.0
-    mirostat: int = 0
-    mirostat_tau: float = 5.0
-    mirostat_eta: float = 0.1
-    dry_multiplier: float = 0.0
-    dry_base: float = 1.75
-    dry_allowed_length: int = 2
-    dry_penalty_last_n: int = -1
-    dry_sequence_breakers: tuple[str, ...] = ()
-    """Texts; the worker, which knows the vocabulary, makes token sequences of them."""
-    min_tokens: int = 0
-    min_keep: int = 0
 
 
 class Grammar(msgspec.Struct, frozen=True):
@@ -100,7 +68,12 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
     parts: tuple[Part, ...] = ()
     tokens: tuple[int, ...] | None = None
-    sampling: Sampling = Sampling()
+    sampling: SamplingParams = SamplingParams()
+    text_bias: dict[str, float] = {}
+    """Text to the bias of each of its tokens; the worker, which knows the vocabulary, adds them to
+    the biases of ``sampling``."""
+    dry_breakers: tuple[str, ...] = ()
+    """Texts that end a repetition; the worker makes the token sequences of ``sampling`` of them."""
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     n: int = 1
@@ -410,7 +383,15 @@ Report = Step | Ready | Examined | LoadFailed | Pong
 
 _HEADER = struct.Struct("<I")
 _READ_SIZE = 1 << 16
-_encoder = msgspec.msgpack.Encoder()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, MappingProxyType):  # the biases of SamplingParams
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} does not cross the pipe")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
 _command_decoder = msgspec.msgpack.Decoder(Command)
 _report_decoder = msgspec.msgpack.Decoder(Report)
 

@@ -201,7 +201,9 @@ def start_chat(
     top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
     generation = GenerationRequest(
         parts=prompt.rendered.parts,
-        sampling=request.sampling(),
+        sampling=request.sampling.params,
+        text_bias=request.sampling.text_bias,
+        dry_breakers=request.sampling.dry_breakers,
         max_tokens=request.token_limit,
         stop=prompt.stops,
         n=request.n,

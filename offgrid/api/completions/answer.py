@@ -35,7 +35,9 @@ def _generation(request: CompletionRequest, prompt: Prompt, param: str) -> Gener
         # A raw prompt is all scaffold: whoever writes one writes its control tokens too.
         parts=(Part(prompt, True),) if isinstance(prompt, str) else (),
         tokens=None if isinstance(prompt, str) else prompt,
-        sampling=request.sampling(),
+        sampling=request.sampling.params,
+        text_bias=request.sampling.text_bias,
+        dry_breakers=request.sampling.dry_breakers,
         max_tokens=request.max_tokens,
         stop=request.stops,
         n=request.candidates,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from offgrid.api.fields.common import invalid
+from offgrid.api.fields.messages import invalid
 from offgrid.chat.images import read_data_url
 from offgrid.errors import InvalidParameter
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from offgrid.api.chat.request import ChatRequest, Effort, parse_chat
-from offgrid.api.fields.common import MAX_TOKENS, Unsupported, invalid, refuse_others
+from offgrid.api.fields.common import MAX_TOKENS, Unsupported, refuse_others
 from offgrid.api.fields.inert import (
     CacheRetention,
     Metadata,
@@ -19,6 +19,8 @@ from offgrid.api.fields.inert import (
     ServiceTier,
     Verbosity,
 )
+from offgrid.api.fields.messages import invalid
+from offgrid.api.fields.sampling import ALIASES, NAMES
 from offgrid.api.responses.items import ItemReference, parse_items, to_messages
 from offgrid.errors import InvalidParameter, RequestError
 
@@ -32,15 +34,9 @@ Includable = Literal[
 ]  # fmt: skip
 """All but the first ask for what an answer of a local model has not."""
 
-SAMPLING = frozenset({
-    "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty",
-    "repetition_penalty", "repeat_penalty", "repeat_last_n", "logit_bias", "seed", "stop",
-    "ignore_eos", "cache_prompt", "top_n_sigma", "typical_p", "xtc_probability", "xtc_threshold",
-    "dynatemp_range", "dynatemp_exponent", "mirostat", "mirostat_tau", "mirostat_eta",
-    "dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n",
-    "dry_sequence_breakers", "min_tokens", "min_keep", "post_sampling_probs",
-    "chat_template_kwargs",
-})  # fmt: skip
+SAMPLING = NAMES | ALIASES.keys() | {
+    "stop", "ignore_eos", "cache_prompt", "post_sampling_probs", "chat_template_kwargs",
+}  # fmt: skip
 """Fields that mean what they mean in chat, and are checked there."""
 
 IGNORED = frozenset({

@@ -198,14 +198,14 @@ def _head(request: ResponsesRequest, chat: ChatRequest, *, store: bool) -> Json:
         "safety_identifier": request.safety_identifier,
         "service_tier": "default",
         "store": store,
-        "temperature": chat.temperature,
+        "temperature": chat.sampling.params.temperature,
         "text": {"format": msgspec.to_builtins(request.text.format or PlainText())},
         "tool_choice": choice if isinstance(choice, str) else msgspec.to_builtins(choice),
         "tools": [
             {**msgspec.to_builtins(tool), "strict": bool(tool.strict)} for tool in request.tools
         ],
         "top_logprobs": request.top_logprobs or 0,
-        "top_p": chat.top_p,
+        "top_p": chat.sampling.params.top_p,
         "truncation": request.truncation,
         "usage": None,
         "user": request.user,

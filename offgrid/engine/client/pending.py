@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import struct
 import threading
@@ -211,7 +212,7 @@ class Generation(Pending):
         super().again()
         if self._accepted is not None:
             request = self.command.request
-            sampling = msgspec.structs.replace(request.sampling, seed=self._accepted.seed)
+            sampling = dataclasses.replace(request.sampling, seed=self._accepted.seed)
             request = msgspec.structs.replace(request, sampling=sampling)
             self.command = Submit(self.id, request)
 

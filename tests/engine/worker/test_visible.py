@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from engine_runs import Run
 
-from offgrid.engine.protocol import Load, Sampling
+from offgrid.engine.protocol import Load
 from offgrid.engine.worker.llama.model import Model
+from offgrid.sampling import SamplingParams
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,9 @@ def test_ids_of_control_texts(model: Model) -> None:
 
 def test_only_the_request_that_asks_sees_them(model: Model) -> None:
     run = Run(model)
-    forced = Sampling(temperature=0.0, logit_bias={model.info.control_ids["<|im_start|>"]: 100.0})
+    forced = SamplingParams(
+        temperature=0.0, logit_bias={model.info.control_ids["<|im_start|>"]: 100.0}
+    )
     shown = run.submit("Once", sampling=forced, max_tokens=3, visible=("<|im_start|>", "<x>"))
     hidden = run.submit("Once", sampling=forced, max_tokens=3)
     stopped = run.submit(
