@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from offgrid.api.chat.choice import Choice
@@ -32,9 +32,7 @@ class ChatPrompt:
         visible: control tokens whose text the answer's reader needs.
     """
 
-    def __init__(
-        self, request: ChatRequest, dialect: Dialect, images: Sequence[tuple[bytes, str]] = ()
-    ) -> None:
+    def __init__(self, request: ChatRequest, dialect: Dialect) -> None:
         self.request = request
         self._dialect = dialect
         self._offer = offer = request.offer
@@ -46,8 +44,8 @@ class ChatPrompt:
             resume=request.continue_final_message,
             variables=request.template_variables,
         )
-        self.images = tuple(data for data, _ in images)
-        self.image_params = tuple(param for _, param in images)
+        self.images = tuple(image.data for image in request.images)
+        self.image_params = tuple(image.param for image in request.images)
         self.visible = dialect.visible
         self.constrained = offer.constrained
         self.thinking = self.rendered.thinking
@@ -152,16 +150,15 @@ def chat_prompt(info: ModelInfo, request: ChatRequest) -> ChatPrompt:
         ContextLengthExceeded: the conversation is too long for the context.
     """
     check_message_count(len(request.messages), info.n_ctx, "messages")
-    images = request.images()
-    if images and not info.sees:
+    if request.images and not info.sees:
         raise InvalidParameter(
             "This model does not see images: there is no projector file beside it.",
-            images[0][1].removesuffix(".image_url.url"),
+            request.images[0].param.removesuffix(".image_url.url"),
             code="unsupported_parameter",
         )
     dialect = _dialects.of(info)
     with in_turn():
-        return ChatPrompt(request, dialect, images)
+        return ChatPrompt(request, dialect)
 
 
 def count_tokens(

@@ -245,15 +245,21 @@ def _only_functions(error: InvalidParameter) -> InvalidParameter:
     )
 
 
-def to_chat(request: ResponsesRequest, items: Sequence[Json]) -> ChatRequest:
-    """Return the chat request of a request whose whole conversation is ``items``.
+def to_chat(request: ResponsesRequest, items: Sequence[Json], n_input: int) -> ChatRequest:
+    """Return the chat request of a request.
+
+    Args:
+        request: the checked request.
+        items: its whole conversation.
+        n_input: how many items at the end are those of its input.
 
     Raises:
         InvalidParameter: ``param`` names the field as it is called here.
     """
-    messages = to_messages(items)
+    messages, begins = to_messages(items)
     if request.instructions is not None:
         messages.insert(0, {"role": "system", "content": request.instructions})
+        begins.insert(0, -1)
     choice = request.tool_choice
     body: Json = {
         **request.sampling,
@@ -273,10 +279,16 @@ def to_chat(request: ResponsesRequest, items: Sequence[Json]) -> ChatRequest:
         body |= {"logprobs": True, "top_logprobs": request.top_logprobs or 0}
     try:
         return parse_chat(body)
-    except RequestError as ex:
+    except InvalidParameter as ex:
+        image = _IMAGE.match(ex.param or "")
+        item = begins[int(image[1])] - (len(items) - n_input) if image else -1
+        if image and item >= 0:
+            param = f"input[{item}].content[{image[2]}].image_url"
+            raise InvalidParameter(ex.message, param, code=ex.code) from ex
         raise renamed(ex) from ex
 
 
+_IMAGE = re.compile(r"messages\[(\d+)\]\.content\[(\d+)\]\.image_url\.url$")
 _NAMES = [
     (re.compile(r"^tools(\[\d+\])\.function\b"), r"tools\1"),
     (re.compile(r"^tool_choice\.allowed_tools\b"), "tool_choice"),
