@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from report import add_json_option, machine, print_table, write_json
 
-from offgrid.engine.worker.scheduler import Row, Scheduler
+from offgrid.engine.worker.scheduler import BatchSpan, Scheduler
+from offgrid.engine.worker.sequence import Status
 
 SLOTS = 8
 STEPS = 20_000
@@ -32,6 +33,7 @@ class Turn:
         self.request_id = number
         self.talk = talk
         self.slot = -1
+        self.status = Status.WAITING
         self.computed = self.cached = 0
         self.reuse = True
         self.tokens = np.array(prompt + [0] * answer, dtype=np.int32)
@@ -59,7 +61,7 @@ class Played:
     talks: int
     streams: int
     chance: random.Random
-    scheduler: Scheduler[Turn] = field(default_factory=lambda: Scheduler(SLOTS, 512, 64))
+    scheduler: Scheduler[Turn] = field(default_factory=lambda: Scheduler(SLOTS, 512))
     said: dict[int, list[int] | None] = field(default_factory=dict)
     """Of each conversation; None while it waits for an answer."""
     requests: int = 0
@@ -83,26 +85,26 @@ class Played:
     def step(self) -> None:
         """One step of the engine's loop."""
         for placement in self.scheduler.admit():
-            if self.scheduler.is_parked(placement.sequence.slot):
+            if placement.sequence.status is Status.PARKED:
                 continue
             self.counts["copies"] += placement.rescue is not None
             self.counts["copies"] += placement.source not in (None, placement.sequence.slot)
             self.counts["prompt"] += len(placement.sequence)
             self.counts["computed"] += len(placement.sequence) - placement.keep
-        rows = self.scheduler.plan()
-        streams = [row for row in rows if row.count == 1 and row.completes]
+        spans = self.scheduler.plan(prefill=64)
+        streams = [span for span in spans if span.count == 1 and span.completes]
         if streams:
-            used = {row.sequence.slot for row in streams}
+            used = {span.sequence.slot for span in streams}
             used |= {slot for slot, _ in self.scheduler.bridges(streams, 100)}
             self.counts["steps"] += 1
             self.counts["calls"] += sum(slot - 1 not in used for slot in used)
-        for row in rows:
-            self._compute(row)
+        self.scheduler.record(spans)
+        for span in spans:
+            self._draw(span)
 
-    def _compute(self, row: Row[Turn]) -> None:
-        turn = row.sequence
-        turn.computed += row.count
-        if not row.completes:
+    def _draw(self, span: BatchSpan[Turn]) -> None:
+        turn = span.sequence
+        if not span.completes:
             return
         if turn.n_tokens < len(turn.tokens):
             turn.tokens[turn.n_tokens] = self.chance.randrange(1000)

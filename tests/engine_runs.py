@@ -17,9 +17,9 @@ GREEDY = SamplingParams(temperature=0.0)
 class Run:
     """An engine whose events are collected."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, **collaborators: Any) -> None:
         self.events: list[Event] = []
-        self.engine = Engine(model, self.events.extend)
+        self.engine = Engine(model, self.events.extend, **collaborators)
         self._id = 0
 
     def submit(self, text: str, **fields: Any) -> int:

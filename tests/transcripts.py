@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from support import STARTER, Stream, chat_body, endless, eventually, request
 
 from offgrid.api.http.sse import PING
+from offgrid.engine.client.pending import State
 from offgrid.server import Server
 
 FOLDER = Path(__file__).parent / "golden"
@@ -253,7 +254,9 @@ def broken(server: Server, path: str, body: dict[str, Any]) -> bytes:
             begin += stream.response.readline()
         engine = server.pool.engine(STARTER)
         # A request of which nothing has come yet would be given to the next worker.
-        eventually(lambda: any(p.delivered for p in [*engine._pending.values()]), "it has begun")
+        eventually(
+            lambda: any(p.state >= State.SCORED for p in engine.requests.pending()), "it has begun"
+        )
         pid = engine.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)

@@ -12,20 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from offgrid.chat.formats import ThoughtFormat, ToolFormat
-from offgrid.grammar.schema import ESCAPES, adapted
+from offgrid.grammar.options import ANSWER_OPTIONS, ARGUMENT_OPTIONS
+from offgrid.grammar.schema import adapted
 
 _NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 _ANY_ARGUMENTS: dict[str, Any] = {"type": "object"}
-# As templates and training texts write JSON. Free white space would let a model write it forever.
-_SPACING = {
-    "item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False,
-    "json_allowed_escapes": ESCAPES,
-}  # fmt: skip
-# An answer is for its reader: line ends and indents are fine, but not without end.
-_LAYOUT = {
-    "whitespace_flexible": True, "whitespace_pattern": r"(?: {1,2}|\n[ \t]{0,32})",
-    "json_allowed_escapes": ESCAPES,
-}  # fmt: skip
 _TEXT = "TEXT: /(?s:.*)/"
 
 
@@ -82,7 +73,7 @@ def call_grammar(
     if required:
         return "\n".join([f"start: {thought} calls", *rules, _TEXT, ""])
     if answer is not None:
-        schema = json.dumps({**adapted(answer), "x-guidance": _LAYOUT})
+        schema = json.dumps({**adapted(answer), "x-guidance": ANSWER_OPTIONS})
         start = "(calls | answer)" if functions else "answer"
         return "\n".join(
             [f"start: {thought} {start}", f"answer: %json {schema}", *rules, _TEXT, ""]
@@ -108,7 +99,7 @@ class _Writer:
         schema = _NO_ARGUMENTS if function.parameters is None else function.parameters
         if not (required or function.strict):
             schema = _ANY_ARGUMENTS
-        schema = {"type": "object", **adapted(schema), "x-guidance": _SPACING}
+        schema = {"type": "object", **adapted(schema), "x-guidance": ARGUMENT_OPTIONS}
         arguments = f"%json {json.dumps(schema)}"
         if tools.head_end:
             return f'"{function.name}" {self.marker(tools.head_end)} {arguments}'

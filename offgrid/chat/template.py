@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError
 
 from offgrid.chat.sandbox import Sandbox, TemplateLimit
-from offgrid.engine.limits import check_prompt_size, utf8_size
+from offgrid.engine.limits import check_text_size, utf8_size
 from offgrid.engine.protocol import Part
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 from offgrid.sampling import TextSet
@@ -129,7 +129,7 @@ class ChatTemplate:
                 [value for key, value in message.items() if key not in _NOT_COUNTED]
                 for message in messages
             ]
-            check_prompt_size(_text_size([texts, tools]), self._n_ctx, "messages")
+            check_text_size(_text_size([texts, tools]), self._n_ctx, "messages")
 
     def _write(self, messages: Sequence[Message], options: _Options, mark: str) -> tuple[Part, ...]:
         messages = [dict(m, role="system") if m["role"] == "developer" else m for m in messages]
@@ -187,7 +187,7 @@ class ChatTemplate:
             )
         if self._n_ctx is not None:
             size = sum(utf8_size(part.text) for part in parts)
-            check_prompt_size(size, self._n_ctx, "messages")
+            check_text_size(size, self._n_ctx, "messages")
         return parts
 
     def _takes_only_parts(self) -> bool:

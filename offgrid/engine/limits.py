@@ -1,17 +1,17 @@
-"""How long a prompt may be before anything is made of it: one rule for server and worker."""
+"""What a context and a vocabulary can take: one rule for server and worker, and its errors."""
 
 from __future__ import annotations
 
-from offgrid.errors import ContextLengthExceeded
+from offgrid.errors import ContextLengthExceeded, InvalidParameter
 
-PROMPT_BYTES_PER_TOKEN = 16
-"""A prompt with more bytes than this for every token of the context is refused unread: some
+BYTES_PER_TOKEN = 16
+"""A text with more bytes than this for every token of the context is refused unread: some
 tokenizers take time that grows with the square of the text."""
 
 
-def prompt_limit(n_ctx: int) -> int:
-    """Return how many bytes of UTF-8 a prompt may have for a context of ``n_ctx`` tokens."""
-    return PROMPT_BYTES_PER_TOKEN * n_ctx
+def text_limit(n_ctx: int) -> int:
+    """Return how many bytes of UTF-8 a text may have for a context of ``n_ctx`` tokens."""
+    return BYTES_PER_TOKEN * n_ctx
 
 
 def utf8_size(text: str) -> int:
@@ -19,22 +19,25 @@ def utf8_size(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
-def check_prompt_size(size: int, n_ctx: int, param: str, most: int | None = None) -> None:
-    """Refuse a prompt of more bytes than a model's context can take.
+def check_text_size(
+    size: int, n_ctx: int, param: str, most: int | None = None, *, what: str = "The prompt"
+) -> None:
+    """Refuse a text of more bytes than a model's context can take.
 
     Args:
-        size: bytes of the prompt as UTF-8.
+        size: bytes of the text as UTF-8.
         n_ctx: tokens of the context of one sequence.
         param: the request field that the error names.
         most: what is taken at most, whatever the context is.
+        what: what the text is, as the beginning of a sentence.
 
     Raises:
         ContextLengthExceeded: it is longer.
     """
-    limit = prompt_limit(n_ctx) if most is None else min(prompt_limit(n_ctx), most)
+    limit = text_limit(n_ctx) if most is None else min(text_limit(n_ctx), most)
     if size > limit:
         raise ContextLengthExceeded(
-            f"The prompt has {size} bytes; this model's context of {n_ctx} tokens takes at most "
+            f"{what} has {size} bytes; this model's context of {n_ctx} tokens takes at most "
             f"{limit}.",
             param,
         )
@@ -52,13 +55,48 @@ def check_message_count(count: int, n_ctx: int, param: str) -> None:
         )
 
 
-def check_prompt_tokens(count: int, n_ctx: int, param: str) -> None:
-    """Refuse a prompt of more token ids than the context has tokens, before they are looked at.
+def check_prompt_tokens(count: int, n_ctx: int, param: str, *, answered: bool = False) -> None:
+    """Refuse a prompt of more tokens than the context has.
+
+    Args:
+        count: tokens of the prompt.
+        n_ctx: tokens of the context of one sequence.
+        param: the request field that the error names.
+        answered: whether there has to be room for a token of an answer too.
 
     Raises:
-        ContextLengthExceeded: so it is.
+        ContextLengthExceeded: it is longer.
+    """
+    if count + answered > n_ctx:
+        left = "; at least one token must be left for the answer." if answered else "."
+        raise ContextLengthExceeded(
+            f"This model's context is {n_ctx} tokens and the prompt has {count}{left}", param
+        )
+
+
+def check_input_tokens(count: int, n_ctx: int, param: str, *, paired: bool = False) -> None:
+    """Refuse an input to be embedded, or with ``paired`` a document together with the query that
+    it is ranked for, of more tokens than the context has.
+
+    Raises:
+        ContextLengthExceeded: it is longer.
     """
     if count > n_ctx:
         raise ContextLengthExceeded(
-            f"This model's context is {n_ctx} tokens and the prompt has {count}.", param
+            f"This model's context is {n_ctx} tokens and {param} has {count}"
+            f"{' together with the query' if paired else ''}.",
+            param,
         )
+
+
+def outside_vocabulary(token: int, n_vocab: int, param: str, advice: str = "") -> InvalidParameter:
+    """Return the error about a token id that a model does not have.
+
+    Args:
+        token: the id.
+        n_vocab: tokens of the vocabulary.
+        param: the request field that the error names.
+        advice: a sentence that says what to do.
+    """
+    message = f"Token id {token} is outside the model's vocabulary (0 to {n_vocab - 1})."
+    return InvalidParameter(f"{message} {advice}".rstrip(), param)

@@ -223,7 +223,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     """Whether it writes text; models made for embedding or ranking do not."""
     control_ids: dict[str, int] = {}
     """Ids of the ``control_texts``."""
-    sees: bool = False
+    has_vision: bool = False
     """Whether there is a projector for images."""
 
 

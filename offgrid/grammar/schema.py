@@ -48,9 +48,6 @@ MAX_BOUND = 9 * 10**18
 """``minimum`` and ``maximum`` are drawn in to this; the compiler has none beyond 64 bits."""
 MAX_NUMBER = 1e308
 MAX_COUNT = (1 << 32) - 1
-ESCAPES = 'nrbtf\\"'
-"""What may follow a backslash in an answer's strings. Not ``u``: the compiler takes ``"\\\\u0061"``
-for another name than ``"a"``, and would let its value be anything."""
 _MAX_CACHED = 64 * 1024
 """Characters of a schema that is kept for the next request; 128 of these are."""
 _UNSATISFIABLE = "Unsatisfiable"

@@ -22,6 +22,7 @@ from tiny_models import BERT_CONTEXT, make, make_bert
 
 from offgrid.api.embeddings import MAX_INPUTS
 from offgrid.config import load_settings
+from offgrid.engine.client.pending import State
 from offgrid.engine.protocol import Load
 from offgrid.engine.worker.llama.model import Model
 from offgrid.server import Server
@@ -233,8 +234,9 @@ def test_whoever_leaves_ends_the_work(
     engine = server.pool.engine(CHAT)
     eventually(lambda: engine.in_flight == 0, "nothing of earlier tests runs")
     cancelled: list[int] = []
-    send_cancel = engine.send_cancel
-    monkeypatch.setattr(engine, "send_cancel", lambda id: (cancelled.append(id), send_cancel(id)))
+    requests = engine.requests
+    send_cancel = requests.send_cancel
+    monkeypatch.setattr(requests, "send_cancel", lambda id: (cancelled.append(id), send_cancel(id)))
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT)
     body = {"model": CHAT, "input": ["the otter swims in the river " * 40] * 400}
     connection.request("POST", EMBED, json.dumps(body).encode())
@@ -250,7 +252,10 @@ def test_a_worker_that_dies_is_an_error_and_starts_again(server: Server, url: st
     body = {"model": CHAT, "input": ["the otter swims in the old river " * 20] * 200}
 
     def kill() -> None:
-        eventually(lambda: any(p.started for p in [*engine._pending.values()]), "it is computed")
+        eventually(
+            lambda: any(p.state >= State.STARTED for p in engine.requests.pending()),
+            "it is computed",
+        )
         pid = engine.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)

@@ -161,7 +161,7 @@ def test_an_idle_model_makes_room_for_another(
             return request(server.url, "POST", TEXT, {**body, "model": "b/c"})
 
         def leave() -> None:
-            eventually(lambda: bool(server.pool._line), "b/c waits for a to be idle")
+            eventually(lambda: server.pool.waiting() != [], "b/c waits for a to be idle")
             stream.leave()
 
         response, _ = together([ask, leave])

@@ -208,7 +208,7 @@ def test_a_worker_that_dies_over_a_question(starter_path: Path) -> None:
     def end() -> None:
         pid = client.pid
         assert pid is not None
-        eventually(lambda: bool(client._blame.computing()), "it is answered")
+        eventually(lambda: client.requests.computing(), "it is answered")
         os.kill(pid, signal.SIGKILL)
 
     try:
@@ -238,7 +238,7 @@ def test_a_worker_that_dies_over_a_question(starter_path: Path) -> None:
         finally:
             os.kill(pid, signal.SIGCONT)
         eventually(lambda: client.look_up(other).tokens == expected.tokens, "it answers")
-        assert not client._pending
+        assert not client.pending_count
     finally:
         client.close()
 

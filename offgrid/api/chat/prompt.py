@@ -150,7 +150,7 @@ def chat_prompt(info: ModelInfo, request: ChatRequest) -> ChatPrompt:
         ContextLengthExceeded: the conversation is too long for the context.
     """
     check_message_count(len(request.messages), info.n_ctx, "messages")
-    if request.images and not info.sees:
+    if request.images and not info.has_vision:
         raise InvalidParameter(
             "This model does not see images: there is no projector file beside it.",
             request.images[0].param.removesuffix(".image_url.url"),

@@ -1,8 +1,41 @@
-"""A request in a worker's hands, as the server sees it."""
+"""A request in a worker's hands, as the server sees it.
+
+::
+
+    WAITING --> ASSIGNED --> SENT --> STARTED --> SCORED --> ANSWERING --> COMPLETE
+       ^            |          |         |
+       +------------+----------+---------+   its worker died, and it is tried again
+
+    each of them but COMPLETE --> FAILED
+
+========= ========================================= ========================================
+State     Reached when                              If the worker dies then
+========= ========================================= ========================================
+WAITING   it is made; its worker died               (it has no worker)
+ASSIGNED  it gets a worker that is ready; it may    WAITING
+          be held back there as a suspect
+SENT      it is about to be written to the pipe     WAITING; FAILED if that happened before,
+                                                    or if nothing else was tokenised
+STARTED   it has a slot: its prompt is computed,    WAITING; FAILED if that happened before,
+          or waits for a prefix of another one      or if nothing else was prefilled
+SCORED    logprobs of its prompt have come          FAILED: another worker might say them
+                                                    differently
+ANSWERING all is computed that depends on the       FAILED, and not to blame for it
+          client's text alone
+COMPLETE  its last event has come                   (it has all it needs)
+FAILED    an error has come                         (it is over)
+========= ========================================= ========================================
+
+Each change is made with the lock of :class:`~offgrid.engine.client.readiness.Readiness` held.
+Lookups and embeddings skip the states that they have no events for. The state is what the worker
+has done. What the client's thread has done is apart from it: whether it has read all that came
+(:attr:`Generation.finished`), and whether it has closed the request, which frees its places.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import queue
 import struct
 import threading
@@ -39,15 +72,31 @@ class ClientGone(Exception):
     """The client left while its request waited."""
 
 
+class State(enum.IntEnum):
+    """How far a request is; see the table at the top of this module."""
+
+    WAITING = 0
+    ASSIGNED = 1
+    SENT = 2
+    STARTED = 3
+    SCORED = 4
+    ANSWERING = 5
+    COMPLETE = 6
+    FAILED = 7
+
+
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What a request tells the engine client.
+    """What a request shares with those who keep it.
 
     Attributes:
+        lock: guards its state. Reentrant: see
+            :class:`~offgrid.engine.client.readiness.Readiness`.
         close: the request is over: its places and its id are free.
         cancel: the worker is to stop the request of this id.
     """
 
+    lock: threading.RLock
     close: Callable[[Pending], None]
     cancel: Callable[[int], None]
 
@@ -60,13 +109,10 @@ class Pending(ABC):
         key: stands for what the worker computes of it, should that end the worker.
         command: what the worker is told.
         n: places in the queue that it holds.
-        worker: the process that it was given to; None while it waits for the next one.
-        sent: whether it was written to that worker, or is just being written.
-        proven: whether all was computed of it that may end a worker.
-        retried: whether it was taken from a worker that died and given to the next one.
-        delivered: whether something came of it that a second worker might say differently.
-        started: whether the worker has begun to compute it.
-        listener: called by the client's reader thread after what it has pushed.
+        state: how far it is.
+        worker: the process that it was assigned to; None while it waits for one.
+        retried: whether it was taken from a worker that died.
+        listener: called by the supervisor's thread after what it has pushed.
     """
 
     def __init__(
@@ -76,29 +122,56 @@ class Pending(ABC):
         self.key = key
         self.command = command
         self.n = n
+        self.state = State.WAITING
         self.worker: WorkerProcess | None = None
-        self.sent = False
-        self.proven = False
         self.retried = False
-        self.delivered = False
-        self.started = False
         self.listener: Callable[[], None] | None = None
         self._hooks = hooks
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._closed = False
-        # Reentrant: a stream that nobody closed is cancelled when it is collected as garbage, which
-        # may be at any line of any thread.
-        self._closing = threading.RLock()
 
     @property
     @abstractmethod
     def param(self) -> str | None:
         """The field of the request that errors about its size name."""
 
+    @property
+    def ended(self) -> bool:
+        """Whether everything has come that ever will."""
+        return self.state >= State.COMPLETE
+
+    def assign(self, worker: WorkerProcess) -> None:
+        """A worker that is ready gets it: its death is that of the request, too."""
+        self.worker = worker
+        self.advance(State.ASSIGNED)
+
+    def advance(self, state: State) -> None:
+        """Go on to a later state. An earlier one changes nothing, and nothing changes the end."""
+        if self.state >= state:  # as for most tokens of a stream: they need no lock
+            return
+        with self._hooks.lock:
+            if self.state < min(state, State.COMPLETE):
+                self.state = state
+
     def push(self, event: Event) -> None:
-        """Take an event in; called by the client's reader thread, and by the thread that ends all
-        requests."""
+        """Take an event in; called by the supervisor's thread, and by those that end requests."""
+        # Before anybody reads it: the request may be closed at once then, and what closes it asks
+        # whether it may have been the worker's death.
+        self.advance(self._reached(event))
         self._events.put(event)
+        # After it is there to be read: whoever finds the request at its end reads until then.
+        if isinstance(event, Failed):
+            self.advance(State.FAILED)
+        elif self._is_last(event):
+            self.advance(State.COMPLETE)
+
+    def _reached(self, event: Event) -> State:
+        """Return the state that an event shows; WAITING if it shows none."""
+        return State.ANSWERING if proves_harmless(event) else State.WAITING
+
+    @abstractmethod
+    def _is_last(self, event: Event) -> bool:
+        """Whether this event, which is no failure, completes the request. Called once for each."""
 
     def cancel(self) -> None:
         """Stop the work for this request. Idempotent, harmless after the end."""
@@ -106,11 +179,11 @@ class Pending(ABC):
             self._hooks.cancel(self.id)
 
     def again(self) -> None:
-        """Its worker died before anything of it was computed: prepare it for the next one."""
+        """Its worker died before anything of it was delivered: prepare it for the next one. Called
+        with the lock held."""
         self.worker = None
-        self.sent = False
+        self.state = State.WAITING
         self.retried = True
-        self.started = False
 
     def _wait(self, kind: type[E], alive: Callable[[], bool]) -> E:
         """Return the next event of a kind; others are dropped.
@@ -135,7 +208,7 @@ class Pending(ABC):
 
     def _close(self) -> bool:
         """Give the places in the queue back; return whether they were still held."""
-        with self._closing:
+        with self._hooks.lock:
             if self._closed:
                 return False
             self._closed = True
@@ -150,7 +223,6 @@ class Generation(Pending):
         prompt_tokens: tokens of the prompt.
         prompt_text: text of a prompt given as token ids, if the request asks for it.
         seed: the seed in force.
-        ended: whether everything has come that ever will.
     """
 
     command: Submit
@@ -166,13 +238,13 @@ class Generation(Pending):
     ) -> None:
         super().__init__(command.id, key, command, places, hooks)
         self._queue_timeout = queue_timeout
-        self._open_choices = command.request.n
-        self._unsaid = command.request.n
+        self._unfinished = command.request.n
+        """Choices whose last delta has not come."""
+        self._unread = command.request.n
+        """Choices whose last delta has not been read."""
         self._tell_end = ended
         self._accepted_at = time.monotonic()
         self._accepted: Accepted | None = None
-        self.ended = False
-        self.failed = False
         self.prompt_tokens = 0
         self.prompt_text = ""
         self.seed = 0
@@ -184,28 +256,38 @@ class Generation(Pending):
 
     @property
     def finished(self) -> bool:
-        """Whether every choice has sent its finish_reason."""
-        return self._open_choices == 0
+        """Whether the finish_reason of every choice has been read."""
+        return self._unread == 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has been told an error."""
+        return self.state is State.FAILED
 
     @property
     def overdue(self) -> bool:
         """Whether it has waited for a slot for longer than the engine allows."""
-        if not self._queue_timeout or self.started:
+        if not self._queue_timeout or self.state >= State.STARTED:
             return False
         return time.monotonic() - self._accepted_at > self._queue_timeout
 
     def push(self, event: Event) -> None:
         """Take an event in."""
-        self.failed = self.failed or isinstance(event, Failed)
         if isinstance(event, Accepted):
             self._accepted = event
         super().push(event)
-        if isinstance(event, Delta):
-            self.delivered = True
-            self._unsaid -= event.finish_reason is not None
-        if self.failed or not self._unsaid:
-            self.ended = True
+        if self.ended:
             self._tell_end()
+
+    def _reached(self, event: Event) -> State:
+        if isinstance(event, Delta) and event.prompt:
+            return State.SCORED
+        return super()._reached(event)
+
+    def _is_last(self, event: Event) -> bool:
+        if isinstance(event, Delta):
+            self._unfinished -= event.finish_reason is not None
+        return not self._unfinished
 
     def again(self) -> None:
         """As :meth:`Pending.again`; the seed that the client was told stays in force."""
@@ -241,7 +323,7 @@ class Generation(Pending):
                     return deltas
                 if isinstance(event, Delta):
                     deltas.append(event)
-                    self._open_choices -= event.finish_reason is not None
+                    self._unread -= event.finish_reason is not None
                 event = self._events.get_nowait()
         except queue.Empty:
             pass
@@ -275,6 +357,9 @@ class Lookup(Pending):
     def param(self) -> str:
         """The field of the request that errors name."""
         return self.command.query.param
+
+    def _is_last(self, event: Event) -> bool:
+        return isinstance(event, Tokens)
 
     def wait(self, alive: Callable[[], bool]) -> Tokens:
         """Return the answer.
@@ -319,6 +404,9 @@ class Embedding(Pending):
         """The field of the request that holds the inputs."""
         params = self.command.request.params
         return params[0].partition("[")[0] if params else None
+
+    def _is_last(self, event: Event) -> bool:
+        return isinstance(event, Embedded) and event.left == 0
 
     def wait(self, alive: Callable[[], bool]) -> Vectors:
         """Return all vectors when the last one is there.

@@ -1,9 +1,12 @@
-"""Which models run: one worker process each, loaded when first asked for.
+"""Gives out the engine of a model: one worker process each, loaded when first asked for.
 
 At most ``max_models`` are loaded. When another one is asked for, its file is examined first; then
 the least recently used model without requests is unloaded for it, or, when all are at work, the
 first one that has none left. Loads wait in the order in which they were asked for, and a model that
 is loading, or that a request is about to use, stays until that is over.
+
+:mod:`~offgrid.engine.client.roster` knows what is loaded and which model makes room; here are the
+requests that use a model or stand in line for one, and the thread that loads those in line.
 """
 
 from __future__ import annotations
@@ -16,11 +19,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from offgrid.config import Settings
-from offgrid.engine.client.client import EngineClient, LoadFailure
+from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.examination import Examination
 from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.process import start_thread
-from offgrid.engine.protocol import Load
+from offgrid.engine.client.readiness import LoadFailure
+from offgrid.engine.client.roster import LoadedModel, Roster, load_command
 from offgrid.errors import (
     EngineFault,
     InvalidParameter,
@@ -36,37 +40,6 @@ log = logging.getLogger(__name__)
 _POLL = 0.05
 """Seconds between two looks at whether a client is still there, or a model has become idle."""
 _JOIN_SECONDS = 5.0
-_TRY_AGAIN_AFTER = 300.0
-"""Seconds after which a model is unloaded once more for one whose load failed, where that need not
-be its file's fault."""
-
-
-@dataclass(eq=False, slots=True)
-class _Loaded:
-    """A model with a worker process, loaded or loading."""
-
-    entry: ModelEntry
-    """What was loaded, to see that a file was replaced."""
-    client: EngineClient
-    leases: int = 0
-    """Requests that are about to use it, and hold no place in its queue yet."""
-    leaving: bool = False
-    """Whether it takes no more requests, because another model waits for its place."""
-    outdated: bool = False
-    """Whether its file has been replaced."""
-    instead_of: str | None = None
-    """The model that was unloaded for it."""
-
-    @property
-    def serves(self) -> bool:
-        """Whether it takes requests."""
-        return not (self.leaving or self.outdated or self.client.load_failure)
-
-    @property
-    def idle(self) -> bool:
-        """Whether it can be unloaded: nobody uses it, and nobody waits for it to be loaded."""
-        settled = self.client.ready or self.client.load_failure is not None
-        return settled and self.leases == 0 and self.client.in_flight == 0
 
 
 @dataclass(eq=False, slots=True)
@@ -75,42 +48,43 @@ class _Wanted:
 
     id: str
     waiters: int = 0
-    loaded: _Loaded | None = None
+    loaded: LoadedModel | None = None
     """Set when it is being loaded; each of the waiters holds a lease then."""
     error: RequestError | None = None
     """Set when it will not be loaded."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """What is remembered of a model that could not be loaded."""
-
-    stamp: tuple[int, ...]
-    failure: LoadFailure
-    until: float
-
-
 class _Visit(threading.local):
     """What the request that the calling thread serves has been given; None outside of one."""
 
-    loaded: list[_Loaded] | None = None
+    loaded: list[LoadedModel] | None = None
 
 
 class EnginePool:
-    """Gives out the engine of a model, loading it first if need be."""
+    """Gives out the engine of a model, loading it first if need be.
 
-    def __init__(self, settings: Settings, catalogue: Catalogue) -> None:
+    Args:
+        settings: how models are served, and how many are loaded at most.
+        catalogue: the models that there are.
+        clock: seconds, never going back: how long ago a model failed to load.
+
+    Attributes:
+        roster: what is loaded. It is changed with the pool's lock held.
+        room_timeout: seconds that a request waits for another model to make room.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalogue: Catalogue,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.roster = Roster(settings, clock)
+        self.room_timeout = settings.load_timeout
         self._settings = settings
         self._catalogue = catalogue
-        # Least recently used first.
-        self._engines: OrderedDict[str, _Loaded] = OrderedDict()
-        self._closing = 0
-        """Models whose processes are just being ended: they still take memory."""
         self._line: OrderedDict[str, _Wanted] = OrderedDict()
         """Models that wait for room, in the order in which they were first asked for."""
-        self._failed: dict[str, _Failed] = {}
-        self._sound: dict[str, tuple[int, ...]] = {}
-        """Stamps of files that were loaded before: they need not be examined."""
         self._changed = threading.Condition(threading.RLock())
         self._loader: threading.Thread | None = None
         self._examination: Examination | None = None
@@ -132,14 +106,19 @@ class EnginePool:
             entry = self._catalogue.get(model_id)
             try:
                 with self._changed:
-                    self._begin(entry)
+                    self.roster.begin(entry)
             except Overloaded as ex:
                 log.error("%s is loaded when it is asked for: %s", model_id, ex)
 
     def loaded(self) -> list[EngineClient]:
         """The engines of all models that are loaded or loading."""
         with self._changed:
-            return [loaded.client for loaded in self._engines.values()]
+            return self.roster.clients()
+
+    def waiting(self) -> list[str]:
+        """The models that wait for room, in the order in which they were first asked for."""
+        with self._changed:
+            return [*self._line]
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -208,20 +187,21 @@ class EnginePool:
             )
         return client
 
-    def _lease(self, entry: ModelEntry, alive: Callable[[], bool], unload: bool) -> _Loaded:
+    def _lease(self, entry: ModelEntry, alive: Callable[[], bool], unload: bool) -> LoadedModel:
         """Return a model that is loaded or loading, with one lease more."""
         with self._changed:
             self._check_draining()
-            self._bury()
-            known = self._engines.get(entry.id)
+            roster = self.roster
+            roster.bury()
+            known = roster.get(entry.id)
             if known is not None:
                 known.outdated = known.entry != entry
-            self._check_failed(entry)
-            if known is None and entry.id not in self._line and not self._line and self._room():
-                known = self._begin(entry)
+            roster.check_failed(entry)
+            if known is None and not self._line and roster.room:
+                known = roster.begin(entry)
             if known is not None and known.serves:
                 known.leases += 1
-                self._engines.move_to_end(entry.id)
+                roster.use(known)
                 return known
             if not unload:
                 raise ModelNotLoaded(entry.id)
@@ -235,17 +215,6 @@ class EnginePool:
     def _check_draining(self) -> None:
         if self._draining:
             raise Overloaded("The server is stopping.", code="server_shutting_down")
-
-    def _check_failed(self, entry: ModelEntry) -> None:
-        """Refuse a model that failed to load, as long as another try would be in vain or would
-        cost another model its place."""
-        known = self._failed.get(entry.id)
-        if known is None:
-            return
-        if known.stamp != entry.stamp:
-            del self._failed[entry.id]
-        elif known.failure.lasting or (not self._room() and time.monotonic() < known.until):
-            raise ModelLoadFailed(known.failure.message, "model")
 
     def _want(self, model_id: str) -> _Wanted:
         """Stand in line for a model.
@@ -275,22 +244,22 @@ class EnginePool:
         start_thread(loader)
         return loader
 
-    def _await(self, wanted: _Wanted, alive: Callable[[], bool]) -> _Loaded:
-        deadline = time.monotonic() + self._settings.load_timeout
+    def _await(self, wanted: _Wanted, alive: Callable[[], bool]) -> LoadedModel:
+        deadline = time.monotonic() + self.room_timeout
         while True:
             if wanted.loaded is not None:
                 return wanted.loaded
             if wanted.error is not None:
                 raise wanted.error
             self._check_draining()
-            known = self._engines.get(wanted.id)
+            known = self.roster.get(wanted.id)
             if known is not None and known.serves:  # another one has made room instead of it
                 known.leases += 1
                 return known
             if time.monotonic() > deadline:
                 raise Overloaded(
                     f"No loaded model has made room for {wanted.id} within "
-                    f"{self._settings.load_timeout:g} s; try again.",
+                    f"{self.room_timeout:g} s; try again.",
                     retry_after=5,
                 )
             if not alive():
@@ -298,39 +267,6 @@ class EnginePool:
             self._changed.wait(_POLL)
 
     # --- loading and unloading ----------------------------------------------------------------
-
-    def _room(self) -> bool:
-        return len(self._engines) + self._closing < self._settings.max_models
-
-    def _begin(self, entry: ModelEntry, instead_of: str | None = None) -> _Loaded:
-        """Start the process of a model; does not wait for it.
-
-        Raises:
-            Overloaded: the system starts no thread for it now.
-        """
-        client = EngineClient(
-            self._load(entry),
-            name=entry.id,
-            queue_size=self._settings.queue_size,
-            queue_timeout=self._settings.queue_timeout,
-            load_timeout=self._settings.load_timeout,
-            stall_timeout=self._settings.stall_timeout,
-        )
-        client.start()
-        loaded = self._engines[entry.id] = _Loaded(entry, client, instead_of=instead_of)
-        return loaded
-
-    def _bury(self) -> None:
-        """Take out the models that have failed to load, and remember why."""
-        for model_id, loaded in [*self._engines.items()]:
-            failure = loaded.client.load_failure
-            if failure is None:
-                continue
-            del self._engines[model_id]
-            until = time.monotonic() + _TRY_AGAIN_AFTER
-            self._failed[model_id] = _Failed(loaded.entry.stamp, failure, until)
-            if loaded.instead_of is not None:
-                log.error("%s was unloaded for %s in vain", loaded.instead_of, model_id)
 
     def _load_all(self) -> None:
         """Load the models in line, one after the other. A thread of its own."""
@@ -365,8 +301,8 @@ class EnginePool:
         """
         entry = self._catalogue.get(wanted.id)
         with self._changed:
-            full = not self._room() or wanted.id in self._engines
-            sound = self._sound.get(wanted.id) == entry.stamp
+            full = not self.roster.room or self.roster.get(wanted.id) is not None
+            sound = self.roster.sound(entry)
         if full and not sound:
             self._examine(entry)
         unloaded = None
@@ -380,60 +316,41 @@ class EnginePool:
                 victim.client.close()
             finally:
                 with self._changed:
-                    self._closing -= 1
+                    self.roster.closed()
 
     def _wait_for_room(
         self, wanted: _Wanted, entry: ModelEntry, unloaded: str | None
-    ) -> _Loaded | None:
+    ) -> LoadedModel | None:
         """Begin to load a model as soon as there is room.
 
         Returns:
-            A model that has to be ended first; it is not in the list of engines any more. None
-            when that of ``wanted`` is being loaded, or nobody waits for it.
+            A model that has to be ended first; it is not in the roster any more. None when that of
+            ``wanted`` is being loaded, or nobody waits for it.
         """
+        roster = self.roster
         with self._changed:
             while True:
-                self._bury()
-                known = self._engines.get(wanted.id)
+                roster.bury()
+                known = roster.get(wanted.id)
                 if self._draining or not wanted.waiters:
-                    self._let_stay()
+                    roster.let_stay()
                     return None
                 if known is not None and known.serves:
                     self._hand_out(wanted, known)
                     return None
-                if known is None and self._room():
-                    self._hand_out(wanted, self._begin(entry, unloaded))
+                if known is None and roster.room:
+                    self._hand_out(wanted, roster.begin(entry, unloaded))
                     return None
-                victim = known or self._choose_victim()
+                victim = known or roster.choose_victim()
                 if victim.idle:
-                    self._let_stay()
-                    if victim.client.ready:
-                        self._sound[victim.entry.id] = victim.entry.stamp
-                    del self._engines[victim.entry.id]
-                    self._closing += 1
+                    roster.let_stay()
+                    roster.take_out(victim)
                     return victim
                 self._changed.wait(_POLL)
 
-    def _choose_victim(self) -> _Loaded:
-        """Return an idle model, least recently used first. When none is idle, the least recently
-        used one that is not loading takes no more requests, so that it will be."""
-        candidates = sorted(self._engines.values(), key=lambda loaded: not loaded.outdated)
-        for loaded in candidates:
-            if loaded.idle:
-                return loaded
-        ready = [loaded for loaded in candidates if loaded.client.ready]
-        if ready and not any(loaded.leaving for loaded in candidates):
-            ready[0].leaving = True
-        return candidates[0]
-
-    def _let_stay(self) -> None:
-        """The model that was to leave need not, or has been chosen: others serve again."""
-        for loaded in self._engines.values():
-            loaded.leaving = False
-
-    def _hand_out(self, wanted: _Wanted, loaded: _Loaded) -> None:
+    def _hand_out(self, wanted: _Wanted, loaded: LoadedModel) -> None:
         """Give a model to those who wait for it, with a lease for each."""
-        self._let_stay()
+        self.roster.let_stay()
         wanted.loaded = loaded
         loaded.leases += wanted.waiters
         del self._line[wanted.id]
@@ -445,7 +362,7 @@ class EnginePool:
         Raises:
             ModelLoadFailed: it cannot be loaded.
         """
-        examination = Examination(self._load(entry), self._settings.load_timeout)
+        examination = Examination(load_command(self._settings, entry), self._settings.load_timeout)
         with self._changed:
             if self._draining:
                 return
@@ -455,26 +372,10 @@ class EnginePool:
         if refusal is None or self._draining:
             return
         message = f"The model {entry.id} cannot be loaded: {refusal.message}"
-        failure = LoadFailure(message, refusal.lasting)
         with self._changed:
-            until = time.monotonic() + _TRY_AGAIN_AFTER
-            self._failed[entry.id] = _Failed(entry.stamp, failure, until)
+            self.roster.remember(entry, LoadFailure(message, refusal.lasting))
         log.error("%s Nothing is unloaded for it.", message)
         raise ModelLoadFailed(message, "model")
-
-    def _load(self, entry: ModelEntry) -> Load:
-        s = self._settings
-        return Load(
-            path=str(entry.path),
-            ctx_size=s.ctx_size,
-            parallel=s.parallel,
-            batch_size=s.batch_size,
-            threads=s.threads,
-            gpu_layers=s.gpu_layers,
-            use_mmap=s.use_mmap,
-            use_mlock=s.use_mlock,
-            projector=None if entry.projector is None else str(entry.projector),
-        )
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -482,8 +383,8 @@ class EnginePool:
         """Refuse new requests from now on."""
         with self._changed:
             self._draining = True
-            for loaded in self._engines.values():
-                loaded.client.drain()
+            for client in self.roster.clients():
+                client.drain()
             if self._examination is not None:
                 self._examination.stop()
             self._changed.notify_all()
@@ -493,8 +394,7 @@ class EnginePool:
         self.drain()
         deadline = time.monotonic() + timeout
         with self._changed:
-            clients = [loaded.client for loaded in self._engines.values()]
-            self._engines.clear()
+            clients = self.roster.clear()
             loader = self._loader
         for client in clients:
             client.close(max(0.0, deadline - time.monotonic()))

@@ -1,4 +1,4 @@
-"""Puts the rows of a step into the batch, in the order in which llama.cpp computes them fastest.
+"""Puts the spans of a step into the batch, in the order in which llama.cpp computes them fastest.
 
 llama.cpp computes together what stands in the order of its slots, and everything else one after
 another. Streams are kept apart from prompts, or they would attend over as many cells as these.
@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from offgrid.engine.worker.llama.model import Model
-from offgrid.engine.worker.scheduler import Row, Scheduler
+from offgrid.engine.worker.scheduler import BatchSpan, Scheduler
+from offgrid.engine.worker.scoring import ScoredSpan
 from offgrid.engine.worker.sequence import Sequence
 
 _ANY_TOKEN = np.zeros(1, dtype=np.int32)
@@ -18,77 +19,107 @@ Bridge = tuple[int, int]
 """An idle slot between others, and the position at which it gets a token."""
 
 
-class Filled:
-    """A filled batch: prompts, then streams, each in the order of their slots.
+def build_batch(
+    model: Model, scheduler: Scheduler[Sequence], spans: list[BatchSpan[Sequence]]
+) -> FilledBatch:
+    """Fill the model's batch: prompts, then streams, each in the order of their slots."""
+    batch = FilledBatch(model, spans)
+    spans = sorted(spans, key=lambda span: span.sequence.slot)
+    room = model.batch.capacity - sum(span.count for span in spans)
+    streams = [span for span in spans if span.count == 1 and span.completes]
+    bridges = scheduler.bridges(streams, room)
+    if len(streams) == len(spans):  # no prompt is read in most steps
+        batch.add_streams(streams, bridges)
+    elif _adjacent(streams, bridges):
+        batch.add_spans([span for span in spans if span.count > 1 or not span.completes], [])
+        if streams:
+            batch.add_streams(streams, bridges)
+    else:  # perhaps a prompt is between them: then with it
+        batch.add_spans(spans, scheduler.bridges(spans, room))
+    return batch
+
+
+class FilledBatch:
+    """What the model's batch holds. Made by :func:`build_batch`.
 
     Attributes:
-        complete: sequences whose next token can be drawn.
+        spans: what it computes.
+        complete: sequences whose next token can be sampled.
         indices: where the logits of each of them will be.
-        ends: slot -> place in the batch of the last token of its row.
+        ends: slot -> place in the batch of the last token of its span.
         bridges: idle slots that got a token, to be cut off again afterwards.
+        addresses: of the logits of each complete sequence, until the next decode.
+        scored: spans of prompts that get logprobs.
     """
 
-    __slots__ = ("_model", "bridges", "complete", "ends", "indices")
+    __slots__ = (
+        "_model", "addresses", "bridges", "complete", "ends", "indices", "scored", "spans",
+    )  # fmt: skip
 
-    def __init__(
-        self, model: Model, scheduler: Scheduler[Sequence], rows: list[Row[Sequence]]
-    ) -> None:
+    def __init__(self, model: Model, spans: list[BatchSpan[Sequence]]) -> None:
         self._model = model
+        self.spans = spans
         self.complete: list[Sequence] = []
         self.indices: list[int] = []
         self.ends: dict[int, int] = {}
-        batch = model.batch
-        batch.clear()
-        rows = sorted(rows, key=lambda row: row.sequence.slot)
-        room = batch.capacity - sum(row.count for row in rows)
-        streams = [row for row in rows if row.count == 1 and row.completes]
-        self.bridges: list[Bridge] = scheduler.bridges(streams, room)
-        if len(streams) == len(rows):  # no prompt is read in most steps
-            self._add_streams(streams)
-        elif _adjacent(streams, self.bridges):
-            self._add_rows([row for row in rows if row.count > 1 or not row.completes], [])
-            if streams:
-                self._add_streams(streams)
-        else:  # perhaps a prompt is between them: then with it
-            self.bridges = scheduler.bridges(rows, room)
-            self._add_rows(rows, self.bridges)
+        self.bridges: list[Bridge] = []
+        self.addresses: list[int] = []
+        self.scored: list[ScoredSpan] = []
+        model.batch.clear()
 
-    def _add_streams(self, streams: list[Row[Sequence]]) -> None:
-        """Add rows of one token each, with those of the slots between them, in one go."""
-        single = [
-            (s.slot, s.position(row.start), int(s.tokens[row.start]), True)
-            for row, s in ((row, row.sequence) for row in streams)
+    def decode(self) -> None:
+        """Compute the batch, and find where its logits are.
+
+        Raises:
+            DecodeError: llama.cpp failed.
+        """
+        self._model.decode()
+        self.addresses = [self._model.logits(index) for index in self.indices]
+        self.scored = [
+            ScoredSpan(self._model, span, self.ends[span.sequence.slot])
+            for span in self.spans
+            if span.sequence.scored < span.sequence.n_prompt
         ]
-        for slot, position in self.bridges:
+
+    def add_streams(self, streams: list[BatchSpan[Sequence]], bridges: list[Bridge]) -> None:
+        """Add spans of one token each, with those of the slots between them, in one go."""
+        self.bridges = bridges
+        single = [
+            (s.slot, s.position(span.start), int(s.tokens[span.start]), True)
+            for span, s in ((span, span.sequence) for span in streams)
+        ]
+        for slot, position in bridges:
             self._model.cut(slot, position)
             single.append((slot, position, 0, False))
         single.sort()
         slots, positions, tokens, want = map(list, zip(*single, strict=True))
         indices = self._model.batch.add_each(slots, positions, tokens, want)
         self.ends.update(zip(slots, indices, strict=True))
-        self.complete.extend(row.sequence for row in streams)
+        self.complete.extend(span.sequence for span in streams)
         self.indices.extend(index for index, wanted in zip(indices, want, strict=True) if wanted)
 
-    def _add_rows(self, rows: list[Row[Sequence]], bridges: list[Bridge]) -> None:
+    def add_spans(self, spans: list[BatchSpan[Sequence]], bridges: list[Bridge]) -> None:
+        """Add spans one by one, with tokens of the slots between them, in the order of slots."""
+        self.bridges = bridges
         batch = self._model.batch
         waiting = iter([*bridges, (self._model.n_parallel, 0)])
         gap, position = next(waiting)
-        for row in rows:
-            sequence = row.sequence
+        for span in spans:
+            sequence = span.sequence
             while gap < sequence.slot:
                 self._model.cut(gap, position)
                 batch.add(gap, position, _ANY_TOKEN, 0)
                 gap, position = next(waiting)
-            tokens = sequence.tokens[row.start : row.start + row.count]
-            start = sequence.position(row.start)
-            index = batch.add(sequence.slot, start, tokens, row.n_logits)
+            tokens = sequence.tokens[span.start : span.start + span.count]
+            start = sequence.position(span.start)
+            index = batch.add(sequence.slot, start, tokens, span.n_logits)
             self.ends[sequence.slot] = index
-            if row.completes:
+            if span.completes:
                 self.complete.append(sequence)
                 self.indices.append(index)
 
 
-def _adjacent(rows: list[Row[Sequence]], bridges: list[Bridge]) -> bool:
-    """Whether rows and bridges fill their slots without a gap."""
-    slots = [row.sequence.slot for row in rows] + [slot for slot, _ in bridges]
+def _adjacent(spans: list[BatchSpan[Sequence]], bridges: list[Bridge]) -> bool:
+    """Whether spans and bridges fill their slots without a gap."""
+    slots = [span.sequence.slot for span in spans] + [slot for slot, _ in bridges]
     return not slots or max(slots) - min(slots) == len(slots) - 1

@@ -17,9 +17,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from offgrid.engine.limits import check_input_tokens, check_text_size, utf8_size
 from offgrid.engine.protocol import Embedded, EmbeddingRequest, Event, Failed, Part, Started
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
+from offgrid.engine.worker.llama.errors import DecodeError, LoadError
 from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.prompts import token_ids
 from offgrid.errors import ContextLengthExceeded, EngineFault, InvalidParameter
 
 log = logging.getLogger(__name__)
@@ -28,8 +31,10 @@ Tokens = NDArray[np.int32]
 
 MAX_INPUT_TOKENS = 300_000
 """Of all inputs of a request together, as OpenAI limits it."""
-BYTES_PER_TOKEN = 16
-"""A text with more bytes than this for every token of the context is refused unread."""
+_OTHER_IDS = (
+    "Clients that tokenise for another model have to send text (LangChain: "
+    "check_embedding_ctx_length=False)."
+)
 RANK_TEMPLATE = "tokenizer.chat_template.rerank"
 """Metadata key of how query and document are put together, where a model has a way of its own."""
 
@@ -62,7 +67,7 @@ class EmbeddingJob:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _InputSpan:
     input: Input
     count: int
     first: int
@@ -112,7 +117,7 @@ class Embedder:
                 tokens = self._ids(given, param)
             if len(tokens) == 0:
                 raise InvalidParameter(f"{param} is empty.", param)
-            self._check_length(len(tokens), param, pair is not None)
+            check_input_tokens(len(tokens), self._model.n_ctx, param, paired=pair is not None)
             job.prompt_tokens += len(tokens)
             if job.prompt_tokens > MAX_INPUT_TOKENS:
                 raise ContextLengthExceeded(
@@ -146,34 +151,11 @@ class Embedder:
             )
 
     def _check_size(self, text: str, param: str) -> None:
-        size, limit = len(text.encode("utf-8")), BYTES_PER_TOKEN * self._model.n_ctx
-        if size > limit:
-            raise ContextLengthExceeded(
-                f"{param} has {size} bytes; this model's context of {self._model.n_ctx} tokens "
-                f"takes at most {limit}.",
-                param,
-            )
-
-    def _check_length(self, n_tokens: int, param: str, paired: bool = False) -> None:
-        if n_tokens > self._model.n_ctx:
-            raise ContextLengthExceeded(
-                f"This model's context is {self._model.n_ctx} tokens and {param} has "
-                f"{n_tokens}{' together with the query' if paired else ''}.",
-                param,
-            )
+        check_text_size(utf8_size(text), self._model.n_ctx, param, what=param)
 
     def _ids(self, given: tuple[int, ...], param: str) -> Tokens:
-        self._check_length(len(given), param)
-        n_vocab = self._model.n_vocab
-        for token in given:
-            if not 0 <= token < n_vocab:
-                raise InvalidParameter(
-                    f"Token id {token} is outside the model's vocabulary (0 to {n_vocab - 1}). "
-                    "Clients that tokenise for another model have to send text (LangChain: "
-                    "check_embedding_ctx_length=False).",
-                    param,
-                )
-        return np.array(given, dtype=np.int32)
+        check_input_tokens(len(given), self._model.n_ctx, param)
+        return token_ids(given, self._model.n_vocab, param, _OTHER_IDS)
 
     def _pairs(self, query: str | None) -> _Pairs | None:
         if query is None:
@@ -209,13 +191,13 @@ class Embedder:
         """
         try:
             context = self._open()
-        except Exception as ex:
+        except LoadError as ex:
             log.error("no context for embeddings: %s", ex)
             return self._fail([job.id for job in self._jobs], f"No room for embeddings: {ex}")
-        rows = self._fill(context, budget)
+        spans = self._fill(context, budget)
         events: list[Event] = []
         begun: list[Event] = []
-        for job in {row.input.job.id: row.input.job for row in rows}.values():
+        for job in {span.input.job.id: span.input.job for span in spans}.values():
             if not job.started:
                 job.started = True
                 begun.append(Started(job.id))
@@ -224,11 +206,13 @@ class Embedder:
             self._emit(tuple(begun))
         try:
             context.decode()
-            answers = [answer for row in rows if (answer := self._take(context, row)) is not None]
-        except Exception as ex:
-            log.error("decode of %d inputs failed: %s", len(rows), ex)
+            answers = [
+                answer for span in spans if (answer := self._take(context, span)) is not None
+            ]
+        except DecodeError as ex:
+            log.error("decode of %d inputs failed: %s", len(spans), ex)
             self.failures += 1
-            ids = dict.fromkeys(row.input.job.id for row in rows)
+            ids = dict.fromkeys(span.input.job.id for span in spans)
             return events + self._fail(list(ids), "The model failed to compute this request.")
         self.failures = 0
         for item, vector in answers:
@@ -248,15 +232,15 @@ class Embedder:
             self.cancel(id)
         return [Failed(id, "EngineFault", error.message, code=error.code) for id in ids]
 
-    def _fill(self, context: EmbeddingContext, budget: int | None) -> list[_Row]:
+    def _fill(self, context: EmbeddingContext, budget: int | None) -> list[_InputSpan]:
         """Put what is begun into the batch, then new inputs as long as there is room."""
         context.batch.clear()
         room = context.capacity
         if budget is not None and not context.whole:
             room = min(room, max(1, budget))
-        rows: list[_Row] = []
+        spans: list[_InputSpan] = []
         for item in self._active:
-            room -= self._add(context, item, room, rows)
+            room -= self._add(context, item, room, spans)
         cells = context.n_cells - sum(len(item.tokens) for item in self._active)
         while room > 0 and self._jobs and self._free:
             job = self._jobs[0]
@@ -272,28 +256,28 @@ class Embedder:
             item.sequence = heapq.heappop(self._free)
             self._active.append(item)
             cells -= size
-            room -= self._add(context, item, room, rows)
-        return rows
+            room -= self._add(context, item, room, spans)
+        return spans
 
     @staticmethod
-    def _add(context: EmbeddingContext, item: Input, room: int, rows: list[_Row]) -> int:
+    def _add(context: EmbeddingContext, item: Input, room: int, spans: list[_InputSpan]) -> int:
         count = min(room, len(item.tokens) - item.done)
         if count > 0:
             tokens = item.tokens[item.done : item.done + count]
             last = context.batch.add(item.sequence, item.done, tokens, True)
-            rows.append(_Row(item, count, last + 1 - count))
+            spans.append(_InputSpan(item, count, last + 1 - count))
         return count
 
     def _take(
-        self, context: EmbeddingContext, row: _Row
+        self, context: EmbeddingContext, span: _InputSpan
     ) -> tuple[Input, NDArray[np.float64]] | None:
         """Take in what was computed of an input; return its raw vector when that is all."""
-        item = row.input
-        item.done += row.count
+        item = span.input
+        item.done += span.count
         finished = item.done == len(item.tokens)
         if context.whole:
             return item, context.pooled(item.sequence).astype(np.float64)
-        states = context.states(row.first, row.count)
+        states = context.states(span.first, span.count)
         pooling = self._model.pooling
         if pooling == "mean":
             total = states.sum(axis=0, dtype=np.float64)

@@ -1,8 +1,4 @@
-"""What an answer must look like: grammars, compiled with llguidance for one model's vocabulary.
-
-A :class:`Matcher` follows one answer and says for every position which tokens may come next, as a
-bit mask that the sampler applies in its own pass. :class:`Masks` computes the masks between two
-decodes where that is quick, and beside the decode of the next step where it is not.
+"""Compiles grammars with llguidance for one model's vocabulary, and keeps the last ones.
 
 No grammar is trusted: sources are limited in size, depth and repetition, compiling in time and
 stack, and every step of a matcher in work (``LLParserLimits``) and processor time.
@@ -10,55 +6,44 @@ stack, and every step of a matcher in work (``LLParserLimits``) and processor ti
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
-from numpy.typing import NDArray
 
 from offgrid.engine.protocol import Grammar
+from offgrid.engine.worker.matcher import Matcher
 from offgrid.errors import ErrorCode, InvalidParameter, Overloaded
+from offgrid.grammar.compilable import (
+    MAX_SOURCE,
+    GrammarError,
+    check_size,
+    compilable,
+    compilable_schema,
+)
 from offgrid.grammar.document import Json, SchemaError, place
-from offgrid.grammar.gbnf import GbnfError, gbnf_to_lark
-from offgrid.grammar.lark import lark_rules
-from offgrid.grammar.pattern import MAX_REPETITION, repetition
-from offgrid.grammar.rules import TooTangled, endless_rule
-from offgrid.grammar.schema import ESCAPES, locate, parse_schema
+from offgrid.grammar.messages import first_line, plain
+from offgrid.grammar.options import SLICES
+from offgrid.grammar.schema import locate, parse_schema
 
 log = logging.getLogger(__name__)
 
-MAX_SOURCE = {
-    "json_schema": 256 * 1024, "lark": 64 * 1024, "gbnf": 64 * 1024, "regex": 16 * 1024,
-    "choice": 128 * 1024, "answer": 512 * 1024,
-}  # fmt: skip
-"""Bytes of UTF-8 by kind; also the list of kinds."""
-MAX_CHOICES = 10_000
 COMPILE_SECONDS = 3.0
 """Hostile sources that get past the checks may compile for long; they get this much processor time.
 Seconds on the clock would be fewer on a busy machine, and refuse there what compiles elsewhere."""
 _COMPILE_WAIT = 60.0
 """Seconds on the clock after which nobody waits any more, whatever the thread has got."""
-STEP_SECONDS = 0.1
-"""Processor time of one step of a matcher beyond which the grammar is given up."""
-HARD_SECONDS = 0.001
-"""Processor time of a step from which on a matcher's steps are computed beside the decode. To hand
-an easy one to another thread takes longer than to compute it."""
 _LEAST_WAIT = 0.01
 _MAX_ABANDONED = 2
 """Compilations that nobody waits for any more; with so many no further one is begun."""
 _COMPILE_STACK = 64 * 1024 * 1024
 """Bytes. The compiler recurses into schemas."""
 _CACHED = 32
-_THREADS = 4
-"""For hard matchers, so that one of them does not hold up the next."""
 
 _LIMITS = LLParserLimits(
     max_items_in_row=1_200,
@@ -69,32 +54,6 @@ _LIMITS = LLParserLimits(
     max_grammar_size=200_000,
     verbose_errors=False,
 )
-# Sets of tokens for which one look tells whether all of them may come next; only the rest of the
-# vocabulary is walked through. llguidance's own list has texts of 10 characters and more, so that
-# the end of each string of limited length is walked through whole, and none for words.
-_IN_STRING = r'[^"\\\x00-\x1F\x7F]'
-_SLICES = [
-    r"[\x20\x0A\x0D\x09]+",
-    "[a-z]{1,4}",
-    "[a-z]+",
-    *(f"{_IN_STRING}{{1,{most}}}" for most in (1, 2, 4, 8, 16, 32)),
-    f"{_IN_STRING}+",
-]
-# Answers need no more: an endless run of blanks between two tokens of JSON is valid, and a small
-# model falls into it.
-_WHITESPACE = r"(?: {1,2}|\n[ \t]{0,32})"
-_OWN_PLACE = re.compile(r"at \d+\(\d+\): (?:failed to compile JSON schema: |(?=invalid regex))")
-"""Places in what is made here of a schema or a regular expression."""
-_NO_WAY_ON = ("NoExtension", "NoExtensionBias")
-"""Names of llguidance's for a state that nothing can follow."""
-DEAD_ENDS = frozenset({"no token may come next", "no token of the vocabulary continues it"})
-"""The errors of a :class:`Matcher` that no limit is to blame for."""
-_JSON_OPTIONS = {
-    "lenient": False, "coerce_one_of": False, "whitespace_flexible": True,
-    "whitespace_pattern": _WHITESPACE, "json_allowed_escapes": ESCAPES,
-}  # fmt: skip
-# Else only one way to write a text in tokens would be allowed where there is only one text.
-_ALL_TOKENS = '\n%llguidance {"no_forcing": true}\n'
 
 
 class Vocabulary(Protocol):
@@ -125,95 +84,6 @@ class _Tokens:
         data = text.encode("utf-8")
         ids = (self._bytes.get(data[i : i + 1]) for i in range(len(data)))
         return [id for id in ids if id is not None]
-
-
-class Matcher:
-    """Follows one answer through a grammar. Made by :meth:`Grammars.matchers`.
-
-    Attributes:
-        address: of the mask's ``(n_vocab + 31) // 32`` uint32 words, a bit for every token that
-            may come next.
-        ready: whether the mask is that of the current position.
-        accepting: whether the answer is complete as it stands.
-        error: why it cannot go on, or None. Whoever has one must draw no more.
-        hard: whether one of its steps took long.
-        param: the request field that the grammar came in.
-    """
-
-    __slots__ = (
-        "_inner",
-        "_mask",
-        "accepting",
-        "address",
-        "error",
-        "future",
-        "hard",
-        "param",
-        "ready",
-    )
-
-    def __init__(self, inner: LLMatcher, mask: NDArray[np.uint32], param: str) -> None:
-        self._inner = inner
-        self._mask = mask
-        self.address = int(mask.ctypes.data)
-        self.accepting = bool(inner.is_accepting())
-        self.error: str | None = None
-        self.hard = False
-        self.ready = True
-        self.param = param
-        self.future: Future[None] | None = None
-
-    @property
-    def mask(self) -> NDArray[np.uint32]:
-        """The mask itself."""
-        return self._mask
-
-    def copy(self) -> Matcher:
-        """Return one at the same position that goes its own way."""
-        return Matcher(self._inner.deep_copy(), self._mask.copy(), self.param)
-
-    def advance(self, token: int) -> None:
-        """Take in a drawn token and compute the next mask. Failures go to :attr:`error`."""
-        began = time.thread_time()
-        try:
-            if not self._inner.consume_token(token):
-                self.error = _first_line(self._inner.get_error())
-            else:
-                self._compute()
-        except BaseException as ex:  # a Rust panic is no Exception
-            log.exception("a grammar failed")
-            self.error = type(ex).__name__
-        seconds = time.thread_time() - began
-        self.hard = self.hard or seconds > HARD_SECONDS
-        if seconds > STEP_SECONDS:
-            self.error = "a step takes too long"
-
-    def _compute(self) -> None:
-        self._inner.unsafe_compute_mask_ptr(self.address, self._mask.nbytes)
-        if self._inner.is_error():
-            self.error = _first_line(self._inner.get_error())
-            return
-        self.accepting = bool(self._inner.is_accepting())
-        if not self.accepting and (self._inner.is_stopped() or not self._mask.any()):
-            self.error = "no token of the vocabulary continues it"
-
-    def check_start(self) -> None:
-        """Compute the first mask."""
-        self._compute()
-
-
-def _first_line(message: str) -> str:
-    """An error message of the library without states, backtraces and excerpts."""
-    text = message.partition("\n<state>")[0].partition("\n<backtrace>")[0]
-    text = _OWN_PLACE.sub("", text)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if not lines or lines[0].startswith("panic"):
-        return "it cannot be compiled"
-    if lines[0] in _NO_WAY_ON:
-        return "no token may come next"
-    if lines[0].endswith("regex parse error:"):
-        lines[0] += "".join(line.removeprefix("error:") for line in lines if line[:6] == "error:")
-    return lines[0][:300]
 
 
 class Grammars:
@@ -266,12 +136,12 @@ class Grammars:
         raise InvalidParameter(refused.message, refused.param, code=refused.code)
 
     def _check_size(self, grammar: Grammar) -> None:
-        limit = MAX_SOURCE.get(grammar.kind)
-        if limit is None:
+        if grammar.kind not in MAX_SOURCE:
             raise InvalidParameter(f"Unknown kind of grammar: {grammar.kind}.", grammar.param)
-        size = len(grammar.source.encode("utf-8"))
-        if size > limit:
-            raise _invalid(grammar, f"it has {size} bytes, at most {limit} are taken")
+        try:
+            check_size(grammar.kind, grammar.source)
+        except GrammarError as ex:
+            raise _invalid(grammar, str(ex)) from None
         if not self._vocabulary.eog_ids:
             raise _invalid(grammar, "this model has no token that ends an answer")
 
@@ -321,7 +191,7 @@ class Grammars:
                 _Tokens(self._vocabulary),  # type: ignore[arg-type]
                 n_vocab=self._vocabulary.n_vocab,
                 eos_token=ends,
-                slices=_SLICES,
+                slices=SLICES,
             )
             self._tokenizer = tokenizer
         inner_schemas = [Grammar("json_schema", source, param) for param, source in grammar.schemas]
@@ -329,10 +199,9 @@ class Grammars:
         if schema is None and grammar.kind == "json_schema":
             schema = _checked(grammar)
         try:
-            source = _compilable(grammar) if schema is None else _schema(schema)
-            inner = LLMatcher(tokenizer, source, log_level=0, limits=_LIMITS)
+            inner = LLMatcher(tokenizer, _source(grammar, schema), log_level=0, limits=_LIMITS)
             if inner.is_error():
-                raise _Unusable(_first_line(inner.get_error()))
+                raise _Unusable(first_line(inner.get_error()))
             words = (self._vocabulary.n_vocab + 31) // 32
             matcher = Matcher(inner, np.zeros(words, dtype=np.uint32), grammar.param)
             matcher.check_start()
@@ -342,8 +211,6 @@ class Grammars:
             for alone, its_schema in zip(inner_schemas, checked, strict=True):
                 self._compile(alone, its_schema)  # to find which one it is
             raise _invalid(grammar, _located(schema, tokenizer, str(ex))) from None
-        except GbnfError as ex:
-            raise _invalid(grammar, str(ex)) from None
         return matcher
 
 
@@ -373,17 +240,27 @@ class _Unusable(Exception):
     """The library's own words about a grammar."""
 
 
+def _source(grammar: Grammar, schema: Json | None) -> str:
+    """What is compiled of a grammar, or of its schema."""
+    if schema is not None:
+        return compilable_schema(schema)
+    try:
+        return compilable(grammar.kind, grammar.source)
+    except GrammarError as ex:
+        raise _invalid(grammar, str(ex)) from None
+
+
 def _located(schema: Json | None, tokenizer: LLTokenizer, message: str) -> str:
     """What is at fault, in a schema with the place."""
     if schema is None:
-        return _plain(message)
+        return plain(message)
 
     def fault(part: Json) -> str | None:
-        inner = LLMatcher(tokenizer, _schema(part), log_level=0, limits=_LIMITS)
-        return _first_line(inner.get_error()) if inner.is_error() else None
+        inner = LLMatcher(tokenizer, compilable_schema(part), log_level=0, limits=_LIMITS)
+        return first_line(inner.get_error()) if inner.is_error() else None
 
     path, message = locate(schema, message, fault)
-    return place(path) + _plain(message)
+    return place(path) + plain(message)
 
 
 def _invalid(grammar: Grammar, reason: str, code: ErrorCode | None = None) -> InvalidParameter:
@@ -395,92 +272,9 @@ def _invalid(grammar: Grammar, reason: str, code: ErrorCode | None = None) -> In
     return InvalidParameter(f"The {name} cannot be used: {reason}.", grammar.param, code=code)
 
 
-def _plain(message: str) -> str:
-    """The library's words where they speak of options that nobody has here."""
-    if message.startswith("Unimplemented keys"):
-        return message.replace("Unimplemented keys", "unsupported keywords")
-    if message.startswith("oneOf constraints are not supported"):
-        return "oneOf with alternatives that may overlap is not supported; use anyOf"
-    if message.startswith("Failed to generate regex for"):
-        return "minimum or maximum is too large"
-    if message.startswith("Unsatisfiable schema: Regex is empty"):
-        return "unsatisfiable: no text has its pattern, format and length"
-    return message.rstrip(".")
-
-
-def _schema(checked: Json) -> str:
-    """A checked schema as a Lark grammar, whose options apply to it."""
-    schema = {**checked, "x-guidance": _JSON_OPTIONS}
-    return f"start: %json {json.dumps(schema)}{_ALL_TOKENS}"
-
-
-def _compilable(grammar: Grammar) -> str:
-    """A grammar that is no schema in the library's dialect of Lark."""
-    kind, source = grammar.kind, grammar.source
-    if kind == "gbnf":
-        return gbnf_to_lark(source) + _ALL_TOKENS
-    if kind == "regex":
-        if repetition(source) > MAX_REPETITION:
-            raise _Unusable("it repeats too much")
-        (compiled,) = json.loads(LLMatcher.grammar_from_regex(source))["grammars"]
-        return str(compiled["lark_grammar"]) + _ALL_TOKENS
-    if kind == "choice":
-        return _choice(json.loads(source)) + _ALL_TOKENS
-    if kind == "lark" and "%json" in source:
-        # Schemas in Lark would get around the checks that schemas need.
-        raise _Unusable("%json is not supported, send the schema as one")
-    try:
-        endless = endless_rule(lark_rules(source) or {}, "start") if kind == "lark" else None
-    except TooTangled as ex:
-        raise _Unusable(str(ex)) from None
-    if endless is not None:
-        raise _Unusable(f"rule {endless} never ends, as it needs itself")
-    return source + _ALL_TOKENS
-
-
 def _checked(grammar: Grammar) -> Json:
     """The schema of a grammar of that kind, as it is compiled."""
     try:
         return parse_schema(grammar.source)
     except SchemaError as ex:
         raise _invalid(grammar, ex.place + str(ex)) from None
-
-
-def _choice(texts: list[str]) -> str:
-    """One lexeme of all texts: the work of a step does not grow with their number."""
-    if not texts or len(texts) > MAX_CHOICES:
-        raise _Unusable(f"it takes 1 to {MAX_CHOICES} texts")
-    alternatives = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
-    return f"start: CHOICE\nCHOICE: {alternatives}\n"
-
-
-class Masks:
-    """Lets matchers follow the drawn tokens; hard ones in threads, while llama.cpp computes."""
-
-    def __init__(self) -> None:
-        self._threads: ThreadPoolExecutor | None = None
-
-    def start(self, drawn: list[tuple[Matcher, int]]) -> None:
-        """Compute the masks after the given tokens, or begin to."""
-        for matcher, token in drawn:
-            if matcher.hard:
-                self._start(matcher, token)
-            else:
-                matcher.advance(token)
-
-    def _start(self, matcher: Matcher, token: int) -> None:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="masks")
-        matcher.ready = False
-        matcher.future = self._threads.submit(_advance, matcher, token)
-
-    def wait(self, matchers: Iterable[Matcher], seconds: float) -> None:
-        """Wait until all are ready, but not longer than that."""
-        pending = {m.future for m in matchers if not m.ready and m.future is not None}
-        if pending:
-            wait(pending, seconds)
-
-
-def _advance(matcher: Matcher, token: int) -> None:
-    matcher.advance(token)
-    matcher.ready = True

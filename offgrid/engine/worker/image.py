@@ -38,7 +38,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ImageSpan:
     """Where an image stands in a prompt: from index ``start`` up to ``end``."""
 
     start: int

@@ -45,7 +45,8 @@ from offgrid.engine.protocol import (
 )
 from offgrid.engine.signals import FOR_THE_SERVER
 from offgrid.engine.worker.embedder import EmbeddingJob
-from offgrid.engine.worker.engine import Engine, EngineBroken
+from offgrid.engine.worker.engine import Engine
+from offgrid.engine.worker.failures import EngineBroken
 from offgrid.engine.worker.llama.errors import LoadError
 from offgrid.engine.worker.llama.examine import examine
 from offgrid.engine.worker.llama.model import Model
@@ -146,9 +147,8 @@ class Worker:
         except LoadError as ex:
             self._writer.send(LoadFailed(str(ex), lasting=_is_broken(load)))
             return 1
-        self._engine = Engine(model, self._writer.events)
+        self._engine = Engine(model, self._writer.events, lambda: bool(self._pending))
         self._writer.give_up = self._engine.cancel
-        self._engine.expecting = lambda: bool(self._pending)
         threading.stack_size(_TOKENISER_STACK)
         threading.Thread(target=self._tokenise, name="tokeniser", daemon=True).start()
         threading.Thread(target=self._compile, name="compiler", daemon=True).start()

@@ -35,7 +35,7 @@ class Pace:
         self._token: float | None = None
 
     def observe(self, decoding: int, prefilling: int, seconds: float) -> None:
-        """Learn from a step: rows that decoded one token, tokens of prefill, and its time."""
+        """Learn from a step: sequences that decoded one token, tokens of prefill, and its time."""
         if prefilling == 0 and decoding:
             self._streams = _mean(self._streams, seconds)
         elif prefilling:

@@ -120,8 +120,9 @@ class IdleSlots:
     def oldest(self) -> int | None:
         """Return the slot to give up first: a spare one, else the least recently used.
 
-        Of the spare ones it is the one nearest to a slot in use, because rows of neighbouring slots
-        are computed together; where none is in use, the one that begins the longest row of them.
+        Of the spare ones it is the one nearest to a slot in use, because sequences in neighbouring
+        slots are computed together; where none is in use, the one that begins the longest run of
+        spare slots.
         """
         found = self.empty()
         free = (slot for slot in self._held if slot not in self._reserved)
@@ -135,7 +136,7 @@ class IdleSlots:
         spare = sorted(slot for slot in self._held if self.spare(slot) and slot not in but)
         spare = [slot for slot in spare if self.holds(slot) == 0] or spare
         if not spare or not self._used():
-            return _longest_row(spare)
+            return _longest_run(spare)
         return min(spare, key=self.distance)
 
     def distance(self, slot: int) -> int:
@@ -201,8 +202,8 @@ def _begins_with(tokens: Tokens, beginning: Tokens) -> bool:
     return bool(np.array_equal(tokens[:n], beginning))
 
 
-def _longest_row(slots: list[int]) -> int | None:
-    """Return where the longest row of neighbours among ascending slots begins."""
+def _longest_run(slots: list[int]) -> int | None:
+    """Return where the longest run of neighbours among ascending slots begins."""
     begin, best, longest = None, None, 0
     for place, slot in enumerate(slots):
         if begin is None or slots[place - 1] != slot - 1:

@@ -8,13 +8,15 @@ import secrets
 import numpy as np
 from numpy.typing import NDArray
 
+from offgrid.engine.limits import check_prompt_tokens
 from offgrid.engine.protocol import GenerationRequest
-from offgrid.engine.worker.grammars import Grammars, Matcher
-from offgrid.engine.worker.image import Span
+from offgrid.engine.worker.grammars import Grammars
+from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.matcher import Matcher
 from offgrid.engine.worker.prompts import prompt_text, read_bias, read_prompt, read_with_images
 from offgrid.engine.worker.sequence import Sequence
-from offgrid.errors import ContextLengthExceeded, InvalidParameter
+from offgrid.errors import InvalidParameter
 from offgrid.sampling import Sampler, SamplingParams
 
 _SEED_BITS = 53
@@ -60,12 +62,17 @@ class Preparer:
             raise InvalidParameter(
                 "This model does not generate text.", "model", code="unsupported_model"
             )
-        images: tuple[Span, ...] = ()
+        images: tuple[ImageSpan, ...] = ()
         if request.images:
             prompt, images = read_with_images(self._model, request, request.prompt_param)
         else:
             prompt = read_prompt(self._model, request)
-        self._check_length(prompt, request)
+        check_prompt_tokens(
+            len(prompt),
+            self._model.n_ctx,
+            request.prompt_param,
+            answered=request.max_tokens != 0,
+        )
         seed = request.sampling.seed
         seed = secrets.randbits(_SEED_BITS) if seed is None else seed
         sequences = self._sequences(id, request, prompt, images, seed)
@@ -74,22 +81,12 @@ class Preparer:
             text = prompt_text(self._model, request.tokens)
         return Prepared(id, prompt, seed, sequences, text)
 
-    def _check_length(self, prompt: NDArray[np.int32], request: GenerationRequest) -> None:
-        n_ctx = self._model.n_ctx
-        answered = request.max_tokens != 0
-        if len(prompt) + answered > n_ctx:
-            left = "; at least one token must be left for the answer." if answered else "."
-            raise ContextLengthExceeded(
-                f"This model's context is {n_ctx} tokens and the prompt has {len(prompt)}{left}",
-                request.prompt_param,
-            )
-
     def _sequences(
         self,
         id: int,
         request: GenerationRequest,
         prompt: NDArray[np.int32],
-        images: tuple[Span, ...],
+        images: tuple[ImageSpan, ...],
         seed: int,
     ) -> list[Sequence]:
         """One for each choice, with a sampler of its own."""
@@ -109,9 +106,17 @@ class Preparer:
                 banned=model.eog_ids if request.ignore_eos else (),
                 end_tokens=model.eog_ids,
             )
-            sequence = Sequence(id, choice, request, prompt, model.n_ctx, sampler, matcher)
-            sequence.visible = visible
-            sequence.images = images
+            sequence = Sequence(
+                id,
+                choice,
+                request,
+                prompt,
+                n_ctx=model.n_ctx,
+                sampler=sampler,
+                matcher=matcher,
+                visible=visible,
+                images=images,
+            )
             sequences.append(sequence)
         return sequences
 

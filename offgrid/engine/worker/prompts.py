@@ -9,9 +9,15 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from offgrid.engine.limits import check_prompt_size, check_prompt_tokens, prompt_limit
+from offgrid.engine.limits import (
+    check_prompt_tokens,
+    check_text_size,
+    outside_vocabulary,
+    text_limit,
+    utf8_size,
+)
 from offgrid.engine.protocol import GenerationRequest, Part, TokenQuery, Tokens
-from offgrid.engine.worker.image import Chunk, Span
+from offgrid.engine.worker.image import Chunk, ImageSpan
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.llama.vision import VisionError
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
@@ -48,7 +54,7 @@ def read_prompt(model: Model, request: GenerationRequest) -> NDArray[np.int32]:
 
 def read_with_images(
     model: Model, request: GenerationRequest | TokenQuery, param: str
-) -> tuple[NDArray[np.int32], tuple[Span, ...]]:
+) -> tuple[NDArray[np.int32], tuple[ImageSpan, ...]]:
     """Return the token ids of a prompt with images, int32, and where in it the images stand.
 
     The positions of images have the negative ids of
@@ -78,7 +84,7 @@ def read_with_images(
     for piece in pieces:
         end = start + len(_ids(piece))
         if isinstance(piece, Chunk):
-            spans.append(Span(start, end, piece))
+            spans.append(ImageSpan(start, end, piece))
         start = end
     return np.concatenate([_ids(piece) for piece in pieces]), tuple(spans)
 
@@ -114,7 +120,7 @@ def _read_fill_in(model: Model, request: GenerationRequest) -> NDArray[np.int32]
 
 def prompt_text(model: Model, tokens: Iterable[int]) -> str:
     """Return what tokens stand for; bytes that are no UTF-8 become U+FFFD."""
-    return b"".join(map(model.shown, tokens)).decode("utf-8", "replace")
+    return b"".join(map(model.piece_with_special, tokens)).decode("utf-8", "replace")
 
 
 def has_added_bos(model: Model, request: GenerationRequest) -> bool:
@@ -140,7 +146,7 @@ def read_bias(
             total = result.get(token, 0.0) + bias
             # The sum of several biases that are in range may not be.
             result[token] = total if math.isinf(total) else max(-100.0, min(100.0, total))
-    _checked(model, tuple(biases), "logit_bias")
+    token_ids(tuple(biases), model.n_vocab, "logit_bias")
     result |= biases
     if len(result) > MAX_BIASED:
         raise InvalidParameter(
@@ -164,14 +170,14 @@ def answer(model: Model, id: int, query: TokenQuery) -> Tokens:
         read = model.tokenize if query.add_bos else model.tokenize_bare
         tokens = tuple(read(query.parts).tolist())
     else:
-        limit = min(MAX_QUERY, prompt_limit(model.n_ctx))
+        limit = min(MAX_QUERY, text_limit(model.n_ctx))
         if len(query.tokens) > limit:
             raise ContextLengthExceeded(
                 f"These are {len(query.tokens)} tokens; at most {limit} are taken.", query.param
             )
-        tokens = tuple(_checked(model, query.tokens, query.param).tolist())
+        tokens = tuple(token_ids(query.tokens, model.n_vocab, query.param).tolist())
     # Each token that occurs is looked up once: texts repeat themselves.
-    pieces = _of_each(model.shown, tokens) if query.pieces else ()
+    pieces = _of_each(model.piece_with_special, tokens) if query.pieces else ()
     names = _of_each(model.name, tokens) if query.names else ()
     if sum(map(len, pieces)) + 4 * sum(map(len, names)) > _MAX_ANSWER:
         raise InvalidParameter("The text of these tokens is too long.", query.param)
@@ -186,23 +192,34 @@ def _of_each(look_up: Callable[[int], T], tokens: tuple[int, ...]) -> tuple[T, .
 def _prompt_ids(model: Model, tokens: Sequence[int], param: str) -> NDArray[np.int32]:
     """Check a prompt given as ids, its length first: a request may hold millions of them."""
     check_prompt_tokens(len(tokens), model.n_ctx, param)
-    return _checked(model, tokens, param)
+    return token_ids(tokens, model.n_vocab, param)
 
 
-def _checked(model: Model, tokens: Sequence[int], param: str) -> NDArray[np.int32]:
+def token_ids(
+    tokens: Sequence[int], n_vocab: int, param: str, advice: str = ""
+) -> NDArray[np.int32]:
+    """Return token ids of a request as int32.
+
+    Args:
+        tokens: as the client sent them.
+        n_vocab: tokens of the model's vocabulary.
+        param: the request field that the error names.
+        advice: a sentence of the error that says what to do.
+
+    Raises:
+        InvalidParameter: one is outside the vocabulary.
+    """
     try:
         ids = np.fromiter(tokens, dtype=np.int64, count=len(tokens))
-        outside = bool(np.any((ids < 0) | (ids >= model.n_vocab)))
+        outside = bool(np.any((ids < 0) | (ids >= n_vocab)))
     except OverflowError:
         outside = True
     if outside:
-        token = next(token for token in tokens if not 0 <= token < model.n_vocab)
-        raise InvalidParameter(
-            f"Token id {token} is outside the model's vocabulary (0 to {model.n_vocab - 1}).", param
-        )
+        token = next(token for token in tokens if not 0 <= token < n_vocab)
+        raise outside_vocabulary(token, n_vocab, param, advice)
     return ids.astype(np.int32)
 
 
 def _check_size(model: Model, parts: Iterable[Part], param: str, most: int | None = None) -> None:
-    size = sum(len(part.text.encode("utf-8")) for part in parts)
-    check_prompt_size(size, model.n_ctx, param, most)
+    size = sum(utf8_size(part.text) for part in parts)
+    check_text_size(size, model.n_ctx, param, most)

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from offgrid.engine.worker.prefix import MIN_COPY, NO_MATCH, IdleSlots, Match, Tokens, common_prefix
+from offgrid.engine.worker.sequence import Status
 
 MAX_GAP = 2
-"""Slots between two rows that are bridged; see :meth:`Scheduler.bridges`."""
+"""Slots between two spans that are bridged; see :meth:`Scheduler.bridges`."""
 _COPY_SHARE = 128
 """A copy takes the time of a slot's context, whatever is in it. Where a prefix is shorter than this
 part (1/128) of the context it may be computed sooner than copied."""
@@ -35,8 +36,10 @@ class Schedulable(Protocol):
     """What the scheduler sees of a sequence."""
 
     request_id: int
+    status: Status
+    """Set by the scheduler alone."""
     slot: int
-    """Sequence id in llama.cpp's memory, or -1 while it waits."""
+    """Sequence id in llama.cpp's memory, or -1 while it waits and after its end."""
     computed: int
     """Tokens whose keys and values are in the slot."""
     cached: int
@@ -50,7 +53,7 @@ class Schedulable(Protocol):
 
     @property
     def readable(self) -> int:
-        """Tokens up to which it can be computed by rows: all, or those before the next image."""
+        """Tokens up to which it can be computed by spans: all, or those before the next image."""
 
     def whole(self, length: int) -> int:
         """The largest number up to ``length`` of first tokens that ends inside no image."""
@@ -68,7 +71,7 @@ S = TypeVar("S", bound=Schedulable)
 
 
 @dataclass(frozen=True, slots=True)
-class Row(Generic[S]):
+class BatchSpan(Generic[S]):
     """A run of one sequence's tokens in a batch: ``count`` tokens from index ``start``."""
 
     sequence: S
@@ -77,13 +80,13 @@ class Row(Generic[S]):
 
     @property
     def n_logits(self) -> int:
-        """How many of the row's last tokens need their logits."""
+        """How many of the span's last tokens need their logits."""
         end = self.start + self.count
         return max(0, end - max(self.start, self.sequence.wanted_from))
 
     @property
     def completes(self) -> bool:
-        """Whether the sequence's last token is in this row, so that logits are wanted."""
+        """Whether the sequence's last token is in this span, so that logits are wanted."""
         return self.start + self.count == len(self.sequence)
 
 
@@ -93,12 +96,15 @@ class Placement(Generic[S]):
 
     ``source`` is the slot itself (cut what follows), another one (copy it, then cut), or None
     (begin with an empty slot). ``rescue`` is where to copy what the slot held, before all else.
+    ``cut`` says that what follows is really to be cut: there is none where only whole sequences are
+    shared.
     """
 
     sequence: S
     source: int | None
     keep: int
     rescue: int | None = None
+    cut: bool = False
 
 
 class Scheduler(Generic[S]):
@@ -107,37 +113,32 @@ class Scheduler(Generic[S]):
     Args:
         n_slots: sequences that can run at once.
         step_tokens: most tokens in one decode call; at least ``n_slots``.
-        prefill_tokens: most prefill tokens in a step in which other sequences decode.
         n_ctx: tokens that a slot has room for.
         scored_tokens: most tokens of prompts with logprobs in one decode call: each of them needs a
             row of logits, which is memory.
+        can_cut: whether the model can drop the end of a sequence (recurrent ones cannot). Where
+            not, only whole sequences are shared. :meth:`cannot_cut` takes it back.
 
     Attributes:
-        burst_tokens: tokens that the rest of the oldest prompt may have to be read whole beside
-            streams.
         min_copy: tokens that a prefix must have to be copied.
-        can_cut: whether the model can drop the end of a sequence (recurrent ones cannot). Where
-            not, only whole sequences are shared.
     """
 
     def __init__(
         self,
         n_slots: int,
         step_tokens: int,
-        prefill_tokens: int,
         n_ctx: int = 2048,
         scored_tokens: int = 512,
+        can_cut: bool = True,
     ) -> None:
-        if n_slots < 1 or step_tokens < n_slots or min(prefill_tokens, scored_tokens) < 1:
-            raise ValueError("need n_slots >= 1, step_tokens >= n_slots, and tokens for prefill")
+        if n_slots < 1 or step_tokens < n_slots or scored_tokens < 1:
+            raise ValueError("need n_slots >= 1, step_tokens >= n_slots and scored_tokens >= 1")
         self.scored_tokens = scored_tokens
         self.step_tokens = step_tokens
-        self.prefill_tokens = prefill_tokens
-        self.burst_tokens = 0
         self.waiting: deque[S] = deque()
         self.running: list[S] = []
         self.idle = IdleSlots(n_slots)
-        self.can_cut = True
+        self.can_cut = can_cut
         self.n_ctx = n_ctx
         self.min_copy = max(MIN_COPY, n_ctx // _COPY_SHARE)
         self._parked: dict[int, tuple[S, int]] = {}
@@ -162,9 +163,10 @@ class Scheduler(Generic[S]):
 
         Returns:
             What the engine has to do, in this order. Those that first wait for another's prefill
-            come twice: when they get their slot, which is parked then, and when they begin.
+            come twice: when they get their slot and are parked, and when they begin.
         """
-        placements = [p for p in map(self._unpark, self._parked_sequences()) if p is not None]
+        parked = [s for s in self.running if s.status is Status.PARKED] if self._parked else []
+        placements = [p for p in map(self._unpark, parked) if p is not None]
         if self._held_back and self.running:
             return placements  # who had to give way would only have to do so again
         count = min(len(self.waiting), len(self.idle))
@@ -177,13 +179,6 @@ class Scheduler(Generic[S]):
             placements.append(self._place(sequence, own.get(place)))
             self.running.append(sequence)
         return placements
-
-    def is_parked(self, slot: int) -> bool:
-        """Whether the sequence in a slot waits for another's prefill."""
-        return slot in self._parked
-
-    def _parked_sequences(self) -> list[S]:
-        return [s for s in self.running if s.slot in self._parked]
 
     def _own_slots(self, sequences: list[S]) -> dict[int, int]:
         """Find the conversations that sequences go on with: place in the list -> idle slot.
@@ -221,6 +216,7 @@ class Scheduler(Generic[S]):
         if promised is None:
             return self._begin(sequence, match, rescue)
         self._parked[slot] = promised
+        sequence.status = Status.PARKED
         return Placement(sequence, None, 0, rescue)
 
     def _newcomers_slot(self, match: Match) -> tuple[int, int | None]:
@@ -265,8 +261,21 @@ class Scheduler(Generic[S]):
     def _begin(self, sequence: S, match: Match, rescue: int | None = None) -> Placement[S]:
         worthwhile = match.slot == sequence.slot or match.length >= self.min_copy
         keep = match.length if worthwhile else 0
+        self._start(sequence, keep)
+        return Placement(sequence, match.slot if keep else None, keep, rescue, self.can_cut)
+
+    @staticmethod
+    def _start(sequence: S, keep: int) -> None:
+        """Let a sequence begin after tokens that are in its slot already."""
         sequence.computed = sequence.cached = keep
-        return Placement(sequence, match.slot if keep else None, keep, rescue)
+        sequence.status = Status.DECODING if keep >= len(sequence) - 1 else Status.PREFILL
+
+    def cannot_cut(self, sequence: S) -> None:
+        """The model could not cut the slot that a sequence was to begin in: it begins with an empty
+        one, and only whole sequences are shared from now on. Nothing is lost, only computed again.
+        """
+        self.can_cut = False
+        self._start(sequence, 0)
 
     def _usable(self, sequence: S, held: Tokens) -> int:
         """Tokens of a slot's content that a sequence can begin behind."""
@@ -281,7 +290,7 @@ class Scheduler(Generic[S]):
             if length > best.length:
                 best = Match(slot, length)
         for other in self.running:
-            if _may_share(sequence, other) and other.slot not in self._parked:
+            if _may_share(sequence, other) and other.status is not Status.PARKED:
                 length = self._usable(sequence, other.tokens[: other.computed])
                 if length > best.length:
                     best = Match(other.slot, length)
@@ -306,13 +315,19 @@ class Scheduler(Generic[S]):
     def _unpark(self, sequence: S) -> Placement[S] | None:
         """A beginning for a parked sequence, if what it waits for is there, or never will be."""
         source, promised = self._parked[sequence.slot]
-        if source.slot >= 0 and (source.slot in self._parked or source.computed < promised):
+        # It has left its slot if it has ended, or is preempted and waits for another one.
+        left = source.status in (Status.FINISHED, Status.WAITING)
+        if not left and source.computed < promised:
             return None
         del self._parked[sequence.slot]
         return self._begin(sequence, self._best_match(sequence))
 
     def release(self, sequence: S) -> None:
         """Take a running sequence out. What it computed stays in its slot until that is needed."""
+        self._leave(sequence)
+        sequence.status = Status.FINISHED
+
+    def _leave(self, sequence: S) -> None:
         self.running.remove(sequence)
         self._held_back = False
         slot, sequence.slot = sequence.slot, -1
@@ -330,43 +345,50 @@ class Scheduler(Generic[S]):
     def preempt(self, sequence: S) -> None:
         """Take the room of a running sequence away; it is computed again when another has ended."""
         sequence.computed = 0
-        self.release(sequence)
+        self._leave(sequence)
+        sequence.status = Status.WAITING
         self._held_back = True
         self.waiting.appendleft(sequence)
 
     def cancel(self, request_id: int) -> None:
         """Take every sequence of a request out."""
-        self.waiting = deque(s for s in self.waiting if s.request_id != request_id)
+        for sequence in self.waiting:
+            if sequence.request_id == request_id:
+                sequence.status = Status.FINISHED
+        self.waiting = deque(s for s in self.waiting if s.status is Status.WAITING)
         for sequence in [s for s in self.running if s.request_id == request_id]:
             self.release(sequence)
 
     def counts(self) -> tuple[int, int]:
-        """Return how many running sequences wait for their next token, and how many are read."""
-        left = [s.readable - s.computed for s in self.running if s.slot not in self._parked]
-        return sum(n == 1 for n in left), sum(n > 1 for n in left)
+        """Return how many running sequences decode, and how many have tokens to prefill."""
+        decoding = Status.DECODING
+        return sum([s.status is decoding for s in self.running]), len(self._prefilling())
+
+    def _prefilling(self) -> list[S]:
+        """Sequences in prefill, but for those whose next part is an image."""
+        prefill = Status.PREFILL
+        return [s for s in self.running if s.status is prefill and s.readable > s.computed]
 
     # --- the step -----------------------------------------------------------------------------
 
-    def plan(self) -> list[Row[S]]:
-        """Return the rows of the next decode call; empty when nothing runs.
+    def plan(self, *, prefill: int, burst: int = 0) -> list[BatchSpan[S]]:
+        """Return the spans of the next decode call; empty when nothing runs.
 
-        The sum of ``count`` is at most ``step_tokens``, and every sequence has at most one row.
+        Args:
+            prefill: most tokens of prefill beside sequences that decode, at least 1.
+            burst: tokens that the rest of the oldest prompt may have to be computed whole instead.
+
+        Returns:
+            At most one span of every sequence. The sum of ``count`` is at most ``step_tokens``.
         """
-        rows = []
-        prefilling = []
-        for sequence in self.running:
-            if sequence.slot in self._parked:
-                continue
-            left = sequence.readable - sequence.computed
-            if left == 1:
-                rows.append(Row(sequence, sequence.computed, 1))
-            elif left:  # else its next token is not drawn yet, or an image is to be seen
-                prefilling.append(sequence)
-        budget = self.step_tokens - len(rows)
-        if rows and prefilling:
+        decoding = Status.DECODING
+        spans = [BatchSpan(s, s.computed, 1) for s in self.running if s.status is decoding]
+        prefilling = self._prefilling()
+        budget = self.step_tokens - len(spans)
+        if spans and prefilling:
             left = prefilling[0].readable - prefilling[0].computed
-            least = left if left <= self.burst_tokens else 0
-            budget = min(budget, max(self.prefill_tokens, least))
+            least = left if left <= burst else 0
+            budget = min(budget, max(prefill, least))
         logits = self.scored_tokens
         for sequence in prefilling:
             count = min(sequence.readable - sequence.computed, budget)
@@ -374,27 +396,50 @@ class Scheduler(Generic[S]):
                 count = min(count, logits)
                 logits -= count
             if count:
-                rows.append(Row(sequence, sequence.computed, count))
+                spans.append(BatchSpan(sequence, sequence.computed, count))
                 budget -= count
-        return rows
+        return spans
 
-    def bridges(self, rows: list[Row[S]], room: int) -> list[tuple[int, int]]:
-        """Return idle slots to compute a token in for nothing, so that rows stay together.
+    def record(self, spans: Iterable[BatchSpan[S]]) -> None:
+        """Note that spans of the plan are computed; to be told before their tokens are sampled."""
+        prefill = Status.PREFILL
+        for span in spans:
+            sequence = span.sequence
+            sequence.computed += span.count
+            if sequence.status is prefill and sequence.computed >= len(sequence) - 1:
+                sequence.status = Status.DECODING
+
+    def record_image(self, sequence: S, end: int) -> None:
+        """Note that a sequence in prefill is computed up to the end of an image."""
+        sequence.computed = end
+        if end >= len(sequence) - 1:
+            sequence.status = Status.DECODING
+
+    def await_mask(self, sequence: S) -> None:
+        """A sequence whose logits are there gets no token yet: the mask of its grammar is late."""
+        sequence.status = Status.AWAITING_MASK
+
+    def resume(self, sequence: S) -> None:
+        """The mask that a sequence waits for is there."""
+        sequence.status = Status.DECODING
+
+    def bridges(self, spans: list[BatchSpan[S]], room: int) -> list[tuple[int, int]]:
+        """Return idle slots to compute a token in for nothing, so that spans stay together.
 
         llama.cpp computes together only what stands in neighbouring slots. A token more costs less
         than a second call, if the gap is small (``docs/engine.md`` has figures).
 
         Args:
-            rows: of the step.
+            spans: of the step.
             room: tokens that the batch still has room for.
 
         Returns:
             Slots, and the position of the token: behind what the slot holds. It has to be cut off
             again after the step.
         """
-        if len(rows) < 2 or not self.can_cut:
+        if len(spans) < 2 or not self.can_cut:
             return []
-        used = sorted(row.sequence.slot for row in rows)
+        used = sorted(span.sequence.slot for span in spans)
         if used[-1] - used[0] == len(used) - 1:
             return []
         held = {slot: len(tokens) for slot, tokens in self.idle}

@@ -1,24 +1,81 @@
-"""One choice of one request while it is generated."""
+"""One choice of one request while it is generated, and the states of its life."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.protocol import Delta, GenerationRequest, TokenLogprob
-from offgrid.engine.worker.grammars import Matcher
-from offgrid.engine.worker.image import Span
+from offgrid.engine.worker.image import ImageSpan
+from offgrid.engine.worker.matcher import Matcher
 from offgrid.sampling import Sampler, TextStream
+
+
+class Status(Enum):
+    """Where a sequence is in its life. :data:`TRANSITIONS` says what may follow what."""
+
+    WAITING = "waiting"
+    """In the queue, without a slot."""
+    PARKED = "parked"
+    """Has a slot, and waits until another sequence has computed the prefix that both share."""
+    PREFILL = "prefill"
+    """More than its last token, or an image, is still to be computed."""
+    DECODING = "decoding"
+    """All but its last token is computed: each step computes that one and samples the next."""
+    AWAITING_MASK = "awaiting mask"
+    """The logits of its next token are there, the mask of its grammar is not."""
+    FINISHED = "finished"
+    """Answered, cancelled or failed; its slot is given back."""
+
+
+TRANSITIONS: dict[Status, frozenset[Status]] = {
+    Status.WAITING: frozenset({
+        Status.PARKED,  # gets a slot; its prefix is just being computed
+        Status.PREFILL,  # gets a slot
+        Status.DECODING,  # gets a slot, and begins after a prefix of all but one token
+        Status.FINISHED,  # cancelled, or a sibling failed
+    }),
+    Status.PARKED: frozenset({
+        Status.PREFILL,  # the prefix is there, or never will be
+        Status.DECODING,  # the same; the prefix is all but one token
+        Status.WAITING,  # preempted: another sequence needs the room
+        Status.FINISHED,  # cancelled, or a sibling failed
+    }),
+    Status.PREFILL: frozenset({
+        Status.DECODING,  # a step has computed the rest of its prompt
+        Status.WAITING,  # preempted
+        Status.FINISHED,  # cancelled or failed
+    }),
+    Status.DECODING: frozenset({
+        Status.PREFILL,  # the model cannot cut the slot that it was to begin in
+        Status.AWAITING_MASK,  # the mask takes longer than the step
+        Status.WAITING,  # preempted
+        Status.FINISHED,  # the answer is complete, cancelled or failed
+    }),
+    Status.AWAITING_MASK: frozenset({
+        Status.DECODING,  # the mask is there: its next token is sampled now
+        Status.WAITING,  # preempted; its logits are computed again
+        Status.FINISHED,  # cancelled or failed
+    }),
+    Status.FINISHED: frozenset(),
+}  # fmt: skip
+"""The statuses that may follow each status. Only the scheduler sets :attr:`Sequence.status`."""
 
 
 class Sequence:
     """Tokens, sampler and text of one choice. Implements ``scheduler.Schedulable``.
 
     Attributes:
+        status: where it is in its life; set by the scheduler.
         tokens: ids of prompt and answer, int32, in a buffer of the context's size.
         computed: how many of them llama.cpp has computed in ``slot``.
         matcher: what the answer has to follow, or None.
-        row: a copy of its logits while the next token waits for the matcher's mask.
+        pending_logits: a copy of its logits, float32 (n_vocab,), while the next token waits for the
+            matcher's mask.
         scored: how many tokens of the prompt have got their logprobs; all if none are wanted.
         visible: bytes of control tokens that give text, which others do not.
         images: where images stand in the prompt, in order.
@@ -26,8 +83,8 @@ class Sequence:
 
     __slots__ = (
         "cached", "choice", "completion_tokens", "computed", "images", "limit", "matcher", "n_ctx",
-        "n_prompt", "n_tokens", "request", "request_id", "reuse", "row", "sampler", "scored",
-        "slot", "stream", "tokens", "visible",
+        "n_prompt", "n_tokens", "pending_logits", "request", "request_id", "reuse", "sampler",
+        "scored", "slot", "status", "stream", "tokens", "visible",
     )  # fmt: skip
 
     def __init__(
@@ -36,9 +93,12 @@ class Sequence:
         choice: int,
         request: GenerationRequest,
         prompt: NDArray[np.int32],
+        *,
         n_ctx: int,
         sampler: Sampler,
         matcher: Matcher | None = None,
+        visible: Mapping[int, bytes] = MappingProxyType({}),
+        images: tuple[ImageSpan, ...] = (),
     ) -> None:
         self.request_id = request_id
         self.choice = choice
@@ -46,7 +106,7 @@ class Sequence:
         self.n_ctx = n_ctx
         self.sampler = sampler
         self.matcher = matcher
-        self.row: NDArray[np.float32] | None = None
+        self.pending_logits: NDArray[np.float32] | None = None
         self.stream = TextStream(request.stop)
         room = n_ctx - len(prompt)
         self.limit = room if request.max_tokens is None else min(room, request.max_tokens)
@@ -59,8 +119,9 @@ class Sequence:
         self.cached = 0
         self.reuse = request.cache_prompt
         self.slot = -1
-        self.visible: dict[int, bytes] = {}
-        self.images: tuple[Span, ...] = ()
+        self.status = Status.WAITING
+        self.visible = visible
+        self.images = images
         self.completion_tokens = 0
 
     def __len__(self) -> int:
@@ -82,7 +143,7 @@ class Sequence:
         return self.n_tokens
 
     @property
-    def next_image(self) -> Span | None:
+    def next_image(self) -> ImageSpan | None:
         """The image that is to be computed now, None if something else is."""
         return next((span for span in self.images if span.start == self.computed), None)
 

@@ -130,8 +130,7 @@ def test_a_stream_that_fails_says_so(make_server: Callable[..., Server]) -> None
     with Stream(server.url, PATH, long) as opened:
         lines = opened.events()
         events = [json.loads(next(lines)) for _ in range(6)]
-        assert engine._process is not None
-        engine._process.kill()
+        engine.kill()
         events += map(json.loads, lines)
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     last = EVENT.validate_python(events[-1])

@@ -27,9 +27,8 @@ def blame(clock: Clock) -> Blame:
 
 
 def prefill(blame: Blame, *keys: str) -> None:
-    """Requests whose prompts are computed, with ids of their own."""
-    for key in keys:
-        number = len(blame._flights) + 1
+    """Requests whose prompts are computed, with ids from 1 on."""
+    for number, key in enumerate(keys, 1):
         blame.enter(number, key)
         blame.tokenising(number, 0)
         blame.tokenised(number)

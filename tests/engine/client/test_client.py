@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from support import (
     together,
 )
 
-from offgrid.engine.client import client as client_module
-from offgrid.engine.client.blame import REFUSED_FOR, Blame
+from offgrid.engine.client.blame import REFUSED_FOR
 from offgrid.engine.client.client import EngineClient, Generation
+from offgrid.engine.client.pending import State
 from offgrid.engine.protocol import GenerationRequest, Load, Part, Submit
 from offgrid.errors import (
     ContextLengthExceeded,
@@ -45,12 +46,12 @@ pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
 class Clock:
-    """Time that goes on when a test says so."""
+    """Time that goes on, and leaps ahead when a test says so."""
 
-    now = 0.0
+    ahead = 0.0
 
     def __call__(self) -> float:
-        return self.now
+        return time.monotonic() + self.ahead
 
 
 def kill(server: Server) -> int:
@@ -87,7 +88,9 @@ def test_killed_while_a_whole_answer_is_computed(make_server: MakeServer) -> Non
         return request(server.url, "POST", TEXT, endless(max_tokens=1900, stream=False))
 
     def end() -> None:
-        eventually(lambda: any(p.delivered for p in [*engine._pending.values()]), "it runs")
+        eventually(
+            lambda: any(p.state >= State.SCORED for p in engine.requests.pending()), "it runs"
+        )
         kill(server)
 
     response, _ = together([ask, end])
@@ -110,11 +113,18 @@ def test_a_stopped_worker_does_not_stop_the_server(make_server: MakeServer) -> N
 
 
 @pytest.fixture
-def client(request: pytest.FixtureRequest, starter_path: Path) -> Iterator[EngineClient]:
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def client(
+    request: pytest.FixtureRequest, starter_path: Path, clock: Clock
+) -> Iterator[EngineClient]:
     """Small batches: a long prompt takes many steps. One slot, or as many as a test says."""
     client = EngineClient(
         Load(str(starter_path), parallel=getattr(request, "param", 1), batch_size=8, threads=1),
-        name="model", queue_size=8, load_timeout=60, stall_timeout=60,
+        name="model", queue_size=8, load_timeout=60, stall_timeout=60, clock=clock,
     )  # fmt: skip
     client.start()
     client.wait_ready()
@@ -135,7 +145,7 @@ def long_prompt(name: str) -> GenerationRequest:
 
 def prefilled(client: EngineClient) -> int:
     """How many prompts are just computed."""
-    return sum(p.started and not p.proven for p in [*client._pending.values()])
+    return sum(p.state == State.STARTED for p in client.requests.pending())
 
 
 def stop_while_computing(client: EngineClient, n: int = 1, after: int | None = None) -> int:
@@ -183,11 +193,15 @@ class Asked:
         except RequestError as ex:
             self.results[index] = ex
 
-    def start(self, count: int) -> None:
+    def start(self, count: int, *, handed_over: bool = True) -> None:
+        """Start the next ones; wait for each to be registered, unless no worker is there."""
         for thread in self._threads[self._started : self._started + count]:
             thread.start()
             self._started += 1
-            eventually(lambda: len(self._client._pending) == self._started, "it was handed over")
+            if handed_over:
+                eventually(
+                    lambda: self._client.pending_count == self._started, "it was handed over"
+                )
 
     def wait(self) -> list[Any]:
         """What became of each: its text or its error."""
@@ -208,10 +222,8 @@ def crash(client: EngineClient, *requests: GenerationRequest) -> list[Any]:
 
 
 def test_a_prompt_that_ends_the_worker_twice_is_refused_for_some_time(
-    client: EngineClient,
+    client: EngineClient, clock: Clock
 ) -> None:
-    clock = Clock()
-    client._blame = Blame(clock)
     poison = long_prompt("poison")
     for _ in range(2):
         (error,) = crash(client, poison)
@@ -219,10 +231,10 @@ def test_a_prompt_that_ends_the_worker_twice_is_refused_for_some_time(
     with pytest.raises(RequestRefused):
         client.submit(poison)
     assert finish(client, prompt("Once", max_tokens=2))
-    clock.now += REFUSED_FOR
+    clock.ahead += REFUSED_FOR
     assert finish(client, poison)
     assert client.in_flight == 0
-    assert not client._pending
+    assert not client.pending_count
 
 
 def test_one_crash_is_one_strike_however_many_ask_the_same(client: EngineClient) -> None:
@@ -310,23 +322,9 @@ def test_a_worker_is_started_as_soon_as_the_system_starts_threads_again(
         os.kill(pid or 0, signal.SIGKILL)
         eventually(lambda: caplog.text.count("no process for model") >= 2, "it is tried again")
         assert client.load_failure is None
-        asked._threads[0].start()
+        asked.start(1, handed_over=False)
     (text,) = asked.wait()
     assert isinstance(text, str)
-
-
-@pytest.mark.parametrize("thread", ["worker-log", "load-limit"])
-def test_a_model_for_which_the_system_never_starts_threads(
-    starter_path: Path, monkeypatch: pytest.MonkeyPatch, thread: str
-) -> None:
-    client = EngineClient(Load(str(starter_path)), queue_size=1, load_timeout=60, stall_timeout=60)
-    no_threads(monkeypatch, thread)
-    client.start()
-    with pytest.raises(ModelLoadFailed, match="starts no process for it \\(can't start new thread"):
-        client.wait_ready()
-    assert client.load_failure is not None
-    assert not client.load_failure.lasting
-    client.close()
 
 
 def test_requests_wait_for_a_thread_that_sends_them(client: EngineClient) -> None:
@@ -338,7 +336,7 @@ def test_requests_wait_for_a_thread_that_sends_them(client: EngineClient) -> Non
     with pytest.MonkeyPatch.context() as patch:
         no_threads(patch, "engine-retry")
         os.kill(pid or 0, signal.SIGKILL)
-        eventually(lambda: client._unsent, "it waits to be sent")
+        eventually(lambda: client.requests.unsent > 0, "it waits to be sent")
         assert client.ready
         next_one = client.pid
     (text,) = asked.wait()
@@ -353,8 +351,8 @@ def test_a_request_too_large_for_the_pipe_whose_worker_dies_before_it_is_sent(
     monkeypatch.setattr("offgrid.engine.protocol.MAX_FRAME", 1 << 16)
     request = prompt("x" * (1 << 16), prompt_param="messages")
     pid = client.pid
-    pending = client.register(
-        lambda id: Generation("", Submit(id, request), 1, client.hooks, lambda: None),
+    pending = client.requests.register(
+        lambda id: Generation("", Submit(id, request), 1, client.requests.hooks, lambda: None),
         1,
         lambda: True,
     )
@@ -364,54 +362,22 @@ def test_a_request_too_large_for_the_pipe_whose_worker_dies_before_it_is_sent(
         pending.wait_accepted(lambda: next(polls, None) is not None)
     assert caught.value.param == "messages"
     assert caught.value.code == "context_length_exceeded"
-    assert not client._pending
+    assert not client.pending_count
     assert client.in_flight == 0
     assert finish(client, prompt("Once", max_tokens=2))
 
 
-def test_workers_killed_while_idle_are_replaced_soon(client: EngineClient) -> None:
-    pids: list[int] = []
-    for _ in range(3):
-        eventually(lambda: client.ready and client.pid not in pids, "there is another one")
-        pids.append(client.pid or 0)
-        os.kill(pids[-1], signal.SIGKILL)
-    eventually(lambda: client.ready and client.pid not in pids, "there is another one")
-    assert client._restarts.pause <= 0.5
-
-
-def test_a_stopped_worker_is_ended_and_who_waits_is_served(
-    client: EngineClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stopped_worker_is_ended_and_who_waits_is_served(client: EngineClient) -> None:
     pid = client.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     asked = Asked(client, prompt("Once", max_tokens=2))
     asked.start(1)
-    with monkeypatch.context() as patch:
-        patch.setattr(client_module, "_PONG_WITHIN", 0.0)
-        eventually(lambda: client.pid != pid, "it is ended")
+    pong_within, client.supervisor.pong_within = client.supervisor.pong_within, 0.0
+    eventually(lambda: client.pid != pid, "it is ended")
+    client.supervisor.pong_within = pong_within
     (text,) = asked.wait()
     assert isinstance(text, str)
-
-
-def test_a_worker_that_hangs_in_a_step_is_ended(client: EngineClient) -> None:
-    """Its reports say so, one after the other."""
-    pid = client.pid
-    client._stall.limit = -1.0  # so does an idle one, then
-    eventually(lambda: client.pid != pid, "it is ended")
-    client._stall.limit = 60.0
-    assert finish(client, prompt("Once", max_tokens=2))
-
-
-def test_a_server_that_did_not_run_for_some_time_ends_no_worker(client: EngineClient) -> None:
-    """As with Ctrl-Z and fg: the last word of the worker is old then, and its step seems long."""
-    pid, pings = client.pid, client._pings
-    with client._lock:  # the watchdog and the reader wait
-        client._silence._last -= 3600.0
-        client._stall.reported(3600.0)
-    eventually(lambda: client._pings > pings + 1, "the watchdog has looked, and looked again")
-    assert client.pid == pid
-    assert finish(client, prompt("Once", max_tokens=2))
 
 
 def test_the_seed_that_was_told_stays_in_force(client: EngineClient) -> None:
@@ -428,30 +394,6 @@ def test_the_seed_that_was_told_stays_in_force(client: EngineClient) -> None:
     eventually(lambda: first.failed, "the one that ran has ended")
     warm = SamplingParams(temperature=2.0, seed=waiting.seed)
     assert finish(client, prompt("Once upon", max_tokens=20, sampling=warm)) == text
-
-
-def test_no_command_gets_ahead_of_what_to_load(
-    starter_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The watchdog's ping may come in the very moment in which a worker is started."""
-    client = EngineClient(
-        Load(str(starter_path), parallel=1, threads=1),
-        queue_size=1,
-        load_timeout=60,
-        stall_timeout=60,
-    )
-
-    class PingsAtOnce(threading.Timer):
-        def start(self) -> None:
-            client._ping(1)
-            super().start()
-
-    monkeypatch.setattr(threading, "Timer", PingsAtOnce)
-    client.start()
-    try:
-        assert client.wait_ready().n_parallel == 1
-    finally:
-        client.close()
 
 
 # tests/attacks/test_held_files.py cuts more of them.

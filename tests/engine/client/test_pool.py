@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import threading
 import time
@@ -15,7 +14,7 @@ from support import eventually, no_threads, together
 from tiny_models import make
 
 from offgrid.config import load_settings
-from offgrid.engine.client.client import EngineClient, LoadFailure
+from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.examination import Examination
 from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.pool import EnginePool
@@ -31,8 +30,22 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make("llama", tmp_path_factory.mktemp("tiny"))
 
 
+class Clock:
+    """Time that goes on, and leaps ahead when a test says so."""
+
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
 @pytest.fixture
-def make_pool(tiny: Path, tmp_path: Path) -> Iterator[MakePool]:
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def make_pool(tiny: Path, tmp_path: Path, clock: Clock) -> Iterator[MakePool]:
     """Make pools over the models a to d, which are all the same."""
     for name in "abcd":
         (tmp_path / f"{name}.gguf").symlink_to(tiny)
@@ -41,7 +54,7 @@ def make_pool(tiny: Path, tmp_path: Path) -> Iterator[MakePool]:
     def make_one(**flags: Any) -> EnginePool:
         given = {"models_dir": tmp_path, "ctx_size": 512, "parallel": 1, "threads": 1, **flags}
         settings = load_settings(given, environ={})
-        pools.append(EnginePool(settings, Catalogue(settings)))
+        pools.append(EnginePool(settings, Catalogue(settings), clock))
         return pools[-1]
 
     yield make_one
@@ -84,7 +97,7 @@ class Waiting:
 
 
 def in_line(pool: EnginePool, *models: str) -> None:
-    eventually(lambda: [*pool._line] == [*models], f"{models} wait")
+    eventually(lambda: pool.waiting() == [*models], f"{models} wait")
 
 
 def test_the_least_recently_used_idle_model_makes_room(make_pool: MakePool) -> None:
@@ -108,7 +121,7 @@ def test_loads_wait_in_the_order_in_which_they_were_asked_for(make_pool: MakePoo
     waiting = [Waiting(pool, "b", log)]
     in_line(pool, "b")
     # The one that has to make room takes nobody new: they wait behind the load.
-    eventually(lambda: pool._engines["a"].leaving, "it is to leave")
+    eventually(lambda: pool.roster.leaving == "a", "it is to leave")
     waiting.append(Waiting(pool, "a", log))
     in_line(pool, "b", "a")
     waiting.append(Waiting(pool, "c", log))
@@ -128,7 +141,7 @@ def test_another_model_that_becomes_idle_first_makes_room(make_pool: MakePool) -
     release = hold(pool.engine("b"))
     log: list[str] = []
     new = Waiting(pool, "c", log)
-    eventually(lambda: pool._engines["a"].leaving, "the least recently used one is to leave")
+    eventually(lambda: pool.roster.leaving == "a", "the least recently used one is to leave")
     back = Waiting(pool, "a", log)
     in_line(pool, "c", "a")
     release()
@@ -159,11 +172,11 @@ def test_who_leaves_the_line_costs_nobody_a_place(make_pool: MakePool) -> None:
     pool = make_pool(max_models=1)
     release = hold(pool.engine("a"))
     waiting = Waiting(pool, "b", [])
-    eventually(lambda: pool._engines["a"].leaving, "it is to leave")
+    eventually(lambda: pool.roster.leaving == "a", "it is to leave")
     waiting.alive = False
     waiting.join()
     assert isinstance(waiting.error, ClientGone)
-    eventually(lambda: not pool._engines["a"].leaving, "it stays")
+    eventually(lambda: pool.roster.leaving is None, "it stays")
     pool.engine("a")
     release()
     assert names(pool) == ["a"]
@@ -191,8 +204,7 @@ def test_the_line_for_each_model_has_an_end(make_pool: MakePool) -> None:
 def test_who_waits_too_long_for_room_is_told_why(make_pool: MakePool) -> None:
     pool = make_pool(max_models=1)
     pool.engine("a")
-    pool._settings = dataclasses.replace(pool._settings, load_timeout=0.2)
-    pool._sound["b"] = pool._catalogue.get("b").stamp  # or the look at it would have as little time
+    pool.room_timeout = 0.2
     release = hold(pool.engine("a"))
     with pytest.raises(Overloaded, match="No loaded model has made room for b") as caught:
         pool.engine("b")
@@ -230,14 +242,15 @@ def test_a_look_at_a_file_that_ends_with_the_server_is_no_fault_of_the_file(
     monkeypatch.setattr(Examination, "run", stopped)
     with pytest.raises(Overloaded, match="The server is stopping"):
         pool.engine("b")
-    loader = pool._loader
-    assert loader is not None
-    loader.join(60)
-    assert not pool._failed
+    eventually(lambda: "loader" not in [t.name for t in threading.enumerate()], "it has ended")
+    assert not pool.roster.failures
 
 
 def test_a_load_that_fails_after_all_is_not_tried_at_the_cost_of_others(
-    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    make_pool: MakePool,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """For want of memory, say: no look at the file tells that."""
     pool = make_pool(max_models=1)
@@ -250,7 +263,7 @@ def test_a_load_that_fails_after_all_is_not_tried_at_the_cost_of_others(
         if self.name != "b":
             start(self)
             return
-        self._load_failure = LoadFailure("The model b cannot be loaded: no memory.", lasting=False)
+        self.supervisor.give_up(LoadFailed("no memory."))
 
     monkeypatch.setattr(EngineClient, "start", fail)
     with pytest.raises(ModelLoadFailed, match="no memory"):
@@ -263,7 +276,7 @@ def test_a_load_that_fails_after_all_is_not_tried_at_the_cost_of_others(
     assert started == ["b", "a"]
     # Minutes later it may be otherwise.
     monkeypatch.setattr(EngineClient, "start", start)
-    pool._failed["b"] = dataclasses.replace(pool._failed["b"], until=time.monotonic())
+    clock.ahead += 300.0
     pool.engine("b")
     assert names(pool) == ["b"]
 
@@ -313,8 +326,8 @@ def test_a_process_that_cannot_be_started(
     with pytest.raises(ModelLoadFailed, match="The model a cannot be loaded: the system starts no"):
         pool.engine("a")
     assert len(tries) == 3
-    pool._bury()
-    assert not pool._failed["a"].failure.lasting
+    pool.roster.bury()
+    assert not pool.roster.failures["a"].failure.lasting
 
 
 def test_a_loader_that_cannot_be_started_is_started_by_the_next_request(
@@ -326,7 +339,7 @@ def test_a_loader_that_cannot_be_started_is_started_by_the_next_request(
         no_threads(patch, "loader")
         with pytest.raises(Overloaded, match="The system starts no thread for this request now"):
             pool.engine("b")
-    assert not pool._line
+    assert not pool.waiting()
     pool.engine("b")
     assert names(pool) == ["b"]
 

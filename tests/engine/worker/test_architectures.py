@@ -16,7 +16,7 @@ from engine_runs import Counting, Failing, Run
 from tiny_models import WINDOW, make
 
 from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, Part
-from offgrid.engine.worker.engine import NO_ROOM
+from offgrid.engine.worker.llama.errors import NO_ROOM
 from offgrid.engine.worker.llama.model import Model
 from offgrid.sampling import SamplingParams
 

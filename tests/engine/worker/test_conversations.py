@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from offgrid.engine.worker.prefix import MIN_COPY, REWRITTEN
 from offgrid.engine.worker.scheduler import Placement, Scheduler
+from offgrid.engine.worker.sequence import Status
 
 ANSWER = 5
 """Tokens of every answer."""
@@ -30,6 +31,7 @@ class Turn:
         self.talk = talk
         self.request_id = id(self)
         self.slot = -1
+        self.status = Status.WAITING
         self.computed = self.cached = 0
         self.reuse = True
         self.tokens = np.array(prompt + [0] * ANSWER, dtype=np.int32)
@@ -79,8 +81,7 @@ class Desk:
 
     def __init__(self, n_slots: int, can_cut: bool = True) -> None:
         self.n_slots = n_slots
-        self.scheduler = Scheduler[Turn](n_slots, 256, 64)
-        self.scheduler.can_cut = can_cut
+        self.scheduler = Scheduler[Turn](n_slots, 256, can_cut=can_cut)
         self.memory: list[list[int]] = [[] for _ in range(n_slots)]
         self.talks: list[Talk] = []
         self.lost: list[Talk] = []
@@ -98,13 +99,13 @@ class Desk:
     def step(self) -> None:
         for placement in self.scheduler.admit():
             self._carry_out(placement)
-        for row in self.scheduler.plan():
-            turn = row.sequence
+        for span in self.scheduler.plan(prefill=64):
+            turn = span.sequence
             memory = self.memory[turn.slot]
-            assert memory == turn.tokens[: row.start].tolist(), "a slot does not hold its sequence"
-            memory += turn.tokens[row.start : row.start + row.count].tolist()
-            turn.computed += row.count
-            if row.completes:
+            assert memory == turn.tokens[: span.start].tolist(), "a slot does not hold its sequence"
+            memory += turn.tokens[span.start : span.start + span.count].tolist()
+            self.scheduler.record([span])
+            if span.completes:
                 self._draw(turn)
 
     def finish(self) -> None:
@@ -115,7 +116,7 @@ class Desk:
         turn, slot = placement.sequence, placement.sequence.slot
         if placement.rescue is not None:
             self.memory[placement.rescue] = list(self.memory[slot])
-        if self.scheduler.is_parked(slot):
+        if turn.status is Status.PARKED:
             return
         content = [] if placement.source is None else self.memory[placement.source]
         assert self.scheduler.can_cut or placement.keep in (0, len(content))

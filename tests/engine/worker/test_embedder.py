@@ -33,7 +33,7 @@ from offgrid.engine.protocol import (
 from offgrid.engine.worker import embedder
 from offgrid.engine.worker import main as worker
 from offgrid.engine.worker.embedder import Embedder, EmbeddingJob
-from offgrid.engine.worker.engine import EngineBroken
+from offgrid.engine.worker.failures import EngineBroken
 from offgrid.engine.worker.llama.errors import DecodeError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import ContextLengthExceeded, InvalidParameter

@@ -11,8 +11,9 @@ import pytest
 from engine_runs import Failing, Run
 
 from offgrid.engine.protocol import Delta, Event, Failed, GenerationRequest, Load, Part
-from offgrid.engine.worker.engine import Engine, EngineBroken
-from offgrid.engine.worker.llama.errors import LoadError
+from offgrid.engine.worker.engine import Engine
+from offgrid.engine.worker.failures import EngineBroken
+from offgrid.engine.worker.llama.errors import DecodeError, LoadError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 from offgrid.sampling import SamplingParams
@@ -174,6 +175,15 @@ def test_a_refused_batch_is_tried_row_by_row(model: Model, run: Run) -> None:
     ids = [failing.submit(text) for text in texts]
     failing.finish()
     assert [failing.text(id) for id in ids] == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "no_room", "retriable"),
+    [(1, True, True), (-1, False, True), (2, False, False), (-2, False, False)],
+)
+def test_what_a_failed_decode_says(code: int, no_room: bool, retriable: bool) -> None:
+    error = DecodeError(code)
+    assert (error.no_room, error.retriable) == (no_room, retriable)
 
 
 def test_decodes_that_always_fail_end_the_process(model: Model) -> None:

@@ -22,8 +22,9 @@ from work import lines_run
 
 from offgrid.engine.protocol import Grammar, Load
 from offgrid.engine.worker import grammars as module
-from offgrid.engine.worker.grammars import Grammars, Masks, Matcher
+from offgrid.engine.worker.grammars import Grammars
 from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.matcher import Masks, Matcher
 from offgrid.errors import InvalidParameter
 
 
@@ -464,7 +465,7 @@ def test_hostile_grammars_cost_little(
     The limits of time are for what nobody has thought of, so here they are far away.
     """
     monkeypatch.setattr(module, "COMPILE_SECONDS", 60)
-    monkeypatch.setattr(module, "STEP_SECONDS", 60)
+    monkeypatch.setattr("offgrid.engine.worker.matcher.STEP_SECONDS", 60)
     kind, source = HOSTILE[name]
     text = source if isinstance(source, str) else json.dumps(source)
     found: list[Matcher] = []
@@ -542,7 +543,7 @@ def test_a_step_that_takes_too_long_ends_the_matcher(
     grammars: Grammars, model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     matcher = make(grammars, "regex", "[a-z]+")
-    monkeypatch.setattr(module, "STEP_SECONDS", -1.0)
+    monkeypatch.setattr("offgrid.engine.worker.matcher.STEP_SECONDS", -1.0)
     matcher.advance(min(allowed(matcher, model.n_vocab)))
     assert matcher.error == "a step takes too long"
 
@@ -613,7 +614,7 @@ def test_masks_are_the_same_without_slices_of_the_vocabulary(
     grammars: Grammars, model: Model, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     sliced = make(grammars, *SLICED[name])
-    monkeypatch.setattr(module, "_SLICES", [])
+    monkeypatch.setattr(module, "SLICES", [])
     plain = make(Grammars(model), *SLICED[name])
     rng = random.Random(name)
     for _ in range(40):

@@ -128,4 +128,4 @@ def test_what_the_starter_cannot(model: Model) -> None:
         with pytest.raises(ValueError, match="outside"):
             model.name(token)
         with pytest.raises(ValueError, match="outside"):
-            model.shown(token)
+            model.piece_with_special(token)

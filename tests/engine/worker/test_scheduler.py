@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from offgrid.engine.worker import scheduler as scheduler_module
 from offgrid.engine.worker.prefix import MIN_COPY
-from offgrid.engine.worker.scheduler import Placement, Row, Scheduler
+from offgrid.engine.worker.scheduler import BatchSpan, Placement, Scheduler
+from offgrid.engine.worker.sequence import TRANSITIONS, Status
 
 
 class Fake:
@@ -24,6 +28,7 @@ class Fake:
     ) -> None:
         self.request_id = request_id
         self.slot = -1
+        self._status = Status.WAITING
         self.computed = computed
         self.cached = 0
         self.reuse = True
@@ -31,6 +36,15 @@ class Fake:
         self.tokens = np.array(own + [0] * 500, dtype=np.int32)
         self.length = self.n_prompt = len(own)
         self.unscored = False
+
+    @property
+    def status(self) -> Status:
+        return self._status
+
+    @status.setter
+    def status(self, status: Status) -> None:
+        assert status is self._status or status in TRANSITIONS[self._status]
+        self._status = status
 
     def __len__(self) -> int:
         return self.length
@@ -47,13 +61,18 @@ class Fake:
         return self.computed if self.unscored else self.length - 1
 
 
+def compute(scheduler: Scheduler[Fake], sequence: Fake, computed: int) -> None:
+    """Let so many tokens of a sequence be computed, as if spans of them had been planned."""
+    scheduler.record([BatchSpan(sequence, sequence.computed, computed - sequence.computed)])
+
+
 def admitted(scheduler: Scheduler[Fake]) -> list[Fake]:
     """The sequences that begin in this step, in order."""
-    return [p.sequence for p in scheduler.admit() if not scheduler.is_parked(p.sequence.slot)]
+    return [s for s in (p.sequence for p in scheduler.admit()) if s.status is not Status.PARKED]
 
 
 def test_first_come_first_served() -> None:
-    scheduler = Scheduler[Fake](2, 64, 16)
+    scheduler = Scheduler[Fake](2, 64)
     sequences = [Fake(i, 5) for i in range(4)]
     scheduler.submit(sequences)
     assert admitted(scheduler) == sequences[:2]
@@ -64,13 +83,13 @@ def test_first_come_first_served() -> None:
 
 
 def test_every_decoding_sequence_gets_its_token_and_prefill_gets_the_rest() -> None:
-    scheduler = Scheduler[Fake](3, 32, 8)
+    scheduler = Scheduler[Fake](3, 32)
     stream, long_prompt, short_prompt = Fake(1, 10), Fake(2, 1000), Fake(3, 3)
     scheduler.submit([stream, long_prompt, short_prompt])
     scheduler.admit()
-    stream.computed = 9
-    rows = scheduler.plan()
-    assert [(r.sequence, r.start, r.count, r.completes) for r in rows] == [
+    compute(scheduler, stream, 9)
+    spans = scheduler.plan(prefill=8)
+    assert [(s.sequence, s.start, s.count, s.completes) for s in spans] == [
         (stream, 9, 1, True),
         (long_prompt, 0, 8, False),
     ]
@@ -78,66 +97,66 @@ def test_every_decoding_sequence_gets_its_token_and_prefill_gets_the_rest() -> N
 
 @pytest.mark.parametrize(("burst", "counts"), [(19, [8]), (20, [20]), (200, [20])])
 def test_the_rest_of_a_short_prompt_is_read_at_once(burst: int, counts: list[int]) -> None:
-    scheduler = Scheduler[Fake](3, 64, 8)
+    scheduler = Scheduler[Fake](3, 64)
     stream = Fake(1, 10)
     scheduler.submit([stream, Fake(2, 20), Fake(3, 20)])
     scheduler.admit()
-    stream.computed = 9
-    scheduler.burst_tokens = burst
-    assert [row.count for row in scheduler.plan()] == [1, *counts]
+    compute(scheduler, stream, 9)
+    assert [span.count for span in scheduler.plan(prefill=8, burst=burst)] == [1, *counts]
 
 
 def test_prefill_alone_uses_the_whole_step() -> None:
-    scheduler = Scheduler[Fake](2, 32, 8)
+    scheduler = Scheduler[Fake](2, 32)
     scheduler.submit([Fake(1, 30), Fake(2, 30)])
     scheduler.admit()
-    assert [(r.start, r.count, r.completes) for r in scheduler.plan()] == [
+    assert [(r.start, r.count, r.completes) for r in scheduler.plan(prefill=8)] == [
         (0, 30, True),
         (0, 2, False),
     ]
 
 
 def test_prompts_with_logprobs_share_the_rows_of_logits() -> None:
-    scheduler = Scheduler[Fake](4, 64, 64, scored_tokens=10)
+    scheduler = Scheduler[Fake](4, 64, scored_tokens=10)
     stream, one, two, plain = Fake(1, 10), Fake(2, 8), Fake(3, 20), Fake(4, 30)
     one.unscored = two.unscored = True
     scheduler.submit([stream, one, two, plain])
     scheduler.admit()
-    stream.computed = 9
-    rows = scheduler.plan()
-    assert [(r.sequence, r.count, r.n_logits) for r in rows] == [
+    compute(scheduler, stream, 9)
+    spans = scheduler.plan(prefill=64)
+    assert [(s.sequence, s.count, s.n_logits) for s in spans] == [
         (stream, 1, 1),
         (one, 8, 8),
         (two, 2, 2),
         (plain, 30, 1),
     ]
-    for row in rows:
-        row.sequence.computed += row.count
-    assert [(r.sequence, r.count) for r in scheduler.plan() if r.sequence is two] == [(two, 10)]
+    scheduler.record(spans)
+    assert [(r.sequence, r.count) for r in scheduler.plan(prefill=64) if r.sequence is two] == [
+        (two, 10)
+    ]
 
 
 def test_what_gets_logprobs_takes_nothing_but_gives() -> None:
-    scheduler = Scheduler[Fake](3, 64, 64)
+    scheduler = Scheduler[Fake](3, 64)
     tokens = list(range(1, 41))
     one, two, three = (Fake(i, 0, tokens=tokens) for i in range(3))
     two.unscored = True
     scheduler.submit([one])
     scheduler.admit()
-    one.computed = 40
+    compute(scheduler, one, 40)
     scheduler.submit([two])
     (placement,) = scheduler.admit()
     assert (placement.source, placement.keep, two.computed) == (None, 0, 0)
     scheduler.release(one)
     scheduler.forget(0)
     scheduler.forget(1)
-    two.computed = 40
+    compute(scheduler, two, 40)
     scheduler.submit([three])
     (placement,) = scheduler.admit()
     assert (placement.source, placement.keep) == (two.slot, 39)
 
 
 def test_cancel_takes_out_waiting_and_running_ones() -> None:
-    scheduler = Scheduler[Fake](1, 32, 8)
+    scheduler = Scheduler[Fake](1, 32)
     mine = [Fake(1, 5), Fake(1, 5)]
     other = Fake(2, 5)
     scheduler.submit([*mine, other])
@@ -149,8 +168,8 @@ def test_cancel_takes_out_waiting_and_running_ones() -> None:
     assert scheduler.running == [other]
 
 
-@pytest.mark.parametrize("sizes", [(0, 8, 8), (4, 3, 1), (1, 8, 0)])
-def test_impossible_sizes_are_refused(sizes: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("sizes", [(0, 8, 9, 8), (4, 3, 9, 1), (1, 8, 9, 0)])
+def test_impossible_sizes_are_refused(sizes: tuple[int, int, int, int]) -> None:
     with pytest.raises(ValueError, match="n_slots"):
         Scheduler(*sizes)
 
@@ -163,16 +182,44 @@ def test_impossible_sizes_are_refused(sizes: tuple[int, int, int]) -> None:
 def test_every_prompt_is_computed_whole_and_in_order(
     lengths: list[int], step_tokens: int, prefill_tokens: int
 ) -> None:
-    scheduler = Scheduler[Fake](8, step_tokens, prefill_tokens)
+    scheduler = Scheduler[Fake](8, step_tokens)
     sequences = [Fake(i, length) for i, length in enumerate(lengths)]
     scheduler.submit(sequences)
     scheduler.admit()
     for _ in range(sum(lengths) + 1):
-        rows = [row for row in scheduler.plan() if row.sequence.computed < row.sequence.length]
-        for row in rows:
-            assert row.start == row.sequence.computed
-            row.sequence.computed += row.count
+        spans = [
+            span
+            for span in scheduler.plan(prefill=prefill_tokens)
+            if span.sequence.computed < span.sequence.length
+        ]
+        for span in spans:
+            assert span.start == span.sequence.computed
+        scheduler.record(spans)
     assert all(s.computed == s.length for s in sequences)
+
+
+def test_the_statuses_of_a_life() -> None:
+    scheduler = Scheduler[Fake](2, 64)
+    first, second = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=PROMPT)
+    scheduler.submit([first, second])
+    assert (first.status, second.status) == (Status.WAITING, Status.WAITING)
+    scheduler.admit()
+    assert (first.status, second.status) == (Status.PREFILL, Status.PARKED)
+    compute(scheduler, first, 38)
+    assert (first.status, scheduler.counts()) == (Status.PREFILL, (0, 1))
+    compute(scheduler, first, 39)
+    assert (first.status, scheduler.counts()) == (Status.DECODING, (1, 0))
+    scheduler.admit()
+    assert second.status is Status.DECODING
+    compute(scheduler, first, 40)
+    scheduler.await_mask(first)
+    assert [span.sequence for span in scheduler.plan(prefill=8)] == [second]
+    scheduler.preempt(second)
+    scheduler.resume(first)
+    assert (first.status, second.status) == (Status.DECODING, Status.WAITING)
+    scheduler.cancel(2)
+    scheduler.release(first)
+    assert (first.status, second.status) == (Status.FINISHED, Status.FINISHED)
 
 
 # --- shared prefixes --------------------------------------------------------------------------
@@ -187,10 +234,10 @@ PROMPT = list(range(1, 41))
 
 
 def test_behind_a_finished_sequence() -> None:
-    scheduler = Scheduler[Fake](1, 64, 16)
+    scheduler = Scheduler[Fake](1, 64)
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
-    first.computed = 40
+    compute(scheduler, first, 40)
     scheduler.release(first)
     (placement,) = start(scheduler, Fake(2, 0, tokens=[*PROMPT[:30], 99, 98]))
     assert (placement.source, placement.keep) == (0, 30)
@@ -198,64 +245,65 @@ def test_behind_a_finished_sequence() -> None:
 
 
 def test_the_last_token_is_always_computed() -> None:
-    scheduler = Scheduler[Fake](1, 64, 16)
+    scheduler = Scheduler[Fake](1, 64)
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
-    first.computed = 40
+    compute(scheduler, first, 40)
     scheduler.release(first)
     (placement,) = start(scheduler, Fake(2, 0, tokens=PROMPT))
     assert placement.keep == 39
+    assert placement.sequence.status is Status.DECODING
 
 
 def test_behind_a_running_sequence_in_another_slot() -> None:
-    scheduler = Scheduler[Fake](2, 64, 16)
+    scheduler = Scheduler[Fake](2, 64)
     first, second = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=[*PROMPT, 99])
     start(scheduler, first)
-    first.computed = 40
+    compute(scheduler, first, 40)
     (placement,) = start(scheduler, second)
     assert (placement.source, placement.keep) == (first.slot, 40)
     assert second.slot != first.slot
 
 
 def test_a_short_prefix_is_not_worth_a_copy() -> None:
-    scheduler = Scheduler[Fake](2, 64, 16)
+    scheduler = Scheduler[Fake](2, 64)
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
-    first.computed = 40
+    compute(scheduler, first, 40)
     (placement,) = start(scheduler, Fake(2, 0, tokens=[*PROMPT[: MIN_COPY - 1], 99, 98]))
     assert (placement.source, placement.keep) == (None, 0)
 
 
 def test_who_comes_with_the_same_new_prompt_waits_for_its_prefill() -> None:
-    scheduler = Scheduler[Fake](3, 16, 8)
+    scheduler = Scheduler[Fake](3, 16)
     sequences = [Fake(i, 0, tokens=PROMPT) for i in range(3)]
     scheduler.submit(sequences)
     assert admitted(scheduler) == sequences[:1]
     assert len(scheduler.running) == 3
     for _ in range(2):
-        (row,) = scheduler.plan()
-        assert row.sequence is sequences[0]
-        row.sequence.computed += row.count
+        (span,) = scheduler.plan(prefill=8)
+        assert span.sequence is sequences[0]
+        scheduler.record([span])
         assert scheduler.admit() == []
-    (row,) = scheduler.plan()
-    row.sequence.computed += row.count
+    (span,) = scheduler.plan(prefill=8)
+    scheduler.record([span])
     sequences[0].length += 1  # its first token was drawn
     placements = scheduler.admit()
     assert [(p.sequence, p.source, p.keep) for p in placements] == [
         (sequences[1], sequences[0].slot, 39),
         (sequences[2], sequences[0].slot, 39),
     ]
-    assert {row.count for row in scheduler.plan()} == {1}
+    assert {span.count for span in scheduler.plan(prefill=8)} == {1}
 
 
 def test_only_the_prefill_is_waited_for_not_what_is_drawn_behind_it() -> None:
-    scheduler = Scheduler[Fake](2, 16, 8)
+    scheduler = Scheduler[Fake](2, 16)
     answer = list(range(5000, 5300))
     first = Fake(1, 0, tokens=PROMPT)
     second = Fake(2, 0, tokens=[*PROMPT, *answer, 7])
     start(scheduler, first, second)
-    assert scheduler.is_parked(second.slot)
-    first.computed = 40
+    assert second.status is Status.PARKED
+    compute(scheduler, first, 40)
     first.tokens[40] = answer[0]
     first.length = 41
     (placement,) = scheduler.admit()
@@ -263,21 +311,21 @@ def test_only_the_prefill_is_waited_for_not_what_is_drawn_behind_it() -> None:
 
 
 def test_choices_share_their_prefill_whatever_they_share_with_others() -> None:
-    scheduler = Scheduler[Fake](3, 64, 8)
+    scheduler = Scheduler[Fake](3, 64)
     choices = [Fake(1, 0, tokens=PROMPT) for _ in range(2)]
     other = Fake(2, 0, tokens=PROMPT)
     for sequence in choices:
         sequence.reuse = False
     start(scheduler, *choices, other)
-    assert scheduler.is_parked(choices[1].slot)
-    assert not scheduler.is_parked(other.slot)
-    choices[0].computed = 39
+    assert choices[1].status is Status.PARKED
+    assert other.status is not Status.PARKED
+    compute(scheduler, choices[0], 39)
     (placement,) = scheduler.admit()
     assert (placement.sequence, placement.source) == (choices[1], choices[0].slot)
 
 
 def test_who_had_to_give_way_waits_until_another_has_ended() -> None:
-    scheduler = Scheduler[Fake](3, 64, 16)
+    scheduler = Scheduler[Fake](3, 64)
     running = [Fake(i, 10) for i in range(3)]
     start(scheduler, *running)
     scheduler.preempt(running[2])
@@ -290,10 +338,10 @@ def test_who_had_to_give_way_waits_until_another_has_ended() -> None:
 
 
 def test_whoever_waited_for_goes_on_when_that_one_leaves() -> None:
-    scheduler = Scheduler[Fake](2, 16, 8)
+    scheduler = Scheduler[Fake](2, 16)
     first, second = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=PROMPT)
     start(scheduler, first, second)
-    first.computed = 20
+    compute(scheduler, first, 20)
     scheduler.cancel(1)
     (placement,) = scheduler.admit()
     assert placement.sequence is second
@@ -301,12 +349,12 @@ def test_whoever_waited_for_goes_on_when_that_one_leaves() -> None:
 
 
 def test_the_least_recently_used_room_is_given_up_first() -> None:
-    scheduler = Scheduler[Fake](2, 64, 16)
+    scheduler = Scheduler[Fake](2, 64)
     old, new = Fake(1, 0, tokens=[*PROMPT, 7]), Fake(2, 0, tokens=[9, *PROMPT])
     start(scheduler, old, new)
     slots = old.slot, new.slot
     for sequence in (old, new):
-        sequence.computed = 41
+        compute(scheduler, sequence, 41)
         scheduler.release(sequence)
     (placement,) = start(scheduler, Fake(3, 5))
     assert placement.sequence.slot == slots[0]
@@ -316,11 +364,11 @@ def test_the_least_recently_used_room_is_given_up_first() -> None:
 
 def test_a_long_conversation_is_not_given_up_for_a_common_beginning() -> None:
     """Where another slot is free, the beginning is copied and the rest stays."""
-    scheduler = Scheduler[Fake](2, 64, 16)
+    scheduler = Scheduler[Fake](2, 64)
     long = Fake(1, 0, tokens=list(range(1, 101)))
     start(scheduler, long)
     kept = long.slot
-    long.computed = 100
+    compute(scheduler, long, 100)
     scheduler.release(long)
     (placement,) = start(scheduler, Fake(2, 0, tokens=[*range(1, 21), 999, 998]))
     assert (placement.source, placement.keep) == (kept, 20)
@@ -328,14 +376,14 @@ def test_a_long_conversation_is_not_given_up_for_a_common_beginning() -> None:
 
 
 def test_no_reuse_on_request() -> None:
-    scheduler = Scheduler[Fake](2, 64, 16)
+    scheduler = Scheduler[Fake](2, 64)
     secret, other = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=PROMPT)
     secret.reuse = False
     start(scheduler, secret)
-    secret.computed = 40
+    compute(scheduler, secret, 40)
     (placement,) = start(scheduler, other)
     assert placement.keep == 0
-    other.computed = 40
+    compute(scheduler, other, 40)
     for sequence in (secret, other):
         scheduler.release(sequence)
     third = Fake(3, 0, tokens=PROMPT)
@@ -344,25 +392,24 @@ def test_no_reuse_on_request() -> None:
 
 
 def test_what_cannot_be_cut_is_shared_whole_or_not_at_all() -> None:
-    scheduler = Scheduler[Fake](1, 64, 16)
-    scheduler.can_cut = False
+    scheduler = Scheduler[Fake](1, 64, can_cut=False)
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
-    first.computed = 40
+    compute(scheduler, first, 40)
     scheduler.release(first)
     longer, other = Fake(2, 0, tokens=[*PROMPT, 5]), Fake(3, 0, tokens=[*PROMPT[:30], 5])
     (placement,) = start(scheduler, longer)
     assert (placement.source, placement.keep) == (longer.slot, 40)
-    longer.computed = 41
+    compute(scheduler, longer, 41)
     scheduler.release(longer)
     assert start(scheduler, other)[0].keep == 0
 
 
 def test_preempted_sequences_come_back_first() -> None:
-    scheduler = Scheduler[Fake](2, 64, 16)
+    scheduler = Scheduler[Fake](2, 64)
     one, two, three = (Fake(i, 10) for i in range(3))
     start(scheduler, one, two, three)
-    two.computed = 5
+    compute(scheduler, two, 5)
     scheduler.preempt(two)
     assert (two.computed, two.slot) == (0, -1)
     scheduler.release(one)
@@ -374,13 +421,13 @@ def filled(scheduler: Scheduler[Fake], n_slots: int, length: int = 20) -> list[F
     sequences = [Fake(100 + i, length) for i in range(n_slots)]
     start(scheduler, *sequences)
     for sequence in sequences:
-        sequence.computed = length
+        compute(scheduler, sequence, length)
         scheduler.release(sequence)
     return sequences
 
 
 def test_newcomers_get_slots_beside_each_other() -> None:
-    scheduler = Scheduler[Fake](8, 64, 16)
+    scheduler = Scheduler[Fake](8, 64)
     filled(scheduler, 8)
     running = [Fake(i, 20) for i in range(4)]
     for sequence in running:
@@ -389,13 +436,13 @@ def test_newcomers_get_slots_beside_each_other() -> None:
 
 
 def test_what_lies_beside_those_that_run_is_moved_to_where_less_is_lost() -> None:
-    scheduler = Scheduler[Fake](8, 64, 16)
+    scheduler = Scheduler[Fake](8, 64)
     old = filled(scheduler, 8)
     # Slots 4 to 7 are the older half from now on.
     for sequence in old[:4]:
         (placement,) = start(scheduler, again := Fake(1, 0, tokens=[*sequence.tokens[:20], 7]))
         assert placement.source == again.slot
-        again.computed = 21
+        compute(scheduler, again, 21)
         scheduler.release(again)
     (placement,) = start(scheduler, first := Fake(2, 0, tokens=[*old[0].tokens[:20], 7, 8]))
     assert first.slot == 0
@@ -411,7 +458,7 @@ def test_what_lies_beside_those_that_run_is_moved_to_where_less_is_lost() -> Non
 
 def test_a_conversation_that_goes_on_far_away_comes_to_the_others() -> None:
     """There is a slot beside them that holds nothing."""
-    scheduler = Scheduler[Fake](8, 64, 16)
+    scheduler = Scheduler[Fake](8, 64)
     old = filled(scheduler, 8)
     start(scheduler, first := Fake(1, 20))
     assert first.slot == 0
@@ -423,7 +470,7 @@ def test_a_conversation_that_goes_on_far_away_comes_to_the_others() -> None:
 
 
 def test_what_lies_beside_the_others_is_moved_to_an_empty_slot() -> None:
-    scheduler = Scheduler[Fake](8, 64, 16)
+    scheduler = Scheduler[Fake](8, 64)
     old = filled(scheduler, 8)
     start(scheduler, first := Fake(1, 20))
     assert first.slot == 0
@@ -436,7 +483,7 @@ def test_what_lies_beside_the_others_is_moved_to_an_empty_slot() -> None:
 
 
 def test_no_conversation_is_given_up_to_bring_another_to_the_others() -> None:
-    scheduler = Scheduler[Fake](8, 64, 16)
+    scheduler = Scheduler[Fake](8, 64)
     old = filled(scheduler, 8)
     start(scheduler, Fake(1, 20))
     (placement,) = start(scheduler, again := Fake(2, 0, tokens=[*old[7].tokens[:20], 7]))
@@ -446,7 +493,7 @@ def test_no_conversation_is_given_up_to_bring_another_to_the_others() -> None:
 
 
 def test_slots_of_a_long_context_stay_where_they_are() -> None:
-    scheduler = Scheduler[Fake](8, 64, 16, 1 << 20)
+    scheduler = Scheduler[Fake](8, 64, 1 << 20)
     old = filled(scheduler, 8)
     start(scheduler, Fake(1, 20))
     (placement,) = start(scheduler, again := Fake(2, 0, tokens=[*old[7].tokens[:20], 7]))
@@ -454,10 +501,10 @@ def test_slots_of_a_long_context_stay_where_they_are() -> None:
 
 
 def test_a_long_context_is_copied_for_a_long_prefix_only() -> None:
-    scheduler = Scheduler[Fake](2, 64, 16, 128 * 30)
+    scheduler = Scheduler[Fake](2, 64, 128 * 30)
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
-    first.computed = 40
+    compute(scheduler, first, 40)
     (placement,) = start(scheduler, Fake(2, 0, tokens=[*PROMPT[:29], 99, 98]))
     assert placement.keep == 0
     scheduler.cancel(2)
@@ -470,45 +517,50 @@ def test_a_long_context_is_copied_for_a_long_prefix_only() -> None:
     [((), []), ((1,), [1]), ((1, 2), [1, 2]), ((1, 2, 3), []), ((0, 5), []), ((1, 4), [1, 4])],
 )
 def test_small_gaps_are_bridged(ends: tuple[int, ...], bridges: list[int]) -> None:
-    scheduler = Scheduler[Fake](6, 64, 16)
+    scheduler = Scheduler[Fake](6, 64)
     running = [Fake(i, 10 + i) for i in range(6)]
     start(scheduler, *running)
     for sequence in running:
-        sequence.computed = 9 + sequence.request_id
+        compute(scheduler, sequence, 9 + sequence.request_id)
     for slot in ends:
         scheduler.release(running[slot])
-    rows = scheduler.plan()
-    assert scheduler.bridges(rows, 58) == [(slot, 9 + slot) for slot in bridges]
-    assert len(scheduler.bridges(rows, 1)) <= 1
-    scheduler.can_cut = False
-    assert scheduler.bridges(rows, 58) == []
+    spans = scheduler.plan(prefill=16)
+    assert scheduler.bridges(spans, 58) == [(slot, 9 + slot) for slot in bridges]
+    assert len(scheduler.bridges(spans, 1)) <= 1
+    scheduler.cannot_cut(spans[0].sequence)
+    assert scheduler.bridges(spans, 58) == []
 
 
 def test_a_full_slot_is_no_bridge() -> None:
-    scheduler = Scheduler[Fake](3, 64, 16, 30)
+    scheduler = Scheduler[Fake](3, 64, 30)
     running = [Fake(i, 30) for i in range(3)]
     start(scheduler, *running)
     for sequence in running:
-        sequence.computed = 29
-    running[1].computed = 30
+        compute(scheduler, sequence, 29)
+    compute(scheduler, running[1], 30)
     scheduler.release(running[1])
-    assert scheduler.bridges(scheduler.plan(), 10) == []
+    assert scheduler.bridges(scheduler.plan(prefill=16), 10) == []
 
 
 class Life(RuleBasedStateMachine):
     """Requests arrive, run, end and leave in any order, few letters making many common prefixes.
 
     What the engine would do with llama.cpp's memory is done with lists: slots are never lost nor
-    shared, and every slot holds just what its sequence believes.
+    shared, and every slot holds just what its sequence believes. Each sequence is in the status
+    that its slot and its tokens say, and gets there by a documented transition only
+    (``Fake.status``).
     """
 
     SLOTS = 7
 
     def __init__(self) -> None:
         super().__init__()
-        self.scheduler = Scheduler[Fake](self.SLOTS, 16, 4)
+        self.scheduler = Scheduler[Fake](self.SLOTS, 16)
         self.next_id = 0
         self.admitted: list[int] = []
+        self.submitted: list[Fake] = []
+        self.cuts = True
+        """Whether the memory can be cut; the scheduler does not know it before it tries."""
         self.memory: list[list[int]] = [[] for _ in range(self.SLOTS)]
 
     @rule(n=st.integers(1, 4), common=st.integers(0, 60), more=st.lists(st.integers(1, 2)),
@@ -519,15 +571,16 @@ class Life(RuleBasedStateMachine):
         for sequence in sequences:
             sequence.reuse = reuse
         self.scheduler.submit(sequences)
+        self.submitted += sequences
         self.next_id += 1
 
     @rule(which=st.integers(0, 30))
     def cancel(self, which: int) -> None:
         self.scheduler.cancel(which)
 
-    @rule(can_cut=st.booleans())
-    def learn(self, can_cut: bool) -> None:
-        self.scheduler.can_cut = can_cut
+    @rule()
+    def cut_no_more(self) -> None:
+        self.cuts = False
 
     @rule()
     def lose_the_idle_slots(self) -> None:
@@ -540,31 +593,41 @@ class Life(RuleBasedStateMachine):
             self.scheduler.preempt(self.scheduler.running[-1])
             self.admitted = []  # it may come back before others that came after it
 
-    @rule(finish=st.booleans(), token=st.integers(1, 2))
-    def step(self, finish: bool, token: int) -> None:
+    @rule(finish=st.booleans(), token=st.integers(1, 2), late=st.booleans())
+    def step(self, finish: bool, token: int, late: bool) -> None:
+        """One step of the loop; ``late``: the masks of grammars are not there in time."""
         before = list(self.scheduler.running)
+        awaiting = [s for s in before if s.status is Status.AWAITING_MASK]
         for placement in self.scheduler.admit():
             self._carry_out(placement)
         new = [s for s in self.scheduler.running if s not in before]
         self.admitted += [s.request_id for s in new]
-        rows = self.scheduler.plan()
-        assert sum(row.count for row in rows) <= 16
-        assert len({id(row.sequence) for row in rows}) == len(rows)
-        assert bool(rows) == bool(self.scheduler.running)
-        assert rows or not self.scheduler.waiting
+        self.statuses_say_what_is_true()
+        spans = self.scheduler.plan(prefill=4)
+        assert sum(span.count for span in spans) <= 16
+        assert len({id(span.sequence) for span in spans}) == len(spans)
+        assert bool(spans) == bool(set(self.scheduler.running) - set(awaiting))
+        assert spans or awaiting or not self.scheduler.waiting
         decoding = [
             s for s in self.scheduler.running
-            if s.length - s.computed == 1 and s.slot not in self.scheduler._parked
+            if s.length - s.computed == 1 and s.status is not Status.PARKED  # not by its status
         ]  # fmt: skip
-        assert {id(s) for s in decoding} <= {id(row.sequence) for row in rows}
-        self._bridge(rows)
-        for row in rows:
-            self._compute(row, finish, token)
+        assert {id(s) for s in decoding} <= {id(span.sequence) for span in spans}
+        self._bridge(spans)
+        for span in spans:
+            self._compute(span)
+            if span.completes and late:
+                self.scheduler.await_mask(span.sequence)
+            elif span.completes:
+                self._sample(span.sequence, finish, token)
+        for sequence in awaiting if not late else ():
+            self.scheduler.resume(sequence)
+            self._sample(sequence, finish, token)
 
-    def _bridge(self, rows: list[Row[Fake]]) -> None:
-        used = {row.sequence.slot for row in rows}
-        bridges = self.scheduler.bridges(rows, 16 - sum(row.count for row in rows))
-        assert sum(row.count for row in rows) + len(bridges) <= 16
+    def _bridge(self, spans: list[BatchSpan[Fake]]) -> None:
+        used = {span.sequence.slot for span in spans}
+        bridges = self.scheduler.bridges(spans, 16 - sum(span.count for span in spans))
+        assert sum(span.count for span in spans) + len(bridges) <= 16
         assert len({slot for slot, _ in bridges} | used) == len(bridges) + len(used)
         for slot, position in bridges:
             assert not any(s.slot == slot and s.computed for s in self.scheduler.running)
@@ -575,22 +638,25 @@ class Life(RuleBasedStateMachine):
         slot, source = placement.sequence.slot, placement.source
         if placement.rescue is not None:
             self.memory[placement.rescue] = list(self.memory[slot])
-        if self.scheduler.is_parked(slot):
+        if placement.sequence.status is Status.PARKED:
             return
         if source is None:
             self.memory[slot] = []
         else:
             content = self.memory[source]
-            assert self.scheduler.can_cut or len(content) == placement.keep
+            assert placement.cut or len(content) == placement.keep
             self.memory[slot] = content[: placement.keep]
+            if placement.cut and not self.cuts:
+                self.memory[slot] = []
+                self.scheduler.cannot_cut(placement.sequence)
 
-    def _compute(self, row: Row[Fake], finish: bool, token: int) -> None:
-        sequence = row.sequence
-        assert row.start == len(self.memory[sequence.slot])
-        self.memory[sequence.slot] += sequence.tokens[row.start : row.start + row.count].tolist()
-        sequence.computed += row.count
-        if not row.completes:
-            return
+    def _compute(self, span: BatchSpan[Fake]) -> None:
+        sequence = span.sequence
+        assert span.start == len(self.memory[sequence.slot])
+        self.memory[sequence.slot] += sequence.tokens[span.start : span.start + span.count].tolist()
+        self.scheduler.record([span])
+
+    def _sample(self, sequence: Fake, finish: bool, token: int) -> None:
         if finish or sequence.length > 120:
             self.scheduler.release(sequence)
         else:
@@ -606,9 +672,26 @@ class Life(RuleBasedStateMachine):
         assert all(s.slot == -1 for s in self.scheduler.waiting)
 
     @invariant()
+    def statuses_say_what_is_true(self) -> None:
+        running, waiting = set(self.scheduler.running), set(self.scheduler.waiting)
+        for sequence in self.submitted:
+            if sequence in waiting:
+                expected = {Status.WAITING}
+            elif sequence not in running:
+                expected = {Status.FINISHED}
+            elif sequence.computed == sequence.length:
+                expected = {Status.AWAITING_MASK}
+            elif sequence.computed == sequence.length - 1:
+                expected = {Status.DECODING}
+            else:
+                expected = {Status.PREFILL, Status.PARKED}
+            assert sequence.status in expected
+            assert (sequence.slot >= 0) == (sequence in running)
+
+    @invariant()
     def slots_hold_what_is_believed(self) -> None:
         for sequence in self.scheduler.running:
-            if sequence.slot not in self.scheduler._parked:
+            if sequence.status is not Status.PARKED:
                 believed = sequence.tokens[: sequence.computed].tolist()
                 assert self.memory[sequence.slot] == believed
         for slot, held in self.scheduler.idle:
@@ -621,3 +704,13 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
+
+
+def test_statuses_are_set_by_the_scheduler_alone() -> None:
+    folder = Path(scheduler_module.__file__).parent
+    setters = {
+        path.name
+        for path in folder.rglob("*.py")
+        if re.search(r"\.status = ", path.read_text(encoding="utf-8"))
+    }
+    assert setters == {"scheduler.py", "sequence.py"}, "and each sequence begins with one"

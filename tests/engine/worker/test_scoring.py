@@ -12,7 +12,7 @@ from engine_runs import Counting, Failing, Run
 from reference_logits import ReferenceModel
 
 from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, Part, PromptToken
-from offgrid.engine.worker.engine import NO_ROOM
+from offgrid.engine.worker.llama.errors import NO_ROOM
 from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import ContextLengthExceeded
 

@@ -11,8 +11,7 @@ from engine_runs import Counting, Failing, Run
 from support import eventually
 
 from offgrid.engine.protocol import Delta, Failed, Load, Part, Started
-from offgrid.engine.worker.engine import NO_ROOM
-from offgrid.engine.worker.llama.errors import DecodeError
+from offgrid.engine.worker.llama.errors import NO_ROOM, DecodeError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.sampling import SamplingParams
 
@@ -108,12 +107,12 @@ def test_choices_share_one_prefill(run: Run, model: Counting) -> None:
 
 
 def test_prompts_that_come_at_once_are_read_in_one_call(
-    run: Run, model: Counting, monkeypatch: pytest.MonkeyPatch
+    model: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("offgrid.engine.worker.engine._GATHER_SECONDS", 60.0)
     texts = ["One day", "Two foxes", "In a house"]
     left = list(texts)
-    run.engine.expecting = lambda: bool(left)
+    run = Run(model, expecting=lambda: bool(left))
     loop = threading.Thread(target=run.engine.run)
     loop.start()
     for text in texts:

@@ -15,8 +15,8 @@ from jsonschema import Draft202012Validator
 from schemas import random_schema
 
 from offgrid.engine.protocol import Delta, Failed, Grammar, Load
-from offgrid.engine.worker.grammars import Masks, Matcher
 from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.matcher import Masks, Matcher
 from offgrid.sampling import SamplingParams
 
 PERSON = {
@@ -219,8 +219,10 @@ def test_a_matcher_that_fails_ends_only_its_request(
         def __getattr__(self, name: str) -> Any:
             raise RuntimeError("panic in the library")
 
-    run.engine._masks.wait([broken.matcher], 60)  # type: ignore[list-item]
-    broken.matcher._inner = Broken()  # type: ignore[union-attr]
+    assert broken.matcher is not None
+    if broken.matcher.future is not None:
+        broken.matcher.future.result(60)
+    broken.matcher._inner = Broken()  # type: ignore[assignment]
     run.finish()
     end = run.last(bad)
     assert isinstance(end, Failed)
@@ -260,11 +262,12 @@ class _Held:
         self._matcher.ready = True
 
 
-def test_a_slow_mask_holds_up_nobody_else(run: Run) -> None:
+def test_a_slow_mask_holds_up_nobody_else(run: Run, model: Model) -> None:
     alone = run.submit("Once", grammar=schema(PERSON), sampling=WARM, max_tokens=300)
     run.finish()
+    expected = run.text(alone)
     gated = Gated()
-    run.engine._masks = gated
+    run = Run(model, masks=gated)
     slow = run.submit("Once", grammar=schema(PERSON), sampling=WARM, max_tokens=300)
     stream = run.submit("In a house", max_tokens=400, ignore_eos=True)
 
@@ -281,22 +284,22 @@ def test_a_slow_mask_holds_up_nobody_else(run: Run) -> None:
     assert tokens(stream) == before + 20
     gated.gate.set()
     run.finish()
-    assert run.text(slow) == run.text(alone)
+    assert run.text(slow) == expected
 
 
 def test_hard_matchers_give_the_same_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """All steps but the first of each choice are computed in threads."""
     easy = run.submit("Once", grammar=schema(PERSON), sampling=WARM, n=3, max_tokens=300)
     run.finish()
-    monkeypatch.setattr("offgrid.engine.worker.grammars.HARD_SECONDS", -1.0)
+    monkeypatch.setattr("offgrid.engine.worker.matcher.HARD_SECONDS", -1.0)
     hard = run.submit("Once", grammar=schema(PERSON), sampling=WARM, n=3, max_tokens=300)
     run.finish()
     assert [run.text(hard, i) for i in range(3)] == [run.text(easy, i) for i in range(3)]
 
 
-def test_a_cancel_while_a_mask_is_awaited(run: Run) -> None:
+def test_a_cancel_while_a_mask_is_awaited(model: Model) -> None:
     gated = Gated()
-    run.engine._masks = gated
+    run = Run(model, masks=gated)
     id = run.submit("Once", grammar=schema(PERSON), max_tokens=300)
     for _ in range(3):
         run.engine.step()

@@ -16,9 +16,8 @@ from support import together
 from tiny_vision import POSITIONS, make_gemma, make_projector, make_qwen, make_seeing, pixels, png
 
 from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, Part, TokenQuery
-from offgrid.engine.worker.engine import NO_ROOM
 from offgrid.engine.worker.image import Chunk, Embeddings
-from offgrid.engine.worker.llama.errors import DecodeError
+from offgrid.engine.worker.llama.errors import NO_ROOM, DecodeError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.llama.vision import EncodeError, image_ids
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
@@ -52,12 +51,12 @@ class Watched:
             raise self.encoder_errors.pop(0)
         return self._model.encode(chunk)
 
-    def see(self, chunk: Chunk, embeddings: Embeddings, slot: int, start: int) -> None:
+    def decode_image(self, chunk: Chunk, embeddings: Embeddings, slot: int, start: int) -> None:
         self.seen.append((slot, start))
         error = self.errors.pop(0) if self.errors else None
         if error is not None:
             raise error
-        self._model.see(chunk, embeddings, slot, start)
+        self._model.decode_image(chunk, embeddings, slot, start)
 
 
 @pytest.fixture(scope="module")
@@ -402,6 +401,16 @@ def test_an_encoder_that_fails_ends_its_requests_only(model: Watched) -> None:
     failed = [event for event in run.events if isinstance(event, Failed)]
     assert [(event.id, event.error) for event in failed] == [(id, "EngineFault") for id in bad]
     assert (run.text(other), run.text(good)) == expected
+
+
+@pytest.mark.parametrize("where", ["encoder_errors", "errors"])
+def test_a_failed_image_is_told_though_nothing_else_runs(model: Watched, where: str) -> None:
+    error = EncodeError("no") if where == "encoder_errors" else DecodeError(-3)
+    setattr(model, where, [error])
+    run = Run(model)
+    id = ask(run, "Look: @ What?", RED)
+    run.finish()
+    assert isinstance(run.last(id), Failed)
 
 
 def test_a_decode_that_fails_ends_its_request_only(model: Watched) -> None:

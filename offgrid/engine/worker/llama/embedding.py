@@ -10,7 +10,7 @@ import psutil
 from numpy.typing import NDArray
 
 from offgrid.engine.worker.llama.batch import Batch
-from offgrid.engine.worker.llama.errors import DecodeError, LoadError
+from offgrid.engine.worker.llama.errors import INVALID_BATCH, DecodeError, LoadError
 from offgrid.engine.worker.llama.weights import MAX_UBATCH, Weights
 
 _SEQUENCES = 64
@@ -99,7 +99,7 @@ class EmbeddingContext:
         """Return a copy of the last hidden states at batch positions, (count, n_embd)."""
         address = ctypes.cast(lc.llama_get_embeddings(self._context), ctypes.c_void_p).value
         if not address:
-            raise DecodeError(-1)
+            raise DecodeError(INVALID_BATCH)
         return _copy_floats(address + 4 * first * self.n_embd, count, self.n_embd)
 
     def pooled(self, sequence: int) -> NDArray[np.float32]:
@@ -107,7 +107,7 @@ class EmbeddingContext:
         pointer = lc.llama_get_embeddings_seq(self._context, sequence)
         address = ctypes.cast(pointer, ctypes.c_void_p).value
         if not address:
-            raise DecodeError(-1)
+            raise DecodeError(INVALID_BATCH)
         return _copy_floats(address, 1, self.n_embd).ravel()
 
     def forget(self, sequence: int) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+NO_ROOM = 1
+"""``llama_decode``: no memory cell is free for the batch."""
+INVALID_BATCH = -1
+"""``llama_decode``: it refuses the batch."""
+
 
 class LoadError(Exception):
     """The model cannot be loaded; the message is for the user."""
@@ -10,10 +15,23 @@ class LoadError(Exception):
 class DecodeError(Exception):
     """``llama_decode`` failed. ``code`` is its return value (llama.h, ``llama_decode``).
 
-    1: no room in the KV memory; 2: aborted; -1: an invalid batch (both leave the memory as it
-    was); less than -1: a failed computation (the memory of the batch's sequences is undefined).
+    1: no room in the KV memory; 2: aborted; -1: an invalid batch; less than -1: a failed
+    computation.
     """
 
     def __init__(self, code: int) -> None:
         super().__init__(f"llama_decode returned {code}")
         self.code = code
+
+    @property
+    def no_room(self) -> bool:
+        """Whether the batch would be computed if more memory cells were free."""
+        return self.code == NO_ROOM
+
+    @property
+    def retriable(self) -> bool:
+        """Whether the memory is as it was before, so that parts of the batch can be tried alone.
+
+        After any other failure what the memory of the batch's sequences holds is undefined.
+        """
+        return self.code in (NO_ROOM, INVALID_BATCH)

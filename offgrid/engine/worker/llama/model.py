@@ -17,7 +17,7 @@ from offgrid.engine.protocol import Load, ModelInfo
 from offgrid.engine.worker.image import Chunk, Embeddings
 from offgrid.engine.worker.llama.batch import Batch
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
-from offgrid.engine.worker.llama.errors import DecodeError, LoadError
+from offgrid.engine.worker.llama.errors import INVALID_BATCH, DecodeError, LoadError
 from offgrid.engine.worker.llama.vision import Vision, VisionError
 from offgrid.engine.worker.llama.weights import MAX_UBATCH, Weights
 
@@ -161,7 +161,7 @@ class Model(Weights):
             pooling=self.pooling,
             generates=self.generates,
             control_ids=self.control_texts,
-            sees=load.projector is not None,
+            has_vision=load.projector is not None,
         )
 
     # --- images -------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ class Model(Weights):
         """
         return self.vision().encode(chunk)
 
-    def see(self, chunk: Chunk, embeddings: Embeddings, slot: int, start: int) -> None:
+    def decode_image(self, chunk: Chunk, embeddings: Embeddings, slot: int, start: int) -> None:
         """Compute an encoded image in a slot, from position ``start`` on.
 
         Raises:
@@ -239,7 +239,7 @@ class Model(Weights):
         """
         address = _get_logits_ith(self._context, index)
         if not address:
-            raise DecodeError(-1)
+            raise DecodeError(INVALID_BATCH)
         return int(address)
 
     def forget(self, slot: int) -> None:

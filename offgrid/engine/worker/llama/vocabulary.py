@@ -59,7 +59,7 @@ class Vocabulary:
             int(lc.llama_vocab_fim_mid(vocab)),
         )
         self._pieces: dict[int, bytes] = {}
-        self._shown: dict[int, bytes] = {}
+        self._pieces_with_special: dict[int, bytes] = {}
         self._breakers: dict[tuple[str, ...], Breakers] = {}
         self._index: PieceIndex | None = None
         self._breakers_lock = threading.Lock()
@@ -124,11 +124,11 @@ class Vocabulary:
             cached = self._pieces[token] = self._read_piece(token)
         return cached
 
-    def shown(self, token: int) -> bytes:
+    def piece_with_special(self, token: int) -> bytes:
         """Return the bytes of a token as :meth:`piece` does; control tokens as they are written."""
-        cached = self._shown.get(token)
+        cached = self._pieces_with_special.get(token)
         if cached is None:
-            cached = self._shown[token] = self._read_piece(token, special=True)
+            cached = self._pieces_with_special[token] = self._read_piece(token, special=True)
         return cached
 
     def _read_piece(self, token: int, special: bool = False) -> bytes:

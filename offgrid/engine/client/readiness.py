@@ -1,0 +1,146 @@
+"""Whether the worker of a model serves: the supervisor says so, and requests wait for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from offgrid.engine.client.pending import POLL, ClientGone
+from offgrid.engine.client.process import WorkerProcess
+from offgrid.engine.protocol import ModelInfo
+from offgrid.errors import ModelLoadFailed, Overloaded
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailure:
+    """Why a model is not loaded. ``lasting``: it fails until its file is another one."""
+
+    message: str
+    lasting: bool
+
+
+class Readiness:
+    """What is known of one model's worker, with the lock that all parts of a client share.
+
+    One lock guards the worker, the places in the queue and the requests, because a request is
+    registered for the very worker that is ready at that moment, and for no client that is closed.
+
+    Args:
+        load_timeout: seconds that loading may take.
+        most_waiting: requests that may wait at once for the model to be loaded, beside one.
+
+    Attributes:
+        lock: guards all of this, the places and the requests. Never held while a process is
+            started, written to or waited for.
+        changed: notified when a waiting request should look again. Its lock is ``lock``.
+        process: the present worker; None while there is none.
+        ready: whether the model is loaded and ``process`` serves.
+        info: the loaded model; None until the first worker is ready. It stays when that one ends.
+        load_failure: why the file was not loaded, if that is over; only a new client tries again.
+        draining: whether the server is stopping and takes no more requests.
+        closed: whether no worker is wanted any more.
+    """
+
+    def __init__(self, load_timeout: float, most_waiting: int) -> None:
+        # Reentrant: a stream that nobody closed is cancelled when it is collected as garbage, which
+        # may be at any line of any thread.
+        self.lock = threading.RLock()
+        self.changed = threading.Condition(self.lock)
+        self.process: WorkerProcess | None = None
+        self.ready = False
+        self.info: ModelInfo | None = None
+        self.load_failure: LoadFailure | None = None
+        self.draining = False
+        self.closed = False
+        self._load_timeout = load_timeout
+        self._most_waiting = most_waiting
+        self._waiting = 0
+
+    # --- set by the supervisor and the client -------------------------------------------------
+
+    def begin(self, process: WorkerProcess) -> None:
+        """A worker has been started; it loads the model."""
+        with self.lock:
+            self.process = process
+
+    def serve(self, info: ModelInfo) -> None:
+        """The worker has loaded the model."""
+        with self.changed:
+            self.info = info
+            self.ready = True
+            self.changed.notify_all()
+
+    def end(self) -> bool:
+        """The worker has ended; return whether it was ready."""
+        with self.changed:
+            was_ready, self.ready = self.ready, False
+            self.process = None
+        return was_ready
+
+    def give_up(self, failure: LoadFailure) -> None:
+        """The model is not loaded: no other process is started for it."""
+        with self.changed:
+            self.load_failure = failure
+            self.changed.notify_all()
+
+    def close(self) -> None:
+        """No worker is wanted any more: nobody need wait for one."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+
+    # --- asked by requests --------------------------------------------------------------------
+
+    def wait(self, alive: Callable[[], bool] = lambda: True) -> ModelInfo:
+        """Wait until the model is loaded.
+
+        Raises:
+            ModelLoadFailed: llama.cpp does not load it.
+            Overloaded: it takes longer than ``load_timeout``, too many wait for it already, or the
+                server is stopping.
+            ClientGone: ``alive`` said no.
+        """
+        deadline = time.monotonic() + self._load_timeout
+        with self.changed:
+            if not self.ready and self._waiting > self._most_waiting:
+                raise Overloaded(
+                    "The model is still loading and the queue is full.",
+                    code="model_loading",
+                    retry_after=5,
+                )
+            self._waiting += 1
+            try:
+                return self._wait(deadline, alive)
+            finally:
+                self._waiting -= 1
+
+    def _wait(self, deadline: float, alive: Callable[[], bool]) -> ModelInfo:
+        while not self.ready:
+            if self.load_failure is not None:
+                raise ModelLoadFailed(self.load_failure.message, "model")
+            if self.closed:
+                raise self.farewell()
+            if time.monotonic() > deadline:
+                raise Overloaded("The model is still loading.", code="model_loading", retry_after=5)
+            self.changed.wait(POLL)
+            if not alive():
+                raise ClientGone
+        assert self.info is not None
+        return self.info
+
+    def check_open(self) -> None:
+        """Refuse a new request once the model is on its way out.
+
+        Raises:
+            Overloaded: it is.
+        """
+        if self.draining or self.closed:
+            raise self.farewell()
+
+    def farewell(self) -> Overloaded:
+        """What a closed client answers."""
+        if self.draining:
+            return Overloaded("The server is stopping.", code="server_shutting_down")
+        return Overloaded("The model has just been unloaded; try again.", code="model_loading")

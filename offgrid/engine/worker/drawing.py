@@ -1,0 +1,206 @@
+"""Samples the tokens of a step, within the masks of grammars, and says what they add to answers."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offgrid.engine.protocol import Delta, TokenLogprob
+from offgrid.engine.worker.batching import FilledBatch
+from offgrid.engine.worker.failures import Failures
+from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.matcher import DEAD_ENDS, Masks, Matcher
+from offgrid.engine.worker.outbox import Outbox
+from offgrid.engine.worker.scheduler import Scheduler
+from offgrid.engine.worker.scoring import drawn_token
+from offgrid.engine.worker.sequence import Sequence, Status
+from offgrid.errors import EngineFault, InvalidParameter, RequestError, SamplingError
+from offgrid.sampling import SampleResult, sample_rows
+
+log = logging.getLogger(__name__)
+
+_LARGE_VOCABULARY = 16384
+"""Logits in a row from which on it pays to share rows among threads."""
+_MASK_SECONDS = 0.002
+"""How long masks are waited for when the logits are there. Most are there first; a sequence whose
+mask is late is sampled in a later step, so that it does not hold up the others."""
+
+
+class Drawing:
+    """Samples for many sequences in one call, and hands the tokens to their matchers."""
+
+    def __init__(
+        self,
+        model: Model,
+        scheduler: Scheduler[Sequence],
+        failures: Failures,
+        outbox: Outbox,
+        masks: Masks,
+    ) -> None:
+        self._model = model
+        self._scheduler = scheduler
+        self._failures = failures
+        self._outbox = outbox
+        self._masks = masks
+        self._threads = model.n_threads if model.n_vocab >= _LARGE_VOCABULARY else 1
+        self._drawn: list[tuple[Matcher, int]] = []
+        """Tokens of this step that matchers have to follow."""
+
+    def sample(self, batch: FilledBatch) -> None:
+        """Sample the next token of each sequence that a decoded batch completes.
+
+        Logprobs of prompts' tokens are told first.
+        """
+        for scored in batch.scored:
+            try:
+                self._outbox.add(scored.delta())
+            except SamplingError as ex:
+                self._fail(scored.sequence, ex)
+        self._draw(batch.complete, batch.addresses)
+
+    def sample_late(self, seconds: float) -> None:
+        """Sample for those whose masks were not there when their logits were.
+
+        Args:
+            seconds: how long to wait for the masks.
+        """
+        awaiting = Status.AWAITING_MASK
+        late = [s for s in self._scheduler.running if s.status is awaiting]
+        if not late:
+            return
+        if seconds:
+            self._masks.wait([s.matcher for s in late if s.matcher is not None], seconds)
+        late = [s for s in late if s.matcher is not None and s.matcher.ready]
+        rows = [s.pending_logits for s in late]  # alive until they were read
+        for sequence in late:
+            sequence.pending_logits = None
+            self._scheduler.resume(sequence)
+        self._draw(late, [row.ctypes.data for row in rows if row is not None])
+
+    def start_masks(self) -> None:
+        """Let the matchers follow the tokens of this step, after their clients were told."""
+        drawn, self._drawn = self._drawn, []
+        self._masks.start(drawn)
+
+    def _draw(self, sequences: list[Sequence], addresses: list[int]) -> None:
+        if any(s.limit == 0 for s in sequences):
+            sequences, addresses = self._without_empty(sequences, addresses)
+        masks = None
+        if any(sequence.matcher is not None for sequence in sequences):
+            sequences, addresses = self._with_masks(sequences, addresses)
+            masks = [0 if s.matcher is None else s.matcher.address for s in sequences]
+        if not sequences:
+            return
+        wanted = [-1 if s.request.top_logprobs is None else s.request.top_logprobs
+                  for s in sequences]  # fmt: skip
+        results = sample_rows(
+            addresses,
+            [s.sampler for s in sequences],
+            top_logprobs=wanted,
+            masks=masks,
+            post_sampling=[s.request.post_sampling for s in sequences],
+            threads=self._threads,
+        )
+        drawn = [*zip(sequences, results, strict=True)]
+        if any(sequence.choice for sequence in sequences):
+            # Rows stand in the order of slots; clients get the choices of a step in their own.
+            drawn.sort(key=lambda pair: pair[0].choice)
+        finished = Status.FINISHED
+        for sequence, result in drawn:
+            if sequence.status is finished:  # a sibling has just failed their request
+                continue
+            if isinstance(result, SamplingError):
+                self._not_drawn(sequence, result)
+                continue
+            if self._push(sequence, result) and sequence.matcher is not None:
+                self._drawn.append((sequence.matcher, result.token))
+
+    def _without_empty(
+        self, sequences: list[Sequence], addresses: list[int]
+    ) -> tuple[list[Sequence], list[int]]:
+        """End the answers that are to have no tokens; return the others."""
+        for sequence in sequences:
+            if sequence.limit == 0 and sequence.status is not Status.FINISHED:
+                self._outbox.add(sequence.finish_empty())
+                self._scheduler.release(sequence)
+        pairs = [(s, a) for s, a in zip(sequences, addresses, strict=True) if s.limit]
+        return [s for s, _ in pairs], [a for _, a in pairs]
+
+    def _not_drawn(self, sequence: Sequence, error: SamplingError) -> None:
+        """No token can be drawn: a bad row, or nothing is left of the grammar's tokens."""
+        if sequence.matcher is not None and error.code == "no_candidate":
+            if sequence.matcher.accepting:  # only the end was allowed, and ignore_eos bans it
+                self._outbox.add(sequence.end())
+                self._scheduler.release(sequence)
+                return
+            message = "The grammar and the bans of logit_bias together allow no token."
+            refused = InvalidParameter(message, sequence.matcher.param)
+            self._failures.fail(sequence.request_id, refused)
+            return
+        self._fail(sequence, error)
+
+    def _with_masks(
+        self, sequences: list[Sequence], addresses: list[int]
+    ) -> tuple[list[Sequence], list[int]]:
+        """Leave out who cannot be drawn for: the mask is not there yet, or the matcher failed."""
+        self._masks.wait([s.matcher for s in sequences if s.matcher is not None], _MASK_SECONDS)
+        ready: list[Sequence] = []
+        found: list[int] = []
+        for sequence, address in zip(sequences, addresses, strict=True):
+            matcher = sequence.matcher
+            if sequence.status is Status.FINISHED:
+                continue
+            if matcher is not None and not matcher.ready:
+                sequence.pending_logits = _copied(address, self._model.n_vocab)
+                self._scheduler.await_mask(sequence)
+            elif matcher is not None and matcher.error is not None:
+                self._failures.fail(sequence.request_id, _beyond(matcher))
+            else:
+                ready.append(sequence)
+                found.append(address)
+        # Siblings of a sequence that failed have ended with it.
+        pairs = [p for p in zip(ready, found, strict=True) if p[0].status is not Status.FINISHED]
+        return [s for s, _ in pairs], [a for _, a in pairs]
+
+    def _push(self, sequence: Sequence, result: SampleResult) -> bool:
+        """Tell what a token adds to an answer; return whether the answer goes on."""
+        token = result.token
+        logprobs: tuple[TokenLogprob, ...] = ()
+        if sequence.request.top_logprobs is not None:
+            logprobs = (drawn_token(self._model, result),)
+        piece = sequence.visible.get(token) or self._model.piece(token)
+        delta: Delta = sequence.advance(token, piece, token in self._model.eog_ids, logprobs)
+        self._outbox.add(delta)
+        if delta.finish_reason is None:
+            return True
+        self._scheduler.release(sequence)
+        return False
+
+    def _fail(self, sequence: Sequence, error: SamplingError) -> None:
+        log.error("request %d: %s", sequence.request_id, error)
+        fault = EngineFault(f"The model gave no usable distribution: {error}")
+        self._failures.fail(sequence.request_id, fault)
+
+
+def _beyond(matcher: Matcher) -> RequestError:
+    log.warning("grammar given up: %s", matcher.error)
+    if matcher.error in DEAD_ENDS:
+        return InvalidParameter(
+            "The answer came to a point where the grammar lets no token of this model follow, and"
+            " does not let it end: something that it asks for cannot be written, or leads nowhere.",
+            matcher.param,
+            code="grammar_dead_end",
+        )
+    return InvalidParameter(
+        f"The answer cannot go on within the grammar: {matcher.error}.",
+        matcher.param,
+        code="grammar_too_complex",
+    )
+
+
+def _copied(address: int, n_vocab: int) -> NDArray[np.float32]:
+    """A row of logits that outlives the next decode."""
+    return np.ctypeslib.as_array((ctypes.c_float * n_vocab).from_address(address)).copy()

@@ -1,0 +1,108 @@
+"""Failed computations: which requests end, what is tried again, and when the process is given up.
+
+A failure ends only the requests that it belongs to. Where llama.cpp has no memory cell free,
+nothing ends as long as a sequence can be preempted.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from offgrid.engine.protocol import Failed
+from offgrid.engine.worker.batching import FilledBatch
+from offgrid.engine.worker.llama.errors import DecodeError
+from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.outbox import Outbox
+from offgrid.engine.worker.scheduler import BatchSpan, Scheduler
+from offgrid.engine.worker.sequence import Sequence
+from offgrid.errors import EngineFault, RequestError
+
+log = logging.getLogger(__name__)
+
+MAX_FAILURES = 2
+"""Failed computations in a row after which the process is not to be trusted any more."""
+
+
+class EngineBroken(Exception):
+    """llama.cpp fails again and again; only a new process helps."""
+
+
+class Failures:
+    """Ends requests that failed, makes room for those that can go on, and counts."""
+
+    def __init__(self, model: Model, scheduler: Scheduler[Sequence], outbox: Outbox) -> None:
+        self._model = model
+        self._scheduler = scheduler
+        self._outbox = outbox
+        self._in_a_row = 0
+
+    def fail(self, request_id: int, error: RequestError) -> None:
+        """End all sequences of a request, and tell its client why."""
+        self._scheduler.cancel(request_id)
+        self._outbox.add(
+            Failed(request_id, type(error).__name__, error.message, error.param, error.code)
+        )
+
+    def reset(self) -> None:
+        """A computation has succeeded."""
+        self._in_a_row = 0
+
+    def count(self, error: DecodeError) -> None:
+        """A computation has failed, and its requests have ended.
+
+        Raises:
+            EngineBroken: so did the one before.
+        """
+        self._in_a_row += 1
+        if self._in_a_row >= MAX_FAILURES:
+            self._outbox.push()
+            raise EngineBroken(f"{self._in_a_row} failures in a row, last: {error}")
+
+    def after_decode(
+        self, batch: FilledBatch, error: DecodeError
+    ) -> list[list[BatchSpan[Sequence]]]:
+        """Find whose fault a failed decode was.
+
+        Returns:
+            Rows to try instead, each list in a batch of its own. Their sequences may have ended, or
+            have been preempted, when their turn comes.
+
+        Raises:
+            EngineBroken: as :meth:`count`.
+        """
+        spans = batch.spans
+        log.error("decode of %d spans failed: %s", len(spans), error)
+        if error.no_room and self.make_room():
+            return [spans]
+        if error.retriable and len(spans) > 1:
+            return [[span] for span in spans]
+        fault = EngineFault("The model failed to compute this request.")
+        slots = [*(slot for slot, _ in batch.bridges), *(span.sequence.slot for span in spans)]
+        for request_id in dict.fromkeys(span.sequence.request_id for span in spans):
+            self.fail(request_id, fault)
+        for slot in slots:
+            self._scheduler.forget(slot)
+        self.count(error)
+        return []
+
+    def make_room(self) -> bool:
+        """No memory cell is free: give up what nobody runs in, then the youngest sequence.
+
+        Nobody loses a token: who had to give way is computed again when its turn comes.
+
+        Returns:
+            Whether there is hope that who is left can be computed in the next step.
+        """
+        emptied = self._scheduler.idle.clear()
+        for slot in emptied:
+            self._model.forget(slot)
+        if emptied:
+            return True
+        if len(self._scheduler.running) < 2:
+            return False
+        youngest = self._scheduler.running[-1]
+        slot = youngest.slot
+        youngest.pending_logits = None  # its logits are computed again
+        self._scheduler.preempt(youngest)
+        self._model.forget(slot)
+        return True

@@ -1,0 +1,84 @@
+"""Images of running sequences: encoded beside the streams, then computed in their slots."""
+
+from __future__ import annotations
+
+import logging
+
+from offgrid.engine.worker.encoder import Encoder
+from offgrid.engine.worker.failures import Failures
+from offgrid.engine.worker.image import ImageSpan
+from offgrid.engine.worker.llama.errors import DecodeError
+from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.outbox import Outbox
+from offgrid.engine.worker.scheduler import Scheduler
+from offgrid.engine.worker.sequence import Sequence, Status
+from offgrid.errors import EngineFault
+
+log = logging.getLogger(__name__)
+
+
+class Images:
+    """Computes one image in a step: each takes the time of a decode of its own."""
+
+    def __init__(
+        self, model: Model, scheduler: Scheduler[Sequence], failures: Failures, outbox: Outbox
+    ) -> None:
+        self._model = model
+        self._scheduler = scheduler
+        self._failures = failures
+        self._outbox = outbox
+        self._encoder = Encoder(model.encode)
+
+    def step(self, seconds: float) -> None:
+        """Compute an image that is encoded, or see to it that the next one will be.
+
+        Args:
+            seconds: how long to wait for the encoder.
+
+        Raises:
+            EngineBroken: as :meth:`Failures.count`.
+        """
+        waiting = [
+            (sequence, span)
+            for sequence in self._scheduler.running
+            if sequence.images and sequence.status is Status.PREFILL
+            if (span := sequence.next_image) is not None
+        ]
+        if not waiting:
+            return
+        started = self._encoder.chunk
+        sequence, span = next((w for w in waiting if w[1].chunk is started), waiting[0])
+        try:
+            embeddings = self._encoder.take(span.chunk, seconds)
+        except Exception as ex:  # whatever it is, it was beside the model
+            self._fail(sequence, ex)
+            return
+        if embeddings is None:
+            return
+        start = sequence.position(span.start)
+        try:
+            self._model.decode_image(span.chunk, embeddings, sequence.slot, start)
+        except DecodeError as ex:
+            self._after_decode(sequence, span, ex)
+            return
+        self._failures.reset()
+        self._scheduler.record_image(sequence, span.end)
+
+    def _after_decode(self, sequence: Sequence, span: ImageSpan, error: DecodeError) -> None:
+        """Have an image tried again in another step if that may help, else end its request."""
+        slot = sequence.slot
+        start = sequence.position(span.start)
+        can_retry = error.no_room and self._scheduler.can_cut
+        if can_retry and self._model.cut(slot, start) and self._failures.make_room():
+            log.error("an image of request %d is tried again: %s", sequence.request_id, error)
+            return
+        self._fail(sequence, error)
+        self._model.forget(slot)
+        self._scheduler.forget(slot)
+        self._failures.count(error)
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        log.error("an image of request %d failed: %s", sequence.request_id, error)
+        fault = EngineFault("The model failed to compute an image.")
+        self._failures.fail(sequence.request_id, fault)
+        self._outbox.push()  # what the others got is on its way, and there may be no further step

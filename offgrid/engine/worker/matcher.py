@@ -1,0 +1,140 @@
+"""Follows answers through compiled grammars with llguidance's matcher.
+
+A :class:`Matcher` follows one answer and says for every position which tokens may come next, as a
+bit mask that the sampler applies in its own pass. :class:`Masks` computes the masks between two
+decodes where that is quick, and beside the decode of the next step where it is not.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+import numpy as np
+from llguidance import LLMatcher
+from numpy.typing import NDArray
+
+from offgrid.grammar.messages import NO_TOKEN_NEXT, first_line
+
+log = logging.getLogger(__name__)
+
+STEP_SECONDS = 0.1
+"""Processor time of one step of a matcher beyond which the grammar is given up."""
+HARD_SECONDS = 0.001
+"""Processor time of a step from which on a matcher's steps are computed beside the decode. To hand
+an easy one to another thread takes longer than to compute it."""
+_THREADS = 4
+"""For hard matchers, so that one of them does not hold up the next."""
+_NOT_WRITABLE = "no token of the vocabulary continues it"
+DEAD_ENDS = frozenset({NO_TOKEN_NEXT, _NOT_WRITABLE})
+"""The errors of a :class:`Matcher` that no limit is to blame for."""
+
+
+class Matcher:
+    """Follows one answer through a grammar. Made by
+    :meth:`offgrid.engine.worker.grammars.Grammars.matchers`.
+
+    Attributes:
+        address: of the mask's ``(n_vocab + 31) // 32`` uint32 words, a bit for every token that
+            may come next.
+        ready: whether the mask is that of the current position.
+        accepting: whether the answer is complete as it stands.
+        error: why it cannot go on, or None. Whoever has one must draw no more.
+        hard: whether one of its steps took long.
+        param: the request field that the grammar came in.
+    """
+
+    __slots__ = (
+        "_inner",
+        "_mask",
+        "accepting",
+        "address",
+        "error",
+        "future",
+        "hard",
+        "param",
+        "ready",
+    )
+
+    def __init__(self, inner: LLMatcher, mask: NDArray[np.uint32], param: str) -> None:
+        self._inner = inner
+        self._mask = mask
+        self.address = int(mask.ctypes.data)
+        self.accepting = bool(inner.is_accepting())
+        self.error: str | None = None
+        self.hard = False
+        self.ready = True
+        self.param = param
+        self.future: Future[None] | None = None
+
+    @property
+    def mask(self) -> NDArray[np.uint32]:
+        """The mask itself."""
+        return self._mask
+
+    def copy(self) -> Matcher:
+        """Return one at the same position that goes its own way."""
+        return Matcher(self._inner.deep_copy(), self._mask.copy(), self.param)
+
+    def advance(self, token: int) -> None:
+        """Take in a drawn token and compute the next mask. Failures go to :attr:`error`."""
+        began = time.thread_time()
+        try:
+            if not self._inner.consume_token(token):
+                self.error = first_line(self._inner.get_error())
+            else:
+                self._compute()
+        except BaseException as ex:  # a Rust panic is no Exception
+            log.exception("a grammar failed")
+            self.error = type(ex).__name__
+        seconds = time.thread_time() - began
+        self.hard = self.hard or seconds > HARD_SECONDS
+        if seconds > STEP_SECONDS:
+            self.error = "a step takes too long"
+
+    def _compute(self) -> None:
+        self._inner.unsafe_compute_mask_ptr(self.address, self._mask.nbytes)
+        if self._inner.is_error():
+            self.error = first_line(self._inner.get_error())
+            return
+        self.accepting = bool(self._inner.is_accepting())
+        if not self.accepting and (self._inner.is_stopped() or not self._mask.any()):
+            self.error = _NOT_WRITABLE
+
+    def check_start(self) -> None:
+        """Compute the first mask."""
+        self._compute()
+
+
+class Masks:
+    """Lets matchers follow the drawn tokens; hard ones in threads, while llama.cpp computes."""
+
+    def __init__(self) -> None:
+        self._threads: ThreadPoolExecutor | None = None
+
+    def start(self, drawn: list[tuple[Matcher, int]]) -> None:
+        """Compute the masks after the given tokens, or begin to."""
+        for matcher, token in drawn:
+            if matcher.hard:
+                self._start(matcher, token)
+            else:
+                matcher.advance(token)
+
+    def _start(self, matcher: Matcher, token: int) -> None:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="masks")
+        matcher.ready = False
+        matcher.future = self._threads.submit(_advance, matcher, token)
+
+    def wait(self, matchers: Iterable[Matcher], seconds: float) -> None:
+        """Wait until all are ready, but not longer than that."""
+        pending = {m.future for m in matchers if not m.ready and m.future is not None}
+        if pending:
+            wait(pending, seconds)
+
+
+def _advance(matcher: Matcher, token: int) -> None:
+    matcher.advance(token)
+    matcher.ready = True

@@ -1,0 +1,97 @@
+"""From what a client sent to what is compiled: limits of size, checks, and llguidance's dialect.
+
+Kinds of grammars are named as in :class:`offgrid.engine.protocol.Grammar`.
+"""
+
+from __future__ import annotations
+
+import json
+
+from llguidance import grammar_from
+
+from offgrid.grammar.document import Json
+from offgrid.grammar.gbnf import GbnfError, gbnf_to_lark
+from offgrid.grammar.lark import lark_rules
+from offgrid.grammar.options import ANSWER_OPTIONS, NO_FORCING
+from offgrid.grammar.pattern import MAX_REPETITION, repetition
+from offgrid.grammar.rules import TooTangled, endless_rule
+from offgrid.grammar.schema import MAX_SOURCE as MAX_SCHEMA
+
+MAX_SOURCE = {
+    "json_schema": MAX_SCHEMA, "lark": 64 * 1024, "gbnf": 64 * 1024, "regex": 16 * 1024,
+    "choice": 128 * 1024, "answer": 512 * 1024,
+}  # fmt: skip
+"""Bytes of UTF-8 by kind; also the list of kinds."""
+MAX_CHOICES = 10_000
+
+
+class GrammarError(ValueError):
+    """A grammar that cannot be used; the message says why."""
+
+
+def check_size(kind: str, source: str) -> None:
+    """Refuse a source that is too long to be looked at.
+
+    Raises:
+        GrammarError: it is longer than :data:`MAX_SOURCE` allows for its kind.
+    """
+    size, limit = len(source.encode("utf-8")), MAX_SOURCE[kind]
+    if size > limit:
+        raise GrammarError(f"it has {size} bytes, at most {limit} are taken")
+
+
+def compilable_schema(checked: Json) -> str:
+    """Return a schema that :func:`~offgrid.grammar.schema.parse_schema` has checked, in Lark."""
+    schema = {**checked, "x-guidance": ANSWER_OPTIONS}
+    return f"start: %json {json.dumps(schema)}{NO_FORCING}"
+
+
+def compilable(kind: str, source: str) -> str:
+    """Return a grammar that is no JSON schema in llguidance's dialect of Lark.
+
+    Raises:
+        GrammarError: malformed, beyond a limit, or without an end.
+    """
+    if kind == "gbnf":
+        return _from_gbnf(source) + NO_FORCING
+    if kind == "regex":
+        return _from_regex(source) + NO_FORCING
+    if kind == "choice":
+        return _from_choice(json.loads(source)) + NO_FORCING
+    if kind == "lark":
+        _check_lark(source)
+    return source + NO_FORCING
+
+
+def _from_gbnf(source: str) -> str:
+    try:
+        return gbnf_to_lark(source)
+    except GbnfError as ex:
+        raise GrammarError(str(ex)) from None
+
+
+def _from_regex(source: str) -> str:
+    if repetition(source) > MAX_REPETITION:
+        raise GrammarError("it repeats too much")
+    (compiled,) = json.loads(grammar_from("regex", source))["grammars"]
+    return str(compiled["lark_grammar"])
+
+
+def _from_choice(texts: list[str]) -> str:
+    """One lexeme of all texts: the work of a step does not grow with their number."""
+    if not texts or len(texts) > MAX_CHOICES:
+        raise GrammarError(f"it takes 1 to {MAX_CHOICES} texts")
+    alternatives = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
+    return f"start: CHOICE\nCHOICE: {alternatives}\n"
+
+
+def _check_lark(source: str) -> None:
+    if "%json" in source:
+        # Schemas in Lark would get around the checks that schemas need.
+        raise GrammarError("%json is not supported, send the schema as one")
+    try:
+        endless = endless_rule(lark_rules(source) or {}, "start")
+    except TooTangled as ex:
+        raise GrammarError(str(ex)) from None
+    if endless is not None:
+        raise GrammarError(f"rule {endless} never ends, as it needs itself")

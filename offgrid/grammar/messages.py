@@ -1,0 +1,39 @@
+"""llguidance's error messages, as clients get them."""
+
+from __future__ import annotations
+
+import re
+
+_OWN_PLACE = re.compile(r"at \d+\(\d+\): (?:failed to compile JSON schema: |(?=invalid regex))")
+"""Places in what is made here of a schema or a regular expression."""
+_NO_WAY_ON = ("NoExtension", "NoExtensionBias")
+"""Names of llguidance's for a state that nothing can follow."""
+NO_TOKEN_NEXT = "no token may come next"
+"""What :func:`first_line` says of that state."""
+
+
+def first_line(message: str) -> str:
+    """Return an error message of the library without states, backtraces and excerpts."""
+    text = message.partition("\n<state>")[0].partition("\n<backtrace>")[0]
+    text = _OWN_PLACE.sub("", text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines or lines[0].startswith("panic"):
+        return "it cannot be compiled"
+    if lines[0] in _NO_WAY_ON:
+        return NO_TOKEN_NEXT
+    if lines[0].endswith("regex parse error:"):
+        lines[0] += "".join(line.removeprefix("error:") for line in lines if line[:6] == "error:")
+    return lines[0][:300]
+
+
+def plain(message: str) -> str:
+    """Return the library's words without the options that it speaks of and nobody has here."""
+    if message.startswith("Unimplemented keys"):
+        return message.replace("Unimplemented keys", "unsupported keywords")
+    if message.startswith("oneOf constraints are not supported"):
+        return "oneOf with alternatives that may overlap is not supported; use anyOf"
+    if message.startswith("Failed to generate regex for"):
+        return "minimum or maximum is too large"
+    if message.startswith("Unsatisfiable schema: Regex is empty"):
+        return "unsatisfiable: no text has its pattern, format and length"
+    return message.rstrip(".")

@@ -1,0 +1,130 @@
+"""The states of a request, without any worker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+from offgrid.engine.client.pending import Embedding, Generation, Hooks, Lookup, Pending, State
+from offgrid.engine.client.process import WorkerProcess
+from offgrid.engine.protocol import (
+    Accepted,
+    Delta,
+    Embed,
+    Embedded,
+    EmbeddingRequest,
+    Failed,
+    GenerationRequest,
+    LookUp,
+    Part,
+    PromptToken,
+    Submit,
+    TokenQuery,
+    Tokens,
+)
+from offgrid.errors import EngineFault
+
+WORKER = cast(WorkerProcess, object())
+FAULT = Failed(1, "EngineFault", "It died.")
+SCORES = (PromptToken(5, b"x"),)
+
+
+class Kept:
+    """What a request tells those who keep it."""
+
+    def __init__(self) -> None:
+        self.closed: list[Pending] = []
+        self.cancelled: list[int] = []
+        self.hooks = Hooks(threading.RLock(), self.closed.append, self.cancelled.append)
+
+
+@pytest.fixture
+def kept() -> Kept:
+    return Kept()
+
+
+def generation(kept: Kept, ended: Callable[[], None] = lambda: None, **fields: Any) -> Generation:
+    request = GenerationRequest(parts=(Part("Once", True),), **fields)
+    return Generation("key", Submit(1, request), 1, kept.hooks, ended)
+
+
+def test_the_life_of_a_generation(kept: Kept) -> None:
+    one = generation(kept, n=2)
+    assert one.state is State.WAITING
+    one.assign(WORKER)
+    assert one.state is State.ASSIGNED
+    one.advance(State.SENT)
+    one.push(Accepted(1, 3, 7))
+    assert one.state is State.SENT
+    one.advance(State.STARTED)
+    one.push(Delta(1, 0, "", 0, prompt=SCORES))
+    assert one.state is State.SCORED
+    one.push(Delta(1, 0, "a", 1, "stop"))
+    assert one.state is State.ANSWERING
+    one.push(Delta(1, 1, "b", 1, "stop"))
+    assert one.state is State.COMPLETE
+    # Of all this its client has read nothing yet.
+    assert not one.finished
+    assert not kept.closed
+    assert [delta.text for delta in one.next(0.0) or ()] == ["", "a", "b"]
+    assert one.finished
+    assert kept.closed == [one]
+
+
+def test_no_state_comes_again_but_for_the_next_worker(kept: Kept) -> None:
+    one = generation(kept)
+    one.assign(WORKER)
+    one.advance(State.STARTED)
+    one.advance(State.SENT)
+    assert one.state is State.STARTED
+    one.again()
+    assert (one.state, one.worker, one.retried) == (State.WAITING, None, True)
+
+
+@pytest.mark.parametrize("state", [State.WAITING, State.ASSIGNED, State.ANSWERING])
+def test_an_error_ends_a_request_in_any_state(kept: Kept, state: State) -> None:
+    ended: list[State] = []
+    one = generation(kept, lambda: ended.append(one.state))
+    one.advance(state)
+    one.push(FAULT)
+    assert one.failed
+    assert ended == [State.FAILED]
+    one.push(Delta(1, 0, "too late", 1, "stop"))
+    assert one.state is State.FAILED
+    with pytest.raises(EngineFault, match="It died"):
+        one.next(0.0)
+    assert kept.closed == [one]
+
+
+def test_a_failure_after_the_last_event_changes_nothing(kept: Kept) -> None:
+    one = generation(kept)
+    one.push(Delta(1, 0, "a", 1, "stop"))
+    one.push(FAULT)
+    assert one.state is State.COMPLETE
+    assert not one.failed
+
+
+def test_a_lookup_and_an_embedding_are_complete_with_their_last_answer(kept: Kept) -> None:
+    lookup = Lookup("key", LookUp(1, TokenQuery()), kept.hooks)
+    lookup.push(Tokens(1, (5,)))
+    assert lookup.state is State.COMPLETE
+    assert lookup.wait(lambda: True).tokens == (5,)
+    embedding = Embedding("key", Embed(1, EmbeddingRequest(("a", "b"))), kept.hooks)
+    embedding.push(Accepted(1, 2, 0))
+    embedding.push(Embedded(1, 1, b"", 1))
+    assert not embedding.ended
+    embedding.push(Embedded(1, 0, b"", 0))
+    assert embedding.state is State.COMPLETE
+    assert embedding.wait(lambda: True).prompt_tokens == 2
+    assert kept.closed == [lookup, embedding]
+
+
+def test_a_request_is_closed_once_and_cancelled_only_while_it_is_open(kept: Kept) -> None:
+    one = generation(kept)
+    for _ in range(2):
+        one.cancel()
+    assert kept.closed == [one]
+    assert kept.cancelled == [1]

@@ -1,0 +1,81 @@
+"""Waiting for a model's worker, without any worker."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+from support import together
+
+from offgrid.engine.client.pending import ClientGone
+from offgrid.engine.client.process import WorkerProcess
+from offgrid.engine.client.readiness import LoadFailure, Readiness
+from offgrid.engine.protocol import ModelInfo
+from offgrid.errors import ModelLoadFailed, Overloaded
+
+INFO = cast(ModelInfo, object())
+WORKER = cast(WorkerProcess, object())
+
+
+@pytest.fixture
+def readiness() -> Readiness:
+    return Readiness(load_timeout=60, most_waiting=0)
+
+
+def wait_until(readiness: Readiness, change: Callable[[], None]) -> ModelInfo:
+    """Wait in one thread; change something in another one as soon as the first one waits."""
+    waits = threading.Event()
+
+    def alive() -> bool:
+        waits.set()
+        return True
+
+    def bring() -> None:
+        assert waits.wait(60)
+        change()
+
+    info, _ = together([lambda: readiness.wait(alive), bring])
+    return info
+
+
+def test_who_waits_is_served_by_the_worker_that_is_ready(readiness: Readiness) -> None:
+    readiness.begin(WORKER)
+    assert wait_until(readiness, lambda: readiness.serve(INFO)) is INFO
+    assert readiness.wait(lambda: False) is INFO  # nobody waits now
+    assert readiness.end()
+    assert (readiness.ready, readiness.process, readiness.info) == (False, None, INFO)
+    assert not readiness.end()
+
+
+def test_who_waits_is_told_why_the_model_does_not_load(readiness: Readiness) -> None:
+    failure = LoadFailure("It cannot be loaded.", lasting=True)
+    with pytest.raises(ModelLoadFailed, match="It cannot be loaded"):
+        wait_until(readiness, lambda: readiness.give_up(failure))
+
+
+def test_who_waits_is_told_that_no_worker_is_wanted_any_more(readiness: Readiness) -> None:
+    with pytest.raises(Overloaded, match="has just been unloaded"):
+        wait_until(readiness, readiness.close)
+
+
+def test_a_client_that_leaves_need_not_be_served(readiness: Readiness) -> None:
+    with pytest.raises(ClientGone):
+        readiness.wait(lambda: False)
+
+
+def test_no_more_wait_than_may(readiness: Readiness) -> None:
+    def refused() -> None:
+        with pytest.raises(Overloaded, match="still loading and the queue is full") as caught:
+            readiness.wait()
+        assert caught.value.code == "model_loading"
+        readiness.serve(INFO)
+
+    assert wait_until(readiness, refused) is INFO
+
+
+def test_loading_has_a_limit() -> None:
+    with pytest.raises(Overloaded, match=r"The model is still loading\.") as caught:
+        Readiness(load_timeout=0, most_waiting=0).wait()
+    assert caught.value.retry_after == 5

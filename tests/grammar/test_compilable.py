@@ -1,0 +1,69 @@
+"""Sources of every kind in llguidance's dialect, and what is refused before it is compiled."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from offgrid.grammar import compilable as module
+from offgrid.grammar.compilable import (
+    MAX_CHOICES,
+    MAX_SOURCE,
+    GrammarError,
+    check_size,
+    compilable,
+    compilable_schema,
+)
+from offgrid.grammar.options import ANSWER_OPTIONS, ARGUMENT_OPTIONS, NO_FORCING
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "lark"),
+    [
+        ("gbnf", 'root ::= "a"', "start: T0\nT0: /a/"),
+        ("regex", "a+b", "start: /a+b/"),
+        ("choice", '["a", "\u00e9"]', 'start: CHOICE\nCHOICE: "a" | "\u00e9"'),
+        ("lark", 'start: "a"', 'start: "a"'),
+        ("answer", 'start: %json {"type": "null"}', 'start: %json {"type": "null"}'),
+    ],
+)
+def test_every_kind_in_lark(kind: str, source: str, lark: str) -> None:
+    assert kind in MAX_SOURCE
+    text = compilable(kind, source)
+    assert text.startswith(lark)
+    assert text.endswith(NO_FORCING)
+
+
+def test_a_schema_in_lark() -> None:
+    text = compilable_schema({"type": "null"}).removesuffix(NO_FORCING)
+    schema = json.loads(text.removeprefix("start: %json "))
+    assert schema == {"type": "null", "x-guidance": ANSWER_OPTIONS}
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "words"),
+    [
+        ("gbnf", 'root ::= "a', "a text or class does not end"),
+        ("regex", "(a{1000}){1000}", "repeats too much"),
+        ("choice", "[]", f"1 to {MAX_CHOICES} texts"),
+        ("choice", json.dumps(["a"] * (MAX_CHOICES + 1)), f"1 to {MAX_CHOICES} texts"),
+        ("lark", "start: %json {}", "%json is not supported"),
+        ("lark", 'start: a\na: "x" a', "rule a never ends"),
+    ],
+)
+def test_what_is_refused(kind: str, source: str, words: str) -> None:
+    with pytest.raises(GrammarError, match=words):
+        compilable(kind, source)
+
+
+def test_sizes_are_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_SOURCE", {"regex": 4})
+    check_size("regex", "\u00e9\u00e9")
+    with pytest.raises(GrammarError, match="it has 6 bytes, at most 4 are taken"):
+        check_size("regex", "\u00e9\u00e9\u00e9")
+
+
+def test_schemas_of_answers_and_arguments_differ_in_their_spaces_only() -> None:
+    common = ANSWER_OPTIONS.items() & ARGUMENT_OPTIONS.items()
+    assert {name for name, _ in common} == {"lenient", "coerce_one_of", "json_allowed_escapes"}
