@@ -16,6 +16,7 @@ from typing import IO, Any
 import msgspec
 
 from offgrid.errors import ErrorCode
+from offgrid.grammar.checked import CheckedSchema
 from offgrid.sampling.params import SamplingParams
 
 MAX_FRAME = 64 * 1024 * 1024
@@ -43,17 +44,21 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 class Grammar(msgspec.Struct, frozen=True):
     """What the answer has to look like.
 
-    ``kind`` says how ``source`` is written: ``"json_schema"`` (JSON text of a schema), ``"lark"``
-    (llguidance's dialect), ``"gbnf"`` (llama.cpp's), ``"regex"`` or ``"choice"`` (a JSON list of
-    texts). ``"answer"`` is Lark that was made here of schemas, which stand in ``schemas`` for the
-    same checks, each as ``(field, JSON text)``. ``param`` is the request field that error messages
-    name.
+    ``kind`` says how ``source`` is written: ``"lark"`` (llguidance's dialect), ``"gbnf"``
+    (llama.cpp's), ``"regex"`` or ``"choice"`` (a JSON list of texts). ``"json_schema"`` has no
+    source, but one of ``schemas``. ``"answer"`` is Lark that was made here; a rule ``schema_0`` in
+    it stands for the first of ``schemas``. ``param`` is the request field that error messages name.
     """
 
     kind: str
     source: str
     param: str
-    schemas: tuple[tuple[str, str], ...] = ()
+    schemas: tuple[CheckedSchema, ...] = ()
+
+    @classmethod
+    def of_schema(cls, schema: CheckedSchema) -> Grammar:
+        """Return the grammar of all answers that a schema allows."""
+        return cls("json_schema", "", schema.param, (schema,))
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):

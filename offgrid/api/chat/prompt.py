@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
-from typing import Any
 
 from offgrid.api.chat.choice import Choice
 from offgrid.api.chat.dialects import Dialects
 from offgrid.api.chat.request import ChatRequest
-from offgrid.api.fields.body import excess
 from offgrid.api.generation import GenerationGroup
 from offgrid.api.http.request import in_turn
 from offgrid.chat.dialect import Dialect
@@ -18,8 +15,7 @@ from offgrid.engine.client.client import EngineClient
 from offgrid.engine.limits import check_message_count
 from offgrid.engine.protocol import GenerationRequest, Grammar, ModelInfo, TokenQuery
 from offgrid.errors import InvalidParameter
-
-Json = dict[str, Any]
+from offgrid.grammar.checked import CheckedSchema
 
 
 class ChatPrompt:
@@ -54,8 +50,7 @@ class ChatPrompt:
     def _grammar(self, wanted: Grammar | None) -> Grammar | None:
         """Return what the answer has to follow, for the functions and for ``response_format``."""
         offer = self._offer
-        answer: Json | None = None
-        schemas: list[tuple[str, str]] = []
+        answer: CheckedSchema | None = None
         if wanted is not None and not offer.required:
             if wanted.kind != "json_schema":
                 if offer.functions:
@@ -65,25 +60,18 @@ class ChatPrompt:
                     )
                 self.thinking = False  # the grammar begins where the answer does
                 return wanted
-            schemas.append((wanted.param, wanted.source))
-            answer = _object(wanted)
+            (answer,) = wanted.schemas
             self.constrained = bool(offer.functions)
         if answer is None and not offer.constrained:
             return None
-        places = {tool.function.name: i for i, tool in enumerate(self.request.tools or ())}
-        for function in offer.functions:
-            if function.parameters is not None and (offer.required or function.strict):
-                param = f"tools[{places[function.name]}].function.parameters"
-                schemas.append((param, json.dumps(function.parameters)))
-        source = self._dialect.grammar(
+        source, schemas = self._dialect.grammar(
             offer.functions,
             required=offer.required,
             parallel=offer.parallel,
             thinking=self.rendered.thinking,
             answer=answer,
         )
-        param = "tools" if wanted is None else wanted.param
-        return Grammar("answer", source, param, tuple(schemas))
+        return Grammar("answer", source, "tools" if wanted is None else wanted.param, schemas)
 
     @property
     def offers_tools(self) -> bool:
@@ -122,20 +110,6 @@ class ChatPrompt:
             )
             for _ in range(self.request.n)
         ]
-
-
-def _object(wanted: Grammar) -> Json:
-    """The schema of an answer, before it is checked where it is compiled."""
-    too_much = excess(wanted.source)
-    if too_much:
-        raise InvalidParameter(f"{wanted.param} holds {too_much}.", wanted.param)
-    try:
-        schema = json.loads(wanted.source)
-    except (ValueError, RecursionError):
-        schema = None
-    if not isinstance(schema, dict):
-        raise InvalidParameter(f"{wanted.param} must be a JSON schema, an object.", wanted.param)
-    return schema
 
 
 _dialects = Dialects()

@@ -17,6 +17,7 @@ from schemas import random_schema
 from offgrid.engine.protocol import Delta, Failed, Grammar, Load
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.matcher import Masks, Matcher
+from offgrid.grammar.checked import CheckedSchema
 from offgrid.sampling import SamplingParams
 
 PERSON = {
@@ -33,7 +34,7 @@ WARM = SamplingParams(temperature=1.0, seed=5)
 
 
 def schema(value: Any) -> Grammar:
-    return Grammar("json_schema", json.dumps(value), "response_format.json_schema.schema")
+    return Grammar.of_schema(CheckedSchema(value, "response_format.json_schema.schema"))
 
 
 def regex(source: str) -> Grammar:
