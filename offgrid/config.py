@@ -2,8 +2,8 @@
 
 A value comes from, weakest first: the default, the TOML file named by ``OFFGRID_CONFIG`` (or
 ``--config``), the environment, the command line. A value that does not parse or is out of range
-is a :class:`~offgrid.errors.ConfigError` that names where it came from; nothing falls back in
-silence. ``docs/CONFIGURATION.md`` is held against this table by a test.
+is a :class:`~offgrid.errors.ConfigError` that names where it came from. A test compares
+``docs/CONFIGURATION.md`` with this table.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class Setting:
         # Only numbers have a range in the table.
         number: Any = parsed
         if self.low is not None and number < self.low:
-            raise ConfigError(f"{source}: {value} is less than {self.low:g}")
+            raise ConfigError(f"{source}: {value} is too small; the minimum is {self.low}")
         if self.high is not None and number > self.high:
-            raise ConfigError(f"{source}: {value} is more than {self.high:g}")
+            raise ConfigError(f"{source}: {value} is too large; the maximum is {self.high}")
         return parsed
 
 
@@ -164,14 +164,15 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_HOST",
         "str",
         "127.0.0.1",
-        "Address to listen on. Anything but this machine's loopback also needs allow_remote.",
+        "Address to listen on. Any address other than this machine's loopback also needs "
+        "allow_remote.",
     ),
     Setting(
         "port",
         "OFFGRID_PORT",
         "int",
         11611,
-        "TCP port to listen on; 0 takes a free one and the banner names it.",
+        "TCP port to listen on. 0 picks a free port, which the banner shows.",
         low=0,
         high=65535,
     ),
@@ -180,22 +181,24 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_ALLOW_REMOTE",
         "bool",
         False,
-        "Serve other machines although no key protects the server. Only for a network you trust.",
+        "Accept connections from other machines even though the server has no authentication. "
+        "Only for a network you trust.",
     ),
     Setting(
         "allowed_hosts",
         "OFFGRID_ALLOWED_HOSTS",
         "list",
         (),
-        "More names that a request's Host header may carry, comma-separated. Loopback names and "
-        "the address listened on are always allowed; others are refused (DNS rebinding).",
+        "Further names, comma-separated, that a request's Host header may contain. Loopback "
+        "names and the address listened on are always allowed. All others are refused, which "
+        "prevents DNS rebinding.",
     ),
     Setting(
         "cors_origins",
         "OFFGRID_CORS_ORIGINS",
         "list",
         (),
-        "Web origins (scheme://host:port) whose pages may call the API, comma-separated. "
+        "Web origins (scheme://host:port), comma-separated, whose pages may call the API. "
         "Pages of any other origin are refused.",
     ),
     Setting(
@@ -203,16 +206,16 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_MODELS_DIR",
         "path",
         None,
-        "Folder of GGUF files, subfolders included. When it holds none, the bundled starter "
-        "model is served.",
+        "Folder of GGUF files, searched with its subfolders. If it contains none, the bundled "
+        "starter model is served.",
     ),
     Setting(
         "default_model",
         "OFFGRID_DEFAULT_MODEL",
         "str",
         "",
-        "Model to load at start: an id of the models directory, or the path of a GGUF file, "
-        "which is then served in place.",
+        "Model to load at start: an id from the models directory, or the path of a GGUF file, "
+        "which is then served from where it is.",
         flag="model",
     ),
     Setting(
@@ -220,7 +223,8 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_MAX_MODELS",
         "int",
         3,
-        "Models kept loaded at once; the least recently used idle one makes room for another.",
+        "Maximum number of models loaded at the same time. The least recently used idle model "
+        "is unloaded to make room for another.",
         low=1,
         high=64,
     ),
@@ -229,8 +233,8 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_PARALLEL",
         "int",
         4,
-        "Slots: sequences that one model generates at once. Each has a context of its own in "
-        "memory.",
+        "Slots of each model: the number of sequences that it generates at the same time. Each "
+        "slot has its own context in memory.",
         low=1,
         high=256,
     ),
@@ -239,8 +243,8 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_MAX_CONTEXT",
         "int",
         4096,
-        "Context of one sequence in tokens, prompt plus answer. 0 takes what the model was "
-        "trained with; more than that is cut down to it.",
+        "Context length of a slot in tokens, prompt plus answer. 0 means the length that the "
+        "model was trained with, which is also the maximum.",
         low=0,
         high=1 << 22,
     ),
@@ -249,7 +253,7 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_BATCH_SIZE",
         "int",
         512,
-        "Most tokens that one decode call computes.",
+        "Maximum number of tokens in one decode call.",
         low=32,
         high=8192,
     ),
@@ -258,7 +262,7 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_NUM_THREADS",
         "int",
         0,
-        "Threads that llama.cpp computes with; 0 takes one per physical core.",
+        "Number of threads that llama.cpp computes with. 0 means one per physical core.",
         low=0,
         high=1024,
     ),
@@ -267,8 +271,8 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_GPU_LAYERS",
         "int",
         0,
-        "Layers of the model that are put on a GPU, where llama.cpp was built for one; "
-        "-1 takes all.",
+        "Number of the model's layers to put on a GPU, if llama.cpp was built for one. -1 "
+        "means all.",
         low=-1,
         high=100000,
     ),
@@ -277,7 +281,7 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_USE_MMAP",
         "bool",
         True,
-        "Map the model file into memory instead of reading it. Turn it off for files on "
+        "Map the model file into memory instead of reading it. Turn this off for files on "
         "removable media.",
     ),
     Setting(
@@ -285,14 +289,15 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_USE_MLOCK",
         "bool",
         False,
-        "Keep the model in memory, never swapped out.",
+        "Lock the model in memory so that it is never swapped out.",
     ),
     Setting(
         "queue_size",
         "OFFGRID_QUEUE_SIZE",
         "int",
         16,
-        "Sequences that may wait for a slot; more are answered 503 with Retry-After at once.",
+        "Maximum number of sequences that wait for a slot of one model. Further requests get "
+        "503 with Retry-After at once.",
         low=0,
         high=1024,
     ),
@@ -301,7 +306,8 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_QUEUE_TIMEOUT",
         "float",
         0.0,
-        "Seconds that a sequence may wait for a slot before it is answered 503; 0: as long as its client does.",
+        "Seconds that a sequence may wait for a slot before its request gets 503. 0 means as "
+        "long as the client stays connected.",
         low=0,
         high=86400,
     ),
@@ -319,8 +325,8 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_STALL_TIMEOUT",
         "float",
         120.0,
-        "Seconds that one step of the engine may take before the worker is counted as stuck and "
-        "started again.",
+        "Seconds that one step of a worker may take before the worker counts as stuck and is "
+        "restarted.",
         low=1,
         high=86400,
     ),
@@ -329,7 +335,7 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_DRAIN_TIMEOUT",
         "float",
         30.0,
-        "Seconds that running answers get to finish after Ctrl-C or SIGTERM.",
+        "Seconds that running requests have to finish after Ctrl-C or SIGTERM.",
         low=0,
         high=86400,
     ),
@@ -338,8 +344,8 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_SSE_PING_INTERVAL",
         "float",
         10.0,
-        "Seconds of silence in a stream after which a comment line keeps the connection open; "
-        "0 sends none.",
+        "Seconds without data after which a comment line is sent to keep a stream's connection "
+        "open. 0 turns this off.",
         low=0,
         high=3600,
     ),
@@ -348,7 +354,7 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_MAX_BODY_MB",
         "int",
         8,
-        "Largest request body in MiB; a larger one is answered 413.",
+        "Maximum size of a request body in MiB. A larger body gets 413.",
         low=1,
         high=1024,
     ),
@@ -357,8 +363,8 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_MAX_RESPONSES",
         "int",
         10000,
-        "Answers of /v1/responses that are kept for previous_response_id; those not used for longest "
-        "go first. 0 keeps none.",
+        "Maximum number of responses that /v1/responses stores. The least recently used are "
+        "deleted first. 0 disables storage.",
         low=0,
         high=1000000,
     ),
@@ -367,7 +373,7 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_MAX_RESPONSES_MB",
         "int",
         1024,
-        "MiB that these may take, with what they answer.",
+        "Maximum size of the stored responses and their input items, in MiB.",
         low=1,
         high=1 << 20,
     ),
@@ -376,14 +382,15 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_RESPONSES_FILE",
         "path",
         None,
-        "SQLite file that they are kept in; made when it is first needed.",
+        "SQLite file for stored responses, created on first use.",
     ),
     Setting(
         "log_level",
         "OFFGRID_LOG_LEVEL",
         "str",
         "info",
-        "How much is logged to standard error; debug includes llama.cpp's own lines.",
+        "Least severe level of the messages logged to standard error. debug includes "
+        "llama.cpp's own lines.",
         choices=("debug", "info", "warning", "error"),
     ),
 )
@@ -467,13 +474,13 @@ def load_settings(
     if sequences > MAX_SEQUENCES:
         raise ConfigError(
             "OFFGRID_PARALLEL (--parallel) plus OFFGRID_QUEUE_SIZE (--queue-size), times "
-            f"OFFGRID_MAX_MODELS (--max-models), are {sequences} requests that may be open at "
-            f"once; at most {MAX_SEQUENCES} can be."
+            f"OFFGRID_MAX_MODELS (--max-models), allows {sequences} open requests; the maximum is "
+            f"{MAX_SEQUENCES}. Lower one of the three."
         )
     if not is_loopback(settings.host) and not settings.allow_remote:
         raise ConfigError(
             f"OFFGRID_HOST (--host): {settings.host!r} would let other machines use this server "
-            "without any key. Listen on 127.0.0.1, or set OFFGRID_ALLOW_REMOTE=true "
+            "without authentication. Listen on 127.0.0.1, or set OFFGRID_ALLOW_REMOTE=true "
             "(--allow-remote) if you trust everyone on that network."
         )
     return settings
@@ -490,7 +497,9 @@ def _read_file(path: str | Path | None) -> dict[str, tuple[Any, str]]:
     known = {setting.name for setting in TABLE}
     unknown = sorted(set(content) - known)
     if unknown:
-        raise ConfigError(f"{path}: unknown setting {', '.join(unknown)}")
+        raise ConfigError(
+            f"{path}: unknown setting {', '.join(unknown)}; offgrid serve --help lists all settings"
+        )
     return {name: (value, f"{path}: {name}") for name, value in content.items()}
 
 
@@ -499,7 +508,9 @@ def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
     known = {setting.env for setting in TABLE} | OTHER_VARIABLES
     for name in sorted(environ):
         if name.startswith("OFFGRID_") and name not in known:
-            raise ConfigError(f"{name} is no setting of OffGrid; docs/CONFIGURATION.md lists all")
+            raise ConfigError(
+                f"{name} is not a setting of OffGrid; offgrid serve --help lists all settings"
+            )
 
 
 OTHER_VARIABLES = frozenset({"OFFGRID_CONFIG"})

@@ -129,8 +129,8 @@ class ModelNotLoaded(RequestError):
 
     def __init__(self, model: str) -> None:
         super().__init__(
-            f"The model {model} is not loaded, and a GET request unloads no other model for it. "
-            "Send a POST request to it first, for example POST /tokenize.",
+            f"The model {model} is not loaded, and a GET request never unloads another model to "
+            "make room. Send a POST request to this model first, for example POST /tokenize.",
             "model",
         )
 

@@ -153,7 +153,7 @@ class Server:
             threading.Thread(target=self._drain_and_exit, daemon=True).start()
         # The end of a terminal is often told twice, by the system and by the shell.
         elif number != getattr(signal, "SIGHUP", None):
-            _tell("stopped without waiting")
+            _tell("stopped immediately; running requests were cut off")
             os._exit(130)
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
@@ -162,7 +162,7 @@ class Server:
 
     def _look_anew(self) -> None:
         log.info(
-            "SIGHUP: %s holds %d models; they are looked up at each request, settings at start",
+            "SIGHUP: %s holds %d models; models are read at each request, settings at start",
             self.settings.models_dir,
             len(self.catalogue.entries()),
         )
@@ -173,7 +173,7 @@ class Server:
 
     def _drain_and_exit(self) -> None:
         self.pool.drain()
-        _tell("finishing running answers; once more to stop at once")
+        _tell("finishing running requests; press Ctrl-C again to stop immediately")
         self._drain()
         # Both are needed: the signal, and an event that ends the loop's wait for sockets.
         _thread.interrupt_main()

@@ -100,8 +100,8 @@ def test_serve_says_what_it_serves_and_answers(serve: Serve, models: Path) -> No
     child.out.find(rf"^OffGrid LLM {__version__} at ")
     child.out.find(rf"models +{STARTER}\n")
     child.out.find(rf"folder +{models}\n")
-    child.out.find(r"slots +4, and 16 requests may wait\n")
-    child.out.find(rf"ready +{STARTER}: .*context 2048 tokens a slot, \d+ MiB")
+    child.out.find(r"slots +4 per model, plus a queue of 16\n")
+    child.out.find(rf"ready +{STARTER}: .*context of 2048 tokens per slot, \d+ MiB")
     answer = request(url, "POST", CHAT, chat_body(temperature=0))
     assert answer.status == 200
     assert answer.json["choices"][0]["message"]["content"]
@@ -115,8 +115,8 @@ def test_flags_take_effect(serve: Serve) -> None:
     )  # fmt: skip
     url = child.wait_ready()
     assert url.startswith("http://localhost:")
-    child.out.find(r"slots +1, and 0 requests may wait\n")
-    child.out.find(r"ready .*context 64 tokens a slot")
+    child.out.find(r"slots +1 per model, plus a queue of 0\n")
+    child.out.find(r"ready .*context of 64 tokens per slot")
     assert request(url, "POST", CHAT, chat_body(max_tokens=1)).status == 200
     refused = request(url, "POST", CHAT, chat_body("hello " * 100))
     assert refused.status == 400
@@ -133,7 +133,7 @@ def test_variables_take_effect(serve: Serve) -> None:
     for threads in ("1", "3"):
         child = serve(OFFGRID_MAX_CONTEXT="64", OFFGRID_NUM_THREADS=threads, OFFGRID_PARALLEL="1")
         url = child.wait_ready()
-        child.out.find(r"slots +1, and 16 requests may wait\n")
+        child.out.find(r"slots +1 per model, plus a queue of 16\n")
         refused = request(url, "POST", CHAT, chat_body("hello " * 100))
         assert " 64 tokens" in refused.json["error"]["message"]
         assert request(url, "POST", CHAT, chat_body(max_tokens=1)).status == 200

@@ -35,7 +35,7 @@ def test_the_page_lists_every_setting() -> None:
         if setting.name not in ("models_dir", "responses_file"):
             assert default == shown_default(setting.default)
         if setting.low is not None:
-            assert limits == f"{setting.low:g} to {setting.high:g}"
+            assert limits == f"{setting.low} to {setting.high}"
         if setting.choices:
             assert limits == ", ".join(setting.choices)
 

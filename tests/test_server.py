@@ -33,7 +33,7 @@ from offgrid.server import Server, listen
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
-FINISHING = "finishing running answers"
+FINISHING = "finishing running requests"
 STOPPED_AT_ONCE = 130
 
 
@@ -211,7 +211,7 @@ def test_a_second_signal_ends_it_at_once(serve: StartServer) -> None:
         assert child.process.wait(TIMEOUT) == STOPPED_AT_ONCE
         worker.resume()
         all_gone([worker])
-    child.err.find("stopped without waiting")
+    child.err.find("stopped immediately")
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ class GenerationGroup:
         if not self.alive():
             raise ClientGone
         if self._overdue:
-            raise Overloaded("No slot became free in time.", code="server_busy")
+            raise Overloaded("No slot became free in time; try again later.", code="server_busy")
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:

@@ -90,7 +90,7 @@ def parse_tokenize(body: dict[str, Any]) -> Tokenize:
             code="missing_required_parameter",
         )
     if len(given) > 1:
-        raise InvalidParameter(f"{given[0]} and {given[1]} exclude each other.", given[1])
+        raise InvalidParameter(f"{given[0]} and {given[1]} are mutually exclusive.", given[1])
     return _convert(body, _KINDS[given[0]])
 
 
@@ -248,7 +248,10 @@ def _query(engine: EngineClient, request: Tokenize) -> TokenQuery:
         chat = parse_chat(body)
     prompt = chat_prompt(engine.info, chat)
     if prompt.images:
-        raise InvalidParameter("Images are not tokens.", prompt.image_params[0])
+        raise InvalidParameter(
+            "/tokenize does not accept images; /v1/chat/completions/input_tokens counts them.",
+            prompt.image_params[0],
+        )
     return TokenQuery(prompt.rendered.parts, add_bos=add_bos, names=names, param="messages")
 
 

@@ -55,8 +55,8 @@ def read_data_url(url: str, param: str) -> bytes:
     scheme = url[:_MAX_HEAD].partition(":")[0].strip().lower()
     if scheme != "data":
         raise InvalidParameter(
-            "Images come as data: URLs with base64; this server fetches nothing from a network "
-            "and opens no files.",
+            "Images must be sent as data: URLs with base64; this server fetches nothing from a "
+            "network and opens no files.",
             param,
             code="unsupported_parameter",
         )
@@ -65,7 +65,7 @@ def read_data_url(url: str, param: str) -> bytes:
         raise InvalidParameter("The data: URL must have the form data:image/...;base64,...", param)
     kind = match[1].strip().lower()
     if kind and not kind.startswith("image/"):
-        raise InvalidParameter(f"The data: URL holds {kind}, not an image.", param)
+        raise InvalidParameter(f"The data: URL contains {kind}, not an image.", param)
     try:
         data = base64.b64decode(url[match.end() :], validate=True)
     except (binascii.Error, ValueError) as ex:
@@ -85,17 +85,19 @@ def check_images(images: list[tuple[bytes, str]]) -> None:
     pixels = size = 0
     for count, (data, param) in enumerate(images, 1):
         if count > MAX_IMAGES:
-            raise InvalidParameter(f"A request may have {MAX_IMAGES} images.", param)
+            raise InvalidParameter(f"A request may contain at most {MAX_IMAGES} images.", param)
         width, height = image_size(data, param)
         pixels += width * height
         size += len(data)
         if size > MAX_TOTAL_BYTES:
             raise InvalidParameter(
-                f"The images of a request may have {MAX_TOTAL_BYTES >> 20} MiB together.", param
+                f"The images of a request may have at most {MAX_TOTAL_BYTES >> 20} MiB in total.",
+                param,
             )
         if pixels > MAX_TOTAL_PIXELS:
             raise InvalidParameter(
-                f"The images of a request may have {MAX_TOTAL_PIXELS} pixels together.", param
+                f"The images of a request may have at most {MAX_TOTAL_PIXELS} pixels in total.",
+                param,
             )
 
 
@@ -111,15 +113,15 @@ def image_size(data: bytes, param: str) -> Size:
             raise _BadImage("has no pixels")
         if max(size) > MAX_SIDE or size.width * size.height > MAX_PIXELS:
             raise _BadImage(
-                f"has {size.width} x {size.height} pixels; at most {MAX_SIDE} a side and "
-                f"{MAX_PIXELS} in all are taken"
+                f"has {size.width} x {size.height} pixels; at most {MAX_SIDE} per side and "
+                f"{MAX_PIXELS} in total are supported"
             )
         if data.startswith(_PNG):
             _check_png(data, size)
     except _BadImage as ex:
         raise InvalidParameter(f"This image {ex}.", param) from None
     except (struct.error, IndexError):
-        raise InvalidParameter("This image ends before it is whole.", param) from None
+        raise InvalidParameter("The image file is truncated.", param) from None
     return size
 
 
@@ -136,8 +138,8 @@ def _read_size(data: bytes) -> Size:
     if data.startswith(b"BM"):
         return _bmp_size(data)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        raise _BadImage("is a WebP, which is not decoded here; send PNG, JPEG, GIF or BMP")
-    raise _BadImage("is none that is decoded here: PNG, JPEG, GIF and BMP are")
+        raise _BadImage("is a WebP, which is not supported; send PNG, JPEG, GIF or BMP")
+    raise _BadImage("has an unsupported format; PNG, JPEG, GIF and BMP are supported")
 
 
 def _bmp_size(data: bytes) -> Size:
@@ -161,7 +163,7 @@ def _jpeg_size(data: bytes) -> Size:
         if marker in _JPEG_FRAMES:
             break
         if not (0xE0 <= marker <= 0xEF or marker in (0xC4, 0xDB, 0xDD, 0xFE)):
-            raise _BadImage("is a JPEG of a kind that is not decoded here")
+            raise _BadImage("is a JPEG of an unsupported kind")
         (length,) = struct.unpack_from(">H", data, at + 1)
         at += 1 + max(2, length)
     height, width = struct.unpack_from(">HH", data, at + 4)
@@ -206,6 +208,6 @@ def _inflate(inflate: zlib._Decompress, data: memoryview, left: int) -> int:
             except zlib.error:
                 raise _BadImage("is not a valid PNG: its data cannot be decompressed") from None
             if left < 0:
-                raise _BadImage("holds more data than its size says")
+                raise _BadImage("contains more data than its size allows")
             pending = inflate.unconsumed_tail
     return left

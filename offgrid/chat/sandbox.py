@@ -182,7 +182,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             try:
                 size += len(piece) if piece.isascii() else len(piece.encode("utf-8"))
             except UnicodeEncodeError:
-                raise TemplateError("the chat template writes half a surrogate pair") from None
+                raise TemplateError("the chat template writes an unpaired surrogate") from None
             if size > MAX_OUTPUT:
                 raise TemplateLimit(f"the chat template writes more than {MAX_OUTPUT} bytes")
             pieces.append(piece)
@@ -252,7 +252,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if name == "sum":
                 start = kwargs.get("start", args[skip + 2] if len(args) > skip + 2 else 0)
                 if not isinstance(start, (int, float)):
-                    raise SecurityError("sum is for numbers")
+                    raise SecurityError("sum needs numbers")
             if name == "format":
                 self._budget.take(self._format_size(values[0], values[1:], _WIDE_PERCENT))
             elif deep:
@@ -371,7 +371,7 @@ def _size(value: Any, limit: int) -> int:
                 if isinstance(item, dict):
                     stack += item.values()
         elif isinstance(item, Namespace):
-            raise SecurityError("a namespace has no text")
+            raise SecurityError("a namespace cannot be converted to text")
     return total
 
 
@@ -391,7 +391,7 @@ def _check_codec(name: str, values: list[Any]) -> None:
     if name in ("encode", "decode"):
         for value in values[:1]:
             if str(value).lower() not in ("utf-8", "utf8"):
-                raise SecurityError(f"only UTF-8 is there to {name} with")
+                raise SecurityError(f"{name} supports only UTF-8")
 
 
 def _check_numbers(values: list[Any]) -> None:

@@ -172,7 +172,7 @@ class ChatTemplate:
         if options.end:
             text, found, _ = text.rpartition(options.end)
             if not found:
-                raise TemplateError("the last message is not written where it could go on")
+                raise TemplateError("it changes the last message, which cannot be continued")
         return self._parts(text, mark)
 
     def _parts(self, text: str, mark: str) -> tuple[Part, ...]:
@@ -319,7 +319,7 @@ def _with_images(parts: Sequence[Part], quote: str, images: Sequence[int]) -> tu
             result.append(Part("", False, len(images)))  # a quote has lost its other half
     if [part.image for part in result if part.image >= 0] != list(images):
         raise InvalidParameter(
-            "The model's chat template does not write each image where it stands.", "messages"
+            "The model's chat template does not write each image at its place.", "messages"
         )
     return tuple(result)
 

@@ -16,10 +16,10 @@ from offgrid.terminal import shown
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @setting_options
 def models(as_json: bool, **flags: Any) -> None:
-    """List the models that would be served."""
+    """List the models that offgrid serve would serve."""
     try:
         entries = Catalogue(settings_from(flags)).entries()
     except OffgridError as ex:

@@ -20,7 +20,7 @@ def setting_options(function: F) -> F:
     for setting in reversed(TABLE):
         function = _option(setting)(function)
     return click.option(
-        "--config", metavar="FILE", help="TOML file of settings.  [env: OFFGRID_CONFIG]"
+        "--config", metavar="FILE", help="TOML file with settings.  [env: OFFGRID_CONFIG]"
     )(function)
 
 

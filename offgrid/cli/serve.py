@@ -24,7 +24,7 @@ from offgrid.terminal import LogFormatter, log_failed_threads, shown
 @click.command()
 @setting_options
 def serve(**flags: Any) -> None:
-    """Serve models over HTTP until Ctrl-C."""
+    """Serve models over HTTP until Ctrl-C is pressed."""
     settings = settings_from(flags)
     _configure_logging(settings.log_level)
     try:
@@ -73,7 +73,8 @@ def _print_banner(console: Console, server: Server, settings: Settings) -> None:
     console.print(f"OffGrid LLM {__version__} at {server.url}", style="bold")
     console.print(f"  models   {names or 'none'}")
     console.print(f"  folder   {shown(settings.models_dir)}{absent}")
-    console.print(f"  slots    {settings.parallel}, and {settings.queue_size} requests may wait")
+    slots, queue = settings.parallel, settings.queue_size
+    console.print(f"  slots    {slots} per model, plus a queue of {queue}")
     console.print(f"  try      curl {server.url}/v1/chat/completions -d {body}")
     console.print("  stop     Ctrl-C")
 
@@ -92,6 +93,6 @@ def _announce_model(console: Console, server: Server) -> None:
         return
     console.print(
         f"  ready    {shown(model)}: {info.n_params / 1e6:,.1f} million parameters, "
-        f"context {info.n_ctx} tokens a slot, "
+        f"context of {info.n_ctx} tokens per slot, "
         f"{info.kv_bytes / 2**20:.0f} MiB for all slots"
     )

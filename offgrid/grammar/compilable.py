@@ -41,7 +41,7 @@ def check_size(kind: str, source: str, schemas: Sequence[CheckedSchema] = ()) ->
     if kind == "answer":  # a schema alone has had its limit when it was checked
         size += sum(len(schema.text) for schema in schemas)
     if size > limit:
-        raise GrammarError(f"it has {size} bytes, at most {limit} are taken")
+        raise GrammarError(f"it has {size} bytes; the maximum is {limit}")
 
 
 def compilable_part(checked: Json) -> str:
@@ -95,7 +95,7 @@ def _from_regex(source: str) -> str:
 def _from_choice(texts: list[str]) -> str:
     """One lexeme of all texts: the work of a step does not grow with their number."""
     if not texts or len(texts) > MAX_CHOICES:
-        raise GrammarError(f"it takes 1 to {MAX_CHOICES} texts")
+        raise GrammarError(f"it must contain 1 to {MAX_CHOICES} texts")
     alternatives = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
     return f"start: CHOICE\nCHOICE: {alternatives}\n"
 
@@ -103,7 +103,7 @@ def _from_choice(texts: list[str]) -> str:
 def _check_no_schema(source: str) -> None:
     if "%json" in source:
         # Schemas in Lark would get around the checks that schemas need.
-        raise GrammarError("%json is not supported, send the schema as one")
+        raise GrammarError("%json is not supported; send the schema as json_schema")
 
 
 def _check_lark(source: str) -> None:
@@ -113,4 +113,4 @@ def _check_lark(source: str) -> None:
     except TooTangled as ex:
         raise GrammarError(str(ex)) from None
     if endless is not None:
-        raise GrammarError(f"rule {endless} never ends, as it needs itself")
+        raise GrammarError(f"rule {endless} never ends, because it requires itself")

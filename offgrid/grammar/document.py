@@ -136,11 +136,11 @@ class Document:
         if not isinstance(reference, str):
             raise SchemaError("$ref must be a string", path)
         if self._other_base is not None:
-            raise SchemaError("$id inside of a schema with $ref is not supported", self._other_base)
+            raise SchemaError("$id in a schema with $ref is not supported", self._other_base)
         base, _, fragment = reference.partition("#")
         if base and base != self._base:
             raise SchemaError(
-                f"$ref {reference[:100]} leads out of the schema, which is not supported", path
+                f"$ref {reference[:100]} points outside the schema, which is not supported", path
             )
         fragment = unquote(fragment)
         found: tuple[Path, Any] | None = ((), self.root)
@@ -151,7 +151,7 @@ class Document:
         elif fragment:
             found = self._anchors.get(fragment)
         if found is None or not isinstance(found[1], (dict, bool)):
-            raise SchemaError(f"$ref {reference[:100]} leads to what does not exist", path)
+            raise SchemaError(f"$ref {reference[:100]} points to nothing", path)
         return found
 
     def _pointed(self, pointer: str) -> tuple[Path, Any] | None:

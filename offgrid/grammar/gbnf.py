@@ -50,7 +50,7 @@ def gbnf_to_lark(source: str) -> str:
     except TooTangled as ex:
         raise GbnfError(str(ex)) from None
     if endless is not None:
-        raise GbnfError(f"rule {endless} never ends, as it needs itself")
+        raise GbnfError(f"rule {endless} never ends, because it requires itself")
     return _Writer(rules).write()
 
 
@@ -161,7 +161,7 @@ class _Parser:
                 raise self._error("expected {m}, {m,} or {m,n}")
             low, high = int(match[1]), int(match[3] or match[1])
             if high < low:
-                raise self._error(f"{{{low},{high}}} counts down")
+                raise self._error(f"{{{low},{high}}} is in descending order")
             self._at = match.end()
             text = f"{{{low},{match[3] or ''}}}" if match[2] else f"{{{low}}}"
             node = Node("repeat", text, [node], max(1, low, high))
@@ -186,7 +186,7 @@ class _Parser:
                 self._at += 1
                 last = self._character()
             if last < first:
-                raise self._error("a range of characters runs backwards")
+                raise self._error("a range of characters is in descending order")
             text += f"{_escaped(first)}-{_escaped(last)}"
         self._at += 1
         if not text:
@@ -196,7 +196,7 @@ class _Parser:
     def _character(self) -> str:
         character = self._peek()
         if character in ("", "\n"):
-            raise self._error("a text or class does not end")
+            raise self._error("a text or class is not closed")
         self._at += 1
         if character != "\\":
             return character

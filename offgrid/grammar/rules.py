@@ -68,7 +68,7 @@ def endless_rule(rules: dict[str, Node], start: str) -> str | None:
         nonlocal steps
         steps += 1
         if steps > MAX_STEPS:
-            raise TooTangled("its rules refer to each other too much")
+            raise TooTangled("its rules refer to each other too often")
         if node.kind == "ref":
             return [node.text] if node.text in rules and node.text not in ending else []
         if node.kind == "repeat" and node.text.startswith(("*", "?", "{0,", "{0}")):

@@ -251,8 +251,8 @@ class _Ends:
                 break
             node = other
         if isinstance(node, dict) and id(node) in seen and other is not None:
-            return SchemaError("no value can satisfy it: it needs itself without end", path)
-        return SchemaError("unsatisfiable: no value can satisfy it, and it is needed", path)
+            return SchemaError("no value can satisfy it: it requires itself", path)
+        return SchemaError("unsatisfiable: no value can satisfy it, and it is required", path)
 
     def _ends(self, schema: Any) -> bool:
         return schema is not False and (not isinstance(schema, dict) or id(schema) in self._ending)
@@ -260,7 +260,7 @@ class _Ends:
     def _step(self, count: int) -> None:
         self.steps += count
         if self.steps > MAX_STEPS:
-            raise SchemaError("its references lead too far")
+            raise SchemaError("it has too many references to follow")
 
     def _missing(self, path: Path, node: Json, exact: bool = False) -> list[Place]:
         """What is not known to end and is waited for; nothing if the schema ends.
@@ -301,14 +301,14 @@ class _Ends:
                 done.add(id(current))
                 continue
             if id(current) in open_:
-                raise SchemaError("it refers to itself, and to nothing else", at)
+                raise SchemaError("it refers only to itself", at)
             if current is False:
                 parts.append(_Facts(at, _NOTHING, {}, self._ends))
             if not isinstance(current, dict) or id(current) in done:
                 continue
             self._part_count += 1
             if self._part_count > MAX_PARTS:
-                raise SchemaError("its references lead too far")
+                raise SchemaError("it has too many references to follow")
             open_.add(id(current))
             parts.append(self._facts[id(current)])
             stack.append((at, current, True))

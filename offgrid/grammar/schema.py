@@ -95,7 +95,7 @@ def parse_schema(source: str) -> Json:
     """
     size = len(source.encode("utf-8", "surrogatepass"))
     if size > MAX_SOURCE:
-        raise SchemaError(f"it has {size} bytes, at most {MAX_SOURCE} are taken")
+        raise SchemaError(f"it has {size} bytes, the maximum is {MAX_SOURCE}")
     try:
         schema = json.loads(source, parse_constant=_no_number)
     except RecursionError:
@@ -146,12 +146,12 @@ def _check_parts(schema: Json) -> None:
             raise SchemaError(f"it is nested more than {MAX_DEPTH} levels deep", path)
         if isinstance(node, dict):
             if any(_is_half(name) for name in node):
-                raise SchemaError("a name in it has half of a surrogate pair", path)
+                raise SchemaError("a property name contains an unpaired surrogate", path)
             stack += (((*path, name), value) for name, value in node.items())
         elif isinstance(node, list):
             stack += (((*path, index), value) for index, value in enumerate(node))
         elif isinstance(node, str) and _is_half(node):
-            raise SchemaError("it has half of a surrogate pair", path)
+            raise SchemaError("it contains an unpaired surrogate", path)
         elif _is_number(node) and not abs(node) <= MAX_NUMBER:
             raise SchemaError("a number is too large", path)
 
@@ -260,17 +260,17 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 def _check_node(path: Path, node: Json) -> None:
     properties, required = node.get("properties", {}), node.get("required", ())
     if len(properties.keys() - set(required)) > MAX_OPTIONAL:
-        raise SchemaError(f"more than {MAX_OPTIONAL} properties are not required", path)
+        raise SchemaError(f"more than {MAX_OPTIONAL} properties are optional", path)
     if node.get("minProperties", 0) > len(set(required)) + 1 and (
         node.get("patternProperties") or node.get("additionalProperties", True) is not False
     ):
         # {"a": 1, "a": 2} is one property to its reader.
         raise SchemaError(
-            "minProperties cannot be kept: of the names that are not required, only one could"
-            " be counted on not to come twice", path,
+            "minProperties may exceed the number of required properties by at most one (repeated"
+            " names would count only once)", path,
         )  # fmt: skip
     if "prefixItems" in node and isinstance(node.get("items"), list):
-        raise SchemaError("items must be a schema where there are prefixItems", path)
+        raise SchemaError("items must be a schema if prefixItems is present", path)
     for keyword, sign in ((_LOWER[0], 1), (_LOWER[1], 1), (_UPPER[0], -1), (_UPPER[1], -1)):
         if node.get(keyword, 0) * sign > MAX_BOUND:
             raise SchemaError(f"{keyword} is too large", path)
@@ -432,7 +432,7 @@ class _Patterns:
             node = stack.pop()
             self._looked_at += 1
             if self._looked_at > MAX_LOOKED_AT:
-                raise SchemaError("its allOf refers to too much", path)
+                raise SchemaError("its allOf refers to too many schemas", path)
             for name, patterns in self._named[id(node)]:
                 found.setdefault(name, set()).update(patterns)
             new = [child for child in self._next[id(node)] if id(child) not in seen]

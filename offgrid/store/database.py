@@ -108,7 +108,7 @@ class Database:
                     if not _damaged(ex):
                         raise
                     self._renew(generation, ex)
-        raise sqlite3.OperationalError("the file was removed again and again")
+        raise sqlite3.OperationalError("the file was removed repeatedly")
 
     def close(self) -> None:
         """Close the file; later work opens it again."""
@@ -139,7 +139,7 @@ class Database:
                     raise Locked(str(ex)) from ex
             else:
                 if self._locked[write]:
-                    log.info("%s is not locked any more", self._path)
+                    log.info("%s is no longer locked", self._path)
                 self._locked[write] = False
                 return result
             time.sleep(pause)

@@ -155,7 +155,7 @@ class ResponseStore:
         """
         size = response.size
         if size > self._max_bytes or not self.enabled:
-            raise StoreFailed(f"A response of {size} bytes is more than may be stored.")
+            raise StoreFailed(f"A response of {size} bytes is more than the store may hold.")
 
         def write(connection: sqlite3.Connection) -> None:
             if connection.execute(

@@ -19,7 +19,7 @@ from offgrid.engine.worker.embedder import MAX_INPUT_TOKENS
 from offgrid.sampling.params import RANGES, Range
 
 PAGE = (Path(__file__).parents[2] / "docs" / "API.md").read_text(encoding="utf-8")
-COMMON = "Fields of both POST endpoints"
+COMMON = "Common fields of chat and text completions"
 
 
 def text_of(title: str) -> str:

@@ -101,12 +101,12 @@ def many(item: bytes, n: int) -> bytes:
 
 MESSAGE = b'{"role":"user","content":"x"}'
 HOSTILE = [
-    (CHAT, b'"messages":' + many(b"[]", 2_700_000), "2700002 lists and objects; at most 40000"),
-    (CHAT, b'"messages":' + many(MESSAGE, 90_000), "90002 lists and objects; at most 40000"),
+    (CHAT, b'"messages":' + many(b"[]", 2_700_000), "2700002 lists and objects; the maximum"),
+    (CHAT, b'"messages":' + many(MESSAGE, 90_000), "90002 lists and objects; the maximum"),
     ("/v1/responses", b'"input":' + many(MESSAGE, 90_000), "90002 lists and objects"),
-    ("/v1/completions", b'"prompt":' + many(b"1", 3_900_000), "3900005 values; at most 1060000"),
-    ("/v1/embeddings", b'"input":' + many(b"1", 3_900_000), "3900005 values; at most 1060000"),
-    ("/tokenize", b'"messages":' + many(b'"x"', 1_900_000), "1900003 texts and keys; at most"),
+    ("/v1/completions", b'"prompt":' + many(b"1", 3_900_000), "3900005 values; the maximum"),
+    ("/v1/embeddings", b'"input":' + many(b"1", 3_900_000), "3900005 values; the maximum"),
+    ("/tokenize", b'"messages":' + many(b'"x"', 1_900_000), "1900003 texts and keys; the maximum"),
 ]
 
 

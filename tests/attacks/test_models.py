@@ -122,7 +122,7 @@ def test_a_broken_file_never_costs_a_healthy_model_its_place(
         assert "/" not in message
         assert ask(url, "a").status == 200
     assert child.worker() == worker
-    assert len(child.err.text.split("Nothing is unloaded for it.")) == 2
+    assert len(child.err.text.split("No other model is unloaded for it.")) == 2
     # When the file is another one, it is looked at again.
     shutil.copy(tiny, models / "broken.gguf")
     assert ask(url, "broken").status == 200

@@ -52,7 +52,7 @@ def test_a_file_that_nobody_can_read_is_told_to_all(server: Child, folder: Path)
         refused = request(url, "POST", PATH, body(previous_response_id="resp_none"))
         assert (refused.status, refused.json["error"]["code"]) == (503, "store_busy")
     assert ask(url, max_output_tokens=16)["store"] is True
-    server.err.find("is not locked any more")
+    server.err.find("is no longer locked")
 
 
 def test_a_file_that_is_being_written_to_can_be_read(server: Child, folder: Path) -> None:

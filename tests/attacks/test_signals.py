@@ -18,7 +18,7 @@ else:
     import pty
 
 TEXT = "/v1/completions"
-FINISHING = "finishing running answers"
+FINISHING = "finishing running requests"
 
 
 def ends_well(stream: Stream) -> bool:

@@ -192,7 +192,7 @@ def test_an_answer_that_is_continued() -> None:
         assert [part.text for part in parts if part.special] == [
             "<|im_start|>", "<|im_end|>", "<|im_start|>",
         ]  # fmt: skip
-    with pytest.raises(InvalidParameter, match="could go on"):
+    with pytest.raises(InvalidParameter, match="cannot be continued"):
         dialect("{{ messages[0].content }}").prompt(history, resume=True)
     everything = "".join(map(chr, (*range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF, 0x1FFFE)))
     with pytest.raises(InvalidParameter, match="noncharacters"):

@@ -362,7 +362,7 @@ def test_more_control_tokens_than_the_context_has_places() -> None:
 
 
 def test_a_template_that_writes_half_a_character() -> None:
-    assert "half a surrogate pair" in refusal("{{ '\ud800' }}", user("x"))
+    assert "an unpaired surrogate" in refusal("{{ '\ud800' }}", user("x"))
 
 
 def test_a_model_with_a_control_text_that_nobody_needs() -> None:
@@ -755,7 +755,7 @@ def test_no_text_becomes_an_image(texts: list[str]) -> None:
 def test_a_template_that_leaves_an_image_out() -> None:
     source = "{% for message in messages[1:] %}{{ message.content }}{% endfor %}"
     template = ChatTemplate(source, "", "", ())
-    with pytest.raises(InvalidParameter, match="each image where it stands"):
+    with pytest.raises(InvalidParameter, match="each image at its place"):
         template.render([seen("One ", 0), seen("Two ", 1)])
 
 

@@ -57,7 +57,7 @@ def test_schemas_of_an_answer_are_rules() -> None:
 @pytest.mark.parametrize(
     ("kind", "source", "words"),
     [
-        ("gbnf", 'root ::= "a', "a text or class does not end"),
+        ("gbnf", 'root ::= "a', "a text or class is not closed"),
         ("regex", "(a{1000}){1000}", "repeats too much"),
         ("choice", "[]", f"1 to {MAX_CHOICES} texts"),
         ("choice", json.dumps(["a"] * (MAX_CHOICES + 1)), f"1 to {MAX_CHOICES} texts"),
@@ -74,7 +74,7 @@ def test_what_is_refused(kind: str, source: str, words: str) -> None:
 def test_sizes_are_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_SOURCE", {"regex": 4})
     check_size("regex", "\u00e9\u00e9")
-    with pytest.raises(GrammarError, match="it has 6 bytes, at most 4 are taken"):
+    with pytest.raises(GrammarError, match="it has 6 bytes; the maximum is 4"):
         check_size("regex", "\u00e9\u00e9\u00e9")
 
 

@@ -126,7 +126,7 @@ def chat_prompt(info: ModelInfo, request: ChatRequest) -> ChatPrompt:
     check_message_count(len(request.messages), info.n_ctx, "messages")
     if request.images and not info.has_vision:
         raise InvalidParameter(
-            "This model does not see images: there is no projector file beside it.",
+            "This model has no vision support: no projector (mmproj) file was found next to it.",
             request.images[0].param.removesuffix(".image_url.url"),
             code="unsupported_parameter",
         )

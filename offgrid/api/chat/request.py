@@ -224,15 +224,14 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
     for name in request.chat_template_kwargs:
         if name in _OWN_VARIABLES:
             raise InvalidParameter(
-                f"{name} is not the request's to set.", f"chat_template_kwargs.{name}"
+                f"{name} is set by the server and cannot be overridden.",
+                f"chat_template_kwargs.{name}",
             )
     if request.continue_final_message:
         _check_continued(request)
     images = _read_images(request.messages)
     if images and request.prompt_logprobs is not None:
-        raise InvalidParameter(
-            "The positions of images are no tokens and have no logprobs.", "prompt_logprobs"
-        )
+        raise InvalidParameter("prompt_logprobs cannot be combined with images.", "prompt_logprobs")
     offer = make_offer(request.tools, request.tool_choice, request.parallel_tool_calls)
     return structs.replace(request, images=images, offer=offer)
 
@@ -251,7 +250,7 @@ def _read_images(messages: list[Message]) -> tuple[Image, ...]:
                 continue
             field = f"messages[{i}].content[{j}]"
             if message.role != "user":
-                raise InvalidParameter("Only user messages can have images.", field)
+                raise InvalidParameter("Only user messages can contain images.", field)
             url = f"{field}.image_url.url"
             images.append(Image(read_data_url(part.image_url.url, url), url, i))
     check_images([(image.data, image.param) for image in images])
@@ -288,6 +287,6 @@ def _check_continued(request: ChatRequest) -> None:
         )
     if request.add_generation_prompt:
         raise InvalidParameter(
-            "An answer continues the last message or begins a new one, not both.",
+            "continue_final_message and add_generation_prompt cannot both be true.",
             "add_generation_prompt",
         )

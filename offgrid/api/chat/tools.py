@@ -139,8 +139,8 @@ def _check_tools(tools: list[Tool]) -> None:
         function, param = tool.function, f"tools[{index}].function"
         if not _NAME.fullmatch(function.name):
             raise InvalidParameter(
-                f"{function.name[:80]!r} is not a function name: 1 to 64 letters, digits, "
-                "underscores and dashes.",
+                f"{function.name[:80]!r} is not a valid function name; use 1 to 64 letters, "
+                "digits, underscores and dashes.",
                 f"{param}.name",
             )
         if function.name in seen:

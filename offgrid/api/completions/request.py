@@ -59,18 +59,15 @@ def parse_completion(body: dict[str, Any]) -> CompletionRequest:
     answers = len(request.prompts) * max(request.n, request.candidates)
     if answers > MAX_PROMPTS:
         raise InvalidParameter(
-            f"prompt: these are {answers} answers (prompts times n or best_of), more than "
-            f"{MAX_PROMPTS}.",
+            f"prompt: prompts times n or best_of makes {answers} answers, more than {MAX_PROMPTS}.",
             "prompt",
         )
     if request.candidates < request.n:
-        raise InvalidParameter("best_of is less than n.", "best_of")
+        raise InvalidParameter("best_of must be at least n.", "best_of")
     if request.candidates > request.n and request.stream:
-        raise InvalidParameter(
-            "best_of above n cannot be streamed: the best are known at the end.", "best_of"
-        )
+        raise InvalidParameter("best_of greater than n cannot be streamed.", "best_of")
     if request.suffix and request.echo and request.logprobs is not None:
-        raise InvalidParameter("echo with logprobs does not go together with suffix.", "suffix")
+        raise InvalidParameter("echo with logprobs cannot be combined with suffix.", "suffix")
     return request
 
 

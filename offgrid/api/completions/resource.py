@@ -40,7 +40,7 @@ class CompletionsResource:
         engine = self._pool.generator(request.model, alive)
         if request.candidates > max(request.n, engine.capacity):
             raise InvalidParameter(
-                f"best_of is at most {engine.capacity} on this server (its slots and queue).",
+                f"best_of must be at most {engine.capacity} on this server (slots plus queue).",
                 "best_of",
             )
         group = GenerationGroup(engine, generation_requests(request), alive)

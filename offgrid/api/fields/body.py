@@ -70,9 +70,9 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise _too_deep()
     too_much = _excess(counts, MAX_VALUES)
     if counts.fields > MAX_FIELDS:
-        too_much = f"{counts.fields} fields; at most {MAX_FIELDS} are taken"
+        too_much = f"{counts.fields} fields; the maximum is {MAX_FIELDS}"
     if too_much:
-        raise InvalidParameter(f"The request body holds {too_much}.", code="too_many_values")
+        raise InvalidParameter(f"The request body contains {too_much}.", code="too_many_values")
     if counts.longest_number > _MAX_NUMBER:
         raise _malformed(f"a number has more than {_MAX_NUMBER} characters")
     try:
@@ -107,7 +107,7 @@ def _excess(counts: JsonCounts, most: int) -> str:
         (counts.scalars + counts.strings + containers, most, "values"),
     ):
         if number > limit:
-            return f"{number} {what}; at most {limit} are taken"
+            return f"{number} {what}; the maximum is {limit}"
     return ""
 
 
@@ -152,8 +152,8 @@ def _piece(text: memoryview, levels: int) -> Any:
         values = counts.scalars + counts.strings + counts.lists + counts.objects
         if values > MAX_AT_ONCE:
             raise InvalidParameter(
-                f"The request body holds {values} values in one field that is no list; at most "
-                f"{MAX_AT_ONCE} are taken there.",
+                f"The request body contains {values} values in one field that is not a list; the "
+                f"maximum there is {MAX_AT_ONCE}.",
                 code="too_many_values",
             )
         return _decoder.decode(text)
@@ -185,7 +185,7 @@ def _reason(raw: bytes, text: memoryview, counts: JsonCounts, error: Exception) 
     # Close to the end, where there is no room for the other half, the parser's words are others.
     missed = "truncated" in words or "hex escape" in words
     if "surrogate" in words or (missed and _holds_half(raw)):
-        return "a string holds half a surrogate pair"
+        return "a string contains an unpaired surrogate"
     return words[:1].lower() + words[1:]
 
 

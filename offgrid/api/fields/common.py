@@ -135,11 +135,12 @@ def _check(request: GenerationFields, max_stops: int) -> None:
     for stop in stops:
         if not 1 <= len(stop) <= MAX_STOP_LENGTH:
             raise InvalidParameter(
-                f"A stop string has 1 to {MAX_STOP_LENGTH} characters, not {len(stop)}.", "stop"
+                f"A stop string must have 1 to {MAX_STOP_LENGTH} characters, not {len(stop)}.",
+                "stop",
             )
     if request.stream_options is not None and not request.stream:
-        raise InvalidParameter("stream_options is only for stream: true.", "stream_options")
+        raise InvalidParameter("stream_options needs stream: true.", "stream_options")
     if request.prompt_logprobs is not None and request.stream:
         raise InvalidParameter("prompt_logprobs cannot be streamed.", "prompt_logprobs")
     if request.max_tokens is not None and request.sampling.params.min_tokens > request.max_tokens:
-        raise InvalidParameter("min_tokens is more than max_tokens.", "min_tokens")
+        raise InvalidParameter("min_tokens must not be greater than max_tokens.", "min_tokens")

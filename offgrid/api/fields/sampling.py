@@ -87,7 +87,7 @@ def parse_sampling(given: dict[str, Any]) -> Sampling:
         if alias in fields:
             if name in fields:
                 raise InvalidParameter(
-                    f"{alias} and {name} are one parameter; give one of them.", alias
+                    f"{alias} and {name} are the same parameter; give only one.", alias
                 )
             fields[name] = fields.pop(alias)
     try:
@@ -99,7 +99,7 @@ def parse_sampling(given: dict[str, Any]) -> Sampling:
                 message = message.replace(f"$.{name}", f"$.{alias}")
         raise invalid(message) from None
     if typed.seed is not None and not SEED_RANGE[0] <= typed.seed <= SEED_RANGE[1]:
-        raise InvalidParameter("seed must fit 64 bits.", "seed")
+        raise InvalidParameter("seed must fit into 64 bits.", "seed")
     ids, texts = _logit_bias(typed.logit_bias)
     numbers: dict[str, Any] = {
         name: limits.of_api(getattr(typed, name)) for name, limits in RANGES.items()
@@ -135,13 +135,13 @@ def _logit_bias(raw: dict[str, Any] | list[Any]) -> tuple[dict[int, float], dict
         if isinstance(key, int) or (isinstance(raw, dict) and re.fullmatch(r"[0-9]+", key)):
             # Python refuses to read thousands of digits, or takes long for them.
             if len(str(key)) > _MAX_ID_DIGITS or int(key) > MAX_TOKEN_ID:
-                raise InvalidParameter("There is no token with so large an id.", name)
+                raise InvalidParameter(f"Token id {str(key)[:20]} is out of range.", name)
             ids[int(key)] = bias
         elif 1 <= len(key) <= MAX_BIAS_TEXT:
             texts[key] = bias
         else:
             raise InvalidParameter(
-                f"A text in logit_bias has 1 to {MAX_BIAS_TEXT} characters.", "logit_bias"
+                f"A text in logit_bias must have 1 to {MAX_BIAS_TEXT} characters.", "logit_bias"
             )
     return ids, texts
 
@@ -152,7 +152,7 @@ def _pair(item: Any) -> tuple[int | str, Any]:
         if isinstance(key, str) or (type(key) is int and 0 <= key < 1 << 31):
             return key, value
     raise InvalidParameter(
-        "logit_bias as a list holds [token id or text, bias] pairs.", "logit_bias"
+        "A logit_bias list must contain [token id or text, bias] pairs.", "logit_bias"
     )
 
 

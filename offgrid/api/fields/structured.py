@@ -40,10 +40,10 @@ def take_grammar(fields: dict[str, Any]) -> Grammar | None:
             found.append((name, grammar))
     if len(found) > 1:
         first, second = found[0][0], found[1][0]
-        raise InvalidParameter(f"{first} and {second} exclude each other.", second)
+        raise InvalidParameter(f"{first} and {second} are mutually exclusive.", second)
     grammar = found[0][1] if found else None
     if grammar_type is not None and (grammar is None or grammar.kind not in _GRAMMAR_TYPES):
-        raise InvalidParameter("grammar_type is only for grammar.", "grammar_type")
+        raise InvalidParameter("grammar_type can only be used with grammar.", "grammar_type")
     return grammar
 
 
@@ -56,7 +56,7 @@ def _response_format(value: Any, param: str, _: Any) -> Grammar | None:
     for name, owner in (("json_schema", "json_schema"), ("schema", "json_object")):
         if name in fields and kind != owner:
             raise InvalidParameter(
-                f"{param}.{name} is only for type {owner}.", f"{param}.{name}"
+                f"{param}.{name} can only be used with type {owner}.", f"{param}.{name}"
             )  # fmt: skip
     if kind == "text":
         return None
@@ -83,10 +83,10 @@ def _named_schema(value: Any, param: str) -> Grammar:
 def _json(value: Any, param: str, _: Any) -> Grammar:
     """A schema as an object, or as the text of one (vLLM's clients send both)."""
     if not isinstance(value, (dict, str)):
-        raise InvalidParameter(f"{param} must be a JSON schema, an object.", param)
+        raise InvalidParameter(f"{param} must be a JSON schema (an object).", param)
     too_much = excess(value) if isinstance(value, str) else ""
     if too_much:
-        raise InvalidParameter(f"{param} holds {too_much}.", param)
+        raise InvalidParameter(f"{param} contains {too_much}.", param)
     return Grammar.of_schema(CheckedSchema(value, param))
 
 
@@ -96,10 +96,10 @@ def _regex(value: Any, param: str, _: Any) -> Grammar:
 
 def _choice(value: Any, param: str, _: Any) -> Grammar:
     if not isinstance(value, list) or not value:
-        raise InvalidParameter(f"{param} must be a list of texts.", param)
+        raise InvalidParameter(f"{param} must be a list of strings.", param)
     for index, text in enumerate(value):
         if not isinstance(text, str):
-            raise InvalidParameter("A choice must be a text.", f"{param}[{index}]")
+            raise InvalidParameter("A choice must be a string.", f"{param}[{index}]")
     return Grammar("choice", json.dumps(value), param)
 
 
@@ -118,7 +118,7 @@ def _structured_outputs(value: Any, param: str, kind: Any) -> Grammar | None:
     fields = _object(value, param, names)
     if len(fields) != 1:
         known = ", ".join(sorted(names))
-        raise InvalidParameter(f"{param} takes exactly one of {known}.", param)
+        raise InvalidParameter(f"{param} must contain exactly one of {known}.", param)
     ((name, inner),) = fields.items()
     inner_param = f"{param}.{name}"
     if name == "json_object":

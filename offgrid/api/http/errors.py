@@ -94,7 +94,7 @@ def _on_http_error(
         status = 405
         resp.set_header("Allow", _METHODS)
     message = {
-        404: f"There is no {req.path} here.",
+        404: f"Unknown URL: {req.path}.",
         405: f"{req.method} is not allowed for {req.path}.",
     }.get(status, ex.description or ex.title or "The request cannot be served.")
     if ex.headers is not None:

@@ -57,7 +57,7 @@ class Gate:
             place = self._free.pop()
         except IndexError:
             raise Overloaded(
-                "The server is at work on as many requests as it can hold; try again."
+                "The server has reached its maximum number of requests; try again later."
             ) from None
         req.context.leave = Once(lambda: self._free.append(place))
         self._pool.begin_visit()

@@ -62,7 +62,7 @@ class OneLength:
         """Raise InvalidParameter, or let the request pass."""
         if "HTTP_TRANSFER_ENCODING" in req.env and req.env.get("CONTENT_LENGTH"):
             raise InvalidParameter(
-                "Content-Length and Transfer-Encoding must not come together.",
+                "A request must not have both Content-Length and Transfer-Encoding.",
                 code="invalid_length",
             )
 
@@ -108,8 +108,8 @@ class HostGuard:
             self._allow(req, resp, origin)
         elif not _is_own(origin, host):
             raise HostRefused(
-                "Pages of this origin may not call the API; OFFGRID_CORS_ORIGINS lists those that "
-                "may.",
+                "Pages of this origin may not call the API; add the origin to "
+                "OFFGRID_CORS_ORIGINS to allow them.",
                 code="origin_not_allowed",
             )
 
@@ -121,12 +121,12 @@ class HostGuard:
             raise InvalidParameter("The Host header is missing.", code="invalid_host")
         # The server joins repeated headers with a comma.
         if "," in host or not host:
-            raise InvalidParameter("There must be exactly one Host header.", code="invalid_host")
+            raise InvalidParameter(
+                "A request must have exactly one Host header.", code="invalid_host"
+            )
         parts = _HOST.fullmatch(host)
         if parts is None or not self._knows((parts[1] or parts[2]).lower()):
-            raise HostRefused(
-                "This server is not meant under that host name; OFFGRID_ALLOWED_HOSTS adds names."
-            )
+            raise HostRefused("Host header not allowed; add the name to OFFGRID_ALLOWED_HOSTS.")
         return host
 
     def _knows(self, name: str) -> bool:
@@ -150,8 +150,8 @@ class HostGuard:
             own = page is None or page[0] in self._origins or _is_own(page[0], host)
         if not own and not _is_link(req):
             raise HostRefused(
-                "Pages of other sites may not use this server. OFFGRID_CORS_ORIGINS lists origins "
-                "whose pages may call the API.",
+                "Pages of other sites may not embed this URL. To let the pages of an origin call "
+                "the API, add the origin to OFFGRID_CORS_ORIGINS.",
                 code="cross_site",
             )
 

@@ -23,33 +23,33 @@ Schema = dict[str, Any]
 
 _REF = "#/components/schemas/{name}"
 _UNNAMED = (
-    "lines `data: {...}`, as `x-event-schema` says, each followed by an empty line, and at last "
-    "`data: [DONE]`."
+    "lines `data: {...}`, described by `x-event-schema`, each followed by an empty line; the last "
+    "one is `data: [DONE]`."
 )
 _NAMED = (
-    "lines `event: ...`, with the type of the event, and `data: {...}`, as `x-event-schema` says, "
-    "each such pair followed by an empty line."
+    "pairs of lines, `event: ...` with the type of the event and `data: {...}`, described by "
+    "`x-event-schema`, each pair followed by an empty line."
 )
 _EVERYWHERE = (400, 403, 408, 431, 500)
 _REASONS = {
-    400: "The request is wrong; `param` names the field.",
-    403: "The Host or Origin header names nobody that this server serves.",
-    404: "There is no such model, or nothing of that id.",
-    408: "The request came too slowly.",
-    409: "The model is not loaded, and a GET request unloads no other one for it.",
+    400: "The request is invalid; `param` names the field at fault.",
+    403: "The Host or Origin header is not allowed.",
+    404: "No such model or stored response.",
+    408: "The request arrived too slowly.",
+    409: "The model is not loaded, and a GET request never unloads another model.",
     413: "The body is too large.",
-    431: "The head of the request is too large.",
+    431: "The headers of the request are too large.",
     500: "The server could not finish the request.",
-    503: "The server cannot take the request now.",
+    503: "The server cannot accept the request now.",
 }
 _HEADERS: dict[str, Schema] = {
-    "x-request-id": {"description": "Number of the request.", "schema": {"type": "string"}},
+    "x-request-id": {"description": "Identifier of the request.", "schema": {"type": "string"}},
     "x-offgrid-seed": {
-        "description": "The seed in force, given or drawn.",
+        "description": "The seed of the request, given or drawn.",
         "schema": {"type": "integer"},
     },
     "Retry-After": {
-        "description": "Seconds after which a retry makes sense.",
+        "description": "Seconds to wait before a retry.",
         "schema": {"type": "integer", "minimum": 0},
     },
 }
@@ -79,7 +79,7 @@ def document() -> dict[str, Any]:
         "info": {
             "title": "OffGrid LLM",
             "version": __version__,
-            "summary": "GGUF models of this machine through the OpenAI API",
+            "summary": "GGUF models on this machine through the OpenAI API",
         },
         "paths": paths,
         "components": {"schemas": _components()},

@@ -135,7 +135,7 @@ _RESPONSES = "/v1/responses"
 
 OPERATIONS = (
     Operation("get", "/", "Name and version of the server", (health.Root,)),
-    Operation("get", "/health", "Whether the server is there", (health.Health,)),
+    Operation("get", "/health", "Health of the server", (health.Health,)),
     Operation("get", "/openapi.json", "This document", (OpenApi,)),
     Operation("get", "/v1/models", "All models", (models.ModelList,)),
     Operation("get", "/v1/models/{model}", "One model", (models.Model,), errors=(404,)),
@@ -152,7 +152,7 @@ OPERATIONS = (
     Operation(
         "post",
         "/v1/chat/completions/input_tokens",
-        "How many tokens the prompt of a chat request has",
+        "Number of prompt tokens of a chat request",
         (InputTokens,),
         body=_generation_body(
             chat.ChatRequest,
@@ -175,7 +175,7 @@ OPERATIONS = (
     Operation(
         "post",
         "/v1/embeddings",
-        "Texts as vectors",
+        "Embeddings of texts",
         (EmbeddingList,),
         body=Body((EmbeddingsRequest,), ignored=IGNORED, replaced={"input": by_hand.INPUT}),
         errors=_OF_A_MODEL,
@@ -183,7 +183,7 @@ OPERATIONS = (
     Operation(
         "post",
         "/v1/rerank",
-        "Documents in the order in which they fit a query",
+        "Documents sorted by relevance to a query",
         (Reranking,),
         body=Body((RerankRequest,), ignored=IGNORED),
         errors=_OF_A_MODEL,
@@ -191,7 +191,7 @@ OPERATIONS = (
     Operation(
         "post",
         "/tokenize",
-        "A text or a conversation as token ids",
+        "Token ids of a text or a conversation",
         (tokens.ContentTokens, tokens.PromptTokens),
         body=Body((tokens.ContentRequest, tokens.PromptRequest, tokens.MessagesRequest)),
         errors=_OF_A_MODEL,
@@ -199,7 +199,7 @@ OPERATIONS = (
     Operation(
         "post",
         "/detokenize",
-        "Token ids as text",
+        "The text of token ids",
         (tokens.Detokenized,),
         body=Body((tokens.TokensRequest,)),
         errors=_OF_A_MODEL,
@@ -207,7 +207,7 @@ OPERATIONS = (
     Operation(
         "get",
         "/tokenizer_info",
-        "What a client has to know of a vocabulary",
+        "Special tokens, context length and chat template of a model",
         (tokens.TokenizerInfo,),
         query=("model",),
         errors=(404, 409, 503),
@@ -215,7 +215,7 @@ OPERATIONS = (
     Operation(
         "post",
         _RESPONSES,
-        "An answer that is kept and can be continued",
+        "An answer that is stored and can be continued",
         (responses_shapes.ResponseObject,),
         responses_shapes.EVENTS,
         _responses_body(),
@@ -226,7 +226,7 @@ OPERATIONS = (
     Operation(
         "post",
         f"{_RESPONSES}/input_tokens",
-        "How many tokens the prompt of such a request has",
+        "Number of prompt tokens of a Responses request",
         (InputTokens,),
         body=_responses_body(name="ResponseTokensRequest", optional=frozenset({"model"})),
         errors=_OF_A_MODEL,
@@ -234,7 +234,7 @@ OPERATIONS = (
     Operation(
         "get",
         f"{_RESPONSES}/{{id}}",
-        "A response that was kept",
+        "A stored response",
         (responses_shapes.ResponseObject,),
         query=("include",),
         errors=(404, 503),
@@ -242,14 +242,14 @@ OPERATIONS = (
     Operation(
         "delete",
         f"{_RESPONSES}/{{id}}",
-        "Removes a response",
+        "Deletes a stored response",
         (responses_shapes.DeletedResponse,),
         errors=(404, 503),
     ),
     Operation(
         "get",
         f"{_RESPONSES}/{{id}}/input_items",
-        "What a response answered",
+        "The input items of a stored response",
         (responses_shapes.InputItems,),
         query=("after", "include", "limit", "order"),
         errors=(404, 503),

@@ -58,7 +58,7 @@ class History:
         try:
             found = self._store.items(ids, self._max_bytes)
         except ChainTooLong:
-            raise InvalidParameter("The items referred to are too large.", "input") from None
+            raise InvalidParameter("The referenced items are too large.", "input") from None
         for index, item in enumerate(given):
             if isinstance(item, ItemReference) and item.id not in found:
                 raise InvalidParameter(
@@ -78,9 +78,9 @@ class History:
         except ChainBroken as ex:
             reason = "not found"
             if ex.missing != previous:
-                reason = "continues a response that is not stored any more"
+                reason = "continues a response that is no longer stored"
             elif not self._store.enabled:
-                reason = "not found: this server keeps no responses (OFFGRID_MAX_RESPONSES)"
+                reason = "not found: this server stores no responses (OFFGRID_MAX_RESPONSES)"
             raise InvalidParameter(
                 f"Previous response with id {previous[:80]!r} {reason}.",
                 "previous_response_id",

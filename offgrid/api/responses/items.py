@@ -210,7 +210,7 @@ def _parse_item(value: Any, where: str) -> Json | ItemReference:
     if not isinstance(kind, str) or kind not in TYPES:
         raise InvalidParameter(
             f"{where}.type: items of the type {str(kind)[:80]!r} are not supported by this server; "
-            f"those that are: {', '.join(TYPES)}.",
+            f"the supported types are: {', '.join(TYPES)}.",
             f"{where}.type",
             code="unsupported_parameter",
         )
@@ -225,7 +225,7 @@ def _parse_item(value: Any, where: str) -> Json | ItemReference:
         for index, part in enumerate(item.content):
             if isinstance(part, InputImage):
                 raise InvalidParameter(
-                    "Only user messages can have images.", f"{where}.content[{index}]"
+                    "Only user messages can contain images.", f"{where}.content[{index}]"
                 )
     return item if isinstance(item, ItemReference) else item.normal()
 

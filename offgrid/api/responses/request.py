@@ -223,7 +223,7 @@ def parse_responses(body: Json) -> tuple[ResponsesRequest, list[Json | ItemRefer
     except msgspec.ValidationError as ex:
         raise _only_functions(invalid(str(ex))) from None
     if request.stream_options is not None and not request.stream:
-        raise InvalidParameter("stream_options is only for stream: true.", "stream_options")
+        raise InvalidParameter("stream_options needs stream: true.", "stream_options")
     options = request.prompt_cache_options
     if options is not None and options.prewarm:  # asks for no answer
         name = "prompt_cache_options.prewarm"

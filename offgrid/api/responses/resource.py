@@ -122,8 +122,8 @@ class ResponseResource:
         for name in ("stream", "starting_after"):
             if req.get_param(name) not in (None, "false"):
                 raise InvalidParameter(
-                    f"{name}: only background responses can be streamed again, and this server "
-                    "has none.",
+                    f"{name} is not supported: only background responses can be streamed again, "
+                    "and this server has none.",
                     name,
                     code="unsupported_parameter",
                 )
@@ -229,7 +229,7 @@ def _check_include(req: falcon.Request) -> None:
     for name in ("include", "include[]"):
         for value in req.get_param_as_list(name) or ():
             if value not in known:
-                raise InvalidParameter(f"include: {value[:80]!r} is not known.", "include")
+                raise InvalidParameter(f"Unknown value in include: {value[:80]!r}.", "include")
 
 
 def _limit(text: str | None) -> int:

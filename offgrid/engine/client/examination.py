@@ -61,7 +61,7 @@ class Examination:
         process.close()
         if isinstance(verdict, Examined):
             return None
-        message = "its process ended while looking at it." if verdict is None else verdict.message
+        message = "the process that examined its file died." if verdict is None else verdict.message
         # A file that ends the process does so again; one that was killed from outside need not.
         lasting = status != _KILLED if verdict is None else verdict.lasting
         reason = f"{public(message, self._load)} {process.reason()}".strip()

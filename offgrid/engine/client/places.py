@@ -64,5 +64,5 @@ class Places:
         """
         if n > self.capacity:
             raise InvalidParameter(
-                f"n is at most {self.capacity} on this server (its slots and queue).", "n"
+                f"n must be at most {self.capacity} on this server (slots plus queue).", "n"
             )

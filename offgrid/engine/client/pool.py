@@ -108,7 +108,7 @@ class EnginePool:
                 with self._changed:
                     self.roster.begin(entry)
             except Overloaded as ex:
-                log.error("%s is loaded when it is asked for: %s", model_id, ex)
+                log.error("%s will be loaded at its first request: %s", model_id, ex)
 
     def loaded(self) -> list[EngineClient]:
         """The engines of all models that are loaded or loading."""
@@ -227,8 +227,8 @@ class EnginePool:
         wanted = self._line.get(model_id)
         if wanted is not None and wanted.waiters >= limit:
             raise Overloaded(
-                f"No loaded model can make room for {model_id} now, and as many requests as may "
-                "wait for it do so already; try again.",
+                f"No loaded model can make room for {model_id} now, and too many requests already "
+                "wait for it; try again later.",
                 retry_after=5,
             )
         if self._loader is None:
@@ -259,7 +259,7 @@ class EnginePool:
             if time.monotonic() > deadline:
                 raise Overloaded(
                     f"No loaded model has made room for {wanted.id} within "
-                    f"{self.room_timeout:g} s; try again.",
+                    f"{self.room_timeout:g} s; try again later.",
                     retry_after=5,
                 )
             if not alive():
@@ -308,7 +308,7 @@ class EnginePool:
         unloaded = None
         while (victim := self._wait_for_room(wanted, entry, unloaded)) is not None:
             if victim.entry.id == wanted.id:
-                log.info("the file of %s was replaced: loading it again", wanted.id)
+                log.info("the file of %s was replaced; loading it again", wanted.id)
             else:
                 log.info("unloading %s to make room for %s", victim.entry.id, wanted.id)
                 unloaded = victim.entry.id
@@ -374,7 +374,7 @@ class EnginePool:
         message = f"The model {entry.id} cannot be loaded: {refusal.message}"
         with self._changed:
             self.roster.remember(entry, LoadFailure(message, refusal.lasting))
-        log.error("%s Nothing is unloaded for it.", message)
+        log.error("%s No other model is unloaded for it.", message)
         raise ModelLoadFailed(message, "model")
 
     # --- the end ------------------------------------------------------------------------------

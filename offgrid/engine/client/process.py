@@ -113,7 +113,9 @@ class WorkerProcess:
             self._stdin.write(frame)
             self._stdin.flush()
         except (OSError, ValueError):
-            raise EngineFault("The model's process is not running; try again.") from None
+            raise EngineFault(
+                "The worker process of this model is not running; try again."
+            ) from None
         finally:
             self._write_lock.release()
 
@@ -185,7 +187,7 @@ class WorkerProcess:
 def not_started(ex: Exception) -> str:
     """Return what to say of a file for which :class:`WorkerProcess` raised an error."""
     reason = ex.strerror if isinstance(ex, OSError) else None
-    return f"the system starts no process for it ({reason or ex})."
+    return f"the system cannot start a process for it ({reason or ex})."
 
 
 def start_thread(thread: threading.Thread) -> None:
@@ -197,7 +199,7 @@ def start_thread(thread: threading.Thread) -> None:
     try:
         thread.start()
     except RuntimeError as ex:
-        message = f"The system starts no thread for this request now ({ex}); try again."
+        message = f"The system cannot start a thread for this request now ({ex}); try again."
         raise Overloaded(message, retry_after=5) from None
 
 

@@ -43,8 +43,8 @@ from offgrid.errors import (
 
 log = logging.getLogger(__name__)
 
-_DIED = "The model's process ended while it worked on this request."
-_DIED_TWICE = "The model's process ended twice while this request waited for it; try again."
+_DIED = "The worker process of this model died while computing this request."
+_DIED_TWICE = "The worker process of this model died twice while this request waited; try again."
 
 P = TypeVar("P", bound=Pending)
 
@@ -118,7 +118,8 @@ class Requests(Listener):
             refused = self._blame.refused(key)
         if refused:
             raise RequestRefused(
-                "This prompt ended the model's process twice and is not tried again for now.", param
+                "This prompt crashed the worker process twice and is refused for ten minutes.",
+                param,
             )
         return key
 
@@ -170,8 +171,8 @@ class Requests(Listener):
             process.send(pending.command)
         except FrameTooLarge:
             raise ContextLengthExceeded(
-                f"The prompt takes more than the {MAX_FRAME >> 20} MiB that a request may take "
-                "on its way to the model.",
+                f"The request to the worker process exceeds {MAX_FRAME >> 20} MiB; shorten the "
+                "prompt.",
                 pending.param,
             ) from None
         except EngineFault:
@@ -329,7 +330,7 @@ class Requests(Listener):
             over = [p for p in under_way if not self._try_again(p, suspects)]
             again = len(under_way) - len(over)
         if again:
-            log.warning("%d requests of %s go to its next process", again, self._name)
+            log.warning("%d requests of %s are passed to its next worker", again, self._name)
         for pending in over:
             waited = pending.state < State.STARTED and pending.key not in suspects
             _fail(pending, EngineFault(_DIED_TWICE if waited else _DIED))

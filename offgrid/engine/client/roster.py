@@ -178,7 +178,9 @@ class Roster:
             del self._models[model_id]
             self.remember(model.entry, failure)
             if model.instead_of is not None:
-                log.error("%s was unloaded for %s in vain", model.instead_of, model_id)
+                log.error(
+                    "%s was unloaded for %s, which could not be loaded", model.instead_of, model_id
+                )
 
     def remember(self, entry: ModelEntry, failure: LoadFailure) -> None:
         """A file could not be loaded, or would not be."""

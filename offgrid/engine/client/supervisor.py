@@ -202,9 +202,9 @@ class Supervisor:
         model that has never been ready is given up after some tries: whoever asks is told why."""
         self._failed_starts += 1
         expected = isinstance(ex, (OSError, RuntimeError))
-        log.error("no process for %s: %s", self._name, ex, exc_info=ex)
+        log.error("no worker for %s: %s", self._name, ex, exc_info=ex)
         if self._readiness.info is None and self._failed_starts >= _STARTS:
-            why = not_started(ex) if expected else "its process cannot be dealt with; see the log."
+            why = not_started(ex) if expected else "its worker process does not work; see the log."
             self.give_up(LoadFailed(why))
             return
         # Nobody else will end those that the process had been given.
@@ -257,7 +257,7 @@ class Supervisor:
             log.error("worker %d: %s", process.pid, ex)
             process.kill()
         except Exception:
-            log.exception("what worker %d says cannot be dealt with", process.pid)
+            log.exception("handling the messages of worker %d failed", process.pid)
             process.kill()
         finally:
             loading.cancel()
@@ -265,7 +265,9 @@ class Supervisor:
     def _kill_unless_ready(self, process: WorkerProcess) -> None:
         if not self._readiness.ready and process.running:
             log.error("%s did not load within %g s", self._name, self._load_timeout)
-            self._refusal = LoadFailed(f"it did not load within {self._load_timeout:g} s.")
+            self._refusal = LoadFailed(
+                f"it did not load within {self._load_timeout:g} s (OFFGRID_MODEL_LOAD_TIMEOUT)."
+            )
             process.kill()
 
     def _after_death(self, process: WorkerProcess, status: int) -> bool:
@@ -276,9 +278,9 @@ class Supervisor:
         if not was_ready:
             # Whatever ended it while loading would end it again.
             _log_death(
-                f"the process of {self._name} ended with status {status} while loading.", process
+                f"the worker of {self._name} ended with status {status} while loading.", process
             )
-            refusal = self._refusal or LoadFailed("its process ended while loading.")
+            refusal = self._refusal or LoadFailed("the worker process died while loading it.")
             reason = public(refusal.message, self._load)
             self.give_up(LoadFailed(f"{reason} {process.reason()}".strip(), refusal.lasting))
             return False

@@ -136,7 +136,7 @@ class Drawing:
                 self._outbox.add(sequence.end())
                 self._scheduler.release(sequence)
                 return
-            message = "The grammar and the bans of logit_bias together allow no token."
+            message = "No token satisfies both the grammar and logit_bias."
             refused = InvalidParameter(message, sequence.matcher.param)
             self._failures.fail(sequence.request_id, refused)
             return
@@ -181,21 +181,21 @@ class Drawing:
 
     def _fail(self, sequence: Sequence, error: SamplingError) -> None:
         log.error("request %d: %s", sequence.request_id, error)
-        fault = EngineFault(f"The model gave no usable distribution: {error}")
+        fault = EngineFault(f"No token can be sampled from the logits of the model: {error}")
         self._failures.fail(sequence.request_id, fault)
 
 
 def _beyond(matcher: Matcher) -> RequestError:
-    log.warning("grammar given up: %s", matcher.error)
+    log.warning("grammar abandoned: %s", matcher.error)
     if matcher.error in DEAD_ENDS:
         return InvalidParameter(
-            "The answer came to a point where the grammar lets no token of this model follow, and"
-            " does not let it end: something that it asks for cannot be written, or leads nowhere.",
+            "The grammar reached a dead end: no token of this model can follow, and the answer may"
+            " not end here.",
             matcher.param,
             code="grammar_dead_end",
         )
     return InvalidParameter(
-        f"The answer cannot go on within the grammar: {matcher.error}.",
+        f"The answer cannot be continued within the grammar: {matcher.error}.",
         matcher.param,
         code="grammar_too_complex",
     )

@@ -137,8 +137,8 @@ def expand_breakers(
         left -= len(whole) + sum(len(heads) for _, heads in begun)
         if left < 0:
             raise InvalidParameter(
-                f"The breakers up to {text!r} are more than {MAX_SEQUENCES} token sequences of this"
-                " model's vocabulary. Use fewer breakers, or ones that begin with rarer letters.",
+                f"The breakers up to {text!r} match more than {MAX_SEQUENCES} token sequences of"
+                " this model's vocabulary. Use fewer breakers, or ones with rarer first letters.",
                 "dry_sequence_breakers",
             )
         found.append((wanted, whole, begun))

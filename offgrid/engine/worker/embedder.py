@@ -32,7 +32,7 @@ Tokens = NDArray[np.int32]
 MAX_INPUT_TOKENS = 300_000
 """Of all inputs of a request together, as OpenAI limits it."""
 _OTHER_IDS = (
-    "Clients that tokenise for another model have to send text (LangChain: "
+    "If your client tokenises for another model, send text (LangChain: "
     "check_embedding_ctx_length=False)."
 )
 RANK_TEMPLATE = "tokenizer.chat_template.rerank"
@@ -121,8 +121,8 @@ class Embedder:
             job.prompt_tokens += len(tokens)
             if job.prompt_tokens > MAX_INPUT_TOKENS:
                 raise ContextLengthExceeded(
-                    f"All inputs of a request together have at most {MAX_INPUT_TOKENS} tokens; "
-                    f"these have {job.prompt_tokens} up to {param}.",
+                    f"The inputs of a request may have at most {MAX_INPUT_TOKENS} tokens in total; "
+                    f"up to {param} they have {job.prompt_tokens}.",
                     param,
                 )
             job.waiting.append(Input(job, index, tokens))
@@ -133,20 +133,20 @@ class Embedder:
         ranks = self._model.pooling == "rank"
         if request.query is not None and not ranks:
             raise InvalidParameter(
-                "This model does not rank documents; /v1/rerank needs one made for that.",
+                "This model does not rank documents; use a rerank model with /v1/rerank.",
                 "model",
                 code="unsupported_model",
             )
         if request.query is None and ranks:
             raise InvalidParameter(
-                "This model ranks documents (/v1/rerank) and gives no embeddings.",
+                "This model only ranks documents (/v1/rerank) and has no embeddings.",
                 "model",
                 code="unsupported_model",
             )
         size = self._model.n_embd
         if request.dimensions is not None and request.dimensions > size:
             raise InvalidParameter(
-                f"This model's embeddings have {size} dimensions; {request.dimensions} are more.",
+                f"dimensions must be at most {size} for this model, not {request.dimensions}.",
                 "dimensions",
             )
 
@@ -292,7 +292,7 @@ class Embedder:
         if self._model.pooling != "rank":
             vector = _unit(vector[: job.request.dimensions])
         if not np.isfinite(vector).all():
-            return self._fail([job.id], "The model gave no finite numbers.")
+            return self._fail([job.id], "The model computed values that are not finite.")
         job.left -= 1
         return [Embedded(job.id, item.index, vector.astype("<f4").tobytes(), job.left)]
 

@@ -142,13 +142,15 @@ class Grammars:
         except GrammarError as ex:
             raise _invalid(grammar, str(ex)) from None
         if not self._vocabulary.eog_ids:
-            raise _invalid(grammar, "this model has no token that ends an answer")
+            raise _invalid(grammar, "this model has no end token")
 
     def _in_time(self, grammar: Grammar, compile: Callable[[], Matcher]) -> Matcher:
         """Compile in a thread with a stack of its own, and do not wait for ever."""
         self._abandoned = [thread for thread in self._abandoned if thread.is_alive()]
         if len(self._abandoned) >= _MAX_ABANDONED:
-            raise Overloaded("Other grammars are still being compiled.", code="server_busy")
+            raise Overloaded(
+                "Other grammars are still being compiled; try again later.", code="server_busy"
+            )
         results: list[Matcher | BaseException] = []
         spent = _ThreadClock()
 

@@ -106,7 +106,7 @@ class Writer:
             id = events[0].id
             log.error("the answer to request %d: %s", id, ex)
             self.give_up(id)
-            error = EngineFault("What the model says of this request is too large to be sent.")
+            error = EngineFault("The answer is too large to be sent to the server.")
             self.events((_failed(id, error),))
 
 

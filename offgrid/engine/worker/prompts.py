@@ -76,7 +76,7 @@ def read_with_images(
             raise InvalidParameter(str(ex), request.image_params[part.image]) from None
     pieces = [piece for piece in pieces if isinstance(piece, Chunk) or len(piece)]
     if pieces and isinstance(pieces[-1], Chunk):
-        raise InvalidParameter("Something has to be said behind the last image.", param)
+        raise InvalidParameter("The prompt must contain text after the last image.", param)
     if model.add_bos and (isinstance(pieces[0], Chunk) or pieces[0][0] != model.bos):
         pieces.insert(0, np.array([model.bos], dtype=np.int32))
     spans = []
@@ -102,7 +102,7 @@ def _read_fill_in(model: Model, request: GenerationRequest) -> NDArray[np.int32]
     before, behind, middle = model.fim_ids
     if min(model.fim_ids) < 0:
         raise InvalidParameter(
-            "This model has no tokens to fill in between a prompt and a suffix.",
+            "This model does not support suffix: it has no fill-in-the-middle tokens.",
             "suffix",
             code="unsupported_parameter",
         )
@@ -150,7 +150,7 @@ def read_bias(
     result |= biases
     if len(result) > MAX_BIASED:
         raise InvalidParameter(
-            f"The texts in logit_bias are {len(result)} tokens; at most {MAX_BIASED} are taken.",
+            f"The texts in logit_bias have {len(result)} tokens; the maximum is {MAX_BIASED}.",
             "logit_bias",
         )
     return result
@@ -173,7 +173,7 @@ def answer(model: Model, id: int, query: TokenQuery) -> Tokens:
         limit = min(MAX_QUERY, text_limit(model.n_ctx))
         if len(query.tokens) > limit:
             raise ContextLengthExceeded(
-                f"These are {len(query.tokens)} tokens; at most {limit} are taken.", query.param
+                f"The request has {len(query.tokens)} tokens; the maximum is {limit}.", query.param
             )
         tokens = tuple(token_ids(query.tokens, model.n_vocab, query.param).tolist())
     # Each token that occurs is looked up once: texts repeat themselves.

@@ -141,7 +141,7 @@ def test_errors_of_large_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body, "_PIECE", 16)
     for raw, words in (
         (b'{"a":[1,2,3,4,5,6,7,8,9,10,11,12],"b":[1,2,}', "invalid character"),
-        (b'{"a":[1,2,3,4,5,6,7,8,9,10,11,"\\ud800x",12,13]}', "half a surrogate pair"),
+        (b'{"a":[1,2,3,4,5,6,7,8,9,10,11,"\\ud800x",12,13]}', "an unpaired surrogate"),
         (b'{"a":[1,2,3,4,5,6,7,8,9,10,11,1e999,12,13,14]}', "1e999 is too large"),
         (b'{"a":[1,2,3,4,5,6,7,8,9,{"b":1,"b":2}]}', "the key 'b' comes twice"),
         (b'{"a":[1,2,3,4,5,6,7,8,9],"a":2}', "the key 'a' comes twice"),
@@ -160,7 +160,7 @@ def test_only_lists_may_hold_very_many_values() -> None:
         error = refused(raw)
         assert refused(b" \n" * 50_000 + raw).message == error.message
         assert error.code == "too_many_values"
-        assert "in one field that is no list; at most 200000 are taken there" in error.message
+        assert "in one field that is not a list; the maximum there is 200000" in error.message
 
 
 def test_a_large_body_that_is_no_object_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_half_a_surrogate_pair_is_looked_for_in_pieces(monkeypatch: pytest.Monke
     for end in (b'\\ud83d"]}', b'\\ud83dx","b"]}'):
         for shift in range(14):  # wherever the borders of the pieces are
             raw = b'{"a":["' + b"x" * shift + filling + end
-            assert "half a surrogate pair" in refused(raw).message
+            assert "an unpaired surrogate" in refused(raw).message
     assert max(searched) < 70_000
 
 
@@ -204,10 +204,10 @@ def refused(raw: bytes) -> InvalidParameter:
         (b'{"a":1e999}', "the number 1e999 is too large"),
         (b'{"a":1,"b":[{"c":1,"\\u0063":2}]}', "the key 'c' comes twice"),
         (b'{"a":[[{"x":[{}]},{"b":1,"b":1}]],"c":{}}', "the key 'b' comes twice"),
-        (b'{"a":"\\ud83d"}', "half a surrogate pair"),
-        (b'{"a":"\\ud83dx"}', "half a surrogate pair"),
-        (b'{"a":"\\udc00\\ud83d"}', "half a surrogate pair"),
-        (b'{"\\ud83d":1}', "half a surrogate pair"),
+        (b'{"a":"\\ud83d"}', "an unpaired surrogate"),
+        (b'{"a":"\\ud83dx"}', "an unpaired surrogate"),
+        (b'{"a":"\\udc00\\ud83d"}', "an unpaired surrogate"),
+        (b'{"\\ud83d":1}', "an unpaired surrogate"),
         (b'{"abc":"x\xff"}', "not UTF-8 (byte 9)"),
         (b'{"a":"\xed\xa0\x80"}', "not UTF-8 (byte 6)"),
         (b'{"a":"\x01"}', "invalid character (byte 6)"),
@@ -247,7 +247,7 @@ def test_so_many_values_are_parsed_and_no_more(n: int, item: bytes, what: str, l
     error = refused(raw[:-2] + b"," + item + b"]}")
     assert error.code == "too_many_values"
     assert error.message == (
-        f"The request body holds {limit + 1} {what}; at most {limit} are taken."
+        f"The request body contains {limit + 1} {what}; the maximum is {limit}."
     )
 
 
@@ -256,7 +256,7 @@ def test_no_endpoint_has_so_many_fields() -> None:
     assert len(parse_object(b"{" + b",".join(fields) + b"}")) == body.MAX_FIELDS
     error = refused(b"{" + b",".join([*fields, b'"x":{"a":1}']) + b"}")
     assert error.code == "too_many_values"
-    assert error.message == "The request body holds 1001 fields; at most 1000 are taken."
+    assert error.message == "The request body contains 1001 fields; the maximum is 1000."
 
 
 def test_values_are_counted_before_any_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -298,7 +298,7 @@ def test_a_grammar_of_empty_lines_is_looked_at_once() -> None:
 
 def test_a_bias_for_a_number_of_thousands_of_digits() -> None:
     messages = [{"role": "user", "content": "x"}]
-    with pytest.raises(InvalidParameter, match="so large an id"):
+    with pytest.raises(InvalidParameter, match="Token id 99999999999999999999 is out of range"):
         parse_chat({"model": "m", "messages": messages, "logit_bias": {"9" * 5000: 1}})
 
 

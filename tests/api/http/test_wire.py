@@ -286,7 +286,7 @@ def test_a_body_that_was_ended_for_another_is_told_so(
         status, content = answer_of(new)
         assert (status, b"invalid_json" in content) == (400, True)
         status, content = answer_of(held[0])
-        assert (status, b"came slowly" in content) == (503, True)
+        assert (status, b"arrived slowly" in content) == (503, True)
         held[1].sendall(bytes(120_000))
         assert answer_of(held[1])[0] == 400
 

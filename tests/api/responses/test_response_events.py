@@ -136,7 +136,7 @@ def test_a_stream_that_fails_says_so(make_server: Callable[..., Server]) -> None
     last = EVENT.validate_python(events[-1])
     assert last.type == "response.failed"
     assert last.response.error.code == "server_error"
-    assert "process ended" in last.response.error.message
+    assert "process of this model died" in last.response.error.message
     said = "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta")
     (item,) = last.response.output
     assert (item.status, item.content[0].text) == ("incomplete", said)

@@ -119,7 +119,7 @@ def test_too_long_a_prompt_names_the_input(base_url: str) -> None:
 
 def test_what_only_background_responses_have(client: OpenAI, base_url: str) -> None:
     response = client.responses.create(model=STARTER, input="Hello!", max_output_tokens=1)
-    with pytest.raises(NotFoundError, match="There is no"):
+    with pytest.raises(NotFoundError, match="Unknown URL"):
         client.responses.cancel(response.id)
     with pytest.raises(BadRequestError, match="stream"):
         client.responses.retrieve(response.id, stream=True)

@@ -74,7 +74,7 @@ def test_it_leaves_no_process_where_the_system_starts_no_thread(
     no_threads(monkeypatch, thread)
     failed = Examination(Load(str(tiny)), 60).run()
     assert failed is not None
-    assert failed.message == "the system starts no process for it (can't start new thread)."
+    assert failed.message == "the system cannot start a process for it (can't start new thread)."
     assert not failed.lasting
     (process,) = started
     assert process.returncode is not None

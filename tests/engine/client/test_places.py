@@ -41,7 +41,7 @@ def test_who_holds_places_for_many_leaves_some_to_others(places: Places) -> None
 def test_sequences_of_one_request_are_held_together(places: Places) -> None:
     assert places.hold(4, 3) == 1
     assert places.taken == 4
-    with pytest.raises(InvalidParameter, match="n is at most 8"):
+    with pytest.raises(InvalidParameter, match="n must be at most 8"):
         places.hold(9, 1)
 
 

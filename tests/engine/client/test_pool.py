@@ -189,7 +189,7 @@ def test_the_line_for_each_model_has_an_end(make_pool: MakePool) -> None:
     log: list[str] = []
     waiting = [Waiting(pool, "b", log)]
     in_line(pool, "b")
-    with pytest.raises(Overloaded, match="as many requests as may wait for it do so") as caught:
+    with pytest.raises(Overloaded, match="too many requests already wait for it") as caught:
         pool.engine("b")
     assert "room for b now" in str(caught.value)
     waiting.append(Waiting(pool, "c", log))
@@ -269,7 +269,7 @@ def test_a_load_that_fails_after_all_is_not_tried_at_the_cost_of_others(
     with pytest.raises(ModelLoadFailed, match="no memory"):
         pool.engine("b")
     pool.engine("a")
-    assert "a was unloaded for b in vain" in caplog.text
+    assert "a was unloaded for b, which could not be loaded" in caplog.text
     for _ in range(3):
         with pytest.raises(ModelLoadFailed, match="no memory"):
             pool.engine("b")
@@ -323,7 +323,7 @@ def test_a_process_that_cannot_be_started(
 
     monkeypatch.setattr("subprocess.Popen", none)
     pool = make_pool()
-    with pytest.raises(ModelLoadFailed, match="The model a cannot be loaded: the system starts no"):
+    with pytest.raises(ModelLoadFailed, match="a cannot be loaded: the system cannot start"):
         pool.engine("a")
     assert len(tries) == 3
     pool.roster.bury()
@@ -337,7 +337,9 @@ def test_a_loader_that_cannot_be_started_is_started_by_the_next_request(
     pool.engine("a")
     with pytest.MonkeyPatch.context() as patch:
         no_threads(patch, "loader")
-        with pytest.raises(Overloaded, match="The system starts no thread for this request now"):
+        with pytest.raises(
+            Overloaded, match="The system cannot start a thread for this request now"
+        ):
             pool.engine("b")
     assert not pool.waiting()
     pool.engine("b")
@@ -352,7 +354,7 @@ def test_a_model_whose_threads_cannot_be_started_leaves_none(
     before = {*threading.enumerate()}
     with pytest.MonkeyPatch.context() as patch:
         no_threads(patch, name)
-        with pytest.raises(Overloaded, match="The system starts no thread"):
+        with pytest.raises(Overloaded, match="The system cannot start a thread"):
             pool.engine("a")
     eventually(lambda: {*threading.enumerate()} <= before, "none of its threads is left")
     pool.engine("a")

@@ -155,7 +155,9 @@ def test_a_model_for_which_the_system_never_starts_threads(
     workers = make_workers(starter_path)
     no_threads(monkeypatch, thread)
     workers.supervisor.start()
-    with pytest.raises(ModelLoadFailed, match="starts no process for it \\(can't start new thread"):
+    with pytest.raises(
+        ModelLoadFailed, match="cannot start a process for it \\(can't start new thread"
+    ):
         workers.readiness.wait()
     assert workers.readiness.load_failure is not None
     assert not workers.readiness.load_failure.lasting

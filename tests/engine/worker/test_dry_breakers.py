@@ -114,7 +114,7 @@ def test_too_many_sequences_are_refused_before_any_is_made() -> None:
 
 def test_a_letter_that_most_tokens_hold_is_given_up_early() -> None:
     index = PieceIndex([b"a"] * (4 * MAX_SEQUENCES))
-    with pytest.raises(InvalidParameter, match="'a' are more than"):
+    with pytest.raises(InvalidParameter, match="'a' match more than"):
         expand_breakers(["a"], index, list)
     assert index.looked_at == MAX_SEQUENCES + 1
 

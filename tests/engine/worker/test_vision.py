@@ -237,7 +237,9 @@ def test_an_image_that_does_not_fit_into_one_computation(tmp_path: Path) -> None
     model = Model(
         Load(str(path), ctx_size=64, parallel=1, batch_size=3, threads=1, projector=str(projector))
     )
-    with pytest.raises(InvalidParameter, match="4 positions of an image at once, and at most 3"):
+    with pytest.raises(
+        InvalidParameter, match="4 positions of an image in one batch, which has room for 3"
+    ):
         ask(Run(model), "Look: @ What?", RED)
     model.close()
 
@@ -469,7 +471,7 @@ def test_a_query_counts_positions(model: Watched) -> None:
     ("text", "image", "param", "words"),
     [
         ("Look: @ What?", RED[:60], "image 0", "cannot be decoded"),
-        ("Look: @", RED, "prompt", "behind the last image"),
+        ("Look: @", RED, "prompt", "after the last image"),
     ],
 )
 def test_refused(model: Watched, text: str, image: bytes, param: str, words: str) -> None:

@@ -165,7 +165,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         if not readable:
             request.wait()
         elif request.error is None and request.is_late():
-            request.end(Late("the request came too slowly; send it again"))
+            request.end(Late("the request arrived too slowly; send it again"))
         if request.error is None:
             return
         with self.requests_lock:

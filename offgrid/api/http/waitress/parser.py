@@ -45,7 +45,7 @@ class Busy(Error):  # type: ignore[misc]  # waitress has no types
 
 
 class Late(Error):  # type: ignore[misc]
-    """The request came too slowly."""
+    """The request arrived too slowly."""
 
     code = 408
     reason = "Request Timeout"
@@ -135,7 +135,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
         try:
             consumed = int(super().received(data))
         except ValueError:  # an address or a number that Python does not parse
-            self.error = BadRequest("the address or a length is invalid")
+            self.error = BadRequest("the URL or the content length is invalid")
             consumed = len(data)
         if self.error is None and self.content_length > self.max_body:
             self.error = RequestEntityTooLarge("")
@@ -185,9 +185,9 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
         while self.budget.take(0):
             slowest = self.budget.slowest(now)
             if slowest is None or slowest is self:
-                self.end(Busy("the bodies of other requests take all the room there is"))
+                self.end(Busy("the bodies of other requests use all the memory for bodies"))
                 return
-            slowest.end(Busy("this body came slowly, and others needed the room it took"))
+            slowest.end(Busy("this body arrived slowly, and other requests needed its memory"))
 
     def close(self) -> None:
         """Drop the body."""
@@ -212,7 +212,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
         """
         codings = [value.strip(b" \t").lower() for value in _CODING.findall(header_plus)]
         if codings and _LENGTH.search(header_plus):
-            raise ParsingError("Content-Length and Transfer-Encoding must not come together")
+            raise ParsingError("a request must not have both Content-Length and Transfer-Encoding")
         if b"\r\n " in header_plus or b"\r\n\t" in header_plus:
             raise ParsingError("a header must be one line")
         super().parse_header(header_plus)

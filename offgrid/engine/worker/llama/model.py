@@ -123,7 +123,7 @@ class Model(Weights):
         try:
             self.decode()
         except DecodeError as ex:
-            raise LoadError(f"the model does not compute: {ex}.") from None
+            raise LoadError(f"the model cannot be computed: {ex}.") from None
         can_cut = self.cut(0, 1)
         self.forget(0)
         self.batch.clear()
@@ -185,7 +185,7 @@ class Model(Weights):
 
     def _load_vision(self) -> Vision | VisionError:
         if self._load.projector is None or self._context is None:
-            return VisionError("This model does not see images.")
+            return VisionError("This model has no vision support.")
         try:
             return Vision(
                 self._model,

@@ -60,8 +60,8 @@ class Vision:
         size, available = os.path.getsize(path), psutil.virtual_memory().available
         if size > 0.9 * available:
             raise VisionError(
-                f"There is no memory for this model's projector: it takes {size / 2**30:.1f} GiB "
-                f"and {available / 2**30:.1f} GiB are free."
+                "There is not enough memory for this model's projector: it needs "
+                f"{size / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free."
             )
         params = mtmd.mtmd_context_params_default()
         params.use_gpu = on_gpu
@@ -74,10 +74,12 @@ class Vision:
         self._path = os.fsencode(path)
         self._context = mtmd.mtmd_init_from_file(self._path, model, params)
         if not self._context:
-            raise VisionError("This model's projector file does not load or belongs to another.")
+            raise VisionError(
+                "This model's projector file cannot be loaded, or belongs to another model."
+            )
         if not mtmd.mtmd_support_vision(self._context):
             self.close()
-            raise VisionError("This model's projector is not made for images.")
+            raise VisionError("This model's projector does not support images.")
 
     def close(self) -> None:
         """Free it. Idempotent."""
@@ -101,7 +103,7 @@ class Vision:
             parts = (ctypes.POINTER(mtmd.mtmd_input_part) * 1)(ctypes.pointer(part))
             code = mtmd.mtmd_tokenize_from_parts(self._context, chunks, parts, 1, False)
             if code != 0:
-                raise VisionError("This model's projector cannot take the image.")
+                raise VisionError("This model's projector cannot process the image.")
             digest = hashlib.sha256(data).digest()
             count = mtmd.mtmd_input_chunks_size(chunks)
             return [
@@ -134,15 +136,17 @@ class Vision:
         count = int(mtmd.mtmd_input_chunk_get_n_tokens(chunk))
         n_positions = int(mtmd.mtmd_input_chunk_get_n_pos(chunk))
         if not 1 <= n_positions <= count:
-            raise VisionError("This model numbers the positions of images in a way unknown here.")
+            raise VisionError(
+                "The way in which this model numbers image positions is not supported."
+            )
         if mtmd.mtmd_decode_use_non_causal(self._context, chunk) and count > self._n_ubatch:
             raise VisionError(
-                f"This model has to see the {count} positions of an image at once, and at most "
-                f"{self._n_ubatch} are computed at once here."
+                f"This model must process the {count} positions of an image in one batch, which "
+                f"has room for {self._n_ubatch}; send a smaller image."
             )
         copy = mtmd.mtmd_input_chunk_copy(chunk)
         if not copy:
-            raise VisionError("There is no memory for the image.")
+            raise VisionError("There is not enough memory for the image.")
         ids = image_ids(digest, index, count)
         return Chunk(int(copy), ids, n_positions, mtmd.mtmd_input_chunk_free)
 
