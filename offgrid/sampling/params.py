@@ -39,7 +39,7 @@ class Range:
     """The values that a parameter can have, in the library and in a request of the API.
 
     Attributes:
-        kind: ``float`` or ``int``.
+        kind: ``float``, ``int``, or ``bool``, whose values are 0 and 1.
         least, most: the smallest and the largest value of the library; both are allowed.
         default: the library's default.
         api_least, api_most: the same of the API. A value of the API below ``least`` (-1, by which
@@ -47,7 +47,7 @@ class Range:
         api_default: the API's default.
     """
 
-    kind: type[float] | type[int]
+    kind: type[float] | type[int] | type[bool]
     least: float
     most: float
     default: float
@@ -65,7 +65,9 @@ class Range:
         Raises:
             InvalidParameter: a wrong type, or out of range.
         """
-        if self.kind is int:
+        if self.kind is bool:
+            _check_switch(name, value)
+        elif self.kind is int:
             _check_integer(name, value, int(self.least), int(self.most))
         else:
             _check_number(name, value, self.least, self.most)
@@ -89,6 +91,10 @@ def _integer(
 ) -> Any:
     limits = Range(int, least, most, default, *(api or (least, min(most, _API_MOST))), default)
     return field(default=default, metadata={"range": limits})
+
+
+def _switch(default: bool) -> Any:
+    return field(default=default, metadata={"range": Range(bool, 0, 1, default, 0, 1, default)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +207,11 @@ def _breakers(given: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
         for token in breaker:
             _check_integer("dry_breakers", token, 0, _INT32_MAX)
     return breakers
+
+
+def _check_switch(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidParameter(f"{name} must be true or false, not {type(value).__name__}.", name)
 
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:

@@ -55,16 +55,24 @@ def test_ranges_of_the_sampling_parameters() -> None:
         )
     }
     assert {name: cells[name] for name in RANGES} == {
-        name: [told(limits), f"{limits.api_default:g}"] for name, limits in RANGES.items()
+        name: [told(limits), default_told(limits)] for name, limits in RANGES.items()
     }
 
 
 def told(limits: Range) -> str:
+    if limits.kind is bool:
+        return "boolean"
     if limits.api_most == 1 << 30:
         return f"{limits.api_least:g} and up"
     if limits.kind is int:
         return ", ".join(map(str, range(int(limits.api_least), int(limits.api_most) + 1)))
     return f"{limits.api_least:g} to {limits.api_most:g}"
+
+
+def default_told(limits: Range) -> str:
+    if limits.kind is bool:
+        return str(limits.api_default).lower()
+    return f"{limits.api_default:g}"
 
 
 def test_fields_of_embeddings_and_rerank() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from offgrid.sampling import InvalidParameter, SamplingParams
-from offgrid.sampling.params import RANGES
+from offgrid.sampling.params import RANGES, Range
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,6 +25,15 @@ def test_the_table_has_a_row_for_every_parameter():
     """All but those that are no single number, or none by default."""
     names = {field.name for field in dataclasses.fields(SamplingParams)}
     assert names - set(RANGES) == {"logit_bias", "seed", "dry_breakers"}
+
+
+def test_a_parameter_that_is_on_or_off():
+    limits = Range(bool, 0, 1, False, 0, 1, True)
+    limits.check("field", True)
+    assert limits.of_api(True) is True
+    for wrong in (1, 0.0, None, "true"):
+        with pytest.raises(InvalidParameter, match="field must be true or false, not"):
+            limits.check("field", wrong)
 
 
 def test_the_api_gives_nothing_that_the_library_refuses():

@@ -31,6 +31,8 @@ Breakers = Annotated[list[Annotated[str, Meta(min_length=1, max_length=40)]], Me
 
 
 def _typed(name: str, limits: Range) -> tuple[str, Any, Any]:
+    if limits.kind is bool:
+        return name, bool, limits.api_default
     kind = Annotated[limits.kind, Meta(ge=limits.api_least, le=limits.api_most)]  # type: ignore[name-defined]
     return name, kind, limits.api_default
 
