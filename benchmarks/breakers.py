@@ -19,11 +19,12 @@ from typing import Any
 from models import resolve
 from report import add_json_option, machine, print_table, write_json
 
-from offgrid.engine.protocol import GenerationRequest, Load, Part, Sampling
+from offgrid.engine.protocol import GenerationRequest, Load, Part
 from offgrid.engine.worker.dry_breakers import PieceIndex, expand_breakers
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.prepare import Preparer
 from offgrid.errors import InvalidParameter
+from offgrid.sampling import SamplingParams
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lib"))
 from reference_breakers import expand_breaker
@@ -66,8 +67,8 @@ def found(model: Model, index: PieceIndex, texts: tuple[str, ...]) -> int | None
 def prepared(model: Model, texts: tuple[str, ...], n: int) -> float | None:
     """The time until a request is in the queue; None if it is refused."""
     preparer = Preparer(model)
-    sampling = Sampling(dry_multiplier=1.0, dry_sequence_breakers=texts)
-    request = GenerationRequest(parts=(Part("Hello", False),), sampling=sampling, n=n)
+    sampling = SamplingParams(dry_multiplier=1.0)
+    request = GenerationRequest((Part("Hello", False),), sampling=sampling, dry_breakers=texts, n=n)
 
     def call() -> None:
         model._breakers.clear()

@@ -27,12 +27,13 @@ from report import add_json_option, print_table, write_json
 from servers import Bare
 
 import offgrid
-from offgrid.engine.protocol import Delta, Event, Failed, GenerationRequest, Load, Sampling
+from offgrid.engine.protocol import Delta, Event, Failed, GenerationRequest, Load
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.llama.model import Model
+from offgrid.sampling import SamplingParams
 from offgrid.store.catalogue import STARTER_PATH
 
-SAMPLING = Sampling(temperature=0.7, top_p=0.95)
+SAMPLING = SamplingParams(temperature=0.7, top_p=0.95)
 ALTERNATIVES = 10
 
 

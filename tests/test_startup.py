@@ -51,6 +51,9 @@ structs = {{value for value in values if isinstance(value, type(msgspec.Struct))
 structs -= {{msgspec.Struct}}
 assert len(structs) > 20
 assert structs <= set(package_structs()), structs - set(package_structs())
+# A dataclass in a message has what msgspec knows of it in an attribute.
+from offgrid.sampling.params import SamplingParams
+assert "__msgspec_cache__" in vars(SamplingParams)
 print([struct for struct in structs if not is_prepared(struct)])
 """
 STARTS = {

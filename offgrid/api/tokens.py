@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from offgrid.api.chat.prompt import chat_prompt
 from offgrid.api.chat.request import parse_chat
-from offgrid.api.fields.common import invalid
+from offgrid.api.fields.messages import invalid
 from offgrid.api.http.request import in_turn, liveness, read_checked
 from offgrid.api.shapes import Answer, Byte, Count
 from offgrid.config import Settings

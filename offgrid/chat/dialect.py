@@ -17,6 +17,7 @@ from offgrid.chat.grammars import Function, call_grammar
 from offgrid.chat.parser import AnswerParser
 from offgrid.chat.template import ChatTemplate, Message
 from offgrid.engine.protocol import Part
+from offgrid.grammar.checked import CheckedSchema
 
 _DESCRIPTION = """\
 # Tools
@@ -132,8 +133,8 @@ class Dialect:
         required: bool,
         parallel: bool,
         thinking: bool,
-        answer: dict[str, Any] | None = None,
-    ) -> str:
+        answer: CheckedSchema | None = None,
+    ) -> tuple[str, tuple[CheckedSchema, ...]]:
         """Return the grammar of an answer; see :func:`~offgrid.chat.grammars.call_grammar`."""
         return call_grammar(
             self.tools,

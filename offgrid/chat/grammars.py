@@ -1,7 +1,8 @@
 """Grammars that make every function call whole and valid, in llguidance's Lark dialect.
 
-https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md: ``%json`` puts a JSON schema in
-place, ``<[17]>`` is the token of that id, and a ``[lazy]`` rule ends as soon as it can.
+https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md: ``<[17]>`` is the token of
+that id, and a ``[lazy]`` rule ends as soon as it can. Rules ``schema_0`` ... are not written here:
+they stand for the schemas that go with a grammar.
 """
 
 from __future__ import annotations
@@ -9,14 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from offgrid.chat.formats import ThoughtFormat, ToolFormat
-from offgrid.grammar.options import ANSWER_OPTIONS, ARGUMENT_OPTIONS
-from offgrid.grammar.schema import adapted
+from offgrid.grammar.checked import CheckedSchema
 
-_NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
-_ANY_ARGUMENTS: dict[str, Any] = {"type": "object"}
+_ANY_ARGUMENTS = CheckedSchema({"type": "object"}, "tools", arguments=True)
 _TEXT = "TEXT: /(?s:.*)/"
 
 
@@ -25,12 +23,12 @@ class Function:
     """A function that may be called.
 
     Attributes:
-        parameters: JSON schema of its arguments, None for none.
-        strict: whether they have to follow it in any case.
+        parameters: the schema that its arguments have to follow, None for any object.
+        strict: whether it asks for that itself, so that calls are guaranteed to be valid.
     """
 
     name: str
-    parameters: dict[str, Any] | None = None
+    parameters: CheckedSchema | None = None
     strict: bool = False
 
 
@@ -43,26 +41,22 @@ def call_grammar(
     thoughts: ThoughtFormat | None = None,
     thinking: bool = False,
     control: Mapping[str, int] | None = None,
-    answer: dict[str, Any] | None = None,
-) -> str:
-    """Return the grammar of an answer.
+    answer: CheckedSchema | None = None,
+) -> tuple[str, tuple[CheckedSchema, ...]]:
+    """Return the grammar of an answer, and the schemas to which its rules ``schema_0`` ... refer.
 
     Args:
         tools: how calls are written.
         functions: those that may be called.
-        required: whether the answer is calls alone, each with arguments that follow the schema;
-            otherwise it is any text, with calls in it that follow the schema if they are strict.
+        required: whether the answer is calls alone; otherwise it is any text, with calls in it.
         parallel: whether there may be more than one call.
         thoughts: how the model marks thoughts, which may come first.
         thinking: whether the prompt has opened one.
         control: ids of the markers that are control tokens of the model; text cannot match those.
-        answer: JSON schema of an answer that is no call, None for any text.
+        answer: schema of an answer that is no call, None for any text.
     """
     writer = _Writer(tools, control or {})
-    rules = [
-        f"function_{i}: {writer.function(function, required)}"
-        for i, function in enumerate(functions)
-    ]
+    rules = [f"function_{i}: {writer.function(function)}" for i, function in enumerate(functions)]
     if functions:
         anyone = " | ".join(f"function_{i}" for i in range(len(functions)))
         rules.append(f"function: {anyone}")
@@ -71,15 +65,15 @@ def call_grammar(
     thought, more = writer.thought(thoughts, thinking, whole)
     rules += more
     if required:
-        return "\n".join([f"start: {thought} calls", *rules, _TEXT, ""])
-    if answer is not None:
-        schema = json.dumps({**adapted(answer), "x-guidance": ANSWER_OPTIONS})
-        start = "(calls | answer)" if functions else "answer"
-        return "\n".join(
-            [f"start: {thought} {start}", f"answer: %json {schema}", *rules, _TEXT, ""]
-        )
-    start, more = writer.mixed(parallel)
-    return "\n".join([f"start: {thought} {start}", *rules, *more, ""])
+        lines = [f"start: {thought} calls", *rules, _TEXT]
+    elif answer is not None:
+        schema = writer.schema(answer)
+        start = f"(calls | {schema})" if functions else schema
+        lines = [f"start: {thought} {start}", *rules, _TEXT]
+    else:
+        start, more = writer.mixed(parallel)
+        lines = [f"start: {thought} {start}", *rules, *more]
+    return "\n".join([*lines, ""]), writer.schemas
 
 
 class _Writer:
@@ -88,19 +82,25 @@ class _Writer:
     def __init__(self, tools: ToolFormat, control: Mapping[str, int]) -> None:
         self._tools = tools
         self._control = control
+        self._places: dict[CheckedSchema, int] = {}
+
+    @property
+    def schemas(self) -> tuple[CheckedSchema, ...]:
+        """Those that rules refer to, in the order of their numbers."""
+        return tuple(self._places)
+
+    def schema(self, schema: CheckedSchema) -> str:
+        """A schema as the name of its rule."""
+        return f"schema_{self._places.setdefault(schema, len(self._places))}"
 
     def marker(self, text: str) -> str:
         """A marker as a terminal: a token of its own or plain text."""
         return f"<[{self._control[text]}]>" if text in self._control else json.dumps(text)
 
-    def function(self, function: Function, required: bool) -> str:
+    def function(self, function: Function) -> str:
         """A call of one function, without what stands around calls."""
         tools = self._tools
-        schema = _NO_ARGUMENTS if function.parameters is None else function.parameters
-        if not (required or function.strict):
-            schema = _ANY_ARGUMENTS
-        schema = {"type": "object", **adapted(schema), "x-guidance": ARGUMENT_OPTIONS}
-        arguments = f"%json {json.dumps(schema)}"
+        arguments = self.schema(function.parameters or _ANY_ARGUMENTS)
         if tools.head_end:
             return f'"{function.name}" {self.marker(tools.head_end)} {arguments}'
         head = json.dumps(f'{{"name": "{function.name}", "{tools.arguments}": ')

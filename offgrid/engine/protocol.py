@@ -10,11 +10,14 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
-from typing import IO
+from types import MappingProxyType
+from typing import IO, Any
 
 import msgspec
 
 from offgrid.errors import ErrorCode
+from offgrid.grammar.checked import CheckedSchema
+from offgrid.sampling.params import SamplingParams
 
 MAX_FRAME = 64 * 1024 * 1024
 """Bytes. Nobody writes a longer frame, so one that says that it is longer means that the stream is
@@ -38,54 +41,24 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
     image: int = -1
 
 
-class Sampling(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What :class:`offgrid.sampling.SamplingParams` needs, in transportable form."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    repeat_last_n: int = 64
-    logit_bias: dict[int, float] = {}
-    text_bias: dict[str, float] = {}
-    """Text to what is added to the logits of its tokens; the worker knows which they are."""
-    seed: int | None = None
-    top_n_sigma: float = 0.0
-    typical_p: float = 1.0
-    xtc_probability: float = 0.0
-    xtc_threshold: float = 0.1
-    dynatemp_range: float = 0.0
-    dynatemp_exponent: float = 1.0
-    mirostat: int = 0
-    mirostat_tau: float = 5.0
-    mirostat_eta: float = 0.1
-    dry_multiplier: float = 0.0
-    dry_base: float = 1.75
-    dry_allowed_length: int = 2
-    dry_penalty_last_n: int = -1
-    dry_sequence_breakers: tuple[str, ...] = ()
-    """Texts; the worker, which knows the vocabulary, makes token sequences of them."""
-    min_tokens: int = 0
-    min_keep: int = 0
-
-
 class Grammar(msgspec.Struct, frozen=True):
     """What the answer has to look like.
 
-    ``kind`` says how ``source`` is written: ``"json_schema"`` (JSON text of a schema), ``"lark"``
-    (llguidance's dialect), ``"gbnf"`` (llama.cpp's), ``"regex"`` or ``"choice"`` (a JSON list of
-    texts). ``"answer"`` is Lark that was made here of schemas, which stand in ``schemas`` for the
-    same checks, each as ``(field, JSON text)``. ``param`` is the request field that error messages
-    name.
+    ``kind`` says how ``source`` is written: ``"lark"`` (llguidance's dialect), ``"gbnf"``
+    (llama.cpp's), ``"regex"`` or ``"choice"`` (a JSON list of texts). ``"json_schema"`` has no
+    source, but one of ``schemas``. ``"answer"`` is Lark that was made here; a rule ``schema_0`` in
+    it stands for the first of ``schemas``. ``param`` is the request field that error messages name.
     """
 
     kind: str
     source: str
     param: str
-    schemas: tuple[tuple[str, str], ...] = ()
+    schemas: tuple[CheckedSchema, ...] = ()
+
+    @classmethod
+    def of_schema(cls, schema: CheckedSchema) -> Grammar:
+        """Return the grammar of all answers that a schema allows."""
+        return cls("json_schema", "", schema.param, (schema,))
 
 
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -100,7 +73,12 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
     parts: tuple[Part, ...] = ()
     tokens: tuple[int, ...] | None = None
-    sampling: Sampling = Sampling()
+    sampling: SamplingParams = SamplingParams()
+    text_bias: dict[str, float] = {}
+    """Text to the bias of each of its tokens; the worker, which knows the vocabulary, adds them to
+    the biases of ``sampling``."""
+    dry_breakers: tuple[str, ...] = ()
+    """Texts that end a repetition; the worker makes the token sequences of ``sampling`` of them."""
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     n: int = 1
@@ -410,7 +388,15 @@ Report = Step | Ready | Examined | LoadFailed | Pong
 
 _HEADER = struct.Struct("<I")
 _READ_SIZE = 1 << 16
-_encoder = msgspec.msgpack.Encoder()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, MappingProxyType):  # the biases of SamplingParams
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} does not cross the pipe")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
 _command_decoder = msgspec.msgpack.Decoder(Command)
 _report_decoder = msgspec.msgpack.Decoder(Report)
 

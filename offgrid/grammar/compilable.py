@@ -6,9 +6,11 @@ Kinds of grammars are named as in :class:`offgrid.engine.protocol.Grammar`.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from llguidance import grammar_from
 
+from offgrid.grammar.checked import CheckedSchema
 from offgrid.grammar.document import Json
 from offgrid.grammar.gbnf import GbnfError, gbnf_to_lark
 from offgrid.grammar.lark import lark_rules
@@ -29,37 +31,50 @@ class GrammarError(ValueError):
     """A grammar that cannot be used; the message says why."""
 
 
-def check_size(kind: str, source: str) -> None:
-    """Refuse a source that is too long to be looked at.
+def check_size(kind: str, source: str, schemas: Sequence[CheckedSchema] = ()) -> None:
+    """Refuse a source that is too long to be looked at, with the schemas in it.
 
     Raises:
         GrammarError: it is longer than :data:`MAX_SOURCE` allows for its kind.
     """
     size, limit = len(source.encode("utf-8")), MAX_SOURCE[kind]
+    if kind == "answer":  # a schema alone has had its limit when it was checked
+        size += sum(len(schema.text) for schema in schemas)
     if size > limit:
         raise GrammarError(f"it has {size} bytes; the maximum is {limit}")
 
 
-def compilable_schema(checked: Json) -> str:
-    """Return a schema that :func:`~offgrid.grammar.schema.parse_schema` has checked, in Lark."""
+def compilable_part(checked: Json) -> str:
+    """Return a part of a checked schema as a grammar of its own in Lark."""
     schema = {**checked, "x-guidance": ANSWER_OPTIONS}
     return f"start: %json {json.dumps(schema)}{NO_FORCING}"
 
 
-def compilable(kind: str, source: str) -> str:
-    """Return a grammar that is no JSON schema in llguidance's dialect of Lark.
+def compilable(kind: str, source: str, schemas: Sequence[CheckedSchema] = ()) -> str:
+    """Return a grammar in llguidance's dialect of Lark.
+
+    Args:
+        kind: one of :data:`MAX_SOURCE`.
+        source: what is written in it.
+        schemas: those that it refers to.
 
     Raises:
         GrammarError: malformed, beyond a limit, or without an end.
     """
+    if kind == "json_schema":
+        (schema,) = schemas
+        return f"start: %json {schema.text}{NO_FORCING}"
+    if kind == "answer":
+        _check_no_schema(source)
+        rules = [f"schema_{n}: %json {schema.text}\n" for n, schema in enumerate(schemas)]
+        return source + "".join(rules) + NO_FORCING
     if kind == "gbnf":
         return _from_gbnf(source) + NO_FORCING
     if kind == "regex":
         return _from_regex(source) + NO_FORCING
     if kind == "choice":
         return _from_choice(json.loads(source)) + NO_FORCING
-    if kind == "lark":
-        _check_lark(source)
+    _check_lark(source)
     return source + NO_FORCING
 
 
@@ -85,10 +100,14 @@ def _from_choice(texts: list[str]) -> str:
     return f"start: CHOICE\nCHOICE: {alternatives}\n"
 
 
-def _check_lark(source: str) -> None:
+def _check_no_schema(source: str) -> None:
     if "%json" in source:
         # Schemas in Lark would get around the checks that schemas need.
         raise GrammarError("%json is not supported; send the schema as json_schema")
+
+
+def _check_lark(source: str) -> None:
+    _check_no_schema(source)
     try:
         endless = endless_rule(lark_rules(source) or {}, "start")
     except TooTangled as ex:

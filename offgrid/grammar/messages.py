@@ -1,8 +1,10 @@
-"""llguidance's error messages, as clients get them."""
+"""Why a grammar cannot be used: llguidance's error messages, and ours, as clients get them."""
 
 from __future__ import annotations
 
 import re
+
+from offgrid.errors import ErrorCode, InvalidParameter
 
 _OWN_PLACE = re.compile(r"at \d+\(\d+\): (?:failed to compile JSON schema: |(?=invalid regex))")
 """Places in what is made here of a schema or a regular expression."""
@@ -37,3 +39,13 @@ def plain(message: str) -> str:
     if message.startswith("Unsatisfiable schema: Regex is empty"):
         return "unsatisfiable: no text has its pattern, format and length"
     return message.rstrip(".")
+
+
+def unusable(kind: str, param: str, reason: str, code: ErrorCode | None = None) -> InvalidParameter:
+    """Return the error of a grammar of a kind, which the request field ``param`` asks for."""
+    names = {
+        "json_schema": "JSON schema", "lark": "Lark grammar", "gbnf": "GBNF grammar",
+        "regex": "regular expression", "choice": "list of choices",
+    }  # fmt: skip
+    name = names.get(kind, "grammar")
+    return InvalidParameter(f"The {name} cannot be used: {reason}.", param, code=code)

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from fractions import Fraction
-from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -23,7 +22,7 @@ from offgrid.grammar.pattern import MAX_REPETITION, PatternError, repetition, ru
 from offgrid.grammar.satisfiable import forbid_endless
 
 MAX_SOURCE = 256 * 1024
-"""Characters of a schema's text."""
+"""Bytes of a schema's text in UTF-8."""
 MAX_NODES = 20_000
 """Objects, lists and values of a schema."""
 MAX_DEPTH = 120
@@ -48,8 +47,6 @@ MAX_BOUND = 9 * 10**18
 """``minimum`` and ``maximum`` are drawn in to this; the compiler has none beyond 64 bits."""
 MAX_NUMBER = 1e308
 MAX_COUNT = (1 << 32) - 1
-_MAX_CACHED = 64 * 1024
-"""Characters of a schema that is kept for the next request; 128 of these are."""
 _UNSATISFIABLE = "Unsatisfiable"
 LOCATE_CHARACTERS = 1_000_000
 """Characters that are compiled to find where a schema is wrong."""
@@ -96,8 +93,9 @@ def parse_schema(source: str) -> Json:
     Raises:
         SchemaError: not a JSON object, beyond a limit, not supported, or without any answer.
     """
-    if len(source) > MAX_SOURCE:
-        raise SchemaError(f"it has {len(source)} characters, the maximum is {MAX_SOURCE}")
+    size = len(source.encode("utf-8", "surrogatepass"))
+    if size > MAX_SOURCE:
+        raise SchemaError(f"it has {size} bytes, the maximum is {MAX_SOURCE}")
     try:
         schema = json.loads(source, parse_constant=_no_number)
     except RecursionError:
@@ -129,26 +127,6 @@ def parse_schema(source: str) -> Json:
     for path, node in document.nodes:
         _adapt(path, node)
     return schema
-
-
-def adapted(schema: Json) -> Json:
-    """Return a copy that means to the compiler what it says; of a faulty schema itself.
-
-    Whoever compiles it parses the original first.
-    """
-    try:
-        source = json.dumps(schema)
-        small = len(source) <= _MAX_CACHED
-        result: Json = json.loads(_adapted(source)) if small else parse_schema(source)
-    except (SchemaError, RecursionError):
-        return schema
-    return result
-
-
-@lru_cache(maxsize=128)
-def _adapted(source: str) -> str:
-    """The same tools come with every request of a conversation."""
-    return json.dumps(parse_schema(source))
 
 
 def _no_number(text: str) -> None:

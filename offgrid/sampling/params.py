@@ -1,19 +1,100 @@
-"""What a sampler is told, checked once and then frozen."""
+"""The parameters of sampling: one table for the library, the pipe to the worker, the API, the docs.
+
+To add a parameter, write
+
+1. its row in :class:`SamplingParams`: default, range, and what the API accepts where that differs;
+2. its field in ``csrc/og_sampler.h``, and what it does in ``csrc/og_sampler.c``;
+3. the same field in ``_core.pxd``;
+4. the line of ``_sampler.pyx`` that copies it;
+5. its definition in ``tests/reference.py``;
+6. its row in ``docs/API.md``.
+
+Everything between a request and the sampler reads the table. ``tests/sampling/test_params.py`` and
+``tests/api/test_reference_page.py`` compare the other places with it.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from offgrid.errors import InvalidParameter
 
 SEED_MAX = (1 << 64) - 1
 MAX_TOP_LOGPROBS = 1024
 MAX_BREAKER_LENGTH = 20
-"""Tokens of one DRY breaker behind its first one, as in llama.cpp."""
+"""Tokens of one DRY breaker after its first one, as in llama.cpp."""
+MAX_BIAS = 100.0
 _INT32_MAX = (1 << 31) - 1
+_API_MOST = 1 << 30
+"""The largest whole number that the API accepts, unless a row says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The values that a parameter can have, in the library and in a request of the API.
+
+    Attributes:
+        kind: ``float``, ``int``, or ``bool``, whose values are 0 and 1.
+        least, most: the smallest and the largest value of the library; both are allowed.
+        default: the library's default.
+        api_least, api_most: the same of the API. A value of the API below ``least`` (-1, by which
+            some clients turn a parameter off) means ``least``.
+        api_default: the API's default.
+    """
+
+    kind: type[float] | type[int] | type[bool]
+    least: float
+    most: float
+    default: float
+    api_least: float
+    api_most: float
+    api_default: float
+
+    def of_api(self, value: float) -> float:
+        """Return what a value of the API, which must be in range, means to the library."""
+        return self.kind(max(self.least, value))
+
+    def check(self, name: str, value: object) -> None:
+        """Check a value of the parameter called ``name``.
+
+        Raises:
+            InvalidParameter: a wrong type, or out of range.
+        """
+        if self.kind is bool:
+            _check_switch(name, value)
+        elif self.kind is int:
+            _check_integer(name, value, int(self.least), int(self.most))
+        else:
+            _check_number(name, value, self.least, self.most)
+
+
+def _number(
+    default: float,
+    least: float,
+    most: float,
+    *,
+    api: tuple[float, float] | None = None,
+    api_default: float | None = None,
+) -> Any:
+    api_default = default if api_default is None else api_default
+    limits = Range(float, least, most, default, *(api or (least, most)), api_default)
+    return field(default=default, metadata={"range": limits})
+
+
+def _integer(
+    default: int, least: int, most: int = _INT32_MAX, *, api: tuple[int, int] | None = None
+) -> Any:
+    limits = Range(int, least, most, default, *(api or (least, min(most, _API_MOST))), default)
+    return field(default=default, metadata={"range": limits})
+
+
+def _switch(default: bool) -> Any:
+    return field(default=default, metadata={"range": Range(bool, 0, 1, default, 0, 1, default)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,119 +102,116 @@ class SamplingParams:
     """How tokens are drawn. The defaults leave the model's distribution as it is.
 
     The order in which the parameters act, their exact definitions and their sources stand in
-    ``csrc/og_sampler.h`` and ``csrc/og_dry.h``.
-
-    Attributes:
-        temperature: divides the logits; 0 takes the most likely token, and nothing below acts.
-        top_p: keep the smallest set of most likely tokens with this mass, 0 to 1; 1 is off.
-        top_k: keep this many most likely tokens; 0 is off.
-        min_p: drop tokens less likely than this fraction of the most likely one's, 0 to 1.
-        frequency_penalty: subtracted once for every time a token was generated, -2 to 2.
-        presence_penalty: subtracted from every token that was generated, -2 to 2.
-        repetition_penalty: divides (multiplies, if negative) the logits of tokens in the last
-            ``repeat_last_n`` of prompt and answer; above 0, 1 is off.
-        repeat_last_n: that window in tokens; 0 is off, -1 everything.
-        logit_bias: token id -> number added to its logit, -100 to 100; ``-inf`` or ``False`` bans.
-        seed: 64 bits (a negative number stands for its two's complement); None draws a random one.
-        top_n_sigma: keep logits within this many standard deviations of the largest; 0 is off.
-        typical_p: keep the tokens whose information is nearest to the entropy, up to this mass;
-            1 is off.
-        xtc_probability: how often, 0 to 1, all tokens with a mass of ``xtc_threshold`` or more are
-            dropped but the least likely of them; 0 is off.
-        xtc_threshold: that mass; above 0.5 is off.
-        dynatemp_range: the temperature moves by up to this much either way with the entropy of the
-            row; 0 is off.
-        dynatemp_exponent: how the entropy, as a share of the largest possible, is bent for that.
-        mirostat: 0 off; 1 or 2 take the place of all truncation above.
-        mirostat_tau: the surprise in bits that mirostat steers to.
-        mirostat_eta: how fast it steers.
-        dry_multiplier: strength of the penalty for a token that continues a repetition; 0 is off.
-        dry_base: the penalty grows by this factor for every repeated token more.
-        dry_allowed_length: repetitions up to this length cost nothing more than the multiplier.
-        dry_penalty_last_n: tokens of prompt and answer that are searched; 0 is off, -1 everything.
-        dry_breakers: token sequences that end a repetition.
-        min_tokens: tokens that end the answer are not drawn before this many.
-        min_keep: every truncation leaves at least this many tokens.
+    ``csrc/og_sampler.h`` and ``csrc/og_dry.h``. Objects are checked when they are made, and so also
+    when they come out of the pipe to the worker.
 
     Raises:
         InvalidParameter: a value of a wrong type or out of range; ``param`` names the field.
     """
 
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    repeat_last_n: int = 64
+    temperature: float = _number(1.0, 0, 1e6, api=(0, 2), api_default=0.7)
+    """Divides the logits; 0 takes the most likely token, and nothing below acts."""
+    top_p: float = _number(1.0, 0, 1, api_default=0.95)
+    """Keeps the smallest set of most likely tokens with this mass; 1 is off."""
+    top_k: int = _integer(0, 0, api=(-1, _API_MOST))
+    """Keeps this many most likely tokens; 0 is off."""
+    min_p: float = _number(0.0, 0, 1)
+    """Drops tokens less likely than this fraction of the most likely one's probability."""
+    frequency_penalty: float = _number(0.0, -2, 2)
+    """Subtracted from a token's logit for each time that the token was generated."""
+    presence_penalty: float = _number(0.0, -2, 2)
+    """Subtracted once from the logit of every token that was generated."""
+    repetition_penalty: float = _number(1.0, 1e-3, 1e3, api=(0.01, 100))
+    """Divides (multiplies, if negative) the logits of tokens in the last ``repeat_last_n`` of
+    prompt and answer; 1 is off."""
+    repeat_last_n: int = _integer(64, -1)
+    """That window in tokens; 0 is off, -1 everything."""
     logit_bias: Mapping[int, float] | None = None
+    """Token id -> number added to its logit, -100 to 100; ``-inf`` or ``False`` bans."""
     seed: int | None = None
-    top_n_sigma: float = 0.0
-    typical_p: float = 1.0
-    xtc_probability: float = 0.0
-    xtc_threshold: float = 0.1
-    dynatemp_range: float = 0.0
-    dynatemp_exponent: float = 1.0
-    mirostat: int = 0
-    mirostat_tau: float = 5.0
-    mirostat_eta: float = 0.1
-    dry_multiplier: float = 0.0
-    dry_base: float = 1.75
-    dry_allowed_length: int = 2
-    dry_penalty_last_n: int = -1
+    """64 bits (a negative number stands for its two's complement); None draws a random one."""
+    top_n_sigma: float = _number(0.0, 0, 1e6, api=(-1, 1000))
+    """Keeps logits within this many standard deviations of the largest; 0 is off."""
+    typical_p: float = _number(1.0, 0, 1)
+    """Keeps the tokens whose information is nearest to the entropy, up to this mass; 1 is off."""
+    xtc_probability: float = _number(0.0, 0, 1)
+    """How often all tokens with a mass of ``xtc_threshold`` or more are dropped, except the least
+    likely of them; 0 is off."""
+    xtc_threshold: float = _number(0.1, 0, 1)
+    """That mass; above 0.5 is off."""
+    dynatemp_range: float = _number(0.0, 0, 1e6, api=(0, 2))
+    """The temperature moves by up to this much either way with the entropy of the row; 0 is off."""
+    dynatemp_exponent: float = _number(1.0, 0, 100)
+    """Exponent of the entropy (as a share of the largest possible) in that."""
+    mirostat: int = _integer(0, 0, 2)
+    """0 is off; 1 or 2 take the place of all truncation above."""
+    mirostat_tau: float = _number(5.0, 0, 100)
+    """The surprise in bits that mirostat steers to."""
+    mirostat_eta: float = _number(0.1, 0, 10)
+    """How fast it steers."""
+    dry_multiplier: float = _number(0.0, 0, 100)
+    """Strength of the penalty for a token that continues a repetition; 0 is off."""
+    dry_base: float = _number(1.75, 1, 100)
+    """The penalty grows by this factor for every further token that is repeated."""
+    dry_allowed_length: int = _integer(2, 0)
+    """Repetitions up to this length cost no more than the multiplier."""
+    dry_penalty_last_n: int = _integer(-1, -1)
+    """Tokens of prompt and answer that are searched; 0 is off, -1 everything."""
     dry_breakers: Sequence[Sequence[int]] = ()
-    min_tokens: int = 0
-    min_keep: int = 0
+    """Token sequences that end a repetition."""
+    min_tokens: int = _integer(0, 0)
+    """Tokens that end the answer are not drawn before this many."""
+    min_keep: int = _integer(0, 0)
+    """Every truncation leaves at least this many tokens."""
 
     def __post_init__(self) -> None:
-        _check_number("temperature", self.temperature, 0.0, 1e6)
-        _check_number("top_p", self.top_p, 0.0, 1.0)
-        _check_number("min_p", self.min_p, 0.0, 1.0)
-        _check_number("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _check_number("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _check_number("repetition_penalty", self.repetition_penalty, 1e-3, 1e3)
-        _check_integer("top_k", self.top_k, 0, _INT32_MAX)
-        _check_integer("repeat_last_n", self.repeat_last_n, -1, _INT32_MAX)
+        for name, limits in RANGES.items():
+            limits.check(name, getattr(self, name))
         if self.seed is not None:
             _check_integer("seed", self.seed, -(1 << 63), SEED_MAX)
         # Copies of what others could still change.
         if self.logit_bias is not None:
-            object.__setattr__(self, "logit_bias", MappingProxyType(dict(self.logit_bias)))
-        try:
-            breakers = tuple(tuple(breaker) for breaker in self.dry_breakers)
-        except TypeError:
+            object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
+        object.__setattr__(self, "dry_breakers", _breakers(self.dry_breakers))
+
+
+RANGES: Mapping[str, Range] = MappingProxyType(
+    {f.name: f.metadata["range"] for f in dataclasses.fields(SamplingParams) if f.metadata}
+)
+"""The range of every parameter that is one number."""
+
+
+def _biases(given: Mapping[int, float]) -> Mapping[int, float]:
+    biases: dict[int, float] = {}
+    for token, value in given.items():
+        _check_integer("logit_bias", token, 0, _INT32_MAX)
+        if value is False or value == -math.inf:
+            biases[token] = -math.inf
+        else:
+            _check_number("logit_bias", value, -MAX_BIAS, MAX_BIAS)
+            biases[token] = value
+    return MappingProxyType(biases)
+
+
+def _breakers(given: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    try:
+        breakers = tuple(tuple(breaker) for breaker in given)
+    except TypeError:
+        raise InvalidParameter("dry_breakers must be token sequences.", "dry_breakers") from None
+    for breaker in breakers:
+        if not 1 <= len(breaker) <= MAX_BREAKER_LENGTH + 1:
             raise InvalidParameter(
-                "dry_breakers must be token sequences.", "dry_breakers"
-            ) from None
-        object.__setattr__(self, "dry_breakers", breakers)
-        for token, value in (self.logit_bias or {}).items():
-            _check_integer("logit_bias", token, 0, _INT32_MAX)
-            if value is not False and value != -math.inf:
-                _check_number("logit_bias", value, -100.0, 100.0)
-        _check_number("top_n_sigma", self.top_n_sigma, 0.0, 1e6)
-        _check_number("typical_p", self.typical_p, 0.0, 1.0)
-        _check_number("xtc_probability", self.xtc_probability, 0.0, 1.0)
-        _check_number("xtc_threshold", self.xtc_threshold, 0.0, 1.0)
-        _check_number("dynatemp_range", self.dynatemp_range, 0.0, 1e6)
-        _check_number("dynatemp_exponent", self.dynatemp_exponent, 0.0, 100.0)
-        _check_integer("mirostat", self.mirostat, 0, 2)
-        _check_number("mirostat_tau", self.mirostat_tau, 0.0, 100.0)
-        _check_number("mirostat_eta", self.mirostat_eta, 0.0, 10.0)
-        _check_number("dry_multiplier", self.dry_multiplier, 0.0, 100.0)
-        _check_number("dry_base", self.dry_base, 1.0, 100.0)
-        _check_integer("dry_allowed_length", self.dry_allowed_length, 0, _INT32_MAX)
-        _check_integer("dry_penalty_last_n", self.dry_penalty_last_n, -1, _INT32_MAX)
-        for breaker in self.dry_breakers:
-            if not 1 <= len(breaker) <= MAX_BREAKER_LENGTH + 1:
-                raise InvalidParameter(
-                    f"A breaker has 1 to {MAX_BREAKER_LENGTH + 1} tokens, not {len(breaker)}.",
-                    "dry_breakers",
-                )
-            for token in breaker:
-                _check_integer("dry_breakers", token, 0, _INT32_MAX)
-        _check_integer("min_tokens", self.min_tokens, 0, _INT32_MAX)
-        _check_integer("min_keep", self.min_keep, 0, _INT32_MAX)
+                f"A breaker has 1 to {MAX_BREAKER_LENGTH + 1} tokens, not {len(breaker)}.",
+                "dry_breakers",
+            )
+        for token in breaker:
+            _check_integer("dry_breakers", token, 0, _INT32_MAX)
+    return breakers
+
+
+def _check_switch(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidParameter(f"{name} must be true or false, not {type(value).__name__}.", name)
 
 
 def _check_number(name: str, value: object, low: float, high: float) -> None:

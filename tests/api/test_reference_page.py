@@ -10,31 +10,69 @@ from offgrid import errors
 from offgrid.api import embeddings, rerank
 from offgrid.api.chat import request as chat
 from offgrid.api.completions import request as completions
-from offgrid.api.fields import structured
+from offgrid.api.fields import sampling, structured
 from offgrid.api.fields.common import GenerationFields
 from offgrid.api.fields.inert import IGNORED
 from offgrid.api.responses import items as response_items
 from offgrid.api.responses import request as responses
 from offgrid.engine.worker.embedder import MAX_INPUT_TOKENS
+from offgrid.sampling.params import RANGES, Range
 
 PAGE = (Path(__file__).parents[2] / "docs" / "API.md").read_text(encoding="utf-8")
+COMMON = "Common fields of chat and text completions"
+
+
+def text_of(title: str) -> str:
+    return PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
 def section(title: str) -> set[str]:
-    text = PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
-    return set(re.findall(r"`([a-z_0-9]+)`", text))
+    return set(re.findall(r"`([a-z_0-9]+)`", text_of(title)))
 
 
 def rows(title: str) -> set[str]:
-    text = PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
-    return set(re.findall(r"^\| `([a-z_0-9]+)` \|", text, re.MULTILINE))
+    return set(re.findall(r"^\| `([a-z_0-9]+)` \|", text_of(title), re.MULTILINE))
 
 
 def test_fields() -> None:
     common = set(GenerationFields.__struct_fields__)
-    assert rows("Common fields of chat and text completions") == common - IGNORED
-    assert rows("Chat only") == set(chat.ChatRequest.__struct_fields__) - common
-    assert rows("Completions only") == set(completions.CompletionRequest.__struct_fields__) - common
+    assert rows(COMMON) == (common | sampling.NAMES) - GenerationFields.PARSED - IGNORED
+    for title, struct in (
+        ("Chat only", chat.ChatRequest),
+        ("Completions only", completions.CompletionRequest),
+    ):
+        assert rows(title) == set(struct.__struct_fields__) - common - struct.PARSED
+
+
+def test_ranges_of_the_sampling_parameters() -> None:
+    """Type and default of each row, as ``offgrid/sampling/params.py`` has them."""
+    cells = {
+        row[0].strip("`"): row[1:3]
+        for row in (
+            [cell.strip() for cell in line.strip("|").split("|")]
+            for line in text_of(COMMON).splitlines()
+            if line.startswith("| `")
+        )
+    }
+    assert {name: cells[name] for name in RANGES} == {
+        name: [told(limits), default_told(limits)] for name, limits in RANGES.items()
+    }
+
+
+def told(limits: Range) -> str:
+    if limits.kind is bool:
+        return "boolean"
+    if limits.api_most == 1 << 30:
+        return f"{limits.api_least:g} and up"
+    if limits.kind is int:
+        return ", ".join(map(str, range(int(limits.api_least), int(limits.api_most) + 1)))
+    return f"{limits.api_least:g} to {limits.api_most:g}"
+
+
+def default_told(limits: Range) -> str:
+    if limits.kind is bool:
+        return str(limits.api_default).lower()
+    return f"{limits.api_default:g}"
 
 
 def test_fields_of_embeddings_and_rerank() -> None:
@@ -52,7 +90,7 @@ def test_fields_of_responses() -> None:
     assert section("Responses") >= ignored | responses.UNSUPPORTED.keys()
     assert f"up to {response_items.MAX_ITEMS:,} items" in PAGE
     # What is taken over from chat is described there.
-    shared = rows("Common fields of chat and text completions") | {"chat_template_kwargs"}
+    shared = rows(COMMON) | {"chat_template_kwargs"}
     assert responses.SAMPLING - {"repeat_penalty"} <= shared
 
 

@@ -29,7 +29,7 @@ NO_SUCH_ITEM = {"anyOf": [{"type": "object"}], "$ref": "#/anyOf/" + "9" * 5_000}
 
 
 def tool(schema: Any) -> Json:
-    """A request that must call a function: its schema is read in the server's own process."""
+    """A request that must call a function by a schema."""
     function = {"name": "f", "parameters": schema}
     return chat_body(
         tools=[{"type": "function", "function": function}], tool_choice="required", max_tokens=4
@@ -37,7 +37,7 @@ def tool(schema: Any) -> Json:
 
 
 def answer(schema: Any) -> Json:
-    """A request for an answer by a schema, which is read in the worker."""
+    """A request for an answer by a schema."""
     return {"model": STARTER, "prompt": "x", "json_schema": schema, "max_tokens": 4}
 
 

@@ -11,8 +11,15 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from offgrid.chat.formats import HERMES, LLAMA, MISTRAL, MISTRAL_NAMED, PHI, THOUGHTS, ToolFormat
 from offgrid.chat.grammars import Function, call_grammar
 from offgrid.chat.parser import AnswerParser, CallArguments, CallStart, Content, Reasoning
+from offgrid.grammar.checked import CheckedSchema
+from offgrid.grammar.compilable import compilable
 
-ADD = Function(
+
+def function(name: str, parameters: dict[str, Any], *, strict: bool = False) -> Function:
+    return Function(name, CheckedSchema(parameters, name, arguments=True), strict)
+
+
+ADD = function(
     "add",
     {
         "type": "object",
@@ -23,9 +30,9 @@ ADD = Function(
     },
     strict=True,
 )
-NOW = Function("now")
-FREE = Function("free", {"properties": {"q": {"type": "string"}}, "required": ["q"]})
-FUNCTIONS = (ADD, NOW, FREE)
+NOW = function("now", {"type": "object", "properties": {}, "additionalProperties": False})
+FREE = function("free", {"properties": {"q": {"type": "string"}}, "required": ["q"]})
+ANY = Function("free")
 MARKERS = (
     "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<|tool_call|>",
     "<|/tool_call|>", "<think>", "</think>",
@@ -65,13 +72,17 @@ def vocabulary(request: pytest.FixtureRequest) -> str:
 
 
 def accepted(
-    vocabulary: str, text: str, tools: ToolFormat, functions: Any = FUNCTIONS, **more: Any
+    vocabulary: str, text: str, tools: ToolFormat, required: bool = True, **more: Any
 ) -> bool:
-    """Whether an answer follows the grammar and may end there."""
-    given = {"required": True, "parallel": True, **more}
-    control = VOCABULARIES[vocabulary].control
-    source = call_grammar(tools, functions, control=control, **given)
-    matcher = LLMatcher(TOKENIZERS[vocabulary], source, log_level=0)
+    """Whether an answer follows the grammar and may end there.
+
+    Where calls are not required, arguments of a function that is not strict may be any.
+    """
+    functions = (ADD, NOW, FREE if required else ANY)
+    given = {"parallel": True, "control": VOCABULARIES[vocabulary].control, **more}
+    source, schemas = call_grammar(tools, functions, required=required, **given)
+    text_of_all = compilable("answer", source, schemas)
+    matcher = LLMatcher(TOKENIZERS[vocabulary], text_of_all, log_level=0)
     assert not matcher.is_error(), matcher.get_error()
     for token in VOCABULARIES[vocabulary].tokenize(text):
         if matcher.is_stopped() or not matcher.consume_token(token):
@@ -105,7 +116,7 @@ def test_required_calls_are_valid_calls(vocabulary: str, tools: ToolFormat) -> N
     for call in GOOD:
         text = written(tools, call)
         assert accepted(vocabulary, text, tools), text
-        parser = AnswerParser(tools, [f.name for f in FUNCTIONS], constrained=True)
+        parser = AnswerParser(tools, [f.name for f in (ADD, NOW, FREE)], constrained=True)
         events = [*parser.feed(text), *parser.finish()]
         assert events == [CallStart(0, call[0]), CallArguments(0, call[1])]
     for call in BAD:
@@ -153,7 +164,7 @@ def test_thoughts_come_first(vocabulary: str, tools: ToolFormat) -> None:
         assert accepted(vocabulary, f"<think>{opened}", tools, **more)
         assert accepted(vocabulary, call, tools, **more)
         assert not accepted(vocabulary, thought, tools, thinking=True, **more)
-    names = [function.name for function in FUNCTIONS]
+    names = [function.name for function in (ADD, NOW, FREE)]
     parser = AnswerParser(tools, names, THOUGHTS[0], thinking=True, constrained=True)
     events = parser.feed(opened)
     assert events[0] == Reasoning(thought.rstrip())

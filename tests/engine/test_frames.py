@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from support import STARTER, Stream, chat_body, endless, request
 
@@ -14,14 +16,18 @@ from offgrid.engine.protocol import (
     Event,
     Failed,
     FrameTooLarge,
+    GenerationRequest,
     LookUp,
     Part,
     Step,
+    Submit,
     TokenQuery,
     encode_frame,
+    read_command,
     take_reports,
 )
 from offgrid.engine.worker.main import Writer
+from offgrid.sampling import SamplingParams
 from offgrid.server import Server
 
 LIMIT = 1000
@@ -95,3 +101,21 @@ def test_a_prompt_that_does_not_fit_into_a_frame(
         stream.leave()
     assert server.pool.engine(STARTER).pid == worker
     assert server.pool.engine(STARTER).in_flight <= 1
+
+
+def test_sampling_parameters_cross_the_pipe() -> None:
+    bias = {7: -math.inf, 8: 1.5}
+    sampling = SamplingParams(
+        temperature=0.5, logit_bias=bias, dry_breakers=[[1, 2]], seed=2**64 - 1
+    )
+    command = Submit(1, GenerationRequest((Part("x", False),), sampling=sampling))
+    assert read_command(io.BytesIO(encode_frame(command))) == command
+
+
+def test_sampling_parameters_out_of_range_do_not_come_out_of_the_pipe() -> None:
+    command = Submit(1, GenerationRequest((Part("x", False),), sampling=SamplingParams(top_p=0.5)))
+    frame = encode_frame(command)
+    half, two = (msgspec.msgpack.encode(number) for number in (0.5, 2.0))
+    assert frame.count(half) == 1
+    with pytest.raises(msgspec.ValidationError, match="top_p must be between 0 and 1"):
+        read_command(io.BytesIO(frame.replace(half, two)))

@@ -7,13 +7,14 @@ import json
 import pytest
 
 from offgrid.grammar import compilable as module
+from offgrid.grammar.checked import CheckedSchema
 from offgrid.grammar.compilable import (
     MAX_CHOICES,
     MAX_SOURCE,
     GrammarError,
     check_size,
     compilable,
-    compilable_schema,
+    compilable_part,
 )
 from offgrid.grammar.options import ANSWER_OPTIONS, ARGUMENT_OPTIONS, NO_FORCING
 
@@ -25,7 +26,7 @@ from offgrid.grammar.options import ANSWER_OPTIONS, ARGUMENT_OPTIONS, NO_FORCING
         ("regex", "a+b", "start: /a+b/"),
         ("choice", '["a", "\u00e9"]', 'start: CHOICE\nCHOICE: "a" | "\u00e9"'),
         ("lark", 'start: "a"', 'start: "a"'),
-        ("answer", 'start: %json {"type": "null"}', 'start: %json {"type": "null"}'),
+        ("answer", 'start: "a"', 'start: "a"'),
     ],
 )
 def test_every_kind_in_lark(kind: str, source: str, lark: str) -> None:
@@ -36,9 +37,21 @@ def test_every_kind_in_lark(kind: str, source: str, lark: str) -> None:
 
 
 def test_a_schema_in_lark() -> None:
-    text = compilable_schema({"type": "null"}).removesuffix(NO_FORCING)
-    schema = json.loads(text.removeprefix("start: %json "))
+    checked = CheckedSchema({"type": "null"}, "field")
+    text = compilable("json_schema", "", (checked,))
+    assert text == compilable_part({"type": "null"})
+    schema = json.loads(text.removesuffix(NO_FORCING).removeprefix("start: %json "))
     assert schema == {"type": "null", "x-guidance": ANSWER_OPTIONS}
+
+
+def test_schemas_of_an_answer_are_rules() -> None:
+    schemas = (CheckedSchema({"type": "null"}, "a"), CheckedSchema({}, "b", arguments=True))
+    text = compilable("answer", "start: schema_0 schema_1\n", schemas)
+    lines = text.removesuffix(NO_FORCING).splitlines()
+    assert lines[0] == "start: schema_0 schema_1"
+    assert lines[1:] == [f"schema_{n}: %json {schema.text}" for n, schema in enumerate(schemas)]
+    with pytest.raises(GrammarError, match="it has 69"):
+        check_size("answer", "x" * 600_000, (CheckedSchema({"const": "x" * 90_000}, "c"),))
 
 
 @pytest.mark.parametrize(
@@ -49,6 +62,7 @@ def test_a_schema_in_lark() -> None:
         ("choice", "[]", f"1 to {MAX_CHOICES} texts"),
         ("choice", json.dumps(["a"] * (MAX_CHOICES + 1)), f"1 to {MAX_CHOICES} texts"),
         ("lark", "start: %json {}", "%json is not supported"),
+        ("answer", "start: %json {}", "%json is not supported"),
         ("lark", 'start: a\na: "x" a', "rule a never ends"),
     ],
 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from offgrid.engine.protocol import Delta, Event, GenerationRequest, Part, Sampling
+from offgrid.engine.protocol import Delta, Event, GenerationRequest, Part
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.llama.errors import DecodeError
 from offgrid.engine.worker.llama.model import Model
+from offgrid.sampling import SamplingParams
 
-GREEDY = Sampling(temperature=0.0)
+GREEDY = SamplingParams(temperature=0.0)
 
 
 class Run:

@@ -1,13 +1,45 @@
-"""SamplingParams: checked once, frozen, every refusal names its field."""
+"""SamplingParams: one table, checked and then frozen, every refusal names its field."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from pathlib import Path
 
 import pytest
 
 from offgrid.sampling import InvalidParameter, SamplingParams
+from offgrid.sampling.params import RANGES, Range
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("file", ["offgrid/sampling/_sampler.pyx", "tests/reference.py"])
+def test_every_parameter_is_copied_to_c_and_defined_readably(file):
+    source = (ROOT / file).read_text(encoding="utf-8")
+    assert set(RANGES) <= set(re.findall(r"params\.([a-z_]+)", source))
+
+
+def test_the_table_has_a_row_for_every_parameter():
+    """All but those that are no single number, or none by default."""
+    names = {field.name for field in dataclasses.fields(SamplingParams)}
+    assert names - set(RANGES) == {"logit_bias", "seed", "dry_breakers"}
+
+
+def test_a_parameter_that_is_on_or_off():
+    limits = Range(bool, 0, 1, False, 0, 1, True)
+    limits.check("field", True)
+    assert limits.of_api(True) is True
+    for wrong in (1, 0.0, None, "true"):
+        with pytest.raises(InvalidParameter, match="field must be true or false, not"):
+            limits.check("field", wrong)
+
+
+def test_the_api_gives_nothing_that_the_library_refuses():
+    for name, limits in RANGES.items():
+        for value in (limits.api_least, limits.api_most, limits.api_default, limits.default):
+            SamplingParams(**{name: limits.of_api(value)})
 
 
 @pytest.mark.parametrize(

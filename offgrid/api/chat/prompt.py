@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from offgrid.api.chat.choice import Choice
 from offgrid.api.chat.dialects import Dialects
 from offgrid.api.chat.request import ChatRequest
-from offgrid.api.fields.body import excess
 from offgrid.api.generation import GenerationGroup
 from offgrid.api.http.request import in_turn
 from offgrid.chat.dialect import Dialect
@@ -18,8 +15,7 @@ from offgrid.engine.client.client import EngineClient
 from offgrid.engine.limits import check_message_count
 from offgrid.engine.protocol import GenerationRequest, Grammar, ModelInfo, TokenQuery
 from offgrid.errors import InvalidParameter
-
-Json = dict[str, Any]
+from offgrid.grammar.checked import CheckedSchema
 
 
 class ChatPrompt:
@@ -32,9 +28,7 @@ class ChatPrompt:
         visible: control tokens whose text the answer's reader needs.
     """
 
-    def __init__(
-        self, request: ChatRequest, dialect: Dialect, images: Sequence[tuple[bytes, str]] = ()
-    ) -> None:
+    def __init__(self, request: ChatRequest, dialect: Dialect) -> None:
         self.request = request
         self._dialect = dialect
         self._offer = offer = request.offer
@@ -46,8 +40,8 @@ class ChatPrompt:
             resume=request.continue_final_message,
             variables=request.template_variables,
         )
-        self.images = tuple(data for data, _ in images)
-        self.image_params = tuple(param for _, param in images)
+        self.images = tuple(image.data for image in request.images)
+        self.image_params = tuple(image.param for image in request.images)
         self.visible = dialect.visible
         self.constrained = offer.constrained
         self.thinking = self.rendered.thinking
@@ -56,8 +50,7 @@ class ChatPrompt:
     def _grammar(self, wanted: Grammar | None) -> Grammar | None:
         """Return what the answer has to follow, for the functions and for ``response_format``."""
         offer = self._offer
-        answer: Json | None = None
-        schemas: list[tuple[str, str]] = []
+        answer: CheckedSchema | None = None
         if wanted is not None and not offer.required:
             if wanted.kind != "json_schema":
                 if offer.functions:
@@ -67,25 +60,18 @@ class ChatPrompt:
                     )
                 self.thinking = False  # the grammar begins where the answer does
                 return wanted
-            schemas.append((wanted.param, wanted.source))
-            answer = _object(wanted)
+            (answer,) = wanted.schemas
             self.constrained = bool(offer.functions)
         if answer is None and not offer.constrained:
             return None
-        places = {tool.function.name: i for i, tool in enumerate(self.request.tools or ())}
-        for function in offer.functions:
-            if function.parameters is not None and (offer.required or function.strict):
-                param = f"tools[{places[function.name]}].function.parameters"
-                schemas.append((param, json.dumps(function.parameters)))
-        source = self._dialect.grammar(
+        source, schemas = self._dialect.grammar(
             offer.functions,
             required=offer.required,
             parallel=offer.parallel,
             thinking=self.rendered.thinking,
             answer=answer,
         )
-        param = "tools" if wanted is None else wanted.param
-        return Grammar("answer", source, param, tuple(schemas))
+        return Grammar("answer", source, "tools" if wanted is None else wanted.param, schemas)
 
     @property
     def offers_tools(self) -> bool:
@@ -126,20 +112,6 @@ class ChatPrompt:
         ]
 
 
-def _object(wanted: Grammar) -> Json:
-    """The schema of an answer, before it is checked where it is compiled."""
-    too_much = excess(wanted.source)
-    if too_much:
-        raise InvalidParameter(f"{wanted.param} contains {too_much}.", wanted.param)
-    try:
-        schema = json.loads(wanted.source)
-    except (ValueError, RecursionError):
-        schema = None
-    if not isinstance(schema, dict):
-        raise InvalidParameter(f"{wanted.param} must be a JSON schema (an object).", wanted.param)
-    return schema
-
-
 _dialects = Dialects()
 
 
@@ -152,16 +124,15 @@ def chat_prompt(info: ModelInfo, request: ChatRequest) -> ChatPrompt:
         ContextLengthExceeded: the conversation is too long for the context.
     """
     check_message_count(len(request.messages), info.n_ctx, "messages")
-    images = request.images()
-    if images and not info.has_vision:
+    if request.images and not info.has_vision:
         raise InvalidParameter(
             "This model has no vision support: no projector (mmproj) file was found next to it.",
-            images[0][1].removesuffix(".image_url.url"),
+            request.images[0].param.removesuffix(".image_url.url"),
             code="unsupported_parameter",
         )
     dialect = _dialects.of(info)
     with in_turn():
-        return ChatPrompt(request, dialect, images)
+        return ChatPrompt(request, dialect)
 
 
 def count_tokens(
@@ -201,7 +172,9 @@ def start_chat(
     top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
     generation = GenerationRequest(
         parts=prompt.rendered.parts,
-        sampling=request.sampling(),
+        sampling=request.sampling.params,
+        text_bias=request.sampling.text_bias,
+        dry_breakers=request.sampling.dry_breakers,
         max_tokens=request.token_limit,
         stop=prompt.stops,
         n=request.n,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from offgrid.api.chat.tools import Offer, Tool, ToolChoice, make_offer, too_deep
 from offgrid.api.fields.body import excess
@@ -124,7 +124,23 @@ def _call_for_template(call: ToolCall) -> dict[str, Any]:
     }
 
 
+class Image(NamedTuple):
+    """An image of a conversation, checked.
+
+    Attributes:
+        data: the file.
+        param: the request field that errors name.
+        message: index of its message in the body.
+    """
+
+    data: bytes
+    param: str
+    message: int
+
+
 class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    PARSED: ClassVar[frozenset[str]] = GenerationFields.PARSED | {"images", "offer"}
+
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     logprobs: bool = False
@@ -142,6 +158,10 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
         ],
         Meta(max_length=32),
     ] = msgspec.field(default_factory=dict)
+    images: tuple[Image, ...] = ()
+    """Of all messages, in order."""
+    offer: Offer = Offer()
+    """The functions that may be called, and how: made of ``tools`` and what goes with them."""
 
     @property
     def template_variables(self) -> dict[str, Any]:
@@ -157,34 +177,13 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
                 variables["reasoning_effort"] = self.reasoning_effort
         return variables | self.chat_template_kwargs
 
-    def images(self) -> list[tuple[bytes, str]]:
-        """Return the files of all images in order, each with its field.
-
-        Raises:
-            InvalidParameter: a URL that is no data URL with base64, an image that is not decoded
-                or too large, an image where a user does not speak.
-        """
-        found = []
-        for i, message in enumerate(self.messages):
-            for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
-                if not isinstance(part, ImagePart):
-                    continue
-                field = f"messages[{i}].content[{j}]"
-                if message.role != "user":
-                    raise InvalidParameter("Only user messages can contain images.", field)
-                url = f"{field}.image_url.url"
-                found.append((read_data_url(part.image_url.url, url), url))
-        check_images(found)
-        if found and self.prompt_logprobs is not None:
-            raise InvalidParameter(
-                "prompt_logprobs cannot be combined with images.", "prompt_logprobs"
-            )
-        return found
-
-    @property
-    def offer(self) -> Offer:
-        """The functions that may be called, and how."""
-        return make_offer(self.tools, self.tool_choice, self.parallel_tool_calls)
+    def without(self, begin: int, end: int) -> ChatRequest:
+        """Return the request without the messages from ``begin`` up to ``end`` and their images."""
+        return structs.replace(
+            self,
+            messages=self.messages[:begin] + self.messages[end:],
+            images=tuple(image for image in self.images if not begin <= image.message < end),
+        )
 
     @property
     def token_limit(self) -> int | None:
@@ -228,10 +227,34 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
                 f"{name} is set by the server and cannot be overridden.",
                 f"chat_template_kwargs.{name}",
             )
-    make_offer(request.tools, request.tool_choice, request.parallel_tool_calls)
     if request.continue_final_message:
         _check_continued(request)
-    return request
+    images = _read_images(request.messages)
+    if images and request.prompt_logprobs is not None:
+        raise InvalidParameter("prompt_logprobs cannot be combined with images.", "prompt_logprobs")
+    offer = make_offer(request.tools, request.tool_choice, request.parallel_tool_calls)
+    return structs.replace(request, images=images, offer=offer)
+
+
+def _read_images(messages: list[Message]) -> tuple[Image, ...]:
+    """Return the images of all messages.
+
+    Raises:
+        InvalidParameter: a URL that is no data URL with base64, an image that cannot be decoded
+            or is too large, an image where a user does not speak.
+    """
+    images = []
+    for i, message in enumerate(messages):
+        for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
+            if not isinstance(part, ImagePart):
+                continue
+            field = f"messages[{i}].content[{j}]"
+            if message.role != "user":
+                raise InvalidParameter("Only user messages can contain images.", field)
+            url = f"{field}.image_url.url"
+            images.append(Image(read_data_url(part.image_url.url, url), url, i))
+    check_images([(image.data, image.param) for image in images])
+    return tuple(images)
 
 
 def _check_results(messages: list[Message]) -> None:

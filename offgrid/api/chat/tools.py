@@ -11,11 +11,13 @@ from msgspec import Meta
 
 from offgrid.chat.grammars import Function
 from offgrid.errors import InvalidParameter
+from offgrid.grammar.checked import CheckedSchema
 
 MAX_TOOLS = 128
 MAX_DESCRIPTION = 100_000
 """Characters of one function's description."""
 MAX_DEPTH = 64
+_NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -118,13 +120,12 @@ def make_offer(tools: list[Tool], choice: ToolChoice | None, parallel: bool) -> 
         return Offer()
     if required and not tools:
         raise InvalidParameter("This tool_choice needs tools.", "tool_choice")
-    offered = [tool for tool in tools if tool.function.name in allowed]
+    offered = [
+        (index, tool.function) for index, tool in enumerate(tools) if tool.function.name in allowed
+    ]
     return Offer(
-        tuple(_for_template(tool.function) for tool in offered),
-        tuple(
-            Function(tool.function.name, tool.function.parameters, bool(tool.function.strict))
-            for tool in offered
-        ),
+        tuple(_for_template(function) for _, function in offered),
+        tuple(_for_grammar(function, index, required) for index, function in offered),
         required,
         parallel,
     )
@@ -168,6 +169,15 @@ def too_deep(value: Any) -> bool:
             inner for item in level for inner in (item.values() if isinstance(item, dict) else item)
         ]
     return True
+
+
+def _for_grammar(function: FunctionSpec, index: int, required: bool) -> Function:
+    strict = bool(function.strict)
+    if not (required or strict):
+        return Function(function.name)
+    schema = _NO_ARGUMENTS if function.parameters is None else function.parameters
+    param = f"tools[{index}].function.parameters"
+    return Function(function.name, CheckedSchema(schema, param, arguments=True), strict)
 
 
 def _check_known(name: str, names: list[str], param: str) -> None:

@@ -7,25 +7,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from offgrid.api.completions.logprobs import LegacyLogprobs, joined
-from offgrid.api.completions.request import CompletionRequest, Prompt, is_token
+from offgrid.api.completions.request import CompletionRequest, Prompt
 from offgrid.api.generation import GenerationGroup, Total
 from offgrid.api.http.sse import Chunk
 from offgrid.api.logprobs import prompt_logprobs
 from offgrid.engine.protocol import Delta, GenerationRequest, Part, PromptToken, TokenLogprob
 
 
-def generation_requests(
-    request: CompletionRequest, prompts: list[Prompt]
-) -> list[GenerationRequest]:
-    """One for each prompt; errors name it by its place in the list, if it is in one."""
-    if not isinstance(request.prompt, list) or is_token(request.prompt[0]):
-        return [_generation(request, prompts[0], "prompt")]
-    return [
-        _generation(request, prompt, f"prompt[{index}]") for index, prompt in enumerate(prompts)
-    ]
+def generation_requests(request: CompletionRequest) -> list[GenerationRequest]:
+    """One for each prompt."""
+    return [_generation(request, prompt) for prompt in request.prompts]
 
 
-def _generation(request: CompletionRequest, prompt: Prompt, param: str) -> GenerationRequest:
+def _generation(request: CompletionRequest, prompt: Prompt) -> GenerationRequest:
+    content = prompt.content
     top_logprobs = request.logprobs
     if top_logprobs is None and request.candidates > request.n:
         top_logprobs = 0  # the best are those with the best logprobs
@@ -33,9 +28,11 @@ def _generation(request: CompletionRequest, prompt: Prompt, param: str) -> Gener
     scored = [number for number in wanted if number is not None]
     return GenerationRequest(
         # A raw prompt is all scaffold: whoever writes one writes its control tokens too.
-        parts=(Part(prompt, True),) if isinstance(prompt, str) else (),
-        tokens=None if isinstance(prompt, str) else prompt,
-        sampling=request.sampling(),
+        parts=(Part(content, True),) if isinstance(content, str) else (),
+        tokens=None if isinstance(content, str) else content,
+        sampling=request.sampling.params,
+        text_bias=request.sampling.text_bias,
+        dry_breakers=request.sampling.dry_breakers,
         max_tokens=request.max_tokens,
         stop=request.stops,
         n=request.candidates,
@@ -48,16 +45,16 @@ def _generation(request: CompletionRequest, prompt: Prompt, param: str) -> Gener
         suffix=request.suffix or None,
         cache_prompt=request.cache_prompt,
         grammar=request.grammar,
-        prompt_param=param,
+        prompt_param=prompt.param,
     )
 
 
 class PromptScores:
     """The logprobs of the prompts' tokens as they come."""
 
-    def __init__(self, request: CompletionRequest, n_prompts: int) -> None:
+    def __init__(self, request: CompletionRequest) -> None:
         self._echoed = request.logprobs if request.echo else None
-        self.tokens: list[list[PromptToken]] = [[] for _ in range(n_prompts)]
+        self.tokens: list[list[PromptToken]] = [[] for _ in request.prompts]
 
     def awaited(self, prompt: int, n_tokens: int) -> bool:
         """Whether an echo of a prompt still waits for some of them."""
@@ -117,18 +114,15 @@ class Choices(dict[int, _Choice]):
     stand for is known then.
     """
 
-    def __init__(
-        self, request: CompletionRequest, prompts: list[Prompt], group: GenerationGroup
-    ) -> None:
+    def __init__(self, request: CompletionRequest, group: GenerationGroup) -> None:
         super().__init__()
         self._request = request
-        self._prompts = prompts
         self._group = group
 
     def __missing__(self, index: int) -> _Choice:
         number = index // self._request.candidates
-        prompt = self._prompts[number]
-        text = prompt if isinstance(prompt, str) else self._group.prompt_text(number)
+        content = self._request.prompts[number].content
+        text = content if isinstance(content, str) else self._group.prompt_text(number)
         choice = self[index] = _Choice(self._request, number, text)
         return choice
 

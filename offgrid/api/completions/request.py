@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, NamedTuple
 
-from msgspec import Meta
+from msgspec import Meta, structs
 
 from offgrid.api.fields.body import are_tokens
 from offgrid.api.fields.common import MAX_TOKENS, GenerationFields, Unsupported, convert
@@ -14,22 +14,30 @@ MAX_STOPS = 64
 MAX_PROMPTS = 2048
 """As OpenAI's; and so many answers to them in all, those of ``best_of`` counted."""
 MAX_BEST_OF = 20
-Prompt = str | tuple[int, ...]
+
+
+class Prompt(NamedTuple):
+    """One prompt: text, or token ids that are taken as they are.
+
+    ``param`` is the request field that errors name: its place in the list, if it is in one.
+    """
+
+    content: str | tuple[int, ...]
+    param: str
 
 
 class CompletionRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    PARSED: ClassVar[frozenset[str]] = GenerationFields.PARSED | {"prompts"}
+
     prompt: Any
+    """None once :attr:`prompts` is made of it: it may be a million tokens."""
+    prompts: tuple[Prompt, ...] = ()
     # 0 computes the prompt alone: for its logprobs, or to have it computed for what comes.
     max_tokens: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     echo: bool = False
     best_of: Annotated[int, Meta(ge=1, le=MAX_BEST_OF)] | None = None
     suffix: str | None = None
-
-    @property
-    def prompts(self) -> list[Prompt]:
-        """The prompts in order: text, or token ids that are taken as they are."""
-        return split_prompts(self.prompt)
 
     @property
     def candidates(self) -> int:
@@ -47,7 +55,8 @@ def parse_completion(body: dict[str, Any]) -> CompletionRequest:
         InvalidParameter: ``param`` names the field.
     """
     request = convert(body, CompletionRequest, UNSUPPORTED, MAX_STOPS)
-    answers = len(split_prompts(request.prompt)) * max(request.n, request.candidates)
+    request = structs.replace(request, prompt=None, prompts=split_prompts(request.prompt))
+    answers = len(request.prompts) * max(request.n, request.candidates)
     if answers > MAX_PROMPTS:
         raise InvalidParameter(
             f"prompt: prompts times n or best_of makes {answers} answers, more than {MAX_PROMPTS}.",
@@ -62,29 +71,26 @@ def parse_completion(body: dict[str, Any]) -> CompletionRequest:
     return request
 
 
-def split_prompts(prompt: Any) -> list[Prompt]:
-    """Text, token ids, or a list of either, to a list."""
+def split_prompts(prompt: Any) -> tuple[Prompt, ...]:
+    """Text, token ids, or a list of either, to the prompts in order.
+
+    Raises:
+        InvalidParameter: it is none of these.
+    """
     if isinstance(prompt, str):
-        return [prompt]
+        return (Prompt(prompt, "prompt"),)
     if not isinstance(prompt, list) or not prompt:
         raise InvalidParameter("prompt must be text, token ids, or a list of these.", "prompt")
     if are_tokens(prompt):
-        return [tuple(prompt)]
+        return (Prompt(tuple(prompt), "prompt"),)
     if len(prompt) > MAX_PROMPTS:
         raise InvalidParameter(
             f"prompt takes at most {MAX_PROMPTS} prompts, not {len(prompt)}.", "prompt"
         )
     prompts: list[Prompt] = []
     for index, item in enumerate(prompt):
-        if isinstance(item, str):
-            prompts.append(item)
-        elif are_tokens(item):
-            prompts.append(tuple(item))
-        else:
-            raise InvalidParameter("A prompt must be text or token ids.", f"prompt[{index}]")
-    return prompts
-
-
-def is_token(item: Any) -> bool:
-    """Whether a JSON value can be a token id of some vocabulary."""
-    return isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 1 << 31
+        param = f"prompt[{index}]"
+        if not isinstance(item, str) and not are_tokens(item):
+            raise InvalidParameter("A prompt must be text or token ids.", param)
+        prompts.append(Prompt(item if isinstance(item, str) else tuple(item), param))
+    return tuple(prompts)

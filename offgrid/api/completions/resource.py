@@ -38,13 +38,12 @@ class CompletionsResource:
         request = read_checked(req, self._max_body, parse_completion)
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)
-        prompts = request.prompts
         if request.candidates > max(request.n, engine.capacity):
             raise InvalidParameter(
                 f"best_of must be at most {engine.capacity} on this server (slots plus queue).",
                 "best_of",
             )
-        group = GenerationGroup(engine, generation_requests(request, prompts), alive)
+        group = GenerationGroup(engine, generation_requests(request), alive)
         resp.set_header("x-offgrid-seed", str(group.seed))
         head = {
             "id": f"cmpl-{secrets.token_hex(14)}",
@@ -53,8 +52,8 @@ class CompletionsResource:
             "model": request.model,
             "system_fingerprint": engine.info.fingerprint,
         }
-        choices = Choices(request, prompts, group)
-        scores = PromptScores(request, len(prompts))
+        choices = Choices(request, group)
+        scores = PromptScores(request)
         if request.stream:
             chunks = stream_answer(head, request, group, choices, scores)
             send_stream(req, resp, chunks, group, self._ping_interval)

@@ -12,8 +12,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from offgrid.api.fields.body import excess
 from offgrid.engine.protocol import Grammar
 from offgrid.errors import InvalidParameter
+from offgrid.grammar.checked import CheckedSchema
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # White space of one line only: of many empty lines each would be tried to the end.
@@ -80,11 +82,12 @@ def _named_schema(value: Any, param: str) -> Grammar:
 
 def _json(value: Any, param: str, _: Any) -> Grammar:
     """A schema as an object, or as the text of one (vLLM's clients send both)."""
-    if isinstance(value, str):
-        return Grammar("json_schema", value, param)
-    if not isinstance(value, dict):
+    if not isinstance(value, (dict, str)):
         raise InvalidParameter(f"{param} must be a JSON schema (an object).", param)
-    return Grammar("json_schema", json.dumps(value), param)
+    too_much = excess(value) if isinstance(value, str) else ""
+    if too_much:
+        raise InvalidParameter(f"{param} contains {too_much}.", param)
+    return Grammar.of_schema(CheckedSchema(value, param))
 
 
 def _regex(value: Any, param: str, _: Any) -> Grammar:

@@ -9,7 +9,8 @@ from typing import Any
 
 from offgrid.api import embeddings
 from offgrid.api.completions import request as completions
-from offgrid.api.fields.common import MAX_BIAS_TEXT, MAX_BIASES, MAX_STOP_LENGTH, SEED_RANGE
+from offgrid.api.fields.common import MAX_STOP_LENGTH
+from offgrid.api.fields.sampling import MAX_BIAS_TEXT, MAX_BIASES, SEED_RANGE
 from offgrid.api.responses import items as response_items
 
 Schema = dict[str, Any]

@@ -94,17 +94,19 @@ def _components() -> dict[str, Schema]:
         types.update(operation.answers)
         types.update(operation.events)
         if operation.body is not None:
-            types.update(operation.body.types)
+            types.update(operation.body.types, operation.body.more)
             bodies.append(operation.body)
     _, plain = msgspec.json.schema_components(types, ref_template=_REF)
     schemas = dict(plain)
     for body in bodies:
         for struct in body.types:
             name = body.name or struct.__name__
-            schemas[name] = {**_accepted(plain[struct.__name__], body), "title": name}
+            accepted = _accepted([plain[kind.__name__] for kind in (struct, *body.more)], body)
+            schemas[name] = {**accepted, "title": name}
     tidy = {name: _tidy(schema) for name, schema in sorted(schemas.items())}
     named = {body.name or kind.__name__ for body in bodies for kind in body.types}
-    described = {kind.__name__ for kind in types} - {k.__name__ for b in bodies for k in b.types}
+    checked = {kind.__name__ for body in bodies for kind in (*body.types, *body.more)}
+    described = {kind.__name__ for kind in types} - checked
     used = _reached(tidy, named | described)
     return {name: schema for name, schema in tidy.items() if name in used}
 
@@ -122,12 +124,15 @@ def _reached(schemas: dict[str, Schema], names: set[str]) -> set[str]:
     return reached
 
 
-def _accepted(schema: Schema, body: Body) -> Schema:
+def _accepted(schemas: list[Schema], body: Body) -> Schema:
     """As the parsers read it: null counts as absent, and some fields have no effect."""
     properties: dict[str, Schema] = {
-        name: typed for name, typed in schema["properties"].items() if name not in body.hidden
+        name: typed
+        for schema in schemas
+        for name, typed in schema["properties"].items()
+        if name not in body.hidden
     }
-    required = [name for name in schema["required"] if name not in body.optional]
+    required = [name for name in schemas[0]["required"] if name not in body.optional]
     for name, replacement in body.replaced.items():
         typed = properties.get(name, {})
         default = {"default": typed["default"]} if "default" in typed else {}
@@ -140,7 +145,7 @@ def _accepted(schema: Schema, body: Body) -> Schema:
             properties[name] = _or_null(properties[name])
     for name in body.ignored:
         properties[name] = {**properties[name], "description": "Without effect."}
-    return {**schema, "properties": dict(sorted(properties.items())), "required": required}
+    return {**schemas[0], "properties": dict(sorted(properties.items())), "required": required}
 
 
 def _or_null(schema: Schema) -> Schema:

@@ -14,7 +14,9 @@ from offgrid.api.chat import shapes as chat_shapes
 from offgrid.api.completions import request as completions
 from offgrid.api.completions import shapes as completions_shapes
 from offgrid.api.embeddings import EmbeddingList, EmbeddingsRequest
+from offgrid.api.fields.common import GenerationFields
 from offgrid.api.fields.inert import IGNORED
+from offgrid.api.fields.sampling import ALIASES, SamplingFields
 from offgrid.api.openapi import by_hand
 from offgrid.api.rerank import Reranking, RerankRequest
 from offgrid.api.responses import request as responses
@@ -46,6 +48,7 @@ class Body:
         replaced: schemas of fields whose type says less than what is checked.
         optional: fields that the struct requires and the endpoint fills in.
         hidden: attributes of the struct that are no fields.
+        more: structs that check the fields which these attributes are made of.
     """
 
     types: tuple[Struct, ...]
@@ -55,6 +58,7 @@ class Body:
     replaced: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     optional: frozenset[str] = frozenset()
     hidden: frozenset[str] = frozenset()
+    more: tuple[Struct, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,6 @@ class Operation:
 # A model has to be found and to be loaded; a body may be too large.
 _OF_A_MODEL = (404, 413, 503)
 _SEED = ("x-offgrid-seed",)
-_ALIASES = {"repeat_penalty": "repetition_penalty"}
 _SAMPLING = {"seed": by_hand.SEED, "logit_bias": by_hand.LOGIT_BIAS, **by_hand.STRUCTURED}
 _CHAT = {**_SAMPLING, "stop": by_hand.stop(chat.MAX_STOPS)}
 _TEXT = {
@@ -99,18 +102,29 @@ _TEXT = {
 }
 
 
+def _generation_body(struct: type[GenerationFields], **more: Any) -> Body:
+    return Body(
+        (struct,),
+        ignored=IGNORED,
+        aliases=ALIASES,
+        hidden=struct.PARSED,
+        more=(SamplingFields,),
+        **more,
+    )
+
+
 def _responses_body(**more: Any) -> Body:
     """The sampling fields are those of chat, and are checked there."""
-    _, schemas = msgspec.json.schema_components([chat.ChatRequest])
-    typed = schemas["ChatRequest"]["properties"]
+    _, schemas = msgspec.json.schema_components([chat.ChatRequest, SamplingFields])
+    typed = {**schemas["ChatRequest"]["properties"], **schemas["SamplingFields"]["properties"]}
     sampling = {
         name: {**_CHAT[name], "default": typed[name]["default"]} if name in _CHAT else typed[name]
-        for name in responses.SAMPLING - _ALIASES.keys()
+        for name in responses.SAMPLING - ALIASES.keys()
     }
     return Body(
         (responses.ResponsesRequest,),
         ignored=responses.IGNORED | responses.ONLY_SHOWN,
-        aliases=_ALIASES,
+        aliases=ALIASES,
         replaced={**sampling, "input": by_hand.ITEMS},
         hidden=frozenset({"sampling"}),
         **more,
@@ -131,7 +145,7 @@ OPERATIONS = (
         "The next message of a conversation",
         (chat_shapes.ChatCompletion,),
         (chat_shapes.ChatCompletionChunk,),
-        Body((chat.ChatRequest,), None, IGNORED, _ALIASES, _CHAT),
+        _generation_body(chat.ChatRequest, replaced=_CHAT),
         errors=_OF_A_MODEL,
         headers=_SEED,
     ),
@@ -140,12 +154,10 @@ OPERATIONS = (
         "/v1/chat/completions/input_tokens",
         "Number of prompt tokens of a chat request",
         (InputTokens,),
-        body=Body(
-            (chat.ChatRequest,),
-            "InputTokensRequest",
-            IGNORED,
-            _ALIASES,
-            _CHAT,
+        body=_generation_body(
+            chat.ChatRequest,
+            name="InputTokensRequest",
+            replaced=_CHAT,
             optional=frozenset({"model"}),
         ),
         errors=_OF_A_MODEL,
@@ -156,7 +168,7 @@ OPERATIONS = (
         "The continuation of a text",
         (completions_shapes.TextCompletion,),
         (completions_shapes.TextCompletionChunk,),
-        Body((completions.CompletionRequest,), None, IGNORED, _ALIASES, _TEXT),
+        _generation_body(completions.CompletionRequest, replaced=_TEXT),
         errors=_OF_A_MODEL,
         headers=_SEED,
     ),

@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from offgrid.api.fields.common import invalid
-from offgrid.chat.images import read_data_url
+from offgrid.api.fields.messages import invalid
 from offgrid.errors import InvalidParameter
 
 Json = dict[str, Any]
@@ -222,18 +221,13 @@ def _parse_item(value: Any, where: str) -> Json | ItemReference:
         item = msgspec.convert(fields, TYPES[kind])
     except msgspec.ValidationError as ex:
         raise invalid(_moved(str(ex), where)) from None
-    if isinstance(item, MessageItem):
-        _check_images(item, f"{where}.content")
+    if isinstance(item, MessageItem) and item.role != "user":
+        for index, part in enumerate(item.content):
+            if isinstance(part, InputImage):
+                raise InvalidParameter(
+                    "Only user messages can contain images.", f"{where}.content[{index}]"
+                )
     return item if isinstance(item, ItemReference) else item.normal()
-
-
-def _check_images(item: MessageItem, where: str) -> None:
-    for index, part in enumerate(item.content):
-        if isinstance(part, InputImage):
-            place = f"{where}[{index}]"
-            if item.role != "user":
-                raise InvalidParameter("Only user messages can contain images.", place)
-            read_data_url(part.image_url, f"{place}.image_url")
 
 
 def _moved(message: str, where: str) -> str:
@@ -260,25 +254,32 @@ def check_calls(items: Iterable[Json]) -> None:
             )
 
 
-def to_messages(items: Iterable[Json]) -> list[Json]:
-    """Return the chat messages of items: reasoning, text and calls of one turn are one message."""
+def to_messages(items: Iterable[Json]) -> tuple[list[Json], list[int]]:
+    """Return the chat messages of items, and the index of the item that each begins with.
+
+    Reasoning, text and calls of one turn are one message.
+    """
     messages: list[Json] = []
+    begins: list[int] = []
     turn: Json | None = None
-    for item in items:
+    for index, item in enumerate(items):
+        message: Json
         if item["type"] == "message" and item["role"] != "assistant":
-            messages.append({"role": item["role"], "content": _content(item["content"])})
+            message = {"role": item["role"], "content": _content(item["content"])}
             turn = None
         elif item["type"] == "function_call_output":
-            messages.append(
-                {"role": "tool", "tool_call_id": item["call_id"], "content": _text(item["output"])}
-            )
+            content = _text(item["output"])
+            message = {"role": "tool", "tool_call_id": item["call_id"], "content": content}
             turn = None
-        else:
-            if turn is None or _starts_anew(turn, item):
-                turn = {"role": "assistant", "content": ""}
-                messages.append(turn)
+        elif turn is None or _starts_anew(turn, item):
+            message = turn = {"role": "assistant", "content": ""}
             _add(turn, item)
-    return messages
+        else:
+            _add(turn, item)
+            continue
+        messages.append(message)
+        begins.append(index)
+    return messages, begins
 
 
 def _starts_anew(turn: Json, item: Json) -> bool:

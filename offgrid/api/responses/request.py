@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from offgrid.api.chat.request import ChatRequest, Effort, parse_chat
-from offgrid.api.fields.common import MAX_TOKENS, Unsupported, invalid, refuse_others
+from offgrid.api.fields.common import MAX_TOKENS, Unsupported, refuse_others
 from offgrid.api.fields.inert import (
     CacheRetention,
     Metadata,
@@ -19,6 +19,8 @@ from offgrid.api.fields.inert import (
     ServiceTier,
     Verbosity,
 )
+from offgrid.api.fields.messages import invalid
+from offgrid.api.fields.sampling import ALIASES, NAMES
 from offgrid.api.responses.items import ItemReference, parse_items, to_messages
 from offgrid.errors import InvalidParameter, RequestError
 
@@ -32,15 +34,9 @@ Includable = Literal[
 ]  # fmt: skip
 """All but the first ask for what an answer of a local model has not."""
 
-SAMPLING = frozenset({
-    "temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty",
-    "repetition_penalty", "repeat_penalty", "repeat_last_n", "logit_bias", "seed", "stop",
-    "ignore_eos", "cache_prompt", "top_n_sigma", "typical_p", "xtc_probability", "xtc_threshold",
-    "dynatemp_range", "dynatemp_exponent", "mirostat", "mirostat_tau", "mirostat_eta",
-    "dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n",
-    "dry_sequence_breakers", "min_tokens", "min_keep", "post_sampling_probs",
-    "chat_template_kwargs",
-})  # fmt: skip
+SAMPLING = NAMES | ALIASES.keys() | {
+    "stop", "ignore_eos", "cache_prompt", "post_sampling_probs", "chat_template_kwargs",
+}  # fmt: skip
 """Fields that mean what they mean in chat, and are checked there."""
 
 IGNORED = frozenset({
@@ -249,15 +245,21 @@ def _only_functions(error: InvalidParameter) -> InvalidParameter:
     )
 
 
-def to_chat(request: ResponsesRequest, items: Sequence[Json]) -> ChatRequest:
-    """Return the chat request of a request whose whole conversation is ``items``.
+def to_chat(request: ResponsesRequest, items: Sequence[Json], n_input: int) -> ChatRequest:
+    """Return the chat request of a request.
+
+    Args:
+        request: the checked request.
+        items: its whole conversation.
+        n_input: how many items at the end are those of its input.
 
     Raises:
         InvalidParameter: ``param`` names the field as it is called here.
     """
-    messages = to_messages(items)
+    messages, begins = to_messages(items)
     if request.instructions is not None:
         messages.insert(0, {"role": "system", "content": request.instructions})
+        begins.insert(0, -1)
     choice = request.tool_choice
     body: Json = {
         **request.sampling,
@@ -277,10 +279,16 @@ def to_chat(request: ResponsesRequest, items: Sequence[Json]) -> ChatRequest:
         body |= {"logprobs": True, "top_logprobs": request.top_logprobs or 0}
     try:
         return parse_chat(body)
-    except RequestError as ex:
+    except InvalidParameter as ex:
+        image = _IMAGE.match(ex.param or "")
+        item = begins[int(image[1])] - (len(items) - n_input) if image else -1
+        if image and item >= 0:
+            param = f"input[{item}].content[{image[2]}].image_url"
+            raise InvalidParameter(ex.message, param, code=ex.code) from ex
         raise renamed(ex) from ex
 
 
+_IMAGE = re.compile(r"messages\[(\d+)\]\.content\[(\d+)\]\.image_url\.url$")
 _NAMES = [
     (re.compile(r"^tools(\[\d+\])\.function\b"), r"tools\1"),
     (re.compile(r"^tool_choice\.allowed_tools\b"), "tool_choice"),

@@ -51,12 +51,12 @@ class ResponsesResource:
         inputs = self._history.resolve(given)
         items = self._history.conversation(request, inputs)
         with in_turn():
-            chat = to_chat(request, items)
+            chat = to_chat(request, items, len(inputs))
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)
         try:
             if request.truncation == "auto":
-                chat = fitting(engine, request, items, alive)
+                chat = fitting(engine, chat, alive)
             prompt, group = start_chat(engine, chat, alive)
         except RequestError as ex:
             raise renamed(ex) from ex
@@ -95,14 +95,15 @@ class ResponseTokensResource:
                 raise ModelNotFound("(none)")
         with in_turn():
             request, given = parse_responses(body)
-        items = self._history.conversation(request, self._history.resolve(given))
+        inputs = self._history.resolve(given)
+        items = self._history.conversation(request, inputs)
         with in_turn():
-            chat = to_chat(request, items)
+            chat = to_chat(request, items, len(inputs))
         alive = liveness(req)
         engine = self._pool.engine(request.model, alive)
         try:
             if request.truncation == "auto":
-                chat = fitting(engine, request, items, alive)
+                chat = fitting(engine, chat, alive)
             count = count_tokens(engine, chat, "input", alive)
         except RequestError as ex:
             raise renamed(ex) from ex
@@ -198,14 +199,14 @@ def _head(request: ResponsesRequest, chat: ChatRequest, *, store: bool) -> Json:
         "safety_identifier": request.safety_identifier,
         "service_tier": "default",
         "store": store,
-        "temperature": chat.temperature,
+        "temperature": chat.sampling.params.temperature,
         "text": {"format": msgspec.to_builtins(request.text.format or PlainText())},
         "tool_choice": choice if isinstance(choice, str) else msgspec.to_builtins(choice),
         "tools": [
             {**msgspec.to_builtins(tool), "strict": bool(tool.strict)} for tool in request.tools
         ],
         "top_logprobs": request.top_logprobs or 0,
-        "top_p": chat.top_p,
+        "top_p": chat.sampling.params.top_p,
         "truncation": request.truncation,
         "usage": None,
         "user": request.user,

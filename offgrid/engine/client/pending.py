@@ -34,6 +34,7 @@ has done. What the client's thread has done is apart from it: whether it has rea
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import queue
 import struct
@@ -293,7 +294,7 @@ class Generation(Pending):
         super().again()
         if self._accepted is not None:
             request = self.command.request
-            sampling = msgspec.structs.replace(request.sampling, seed=self._accepted.seed)
+            sampling = dataclasses.replace(request.sampling, seed=self._accepted.seed)
             request = msgspec.structs.replace(request, sampling=sampling)
             self.command = Submit(self.id, request)
 

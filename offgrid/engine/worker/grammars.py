@@ -24,12 +24,12 @@ from offgrid.grammar.compilable import (
     GrammarError,
     check_size,
     compilable,
-    compilable_schema,
+    compilable_part,
 )
-from offgrid.grammar.document import Json, SchemaError, place
-from offgrid.grammar.messages import first_line, plain
+from offgrid.grammar.document import Json, place
+from offgrid.grammar.messages import first_line, plain, unusable
 from offgrid.grammar.options import SLICES
-from offgrid.grammar.schema import locate, parse_schema
+from offgrid.grammar.schema import locate
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +95,8 @@ class Grammars:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._tokenizer: LLTokenizer | None = None
-        self._compiled: OrderedDict[tuple[str, str], Matcher] = OrderedDict()
-        self._refused: OrderedDict[tuple[str, str, str], InvalidParameter] = OrderedDict()
+        self._compiled: OrderedDict[tuple[str, ...], Matcher] = OrderedDict()
+        self._refused: OrderedDict[Grammar, InvalidParameter] = OrderedDict()
         self._abandoned: list[threading.Thread] = []
         self._lock = threading.Lock()
 
@@ -107,7 +107,7 @@ class Grammars:
             InvalidParameter: the grammar is malformed, says what cannot be honoured, allows
                 nothing, or is beyond a limit.
         """
-        key = (grammar.kind, grammar.source)
+        key = (grammar.kind, grammar.source, *(schema.text for schema in grammar.schemas))
         with self._lock:
             first = self._compiled.get(key)
             if first is None:
@@ -124,13 +124,12 @@ class Grammars:
     def _first(self, grammar: Grammar) -> Matcher:
         """Compile a grammar, unless that has failed before."""
         self._check_size(grammar)
-        key = (grammar.kind, grammar.source, grammar.param)
-        refused = self._refused.get(key)
+        refused = self._refused.get(grammar)
         if refused is None:
             try:
                 return self._in_time(grammar, lambda: self._compile(grammar))
             except InvalidParameter as ex:
-                self._refused[key] = refused = ex
+                self._refused[grammar] = refused = ex
                 if len(self._refused) > _CACHED:
                     self._refused.popitem(last=False)
         raise InvalidParameter(refused.message, refused.param, code=refused.code)
@@ -139,7 +138,7 @@ class Grammars:
         if grammar.kind not in MAX_SOURCE:
             raise InvalidParameter(f"Unknown kind of grammar: {grammar.kind}.", grammar.param)
         try:
-            check_size(grammar.kind, grammar.source)
+            check_size(grammar.kind, grammar.source, grammar.schemas)
         except GrammarError as ex:
             raise _invalid(grammar, str(ex)) from None
         if not self._vocabulary.eog_ids:
@@ -184,8 +183,7 @@ class Grammars:
             raise _invalid(grammar, "the compiler failed")
         return results[0]
 
-    def _compile(self, grammar: Grammar, schema: Json | None = None) -> Matcher:
-        """Compile a grammar; a schema that has been checked comes with it."""
+    def _compile(self, grammar: Grammar) -> Matcher:
         tokenizer = self._tokenizer
         if tokenizer is None:
             ends = sorted(self._vocabulary.eog_ids)
@@ -196,12 +194,8 @@ class Grammars:
                 slices=SLICES,
             )
             self._tokenizer = tokenizer
-        inner_schemas = [Grammar("json_schema", source, param) for param, source in grammar.schemas]
-        checked = [_checked(inner) for inner in inner_schemas]
-        if schema is None and grammar.kind == "json_schema":
-            schema = _checked(grammar)
         try:
-            inner = LLMatcher(tokenizer, _source(grammar, schema), log_level=0, limits=_LIMITS)
+            inner = LLMatcher(tokenizer, _source(grammar), log_level=0, limits=_LIMITS)
             if inner.is_error():
                 raise _Unusable(first_line(inner.get_error()))
             words = (self._vocabulary.n_vocab + 31) // 32
@@ -210,9 +204,12 @@ class Grammars:
             if matcher.error is not None:
                 raise _Unusable(f"at the start of an answer: {matcher.error}")
         except _Unusable as ex:
-            for alone, its_schema in zip(inner_schemas, checked, strict=True):
-                self._compile(alone, its_schema)  # to find which one it is
-            raise _invalid(grammar, _located(schema, tokenizer, str(ex))) from None
+            if grammar.kind == "json_schema":
+                schema = grammar.schemas[0].schema
+                raise _invalid(grammar, _located(schema, tokenizer, str(ex))) from None
+            for alone in grammar.schemas:
+                self._compile(Grammar.of_schema(alone))  # to find which one it is
+            raise _invalid(grammar, plain(str(ex))) from None
         return matcher
 
 
@@ -242,23 +239,19 @@ class _Unusable(Exception):
     """The library's own words about a grammar."""
 
 
-def _source(grammar: Grammar, schema: Json | None) -> str:
-    """What is compiled of a grammar, or of its schema."""
-    if schema is not None:
-        return compilable_schema(schema)
+def _source(grammar: Grammar) -> str:
+    """What is compiled of a grammar."""
     try:
-        return compilable(grammar.kind, grammar.source)
+        return compilable(grammar.kind, grammar.source, grammar.schemas)
     except GrammarError as ex:
         raise _invalid(grammar, str(ex)) from None
 
 
-def _located(schema: Json | None, tokenizer: LLTokenizer, message: str) -> str:
-    """What is at fault, in a schema with the place."""
-    if schema is None:
-        return plain(message)
+def _located(schema: Json, tokenizer: LLTokenizer, message: str) -> str:
+    """What is at fault in a schema, with the place."""
 
     def fault(part: Json) -> str | None:
-        inner = LLMatcher(tokenizer, compilable_schema(part), log_level=0, limits=_LIMITS)
+        inner = LLMatcher(tokenizer, compilable_part(part), log_level=0, limits=_LIMITS)
         return first_line(inner.get_error()) if inner.is_error() else None
 
     path, message = locate(schema, message, fault)
@@ -266,17 +259,4 @@ def _located(schema: Json | None, tokenizer: LLTokenizer, message: str) -> str:
 
 
 def _invalid(grammar: Grammar, reason: str, code: ErrorCode | None = None) -> InvalidParameter:
-    names = {
-        "json_schema": "JSON schema", "lark": "Lark grammar", "gbnf": "GBNF grammar",
-        "regex": "regular expression", "choice": "list of choices",
-    }  # fmt: skip
-    name = names.get(grammar.kind, "grammar")
-    return InvalidParameter(f"The {name} cannot be used: {reason}.", grammar.param, code=code)
-
-
-def _checked(grammar: Grammar) -> Json:
-    """The schema of a grammar of that kind, as it is compiled."""
-    try:
-        return parse_schema(grammar.source)
-    except SchemaError as ex:
-        raise _invalid(grammar, ex.place + str(ex)) from None
+    return unusable(grammar.kind, grammar.param, reason, code)

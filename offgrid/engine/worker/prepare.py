@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 
 import numpy as np
@@ -120,33 +121,10 @@ class Preparer:
         return sequences
 
     def _sampling_params(self, request: GenerationRequest, seed: int) -> SamplingParams:
-        s = request.sampling
-        bias = read_bias(self._model, s.logit_bias, s.text_bias)
-        return SamplingParams(
-            temperature=s.temperature,
-            top_p=s.top_p,
-            top_k=s.top_k,
-            min_p=s.min_p,
-            frequency_penalty=s.frequency_penalty,
-            presence_penalty=s.presence_penalty,
-            repetition_penalty=s.repetition_penalty,
-            repeat_last_n=s.repeat_last_n,
-            logit_bias=bias or None,
-            seed=seed,
-            top_n_sigma=s.top_n_sigma,
-            typical_p=s.typical_p,
-            xtc_probability=s.xtc_probability,
-            xtc_threshold=s.xtc_threshold,
-            dynatemp_range=s.dynatemp_range,
-            dynatemp_exponent=s.dynatemp_exponent,
-            mirostat=s.mirostat,
-            mirostat_tau=s.mirostat_tau,
-            mirostat_eta=s.mirostat_eta,
-            dry_multiplier=s.dry_multiplier,
-            dry_base=s.dry_base,
-            dry_allowed_length=s.dry_allowed_length,
-            dry_penalty_last_n=s.dry_penalty_last_n,
-            dry_breakers=self._model.breakers(s.dry_sequence_breakers) if s.dry_multiplier else (),
-            min_tokens=s.min_tokens,
-            min_keep=s.min_keep,
+        """What is known here alone: tokens of texts, and the seed that was drawn."""
+        sampling = request.sampling
+        bias = read_bias(self._model, sampling.logit_bias or {}, request.text_bias)
+        breakers = self._model.breakers(request.dry_breakers) if sampling.dry_multiplier else ()
+        return dataclasses.replace(
+            sampling, logit_bias=bias or None, dry_breakers=breakers, seed=seed
         )

@@ -172,6 +172,21 @@ def test_refused_in_responses(seeing: OpenAI, item: Any, param: str) -> None:
     assert refused.value.param == param
 
 
+def test_the_field_of_a_bad_image_after_other_messages(seeing: OpenAI) -> None:
+    """As the request has it, though the model reads other messages before."""
+    first = seeing.responses.create(model="seeing", input="Hello", max_output_tokens=1)
+    bad = {"type": "input_image", "image_url": "data:image/png;base64,####"}
+    asked: list[Any] = [
+        {"role": "user", "content": "Look."},
+        {"role": "user", "content": [{"type": "input_text", "text": "What is"}, bad]},
+    ]
+    with pytest.raises(BadRequestError, match="base64") as refused:
+        seeing.responses.create(
+            model="seeing", instructions="Be brief.", previous_response_id=first.id, input=asked
+        )
+    assert refused.value.param == "input[1].content[1].image_url"
+
+
 URL = "messages[0].content[1].image_url.url"
 
 

@@ -304,7 +304,7 @@ def embedding(body: dict[str, Any]) -> None:
 
 def responses(body: dict[str, Any]) -> None:
     request, items = parse_responses(body)
-    to_chat(request, [item for item in items if isinstance(item, dict)])
+    to_chat(request, [item for item in items if isinstance(item, dict)], len(items))
 
 
 @pytest.mark.parametrize(

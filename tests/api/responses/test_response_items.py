@@ -33,7 +33,7 @@ def thinks(text: str) -> Json:
 
 def messages(*items: Json) -> list[Json]:
     """The chat messages, calls by the names of their functions."""
-    result = to_messages(item for item in parse_items(list(items)) if isinstance(item, dict))
+    result, _ = to_messages(item for item in parse_items(list(items)) if isinstance(item, dict))
     for message in result:
         if "tool_calls" in message:
             message["tool_calls"] = [call["function"]["name"] for call in message["tool_calls"]]

@@ -28,7 +28,7 @@ from support import (
 from offgrid.engine.client.blame import REFUSED_FOR
 from offgrid.engine.client.client import EngineClient, Generation
 from offgrid.engine.client.pending import State
-from offgrid.engine.protocol import GenerationRequest, Load, Part, Sampling, Submit
+from offgrid.engine.protocol import GenerationRequest, Load, Part, Submit
 from offgrid.errors import (
     ContextLengthExceeded,
     EngineFault,
@@ -36,6 +36,7 @@ from offgrid.errors import (
     RequestError,
     RequestRefused,
 )
+from offgrid.sampling import SamplingParams
 from offgrid.server import Server
 
 CHAT = "/v1/chat/completions"
@@ -138,7 +139,7 @@ def prompt(text: str, **fields: Any) -> GenerationRequest:
 def long_prompt(name: str) -> GenerationRequest:
     """It is computed for long enough to be interrupted."""
     text = f"{name}: " + "once upon a time there was " * 200
-    greedy = Sampling(temperature=0.0)
+    greedy = SamplingParams(temperature=0.0)
     return prompt(text, max_tokens=2, sampling=greedy, cache_prompt=False)
 
 
@@ -245,7 +246,9 @@ def test_one_crash_is_one_strike_however_many_ask_the_same(client: EngineClient)
 
 def test_who_waits_while_another_ends_the_worker_is_served(client: EngineClient) -> None:
     """Nothing was computed of it: the next worker gets it, and nobody is told."""
-    waiting = [prompt(f"number {i}", max_tokens=3, sampling=Sampling(seed=i)) for i in range(3)]
+    waiting = [
+        prompt(f"number {i}", max_tokens=3, sampling=SamplingParams(seed=i)) for i in range(3)
+    ]
     expected = [finish(client, request) for request in waiting]
     pid = client.pid
     error, *texts = crash(client, long_prompt("poison"), *waiting)
@@ -381,7 +384,7 @@ def test_the_seed_that_was_told_stays_in_force(client: EngineClient) -> None:
     """The client has read it in the head of the answer when the worker dies."""
     first = client.submit(prompt("Once", ignore_eos=True))
     assert first.next(60)
-    warm = Sampling(temperature=2.0)  # no slot is free: it is accepted, and waits
+    warm = SamplingParams(temperature=2.0)  # no slot is free: it is accepted, and waits
     waiting = client.submit(prompt("Once upon", max_tokens=20, sampling=warm))
     assert client.pid is not None
     os.kill(client.pid, signal.SIGKILL)
@@ -389,7 +392,7 @@ def test_the_seed_that_was_told_stays_in_force(client: EngineClient) -> None:
     while not waiting.finished:
         text += "".join(delta.text for delta in waiting.next(10) or ())
     eventually(lambda: first.failed, "the one that ran has ended")
-    warm = Sampling(temperature=2.0, seed=waiting.seed)
+    warm = SamplingParams(temperature=2.0, seed=waiting.seed)
     assert finish(client, prompt("Once upon", max_tokens=20, sampling=warm)) == text
 
 

@@ -14,13 +14,14 @@ import pytest
 from engine_runs import Counting, Failing, Run
 from tiny_models import WINDOW, make
 
-from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, Part, Sampling
+from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, Part
 from offgrid.engine.worker.llama.errors import NO_ROOM
 from offgrid.engine.worker.llama.model import Model
+from offgrid.sampling import SamplingParams
 
 CAN_CUT = {"llama": True, "mamba": False, "jamba": False, "gemma3": True}
 """gemma3: llama.cpp keeps what has left the window too (``swa_full``), so it can be cut."""
-GREEDY = Sampling(temperature=0.0, frequency_penalty=2.0)
+GREEDY = SamplingParams(temperature=0.0, frequency_penalty=2.0)
 STORY = "The otter lived beside a wide river, and every morning it looked for the fox. " * 2
 ANSWER = 40
 """Tokens: more than the window."""

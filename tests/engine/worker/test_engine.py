@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from engine_runs import Failing, Run
 
-from offgrid.engine.protocol import Delta, Event, Failed, GenerationRequest, Load, Part, Sampling
+from offgrid.engine.protocol import Delta, Event, Failed, GenerationRequest, Load, Part
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.failures import EngineBroken
 from offgrid.engine.worker.llama.errors import DecodeError, LoadError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
+from offgrid.sampling import SamplingParams
 
 LOAD = {"ctx_size": 512}
 
@@ -88,7 +89,7 @@ def test_what_is_refused_before_it_reaches_llama_cpp(run: Run, model: Model) -> 
     refused(InvalidParameter, tokens=(model.n_vocab,))
     refused(InvalidParameter, tokens=(-1,))
     refused(InvalidParameter, tokens=())
-    bias = Sampling(logit_bias={model.n_vocab: 1.0})
+    bias = SamplingParams(logit_bias={model.n_vocab: 1.0})
     refused(InvalidParameter, tokens=(5,), sampling=bias)
     for call in (
         lambda: model.forget(4),
@@ -99,7 +100,7 @@ def test_what_is_refused_before_it_reaches_llama_cpp(run: Run, model: Model) -> 
 
 
 def test_several_choices(run: Run) -> None:
-    sampling = Sampling(temperature=1.5, seed=3)
+    sampling = SamplingParams(temperature=1.5, seed=3)
     id = run.submit("Once upon a time", sampling=sampling, n=3)
     run.finish()
     texts = [run.text(id, choice) for choice in range(3)]

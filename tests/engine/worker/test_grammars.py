@@ -25,6 +25,7 @@ from offgrid.engine.worker.grammars import Grammars
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.matcher import Masks, Matcher
 from offgrid.errors import InvalidParameter
+from offgrid.grammar.checked import CheckedSchema
 
 LOAD = {"ctx_size": 64, "parallel": 1}
 
@@ -41,7 +42,11 @@ def pieces(loaded: Model) -> list[bytes]:
 
 def make(grammars: Grammars, kind: str, source: Any) -> Matcher:
     text = source if isinstance(source, str) else json.dumps(source)
-    return grammars.matchers(Grammar(kind, text, "field"), 1)[0]
+    if kind == "json_schema":
+        grammar = Grammar.of_schema(CheckedSchema(text, "field"))
+    else:
+        grammar = Grammar(kind, text, "field")
+    return grammars.matchers(grammar, 1)[0]
 
 
 def allowed(matcher: Matcher, n_vocab: int) -> set[int]:

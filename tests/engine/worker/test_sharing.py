@@ -8,9 +8,10 @@ import pytest
 from engine_runs import Counting, Failing, Run
 from support import eventually
 
-from offgrid.engine.protocol import Delta, Failed, Part, Sampling, Started
+from offgrid.engine.protocol import Delta, Failed, Part, Started
 from offgrid.engine.worker.llama.errors import NO_ROOM, DecodeError
 from offgrid.engine.worker.llama.model import Model
+from offgrid.sampling import SamplingParams
 
 STORY = "Once upon a time there was a small otter who lived beside a wide river. " * 6
 
@@ -76,7 +77,7 @@ def test_the_same_new_prompt_at_once_is_computed_once(run: Run, model: Counting)
 
 
 def test_choices_share_one_prefill(run: Run, model: Counting) -> None:
-    id = run.submit(STORY, n=8, max_tokens=2, sampling=Sampling(seed=1))
+    id = run.submit(STORY, n=8, max_tokens=2, sampling=SamplingParams(seed=1))
     run.finish()
     prompt = n_tokens(model, STORY)
     assert prompt <= sum(model.decoded) <= prompt + 8 * 3

@@ -12,9 +12,11 @@ from engine_runs import Failing, Run
 from jsonschema import Draft202012Validator
 from schemas import random_schema
 
-from offgrid.engine.protocol import Delta, Failed, Grammar, Sampling
+from offgrid.engine.protocol import Delta, Failed, Grammar
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.matcher import Masks, Matcher
+from offgrid.grammar.checked import CheckedSchema
+from offgrid.sampling import SamplingParams
 
 PERSON = {
     "type": "object",
@@ -26,11 +28,11 @@ PERSON = {
     "required": ["name", "age", "tags"],
     "additionalProperties": False,
 }
-WARM = Sampling(temperature=1.0, seed=5)
+WARM = SamplingParams(temperature=1.0, seed=5)
 
 
 def schema(value: Any) -> Grammar:
-    return Grammar("json_schema", json.dumps(value), "response_format.json_schema.schema")
+    return Grammar.of_schema(CheckedSchema(value, "response_format.json_schema.schema"))
 
 
 def regex(source: str) -> Grammar:
@@ -42,7 +44,7 @@ def answers(run: Run, seeds: range) -> None:
     ids = {
         run.submit(
             "Here is the JSON: ", grammar=schema(random_schema(seed)), max_tokens=None,
-            sampling=Sampling(temperature=1.0, seed=seed),
+            sampling=SamplingParams(temperature=1.0, seed=seed),
         ): seed
         for seed in seeds
     }  # fmt: skip
@@ -78,7 +80,7 @@ def test_every_token_was_allowed(run: Run, model: Model) -> None:
     """Try the grammar on every token that was drawn, with a matcher that saw no mask."""
     source = "(the|a) [a-z]{2,9}( (and|or) [a-z]{2,9}){1,3}[.!]"
     for seed in range(8):
-        sampling = Sampling(temperature=1.5, seed=seed)
+        sampling = SamplingParams(temperature=1.5, seed=seed)
         id = run.submit("Once", grammar=regex(source), sampling=sampling, top_logprobs=0,
                         max_tokens=200)  # fmt: skip
         run.finish()
@@ -106,7 +108,7 @@ def test_logprobs_are_the_model_s_own(run: Run) -> None:
     choice = Grammar("choice", json.dumps([other[0].decode()]), "choice")
     forced = run.submit(
         "Once upon a time", max_tokens=1, top_logprobs=20, grammar=choice,
-        sampling=Sampling(logit_bias={other_token(run, other[0]): 50.0}),
+        sampling=SamplingParams(logit_bias={other_token(run, other[0]): 50.0}),
     )  # fmt: skip
     run.finish()
     (again,) = [e for e in run.events if isinstance(e, Delta) and e.id == forced]
@@ -139,8 +141,8 @@ def test_choices_follow_the_grammar_each_for_itself(run: Run) -> None:
     "more",
     [
         {"ignore_eos": True},
-        {"sampling": Sampling(temperature=1.0, min_tokens=200, seed=1)},
-        {"sampling": Sampling(temperature=1.0, seed=1, logit_bias={2041: -float("inf"),
+        {"sampling": SamplingParams(temperature=1.0, min_tokens=200, seed=1)},
+        {"sampling": SamplingParams(temperature=1.0, seed=1, logit_bias={2041: -float("inf"),
                                                                    2043: -float("inf")})},
     ],
 )  # fmt: skip
@@ -175,7 +177,7 @@ def test_stop_strings_end_a_structured_answer(run: Run) -> None:
 
 def test_bans_that_leave_nothing_are_the_request_s_fault(run: Run, model: Model) -> None:
     (a,) = [t for t in range(model.n_vocab) if model.piece(t) == b"a"]
-    sampling = Sampling(logit_bias={a: -float("inf")})
+    sampling = SamplingParams(logit_bias={a: -float("inf")})
     other = run.submit("Once", max_tokens=5)
     id = run.submit("Once", grammar=regex("a"), sampling=sampling)
     run.finish()
@@ -316,7 +318,7 @@ def test_a_grammar_that_becomes_too_hard_ends_only_its_request(run: Run) -> None
     optional = " ".join(f"/[{letter}-z]/?" for letter in "abcdefghij")
     source = f"start: /[0-9]{{8}}/ x{{0,100000}}\nx: {optional}"
     hard = run.submit("Once", grammar=Grammar("lark", source, "grammar"), max_tokens=50,
-                      sampling=Sampling(temperature=2.0, seed=1))  # fmt: skip
+                      sampling=SamplingParams(temperature=2.0, seed=1))  # fmt: skip
     other = run.submit("Once upon a time", max_tokens=30, ignore_eos=True)
     run.finish()
     end = run.last(hard)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from engine_runs import Run
 
-from offgrid.engine.protocol import Sampling
 from offgrid.engine.worker.llama.model import Model
+from offgrid.sampling import SamplingParams
 
 LOAD = {"ctx_size": 64, "parallel": 2}
 
@@ -20,7 +20,9 @@ def test_ids_of_control_texts(model: Model) -> None:
 
 def test_only_the_request_that_asks_sees_them(model: Model) -> None:
     run = Run(model)
-    forced = Sampling(temperature=0.0, logit_bias={model.info.control_ids["<|im_start|>"]: 100.0})
+    forced = SamplingParams(
+        temperature=0.0, logit_bias={model.info.control_ids["<|im_start|>"]: 100.0}
+    )
     shown = run.submit("Once", sampling=forced, max_tokens=3, visible=("<|im_start|>", "<x>"))
     hidden = run.submit("Once", sampling=forced, max_tokens=3)
     stopped = run.submit(

@@ -1,0 +1,162 @@
+"""The fields that say how tokens are drawn: made of the table of :mod:`offgrid.sampling.params`."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from offgrid.api.fields.messages import invalid
+from offgrid.errors import InvalidParameter
+from offgrid.sampling.params import RANGES, SEED_MAX, Range, SamplingParams
+
+MAX_TOKEN_ID = (1 << 31) - 1
+_MAX_ID_DIGITS = 20
+"""Leading zeros counted; Python refuses to read thousands."""
+DRY_BREAKERS = ("\n", ":", '"', "*")
+"""llama.cpp's."""
+MAX_BIASES = 1024
+MAX_BIAS_TEXT = 100
+"""Characters."""
+SEED_RANGE = (-(1 << 63), SEED_MAX)
+RANDOM_SEED = -1
+"""As clients of llama.cpp ask for one that is drawn."""
+ALIASES = {"repeat_penalty": "repetition_penalty"}
+"""Other name of a field -> the field."""
+
+Breakers = Annotated[list[Annotated[str, Meta(min_length=1, max_length=40)]], Meta(max_length=64)]
+
+
+def _typed(name: str, limits: Range) -> tuple[str, Any, Any]:
+    if limits.kind is bool:
+        return name, bool, limits.api_default
+    kind = Annotated[limits.kind, Meta(ge=limits.api_least, le=limits.api_most)]  # type: ignore[name-defined]
+    return name, kind, limits.api_default
+
+
+SamplingFields = msgspec.defstruct(
+    "SamplingFields",
+    [
+        *(_typed(name, limits) for name, limits in RANGES.items()),
+        ("logit_bias", dict[str, Any] | list[Any], msgspec.field(default_factory=dict)),
+        ("seed", int | None, None),
+        (
+            "dry_sequence_breakers",
+            Breakers,
+            msgspec.field(default_factory=lambda: list(DRY_BREAKERS)),
+        ),
+    ],
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    module=__name__,
+)
+"""The fields as clients write them. Defaults are those of the API document."""
+NAMES = frozenset(SamplingFields.__struct_fields__)
+
+
+class Sampling(msgspec.Struct, frozen=True):
+    """How a request wants tokens to be drawn, checked.
+
+    Attributes:
+        params: all but what only the worker can add, which knows the vocabulary:
+        text_bias: text -> the bias of each of its tokens.
+        dry_breakers: texts that end a repetition.
+    """
+
+    params: SamplingParams
+    text_bias: dict[str, float]
+    dry_breakers: tuple[str, ...]
+
+
+def take_fields(fields: dict[str, Any]) -> dict[str, Any]:
+    """Take the fields of this module out of a request's, under the names that they came by."""
+    names = [name for name in fields if name in NAMES or name in ALIASES]
+    return {name: fields.pop(name) for name in names}
+
+
+def parse_sampling(given: dict[str, Any]) -> Sampling:
+    """Check what :func:`take_fields` took.
+
+    Raises:
+        InvalidParameter: ``param`` names the field as the client does.
+    """
+    fields = dict(given)
+    for alias, name in ALIASES.items():
+        if alias in fields:
+            if name in fields:
+                raise InvalidParameter(
+                    f"{alias} and {name} are the same parameter; give only one.", alias
+                )
+            fields[name] = fields.pop(alias)
+    try:
+        typed: Any = msgspec.convert(fields, SamplingFields)
+    except msgspec.ValidationError as ex:
+        message = str(ex)
+        for alias, name in ALIASES.items():
+            if alias in given:
+                message = message.replace(f"$.{name}", f"$.{alias}")
+        raise invalid(message) from None
+    if typed.seed is not None and not SEED_RANGE[0] <= typed.seed <= SEED_RANGE[1]:
+        raise InvalidParameter("seed must fit into 64 bits.", "seed")
+    ids, texts = _logit_bias(typed.logit_bias)
+    numbers: dict[str, Any] = {
+        name: limits.of_api(getattr(typed, name)) for name, limits in RANGES.items()
+    }
+    params = SamplingParams(
+        **numbers,
+        logit_bias=ids or None,
+        seed=None if typed.seed == RANDOM_SEED else typed.seed,
+    )
+    return Sampling(params, texts, tuple(typed.dry_sequence_breakers))
+
+
+def _logit_bias(raw: dict[str, Any] | list[Any]) -> tuple[dict[int, float], dict[str, float]]:
+    """Biases by token id and by text; ``false`` bans.
+
+    A key of digits is an id, any other the text of tokens. A list of pairs, as llama.cpp's server
+    takes it, tells the two apart by type.
+    """
+    if len(raw) > MAX_BIASES:
+        raise InvalidParameter(f"logit_bias takes at most {MAX_BIASES} entries.", "logit_bias")
+    ids: dict[int, float] = {}
+    texts: dict[str, float] = {}
+    for key, value in raw.items() if isinstance(raw, dict) else map(_pair, raw):
+        name = f"logit_bias.{key}" if len(str(key)) <= MAX_BIAS_TEXT else "logit_bias"
+        if value is False:
+            bias = -math.inf
+        elif isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise InvalidParameter("A bias must be a number or false.", name)
+        elif not -100 <= value <= 100:
+            raise InvalidParameter("A bias must be between -100 and 100.", name)
+        else:
+            bias = float(value)
+        if isinstance(key, int) or (isinstance(raw, dict) and re.fullmatch(r"[0-9]+", key)):
+            # Python refuses to read thousands of digits, or takes long for them.
+            if len(str(key)) > _MAX_ID_DIGITS or int(key) > MAX_TOKEN_ID:
+                raise InvalidParameter(f"Token id {str(key)[:20]} is out of range.", name)
+            ids[int(key)] = bias
+        elif 1 <= len(key) <= MAX_BIAS_TEXT:
+            texts[key] = bias
+        else:
+            raise InvalidParameter(
+                f"A text in logit_bias must have 1 to {MAX_BIAS_TEXT} characters.", "logit_bias"
+            )
+    return ids, texts
+
+
+def _pair(item: Any) -> tuple[int | str, Any]:
+    if isinstance(item, list) and len(item) == 2:
+        key, value = item
+        if isinstance(key, str) or (type(key) is int and 0 <= key < 1 << 31):
+            return key, value
+    raise InvalidParameter(
+        "A logit_bias list must contain [token id or text, bias] pairs.", "logit_bias"
+    )
+
+
+DEFAULT = parse_sampling({})
+"""What a request without any of the fields asks for."""
