@@ -6,7 +6,7 @@ To add a parameter, write
 2. its field in ``csrc/og_sampler.h``, and what it does in ``csrc/og_sampler.c``;
 3. the same field in ``_core.pxd``;
 4. the line of ``_sampler.pyx`` that copies it;
-5. its definition in ``tests/reference.py``;
+5. its definition in ``tests/lib/reference.py``;
 6. its row in ``docs/API.md``.
 
 Everything between a request and the sampler reads the table. ``tests/sampling/test_params.py`` and

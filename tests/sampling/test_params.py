@@ -15,7 +15,7 @@ from offgrid.sampling.params import RANGES, Range
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("file", ["offgrid/sampling/_sampler.pyx", "tests/reference.py"])
+@pytest.mark.parametrize("file", ["offgrid/sampling/_sampler.pyx", "tests/lib/reference.py"])
 def test_every_parameter_is_copied_to_c_and_defined_readably(file):
     source = (ROOT / file).read_text(encoding="utf-8")
     assert set(RANGES) <= set(re.findall(r"params\.([a-z_]+)", source))
