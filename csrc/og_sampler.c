@@ -33,16 +33,6 @@ typedef struct dist {
     bool summed;     /* whether total and the sums of the blocks are up to date */
 } dist;
 
-bool og_sampler_counts(const og_params *p) {
-    return p->penalties.repetition != 1.0f || p->penalties.frequency != 0.0f ||
-           p->penalties.presence != 0.0f;
-}
-
-bool og_sampler_needs_row(const og_params *p) {
-    return p->top_k > 0 || p->top_n_sigma > 0.0f || p->typical_p < 1.0f ||
-           p->dynatemp_range > 0.0f || p->mirostat != 0;
-}
-
 /* --- scratch ---------------------------------------------------------------------------------- */
 
 static int32_t list_capacity(int32_t n_vocab) {
@@ -50,44 +40,221 @@ static int32_t list_capacity(int32_t n_vocab) {
     return og_padded(n_vocab < wanted ? n_vocab : wanted);
 }
 
-enum { ALIGNMENT = 64 };
-
-/* The next piece of a memory block; with base NULL only its size counts. */
-static void *piece(char *base, size_t *used, size_t bytes) {
-    void *here = base != NULL ? base + *used : NULL;
-    *used += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-    return here;
-}
-
-static size_t lay_out(og_scratch *s, char *base, int32_t n_vocab, bool with_row) {
+static size_t lay_out_scratch(og_scratch *s, void *memory, int32_t n_vocab, bool with_row) {
+    og_memory m = {memory, 0};
     const size_t row = (size_t)og_padded(n_vocab) * sizeof(float);
     const size_t blocks = (size_t)og_blocks(n_vocab);
     const int32_t capacity = list_capacity(n_vocab);
     const size_t list = ((size_t)capacity + OG_SPARE) * sizeof(float);
-    size_t used = 0;
-    s->weights = piece(base, &used, row);
-    s->row = with_row ? piece(base, &used, row) : NULL;
-    s->ids = piece(base, &used, list);
-    s->raw_max = piece(base, &used, blocks * sizeof(float));
-    s->block_max = piece(base, &used, blocks * sizeof(float));
-    s->block_sum = piece(base, &used, blocks * sizeof(double));
-    s->block_top = piece(base, &used, (blocks + OG_LANES) * sizeof(float));
-    s->lists.sums = piece(base, &used, blocks * sizeof(double));
-    for (int i = 0; i < 3; i++) s->lists.values[i] = piece(base, &used, list);
-    for (int i = 0; i < 2; i++) s->lists.places[i] = piece(base, &used, list);
+    s->weights = og_memory_take(&m, row);
+    s->row = with_row ? og_memory_take(&m, row) : NULL;
+    s->ids = og_memory_take(&m, list);
+    s->raw_max = og_memory_take(&m, blocks * sizeof(float));
+    s->block_max = og_memory_take(&m, blocks * sizeof(float));
+    s->block_sum = og_memory_take(&m, blocks * sizeof(double));
+    s->block_top = og_memory_take(&m, (blocks + OG_LANES) * sizeof(float));
+    s->lists.sums = og_memory_take(&m, blocks * sizeof(double));
+    for (int i = 0; i < 3; i++) s->lists.values[i] = og_memory_take(&m, list);
+    for (int i = 0; i < 2; i++) s->lists.places[i] = og_memory_take(&m, list);
     s->lists.capacity = capacity;
-    s->lists.sample = piece(base, &used, OG_SAMPLE * sizeof(float));
-    return used;
+    s->lists.sample = og_memory_take(&m, OG_SAMPLE * sizeof(float));
+    return m.used;
 }
 
 size_t og_scratch_bytes(int32_t n_vocab, bool with_row) {
     og_scratch unused;
-    return lay_out(&unused, NULL, n_vocab, with_row);
+    return lay_out_scratch(&unused, NULL, n_vocab, with_row);
 }
 
 void og_scratch_init(og_scratch *scratch, void *memory, int32_t n_vocab, bool with_row) {
     memset(scratch, 0, sizeof *scratch);
-    lay_out(scratch, memory, n_vocab, with_row);
+    lay_out_scratch(scratch, memory, n_vocab, with_row);
+}
+
+/* --- the sampler's memory ---------------------------------------------------------------------- */
+
+/* How many entries the arrays of a sampler have. */
+typedef struct extents {
+    int32_t blocks, ring, ends, breakers, tails, history, dry;
+} extents;
+
+/* Where they lie. */
+typedef struct arrays {
+    void *history;
+    int32_t *in_block, *ring, *tails, *tokens, *repeats;
+    og_bias *ends;
+    og_breaker *breakers;
+} arrays;
+
+static size_t lay_out(arrays *a, void *memory, const extents *n) {
+    og_memory m = {memory, 0};
+    a->history = og_memory_take(&m, og_history_bytes(n->history));
+    a->in_block = og_memory_take(&m, (size_t)n->blocks * sizeof *a->in_block);
+    a->ring = og_memory_take(&m, (size_t)n->ring * sizeof *a->ring);
+    a->ends = og_memory_take(&m, (size_t)n->ends * sizeof *a->ends);
+    a->breakers = og_memory_take(&m, (size_t)n->breakers * sizeof *a->breakers);
+    a->tails = og_memory_take(&m, (size_t)n->tails * sizeof *a->tails);
+    a->tokens = og_memory_take(&m, (size_t)n->dry * sizeof *a->tokens);
+    a->repeats = og_memory_take(&m, (size_t)n->dry * sizeof *a->repeats);
+    return m.used;
+}
+
+/* -1 for everything. */
+static int32_t window_of(int32_t last_n) {
+    return last_n < 0 || last_n > OG_MAX_WINDOW ? -1 : last_n;
+}
+
+/* The repetition window: it only counts where something reads it. */
+static int32_t repetition_window(const og_params *p) {
+    return p->penalties.repetition != 1.0f ? window_of(p->repeat_last_n) : 0;
+}
+
+/* A capacity of the history: whole lanes, and never more than there are tokens. */
+static int32_t history_capacity(int64_t tokens, int32_t n_vocab) {
+    return og_padded(tokens < n_vocab ? (int32_t)tokens : n_vocab);
+}
+
+static int32_t dry_capacity(const og_dry_params *p, int32_t room) {
+    if (!og_dry_is_on(p)) return 0;
+    /* A bounded window takes all its room now, and is never full. */
+    const int32_t last_n = window_of(p->last_n);
+    return last_n > 0 ? 2 * last_n : room;
+}
+
+static extents extents_of(const og_config *c) {
+    extents n = {.blocks = og_blocks(c->n_vocab)};
+    const int32_t window = repetition_window(&c->params);
+    n.ring = window > 0 ? window : 0;
+    n.ends = c->params.min_tokens > 0 ? c->n_ends : 0;
+    n.history = history_capacity((int64_t)c->n_biases + n.ends + c->room, c->n_vocab);
+    n.dry = dry_capacity(&c->params.dry, c->room);
+    if (n.dry == 0) return n;
+    n.breakers = c->n_breakers;
+    for (int32_t i = 0; i < c->n_breakers; i++) n.tails += c->breaker_lengths[i] - 1;
+    return n;
+}
+
+/* A capacity that has room for `needed`: the old one, or at least twice that. */
+static int64_t grown(int64_t capacity, int64_t needed) {
+    if (needed <= capacity) return capacity;
+    return needed > 2 * capacity ? needed : 2 * capacity;
+}
+
+static extents extents_grown(const og_sampler *s, int32_t tokens) {
+    const og_history *h = &s->history;
+    extents n = {.blocks = og_blocks(s->n_vocab)};
+    n.ring = h->last_n > 0 ? h->last_n : 0;
+    n.ends = s->n_ends;
+    n.breakers = s->dry.n_breakers;
+    n.tails = s->dry.n_tails;
+    n.history = history_capacity(grown(h->capacity, (int64_t)h->n + tokens), s->n_vocab);
+    n.dry = s->dry.capacity;
+    if (og_dry_is_on(&s->dry.params) && s->dry.params.last_n < 0) {
+        n.dry = (int32_t)grown(s->dry.capacity, (int64_t)s->dry.n + tokens);
+    }
+    return n;
+}
+
+size_t og_sampler_bytes(const og_config *config) {
+    arrays unused;
+    const extents n = extents_of(config);
+    return lay_out(&unused, NULL, &n);
+}
+
+size_t og_sampler_reserve_bytes(const og_sampler *s, int32_t tokens) {
+    arrays unused;
+    const extents n = extents_grown(s, tokens);
+    return lay_out(&unused, NULL, &n);
+}
+
+/* --- setting up ------------------------------------------------------------------------------- */
+
+static void init_history(og_sampler *s, const og_config *c, const arrays *a, const extents *n) {
+    og_history *h = &s->history;
+    og_history_init(h, c->n_vocab, a->history, n->history, a->in_block, n->ring > 0 ? a->ring : NULL,
+                    repetition_window(&c->params), og_dry_is_on(&c->params.dry));
+    for (int32_t i = 0; i < c->n_biases; i++) {
+        og_history_bias(h, c->biases[i].token, c->biases[i].bias);
+    }
+    s->ends = a->ends;
+    s->n_ends = n->ends;
+    for (int32_t i = 0; i < n->ends; i++) {
+        const int32_t at = og_history_find(h, c->ends[i]);
+        s->ends[i].token = c->ends[i];
+        s->ends[i].bias = at >= 0 ? h->bias[at] : 0.0f;
+    }
+    for (int32_t i = 0; i < n->ends; i++) og_history_bias(h, s->ends[i].token, -INFINITY);
+}
+
+static void init_dry(og_dry *d, const og_config *c, const arrays *a, const extents *n) {
+    d->params = c->params.dry;
+    d->params.last_n = window_of(d->params.last_n);
+    d->tokens = a->tokens;
+    d->repeats = a->repeats;
+    d->capacity = n->dry;
+    d->breakers = a->breakers;
+    d->n_breakers = n->breakers;
+    d->tails = a->tails;
+    const int32_t *tokens = c->breakers;
+    for (int32_t i = 0; i < n->breakers; i++) {
+        const og_breaker breaker = {tokens[0], d->n_tails, c->breaker_lengths[i] - 1};
+        for (int32_t k = 0; k < breaker.tail_length; k++) a->tails[d->n_tails++] = tokens[k + 1];
+        tokens += c->breaker_lengths[i];
+        int32_t at = i;
+        for (; at > 0 && a->breakers[at - 1].head > breaker.head; at--) {
+            a->breakers[at] = a->breakers[at - 1];
+        }
+        a->breakers[at] = breaker;
+    }
+}
+
+void og_sampler_init(og_sampler *s, const og_config *config, void *memory) {
+    const extents n = extents_of(config);
+    arrays a;
+    lay_out(&a, memory, &n);
+    memset(s, 0, sizeof *s);
+    s->kernels = config->kernels != NULL ? config->kernels : og_kernels_best();
+    s->n_vocab = config->n_vocab;
+    s->params = config->params;
+    s->seed = config->seed;
+    s->choice = config->choice;
+    s->mu = 2.0 * (double)config->params.mirostat_tau;
+    s->counts = og_params_need_counts(&config->params);
+    init_history(s, config, &a, &n);
+    init_dry(&s->dry, config, &a, &n);
+}
+
+bool og_sampler_is_full(const og_sampler *s) {
+    if (!s->counts) return false;
+    /* A history of all tokens is never asked to hold another. */
+    return (og_history_full(&s->history) && s->history.n < s->n_vocab) ||
+           (og_dry_is_on(&s->dry.params) && og_dry_is_full(&s->dry));
+}
+
+static void *copy(void *to, const void *from, size_t bytes) {
+    if (bytes > 0) memcpy(to, from, bytes);
+    return to;
+}
+
+void og_sampler_reserve(og_sampler *s, int32_t tokens, void *memory) {
+    const extents n = extents_grown(s, tokens);
+    og_history *h = &s->history;
+    og_dry *d = &s->dry;
+    arrays a;
+    lay_out(&a, memory, &n);
+    og_history_grow(h, a.history, n.history);
+    h->in_block = copy(a.in_block, h->in_block, (size_t)n.blocks * sizeof *a.in_block);
+    if (n.ring > 0) h->ring = copy(a.ring, h->ring, (size_t)n.ring * sizeof *a.ring);
+    s->ends = copy(a.ends, s->ends, (size_t)n.ends * sizeof *a.ends);
+    d->breakers = copy(a.breakers, d->breakers, (size_t)n.breakers * sizeof *a.breakers);
+    d->tails = copy(a.tails, d->tails, (size_t)n.tails * sizeof *a.tails);
+    d->tokens = copy(a.tokens, d->tokens, (size_t)d->n * sizeof *a.tokens);
+    d->repeats = a.repeats;
+    d->capacity = n.dry;
+}
+
+int32_t og_sampler_lookback(const og_sampler *s) {
+    return og_dry_is_on(&s->dry.params) ? -1 : s->history.last_n;
 }
 
 /* --- bias and penalties ------------------------------------------------------------------------ */
@@ -101,7 +268,7 @@ static void adjust(og_sampler *s, const float *logits, const uint32_t *mask) {
     og_history *h = &s->history;
     const og_touched touched = {h->token, h->bias, h->generated, h->window, h->n};
     s->kernels->penalise(logits, &touched, &s->params.penalties, h->adjusted);
-    if (s->dry.multiplier != 0.0f) og_dry_apply(&s->dry, h);
+    if (og_dry_is_on(&s->dry.params)) og_dry_apply(&s->dry, h);
     if (mask == NULL) return;
     for (int32_t k = 0; k < h->n; k++) {
         if (!mask_allows(mask, h->token[k])) h->adjusted[k] = -INFINITY;
@@ -538,7 +705,7 @@ int og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits, con
     if (status != OG_OK) return status;
     memcpy(scratch->block_max, scratch->raw_max, (size_t)og_blocks(v.n) * sizeof(float));
     if (v.touched != NULL) adjust(s, logits, mask);
-    const bool copied = og_sampler_needs_row(p) && !is_greedy(p->temperature);
+    const bool copied = og_params_need_row(p) && !is_greedy(p->temperature);
     if (copied) {
         copy_row(&v, scratch->row);
         if (mask != NULL || v.touched != NULL) {
@@ -585,17 +752,25 @@ int og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits, con
     return OG_OK;
 }
 
+/* Count a token, of the prompt or generated. */
+static void count_token(og_sampler *s, int32_t token, bool generated) {
+    if (!s->counts) return;
+    og_history_add(&s->history, token, generated);
+    if (og_dry_is_on(&s->dry.params)) og_dry_add(&s->dry, token);
+}
+
+void og_sampler_accept_prompt(og_sampler *s, int32_t token) {
+    count_token(s, token, false);
+}
+
 void og_sampler_accept(og_sampler *s, int32_t token) {
     s->n_generated++;
-    if (s->n_generated == s->min_tokens) {
+    if (s->n_generated == s->params.min_tokens) {
         for (int32_t i = 0; i < s->n_ends; i++) {
             og_history_bias(&s->history, s->ends[i].token, s->ends[i].bias);
         }
     }
-    if (s->history.keep || og_sampler_counts(&s->params)) {
-        og_history_add(&s->history, token, true);
-    }
-    if (s->dry.multiplier != 0.0f) og_dry_add(&s->dry, token);
+    count_token(s, token, true);
 }
 
 /* --- logprobs --------------------------------------------------------------------------------- */

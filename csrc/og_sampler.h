@@ -44,49 +44,29 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "og_config.h"
 #include "og_dry.h"
 #include "og_history.h"
 #include "og_kernels.h"
+#include "og_memory.h"
 #include "og_select.h"
 #include "og_status.h"
 
 /* Independent random streams of one position. Part of the promise that a seed repeats its tokens. */
 enum { OG_STREAM_DRAW = 0, OG_STREAM_XTC = 1 };
 
-typedef struct og_params {
-    float temperature;       /* >= 0 */
-    float dynatemp_range;    /* >= 0; 0 is off */
-    float dynatemp_exponent; /* >= 0 */
-    float top_n_sigma;       /* > 0; <= 0 is off */
-    float typical_p;         /* 0..1; >= 1 is off */
-    float top_p;             /* 0..1; >= 1 is off */
-    float min_p;             /* 0..1; 0 is off */
-    float xtc_probability;   /* 0..1; 0 is off */
-    float xtc_threshold;     /* 0..1; > 0.5 is off */
-    float mirostat_tau;      /* target surprise in bits, > 0 */
-    float mirostat_eta;      /* learning rate, 0..1 */
-    int32_t mirostat;        /* 0 (off), 1 or 2 */
-    int32_t top_k;           /* <= 0 or >= n_vocab is off */
-    int32_t min_keep;        /* >= 0 */
-    og_penalties penalties;
-} og_params;
-
-/* A token that ends an answer, and its bias once it may be drawn. */
-typedef struct og_end {
-    int32_t token;
-    float bias;
-} og_end;
-
-/* A sequence's sampler. Caller-owned, as is all memory it points to; one thread at a time. */
+/* A sequence's sampler. The struct and its one block of memory are the caller's; one thread at a time.
+ * The fields are for reading; `choice`, `seed` and `position` may be set between draws. */
 typedef struct og_sampler {
     const og_kernels *kernels;
-    int32_t n_vocab; /* >= 1 */
+    int32_t n_vocab;
     og_params params;
-    og_history history; /* biases, and the tokens counted if og_sampler_counts says so */
+    og_history history; /* biases, and the tokens counted if `counts` */
     og_dry dry;
-    const og_end *ends; /* banned in the history until min_tokens are accepted */
+    og_bias *ends; /* tokens that end an answer, banned in the history until min_tokens are accepted;
+                      and their biases from then on */
     int32_t n_ends;
-    int64_t min_tokens;
+    bool counts;         /* whether accepted tokens have to be counted */
     int64_t n_generated; /* accepted so far */
     uint64_t seed;
     uint32_t choice;
@@ -119,15 +99,36 @@ typedef struct og_candidate {
     float logprob;
 } og_candidate;
 
-/* Whether accepted tokens have to be counted: some penalty is on. */
-bool og_sampler_counts(const og_params *params);
-
-/* Whether the scratch needs its `row`. */
-bool og_sampler_needs_row(const og_params *params);
-
-/* Bytes of a scratch for rows of n_vocab, and its laying out in that memory (aligned to 64 bytes). */
+/* Bytes of a scratch for rows of n_vocab, and its laying out in that memory (aligned to OG_ALIGNMENT). with_row: og_params_need_row of some
+ * sampler that uses it. */
 size_t og_scratch_bytes(int32_t n_vocab, bool with_row);
 void og_scratch_init(og_scratch *scratch, void *memory, int32_t n_vocab, bool with_row);
+
+/* Bytes of the block that og_sampler_init lays out, a multiple of OG_ALIGNMENT. */
+size_t og_sampler_bytes(const og_config *config);
+
+/* Begin a sequence. memory: og_sampler_bytes(config) bytes, aligned to OG_ALIGNMENT; it outlives the
+ * sampler. `config` and its arrays are not needed afterwards. The library never allocates.
+ * O(blocks of a row + biases^2 + breakers), and O(breakers^2) where these do not ascend by their
+ * first token. */
+void og_sampler_init(og_sampler *s, const og_config *config, void *memory);
+
+/* Whether one more token finds no room: then og_sampler_reserve comes first. O(1). */
+bool og_sampler_is_full(const og_sampler *s);
+
+/* Bytes of a block with room for `tokens` more; at least twice the room there is, if that is too
+ * little, so that the work of many moves is amortised. tokens >= 1. */
+size_t og_sampler_reserve_bytes(const og_sampler *s, int32_t tokens);
+
+/* Move to a block of og_sampler_reserve_bytes(s, tokens) bytes, aligned to OG_ALIGNMENT. The old one
+ * may then be freed. O(bytes). */
+void og_sampler_reserve(og_sampler *s, int32_t tokens, void *memory);
+
+/* How many tokens at the end of a prompt play a part: 0, a number, or -1 for all. */
+int32_t og_sampler_lookback(const og_sampler *s);
+
+/* Count a token of the prompt, before anything is accepted. 0 <= token < n_vocab; not full. */
+void og_sampler_accept_prompt(og_sampler *s, int32_t token);
 
 /* Draw a token.
  *
@@ -138,8 +139,7 @@ void og_scratch_init(og_scratch *scratch, void *memory, int32_t n_vocab, bool wi
 int og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits, const uint32_t *mask,
                     int32_t *token);
 
-/* Count a drawn token as generated. 0 <= token < n_vocab; the history is not full and neither is
- * DRY's. */
+/* Count a drawn token as generated. 0 <= token < n_vocab; not full. */
 void og_sampler_accept(og_sampler *s, int32_t token);
 
 /* Log-probabilities of the row that was drawn from last: log-softmax of the logits as they are.

@@ -25,49 +25,25 @@ cdef extern from "og_kernels.h" nogil:
 
     const og_kernels *og_kernels_best()
     const og_kernels *og_kernels_named(const char *name)
-    int32_t og_blocks(int32_t n)
-    int32_t og_padded(int32_t n)
 
 
-cdef extern from "og_history.h" nogil:
-    ctypedef struct og_history:
-        int32_t *in_block
-        int32_t *ring
-        int32_t capacity
-
-    size_t og_history_bytes(int32_t capacity)
-    void og_history_init(og_history *h, int32_t n_vocab, void *memory, int32_t capacity,
-                         int32_t *in_block, int32_t *ring, int32_t last_n, bint keep)
-    void og_history_grow(og_history *h, void *memory, int32_t capacity)
-    bint og_history_full(const og_history *h)
-    void og_history_bias(og_history *h, int32_t token, float bias)
-    void og_history_add(og_history *h, int32_t token, bint generated)
+cdef extern from "og_memory.h" nogil:
+    enum:
+        OG_ALIGNMENT
 
 
 cdef extern from "og_dry.h" nogil:
-    ctypedef struct og_breaker:
-        int32_t head
-        int32_t tail_begin
-        int32_t tail_length
-
-    ctypedef struct og_dry:
+    ctypedef struct og_dry_params:
         float multiplier
         float base
         int32_t allowed_length
         int32_t last_n
-        const og_breaker *breakers
-        const int32_t *tails
-        int32_t n_breakers
-        int32_t *tokens
-        int32_t *repeats
-        int32_t n
-        int32_t capacity
-
-    bint og_dry_full(const og_dry *d)
-    void og_dry_add(og_dry *d, int32_t token)
 
 
-cdef extern from "og_sampler.h" nogil:
+cdef extern from "og_config.h" nogil:
+    enum:
+        OG_MAX_VOCAB
+
     ctypedef struct og_params:
         float temperature
         float dynatemp_range
@@ -83,22 +59,37 @@ cdef extern from "og_sampler.h" nogil:
         int32_t mirostat
         int32_t top_k
         int32_t min_keep
+        int32_t min_tokens
+        int32_t repeat_last_n
         og_penalties penalties
+        og_dry_params dry
 
-    ctypedef struct og_end:
+    ctypedef struct og_bias:
         int32_t token
         float bias
 
+    ctypedef struct og_config:
+        int32_t n_vocab
+        og_params params
+        uint64_t seed
+        uint32_t choice
+        const og_kernels *kernels
+        const og_bias *biases
+        const int32_t *ends
+        const int32_t *breakers
+        const int32_t *breaker_lengths
+        int32_t n_biases
+        int32_t n_ends
+        int32_t n_breakers
+
+    void og_config_init(og_config *config, int32_t n_vocab)
+    bint og_params_need_row(const og_params *params)
+
+
+cdef extern from "og_sampler.h" nogil:
     ctypedef struct og_sampler:
         const og_kernels *kernels
         int32_t n_vocab
-        og_params params
-        og_history history
-        og_dry dry
-        const og_end *ends
-        int32_t n_ends
-        int64_t min_tokens
-        int64_t n_generated
         uint64_t seed
         uint32_t choice
         uint64_t position
@@ -111,13 +102,18 @@ cdef extern from "og_sampler.h" nogil:
         int32_t token
         float logprob
 
-    bint og_sampler_counts(const og_params *params)
-    bint og_sampler_needs_row(const og_params *params)
+    size_t og_sampler_bytes(const og_config *config)
+    void og_sampler_init(og_sampler *s, const og_config *config, void *memory)
+    bint og_sampler_is_full(const og_sampler *s)
+    size_t og_sampler_reserve_bytes(const og_sampler *s, int32_t tokens)
+    void og_sampler_reserve(og_sampler *s, int32_t tokens, void *memory)
+    int32_t og_sampler_lookback(const og_sampler *s)
+    void og_sampler_accept_prompt(og_sampler *s, int32_t token)
+    void og_sampler_accept(og_sampler *s, int32_t token)
     size_t og_scratch_bytes(int32_t n_vocab, bint with_row)
     void og_scratch_init(og_scratch *scratch, void *memory, int32_t n_vocab, bint with_row)
     int og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits,
                         const uint32_t *mask, int32_t *token)
-    void og_sampler_accept(og_sampler *s, int32_t token)
     void og_logprobs(const og_sampler *s, og_scratch *scratch, const float *logits, int32_t token,
                      float *logprob, og_candidate *top, int32_t n_top)
     int og_score(const og_sampler *s, og_scratch *scratch, const float *logits, int32_t token,

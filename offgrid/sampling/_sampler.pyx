@@ -15,34 +15,34 @@ from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport strcmp
 
 from offgrid.sampling._core cimport (
+    OG_ALIGNMENT,
     OG_ERR_INFINITE,
     OG_ERR_NAN,
     OG_ERR_NO_CANDIDATE,
+    OG_MAX_VOCAB,
     OG_OK,
-    og_blocks,
-    og_breaker,
+    og_bias,
     og_candidate,
-    og_dry_add,
-    og_dry_full,
-    og_end,
-    og_history_add,
-    og_history_bias,
-    og_history_bytes,
-    og_history_full,
-    og_history_grow,
-    og_history_init,
+    og_config,
+    og_config_init,
     og_kernels,
     og_kernels_best,
     og_kernels_named,
     og_logprobs,
-    og_padded,
+    og_params,
+    og_params_need_row,
     og_philox4x32,
     og_post_logprobs,
     og_sampler,
     og_sampler_accept,
-    og_sampler_counts,
+    og_sampler_accept_prompt,
+    og_sampler_bytes,
     og_sampler_draw,
-    og_sampler_needs_row,
+    og_sampler_init,
+    og_sampler_is_full,
+    og_sampler_lookback,
+    og_sampler_reserve,
+    og_sampler_reserve_bytes,
     og_scratch,
     og_scratch_bytes,
     og_scratch_init,
@@ -55,10 +55,6 @@ from offgrid.sampling.result import SampleResult, TokenScore
 
 cdef enum:
     NO_LOGPROBS = -1
-    FIRST_CAPACITY = 64
-    ALIGNMENT = 64
-    # Tokens. A larger window is never full: it is "everything", and takes no room beforehand.
-    MAX_WINDOW = 1 << 24
 
 INSTRUCTION_SETS = ("scalar", "sse2", "avx2", "avx512", "neon")
 """Names of all kernels that there may be; instruction_sets() tells which can run here."""
@@ -86,10 +82,14 @@ cdef void *_allocate(size_t size) except NULL:
     return memory
 
 
+cdef void *_aligned(void *memory) noexcept:
+    """The first aligned address in a block that was allocated with OG_ALIGNMENT bytes to spare."""
+    return <void *>((<uintptr_t>memory + OG_ALIGNMENT - 1) & ~<uintptr_t>(OG_ALIGNMENT - 1))
+
+
 def instruction_sets():
     """Return the names of the kernels that this machine can run. All give the same tokens."""
     return tuple(name for name in INSTRUCTION_SETS if og_kernels_named(name.encode()) != NULL)
-
 
 
 cdef const og_kernels *_find_kernels(object name) except NULL:
@@ -119,6 +119,100 @@ cdef int32_t _top_count(object top_logprobs, int32_t n_vocab) except -2:
     return min(<int32_t>top_logprobs, n_vocab)
 
 
+cdef int32_t _check_token(object token, int32_t n_vocab, str name) except -1:
+    token = index(token)
+    if not 0 <= token < n_vocab:
+        raise InvalidParameter(
+            f"Token id {token} is outside the vocabulary (0 to {n_vocab - 1}).", name
+        )
+    return <int32_t>token
+
+
+@cython.final
+cdef class _Config:
+    """An og_config made of Python's values, and the arrays that it points to."""
+
+    cdef og_config c
+    cdef og_bias *_biases
+    cdef int32_t *_ends
+    cdef int32_t *_breakers
+    cdef int32_t *_lengths
+
+    def __dealloc__(self):
+        PyMem_RawFree(self._biases)
+        PyMem_RawFree(self._ends)
+        PyMem_RawFree(self._breakers)
+        PyMem_RawFree(self._lengths)
+
+    cdef int set_params(self, object params) except -1:
+        cdef og_params *p = &self.c.params
+        seed = secrets.randbits(64) if params.seed is None else params.seed
+        self.c.seed = seed & (2**64 - 1)
+        p.temperature = params.temperature
+        p.dynatemp_range = params.dynatemp_range
+        p.dynatemp_exponent = params.dynatemp_exponent
+        p.top_n_sigma = params.top_n_sigma
+        p.typical_p = params.typical_p
+        p.top_p = params.top_p
+        p.min_p = params.min_p
+        p.xtc_probability = params.xtc_probability
+        p.xtc_threshold = params.xtc_threshold
+        p.mirostat = params.mirostat
+        p.mirostat_tau = params.mirostat_tau
+        p.mirostat_eta = params.mirostat_eta
+        p.top_k = params.top_k
+        p.min_keep = params.min_keep
+        p.min_tokens = params.min_tokens
+        p.repeat_last_n = params.repeat_last_n
+        p.penalties.repetition = params.repetition_penalty
+        p.penalties.frequency = params.frequency_penalty
+        p.penalties.presence = params.presence_penalty
+        p.dry.multiplier = params.dry_multiplier
+        p.dry.base = params.dry_base
+        p.dry.allowed_length = params.dry_allowed_length
+        p.dry.last_n = params.dry_penalty_last_n
+        return 0
+
+    cdef int set_biases(self, object logit_bias, object banned) except -1:
+        biases = {token: (-math.inf if value is False else value)
+                  for token, value in (logit_bias or {}).items()}
+        for token in biases:
+            _check_token(token, self.c.n_vocab, "logit_bias")
+        biases.update((_check_token(token, self.c.n_vocab, "banned"), -math.inf)
+                      for token in banned)
+        self._biases = <og_bias *>_allocate(len(biases) * sizeof(og_bias))
+        for i, (token, bias) in enumerate(biases.items()):
+            self._biases[i].token = token
+            self._biases[i].bias = bias
+        self.c.biases = self._biases
+        self.c.n_biases = <int32_t>len(biases)
+        return 0
+
+    cdef int set_ends(self, object end_tokens) except -1:
+        ends = {_check_token(token, self.c.n_vocab, "end_tokens") for token in end_tokens}
+        self._ends = <int32_t *>_allocate(len(ends) * sizeof(int32_t))
+        for i, token in enumerate(ends):
+            self._ends[i] = token
+        self.c.ends = self._ends
+        self.c.n_ends = <int32_t>len(ends)
+        return 0
+
+    cdef int set_breakers(self, object dry_breakers) except -1:
+        breakers = sorted({tuple(breaker) for breaker in dry_breakers})
+        self._lengths = <int32_t *>_allocate(len(breakers) * sizeof(int32_t))
+        self._breakers = <int32_t *>_allocate(sum(map(len, breakers)) * sizeof(int32_t))
+        cdef Py_ssize_t n = 0
+        for i, breaker in enumerate(breakers):
+            self._lengths[i] = <int32_t>len(breaker)
+            for token in breaker:
+                self._breakers[n] = token
+                n += 1
+        self.c.breakers = self._breakers
+        self.c.breaker_lengths = self._lengths
+        self.c.n_breakers = <int32_t>len(breakers)
+        return 0
+
+
 @cython.final
 cdef class Sampler:
     """Draws the tokens of one sequence.
@@ -145,15 +239,10 @@ cdef class Sampler:
 
     cdef og_sampler _s
     cdef og_scratch _scratch
+    cdef void *_memory
     cdef void *_scratch_memory
-    cdef void *_history_memory
-    cdef int32_t *_in_block
-    cdef int32_t *_ring
-    cdef og_end *_ends
-    cdef og_breaker *_breakers
-    cdef int32_t *_tails
     cdef readonly object params
-    cdef bint _counts
+    cdef bint _begun
     cdef bint _busy
     cdef bint _ready
 
@@ -168,183 +257,63 @@ cdef class Sampler:
         end_tokens=(),
         isa=None,
     ):
-        if self._s.n_vocab:
+        if self._begun:
             raise RuntimeError("a sampler is initialised once")
+        self._begun = True
         n_vocab, choice = index(n_vocab), index(choice)
         if params is not None and not isinstance(params, SamplingParams):
             raise TypeError(f"params must be SamplingParams, not {type(params).__name__}")
-        if not 1 <= n_vocab <= (1 << 31) - 4096:
-            raise InvalidParameter(f"n_vocab must be 1 to 2^31 - 4096, not {n_vocab}.", "n_vocab")
+        if not 1 <= n_vocab <= OG_MAX_VOCAB:
+            raise InvalidParameter(f"n_vocab must be 1 to {OG_MAX_VOCAB}, not {n_vocab}.", "n_vocab")
         if not 0 <= choice < (1 << 32):
             raise InvalidParameter(f"choice must fit 32 bits, not {choice}.", "choice")
-        self.params = params = SamplingParams() if params is None else params
-        self._s.kernels = _find_kernels(isa)
-        self._s.n_vocab = n_vocab
-        self._s.choice = choice
-        self._s.seed = (secrets.randbits(64) if params.seed is None else params.seed) & (2**64 - 1)
-        self._copy_params(params)
-        self._init_scratch()
-        self._init_history(params, banned, end_tokens)
-        self._init_dry(params)
-        self._read_prompt(prompt_tokens)
+        self.params = SamplingParams() if params is None else params
+        cdef _Config config = _Config.__new__(_Config)
+        og_config_init(&config.c, n_vocab)
+        config.c.kernels = _find_kernels(isa)
+        config.c.choice = choice
+        config.set_params(self.params)
+        config.set_biases(self.params.logit_bias, banned)
+        config.set_ends(end_tokens)
+        config.set_breakers(self.params.dry_breakers)
+        self._allocate_memory(&config.c)
+        og_sampler_init(&self._s, &config.c, _aligned(self._memory))
+        self._accept_prompt(prompt_tokens)
         self._ready = True
 
-    cdef int _copy_params(self, object params) except -1:
-        self._s.params.temperature = params.temperature
-        self._s.params.dynatemp_range = params.dynatemp_range
-        self._s.params.dynatemp_exponent = params.dynatemp_exponent
-        self._s.params.top_n_sigma = params.top_n_sigma
-        self._s.params.typical_p = params.typical_p
-        self._s.params.top_p = params.top_p
-        self._s.params.min_p = params.min_p
-        self._s.params.xtc_probability = params.xtc_probability
-        self._s.params.xtc_threshold = params.xtc_threshold
-        self._s.params.mirostat = params.mirostat
-        self._s.params.mirostat_tau = params.mirostat_tau
-        self._s.params.mirostat_eta = params.mirostat_eta
-        self._s.params.top_k = params.top_k
-        self._s.params.min_keep = params.min_keep
-        self._s.params.penalties.repetition = params.repetition_penalty
-        self._s.params.penalties.frequency = params.frequency_penalty
-        self._s.params.penalties.presence = params.presence_penalty
-        self._s.mu = 2.0 * params.mirostat_tau
-        return 0
-
     def __dealloc__(self):
+        PyMem_RawFree(self._memory)
         PyMem_RawFree(self._scratch_memory)
-        PyMem_RawFree(self._history_memory)
-        PyMem_RawFree(self._in_block)
-        PyMem_RawFree(self._ring)
-        PyMem_RawFree(self._ends)
-        PyMem_RawFree(self._breakers)
-        PyMem_RawFree(self._tails)
-        PyMem_RawFree(self._s.dry.tokens)
-        PyMem_RawFree(self._s.dry.repeats)
 
-    cdef int _init_scratch(self) except -1:
-        cdef bint with_row = og_sampler_needs_row(&self._s.params)
-        cdef size_t size = og_scratch_bytes(self._s.n_vocab, with_row)
-        self._scratch_memory = _allocate(size + ALIGNMENT)
-        cdef uintptr_t aligned = (
-            (<uintptr_t>self._scratch_memory + ALIGNMENT - 1) & ~<uintptr_t>(ALIGNMENT - 1)
+    cdef int _allocate_memory(self, const og_config *config) except -1:
+        cdef bint with_row = og_params_need_row(&config.params)
+        self._scratch_memory = _allocate(
+            og_scratch_bytes(config.n_vocab, with_row) + OG_ALIGNMENT
         )
-        og_scratch_init(&self._scratch, <void *>aligned, self._s.n_vocab, with_row)
+        og_scratch_init(&self._scratch, _aligned(self._scratch_memory), config.n_vocab, with_row)
+        self._memory = _allocate(og_sampler_bytes(config) + OG_ALIGNMENT)
         return 0
 
-    cdef int _init_history(self, object params, object banned, object end_tokens) except -1:
-        # The window only counts when something reads it.
-        cdef int32_t last_n = 0
-        if params.repetition_penalty != 1.0:
-            last_n = params.repeat_last_n if params.repeat_last_n <= MAX_WINDOW else -1
-        if last_n > 0:
-            self._ring = <int32_t *>_allocate(last_n * sizeof(int32_t))
-        biases = {token: (-math.inf if value is False else value)
-                  for token, value in (params.logit_bias or {}).items()}
-        for token in biases:
-            self._check_token(token, "logit_bias")
-        biases.update((self._check_token(token, "banned"), -math.inf) for token in banned)
-        ends = sorted({self._check_token(token, "end_tokens") for token in end_tokens})
-        if not params.min_tokens:
-            ends = []
-        cdef int32_t capacity = og_padded(max(FIRST_CAPACITY, len(biases) + len(ends) + 1))
-        cdef bint keep = params.dry_multiplier != 0.0 and params.dry_penalty_last_n != 0
-        self._in_block = <int32_t *>_allocate(og_blocks(self._s.n_vocab) * sizeof(int32_t))
-        self._history_memory = _allocate(og_history_bytes(capacity))
-        og_history_init(&self._s.history, self._s.n_vocab, self._history_memory, capacity,
-                        self._in_block, self._ring, last_n, keep)
-        for token, bias in biases.items():
-            og_history_bias(&self._s.history, token, bias)
-        self._ends = <og_end *>_allocate(len(ends) * sizeof(og_end))
-        for i, token in enumerate(ends):
-            self._ends[i].token = token
-            self._ends[i].bias = biases.get(token, 0.0)
-            og_history_bias(&self._s.history, token, -math.inf)
-        self._s.ends = self._ends
-        self._s.n_ends = len(ends)
-        self._s.min_tokens = params.min_tokens
-        self._counts = keep or og_sampler_counts(&self._s.params)
-        return 0
-
-    cdef int _init_dry(self, object params) except -1:
-        if params.dry_multiplier == 0.0 or params.dry_penalty_last_n == 0:
+    cdef int _accept_prompt(self, object prompt_tokens) except -1:
+        cdef int32_t lookback = og_sampler_lookback(&self._s)
+        if lookback == 0:
             return 0
-        self._s.dry.base = params.dry_base
-        self._s.dry.allowed_length = params.dry_allowed_length
-        self._s.dry.last_n = params.dry_penalty_last_n
-        breakers = sorted({tuple(breaker) for breaker in params.dry_breakers})
-        self._breakers = <og_breaker *>_allocate(len(breakers) * sizeof(og_breaker))
-        self._tails = <int32_t *>_allocate(sum(map(len, breakers)) * sizeof(int32_t))
-        cdef int32_t n_tails = 0
-        for i, breaker in enumerate(breakers):
-            self._breakers[i].head = breaker[0]
-            self._breakers[i].tail_begin = n_tails
-            self._breakers[i].tail_length = len(breaker) - 1
-            for token in breaker[1:]:
-                self._tails[n_tails] = token
-                n_tails += 1
-        self._s.dry.breakers = self._breakers
-        self._s.dry.tails = self._tails
-        self._s.dry.n_breakers = len(breakers)
-        # Bounded windows take all their room now.
-        last_n = params.dry_penalty_last_n
-        if last_n > MAX_WINDOW:
-            self._s.dry.last_n = last_n = -1
-        self._grow_dry(2 * last_n if last_n > 0 else 4096)
-        self._s.dry.multiplier = params.dry_multiplier
-        return 0
-
-    cdef int _read_prompt(self, object prompt_tokens) except -1:
-        cdef bint dry = self._s.dry.multiplier != 0.0
-        last_n = self.params.repeat_last_n if self.params.repetition_penalty != 1.0 else 0
-        if dry:
-            last_n = -1
-        if last_n == 0:
-            return 0
-        if last_n > 0 and len(prompt_tokens) > last_n:
-            prompt_tokens = prompt_tokens[-last_n:]
+        if 0 < lookback < len(prompt_tokens):
+            prompt_tokens = prompt_tokens[-lookback:]
         for token in prompt_tokens:
-            checked = self._check_token(token, "prompt_tokens")
+            checked = _check_token(token, self._s.n_vocab, "prompt_tokens")
             self._make_room()
-            og_history_add(&self._s.history, checked, False)
-            if dry:
-                og_dry_add(&self._s.dry, checked)
+            og_sampler_accept_prompt(&self._s, checked)
         return 0
-
-    cdef int32_t _check_token(self, object token, str name) except -1:
-        token = index(token)
-        if not 0 <= token < self._s.n_vocab:
-            raise InvalidParameter(
-                f"Token id {token} is outside the vocabulary (0 to {self._s.n_vocab - 1}).", name
-            )
-        return <int32_t>token
 
     cdef int _make_room(self) except -1:
         """For one more token."""
-        if og_history_full(&self._s.history):
-            self._grow_history()
-        if og_dry_full(&self._s.dry) and self._s.dry.multiplier != 0.0:
-            self._grow_dry(2 * self._s.dry.capacity)
-        return 0
-
-    cdef int _grow_history(self) except -1:
-        cdef int32_t capacity = 2 * self._s.history.capacity
-        cdef void *memory = _allocate(og_history_bytes(capacity))
-        og_history_grow(&self._s.history, memory, capacity)
-        PyMem_RawFree(self._history_memory)
-        self._history_memory = memory
-        return 0
-
-    cdef int _grow_dry(self, int32_t capacity) except -1:
-        cdef int32_t *tokens = <int32_t *>_allocate(capacity * sizeof(int32_t))
-        cdef int32_t i
-        for i in range(self._s.dry.n):
-            tokens[i] = self._s.dry.tokens[i]
-        PyMem_RawFree(self._s.dry.tokens)
-        self._s.dry.tokens = tokens
-        self._s.dry.capacity = capacity
-        PyMem_RawFree(self._s.dry.repeats)
-        self._s.dry.repeats = NULL
-        self._s.dry.repeats = <int32_t *>_allocate(capacity * sizeof(int32_t))
+        if not og_sampler_is_full(&self._s):
+            return 0
+        cdef void *larger = _allocate(og_sampler_reserve_bytes(&self._s, 1) + OG_ALIGNMENT)
+        og_sampler_reserve(&self._s, 1, _aligned(larger))
+        PyMem_RawFree(self._memory)
+        self._memory = larger
         return 0
 
     @property
@@ -443,7 +412,7 @@ cdef class Sampler:
         Raises:
             InvalidParameter: an id outside the vocabulary.
         """
-        cdef int32_t checked = self._check_token(token, "token")
+        cdef int32_t checked = _check_token(token, self._s.n_vocab, "token")
         self._take()
         try:
             self._accept(checked)
@@ -451,8 +420,7 @@ cdef class Sampler:
             self._busy = False
 
     cdef int _accept(self, int32_t token) except -1:
-        if self._counts:
-            self._make_room()
+        self._make_room()
         og_sampler_accept(&self._s, token)
         return 0
 
@@ -705,7 +673,7 @@ def score_rows(Sampler sampler not None, addresses, tokens, top_logprobs=0):
         top = <og_candidate *>_allocate(n_top * sizeof(og_candidate))
         results = []
         for address, following in zip(addresses, tokens):
-            token = sampler._check_token(following, "tokens")
+            token = _check_token(following, sampler._s.n_vocab, "tokens")
             row = <const float *><uintptr_t>address
             if row == NULL:
                 raise ValueError("the logits' address is NULL")
