@@ -30,7 +30,7 @@ static int32_t first_breaker(const og_dry *d, int32_t head) {
     return low;
 }
 
-/* The length of the longest breaker tail that stands behind t[at], -1 when no breaker begins there. */
+/* The length of the longest breaker tail that comes after t[at], -1 when no breaker begins there. */
 static int32_t breaker_at(const og_dry *d, const int32_t *t, int32_t n, int32_t at) {
     int32_t longest = -1;
     for (int32_t b = first_breaker(d, t[at]); b < d->n_breakers && d->breakers[b].head == t[at];
@@ -68,12 +68,12 @@ static void match_ends(const int32_t *t, int32_t n, int32_t *z) {
     }
 }
 
-static int is_breaker(const og_dry *d, int32_t token) {
+static bool is_breaker(const og_dry *d, int32_t token) {
     for (int32_t b = first_breaker(d, token); b < d->n_breakers && d->breakers[b].head == token;
          b++) {
-        if (d->breakers[b].tail_length == 0) return 1;
+        if (d->breakers[b].tail_length == 0) return true;
     }
-    return 0;
+    return false;
 }
 
 /* By squaring in double precision: powf gives other bits on other systems. */
@@ -95,7 +95,7 @@ void og_dry_apply(const og_dry *d, og_history *h) {
     const int32_t limit = unbroken(d, t, n);
     if (limit < allowed_length) return;
     match_ends(t, n, d->repeats);
-    /* The token behind the match at distance k is t[n - k]. The weights of the touched tokens are
+    /* The token after the match at distance k is t[n - k]. The weights of the touched tokens are
      * free until the row is weighed: they hold the longest repetition of each token so far. */
     for (int32_t i = 0; i < h->n; i++) h->weights[i] = -1.0f;
     for (int32_t k = 1; k < n; k++) {

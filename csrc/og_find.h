@@ -13,6 +13,7 @@
 #ifndef OG_FIND_H
 #define OG_FIND_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -63,7 +64,7 @@ typedef struct og_find {
 } og_find;
 
 /* Whether data[0..n-1], n >= 1, stands within one of the texts. O(n log n_suffixes). */
-int og_find_within(const og_find *f, const uint8_t *data, size_t n);
+bool og_find_is_within(const og_find *f, const uint8_t *data, size_t n);
 
 /* Find where a mark has to go so that data[0..n-1], n >= 1, UTF-8, neither holds one of the texts
  * nor becomes one with what is put in front of it or after it: after the first character of
@@ -72,8 +73,8 @@ int og_find_within(const og_find *f, const uint8_t *data, size_t n);
  *   - itself, if a beginning of it ends a text, or all of it stands within one.
  * places has n + 1 entries; places[i] becomes 1 where the mark goes before byte i, else 0.
  * *whole is set to whether it holds one of the texts. Returns the number of marks.
- * O(n) beside og_find_within, which is asked only when n < longest. */
-size_t og_find_places(const og_find *f, const uint8_t *data, size_t n, uint8_t *places, int *whole);
+ * O(n) beside og_find_is_within, which is asked only when n < longest. */
+size_t og_find_place_marks(const og_find *f, const uint8_t *data, size_t n, uint8_t *places, bool *whole);
 
 /* Find the texts in data[0..n-1], n <= INT32_MAX, from left to right: of those that begin at a byte
  * the longest that mark[0..n_mark-1], n_mark >= 1, does not follow; then on after its end. found gets

@@ -46,10 +46,10 @@ void og_history_init(og_history *h, int32_t n_vocab, void *memory, int32_t capac
 void og_history_grow(og_history *h, void *memory, int32_t capacity);
 
 /* Whether the next new token would find no room. */
-bool og_history_full(const og_history *h);
+bool og_history_is_full(const og_history *h);
 
 /* Set the bias of a token. Not full, token >= 0. O(n). */
-void og_history_bias(og_history *h, int32_t token, float bias);
+void og_history_set_bias(og_history *h, int32_t token, float bias);
 
 /* Count a token: in the window, and as generated if so. Not full, token >= 0.
  * O(log n), and O(n) for a new one or one that is forgotten. */

@@ -32,6 +32,6 @@ void og_json_count(const uint8_t *data, size_t n, og_json *counts);
  * itself is a piece of its own. cuts gets the offsets of the commas, `capacity` of them;
  * capacity >= 2 * (n / least + 1) is always enough. Returns how many. Of what is no list, and of
  * what is no JSON, the cuts mean nothing. O(n). */
-size_t og_json_cuts(const uint8_t *data, size_t n, size_t least, size_t *cuts, size_t capacity);
+size_t og_json_cut(const uint8_t *data, size_t n, size_t least, size_t *cuts, size_t capacity);
 
 #endif

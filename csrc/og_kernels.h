@@ -17,7 +17,13 @@
 
 #include "og_status.h"
 
-enum { OG_LANES = 16, OG_BLOCK = 512, OG_MASK_WORD = 32, OG_SPARE = 128 };
+enum {
+    OG_LANES = 16,     /* sums of a block that are made beside each other */
+    OG_BLOCK = 512,    /* values of a row that are summed up together */
+    OG_MASK_WORD = 32, /* tokens in a word of a mask */
+    OG_SPARE = 128     /* entries after the capacity of a list, which bracket may overwrite: it notices
+                          only after 64 values that a list is full, and writes more than it found */
+};
 
 /* Blocks of a row of n values. */
 static inline int32_t og_blocks(int32_t n) { return (n + (OG_BLOCK - 1)) / OG_BLOCK; }
@@ -53,7 +59,7 @@ typedef struct og_kernels {
     /* Largest value of every block, among the tokens that the mask allows (all without one);
      * -infinity where none is. Returns OG_OK, or OG_ERR_NAN or OG_ERR_INFINITE (+infinity) where any
      * of the n values is such, allowed or not; block_max is then meaningless. O(n). */
-    int (*scan)(const float *row, const uint32_t *mask, int32_t n, float *block_max);
+    enum og_status (*scan)(const float *row, const uint32_t *mask, int32_t n, float *block_max);
 
     /* weights[i] = 2^((logits[i] - max) * scale), 0 where the mask does not allow i; the logits of
      * `patch`, unless it is NULL, take the place of the row's. No logit that the mask allows is above

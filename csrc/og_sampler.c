@@ -1,5 +1,6 @@
 #include "og_sampler.h"
 
+#include <assert.h>
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -174,7 +175,7 @@ static void init_history(og_sampler *s, const og_config *c, const arrays *a, con
     og_history_init(h, c->n_vocab, a->history, n->history, a->in_block, n->ring > 0 ? a->ring : NULL,
                     repetition_window(&c->params), og_dry_is_on(&c->params.dry));
     for (int32_t i = 0; i < c->n_biases; i++) {
-        og_history_bias(h, c->biases[i].token, c->biases[i].bias);
+        og_history_set_bias(h, c->biases[i].token, c->biases[i].bias);
     }
     s->ends = a->ends;
     s->n_ends = n->ends;
@@ -183,7 +184,7 @@ static void init_history(og_sampler *s, const og_config *c, const arrays *a, con
         s->ends[i].token = c->ends[i];
         s->ends[i].bias = at >= 0 ? h->bias[at] : 0.0f;
     }
-    for (int32_t i = 0; i < n->ends; i++) og_history_bias(h, s->ends[i].token, -INFINITY);
+    for (int32_t i = 0; i < n->ends; i++) og_history_set_bias(h, s->ends[i].token, -INFINITY);
 }
 
 static void init_dry(og_dry *d, const og_config *c, const arrays *a, const extents *n) {
@@ -227,7 +228,7 @@ void og_sampler_init(og_sampler *s, const og_config *config, void *memory) {
 bool og_sampler_is_full(const og_sampler *s) {
     if (!s->counts) return false;
     /* A history of all tokens is never asked to hold another. */
-    return (og_history_full(&s->history) && s->history.n < s->n_vocab) ||
+    return (og_history_is_full(&s->history) && s->history.n < s->n_vocab) ||
            (og_dry_is_on(&s->dry.params) && og_dry_is_full(&s->dry));
 }
 
@@ -288,7 +289,7 @@ static void copy_row(const view *v, float *row) {
 
 /* The largest of a block's logits that the mask allows and that are not touched. `first`: the block's
  * first touched token. */
-static float own_max(const og_kernels *K, const view *v, int32_t block, int32_t first) {
+static float own_max(const og_kernels *kernels, const view *v, int32_t block, int32_t first) {
     const int32_t start = block * OG_BLOCK;
     const int32_t length = v->n - start < OG_BLOCK ? v->n - start : OG_BLOCK;
     const float *row = v->row + start;
@@ -301,20 +302,20 @@ static float own_max(const og_kernels *K, const view *v, int32_t block, int32_t 
         }
         row = changed;
     }
-    K->scan(row, v->mask == NULL ? NULL : v->mask + start / OG_MASK_WORD, length, &max);
+    kernels->scan(row, v->mask == NULL ? NULL : v->mask + start / OG_MASK_WORD, length, &max);
     return max;
 }
 
 /* The largest logit. block_max begins as the maxima of the row as it came and becomes what no logit of
  * a block exceeds with mask, bias and penalties, and none of them exceeds the largest: a block in
  * which that could be wrong is worked out. Mostly that is one block or two. */
-static float highest(const og_kernels *K, const view *v, float *block_max, float *adjusted_max) {
+static float highest(const og_kernels *kernels, const view *v, float *block_max, float *adjusted_max) {
     const int32_t blocks = og_blocks(v->n);
     float best = -INFINITY;
     const og_history *h = v->touched;
     if (h != NULL) {
         /* NaN cannot be among them; +infinity is the caller's to see. */
-        K->scan(h->adjusted, NULL, h->n, adjusted_max);
+        kernels->scan(h->adjusted, NULL, h->n, adjusted_max);
         for (int32_t b = 0; b < og_blocks(h->n); b++) {
             if (adjusted_max[b] > best) best = adjusted_max[b];
         }
@@ -326,7 +327,7 @@ static float highest(const og_kernels *K, const view *v, float *block_max, float
     for (int32_t b = 0, first = 0; b < blocks; b++) {
         const int32_t touched = h == NULL ? 0 : h->in_block[b];
         if (block_max[b] > best && (touched > 0 || v->mask != NULL)) {
-            block_max[b] = own_max(K, v, b, first);
+            block_max[b] = own_max(kernels, v, b, first);
             if (block_max[b] > best) best = block_max[b];
         }
         for (int32_t k = first; k < first + touched; k++) {
@@ -360,10 +361,10 @@ static int32_t argmax(const view *v, const float *block_max, float max) {
 /* --- temperature ------------------------------------------------------------------------------ */
 
 /* Entropy in bits of the softmax of a row. */
-static double entropy_bits(const og_kernels *K, const float *logits, int32_t n, float max,
+static double entropy_bits(const og_kernels *kernels, const float *logits, int32_t n, float max,
                            float scale) {
     double moment;
-    const double total = K->exp_sum(logits, n, max, scale, &moment);
+    const double total = kernels->exp_sum(logits, n, max, scale, &moment);
     const double bits = og_log2(total) - moment / total;
     return bits > 0.0 ? bits : 0.0;
 }
@@ -396,17 +397,17 @@ static double add_blocks(const double *block_sum, int32_t n) {
 }
 
 /* Weigh every token, and the bounds of the blocks: equal logits have equal weights. */
-static dist weigh_all(const og_kernels *K, const view *v, float max, float scale,
+static dist weigh_all(const og_kernels *kernels, const view *v, float max, float scale,
                       og_scratch *scratch) {
     og_history *h = v->touched;
     const int32_t blocks = og_blocks(v->n);
     double *unused = scratch->lists.sums;
-    K->weigh(scratch->block_max, NULL, blocks, max, scale, NULL, scratch->block_top, unused);
+    kernels->weigh(scratch->block_max, NULL, blocks, max, scale, NULL, scratch->block_top, unused);
     if (h == NULL) {
-        K->weigh(v->row, v->mask, v->n, max, scale, NULL, scratch->weights, scratch->block_sum);
+        kernels->weigh(v->row, v->mask, v->n, max, scale, NULL, scratch->weights, scratch->block_sum);
     } else {
         const og_patch patch = {h->token, h->adjusted, h->in_block};
-        K->weigh(v->row, v->mask, v->n, max, scale, &patch, scratch->weights, scratch->block_sum);
+        kernels->weigh(v->row, v->mask, v->n, max, scale, &patch, scratch->weights, scratch->block_sum);
     }
     /* The exponential may err in the last place either way. */
     for (int32_t b = 0; b < blocks; b++) scratch->block_top[b] *= 1.000001f;
@@ -421,9 +422,9 @@ static void fill_pad(float *weights, int32_t n) {
     for (int32_t i = n; i < og_padded(n); i++) weights[i] = 0.0f;
 }
 
-static void update_sums(const og_kernels *K, dist *d, og_scratch *scratch) {
+static void update_sums(const og_kernels *kernels, dist *d, og_scratch *scratch) {
     if (d->summed) return;
-    d->total = K->sum(d->weights, d->n, d->low, d->block_top, scratch->block_sum);
+    d->total = kernels->sum(d->weights, d->n, d->low, d->block_top, scratch->block_sum);
     d->summed = true;
 }
 
@@ -475,13 +476,13 @@ static void top_n_sigma(const og_params *p, float max, float *row, int32_t n) {
         squares[i % OG_LANES] += below * below;
         counts[i % OG_LANES]++;
     }
-    double sum = 0.0, square = 0.0, count = 0.0;
+    double total = 0.0, square = 0.0, count = 0.0;
     for (int lane = 0; lane < OG_LANES; lane++) {
-        sum += sums[lane];
+        total += sums[lane];
         square += squares[lane];
         count += counts[lane];
     }
-    const double mean = sum / count, variance = square / count - mean * mean;
+    const double mean = total / count, variance = square / count - mean * mean;
     const double border = -(double)p->top_n_sigma * sqrt(variance > 0.0 ? variance : 0.0);
     /* What min_keep wants: nothing where one token is enough, the largest always stays. */
     og_cut least = {INFINITY, 0, false};
@@ -495,8 +496,8 @@ static void top_n_sigma(const og_params *p, float max, float *row, int32_t n) {
 
 /* Keep the k largest logits of a row: in ids and the beginning of the row where the list is short
  * enough (returns how many), else in the row itself, the others at -infinity (returns -1). */
-static int32_t top_k(const og_kernels *K, int32_t k, float *row, int32_t n, og_scratch *scratch) {
-    const int32_t listed = og_list_largest(K, row, n, scratch->block_max, k, &scratch->lists);
+static int32_t top_k(const og_kernels *kernels, int32_t k, float *row, int32_t n, og_scratch *scratch) {
+    const int32_t listed = og_select_largest(kernels, row, n, scratch->block_max, k, &scratch->lists);
     const float *values = listed < 0 ? row : scratch->lists.values[0];
     const int32_t count = listed < 0 ? n : listed;
     const og_cut cut = og_select_count(values, count, k);
@@ -516,11 +517,11 @@ static int32_t top_k(const og_kernels *K, int32_t k, float *row, int32_t n, og_s
 }
 
 /* The candidates of a changed copy of the row: all, or the top_k. */
-static dist weigh_copy(const og_kernels *K, float *row, int32_t n, int32_t k, float max,
+static dist weigh_copy(const og_kernels *kernels, float *row, int32_t n, int32_t k, float max,
                        float scale, og_scratch *scratch) {
-    const int32_t listed = k > 0 && k < n ? top_k(K, k, row, n, scratch) : -1;
+    const int32_t listed = k > 0 && k < n ? top_k(kernels, k, row, n, scratch) : -1;
     const view v = {row, NULL, NULL, listed < 0 ? n : listed};
-    dist d = weigh_all(K, &v, max, scale, scratch);
+    dist d = weigh_all(kernels, &v, max, scale, scratch);
     d.logits = row;
     if (listed < 0) return d;
     d.ids = scratch->ids;
@@ -611,7 +612,7 @@ static void xtc(const og_sampler *s, dist *d, og_scratch *scratch) {
     d->summed = false;
 }
 
-static void truncate(const og_sampler *s, dist *d, float max, float scale, og_scratch *scratch) {
+static void apply_truncation(const og_sampler *s, dist *d, float max, float scale, og_scratch *scratch) {
     const og_params *p = &s->params;
     if (p->typical_p < 1.0f) typical(s, d, max, scale);
     if (p->top_p < 1.0f) top_p(s, d, scratch);
@@ -628,7 +629,7 @@ static int32_t mirostat_k(const og_sampler *s, const float *row, int32_t n, floa
     enum { M = 100 };
     float best[M];
     const int32_t wanted = n < M ? n : M;
-    const int32_t size = og_top_values(s->kernels, row, n, scratch->block_max, wanted,
+    const int32_t size = og_select_top(s->kernels, row, n, scratch->block_max, wanted,
                                        &scratch->lists, best);
     double product = 0.0, square = 0.0;
     for (int32_t i = 0; i + 1 < size && i < M - 1 && best[i + 1] > -INFINITY; i++) {
@@ -696,27 +697,28 @@ static void remember(og_scratch *scratch, const dist *d, int32_t drawn) {
     scratch->kept_total = d->total;
 }
 
-int og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits, const uint32_t *mask,
-                    int32_t *token) {
-    const og_kernels *K = s->kernels;
+enum og_status og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits,
+                               const uint32_t *mask, int32_t *token) {
+    const og_kernels *kernels = s->kernels;
     const og_params *p = &s->params;
     view v = {logits, mask, s->history.n > 0 ? &s->history : NULL, s->n_vocab};
-    const int status = K->scan(logits, NULL, v.n, scratch->raw_max);
+    const enum og_status status = kernels->scan(logits, NULL, v.n, scratch->raw_max);
     if (status != OG_OK) return status;
+    scratch->raw = logits;
     memcpy(scratch->block_max, scratch->raw_max, (size_t)og_blocks(v.n) * sizeof(float));
     if (v.touched != NULL) adjust(s, logits, mask);
     const bool copied = og_params_need_row(p) && !is_greedy(p->temperature);
     if (copied) {
         copy_row(&v, scratch->row);
         if (mask != NULL || v.touched != NULL) {
-            const int changed = K->scan(scratch->row, NULL, v.n, scratch->block_max);
+            const enum og_status changed = kernels->scan(scratch->row, NULL, v.n, scratch->block_max);
             if (changed != OG_OK) return changed;
         }
         v.row = scratch->row;
         v.mask = NULL;
         v.touched = NULL;
     }
-    const float max = highest(K, &v, scratch->block_max, scratch->block_top);
+    const float max = highest(kernels, &v, scratch->block_max, scratch->block_top);
     if (max == INFINITY) return OG_ERR_INFINITE;
     if (max == -INFINITY) return OG_ERR_NO_CANDIDATE;
     const float temperature = temperature_of(s, &v, max);
@@ -735,11 +737,11 @@ int og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits, con
         d = weigh_for_mirostat(s, scratch->row, v.n, max, scale, scratch);
     } else {
         const int32_t k = p->top_k > 0 && p->top_k < p->min_keep ? p->min_keep : p->top_k;
-        d = copied ? weigh_copy(K, scratch->row, v.n, k, max, scale, scratch)
-                   : weigh_all(K, &v, max, scale, scratch);
-        truncate(s, &d, max, scale, scratch);
+        d = copied ? weigh_copy(kernels, scratch->row, v.n, k, max, scale, scratch)
+                   : weigh_all(kernels, &v, max, scale, scratch);
+        apply_truncation(s, &d, max, scale, scratch);
     }
-    update_sums(K, &d, scratch);
+    update_sums(kernels, &d, scratch);
     const double u = og_philox_uniform(s->seed, s->choice, s->position, OG_STREAM_DRAW);
     const int32_t drawn = draw(&d, scratch->block_sum, u);
     if (p->mirostat != 0) {
@@ -767,7 +769,7 @@ void og_sampler_accept(og_sampler *s, int32_t token) {
     s->n_generated++;
     if (s->n_generated == s->params.min_tokens) {
         for (int32_t i = 0; i < s->n_ends; i++) {
-            og_history_bias(&s->history, s->ends[i].token, s->ends[i].bias);
+            og_history_set_bias(&s->history, s->ends[i].token, s->ends[i].bias);
         }
     }
     count_token(s, token, true);
@@ -783,44 +785,47 @@ static bool better(og_candidate a, og_candidate b) {
 }
 
 /* Keep the n_top best in `top`, best first, by insertion: most values fail the first comparison. */
-static void insert(og_candidate *top, int32_t *size, int32_t n_top, og_candidate value) {
+static void insert_candidate(og_candidate *top, int32_t *size, int32_t n_top, og_candidate value) {
     if (*size == n_top && !better(value, top[n_top - 1])) return;
     int32_t at = *size < n_top ? (*size)++ : n_top - 1;
     for (; at > 0 && better(value, top[at - 1]); at--) top[at] = top[at - 1];
     top[at] = value;
 }
 
-void og_logprobs(const og_sampler *s, og_scratch *scratch, const float *logits, int32_t token,
+void og_sampler_logprobs(const og_sampler *s, og_scratch *scratch, const float *logits, int32_t token,
                  float *logprob, og_candidate *top, int32_t n_top) {
-    const og_kernels *K = s->kernels;
+    const og_kernels *kernels = s->kernels;
     const int32_t n = s->n_vocab;
+    assert(scratch->raw == logits);
     const float *block_max = scratch->raw_max;
     float max = -INFINITY;
     for (int32_t b = 0; b < og_blocks(n); b++) max = block_max[b] > max ? block_max[b] : max;
-    const double log_total = LN_2 * og_log2(K->exp_sum(logits, n, max, (float)LOG2_E, NULL));
+    const double log_total = LN_2 * og_log2(kernels->exp_sum(logits, n, max, (float)LOG2_E, NULL));
     *logprob = (float)((double)logits[token] - (double)max - log_total);
     if (n_top == 0) return;
-    const int32_t listed = og_list_largest(K, logits, n, block_max, n_top, &scratch->lists);
+    const int32_t listed = og_select_largest(kernels, logits, n, block_max, n_top, &scratch->lists);
     int32_t size = 0;
     for (int32_t i = 0; i < (listed < 0 ? n : listed); i++) {
         const int32_t id = listed < 0 ? i : scratch->lists.places[0][i];
         const og_candidate candidate = {id, logits[id]};
-        insert(top, &size, n_top, candidate);
+        insert_candidate(top, &size, n_top, candidate);
     }
     for (int32_t i = 0; i < size; i++) {
         top[i].logprob = (float)((double)top[i].logprob - (double)max - log_total);
     }
 }
 
-int og_score(const og_sampler *s, og_scratch *scratch, const float *logits, int32_t token,
-             float *logprob, int32_t *rank, og_candidate *top, int32_t n_top) {
+enum og_status og_sampler_score(const og_sampler *s, og_scratch *scratch, const float *logits,
+                                int32_t token, float *logprob, int32_t *rank, og_candidate *top,
+                                int32_t n_top) {
     const int32_t n = s->n_vocab;
-    const int status = s->kernels->scan(logits, NULL, n, scratch->raw_max);
+    const enum og_status status = s->kernels->scan(logits, NULL, n, scratch->raw_max);
     if (status != OG_OK) return status;
+    scratch->raw = logits;
     bool any = false;
     for (int32_t b = 0; b < og_blocks(n); b++) any = any || scratch->raw_max[b] > -INFINITY;
     if (!any) return OG_ERR_NO_CANDIDATE;
-    og_logprobs(s, scratch, logits, token, logprob, top, n_top);
+    og_sampler_logprobs(s, scratch, logits, token, logprob, top, n_top);
     const float own = logits[token];
     int32_t above = 0;
     for (int32_t i = 0; i < n; i++) above += logits[i] > own;
@@ -828,7 +833,7 @@ int og_score(const og_sampler *s, og_scratch *scratch, const float *logits, int3
     return OG_OK;
 }
 
-void og_post_logprobs(const og_scratch *scratch, int32_t token, float *logprob, og_candidate *top,
+void og_scratch_logprobs(const og_scratch *scratch, int32_t token, float *logprob, og_candidate *top,
                       int32_t n_top) {
     int32_t size = 0;
     if (scratch->greedy) {
@@ -852,7 +857,7 @@ void og_post_logprobs(const og_scratch *scratch, int32_t token, float *logprob, 
             if (w < low || !(w > 0.0f)) continue;
             const int32_t id = scratch->kept_ids != NULL ? scratch->kept_ids[i] : i;
             const og_candidate candidate = {id, w};
-            insert(top, &size, n_top, candidate);
+            insert_candidate(top, &size, n_top, candidate);
         }
         for (int32_t i = 0; i < size; i++) {
             top[i].logprob = (float)(LN_2 * (og_log2((double)top[i].logprob) - log_total));

@@ -75,16 +75,18 @@ typedef struct og_sampler {
 } og_sampler;
 
 /* Memory for one draw at a time. Samplers with the same n_vocab may share it, one after another; it
- * keeps what og_logprobs and og_post_logprobs want to know of the last draw. */
+ * keeps what og_sampler_logprobs and og_scratch_logprobs want to know of the last draw. */
 typedef struct og_scratch {
     float *weights;    /* padded n_vocab */
     float *row;        /* padded n_vocab: a changed copy of the row; NULL if no sampler needs one */
     int32_t *ids;      /* as many as a list holds */
     float *raw_max;    /* og_blocks(n_vocab): maxima of the blocks of the row as it came */
+    const float *raw;  /* that row, of the last draw or score; only compared, never read */
     float *block_max;  /* og_blocks(n_vocab): bounds, with bias, mask and penalties */
     double *block_sum; /* og_blocks(n_vocab) */
-    float *block_top;  /* og_padded(og_blocks(n_vocab)): what no weight of the block exceeds */
-    og_lists lists;
+    float *block_top;  /* og_padded(og_blocks(n_vocab)): what no weight of the block exceeds; until
+                          the row is weighed, lent to `highest` for maxima of the touched tokens */
+    og_lists lists;    /* lists.sums is also lent as the place of sums that nobody reads */
     /* The last draw. */
     bool greedy;
     const int32_t *kept_ids; /* ids of the weights, NULL where they are their indices */
@@ -136,30 +138,32 @@ void og_sampler_accept_prompt(og_sampler *s, int32_t token);
  * token % 32 of word token / 32 set where the token is allowed.
  * Returns OG_OK and sets *token, or OG_ERR_NAN, OG_ERR_INFINITE, OG_ERR_NO_CANDIDATE and changes
  * nothing but the scratch. O(n_vocab + seen tokens). */
-int og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits, const uint32_t *mask,
-                    int32_t *token);
+enum og_status og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits,
+                               const uint32_t *mask, int32_t *token);
 
 /* Count a drawn token as generated. 0 <= token < n_vocab; not full. */
 void og_sampler_accept(og_sampler *s, int32_t token);
 
-/* Log-probabilities of the row that was drawn from last: log-softmax of the logits as they are.
+/* Log-probabilities of the row that was drawn from last with this scratch, which `logits` has to be:
+ * log-softmax of the logits as they are.
  *
  * Sets *logprob to that of `token` and top[0..n_top-1] to the most likely tokens, best first, ties
  * lowest id first; -infinity where the logit is. 0 <= n_top <= n_vocab. One pass of exp, and the
  * blocks that hold the most likely tokens. */
-void og_logprobs(const og_sampler *s, og_scratch *scratch, const float *logits, int32_t token,
+void og_sampler_logprobs(const og_sampler *s, og_scratch *scratch, const float *logits, int32_t token,
                  float *logprob, og_candidate *top, int32_t n_top);
 
 /* The same for a row that nothing is drawn from, such as a prompt's, and *rank: one more than the number
  * of tokens that are more likely. Uses the scratch of no draw that is still to be asked about. Returns
  * OG_OK, or OG_ERR_NAN, OG_ERR_INFINITE, or OG_ERR_NO_CANDIDATE where all logits are -infinity. */
-int og_score(const og_sampler *s, og_scratch *scratch, const float *logits, int32_t token,
-             float *logprob, int32_t *rank, og_candidate *top, int32_t n_top);
+enum og_status og_sampler_score(const og_sampler *s, og_scratch *scratch, const float *logits,
+                                int32_t token, float *logprob, int32_t *rank, og_candidate *top,
+                                int32_t n_top);
 
-/* og_logprobs of the distribution that the token was drawn from, after bias, penalties, temperature
+/* og_sampler_logprobs of the distribution that the token was drawn from, after bias, penalties, temperature
  * and truncation, and of the token of the last draw alone. Where fewer than n_top were candidates, the
  * rest of `top` is filled with token -1. O(1) for n_top = 0, else O(candidates + n_top^2). */
-void og_post_logprobs(const og_scratch *scratch, int32_t token, float *logprob, og_candidate *top,
+void og_scratch_logprobs(const og_scratch *scratch, int32_t token, float *logprob, og_candidate *top,
                       int32_t n_top);
 
 #endif

@@ -148,7 +148,7 @@ static void take_sample(const float *values, int32_t n, float *sample, int32_t s
     for (int32_t i = 0; i < size; i++) sample[i] = values[probe_place(i, stretch)];
 }
 
-/* What is less than an even share of the tail belongs to it for certain (llama2.c's crop). */
+/* Weights below tail / n cannot be in the nucleus (the crop of llama2.c). */
 static float least_kept(double tail, int32_t n) { return (float)(tail / n * (1.0 - 1e-6)); }
 
 typedef struct interval {
@@ -284,7 +284,7 @@ static bool is_peaked(const float *values, int32_t n, double tail, int32_t capac
 }
 
 /* List the values among which the border lies. */
-static narrowed narrow(const og_kernels *K, const float *values, int32_t n, const float *block_top,
+static narrowed narrow(const og_kernels *kernels, const float *values, int32_t n, const float *block_top,
                        double total, double wanted, int which, og_lists *lists) {
     narrowed result = {0.0, 0.0, -1};
     float *list = lists->values[which];
@@ -298,7 +298,7 @@ static narrowed narrow(const og_kernels *K, const float *values, int32_t n, cons
     }
     for (int tries = 0; tries < 3; tries++) {
         int32_t count = 0;
-        const double above = K->bracket(values, n, between.low, between.high, block_top, list,
+        const double above = kernels->bracket(values, n, between.low, between.high, block_top, list,
                                         lists->places[which > 0], lists->capacity, &count);
         if (count > lists->capacity) { /* too wide, if it can be narrower */
             margin /= 2.0;
@@ -313,7 +313,7 @@ static narrowed narrow(const og_kernels *K, const float *values, int32_t n, cons
             continue;
         }
         for (int32_t i = count; i < og_padded(count); i++) list[i] = 0.0f;
-        const double inside = K->sum(list, count, 0.0f, NULL, lists->sums);
+        const double inside = kernels->sum(list, count, 0.0f, NULL, lists->sums);
         if (above + inside < wanted) { /* lower down */
             const interval wider = guess(values, n, tail, margin, lists->sample, size);
             if (between.low <= least_kept(tail, n)) return result;
@@ -329,9 +329,9 @@ static narrowed narrow(const og_kernels *K, const float *values, int32_t n, cons
     return result;
 }
 
-og_nucleus og_select_nucleus(const og_kernels *K, const float *weights, int32_t n,
+og_nucleus og_select_nucleus(const og_kernels *kernels, const float *weights, int32_t n,
                              const float *block_top, double total, double goal, og_lists *lists) {
-    const narrowed first = narrow(K, weights, n, block_top, total, goal, 0, lists);
+    const narrowed first = narrow(kernels, weights, n, block_top, total, goal, 0, lists);
     if (first.count < 0) {
         const og_nucleus nucleus = {og_select_mass(weights, weights, n, goal), -1};
         return nucleus;
@@ -341,7 +341,7 @@ og_nucleus og_select_nucleus(const og_kernels *K, const float *weights, int32_t 
     double wanted = goal - first.above;
     total = first.inside;
     for (int which = 1; left > FEW; which = 3 - which) {
-        const narrowed next = narrow(K, values, left, NULL, total, wanted, which, lists);
+        const narrowed next = narrow(kernels, values, left, NULL, total, wanted, which, lists);
         if (next.count < 0 || next.count > left / 2) break; /* the buckets will do */
         wanted -= next.above;
         total = next.inside;
@@ -382,7 +382,7 @@ static float sampled_border(const float *row, int32_t n, int32_t k, float *sampl
     return from_top < size ? og_select_count(sample, size, from_top + 1).border : -INFINITY;
 }
 
-int32_t og_list_largest(const og_kernels *K, const float *row, int32_t n, const float *block_max,
+int32_t og_select_largest(const og_kernels *kernels, const float *row, int32_t n, const float *block_max,
                         int32_t k, og_lists *lists) {
     const int32_t blocks = og_blocks(n);
     const bool by_maxima = k <= blocks / 2 && k <= OG_SAMPLE;
@@ -398,7 +398,7 @@ int32_t og_list_largest(const og_kernels *K, const float *row, int32_t n, const 
         const int32_t whole = length / OG_LANES * OG_LANES;
         int32_t count = 0;
         const int32_t room = lists->capacity - found;
-        K->bracket(row + start, whole, border, INFINITY, NULL, values + found, places + found, room,
+        kernels->bracket(row + start, whole, border, INFINITY, NULL, values + found, places + found, room,
                    &count);
         if (count > room) return -1;
         for (int32_t i = 0; i < count; i++) places[found + i] += start;
@@ -413,9 +413,9 @@ int32_t og_list_largest(const og_kernels *K, const float *row, int32_t n, const 
     return found >= k ? found : -1;
 }
 
-int32_t og_top_values(const og_kernels *K, const float *row, int32_t n, const float *block_max,
+int32_t og_select_top(const og_kernels *kernels, const float *row, int32_t n, const float *block_max,
                       int32_t k, og_lists *lists, float *best) {
-    const int32_t listed = og_list_largest(K, row, n, block_max, k, lists);
+    const int32_t listed = og_select_largest(kernels, row, n, block_max, k, lists);
     const float *values = listed < 0 ? row : lists->values[0];
     const int32_t count = listed < 0 ? n : listed;
     int32_t size = 0;

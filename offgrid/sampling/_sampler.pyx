@@ -28,11 +28,9 @@ from offgrid.sampling._core cimport (
     og_kernels,
     og_kernels_best,
     og_kernels_named,
-    og_logprobs,
     og_params,
     og_params_need_row,
-    og_philox4x32,
-    og_post_logprobs,
+    og_philox_block,
     og_sampler,
     og_sampler_accept,
     og_sampler_accept_prompt,
@@ -40,13 +38,16 @@ from offgrid.sampling._core cimport (
     og_sampler_draw,
     og_sampler_init,
     og_sampler_is_full,
+    og_sampler_logprobs,
     og_sampler_lookback,
     og_sampler_reserve,
     og_sampler_reserve_bytes,
+    og_sampler_score,
     og_scratch,
     og_scratch_bytes,
     og_scratch_init,
-    og_score,
+    og_scratch_logprobs,
+    og_status,
 )
 
 from offgrid.errors import ConfigError, InvalidParameter, SamplingError
@@ -69,7 +70,7 @@ _MESSAGES = {
 }
 
 
-cdef object _error(int status):
+cdef object _error(og_status status):
     """The one place where a return code becomes an exception."""
     message, code = _MESSAGES[status]
     return SamplingError(message, code)
@@ -368,7 +369,7 @@ cdef class Sampler:
         cdef const float *address
         cdef const uint32_t *mask_address = NULL
         cdef int32_t token, n_top
-        cdef int status
+        cdef og_status status
         self._check_ready()
         if type(logits) is int:
             address = <const float *><uintptr_t>logits
@@ -471,7 +472,7 @@ cdef class _Draw:
     cdef bint post_sampling
     cdef int32_t token
     cdef float logprob
-    cdef int status
+    cdef og_status status
 
     def __cinit__(self):
         self.top = NULL
@@ -484,10 +485,10 @@ cdef class _Draw:
         if self.status != OG_OK or self.n_top < 0:
             return
         if self.post_sampling:
-            og_post_logprobs(self.scratch, self.token, &self.logprob, self.top, self.n_top)
+            og_scratch_logprobs(self.scratch, self.token, &self.logprob, self.top, self.n_top)
         else:
-            og_logprobs(self.state, self.scratch, self.logits, self.token, &self.logprob, self.top,
-                        self.n_top)
+            og_sampler_logprobs(self.state, self.scratch, self.logits, self.token, &self.logprob,
+                                self.top, self.n_top)
 
     cdef object result(self):
         if self.status != OG_OK:
@@ -664,7 +665,7 @@ def score_rows(Sampler sampler not None, addresses, tokens, top_logprobs=0):
     cdef const float *row
     cdef int32_t token, rank, n_top = _top_count(top_logprobs, sampler._s.n_vocab)
     cdef float logprob
-    cdef int status
+    cdef og_status status
     if len(addresses) != len(tokens) or n_top < 0:
         raise ValueError("every row needs one token, and a number of alternatives")
     sampler._take()
@@ -678,8 +679,8 @@ def score_rows(Sampler sampler not None, addresses, tokens, top_logprobs=0):
             if row == NULL:
                 raise ValueError("the logits' address is NULL")
             with nogil:
-                status = og_score(&sampler._s, &sampler._scratch, row, token, &logprob, &rank, top,
-                                  n_top)
+                status = og_sampler_score(&sampler._s, &sampler._scratch, row, token, &logprob,
+                                          &rank, top, n_top)
             if status != OG_OK:
                 raise _error(status)
             results.append(TokenScore(
@@ -709,5 +710,5 @@ def philox4x32(counter, key):
         words[i] = counter[i]
     for i in range(2):
         key_words[i] = key[i]
-    og_philox4x32(words, key_words, words)
+    og_philox_block(words, key_words, words)
     return (words[0], words[1], words[2], words[3])

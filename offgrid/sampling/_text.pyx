@@ -11,13 +11,14 @@ from offgrid.sampling._core cimport (
     OG_FIND_END,
     OG_FIND_MAX_BYTES,
     OG_FIND_MAX_LENGTH,
+    c_bool,
     og_find,
-    og_find_places,
+    og_find_place_marks,
     og_find_sort,
     og_find_split,
     og_json,
     og_json_count,
-    og_json_cuts,
+    og_json_cut,
     og_stops,
     og_stops_feed,
     og_stops_init,
@@ -246,7 +247,7 @@ cdef class TextSet:
         cdef size_t n = len(data)
         if n == 0:
             return text, False
-        cdef int whole = 0
+        cdef c_bool whole = False
         cdef size_t n_sign = len(sign)
         cdef size_t count
         cdef const uint8_t *source = <const uint8_t *><const char *>data
@@ -257,10 +258,10 @@ cdef class TextSet:
             raise MemoryError
         try:
             if n < LONG:
-                count = og_find_places(&self._find, source, n, places, &whole)
+                count = og_find_place_marks(&self._find, source, n, places, &whole)
             else:
                 with nogil:
-                    count = og_find_places(&self._find, source, n, places, &whole)
+                    count = og_find_place_marks(&self._find, source, n, places, &whole)
             if count == 0:
                 return text, False
             target = <uint8_t *>PyMem_RawMalloc(n + count * n_sign)
@@ -436,7 +437,7 @@ def cut_json(const uint8_t[::1] data not None, size_t least):
         raise MemoryError
     try:
         with nogil:
-            count = og_json_cuts(&data[0], n, least, cuts, capacity)
+            count = og_json_cut(&data[0], n, least, cuts, capacity)
         return [cuts[i] for i in range(count)]
     finally:
         PyMem_RawFree(cuts)

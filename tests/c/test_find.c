@@ -96,7 +96,7 @@ static int32_t next_char(const uint8_t *data, int32_t n, int32_t at) {
     return at;
 }
 
-/* What og_find_places has to say. */
+/* What og_find_place_marks has to say. */
 static bool naive_places(const texts *t, const uint8_t *data, int32_t n, uint8_t *places) {
     bool whole = false;
     memset(places, 0, (size_t)n + 1);
@@ -135,10 +135,10 @@ static void test_places(enum guard_side side, uint64_t *random) {
     const int32_t n = fill(data, 1 + random_below(random, MAX_DATA), kinds, random);
     const bool expected_whole = naive_places(&t, data, n, expected);
     uint8_t *places = guard_take((size_t)n + 1, side);
-    int whole = -1;
-    size_t count = og_find_places(&f, guard_copy(data, (size_t)n, side), (size_t)n, places, &whole);
+    bool whole = !expected_whole;
+    size_t count = og_find_place_marks(&f, guard_copy(data, (size_t)n, side), (size_t)n, places, &whole);
     CHECK(memcmp(places, expected, (size_t)n + 1) == 0, "%d texts, %d bytes", t.n, n);
-    CHECK(whole == (int)expected_whole, "%d, not %d", whole, expected_whole);
+    CHECK(whole == expected_whole, "%d, not %d", whole, expected_whole);
     for (int32_t i = 0; i <= n; i++) count -= expected[i];
     CHECK(count == 0, "%zu more or less", count);
     guard_give_all();

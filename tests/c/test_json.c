@@ -109,7 +109,7 @@ static void test_cuts(enum guard_side side, uint64_t *random) {
     text[n] = 0;
     const size_t least = (size_t)(1 + random_below(random, 30)), capacity = 2 * (n / least + 1);
     size_t *cuts = guard_take(capacity * sizeof *cuts, side);
-    const size_t count = og_json_cuts(guard_copy(text, n, side), n, least, cuts, capacity);
+    const size_t count = og_json_cut(guard_copy(text, n, side), n, least, cuts, capacity);
     CHECK(count <= capacity, "%zu cuts", count);
     if (strchr(text, '"') == NULL) check_cuts(text, n, least, cuts, count);
     guard_give_all();

@@ -44,7 +44,7 @@ static void set_params(og_params *p, int setting) {
 static void check_draw(rig *r, const float *row, const uint32_t *mask, int32_t n, int setting) {
     const uint64_t before = r->sampler.position;
     int32_t token = -1;
-    const int status = og_sampler_draw(&r->sampler, &r->scratch, row, mask, &token);
+    const enum og_status status = og_sampler_draw(&r->sampler, &r->scratch, row, mask, &token);
     CHECK(status == OG_OK || status == OG_ERR_NO_CANDIDATE, "n %d, setting %d: %d", n, setting,
           status);
     if (status != OG_OK) {
@@ -56,20 +56,20 @@ static void check_draw(rig *r, const float *row, const uint32_t *mask, int32_t n
     const int32_t n_top = n < 7 ? n : 7;
     og_candidate *top = guard_take((size_t)n_top * sizeof *top, side);
     float logprob = 1.0f;
-    og_logprobs(&r->sampler, &r->scratch, row, token, &logprob, top, n_top);
+    og_sampler_logprobs(&r->sampler, &r->scratch, row, token, &logprob, top, n_top);
     CHECK(logprob <= 1e-6f && top[0].logprob >= logprob, "n %d: logprob %g", n, (double)logprob);
     guard_give(top);
     rig_accept(r, token);
 }
 
-/* The distribution that was drawn from: og_logprobs uses the same scratch, so this draws again. */
+/* The distribution that was drawn from: og_sampler_logprobs uses the same scratch, so this draws again. */
 static void check_post(rig *r, const float *row, const uint32_t *mask, int32_t n) {
     int32_t token;
     if (og_sampler_draw(&r->sampler, &r->scratch, row, mask, &token) != OG_OK) return;
     const int32_t n_top = n < 7 ? n : 7;
     og_candidate *top = guard_take((size_t)n_top * sizeof *top, side);
     float logprob = 1.0f;
-    og_post_logprobs(&r->scratch, token, &logprob, top, n_top);
+    og_scratch_logprobs(&r->scratch, token, &logprob, top, n_top);
     CHECK(logprob <= 1e-6f && top[0].token >= 0, "n %d: logprob %g", n, (double)logprob);
     guard_give(top);
 }
@@ -82,8 +82,8 @@ static void check_score(rig *r, const float *row, int32_t n) {
         const int32_t token = last ? n - 1 : 0;
         float logprob = 1.0f;
         int32_t rank = 0;
-        const int status =
-            og_score(&r->sampler, &r->scratch, row, token, &logprob, &rank, top, n_top);
+        const enum og_status status =
+            og_sampler_score(&r->sampler, &r->scratch, row, token, &logprob, &rank, top, n_top);
         if (status != OG_OK) {
             CHECK(status == OG_ERR_NO_CANDIDATE && rank == 0, "n %d: %d", n, status);
             continue;
@@ -94,7 +94,7 @@ static void check_score(rig *r, const float *row, int32_t n) {
     guard_give(top);
 }
 
-static void test(const og_kernels *K, int32_t n, int setting, uint64_t *random) {
+static void test(const og_kernels *kernels, int32_t n, int setting, uint64_t *random) {
     static float row[MAX_N];
     static uint32_t mask[MAX_N / 32 + 1];
     const int32_t prompt[] = {0, n - 1, n / 2, 0, n - 1, n / 2};
@@ -115,7 +115,7 @@ static void test(const og_kernels *K, int32_t n, int setting, uint64_t *random) 
     c->breaker_lengths = breaker_lengths;
     c->n_breakers = 1;
     rig r;
-    rig_init(&r, &spec, K, &guarded);
+    rig_init(&r, &spec, kernels, &guarded);
     for (int step = 0; step < STEPS; step++) {
         fill_row((enum row_kind)random_below(random, ROW_KINDS), random, row, n);
         fill_mask(random, mask, n, 4, random_below(random, n));

@@ -31,7 +31,7 @@ typedef struct scene {
 
 /* What one instruction set made of a step. */
 typedef struct outcome {
-    int status;
+    enum og_status status;
     int32_t token;
     double mu;
     float logprob, post_logprob;
@@ -211,8 +211,8 @@ static float largest(const float *values, int32_t n) {
     return max;
 }
 
-static int expected_status(const scene *s) {
-    int status = OG_OK;
+static enum og_status expected_status(const scene *s) {
+    enum og_status status = OG_OK;
     for (int32_t i = 0; i < s->spec.config.n_vocab; i++) {
         if (s->row[i] != s->row[i]) return OG_ERR_NAN;
         if (s->row[i] == INFINITY) status = OG_ERR_INFINITE;
@@ -325,9 +325,9 @@ static void ask_logprobs(const scene *s, rig *r, const float *row, outcome *out)
     for (int turn = 0; turn < 2; turn++) {
         const bool post = (turn == 0) == s->post_first;
         if (post) {
-            og_post_logprobs(&r->scratch, out->token, &out->post_logprob, top, s->n_top);
+            og_scratch_logprobs(&r->scratch, out->token, &out->post_logprob, top, s->n_top);
         } else {
-            og_logprobs(&r->sampler, &r->scratch, row, out->token, &out->logprob, top, s->n_top);
+            og_sampler_logprobs(&r->sampler, &r->scratch, row, out->token, &out->logprob, top, s->n_top);
         }
         if (s->n_top == 0) continue;
         memcpy(post ? out->post_top : out->top, top, (size_t)s->n_top * sizeof *top);
@@ -362,7 +362,7 @@ static void run_step(scene *s, rig *rigs, int isas) {
     memcpy(row, s->row, row_bytes);
     if (s->masked) memcpy(mask, s->mask_words, mask_bytes);
     rig_adjusted(&s->spec, row, mask, s->generated, s->n_generated, s->adjusted);
-    const int expected = expected_status(s);
+    const enum og_status expected = expected_status(s);
     outcome first;
     for (int i = 0; i < isas; i++) {
         const outcome out = step(s, &rigs[i], row, mask);
