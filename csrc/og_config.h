@@ -1,7 +1,7 @@
 /* What a sampler is to be: its parameters, and the tokens that they concern.
  *
- * What each parameter does is defined in og_sampler.h and og_dry.h. Ranges are the caller's to keep:
- * nothing here checks them. All numbers are finite, but for a bias, which may be -infinity.
+ * What each parameter does is defined in og_sampler.h and og_dry.h. Ranges are the caller's to
+ * keep: nothing here checks them. All numbers are finite, but for a bias, which may be -infinity.
  */
 #ifndef OG_CONFIG_H
 #define OG_CONFIG_H
@@ -52,11 +52,11 @@ typedef struct og_config {
     int32_t room;    /* tokens that can be accepted before og_sampler_reserve is needed, >= 1 */
     og_params params;
     uint64_t seed;
-    uint32_t choice;           /* choices of one request have random streams of their own */
-    const og_kernels *kernels; /* NULL: the fastest that can run here */
-    const og_bias *biases;     /* n_biases; of one token the last counts */
-    const int32_t *ends;       /* n_ends tokens that end an answer */
-    const int32_t *breakers;   /* DRY's breakers: their tokens, one breaker after the other */
+    uint32_t choice;                /* choices of one request have random streams of their own */
+    const og_kernels *kernels;      /* NULL: the fastest that can run here */
+    const og_bias *biases;          /* n_biases; of one token the last counts */
+    const int32_t *ends;            /* n_ends tokens that end an answer */
+    const int32_t *breakers;        /* DRY's breakers: their tokens, one breaker after the other */
     const int32_t *breaker_lengths; /* tokens of each of the n_breakers, >= 1 */
     int32_t n_biases;
     int32_t n_ends;

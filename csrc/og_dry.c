@@ -3,9 +3,7 @@
 #include <float.h>
 #include <string.h>
 
-bool og_dry_is_full(const og_dry *d) {
-    return d->params.last_n < 0 && d->n >= d->capacity;
-}
+bool og_dry_is_full(const og_dry *d) { return d->params.last_n < 0 && d->n >= d->capacity; }
 
 void og_dry_add(og_dry *d, int32_t token) {
     if (d->n >= d->capacity) {
@@ -30,7 +28,7 @@ static int32_t first_breaker(const og_dry *d, int32_t head) {
     return low;
 }
 
-/* The length of the longest breaker tail that comes after t[at], -1 when no breaker begins there. */
+/* The length of the longest breaker tail that comes after t[at], -1 if no breaker begins there. */
 static int32_t breaker_at(const og_dry *d, const int32_t *t, int32_t n, int32_t at) {
     int32_t longest = -1;
     for (int32_t b = first_breaker(d, t[at]); b < d->n_breakers && d->breakers[b].head == t[at];

@@ -1,16 +1,17 @@
 /* DRY, "don't repeat yourself": a penalty for the token that would continue a repetition.
  *
  * Source: p-e-w, "DRY: a modern repetition penalty", oobabooga/text-generation-webui #5677;
- * llama.cpp's llama_sampler_dry. Definition: let the last tokens (at most last_n) be t[0..m-1]. A token
- * that followed an earlier occurrence of the last L >= allowed_length tokens would make that
+ * llama.cpp's llama_sampler_dry. Definition: let the last tokens (at most last_n) be t[0..m-1]. A
+ * token that followed an earlier occurrence of the last L >= allowed_length tokens would make that
  * repetition longer; for the largest such L its logit is lowered by
  *     multiplier * base ^ (L - allowed_length).
  * Repetitions do not reach across a breaker (a token sequence such as ":" or a line end): L is
  * limited to the tokens after the last breaker (the one that starts last; if several start there,
  * the longest). Tokens that are a breaker by themselves are never penalised.
  *
- * As in llama.cpp, but for the largest penalty: where the power leaves the range of float32, that is
- * FLT_MAX here (the token stays possible), while llama.cpp limits the exponent and may reach -infinity.
+ * As in llama.cpp, but for the largest penalty: where the power leaves the range of float32, that
+ * is FLT_MAX here (the token stays possible), while llama.cpp limits the exponent and may reach
+ * -infinity.
  */
 #ifndef OG_DRY_H
 #define OG_DRY_H

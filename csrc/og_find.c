@@ -145,9 +145,7 @@ void og_trie_init(og_trie *t, void *memory, int32_t n_nodes, const uint8_t *byte
 
 /* --- looking for texts ------------------------------------------------------------------------ */
 
-static bool continues_character(uint8_t byte) {
-    return (byte & 0xC0) == 0x80;
-}
+static bool continues_character(uint8_t byte) { return (byte & 0xC0) == 0x80; }
 
 /* Where the character that begins at data[at] ends. */
 static size_t after_character(const uint8_t *data, size_t n, size_t at) {
@@ -171,7 +169,7 @@ bool og_find_is_within(const og_find *f, const uint8_t *data, size_t n) {
 }
 
 size_t og_find_place_marks(const og_find *f, const uint8_t *data, size_t n, uint8_t *places,
-                      bool *whole) {
+                           bool *whole) {
     memset(places, 0, n + 1);
     *whole = false;
     if (f->longest == 0) return 0;

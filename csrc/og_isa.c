@@ -28,9 +28,7 @@ static bool has(int ebx_bits, unsigned long long saved) {
     return (leaf[1] & ebx_bits) == ebx_bits;
 }
 static bool has_avx2(void) { return has(1 << 5, 0x6); }
-static bool has_avx512(void) {
-    return has(1 << 16 | 1 << 17 | 1 << 30 | (int)(1u << 31), 0xE6);
-}
+static bool has_avx512(void) { return has(1 << 16 | 1 << 17 | 1 << 30 | (int)(1u << 31), 0xE6); }
 #else
 static bool has_avx2(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&

@@ -12,7 +12,7 @@ static size_t after_string(const uint8_t *data, size_t n, size_t at) {
     return n;
 }
 
-/* Whether a byte goes on (or begins) a number, a word of JSON, or what some writers take for one. */
+/* Whether a byte begins or goes on a number, a word of JSON, or what some writers take for one. */
 static bool is_scalar(uint8_t byte) {
     return (byte >= '0' && byte <= '9') || (byte >= 'a' && byte <= 'z') ||
            (byte >= 'A' && byte <= 'Z') || byte == '-' || byte == '+' || byte == '.';

@@ -69,7 +69,8 @@ const void *guard_copy(const void *data, size_t bytes, enum guard_side side) {
 
 static void drop(region *r) {
 #if defined(OG_ADDRESS_SANITIZER)
-    __asan_unpoison_memory_region(r->base, r->length); /* the next to get these pages may use them */
+    /* Whoever gets these pages next may use them. */
+    __asan_unpoison_memory_region(r->base, r->length);
 #endif
     if (munmap(r->base, r->length) != 0) fail("munmap");
     r->base = NULL;

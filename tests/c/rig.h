@@ -1,5 +1,5 @@
-/* A sampler with its memory, which has exactly the size that the headers ask for: guard pages see an
- * access outside of it, and AddressSanitizer one outside any array in it (og_memory.h). */
+/* A sampler with its memory, which has exactly the size that the headers ask for: guard pages see
+ * an access outside of it, and AddressSanitizer one outside any array in it (og_memory.h). */
 #ifndef RIG_H
 #define RIG_H
 
@@ -11,7 +11,8 @@
 
 /* Where the memory comes from. */
 typedef struct rig_memory {
-    void *(*take)(size_t bytes); /* aligned for floats; to OG_ALIGNMENT if bytes is a multiple of it */
+    /* Aligned for floats; to OG_ALIGNMENT if bytes is a multiple of it. */
+    void *(*take)(size_t bytes);
     void (*give)(void *memory);
 } rig_memory;
 

@@ -38,8 +38,8 @@ static void compare(rig *r, const rig_spec *spec, const int32_t *generated, int3
     for (int32_t id = 0; id < N_VOCAB; id++) {
         const int32_t at = og_history_find(h, id);
         const float got = at < 0 ? row[id] : h->adjusted[at];
-        CHECK(got == expected[id], "token %d: %a, not %a, after %d tokens (allowed %d, last %d)", id,
-              (double)got, (double)expected[id], n, spec->config.params.dry.allowed_length,
+        CHECK(got == expected[id], "token %d: %a, not %a, after %d tokens (allowed %d, last %d)",
+              id, (double)got, (double)expected[id], n, spec->config.params.dry.allowed_length,
               spec->config.params.dry.last_n);
     }
 }

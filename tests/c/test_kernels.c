@@ -59,25 +59,26 @@ static void run_weigh(const og_kernels *kernels, const inputs *in, bool masked, 
     float *weights = guard_take(bytes, in->side);
     double *block_sum = guard_take(blocks * sizeof(double), in->side);
     kernels->weigh(in->row, mask_of(in, masked), in->n, in->max, in->scale,
-             patched ? &in->patch : NULL, weights, block_sum);
+                   patched ? &in->patch : NULL, weights, block_sum);
     keep(out->weights, weights, bytes);
     keep(out->block_sum, block_sum, blocks * sizeof(double));
 }
 
-static void run_sum(const og_kernels *kernels, const inputs *in, float low, bool tops, outputs *out) {
+static void run_sum(const og_kernels *kernels, const inputs *in, float low, bool tops,
+                    outputs *out) {
     const size_t bytes = (size_t)og_blocks(in->n) * sizeof(double);
     double *block_sum = guard_take(bytes, in->side);
     out->total = kernels->sum(in->weights, in->n, low, tops ? in->block_top : NULL, block_sum);
     keep(out->block_sum, block_sum, bytes);
 }
 
-static void run_bracket(const og_kernels *kernels, const inputs *in, float low, float high, bool tops,
-                        int32_t capacity, outputs *out) {
+static void run_bracket(const og_kernels *kernels, const inputs *in, float low, float high,
+                        bool tops, int32_t capacity, outputs *out) {
     const size_t bytes = (size_t)(capacity + OG_SPARE) * sizeof(float);
     float *values = guard_take(bytes, in->side);
     int32_t *places = guard_take(bytes, in->side);
-    out->total = kernels->bracket(in->weights, in->n, low, high, tops ? in->block_top : NULL, values,
-                            places, capacity, &out->count);
+    out->total = kernels->bracket(in->weights, in->n, low, high, tops ? in->block_top : NULL,
+                                  values, places, capacity, &out->count);
     /* Behind the last one stands anything; more than the capacity means that nothing is promised,
      * the sum included. */
     const bool useless = out->count > capacity;
@@ -99,7 +100,7 @@ static void run_penalise(const og_kernels *kernels, const inputs *in, const og_p
     keep(out->weights, adjusted, (size_t)in->touched.n * sizeof(float));
 }
 
-/* --- all calls on one set of inputs ------------------------------------------------------------ */
+/* --- all calls on one set of inputs ----------------------------------------------------------- */
 
 enum { SCANS = 2, WEIGHS = 4, SUMS = 6, BRACKETS = 18, EXP_SUMS = 2, PENALISES = 3 };
 enum { CALLS = SCANS + WEIGHS + SUMS + BRACKETS + EXP_SUMS + PENALISES };
@@ -118,8 +119,10 @@ static void call_bracket(const og_kernels *kernels, const inputs *in, int call, 
     run_bracket(kernels, in, low, high, call % 2, capacities[call % 3], out);
 }
 
-static void call_exp_sum(const og_kernels *kernels, const inputs *in, bool with_moment, outputs *out) {
-    out->total = kernels->exp_sum(in->row, in->n, in->max, in->scale, with_moment ? &out->moment : NULL);
+static void call_exp_sum(const og_kernels *kernels, const inputs *in, bool with_moment,
+                         outputs *out) {
+    out->total =
+        kernels->exp_sum(in->row, in->n, in->max, in->scale, with_moment ? &out->moment : NULL);
 }
 
 static void run_call(const og_kernels *kernels, const inputs *in, int call, outputs *out) {
@@ -177,7 +180,8 @@ static void fill_touched(inputs *in, uint64_t *random) {
         generated[n] = random_below(random, 3);
         window[n] = random_below(random, 2);
         bias[n] = random_below(random, 5) ? 3.0f * random_unit(random) : -INFINITY;
-        logit[n++] = random_below(random, 3) ? in->max - 4.0f * fabsf(random_unit(random)) : -INFINITY;
+        logit[n++] =
+            random_below(random, 3) ? in->max - 4.0f * fabsf(random_unit(random)) : -INFINITY;
         in_block[i / OG_BLOCK]++;
     }
     const size_t padded = (size_t)og_padded(n) * 4, plain = (size_t)n * 4;
@@ -227,13 +231,18 @@ static void test_bad_values(const og_kernels *kernels, int32_t n) {
     static uint32_t mask[MAX_N / OG_MASK_WORD + 1];
     for (int32_t at = 0; at < n; at += n > 600 ? 37 : 1) {
         row[at] = NAN;
-        CHECK(kernels->scan(row, NULL, n, block_max) == OG_ERR_NAN, "%s, n %d, at %d", kernels->name, n, at);
-        CHECK(kernels->scan(row, mask, n, block_max) == OG_ERR_NAN, "%s, n %d, at %d", kernels->name, n, at);
+        CHECK(kernels->scan(row, NULL, n, block_max) == OG_ERR_NAN, "%s, n %d, at %d",
+              kernels->name, n, at);
+        CHECK(kernels->scan(row, mask, n, block_max) == OG_ERR_NAN, "%s, n %d, at %d",
+              kernels->name, n, at);
         row[n - 1 - at] = n - 1 == 2 * at ? NAN : INFINITY;
-        CHECK(kernels->scan(row, NULL, n, block_max) == OG_ERR_NAN, "%s, n %d, at %d", kernels->name, n, at);
+        CHECK(kernels->scan(row, NULL, n, block_max) == OG_ERR_NAN, "%s, n %d, at %d",
+              kernels->name, n, at);
         row[at] = row[n - 1 - at] = INFINITY;
-        CHECK(kernels->scan(row, NULL, n, block_max) == OG_ERR_INFINITE, "%s, n %d", kernels->name, n);
-        CHECK(kernels->scan(row, mask, n, block_max) == OG_ERR_INFINITE, "%s, n %d", kernels->name, n);
+        CHECK(kernels->scan(row, NULL, n, block_max) == OG_ERR_INFINITE, "%s, n %d", kernels->name,
+              n);
+        CHECK(kernels->scan(row, mask, n, block_max) == OG_ERR_INFINITE, "%s, n %d", kernels->name,
+              n);
         row[at] = row[n - 1 - at] = 0.0f;
     }
     CHECK(kernels->scan(row, mask, n, block_max) == OG_OK, "%s, n %d", kernels->name, n);

@@ -30,14 +30,36 @@ static void set_params(og_params *p, int setting) {
     p->dry.last_n = setting % 3 ? -1 : 4;
     switch (setting) {
     case 0: p->temperature = 0.0f; break;
-    case 1: p->top_p = 0.9f; p->penalties.frequency = 0.5f; break;
-    case 2: p->top_k = 5; p->top_p = 0.95f; p->min_p = 0.05f; break;
-    case 3: p->typical_p = 0.7f; p->min_keep = 3; break;
-    case 4: p->top_n_sigma = 1.0f; p->penalties.repetition = 1.3f; break;
-    case 5: p->xtc_probability = 1.0f; p->min_p = 0.01f; break;
+    case 1:
+        p->top_p = 0.9f;
+        p->penalties.frequency = 0.5f;
+        break;
+    case 2:
+        p->top_k = 5;
+        p->top_p = 0.95f;
+        p->min_p = 0.05f;
+        break;
+    case 3:
+        p->typical_p = 0.7f;
+        p->min_keep = 3;
+        break;
+    case 4:
+        p->top_n_sigma = 1.0f;
+        p->penalties.repetition = 1.3f;
+        break;
+    case 5:
+        p->xtc_probability = 1.0f;
+        p->min_p = 0.01f;
+        break;
     case 6: p->mirostat = 1; break;
-    case 7: p->mirostat = 2; p->dynatemp_range = 0.5f; break;
-    default: p->penalties.presence = 1.0f; p->top_k = 40; break;
+    case 7:
+        p->mirostat = 2;
+        p->dynatemp_range = 0.5f;
+        break;
+    default:
+        p->penalties.presence = 1.0f;
+        p->top_k = 40;
+        break;
     }
 }
 
@@ -62,7 +84,8 @@ static void check_draw(rig *r, const float *row, const uint32_t *mask, int32_t n
     rig_accept(r, token);
 }
 
-/* The distribution that was drawn from: og_sampler_logprobs uses the same scratch, so this draws again. */
+/* The distribution that was drawn from: og_sampler_logprobs uses the same scratch, so this draws
+ * again. */
 static void check_post(rig *r, const float *row, const uint32_t *mask, int32_t n) {
     int32_t token;
     if (og_sampler_draw(&r->sampler, &r->scratch, row, mask, &token) != OG_OK) return;

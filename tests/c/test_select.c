@@ -79,8 +79,8 @@ static void test_nucleus(const og_kernels *kernels, og_scratch *scratch, int32_t
     const double total = kernels->sum(scratch->weights, n, 0.0f, NULL, scratch->block_sum);
     for (size_t i = 0; i < sizeof shares / sizeof *shares; i++) {
         const double goal = shares[i] * total;
-        const og_nucleus nucleus = og_select_nucleus(kernels, scratch->weights, n, block_top, total, goal,
-                                                     &scratch->lists);
+        const og_nucleus nucleus = og_select_nucleus(kernels, scratch->weights, n, block_top, total,
+                                                     goal, &scratch->lists);
         check_mass("nucleus", scratch->weights, n, nucleus.cut, goal, total);
         if (nucleus.listed >= 0) check_listed(scratch->weights, n, nucleus, &scratch->lists);
         check_mass("radix", scratch->weights, n,
@@ -90,7 +90,8 @@ static void test_nucleus(const og_kernels *kernels, og_scratch *scratch, int32_t
 
 static void test_largest(const og_kernels *kernels, og_scratch *scratch, const float *row,
                          const float *sorted, int32_t n, int32_t k) {
-    const int32_t listed = og_select_largest(kernels, row, n, scratch->block_max, k, &scratch->lists);
+    const int32_t listed =
+        og_select_largest(kernels, row, n, scratch->block_max, k, &scratch->lists);
     if (listed >= 0) {
         const float *values = scratch->lists.values[0];
         CHECK(listed >= k, "n %d, k %d: %d listed", n, k, listed);
@@ -105,12 +106,13 @@ static void test_largest(const og_kernels *kernels, og_scratch *scratch, const f
     }
     if (k > OG_SAMPLE) return;
     float best[OG_SAMPLE];
-    const int32_t size = og_select_top(kernels, row, n, scratch->block_max, k, &scratch->lists, best);
+    const int32_t size =
+        og_select_top(kernels, row, n, scratch->block_max, k, &scratch->lists, best);
     CHECK(size == k, "n %d: %d of %d", n, size, k);
     for (int32_t i = 0; i < size; i++) CHECK(best[i] == sorted[i], "n %d, k %d: best %d", n, k, i);
 }
 
-/* --- a list that is narrowed twice -------------------------------------------------------------- */
+/* --- a list that is narrowed twice ------------------------------------------------------------ */
 
 enum { MAX_CALLS = 8 };
 
@@ -136,7 +138,8 @@ static double recorded_bracket(const float *weights, int32_t n, float low, float
 
 /* Where a list is probed: og_select.c's rule. (With another one this is a row like others.) */
 static void mark_probes(bool *probed, int32_t n) {
-    const int32_t wanted = n / 16 < OG_SAMPLE ? n / 16 : OG_SAMPLE, size = wanted < 64 ? 64 : wanted;
+    const int32_t wanted = n / 16 < OG_SAMPLE ? n / 16 : OG_SAMPLE,
+                  size = wanted < 64 ? 64 : wanted;
     const uint64_t stretch = ((uint64_t)n << 32) / (uint64_t)size;
     memset(probed, 0, (size_t)n * sizeof *probed);
     for (int32_t i = 0; i < size; i++) {
@@ -151,8 +154,8 @@ static int32_t row_place(int32_t at) {
     return at;
 }
 
-/* Of the weights in the list that the last look was at, put the lowest (or the highest) where it takes
- * its sample: it is then misled, and has to look again. */
+/* Of the weights in the list that the last look was at, put the lowest (or the highest) where it
+ * takes its sample: it is then misled, and has to look again. */
 static void mislead(float *weights, bool highest) {
     static bool probed[MAX_N];
     static float values[MAX_N];
@@ -183,15 +186,15 @@ static void test_misled(uint64_t *random, int32_t n, double share, bool highest)
     for (int turn = 0; turn < 2; turn++) {
         const double total = kernels->sum(weights, n, 0.0f, NULL, scratch.block_sum);
         seen.calls = 0;
-        const og_nucleus nucleus = og_select_nucleus(&recording, weights, n, NULL, total,
-                                                     share * total, &scratch.lists);
+        const og_nucleus nucleus =
+            og_select_nucleus(&recording, weights, n, NULL, total, share * total, &scratch.lists);
         check_mass("misled", weights, n, nucleus.cut, share * total, total);
         if (turn == 0) mislead(weights, highest);
     }
     rig_heap.give(memory);
 }
 
-/* --- all --------------------------------------------------------------------------------------- */
+/* --- all -------------------------------------------------------------------------------------- */
 
 /* Rows whose weights fall so that the border is hard to find: power laws, steps, one giant. */
 static void fill_hard(int shape, uint64_t *random, float *row, int32_t n) {
@@ -222,8 +225,8 @@ static void test_row(const float *row, int32_t n) {
         test_count(row, sorted, n, ks[i]);
         test_largest(kernels, &scratch, row, sorted, n, ks[i]);
     }
-    kernels->weigh(scratch.block_max, NULL, og_blocks(n), sorted[0], 1.4426950f, NULL, scratch.block_top,
-             scratch.lists.sums);
+    kernels->weigh(scratch.block_max, NULL, og_blocks(n), sorted[0], 1.4426950f, NULL,
+                   scratch.block_top, scratch.lists.sums);
     kernels->weigh(row, NULL, n, sorted[0], 1.4426950f, NULL, scratch.weights, scratch.block_sum);
     test_nucleus(kernels, &scratch, n, false);
     test_nucleus(kernels, &scratch, n, true);

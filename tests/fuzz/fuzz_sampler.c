@@ -41,8 +41,8 @@ typedef struct outcome {
 /* --- bytes -> scene --------------------------------------------------------------------------- */
 
 static float pick(input *in, const float *values, int32_t n) { return values[read_below(in, n)]; }
-#define PICK(in, ...)                                   \
-    pick(in, (const float[]){__VA_ARGS__},              \
+#define PICK(in, ...)                      \
+    pick(in, (const float[]){__VA_ARGS__}, \
          (int32_t)(sizeof((const float[]){__VA_ARGS__}) / sizeof(float)))
 
 static int32_t read_length(input *in) {
@@ -155,8 +155,9 @@ static float any_float(uint32_t bits) {
 
 /* Values that rows go wrong with. */
 static float special(input *in) {
-    static const float values[] = {0.0f,     -0.0f,    -INFINITY, FLT_MAX, -FLT_MAX, FLT_MIN,
-                                   -FLT_MIN, 0x1p-149f, 20.0f,     -20.0f,  1e30f,    NAN, INFINITY};
+    static const float values[] = {0.0f,    -0.0f,    -INFINITY, FLT_MAX, -FLT_MAX,
+                                   FLT_MIN, -FLT_MIN, 0x1p-149f, 20.0f,   -20.0f,
+                                   1e30f,   NAN,      INFINITY};
     const int32_t which = read_below(in, 20);
     return which < 13 ? values[which] : any_float(read_word(in));
 }
@@ -327,7 +328,8 @@ static void ask_logprobs(const scene *s, rig *r, const float *row, outcome *out)
         if (post) {
             og_scratch_logprobs(&r->scratch, out->token, &out->post_logprob, top, s->n_top);
         } else {
-            og_sampler_logprobs(&r->sampler, &r->scratch, row, out->token, &out->logprob, top, s->n_top);
+            og_sampler_logprobs(&r->sampler, &r->scratch, row, out->token, &out->logprob, top,
+                                s->n_top);
         }
         if (s->n_top == 0) continue;
         memcpy(post ? out->post_top : out->top, top, (size_t)s->n_top * sizeof *top);
