@@ -2,7 +2,6 @@
 
 #include "og_math.h"
 
-/* Entropy in bits of the softmax of a row. */
 double og_entropy_bits(const og_kernels *kernels, const float *logits, int32_t n, float max,
                        float scale) {
     double moment;
@@ -17,12 +16,12 @@ static double add_blocks(const double *block_sum, int32_t n) {
     return total;
 }
 
-/* Weigh every token, and the bounds of the blocks: equal logits have equal weights. */
 og_dist og_dist_weigh(const og_kernels *kernels, const og_view *v, float max, float scale,
                       og_scratch *scratch) {
     og_history *h = v->touched;
     const int32_t blocks = og_blocks(v->n);
     double *unused = scratch->lists.sums;
+    /* Equal logits have equal weights: the bounds of the logits become those of the weights. */
     kernels->weigh(scratch->block_max, NULL, blocks, max, scale, NULL, scratch->block_top, unused);
     if (h == NULL) {
         kernels->weigh(v->row, v->mask, v->n, max, scale, NULL, scratch->weights,
@@ -45,25 +44,26 @@ void og_dist_sum(const og_kernels *kernels, og_dist *d, og_scratch *scratch) {
     d->summed = true;
 }
 
-/* Inverse CDF in order of ids. Whole blocks are skipped by their sums, the same that made the
- * total. Returns an index; at least one weight counts. */
 int32_t og_dist_draw(const og_dist *d, const double *block_sum, double u) {
+    const int32_t n = d->n;
     const double target = u * d->total;
     double before = 0.0;
     int32_t last = 0; /* the last candidate: what rounding falls back to */
-    for (int32_t start = 0; start < d->n; start += OG_BLOCK) {
+    for (int32_t start = 0; start < n; start += OG_BLOCK) {
         const double block = block_sum[start / OG_BLOCK];
         const bool inside = before + block > target;
-        const int32_t end = d->n - start < OG_BLOCK ? d->n : start + OG_BLOCK;
-        double running = before;
-        for (int32_t i = start; (inside || end == d->n) && i < end; i++) {
-            if (!og_dist_keeps(d, i)) continue;
-            last = i;
-            running += (double)d->weights[i];
-            if (running > target) return i;
+        const int32_t end = n - start < OG_BLOCK ? n : start + OG_BLOCK;
+        if (inside || end == n) {
+            double running = before;
+            for (int32_t i = start; i < end; i++) {
+                if (!og_dist_keeps(d, i)) continue;
+                last = i;
+                running += (double)d->weights[i];
+                if (running > target) return i;
+            }
+            /* Rounding inside the block may miss what its sum promised: its last token it is. */
+            if (inside) return last;
         }
-        /* Rounding inside the block may miss what its sum promised: its last token it is. */
-        if (inside) return last;
         before += block;
     }
     return last;

@@ -96,7 +96,6 @@ static int32_t top_k(const og_kernels *kernels, int32_t k, float *row, int32_t n
     return kept;
 }
 
-/* The candidates of a changed copy of the row: all, or the top_k. */
 og_dist og_dist_weigh_copy(const og_kernels *kernels, float *row, int32_t n, int32_t k, float max,
                            float scale, og_scratch *scratch) {
     const int32_t listed = k > 0 && k < n ? top_k(kernels, k, row, n, scratch) : -1;
@@ -172,23 +171,29 @@ static void min_p(const og_sampler *s, og_dist *d) {
     apply_cut(d, keep_some(cut, d->weights, d->n, s->params.min_keep));
 }
 
+static int32_t count_kept(const og_dist *d) {
+    int32_t kept = 0;
+    for (int32_t i = 0; i < d->n; i++) kept += og_dist_keeps(d, i);
+    return kept;
+}
+
 static void xtc(const og_sampler *s, og_dist *d, og_scratch *scratch) {
     const double coin = og_philox_uniform(s->seed, s->choice, s->position, OG_STREAM_XTC);
     if (coin >= (double)s->params.xtc_probability) return;
     og_dist_sum(s->kernels, d, scratch);
     const double border = (double)s->params.xtc_threshold * d->total;
-    int32_t kept = 0, above = 0, least = -1;
+    const int32_t min_keep = s->params.min_keep;
+    float *weights = d->weights;
+    int32_t above = 0, least = -1;
     for (int32_t i = 0; i < d->n; i++) {
-        if (!og_dist_keeps(d, i)) continue;
-        kept++;
-        if ((double)d->weights[i] < border) continue;
+        if ((double)weights[i] < border || !og_dist_keeps(d, i)) continue;
         above++;
-        if (least < 0 || d->weights[i] <= d->weights[least]) least = i;
+        if (least < 0 || weights[i] <= weights[least]) least = i;
     }
-    if (above < 2 || kept - (above - 1) < s->params.min_keep) return;
+    if (above < 2) return;
+    if (min_keep > 1 && count_kept(d) - (above - 1) < min_keep) return;
     for (int32_t i = 0; i < d->n; i++) {
-        if (i != least && og_dist_keeps(d, i) && (double)d->weights[i] >= border)
-            d->weights[i] = 0.0f;
+        if ((double)weights[i] >= border && i != least && og_dist_keeps(d, i)) weights[i] = 0.0f;
     }
     d->summed = false;
 }

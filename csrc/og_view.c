@@ -3,7 +3,6 @@
 #include <math.h>
 #include <string.h>
 
-/* A copy of the row with everything that changes it. */
 void og_view_copy(const og_view *v, float *row) {
     memcpy(row, v->row, (size_t)v->n * sizeof *row);
     for (int32_t i = 0; v->mask != NULL && i < v->n; i++) {
@@ -33,9 +32,6 @@ static float own_max(const og_kernels *kernels, const og_view *v, int32_t block,
     return max;
 }
 
-/* The largest logit. block_max begins as the maxima of the row as it came and becomes what no logit
- * of a block exceeds with mask, bias and penalties, and none of them exceeds the largest: a block
- * in which that could be wrong is worked out. Mostly that is one block or two. */
 float og_view_max(const og_view *v, const og_kernels *kernels, float *block_max,
                   float *adjusted_max) {
     const int32_t blocks = og_blocks(v->n);
@@ -66,21 +62,20 @@ float og_view_max(const og_view *v, const og_kernels *kernels, float *block_max,
     return best;
 }
 
-/* The lowest id with the largest logit. */
 int32_t og_view_argmax(const og_view *v, const float *block_max, float max) {
     const og_history *h = v->touched;
     int32_t candidate = INT32_MAX;
     for (int32_t k = 0; h != NULL && k < h->n && candidate == INT32_MAX; k++) {
         if (h->adjusted[k] == max) candidate = h->token[k];
     }
-    for (int32_t start = 0; start < v->n && start < candidate; start += OG_BLOCK) {
+    const float *row = v->row;
+    const int32_t n = v->n < candidate ? v->n : candidate;
+    for (int32_t start = 0; start < n; start += OG_BLOCK) {
         if (block_max[start / OG_BLOCK] < max) continue;
-        const int32_t end = v->n - start < OG_BLOCK ? v->n : start + OG_BLOCK;
-        for (int32_t i = start; i < end && i < candidate; i++) {
-            if (v->row[i] == max && og_mask_allows(v->mask, i) &&
-                (h == NULL || og_history_find(h, i) < 0)) {
-                return i;
-            }
+        const int32_t end = n - start < OG_BLOCK ? n : start + OG_BLOCK;
+        for (int32_t i = start; i < end; i++) {
+            if (row[i] != max) continue;
+            if (og_mask_allows(v->mask, i) && (h == NULL || og_history_find(h, i) < 0)) return i;
         }
     }
     return candidate;
