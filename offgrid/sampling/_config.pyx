@@ -116,6 +116,8 @@ cdef class Config:
         return 0
 
     cdef int set_breakers(self, object dry_breakers) except -1:
+        if self.c.params.dry.multiplier == 0.0:
+            return 0  # they may be many
         breakers = sorted({tuple(breaker) for breaker in dry_breakers})
         self._lengths = <int32_t *>allocate(len(breakers) * sizeof(int32_t))
         self._breakers = <int32_t *>allocate(sum(map(len, breakers)) * sizeof(int32_t))
