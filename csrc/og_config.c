@@ -14,6 +14,8 @@ void og_config_init(og_config *config, int32_t n_vocab) {
     p->xtc_threshold = 0.1f;
     p->mirostat_tau = 5.0f;
     p->mirostat_eta = 0.1f;
+    p->adaptive_target = -1.0f;
+    p->adaptive_decay = 0.9f;
     p->repeat_last_n = 64;
     p->penalties.repetition = 1.0f;
     p->dry.base = 1.75f;
@@ -28,5 +30,5 @@ bool og_params_need_counts(const og_params *p) {
 
 bool og_params_need_row(const og_params *p) {
     return p->top_k > 0 || p->top_n_sigma > 0.0f || p->typical_p < 1.0f ||
-           p->dynatemp_range > 0.0f || p->mirostat != 0;
+           p->dynatemp_range > 0.0f || p->mirostat != 0 || p->adaptive_target >= 0.0f;
 }

@@ -30,11 +30,14 @@ typedef struct og_params {
     float xtc_threshold;     /* 0..1; > 0.5 is off */
     float mirostat_tau;      /* target surprise in bits, >= 0 */
     float mirostat_eta;      /* learning rate, >= 0 */
+    float adaptive_target;   /* 0..1; < 0 is off */
+    float adaptive_decay;    /* 0..0.99 */
     int32_t mirostat;        /* 0 (off), 1 or 2 */
     int32_t top_k;           /* <= 0 or >= n_vocab is off */
     int32_t min_keep;        /* >= 0 */
     int32_t min_tokens;      /* >= 0; before that many, tokens that end an answer are banned */
     int32_t repeat_last_n;   /* tokens that penalties.repetition looks at; 0 is off, -1 = all */
+    bool p_less;             /* drop tokens that are less likely than the sum of the squares of p */
     og_penalties penalties;
     og_dry_params dry;
 } og_params;

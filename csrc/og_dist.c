@@ -10,7 +10,7 @@ double og_entropy_bits(const og_kernels *kernels, const float *logits, int32_t n
     return bits > 0.0 ? bits : 0.0;
 }
 
-static double add_blocks(const double *block_sum, int32_t n) {
+double og_dist_add_blocks(const double *block_sum, int32_t n) {
     double total = 0.0;
     for (int32_t b = 0; b < og_blocks(n); b++) total += block_sum[b];
     return total;
@@ -34,7 +34,7 @@ og_dist og_dist_weigh(const og_kernels *kernels, const og_view *v, float max, fl
     /* The exponential may err in the last place either way. */
     for (int32_t b = 0; b < blocks; b++) scratch->block_top[b] *= 1.000001f;
     og_dist d = {scratch->weights, NULL, NULL, scratch->block_top, v->n, 0.0f, 1.0f, 0.0, true};
-    d.total = add_blocks(scratch->block_sum, v->n);
+    d.total = og_dist_add_blocks(scratch->block_sum, v->n);
     return d;
 }
 

@@ -33,6 +33,9 @@ static inline bool og_dist_keeps(const og_dist *d, int32_t i) {
 og_dist og_dist_weigh(const og_kernels *kernels, const og_view *v, float max, float scale,
                       og_scratch *scratch);
 
+/* The total of weights whose blocks have these sums. O(blocks). */
+double og_dist_add_blocks(const double *block_sum, int32_t n);
+
 /* Bring the total and the sums of the blocks up to date. O(n). */
 void og_dist_sum(const og_kernels *kernels, og_dist *d, og_scratch *scratch);
 

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "og_adaptive.h"
 #include "og_dist.h"
 #include "og_math.h"
 #include "og_mirostat.h"
@@ -62,6 +63,7 @@ static og_dist candidates_of(const og_sampler *s, const og_view *v, float max, f
 
 /* Remember what a draw was made from. */
 static void remember(og_scratch *scratch, const og_dist *d, int32_t drawn) {
+    scratch->kept_weights = d->weights;
     scratch->kept_weight = d->weights[drawn];
     scratch->kept_ids = d->ids;
     scratch->kept_n = d->n;
@@ -104,8 +106,11 @@ enum og_status og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *
     const float scale = scale_of(temperature);
     og_dist d = candidates_of(s, &v, max, scale, scratch);
     og_dist_sum(kernels, &d, scratch);
+    const og_dist kept = d; /* before adaptive-p */
+    if (og_adaptive_is_on(p)) d = og_adaptive_weigh(s, &kept, scratch);
     const double u = og_philox_uniform(s->seed, s->choice, s->position, OG_STREAM_DRAW);
     const int32_t drawn = og_dist_draw(&d, scratch->block_sum, u);
+    if (og_adaptive_is_on(p)) og_adaptive_update(s, (double)kept.weights[drawn] / kept.total);
     if (p->mirostat != 0) og_mirostat_update(s, d.total, (double)d.weights[drawn]);
     *token = d.ids != NULL ? d.ids[drawn] : drawn;
     remember(scratch, &d, drawn);

@@ -64,7 +64,8 @@ typedef struct og_kernels {
     /* weights[i] = 2^((logits[i] - max) * scale), 0 where the mask does not allow i; the logits of
      * `patch`, unless it is NULL, take the place of the row's. No logit that the mask allows is
      * above max. What is below 2^-126 becomes something between 0 and 2^-126 in the same order, and
-     * below 2^-127 it is 0. block_sum: the sums of the blocks. weights is padded. Relative error of
+     * below 2^-127 it is 0. block_sum: the sums of the blocks. weights is padded, and may be
+     * the logits themselves. Relative error of
      * a weight from 2^-126 on below 2e-7 + 1e-7 * |exponent|. O(n). */
     void (*weigh)(const float *logits, const uint32_t *mask, int32_t n, float max, float scale,
                   const og_patch *patch, float *weights, double *block_sum);

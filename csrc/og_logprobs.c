@@ -77,11 +77,11 @@ void og_scratch_logprobs(const og_scratch *scratch, int32_t token, float *logpro
         float low = scratch->kept_low;
         if (n_top > FEW_TOP && n_top < scratch->kept_n) {
             /* Else a row in ascending order would move all of them for every one of its tokens. */
-            const og_cut cut = og_select_count(scratch->weights, scratch->kept_n, n_top);
+            const og_cut cut = og_select_count(scratch->kept_weights, scratch->kept_n, n_top);
             if (cut.border > low) low = cut.border;
         }
         for (int32_t i = 0; n_top > 0 && i < scratch->kept_n; i++) {
-            const float w = scratch->weights[i];
+            const float w = scratch->kept_weights[i];
             if (w < low || !(w > 0.0f)) continue;
             const int32_t id = scratch->kept_ids != NULL ? scratch->kept_ids[i] : i;
             const og_candidate candidate = {id, w};

@@ -154,6 +154,7 @@ void og_sampler_init(og_sampler *s, const og_config *config, void *memory) {
     s->seed = config->seed;
     s->choice = config->choice;
     s->mu = 2.0 * (double)config->params.mirostat_tau;
+    s->adaptive_mean = (double)config->params.adaptive_target;
     s->counts = og_params_need_counts(&config->params);
     init_history(s, config, &a, &n);
     init_dry(&s->dry, config, &a, &n);

@@ -24,6 +24,8 @@
  *      top_p        the smallest set of most likely tokens whose mass reaches p, the crossing token
  *                   included, never none (Holtzman et al. 2020)
  *      min_p        w >= min_p * the largest (Nguyen et al. 2024)
+ *      p_less       w / total >= the sum of the squares of all w / total (Tan et al. 2025, "p-less
+ *                   sampling", arXiv 2509.23234)
  *      xtc          with xtc_probability: of the tokens with mass >= xtc_threshold only the least
  *                   likely; not at all where fewer than min_keep would stay (p-e-w,
  *                   oobabooga/text-generation-webui #6335; as llama.cpp's llama_sampler_xtc)
@@ -31,6 +33,8 @@
  *      the surprise of each drawn token.
  *   6. One draw: the first token, in order of ids, at which the running sum of the kept weights
  *      exceeds u * their total; u is og_philox_uniform(seed, choice, position, OG_STREAM_DRAW).
+ *      With adaptive_target >= 0 other weights take the place of the kept ones (og_adaptive.h),
+ *      but not with mirostat.
  *      Every successful call moves position by one, the greedy ones too.
  *
  * How it is fast (128,256 logits; the figures are in benchmarks/README.md): the row is read twice,
@@ -72,8 +76,9 @@ typedef struct og_sampler {
     int64_t n_generated; /* accepted so far */
     uint64_t seed;
     uint32_t choice;
-    uint64_t position; /* tokens drawn so far */
-    double mu;         /* mirostat's state in bits; begins at 2 * tau */
+    uint64_t position;    /* tokens drawn so far */
+    double mu;            /* mirostat's state in bits; begins at 2 * tau */
+    double adaptive_mean; /* adaptive-p's state; begins at adaptive_target */
 } og_sampler;
 
 typedef struct og_candidate {

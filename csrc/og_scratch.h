@@ -23,6 +23,7 @@ typedef struct og_scratch {
     og_lists lists;    /* lists.sums is also lent as the place of sums that nobody reads */
     /* The last draw. */
     bool greedy;
+    const float *kept_weights;
     const int32_t *kept_ids; /* ids of the weights, NULL where they are their indices */
     int32_t kept_n;          /* weights */
     float kept_low;          /* those >= this, and > 0, were candidates */

@@ -171,6 +171,26 @@ static void min_p(const og_sampler *s, og_dist *d) {
     apply_cut(d, keep_some(cut, d->weights, d->n, s->params.min_keep));
 }
 
+static void p_less(const og_sampler *s, og_dist *d, og_scratch *scratch) {
+    og_dist_sum(s->kernels, d, scratch);
+    const og_dist c = *d;
+    /* Fixed lanes, so that every compiler adds in the same order. */
+    double squares[OG_LANES] = {0};
+    for (int32_t i = 0; i < c.n; i++) {
+        const double w = og_dist_keeps(&c, i) ? (double)c.weights[i] : 0.0;
+        squares[i % OG_LANES] += w * w;
+    }
+    double square = 0.0;
+    for (int lane = 0; lane < OG_LANES; lane++) square += squares[lane];
+    const double exact = square / c.total;
+    float border = (float)exact;
+    if ((double)border < exact) border = nextafterf(border, INFINITY);
+    if (border > c.top) border = c.top; /* by rounding, where all are equally likely */
+    if (border <= c.low) return;
+    const og_cut cut = {border, INT32_MAX, false};
+    apply_cut(d, keep_some(cut, d->weights, d->n, s->params.min_keep));
+}
+
 static int32_t count_kept(const og_dist *d) {
     int32_t kept = 0;
     for (int32_t i = 0; i < d->n; i++) kept += og_dist_keeps(d, i);
@@ -204,5 +224,6 @@ void og_dist_truncate(const og_sampler *s, og_dist *d, float max, float scale,
     if (p->typical_p < 1.0f) typical(s, d, max, scale);
     if (p->top_p < 1.0f) top_p(s, d, scratch);
     if (p->min_p > 0.0f) min_p(s, d);
+    if (p->p_less) p_less(s, d, scratch);
     if (p->xtc_probability > 0.0f && p->xtc_threshold <= 0.5f) xtc(s, d, scratch);
 }

@@ -16,7 +16,7 @@ void og_row_top_n_sigma(const og_params *p, float max, float *row, int32_t n);
 og_dist og_dist_weigh_copy(const og_kernels *kernels, float *row, int32_t n, int32_t k, float max,
                            float scale, og_scratch *scratch);
 
-/* typical_p, top_p, min_p and xtc. O(n). */
+/* typical_p, top_p, min_p, p_less and xtc. O(n). */
 void og_dist_truncate(const og_sampler *s, og_dist *d, float max, float scale, og_scratch *scratch);
 
 #endif

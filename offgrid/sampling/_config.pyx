@@ -78,6 +78,9 @@ cdef class Config:
         p.mirostat = params.mirostat
         p.mirostat_tau = params.mirostat_tau
         p.mirostat_eta = params.mirostat_eta
+        p.adaptive_target = params.adaptive_target
+        p.adaptive_decay = params.adaptive_decay
+        p.p_less = params.p_less
         p.top_k = params.top_k
         p.min_keep = params.min_keep
         p.min_tokens = params.min_tokens

@@ -60,11 +60,14 @@ cdef extern from "og_config.h" nogil:
         float xtc_threshold
         float mirostat_tau
         float mirostat_eta
+        float adaptive_target
+        float adaptive_decay
         int32_t mirostat
         int32_t top_k
         int32_t min_keep
         int32_t min_tokens
         int32_t repeat_last_n
+        c_bool p_less
         og_penalties penalties
         og_dry_params dry
 

@@ -28,6 +28,7 @@ class SamplingParams:
         top_p: keep the smallest set of most likely tokens with this mass, 0 to 1; 1 is off.
         top_k: keep this many most likely tokens; 0 is off.
         min_p: drop tokens less likely than this fraction of the most likely one's, 0 to 1.
+        p_less: drop tokens less likely than the sum of the squares of all probabilities.
         frequency_penalty: subtracted once for every time a token was generated, -2 to 2.
         presence_penalty: subtracted from every token that was generated, -2 to 2.
         repetition_penalty: divides (multiplies, if negative) the logits of tokens in the last
@@ -47,6 +48,9 @@ class SamplingParams:
         mirostat: 0 off; 1 or 2 take the place of all truncation above.
         mirostat_tau: the surprise in bits that mirostat steers to.
         mirostat_eta: how fast it steers.
+        adaptive_target: prefer tokens whose probability is near this, 0 to 1, so that those drawn
+            come near it on average; below 0 is off. It has no effect with mirostat.
+        adaptive_decay: how much of that average is kept at every token, 0 to 0.99.
         dry_multiplier: strength of the penalty for a token that continues a repetition; 0 is off.
         dry_base: the penalty grows by this factor for every repeated token more.
         dry_allowed_length: repetitions up to this length cost nothing more than the multiplier.
@@ -63,6 +67,7 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    p_less: bool = False
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     repetition_penalty: float = 1.0
@@ -78,6 +83,8 @@ class SamplingParams:
     mirostat: int = 0
     mirostat_tau: float = 5.0
     mirostat_eta: float = 0.1
+    adaptive_target: float = -1.0
+    adaptive_decay: float = 0.9
     dry_multiplier: float = 0.0
     dry_base: float = 1.75
     dry_allowed_length: int = 2
@@ -120,6 +127,12 @@ class SamplingParams:
         _check_integer("mirostat", self.mirostat, 0, 2)
         _check_number("mirostat_tau", self.mirostat_tau, 0.0, 100.0)
         _check_number("mirostat_eta", self.mirostat_eta, 0.0, 10.0)
+        _check_number("adaptive_target", self.adaptive_target, -1.0, 1.0)
+        _check_number("adaptive_decay", self.adaptive_decay, 0.0, 0.99)
+        if not isinstance(self.p_less, bool):
+            raise InvalidParameter(
+                f"p_less must be true or false, not {type(self.p_less).__name__}.", "p_less"
+            )
         _check_number("dry_multiplier", self.dry_multiplier, 0.0, 100.0)
         _check_number("dry_base", self.dry_base, 1.0, 100.0)
         _check_integer("dry_allowed_length", self.dry_allowed_length, 0, _INT32_MAX)

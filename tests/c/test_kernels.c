@@ -62,6 +62,15 @@ static void run_weigh(const og_kernels *kernels, const inputs *in, bool masked, 
                    patched ? &in->patch : NULL, weights, block_sum);
     keep(out->weights, weights, bytes);
     keep(out->block_sum, block_sum, blocks * sizeof(double));
+    if (masked || patched) return;
+    /* In the place of the logits. */
+    static float row[MAX_PADDED];
+    double sums[MAX_BLOCKS];
+    memcpy(row, in->row, (size_t)in->n * sizeof *row);
+    kernels->weigh(row, NULL, in->n, in->max, in->scale, NULL, row, sums);
+    CHECK(memcmp(row, out->weights, bytes) == 0 &&
+              memcmp(sums, out->block_sum, blocks * sizeof *sums) == 0,
+          "%s, n %d: in place", kernels->name, in->n);
 }
 
 static void run_sum(const og_kernels *kernels, const inputs *in, float low, bool tops,

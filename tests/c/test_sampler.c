@@ -18,7 +18,7 @@ static void *take(size_t bytes) { return guard_take(bytes, side); }
 static void give(void *memory) { guard_give(memory); }
 static const rig_memory guarded = {take, give};
 
-enum { SETTINGS = 9 };
+enum { SETTINGS = 11 };
 
 /* Parameters for every path through a draw. */
 static void set_params(og_params *p, int setting) {
@@ -52,7 +52,9 @@ static void set_params(og_params *p, int setting) {
         p->min_p = 0.01f;
         break;
     case 6: p->mirostat = 1; break;
-    case 7:
+    case 7: p->p_less = true; break;
+    case 8: p->adaptive_target = 0.4f; break;
+    case 9:
         p->mirostat = 2;
         p->dynatemp_range = 0.5f;
         break;

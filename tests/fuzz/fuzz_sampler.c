@@ -71,6 +71,9 @@ static void read_params(input *in, int32_t n, og_params *p) {
     if (which & 0x400) p->min_keep = read_below(in, 60);
     if (which & 0x800) p->penalties.frequency = PICK(in, 0.5f, -2.0f, 2.0f, 1e-45f);
     if (which & 0x1000) p->penalties.presence = PICK(in, 0.5f, -2.0f, 2.0f);
+    if (which & 0x4000) p->p_less = true;
+    if (which & 0x8000) p->adaptive_target = PICK(in, 0.5f, 0.0f, 1.0f, 0.1f);
+    if (which & 0x8000) p->adaptive_decay = PICK(in, 0.9f, 0.0f, 0.99f);
     if (which & 0x2000) p->penalties.repetition = PICK(in, 1.1f, 0.5f, 2.0f, 1e3f, 1e-3f);
 }
 
