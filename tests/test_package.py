@@ -18,6 +18,8 @@ from support import TIMEOUT
 
 import offgrid
 import offgrid.sampling._config
+import offgrid.sampling._find
+import offgrid.sampling._json
 import offgrid.sampling._rows
 import offgrid.sampling._sampler
 import offgrid.sampling._text
@@ -28,6 +30,8 @@ PACKAGE = Path(offgrid.__file__).parent
 LARGEST_STARTER = 4 * 2**20
 COMPILED = (
     offgrid.sampling._config,
+    offgrid.sampling._find,
+    offgrid.sampling._json,
     offgrid.sampling._rows,
     offgrid.sampling._sampler,
     offgrid.sampling._text,
@@ -81,7 +85,7 @@ def test_no_source_of_compiled_modules_is_installed(
 def test_types_are_installed(installed: list[importlib.metadata.PackagePath]) -> None:
     names = {file.as_posix() for file in installed}
     assert "offgrid/py.typed" in names
-    for module in ("_config", "_rows", "_sampler", "_text"):
+    for module in (path.stem for path in (ROOT / "offgrid" / "sampling").glob("*.pyx")):
         assert f"offgrid/sampling/{module}.pyi" in names
         compiled = [name for name in names if name.startswith(f"offgrid/sampling/{module}.")]
         assert any(name.endswith(tuple(EXTENSION_SUFFIXES)) for name in compiled)
