@@ -9,7 +9,7 @@ cdef int32_t check_token(object token, int32_t n_vocab, str name) except -1
 
 
 @cython.final
-cdef class Config:
+cdef class _Config:
     cdef og_config c
     cdef og_bias *_biases
     cdef int32_t *_ends

@@ -53,7 +53,7 @@ cdef int32_t check_token(object token, int32_t n_vocab, str name) except -1:
     return <int32_t>token
 
 
-cdef class Config:
+cdef class _Config:
     """An og_config made of Python's values, and the arrays that it points to."""
 
     def __dealloc__(self):

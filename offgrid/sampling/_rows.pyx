@@ -8,14 +8,14 @@ from libc.stdint cimport int32_t, uint32_t, uintptr_t
 from offgrid.sampling._config cimport check_token
 from offgrid.sampling._core cimport OG_OK, og_candidate, og_sampler_score, og_status
 from offgrid.sampling._memory cimport allocate
-from offgrid.sampling._sampler cimport Draw, Sampler, new_draw, sampling_error, top_count
+from offgrid.sampling._sampler cimport _Draw, Sampler, new_draw, sampling_error, top_count
 
 from offgrid.sampling.result import TokenScore
 
 
 cdef list _new_draws(object addresses, object samplers, object top_logprobs, object masks,
                      object post_sampling):
-    """Check the arguments of sample_rows; return a Draw for each row."""
+    """Check the arguments of sample_rows; return a _Draw for each row."""
     cdef Py_ssize_t n = len(samplers)
     for name, given in (("address", addresses), ("top_logprobs", top_logprobs), ("mask", masks),
                         ("post_sampling", post_sampling)):
@@ -44,7 +44,7 @@ cdef list _new_draws(object addresses, object samplers, object top_logprobs, obj
 cdef int _share_scratch(list draws) except -1:
     """Let rows that are computed in turn use the first one's scratch where it fits: it stays in
     the cache then."""
-    cdef Draw first, draw
+    cdef _Draw first, draw
     if not draws:
         return 0
     first = draws[0]
@@ -62,7 +62,7 @@ cdef void _run_all(void **draws, Py_ssize_t n, int threads) noexcept nogil:
     cdef int block
     if threads <= 1:
         for i in range(n):
-            (<Draw>draws[i]).run()
+            (<_Draw>draws[i]).run()
         return
     for block in prange(threads, num_threads=threads, schedule="static", chunksize=1):
         _run_block(draws, n * block // threads, n * (block + 1) // threads)
@@ -71,7 +71,7 @@ cdef void _run_all(void **draws, Py_ssize_t n, int threads) noexcept nogil:
 cdef void _run_block(void **draws, Py_ssize_t first, Py_ssize_t end) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(first, end):
-        (<Draw>draws[i]).run()
+        (<_Draw>draws[i]).run()
 
 
 def sample_rows(addresses, samplers, *, top_logprobs=None, masks=None, post_sampling=None,
@@ -102,7 +102,7 @@ def sample_rows(addresses, samplers, *, top_logprobs=None, masks=None, post_samp
     cdef list jobs = _new_draws(addresses, samplers, top_logprobs, masks, post_sampling)
     cdef Py_ssize_t n = len(jobs)
     cdef Py_ssize_t i, taken = 0
-    cdef Draw draw
+    cdef _Draw draw
     if threads < 1:
         raise ValueError("threads must be at least 1")
     cdef int n_threads = min(threads, max(n, 1))

@@ -34,7 +34,7 @@ cdef class Sampler:
 
 
 @cython.final
-cdef class Draw:
+cdef class _Draw:
     cdef Sampler sampler
     cdef og_sampler *state
     cdef og_scratch *scratch
@@ -51,5 +51,5 @@ cdef class Draw:
     cdef object result(self)
 
 
-cdef Draw new_draw(Sampler sampler, const float *logits, const uint32_t *mask, int32_t n_top,
+cdef _Draw new_draw(Sampler sampler, const float *logits, const uint32_t *mask, int32_t n_top,
                    bint post_sampling)

@@ -1,11 +1,14 @@
 from collections.abc import Iterable, Sequence
-from typing import Any, overload
+from typing import Any, final, overload
 
 from typing_extensions import Buffer
 
 from offgrid.sampling.params import SamplingParams
 from offgrid.sampling.result import SampleResult
 
+MAX_TOP_LOGPROBS: int
+
+@final
 class Sampler:
     params: SamplingParams
     def __init__(

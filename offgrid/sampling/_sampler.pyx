@@ -10,7 +10,7 @@ from cpython.mem cimport PyMem_RawFree
 from libc.stdint cimport int32_t, uint32_t, uintptr_t
 from libc.string cimport strcmp
 
-from offgrid.sampling._config cimport Config, check_token, find_kernels
+from offgrid.sampling._config cimport _Config, check_token, find_kernels
 from offgrid.sampling._core cimport (
     OG_ALIGNMENT,
     OG_ERR_INFINITE,
@@ -120,7 +120,7 @@ cdef class Sampler:
         if not 0 <= choice < (1 << 32):
             raise InvalidParameter(f"choice must fit 32 bits, not {choice}.", "choice")
         self.params = SamplingParams() if params is None else params
-        cdef Config config = Config.__new__(Config)
+        cdef _Config config = _Config.__new__(_Config)
         og_config_init(&config.c, n_vocab)
         config.c.kernels = find_kernels(isa)
         config.c.choice = choice
@@ -237,7 +237,7 @@ cdef class Sampler:
             n_top = top_count(top_logprobs, self._s.n_vocab)
             draw = new_draw(self, address, mask_address, n_top, post_sampling)
             _run_one(draw)
-            return (<Draw>draw).result()
+            return (<_Draw>draw).result()
         self._take()
         with nogil:
             status = og_sampler_draw(&self._s, &self._scratch, address, mask_address, &token)
@@ -309,7 +309,7 @@ cdef _Buffer _open_buffer(object source, str what, bytes format, Py_ssize_t leng
 
 
 @cython.freelist(64)
-cdef class Draw:
+cdef class _Draw:
     """One row of a call: where it is, and what came of it."""
 
     def __cinit__(self):
@@ -338,9 +338,9 @@ cdef class Draw:
         return SampleResult(self.token, self.logprob, tuple(top))
 
 
-cdef Draw new_draw(Sampler sampler, const float *logits, const uint32_t *mask, int32_t n_top,
+cdef _Draw new_draw(Sampler sampler, const float *logits, const uint32_t *mask, int32_t n_top,
                      bint post_sampling):
-    cdef Draw draw = Draw.__new__(Draw)
+    cdef _Draw draw = _Draw.__new__(_Draw)
     draw.sampler = sampler
     draw.state = &sampler._s
     draw.scratch = &sampler._scratch
@@ -353,7 +353,7 @@ cdef Draw new_draw(Sampler sampler, const float *logits, const uint32_t *mask, i
     return draw
 
 
-cdef int _run_one(Draw draw) except -1:
+cdef int _run_one(_Draw draw) except -1:
     draw.sampler._take()
     with nogil:
         draw.run()

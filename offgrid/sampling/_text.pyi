@@ -1,9 +1,11 @@
 from collections.abc import Iterable
+from typing import final
 
 from typing_extensions import Buffer
 
 MAX_STOP_BYTES: int
 
+@final
 class TextStream:
     def __init__(self, stop: Iterable[str | bytes] = ()) -> None: ...
     @property

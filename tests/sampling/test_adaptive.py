@@ -11,7 +11,7 @@ import pytest
 import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sampling_cases import ISAS, chosen_from, equals, old_fields, rows, truncation_fields
+from sampling_cases import ISAS, chosen_from, old_fields, rows, truncation_fields
 
 from offgrid.sampling import Sampler, SamplingError, SamplingParams
 
@@ -30,6 +30,19 @@ def adaptive_params(n: int):
     return chosen_from(strategies, 4, adaptive_target=0.4)
 
 
+def equals(result, probabilities):
+    """Whether these are the odds of the draw; many of them differ by less than rounding."""
+    got = dict(result.top_logprobs)
+    tokens = np.flatnonzero(probabilities).tolist()
+    ordered = [logprob for _, logprob in result.top_logprobs]
+    return (
+        ordered == sorted(ordered, reverse=True)
+        and sorted(got) == tokens
+        and got[result.token] == result.logprob
+        and np.allclose([got[t] for t in tokens], np.log(probabilities[tokens]), atol=2e-4)
+    )
+
+
 def reading_of(result, row, params, position, mean):
     """Return the probabilities before adaptive-p in the reading that a draw follows, or None."""
     u = reference.coin(params.seed, 0, position)
@@ -37,12 +50,12 @@ def reading_of(result, row, params, position, mean):
     for slack in reference.readings(params):
         before = reference.kept(row, params, xtc_coin, slack=slack)
         after = reference.adapted(before, mean, params)
-        if equals(result, after, params) and result.token in reference.drawn_by(after, u):
+        if equals(result, after) and result.token in reference.drawn_by(after, u):
             return before
     return None
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_draws_follow_the_definition(data):
     row = data.draw(rows())
