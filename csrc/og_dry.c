@@ -3,12 +3,12 @@
 #include <float.h>
 #include <string.h>
 
-int og_dry_full(const og_dry *d) { return d->last_n < 0 && d->n >= d->capacity; }
+bool og_dry_is_full(const og_dry *d) { return d->params.last_n < 0 && d->n >= d->capacity; }
 
 void og_dry_add(og_dry *d, int32_t token) {
     if (d->n >= d->capacity) {
         /* Keep the last last_n - 1; the array has room for twice as many, so this is rare. */
-        const int32_t kept = d->last_n - 1;
+        const int32_t kept = d->params.last_n - 1;
         memmove(d->tokens, d->tokens + d->n - kept, (size_t)kept * sizeof *d->tokens);
         d->n = kept;
     }
@@ -28,7 +28,7 @@ static int32_t first_breaker(const og_dry *d, int32_t head) {
     return low;
 }
 
-/* The length of the longest breaker tail that stands behind t[at], -1 when no breaker begins there. */
+/* The length of the longest breaker tail that comes after t[at], -1 if no breaker begins there. */
 static int32_t breaker_at(const og_dry *d, const int32_t *t, int32_t n, int32_t at) {
     int32_t longest = -1;
     for (int32_t b = first_breaker(d, t[at]); b < d->n_breakers && d->breakers[b].head == t[at];
@@ -66,38 +66,39 @@ static void match_ends(const int32_t *t, int32_t n, int32_t *z) {
     }
 }
 
-static int is_breaker(const og_dry *d, int32_t token) {
+static bool is_breaker(const og_dry *d, int32_t token) {
     for (int32_t b = first_breaker(d, token); b < d->n_breakers && d->breakers[b].head == token;
          b++) {
-        if (d->breakers[b].tail_length == 0) return 1;
+        if (d->breakers[b].tail_length == 0) return true;
     }
-    return 0;
+    return false;
 }
 
 /* By squaring in double precision: powf gives other bits on other systems. */
 static float penalty_of(const og_dry *d, int32_t length) {
-    double power = 1.0, factor = (double)d->base;
-    for (int32_t e = length - d->allowed_length; e > 0; e >>= 1) {
+    double power = 1.0, factor = (double)d->params.base;
+    for (int32_t e = length - d->params.allowed_length; e > 0; e >>= 1) {
         if (e & 1) power *= factor;
         factor *= factor;
     }
-    const double penalty = (double)d->multiplier * power;
+    const double penalty = (double)d->params.multiplier * power;
     return penalty < (double)FLT_MAX ? (float)penalty : FLT_MAX;
 }
 
 void og_dry_apply(const og_dry *d, og_history *h) {
-    const int32_t n = d->last_n >= 0 && d->last_n < d->n ? d->last_n : d->n;
+    const int32_t last_n = d->params.last_n, allowed_length = d->params.allowed_length;
+    const int32_t n = last_n >= 0 && last_n < d->n ? last_n : d->n;
     const int32_t *t = d->tokens + (d->n - n);
-    if (n <= d->allowed_length) return;
+    if (n <= allowed_length) return;
     const int32_t limit = unbroken(d, t, n);
-    if (limit < d->allowed_length) return;
+    if (limit < allowed_length) return;
     match_ends(t, n, d->repeats);
-    /* The token behind the match at distance k is t[n - k]. The weights of the touched tokens are
+    /* The token after the match at distance k is t[n - k]. The weights of the touched tokens are
      * free until the row is weighed: they hold the longest repetition of each token so far. */
     for (int32_t i = 0; i < h->n; i++) h->weights[i] = -1.0f;
     for (int32_t k = 1; k < n; k++) {
         const int32_t length = d->repeats[k] < limit ? d->repeats[k] : limit;
-        if (length < d->allowed_length) continue;
+        if (length < allowed_length) continue;
         float *longest = &h->weights[og_history_find(h, t[n - k])];
         if ((float)length > *longest) *longest = (float)length;
     }

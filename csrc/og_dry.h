@@ -1,23 +1,32 @@
 /* DRY, "don't repeat yourself": a penalty for the token that would continue a repetition.
  *
  * Source: p-e-w, "DRY: a modern repetition penalty", oobabooga/text-generation-webui #5677;
- * llama.cpp's llama_sampler_dry. Definition: let the last tokens (at most last_n) be t[0..m-1]. A token
- * that followed an earlier occurrence of the last L >= allowed_length tokens would make that
+ * llama.cpp's llama_sampler_dry. Definition: let the last tokens (at most last_n) be t[0..m-1]. A
+ * token that followed an earlier occurrence of the last L >= allowed_length tokens would make that
  * repetition longer; for the largest such L its logit is lowered by
  *     multiplier * base ^ (L - allowed_length).
  * Repetitions do not reach across a breaker (a token sequence such as ":" or a line end): L is
- * limited to the tokens after the last one, that is the one which begins last and of these the longest. Tokens that are a breaker by themselves are never
- * penalised.
+ * limited to the tokens after the last breaker (the one that starts last; if several start there,
+ * the longest). Tokens that are a breaker by themselves are never penalised.
  *
- * As in llama.cpp, but for the largest penalty: where the power leaves the range of float32, that is
- * FLT_MAX here (the token stays possible), while llama.cpp limits the exponent and may reach -infinity.
+ * As in llama.cpp, but for the largest penalty: where the power leaves the range of float32, that
+ * is FLT_MAX here (the token stays possible), while llama.cpp limits the exponent and may reach
+ * -infinity.
  */
 #ifndef OG_DRY_H
 #define OG_DRY_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "og_history.h"
+
+typedef struct og_dry_params {
+    float multiplier;       /* >= 0; 0 is off */
+    float base;             /* >= 1 */
+    int32_t allowed_length; /* >= 0 */
+    int32_t last_n;         /* tokens looked at; 0 is off, -1 = all */
+} og_dry_params;
 
 /* A token and the tokens after it that together are a breaker. */
 typedef struct og_breaker {
@@ -26,23 +35,26 @@ typedef struct og_breaker {
     int32_t tail_length;
 } og_breaker;
 
-/* Caller-owned, as is the memory that it points to. */
+/* Caller-owned, as is the memory that it points to. og_sampler_init sets it up. */
 typedef struct og_dry {
-    float multiplier;            /* 0 is off */
-    float base;                  /* >= 1 */
-    int32_t allowed_length;      /* >= 0 */
-    int32_t last_n;              /* tokens looked at; -1 = all */
-    const og_breaker *breakers;  /* ascending by head */
-    const int32_t *tails;
+    og_dry_params params;
+    const og_breaker *breakers; /* ascending by head */
+    const int32_t *tails;       /* n_tails */
     int32_t n_breakers;
-    int32_t *tokens;             /* the last tokens, oldest first */
-    int32_t *repeats;            /* scratch, as long as tokens */
-    int32_t n;                   /* tokens stored */
-    int32_t capacity;            /* at least 2 * last_n if last_n > 0 */
+    int32_t n_tails;
+    int32_t *tokens;  /* the last tokens, oldest first */
+    int32_t *repeats; /* scratch, as long as tokens */
+    int32_t n;        /* tokens stored */
+    int32_t capacity; /* at least 2 * last_n if last_n > 0 */
 } og_dry;
 
+/* Whether these parameters penalise anything. */
+static inline bool og_dry_is_on(const og_dry_params *params) {
+    return params->multiplier != 0.0f && params->last_n != 0;
+}
+
 /* Whether og_dry_add would find no room (only with last_n = -1). */
-int og_dry_full(const og_dry *d);
+bool og_dry_is_full(const og_dry *d);
 
 /* Append a token. Not full. Amortised O(1). */
 void og_dry_add(og_dry *d, int32_t token);

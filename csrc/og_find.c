@@ -110,7 +110,7 @@ static int32_t child_of(const og_trie *t, int32_t node, uint8_t byte) {
     return low < t->child[node + 1] && t->label[low] == byte ? low : 0;
 }
 
-static int32_t step(const og_trie *t, int32_t node, uint8_t byte) {
+static int32_t follow(const og_trie *t, int32_t node, uint8_t byte) {
     while (node != 0) {
         const int32_t next = child_of(t, node, byte);
         if (next != 0) return next;
@@ -137,7 +137,7 @@ void og_trie_init(og_trie *t, void *memory, int32_t n_nodes, const uint8_t *byte
     /* Level by level: what a node fails to is shorter, so it is known. */
     for (int32_t v = 1; v < n_nodes; v++) {
         for (int32_t c = t->child[v]; c < t->child[v + 1]; c++) {
-            t->fail[c] = step(t, t->fail[v], t->label[c]);
+            t->fail[c] = follow(t, t->fail[v], t->label[c]);
             if (t->longest[c] == 0) t->longest[c] = t->longest[t->fail[c]];
         }
     }
@@ -145,9 +145,7 @@ void og_trie_init(og_trie *t, void *memory, int32_t n_nodes, const uint8_t *byte
 
 /* --- looking for texts ------------------------------------------------------------------------ */
 
-static int continues_character(uint8_t byte) {
-    return (byte & 0xC0) == 0x80;
-}
+static bool continues_character(uint8_t byte) { return (byte & 0xC0) == 0x80; }
 
 /* Where the character that begins at data[at] ends. */
 static size_t after_character(const uint8_t *data, size_t n, size_t at) {
@@ -156,42 +154,42 @@ static size_t after_character(const uint8_t *data, size_t n, size_t at) {
     return at;
 }
 
-int og_find_within(const og_find *f, const uint8_t *data, size_t n) {
+bool og_find_is_within(const og_find *f, const uint8_t *data, size_t n) {
     int32_t low = 0, high = f->n_suffixes;
     while (low < high) {
         const int32_t middle = low + (high - low) / 2;
         const uint8_t *suffix = f->bytes + f->suffixes[middle];
         size_t same = 0;
         while (same < n && data[same] == suffix[same]) same++;
-        if (same == n) return 1;
+        if (same == n) return true;
         if (suffix[same] < data[same]) low = middle + 1;
         else high = middle;
     }
-    return 0;
+    return false;
 }
 
-size_t og_find_places(const og_find *f, const uint8_t *data, size_t n, uint8_t *places,
-                      int *whole) {
+size_t og_find_place_marks(const og_find *f, const uint8_t *data, size_t n, uint8_t *places,
+                           bool *whole) {
     memset(places, 0, n + 1);
-    *whole = 0;
+    *whole = false;
     if (f->longest == 0) return 0;
     int32_t state = 0;
     size_t next = n; /* where the next character begins */
     for (size_t at = n; at-- > 0;) {
-        state = step(&f->back, state, data[at]);
+        state = follow(&f->back, state, data[at]);
         if (f->back.longest[state] > 0) {
             places[next] = 1;
-            *whole = 1;
+            *whole = true;
         }
         if (!continues_character(data[at])) next = at;
     }
     const size_t longest = (size_t)f->longest;
-    if (state != 0 || (n < longest && og_find_within(f, data, n))) {
+    if (state != 0 || (n < longest && og_find_is_within(f, data, n))) {
         places[after_character(data, n, 0)] = 1;
     }
     state = 0;
     for (size_t at = n < longest ? 0 : n - longest; at < n; at++) {
-        state = step(&f->ahead, state, data[at]);
+        state = follow(&f->ahead, state, data[at]);
     }
     for (; state != 0; state = f->ahead.fail[state]) {
         places[after_character(data, n, n - f->ahead.depth[state])] = 1;
@@ -224,7 +222,7 @@ size_t og_find_split(const og_find *f, const uint8_t *data, size_t n, const uint
         const size_t seen = left - size < (size_t)f->longest ? left : size + (size_t)f->longest;
         int32_t state = 0;
         for (size_t i = seen; i-- > 0;) {
-            state = step(&f->back, state, data[begin + i]);
+            state = follow(&f->back, state, data[begin + i]);
             if (i >= size) continue;
             lengths[i] = unmarked(&f->back, state, data, n, begin + i, mark, n_mark);
         }

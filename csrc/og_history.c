@@ -42,7 +42,7 @@ void og_history_grow(og_history *h, void *memory, int32_t capacity) {
     memcpy(h->bias, old.bias, bytes);
 }
 
-bool og_history_full(const og_history *h) { return h->n >= h->capacity; }
+bool og_history_is_full(const og_history *h) { return h->n >= h->capacity; }
 
 /* The first index whose token is not less. */
 static int32_t lower_bound(const og_history *h, int32_t token) {
@@ -71,7 +71,7 @@ static void shift(og_history *h, int32_t from, int32_t to) {
     memmove(h->bias + to, h->bias + from, bytes);
 }
 
-static void set(og_history *h, int32_t at, int32_t token) {
+static void set_entry(og_history *h, int32_t at, int32_t token) {
     h->token[at] = token;
     h->generated[at] = 0;
     h->window[at] = 0;
@@ -82,7 +82,7 @@ static int32_t find_or_insert(og_history *h, int32_t token) {
     const int32_t at = lower_bound(h, token);
     if (at < h->n && h->token[at] == token) return at;
     shift(h, at, at + 1);
-    set(h, at, token);
+    set_entry(h, at, token);
     h->in_block[token / OG_BLOCK]++;
     h->n++;
     return at;
@@ -94,10 +94,10 @@ static void forget_if_idle(og_history *h, int32_t at) {
     h->in_block[h->token[at] / OG_BLOCK]--;
     shift(h, at + 1, at);
     h->n--;
-    set(h, h->n, 0);
+    set_entry(h, h->n, 0);
 }
 
-void og_history_bias(og_history *h, int32_t token, float bias) {
+void og_history_set_bias(og_history *h, int32_t token, float bias) {
     const int32_t at = find_or_insert(h, token);
     h->bias[at] = bias;
     forget_if_idle(h, at);

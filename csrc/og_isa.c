@@ -1,4 +1,5 @@
 /* Which kernels can run here. */
+#include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
 
@@ -19,23 +20,21 @@ extern const og_kernels og_kernels_neon;
 #if defined(OG_BUILT_X86)
 #if defined(_MSC_VER)
 /* CPUID leaf 7, and XGETBV for what the operating system saves on a context switch. */
-static int has(int ebx_bits, unsigned long long saved) {
+static bool has(int ebx_bits, unsigned long long saved) {
     int leaf[4];
     __cpuid(leaf, 1);
-    if (!(leaf[2] >> 27 & 1) || (_xgetbv(0) & saved) != saved) return 0;
+    if (!(leaf[2] >> 27 & 1) || (_xgetbv(0) & saved) != saved) return false;
     __cpuidex(leaf, 7, 0);
     return (leaf[1] & ebx_bits) == ebx_bits;
 }
-static int has_avx2(void) { return has(1 << 5, 0x6); }
-static int has_avx512(void) {
-    return has(1 << 16 | 1 << 17 | 1 << 30 | (int)(1u << 31), 0xE6);
-}
+static bool has_avx2(void) { return has(1 << 5, 0x6); }
+static bool has_avx512(void) { return has(1 << 16 | 1 << 17 | 1 << 30 | (int)(1u << 31), 0xE6); }
 #else
-static int has_avx2(void) {
+static bool has_avx2(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") &&
            __builtin_cpu_supports("popcnt");
 }
-static int has_avx512(void) {
+static bool has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
            __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
 }

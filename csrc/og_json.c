@@ -1,5 +1,6 @@
 #include "og_json.h"
 
+#include <stdbool.h>
 #include <string.h>
 
 /* Where the string whose quote stands at data[at] ends: after its second quote, or n. */
@@ -11,27 +12,27 @@ static size_t after_string(const uint8_t *data, size_t n, size_t at) {
     return n;
 }
 
-/* Whether a byte goes on (or begins) a number, a word of JSON, or what some writers take for one. */
-static int is_scalar(uint8_t byte) {
+/* Whether a byte begins or goes on a number, a word of JSON, or what some writers take for one. */
+static bool is_scalar(uint8_t byte) {
     return (byte >= '0' && byte <= '9') || (byte >= 'a' && byte <= 'z') ||
            (byte >= 'A' && byte <= 'Z') || byte == '-' || byte == '+' || byte == '.';
 }
 
-static int is_long_integer(const uint8_t *data, size_t n) {
-    if (n <= OG_JSON_DIGITS) return 0;
+static bool is_long_integer(const uint8_t *data, size_t n) {
+    if (n <= OG_JSON_DIGITS) return false;
     const size_t sign = data[0] == '-';
     for (size_t i = sign; i < n; i++) {
-        if (data[i] < '0' || data[i] > '9') return 0;
+        if (data[i] < '0' || data[i] > '9') return false;
     }
     return n - sign > OG_JSON_DIGITS;
 }
 
-static int is_constant(const uint8_t *data, size_t n) {
+static bool is_constant(const uint8_t *data, size_t n) {
     static const char *const names[] = {"NaN", "Infinity", "-Infinity"};
     for (int i = 0; i < 3; i++) {
-        if (strlen(names[i]) == n && memcmp(data, names[i], n) == 0) return 1;
+        if (strlen(names[i]) == n && memcmp(data, names[i], n) == 0) return true;
     }
-    return 0;
+    return false;
 }
 
 void og_json_count(const uint8_t *data, size_t n, og_json *counts) {
@@ -89,7 +90,7 @@ static void end_item(cutter *c, size_t at) {
     c->item = at + 1;
 }
 
-size_t og_json_cuts(const uint8_t *data, size_t n, size_t least, size_t *cuts, size_t capacity) {
+size_t og_json_cut(const uint8_t *data, size_t n, size_t least, size_t *cuts, size_t capacity) {
     cutter c = {least, capacity, 0, cuts, 1, 1};
     size_t depth = 0, at = 0;
     while (at < n) {

@@ -12,10 +12,10 @@
 enum { OG_JSON_DIGITS = 19 };
 
 typedef struct og_json {
-    size_t scalars;        /* numbers, true, false, null */
-    size_t strings;        /* keys included */
+    size_t scalars; /* numbers, true, false, null */
+    size_t strings; /* keys included */
     size_t keys;
-    size_t fields;         /* of them those of the outermost object */
+    size_t fields; /* of them those of the outermost object */
     size_t lists;
     size_t objects;
     size_t depth;          /* lists and objects within each other, at most */
@@ -27,11 +27,11 @@ typedef struct og_json {
 /* Count data[0..n-1] (RFC 8259, UTF-8). O(n), one pass. */
 void og_json_count(const uint8_t *data, size_t n, og_json *counts);
 
-/* Find the commas at which data[0..n-1], a JSON list, is to be cut into pieces of whole items. A piece
- * ends with the first item that makes it `least` bytes long or longer; an item that is so long by
- * itself is a piece of its own. cuts gets the offsets of the commas, `capacity` of them;
+/* Find the commas at which data[0..n-1], a JSON list, is to be cut into pieces of whole items. A
+ * piece ends with the first item that makes it `least` bytes long or longer; an item that is so
+ * long by itself is a piece of its own. cuts gets the offsets of the commas, `capacity` of them;
  * capacity >= 2 * (n / least + 1) is always enough. Returns how many. Of what is no list, and of
  * what is no JSON, the cuts mean nothing. O(n). */
-size_t og_json_cuts(const uint8_t *data, size_t n, size_t least, size_t *cuts, size_t capacity);
+size_t og_json_cut(const uint8_t *data, size_t n, size_t least, size_t *cuts, size_t capacity);
 
 #endif

@@ -2,13 +2,13 @@
  *
  * All tables give the same bits. Rows are walked in blocks of OG_BLOCK values; inside a block,
  * value i belongs to lane i % 16, whatever the width of a register, and a lane adds its values in
- * order; the 16 lanes are then added in double precision, lane + 8, + 4, + 2, + 1. Sums over blocks are
- * in double precision, in order. So a float never adds more than 32 values (relative error below
- * 2e-6, in practice 2e-7), and no double conversion stands in the inner loops: that doubled the
- * time of a sum.
+ * order; the 16 lanes are then added in double precision, lane + 8, + 4, + 2, + 1. Sums over blocks
+ * are in double precision, in order. So a float never adds more than 32 values (relative error
+ * below 2e-6, in practice 2e-7), and no double conversion stands in the inner loops: that doubled
+ * the time of a sum.
  *
- * "Padded" arrays are ours: room up to a multiple of 16 values, the last ones zero. Rows of a caller
- * are read to their last value and no further.
+ * "Padded" arrays are ours: room up to a multiple of 16 values, the last ones zero. Rows of a
+ * caller are read to their last value and no further.
  */
 #ifndef OG_KERNELS_H
 #define OG_KERNELS_H
@@ -17,7 +17,13 @@
 
 #include "og_status.h"
 
-enum { OG_LANES = 16, OG_BLOCK = 512, OG_MASK_WORD = 32, OG_SPARE = 128 };
+enum {
+    OG_LANES = 16,     /* sums of a block that are made beside each other */
+    OG_BLOCK = 512,    /* values of a row that are summed up together */
+    OG_MASK_WORD = 32, /* tokens in a word of a mask */
+    OG_SPARE = 128     /* entries after the capacity of a list, which bracket may overwrite: it sees
+                          only after 64 values that a list is full, and writes more than it found */
+};
 
 /* Blocks of a row of n values. */
 static inline int32_t og_blocks(int32_t n) { return (n + (OG_BLOCK - 1)) / OG_BLOCK; }
@@ -51,21 +57,22 @@ typedef struct og_kernels {
     const char *name; /* "scalar", "sse2", "avx2", "avx512" or "neon" */
 
     /* Largest value of every block, among the tokens that the mask allows (all without one);
-     * -infinity where none is. Returns OG_OK, or OG_ERR_NAN or OG_ERR_INFINITE (+infinity) where any
-     * of the n values is such, allowed or not; block_max is then meaningless. O(n). */
-    int (*scan)(const float *row, const uint32_t *mask, int32_t n, float *block_max);
+     * -infinity where none is. Returns OG_OK, or OG_ERR_NAN or OG_ERR_INFINITE (+infinity) where
+     * any of the n values is such, allowed or not; block_max is then meaningless. O(n). */
+    enum og_status (*scan)(const float *row, const uint32_t *mask, int32_t n, float *block_max);
 
     /* weights[i] = 2^((logits[i] - max) * scale), 0 where the mask does not allow i; the logits of
-     * `patch`, unless it is NULL, take the place of the row's. No logit that the mask allows is above
-     * max. What is below 2^-126 becomes something between 0 and 2^-126 in the same order, and below
-     * 2^-127 it is 0. block_sum: the sums of the blocks. weights is padded. Relative error of a weight
-     * from 2^-126 on below 2e-7 + 1e-7 * |exponent|. O(n). */
+     * `patch`, unless it is NULL, take the place of the row's. No logit that the mask allows is
+     * above max. What is below 2^-126 becomes something between 0 and 2^-126 in the same order, and
+     * below 2^-127 it is 0. block_sum: the sums of the blocks. weights is padded, and may be
+     * the logits themselves. Relative error of
+     * a weight from 2^-126 on below 2e-7 + 1e-7 * |exponent|. O(n). */
     void (*weigh)(const float *logits, const uint32_t *mask, int32_t n, float max, float scale,
                   const og_patch *patch, float *weights, double *block_sum);
 
     /* The sum of such weights, which are not stored, and, in *moment unless it is NULL, the sum of
-     * each times its exponent (to the base of two): the entropy in bits is log2(sum) - moment / sum.
-     * O(n). */
+     * each times its exponent (to the base of two): the entropy in bits is log2(sum) - moment /
+     * sum. O(n). */
     double (*exp_sum)(const float *logits, int32_t n, float max, float scale, double *moment);
 
     /* The sums of the blocks of a padded array, of the values >= low only. Returns their sum.
@@ -75,8 +82,9 @@ typedef struct og_kernels {
                   double *block_sum);
 
     /* Split a padded array: returns the sum of the values >= high; those in low <= v < high go, in
-     * order, to values and places (both with room for capacity + OG_SPARE). *count is how many there are,
-     * and when that is more than capacity the lists are useless. block_top as above. O(n). */
+     * order, to values and places (both with room for capacity + OG_SPARE). *count is how many
+     * there are, and when that is more than capacity the lists are useless. block_top as above.
+     * O(n). */
     double (*bracket)(const float *weights, int32_t n, float low, float high,
                       const float *block_top, float *values, int32_t *places, int32_t capacity,
                       int32_t *count);

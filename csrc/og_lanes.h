@@ -49,8 +49,8 @@ static inline vf vf_keep(vm m, vf a) { return _mm512_maskz_mov_ps(m, a); }
 static inline uint32_t vm_bits(vm m) { return m; }
 static inline vm vm_from_bits(uint32_t bits) { return (vm)bits; }
 static inline vf vf_exponent(vf p, vf t) {
-    return _mm512_castsi512_ps(_mm512_add_epi32(
-        _mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(t), 23)));
+    return _mm512_castsi512_ps(
+        _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(t), 23)));
 }
 
 #elif defined(OG_LANES_AVX2)
@@ -85,8 +85,8 @@ static inline vm vm_from_bits(uint32_t bits) {
     return _mm256_castsi256_ps(_mm256_cmpeq_epi32(mine, lane));
 }
 static inline vf vf_exponent(vf p, vf t) {
-    return _mm256_castsi256_ps(_mm256_add_epi32(
-        _mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23)));
+    return _mm256_castsi256_ps(
+        _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23)));
 }
 
 #elif defined(OG_LANES_SSE2)
@@ -159,8 +159,8 @@ static inline vm vm_lane(void) {
 static inline uint32_t vm_bits(vm m) { return vaddvq_u32(vandq_u32(m, vm_lane())); }
 static inline vm vm_from_bits(uint32_t bits) { return vtstq_u32(vdupq_n_u32(bits), vm_lane()); }
 static inline vf vf_exponent(vf p, vf t) {
-    return vreinterpretq_f32_u32(vaddq_u32(
-        vreinterpretq_u32_f32(p), vshlq_n_u32(vreinterpretq_u32_f32(t), 23)));
+    return vreinterpretq_f32_u32(
+        vaddq_u32(vreinterpretq_u32_f32(p), vshlq_n_u32(vreinterpretq_u32_f32(t), 23)));
 }
 
 #elif defined(OG_LANES_SCALAR)

@@ -1,6 +1,6 @@
 /* Arithmetic that gives the same bits everywhere: only +, -, *, / and integer operations, compiled
- * without contraction (-ffp-contract=off) and without -ffast-math. The C library's log and pow do not:
- * each system rounds them in its own way. */
+ * without contraction (-ffp-contract=off) and without -ffast-math. The C library's log and pow do
+ * not: each system rounds them in its own way. */
 #ifndef OG_MATH_H
 #define OG_MATH_H
 
@@ -18,6 +18,9 @@
 #if defined(_MSC_VER)
 #pragma fp_contract(off)
 #endif
+
+#define OG_LOG2_E 1.4426950408889634
+#define OG_LN_2 0.6931471805599453
 
 /* Map a float (no NaN) to an unsigned number of the same order; -0 and +0 are one, as they are
  * for `<`: else a tie of the two would not go to the lowest id. */
@@ -49,7 +52,7 @@ static inline double og_log2(double x) {
     const double s = (m - 1.0) / (m + 1.0), square = s * s;
     double series = 1.0 / 17.0;
     for (int k = 15; k > 0; k -= 2) series = series * square + 1.0 / k;
-    return (double)exponent + 2.0 * 1.4426950408889634 * s * series;
+    return (double)exponent + 2.0 * OG_LOG2_E * s * series;
 }
 
 /* 2^x; relative error below 1e-13. 0 below -1022, infinity above 1023. x = n + f with |f| <= 1/2;
@@ -59,7 +62,7 @@ static inline double og_exp2(double x) {
     if (x > 1023.0) return HUGE_VAL;
     const double shift = 6755399441055744.0; /* 1.5 * 2^52 */
     const double n = (x + shift) - shift;
-    const double f = (x - n) * 0.6931471805599453;
+    const double f = (x - n) * OG_LN_2;
     double p = 1.0;
     for (int k = 13; k > 0; k--) p = p * f / k + 1.0;
     const uint64_t bits = (uint64_t)((int64_t)n + 1023) << 52;

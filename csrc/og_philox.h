@@ -11,7 +11,7 @@
 
 /* The block function: out[0..3] from a 128-bit counter and a 64-bit key, all little-endian words.
  * O(1). counter and out may be the same array. */
-void og_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
+void og_philox_block(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 
 /* A uniform double in [0, 1) with 53 random bits for (seed, choice, position, stream).
  * Layout: key = seed (low word, high word); counter = position (low, high), choice, stream.

@@ -5,7 +5,7 @@
 
 #include "og_math.h"
 
-/* --- radix selection ------------------------------------------------------------------------- */
+/* --- radix selection -------------------------------------------------------------------------- */
 
 enum { DIGITS = 3, MAX_BUCKETS = 1 << 11 };
 static const int DIGIT_SHIFT[DIGITS] = {21, 10, 0};
@@ -69,8 +69,9 @@ static uint32_t border_bucket(const bucket *buckets, int digit, wish *g) {
     return last;
 }
 
-/* How many of the equal keys at the border the goal still wants, the lowest index first; at least 1.
- * Equal keys may have unlike masses (two tokens equally far from the entropy, on either side of it). */
+/* How many of the equal keys at the border the goal still wants, the lowest index first; at least
+ * 1. Equal keys may have unlike masses (two tokens equally far from the entropy, on either side of
+ * it). */
 static int32_t ties_wanted(const float *keys, const float *masses, int32_t n, float border,
                            const wish *g) {
     if (!g->by_mass) return (int32_t)g->count;
@@ -111,7 +112,7 @@ og_cut og_select_mass(const float *keys, const float *masses, int32_t n, double 
     return select_border(keys, masses, n, g);
 }
 
-/* --- selection behind a sample --------------------------------------------------------------- */
+/* --- selection behind a sample ---------------------------------------------------------------- */
 
 enum { BUCKETS = 256, SMALL = 16, PROBES = 64, FEW = 2048 };
 
@@ -135,9 +136,9 @@ static int bucket_shift(uint32_t base, uint32_t top) {
     return shift;
 }
 
-/* Where to look: one place in each of `size` equal stretches of n. The place within a stretch changes
- * by a fixed rule that fills it evenly (multiples of the golden ratio), so that a row with a period
- * does not fool it. stretch: n * 2^32 / size. */
+/* Where to look: one place in each of `size` equal stretches of n. The place within a stretch
+ * changes by a fixed rule that fills it evenly (multiples of the golden ratio), so that a row with
+ * a period does not fool it. stretch: n * 2^32 / size. */
 static int32_t probe_place(int32_t i, uint64_t stretch) {
     const uint32_t jitter = (uint32_t)(i + 1) * 2654435769u;
     return (int32_t)(((uint64_t)i * stretch + (jitter >> 16) * (stretch >> 16)) >> 32);
@@ -148,16 +149,16 @@ static void take_sample(const float *values, int32_t n, float *sample, int32_t s
     for (int32_t i = 0; i < size; i++) sample[i] = values[probe_place(i, stretch)];
 }
 
-/* What is less than an even share of the tail belongs to it for certain (llama2.c's crop). */
+/* Weights below tail / n cannot be in the nucleus (the crop of llama2.c). */
 static float least_kept(double tail, int32_t n) { return (float)(tail / n * (1.0 - 1e-6)); }
 
 typedef struct interval {
     float low, high; /* low <= v < high */
 } interval;
 
-/* Between which values does the border lie, below which the mass is `tail`? Each of the sampled values
- * stands for n / size of the row; `margin` is how many standard deviations their word on the mass below
- * a value may be wrong. */
+/* Between which values does the border lie, below which the mass is `tail`? Each of the sampled
+ * values stands for n / size of the row; `margin` is how many standard deviations their word on the
+ * mass below a value may be wrong. */
 static interval guess(const float *values, int32_t n, double tail, double margin, float *sample,
                       int32_t size) {
     const double each = (double)n / size;
@@ -284,8 +285,9 @@ static bool is_peaked(const float *values, int32_t n, double tail, int32_t capac
 }
 
 /* List the values among which the border lies. */
-static narrowed narrow(const og_kernels *K, const float *values, int32_t n, const float *block_top,
-                       double total, double wanted, int which, og_lists *lists) {
+static narrowed narrow(const og_kernels *kernels, const float *values, int32_t n,
+                       const float *block_top, double total, double wanted, int which,
+                       og_lists *lists) {
     narrowed result = {0.0, 0.0, -1};
     float *list = lists->values[which];
     const double tail = total - wanted;
@@ -298,8 +300,8 @@ static narrowed narrow(const og_kernels *K, const float *values, int32_t n, cons
     }
     for (int tries = 0; tries < 3; tries++) {
         int32_t count = 0;
-        const double above = K->bracket(values, n, between.low, between.high, block_top, list,
-                                        lists->places[which > 0], lists->capacity, &count);
+        const double above = kernels->bracket(values, n, between.low, between.high, block_top, list,
+                                              lists->places[which > 0], lists->capacity, &count);
         if (count > lists->capacity) { /* too wide, if it can be narrower */
             margin /= 2.0;
             between = guess(values, n, tail, margin, lists->sample, size);
@@ -313,7 +315,7 @@ static narrowed narrow(const og_kernels *K, const float *values, int32_t n, cons
             continue;
         }
         for (int32_t i = count; i < og_padded(count); i++) list[i] = 0.0f;
-        const double inside = K->sum(list, count, 0.0f, NULL, lists->sums);
+        const double inside = kernels->sum(list, count, 0.0f, NULL, lists->sums);
         if (above + inside < wanted) { /* lower down */
             const interval wider = guess(values, n, tail, margin, lists->sample, size);
             if (between.low <= least_kept(tail, n)) return result;
@@ -329,9 +331,9 @@ static narrowed narrow(const og_kernels *K, const float *values, int32_t n, cons
     return result;
 }
 
-og_nucleus og_select_nucleus(const og_kernels *K, const float *weights, int32_t n,
+og_nucleus og_select_nucleus(const og_kernels *kernels, const float *weights, int32_t n,
                              const float *block_top, double total, double goal, og_lists *lists) {
-    const narrowed first = narrow(K, weights, n, block_top, total, goal, 0, lists);
+    const narrowed first = narrow(kernels, weights, n, block_top, total, goal, 0, lists);
     if (first.count < 0) {
         const og_nucleus nucleus = {og_select_mass(weights, weights, n, goal), -1};
         return nucleus;
@@ -341,7 +343,7 @@ og_nucleus og_select_nucleus(const og_kernels *K, const float *weights, int32_t 
     double wanted = goal - first.above;
     total = first.inside;
     for (int which = 1; left > FEW; which = 3 - which) {
-        const narrowed next = narrow(K, values, left, NULL, total, wanted, which, lists);
+        const narrowed next = narrow(kernels, values, left, NULL, total, wanted, which, lists);
         if (next.count < 0 || next.count > left / 2) break; /* the buckets will do */
         wanted -= next.above;
         total = next.inside;
@@ -355,7 +357,7 @@ og_nucleus og_select_nucleus(const og_kernels *K, const float *weights, int32_t 
     return nucleus;
 }
 
-/* --- the largest ----------------------------------------------------------------------------- */
+/* --- the largest ------------------------------------------------------------------------------ */
 
 /* The k-th largest of the maxima of the blocks: at least k values are not less. k <= OG_SAMPLE. */
 static float kth_maximum(const float *block_max, int32_t blocks, int32_t k, float *sample) {
@@ -382,8 +384,8 @@ static float sampled_border(const float *row, int32_t n, int32_t k, float *sampl
     return from_top < size ? og_select_count(sample, size, from_top + 1).border : -INFINITY;
 }
 
-int32_t og_list_largest(const og_kernels *K, const float *row, int32_t n, const float *block_max,
-                        int32_t k, og_lists *lists) {
+int32_t og_select_largest(const og_kernels *kernels, const float *row, int32_t n,
+                          const float *block_max, int32_t k, og_lists *lists) {
     const int32_t blocks = og_blocks(n);
     const bool by_maxima = k <= blocks / 2 && k <= OG_SAMPLE;
     const float border = by_maxima ? kth_maximum(block_max, blocks, k, lists->sample)
@@ -398,8 +400,8 @@ int32_t og_list_largest(const og_kernels *K, const float *row, int32_t n, const 
         const int32_t whole = length / OG_LANES * OG_LANES;
         int32_t count = 0;
         const int32_t room = lists->capacity - found;
-        K->bracket(row + start, whole, border, INFINITY, NULL, values + found, places + found, room,
-                   &count);
+        kernels->bracket(row + start, whole, border, INFINITY, NULL, values + found, places + found,
+                         room, &count);
         if (count > room) return -1;
         for (int32_t i = 0; i < count; i++) places[found + i] += start;
         found += count;
@@ -413,9 +415,9 @@ int32_t og_list_largest(const og_kernels *K, const float *row, int32_t n, const 
     return found >= k ? found : -1;
 }
 
-int32_t og_top_values(const og_kernels *K, const float *row, int32_t n, const float *block_max,
-                      int32_t k, og_lists *lists, float *best) {
-    const int32_t listed = og_list_largest(K, row, n, block_max, k, lists);
+int32_t og_select_top(const og_kernels *kernels, const float *row, int32_t n,
+                      const float *block_max, int32_t k, og_lists *lists, float *best) {
+    const int32_t listed = og_select_largest(kernels, row, n, block_max, k, lists);
     const float *values = listed < 0 ? row : lists->values[0];
     const int32_t count = listed < 0 ? n : listed;
     int32_t size = 0;

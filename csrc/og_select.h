@@ -17,11 +17,12 @@ typedef struct og_cut {
     bool more;    /* whether there are equal ones that are not kept */
 } og_cut;
 
-/* --- in any row: radix selection ------------------------------------------------------------- */
+/* --- in any row: radix selection -------------------------------------------------------------- */
 
 /* Method: the order-preserving bits of a float, 11 + 11 + 10 of them at a time. The first digit is
- * counted over the whole row; only the bucket that holds the border is looked at again. O(n) in every
- * case, whatever the values: 3 ns a value in most rows, 20 where nearly all of them are equal. */
+ * counted over the whole row; only the bucket that holds the border is looked at again. O(n) in
+ * every case, whatever the values: 3 ns a value in most rows, 20 where nearly all of them are
+ * equal. */
 
 /* The cut that keeps the k largest of n values. 1 <= k <= n; no NaN. */
 og_cut og_select_count(const float *values, int32_t n, int32_t k);
@@ -62,19 +63,20 @@ typedef struct og_nucleus {
  * alone. When nothing lies above the bracket, the list has all that is kept, and whatever follows
  * looks at the list instead of the row.
  *
- * weights: n values, padded; block_top: as for K->sum, or NULL; total: their sum as K->sum gives it. */
-og_nucleus og_select_nucleus(const og_kernels *K, const float *weights, int32_t n,
+ * weights: n values, padded; block_top: as for kernels->sum, or NULL; total: their sum as
+ * kernels->sum gives it. */
+og_nucleus og_select_nucleus(const og_kernels *kernels, const float *weights, int32_t n,
                              const float *block_top, double total, double goal, og_lists *lists);
 
 /* List in the first list, in order of ids, at least the k largest values of a row: all that are not
  * less than a border which the maxima of the blocks (or, for large k, a sample) give. Returns how
- * many, or -1 when they are fewer than k or more than the list holds: the caller then takes the slow
- * way. No NaN; 1 <= k <= n. O(n), mostly O(blocks). */
-int32_t og_list_largest(const og_kernels *K, const float *row, int32_t n, const float *block_max,
-                        int32_t k, og_lists *lists);
+ * many, or -1 when they are fewer than k or more than the list holds: the caller then takes the
+ * slow way. No NaN; 1 <= k <= n. O(n), mostly O(blocks). */
+int32_t og_select_largest(const og_kernels *kernels, const float *row, int32_t n,
+                          const float *block_max, int32_t k, og_lists *lists);
 
-/* The k largest values of a row, best first. Returns k. As og_list_largest; k <= OG_SAMPLE. */
-int32_t og_top_values(const og_kernels *K, const float *row, int32_t n, const float *block_max,
-                      int32_t k, og_lists *lists, float *best);
+/* The k largest values of a row, best first. Returns k. As og_select_largest; k <= OG_SAMPLE. */
+int32_t og_select_top(const og_kernels *kernels, const float *row, int32_t n,
+                      const float *block_max, int32_t k, og_lists *lists, float *best);
 
 #endif

@@ -1,4 +1,4 @@
-/* Return codes of all functions that can fail. 0 is success; nothing is written on failure. */
+/* What a function that can fail returns. 0 is success; nothing is written on failure. */
 #ifndef OG_STATUS_H
 #define OG_STATUS_H
 

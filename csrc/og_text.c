@@ -1,5 +1,7 @@
 #include "og_text.h"
 
+#include <stdbool.h>
+
 void og_stops_init(og_stops *s) {
     for (int32_t i = 0; i < s->n_stops; i++) {
         const uint8_t *stop = s->bytes + s->offset[i];
@@ -55,7 +57,7 @@ static size_t sequence_length(uint8_t lead) {
 }
 
 /* Whether `second` may follow `lead` (no overlong forms, surrogates or values past U+10FFFF). */
-static int second_byte_fits(uint8_t lead, uint8_t second) {
+static bool second_byte_fits(uint8_t lead, uint8_t second) {
     const uint8_t low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
     const uint8_t high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
     return second >= low && second <= high;

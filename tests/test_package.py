@@ -18,6 +18,10 @@ import pytest
 from support import TIMEOUT
 
 import offgrid
+import offgrid.sampling._config
+import offgrid.sampling._find
+import offgrid.sampling._json
+import offgrid.sampling._rows
 import offgrid.sampling._sampler
 import offgrid.sampling._text
 from offgrid.store.catalogue import STARTER_PATH
@@ -30,6 +34,14 @@ else:
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(offgrid.__file__).parent
 LARGEST_STARTER = 4 * 2**20
+COMPILED = (
+    offgrid.sampling._config,
+    offgrid.sampling._find,
+    offgrid.sampling._json,
+    offgrid.sampling._rows,
+    offgrid.sampling._sampler,
+    offgrid.sampling._text,
+)
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for pattern in (
@@ -85,14 +97,14 @@ def python(program: str, cwd: Path, **environ: str) -> subprocess.CompletedProce
 def test_no_source_of_compiled_modules_is_installed(
     installed: list[importlib.metadata.PackagePath],
 ) -> None:
-    sources = {".pyx", ".pxd", ".pxi", ".c", ".h", ".cpp"}
+    sources = {".pyx", ".pxd", ".pxi", ".c", ".h", ".inc", ".cpp"}
     assert [str(file) for file in installed if file.suffix in sources] == []
 
 
 def test_types_are_installed(installed: list[importlib.metadata.PackagePath]) -> None:
     names = {file.as_posix() for file in installed}
     assert "offgrid/py.typed" in names
-    for module in ("_sampler", "_text"):
+    for module in (path.stem for path in (ROOT / "offgrid" / "sampling").glob("*.pyx")):
         assert f"offgrid/sampling/{module}.pyi" in names
         compiled = [name for name in names if name.startswith(f"offgrid/sampling/{module}.")]
         assert any(name.endswith(tuple(EXTENSION_SUFFIXES)) for name in compiled)
@@ -121,7 +133,7 @@ def test_metadata(distribution: importlib.metadata.Distribution) -> None:
 
 
 def test_the_sampling_modules_are_compiled() -> None:
-    for module in (offgrid.sampling._sampler, offgrid.sampling._text):
+    for module in COMPILED:
         assert str(module.__file__).endswith(tuple(EXTENSION_SUFFIXES))
 
 
@@ -138,7 +150,7 @@ def test_python_m_pytest_takes_the_package_that_can_be_imported(
     unwanted = [f"*{end}" for end in EXTENSION_SUFFIXES] + ["*.gguf", "__pycache__"]
     shutil.copytree(PACKAGE, tree / "offgrid", ignore=shutil.ignore_patterns(*unwanted))
     if is_compiled:
-        for module in (offgrid.sampling._sampler, offgrid.sampling._text):
+        for module in COMPILED:
             shutil.copy(str(module.__file__), tree / "offgrid" / "sampling")
     shutil.copy(ROOT / "pyproject.toml", tree)
     (tree / "tests" / "lib").mkdir(parents=True)

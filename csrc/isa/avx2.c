@@ -1,4 +1,4 @@
 #define OG_LANES_AVX2
 #define KERNELS og_kernels_avx2
 #define KERNELS_NAME "avx2"
-#include "../og_kernels_body.h"
+#include "../og_kernels.inc"

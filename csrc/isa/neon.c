@@ -1,4 +1,4 @@
 #define OG_LANES_NEON
 #define KERNELS og_kernels_neon
 #define KERNELS_NAME "neon"
-#include "../og_kernels_body.h"
+#include "../og_kernels.inc"

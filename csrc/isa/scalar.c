@@ -1,4 +1,4 @@
 #define OG_LANES_SCALAR
 #define KERNELS og_kernels_scalar
 #define KERNELS_NAME "scalar"
-#include "../og_kernels_body.h"
+#include "../og_kernels.inc"

@@ -1,4 +1,4 @@
 #define OG_LANES_SSE2
 #define KERNELS og_kernels_sse2
 #define KERNELS_NAME "sse2"
-#include "../og_kernels_body.h"
+#include "../og_kernels.inc"

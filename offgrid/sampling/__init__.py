@@ -16,14 +16,12 @@ from offgrid.sampling.params import SamplingParams
 from offgrid.sampling.result import SampleResult, TokenScore
 
 try:
-    from offgrid.sampling._sampler import (
-        Sampler,
-        instruction_sets,
-        philox4x32,
-        sample_rows,
-        score_rows,
-    )
-    from offgrid.sampling._text import JsonCounts, TextSet, TextStream, count_json, cut_json
+    from offgrid.sampling._config import instruction_sets
+    from offgrid.sampling._find import TextSet
+    from offgrid.sampling._json import JsonCounts, count_json, cut_json
+    from offgrid.sampling._rows import sample_rows, score_rows
+    from offgrid.sampling._sampler import Sampler, philox4x32
+    from offgrid.sampling._text import TextStream
 except ModuleNotFoundError as ex:
     if ex.name is None or not ex.name.startswith("offgrid.sampling._"):
         raise

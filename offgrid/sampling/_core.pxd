@@ -1,9 +1,13 @@
 # Declares all of csrc, once. Nothing here is compiled into a module of its own.
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef extern from "<stdbool.h>" nogil:
+    ctypedef bint c_bool "bool"
 
 
 cdef extern from "og_status.h" nogil:
-    enum:
+    enum og_status:
         OG_OK
         OG_ERR_NAN
         OG_ERR_INFINITE
@@ -11,7 +15,7 @@ cdef extern from "og_status.h" nogil:
 
 
 cdef extern from "og_philox.h" nogil:
-    void og_philox4x32(const uint32_t *counter, const uint32_t *key, uint32_t *out)
+    void og_philox_block(const uint32_t *counter, const uint32_t *key, uint32_t *out)
 
 
 cdef extern from "og_kernels.h" nogil:
@@ -25,49 +29,25 @@ cdef extern from "og_kernels.h" nogil:
 
     const og_kernels *og_kernels_best()
     const og_kernels *og_kernels_named(const char *name)
-    int32_t og_blocks(int32_t n)
-    int32_t og_padded(int32_t n)
 
 
-cdef extern from "og_history.h" nogil:
-    ctypedef struct og_history:
-        int32_t *in_block
-        int32_t *ring
-        int32_t capacity
-
-    size_t og_history_bytes(int32_t capacity)
-    void og_history_init(og_history *h, int32_t n_vocab, void *memory, int32_t capacity,
-                         int32_t *in_block, int32_t *ring, int32_t last_n, bint keep)
-    void og_history_grow(og_history *h, void *memory, int32_t capacity)
-    bint og_history_full(const og_history *h)
-    void og_history_bias(og_history *h, int32_t token, float bias)
-    void og_history_add(og_history *h, int32_t token, bint generated)
+cdef extern from "og_memory.h" nogil:
+    enum:
+        OG_ALIGNMENT
 
 
 cdef extern from "og_dry.h" nogil:
-    ctypedef struct og_breaker:
-        int32_t head
-        int32_t tail_begin
-        int32_t tail_length
-
-    ctypedef struct og_dry:
+    ctypedef struct og_dry_params:
         float multiplier
         float base
         int32_t allowed_length
         int32_t last_n
-        const og_breaker *breakers
-        const int32_t *tails
-        int32_t n_breakers
-        int32_t *tokens
-        int32_t *repeats
-        int32_t n
-        int32_t capacity
-
-    bint og_dry_full(const og_dry *d)
-    void og_dry_add(og_dry *d, int32_t token)
 
 
-cdef extern from "og_sampler.h" nogil:
+cdef extern from "og_config.h" nogil:
+    enum:
+        OG_MAX_VOCAB
+
     ctypedef struct og_params:
         float temperature
         float dynatemp_range
@@ -80,25 +60,43 @@ cdef extern from "og_sampler.h" nogil:
         float xtc_threshold
         float mirostat_tau
         float mirostat_eta
+        float adaptive_target
+        float adaptive_decay
         int32_t mirostat
         int32_t top_k
         int32_t min_keep
+        int32_t min_tokens
+        int32_t repeat_last_n
+        c_bool p_less
         og_penalties penalties
+        og_dry_params dry
 
-    ctypedef struct og_end:
+    ctypedef struct og_bias:
         int32_t token
         float bias
 
+    ctypedef struct og_config:
+        int32_t n_vocab
+        og_params params
+        uint64_t seed
+        uint32_t choice
+        const og_kernels *kernels
+        const og_bias *biases
+        const int32_t *ends
+        const int32_t *breakers
+        const int32_t *breaker_lengths
+        int32_t n_biases
+        int32_t n_ends
+        int32_t n_breakers
+
+    void og_config_init(og_config *config, int32_t n_vocab)
+    c_bool og_params_need_row(const og_params *params)
+
+
+cdef extern from "og_sampler.h" nogil:
     ctypedef struct og_sampler:
         const og_kernels *kernels
         int32_t n_vocab
-        og_params params
-        og_history history
-        og_dry dry
-        const og_end *ends
-        int32_t n_ends
-        int64_t min_tokens
-        int64_t n_generated
         uint64_t seed
         uint32_t choice
         uint64_t position
@@ -111,19 +109,25 @@ cdef extern from "og_sampler.h" nogil:
         int32_t token
         float logprob
 
-    bint og_sampler_counts(const og_params *params)
-    bint og_sampler_needs_row(const og_params *params)
-    size_t og_scratch_bytes(int32_t n_vocab, bint with_row)
-    void og_scratch_init(og_scratch *scratch, void *memory, int32_t n_vocab, bint with_row)
-    int og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits,
-                        const uint32_t *mask, int32_t *token)
+    size_t og_sampler_bytes(const og_config *config)
+    void og_sampler_init(og_sampler *s, const og_config *config, void *memory)
+    c_bool og_sampler_is_full(const og_sampler *s)
+    size_t og_sampler_reserve_bytes(const og_sampler *s, int32_t tokens)
+    void og_sampler_reserve(og_sampler *s, int32_t tokens, void *memory)
+    int32_t og_sampler_lookback(const og_sampler *s)
+    void og_sampler_accept_prompt(og_sampler *s, int32_t token)
     void og_sampler_accept(og_sampler *s, int32_t token)
-    void og_logprobs(const og_sampler *s, og_scratch *scratch, const float *logits, int32_t token,
-                     float *logprob, og_candidate *top, int32_t n_top)
-    int og_score(const og_sampler *s, og_scratch *scratch, const float *logits, int32_t token,
-                 float *logprob, int32_t *rank, og_candidate *top, int32_t n_top)
-    void og_post_logprobs(const og_scratch *scratch, int32_t token, float *logprob,
-                          og_candidate *top, int32_t n_top)
+    size_t og_scratch_bytes(int32_t n_vocab, c_bool with_row)
+    void og_scratch_init(og_scratch *scratch, void *memory, int32_t n_vocab, c_bool with_row)
+    og_status og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits,
+                              const uint32_t *mask, int32_t *token)
+    void og_sampler_logprobs(const og_sampler *s, og_scratch *scratch, const float *logits,
+                             int32_t token, float *logprob, og_candidate *top, int32_t n_top)
+    og_status og_sampler_score(const og_sampler *s, og_scratch *scratch, const float *logits,
+                               int32_t token, float *logprob, int32_t *rank, og_candidate *top,
+                               int32_t n_top)
+    void og_scratch_logprobs(const og_scratch *scratch, int32_t token, float *logprob,
+                             og_candidate *top, int32_t n_top)
 
 
 cdef extern from "og_text.h" nogil:
@@ -162,8 +166,8 @@ cdef extern from "og_find.h" nogil:
     size_t og_trie_bytes(int32_t n_nodes)
     void og_trie_init(og_trie *t, void *memory, int32_t n_nodes, const uint8_t *bytes,
                       const int32_t *order, int32_t n)
-    size_t og_find_places(const og_find *f, const uint8_t *data, size_t n, uint8_t *places,
-                          int *whole)
+    size_t og_find_place_marks(const og_find *f, const uint8_t *data, size_t n, uint8_t *places,
+                               c_bool *whole)
     size_t og_find_split(const og_find *f, const uint8_t *data, size_t n, const uint8_t *mark,
                          size_t n_mark, uint16_t *lengths, size_t window, int32_t *found,
                          size_t capacity)
@@ -183,4 +187,4 @@ cdef extern from "og_json.h" nogil:
         size_t constant
 
     void og_json_count(const uint8_t *data, size_t n, og_json *counts)
-    size_t og_json_cuts(const uint8_t *data, size_t n, size_t least, size_t *cuts, size_t capacity)
+    size_t og_json_cut(const uint8_t *data, size_t n, size_t least, size_t *cuts, size_t capacity)

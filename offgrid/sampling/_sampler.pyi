@@ -3,11 +3,9 @@ from typing import Any, final, overload
 
 from typing_extensions import Buffer
 
-from offgrid.errors import SamplingError
 from offgrid.sampling.params import SamplingParams
-from offgrid.sampling.result import SampleResult, TokenScore
+from offgrid.sampling.result import SampleResult
 
-INSTRUCTION_SETS: tuple[str, ...]
 MAX_TOP_LOGPROBS: int
 
 @final
@@ -56,21 +54,4 @@ class Sampler:
     ) -> SampleResult: ...
     def accept(self, token: int) -> None: ...
 
-def sample_rows(
-    addresses: Sequence[int],
-    samplers: Sequence[Sampler],
-    *,
-    top_logprobs: Sequence[int] | None = None,
-    masks: Sequence[int] | None = None,
-    post_sampling: Sequence[bool] | None = None,
-    accept: bool = True,
-    threads: int = 1,
-) -> list[SampleResult | SamplingError]: ...
-def score_rows(
-    sampler: Sampler,
-    addresses: Sequence[int],
-    tokens: Sequence[int],
-    top_logprobs: int = 0,
-) -> list[TokenScore]: ...
-def instruction_sets() -> tuple[str, ...]: ...
 def philox4x32(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]: ...

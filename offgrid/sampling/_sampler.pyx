@@ -1,67 +1,51 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The Python face of csrc/og_sampler: check, convert, drop the GIL, map errors."""
 
-import math
-import os
-import secrets
 import sys
 from operator import index
 
 cimport cython
-from cython.parallel cimport prange
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBuffer_Release, PyObject_GetBuffer
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uintptr_t
+from cpython.mem cimport PyMem_RawFree
+from libc.stdint cimport int32_t, uint32_t, uintptr_t
 from libc.string cimport strcmp
 
+from offgrid.sampling._config cimport _Config, check_token, find_kernels
 from offgrid.sampling._core cimport (
+    OG_ALIGNMENT,
     OG_ERR_INFINITE,
     OG_ERR_NAN,
     OG_ERR_NO_CANDIDATE,
+    OG_MAX_VOCAB,
     OG_OK,
-    og_blocks,
-    og_breaker,
     og_candidate,
-    og_dry_add,
-    og_dry_full,
-    og_end,
-    og_history_add,
-    og_history_bias,
-    og_history_bytes,
-    og_history_full,
-    og_history_grow,
-    og_history_init,
-    og_kernels,
-    og_kernels_best,
-    og_kernels_named,
-    og_logprobs,
-    og_padded,
-    og_philox4x32,
-    og_post_logprobs,
-    og_sampler,
+    og_config,
+    og_config_init,
+    og_params_need_row,
+    og_philox_block,
     og_sampler_accept,
-    og_sampler_counts,
+    og_sampler_accept_prompt,
+    og_sampler_bytes,
     og_sampler_draw,
-    og_sampler_needs_row,
-    og_scratch,
+    og_sampler_init,
+    og_sampler_is_full,
+    og_sampler_logprobs,
+    og_sampler_lookback,
+    og_sampler_reserve,
+    og_sampler_reserve_bytes,
     og_scratch_bytes,
     og_scratch_init,
-    og_score,
+    og_scratch_logprobs,
+    og_status,
 )
+from offgrid.sampling._memory cimport aligned, allocate
 
-from offgrid.errors import ConfigError, InvalidParameter, SamplingError
+from offgrid.errors import InvalidParameter, SamplingError
 from offgrid.sampling.params import MAX_TOP_LOGPROBS, SamplingParams
-from offgrid.sampling.result import SampleResult, TokenScore
+from offgrid.sampling.result import SampleResult
 
 cdef enum:
     NO_LOGPROBS = -1
-    FIRST_CAPACITY = 64
-    ALIGNMENT = 64
-    # Tokens. A larger window is never full: it is "everything", and takes no room beforehand.
-    MAX_WINDOW = 1 << 24
-
-INSTRUCTION_SETS = ("scalar", "sse2", "avx2", "avx512", "neon")
-"""Names of all kernels that there may be; instruction_sets() tells which can run here."""
 
 # What may stand before a format in native byte order (see struct).
 cdef bytes _NATIVE_ORDER = b"@=<" if sys.byteorder == "little" else b"@=>!"
@@ -73,41 +57,13 @@ _MESSAGES = {
 }
 
 
-cdef object _error(int status):
+cdef object sampling_error(og_status status):
     """The one place where a return code becomes an exception."""
     message, code = _MESSAGES[status]
     return SamplingError(message, code)
 
 
-cdef void *_allocate(size_t size) except NULL:
-    cdef void *memory = PyMem_RawMalloc(size if size > 0 else 1)
-    if memory == NULL:
-        raise MemoryError
-    return memory
-
-
-def instruction_sets():
-    """Return the names of the kernels that this machine can run. All give the same tokens."""
-    return tuple(name for name in INSTRUCTION_SETS if og_kernels_named(name.encode()) != NULL)
-
-
-
-cdef const og_kernels *_find_kernels(object name) except NULL:
-    if name is not None and not isinstance(name, str):
-        raise TypeError(f"isa must be a name, not {type(name).__name__}")
-    wanted = name or os.environ.get("OFFGRID_ISA")
-    if not wanted:
-        return og_kernels_best()
-    cdef const og_kernels *kernels = og_kernels_named(wanted.encode())
-    if kernels == NULL:
-        source = "isa" if name else "OFFGRID_ISA"
-        raise ConfigError(
-            f"{source}: {wanted!r} cannot run here; {', '.join(instruction_sets())} can"
-        )
-    return kernels
-
-
-cdef int32_t _top_count(object top_logprobs, int32_t n_vocab) except -2:
+cdef int32_t top_count(object top_logprobs, int32_t n_vocab) except -2:
     if top_logprobs is None:
         return NO_LOGPROBS
     top_logprobs = index(top_logprobs)
@@ -119,7 +75,6 @@ cdef int32_t _top_count(object top_logprobs, int32_t n_vocab) except -2:
     return min(<int32_t>top_logprobs, n_vocab)
 
 
-@cython.final
 cdef class Sampler:
     """Draws the tokens of one sequence.
 
@@ -143,20 +98,6 @@ cdef class Sampler:
     that are handed out, take more.
     """
 
-    cdef og_sampler _s
-    cdef og_scratch _scratch
-    cdef void *_scratch_memory
-    cdef void *_history_memory
-    cdef int32_t *_in_block
-    cdef int32_t *_ring
-    cdef og_end *_ends
-    cdef og_breaker *_breakers
-    cdef int32_t *_tails
-    cdef readonly object params
-    cdef bint _counts
-    cdef bint _busy
-    cdef bint _ready
-
     def __init__(
         self,
         n_vocab,
@@ -168,183 +109,63 @@ cdef class Sampler:
         end_tokens=(),
         isa=None,
     ):
-        if self._s.n_vocab:
+        if self._begun:
             raise RuntimeError("a sampler is initialised once")
+        self._begun = True
         n_vocab, choice = index(n_vocab), index(choice)
         if params is not None and not isinstance(params, SamplingParams):
             raise TypeError(f"params must be SamplingParams, not {type(params).__name__}")
-        if not 1 <= n_vocab <= (1 << 31) - 4096:
-            raise InvalidParameter(f"n_vocab must be 1 to 2^31 - 4096, not {n_vocab}.", "n_vocab")
+        if not 1 <= n_vocab <= OG_MAX_VOCAB:
+            raise InvalidParameter(f"n_vocab must be 1 to {OG_MAX_VOCAB}, not {n_vocab}.", "n_vocab")
         if not 0 <= choice < (1 << 32):
             raise InvalidParameter(f"choice must fit 32 bits, not {choice}.", "choice")
-        self.params = params = SamplingParams() if params is None else params
-        self._s.kernels = _find_kernels(isa)
-        self._s.n_vocab = n_vocab
-        self._s.choice = choice
-        self._s.seed = (secrets.randbits(64) if params.seed is None else params.seed) & (2**64 - 1)
-        self._copy_params(params)
-        self._init_scratch()
-        self._init_history(params, banned, end_tokens)
-        self._init_dry(params)
-        self._read_prompt(prompt_tokens)
+        self.params = SamplingParams() if params is None else params
+        cdef _Config config = _Config.__new__(_Config)
+        og_config_init(&config.c, n_vocab)
+        config.c.kernels = find_kernels(isa)
+        config.c.choice = choice
+        config.set_params(self.params)
+        config.set_biases(self.params.logit_bias, banned)
+        config.set_ends(end_tokens)
+        config.set_breakers(self.params.dry_breakers)
+        self._allocate_memory(&config.c)
+        og_sampler_init(&self._s, &config.c, aligned(self._memory))
+        self._accept_prompt(prompt_tokens)
         self._ready = True
 
-    cdef int _copy_params(self, object params) except -1:
-        self._s.params.temperature = params.temperature
-        self._s.params.dynatemp_range = params.dynatemp_range
-        self._s.params.dynatemp_exponent = params.dynatemp_exponent
-        self._s.params.top_n_sigma = params.top_n_sigma
-        self._s.params.typical_p = params.typical_p
-        self._s.params.top_p = params.top_p
-        self._s.params.min_p = params.min_p
-        self._s.params.xtc_probability = params.xtc_probability
-        self._s.params.xtc_threshold = params.xtc_threshold
-        self._s.params.mirostat = params.mirostat
-        self._s.params.mirostat_tau = params.mirostat_tau
-        self._s.params.mirostat_eta = params.mirostat_eta
-        self._s.params.top_k = params.top_k
-        self._s.params.min_keep = params.min_keep
-        self._s.params.penalties.repetition = params.repetition_penalty
-        self._s.params.penalties.frequency = params.frequency_penalty
-        self._s.params.penalties.presence = params.presence_penalty
-        self._s.mu = 2.0 * params.mirostat_tau
-        return 0
-
     def __dealloc__(self):
+        PyMem_RawFree(self._memory)
         PyMem_RawFree(self._scratch_memory)
-        PyMem_RawFree(self._history_memory)
-        PyMem_RawFree(self._in_block)
-        PyMem_RawFree(self._ring)
-        PyMem_RawFree(self._ends)
-        PyMem_RawFree(self._breakers)
-        PyMem_RawFree(self._tails)
-        PyMem_RawFree(self._s.dry.tokens)
-        PyMem_RawFree(self._s.dry.repeats)
 
-    cdef int _init_scratch(self) except -1:
-        cdef bint with_row = og_sampler_needs_row(&self._s.params)
-        cdef size_t size = og_scratch_bytes(self._s.n_vocab, with_row)
-        self._scratch_memory = _allocate(size + ALIGNMENT)
-        cdef uintptr_t aligned = (
-            (<uintptr_t>self._scratch_memory + ALIGNMENT - 1) & ~<uintptr_t>(ALIGNMENT - 1)
+    cdef int _allocate_memory(self, const og_config *config) except -1:
+        cdef bint with_row = og_params_need_row(&config.params)
+        self._scratch_memory = allocate(
+            og_scratch_bytes(config.n_vocab, with_row) + OG_ALIGNMENT
         )
-        og_scratch_init(&self._scratch, <void *>aligned, self._s.n_vocab, with_row)
+        og_scratch_init(&self._scratch, aligned(self._scratch_memory), config.n_vocab, with_row)
+        self._memory = allocate(og_sampler_bytes(config) + OG_ALIGNMENT)
         return 0
 
-    cdef int _init_history(self, object params, object banned, object end_tokens) except -1:
-        # The window only counts when something reads it.
-        cdef int32_t last_n = 0
-        if params.repetition_penalty != 1.0:
-            last_n = params.repeat_last_n if params.repeat_last_n <= MAX_WINDOW else -1
-        if last_n > 0:
-            self._ring = <int32_t *>_allocate(last_n * sizeof(int32_t))
-        biases = {token: (-math.inf if value is False else value)
-                  for token, value in (params.logit_bias or {}).items()}
-        for token in biases:
-            self._check_token(token, "logit_bias")
-        biases.update((self._check_token(token, "banned"), -math.inf) for token in banned)
-        ends = sorted({self._check_token(token, "end_tokens") for token in end_tokens})
-        if not params.min_tokens:
-            ends = []
-        cdef int32_t capacity = og_padded(max(FIRST_CAPACITY, len(biases) + len(ends) + 1))
-        cdef bint keep = params.dry_multiplier != 0.0 and params.dry_penalty_last_n != 0
-        self._in_block = <int32_t *>_allocate(og_blocks(self._s.n_vocab) * sizeof(int32_t))
-        self._history_memory = _allocate(og_history_bytes(capacity))
-        og_history_init(&self._s.history, self._s.n_vocab, self._history_memory, capacity,
-                        self._in_block, self._ring, last_n, keep)
-        for token, bias in biases.items():
-            og_history_bias(&self._s.history, token, bias)
-        self._ends = <og_end *>_allocate(len(ends) * sizeof(og_end))
-        for i, token in enumerate(ends):
-            self._ends[i].token = token
-            self._ends[i].bias = biases.get(token, 0.0)
-            og_history_bias(&self._s.history, token, -math.inf)
-        self._s.ends = self._ends
-        self._s.n_ends = len(ends)
-        self._s.min_tokens = params.min_tokens
-        self._counts = keep or og_sampler_counts(&self._s.params)
-        return 0
-
-    cdef int _init_dry(self, object params) except -1:
-        if params.dry_multiplier == 0.0 or params.dry_penalty_last_n == 0:
+    cdef int _accept_prompt(self, object prompt_tokens) except -1:
+        cdef int32_t lookback = og_sampler_lookback(&self._s)
+        if lookback == 0:
             return 0
-        self._s.dry.base = params.dry_base
-        self._s.dry.allowed_length = params.dry_allowed_length
-        self._s.dry.last_n = params.dry_penalty_last_n
-        breakers = sorted({tuple(breaker) for breaker in params.dry_breakers})
-        self._breakers = <og_breaker *>_allocate(len(breakers) * sizeof(og_breaker))
-        self._tails = <int32_t *>_allocate(sum(map(len, breakers)) * sizeof(int32_t))
-        cdef int32_t n_tails = 0
-        for i, breaker in enumerate(breakers):
-            self._breakers[i].head = breaker[0]
-            self._breakers[i].tail_begin = n_tails
-            self._breakers[i].tail_length = len(breaker) - 1
-            for token in breaker[1:]:
-                self._tails[n_tails] = token
-                n_tails += 1
-        self._s.dry.breakers = self._breakers
-        self._s.dry.tails = self._tails
-        self._s.dry.n_breakers = len(breakers)
-        # Bounded windows take all their room now.
-        last_n = params.dry_penalty_last_n
-        if last_n > MAX_WINDOW:
-            self._s.dry.last_n = last_n = -1
-        self._grow_dry(2 * last_n if last_n > 0 else 4096)
-        self._s.dry.multiplier = params.dry_multiplier
-        return 0
-
-    cdef int _read_prompt(self, object prompt_tokens) except -1:
-        cdef bint dry = self._s.dry.multiplier != 0.0
-        last_n = self.params.repeat_last_n if self.params.repetition_penalty != 1.0 else 0
-        if dry:
-            last_n = -1
-        if last_n == 0:
-            return 0
-        if last_n > 0 and len(prompt_tokens) > last_n:
-            prompt_tokens = prompt_tokens[-last_n:]
+        if 0 < lookback < len(prompt_tokens):
+            prompt_tokens = prompt_tokens[-lookback:]
         for token in prompt_tokens:
-            checked = self._check_token(token, "prompt_tokens")
+            checked = check_token(token, self._s.n_vocab, "prompt_tokens")
             self._make_room()
-            og_history_add(&self._s.history, checked, False)
-            if dry:
-                og_dry_add(&self._s.dry, checked)
+            og_sampler_accept_prompt(&self._s, checked)
         return 0
-
-    cdef int32_t _check_token(self, object token, str name) except -1:
-        token = index(token)
-        if not 0 <= token < self._s.n_vocab:
-            raise InvalidParameter(
-                f"Token id {token} is outside the vocabulary (0 to {self._s.n_vocab - 1}).", name
-            )
-        return <int32_t>token
 
     cdef int _make_room(self) except -1:
         """For one more token."""
-        if og_history_full(&self._s.history):
-            self._grow_history()
-        if og_dry_full(&self._s.dry) and self._s.dry.multiplier != 0.0:
-            self._grow_dry(2 * self._s.dry.capacity)
-        return 0
-
-    cdef int _grow_history(self) except -1:
-        cdef int32_t capacity = 2 * self._s.history.capacity
-        cdef void *memory = _allocate(og_history_bytes(capacity))
-        og_history_grow(&self._s.history, memory, capacity)
-        PyMem_RawFree(self._history_memory)
-        self._history_memory = memory
-        return 0
-
-    cdef int _grow_dry(self, int32_t capacity) except -1:
-        cdef int32_t *tokens = <int32_t *>_allocate(capacity * sizeof(int32_t))
-        cdef int32_t i
-        for i in range(self._s.dry.n):
-            tokens[i] = self._s.dry.tokens[i]
-        PyMem_RawFree(self._s.dry.tokens)
-        self._s.dry.tokens = tokens
-        self._s.dry.capacity = capacity
-        PyMem_RawFree(self._s.dry.repeats)
-        self._s.dry.repeats = NULL
-        self._s.dry.repeats = <int32_t *>_allocate(capacity * sizeof(int32_t))
+        if not og_sampler_is_full(&self._s):
+            return 0
+        cdef void *larger = allocate(og_sampler_reserve_bytes(&self._s, 1) + OG_ALIGNMENT)
+        og_sampler_reserve(&self._s, 1, aligned(larger))
+        PyMem_RawFree(self._memory)
+        self._memory = larger
         return 0
 
     @property
@@ -399,7 +220,7 @@ cdef class Sampler:
         cdef const float *address
         cdef const uint32_t *mask_address = NULL
         cdef int32_t token, n_top
-        cdef int status
+        cdef og_status status
         self._check_ready()
         if type(logits) is int:
             address = <const float *><uintptr_t>logits
@@ -413,8 +234,8 @@ cdef class Sampler:
             words = _open_buffer(mask, "mask words", b"I", (self._s.n_vocab + 31) // 32)
             mask_address = <const uint32_t *>words.view.buf
         if top_logprobs is not None:
-            n_top = _top_count(top_logprobs, self._s.n_vocab)
-            draw = _new_draw(self, address, mask_address, n_top, post_sampling)
+            n_top = top_count(top_logprobs, self._s.n_vocab)
+            draw = new_draw(self, address, mask_address, n_top, post_sampling)
             _run_one(draw)
             return (<_Draw>draw).result()
         self._take()
@@ -422,7 +243,7 @@ cdef class Sampler:
             status = og_sampler_draw(&self._s, &self._scratch, address, mask_address, &token)
         self._busy = False
         if status != OG_OK:
-            raise _error(status)
+            raise sampling_error(status)
         return token
 
     cdef int _check_ready(self) except -1:
@@ -443,7 +264,7 @@ cdef class Sampler:
         Raises:
             InvalidParameter: an id outside the vocabulary.
         """
-        cdef int32_t checked = self._check_token(token, "token")
+        cdef int32_t checked = check_token(token, self._s.n_vocab, "token")
         self._take()
         try:
             self._accept(checked)
@@ -451,8 +272,7 @@ cdef class Sampler:
             self._busy = False
 
     cdef int _accept(self, int32_t token) except -1:
-        if self._counts:
-            self._make_room()
+        self._make_room()
         og_sampler_accept(&self._s, token)
         return 0
 
@@ -488,22 +308,9 @@ cdef _Buffer _open_buffer(object source, str what, bytes format, Py_ssize_t leng
     return buffer
 
 
-@cython.final
 @cython.freelist(64)
 cdef class _Draw:
     """One row of a call: where it is, and what came of it."""
-
-    cdef Sampler sampler
-    cdef og_sampler *state
-    cdef og_scratch *scratch
-    cdef const float *logits
-    cdef const uint32_t *mask
-    cdef og_candidate *top
-    cdef int32_t n_top
-    cdef bint post_sampling
-    cdef int32_t token
-    cdef float logprob
-    cdef int status
 
     def __cinit__(self):
         self.top = NULL
@@ -516,14 +323,14 @@ cdef class _Draw:
         if self.status != OG_OK or self.n_top < 0:
             return
         if self.post_sampling:
-            og_post_logprobs(self.scratch, self.token, &self.logprob, self.top, self.n_top)
+            og_scratch_logprobs(self.scratch, self.token, &self.logprob, self.top, self.n_top)
         else:
-            og_logprobs(self.state, self.scratch, self.logits, self.token, &self.logprob, self.top,
-                        self.n_top)
+            og_sampler_logprobs(self.state, self.scratch, self.logits, self.token, &self.logprob,
+                                self.top, self.n_top)
 
     cdef object result(self):
         if self.status != OG_OK:
-            raise _error(self.status)
+            raise sampling_error(self.status)
         if self.n_top < 0:
             return SampleResult(self.token)
         top = [(self.top[i].token, self.top[i].logprob) for i in range(self.n_top)
@@ -531,7 +338,7 @@ cdef class _Draw:
         return SampleResult(self.token, self.logprob, tuple(top))
 
 
-cdef _Draw _new_draw(Sampler sampler, const float *logits, const uint32_t *mask, int32_t n_top,
+cdef _Draw new_draw(Sampler sampler, const float *logits, const uint32_t *mask, int32_t n_top,
                      bint post_sampling):
     cdef _Draw draw = _Draw.__new__(_Draw)
     draw.sampler = sampler
@@ -542,7 +349,7 @@ cdef _Draw _new_draw(Sampler sampler, const float *logits, const uint32_t *mask,
     draw.n_top = n_top
     draw.post_sampling = post_sampling
     if n_top > 0:
-        draw.top = <og_candidate *>_allocate(n_top * sizeof(og_candidate))
+        draw.top = <og_candidate *>allocate(n_top * sizeof(og_candidate))
     return draw
 
 
@@ -552,175 +359,6 @@ cdef int _run_one(_Draw draw) except -1:
         draw.run()
     draw.sampler._busy = False
     return 0
-
-
-cdef list _new_draws(object addresses, object samplers, object top_logprobs, object masks,
-                     object post_sampling):
-    """Check the arguments of sample_rows; return a _Draw for each row."""
-    cdef Py_ssize_t n = len(samplers)
-    for name, given in (("address", addresses), ("top_logprobs", top_logprobs), ("mask", masks),
-                        ("post_sampling", post_sampling)):
-        if given is not None and len(given) != n:
-            raise ValueError(f"every row needs one sampler and one {name}")
-    cdef Sampler sampler
-    draws = []
-    for i in range(n):
-        if not isinstance(samplers[i], Sampler):
-            raise TypeError(f"expected a Sampler, not {type(samplers[i]).__name__}")
-        sampler = samplers[i]
-        sampler._check_ready()
-        if not addresses[i]:
-            raise ValueError("the logits' address is NULL")
-        wanted = None if top_logprobs is None or top_logprobs[i] < 0 else top_logprobs[i]
-        mask = 0 if masks is None else masks[i] or 0
-        draws.append(_new_draw(sampler, <const float *><uintptr_t>addresses[i],
-                               <const uint32_t *><uintptr_t>mask,
-                               _top_count(wanted, sampler._s.n_vocab),
-                               post_sampling is not None and post_sampling[i]))
-    if len(set(samplers)) != n:
-        raise ValueError("a sampler can draw for one row of a step only")
-    return draws
-
-
-cdef int _share_scratch(list draws) except -1:
-    """Let rows that are computed in turn use the first one's scratch where it fits: it stays in
-    the cache then."""
-    cdef _Draw first, draw
-    if not draws:
-        return 0
-    first = draws[0]
-    for draw in draws:
-        if draw.state.n_vocab == first.state.n_vocab and (
-            first.scratch.row != NULL or draw.scratch.row == NULL
-        ):
-            draw.scratch = first.scratch
-    return 0
-
-
-cdef void _run_all(void **draws, Py_ssize_t n, int threads) noexcept nogil:
-    """Rows in blocks, one for each thread. Without OpenMP the blocks follow each other."""
-    cdef Py_ssize_t i
-    cdef int block
-    if threads <= 1:
-        for i in range(n):
-            (<_Draw>draws[i]).run()
-        return
-    for block in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-        _run_block(draws, n * block // threads, n * (block + 1) // threads)
-
-
-cdef void _run_block(void **draws, Py_ssize_t first, Py_ssize_t end) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(first, end):
-        (<_Draw>draws[i]).run()
-
-
-def sample_rows(addresses, samplers, *, top_logprobs=None, masks=None, post_sampling=None,
-                accept=True, threads=1):
-    """Draw one token for every row of a step, all in one call without the GIL.
-
-    Args:
-        addresses: of each row's ``n_vocab`` float32 logits; they must stay valid during the call.
-        samplers: one for each row, no sampler twice.
-        top_logprobs: None, or for each row the number of alternatives, -1 for no logprobs.
-        masks: None, or for each row the address of its ``(n_vocab + 31) // 32`` uint32 words, 0 for
-            none.
-        post_sampling: None, or for each row whether its logprobs are those of the distribution that
-            was drawn from.
-        accept: count each drawn token as generated.
-        threads: to share the rows among, where the library was built with OpenMP; the tokens are
-            the same for any number. After a call with more than one, a forked child must not make
-            such a call.
-
-    Returns:
-        A list with a SampleResult for each row, or a SamplingError in the place of a row from
-        which nothing can be drawn; the others are not affected by it.
-
-    Raises:
-        ValueError: lengths differ, an address is NULL, a sampler comes twice, no threads.
-        RuntimeError: a sampler is in use by another thread.
-    """
-    cdef list jobs = _new_draws(addresses, samplers, top_logprobs, masks, post_sampling)
-    cdef Py_ssize_t n = len(jobs)
-    cdef Py_ssize_t i, taken = 0
-    cdef _Draw draw
-    if threads < 1:
-        raise ValueError("threads must be at least 1")
-    cdef int n_threads = min(threads, max(n, 1))
-    cdef void **draws = <void **>_allocate(n * sizeof(void *))
-    for i in range(n_threads):
-        _share_scratch(jobs[n * i // n_threads : n * (i + 1) // n_threads])
-    try:
-        for draw in jobs:
-            draw.sampler._take()
-            draws[taken] = <void *>draw
-            taken += 1
-        with nogil:
-            _run_all(draws, n, n_threads)
-        results = []
-        for draw in jobs:
-            if draw.status != OG_OK:
-                results.append(_error(draw.status))
-                continue
-            if accept:
-                draw.sampler._accept(draw.token)
-            results.append(draw.result())
-        return results
-    finally:
-        for i in range(taken):
-            draw = jobs[i]
-            draw.sampler._busy = False
-        PyMem_RawFree(draws)
-
-
-def score_rows(Sampler sampler not None, addresses, tokens, top_logprobs=0):
-    """Return how likely given tokens are, one for each row, without drawing: for prompts.
-
-    Nothing of the sampler changes; its memory is used, and its parameters play no part.
-
-    Args:
-        sampler: of the rows' length.
-        addresses: of each row's ``n_vocab`` float32 logits; they must stay valid during the call.
-        tokens: the id that follows each row.
-        top_logprobs: number of alternatives.
-
-    Returns:
-        A list with a TokenScore for each row.
-
-    Raises:
-        SamplingError: a row holds NaN or +infinity, or nothing but -infinity.
-        ValueError: lengths differ, an address is NULL.
-        InvalidParameter: an id outside the vocabulary.
-        RuntimeError: the sampler is in use by another thread.
-    """
-    cdef const float *row
-    cdef int32_t token, rank, n_top = _top_count(top_logprobs, sampler._s.n_vocab)
-    cdef float logprob
-    cdef int status
-    if len(addresses) != len(tokens) or n_top < 0:
-        raise ValueError("every row needs one token, and a number of alternatives")
-    sampler._take()
-    cdef og_candidate *top = NULL
-    try:
-        top = <og_candidate *>_allocate(n_top * sizeof(og_candidate))
-        results = []
-        for address, following in zip(addresses, tokens):
-            token = sampler._check_token(following, "tokens")
-            row = <const float *><uintptr_t>address
-            if row == NULL:
-                raise ValueError("the logits' address is NULL")
-            with nogil:
-                status = og_score(&sampler._s, &sampler._scratch, row, token, &logprob, &rank, top,
-                                  n_top)
-            if status != OG_OK:
-                raise _error(status)
-            results.append(TokenScore(
-                token, logprob, rank, tuple([(top[i].token, top[i].logprob) for i in range(n_top)])
-            ))
-        return results
-    finally:
-        PyMem_RawFree(top)
-        sampler._busy = False
 
 
 def philox4x32(counter, key):
@@ -741,5 +379,5 @@ def philox4x32(counter, key):
         words[i] = counter[i]
     for i in range(2):
         key_words[i] = key[i]
-    og_philox4x32(words, key_words, words)
+    og_philox_block(words, key_words, words)
     return (words[0], words[1], words[2], words[3])

@@ -3,9 +3,9 @@
 To add a parameter, write
 
 1. its row in :class:`SamplingParams`: default, range, and what the API accepts where that differs;
-2. its field in ``csrc/og_sampler.h``, and what it does in ``csrc/og_sampler.c``;
+2. its field in ``csrc/og_config.h``, and what it does, for example in ``csrc/og_truncate.c``;
 3. the same field in ``_core.pxd``;
-4. the line of ``_sampler.pyx`` that copies it;
+4. the line of ``_config.pyx`` that copies it;
 5. its definition in ``tests/lib/reference.py``;
 6. its row in ``docs/API.md``.
 
@@ -117,6 +117,8 @@ class SamplingParams:
     """Keeps this many most likely tokens; 0 is off."""
     min_p: float = _number(0.0, 0, 1)
     """Drops tokens less likely than this fraction of the most likely one's probability."""
+    p_less: bool = _switch(False)
+    """Drops tokens less likely than the sum of the squares of all probabilities."""
     frequency_penalty: float = _number(0.0, -2, 2)
     """Subtracted from a token's logit for each time that the token was generated."""
     presence_penalty: float = _number(0.0, -2, 2)
@@ -149,6 +151,11 @@ class SamplingParams:
     """The surprise in bits that mirostat steers to."""
     mirostat_eta: float = _number(0.1, 0, 10)
     """How fast it steers."""
+    adaptive_target: float = _number(-1.0, -1, 1)
+    """Prefers tokens whose probability is near this, so that those drawn come near it on average;
+    below 0 is off. It has no effect with mirostat."""
+    adaptive_decay: float = _number(0.9, 0, 0.99)
+    """How much of that average is kept at every token."""
     dry_multiplier: float = _number(0.0, 0, 100)
     """Strength of the penalty for a token that continues a repetition; 0 is off."""
     dry_base: float = _number(1.75, 1, 100)

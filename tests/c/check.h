@@ -12,13 +12,13 @@ static int check_failures;
 
 enum { CHECK_SHOWN = 20 }; /* failures that are printed; the rest are only counted */
 
-#define CHECK(condition, ...)                                                     \
-    do {                                                                          \
-        if (!(condition) && check_failures++ < CHECK_SHOWN) {                     \
-            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition);       \
-            fprintf(stderr, __VA_ARGS__);                                         \
-            fputc('\n', stderr);                                                  \
-        }                                                                         \
+#define CHECK(condition, ...)                                               \
+    do {                                                                    \
+        if (!(condition) && check_failures++ < CHECK_SHOWN) {               \
+            fprintf(stderr, "%s:%d: %s: ", __FILE__, __LINE__, #condition); \
+            fprintf(stderr, __VA_ARGS__);                                   \
+            fputc('\n', stderr);                                            \
+        }                                                                   \
     } while (0)
 
 /* What main returns: says how many checks failed. */

@@ -7,6 +7,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "og_memory.h"
+
 enum { MAX_REGIONS = 64 };
 
 typedef struct region {
@@ -66,6 +68,10 @@ const void *guard_copy(const void *data, size_t bytes, enum guard_side side) {
 }
 
 static void drop(region *r) {
+#if defined(OG_ADDRESS_SANITIZER)
+    /* Whoever gets these pages next may use them. */
+    __asan_unpoison_memory_region(r->base, r->length);
+#endif
     if (munmap(r->base, r->length) != 0) fail("munmap");
     r->base = NULL;
 }

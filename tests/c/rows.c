@@ -6,8 +6,8 @@
 #include "check.h"
 
 static float value_of(enum row_kind kind, uint64_t *random) {
-    static const float extremes[] = {0.0f,      -0.0f,     FLT_MIN,  -FLT_MIN,  FLT_MAX,  -FLT_MAX,
-                                     -INFINITY, 0x1p-149f, 1e30f,    -0x1p-149f, 88.0f,   -104.0f};
+    static const float extremes[] = {0.0f,      -0.0f,     FLT_MIN, -FLT_MIN,   FLT_MAX, -FLT_MAX,
+                                     -INFINITY, 0x1p-149f, 1e30f,   -0x1p-149f, 88.0f,   -104.0f};
     const float unit = random_unit(random);
     switch (kind) {
     case ROW_PEAKED: return random_below(random, 200) == 0 ? 20.0f + unit : 4.0f * unit;

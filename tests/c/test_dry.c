@@ -7,24 +7,24 @@
 #include "check.h"
 #include "rig.h"
 
-enum { N_VOCAB = 12, MAX_BREAKERS = 4, MAX_TAILS = 8 };
+enum { N_VOCAB = 12, MAX_BREAKERS = 4 };
 
-/* Breakers of few tokens, ascending by head. */
-static void fill_breakers(rig_spec *spec, og_breaker *breakers, int32_t *tails, uint64_t *random) {
-    int32_t n = 0, n_tails = 0;
-    for (int32_t head = 0; head < N_VOCAB && n < MAX_BREAKERS; head++) {
+/* Breakers of few tokens. */
+static void fill_breakers(og_config *c, int32_t *tokens, int32_t *lengths, uint64_t *random) {
+    int32_t n = 0, n_tokens = 0;
+    /* In one half of the tests their first tokens ascend, in the other they descend. */
+    const bool descending = random_below(random, 2);
+    for (int32_t i = 0; i < N_VOCAB && n < MAX_BREAKERS; i++) {
         while (n < MAX_BREAKERS && random_below(random, 8) == 0) {
-            const og_breaker breaker = {head, n_tails, random_below(random, 3)};
-            for (int32_t i = 0; i < breaker.tail_length; i++) {
-                tails[n_tails++] = random_below(random, 3);
-            }
-            breakers[n++] = breaker;
+            lengths[n] = 1 + random_below(random, 3);
+            tokens[n_tokens++] = descending ? N_VOCAB - 1 - i : i;
+            for (int32_t k = 1; k < lengths[n]; k++) tokens[n_tokens++] = random_below(random, 3);
+            n++;
         }
     }
-    spec->breakers = breakers;
-    spec->n_breakers = n;
-    spec->tails = tails;
-    spec->n_tails = n_tails;
+    c->breakers = tokens;
+    c->breaker_lengths = lengths;
+    c->n_breakers = n;
 }
 
 /* Draw one step and compare what the kernels made of every token with the definition. */
@@ -38,24 +38,24 @@ static void compare(rig *r, const rig_spec *spec, const int32_t *generated, int3
     for (int32_t id = 0; id < N_VOCAB; id++) {
         const int32_t at = og_history_find(h, id);
         const float got = at < 0 ? row[id] : h->adjusted[at];
-        CHECK(got == expected[id], "token %d: %a, not %a, after %d tokens (allowed %d, last %d)", id,
-              (double)got, (double)expected[id], n, spec->dry_allowed_length, spec->dry_last_n);
+        CHECK(got == expected[id], "token %d: %a, not %a, after %d tokens (allowed %d, last %d)",
+              id, (double)got, (double)expected[id], n, spec->config.params.dry.allowed_length,
+              spec->config.params.dry.last_n);
     }
 }
 
 static void test(uint64_t seed) {
     static const int32_t windows[] = {-1, 1, 2, 3, 8, 30};
     enum { STEPS = 90 };
-    og_breaker breakers[MAX_BREAKERS];
-    int32_t tails[MAX_TAILS], tokens[STEPS];
-    rig_spec spec = {.n_vocab = N_VOCAB, .repeat_last_n = 0};
-    spec.params.temperature = 1.0f;
-    spec.params.typical_p = spec.params.top_p = spec.params.penalties.repetition = 1.0f;
-    spec.dry_multiplier = 0.75f;
-    spec.dry_base = random_below(&seed, 2) ? 1.75f : 1e30f; /* the second overflows */
-    spec.dry_allowed_length = random_below(&seed, 4);
-    spec.dry_last_n = windows[random_below(&seed, 6)];
-    fill_breakers(&spec, breakers, tails, &seed);
+    int32_t breakers[3 * MAX_BREAKERS], lengths[MAX_BREAKERS], tokens[STEPS];
+    rig_spec spec = {.n_prompt = 0};
+    og_config_init(&spec.config, N_VOCAB);
+    og_dry_params *p = &spec.config.params.dry;
+    p->multiplier = 0.75f;
+    p->base = random_below(&seed, 2) ? 1.75f : 1e30f; /* the second overflows */
+    p->allowed_length = random_below(&seed, 4);
+    p->last_n = windows[random_below(&seed, 6)];
+    fill_breakers(&spec.config, breakers, lengths, &seed);
     rig r;
     rig_init(&r, &spec, og_kernels_best(), &rig_heap);
     const int32_t period = 1 + random_below(&seed, 6), kinds = 1 + random_below(&seed, N_VOCAB);

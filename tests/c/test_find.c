@@ -96,7 +96,7 @@ static int32_t next_char(const uint8_t *data, int32_t n, int32_t at) {
     return at;
 }
 
-/* What og_find_places has to say. */
+/* What og_find_place_marks has to say. */
 static bool naive_places(const texts *t, const uint8_t *data, int32_t n, uint8_t *places) {
     bool whole = false;
     memset(places, 0, (size_t)n + 1);
@@ -109,14 +109,16 @@ static bool naive_places(const texts *t, const uint8_t *data, int32_t n, uint8_t
                 whole = true;
             }
             /* The end of the data begins the text. */
-            if ((data[at] & 0xC0) != 0x80 && n - at < length && begins(text, length, data + at, n - at)) {
+            if ((data[at] & 0xC0) != 0x80 && n - at < length &&
+                begins(text, length, data + at, n - at)) {
                 places[next_char(data, n, at)] = 1;
             }
         }
         for (int32_t at = 1; at < length; at++) {
             if ((text[at] & 0xC0) == 0x80) continue;
             /* A beginning of the data ends the text, or the data stands within it. */
-            if (begins(data, n, text + at, length - at) || begins(text + at, length - at, data, n)) {
+            if (begins(data, n, text + at, length - at) ||
+                begins(text + at, length - at, data, n)) {
                 places[next_char(data, n, 0)] = 1;
             }
         }
@@ -135,10 +137,11 @@ static void test_places(enum guard_side side, uint64_t *random) {
     const int32_t n = fill(data, 1 + random_below(random, MAX_DATA), kinds, random);
     const bool expected_whole = naive_places(&t, data, n, expected);
     uint8_t *places = guard_take((size_t)n + 1, side);
-    int whole = -1;
-    size_t count = og_find_places(&f, guard_copy(data, (size_t)n, side), (size_t)n, places, &whole);
+    bool whole = !expected_whole;
+    size_t count =
+        og_find_place_marks(&f, guard_copy(data, (size_t)n, side), (size_t)n, places, &whole);
     CHECK(memcmp(places, expected, (size_t)n + 1) == 0, "%d texts, %d bytes", t.n, n);
-    CHECK(whole == (int)expected_whole, "%d, not %d", whole, expected_whole);
+    CHECK(whole == expected_whole, "%d, not %d", whole, expected_whole);
     for (int32_t i = 0; i <= n; i++) count -= expected[i];
     CHECK(count == 0, "%zu more or less", count);
     guard_give_all();
@@ -186,13 +189,12 @@ static void test_split(enum guard_side side, uint64_t *random) {
     const size_t window = (size_t)(t.longest + 1 + random_below(random, 20));
     int32_t *found = guard_take(2 * capacity * sizeof *found, side);
     uint16_t *lengths = guard_take(window * sizeof *lengths, side);
-    const size_t count =
-        og_find_split(&f, guard_copy(data, (size_t)n, side), (size_t)n,
-                      guard_copy(marks, sizeof marks, side), sizeof marks, lengths, window, found,
-                      capacity);
+    const size_t count = og_find_split(&f, guard_copy(data, (size_t)n, side), (size_t)n,
+                                       guard_copy(marks, sizeof marks, side), sizeof marks, lengths,
+                                       window, found, capacity);
     const size_t kept = n_expected < capacity ? n_expected : capacity;
-    CHECK(count == (n_expected > capacity ? capacity + 1 : n_expected), "%zu, not %zu of %zu", count,
-          n_expected, capacity);
+    CHECK(count == (n_expected > capacity ? capacity + 1 : n_expected), "%zu, not %zu of %zu",
+          count, n_expected, capacity);
     CHECK(kept == 0 || memcmp(found, expected, 2 * kept * sizeof *found) == 0, "%d texts, %d bytes",
           t.n, n);
     guard_give_all();

@@ -55,7 +55,7 @@ static void compare(const og_history *h, const naive *m) {
 }
 
 static void *grown(og_history *h, void *memory) {
-    if (!og_history_full(h)) return memory;
+    if (!og_history_is_full(h)) return memory;
     const int32_t capacity = h->capacity + OG_LANES;
     void *larger = rig_heap.take(og_history_bytes(capacity));
     og_history_grow(h, larger, capacity);
@@ -78,7 +78,7 @@ static void test(int32_t last_n, bool keep, int32_t tokens, uint64_t seed) {
         if (random_below(&seed, 4) == 0) {
             m.bias[token] = random_below(&seed, 2) ? 0.0f : random_unit(&seed);
             m.seen[token] = true;
-            og_history_bias(&h, token, m.bias[token]);
+            og_history_set_bias(&h, token, m.bias[token]);
         } else {
             const bool generated = random_below(&seed, 8) == 0;
             naive_add(&m, token, generated, last_n);

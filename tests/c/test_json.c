@@ -12,10 +12,11 @@ static og_json count(const char *text, size_t n, enum guard_side side) {
 }
 
 static void test_values(enum guard_side side) {
-    static const char text[] = "{\"a\": [1, -2.5e+10, true, null], \"b\\\"{[\": {\"c\\\\\": \"NaN:,\"}}";
+    static const char text[] =
+        "{\"a\": [1, -2.5e+10, true, null], \"b\\\"{[\": {\"c\\\\\": \"NaN:,\"}}";
     const og_json c = count(text, sizeof text - 1, side);
-    CHECK(c.scalars == 4 && c.strings == 4 && c.keys == 3 && c.fields == 2, "%zu %zu %zu", c.scalars,
-          c.strings, c.keys);
+    CHECK(c.scalars == 4 && c.strings == 4 && c.keys == 3 && c.fields == 2, "%zu %zu %zu",
+          c.scalars, c.strings, c.keys);
     CHECK(c.lists == 1 && c.objects == 2 && c.depth == 2, "%zu %zu %zu", c.lists, c.objects,
           c.depth);
     CHECK(c.longest_number == 8 && c.constant == sizeof text - 1, "%zu %zu", c.longest_number,
@@ -26,9 +27,12 @@ static void test_integers(enum guard_side side) {
     static const struct {
         const char *text;
         size_t n;
-    } cases[] = {{"1234567890123456789", 0},    {"-1234567890123456789", 0},
-                 {"12345678901234567890", 1},   {"-12345678901234567890", 1},
-                 {"1234567890123456789.5", 0},  {"1e12345678901234567890", 0},
+    } cases[] = {{"1234567890123456789", 0},
+                 {"-1234567890123456789", 0},
+                 {"12345678901234567890", 1},
+                 {"-12345678901234567890", 1},
+                 {"1234567890123456789.5", 0},
+                 {"1e12345678901234567890", 0},
                  {"[10000000000000000000,20000000000000000000]", 2}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const og_json c = count(cases[i].text, strlen(cases[i].text), side);
@@ -40,9 +44,8 @@ static void test_constants(enum guard_side side) {
     static const struct {
         const char *text;
         size_t at;
-    } cases[] = {{"[NaN]", 1},          {"[1,-Infinity]", 3}, {"Infinity", 0},
-                 {"[NaNs]", 6},         {"\"NaN\"", 5},       {"[nan]", 5},
-                 {"[Infinity,NaN]", 1}, {"", 0}};
+    } cases[] = {{"[NaN]", 1},   {"[1,-Infinity]", 3}, {"Infinity", 0},       {"[NaNs]", 6},
+                 {"\"NaN\"", 5}, {"[nan]", 5},         {"[Infinity,NaN]", 1}, {"", 0}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const og_json c = count(cases[i].text, strlen(cases[i].text), side);
         CHECK(c.constant == cases[i].at, "%s: %zu", cases[i].text, c.constant);
@@ -109,7 +112,7 @@ static void test_cuts(enum guard_side side, uint64_t *random) {
     text[n] = 0;
     const size_t least = (size_t)(1 + random_below(random, 30)), capacity = 2 * (n / least + 1);
     size_t *cuts = guard_take(capacity * sizeof *cuts, side);
-    const size_t count = og_json_cuts(guard_copy(text, n, side), n, least, cuts, capacity);
+    const size_t count = og_json_cut(guard_copy(text, n, side), n, least, cuts, capacity);
     CHECK(count <= capacity, "%zu cuts", count);
     if (strchr(text, '"') == NULL) check_cuts(text, n, least, cuts, count);
     guard_give_all();

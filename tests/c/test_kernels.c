@@ -26,7 +26,7 @@ typedef struct inputs {
 
 /* What the kernels made of them. */
 typedef struct outputs {
-    int status;
+    enum og_status status;
     double total;
     double moment;
     int32_t count;
@@ -45,39 +45,49 @@ static void keep(void *to, const void *from, size_t bytes) {
     guard_give(from);
 }
 
-static void run_scan(const og_kernels *K, const inputs *in, bool masked, outputs *out) {
+static void run_scan(const og_kernels *kernels, const inputs *in, bool masked, outputs *out) {
     const size_t bytes = (size_t)og_blocks(in->n) * sizeof(float);
     float *block_max = guard_take(bytes, in->side);
-    out->status = K->scan(in->row, mask_of(in, masked), in->n, block_max);
+    out->status = kernels->scan(in->row, mask_of(in, masked), in->n, block_max);
     keep(out->block_max, block_max, out->status == OG_OK ? bytes : 0);
 }
 
-static void run_weigh(const og_kernels *K, const inputs *in, bool masked, bool patched,
+static void run_weigh(const og_kernels *kernels, const inputs *in, bool masked, bool patched,
                       outputs *out) {
     const size_t blocks = (size_t)og_blocks(in->n);
     const size_t bytes = (size_t)og_padded(in->n) * sizeof(float);
     float *weights = guard_take(bytes, in->side);
     double *block_sum = guard_take(blocks * sizeof(double), in->side);
-    K->weigh(in->row, mask_of(in, masked), in->n, in->max, in->scale,
-             patched ? &in->patch : NULL, weights, block_sum);
+    kernels->weigh(in->row, mask_of(in, masked), in->n, in->max, in->scale,
+                   patched ? &in->patch : NULL, weights, block_sum);
     keep(out->weights, weights, bytes);
     keep(out->block_sum, block_sum, blocks * sizeof(double));
+    if (masked || patched) return;
+    /* In the place of the logits. */
+    static float row[MAX_PADDED];
+    double sums[MAX_BLOCKS];
+    memcpy(row, in->row, (size_t)in->n * sizeof *row);
+    kernels->weigh(row, NULL, in->n, in->max, in->scale, NULL, row, sums);
+    CHECK(memcmp(row, out->weights, bytes) == 0 &&
+              memcmp(sums, out->block_sum, blocks * sizeof *sums) == 0,
+          "%s, n %d: in place", kernels->name, in->n);
 }
 
-static void run_sum(const og_kernels *K, const inputs *in, float low, bool tops, outputs *out) {
+static void run_sum(const og_kernels *kernels, const inputs *in, float low, bool tops,
+                    outputs *out) {
     const size_t bytes = (size_t)og_blocks(in->n) * sizeof(double);
     double *block_sum = guard_take(bytes, in->side);
-    out->total = K->sum(in->weights, in->n, low, tops ? in->block_top : NULL, block_sum);
+    out->total = kernels->sum(in->weights, in->n, low, tops ? in->block_top : NULL, block_sum);
     keep(out->block_sum, block_sum, bytes);
 }
 
-static void run_bracket(const og_kernels *K, const inputs *in, float low, float high, bool tops,
-                        int32_t capacity, outputs *out) {
+static void run_bracket(const og_kernels *kernels, const inputs *in, float low, float high,
+                        bool tops, int32_t capacity, outputs *out) {
     const size_t bytes = (size_t)(capacity + OG_SPARE) * sizeof(float);
     float *values = guard_take(bytes, in->side);
     int32_t *places = guard_take(bytes, in->side);
-    out->total = K->bracket(in->weights, in->n, low, high, tops ? in->block_top : NULL, values,
-                            places, capacity, &out->count);
+    out->total = kernels->bracket(in->weights, in->n, low, high, tops ? in->block_top : NULL,
+                                  values, places, capacity, &out->count);
     /* Behind the last one stands anything; more than the capacity means that nothing is promised,
      * the sum included. */
     const bool useless = out->count > capacity;
@@ -90,16 +100,16 @@ static void run_bracket(const og_kernels *K, const inputs *in, float low, float 
     keep(out->places, places, used);
 }
 
-static void run_penalise(const og_kernels *K, const inputs *in, const og_penalties *penalties,
+static void run_penalise(const og_kernels *kernels, const inputs *in, const og_penalties *penalties,
                          outputs *out) {
     const size_t bytes = (size_t)og_padded(in->touched.n) * sizeof(float);
     float *adjusted = guard_take(bytes, in->side);
     memset(adjusted, 0, bytes);
-    K->penalise(in->row, &in->touched, penalties, adjusted);
+    kernels->penalise(in->row, &in->touched, penalties, adjusted);
     keep(out->weights, adjusted, (size_t)in->touched.n * sizeof(float));
 }
 
-/* --- all calls on one set of inputs ------------------------------------------------------------ */
+/* --- all calls on one set of inputs ----------------------------------------------------------- */
 
 enum { SCANS = 2, WEIGHS = 4, SUMS = 6, BRACKETS = 18, EXP_SUMS = 2, PENALISES = 3 };
 enum { CALLS = SCANS + WEIGHS + SUMS + BRACKETS + EXP_SUMS + PENALISES };
@@ -111,33 +121,35 @@ static float border_of(const inputs *in, int which) {
     return 0.5f;
 }
 
-static void call_bracket(const og_kernels *K, const inputs *in, int call, outputs *out) {
+static void call_bracket(const og_kernels *kernels, const inputs *in, int call, outputs *out) {
     const int32_t capacities[] = {1, in->n / 3 + 1, og_padded(in->n)};
     const float low = border_of(in, call / 6);
     const float high = call / 3 % 2 ? INFINITY : low + 0.25f;
-    run_bracket(K, in, low, high, call % 2, capacities[call % 3], out);
+    run_bracket(kernels, in, low, high, call % 2, capacities[call % 3], out);
 }
 
-static void call_exp_sum(const og_kernels *K, const inputs *in, bool with_moment, outputs *out) {
-    out->total = K->exp_sum(in->row, in->n, in->max, in->scale, with_moment ? &out->moment : NULL);
+static void call_exp_sum(const og_kernels *kernels, const inputs *in, bool with_moment,
+                         outputs *out) {
+    out->total =
+        kernels->exp_sum(in->row, in->n, in->max, in->scale, with_moment ? &out->moment : NULL);
 }
 
-static void run_call(const og_kernels *K, const inputs *in, int call, outputs *out) {
+static void run_call(const og_kernels *kernels, const inputs *in, int call, outputs *out) {
     static const og_penalties penalties[PENALISES] = {
         {1.0f, 0.5f, 0.25f}, {1.3f, 0.0f, 0.0f}, {0.7f, -1.1f, 2.0f}};
     memset(out, 0, sizeof *out);
     if (call < SCANS) {
-        run_scan(K, in, call, out);
+        run_scan(kernels, in, call, out);
     } else if ((call -= SCANS) < WEIGHS) {
-        run_weigh(K, in, call & 1, call & 2, out);
+        run_weigh(kernels, in, call & 1, call & 2, out);
     } else if ((call -= WEIGHS) < SUMS) {
-        run_sum(K, in, border_of(in, call / 2), call % 2, out);
+        run_sum(kernels, in, border_of(in, call / 2), call % 2, out);
     } else if ((call -= SUMS) < BRACKETS) {
-        call_bracket(K, in, call, out);
+        call_bracket(kernels, in, call, out);
     } else if ((call -= BRACKETS) < EXP_SUMS) {
-        call_exp_sum(K, in, call, out);
+        call_exp_sum(kernels, in, call, out);
     } else {
-        run_penalise(K, in, &penalties[call - EXP_SUMS], out);
+        run_penalise(kernels, in, &penalties[call - EXP_SUMS], out);
     }
 }
 
@@ -177,7 +189,8 @@ static void fill_touched(inputs *in, uint64_t *random) {
         generated[n] = random_below(random, 3);
         window[n] = random_below(random, 2);
         bias[n] = random_below(random, 5) ? 3.0f * random_unit(random) : -INFINITY;
-        logit[n++] = random_below(random, 3) ? in->max - 4.0f * fabsf(random_unit(random)) : -INFINITY;
+        logit[n++] =
+            random_below(random, 3) ? in->max - 4.0f * fabsf(random_unit(random)) : -INFINITY;
         in_block[i / OG_BLOCK]++;
     }
     const size_t padded = (size_t)og_padded(n) * 4, plain = (size_t)n * 4;
@@ -222,21 +235,26 @@ static void test_row(enum row_kind kind, enum guard_side side, int32_t n, uint64
 }
 
 /* NaN and +infinity at each place of a row are seen, also where the mask does not allow them. */
-static void test_bad_values(const og_kernels *K, int32_t n) {
+static void test_bad_values(const og_kernels *kernels, int32_t n) {
     static float row[MAX_N], block_max[MAX_BLOCKS];
     static uint32_t mask[MAX_N / OG_MASK_WORD + 1];
     for (int32_t at = 0; at < n; at += n > 600 ? 37 : 1) {
         row[at] = NAN;
-        CHECK(K->scan(row, NULL, n, block_max) == OG_ERR_NAN, "%s, n %d, at %d", K->name, n, at);
-        CHECK(K->scan(row, mask, n, block_max) == OG_ERR_NAN, "%s, n %d, at %d", K->name, n, at);
+        CHECK(kernels->scan(row, NULL, n, block_max) == OG_ERR_NAN, "%s, n %d, at %d",
+              kernels->name, n, at);
+        CHECK(kernels->scan(row, mask, n, block_max) == OG_ERR_NAN, "%s, n %d, at %d",
+              kernels->name, n, at);
         row[n - 1 - at] = n - 1 == 2 * at ? NAN : INFINITY;
-        CHECK(K->scan(row, NULL, n, block_max) == OG_ERR_NAN, "%s, n %d, at %d", K->name, n, at);
+        CHECK(kernels->scan(row, NULL, n, block_max) == OG_ERR_NAN, "%s, n %d, at %d",
+              kernels->name, n, at);
         row[at] = row[n - 1 - at] = INFINITY;
-        CHECK(K->scan(row, NULL, n, block_max) == OG_ERR_INFINITE, "%s, n %d", K->name, n);
-        CHECK(K->scan(row, mask, n, block_max) == OG_ERR_INFINITE, "%s, n %d", K->name, n);
+        CHECK(kernels->scan(row, NULL, n, block_max) == OG_ERR_INFINITE, "%s, n %d", kernels->name,
+              n);
+        CHECK(kernels->scan(row, mask, n, block_max) == OG_ERR_INFINITE, "%s, n %d", kernels->name,
+              n);
         row[at] = row[n - 1 - at] = 0.0f;
     }
-    CHECK(K->scan(row, mask, n, block_max) == OG_OK, "%s, n %d", K->name, n);
+    CHECK(kernels->scan(row, mask, n, block_max) == OG_OK, "%s, n %d", kernels->name, n);
     for (int32_t b = 0; b < og_blocks(n); b++) CHECK(block_max[b] == -INFINITY, "block %d", b);
 }
 

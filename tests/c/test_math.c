@@ -42,13 +42,14 @@ static void test_order(uint64_t *random) {
     /* Up through the negative floats and then the positive ones, in steps that are no power of
      * two; the step is small enough to meet every exponent often. */
     for (uint64_t at = 0; at < UINT64_C(0xFF000000); at += 977) {
-        const uint32_t raw = at < 0x7F800000u ? (0xFF800000u - (uint32_t)at)
-                                              : (uint32_t)at - 0x7F800000u;
+        const uint32_t raw =
+            at < 0x7F800000u ? (0xFF800000u - (uint32_t)at) : (uint32_t)at - 0x7F800000u;
         const float value = from_bits(raw);
         if (value != value) continue;
         const uint32_t bits = og_order_bits(value);
-        CHECK((value > before) == (bits > before_bits) && (value == before) == (bits == before_bits),
-              "%a after %a", (double)value, (double)before);
+        CHECK(
+            (value > before) == (bits > before_bits) && (value == before) == (bits == before_bits),
+            "%a after %a", (double)value, (double)before);
         CHECK(og_from_order_bits(bits) == value, "%a", (double)value);
         before = value;
         before_bits = bits;

@@ -18,31 +18,57 @@ static void *take(size_t bytes) { return guard_take(bytes, side); }
 static void give(void *memory) { guard_give(memory); }
 static const rig_memory guarded = {take, give};
 
-enum { SETTINGS = 9 };
+enum { SETTINGS = 11 };
 
-/* A row of parameters for every path through a draw. */
-static og_params params_of(int setting) {
-    og_params p = {.temperature = 1.0f, .typical_p = 1.0f, .top_p = 1.0f, .xtc_threshold = 0.1f,
-                   .mirostat_tau = 3.0f, .mirostat_eta = 0.1f, .dynatemp_exponent = 1.0f,
-                   .penalties = {1.0f, 0.0f, 0.0f}};
+/* Parameters for every path through a draw. */
+static void set_params(og_params *p, int setting) {
+    p->repeat_last_n = 2;
+    p->min_tokens = setting % 3;
+    p->mirostat_tau = 3.0f;
+    p->dry.multiplier = setting % 2 ? 0.8f : 0.0f;
+    p->dry.allowed_length = 1;
+    p->dry.last_n = setting % 3 ? -1 : 4;
     switch (setting) {
-    case 0: p.temperature = 0.0f; break;
-    case 1: p.top_p = 0.9f; p.penalties.frequency = 0.5f; break;
-    case 2: p.top_k = 5; p.top_p = 0.95f; p.min_p = 0.05f; break;
-    case 3: p.typical_p = 0.7f; p.min_keep = 3; break;
-    case 4: p.top_n_sigma = 1.0f; p.penalties.repetition = 1.3f; break;
-    case 5: p.xtc_probability = 1.0f; p.min_p = 0.01f; break;
-    case 6: p.mirostat = 1; break;
-    case 7: p.mirostat = 2; p.dynatemp_range = 0.5f; break;
-    default: p.penalties.presence = 1.0f; p.top_k = 40; break;
+    case 0: p->temperature = 0.0f; break;
+    case 1:
+        p->top_p = 0.9f;
+        p->penalties.frequency = 0.5f;
+        break;
+    case 2:
+        p->top_k = 5;
+        p->top_p = 0.95f;
+        p->min_p = 0.05f;
+        break;
+    case 3:
+        p->typical_p = 0.7f;
+        p->min_keep = 3;
+        break;
+    case 4:
+        p->top_n_sigma = 1.0f;
+        p->penalties.repetition = 1.3f;
+        break;
+    case 5:
+        p->xtc_probability = 1.0f;
+        p->min_p = 0.01f;
+        break;
+    case 6: p->mirostat = 1; break;
+    case 7: p->p_less = true; break;
+    case 8: p->adaptive_target = 0.4f; break;
+    case 9:
+        p->mirostat = 2;
+        p->dynatemp_range = 0.5f;
+        break;
+    default:
+        p->penalties.presence = 1.0f;
+        p->top_k = 40;
+        break;
     }
-    return p;
 }
 
 static void check_draw(rig *r, const float *row, const uint32_t *mask, int32_t n, int setting) {
     const uint64_t before = r->sampler.position;
     int32_t token = -1;
-    const int status = og_sampler_draw(&r->sampler, &r->scratch, row, mask, &token);
+    const enum og_status status = og_sampler_draw(&r->sampler, &r->scratch, row, mask, &token);
     CHECK(status == OG_OK || status == OG_ERR_NO_CANDIDATE, "n %d, setting %d: %d", n, setting,
           status);
     if (status != OG_OK) {
@@ -54,20 +80,21 @@ static void check_draw(rig *r, const float *row, const uint32_t *mask, int32_t n
     const int32_t n_top = n < 7 ? n : 7;
     og_candidate *top = guard_take((size_t)n_top * sizeof *top, side);
     float logprob = 1.0f;
-    og_logprobs(&r->sampler, &r->scratch, row, token, &logprob, top, n_top);
+    og_sampler_logprobs(&r->sampler, &r->scratch, row, token, &logprob, top, n_top);
     CHECK(logprob <= 1e-6f && top[0].logprob >= logprob, "n %d: logprob %g", n, (double)logprob);
     guard_give(top);
     rig_accept(r, token);
 }
 
-/* The distribution that was drawn from: og_logprobs uses the same scratch, so this draws again. */
+/* The distribution that was drawn from: og_sampler_logprobs uses the same scratch, so this draws
+ * again. */
 static void check_post(rig *r, const float *row, const uint32_t *mask, int32_t n) {
     int32_t token;
     if (og_sampler_draw(&r->sampler, &r->scratch, row, mask, &token) != OG_OK) return;
     const int32_t n_top = n < 7 ? n : 7;
     og_candidate *top = guard_take((size_t)n_top * sizeof *top, side);
     float logprob = 1.0f;
-    og_post_logprobs(&r->scratch, token, &logprob, top, n_top);
+    og_scratch_logprobs(&r->scratch, token, &logprob, top, n_top);
     CHECK(logprob <= 1e-6f && top[0].token >= 0, "n %d: logprob %g", n, (double)logprob);
     guard_give(top);
 }
@@ -80,8 +107,8 @@ static void check_score(rig *r, const float *row, int32_t n) {
         const int32_t token = last ? n - 1 : 0;
         float logprob = 1.0f;
         int32_t rank = 0;
-        const int status =
-            og_score(&r->sampler, &r->scratch, row, token, &logprob, &rank, top, n_top);
+        const enum og_status status =
+            og_sampler_score(&r->sampler, &r->scratch, row, token, &logprob, &rank, top, n_top);
         if (status != OG_OK) {
             CHECK(status == OG_ERR_NO_CANDIDATE && rank == 0, "n %d: %d", n, status);
             continue;
@@ -92,23 +119,28 @@ static void check_score(rig *r, const float *row, int32_t n) {
     guard_give(top);
 }
 
-static void test(const og_kernels *K, int32_t n, int setting, uint64_t *random) {
+static void test(const og_kernels *kernels, int32_t n, int setting, uint64_t *random) {
     static float row[MAX_N];
     static uint32_t mask[MAX_N / 32 + 1];
     const int32_t prompt[] = {0, n - 1, n / 2, 0, n - 1, n / 2};
-    const og_end biases[MAX_BIASES] = {{0, 2.0f}, {n - 1, -INFINITY}, {n / 2, -1.5f}};
-    const og_end ends[1] = {{n - 1, 0.0f}};
-    const og_breaker breakers[1] = {{n / 2, 0, 1}};
-    const int32_t tails[1] = {n - 1};
-    rig_spec spec = {.n_vocab = n, .params = params_of(setting), .repeat_last_n = 2,
-                     .biases = biases, .n_biases = n > 2 ? setting % (MAX_BIASES + 1) : 0,
-                     .ends = ends, .n_ends = n > 1, .min_tokens = setting % 3,
-                     .dry_multiplier = setting % 2 ? 0.8f : 0.0f, .dry_base = 1.75f,
-                     .dry_allowed_length = 1, .dry_last_n = setting % 3 ? -1 : 4,
-                     .breakers = breakers, .n_breakers = 1, .tails = tails, .n_tails = 1,
-                     .prompt = prompt, .n_prompt = 6, .seed = 11, .choice = 1};
+    const og_bias biases[MAX_BIASES] = {{0, 2.0f}, {n - 1, -INFINITY}, {n / 2, -1.5f}};
+    const int32_t ends[1] = {n - 1};
+    const int32_t breakers[2] = {n / 2, n - 1}, breaker_lengths[1] = {2};
+    rig_spec spec = {.prompt = prompt, .n_prompt = 6};
+    og_config *c = &spec.config;
+    og_config_init(c, n);
+    set_params(&c->params, setting);
+    c->seed = 11;
+    c->choice = 1;
+    c->biases = biases;
+    c->n_biases = n > 2 ? setting % (MAX_BIASES + 1) : 0;
+    c->ends = ends;
+    c->n_ends = n > 1;
+    c->breakers = breakers;
+    c->breaker_lengths = breaker_lengths;
+    c->n_breakers = 1;
     rig r;
-    rig_init(&r, &spec, K, &guarded);
+    rig_init(&r, &spec, kernels, &guarded);
     for (int step = 0; step < STEPS; step++) {
         fill_row((enum row_kind)random_below(random, ROW_KINDS), random, row, n);
         fill_mask(random, mask, n, 4, random_below(random, n));
@@ -122,6 +154,60 @@ static void test(const og_kernels *K, int32_t n, int setting, uint64_t *random) 
         guard_give(const_mask);
     }
     rig_free(&r);
+}
+
+/* og_sampler_reserve makes the room that it was asked for, and moves what the sampler holds. */
+static void check_reserve(const og_params *params, int32_t n_vocab) {
+    enum { MORE = 150 };
+    const og_bias biases[] = {{1, 2.0f}, {3, -2.0f}, {1, 0.5f}};
+    const int32_t ends[] = {3, 0, 3}, breakers[] = {7, 5, 6, 2}, lengths[] = {1, 3};
+    rig_spec spec = {.n_prompt = 0};
+    og_config *c = &spec.config;
+    og_config_init(c, n_vocab);
+    c->params = *params;
+    c->params.min_tokens = MORE + 1;
+    c->biases = biases;
+    c->n_biases = 3;
+    c->ends = ends;
+    c->n_ends = 3;
+    c->breakers = breakers;
+    c->breaker_lengths = lengths;
+    c->n_breakers = 2;
+    rig r;
+    rig_init(&r, &spec, NULL, &rig_heap);
+    og_sampler *s = &r.sampler;
+    const size_t bytes = og_sampler_reserve_bytes(s, MORE);
+    void *larger = rig_heap.take(bytes);
+    og_sampler_reserve(s, MORE, larger);
+    rig_heap.give(r.sampler_memory);
+    r.sampler_memory = larger;
+    CHECK(bytes % OG_ALIGNMENT == 0 && og_sampler_reserve_bytes(s, 1) == bytes, "%zu bytes", bytes);
+    for (int32_t i = 0; i < MORE; i++) {
+        CHECK(!og_sampler_is_full(s), "full after %d tokens of %d", i, MORE);
+        og_sampler_accept(s, i % n_vocab);
+    }
+    const og_history *h = &s->history;
+    CHECK(h->bias[og_history_find(h, 1)] == 0.5f, "the last bias of a token counts");
+    CHECK(h->bias[og_history_find(h, 0)] == -INFINITY, "an end before min_tokens");
+    rig_accept(&r, 2);
+    const int32_t freed = og_history_find(h, 0), biased = og_history_find(h, 3);
+    CHECK(freed < 0 || h->bias[freed] == 0.0f, "an end after min_tokens");
+    CHECK(biased >= 0 && h->bias[biased] == -2.0f, "a biased end after min_tokens");
+    rig_free(&r);
+}
+
+static void check_reserves(void) {
+    static const int32_t windows[] = {-1, 0, 2, 200, OG_MAX_WINDOW + 1};
+    og_config c;
+    for (int i = 0; i < 5 * 5 * 2; i++) {
+        og_config_init(&c, 1);
+        c.params.repeat_last_n = windows[i % 5];
+        c.params.dry.last_n = windows[i / 5 % 5];
+        c.params.penalties.repetition = 1.5f;
+        c.params.dry.multiplier = i < 25 ? 0.8f : 0.0f;
+        check_reserve(&c.params, 8);
+        check_reserve(&c.params, 1000);
+    }
 }
 
 int main(void) {
@@ -139,5 +225,6 @@ int main(void) {
             }
         }
     }
+    check_reserves();
     return check_result("sampler");
 }

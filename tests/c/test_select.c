@@ -73,14 +73,14 @@ static void check_listed(const float *weights, int32_t n, og_nucleus nucleus,
     CHECK(found >= wanted, "n %d: %d of %d are listed", n, found, wanted);
 }
 
-static void test_nucleus(const og_kernels *K, og_scratch *scratch, int32_t n, bool tops) {
+static void test_nucleus(const og_kernels *kernels, og_scratch *scratch, int32_t n, bool tops) {
     static const double shares[] = {1e-9, 0.01, 0.1, 0.5, 0.9, 0.95, 0.99, 0.999, 0.999999};
     const float *block_top = tops ? scratch->block_top : NULL;
-    const double total = K->sum(scratch->weights, n, 0.0f, NULL, scratch->block_sum);
+    const double total = kernels->sum(scratch->weights, n, 0.0f, NULL, scratch->block_sum);
     for (size_t i = 0; i < sizeof shares / sizeof *shares; i++) {
         const double goal = shares[i] * total;
-        const og_nucleus nucleus = og_select_nucleus(K, scratch->weights, n, block_top, total, goal,
-                                                     &scratch->lists);
+        const og_nucleus nucleus = og_select_nucleus(kernels, scratch->weights, n, block_top, total,
+                                                     goal, &scratch->lists);
         check_mass("nucleus", scratch->weights, n, nucleus.cut, goal, total);
         if (nucleus.listed >= 0) check_listed(scratch->weights, n, nucleus, &scratch->lists);
         check_mass("radix", scratch->weights, n,
@@ -88,9 +88,10 @@ static void test_nucleus(const og_kernels *K, og_scratch *scratch, int32_t n, bo
     }
 }
 
-static void test_largest(const og_kernels *K, og_scratch *scratch, const float *row,
+static void test_largest(const og_kernels *kernels, og_scratch *scratch, const float *row,
                          const float *sorted, int32_t n, int32_t k) {
-    const int32_t listed = og_list_largest(K, row, n, scratch->block_max, k, &scratch->lists);
+    const int32_t listed =
+        og_select_largest(kernels, row, n, scratch->block_max, k, &scratch->lists);
     if (listed >= 0) {
         const float *values = scratch->lists.values[0];
         CHECK(listed >= k, "n %d, k %d: %d listed", n, k, listed);
@@ -105,18 +106,19 @@ static void test_largest(const og_kernels *K, og_scratch *scratch, const float *
     }
     if (k > OG_SAMPLE) return;
     float best[OG_SAMPLE];
-    const int32_t size = og_top_values(K, row, n, scratch->block_max, k, &scratch->lists, best);
+    const int32_t size =
+        og_select_top(kernels, row, n, scratch->block_max, k, &scratch->lists, best);
     CHECK(size == k, "n %d: %d of %d", n, size, k);
     for (int32_t i = 0; i < size; i++) CHECK(best[i] == sorted[i], "n %d, k %d: best %d", n, k, i);
 }
 
-/* --- a list that is narrowed twice -------------------------------------------------------------- */
+/* --- a list that is narrowed twice ------------------------------------------------------------ */
 
 enum { MAX_CALLS = 8 };
 
 /* What the brackets of one selection were asked for, and which places they listed. */
 static struct {
-    const og_kernels *K;
+    const og_kernels *kernels;
     int32_t calls;
     int32_t n[MAX_CALLS];
     int32_t places[MAX_CALLS][MAX_N];
@@ -126,7 +128,7 @@ static double recorded_bracket(const float *weights, int32_t n, float low, float
                                const float *block_top, float *values, int32_t *places,
                                int32_t capacity, int32_t *count) {
     const double above =
-        seen.K->bracket(weights, n, low, high, block_top, values, places, capacity, count);
+        seen.kernels->bracket(weights, n, low, high, block_top, values, places, capacity, count);
     if (seen.calls < MAX_CALLS && *count <= capacity) {
         memcpy(seen.places[seen.calls], places, (size_t)*count * sizeof *places);
         seen.n[seen.calls++] = *count;
@@ -136,7 +138,8 @@ static double recorded_bracket(const float *weights, int32_t n, float low, float
 
 /* Where a list is probed: og_select.c's rule. (With another one this is a row like others.) */
 static void mark_probes(bool *probed, int32_t n) {
-    const int32_t wanted = n / 16 < OG_SAMPLE ? n / 16 : OG_SAMPLE, size = wanted < 64 ? 64 : wanted;
+    const int32_t wanted = n / 16 < OG_SAMPLE ? n / 16 : OG_SAMPLE,
+                  size = wanted < 64 ? 64 : wanted;
     const uint64_t stretch = ((uint64_t)n << 32) / (uint64_t)size;
     memset(probed, 0, (size_t)n * sizeof *probed);
     for (int32_t i = 0; i < size; i++) {
@@ -151,8 +154,8 @@ static int32_t row_place(int32_t at) {
     return at;
 }
 
-/* Of the weights in the list that the last look was at, put the lowest (or the highest) where it takes
- * its sample: it is then misled, and has to look again. */
+/* Of the weights in the list that the last look was at, put the lowest (or the highest) where it
+ * takes its sample: it is then misled, and has to look again. */
 static void mislead(float *weights, bool highest) {
     static bool probed[MAX_N];
     static float values[MAX_N];
@@ -170,10 +173,10 @@ static void mislead(float *weights, bool highest) {
 }
 
 static void test_misled(uint64_t *random, int32_t n, double share, bool highest) {
-    const og_kernels *K = og_kernels_best();
-    og_kernels recording = *K;
+    const og_kernels *kernels = og_kernels_best();
+    og_kernels recording = *kernels;
     recording.bracket = recorded_bracket;
-    seen.K = K;
+    seen.kernels = kernels;
     void *memory = rig_heap.take(og_scratch_bytes(n, false));
     og_scratch scratch;
     og_scratch_init(&scratch, memory, n, false);
@@ -181,17 +184,17 @@ static void test_misled(uint64_t *random, int32_t n, double share, bool highest)
     memset(weights, 0, (size_t)og_padded(n) * sizeof *weights);
     for (int32_t i = 0; i < n; i++) weights[i] = 0.5f + 0.3f * random_unit(random);
     for (int turn = 0; turn < 2; turn++) {
-        const double total = K->sum(weights, n, 0.0f, NULL, scratch.block_sum);
+        const double total = kernels->sum(weights, n, 0.0f, NULL, scratch.block_sum);
         seen.calls = 0;
-        const og_nucleus nucleus = og_select_nucleus(&recording, weights, n, NULL, total,
-                                                     share * total, &scratch.lists);
+        const og_nucleus nucleus =
+            og_select_nucleus(&recording, weights, n, NULL, total, share * total, &scratch.lists);
         check_mass("misled", weights, n, nucleus.cut, share * total, total);
         if (turn == 0) mislead(weights, highest);
     }
     rig_heap.give(memory);
 }
 
-/* --- all --------------------------------------------------------------------------------------- */
+/* --- all -------------------------------------------------------------------------------------- */
 
 /* Rows whose weights fall so that the border is hard to find: power laws, steps, one giant. */
 static void fill_hard(int shape, uint64_t *random, float *row, int32_t n) {
@@ -211,22 +214,22 @@ static void fill_hard(int shape, uint64_t *random, float *row, int32_t n) {
 static void test_row(const float *row, int32_t n) {
     const size_t bytes = og_scratch_bytes(n, false);
     void *memory = rig_heap.take(bytes);
-    const og_kernels *K = og_kernels_best();
+    const og_kernels *kernels = og_kernels_best();
     og_scratch scratch;
     og_scratch_init(&scratch, memory, n, false);
-    CHECK(K->scan(row, NULL, n, scratch.block_max) == OG_OK, "n %d: scan", n);
+    CHECK(kernels->scan(row, NULL, n, scratch.block_max) == OG_OK, "n %d: scan", n);
     const float *sorted = sorted_copy(row, n);
     const int32_t ks[] = {1, 2, 5, 40, 100, n / 3, n - 1, n};
     for (size_t i = 0; i < sizeof ks / sizeof *ks; i++) {
         if (ks[i] < 1 || ks[i] > n) continue;
         test_count(row, sorted, n, ks[i]);
-        test_largest(K, &scratch, row, sorted, n, ks[i]);
+        test_largest(kernels, &scratch, row, sorted, n, ks[i]);
     }
-    K->weigh(scratch.block_max, NULL, og_blocks(n), sorted[0], 1.4426950f, NULL, scratch.block_top,
-             scratch.lists.sums);
-    K->weigh(row, NULL, n, sorted[0], 1.4426950f, NULL, scratch.weights, scratch.block_sum);
-    test_nucleus(K, &scratch, n, false);
-    test_nucleus(K, &scratch, n, true);
+    kernels->weigh(scratch.block_max, NULL, og_blocks(n), sorted[0], 1.4426950f, NULL,
+                   scratch.block_top, scratch.lists.sums);
+    kernels->weigh(row, NULL, n, sorted[0], 1.4426950f, NULL, scratch.weights, scratch.block_sum);
+    test_nucleus(kernels, &scratch, n, false);
+    test_nucleus(kernels, &scratch, n, true);
     rig_heap.give(memory);
 }
 

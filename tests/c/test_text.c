@@ -86,9 +86,11 @@ static void test_stops(enum guard_side side, uint64_t *random) {
 
 /* Whether some further bytes make data[0..n-1] one character (Unicode 15, table 3-7). */
 static bool begins_character(const uint8_t *data, size_t n) {
-    static const uint8_t rows[][3] = {
-        /* first byte, lowest and highest second byte */
-        {0xE0, 0xA0, 0xBF}, {0xED, 0x80, 0x9F}, {0xF0, 0x90, 0xBF}, {0xF4, 0x80, 0x8F}};
+    static const uint8_t rows[][3] = {/* first byte, lowest and highest second byte */
+                                      {0xE0, 0xA0, 0xBF},
+                                      {0xED, 0x80, 0x9F},
+                                      {0xF0, 0x90, 0xBF},
+                                      {0xF4, 0x80, 0x8F}};
     const uint8_t first = data[0];
     size_t length = 0;
     if (first >= 0xC2 && first <= 0xDF) length = 2;
@@ -109,8 +111,9 @@ static bool begins_character(const uint8_t *data, size_t n) {
 
 /* All bytes at the places that matter. */
 static void test_utf8(enum guard_side side) {
-    static const uint8_t kinds[] = {0x00, 0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xC1,
-                                    0xC2, 0xDF, 0xE0, 0xE1, 0xED, 0xEF, 0xF0, 0xF1, 0xF4, 0xF5, 0xFF};
+    static const uint8_t kinds[] = {0x00, 0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0,
+                                    0xBF, 0xC0, 0xC1, 0xC2, 0xDF, 0xE0, 0xE1, 0xED,
+                                    0xEF, 0xF0, 0xF1, 0xF4, 0xF5, 0xFF};
     enum { KINDS = sizeof kinds };
     uint8_t *data = guard_take(4, side);
     for (int code = 0; code < KINDS * KINDS * KINDS * KINDS; code++) {

@@ -1,4 +1,4 @@
-/* What both fuzz targets need: bytes that are read as numbers, and a check that ends the program. */
+/* What both fuzz targets need: bytes read as numbers, and a check that ends the program. */
 #ifndef FUZZ_H
 #define FUZZ_H
 

@@ -10,14 +10,14 @@
 #include "rig.h"
 
 enum { MAX_N = 12000, MAX_PROMPT = 40, MAX_BIASES = 8, MAX_ENDS = 3, MAX_BREAKERS = 4 };
-enum { MAX_TAILS = 8, MAX_STEPS = 6, MAX_TOP = 20 };
+enum { MAX_STEPS = 6, MAX_TOP = 20 };
 
 typedef struct scene {
     rig_spec spec;
-    og_end biases[MAX_BIASES];
-    og_end ends[MAX_ENDS];
-    og_breaker breakers[MAX_BREAKERS];
-    int32_t tails[MAX_TAILS];
+    og_bias biases[MAX_BIASES];
+    int32_t ends[MAX_ENDS];
+    int32_t breakers[3 * MAX_BREAKERS];
+    int32_t breaker_lengths[MAX_BREAKERS];
     int32_t prompt[MAX_PROMPT];
     int32_t generated[MAX_STEPS];
     int32_t n_generated;
@@ -31,7 +31,7 @@ typedef struct scene {
 
 /* What one instruction set made of a step. */
 typedef struct outcome {
-    int status;
+    enum og_status status;
     int32_t token;
     double mu;
     float logprob, post_logprob;
@@ -41,8 +41,8 @@ typedef struct outcome {
 /* --- bytes -> scene --------------------------------------------------------------------------- */
 
 static float pick(input *in, const float *values, int32_t n) { return values[read_below(in, n)]; }
-#define PICK(in, ...)                                   \
-    pick(in, (const float[]){__VA_ARGS__},              \
+#define PICK(in, ...)                      \
+    pick(in, (const float[]){__VA_ARGS__}, \
          (int32_t)(sizeof((const float[]){__VA_ARGS__}) / sizeof(float)))
 
 static int32_t read_length(input *in) {
@@ -53,31 +53,31 @@ static int32_t read_length(input *in) {
     return 1 + read_below(in, kind == 6 ? 3000 : MAX_N);
 }
 
-static og_params read_params(input *in, int32_t n) {
-    og_params p = {.typical_p = 1.0f, .top_p = 1.0f, .dynatemp_exponent = 1.0f,
-                   .mirostat_tau = 5.0f, .mirostat_eta = 0.1f, .penalties = {1.0f, 0.0f, 0.0f}};
+static void read_params(input *in, int32_t n, og_params *p) {
     const uint32_t which = read_byte(in) | read_byte(in) << 8;
-    p.temperature = PICK(in, 1.0f, 0.0f, 0.7f, 1.5f, 0.1f, 1e-3f, 1e-30f, 1e-45f, 100.0f, 1e6f);
-    if (which & 1) p.top_p = PICK(in, 0.95f, 0.0f, 0.5f, 0.1f, 0.999f, 0.9999999f, 1e-45f);
-    if (which & 2) p.top_k = 1 + read_below(in, which & 4 ? n + 2 : 50);
-    if (which & 8) p.min_p = PICK(in, 0.05f, 1.0f, 0.3f, 1e-6f, 1e-45f);
-    if (which & 16) p.typical_p = PICK(in, 0.9f, 0.0f, 0.5f, 0.99f);
-    if (which & 32) p.top_n_sigma = PICK(in, 1.0f, 0.1f, 3.0f, 1e-45f, 1e6f);
-    if (which & 64) p.xtc_probability = PICK(in, 1.0f, 0.5f);
-    if (which & 64) p.xtc_threshold = PICK(in, 0.1f, 0.0f, 0.5f, 0.02f);
-    if (which & 128) p.dynatemp_range = PICK(in, 0.5f, 1.0f, 1e6f, 1e-45f);
-    if (which & 128) p.dynatemp_exponent = PICK(in, 1.0f, 0.0f, 2.0f, 100.0f);
-    if ((which & 0x300) == 0x300) p.mirostat = 1 + read_below(in, 2);
-    if (p.mirostat) p.mirostat_tau = PICK(in, 5.0f, 0.0f, 1.0f, 100.0f);
-    if (p.mirostat) p.mirostat_eta = PICK(in, 0.1f, 0.0f, 1.0f, 10.0f);
-    if (which & 0x400) p.min_keep = read_below(in, 60);
-    if (which & 0x800) p.penalties.frequency = PICK(in, 0.5f, -2.0f, 2.0f, 1e-45f);
-    if (which & 0x1000) p.penalties.presence = PICK(in, 0.5f, -2.0f, 2.0f);
-    if (which & 0x2000) p.penalties.repetition = PICK(in, 1.1f, 0.5f, 2.0f, 1e3f, 1e-3f);
-    return p;
+    p->temperature = PICK(in, 1.0f, 0.0f, 0.7f, 1.5f, 0.1f, 1e-3f, 1e-30f, 1e-45f, 100.0f, 1e6f);
+    if (which & 1) p->top_p = PICK(in, 0.95f, 0.0f, 0.5f, 0.1f, 0.999f, 0.9999999f, 1e-45f);
+    if (which & 2) p->top_k = 1 + read_below(in, which & 4 ? n + 2 : 50);
+    if (which & 8) p->min_p = PICK(in, 0.05f, 1.0f, 0.3f, 1e-6f, 1e-45f);
+    if (which & 16) p->typical_p = PICK(in, 0.9f, 0.0f, 0.5f, 0.99f);
+    if (which & 32) p->top_n_sigma = PICK(in, 1.0f, 0.1f, 3.0f, 1e-45f, 1e6f);
+    if (which & 64) p->xtc_probability = PICK(in, 1.0f, 0.5f);
+    if (which & 64) p->xtc_threshold = PICK(in, 0.1f, 0.0f, 0.5f, 0.02f);
+    if (which & 128) p->dynatemp_range = PICK(in, 0.5f, 1.0f, 1e6f, 1e-45f);
+    if (which & 128) p->dynatemp_exponent = PICK(in, 1.0f, 0.0f, 2.0f, 100.0f);
+    if ((which & 0x300) == 0x300) p->mirostat = 1 + read_below(in, 2);
+    if (p->mirostat) p->mirostat_tau = PICK(in, 5.0f, 0.0f, 1.0f, 100.0f);
+    if (p->mirostat) p->mirostat_eta = PICK(in, 0.1f, 0.0f, 1.0f, 10.0f);
+    if (which & 0x400) p->min_keep = read_below(in, 60);
+    if (which & 0x800) p->penalties.frequency = PICK(in, 0.5f, -2.0f, 2.0f, 1e-45f);
+    if (which & 0x1000) p->penalties.presence = PICK(in, 0.5f, -2.0f, 2.0f);
+    if (which & 0x4000) p->p_less = true;
+    if (which & 0x8000) p->adaptive_target = PICK(in, 0.5f, 0.0f, 1.0f, 0.1f);
+    if (which & 0x8000) p->adaptive_decay = PICK(in, 0.9f, 0.0f, 0.99f);
+    if (which & 0x2000) p->penalties.repetition = PICK(in, 1.1f, 0.5f, 2.0f, 1e3f, 1e-3f);
 }
 
-static bool holds(const og_end *list, int32_t n, int32_t token) {
+static bool holds(const og_bias *list, int32_t n, int32_t token) {
     for (int32_t i = 0; i < n; i++) {
         if (list[i].token == token) return true;
     }
@@ -85,50 +85,60 @@ static bool holds(const og_end *list, int32_t n, int32_t token) {
 }
 
 /* Up to `most` tokens with a bias, each once. */
-static int32_t read_biases(input *in, int32_t n_vocab, og_end *list, int32_t most) {
+static int32_t read_biases(input *in, int32_t n_vocab, og_bias *list, int32_t most) {
     int32_t n = 0;
     for (int32_t left = read_below(in, most + 1); left > 0; left--) {
-        const og_end entry = {read_below(in, n_vocab),
-                              PICK(in, -INFINITY, 1.0f, 100.0f, -100.0f, 0.0f, 1e-45f, -1.5f)};
+        const og_bias entry = {read_below(in, n_vocab),
+                               PICK(in, -INFINITY, 1.0f, 100.0f, -100.0f, 0.0f, 1e-45f, -1.5f)};
         if (!holds(list, n, entry.token)) list[n++] = entry;
     }
     return n;
 }
 
-/* Ascending by head, as og_dry.h wants it. */
+/* Ends are read as biases are, so that inputs of the corpus keep their meaning. */
+static int32_t read_ends(input *in, int32_t n_vocab, int32_t *ends) {
+    og_bias list[MAX_ENDS];
+    const int32_t n = read_biases(in, n_vocab, list, MAX_ENDS);
+    for (int32_t i = 0; i < n; i++) ends[i] = list[i].token;
+    return n;
+}
+
 static void read_breakers(input *in, scene *s) {
-    rig_spec *spec = &s->spec;
-    int32_t head = 0;
-    spec->n_breakers = read_below(in, MAX_BREAKERS + 1);
-    for (int32_t b = 0; b < spec->n_breakers; b++) {
+    og_config *c = &s->spec.config;
+    const int32_t tail_kinds = c->n_vocab < 8 ? c->n_vocab : 8;
+    int32_t head = 0, n_tokens = 0;
+    c->n_breakers = read_below(in, MAX_BREAKERS + 1);
+    for (int32_t b = 0; b < c->n_breakers; b++) {
         head += read_below(in, 3);
-        if (head >= spec->n_vocab) head = spec->n_vocab - 1;
-        const og_breaker breaker = {head, spec->n_tails, read_below(in, 3)};
-        for (int32_t i = 0; i < breaker.tail_length; i++) {
-            s->tails[spec->n_tails++] = read_below(in, spec->n_vocab < 8 ? spec->n_vocab : 8);
+        if (head >= c->n_vocab) head = c->n_vocab - 1;
+        s->breaker_lengths[b] = 1 + read_below(in, 3);
+        s->breakers[n_tokens++] = head;
+        for (int32_t i = 1; i < s->breaker_lengths[b]; i++) {
+            s->breakers[n_tokens++] = read_below(in, tail_kinds);
         }
-        s->breakers[b] = breaker;
     }
+    c->breakers = s->breakers;
+    c->breaker_lengths = s->breaker_lengths;
 }
 
 static void read_spec(input *in, scene *s) {
     static const int32_t windows[] = {64, -1, 0, 1, 2, 7};
     rig_spec *spec = &s->spec;
-    memset(spec, 0, sizeof *spec);
-    const int32_t n = spec->n_vocab = read_length(in);
-    spec->params = read_params(in, n);
-    spec->repeat_last_n = windows[read_below(in, 6)];
-    spec->biases = s->biases;
-    spec->n_biases = read_biases(in, n, s->biases, MAX_BIASES);
-    spec->ends = s->ends;
-    spec->n_ends = read_biases(in, n, s->ends, MAX_ENDS);
-    spec->min_tokens = read_below(in, 4);
-    spec->dry_multiplier = PICK(in, 0.0f, 0.8f, 100.0f);
-    spec->dry_base = PICK(in, 1.75f, 1.0f, 1e20f);
-    spec->dry_allowed_length = read_below(in, 4);
-    spec->dry_last_n = (const int32_t[]){-1, 1, 2, 5, 30}[read_below(in, 5)];
-    spec->breakers = s->breakers;
-    spec->tails = s->tails;
+    og_config *c = &spec->config;
+    og_params *p = &c->params;
+    const int32_t n = read_length(in);
+    og_config_init(c, n);
+    read_params(in, n, p);
+    p->repeat_last_n = windows[read_below(in, 6)];
+    c->biases = s->biases;
+    c->n_biases = read_biases(in, n, s->biases, MAX_BIASES);
+    c->ends = s->ends;
+    c->n_ends = read_ends(in, n, s->ends);
+    p->min_tokens = read_below(in, 4);
+    p->dry.multiplier = PICK(in, 0.0f, 0.8f, 100.0f);
+    p->dry.base = PICK(in, 1.75f, 1.0f, 1e20f);
+    p->dry.allowed_length = read_below(in, 4);
+    p->dry.last_n = (const int32_t[]){-1, 1, 2, 5, 30}[read_below(in, 5)];
     read_breakers(in, s);
     spec->prompt = s->prompt;
     spec->n_prompt = read_below(in, MAX_PROMPT + 1);
@@ -136,8 +146,8 @@ static void read_spec(input *in, scene *s) {
     for (int32_t i = 0; i < spec->n_prompt; i++) {
         s->prompt[i] = n - 1 - read_below(in, different) * (n / different);
     }
-    spec->seed = (uint64_t)read_word(in) << 32 | 0x5EED;
-    spec->choice = read_byte(in);
+    c->seed = (uint64_t)read_word(in) << 32 | 0x5EED;
+    c->choice = read_byte(in);
 }
 
 static float any_float(uint32_t bits) {
@@ -148,8 +158,9 @@ static float any_float(uint32_t bits) {
 
 /* Values that rows go wrong with. */
 static float special(input *in) {
-    static const float values[] = {0.0f,     -0.0f,    -INFINITY, FLT_MAX, -FLT_MAX, FLT_MIN,
-                                   -FLT_MIN, 0x1p-149f, 20.0f,     -20.0f,  1e30f,    NAN, INFINITY};
+    static const float values[] = {0.0f,    -0.0f,    -INFINITY, FLT_MAX, -FLT_MAX,
+                                   FLT_MIN, -FLT_MIN, 0x1p-149f, 20.0f,   -20.0f,
+                                   1e30f,   NAN,      INFINITY};
     const int32_t which = read_below(in, 20);
     return which < 13 ? values[which] : any_float(read_word(in));
 }
@@ -176,7 +187,7 @@ static void read_row(input *in, float *row, int32_t n) {
 }
 
 static void read_step(input *in, scene *s, bool first) {
-    const int32_t n = s->spec.n_vocab;
+    const int32_t n = s->spec.config.n_vocab;
     if (first || read_below(in, 3) == 0) read_row(in, s->row, n);
     for (int32_t left = read_below(in, 12); left > 0; left--) {
         const int32_t at = read_below(in, n);
@@ -204,14 +215,14 @@ static float largest(const float *values, int32_t n) {
     return max;
 }
 
-static int expected_status(const scene *s) {
-    int status = OG_OK;
-    for (int32_t i = 0; i < s->spec.n_vocab; i++) {
+static enum og_status expected_status(const scene *s) {
+    enum og_status status = OG_OK;
+    for (int32_t i = 0; i < s->spec.config.n_vocab; i++) {
         if (s->row[i] != s->row[i]) return OG_ERR_NAN;
         if (s->row[i] == INFINITY) status = OG_ERR_INFINITE;
     }
     if (status != OG_OK) return status;
-    const float max = largest(s->adjusted, s->spec.n_vocab);
+    const float max = largest(s->adjusted, s->spec.config.n_vocab);
     if (max == INFINITY) return OG_ERR_INFINITE;
     return max == -INFINITY ? OG_ERR_NO_CANDIDATE : OG_OK;
 }
@@ -224,11 +235,11 @@ static bool only_top_p(const og_params *p) {
 
 /* top_p and min_p, with room for the rounding of float32 weights. */
 static void check_mass(const scene *s, int32_t token, float max) {
-    const og_params *p = &s->spec.params;
+    const og_params *p = &s->spec.config.params;
     const double lowest = ((double)s->adjusted[token] - (double)max) / (double)p->temperature;
     const double own = exp(lowest);
     double total = 0.0, above = 0.0;
-    for (int32_t i = 0; i < s->spec.n_vocab; i++) {
+    for (int32_t i = 0; i < s->spec.config.n_vocab; i++) {
         const double l = ((double)s->adjusted[i] - (double)max) / (double)p->temperature;
         total += exp(l);
         /* What is nearer than that may be a tie once it is rounded. */
@@ -240,8 +251,8 @@ static void check_mass(const scene *s, int32_t token, float max) {
 }
 
 static void check_token(const scene *s, int32_t token) {
-    const og_params *p = &s->spec.params;
-    const int32_t n = s->spec.n_vocab;
+    const og_params *p = &s->spec.config.params;
+    const int32_t n = s->spec.config.n_vocab;
     PROMISE(token >= 0 && token < n, "token %d of %d", token, n);
     PROMISE(s->adjusted[token] > -INFINITY, "token %d is at -infinity", token);
     const float max = largest(s->adjusted, n);
@@ -263,7 +274,7 @@ static void check_token(const scene *s, int32_t token) {
 
 /* Log-softmax of the row as it came. */
 static void check_logprobs(const scene *s, const outcome *out) {
-    const int32_t n = s->spec.n_vocab;
+    const int32_t n = s->spec.config.n_vocab;
     const double max = (double)largest(s->row, n);
     double total = 0.0;
     for (int32_t i = 0; i < n; i++) total += exp((double)s->row[i] - max);
@@ -301,7 +312,7 @@ static void check_post(const scene *s, const outcome *out) {
             PROMISE(k > 0 && c.logprob == -INFINITY, "nothing at %d", k);
             continue;
         }
-        PROMISE(!after && c.token < s->spec.n_vocab, "token %d at %d", c.token, k);
+        PROMISE(!after && c.token < s->spec.config.n_vocab, "token %d at %d", c.token, k);
         PROMISE(s->adjusted[c.token] > -INFINITY, "token %d cannot be drawn", c.token);
         PROMISE(k == 0 || c.logprob <= out->post_top[k - 1].logprob, "order at %d", k);
         PROMISE(c.token != out->token || c.logprob == own, "two logprobs of token %d", c.token);
@@ -318,9 +329,10 @@ static void ask_logprobs(const scene *s, rig *r, const float *row, outcome *out)
     for (int turn = 0; turn < 2; turn++) {
         const bool post = (turn == 0) == s->post_first;
         if (post) {
-            og_post_logprobs(&r->scratch, out->token, &out->post_logprob, top, s->n_top);
+            og_scratch_logprobs(&r->scratch, out->token, &out->post_logprob, top, s->n_top);
         } else {
-            og_logprobs(&r->sampler, &r->scratch, row, out->token, &out->logprob, top, s->n_top);
+            og_sampler_logprobs(&r->sampler, &r->scratch, row, out->token, &out->logprob, top,
+                                s->n_top);
         }
         if (s->n_top == 0) continue;
         memcpy(post ? out->post_top : out->top, top, (size_t)s->n_top * sizeof *top);
@@ -348,14 +360,14 @@ static outcome step(const scene *s, rig *r, const float *row, const uint32_t *ma
 
 /* One step of all instruction sets. */
 static void run_step(scene *s, rig *rigs, int isas) {
-    const size_t row_bytes = (size_t)s->spec.n_vocab * sizeof(float);
-    const size_t mask_bytes = (size_t)(s->spec.n_vocab + 31) / 32 * sizeof(uint32_t);
+    const size_t row_bytes = (size_t)s->spec.config.n_vocab * sizeof(float);
+    const size_t mask_bytes = (size_t)(s->spec.config.n_vocab + 31) / 32 * sizeof(uint32_t);
     float *row = malloc(row_bytes);
     uint32_t *mask = s->masked ? malloc(mask_bytes) : NULL;
     memcpy(row, s->row, row_bytes);
     if (s->masked) memcpy(mask, s->mask_words, mask_bytes);
     rig_adjusted(&s->spec, row, mask, s->generated, s->n_generated, s->adjusted);
-    const int expected = expected_status(s);
+    const enum og_status expected = expected_status(s);
     outcome first;
     for (int i = 0; i < isas; i++) {
         const outcome out = step(s, &rigs[i], row, mask);

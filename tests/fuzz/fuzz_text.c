@@ -1,5 +1,5 @@
-/* Stop strings and UTF-8: bytes -> stops and a stream in pieces. What may be shown after every piece
- * is compared with a scan of the whole stream so far, which knows nothing of pieces. */
+/* Stop strings and UTF-8: bytes -> stops and a stream in pieces. What may be shown after every
+ * piece is compared with a scan of the whole stream so far, which knows nothing of pieces. */
 #include <stdbool.h>
 
 #include "fuzz.h"
@@ -17,7 +17,7 @@ typedef struct scene {
     int32_t n_cuts;
 } scene;
 
-/* --- the naive answer -------------------------------------------------------------------------- */
+/* --- the naive answer ------------------------------------------------------------------------- */
 
 static bool ends_with(const uint8_t *data, int32_t n, const uint8_t *what, int32_t length) {
     return length <= n && memcmp(data + n - length, what, (size_t)length) == 0;
@@ -85,7 +85,7 @@ static int32_t naive_unfinished(const uint8_t *data, int32_t n) {
     return 0;
 }
 
-/* --- the stream, as the Python layer makes it -------------------------------------------------- */
+/* --- the stream, as the Python layer makes it ------------------------------------------------- */
 
 typedef struct stream {
     og_stops stops;
@@ -146,8 +146,8 @@ static void feed(stream *t, const uint8_t *data, int32_t n) {
     free(all);
 }
 
-/* What may be shown is what the naive scan says, no byte more and none less. before: the bytes taken
- * when this was asked last. */
+/* What may be shown is what the naive scan says, no byte more and none less. before: the bytes
+ * taken when this was asked last. */
 static void compare(const stream *t, const scene *s, int32_t before) {
     for (int32_t end = before + 1; end < t->taken; end++) {
         PROMISE(stop_at(s, end) < 0, "a stop ends at %d, taken are %d", end, t->taken);
@@ -185,7 +185,8 @@ static void read_scene(input *in, scene *s) {
     s->offset[0] = 0;
     for (int32_t i = 0; i < s->n_stops; i++) {
         s->offset[i + 1] = s->offset[i] + 1 + read_below(in, MAX_STOP);
-        for (int32_t k = s->offset[i]; k < s->offset[i + 1]; k++) s->stops[k] = letter(in, alphabet);
+        for (int32_t k = s->offset[i]; k < s->offset[i + 1]; k++)
+            s->stops[k] = letter(in, alphabet);
     }
     s->n_cuts = read_below(in, 64);
     for (int32_t i = 0; i < s->n_cuts; i++) s->cuts[i] = (uint8_t)read_below(in, 24);

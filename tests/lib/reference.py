@@ -4,9 +4,9 @@ Nothing here is fast and nothing here uses our kernels. Fast code has to equal i
 definition is exact, within rounding where a real number decides (``readings``).
 
 Sources: OpenAI's API reference (frequency and presence penalty, logit_bias, top_p), llama.cpp's
-``llama-sampler.cpp`` (repetition penalty, DRY, min_p, XTC, dynamic temperature), Tang et al. 2024
-(top-n-sigma), Meister et al. 2023 (typical_p), Basu et al. 2021 (mirostat), Salmon et al. 2011
-(Philox 4x32-10).
+``llama-sampler.cpp`` (repetition penalty, DRY, min_p, XTC, dynamic temperature, adaptive-p), Tang
+et al. 2024 (top-n-sigma), Meister et al. 2023 (typical_p), Tan et al. 2025 (p-less), Basu et al.
+2021 (mirostat), Salmon et al. 2011 (Philox 4x32-10).
 """
 
 from __future__ import annotations
@@ -134,6 +134,7 @@ class Slack:
     entropy: float = 0.0
     top_p: float = 0.0
     min_p: float = 0.0
+    p_less: float = 0.0
     xtc_threshold: float = 0.0
     mirostat: float = 0.0
 
@@ -175,7 +176,7 @@ def kept(
     if params.mirostat:
         weights[~mirostat(logits / temperature, weights, params, mu, slack)] = 0.0
         return weights / weights.sum()
-    for step in (top_n_sigma, top_k, typical_p, top_p, min_p):
+    for step in (top_n_sigma, top_k, typical_p, top_p, min_p, p_less):
         dropped = ~step(logits, weights, params, slack)
         logits[dropped], weights[dropped] = -np.inf, 0.0
     if xtc_coin < np.float32(params.xtc_probability):
@@ -246,6 +247,15 @@ def min_p(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack)
     return first_of(best_first(weights), enough, params)
 
 
+def p_less(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack) -> Bools:
+    """Keep what is at least as likely as the sum of the squares of all probabilities."""
+    if not params.p_less:
+        return weights >= 0
+    p = weights / weights.sum()
+    least = min(p.max(), (p**2).sum() * (1 + slack.p_less))
+    return first_of(best_first(weights), np.count_nonzero(p >= least), params)
+
+
 def xtc(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack) -> Bools:
     """Of those with this mass or more keep the least likely only."""
     threshold = float(np.float32(params.xtc_threshold)) * (1 + slack.xtc_threshold)
@@ -255,6 +265,26 @@ def xtc(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack) -
     if params.xtc_threshold <= 0.5 and above >= 2 and len(order) - (above - 1) >= params.min_keep:
         stays[order[: above - 1]] = False
     return stays
+
+
+# --- adaptive-p -------------------------------------------------------------------------------
+
+
+def adapted(probabilities: Floats, mean: float, params: SamplingParams) -> Floats:
+    """Return what is drawn from in the place of ``probabilities``: those near a goal are likelier.
+
+    ``mean``: the running mean of the probabilities of drawn tokens, at first the target.
+    """
+    goal = min(1.0, max(0.0, 2 * float(np.float32(params.adaptive_target)) - mean))
+    x = np.abs(probabilities - goal) / 0.3
+    weights = np.where(probabilities > 0, np.exp(-10 * x**2 / (1 + x)), 0.0)
+    return weights / weights.sum()
+
+
+def next_mean(mean: float, probability: float, params: SamplingParams) -> float:
+    """Return that mean after a token with this probability (before ``adapted``) was drawn."""
+    decay = float(np.float32(params.adaptive_decay))
+    return decay * mean + (1 - decay) * probability
 
 
 # --- mirostat ---------------------------------------------------------------------------------
@@ -309,6 +339,7 @@ def readings(params: SamplingParams, tolerance: float = 1e-5) -> Iterator[Slack]
         "entropy": params.typical_p < 1,
         "top_p": params.top_p < 1,
         "min_p": params.min_p > 0,
+        "p_less": params.p_less,
         "xtc_threshold": params.xtc_probability > 0,
     }
     if params.mirostat:

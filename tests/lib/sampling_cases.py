@@ -59,6 +59,7 @@ def truncation_fields() -> dict[str, Any]:
         "xtc_threshold": st.sampled_from([0.01, 0.1, 0.3, 0.5, 0.6]),
         "dynatemp_range": st.sampled_from([0.3, 0.8, 2.0]),
         "dynatemp_exponent": st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+        "p_less": st.just(True),
         "min_keep": st.sampled_from([1, 2, 5, 400]),
     }
 

@@ -15,7 +15,7 @@ from offgrid.sampling.params import RANGES, Range
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("file", ["offgrid/sampling/_sampler.pyx", "tests/lib/reference.py"])
+@pytest.mark.parametrize("file", ["offgrid/sampling/_config.pyx", "tests/lib/reference.py"])
 def test_every_parameter_is_copied_to_c_and_defined_readably(file):
     source = (ROOT / file).read_text(encoding="utf-8")
     assert set(RANGES) <= set(re.findall(r"params\.([a-z_]+)", source))
@@ -64,6 +64,9 @@ def test_the_api_gives_nothing_that_the_library_refuses():
         ("mirostat", [-1, 3, 1.0, True]),
         ("mirostat_tau", [-0.1, 100.5, math.nan]),
         ("mirostat_eta", [-0.1, 10.5, math.nan]),
+        ("adaptive_target", [-1.1, 1.1, math.nan, True]),
+        ("adaptive_decay", [-0.1, 1.0, math.nan]),
+        ("p_less", [1, None, "true"]),
         ("dry_multiplier", [-0.1, 100.5, math.nan]),
         ("dry_base", [0.9, 100.5, math.nan]),
         ("dry_allowed_length", [-1, 2.0, 2**31]),

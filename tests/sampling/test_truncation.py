@@ -31,6 +31,8 @@ SINGLES = [
     {"typical_p": 0.0},
     {"xtc_probability": 1.0, "xtc_threshold": 0.0, "temperature": 1.3},
     {"xtc_probability": 0.6, "xtc_threshold": 0.05},
+    {"p_less": True},
+    {"p_less": True, "temperature": 1.3, "min_keep": 3},
     {"dynatemp_range": 0.5},
     {"dynatemp_range": 1.5, "dynatemp_exponent": 0.7},
 ]

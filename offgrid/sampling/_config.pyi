@@ -1,0 +1,3 @@
+INSTRUCTION_SETS: tuple[str, ...]
+
+def instruction_sets() -> tuple[str, ...]: ...
