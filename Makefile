@@ -5,7 +5,8 @@ VENV ?= .venv
 BUILD ?= $(CURDIR)/build
 JOBS ?= 2
 SANITIZE ?= OFF
-TOOLS = "scikit-build-core>=0.10" "cython>=3.1" "cython-cmake>=0.2" "cmake>=3.20" "ninja>=1.10"
+TOOLS = "scikit-build-core>=0.10" "cython>=3.1" "cython-cmake>=0.2" "cmake>=3.20" "ninja>=1.10" \
+	"clang-format==23.1.5"
 MODULES = $(patsubst offgrid/sampling/%.pyi,offgrid.sampling.%,$(wildcard offgrid/sampling/_*.pyi))
 
 .PHONY: help dev tools build test slow ctest sanitize coverage lint docs bench
@@ -19,7 +20,7 @@ help:
 	@echo "ctest     the C library's tests; SANITIZE=ON with sanitizers"
 	@echo "sanitize  the tests of the sampler in Python, compiled with sanitizers (gcc)"
 	@echo "coverage  which lines of the package the tests of its parts run"
-	@echo "lint      ruff, mypy, and the stubs of the compiled modules"
+	@echo "lint      ruff, mypy, clang-format, and the stubs of the compiled modules"
 	@echo "docs      compare the documents with the code"
 	@echo "bench     the sampler's benchmark"
 
@@ -73,6 +74,7 @@ lint:
 	ruff check .
 	ruff format --check .
 	mypy
+	clang-format --dry-run -Werror csrc/*.[ch] csrc/*.inc csrc/isa/*.c tests/c/*.[ch] tests/fuzz/*.[ch]
 	stubtest --ignore-disjoint-bases --ignore-unused-allowlist --allowlist tests/stubtest.txt $(MODULES)
 
 docs:

@@ -1,4 +1,5 @@
-/* og_json beside guard pages. Random JSON is compared with a parser in tests/api/fields/test_bodies.py. */
+/* og_json beside guard pages. Random JSON is compared with a parser in
+ * tests/api/fields/test_bodies.py. */
 #include "og_json.h"
 
 #include "check.h"

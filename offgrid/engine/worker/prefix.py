@@ -8,7 +8,7 @@ reused is the same text for certain.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +42,29 @@ class Match:
 
 
 NO_MATCH = Match(-1, 0)
+
+
+def longest_match(
+    slots: Iterable[tuple[int, Tokens]],
+    prompt: Tokens,
+    whole: Callable[[int], int],
+    can_cut: bool,
+) -> Match:
+    """Return the first of the slots that hold most of a prompt, or NO_MATCH.
+
+    Args:
+        slots: each with the tokens that are computed in it.
+        prompt: as many of its tokens as need not be computed.
+        whole: shortens a length so that it ends within no image.
+        can_cut: whether the model can drop the end of what a slot holds. If not, a slot counts only
+            if all of its tokens are of use.
+    """
+    best = NO_MATCH
+    for slot, held in slots:
+        length = whole(common_prefix(held, prompt))
+        if length > best.length and (can_cut or length == len(held)):
+            best = Match(slot, length)
+    return best
 
 
 class IdleSlots:

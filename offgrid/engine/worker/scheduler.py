@@ -20,7 +20,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from offgrid.engine.worker.prefix import MIN_COPY, NO_MATCH, IdleSlots, Match, Tokens, common_prefix
+from offgrid.engine.worker.prefix import (
+    MIN_COPY,
+    NO_MATCH,
+    IdleSlots,
+    Match,
+    Tokens,
+    common_prefix,
+    longest_match,
+)
 from offgrid.engine.worker.sequence import Status
 
 MAX_GAP = 2
@@ -204,7 +212,9 @@ class Scheduler(Generic[S]):
         match = self._best_match(sequence)
         if own is not None:
             self.idle.release(own)
-            there = self._usable(sequence, self.idle.tokens(own))
+            held = [(own, self.idle.tokens(own))]
+            prompt = sequence.tokens[: sequence.wanted_from]
+            there = longest_match(held, prompt, sequence.whole, self.can_cut).length
             if match.length < there + self.min_copy:  # not worth a copy from elsewhere
                 match = Match(own, there)
         promised = self._promised(sequence, match.length)
@@ -277,24 +287,16 @@ class Scheduler(Generic[S]):
         self.can_cut = False
         self._start(sequence, 0)
 
-    def _usable(self, sequence: S, held: Tokens) -> int:
-        """Tokens of a slot's content that a sequence can begin behind."""
-        # What logits are wanted of is always computed: the last token at least.
-        length = sequence.whole(common_prefix(held, sequence.tokens[: sequence.wanted_from]))
-        return length if self.can_cut or length == len(held) else 0
-
     def _best_match(self, sequence: S) -> Match:
-        best = NO_MATCH
-        for slot, held in self.idle if sequence.reuse else ():
-            length = self._usable(sequence, held)
-            if length > best.length:
-                best = Match(slot, length)
-        for other in self.running:
-            if _may_share(sequence, other) and other.status is not Status.PARKED:
-                length = self._usable(sequence, other.tokens[: other.computed])
-                if length > best.length:
-                    best = Match(other.slot, length)
-        return best
+        shared = (
+            (other.slot, other.tokens[: other.computed])
+            for other in self.running
+            if _may_share(sequence, other) and other.status is not Status.PARKED
+        )
+        idle = self.idle if sequence.reuse else ()
+        # What logits are wanted of is always computed: the last token at least.
+        prompt = sequence.tokens[: sequence.wanted_from]
+        return longest_match(itertools.chain(idle, shared), prompt, sequence.whole, self.can_cut)
 
     def _promised(self, sequence: S, length: int) -> tuple[S, int] | None:
         """The running sequence whose prefill will soon hold more of this prompt than ``length``,
