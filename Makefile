@@ -5,8 +5,8 @@ VENV ?= .venv
 BUILD ?= $(CURDIR)/build
 JOBS ?= 2
 SANITIZE ?= OFF
-TOOLS = "scikit-build-core>=0.10" "cython>=3.1" "cython-cmake>=0.2" "cmake>=3.20" "ninja>=1.10" \
-	"clang-format==23.1.5"
+TOOLS = "scikit-build-core>=0.10" "cython>=3.1" "cython-cmake>=0.2" "cmake>=3.20" "ninja>=1.10"
+LINTERS = "clang-format==23.1.5"
 MODULES = $(patsubst offgrid/sampling/%.pyi,offgrid.sampling.%,$(wildcard offgrid/sampling/_*.pyi))
 
 .PHONY: help dev tools build test slow ctest sanitize coverage lint docs bench
@@ -26,12 +26,12 @@ help:
 
 dev:
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install $(TOOLS)
+	$(VENV)/bin/pip install $(TOOLS) $(LINTERS)
 	$(VENV)/bin/pip install --no-build-isolation -Ceditable.rebuild=true -Ceditable.verbose=false -e '.[test]'
 	@echo "Now: . $(VENV)/bin/activate"
 
 tools:
-	pip install -q $(TOOLS)
+	pip install -q $(TOOLS) $(LINTERS)
 
 build:
 	@cd tests && python -c "import offgrid.sampling"
