@@ -96,8 +96,7 @@ class Budget:
         self._left = limit
         self._lock = threading.Lock()
         self.unfinished: weakref.WeakSet[Parser] = weakref.WeakSet()
-        """Requests whose counted bodies are still arriving. Only for the thread that reads sockets.
-        """
+        """Requests whose counted bodies are still arriving. Used only by the socket thread."""
 
     def take(self, size: int) -> bool:
         """Count ``size`` more bytes, fewer if negative. Return whether the limit is exceeded."""
