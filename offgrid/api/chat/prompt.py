@@ -122,7 +122,7 @@ def chat_prompt(info: ModelInfo, request: ChatRequest) -> ChatPrompt:
     Raises:
         InvalidParameter: the model's template does not accept the messages, or there are images
             and the model has no vision support.
-        ContextLengthExceeded: there are more messages than fit the context.
+        ContextLengthExceeded: the conversation is longer than the context can take.
     """
     check_message_count(len(request.messages), info.n_ctx, "messages")
     if request.images and not info.has_vision:
