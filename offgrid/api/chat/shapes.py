@@ -97,7 +97,7 @@ class ToolCallFragment(Answer):
 
 
 class ChatDelta(Answer):
-    """The delta of a choice: first the role, then text or calls; in the last chunk it is empty."""
+    """The delta of a choice: first the role, then text or calls; empty in its last chunk."""
 
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType | None = UNSET

@@ -97,7 +97,7 @@ def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported, max_st
 
 
 def refuse_others(fields: dict[str, Any], known: Collection[str], unsupported: Unsupported) -> None:
-    """Refuse unknown fields and unsupported values; remove unsupported fields with other values.
+    """Refuse unknown and unsupported fields; remove unsupported ones whose value changes nothing.
 
     Raises:
         InvalidParameter: ``param`` names the field.

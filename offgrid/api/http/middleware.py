@@ -55,7 +55,7 @@ class OneLength:
     """Refuses a body with two lengths: a proxy in front of this server may use the other one.
 
     ``offgrid serve`` refuses such requests earlier (:mod:`offgrid.api.http.waitress`). Under
-    ``waitress-serve`` this check never fails, because waitress hides Transfer-Encoding from the
+    ``waitress-serve`` it never refuses any, because waitress hides Transfer-Encoding from the
     application. Other WSGI servers may let both headers pass.
     """
 

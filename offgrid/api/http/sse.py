@@ -1,8 +1,8 @@
 """Server-sent events: ``data: {...}`` frames, ended by ``data: [DONE]``; or frames with names.
 
 An iterator makes a stream's chunks from the deltas of its generations. Two threads take turns in
-running it. The stream's own thread, which the WSGI server calls us on, makes the first frame, as of
-any body. Then that thread waits, and the thread that reads the worker's events makes and writes the
+running it. The stream's own thread, which the WSGI server calls us on, makes the first frame, as
+for any body. Then it waits, and the thread that reads the worker's events makes and writes the
 chunks of all streams, one after the other: waking a thread for each token of each stream costs
 more than making the chunk. If a client reads too slowly, its stream goes back to its own thread,
 which may wait for the client.
@@ -155,7 +155,7 @@ class EventStream:
         assert self._output is not None
         frames: list[bytes] = []
         more = False
-        # The stream's own thread handles the end, whether the generation has failed or not.
+        # Leave the error of a failed generation, and a slow client, to the stream's own thread.
         if not self._group.failed and self._output.backlog < _MAX_BACKLOG:
             with self._group.at_once():
                 for frame in self._frames:

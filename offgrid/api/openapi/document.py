@@ -217,7 +217,7 @@ def _failures(operation: Operation) -> dict[str, Schema]:
 
 
 def _failure(status: int) -> Schema:
-    # The HTTP server itself may refuse a request; then the middleware adds no x-request-id.
+    # Another WSGI server than ours may refuse a request by itself, without an x-request-id.
     numbered = () if status in (400, 408, 431) else ("x-request-id",)
     headers = (*numbered, "Retry-After") if status == 503 else numbered
     return {

@@ -224,7 +224,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.handle_close()
 
     def handle_expt(self) -> None:
-        """Close a connection with urgent data: HTTP has none, and poll would return for ever."""
+        """Close a connection with urgent data: HTTP has none, and poll would report it for ever."""
         self.handle_close()
 
 
