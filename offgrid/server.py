@@ -127,7 +127,7 @@ class Server:
         self._loop.join(_FLUSH_SECONDS)
 
     def _handle_signals(self) -> None:
-        """Handle each signal that people send to servers: by default it would end the process."""
+        """Handle each signal that people send to servers: the default would end the process."""
         hangup = self._on_signal if _has_terminal() else self._on_hangup
         for name, handler in (
             ("SIGINT", self._on_signal), ("SIGTERM", self._on_signal), ("SIGQUIT", self._on_signal),

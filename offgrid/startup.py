@@ -34,9 +34,9 @@ def prepare_process() -> None:
 def enable_crash_trace() -> None:
     """Write all threads' stacks to standard error if a signal such as SIGSEGV ends the process.
 
-    If standard error has no file descriptor (it is closed, or a program that embeds the server has
-    replaced it), there is no trace. If the program has already enabled faulthandler, nothing
-    changes.
+    If ``sys.stderr`` has no file descriptor (it is closed, or a program that embeds the server has
+    replaced it), the original ``sys.__stderr__`` is used. Without either there is no trace. If
+    faulthandler is enabled already, nothing changes.
     """
     if faulthandler.is_enabled():
         return
