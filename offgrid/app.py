@@ -1,4 +1,4 @@
-"""The WSGI application: wiring, nothing else."""
+"""The WSGI application: wiring only."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class App(falcon.App[Any, Any]):
 
 
 class Collaborators(NamedTuple):
-    """What resources work with, once per process: the arguments of :func:`build_app`."""
+    """The objects that resources share, one of each per process; arguments of :func:`build_app`."""
 
     settings: Settings
     catalogue: Catalogue
@@ -62,7 +62,7 @@ class Collaborators(NamedTuple):
 
 
 def make_collaborators(settings: Settings) -> Collaborators:
-    """Prepare this process and make what :func:`build_app` connects. Starts no thread.
+    """Prepare this process and make the arguments of :func:`build_app`. Starts no thread.
 
     Raises:
         ConfigError: the default model does not exist.
@@ -79,7 +79,7 @@ def make_collaborators(settings: Settings) -> Collaborators:
 def build_app(
     settings: Settings, catalogue: Catalogue, pool: EnginePool, responses: ResponseStore
 ) -> App:
-    """Connect resources with what they need."""
+    """Make the application: its middleware, its resources and their routes."""
     app = App(middleware=[RequestId(), OneLength(), HostGuard(settings), Gate(pool, settings)])
     app.req_options.strip_url_path_trailing_slash = True
     add_error_handlers(app)
@@ -99,16 +99,16 @@ def build_app(
     app.add_route("/v1/responses", ResponsesResource(pool, settings, responses))
     app.add_route("/v1/responses/input_tokens", ResponseTokensResource(pool, settings, responses))
     app.add_route("/v1/responses/{id}", ResponseResource(responses))
-    # The router is compiled with the last route, not by the first requests.
+    # Compile the router now, and not during the first requests.
     app.add_route("/v1/responses/{id}/input_items", InputItemsResource(responses), compile=True)
     return app
 
 
 def create_app(settings: Settings | None = None) -> App:
-    """Make the application with engines of its own: what ``waitress-serve --call`` calls.
+    """Make the application with its own pool of engines. ``waitress-serve --call`` calls this.
 
     Args:
-        settings: from the environment (and the file that it names) when omitted.
+        settings: if omitted, read from the environment and the file that it names.
 
     Raises:
         ConfigError: a setting is wrong.

@@ -2,24 +2,24 @@
 
 ::
 
-    OffgridError                      something OffGrid can explain
+    OffgridError                      an error that OffGrid can explain
     ├── ConfigError                   a setting does not parse or is out of range; names it
-    ├── SamplingError                 a logits row from which no token can be drawn
-    └── RequestError                  ends one request; carries what the API answers
+    ├── SamplingError                 a row from which no token can be sampled
+    └── RequestError                  ends one request; carries the API's error response
         ├── InvalidParameter          400, also a ValueError; ``param`` names the field
         │   └── ContextLengthExceeded 400, code ``context_length_exceeded``
         ├── ModelNotFound             404, code ``model_not_found``
-        ├── ModelNotLoaded            409, a GET that another model would be unloaded for
-        ├── NotStored                 404, nothing of that id is stored
-        ├── RequestRefused            400, the same request ended the worker twice
-        ├── ModelLoadFailed           500, the GGUF is cut short, not a model, too large, ...
-        ├── EngineFault               500, a bad row, a failing decode, a dying worker
+        ├── ModelNotLoaded            409, a GET that would have to unload another model
+        ├── NotStored                 404, no stored response has that id
+        ├── RequestRefused            400, the same prompt crashed the worker twice
+        ├── ModelLoadFailed           500, the GGUF is truncated, not a model, too large, ...
+        ├── EngineFault               500, a bad row, a failed decode call, a dead worker
         ├── StoreFailed               500, the file of stored responses cannot be used
         │   └── StoreBusy             503 with Retry-After, another process has locked it
         └── Overloaded                503 with Retry-After: queue full, loading, stopping
 
-The API layer has one mapper from these to ``{"error": {...}}`` (:mod:`offgrid.api.http.errors`).
-``type`` and ``code`` are strings of the OpenAI error object, all of them listed here
+:mod:`offgrid.api.http.errors` maps these exceptions to ``{"error": {...}}``. ``type`` and ``code``
+are strings of the OpenAI error object; all of them are listed here
 (https://platform.openai.com/docs/guides/error-codes).
 """
 
@@ -30,7 +30,7 @@ from typing import Literal
 ErrorType = Literal[
     "api_error", "invalid_request_error", "permission_error", "server_error", "unavailable_error",
 ]  # fmt: skip
-"""The ``type`` of every error that the API answers."""
+"""Every ``type`` of an error that the API returns."""
 ErrorCode = Literal[
     "context_length_exceeded", "cross_site", "engine_fault", "grammar_dead_end",
     "grammar_too_complex", "headers_too_large", "host_not_allowed", "invalid_host", "invalid_json",
@@ -41,7 +41,7 @@ ErrorCode = Literal[
     "too_many_values", "unknown_parameter", "unknown_url", "unsupported_model",
     "unsupported_parameter",
 ]  # fmt: skip
-"""The ``code`` of every error that the API answers; ``docs/API.md`` says what each means."""
+"""Every ``code`` of an error that the API returns; ``docs/API.md`` explains each."""
 
 
 class OffgridError(Exception):
@@ -53,9 +53,9 @@ class ConfigError(OffgridError):
 
 
 class SamplingError(OffgridError):
-    """No token can be drawn from a logits row.
+    """No token can be sampled from a row.
 
-    ``code`` says why, in one of the words documented in ``csrc/og_sampler.h``
+    ``code`` gives the reason, in one of the words documented in ``csrc/og_sampler.h``
     (for example ``"nan_logits"`` or ``"no_candidate"``).
     """
 
@@ -65,7 +65,7 @@ class SamplingError(OffgridError):
 
 
 class RequestError(OffgridError):
-    """Ends one request. The class attributes are what the API answers.
+    """Ends one request. The attributes make up the API's error response.
 
     Attributes:
         status: HTTP status code.
@@ -104,13 +104,13 @@ class InvalidParameter(RequestError, ValueError):
 
 
 class ContextLengthExceeded(InvalidParameter):
-    """Prompt (plus the requested answer) does not fit the context; nothing was computed."""
+    """The prompt, or prompt plus requested answer, exceeds the context; nothing was computed."""
 
     code = "context_length_exceeded"
 
 
 class ModelNotFound(RequestError):
-    """No model of that id. ``type`` is ``api_error`` because OffGrid's API document says so."""
+    """No model has that id. Its type is ``api_error``, as OffGrid's API document specifies."""
 
     status = 404
     type = "api_error"
@@ -121,7 +121,7 @@ class ModelNotFound(RequestError):
 
 
 class ModelNotLoaded(RequestError):
-    """A model has no place in memory, and this request may not unload another one."""
+    """A model is not loaded, and this request may not unload another one to make room."""
 
     status = 409
     type = "invalid_request_error"
@@ -136,7 +136,7 @@ class ModelNotLoaded(RequestError):
 
 
 class NotStored(RequestError):
-    """Nothing of that id is stored, or not any more."""
+    """No response with that id is stored, or it is stored no longer."""
 
     status = 404
     type = "invalid_request_error"
@@ -144,7 +144,7 @@ class NotStored(RequestError):
 
 
 class RequestRefused(RequestError):
-    """This very request ended the worker process twice before it gave a token."""
+    """The same prompt crashed the worker twice, each time before its first token was generated."""
 
     status = 400
     type = "invalid_request_error"
@@ -152,25 +152,25 @@ class RequestRefused(RequestError):
 
 
 class ModelLoadFailed(RequestError):
-    """llama.cpp does not load this file."""
+    """llama.cpp cannot load this file."""
 
     code = "model_load_failed"
 
 
 class EngineFault(RequestError):
-    """The worker could not finish the request: bad logits, a failed decode, a dead process."""
+    """The worker could not finish the request: bad logits, a failed decode call, a dead process."""
 
     code = "engine_fault"
 
 
 class StoreFailed(RequestError):
-    """What is stored cannot be read or written: a full disk, a file of somebody else."""
+    """Stored responses cannot be read or written: a full disk, a file that may not be opened."""
 
     code: ErrorCode | None = "store_failed"
 
 
 class StoreBusy(StoreFailed):
-    """Another process has locked the file of what is stored."""
+    """Another process has locked the file of stored responses."""
 
     status = 503
     type = "unavailable_error"
@@ -182,7 +182,7 @@ class StoreBusy(StoreFailed):
 
 
 class Overloaded(RequestError):
-    """The server cannot take this request now; ``retry_after`` says when to ask again."""
+    """The server cannot accept this request now; ``retry_after`` says when to try again."""
 
     status = 503
     type = "unavailable_error"

@@ -1,4 +1,4 @@
-"""The server of ``offgrid serve``: its socket, signals, and an orderly end."""
+"""The server of ``offgrid serve``: its socket, its signals and an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from offgrid.errors import OffgridError
 log = logging.getLogger(__name__)
 
 _SEND_BUFFER = 1 << 17
-"""Bytes of a connection's answers that the system may hold, doubled by Linux. Left alone it takes
-megabytes, and a hundred clients that read nothing keep the processor busy with filling them."""
+"""Size of a connection's send buffer in bytes; Linux doubles it. By default the buffer grows to
+megabytes, and a hundred clients that read nothing keep the processor busy filling theirs."""
 _FLUSH_SECONDS = 5.0
-"""How long the last bytes of the answers may take on their way out."""
+"""How long the server waits at its end until the last bytes of the answers are sent."""
 
 
 class PortTaken(OffgridError):
-    """The address cannot be listened on."""
+    """The server cannot listen on the address."""
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; clients that vanish without a word are noticed by keep-alive.
+    """Return a listening socket. TCP keep-alive detects clients that vanish without closing.
 
     Raises:
-        PortTaken: the address is in use or not of this machine.
+        PortTaken: the address is in use, or it does not belong to this machine.
     """
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
@@ -46,10 +46,10 @@ def listen(host: str, port: int) -> socket.socket:
         sock = socket.socket(family, kind, proto)
     except OSError as ex:
         raise PortTaken(f"cannot listen on {host}:{port}: {ex.strerror or ex}") from ex
-    except UnicodeError as ex:  # what can be no host name at all
+    except UnicodeError as ex:  # the text cannot be a host name
         raise PortTaken(f"cannot listen on {host}:{port}: {ex}") from ex
     try:
-        if os.name != "nt":  # there it would let a second server take the port over
+        if os.name != "nt":  # on Windows this would let a second server take over the port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
@@ -75,7 +75,7 @@ class Server:
 
     Raises:
         ConfigError: the default model does not exist.
-        PortTaken: the address cannot be listened on.
+        PortTaken: the server cannot listen on the address.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -90,23 +90,23 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where the server listens."""
+        """The URL of the server."""
         host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
         return f"http://{host}:{self.port}"
 
     @property
     def stopping(self) -> bool:
-        """Whether a signal has asked :meth:`run` to end."""
+        """Whether a signal has told :meth:`run` to end."""
         return self._draining
 
     def run(self, announce: Callable[[], None] = lambda: None) -> None:
         """Serve until Ctrl-C or another signal, then let running answers finish.
 
-        Main thread only. ``docs/CONFIGURATION.md`` says what each signal does.
+        Call it in the main thread only. ``docs/CONFIGURATION.md`` describes each signal.
 
         Args:
-            announce: called when the server can be used and stopped: whoever reads what it prints
-                may send a signal at once.
+            announce: called when clients can connect and signals are handled: a program that reads
+                its output may send a signal at once.
         """
         self.pool.start()
         self._handle_signals()
@@ -114,12 +114,12 @@ class Server:
         self.http.run()
 
     def start(self) -> None:
-        """Serve in a thread of this process, without signals; :meth:`stop` ends it."""
+        """Serve in a thread of this process, without handling signals; :meth:`stop` ends it."""
         self._loop.start()
         self.pool.start()
 
     def stop(self) -> None:
-        """Refuse new requests, let running ones finish, end. For :meth:`start`. Idempotent."""
+        """Refuse new requests, let running ones finish, end. After :meth:`start`. Idempotent."""
         if self._drained:
             return
         self._drain()
@@ -127,37 +127,37 @@ class Server:
         self._loop.join(_FLUSH_SECONDS)
 
     def _handle_signals(self) -> None:
-        """Leave no signal that people send to servers to what the system does: end the process."""
+        """Handle each signal that people send to servers: the default would end the process."""
         hangup = self._on_signal if _has_terminal() else self._on_hangup
         for name, handler in (
             ("SIGINT", self._on_signal), ("SIGTERM", self._on_signal), ("SIGQUIT", self._on_signal),
             ("SIGHUP", hangup), ("SIGUSR2", self._on_unused),
         ):  # fmt: skip
             number = getattr(signal, name, None)
-            # nohup lets a program ignore that its terminal was closed; so it stays.
+            # nohup makes a program ignore SIGHUP, so that it outlives its terminal: keep that.
             if number is not None and not (name == "SIGHUP" and _is_ignored(number)):
                 signal.signal(number, handler)
         if hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, self._on_unused)
-            # Written by the handler itself: it works when no thread gets on. Standard error may be
-            # no file, and then there is nothing to write to.
+            # The C handler writes the stacks itself, so it works even when all threads are stuck.
+            # Standard error may have no file descriptor; then there is nowhere to write to.
             with contextlib.suppress(Exception):
                 faulthandler.register(signal.SIGUSR1, sys.stderr, all_threads=True)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self._drained:
-            # waitress ends its loop and its threads on this.
+            # On this exception waitress ends its loop and its threads.
             raise SystemExit(0)
         if not self._draining:
             self._draining = True
             threading.Thread(target=self._drain_and_exit, name="drain", daemon=True).start()
-        # The end of a terminal is often told twice, by the system and by the shell.
+        # When a terminal closes, both the system and the shell may send SIGHUP: ignore the second.
         elif number != getattr(signal, "SIGHUP", None):
             _tell("stopped immediately; running requests were cut off")
             os._exit(130)
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
-        # In a thread: this one may be in the middle of a log line.
+        # Log in another thread: the signal may have interrupted this one in a log line.
         threading.Thread(target=self._look_anew, name="signal-log", daemon=True).start()
 
     def _look_anew(self) -> None:
@@ -177,12 +177,12 @@ class Server:
         self.pool.drain()
         _tell("finishing running requests; press Ctrl-C again to stop immediately")
         self._drain()
-        # Both are needed: the signal, and an event that ends the loop's wait for sockets.
+        # The loop needs both: the signal, and an event that ends its wait for sockets.
         _thread.interrupt_main()
         self.http.wake()
 
     def _drain(self) -> None:
-        """Stop the pool and wait until what it still said has left the sockets."""
+        """Stop the pool and wait until the sockets have sent the last answers."""
         self.pool.shutdown(self.settings.drain_timeout)
         deadline = time.monotonic() + _FLUSH_SECONDS
         pause = threading.Event()
@@ -192,7 +192,7 @@ class Server:
 
 
 def _has_terminal() -> bool:
-    """Whether the process was started from a terminal, whatever of it is redirected."""
+    """Whether the process was started from a terminal, even if its streams are redirected."""
     for descriptor in (0, 1, 2):
         with contextlib.suppress(OSError):
             if os.isatty(descriptor):
@@ -209,10 +209,10 @@ def _is_ignored(number: int) -> bool:
 
 
 def _tell(message: str) -> None:
-    """Write a line to standard error, whatever the main thread is just writing there.
+    """Write a line to standard error, even while the main thread writes there.
 
-    Ctrl-C ends every program of a pipeline: ``offgrid serve 2>&1 | tee log`` has no reader left
-    when it gets here, and running answers must finish all the same.
+    Ctrl-C ends every program of a pipeline. In ``offgrid serve 2>&1 | tee log`` the reader has
+    ended by now, and running answers must still finish.
     """
     with contextlib.suppress(OSError):
         os.write(2, f"{message}\n".encode())

@@ -1,7 +1,7 @@
-"""What a process does before its first thread starts, in the server and in every worker.
+"""Preparation of a process before its first thread starts, in the server and in every worker.
 
-Threads of this package share nothing that is built when it is first used: type information,
-templates and tables are built before threads start, or under a lock.
+Threads of this package share no object that is built on first use: type information, templates
+and tables are built before threads start, or under a lock.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import msgspec
 
 _PACKAGE = f"{__package__}."
 _LONGEST_TURN = 0.0005
-"""Seconds that a thread keeps Python's lock while others wait for it. With Python's own 5 ms, a
-thread that reads from many sockets waits so long after each read, while another thread computes."""
+"""Seconds that a thread keeps Python's lock while others wait for it. With Python's default of
+5 ms, a thread that reads many sockets waits 5 ms after each read while another thread computes."""
 
 
 def prepare_process() -> None:
     """Build the type information of all structs, let a crash leave a trace, shorten turns.
 
-    A turn is how long a thread keeps Python's lock.
+    A turn is the time for which a thread keeps Python's lock.
 
-    Call it when everything is imported that this process needs, and before any thread starts.
+    Call it after all modules that this process needs are imported and before any thread starts.
     """
     enable_crash_trace()
     build_type_information()
@@ -32,29 +32,30 @@ def prepare_process() -> None:
 
 
 def enable_crash_trace() -> None:
-    """Write the stack of every thread to standard error when a signal such as SIGSEGV ends us.
+    """Write all threads' stacks to standard error if a signal such as SIGSEGV ends the process.
 
-    Where standard error is no file (it is closed, or a program that embeds the server has
-    replaced it) there is no trace. A program that has its own destination for traces keeps it.
+    If ``sys.stderr`` has no file descriptor (it is closed, or a program that embeds the server has
+    replaced it), the original ``sys.__stderr__`` is used. Without either there is no trace. If
+    faulthandler is enabled already, nothing changes.
     """
     if faulthandler.is_enabled():
         return
     for stream in (sys.stderr, sys.__stderr__):
         if stream is None:
             continue
-        # What a stream without a file descriptor raises depends on who wrote its class.
+        # A stream without a file descriptor may raise any exception: that depends on its class.
         with contextlib.suppress(Exception):
             faulthandler.enable(stream)
             return
 
 
 def build_type_information() -> None:
-    """Build what msgspec has to know of the types of each struct's fields.
+    """Build the type information that msgspec needs to decode each struct's fields.
 
     msgspec (0.22 and earlier) builds it when a struct is first decoded, and publishes it half
     built: a second thread that decodes the same struct meanwhile reads null pointers, and the
-    process ends with SIGSEGV. To make a decoder for a struct builds it completely, with that of all
-    types in its fields. Encoding needs none of it.
+    process ends with SIGSEGV. Making a decoder for a struct builds its type information completely,
+    including that of all types in its fields. Encoding does not need it.
     """
     for struct in package_structs():
         msgspec.msgpack.Decoder(struct)

@@ -1,8 +1,8 @@
-"""Text of others, in a terminal or a log: names of files, paths of requests, messages of errors.
+"""Untrusted text in a terminal or log: names of files, paths of requests, messages of errors.
 
-A name may hold anything: sequences that rename the window or recolour the screen, line ends that
-make a second log line, marks that turn the direction of what follows. JSON says such a name as it
-is; people see its escapes.
+A name may contain anything: sequences that rename the window or recolour the screen, line ends that
+start a second log line, marks that reverse the direction of the following text. JSON output
+contains such a name unchanged; terminals and logs show escapes.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 
 
 def shown(text: object) -> str:
-    """Return a text as one line of visible characters and spaces, the others as escapes.
+    """Return a text as one line of visible characters and spaces; escape all others.
 
-    Escaped are control and format characters, line ends, spaces that are no plain ones, halves of
-    surrogate pairs (bytes that are not UTF-8), and what Unicode has not assigned.
+    It escapes control and format characters, line ends, spaces other than the plain one, unpaired
+    surrogates (bytes that are not UTF-8), and code points that Unicode has not assigned.
     """
     line = str(text)
     if line.isprintable():
@@ -30,18 +30,18 @@ def shown(text: object) -> str:
 
 
 class LogFormatter(logging.Formatter):
-    """Makes one line of each message, whoever logs it; lines of a traceback are indented."""
+    """Writes each message as one line, also those of libraries; indents lines of a traceback."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        """Return the line of a record."""
+        """Return a record as one line."""
         return shown(super().formatMessage(record))
 
     def formatException(self, ei: Any) -> str:
-        """Return a traceback. An exception's own lines cannot be taken for log lines."""
+        """Return an indented traceback: lines of an exception's text cannot pass for log lines."""
         return _indented(super().formatException(ei))
 
     def formatStack(self, stack_info: str) -> str:
-        """Return a stack in the same way."""
+        """Return an indented stack."""
         return _indented(super().formatStack(stack_info))
 
 
@@ -50,7 +50,7 @@ def _indented(text: str) -> str:
 
 
 def escape_log() -> None:
-    """Let the handlers that a program has set up escape what they write, in their own formats."""
+    """Make the handlers of the root logger escape their messages; each keeps its format."""
     for handler in logging.getLogger().handlers:
         formatter = LogFormatter()
         vars(formatter).update(vars(handler.formatter or formatter))
@@ -58,7 +58,7 @@ def escape_log() -> None:
 
 
 def log_failed_threads() -> None:
-    """Log the error that ended a thread, in the place of writing it as it is."""
+    """Log the error that ended a thread, rather than print it unescaped."""
 
     def report(args: threading.ExceptHookArgs) -> None:
         if args.exc_type is SystemExit:

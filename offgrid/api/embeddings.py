@@ -33,10 +33,10 @@ class EmbeddingsRequest(InertFields, frozen=True, kw_only=True, forbid_unknown_f
     dimensions: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
 
     def embedding(self) -> EmbeddingRequest:
-        """The inputs in the engine's form.
+        """Return the inputs in the engine's form.
 
         Raises:
-            InvalidParameter: ``param`` names the input that is no text and no token ids, or empty.
+            InvalidParameter: an input is empty, or neither text nor token ids; ``param`` names it.
         """
         inputs, params = _split(self.input)
         return EmbeddingRequest(inputs, dimensions=self.dimensions, params=params)
@@ -52,7 +52,7 @@ def parse_embeddings(body: dict[str, Any]) -> EmbeddingsRequest:
 
 
 def _split(value: Any) -> tuple[tuple[Input, ...], tuple[str, ...]]:
-    """Text, token ids, or a list of either, to inputs and the names of their fields."""
+    """Convert text, token ids, or a list of either into inputs and the names of their fields."""
     if isinstance(value, str) or are_tokens(value):
         return (_input(value, "input"),), ("input",)
     if not isinstance(value, list) or not value:
@@ -76,7 +76,7 @@ def _input(value: Any, param: str) -> Input:
 
 
 class Embedding(Answer):
-    """A vector: numbers, or their bytes (float32, little-endian) in base64."""
+    """A vector: its numbers, or their bytes (float32, little-endian) in base64."""
 
     object: Literal["embedding"]
     index: Count
@@ -84,7 +84,7 @@ class Embedding(Answer):
 
 
 class EmbeddingList(Answer):
-    """A vector for each input, in their order."""
+    """A vector for each input, in the order of the inputs."""
 
     object: Literal["list"]
     data: list[Embedding]
@@ -100,13 +100,13 @@ class EmbeddingsResource:
         self._max_body = settings.max_body_mb << 20
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Check, compute, and answer when all vectors are there."""
+        """Check the request, compute all vectors, then answer."""
         request = read_checked(req, self._max_body, parse_embeddings)
         work = request.embedding()
         alive = liveness(req)
         result = self._pool.engine(request.model, alive).embed(work, alive)
         resp.content_type = falcon.MEDIA_JSON
-        # In pieces: as text, thousands of vectors are many times as large as they are.
+        # Send vector by vector: as text, vectors take many times their memory.
         resp.stream = _body(request.model, result, request.encoding_format == "base64")
 
 

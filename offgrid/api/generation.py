@@ -13,31 +13,33 @@ from offgrid.engine.protocol import Delta, GenerationRequest
 from offgrid.errors import Overloaded
 
 POLL = 0.1
-"""Seconds between two looks at whether the client is still there."""
+"""Interval, in seconds, at which a waiting request checks that its client is still connected."""
 WINDOW = 2
-"""Sequences of one request in the queue, as a multiple of the slots: enough that none of them waits
-for the next prompt."""
+"""Sequences of one request that have places in the queue, as a multiple of the slots: enough that
+no slot waits for the next prompt."""
 
 
 class Mark(enum.Enum):
-    """What stands between deltas, or the chunks made of them, and is not sent."""
+    """Control values yielded between deltas, or between the chunks made of them; never sent."""
 
     SLOW = enum.auto()
-    """What follows takes time: only the stream's own thread may go on."""
+    """The next step may block: only the stream's own thread may resume."""
 
 
 class GenerationGroup:
-    """Several generations (one for each prompt) that live and end together.
+    """Several generations, one for each prompt; if one fails, all are cancelled.
 
-    As many as :data:`WINDOW` says are in the queue at a time: the next one takes the places of one
-    that has ended. So a long list leaves room for others, and is never refused half way.
+    :data:`WINDOW` limits how many have places in the queue at a time: the next prompt takes the
+    places of one that has ended. So a long list of prompts leaves places to other requests, and is
+    never refused half way.
 
     Args:
         engine: the model.
         requests: one for each prompt, all with the same ``n``.
         alive: whether the client is still connected.
 
-    The first prompts are accepted when the constructor returns; its errors leave nothing running.
+    The first prompts are accepted when the constructor returns. If it raises, nothing is left
+    running.
     """
 
     def __init__(
@@ -49,22 +51,22 @@ class GenerationGroup:
         self.alive = alive
         self.n = requests[0].n
         self.keep_alive: object = None
-        """An unfinished :meth:`deltas`, held so that it is not collected: to drop it is to
-        :meth:`cancel`, which writes to the worker, and the collector runs in any thread."""
+        """An unfinished :meth:`deltas`, held so that it is not collected: its finalisation calls
+        :meth:`cancel`, which writes to the worker, and the collector may run in any thread."""
         self._engine = engine
         self._patience: float = POLL
         self._bell = threading.Event()
-        """Set when there may be something to read."""
+        """Set when there may be new deltas."""
         self._ring: Callable[[], None] | None = self._bell.set
         self._listener: Callable[[], None] | None = self._ring
         self._to_come = deque(enumerate(requests))
         self._accepted: list[Generation] = []
         self._active: list[tuple[int, Generation]] = []
-        """Never changed in its place: others read it."""
+        """Replaced and never changed in place: other threads read it."""
         self._lock = threading.Lock()  # a stream may be closed while another thread reads it
         self._window = max(1, WINDOW * engine.load.parallel // self.n)
         self._held = engine.hold(self.n, min(self._window, len(requests)))
-        """Prompts that there are places for."""
+        """Number of prompts that have places in the queue."""
         try:
             self._submit()
         except BaseException:
@@ -73,11 +75,11 @@ class GenerationGroup:
 
     @property
     def prompt_tokens(self) -> int:
-        """Of all prompts that were accepted."""
+        """Tokens of all accepted prompts."""
         return sum(generation.prompt_tokens for generation in self._accepted)
 
     def prompt_text(self, prompt: int) -> str:
-        """Text of a prompt that was given as token ids, where its request asks for it."""
+        """Text of a prompt that was given as token ids, if its request asks for it."""
         return self._accepted[prompt].prompt_text
 
     def prompt_length(self, prompt: int) -> int:
@@ -90,14 +92,14 @@ class GenerationGroup:
         return self._accepted[0].seed
 
     def deltas(self) -> Iterator[tuple[int, Delta] | Mark | None]:
-        """Yield ``(choice index, delta)`` until every choice has finished, None when it is silent.
+        """Yield ``(choice index, delta)`` until every choice has ended; None if none came lately.
 
-        The index counts over all prompts: prompt number times ``n`` plus choice. Where a mark is
-        yielded, the next prompts are about to be submitted.
+        The index counts over all prompts: prompt number times ``n`` plus choice. A mark says that
+        the next prompts are about to be submitted.
 
         Raises:
             RequestError: a generation failed or waited too long; the others are cancelled.
-            ClientGone: the client left; everything is cancelled.
+            ClientGone: the client left; all generations are cancelled.
         """
         try:
             while self._active or self._to_come:
@@ -111,7 +113,8 @@ class GenerationGroup:
                         idle = False
                         yield prompt * self.n + delta.choice, delta
                     self._drop_if_finished(generation)
-                # Asked in every round: whoever wants a whole answer is never written to before it.
+                # Check in every round: nothing is written to a client that waits for a whole
+                # answer, so no failing write would show that it has left.
                 if self._active and self._patience:
                     self._check()
                 if idle and not (self._patience and self._bell.wait(self._patience)):
@@ -120,9 +123,9 @@ class GenerationGroup:
             self.cancel()
 
     def whole(self) -> Iterator[tuple[int, Delta]]:
-        """Yield what :meth:`deltas` does, of each prompt when it has ended.
+        """Yield the same pairs as :meth:`deltas`, those of each prompt after its end.
 
-        Nobody is woken for every token then. Raises as :meth:`deltas` does.
+        So this thread does not wake for every token. Raises the same errors as :meth:`deltas`.
         """
         self._ring = None
         self.listen(None)
@@ -142,7 +145,7 @@ class GenerationGroup:
             self.cancel()
 
     def _submit(self) -> None:
-        """Hand over prompts that there are places for. Waits until they are accepted."""
+        """Submit the prompts that have places in the queue, and wait until they are accepted."""
         more = min(self._window, len(self._active) + len(self._to_come)) - self._held
         if more > 0:
             with contextlib.suppress(Overloaded):
@@ -170,12 +173,12 @@ class GenerationGroup:
 
     @property
     def lost(self) -> bool:
-        """Whether there is no sense in going on, which :meth:`deltas` will say in its turn."""
+        """Whether the client left or the request waited too long; :meth:`deltas` will raise it."""
         return not self.alive() or self._overdue
 
     @property
     def _overdue(self) -> bool:
-        """Whether it waits for too long. Behind a prompt that got a slot, others may wait."""
+        """Whether the first prompt waits too long for a slot. The later ones may wait longer."""
         return self._accepted[0].overdue
 
     def _check(self) -> None:
@@ -186,7 +189,7 @@ class GenerationGroup:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside, :meth:`deltas` takes what is there and never waits, nor asks for the client."""
+        """Inside, :meth:`deltas` never waits, and does not check whether the client has left."""
         self._patience = 0.0
         try:
             yield
@@ -195,17 +198,17 @@ class GenerationGroup:
 
     @property
     def failed(self) -> bool:
-        """Whether a generation has failed, which :meth:`deltas` will say in its turn."""
+        """Whether a generation has failed; :meth:`deltas` will raise its error."""
         return any(generation.failed for _, generation in self._active)
 
     def listen(self, listener: Callable[[], None] | None) -> None:
-        """Have a function called, by the thread that brings them, when new deltas are there."""
+        """Set the function to call when new deltas arrive, on the thread that brings them."""
         self._listener = listener or self._ring
         for _, generation in self._active:
             generation.listener = self._listener
 
     def cancel(self) -> None:
-        """End what still runs, and what would. Idempotent."""
+        """Cancel running generations and drop prompts not yet submitted. Idempotent."""
         self._to_come.clear()
         for _, generation in self._active:
             generation.cancel()
@@ -220,8 +223,8 @@ class Total:
         self._cached = 0
 
     def add(self, index: int, delta: Delta) -> None:
-        """Take in a delta."""
-        # A prompt counts once, and so does what of it was there: the first choice tells.
+        """Count the tokens of a delta."""
+        # Count each prompt's cached tokens once, from its first choice.
         if index not in self._tokens and delta.choice == 0:
             self._cached += delta.cached_tokens
         self._tokens[index] = delta.completion_tokens
@@ -244,7 +247,7 @@ class Total:
 
 
 class Once:
-    """Runs a function once, whoever asks first: the end of a stream comes from several sides."""
+    """Runs a function on the first call only: several threads may end the same stream."""
 
     def __init__(self, function: Callable[[], None]) -> None:
         self._function: Callable[[], None] | None = function

@@ -11,7 +11,7 @@ from offgrid.api.shapes import Answer
 
 
 class Root(Answer):
-    """What this server is."""
+    """Name, version and status of this server."""
 
     name: str
     version: str
@@ -19,13 +19,13 @@ class Root(Answer):
 
 
 class Health(Answer):
-    """The server is there."""
+    """The server is running."""
 
     status: Literal["healthy"]
 
 
 class RootResource:
-    """``GET /``: what is this server?"""
+    """``GET /``: describes this server."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Name, version and status."""
@@ -35,10 +35,10 @@ class RootResource:
 
 
 class HealthResource:
-    """``GET /health``: is the server there? Says nothing of models."""
+    """``GET /health``: says whether the server runs, and nothing about models."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """The server process answers, so it is healthy."""
+        """Answer: a server process that answers is healthy."""
         resp.media = {"status": "healthy"}
 
     on_head = on_get

@@ -29,7 +29,7 @@ def _entry(piece: bytes, logprob: float) -> Json:
 
 @functools.lru_cache(maxsize=4096)
 def _told(piece: bytes) -> tuple[str, list[int]]:
-    """A token's text and bytes as the API tells them. The same few tokens come again and again."""
+    """Return a token's text and bytes as the API lists them. Cached: the same tokens recur."""
     return piece.decode("utf-8", "replace"), list(piece)
 
 

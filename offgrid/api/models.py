@@ -12,7 +12,7 @@ from offgrid.store.catalogue import Catalogue, ModelEntry
 
 
 class Model(Answer):
-    """A model that can be asked for by its id."""
+    """A model that requests can name by its id."""
 
     id: str
     object: Literal["model"]
@@ -57,7 +57,7 @@ class ModelResource:
         self._catalogue = catalogue
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, model: str) -> None:
-        """Describe one model; 404 when there is none of that id."""
+        """Describe one model; returns 404 if no model has that id."""
         resp.media = _describe(self._catalogue.get(model))
 
     on_head = on_get

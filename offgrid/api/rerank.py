@@ -1,4 +1,4 @@
-"""``POST /v1/rerank``: the shape of Jina's and Cohere's API, as llama-server answers it."""
+"""``POST /v1/rerank``: the form of Jina's and Cohere's API, with llama-server's answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAX_DOCUMENTS = 2048
 
 
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A document as an object; a plain text is the same."""
+    """A document as an object; the same as a plain text."""
 
     text: str
 
@@ -35,11 +35,11 @@ class RerankRequest(InertFields, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The documents' texts in order."""
+        """The texts of the documents, in order."""
         return tuple(d if isinstance(d, str) else d.text for d in self.documents)
 
     def embedding(self) -> EmbeddingRequest:
-        """Query and documents in the engine's form."""
+        """Return query and documents in the engine's form."""
         params = tuple(f"documents[{index}]" for index in range(len(self.documents)))
         return EmbeddingRequest(self.texts, query=self.query, params=params)
 
@@ -62,7 +62,7 @@ class RerankDocument(Answer):
 
 
 class RerankResult(Answer):
-    """A document by its place in the request; its text if asked for."""
+    """A document by its index in the request; with its text if the request asks for it."""
 
     index: Count
     relevance_score: float
@@ -70,7 +70,7 @@ class RerankResult(Answer):
 
 
 class Reranking(Answer):
-    """Documents, the one that fits best first."""
+    """The documents, the most relevant first."""
 
     object: Literal["list"]
     model: str
@@ -79,14 +79,14 @@ class Reranking(Answer):
 
 
 class RerankResource:
-    """Orders documents by how well they fit a query."""
+    """Orders documents by their relevance to a query."""
 
     def __init__(self, pool: EnginePool, settings: Settings) -> None:
         self._pool = pool
         self._max_body = settings.max_body_mb << 20
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Check, score, and answer best first; of equal scores the earlier document."""
+        """Check, score, and answer, best first; of equal scores the earlier document is first."""
         request = read_checked(req, self._max_body, parse_rerank)
         alive = liveness(req)
         result = self._pool.engine(request.model, alive).embed(request.embedding(), alive)

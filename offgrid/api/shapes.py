@@ -1,8 +1,8 @@
-"""What the answers of several endpoints share, for the OpenAPI document.
+"""Types that the answers of several endpoints share, for the OpenAPI document.
 
-Resources build their answers as plain objects, token by token where it counts; these types say what
-comes of it, and tests hold every answer against them. Nothing else may be in an answer than what is
-named in its type. A field with the default ``UNSET`` may be absent.
+Resources build their answers as plain dictionaries, for speed. These types describe the result, and
+tests check every answer against them. An answer has no fields but those of its type. A field with
+the default ``UNSET`` may be absent.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Logprob = Annotated[float, Meta(le=0)]
 
 
 class Answer(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """Base of all answers: no field but those named."""
+    """Base of all answers; they have no other fields than the named ones."""
 
 
 class ErrorDetail(Answer):
-    """What is wrong, and which field of the request is at fault."""
+    """The reason of the error, and the field of the request at fault."""
 
     message: str
     type: str
@@ -31,7 +31,7 @@ class ErrorDetail(Answer):
 
 
 class Error(Answer):
-    """The answer to every request that fails; in a stream, the last event of one that fails."""
+    """The answer to every request that fails, and the last event of a stream that fails."""
 
     error: ErrorDetail
 
@@ -59,7 +59,7 @@ class Usage(Answer):
 
 
 class PromptLogprob(Answer):
-    """A token at a place of the prompt; ``rank`` 1 is the likeliest."""
+    """A token at a position of the prompt; the likeliest has ``rank`` 1."""
 
     logprob: Logprob
     rank: Count
@@ -67,7 +67,7 @@ class PromptLogprob(Answer):
 
 
 PromptLogprobs = list[dict[str, PromptLogprob] | None]
-"""For each token a map from token ids; null for the first, which nothing goes before."""
+"""For each token a map from token ids; null for the first, which has no token before it."""
 
 
 class InputUsage(Answer):
@@ -78,7 +78,7 @@ class InputUsage(Answer):
 
 
 class InputTokens(Answer):
-    """What ``usage.prompt_tokens`` of the request would be."""
+    """The value that ``usage.prompt_tokens`` of the request would have."""
 
     object: Literal["response.input_tokens"]
     input_tokens: Count

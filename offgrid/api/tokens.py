@@ -1,6 +1,6 @@
-"""The tokenizer over HTTP: ``/tokenize``, ``/detokenize``, ``/tokenizer_info``.
+"""The tokeniser over HTTP: ``/tokenize``, ``/detokenize``, ``/tokenizer_info``.
 
-Answers are those of llama-server or of vLLM, as the request's fields are.
+A request with llama-server's fields gets llama-server's answer, one with vLLM's fields gets vLLM's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 
 
 class ContentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``/tokenize`` as llama-server has it."""
+    """``/tokenize`` in llama-server's form."""
 
     content: str
     model: str | None = None
@@ -38,7 +38,7 @@ class ContentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PromptRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``/tokenize`` as vLLM has it, of a text."""
+    """``/tokenize`` in vLLM's form, for a text."""
 
     prompt: str
     model: str | None = None
@@ -47,15 +47,15 @@ class PromptRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MessagesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``/tokenize`` as vLLM has it, of a conversation.
+    """``/tokenize`` in vLLM's form, for a conversation.
 
-    ``messages`` are those of a chat request, and checked as such by whoever renders them.
+    ``messages`` are those of a chat request, and are checked as such before they are rendered.
     """
 
     messages: list[Any]
     model: str | None = None
-    # vLLM's default is false: templates of its models write what begins a sequence. Here such a
-    # token is never put in front twice, so true gives what the chat endpoint computes.
+    # vLLM's default is false: its models' templates write the BOS token themselves. Here that token
+    # is never added twice, so with true the tokens are those that the chat endpoint computes.
     add_special_tokens: bool = True
     return_token_strs: bool = False
     add_generation_prompt: bool = True
@@ -64,7 +64,7 @@ class MessagesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TokensRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``/detokenize``, which is the same for both."""
+    """``/detokenize``, whose request is the same in llama-server and vLLM."""
 
     tokens: list[TokenId]
     model: str | None = None
@@ -77,7 +77,7 @@ _KINDS: dict[str, type[Tokenize]] = {
 
 
 def parse_tokenize(body: dict[str, Any]) -> Tokenize:
-    """Check the body of ``/tokenize``; which of the three fields it has says whose it is.
+    """Check the body of ``/tokenize``; its form depends on which of the three fields it has.
 
     Raises:
         InvalidParameter: ``param`` names the field.
@@ -111,20 +111,20 @@ def _convert(body: dict[str, Any], cls: type[T]) -> T:
 
 
 class TokenPiece(Answer):
-    """A token with its text, or with its bytes where these are no UTF-8 by themselves."""
+    """A token with its text, or with its bytes if these alone are not valid UTF-8."""
 
     id: Count
     piece: str | list[Byte]
 
 
 class ContentTokens(Answer):
-    """As llama-server answers."""
+    """The answer in llama-server's form."""
 
     tokens: list[Count | TokenPiece]
 
 
 class PromptTokens(Answer):
-    """As vLLM answers."""
+    """The answer in vLLM's form."""
 
     count: Count
     max_model_len: Count
@@ -133,14 +133,14 @@ class PromptTokens(Answer):
 
 
 class Detokenized(Answer):
-    """One text under llama-server's name and under vLLM's."""
+    """The text, under llama-server's name and under vLLM's."""
 
     content: str
     prompt: str
 
 
 class TokenizerInfo(Answer):
-    """Names as in a Hugging Face ``tokenizer_config.json``; null where there is none."""
+    """Names as in Hugging Face's ``tokenizer_config.json``; null if there is no value."""
 
     tokenizer_class: str | None
     bos_token: str | None
@@ -160,7 +160,7 @@ class _TokensResource:
     def _engine(
         self, req: falcon.Request, model: str | None, *, unload: bool = True
     ) -> EngineClient:
-        """The named model's engine, or the default one's: these endpoints need no model."""
+        """Return the engine of the named model, or of the default model if none is named."""
         model = self._pool.default_id if model is None else model
         if model is None:
             raise ModelNotFound("(none)")
@@ -168,7 +168,7 @@ class _TokensResource:
 
 
 class TokenizeResource(_TokensResource):
-    """``POST /tokenize``: text or a conversation to token ids."""
+    """``POST /tokenize``: converts text or a conversation into token ids."""
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer in the form of the request."""
@@ -191,7 +191,7 @@ class TokenizeResource(_TokensResource):
 
 
 class DetokenizeResource(_TokensResource):
-    """``POST /detokenize``: token ids to text. Bytes that are no UTF-8 become U+FFFD."""
+    """``POST /detokenize``: converts token ids into text. Invalid UTF-8 becomes U+FFFD."""
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with the text, under llama-server's name and under vLLM's."""
@@ -204,12 +204,12 @@ class DetokenizeResource(_TokensResource):
 
 
 class TokenizerInfoResource(_TokensResource):
-    """``GET /tokenizer_info``: what a client has to know of the vocabulary."""
+    """``GET /tokenizer_info``: describes the vocabulary to clients."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with names as in a Hugging Face ``tokenizer_config.json``.
 
-        No model is unloaded for that: a GET must not take from others what they use.
+        This unloads no model: a GET must not take a model away from other clients.
         """
         info = self._engine(req, req.get_param("model"), unload=False).info
         resp.media = {
@@ -225,7 +225,7 @@ class TokenizerInfoResource(_TokensResource):
 
 
 def _send(resp: falcon.Response, body: dict[str, Any]) -> None:
-    """Answer with JSON, written faster than the framework does: there may be a million tokens."""
+    """Answer with JSON. msgspec is faster than falcon's encoder: there may be a million tokens."""
     resp.content_type = falcon.MEDIA_JSON
     resp.data = msgspec.json.encode(body)
 
@@ -256,12 +256,15 @@ def _query(engine: EngineClient, request: Tokenize) -> TokenQuery:
 
 
 def _control(info: ModelInfo, text: str) -> str | None:
-    """A control token's text. Files that name none get one of llama.cpp's, which is any token."""
+    """Return a control token's text, or None.
+
+    If the file names no such token, llama.cpp gives a default id, which may be any token.
+    """
     return text if text in info.control_texts else None
 
 
 def _with_pieces(tokens: Tokens) -> list[dict[str, Any]]:
-    """Ids with their text, or with their bytes where these are no UTF-8 by themselves."""
+    """Return token ids with their text, or with their bytes if these alone are not UTF-8."""
     result: list[dict[str, Any]] = []
     for token, piece in zip(tokens.tokens, tokens.pieces, strict=True):
         try:

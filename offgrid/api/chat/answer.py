@@ -25,7 +25,7 @@ def answer_usage(total: Total, group: GenerationGroup, choices: list[Choice]) ->
 
 
 def new_call_id() -> str:
-    """Return an id for a call."""
+    """Return an id for a tool call."""
     return f"call_{secrets.token_hex(12)}"
 
 
@@ -37,18 +37,19 @@ def read_choices(
     *,
     whole: bool = False,
 ) -> Iterator[tuple[int, Delta, list[Event]] | None]:
-    """Yield index, delta and what it means, until every choice has ended; None in silence.
+    """Yield index, delta and events until every choice has ended; None if no delta came lately.
 
-    With ``whole`` nothing is wanted before all is there, and nobody is woken for every token.
+    With ``whole``, deltas are yielded only after their generation has ended, so that no thread
+    wakes per token.
 
-    A choice may end before its generation does (``parallel_tool_calls``); the rest is not read, and
-    is cancelled with everything at the end of the response.
+    A choice may end before its generation does (``parallel_tool_calls``). Its later deltas are
+    ignored, and the generation is cancelled at the end of the response.
     """
     source: Iterator[tuple[int, Delta] | Mark | None]
     source = group.whole() if whole and not prompt.may_end_early else group.deltas()
     group.keep_alive = source
     for item in source:
-        if not isinstance(item, tuple):  # no mark: there is one prompt
+        if not isinstance(item, tuple):  # always None: with one prompt there are no marks
             yield None
             continue
         index, delta = item
@@ -61,7 +62,7 @@ def read_choices(
 
 
 def whole_answer(head: Json, prompt: ChatPrompt, group: GenerationGroup) -> Json:
-    """Collect the answer; ``head`` is what every answer begins with."""
+    """Collect the answer; ``head`` holds its first fields, which are the same in every answer."""
     total = Total()
     choices = prompt.choices()
     messages = [_Message() for _ in choices]
@@ -91,7 +92,7 @@ def whole_answer(head: Json, prompt: ChatPrompt, group: GenerationGroup) -> Json
 
 
 class _Message:
-    """The message of a choice, piece by piece."""
+    """The message of a choice, collected from events."""
 
     def __init__(self) -> None:
         self._content: list[str] = []
@@ -131,11 +132,11 @@ class _Message:
 
 
 def stream_answer(head: Json, prompt: ChatPrompt, group: GenerationGroup) -> Iterator[Json | None]:
-    """Yield the chunks of a stream: role, what is said, finish, and usage if asked for."""
+    """Yield the chunks of a stream: role, deltas, finish_reason, and usage if requested."""
     request = prompt.request
     total = Total()
     choices = prompt.choices()
-    waiting: list[list[TokenLogprob]] = [[] for _ in choices]  # for the next chunk with text
+    waiting: list[list[TokenLogprob]] = [[] for _ in choices]  # for each choice's next chunk
 
     def chunk(index: int, delta: Json, finish_reason: str | None = None) -> Json:
         tokens, waiting[index] = waiting[index], []
@@ -150,7 +151,7 @@ def stream_answer(head: Json, prompt: ChatPrompt, group: GenerationGroup) -> Ite
             result["obfuscation"] = secrets.token_urlsafe(secrets.randbelow(24))
         return result
 
-    # Whether there will be content is not known yet, and text is added to what comes first.
+    # With tools, an answer may have no content, so begin with null. Clients append later content.
     content = None if prompt.offers_tools else ""
     for index in range(request.n):
         yield chunk(index, {"role": "assistant", "content": content, "refusal": None})
@@ -170,7 +171,7 @@ def stream_answer(head: Json, prompt: ChatPrompt, group: GenerationGroup) -> Ite
 
 
 def _delta(event: Event) -> Json:
-    """What a chunk says of one event."""
+    """Return the delta of a chunk for one event."""
     if isinstance(event, Content):
         return {"content": event.text}
     if isinstance(event, Reasoning):

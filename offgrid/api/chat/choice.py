@@ -1,4 +1,4 @@
-"""A choice of a chat answer while it comes: its text taken apart, its stop strings, its end."""
+"""A choice of a chat answer while it is generated: its parsed text, its stop strings, its end."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from offgrid.sampling import TextStream
 
 
 class Choice:
-    """One choice while it comes.
+    """One choice while it is generated.
 
     Attributes:
-        finish_reason: None as long as there is more to come.
-        reasoning_tokens: tokens so far that are reasoning, its markers included.
+        finish_reason: None until the choice ends.
+        reasoning_tokens: number of tokens so far that are reasoning, including its markers.
     """
 
     def __init__(self, parser: AnswerParser, stops: tuple[str, ...] = ()) -> None:
@@ -23,7 +23,7 @@ class Choice:
         self.reasoning_tokens = 0
 
     def read(self, delta: Delta) -> list[Event]:
-        """Take in a delta of the engine; return what it adds. After the end that is nothing."""
+        """Parse a delta of the engine; return the events that it adds, none after the end."""
         if self.finish_reason is not None:
             return []
         thinking = self._parser.thinking
@@ -41,7 +41,7 @@ class Choice:
         return events
 
     def _heed_stops(self, events: list[Event]) -> list[Event]:
-        """Cut content before a stop string; what may become one is held back, up to a call."""
+        """Cut content before a stop string; hold back text that may become one until a call."""
         if self._content is None:
             return events
         heeded: list[Event] = []
@@ -56,7 +56,7 @@ class Choice:
         return heeded
 
     def _rest(self) -> list[Event]:
-        """Content that was held back."""
+        """Return the content that was held back."""
         if self._content is None or self._content.finished:
             return []
         text, self._content = self._content.flush(), TextStream(self._stops)

@@ -14,7 +14,7 @@ _MAX_DIALECTS = 16
 class Dialects:
     """The dialects of the models that are loaded, each made once: a large vocabulary takes time.
 
-    Whoever needs one that is being made waits for it; those of other models do not wait.
+    A request whose dialect is being made waits for it; requests to other models do not wait.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Dialects:
     def of(self, info: ModelInfo) -> Dialect:
         """Return the dialect of a model; ``info`` is the object that its engine holds."""
         with self._lock:
-            # By its identity: to compare two with thousands of tokens would take longer.
+            # By identity: comparing infos with thousands of tokens each would take longer.
             known = self._known.get(id(info))
             if known is None:
                 known = self._known[id(info)] = _Known(info)
@@ -36,7 +36,7 @@ class Dialects:
 
 class _Known:
     def __init__(self, info: ModelInfo) -> None:
-        self._info = info  # as long as it is held, nothing else has its id
+        self._info = info  # holding it keeps its id() from being reused
         self._lock = threading.Lock()
         self._dialect: Dialect | None = None
 

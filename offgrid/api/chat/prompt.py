@@ -1,4 +1,4 @@
-"""A chat request as one model reads it: prompt, images, grammar; counted, or given to the model."""
+"""A chat request in one model's dialect: prompt, images, grammar; to be counted or generated."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from offgrid.grammar.checked import CheckedSchema
 
 
 class ChatPrompt:
-    """A chat request as one model reads it.
+    """A chat request rendered in one model's dialect.
 
     Attributes:
-        rendered: what the model reads.
-        images: the files that it sees, and the request field of each.
-        grammar: what its answer has to follow, None for anything.
-        visible: control tokens whose text the answer's reader needs.
+        rendered: the rendered prompt.
+        images: the image files; ``image_params`` names the request field of each.
+        grammar: the grammar that the answer must follow; None for any answer.
+        visible: control tokens whose text the answer parser needs.
     """
 
     def __init__(self, request: ChatRequest, dialect: Dialect) -> None:
@@ -48,7 +48,7 @@ class ChatPrompt:
         self.grammar = self._grammar(request.grammar)
 
     def _grammar(self, wanted: Grammar | None) -> Grammar | None:
-        """Return what the answer has to follow, for the functions and for ``response_format``."""
+        """Return the grammar of the answer, for the functions and for ``response_format``."""
         offer = self._offer
         answer: CheckedSchema | None = None
         if wanted is not None and not offer.required:
@@ -58,7 +58,7 @@ class ChatPrompt:
                         f"{wanted.param} cannot be combined with functions that may be called.",
                         wanted.param,
                     )
-                self.thinking = False  # the grammar begins where the answer does
+                self.thinking = False  # the grammar covers the whole answer, without reasoning
                 return wanted
             (answer,) = wanted.schemas
             self.constrained = bool(offer.functions)
@@ -82,7 +82,8 @@ class ChatPrompt:
     def stops(self) -> tuple[str, ...]:
         """Stop strings that the engine may look for anywhere in the answer.
 
-        Where calls are guaranteed none may cut one, so :class:`Choice` looks for them in content.
+        If calls must follow their schemas, no stop string may cut one, so :class:`Choice` looks for
+        stop strings in content only.
         """
         return () if self._guards_calls else self.request.stops
 
@@ -92,12 +93,12 @@ class ChatPrompt:
 
     @property
     def may_end_early(self) -> bool:
-        """Whether a choice can be over before its generation is."""
+        """Whether a choice can end before its generation does."""
         stopped = self._guards_calls and bool(self.request.stops)
         return stopped or (self.offers_tools and not self._offer.parallel)
 
     def choices(self) -> list[Choice]:
-        """Return the choices of the answer, all still empty."""
+        """Return the choices of the answer, all empty."""
         return [
             Choice(
                 self._dialect.parser(
@@ -116,12 +117,12 @@ _dialects = Dialects()
 
 
 def chat_prompt(info: ModelInfo, request: ChatRequest) -> ChatPrompt:
-    """Return a request as the model reads it.
+    """Return a request rendered in the model's dialect.
 
     Raises:
         InvalidParameter: the model's template does not accept the messages, or there are images
-            and the model does not see.
-        ContextLengthExceeded: the conversation is too long for the context.
+            and the model has no vision support.
+        ContextLengthExceeded: the conversation is longer than the context can take.
     """
     check_message_count(len(request.messages), info.n_ctx, "messages")
     if request.images and not info.has_vision:
@@ -138,11 +139,11 @@ def chat_prompt(info: ModelInfo, request: ChatRequest) -> ChatPrompt:
 def count_tokens(
     engine: EngineClient, request: ChatRequest, param: str, alive: Callable[[], bool]
 ) -> int:
-    """Return how many tokens the prompt of a request has; ``param`` is what errors name.
+    """Return how many tokens a request's prompt has; errors name the field ``param``.
 
     Raises:
-        RequestError: the model does not take it.
-        ClientGone: ``alive`` said no.
+        RequestError: the model does not accept the request.
+        ClientGone: ``alive`` returned False.
     """
     prompt = chat_prompt(engine.info, request)
     query = TokenQuery(
@@ -158,7 +159,7 @@ def count_tokens(
 def start_chat(
     engine: EngineClient, request: ChatRequest, alive: Callable[[], bool]
 ) -> tuple[ChatPrompt, GenerationGroup]:
-    """Give a request to its model.
+    """Submit a request to its model.
 
     Args:
         engine: the model.
@@ -166,7 +167,7 @@ def start_chat(
         alive: whether the client is still connected.
 
     Raises:
-        RequestError: the model does not take it; nothing is left running.
+        RequestError: the model does not accept the request; nothing is left running.
     """
     prompt = chat_prompt(engine.info, request)
     top_logprobs = (request.top_logprobs or 0) if request.logprobs else None

@@ -17,38 +17,38 @@ from offgrid.errors import InvalidParameter
 
 MAX_STOPS = 4
 MAX_TEMPLATE_TEXT = 256
-"""Characters of a text in ``chat_template_kwargs``."""
+"""Maximum length of a text in ``chat_template_kwargs``, in characters."""
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 _OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
 
 
 class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="text"):
-    """A content part. Other types than those below are refused by their name."""
+    """A part with text. Parts of other types than those below are refused."""
 
     text: str
     prompt_cache_breakpoint: dict[str, Any] | None = None
 
 
 class RefusalPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refusal"):
-    """How an earlier answer refused; text to the model."""
+    """The refusal of an earlier answer; the model reads it as text."""
 
     refusal: str
 
     @property
     def text(self) -> str:
-        """What the model reads."""
+        """The text that the model reads."""
         return self.refusal
 
 
 class ImageURL(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where an image is. ``detail`` means nothing to a projector, which has a size of its own."""
+    """The URL of an image. ``detail`` has no effect: the projector determines the size."""
 
     url: str
     detail: Literal["auto", "low", "high", "original"] | None = None
 
 
 class ImagePart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="image_url"):
-    """An image, for models that see."""
+    """An image, for vision models."""
 
     image_url: ImageURL
     prompt_cache_breakpoint: dict[str, Any] | None = None
@@ -82,17 +82,17 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     function_call: None = None
 
     def for_template(self, numbers: Iterator[int]) -> dict[str, Any]:
-        """The message as chat templates expect it; arguments as an object where they are one.
+        """Return the message as chat templates expect it; arguments as an object if they are one.
 
         Args:
-            numbers: of the request's images, from which this message takes those of its own.
+            numbers: numbers for the request's images; takes one for each image of this message.
         """
         message: dict[str, Any] = {"role": self.role, "content": self._content(numbers)}
         if self.name is not None:
             message["name"] = self.name
         if self.tool_call_id is not None:
             message["tool_call_id"] = self.tool_call_id
-        # Two names of one thing; templates know the first.
+        # Both fields mean the same; templates know reasoning_content.
         reasoning = self.reasoning if self.reasoning_content is None else self.reasoning_content
         if reasoning is not None:
             message["reasoning_content"] = reasoning
@@ -101,7 +101,7 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return message
 
     def _content(self, numbers: Iterator[int]) -> str | list[str | int]:
-        """The text, or texts and numbers of images."""
+        """Return the text; if there are images, a list of texts and image numbers."""
         content = self.refusal if self.content is None else self.content
         if not isinstance(content, list):
             return content or ""
@@ -111,9 +111,9 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def _call_for_template(call: ToolCall) -> dict[str, Any]:
     text = call.function.arguments or "{}"
-    arguments: Any = text  # a model may have written anything, and clients send it back
+    arguments: Any = text  # clients send back whatever a model generated, also invalid JSON
     with contextlib.suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
-        # As in a body: what would take too long stays text.
+        # The limits of a body apply: JSON that would take too long to parse stays text.
         parsed = None if excess(text) else msgspec.json.decode(text)
         if isinstance(parsed, dict) and not too_deep(parsed):
             arguments = parsed
@@ -128,7 +128,7 @@ class Image(NamedTuple):
     """An image of a conversation, checked.
 
     Attributes:
-        data: the file.
+        data: the image file.
         param: the request field that errors name.
         message: index of its message in the body.
     """
@@ -159,15 +159,16 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
         Meta(max_length=32),
     ] = msgspec.field(default_factory=dict)
     images: tuple[Image, ...] = ()
-    """Of all messages, in order."""
+    """The images of all messages, in order."""
     offer: Offer = Offer()
-    """The functions that may be called, and how: made of ``tools`` and what goes with them."""
+    """The functions that may be called, made from ``tools`` and its related fields."""
 
     @property
     def template_variables(self) -> dict[str, Any]:
-        """What the model's template is told beside the conversation.
+        """Variables for the model's template in addition to the conversation.
 
-        There is no one name for it: ``none`` turns thinking off by those that are in use.
+        Templates have different names for a switch that turns reasoning off, so ``none`` sets each
+        of the usual ones.
         """
         variables: dict[str, Any] = {}
         if self.reasoning_effort is not None:
@@ -187,7 +188,7 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def token_limit(self) -> int | None:
-        """``max_completion_tokens`` wins over its deprecated name ``max_tokens``."""
+        """``max_completion_tokens``, or else ``max_tokens``, which is its deprecated name."""
         if self.max_completion_tokens is not None:
             return self.max_completion_tokens
         return self.max_tokens
@@ -240,8 +241,8 @@ def _read_images(messages: list[Message]) -> tuple[Image, ...]:
     """Return the images of all messages.
 
     Raises:
-        InvalidParameter: a URL that is no data URL with base64, an image that cannot be decoded
-            or is too large, an image where a user does not speak.
+        InvalidParameter: a URL is not a data URL with base64, an image cannot be decoded or is
+            too large, or an image is not in a user message.
     """
     images = []
     for i, message in enumerate(messages):
@@ -258,10 +259,10 @@ def _read_images(messages: list[Message]) -> tuple[Image, ...]:
 
 
 def _check_results(messages: list[Message]) -> None:
-    """Check that results behind calls are results of calls.
+    """Check that each result after a message with calls belongs to a call before it.
 
-    Agents cut the beginnings of long conversations: results behind anything else have lost theirs.
-    Where a call has no id, nobody can tell.
+    Agents drop the oldest messages of long conversations. So a result that follows no message with
+    calls is accepted: its call was dropped. If a call has no id, its results cannot be checked.
     """
     ids: set[str | None] = set()
     behind_calls = False

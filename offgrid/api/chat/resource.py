@@ -25,7 +25,7 @@ class ChatResource:
         self._ping_interval = settings.sse_ping_interval
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Check, start, and answer whole or as a stream."""
+        """Check the request, start its generation, and answer whole or as a stream."""
         request = read_checked(req, self._max_body, parse_chat)
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)
@@ -48,14 +48,14 @@ class ChatResource:
 
 
 class InputTokensResource:
-    """``POST /v1/chat/completions/input_tokens``: how many tokens a chat request's prompt has."""
+    """``POST /v1/chat/completions/input_tokens``: counts the tokens of a chat request's prompt."""
 
     def __init__(self, pool: EnginePool, settings: Settings) -> None:
         self._pool = pool
         self._max_body = settings.max_body_mb << 20
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Count; the body is that of a chat request, the model may be left out."""
+        """Count the tokens; the body is that of a chat request, and may omit the model."""
         body = read_object(req, self._max_body)
         if body.get("model") is None:
             body["model"] = self._pool.default_id

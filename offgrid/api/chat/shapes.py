@@ -1,4 +1,4 @@
-"""What ``/v1/chat/completions`` answers; see :mod:`offgrid.api.shapes`."""
+"""The answers of ``/v1/chat/completions``; see :mod:`offgrid.api.shapes`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from offgrid.api.shapes import Answer, Byte, Count, Logprob, PromptLogprobs, Usa
 
 
 class TopLogprob(Answer):
-    """A token that could have been."""
+    """An alternative: another likely token at this position."""
 
     token: str
     logprob: Logprob
@@ -18,7 +18,7 @@ class TopLogprob(Answer):
 
 
 class ChatTokenLogprob(TopLogprob):
-    """A token of the answer. Its bytes may be a part of a character only."""
+    """A token of the answer. Its bytes may be only a part of a character."""
 
     top_logprobs: list[TopLogprob]
 
@@ -33,7 +33,7 @@ CallId = Annotated[str, Meta(pattern="^call_[0-9a-f]{24}$")]
 
 
 class CalledFunction(Answer):
-    """Name, and arguments as JSON in a string."""
+    """The function's name, and its arguments as a string of JSON."""
 
     name: str
     arguments: str
@@ -46,7 +46,7 @@ class AnswerToolCall(Answer):
 
 
 class AnswerMessage(Answer):
-    """``content`` is null when there is nothing but calls."""
+    """The message of an answer. ``content`` is null if there are calls and no text."""
 
     role: Literal["assistant"]
     content: str | None
@@ -81,14 +81,14 @@ class ChatCompletion(Answer):
 
 
 class FunctionFragment(Answer):
-    """The name comes first, then the arguments piece by piece."""
+    """A part of a function call: first the name, then the arguments, in several chunks."""
 
     arguments: str
     name: str | UnsetType = UNSET
 
 
 class ToolCallFragment(Answer):
-    """A piece of a call; the first one of a call has ``id`` and ``type``."""
+    """A part of a tool call; only a call's first part has ``id`` and ``type``."""
 
     index: Count
     function: FunctionFragment
@@ -97,7 +97,7 @@ class ToolCallFragment(Answer):
 
 
 class ChatDelta(Answer):
-    """What a chunk adds to its choice: the role first, then what is said, at last nothing."""
+    """The delta of a choice: first the role, then text or calls; empty in its last chunk."""
 
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType | None = UNSET
@@ -116,8 +116,8 @@ class ChatChunkChoice(Answer):
 
 
 class ChatCompletionChunk(Answer):
-    """An event of a streamed chat answer. ``usage`` is there with ``include_usage`` only: null, and
-    in the last chunk, which has no choices, the numbers."""
+    """An event of a streamed chat answer. ``usage`` is present only with ``include_usage``: it is
+    null except in the last chunk, which has the token counts and no choices."""
 
     id: ChatId
     object: Literal["chat.completion.chunk"]

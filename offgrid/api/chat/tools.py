@@ -1,4 +1,4 @@
-"""The fields of a chat request that offer functions: ``tools`` and what goes with them."""
+"""The fields of a chat request that offer functions: ``tools`` and related fields."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from offgrid.grammar.checked import CheckedSchema
 
 MAX_TOOLS = 128
 MAX_DESCRIPTION = 100_000
-"""Characters of one function's description."""
+"""Maximum length of a function's description, in characters."""
 MAX_DEPTH = 64
 _NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class FunctionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A function that the model may call. No ``parameters`` mean that it takes none."""
+    """A function that the model may call. Without ``parameters`` it takes no arguments."""
 
     name: str
     description: Annotated[str, Meta(max_length=MAX_DESCRIPTION)] | None = None
@@ -31,7 +31,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Other types than functions are refused by their name."""
+    """A tool. Tools of other types than functions are refused."""
 
     type: Literal["function"]
     function: FunctionSpec
@@ -44,7 +44,7 @@ class FunctionName(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class FunctionChoice(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="function"
 ):
-    """This function has to be called."""
+    """The model must call this function."""
 
     function: FunctionName
 
@@ -62,7 +62,7 @@ class AllowedTools(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class AllowedChoice(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="allowed_tools"
 ):
-    """Only some of the functions may be called."""
+    """The model may call only these functions."""
 
     allowed_tools: AllowedTools
 
@@ -72,13 +72,13 @@ ToolChoice = Literal["none", "auto", "required"] | FunctionChoice | AllowedChoic
 
 @dataclass(frozen=True)
 class Offer:
-    """What a request offers to the model.
+    """The functions that a request offers to the model.
 
     Attributes:
-        tools: the functions that may be called, as the template gets them; maybe none.
-        functions: the same for grammar and parser.
-        required: whether the answer has to be a call.
-        parallel: whether it may be several.
+        tools: the functions that may be called, as passed to the template; may be empty.
+        functions: the same functions, for grammar and parser.
+        required: whether the answer must be a call.
+        parallel: whether the answer may contain several calls.
     """
 
     tools: tuple[dict[str, Any], ...] = ()
@@ -88,7 +88,7 @@ class Offer:
 
     @property
     def constrained(self) -> bool:
-        """Whether calls have to follow their schemas."""
+        """Whether a grammar makes calls follow their schemas."""
         return self.required or any(function.strict for function in self.functions)
 
     @property
@@ -98,7 +98,7 @@ class Offer:
 
 
 def make_offer(tools: list[Tool], choice: ToolChoice | None, parallel: bool) -> Offer:
-    """Check the fields together and return what they offer.
+    """Check the fields together and return the functions that they offer.
 
     Raises:
         InvalidParameter: ``param`` names the field.
@@ -151,7 +151,7 @@ def _check_tools(tools: list[Tool]) -> None:
 
 
 def _check_schema(schema: dict[str, Any], param: str) -> None:
-    """Arguments are an object, and schemas are not bottomless: many programs descend into them."""
+    """Require an object schema of bounded depth; later stages recurse into it."""
     if schema.get("type", "object") != "object":
         raise InvalidParameter('parameters must be a JSON schema of type "object".', param)
     if too_deep(schema):
@@ -159,7 +159,7 @@ def _check_schema(schema: dict[str, Any], param: str) -> None:
 
 
 def too_deep(value: Any) -> bool:
-    """Whether JSON is nested deeper than :data:`MAX_DEPTH`; looks without descending itself."""
+    """Whether JSON is nested deeper than :data:`MAX_DEPTH`; checks it without recursion."""
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH + 1):
         level = [item for item in level if isinstance(item, (dict, list))]
@@ -186,10 +186,10 @@ def _check_known(name: str, names: list[str], param: str) -> None:
 
 
 def _for_template(function: FunctionSpec) -> dict[str, Any]:
-    """The tool as templates expect it; those were written for what clients really send."""
+    """Return the tool as templates expect it: in the form that clients usually send."""
     description: dict[str, Any] = {"name": function.name}
     if function.description is not None:
         description["description"] = function.description
-    # Some templates look into the parameters without asking whether there are any.
+    # Some templates read the parameters without checking that there are any.
     description["parameters"] = function.parameters or {"type": "object", "properties": {}}
     return {"type": "function", "function": description}

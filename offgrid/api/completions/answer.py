@@ -1,4 +1,4 @@
-"""The answer to a text completion, whole or in chunks: choices, the echo, the best of several."""
+"""The answer to a text completion, whole or in chunks: choices, ``echo`` and ``best_of``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from offgrid.engine.protocol import Delta, GenerationRequest, Part, PromptToken,
 
 
 def generation_requests(request: CompletionRequest) -> list[GenerationRequest]:
-    """One for each prompt."""
+    """Return one generation request for each prompt."""
     return [_generation(request, prompt) for prompt in request.prompts]
 
 
@@ -23,11 +23,11 @@ def _generation(request: CompletionRequest, prompt: Prompt) -> GenerationRequest
     content = prompt.content
     top_logprobs = request.logprobs
     if top_logprobs is None and request.candidates > request.n:
-        top_logprobs = 0  # the best are those with the best logprobs
+        top_logprobs = 0  # best_of chooses by logprobs
     wanted = [request.prompt_logprobs, request.logprobs if request.echo else None]
     scored = [number for number in wanted if number is not None]
     return GenerationRequest(
-        # A raw prompt is all scaffold: whoever writes one writes its control tokens too.
+        # Parse control tokens in the text: the author of a raw prompt writes them too.
         parts=(Part(content, True),) if isinstance(content, str) else (),
         tokens=None if isinstance(content, str) else content,
         sampling=request.sampling.params,
@@ -50,19 +50,19 @@ def _generation(request: CompletionRequest, prompt: Prompt) -> GenerationRequest
 
 
 class PromptScores:
-    """The logprobs of the prompts' tokens as they come."""
+    """Collects the logprobs of the prompts' tokens."""
 
     def __init__(self, request: CompletionRequest) -> None:
         self._echoed = request.logprobs if request.echo else None
         self.tokens: list[list[PromptToken]] = [[] for _ in request.prompts]
 
     def awaited(self, prompt: int, n_tokens: int) -> bool:
-        """Whether an echo of a prompt still waits for some of them."""
+        """Whether a prompt's echo still waits for logprobs of its tokens."""
         return self._echoed is not None and len(self.tokens[prompt]) < n_tokens
 
 
 class _Choice:
-    """One choice as it grows."""
+    """One choice while it is generated."""
 
     def __init__(self, request: CompletionRequest, prompt: int, prompt_text: str) -> None:
         self._request = request
@@ -74,14 +74,14 @@ class _Choice:
         self.reason: str | None = None
 
     def add(self, delta: Delta) -> None:
-        """Take in what the next step says."""
+        """Add the next delta."""
         self.texts.append(delta.text)
         self.tokens += delta.logprobs
         self.reason = delta.finish_reason
 
     @property
     def mean_logprob(self) -> float:
-        """Of its tokens, the one that ended it included."""
+        """The mean over the choice's tokens, including the token that ended it."""
         return sum(token.logprob for token in self.tokens) / max(1, len(self.tokens))
 
     def echo_logprobs(self, tokens: Sequence[PromptToken]) -> dict[str, Any] | None:
@@ -110,8 +110,8 @@ class _Choice:
 class Choices(dict[int, _Choice]):
     """The choices of all prompts by their index.
 
-    Each is made when it is first asked for, after its prompt was accepted: what text token ids
-    stand for is known then.
+    Each is made on first access, after its prompt was accepted: by then the text of a prompt of
+    token ids is known.
     """
 
     def __init__(self, request: CompletionRequest, group: GenerationGroup) -> None:
@@ -149,7 +149,7 @@ def whole_answer(
 
 
 def _best(request: CompletionRequest, choices: list[_Choice]) -> list[_Choice]:
-    """The ``n`` best of each prompt's candidates, best first; as they are where all are wanted."""
+    """Return the ``n`` best choices of each prompt, best first; all in order if ``n`` is all."""
     if request.candidates == request.n:
         return choices
     best = []
@@ -205,7 +205,7 @@ def stream_answer(
                     held.remove(early)
                     yield from answer(*early)
         elif scores.awaited(prompt, group.prompt_length(prompt)):
-            held.append(item)  # another choice is ahead of the one that scores the prompt
+            held.append(item)  # the choice that brings the prompt's logprobs is not as far yet
         else:
             if prompt in to_echo:
                 to_echo.remove(prompt)

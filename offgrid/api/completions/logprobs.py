@@ -12,7 +12,7 @@ _utf8 = codecs.getincrementaldecoder("utf-8")
 
 
 class LegacyLogprobs:
-    """The legacy logprobs object of one choice, in as many pieces as its tokens come in.
+    """Makes the legacy logprobs object of one choice, in several pieces if its tokens come so.
 
     ``text_offset`` counts characters from the beginning of the prompt, echoed or not. A token that
     begins inside a character has that character's offset.
@@ -30,7 +30,7 @@ class LegacyLogprobs:
         """Return the object of a whole prompt with ``n_top`` alternatives for each token."""
         self._offset = 0
         self._decoder.reset()
-        # Some tokenizers put a space in front of a text, which is not in it.
+        # Some tokenisers add a space before a text; it is not part of the text.
         shift = not self._prompt.startswith(" ")
         offsets = []
         for token in tokens:
@@ -65,14 +65,14 @@ class LegacyLogprobs:
         }
 
     def _pass(self, piece: bytes) -> int:
-        """Move behind a piece; return where it begins."""
+        """Advance the offset past a piece; return the offset at which the piece begins."""
         begin = self._offset
         self._offset += len(self._decoder.decode(piece))
         return begin
 
 
 def joined(*objects: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Return the legacy objects of a text's parts as one."""
+    """Join the legacy objects of a text's parts into one; None if there are none."""
     given = [item for item in objects if item is not None]
     if not given:
         return None
@@ -80,7 +80,7 @@ def joined(*objects: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _by_text(top: Iterable[tuple[bytes, float]]) -> dict[str, float]:
-    """Text to logprob. Of equal texts the likelier stays."""
+    """Return a map from text to logprob. Of equal texts the likelier one is kept."""
     result: dict[str, float] = {}
     for piece, logprob in top:
         result.setdefault(_text(piece), logprob)

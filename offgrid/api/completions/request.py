@@ -12,14 +12,14 @@ from offgrid.errors import InvalidParameter
 
 MAX_STOPS = 64
 MAX_PROMPTS = 2048
-"""As OpenAI's; and so many answers to them in all, those of ``best_of`` counted."""
+"""OpenAI's limit. It also limits the number of all answers, including those of ``best_of``."""
 MAX_BEST_OF = 20
 
 
 class Prompt(NamedTuple):
-    """One prompt: text, or token ids that are taken as they are.
+    """One prompt: text, or token ids that are used unchanged.
 
-    ``param`` is the request field that errors name: its place in the list, if it is in one.
+    ``param`` is the request field that errors name, with the prompt's index if it is in a list.
     """
 
     content: str | tuple[int, ...]
@@ -30,9 +30,9 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True, forbid_unkn
     PARSED: ClassVar[frozenset[str]] = GenerationFields.PARSED | {"prompts"}
 
     prompt: Any
-    """None once :attr:`prompts` is made of it: it may be a million tokens."""
+    """None after :attr:`prompts` is made from it, to free memory: it may be a million tokens."""
     prompts: tuple[Prompt, ...] = ()
-    # 0 computes the prompt alone: for its logprobs, or to have it computed for what comes.
+    # 0 only computes the prompt: for its logprobs, or to cache it for later requests.
     max_tokens: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
     echo: bool = False
@@ -41,7 +41,7 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True, forbid_unkn
 
     @property
     def candidates(self) -> int:
-        """Choices to compute for each prompt: ``best_of`` where it is more than ``n``."""
+        """Number of choices to compute for each prompt: ``best_of`` if given, else ``n``."""
         return self.n if self.best_of is None else self.best_of
 
 
@@ -72,10 +72,10 @@ def parse_completion(body: dict[str, Any]) -> CompletionRequest:
 
 
 def split_prompts(prompt: Any) -> tuple[Prompt, ...]:
-    """Text, token ids, or a list of either, to the prompts in order.
+    """Convert text, token ids, or a list of either into the prompts, in order.
 
     Raises:
-        InvalidParameter: it is none of these.
+        InvalidParameter: ``prompt`` is none of these.
     """
     if isinstance(prompt, str):
         return (Prompt(prompt, "prompt"),)

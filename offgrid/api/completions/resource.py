@@ -34,7 +34,7 @@ class CompletionsResource:
         self._ping_interval = settings.sse_ping_interval
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Check, start, and answer whole or as a stream."""
+        """Check the request, start its generations, and answer whole or as a stream."""
         request = read_checked(req, self._max_body, parse_completion)
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)

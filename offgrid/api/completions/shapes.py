@@ -1,4 +1,4 @@
-"""What ``/v1/completions`` answers; see :mod:`offgrid.api.shapes`."""
+"""The answers of ``/v1/completions``; see :mod:`offgrid.api.shapes`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ TextId = Annotated[str, Meta(pattern="^cmpl-[0-9a-f]{28}$")]
 
 
 class TextLogprobs(Answer):
-    """Four lists of equal length, one entry for each token. Null is for the first token of an
-    echoed prompt."""
+    """Four lists of equal length, one entry for each token. The entries of an echoed prompt's first
+    token are null, except its text and offset."""
 
     tokens: list[str]
     token_logprobs: list[Logprob | None]
@@ -31,7 +31,7 @@ class TextChoice(Answer):
 
 
 class TextCompletion(Answer):
-    """Continuations of texts; the index of a choice is prompt number times ``n`` plus choice."""
+    """Continuations of texts. A choice's index is prompt number times ``n`` plus choice."""
 
     id: TextId
     object: Literal["text_completion"]
@@ -50,7 +50,7 @@ class TextChunkChoice(Answer):
 
 
 class TextCompletionChunk(Answer):
-    """An event of a streamed continuation; ``usage`` as in a chat's chunks."""
+    """An event of a streamed continuation; ``usage`` is present as in the chunks of chat."""
 
     id: TextId
     object: Literal["text_completion"]

@@ -1,1 +1,1 @@
-"""What the requests of several endpoints share: the body's JSON, fields and their ranges."""
+"""Code that the requests of several endpoints share: the body's JSON, fields and their ranges."""

@@ -1,13 +1,12 @@
-"""Bytes of a request body to a JSON object, strictly, and with a bound on the work.
+"""A strict parser from a request body to a JSON object, with a bound on the work.
 
-What a parser makes of a text is up to fifty times as large as the text, and other threads wait for
-it during each call into the parser. So values are counted before
-(:func:`offgrid.sampling.count_json` does not keep others waiting), a body of too many is refused,
-and a large one is parsed in pieces between which others get their turn. The whole may
-take longer than any of its pieces.
+Parsed JSON may take fifty times as much memory as its text, and other threads wait during each call
+into the parser. So values are counted first (:func:`offgrid.sampling.count_json` does not make
+other threads wait). A body with too many values is refused. A large body is parsed in pieces, and
+other threads get their turn between these. The whole may take longer than any of its pieces.
 
-Usual parsers let through what has no meaning or two (NaN, infinities, a key that comes twice, half
-a surrogate pair); here each is a 400 that says so.
+Usual parsers accept JSON that is invalid or ambiguous (NaN, infinities, a repeated key, an unpaired
+surrogate); here each returns 400 and names the reason.
 """
 
 from __future__ import annotations
@@ -23,33 +22,34 @@ from offgrid.errors import InvalidParameter
 from offgrid.sampling import JsonCounts, count_json, cut_json
 
 MAX_VALUES = 1_060_000
-"""Values of a body, those in lists and objects and the keys counted: 2,048 inputs of 512 token ids
-each are 1,050,000."""
+"""Values of a body, including keys and the values in lists and objects: 2,048 inputs of 512 token
+ids each are 1,050,000."""
 MAX_STRINGS = 150_000
-"""Of them texts and keys."""
+"""Values of a body that are texts or keys."""
 MAX_CONTAINERS = 40_000
-"""Of them lists and objects."""
+"""Values of a body that are lists or objects."""
 MAX_LONG_INTEGERS = 1_000
-"""Of them whole numbers of more than 19 digits: parsers are slow with these."""
+"""Values of a body that are integers of more than 19 digits: parsers are slow with these."""
 MAX_DEPTH = 500
-"""Lists and objects within each other."""
+"""Nesting depth of lists and objects."""
 MAX_FIELDS = 1_000
 """Keys of the outermost object; no endpoint has as many."""
 MAX_AT_ONCE = 200_000
-"""Values in what is parsed in one call: a field that is no list, an item of an item."""
+"""Values that are parsed in one call and not in pieces: a field that is not a list, an item below
+the levels that are split."""
 _PIECE = 1 << 18
 """Bytes of a list that are parsed in one call; at most half as many values."""
 _SLICE = 1 << 15
-"""Items that are looked at in one call."""
+"""Items that are checked in one call."""
 _LEVELS = 3
-"""Lists within each other that are taken apart: no field has more with many items."""
+"""Nested lists that are split into pieces: no field has more levels with many items."""
 _MAX_NUMBER = 400
-"""Characters of a number: the largest that is exact as a float has 309 digits."""
+"""Characters of a number: the largest float has 309 digits."""
 _MAX_EXACT = 1 << 53
 _PLACE = re.compile(r" \(byte \d+\)$")
 _HALF = re.compile(rb'\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])[^"]{0,5}"')
 _SEARCHED = 1 << 16
-"""Bytes that an expression looks through in one call."""
+"""Bytes that a regular expression searches in one call."""
 _BLANK = re.compile(rb"[ \t\r\n]*")
 _BOM = b"\xef\xbb\xbf"
 
@@ -57,11 +57,11 @@ _BOM = b"\xef\xbb\xbf"
 def parse_object(raw: bytes) -> dict[str, Any]:
     """Return the JSON object that ``raw`` holds.
 
-    Whole numbers that are written as floats (``16.0``) come back as integers, as some clients
+    Whole numbers that are written as floats (``16.0``) are returned as integers, as some clients
     write all numbers that way.
 
     Raises:
-        InvalidParameter: not JSON, not an object, or one of the traps above; code
+        InvalidParameter: not JSON, not an object, or one of the ambiguities above; code
             ``invalid_json``. More values than the limits above; code ``too_many_values``.
     """
     text = memoryview(raw)[len(_BOM) :] if raw.startswith(_BOM) else memoryview(raw)
@@ -91,7 +91,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
 
 
 def excess(text: str) -> str:
-    """Say what a JSON text inside of a request holds too much of; nothing if it may be parsed."""
+    """Return which limit a JSON text in a field exceeds; an empty string if it may be parsed."""
     counts = count_json(text.encode("utf-8", "surrogatepass"))
     if counts.longest_number > _MAX_NUMBER:
         return f"a number of more than {_MAX_NUMBER} characters"
@@ -131,7 +131,7 @@ _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def _decode(text: memoryview) -> Any:
-    """Parse a body; a large one field by field, so that others get their turn in between."""
+    """Parse a body; a large one field by field, so that other threads run in between."""
     if len(text) <= _PIECE:
         return _decoder.decode(text)
     blank = _BLANK.match(text)
@@ -139,7 +139,7 @@ def _decode(text: memoryview) -> Any:
     text = text[blank.end() :]
     if bytes(text[:1]) != b"{":
         raise _malformed("the top level must be an object")
-    # That it is JSON, and where the fields are, is found without making anything of it.
+    # This checks that the text is JSON and finds the fields, without building their values.
     fields = _fields_decoder.decode(text)
     return {key: _piece(memoryview(value), _LEVELS) for key, value in fields.items()}
 
@@ -170,19 +170,19 @@ def _piece(text: memoryview, levels: int) -> Any:
 
 
 def _reason(raw: bytes, text: memoryview, counts: JsonCounts, error: Exception) -> str:
-    """Say what is wrong with a text that a parser has refused."""
+    """Return the reason why a parser has refused a text."""
     if counts.constant >= 0:
         name = next(n for n in ("NaN", "Infinity", "-Infinity") if _at(text, counts.constant, n))
         return f"{name} is not a JSON number"
-    if isinstance(error, UnicodeDecodeError):  # whose place is that in one string
+    if isinstance(error, UnicodeDecodeError):  # its position counts from one string's beginning
         try:
             raw.decode("utf-8")
         except UnicodeDecodeError as ex:
             return f"it is not UTF-8 (byte {ex.start})"
     words = str(error).removeprefix("JSON is malformed: ")
     if len(text) > _PIECE:
-        words = _PLACE.sub("", words)  # it may be that in a piece
-    # Close to the end, where there is no room for the other half, the parser's words are others.
+        words = _PLACE.sub("", words)  # the position may count from the beginning of a piece
+    # Near the end of the text, the parser reports an unpaired surrogate in other words.
     missed = "truncated" in words or "hex escape" in words
     if "surrogate" in words or (missed and _holds_half(raw)):
         return "a string contains an unpaired surrogate"
@@ -190,8 +190,8 @@ def _reason(raw: bytes, text: memoryview, counts: JsonCounts, error: Exception) 
 
 
 def _holds_half(raw: bytes) -> bool:
-    """Whether some string ends with half a surrogate pair."""
-    # In pieces that overlap by more than a match has, so that others get their turn.
+    """Whether a string ends with an unpaired surrogate."""
+    # Search in pieces, so that other threads run in between. They overlap by more than one match.
     return any(_HALF.search(raw, at, at + _SEARCHED + 32) for at in range(0, len(raw), _SEARCHED))
 
 
@@ -215,13 +215,13 @@ def _keys(value: Any, n_objects: int) -> int:
 
 
 class _Repeated(Exception):
-    """Its argument is the key."""
+    """An object has a repeated key, which is the argument."""
 
 
 def _repeated(text: memoryview) -> str:
-    """Name a key that comes twice in an object; the text is known to hold one."""
+    """Return a reason that names a repeated key; the text must contain one."""
     try:
-        # Every number goes through Python, too: one call for all of them would stop other threads.
+        # The hooks run Python code for each number, so that other threads can run in between.
         json.loads(
             str(text, "utf-8"),
             parse_int=lambda _: 0,
@@ -242,8 +242,8 @@ def _find_repeated(pairs: list[tuple[str, Any]]) -> None:
 
 
 def are_tokens(value: Any) -> bool:
-    """Whether a JSON value is a list, not empty, of what can be token ids of some vocabulary."""
-    # In C, for there may be a million; in pieces, so that others get their turn.
+    """Whether a JSON value is a non-empty list of numbers that can be token ids."""
+    # Done in C, since there may be a million; in pieces, so that other threads run in between.
     return (
         isinstance(value, list)
         and bool(value)

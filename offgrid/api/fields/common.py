@@ -1,4 +1,4 @@
-"""What chat and text completions have in common: fields, ranges, and what each field's fate is."""
+"""Common code of chat and text completions: fields, ranges, unsupported and unknown fields."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 MAX_N = 16
 MAX_TOKENS = (1 << 31) - 1
 MAX_STOP_LENGTH = 4096
-"""Characters of one stop string."""
+"""Maximum length of a stop string, in characters."""
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,11 +35,11 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
     """Fields of both endpoints. Defaults are those of the API document."""
 
     PARSED: ClassVar[frozenset[str]] = frozenset({"sampling"})
-    """Attributes that are made of fields, and are none themselves."""
+    """Attributes that are made from fields and are not fields of the body."""
 
     model: str
     sampling: Sampling = DEFAULT
-    """Made of the fields of :mod:`offgrid.api.fields.sampling`."""
+    """Made from the fields of :mod:`offgrid.api.fields.sampling`."""
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_N)] = 1
     stop: str | list[str] = msgspec.field(default_factory=list)
@@ -51,11 +51,11 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
     stream: bool = False
     stream_options: StreamOptions | None = None
     grammar: Grammar | None = None
-    """Made of the several fields by :mod:`offgrid.api.fields.structured`."""
+    """Made from the fields for structured output by :mod:`offgrid.api.fields.structured`."""
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """The stop strings as a tuple, whatever form they came in."""
+        """The stop strings as a tuple; the field may be one string or a list."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     @property
@@ -65,20 +65,20 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def obfuscate(self) -> bool:
-        """Whether chunks carry random padding; off unless asked for: it hides lengths from the
-        network, and there is none."""
+        """Whether chunks carry random padding. Off by default: padding hides lengths from the
+        network, but there is no network."""
         return bool(self.stream_options and self.stream_options.include_obfuscation)
 
 
 Unsupported = Mapping[str, Callable[[Any], bool]]
-"""Field -> whether a value means just what happens without the field."""
+"""Field -> predicate: is this value equivalent to omitting the field?"""
 
 
 def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported, max_stops: int) -> T:
     """Check a request body and return it typed.
 
-    ``null`` counts as absent. Fields that change the meaning and are not supported are refused
-    unless their value asks for nothing; so are unknown ones.
+    ``null`` counts as absent. Unsupported fields are refused unless their value is equivalent to
+    omitting them. Unknown fields are refused.
 
     Raises:
         InvalidParameter: ``param`` names the field.
@@ -97,7 +97,7 @@ def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported, max_st
 
 
 def refuse_others(fields: dict[str, Any], known: Collection[str], unsupported: Unsupported) -> None:
-    """Take out fields that are not supported but ask for nothing; refuse those nobody knows.
+    """Refuse unknown and unsupported fields; remove unsupported ones whose value changes nothing.
 
     Raises:
         InvalidParameter: ``param`` names the field.

@@ -1,8 +1,7 @@
-"""Fields that are checked and have no effect: they carry information, or ask for what a local model
-has not.
+"""Fields that are validated but ignored: metadata, or features that a local server does not offer.
 
-Their types are OpenAI's, so that a mistake is found here as it is there. Objects may have more
-fields than these: new clients know new ones, and none of them would do anything.
+Their types are OpenAI's, so that a mistake is found here as it is there. Objects may have further
+fields: newer clients send new ones, and these would have no effect either.
 """
 
 from __future__ import annotations
@@ -18,19 +17,19 @@ Metadata = Annotated[
 ]
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
 Verbosity = Literal["low", "medium", "high"]
-# The first spelling was the documented one for a while, and is what clients of that time send.
+# The first spelling was documented for a while; clients of that time still send it.
 CacheRetention = Literal["in-memory", "in_memory", "24h"]
 
 
 class Moderation(msgspec.Struct, frozen=True):
-    """Nothing is moderated."""
+    """Options of moderation, which this server does not do."""
 
     model: str
     policy: dict[str, Any] | None = None
 
 
 class PromptCacheOptions(msgspec.Struct, frozen=True):
-    """Whatever was computed is used again, without being asked."""
+    """Options of the prompt cache, which this server always uses."""
 
     mode: Literal["implicit", "explicit"] | None = None
     ttl: Literal["30m", "12h"] | None = None
@@ -39,7 +38,7 @@ class PromptCacheOptions(msgspec.Struct, frozen=True):
 
 
 class InertFields(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all requests but those of ``/v1/responses``, which has more such fields."""
+    """Base of all requests except those of ``/v1/responses``, which has more such fields."""
 
     metadata: Metadata | None = None
     moderation: Moderation | None = None

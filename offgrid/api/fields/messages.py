@@ -1,4 +1,4 @@
-"""What msgspec finds wrong with a request, as an error of the API."""
+"""Converts msgspec's validation errors into errors of the API."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _NAMED = re.compile(r"Object (missing required|contains unknown) field `([^`]+)`
 
 
 def invalid(message: str) -> InvalidParameter:
-    """msgspec's words to ours: the path in them is the parameter."""
+    """Convert msgspec's message into our error; the path in the message becomes ``param``."""
     match = _PATH.search(message)
     path = match[1] if match else ""
     reason = message[: match.start()] if match else message
-    if path.endswith("[...]"):  # which entry of a map it is, nobody says
+    if path.endswith("[...]"):  # msgspec does not say which entry of a map it is
         path = path.removesuffix("[...]")
         reason = f"in one of its entries, {reason[:1].lower()}{reason[1:]}"
     named = _NAMED.match(reason)

@@ -1,4 +1,4 @@
-"""The fields that say how tokens are drawn: made of the table of :mod:`offgrid.sampling.params`."""
+"""The sampling parameters of requests, made from the table of :mod:`offgrid.sampling.params`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from offgrid.sampling.params import RANGES, SEED_MAX, Range, SamplingParams
 
 MAX_TOKEN_ID = (1 << 31) - 1
 _MAX_ID_DIGITS = 20
-"""Leading zeros counted; Python refuses to read thousands."""
+"""Includes leading zeros. Python refuses to convert thousands of digits."""
 DRY_BREAKERS = ("\n", ":", '"', "*")
-"""llama.cpp's."""
+"""llama.cpp's defaults."""
 MAX_BIASES = 1024
 MAX_BIAS_TEXT = 100
-"""Characters."""
+"""Maximum length of a text in ``logit_bias``, in characters."""
 SEED_RANGE = (-(1 << 63), SEED_MAX)
 RANDOM_SEED = -1
-"""As clients of llama.cpp ask for one that is drawn."""
+"""Clients of llama.cpp send this to get a random seed."""
 ALIASES = {"repeat_penalty": "repetition_penalty"}
-"""Other name of a field -> the field."""
+"""Alias -> name of the field."""
 
 Breakers = Annotated[list[Annotated[str, Meta(min_length=1, max_length=40)]], Meta(max_length=64)]
 
@@ -54,17 +54,20 @@ SamplingFields = msgspec.defstruct(
     forbid_unknown_fields=True,
     module=__name__,
 )
-"""The fields as clients write them. Defaults are those of the API document."""
+"""The fields as clients send them. Defaults are those of the API document."""
 NAMES = frozenset(SamplingFields.__struct_fields__)
 
 
 class Sampling(msgspec.Struct, frozen=True):
-    """How a request wants tokens to be drawn, checked.
+    """The checked sampling parameters of a request.
+
+    ``text_bias`` and ``dry_breakers`` are separate from ``params``, since only the worker knows the
+    vocabulary and can convert them into tokens.
 
     Attributes:
-        params: all but what only the worker can add, which knows the vocabulary:
+        params: all other sampling parameters.
         text_bias: text -> the bias of each of its tokens.
-        dry_breakers: texts that end a repetition.
+        dry_breakers: texts that end a repetition (sequence breakers).
     """
 
     params: SamplingParams
@@ -73,13 +76,13 @@ class Sampling(msgspec.Struct, frozen=True):
 
 
 def take_fields(fields: dict[str, Any]) -> dict[str, Any]:
-    """Take the fields of this module out of a request's, under the names that they came by."""
+    """Remove this module's fields from a request's fields; return them as the client named them."""
     names = [name for name in fields if name in NAMES or name in ALIASES]
     return {name: fields.pop(name) for name in names}
 
 
 def parse_sampling(given: dict[str, Any]) -> Sampling:
-    """Check what :func:`take_fields` took.
+    """Check the fields that :func:`take_fields` returned.
 
     Raises:
         InvalidParameter: ``param`` names the field as the client does.
@@ -115,10 +118,10 @@ def parse_sampling(given: dict[str, Any]) -> Sampling:
 
 
 def _logit_bias(raw: dict[str, Any] | list[Any]) -> tuple[dict[int, float], dict[str, float]]:
-    """Biases by token id and by text; ``false`` bans.
+    """Return the biases by token id and by text; ``false`` bans.
 
-    A key of digits is an id, any other the text of tokens. A list of pairs, as llama.cpp's server
-    takes it, tells the two apart by type.
+    In an object, a key of digits is a token id, and any other key is a text. In a list of pairs, as
+    llama.cpp's server accepts it, the type tells ids and texts apart.
     """
     if len(raw) > MAX_BIASES:
         raise InvalidParameter(f"logit_bias takes at most {MAX_BIASES} entries.", "logit_bias")
@@ -135,7 +138,7 @@ def _logit_bias(raw: dict[str, Any] | list[Any]) -> tuple[dict[int, float], dict
         else:
             bias = float(value)
         if isinstance(key, int) or (isinstance(raw, dict) and re.fullmatch(r"[0-9]+", key)):
-            # Python refuses to read thousands of digits, or takes long for them.
+            # Python refuses to convert thousands of digits, or takes long.
             if len(str(key)) > _MAX_ID_DIGITS or int(key) > MAX_TOKEN_ID:
                 raise InvalidParameter(f"Token id {str(key)[:20]} is out of range.", name)
             ids[int(key)] = bias
@@ -159,4 +162,4 @@ def _pair(item: Any) -> tuple[int | str, Any]:
 
 
 DEFAULT = parse_sampling({})
-"""What a request without any of the fields asks for."""
+"""The sampling parameters of a request that sets none of them."""

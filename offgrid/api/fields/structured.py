@@ -1,8 +1,8 @@
-"""Fields that say what an answer has to look like.
+"""Fields for structured output.
 
-``response_format`` is OpenAI's. The others are those of other servers, for their clients:
-llama-server's ``grammar`` and ``json_schema``, and vLLM's ``structured_outputs`` with the older
-``guided_*`` (https://docs.vllm.ai/en/latest/features/structured_outputs/).
+``response_format`` is OpenAI's. The others are for clients of other servers: llama-server's
+``grammar`` and ``json_schema``, and vLLM's ``structured_outputs`` with the older ``guided_*``
+(https://docs.vllm.ai/en/latest/features/structured_outputs/).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from offgrid.errors import InvalidParameter
 from offgrid.grammar.checked import CheckedSchema
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-# White space of one line only: of many empty lines each would be tried to the end.
+# Match white space of one line only: otherwise many empty lines would take quadratic time.
 _LARK = re.compile(r"^[^\S\n]*(?:%llguidance\b|start\s*:(?!:))", re.MULTILINE)
 _ANY_OBJECT = {"type": "object"}
 _FORMATS = ("text", "json_object", "json_schema")
@@ -26,10 +26,10 @@ _GRAMMAR_TYPES = ("gbnf", "lark")
 
 
 def take_grammar(fields: dict[str, Any]) -> Grammar | None:
-    """Take the fields of this module out of a request's; return what they ask for.
+    """Remove this module's fields from a request's fields; return the grammar that they describe.
 
     Raises:
-        InvalidParameter: a field is malformed, or two of them ask for something.
+        InvalidParameter: a field is malformed, or two fields each describe a grammar.
     """
     grammar_type = fields.pop("grammar_type", None)
     found: list[tuple[str, Grammar]] = []
@@ -66,7 +66,7 @@ def _response_format(value: Any, param: str, _: Any) -> Grammar | None:
 
 
 def _named_schema(value: Any, param: str) -> Grammar:
-    """OpenAI's wrapping. ``strict`` changes nothing: a schema is always kept to the letter."""
+    """Read OpenAI's named schema. ``strict`` has no effect: every schema is enforced strictly."""
     fields = _object(value, param, {"name", "description", "schema", "strict"})
     name = _required(fields, "name", param)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -81,7 +81,7 @@ def _named_schema(value: Any, param: str) -> Grammar:
 
 
 def _json(value: Any, param: str, _: Any) -> Grammar:
-    """A schema as an object, or as the text of one (vLLM's clients send both)."""
+    """Read a schema: an object, or its JSON text (vLLM's clients send both)."""
     if not isinstance(value, (dict, str)):
         raise InvalidParameter(f"{param} must be a JSON schema (an object).", param)
     too_much = excess(value) if isinstance(value, str) else ""
@@ -104,7 +104,7 @@ def _choice(value: Any, param: str, _: Any) -> Grammar:
 
 
 def _grammar(value: Any, param: str, kind: Any) -> Grammar | None:
-    """GBNF or Lark; ``""`` is none, as with llama-server."""
+    """Read GBNF or Lark; ``""`` means no grammar, as in llama-server."""
     source = _text(value, param)
     if kind is None:
         kind = "lark" if _LARK.search(source) else "gbnf"
@@ -129,7 +129,7 @@ def _structured_outputs(value: Any, param: str, kind: Any) -> Grammar | None:
 
 
 FIELDS: dict[str, Callable[[Any, str, Any], Grammar | None]] = {
-    # Name of a field -> what makes a grammar of its value, the field's path and ``grammar_type``.
+    # Field -> function that makes a grammar from its value, its path and ``grammar_type``.
     "response_format": _response_format,
     "json_schema": _json,
     "grammar": _grammar,
@@ -150,7 +150,7 @@ def _text(value: Any, param: str) -> str:
 
 
 def _object(value: Any, param: str, known: set[str]) -> dict[str, Any]:
-    """An object with known fields only; ``null`` counts as absent."""
+    """Return an object that has only known fields; ``null`` counts as absent."""
     if not isinstance(value, dict):
         raise InvalidParameter(f"{param} must be an object.", param)
     for name in value:

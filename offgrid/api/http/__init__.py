@@ -1,1 +1,1 @@
-"""HTTP itself: requests, errors, middleware, event streams, and all that knows waitress."""
+"""HTTP itself: requests, errors, middleware, event streams, and all code that knows waitress."""

@@ -25,7 +25,7 @@ _METHODS = "DELETE, GET, HEAD, OPTIONS, POST"
 
 
 class HostRefused(RequestError):
-    """403: the Host or Origin header names nobody that this server serves."""
+    """403: the Host or Origin header is not allowed."""
 
     status = 403
     type = "permission_error"
@@ -53,7 +53,7 @@ def request_error_body(error: RequestError) -> dict[str, Any]:
 
 
 def http_error_body(status: int, message: str) -> dict[str, Any]:
-    """Return the OpenAI error object of an error that HTTP itself has a status for."""
+    """Return the OpenAI error object of an error that has only an HTTP status."""
     type: ErrorType = "server_error" if status >= 500 else "invalid_request_error"
     if status == 503:
         type = "unavailable_error"
@@ -61,7 +61,7 @@ def http_error_body(status: int, message: str) -> dict[str, Any]:
 
 
 def add_error_handlers(app: falcon.App[Any, Any]) -> None:
-    """Teach an app to answer every error in the one form."""
+    """Make an app answer every error with the OpenAI error object."""
     app.add_error_handler(Exception, _on_unexpected)
     app.add_error_handler(falcon.HTTPError, _on_http_error)
     app.add_error_handler(RequestError, _on_request_error)
@@ -80,7 +80,7 @@ def _on_request_error(
     if ex.retry_after is not None:
         resp.set_header("Retry-After", str(ex.retry_after))
     if isinstance(ex, ModelLoadFailed):
-        # Clients try a 5xx again by themselves; this one stays as it is.
+        # Clients retry a 5xx by themselves, but a retry cannot succeed here.
         resp.set_header("x-should-retry", "false")
     _send(resp, ex.status, request_error_body(ex))
 
@@ -90,7 +90,7 @@ def _on_http_error(
 ) -> None:
     status = ex.status_code
     if req.method not in falcon.constants.COMBINED_METHODS:
-        # Falcon calls a method that nobody has heard of a bad request.
+        # Falcon returns 400 for an unknown method.
         status = 405
         resp.set_header("Allow", _METHODS)
     message = {
@@ -105,7 +105,7 @@ def _on_http_error(
 def _on_client_gone(
     req: falcon.Request, resp: falcon.Response, ex: ClientGone, params: dict[str, Any]
 ) -> None:
-    # Nobody reads this; 499 is what access logs know it by.
+    # The client never sees this; access logs use 499 for it.
     resp.status = "499 Client Closed Request"
 
 

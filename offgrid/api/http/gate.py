@@ -1,9 +1,9 @@
-"""The gate: who may hold a thread of the server.
+"""The gate: which requests may occupy a thread of the server.
 
-Threads are finite, and most requests wait for a model: for their answer, a question to its
-tokenizer, or a load. Each of them takes one of a limited number of places, fewer than there are
-threads, until its last byte is on its way. What never waits takes none, so that ``/health`` finds a
-thread whatever the models do.
+The number of threads is limited, and most requests wait for a model: for their answer, for its
+tokeniser, or until it is loaded. Each of them takes one of a limited number of places, fewer than
+there are threads, until its last byte is on its way. Requests that never wait take no place, so
+that ``/health`` finds a thread whatever the models do.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import Overloaded
 
 _EXTRA = 8
-"""Places beside those of all sequences: for questions to tokenizers while all queues are full, and
-for answers that say so."""
+"""Places in addition to those of all sequences: for requests that only use the tokeniser while all
+queues are full, and for requests that are refused because the queue is full."""
 _NEVER_WAIT = {"/", "/health", "/openapi.json", "/v1/models"}
 _NEVER_WAITS_BELOW = "/v1/models/"
 
 
 def places(settings: Settings) -> int:
-    """How many requests may wait for something at the same time."""
+    """Return how many requests may wait for a model at the same time."""
     return (settings.parallel + settings.queue_size) * settings.max_models + _EXTRA
 
 
@@ -37,16 +37,16 @@ def never_waits(method: str, path: str) -> bool:
 
 
 class Gate:
-    """Gives each request that may wait a place, and refuses it when there is none.
+    """Gives a place to each request that may wait, and refuses the request if no place is free.
 
-    A request keeps its model loaded (:meth:`EnginePool.begin_visit`) until it is over or, where it
-    streams, holds its places in the model's queue.
+    A request keeps its model loaded (:meth:`EnginePool.begin_visit`) until it ends or, if it
+    streams, until it holds its places in the model's queue.
     """
 
     def __init__(self, pool: EnginePool, settings: Settings) -> None:
         self._pool = pool
-        # Its ends are taken from and added to in one step each, also when that happens within the
-        # collection of garbage in the middle of another one.
+        # A deque: its pop and append are atomic, even if the garbage collector runs __del__ below
+        # during another pop or append.
         self._free = deque(range(places(settings)))
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
@@ -65,7 +65,7 @@ class Gate:
     def process_response(
         self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool
     ) -> None:
-        """Give the place back, now or at the end of what is streamed."""
+        """Give the place back, now or at the end of the stream."""
         leave: Once | None = getattr(req.context, "leave", None)
         if leave is None:
             return
@@ -77,7 +77,7 @@ class Gate:
 
 
 class _Leaving:
-    """The body of a response that gives a place back when it is over."""
+    """The body of a streamed response; gives the place back when it ends."""
 
     def __init__(self, body: Any, leave: Once) -> None:
         self._body = body
@@ -91,7 +91,7 @@ class _Leaving:
         return next(self._frames)  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Called by the server at the end and when the client left. Idempotent."""
+        """Called by the server at the end of the response or when the client left. Idempotent."""
         try:
             close = getattr(self._body, "close", None)
             if close is not None:

@@ -1,8 +1,9 @@
-"""Memory that large requests leave behind, given back to the system.
+"""Return the memory of large requests to the system after they have ended.
 
-glibc keeps what is freed for the next request: in an arena for every few threads, and it takes
-blocks of many megabytes into them once one such block has been freed. After a few large bodies in
-several threads a server would hold a gigabyte for ever. Other C libraries are left alone.
+glibc keeps freed memory for later requests, in one arena for every few threads. Once a block of
+many megabytes has been freed, later blocks of that size come from the arenas too. After a few large
+bodies in several threads, a server would hold a gigabyte for ever. With other C libraries this
+module does nothing.
 """
 
 from __future__ import annotations
@@ -13,21 +14,22 @@ import time
 from collections.abc import Callable, Sequence
 
 PAUSES = (2.0, 30.0)
-"""Seconds after a large body until memory is given back, and again for requests that took longer.
-It takes milliseconds."""
+"""Seconds to wait after a large body before each return of memory; the second return is for
+requests that took longer. Each takes milliseconds."""
 _LARGE_BLOCK = 1 << 18
-"""Bytes of a block that is asked of the system, and goes back to it, by itself."""
+"""Size in bytes from which a block is mapped separately, and unmapped when it is freed."""
 _ARENAS = 2
 _M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
 _M_ARENA_MAX = -8
 
 
 class Trimmer:
-    """Gives memory back some time after it is told that there may be some, in its own thread.
+    """Returns free memory to the system some time after :meth:`tell`, in its own thread.
 
     Args:
-        trim: gives back what is free.
-        pauses: seconds to wait before it does so, each time; all that is told meanwhile is one.
+        trim: returns free memory to the system.
+        pauses: seconds to wait before each call of ``trim``. Calls of :meth:`tell` during the
+            pauses count as one.
     """
 
     def __init__(self, trim: Callable[[], object], pauses: Sequence[float] = PAUSES) -> None:
@@ -38,7 +40,7 @@ class Trimmer:
         self._thread: threading.Thread | None = None
 
     def tell(self) -> None:
-        """Say that there may be memory to give back; returns at once."""
+        """Say that there may be memory to return. Does not wait."""
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -77,14 +79,14 @@ _trimmer = Trimmer(_trim)
 
 
 def keep_little() -> None:
-    """Tell malloc to give large blocks back at once. Before threads are there."""
+    """Tell malloc to return large blocks at once. Call it before any thread starts."""
     if _library is not None:
-        # Set by hand, the threshold does not grow with what is freed.
+        # Setting the threshold also stops glibc from raising it when large blocks are freed.
         _library.mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
         _library.mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 def was_large() -> None:
-    """Say that a large body has been dealt with."""
+    """Say that a request with a large body has been processed."""
     if _library is not None:
         _trimmer.tell()

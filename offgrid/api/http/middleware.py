@@ -1,18 +1,19 @@
-"""What every request passes: a number, and the check of who may ask.
+"""Middleware for every request: a request id, and the check that no foreign web page sent it.
 
-Without keys, only this machine is served. A web page that the user happens to visit runs on this
-machine too, so a request has to show that no page of another site made it:
+Without keys, the server serves only this machine. A web page that the user happens to visit runs on
+this machine too. So each request must show that no page of another site made it:
 
-1. ``Host`` is a name of this server. A page whose own name leads here (DNS rebinding) sends that.
-2. ``Origin``, if there is one, is this server's own or an allowed one.
-3. Without ``Origin`` (an image, a script, a frame, a link), ``Sec-Fetch-Site`` of the browser says
+1. ``Host`` is a name of this server. A page whose own host name resolves to this server (DNS
+   rebinding) sends that name instead.
+2. ``Origin``, if present, is this server's own or an allowed one.
+3. Without ``Origin`` (an image, a script, a frame, a link), ``Sec-Fetch-Site`` of the browser is
    ``same-origin``, or ``none`` for an address that a person typed. Browsers send it to this machine
-   and over HTTPS; in other cases ``Referer`` is looked at.
+   and over HTTPS; in other cases ``Referer`` is checked.
 
-Programs other than browsers send none of the three. A link may lead to the pages of
-:data:`_LINKED`: they change nothing, and the page with the link cannot read them.
+Programs other than browsers send no ``Origin``, ``Sec-Fetch-Site`` or ``Referer``. A link may lead
+to the pages of :data:`_LINKED`: they change nothing, and the page with the link cannot read them.
 
-Headers are compared as texts and never taken apart by a parser that may stumble over them.
+Headers are compared as texts, without a URL parser, which could fail on them.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from offgrid.config import Settings, is_loopback
 from offgrid.errors import InvalidParameter
 
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[\w.~-]+)?)\]|([\w.~-]+))(?::[0-9]{0,5})?", re.ASCII)
-"""RFC 9110, section 7.2, without what no name of a machine contains: an address in brackets or a
-name, and a port."""
+"""RFC 9110, section 7.2, limited to characters of host names: an address in brackets or a name, and
+a port."""
 _ORIGIN_OF_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _HEADER_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, \t-]+", re.ASCII)
 _LINKED = frozenset({"/", "/health", "/openapi.json", "/v1/models"})
@@ -51,10 +52,10 @@ class RequestId:
 
 
 class OneLength:
-    """Refuses a body with two lengths, of which servers in front of this one may take the other.
+    """Refuses a body with two lengths: a proxy in front of this server may use the other one.
 
-    ``offgrid serve`` refuses them before they get here (:mod:`offgrid.api.http.waitress`), and
-    under ``waitress-serve`` this never acts, because waitress hides Transfer-Encoding from the
+    ``offgrid serve`` refuses such requests earlier (:mod:`offgrid.api.http.waitress`). Under
+    ``waitress-serve`` it never refuses any, because waitress hides Transfer-Encoding from the
     application. Other WSGI servers may let both headers pass.
     """
 
@@ -82,7 +83,7 @@ class AllowedOrigins:
 
 
 def cors_headers(origin: str) -> list[tuple[str, str]]:
-    """Return what lets the pages of an allowed origin read a response."""
+    """Return the headers that let pages of an allowed origin read a response."""
     return [
         ("Access-Control-Allow-Origin", origin),
         ("Vary", "Origin"),
@@ -91,7 +92,7 @@ def cors_headers(origin: str) -> list[tuple[str, str]]:
 
 
 class HostGuard:
-    """Refuses requests that a foreign web page made, and answers those of allowed ones (CORS)."""
+    """Refuses requests of foreign web pages, and adds CORS headers for those of allowed origins."""
 
     def __init__(self, settings: Settings) -> None:
         self._names = {settings.host.lower(), *(h.lower() for h in settings.allowed_hosts)}
@@ -141,7 +142,7 @@ class HostGuard:
         return True
 
     def _check_site(self, req: falcon.Request, host: str | None) -> None:
-        """Refuse what a page of another site asks for without saying its origin."""
+        """Refuse a request without ``Origin`` that a page of another site made."""
         site: str | None = req.env.get("HTTP_SEC_FETCH_SITE")
         if site is not None:
             own = site.strip().lower() in ("same-origin", "none")
@@ -170,7 +171,7 @@ class HostGuard:
 
 
 def _is_own(origin: str, host: str | None) -> bool:
-    """Whether an origin is the address under which the server was asked."""
+    """Whether an origin is the address to which the request was sent."""
     if host is None:
         return False
     scheme, separator, address = origin.lower().partition("://")
@@ -178,11 +179,11 @@ def _is_own(origin: str, host: str | None) -> bool:
 
 
 def _is_link(req: falcon.Request) -> bool:
-    """Whether a person follows a link to one of the pages that are there for people."""
+    """Whether a person follows a link to one of the pages of :data:`_LINKED`."""
     return (
         req.method in ("GET", "HEAD")
         and req.path in _LINKED
         and req.env.get("HTTP_SEC_FETCH_MODE", "navigate") == "navigate"
-        # Not a frame: the page around it could not read it, but could tell that it is there.
+        # Not a frame: the page around it could not read it, but could tell that a server runs.
         and req.env.get("HTTP_SEC_FETCH_DEST", "document") == "document"
     )

@@ -1,4 +1,4 @@
-"""What every resource with a body does first: read it, know whether the client is there."""
+"""The first steps of every resource with a body: read it, learn whether the client has left."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from offgrid.api.http.waitress import environ
 T = TypeVar("T")
 
 LARGE = 1 << 14
-"""Bytes of a body from which on it counts as large: it may hold hundreds of messages, and the work
-on it is a multiple of what others need."""
+"""Size in bytes from which a body counts as large: it may hold hundreds of messages, and takes many
+times as long to process as other bodies."""
 _LEAVES_MEMORY = 1 << 16
-"""Bytes of a body from which on what it leaves behind is given back to the system."""
+"""Size in bytes of a body from which its memory is returned to the system afterwards."""
 AT_ONCE = 2
-"""Large bodies that are worked on at a time. With more, their threads take Python's lock in turns,
-and whoever has little to do waits for all of them; and all would be in memory at once."""
+"""Large bodies that are processed at a time. With more, their threads take turns at Python's lock,
+and a thread with little to do waits for all of them. All bodies would also be in memory at once."""
 _turns = threading.BoundedSemaphore(AT_ONCE)
 
 
@@ -38,10 +38,10 @@ _served = _Served()
 
 @contextlib.contextmanager
 def in_turn() -> Iterator[None]:
-    """Do what takes time with the body of the request that this thread serves.
+    """Do lengthy work on the body of the request that this thread serves.
 
-    Large ones wait for each other here, and for nothing else: nobody waits for a client or a model
-    inside.
+    Large bodies wait here for each other, and for nothing else. Code inside must not wait for a
+    client or a model.
     """
     if not _served.large:
         yield
@@ -51,21 +51,21 @@ def in_turn() -> Iterator[None]:
 
 
 def read_object(req: falcon.Request, limit: int) -> dict[str, Any]:
-    """Return the request's JSON object, whatever its Content-Type says (curl -d sets a form's).
+    """Return the request's JSON object. Ignores Content-Type, since curl -d sets that of a form.
 
     Args:
         req: the request.
         limit: largest body in bytes.
 
     Raises:
-        BodyTooLarge: more than that.
+        BodyTooLarge: the body is larger.
         InvalidParameter: see :func:`~offgrid.api.fields.body.parse_object`.
     """
     return read_checked(req, limit, lambda body: body)
 
 
 def read_checked(req: falcon.Request, limit: int, parse: Callable[[dict[str, Any]], T]) -> T:
-    """Return what is made of the request's JSON object, for bodies that take long to check.
+    """Parse the request's JSON object and return the result, for bodies that take long to check.
 
     Args:
         req: the request.
@@ -73,8 +73,8 @@ def read_checked(req: falcon.Request, limit: int, parse: Callable[[dict[str, Any
         parse: checks the object and returns it typed.
 
     Raises:
-        BodyTooLarge: more than that.
-        InvalidParameter: see :func:`~offgrid.api.fields.body.parse_object`, or what ``parse`` says.
+        BodyTooLarge: the body is larger.
+        InvalidParameter: from :func:`~offgrid.api.fields.body.parse_object` or ``parse``.
     """
     size = req.content_length or 0
     _served.large = size >= LARGE
@@ -96,5 +96,5 @@ def _read(req: falcon.Request, limit: int) -> dict[str, Any]:
 
 
 def liveness(req: falcon.Request) -> Callable[[], bool]:
-    """Return a function that says whether the client is still connected, where that is known."""
+    """Return a function that says whether the client is still connected, as far as is known."""
     return environ.liveness(req.env)

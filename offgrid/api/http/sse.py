@@ -1,11 +1,11 @@
 """Server-sent events: ``data: {...}`` frames, ended by ``data: [DONE]``; or frames with names.
 
-A stream's chunks are made by an iterator that asks its generations for what came. Who runs it
-changes: the first frame is given to the WSGI server by the thread that it calls us on, as any body
-is. Then that thread waits, and the thread that reads the worker's events makes and writes the
-chunks of all streams, one after the other: to wake a thread for each token of each stream costs
-more than the chunk itself. A client that reads too slowly gets its own thread back, which may wait
-for it.
+An iterator makes a stream's chunks from the deltas of its generations. Two threads take turns in
+running it. The stream's own thread, which the WSGI server calls us on, makes the first frame, as
+for any body. Then it waits, and the thread that reads the worker's events makes and writes the
+chunks of all streams, one after the other: waking a thread for each token of each stream costs
+more than making the chunk. If a client reads too slowly, its stream goes back to its own thread,
+which may wait for the client.
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ log = logging.getLogger(__name__)
 DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
 _MAX_BACKLOG = 64 * 1024
-"""Bytes that a client may not have taken yet before its stream gets a thread of its own again. Far
-below the amount at which the server makes whoever writes wait."""
+"""Bytes waiting for the client beyond which its stream goes back to its own thread. Far below the
+amount at which the server makes a writing thread wait."""
 
 _PATIENCE = 0.001
-"""Seconds between two looks at whether it makes sense to wait for the turn."""
+"""Lock timeout, in seconds, after which ``_pump`` checks whether the stream was handed back."""
 
 
 Chunk = dict[str, Any] | Mark | None
-"""An object to send; None where there was silence for a moment."""
+"""An object to send, a mark, or None if no delta came for a moment."""
 
 
 class Output(Protocol):
-    """Where frames can be written without waiting for the client."""
+    """Writes frames without waiting for the client."""
 
     def write(self, data: bytes) -> None:
-        """Send or keep; raise when the client is gone."""
+        """Send the bytes or keep them for later; raise if the client has left."""
 
     @property
     def backlog(self) -> int:
-        """Bytes kept."""
+        """Number of bytes kept."""
 
 
 class EventStream:
     """The body of a streamed response.
 
-    A class and not a generator: a generator that was never started ignores ``close()``, and then
-    nobody would tell the engine that the client is gone.
+    A class and not a generator: ``close()`` of a generator that was never started does nothing, and
+    then the engine would not learn that the client has left.
 
     Args:
-        chunks: made of what ``group`` brings.
+        chunks: the chunks, made from the deltas of ``group``.
         group: the generations; cancelled once, however the stream ends.
-        ping_interval: seconds of silence before a comment is sent, 0 for never.
-        output: asked after the first frame for a way to write directly.
+        ping_interval: seconds without data before a comment is sent, 0 for never.
+        output: called after the first frame; returns a way to write directly, or None.
         named: a chunk's ``type`` is the name of its event, and no ``[DONE]`` follows the last.
     """
 
@@ -84,7 +84,7 @@ class EventStream:
         self._turn = threading.Lock()
         """Held by the thread that makes frames."""
         self._handed_back = threading.Event()
-        """Set while nobody but the stream's own thread may make frames."""
+        """Set while only the stream's own thread may make frames."""
         self._handed_back.set()
         self._error: BaseException | None = None
 
@@ -104,7 +104,7 @@ class EventStream:
         raise StopIteration
 
     def close(self) -> None:
-        """Called by the server at the end and when the client left. Idempotent."""
+        """Called by the server at the end of the response or when the client left. Idempotent."""
         self._group.listen(None)
         self._cancel()
         with self._turn:
@@ -115,10 +115,10 @@ class EventStream:
         self._cancel()
 
     def _wait_while_others_write(self) -> None:
-        """Let the thread that brings events write them, until it cannot go on."""
+        """Let the thread that reads the worker's events write frames, until it cannot go on."""
         self._handed_back.clear()
         self._group.listen(self._pump)
-        self._pump()  # what came before anybody listened
+        self._pump()  # deltas that came before ``listen``
         while not self._handed_back.wait(POLL):
             if self._group.lost:
                 self._hand_back()
@@ -133,9 +133,9 @@ class EventStream:
         self._handed_back.set()
 
     def _pump(self) -> None:
-        """Write what there is, without waiting for anything but another's turn."""
-        # The stream's own thread may hold the turn and wait for events, which nobody would bring if
-        # the thread that does waited for the turn.
+        """Write the available frames. Waits for nothing but another thread's turn."""
+        # The stream's own thread may hold the turn while it waits for events. If the thread that
+        # reads events then waited for the turn, neither could go on.
         while not self._turn.acquire(timeout=_PATIENCE):
             if self._handed_back.is_set():
                 return
@@ -144,18 +144,18 @@ class EventStream:
                 return
             self._hand_back()
         except BaseException as ex:
-            # The thread that waits knows what to do with a client that is gone.
+            # The stream's own thread raises it: it knows how to handle a client that has left.
             self._error = ex
             self._hand_back()
         finally:
             self._turn.release()
 
     def _write_frames(self) -> bool:
-        """Write frames that can be made now; return False when the stream's thread has to go on."""
+        """Write frames that can be made now; return False if the stream's thread must go on."""
         assert self._output is not None
         frames: list[bytes] = []
         more = False
-        # The end, good or bad, is left to the stream's own thread.
+        # Leave the error of a failed generation, and a slow client, to the stream's own thread.
         if not self._group.failed and self._output.backlog < _MAX_BACKLOG:
             with self._group.at_once():
                 for frame in self._frames:
@@ -171,7 +171,7 @@ class EventStream:
 def _encode(
     chunks: Iterator[Chunk], ping_interval: float, named: bool
 ) -> Generator[bytes | Mark | None, None, None]:
-    """Yield frames, None where there was silence for a moment, and marks."""
+    """Yield frames, marks, and None if no delta came for a moment."""
     spoke = time.monotonic()
     try:
         for chunk in chunks:
@@ -211,7 +211,7 @@ def send_stream(
     """Make a response of a stream of chunks; see :class:`EventStream`."""
     resp.content_type = "text/event-stream; charset=utf-8"
     resp.set_header("Cache-Control", "no-cache")
-    # Proxies such as nginx would collect the chunks.
+    # Keep proxies such as nginx from buffering the chunks.
     resp.set_header("X-Accel-Buffering", "no")
     env = req.env
     resp.stream = EventStream(chunks, group, ping_interval, lambda: direct_output(env), named=named)

@@ -1,1 +1,1 @@
-"""``GET /openapi.json``: the document, made of the types that check requests."""
+"""``GET /openapi.json``: the document, generated from the types that check requests."""

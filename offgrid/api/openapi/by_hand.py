@@ -1,6 +1,6 @@
-"""JSON schemas of fields that are checked by hand, because their types say less.
+"""JSON schemas of fields that are checked by hand, because their types allow more.
 
-For the OpenAPI document; tests hold them against the checks.
+For the OpenAPI document; tests compare them with the checks.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ LOGIT_BIAS: Schema = {
 
 
 def stop(max_stops: int) -> Schema:
-    """``stop``, of which there may be more in one endpoint than in the other."""
+    """Return the schema of ``stop``; endpoints differ in the number of stop strings they allow."""
     text = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_LENGTH}
     return {"anyOf": [text, {"type": "array", "items": text, "maxItems": max_stops}]}
 
@@ -79,15 +79,15 @@ ITEMS: Schema = {
     ]
 }
 
-# What an answer has to look like (:mod:`offgrid.api.fields.structured`). Whether a schema or a
-# grammar can be honoured is found out where it is compiled.
+# Fields for structured output (:mod:`offgrid.api.fields.structured`). Whether the server can follow
+# a schema or a grammar is only known when it is compiled.
 _STRING: Schema = {"type": "string"}
 _SCHEMA: Schema = {"anyOf": [{"type": "object"}, _STRING]}
 _CHOICES: Schema = {"type": "array", "items": _STRING, "minItems": 1}
 
 
 def _object(properties: dict[str, Schema], *required: str) -> Schema:
-    """An object of these fields; null counts as absent, where the field may be."""
+    """Return the schema of an object with these fields; null counts as absent if not required."""
     optional = {
         name: schema if name in required else {"anyOf": [schema, {"type": "null"}]}
         for name, schema in properties.items()

@@ -1,8 +1,8 @@
-"""``GET /openapi.json``: the API in OpenAPI 3.1, made of the types that check its requests.
+"""``GET /openapi.json``: the API in OpenAPI 3.1, generated from the types that check its requests.
 
 To describe a new endpoint, write its answer as a type (:mod:`offgrid.api.shapes`) and add it to
-:data:`offgrid.api.openapi.operations.OPERATIONS`; tests compare that table with the routes of the
-application, and real answers with what it says. Specification: https://spec.openapis.org/oas/v3.1.1
+:data:`offgrid.api.openapi.operations.OPERATIONS`. Tests compare that table with the application's
+routes, and real answers with the table. Specification: https://spec.openapis.org/oas/v3.1.1
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _HEADERS: dict[str, Schema] = {
 
 
 class OpenApiResource:
-    """Gives the document, which is made once and is the same as long as the server runs."""
+    """Returns the document. It is made once, and is the same as long as the server runs."""
 
     def __init__(self) -> None:
         self._document = msgspec.json.encode(document())
@@ -87,7 +87,7 @@ def document() -> dict[str, Any]:
 
 
 def _components() -> dict[str, Schema]:
-    """Schemas of all types, by name; those of request bodies say what is really accepted."""
+    """Return the schemas of all types by name; those of bodies as the parsers accept them."""
     types: set[Struct] = {Error}
     bodies: list[Body] = []
     for operation in OPERATIONS:
@@ -112,7 +112,10 @@ def _components() -> dict[str, Schema]:
 
 
 def _reached(schemas: dict[str, Schema], names: set[str]) -> set[str]:
-    """Names of schemas that these lead to: fields checked by hand need not those of their types."""
+    """Return the names of all schemas that these refer to, directly or not, these included.
+
+    A field that is checked by hand does not refer to the schema of its type.
+    """
     reached: set[str] = set()
     waiting = list(names)
     while waiting:
@@ -125,7 +128,7 @@ def _reached(schemas: dict[str, Schema], names: set[str]) -> set[str]:
 
 
 def _accepted(schemas: list[Schema], body: Body) -> Schema:
-    """As the parsers read it: null counts as absent, and some fields have no effect."""
+    """Return the schema that the parsers accept: null counts as absent, some fields do nothing."""
     properties: dict[str, Schema] = {
         name: typed
         for schema in schemas
@@ -158,7 +161,7 @@ def _or_null(schema: Schema) -> Schema:
 
 
 def _tidy(schema: Any) -> Any:
-    """Docstrings as running text."""
+    """Return a schema whose descriptions, taken from docstrings, are running text."""
     if isinstance(schema, list):
         return [_tidy(item) for item in schema]
     if not isinstance(schema, dict):
@@ -195,8 +198,8 @@ def _success(operation: Operation) -> Schema:
     schema = _any_of(struct.__name__ for struct in operation.answers)
     content: dict[str, Any] = {falcon.MEDIA_JSON: {"schema": schema}}
     if operation.events:
-        # OpenAPI has no word for the type of an event before 3.2 (itemSchema): ``schema`` would be
-        # that of the whole stream, though some programs take it for the event's.
+        # Before 3.2 (itemSchema) OpenAPI cannot describe the type of an event: ``schema`` would
+        # describe the whole stream, though some programs take it for that of an event.
         content["text/event-stream"] = {
             "x-event-schema": _any_of([*(e.__name__ for e in operation.events), "Error"]),
         }
@@ -214,7 +217,7 @@ def _failures(operation: Operation) -> dict[str, Schema]:
 
 
 def _failure(status: int) -> Schema:
-    # What the HTTP server refuses by itself never reaches whoever numbers the requests.
+    # Another WSGI server than ours may refuse a request by itself, without an x-request-id.
     numbered = () if status in (400, 408, 431) else ("x-request-id",)
     headers = (*numbered, "Retry-After") if status == 503 else numbered
     return {

@@ -1,4 +1,4 @@
-"""What each method of each path takes and gives: the table behind the OpenAPI document."""
+"""Request and answers of each method of each path: the table for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ class Body:
     """The JSON object that a request carries.
 
     Attributes:
-        types: the struct that checks it; several where its fields tell which.
-        name: what the document calls it, where that is not the struct's name.
+        types: the struct that checks the body; several if the body's fields decide which.
+        name: its name in the document, if not the struct's name.
         ignored: fields that have no effect.
         aliases: other names of fields.
-        replaced: schemas of fields whose type says less than what is checked.
+        replaced: schemas of fields whose types allow more than the checks.
         optional: fields that the struct requires and the endpoint fills in.
-        hidden: attributes of the struct that are no fields.
-        more: structs that check the fields which these attributes are made of.
+        hidden: attributes of the struct that are not fields of the body.
+        more: structs that check the fields from which hidden attributes are made.
     """
 
     types: tuple[Struct, ...]
@@ -63,18 +63,18 @@ class Body:
 
 @dataclass(frozen=True)
 class Operation:
-    """What one method of one path takes and gives.
+    """Request and answers of one method of one path.
 
     Attributes:
-        method: in lower case; HEAD goes with GET.
-        path: as the document writes it, ``{name}`` for a parameter.
-        summary: a few words.
-        answers: what a whole answer is; several where the request tells which.
-        events: what the events of a stream are, where the answer may be one.
-        named: whether these have names, and no ``[DONE]`` behind them.
-        body: what the request carries.
-        query: names of text parameters behind the path, none of them required.
-        errors: statuses besides those that every request may be answered with.
+        method: in lower case; an entry for GET includes HEAD.
+        path: as in the document, with ``{name}`` for a parameter.
+        summary: a description in a few words.
+        answers: types of a whole answer; several if the request decides which.
+        events: types of the events of a stream, if the answer may be one.
+        named: whether the events have names, without ``[DONE]`` after the last one.
+        body: the body of the request.
+        query: names of query parameters; all are optional strings.
+        errors: error statuses besides those that any request may get.
         headers: more headers of the answer.
     """
 
@@ -90,7 +90,7 @@ class Operation:
     named: bool = False
 
 
-# A model has to be found and to be loaded; a body may be too large.
+# The model may not exist or may not be loaded in time; the body may be too large.
 _OF_A_MODEL = (404, 413, 503)
 _SEED = ("x-offgrid-seed",)
 _SAMPLING = {"seed": by_hand.SEED, "logit_bias": by_hand.LOGIT_BIAS, **by_hand.STRUCTURED}
@@ -114,7 +114,7 @@ def _generation_body(struct: type[GenerationFields], **more: Any) -> Body:
 
 
 def _responses_body(**more: Any) -> Body:
-    """The sampling fields are those of chat, and are checked there."""
+    """Return the body of a responses request. Its sampling fields are chat's, checked there."""
     _, schemas = msgspec.json.schema_components([chat.ChatRequest, SamplingFields])
     typed = {**schemas["ChatRequest"]["properties"], **schemas["SamplingFields"]["properties"]}
     sampling = {

@@ -1,4 +1,4 @@
-"""The conversations behind ``/v1/responses``: what a request refers to, and what is kept of it."""
+"""The stored conversations of ``/v1/responses``: reading and storing them for requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class History:
     """Reads and writes the store for requests.
 
     Args:
-        store: where responses are.
+        store: the store of responses.
         max_bytes: JSON of a conversation that is read for one request; more is refused.
     """
 
@@ -37,20 +37,21 @@ class History:
         self._max_bytes = max_bytes
 
     def conversation(self, request: ResponsesRequest, inputs: list[Json]) -> list[Json]:
-        """Return all items that a request is to answer.
+        """Return all items of a request's conversation.
 
         Raises:
-            InvalidParameter: what it continues is not there, or a result belongs to no call.
+            InvalidParameter: the response that it continues is not stored, or a result belongs to
+                no call.
         """
         items = [*self._before(request.previous_response_id), *inputs]
         check_calls(items)
         return items
 
     def resolve(self, given: Sequence[Json | ItemReference]) -> list[Json]:
-        """Return the items of an input, stored ones in the place of references.
+        """Return the items of an input, with stored items in place of references.
 
         Raises:
-            InvalidParameter: one refers to nothing.
+            InvalidParameter: a referenced item is not stored, or the stored items are too large.
         """
         ids = [item.id for item in given if isinstance(item, ItemReference)]
         if not ids:
@@ -70,7 +71,7 @@ class History:
         ]
 
     def _before(self, previous: str | None) -> list[Json]:
-        """Return the items that led to a response, its output last."""
+        """Return the items of the conversation up to a response, whose output comes last."""
         if previous is None:
             return []
         try:
@@ -93,7 +94,7 @@ class History:
         return [msgspec.json.decode(body) for body in bodies]
 
     def keeps(self, request: ResponsesRequest) -> bool:
-        """Return whether a response will be stored, as far as that is known before it is there."""
+        """Return whether a response will be stored, as far as that is known before it exists."""
         return request.store and self._store.takes()
 
     def keeper(self, request: ResponsesRequest, inputs: list[Json]) -> Callable[[Json], bool]:
@@ -115,7 +116,7 @@ class History:
                     )
                 )
             except StoreFailed as ex:
-                # The answer is there, and says itself that it was not kept.
+                # Do not fail a finished answer: its ``store`` field says that it was not stored.
                 log.warning("response %s is not stored: %s", response["id"], ex)
                 return False
             return True

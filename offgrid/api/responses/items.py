@@ -1,7 +1,7 @@
-"""The items of ``/v1/responses``: what a client may send, their stored form, and chat messages.
+"""The items of ``/v1/responses``: as clients send them, as they are stored, and as chat messages.
 
-Items are checked and brought into the one form that the API lists and stores (ids, a status,
-content in parts); from there they become messages for the model's chat template.
+Items are checked and converted into the form that the API lists and stores (with ids, a status, and
+content in parts). From that form they are converted into messages for the model's chat template.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from offgrid.errors import InvalidParameter
 Json = dict[str, Any]
 
 MAX_ITEMS = 10_000
-"""Items of one request."""
+"""Maximum number of items in one request."""
 ROLES = ("system", "developer", "user", "assistant")
 Status = Literal["in_progress", "completed", "incomplete"]
 
@@ -26,7 +26,7 @@ Status = Literal["in_progress", "completed", "incomplete"]
 class InputText(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="input_text"
 ):
-    """Text from outside. What is cached needs no breakpoints."""
+    """Text of an input. Cache breakpoints have no effect: the cache needs none."""
 
     text: str
     prompt_cache_breakpoint: Json | None = None
@@ -35,7 +35,7 @@ class InputText(
 class InputImage(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="input_image"
 ):
-    """An image, for models that see. Nobody here keeps files that an id could name."""
+    """An image, for vision models. This server stores no files, so ``file_id`` must be null."""
 
     image_url: str
     detail: Literal["auto", "low", "high", "original"] | None = None
@@ -46,7 +46,7 @@ class InputImage(
 class OutputText(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="output_text"
 ):
-    """Text of an earlier answer; its annotations and logprobs are no input."""
+    """Text of an earlier answer; its annotations and logprobs are ignored."""
 
     text: str
     annotations: list[Json] | None = None
@@ -99,7 +99,7 @@ def _part(part: Part, answer: bool) -> Json:
 
 
 class CallItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A call that an earlier answer made."""
+    """A tool call of an earlier answer."""
 
     type: Literal["function_call"]
     call_id: str
@@ -117,7 +117,7 @@ class CallItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class CallOutputItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a called function returned."""
+    """The result of a called function."""
 
     type: Literal["function_call_output"]
     call_id: str
@@ -148,7 +148,7 @@ class ReasoningText(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReasoningItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the model thought. Encrypted thoughts are another service's: nobody here reads them."""
+    """Reasoning of an earlier answer. Encrypted reasoning of other services is ignored."""
 
     type: Literal["reasoning"]
     summary: list[SummaryText] = []
@@ -183,12 +183,12 @@ TYPES: dict[str, Any] = {
 
 
 def new_id(prefix: str) -> str:
-    """Return an id that nobody else has."""
+    """Return a new unique id."""
     return f"{prefix}_{secrets.token_hex(24)}"
 
 
 def parse_items(value: Any) -> list[Json | ItemReference]:
-    """Check ``input``; return its items in their stored form, references as they are.
+    """Check ``input``; return its items in their stored form, and references unchanged.
 
     Raises:
         InvalidParameter: ``param`` names the item and the field.
@@ -231,7 +231,7 @@ def _parse_item(value: Any, where: str) -> Json | ItemReference:
 
 
 def _moved(message: str, where: str) -> str:
-    """msgspec's words with a path that begins at the request."""
+    """Return msgspec's message with a path that begins at the request."""
     if " - at `$" in message:
         return message.replace(" - at `$", f" - at `$.{where}")
     return f"{message} - at `$.{where}`"
@@ -241,7 +241,7 @@ def check_calls(items: Iterable[Json]) -> None:
     """Check that every result belongs to a call before it.
 
     Raises:
-        InvalidParameter: one does not.
+        InvalidParameter: a result belongs to no earlier call.
     """
     calls: set[str] = set()
     for item in items:
@@ -255,9 +255,9 @@ def check_calls(items: Iterable[Json]) -> None:
 
 
 def to_messages(items: Iterable[Json]) -> tuple[list[Json], list[int]]:
-    """Return the chat messages of items, and the index of the item that each begins with.
+    """Return the chat messages of items, and the index of each message's first item.
 
-    Reasoning, text and calls of one turn are one message.
+    The reasoning, text and calls of one answer form one message.
     """
     messages: list[Json] = []
     begins: list[int] = []
@@ -283,7 +283,7 @@ def to_messages(items: Iterable[Json]) -> tuple[list[Json], list[int]]:
 
 
 def _starts_anew(turn: Json, item: Json) -> bool:
-    """Whether an item of an answer comes before what the turn has already."""
+    """Whether an item must begin a new message, as the current one already has later content."""
     if item["type"] == "function_call":
         return False
     said = bool(turn["content"]) or "tool_calls" in turn
@@ -305,7 +305,7 @@ def _add(turn: Json, item: Json) -> None:
 
 
 def _content(parts: list[Json]) -> str | list[Json]:
-    """The text, or parts as chat has them where there are images."""
+    """Return the text; if there are images, a list of chat's parts."""
     if all(part["type"] != "input_image" for part in parts):
         return _text(parts)
     return [

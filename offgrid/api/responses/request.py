@@ -1,4 +1,4 @@
-"""``POST /v1/responses``: the request's fields, and the chat request that they amount to."""
+"""``POST /v1/responses``: the request's fields, and their conversion into a chat request."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ Includable = Literal[
     "web_search_call.results", "web_search_call.action.sources", "message.input_image.image_url",
     "computer_call_output.output.image_url", "code_interpreter_call.outputs",
 ]  # fmt: skip
-"""All but the first ask for what an answer of a local model has not."""
+"""All but the first ask for content that answers of a local model do not have."""
 
 SAMPLING = NAMES | ALIASES.keys() | {
     "stop", "ignore_eos", "cache_prompt", "post_sampling_probs", "chat_template_kwargs",
 }  # fmt: skip
-"""Fields that mean what they mean in chat, and are checked there."""
+"""Fields with the same meaning as in chat; they are checked there."""
 
 IGNORED = frozenset({
     "access_programs", "image", "max_tool_calls", "moderation", "prompt_cache_options",
     "prompt_cache_retention", "service_tier",
 })  # fmt: skip
-"""Checked and without effect."""
+"""Fields that are validated but ignored."""
 ONLY_SHOWN = frozenset({"user", "safety_identifier", "prompt_cache_key"})
-"""The same, but the response shows them again."""
+"""Fields that are validated and have no effect, except that the response repeats them."""
 
 UNSUPPORTED: Unsupported = {
     "background": lambda value: value is False,
@@ -64,7 +64,7 @@ class FunctionTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     strict: bool | None = None
 
     def for_chat(self) -> Json:
-        """The tool as a chat request has it."""
+        """Return the tool in the form of a chat request."""
         function = msgspec.to_builtins(self)
         del function["type"]
         return {"type": "function", "function": function}
@@ -76,7 +76,7 @@ class ResponseFunctionChoice(
     name: str
 
     def for_chat(self) -> Json:
-        """The choice as a chat request has it."""
+        """Return the choice in the form of a chat request."""
         return {"type": "function", "function": {"name": self.name}}
 
 
@@ -92,7 +92,7 @@ class ResponseAllowedChoice(
     tools: list[ResponseAllowedTool]
 
     def for_chat(self) -> Json:
-        """The choice as a chat request has it."""
+        """Return the choice in the form of a chat request."""
         tools = [{"type": "function", "function": {"name": tool.name}} for tool in self.tools]
         return {"type": "allowed_tools", "allowed_tools": {"mode": self.mode, "tools": tools}}
 
@@ -101,7 +101,7 @@ class PlainText(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="text"
 ):
     def for_chat(self) -> Json:
-        """The format as a chat request has it."""
+        """Return the format in the form of a chat request."""
         return {"type": "text"}
 
 
@@ -109,7 +109,7 @@ class JsonObject(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="json_object"
 ):
     def for_chat(self) -> Json:
-        """The format as a chat request has it."""
+        """Return the format in the form of a chat request."""
         return {"type": "json_object"}
 
 
@@ -122,7 +122,7 @@ class JsonSchema(
     strict: bool | None = None
 
     def for_chat(self) -> Json:
-        """The format as a chat request has it."""
+        """Return the format in the form of a chat request."""
         fields = {
             "name": self.name, "schema": self.schema, "description": self.description,
             "strict": self.strict,
@@ -131,7 +131,7 @@ class JsonSchema(
 
 
 class TextConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``text``; how talkative the model is (``verbosity``) is the model's business."""
+    """The field ``text``. Its ``verbosity`` has no effect."""
 
     format: PlainText | JsonObject | JsonSchema | None = None
     verbosity: Verbosity | None = None
@@ -142,7 +142,7 @@ class ResponseStreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=T
 
 
 class ReasoningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much the model thinks; thoughts always come whole, so a summary changes nothing."""
+    """The reasoning effort. Reasoning is returned in full, so summary options have no effect."""
 
     effort: Effort | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
@@ -150,13 +150,13 @@ class ReasoningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AccessPrograms(msgspec.Struct, frozen=True):
-    """Who may ask for what is not decided here."""
+    """Access programs, which have no effect here."""
 
     cyber: Literal["standard", "daybreak_blue", "daybreak_red"] | None = None
 
 
 class ImageOptions(msgspec.Struct, frozen=True):
-    """There are no images here to be compressed."""
+    """Compression of images, which this server does not do."""
 
     context_compression: Literal["auto", "enabled", "disabled"] | None = None
 
@@ -225,7 +225,7 @@ def parse_responses(body: Json) -> tuple[ResponsesRequest, list[Json | ItemRefer
     if request.stream_options is not None and not request.stream:
         raise InvalidParameter("stream_options needs stream: true.", "stream_options")
     options = request.prompt_cache_options
-    if options is not None and options.prewarm:  # asks for no answer
+    if options is not None and options.prewarm:  # such a request expects no answer
         name = "prompt_cache_options.prewarm"
         raise InvalidParameter(
             f"{name} is not supported by this server.", name, code="unsupported_parameter"
@@ -246,15 +246,15 @@ def _only_functions(error: InvalidParameter) -> InvalidParameter:
 
 
 def to_chat(request: ResponsesRequest, items: Sequence[Json], n_input: int) -> ChatRequest:
-    """Return the chat request of a request.
+    """Convert a request into a chat request.
 
     Args:
         request: the checked request.
-        items: its whole conversation.
-        n_input: how many items at the end are those of its input.
+        items: all items of its conversation.
+        n_input: number of items at the end that are its input.
 
     Raises:
-        InvalidParameter: ``param`` names the field as it is called here.
+        InvalidParameter: ``param`` names the field of the original request.
     """
     messages, begins = to_messages(items)
     if request.instructions is not None:
@@ -300,13 +300,13 @@ _NAMES = [
 
 
 def renamed(error: RequestError) -> RequestError:
-    """Return an error of the chat request in the words of this one."""
+    """Return an error of the chat request with the field names of the original request."""
     old = error.param or ""
     new = old
     for pattern, name in _NAMES:
         new = pattern.sub(name, new)
     if new == old:
         return error
-    # A single word may be meant as one.
+    # Replace only names with a dot: a name of one word may be an ordinary word of the message.
     message = error.message.replace(old, new) if "." in old else error.message
     return type(error)(message, new, code=error.code)

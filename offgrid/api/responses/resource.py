@@ -1,4 +1,4 @@
-"""``/v1/responses``: answers that are kept and can be continued."""
+"""``/v1/responses``: responses that are stored and can be continued."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ Json = dict[str, Any]
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
-"""Input items in one page."""
+"""Maximum number of input items in one page."""
 
 
 class ResponsesResource:
-    """Answers, whole or streamed, and keeps what was answered."""
+    """Answers, whole or streamed, and stores the responses."""
 
     def __init__(self, pool: EnginePool, settings: Settings, store: ResponseStore) -> None:
         self._pool = pool
@@ -46,7 +46,7 @@ class ResponsesResource:
         self._ping_interval = settings.sse_ping_interval
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Check, start, and answer whole or as a stream."""
+        """Check the request, start its generation, and answer whole or as a stream."""
         request, given = read_checked(req, self._max_body, parse_responses)
         inputs = self._history.resolve(given)
         items = self._history.conversation(request, inputs)
@@ -79,7 +79,7 @@ class ResponsesResource:
 
 
 class ResponseTokensResource:
-    """``POST /v1/responses/input_tokens``: how many tokens the prompt of a request has."""
+    """``POST /v1/responses/input_tokens``: counts the tokens of a request's prompt."""
 
     def __init__(self, pool: EnginePool, settings: Settings, store: ResponseStore) -> None:
         self._pool = pool
@@ -87,7 +87,7 @@ class ResponseTokensResource:
         self._history = History(store, self._max_body)
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Count; the model may be left out, as in the count for chat."""
+        """Count the tokens; the body may omit the model, as in the count for chat."""
         body = read_object(req, self._max_body)
         if body.get("model") is None:
             body["model"] = self._pool.default_id
@@ -117,7 +117,7 @@ class ResponseResource:
         self._store = store
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
-        """Return the response as it was answered; 404 when it is not stored."""
+        """Return the response as the client got it; 404 if it is not stored."""
         _check_include(req)
         for name in ("stream", "starting_after"):
             if req.get_param(name) not in (None, "false"):
@@ -134,20 +134,20 @@ class ResponseResource:
     on_head = on_get
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
-        """Remove the response; 404 when it is not stored."""
+        """Remove the response; returns 404 if it is not stored."""
         if not self._store.delete(id):
             raise _not_found(id)
         resp.media = {"id": id, "object": "response", "deleted": True}
 
 
 class InputItemsResource:
-    """The items that a stored response answered: those of its own request."""
+    """The input items of a stored response: only those of its own request."""
 
     def __init__(self, store: ResponseStore) -> None:
         self._store = store
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
-        """List them, in pages."""
+        """List the items, in pages."""
         _check_include(req)
         limit = _limit(req.get_param("limit"))
         order = req.get_param("order", default="desc")
@@ -175,7 +175,7 @@ class InputItemsResource:
 
 
 def _head(request: ResponsesRequest, chat: ChatRequest, *, store: bool) -> Json:
-    """The response object as it begins. What has no effect here says so."""
+    """Return the initial response object. Options without effect here have their actual values."""
     choice = request.tool_choice
     return {
         "id": new_id("resp"),

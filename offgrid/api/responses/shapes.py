@@ -1,4 +1,4 @@
-"""What ``/v1/responses`` and its neighbours answer; see :mod:`offgrid.api.shapes`."""
+"""The answers of ``/v1/responses`` and the endpoints below it; see :mod:`offgrid.api.shapes`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ResponseId = Annotated[str, Meta(pattern="^resp_[0-9a-f]{48}$")]
 
 
 class TextOfAnswer(Answer, tag_field="type", tag="output_text"):
-    """Text of an answer; in the input, of an earlier one."""
+    """Text of an answer; in the input, text of an earlier answer."""
 
     text: str
     annotations: Nothing
@@ -54,7 +54,7 @@ class ThoughtSummary(Answer, tag_field="type", tag="summary_text"):
 
 
 class MessageOfResponse(Answer, tag_field="type", tag="message"):
-    """A message; the roles of an input's may be any."""
+    """A message; in the input it may have any role."""
 
     id: str
     status: ItemStatus
@@ -64,7 +64,7 @@ class MessageOfResponse(Answer, tag_field="type", tag="message"):
 
 
 class ReasoningOfResponse(Answer, tag_field="type", tag="reasoning"):
-    """What the model thought, in the clear."""
+    """The reasoning of the model, in plain text."""
 
     id: str
     status: ItemStatus
@@ -73,7 +73,7 @@ class ReasoningOfResponse(Answer, tag_field="type", tag="reasoning"):
 
 
 class CallOfResponse(Answer, tag_field="type", tag="function_call"):
-    """A call; the arguments are JSON in a string."""
+    """A tool call; its arguments are a string of JSON."""
 
     id: str
     status: ItemStatus
@@ -122,7 +122,7 @@ class WhyIncomplete(Answer):
 
 
 class ReasoningOfRequest(Answer):
-    """What the request asked for. Reasoning is never summarised."""
+    """The effort that the request asked for. Reasoning is never summarised."""
 
     effort: Effort | None
     summary: None
@@ -133,7 +133,7 @@ class FormatOfText(Answer):
 
 
 class ResponseObject(Answer):
-    """A response. ``store`` says whether it was kept."""
+    """A response. ``store`` says whether it was stored."""
 
     id: ResponseId
     object: Literal["response"]
@@ -176,7 +176,7 @@ class DeletedResponse(Answer):
 
 
 class InputItems(Answer):
-    """A page of the items that a response answered."""
+    """A page of a response's input items."""
 
     object: Literal["list"]
     data: list[InputItem]
@@ -286,4 +286,4 @@ EVENTS: tuple[type[Struct], ...] = (
     ItemAdded, ItemDone, PartAdded, PartDone, TextDelta, TextDone, ReasoningDelta, ReasoningDone,
     ArgumentsDelta, ArgumentsDone,
 )  # fmt: skip
-"""Whatever a stream may hold."""
+"""All types of events that a stream may contain."""

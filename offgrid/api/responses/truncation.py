@@ -1,4 +1,4 @@
-"""``truncation: auto``: the oldest turns of a conversation are left out until the rest fits."""
+"""``truncation: auto``: omits the oldest turns of a conversation until the rest fits."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from offgrid.engine.client.client import EngineClient
 from offgrid.errors import ContextLengthExceeded
 
 ANSWER_SHARE = 8
-"""What is kept free for an answer whose length is not limited: this part (1/8) of the context."""
+"""1/8 of the context is kept free for an answer whose length the request does not limit."""
 
 
 def fitting(engine: EngineClient, chat: ChatRequest, alive: Callable[[], bool]) -> ChatRequest:
     """Return a request with the longest end of its conversation that leaves room for an answer.
 
-    System messages in front of everything stay. What follows is left out in whole turns, from one
-    message of the user to the next: a template may want a user to begin, and a result needs its
-    call. The last turn always stays; if even that is too long, the model says so.
+    System messages at the beginning stay. After them, whole turns are omitted, each from one user
+    message to the next: a template may require that a user message comes first, and a result needs
+    its call. The last turn always stays; if it alone is too long, the generation is refused.
 
     Raises:
-        RequestError: the model does not take the conversation.
-        ClientGone: ``alive`` said no.
+        RequestError: the model does not accept the conversation.
+        ClientGone: ``alive`` returned False.
     """
     n_ctx = engine.info.n_ctx
     room = n_ctx - min(chat.token_limit or n_ctx // ANSWER_SHARE, n_ctx // 2)
@@ -30,13 +30,13 @@ def fitting(engine: EngineClient, chat: ChatRequest, alive: Callable[[], bool]) 
     def fits(shorter: ChatRequest) -> bool:
         try:
             return count_tokens(engine, shorter, "input", alive) <= room
-        except ContextLengthExceeded:  # not even counted
+        except ContextLengthExceeded:  # too long even to be counted
             return False
 
     if fits(chat):
         return chat
     head, turns = _turns(chat.messages)
-    # Fewer turns are fewer tokens: halve what is in doubt.
+    # Binary search: fewer turns have fewer tokens.
     most, least = 0, len(turns) - 1
     while most < least:
         middle = (most + least) // 2
@@ -48,7 +48,7 @@ def fitting(engine: EngineClient, chat: ChatRequest, alive: Callable[[], bool]) 
 
 
 def _turns(messages: Sequence[Message]) -> tuple[int, list[int]]:
-    """Return how many system messages are in front, and where turns after them begin."""
+    """Return the number of system messages at the beginning, and where the turns begin."""
     head = 0
     while head < len(messages) and messages[head].role in ("system", "developer"):
         head += 1

@@ -1,6 +1,7 @@
-"""The answer to a ``/v1/responses`` request: items that grow, and the events that tell of it.
+"""The answer to a ``/v1/responses`` request: items that grow, and the events that report it.
 
-One writer serves both forms: a stream sends its events, a whole answer is what they have built.
+One writer serves both forms: a stream sends the events; a whole answer is the response object that
+they have built.
 """
 
 from __future__ import annotations
@@ -33,16 +34,16 @@ class ResponseWriter:
     """Writes one response.
 
     Args:
-        head: the response object as it begins: status ``in_progress``, no output.
-        prompt: the conversation as the model reads it.
-        group: its generation, of one choice.
+        head: the initial response object: status ``in_progress``, no output.
+        prompt: the conversation in the model's dialect.
+        group: its generation, with one choice.
         logprobs: whether text carries the logprobs of its tokens.
         obfuscate: whether deltas carry random padding.
-        keep: called with the finished response, in a thread that may wait; returns whether it was
+        keep: called with the finished response, on a thread that may block; returns whether it was
             stored.
 
     Attributes:
-        response: the response object as it stands.
+        response: the response object in its current state.
     """
 
     def __init__(
@@ -68,7 +69,7 @@ class ResponseWriter:
         """Wait for the answer and return the finished response.
 
         Raises:
-            RequestError: the model could not finish it.
+            RequestError: the model could not finish the answer.
         """
         for _ in self._events(whole=True):
             pass
@@ -77,7 +78,7 @@ class ResponseWriter:
         return self.response
 
     def stream(self) -> Iterator[Chunk]:
-        """Yield the events of a stream; its last says how the response ended."""
+        """Yield the events of a stream; the last one says how the response ended."""
         for kind in ("response.created", "response.in_progress"):
             yield self._event(kind, response=self._snapshot())
         try:
@@ -96,10 +97,10 @@ class ResponseWriter:
         yield self._event(f"response.{self.response['status']}", response=self._snapshot())
 
     def _events(self, *, whole: bool = False) -> Iterator[Json | None]:
-        """Yield the events between the beginning of the response and its end; None in silence."""
+        """Yield the events between the response's first and last; None if no delta came lately."""
         total = Total()
         (choice,) = choices = self._prompt.choices()
-        waiting: list[TokenLogprob] = []  # for the next piece of text
+        waiting: list[TokenLogprob] = []  # logprobs for the next event with text
         for item in read_choices(self._prompt, self._group, total, choices, whole=whole):
             if item is None:
                 yield None
@@ -110,10 +111,10 @@ class ResponseWriter:
                 tokens, waiting = waiting, []
                 yield from self._add(event, tokens if isinstance(event, Content) else [])
             if choice.reasoning_tokens == delta.completion_tokens:
-                waiting = []  # of a thought, or its markers
+                waiting = []  # these tokens are reasoning or its markers
         cut = choice.finish_reason == "length"
         if not cut and self._open is None:
-            yield from self._add(Content(""), [])  # a model may say nothing
+            yield from self._add(Content(""), [])  # an empty answer still has a message
         yield from self._close("incomplete" if cut else "completed", waiting)
         self.response["status"] = "incomplete" if cut else "completed"
         if cut:
@@ -123,7 +124,7 @@ class ResponseWriter:
         self.response["usage"] = _usage(answer_usage(total, self._group, choices))
 
     def _add(self, event: Event, tokens: list[TokenLogprob]) -> Iterator[Json]:
-        """Take in a piece of the answer."""
+        """Add an event's text to the open item, or begin a new item with it."""
         if self._open is None or not self._open.takes(event):
             yield from self._close("completed", [])
             self._open = _new_part(event, len(self.response["output"]))
@@ -138,15 +139,15 @@ class ResponseWriter:
             yield delta
 
     def _close(self, status: str, rest: list[TokenLogprob]) -> Iterator[Json]:
-        """Finish the item that is open; ``rest`` are tokens that gave no text."""
+        """Finish the open item; ``rest`` are tokens that added no text."""
         if self._open is not None:
             logprobs = logprob_entries(rest) if self._logprobs else []
             yield from map(self._named, self._open.end(status, logprobs))
             self._open = None
 
     def _failure(self, error: RequestError) -> Json:
-        """The last event of a response that cannot be finished."""
-        if self._open is not None:  # the response says what was said; no more events do
+        """Return the last event of a response that cannot be finished."""
+        if self._open is not None:  # complete the item in the response; its events are not sent
             self._open.end("incomplete", [])
         code = "invalid_prompt" if error.status < 500 else "server_error"
         self.response["status"] = "failed"
@@ -155,7 +156,7 @@ class ResponseWriter:
         return self._event("response.failed", response=self._snapshot())
 
     def _store(self) -> None:
-        # Also where it began with false: whoever had locked the file may be done.
+        # Try even if ``store`` was false at first: another process may have unlocked the file.
         self.response["store"] = self._keep(self.response)
 
     def _snapshot(self) -> Json:
@@ -171,9 +172,9 @@ class ResponseWriter:
 
 
 class _Part(abc.ABC):
-    """An output item that is being written: of one part, or the arguments of a call.
+    """An output item that is being written: it has one part, or it is a call with arguments.
 
-    Its methods return events without their numbers.
+    Its methods return events without their sequence numbers.
     """
 
     def __init__(self, item: Json, output_index: int, kind: type[Any]) -> None:
@@ -183,28 +184,28 @@ class _Part(abc.ABC):
         self._text: list[str] = []
 
     def takes(self, event: Event) -> bool:
-        """Whether what comes next belongs to this item."""
+        """Whether the next event belongs to this item."""
         return isinstance(event, self._kind)
 
     def begin(self) -> list[Json]:
-        """The item is there, and empty."""
+        """Begin the empty item; return the events that report it."""
         added = {key: list(v) if isinstance(v, list) else v for key, v in self.item.items()}
         index = self._place["output_index"]
         return [{"type": "response.output_item.added", "output_index": index, "item": added}]
 
     @abc.abstractmethod
     def add(self, text: str, logprobs: list[Json]) -> Json:
-        """It grows."""
+        """Add text to the item; return the event that reports it."""
 
     def end(self, status: str, logprobs: list[Json]) -> list[Json]:
-        """It is finished; ``logprobs`` are of tokens that gave no text."""
+        """Finish the item; ``logprobs`` are those of tokens that added no text."""
         self.item["status"] = status
         index = self._place["output_index"]
         return [{"type": "response.output_item.done", "output_index": index, "item": self.item}]
 
 
 class _Text(_Part):
-    """A message or a thought, of one part each."""
+    """A message or a reasoning item, with one part each."""
 
     def __init__(self, item: Json, output_index: int, kind: type[Any], part: Json) -> None:
         super().__init__(item, output_index, kind)
@@ -279,7 +280,7 @@ def _new_part(event: Event, output_index: int) -> _Part:
 
 
 def _usage(usage: Json) -> Json:
-    """The usage of a chat answer under the names of this API."""
+    """Return the usage of a chat answer with this API's field names."""
     return {
         "input_tokens": usage["prompt_tokens"],
         "input_tokens_details": {

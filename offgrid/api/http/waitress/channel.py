@@ -1,10 +1,10 @@
 """A connection: when its requests are answered, and how it ends.
 
-waitress closes a connection as soon as it has refused a request, also while the client is still
-sending. What arrives at a closed socket makes the kernel reset the connection, and the reset
-destroys the response before the client has read it. So a connection ends in three steps here: the
-response, the end of our side, and then what the client still sends is read and thrown away for a
-while (RFC 9112, section 9.6).
+waitress closes a connection as soon as it has refused a request, even while the client is still
+sending. Bytes that arrive at a closed socket make the kernel reset the connection, and the reset
+destroys the response before the client has read it. So a connection ends here in three steps: send
+the response, end our side, and then read and discard the client's remaining bytes for a while
+(RFC 9112, section 9.6).
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from offgrid.api.http.waitress.parser import Late, Parser, parser_class
 _QUIET_SECONDS = 5.0
 """How long a client may send nothing after its last response before the connection is closed."""
 _LINGER_SECONDS = 30.0
-"""How long it may go on sending."""
+"""How long the client may go on sending after its last response."""
 _MAX_DISCARDED = 1 << 28
-"""Bytes of that, read and thrown away."""
+"""How many bytes it may send in that time; they are read and discarded."""
 _DISCARD = 1 << 16
 _UNREAD = 1 << 16
-"""Bytes of responses that a client has not taken, beyond which its next request waits."""
+"""Unsent bytes of a client's responses beyond which its next request waits."""
 
 
 class _WireError(ErrorTask):  # type: ignore[misc]
-    """What is refused before the application sees it, in the application's form."""
+    """Refuses a request before the application sees it, with the application's error object."""
 
     def execute(self) -> None:
         """Write the response."""
@@ -65,9 +65,10 @@ class _Task(WSGITask):  # type: ignore[misc]
     """The application's answer to one request."""
 
     def service(self) -> None:
-        """Compute and write it; only meanwhile may the thread wait for the client to read.
+        """Compute and write the answer; only meanwhile may the thread wait for the client to read.
 
-        Only where there are many: elsewhere the response is kept as a whole.
+        Only threads of the lane for waiting requests may, since there are many. In the other lanes
+        the response is kept as a whole.
         """
         self.channel.answering = self.channel.lane() is Lane.WAITING
         try:
@@ -77,10 +78,10 @@ class _Task(WSGITask):  # type: ignore[misc]
 
 
 class Channel(HTTPChannel):  # type: ignore[misc]
-    """A connection that ends so that the client can read the last response.
+    """A connection that ends only after the client has had time to read the last response.
 
-    Between two requests of a connection no thread waits for its client: clients that send many at
-    once and read none of the responses would hold all threads.
+    No thread waits for a client between two requests of its connection: clients that send many
+    requests at once and read no response would otherwise occupy all threads.
     """
 
     task_class = _Task
@@ -88,27 +89,27 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     parser_class = Parser
     request: Parser | None = None
     origins = AllowedOrigins()
-    """Whose pages may read what is refused here; :func:`channel_class` sets it."""
+    """Origins whose pages may read the errors sent here; :func:`channel_class` sets it."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._lingering = False
-        """Whether all is said, and the rest of what the client sends is thrown away."""
+        """Whether the last response was sent; the client's remaining bytes are discarded."""
         self._latest_end = 0.0
         self._quiet_end = 0.0
         self._discarded = 0
         self.answering = False
-        """Whether a thread works on a response."""
+        """Whether a thread works on a response and may wait for the client to read."""
         self._postponed = False
-        """Whether the next request waits until the client has read of the responses before it."""
+        """Whether the next request waits until the client has read enough of earlier responses."""
         super().__init__(*arguments, **options)
 
     def lane(self) -> Lane:
-        """Return whose threads answer the next request."""
+        """Return the lane whose threads answer the next request."""
         request = self.requests[0]
         return lane_of(request.command, request.path, request.error is not None)
 
     def service(self) -> None:
-        """Answer the next request, in a thread; later if too much is unread of those before."""
+        """Answer the next request; postpone it if the client has not read earlier responses."""
         with self.requests_lock:
             if self.connected and self._is_unread():
                 self._postponed = True
@@ -124,16 +125,16 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             super()._flush_outbufs_below_high_watermark()
 
     def _go_on(self) -> None:
-        """Have a postponed request answered if the client has read enough."""
+        """Queue a postponed request again if the client has read enough."""
         with self.requests_lock:
             if self._postponed and not self._is_unread():
                 self._postponed = False
                 self.server.add_task(self)
 
     def handle_close(self) -> None:
-        """Close the connection, and drop the requests that no thread will come to."""
+        """Close the connection, and drop postponed requests, which no thread will answer."""
         super().handle_close()
-        if not self._postponed:  # where there is no request, the lock may be ours already
+        if not self._postponed:  # without a postponed request this thread may hold the lock already
             return
         with self.requests_lock:
             if self._postponed:
@@ -143,14 +144,14 @@ class Channel(HTTPChannel):  # type: ignore[misc]
                 self.requests.clear()
 
     def received(self, data: bytes) -> bool:
-        """Take in a part of a request; nothing after one that was refused."""
+        """Parse a part of a request; ignore all bytes after a refused one."""
         with self.requests_lock:
             if self.requests and self.requests[-1].error is not None:
                 return False
         return bool(super().received(data))
 
     def readable(self) -> bool:
-        """Whether to wait for the client's bytes. The server asks at least once a second."""
+        """Whether to wait for the client's bytes. The server calls this at least once a second."""
         if not self._lingering:
             readable = bool(super().readable())
             if self.request is not None:
@@ -161,7 +162,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         return not self.will_close
 
     def _watch(self, request: Parser, readable: bool) -> None:
-        """Refuse an unfinished request that is late, or was ended in favour of another one."""
+        """Refuse an unfinished request that is late, or was ended to make room for another one."""
         if not readable:
             request.wait()
         elif request.error is None and request.is_late():
@@ -179,13 +180,13 @@ class Channel(HTTPChannel):  # type: ignore[misc]
                 self.server.add_task(self)
 
     def writable(self) -> bool:
-        """Whether there is something to write, or the connection is to be closed."""
+        """Whether there are bytes to write, or the connection is to be closed."""
         return bool(self.will_close if self._lingering else super().writable())
 
     def handle_write(self) -> None:
-        """Write what there is; after the last response, end our side.
+        """Write unsent bytes; after the last response, end our side.
 
-        The client may have closed the connection in the same moment.
+        The client may close the connection at the same moment.
         """
         if self.will_close or not self.close_when_flushed:
             super().handle_write()
@@ -213,7 +214,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             super().handle_read()
             return
         try:
-            data = self.recv(_DISCARD)  # closes the connection when the client has
+            data = self.recv(_DISCARD)  # closes the connection if the client has closed it
         except OSError:
             self.handle_close()
             return
@@ -223,16 +224,16 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.handle_close()
 
     def handle_expt(self) -> None:
-        """Close a connection with urgent data: HTTP has none, and it would wake us for ever."""
+        """Close a connection with urgent data: HTTP has none, and poll would report it for ever."""
         self.handle_close()
 
 
 def channel_class(origins: Iterable[str], max_body: int) -> type[Channel]:
-    """Return the class of the connections of one server.
+    """Return the class of one server's connections.
 
     Args:
-        origins: those whose pages may call it.
-        max_body: bytes that a body may have.
+        origins: origins whose pages may call it.
+        max_body: maximum size of a body in bytes.
     """
     fields = {"origins": AllowedOrigins(origins), "parser_class": parser_class(max_body)}
     return type("OffgridChannel", (Channel,), fields)

@@ -1,4 +1,4 @@
-"""Bodies that come in chunks (RFC 9112, section 7.1), read strictly."""
+"""A strict reader of bodies in chunked transfer coding (RFC 9112, section 7.1)."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 from waitress.utilities import BadRequest
 
 _MAX_LINE = 8192
-"""Bytes of a chunk's size with its extensions."""
+"""Bytes of the line with a chunk's size and its extensions."""
 _MAX_TRAILER = 16384
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t -~\x80-\xff]*)?\r\n")
 _TRAILER_FIELD = re.compile(rb"[\w!#$%&'*+.^`|~-]+:[\t -~\x80-\xff]*\r\n")
 
 
 class ChunkedBody:
-    """Takes in a chunked body, in time linear in its bytes, and keeps what it carries.
+    """Parses a chunked body, in time linear in its bytes, and keeps the data of its chunks.
 
-    waitress's own receiver looks at an unfinished line anew for each packet, and takes lines that
+    waitress's own receiver scans an unfinished line again for each packet, and accepts lines that
     other servers understand differently.
 
     Attributes:
-        completed: whether the last chunk and the trailer are there.
-        error: why it is refused, or None.
+        completed: whether the last chunk and the trailer have arrived.
+        error: the reason why the body is refused, or None.
     """
 
     def __init__(self, buffer: Any) -> None:
@@ -32,11 +32,11 @@ class ChunkedBody:
         self._line = b""
         self._take_line = self._take_size
         self._left = 0
-        """Bytes that the chunk still has."""
+        """Bytes of the current chunk that have not arrived yet."""
         self._trailer = 0
 
     def received(self, data: bytes) -> int:
-        """Take in what came; return how many bytes of it belong to the body."""
+        """Parse bytes that arrived; return how many of them belong to the body."""
         position = 0
         while position < len(data) and not self.completed and self.error is None:
             if self._left:
@@ -84,5 +84,5 @@ class ChunkedBody:
         return self._buffer.getfile()
 
     def getbuf(self) -> Any:
-        """What it is kept in."""
+        """The buffer that holds the body."""
         return self._buffer

@@ -1,6 +1,6 @@
-"""What the application asks of the server, through the environment of a WSGI request.
+"""Questions of the application to the server, through the environment of a WSGI request.
 
-Under a server other than waitress each answer is that it cannot be told.
+Under a server other than waitress the functions return defaults: connected, no direct output.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ WRITE = "offgrid.write"
 def liveness(env: dict[str, Any]) -> Callable[[], bool]:
     """Return a function that says whether the client is still connected.
 
-    waitress knows when it reads ahead (``channel_request_lookahead`` of at least 1); other servers
-    give no such function, and then the next write finds out.
+    waitress knows this if it reads ahead (``channel_request_lookahead`` of at least 1). Other
+    servers provide no such function; then only the next write shows that the client has left.
     """
     disconnected = env.get("waitress.client_disconnected")
     if disconnected is None:
@@ -29,17 +29,17 @@ class DirectOutput:
 
     def __init__(self, write: Callable[[bytes], None], channel: Any) -> None:
         self.write = write
-        """Sends or keeps bytes; raises when the client is gone."""
+        """Sends bytes or keeps them for later; raises if the client has left."""
         self._channel = channel
 
     @property
     def backlog(self) -> int:
-        """Bytes kept."""
+        """Number of bytes kept."""
         return int(self._channel.total_outbufs_len)
 
 
 def direct_output(env: dict[str, Any]) -> DirectOutput | None:
-    """Return a way to write past the WSGI iteration, or None where the server has none."""
+    """Return a way to write outside the WSGI iteration, or None if the server has none."""
     write = env.get(WRITE)
     channel = getattr(getattr(write, "__self__", None), "channel", None)
     if write is None or not hasattr(channel, "total_outbufs_len"):

@@ -1,9 +1,9 @@
-"""Lanes: the threads that answer requests, apart by how long a request may need one.
+"""Lanes: groups of threads that answer requests, separated by how long a request may need one.
 
 A request may wait for a model, for a disk, or for nothing. With one queue for all of them,
-``/health`` waits for its turn after each request that came just before it, and then takes turns at
-Python's lock with as many threads as there are requests. So it has threads and a queue of its own,
-and those of the short requests are few.
+``/health`` would wait for each request that came just before it, and then take turns at Python's
+lock with as many threads as there are requests. So ``/health`` has its own queue and threads, and
+the lane for short requests has few threads.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ _THREADS_FOR_SHORT = 4
 
 
 class Lane(enum.Enum):
-    """Who shares threads with whom."""
+    """The classes of requests; each class has its own threads."""
 
     HEALTH = "health"
     """``/health``: waits for nothing."""
     SHORT = "short"
-    """What needs no place at the gate, and what is refused: at most the disk is waited for."""
+    """Requests without a place at the gate, and refused ones: they wait for a disk at most."""
     WAITING = "waiting"
-    """Whatever may wait for a model."""
+    """Requests that may wait for a model."""
 
 
 def lane_of(method: str, path: str, refused: bool) -> Lane:
     """Return the lane of a request.
 
     Args:
-        method: of the request.
-        path: of its address, without the query.
-        refused: whether it is answered without the application.
+        method: its HTTP method.
+        path: its path, without the query.
+        refused: whether it was refused before the application sees it.
     """
     if path == "/health":
         return Lane.HEALTH
@@ -46,7 +46,7 @@ def lane_of(method: str, path: str, refused: bool) -> Lane:
 
 
 class _Lane(ThreadedTaskDispatcher):  # type: ignore[misc]  # waitress has no types
-    """waitress's queue and threads, under another name."""
+    """waitress's queue and threads; the threads are named after the lane."""
 
     def __init__(self, lane: Lane) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Dispatcher:
     """waitress's task dispatcher, with a queue and threads for each lane.
 
     Args:
-        waiting: threads of the requests that may wait for a model.
+        waiting: number of threads for requests that may wait for a model.
     """
 
     def __init__(self, waiting: int) -> None:
@@ -71,11 +71,11 @@ class Dispatcher:
         self._lanes[Lane.WAITING].set_thread_count(waiting)
 
     def add_task(self, channel: Any) -> None:
-        """Have the next request of a connection answered."""
+        """Queue the next request of a connection in its lane."""
         self._lanes[channel.lane()].add_task(channel)
 
     def shutdown(self, cancel_pending: bool = True, timeout: float = 5) -> bool:
-        """End the threads; one that is at work has ``timeout`` seconds for it."""
+        """End the threads; each lane waits up to ``timeout`` seconds for busy ones."""
         for lane in self._lanes.values():
             lane.set_thread_count(0)
         ended = [lane.shutdown(cancel_pending, timeout) for lane in self._lanes.values()]

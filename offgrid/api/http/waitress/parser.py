@@ -1,7 +1,7 @@
-"""Requests as they come: what waitress lets pass is refused, and slow or large ones have limits.
+"""The request parser: stricter than waitress's, with limits for slow and large requests.
 
-A message whose length can be understood in two ways is refused (RFC 9112, section 6.1): a proxy in
-front of this server could take the other length, and the rest of the body for a request.
+It refuses a message whose length is ambiguous (RFC 9112, section 6.1): a proxy in front of this
+server could use the other length, and treat the rest of the body as another request.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from offgrid.api.http.waitress.chunks import ChunkedBody
 FRAMING = 1 << 20
 """Bytes that a chunked body may have beyond the limit of bodies, for the sizes of its chunks."""
 _MAX_BODIES = 1 << 29
-"""Bytes of all bodies that are kept at once, or four times the limit of one, if that is more."""
+"""Bytes of all bodies kept at once; or four times the limit of one body, if that is more."""
 _FREE = 1 << 16
 """Bytes of each body that are not counted, so that small requests pass when there is no room."""
 _LONGEST_WAIT = 60.0
-"""Seconds that any request may take to come, and those that it may take for the bytes of its body
-at the least rate."""
+"""Seconds in which any request may arrive. To these is added the time that the bytes of its body
+take at the least rate."""
 _LEAST_RATE = 100_000
 """Bytes per second."""
 _PACE_SECONDS = 10.0
-"""How long the pace of a body is watched before the body can be ended in favour of another one."""
+"""How long a body's rate is measured before the body can be ended to make room for another one."""
 
 _LENGTH = re.compile(rb"^content-length[ \t]*:", re.IGNORECASE | re.MULTILINE)
 _CODING = re.compile(rb"^transfer-encoding[ \t]*:([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
 
 
 class Busy(Error):  # type: ignore[misc]  # waitress has no types
-    """Too much of other bodies is kept already."""
+    """The bodies of other requests use all the memory for bodies."""
 
     code = 503
     reason = "Service Unavailable"
@@ -52,32 +52,33 @@ class Late(Error):  # type: ignore[misc]
 
 
 def is_late(begun: float, received: int, now: float) -> bool:
-    """Return whether an unfinished request has had its time.
+    """Return whether an unfinished request has used up its time.
 
     Args:
-        begun: when its first byte came, in seconds.
-        received: bytes of its body.
-        now: the time, of the same clock.
+        begun: when its first byte arrived, in seconds.
+        received: how many bytes of its body have arrived.
+        now: the current time of the same clock.
     """
     return now - begun > _LONGEST_WAIT + received / _LEAST_RATE
 
 
 class Pace:
-    """How fast a request has come lately, and since when the server waits for it.
+    """The recent rate of a request, and the time since which the server waits for it.
 
-    Lately is since 10 to 20 seconds ago: a body that came fast and stands still then is slow.
+    The rate is that of the last 10 to 20 seconds: a body that arrived fast at first and then
+    stalled counts as slow.
     """
 
     def __init__(self, now: float) -> None:
         self.restart(now, 0)
 
     def restart(self, now: float, received: int) -> None:
-        """Count from now on: the client could not send before."""
+        """Measure from now on: the client could not send before."""
         self.begun = now
         self._older = self._mark = (now, received)
 
     def rate(self, now: float, received: int) -> float | None:
-        """Return bytes per second; None for a request that is too new to tell."""
+        """Return bytes per second; None for a request that is too new to measure."""
         if now - self.begun < _PACE_SECONDS:
             return None
         if now - self._mark[0] >= _PACE_SECONDS:
@@ -88,30 +89,30 @@ class Pace:
 class Budget:
     """Bytes that the bodies of all connections may have together, in memory and temporary files.
 
-    Without it, clients that never finish theirs fill the disk.
+    Without it, clients that never finish their bodies would fill the disk.
     """
 
     def __init__(self, limit: int) -> None:
         self._left = limit
         self._lock = threading.Lock()
         self.unfinished: weakref.WeakSet[Parser] = weakref.WeakSet()
-        """Requests whose counted bodies are still coming. For the thread that reads sockets."""
+        """Requests whose counted bodies are still arriving. Used only by the socket thread."""
 
     def take(self, size: int) -> bool:
-        """Count bytes that are there; negative ones are gone. Return whether it was too much."""
+        """Count ``size`` more bytes, fewer if negative. Return whether the limit is exceeded."""
         with self._lock:
             self._left -= size
             return self._left < 0
 
     def slowest(self, now: float) -> Parser | None:
-        """Return the slowest of the unfinished requests that are old enough; None without one."""
+        """Return the slowest unfinished request that is old enough, or None."""
         rates = [(request.rate(now), request) for request in self.unfinished]
         old = [(rate, request) for rate, request in rates if rate is not None]
         return min(old, key=lambda pair: pair[0])[1] if old else None
 
 
 class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
-    """Refuses at once, in one way, and without another word of the client."""
+    """waitress's parser, stricter. A refused request is complete at once; the rest is ignored."""
 
     # A request may be refused before these are known.
     command = "GET"
@@ -128,13 +129,13 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
         self._pace = Pace(self.clock())
 
     def received(self, data: bytes) -> int:
-        """Take in a part of the request; what comes after a refused one is no request."""
-        if self.error is not None:  # it was ended in favour of another one
+        """Parse a part of the request; ignore all bytes after a refused request."""
+        if self.error is not None:  # it was ended to make room for another one
             self.completed = True
             return len(data)
         try:
             consumed = int(super().received(data))
-        except ValueError:  # an address or a number that Python does not parse
+        except ValueError:  # a URL or a number that Python does not parse
             self.error = BadRequest("the URL or the content length is invalid")
             consumed = len(data)
         if self.error is None and self.content_length > self.max_body:
@@ -145,24 +146,24 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
             consumed = len(data)
         if self.completed:
             self.budget.unfinished.discard(self)
-            # waitress would ask for the body of a request that has none or was refused.
+            # waitress would send 100 Continue even if the request has no body or was refused.
             self.expect_continue = False
         return consumed
 
     def is_late(self) -> bool:
-        """Whether the client has had its time to send this."""
+        """Whether the client has used up its time to send the request."""
         return is_late(self._pace.begun, self.body_bytes_received, self.clock())
 
     def wait(self) -> None:
-        """Count its time anew: the client cannot send, as the server reads nothing of it."""
+        """Restart the request's time: the client cannot send while the server does not read."""
         self._pace.restart(self.clock(), self.body_bytes_received)
 
     def rate(self, now: float) -> float | None:
-        """Return bytes of the body per second; None for a request that is too new to tell."""
+        """Return bytes of the body per second; None for a request that is too new to measure."""
         return self._pace.rate(now, self.body_bytes_received)
 
     def end(self, error: Error) -> None:
-        """Refuse the rest of it, and drop what is there."""
+        """Refuse the request, and drop the part of its body that has arrived."""
         self.error = error
         self.expect_continue = False
         self.budget.unfinished.discard(self)
@@ -181,7 +182,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
             self._make_room(now)
 
     def _make_room(self, now: float) -> None:
-        """End the slowest bodies in favour of this one, or this one."""
+        """End the slowest bodies until this one has room; end this one if it is the slowest."""
         while self.budget.take(0):
             slowest = self.budget.slowest(now)
             if slowest is None or slowest is self:
@@ -196,19 +197,19 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
         super().close()
 
     def __del__(self) -> None:
-        # waitress does not close what it drops unfinished.
+        # waitress drops unfinished requests without closing them.
         self.budget.take(-self._counted)
 
     @property
     def max_body(self) -> int:
-        """Bytes that a body may have."""
+        """Maximum size of a body in bytes."""
         return int(self.adj.max_request_body_size) - FRAMING
 
     def parse_header(self, header_plus: bytes) -> None:
         """Parse the first line and the headers.
 
         Raises:
-            ParsingError: they are wrong, or tell two lengths.
+            ParsingError: they are malformed, or give two lengths.
         """
         codings = [value.strip(b" \t").lower() for value in _CODING.findall(header_plus)]
         if codings and _LENGTH.search(header_plus):
@@ -223,10 +224,10 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
 
 
 def parser_class(max_body: int) -> type[Parser]:
-    """Return the class of the requests of one server.
+    """Return the parser class of one server.
 
     Args:
-        max_body: bytes that a body may have.
+        max_body: maximum size of a body in bytes.
     """
     budget = Budget(max(_MAX_BODIES, 4 * max_body))
     return type("OffgridParser", (Parser,), {"budget": budget})

@@ -16,20 +16,20 @@ from offgrid.api.http.waitress.parser import FRAMING, Parser
 from offgrid.config import Settings
 
 BACKLOG = 128
-"""Connections that the system accepts before the server does."""
+"""Connections that the system queues until the server accepts them."""
 _SPARE_THREADS = 4
-"""For the answers that say that no place is free."""
+"""Threads beyond the places at the gate, for requests that get none and are refused."""
 _MAX_CONNECTIONS = 2048
-"""Most of them idle: clients that keep theirs open must not shut others out."""
+"""Large, since most are idle: clients that keep connections open must not lock out others."""
 
 
 class HttpServer:
     """Serves a WSGI application on a listening socket.
 
-    Its threads start with the constructor, its loop with :meth:`run`.
+    The constructor starts its threads; :meth:`run` runs its loop.
 
     Attributes:
-        parser: the class of its requests.
+        parser: its parser class.
     """
 
     def __init__(self, app: Any, sock: socket.socket, settings: Settings) -> None:
@@ -39,11 +39,11 @@ class HttpServer:
             app,
             map=self._sockets,
             sockets=[sock],
-            # Whatever may wait for a model passes the gate, a stream until its end.
+            # Each request that may wait for a model has a place at the gate, a stream to its end.
             _dispatcher=Dispatcher(places(settings) + _SPARE_THREADS),
-            # Reading ahead is how a client's leaving is noticed.
+            # The server notices that a client has left only if it reads ahead.
             channel_request_lookahead=1,
-            # select() fails for the whole server at file descriptor 1024.
+            # With select(), file descriptor 1024 would make the whole server fail.
             asyncore_use_poll=True,
             connection_limit=_connection_limit(),
             backlog=BACKLOG,
@@ -64,17 +64,17 @@ class HttpServer:
         self.parser: type[Parser] = channels.parser_class
 
     def run(self) -> None:
-        """Serve until :meth:`close`, or until a signal's handler raises SystemExit."""
+        """Serve until :meth:`close`, or until a signal handler raises SystemExit."""
         self._server.run()
 
     def wake(self) -> None:
-        """End the loop's wait for sockets, so that a signal's handler runs."""
+        """End the loop's wait for sockets, so that a signal handler runs."""
         self._server.pull_trigger()
 
     def close(self) -> None:
-        """End the threads, and have the loop end: not at once, it closes its sockets itself."""
-        # The threads first: one of them could still write to a descriptor that is closed here and
-        # by then belongs to somebody else. The loop closes its own for the same reason.
+        """End the threads, and make the loop close its sockets and end; does not wait for that."""
+        # End the threads first: one of them could otherwise write to a descriptor that was closed
+        # here and has been reused since. The loop closes its sockets itself for the same reason.
         self._server.task_dispatcher.shutdown()
         self._server.trigger.pull_trigger(lambda: close_all(self._sockets, ignore_all=True))
 
@@ -85,12 +85,12 @@ class HttpServer:
 
     @property
     def unsent(self) -> bool:
-        """Whether a request is unanswered, or a part of an answer has not left."""
+        """Whether a request is unanswered, or a part of an answer is not sent yet."""
         return any(channel.requests or channel.total_outbufs_len for channel in self.channels)
 
 
 def _connection_limit() -> int:
-    """Far fewer than file descriptors: without one, accepting fails in an endless loop."""
+    """Return far fewer than there are file descriptors: without one, accept fails endlessly."""
     try:
         import resource
     except ImportError:  # Windows
