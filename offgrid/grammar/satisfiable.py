@@ -32,7 +32,7 @@ Place = tuple[Path, Any]
 
 
 def forbid_endless(document: Document) -> int:
-    """Replace unsatisfiable subschemas with ``{"enum": []}``, so that no answer enters them.
+    """Add ``"enum": []`` to each unsatisfiable subschema, so that no answer enters it.
 
     Returns:
         The number of steps taken: see :data:`MAX_STEPS`.
