@@ -320,7 +320,7 @@ class _Ends:
         return parts
 
     def _needed(self, path: Path, wholes: list[_Whole], exact: bool) -> list[Place]:
-        """Return what a value lacks to which all parts apply, ignoring their alternatives."""
+        """Return what a value of all these parts lacks, ignoring their alternatives."""
         types, listed = _ANY_TYPE, False
         for whole in wholes:
             self._step(1 + len(whole.hindering))
