@@ -38,7 +38,6 @@ cdef class TextSet:
     The time of a search depends on the length of the searched text, not on the number of texts.
     Long searches release the GIL. Definitions: ``csrc/og_find.h``.
     """
-    """
 
     cdef og_find _find
     cdef bytes _block

@@ -157,7 +157,7 @@ class SamplingParams:
     """Prefers tokens whose probability is near this, so that the average probability of the sampled
     tokens approaches it; below 0 is off. It has no effect with mirostat."""
     adaptive_decay: float = _number(0.9, 0, 0.99)
-    """Share of that average that each new token keeps."""
+    """Share of that average that is kept at each new token."""
     dry_multiplier: float = _number(0.0, 0, 100)
     """Strength of the penalty for a token that continues a repetition; 0 is off."""
     dry_base: float = _number(1.75, 1, 100)
