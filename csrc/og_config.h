@@ -1,7 +1,7 @@
-/* What a sampler is to be: its parameters, and the tokens that they concern.
+/* The configuration of a sampler: its parameters, and the tokens that they concern.
  *
- * What each parameter does is defined in og_sampler.h and og_dry.h. Ranges are the caller's to
- * keep: nothing here checks them. All numbers are finite, but for a bias, which may be -infinity.
+ * og_sampler.h and og_dry.h define the effect of each parameter. The caller must keep the ranges;
+ * nothing here checks them. All numbers are finite, except that a bias may be -infinity.
  */
 #ifndef OG_CONFIG_H
 #define OG_CONFIG_H
@@ -15,7 +15,7 @@
 enum {
     OG_MAX_VOCAB = INT32_MAX - 4095, /* logits of a row */
     OG_MAX_WINDOW = 1 << 24,         /* tokens; a larger window counts as everything */
-    OG_FIRST_ROOM = 64               /* what og_config_init sets `room` to */
+    OG_FIRST_ROOM = 64               /* initial value of `room` */
 };
 
 typedef struct og_params {
@@ -35,9 +35,9 @@ typedef struct og_params {
     int32_t mirostat;        /* 0 (off), 1 or 2 */
     int32_t top_k;           /* <= 0 or >= n_vocab is off */
     int32_t min_keep;        /* >= 0 */
-    int32_t min_tokens;      /* >= 0; before that many, tokens that end an answer are banned */
-    int32_t repeat_last_n;   /* tokens that penalties.repetition looks at; 0 is off, -1 = all */
-    bool p_less;             /* drop tokens that are less likely than the sum of the squares of p */
+    int32_t min_tokens;      /* >= 0; end tokens are banned until that many are generated */
+    int32_t repeat_last_n;   /* window of penalties.repetition in tokens; 0 is off, -1 = all */
+    bool p_less;             /* drop tokens with p below the sum of the squares of all p */
     og_penalties penalties;
     og_dry_params dry;
 } og_params;
@@ -48,17 +48,17 @@ typedef struct og_bias {
     float bias; /* -infinity bans the token */
 } og_bias;
 
-/* Caller-owned, as are the arrays; og_sampler_init copies what it needs. Token ids are
- * 0 .. n_vocab - 1. */
+/* The struct and its arrays belong to the caller; og_sampler_init copies what it needs. Token ids
+ * are 0 .. n_vocab - 1. */
 typedef struct og_config {
     int32_t n_vocab; /* 1 .. OG_MAX_VOCAB */
     int32_t room;    /* tokens that can be accepted before og_sampler_reserve is needed, >= 1 */
     og_params params;
     uint64_t seed;
-    uint32_t choice;                /* choices of one request have random streams of their own */
+    uint32_t choice;                /* each choice of a request has its own random stream */
     const og_kernels *kernels;      /* NULL: the fastest that can run here */
-    const og_bias *biases;          /* n_biases; of one token the last counts */
-    const int32_t *ends;            /* n_ends tokens that end an answer */
+    const og_bias *biases;          /* n_biases; the last one for a token counts */
+    const int32_t *ends;            /* n_ends end tokens */
     const int32_t *breakers;        /* DRY's breakers: their tokens, one breaker after the other */
     const int32_t *breaker_lengths; /* tokens of each of the n_breakers, >= 1 */
     int32_t n_biases;
@@ -66,13 +66,13 @@ typedef struct og_config {
     int32_t n_breakers;
 } og_config;
 
-/* Set everything: temperature 1, all other parameters off, seed 0, no tokens. */
+/* Set all fields: temperature 1, all other parameters off, seed 0, no tokens. */
 void og_config_init(og_config *config, int32_t n_vocab);
 
-/* Whether accepted tokens have to be counted, because some penalty is on. */
+/* Whether accepted tokens must be counted because some penalty is on. */
 bool og_params_need_counts(const og_params *params);
 
-/* Whether drawing needs the `row` of a scratch (og_scratch_bytes). */
+/* Whether drawing needs the scratch's `row` (og_scratch_bytes). */
 bool og_params_need_row(const og_params *params);
 
 #endif

@@ -21,7 +21,7 @@ og_dist og_dist_weigh(const og_kernels *kernels, const og_view *v, float max, fl
     og_history *h = v->touched;
     const int32_t blocks = og_blocks(v->n);
     double *unused = scratch->lists.sums;
-    /* Equal logits have equal weights: the bounds of the logits become those of the weights. */
+    /* Equal logits have equal weights, so the bounds of the logits become bounds of the weights. */
     kernels->weigh(scratch->block_max, NULL, blocks, max, scale, NULL, scratch->block_top, unused);
     if (h == NULL) {
         kernels->weigh(v->row, v->mask, v->n, max, scale, NULL, scratch->weights,
@@ -31,7 +31,7 @@ og_dist og_dist_weigh(const og_kernels *kernels, const og_view *v, float max, fl
         kernels->weigh(v->row, v->mask, v->n, max, scale, &patch, scratch->weights,
                        scratch->block_sum);
     }
-    /* The exponential may err in the last place either way. */
+    /* The exponential may err by one in the last place, either way. */
     for (int32_t b = 0; b < blocks; b++) scratch->block_top[b] *= 1.000001f;
     og_dist d = {scratch->weights, NULL, NULL, scratch->block_top, v->n, 0.0f, 1.0f, 0.0, true};
     d.total = og_dist_add_blocks(scratch->block_sum, v->n);
@@ -48,7 +48,7 @@ int32_t og_dist_draw(const og_dist *d, const double *block_sum, double u) {
     const int32_t n = d->n;
     const double target = u * d->total;
     double before = 0.0;
-    int32_t last = 0; /* the last candidate: what rounding falls back to */
+    int32_t last = 0; /* the last candidate, in case rounding finds none */
     for (int32_t start = 0; start < n; start += OG_BLOCK) {
         const double block = block_sum[start / OG_BLOCK];
         const bool inside = before + block > target;
@@ -61,7 +61,7 @@ int32_t og_dist_draw(const og_dist *d, const double *block_sum, double u) {
                 running += (double)d->weights[i];
                 if (running > target) return i;
             }
-            /* Rounding inside the block may miss what its sum promised: its last token it is. */
+            /* Rounding inside the block may miss what its sum promised: take its last candidate. */
             if (inside) return last;
         }
         before += block;

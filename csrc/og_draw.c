@@ -11,7 +11,7 @@
 #include "og_truncate.h"
 #include "og_view.h"
 
-/* Work out the logits of the touched tokens. */
+/* Compute the logits of the touched tokens. */
 static void adjust(og_sampler *s, const float *logits, const uint32_t *mask) {
     og_history *h = &s->history;
     const og_touched touched = {h->token, h->bias, h->generated, h->window, h->n};
@@ -23,7 +23,7 @@ static void adjust(og_sampler *s, const float *logits, const uint32_t *mask) {
     }
 }
 
-/* Divided by less than that, logits would overflow. */
+/* Dividing the logits by less than FLT_MIN would overflow. */
 static bool is_greedy(float temperature) { return temperature < FLT_MIN; }
 
 static float temperature_of(const og_sampler *s, const og_view *v, float max) {
@@ -41,10 +41,10 @@ static float temperature_of(const og_sampler *s, const og_view *v, float max) {
     return (float)(low + (high - low) * power);
 }
 
-/* log2(e) / temperature, for the kernels; finite where it is not greedy. */
+/* log2(e) / temperature, for the kernels; finite if the temperature is not greedy. */
 static float scale_of(float temperature) { return (float)(OG_LOG2_E / (double)temperature); }
 
-/* Weigh what truncation leaves of the row, which is the scratch's where a step needs a copy. */
+/* Weigh the candidates that truncation keeps; the row is the scratch's if a step needs a copy. */
 static og_dist candidates_of(const og_sampler *s, const og_view *v, float max, float scale,
                              og_scratch *scratch) {
     const og_params *p = &s->params;
@@ -61,7 +61,7 @@ static og_dist candidates_of(const og_sampler *s, const og_view *v, float max, f
     return d;
 }
 
-/* Remember what a draw was made from. */
+/* Store the distribution of a draw for og_scratch_logprobs. */
 static void remember(og_scratch *scratch, const og_dist *d, int32_t drawn) {
     scratch->kept_weights = d->weights;
     scratch->kept_weight = d->weights[drawn];

@@ -7,7 +7,7 @@ bool og_dry_is_full(const og_dry *d) { return d->params.last_n < 0 && d->n >= d-
 
 void og_dry_add(og_dry *d, int32_t token) {
     if (d->n >= d->capacity) {
-        /* Keep the last last_n - 1; the array has room for twice as many, so this is rare. */
+        /* Keep the last last_n - 1 tokens. This is rare, as the array has room for 2 * last_n. */
         const int32_t kept = d->params.last_n - 1;
         memmove(d->tokens, d->tokens + d->n - kept, (size_t)kept * sizeof *d->tokens);
         d->n = kept;
@@ -28,7 +28,7 @@ static int32_t first_breaker(const og_dry *d, int32_t head) {
     return low;
 }
 
-/* The length of the longest breaker tail that comes after t[at], -1 if no breaker begins there. */
+/* The length of the longest breaker tail after t[at], -1 if no breaker begins there. */
 static int32_t breaker_at(const og_dry *d, const int32_t *t, int32_t n, int32_t at) {
     int32_t longest = -1;
     for (int32_t b = first_breaker(d, t[at]); b < d->n_breakers && d->breakers[b].head == t[at];
@@ -41,7 +41,7 @@ static int32_t breaker_at(const og_dry *d, const int32_t *t, int32_t n, int32_t 
     return longest;
 }
 
-/* How many tokens at the end no breaker cuts off. */
+/* The number of tokens at the end that follow the last breaker. */
 static int32_t unbroken(const og_dry *d, const int32_t *t, int32_t n) {
     for (int32_t back = 0; back < n; back++) {
         const int32_t length = breaker_at(d, t, n, n - 1 - back);
@@ -50,8 +50,8 @@ static int32_t unbroken(const og_dry *d, const int32_t *t, int32_t n) {
     return n;
 }
 
-/* repeats[k]: how many tokens that end before t[n - 1 - k] equal those at the end: the Z-algorithm
- * on the reversed text (Gusfield 1997). z[0] is not used. */
+/* repeats[k]: how many tokens ending at t[n - 1 - k] equal the tokens at the end. Computed by the
+ * Z-algorithm on the reversed text (Gusfield 1997). z[0] is not used. */
 static void match_ends(const int32_t *t, int32_t n, int32_t *z) {
     int32_t left = 0, right = 0; /* the match that reaches furthest: [left, right) */
     for (int32_t k = 1; k < n; k++) {
@@ -74,7 +74,7 @@ static bool is_breaker(const og_dry *d, int32_t token) {
     return false;
 }
 
-/* By squaring in double precision: powf gives other bits on other systems. */
+/* Power by squaring in double precision, because powf gives different bits on different systems. */
 static float penalty_of(const og_dry *d, int32_t length) {
     double power = 1.0, factor = (double)d->params.base;
     for (int32_t e = length - d->params.allowed_length; e > 0; e >>= 1) {
@@ -94,7 +94,7 @@ void og_dry_apply(const og_dry *d, og_history *h) {
     if (limit < allowed_length) return;
     match_ends(t, n, d->repeats);
     /* The token after the match at distance k is t[n - k]. The weights of the touched tokens are
-     * free until the row is weighed: they hold the longest repetition of each token so far. */
+     * not used before the row is weighed: until then they hold each token's longest repetition. */
     for (int32_t i = 0; i < h->n; i++) h->weights[i] = -1.0f;
     for (int32_t k = 1; k < n; k++) {
         const int32_t length = d->repeats[k] < limit ? d->repeats[k] : limit;

@@ -10,7 +10,7 @@ static void swap(int32_t *a, int32_t *b) {
     *b = kept;
 }
 
-/* Strings that are equal in their first `depth` bytes. */
+/* Sort strings that are equal in their first `depth` bytes. */
 static void sort_from(const uint8_t *bytes, int32_t *order, int32_t n, int32_t depth) {
     while (n > 1) {
         const uint8_t a = bytes[order[0] + depth], b = bytes[order[n / 2] + depth];
@@ -31,7 +31,8 @@ static void sort_from(const uint8_t *bytes, int32_t *order, int32_t n, int32_t d
         for (int i = 1; i < 3; i++) {
             if (sizes[i] > sizes[largest]) largest = i;
         }
-        /* The largest goes on in this loop: what calls itself has at most half of the strings. */
+        /* This loop continues with the largest part, so a recursive call has at most half of the
+         * strings. */
         for (int i = 0; i < 3; i++) {
             if (i != largest) sort_from(bytes, order + begins[i], sizes[i], depth + (i == 1));
         }
@@ -68,8 +69,8 @@ size_t og_trie_bytes(int32_t n_nodes) {
     return (bytes + sizeof(int32_t) - 1) / sizeof(int32_t) * sizeof(int32_t);
 }
 
-/* Number the nodes level by level. Until a node's own turn comes, child and fail hold which strings
- * go through it. */
+/* Number the nodes level by level. Until a node is processed, child and fail hold the range of the
+ * strings that pass through it. */
 static void build_nodes(og_trie *t, const uint8_t *bytes, const int32_t *order, int32_t n) {
     int32_t next = 1;
     t->label[0] = OG_FIND_END;
@@ -134,7 +135,7 @@ void og_trie_init(og_trie *t, void *memory, int32_t n_nodes, const uint8_t *byte
         t->root[t->label[c]] = c;
         t->fail[c] = 0;
     }
-    /* Level by level: what a node fails to is shorter, so it is known. */
+    /* Level by level: the node that a node fails to is shorter, so it is already known. */
     for (int32_t v = 1; v < n_nodes; v++) {
         for (int32_t c = t->child[v]; c < t->child[v + 1]; c++) {
             t->fail[c] = follow(t, t->fail[v], t->label[c]);
@@ -143,11 +144,11 @@ void og_trie_init(og_trie *t, void *memory, int32_t n_nodes, const uint8_t *byte
     }
 }
 
-/* --- looking for texts ------------------------------------------------------------------------ */
+/* --- searching for texts ---------------------------------------------------------------------- */
 
 static bool continues_character(uint8_t byte) { return (byte & 0xC0) == 0x80; }
 
-/* Where the character that begins at data[at] ends. */
+/* Return where the character that begins at data[at] ends. */
 static size_t after_character(const uint8_t *data, size_t n, size_t at) {
     do at++;
     while (at < n && continues_character(data[at]));
@@ -199,8 +200,8 @@ size_t og_find_place_marks(const og_find *f, const uint8_t *data, size_t n, uint
     return count;
 }
 
-/* The longest of the texts that begin at data[at], which is the string of `state` reversed, that
- * the mark does not follow; 0 for none. */
+/* The length of the longest text that begins at data[at] and that the mark does not follow; 0 for
+ * none. The reversed string of `state` begins at data[at]. */
 static uint16_t unmarked(const og_trie *t, int32_t state, const uint8_t *data, size_t n, size_t at,
                          const uint8_t *mark, size_t n_mark) {
     for (; t->longest[state] > 0; state = t->fail[state]) {
@@ -216,7 +217,7 @@ size_t og_find_split(const og_find *f, const uint8_t *data, size_t n, const uint
     size_t count = 0, at = 0;
     if (f->longest == 0) return 0;
     while (at < n) {
-        /* The texts that begin in this window, which may end in the next one. */
+        /* Find the texts that begin in this window; they may end in the next one. */
         const size_t begin = at, left = n - begin;
         const size_t size = left < window ? left : window;
         const size_t seen = left - size < (size_t)f->longest ? left : size + (size_t)f->longest;

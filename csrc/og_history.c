@@ -7,7 +7,7 @@ size_t og_history_bytes(int32_t capacity) {
 }
 
 static void place(og_history *h, void *memory, int32_t capacity) {
-    /* int32_t and float have one size and alignment. */
+    /* int32_t and float have the same size and alignment. */
     int32_t *const words = memory;
     float *const floats = memory;
     memset(memory, 0, og_history_bytes(capacity));
@@ -88,7 +88,7 @@ static int32_t find_or_insert(og_history *h, int32_t token) {
     return at;
 }
 
-/* A token that no penalty and no bias concerns any more need not be touched in a step. */
+/* Remove a token that no longer has a count or bias, so that steps need not read it. */
 static void forget_if_idle(og_history *h, int32_t at) {
     if (h->keep || h->generated[at] > 0 || h->window[at] > 0 || h->bias[at] != 0.0f) return;
     h->in_block[h->token[at] / OG_BLOCK]--;

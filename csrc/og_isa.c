@@ -1,4 +1,4 @@
-/* Which kernels can run here. */
+/* Selects the kernels that can run here. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <string.h>
@@ -19,7 +19,7 @@ extern const og_kernels og_kernels_neon;
 
 #if defined(OG_BUILT_X86)
 #if defined(_MSC_VER)
-/* CPUID leaf 7, and XGETBV for what the operating system saves on a context switch. */
+/* CPUID leaf 7, and XGETBV for the state that the operating system saves on a context switch. */
 static bool has(int ebx_bits, unsigned long long saved) {
     int leaf[4];
     __cpuid(leaf, 1);

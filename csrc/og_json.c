@@ -3,7 +3,7 @@
 #include <stdbool.h>
 #include <string.h>
 
-/* Where the string whose quote stands at data[at] ends: after its second quote, or n. */
+/* Return the end of the string whose opening quote is data[at]: after its closing quote, or n. */
 static size_t after_string(const uint8_t *data, size_t n, size_t at) {
     for (at++; at < n; at++) {
         if (data[at] == '"') return at + 1;
@@ -12,7 +12,7 @@ static size_t after_string(const uint8_t *data, size_t n, size_t at) {
     return n;
 }
 
-/* Whether a byte begins or goes on a number, a word of JSON, or what some writers take for one. */
+/* Whether a byte can be part of a number, a word of JSON, or a constant such as NaN. */
 static bool is_scalar(uint8_t byte) {
     return (byte >= '0' && byte <= '9') || (byte >= 'a' && byte <= 'z') ||
            (byte >= 'A' && byte <= 'Z') || byte == '-' || byte == '+' || byte == '.';
@@ -76,7 +76,7 @@ typedef struct cutter {
     size_t least, capacity, count;
     size_t *cuts;
     size_t begin; /* of the piece */
-    size_t item;  /* where its last item begins */
+    size_t item;  /* where the last item of the piece begins */
 } cutter;
 
 static void cut(cutter *c, size_t at) {
@@ -84,7 +84,7 @@ static void cut(cutter *c, size_t at) {
     c->begin = at + 1;
 }
 
-/* An item ends at data[at]. */
+/* Record that an item ends at data[at]. */
 static void end_item(cutter *c, size_t at) {
     if (at - c->item >= c->least && c->item > c->begin) cut(c, c->item - 1);
     c->item = at + 1;

@@ -1,16 +1,16 @@
-/* A few vector operations under one name for every instruction set.
+/* A few vector operations with the same names for every instruction set.
  *
- * A file that includes this has defined one of OG_LANES_AVX512, OG_LANES_AVX2, OG_LANES_SSE2,
+ * A file that includes this must define one of OG_LANES_AVX512, OG_LANES_AVX2, OG_LANES_SSE2,
  * OG_LANES_NEON or OG_LANES_SCALAR. Every operation below is exact or correctly rounded in IEEE 754
- * single precision, so that all of them give the same bits; there is no fused multiply-add among
- * them, and the compiler is told not to make one (-ffp-contract=off).
+ * single precision, so that all instruction sets give the same bits. None is a fused multiply-add,
+ * and the compiler is told not to create one (-ffp-contract=off).
  *
  *   WIDTH        lanes of a register; the kernels work on 16 lanes, 16 / WIDTH registers
  *   vf           that many floats
  *   vm           a mask of that many lanes
- *   vf_max(a, b) a > b ? a : b in every lane, so b where one is NaN (x86's maxps)
- *   vf_max_where(m, a, b)   that where m is set, b elsewhere
- *   vf_not_lt(a, b)         !(a < b), so true where one is NaN
+ *   vf_max(a, b) a > b ? a : b in every lane, thus b if one is NaN (x86's maxps)
+ *   vf_max_where(m, a, b)   vf_max where m is set, b elsewhere
+ *   vf_not_lt(a, b)         !(a < b), thus true if one is NaN
  *   vf_keep(m, a)           a where m is set, +0 elsewhere
  *   vm_bits      the mask as the low bits of a word, lane 0 lowest
  *   vf_exponent(p, t)   p * 2^n, where t = n + 1.5 * 2^23 and the result is zero or normal: adds n

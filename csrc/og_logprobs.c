@@ -6,7 +6,7 @@
 
 enum { FEW_TOP = 8 };
 
-/* Whether a stands before b: more likely, or as likely with a lower id. */
+/* Whether a comes before b: it is more likely, or as likely with a lower id. */
 static bool better(og_candidate a, og_candidate b) {
     return a.logprob > b.logprob || (a.logprob == b.logprob && a.token < b.token);
 }
@@ -76,7 +76,7 @@ void og_scratch_logprobs(const og_scratch *scratch, int32_t token, float *logpro
         *logprob = (float)(OG_LN_2 * (og_log2((double)scratch->kept_weight) - log_total));
         float low = scratch->kept_low;
         if (n_top > FEW_TOP && n_top < scratch->kept_n) {
-            /* Else a row in ascending order would move all of them for every one of its tokens. */
+            /* Without this, each token of an ascending row would move all entries of top. */
             const og_cut cut = og_select_count(scratch->kept_weights, scratch->kept_n, n_top);
             if (cut.border > low) low = cut.border;
         }

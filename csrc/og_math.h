@@ -1,6 +1,6 @@
 /* Arithmetic that gives the same bits everywhere: only +, -, *, / and integer operations, compiled
- * without contraction (-ffp-contract=off) and without -ffast-math. The C library's log and pow do
- * not: each system rounds them in its own way. */
+ * without contraction (-ffp-contract=off) and without -ffast-math. The C library's log and pow are
+ * not used, because each system rounds them differently. */
 #ifndef OG_MATH_H
 #define OG_MATH_H
 
@@ -22,8 +22,8 @@
 #define OG_LOG2_E 1.4426950408889634
 #define OG_LN_2 0.6931471805599453
 
-/* Map a float (no NaN) to an unsigned number of the same order; -0 and +0 are one, as they are
- * for `<`: else a tie of the two would not go to the lowest id. */
+/* Map a float (not NaN) to an unsigned number of the same order. -0 and +0 map to one number, as
+ * they are equal for `<`; otherwise a tie of the two might not go to the lowest id. */
 static inline uint32_t og_order_bits(float value) {
     const float canonical = value + 0.0f; /* -0 + +0 = +0 */
     uint32_t bits;
@@ -31,7 +31,7 @@ static inline uint32_t og_order_bits(float value) {
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-/* The float of which og_order_bits gave these bits. */
+/* Return the float for which og_order_bits gave these bits. */
 static inline float og_from_order_bits(uint32_t bits) {
     const uint32_t raw = bits & 0x80000000u ? bits & 0x7FFFFFFFu : ~bits;
     float value;

@@ -1,8 +1,8 @@
-/* Lays out arrays one after the other in a block of memory that the caller owns.
+/* Lays out arrays one after the other in a block of memory that belongs to the caller.
  *
- * Every array begins at a multiple of OG_ALIGNMENT bytes, if the block does. Under AddressSanitizer
- * each is followed by bytes that must not be touched, so that an access outside one array is seen
- * although the block goes on.
+ * Every array begins at a multiple of OG_ALIGNMENT bytes if the block does. Under AddressSanitizer
+ * each array is followed by poisoned bytes, so that an access beyond an array is detected although
+ * it is inside the block.
  */
 #ifndef OG_MEMORY_H
 #define OG_MEMORY_H
@@ -24,15 +24,15 @@ enum { OG_GAP = 64 };
 enum { OG_GAP = 0 };
 #endif
 
-/* Bytes: of a cache line, and of the widest register. */
+/* Bytes of a cache line, which is also the size of the widest register. */
 enum { OG_ALIGNMENT = 64 };
 
 typedef struct og_memory {
-    char *base;  /* NULL where only the size is wanted */
+    char *base;  /* NULL if only the size is wanted */
     size_t used; /* bytes so far, a multiple of OG_ALIGNMENT */
 } og_memory;
 
-/* The next `bytes` bytes of the block, not initialised; NULL when base is. */
+/* Return the next `bytes` bytes of the block, not initialised; NULL if base is NULL. */
 static inline void *og_memory_take(og_memory *m, size_t bytes) {
     char *here = m->base != NULL ? m->base + m->used : NULL;
     const size_t room = (bytes + OG_ALIGNMENT - 1) / OG_ALIGNMENT * OG_ALIGNMENT + OG_GAP;

@@ -5,8 +5,8 @@
 #include "og_math.h"
 #include "og_truncate.h"
 
-/* Mirostat 1: the k for which the expected surprise is mu, after estimating from the most likely
- * tokens how fast the probabilities fall (Basu et al. 2021, algorithm 1; m = 100). */
+/* Mirostat 1: the k for which the expected surprise is mu. The most likely tokens give an estimate
+ * of how fast the probabilities fall (Basu et al. 2021, algorithm 1; m = 100). */
 static int32_t mirostat_k(const og_sampler *s, const float *row, int32_t n, float scale,
                           og_scratch *scratch) {
     enum { M = 100 };
@@ -24,10 +24,10 @@ static int32_t mirostat_k(const og_sampler *s, const float *row, int32_t n, floa
     if (square == 0.0) return 1;
     const double s_hat = product / square, epsilon = s_hat - 1.0;
     const double fall = 1.0 - og_exp2(-epsilon * og_log2((double)n));
-    /* Where s_hat is 1, the limit of epsilon / (1 - n^-epsilon). */
+    /* If s_hat is 1, use the limit of epsilon / (1 - n^-epsilon). */
     const double slope = fall == 0.0 ? 1.0 / (OG_LN_2 * og_log2((double)n)) : epsilon / fall;
     const double base = slope * og_exp2(s->mu);
-    if (!(s_hat > 0.0) || !(base > 0.0)) return n; /* flat: nothing to cut */
+    if (!(s_hat > 0.0) || !(base > 0.0)) return n; /* flat: nothing to drop */
     const double k = og_exp2(og_log2(base) / s_hat);
     if (k >= (double)n) return n;
     return k >= 1.0 ? (int32_t)k : 1;
@@ -39,7 +39,7 @@ og_dist og_mirostat_weigh(const og_sampler *s, float *row, int32_t n, float max,
     og_dist d = og_dist_weigh_copy(s->kernels, row, n, k, max, scale, scratch);
     if (s->params.mirostat == 2) {
         const double border = d.total * og_exp2(-s->mu);
-        d.low = border < 1.0 ? (float)border : 1.0f; /* the most likely one always stays */
+        d.low = border < 1.0 ? (float)border : 1.0f; /* always keep the most likely token */
         d.summed = false;
     }
     return d;

@@ -5,14 +5,14 @@
 
 #include "og_memory.h"
 
-/* --- the sampler's memory */
+/* --- memory ----------------------------------------------------------------------------------- */
 
-/* How many entries the arrays of a sampler have. */
+/* The numbers of entries of a sampler's arrays. */
 typedef struct extents {
     int32_t blocks, ring, ends, breakers, tails, history, dry;
 } extents;
 
-/* Where they lie. */
+/* The addresses of these arrays. */
 typedef struct arrays {
     void *history;
     int32_t *in_block, *ring, *tails, *tokens, *repeats;
@@ -33,24 +33,24 @@ static size_t lay_out(arrays *a, void *memory, const extents *n) {
     return m.used;
 }
 
-/* -1 for everything. */
+/* Returns -1 for everything. */
 static int32_t window_of(int32_t last_n) {
     return last_n < 0 || last_n > OG_MAX_WINDOW ? -1 : last_n;
 }
 
-/* The repetition window: it only counts where something reads it. */
+/* The repetition window; 0 if no penalty reads it. */
 static int32_t repetition_window(const og_params *p) {
     return p->penalties.repetition != 1.0f ? window_of(p->repeat_last_n) : 0;
 }
 
-/* A capacity of the history: whole lanes, and never more than there are tokens. */
+/* A capacity of the history: whole lanes, and never more than the vocabulary needs. */
 static int32_t history_capacity(int64_t tokens, int32_t n_vocab) {
     return og_padded(tokens < n_vocab ? (int32_t)tokens : n_vocab);
 }
 
 static int32_t dry_capacity(const og_dry_params *p, int32_t room) {
     if (!og_dry_is_on(p)) return 0;
-    /* A bounded window takes all its room now, and is never full. */
+    /* A bounded window gets all its room now, and is never full. */
     const int32_t last_n = window_of(p->last_n);
     return last_n > 0 ? 2 * last_n : room;
 }
@@ -68,7 +68,7 @@ static extents extents_of(const og_config *c) {
     return n;
 }
 
-/* A capacity that has room for `needed`: the old one, or at least twice that. */
+/* A capacity with room for `needed`: the old one if it is enough, else at least twice that. */
 static int64_t grown(int64_t capacity, int64_t needed) {
     if (needed <= capacity) return capacity;
     return needed > 2 * capacity ? needed : 2 * capacity;
@@ -162,7 +162,7 @@ void og_sampler_init(og_sampler *s, const og_config *config, void *memory) {
 
 bool og_sampler_is_full(const og_sampler *s) {
     if (!s->counts) return false;
-    /* A history of all tokens is never asked to hold another. */
+    /* A history that contains all tokens needs no room for another. */
     return (og_history_is_full(&s->history) && s->history.n < s->n_vocab) ||
            (og_dry_is_on(&s->dry.params) && og_dry_is_full(&s->dry));
 }
@@ -195,7 +195,7 @@ int32_t og_sampler_lookback(const og_sampler *s) {
 
 /* --- counting tokens -------------------------------------------------------------------------- */
 
-/* Count a token, of the prompt or generated. */
+/* Count a token of the prompt or of the answer. */
 static void count_token(og_sampler *s, int32_t token, bool generated) {
     if (!s->counts) return;
     og_history_add(&s->history, token, generated);

@@ -11,13 +11,13 @@ enum { DIGITS = 3, MAX_BUCKETS = 1 << 11 };
 static const int DIGIT_SHIFT[DIGITS] = {21, 10, 0};
 static const int DIGIT_BITS[DIGITS] = {11, 11, 10};
 
-/* One bucket of the histogram: how many values, and what they weigh together. */
+/* One bucket of the histogram: the number of its values, and their total mass. */
 typedef struct bucket {
     double mass;
     int64_t count;
 } bucket;
 
-/* Count keys whose higher digits equal those of `prefix` by their digit number `digit`. */
+/* Count keys by digit number `digit`, if their higher digits equal those of `prefix`. */
 static void histogram(const float *keys, const float *masses, int32_t n, int digit, uint32_t prefix,
                       bucket *buckets) {
     const int shift = DIGIT_SHIFT[digit];
@@ -37,7 +37,7 @@ static void histogram(const float *keys, const float *masses, int32_t n, int dig
     }
 }
 
-/* What the search still has to collect: a number of values, or a mass. */
+/* What the search must still collect: a number of values, or a mass. */
 typedef struct wish {
     bool by_mass;
     double mass;
@@ -53,8 +53,8 @@ static void subtract(wish *g, const bucket *b) {
     g->count -= b->count;
 }
 
-/* From the highest bucket down, the first in which the goal is reached; the ones above it are
- * taken off the goal. When rounding lets none reach it, the lowest that is not empty. */
+/* Return the first bucket, from the highest down, in which the goal is reached, and subtract the
+ * buckets above it from the goal. If rounding lets none reach it, return the last non-empty one. */
 static uint32_t border_bucket(const bucket *buckets, int digit, wish *g) {
     uint32_t last = 0;
     wish before = *g;
@@ -69,8 +69,8 @@ static uint32_t border_bucket(const bucket *buckets, int digit, wish *g) {
     return last;
 }
 
-/* How many of the equal keys at the border the goal still wants, the lowest index first; at least
- * 1. Equal keys may have unlike masses (two tokens equally far from the entropy, on either side of
+/* How many of the equal keys at the border the goal still needs, lowest index first; at least 1.
+ * Equal keys may have different masses (two tokens equally far from the entropy, on either side of
  * it). */
 static int32_t ties_wanted(const float *keys, const float *masses, int32_t n, float border,
                            const wish *g) {
@@ -112,11 +112,11 @@ og_cut og_select_mass(const float *keys, const float *masses, int32_t n, double 
     return select_border(keys, masses, n, g);
 }
 
-/* --- selection behind a sample ---------------------------------------------------------------- */
+/* --- selection guided by a sample ------------------------------------------------------------- */
 
 enum { BUCKETS = 256, SMALL = 16, PROBES = 64, FEW = 2048 };
 
-/* Weights are >= 0, so their bits as an integer have their order. */
+/* Weights are >= 0, so their bits have the same order as integers. */
 static uint32_t bits_of(float weight) {
     uint32_t bits;
     memcpy(&bits, &weight, sizeof bits);
@@ -129,16 +129,16 @@ static float weight_of(uint32_t bits) {
     return weight;
 }
 
-/* The shift that spreads bits from base to top over the buckets. */
+/* The shift that distributes bits from base to top over the buckets. */
 static int bucket_shift(uint32_t base, uint32_t top) {
     int shift = 0;
     while ((top - base) >> shift >= BUCKETS) shift++;
     return shift;
 }
 
-/* Where to look: one place in each of `size` equal stretches of n. The place within a stretch
- * changes by a fixed rule that fills it evenly (multiples of the golden ratio), so that a row with
- * a period does not fool it. stretch: n * 2^32 / size. */
+/* The place of probe i: one in each of `size` equal stretches of n. The place within a stretch
+ * changes by a fixed rule that fills it evenly (multiples of the golden ratio), so that a periodic
+ * row does not bias the sample. stretch: n * 2^32 / size. */
 static int32_t probe_place(int32_t i, uint64_t stretch) {
     const uint32_t jitter = (uint32_t)(i + 1) * 2654435769u;
     return (int32_t)(((uint64_t)i * stretch + (jitter >> 16) * (stretch >> 16)) >> 32);
@@ -156,9 +156,9 @@ typedef struct interval {
     float low, high; /* low <= v < high */
 } interval;
 
-/* Between which values does the border lie, below which the mass is `tail`? Each of the sampled
- * values stands for n / size of the row; `margin` is how many standard deviations their word on the
- * mass below a value may be wrong. */
+/* Estimate the interval of the border, below which the mass is `tail`. Each sampled value stands
+ * for n / size values of the row. `margin` is the error allowed for the sampled mass below a value,
+ * in standard deviations. */
 static interval guess(const float *values, int32_t n, double tail, double margin, float *sample,
                       int32_t size) {
     const double each = (double)n / size;
@@ -182,7 +182,7 @@ static interval guess(const float *values, int32_t n, double tail, double margin
     }
     interval found = {weight_of(base), INFINITY};
     for (uint32_t b = 0; b <= (top - base) >> shift; b++) {
-        /* Here `below` is what the sample says of the mass below this bucket. */
+        /* Here `below` is the estimated mass below this bucket. */
         const double over = below - tail, spread = margin * margin * square;
         if (over < 0.0 && over * over > spread) found.low = weight_of(base + (b << shift));
         if (over > 0.0 && over * over > spread) {
@@ -210,7 +210,7 @@ static void sort_descending(float *values, int32_t n) {
     }
 }
 
-/* The cut among few values; `n` of them are sorted, best first. */
+/* The cut among few values; the n values are sorted, best first. */
 static og_cut cut_sorted(const float *values, int32_t n, double wanted) {
     double mass = (double)values[0];
     int32_t at = 0;
@@ -230,8 +230,8 @@ static og_cut cut_equal(float value, int32_t n, double wanted) {
     return cut;
 }
 
-/* The exact cut among n > 0 values, which are overwritten: spread them over buckets, go on with the
- * bucket that holds the border. O(n); the range shrinks 256 times in each turn. */
+/* The exact cut among n > 0 values, which are overwritten: distribute them over buckets, and
+ * continue with the bucket that contains the border. O(n); each round divides the range by 256. */
 static og_cut cut_by_buckets(float *values, int32_t n, double wanted) {
     while (n > SMALL) {
         uint32_t base = bits_of(values[0]), top = base;
@@ -267,14 +267,14 @@ static og_cut cut_by_buckets(float *values, int32_t n, double wanted) {
     return cut_sorted(values, n, wanted);
 }
 
-/* What one pass leaves of the search. */
+/* The result of one pass. */
 typedef struct narrowed {
     double above;  /* mass of the values above the list */
     double inside; /* mass of the list */
-    int32_t count; /* its length, -1 when the border was not found */
+    int32_t count; /* its length, -1 if the border was not found */
 } narrowed;
 
-/* Whether so few values are more than an even share of the tail that they can just be listed. */
+/* Whether the values above tail / n are so few that they can simply be listed. */
 static bool is_peaked(const float *values, int32_t n, double tail, int32_t capacity) {
     const float certain = least_kept(tail, n);
     float sample[PROBES];
@@ -284,7 +284,7 @@ static bool is_peaked(const float *values, int32_t n, double tail, int32_t capac
     return (double)more * n <= 0.25 * PROBES * capacity;
 }
 
-/* List the values among which the border lies. */
+/* List the values that contain the border. */
 static narrowed narrow(const og_kernels *kernels, const float *values, int32_t n,
                        const float *block_top, double total, double wanted, int which,
                        og_lists *lists) {
@@ -293,7 +293,7 @@ static narrowed narrow(const og_kernels *kernels, const float *values, int32_t n
     const double tail = total - wanted;
     const int32_t size = sample_size(n);
     interval between = {least_kept(tail, n), INFINITY};
-    /* Wrong once in a hundred rows; a wider bracket costs more in the other ninety-nine. */
+    /* Fails once in a hundred rows; a wider interval would cost more in the other ninety-nine. */
     double margin = 2.5;
     if (block_top == NULL || !is_peaked(values, n, tail, lists->capacity)) {
         between = guess(values, n, tail, margin, lists->sample, size);
@@ -302,7 +302,7 @@ static narrowed narrow(const og_kernels *kernels, const float *values, int32_t n
         int32_t count = 0;
         const double above = kernels->bracket(values, n, between.low, between.high, block_top, list,
                                               lists->places[which > 0], lists->capacity, &count);
-        if (count > lists->capacity) { /* too wide, if it can be narrower */
+        if (count > lists->capacity) { /* too wide: try a narrower interval */
             margin /= 2.0;
             between = guess(values, n, tail, margin, lists->sample, size);
             continue;
@@ -344,7 +344,7 @@ og_nucleus og_select_nucleus(const og_kernels *kernels, const float *weights, in
     total = first.inside;
     for (int which = 1; left > FEW; which = 3 - which) {
         const narrowed next = narrow(kernels, values, left, NULL, total, wanted, which, lists);
-        if (next.count < 0 || next.count > left / 2) break; /* the buckets will do */
+        if (next.count < 0 || next.count > left / 2) break; /* leave the rest to the buckets */
         wanted -= next.above;
         total = next.inside;
         values = lists->values[which];
@@ -357,9 +357,9 @@ og_nucleus og_select_nucleus(const og_kernels *kernels, const float *weights, in
     return nucleus;
 }
 
-/* --- the largest ------------------------------------------------------------------------------ */
+/* --- the largest values ----------------------------------------------------------------------- */
 
-/* The k-th largest of the maxima of the blocks: at least k values are not less. k <= OG_SAMPLE. */
+/* The k-th largest of the block maxima: at least k values are not below it. k <= OG_SAMPLE. */
 static float kth_maximum(const float *block_max, int32_t blocks, int32_t k, float *sample) {
     /* The k largest so far, ascending: most maxima fail the first comparison. */
     for (int32_t i = 0; i < k; i++) sample[i] = -INFINITY;
@@ -372,12 +372,12 @@ static float kth_maximum(const float *block_max, int32_t blocks, int32_t k, floa
     return sample[0];
 }
 
-/* A value that at least k of the row are expected not to be less than. */
+/* A value that at least k values of the row are expected to reach. */
 static float sampled_border(const float *row, int32_t n, int32_t k, float *sample) {
     const int32_t size = OG_SAMPLE < n ? OG_SAMPLE : n;
     take_sample(row, n, sample, size);
     const double rank = (double)k * size / n;
-    /* Three standard deviations of a rank, squared to be without a root: 9 (rank + 1). */
+    /* Three standard deviations of a rank, squared to avoid a square root: 9 (rank + 1). */
     int32_t margin = 1;
     while ((double)margin * margin < 9.0 * (rank + 1.0)) margin++;
     const int32_t from_top = (int32_t)rank + margin;

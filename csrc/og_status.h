@@ -1,4 +1,4 @@
-/* What a function that can fail returns. 0 is success; nothing is written on failure. */
+/* Return codes. 0 is success; a function that fails changes nothing except scratch memory. */
 #ifndef OG_STATUS_H
 #define OG_STATUS_H
 

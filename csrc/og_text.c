@@ -48,7 +48,7 @@ size_t og_stops_feed(og_stops *s, const uint8_t *data, size_t n, int32_t *matche
     return n;
 }
 
-/* Length of the character that a lead byte begins, 0 if it begins none of several bytes. */
+/* Length of the character that a lead byte begins, 0 if it begins no multi-byte character. */
 static size_t sequence_length(uint8_t lead) {
     if (lead >= 0xC2 && lead <= 0xDF) return 2;
     if (lead >= 0xE0 && lead <= 0xEF) return 3;

@@ -10,13 +10,13 @@ static void fill_pad(float *weights, int32_t n) {
     for (int32_t i = n; i < og_padded(n); i++) weights[i] = 0.0f;
 }
 
-/* Whether an element that equals or exceeds the border stays; *ties counts down. */
+/* Whether a cut keeps a value; *ties is how many more values equal to the border it keeps. */
 static bool passes(float value, og_cut cut, int32_t *ties) {
     if (value != cut.border) return value > cut.border;
     return (*ties)-- > 0;
 }
 
-/* A cut that keeps at least min_keep: the lower of the two. */
+/* Return a cut that keeps at least min_keep values: the lower of two cuts. */
 static og_cut keep_some(og_cut cut, const float *values, int32_t n, int32_t min_keep) {
     if (min_keep <= 1) return cut;
     int32_t above = 0, equal = 0;
@@ -25,14 +25,14 @@ static og_cut keep_some(og_cut cut, const float *values, int32_t n, int32_t min_
         equal += values[i] == cut.border;
     }
     const int32_t kept = above + (cut.ties < equal ? cut.ties : equal);
-    if (kept >= min_keep) return cut; /* as nearly always; selecting takes far longer */
+    if (kept >= min_keep) return cut; /* nearly always; selecting takes far longer */
     const og_cut least = og_select_count(values, n, min_keep < n ? min_keep : n);
     if (least.border > cut.border) return cut;
     if (least.border == cut.border && least.ties <= cut.ties) return cut;
     return least;
 }
 
-/* Drop the ties that a cut does not keep, and everything below it. */
+/* Drop everything below a cut, and the ties that it does not keep. */
 static void apply_cut(og_dist *d, og_cut cut) {
     int32_t ties = cut.ties;
     for (int32_t i = 0; cut.more && i < d->n; i++) {
@@ -48,7 +48,7 @@ void og_row_top_n_sigma(const og_params *p, float max, float *row, int32_t n) {
     int32_t counts[OG_LANES] = {0};
     for (int32_t i = 0; i < n; i++) {
         if (row[i] == -INFINITY) continue;
-        /* Distances from the maximum: squares of large logits would cancel. */
+        /* Use distances from the maximum, because squares of large logits would cancel. */
         const double below = (double)row[i] - (double)max;
         sums[i % OG_LANES] += below;
         squares[i % OG_LANES] += below * below;
@@ -62,7 +62,7 @@ void og_row_top_n_sigma(const og_params *p, float max, float *row, int32_t n) {
     }
     const double mean = total / count, variance = square / count - mean * mean;
     const double border = -(double)p->top_n_sigma * sqrt(variance > 0.0 ? variance : 0.0);
-    /* What min_keep wants: nothing where one token is enough, the largest always stays. */
+    /* The cut for min_keep: empty if one token is enough, because the largest always stays. */
     og_cut least = {INFINITY, 0, false};
     if (p->min_keep > 1) least = og_select_count(row, n, p->min_keep < n ? p->min_keep : n);
     int32_t ties = least.ties;
@@ -72,8 +72,8 @@ void og_row_top_n_sigma(const og_params *p, float max, float *row, int32_t n) {
     }
 }
 
-/* Keep the k largest logits of a row: in ids and the beginning of the row where the list is short
- * enough (returns how many), else in the row itself, the others at -infinity (returns -1). */
+/* Keep the k largest logits of a row. If the list is short enough, they go to ids and the beginning
+ * of the row (returns their number); else the row's other logits become -infinity (returns -1). */
 static int32_t top_k(const og_kernels *kernels, int32_t k, float *row, int32_t n,
                      og_scratch *scratch) {
     const int32_t listed =
@@ -111,14 +111,14 @@ og_dist og_dist_weigh_copy(const og_kernels *kernels, float *row, int32_t n, int
 static void typical(const og_sampler *s, og_dist *d, float max, float scale) {
     const double log_total = og_log2(d->total);
     const double entropy = og_entropy_bits(s->kernels, d->logits, d->n, max, scale);
-    /* The logits are not needed any more: keys take their place. */
+    /* The logits are no longer needed: overwrite them with the keys. */
     float *keys = d->logits;
     for (int32_t i = 0; i < d->n; i++) {
         const double information = log_total - ((double)keys[i] - (double)max) * (double)scale;
         const double distance = information - entropy;
         keys[i] = d->weights[i] > 0.0f ? (float)(distance < 0.0 ? distance : -distance) : -INFINITY;
     }
-    /* "Exceeds": the next larger goal. A set of mass 0 is never enough. */
+    /* "Exceeds": use the next larger goal. A set of mass 0 is never enough. */
     const double goal = nextafter((double)s->params.typical_p * d->total, INFINITY);
     og_cut cut = og_select_mass(keys, d->weights, d->n, goal);
     cut = keep_some(cut, keys, d->n, s->params.min_keep);
@@ -131,7 +131,7 @@ static void typical(const og_sampler *s, og_dist *d, float max, float scale) {
     d->summed = false;
 }
 
-/* Make the candidates those of the first list that a cut keeps. */
+/* Replace the candidates by those of the first list that a cut keeps. */
 static void take_list(og_dist *d, og_cut cut, int32_t listed, og_scratch *scratch) {
     const float *values = scratch->lists.values[0];
     const int32_t *places = scratch->lists.places[0];
@@ -153,7 +153,7 @@ static void take_list(og_dist *d, og_cut cut, int32_t listed, og_scratch *scratc
 static void top_p(const og_sampler *s, og_dist *d, og_scratch *scratch) {
     og_dist_sum(s->kernels, d, scratch);
     double goal = (double)s->params.top_p * d->total;
-    if (!(goal > 0.0)) goal = DBL_MIN; /* one token reaches it */
+    if (!(goal > 0.0)) goal = DBL_MIN; /* a single token reaches it */
     if (goal >= d->total) return;
     const og_nucleus nucleus = og_select_nucleus(s->kernels, d->weights, d->n, d->block_top,
                                                  d->total, goal, &scratch->lists);
@@ -185,7 +185,7 @@ static void p_less(const og_sampler *s, og_dist *d, og_scratch *scratch) {
     const double exact = square / c.total;
     float border = (float)exact;
     if ((double)border < exact) border = nextafterf(border, INFINITY);
-    if (border > c.top) border = c.top; /* by rounding, where all are equally likely */
+    if (border > c.top) border = c.top; /* rounding, if all are equally likely */
     if (border <= c.low) return;
     const og_cut cut = {border, INT32_MAX, false};
     apply_cut(d, keep_some(cut, d->weights, d->n, s->params.min_keep));

@@ -13,8 +13,8 @@ void og_view_copy(const og_view *v, float *row) {
     }
 }
 
-/* The largest of a block's logits that the mask allows and that are not touched. `first`: the
- * block's first touched token. */
+/* The largest of a block's logits that the mask allows and that are not touched. `first` is the
+ * index of the block's first touched token. */
 static float own_max(const og_kernels *kernels, const og_view *v, int32_t block, int32_t first) {
     const int32_t start = block * OG_BLOCK;
     const int32_t length = v->n - start < OG_BLOCK ? v->n - start : OG_BLOCK;
@@ -38,7 +38,7 @@ float og_view_max(const og_view *v, const og_kernels *kernels, float *block_max,
     float best = -INFINITY;
     const og_history *h = v->touched;
     if (h != NULL) {
-        /* NaN cannot be among them; +infinity is the caller's to see. */
+        /* They cannot contain NaN; the caller checks for +infinity. */
         kernels->scan(h->adjusted, NULL, h->n, adjusted_max);
         for (int32_t b = 0; b < og_blocks(h->n); b++) {
             if (adjusted_max[b] > best) best = adjusted_max[b];

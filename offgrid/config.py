@@ -1,8 +1,8 @@
 """All settings in one table: name, type, default, range, environment variable, meaning.
 
-A value comes from, weakest first: the default, the TOML file named by ``OFFGRID_CONFIG`` (or
+Precedence, lowest to highest: the default, the TOML file named by ``OFFGRID_CONFIG`` (or
 ``--config``), the environment, the command line. A value that does not parse or is out of range
-is a :class:`~offgrid.errors.ConfigError` that names where it came from. A test compares
+raises :class:`~offgrid.errors.ConfigError`, whose message names the value's source. A test compares
 ``docs/CONFIGURATION.md`` with this table.
 """
 
@@ -36,12 +36,12 @@ class Setting:
             dashes, the command-line flag.
         env: the environment variable.
         kind: ``int``, ``float``, ``bool``, ``str``, ``path`` or ``list`` (comma-separated).
-        default: the value when nobody sets it.
+        default: the value if the setting is not set.
         meaning: one or two sentences for the reference page and ``--help``.
         low: smallest allowed number, or None.
         high: largest allowed number, or None.
         choices: the allowed words, or empty for any.
-        flag: the spelling on the command line when it differs from the name.
+        flag: the command-line spelling if it differs from the name.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Setting:
         """Convert ``value`` (a string, or a native value from a file) and check its range.
 
         Raises:
-            ConfigError: names ``source``, the value and what would be right.
+            ConfigError: the message names ``source``, the value and the allowed values.
         """
         try:
             parsed = _CONVERTERS[self.kind](value)
@@ -142,11 +142,12 @@ _KIND_WORDS = {
 
 
 MAX_SEQUENCES = 4096
-"""Requests that may run or wait at once, all models together: each holds a thread."""
+"""Sequences that may run or wait at once, over all models. Each may be a request, which holds a
+thread."""
 
 
 def default_models_dir() -> Path:
-    """``/var/lib/offgrid/models`` where a system-wide one is readable, else one in the home."""
+    """Return ``/var/lib/offgrid/models`` if it is a readable folder, else a folder in the home."""
     shared = Path("/var/lib/offgrid/models")
     if shared.is_dir() and os.access(shared, os.R_OK | os.X_OK):
         return shared
@@ -154,7 +155,7 @@ def default_models_dir() -> Path:
 
 
 def default_responses_file() -> Path:
-    """In the home: unlike models, conversations are nobody else's."""
+    """Return a file in the home, because conversations, unlike models, are private."""
     return Path("~/.offgrid-llm/responses.sqlite3").expanduser()
 
 
@@ -398,7 +399,7 @@ TABLE: tuple[Setting, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings in force. Field for field the rows of :data:`TABLE`."""
+    """The settings in force. Its fields are the rows of :data:`TABLE`, in order."""
 
     host: str
     port: int
@@ -429,7 +430,7 @@ class Settings:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on ``host``."""
+    """Return whether only this machine can reach a server that listens on ``host``."""
     if host.lower() == "localhost":
         return True
     try:
@@ -446,9 +447,9 @@ def load_settings(
     """Merge default, file, environment and flags into one checked :class:`Settings`.
 
     Args:
-        flags: values by setting name; ``None`` values count as not given.
-        environ: the environment; ``os.environ`` when omitted.
-        config_file: a TOML file; ``OFFGRID_CONFIG`` of ``environ`` when omitted.
+        flags: values by setting name; ``None`` means not given.
+        environ: the environment; ``os.environ`` if omitted.
+        config_file: a TOML file; ``OFFGRID_CONFIG`` of ``environ`` if omitted.
 
     Raises:
         ConfigError: a value does not parse or is out of range, an unknown ``OFFGRID_*`` variable
@@ -487,7 +488,7 @@ def load_settings(
 
 
 def _read_file(path: str | Path | None) -> dict[str, tuple[Any, str]]:
-    """Return setting name -> (value, source) of a TOML file; empty when there is none."""
+    """Return setting name -> (value, source) of a TOML file; empty if there is no file."""
     if path is None:
         return {}
     try:
@@ -504,7 +505,7 @@ def _read_file(path: str | Path | None) -> dict[str, tuple[Any, str]]:
 
 
 def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
-    """A misspelt variable is an error, not a default in silence."""
+    """Refuse unknown ``OFFGRID_*`` variables, so that a misspelt one is not silently ignored."""
     known = {setting.env for setting in TABLE} | OTHER_VARIABLES
     for name in sorted(environ):
         if name.startswith("OFFGRID_") and name not in known:
@@ -514,6 +515,6 @@ def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
 
 
 OTHER_VARIABLES = frozenset({"OFFGRID_CONFIG"})
-"""``OFFGRID_*`` names that are not rows of the table: the file itself."""
+"""``OFFGRID_*`` names that are not rows of the table: the path of the configuration file."""
 
 assert [field.name for field in fields(Settings)] == [setting.name for setting in TABLE]

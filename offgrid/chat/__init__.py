@@ -1,1 +1,1 @@
-"""Messages to prompt: :mod:`~offgrid.chat.template` runs the chat template of a model."""
+"""Converts messages to a prompt, and an answer's text to a message, for the model's template."""

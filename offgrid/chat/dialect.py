@@ -1,7 +1,7 @@
-"""How one model talks: its template, the way it calls functions, the way it thinks.
+"""How one model writes a conversation: its chat template, its tool calls and its reasoning.
 
-Everything that depends on a model's template is decided here, once a model: from a conversation to
-the prompt, the grammar that an answer has to follow, and the parser that reads it.
+Everything that depends on a model's template is determined here, once per model: how a conversation
+becomes a prompt, which grammar the answer must follow, and how the answer is parsed.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ You can call these functions:
 To call one, answer with <tool_call>{{"name": ..., "arguments": {{...}}}}</tool_call>"""
 _SHORT_ID = 9
 _TAIL = 1024
-"""Characters at the end of a prompt that tell whether it ends inside a thought."""
+"""Characters at the end of a prompt that are checked for an opening reasoning marker."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """The parts of a prompt; ``thinking`` says that they end inside a thought."""
+    """The parts of a prompt; ``thinking`` says whether the prompt ends inside reasoning."""
 
     parts: tuple[Part, ...]
     thinking: bool
 
 
 class Dialect:
-    """The conversation side of one model. May be used by several threads at once.
+    """Prompts, grammars and parsers for one model. Thread-safe.
 
     Args:
         template: Jinja text from the model's file, ``None`` for ChatML.
         bos: text of the token that begins a sequence.
-        eos: text of the token that ends one.
+        eos: text of the token that ends a sequence.
         control: control tokens of the model, text -> id.
-        n_ctx: tokens of the model's context, None for one without end.
+        n_ctx: tokens of the model's context, None for no limit.
 
     Raises:
         InvalidParameter: the template is not valid Jinja.
@@ -73,7 +73,7 @@ class Dialect:
 
     @property
     def visible(self) -> tuple[str, ...]:
-        """Texts of the control tokens that the engine must not leave out of the text."""
+        """Texts of the control tokens that the engine must keep in the text of an answer."""
         return tuple(self._control)
 
     def prompt(
@@ -89,14 +89,14 @@ class Dialect:
 
         Args:
             messages: see :meth:`~offgrid.chat.template.ChatTemplate.render`.
-            tools: the functions that may be called, as the API describes them.
-            ask: whether the beginning of an answer follows the last message.
+            tools: the functions that the model may call, as the API describes them.
+            ask: whether to write the beginning of an answer after the last message.
             resume: whether the answer continues the last message.
-            variables: more that the template may know.
+            variables: further variables for the template.
 
         Raises:
             InvalidParameter: the template does not accept the messages.
-            ContextLengthExceeded: they are longer than the context can take.
+            ContextLengthExceeded: the messages are too long for the context.
         """
         if self._native:
             messages = self._adapt(messages)
@@ -104,7 +104,7 @@ class Dialect:
             messages = _flatten(messages, tools)
             tools = None
         parts = self._template.render(messages, tools, ask=ask, resume=resume, variables=variables)
-        # The end is enough: a thought begins with a few characters and some space.
+        # The end is enough: the marker that opens reasoning has a few characters and some space.
         tail = "".join(part.text[-_TAIL:] for part in parts[-2:]).rstrip()
         return Prompt(parts, self.thoughts is not None and tail.endswith(self.thoughts.begin))
 
@@ -116,7 +116,7 @@ class Dialect:
         constrained: bool = False,
         max_calls: int = 0,
     ) -> AnswerParser:
-        """Return what reads one answer; arguments as for the parser itself."""
+        """Return a parser for one answer; see :class:`~offgrid.chat.parser.AnswerParser`."""
         return AnswerParser(
             self.tools if names else None,
             names,
@@ -148,7 +148,7 @@ class Dialect:
         )
 
     def _adapt(self, messages: Sequence[Message]) -> list[Message]:
-        """Bring earlier calls into the form that the template insists on."""
+        """Bring earlier tool calls into the form that the template requires."""
         adapted = [dict(message) for message in messages]
         if self.tools.short_ids:
             adapted = [_with_short_ids(message) for message in adapted]
@@ -156,7 +156,7 @@ class Dialect:
 
 
 def _flatten(messages: Sequence[Message], tools: list[dict[str, Any]] | None) -> list[Message]:
-    """Write functions, calls and results as text, for templates that know none of them."""
+    """Write functions, calls and results as text, for templates that do not support tools."""
     flat: list[Message] = []
     for message in messages:
         if message["role"] == "tool":
@@ -196,14 +196,14 @@ def _with_short_ids(message: Message) -> Message:
 
 
 def _short_id(id: str) -> str:
-    """Nine letters and digits; an id that has this form already stays."""
+    """Return an id of nine letters and digits; an id that has this form already is kept."""
     if len(id) == _SHORT_ID and id.isascii() and id.isalnum():
         return id
     return hashlib.sha256(id.encode()).hexdigest()[:_SHORT_ID]
 
 
 def _one_by_one(messages: list[Message]) -> list[Message]:
-    """Give each call a message of its own, its result behind it."""
+    """Put each call into a separate message, followed by its result."""
     split: list[Message] = []
     waiting: dict[Any, Message] = {}
     for message in messages:
@@ -216,7 +216,7 @@ def _one_by_one(messages: list[Message]) -> list[Message]:
         single = [{**message, "tool_calls": [call]} for call in calls]
         for other in single[1:]:
             other["content"] = ""
-        # Without ids of their own they are told apart by their places.
+        # Calls without ids are told apart by their index.
         waiting = {
             call["id"] or n: m for n, (call, m) in enumerate(zip(calls, single, strict=True))
         }

@@ -1,8 +1,8 @@
-"""How models write function calls and thoughts, recognised from their chat templates.
+"""How models write tool calls and reasoning, recognised from their chat templates.
 
-The forms were learned in training, so the template that a model file carries tells them apart. A
-model whose template knows no functions, or writes calls in a form that is not listed here, gets
-:data:`HERMES` explained in its system message.
+A model learned its format in training, and the template in its file shows which one. If the
+template does not support tools, or writes calls in a format that is not listed here, the system
+message explains :data:`HERMES` to the model.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """How one family of models writes function calls.
+    """How one family of models writes tool calls.
 
-    A call is a JSON object with ``name`` and the arguments; with ``head_end`` the name stands in
-    front of it and the object holds the arguments alone.
+    A call is a JSON object with the name and the arguments. With ``head_end`` the name precedes the
+    object, and the object holds only the arguments.
 
     Attributes:
-        begin: what stands in front of each call (of the list of calls with ``array``).
-        begin_optional: whether an object that begins the answer is a call without it, too.
-        end: what stands behind each call, or nothing.
+        begin: marker before each call (with ``array``, before the list of calls).
+        begin_optional: whether an object at the beginning of the answer is a call even without it.
+        end: marker after each call, or nothing.
         array: whether calls are items of a JSON list.
-        head_end: what separates the name from the arguments, or nothing.
-        arguments: the key of the arguments that the template uses.
-        separator: what may stand between two calls.
-        one_by_one: whether the template takes only one call in a message.
-        short_ids: whether the template wants call ids of nine letters and digits.
+        head_end: marker between the name and the arguments, or nothing.
+        arguments: the key that the template uses for the arguments.
+        separator: text that may stand between two calls.
+        one_by_one: whether the template accepts only one call in a message.
+        short_ids: whether the template requires call ids of nine letters and digits.
     """
 
     name: str
@@ -43,7 +43,7 @@ class ToolFormat:
 
     @property
     def markers(self) -> tuple[str, ...]:
-        """Texts that are control tokens in some vocabularies and have to be seen."""
+        """Markers that some vocabularies have as control tokens, and that the parser must see."""
         inner = (_CALL_ID,) if self.head_end else ()
         return tuple(text for text in (self.begin, self.end, self.head_end, *inner) if text)
 
@@ -60,19 +60,19 @@ LLAMA = ToolFormat(
 MISTRAL = ToolFormat("mistral", begin="[TOOL_CALLS]", array=True, short_ids=True)
 """Mistral until 2024: ``[TOOL_CALLS] [{"name": ..., "arguments": ...}, ...]``."""
 MISTRAL_NAMED = ToolFormat("mistral-named", "[TOOL_CALLS]", head_end="[ARGS]", short_ids=True)
-"""Mistral since 2025: ``[TOOL_CALLS]name[ARGS]{...}``, in some with ``[CALL_ID]id`` between."""
+"""Mistral since 2025: ``[TOOL_CALLS]name[ARGS]{...}``, sometimes with ``[CALL_ID]id`` between."""
 PHI = ToolFormat("phi", begin="<|tool_call|>", end="<|/tool_call|>", array=True)
 """Phi-4-mini: ``<|tool_call|>[{...}]<|/tool_call|>``; Granite 3 has no end marker."""
 
 HEAD = re.compile(r"([A-Za-z0-9_-]{1,64})(?:\[CALL_ID\][A-Za-z0-9_-]{1,64})?")
-"""Name and id in front of ``head_end``."""
+"""Name and id before ``head_end``."""
 MAX_HEAD = 160
-"""Characters of it with ``head_end``, more than enough."""
+"""Most characters of the head with ``head_end``, more than any valid one has."""
 
 
 @dataclass(frozen=True)
 class ThoughtFormat:
-    """The texts around what a model thinks before it answers."""
+    """The markers around a model's reasoning."""
 
     begin: str
     end: str
@@ -82,12 +82,12 @@ THOUGHTS = (ThoughtFormat("<think>", "</think>"), ThoughtFormat("[THINK]", "[/TH
 
 
 def recognise_tools(template: str | None) -> ToolFormat | None:
-    """Return the form in which this template writes calls; None where it does not say."""
+    """Return the format in which this template writes calls; None if it cannot be recognised."""
     if template is None or not re.search(r"\btools\b", template):
         return None
     if "[TOOL_CALLS]" in template:
         return MISTRAL_NAMED if "[ARGS]" in template else MISTRAL
-    # Others use the same marker around XML.
+    # Other models use the same marker around XML.
     if "<tool_call>" in template and not re.search("<function=|<arg_key>", template):
         return HERMES
     if "<|tool_call|>" in template:
@@ -98,5 +98,5 @@ def recognise_tools(template: str | None) -> ToolFormat | None:
 
 
 def recognise_thoughts(template: str | None) -> ThoughtFormat | None:
-    """Return how this template marks thoughts; None where it knows none."""
+    """Return the reasoning markers of this template; None if it has none."""
     return next((t for t in THOUGHTS if template is not None and t.end in template), None)

@@ -1,8 +1,8 @@
-"""Grammars that make every function call whole and valid, in llguidance's Lark dialect.
+"""Grammars that make every tool call complete and valid, in llguidance's Lark dialect.
 
-https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md: ``<[17]>`` is the token of
-that id, and a ``[lazy]`` rule ends as soon as it can. Rules ``schema_0`` ... are not written here:
-they stand for the schemas that go with a grammar.
+https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md: ``<[17]>`` is the token with
+that id, and a ``[lazy]`` rule ends as soon as it can. The rules ``schema_0`` ... are not defined
+here; they stand for the schemas that accompany the grammar.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _TEXT = "TEXT: /(?s:.*)/"
 
 @dataclass(frozen=True)
 class Function:
-    """A function that may be called.
+    """A function that the model may call.
 
     Attributes:
-        parameters: the schema that its arguments have to follow, None for any object.
-        strict: whether it asks for that itself, so that calls are guaranteed to be valid.
+        parameters: the schema that the arguments must follow, None for any object.
+        strict: whether its definition asks for strict mode, so that calls must be valid.
     """
 
     name: str
@@ -43,17 +43,17 @@ def call_grammar(
     control: Mapping[str, int] | None = None,
     answer: CheckedSchema | None = None,
 ) -> tuple[str, tuple[CheckedSchema, ...]]:
-    """Return the grammar of an answer, and the schemas to which its rules ``schema_0`` ... refer.
+    """Return the grammar of an answer, and the schemas that its rules ``schema_0`` ... refer to.
 
     Args:
-        tools: how calls are written.
-        functions: those that may be called.
-        required: whether the answer is calls alone; otherwise it is any text, with calls in it.
-        parallel: whether there may be more than one call.
-        thoughts: how the model marks thoughts, which may come first.
-        thinking: whether the prompt has opened one.
+        tools: how tool calls are written.
+        functions: the functions that the model may call.
+        required: whether the answer must consist of calls; otherwise it is any text with calls.
+        parallel: whether the answer may contain more than one call.
+        thoughts: the markers of reasoning, which may come first.
+        thinking: whether the prompt has already opened reasoning.
         control: ids of the markers that are control tokens of the model; text cannot match those.
-        answer: schema of an answer that is no call, None for any text.
+        answer: schema of an answer without calls, None for any text.
     """
     writer = _Writer(tools, control or {})
     rules = [f"function_{i}: {writer.function(function)}" for i, function in enumerate(functions)]
@@ -77,7 +77,7 @@ def call_grammar(
 
 
 class _Writer:
-    """Rules of one format with one model's control tokens."""
+    """Writes rules for one format with one model's control tokens."""
 
     def __init__(self, tools: ToolFormat, control: Mapping[str, int]) -> None:
         self._tools = tools
@@ -86,19 +86,19 @@ class _Writer:
 
     @property
     def schemas(self) -> tuple[CheckedSchema, ...]:
-        """Those that rules refer to, in the order of their numbers."""
+        """The schemas that rules refer to, in the order of their numbers."""
         return tuple(self._places)
 
     def schema(self, schema: CheckedSchema) -> str:
-        """A schema as the name of its rule."""
+        """Return the name of a schema's rule."""
         return f"schema_{self._places.setdefault(schema, len(self._places))}"
 
     def marker(self, text: str) -> str:
-        """A marker as a terminal: a token of its own or plain text."""
+        """Return a marker as a terminal: a control token if the model has it, otherwise text."""
         return f"<[{self._control[text]}]>" if text in self._control else json.dumps(text)
 
     def function(self, function: Function) -> str:
-        """A call of one function, without what stands around calls."""
+        """Return the expression for a call of one function, without the markers around calls."""
         tools = self._tools
         arguments = self.schema(function.parameters or _ANY_ARGUMENTS)
         if tools.head_end:
@@ -107,7 +107,7 @@ class _Writer:
         return f'{head} {arguments} "}}"'
 
     def calls(self, several: bool) -> list[str]:
-        """Rule ``calls``, from the marker on, and rule ``behind``, the same without the marker."""
+        """Return rule ``calls``, beginning with the marker, and rule ``behind``, without it."""
         tools = self._tools
         begin, end = self.marker(tools.begin), self.marker(tools.end) if tools.end else ""
         if tools.array:
@@ -123,7 +123,7 @@ class _Writer:
     def thought(
         self, thoughts: ThoughtFormat | None, thinking: bool, required: bool
     ) -> tuple[str, list[str]]:
-        """What may come first: an expression, and the rules that it needs."""
+        """Return an expression for reasoning, which may come first, and the rules it needs."""
         if thoughts is None:
             return "", []
         if thoughts.end in self._control:
@@ -136,13 +136,13 @@ class _Writer:
             return f"thought {space}", rules
         if required or thoughts.begin in self._control:
             return f"({self.marker(thoughts.begin)} thought {space})?", rules
-        return "", []  # it is text like any other
+        return "", []  # Without a control token, reasoning is text like any other.
 
     def mixed(self, parallel: bool) -> tuple[str, list[str]]:
-        """Any text with calls in it: the expression, and the rules that it needs."""
+        """Return an expression for text that may contain calls, and the rules it needs."""
         tools = self._tools
         if tools.begin_optional:
-            # Only the beginning of an answer can be a call, and text must not look like one.
+            # Only the beginning of an answer can be a call, so other text must not look like one.
             text = '/(?s:.*)/ & ~/\\{"name": "(?s:.*)/'
             tagged = (
                 f"{self.marker(tools.begin)}? calls" if tools.begin in self._control else "calls"

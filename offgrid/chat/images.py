@@ -1,8 +1,8 @@
-"""Pictures in a conversation: data URLs to image files whose size is known before they are decoded.
+"""Images in a conversation: data URLs to image files whose size is known before they are decoded.
 
-Only what stb_image decodes is let through (libmtmd decodes with it), and only after its header has
-said how many pixels it has: a few kilobytes can stand for gigabytes. The formats: PNG (W3C, third
-edition), JPEG (ITU T.81), GIF89a, and the Windows bitmap.
+libmtmd decodes images with stb_image, so only stb_image's formats are accepted, and only after the
+header has been checked for the number of pixels: a file of a few kilobytes can decode to gigabytes.
+The formats: PNG (W3C, third edition), JPEG (ITU T.81), GIF89a, and the Windows bitmap.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import NamedTuple
 from offgrid.errors import InvalidParameter
 
 MAX_IMAGES = 16
-"""In one request."""
+"""Images in one request."""
 MAX_SIDE = 8192
 MAX_PIXELS = 1 << 24
-"""Of one image: 16.8 million."""
+"""Pixels of one image: 16.8 million."""
 MAX_TOTAL_PIXELS = 1 << 26
 MAX_TOTAL_BYTES = 32 << 20
-"""Of all image files of a request: they go to the worker in one frame."""
+"""Bytes of all image files in a request, which go to the worker in one frame."""
 _MAX_SCANS = 100
-"""Of a JPEG: every pass over the pixels takes time, however few bytes it is made of."""
+"""Scans of a JPEG: each pass over the pixels takes time, however few bytes it has."""
 _DATA_URL = re.compile(r"data:([^,;]*)((?:;[^,;]*)*?)(;base64)?,", re.IGNORECASE)
 _MAX_HEAD = 256
 """Characters of a data URL before its data."""
@@ -50,7 +50,8 @@ def read_data_url(url: str, param: str) -> bytes:
     """Return the image file in a data URL.
 
     Raises:
-        InvalidParameter: ``param`` with the reason: another kind of URL, not base64, not an image.
+        InvalidParameter: another kind of URL, not base64, or not an image. ``param`` names the
+            request field.
     """
     scheme = url[:_MAX_HEAD].partition(":")[0].strip().lower()
     if scheme != "data":
@@ -77,10 +78,10 @@ def check_images(images: list[tuple[bytes, str]]) -> None:
     """Check all images of a request.
 
     Args:
-        images: files, each with the request field that messages name.
+        images: files, each with the request field that error messages name.
 
     Raises:
-        InvalidParameter: an image that cannot be decoded within the limits, too many of them.
+        InvalidParameter: an image cannot be decoded within the limits, or there are too many.
     """
     pixels = size = 0
     for count, (data, param) in enumerate(images, 1):
@@ -105,7 +106,7 @@ def image_size(data: bytes, param: str) -> Size:
     """Return the size of an image in pixels, without decoding it.
 
     Raises:
-        InvalidParameter: no image, a format that is not decoded, more pixels than allowed.
+        InvalidParameter: not an image, an unsupported format, or more pixels than allowed.
     """
     try:
         size = _read_size(data)
@@ -147,11 +148,11 @@ def _bmp_size(data: bytes) -> Size:
     if header == 12:
         return Size(*struct.unpack_from("<HH", data, 18))
     width, height = struct.unpack_from("<ii", data, 18)
-    return Size(abs(width), abs(height))  # rows from the top have a negative height
+    return Size(abs(width), abs(height))  # The height is negative if the top row comes first.
 
 
 def _jpeg_size(data: bytes) -> Size:
-    """The size in the frame header, found as stb_image finds it: segment by segment."""
+    """Return the size in the frame header, found segment by segment as stb_image finds it."""
     at = 2
     while True:
         at = data.find(b"\xff", at)
@@ -170,19 +171,19 @@ def _jpeg_size(data: bytes) -> Size:
     scans, last = data.count(b"\xff\xda", at), data.rfind(b"\xff\xda", at)
     if scans > _MAX_SCANS:
         raise _BadImage(f"has more than {_MAX_SCANS} scans")
-    # What is missing would be whatever stood in memory.
+    # Reject truncated files: stb_image would leave uninitialised memory in the missing pixels.
     if scans == 0 or data.find(b"\xff\xd9", last) < 0:
         raise IndexError
     return Size(width, height)
 
 
 def _check_png(data: bytes, size: Size) -> None:
-    """Make sure that the compressed rows are whole, and no more than the size says."""
+    """Check that the compressed rows are complete and no longer than the size allows."""
     depth, colour = data[24], data[25]
     if colour not in _PNG_CHANNELS or depth not in (1, 2, 4, 8, 16):
         raise _BadImage("is not a valid PNG: its colour type does not exist")
     row = 2 + size.width * depth * _PNG_CHANNELS[colour] // 8
-    left = 2 * row * size.height + 4096  # interlaced, there are more and shorter rows
+    left = 2 * row * size.height + 4096  # Interlaced images have more and shorter rows.
     inflate = zlib.decompressobj()
     at = len(_PNG)
     while True:
@@ -199,7 +200,7 @@ def _check_png(data: bytes, size: Size) -> None:
 
 
 def _inflate(inflate: zlib._Decompress, data: memoryview, left: int) -> int:
-    """Decompress a part of the rows, of which at most ``left`` bytes may come; return the rest."""
+    """Decompress a part of the rows, at most ``left`` bytes; return the bytes still allowed."""
     for at in range(0, len(data), _INFLATE_STEP):
         pending: bytes | memoryview = data[at : at + _INFLATE_STEP]
         while pending and not inflate.eof:

@@ -1,6 +1,6 @@
-"""JSON that arrives in pieces: where an object ends, and where it stops being one.
+"""Incremental scanning of a JSON object: finds where it ends, or where it stops being valid.
 
-A parser of whole texts cannot tell "not finished yet" from "broken". This one can, after every
+A parser of whole texts cannot tell "not finished yet" from "broken". This scanner can, after every
 character, in time proportional to the text (RFC 8259; strings may not hold raw control characters).
 """
 
@@ -11,14 +11,14 @@ import re
 from collections.abc import Collection
 
 MAX_DEPTH = 128
-"""Objects and lists within each other."""
+"""Nesting depth of objects and lists."""
 
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
 _SPACE = " \t\n\r"
 _HEX = "0123456789abcdefABCDEF"
 _LITERALS = {"t": "rue", "f": "alse", "n": "ull"}
 _DIGITS = "0123456789"
-# State of a number -> characters that may follow, with the state after them.
+# State of a number -> characters that may follow, and the state after them.
 _NUMBER: dict[str, tuple[tuple[str, str], ...]] = {
     "-": (("0", "0"), ("123456789", "int")),
     "0": ((".", "."), ("eE", "e")),
@@ -36,14 +36,14 @@ class ObjectScanner:
     """Follows one JSON object from its ``{`` to its ``}``.
 
     Args:
-        keys: the keys that the object may have, each once; None for any. Another one is a fault of
-            the character with which its value begins.
+        keys: the keys that the object may have, each once; None for any. A wrong key counts as an
+            error at the first character of its value.
 
     Attributes:
         done: the object is complete.
-        failed: the characters so far begin no JSON object.
-        position: characters taken in; with ``failed``, the offset of the character at fault.
-        members: the object's own members that are complete: key -> (start, end) offsets of the
+        failed: the characters so far cannot begin a JSON object.
+        position: number of characters scanned; with ``failed``, the offset of the wrong character.
+        members: the complete members of the outermost object: key -> (start, end) offsets of the
             value.
         key: the member whose value has begun and is not complete, None otherwise.
         value_start: offset of that value.
@@ -61,11 +61,11 @@ class ObjectScanner:
         self._expect = "start"
         self._token = ""  # "string", "literal", a state of _NUMBER, or nothing
         self._is_key = False
-        self._rest = ""  # of a literal, or of an escape: "\\" or as many "h" as hex digits
+        self._rest = ""  # of a literal, or of an escape: "\\" or one "h" per missing hex digit
         self._key_text: list[str] = []
 
     def scan(self, text: str, start: int = 0) -> int:
-        """Take in ``text`` from ``start`` on; return the index behind the last character taken.
+        """Scan ``text`` from ``start`` on; return the index after the last character scanned.
 
         That is the end of the text unless the object is complete or has failed.
         """
@@ -84,7 +84,7 @@ class ObjectScanner:
         return index
 
     def _plain_end(self, text: str, index: int) -> int:
-        """Skip the part of a string that needs no look at each character."""
+        """Skip the plain characters of a string without examining each."""
         match = _PLAIN.match(text, index)
         assert match is not None
         if self._is_key and len(self._stack) == 1:
@@ -92,7 +92,7 @@ class ObjectScanner:
         return match.end()
 
     def _take(self, char: str) -> bool:
-        """Take in one character; False where it ends a number and has to be looked at again."""
+        """Scan one character; return False if it only ended a number and must be scanned again."""
         if self._token == "string":
             self._in_string(char)
         elif self._token == "literal":
@@ -183,7 +183,7 @@ class ObjectScanner:
         self.failed = self.failed or len(self._stack) > MAX_DEPTH
 
     def _end_value(self, taken: int = 1) -> None:
-        """A value is complete with this character, or (``taken`` 0) was so before it."""
+        """End a value with this character, or with ``taken`` 0 before it."""
         self._token = ""
         self._expect = "comma or end"
         if len(self._stack) == 1 and self.key is not None:

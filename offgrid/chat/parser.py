@@ -1,14 +1,14 @@
-"""The text of an answer to its message: content, reasoning, function calls.
+"""Parses the text of an answer into a message: content, reasoning and tool calls.
 
-:class:`AnswerParser` takes the text as it comes. What it gives is the same however the text is cut,
-and takes time proportional to it. The rules:
+:class:`AnswerParser` reads the text incrementally. Its events do not depend on how the text is
+split, and it takes time proportional to the text. The rules:
 
-- What a model thinks at the beginning of its answer is reasoning.
-- A call is a call only if its JSON is whole and it calls a function that was offered. Anything else
-  that looks like one is content, markers and all; reading goes on at the character at fault.
-- White space between markup and content belongs to the markup.
-- When the engine's grammar guarantees calls, their arguments are passed on as they come, otherwise
-  when the call is complete.
+- Reasoning can only stand at the beginning of an answer.
+- A call must have complete JSON and name an offered function. Any other text that looks like a call
+  is content, markers included; parsing continues at the first wrong character.
+- White space between markers and content belongs to the markers.
+- If a grammar guarantees the calls, their arguments are emitted as they arrive; otherwise they are
+  emitted when the call is complete.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from offgrid.chat.jsonscan import ObjectScanner
 
 @dataclass(frozen=True)
 class Content:
-    """A piece of what is said to the user."""
+    """Text of the answer for the user."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Reasoning:
-    """A piece of what the model thinks."""
+    """Text of the model's reasoning."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class CallStart:
-    """A function is called; its arguments follow."""
+    """The beginning of a call; its arguments follow."""
 
     index: int
     name: str
@@ -45,7 +45,7 @@ class CallStart:
 
 @dataclass(frozen=True)
 class CallArguments:
-    """A piece of the JSON text of a call's arguments."""
+    """Text of a call's arguments, which are JSON."""
 
     index: int
     text: str
@@ -56,20 +56,21 @@ _KEYS = {"name", "arguments", "parameters", "id", "type"}
 
 
 class AnswerParser:
-    """Reads one choice.
+    """Parses one choice.
 
     Args:
-        tools: how calls are written, None when no functions are offered.
-        names: the functions that are offered.
-        thoughts: how thoughts are marked, None for a model that does not think.
-        thinking: whether the prompt has opened a thought already.
-        constrained: whether a grammar guarantees that every call is whole and valid.
-        max_calls: calls after which everything is ignored and :attr:`done` is true, 0 for never.
+        tools: how calls are written, None if no functions are offered.
+        names: the offered functions.
+        thoughts: the reasoning markers, None for a model without reasoning.
+        thinking: whether the prompt has already opened reasoning.
+        constrained: whether a grammar guarantees that every call is complete and valid.
+        max_calls: number of calls after which further text is ignored and :attr:`done` is true; 0
+            for no limit.
 
     Attributes:
-        calls: complete calls, or begun ones with ``constrained``.
-        thinking: whether what comes next is reasoning, as far as is known.
-        done: nothing that comes will count any more.
+        calls: number of complete calls; with ``constrained``, of calls that have begun.
+        thinking: whether the next text is reasoning, as far as is known.
+        done: whether all further text is ignored.
     """
 
     def __init__(
@@ -92,10 +93,10 @@ class AnswerParser:
         self.done = False
         self._events: list[Event] = []
         self._held = ""  # may become a marker; shorter than one
-        self._space: list[str] = []  # content, or reasoning, unless markup follows
-        self._trim = self.thinking  # white space that comes now belongs to markup
-        self._fresh = True  # no content yet behind the beginning or a call
-        self._raw: list[str] = []  # content unless a call comes of it
+        self._space: list[str] = []  # content or reasoning, unless a marker follows
+        self._trim = self.thinking  # whether white space now belongs to a marker
+        self._fresh = True  # whether no content has followed the beginning or the last call
+        self._raw: list[str] = []  # content, unless it becomes a call
         self._closers: list[str] = []
         self._call: _Call | None = None
         self._state: Callable[[str], str] = self._read
@@ -103,7 +104,7 @@ class AnswerParser:
             self._state = self._think if thinking else self._begin
 
     def feed(self, text: str) -> list[Event]:
-        """Take in the next piece of text; return what is certain now."""
+        """Parse the next text; return the events that are certain now."""
         text = self._held + text
         self._held = ""
         while text and not self.done:
@@ -111,12 +112,12 @@ class AnswerParser:
         return self._taken()
 
     def finish(self) -> list[Event]:
-        """Return what was held back: the answer has ended."""
+        """Return the remaining events, when the answer has ended."""
         if self._constrained and self._raw:
-            self._raw, self._space = [], []  # a call that was cut off early is no content either
+            self._raw, self._space = [], []  # A truncated call is not content either.
         elif self._call is not None and self._call.started:
             self._raw = []
-        elif self._state != self._close:  # there, what is held is the beginning of an end marker
+        elif self._state != self._close:  # In that state, _held is part of an end marker.
             held, self._held = "".join(self._raw) + self._held, ""
             self._say(held)
         if any(self._space):
@@ -128,10 +129,10 @@ class AnswerParser:
         events, self._events = self._events, []
         return events
 
-    # --- states: each takes text in and returns what it left ----------------------------------
+    # --- states: each parses some text and returns the rest -----------------------------------
 
     def _begin(self, text: str) -> str:
-        """The answer begins, perhaps with a thought."""
+        """Parse the beginning of the answer, which may open reasoning."""
         assert self._thoughts is not None
         rest = text.lstrip()
         self._space.append(text[: len(text) - len(rest)])
@@ -157,7 +158,7 @@ class AnswerParser:
         return rest
 
     def _read(self, text: str) -> str:
-        """Content, until a call begins."""
+        """Parse content until a call begins."""
         if self._tools is None:
             self._say(text)
             return ""
@@ -181,7 +182,7 @@ class AnswerParser:
         return self._open if self._tools.array else self._item
 
     def _open(self, text: str) -> str:
-        """Behind a marker: the list of calls begins."""
+        """After a marker: the list of calls begins."""
         rest = self._skip_space(text)
         if rest.startswith("["):
             self._raw.append("[")
@@ -190,7 +191,7 @@ class AnswerParser:
         return self._fail(rest) if rest else ""
 
     def _item(self, text: str) -> str:
-        """Behind a marker, or within a list: a call's object begins."""
+        """After a marker or within a list: a call's object begins."""
         rest = self._skip_space(text)
         if rest.startswith("{"):
             self._state = self._object
@@ -203,7 +204,7 @@ class AnswerParser:
         return rest
 
     def _head(self, text: str) -> str:
-        """The name that stands in front of the arguments."""
+        """Parse the name before the arguments."""
         assert self._tools is not None
         start = len(self._tools.begin)
         for index, char in enumerate(text):
@@ -222,7 +223,7 @@ class AnswerParser:
         return ""
 
     def _object(self, text: str) -> str:
-        """The JSON object of a call."""
+        """Parse the JSON object of a call."""
         if self._call is None:
             self._call = _Call()
         scanner = self._call.scanner
@@ -238,7 +239,7 @@ class AnswerParser:
         return text[end:]
 
     def _close(self, text: str) -> str:
-        """Behind a call: end markers, separators, the next call of a list."""
+        """After a call: parse end markers, separators, or the next call of a list."""
         assert self._tools is not None
         text = text.lstrip()
         while text and self._closers:
@@ -260,7 +261,7 @@ class AnswerParser:
     # --- calls --------------------------------------------------------------------------------
 
     def _pass_on(self, call: _Call, text: str, base: int) -> None:
-        """Emit what is there of a call's arguments; ``text`` is the object from ``base`` on."""
+        """Emit the arguments received so far; ``text`` is the object from ``base`` on."""
         assert self._tools is not None
         if not call.decided and call.arguments_begun(self._tools.arguments):
             call.decided = True
@@ -275,14 +276,14 @@ class AnswerParser:
                 self._events.append(CallArguments(self.calls - 1, piece))
 
     def _start(self, name: str) -> None:
-        """A call has been recognised: the white space around it is not content."""
+        """Begin a call that has been recognised; white space around it is not content."""
         self._space = []
         self._trim = True
         self._events.append(CallStart(self.calls, name))
         self.calls += 1
 
     def _complete(self, call: _Call) -> None:
-        """The object has ended: it is a call, or it was content."""
+        """Handle the end of the object: it is a call, or it was content."""
         assert self._tools is not None
         if not call.started:
             name, arguments = call.parse("".join(self._raw))
@@ -299,7 +300,7 @@ class AnswerParser:
         self._state = self._close
 
     def _fail(self, rest: str) -> str:
-        """What looked like a call is content (unless it has begun already); go on at ``rest``."""
+        """Emit the text as content unless the call has begun already; continue at ``rest``."""
         raw, self._raw = "".join(self._raw), []
         if self._call is None or not self._call.started:
             self._say(raw)
@@ -311,7 +312,7 @@ class AnswerParser:
     # --- text ---------------------------------------------------------------------------------
 
     def _until(self, text: str, marker: str) -> tuple[bool, str]:
-        """Say the text before a marker; return whether it is there, and what is behind it."""
+        """Emit the text before a marker; return whether the marker was found, and the rest."""
         index = text.find(marker)
         if index >= 0:
             self._say(text[:index])
@@ -323,7 +324,7 @@ class AnswerParser:
         return False, ""
 
     def _say(self, text: str) -> None:
-        """Emit content or reasoning, except white space that may turn out to be markup's."""
+        """Emit content or reasoning, but hold back white space that may belong to a marker."""
         if self._trim:
             text = text.lstrip()
         if not text:
@@ -346,12 +347,12 @@ class AnswerParser:
 
 
 class _Call:
-    """A call that is being read.
+    """A call that is being parsed.
 
     Attributes:
-        scanner: follows its object.
-        decided: whether it is clear if the arguments are passed on as they come.
-        started: whether they are.
+        scanner: scans its JSON object.
+        decided: whether it is known if the arguments are emitted as they arrive.
+        started: whether they are emitted as they arrive.
     """
 
     def __init__(self, name: str = "") -> None:
@@ -363,7 +364,7 @@ class _Call:
 
     @property
     def arguments(self) -> tuple[int, int]:
-        """Offsets of the arguments within the object, as far as they are there."""
+        """Offsets of the arguments within the object, as far as received."""
         if self._name:
             return 0, self.scanner.position
         return self.scanner.members.get(
@@ -371,15 +372,15 @@ class _Call:
         )
 
     def arguments_begun(self, key: str) -> bool:
-        """Whether the value of this key, or the object if it is the arguments, has begun."""
+        """Return whether the value of this key, or the arguments object itself, has begun."""
         self._key = key
         return bool(self._name) or self.scanner.key == key or key in self.scanner.members
 
     def name_before_arguments(self, raw: str) -> str:
-        """Return the name if it came before arguments that are an object, else nothing.
+        """Return the name if it came before arguments that are an object, otherwise "".
 
         Args:
-            raw: text that ends with what is there of the object.
+            raw: text that ends with the part of the object received so far.
         """
         if self._name:
             return self._name
@@ -389,7 +390,7 @@ class _Call:
         return self._name_in(text) if name_end <= start and text[start] == "{" else ""
 
     def parse(self, raw: str) -> tuple[str, str]:
-        """Return name and arguments of a complete object; no name if it is no call."""
+        """Return name and arguments of a complete object; the name is "" if it is not a call."""
         text = raw[len(raw) - self.scanner.position :]
         if self._name:
             return self._name, text

@@ -1,10 +1,10 @@
-"""A Jinja environment for templates that nobody has read: they come with model files.
+"""A Jinja environment for the untrusted templates that come with model files.
 
-Jinja's immutable sandbox keeps a template from reaching Python's internals, but not from working
-for ever or from filling the memory. So a rendering has a budget of steps (turns of loops, calls,
-filters, operators), of characters that these may read and make, and of processor time. What one
-single operation makes is estimated before it runs, because nothing can stop it afterwards. Nothing
-is computed while a template is compiled: all of it would happen outside of the budget.
+Jinja's immutable sandbox keeps a template from reaching Python's internals, but not from running
+for ever or exhausting memory. Therefore each rendering has a budget of steps (loop iterations,
+calls, filters, operators), of characters that these steps may read and create, and of processor
+time. The size of a single operation's result is estimated before it runs, because nothing can stop
+it afterwards. Constant folding at compile time is disabled, because it would bypass the budget.
 """
 
 from __future__ import annotations
@@ -29,70 +29,70 @@ from jinja2.utils import Namespace
 from markupsafe import escape
 
 MAX_SOURCE = 64 * 1024
-"""Characters of a template. The last step of compiling keeps other threads waiting: so many take it
-a tenth of a second. Real ones have a third of them at most."""
+"""Characters of a template. The last step of compilation blocks other threads: a template of this
+size takes it a tenth of a second. Real templates have at most a third of this size."""
 MAX_STEPS = 1_000_000
-"""Steps of one rendering; a second or so."""
+"""Steps of one rendering, about a second."""
 MAX_TEXT = 256 * 1024 * 1024
-"""Characters that all steps of one rendering together may read and make."""
+"""Characters that all steps of one rendering together may read and create."""
 MAX_STEP = 8 * 1024 * 1024
-"""Of them those of one step. Most are a single call into C, which keeps other threads waiting: so
-many take it some hundredths of a second."""
+"""Characters that one step may handle. Most steps are a single call into C, which blocks other
+threads: a step of this size takes some hundredths of a second."""
 MAX_OUTPUT = 16 * 1024 * 1024
-"""Bytes of the result of one rendering, as UTF-8: with its images it has to fit a frame."""
+"""Bytes of the result of one rendering, as UTF-8. With its images it must fit a frame."""
 MAX_SECONDS = 5.0
-"""Processor time of the thread, so that a busy machine gives the same answer as one at rest. Real
-templates take milliseconds; this is for what the other limits do not foresee."""
+"""Processor time of the thread, so that a busy machine gives the same answer as an idle one. Real
+templates take milliseconds; this limit catches cases that the other limits do not foresee."""
 
 _LONG = 10_000
 _TIMED_TOGETHER = 64
 _MAX_NUMBER = 1_000_000
 _MAX_BITS = 64
 _ITEM = 32
-"""What an item of a list counts as, in characters, when the list is copied."""
+"""Characters charged for each item of a list when the list is copied."""
 _VISIT = 128
-"""The same when the item is looked into."""
+"""Characters charged for each item when the item itself is read."""
 _MAX_INDENT = 64
 _TURN = "_offgrid_turn"
 _DEEP = "_offgrid_deep"
 _FLAT = "_offgrid_flat"
 
-# For web pages only, and slow on long texts.
+# Filters that are useful only for web pages, and slow on long texts.
 _UNWANTED_FILTERS = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
-# These do not look into the items of what they get.
+# Filters that do not read the items of their input.
 _FLAT_FILTERS = frozenset(
     "attr batch count d default first items last length list map reject rejectattr reverse select "
     "selectattr slice".split()
 )
-# These can make something as long as one argument times the others.
+# Functions whose result can be as long as one argument times the others.
 _PRODUCTS = frozenset(["expandtabs", "indent", "join", "replace", "tojson"])
-# How many characters these make of one, at most.
+# How many characters these filters create from one, at most.
 _ESCAPES = {"e": 6, "escape": 6, "forceescape": 6, "tojson": 12, "urlencode": 12}
 _ESCAPE_SPEED = 6
-"""How many of the characters that may come of one are written in the time of one."""
+"""Number of characters of an escaped text that are written in the time of one other character."""
 _COMPARISONS = frozenset(
     "!= < <= == > >= eq equalto ge greaterthan gt in le lessthan lt ne".split()
 )
-# How many characters of others one counts as, where one takes long: these look at each with care.
+# Charge per character for functions that take longer per character than others.
 _SLOW = {
     "capitalize": 3, "casefold": 3, "lower": 3, "swapcase": 3, "title": 16, "translate": 8,
     "upper": 3, "wordcount": 16,
 }  # fmt: skip
-# What str.splitlines takes for the end of a line.
+# The line ends of str.splitlines.
 _LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-# Widths and precisions of four digits and more, and those that come from an argument. No character
-# is tried from more than one beginning. A name with a percent sign in it could hide a width.
+# Widths and precisions of four digits and more, and widths given by an argument. No character is
+# tried from more than one beginning. A name that contains a percent sign could hide a width.
 _WIDE_PERCENT = re.compile(r"%(\([^)%]*\))?[^a-zA-Z%]*(\*|\d{4})|%\([^)%]*%")
 _WIDE_BRACES = re.compile(r"\{[^{}:]*:[^{}]*(\{|\d{4})")
 _MAX_WIDTH = 1000
 
 
 class TemplateLimit(TemplateError):
-    """The template does more than any chat needs."""
+    """The template exceeds the budget of a rendering."""
 
 
 class _Budget(threading.local):
-    """What is left of the rendering that runs in this thread."""
+    """The remaining budget of the rendering that runs in this thread."""
 
     steps = 0
     text = 0
@@ -115,14 +115,14 @@ class _Budget(threading.local):
             raise TemplateLimit(f"the chat template takes more than {MAX_STEPS} steps")
         if self.text < 0:
             raise TemplateLimit(f"the chat template handles more than {MAX_TEXT} characters")
-        # To ask for the time costs as much as a step, so small steps are asked for together.
+        # Reading the clock costs as much as a step, so small steps share one reading.
         timed = size > _LONG or self.steps % _TIMED_TOGETHER == 0
         if timed and time.thread_time() > self.deadline:
             raise TemplateLimit(f"the chat template takes more than {MAX_SECONDS:g} seconds")
 
 
 class _Generation(Extension):
-    """``{% generation %}``: training marks the model's own answers with it. Here it is nothing."""
+    """``{% generation %}``: marks the model's own answers for training. It has no effect here."""
 
     tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
 
@@ -132,7 +132,7 @@ class _Generation(Extension):
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """The environment that chat templates expect (as Hugging Face's tokenizers give it)."""
+    """The environment that chat templates expect, as Hugging Face's tokenizers provide it."""
 
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
@@ -146,7 +146,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             finalize=self._deep,
         )
         self.filters["tojson"] = _tojson
-        # Without autoescape, Jinja's Markup only escapes what is added to it: nobody wants that.
+        # Without autoescape, the only effect of Jinja's Markup is to escape text appended to it.
         self.filters["safe"] = str
         for name in ("e", "escape", "forceescape"):
             self.filters[name] = _escape
@@ -189,22 +189,22 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return "".join(pieces)
 
     def handle_exception(self, source: str | None = None) -> NoReturn:
-        """Raise the exception as it is; only of a syntax error Jinja knows more to say.
+        """Raise the exception unchanged; leave only syntax errors to Jinja, which adds details.
 
-        Jinja's own way makes frames of the template's lines, for people who debug one. They hold
-        each other, and with them the whole request, until the garbage collector comes.
+        For other errors Jinja creates frames of the template's lines, for debugging. They form
+        reference cycles that keep the whole request alive until the garbage collector runs.
         """
         if isinstance(sys.exc_info()[1], TemplateSyntaxError):
             super().handle_exception(source)
         raise
 
-    # --- where the budget is taken from -------------------------------------------------------
+    # --- charging the budget ------------------------------------------------------------------
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """Put our own filters where Jinja asks nobody: loops, comparisons, ``~`` and slices."""
+        """Insert charging filters where Jinja has no hook: loops, comparisons, ``~``, slices."""
         tree = super()._parse(source, name, filename)
         for loop in list(tree.find_all(nodes.For)):
-            # In the body rather than around the iterable: ``loop(...)`` brings its own.
+            # In the body rather than around the iterable: ``loop(...)`` passes its own iterable.
             written = sum(len(data.data) for data in loop.find_all(nodes.TemplateData))
             turn = _filtered(nodes.Const(written, lineno=loop.lineno), _TURN)
             loop.body.insert(0, nodes.ExprStmt(turn, lineno=loop.lineno))
@@ -222,7 +222,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         tree.set_environment(self)
         return tree
 
-    # Filters that want the context are never computed while compiling.
+    # Filters that take the context are never computed at compile time.
     @pass_context
     def _turn(self, _: Any, value: Any) -> Any:
         self._budget.take(value if type(value) is int else 0)
@@ -239,11 +239,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return value
 
     def _bounded(self, name: str, function: Callable[..., Any], deep: bool) -> Callable[..., Any]:
-        """Return a filter or test that takes from the budget."""
+        """Wrap a filter or test so that it charges the budget."""
 
         @functools.wraps(function)
         def bounded(*args: Any, **kwargs: Any) -> Any:
-            # What Jinja passes in front (a context, itself) counts as nothing.
+            # The first argument that Jinja passes (a context or environment) is not charged.
             skip = 1 if hasattr(function, "jinja_pass_arg") else 0
             if deep:
                 args = tuple(list(x) if isinstance(x, Iterator) else x for x in args)
@@ -275,14 +275,14 @@ class Sandbox(ImmutableSandboxedEnvironment):
             size = self._product(function.__name__, [owner, *values, *kwargs.values()])
             self._budget.take(size)
         elif owner is not None or isinstance(function, BuiltinFunctionType):
-            # A method of a list may compare it with its arguments.
+            # Methods of a list may compare its items with the arguments.
             self._budget.take(self._sizes(values))
         else:
             self._budget.take()
         return self._checked(super().call(context, function, *values, **kwargs))
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
-        """``str.format`` and ``str.format_map`` for a template."""
+        """Return ``str.format`` or ``str.format_map`` for a template."""
         function = super().wrap_str_format(value)
         if function is None:
             return None
@@ -318,7 +318,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return sum(_size(value, min(self._budget.text, MAX_STEP)) for value in values)
 
     def _product(self, name: str, values: list[Any]) -> int:
-        """Characters that a filter or a string's method reads and makes, at most."""
+        """Estimate the characters that a filter or a string's method reads and creates at most."""
         numbers = sum(abs(x) for x in values[1:] if isinstance(x, int))
         first = self._sizes(values[:1]) * _ESCAPES.get(name, _SLOW.get(name, 1))
         if name in ("split", "rsplit", "splitlines"):
@@ -353,10 +353,10 @@ def _flat_size(value: Any) -> int:
 
 
 def _size(value: Any, limit: int) -> int:
-    """Count characters with those of all items, an item as often as it is held.
+    """Count the characters of a value and all its items, each as often as it occurs.
 
-    Few lists that hold each other many times are text without end when written or compared.
-    Counting stops beyond ``limit``.
+    A few lists that contain each other many times become an enormous text when they are written or
+    compared. Counting stops beyond ``limit``.
     """
     total = 0
     stack: list[Any] = [value]
@@ -376,7 +376,7 @@ def _size(value: Any, limit: int) -> int:
 
 
 def _pieces(name: str, values: list[Any]) -> int:
-    """Count what a string (or bytes) may be split into, at most."""
+    """Return the largest number of pieces that a string (or bytes) can be split into."""
     text, separator = values[0], values[1] if len(values) > 1 else None
     if name == "splitlines":
         ends = _LINE_ENDS if isinstance(text, str) else (b"\n", b"\r")
@@ -387,7 +387,7 @@ def _pieces(name: str, values: list[Any]) -> int:
 
 
 def _check_codec(name: str, values: list[Any]) -> None:
-    """Refuse other encodings than UTF-8: some take time that grows with the square of the text."""
+    """Refuse encodings other than UTF-8: some take time quadratic in the length of the text."""
     if name in ("encode", "decode"):
         for value in values[:1]:
             if str(value).lower() not in ("utf-8", "utf8"):
@@ -411,7 +411,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    # Not Jinja's own filter: that one escapes for HTML. The arguments are Hugging Face's.
+    # Jinja's own filter escapes for HTML. The arguments are those of Hugging Face's filter.
     if indent is not None and (len(indent) if isinstance(indent, str) else indent) > _MAX_INDENT:
         raise SecurityError("the indent of tojson is too large")
     return json.dumps(

@@ -1,10 +1,10 @@
-"""A chat's messages to prompt parts, through the template that the model file carries.
+"""Converts a chat's messages to prompt parts with the template in the model file.
 
-Control tokens such as ``<|im_end|>`` may only come from the template itself, never from what a
-user wrote. So every string of the request is marked before rendering: a character that occurs
-nowhere in the request is put into every control text, and into what could become one together
-with the text beside it. After rendering, an unmarked control text is scaffold, and the marks are
-taken out again.
+Control tokens such as ``<|im_end|>`` may come only from the template itself, never from a user's
+text. Therefore every string of the request is marked before rendering: a character that occurs
+nowhere in the request is inserted into every control text, and into every text that could become
+one together with neighbouring text. After rendering, an unmarked control text comes from the
+template, and the marks are removed.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ CHATML = """\
     {{- '<|im_start|>assistant\\n' }}
 {%- endif %}
 """
-"""For models whose file holds no template."""
+"""For models whose file contains no template."""
 
 _MARKS = [chr(code) for code in (*range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF, 0x1FFFE, 0x1FFFF)]
-"""Unicode noncharacters: valid in text, without meaning in any."""
+"""Unicode noncharacters: valid in text, but without any meaning."""
 _WORD = re.compile(r"\w+")
 _TYPED = re.compile(r"\btype\b")
 _MAX_ERROR = 1000
 _MAX_WORD = 256
-"""Characters. A word that templates know is shorter."""
+"""Characters. Any word that templates look up is shorter."""
 _NOT_COUNTED = frozenset({"role", "reasoning_content"})
-"""Parts of a message that no limit counts before rendering: most templates leave thoughts of
-earlier answers out. What is written of them counts afterwards."""
+"""Parts of a message that are not counted before rendering: most templates omit the reasoning of
+earlier answers. The rendered parts are counted afterwards."""
 
 Message = dict[str, Any]
 
 
 class ChatTemplate:
-    """The compiled template of one model. May be used by several threads at once.
+    """The compiled template of one model. Thread-safe.
 
     Args:
         source: Jinja text, ``None`` for ChatML.
         bos: text of the token that begins a sequence.
-        eos: text of the token that ends one.
+        eos: text of the token that ends a sequence.
         control_texts: texts that only the template may write.
-        n_ctx: tokens of the model's context, None for one without end.
+        n_ctx: tokens of the model's context, None for no limit.
 
     Raises:
-        InvalidParameter: the template is not valid Jinja; control texts longer than any model has.
+        InvalidParameter: the template is not valid Jinja, or the control texts are too long.
 
-    Everything that is used later is made here: threads share it.
+    All state is created here, because threads share the object.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class ChatTemplate:
         source = CHATML if source is None else source
         try:
             self._template = self._sandbox.from_string(source)
-        # Python's compiler has its say too: nesting, null bytes, numbers of a million digits.
+        # Python's compiler can also fail: nesting, null bytes, numbers of a million digits.
         except Exception as ex:
             raise InvalidParameter(_words("is not valid", ex), "messages") from ex
         self._typed = bool(_TYPED.search(source)) and self._takes_only_parts()
@@ -93,21 +93,21 @@ class ChatTemplate:
         resume: bool = False,
         variables: Message | None = None,
     ) -> tuple[Part, ...]:
-        """Return the prompt that asks for the next answer.
+        """Return the prompt for the next answer.
 
         Args:
-            messages: with ``role`` and ``content`` and what else the API allows; developer
-                messages are system messages to every template. A ``content`` is text, or a list of
-                texts and the numbers of images, each of which becomes a part of its own.
-            tools: function descriptions, for templates that know tools.
-            ask: whether the beginning of an answer follows the last message.
+            messages: with ``role``, ``content`` and the other fields of the API. Developer messages
+                become system messages for every template. A ``content`` is text, or a list of texts
+                and image numbers, each of which becomes a separate part.
+            tools: function descriptions, for templates that support tools.
+            ask: whether to write the beginning of an answer after the last message.
             resume: end the prompt with the last message's content, so that the answer continues it.
-            variables: more that this template may know, such as ``enable_thinking``.
+            variables: further variables for this template, such as ``enable_thinking``.
 
         Raises:
-            InvalidParameter: the template refuses the messages (its own words) or fails.
-            ContextLengthExceeded: the texts, or what the template makes of them, are longer than
-                the context can take. The texts are measured before anything else is done.
+            InvalidParameter: the template rejects the messages (with its own message) or fails.
+            ContextLengthExceeded: the texts, or the rendered prompt, are too long for the context.
+                The texts are measured before anything else is done.
         """
         self._check_texts(messages, tools)
         images = _images(messages)
@@ -123,7 +123,7 @@ class ChatTemplate:
         return _with_images(parts, marks[-1], images) if images else parts
 
     def _check_texts(self, messages: Sequence[Message], tools: Any) -> None:
-        """Refuse what is too long before it is looked into."""
+        """Refuse texts that are too long before any other work on them."""
         if self._n_ctx is not None:
             texts = [
                 [value for key, value in message.items() if key not in _NOT_COUNTED]
@@ -133,14 +133,14 @@ class ChatTemplate:
 
     def _write(self, messages: Sequence[Message], options: _Options, mark: str) -> tuple[Part, ...]:
         messages = [dict(m, role="system") if m["role"] == "developer" else m for m in messages]
-        # Words, not the exception: that holds this frame, and with it the whole request.
+        # Keep the message, not the exception, which holds this frame and so the whole request.
         words = ""
         for attempt in _attempts(messages):
             try:
                 return self._render(attempt, options, mark)
             except ContextLengthExceeded:
                 raise
-            except Exception as ex:  # a template can fail in as many ways as a program
+            except Exception as ex:  # A template can raise any exception.
                 words = words or _words("does not accept these messages", ex, mark)
                 if isinstance(ex, TemplateLimit):
                     break
@@ -150,7 +150,7 @@ class ChatTemplate:
         self, messages: Sequence[Message], options: _Options, mark: str
     ) -> tuple[Part, ...]:
         marked = [
-            # Roles are words of the API. Templates build control texts from them.
+            # Roles come from the API, and templates build control texts from them.
             {**self._scaffold.mark(message, mark), "role": message["role"]}
             for message in messages
         ]
@@ -176,7 +176,7 @@ class ChatTemplate:
         return self._parts(text, mark)
 
     def _parts(self, text: str, mark: str) -> tuple[Part, ...]:
-        """Return the parts of a rendered prompt, if the model's context can take them."""
+        """Return the parts of a rendered prompt, if the model's context can hold them."""
         most = len(text) if self._n_ctx is None else self._n_ctx
         parts = self._scaffold.split(text, mark, most)
         if parts is None:
@@ -191,7 +191,7 @@ class ChatTemplate:
         return parts
 
     def _takes_only_parts(self) -> bool:
-        """Whether the template knows a content only as a list of parts, each with its type."""
+        """Return whether the template accepts content only as a list of typed parts."""
         needle = _MARKS[0]
         contents: tuple[Any, ...] = (needle, [{"type": "text", "text": needle}])
         as_text, as_parts = (self._writes(content, needle) for content in contents)
@@ -204,13 +204,13 @@ class ChatTemplate:
             text = self._sandbox.render_bounded(
                 self._template, {**variables, "add_generation_prompt": True}
             )
-        except Exception:  # as many kinds as a program has
+        except Exception:  # A template can raise any exception.
             return False
         return needle in text
 
 
 class _Options(NamedTuple):
-    """How a conversation is written; ``end`` marks where the prompt is to end, or is empty."""
+    """Options of one rendering; ``end`` marks where the prompt must end, or is empty."""
 
     tools: list[dict[str, Any]] | None
     ask: bool
@@ -219,7 +219,7 @@ class _Options(NamedTuple):
 
 
 class _Scaffold:
-    """The control texts of a model: marks them in a user's text, finds them in a prompt."""
+    """The control texts of a model: marks them in a user's text, and finds them in a prompt."""
 
     def __init__(self, control_texts: Sequence[str]) -> None:
         try:
@@ -238,31 +238,31 @@ class _Scaffold:
         return value
 
     def split(self, text: str, mark: str, most: int) -> tuple[Part, ...] | None:
-        """Return the parts of a rendered prompt, without the marks; None for too many of them.
+        """Return the parts of a rendered prompt without the marks; None if there are too many.
 
-        Of two control texts where one begins the other, the longer is meant.
+        If one control text is the beginning of another, the longer one wins.
         """
         pieces = self._texts.split(text, mark, most)
         return None if pieces is None else tuple(Part(*piece) for piece in pieces)
 
     def _mark_text(self, text: str, mark: str) -> str:
-        """Put the mark after the first character of what is, or could become, a control text.
+        """Put the mark after the first character of every actual or possible control text.
 
-        Never in front of a text: there it would be taken for the mark of what the template wrote.
+        A mark is never put before a text, where it would appear to mark the template's own text.
         """
         if text.isspace():
             return text
         marked, whole = self._texts.mark(text, mark)
-        # Templates compare and look up words ("function", "content"): these stay what they are.
+        # Templates compare and look up words ("function", "content"), so words stay unchanged.
         if marked is not text and not whole and len(text) <= _MAX_WORD and _WORD.fullmatch(text):
             return _Word(text, marked)
         return marked
 
 
 class _Word(str):
-    """A word that could become a control text with what is beside it: marked where it is written.
+    """A word that could become a control text with its neighbours, marked when it is written.
 
-    What a template makes of it otherwise (``| upper``) is not marked any more.
+    Other conversions by a template (``| upper``) lose the mark.
     """
 
     _marked: str
@@ -286,13 +286,13 @@ class _Word(str):
 
 
 def _images(messages: Sequence[Message]) -> list[int]:
-    """The numbers of all images, in order."""
+    """Return the numbers of all images, in order."""
     contents = [m["content"] for m in messages if isinstance(m["content"], list)]
     return [part for content in contents for part in content if isinstance(part, int)]
 
 
 def _quoted(messages: Sequence[Message], quote: str) -> list[Message]:
-    """Write the numbers of images into the texts, between characters that no text has."""
+    """Write the image numbers into the texts, between characters that occur in no text."""
     quoted = []
     for message in messages:
         content = message["content"]
@@ -303,10 +303,10 @@ def _quoted(messages: Sequence[Message], quote: str) -> list[Message]:
 
 
 def _with_images(parts: Sequence[Part], quote: str, images: Sequence[int]) -> tuple[Part, ...]:
-    """Return the parts of a rendered prompt with parts for the images whose numbers it quotes.
+    """Return the parts of a rendered prompt, with parts for the images whose numbers it quotes.
 
     Raises:
-        InvalidParameter: the template has left one out, or moved one.
+        InvalidParameter: the template has omitted or moved an image.
     """
     result: list[Part] = []
     for part in parts:
@@ -316,7 +316,7 @@ def _with_images(parts: Sequence[Part], quote: str, images: Sequence[int]) -> tu
             elif text:
                 result.append(Part(text, part.special))
         if part.text.count(quote) % 2:
-            result.append(Part("", False, len(images)))  # a quote has lost its other half
+            result.append(Part("", False, len(images)))  # An unpaired quote: an invalid number.
     if [part.image for part in result if part.image >= 0] != list(images):
         raise InvalidParameter(
             "The model's chat template does not write each image at its place.", "messages"
@@ -325,12 +325,12 @@ def _with_images(parts: Sequence[Part], quote: str, images: Sequence[int]) -> tu
 
 
 def _number(text: str) -> int:
-    """Return the number of an image, one too large for what is none."""
+    """Return the number of an image, or a number that is too large if the text is invalid."""
     return int(text) if len(text) < 4 and text.isascii() and text.isdigit() else 1 << 30
 
 
 def _text_size(value: Any) -> int:
-    """Return the bytes of all texts in lists and values of objects, as UTF-8."""
+    """Return the UTF-8 bytes of all texts in lists and in values of objects."""
     if isinstance(value, str):
         return utf8_size(value)
     if isinstance(value, dict):
@@ -351,7 +351,7 @@ def _contains(value: Any, text: str) -> bool:
 
 
 def _attempts(messages: list[Message]) -> Iterator[list[Message]]:
-    """Yield the messages, then what stricter templates may want. No text is lost."""
+    """Yield the messages, then variants for stricter templates. No text is lost."""
     yield messages
     objects = [_with_objects(message) for message in messages]
     if objects != messages:
@@ -362,13 +362,13 @@ def _attempts(messages: list[Message]) -> Iterator[list[Message]]:
 
 
 def _simplify(messages: Sequence[Message]) -> list[Message]:
-    """Return messages without a system role, and turns that alternate.
+    """Return messages without a system role, and with alternating roles.
 
-    System text goes in front of the user message that follows it, neighbours of one role become one
-    message.
+    System text goes before the user message that follows it; neighbouring messages of one role
+    become one message.
     """
     turns: list[Message] = []
-    texts: list[list[Any]] = []  # of each turn; joined at the end, for there may be thousands
+    texts: list[list[Any]] = []  # of each turn; joined at the end, as there may be thousands
     for message in messages:
         role = "user" if message["role"] == "system" else message["role"]
         last = turns[-1] if turns else None
@@ -385,7 +385,7 @@ def _simplify(messages: Sequence[Message]) -> list[Message]:
 
 
 def _with_objects(message: Message) -> Message:
-    """Return a message where arguments that are text are the one argument of that name."""
+    """Return a message in which arguments given as text become an object with key "arguments"."""
     if not message.get("tool_calls"):
         return message
     calls = []

@@ -16,7 +16,7 @@ from offgrid.cli.serve import serve
 @click.version_option(__version__, prog_name="offgrid")
 def main() -> None:
     """Serve GGUF models through the OpenAI API on a machine without a network."""
-    # A file name that the terminal's encoding cannot show is no reason to stop.
+    # Do not fail on a file name that the terminal's encoding cannot show.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 

@@ -34,5 +34,5 @@ def models(as_json: bool, **flags: Any) -> None:
 
 
 def _text(path: Path) -> str:
-    """A path as Unicode text; bytes that are not UTF-8, which JSON cannot say, become U+FFFD."""
+    """Return a path as Unicode text; bytes that are not UTF-8 become U+FFFD, for JSON."""
     return os.fsencode(path).decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Command-line options, made from the table of settings."""
+"""Command-line options, generated from the table of settings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _option(setting: Setting) -> Callable[[F], F]:
 
 
 def settings_from(flags: dict[str, Any]) -> Settings:
-    """Return the settings in force, or end with status 2 and a message that names the culprit."""
+    """Return the settings in force; on an error, exit with status 2 and a message about it."""
     config = flags.pop("config", None)
     try:
         return load_settings(flags, config_file=config)
@@ -44,6 +44,6 @@ def settings_from(flags: dict[str, Any]) -> Settings:
 
 
 def fail(message: str, status: int) -> NoReturn:
-    """Print an error and end. Its values may be anything that somebody gave."""
+    """Print an error and exit. Its text is escaped, because it may quote arbitrary input."""
     click.echo(f"offgrid: {shown(message)}", err=True)
     sys.exit(status)

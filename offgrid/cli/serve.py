@@ -33,7 +33,7 @@ def serve(**flags: Any) -> None:
         fail(str(ex), 2)
     except OffgridError as ex:
         fail(str(ex), 1)
-    # File names are no markup.
+    # Print file names literally, not as markup.
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
     def announce() -> None:
@@ -54,9 +54,9 @@ def _configure_logging(level: str) -> None:
         handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     log_failed_threads()
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # waitress warns for every request that waits for a thread; the queue has limits of its own.
+    # waitress warns about every request that waits for a thread; our queue has its own limits.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    if level != "debug":  # it tells of every client that leaves before its answer
+    if level != "debug":  # It reports every client that disconnects before its answer.
         logging.getLogger("waitress").setLevel(logging.WARNING)
 
 
@@ -70,7 +70,7 @@ def _print_banner(console: Console, server: Server, settings: Settings) -> None:
         "model": model,
         "messages": [{"role": "user", "content": "Hello!"}],
     }
-    # JSON has escapes of its own for what cannot be shown.
+    # JSON has its own escapes for characters that cannot be shown.
     body = shlex.quote(json.dumps(hello, ensure_ascii=not model.isprintable()))
     console.print(f"OffGrid LLM {__version__} at {server.url}", style="bold")
     console.print(f"  models   {names or 'none'}")
@@ -82,14 +82,14 @@ def _print_banner(console: Console, server: Server, settings: Settings) -> None:
 
 
 def _announce_model(console: Console, server: Server) -> None:
-    """Say when the default model is ready, or why it never will be."""
+    """Print that the default model is ready, or log why it cannot be loaded."""
     model = server.pool.default_id
     if model is None:
         return
     try:
         info = server.pool.engine(model).info
     except OffgridError as ex:
-        # Who stops the server while it loads knows why the model never got ready.
+        # A user who stops the server during loading knows why the model is not ready.
         if not server.stopping:
             logging.getLogger(__name__).error("%s: %s", model, ex)
         return

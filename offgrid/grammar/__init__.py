@@ -1,12 +1,12 @@
-"""What an answer must look like: text to checked grammar, in both processes, without a model.
+"""Compiles request fields to checked grammars, in both processes, without a model.
 
 :mod:`~offgrid.grammar.schema` reads JSON schemas, with the help of
-:mod:`~offgrid.grammar.document` (references) and :mod:`~offgrid.grammar.satisfiable` (what no
-answer can satisfy); :mod:`~offgrid.grammar.pattern` reads regular expressions,
-:mod:`~offgrid.grammar.gbnf` and :mod:`~offgrid.grammar.lark` grammars, whose rules
-:mod:`~offgrid.grammar.rules` checks for an end. A schema is checked once, in the process that
-receives it: :mod:`~offgrid.grammar.checked` has the type of schemas that may be compiled, and to
-construct one is to check it. :mod:`~offgrid.grammar.compilable` puts each grammar into
+:mod:`~offgrid.grammar.document` (references) and :mod:`~offgrid.grammar.satisfiable`
+(unsatisfiable schemas). :mod:`~offgrid.grammar.pattern` reads regular expressions.
+:mod:`~offgrid.grammar.gbnf` and :mod:`~offgrid.grammar.lark` read grammars, and
+:mod:`~offgrid.grammar.rules` checks that their rules end. A schema is checked once, in the process
+that receives it: constructing the type in :mod:`~offgrid.grammar.checked` checks the schema, and
+only this type may be compiled. :mod:`~offgrid.grammar.compilable` converts each grammar to
 llguidance's dialect, with the options of :mod:`~offgrid.grammar.options`, and
-:mod:`~offgrid.grammar.messages` makes errors for clients of its messages.
+:mod:`~offgrid.grammar.messages` converts llguidance's messages to errors for clients.
 """

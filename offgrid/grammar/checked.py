@@ -1,4 +1,4 @@
-"""JSON schemas that are safe to compile: the only form in which any gets to the compiler."""
+"""JSON schemas that are safe to compile. The compiler accepts schemas in no other form."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from offgrid.grammar.options import ANSWER_OPTIONS, ARGUMENT_OPTIONS
 from offgrid.grammar.schema import parse_schema
 
 _MAX_CACHED = 64 * 1024
-"""Characters of a schema that is kept for the next request; 128 of these are."""
+"""Characters of a schema that is cached for the next request; the cache holds 128 schemas."""
 
 
 @dataclass(frozen=True, slots=True, init=False)
 class CheckedSchema:
-    """A JSON schema, checked and written as the compiler takes it.
+    """A JSON schema, checked and in the form that the compiler takes.
 
-    To construct one is to check it, so no other schema can be part of a
-    :class:`~offgrid.engine.protocol.Grammar`. Only the decoder of the pipe makes one without a
-    check: the process that sent it has constructed it.
+    Construction checks the schema, so a :class:`~offgrid.engine.protocol.Grammar` cannot contain an
+    unchecked one. Only the decoder of the pipe creates objects without a check, because the sending
+    process has constructed them.
 
     Args:
-        schema: an object, or the text of one.
+        schema: an object, or its JSON text.
         param: the request field that errors name.
-        arguments: whether it is that of the arguments of a call.
+        arguments: whether the schema is for the arguments of a tool call.
 
     Attributes:
-        text: JSON of the schema, with the options that it is compiled with.
+        text: JSON of the schema, including the options for its compilation.
         param: as above.
 
     Raises:
-        InvalidParameter: it is malformed, beyond a limit, not supported, or without any answer.
+        InvalidParameter: the schema is malformed, beyond a limit, not supported or unsatisfiable.
     """
 
     text: str
@@ -53,7 +53,7 @@ class CheckedSchema:
 
     @property
     def schema(self) -> Json:
-        """The checked schema itself."""
+        """The checked schema without the options."""
         schema: Json = json.loads(self.text)
         del schema["x-guidance"]
         return schema
@@ -67,4 +67,4 @@ def _checked(source: str, arguments: bool) -> str:
 
 
 _cached = lru_cache(maxsize=128)(_checked)
-"""The same tools come with every request of a conversation."""
+"""The cache helps because every request of a conversation sends the same tools."""

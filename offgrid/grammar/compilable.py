@@ -1,6 +1,6 @@
-"""From what a client sent to what is compiled: limits of size, checks, and llguidance's dialect.
+"""Converts a client's grammar to llguidance's dialect, after checks and limits of size.
 
-Kinds of grammars are named as in :class:`offgrid.engine.protocol.Grammar`.
+:class:`offgrid.engine.protocol.Grammar` defines the names of the kinds of grammars.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ MAX_SOURCE = {
     "json_schema": MAX_SCHEMA, "lark": 64 * 1024, "gbnf": 64 * 1024, "regex": 16 * 1024,
     "choice": 128 * 1024, "answer": 512 * 1024,
 }  # fmt: skip
-"""Bytes of UTF-8 by kind; also the list of kinds."""
+"""Bytes of UTF-8 by kind. The keys are also the list of kinds."""
 MAX_CHOICES = 10_000
 
 
 class GrammarError(ValueError):
-    """A grammar that cannot be used; the message says why."""
+    """A grammar that cannot be used; the message gives the reason."""
 
 
 def check_size(kind: str, source: str, schemas: Sequence[CheckedSchema] = ()) -> None:
-    """Refuse a source that is too long to be looked at, with the schemas in it.
+    """Refuse a source that is too long to be read, together with its schemas.
 
     Raises:
-        GrammarError: it is longer than :data:`MAX_SOURCE` allows for its kind.
+        GrammarError: the source is longer than :data:`MAX_SOURCE` allows for its kind.
     """
     size, limit = len(source.encode("utf-8")), MAX_SOURCE[kind]
-    if kind == "answer":  # a schema alone has had its limit when it was checked
+    if kind == "answer":  # For json_schema, the schema's own check has applied the limit.
         size += sum(len(schema.text) for schema in schemas)
     if size > limit:
         raise GrammarError(f"it has {size} bytes; the maximum is {limit}")
 
 
 def compilable_part(checked: Json) -> str:
-    """Return a part of a checked schema as a grammar of its own in Lark."""
+    """Return a part of a checked schema as a separate grammar in Lark."""
     schema = {**checked, "x-guidance": ANSWER_OPTIONS}
     return f"start: %json {json.dumps(schema)}{NO_FORCING}"
 
@@ -55,11 +55,11 @@ def compilable(kind: str, source: str, schemas: Sequence[CheckedSchema] = ()) ->
 
     Args:
         kind: one of :data:`MAX_SOURCE`.
-        source: what is written in it.
-        schemas: those that it refers to.
+        source: the grammar's text.
+        schemas: the schemas that it refers to.
 
     Raises:
-        GrammarError: malformed, beyond a limit, or without an end.
+        GrammarError: the grammar is malformed, beyond a limit, or has a rule that never ends.
     """
     if kind == "json_schema":
         (schema,) = schemas
@@ -93,7 +93,7 @@ def _from_regex(source: str) -> str:
 
 
 def _from_choice(texts: list[str]) -> str:
-    """One lexeme of all texts: the work of a step does not grow with their number."""
+    """Write one lexeme of all texts, so that the time of a step does not grow with their number."""
     if not texts or len(texts) > MAX_CHOICES:
         raise GrammarError(f"it must contain 1 to {MAX_CHOICES} texts")
     alternatives = " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
@@ -102,7 +102,7 @@ def _from_choice(texts: list[str]) -> str:
 
 def _check_no_schema(source: str) -> None:
     if "%json" in source:
-        # Schemas in Lark would get around the checks that schemas need.
+        # A schema within Lark would bypass the checks that schemas need.
         raise GrammarError("%json is not supported; send the schema as json_schema")
 
 

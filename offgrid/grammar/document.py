@@ -1,4 +1,4 @@
-"""The schemas in a JSON schema: where each of them is, and where references lead."""
+"""Finds all schemas in a JSON schema, and the targets of references."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _MANY = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions")
 _INDEX = re.compile(r"\d{1,9}")
 _SHOWN = 300
-"""Characters of a pointer in a message."""
+"""Characters of a pointer that a message shows."""
 
 
 class SchemaError(ValueError):
-    """The schema cannot be honoured.
+    """The schema cannot be enforced.
 
     Attributes:
-        place: the beginning of a sentence that says where, empty where it is the whole.
+        place: the beginning of a sentence with the place of the error, empty for the whole schema.
     """
 
     def __init__(self, message: str, path: Path | None = None) -> None:
@@ -31,7 +31,7 @@ class SchemaError(ValueError):
 
 
 def place(path: Path) -> str:
-    """The beginning of a sentence about the schema at a path, with its JSON pointer."""
+    """Return the beginning of a sentence about the schema at a path, with its JSON pointer."""
     pointer = "".join(f"/{_escape(str(step))}" for step in path)
     if len(pointer) > _SHOWN:
         pointer = pointer[:_SHOWN] + "..."
@@ -43,7 +43,7 @@ def _escape(step: str) -> str:
 
 
 def children(node: Any) -> Iterator[tuple[Path, Any]]:
-    """Yield the schemas right inside a schema, each with the way to it."""
+    """Yield the direct subschemas of a schema, each with its relative path."""
     if not isinstance(node, dict):
         return
     for keyword in _NAMED:
@@ -60,13 +60,13 @@ def children(node: Any) -> Iterator[tuple[Path, Any]]:
 
 
 class Document:
-    """A schema with all schemas in it, also those that only references lead to.
+    """A schema with all schemas in it, including those that only references reach.
 
-    Everything is looked up once: to find the children and the target of each schema takes time
-    that is linear in the text.
+    Lookups are cached, so finding the children and the target of every schema takes time linear in
+    the length of the text.
 
     Attributes:
-        nodes: every schema that is an object, with its path, outer ones before inner ones.
+        nodes: every schema that is an object, with its path; outer ones come before inner ones.
     """
 
     def __init__(self, schema: Json) -> None:
@@ -82,7 +82,7 @@ class Document:
         self._other_base: Path | None = None
         self._collect((), schema)
         at = 0
-        while at < len(self.nodes):  # grows: what lies elsewhere is found by its references
+        while at < len(self.nodes):  # The list grows: references lead to further schemas.
             path, node = self.nodes[at]
             at += 1
             if "$ref" in node:
@@ -107,11 +107,11 @@ class Document:
             stack += ((path + step, child) for step, child in reversed(inner))
 
     def children(self, node: Json) -> list[tuple[Path, Any]]:
-        """Return the schemas right inside one of :attr:`nodes`, each with the way to it."""
+        """Return the direct subschemas of one of :attr:`nodes`, each with its relative path."""
         return self._children[id(node)]
 
     def link(self) -> None:
-        """Resolve every reference once more, now that all anchors and ids are known.
+        """Resolve every reference again, now that all anchors and ids are known.
 
         Raises:
             SchemaError: as :meth:`resolve`.
@@ -121,17 +121,17 @@ class Document:
                 self._targets[id(node)] = self.resolve(node["$ref"], path)
 
     def target(self, node: Json) -> tuple[Path, Any] | None:
-        """Return where the reference of one of :attr:`nodes` leads, None if it has none.
+        """Return the target of the reference of one of :attr:`nodes`, None if it has none.
 
-        :meth:`link` comes first.
+        Call :meth:`link` first.
         """
         return self._targets.get(id(node))
 
     def resolve(self, reference: Any, path: Path) -> tuple[Path, Any]:
-        """Return where a ``$ref`` in the schema at ``path`` leads, as path and schema.
+        """Return the target of a ``$ref`` in the schema at ``path``, as path and schema.
 
         Raises:
-            SchemaError: out of this document, or to nothing.
+            SchemaError: the target is outside this document or does not exist.
         """
         if not isinstance(reference, str):
             raise SchemaError("$ref must be a string", path)
@@ -169,5 +169,5 @@ class Document:
 
 
 def _fragment(id: Any) -> str | None:
-    """The name in an ``$id`` of older drafts that is but a name."""
+    """Return the name in an ``$id`` of older drafts that consists only of a name."""
     return id[1:] if isinstance(id, str) and id[:1] == "#" and id[1:2] != "/" else None

@@ -1,10 +1,10 @@
-"""llama.cpp's grammar notation (GBNF) to llguidance's Lark dialect.
+"""Converts llama.cpp's grammar notation (GBNF) to llguidance's Lark dialect.
 
-llguidance reads text in lexemes, each as long as it can be; GBNF knows only characters. So that
-both mean the same, everything in a grammar that is regular (that no recursive rule takes part in)
-becomes one lexeme as large as possible: a grammar without recursion is exact. Where lexemes meet
-in a recursive rule, the longest one is taken: nothing outside of the grammar is let through, but
-an answer that needs a shorter one is not found.
+llguidance reads text in lexemes, each as long as possible, while GBNF has only characters. To
+preserve the meaning, every regular part of a grammar (a part that no recursive rule takes part in)
+becomes one lexeme as large as possible. Thus a grammar without recursion is exact. Where lexemes
+meet in a recursive rule, the longest match is taken: no text outside the grammar is accepted, but
+an answer that needs a shorter match is not found.
 
 The notation: https://github.com/ggml-org/llama.cpp/blob/master/grammars/README.md
 """
@@ -16,9 +16,9 @@ import re
 from offgrid.grammar.rules import Node, TooTangled, endless_rule, in_order, references
 
 MAX_DEPTH = 32
-"""Nested groups, and repetitions of the same."""
+"""Depth of nested groups, and number of repetition suffixes of one item."""
 MAX_WEIGHT = 100_000
-"""Characters of a grammar with all its counted repetitions written out."""
+"""Characters of a grammar with all counted repetitions expanded."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SPACE = re.compile(r"(?:[ \t]|#[^\r\n]*)*")
@@ -29,14 +29,14 @@ _HEX = {"x": 2, "u": 4, "U": 8}
 
 
 class GbnfError(ValueError):
-    """The text is no grammar; the message says where."""
+    """The text is not a valid grammar; the message gives the place."""
 
 
 def gbnf_to_lark(source: str) -> str:
     """Return the grammar in llguidance's dialect.
 
     Raises:
-        GbnfError: with the line, or the rule's name.
+        GbnfError: the grammar is invalid; the message names the line or the rule.
     """
     rules = _Parser(source).rules()
     if "root" not in rules:
@@ -109,7 +109,7 @@ class _Parser:
         return alternatives[0] if len(alternatives) == 1 else Node("alt", parts=alternatives)
 
     def _before_bar(self) -> bool:
-        """Whether an alternative follows, also on the next line."""
+        """Return whether an alternative follows, possibly on the next line."""
         match = _SPACE_AND_LINES.match(self._source, self._at)
         assert match is not None
         if self._source.startswith("|", match.end()):
@@ -215,7 +215,7 @@ class _Parser:
 
 
 def _escaped(character: str) -> str:
-    """A character for a regular expression between slashes."""
+    """Return a character for a regular expression between slashes."""
     plain = character.isascii() and character.isalnum()
     return character if plain else f"\\x{{{ord(character):X}}}"
 
@@ -241,7 +241,7 @@ class _Writer:
         return "\n".join(self._lines) + "\n"
 
     def _find_regular(self) -> set[str]:
-        """Rules that no recursion can be reached from: take away leaves until none is left."""
+        """Return the rules that cannot reach recursion, by repeatedly removing leaves."""
         regular: set[str] = set()
         users: dict[str, list[str]] = {name: [] for name in self._rules}
         for name, used in self._uses.items():
@@ -259,7 +259,7 @@ class _Writer:
         return regular
 
     def _check_weight(self) -> None:
-        """Repetitions in repetitions grow like a power; llguidance would try to hold them."""
+        """Refuse nested repetitions that expand too far: llguidance would try to store them."""
         weights: dict[str, int] = {}
 
         def weight(node: Node) -> int:
@@ -281,7 +281,7 @@ class _Writer:
         return set(references(node)) <= self._regular
 
     def _lexeme(self, node: Node) -> str:
-        """A regular node as the body of a lexeme."""
+        """Return the body of a lexeme for a regular node."""
         if node.kind == "regex":
             return f"/{node.text}/" if node.text else '""'
         if node.kind == "ref":
@@ -293,7 +293,7 @@ class _Writer:
         return f"({joined})" if parts else '""'
 
     def _rule(self, node: Node) -> str:
-        """A node of a recursive rule; what is regular in it becomes lexemes of their own."""
+        """Return a node of a recursive rule; its regular parts become separate lexemes."""
         if self._is_regular(node):
             return node.text and self._ref(node.text) if node.kind == "ref" else self._new(node)
         if node.kind == "ref":

@@ -1,4 +1,4 @@
-"""Enough of llguidance's Lark dialect to know which rules use which.
+"""Parses enough of llguidance's Lark dialect to find which rules use which.
 
 https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 """
@@ -22,11 +22,11 @@ _TOKEN = re.compile(r"""
 
 
 class _Unread(Exception):
-    """Something that is not understood here."""
+    """Syntax that this parser does not support."""
 
 
 def lark_rules(source: str) -> dict[str, Node] | None:
-    """Return the rules by name; None where something is used that is not understood here."""
+    """Return the rules by name; None if the source uses syntax that is not supported here."""
     try:
         return _Reader(source).rules()
     except _Unread:
@@ -78,11 +78,11 @@ class _Reader:
         return found
 
     def _skip_to_colon(self) -> bool:
-        """Pass over priority and attributes; return whether its length has a bound."""
+        """Skip priority and attributes; return whether ``max_tokens`` bounds the rule's length."""
         bounded = False
         while not self._take(":"):
             kind, text = self._next()
-            if kind in ("line", "end") or text in ("{", "("):  # templates have other rules in them
+            if kind in ("line", "end") or text in ("{", "("):  # Templates contain other rules.
                 raise _Unread
             bounded = bounded or text == "max_tokens"
         return bounded
@@ -96,7 +96,7 @@ class _Reader:
         return Node("alt", parts=parts)
 
     def _before_bar(self) -> bool:
-        """Go past a bar, which may stand on the next line."""
+        """Skip a bar, which may stand on the next line; return whether there was one."""
         before = self._at
         if self._peek()[0] == "line":
             self._at += 1

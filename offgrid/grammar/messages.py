@@ -1,4 +1,4 @@
-"""Why a grammar cannot be used: llguidance's error messages, and ours, as clients get them."""
+"""Error messages for clients about grammars, from llguidance's messages and our own."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import re
 from offgrid.errors import ErrorCode, InvalidParameter
 
 _OWN_PLACE = re.compile(r"at \d+\(\d+\): (?:failed to compile JSON schema: |(?=invalid regex))")
-"""Places in what is made here of a schema or a regular expression."""
+"""Positions in the text that this package derives from a schema or a regular expression."""
 _NO_WAY_ON = ("NoExtension", "NoExtensionBias")
-"""Names of llguidance's for a state that nothing can follow."""
+"""llguidance's names for a state that nothing can follow."""
 NO_TOKEN_NEXT = "no token may come next"
-"""What :func:`first_line` says of that state."""
+"""The message of :func:`first_line` for that state."""
 
 
 def first_line(message: str) -> str:
-    """Return an error message of the library without states, backtraces and excerpts."""
+    """Return an error message of llguidance without states, backtraces and excerpts."""
     text = message.partition("\n<state>")[0].partition("\n<backtrace>")[0]
     text = _OWN_PLACE.sub("", text)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -29,7 +29,7 @@ def first_line(message: str) -> str:
 
 
 def plain(message: str) -> str:
-    """Return the library's words without the options that it speaks of and nobody has here."""
+    """Return llguidance's message without options that clients cannot set."""
     if message.startswith("Unimplemented keys"):
         return message.replace("Unimplemented keys", "unsupported keywords")
     if message.startswith("oneOf constraints are not supported"):
@@ -42,7 +42,7 @@ def plain(message: str) -> str:
 
 
 def unusable(kind: str, param: str, reason: str, code: ErrorCode | None = None) -> InvalidParameter:
-    """Return the error of a grammar of a kind, which the request field ``param`` asks for."""
+    """Return the error for an unusable grammar that the request field ``param`` asks for."""
     names = {
         "json_schema": "JSON schema", "lark": "Lark grammar", "gbnf": "GBNF grammar",
         "regex": "regular expression", "choice": "list of choices",

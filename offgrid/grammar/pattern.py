@@ -1,11 +1,11 @@
-"""Regular expressions before anything compiles them: how often they repeat, and their dialect."""
+"""Checks and converts regular expressions before compilation: repetitions and dialect."""
 
 from __future__ import annotations
 
 import re
 
 MAX_REPETITION = 200_000
-"""Characters of a pattern with its counted repetitions written out."""
+"""Characters of a pattern with its counted repetitions expanded."""
 _COUNT = re.compile(r"\{(\d{1,9})(?:,(\d{0,9}))?\}")
 _TOO_MUCH = 1 << 62
 _CODE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|[xu]\{([0-9A-Fa-f]+)\}|([0va]))")
@@ -13,14 +13,14 @@ _CONTROL = "asks for a control character, which is not supported"
 
 
 def repetition(pattern: str) -> int:
-    """Return about how many characters a pattern has with ``{m,n}`` written out.
+    """Return about how many characters a pattern has with ``{m,n}`` expanded.
 
-    Nested repetitions multiply: ``((a{9}){9}){9}`` has 729. A rough reading is enough; whether the
-    pattern is a valid one is not looked at.
+    Nested repetitions multiply: ``((a{9}){9}){9}`` has 729. An estimate is enough, so the validity
+    of the pattern is not checked.
     """
     totals, last, at = [0], 0, 0
     last_brace = pattern.rfind("}")
-    # totals: what each open group holds up to its last item; last: that item.
+    # totals: size of each open group up to its last item; last: size of that item.
     while at < len(pattern):
         character = pattern[at]
         count = _COUNT.match(pattern, at) if character == "{" else None
@@ -45,9 +45,9 @@ def repetition(pattern: str) -> int:
 
 
 def _end_of_item(pattern: str, at: int, last_brace: int) -> int:
-    """Where a character, an escape or a class ends."""
+    """Return where a character, an escape or a class ends."""
     if pattern[at] == "\\":
-        # After the last one none is looked for: each search would go to the end of the pattern.
+        # Do not search after the last brace: each search would scan to the end of the pattern.
         if pattern[at + 2 : at + 3] == "{" and at < last_brace:
             return pattern.index("}", at) + 1
         return at + 2
@@ -60,13 +60,13 @@ def _end_of_item(pattern: str, at: int, last_brace: int) -> int:
 
 
 class PatternError(ValueError):
-    """The pattern is none of ECMA-262's; the message goes on after "a pattern"."""
+    """The pattern is not valid in ECMA-262; the message continues a sentence after "a pattern"."""
 
 
 def rust_pattern(pattern: str) -> str:
-    """Put a JSON schema's pattern, which is ECMA-262's, as Rust reads it.
+    """Convert the pattern of a JSON schema from ECMA-262 to Rust's syntax.
 
-    In a class ECMA-262 knows no further classes and no ``&&``, ``--`` and ``~~``.
+    A class in ECMA-262 has no nested classes and no operators ``&&``, ``--`` and ``~~``.
     """
     parts, at = [], 0
     while at < len(pattern):
@@ -85,7 +85,7 @@ def rust_pattern(pattern: str) -> str:
 
 
 def _class(pattern: str, at: int) -> tuple[int, str]:
-    """Where a class ends, and how Rust writes it."""
+    """Return where a class ends, and its text in Rust's syntax."""
     if pattern.startswith("[^]", at):
         return at + 3, "(?s:.)"
     if pattern.startswith("[]", at):
@@ -114,7 +114,7 @@ def _class(pattern: str, at: int) -> tuple[int, str]:
 
 
 def _asks_for_control(pattern: str, at: int) -> bool:
-    """Whether a control character that JSON has no short escape for stands there."""
+    """Return whether a control character without a short JSON escape stands at this place."""
     code = _CODE.match(pattern, at)
     if code:
         digits = code[1] or code[2] or code[3]

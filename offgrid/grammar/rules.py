@@ -1,4 +1,4 @@
-"""Rules of a grammar as trees, and whether each of them ever ends."""
+"""Rules of a grammar as trees, and the check that each of them can end."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 class Node:
     """A part of a rule: ``kind`` is ``regex``, ``ref``, ``seq``, ``alt`` or ``repeat``.
 
-    ``text`` is a regular expression, a rule's name, or the repetition's suffix; ``count`` how often
-    a repetition may be written out.
+    ``text`` is a regular expression, a rule's name, or a repetition's suffix. ``count`` is how
+    often a repetition may be expanded.
     """
 
     kind: str
@@ -21,7 +21,7 @@ class Node:
 
 
 def references(node: Node) -> Iterator[str]:
-    """Yield the names of rules in a part, in their order."""
+    """Yield the names of the rules that a part uses, in order."""
     if node.kind == "ref":
         yield node.text
     for part in node.parts:
@@ -29,7 +29,7 @@ def references(node: Node) -> Iterator[str]:
 
 
 def in_order(rules: dict[str, Node], first: list[str]) -> list[str]:
-    """Return what is reached from some rules, used ones first as far as there is such an order."""
+    """Return the rules reachable from some rules, used rules first as far as possible."""
     order: list[str] = []
     seen: set[str] = set()
     for name in first:
@@ -46,25 +46,25 @@ def in_order(rules: dict[str, Node], first: list[str]) -> list[str]:
 
 
 MAX_STEPS = 150_000
-"""Parts of rules that are looked at until it is known which rules end: a few times all of them."""
+"""Rule parts visited before the search gives up; a few times as many as a grammar has."""
 
 
 class TooTangled(ValueError):
-    """Rules wait for each other so much that it takes too long to find out which of them end."""
+    """The rules depend on each other so much that finding the endless ones takes too long."""
 
 
 def endless_rule(rules: dict[str, Node], start: str) -> str | None:
     """Return a rule that an answer could enter and never leave, None if there is none.
 
     Raises:
-        TooTangled: after :data:`MAX_STEPS`.
+        TooTangled: the search has visited :data:`MAX_STEPS` parts.
     """
     ending: set[str] = set()
     waiting: dict[str, list[str]] = {}
     steps = 0
 
     def missing(node: Node) -> list[str]:
-        """The rules whose ends it waits for: any of them may be the one."""
+        """Return the rules that a node needs and that are not known to end; any may be endless."""
         nonlocal steps
         steps += 1
         if steps > MAX_STEPS:

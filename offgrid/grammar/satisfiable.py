@@ -1,13 +1,13 @@
-"""Which schemas some finite value satisfies.
+"""Finds the schemas that some finite value satisfies.
 
-A schema that needs itself (a node whose next node is required) compiles well, and a model that
-enters it never gets out. What ends is found as a least fixpoint: nothing is known to end at first,
-a schema ends once all that it cannot do without does.
+A schema that requires itself (a node whose next node is required) compiles well, but a model that
+enters it never gets out. The satisfiable schemas are found as a least fixpoint: at first no schema
+is known to end, and a schema ends once everything that it requires ends.
 
-Each schema is read once into :class:`_Facts`, and all that hold for one value are gathered once
-into :class:`_Whole`. To look at a schema again takes a few operations on sets of names, which are
-bits of integers, however many properties it has. A schema that does not end yet waits for one
-other at a time.
+Each schema is read once into :class:`_Facts`, and all schemas that apply to one value are collected
+once into :class:`_Whole`. Checking a schema again takes a few operations on sets of names, which
+are bits of integers, however many properties it has. A schema that does not end yet waits for one
+other schema at a time.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 from offgrid.grammar.document import Document, Json, Path, SchemaError
 
 MAX_PARTS = 60_000
-"""Schemas that hold for the same value, over all schemas; far more than people write."""
+"""Schemas that apply to the same value, summed over all schemas; far more than people write."""
 MAX_STEPS = 300_000
-"""Parts and alternatives that are looked at until it is known what ends."""
+"""Parts and alternatives that are visited before the search gives up."""
 _ARRAY, _OBJECT = 1, 2
 _PLAIN = {"null": 4, "boolean": 8, "number": 16, "integer": 32, "string": 64}
 _TYPES = {**_PLAIN, "array": _ARRAY, "object": _OBJECT}
@@ -28,18 +28,18 @@ _ANY_TYPE = sum(_TYPES.values())
 _ANY_PLAIN = sum(_PLAIN.values())
 _NOTHING: Json = {"enum": []}
 Place = tuple[Path, Any]
-"""A schema and where it is; None for the schema stands for the one around it."""
+"""A schema and its path; None as the schema means the enclosing schema."""
 
 
 def forbid_endless(document: Document) -> int:
-    """Mark what no value satisfies as allowing nothing, so that no answer goes there.
+    """Add ``"enum": []`` to each unsatisfiable subschema, so that no answer enters it.
 
     Returns:
-        How many steps it took: see :data:`MAX_STEPS`.
+        The number of steps taken: see :data:`MAX_STEPS`.
 
     Raises:
-        SchemaError: no value satisfies the whole, with the place that is to blame; or the schemas
-            refer to each other too much.
+        SchemaError: no value satisfies the whole schema (the error names the place responsible), or
+            the schemas refer to each other too much.
     """
     ends = _Ends(document)
     ends.mark()
@@ -47,14 +47,14 @@ def forbid_endless(document: Document) -> int:
 
 
 class _Facts:
-    """What one schema asks for by itself, its references and ``allOf`` left aside.
+    """The requirements of one schema alone, without its references and ``allOf``.
 
     Attributes:
-        types: of its values, as bits.
+        types: types of its values, as bits.
         listed: whether it lists values.
-        count: how many items it asks for.
-        limit: how many items an array can have, by what is known to end so far.
-        required: the names that it asks for, as bits.
+        count: number of items it requires.
+        limit: number of items that an array can have, given the schemas known to end so far.
+        required: the names it requires, as bits.
     """
 
     def __init__(self, path: Path, node: Json, names: dict[str, int], ends: _EndsOf) -> None:
@@ -76,14 +76,14 @@ class _Facts:
         properties: Json = node.get("properties", {})
         self._others: Any = node.get("additionalProperties", True)
         if node.get("patternProperties"):
-            self._others = True  # which of the patterns a name has is not looked at
+            self._others = True  # Names are not matched against the patterns.
         self._named = _bits(names, (name for name in properties if not ends(properties[name])))
         self._unnamed = 0
         if not ends(self._others):
             self._unnamed = ((1 << len(names)) - 1) & ~_bits(names, properties)
 
     def children(self) -> list[tuple[Any, str | None]]:
-        """The schemas that values inside are made of; those of properties with their names."""
+        """Return the schemas of the items and properties, those of properties with their names."""
         named = self.node.get("properties", {})
         return [
             *((child, None) for child in (*self._first, self._rest)),
@@ -93,37 +93,37 @@ class _Facts:
 
     @property
     def lacking(self) -> int:
-        """The names that an object cannot have, by what is known to end so far."""
+        """The names that an object cannot have, given the schemas known to end so far."""
         return self._named | self._unnamed
 
     @property
     def hinders(self) -> bool:
-        """Whether something inside may be missing."""
+        """Whether a subschema may prevent this schema from ending."""
         return self.limit != float("inf") or self.lacking != 0
 
     def item_ended(self) -> None:
-        """Something inside is known to end now."""
+        """Update the limit: an item's schema is now known to end."""
         while self._ending < len(self._first) and self._ends(self._first[self._ending]):
             self._ending += 1
         whole = self._ending == len(self._first)
         self.limit = float("inf") if whole and self._ends(self._rest) else self._ending
 
     def ended(self, name_bit: int) -> None:
-        """A schema inside is known to end now: a property's, or (0) another one."""
+        """Note that a subschema is now known to end: a property's, or (0) another one."""
         self._named &= ~name_bit
         if self._ends(self._others):
             self._unnamed = 0
         self.item_ended()
 
     def missing_item(self) -> Place:
-        """The first item that an array cannot have."""
+        """Return the first item that an array cannot have."""
         if self._ending < len(self._first):
             keyword = "items" if self._is_tuple else "prefixItems"
             return (*self.path, keyword, self._ending), self._first[self._ending]
         return (*self.path, "additionalItems" if self._is_tuple else "items"), self._rest
 
     def missing_property(self, name: str) -> Place:
-        """The schema that stands in the way of a property."""
+        """Return the schema that prevents a property."""
         properties = self.node.get("properties", {})
         if name in properties:
             return (*self.path, "properties", name), properties[name]
@@ -144,7 +144,7 @@ def _types(node: Json) -> int:
 
 
 def _bits(names: dict[str, int], some: Any) -> int:
-    """A set of names as an integer; names that no object needs do not count."""
+    """Return a set of names as an integer; names that no object requires do not count."""
     bits = 0
     for name in some:
         if name in names:
@@ -153,11 +153,11 @@ def _bits(names: dict[str, int], some: Any) -> int:
 
 
 class _Whole:
-    """A schema with all that hold for the same value.
+    """A schema together with all schemas that apply to the same value.
 
     Attributes:
-        hindering: the parts in which something may be missing.
-        choices: alternatives of any part, each list with the part and the keyword.
+        hindering: the parts that may still prevent the schema from ending.
+        choices: ``anyOf`` and ``oneOf`` of all parts, each as the part and the keyword.
     """
 
     def __init__(self, parts: list[_Facts]) -> None:
@@ -180,7 +180,7 @@ class _Whole:
 
 
 class _Ends:
-    """The search. ``steps`` says how much has been looked at."""
+    """The search. ``steps`` counts the work done."""
 
     def __init__(self, document: Document) -> None:
         self.steps = 0
@@ -207,7 +207,7 @@ class _Ends:
 
     def mark(self) -> None:
         nodes = self._document.nodes
-        for path, node in reversed(nodes):  # inner ones are at the end, and come first
+        for path, node in reversed(nodes):  # Inner schemas, at the end of the list, come first.
             self._wholes[id(node)] = _Whole(self._parts(path, node))
         queue = list(nodes)
         while queue:
@@ -226,20 +226,20 @@ class _Ends:
             raise self._blame(root)
         for _, node in nodes:
             if id(node) not in self._ending:
-                # Not `false` in its place: pointers may lead through it.
+                # Keep the other keywords, because pointers may lead through the schema.
                 kept = {key: value for key, value in node.items() if key != "$ref"}
                 node.clear()
                 node.update({"enum": [], **kept})
 
     def _settle(self, node: Json) -> None:
-        """A schema ends; the one that it is a part of has less to wait for."""
+        """Record that a schema ends, and update the schema that contains it."""
         self._ending.add(id(node))
         facts, name = self._owners.get(id(node), (None, None))
         if facts is not None:
             facts.ended(0 if name is None else _bits(self._bit_of, (name,)))
 
     def _blame(self, node: Json) -> SchemaError:
-        """Follow what is missing down to where there is nothing, or to where it began."""
+        """Follow missing schemas to one that nothing satisfies, or back to where it began."""
         path: Path = ()
         seen: set[int] = set()
         other: Any = None
@@ -263,9 +263,9 @@ class _Ends:
             raise SchemaError("it has too many references to follow")
 
     def _missing(self, path: Path, node: Json, exact: bool = False) -> list[Place]:
-        """What is not known to end and is waited for; nothing if the schema ends.
+        """Return the schemas needed that are not known to end; nothing if the schema ends.
 
-        The first entry is to blame, if it is looked for exactly.
+        With ``exact``, the first entry is the schema responsible.
         """
         whole = self._wholes[id(node)]
         missing = self._needed(path, [whole], exact)
@@ -288,7 +288,7 @@ class _Ends:
         return []
 
     def _parts(self, path: Path, node: Json) -> list[_Facts]:
-        """A schema and all that hold for the same value: references and ``allOf``, followed."""
+        """Return a schema and all that apply to the same value through references and ``allOf``."""
         if "allOf" not in node and self._document.target(node) is None:
             return [self._facts[id(node)]]
         parts: list[_Facts] = []
@@ -320,7 +320,7 @@ class _Ends:
         return parts
 
     def _needed(self, path: Path, wholes: list[_Whole], exact: bool) -> list[Place]:
-        """What is missing of a value that all parts hold for, their alternatives left aside."""
+        """Return what a value of all these parts lacks, ignoring their alternatives."""
         types, listed = _ANY_TYPE, False
         for whole in wholes:
             self._step(1 + len(whole.hindering))
@@ -350,7 +350,7 @@ class _Ends:
         return missing or [(path, None)]
 
     def _missing_property(self, wholes: list[_Whole], lacking: int, exact: bool) -> Place:
-        """The first property that cannot be had, or one that is likely to be known last."""
+        """Return the first missing property, or without ``exact`` one likely to be known last."""
         name = self._names[(lacking & -lacking).bit_length() - 1]
         if exact:
             asking = (p for whole in wholes for p in whole.parts if p.required & lacking)

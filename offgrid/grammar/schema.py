@@ -1,9 +1,9 @@
-"""JSON schemas before they are compiled: limits, what is not supported, and what is put otherwise.
+"""Validates and normalises JSON schemas for llguidance.
 
-llguidance compiles schemas in bounded time with the exceptions that are checked here. What a
-keyword means is its business
-(https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md), but where it would let
-through what the standard forbids, the schema is refused or made narrower.
+llguidance compiles schemas in bounded time, except for the cases that are checked here. It defines
+the meaning of each keyword
+(https://github.com/guidance-ai/llguidance/blob/main/docs/json_schema.md). Where it would accept
+values that the standard forbids, the schema is refused or narrowed.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ MAX_SOURCE = 256 * 1024
 MAX_NODES = 20_000
 """Objects, lists and values of a schema."""
 MAX_DEPTH = 120
-"""Levels of objects and lists in each other; the compiler's JSON reader takes few more."""
+"""Nesting depth of objects and lists; the compiler's JSON reader allows few more."""
 MAX_NESTING = 3_000
-"""Levels of a schema where every reference is followed once; the compiler recurses."""
+"""Depth of a schema if every reference is followed once; the compiler recurses."""
 MAX_MULTIPLE = 10_000
-"""Remainders that the smallest common multiple of all ``multipleOf`` has."""
+"""Remainders of the least common multiple of all ``multipleOf``."""
 MAX_PATTERNS = 10
-"""Different patterns and formats that ``allOf`` may lay upon one value."""
+"""Different patterns and formats that ``allOf`` may combine for one value."""
 MAX_LOOKED_AT = 100_000
-"""Schemas below ``allOf`` that are looked at for that, each as often as there are such."""
+"""Schemas visited below ``allOf`` for that check, each as often as it is below one."""
 MAX_NAME_PATTERNS = 64
-"""Patterns of property names in a schema; each is compared with each."""
+"""Patterns of property names in a schema; each is compared with every other one."""
 MAX_OPTIONAL = 250
-"""Properties of an object that may be left out: each can follow each."""
+"""Optional properties of an object: any of them can follow any other."""
 MAX_ALTERNATIVES = 1_000
-"""Objects and lists between which a schema leaves the choice: all are followed at once."""
+"""Objects and lists among the alternatives of a schema: all are followed at once."""
 MAX_EXACT = 1 << 53
-"""The compiler's numbers are doubles."""
+"""Largest exact integer, because the compiler's numbers are doubles."""
 MAX_BOUND = 9 * 10**18
-"""``minimum`` and ``maximum`` are drawn in to this; the compiler has none beyond 64 bits."""
+"""``minimum`` and ``maximum`` are narrowed to this; the compiler has none beyond 64 bits."""
 MAX_NUMBER = 1e308
 MAX_COUNT = (1 << 32) - 1
 _UNSATISFIABLE = "Unsatisfiable"
 LOCATE_CHARACTERS = 1_000_000
-"""Characters that are compiled to find where a schema is wrong."""
+"""Characters compiled to find the place of an error in a schema."""
 _LOCATE_SECONDS = 1.0
-"""Processor time of the thread that this may take."""
+"""Processor time of the thread for that search."""
 
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
 _DEFINITIONS = ("$defs", "definitions")
@@ -64,7 +64,7 @@ _UNSUPPORTED = frozenset({
     "propertyNames", "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedItems",
     "unevaluatedProperties", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor",
 })  # fmt: skip
-"""Refused in every draft: a schema that has them is meant to be kept by them."""
+"""Refused in every draft, because a client that sends them expects them to be enforced."""
 _FORMATS = frozenset({
     "date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid",
 })  # fmt: skip
@@ -73,7 +73,7 @@ _OTHER_FORMATS = frozenset({
     "json-pointer", "relative-json-pointer", "regex",
 })  # fmt: skip
 """https://json-schema.org/draft/2020-12/json-schema-validation#name-defined-formats"""
-# The compiler's own know 29 days of February in every year, and a second 60 in every minute.
+# The compiler's own patterns allow 29 February in every year, and second 60 in every minute.
 _LEAP = "(?:0[48]|[2468][048]|[13579][26])"
 _DATE = (
     "(?:(?:[0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)-"
@@ -88,10 +88,11 @@ _PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}
 
 
 def parse_schema(source: str) -> Json:
-    """Return a schema that is safe to compile and means to the compiler what it says.
+    """Return a schema that is safe to compile and that the compiler interprets correctly.
 
     Raises:
-        SchemaError: not a JSON object, beyond a limit, not supported, or without any answer.
+        SchemaError: the schema is not a JSON object, beyond a limit, not supported or
+            unsatisfiable.
     """
     size = len(source.encode("utf-8", "surrogatepass"))
     if size > MAX_SOURCE:
@@ -134,7 +135,7 @@ def _no_number(text: str) -> None:
 
 
 def _check_parts(schema: Json) -> None:
-    """Count parts and levels, and look at every name and value that stands anywhere."""
+    """Count parts and depth, and check all names and values for surrogates and size."""
     nodes = 0
     stack: list[tuple[Path, Any]] = [((), schema)]
     while stack:
@@ -173,7 +174,7 @@ def _check_nesting(document: Document) -> None:
 
 
 def _depths(root: Json) -> dict[int, int]:
-    """How many levels each object and list has, its last values included."""
+    """Return the depth of each object and list, its innermost values included."""
     order: list[Any] = []
     stack: list[Any] = [root]
     while stack:
@@ -181,7 +182,7 @@ def _depths(root: Json) -> dict[int, int]:
         order.append(node)
         stack += (value for value in _inner(node) if isinstance(value, (dict, list)))
     depths: dict[int, int] = {}
-    for node in reversed(order):  # inner ones first
+    for node in reversed(order):  # inner nodes first
         depths[id(node)] = 1 + max((depths.get(id(v), 1) for v in _inner(node)), default=0)
     return depths
 
@@ -191,7 +192,7 @@ def _inner(node: Any) -> Iterable[Any]:
 
 
 def _check_words(path: Path, node: Json, inner: list[tuple[Path, Any]]) -> None:
-    """Keywords are supported, and have values of their kinds."""
+    """Check that keywords are supported and have values of the right types."""
     unsupported = sorted(_UNSUPPORTED & node.keys())
     if node.get("uniqueItems") is False:
         unsupported.remove("uniqueItems")
@@ -242,7 +243,7 @@ def _is_object(value: Any) -> bool:
 
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(_COUNTS, ("a whole number from 0 to 4294967295", _is_count)),
-    # Draft 4 has true and false there.
+    # In draft 4 some of these keywords are true or false.
     **dict.fromkeys((*_LOWER, *_UPPER), ("a number", lambda v: isinstance(v, (int, float)))),
     "multipleOf": ("a number", _is_number),
     **dict.fromkeys(("pattern", "format", "$ref", "$anchor"), ("a string", _is_text)),
@@ -264,7 +265,7 @@ def _check_node(path: Path, node: Json) -> None:
     if node.get("minProperties", 0) > len(set(required)) + 1 and (
         node.get("patternProperties") or node.get("additionalProperties", True) is not False
     ):
-        # {"a": 1, "a": 2} is one property to its reader.
+        # A reader takes {"a": 1, "a": 2} as one property.
         raise SchemaError(
             "minProperties may exceed the number of required properties by at most one (repeated"
             " names would count only once)", path,
@@ -287,7 +288,7 @@ def _check_node(path: Path, node: Json) -> None:
 
 
 def _is_scalar(schema: Any) -> bool:
-    """Whether plainly no object or list is meant."""
+    """Return whether the schema clearly allows no object or list."""
     if not isinstance(schema, dict):
         return schema is False
     types = schema.get("type", ())
@@ -298,7 +299,7 @@ def _is_scalar(schema: Any) -> bool:
 
 
 def _check_value(path: Path, value: Any) -> None:
-    """A value that is asked for can be written, and exactly."""
+    """Check that the grammar can express a value of ``const`` or ``enum`` exactly."""
     stack = [value]
     while stack:
         value = stack.pop()
@@ -311,17 +312,17 @@ def _check_value(path: Path, value: Any) -> None:
 
 
 def _is_control(character: str) -> bool:
-    """Characters that could only be written as ``\\u0001``."""
+    """Return whether a character needs an escape such as ``\\u0001``."""
     return character == "\x7f" or (character < " " and character not in "\b\t\n\f\r")
 
 
 def _adapt(path: Path, node: Json) -> None:
-    """Put what the compiler takes otherwise so that it means the same."""
-    node.pop("$schema", None)  # it would ignore the keywords that a draft does not know
+    """Rewrite keywords that the compiler interprets differently, keeping their meaning."""
+    node.pop("$schema", None)  # The compiler would ignore keywords unknown to that draft.
     if node.get("uniqueItems") is False:
         del node["uniqueItems"]
     if not isinstance(node.get("items"), list):
-        node.pop("additionalItems", None)  # it would ignore prefixItems beside them
+        node.pop("additionalItems", None)  # The compiler would ignore prefixItems beside it.
     try:
         if "pattern" in node:
             node["pattern"] = rust_pattern(node["pattern"])
@@ -334,7 +335,7 @@ def _adapt(path: Path, node: Json) -> None:
     if kind in _PATTERNS:
         node["allOf"] = [*node.get("allOf", ()), {"pattern": _PATTERNS[kind]}]
     if kind is not None and (kind in _PATTERNS or kind not in _FORMATS):
-        del node["format"]  # names that the standard does not know are annotations
+        del node["format"]  # Formats that the standard does not define are annotations.
     for keyword in _COUNTS:
         if keyword in node:
             node[keyword] = int(node[keyword])
@@ -345,7 +346,7 @@ def _adapt(path: Path, node: Json) -> None:
 
 
 def _inwards(bound: float, lower: bool) -> float:
-    """The nearest bound of the compiler's numbers that lets no more through."""
+    """Return the nearest bound that the compiler can represent and that accepts no more values."""
     bound = max(bound, -MAX_BOUND) if lower else min(bound, MAX_BOUND)
     near = float(bound)
     if (near < bound) if lower else (near > bound):
@@ -354,7 +355,8 @@ def _inwards(bound: float, lower: bool) -> float:
 
 
 def _close_bounds(node: Json) -> None:
-    """Of 9 < x < 9.5 the compiler makes 9 <= x < 9.5; of 9.0001 <= x < 9.5 what is meant."""
+    """Close exclusive bounds: from 9 < x < 9.5 the compiler makes 9 <= x < 9.5, while it compiles
+    9.0001 <= x < 9.5 correctly."""
     for keyword, instead, others, sign in (
         ("exclusiveMinimum", "minimum", _UPPER, 1), ("exclusiveMaximum", "maximum", _LOWER, -1),
     ):  # fmt: skip
@@ -370,7 +372,7 @@ def _close_bounds(node: Json) -> None:
 
 
 def _check_multiples(document: Document) -> None:
-    """The compiler makes a state for every remainder, of the common multiple where several hold."""
+    """Limit ``multipleOf``: the compiler makes a state per remainder of the common multiple."""
     values: set[Fraction] = set()
     for path, node in document.nodes:
         value = node.get("multipleOf")
@@ -388,14 +390,14 @@ def _check_multiples(document: Document) -> None:
 
 
 class _Patterns:
-    """The compiler intersects the patterns of a value; that takes long for more than some.
+    """Limits the patterns of one value: the compiler intersects them, which takes long for many.
 
-    Values are told apart by the name of the property that they are in or below of.
+    Values are told apart by the name of the property that contains them, directly or not.
     """
 
     def __init__(self, document: Document) -> None:
         self._of = _patterns_of_values(document)
-        # By schema: the names of its properties with their patterns, and the schemas next to it.
+        # By schema: its properties' names with their patterns, and the schemas next to it.
         self._named: dict[int, list[tuple[str, set[str]]]] = {}
         self._next: dict[int, list[Json]] = {}
         self._looked_at = 0
@@ -413,9 +415,9 @@ class _Patterns:
         self._most = max(map(len, all_named.values()), default=0)
 
     def check(self, path: Path, node: Json) -> None:
-        """Look at a schema with ``allOf``."""
+        """Check a schema with ``allOf``."""
         if any(word == "allOf" and isinstance(index, int) for word, index in pairwise(path)):
-            return  # it has been looked at with the one around it
+            return  # It was checked with the enclosing schema.
         patterns = self._of[id(node)]
         most = len(patterns)
         if most <= MAX_PATTERNS < most + self._most:
@@ -424,7 +426,7 @@ class _Patterns:
             raise SchemaError(f"allOf combines more than {MAX_PATTERNS} patterns or formats", path)
 
     def _below(self, path: Path, start: Json) -> Iterable[set[str]]:
-        """The patterns of each name of a property anywhere below, and no patterns."""
+        """Return the patterns of each property name anywhere below, and an empty set."""
         found: dict[str, set[str]] = {"": set()}
         seen = {id(start)}
         stack = [start]
@@ -442,9 +444,10 @@ class _Patterns:
 
 
 def _patterns_of_values(document: Document) -> dict[int, set[str]]:
-    """By schema: patterns and formats that may meet in a value; of more than the limit some.
+    """Return, by schema, the patterns and formats that may apply together to a value.
 
-    Not those of properties, whose values have names of their own.
+    Sets that exceed the limit are incomplete. Patterns of properties are not included, because
+    their values have separate names.
     """
     found: dict[int, set[str]] = {}
     users: dict[int, list[int]] = {}
@@ -457,7 +460,7 @@ def _patterns_of_values(document: Document) -> dict[int, set[str]]:
         if target is not None:
             users.setdefault(id(target[1]), []).append(id(node))
     changed = [id_ for id_, own in found.items() if own]
-    while changed:  # each comes as often as its set has grown, which is a few times
+    while changed:  # A schema returns each time its set has grown, which is a few times.
         inner = changed.pop()
         for user in users.get(inner, ()):
             if len(found[user]) <= MAX_PATTERNS and not found[inner] <= found[user]:
@@ -467,13 +470,13 @@ def _patterns_of_values(document: Document) -> dict[int, set[str]]:
 
 
 def locate(schema: Json, message: str, fault: Callable[[Json], str | None]) -> tuple[Path, str]:
-    """Find the smallest schema inside of ``schema`` that fails alike, and the message there.
+    """Find the smallest subschema of ``schema`` that fails in the same way, and its message.
 
-    What is compiled for it is counted, so that the answer does not depend on how fast the machine
-    is; the processor time is for what compiles slowly on purpose.
+    The number of characters compiled limits the search, so that the result does not depend on the
+    speed of the machine. The limit on processor time is for schemas made to compile slowly.
 
     Args:
-        fault: compiles a schema; returns the message, None if all is well.
+        fault: compiles a schema; returns the error message, None if there is no error.
     """
     shared = {key: schema[key] for key in _DEFINITIONS if key in schema}
     path: Path = ()
@@ -502,7 +505,7 @@ def locate(schema: Json, message: str, fault: Callable[[Json], str | None]) -> t
 
 
 def _is_needed(node: Json, step: Path) -> bool:
-    """Whether a schema that allows nothing takes the one around it with it."""
+    """Return whether the enclosing schema is unsatisfiable if this one is."""
     if step[0] == "properties":
         return step[1] in node.get("required", ())
     if step[0] in ("items", "prefixItems"):

@@ -1,6 +1,6 @@
-"""From raw logits to text: OffGrid's sampler and text stream, in C behind thin Cython.
+"""From raw logits to text: OffGrid's sampler and text stream, in C with a thin Cython layer.
 
-A library of its own; nothing here knows llama.cpp or HTTP::
+This package can be used on its own; it depends on neither llama.cpp nor HTTP::
 
     from offgrid.sampling import Sampler, SamplingParams, TextStream
 
@@ -8,7 +8,7 @@ A library of its own; nothing here knows llama.cpp or HTTP::
     token = sampler.sample(logits)
     sampler.accept(token)
 
-The definition of every step is the header comment of ``csrc/og_sampler.h`` and ``csrc/og_text.h``.
+The header comments of ``csrc/og_sampler.h`` and ``csrc/og_text.h`` define every step.
 """
 
 from offgrid.errors import InvalidParameter, SamplingError

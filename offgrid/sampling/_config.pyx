@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""From SamplingParams and other Python values to the og_config of csrc."""
+"""Builds csrc's og_config from SamplingParams and other Python values."""
 
 import math
 import os
@@ -22,7 +22,7 @@ from offgrid.sampling._memory cimport allocate
 from offgrid.errors import ConfigError, InvalidParameter
 
 INSTRUCTION_SETS = ("scalar", "sse2", "avx2", "avx512", "neon")
-"""Names of all kernels that there may be; instruction_sets() tells which can run here."""
+"""Names of all existing kernels; instruction_sets() returns those that can run here."""
 
 def instruction_sets():
     """Return the names of the kernels that this machine can run. All give the same tokens."""
@@ -54,7 +54,7 @@ cdef int32_t check_token(object token, int32_t n_vocab, str name) except -1:
 
 
 cdef class _Config:
-    """An og_config made of Python's values, and the arrays that it points to."""
+    """An og_config built from Python values, and the arrays that it points to."""
 
     def __dealloc__(self):
         PyMem_RawFree(self._biases)
@@ -120,7 +120,7 @@ cdef class _Config:
 
     cdef int set_breakers(self, object dry_breakers) except -1:
         if self.c.params.dry.multiplier == 0.0:
-            return 0  # they may be many
+            return 0  # Not needed, and there may be many breakers.
         breakers = sorted({tuple(breaker) for breaker in dry_breakers})
         self._lengths = <int32_t *>allocate(len(breakers) * sizeof(int32_t))
         self._breakers = <int32_t *>allocate(sum(map(len, breakers)) * sizeof(int32_t))

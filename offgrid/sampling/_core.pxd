@@ -1,4 +1,4 @@
-# Declares all of csrc, once. Nothing here is compiled into a module of its own.
+# Declares everything in csrc, once. This file is not compiled into a module.
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 

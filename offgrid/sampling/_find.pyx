@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""The Python face of csrc/og_find: many texts found at once in a prompt."""
+"""Python interface to csrc/og_find: finds many texts at once in a prompt."""
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.unicode cimport PyUnicode_DecodeUTF8
@@ -27,16 +27,16 @@ cdef enum:
 
 
 cdef class TextSet:
-    """Finds many texts at once, in one pass over what is searched. For several threads.
+    """Finds many texts at once, in one pass over the searched text. Thread-safe.
 
     Args:
-        texts: what to look for; none of them empty.
+        texts: the texts to find; none may be empty.
 
     Raises:
-        ValueError: one has more than 256 bytes, or all together have more than 4 MiB of UTF-8.
+        ValueError: a text has more than 256 bytes, or all together have more than 4 MiB of UTF-8.
 
-    The work of a search depends on the length of what is searched, not on how many texts there are;
-    long searches leave other threads their turn. Definitions: ``csrc/og_find.h``.
+    The time of a search depends on the length of the searched text, not on the number of texts.
+    Long searches release the GIL. Definitions: ``csrc/og_find.h``.
     """
 
     cdef og_find _find
@@ -52,7 +52,7 @@ cdef class TextSet:
         for text in texts:
             encoded.add(text.encode("utf-8", "surrogatepass"))
             if len(encoded) % 4096 == 0:
-                with nogil:  # let others have their turn: there may be very many
+                with nogil:  # Let other threads run: there may be very many texts.
                     pass
         if b"" in encoded:
             raise ValueError("a text to look for is empty")
@@ -87,7 +87,7 @@ cdef class TextSet:
         self.memory += (n + 1) * sizeof(int32_t)
         with nogil:
             for i in range(n):
-                # Where a character begins.
+                # Only suffixes that begin with a whole character.
                 if block[i] != OG_FIND_END and (block[i] & 0xC0) != 0x80:
                     order[count] = <int32_t>i
                     count += 1
@@ -97,13 +97,14 @@ cdef class TextSet:
         return 0
 
     def mark(self, str text not None, str mark not None):
-        """Return a text that holds none of the texts and becomes none with what is beside it.
+        """Return a copy that holds none of the texts and cannot form one with neighbouring text.
 
-        The mark is put after the first character of every one of the texts, of every end of the
-        text that begins one, and of the text itself if it could be the end or the middle of one.
+        The mark is put after the first character of every occurrence of the texts, of every ending
+        of ``text`` that begins one of them, and of ``text`` itself if it could be the end or the
+        middle of one.
 
         Returns:
-            The marked text, the same object where there is nothing to mark; and whether the text
+            The marked text (the same object if there is nothing to mark), and whether ``text``
             holds one of the texts.
         """
         data = text.encode("utf-8", "surrogatepass")
@@ -145,18 +146,18 @@ cdef class TextSet:
             PyMem_RawFree(target)
 
     def split(self, str text not None, str mark not None, most):
-        """Cut a text at every one of the texts that the mark does not follow, and take marks out.
+        """Cut a text at every occurrence of the texts that no mark follows, and remove the marks.
 
-        From left to right; of those that begin at one place the longest.
+        Occurrences are taken from left to right; at each place the longest one wins.
 
         Args:
             text: at most 2 GiB.
             mark: not empty.
-            most: how many of the texts it may hold.
+            most: how many occurrences ``text`` may hold.
 
         Returns:
-            Pieces in order, none of them empty, each with whether it is one of the texts; None when
-            there are more than ``most`` of these.
+            The pieces in order, none of them empty, each with whether it is one of the texts. None
+            if there are more than ``most`` occurrences.
         """
         data = text.encode("utf-8", "surrogatepass")
         sign = mark.encode("utf-8", "surrogatepass")
@@ -202,7 +203,7 @@ cdef str _plain(bytes data, bytes sign):
 
 
 cdef void *_build(og_trie *trie, bytes texts, int32_t n, size_t *memory) except NULL:
-    """Build the automaton of n different texts, each with its end; return its memory."""
+    """Build the automaton of n different texts, each with its end byte; return its memory."""
     cdef const uint8_t *block = <const uint8_t *><const char *>texts
     cdef int32_t size = len(texts)
     cdef int32_t *order = <int32_t *>PyMem_RawMalloc((n + 1) * sizeof(int32_t))

@@ -1,5 +1,5 @@
-# When the GIL is worth dropping.
+# When releasing the GIL is worth its cost.
 cdef enum:
-    # Bytes of a text from which on other threads may run meanwhile: getting the lock back costs more
-    # than the work on a shorter one.
+    # Release the GIL for texts of at least this many bytes: for shorter ones, getting the lock back
+    # costs more than the work.
     LONG = 1 << 14

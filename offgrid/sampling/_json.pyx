@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""The Python face of csrc/og_json: what a JSON text holds, before it is parsed."""
+"""Python interface to csrc/og_json: counts the contents of a JSON text before it is parsed."""
 
 from typing import NamedTuple
 
@@ -11,10 +11,10 @@ from offgrid.sampling._gil cimport LONG
 
 
 class JsonCounts(NamedTuple):
-    """What a JSON text holds.
+    """The contents of a JSON text.
 
-    ``fields`` are the keys of the outermost object, ``long_integers`` are those of more than 19
-    digits; ``constant`` is where NaN or an infinity stands, -1 for none.
+    ``fields`` counts the keys of the outermost object, ``long_integers`` the integers of more than
+    19 digits. ``constant`` is the offset of the first NaN or infinity, -1 for none.
     """
 
     scalars: int
@@ -30,9 +30,9 @@ class JsonCounts(NamedTuple):
 
 
 def count_json(const uint8_t[::1] data not None):
-    """Count what a JSON text holds, without making anything of it; other threads go on meanwhile.
+    """Count the contents of a JSON text without building objects; long texts release the GIL.
 
-    Of a text that is JSON only up to some byte, what is before that byte is counted right.
+    If a text is JSON only up to some byte, the contents before that byte are counted correctly.
     Definitions: ``csrc/og_json.h``.
     """
     cdef og_json counts
@@ -55,8 +55,8 @@ def cut_json(const uint8_t[::1] data not None, size_t least):
     """Return where to cut a JSON list, so that its pieces can be parsed one after another.
 
     Args:
-        data: a list that is known to be JSON.
-        least: bytes of a piece, at least 1; a longer one has a single item.
+        data: a list that is known to be valid JSON.
+        least: bytes of a piece, at least 1; a single item longer than this is a piece by itself.
 
     Returns:
         Offsets of commas between items, in order.

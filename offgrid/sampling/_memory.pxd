@@ -1,4 +1,4 @@
-# Memory for csrc, which allocates none itself.
+# Memory for csrc, which never allocates.
 from cpython.mem cimport PyMem_RawMalloc
 from libc.stdint cimport uintptr_t
 

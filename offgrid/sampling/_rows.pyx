@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""All rows of a step in one call: drawing from them, and scoring given tokens."""
+"""All rows of a step in one call: sampling from them, and scoring given tokens."""
 
 from cpython.mem cimport PyMem_RawFree
 from cython.parallel cimport prange
@@ -42,8 +42,8 @@ cdef list _new_draws(object addresses, object samplers, object top_logprobs, obj
 
 
 cdef int _share_scratch(list draws) except -1:
-    """Let rows that are computed in turn use the first one's scratch where it fits: it stays in
-    the cache then."""
+    """Let rows that one thread computes in turn share the first row's scratch where it fits, so
+    that it stays in the cache."""
     cdef _Draw first, draw
     if not draws:
         return 0
@@ -57,7 +57,7 @@ cdef int _share_scratch(list draws) except -1:
 
 
 cdef void _run_all(void **draws, Py_ssize_t n, int threads) noexcept nogil:
-    """Rows in blocks, one for each thread. Without OpenMP the blocks follow each other."""
+    """Run the rows in blocks, one block per thread. Without OpenMP the blocks run in turn."""
     cdef Py_ssize_t i
     cdef int block
     if threads <= 1:
@@ -76,27 +76,28 @@ cdef void _run_block(void **draws, Py_ssize_t first, Py_ssize_t end) noexcept no
 
 def sample_rows(addresses, samplers, *, top_logprobs=None, masks=None, post_sampling=None,
                 accept=True, threads=1):
-    """Draw one token for every row of a step, all in one call without the GIL.
+    """Sample one token from every row of a step, in one call without the GIL.
 
     Args:
-        addresses: of each row's ``n_vocab`` float32 logits; they must stay valid during the call.
-        samplers: one for each row, no sampler twice.
+        addresses: the address of each row's ``n_vocab`` float32 logits, which must stay valid
+            during the call.
+        samplers: one for each row; no sampler may occur twice.
         top_logprobs: None, or for each row the number of alternatives, -1 for no logprobs.
         masks: None, or for each row the address of its ``(n_vocab + 31) // 32`` uint32 words, 0 for
-            none.
-        post_sampling: None, or for each row whether its logprobs are those of the distribution that
-            was drawn from.
-        accept: count each drawn token as generated.
-        threads: to share the rows among, where the library was built with OpenMP; the tokens are
-            the same for any number. After a call with more than one, a forked child must not make
-            such a call.
+            no mask.
+        post_sampling: None, or for each row whether its logprobs describe the distribution that the
+            token was sampled from.
+        accept: whether to count each sampled token as generated.
+        threads: number of threads that share the rows, if the library was built with OpenMP. The
+            tokens are the same for any number. After a call with more than one thread, a forked
+            child must not make such a call.
 
     Returns:
-        A list with a SampleResult for each row, or a SamplingError in the place of a row from
-        which nothing can be drawn; the others are not affected by it.
+        A list with a SampleResult for each row. If nothing can be sampled from a row, its place
+        holds a SamplingError; the other rows are not affected.
 
     Raises:
-        ValueError: lengths differ, an address is NULL, a sampler comes twice, no threads.
+        ValueError: lengths differ, an address is NULL, a sampler occurs twice, or threads < 1.
         RuntimeError: a sampler is in use by another thread.
     """
     cdef list jobs = _new_draws(addresses, samplers, top_logprobs, masks, post_sampling)
@@ -133,13 +134,14 @@ def sample_rows(addresses, samplers, *, top_logprobs=None, masks=None, post_samp
 
 
 def score_rows(Sampler sampler not None, addresses, tokens, top_logprobs=0):
-    """Return how likely given tokens are, one for each row, without drawing: for prompts.
+    """Return how likely given tokens are, one for each row, without sampling. Used for prompts.
 
-    Nothing of the sampler changes; its memory is used, and its parameters play no part.
+    The call uses the sampler's memory but changes no state, and ignores its parameters.
 
     Args:
-        sampler: of the rows' length.
-        addresses: of each row's ``n_vocab`` float32 logits; they must stay valid during the call.
+        sampler: any sampler for rows of this length.
+        addresses: the address of each row's ``n_vocab`` float32 logits, which must stay valid
+            during the call.
         tokens: the id that follows each row.
         top_logprobs: number of alternatives.
 
@@ -148,8 +150,8 @@ def score_rows(Sampler sampler not None, addresses, tokens, top_logprobs=0):
 
     Raises:
         SamplingError: a row holds NaN or +infinity, or nothing but -infinity.
-        ValueError: lengths differ, an address is NULL.
-        InvalidParameter: an id outside the vocabulary.
+        ValueError: lengths differ or an address is NULL.
+        InvalidParameter: an id is outside the vocabulary.
         RuntimeError: the sampler is in use by another thread.
     """
     cdef const float *row

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The Python face of csrc/og_sampler: check, convert, drop the GIL, map errors."""
+"""Python interface to csrc/og_sampler: checks, converts, releases the GIL and maps errors."""
 
 import sys
 from operator import index
@@ -47,7 +47,7 @@ from offgrid.sampling.result import SampleResult
 cdef enum:
     NO_LOGPROBS = -1
 
-# What may stand before a format in native byte order (see struct).
+# Characters that struct allows before a format in native byte order.
 cdef bytes _NATIVE_ORDER = b"@=<" if sys.byteorder == "little" else b"@=>!"
 
 _MESSAGES = {
@@ -58,7 +58,7 @@ _MESSAGES = {
 
 
 cdef object sampling_error(og_status status):
-    """The one place where a return code becomes an exception."""
+    """Convert a return code to an exception. This is the only place that does so."""
     message, code = _MESSAGES[status]
     return SamplingError(message, code)
 
@@ -76,26 +76,26 @@ cdef int32_t top_count(object top_logprobs, int32_t n_vocab) except -2:
 
 
 cdef class Sampler:
-    """Draws the tokens of one sequence.
+    """Samples the tokens of one sequence.
 
     Args:
-        n_vocab: length of every logits row.
-        params: how to draw; SamplingParams() when omitted.
+        n_vocab: length of every row.
+        params: how to sample; SamplingParams() if omitted.
         prompt_tokens: ids of the prompt, for the repetition penalty and DRY.
-        choice: which of several choices of one request this is; each has its own random stream.
-        banned: ids that are never drawn.
+        choice: index among the choices of a request; each choice has its own random stream.
+        banned: ids that are never sampled.
         end_tokens: ids that end an answer, for ``min_tokens``.
-        isa: which kernels to use (see instruction_sets); the fastest, or those that the environment
-            variable OFFGRID_ISA names, when omitted. All give the same tokens.
+        isa: which kernels to use (see instruction_sets). If omitted, the environment variable
+            OFFGRID_ISA names them, or the fastest are used. All give the same tokens.
 
     Raises:
-        InvalidParameter: an id outside the vocabulary.
+        InvalidParameter: an id is outside the vocabulary.
         ConfigError: these kernels cannot run here.
 
-    A sampler belongs to one thread at a time; using it from two at once raises RuntimeError and
-    damages nothing. Different samplers run in parallel, without the GIL. All memory that drawing
-    needs is allocated here; afterwards only ``accept`` of many different tokens, and the results
-    that are handed out, take more.
+    Only one thread may use a sampler at a time; using it from two at once raises RuntimeError and
+    damages nothing. Different samplers run in parallel, without the GIL. All memory that sampling
+    needs is allocated here; later allocations are made only by ``accept`` when there are many
+    different tokens, and for returned results.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ cdef class Sampler:
         return 0
 
     cdef int _make_room(self) except -1:
-        """For one more token."""
+        """Make room for one more token."""
         if not og_sampler_is_full(&self._s):
             return 0
         cdef void *larger = allocate(og_sampler_reserve_bytes(&self._s, 1) + OG_ALIGNMENT)
@@ -170,22 +170,22 @@ cdef class Sampler:
 
     @property
     def n_vocab(self):
-        """Length of every logits row."""
+        """Length of every row."""
         return self._s.n_vocab
 
     @property
     def seed(self):
-        """The seed in force, also when it was drawn at random."""
+        """The seed in use, including one that was drawn at random."""
         return self._s.seed
 
     @property
     def choice(self):
-        """Which of several choices this is."""
+        """Index among the choices of a request."""
         return self._s.choice
 
     @property
     def position(self):
-        """Tokens drawn so far: the counter of the random stream."""
+        """Tokens sampled so far, which is also the counter of the random stream."""
         return self._s.position
 
     @property
@@ -200,21 +200,21 @@ cdef class Sampler:
         return self._s.kernels.name.decode()
 
     def sample(self, logits, top_logprobs=None, mask=None, *, post_sampling=False):
-        """Draw a token; its being drawn counts for penalties only once it is accepted.
+        """Sample a token. It counts for penalties only after it is accepted.
 
         Args:
-            logits: ``n_vocab`` float32 values (any C-contiguous buffer), or the address of such,
-                as ``llama_get_logits_ith`` returns it. Never written to.
-            top_logprobs: None for the token id alone; else a SampleResult with that many
-                alternatives (0 gives the token's own logprob).
+            logits: ``n_vocab`` float32 values (any C-contiguous buffer), or their address, such as
+                the result of ``llama_get_logits_ith``. They are never written to.
+            top_logprobs: None returns the token id alone; a number returns a SampleResult with that
+                many alternatives (0 gives the token's own logprob).
             mask: None, or ``(n_vocab + 31) // 32`` uint32 words with a bit for every allowed token.
-            post_sampling: logprobs of the distribution that was drawn from (after bias, penalties,
-                temperature and truncation) instead of the model's own.
+            post_sampling: whether the logprobs describe the distribution that the token was sampled
+                from (after bias, penalties, temperature and truncation) instead of the model's own.
 
         Raises:
             SamplingError: the row holds NaN or +infinity, or leaves no candidate; ``code`` says
-                which. The sampler is as it was.
-            ValueError, TypeError: a buffer of another length or type.
+                which. The sampler is unchanged.
+            ValueError, TypeError: a buffer has another length or type.
         """
         cdef _Buffer row, words
         cdef const float *address
@@ -262,7 +262,7 @@ cdef class Sampler:
         """Count a token as generated.
 
         Raises:
-            InvalidParameter: an id outside the vocabulary.
+            InvalidParameter: the id is outside the vocabulary.
         """
         cdef int32_t checked = check_token(token, self._s.n_vocab, "token")
         self._take()
@@ -280,7 +280,7 @@ cdef class Sampler:
 @cython.final
 @cython.freelist(64)
 cdef class _Buffer:
-    """Holds a buffer as long as its address is in use."""
+    """Holds a buffer while its address is in use."""
 
     cdef Py_buffer view
     cdef bint held
@@ -300,7 +300,7 @@ cdef _Buffer _open_buffer(object source, str what, bytes format, Py_ssize_t leng
     if given != NULL and given[0] in _NATIVE_ORDER:
         given += 1
     if given == NULL or strcmp(given, format) != 0:
-        # On platforms where both have 4 bytes, "L" is "I" by another name.
+        # On platforms where both have 4 bytes, "L" and "I" are the same type.
         if not (given != NULL and format == b"I" and given == b"L" and buffer.view.itemsize == 4):
             raise ValueError(f"{what} must be of format {format.decode()!r} (see struct)")
     if buffer.view.ndim != 1 or buffer.view.shape[0] != length:
@@ -310,7 +310,7 @@ cdef _Buffer _open_buffer(object source, str what, bytes format, Py_ssize_t leng
 
 @cython.freelist(64)
 cdef class _Draw:
-    """One row of a call: where it is, and what came of it."""
+    """One row of a call: its arguments and its result."""
 
     def __cinit__(self):
         self.top = NULL
@@ -362,7 +362,7 @@ cdef int _run_one(_Draw draw) except -1:
 
 
 def philox4x32(counter, key):
-    """The block function of the random generator, for tests and for other implementations.
+    """The block function of the random generator, for tests and other implementations.
 
     Args:
         counter: four 32-bit words.

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""The Python face of csrc/og_text: from the bytes of tokens to text, up to a stop string."""
+"""Python interface to csrc/og_text: converts the bytes of tokens to text, up to a stop string."""
 
 cimport cython
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
@@ -16,17 +16,17 @@ MAX_STOP_BYTES = 1 << 20
 
 @cython.final
 cdef class TextStream:
-    """Turns the bytes of tokens into text, up to a stop string.
+    """Converts the bytes of tokens to text, up to a stop string.
 
     Args:
         stop: stop strings (str, or bytes for parts of characters).
 
     Raises:
-        InvalidParameter: an empty stop, one that is no text, or all together over 1 MiB.
+        InvalidParameter: a stop string is empty or not text, or all together have over 1 MiB.
 
-    What may still become a stop string or a whole character is held back, nothing else; the text is
-    the same however the bytes were split. Definitions: ``csrc/og_text.h``. Not for two threads at
-    once.
+    Only bytes that may still become a stop string or a whole character are held back. The text is
+    the same however the bytes were split. Definitions: ``csrc/og_text.h``. Only one thread may use
+    a stream at a time.
     """
 
     cdef og_stops _stops
@@ -70,10 +70,10 @@ cdef class TextStream:
         PyMem_RawFree(self._held)
 
     def feed(self, const uint8_t[::1] data not None):
-        """Take the bytes of a token; return the text that may be shown now, maybe none.
+        """Take the bytes of a token; return the text that may be shown now, possibly empty.
 
-        After a stop string matched, ``finished`` is true and ``stop_reason`` is that string.
-        Bytes after that, and after ``flush``, give nothing.
+        After a stop string has matched, ``finished`` is true and ``stop_reason`` is that string.
+        Bytes fed after a match or after ``flush`` are ignored.
         """
         if self.finished or data.shape[0] == 0:
             return ""
@@ -92,12 +92,12 @@ cdef class TextStream:
         return self._release(ready)
 
     def flush(self):
-        """Return all that was held back: the answer has ended without a stop string.
+        """Return all text held back, when the answer has ended without a stop string.
 
-        An unfinished character becomes U+FFFD. ``finished`` is true from here on, and
-        ``stop_reason`` stays None if no stop string had matched.
+        An unfinished character becomes U+FFFD. ``finished`` is then true, and ``stop_reason`` stays
+        None if no stop string had matched.
         """
-        # What was held back is given away: a later match could no longer be cut off.
+        # The held-back text is returned, so a later match could no longer remove it.
         self.finished = True
         return self._release(self._n_held)
 

@@ -1,15 +1,15 @@
-"""The parameters of sampling: one table for the library, the pipe to the worker, the API, the docs.
+"""The sampling parameters: one table for the library, the pipe to the worker, the API and the docs.
 
 To add a parameter, write
 
-1. its row in :class:`SamplingParams`: default, range, and what the API accepts where that differs;
-2. its field in ``csrc/og_config.h``, and what it does, for example in ``csrc/og_truncate.c``;
+1. its row in :class:`SamplingParams`: default, range, and the API's range where that differs;
+2. its field in ``csrc/og_config.h``, and its effect, for example in ``csrc/og_truncate.c``;
 3. the same field in ``_core.pxd``;
 4. the line of ``_config.pyx`` that copies it;
 5. its definition in ``tests/lib/reference.py``;
 6. its row in ``docs/API.md``.
 
-Everything between a request and the sampler reads the table. ``tests/sampling/test_params.py`` and
+All code between a request and the sampler reads the table. ``tests/sampling/test_params.py`` and
 ``tests/api/test_reference_page.py`` compare the other places with it.
 """
 
@@ -27,7 +27,7 @@ from offgrid.errors import InvalidParameter
 SEED_MAX = (1 << 64) - 1
 MAX_TOP_LOGPROBS = 1024
 MAX_BREAKER_LENGTH = 20
-"""Tokens of one DRY breaker after its first one, as in llama.cpp."""
+"""Most tokens of a DRY breaker after its first token, as in llama.cpp."""
 MAX_BIAS = 100.0
 _INT32_MAX = (1 << 31) - 1
 _API_MOST = 1 << 30
@@ -36,14 +36,14 @@ _API_MOST = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """The values that a parameter can have, in the library and in a request of the API.
+    """The values that a parameter can have, in the library and in an API request.
 
     Attributes:
         kind: ``float``, ``int``, or ``bool``, whose values are 0 and 1.
-        least, most: the smallest and the largest value of the library; both are allowed.
+        least, most: the smallest and the largest value in the library, both allowed.
         default: the library's default.
-        api_least, api_most: the same of the API. A value of the API below ``least`` (-1, by which
-            some clients turn a parameter off) means ``least``.
+        api_least, api_most: the smallest and the largest value in the API. An API value below
+            ``least`` (-1, by which some clients turn a parameter off) means ``least``.
         api_default: the API's default.
     """
 
@@ -56,14 +56,14 @@ class Range:
     api_default: float
 
     def of_api(self, value: float) -> float:
-        """Return what a value of the API, which must be in range, means to the library."""
+        """Return the library's value for an API value, which must be in range."""
         return self.kind(max(self.least, value))
 
     def check(self, name: str, value: object) -> None:
         """Check a value of the parameter called ``name``.
 
         Raises:
-            InvalidParameter: a wrong type, or out of range.
+            InvalidParameter: the type is wrong or the value is out of range.
         """
         if self.kind is bool:
             _check_switch(name, value)
@@ -99,84 +99,86 @@ def _switch(default: bool) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are drawn. The defaults leave the model's distribution as it is.
+    """How tokens are sampled. The defaults leave the model's distribution unchanged.
 
-    The order in which the parameters act, their exact definitions and their sources stand in
-    ``csrc/og_sampler.h`` and ``csrc/og_dry.h``. Objects are checked when they are made, and so also
-    when they come out of the pipe to the worker.
+    ``csrc/og_sampler.h`` and ``csrc/og_dry.h`` give the order in which the parameters act, their
+    exact definitions and their sources. Values are checked at construction, so also when an object
+    arrives through the pipe to the worker.
 
     Raises:
-        InvalidParameter: a value of a wrong type or out of range; ``param`` names the field.
+        InvalidParameter: a value has a wrong type or is out of range; ``param`` names the field.
     """
 
     temperature: float = _number(1.0, 0, 1e6, api=(0, 2), api_default=0.7)
-    """Divides the logits; 0 takes the most likely token, and nothing below acts."""
+    """Divides the logits. 0 samples the most likely token: bias and penalties still act, while
+    truncation and everything after it do not."""
     top_p: float = _number(1.0, 0, 1, api_default=0.95)
-    """Keeps the smallest set of most likely tokens with this mass; 1 is off."""
+    """Keeps the smallest set of most likely tokens whose probabilities add up to this; 1 is off."""
     top_k: int = _integer(0, 0, api=(-1, _API_MOST))
-    """Keeps this many most likely tokens; 0 is off."""
+    """Keeps this many of the most likely tokens; 0 is off."""
     min_p: float = _number(0.0, 0, 1)
-    """Drops tokens less likely than this fraction of the most likely one's probability."""
+    """Drops tokens whose probability is below this fraction of the largest probability."""
     p_less: bool = _switch(False)
-    """Drops tokens less likely than the sum of the squares of all probabilities."""
+    """Drops tokens whose probability is below the sum of the squares of all probabilities."""
     frequency_penalty: float = _number(0.0, -2, 2)
-    """Subtracted from a token's logit for each time that the token was generated."""
+    """Subtracted from a token's logit once for each time the token was generated."""
     presence_penalty: float = _number(0.0, -2, 2)
     """Subtracted once from the logit of every token that was generated."""
     repetition_penalty: float = _number(1.0, 1e-3, 1e3, api=(0.01, 100))
-    """Divides (multiplies, if negative) the logits of tokens in the last ``repeat_last_n`` of
-    prompt and answer; 1 is off."""
+    """Divides the logits (multiplies them, if negative) of tokens that occur in the last
+    ``repeat_last_n`` tokens of prompt and answer; 1 is off."""
     repeat_last_n: int = _integer(64, -1)
-    """That window in tokens; 0 is off, -1 everything."""
+    """Tokens in the window of ``repetition_penalty``; 0 is off, -1 is everything."""
     logit_bias: Mapping[int, float] | None = None
-    """Token id -> number added to its logit, -100 to 100; ``-inf`` or ``False`` bans."""
+    """Token id -> number added to its logit, -100 to 100; ``-inf`` or ``False`` bans the token."""
     seed: int | None = None
-    """64 bits (a negative number stands for its two's complement); None draws a random one."""
+    """64 bits (a negative number means its two's complement); None draws a random seed."""
     top_n_sigma: float = _number(0.0, 0, 1e6, api=(-1, 1000))
     """Keeps logits within this many standard deviations of the largest; 0 is off."""
     typical_p: float = _number(1.0, 0, 1)
-    """Keeps the tokens whose information is nearest to the entropy, up to this mass; 1 is off."""
+    """Keeps the tokens whose information is nearest to the entropy until their probabilities add up
+    to this; 1 is off."""
     xtc_probability: float = _number(0.0, 0, 1)
-    """How often all tokens with a mass of ``xtc_threshold`` or more are dropped, except the least
-    likely of them; 0 is off."""
+    """Probability that a step drops all tokens with a probability of ``xtc_threshold`` or more,
+    except the least likely of them; 0 is off."""
     xtc_threshold: float = _number(0.1, 0, 1)
-    """That mass; above 0.5 is off."""
+    """Probability from which ``xtc_probability`` can drop a token; above 0.5 is off."""
     dynatemp_range: float = _number(0.0, 0, 1e6, api=(0, 2))
-    """The temperature moves by up to this much either way with the entropy of the row; 0 is off."""
+    """Moves the temperature by up to this much either way with the entropy of the row; 0 is off."""
     dynatemp_exponent: float = _number(1.0, 0, 100)
-    """Exponent of the entropy (as a share of the largest possible) in that."""
+    """Exponent of the entropy (as a share of the largest possible) for ``dynatemp_range``."""
     mirostat: int = _integer(0, 0, 2)
-    """0 is off; 1 or 2 take the place of all truncation above."""
+    """Mirostat version 1 or 2, which replaces all truncation above; 0 is off."""
     mirostat_tau: float = _number(5.0, 0, 100)
-    """The surprise in bits that mirostat steers to."""
+    """Target surprise of mirostat, in bits."""
     mirostat_eta: float = _number(0.1, 0, 10)
-    """How fast it steers."""
+    """Learning rate of mirostat."""
     adaptive_target: float = _number(-1.0, -1, 1)
-    """Prefers tokens whose probability is near this, so that those drawn come near it on average;
-    below 0 is off. It has no effect with mirostat."""
+    """Prefers tokens whose probability is near this, so that the average probability of the sampled
+    tokens approaches it; below 0 is off. It has no effect with mirostat."""
     adaptive_decay: float = _number(0.9, 0, 0.99)
-    """How much of that average is kept at every token."""
+    """Share of that average that is kept at each new token."""
     dry_multiplier: float = _number(0.0, 0, 100)
     """Strength of the penalty for a token that continues a repetition; 0 is off."""
     dry_base: float = _number(1.75, 1, 100)
-    """The penalty grows by this factor for every further token that is repeated."""
+    """Factor by which the penalty grows for every further repeated token."""
     dry_allowed_length: int = _integer(2, 0)
     """Repetitions up to this length cost no more than the multiplier."""
     dry_penalty_last_n: int = _integer(-1, -1)
-    """Tokens of prompt and answer that are searched; 0 is off, -1 everything."""
+    """Tokens of prompt and answer that are searched; 0 is off, -1 is everything."""
     dry_breakers: Sequence[Sequence[int]] = ()
-    """Token sequences that end a repetition."""
+    """Sequence breakers: token sequences that end a repetition."""
     min_tokens: int = _integer(0, 0)
-    """Tokens that end the answer are not drawn before this many."""
+    """End tokens are not sampled before this many tokens are generated."""
     min_keep: int = _integer(0, 0)
-    """Every truncation leaves at least this many tokens."""
+    """Every truncation keeps at least this many tokens."""
 
     def __post_init__(self) -> None:
         for name, limits in RANGES.items():
             limits.check(name, getattr(self, name))
         if self.seed is not None:
             _check_integer("seed", self.seed, -(1 << 63), SEED_MAX)
-        # Copies of what others could still change.
+        # Copy the containers, which the caller could still change.
         if self.logit_bias is not None:
             object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
         object.__setattr__(self, "dry_breakers", _breakers(self.dry_breakers))
@@ -185,7 +187,7 @@ class SamplingParams:
 RANGES: Mapping[str, Range] = MappingProxyType(
     {f.name: f.metadata["range"] for f in dataclasses.fields(SamplingParams) if f.metadata}
 )
-"""The range of every parameter that is one number."""
+"""The range of every parameter that is a single number."""
 
 
 def _biases(given: Mapping[int, float]) -> Mapping[int, float]:
@@ -224,7 +226,7 @@ def _check_switch(name: str, value: object) -> None:
 def _check_number(name: str, value: object, low: float, high: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidParameter(f"{name} must be a number, not {type(value).__name__}.", name)
-    # NaN compares false with everything and is caught here too.
+    # NaN compares false with everything, so this check catches it too.
     if not low <= value <= high:
         raise InvalidParameter(f"{name} must be between {low:g} and {high:g}, not {value}.", name)
 

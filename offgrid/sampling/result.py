@@ -1,4 +1,4 @@
-"""What a draw gives, and what the scoring of a given token gives."""
+"""The results of sampling a token and of scoring a given token."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import NamedTuple
 
 
 class SampleResult(NamedTuple):
-    """A drawn token.
+    """A sampled token.
 
     Attributes:
         token: its id.
         logprob: log-softmax of the raw row at the token, or with ``post_sampling`` the logarithm of
-            the probability that it was drawn with; None when no logprobs were asked for.
+            the probability with which the token was sampled; None if no logprobs were requested.
         top_logprobs: the most likely tokens of that distribution as (id, logprob), best first, ties
-            lowest id first; after sampling only those that could be drawn. The drawn token's
-            logprob, if among them, is the identical number.
+            lowest id first; with ``post_sampling`` only tokens that could be sampled. The sampled
+            token's logprob, if among them, is the identical number.
     """
 
     token: int
@@ -23,12 +23,12 @@ class SampleResult(NamedTuple):
 
 
 class TokenScore(NamedTuple):
-    """How likely a given token is after a row.
+    """How likely a given token is according to a row.
 
     Attributes:
         token: its id.
         logprob: log-softmax of the row at the token.
-        rank: 1 for the most likely token; equals share the better rank.
+        rank: 1 for the most likely token; equally likely tokens share the better rank.
         top_logprobs: the most likely tokens as (id, logprob), best first, ties lowest id first.
     """
 

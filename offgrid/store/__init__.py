@@ -1,2 +1,2 @@
-"""What is kept on disk. :mod:`~offgrid.store.catalogue` says which models there are,
-:mod:`~offgrid.store.responses` keeps answered responses."""
+"""Data on disk. :mod:`~offgrid.store.catalogue` lists the models,
+:mod:`~offgrid.store.responses` holds the stored responses."""

@@ -1,15 +1,14 @@
-"""Which models there are: the GGUF files of the models directory, looked up anew at each call.
+"""The catalogue of models: the GGUF files of the models directory, read anew at each call.
 
-Files are served where they lie. A model's id is its path below the models directory without
+Files are served from where they lie. A model's id is its path below the models directory without
 ``.gguf``; subfolders give ids with ``/``. Of two files with the same id (``a.gguf`` and ``a.GGUF``)
-the lower-case ending wins. A file that is not a regular file, is not readable, does not begin like
-a GGUF or has a name that is not UTF-8 is left out, and so are all but the first part of a split
-model.
+the lower-case ending wins. The catalogue omits files that are not regular, not readable, or do not
+begin like a GGUF, names that are not UTF-8, and all parts of a split model except the first.
 
-A file with ``mmproj`` as a word of its name is no model but a projector, which makes embeddings of
-images. It belongs to the model beside it whose name is the rest of its own (``mmproj-a.gguf``,
-``a-mmproj.gguf`` and ``a.mmproj.gguf`` to ``a.gguf``), or to the only model of its folder if it is
-the only projector there.
+A file with ``mmproj`` as a word of its name is not a model but a projector, which computes
+embeddings of images. It belongs to the model in the same folder whose name is the rest of its own
+(``mmproj-a.gguf``, ``a-mmproj.gguf`` and ``a.mmproj.gguf`` to ``a.gguf``). If the folder has only
+one model and one projector, they belong together.
 """
 
 from __future__ import annotations
@@ -45,17 +44,17 @@ class ModelEntry:
     created: int
     size: int
     projector: Path | None = None
-    """The file that makes embeddings of images."""
+    """The projector, which computes embeddings of images."""
     stamp: tuple[int, ...] = ()
-    """Size, modification time in nanoseconds and inode of each of its files: as long as they are
-    the same, the files are."""
+    """Size, modification time in nanoseconds and inode of each of its files. If they are unchanged,
+    the files count as unchanged."""
 
 
 class Catalogue:
     """Finds models by id.
 
     Args:
-        settings: ``models_dir`` is searched; a ``default_model`` that is the path of a file is
+        settings: ``models_dir`` is searched. If ``default_model`` is the path of a file, it is
             listed too, with the file's name as its id.
 
     Raises:
@@ -66,7 +65,7 @@ class Catalogue:
         self._dir = settings.models_dir
         self._extra: Path | None = None
         self.default_id = settings.default_model or None
-        # Ids first: a program beside the shell may well be called like a model.
+        # Ids first: a file in the current directory may have the same name as a model.
         if self.default_id in {None, *(entry.id for entry in self.entries())}:
             return
         wanted = settings.default_model
@@ -82,14 +81,14 @@ class Catalogue:
         )
 
     def entries(self) -> list[ModelEntry]:
-        """Return all models, sorted by id; only the bundled starter when there is no other."""
+        """Return all models, sorted by id; the bundled starter only if there is no other model."""
         found = {entry.id: entry for entry in self._scan()}
         if self._extra is not None:
             entry = _entry(self._extra, _id(self._extra.name))
             if entry is not None:
                 names = _names(self._extra.parent)
                 found[entry.id] = _with_projector(_with_parts(entry, names), names)
-        # The starter stays reachable by name; it is listed where it would be served.
+        # The starter is listed if it is the only model or the default model.
         if not found or self.default_id == STARTER_ID:
             starter = _entry(STARTER_PATH, STARTER_ID)
             if starter is not None:
@@ -99,10 +98,10 @@ class Catalogue:
     def get(self, model_id: str) -> ModelEntry:
         """Return one model.
 
-        The id is looked up among the files found, never joined to a path.
+        The id is compared with the files found and never joined to a path.
 
         Raises:
-            ModelNotFound: no model of that id.
+            ModelNotFound: no model has this id.
         """
         for entry in self.entries():
             if entry.id == model_id:
@@ -142,7 +141,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _with_parts(entry: ModelEntry, names: list[str]) -> ModelEntry:
-    """Return the entry of a split model with the stamps of its other parts."""
+    """Return the entry of a split model, including the stamps of its other parts."""
     stem = _id(entry.path.name)
     base = _SPLIT.sub("", stem)
     if base == stem:
@@ -156,7 +155,7 @@ def _with_parts(entry: ModelEntry, names: list[str]) -> ModelEntry:
 
 
 def _with_projector(entry: ModelEntry, names: list[str]) -> ModelEntry:
-    """Return the entry of a model with the projector that is its own among the folder's files."""
+    """Return the entry of a model, with its projector if the folder's files contain one."""
     stems = {name: _id(name) for name in sorted(names) if _id(name) != name and name[0] != "."}
     projectors = {name: stem for name, stem in stems.items() if _PROJECTOR.search(stem)}
     if not projectors:
@@ -176,16 +175,16 @@ def _with_projector(entry: ModelEntry, names: list[str]) -> ModelEntry:
 
 def _expanded(text: str) -> Path | None:
     try:
-        # Links are not resolved: a cache links names that people know to names that are hashes.
+        # Keep symbolic links: a cache may link readable names to names that are hashes.
         return Path(os.path.abspath(Path(text).expanduser()))
     except (RuntimeError, ValueError):
-        return None  # "~nobody", a null byte
+        return None  # for example "~nobody", or a null byte
 
 
 def _entry(path: Path, model_id: str) -> ModelEntry | None:
-    """Look at a file; None when it cannot be a model."""
+    """Return the entry of a file; None if it cannot be a model."""
     try:
-        # JSON cannot say a name that is not UTF-8.
+        # JSON cannot represent a name that is not UTF-8.
         model_id.encode()
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):

@@ -1,13 +1,13 @@
-"""One SQLite file for all threads of this process, which other processes may use, lock and remove.
+"""One SQLite file for all threads of this process. Other processes may use, lock or remove it.
 
-Every thread works on a connection of its own, so threads that read never wait for each other, and
-nobody holds a lock of this process while another process holds the file: each thread waits for
-itself, and gives up after :data:`BUSY_SECONDS`. As long as the file stays locked after that, nobody
-waits for it again; one attempt tells whether it is still locked.
+Every thread works on a separate connection, so reading threads never wait for each other, and no
+lock of this process is held while another process holds the file. Each thread waits for the file by
+itself and gives up after :data:`BUSY_SECONDS`. While the file then remains locked, threads do not
+wait for it again; a single attempt shows whether it is still locked.
 
-A file that somebody removes or replaces stays open under no name, and what is written to it is lost
-with the process. So the inodes of the file and of the two files that belong to it (``-wal`` and
-``-shm``) are compared before every use, and after everything that was written.
+If the file is removed or replaced, the open file has no name, and data written to it is lost when
+the process ends. Therefore the inodes of the file and of its two companions (``-wal`` and ``-shm``)
+are compared before every use and after every write.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ T = TypeVar("T")
 Inode = tuple[int, int]
 
 BUSY_SECONDS = 1.0
-"""How long a thread waits for a file that another process has locked."""
+"""How long a thread waits for a file that another process has locked, in seconds."""
 _FIRST_PAUSE = 0.002
 _LONGEST_PAUSE = 0.01
 _MAX_IDLE = 4
-"""Connections that stay open while nobody needs them."""
+"""Largest number of idle connections that stay open."""
 _ATTEMPTS = 3
-"""How often work is begun whose file is removed meanwhile or turns out to be damaged."""
+"""How often work is attempted if its file is removed meanwhile or found to be damaged."""
 _SUFFIXES = ("", "-wal", "-shm")
 
 
@@ -43,57 +43,57 @@ class Locked(Exception):
 
 
 class _Moved(Exception):
-    """The file that was opened is not the one of that name any more."""
+    """The opened file is no longer the one with that name."""
 
 
 class Database:
-    """Runs transactions. May be used by several threads at once.
+    """Runs transactions. Thread-safe.
 
     Args:
-        path: the file; it and its folders are made when they are first needed, readable by their
-            owner only.
-        prepare: called with each new connection, in no transaction: sets it up, and makes the
-            tables of a new file.
+        path: the file. The file and its folders are created on first use, readable only by their
+            owner.
+        prepare: called with each new connection, outside a transaction; sets up the connection and
+            creates the tables of a new file.
     """
 
     def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection], None]) -> None:
         self._path = path
         self._prepare = prepare
         self._changed = threading.Condition()
-        """Guards what follows; notified when any of it changes."""
+        """Guards the fields below; notified when any of them changes."""
         self._generation = 0
-        """Counts how often all connections were closed."""
+        """How often all connections have been closed."""
         self._renewing = False
-        """Whether a thread waits for the others, to close all connections."""
+        """Whether a thread waits for the others in order to close all connections."""
         self._users = 0
         self._open = 0
-        """Connections, those in use and those being opened included."""
+        """Number of connections, including those in use and those being opened."""
         self._idle: list[sqlite3.Connection] = []
         self._files: tuple[Inode | None, ...] | None = None
-        """Inodes of what all connections have open; None when nothing is open."""
+        """Inodes of the files that all connections have open; None if none is open."""
         self._writing = threading.Lock()
-        """Held by the thread of this process that writes, and by none that waits for another
+        """Held by the writing thread of this process, but not while it waits for another
         process."""
         self._locked = {False: False, True: False}
-        """Whether the file was locked too long, for reading and for writing."""
+        """Whether the file was locked for too long, for reading and for writing."""
 
     @property
     def write_locked(self) -> bool:
-        """Whether the file was locked too long when something was last to be written."""
+        """Whether the file was locked for too long at the last attempt to write."""
         return self._locked[True]
 
     def run(self, work: Callable[[sqlite3.Connection], T], *, write: bool) -> T:
-        """Do some work in one transaction, and return what it returns.
+        """Run work in one transaction, and return its result.
 
         Args:
-            work: may be called more than once, each time as if for the first time, except that the
-                file may hold already what it wrote.
-            write: whether it changes anything; that is durable when this returns.
+            work: may be called more than once. Each call must work like the first, although the
+                file may already contain its writes.
+            write: whether it changes the file; changes are durable when this returns.
 
         Raises:
             Locked: another process holds the file.
             sqlite3.Error: the file cannot be used.
-            OSError: the same.
+            OSError: the file cannot be used.
         """
         for attempt in range(1, _ATTEMPTS + 1):
             generation = self._look_at_files()
@@ -111,7 +111,7 @@ class Database:
         raise sqlite3.OperationalError("the file was removed repeatedly")
 
     def close(self) -> None:
-        """Close the file; later work opens it again."""
+        """Close the file; later work reopens it."""
         with self._changed:
             generation = self._generation
         self._renew(generation)
@@ -121,7 +121,7 @@ class Database:
             connection.close()
 
     def _patiently(self, work: Callable[[sqlite3.Connection], T], write: bool) -> T:
-        """Do the work, and wait for other processes, but not for long."""
+        """Run the work, waiting for other processes for at most :data:`BUSY_SECONDS`."""
         pause, waited = _FIRST_PAUSE, 0.0
         while True:
             try:
@@ -147,12 +147,12 @@ class Database:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _turn(self, write: bool) -> contextlib.AbstractContextManager[object]:
-        """Writers of this process wait for each other as long as each makes progress."""
+        """Return the lock that makes this process's writers take turns; readers take none."""
         return self._writing if write else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection."""
+        """Lend a connection to the calling thread."""
         with self._changed:
             while self._renewing:
                 self._changed.wait()
@@ -177,23 +177,23 @@ class Database:
                 self._changed.notify_all()
 
     def _give_back(self, connection: sqlite3.Connection | None, keep: bool) -> None:
-        """Keep a connection or close it; None is one that could not be opened."""
+        """Keep a connection or close it; None stands for one that could not be opened."""
         if connection is not None and keep and len(self._idle) < _MAX_IDLE:
             self._idle.append(connection)
             return
         if connection is not None:
             connection.close()
         self._open -= 1
-        if not self._open:  # the last one removes the files that belong to the file
+        if not self._open:  # SQLite removed the companion files with the last connection.
             self._files = None
 
     def _connect(self) -> sqlite3.Connection:
         if not self._is_there():
             raise _Moved
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # SQLite would make it readable for everybody; its other files get the mode of this one. A
-        # file that is there must not be opened here: closing it would take away the locks that
-        # SQLite holds on it for other threads.
+        # SQLite would create the file readable by everyone; its companions get the mode of this
+        # file. An existing file must not be opened here, because closing it would release the locks
+        # that SQLite holds on it for other threads.
         with contextlib.suppress(FileExistsError):
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         expected = self._inodes()[0]
@@ -215,7 +215,7 @@ class Database:
         return connection
 
     def _inodes(self) -> tuple[Inode | None, ...]:
-        # The other two lie beside the file itself, not beside a link to it.
+        # The companions lie next to the file itself, not next to a link to it.
         path = os.path.realpath(self._path)
         return tuple(_inode(path + suffix) for suffix in _SUFFIXES)
 
@@ -225,12 +225,12 @@ class Database:
         return files is None or files == self._inodes()
 
     def _is_current(self, generation: int) -> bool:
-        """Whether what was found in a generation can still be so."""
+        """Return whether a finding about the files of this generation still holds."""
         with self._changed:
             return generation == self._generation and self._is_there()
 
     def _look_at_files(self) -> int:
-        """Close all connections if the file is not there any more; return the generation."""
+        """Close all connections if the file is no longer there; return the generation."""
         with self._changed:
             generation = self._generation
         if not self._is_there():
@@ -240,14 +240,14 @@ class Database:
         return generation
 
     def _renew(self, generation: int, damage: Exception | None = None) -> None:
-        """Close all connections, unless another thread has done that already.
+        """Close all connections, unless another thread has already done so.
 
-        SQLite shares what it knows of a file among the connections of a process, so the last one to
-        an old file must be closed before the first one to a new file is opened.
+        SQLite shares its knowledge of a file among the connections of a process, so the last
+        connection to an old file must be closed before the first one to a new file is opened.
 
         Args:
-            generation: what was found, when something was found wrong.
-            damage: why the file is set aside, None to leave it.
+            generation: the generation in which the problem was found.
+            damage: the reason to set the file aside, None to leave it.
         """
         with self._changed:
             while self._renewing:
@@ -255,14 +255,14 @@ class Database:
             if self._generation != generation:
                 return
             self._renewing = True
-            while self._users:  # each of them gives up after a while
+            while self._users:  # Each user gives up after a while.
                 self._changed.wait()
             idle, self._idle = self._idle, []
             self._open = 0
             files, self._files = self._files, None
         try:
             found = self._inodes()
-            # The last one to close saves what is still in the other files.
+            # Closing the last connection saves the contents of the companions.
             for connection in idle:
                 connection.close()
             if files is not None and found != files:
@@ -278,14 +278,14 @@ class Database:
                 self._changed.notify_all()
 
     def _remove_remains(self, files: tuple[Inode | None, ...]) -> None:
-        """Remove what belonged to a file that is gone; SQLite would mix it with the next one."""
+        """Remove the companions of a removed file; SQLite would mix them with the next file."""
         path = os.path.realpath(self._path)
         for suffix, inode in zip(_SUFFIXES[1:], files[1:], strict=True):
             if inode is not None and inode == _inode(path + suffix):
                 os.unlink(path + suffix)
 
     def _set_aside(self, error: Exception) -> None:
-        """Put a damaged file out of the way, in the place of an earlier one."""
+        """Rename a damaged file, replacing an earlier damaged one."""
         aside = self._path.with_name(self._path.name + ".damaged")
         log.error("%s is damaged (%s): set aside as %s", self._path, error, aside)
         os.replace(self._path, aside)
@@ -296,7 +296,7 @@ class Database:
 def _transact(
     connection: sqlite3.Connection, work: Callable[[sqlite3.Connection], T], write: bool
 ) -> T:
-    # Writers that begin as readers cannot wait for each other; readers wait for nobody.
+    # A writer that begins as a reader cannot wait for another writer; readers never wait.
     connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
     try:
         result = work(connection)
@@ -318,14 +318,14 @@ def _inode(path: str) -> Inode | None:
 
 
 def _is_lock(error: sqlite3.OperationalError) -> bool:
-    """Whether another connection is in the way. Before Python 3.11 only the message says so."""
+    """Return whether another connection holds a lock. Before Python 3.11 only the message says."""
     return "locked" in str(error) or "locking protocol" in str(error)
 
 
 def _damaged(error: sqlite3.DatabaseError) -> bool:
-    """Whether the file is no database, or not in order.
+    """Return whether the file is damaged or not a database.
 
-    Python raises the base class itself for these two; a full disk, a lock or a missing folder is an
-    OperationalError.
+    For these two errors Python raises the base class itself; a full disk, a lock or a missing
+    folder is an OperationalError.
     """
     return type(error) is sqlite3.DatabaseError

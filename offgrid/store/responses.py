@@ -1,10 +1,10 @@
-"""Answered ``/v1/responses`` on disk: one SQLite file, bounded, shared by all threads.
+"""The stored responses of ``/v1/responses``: one SQLite file, bounded, shared by all threads.
 
-A response is a row with its JSON object, and a row for each item of its input and of its output, so
-that a conversation is the items of a chain of responses. The file is in WAL mode: a kill at any
-moment loses nothing that was stored before it, and several servers may use one file. It is opened
-when it is first needed. A file that is damaged or removed, also while a server runs, is no reason
-to answer nobody: a new one begins (:mod:`offgrid.store.database`).
+A stored response is a row with its JSON object, and a row for each of its input and output items,
+so a conversation consists of the items of a chain of responses. The file is in WAL mode: a kill at
+any moment loses nothing that was stored before, and several servers may use one file. It is opened
+on first use. Losing the stored responses must not take the server down: if the file is damaged or
+removed, even while a server runs, a new one is created (:mod:`offgrid.store.database`).
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """A response and what it answers.
+    """A response and the items that it answers.
 
     Attributes:
         id: its id.
         previous: id of the response that it continues, or None.
         body: the JSON of the response object, without the output.
-        inputs: the items that this request brought, in order.
+        inputs: the items that its request contained, in order.
         outputs: the items of the answer, in order.
     """
 
@@ -96,7 +96,7 @@ class StoredResponse:
 
 
 class ChainBroken(Exception):
-    """A conversation cannot be read whole. ``missing`` is the id that was not found."""
+    """A conversation is incomplete. ``missing`` is the id that was not found."""
 
     def __init__(self, missing: str) -> None:
         super().__init__(f"Response {missing} is not stored.")
@@ -104,21 +104,21 @@ class ChainBroken(Exception):
 
 
 class ChainTooLong(Exception):
-    """A conversation is larger than whoever asked can take; nothing of it was read."""
+    """A conversation is larger than the caller's limit; none of it was read."""
 
 
 class ResponseStore:
-    """The responses of one file. May be used by several threads at once.
+    """The stored responses of one file. Thread-safe.
 
     Args:
-        path: the file; it and its folders are made when they are first needed, readable by
-            their owner only.
-        max_count: responses that are kept; those not used for longest go first. 0 keeps none and
-            never touches the file.
-        max_bytes: bytes of JSON that are kept, likewise.
+        path: the file. The file and its folders are created on first use, readable only by their
+            owner.
+        max_count: largest number of stored responses; the least recently used are deleted first. 0
+            disables storage and never touches the file.
+        max_bytes: largest number of bytes of JSON, likewise.
 
-    All methods raise StoreFailed when the file cannot be used, and StoreBusy when another process
-    has locked it.
+    All methods raise StoreFailed if the file cannot be used, and StoreBusy if another process has
+    locked it.
     """
 
     def __init__(self, path: Path, max_count: int, max_bytes: int) -> None:
@@ -129,13 +129,13 @@ class ResponseStore:
 
     @property
     def enabled(self) -> bool:
-        """Whether anything is kept."""
+        """Whether responses are stored."""
         return self._max_count > 0
 
     def takes(self) -> bool:
-        """Return whether a response can be stored, as far as that is known before it is tried.
+        """Return whether a response can be stored, as far as is known before the attempt.
 
-        A file that was locked when it was last needed is looked at anew, without waiting.
+        If the file was locked at the last attempt to write, it is tried again, without waiting.
         """
         if not self.enabled:
             return False
@@ -148,10 +148,10 @@ class ResponseStore:
         return True
 
     def put(self, response: StoredResponse) -> None:
-        """Store a response, durably when this returns; its conversation counts as used.
+        """Store a response durably; its whole conversation counts as used.
 
         Raises:
-            StoreFailed: it is larger than everything that may be kept, or the file cannot be used.
+            StoreFailed: the response exceeds the store's limit, or the file cannot be used.
         """
         size = response.size
         if size > self._max_bytes or not self.enabled:
@@ -161,7 +161,7 @@ class ResponseStore:
             if connection.execute(
                 "SELECT 1 FROM responses WHERE id = ?", (response.id,)
             ).fetchone():
-                return  # called again, and the first call was not in vain
+                return  # A repeated call, after a first one that had succeeded.
             (used,) = connection.execute(
                 "SELECT coalesce(max(used), 0) + 1 FROM responses"
             ).fetchone()
@@ -191,7 +191,7 @@ class ResponseStore:
         self._run(write, write=True)
 
     def get(self, id: str) -> StoredResponse | None:
-        """Return a response, None if there is none of that id."""
+        """Return a response, None if no response has this id."""
         if not self.enabled:
             return None
 
@@ -215,7 +215,7 @@ class ResponseStore:
     def delete(self, id: str) -> bool:
         """Remove a response and its items; return whether there was one.
 
-        Those that continue it stay, but their conversation cannot be continued any more.
+        Responses that continue it stay, but their conversation can no longer be continued.
         """
         if not self.enabled:
             return False
@@ -229,8 +229,8 @@ class ResponseStore:
         """Return the JSON of all items that led to a response, its output last.
 
         Raises:
-            ChainBroken: it, or one that it continues, is not there any more.
-            ChainTooLong: their JSON is more than ``max_bytes``.
+            ChainBroken: the response, or one that it continues, is no longer stored.
+            ChainTooLong: the JSON of these responses has more than ``max_bytes``.
         """
         if not self.enabled:
             raise ChainBroken(id)
@@ -257,10 +257,10 @@ class ResponseStore:
         return self._run(read)
 
     def items(self, ids: Sequence[str], max_bytes: int) -> dict[str, bytes]:
-        """Return the JSON of those items that are there, the latest of each id.
+        """Return the JSON of the items that are stored, the latest of each id.
 
         Raises:
-            ChainTooLong: all in all it is more than ``max_bytes``.
+            ChainTooLong: the items together have more than ``max_bytes``.
         """
         if not self.enabled:
             return {}
@@ -282,7 +282,7 @@ class ResponseStore:
         return self._run(read)
 
     def close(self) -> None:
-        """Close the file; a later call opens it again."""
+        """Close the file; a later call reopens it."""
         self._database.close()
 
     def _run(self, work: Callable[[sqlite3.Connection], T], *, write: bool = False) -> T:
@@ -292,23 +292,23 @@ class ResponseStore:
             raise StoreBusy from ex
         except (sqlite3.Error, OSError) as ex:
             log.error("%s cannot be used: %s", self._path, ex)
-            # What the system says of a file contains its path, which is nobody else's business.
+            # The system's message contains the file's path, which clients must not see.
             reason = ex.strerror if isinstance(ex, OSError) else ex
             raise StoreFailed(f"The store of responses cannot be used: {reason}.") from ex
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Set up a connection, and make the tables of a new file."""
+    """Set up a connection, and create the tables of a new file."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version > _VERSION:
         raise sqlite3.NotSupportedError("it was written by a later version of OffGrid")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA foreign_keys = ON")
-    # What was deleted is not to be read from the file's free pages.
+    # Overwrite deleted data, so that it cannot be read from the file's free pages.
     connection.execute("PRAGMA secure_delete = ON")
     connection.execute(f"PRAGMA journal_size_limit = {16 << 20}")
-    # To write this each time would be to wait for whoever writes.
+    # Create the tables only if needed: each write would wait for other writers.
     last = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'items_by_id'").fetchone()
     if version < _VERSION or last is None:
         connection.executescript(
