@@ -9,11 +9,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 from offgrid.engine.client.client import ClientGone, EngineClient, Generation
+from offgrid.engine.client.pending import POLL
 from offgrid.engine.protocol import Delta, GenerationRequest
 from offgrid.errors import Overloaded
 
-POLL = 0.1
-"""Interval, in seconds, at which a waiting request checks that its client is still connected."""
 WINDOW = 2
 """Sequences of one request that have places in the queue, as a multiple of the slots: enough that
 no slot waits for the next prompt."""

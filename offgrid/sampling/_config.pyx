@@ -95,8 +95,7 @@ cdef class _Config:
         return 0
 
     cdef int set_biases(self, object logit_bias, object banned) except -1:
-        biases = {token: (-math.inf if value is False else value)
-                  for token, value in (logit_bias or {}).items()}
+        biases = dict(logit_bias or {})
         for token in biases:
             check_token(token, self.c.n_vocab, "logit_bias")
         biases.update((check_token(token, self.c.n_vocab, "banned"), -math.inf)

@@ -3,7 +3,8 @@
 To add a parameter, write
 
 1. its row in :class:`SamplingParams`: default, range, and the API's range where that differs;
-2. its field in ``csrc/og_config.h``, and its effect, for example in ``csrc/og_truncate.c``;
+2. its field in ``csrc/og_config.h`` (a default other than 0 also in ``og_config_init``), and its
+   effect, for example in ``csrc/og_truncate.c``;
 3. the same field in ``_core.pxd``;
 4. the line of ``_config.pyx`` that copies it;
 5. its definition in ``tests/lib/reference.py``;

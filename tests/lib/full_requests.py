@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from support import Json
 from tiny_vision import pixels, png
 
+from offgrid.sampling.params import RANGES, Range
+
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 RESPONSES = "/v1/responses"
@@ -35,12 +37,22 @@ INERT: Json = {
     "user": "somebody",
     "verbosity": "low",
 }
+
+
+def _another(limits: Range) -> float:
+    """A value that a request may have and that is not the default."""
+    if limits.kind is bool:
+        return not limits.api_default
+    step = (limits.api_most - limits.api_default) / 2 or (limits.api_least - limits.api_default) / 2
+    return limits.kind(limits.api_default + (min(step, 1) if limits.kind is int else step))
+
+
 SAMPLING: Json = {
+    **{name: _another(limits) for name, limits in RANGES.items() if name != "repetition_penalty"},
     "temperature": 0.5,
     "top_p": 0.9,
     "top_k": 40,
     "min_p": 0.01,
-    "p_less": True,
     "frequency_penalty": 0.1,
     "presence_penalty": 0.1,
     "repeat_last_n": 32,
@@ -58,8 +70,6 @@ SAMPLING: Json = {
     "mirostat": 2,
     "mirostat_tau": 4.0,
     "mirostat_eta": 0.2,
-    "adaptive_target": 0.5,
-    "adaptive_decay": 0.8,
     "dry_multiplier": 0.5,
     "dry_base": 1.5,
     "dry_allowed_length": 3,

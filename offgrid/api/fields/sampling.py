@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from offgrid.api.fields.messages import invalid
 from offgrid.errors import InvalidParameter
-from offgrid.sampling.params import RANGES, SEED_MAX, Range, SamplingParams
+from offgrid.sampling.params import MAX_BIAS, RANGES, SEED_MAX, Range, SamplingParams
 
 MAX_TOKEN_ID = (1 << 31) - 1
 _MAX_ID_DIGITS = 20
@@ -133,8 +133,8 @@ def _logit_bias(raw: dict[str, Any] | list[Any]) -> tuple[dict[int, float], dict
             bias = -math.inf
         elif isinstance(value, bool) or not isinstance(value, (int, float)):
             raise InvalidParameter("A bias must be a number or false.", name)
-        elif not -100 <= value <= 100:
-            raise InvalidParameter("A bias must be between -100 and 100.", name)
+        elif not -MAX_BIAS <= value <= MAX_BIAS:
+            raise InvalidParameter(f"A bias must be between {-MAX_BIAS:g} and {MAX_BIAS:g}.", name)
         else:
             bias = float(value)
         if isinstance(key, int) or (isinstance(raw, dict) and re.fullmatch(r"[0-9]+", key)):

@@ -19,10 +19,11 @@ from typing import Any, Protocol
 import falcon
 import msgspec
 
-from offgrid.api.generation import POLL, GenerationGroup, Mark, Once
+from offgrid.api.generation import GenerationGroup, Mark, Once
 from offgrid.api.http.errors import request_error_body
 from offgrid.api.http.waitress.environ import direct_output
 from offgrid.engine.client.client import ClientGone
+from offgrid.engine.client.pending import POLL
 from offgrid.errors import EngineFault, RequestError
 
 log = logging.getLogger(__name__)
