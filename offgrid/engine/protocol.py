@@ -25,7 +25,7 @@ writer are out of step, and the pipe is abandoned."""
 
 
 class FrameTooLarge(ValueError):
-    """A message that does not fit into a frame; nothing of it was written."""
+    """A message does not fit into a frame; no part of it was written."""
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
@@ -220,7 +220,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     pad_text: str
     add_bos: bool
     control_texts: tuple[str, ...]
-    """Texts of all control tokens, which user text must not be able to write."""
+    """Texts of all control tokens. Text from a user must not become one of these tokens."""
     fingerprint: str
     """Hash of everything that can change the logits: build, file, context, threads."""
     metadata: dict[str, str]

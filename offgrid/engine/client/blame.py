@@ -48,7 +48,7 @@ class Blame:
         self._flights: dict[int, _Flight] = {}
         self._crashes: deque[tuple[float, set[str]]] = deque(maxlen=_MAX_CRASHES)
 
-    # --- what the worker does -----------------------------------------------------------------
+    # --- progress of the worker ---------------------------------------------------------------
 
     def enter(self, id: int, key: str) -> None:
         """A request is sent to the worker; ``key`` identifies its prompt."""
@@ -108,7 +108,7 @@ class Blame:
         """Return the keys of prompts that are tokenised or prefilled at this moment."""
         return {flight.key for flight in self._flights.values() if flight.computing}
 
-    # --- what it died of ----------------------------------------------------------------------
+    # --- crashes ------------------------------------------------------------------------------
 
     def crashed(self) -> set[str]:
         """The worker died. Return the keys of prompts that it may have died of."""

@@ -83,7 +83,7 @@ class EngineClient:
             clock=clock,
         )
 
-    # --- life ---------------------------------------------------------------------------------
+    # --- start and end ------------------------------------------------------------------------
 
     def start(self) -> None:
         """Start the worker in the background; :meth:`wait_ready` waits until it serves.
@@ -103,7 +103,7 @@ class EngineClient:
 
     @property
     def pid(self) -> int | None:
-        """The worker's process id while there is one."""
+        """The worker's process id; None if there is no worker."""
         process = self._readiness.process
         return None if process is None else process.pid
 
@@ -187,7 +187,7 @@ class EngineClient:
         return self._places.hold(n, times, more=more)
 
     def release(self, n: int) -> None:
-        """Give places in the queue back."""
+        """Release places in the queue."""
         self._places.release(n)
 
     def submit(

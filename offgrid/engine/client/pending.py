@@ -29,8 +29,8 @@ FAILED    an error has come                         (it has ended)
 A request whose prompt has become refused (:mod:`~offgrid.engine.client.blame`) is not retried in
 any state. Each change is made with the lock of
 :class:`~offgrid.engine.client.readiness.Readiness` held. Lookups and embeddings skip the states for
-which they have no events. The state describes only what the worker has done. What the client's
-thread has done is separate: whether it has read all events (:attr:`Generation.finished`), and
+which they have no events. The state describes only the worker's progress. The progress of the
+client's thread is separate: whether it has read all events (:attr:`Generation.finished`), and
 whether it has closed the request, which releases its places.
 """
 

@@ -163,7 +163,7 @@ class WorkerProcess:
                 self._log.append(text)
                 llama_log.debug("%s", text)
 
-    # --- what to tell of its end --------------------------------------------------------------
+    # --- explaining its end -------------------------------------------------------------------
 
     def trace(self) -> str:
         """Return the trace of a crash for the log, else the last line that says why it ended."""

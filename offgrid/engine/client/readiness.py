@@ -59,7 +59,7 @@ class Readiness:
         self._most_waiting = most_waiting
         self._waiting = 0
 
-    # --- set by the supervisor and the client -------------------------------------------------
+    # --- for the supervisor and the client ----------------------------------------------------
 
     def begin(self, process: WorkerProcess) -> None:
         """A worker has been started and loads the model."""
@@ -92,7 +92,7 @@ class Readiness:
             self.closed = True
             self.changed.notify_all()
 
-    # --- asked by requests --------------------------------------------------------------------
+    # --- for requests -------------------------------------------------------------------------
 
     def wait(self, alive: Callable[[], bool] = lambda: True) -> ModelInfo:
         """Wait until the model is loaded.

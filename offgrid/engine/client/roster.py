@@ -86,7 +86,7 @@ class Roster:
         self._sound: dict[str, tuple[int, ...]] = {}
         """Stamps of files that were loaded before and need not be examined."""
 
-    # --- what is loaded -----------------------------------------------------------------------
+    # --- loaded models ------------------------------------------------------------------------
 
     def get(self, model_id: str) -> LoadedModel | None:
         """Return a model that is loaded or loading."""
@@ -134,7 +134,7 @@ class Roster:
         self._models.clear()
         return clients
 
-    # --- what makes room ----------------------------------------------------------------------
+    # --- making room --------------------------------------------------------------------------
 
     def choose_victim(self) -> LoadedModel:
         """Return the model to unload: outdated ones first, then the least recently used.
@@ -172,7 +172,7 @@ class Roster:
         """Return whether this file, unchanged, was loaded before."""
         return self._sound.get(entry.id) == entry.stamp
 
-    # --- what failed --------------------------------------------------------------------------
+    # --- failures -----------------------------------------------------------------------------
 
     def bury(self) -> None:
         """Remove the models that failed to load, and remember why."""

@@ -176,7 +176,7 @@ class Supervisor:
         if process is not None:
             process.kill()
 
-    # --- one worker after the other -----------------------------------------------------------
+    # --- one worker after another -------------------------------------------------------------
 
     def _supervise(self) -> None:
         """Run one worker after another. This thread must outlive each of them: see
@@ -290,7 +290,7 @@ class Supervisor:
         _log_death(f"worker {process.pid} ended with status {status}.", process)
         return self._listener.died()
 
-    # --- what a worker says -------------------------------------------------------------------
+    # --- reports of a worker ------------------------------------------------------------------
 
     def _take(self, reports: Sequence[Report]) -> None:
         """Handle the reports that came since the last call; call the listener's ``tell`` once."""
@@ -315,7 +315,7 @@ class Supervisor:
             assert process is not None  # it is the process whose report this is
             self._listener.ready(process)
 
-    # --- watching it --------------------------------------------------------------------------
+    # --- the watchdog -------------------------------------------------------------------------
 
     def _watch(self) -> None:
         """Kill a worker that does not answer pings or whose step takes too long."""

@@ -111,7 +111,7 @@ class Drawing:
             drawn.sort(key=lambda pair: pair[0].choice)
         finished = Status.FINISHED
         for sequence, result in drawn:
-            if sequence.status is finished:  # a sibling has just failed their request
+            if sequence.status is finished:  # another choice has just failed their request
                 continue
             if isinstance(result, SamplingError):
                 self._not_drawn(sequence, result)

@@ -47,7 +47,7 @@ class PieceIndex:
         self._text = b"".join(pieces)
         lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
         starts = np.concatenate(([0], np.cumsum(lengths)))
-        self._starts = array.array("q", starts.tobytes())  # bisect is slow on NumPy's
+        self._starts = array.array("q", starts.tobytes())  # bisect is slow on NumPy arrays
         keys = _end_keys(self._text, starts[1:], lengths)
         order = np.argsort(keys, kind="stable")
         self._by_end = order.astype(np.int32)

@@ -66,7 +66,7 @@ _TOKENISER, _COMPILER = 0, 1
 """Lanes of the threads that tokenise, for :class:`Tokenising`."""
 
 _TURN = 0.02
-"""Seconds of tokenising after which a request of many inputs lets other requests go first."""
+"""Seconds of tokenising after which an embedding request lets other requests go first."""
 
 
 class Writer:
@@ -112,7 +112,7 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """A request of many inputs that is being tokenised."""
+    """An embedding request that is being tokenised."""
 
     id: int
     job: EmbeddingJob

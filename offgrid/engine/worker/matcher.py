@@ -86,7 +86,7 @@ class Matcher:
                 self.error = first_line(self._inner.get_error())
             else:
                 self._compute()
-        except BaseException as ex:  # a Rust panic is no Exception
+        except BaseException as ex:  # a Rust panic is not an Exception
             log.exception("a grammar failed")
             self.error = type(ex).__name__
         seconds = time.thread_time() - began

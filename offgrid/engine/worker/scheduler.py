@@ -41,7 +41,7 @@ _MAX_MOVED_CTX = 16384
 
 
 class Schedulable(Protocol):
-    """What the scheduler sees of a sequence."""
+    """The part of a sequence that the scheduler uses."""
 
     request_id: int
     status: Status
@@ -209,8 +209,8 @@ class Scheduler(Generic[S]):
         return own
 
     def _place(self, sequence: S, own: int | None) -> Placement[S]:
-        """Choose a slot and the prefix to begin after; park the sequence if it shall wait for the
-        prefill of another."""
+        """Choose a slot and the prefix after which the sequence begins, or park it if another
+        sequence will compute a longer prefix."""
         match = self._best_match(sequence)
         if own is not None:
             self.idle.release(own)
@@ -269,9 +269,9 @@ class Scheduler(Generic[S]):
         return near, rescue
 
     def _near(self, slot: int) -> int | None:
-        """Return an idle slot next to one in use, if the given slot is too far from those in use
-        to be computed in the same call. None if it is not, if there is no such slot, or if a copy
-        takes too long."""
+        """Return an idle slot next to one in use, to replace a slot that is too far from those in
+        use to be computed in the same call. Return None if the slot is near enough, if there is no
+        such idle slot, or if a copy takes too long."""
         if self.n_ctx > _MAX_MOVED_CTX or self.idle.distance(slot) <= 1 + MAX_GAP // 2:
             return None
         return self.idle.neighbour()
@@ -307,8 +307,8 @@ class Scheduler(Generic[S]):
         return longest_match(itertools.chain(idle, shared), prompt, sequence.whole, self.can_cut)
 
     def _promised(self, sequence: S, length: int) -> tuple[S, int] | None:
-        """Return the running sequence whose prefill will compute a longer prefix of this prompt
-        than ``length``, and the length of that; None if there is none."""
+        """Return the running sequence whose prefill will compute a prefix of this prompt that is
+        longer than ``length`` by at least ``min_copy``, and the length of that prefix; or None."""
         best, source = length + self.min_copy - 1, None
         if not self.can_cut:
             return None
@@ -345,7 +345,7 @@ class Scheduler(Generic[S]):
         self._parked.pop(slot, None)
         kept = sequence.computed if sequence.reuse else 0
         self.idle.put(slot, sequence.tokens[:kept].copy(), sequence.n_prompt)
-        if self.can_cut:  # else only a whole sequence can be shared, so each length counts
+        if self.can_cut:  # else only whole sequences are shared, so a shorter one is useful too
             self.idle.drop_repeated(slot)
 
     def forget(self, slot: int) -> None:

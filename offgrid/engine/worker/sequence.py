@@ -37,13 +37,13 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
         Status.PARKED,  # gets a slot; another sequence is computing its prefix
         Status.PREFILL,  # gets a slot
         Status.DECODING,  # gets a slot, and begins after a prefix of all but one token
-        Status.FINISHED,  # cancelled, or a sibling failed
+        Status.FINISHED,  # cancelled, or another choice failed
     }),
     Status.PARKED: frozenset({
         Status.PREFILL,  # the prefix is computed, or never will be
         Status.DECODING,  # the same; the prefix is all but one token
         Status.WAITING,  # preempted: another sequence needs its cells
-        Status.FINISHED,  # cancelled, or a sibling failed
+        Status.FINISHED,  # cancelled, or another choice failed
     }),
     Status.PREFILL: frozenset({
         Status.DECODING,  # a step has computed the rest of its prompt
