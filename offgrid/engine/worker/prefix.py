@@ -93,7 +93,8 @@ class IdleSlots:
         Args:
             slot: the slot.
             tokens: the tokens that are computed in it; may be empty.
-            n_prompt: how many of them are the prompt; the rest is the answer. None: all of them.
+            n_prompt: length of the sequence's prompt; tokens after it are the answer. None: all of
+                the tokens are prompt.
         """
         self._held[slot] = tokens
         self._n_prompt[slot] = len(tokens) if n_prompt is None else min(n_prompt, len(tokens))
