@@ -1,12 +1,12 @@
-"""What a context and a vocabulary can take: one rule for server and worker, and its errors."""
+"""Limits that follow from a model's context and vocabulary, shared by server and worker."""
 
 from __future__ import annotations
 
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 
 BYTES_PER_TOKEN = 16
-"""A text with more bytes than this for every token of the context is refused unread: some
-tokenizers take time that grows with the square of the text."""
+"""A text with more bytes than this per token of the context is refused before it is tokenised,
+because some tokenisers take time that grows with the square of the length."""
 
 
 def text_limit(n_ctx: int) -> int:
@@ -15,21 +15,21 @@ def text_limit(n_ctx: int) -> int:
 
 
 def utf8_size(text: str) -> int:
-    """Return how many bytes a text has as UTF-8; half a surrogate pair counts three."""
+    """Return how many bytes a text has as UTF-8; an unpaired surrogate counts as three."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def check_text_size(
     size: int, n_ctx: int, param: str, most: int | None = None, *, what: str = "The prompt"
 ) -> None:
-    """Refuse a text of more bytes than a model's context can take.
+    """Refuse a text of more bytes than :func:`text_limit` allows.
 
     Args:
         size: bytes of the text as UTF-8.
         n_ctx: tokens of the context of one sequence.
         param: the request field that the error names.
-        most: what is taken at most, whatever the context is.
-        what: what the text is, as the beginning of a sentence.
+        most: an upper limit in bytes that applies whatever the context is.
+        what: the name of the text, at the beginning of the error's sentence.
 
     Raises:
         ContextLengthExceeded: it is longer.
@@ -44,10 +44,10 @@ def check_text_size(
 
 
 def check_message_count(count: int, n_ctx: int, param: str) -> None:
-    """Refuse a conversation of more messages than the context has tokens; each takes one or more.
+    """Refuse a conversation of more messages than the context has tokens: each needs at least one.
 
     Raises:
-        ContextLengthExceeded: so it is.
+        ContextLengthExceeded: it has more messages.
     """
     if count > n_ctx:
         raise ContextLengthExceeded(
@@ -62,7 +62,7 @@ def check_prompt_tokens(count: int, n_ctx: int, param: str, *, answered: bool = 
         count: tokens of the prompt.
         n_ctx: tokens of the context of one sequence.
         param: the request field that the error names.
-        answered: whether there has to be room for a token of an answer too.
+        answered: whether there must be room for one token of the answer too.
 
     Raises:
         ContextLengthExceeded: it is longer.
@@ -75,8 +75,8 @@ def check_prompt_tokens(count: int, n_ctx: int, param: str, *, answered: bool = 
 
 
 def check_input_tokens(count: int, n_ctx: int, param: str, *, paired: bool = False) -> None:
-    """Refuse an input to be embedded, or with ``paired`` a document together with the query that
-    it is ranked for, of more tokens than the context has.
+    """Refuse an input of more tokens than the context has. With ``paired``, the input is a document
+    together with the query for which it is ranked.
 
     Raises:
         ContextLengthExceeded: it is longer.
@@ -94,9 +94,9 @@ def outside_vocabulary(token: int, n_vocab: int, param: str, advice: str = "") -
 
     Args:
         token: the id.
-        n_vocab: tokens of the vocabulary.
+        n_vocab: number of tokens of the vocabulary.
         param: the request field that the error names.
-        advice: a sentence that says what to do.
+        advice: a sentence that tells the client what to do.
     """
     message = f"Token id {token} is outside the model's vocabulary (0 to {n_vocab - 1})."
     return InvalidParameter(f"{message} {advice}".rstrip(), param)

@@ -20,20 +20,21 @@ from offgrid.grammar.checked import CheckedSchema
 from offgrid.sampling.params import SamplingParams
 
 MAX_FRAME = 64 * 1024 * 1024
-"""Bytes. Nobody writes a longer frame, so one that says that it is longer means that the stream is
-out of step, and the pipe is given up."""
+"""Bytes. No process writes a longer frame. A header with a larger length means that reader and
+writer are out of step, and the pipe is abandoned."""
 
 
 class FrameTooLarge(ValueError):
-    """A message that does not fit into a frame; nothing of it was written."""
+    """A message does not fit into a frame; no part of it was written."""
 
 
 class Part(msgspec.Struct, frozen=True, array_like=True):
-    """A piece of prompt text.
+    """A part of a prompt: text or an image.
 
-    ``special`` is true for scaffold: only there do control tokens such as ``<|im_end|>`` become
-    token ids. Text that came from a user has ``special`` false and stays text. A part with an
-    ``image``, the index of one of the request's images, stands for that and has no text.
+    ``special`` is true for the text of a chat template: only there do the texts of control tokens,
+    such as ``<|im_end|>``, become those tokens. Text that came from a user has ``special`` false
+    and stays text. A part with an ``image``, the index of one of the request's images, stands for
+    that image and has no text.
     """
 
     text: str
@@ -42,12 +43,13 @@ class Part(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Grammar(msgspec.Struct, frozen=True):
-    """What the answer has to look like.
+    """The grammar that an answer must follow.
 
-    ``kind`` says how ``source`` is written: ``"lark"`` (llguidance's dialect), ``"gbnf"``
+    ``kind`` is the language of ``source``: ``"lark"`` (llguidance's dialect), ``"gbnf"``
     (llama.cpp's), ``"regex"`` or ``"choice"`` (a JSON list of texts). ``"json_schema"`` has no
-    source, but one of ``schemas``. ``"answer"`` is Lark that was made here; a rule ``schema_0`` in
-    it stands for the first of ``schemas``. ``param`` is the request field that error messages name.
+    source, but one element in ``schemas``. ``"answer"`` is Lark that the server has written; a rule
+    ``schema_0`` in it stands for the first of ``schemas``. ``param`` is the request field that
+    error messages name.
     """
 
     kind: str
@@ -64,41 +66,42 @@ class Grammar(msgspec.Struct, frozen=True):
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One prompt and how to continue it.
 
-    Exactly one of ``parts`` and ``tokens`` is the prompt. ``images`` are the files that parts refer
-    to, with the request field of each in ``image_params``. ``max_tokens`` of ``None`` means until
-    the model ends its answer or the context is full. ``top_logprobs`` of ``None`` means no
-    logprobs; 0 or more means the chosen token's and that many alternatives, of the model's own
-    distribution or, with ``post_sampling``, of the one that the token was drawn from.
+    Exactly one of ``parts`` and ``tokens`` is the prompt. ``images`` are the files to which parts
+    refer, with the request field of each in ``image_params``. ``max_tokens`` of ``None`` means
+    until the model ends its answer or the context is full. ``top_logprobs`` of ``None`` means no
+    logprobs; 0 or more means those of the sampled token and of that many alternatives. They are of
+    the model's own distribution or, with ``post_sampling``, of the one that the draw used.
     """
 
     parts: tuple[Part, ...] = ()
     tokens: tuple[int, ...] | None = None
     sampling: SamplingParams = SamplingParams()
     text_bias: dict[str, float] = {}
-    """Text to the bias of each of its tokens; the worker, which knows the vocabulary, adds them to
+    """Text -> the bias of each of its tokens. The worker, which knows the vocabulary, adds them to
     the biases of ``sampling``."""
     dry_breakers: tuple[str, ...] = ()
-    """Texts that end a repetition; the worker makes the token sequences of ``sampling`` of them."""
+    """DRY's sequence breakers. The worker converts them to the token sequences in ``sampling``."""
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     n: int = 1
     ignore_eos: bool = False
     cache_prompt: bool = True
-    """Whether computed tokens of others may be used, and these by others."""
+    """Whether prefixes of other requests may be used for this one, and its prefixes for others."""
     top_logprobs: int | None = None
     post_sampling: bool = False
     end_logprob: bool = False
-    """Whether the token that ends an answer, which has no text, gets its logprobs too."""
+    """Whether the end token of an answer, which has no text, gets logprobs too."""
     prompt_logprobs: int | None = None
-    """As ``top_logprobs``, for the tokens of the prompt; of the model's own distribution always."""
+    """As ``top_logprobs``, for the tokens of the prompt; always of the model's own distribution."""
     echo: bool = False
-    """Whether the text of a prompt given as ``tokens`` is wanted."""
+    """Whether the client needs the text of a prompt given as ``tokens``."""
     suffix: str | None = None
-    """What comes behind the answer: the model fills in between. The prompt is plain text then."""
+    """Text after the answer: the model fills in the text between the prompt and it. The prompt is
+    then plain text."""
     grammar: Grammar | None = None
-    """Tokens that would leave it are never drawn."""
+    """Tokens that would violate it are never sampled."""
     visible: tuple[str, ...] = ()
-    """Texts of control tokens that give their text; all others give none."""
+    """Texts of the control tokens that appear as text in the answer; all others do not."""
     prompt_param: str = "prompt"
     """The request field that error messages about the prompt name."""
     images: tuple[bytes, ...] = ()
@@ -108,9 +111,9 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 class EmbeddingRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """Inputs to be turned into one vector each, or documents to be scored against a query.
 
-    An input is text, none of which becomes a control token, or token ids, which are taken as they
-    are. With ``query`` the answer to each input is one number: how well it fits. ``dimensions``
-    cuts vectors to their first so many entries.
+    An input is text, in which nothing becomes a control token, or token ids, which are used
+    unchanged. With ``query`` the result for each input is one number: how well it fits the query.
+    Vectors keep only their first ``dimensions`` entries.
     """
 
     inputs: tuple[str | tuple[int, ...], ...]
@@ -121,7 +124,7 @@ class EmbeddingRequest(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TokenQuery(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A question to the tokenizer: the ids of ``parts``, or what ``tokens`` stand for.
+    """A query to the tokeniser: the token ids of ``parts``, or the pieces or names of ``tokens``.
 
     ``param`` is the request field that error messages name.
     """
@@ -129,11 +132,11 @@ class TokenQuery(msgspec.Struct, frozen=True, omit_defaults=True):
     parts: tuple[Part, ...] = ()
     tokens: tuple[int, ...] | None = None
     add_bos: bool = False
-    """Whether the token that begins a sequence is put in front, where the model wants one."""
+    """Whether to put BOS in front, if the model expects it."""
     pieces: bool = False
-    """Whether the answer tells the bytes of each token."""
+    """Whether to return the bytes of each token."""
     names: bool = False
-    """Whether it tells how each token is written in the vocabulary."""
+    """Whether to return how each token is written in the vocabulary."""
     param: str = "prompt"
     images: tuple[bytes, ...] = ()
     """As for a :class:`GenerationRequest`. Their positions have negative ids."""
@@ -146,11 +149,10 @@ class TokenQuery(msgspec.Struct, frozen=True, omit_defaults=True):
 class Load(msgspec.Struct, frozen=True, tag=True):
     """The first command: which file to serve and how. Sizes are in tokens.
 
-    ``ctx_size`` is the context of one sequence, 0 for the model's own; ``parallel`` the number of
-    sequences at once; ``threads`` 0 for one per physical core; ``gpu_layers`` -1 for all;
-    ``projector`` the file that makes embeddings of images, if there is one. With ``examine`` the
-    file is only looked at: the answer is :class:`Examined` or :class:`LoadFailed`, and the process
-    ends.
+    ``ctx_size`` is the context of one sequence, 0 for the context with which the model was trained;
+    ``parallel`` is the number of slots; ``threads`` 0 means one per physical core; ``gpu_layers``
+    -1 means all; ``projector`` is the projector's file, if there is one. With ``examine`` the file
+    is only examined: the worker reports :class:`Examined` or :class:`LoadFailed`, and ends.
     """
 
     path: str
@@ -181,7 +183,7 @@ class LookUp(msgspec.Struct, frozen=True, tag=True):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
-    """Idempotent; an unknown id is no error (it may just have finished)."""
+    """Idempotent. An unknown id is no error, because the request may just have ended."""
 
     id: int
 
@@ -191,7 +193,7 @@ class Ping(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
-    """End the process now; running requests have been dealt with."""
+    """End the process now. The server has already ended the running requests."""
 
 
 Command = Load | Submit | Embed | LookUp | Cancel | Ping | Stop
@@ -200,7 +202,7 @@ Command = Load | Submit | Embed | LookUp | Cancel | Ping | Stop
 
 
 class ModelInfo(msgspec.Struct, frozen=True):
-    """What the server has to know of a loaded model. Sizes are in tokens unless said otherwise."""
+    """The properties of a loaded model. Sizes are in tokens unless stated otherwise."""
 
     path: str
     description: str
@@ -218,14 +220,14 @@ class ModelInfo(msgspec.Struct, frozen=True):
     pad_text: str
     add_bos: bool
     control_texts: tuple[str, ...]
-    """Texts of all control tokens, which user text must not be able to write."""
+    """Texts of all control tokens. Text from a user must not become one of these tokens."""
     fingerprint: str
-    """Stands for everything that can change the logits: build, file, context, threads."""
+    """Hash of everything that can change the logits: build, file, context, threads."""
     metadata: dict[str, str]
     pooling: str = "mean"
     """How the states of an input's tokens become its vector: one of :data:`POOLINGS`."""
     generates: bool = True
-    """Whether it writes text; models made for embedding or ranking do not."""
+    """Whether it generates text; models made for embedding or ranking do not."""
     control_ids: dict[str, int] = {}
     """Ids of the ``control_texts``."""
     has_vision: bool = False
@@ -233,14 +235,14 @@ class ModelInfo(msgspec.Struct, frozen=True):
 
 
 POOLINGS = ("mean", "cls", "last", "rank")
-"""Mean of all states, the first, the last, or a score that a classification head makes."""
+"""Mean of all states, the first, the last, or the score that a classification head computes."""
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
-    """A token with the logarithm of its probability.
+    """A token with its logprob.
 
-    ``top`` lists the most likely tokens, best first, as ``(piece bytes, logprob)``. Pieces of
-    control tokens are how these are written. ``silent`` says that the token gives no text.
+    ``top`` lists the most likely tokens, best first, as ``(piece bytes, logprob)``. The piece of a
+    control token is its text in the vocabulary. ``silent`` says that the token adds no text.
     """
 
     token: int
@@ -251,11 +253,11 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PromptToken(msgspec.Struct, frozen=True, array_like=True):
-    """A token of the prompt with the logarithm of its probability behind those before it.
+    """A token of the prompt with its logprob after the tokens before it.
 
-    The first one has no ``logprob``, ``rank`` (1 for the most likely token) and ``top``: most
-    likely tokens, best first, as ``(token id, piece bytes, logprob)``. ``silent`` says that
-    the token is not in the prompt's text: the server put it in front.
+    ``rank`` is 1 for the most likely token. ``top`` lists the most likely tokens, best first, as
+    ``(token id, piece bytes, logprob)``. The first token has no ``logprob``, ``rank`` or ``top``.
+    ``silent`` says that the token is not part of the prompt's text, but was added in front.
     """
 
     token: int
@@ -267,10 +269,10 @@ class PromptToken(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Tokenising(msgspec.Struct, frozen=True, tag=True):
-    """A thread of the worker begins with a request's text, and is through with the one before.
+    """A thread of the worker begins to tokenise a request, so it has finished the one before.
 
-    ``lane`` says which thread: 0 the tokeniser, 1 the one that compiles grammars. ``id`` 0 stands
-    for no request: the thread dropped one that was cancelled meanwhile.
+    ``lane`` is the thread: 0 the tokeniser, 1 the compiler of grammars. ``id`` 0 stands for no
+    request: the thread dropped one that was cancelled meanwhile.
     """
 
     id: int
@@ -278,19 +280,19 @@ class Tokenising(msgspec.Struct, frozen=True, tag=True):
 
 
 class Accepted(msgspec.Struct, frozen=True, tag=True):
-    """The prompt was tokenised and fits. Sent once a request, before its first delta."""
+    """The prompt was tokenised and fits. Sent once per request, before its first delta."""
 
     id: int
     prompt_tokens: int
     seed: int
-    """The seed in force: the request's, or the random one that was drawn for it."""
+    """The seed that is used: the request's, or a random one."""
     prompt_text: str = ""
-    """The text of a prompt that came as token ids, where the request asks for it."""
+    """The text of a prompt that came as token ids, if the request needs it."""
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
-    """The request got a slot. ``computing``: its prefill begins with the next decode; else that of
-    another request is waited for first, and a second event follows."""
+    """The request got a slot. With ``computing``, its prefill begins with the next decode;
+    otherwise it is parked, and a second event follows when its prefill begins."""
 
     id: int
     computing: bool = True
@@ -300,11 +302,10 @@ class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """Progress of one choice in one step.
 
     ``text`` may be empty (held back for a stop string or an unfinished character).
-    ``finish_reason`` is set once a choice, in its last delta: ``"stop"`` or ``"length"``.
-    ``completion_tokens`` is the number of tokens of the choice so far, ``cached_tokens`` that of
-    the prompt's tokens which another sequence had computed already. ``prompt`` are the next
-    tokens of the prompt with their logprobs; deltas with them come first, of choice 0 only, and say
-    nothing else.
+    ``finish_reason`` is set once per choice, in its last delta: ``"stop"`` or ``"length"``.
+    ``completion_tokens`` is the number of tokens of the choice so far, ``cached_tokens`` the number
+    of prompt tokens that a slot already held. ``prompt`` has the next tokens of the prompt with
+    their logprobs; deltas with it come first, for choice 0 only, and contain nothing else.
     """
 
     id: int
@@ -318,7 +319,7 @@ class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 
 
 class Tokens(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    """The answer to a :class:`TokenQuery`; ``pieces`` and ``names`` are there if asked for."""
+    """The result of a :class:`TokenQuery`; ``pieces`` and ``names`` only if it asks for them."""
 
     id: int
     tokens: tuple[int, ...]
@@ -327,10 +328,10 @@ class Tokens(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
 
 
 class Embedded(msgspec.Struct, frozen=True, tag=True):
-    """The answer to one input of an :class:`EmbeddingRequest`.
+    """The result for one input of an :class:`EmbeddingRequest`.
 
     ``vector`` holds little-endian float32: an embedding of length 1, or a single score. ``left``
-    is the number of inputs that are still to come; 0 ends the request.
+    is the number of inputs whose results are still to come; 0 ends the request.
     """
 
     id: int
@@ -340,7 +341,7 @@ class Embedded(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    """The request is over. ``error`` is the name of a class in :mod:`offgrid.errors`."""
+    """The request has failed. ``error`` is the name of a class in :mod:`offgrid.errors`."""
 
     id: int
     error: str
@@ -354,18 +355,18 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Examined(msgspec.Struct, frozen=True, tag=True):
-    """The file can be loaded, as far as that is known without its weights."""
+    """The file can be loaded, as far as that can be known without loading its weights."""
 
 
 class LoadFailed(msgspec.Struct, frozen=True, tag=True):
-    """``lasting``: the file itself is at fault, so that it fails until it is another one."""
+    """``lasting``: the file itself is at fault, so loading will fail until it is replaced."""
 
     message: str
     lasting: bool = False
 
 
 class Pong(msgspec.Struct, frozen=True, tag=True):
-    """Answer to a Ping. ``busy_for`` is the seconds that the loop has spent in its current step."""
+    """Response to a Ping. ``busy_for``: seconds that the loop has been in its current step."""
 
     number: int
     busy_for: float
@@ -377,7 +378,7 @@ Event = Tokenising | Accepted | Started | Delta | Embedded | Tokens | Failed
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):
-    """Everything that one step of the loop has to say, in one frame."""
+    """Events in one frame: those of one step of the loop, or those of another thread."""
 
     events: tuple[Event, ...]
 
@@ -405,7 +406,7 @@ def encode_frame(message: Command | Report) -> bytes:
     """Return the whole frame of a message.
 
     Raises:
-        FrameTooLarge: it would be longer than :data:`MAX_FRAME`.
+        FrameTooLarge: its body would be longer than :data:`MAX_FRAME`.
     """
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME:
@@ -435,10 +436,10 @@ def read_command(stream: IO[bytes]) -> Command | None:
 
 
 def read_reports(stream: IO[bytes]) -> Iterator[list[Report]]:
-    """Yield the reports that have come since the last time, at least one, until the pipe ends.
+    """Yield the reports that came since the last yield, at least one, until the pipe ends.
 
     Args:
-        stream: a pipe that nobody else reads from.
+        stream: a pipe that no other code reads from.
 
     Raises:
         ValueError, msgspec.DecodeError: the pipe is out of step.
@@ -452,10 +453,10 @@ def read_reports(stream: IO[bytes]) -> Iterator[list[Report]]:
 
 
 def take_reports(buffer: bytearray) -> list[Report]:
-    """Take all whole frames out of a buffer and return their reports.
+    """Remove all complete frames from a buffer and return their reports.
 
     Raises:
-        ValueError, msgspec.DecodeError: it does not begin with a frame.
+        ValueError, msgspec.DecodeError: the buffer does not begin with a frame.
     """
     reports: list[Report] = []
     at = 0

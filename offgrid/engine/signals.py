@@ -1,7 +1,7 @@
-"""Signals that are meant for the server alone.
+"""Signals that only the server handles.
 
-A terminal sends Ctrl-C, Ctrl-\\ and its own end to every process of the group, and so does an
-administrator who means "all of it". Workers end when their server says so, or is gone.
+A terminal sends Ctrl-C, Ctrl-\\ and its hangup to every process of the group, and an administrator
+may send a signal to all of them too. Workers end when their server tells them to, or has ended.
 """
 
 from __future__ import annotations
@@ -13,4 +13,4 @@ FOR_THE_SERVER = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
     if hasattr(signal, name)  # Windows has two of them
 )
-"""Blocked while a worker is started and ignored by it."""
+"""They are blocked while a worker starts; then the worker ignores them."""

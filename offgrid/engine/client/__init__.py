@@ -1,18 +1,18 @@
 """The server's side of the engine.
 
-:mod:`~offgrid.engine.client.pool` gives out the engine of a model,
-:mod:`~offgrid.engine.client.roster` knows which are loaded and which makes room, and
+:mod:`~offgrid.engine.client.pool` provides the engine client of each model,
+:mod:`~offgrid.engine.client.roster` knows which models are loaded and which one makes room, and
 :mod:`~offgrid.engine.client.client` is one model as the API sees it. Below it:
 
-- :mod:`~offgrid.engine.client.supervisor` runs one worker after the other and watches each,
-  :mod:`~offgrid.engine.client.patience` says how long it may be silent and how soon it is replaced,
-  and :mod:`~offgrid.engine.client.process` is the process itself;
-- :mod:`~offgrid.engine.client.readiness` says whether the worker serves, and has the lock that all
+- :mod:`~offgrid.engine.client.supervisor` runs one worker after another and watches each,
+  :mod:`~offgrid.engine.client.patience` decides how long it may be silent and how soon it is
+  replaced, and :mod:`~offgrid.engine.client.process` is the process itself;
+- :mod:`~offgrid.engine.client.readiness` knows whether the worker serves, and has the lock that all
   parts share;
-- :mod:`~offgrid.engine.client.requests` are those under way,
+- :mod:`~offgrid.engine.client.requests` has the requests of the model,
   :mod:`~offgrid.engine.client.pending` is one of them,
-  :mod:`~offgrid.engine.client.places` counts what the queue has room for, and
-  :mod:`~offgrid.engine.client.blame` says which request a worker died of.
+  :mod:`~offgrid.engine.client.places` counts the places in the queue, and
+  :mod:`~offgrid.engine.client.blame` finds the prompt that a worker died of.
 
-:mod:`~offgrid.engine.client.examination` looks at a file in a process of its own.
+:mod:`~offgrid.engine.client.examination` examines a file in a separate process.
 """

@@ -1,9 +1,9 @@
-"""Whose fault is it when a worker dies? Pure: no process, no thread.
+"""Which prompt is at fault when a worker dies? Pure: no process, no thread.
 
-A worker that dies is one strike against what it was tokenising or prefilling at that moment, and
-against nothing else: requests that waited are innocent, and so are streams, for their prompts have
-been computed. When several requests were computed, none is known to be guilty: a prompt is refused
-when two crashes have it, and nothing but it, in common.
+A worker's death is a strike against the prompts that it was tokenising or prefilling at that
+moment, and against no others. Requests that waited are innocent, and so are streams, because their
+prompts have been computed. If several prompts were being computed, it is unknown which one is
+guilty: a prompt is refused when it is the only one that two crashes have in common.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _MAX_CRASHES = 64
 
 @dataclass(slots=True)
 class _Flight:
-    """What a worker does for one request."""
+    """The worker's progress with one request."""
 
     key: str
     lane: int | None = None
-    """The thread that tokenises it now."""
+    """The thread of the worker that tokenises it now."""
     prefilling: bool = False
     left: tuple[int, float] | None = None
-    """Number of the last ping before its client left, and when that was."""
+    """Number of the last ping before its client left, and the time when the client left."""
 
     @property
     def computing(self) -> bool:
@@ -35,12 +35,12 @@ class _Flight:
 
 
 class Blame:
-    """Follows what the worker computes, and remembers what it computed when it died.
+    """Tracks which prompts the worker computes, and remembers those computed when it died.
 
-    Not for several threads at once.
+    Not thread-safe.
 
     Args:
-        clock: seconds, never going back.
+        clock: monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -48,14 +48,14 @@ class Blame:
         self._flights: dict[int, _Flight] = {}
         self._crashes: deque[tuple[float, set[str]]] = deque(maxlen=_MAX_CRASHES)
 
-    # --- what the worker does -----------------------------------------------------------------
+    # --- progress of the worker ---------------------------------------------------------------
 
     def enter(self, id: int, key: str) -> None:
-        """A request goes to the worker; ``key`` stands for what is computed of it."""
+        """A request is sent to the worker; ``key`` identifies its prompt."""
         self._flights[id] = _Flight(key)
 
     def tokenising(self, id: int, lane: int) -> None:
-        """A thread begins with a request, and so is through with the one before."""
+        """A thread of the worker begins to tokenise a request, so it has finished the last one."""
         for flight in self._flights.values():
             if flight.lane == lane:
                 flight.lane = None
@@ -63,17 +63,17 @@ class Blame:
             found.lane = lane
 
     def tokenised(self, id: int) -> None:
-        """Its text has become tokens."""
+        """The request is tokenised."""
         if (flight := self._flights.get(id)) is not None:
             flight.lane = None
 
     def prefilling(self, id: int) -> None:
-        """Its prompt is computed from the next step on."""
+        """The request's prompt is prefilled from the next step on."""
         if (flight := self._flights.get(id)) is not None:
             flight.prefilling = True
 
     def harmless(self, id: int) -> None:
-        """All was computed that depends on the client's text alone, and the worker lives."""
+        """Everything that depends only on the client's text is computed, and the worker lives."""
         flight = self._flights.get(id)
         if flight is None or not flight.computing:
             return
@@ -81,18 +81,21 @@ class Blame:
         self._acquit(flight.key)
 
     def over(self, id: int, *, harmless: bool = False) -> None:
-        """The worker has ended it; ``harmless`` where all of it was computed."""
+        """The worker is done with the request; ``harmless`` says that its prompt did no harm."""
         flight = self._flights.pop(id, None)
         if flight is not None and harmless:
             self._acquit(flight.key)
 
     def left(self, id: int, ping: int) -> None:
-        """Its client left. The worker may still be at it until it says that it heard of that."""
+        """The request's client left. The worker may compute the prompt until :meth:`pong` shows
+        that it has handled the cancel."""
         if (flight := self._flights.get(id)) is not None:
             flight.left = (ping, self._clock())
 
     def pong(self, number: int, busy_for: float) -> None:
-        """The worker answers a ping, ``busy_for`` seconds into its present step."""
+        """The worker has answered a ping, ``busy_for`` seconds after its current step began. Drop
+        the requests whose clients left before that ping and before that step, except those that
+        are still being tokenised."""
         now = self._clock()
         for id, flight in [*self._flights.items()]:
             if flight.left is None or flight.lane is not None:
@@ -102,13 +105,13 @@ class Blame:
                 del self._flights[id]
 
     def computing(self) -> set[str]:
-        """Keys of what is tokenised or prefilled at this moment."""
+        """Return the keys of prompts that are tokenised or prefilled at this moment."""
         return {flight.key for flight in self._flights.values() if flight.computing}
 
-    # --- what it died of ----------------------------------------------------------------------
+    # --- crashes ------------------------------------------------------------------------------
 
     def crashed(self) -> set[str]:
-        """The worker died. Return the keys of what it may have died of."""
+        """The worker died. Return the keys of prompts that it may have died of."""
         suspects = self.computing()
         self._flights.clear()
         if suspects:
@@ -116,11 +119,11 @@ class Blame:
         return suspects
 
     def suspected(self, key: str) -> bool:
-        """Whether it was computed in a crash, and has not been proven harmless since."""
+        """Return whether a prompt was computed in a crash and not proven harmless since."""
         return any(key in suspects for suspects in self._recent())
 
     def refused(self, key: str) -> bool:
-        """Whether two crashes have it, and nothing else, in common."""
+        """Return whether two crashes have this prompt, and no other one, in common."""
         crashes = [suspects for suspects in self._recent() if key in suspects]
         return any(one & other == {key} for i, one in enumerate(crashes) for other in crashes[:i])
 

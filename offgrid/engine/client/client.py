@@ -1,4 +1,4 @@
-"""The server's side of one model: what the API and the pool ask for.
+"""The server's side of one model, as the API and the pool use it.
 
 Nothing in this package imports llama.cpp.
 """
@@ -38,21 +38,21 @@ __all__ = ["ClientGone", "EngineClient", "Generation", "LoadFailure"]
 
 
 class EngineClient:
-    """A model that is served by a worker process of its own.
+    """A model that is served by one worker process.
 
     Args:
-        load: what the worker is told to serve.
-        name: what messages call the model.
-        queue_size: sequences that may wait beside the ``load.parallel`` running ones.
-        load_timeout: seconds that loading may take.
-        stall_timeout: seconds that one step of the loop may take.
-        queue_timeout: seconds that a request may wait for its first slot, 0 for any time.
-        clock: seconds, never going back: how long ago a worker died or spoke.
+        load: the first command for the worker.
+        name: the model's name in messages.
+        queue_size: sequences that may wait in addition to the ``load.parallel`` running ones.
+        load_timeout: most seconds that loading may take.
+        stall_timeout: most seconds that one step of the loop may take.
+        queue_timeout: most seconds that a request may wait for its first slot; 0 for no limit.
+        clock: monotonic seconds, to tell how long ago a worker died or last spoke.
 
     Attributes:
-        capacity: sequences that may run and wait.
+        capacity: most sequences that may run and wait.
         supervisor: starts the worker, watches it, and starts the next one.
-        requests: those that are under way.
+        requests: the requests that have not ended.
     """
 
     def __init__(
@@ -83,13 +83,13 @@ class EngineClient:
             clock=clock,
         )
 
-    # --- life ---------------------------------------------------------------------------------
+    # --- start and end ------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the worker in the background; :meth:`wait_ready` says when it serves.
+        """Start the worker in the background; :meth:`wait_ready` waits until it serves.
 
         Raises:
-            Overloaded: the system starts no thread for it now. Nothing is left of it.
+            Overloaded: the system cannot start a thread now. Nothing was started.
         """
         self.supervisor.start()
 
@@ -103,7 +103,7 @@ class EngineClient:
 
     @property
     def pid(self) -> int | None:
-        """The worker's process id while there is one."""
+        """The worker's process id; None if there is no worker."""
         process = self._readiness.process
         return None if process is None else process.pid
 
@@ -114,26 +114,27 @@ class EngineClient:
 
     @property
     def load_failure(self) -> LoadFailure | None:
-        """Why the file was not loaded, if that is over; only a new client tries again."""
+        """Why the model could not be loaded, once that is final; only a new client tries again."""
         return self._readiness.load_failure
 
     @property
     def in_flight(self) -> int:
-        """Sequences admitted and not finished: running or waiting."""
+        """Places in the queue that are taken: by sequences that run, wait, or are about to come."""
         return self._places.taken
 
     @property
     def pending_count(self) -> int:
-        """Requests that are not over."""
+        """Number of requests that have not ended."""
         return len(self.requests.pending())
 
     def wait_ready(self, alive: Callable[[], bool] = lambda: True) -> ModelInfo:
         """Wait until the model is loaded.
 
         Raises:
-            ModelLoadFailed: llama.cpp does not load it.
-            Overloaded: it takes longer than ``load_timeout``, or the server is stopping.
-            ClientGone: ``alive`` said no.
+            ModelLoadFailed: llama.cpp cannot load it.
+            Overloaded: it takes longer than ``load_timeout``, too many requests already wait for
+                it, the model was unloaded, or the server is stopping.
+            ClientGone: ``alive`` returned False.
         """
         return self._readiness.wait(alive)
 
@@ -142,20 +143,20 @@ class EngineClient:
         self.supervisor.kill()
 
     def drain(self) -> None:
-        """Refuse new requests from now on; running ones go on. The server is stopping."""
+        """Refuse new requests from now on; running ones continue. The server is stopping."""
         self._readiness.draining = True
 
     def close(self, timeout: float = 0.0) -> None:
         """Let running requests finish for ``timeout`` seconds, end the rest, stop the worker.
 
-        Without :meth:`drain` before, the model is unloaded by a server that goes on.
+        Without an earlier :meth:`drain`, the server continues and only unloads this model.
         """
         deadline = time.monotonic() + timeout
         changed = self._readiness.changed
         with changed:
             while self._places.taken and time.monotonic() < deadline:
                 changed.wait(POLL)
-            # Still with the lock held: no request comes between the last look and this.
+            # The lock is still held, so no request can come between the last check and this.
             self._readiness.close()
         self.supervisor.stop()
         self.requests.fail_all(self._readiness.farewell())
@@ -164,28 +165,29 @@ class EngineClient:
     # --- requests -----------------------------------------------------------------------------
 
     def hold(self, n: int, times: int, *, more: bool = False) -> int:
-        """Take places in the queue for several requests to come, as far as there are any.
+        """Take places in the queue for several future requests, as far as places are free.
 
-        All but the first leave as many places as there are slots to others, if the queue has so
-        many.
+        All requests but the first leave as many places to other clients as there are slots, or the
+        whole ``queue_size`` if that is smaller.
 
         Args:
             n: sequences of each request.
             times: how many requests.
-            more: whether these come after others, so that none of them is the first.
+            more: whether earlier requests of the same kind have places, so that none of these is
+                the first.
 
         Returns:
-            For how many of them there are places: at least for the first. :meth:`release` gives
-            ``n`` back for each.
+            How many of the requests got places: at least the first. :meth:`release` ``n`` places
+            for each.
 
         Raises:
-            InvalidParameter: there could never be so many places.
-            Overloaded: not even for the first, or the server is stopping.
+            InvalidParameter: ``n`` is more than all places of this model.
+            Overloaded: there are no places even for the first, or the server is stopping.
         """
         return self._places.hold(n, times, more=more)
 
     def release(self, n: int) -> None:
-        """Give places in the queue back."""
+        """Release places in the queue."""
         self._places.release(n)
 
     def submit(
@@ -200,20 +202,21 @@ class EngineClient:
 
         Args:
             request: what to generate.
-            alive: asked now and then while waiting whether the client is still there.
-            held: whether it gets places that :meth:`hold` took; they stay taken when it is over.
-            ended: called on the supervisor's thread after the last event.
+            alive: called regularly while waiting; returns whether the client is still connected.
+            held: whether the request uses places that :meth:`hold` took; they stay taken when it
+                ends.
+            ended: called on the thread that pushed the last event, usually the supervisor's.
 
         Raises:
-            InvalidParameter, ContextLengthExceeded, RequestRefused: the request's fault.
-            Overloaded: the queue is full, the model is loading for too long, or stopping.
+            InvalidParameter, ContextLengthExceeded, RequestRefused: the request is at fault.
+            Overloaded: the queue is full, loading takes too long, or the model is being unloaded.
             EngineFault: the worker died meanwhile.
-            ClientGone: ``alive`` said no.
+            ClientGone: ``alive`` returned False.
         """
         self._places.check(request.n)
         info = self._readiness.info
         if request.tokens is not None and info is not None:
-            # The worker does so, too; but to send it a million of them takes this process time.
+            # The worker checks this too, but sending it a million ids would cost time here.
             check_prompt_tokens(len(request.tokens), info.n_ctx, request.prompt_param)
         requests = self.requests
         prompt = (request.parts, request.tokens, request.images, request.grammar)
@@ -235,13 +238,13 @@ class EngineClient:
         return generation
 
     def look_up(self, query: TokenQuery, alive: Callable[[], bool] = lambda: True) -> Tokens:
-        """Ask the worker's tokenizer. Takes no place in the queue.
+        """Ask the worker's tokeniser. Takes no place in the queue.
 
         Raises:
-            InvalidParameter, ContextLengthExceeded, RequestRefused: the question's fault.
-            Overloaded: the model is loading for too long, or stopping.
+            InvalidParameter, ContextLengthExceeded, RequestRefused: the query is at fault.
+            Overloaded: loading takes too long, or the model is being unloaded.
             EngineFault: the worker died meanwhile.
-            ClientGone: ``alive`` said no.
+            ClientGone: ``alive`` returned False.
         """
         requests = self.requests
         key = requests.key_of((query.parts, query.tokens, query.images, None), query.param)
@@ -259,11 +262,11 @@ class EngineClient:
         """Return the vectors of a request's inputs, or their scores if it has a query.
 
         Args:
-            request: at least one input.
-            alive: asked now and then while waiting whether the client is still there.
+            request: has at least one input.
+            alive: called regularly while waiting; returns whether the client is still connected.
 
         Raises:
-            InvalidParameter, ContextLengthExceeded, RequestRefused: the request's fault.
+            InvalidParameter, ContextLengthExceeded, RequestRefused: the request is at fault.
             Overloaded, EngineFault, ClientGone: see :meth:`submit`.
         """
         requests = self.requests

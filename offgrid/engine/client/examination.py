@@ -1,4 +1,4 @@
-"""A model file is examined by a process of its own, before anything is unloaded for it."""
+"""Examines a model file in a separate process before another model is unloaded for it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from offgrid.engine.client.process import WorkerProcess, not_started, public
 from offgrid.engine.protocol import Examined, Load, LoadFailed
 
 _KILLED = -9
-"""Status of a process that was ended by SIGKILL: by a person, for want of memory, by a timeout."""
+"""Status of a process that was ended by SIGKILL: by a person, for lack of memory, by a timeout."""
 
 
 class Examination:
-    """One look at a file. llama.cpp may end the process that looks; the server goes on.
+    """The examination of one file. If llama.cpp aborts that process, the server continues.
 
     Args:
-        load: which file, and how it would be served.
-        timeout: seconds that it may take.
+        load: the command with which the file would be served.
+        timeout: most seconds that the examination may take.
     """
 
     def __init__(self, load: Load, timeout: float) -> None:
@@ -29,7 +29,7 @@ class Examination:
         self._stopped = False
 
     def run(self) -> LoadFailed | None:
-        """Return why the file cannot be loaded; None when nothing is found. Stays until the
+        """Return why the file cannot be loaded; None if no fault is found. Returns only after the
         process has ended."""
         try:
             process = WorkerProcess(self._load)
@@ -62,13 +62,13 @@ class Examination:
         if isinstance(verdict, Examined):
             return None
         message = "the process that examined its file died." if verdict is None else verdict.message
-        # A file that ends the process does so again; one that was killed from outside need not.
+        # If the file ended the process, it will again; if another process killed it, it may not.
         lasting = status != _KILLED if verdict is None else verdict.lasting
         reason = f"{public(message, self._load)} {process.reason()}".strip()
         return LoadFailed(reason, lasting)
 
     def stop(self) -> None:
-        """End it: the server is stopping."""
+        """Kill the process, because the server is stopping."""
         with self._lock:
             self._stopped = True
             process = self._process

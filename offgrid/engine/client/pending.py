@@ -1,35 +1,37 @@
-"""A request in a worker's hands, as the server sees it.
+"""A request that waits for a worker or was sent to one, as the server sees it.
 
 ::
 
     WAITING --> ASSIGNED --> SENT --> STARTED --> SCORED --> ANSWERING --> COMPLETE
        ^            |          |         |
-       +------------+----------+---------+   its worker died, and it is tried again
+       +------------+----------+---------+   its worker died, and it is retried
 
-    each of them but COMPLETE --> FAILED
+    every state except COMPLETE --> FAILED
 
 ========= ========================================= ========================================
-State     Reached when                              If the worker dies then
+State     Reached when                              If the worker dies in this state
 ========= ========================================= ========================================
-WAITING   it is made; its worker died               (it has no worker)
+WAITING   it is created; its worker died            (it has no worker)
 ASSIGNED  it gets a worker that is ready; it may    WAITING
           be held back there as a suspect
-SENT      it is about to be written to the pipe     WAITING; FAILED if that happened before,
-                                                    or if nothing else was tokenised
-STARTED   it has a slot: its prompt is computed,    WAITING; FAILED if that happened before,
-          or waits for a prefix of another one      or if nothing else was prefilled
-SCORED    logprobs of its prompt have come          FAILED: another worker might say them
-                                                    differently
-ANSWERING all is computed that depends on the       FAILED, and not to blame for it
-          client's text alone
-COMPLETE  its last event has come                   (it has all it needs)
-FAILED    an error has come                         (it is over)
+SENT      it is about to be written to the pipe     WAITING; FAILED if it was retried before,
+                                                    or if it is the only suspect
+STARTED   it has a slot: its prompt is prefilled,   WAITING; FAILED if it was retried before,
+          or it is parked                           or if it is the only suspect
+SCORED    logprobs of its prompt have come          FAILED: another worker might compute
+                                                    different ones
+ANSWERING everything is computed that depends       FAILED, but it is no suspect
+          only on the client's text
+COMPLETE  its last event has come                   (nothing is missing)
+FAILED    an error has come                         (it has ended)
 ========= ========================================= ========================================
 
-Each change is made with the lock of :class:`~offgrid.engine.client.readiness.Readiness` held.
-Lookups and embeddings skip the states that they have no events for. The state is what the worker
-has done. What the client's thread has done is apart from it: whether it has read all that came
-(:attr:`Generation.finished`), and whether it has closed the request, which frees its places.
+A request whose prompt has become refused (:mod:`~offgrid.engine.client.blame`) is not retried in
+any state. Each change is made with the lock of
+:class:`~offgrid.engine.client.readiness.Readiness` held. Lookups and embeddings skip the states for
+which they have no events. The state describes only the worker's progress. The progress of the
+client's thread is separate: whether it has read all events (:attr:`Generation.finished`), and
+whether it has closed the request, which releases its places.
 """
 
 from __future__ import annotations
@@ -69,11 +71,11 @@ E = TypeVar("E", bound=Event)
 
 
 class ClientGone(Exception):
-    """The client left while its request waited."""
+    """The client disconnected while its request waited."""
 
 
 class State(enum.IntEnum):
-    """How far a request is; see the table at the top of this module."""
+    """The progress of a request; see the table at the top of this module."""
 
     WAITING = 0
     ASSIGNED = 1
@@ -87,13 +89,13 @@ class State(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What a request shares with those who keep it.
+    """What a request gets from :class:`~offgrid.engine.client.requests.Requests`.
 
     Attributes:
         lock: guards its state. Reentrant: see
             :class:`~offgrid.engine.client.readiness.Readiness`.
-        close: the request is over: its places and its id are free.
-        cancel: the worker is to stop the request of this id.
+        close: forgets the request and releases its places.
+        cancel: tells the worker to cancel the request with this id.
     """
 
     lock: threading.RLock
@@ -102,17 +104,17 @@ class Hooks:
 
 
 class Pending(ABC):
-    """A request in the worker's hands: its events, until it is over.
+    """A request that waits for a worker or was sent to one, with its events.
 
     Attributes:
         id: its number, also in the worker.
-        key: stands for what the worker computes of it, should that end the worker.
-        command: what the worker is told.
+        key: identifies its prompt, which is remembered by it if it kills the worker.
+        command: the command for the worker.
         n: places in the queue that it holds.
-        state: how far it is.
-        worker: the process that it was assigned to; None while it waits for one.
-        retried: whether it was taken from a worker that died.
-        listener: called by the supervisor's thread after what it has pushed.
+        state: its progress.
+        worker: the process to which it was assigned; None while it waits for one.
+        retried: whether it was assigned to a worker that died.
+        listener: called after events were pushed, by the thread that pushed them.
     """
 
     def __init__(
@@ -133,64 +135,68 @@ class Pending(ABC):
     @property
     @abstractmethod
     def param(self) -> str | None:
-        """The field of the request that errors about its size name."""
+        """The request field that errors about the request's size name."""
 
     @property
     def ended(self) -> bool:
-        """Whether everything has come that ever will."""
+        """Whether its last event or an error has come."""
         return self.state >= State.COMPLETE
 
     def assign(self, worker: WorkerProcess) -> None:
-        """A worker that is ready gets it: its death is that of the request, too."""
+        """Assign the request to a worker that is ready. If the worker dies, the request is retried
+        or fails."""
         self.worker = worker
         self.advance(State.ASSIGNED)
 
     def advance(self, state: State) -> None:
-        """Go on to a later state. An earlier one changes nothing, and nothing changes the end."""
-        if self.state >= state:  # as for most tokens of a stream: they need no lock
+        """Move to a later state. An earlier state changes nothing, and an ended request keeps its
+        state."""
+        if self.state >= state:  # most tokens of a stream: they need no lock
             return
         with self._hooks.lock:
             if self.state < min(state, State.COMPLETE):
                 self.state = state
 
     def push(self, event: Event) -> None:
-        """Take an event in; called by the supervisor's thread, and by those that end requests."""
-        # Before anybody reads it: the request may be closed at once then, and what closes it asks
-        # whether it may have been the worker's death.
+        """Add an event. Called by the supervisor's thread, and by threads that fail requests."""
+        # Set the state before the event can be read: its reader may close the request at once, and
+        # closing checks the state to decide whether the request remains a suspect.
         self.advance(self._reached(event))
         self._events.put(event)
-        # After it is there to be read: whoever finds the request at its end reads until then.
+        # Set the end only after the event can be read: a thread that sees that the request has
+        # ended expects to find its last event.
         if isinstance(event, Failed):
             self.advance(State.FAILED)
         elif self._is_last(event):
             self.advance(State.COMPLETE)
 
     def _reached(self, event: Event) -> State:
-        """Return the state that an event shows; WAITING if it shows none."""
+        """Return the state that an event proves; WAITING if it proves none."""
         return State.ANSWERING if proves_harmless(event) else State.WAITING
 
     @abstractmethod
     def _is_last(self, event: Event) -> bool:
-        """Whether this event, which is no failure, completes the request. Called once for each."""
+        """Return whether this event, which is not a failure, completes the request. Called once
+        for each event."""
 
     def cancel(self) -> None:
-        """Stop the work for this request. Idempotent, harmless after the end."""
+        """Cancel the request. Idempotent, harmless after the end."""
         if self._close():
             self._hooks.cancel(self.id)
 
     def again(self) -> None:
-        """Its worker died before anything of it was delivered: prepare it for the next one. Called
-        with the lock held."""
+        """Prepare the request for the next worker, because its worker died before any part of the
+        answer came. Called with the lock held."""
         self.worker = None
         self.state = State.WAITING
         self.retried = True
 
     def _wait(self, kind: type[E], alive: Callable[[], bool]) -> E:
-        """Return the next event of a kind; others are dropped.
+        """Return the next event of a kind; other events are dropped.
 
         Raises:
-            RequestError: the request is refused or failed.
-            ClientGone: ``alive`` said no; the request is cancelled.
+            RequestError: the request was refused or failed.
+            ClientGone: ``alive`` returned False; the request is cancelled.
         """
         while True:
             try:
@@ -207,7 +213,7 @@ class Pending(ABC):
                 return event
 
     def _close(self) -> bool:
-        """Give the places in the queue back; return whether they were still held."""
+        """Close the request, which releases its places; return False if it was closed before."""
         with self._hooks.lock:
             if self._closed:
                 return False
@@ -217,12 +223,12 @@ class Pending(ABC):
 
 
 class Generation(Pending):
-    """One accepted request. Use :meth:`next` until :attr:`finished`, or :meth:`cancel` it.
+    """A generation request. Call :meth:`next` until :attr:`finished`, or :meth:`cancel` it.
 
     Attributes:
-        prompt_tokens: tokens of the prompt.
+        prompt_tokens: number of tokens of the prompt.
         prompt_text: text of a prompt given as token ids, if the request asks for it.
-        seed: the seed in force.
+        seed: the seed that is used: the request's, or the one that was drawn.
     """
 
     command: Submit
@@ -261,18 +267,18 @@ class Generation(Pending):
 
     @property
     def failed(self) -> bool:
-        """Whether it has been told an error."""
+        """Whether an error has come."""
         return self.state is State.FAILED
 
     @property
     def overdue(self) -> bool:
-        """Whether it has waited for a slot for longer than the engine allows."""
+        """Whether it has waited for a slot for longer than ``queue_timeout``."""
         if not self._queue_timeout or self.state >= State.STARTED:
             return False
         return time.monotonic() - self._accepted_at > self._queue_timeout
 
     def push(self, event: Event) -> None:
-        """Take an event in."""
+        """Add an event, and report the end after the last one."""
         if isinstance(event, Accepted):
             self._accepted = event
         super().push(event)
@@ -290,7 +296,7 @@ class Generation(Pending):
         return not self._unfinished
 
     def again(self) -> None:
-        """As :meth:`Pending.again`; the seed that the client was told stays in force."""
+        """Do the same as :meth:`Pending.again`, and keep the seed that the client was told."""
         super().again()
         if self._accepted is not None:
             request = self.command.request
@@ -302,13 +308,13 @@ class Generation(Pending):
         """Return the deltas that came since the last call.
 
         Args:
-            timeout: seconds to wait for the first one; 0 not to wait.
+            timeout: seconds to wait for the first delta; with 0 it does not wait.
 
         Returns:
-            At least one delta, in order; None when nothing came in time.
+            At least one delta, in order; None if none came in time.
 
         Raises:
-            RequestError: the request is over without having finished.
+            RequestError: the request failed.
         """
         deltas: list[Delta] = []
         try:
@@ -318,7 +324,7 @@ class Generation(Pending):
                     self._close()
                     if not deltas:
                         raise error_of(event)
-                    # What came before the failure is delivered first.
+                    # Return the deltas that came before the failure first.
                     self._events.put(event)
                     return deltas
                 if isinstance(event, Delta):
@@ -332,11 +338,11 @@ class Generation(Pending):
         return deltas or None
 
     def wait_accepted(self, alive: Callable[[], bool]) -> None:
-        """Wait for the worker's verdict on the prompt.
+        """Wait until the worker accepts the prompt.
 
         Raises:
-            RequestError: the request is refused or failed.
-            ClientGone: ``alive`` said no; the request is cancelled.
+            RequestError: the request was refused or failed.
+            ClientGone: ``alive`` returned False; the request is cancelled.
         """
         event = self._wait(Accepted, alive)
         self.prompt_tokens = event.prompt_tokens
@@ -345,8 +351,7 @@ class Generation(Pending):
 
 
 class Lookup(Pending):
-    """A question to the tokenizer. It takes no place in the queue: the tokenizer has its own
-    thread."""
+    """A token query. It takes no place in the queue, because the tokeniser has its own thread."""
 
     command: LookUp
 
@@ -355,18 +360,18 @@ class Lookup(Pending):
 
     @property
     def param(self) -> str:
-        """The field of the request that errors name."""
+        """The request field that errors name."""
         return self.command.query.param
 
     def _is_last(self, event: Event) -> bool:
         return isinstance(event, Tokens)
 
     def wait(self, alive: Callable[[], bool]) -> Tokens:
-        """Return the answer.
+        """Return the tokens.
 
         Raises:
-            RequestError: the question is refused, or the worker died.
-            ClientGone: ``alive`` said no; the request is cancelled.
+            RequestError: the query was refused, or the worker died.
+            ClientGone: ``alive`` returned False; the request is cancelled.
         """
         tokens = self._wait(Tokens, alive)
         self._close()
@@ -375,22 +380,22 @@ class Lookup(Pending):
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """The answer: little-endian float32 for each input, in their order."""
+    """The result: little-endian float32 values for each input, in the order of the inputs."""
 
     vectors: list[bytes]
     prompt_tokens: int
 
     def values(self, index: int) -> list[float]:
-        """Return one of them as numbers."""
+        """Return the vector of one input as numbers."""
         vector = self.vectors[index]
         return [*struct.unpack(f"<{len(vector) // 4}f", vector)]
 
 
 class Embedding(Pending):
-    """Inputs that become vectors or scores.
+    """A request whose inputs become vectors or scores.
 
-    They hold one place in the queue, however many there are: they share batches with those of other
-    requests, one of each request in turn.
+    It holds one place in the queue, however many inputs it has: requests share batches, with one
+    input of each request in turn.
     """
 
     PLACES = 1
@@ -401,7 +406,7 @@ class Embedding(Pending):
 
     @property
     def param(self) -> str | None:
-        """The field of the request that holds the inputs."""
+        """The request field that holds the inputs."""
         params = self.command.request.params
         return params[0].partition("[")[0] if params else None
 
@@ -409,17 +414,17 @@ class Embedding(Pending):
         return isinstance(event, Embedded) and event.left == 0
 
     def wait(self, alive: Callable[[], bool]) -> Vectors:
-        """Return all vectors when the last one is there.
+        """Return all vectors once the last one has come.
 
         Raises:
-            RequestError: the request is refused or failed.
-            ClientGone: ``alive`` said no; the request is cancelled.
+            RequestError: the request was refused or failed.
+            ClientGone: ``alive`` returned False; the request is cancelled.
         """
         accepted = self._wait(Accepted, alive)
         vectors = [b""] * len(self.command.request.inputs)
         left = len(vectors)
         while left:
-            if not alive():  # asked each time, as vectors may come without a pause
+            if not alive():  # _wait asks only when no event comes, but vectors may come steadily
                 self.cancel()
                 raise ClientGone
             event = self._wait(Embedded, alive)
@@ -430,14 +435,15 @@ class Embedding(Pending):
 
 
 def proves_harmless(event: Event) -> bool:
-    """Whether all was computed that depends on the client's text alone."""
+    """Return whether an event proves that everything was computed that depends only on the client's
+    text."""
     if isinstance(event, Delta):
         return not event.prompt
     return isinstance(event, Embedded) and event.left == 0
 
 
 def error_of(event: Failed) -> RequestError:
-    """Make the exception that the worker named."""
+    """Return the exception that a failure names."""
     cls = getattr(errors, event.error, EngineFault)
     if not (isinstance(cls, type) and issubclass(cls, RequestError)):
         cls = EngineFault

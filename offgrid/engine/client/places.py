@@ -1,4 +1,4 @@
-"""The places in the queue of one model: how many sequences may run and wait."""
+"""The places in the queue of one model: how many of its sequences may run or wait."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class Places:
     """Counts the places that are taken.
 
     Args:
-        slots: sequences that run at once.
-        queue_size: sequences that may wait beside them.
-        readiness: says whether the model takes requests; its lock guards the count.
+        slots: sequences that can run at once.
+        queue_size: sequences that may wait in addition.
+        readiness: tells whether the model takes requests; its lock guards the count.
     """
 
     def __init__(self, slots: int, queue_size: int, readiness: Readiness) -> None:
@@ -23,11 +23,11 @@ class Places:
 
     @property
     def taken(self) -> int:
-        """Sequences admitted and not finished: running, waiting, or about to come."""
+        """Number of places taken: by sequences that run, wait, or are about to come."""
         return self._taken
 
     def hold(self, n: int, times: int, *, more: bool = False) -> int:
-        """Take places for several requests to come; see :meth:`EngineClient.hold
+        """Take places for several future requests; see :meth:`EngineClient.hold
         <offgrid.engine.client.client.EngineClient.hold>`."""
         self.check(n)
         first = 0 if more else 1
@@ -39,10 +39,11 @@ class Places:
         return first + others
 
     def reserve(self, n: int) -> None:
-        """Take ``n`` places; with 0 only ask whether the model takes requests.
+        """Take ``n`` places; with 0 only check that the model takes requests.
 
         Raises:
-            Overloaded: there are not so many, or the server is stopping.
+            Overloaded: fewer than ``n`` are free, the model was unloaded, or the server is
+                stopping.
         """
         with self._readiness.lock:
             self._readiness.check_open()
@@ -51,16 +52,16 @@ class Places:
             self._taken += n
 
     def release(self, n: int) -> None:
-        """Give ``n`` places back."""
+        """Release ``n`` places."""
         with self._readiness.changed:
             self._taken -= n
             self._readiness.changed.notify_all()
 
     def check(self, n: int) -> None:
-        """Refuse a request of more sequences than there will ever be places.
+        """Refuse a request of more sequences than the model has places.
 
         Raises:
-            InvalidParameter: so it is.
+            InvalidParameter: ``n`` is larger than the capacity.
         """
         if n > self.capacity:
             raise InvalidParameter(

@@ -1,12 +1,12 @@
-"""Gives out the engine of a model: one worker process each, loaded when first asked for.
+"""Provides the engine client of each model. A model is loaded when it is first requested.
 
-At most ``max_models`` are loaded. When another one is asked for, its file is examined first; then
-the least recently used model without requests is unloaded for it, or, when all are at work, the
-first one that has none left. Loads wait in the order in which they were asked for, and a model that
-is loading, or that a request is about to use, stays until that is over.
+At most ``max_models`` are loaded. When another one is requested, its file is examined first. Then
+the least recently used idle model is unloaded for it. If none is idle, the least recently used
+loaded model takes no more requests until it is. Loads happen in the order in which they were
+requested. A model stays while it is loading and while a request is about to use it.
 
-:mod:`~offgrid.engine.client.roster` knows what is loaded and which model makes room; here are the
-requests that use a model or stand in line for one, and the thread that loads those in line.
+:mod:`~offgrid.engine.client.roster` knows which models are loaded and which one makes room. This
+module has the requests that use a model or wait for one, and the thread that loads models.
 """
 
 from __future__ import annotations
@@ -38,39 +38,39 @@ from offgrid.store.catalogue import Catalogue, ModelEntry
 log = logging.getLogger(__name__)
 
 _POLL = 0.05
-"""Seconds between two looks at whether a client is still there, or a model has become idle."""
+"""Interval, in seconds, of checks whether a client is still connected or a model is idle."""
 _JOIN_SECONDS = 5.0
 
 
 @dataclass(eq=False, slots=True)
 class _Wanted:
-    """A model that waits to be loaded, and the requests that wait for it."""
+    """A model that waits to be loaded, and the number of requests that wait for it."""
 
     id: str
     waiters: int = 0
     loaded: LoadedModel | None = None
-    """Set when it is being loaded; each of the waiters holds a lease then."""
+    """Set when loading begins; each waiting request holds a lease from then on."""
     error: RequestError | None = None
-    """Set when it will not be loaded."""
+    """Set when it cannot be loaded."""
 
 
 class _Visit(threading.local):
-    """What the request that the calling thread serves has been given; None outside of one."""
+    """The models leased by the request that the calling thread serves; None outside a request."""
 
     loaded: list[LoadedModel] | None = None
 
 
 class EnginePool:
-    """Gives out the engine of a model, loading it first if need be.
+    """Provides the engine client of a model, loading the model first if necessary.
 
     Args:
-        settings: how models are served, and how many are loaded at most.
-        catalogue: the models that there are.
-        clock: seconds, never going back: how long ago a model failed to load.
+        settings: how models are served, and how many may be loaded.
+        catalogue: the models on disk.
+        clock: monotonic seconds, to tell how long ago a model failed to load.
 
     Attributes:
-        roster: what is loaded. It is changed with the pool's lock held.
-        room_timeout: seconds that a request waits for another model to make room.
+        roster: the loaded models. It is used with the pool's lock held.
+        room_timeout: most seconds that a request waits for another model to make room.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class EnginePool:
         self._settings = settings
         self._catalogue = catalogue
         self._line: OrderedDict[str, _Wanted] = OrderedDict()
-        """Models that wait for room, in the order in which they were first asked for."""
+        """Models that wait for room, in the order of their first requests."""
         self._changed = threading.Condition(threading.RLock())
         self._loader: threading.Thread | None = None
         self._examination: Examination | None = None
@@ -100,7 +100,7 @@ class EnginePool:
         return entries[0].id if entries else None
 
     def start(self) -> None:
-        """Begin to load the default model; does not wait for it."""
+        """Begin to load the default model, without waiting for it."""
         model_id = self.default_id
         if model_id is not None:
             entry = self._catalogue.get(model_id)
@@ -111,25 +111,26 @@ class EnginePool:
                 log.error("%s will be loaded at its first request: %s", model_id, ex)
 
     def loaded(self) -> list[EngineClient]:
-        """The engines of all models that are loaded or loading."""
+        """Return the engine clients of all models that are loaded or loading."""
         with self._changed:
             return self.roster.clients()
 
     def waiting(self) -> list[str]:
-        """The models that wait for room, in the order in which they were first asked for."""
+        """Return the ids of models that wait for room, in the order of their first requests."""
         with self._changed:
             return [*self._line]
 
     # --- requests -----------------------------------------------------------------------------
 
     def begin_visit(self) -> None:
-        """The calling thread begins with a request: until :meth:`end_visit`, what
-        :meth:`engine` gives it is not unloaded."""
+        """Begin a request on the calling thread: until :meth:`end_visit`, the models that
+        :meth:`engine` returns to it are not unloaded."""
         self.end_visit()
         self._visit.loaded = []
 
     def end_visit(self) -> None:
-        """The request is over, or has its places in the queue: these keep its model loaded."""
+        """Release the leases of the calling thread's request. It has ended, or has its places in
+        the queue, which keep its model loaded."""
         given, self._visit.loaded = self._visit.loaded, None
         if given:
             with self._changed:
@@ -144,19 +145,21 @@ class EnginePool:
         *,
         unload: bool = True,
     ) -> EngineClient:
-        """Return the engine of a model that is ready to take requests.
+        """Return a model's engine client once the model is ready to take requests.
 
         Args:
             model_id: an id of the catalogue.
-            alive: asked while waiting whether the client is still there.
+            alive: called while waiting; returns whether the client is still connected.
             unload: whether another model may be unloaded for it.
 
         Raises:
             ModelNotFound: no such model.
-            ModelNotLoaded: one would have to be unloaded for it, and ``unload`` is false.
-            ModelLoadFailed: llama.cpp does not load it.
-            Overloaded: no loaded model made room for it in time, or too many wait for that.
-            ClientGone: ``alive`` said no.
+            ModelNotLoaded: the model is not loaded, would have to wait for room, and ``unload`` is
+                false.
+            ModelLoadFailed: llama.cpp cannot load it.
+            Overloaded: no loaded model made room for it in time, or too many requests wait for
+                that.
+            ClientGone: ``alive`` returned False.
         """
         loaded = self._lease(self._catalogue.get(model_id), alive, unload)
         visit = self._visit.loaded
@@ -172,10 +175,10 @@ class EnginePool:
         return loaded.client
 
     def generator(self, model_id: str, alive: Callable[[], bool] = lambda: True) -> EngineClient:
-        """Return :meth:`engine` of a model that writes text.
+        """Return the same as :meth:`engine`, for a model that generates text.
 
         Raises:
-            InvalidParameter: it is made for embedding or ranking.
+            InvalidParameter: the model is made for embedding or ranking.
         """
         client = self.engine(model_id, alive)
         if not client.info.generates:
@@ -188,7 +191,7 @@ class EnginePool:
         return client
 
     def _lease(self, entry: ModelEntry, alive: Callable[[], bool], unload: bool) -> LoadedModel:
-        """Return a model that is loaded or loading, with one lease more."""
+        """Return a model that is loaded or loading, and take a lease on it."""
         with self._changed:
             self._check_draining()
             roster = self.roster
@@ -217,11 +220,11 @@ class EnginePool:
             raise Overloaded("The server is stopping.", code="server_shutting_down")
 
     def _want(self, model_id: str) -> _Wanted:
-        """Stand in line for a model.
+        """Add the request to those that wait for a model to be loaded.
 
         Raises:
-            Overloaded: as many requests wait for it as it has slots and places in its queue. How
-                many wait for all models together is bounded where requests come in.
+            Overloaded: as many requests already wait for it as it has slots plus ``queue_size``.
+                The gate bounds the number of requests that wait for all models together.
         """
         limit = self._settings.parallel + self._settings.queue_size
         wanted = self._line.get(model_id)
@@ -253,7 +256,7 @@ class EnginePool:
                 raise wanted.error
             self._check_draining()
             known = self.roster.get(wanted.id)
-            if known is not None and known.serves:  # another one has made room instead of it
+            if known is not None and known.serves:  # another model was unloaded instead of it
                 known.leases += 1
                 return known
             if time.monotonic() > deadline:
@@ -269,7 +272,7 @@ class EnginePool:
     # --- loading and unloading ----------------------------------------------------------------
 
     def _load_all(self) -> None:
-        """Load the models in line, one after the other. A thread of its own."""
+        """Load the waiting models, one after the other. Runs on the loader thread."""
         while True:
             with self._changed:
                 while not self._line and not self._draining:
@@ -285,16 +288,16 @@ class EnginePool:
                 log.exception("%s could not be loaded", wanted.id)
                 wanted.error = EngineFault("Internal server error.")
             with self._changed:
-                # Who came after the last of those that it was loaded for had left stays in line.
+                # If all waiting requests left, but a new one has come since, it stays in line.
                 settled = wanted.loaded is not None or wanted.error is not None
                 if (settled or not wanted.waiters) and self._line.get(wanted.id) is wanted:
                     del self._line[wanted.id]
                 self._changed.notify_all()
 
     def _bring(self, wanted: _Wanted) -> None:
-        """Load a model, unloading another one first if need be.
+        """Load a model, unloading another one first if necessary.
 
-        Returns early when nobody waits for it any more.
+        Returns early when no request waits for it any more.
 
         Raises:
             RequestError: it cannot be loaded.
@@ -324,8 +327,8 @@ class EnginePool:
         """Begin to load a model as soon as there is room.
 
         Returns:
-            A model that has to be ended first; it is not in the roster any more. None when that of
-            ``wanted`` is being loaded, or nobody waits for it.
+            A model that must be unloaded first and was taken out of the roster. None if the wanted
+            model is being loaded, or no request waits for it, or the server is stopping.
         """
         roster = self.roster
         with self._changed:
@@ -349,7 +352,7 @@ class EnginePool:
                 self._changed.wait(_POLL)
 
     def _hand_out(self, wanted: _Wanted, loaded: LoadedModel) -> None:
-        """Give a model to those who wait for it, with a lease for each."""
+        """Hand a model to the requests that wait for it, with a lease for each."""
         self.roster.let_stay()
         wanted.loaded = loaded
         loaded.leases += wanted.waiters
@@ -357,7 +360,7 @@ class EnginePool:
         self._changed.notify_all()
 
     def _examine(self, entry: ModelEntry) -> None:
-        """Look at a file before anything is unloaded for it.
+        """Examine a file before another model is unloaded for it.
 
         Raises:
             ModelLoadFailed: it cannot be loaded.
@@ -368,7 +371,7 @@ class EnginePool:
                 return
             self._examination = examination
         refusal = examination.run()
-        # A server that stops has ended it: that says nothing about the file.
+        # If the server is stopping, it killed the examination, which says nothing about the file.
         if refusal is None or self._draining:
             return
         message = f"The model {entry.id} cannot be loaded: {refusal.message}"

@@ -1,8 +1,8 @@
-"""One worker process as the server sees it: its pipes, what it logs, and its end.
+"""One worker process as the server sees it: its pipes, its log, and its end.
 
-The kernel ends a worker when the thread that started it ends (``PR_SET_PDEATHSIG``), so that a
-worker never outlives its server, not even a stopped one. Whoever makes a :class:`WorkerProcess`
-therefore stays until it has ended.
+The kernel kills a worker when the thread that started it ends (``PR_SET_PDEATHSIG``), so that a
+worker never outlives its server, even if the worker is stopped (SIGSTOP). The thread that creates a
+:class:`WorkerProcess` must therefore outlive it.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ log = logging.getLogger(__name__)
 llama_log = logging.getLogger("offgrid.llama")
 
 _LOG_LINES = 200
-"""Lines of a worker that are kept for the moment of its death."""
+"""Most recent log lines of a worker that are kept to explain its death."""
 _TRACE_LINES = 60
 _TRACE_BEGINS = "Fatal Python error"
 _TELLING = ("error", "assert", "terminate called")
-"""What lines contain that say why llama.cpp gives up."""
+"""Words that mark the log lines in which llama.cpp says why it aborts."""
 
 
 class WorkerProcess:
-    """A process that serves, or looks at, one model file. To be read by the thread that makes it.
+    """A process that serves or examines one model file. The thread that creates it reads from it.
 
     Args:
-        load: the first command, which says which file.
+        load: the first command, which names the file.
 
     Raises:
-        OSError, RuntimeError: the system starts no process, or no thread, now. Nothing is left of
-            what was started.
+        OSError, RuntimeError: the system cannot start a process or a thread now. No process is
+            left.
     """
 
     def __init__(self, load: Load) -> None:
         self._load = load
         self._write_lock = threading.Lock()
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
-        # The worker must find the very modules that this process runs: "-m" would look into the
-        # current folder first, where an uncompiled source tree may lie.
+        # The worker must import the same modules as this process. "-m" would search the current
+        # folder first, which may contain an uncompiled source tree.
         program = (
             f"import sys; sys.path[:] = {sys.path!r}; "
             f"from offgrid.engine.worker.main import main; main({os.getpid()})"
@@ -75,30 +75,30 @@ class WorkerProcess:
             raise
 
     def _begin(self, load: Load) -> None:
-        # What to load is the first thing that a worker reads. It is written before anybody else
-        # knows of the process: a ping that came before it would end it.
-        with contextlib.suppress(OSError):  # it ended at once: reading will tell
+        # A worker reads this command first. It is written before other threads know of the process:
+        # a ping that came first would end the worker.
+        with contextlib.suppress(OSError):  # it ended at once: the reader will notice
             self._stdin.write(encode_frame(load))
             self._stdin.flush()
         self._logger.start()
 
     @property
     def pid(self) -> int:
-        """Its process id, also after its end."""
+        """The process id, also after the end of the process."""
         return self._process.pid
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether the process has not ended yet."""
         return self._process.poll() is None
 
     def send(self, command: Command, *, wait: bool = True) -> None:
         """Write a command.
 
         Args:
-            command: what the worker is to do.
-            wait: whether to wait while another thread writes, and for the worker to read. If not,
-                the command is left out when it would take time.
+            command: the command.
+            wait: whether to wait while another thread writes, and while the pipe is full. If not,
+                the command is dropped in these cases.
 
         Raises:
             FrameTooLarge: nothing was written.
@@ -120,7 +120,7 @@ class WorkerProcess:
             self._write_lock.release()
 
     def reports(self) -> Iterator[list[Report]]:
-        """Yield what it says until it ends.
+        """Yield the worker's reports until it ends.
 
         Raises:
             ValueError, msgspec.DecodeError, OSError: the pipe is out of step.
@@ -128,11 +128,11 @@ class WorkerProcess:
         return read_reports(self._stdout)
 
     def kill(self) -> None:
-        """End it at once. Harmless after its end."""
+        """Kill the process. Harmless after its end."""
         self._process.kill()
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end; return its status.
+        """Wait for the end of the process; return its exit status.
 
         Raises:
             subprocess.TimeoutExpired: it has not ended in time.
@@ -140,43 +140,43 @@ class WorkerProcess:
         return self._process.wait(timeout)
 
     def close(self) -> None:
-        """After its end: read its log to the end and close the pipes."""
+        """Read the log to its end and close the pipes. Call it after the end of the process."""
         if self._logger.ident is not None:  # it was started
             self._logger.join(timeout=2.0)
         for pipe in (self._stdin, self._stdout, self._stderr):
             try:
                 pipe.close()
-            except OSError:  # what was still buffered has no reader any more
+            except OSError:  # buffered data has no reader any more
                 log.debug("pipe already broken")
 
     def end(self) -> None:
-        """Kill it, wait for its end, and close the pipes: nothing is left of it."""
+        """Kill the process, wait for its end, and close the pipes."""
         self.kill()
         self.wait()
         self.close()
 
     def _drain_log(self) -> None:
-        """Keep the pipe empty, whatever it says: a full pipe would stop the worker."""
+        """Read the log until it ends: a full pipe would block the worker."""
         for line in self._stderr:
             text = line.decode("utf-8", "replace").rstrip()
             if text:
                 self._log.append(text)
                 llama_log.debug("%s", text)
 
-    # --- what to tell of its end --------------------------------------------------------------
+    # --- explaining its end -------------------------------------------------------------------
 
     def trace(self) -> str:
-        """For the log: the trace of a crash, else the last line that says why it ended."""
+        """Return the trace of a crash for the log, else the last line that says why it ended."""
         lines = [*self._log]
         begin = next((i for i, line in enumerate(lines) if _TRACE_BEGINS in line), None)
         if begin is None:
             return self._last_words()
-        # What llama.cpp said before it gave up stands above the trace.
+        # The last message of llama.cpp before it aborted is above the trace.
         said = [line for line in lines[:begin] if _tells(line)][-1:]
         return "\n".join(["its last words:", *said, *lines[begin : begin + _TRACE_LINES]])
 
     def reason(self) -> str:
-        """For clients: the last line that says why it ended, without any path of this machine."""
+        """Return the last line that says why it ended, without local paths, for clients."""
         return public(self._last_words(), self._load)
 
     def _last_words(self) -> str:
@@ -185,7 +185,7 @@ class WorkerProcess:
 
 
 def not_started(ex: Exception) -> str:
-    """Return what to say of a file for which :class:`WorkerProcess` raised an error."""
+    """Return the message about a model for which :class:`WorkerProcess` raised an error."""
     reason = ex.strerror if isinstance(ex, OSError) else None
     return f"the system cannot start a process for it ({reason or ex})."
 
@@ -194,7 +194,7 @@ def start_thread(thread: threading.Thread) -> None:
     """Start a thread that a request needs.
 
     Raises:
-        Overloaded: the system starts none now.
+        Overloaded: the system cannot start a thread now.
     """
     try:
         thread.start()
@@ -204,7 +204,7 @@ def start_thread(thread: threading.Thread) -> None:
 
 
 def public(text: str, load: Load) -> str:
-    """Return a message about a model without the folders that its files lie in."""
+    """Return a message about a model without the folders of its files."""
     for name in (load.path, load.projector):
         if name is None:
             continue
@@ -224,18 +224,18 @@ def _tells(line: str) -> bool:
 def _environment() -> dict[str, str]:
     environ = dict(os.environ, GGML_NO_BACKTRACE="1")
     if "OMP_WAIT_POLICY" not in environ:
-        # Threads of llama.cpp wait for each other after every operation. To sleep at once makes
-        # a step ten times as long; to wait in a busy loop for as long as is usual takes the
-        # processor from the one waited for as soon as anything else runs on the machine.
+        # Threads of llama.cpp wait for each other after every operation. Sleeping at once makes a
+        # step ten times as long. Spinning for the default time takes the processor from the thread
+        # that is waited for, as soon as anything else runs on the machine.
         environ.setdefault("GOMP_SPINCOUNT", "10000")
     return environ
 
 
 def _has_room(pipe: IO[bytes]) -> bool:
-    """Whether a short frame can be written without waiting for whoever reads."""
+    """Whether a short frame can be written without waiting for the reader."""
     if not hasattr(select, "poll"):  # Windows, where no process can be stopped either
         return True
     poll = select.poll()
     poll.register(pipe, select.POLLOUT)
-    # A pipe that nobody reads from is for the writer to find out.
+    # Any event counts, also an error: the write that follows reports a pipe without a reader.
     return any(events for _, events in poll.poll(0))

@@ -1,4 +1,4 @@
-"""Whether the worker of a model serves: the supervisor says so, and requests wait for it."""
+"""Whether the worker of a model serves: the supervisor sets it, and requests wait for it."""
 
 from __future__ import annotations
 
@@ -15,37 +15,38 @@ from offgrid.errors import ModelLoadFailed, Overloaded
 
 @dataclass(frozen=True, slots=True)
 class LoadFailure:
-    """Why a model is not loaded. ``lasting``: it fails until its file is another one."""
+    """Why a model is not loaded. ``lasting``: it will fail until its file is replaced."""
 
     message: str
     lasting: bool
 
 
 class Readiness:
-    """What is known of one model's worker, with the lock that all parts of a client share.
+    """The state of one model's worker, with the lock that all parts of an engine client share.
 
-    One lock guards the worker, the places in the queue and the requests, because a request is
-    registered for the very worker that is ready at that moment, and for no client that is closed.
+    One lock guards the worker, the places in the queue and the requests, so that a request is
+    registered for the worker that is ready at that moment, and never after the client is closed.
 
     Args:
-        load_timeout: seconds that loading may take.
-        most_waiting: requests that may wait at once for the model to be loaded, beside one.
+        load_timeout: most seconds that loading may take.
+        most_waiting: one more than this many requests may wait for the model to be loaded.
 
     Attributes:
-        lock: guards all of this, the places and the requests. Never held while a process is
+        lock: guards this object, the places and the requests. Never held while a process is
             started, written to or waited for.
-        changed: notified when a waiting request should look again. Its lock is ``lock``.
-        process: the present worker; None while there is none.
+        changed: notified when a waiting request should check again. Its lock is ``lock``.
+        process: the current worker; None while there is none.
         ready: whether the model is loaded and ``process`` serves.
-        info: the loaded model; None until the first worker is ready. It stays when that one ends.
-        load_failure: why the file was not loaded, if that is over; only a new client tries again.
+        info: the loaded model; None until the first worker is ready, and kept when that ends.
+        load_failure: why the model could not be loaded, once that is final; only a new client
+            tries again.
         draining: whether the server is stopping and takes no more requests.
-        closed: whether no worker is wanted any more.
+        closed: whether no worker is needed any more.
     """
 
     def __init__(self, load_timeout: float, most_waiting: int) -> None:
-        # Reentrant: a stream that nobody closed is cancelled when it is collected as garbage, which
-        # may be at any line of any thread.
+        # Reentrant: an abandoned stream is cancelled when it is collected as garbage, which may
+        # happen at any line of any thread, also while that thread holds the lock.
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         self.process: WorkerProcess | None = None
@@ -58,10 +59,10 @@ class Readiness:
         self._most_waiting = most_waiting
         self._waiting = 0
 
-    # --- set by the supervisor and the client -------------------------------------------------
+    # --- for the supervisor and the client ----------------------------------------------------
 
     def begin(self, process: WorkerProcess) -> None:
-        """A worker has been started; it loads the model."""
+        """A worker has been started and loads the model."""
         with self.lock:
             self.process = process
 
@@ -80,27 +81,27 @@ class Readiness:
         return was_ready
 
     def give_up(self, failure: LoadFailure) -> None:
-        """The model is not loaded: no other process is started for it."""
+        """The model cannot be loaded, and no further process is started for it."""
         with self.changed:
             self.load_failure = failure
             self.changed.notify_all()
 
     def close(self) -> None:
-        """No worker is wanted any more: nobody need wait for one."""
+        """No worker is needed any more. Waiting requests stop waiting."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
 
-    # --- asked by requests --------------------------------------------------------------------
+    # --- for requests -------------------------------------------------------------------------
 
     def wait(self, alive: Callable[[], bool] = lambda: True) -> ModelInfo:
         """Wait until the model is loaded.
 
         Raises:
-            ModelLoadFailed: llama.cpp does not load it.
-            Overloaded: it takes longer than ``load_timeout``, too many wait for it already, or the
-                server is stopping.
-            ClientGone: ``alive`` said no.
+            ModelLoadFailed: llama.cpp cannot load it.
+            Overloaded: it takes longer than ``load_timeout``, too many requests already wait for
+                it, the model was unloaded, or the server is stopping.
+            ClientGone: ``alive`` returned False.
         """
         deadline = time.monotonic() + self._load_timeout
         with self.changed:
@@ -131,16 +132,16 @@ class Readiness:
         return self.info
 
     def check_open(self) -> None:
-        """Refuse a new request once the model is on its way out.
+        """Refuse a new request if the server is stopping or the model was unloaded.
 
         Raises:
-            Overloaded: it is.
+            Overloaded: the request is refused.
         """
         if self.draining or self.closed:
             raise self.farewell()
 
     def farewell(self) -> Overloaded:
-        """What a closed client answers."""
+        """Return the error with which a draining or closed client refuses requests."""
         if self.draining:
             return Overloaded("The server is stopping.", code="server_shutting_down")
         return Overloaded("The model has just been unloaded; try again.", code="model_loading")

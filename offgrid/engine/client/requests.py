@@ -1,8 +1,9 @@
-"""The requests that a model's workers have, or will have: registered, sent, retried, failed.
+"""The requests of one model: registered, sent to its worker, retried by the next one, failed.
 
-When a worker dies, the requests that it computed end with an error; those that only waited are
-handed to the next one. A request is registered for the worker that is ready at that moment, and
-from then on whoever deals with that worker's death deals with the request, too.
+When a worker dies, a request fails if part of its answer has come, if it alone may have caused the
+crash, or if it was sent and had already been retried. All others go to the next worker. A request
+is registered for the worker that is ready at that moment; from then on the code that handles that
+worker's death also handles the request.
 """
 
 from __future__ import annotations
@@ -53,13 +54,13 @@ class Requests(Listener):
     """All requests of one model, by id.
 
     Args:
-        readiness: the present worker, and the lock that guards the requests.
-        places: what requests take and give back.
-        blame: remembers what workers died of.
-        name: what messages call the model.
+        readiness: the current worker, and the lock that guards the requests.
+        places: the places in the queue that requests take and release.
+        blame: remembers which prompts workers may have died of.
+        name: the model's name in messages.
 
     Attributes:
-        hooks: what a request is made with.
+        hooks: passed to each new request.
     """
 
     def __init__(
@@ -79,36 +80,37 @@ class Requests(Listener):
         self._last_id = 0
         self._last_ping = 0
         self._alone: int | None = None
-        """The one request that is computed of those that may have ended a worker."""
+        """The suspect that is computed now: a request that may have killed a worker."""
         self._held_back: deque[Pending] = deque()
-        """Others of those: they wait for its prompt to be computed."""
+        """Other suspects, which wait until its prompt is computed."""
         self._unsent: list[Pending] = []
-        """Requests for which no thread could be started that sends them."""
-        # These two are the supervisor's thread's alone, until the end of what it has just read.
+        """Requests that wait because no thread could be started to send them."""
+        # Only the supervisor's thread uses these two, while it handles the reports that it has
+        # just read.
         self._touched: dict[int, Pending] = {}
-        """Requests whose listeners are to be called."""
+        """Requests whose listeners must be called."""
         self._assigned: list[Pending] = []
-        """Requests that are to be sent to a worker that has just become ready."""
+        """Requests that must be sent to a worker that has just become ready."""
 
     def pending(self) -> list[Pending]:
-        """Return all requests that are not over."""
+        """Return all requests that have not ended."""
         with self._lock:
             return [*self._pending.values()]
 
     @property
     def unsent(self) -> int:
-        """Requests that wait for the system to start a thread which sends them."""
+        """Number of requests that wait because no thread could be started to send them."""
         return len(self._unsent)
 
     def computing(self) -> set[str]:
-        """Return keys of what the worker tokenises or prefills now, and might die of."""
+        """Return the keys of prompts that the worker tokenises or prefills now."""
         with self._lock:
             return self._blame.computing()
 
     # --- from the client to the worker --------------------------------------------------------
 
     def key_of(self, prompt: object, param: str | None) -> str:
-        """Return what a prompt is remembered by, should it end the worker.
+        """Return the key by which a prompt is remembered if it kills the worker.
 
         Raises:
             RequestRefused: it did so twice.
@@ -149,21 +151,22 @@ class Requests(Listener):
                     continue
                 self._last_id += 1
                 pending = make(self._last_id)
-                # From here on it is in the hands of this very worker, and when that dies, of those
-                # who deal with its death: whoever writes to it need not know of that.
+                # From here on the request belongs to this worker. If the worker dies, the code that
+                # handles its death also handles the request, so the writer need not.
                 pending.assign(worker)
                 self._pending[pending.id] = pending
                 return pending
 
     def hand_over(self, pending: Pending) -> None:
-        """Give a registered request to its worker; one that has died is dealt with elsewhere.
+        """Send a registered request to its worker. A worker's death is handled in :meth:`died`.
 
         Raises:
             ContextLengthExceeded: it is too large for a frame.
         """
         with self._lock:
             process = pending.worker
-            # Its worker has died, and the next one gets it; or has got it from another thread.
+            # Either its worker has died, and the next one will get the request, or another thread
+            # has already sent it.
             if process is None or pending.state != State.ASSIGNED or not self._may_go(pending):
                 return
             pending.advance(State.SENT)
@@ -179,7 +182,7 @@ class Requests(Listener):
             log.debug("request %d: its worker has ended", pending.id)
 
     def send_cancel(self, id: int) -> None:
-        """Tell the worker to stop a request; a worker that is gone has stopped it already."""
+        """Tell the worker to cancel a request. A dead worker has stopped computing it anyway."""
         process = self._readiness.process
         try:
             if process is not None:
@@ -188,7 +191,7 @@ class Requests(Listener):
             log.debug("cancel of request %d: no worker", id)
 
     def forget(self, pending: Pending) -> None:
-        """Called by a request when it is over."""
+        """Forget a request that was closed, and release its places."""
         with self._lock:
             self._pending.pop(pending.id, None)
             if pending.state >= State.ANSWERING:
@@ -201,8 +204,8 @@ class Requests(Listener):
     # --- suspects, one by one -----------------------------------------------------------------
 
     def _may_go(self, pending: Pending) -> bool:
-        """Whether a request may be sent now. Those that may have ended a worker go one by one, so
-        that no two of them are computed when the next one dies. Called with the lock held."""
+        """Return whether a request may be sent now. Suspects are sent one by one, so that at most
+        one of them is computed when the next worker dies. Called with the lock held."""
         if self._blame.suspected(pending.key):
             if self._alone not in (None, pending.id):
                 self._held_back.append(pending)
@@ -212,8 +215,8 @@ class Requests(Listener):
         return True
 
     def _next_alone(self, id: int) -> None:
-        """A request has been computed, or is over: is it the turn of one that was held back?
-        Called with the lock held."""
+        """Send the requests that were held back if request ``id``, whose prompt is computed or
+        which has ended, was the one that they waited for. Called with the lock held."""
         if id != self._alone:
             return
         self._alone = None
@@ -224,8 +227,8 @@ class Requests(Listener):
     # --- sent by other threads ----------------------------------------------------------------
 
     def _send_later(self, requests: list[Pending]) -> None:
-        """Send requests from a thread that may wait: a pipe may be full. While the system starts
-        none, they wait: the watchdog tries again."""
+        """Send requests from a new thread, because the pipe may be full. If the system cannot start
+        a thread, the requests wait until the watchdog tries again."""
         sender = threading.Thread(
             target=self._send_all, args=(requests,), name="engine-retry", daemon=True
         )
@@ -242,13 +245,13 @@ class Requests(Listener):
                 continue
             try:
                 self.hand_over(pending)
-            except ContextLengthExceeded as ex:  # it has never been written to a worker before
+            except ContextLengthExceeded as ex:  # it was never written to a worker before
                 _fail(pending, ex)
-            if pending.id not in self._pending:  # its client left meanwhile
+            if pending.id not in self._pending:  # it was cancelled meanwhile
                 self.send_cancel(pending.id)
 
     def pinging(self, number: int) -> None:
-        """Remember the ping; send what could not be sent before."""
+        """Remember the ping; try again to send the requests that wait for a thread."""
         self._last_ping = number
         with self._lock:
             unsent, self._unsent = self._unsent, []
@@ -258,22 +261,21 @@ class Requests(Listener):
     # --- from the worker to the clients -------------------------------------------------------
 
     def ready(self, process: WorkerProcess) -> None:
-        """Assign the requests that the last worker left to the next one; :meth:`tell` sends them,
-        for a thread is better started without the lock."""
+        """Assign the requests that the last worker left to the next one. :meth:`tell` sends them,
+        because no thread should be started while the lock is held."""
         self._assigned = [p for p in self.pending() if p.state == State.WAITING]
         for pending in self._assigned:
             pending.assign(process)
 
     def take(self, events: Sequence[Event]) -> None:
-        """Push what a step has said to the requests."""
+        """Push the events of a step to their requests."""
         for event in events:
             pending = self._deliver(event)
             if pending is not None:
                 self._touched[pending.id] = pending
 
     def tell(self) -> None:
-        """Call the listeners of requests that something has come for, once; send what is to be
-        sent."""
+        """Call the listener of each request that got events, once; send the assigned requests."""
         touched, self._touched = self._touched, {}
         for pending in touched.values():
             _tell(pending)
@@ -282,13 +284,13 @@ class Requests(Listener):
             self._send_later(assigned)
 
     def pong(self, number: int, busy_for: float) -> None:
-        """Requests that clients left before this ping are out of the worker."""
+        """Note that the worker has handled all cancels that were sent before this ping."""
         self._blame.pong(number, busy_for)
 
     def _deliver(self, event: Event) -> Pending | None:
-        """Push an event to its request; return that one, None if nobody need be told."""
+        """Push an event to its request; return the request if its listener must be called."""
         pending = self._pending.get(event.id)
-        # A stream's next token changes nothing there.
+        # Further tokens of a stream change nothing in the blame.
         if pending is None or pending.state < State.ANSWERING:
             self._note(event)
         if pending is None:  # cancelled meanwhile
@@ -302,7 +304,7 @@ class Requests(Listener):
         return pending
 
     def _note(self, event: Event) -> None:
-        """Follow what the worker computes, in case that it dies of it."""
+        """Track what the worker computes, in case it dies of it."""
         with self._lock:
             if isinstance(event, Tokenising):
                 self._blame.tokenising(event.id, event.lane)
@@ -321,7 +323,11 @@ class Requests(Listener):
     # --- ends ---------------------------------------------------------------------------------
 
     def died(self) -> bool:
-        """Fail what the worker computed, keep the rest for the next one."""
+        """Fail the requests that may not be retried, keep the rest for the next worker.
+
+        Returns:
+            Whether the worker may have died of a prompt that it computed.
+        """
         with self._lock:
             suspects = self._blame.crashed()
             self._alone = None
@@ -337,10 +343,11 @@ class Requests(Listener):
         return bool(suspects)
 
     def _try_again(self, pending: Pending, suspects: set[str]) -> bool:
-        """Prepare a request for the next worker if it may be tried again.
+        """Prepare a request for the next worker, if it may be retried; return whether it may.
 
-        That is once, when nothing has come of it yet. Of several that were computed all are tried
-        again, one after the other (:meth:`_may_go`); one that was computed alone is guilty.
+        It may be retried once, if no part of its answer has come; any number of times, if it has
+        not been sent. If several suspects were computed, all are retried, one after the other
+        (:meth:`_may_go`); a suspect that was computed alone is guilty.
         """
         guilty = pending.key in suspects and len(suspects) == 1
         if guilty or pending.state >= State.SCORED or self._blame.refused(pending.key):
@@ -351,13 +358,13 @@ class Requests(Listener):
         return True
 
     def lost(self) -> None:
-        """Fail what the worker had been given."""
+        """Fail the requests that the worker had been given."""
         for pending in self.pending():
             if pending.state != State.WAITING:
                 _fail(pending, EngineFault(_DIED))
 
     def given_up(self, failure: LoadFailure) -> None:
-        """Fail all requests: there is no model."""
+        """Fail all requests, because the model cannot be loaded."""
         self.fail_all(ModelLoadFailed(failure.message))
 
     def fail_all(self, error: RequestError) -> None:
@@ -367,7 +374,7 @@ class Requests(Listener):
 
 
 def _fail(pending: Pending, error: RequestError) -> None:
-    """End a request with an error, unless it has ended."""
+    """End a request with an error, unless it has already ended."""
     if pending.ended:
         return
     name = type(error).__name__

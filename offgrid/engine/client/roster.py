@@ -1,6 +1,6 @@
 """Which models are loaded: whether there is room for one more, which one makes room, which failed.
 
-No thread and no waiting: all of it is called with the lock of the pool held
+Nothing here waits, and all of it is called with the lock of the pool held
 (:mod:`~offgrid.engine.client.pool`).
 """
 
@@ -22,8 +22,8 @@ from offgrid.store.catalogue import ModelEntry
 log = logging.getLogger(__name__)
 
 _TRY_AGAIN_AFTER = 300.0
-"""Seconds after which a model is unloaded once more for one whose load failed, where that need not
-be its file's fault."""
+"""Seconds after a failed load, for a reason other than the file, until another model may again be
+unloaded for that model."""
 
 
 @dataclass(eq=False, slots=True)
@@ -31,12 +31,12 @@ class LoadedModel:
     """A model with a worker process, loaded or loading."""
 
     entry: ModelEntry
-    """What was loaded, to see that a file was replaced."""
+    """The model entry that was loaded, to notice when its file is replaced."""
     client: EngineClient
     leases: int = 0
-    """Requests that are about to use it, and hold no place in its queue yet."""
+    """Requests that are about to use it, and have no places in its queue yet."""
     leaving: bool = False
-    """Whether it takes no more requests, because another model waits for its place."""
+    """Whether it takes no more requests, because it is to be unloaded for another model."""
     outdated: bool = False
     """Whether its file has been replaced."""
     instead_of: str | None = None
@@ -49,14 +49,15 @@ class LoadedModel:
 
     @property
     def idle(self) -> bool:
-        """Whether it can be unloaded: nobody uses it, and nobody waits for it to be loaded."""
+        """Whether it can be unloaded: it is loaded or has failed to, and no request uses it."""
         settled = self.client.ready or self.client.load_failure is not None
         return settled and self.leases == 0 and self.client.in_flight == 0
 
 
 @dataclass(frozen=True, slots=True)
 class RememberedFailure:
-    """What is remembered of a model that could not be loaded."""
+    """Why a model could not be loaded: its file's stamp, and until when no other is unloaded for it
+    (``until``)."""
 
     stamp: tuple[int, ...]
     failure: LoadFailure
@@ -64,11 +65,11 @@ class RememberedFailure:
 
 
 class Roster:
-    """The models that have a process, and what is known of those that had one.
+    """The models that have a worker process, and what is known of models that had one.
 
     Args:
-        settings: how models are served, and how many are loaded at most.
-        clock: seconds, never going back.
+        settings: how models are served, and how many may be loaded.
+        clock: monotonic seconds.
 
     Attributes:
         failures: models that could not be loaded, by id.
@@ -81,18 +82,18 @@ class Roster:
         # Least recently used first.
         self._models: OrderedDict[str, LoadedModel] = OrderedDict()
         self._closing = 0
-        """Models whose processes are just being ended: they still take memory."""
+        """Number of models whose processes are being ended and still use memory."""
         self._sound: dict[str, tuple[int, ...]] = {}
-        """Stamps of files that were loaded before: they need not be examined."""
+        """Stamps of files that were loaded before and need not be examined."""
 
-    # --- what is loaded -----------------------------------------------------------------------
+    # --- loaded models ------------------------------------------------------------------------
 
     def get(self, model_id: str) -> LoadedModel | None:
         """Return a model that is loaded or loading."""
         return self._models.get(model_id)
 
     def clients(self) -> list[EngineClient]:
-        """Return the engines of all models that are loaded or loading."""
+        """Return the engine clients of all models that are loaded or loading."""
         return [model.client for model in self._models.values()]
 
     @property
@@ -102,18 +103,18 @@ class Roster:
 
     @property
     def leaving(self) -> str | None:
-        """The model that takes no more requests, because another one waits for its place."""
+        """The model that takes no more requests, because it is to be unloaded for another one."""
         return next((model_id for model_id, model in self._models.items() if model.leaving), None)
 
     def use(self, model: LoadedModel) -> None:
-        """A request uses a model: it is the one that makes room last."""
+        """Note that a request uses a model: it becomes the most recently used one."""
         self._models.move_to_end(model.entry.id)
 
     def begin(self, entry: ModelEntry, instead_of: str | None = None) -> LoadedModel:
-        """Start the process of a model; does not wait for it.
+        """Start the process of a model, without waiting for it.
 
         Raises:
-            Overloaded: the system starts no thread for it now.
+            Overloaded: the system cannot start a thread for it now.
         """
         client = EngineClient(
             load_command(self._settings, entry),
@@ -128,16 +129,20 @@ class Roster:
         return model
 
     def clear(self) -> list[EngineClient]:
-        """Take all models out, and return their engines."""
+        """Remove all models, and return their engine clients."""
         clients = self.clients()
         self._models.clear()
         return clients
 
-    # --- what makes room ----------------------------------------------------------------------
+    # --- making room --------------------------------------------------------------------------
 
     def choose_victim(self) -> LoadedModel:
-        """Return an idle model, least recently used first. When none is idle, the least recently
-        used one that is not loading takes no more requests, so that it will be."""
+        """Return the model to unload: outdated ones first, then the least recently used.
+
+        Returns:
+            An idle model if there is one. If none is idle, the first loaded one takes no more
+            requests from now on, so that it becomes idle; a model that is not idle is returned.
+        """
         candidates = sorted(self._models.values(), key=lambda model: not model.outdated)
         for model in candidates:
             if model.idle:
@@ -148,29 +153,29 @@ class Roster:
         return candidates[0]
 
     def let_stay(self) -> None:
-        """The model that was to leave need not, or has been chosen: others serve again."""
+        """Let all models take requests again: room was found, or is not needed any more."""
         for model in self._models.values():
             model.leaving = False
 
     def take_out(self, model: LoadedModel) -> None:
-        """Take out an idle model. It takes memory until :meth:`closed`."""
+        """Remove an idle model. It counts as using memory until :meth:`closed`."""
         if model.client.ready:
             self._sound[model.entry.id] = model.entry.stamp
         del self._models[model.entry.id]
         self._closing += 1
 
     def closed(self) -> None:
-        """The process of a model that was taken out has ended."""
+        """Note that the process of a removed model has ended."""
         self._closing -= 1
 
     def sound(self, entry: ModelEntry) -> bool:
-        """Whether this very file has been loaded before."""
+        """Return whether this file, unchanged, was loaded before."""
         return self._sound.get(entry.id) == entry.stamp
 
-    # --- what failed --------------------------------------------------------------------------
+    # --- failures -----------------------------------------------------------------------------
 
     def bury(self) -> None:
-        """Take out the models that have failed to load, and remember why."""
+        """Remove the models that failed to load, and remember why."""
         for model_id, model in [*self._models.items()]:
             failure = model.client.load_failure
             if failure is None:
@@ -183,16 +188,16 @@ class Roster:
                 )
 
     def remember(self, entry: ModelEntry, failure: LoadFailure) -> None:
-        """A file could not be loaded, or would not be."""
+        """Remember that a model failed to load, or would fail according to its examination."""
         until = self._clock() + _TRY_AGAIN_AFTER
         self.failures[entry.id] = RememberedFailure(entry.stamp, failure, until)
 
     def check_failed(self, entry: ModelEntry) -> None:
-        """Refuse a model that failed to load, as long as another try would be in vain or would
-        cost another model its place.
+        """Refuse a model that failed to load, as long as another try would fail again, or would
+        need another model to be unloaded too soon after the failure.
 
         Raises:
-            ModelLoadFailed: so it is.
+            ModelLoadFailed: the model is refused.
         """
         known = self.failures.get(entry.id)
         if known is None:
@@ -204,7 +209,7 @@ class Roster:
 
 
 def load_command(settings: Settings, entry: ModelEntry) -> Load:
-    """Return what the worker of a model is told to serve."""
+    """Return the first command for the worker of a model."""
     return Load(
         path=str(entry.path),
         ctx_size=settings.ctx_size,

@@ -1,7 +1,7 @@
-"""Runs one worker process after the other, watches each, and gives a model up that never loads.
+"""Runs one worker process after another, watches each, and gives up on a model that never loads.
 
-Nothing here knows what a request is: a :class:`Listener` is told what the worker says and when it
-ends.
+This module knows nothing of requests: it passes a worker's reports and its end to a
+:class:`Listener`.
 """
 
 from __future__ import annotations
@@ -38,71 +38,72 @@ log = logging.getLogger(__name__)
 _PING_EVERY = 1.0
 _PONG_WITHIN = 15.0
 _STARTS = 3
-"""Tries to start the process of a model that has never been ready."""
+"""Most attempts to start the process of a model that has never been ready."""
 
 
 class Listener(ABC):
-    """Is told what happens to the workers of a model.
+    """Gets the events of a model's workers.
 
-    Called by the supervisor's thread, which reads what a worker says, unless it is said otherwise.
-    No call may wait for a worker.
+    The supervisor's thread, which reads a worker's reports, calls all methods unless stated
+    otherwise. No method may wait for a worker.
     """
 
     @abstractmethod
     def ready(self, process: WorkerProcess) -> None:
-        """A worker has loaded the model. Called with the lock held: whoever finds the model ready
-        finds this done."""
+        """A worker has loaded the model. Called with the lock held, so that a thread which sees
+        that the model is ready also sees the effects of this call."""
 
     @abstractmethod
     def take(self, events: Sequence[Event]) -> None:
-        """A step of the worker has said this."""
+        """A step of the worker has produced these events."""
 
     @abstractmethod
     def tell(self) -> None:
-        """That is all for now: whoever waits for one of these events can be woken."""
+        """All reports that have arrived were passed on: threads that wait for their events can be
+        woken."""
 
     @abstractmethod
     def pinging(self, number: int) -> None:
-        """A ping is about to be sent, as happens every second. Called by the watchdog's thread."""
+        """A ping is about to be sent, as happens every second. Called by the watchdog thread."""
 
     @abstractmethod
     def pong(self, number: int, busy_for: float) -> None:
-        """The worker has answered a ping, so many seconds into its present step. Called with the
-        lock held."""
+        """The worker has answered a ping, ``busy_for`` seconds after its current step began. Called
+        with the lock held."""
 
     @abstractmethod
     def died(self) -> bool:
         """The worker, which had been ready, has ended.
 
         Returns:
-            Whether it may have died of what it computed.
+            Whether it may have died of a prompt that it computed.
         """
 
     @abstractmethod
     def lost(self) -> None:
-        """A worker could not be started, or not be dealt with: what it was given is lost."""
+        """A worker could not be started, or handling it failed: its requests are lost."""
 
     @abstractmethod
     def given_up(self, failure: LoadFailure) -> None:
-        """The model cannot be loaded, and no other process is started for it."""
+        """The model cannot be loaded, and no further process is started for it."""
 
 
 class Supervisor:
     """Runs the workers of one model.
 
     Args:
-        load: what the worker is told to serve.
-        readiness: what it keeps up to date.
-        listener: what it tells of the workers.
-        name: what messages call the model.
-        load_timeout: seconds that loading may take.
-        stall_timeout: seconds that one step of the loop may take.
-        clock: seconds, never going back.
+        load: the first command for each worker.
+        readiness: the supervisor keeps it up to date.
+        listener: gets the events of the workers.
+        name: the model's name in messages.
+        load_timeout: most seconds that loading may take.
+        stall_timeout: most seconds that one step of the loop may take.
+        clock: monotonic seconds.
 
     Attributes:
-        pong_within: seconds without an answer after which the process counts as stopped. The
-            answering thread does not wait for llama.cpp, so this is not the time of a step.
-        stall: knows how long a step may take.
+        pong_within: seconds without an answer after which the process counts as stuck. The thread
+            that answers pings does not wait for llama.cpp, so this is no limit for a step.
+        stall: tells whether a step takes too long.
         pings: number of the last ping.
     """
 
@@ -130,22 +131,22 @@ class Supervisor:
         self._restarts = Restarts()
         self._failed_starts = 0
         self._refusal: LoadFailed | None = None
-        """What the present worker, or the load limit, said of the file."""
+        """Why the model cannot be loaded, as reported by the current worker or the load limit."""
         self._stopping = threading.Event()
 
     @property
     def pause(self) -> float:
-        """Seconds to wait before the next worker would be started."""
+        """Seconds to wait before the next worker is started."""
         return self._restarts.pause
 
     def start(self) -> None:
         """Start the first worker in the background.
 
         Raises:
-            Overloaded: the system starts no thread for it now. Nothing is left of it.
+            Overloaded: the system cannot start a thread now. No thread is left running.
         """
         try:
-            # The watchdog first: it ends when it is told so, also where there is no supervisor.
+            # Start the watchdog first: it can be stopped even if no supervisor was started.
             for run, name in ((self._watch, "watchdog"), (self._supervise, "supervisor")):
                 start_thread(threading.Thread(target=run, name=f"engine-{name}", daemon=True))
         except Overloaded:
@@ -153,15 +154,16 @@ class Supervisor:
             raise
 
     def stop(self) -> None:
-        """Start no other worker. The present one runs on: see :meth:`end_worker`."""
+        """Start no further worker. The current one continues: see :meth:`end_worker`."""
         self._stopping.set()
 
     def end_worker(self) -> None:
-        """End the present worker; wait for its end."""
+        """Stop the current worker and wait for its end."""
         process = self._readiness.process
         if process is not None:
             try:
-                # A stuck worker leaves the pipe full and its writer waiting: never queue up there.
+                # If the worker is stuck, the pipe may be full and another writer may be blocked:
+                # never wait for either.
                 process.send(Stop(), wait=False)
                 process.wait(2.0)
             except (RequestError, subprocess.TimeoutExpired):
@@ -169,19 +171,19 @@ class Supervisor:
                 process.wait()
 
     def kill(self) -> None:
-        """Kill the present worker, as a crash would end it: it is replaced."""
+        """Kill the current worker, as a crash would; the next one is started."""
         process = self._readiness.process
         if process is not None:
             process.kill()
 
-    # --- one worker after the other -----------------------------------------------------------
+    # --- one worker after another -------------------------------------------------------------
 
     def _supervise(self) -> None:
-        """Run one worker after the other. This thread outlives each of them: see
+        """Run one worker after another. This thread must outlive each of them: see
         :mod:`offgrid.engine.client.process`."""
         if hasattr(signal, "pthread_sigmask"):
-            # Ctrl-C in a terminal goes to the workers too, and they are started with this thread's
-            # mask: nothing can end them before they have said that they ignore it.
+            # Ctrl-C in a terminal also goes to the workers. They inherit this thread's signal mask,
+            # so these signals cannot end them before they ignore them.
             signal.pthread_sigmask(signal.SIG_BLOCK, FOR_THE_SERVER)
         readiness, restarts = self._readiness, self._restarts
         while not readiness.closed:
@@ -198,8 +200,9 @@ class Supervisor:
             restarts.ended(time.monotonic() - born, computed)
 
     def _after_failure(self, ex: Exception) -> None:
-        """No worker could be started, or not be dealt with. It is tried again after a pause, but a
-        model that has never been ready is given up after some tries: whoever asks is told why."""
+        """Handle a failure to start or to handle a worker. Another one is started after a pause.
+        For a model that has never been ready, the supervisor gives up after ``_STARTS`` failures,
+        and its requests fail with the reason."""
         self._failed_starts += 1
         expected = isinstance(ex, (OSError, RuntimeError))
         log.error("no worker for %s: %s", self._name, ex, exc_info=ex)
@@ -207,11 +210,11 @@ class Supervisor:
             why = not_started(ex) if expected else "its worker process does not work; see the log."
             self.give_up(LoadFailed(why))
             return
-        # Nobody else will end those that the process had been given.
+        # No other code ends the requests that the process had been given.
         self._listener.lost()
 
     def give_up(self, refusal: LoadFailed) -> None:
-        """Start no other process for this model: whoever asks for it is told why."""
+        """Start no further process for this model; requests for it fail with the reason."""
         name = f"The model {self._name}" if self._name else "The model"
         failure = LoadFailure(f"{name} cannot be loaded: {refusal.message}", refusal.lasting)
         self._readiness.give_up(failure)
@@ -222,10 +225,10 @@ class Supervisor:
         """Run one worker from its start to its end.
 
         Returns:
-            Whether it computed something that it may have died of.
+            Whether it may have died of a prompt that it computed.
 
         Raises:
-            OSError, RuntimeError: none could be started.
+            OSError, RuntimeError: no process could be started.
         """
         process = WorkerProcess(self._load)
         try:
@@ -239,7 +242,7 @@ class Supervisor:
             raise
 
     def _run(self, process: WorkerProcess) -> None:
-        """Take what a worker says until it ends."""
+        """Handle a worker's reports until it ends."""
         with self._readiness.lock:
             self._refusal = None
             self._readiness.begin(process)
@@ -248,7 +251,7 @@ class Supervisor:
         loading = threading.Timer(self._load_timeout, self._kill_unless_ready, args=(process,))
         loading.name, loading.daemon = "load-limit", True
         loading.start()
-        if self._readiness.closed:  # while the process was being started
+        if self._readiness.closed:  # closed while the process was being started
             process.kill()
         try:
             for reports in process.reports():
@@ -271,12 +274,12 @@ class Supervisor:
             process.kill()
 
     def _after_death(self, process: WorkerProcess, status: int) -> bool:
-        """Deal with a worker's end; return whether it may have died of what it computed."""
+        """Handle a worker's end; return whether it may have died of a prompt that it computed."""
         was_ready = self._readiness.end()
         if self._readiness.closed:
             return False
         if not was_ready:
-            # Whatever ended it while loading would end it again.
+            # The next worker would end while loading for the same reason.
             _log_death(
                 f"the worker of {self._name} ended with status {status} while loading.", process
             )
@@ -287,10 +290,10 @@ class Supervisor:
         _log_death(f"worker {process.pid} ended with status {status}.", process)
         return self._listener.died()
 
-    # --- what a worker says -------------------------------------------------------------------
+    # --- reports of a worker ------------------------------------------------------------------
 
     def _take(self, reports: Sequence[Report]) -> None:
-        """Deal with what the worker has said since the last time; the listener tells once."""
+        """Handle the reports that came since the last call; call the listener's ``tell`` once."""
         for report in reports:
             if isinstance(report, Step):
                 self._listener.take(report.events)
@@ -309,13 +312,13 @@ class Supervisor:
         with self._readiness.lock:
             self._readiness.serve(report.info)
             process = self._readiness.process
-            assert process is not None  # it is the one that is being read
+            assert process is not None  # it is the process whose report this is
             self._listener.ready(process)
 
-    # --- watching it --------------------------------------------------------------------------
+    # --- the watchdog -------------------------------------------------------------------------
 
     def _watch(self) -> None:
-        """Kill a worker that does not answer or whose step takes too long."""
+        """Kill a worker that does not answer pings or whose step takes too long."""
         while not self._stopping.wait(_PING_EVERY):
             with self._readiness.lock:
                 process = self._readiness.process
@@ -338,10 +341,11 @@ class Supervisor:
             self.ping(self.pings)
 
     def ping(self, number: int) -> None:
-        """Ask the present worker for a sign of life, unless its pipe is full."""
+        """Send a ping to the current worker, unless its pipe is full."""
         process = self._readiness.process
         try:
-            # A stopped worker leaves the pipe full and its writer waiting: never queue up there.
+            # If the worker is stopped, the pipe may be full and another writer may be blocked:
+            # never wait for either.
             if process is not None:
                 process.send(Ping(number), wait=False)
         except EngineFault:
@@ -349,7 +353,7 @@ class Supervisor:
 
 
 def _log_death(what: str, process: WorkerProcess) -> None:
-    """Log a worker's end; a trace line by line, for a record is one line whatever it says."""
+    """Log a worker's end, and its trace line by line: each log record is a single line."""
     first, *others = process.trace().split("\n")
     log.error("%s %s", what, first)
     for line in others:

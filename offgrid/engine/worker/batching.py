@@ -1,7 +1,8 @@
 """Puts the spans of a step into the batch, in the order in which llama.cpp computes them fastest.
 
-llama.cpp computes together what stands in the order of its slots, and everything else one after
-another. Streams are kept apart from prompts, or they would attend over as many cells as these.
+llama.cpp computes sequences together only if their slots are consecutive and in order; otherwise it
+computes them one after another. Streams are kept apart from prompts, because together they would
+attend to as many cells as the prompts do.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from offgrid.engine.worker.sequence import Sequence
 _ANY_TOKEN = np.zeros(1, dtype=np.int32)
 
 Bridge = tuple[int, int]
-"""An idle slot between others, and the position at which it gets a token."""
+"""An idle slot between two running ones, and the position at which it gets an unneeded token."""
 
 
 def build_batch(
@@ -28,27 +29,27 @@ def build_batch(
     room = model.batch.capacity - sum(span.count for span in spans)
     streams = [span for span in spans if span.count == 1 and span.completes]
     bridges = scheduler.bridges(streams, room)
-    if len(streams) == len(spans):  # no prompt is read in most steps
+    if len(streams) == len(spans):  # most steps prefill nothing
         batch.add_streams(streams, bridges)
     elif _adjacent(streams, bridges):
         batch.add_spans([span for span in spans if span.count > 1 or not span.completes], [])
         if streams:
             batch.add_streams(streams, bridges)
-    else:  # perhaps a prompt is between them: then with it
+    else:  # a prompt's span may fill the gap: add all spans in the order of slots
         batch.add_spans(spans, scheduler.bridges(spans, room))
     return batch
 
 
 class FilledBatch:
-    """What the model's batch holds. Made by :func:`build_batch`.
+    """The spans in the model's batch. Created by :func:`build_batch`.
 
     Attributes:
-        spans: what it computes.
-        complete: sequences whose next token can be sampled.
-        indices: where the logits of each of them will be.
-        ends: slot -> place in the batch of the last token of its span.
-        bridges: idle slots that got a token, to be cut off again afterwards.
-        addresses: of the logits of each complete sequence, until the next decode.
+        spans: the spans that it computes.
+        complete: sequences whose next token can be sampled afterwards.
+        indices: the batch index of the logits of each of them.
+        ends: slot -> batch index of the last token of its span.
+        bridges: idle slots that got an unneeded token, which must be cut off afterwards.
+        addresses: addresses of the logits of each complete sequence, valid until the next decode.
         scored: spans of prompts that get logprobs.
     """
 
@@ -68,7 +69,7 @@ class FilledBatch:
         model.batch.clear()
 
     def decode(self) -> None:
-        """Compute the batch, and find where its logits are.
+        """Compute the batch, and find the addresses of its logits.
 
         Raises:
             DecodeError: llama.cpp failed.
@@ -82,7 +83,7 @@ class FilledBatch:
         ]
 
     def add_streams(self, streams: list[BatchSpan[Sequence]], bridges: list[Bridge]) -> None:
-        """Add spans of one token each, with those of the slots between them, in one go."""
+        """Add spans of one token each, and the tokens of bridges, in one call."""
         self.bridges = bridges
         single = [
             (s.slot, s.position(span.start), int(s.tokens[span.start]), True)
@@ -99,7 +100,7 @@ class FilledBatch:
         self.indices.extend(index for index, wanted in zip(indices, want, strict=True) if wanted)
 
     def add_spans(self, spans: list[BatchSpan[Sequence]], bridges: list[Bridge]) -> None:
-        """Add spans one by one, with tokens of the slots between them, in the order of slots."""
+        """Add spans one by one, and the tokens of bridges, in the order of slots."""
         self.bridges = bridges
         batch = self._model.batch
         waiting = iter([*bridges, (self._model.n_parallel, 0)])
@@ -120,6 +121,6 @@ class FilledBatch:
 
 
 def _adjacent(spans: list[BatchSpan[Sequence]], bridges: list[Bridge]) -> bool:
-    """Whether spans and bridges fill their slots without a gap."""
+    """Whether the slots of spans and bridges are consecutive."""
     slots = [span.sequence.slot for span in spans] + [slot for slot, _ in bridges]
     return not slots or max(slots) - min(slots) == len(slots) - 1

@@ -1,4 +1,4 @@
-"""Samples the tokens of a step, within the masks of grammars, and says what they add to answers."""
+"""Samples the tokens of a step, within the masks of grammars, and emits the deltas of answers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from offgrid.sampling import SampleResult, sample_rows
 log = logging.getLogger(__name__)
 
 _LARGE_VOCABULARY = 16384
-"""Logits in a row from which on it pays to share rows among threads."""
+"""Vocabulary size from which it is faster to sample rows on several threads."""
 _MASK_SECONDS = 0.002
-"""How long masks are waited for when the logits are there. Most are there first; a sequence whose
-mask is late is sampled in a later step, so that it does not hold up the others."""
+"""Longest wait for masks once the logits are computed. Most masks are ready by then; a sequence
+whose mask is late is sampled in a later step, so that it does not delay the others."""
 
 
 class Drawing:
-    """Samples for many sequences in one call, and hands the tokens to their matchers."""
+    """Samples for many sequences in one call, and passes the tokens to their matchers."""
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class Drawing:
         self._masks = masks
         self._threads = model.n_threads if model.n_vocab >= _LARGE_VOCABULARY else 1
         self._drawn: list[tuple[Matcher, int]] = []
-        """Tokens of this step that matchers have to follow."""
+        """Sampled tokens of this step that matchers have not yet followed."""
 
     def sample(self, batch: FilledBatch) -> None:
         """Sample the next token of each sequence that a decoded batch completes.
 
-        Logprobs of prompts' tokens are told first.
+        Logprobs of prompts' tokens are emitted first.
         """
         for scored in batch.scored:
             try:
@@ -62,7 +62,7 @@ class Drawing:
         self._draw(batch.complete, batch.addresses)
 
     def sample_late(self, seconds: float) -> None:
-        """Sample for those whose masks were not there when their logits were.
+        """Sample for sequences whose masks were not ready when their logits were computed.
 
         Args:
             seconds: how long to wait for the masks.
@@ -74,14 +74,15 @@ class Drawing:
         if seconds:
             self._masks.wait([s.matcher for s in late if s.matcher is not None], seconds)
         late = [s for s in late if s.matcher is not None and s.matcher.ready]
-        rows = [s.pending_logits for s in late]  # alive until they were read
+        rows = [s.pending_logits for s in late]  # keeps the rows alive until they are sampled
         for sequence in late:
             sequence.pending_logits = None
             self._scheduler.resume(sequence)
         self._draw(late, [row.ctypes.data for row in rows if row is not None])
 
     def start_masks(self) -> None:
-        """Let the matchers follow the tokens of this step, after their clients were told."""
+        """Let the matchers follow the tokens of this step. Call it after the step's events were
+        pushed, so that clients do not wait for it."""
         drawn, self._drawn = self._drawn, []
         self._masks.start(drawn)
 
@@ -106,11 +107,11 @@ class Drawing:
         )
         drawn = [*zip(sequences, results, strict=True)]
         if any(sequence.choice for sequence in sequences):
-            # Rows stand in the order of slots; clients get the choices of a step in their own.
+            # Rows are in the order of slots; clients get the choices of a step in order.
             drawn.sort(key=lambda pair: pair[0].choice)
         finished = Status.FINISHED
         for sequence, result in drawn:
-            if sequence.status is finished:  # a sibling has just failed their request
+            if sequence.status is finished:  # another choice has just failed their request
                 continue
             if isinstance(result, SamplingError):
                 self._not_drawn(sequence, result)
@@ -121,7 +122,7 @@ class Drawing:
     def _without_empty(
         self, sequences: list[Sequence], addresses: list[int]
     ) -> tuple[list[Sequence], list[int]]:
-        """End the answers that are to have no tokens; return the others."""
+        """End the answers that shall have no tokens; return the others."""
         for sequence in sequences:
             if sequence.limit == 0 and sequence.status is not Status.FINISHED:
                 self._outbox.add(sequence.finish_empty())
@@ -130,7 +131,7 @@ class Drawing:
         return [s for s, _ in pairs], [a for _, a in pairs]
 
     def _not_drawn(self, sequence: Sequence, error: SamplingError) -> None:
-        """No token can be drawn: a bad row, or nothing is left of the grammar's tokens."""
+        """Handle a failed draw: the row is unusable, or no token allowed by the grammar is left."""
         if sequence.matcher is not None and error.code == "no_candidate":
             if sequence.matcher.accepting:  # only the end was allowed, and ignore_eos bans it
                 self._outbox.add(sequence.end())
@@ -145,7 +146,7 @@ class Drawing:
     def _with_masks(
         self, sequences: list[Sequence], addresses: list[int]
     ) -> tuple[list[Sequence], list[int]]:
-        """Leave out who cannot be drawn for: the mask is not there yet, or the matcher failed."""
+        """Leave out sequences that cannot be sampled: the mask is late, or the matcher failed."""
         self._masks.wait([s.matcher for s in sequences if s.matcher is not None], _MASK_SECONDS)
         ready: list[Sequence] = []
         found: list[int] = []
@@ -161,12 +162,12 @@ class Drawing:
             else:
                 ready.append(sequence)
                 found.append(address)
-        # Siblings of a sequence that failed have ended with it.
+        # If a sequence failed, the other choices of its request have ended with it.
         pairs = [p for p in zip(ready, found, strict=True) if p[0].status is not Status.FINISHED]
         return [s for s, _ in pairs], [a for _, a in pairs]
 
     def _push(self, sequence: Sequence, result: SampleResult) -> bool:
-        """Tell what a token adds to an answer; return whether the answer goes on."""
+        """Emit what a token adds to an answer; return whether the answer continues."""
         token = result.token
         logprobs: tuple[TokenLogprob, ...] = ()
         if sequence.request.top_logprobs is not None:
@@ -202,5 +203,5 @@ def _beyond(matcher: Matcher) -> RequestError:
 
 
 def _copied(address: int, n_vocab: int) -> NDArray[np.float32]:
-    """A row of logits that outlives the next decode."""
+    """Return a copy of a row that stays valid after the next decode."""
     return np.ctypeslib.as_array((ctypes.c_float * n_vocab).from_address(address)).copy()

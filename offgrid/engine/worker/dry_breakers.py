@@ -1,9 +1,10 @@
-"""DRY's sequence breakers: from a text to the token sequences in which it can stand. Pure.
+"""DRY's sequence breakers: from a text to the token sequences that may contain it. Pure.
 
-A token that holds the whole text is a breaker by itself; one that ends with a beginning of the text
-is one together with the tokens of the rest, as llama.cpp's DRY sampler makes them. To look at every
-token for every breaker takes minutes with a large vocabulary, so :class:`PieceIndex` is made once,
-when the model is loaded. ``tests/lib/reference_breakers.py`` is the same without an index.
+A token that contains the whole text is a breaker by itself. A token that ends with a beginning of
+the text is a breaker together with the tokens of the rest, as in llama.cpp's DRY sampler. Checking
+every token for every breaker takes minutes with a large vocabulary, so a :class:`PieceIndex` is
+built once, when the model is loaded. ``tests/lib/reference_breakers.py`` does the same without an
+index.
 """
 
 from __future__ import annotations
@@ -20,33 +21,33 @@ from offgrid.errors import InvalidParameter
 from offgrid.sampling.params import MAX_BREAKER_LENGTH
 
 MAX_SEQUENCES = 32_768
-"""Token sequences of all breakers of a request. Each costs some microseconds at the request's start
-for each of its choices. The default breakers are fewer than 10,000 in large vocabularies."""
+"""Most token sequences of all breakers of a request. Each costs some microseconds per choice when
+the request starts. The default breakers have fewer than 10,000 in large vocabularies."""
 MAX_SAME_HEAD = 512
-"""Sequences that begin with the same token. All of them are compared at every place in the window
-where the token stands, in every draw."""
+"""Most sequences that begin with the same token. For every draw, all of them are compared at each
+occurrence of the token in the window."""
 _KEY_BYTES = 8
-"""Bytes of a piece's end that are sorted."""
+"""Bytes at the end of a piece that its sort key contains."""
 
 
 class PieceIndex:
-    """Finds tokens by what their pieces hold and by what they end with. Threads may share it.
+    """Finds tokens by the bytes that their pieces contain or end with. Threads may share it.
 
-    Building it is linear in the bytes of all pieces, but for one sort of 64-bit keys.
+    Building it takes time linear in the bytes of all pieces, except for one sort of 64-bit keys.
 
     Args:
         pieces: bytes of every token, by id.
 
     Attributes:
-        looked_at: tokens that were candidates in any search so far; for tests, which bound the
-            work by it.
+        looked_at: number of tokens that all searches so far have examined; tests use it to bound
+            the work.
     """
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self._text = b"".join(pieces)
         lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
         starts = np.concatenate(([0], np.cumsum(lengths)))
-        self._starts = array.array("q", starts.tobytes())  # bisect is slow on NumPy's
+        self._starts = array.array("q", starts.tobytes())  # bisect is slow on NumPy arrays
         keys = _end_keys(self._text, starts[1:], lengths)
         order = np.argsort(keys, kind="stable")
         self._by_end = order.astype(np.int32)
@@ -54,7 +55,7 @@ class PieceIndex:
         self.looked_at = 0
 
     def holding(self, wanted: bytes, most: int) -> set[int]:
-        """Return the tokens whose pieces hold ``wanted``, but no more than ``most + 1`` of them."""
+        """Return at most ``most + 1`` tokens whose pieces contain ``wanted``."""
         found: set[int] = set()
         at = self._text.find(wanted)
         while at >= 0 and len(found) <= most:
@@ -73,10 +74,10 @@ class PieceIndex:
         """Return the tokens whose pieces end with a beginning of ``wanted``, but not all of it.
 
         Returns:
-            Lengths of beginnings with which pieces end, ascending, and the tokens of each.
+            The lengths of such beginnings, ascending, each with its tokens.
         """
         ends = np.arange(1, len(wanted))
-        # The last bytes are the most significant; what comes before them may be anything.
+        # The last bytes are the most significant; bytes before them may have any value.
         low = _end_keys(wanted, ends, ends)
         free = (8 * (_KEY_BYTES - np.minimum(ends, _KEY_BYTES))).astype(np.uint64)
         high = low | ((np.uint64(1) << free) - np.uint64(1))
@@ -90,7 +91,7 @@ class PieceIndex:
         return found
 
     def _matching(self, tokens: NDArray[np.int32], wanted: bytes) -> list[int]:
-        """Of tokens whose keys match: those that are long enough, and match before the key too."""
+        """Return those of the tokens, whose keys match, that also match before the key."""
         self.looked_at += len(tokens)
         starts = np.frombuffer(self._starts, dtype=np.int64)
         long_enough = tokens[starts[tokens + 1] - starts[tokens] >= len(wanted)].tolist()
@@ -102,7 +103,8 @@ class PieceIndex:
 def _end_keys(
     text: bytes, ends: NDArray[np.int64], lengths: NDArray[np.int64]
 ) -> NDArray[np.uint64]:
-    """The last bytes before each end as a number, the last one first; 0 where there are none."""
+    """Return the last bytes before each end as a number, the last byte most significant; 0 for
+    missing bytes."""
     data = np.frombuffer(text or b"\0", dtype=np.uint8)
     keys = np.zeros(len(ends), dtype=np.uint64)
     for back in range(_KEY_BYTES):
@@ -115,16 +117,17 @@ def _end_keys(
 def expand_breakers(
     texts: Sequence[str], index: PieceIndex, tokenize: Callable[[bytes], list[int]]
 ) -> list[tuple[int, ...]]:
-    """Return the token sequences in which texts can stand, in ascending order.
+    """Return the token sequences that may contain the texts, in ascending order.
 
     Args:
         texts: the breakers.
-        index: of the vocabulary.
-        tokenize: tokens of a text, without any that begin a sequence. Called less often for each
-            text than the longest piece has bytes.
+        index: the index of the vocabulary.
+        tokenize: returns the token ids of a text, without BOS. For each text it is called less
+            often than the longest piece has bytes.
 
     Raises:
-        InvalidParameter: there are too many sequences. It is known before any of them is made.
+        InvalidParameter: there are too many sequences, or too many begin with the same token. The
+            first is detected before any sequence is built.
     """
     found: list[tuple[bytes, set[int], list[tuple[int, list[int]]]]] = []
     left = MAX_SEQUENCES

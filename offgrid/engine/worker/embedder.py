@@ -1,8 +1,9 @@
 """Embeddings and ranking in the worker: tokenise, pack inputs into batches, pool, normalise.
 
-Inputs of all requests share the batches, one input of each request in turn, so that a request
-with thousands of them does not hold up one with a single one. A batch is one step of the loop
-beside the streams; where inputs may come in chunks, it is as short as a chunk of a prompt is.
+Inputs of all requests share the batches, one input of each request in turn, so that a request with
+thousands of inputs does not delay a request with one. Each step of the loop computes one batch of
+inputs beside the streams. If inputs may be computed in chunks, the batch is as short as a chunk of
+a prompt.
 """
 
 from __future__ import annotations
@@ -30,38 +31,38 @@ log = logging.getLogger(__name__)
 Tokens = NDArray[np.int32]
 
 MAX_INPUT_TOKENS = 300_000
-"""Of all inputs of a request together, as OpenAI limits it."""
+"""Most tokens of all inputs of a request together, as in the OpenAI API."""
 _OTHER_IDS = (
     "If your client tokenises for another model, send text (LangChain: "
     "check_embedding_ctx_length=False)."
 )
 RANK_TEMPLATE = "tokenizer.chat_template.rerank"
-"""Metadata key of how query and document are put together, where a model has a way of its own."""
+"""Metadata key of the template that combines query and document; some models have one."""
 
 
 @dataclass(slots=True, eq=False)
 class Input:
-    """One input on its way through the batches."""
+    """One input and the progress of its computation."""
 
     job: EmbeddingJob
     index: int
     tokens: Tokens
     done: int = 0
-    """Tokens that are computed."""
+    """Number of tokens that are computed."""
     sequence: int = -1
     pooled: NDArray[np.float64] | None = None
-    """What is known of its vector: a sum of states, or one of them."""
+    """Its vector so far: the sum of the states, or one of them."""
 
 
 @dataclass(slots=True, eq=False)
 class EmbeddingJob:
-    """A request whose inputs are being tokenised, or wait to be computed."""
+    """An embedding request in the worker."""
 
     id: int
     request: EmbeddingRequest
     waiting: deque[Input] = field(default_factory=deque)
     left: int = 0
-    """Inputs without an answer."""
+    """Number of inputs whose results were not emitted yet."""
     prompt_tokens: int = 0
     started: bool = False
 
@@ -71,16 +72,16 @@ class _InputSpan:
     input: Input
     count: int
     first: int
-    """Index in the batch."""
+    """Batch index of its first token."""
 
 
 class Embedder:
-    """Embeds for many requests at once on one model.
+    """Computes embeddings for many requests at once on one model.
 
-    :meth:`prepare` may be called from another thread than all else.
+    :meth:`prepare` may be called from another thread than all other methods.
 
     Attributes:
-        failures: decodes that failed in a row.
+        failures: number of decodes that failed in a row.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Embedder:
     ) -> None:
         self._model = model
         self._emit = emit
-        """Tells at once what may not wait for the end of a step."""
+        """Emits events that must not wait for the end of a step."""
         self._jobs: deque[EmbeddingJob] = deque()
         self._active: list[Input] = []
         self._free: list[int] = []
@@ -101,9 +102,10 @@ class Embedder:
         """Tokenise and check the inputs of a job; yield after each, so that others get a turn.
 
         Raises:
-            InvalidParameter: not for this model, a token id outside the vocabulary, an empty
-                input, too many ``dimensions``.
-            ContextLengthExceeded: an input does not fit the context, or all together are too much.
+            InvalidParameter: the model does not support the request, a token id is outside the
+                vocabulary, an input is empty, or ``dimensions`` is too large.
+            ContextLengthExceeded: an input does not fit into the context, or all together have too
+                many tokens.
         """
         self._check(job.request)
         pair = self._pairs(job.request.query)
@@ -175,7 +177,7 @@ class Embedder:
         self._jobs.append(job)
 
     def cancel(self, id: int) -> None:
-        """Take a job out, wherever its inputs are. Unknown ids are ignored."""
+        """Remove a job and all its inputs. Unknown ids are ignored."""
         self._jobs = deque(job for job in self._jobs if job.id != id)
         for item in [item for item in self._active if item.job.id == id]:
             self._leave(item)
@@ -184,10 +186,10 @@ class Embedder:
         """Compute one batch.
 
         Args:
-            budget: tokens that it should not exceed; inputs that must be whole may.
+            budget: most tokens of the batch; ignored if inputs must be computed whole.
 
         Returns:
-            What there is to tell.
+            The events of the step.
         """
         try:
             context = self._open()
@@ -202,7 +204,7 @@ class Embedder:
                 job.started = True
                 begun.append(Started(job.id))
         if begun:
-            # Whose inputs are computed now has to be known before they may end the process.
+            # The server must know whose inputs are computed now before they can end the process.
             self._emit(tuple(begun))
         try:
             context.decode()
@@ -216,7 +218,7 @@ class Embedder:
             return events + self._fail(list(ids), "The model failed to compute this request.")
         self.failures = 0
         for item, vector in answers:
-            if item in self._active:  # else its request failed on a sibling just now
+            if item in self._active:  # else another input has just failed their request
                 events += self._answer(item, vector)
         return events
 
@@ -233,7 +235,7 @@ class Embedder:
         return [Failed(id, "EngineFault", error.message, code=error.code) for id in ids]
 
     def _fill(self, context: EmbeddingContext, budget: int | None) -> list[_InputSpan]:
-        """Put what is begun into the batch, then new inputs as long as there is room."""
+        """Fill the batch: first with inputs that are begun, then with new ones while they fit."""
         context.batch.clear()
         room = context.capacity
         if budget is not None and not context.whole:
@@ -246,7 +248,7 @@ class Embedder:
             job = self._jobs[0]
             item = job.waiting[0]
             size = len(item.tokens)
-            # Nobody overtakes an input that has to wait for room: it would wait for ever.
+            # No input overtakes one that waits for room, or that one might wait for ever.
             if size > cells or (context.whole and size > room):
                 break
             job.waiting.popleft()
@@ -271,7 +273,7 @@ class Embedder:
     def _take(
         self, context: EmbeddingContext, span: _InputSpan
     ) -> tuple[Input, NDArray[np.float64]] | None:
-        """Take in what was computed of an input; return its raw vector when that is all."""
+        """Add the computed states of an input; return its raw vector once it is complete."""
         item = span.input
         item.done += span.count
         finished = item.done == len(item.tokens)
@@ -297,7 +299,7 @@ class Embedder:
         return [Embedded(job.id, item.index, vector.astype("<f4").tobytes(), job.left)]
 
     def _leave(self, item: Input) -> None:
-        """Give the sequence of an input back."""
+        """Release the sequence of an input."""
         assert self._context is not None
         self._active.remove(item)
         self._context.forget(item.sequence)
@@ -305,11 +307,11 @@ class Embedder:
 
 
 class _Pairs:
-    """Puts a query and documents together as a model that ranks was trained on them.
+    """Combines a query with documents in the form on which a rank model was trained.
 
-    The model's own template where the file has one, else BERT's ``[CLS] query [SEP] document
-    [SEP]``, which is ``<s> query </s></s> document </s>`` in XLM-RoBERTa's words. Neither text can
-    write a control token.
+    It uses the template in the model's file if there is one, else BERT's ``[CLS] query [SEP]
+    document [SEP]``, which XLM-RoBERTa writes as ``<s> query </s></s> document </s>``. Neither
+    query nor document can produce a control token.
     """
 
     def __init__(self, model: Model, query: str) -> None:
@@ -343,6 +345,6 @@ def _array(ids: list[int]) -> Tokens:
 
 
 def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a vector of length 1 in its direction; zeros stay zeros."""
+    """Return a vector scaled to length 1; a vector of zeros stays as it is."""
     length = float(np.sqrt(vector @ vector))
     return vector / length if length else vector

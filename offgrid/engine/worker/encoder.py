@@ -1,4 +1,4 @@
-"""Encodes images on a thread of its own, so that streams go on meanwhile."""
+"""Encodes images on a separate thread, so that streams continue meanwhile."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Encoder:
     """Encodes one image after another. Only one thread may call its methods.
 
     Args:
-        encode: takes its time, on the encoder's thread.
+        encode: encodes one image; called on the encoder's thread, because it is slow.
 
     Attributes:
-        chunk: the image that is being encoded, or is encoded and not yet taken.
+        chunk: the image that is being encoded, or that is encoded and not yet taken.
     """
 
     def __init__(self, encode: Callable[[Chunk], Embeddings]) -> None:
@@ -25,13 +25,14 @@ class Encoder:
         self._result: Future[Embeddings] = Future()
 
     def take(self, chunk: Chunk, seconds: float) -> Embeddings | None:
-        """Return the embeddings of an image if they are there; else see to it that they will be.
+        """Return the embeddings of an image if they are computed, else None.
 
-        An image that nobody asks for any more is encoded to its end first.
+        Otherwise encode this image next. If another one is being encoded, that is finished first,
+        even if it is not needed any more.
 
         Args:
             chunk: the image.
-            seconds: how long to wait for what is being encoded.
+            seconds: how long to wait for the image that is being encoded.
 
         Raises:
             EncodeError: this image could not be encoded.

@@ -1,8 +1,8 @@
-"""The loop: plan, decode, sample, push, over all running sequences at once.
+"""The loop: admit, plan, decode, sample, push, for all running sequences at once.
 
-An :class:`Engine` does not know whether it runs in a worker process or inside a test: it takes
-requests by method call and gives events to a function. One thread calls :meth:`Engine.run` (or
-:meth:`Engine.step`); :meth:`prepare`, :meth:`submit` and :meth:`cancel` may be called from others.
+An :class:`Engine` works the same in a worker process and in a test: it takes requests by method
+call and passes events to a function. One thread calls :meth:`Engine.run` (or :meth:`Engine.step`);
+:meth:`prepare`, :meth:`submit` and :meth:`cancel` may be called from other threads.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from offgrid.engine.worker.scoring import SCORED_BYTES
 from offgrid.engine.worker.sequence import Sequence, Status
 
 _PREFILL_SHARE = 8
-"""Until it is known what prefill costs, a step in which streams run spends at most this fraction
-(1/8) of its batch on it."""
+"""Until the cost of prefill is known, a step that also decodes streams spends at most this fraction
+(1/8) of its batch on prefill."""
 _IDLE_SECONDS = 0.05
-"""Longest wait for a mask or an image when there is nothing else to do; then a cancel is seen."""
+"""Longest wait for a mask or an image when there is nothing else to do. After it, the loop checks
+for cancels."""
 _GATHER_SECONDS = 0.01
 
 
@@ -41,10 +42,10 @@ class Engine:
     """Generates for many requests at once on one :class:`~offgrid.engine.worker.llama.model.Model`.
 
     Args:
-        model: what computes logits. Tests also pass stand-ins that fail on purpose.
+        model: computes logits. Tests also pass stand-ins that fail on purpose.
         emit: receives all events of a step, in order, on the thread that runs the loop.
-        expecting: whether more requests are on their way to :meth:`submit`.
-        masks: computes the masks of grammars. Tests pass one that is late.
+        expecting: returns whether more requests are about to be submitted.
+        masks: computes the masks of grammars. Tests pass an object whose masks are late.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Engine:
         return self._preparer.prepare(id, request)
 
     def look_up(self, id: int, query: TokenQuery) -> Tokens:
-        """Answer a question to the tokenizer, on the thread that prepares requests.
+        """Answer a token query, on the thread that prepares requests.
 
         Raises:
             InvalidParameter, ContextLengthExceeded: see
@@ -103,11 +104,11 @@ class Engine:
         self._post(prepared)
 
     def cancel(self, id: int) -> None:
-        """Take a request out at the next step, wherever it is. Unknown ids are ignored."""
+        """Remove a request at the next step, whatever its status. Unknown ids are ignored."""
         self._post(id)
 
     def nudge(self) -> None:
-        """Tell the loop to ask again whether more requests are expected."""
+        """Make the loop check again whether more requests are expected."""
         with self._wake:
             self._wake.notify()
 
@@ -125,7 +126,7 @@ class Engine:
     # --- the loop's thread --------------------------------------------------------------------
 
     def run(self) -> None:
-        """Step while there is work, wait without using the processor while there is none.
+        """Step while there is work; sleep while there is none.
 
         Raises:
             EngineBroken: llama.cpp failed several times in a row.
@@ -147,10 +148,10 @@ class Engine:
         return self.scheduler.has_work or self.embedder.has_work
 
     def _gather(self) -> None:
-        """Before anything runs, wait a moment for requests that are just being tokenised.
+        """If nothing runs, wait a moment for requests that are being tokenised.
 
-        Prompts of requests that come at once are read in one call then; read one after the other,
-        the first would stream meanwhile and make the chunks of the rest short.
+        Prompts of simultaneous requests are then prefilled in one call. Otherwise the first request
+        would already stream, and the other prompts would be prefilled in short chunks.
         """
         if self.scheduler.has_work:
             return
@@ -160,9 +161,9 @@ class Engine:
                 self._wake.wait(left)
 
     def step(self) -> bool:
-        """Take in what arrived, compute one batch, draw its tokens, push the events.
+        """Take new requests, admit, plan, decode one batch, sample its tokens, push the events.
 
-        Inputs to be embedded get a batch of their own beside it.
+        Inputs to be embedded are computed in a separate batch.
 
         Returns:
             Whether anything is left to compute.
@@ -170,7 +171,8 @@ class Engine:
         self._take_inbox()
         for placement in self.scheduler.admit():
             self._begin(placement)
-        # Whose prompt is computed now has to be known before it may end the process.
+        # The server must know which prompts are computed now before one of them can end the
+        # process.
         self._outbox.push()
         share = self._prefill_share()
         spans = self.scheduler.plan(prefill=share, burst=self._pace.burst_tokens)
@@ -189,8 +191,8 @@ class Engine:
         return self.has_work
 
     def _prefill_share(self) -> int:
-        """Tokens that this step may take beside the streams, for prompts; inputs to be embedded
-        get as many."""
+        """Return how many tokens of prompts this step may prefill beside the streams. If there are
+        inputs to be embedded, prompts and inputs get half each."""
         share = self._pace.prefill_tokens(*self.scheduler.counts())
         return max(1, share // 2) if self.embedder.has_work else share
 
@@ -200,9 +202,9 @@ class Engine:
         self._pace.observe(decoding, prefilling, seconds)
 
     def _decode(self, spans: list[BatchSpan[Sequence]]) -> Iterator[FilledBatch]:
-        """Compute spans; yield each batch, to be sampled from before the next one is asked for.
+        """Decode spans and yield each batch. The caller samples from it before it takes the next.
 
-        There is one batch, unless llama.cpp refuses it: see :meth:`Failures.after_decode`.
+        There is one batch unless llama.cpp refuses it: see :meth:`Failures.after_decode`.
         """
         left = [spans] if spans else []
         while left:
@@ -217,7 +219,7 @@ class Engine:
                 for slot, position in batch.bridges:
                     self.model.cut(slot, position)
                 yield batch
-            # A failure may have ended or preempted some of those that are still to be tried.
+            # A failure may have ended or preempted sequences whose spans are still to be tried.
             left = [rest for spans in left if (rest := _still_planned(spans))]
 
     def _embed(self, budget: int | None) -> None:
@@ -241,7 +243,7 @@ class Engine:
                 self._drop(item)
 
     def _begin(self, placement: Placement[Sequence]) -> None:
-        """Prepare the slot of a sequence that starts to run."""
+        """Prepare the slot of an admitted sequence."""
         sequence, slot = placement.sequence, placement.sequence.slot
         if placement.rescue is not None:
             self.model.forget(placement.rescue)

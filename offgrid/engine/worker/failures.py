@@ -1,7 +1,7 @@
-"""Failed computations: which requests end, what is tried again, and when the process is given up.
+"""Failed computations: which requests end, what is tried again, and when the worker gives up.
 
-A failure ends only the requests that it belongs to. Where llama.cpp has no memory cell free,
-nothing ends as long as a sequence can be preempted.
+A failure ends only the requests in the failed computation. If llama.cpp has no free memory cell, no
+request ends as long as an idle slot can be evicted or a sequence preempted.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from offgrid.errors import EngineFault, RequestError
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 2
-"""Failed computations in a row after which the process is not to be trusted any more."""
+"""Failed computations in a row after which the process cannot be trusted any more."""
 
 
 class EngineBroken(Exception):
-    """llama.cpp fails again and again; only a new process helps."""
+    """llama.cpp fails repeatedly; only a new process helps."""
 
 
 class Failures:
-    """Ends requests that failed, makes room for those that can go on, and counts."""
+    """Ends requests that failed, makes room for others to continue, and counts failures."""
 
     def __init__(self, model: Model, scheduler: Scheduler[Sequence], outbox: Outbox) -> None:
         self._model = model
@@ -44,14 +44,14 @@ class Failures:
         )
 
     def reset(self) -> None:
-        """A computation has succeeded."""
+        """Note that a computation has succeeded."""
         self._in_a_row = 0
 
     def count(self, error: DecodeError) -> None:
-        """A computation has failed, and its requests have ended.
+        """Note that a computation has failed and its requests have ended.
 
         Raises:
-            EngineBroken: so did the one before.
+            EngineBroken: it was the :data:`MAX_FAILURES`-th failure in a row.
         """
         self._in_a_row += 1
         if self._in_a_row >= MAX_FAILURES:
@@ -61,14 +61,14 @@ class Failures:
     def after_decode(
         self, batch: FilledBatch, error: DecodeError
     ) -> list[list[BatchSpan[Sequence]]]:
-        """Find whose fault a failed decode was.
+        """Decide what to try after a failed decode, and end requests if nothing is left to try.
 
         Returns:
-            Rows to try instead, each list in a batch of its own. Their sequences may have ended, or
-            have been preempted, when their turn comes.
+            Lists of spans to try instead, each in a separate batch. Their sequences may have ended,
+            or been preempted, by then.
 
         Raises:
-            EngineBroken: as :meth:`count`.
+            EngineBroken: see :meth:`count`.
         """
         spans = batch.spans
         log.error("decode of %d spans failed: %s", len(spans), error)
@@ -86,12 +86,13 @@ class Failures:
         return []
 
     def make_room(self) -> bool:
-        """No memory cell is free: give up what nobody runs in, then the youngest sequence.
+        """Free memory cells: evict all idle slots or, if they are empty, preempt the youngest
+        sequence.
 
-        Nobody loses a token: who had to give way is computed again when its turn comes.
+        No token is lost: a preempted sequence is computed again later.
 
         Returns:
-            Whether there is hope that who is left can be computed in the next step.
+            Whether cells were freed, so that another try makes sense.
         """
         emptied = self._scheduler.idle.clear()
         for slot in emptied:

@@ -1,7 +1,7 @@
-"""Compiles grammars with llguidance for one model's vocabulary, and keeps the last ones.
+"""Compiles grammars with llguidance for one model's vocabulary, and caches recent ones.
 
-No grammar is trusted: sources are limited in size, depth and repetition, compiling in time and
-stack, and every step of a matcher in work (``LLParserLimits``) and processor time.
+No grammar is trusted. Sources are limited in size, depth and repetition, compiling is limited in
+time and stack, and every step of a matcher in work (``LLParserLimits``) and processor time.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from offgrid.grammar.schema import locate
 log = logging.getLogger(__name__)
 
 COMPILE_SECONDS = 3.0
-"""Hostile sources that get past the checks may compile for long; they get this much processor time.
-Seconds on the clock would be fewer on a busy machine, and refuse there what compiles elsewhere."""
+"""Most processor time of one compilation: hostile sources that pass the checks may compile for
+long. A wall-clock limit would refuse grammars on a busy machine that compile elsewhere."""
 _COMPILE_WAIT = 60.0
-"""Seconds on the clock after which nobody waits any more, whatever the thread has got."""
+"""Most seconds of wall-clock time to wait, however little processor time the thread has got."""
 _LEAST_WAIT = 0.01
 _MAX_ABANDONED = 2
-"""Compilations that nobody waits for any more; with so many no further one is begun."""
+"""While this many abandoned compilations still run, no further one is started."""
 _COMPILE_STACK = 64 * 1024 * 1024
 """Bytes. The compiler recurses into schemas."""
 _CACHED = 32
@@ -57,14 +57,14 @@ _LIMITS = LLParserLimits(
 
 
 class Vocabulary(Protocol):
-    """What is needed of :class:`~offgrid.engine.worker.llama.model.Model`."""
+    """The part of :class:`~offgrid.engine.worker.llama.model.Model` that is used here."""
 
     n_vocab: int
     eog_ids: frozenset[int]
     control_ids: tuple[int, ...]
 
     def vocab_pieces(self) -> list[bytes]:
-        """Bytes of every token; of control tokens their names."""
+        """Return the bytes of every token; for control tokens, their names."""
 
 
 class _Tokens:
@@ -80,16 +80,16 @@ class _Tokens:
         self._bytes = {self.tokens[id]: id for id in range(len(self.tokens) - 1, -1, -1)}
 
     def __call__(self, text: str) -> list[int]:
-        """Byte by byte: with ``no_forcing`` it does not matter how the model would write a text."""
+        """Tokenise byte by byte: with ``no_forcing``, the model's tokenisation is not needed."""
         data = text.encode("utf-8")
         ids = (self._bytes.get(data[i : i + 1]) for i in range(len(data)))
         return [id for id in ids if id is not None]
 
 
 class Grammars:
-    """Compiles grammars for one vocabulary; the last ones are kept.
+    """Compiles grammars for one vocabulary, and caches recent ones.
 
-    May be used from several threads, which take turns.
+    Thread-safe: a lock admits one thread at a time.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -104,8 +104,9 @@ class Grammars:
         """Return ``n`` matchers at the beginning of an answer.
 
         Raises:
-            InvalidParameter: the grammar is malformed, says what cannot be honoured, allows
-                nothing, or is beyond a limit.
+            InvalidParameter: the grammar is malformed, not supported, allows no answer, or exceeds
+                a limit.
+            Overloaded: other grammars take too long to compile.
         """
         key = (grammar.kind, grammar.source, *(schema.text for schema in grammar.schemas))
         with self._lock:
@@ -122,7 +123,7 @@ class Grammars:
         return copies
 
     def _first(self, grammar: Grammar) -> Matcher:
-        """Compile a grammar, unless that has failed before."""
+        """Compile a grammar, unless it was refused before."""
         self._check_size(grammar)
         refused = self._refused.get(grammar)
         if refused is None:
@@ -145,7 +146,7 @@ class Grammars:
             raise _invalid(grammar, "this model has no end token")
 
     def _in_time(self, grammar: Grammar, compile: Callable[[], Matcher]) -> Matcher:
-        """Compile in a thread with a stack of its own, and do not wait for ever."""
+        """Compile on a thread with a large stack, and wait only for a limited time."""
         self._abandoned = [thread for thread in self._abandoned if thread.is_alive()]
         if len(self._abandoned) >= _MAX_ABANDONED:
             raise Overloaded(
@@ -170,7 +171,7 @@ class Grammars:
         until = time.monotonic() + _COMPILE_WAIT
         left = COMPILE_SECONDS
         while left > 0 and thread.is_alive() and time.monotonic() < until:
-            thread.join(max(left, _LEAST_WAIT))  # it cannot have spent the rest before
+            thread.join(max(left, _LEAST_WAIT))  # it cannot use up the rest sooner
             left = COMPILE_SECONDS - spent.seconds()
         if not results:
             self._abandoned.append(thread)
@@ -208,7 +209,7 @@ class Grammars:
                 schema = grammar.schemas[0].schema
                 raise _invalid(grammar, _located(schema, tokenizer, str(ex))) from None
             for alone in grammar.schemas:
-                self._compile(Grammar.of_schema(alone))  # to find which one it is
+                self._compile(Grammar.of_schema(alone))  # raises for the schema at fault
             raise _invalid(grammar, plain(str(ex))) from None
         return matcher
 
@@ -221,12 +222,13 @@ class _ThreadClock:
         self._began = time.monotonic()
 
     def start(self) -> None:
-        """Called in the thread that is measured."""
+        """Start the clock. Call it on the thread that is measured."""
         if hasattr(time, "pthread_getcpuclockid"):
             self._clock = time.pthread_getcpuclockid(threading.get_ident())
 
     def seconds(self) -> float:
-        """What the thread has spent; on systems that do not say, what has gone by on the clock."""
+        """Return the processor time that the thread has used; on systems that cannot tell, the
+        wall-clock time."""
         if self._clock is None:
             return time.monotonic() - self._began
         try:
@@ -236,11 +238,11 @@ class _ThreadClock:
 
 
 class _Unusable(Exception):
-    """The library's own words about a grammar."""
+    """llguidance refuses a grammar; the message is its own."""
 
 
 def _source(grammar: Grammar) -> str:
-    """What is compiled of a grammar."""
+    """Return the source that llguidance compiles for a grammar."""
     try:
         return compilable(grammar.kind, grammar.source, grammar.schemas)
     except GrammarError as ex:
@@ -248,7 +250,7 @@ def _source(grammar: Grammar) -> str:
 
 
 def _located(schema: Json, tokenizer: LLTokenizer, message: str) -> str:
-    """What is at fault in a schema, with the place."""
+    """Return the message about a schema with the place of the fault."""
 
     def fault(part: Json) -> str | None:
         inner = LLMatcher(tokenizer, compilable_part(part), log_level=0, limits=_LIMITS)

@@ -1,4 +1,4 @@
-"""An image in a prompt: what it is to the model, and where it stands."""
+"""An image in a prompt: its form for the model, and its place."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 Embeddings = NDArray[np.float32]
-"""What a projector makes of a chunk: (positions, width of the model)."""
+"""The projector's output for a chunk: (positions, width of the model)."""
 
 
 class Chunk:
     """An image, or a tile of one, resized and ready to be encoded.
 
     Attributes:
-        pointer: what libmtmd knows it as; ``free`` is called with it at the end.
-        ids: int32, one for each position that the image takes. All are negative, so that none is a
-            token, and they are made from a hash of the image file: equal images have equal ids.
-        n_positions: by how much positions are higher after it. Where an image has two dimensions
-            (M-RoPE), that is less than it has embeddings.
+        pointer: libmtmd's pointer to it, passed to ``free`` at the end.
+        ids: int32, one for each embedding of the image. All are negative, so that none is a token,
+            and they are computed from a hash of the image file, so that equal images have equal
+            ids.
+        n_positions: by how much llama.cpp's positions advance over the image. With two-dimensional
+            positions (M-RoPE), that is less than the number of embeddings.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class ImageSpan:
-    """Where an image stands in a prompt: from index ``start`` up to ``end``."""
+    """The span of an image in a prompt: from index ``start`` up to, not including, ``end``."""
 
     start: int
     end: int

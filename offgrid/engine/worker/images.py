@@ -1,4 +1,4 @@
-"""Images of running sequences: encoded beside the streams, then computed in their slots."""
+"""Images of running sequences: encoded while streams continue, then decoded into their slots."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Images:
-    """Computes one image in a step: each takes the time of a decode of its own."""
+    """Computes at most one image per step, because each needs a separate decode."""
 
     def __init__(
         self, model: Model, scheduler: Scheduler[Sequence], failures: Failures, outbox: Outbox
@@ -30,13 +30,13 @@ class Images:
         self._encoder = Encoder(model.encode)
 
     def step(self, seconds: float) -> None:
-        """Compute an image that is encoded, or see to it that the next one will be.
+        """Decode an image that is encoded, or have the next one encoded.
 
         Args:
             seconds: how long to wait for the encoder.
 
         Raises:
-            EngineBroken: as :meth:`Failures.count`.
+            EngineBroken: see :meth:`Failures.count`.
         """
         waiting = [
             (sequence, span)
@@ -50,7 +50,7 @@ class Images:
         sequence, span = next((w for w in waiting if w[1].chunk is started), waiting[0])
         try:
             embeddings = self._encoder.take(span.chunk, seconds)
-        except Exception as ex:  # whatever it is, it was beside the model
+        except Exception as ex:  # encoding does not touch the model's memory
             self._fail(sequence, ex)
             return
         if embeddings is None:
@@ -65,7 +65,7 @@ class Images:
         self._scheduler.record_image(sequence, span.end)
 
     def _after_decode(self, sequence: Sequence, span: ImageSpan, error: DecodeError) -> None:
-        """Have an image tried again in another step if that may help, else end its request."""
+        """Let another step try the image again if that may help, else end its request."""
         slot = sequence.slot
         start = sequence.position(span.start)
         can_retry = error.no_room and self._scheduler.can_cut
@@ -81,4 +81,4 @@ class Images:
         log.error("an image of request %d failed: %s", sequence.request_id, error)
         fault = EngineFault("The model failed to compute an image.")
         self._failures.fail(sequence.request_id, fault)
-        self._outbox.push()  # what the others got is on its way, and there may be no further step
+        self._outbox.push()  # at once, because there may be no further step

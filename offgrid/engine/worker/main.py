@@ -1,10 +1,10 @@
 """The worker process: pipes, threads and one :class:`~offgrid.engine.worker.engine.Engine`.
 
 Started by :mod:`offgrid.engine.client.process`, never by hand. The main thread loads the model and
-runs the loop; the reader takes commands from standard input and answers pings, the tokeniser
-prepares requests (a slow tokenizer stops neither the loop nor a cancel), the compiler prepares
-those with a grammar. ``docs/architecture.md`` lists all threads. When standard input ends, the
-server is gone and the process ends too.
+runs the loop. The reader takes commands from standard input and answers pings. The tokeniser
+prepares requests, so that slow tokenising delays neither the loop nor a cancel. The compiler
+prepares requests with a grammar. ``docs/architecture.md`` lists all threads. When standard input
+ends, the server has ended, and the process ends too.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ from offgrid.startup import prepare_process
 log = logging.getLogger(__name__)
 
 _TOKENISER_STACK = 64 * 1024 * 1024
-"""Bytes. Tokenizers with regular expressions recurse; 8 MiB is not enough for 30,000 letters."""
+"""Bytes. Tokenisers with regular expressions recurse; 8 MiB is not enough for 30,000 letters."""
 
 
 _PR_SET_PDEATHSIG = 1
-"""``linux/prctl.h``: the signal that the kernel sends when the parent ends."""
+"""``linux/prctl.h``: sets the signal that the kernel sends when the parent ends."""
 _TOKENISER, _COMPILER = 0, 1
-"""Numbers of the threads that read texts, for :class:`Tokenising`."""
+"""Lanes of the threads that tokenise, for :class:`Tokenising`."""
 
 _TURN = 0.02
-"""Seconds of tokenising after which a request of many inputs lets others go first."""
+"""Seconds of tokenising after which an embedding request lets other requests go first."""
 
 
 class Writer:
@@ -76,10 +76,10 @@ class Writer:
         self._stream = stream
         self._lock = threading.Lock()
         self.give_up: Callable[[int], None] = lambda id: None
-        """Called with the id of a request whose answer does not fit into a frame."""
+        """Called with the id of a request whose event does not fit into a frame."""
 
     def send(self, report: Report) -> None:
-        """Write one report. A server that is gone ends the process.
+        """Write one report. If the server has ended, this process ends too.
 
         Raises:
             FrameTooLarge: nothing was written.
@@ -93,7 +93,7 @@ class Writer:
                 os._exit(0)
 
     def events(self, events: tuple[Event, ...]) -> None:
-        """Write the events of a step: in one frame, unless that would be too large. An event that
+        """Write events in one frame, or in several if one would be too large. An event that alone
         is too large for a frame ends its request, and no other."""
         try:
             self.send(Step(events))
@@ -112,7 +112,7 @@ class Writer:
 
 @dataclass(frozen=True, slots=True)
 class _Inputs:
-    """A request of many inputs that is being tokenised."""
+    """An embedding request that is being tokenised."""
 
     id: int
     job: EmbeddingJob
@@ -120,7 +120,7 @@ class _Inputs:
 
 
 class Worker:
-    """Connects the pipes with an engine. The module's docstring describes its threads."""
+    """Connects the pipes with an engine. The module's docstring describes the threads."""
 
     def __init__(self, commands: BinaryIO, writer: Writer) -> None:
         self._commands = commands
@@ -128,14 +128,15 @@ class Worker:
         self._engine: Engine | None = None
         self._to_tokenise: queue.SimpleQueue[Submit | LookUp | _Inputs] = queue.SimpleQueue()
         self._to_compile: queue.SimpleQueue[Submit] = queue.SimpleQueue()
-        """Requests with a grammar: compiling a hard one takes time, and others need not wait."""
-        # Ids that the tokeniser has not handed over yet. A cancel takes its id out, so that none
-        # is lost between the two threads.
+        """Requests with a grammar. Compiling a hard grammar takes time; others need not wait."""
+        # Ids of requests that are not yet submitted to the engine. A cancel removes its id here, so
+        # that no cancel is lost between the reader and the threads that prepare requests.
         self._pending: set[int] = set()
         self._lock = threading.Lock()
 
     def run(self) -> int:
-        """Load the model and serve until told to stop; return the exit status."""
+        """Load the model and serve until the engine gives up; return the exit status. The reader
+        ends the process on a Stop command or at the end of the pipe."""
         load = read_command(self._commands)
         if not isinstance(load, Load):
             return 2
@@ -174,11 +175,11 @@ class Worker:
         return 0
 
     def _read(self) -> None:
-        """Take commands until the pipe ends. The server sends requests only after Ready."""
+        """Read commands until the pipe ends. The server sends requests only after Ready."""
         while True:
             command = read_command(self._commands)
             if command is None or isinstance(command, Stop):
-                # Nothing that matters is lost: the server has dealt with what ran.
+                # Nothing is lost: the server has already ended the running requests.
                 os._exit(0)
             if isinstance(command, (Submit, Embed, LookUp)):
                 with self._lock:
@@ -230,8 +231,8 @@ class Worker:
             self._refuse(item.id, ex)
 
     def _begin(self, id: int, lane: int) -> bool:
-        """Say what a thread reads now, in case that it ends the process; False if nobody wants
-        it any more."""
+        """Tell the server which request a thread tokenises now, in case that ends the process;
+        return False if the request was cancelled."""
         wanted = id in self._pending
         self._writer.events((Tokenising(id if wanted else 0, lane),))
         return wanted
@@ -265,7 +266,7 @@ class Worker:
         return _Inputs(command.id, job, self._engine.embedder.prepare(job))
 
     def _prepare_some(self, inputs: _Inputs) -> None:
-        """Tokenise inputs for a moment; if some are left, whoever else waits has a turn first."""
+        """Tokenise inputs for a moment; if some are left, requeue the request after all others."""
         until = time.monotonic() + _TURN
         for _ in inputs.rest:
             if time.monotonic() > until:
@@ -278,10 +279,11 @@ class Worker:
         assert self._engine is not None
         with self._lock:
             if accepted.id not in self._pending:
-                # Its client left. It has done no harm all the same, and nothing else says so.
+                # The request was cancelled. Tell the server that tokenising it did no harm: no
+                # other event does.
                 self._writer.events((Tokenising(0, lane),))
                 return
-            # Before the engine knows of it: no delta may overtake this event.
+            # Send this before the engine gets the request, so that no delta overtakes it.
             self._writer.events((accepted,))
             self._engine.submit(prepared)
             self._pending.discard(accepted.id)
@@ -303,7 +305,7 @@ def _failed(id: int, error: RequestError) -> Failed:
 
 
 def _is_broken(load: Load) -> bool:
-    """Whether a file that was not loaded cannot be: nothing else is at fault, as memory may be."""
+    """Whether the file itself is the reason why it was not loaded, and not, say, lack of memory."""
     try:
         examine(load)
     except LoadError:
@@ -312,17 +314,17 @@ def _is_broken(load: Load) -> bool:
 
 
 def _end_with(parent: int) -> None:
-    """Have the kernel end this process when its server ends, also when it is stopped then.
+    """Have the kernel kill this process when its server ends, even if this process is stopped.
 
-    Where there is no such thing, the end of standard input has to do. The signal comes with the
-    end of the *thread* that started this process: see :mod:`offgrid.engine.client.process`.
+    Other systems than Linux rely on the end of standard input. The kernel sends the signal when the
+    *thread* that started this process ends: see :mod:`offgrid.engine.client.process`.
     """
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         log.warning("prctl: %s", os.strerror(ctypes.get_errno()))
-    if os.getppid() != parent:  # it has ended already, and no signal will come
+    if os.getppid() != parent:  # the server has already ended, and no signal will come
         os._exit(0)
 
 
@@ -333,19 +335,19 @@ def main(parent: int) -> NoReturn:
         parent: process id of the server.
     """
     _end_with(parent)
-    # Ctrl-C in a terminal goes to the whole group, and systemd's SIGTERM to the whole unit; only
-    # the server decides when workers end.
+    # Ctrl-C in a terminal goes to the whole group, and systemd's SIGTERM to the whole unit, but
+    # only the server decides when workers end.
     for number in FOR_THE_SERVER:
         signal.signal(number, signal.SIG_IGN)
-    if hasattr(signal, "pthread_sigmask"):  # blocked until here by whoever started the process
+    if hasattr(signal, "pthread_sigmask"):  # the server started this process with them blocked
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_THE_SERVER)
     prepare_process()
     logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s")
-    # Reports get a descriptor of their own, so that nothing that a library prints to standard
-    # output can get between two frames.
+    # Reports use a duplicate descriptor, so that text which a library prints to standard output
+    # cannot get between two frames.
     reports = os.fdopen(os.dup(1), "wb", buffering=1 << 16)
     os.dup2(2, 1)
     status = Worker(sys.stdin.buffer, Writer(reports)).run()
     reports.flush()
-    # The reader and the tokeniser are daemons inside C calls: leave without waiting for them.
+    # Other threads may be inside C calls: end the process without waiting for them.
     os._exit(status)

@@ -1,8 +1,8 @@
 """Follows answers through compiled grammars with llguidance's matcher.
 
-A :class:`Matcher` follows one answer and says for every position which tokens may come next, as a
-bit mask that the sampler applies in its own pass. :class:`Masks` computes the masks between two
-decodes where that is quick, and beside the decode of the next step where it is not.
+A :class:`Matcher` follows one answer and computes, for every position, a bit mask of the tokens
+that may come next. The sampler applies the mask in its own pass. :class:`Masks` computes easy masks
+between two decodes, and hard ones on other threads during the next decode.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from offgrid.grammar.messages import NO_TOKEN_NEXT, first_line
 log = logging.getLogger(__name__)
 
 STEP_SECONDS = 0.1
-"""Processor time of one step of a matcher beyond which the grammar is given up."""
+"""Most processor time that one step of a matcher may take; a longer one ends the request."""
 HARD_SECONDS = 0.001
-"""Processor time of a step from which on a matcher's steps are computed beside the decode. To hand
-an easy one to another thread takes longer than to compute it."""
+"""A matcher is hard once one of its steps took more processor time than this. From then on its
+steps run on another thread. For easy matchers, that would take longer than computing the step."""
 _THREADS = 4
-"""For hard matchers, so that one of them does not hold up the next."""
+"""Threads for hard matchers, so that one of them does not delay the next."""
 _NOT_WRITABLE = "no token of the vocabulary continues it"
 DEAD_ENDS = frozenset({NO_TOKEN_NEXT, _NOT_WRITABLE})
-"""The errors of a :class:`Matcher` that no limit is to blame for."""
+"""The errors of a :class:`Matcher` that the grammar causes, not a limit."""
 
 
 class Matcher:
-    """Follows one answer through a grammar. Made by
+    """Follows one answer through a grammar. Created by
     :meth:`offgrid.engine.worker.grammars.Grammars.matchers`.
 
     Attributes:
-        address: of the mask's ``(n_vocab + 31) // 32`` uint32 words, a bit for every token that
-            may come next.
+        address: address of the mask's ``(n_vocab + 31) // 32`` uint32 words, with one bit for each
+            token that may come next.
         ready: whether the mask is that of the current position.
-        accepting: whether the answer is complete as it stands.
-        error: why it cannot go on, or None. Whoever has one must draw no more.
-        hard: whether one of its steps took long.
-        param: the request field that the grammar came in.
+        accepting: whether the answer may end here.
+        error: why the answer cannot continue, or None. With an error, no token may be sampled.
+        hard: whether one of its steps took longer than :data:`HARD_SECONDS`.
+        param: the request field that contains the grammar.
     """
 
     __slots__ = (
@@ -75,18 +75,18 @@ class Matcher:
         return self._mask
 
     def copy(self) -> Matcher:
-        """Return one at the same position that goes its own way."""
+        """Return an independent matcher at the same position."""
         return Matcher(self._inner.deep_copy(), self._mask.copy(), self.param)
 
     def advance(self, token: int) -> None:
-        """Take in a drawn token and compute the next mask. Failures go to :attr:`error`."""
+        """Follow a sampled token and compute the next mask; store failures in :attr:`error`."""
         began = time.thread_time()
         try:
             if not self._inner.consume_token(token):
                 self.error = first_line(self._inner.get_error())
             else:
                 self._compute()
-        except BaseException as ex:  # a Rust panic is no Exception
+        except BaseException as ex:  # a Rust panic is not an Exception
             log.exception("a grammar failed")
             self.error = type(ex).__name__
         seconds = time.thread_time() - began
@@ -109,13 +109,13 @@ class Matcher:
 
 
 class Masks:
-    """Lets matchers follow the drawn tokens; hard ones in threads, while llama.cpp computes."""
+    """Lets matchers follow the sampled tokens; hard ones on threads, while llama.cpp computes."""
 
     def __init__(self) -> None:
         self._threads: ThreadPoolExecutor | None = None
 
     def start(self, drawn: list[tuple[Matcher, int]]) -> None:
-        """Compute the masks after the given tokens, or begin to."""
+        """Compute the masks after the given tokens, or start to."""
         for matcher, token in drawn:
             if matcher.hard:
                 self._start(matcher, token)
@@ -129,7 +129,7 @@ class Masks:
         matcher.future = self._threads.submit(_advance, matcher, token)
 
     def wait(self, matchers: Iterable[Matcher], seconds: float) -> None:
-        """Wait until all are ready, but not longer than that."""
+        """Wait until all matchers are ready, but at most ``seconds``."""
         pending = {m.future for m in matchers if not m.ready and m.future is not None}
         if pending:
             wait(pending, seconds)

@@ -1,4 +1,4 @@
-"""The events of a step, until they are pushed."""
+"""Collects the events of a step until they are pushed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Outbox:
     """Collects events in order.
 
     Args:
-        emit: receives all that were collected, at every :meth:`push` with any.
+        emit: called by :meth:`push` with all collected events, if there are any.
 
     Attributes:
         add: appends one event.
@@ -20,11 +20,11 @@ class Outbox:
     def __init__(self, emit: Callable[[tuple[Event, ...]], None]) -> None:
         self._emit = emit
         self._events: list[Event] = []
-        # The list's own method: it is called for every token.
+        # The list's own method, because it is called for every token.
         self.add: Callable[[Event], None] = self._events.append
 
     def push(self) -> None:
-        """Hand over what was collected, if there is anything."""
+        """Emit the collected events, if there are any."""
         if self._events:
             events = tuple(self._events)
             self._events.clear()

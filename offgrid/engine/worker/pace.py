@@ -1,31 +1,31 @@
-"""How much prefill fits into a step beside running streams. Pure: it is told how long steps took.
+"""How much prefill fits into a step beside running streams. Pure: callers pass the measured times.
 
-A chunk of a prompt makes the step longer for every stream in it. What a token of prefill costs
-differs a thousandfold between models and machines, so it is measured: the chunk is as long as what
-makes a step twice as long as the streams alone would make it.
+A chunk of a prompt makes the step longer for every stream in it. The cost of a token of prefill
+differs a thousandfold between models and machines, so it is measured. The chunk is chosen so that
+the step takes twice as long as with the streams alone.
 """
 
 from __future__ import annotations
 
 _SLOWDOWN = 1.0
-"""Time that prefill may add to a step, as a share of the streams' own."""
+"""Time that prefill may add to a step, relative to the time of the streams alone."""
 _WEIGHT = 0.1
-"""Of a new measurement in the running mean."""
+"""Weight of a new measurement in the running mean."""
 _NOTHING = 1e-9
-"""Seconds. A token costs something, also where a step was quicker than it should have been."""
+"""Seconds. Smallest cost of a token, even if a step was quicker than streams alone usually are."""
 _LEAST = 8
-"""Tokens. Prompts go on, however slow the machine is."""
+"""Tokens. Smallest chunk, so that prompts advance however slow the machine is."""
 _UNNOTICED = 0.01
-"""Seconds. A prompt whose rest takes no longer is read at once: a stream that halts once for so
-short a time looks the same, and in many small chunks it would take several times as long."""
+"""Seconds. If the rest of a prompt takes no longer than this, it is prefilled at once: a pause this
+short is not noticeable, and small chunks would take several times as long overall."""
 
 
 class Pace:
-    """Learns from steps how many prefill tokens the next one may have.
+    """Learns from past steps how many tokens of prefill the next one may have.
 
     Args:
-        start: tokens, as long as nothing is known.
-        most: tokens at most.
+        start: tokens per step while the costs are unknown.
+        most: most tokens per step.
     """
 
     def __init__(self, start: int, most: int) -> None:
@@ -35,23 +35,29 @@ class Pace:
         self._token: float | None = None
 
     def observe(self, decoding: int, prefilling: int, seconds: float) -> None:
-        """Learn from a step: sequences that decoded one token, tokens of prefill, and its time."""
+        """Learn from a step.
+
+        Args:
+            decoding: number of sequences that decoded one token.
+            prefilling: number of tokens of prefill.
+            seconds: time that the step took.
+        """
         if prefilling == 0 and decoding:
             self._streams = _mean(self._streams, seconds)
         elif prefilling:
-            # Before streams were ever seen alone, all of the time counts as prefill's.
+            # Until a step with streams alone was measured, all of the time counts as prefill's.
             rest = seconds - (self._streams or 0.0 if decoding else 0.0)
             self._token = _mean(self._token, max(rest / prefilling, _NOTHING))
 
     def prefill_tokens(self, streams: int = 1, prompts: int = 1) -> int:
-        """Return the tokens of prefill for a step in which streams run.
+        """Return how many tokens a step may prefill beside streams.
 
-        Where more prompts are to be read than streams run, they get as much more time: everyone
-        who has a slot has the same share, and streams that are more have half of it at least.
+        If there are more prompts than streams, prefill gets proportionally more time, so that every
+        sequence has the same share. Otherwise streams get half of the time.
 
         Args:
-            streams: how many run.
-            prompts: how many are to be read.
+            streams: number of streams.
+            prompts: number of prompts to be prefilled.
         """
         if self._streams is None or not self._token:
             return self._start
@@ -61,7 +67,7 @@ class Pace:
 
     @property
     def burst_tokens(self) -> int:
-        """Tokens that the rest of a prompt may have to be read in one step beside streams."""
+        """Most tokens of the rest of a prompt that is prefilled in one step beside streams."""
         return int(min(_UNNOTICED / self._token, self._most)) if self._token else 0
 
 

@@ -1,8 +1,8 @@
-"""Which computed tokens can be used again: what the slots hold, and who shares how much. Pure.
+"""Which computed tokens can be used again: what the slots hold, and the prefixes they share. Pure.
 
-Keys and values of a token depend on the tokens before it alone, so a prompt that begins like
-another sequence need not be computed that far. Whole token ids are compared, never hashes: what is
-reused is the same text for certain.
+Keys and values of a token depend only on the token and those before it, so the prefix that a prompt
+shares with another sequence need not be computed again. Token ids are compared, never hashes, so
+reused tokens are certainly the same.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 Tokens = NDArray[np.int32]
 
 MIN_COPY = 16
-"""Tokens. A shorter prefix is not worth the trouble of a copy."""
+"""Tokens. A shorter prefix is not worth a copy."""
 REWRITTEN = 4
 """Tokens at the end of a prompt that the next turn of its conversation may write differently. Some
-chat templates open the answer with a thought and leave thoughts out of later prompts; Qwen 3's
-empty thought has four tokens."""
+chat templates open the answer with reasoning and leave reasoning out of later prompts; the empty
+reasoning of Qwen 3 has four tokens."""
 
 
 def common_prefix(a: Tokens, b: Tokens) -> int:
@@ -35,7 +35,7 @@ def common_prefix(a: Tokens, b: Tokens) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A slot that holds the beginning of a prompt: ``length`` tokens of it."""
+    """A slot that holds the first ``length`` tokens of a prompt."""
 
     slot: int
     length: int
@@ -50,14 +50,14 @@ def longest_match(
     whole: Callable[[int], int],
     can_cut: bool,
 ) -> Match:
-    """Return the first of the slots that hold most of a prompt, or NO_MATCH.
+    """Return the first slot that holds the longest prefix of a prompt, or NO_MATCH.
 
     Args:
         slots: each with the tokens that are computed in it.
-        prompt: as many of its tokens as need not be computed.
-        whole: shortens a length so that it ends within no image.
-        can_cut: whether the model can drop the end of what a slot holds. If not, a slot counts only
-            if all of its tokens are of use.
+        prompt: those first tokens of the prompt that may be taken from a slot.
+        whole: shortens a length so that it does not end inside an image.
+        can_cut: whether the model can remove the end of what a slot holds. If not, a slot counts
+            only if the prompt begins with all of its tokens.
     """
     best = NO_MATCH
     for slot, held in slots:
@@ -68,7 +68,7 @@ def longest_match(
 
 
 class IdleSlots:
-    """The slots in which nothing runs, and what is still in them, least recently used first."""
+    """The idle slots and the tokens that they still hold, least recently used first."""
 
     def __init__(self, n_slots: int) -> None:
         self._n_slots = n_slots
@@ -88,22 +88,23 @@ class IdleSlots:
         return iter(self._held.items())
 
     def put(self, slot: int, tokens: Tokens, n_prompt: int | None = None) -> None:
-        """A sequence has left a slot in which these tokens are computed; empty: nothing is.
+        """Note that a sequence has left a slot.
 
         Args:
             slot: the slot.
-            tokens: what is computed in it.
-            n_prompt: tokens of the sequence's prompt; the rest is an answer. None: all are prompt.
+            tokens: the tokens that are computed in it; may be empty.
+            n_prompt: length of the sequence's prompt; tokens after it are the answer. None: all of
+                the tokens are prompt.
         """
         self._held[slot] = tokens
         self._n_prompt[slot] = len(tokens) if n_prompt is None else min(n_prompt, len(tokens))
 
     def take(self, slot: int) -> Tokens:
-        """A sequence moves into a slot; return what was in it."""
+        """Note that a sequence gets a slot; return the tokens that it holds."""
         return self._held.pop(slot)
 
     def tokens(self, slot: int) -> Tokens:
-        """Return what an idle slot holds."""
+        """Return the tokens that an idle slot holds."""
         return self._held[slot]
 
     def holds(self, slot: int) -> int:
@@ -111,50 +112,50 @@ class IdleSlots:
         return len(self._held[slot])
 
     def reserve(self, slots: Iterable[int]) -> None:
-        """Keep idle slots for sequences that take them in this step. Until :meth:`release` they
+        """Reserve idle slots for sequences that take them in this step. Until :meth:`release` they
         count as in use: no other sequence gets them, and what they hold is not moved."""
         self._reserved = set(slots)
 
     def release(self, slot: int) -> None:
-        """End the reservation of a slot: the sequence that it is for takes it now."""
+        """End the reservation of a slot, because its sequence takes it now."""
         self._reserved.discard(slot)
 
     def goes_on(self, slot: int, shared: int) -> bool:
-        """Return whether a prompt goes on with what a slot holds, so that it may take its place.
+        """Return whether a prompt continues what a slot holds, so that it may replace it.
 
         Args:
             slot: an idle slot.
-            shared: tokens from its beginning with which the prompt begins too.
+            shared: length of the prefix that the slot and the prompt share.
 
         Returns:
             True for the next turn of a conversation and for the same prompt again: the prompt
-            begins like the whole prompt in the slot, except for the few tokens that a template
-            rewrites. The answer after them will not be asked for again. Where fewer than
-            ``MIN_COPY`` tokens are shared, the rest of the slot has to be as short.
+            begins with the whole prompt in the slot, except for the few tokens that a template
+            rewrites. The rest of the slot will not be needed again. If fewer than ``MIN_COPY``
+            tokens are shared, that rest must be shorter than ``MIN_COPY`` too.
         """
         if shared == 0 or shared + REWRITTEN < self._n_prompt[slot]:
             return False
         return shared >= MIN_COPY or self.holds(slot) - shared < MIN_COPY
 
     def spare(self, slot: int) -> bool:
-        """Return whether an idle slot holds nothing that is worth keeping."""
+        """Return whether a slot is spare: idle, not reserved, and not worth keeping."""
         return slot in self._held and slot not in self._reserved and self.holds(slot) < MIN_COPY
 
     def oldest(self) -> int | None:
-        """Return the slot to give up first: a spare one, else the least recently used.
+        """Return the slot to evict first: a spare one, else the least recently used.
 
-        Of the spare ones it is the one nearest to a slot in use, because sequences in neighbouring
-        slots are computed together; where none is in use, the one that begins the longest run of
-        spare slots.
+        Among spare slots, prefer the one nearest to a slot in use, because sequences in
+        neighbouring slots are computed together. If none is in use, prefer the slot that begins the
+        longest run of spare slots.
         """
         found = self.empty()
         free = (slot for slot in self._held if slot not in self._reserved)
         return next(free, None) if found is None else found
 
     def empty(self, but: Container[int] = ()) -> int | None:
-        """Return the spare slot nearest to a slot in use, as :meth:`oldest` does; none of ``but``.
+        """Return a spare slot that is not in ``but``, chosen as in :meth:`oldest`, or None.
 
-        Empty ones go before those with a few tokens.
+        Slots without tokens are preferred to those with a few.
         """
         spare = sorted(slot for slot in self._held if self.spare(slot) and slot not in but)
         spare = [slot for slot in spare if self.holds(slot) == 0] or spare
@@ -163,13 +164,15 @@ class IdleSlots:
         return min(spare, key=self.distance)
 
     def distance(self, slot: int) -> int:
-        """Return how far an idle slot is from the nearest one in use; 1: they are neighbours."""
+        """Return the distance of an idle slot to the nearest one in use: 1 for neighbours, and
+        also if none is in use."""
         return min((abs(slot - other) for other in self._used() if other != slot), default=1)
 
     def neighbour(self) -> int | None:
-        """Return an idle slot beside one in use: in a gap, else the least recently used.
+        """Return an idle slot next to one in use, or None.
 
-        Spare ones go before all: nothing has to be moved out of them.
+        Spare slots come first, because nothing has to be moved out of them; then slots between two
+        in use; then the least recently used.
         """
         used = self._used()
         near = [s for s in self._held if s not in self._reserved and self.distance(s) == 1]
@@ -178,7 +181,8 @@ class IdleSlots:
         return min(near, key=lambda s: (not self.spare(s), not used[0] < s < used[-1]))
 
     def move(self, source: int, target: int) -> None:
-        """What an idle slot holds is in another one now, as recently used as it was."""
+        """Note that an idle slot's tokens are in another one now, with their place in the order of
+        use."""
         self._n_prompt[target] = self._n_prompt.get(source, 0)
         self._held = OrderedDict(
             (target if slot == source else slot, tokens)
@@ -188,7 +192,7 @@ class IdleSlots:
         self.put(source, np.empty(0, dtype=np.int32))
 
     def drop_repeated(self, slot: int) -> None:
-        """Keep tokens that two idle slots hold only once: the longer sequence stays.
+        """If one idle slot holds a prefix of another, keep only the longer sequence.
 
         Args:
             slot: has just become idle. If another slot's sequence begins with its tokens, this one
@@ -206,7 +210,7 @@ class IdleSlots:
                 return
 
     def clear(self) -> list[int]:
-        """Give everything up that is held; return the slots that held something."""
+        """Evict all idle slots; return those that held something."""
         held = [slot for slot, tokens in self._held.items() if len(tokens)]
         for slot in held:
             self.put(slot, np.empty(0, dtype=np.int32))
@@ -219,7 +223,7 @@ class IdleSlots:
 
 def _begins_with(tokens: Tokens, beginning: Tokens) -> bool:
     n = len(beginning)
-    # Most pairs differ in this one token.
+    # Compare one token first: most pairs already differ there.
     if n == 0 or n > len(tokens) or tokens[n - 1] != beginning[n - 1]:
         return False
     return bool(np.array_equal(tokens[:n], beginning))

@@ -1,4 +1,4 @@
-"""From a request to sequences that can be computed: tokenised, checked, with their samplers."""
+"""Turns a request into sequences that can be computed: tokenised, checked, with samplers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from offgrid.errors import InvalidParameter
 from offgrid.sampling import Sampler, SamplingParams
 
 _SEED_BITS = 53
-"""Random seeds survive a round trip through a JSON number in any language."""
+"""Bits of a random seed: it survives a round trip through a JSON number in any language."""
 
 
 class Prepared:
@@ -54,9 +54,10 @@ class Preparer:
         """Tokenise and check a request.
 
         Raises:
-            InvalidParameter: a token id or bias outside the vocabulary, an empty prompt, a
-                grammar that cannot be honoured, a model that only embeds.
+            InvalidParameter: a token id or bias is outside the vocabulary, the prompt is empty, the
+                grammar is refused, or the model does not generate text.
             ContextLengthExceeded: the prompt leaves no room for an answer.
+            Overloaded: other grammars take too long to compile.
         """
         if not self._model.generates:
             raise InvalidParameter(
@@ -89,7 +90,7 @@ class Preparer:
         images: tuple[ImageSpan, ...],
         seed: int,
     ) -> list[Sequence]:
-        """One for each choice, with a sampler of its own."""
+        """Return one sequence for each choice, each with its sampler."""
         model = self._model
         params = self._sampling_params(request, seed)
         visible = model.visible_pieces(request.visible) if request.visible else {}
@@ -121,7 +122,8 @@ class Preparer:
         return sequences
 
     def _sampling_params(self, request: GenerationRequest, seed: int) -> SamplingParams:
-        """What is known here alone: tokens of texts, and the seed that was drawn."""
+        """Return the request's sampling parameters, completed with the parts that only the worker
+        knows: the tokens of texts, and the seed."""
         sampling = request.sampling
         bias = read_bias(self._model, sampling.logit_bias or {}, request.text_bias)
         breakers = self._model.breakers(request.dry_breakers) if sampling.dry_multiplier else ()

@@ -1,4 +1,4 @@
-"""What the tokeniser's thread does: prompts to token ids, and answers about the tokenizer."""
+"""Converts prompts and biases to token ids, and answers token queries."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from offgrid.errors import ContextLengthExceeded, InvalidParameter
 T = TypeVar("T")
 
 MAX_QUERY = 1 << 20
-"""Bytes of a text, or tokens, in one question to the tokenizer."""
+"""Most bytes of text, or most tokens, in one token query."""
 MAX_BIASED = 4096
-"""Tokens that the biases of a request may touch: each costs a little at every draw."""
+"""Most tokens that the biases of a request may concern: each costs a little at every draw."""
 _MAX_ANSWER = 16 << 20
-"""Bytes of all pieces or names of an answer: it has to fit a frame."""
+"""Most bytes of all pieces and names that one token query returns: they must fit into a frame."""
 
 
 def read_prompt(model: Model, request: GenerationRequest) -> NDArray[np.int32]:
     """Return the token ids of a request's prompt, int32.
 
     Raises:
-        InvalidParameter: an id outside the vocabulary, an empty prompt, a suffix for a model that
-            does not fill in.
-        ContextLengthExceeded: more bytes or ids than the context can take.
+        InvalidParameter: an id is outside the vocabulary, the prompt is empty, or the model does
+            not support a suffix.
+        ContextLengthExceeded: the prompt has more bytes or ids than the context allows.
     """
     if request.suffix is not None:
         return _read_fill_in(model, request)
@@ -55,14 +55,14 @@ def read_prompt(model: Model, request: GenerationRequest) -> NDArray[np.int32]:
 def read_with_images(
     model: Model, request: GenerationRequest | TokenQuery, param: str
 ) -> tuple[NDArray[np.int32], tuple[ImageSpan, ...]]:
-    """Return the token ids of a prompt with images, int32, and where in it the images stand.
+    """Return the token ids of a prompt with images, int32, and the spans of its images.
 
     The positions of images have the negative ids of
     :func:`offgrid.engine.worker.llama.vision.image_ids`.
 
     Raises:
-        InvalidParameter: an image that cannot be read, or is the last of the prompt.
-        ContextLengthExceeded: more bytes than the context can take.
+        InvalidParameter: an image cannot be decoded, or the prompt ends with an image.
+        ContextLengthExceeded: the text has more bytes than the context allows.
     """
     _check_size(model, request.parts, param)
     pieces: list[NDArray[np.int32] | Chunk] = []
@@ -94,10 +94,11 @@ def _ids(piece: NDArray[np.int32] | Chunk) -> NDArray[np.int32]:
 
 
 def _read_fill_in(model: Model, request: GenerationRequest) -> NDArray[np.int32]:
-    """The prompt as models learn to fill in: prefix, then suffix, then what was between.
+    """Return a prompt in the order in which models learn to fill in: prefix, suffix, then middle.
 
-    Prefix-suffix-middle of Bavarian et al. 2022, "Efficient training of language models to fill in
-    the middle". Control tokens come from here only: code may well hold their texts.
+    This is the prefix-suffix-middle format of Bavarian et al. 2022, "Efficient training of language
+    models to fill in the middle". Only this function adds control tokens; their texts in the
+    prompt, which code may contain, stay text.
     """
     before, behind, middle = model.fim_ids
     if min(model.fim_ids) < 0:
@@ -119,12 +120,12 @@ def _read_fill_in(model: Model, request: GenerationRequest) -> NDArray[np.int32]
 
 
 def prompt_text(model: Model, tokens: Iterable[int]) -> str:
-    """Return what tokens stand for; bytes that are no UTF-8 become U+FFFD."""
+    """Return the text of tokens; bytes that are not UTF-8 become U+FFFD."""
     return b"".join(map(model.piece_with_special, tokens)).decode("utf-8", "replace")
 
 
 def has_added_bos(model: Model, request: GenerationRequest) -> bool:
-    """Whether the prompt's first token is one that the request did not write."""
+    """Whether the prompt's first token is a BOS that the request did not contain."""
     if request.tokens is not None or not model.add_bos:
         return False
     return not "".join(part.text for part in request.parts).startswith(model.name(model.bos))
@@ -133,18 +134,18 @@ def has_added_bos(model: Model, request: GenerationRequest) -> bool:
 def read_bias(
     model: Model, biases: Mapping[int, float], texts: Mapping[str, float]
 ) -> dict[int, float]:
-    """Return the bias of each token; a bias of a text is one of each of its tokens.
+    """Return the bias of each token; the bias of a text applies to each of its tokens.
 
-    Biases of several texts add up; one that names a token by its id is the only one of it.
+    Biases of several texts add up. A bias that names a token by its id replaces those of texts.
 
     Raises:
-        InvalidParameter: an id outside the vocabulary, texts of too many tokens.
+        InvalidParameter: an id is outside the vocabulary, or there are too many biased tokens.
     """
     result: dict[int, float] = {}
     for text, bias in texts.items():
         for token in dict.fromkeys(model.tokenize_bare((Part(text, True),)).tolist()):
             total = result.get(token, 0.0) + bias
-            # The sum of several biases that are in range may not be.
+            # The sum of several biases may be out of range.
             result[token] = total if math.isinf(total) else max(-100.0, min(100.0, total))
     token_ids(tuple(biases), model.n_vocab, "logit_bias")
     result |= biases
@@ -157,11 +158,12 @@ def read_bias(
 
 
 def answer(model: Model, id: int, query: TokenQuery) -> Tokens:
-    """Answer a question to the tokenizer.
+    """Answer a token query.
 
     Raises:
-        InvalidParameter: an id outside the vocabulary, an answer that is too long.
-        ContextLengthExceeded: more than a prompt could hold.
+        InvalidParameter: an id is outside the vocabulary, or the result is too long.
+        ContextLengthExceeded: the query has more text or tokens than :func:`text_limit
+            <offgrid.engine.limits.text_limit>` or ``MAX_QUERY`` allows.
     """
     if query.images:
         tokens = tuple(read_with_images(model, query, query.param)[0].tolist())
@@ -176,7 +178,7 @@ def answer(model: Model, id: int, query: TokenQuery) -> Tokens:
                 f"The request has {len(query.tokens)} tokens; the maximum is {limit}.", query.param
             )
         tokens = tuple(token_ids(query.tokens, model.n_vocab, query.param).tolist())
-    # Each token that occurs is looked up once: texts repeat themselves.
+    # Look up each distinct token once, because texts repeat tokens.
     pieces = _of_each(model.piece_with_special, tokens) if query.pieces else ()
     names = _of_each(model.name, tokens) if query.names else ()
     if sum(map(len, pieces)) + 4 * sum(map(len, names)) > _MAX_ANSWER:
@@ -190,7 +192,7 @@ def _of_each(look_up: Callable[[int], T], tokens: tuple[int, ...]) -> tuple[T, .
 
 
 def _prompt_ids(model: Model, tokens: Sequence[int], param: str) -> NDArray[np.int32]:
-    """Check a prompt given as ids, its length first: a request may hold millions of them."""
+    """Check a prompt given as token ids: first its length, as a request may hold millions."""
     check_prompt_tokens(len(tokens), model.n_ctx, param)
     return token_ids(tokens, model.n_vocab, param)
 
@@ -201,10 +203,10 @@ def token_ids(
     """Return token ids of a request as int32.
 
     Args:
-        tokens: as the client sent them.
-        n_vocab: tokens of the model's vocabulary.
+        tokens: the ids as the client sent them.
+        n_vocab: number of tokens of the model's vocabulary.
         param: the request field that the error names.
-        advice: a sentence of the error that says what to do.
+        advice: a sentence of the error that tells the client what to do.
 
     Raises:
         InvalidParameter: one is outside the vocabulary.

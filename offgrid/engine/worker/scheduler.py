@@ -1,15 +1,15 @@
 """Decides what the next decode call computes. Pure: no llama.cpp, no clock, no threads.
 
-Every running sequence that only waits for its next token gets it in every step. What is left of
-the step's tokens goes to prefill, oldest request first, in chunks, so that a long prompt delays
-the streams beside it by a bounded amount. Slots are given first come, first served.
+Each step decodes one token of every sequence that generates. The rest of the step's tokens goes to
+prefill, oldest request first, in chunks, so that a long prompt delays the other streams by a
+bounded amount. Slots are given in order of arrival.
 
-A sequence that gets a slot begins behind the longest prefix that some slot already holds: that of
-a running sequence, or of one that has ended and whose slot nobody needed since. When a running
-sequence is just computing a longer one, the newcomer waits for it instead of computing it again.
+An admitted sequence begins after the longest prefix that some slot already holds: the slot of a
+running sequence, or an idle slot that still holds a finished one. If a running sequence is about to
+compute a longer prefix, the new sequence is parked until then instead of computing it again.
 
-The next turn of a conversation takes the slot that the conversation is in. No computed prefix is
-given up but for a sequence that needs a slot, and then the least recently used one.
+The next turn of a conversation takes the slot that holds the conversation. A computed prefix is
+evicted only for a sequence that needs a slot, least recently used first.
 """
 
 from __future__ import annotations
@@ -32,44 +32,44 @@ from offgrid.engine.worker.prefix import (
 from offgrid.engine.worker.sequence import Status
 
 MAX_GAP = 2
-"""Slots between two spans that are bridged; see :meth:`Scheduler.bridges`."""
+"""Largest number of slots between two spans that is bridged; see :meth:`Scheduler.bridges`."""
 _COPY_SHARE = 128
-"""A copy takes the time of a slot's context, whatever is in it. Where a prefix is shorter than this
-part (1/128) of the context it may be computed sooner than copied."""
+"""The time of a copy depends on the size of the context, not on what the slot holds. A prefix that
+is shorter than this fraction (1/128) of the context may be faster to compute than to copy."""
 _MAX_MOVED_CTX = 16384
-"""Tokens. Slots of a longer context are not moved to be neighbours: that takes too long."""
+"""Tokens. With a longer context, slots are not copied to become neighbours: it takes too long."""
 
 
 class Schedulable(Protocol):
-    """What the scheduler sees of a sequence."""
+    """The part of a sequence that the scheduler uses."""
 
     request_id: int
     status: Status
     """Set by the scheduler alone."""
     slot: int
-    """Sequence id in llama.cpp's memory, or -1 while it waits and after its end."""
+    """Sequence id in llama.cpp's memory; -1 while the sequence waits and after its end."""
     computed: int
     """Tokens whose keys and values are in the slot."""
     cached: int
-    """Tokens of these that were there already: what sharing saved."""
+    """How many of these the slot held already, so that they were not computed again."""
     reuse: bool
-    """Whether it may begin behind another's prefix, and leave its own behind."""
+    """Whether it may begin after the prefix of another sequence, and others after its prefix."""
     tokens: Tokens
-    """Ids of prompt and answer; the first ``len()`` of them count."""
+    """Ids of prompt and answer; only the first ``len()`` elements are valid."""
     n_prompt: int
     """How many of them are the prompt."""
 
     @property
     def readable(self) -> int:
-        """Tokens up to which it can be computed by spans: all, or those before the next image."""
+        """End of the tokens that spans can compute now: the next image, or all tokens."""
 
     def whole(self, length: int) -> int:
-        """The largest number up to ``length`` of first tokens that ends inside no image."""
+        """Return the largest prefix length up to ``length`` that does not end inside an image."""
 
     @property
     def wanted_from(self) -> int:
-        """Index of the first token whose logits are still wanted: that of the last one, or an
-        earlier one while the prompt gets logprobs. From there on nothing is taken from others."""
+        """Index of the first token whose logits are still needed: the last token, or an earlier
+        one while the prompt gets logprobs. No prefix of another sequence is used beyond it."""
 
     def __len__(self) -> int:
         """Tokens of prompt and answer so far."""
@@ -80,7 +80,7 @@ S = TypeVar("S", bound=Schedulable)
 
 @dataclass(frozen=True, slots=True)
 class BatchSpan(Generic[S]):
-    """A run of one sequence's tokens in a batch: ``count`` tokens from index ``start``."""
+    """Consecutive tokens of one sequence in a batch: ``count`` tokens from index ``start``."""
 
     sequence: S
     start: int
@@ -88,24 +88,24 @@ class BatchSpan(Generic[S]):
 
     @property
     def n_logits(self) -> int:
-        """How many of the span's last tokens need their logits."""
+        """How many tokens at the end of the span need logits."""
         end = self.start + self.count
         return max(0, end - max(self.start, self.sequence.wanted_from))
 
     @property
     def completes(self) -> bool:
-        """Whether the sequence's last token is in this span, so that logits are wanted."""
+        """Whether the span ends with the sequence's last token, so that the next is sampled."""
         return self.start + self.count == len(self.sequence)
 
 
 @dataclass(frozen=True, slots=True)
 class Placement(Generic[S]):
-    """How a sequence begins in its slot: behind ``keep`` tokens that ``source`` holds.
+    """How a sequence begins in its slot: after ``keep`` tokens that ``source`` holds.
 
     ``source`` is the slot itself (cut what follows), another one (copy it, then cut), or None
-    (begin with an empty slot). ``rescue`` is where to copy what the slot held, before all else.
-    ``cut`` says that what follows is really to be cut: there is none where only whole sequences are
-    shared.
+    (begin with an empty slot). ``rescue`` is the slot to which the old content of the sequence's
+    slot is copied first. ``cut`` is false where only whole sequences are shared: then nothing
+    follows and nothing is cut.
     """
 
     sequence: S
@@ -121,14 +121,14 @@ class Scheduler(Generic[S]):
     Args:
         n_slots: sequences that can run at once.
         step_tokens: most tokens in one decode call; at least ``n_slots``.
-        n_ctx: tokens that a slot has room for.
-        scored_tokens: most tokens of prompts with logprobs in one decode call: each of them needs a
-            row of logits, which is memory.
-        can_cut: whether the model can drop the end of a sequence (recurrent ones cannot). Where
-            not, only whole sequences are shared. :meth:`cannot_cut` takes it back.
+        n_ctx: tokens that a slot can hold.
+        scored_tokens: most tokens of prompts with logprobs in one decode call. It bounds memory:
+            each of them needs a row of logits.
+        can_cut: whether the model can remove the end of a sequence (recurrent models cannot). If
+            not, only whole sequences are shared. :meth:`cannot_cut` sets it to false.
 
     Attributes:
-        min_copy: tokens that a prefix must have to be copied.
+        min_copy: fewest tokens of a prefix that is copied.
     """
 
     def __init__(
@@ -150,14 +150,15 @@ class Scheduler(Generic[S]):
         self.n_ctx = n_ctx
         self.min_copy = max(MIN_COPY, n_ctx // _COPY_SHARE)
         self._parked: dict[int, tuple[S, int]] = {}
-        """Slot -> the sequence whose prefill the one in the slot waits for, and how far."""
+        """Slot of a parked sequence -> the sequence whose prefill it waits for, and how many tokens
+        of that."""
         self._held_back = False
-        """Whether room was taken from a sequence and none has been given back since."""
+        """Set by a preemption, cleared when a sequence leaves its slot."""
 
     @property
     def has_work(self) -> bool:
-        """Whether another step has something to do: sequences that run, or that wait for a slot
-        which the last step gave back."""
+        """Whether another step has something to do: for running sequences, or for waiting ones if
+        the last step released a slot."""
         return bool(self.running or self.waiting)
 
     def submit(self, sequences: Iterable[S]) -> None:
@@ -167,20 +168,20 @@ class Scheduler(Generic[S]):
     # --- slots --------------------------------------------------------------------------------
 
     def admit(self) -> list[Placement[S]]:
-        """Give slots to waiting sequences, and a beginning to those whose wait is over.
+        """Give slots to waiting sequences, and let parked ones begin whose wait is over.
 
         Returns:
-            What the engine has to do, in this order. Those that first wait for another's prefill
-            come twice: when they get their slot and are parked, and when they begin.
+            Placements for the engine to carry out in this order. A sequence that is parked gets
+            two: one when it gets its slot, and one when it begins.
         """
         parked = [s for s in self.running if s.status is Status.PARKED] if self._parked else []
         placements = [p for p in map(self._unpark, parked) if p is not None]
         if self._held_back and self.running:
-            return placements  # who had to give way would only have to do so again
+            return placements  # the preempted sequence would only be preempted again
         count = min(len(self.waiting), len(self.idle))
         newcomers = [self.waiting.popleft() for _ in range(count)]
-        # All sequences that get a slot now are looked at first, so that none of them gives up a
-        # prefix with which another one goes on.
+        # Find the slots of continued conversations for all newcomers first, so that none of them
+        # evicts the prefix of another one.
         own = self._own_slots(newcomers)
         self.idle.reserve(own.values())
         for place, sequence in enumerate(newcomers):
@@ -189,10 +190,10 @@ class Scheduler(Generic[S]):
         return placements
 
     def _own_slots(self, sequences: list[S]) -> dict[int, int]:
-        """Find the conversations that sequences go on with: place in the list -> idle slot.
+        """Find the conversations that sequences continue: index in the list -> idle slot.
 
-        Where several go on with the same slot, the one that shares most gets it; of equals the one
-        that came first. The others may still go on with another slot.
+        If several sequences continue the same slot, the one that shares most tokens gets it; among
+        equals, the first. The others may still continue another slot.
         """
         found = []
         for place, sequence in enumerate(sequences):
@@ -208,7 +209,8 @@ class Scheduler(Generic[S]):
         return own
 
     def _place(self, sequence: S, own: int | None) -> Placement[S]:
-        """Choose a slot and a beginning, or the slot alone when another's prefill is waited for."""
+        """Choose a slot and the prefix after which the sequence begins, or park it if another
+        sequence will compute a longer prefix."""
         match = self._best_match(sequence)
         if own is not None:
             self.idle.release(own)
@@ -230,24 +232,29 @@ class Scheduler(Generic[S]):
         return Placement(sequence, None, 0, rescue)
 
     def _newcomers_slot(self, match: Match) -> tuple[int, int | None]:
-        """Choose the slot to give up, and where to copy what is in it if another one is lost."""
+        """Choose a slot for a sequence that continues no conversation.
+
+        Returns:
+            The slot, and the slot to which its content is copied first, or None. With a copy, the
+            content of that second slot is evicted.
+        """
         slot = self.idle.oldest()
         assert slot is not None
         if slot == match.slot and match.length >= self.min_copy:
-            return slot, None  # it begins behind what is there
+            return slot, None  # it begins after what the slot holds
         near = self._near(slot)
         if near is None or self.idle.spare(near):
             return slot if near is None else near, None
-        # Only what the slot to give up holds is lost, wherever the newcomer runs.
+        # Wherever the newcomer runs, only what the oldest slot holds is evicted.
         self.idle.move(near, slot)
         return near, slot
 
     def _own_slot(self, own: int, match: Match) -> tuple[int, int | None]:
-        """Return the slot of a conversation that goes on, or one beside others.
+        """Return the slot of a continued conversation, or one next to a slot in use.
 
-        It moves only if nothing is lost: to a spare slot, or to a slot whose own tokens can be
-        copied to a spare one. To compute a prefix again costs more than most answers save by
-        standing beside others.
+        A conversation moves only if nothing is evicted: to a spare slot, or to a slot whose tokens
+        can be copied to a spare one. Computing a prefix again costs more than most answers save by
+        running in a neighbouring slot.
         """
         near = self._near(own) if match.length >= self.min_copy else None
         if near is None:
@@ -258,12 +265,13 @@ class Scheduler(Generic[S]):
             if rescue is None:
                 return own, None
             self.idle.move(near, rescue)
-        self.forget(own)  # it is copied, and then not needed twice
+        self.forget(own)  # it is copied, and not needed twice
         return near, rescue
 
     def _near(self, slot: int) -> int | None:
-        """Return an idle slot beside those in use for one that is too far from them to be computed
-        in the same call, None where there is none or a copy takes too long."""
+        """Return an idle slot next to one in use, to replace a slot that is too far from those in
+        use to be computed in the same call. Return None if the slot is near enough, if there is no
+        such idle slot, or if a copy takes too long."""
         if self.n_ctx > _MAX_MOVED_CTX or self.idle.distance(slot) <= 1 + MAX_GAP // 2:
             return None
         return self.idle.neighbour()
@@ -276,14 +284,14 @@ class Scheduler(Generic[S]):
 
     @staticmethod
     def _start(sequence: S, keep: int) -> None:
-        """Let a sequence begin after tokens that are in its slot already."""
+        """Let a sequence begin after ``keep`` tokens that its slot will hold."""
         sequence.computed = sequence.cached = keep
         sequence.status = Status.DECODING if keep >= len(sequence) - 1 else Status.PREFILL
 
     def cannot_cut(self, sequence: S) -> None:
-        """The model could not cut the slot that a sequence was to begin in: it begins with an empty
-        one, and only whole sequences are shared from now on. Nothing is lost, only computed again.
-        """
+        """Note that the model could not cut the slot in which a sequence was to begin. It begins
+        with an empty slot instead, and from now on only whole sequences are shared. Nothing is
+        lost, only computed again."""
         self.can_cut = False
         self._start(sequence, 0)
 
@@ -294,13 +302,13 @@ class Scheduler(Generic[S]):
             if _may_share(sequence, other) and other.status is not Status.PARKED
         )
         idle = self.idle if sequence.reuse else ()
-        # What logits are wanted of is always computed: the last token at least.
+        # Tokens whose logits are needed are always computed: at least the last one.
         prompt = sequence.tokens[: sequence.wanted_from]
         return longest_match(itertools.chain(idle, shared), prompt, sequence.whole, self.can_cut)
 
     def _promised(self, sequence: S, length: int) -> tuple[S, int] | None:
-        """The running sequence whose prefill will soon hold more of this prompt than ``length``,
-        and how much."""
+        """Return the running sequence whose prefill will compute a prefix of this prompt that is
+        longer than ``length`` by at least ``min_copy``, and the length of that prefix; or None."""
         best, source = length + self.min_copy - 1, None
         if not self.can_cut:
             return None
@@ -315,9 +323,10 @@ class Scheduler(Generic[S]):
         return None if source is None else (source, best)
 
     def _unpark(self, sequence: S) -> Placement[S] | None:
-        """A beginning for a parked sequence, if what it waits for is there, or never will be."""
+        """Return the placement of a parked sequence if the prefix that it waits for is computed or
+        never will be, else None."""
         source, promised = self._parked[sequence.slot]
-        # It has left its slot if it has ended, or is preempted and waits for another one.
+        # The source has left its slot if it has ended, or was preempted and waits for another one.
         left = source.status in (Status.FINISHED, Status.WAITING)
         if not left and source.computed < promised:
             return None
@@ -325,7 +334,7 @@ class Scheduler(Generic[S]):
         return self._begin(sequence, self._best_match(sequence))
 
     def release(self, sequence: S) -> None:
-        """Take a running sequence out. What it computed stays in its slot until that is needed."""
+        """End a running sequence. Its computed tokens stay in the slot until they are evicted."""
         self._leave(sequence)
         sequence.status = Status.FINISHED
 
@@ -336,16 +345,17 @@ class Scheduler(Generic[S]):
         self._parked.pop(slot, None)
         kept = sequence.computed if sequence.reuse else 0
         self.idle.put(slot, sequence.tokens[:kept].copy(), sequence.n_prompt)
-        if self.can_cut:  # else only a whole sequence can be shared, so each length counts
+        if self.can_cut:  # else only whole sequences are shared, so a shorter one is useful too
             self.idle.drop_repeated(slot)
 
     def forget(self, slot: int) -> None:
-        """What an idle slot holds is lost."""
+        """Note that an idle slot holds nothing any more."""
         if slot in self.idle:
             self.idle.put(slot, self.idle.take(slot)[:0])
 
     def preempt(self, sequence: S) -> None:
-        """Take the room of a running sequence away; it is computed again when another has ended."""
+        """Take the slot of a running sequence away; it is computed again after another has left
+        its slot."""
         sequence.computed = 0
         self._leave(sequence)
         sequence.status = Status.WAITING
@@ -353,7 +363,7 @@ class Scheduler(Generic[S]):
         self.waiting.appendleft(sequence)
 
     def cancel(self, request_id: int) -> None:
-        """Take every sequence of a request out."""
+        """End every sequence of a request."""
         for sequence in self.waiting:
             if sequence.request_id == request_id:
                 sequence.status = Status.FINISHED
@@ -367,7 +377,7 @@ class Scheduler(Generic[S]):
         return sum([s.status is decoding for s in self.running]), len(self._prefilling())
 
     def _prefilling(self) -> list[S]:
-        """Sequences in prefill, but for those whose next part is an image."""
+        """Return the sequences in prefill whose next part is not an image."""
         prefill = Status.PREFILL
         return [s for s in self.running if s.status is prefill and s.readable > s.computed]
 
@@ -378,7 +388,8 @@ class Scheduler(Generic[S]):
 
         Args:
             prefill: most tokens of prefill beside sequences that decode, at least 1.
-            burst: tokens that the rest of the oldest prompt may have to be computed whole instead.
+            burst: if the rest of the oldest prompt has at most this many tokens, all of it is
+                prefilled, even if that is more than ``prefill``.
 
         Returns:
             At most one span of every sequence. The sum of ``count`` is at most ``step_tokens``.
@@ -403,7 +414,7 @@ class Scheduler(Generic[S]):
         return spans
 
     def record(self, spans: Iterable[BatchSpan[S]]) -> None:
-        """Note that spans of the plan are computed; to be told before their tokens are sampled."""
+        """Note that spans of the plan are computed. Call it before their tokens are sampled."""
         prefill = Status.PREFILL
         for span in spans:
             sequence = span.sequence
@@ -418,26 +429,26 @@ class Scheduler(Generic[S]):
             sequence.status = Status.DECODING
 
     def await_mask(self, sequence: S) -> None:
-        """A sequence whose logits are there gets no token yet: the mask of its grammar is late."""
+        """Note that a sequence's logits are computed, but the mask of its grammar is late."""
         sequence.status = Status.AWAITING_MASK
 
     def resume(self, sequence: S) -> None:
-        """The mask that a sequence waits for is there."""
+        """Note that the mask for which a sequence waits is ready."""
         sequence.status = Status.DECODING
 
     def bridges(self, spans: list[BatchSpan[S]], room: int) -> list[tuple[int, int]]:
-        """Return idle slots to compute a token in for nothing, so that spans stay together.
+        """Return idle slots that get an unneeded token, so that spans are computed together.
 
-        llama.cpp computes together only what stands in neighbouring slots. A token more costs less
-        than a second call, if the gap is small (``docs/engine.md`` has figures).
+        llama.cpp computes only neighbouring slots together. If the gap is small, an extra token
+        costs less than a second call (``docs/engine.md`` has figures).
 
         Args:
             spans: of the step.
             room: tokens that the batch still has room for.
 
         Returns:
-            Slots, and the position of the token: behind what the slot holds. It has to be cut off
-            again after the step.
+            Slots, each with the position of its token: after what the slot holds. The token must be
+            cut off again after the step.
         """
         if len(spans) < 2 or not self.can_cut:
             return []
@@ -457,5 +468,5 @@ class Scheduler(Generic[S]):
 
 
 def _may_share(a: Schedulable, b: Schedulable) -> bool:
-    """Whether one may begin behind the other's tokens: choices of one request always may."""
+    """Whether one may begin after the other's tokens: choices of one request always may."""
     return (a.reuse and b.reuse) or a.request_id == b.request_id

@@ -1,4 +1,4 @@
-"""Logprobs of a prompt's tokens, chunk by chunk as the prompt is computed."""
+"""Logprobs of a prompt's tokens, chunk by chunk as the prompt is prefilled."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from offgrid.engine.worker.sequence import Sequence
 from offgrid.sampling import SampleResult, TokenScore, score_rows
 
 SCORED_BYTES = 32 << 20
-"""Logits of prompts' tokens that one step may keep at once."""
+"""Most bytes of logits of prompt tokens in one step."""
 
 
 class ScoredSpan:
     """A decoded span of a prompt whose tokens get logprobs.
 
     Args:
-        model: that has just decoded the span.
-        span: what was decoded.
-        end: place in the batch of its last token.
+        model: has just decoded the span.
+        span: the span.
+        end: batch index of its last token.
     """
 
     def __init__(self, model: Model, span: BatchSpan[Sequence], end: int) -> None:
         self.sequence = span.sequence
         self._model = model
         last = span.start + span.count
-        # The logits of a token are about the next one: the last token's are about the answer.
+        # The logits of a token score the next one: those of the last token score the answer.
         first = max(span.start, self.sequence.wanted_from)
         scored = range(first, min(last, self.sequence.n_prompt - 1))
         self._addresses = [model.logits(end - (last - 1 - position)) for position in scored]
         self._tokens = self.sequence.tokens[first + 1 : first + 1 + len(scored)].tolist()
 
     def delta(self) -> Delta:
-        """Return the logprobs, and count them. To be called before the next decode.
+        """Return the logprobs, and count them. Call it before the next decode.
 
         Raises:
             SamplingError: a row of logits is unusable.
@@ -61,7 +61,7 @@ class ScoredSpan:
 
 
 def drawn_token(model: Model, result: SampleResult) -> TokenLogprob:
-    """Return a drawn token and its alternatives as the server gets to know them."""
+    """Return a sampled token and its alternatives as they are sent to the server."""
     top = tuple(
         (model.piece_with_special(token), finite(logprob)) for token, logprob in result.top_logprobs
     )
@@ -72,5 +72,5 @@ def drawn_token(model: Model, result: SampleResult) -> TokenLogprob:
 
 
 def finite(logprob: float) -> float:
-    """-inf has no JSON; the OpenAI API says -9999.0 for a token that cannot be drawn."""
+    """Return -9999.0 for -inf, as the OpenAI API does for impossible tokens: JSON has no -inf."""
     return logprob if math.isfinite(logprob) else -9999.0

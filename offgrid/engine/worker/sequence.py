@@ -1,4 +1,4 @@
-"""One choice of one request while it is generated, and the states of its life."""
+"""One choice of one request while it is generated, and its statuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from offgrid.sampling import Sampler, TextStream
 
 
 class Status(Enum):
-    """Where a sequence is in its life. :data:`TRANSITIONS` says what may follow what."""
+    """The status of a sequence. :data:`TRANSITIONS` says which may follow which."""
 
     WAITING = "waiting"
     """In the queue, without a slot."""
@@ -25,25 +25,25 @@ class Status(Enum):
     PREFILL = "prefill"
     """More than its last token, or an image, is still to be computed."""
     DECODING = "decoding"
-    """All but its last token is computed: each step computes that one and samples the next."""
+    """All but its last token are computed: each step computes that one and samples the next."""
     AWAITING_MASK = "awaiting mask"
-    """The logits of its next token are there, the mask of its grammar is not."""
+    """The logits of its next token are computed, the mask of its grammar is not."""
     FINISHED = "finished"
-    """Answered, cancelled or failed; its slot is given back."""
+    """Answered, cancelled or failed; its slot is released."""
 
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.WAITING: frozenset({
-        Status.PARKED,  # gets a slot; its prefix is just being computed
+        Status.PARKED,  # gets a slot; another sequence is computing its prefix
         Status.PREFILL,  # gets a slot
         Status.DECODING,  # gets a slot, and begins after a prefix of all but one token
-        Status.FINISHED,  # cancelled, or a sibling failed
+        Status.FINISHED,  # cancelled, or another choice failed
     }),
     Status.PARKED: frozenset({
-        Status.PREFILL,  # the prefix is there, or never will be
+        Status.PREFILL,  # the prefix is computed, or never will be
         Status.DECODING,  # the same; the prefix is all but one token
-        Status.WAITING,  # preempted: another sequence needs the room
-        Status.FINISHED,  # cancelled, or a sibling failed
+        Status.WAITING,  # preempted: another sequence needs its cells
+        Status.FINISHED,  # cancelled, or another choice failed
     }),
     Status.PREFILL: frozenset({
         Status.DECODING,  # a step has computed the rest of its prompt
@@ -57,7 +57,7 @@ TRANSITIONS: dict[Status, frozenset[Status]] = {
         Status.FINISHED,  # the answer is complete, cancelled or failed
     }),
     Status.AWAITING_MASK: frozenset({
-        Status.DECODING,  # the mask is there: its next token is sampled now
+        Status.DECODING,  # the mask is ready: its next token is sampled now
         Status.WAITING,  # preempted; its logits are computed again
         Status.FINISHED,  # cancelled or failed
     }),
@@ -70,15 +70,15 @@ class Sequence:
     """Tokens, sampler and text of one choice. Implements ``scheduler.Schedulable``.
 
     Attributes:
-        status: where it is in its life; set by the scheduler.
-        tokens: ids of prompt and answer, int32, in a buffer of the context's size.
+        status: set by the scheduler only.
+        tokens: ids of prompt and answer, int32, in a buffer for the longest possible answer.
         computed: how many of them llama.cpp has computed in ``slot``.
-        matcher: what the answer has to follow, or None.
+        matcher: keeps the answer within a grammar, or None.
         pending_logits: a copy of its logits, float32 (n_vocab,), while the next token waits for the
             matcher's mask.
-        scored: how many tokens of the prompt have got their logprobs; all if none are wanted.
-        visible: bytes of control tokens that give text, which others do not.
-        images: where images stand in the prompt, in order.
+        scored: how many tokens of the prompt have got their logprobs; all if none are requested.
+        visible: control tokens that appear in the answer's text, with their bytes.
+        images: the spans of images in the prompt, in order.
     """
 
     __slots__ = (
@@ -113,7 +113,7 @@ class Sequence:
         self.tokens = np.empty(len(prompt) + self.limit, dtype=np.int32)
         self.tokens[: len(prompt)] = prompt
         self.n_tokens = self.n_prompt = len(prompt)
-        # One choice is enough: the others have the same prompt.
+        # Only choice 0 gets the prompt's logprobs: the others have the same prompt.
         self.scored = 0 if request.prompt_logprobs is not None and choice == 0 else len(prompt)
         self.computed = 0
         self.cached = 0
@@ -129,14 +129,14 @@ class Sequence:
 
     @property
     def wanted_from(self) -> int:
-        """Index of the first token whose logits are still wanted."""
+        """Index of the first token whose logits are still needed."""
         if self.scored < self.n_prompt:
             return max(0, self.scored - 1)
         return self.n_tokens - 1
 
     @property
     def readable(self) -> int:
-        """How far the sequence can be computed as tokens: up to the next image, or its end."""
+        """End of the tokens that spans can compute now: the next image, or the sequence's end."""
         for span in self.images:
             if span.start >= self.computed:
                 return span.start
@@ -144,31 +144,31 @@ class Sequence:
 
     @property
     def next_image(self) -> ImageSpan | None:
-        """The image that is to be computed now, None if something else is."""
+        """The image that comes next in the computation; None if a token does."""
         return next((span for span in self.images if span.start == self.computed), None)
 
     def position(self, index: int) -> int:
-        """Return the position of a token: its index, less what images before it have too many."""
+        """Return the position of a token: its index minus the lag of the images before it."""
         return index - sum(span.lag for span in self.images if span.end <= index)
 
     def whole(self, length: int) -> int:
-        """Return the largest number up to ``length`` of first tokens that ends inside no image."""
+        """Return the largest prefix length up to ``length`` that does not end inside an image."""
         for span in self.images:
             if span.start < length < span.end:
                 return span.start
         return length
 
     def finish_empty(self) -> Delta:
-        """Return the end of an answer that is to have no tokens: the prompt was all."""
+        """Return the last delta of an answer that shall have no tokens."""
         return Delta(self.request_id, self.choice, "", 0, "length", cached_tokens=self.cached)
 
     def advance(
         self, token: int, piece: bytes, is_eog: bool, logprobs: tuple[TokenLogprob, ...]
     ) -> Delta:
-        """Take the drawn token in; return what it adds to the answer.
+        """Append the sampled token; return what it adds to the answer.
 
-        A token that ends the generation (EOG) counts as a completion token but gives no text.
-        With ``ignore_eos`` such tokens were never candidates.
+        An end token (``is_eog``) counts as a completion token but adds no text. With ``ignore_eos``
+        end tokens are never sampled.
         """
         self.completion_tokens += 1
         finish_reason = None
@@ -189,7 +189,7 @@ class Sequence:
         return self._delta(text, finish_reason, logprobs)
 
     def end(self) -> Delta:
-        """End the answer as it stands; return what was held back of it."""
+        """End the answer here; return the text that was held back."""
         return self._delta(self.stream.flush(), "stop", ())
 
     def _delta(

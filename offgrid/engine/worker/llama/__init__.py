@@ -1,15 +1,15 @@
-"""llama.cpp: nothing outside of this package imports ``llama_cpp``.
+"""Everything that calls llama.cpp: no module outside this package imports ``llama_cpp``.
 
-:mod:`~offgrid.engine.worker.llama.model` is a loaded GGUF on top of the others:
+:mod:`~offgrid.engine.worker.llama.model` is a loaded GGUF and uses the other modules:
 :mod:`~offgrid.engine.worker.llama.weights` (file and metadata),
 :mod:`~offgrid.engine.worker.llama.vocabulary` (text to tokens and back),
-:mod:`~offgrid.engine.worker.llama.batch` (what goes into a decode),
+:mod:`~offgrid.engine.worker.llama.batch` (the tokens of a decode),
 :mod:`~offgrid.engine.worker.llama.embedding` (vectors) and
 :mod:`~offgrid.engine.worker.llama.vision` (images, with libmtmd).
 
 llama.cpp trusts its caller: an id out of range, a batch that is too large or a sequence id that
-does not exist end the process (``SIGABRT``), they do not raise. So everything is checked here
-before it goes in. Function names in docstrings are those of ``llama.h`` and ``mtmd.h``.
+does not exist aborts the process (``SIGABRT``) instead of raising an error. So this package checks
+all arguments first. Function names in docstrings are those of ``llama.h`` and ``mtmd.h``.
 """
 
 import llama_cpp.llama_cpp as _lc

@@ -1,4 +1,4 @@
-"""What goes into one ``llama_decode``."""
+"""The tokens of one ``llama_decode``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 class Batch:
-    """The arrays of a ``llama_batch``, allocated once and filled anew for every decode."""
+    """The arrays of a ``llama_batch``, allocated once and refilled for every decode."""
 
     def __init__(self, capacity: int, n_slots: int, n_vocab: int) -> None:
         self.capacity = capacity
@@ -22,7 +22,7 @@ class Batch:
         self._n_seq_id = np.ones(capacity, dtype=np.int32)
         self._seq_id = np.zeros(capacity, dtype=np.int32)
         self._want = np.zeros(capacity, dtype=np.int8)
-        # One sequence a token: each pointer leads to the one id at the same index.
+        # One sequence per token: each pointer points to the id at the same index.
         self._seq_ptr = self._seq_id.ctypes.data + 4 * np.arange(capacity, dtype=np.uintp)
         self._positions = np.arange(capacity, dtype=np.int32)
         self._struct = lc.llama_batch(
@@ -40,7 +40,7 @@ class Batch:
         self._size = 0
 
     def add(self, slot: int, start: int, tokens: NDArray[np.int32], n_logits: int) -> int:
-        """Append tokens of a slot at positions from ``start``; return the last one's index.
+        """Append tokens of a slot at positions from ``start``; return the last token's index.
 
         Logits are computed for the last ``n_logits`` of them.
         """
@@ -64,9 +64,10 @@ class Batch:
     def add_each(
         self, slots: list[int], positions: list[int], tokens: list[int], want: list[bool]
     ) -> range:
-        """Append one token for each of several slots, with logits where wanted; return the indices.
+        """Append one token for each of several slots; return their indices.
 
-        What :meth:`add` would do for each, in one go: in most steps this is all there is to do.
+        Logits are computed where ``want`` is true. The effect is that of one :meth:`add` for each,
+        but in one call: most steps need nothing else.
         """
         first, last = self._size, self._size + len(slots)
         if last > self.capacity:
@@ -85,11 +86,11 @@ class Batch:
         return range(first, last)
 
     def want_all(self) -> None:
-        """Ask for an output of every token."""
+        """Request an output for every token."""
         self._want[: self._size] = 1
 
     def struct(self) -> lc.llama_batch:
-        """Return the C structure over the arrays; it borrows them."""
+        """Return the C structure that points to the arrays and borrows them."""
         self._struct.n_tokens = self._size
         return self._struct
 

@@ -1,4 +1,4 @@
-"""Vectors of texts, and scores: a second context over the weights of a model."""
+"""Embeddings and scores: a second context over the weights of a model."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from offgrid.engine.worker.llama.errors import INVALID_BATCH, DecodeError, LoadE
 from offgrid.engine.worker.llama.weights import MAX_UBATCH, Weights
 
 _SEQUENCES = 64
-"""Inputs in one batch. More short ones would not be computed any faster."""
+"""Most inputs in one batch. More short inputs would not be computed any faster."""
 _MAX_LOGITS = 64 * 1024 * 1024
-"""Bytes of the logits of a batch that nobody wants; llama.cpp holds them twice."""
+"""Most bytes of the unused logits of a batch; llama.cpp holds them twice."""
 _MIN_BATCH = 32
 _POOLING_TYPES = {
     "none": lc.LLAMA_POOLING_TYPE_NONE,
@@ -28,28 +28,28 @@ _POOLING_TYPES = {
 
 
 class EmbeddingContext:
-    """A context over a model's weights that gives the states of tokens, or pooled vectors.
+    """A context over a model's weights that computes the states of tokens, or pooled vectors.
 
-    The cells of its memory are shared by all sequences. Where tokens see those behind them, or a
-    classification head scores an input, a sequence has to be in one batch (:attr:`whole`), and
-    llama.cpp pools; else inputs come in chunks, and the caller pools their states.
+    All sequences share the cells of its memory. If tokens attend to later tokens, or a
+    classification head scores an input, a sequence must be in one batch (:attr:`whole`), and
+    llama.cpp pools the states. Otherwise inputs come in chunks, and the caller pools the states.
 
     Attributes:
         capacity: most tokens in one :meth:`decode`.
         n_cells: most tokens of all sequences that are begun.
-        n_sequences: how many there can be at once.
+        n_sequences: most sequences at once.
 
     Raises:
-        LoadError: it does not fit into memory.
+        LoadError: the context does not fit into memory.
     """
 
     def __init__(self, weights: Weights, batch_size: int) -> None:
         self.whole = not weights.causal or weights.pooling == "rank"
         self.n_embd = 1 if weights.pooling == "rank" else weights.n_embd
         self.n_cells = weights.n_ctx
-        # A recurrent model has a state for each sequence, whatever is in it.
+        # A recurrent model needs memory for the state of each sequence, even if it is unused.
         n_sequences = weights.n_parallel if weights.recurrent else _SEQUENCES
-        # llama.cpp computes the logits of all tokens too, and keeps them.
+        # llama.cpp also computes and keeps the logits of all tokens.
         room = max(_MIN_BATCH, _MAX_LOGITS // (4 * weights.n_vocab))
         chunk = min(batch_size, MAX_UBATCH, room, weights.n_ctx)
         self.capacity = weights.n_ctx if self.whole else chunk
@@ -79,7 +79,7 @@ class EmbeddingContext:
             )
 
     def close(self) -> None:
-        """Free it. Idempotent."""
+        """Free the context. Idempotent."""
         if self._context is not None:
             lc.llama_free(self._context)
             self._context = None
@@ -103,7 +103,7 @@ class EmbeddingContext:
         return _copy_floats(address + 4 * first * self.n_embd, count, self.n_embd)
 
     def pooled(self, sequence: int) -> NDArray[np.float32]:
-        """Return a copy of the vector (n_embd,) or score (1,) of a sequence of the batch."""
+        """Return a copy of the vector (n_embd,) or score (1,) of a sequence in the batch."""
         pointer = lc.llama_get_embeddings_seq(self._context, sequence)
         address = ctypes.cast(pointer, ctypes.c_void_p).value
         if not address:
@@ -111,7 +111,7 @@ class EmbeddingContext:
         return _copy_floats(address, 1, self.n_embd).ravel()
 
     def forget(self, sequence: int) -> None:
-        """Free the cells of a sequence; encoders have none."""
+        """Free the cells of a sequence; encoder models have none."""
         if not 0 <= sequence < self.n_sequences:
             raise ValueError(f"sequence {sequence} is outside 0..{self.n_sequences - 1}")
         if self._memory:

@@ -1,15 +1,15 @@
-"""What goes wrong in llama.cpp."""
+"""Errors of llama.cpp."""
 
 from __future__ import annotations
 
 NO_ROOM = 1
 """``llama_decode``: no memory cell is free for the batch."""
 INVALID_BATCH = -1
-"""``llama_decode``: it refuses the batch."""
+"""``llama_decode``: the batch is invalid."""
 
 
 class LoadError(Exception):
-    """The model cannot be loaded; the message is for the user."""
+    """The model cannot be loaded; the message is shown to clients."""
 
 
 class DecodeError(Exception):
@@ -25,13 +25,13 @@ class DecodeError(Exception):
 
     @property
     def no_room(self) -> bool:
-        """Whether the batch would be computed if more memory cells were free."""
+        """Whether the decode would succeed if more memory cells were free."""
         return self.code == NO_ROOM
 
     @property
     def retriable(self) -> bool:
-        """Whether the memory is as it was before, so that parts of the batch can be tried alone.
+        """Whether the memory is unchanged, so that parts of the batch can be tried alone.
 
-        After any other failure what the memory of the batch's sequences holds is undefined.
+        After any other failure, the memory content of the batch's sequences is undefined.
         """
         return self.code in (NO_ROOM, INVALID_BATCH)

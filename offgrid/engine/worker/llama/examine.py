@@ -1,4 +1,4 @@
-"""A look at a model file: can it be loaded, as far as that is known without its weights?"""
+"""Examines a model file: can it be loaded, as far as that is known without reading its weights?"""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from offgrid.engine.worker.llama.errors import LoadError
 
 
 def examine(load: Load) -> None:
-    """Read metadata, vocabulary and the list of tensors of a file, and check all against each
-    other and against the file's size (``no_alloc`` of ``llama_model_params``).
+    """Read the metadata, vocabulary and tensor list of a file, and check them against each other
+    and against the file's size (``no_alloc`` of ``llama_model_params``).
 
-    It takes milliseconds and no memory to speak of, so it can be done beside loaded models.
+    This takes milliseconds and hardly any memory, so it is possible while other models are loaded.
 
     Raises:
         LoadError: the file cannot be loaded.
@@ -26,7 +26,7 @@ def examine(load: Load) -> None:
         raise LoadError(f"{path.name} is not there any more.")
     params = lc.llama_model_default_params()
     params.no_alloc = True
-    params.load_mode = lc.LLAMA_LOAD_MODE_NONE  # nothing is mapped either
+    params.load_mode = lc.LLAMA_LOAD_MODE_NONE  # do not map the file either
     params.n_gpu_layers = 0
     model = lc.llama_model_load_from_file(os.fsencode(path), params)
     if not model:

@@ -1,4 +1,4 @@
-"""A loaded GGUF: its weights, its contexts, its projector, and what it says of itself."""
+"""A loaded GGUF: its weights, its contexts, its projector, and its description."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from offgrid.engine.worker.llama.vision import Vision, VisionError
 from offgrid.engine.worker.llama.weights import MAX_UBATCH, Weights
 
 _IMAGE_SHARE = 4
-"""An image takes at most this part (1/4) of the context, where its projector lets one choose."""
+"""An image takes at most this fraction (1/4) of the context, if its projector can be limited."""
 _MIN_IMAGE = 64
 
-# A second binding of this function that returns the address itself: making a ctypes pointer object
-# for every row and casting it back costs more than the call.
+# A second binding of this function that returns the address as an integer: creating a ctypes
+# pointer object for every row and casting it back costs more than the call.
 _get_logits_ith = lc._lib["llama_get_logits_ith"]
 _get_logits_ith.argtypes = [ctypes.c_void_p, ctypes.c_int32]
 _get_logits_ith.restype = ctypes.c_void_p
 
 
 class Model(Weights):
-    """A loaded GGUF with one context of ``load.parallel`` sequences.
+    """A loaded GGUF with one context of ``load.parallel`` slots.
 
-    Only one thread may call the methods that touch the context (``decode``, ``logits``,
-    ``forget``); ``tokenize`` may run in another at the same time.
+    Only one thread may call the methods that use the context (``decode``, ``logits``, ``forget``
+    and others); ``tokenize`` may run on another thread at the same time.
 
     Raises:
         LoadError: the file does not load, or the context does not fit into memory.
@@ -76,17 +76,17 @@ class Model(Weights):
     # --- loading ------------------------------------------------------------------------------
 
     def _prepare_embedding_only(self) -> None:
-        """Without a context for text: the embedding context is all there is."""
+        """Prepare a model that does not generate: it has only the embedding context."""
         capacity = max(self._load.batch_size, self.n_parallel)
         self.batch = Batch(capacity, self.n_parallel, self.n_vocab)
         self.can_cut = False
         self.kv_bytes = self.embedding_context().kv_bytes
 
     def embedding_context(self) -> EmbeddingContext:
-        """Return the context that gives vectors, made at the first call.
+        """Return the context for embeddings, which the first call creates.
 
         Raises:
-            LoadError: it does not fit into memory.
+            LoadError: the context does not fit into memory.
         """
         with self._embedding_lock:
             if self._embedding is None:
@@ -104,7 +104,7 @@ class Model(Weights):
             )
         params = lc.llama_context_default_params()
         params.n_ctx = self.n_ctx * self.n_parallel
-        # NOTE: fewer batch tokens than sequences is an assertion of llama.cpp.
+        # NOTE: an assertion of llama.cpp fails if n_batch is smaller than n_seq_max.
         params.n_batch = max(self._load.batch_size, self.n_parallel)
         params.n_ubatch = min(MAX_UBATCH, params.n_batch)
         params.n_seq_max = self.n_parallel
@@ -116,7 +116,7 @@ class Model(Weights):
             raise LoadError("this kind of model does not generate text token by token.")
 
     def _probe_cut(self) -> bool:
-        """Compute two tokens and cut one off again: recurrent and hybrid memories cannot."""
+        """Decode two tokens and try to cut one off: recurrent and hybrid memories cannot do it."""
         if self.n_ctx < 2 or self.batch.capacity < 2:
             return False
         self.batch.add(0, 0, np.zeros(2, dtype=np.int32), 1)
@@ -167,20 +167,20 @@ class Model(Weights):
     # --- images -------------------------------------------------------------------------------
 
     def vision(self) -> Vision:
-        """Return what reads images, loaded at the first call; other threads' calls wait for that.
+        """Return the projector, which the first call loads; other threads' calls wait for that.
 
-        A request with images and a grammar is prepared on the compiler's thread, one without a
-        grammar on the tokeniser's.
+        Several threads call it: the compiler prepares requests with images and a grammar, the
+        tokeniser those with images but no grammar.
 
         Raises:
-            VisionError: there is no projector, or none that works; the same again at every call.
+            VisionError: there is no projector, or it does not work; every call raises the same.
         """
         with self._vision_lock:
             if self._vision is None:
                 self._vision = self._load_vision()
             vision = self._vision
         if isinstance(vision, VisionError):
-            raise VisionError(str(vision))  # one object raised by two threads has both tracebacks
+            raise VisionError(str(vision))  # two threads that raise one object mix its tracebacks
         return vision
 
     def _load_vision(self) -> Vision | VisionError:
@@ -202,15 +202,16 @@ class Model(Weights):
         """Return the embeddings of an image. Another thread may use the context meanwhile.
 
         Raises:
-            EncodeError: it failed.
+            EncodeError: encoding failed.
         """
         return self.vision().encode(chunk)
 
     def decode_image(self, chunk: Chunk, embeddings: Embeddings, slot: int, start: int) -> None:
-        """Compute an encoded image in a slot, from position ``start`` on.
+        """Decode an encoded image into a slot, from position ``start`` on.
 
         Raises:
-            DecodeError: a part of it may be in the slot; cut it off, or :meth:`forget` the slot.
+            DecodeError: the slot may hold a part of the image; cut it off, or :meth:`forget` the
+                slot.
         """
         self._check_slot(slot)
         if not 0 <= start <= self.n_ctx - len(chunk.ids):
@@ -226,16 +227,16 @@ class Model(Weights):
         """Compute the filled :attr:`batch`; afterwards :meth:`logits` may be read.
 
         Raises:
-            DecodeError: see there for what the memory holds afterwards.
+            DecodeError: :attr:`DecodeError.retriable` says whether the memory is unchanged.
         """
         code = lc.llama_decode(self._context, self.batch.struct())
         if code != 0:
             raise DecodeError(int(code))
 
     def logits(self, index: int) -> int:
-        """Return the address of ``n_vocab`` float32 logits of batch position ``index``.
+        """Return the address of the ``n_vocab`` float32 logits at batch index ``index``.
 
-        Valid until the next :meth:`decode`; only for positions that asked for logits.
+        Valid until the next :meth:`decode`; only for tokens that were added with logits.
         """
         address = _get_logits_ith(self._context, index)
         if not address:
@@ -251,8 +252,8 @@ class Model(Weights):
         """Free the cells of a slot from position ``keep`` on (``llama_memory_seq_rm``).
 
         Returns:
-            False where this kind of memory cannot do it (recurrent and hybrid models): what the
-            slot holds is then undefined, :meth:`forget` it.
+            False if this kind of memory cannot do it (recurrent and hybrid models). The slot's
+            content is then undefined: :meth:`forget` it.
         """
         self._check_slot(slot)
         if keep < 0:
@@ -260,9 +261,9 @@ class Model(Weights):
         return bool(lc.llama_memory_seq_rm(self._memory, slot, keep, -1))
 
     def copy(self, source: int, target: int) -> None:
-        """Copy what a slot holds into an empty one (``llama_memory_seq_cp`` of the whole sequence).
+        """Copy a slot's content to an empty slot (``llama_memory_seq_cp`` of the whole sequence).
 
-        Per-sequence memory copies whole sequences only, and does so in the next decode.
+        Memory that is not unified copies only whole sequences, and does so in the next decode.
         """
         self._check_slot(source)
         self._check_slot(target)

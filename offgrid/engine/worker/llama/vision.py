@@ -1,7 +1,7 @@
-"""Images for a language model: libmtmd, with the projector file that lies beside the model.
+"""Images for a language model: libmtmd, with the projector file of the model.
 
-An image becomes some positions of the context, each with an embedding that the projector computes
-instead of one that stands in the model's table.
+An image takes some positions of the context. The projector computes their embeddings; embeddings of
+tokens come from the model's table instead.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ _NEGATIVE = np.uint32(1 << 31)
 
 
 class VisionError(Exception):
-    """The projector or an image cannot be used; the message is for the client."""
+    """The projector or an image cannot be used; the message is shown to the client."""
 
 
 class EncodeError(Exception):
-    """``mtmd_encode_chunk`` failed. Nothing has changed in the model's memory."""
+    """``mtmd_encode_chunk`` failed. The model's memory is unchanged."""
 
 
 class Vision:
-    """A projector. Any number of threads may read at once, beside one that encodes and one that
-    decodes (``mtmd.h`` calls ``mtmd_tokenize`` thread-safe, and nothing else).
+    """A projector. Any number of threads may call :meth:`read` at once, while one thread encodes
+    and one decodes (``mtmd.h`` says only of ``mtmd_tokenize`` that it is thread-safe).
 
     Args:
         model: ``llama_model`` pointer.
         path: the projector's GGUF.
-        n_threads: that encode.
+        n_threads: number of threads that encode.
         n_ubatch: most positions that the model computes at once.
-        max_positions: that an image may take, where the projector lets one choose: images are made
-            smaller then.
-        on_gpu: whether the projector goes onto a graphics processor.
+        max_positions: most positions that an image may take. If the projector supports such a
+            limit, larger images are made smaller.
+        on_gpu: whether the projector runs on a graphics processor.
 
     Raises:
-        VisionError: it does not load, or does not fit the model.
+        VisionError: the projector cannot be loaded, or does not fit the model.
     """
 
     def __init__(
@@ -82,19 +82,19 @@ class Vision:
             raise VisionError("This model's projector does not support images.")
 
     def close(self) -> None:
-        """Free it. Idempotent."""
+        """Free the projector. Idempotent."""
         if self._context:
             mtmd.mtmd_free(self._context)
             self._context = None
 
     def read(self, data: bytes) -> list[NDArray[np.int32] | Chunk]:
-        """Return what an image file is to the model: tiles, and token ids around them.
+        """Return the parts of an image file in the prompt: its tiles, and token ids around them.
 
-        Decodes and resizes (``mtmd_tokenize_from_parts``), which takes memory for all pixels:
-        whoever calls has looked at the size in the file's header.
+        It decodes and resizes the image (``mtmd_tokenize_from_parts``), which takes memory for all
+        pixels, so the caller must first check the size in the file's header.
 
         Raises:
-            VisionError: it is not decoded, or is more than the model can take at once.
+            VisionError: the image cannot be decoded, or the model cannot compute it at once.
         """
         bitmap = self._decode(data)
         chunks = mtmd.mtmd_input_chunks_init()
@@ -116,8 +116,8 @@ class Vision:
 
     def _decode(self, data: bytes) -> int:
         options = mtmd.mtmd_helper_init_opt_default()
-        # NOTE: what is no image is handed to ffmpeg as a video. A folder that cannot exist keeps
-        # it from being found.
+        # NOTE: libmtmd passes data that is not an image to ffmpeg as a video. With a folder that
+        # cannot exist, it does not find ffmpeg.
         options.video_params.ffmpeg_bin_dir = self._path
         buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
         found = mtmd.mtmd_helper_bitmap_init_from_buf_wrapper(
@@ -128,7 +128,7 @@ class Vision:
         return int(found.bitmap)
 
     def _take(self, chunk: Any, index: int, digest: bytes) -> NDArray[np.int32] | Chunk:
-        """Return a chunk's token ids, or a copy of it if it is an image."""
+        """Return a chunk's token ids, or a copy of the chunk if it is an image."""
         size = ctypes.c_size_t()
         if mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_TEXT:
             tokens = mtmd.mtmd_input_chunk_get_tokens_text(chunk, ctypes.byref(size))
@@ -154,7 +154,7 @@ class Vision:
         """Return the chunk's embeddings, one for each id, (n, width of the model).
 
         Raises:
-            EncodeError: it failed.
+            EncodeError: encoding failed.
         """
         code = mtmd.mtmd_encode_chunk(self._context, chunk.pointer)
         if code != 0:
@@ -171,11 +171,11 @@ class Vision:
         start: int,
         n_batch: int,
     ) -> int:
-        """Compute an encoded chunk in a slot of the model's context, from position ``start``.
+        """Decode an encoded chunk into a slot of the model's context, from position ``start`` on.
 
         Returns:
-            What ``llama_decode`` returned (``mtmd_helper_decode_image_chunk``). If it is not 0, a
-            part of the chunk may be computed.
+            The return value of ``llama_decode`` (``mtmd_helper_decode_image_chunk``). If it is not
+            0, the slot may hold a part of the chunk.
         """
         if embeddings.shape != (len(chunk.ids), self._width):
             raise ValueError(f"an image of {len(chunk.ids)} positions has {embeddings.shape}")
@@ -190,9 +190,9 @@ class Vision:
 
 
 def image_ids(digest: bytes, index: int, count: int) -> NDArray[np.int32]:
-    """Return negative ids for the positions of a tile, int32 (count,).
+    """Return negative ids for the embeddings of a tile, int32 (count,).
 
-    31 bits of SHAKE-256 each: all of them together are the same for the same image only.
+    Each has 31 bits of SHAKE-256, so that all of them together are equal only for equal images.
     """
     stream = hashlib.shake_256(digest + index.to_bytes(4, "little")).digest(4 * count)
     return (np.frombuffer(stream, dtype="<u4").astype(np.uint32) | _NEGATIVE).view(np.int32)

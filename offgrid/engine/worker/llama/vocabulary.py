@@ -1,4 +1,4 @@
-"""Tokens of a model: text into ids and back, and what is special among them."""
+"""The tokens of a model: text to token ids and back, control tokens and end tokens."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MAX_CACHED_BREAKERS = 8
 Breakers = tuple[tuple[int, ...], ...]
 """Token sequences, ascending."""
 
-# A second binding that takes an address: reading all pieces with it takes a third of the time.
+# A second binding that takes an address: with it, reading all pieces takes a third of the time.
 _token_to_piece = lc._lib["llama_token_to_piece"]
 _token_to_piece.argtypes = [
     ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_bool,
@@ -31,14 +31,14 @@ class Vocabulary:
 
     Attributes:
         n_vocab: number of tokens.
-        eog_ids: tokens that end an answer.
-        control_ids: tokens that are no text, in ascending order.
-        control_texts: how each of them is written, and its id.
-        bos, eos, sep: -1 where there is none, of the latter two also where the model wants none
-            around its input.
+        eog_ids: end tokens.
+        control_ids: control tokens, in ascending order.
+        control_texts: the text of each control token -> its id.
+        bos, eos, sep: token ids. -1 if there is none; for the latter two also if the model does not
+            expect them around an input.
         add_bos: whether a prompt begins with ``bos``.
-        fim_ids: tokens around what is to be filled in: before the prefix, the suffix, the answer;
-            -1 for each that does not exist.
+        fim_ids: the fill-in-the-middle tokens before the prefix, the suffix and the answer; -1 for
+            each that does not exist.
     """
 
     def __init__(self, model: lc.llama_model_p) -> None:
@@ -65,22 +65,23 @@ class Vocabulary:
         self._breakers_lock = threading.Lock()
 
     def template_texts(self) -> tuple[str, str, str]:
-        """Return how the tokens are written that chat templates name: BOS, EOS, padding; or ""."""
+        """Return the texts of BOS, EOS and the padding token, which chat templates use; "" if there
+        is none."""
         eos, pad = lc.llama_vocab_eos(self._vocab), lc.llama_vocab_pad(self._vocab)
         bos, eos, pad = (self.name(i) if i >= 0 else "" for i in (self.bos, int(eos), int(pad)))
         return bos, eos, pad
 
     def name(self, token: int) -> str:
-        """Return how a token is written in the vocabulary (``llama_vocab_get_text``)."""
+        """Return the text of a token in the vocabulary (``llama_vocab_get_text``)."""
         self._check_token(token)
         return bytes(lc.llama_vocab_get_text(self._vocab, token)).decode("utf-8", "replace")
 
     def tokenize(self, parts: SequenceOf[Part]) -> NDArray[np.int32]:
-        """Return the token ids of a prompt, with BOS in front where the model wants one.
+        """Return the token ids of a prompt, with BOS in front if the model expects it.
 
-        Control tokens come out of parts marked ``special`` only (``llama_tokenize``'s
-        ``parse_special``). Runs the tokenizer's regular expressions: give the calling thread a
-        large stack, some vocabularies recurse once per character.
+        Only parts marked ``special`` can produce control tokens (``llama_tokenize``'s
+        ``parse_special``). This runs the tokeniser's regular expressions, so the calling thread
+        needs a large stack: some vocabularies recurse once per character.
         """
         ids = self.tokenize_bare(parts)
         if self.add_bos and (len(ids) == 0 or ids[0] != self.bos):
@@ -88,19 +89,20 @@ class Vocabulary:
         return ids
 
     def tokenize_bare(self, parts: SequenceOf[Part]) -> NDArray[np.int32]:
-        """Return the token ids of a text as :meth:`tokenize` does, without BOS."""
+        """Return the same token ids as :meth:`tokenize`, but do not add BOS."""
         chunks = [self._tokenize_text(part.text, part.special) for part in parts if part.text]
         return np.concatenate(chunks) if chunks else np.empty(0, dtype=np.int32)
 
     def tokenize_input(self, text: str) -> NDArray[np.int32]:
-        """Return the ids of a text to be embedded, with what the model wants around it (BOS, EOS).
+        """Return the token ids of a text to be embedded, with the tokens that the model expects
+        around it (BOS, EOS).
 
         Nothing in the text becomes a control token.
         """
         return self._tokenize_text(text, False, add_special=True)
 
     def tokenize_plain(self, text: str) -> NDArray[np.int32]:
-        """Return the ids of a text alone, none of them a control token."""
+        """Return the token ids of a text alone; nothing in it becomes a control token."""
         return self._tokenize_text(text, False)
 
     def _tokenize_text(
@@ -118,14 +120,14 @@ class Vocabulary:
         return ids[:count]
 
     def piece(self, token: int) -> bytes:
-        """Return the bytes that a token stands for; control tokens give none."""
+        """Return the bytes of a token; control tokens have none."""
         cached = self._pieces.get(token)
         if cached is None:
             cached = self._pieces[token] = self._read_piece(token)
         return cached
 
     def piece_with_special(self, token: int) -> bytes:
-        """Return the bytes of a token as :meth:`piece` does; control tokens as they are written."""
+        """Return the same as :meth:`piece`, but the texts of control tokens."""
         cached = self._pieces_with_special.get(token)
         if cached is None:
             cached = self._pieces_with_special[token] = self._read_piece(token, special=True)
@@ -153,23 +155,23 @@ class Vocabulary:
             raise ValueError(f"token {token} is outside the vocabulary of {self.n_vocab}")
 
     def vocab_pieces(self) -> list[bytes]:
-        """Return the bytes of every token, in order of id; of control tokens their names."""
+        """Return the bytes of every token, in order of id; for control tokens, their names."""
         pieces = self._read_pieces()
         for token in self.control_ids:
             pieces[token] = self.name(token).encode()
         return pieces
 
     def index_pieces(self) -> None:
-        """Make what :meth:`breakers` searches, before other threads use the vocabulary."""
+        """Build the index that :meth:`breakers` searches, before other threads need it."""
         with self._breakers_lock:
             if self._index is None:
                 self._index = PieceIndex(self._read_pieces())
 
     def breakers(self, texts: SequenceOf[str]) -> Breakers:
-        """Return the token sequences in which these texts can stand, for DRY, in ascending order.
+        """Return the token sequences that may contain these texts, for DRY, in ascending order.
 
         Raises:
-            InvalidParameter: they are too many.
+            InvalidParameter: there are too many.
         """
         self.index_pieces()
         wanted = tuple(sorted(set(texts)))
@@ -178,7 +180,7 @@ class Vocabulary:
             if known is None:
                 assert self._index is not None
                 known = tuple(expand_breakers(wanted, self._index, self._tokenize_tail))
-                # Most requests have the same ones; all together they take at most some MB.
+                # Most requests have the same breakers. All cached ones take at most some MB.
                 if sum(map(len, self._breakers.values())) + len(known) > MAX_SEQUENCES:
                     self._breakers.clear()
                 if len(self._breakers) >= _MAX_CACHED_BREAKERS:
@@ -187,7 +189,7 @@ class Vocabulary:
         return known
 
     def _read_pieces(self) -> list[bytes]:
-        """The bytes of every token, in order of id; control tokens give none."""
+        """Return the bytes of every token, in order of id; control tokens have none."""
         buffer = ctypes.create_string_buffer(_MAX_PIECE)
         address = ctypes.addressof(buffer)
         vocab, size = ctypes.cast(self._vocab, ctypes.c_void_p), len(buffer)

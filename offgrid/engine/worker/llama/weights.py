@@ -1,4 +1,4 @@
-"""The weights of a GGUF: what every context over them needs."""
+"""The weights and metadata of a GGUF, which every context needs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from offgrid.engine.worker.llama.errors import LoadError
 from offgrid.engine.worker.llama.vocabulary import Vocabulary
 
 MAX_UBATCH = 512
-"""Tokens that llama.cpp computes at once."""
+"""Most tokens that llama.cpp computes at once."""
 _MAX_SCORES = 512 * 1024 * 1024
-"""Bytes."""
+"""Most bytes of attention scores without flash attention."""
 _MAX_METADATA_VALUE = 1 << 20
 _POOLINGS = {"1": "mean", "2": "cls", "3": "last", "4": "rank"}
 """``<architecture>.pooling_type`` of a GGUF (``enum llama_pooling_type``)."""
 
 
 def physical_threads() -> int:
-    """One thread per physical core that this process may use."""
+    """Return the number of physical cores that this process may use."""
     cores = psutil.cpu_count(logical=False) or 1
     if hasattr(os, "sched_getaffinity"):
         cores = min(cores, len(os.sched_getaffinity(0)))
@@ -35,13 +35,13 @@ class Weights(Vocabulary):
 
     Attributes:
         metadata: the scalar metadata as text (``llama_model_meta_*``).
-        n_embd: width of the states that the model puts out.
-        n_ctx: tokens of a sequence, at most.
-        n_parallel, n_threads: of the contexts.
-        causal: whether tokens see only those before them.
+        n_embd: width of the states that the model returns.
+        n_ctx: most tokens of a sequence.
+        n_parallel, n_threads: slots and threads of the contexts.
+        causal: whether tokens attend only to those before them.
         pooling: how states become one vector.
-        recurrent: whether a sequence has a state instead of cells, or beside them.
-        generates: whether the model is made to continue text.
+        recurrent: whether a sequence has a state instead of cells, or in addition to them.
+        generates: whether the model is made to generate text.
 
     Raises:
         LoadError: the file does not load.
@@ -73,10 +73,10 @@ class Weights(Vocabulary):
         """Return a context over these weights (``llama_init_from_model``).
 
         Args:
-            params: its threads, flash attention and timings are chosen here.
+            params: this method sets the threads, flash attention and timings in it.
 
         Raises:
-            LoadError: llama.cpp refuses.
+            LoadError: llama.cpp cannot create it.
         """
         params.n_threads = params.n_threads_batch = self.n_threads
         params.no_perf = True
@@ -87,14 +87,15 @@ class Weights(Vocabulary):
         return context
 
     def _choose_flash_attention(self, params: lc.llama_context_params) -> None:
-        # Flash attention on a processor is slow for fewer tokens than 64 at once, and streams are
-        # fewer; without it the scores of a whole call stand in memory.
+        # Flash attention on the CPU is slow for fewer than 64 tokens at once, and streams are
+        # fewer. Without it, the attention scores of a whole call are in memory.
         scores = 4 * self.n_ctx * params.n_ubatch * int(lc.llama_model_n_head(self._model))
         if self._load.gpu_layers == 0 and scores <= _MAX_SCORES:
             params.flash_attn_type = lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
 
     def estimate_kv_bytes(self, n_cells: int) -> int:
-        """Keys and values in half precision; an upper bound where layers share or skip them."""
+        """Return the bytes of keys and values in half precision; an upper bound if layers share or
+        skip them."""
         heads = max(1, int(lc.llama_model_n_head(self._model)))
         width = int(lc.llama_model_n_embd(self._model)) // heads
         kv_heads = int(lc.llama_model_n_head_kv(self._model))
@@ -102,9 +103,9 @@ class Weights(Vocabulary):
         return 2 * 2 * layers * kv_heads * width * n_cells
 
     def _choose_pooling(self) -> None:
-        """Read from the metadata what the model is made for, and how its states are pooled.
+        """Read from the metadata whether the model generates text, and how its states are pooled.
 
-        A file that names a pooling, or whose tokens see those behind them, is no writer.
+        A model whose file names a pooling, or whose tokens attend to later ones, does not generate.
         """
         architecture = self.metadata.get("general.architecture", "")
         named = self.metadata.get(f"{architecture}.pooling_type", "")
@@ -117,7 +118,7 @@ class Weights(Vocabulary):
         self.generates = decodes and self.causal and named not in _POOLINGS
 
     def _metadata(self) -> dict[str, str]:
-        """The GGUF's scalar metadata as text (``llama_model_meta_*``)."""
+        """Return the GGUF's scalar metadata as text (``llama_model_meta_*``)."""
         metadata = {}
         buffer = ctypes.create_string_buffer(1024)
         for index in range(lc.llama_model_meta_count(self._model)):
@@ -141,9 +142,9 @@ def _load_model(load: Load) -> lc.llama_model_p:
     params = lc.llama_model_default_params()
     params.n_gpu_layers = load.gpu_layers if load.gpu_layers >= 0 else 1 << 20
     params.load_mode = _load_mode(load)
-    # NOTE: llama.cpp's AMX kernels can end the process at their first use ("ldtilecfg" faults on
-    # what they leave uninitialised; ggml-org/llama.cpp#20824). The weights then stay in their
-    # plain layout, which every processor's other kernels read.
+    # NOTE: llama.cpp's AMX kernels can kill the process at their first use ("ldtilecfg" faults on
+    # data that they leave uninitialised; ggml-org/llama.cpp#20824). Without them, the weights stay
+    # in their plain layout, which all other kernels read.
     params.use_extra_bufts = b"AMX_INT8 = 1" not in lc.llama_print_system_info()
     model = lc.llama_model_load_from_file(os.fsencode(path), params)
     if not model:
