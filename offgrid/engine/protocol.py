@@ -2,7 +2,8 @@
 
 A frame is a 4-byte little-endian length and that many bytes of MessagePack. The server writes
 ``Command`` frames to the worker's standard input; the worker writes ``Report`` frames to a
-duplicate of its standard output. Only plain data crosses: no JSON, no logits, no pickles.
+duplicate of its standard output. Only plain data crosses: no logits, no pickles. A checked JSON
+schema crosses as text.
 """
 
 from __future__ import annotations
