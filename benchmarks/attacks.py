@@ -228,7 +228,7 @@ class Stage:
         return OffGrid(load, self._program, queue_size=64, flags=flags, stderr=self._log)
 
     def stop(self) -> None:
-        """End both."""
+        """End the server and its watcher."""
         if self._watcher is not None:
             self._watcher.kill()
             self._watcher.communicate()
@@ -547,7 +547,7 @@ def template_flood(stage: Stage) -> Outcome:
 
 @attack("limit", "bodies of 8 to 12 MB", "413")
 def beyond_the_limit(stage: Stage) -> Outcome:
-    """The client must be able to read the answer."""
+    """The client must be able to read the response."""
     sizes = [(8 << 20) + 1, 9_000_000, 9_900_000, 12_000_000]
     bodies = [_encoded({"model": "target", "prompt": "a" * size}) for size in sizes]
     return Counter(stage.ask(TEXT, body) for body in bodies)

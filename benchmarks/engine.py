@@ -122,7 +122,7 @@ def measure(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def plot(path: Path, figures: list[dict[str, Any]]) -> None:
-    """Tokens per second and share of the bare loop against the number of streams."""
+    """Plot tokens per second and share of the bare loop against the number of streams."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,6 +1,6 @@
 /* The limit that sampler.py compares with, and llama.cpp's work before its samplers.
  *
-* Two minimal passes over a row: the maximum, and the sum of exp(l - max). Nothing is stored,
+ * Two minimal passes over a row: the maximum, and the sum of exp(l - max). Nothing is stored,
  * checked or drawn. The loops have independent lanes, which the compiler vectorises; sampler.py
  * compiles this for one instruction set at a time, with and without fused multiply-add.
  */

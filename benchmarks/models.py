@@ -421,7 +421,7 @@ def resolve(text: str) -> Path:
     return path
 
 
-# --- what came out ------------------------------------------------------------------------------
+# --- checks -------------------------------------------------------------------------------------
 
 _TEXT = "The river is wide, and 12 otters (some of them small) live on its other side.\n"
 

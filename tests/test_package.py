@@ -191,7 +191,7 @@ def test_a_source_tree_says_how_to_install(
     assert "C compiler" in last
 
 
-# offgrid.server is slow because offgrid.cli imports it anyway.
+# offgrid.server is marked slow because offgrid.cli imports it anyway.
 @pytest.mark.parametrize(
     "module",
     [pytest.param("offgrid.server", marks=pytest.mark.slow), "offgrid.app", "offgrid.cli"],

@@ -182,7 +182,7 @@ def cut(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> list[str]:
 @by_format
 @given(data=st.data(), thinking=st.booleans())
 @settings(max_examples=80, deadline=None)
-def test_it_reads_what_the_naive_reader_reads(
+def test_the_parser_equals_the_naive_reader(
     tools: ToolFormat, data: st.DataObject, thinking: bool
 ) -> None:
     beside_the_naive_reader(tools, data, thinking)
@@ -192,7 +192,7 @@ def test_it_reads_what_the_naive_reader_reads(
 @by_format
 @given(data=st.data(), thinking=st.booleans())
 @settings(max_examples=1500, deadline=None)
-def test_it_reads_what_the_naive_reader_reads_at_length(
+def test_the_parser_equals_the_naive_reader_at_length(
     tools: ToolFormat, data: st.DataObject, thinking: bool
 ) -> None:
     """The default run covers 80 answers of each format."""
@@ -376,7 +376,7 @@ def test_every_json_object_is_followed_to_its_end(
 )
 @example('{"a": 1}', 6, "0")
 @example('{"a": [1]}', 9, ",")
-def test_done_is_what_a_json_parser_accepts(text: str, place: int, char: str) -> None:
+def test_the_scanner_is_done_when_a_json_parser_accepts(text: str, place: int, char: str) -> None:
     place = place % (len(text) + 1)
     damaged = text[:place] + char + text[place:]
     scanner = ObjectScanner()

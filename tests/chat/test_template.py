@@ -339,7 +339,7 @@ def test_the_output_of_a_template_is_measured_too() -> None:
     source = "{{ 'a' * 100 }}{% for m in messages %}{{ m.content }}{% endfor %}"
     template = ChatTemplate(source, "", "", CHATML_CONTROL, n_ctx=10)
     assert len(text(template.render([user("x" * 60)]))) == 160
-    # Marks do not count.
+    # Marks are not counted.
     assert len(text(template.render([user("<" * 60)]))) == 160
     assert "161 bytes" in too_long(template, user("x" * 61))
     emoji = ChatTemplate("{{ '\U0001f600' * 1000000 }}" * 16, "", "", (), n_ctx=4096)
@@ -405,7 +405,7 @@ def test_a_refused_request_leaves_nothing_for_the_garbage_collector() -> None:
     assert kept == []
 
 
-# --- templates as real models have them -----------------------------------------------------------
+# --- the templates of real models -----------------------------------------------------------------
 
 LLAMA2 = """\
 {% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}\
@@ -517,7 +517,7 @@ def test_turns_that_do_not_alternate_are_merged() -> None:
     assert "Roles must alternate user/assistant/user/assistant/..." in answer
 
 
-def test_system_text_goes_to_the_user_where_there_is_no_system_role() -> None:
+def test_system_text_goes_to_the_user_if_there_is_no_system_role() -> None:
     control = ("<bos>", "<start_of_turn>", "<end_of_turn>")
     messages = [
         system("Be brief."),

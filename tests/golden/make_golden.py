@@ -283,7 +283,7 @@ def coin(case: Case, position: int, stream: int = 0) -> float:
     return (words[0] << 21 | words[1] >> 11) / 2**53
 
 
-# --- a row and what changes it -----------------------------------------------------------------
+# --- a row and its changes ---------------------------------------------------------------------
 
 
 def logits(n_vocab: int, spread: int, step: int) -> Row:

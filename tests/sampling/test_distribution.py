@@ -67,7 +67,7 @@ def test_xtc_mixes_two_distributions(chance):
     assert abs(chi_square(counts, chance * cut + (1 - chance) * whole)) < 4
 
 
-def test_dry_lowers_what_is_drawn():
+def test_dry_lowers_the_probability_of_repetitions():
     row = np.random.default_rng(8).normal(0, 1, 64).astype(np.float32)
     params, prompt = SamplingParams(seed=5, dry_multiplier=0.8), [1, 2, 3, 9, 1, 2, 3, 8, 1, 2, 3]
     sampler = Sampler(64, params, prompt_tokens=prompt)

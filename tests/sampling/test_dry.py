@@ -203,7 +203,7 @@ def test_min_tokens_in_a_batch_counts_accepted_tokens_only():
     assert drawn == [1, 1, 1, 1, 0]
 
 
-# --- what is forgotten ------------------------------------------------------------------------
+# --- the limited history -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("last_n", [1, 2, 7, 64])

@@ -38,7 +38,7 @@ def test_marks_are_those_of_the_regular_expressions(case: tuple[list[str], str])
 @settings(max_examples=2000, deadline=None)
 @given(control_and_text())
 def test_marks_are_those_of_the_regular_expressions_at_length(case: tuple[list[str], str]) -> None:
-    """The default run has 130 examples."""
+    """The default run covers 130 examples."""
     compare_marks(*case)
 
 
@@ -70,7 +70,7 @@ def test_pieces_are_those_of_the_regular_expressions(
 def test_pieces_are_those_of_the_regular_expressions_at_length(
     case: tuple[list[str], str], marks: list[int]
 ) -> None:
-    """The default run has 130 examples."""
+    """The default run covers 130 examples."""
     compare_pieces(*case, marks)
 
 

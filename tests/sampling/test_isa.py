@@ -75,7 +75,7 @@ def test_same_bits_for_all_parameters(data):
 @settings(max_examples=1000, deadline=None)
 @given(st.data())
 def test_same_bits_for_all_parameters_at_length(data):
-    """The default run has 30 examples."""
+    """The default run covers 30 examples."""
     same_bits(data)
 
 
@@ -124,7 +124,7 @@ def test_rows_are_not_read_past_their_end():
                 assert np.isfinite(result.logprob)
 
 
-# --- asked for by name ------------------------------------------------------------------------
+# --- chosen by name ---------------------------------------------------------------------------
 
 
 def test_the_fastest_is_the_default():

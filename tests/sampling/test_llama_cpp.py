@@ -266,7 +266,7 @@ def test_dry_with_a_breaker(vocab, seed, places, allowed):
     assert got == pytest.approx(theirs, rel=NEAR, abs=1e-20)
 
 
-# --- where they differ on purpose -------------------------------------------------------------
+# --- intended differences ---------------------------------------------------------------------
 
 
 def test_temperature_comes_first():

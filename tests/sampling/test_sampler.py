@@ -279,7 +279,7 @@ def test_more_top_logprobs_than_tokens():
 
 @settings(max_examples=50, deadline=None)
 @given(st.data())
-def test_a_batch_gives_what_each_row_gives_alone(data):
+def test_a_batch_gives_the_same_as_each_row_alone(data):
     batch = data.draw(st.lists(rows(min_size=5, max_size=60), min_size=1, max_size=6))
     chosen = [data.draw(params(len(row))) for row in batch]
     wanted = [data.draw(st.integers(-1, 5)) for _ in batch]
@@ -312,7 +312,7 @@ def test_a_bad_row_leaves_the_others_alone():
     assert [sampler.position for sampler in samplers] == [1, 0, 1]
 
 
-def test_sample_rows_refuses_what_does_not_fit():
+def test_sample_rows_refuses_arguments_that_do_not_fit():
     row = np.zeros(4, np.float32)
     address, sampler = row.ctypes.data, Sampler(4)
     for arguments, keywords in [
@@ -340,7 +340,7 @@ def test_accept_false_counts_nothing():
     assert sample_rows([row.ctypes.data], [sampler])[0].token == 1
 
 
-# --- callers gone wrong -----------------------------------------------------------------------
+# --- wrong calls ------------------------------------------------------------------------------
 
 
 def unfinished() -> Sampler:

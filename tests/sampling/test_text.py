@@ -75,7 +75,7 @@ def test_stop_at_the_first_byte_leaves_nothing():
     assert run([b"\n\nmore"], ["\n"]) == ("", "\n")
 
 
-def test_holds_back_only_what_may_become_a_stop():
+def test_only_bytes_that_may_become_a_stop_are_held_back():
     stream = TextStream(["</answer>"])
     assert stream.feed(b"a < b") == "a < b"
     assert stream.feed(b" </ans") == " "

@@ -115,7 +115,7 @@ def test_longer_rows(data):
     assert follows(result, expected, params, 0, math.inf) is not None
 
 
-# --- what the definitions say in words --------------------------------------------------------
+# --- examples of the definitions --------------------------------------------------------------
 
 
 def test_top_n_sigma_counts_only_possible_tokens():
@@ -149,7 +149,7 @@ def test_min_p_compares_with_the_most_likely_token_left():
     assert kept_by(row, SamplingParams(typical_p=0.58, min_p=0.9)) == kept[:-1]
 
 
-def test_xtc_keeps_the_least_likely_of_those_above_the_threshold():
+def test_xtc_keeps_the_least_likely_token_above_the_threshold():
     row = np.log([0.1, 0.4, 0.25, 0.2, 0.05])
     always = {"xtc_probability": 1.0}
     assert kept_by(row, SamplingParams(xtc_threshold=0.15, **always)) == [0, 3, 4]

@@ -212,7 +212,7 @@ def test_the_store_keeps_the_same_responses_as_a_list(
         store.close()
 
 
-# --- trouble --------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------
 
 
 def test_many_threads_and_two_stores_on_one_file(make: Make) -> None:

@@ -39,7 +39,7 @@ class Fake:
         self.patience = 0.01
         self.slow_in: int | None = None
 
-    # as GenerationGroup
+    # methods of GenerationGroup
     def listen(self, listener: Callable[[], None] | None) -> None:
         self.listener = listener
 
@@ -67,14 +67,14 @@ class Fake:
                 continue
             yield {"said": said}
 
-    # as Output
+    # methods of Output
     def write(self, data: bytes) -> None:
         self.writers.add(threading.get_ident())
         if self.broken:
             raise ConnectionError("the client is gone")
         self.written.append(data)
 
-    # as the thread that brings events
+    # called by the thread that brings events
     def say(self, *texts: str) -> None:
         for text in texts:
             self.said.put(text)

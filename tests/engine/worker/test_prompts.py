@@ -111,7 +111,7 @@ def test_text_of_tokens(model: Model) -> None:
     assert prompt_text(model, smile[:1]) == "\ufffd"
 
 
-def test_what_the_starter_cannot(model: Model) -> None:
+def test_requests_that_the_starter_does_not_support(model: Model) -> None:
     with pytest.raises(InvalidParameter) as error:
         read_prompt(model, GenerationRequest(parts=(Part("a", True),), suffix="b"))
     assert error.value.param == "suffix"
