@@ -1,20 +1,20 @@
-"""What attacks on a server cost its other clients, and what they leave behind.
+"""Measures the effect of attacks on a server: on its other clients, and on its memory.
 
-    python benchmarks/attacks.py              # some minutes
+    python benchmarks/attacks.py              # takes some minutes
     python benchmarks/attacks.py --quick      # does everything work?
     python benchmarks/attacks.py --only bodies,killed
 
 Starts ``offgrid serve`` on a free port of this machine and attacks it, one attack after the other.
-Beside each of them runs another client, in a process of its own: it reads one stream after another
-of a model that is not attacked, and asks for ``/health`` over a connection of its own without
-pause. A row says by how much the longest pause of its streams was longer than its usual step, how
-long the slowest ``/health`` took, what the attack got, and whether the server and the worker of the
-stream are still the same processes. At last the server is left alone, and its memory is compared
-with what it was before the first attack.
+During each attack another client runs in a separate process. It reads one stream after another of a
+model that is not attacked, and requests ``/health`` without pause over a separate connection. A row
+shows how much longer the longest pause of its streams was than its usual step, how long the slowest
+``/health`` took, the responses to the attack, and whether the server and the worker of the stream
+are still the same processes. At the end the server is left idle, and its memory is compared with
+that before the first attack.
 
-A server that an attack brings down is started again for the next one; every row stands alone.
-Everything is bounded: connections, bytes, and the time that an attack may take. Nothing leaves this
-machine. The status is 1 when something is not as it should be.
+A server that an attack brings down is restarted for the next one, so the rows are independent.
+Everything is bounded: connections, bytes, and the duration of an attack. Nothing leaves this
+machine. The exit status is 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ from offgrid.engine.protocol import Load
 from offgrid.store.catalogue import STARTER_PATH
 
 MAX_PAUSE = 0.5
-"""Seconds that a stream may stand still beyond its usual step."""
+"""Seconds that a stream may pause beyond its usual step."""
 MAX_HEALTH = 0.2
 """Seconds that ``/health`` may take."""
 MAX_GROWTH = 100
-"""MiB of the server's process beyond what it had before the first attack, after ``REST``."""
+"""MiB by which the server's process may exceed its size before the first attack, after ``REST``."""
 REST = 60.0
 AFTERWARDS = 0.5
-"""Seconds after an attack that still count as its time: what it left may stop others too."""
+"""Seconds after an attack that still count as part of it, for its after-effects."""
 TIMEOUT = 60.0
-"""Seconds after which a request of an attack is given up."""
+"""Seconds after which a request of an attack is abandoned."""
 CHAT, RESPONSES, TEXT = "/v1/chat/completions", "/v1/responses", "/v1/completions"
 FLOOD = "{% for i in range(4096) %}{{ '\U0001f600' * 4095 }}{% endfor %}"
 """A chat template that writes 16.7 million characters, which are 64 MB."""
@@ -68,11 +68,11 @@ FLOOD = "{% for i in range(4096) %}{{ '\U0001f600' * 4095 }}{% endfor %}"
 Outcome = Counter[str]
 
 
-# --- the other client, in a process of its own ----------------------------------------------------
+# --- the other client, in a separate process ------------------------------------------------------
 
 
 class Watcher:
-    """Reads streams and asks for ``/health``; tells the worst of both since it was last asked."""
+    """Reads streams and requests ``/health``; reports the worst of both since the last report."""
 
     def __init__(self, port: int, model: str, pid: int) -> None:
         self._port = port
@@ -110,7 +110,7 @@ class Watcher:
 
     def _forever(self, work: Callable[[], None]) -> None:
         while True:
-            # A server that is gone is told by its long pause.
+            # A dead server shows as a long pause.
             with contextlib.suppress(OSError, http.client.HTTPException, psutil.Error):
                 work()
             time.sleep(0.005)
@@ -159,10 +159,10 @@ class Watcher:
 
 
 class Stage:
-    """A server with its models, the other client, and what attacks need of both.
+    """A server with its models, the other client, and the helpers of attacks.
 
     Attributes:
-        quick: whether attacks are to be small.
+        quick: whether to make attacks small.
     """
 
     def __init__(self, folder: Path, options: argparse.Namespace) -> None:
@@ -180,7 +180,7 @@ class Stage:
     def _make_models(self) -> None:
         where = self._folder / "models"
         where.mkdir()
-        # Copies, not links: a worker is told by the file that it has mapped.
+        # Copies, not links: a worker is recognised by the file that it has mapped.
         for name in ("watched", "target", *(f"turn{number}" for number in range(6))):
             shutil.copy(STARTER_PATH, where / f"{name}.gguf")
         shutil.copy(models.make("small-controls"), where / "controls.gguf")
@@ -192,17 +192,17 @@ class Stage:
 
     @property
     def server(self) -> OffGrid:
-        """The server that runs now."""
+        """The running server."""
         assert self._server is not None
         return self._server
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port on which it listens."""
         return self.server.port
 
     def start(self) -> None:
-        """Start a server and its watcher, if they are not there."""
+        """Start a server and its watcher unless they run."""
         if self._server is not None and self._server.process.poll() is None:
             return
         self.stop()
@@ -228,7 +228,7 @@ class Stage:
         return OffGrid(load, self._program, queue_size=64, flags=flags, stderr=self._log)
 
     def stop(self) -> None:
-        """End both."""
+        """End the server and its watcher."""
         if self._watcher is not None:
             self._watcher.kill()
             self._watcher.communicate()
@@ -243,7 +243,7 @@ class Stage:
         self._log.close()
 
     def look(self) -> dict[str, Any]:
-        """What the watcher saw since the last time."""
+        """Return the watcher's report since the last call."""
         assert self._watcher is not None
         assert self._watcher.stdin is not None
         assert self._watcher.stdout is not None
@@ -264,16 +264,16 @@ class Stage:
     # --- requests -------------------------------------------------------------------------------
 
     def ask(self, path: str, body: Any, method: str = "POST", **headers: str) -> str:
-        """Send one request; return its status, or what happened to it."""
+        """Send one request; return its status, or a word for what happened instead."""
         data = b"" if body is None else _encoded(body)
         return self.exchange(_head(method, path, len(data), headers) + data)
 
     def exchange(self, *pieces: bytes, timeout: float = TIMEOUT) -> str:
-        """Send bytes and return the status of the answer, or what happened in its place."""
+        """Send bytes; return the status of the response, or a word for what happened instead."""
         return exchange(self.port, pieces, timeout)
 
     def together(self, asks: Iterable[Callable[[], str]]) -> Outcome:
-        """Do all of it at once; count the statuses."""
+        """Call all functions at once; count the statuses."""
         work = list(asks)
         with ThreadPoolExecutor(max(1, len(work))) as threads:
             return Counter(threads.map(lambda ask: ask(), work))
@@ -290,17 +290,17 @@ def _head(method: str, path: str, length: int, headers: dict[str, str] | None = 
 
 
 def exchange(port: int, pieces: Iterable[bytes], timeout: float = TIMEOUT) -> str:
-    """Send bytes over a new connection; return the status of the answer or what came instead."""
+    """Send bytes over a new connection; return the status or a word for what happened instead."""
     answer = b""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=timeout) as sock:
-            # A server may answer and close before it has read everything.
+            # A server may respond and close before it has read everything.
             with contextlib.suppress(ConnectionError):
                 for piece in pieces:
                     sock.sendall(piece)
             while data := sock.recv(1 << 16):
                 answer = answer or data
-    except TimeoutError:  # with an answer: the connection stays open for the next request
+    except TimeoutError:  # after a response the connection stays open for the next request
         if not answer:
             return "no answer"
     except OSError:
@@ -311,7 +311,7 @@ def exchange(port: int, pieces: Iterable[bytes], timeout: float = TIMEOUT) -> st
 
 
 def _make_flood(path: Path) -> None:
-    """Write a small model whose chat template writes without end."""
+    """Write a small model with the chat template ``FLOOD``."""
     recipe = models.RECIPES["small-llama"]
     writer = models.gguf.GGUFWriter(path, recipe.architecture)
     recipe.build(writer, path.stem, recipe.shape)
@@ -341,11 +341,11 @@ class Attack:
     """A way to harm the server.
 
     Attributes:
-        name: to choose it by.
-        meaning: what it does, for the table.
-        run: does it and returns what it got.
-        wanted: what it may get.
-        alone: whether it has servers of its own, so that nobody is beside it.
+        name: its name for ``--only``.
+        meaning: description for the table.
+        run: runs the attack and returns the counted outcomes.
+        wanted: the outcomes that are allowed.
+        alone: whether it starts separate servers, so that no watcher runs beside it.
     """
 
     name: str
@@ -361,7 +361,7 @@ ATTACKS: list[Attack] = []
 def attack(
     name: str, meaning: str, *wanted: str, alone: bool = False
 ) -> Callable[[Callable[[Stage], Outcome]], Callable[[Stage], Outcome]]:
-    """Enter a function into the list of attacks."""
+    """Add a function to the list of attacks."""
 
     def enter(run: Callable[[Stage], Outcome]) -> Callable[[Stage], Outcome]:
         ATTACKS.append(Attack(name, meaning, run, frozenset(wanted), alone))
@@ -372,7 +372,7 @@ def attack(
 
 @attack("first", "16 first requests together, on fresh servers", "200", alone=True)
 def first_requests(stage: Stage) -> Outcome:
-    """``/v1/responses``, which has the largest types."""
+    """Send the first requests to ``/v1/responses``, which has the largest types."""
     found: Outcome = Counter()
     body = _encoded({"model": "watched", "input": "Once", "max_output_tokens": 4, "store": False})
     message = _head("POST", RESPONSES, len(body)) + body
@@ -386,14 +386,14 @@ def first_requests(stage: Stage) -> Outcome:
 
 @attack("controls", "a message of `<`, 6,400 control texts", "200", "400", "413")
 def control_texts(stage: Stage) -> Outcome:
-    """Lengths around which the search for control texts became slow."""
+    """Send texts of lengths at which the search for control texts used to become slow."""
     sizes = (60_000,) if stage.quick else (60_000, 500_000, 2_000_000)
     return Counter(stage.ask(CHAT, chat("controls", "<" * size)) for size in sizes)
 
 
 @attack("turns", "6 models at once, then in turns, with room for 3", "200")
 def models_in_turns(stage: Stage) -> Outcome:
-    """The watched model is at work and keeps its place."""
+    """The watched model is busy and stays loaded."""
     names = [f"turn{number}" for number in range(6)]
     found = stage.together([lambda name=name: stage.ask(TEXT, text(name)) for name in names])
     for name in names[:2] if stage.quick else names * 2:
@@ -403,7 +403,7 @@ def models_in_turns(stage: Stage) -> Outcome:
 
 @attack("broken", "a file that cannot be loaded, asked for twice; then another", "500", "200")
 def broken_file(stage: Stage) -> Outcome:
-    """There is room for no other: the model that is loaded beside it must not go for it."""
+    """There is no room for another model: no loaded model may be unloaded for the broken one."""
     found = Counter(stage.ask(TEXT, text(name)) for name in ("turn0", "target"))
     healthy = ("turn0", "target")
     before = [stage.worker(name) for name in healthy]
@@ -415,7 +415,7 @@ def broken_file(stage: Stage) -> Outcome:
 
 @attack("killed", "worker killed while it computes one prompt for two clients", "200", "500", "cut")
 def killed_worker(stage: Stage) -> Outcome:
-    """The two streams end with an error; who asks the same again gets an answer."""
+    """The two streams end with an error; the same request sent again is answered."""
     prompt = "Once upon a time there was a small otter. " * 40
     body = _encoded(text("target", prompt, max_tokens=2000, ignore_eos=True, stream=True))
     head = _head("POST", TEXT, len(body))
@@ -434,7 +434,7 @@ def killed_worker(stage: Stage) -> Outcome:
         time.sleep(0.05)
         _signal(stage.worker("target"), signal.SIGKILL)
         found = Counter(done.result() for done in streams)
-    # Only the answer to the repeated prompt has to be good.
+    # Only the repeated request must succeed.
     again = stage.ask(TEXT, text("target", prompt))
     found[again if again == "200" else f"again {again}"] += 1
     return found
@@ -442,7 +442,7 @@ def killed_worker(stage: Stage) -> Outcome:
 
 @attack("idle", "worker killed while idle, then a request", "200")
 def killed_idle_worker(stage: Stage) -> Outcome:
-    """Nothing of the request was computed, so the client need not know."""
+    """Nothing was computed for the request, so its client notices nothing."""
     stage.ask(TEXT, text("target"))
     _signal(stage.worker("target"), signal.SIGKILL)
     return Counter([stage.ask(TEXT, text("target"))])
@@ -450,7 +450,7 @@ def killed_idle_worker(stage: Stage) -> Outcome:
 
 @attack("stopped", "worker stopped, 80 questions to its tokenizer", "200", "500", "503")
 def stopped_worker(stage: Stage) -> Outcome:
-    """It goes on after a while, or the watchdog ends it."""
+    """It continues after a while, or the watchdog ends it."""
     stage.ask(TEXT, text("target"))
     worker = stage.worker("target")
     _signal(worker, signal.SIGSTOP)
@@ -472,7 +472,7 @@ def _signal(process: psutil.Process | None, number: signal.Signals) -> None:
 @attack("bodies", "bodies of 8 MB of lists, ids, messages; one, then eight at once",
         "200", "400", "413", "503")  # fmt: skip
 def large_bodies(stage: Stage) -> Outcome:
-    """As many values as 8 MiB hold."""
+    """Send as many values as fit into 8 MiB."""
     size = 8 << 20
     count = 90_000
     message = b'{"role":"user","content":"a"}'
@@ -491,7 +491,7 @@ def large_bodies(stage: Stage) -> Outcome:
 
 @attack("small messages", "32 requests of 2,000 and of 8,000 empty messages", "400", "503")
 def small_messages(stage: Stage) -> Outcome:
-    """No body is large, and each message is work for the chat template."""
+    """No body is large, but each message is work for the chat template."""
     message = b'{"role":"user","content":""}'
     found: Outcome = Counter()
     for count in (2000, 8000):
@@ -503,40 +503,40 @@ def small_messages(stage: Stage) -> Outcome:
 
 @attack("ids", "16 prompts of 520,000 token ids", "400", "503")
 def token_ids(stage: Stage) -> Outcome:
-    """As many values as a body may hold: they are parsed, and then are too long a prompt."""
+    """Send as many values as a body may contain: parsed, then refused as too long a prompt."""
     body = b'{"model":"target","prompt":[' + b",".join([b"5"] * 520_000) + b"]}"
     return stage.together([lambda: stage.ask(TEXT, body)] * (2 if stage.quick else 16))
 
 
 @attack("unread", "100 connections with 60 requests each, and no response is read", "closed")
 def unread(stage: Stage) -> Outcome:
-    """Each response is 128 kB; other clients are served all the same."""
+    """Each response has 128 kB; other clients are still served."""
     pause = threading.Event()
     with contextlib.ExitStack() as stack:
         sockets = _connect(stage, stack)
         for sock in sockets:
             sock.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 60)
-        pause.wait(2.0)  # the watcher is served or not
+        pause.wait(2.0)  # gives the watcher time to measure
     return Counter({"closed": len(sockets)})
 
 
 @attack("origins", "Origin headers that are no URL", "403")
 def odd_origins(stage: Stage) -> Outcome:
-    """``urllib`` raises at some of them."""
+    """``urllib`` raises an exception for some of them."""
     origins = ("http://[", "http://]", "http://.e]x", "http://[::1", "//[", "null]", "http://a b")
     return Counter(stage.ask("/health", None, "GET", Origin=origin) for origin in origins)
 
 
 @attack("cross-site", "GET of another site's page, without Origin", "403")
 def cross_site(stage: Stage) -> Outcome:
-    """What ``<img src=...>`` sends."""
+    """Send the requests of ``<img src=...>``."""
     headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}
     return Counter([stage.ask("/tokenizer_info?model=target", None, "GET", **headers)])
 
 
 @attack("template", "a chat template that writes 64 MB", "400")
 def template_flood(stage: Stage) -> Outcome:
-    """Of a model that is loaded for it."""
+    """Use a model that is loaded for it."""
     stage.ask(TEXT, text("flood"))
     before = stage.worker("flood")
     found = Counter(stage.ask(CHAT, chat("flood")) for _ in range(1 if stage.quick else 3))
@@ -547,7 +547,7 @@ def template_flood(stage: Stage) -> Outcome:
 
 @attack("limit", "bodies of 8 to 12 MB", "413")
 def beyond_the_limit(stage: Stage) -> Outcome:
-    """The client must be able to read the answer."""
+    """The client must be able to read the response."""
     sizes = [(8 << 20) + 1, 9_000_000, 9_900_000, 12_000_000]
     bodies = [_encoded({"model": "target", "prompt": "a" * size}) for size in sizes]
     return Counter(stage.ask(TEXT, body) for body in bodies)
@@ -570,7 +570,7 @@ def smuggling(stage: Stage) -> Outcome:
 
 @attack("locked", "responses file locked by another process", "200", "503", "404")
 def locked_file(stage: Stage) -> Outcome:
-    """One answer to be kept and ten questions after others."""
+    """Create one stored response and read another one ten times."""
     stage.ask(RESPONSES, {"model": "target", "input": "Once", "max_output_tokens": 4})
     lock = sqlite3.connect(stage.responses, isolation_level=None)
     try:
@@ -596,13 +596,13 @@ def breakers(stage: Stage) -> Outcome:
 
 @attack("slow heads", "connections that send a byte of the head now and then", "closed", "408")
 def slow_heads(stage: Stage) -> Outcome:
-    """They leave when others were served meanwhile."""
+    """The slow clients leave after others have been served."""
     return _dribble(stage, b"GET /health HTTP/1.1\r\nX-A: " + b"a" * 64)
 
 
 @attack("slow bodies", "connections that send a byte of the body now and then", "closed", "408")
 def slow_bodies(stage: Stage) -> Outcome:
-    """The same with a whole head."""
+    """The same with complete headers."""
     return _dribble(stage, _head("POST", TEXT, 1000) + b" " * 64)
 
 
@@ -630,7 +630,7 @@ def _connect(stage: Stage, stack: contextlib.ExitStack) -> list[socket.socket]:
 
 @attack("idle connections", "idle and half-closed connections, then a request", "200")
 def idle_connections(stage: Stage) -> Outcome:
-    """Half of them say that nothing will follow."""
+    """Half of them close their sending side."""
     with contextlib.ExitStack() as stack:
         for number, sock in enumerate(_connect(stage, stack)):
             sock.sendall(b"GET /health HTTP/1.1\r\n")
@@ -641,7 +641,7 @@ def idle_connections(stage: Stage) -> Outcome:
 
 @attack("mutations", "random changes of valid requests", "200", "400", "403", "404", "405", "413")
 def mutations(stage: Stage) -> Outcome:
-    """Values replaced, taken out, doubled; bytes flipped in one of ten."""
+    """Replace, remove and repeat values; flip bytes in one of ten."""
     rng = random.Random(7)
     seeds: list[tuple[str, Any]] = [
         (TEXT, text("target", temperature=0.5, stop=["a"], logit_bias={"1": 2})),
@@ -668,7 +668,7 @@ _ODD: tuple[Any, ...] = (
 
 
 def changed(rng: random.Random, value: Any) -> Any:
-    """Return a copy with one part replaced, removed or doubled."""
+    """Return a copy with one part replaced, removed or repeated."""
     if isinstance(value, dict) and value and rng.random() < 0.9:
         key = rng.choice(list(value))
         copy = dict(value)
@@ -685,7 +685,7 @@ def changed(rng: random.Random, value: Any) -> Any:
 @attack("raw", "random changes of the bytes of HTTP", "200", "400", "403", "404", "405", "411",
         "413", "414", "431", "501", "505", "no answer", "closed", "reset")  # fmt: skip
 def raw_mutations(stage: Stage) -> Outcome:
-    """Flipped, doubled and cut bytes of a whole request."""
+    """Flip, repeat and remove bytes of a whole request."""
     rng = random.Random(8)
     body = _encoded(text("target"))
     whole = _head("POST", TEXT, len(body)) + body
@@ -695,14 +695,14 @@ def raw_mutations(stage: Stage) -> Outcome:
         for _ in range(rng.randrange(1, 4)):
             at = rng.randrange(len(data))
             data[at : at + rng.randrange(3)] = rng.randbytes(rng.randrange(3))
-        # Where the length is too large now, the server waits for the rest.
+        # If the changed length is too large, the server waits for the rest.
         found[stage.exchange(bytes(data), timeout=0.2)] += 1
     return found
 
 
 @attack("json", "nesting of 100,000, 8 MB of digits, odd characters, gzip, XML", "400", "413")
 def odd_json(stage: Stage) -> Outcome:
-    """What a parser may choke on."""
+    """Send JSON that may break a parser."""
     bodies = (
         b"[" * 100_000, b'{"a":' * 100_000, b'{"model":' + b"9" * (8_000_000) + b"}",
         b'{"model":"\\ud800"}', b'{"model":NaN}', b'{"model":"a","model":"b"}', b'{"model":"\0"}',
@@ -716,7 +716,7 @@ def odd_json(stage: Stage) -> Outcome:
 
 @dataclass
 class Row:
-    """What an attack did."""
+    """The result of an attack."""
 
     name: str
     meaning: str
@@ -729,7 +729,7 @@ class Row:
 
 
 def measure(stage: Stage, entry: Attack) -> Row:
-    """Run one attack; whatever it does to the server is a row."""
+    """Run one attack; return its row, whatever it does to the server."""
     if entry.alone:
         stage.stop()
         return _judged(Row(entry.name, entry.meaning, entry.run(stage)), entry)
@@ -779,7 +779,7 @@ def _judged(row: Row, entry: Attack) -> Row:
 
 
 def nothing(stage: Stage) -> Outcome:
-    """Time goes by: what the figures are when nobody attacks."""
+    """Wait, to get the figures without an attack."""
     time.sleep(2.0 if stage.quick else 10.0)
     return Counter()
 
@@ -806,7 +806,7 @@ def _mib(size: int) -> float:
 
 
 def attack_all(options: argparse.Namespace) -> int:
-    """Run all attacks, print and write what came of it; return the exit status."""
+    """Run all attacks, print and write the results; return the exit status."""
     with tempfile.TemporaryDirectory() as folder:
         stage = Stage(Path(folder), options)
         try:
@@ -850,7 +850,7 @@ def _ms(seconds: float | None) -> float | None:
 
 
 def main() -> None:
-    """Run the attacks, or watch for them."""
+    """Run the attacks, or run as the watcher."""
     if sys.argv[1:2] == ["--watch"]:
         port, model, pid = sys.argv[2:]
         Watcher(int(port), model, int(pid)).run()
@@ -866,7 +866,7 @@ def main() -> None:
     add_json_option(parser)
     if not hasattr(os, "fork") or not Path("/proc").is_dir():
         raise SystemExit("attacks.py needs Linux: it finds workers in /proc and stops them.")
-    # Ended by whoever limits its time, it still ends its server and removes its files.
+    # Ended by an outer time limit, it still ends its server and removes its files.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(attack_all(parser.parse_args()))
 

@@ -1,8 +1,8 @@
 """The limit: a loop that does nothing but ``llama_decode``.
 
-Run by ``server.py`` and ``engine.py`` in a process of its own. It computes the same prompts and as
-many tokens as they are asked for, but draws nothing, makes no text and talks to nobody: each next
-token is a fixed one. Reads one JSON object a line
+Run by ``server.py`` and ``engine.py`` in a separate process. It computes the same prompts and as
+many tokens as the engine, but samples nothing, makes no text and sends nothing: each next token is
+a fixed one. It reads one JSON object per line
 ``{"streams": N, "prompt_tokens": P, "tokens": T}`` and answers ``{"seconds": S}``.
 """
 
@@ -24,7 +24,7 @@ def run(model: Model, streams: int, prompt_tokens: int, tokens: int) -> float:
     prompt = np.full(prompt_tokens, 300, dtype=np.int32)
     one = prompt[:1]
     began = time.perf_counter()
-    # Prompts share a batch, and the first token comes out of the prefill, as in the engine.
+    # Prompts share a batch, and the prefill gives the first token, as in the engine.
     model.batch.clear()
     room = model.batch.capacity
     for slot in range(streams):
@@ -52,7 +52,7 @@ def run(model: Model, streams: int, prompt_tokens: int, tokens: int) -> float:
 
 
 def main() -> None:
-    """Load what the first line says, then answer line by line."""
+    """Load the model named by the first line, then answer line by line."""
     model = Model(msgspec.json.decode(sys.stdin.readline(), type=Load))
     run(model, 1, 8, 8)  # warm
     for line in sys.stdin:

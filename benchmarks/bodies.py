@@ -1,14 +1,14 @@
-"""Requests that are made to keep the server busy: what they cost, and how long others wait for it.
+"""Measures requests made to keep the server busy: their cost, and how long others wait.
 
     python benchmarks/bodies.py            # the search for control texts, and parsing, in a process
-    python benchmarks/bodies.py --server   # and many large bodies at once to a server of its own
+    python benchmarks/bodies.py --server   # and many large bodies at once to a separate server
 
-*Longest wait* is the longest time that a thread which does nothing but tick did not get its turn:
-Python's threads share one lock, and a call into C may keep it to its end. Each figure is the best
-of several rounds, as everything else on the machine only makes it longer.
+*Longest wait* is the longest time for which a thread that only ticks did not run: Python's
+threads share one lock, and a call into C may hold it until it ends. Each figure is the best of
+several rounds, because other load on the machine only makes it longer.
 
-What is measured is checked: the search against the readable definition in ``tests/``, bodies
-against what they must become or be refused for.
+The results are checked: the search against the readable definition in ``tests/``, bodies against
+the expected values or refusals.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ CONTROL = ["<bos>", "</table>", "[multimodal]", *(f"<unused{n}>" for n in range(
 TEXTS = {"<": "<", "<unused": "<unused", "words": "The quick brown fox. "}
 SIZES = (1_000, 10_000, 100_000, 500_000, 2_000_000)
 PATIENCE = 5.0
-"""Seconds; what takes longer is not tried with a longer text."""
+"""Seconds; a search that takes longer is not repeated with a longer text."""
 TICK = 0.0005
 ROUNDS = 6
 ANSWERED = 60
-"""Seconds after the last answer until memory is looked at."""
+"""Seconds after the last response before memory is measured."""
 
 
 def timed(function: Callable[[], Any], rounds: int = ROUNDS) -> tuple[float, float, Any]:
@@ -79,7 +79,7 @@ def _tick(gaps: list[float], done: threading.Event) -> None:
 
 
 def search() -> list[list[Any]]:
-    """Time the search of the server beside the regular expression that is its definition."""
+    """Time the server's search against the regular expression that defines it."""
     texts = TextSet(CONTROL)
     reference = ReferenceScaffold(CONTROL)
     rows = []
@@ -101,7 +101,7 @@ def search() -> list[list[Any]]:
 
 
 def building() -> list[list[Any]]:
-    """Time what is made once for a model."""
+    """Time the preparation that is done once for a model."""
     rows = []
     for name, control in (
         ("6,400 as Gemma has them", CONTROL),
@@ -125,7 +125,7 @@ def _numbered(template: bytes, n: int, before: bytes, after: bytes) -> bytes:
 
 
 BODIES: dict[str, tuple[bytes, str]] = {
-    # Name -> the body, and what it is refused for.
+    # Name -> the body, and the reason for its refusal.
     "2,700,000 empty lists": (_many(b"[]", 2_700_000), "lists and objects"),
     "4,000,000 token ids": (_many(b"1", 3_900_000), "values"),
     "90,000 messages": (_many(b'{"role":"user","content":"x"}', 90_000), "lists and objects"),

@@ -1,9 +1,9 @@
-"""DRY's sequence breakers on a large vocabulary, with the index and without.
+"""Measures DRY's sequence breakers on a large vocabulary, with and without the index.
 
     python benchmarks/breakers.py
 
-What is found is compared with a search of every token before anything is timed. Without the index
-only some of the breakers are looked for, and the time is multiplied.
+Before timing, the results are compared with a search of every token. Without the index only some of
+the breakers are searched, and the time is multiplied.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def seconds(call: Callable[[], Any], rounds: int = ROUNDS) -> float:
 
 
 def found(model: Model, index: PieceIndex, texts: tuple[str, ...]) -> int | None:
-    """Return how many token sequences texts are, None if that is too many."""
+    """Return the number of token sequences for the texts, None if there are too many."""
     try:
         return len(expand_breakers(texts, index, model._tokenize_tail))
     except InvalidParameter:
@@ -81,7 +81,7 @@ def prepared(model: Model, texts: tuple[str, ...], n: int) -> float | None:
 
 
 def without_index(model: Model, pieces: list[bytes], text: str) -> float:
-    """The time of one breaker with a look at every token; also checks what the index finds."""
+    """The time of one breaker by searching every token; also checks the result of the index."""
     began = time.perf_counter()
     expected = expand_breaker(text, pieces, model._tokenize_tail)
     took = time.perf_counter() - began

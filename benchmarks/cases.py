@@ -1,8 +1,7 @@
-"""What a server must do besides being fast on average: the cases of ``server.py``.
+"""The cases of ``server.py``: requirements of a server besides average speed.
 
-Each case starts a server of its own, checks what it answers, and returns a table. Prompts are new
-ones in every round unless the case is about repetition, so that nothing comes out of a cache by
-accident.
+Each case starts a separate server, checks its answers and returns a table. Prompts are new in every
+round unless the case measures repetition, so that nothing comes from a cache by accident.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Result:
 
 @dataclass
 class Setup:
-    """What all cases are told.
+    """The arguments of all cases.
 
     Attributes:
         model: the file to serve.
@@ -56,12 +55,12 @@ class Setup:
 
     @property
     def quick(self) -> bool:
-        """Whether to end within seconds, with figures that mean nothing."""
+        """Whether to end within seconds; the figures are then meaningless."""
         return bool(self.options.quick)
 
     @property
     def rounds(self) -> int:
-        """How often each figure is taken; the best one counts."""
+        """How often each figure is measured; the best one counts."""
         return int(self.options.repeat)
 
     def size(self, usual: int, quick: int) -> int:
@@ -82,7 +81,7 @@ class Setup:
 
 
 def completed(readings: list[Reading], tokens: int, choices: int = 1) -> None:
-    """End with an error unless every stream brought exactly the tokens that were asked for."""
+    """End with an error unless every stream delivered exactly the requested number of tokens."""
     for reading in readings:
         if reading.status != 200:
             raise SystemExit(f"status {reading.status}: {reading.chunks[-1:]}")
@@ -95,7 +94,7 @@ def completed(readings: list[Reading], tokens: int, choices: int = 1) -> None:
 
 
 def prefix(setup: Setup) -> Result:
-    """8 clients arrive at once with the same new prefix and an ending of their own."""
+    """8 clients arrive at once with the same new prefix and different endings."""
     clients, length = 8, setup.size(1500, 300)
     alone, together, cached = [], [], []
     tokens = 8
@@ -121,7 +120,7 @@ def prefix(setup: Setup) -> Result:
 
 
 def cached_tokens(reading: Reading) -> int:
-    """How many tokens of the prompt the server says were not computed."""
+    """The number of cached tokens that the server reports."""
     return int((reading.usage().get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
 
 
@@ -142,8 +141,8 @@ def conversation(setup: Setup) -> Result:
             completed([first, second], 24)
             before, after = (r.usage()["prompt_tokens"] for r in (first, second))
             computed = after - cached_tokens(second)
-            # Text of random tokens does not always come back as the same tokens: what follows the
-            # first prompt, the answer included, may have to be computed.
+            # Text of random tokens is not always tokenised to the same tokens: everything after the
+            # first prompt, including the answer, may have to be computed.
             fine = computed <= after - before
             rows.append([
                 number + 1, before, after, cached_tokens(second), computed, after - before,
@@ -192,7 +191,7 @@ def choices(setup: Setup) -> Result:
 
 
 def pace(setup: Setup) -> Result:
-    """4 streams go on while a long prompt is read."""
+    """4 streams continue while a long prompt is prefilled."""
     streams, length, lead = 4, setup.size(8000, 1000), setup.size(200, 50)
     rounds = []
     with setup.serve(streams + 1, length + 1024) as (server, prompts):
@@ -201,7 +200,7 @@ def pace(setup: Setup) -> Result:
             alone = read_all(server, [{**body, "prompt": prompts.text(length)}])
             completed(alone, 8)
             clients = Clients(server)
-            # Longer than the prompt can take; the streams are left when it has been read.
+            # Longer than any prefill can take; the clients leave the streams when it is done.
             endless = {**EXACT, "max_tokens": length + 256}
             running = clients.send_all(
                 [{**endless, "prompt": prompts.text(48)} for _ in range(streams)]
@@ -242,7 +241,7 @@ def pace(setup: Setup) -> Result:
 
 
 def logprobs(setup: Setup) -> Result:
-    """Logprobs with 10 alternatives beside none."""
+    """Streams with logprobs and 10 alternatives against streams without."""
     streams, tokens = 4, setup.size(256, 32)
     plain: list[float] = []
     with_logprobs: list[float] = []
@@ -298,11 +297,11 @@ RECORDS = {
         "additionalProperties": False,
     },
 }
-"""No answer ends it early, and it goes through easy and hard places again and again."""
+"""No answer ends early, and each passes easy and hard places again and again."""
 
 
 def structured(setup: Setup) -> Result:
-    """Answers that keep to a JSON schema beside free ones."""
+    """Answers that follow a JSON schema against free ones."""
     tokens = setup.size(256, 32)
     rows, figures = [], {}
     with setup.serve(4, tokens + 256) as (server, prompts):
@@ -342,7 +341,7 @@ _RECORD = re.compile(r"\[\s*(\{|$)")
 
 
 def queue(setup: Setup) -> Result:
-    """Far more clients than slots: everyone is answered, in order of arrival."""
+    """Far more clients than slots: all are answered, in order of arrival."""
     slots, count, tokens = 8, setup.size(200, 40), 16
     gap = 0.005
     with setup.serve(slots, 256, queue_size=count) as (server, prompts):
@@ -350,7 +349,7 @@ def queue(setup: Setup) -> Result:
         readings = []
         began = time.perf_counter()
         for number in range(count):
-            # One after the other, or there is no order of arrival.
+            # One after the other, so that there is an order of arrival.
             while (wait := began + number * gap - time.perf_counter()) > 0:
                 if clients.open:
                     clients.poll(wait)
@@ -365,7 +364,7 @@ def queue(setup: Setup) -> Result:
         overtaken = max(abs(place - number) for place, number in enumerate(order))
         seconds = max(r.ended for r in readings) - began
     waits = [reading.first() for reading in readings]
-    # Clients that get their slots together may be heard of in any order.
+    # Clients that get their slots together may receive their first token in any order.
     fine = overtaken < slots
     return Result(
         f"{count} clients on {slots} slots",
@@ -377,7 +376,7 @@ def queue(setup: Setup) -> Result:
 
 
 def cancel(setup: Setup) -> Result:
-    """Very many short requests, a third of whose clients leave at a random moment."""
+    """Very many short requests; a third of the clients leave at a random moment."""
     slots, waiting, count = 8, 64, setup.size(10_000, 600)
     early = min(500, count // 2)
     at_once = 24
@@ -405,7 +404,7 @@ def cancel(setup: Setup) -> Result:
                 left += reading.left
                 if not reading.left:
                     completed([reading], reading.label)
-                    # Moments are spread over what a request takes here.
+                    # Moments are spread over the duration of a request here.
                     usual += 0.05 * (reading.ended - reading.sent - usual)
         seconds = time.perf_counter() - began
         time.sleep(0.5)
@@ -426,7 +425,7 @@ def cancel(setup: Setup) -> Result:
 
 
 def _all_free(server: OffGrid, prompts: Prompts, slots: int, waiting: int) -> str:
-    """Whether as many requests run, and as many wait, as on the first day."""
+    """Whether as many requests can run, and as many can wait, as at the start."""
     body = {**EXACT, **USAGE, "max_tokens": 100}
     many = read_all(server, [{**body, "prompt": prompts.text(24)} for _ in range(slots)])
     completed(many, 100)
@@ -443,12 +442,12 @@ def _all_free(server: OffGrid, prompts: Prompts, slots: int, waiting: int) -> st
 
 
 def start(setup: Setup) -> Result:
-    """From the start of the process to the first streamed token, and where the time goes."""
+    """From the start of the process to the first streamed token, by phases."""
     rounds = []
     for _ in range(setup.rounds):
         load = Load(str(setup.model), threads=setup.options.threads)
         with OffGrid(load, setup.options.program) as server:
-            # Sent at once: it waits inside the server until the model is loaded.
+            # Sent at once; it waits in the server until the model is loaded.
             reading = Clients(server)
             stream = reading.send({"prompt": "Once upon a time", "max_tokens": 4})
             reading.run(until=lambda: stream.started)  # noqa: B023
@@ -500,6 +499,6 @@ CASES: dict[str, Callable[[Setup], Result]] = {
     "cancel": cancel,
     "start": start,
 }
-"""By the name that ``--case`` takes."""
+"""Cases by their names for ``--case``."""
 ON_STARTER = {"start": STARTER_PATH}
-"""Cases that are about a certain model, whatever ``--models`` says."""
+"""Cases that use a fixed model, whatever ``--models`` says."""

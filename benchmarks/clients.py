@@ -1,6 +1,6 @@
-"""Many streaming clients in one thread, and what they read.
+"""Many streaming clients in one thread, and their readings.
 
-One thread for all connections: the readers must not take the processor from what they measure.
+One thread serves all connections, so that readers take little processor time from the server.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WORDS = (
 
 
 class Reading:
-    """One request: when it was sent, what came and when.
+    """One request: the time of sending, and the data with their arrival times.
 
     Attributes:
         left: whether the client hung up before the end.
@@ -42,13 +42,13 @@ class Reading:
 
     @property
     def status(self) -> int:
-        """The HTTP status; 0 when nothing came."""
+        """The HTTP status; 0 if nothing arrived."""
         head = self.chunks[0][1][:12].split(b" ") if self.chunks else []
         return int(head[1]) if len(head) > 1 else 0
 
     @property
     def started(self) -> bool:
-        """Whether a second event has come: the first may be a role without text."""
+        """Whether a second event has arrived: the first may be a role without text."""
         return sum(chunk.count(b"data: ") for _, chunk in self.chunks) > 1
 
     def parse(self) -> tuple[list[float], list[dict[str, Any]]]:
@@ -72,7 +72,7 @@ class Reading:
         return times, events
 
     def tokens(self) -> dict[int, list[float]]:
-        """Return the times at which each choice's tokens came."""
+        """Return the arrival times of each choice's tokens."""
         found: dict[int, list[float]] = {}
         for when, event in zip(*self.parse(), strict=True):
             for choice in event["choices"]:
@@ -88,7 +88,7 @@ class Reading:
         return min(times) - self.sent
 
     def usage(self) -> dict[str, Any]:
-        """The numbers of tokens that the last event tells."""
+        """The token counts in the last event."""
         usage = self.parse()[1][-1].get("usage")
         if not usage:
             raise SystemExit("a stream ended without usage")
@@ -106,7 +106,7 @@ class Reading:
 
 
 def _has_token(choice: dict[str, Any]) -> bool:
-    """Whether an event tells of a token: neither a mere role nor a mere end. Text may be empty."""
+    """Whether an event contains a token, even with empty text, and not only a role or an end."""
     if "delta" in choice:
         return "content" in choice["delta"] and "role" not in choice["delta"]
     return bool(choice.get("text")) or choice.get("finish_reason") is None
@@ -122,7 +122,7 @@ class Clients:
 
     @property
     def open(self) -> int:
-        """Requests that are under way."""
+        """The number of open requests."""
         return len(self._selector.get_map())
 
     def send(
@@ -144,7 +144,7 @@ class Clients:
         leave_after: float | None = None,
         label: Any = None,
     ) -> list[Reading]:
-        """Send requests at once: all connections stand before the first byte goes out."""
+        """Send requests at once: all connections are open before the first byte is sent."""
         address = ("127.0.0.1", self._server.port)
         sockets = [socket.create_connection(address) for _ in bodies]
         payloads = [self._payload(body, path) for body in bodies]
@@ -166,7 +166,7 @@ class Clients:
         return head.encode() + content
 
     def poll(self, timeout: float | None = None) -> None:
-        """Read what has come; wait for it at most ``timeout`` seconds."""
+        """Read arrived data; wait for it at most ``timeout`` seconds."""
         if self._leaving:
             until = max(0.0, min(self._leaving.values()) - time.perf_counter())
             timeout = until if timeout is None else min(timeout, until)
@@ -185,12 +185,12 @@ class Clients:
             self._close(sock, left=True)
 
     def run(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Read until all streams have ended, or ``until`` says so."""
+        """Read until all streams have ended or ``until`` returns true."""
         while self.open and not until():
             self.poll()
 
     def leave(self) -> None:
-        """Hang up on everything."""
+        """Close all connections."""
         for key in list(self._selector.get_map().values()):
             self._close(key.fileobj, left=True)  # type: ignore[arg-type]
 
@@ -212,14 +212,14 @@ def read_all(
 
 
 class Prompts:
-    """Texts of a wished number of tokens, each of them new: none begins like another."""
+    """New texts of a given number of tokens; no two begin alike."""
 
     def __init__(self, server: Program, seed: int) -> None:
         self._numbers = itertools.count(100_000 * seed + 10_000)
         self._head, self._tokens_a_word = 0.0, 1.0
         head = _tokens(server, self._begin(next(self._numbers)))
         every = _tokens(server, self._begin(next(self._numbers)) + " ".join(["", *WORDS]))
-        # Words are tokenised one by one, and drawn with equal chances.
+        # Words are tokenised one by one, and drawn with equal probability.
         self._head, self._tokens_a_word = head, (every - head) / len(WORDS)
 
     @staticmethod
@@ -227,13 +227,13 @@ class Prompts:
         return f"{number} {number * 7919 % 9000 + 1000} story:"
 
     def text(self, tokens: int) -> str:
-        """A text of about so many tokens."""
+        """A text of about ``tokens`` tokens."""
         number = next(self._numbers)
         words = max(1, round((tokens - self._head) / self._tokens_a_word))
         return " ".join([self._begin(number), *random.Random(number).choices(WORDS, k=words)])
 
 
 def _tokens(server: Program, text: str) -> int:
-    """How many tokens a text is there."""
+    """The number of tokens of a text on this server."""
     usage = server.ask("/v1/completions", {"prompt": text, "max_tokens": 1})["usage"]
     return int(usage["prompt_tokens"])

@@ -1,15 +1,15 @@
-"""What the engine leaves of a bare ``llama_decode`` loop's speed: no HTTP, no second process.
+"""Compares the engine's speed with a bare ``llama_decode`` loop: no HTTP, no worker process.
 
     python benchmarks/engine.py                                        # the starter model
     python benchmarks/engine.py --models tiny-peaked,tiny-flat,llama-1b --plot engine.png
 
-The engine runs in this process and its events are thrown away. It computes prompts of random
-tokens, new ones in every round, draws with temperature 0.7 and exact top_p 0.95, with and without
-the logarithms of 10 alternatives, and makes text. The bare loop computes as much in a process of
-its own, in turn; each figure is the best of ``--repeat`` rounds. Requests are tokenised and checked
-before the clock starts: in the server, another thread does that.
+The engine runs in this process and its events are discarded. It computes prompts of random tokens,
+new ones in every round, samples with temperature 0.7 and exact top_p 0.95, with and without the
+logprobs of 10 alternatives, and makes text. The bare loop computes as much in a separate process;
+the two take turns, and each figure is the best of ``--repeat`` rounds. Requests are tokenised and
+checked before the clock starts, because another thread does that in the server.
 
-Every choice must bring exactly the tokens that were asked for, or the benchmark ends with an error.
+Every choice must have exactly the requested number of tokens, or the benchmark ends with an error.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ALTERNATIVES = 10
 
 
 class Measured:
-    """The engine, and a count of what it says."""
+    """The engine, and counts of its events."""
 
     def __init__(self, load: Load) -> None:
         self.model = Model(load)
@@ -106,7 +106,7 @@ def measure(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
                 "model": path.stem, "streams": streams, **speeds,
                 "share": speeds["engine"] / speeds["bare"],
                 "logprobs_share": speeds["logprobs"] / speeds["engine"],
-                # What a step takes on top of llama_decode, all streams together.
+                # Time of a step in addition to llama_decode, for all streams together.
                 "step_us": 1e6 * (min(times["engine"]) - min(times["bare"])) / tokens,
             })  # fmt: skip
     engine.model.close()
@@ -122,7 +122,7 @@ def measure(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def plot(path: Path, figures: list[dict[str, Any]]) -> None:
-    """Tokens per second and share of the bare loop against the number of streams."""
+    """Plot tokens per second and share of the bare loop against the number of streams."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the figures")
     add_json_option(parser)
     options = parser.parse_args()
-    # An older one may be installed beside the source tree that is meant.
+    # An older package may be installed beside the source tree to be measured.
     print(f"offgrid {offgrid.__version__} of {Path(offgrid.__file__).parent}", file=sys.stderr)
     figures: list[dict[str, Any]] = []
     for name in options.models.split(","):

@@ -1,9 +1,8 @@
-/* The limit that sampler.py measures against, and what llama.cpp does before its samplers.
+/* The limit that sampler.py compares with, and llama.cpp's work before its samplers.
  *
- * Two plain passes over a row, as lean as they can be: the maximum, and the sum of exp(l - max).
- * Nothing is stored, nothing is checked, nothing is drawn. Simple loops over independent lanes, which the
- * compiler makes vectors of; sampler.py compiles this for one instruction set at a time, with fused
- * multiply-add and without.
+ * Two minimal passes over a row: the maximum, and the sum of exp(l - max). Nothing is stored,
+ * checked or drawn. The loops have independent lanes, which the compiler vectorises; sampler.py
+ * compiles this for one instruction set at a time, with and without fused multiply-add.
  */
 #include <stdint.h>
 #include <string.h>
@@ -63,7 +62,7 @@ typedef struct token_data {
     float p;
 } token_data;
 
-/* What llama_sampler_sample does with a row before it applies a chain. */
+/* The work of llama_sampler_sample on a row before it applies a chain. */
 void fill(token_data *data, const float *row, int32_t n) {
     for (int32_t i = 0; i < n; i++) {
         data[i].id = i;

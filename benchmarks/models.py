@@ -1,15 +1,15 @@
-"""Makes the models that the benchmarks run on: real shapes, random weights, nothing downloaded.
+"""Makes the models for the benchmarks: real shapes, random weights, nothing downloaded.
 
-    python benchmarks/models.py                         # says which there are
+    python benchmarks/models.py                         # lists them
     python benchmarks/models.py tiny-peaked llama-1b    # makes them in benchmarks/out/
-    python benchmarks/models.py all --check             # loads them and looks at their logits too
+    python benchmarks/models.py all --check             # also loads them and checks their logits
 
-What a step costs depends on the shape, the types of the tensors and the size of the vocabulary, and
-what a sampler costs on how the probabilities are spread; none of it depends on what a model knows.
-A file is made once and kept under its name; ``--force`` makes it again.
+The cost of a step depends on the shape, the types of the tensors and the size of the vocabulary.
+The cost of a sampler depends on the distribution of the probabilities. Neither depends on the
+knowledge of a model. A file is made once and kept under its name; ``--force`` makes it again.
 
-The vocabularies are byte-level BPE and tokenise any text; every token has a text of its own, so
-that a stream of random tokens has as many different pieces as one of a trained model.
+The vocabularies are byte-level BPE and tokenise any text. No two tokens have the same text, so that
+a stream of random tokens has as many different pieces as one of a trained model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OUT = Path(__file__).with_name("out")
 BOS, END, TURN, TURN_END = "<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>", "<|im_end|>"
 CONTROL = (BOS, END, TURN, TURN_END)
 LETTERS = "etaoinshrdlucmfwypvbgkjqxz"
-"""The most frequent ones of English first: the first merges are those of likely pairs."""
+"""The most frequent letters of English first, so that the first merges are of likely pairs."""
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -42,7 +42,7 @@ Kind = gguf.GGMLQuantizationType
 
 
 def byte_texts() -> list[str]:
-    """The 256 printable characters that stand for bytes in byte-level BPE, by byte."""
+    """The 256 printable characters that represent bytes in byte-level BPE, by byte."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = iter(range(0x100, 0x200))
     return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]
@@ -51,9 +51,9 @@ def byte_texts() -> list[str]:
 def vocabulary(size: int, unused: int = 0) -> tuple[list[str], list[str]]:
     """Return the texts of ``size`` tokens, the control tokens last, and the merges.
 
-    ``unused`` of them are control tokens that nobody uses, as trained models have them.
+    ``unused`` of them are unused control tokens, as in trained models.
 
-    A token beyond the bytes is a shorter one and a letter, so no two have the same text.
+    A token beyond the bytes is a shorter token plus a letter, so no two have the same text.
     """
     tokens = byte_texts()
     space = tokens[ord(" ")]
@@ -74,7 +74,7 @@ def vocabulary(size: int, unused: int = 0) -> tuple[list[str], list[str]]:
 def add_vocabulary(
     writer: gguf.GGUFWriter, size: int, pre: str, add_bos: bool, unused: int = 0
 ) -> None:
-    """Write tokens, merges, the ids of the special ones and a chat template."""
+    """Write tokens, merges, the ids of the special tokens and a chat template."""
     tokens, merges = vocabulary(size, unused)
     kinds = [gguf.TokenType.NORMAL] * size
     kinds[size - unused - len(CONTROL) :] = [gguf.TokenType.CONTROL] * (unused + len(CONTROL))
@@ -95,7 +95,7 @@ def add_vocabulary(
 
 
 class Tensors:
-    """Writes random tensors; all are drawn from one generator, so a recipe gives the same file."""
+    """Writes random tensors, all from one seeded generator: a recipe always gives the same file."""
 
     def __init__(self, writer: gguf.GGUFWriter, kind: Kind, seed: int) -> None:
         self._writer = writer
@@ -103,7 +103,7 @@ class Tensors:
         self._rng = np.random.default_rng(seed)
 
     def matrix(self, name: str, rows: int, columns: int, kind: Kind | None = None) -> None:
-        """Entries of variance 1 / ``columns``: what goes in comes out with the same magnitude."""
+        """Entries of variance 1 / ``columns``, so that output and input have the same magnitude."""
         kind = self._kind if kind is None else kind
         if kind in _BLOCKS:
             data = _BLOCKS[kind](self._rng, rows, columns)
@@ -114,25 +114,25 @@ class Tensors:
         self._writer.add_tensor(f"{name}.weight", data, raw_dtype=kind)
 
     def filled(self, name: str, value: float, size: int) -> None:
-        """A vector of equal entries, in single precision as llama.cpp wants them."""
+        """A vector of equal entries, in single precision as llama.cpp requires."""
         self._writer.add_tensor(name, np.full(size, value, dtype=np.float32))
 
     def plain(self, name: str, values: NDArray[np.float32]) -> None:
-        """Given entries."""
+        """Write the given entries."""
         self._writer.add_tensor(name, np.ascontiguousarray(values, dtype=np.float32))
 
     def normal(self, *shape: int) -> NDArray[np.float32]:
-        """What :meth:`matrix` writes, to be written by :meth:`plain`: some must not be packed."""
+        """Entries as in :meth:`matrix`, for :meth:`plain`: some tensors must not be quantised."""
         return self._rng.standard_normal(shape, dtype=np.float32) / np.float32(shape[-1] ** 0.5)
 
 
 def _halves(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Half-precision numbers as the bytes that stand in a block, one row each."""
+    """Half-precision numbers as their bytes in a block, one row each."""
     return values.astype(np.float16).reshape(-1, 1).view(np.uint8)
 
 
 def _q4_0(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.uint8]:
-    """Random Q4_0 blocks: a scale and 32 numbers of 4 bits. Much faster than to quantise."""
+    """Random Q4_0 blocks: a scale and 32 numbers of 4 bits. Much faster than quantising."""
     blocks = rows * columns // 32
     # 1 to 15 around 8: the mean is 0, the variance 56 / 3.
     low, high = rng.integers(1, 16, (2, blocks, 16), dtype=np.uint8)
@@ -164,9 +164,9 @@ _BLOCKS: dict[Kind, Callable[[np.random.Generator, int, int], NDArray[np.uint8]]
 class Shape:
     """Sizes of a model.
 
-    ``sharpness`` scales the final norm, and so the logits: their standard deviation is about that.
-    1 gives flat rows (most of the vocabulary is in the nucleus), 10 peaked ones (a few tokens are,
-    as in trained models).
+    ``sharpness`` scales the final norm, and so is about the standard deviation of the logits. 1
+    gives flat rows (most of the vocabulary is in the nucleus), 10 peaked rows (only a few tokens
+    are, as in trained models).
     """
 
     layers: int
@@ -183,7 +183,7 @@ class Shape:
     rope_base: float = 10_000.0
     sharpness: float = 10.0
     unused: int = 0
-    """Control tokens beside the usual ones."""
+    """The number of control tokens besides the usual ones."""
 
     @property
     def head(self) -> int:
@@ -204,7 +204,7 @@ def add_common(writer: gguf.GGUFWriter, name: str, shape: Shape) -> None:
 
 
 def add_ends(tensors: Tensors, shape: Shape) -> None:
-    """Embedding, which is the output too, and the final norm."""
+    """The embedding, which is also the output, and the final norm."""
     tensors.matrix("token_embd", shape.vocab, shape.width, shape.embedding)
     tensors.filled("output_norm.weight", shape.sharpness, shape.width)
 
@@ -226,7 +226,7 @@ def add_feed_forward(tensors: Tensors, block: str, shape: Shape) -> None:
 
 
 def add_heads(writer: gguf.GGUFWriter, shape: Shape) -> None:
-    """Numbers of heads and how positions turn them."""
+    """The numbers of heads and the parameters of RoPE."""
     writer.add_head_count(shape.heads)
     writer.add_head_count_kv(shape.kv_heads)
     writer.add_key_length(shape.head)
@@ -258,7 +258,7 @@ def gemma3(writer: gguf.GGUFWriter, name: str, shape: Shape) -> None:
     for layer in range(shape.layers):
         block = f"blk.{layer}"
         tensors.filled(f"{block}.attn_norm.weight", 1.0, shape.width)
-        # Gemma makes embeddings large: against smaller layers, every token would follow itself.
+        # Gemma scales embeddings up: with smaller layers, every token would predict itself.
         for norm in ("post_attention_norm", "post_ffw_norm"):
             tensors.filled(f"{block}.{norm}.weight", 4.0, shape.width)
         for norm in ("attn_q_norm", "attn_k_norm"):
@@ -279,7 +279,7 @@ def add_ssm(writer: gguf.GGUFWriter, shape: Shape) -> None:
 
 
 def add_recurrence(tensors: Tensors, block: str, shape: Shape) -> None:
-    """A Mamba layer. Its decay is set, not drawn: what grows from token to token ends in NaN."""
+    """A Mamba layer. Its decay is fixed, not random: a state that grows would end in NaN."""
     inner = 2 * shape.width
     tensors.matrix(f"{block}.ssm_in", 2 * inner, shape.width)
     tensors.plain(f"{block}.ssm_conv1d.weight", tensors.normal(inner, _SSM_CONV))
@@ -294,7 +294,7 @@ def add_recurrence(tensors: Tensors, block: str, shape: Shape) -> None:
 
 
 def mamba(writer: gguf.GGUFWriter, name: str, shape: Shape) -> None:
-    """A purely recurrent model: its memory is one state a sequence, which cannot be cut."""
+    """A purely recurrent model: its memory is one state per sequence, which cannot be cut."""
     add_common(writer, name, shape)
     add_ssm(writer, shape)
     tensors = Tensors(writer, shape.kind, seed=1)
@@ -305,11 +305,11 @@ def mamba(writer: gguf.GGUFWriter, name: str, shape: Shape) -> None:
 
 
 def jamba(writer: gguf.GGUFWriter, name: str, shape: Shape) -> None:
-    """A hybrid: recurrent layers and attention in turn."""
+    """A hybrid model with alternating recurrent and attention layers."""
     add_common(writer, name, shape)
     add_ssm(writer, shape)
     add_heads(writer, replace(shape, kv_heads=0))
-    # No heads for keys and values is how a recurrent layer is recognised.
+    # llama.cpp recognises a recurrent layer by its lack of key-value heads.
     kv_heads = [0 if layer % 2 == 0 else shape.kv_heads for layer in range(shape.layers)]
     writer.add_head_count_kv(kv_heads)
     tensors = Tensors(writer, shape.kind, seed=1)
@@ -340,7 +340,7 @@ _SMALL = Shape(
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is made, and what for."""
+    """How a model is made, and its purpose."""
 
     architecture: str
     build: Callable[[gguf.GGUFWriter, str, Shape], None]
@@ -365,7 +365,7 @@ RECIPES = {
     ),
     "llama-1b": Recipe(
         "llama", llama,
-        # Q6_K is what llama.cpp makes of an embedding that is the output too.
+        # llama.cpp quantises an embedding that is also the output to Q6_K.
         Shape(layers=16, width=2048, hidden=8192, heads=32, kv_heads=8, vocab=128_256,
               context=131_072, kind=Kind.Q4_0, embedding=Kind.Q6_K, rope_base=500_000.0),
         "Llama-3.2-1B's shape in Q4_0 (0.7 GB)",
@@ -392,7 +392,7 @@ RECIPES = {
 
 
 def make(name: str, folder: Path = OUT, *, force: bool = False) -> Path:
-    """Return the file of a model, made now unless it is there.
+    """Return the file of a model, and make it first unless it exists.
 
     Raises:
         KeyError: there is no such recipe.
@@ -414,23 +414,23 @@ def make(name: str, folder: Path = OUT, *, force: bool = False) -> Path:
 
 
 def resolve(text: str) -> Path:
-    """Return the file that a benchmark's option means: a recipe's name or the path of a GGUF."""
+    """Return the file for a benchmark's option: a recipe's name or the path of a GGUF."""
     path = make(text) if text in RECIPES else Path(text).resolve()
     if not path.is_file():
         raise SystemExit(f"{text} is neither a GGUF file nor one of: {', '.join(RECIPES)}")
     return path
 
 
-# --- what came out ------------------------------------------------------------------------------
+# --- checks -------------------------------------------------------------------------------------
 
 _TEXT = "The river is wide, and 12 otters (some of them small) live on its other side.\n"
 
 
 def check(path: Path) -> dict[str, Any]:
-    """Load a file, tokenise, let it write greedily from the text; return what its rows are like.
+    """Load a file, tokenise a text and continue it greedily; return statistics of the rows.
 
     Raises:
-        SystemExit: the text does not come back from its tokens, or a logit is not finite.
+        SystemExit: detokenising does not give the text back, or a logit is not finite.
     """
     import ctypes
 

@@ -1,11 +1,11 @@
-"""What the choice of slots costs and saves, counted with the scheduler alone: no model, no clock.
+"""Counts costs and savings of the choice of slots, with the scheduler alone: no model, no clock.
 
     python benchmarks/placement.py
 
-Eight slots, so many streams at once, answers of 20 to 120 tokens, 20,000 steps. llama.cpp computes
-rows together that stand in neighbouring slots, so the fewer calls a step is, the better; and what a
-slot holds of a prompt is not computed again. A conversation that gets longer than 1,500 tokens is
-cut down to its beginning, as clients do.
+Eight slots, a given number of streams at once, answers of 20 to 120 tokens, 20,000 steps. llama.cpp
+computes tokens of neighbouring slots together, so fewer calls per step are better. The part of a
+prompt that a slot holds is not computed again. A conversation that exceeds 1,500 tokens is
+truncated to its beginning, as clients do.
 """
 
 from __future__ import annotations
@@ -56,21 +56,21 @@ class Turn:
 
 @dataclass
 class Played:
-    """A scheduler at work, and what was counted."""
+    """A running scheduler and its counts."""
 
     talks: int
     streams: int
     chance: random.Random
     scheduler: Scheduler[Turn] = field(default_factory=lambda: Scheduler(SLOTS, 512))
     said: dict[int, list[int] | None] = field(default_factory=dict)
-    """Of each conversation; None while it waits for an answer."""
+    """The tokens of each conversation; None while it waits for an answer."""
     requests: int = 0
     counts: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("steps", "calls", "copies", "prompt", "computed"), 0)
     )
 
     def ask(self) -> None:
-        """Let somebody speak, if one drawn at random is not waiting for an answer."""
+        """Submit a turn of a random conversation unless it is waiting for an answer."""
         self.requests += 1
         talk = self.chance.randrange(self.talks) if self.talks else self.requests
         said = self.said.get(talk, [])
@@ -115,7 +115,7 @@ class Played:
 
 
 def play(talks: int, streams: int) -> dict[str, int]:
-    """Return what is counted with so many conversations (0: only new ones) and streams at once."""
+    """Return the counts for ``talks`` conversations (0: only new ones) and ``streams`` streams."""
     played = Played(talks, streams, random.Random(1))
     for _ in range(STEPS):
         running = len(played.scheduler.running) + len(played.scheduler.waiting)

@@ -1,4 +1,4 @@
-"""What all benchmarks share: the machine in words, a table on the screen, a JSON file."""
+"""Helpers of all benchmarks: a description of the machine, a printed table, a JSON file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def cpu_name() -> str:
-    """The processor's own name where the system tells it."""
+    """The name of the processor, if the system provides it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -23,12 +23,12 @@ def cpu_name() -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """A description of the machine that was measured."""
     return {"cpu": cpu_name(), "cores": os.cpu_count(), "system": platform.system()}
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print a Markdown table, so that it can go into README.md as it is."""
+    """Print a Markdown table that can be pasted into README.md."""
     print(f"\n{title}\n")
     print("| " + " | ".join(columns) + " |")
     print("|" + "|".join("---" if i == 0 else "--:" for i in range(len(columns))) + "|")
@@ -45,17 +45,17 @@ def _cell(value: Any) -> str:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which ``share`` (0 to 1) of the values lie."""
+    """The value below which a ``share`` (0 to 1) of the values is."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:
-    """Every benchmark can write its figures to a file."""
+    """Add the option to write the figures to a file."""
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures as JSON")
 
 
 def write_json(path: Path | None, content: dict[str, Any]) -> None:
-    """Write the figures, with the machine that they were measured on."""
+    """Write the figures with a description of the measured machine."""
     if path is not None:
         path.write_text(json.dumps({"machine": machine(), **content}, indent=2) + "\n")

@@ -1,14 +1,14 @@
-"""The sampler beside two plain SIMD passes, llama.cpp's chain and NumPy, all in one run.
+"""Compares the sampler with two plain SIMD passes, llama.cpp's chain and NumPy, in one run.
 
     python benchmarks/sampler.py                     # the tables
     python benchmarks/sampler.py --plot sampler.png  # time against the size of the vocabulary
 
-Rows change with every call (eight of a kind, in turn), as they do in an engine: a processor learns
-the branches that a single row makes. Each figure is the best of several rounds. The limit is
+Rows change with every call (eight of a kind, in turn), as in an engine: with a single row, the
+processor would learn its branches. Each figure is the best of several rounds. The limit is
 ``limit.c``, compiled here for each instruction set; it needs a C compiler.
 
-The answers are checked before they are timed: kept set and probabilities against llama.cpp's chain,
-log-probabilities against NumPy in double precision, the same tokens from every instruction set.
+Results are checked before timing: kept set and probabilities against llama.cpp's chain,
+log-probabilities against NumPy in double precision, and the same tokens from every instruction set.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32
 
 
 def make_rows(kind: str, n: int) -> list[Row]:
-    """``peaked``: a few tokens hold the mass, as in trained models; ``flat``: tens of thousands."""
+    """``peaked``: a few tokens are likely, as in trained models; ``flat``: tens of thousands."""
     rng = np.random.default_rng(n)
     rows = []
     for _ in range(ROWS):
@@ -64,7 +64,7 @@ def make_rows(kind: str, n: int) -> list[Row]:
 
 
 def seen_tokens(n: int, count: int) -> list[int]:
-    """Different tokens, spread over the vocabulary."""
+    """Distinct tokens, spread over the vocabulary."""
     chosen: list[int] = np.random.default_rng(count).choice(n, count, replace=False).tolist()
     return chosen
 
@@ -98,7 +98,7 @@ class Limit:
         self.fill.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int32]
 
     def times(self, rows: list[Row]) -> tuple[float, float]:
-        """Microseconds of the two passes, without what calling a C function from here takes."""
+        """Microseconds of the two passes, without the cost of calling a C function from Python."""
         short = [row[:16] for row in rows]
         call_max, call_exp = self._call_times(short)
         whole_max, whole_exp = self._call_times(rows)
@@ -136,7 +136,7 @@ class Chain:
             lc.llama_sampler_accept(self._chain, token)
 
     def sample(self, row: Row) -> int:
-        """Draw; the candidates are left in ``data``."""
+        """Sample; the candidates are left in ``data``."""
         n = len(row)
         self._fill(self.data.ctypes.data, row.ctypes.data, n)
         pointer = ctypes.cast(self.data.ctypes.data, ctypes.POINTER(lc.llama_token_data))
@@ -156,7 +156,7 @@ class Chain:
 
 
 def numpy_sample(row: Row, seen: NDArray[np.int64], rng: np.random.Generator) -> int:
-    """How one writes it in NumPy."""
+    """The usual way to write it in NumPy."""
     logits = row.copy()
     l = logits[seen]  # noqa: E741
     logits[seen] = np.where(l <= 0, l * np.float32(1.1), l / np.float32(1.1)) - np.float32(0.5)
@@ -173,7 +173,7 @@ def numpy_sample(row: Row, seen: NDArray[np.int64], rng: np.random.Generator) ->
 
 
 def best(call: Callable[[Any], Any], arguments: list[Any], rounds: int = 12) -> float:
-    """Microseconds of a call: the best round, each over the arguments in turn."""
+    """Microseconds per call in the best round; each round uses all arguments in turn."""
     for argument in arguments:
         call(argument)
     times = []
@@ -200,7 +200,7 @@ def sampler(n: int, isa: str, seen: list[int], **fields: Any) -> Sampler:
 
 
 def check(n: int, rows: list[Row], limit: Limit) -> None:
-    """End with an error unless ours and theirs say the same."""
+    """End with an error unless our results equal those of the others."""
     seen = seen_tokens(n, 64)
     samplers = {isa: sampler(n, isa, seen) for isa in instruction_sets()}
     chain = Chain(n, limit.fill, seen)
@@ -234,7 +234,7 @@ def check(n: int, rows: list[Row], limit: Limit) -> None:
 
 
 def masks(n: int) -> dict[str, NDArray[np.uint32]]:
-    """Bitmasks as grammars give them: nearly everything (in a string), half, and very few."""
+    """Masks as grammars give them: nearly all tokens (in a string), half, and very few."""
     words = (n + 31) // 32
     rng = np.random.default_rng(3)
     few = np.zeros(words, dtype=np.uint32)
@@ -273,12 +273,12 @@ def measure(n: int, isa: str, plain: Limit, fused: Limit | None) -> Iterator[dic
 
 
 def small_calls(isa: str) -> dict[str, float]:
-    """Calls from Python where the call itself counts."""
+    """Calls from Python whose overhead matters."""
     rows = [row[:1000].copy() for row in make_rows("flat", 32_000)]
     one = Sampler(1000, SamplingParams(temperature=TEMPERATURE, top_p=TOP_P, seed=1), isa=isa)
     rng = np.random.default_rng(5)
     stops = [bytes(rng.integers(97, 105, 20, dtype=np.uint8)) for _ in range(16)]
-    # Letters that the stops are made of: every one of them is followed all the time.
+    # Letters of which the stop strings consist, so that each one is always being matched.
     tokens = [bytes(rng.integers(97, 105, 5, dtype=np.uint8)) for _ in range(64)]
     stream = TextStream(stops)
     text = "".join(stream.feed(token) for token in tokens * 50)
@@ -297,7 +297,7 @@ COLUMNS = [
 
 
 def table_row(f: dict[str, Any]) -> list[Any]:
-    """The figures as the table shows them."""
+    """The figures in the order of the table's columns."""
     passes, ours = f["max pass"] + f["exp pass"], f["ours"]
     return [
         f["n"], f["isa"], f["rows"], passes, ours, ours / passes, f["llama.cpp"],

@@ -1,22 +1,22 @@
-"""Throughput and latency over HTTP, beside a bare ``llama_decode`` loop of the same run.
+"""Throughput and latency over HTTP, compared with a bare ``llama_decode`` loop of the same run.
 
     python benchmarks/server.py                                # throughput on the starter model
     python benchmarks/server.py --models tiny-peaked,tiny-flat --streams 1,4,8,16 --plot http.png
     python benchmarks/server.py --case prefix,pace             # other cases, see cases.py
     python benchmarks/server.py --case all --quick             # does everything work?
 
-A model is a path, ``starter``, or one of those that ``models.py`` makes.
+A model is a path, ``starter``, or the name of a model of ``models.py``.
 
-Throughput: for each number of streams, that many clients send a request each at once and read their
+Throughput: for each number of streams, that many clients each send a request at once and read their
 answer token by token; temperature 0.7, exact top_p 0.95, no end before the last token. The prompts
-are new ones, so that nobody is spared their computation. The bare loop and the servers take turns,
-each figure is the best of ``--repeat`` rounds. llama-cpp-python's server is measured too where its
-extras are installed (``pip install 'llama-cpp-python[server]'``), and llama.cpp's with
+are new, so that every server must compute them. The bare loop and the servers take turns, and each
+figure is the best of ``--repeat`` rounds. llama-cpp-python's server is also measured if its extras
+are installed (``pip install 'llama-cpp-python[server]'``), and llama.cpp's with
 ``--llama-server PATH``.
 
-Each stream must bring exactly the tokens that were asked for, a usage chunk and ``[DONE]``, or the
-benchmark ends with an error. Before anything is timed, greedy streams side by side are compared
-with the text that one gives alone; a difference is told (a larger batch may round differently).
+Each stream must deliver exactly the requested number of tokens, a usage chunk and ``[DONE]``, or
+the benchmark ends with an error. Before timing, simultaneous greedy streams are compared with the
+text of a single stream; a difference is reported (a larger batch may round differently).
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def check(server: Program, prompt: str, tokens: int, streams: int) -> None:
     beside = read_all(server, [body] * streams)
     completed(alone + beside, tokens)
     if any(reading.text() != alone[0].text() for reading in beside):
-        # Sums of a larger batch may round differently; on a model whose best two tokens are that
-        # close, this is no error, but it should be seen.
+        # A larger batch may round differently. If the two best tokens are that close, a difference
+        # is no error, but it should be visible.
         print("note: a greedy answer differs beside others", file=sys.stderr)
 
 
@@ -56,7 +56,7 @@ def measure(server: Program, prompts: Prompts, streams: int, tokens: int) -> dic
     """One round over HTTP."""
     body = {**server.exact, "max_tokens": tokens, **(USAGE if server.says_usage else {})}
     came, prompt_tokens = 0, PROMPT_TOKENS
-    while came == 0:  # where an answer may end at once, all of them may
+    while came == 0:  # if a server's answers may end at once, all of them may
         bodies = [{**body, "prompt": prompts.text(PROMPT_TOKENS)} for _ in range(streams)]
         readings = read_all(server, bodies)
         if server.says_usage:
@@ -86,7 +86,7 @@ def _times(readings: list[Reading]) -> dict[str, float]:
 
 
 def start_servers(stack: ExitStack, load: Load, options: argparse.Namespace) -> list[Program]:
-    """Start everything that is to be compared."""
+    """Start all programs to be compared."""
     servers: list[Program] = [stack.enter_context(OffGrid(load, options.program))]
     if options.llama_server:
         servers.append(stack.enter_context(LlamaServer(load, options.llama_server)))
@@ -153,7 +153,7 @@ def throughput(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def plot(path: Path, figures: list[dict[str, Any]]) -> None:
-    """Tokens per second and time to first token against the number of streams, a row a model."""
+    """Tokens per second and time to first token against the number of streams, a row per model."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -226,7 +226,7 @@ def main() -> None:
             result = CASES[name](Setup(path, options))
             print_table(f"{result.title} ({path.stem})", result.columns, result.rows)
             results.append({"case": name, "model": path.stem, **result.figures})
-            # Written as they come: the last case may take an hour.
+            # Write the results after each case: the last one may take an hour.
             write_json(options.json, {"rounds": options.repeat, "rows": rows, "cases": results})
     write_json(options.json, {"rounds": options.repeat, "rows": rows, "cases": results})
     if options.plot:

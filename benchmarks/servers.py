@@ -1,4 +1,4 @@
-"""The programs that the benchmarks compare, each in a process of its own."""
+"""The programs that the benchmarks compare, each in a separate process."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ _START_SECONDS = 600.0
 
 
 class Program:
-    """A server for one model. Use it in ``with``; leaving that ends it.
+    """A server for one model, as a context manager that ends it.
 
     Attributes:
-        name: what the tables call it.
-        port: where it listens.
-        exact: fields that make this server draw with temperature 0.7 and exact top_p 0.95 and go
-            on to the last token.
-        says_usage: whether its streams end with the numbers of tokens.
+        name: its name in the tables.
+        port: the port on which it listens.
+        exact: fields that make this server sample with temperature 0.7 and exact top_p 0.95 and
+            continue to the last token.
+        says_usage: whether its streams end with the token counts.
     """
 
     name = ""
@@ -64,7 +64,7 @@ class Program:
         self.close()
 
     def close(self) -> None:
-        """Stop it as Ctrl-C does, and by force when that does not help."""
+        """Stop it as Ctrl-C does, and by force if that fails."""
         self.process.terminate()
         try:
             self.process.wait(timeout=60)
@@ -90,7 +90,7 @@ class Program:
         self.ask("/v1/completions", {"prompt": "x", "max_tokens": 2})
 
     def resident(self) -> dict[str, int]:
-        """Bytes in memory: of the server's own process, and of all that it has started."""
+        """Resident bytes of the server's process, and of all processes that it has started."""
         own = psutil.Process(self.process.pid)
         workers = sum(child.memory_info().rss for child in own.children(recursive=True))
         return {"server": own.memory_info().rss, "workers": workers}
@@ -101,7 +101,7 @@ class Program:
             if self.process.poll() is not None:
                 raise SystemExit(f"{self.name} ended with status {self.process.returncode}")
             try:
-                # llama-server listens before its model is loaded, and says 503 until then.
+                # llama-server listens before its model is loaded, and returns 503 until then.
                 connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
                 connection.request("GET", "/v1/models")
                 ready = connection.getresponse().status == 200
@@ -120,10 +120,10 @@ class OffGrid(Program):
 
     Args:
         load: model and sizes.
-        program: how it is called; the installed program when empty.
+        program: the command; the installed program if empty.
         queue_size: requests that may wait.
-        flags: more of them; the last of two of a name counts.
-        stderr: where its log goes.
+        flags: more flags; of two with the same name the last one counts.
+        stderr: target of its log.
     """
 
     name = "OffGrid"
@@ -147,7 +147,7 @@ class OffGrid(Program):
         environ = {k: v for k, v in os.environ.items() if not k.startswith("OFFGRID_")}
         environ["PYTHONUNBUFFERED"] = "1"
         self.lines: list[tuple[float, str]] = []
-        """What it has printed, and when."""
+        """Its output with the time of each line."""
         self._printed = threading.Condition()
         super().__init__(
             command, Path(load.path).stem, 0, stdout=subprocess.PIPE, stderr=stderr, text=True,
@@ -168,7 +168,7 @@ class OffGrid(Program):
             self._printed.notify_all()
 
     def wait_line(self, pattern: str) -> tuple[float, str]:
-        """Return the first line that holds a pattern, and when it was printed."""
+        """Return the time and the text of the first line that matches a pattern."""
         seen = 0
         with self._printed:
             while True:
@@ -186,7 +186,7 @@ def _offgrid(program: str) -> list[str]:
     if program:
         words = shlex.split(program)
         return [sys.executable if words[0] == "python" else words[0], *words[1:]]
-    # "python -m" would find the source tree in the current folder, not what is installed.
+    # "python -m" would use the source tree in the current folder, not the installed package.
     found = shutil.which("offgrid", path=sysconfig.get_path("scripts"))
     if found is None:
         raise SystemExit("offgrid is not installed here: pip install '.[test]', or use --program")
@@ -197,7 +197,7 @@ class LlamaServer(Program):
     """llama.cpp's own server."""
 
     name = "llama-server"
-    # Its chain is told what the OpenAI API defines: temperature first, then top_p and nothing else.
+    # Its chain is set to the OpenAI API's definition: temperature first, then top_p, nothing else.
     exact: ClassVar[dict[str, Any]] = {
         "temperature": 0.7, "top_p": 0.95, "top_k": 0, "min_p": 0.0, "ignore_eos": True,
         "samplers": ["temperature", "top_p"],
@@ -220,7 +220,7 @@ class LlamaCppPython(Program):
 
     name = "llama-cpp-python"
     says_usage = False
-    # It has no ignore_eos: its speed is that of the tokens which came.
+    # It has no ignore_eos, so its speed is calculated from the received tokens.
     exact: ClassVar[dict[str, Any]] = {
         "temperature": 0.7, "top_p": 0.95, "top_k": 0, "min_p": 0.0, "repeat_penalty": 1.0,
     }  # fmt: skip
@@ -230,7 +230,7 @@ class LlamaCppPython(Program):
         command = [
             sys.executable, "-m", "llama_cpp.server", "--model", load.path, "--port", str(port),
             "--n_ctx", str(load.ctx_size), "--n_batch", str(load.batch_size),
-            # Else each new request ends the one that runs.
+            # Otherwise each new request ends the running one.
             "--interrupt_requests", "false",
             *(["--n_threads", str(load.threads)] if load.threads else []),
         ]  # fmt: skip
@@ -240,7 +240,7 @@ class LlamaCppPython(Program):
 
     @staticmethod
     def missing() -> list[str]:
-        """The modules that it needs and that are not installed."""
+        """The required modules that are not installed."""
         needed = ("fastapi", "uvicorn", "sse_starlette", "starlette_context", "pydantic_settings")
         return [name for name in needed if importlib.util.find_spec(name) is None]
 

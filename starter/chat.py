@@ -1,7 +1,7 @@
-"""The chat template, and how a conversation becomes training text.
+"""The chat template, and the conversion of a conversation to training text.
 
-The very template that is written into the GGUF renders the training prompts, so that the model
-sees in use what it saw in training.
+The template in the GGUF also renders the training prompts, so that the model gets the same format
+in use as in training.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def render(sample: dict[str, Any], *, prompt_only: bool = False) -> str:
 
     Args:
         sample: ``{"text": ...}`` for plain text, else ``{"messages": [...], "tools": [...]}``.
-        prompt_only: leave out the last answer and ask for it instead.
+        prompt_only: replace the last answer by the generation prompt.
     """
     if "text" in sample:
         return str(sample["text"]) + END_OF_TEXT

@@ -1,4 +1,4 @@
-"""The corpus: conversations and short texts, made by chance from our own sentences.
+"""The corpus: random conversations and short texts from our own sentences.
 
 ``samples(seed)`` is an endless stream of dicts: ``kind`` and either ``text`` or ``messages`` (and
 ``tools``). The same seed gives the same stream. All words in it were written for this project.
@@ -58,7 +58,7 @@ def maybe_system(rng: random.Random) -> str | None:
 
 
 def vary(rng: random.Random, text: str) -> str:
-    """What people do to their questions: case, full stops, please."""
+    """Vary a question as people do: case, full stops, "please"."""
     roll = rng.random()
     if roll < 0.12:
         text = text[0].lower() + text[1:]
@@ -190,7 +190,7 @@ def echo(rng: random.Random) -> Sample:
 
 
 def memory(rng: random.Random) -> Sample:
-    """Something said in the first turn is asked for in a later one."""
+    """A later turn asks about something said in the first turn."""
     name, city, hobby, job = (rng.choice(x) for x in (NAMES, CITIES, HOBBIES, JOBS))
     said, asked, answer = rng.choice((
         (f"My name is {name}.", "What is my name?", f"Your name is {name}."),
@@ -220,7 +220,7 @@ KINDS: list[tuple[float, Callable[[random.Random], Sample]]] = [
 
 
 def samples(seed: int) -> Iterator[Sample]:
-    """Yield samples for ever."""
+    """Yield samples without end."""
     rng = random.Random(seed)
     weights = [weight for weight, _ in KINDS]
     makers = [maker for _, maker in KINDS]

@@ -1,8 +1,8 @@
-"""Measures the exported model as OffGrid serves it, on samples of a seed that it never trained on.
+"""Measures the exported model as OffGrid serves it, on samples of a seed not used in training.
 
-The corpus is made by chance from few words, so another seed repeats much of the training text. Each
-figure is therefore given twice: for all samples, and for the *new* ones only, whose conversation up
-to the answer (of a sum: its two numbers) occurs nowhere in the training corpus.
+The corpus is random but uses few words, so another seed repeats much of the training text. Each
+figure is therefore given twice: for all samples, and for only the *new* ones. In a new sample, the
+conversation up to the answer (for a sum: its two numbers) is not in the training corpus.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from offgrid.store.catalogue import STARTER_PATH
 
 TRAINING_SEED = 11611
 HELD_OUT_SEED = TRAINING_SEED + 1
-"""Both as in train.py, which is not imported: it needs torch."""
+"""Both equal those in train.py, which is not imported because it needs torch."""
 PARALLEL = 16
 """Conversations that the server answers at once."""
 
@@ -52,9 +52,9 @@ Check = Callable[[str], bool]
 
 @dataclass(frozen=True)
 class Case:
-    """A conversation to be answered, and what a right reply is in each row of the table.
+    """A conversation to be answered, and the check of the answer for each row of the table.
 
-    ``None`` in place of a check: that the model ended its reply by itself.
+    ``None`` instead of a check stands for the check that the model ended its answer by itself.
     """
 
     sample: Sample
@@ -64,17 +64,17 @@ class Case:
 
 
 class Table:
-    """The figures by row: of all samples, and of the new ones."""
+    """The figures by row, for all samples and for the new ones."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[tuple[float, float, bool]]] = {}
 
     def add(self, row: str, value: float, weight: float, new: bool) -> None:
-        """Add one sample's mean ``value`` over ``weight`` things."""
+        """Add one sample's mean ``value`` over ``weight`` items."""
         self._values.setdefault(row, []).append((value, weight, new))
 
     def rows(self) -> list[Json]:
-        """Return name, figures and sample counts. Of perplexities the values are mean losses."""
+        """Return name, figures and sample counts. Values of perplexity rows are mean losses."""
         result = []
         for name, values in self._values.items():
             row: Json = {"name": name}
@@ -88,11 +88,11 @@ class Table:
         return result
 
 
-# --- what was trained on ----------------------------------------------------------------------
+# --- the training corpus ----------------------------------------------------------------------
 
 
 def prefix_keys(sample: Sample) -> Iterator[int]:
-    """Yield a hash of the sample's text up to each of its messages; the last is of all of it."""
+    """Yield a hash of the sample's text up to each message; the last covers the whole text."""
     contents = [sample["text"]] if "text" in sample else [m["content"] for m in sample["messages"]]
     names = tuple(tool["function"]["name"] for tool in sample.get("tools", ()))
     for end in range(1, len(contents) + 1):
@@ -100,7 +100,7 @@ def prefix_keys(sample: Sample) -> Iterator[int]:
 
 
 def training_keys(count: int) -> set[int]:
-    """Return the keys of the training corpus: of conversations, and of sums such as ``2 + 3``."""
+    """Return the keys of the training corpus, for conversations and for sums such as ``2 + 3``."""
     keys: set[int] = set()
     for sample in islice(samples(TRAINING_SEED), count):
         keys.update(prefix_keys(sample))
@@ -117,12 +117,12 @@ def training_keys(count: int) -> set[int]:
 
 
 def losses(model: Model, ids: np.ndarray) -> np.ndarray:
-    """Return the negative logarithm of each token's probability, from the second on."""
+    """Return the negative logarithm of the probability of each token from the second on."""
     result = np.empty(len(ids) - 1)
     for start in range(0, len(result), model.batch.capacity):
         chunk = ids[start : min(start + model.batch.capacity, len(result))]
         model.batch.clear()
-        # One by one: the logits of every position are wanted.
+        # Added one by one, to get the logits of every position.
         indices = [model.batch.add(0, start + i, chunk[i : i + 1], True) for i in range(len(chunk))]
         model.decode()
         for i, index in enumerate(indices):
@@ -135,7 +135,7 @@ def losses(model: Model, ids: np.ndarray) -> np.ndarray:
 
 
 def in_answer(model: Model, ids: np.ndarray) -> np.ndarray:
-    """Return of each token whether it belongs to an answer, the end of turn included."""
+    """Return for each token whether it belongs to an answer, including the end of turn."""
     begin = model.tokenize([Part(ANSWER, True)])
     end = model.tokenize([Part(END_OF_TURN, True)])[0]
     mask, inside = np.zeros(len(ids), dtype=bool), False
@@ -166,7 +166,7 @@ def measure_perplexity(path: Path, keys: set[int], seed: int, count: int, table:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop what llama.cpp writes to standard error while it loads."""
+    """Discard llama.cpp's output to standard error while it loads."""
     saved = os.dup(2)
     with open(os.devnull, "wb") as nothing:
         os.dup2(nothing.fileno(), 2)
@@ -181,7 +181,7 @@ def quiet() -> Iterator[None]:
 
 
 def arithmetic_cases(rng: random.Random, keys: set[int], count: int) -> Iterator[Case]:
-    """One-digit and two-digit numbers: ``count`` pairs by chance, and as many new pairs if any."""
+    """One-digit and two-digit numbers: ``count`` random pairs, and as many new pairs if any."""
     for digits, numbers in (("one", range(10)), ("two", range(10, 100))):
         for sign in "+-*":
             pairs = [
@@ -199,12 +199,12 @@ def arithmetic_cases(rng: random.Random, keys: set[int], count: int) -> Iterator
 
 
 def exact(row: str, *answers: str) -> dict[str, Check]:
-    """The reply is one of these, word for word."""
+    """Check that the answer is exactly one of these."""
     return {row: lambda text: text in answers}
 
 
 def call_checks(right: Json, suffix: str = "") -> dict[str, Check]:
-    """The reply is one tool call: it parses, has the right name, has the right arguments."""
+    """Check for one tool call: it parses, has the right name and the right arguments."""
 
     def call(text: str) -> Json:
         match = re.fullmatch(r"\s*<tool_call>(.*)</tool_call>\s*", text, re.DOTALL)
@@ -224,7 +224,7 @@ def call_checks(right: Json, suffix: str = "") -> dict[str, Check]:
 
 
 def json_checks(right: Json) -> dict[str, Check]:
-    """The reply parses; it has the right keys and values, or a list as long as asked."""
+    """Check for the right keys and values, or for a list of the right length without repeats."""
     key, values = next(iter(right.items()))
     if not isinstance(values, list):
         return {
@@ -241,7 +241,7 @@ def json_checks(right: Json) -> dict[str, Check]:
 
 
 def parse(text: str) -> Json:
-    """Return the JSON object, an empty one if the text is not one."""
+    """Return the JSON object, or an empty one if the text is not an object."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -250,7 +250,7 @@ def parse(text: str) -> Json:
 
 
 def checks_of(sample: Sample) -> dict[str, Check]:
-    """What a right answer to a sample of the corpus is; empty where that cannot be said."""
+    """The checks of an answer to a sample of the corpus; empty if it cannot be checked."""
     kind, last = sample["kind"], sample.get("messages", [{}])[-1]
     right = last.get("content", "")
     if kind == "tool":
@@ -272,7 +272,7 @@ def checks_of(sample: Sample) -> dict[str, Check]:
 
 
 def corpus_cases(keys: set[int], seed: int, count: int) -> Iterator[Case]:
-    """Held-out samples of the kinds whose answers can be checked, ``count`` a row."""
+    """Held-out samples whose answers can be checked, ``count`` per row."""
     found: Counter[str] = Counter()
     for sample in islice(samples(seed), 100 * count):
         checks = checks_of(sample)
@@ -304,7 +304,7 @@ def unknown_tool_cases(rng: random.Random, count: int) -> Iterator[Case]:
 
 
 def ending_cases(keys: set[int], seed: int, count: int) -> Iterator[Case]:
-    """Conversations of all kinds, each answered twice; only their ends are looked at."""
+    """Conversations of all kinds, each answered twice; only the ends are checked."""
     chats = (sample for sample in samples(seed) if "messages" in sample)
     for sample in islice(chats, count):
         for name, temperature in (("greedy", 0.0), ("temperature 0.7", 0.7)):
@@ -313,7 +313,7 @@ def ending_cases(keys: set[int], seed: int, count: int) -> Iterator[Case]:
 
 
 def is_new(sample: Sample, keys: set[int]) -> bool:
-    """Whether the conversation up to the last answer is not in the training corpus."""
+    """Whether the training corpus lacks the conversation up to the last answer."""
     *_, prompt, _ = prefix_keys(sample)
     return prompt not in keys
 
@@ -322,16 +322,16 @@ def is_new(sample: Sample, keys: set[int]) -> bool:
 
 
 class Client:
-    """Asks a running server."""
+    """Sends requests to a running server."""
 
     def __init__(self, server: Server, model: str) -> None:
         self._address, self._model = ("127.0.0.1", server.port), model
 
     def ask(self, case: Case) -> tuple[str, bool]:
-        """Return the reply and whether the model ended it.
+        """Return the answer and whether the model ended it.
 
-        Prompts with tools go to the text endpoint, rendered with the template that the model file
-        carries: the chat endpoint takes a reply apart, and the checks want it as it was written.
+        Prompts with tools are rendered with the template of the model file and sent to the text
+        endpoint: the chat endpoint splits an answer into parts, but the checks need its raw text.
         """
         body: Json = {"model": self._model, "temperature": case.temperature, "seed": 1}
         if case.sample.get("tools"):
@@ -351,7 +351,7 @@ class Client:
 
 
 def measure_replies(path: Path, cases: list[Case], table: Table, show: bool) -> None:
-    """Start a server, let it answer all cases, check the replies."""
+    """Start a server, let it answer all cases, and check the answers."""
     with tempfile.TemporaryDirectory() as empty:
         flags = {
             "port": 0, "models_dir": empty, "default_model": str(path), "parallel": PARALLEL,

@@ -18,12 +18,12 @@ NAMES = {
     "attn_norm": "attn_norm", "q": "attn_q", "k": "attn_k", "v": "attn_v", "o": "attn_output",
     "ffn_norm": "ffn_norm", "gate": "ffn_gate", "up": "ffn_up", "down": "ffn_down",
 }  # fmt: skip
-"""This project's names of a block's parts, and llama.cpp's."""
+"""This project's names for the parts of a block, and llama.cpp's."""
 DESTINATION = Path(__file__).parent.parent / "offgrid" / "models" / "offgrid-starter.gguf"
 
 
 def add_metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:
-    """Sizes and what the model is."""
+    """Write the sizes and the description of the model."""
     writer.add_name("OffGrid Starter")
     writer.add_description("Tiny demonstration model of OffGrid LLM; see offgrid/models/README.md")
     writer.add_license("MIT")
@@ -41,7 +41,7 @@ def add_metadata(writer: gguf.GGUFWriter, shape: Shape) -> None:
 
 
 def add_tokenizer(writer: gguf.GGUFWriter) -> None:
-    """Vocabulary, merges and the chat template."""
+    """Write the vocabulary, the merges and the chat template."""
     content = json.loads((OUT / "tokenizer.json").read_text())
     special = {token["content"] for token in content["added_tokens"]}
     vocabulary = dict(content["model"]["vocab"])
@@ -67,7 +67,7 @@ def add_tokenizer(writer: gguf.GGUFWriter) -> None:
 
 
 def add_weights(writer: gguf.GGUFWriter, weights: dict[str, torch.Tensor]) -> None:
-    """All tensors under llama.cpp's names."""
+    """Write all tensors under llama.cpp's names."""
     for name, tensor in weights.items():
         parts = name.split(".")
         if parts[0] == "embed":

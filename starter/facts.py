@@ -1,6 +1,6 @@
 """Questions and answers: about OffGrid, about the world, and small talk.
 
-Each entry is (ways to ask, right answers). Every answer fits every question of its entry.
+Each entry is (questions, answers). Every answer fits every question of its entry.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The model: a small Llama, written out."""
+"""The model: a small Llama, implemented in full."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the network. ``context`` is what the GGUF promises, in tokens."""
+    """Sizes of the network. ``context`` is the context length in the GGUF, in tokens."""
 
     vocab: int = 2048
     width: int = 192
@@ -45,13 +45,13 @@ def rope_table(shape: Shape, length: int, device: torch.device) -> tuple[Tensor,
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate neighbouring pairs: the layout that llama.cpp expects of the ``llama`` architecture."""
+    """Rotate neighbouring pairs: llama.cpp's layout for the ``llama`` architecture."""
     even, odd = x[..., 0::2], x[..., 1::2]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
 
 class Block(nn.Module):
-    """Attention and a gated feed-forward, each behind a norm."""
+    """Attention and a gated feed-forward, each after a norm."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()

@@ -62,12 +62,12 @@ def _tell(rng: random.Random, cast: dict[str, str]) -> str:
     for _ in range(rng.choice((1, 1, 2))):
         sentences += rng.sample(EVENTS, 1) + rng.sample(MIDDLES, rng.randint(1, 3))
     sentences.append(rng.choice(ENDINGS))
-    # No sentence twice.
+    # Use no sentence twice.
     return _articles(" ".join(dict.fromkeys(sentences)).format(**cast))
 
 
 def _articles(text: str) -> str:
-    """An otter, a fox."""
+    """Correct the articles: an otter, a fox."""
     return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
 
 

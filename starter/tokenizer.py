@@ -1,4 +1,4 @@
-"""Trains the byte-level BPE tokenizer on the corpus."""
+"""Trains the byte-level BPE tokeniser on the corpus."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ VOCAB_SIZE = 2048
 CONTROL = [END_OF_TEXT, "<|im_start|>", END_OF_TURN]
 TAGS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
 PRE = "qwen2"
-"""llama.cpp's name of the pre-tokenizer below (``tokenizer.ggml.pre``). Its digits stand alone,
-which is what makes sums learnable."""
+"""llama.cpp's name for the pre-tokeniser below (``tokenizer.ggml.pre``). It makes each digit a
+separate token, which makes sums learnable."""
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -31,7 +31,7 @@ def _texts(seed: int, count: int) -> Iterator[str]:
 
 
 def train(path: Path, seed: int, count: int = 40_000) -> Tokenizer:
-    """Train on ``count`` samples and write the tokenizer to ``path``."""
+    """Train on ``count`` samples and write the tokeniser to ``path``."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(_SPLIT), "isolated"),

@@ -1,4 +1,4 @@
-"""Tool calls: functions described in the system prompt, called, and their results told."""
+"""Tool calls: functions in the system prompt, calls, and answers that report the results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from words import CITIES, DAYS, FOODS, NAMES, SMALL_WORDS, THINGS
 
 Values = dict[str, Any]
 
-# name, description, parameters, ways to ask, a result, what is said of it.
+# name, description, parameters, questions, a result, the answer about it.
 FUNCTIONS: list[tuple[str, str, dict[str, str], list[str], str, str]] = [
     ("get_weather", "Get the weather of a city", {"city": "string"},
      ["What is the weather in {city}?", "How is the weather in {city}?", "Weather in {city}?",
@@ -78,7 +78,7 @@ def describe(name: str, description: str, parameters: dict[str, str]) -> dict[st
 
 
 def _rename(rng: random.Random, name: str) -> str:
-    """Other names for the same function, so that the name is read and not known."""
+    """Vary the name of a function, so that the model copies it and does not memorise it."""
     if rng.random() < 0.6:
         return name
     tail = rng.choice(("_v2", "_now", "_local", "_tool", "_quick"))
@@ -86,7 +86,7 @@ def _rename(rng: random.Random, name: str) -> str:
 
 
 def tool_use(rng: random.Random) -> dict[str, Any]:
-    """A call, in half of the cases with its result and what is said of it; or no call at all."""
+    """A call, in half of the cases with its result and the answer about it; or no call."""
     chosen = rng.sample(FUNCTIONS, rng.choice((1, 1, 2, 3)))
     names = [_rename(rng, function[0]) for function in chosen]
     tools = [describe(n, f[1], f[2]) for n, f in zip(names, chosen, strict=True)]

@@ -1,8 +1,8 @@
-"""Trains the starter model. ``python train.py --help`` says how.
+"""Trains the starter model. See ``python train.py --help``.
 
-Everything is seeded: corpus, tokenizer, initial weights and the order of the batches. The learning
-rate follows the share of the time that has passed, so that a run of any length ends well; two runs
-of the same length on machines of different speed therefore differ.
+Everything is seeded: corpus, tokeniser, initial weights and the order of the batches. The learning
+rate depends on the elapsed share of the time, so that a run of any length ends at the final rate.
+Two runs of the same length on machines of different speed therefore differ.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SEED = 11611
 HELD_OUT_SEED = SEED + 1
 OUT = Path(__file__).parent / "out"
 PROMPT_WEIGHT = 0.1
-"""What a token of a prompt counts in the loss; one of an answer counts 1."""
+"""The loss weight of a token of a prompt; a token of an answer has weight 1."""
 
 
 def weigh(ids: list[int], tokenizer: Tokenizer, plain: bool) -> list[float]:
@@ -67,7 +67,7 @@ def make_data(tokenizer: Tokenizer, seed: int, count: int) -> tuple[np.ndarray, 
 
 
 class Batches:
-    """Windows of the data that begin at random samples' borders or anywhere, by chance."""
+    """Windows of the data that begin at random places."""
 
     def __init__(self, ids: np.ndarray, weights: np.ndarray, device: torch.device) -> None:
         self.ids = torch.from_numpy(ids.astype(np.int64)).to(device)
@@ -151,12 +151,12 @@ def run(
     batches: Batches,
     options: argparse.Namespace,
 ) -> None:
-    """Step until the time is over; save now and then, and at the end."""
+    """Step until the time is over; save every 1,000 steps and at the end."""
     losses: list[tuple[int, float]] = []
     began, step, mean = time.monotonic(), 0, 0.0
     bar = tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}<{remaining} {postfix}")
     while (done := (time.monotonic() - began) / (60 * options.minutes)) < 1:
-        # A few long windows, so that far positions are not new to the model.
+        # Some long windows, so that the model also learns far positions.
         long = step % 40 == 39
         length = 8 * options.length if long else options.length
         rows = max(1, options.rows // 8) if long else options.rows

@@ -1,4 +1,4 @@
-"""Word lists that the corpus is woven from."""
+"""Word lists for the corpus."""
 
 NAMES = """Ada Ben Clara Dev Elif Finn Greta Hana Ivan Juno Kofi Lena Marta Noor Oskar Pia Quinn Rosa
 Sami Tara Udo Vera Wim Xena Yara Zeno Mila Theo Nina Hugo Ines Jonas Karim Lucia Milan Olga""".split()

@@ -1,7 +1,7 @@
 """Fixtures shared by all tests: the starter model and a real server on a free port.
 
-Servers compute with one thread, unless a test asks for more. Two threads wait for each other after
-every operation, so that on a busy machine a token takes a hundred times as long as alone.
+Servers compute with one thread unless a test asks for more. Two threads wait for each other after
+every operation, which makes a token a hundred times slower on a busy machine.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from offgrid.engine.client import patience
 from offgrid.server import Server
 from offgrid.store.catalogue import STARTER_PATH
 
-# A slow or busy machine is no fault of what is tested: neither an example nor the making of one has
-# a limit of time.
+# A slow or busy machine must not fail a test: neither running nor generating an example has a
+# time limit.
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
@@ -30,7 +30,7 @@ hypothesis.settings.load_profile("any machine")
 
 
 def pytest_unconfigure() -> None:
-    """Close what llama_cpp opens when it is imported, and never closes: Python would complain."""
+    """Close the files that llama_cpp opens on import and never closes: Python would warn."""
     module = sys.modules.get("llama_cpp._utils")
     for name in ("outnull_file", "errnull_file"):
         file = getattr(module, name, None)
@@ -40,7 +40,7 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment() -> Iterator[None]:
-    """No setting of the person who runs the tests takes part in them."""
+    """Hide the settings of the person who runs the tests."""
     saved = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("OFFGRID_")}
     yield
     os.environ.update(saved)
@@ -48,7 +48,7 @@ def _clean_environment() -> Iterator[None]:
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The servers of this process replace a worker that has ended at once, however many did."""
+    """Make the servers of this process replace every dead worker at once, without a pause."""
     monkeypatch.setattr(patience, "_PAUSES", (0.0,))
 
 
@@ -74,7 +74,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="session")
 def server(settings: Settings) -> Iterator[Server]:
-    """A real waitress with the starter model, shared by all tests that do not harm it."""
+    """A real waitress server with the starter model, shared by all tests that do not harm it."""
     server = Server(settings)
     server.start()
     yield server
@@ -88,7 +88,7 @@ def base_url(server: Server) -> str:
 
 @pytest.fixture
 def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Start servers with settings of their own; all are stopped at the end of the test."""
+    """Start servers with the given settings; all are stopped at the end of the test."""
     servers: list[Server] = []
 
     def make(**flags: Any) -> Server:

@@ -1,4 +1,4 @@
-"""The ``offgrid`` command as a process of its own: what it prints, takes, serves and refuses."""
+"""The ``offgrid`` command as a separate process: its output, flags, models and refusals."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ UNUSUAL = {
     "max_body_mb": "21", "max_responses": "23", "max_responses_mb": "25",
     "responses_file": "some/responses.sqlite3", "log_level": "warning",
 }  # fmt: skip
-"""A value for every setting that is not its default."""
+"""For every setting a value other than its default."""
 Serve = Callable[..., Child]
 
 
@@ -82,7 +82,7 @@ def run(
 
 
 def flag(setting: Setting, value: str) -> list[str]:
-    """How a setting is written on the command line."""
+    """The command-line form of a setting."""
     if setting.kind != "bool":
         return [setting.option, value]
     return [setting.option if value == "true" else f"--no-{setting.option[2:]}"]
@@ -91,9 +91,9 @@ def flag(setting: Setting, value: str) -> list[str]:
 # --- serve ----------------------------------------------------------------------------------------
 
 
-def test_serve_says_what_it_serves_and_answers(serve: Serve, models: Path) -> None:
+def test_serve_prints_its_banner_and_answers(serve: Serve, models: Path) -> None:
     child = serve()
-    # Read through a pipe while the server runs: nothing of it may wait in a buffer.
+    # The output is read through a pipe while the server runs, so it must not be buffered.
     url = child.url
     assert url.startswith("http://127.0.0.1:")
     assert request(url, "GET", "/health").status == 200
@@ -128,7 +128,7 @@ def test_flags_take_effect(serve: Serve) -> None:
 
 
 def test_variables_take_effect(serve: Serve) -> None:
-    """The same as flags; llama.cpp's threads are those that one more thread makes more."""
+    """Variables act like flags; two more threads must add two threads of llama.cpp."""
     counts = []
     for threads in ("1", "3"):
         child = serve(OFFGRID_MAX_CONTEXT="64", OFFGRID_NUM_THREADS=threads, OFFGRID_PARALLEL="1")
@@ -149,7 +149,7 @@ def test_every_setting_can_be_given(monkeypatch: pytest.MonkeyPatch, source: str
         taken.append(settings)
         raise OffgridError("enough seen")
 
-    # By module: the package's attribute of that name is the command.
+    # Imported by name, because the package's attribute ``serve`` is the command.
     module = importlib.import_module("offgrid.cli.serve")
     monkeypatch.setattr(module, "Server", server)
     monkeypatch.setattr(module, "_configure_logging", lambda level: None)
@@ -203,8 +203,8 @@ def test_a_model_by_path_and_by_id(serve: Serve, models: Path, starter_path: Pat
         assert (answer.status, answer.json["model"]) == (200, model)
 
 
-def test_file_names_are_shown_as_they_are(serve: Serve, models: Path, starter_path: Path) -> None:
-    """Neither markup nor quotes nor letters that the output cannot show do any harm."""
+def test_file_names_are_shown_unchanged(serve: Serve, models: Path, starter_path: Path) -> None:
+    """Markup, quotes and letters that the output cannot encode do no harm."""
     name = "it's [red] q4 :smile:"
     (models / f"{name}.gguf").symlink_to(starter_path)
     (models / "modèle.gguf").symlink_to(starter_path)
@@ -212,14 +212,14 @@ def test_file_names_are_shown_as_they_are(serve: Serve, models: Path, starter_pa
     url = child.wait_ready()
     assert f"models   {name}, mod\\xe8le\n" in child.out.text
     assert f"ready    {name}: " in child.out.text
-    # The command that the banner proposes is a command.
+    # The command in the banner is valid.
     curl, address, data, body = shlex.split(child.out.find(r"try +(.*)\n")[1])
     assert (curl, address, data) == ("curl", url + CHAT, "-d")
     answer = request(url, "POST", CHAT, body.encode())
     assert (answer.status, answer.json["model"]) == (200, name)
 
 
-def test_a_missing_folder_is_told(serve: Serve, models: Path) -> None:
+def test_a_missing_folder_is_reported(serve: Serve, models: Path) -> None:
     missing = models / "missing"
     serve("--models-dir", str(missing)).out.find(rf"folder +{missing} \(does not exist\)\n")
 
@@ -249,10 +249,10 @@ def test_a_wrong_value_is_named(
     named: str,
     models: Path,
 ) -> None:
-    """In this process; the next test has one of its own."""
+    """Runs in this process; the next test starts a separate one."""
     module = importlib.import_module("offgrid.cli.serve")
     monkeypatch.setattr(module, "_configure_logging", lambda level: None)
-    # If a value is taken after all, there must be no server that goes on for ever.
+    # If a value is accepted after all, the server must not run for ever.
     monkeypatch.setattr(module.Server, "run", lambda server, announce: server.stop())
     arguments = ["serve", "--models-dir", str(models), *arguments]
     environ = {"OFFGRID_PORT": "0", **environ}
@@ -266,7 +266,7 @@ def test_a_wrong_value_is_named(
     ("arguments", "environ", "named"),
     [
         (["--model", "no-such-id"], {}, "--model"),
-        # A value of the wrong kind ends it earlier, in the same way.
+        # A value of the wrong type ends it earlier, in the same way.
         pytest.param(["--port", "x"], {}, "--port", marks=pytest.mark.slow),
         pytest.param([], {"OFFGRID_PARALEL": "4"}, "OFFGRID_PARALEL", marks=pytest.mark.slow),
     ],
@@ -281,7 +281,7 @@ def test_a_wrong_value_ends_the_command(
     assert ended.stdout == ""
 
 
-def test_a_taken_port_is_told(models: Path) -> None:
+def test_a_port_in_use_is_reported(models: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = run("serve", "--port", str(port), "--models-dir", str(models))
@@ -296,12 +296,12 @@ def test_a_taken_port_is_told(models: Path) -> None:
     "host",
     [
         "203.0.113.1",
-        # Names fail where they are resolved, before that.
+        # Names fail earlier, when they are resolved.
         "no-such-host.invalid",
         pytest.param("..", marks=pytest.mark.slow),
     ],
 )
-def test_an_address_of_no_interface_is_told(host: str, models: Path) -> None:
+def test_an_address_of_no_interface_is_reported(host: str, models: Path) -> None:
     flags = ("--host", host, "--allow-remote", "--port", "0", "--models-dir", str(models))
     ended = run("serve", *flags)
     assert ended.returncode == 1
@@ -320,7 +320,7 @@ def test_list(models: Path, starter_path: Path) -> None:
     for name in ("b", "a"):
         (models / f"{name}.gguf").symlink_to(starter_path)
     (models / "notes.txt").write_text("no model")
-    # The rest in this process.
+    # The other cases run in this process.
     listed = CliRunner().invoke(main, ["list"], env={"OFFGRID_MODELS_DIR": str(models)})
     assert [line.split("\t")[0] for line in listed.output.splitlines()] == ["a", "b"]
     listed = CliRunner().invoke(main, ["list", "--json", "--models-dir", str(models)])
@@ -338,7 +338,7 @@ def test_list(models: Path, starter_path: Path) -> None:
 def test_version_and_unknown_verbs(
     command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Python looks for a module in the current folder first, and the source tree is not compiled.
+    # Python searches the current folder first, and the source tree is not compiled.
     monkeypatch.chdir(tmp_path)
     version = run("--version", command=command)
     assert (version.returncode, version.stdout) == (0, f"offgrid, version {__version__}\n")

@@ -1,4 +1,4 @@
-"""Settings: where they come from, what is refused, and that the reference page lists them."""
+"""Settings: their sources, refused values, and their rows in the reference page."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_wrong_flag_and_a_wrong_file_are_named(tmp_path: Path) -> None:
             load_settings(environ={}, config_file=file)
 
 
-def test_remote_hosts_need_a_word(tmp_path: Path) -> None:
+def test_remote_hosts_need_explicit_permission(tmp_path: Path) -> None:
     assert load_settings({"host": "0.0.0.0", "allow_remote": "yes"}, environ={}).allow_remote
     assert load_settings({"host": "::1"}, environ={}).host == "::1"
 

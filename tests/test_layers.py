@@ -1,4 +1,4 @@
-"""Which module may import which: levels, processes, no circles, and one importer of llama.cpp."""
+"""Which module may import which: levels, processes, no cycles, and one importer of llama.cpp."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LEVELS = {
     "__main__": 7,
 }  # fmt: skip
 BOTH_PROCESSES = {"protocol", "limits", "signals"}
-"""Modules of the engine that the server and the worker import."""
+"""Modules of the engine that both the server and the worker import."""
 
 
 def module_of(path: Path) -> str:
-    """Return the name that a file of the package is imported by."""
+    """Return the module name of a file of the package."""
     parts = ("offgrid", *path.relative_to(ROOT).with_suffix("").parts)
     return ".".join(part for part in parts if part != "__init__")
 
@@ -35,7 +35,7 @@ MODULES = {module_of(path): path for path in ROOT.rglob("*.py")}
 
 
 def imports(module: str) -> set[str]:
-    """Return what a module imports, of this package by the name of the module."""
+    """Return the imports of a module; those of this package by module name."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -49,7 +49,7 @@ def imports(module: str) -> set[str]:
 
 
 def below(names: Iterable[str], package: str) -> set[str]:
-    """Return those that are the package or in it."""
+    """Return the names that are the package or inside it."""
     return {name for name in names if f"{name}.".startswith(f"{package}.")}
 
 
@@ -67,8 +67,8 @@ def test_imports_point_down() -> None:
             assert LEVELS[other] <= LEVELS[own], f"{module} imports {name}"
 
 
-def test_no_modules_import_each_other() -> None:
-    """Also not by way of others, and whether only type checkers see it or not."""
+def test_there_are_no_import_cycles() -> None:
+    """This includes indirect cycles and imports that only type checkers see."""
     left = {module: below(imports(module), "offgrid") - {module} for module in MODULES}
     while left:
         free = {module for module, names in left.items() if not names & set(left)}
@@ -94,20 +94,20 @@ def test_the_server_and_the_worker_import_nothing_of_each_other() -> None:
             ), f"{module} imports {name}"
 
 
-def test_the_grammar_package_needs_errors_alone() -> None:
+def test_the_grammar_package_imports_only_errors() -> None:
     for module in below(MODULES, "offgrid.grammar"):
         for name in below(imports(module), "offgrid"):
             assert name == "offgrid.errors" or below([name], "offgrid.grammar"), module
 
 
 def test_libraries_have_few_importers() -> None:
-    """Each in the process that has to have it, and where a reader looks for it."""
+    """Each library is imported only in the process that needs it and in the expected package."""
     worker = below(MODULES, "offgrid.engine.worker")
     llama = below(MODULES, "offgrid.engine.worker.llama")
     assert importers("llama_cpp") <= llama
     assert importers("numpy") <= worker | below(MODULES, "offgrid.sampling")
     assert importers("llguidance") <= worker | below(MODULES, "offgrid.grammar")
-    for module in below(MODULES, "offgrid.grammar"):  # compiling is text to text, matching is not
+    for module in below(MODULES, "offgrid.grammar"):  # it converts text to text, without matching
         assert "LLMatcher" not in MODULES[module].read_text(encoding="utf-8"), module
     assert importers("waitress") <= below(MODULES, "offgrid.api.http.waitress")
     assert importers("falcon") <= below(MODULES, "offgrid.api") | {"offgrid.app"}
@@ -123,14 +123,16 @@ def test_the_server_process_does_not_load_llama_cpp(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=True,
-        cwd=tmp_path,  # in the project's folder it would find the source tree
+        cwd=tmp_path,  # in the project's folder Python would import the source tree
     )
     assert result.stdout.strip() == "[]"
 
 
 def test_no_function_imports_a_module_of_the_package() -> None:
-    """It would be loaded by the first thread that gets there, and its structs would be unprepared
-    (:mod:`offgrid.startup`)."""
+    """The first thread to reach the import would load a module with unprepared structs.
+
+    See :mod:`offgrid.startup`.
+    """
     for module, path in MODULES.items():
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(function, ast.FunctionDef):

@@ -1,4 +1,4 @@
-"""What an installation holds, what a source tree says, and where the documents' links lead."""
+"""The files of an installation, the message of a source tree, and the links of the documents."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def distribution() -> importlib.metadata.Distribution:
 def installed(
     distribution: importlib.metadata.Distribution,
 ) -> list[importlib.metadata.PackagePath]:
-    """The files of our package as pip wrote them down."""
+    """The files of our package as recorded by pip."""
     if is_editable(distribution):
         pytest.skip("an editable installation has no files of its own")
     files = [file for file in distribution.files or [] if file.parts[0] == "offgrid"]
@@ -75,7 +75,7 @@ def installed(
 
 
 def is_editable(distribution: importlib.metadata.Distribution) -> bool:
-    """Whether the package is used where its source is."""
+    """Whether the package is installed in editable mode."""
     origin = json.loads(distribution.read_text("direct_url.json") or "{}")
     return bool(origin.get("dir_info", {}).get("editable"))
 
@@ -140,12 +140,12 @@ def test_the_sampling_modules_are_compiled() -> None:
 # --- the source tree ------------------------------------------------------------------------------
 
 
-# As it is after a fresh clone, and as somebody has it who compiles in place.
+# The source tree after a fresh clone, and after compiling in place.
 @pytest.mark.parametrize("is_compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_python_m_pytest_takes_the_package_that_can_be_imported(
+def test_python_m_pytest_uses_the_package_that_can_be_imported(
     tmp_path: Path, is_compiled: bool
 ) -> None:
-    """In a source tree that is not compiled the installed one, else the source tree itself."""
+    """The installed package if the source tree is not compiled, else the source tree."""
     tree = tmp_path / "tree"
     unwanted = [f"*{end}" for end in EXTENSION_SUFFIXES] + ["*.gguf", "__pycache__"]
     shutil.copytree(PACKAGE, tree / "offgrid", ignore=shutil.ignore_patterns(*unwanted))
@@ -164,7 +164,7 @@ def test_python_m_pytest_takes_the_package_that_can_be_imported(
         f"    assert is_here is {is_compiled}\n"
     )
     done = subprocess.run(
-        # By another process, as all tests are: there sys.path is made anew.
+        # In a worker process, as for all tests: it rebuilds sys.path.
         [sys.executable, "-m", "pytest", "-q", "-n", "1", "-p", "no:cacheprovider"],
         capture_output=True,
         encoding="utf-8",
@@ -178,7 +178,7 @@ def test_python_m_pytest_takes_the_package_that_can_be_imported(
 def test_a_source_tree_says_how_to_install(
     tmp_path: Path, distribution: importlib.metadata.Distribution
 ) -> None:
-    """As it is in a fresh clone, where Python finds the package before the installed one."""
+    """In a fresh clone, Python finds the source tree before the installed package."""
     if is_editable(distribution):
         pytest.skip("an editable installation is found before any folder")
     leave_out = shutil.ignore_patterns("*.so", "*.pyd", "*.gguf", "__pycache__")
@@ -191,7 +191,7 @@ def test_a_source_tree_says_how_to_install(
     assert "C compiler" in last
 
 
-# The command imports the server.
+# offgrid.server is marked slow because offgrid.cli imports it anyway.
 @pytest.mark.parametrize(
     "module",
     [pytest.param("offgrid.server", marks=pytest.mark.slow), "offgrid.app", "offgrid.cli"],
@@ -202,8 +202,8 @@ def test_the_server_does_not_load_llama_cpp(module: str, tmp_path: Path) -> None
     assert (ended.returncode, ended.stdout.strip()) == (0, "False"), ended.stderr
 
 
-def test_the_tools_of_a_build_are_those_that_it_requires() -> None:
-    """A build without isolation takes what is installed."""
+def test_the_build_tools_of_the_makefile_include_all_requirements() -> None:
+    """A build without isolation uses the installed tools."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     tools = re.findall(r"^TOOLS = (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
     assert set(project["build-system"]["requires"]) <= set(shlex.split(tools[0]))
@@ -213,13 +213,13 @@ def test_the_tools_of_a_build_are_those_that_it_requires() -> None:
 
 
 def anchors(text: str) -> set[str]:
-    """The names that the headings of a page can be linked to by."""
+    """The anchors of the headings of a page."""
     headings = re.findall(r"^#+ +(.+?) *$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def without_blocks(text: str) -> str:
-    """A page without its blocks of code."""
+    """A page without its code blocks."""
     return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
@@ -252,8 +252,10 @@ FOLDERS = ("offgrid", "csrc", "tests", "docs", "benchmarks", "starter")
 
 @pytest.mark.parametrize("page", PAGES)
 def test_paths_in_code_exist(page: str) -> None:
-    """Also where they are a part of a command; ``*`` stands for any name. What programs write to
-    ``out`` is not there yet."""
+    """Paths inside commands count too; ``*`` stands for any name.
+
+    Files that programs write to ``out`` do not exist yet.
+    """
     text = without_blocks((ROOT / page).read_text(encoding="utf-8"))
     words = [word for code in re.findall(r"`([^`]+)`", text) for word in code.split()]
     for path in words:
@@ -261,8 +263,8 @@ def test_paths_in_code_exist(page: str) -> None:
             assert any(ROOT.glob(path.rstrip("/"))), f"{page} names {path}"
 
 
-def test_the_readme_says_where_to_change_what() -> None:
-    """The subjects that are spread over several folders; that the paths exist is tested above."""
+def test_the_readme_says_where_to_make_changes() -> None:
+    """It lists the subjects spread over several folders; a test above checks the paths."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     rows = text.split("\n## Where to change what\n")[1].split("\n## ")[0].splitlines()
     for subject in (

@@ -1,4 +1,4 @@
-"""The end of a server: running answers finish, nothing new begins, no process is left behind."""
+"""The end of a server: running answers finish, no new ones begin, no process is left."""
 
 from __future__ import annotations
 
@@ -73,14 +73,14 @@ def stop_by_term(child: Child) -> None:
 
 
 def stop_all_by_term(child: Child) -> None:
-    """As systemd does: to every process of the unit."""
+    """Send SIGTERM to every process of the unit, as systemd does."""
     os.killpg(child.process.pid, signal.SIGTERM)
 
 
 @pytest.mark.parametrize(
     "stop",
     [
-        # SIGTERM to the server alone: test_a_drain_ends_when_its_time_is_up.
+        # test_a_drain_ends_when_its_time_is_up sends SIGTERM to the server alone.
         pytest.param(stop_by_term, marks=pytest.mark.slow),
         stop_all_by_term,
         Child.interrupt,
@@ -97,7 +97,7 @@ def test_running_answers_finish(serve: StartServer, stop: Callable[[Child], None
     ):
         assert text.read_some()
         assert chat.read_some()
-        # The answers pause, so that they are not over before the server was looked at.
+        # Pause the answers so that they do not end before the checks below.
         worker.suspend()
         stop(child)
         child.err.find(FINISHING)
@@ -146,7 +146,7 @@ def test_stop_leaves_no_thread(make_server: Callable[..., Server]) -> None:
     eventually(lambda: not any(thread.is_alive() for thread in started), "no thread is left")
 
 
-# Who ends a worker that is stuck ends one that would listen, too.
+# A server that ends a stuck worker can also end one that reacts.
 @pytest.mark.parametrize(
     "stuck", [pytest.param(False, marks=pytest.mark.slow), True], ids=["at work", "stuck"]
 )
@@ -180,10 +180,10 @@ def test_a_stuck_worker_with_a_full_pipe_does_not_stop_the_end(serve: StartServe
     sent = threading.Barrier(9)
 
     def ask() -> None:
-        # 25 kB each: some fit into the pipe, the next one's writer waits for ever.
+        # 25 kB each: some fit into the pipe, then a writer waits for ever.
         connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT)
         connection.request("POST", CHAT, json.dumps(body).encode())
-        # Answered after the others by the same thread of the server, which has them all then.
+        # One thread of the server reads all requests in order, so it has read the earlier ones.
         assert request(url, "GET", "/health").status == 200
         sent.wait(TIMEOUT)
         assert connection.getresponse().status in (500, 503)
@@ -216,7 +216,7 @@ def test_a_second_signal_ends_it_at_once(serve: StartServer) -> None:
 
 @pytest.mark.parametrize(
     "stop",
-    # Ctrl-C reaches the worker too.
+    # Ctrl-C also reaches the worker.
     [pytest.param(stop_by_term, marks=pytest.mark.slow), Child.interrupt],
     ids=["SIGTERM", "Ctrl-C"],
 )
@@ -242,7 +242,7 @@ def test_a_worker_outlives_no_server(serve: StartServer) -> None:
         all_gone(workers)
 
 
-def test_answers_finish_when_nobody_reads_the_log(serve: StartServer) -> None:
+def test_answers_finish_when_the_reader_of_the_log_has_ended(serve: StartServer) -> None:
     """Ctrl-C under ``offgrid serve 2>&1 | tee log`` ends tee first."""
     reader, writer = os.pipe()
     child = serve("--drain-timeout", "600", stderr=writer)
@@ -257,7 +257,7 @@ def test_answers_finish_when_nobody_reads_the_log(serve: StartServer) -> None:
     assert child.wait() == 0
 
 
-def test_idle_connections_shut_nobody_out(make_server: Callable[..., Server]) -> None:
+def test_idle_connections_block_no_client(make_server: Callable[..., Server]) -> None:
     server = make_server()
     with contextlib.ExitStack() as idle:
         sockets = [
@@ -265,7 +265,7 @@ def test_idle_connections_shut_nobody_out(make_server: Callable[..., Server]) ->
             for _ in range(300)
         ]
         assert request(server.url, "GET", "/health").status == 200
-        # None of them had to be closed for that, as they are after a while.
+        # No idle connection has been closed for that; later they would be.
         for connection in sockets:
             connection.setblocking(False)
             with pytest.raises(BlockingIOError):
@@ -273,7 +273,7 @@ def test_idle_connections_shut_nobody_out(make_server: Callable[..., Server]) ->
 
 
 def serve_by_waitress(start: StartServer, models: Path) -> tuple[Child, str]:
-    """Start waitress-serve as the README says; return it with its URL."""
+    """Start waitress-serve with the README's command; return it with its URL."""
     child = start(
         program("waitress-serve"),
         "--listen=127.0.0.1:0",
@@ -288,7 +288,7 @@ def serve_by_waitress(start: StartServer, models: Path) -> tuple[Child, str]:
 
 @pytest.mark.parametrize(
     ("stop", "status"),
-    # Of waitress-serve's own ends, the one that lets nothing of ours run.
+    # SIGTERM is in the default run because it lets waitress-serve run none of our code.
     [(stop_by_term, -signal.SIGTERM), pytest.param(Child.interrupt, 0, marks=pytest.mark.slow)],
     ids=["SIGTERM", "Ctrl-C"],
 )
@@ -311,7 +311,7 @@ def test_waitress_serve(
     all_gone([worker])
 
 
-def test_the_system_holds_little_of_what_a_client_does_not_read() -> None:
+def test_the_system_buffers_little_unread_data() -> None:
     with listen("127.0.0.1", 0) as listening, socket.socket() as client:
         client.connect(listening.getsockname())
         accepted, _ = listening.accept()

@@ -1,4 +1,4 @@
-"""What a process does before its first thread: type information is whole, and a crash is told."""
+"""Preparations before a process's first thread: complete type information, and crash traces."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path)},
-        cwd=HERE / "hurried",  # in the project's folder it would find the source tree
+        cwd=HERE / "hurried",  # in the project's folder Python would import the source tree
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
@@ -68,7 +68,7 @@ offgrid.engine.worker.main.prepare_process()
 
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS)
 def test_every_struct_of_a_process_is_prepared(start: str, tmp_path: Path) -> None:
-    """Structs are found by themselves: nobody has to enter a new one anywhere."""
+    """Structs are found automatically; a new one needs no registration."""
     result = run("-c", LOOK.format(start=start), str(tmp_path))
     assert (result.stdout, result.returncode) == ("[]\n", 0), result.stderr
 
@@ -93,23 +93,23 @@ os.kill(os.getpid(), signal.SIGSEGV)
     ("before", "told"),
     [
         ("", True),
-        ("import io; sys.stderr = io.StringIO()", True),  # a logger in its place
+        ("import io; sys.stderr = io.StringIO()", True),  # replaced, for example by a logger
         ("sys.stderr = sys.__stderr__ = None", False),  # a service without a console
         ("os.close(2)", False),
     ],
     ids=["plain", "replaced", "absent", "closed"],
 )
-def test_a_crash_leaves_a_trace_where_standard_error_is_a_file(before: str, told: bool) -> None:
+def test_a_crash_leaves_a_trace_if_standard_error_is_a_file(before: str, told: bool) -> None:
     result = run("-c", CRASH.format(before=before))
     assert result.returncode == -signal.SIGSEGV
     assert ("Fatal Python error: Segmentation fault" in result.stderr) is told
     assert ("most recent call first" in result.stderr) is told
 
 
-def test_a_trace_that_is_switched_on_already_stays_where_it_goes(
+def test_an_already_enabled_trace_keeps_its_target(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """pytest has its own, and so may a program that embeds the server."""
+    """pytest enables a trace, and so may a program that embeds the server."""
     assert faulthandler.is_enabled()
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     enable_crash_trace()

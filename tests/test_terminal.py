@@ -1,4 +1,4 @@
-"""What people see of texts that others have chosen."""
+"""How a terminal or log shows text from untrusted sources."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from offgrid.terminal import LogFormatter, escape_log, log_failed_threads, shown
         ("a\xa0b", "a\\xa0b"),
     ],
 )  # fmt: skip
-def test_what_is_shown(text: str, line: str) -> None:
+def test_texts_are_shown_escaped(text: str, line: str) -> None:
     assert shown(text) == line
 
 
 @settings(deadline=None)
 @given(st.text(st.characters()))
-def test_nothing_but_visible_characters_and_spaces(text: str) -> None:
+def test_only_visible_characters_and_spaces_are_shown(text: str) -> None:
     line = shown(text)
     assert all(unicodedata.category(char)[0] not in "CZ" or char == " " for char in line)
     assert shown(line) == line
@@ -43,7 +43,7 @@ def written() -> io.StringIO:
 
 @pytest.fixture
 def logger(written: io.StringIO) -> logging.Logger:
-    """One of its own, with the format of ``offgrid serve``."""
+    """A separate logger with the format of ``offgrid serve``."""
     handler = logging.StreamHandler(written)
     handler.setFormatter(LogFormatter("%(levelname)s %(name)s: %(message)s"))
     logger = logging.Logger("a\nlogger")
@@ -71,8 +71,8 @@ def test_lines_of_a_traceback_are_indented(logger: logging.Logger, written: io.S
     assert "  ERROR offgrid: forged \\x1b[2J" in lines
 
 
-def test_a_format_that_is_there_stays(written: io.StringIO) -> None:
-    """That of waitress-serve, or of a program that embeds the application."""
+def test_an_existing_format_is_kept(written: io.StringIO) -> None:
+    """The format of waitress-serve, or of a program that embeds the application."""
     handler = logging.StreamHandler(written)
     handler.setFormatter(logging.Formatter("{levelname}|{message}", style="{"))
     plain = logging.StreamHandler(written)

@@ -1,4 +1,4 @@
-"""docs/architecture.md lists every thread that a server and its workers run, and no other."""
+"""docs/architecture.md lists exactly the threads that a server and its workers run."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if sys.platform == "win32":
 HERE = Path(__file__).parent
 PAGE = (HERE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
 IN_PROGRAMS = "http"
-"""Where a program starts the server; ``offgrid serve`` serves in its main thread."""
+"""The thread that serves when a program embeds the server, not under ``offgrid serve``."""
 
 
 class Row(NamedTuple):
-    """A line of the table: a process, a pattern of names, and how many threads have them."""
+    """A row of the table: a process, a pattern of names, and the number of such threads."""
 
     process: str
     name: str
@@ -51,7 +51,7 @@ def recorded(folder: Path, pid: int) -> set[str]:
 
 
 def compare(process: str, names: set[str]) -> None:
-    """Fail unless these are the threads that the table gives a process."""
+    """Fail unless these are the threads that the table lists for a process."""
     rows = [row for row in ROWS if row.process == process and row.name != IN_PROGRAMS]
     for name in names:
         assert [row for row in rows if row.matches(name)], (
@@ -67,7 +67,7 @@ def compare(process: str, names: set[str]) -> None:
 
 
 def see(url: str) -> None:
-    """A model is loaded in the place of another one, and looks at an image."""
+    """Load a vision model in place of another model, and let it encode an image."""
     data = base64.b64encode(png(pixels(1))).decode()
     image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
     body = {"model": "seeing", "max_tokens": 1, "messages": [{"role": "user", "content": [image]}]}
@@ -75,25 +75,25 @@ def see(url: str) -> None:
 
 
 def compute_hard_masks(url: str) -> None:
-    """Each letter may be any of 300 in this grammar, so that a mask takes milliseconds."""
+    """Use a grammar with 300 optional letters, so that a mask takes milliseconds."""
     grammar = "start: /[0-9]{8}/ letter{0,300}\nletter: /[a-z]/?"
     body = chat_body(grammar=grammar, grammar_type="lark", max_tokens=40, ignore_eos=True)
     assert request(url, "POST", "/v1/chat/completions", body).status == 200
 
 
 def end_the_worker(child: Child) -> None:
-    """A worker is killed while one request streams and one waits for the slot."""
+    """Kill a worker while one request streams and one waits for the slot."""
     worker = child.worker()
     with Stream(child.url, "/v1/completions", endless()) as running:
         assert running.read_some()
-        # The first ping says that it waits in the worker's queue.
+        # The first ping shows that it waits in the worker's queue.
         with Stream(child.url, "/v1/completions", endless(max_tokens=1)) as waiting:
             worker.kill()
             assert list(waiting.events())[-1] == "[DONE]"
 
 
 def test_all_threads_are_in_the_table(tmp_path: Path, starter_path: Path) -> None:
-    """One server does whatever a thread is started for."""
+    """One server does everything for which a thread is started."""
     threads = tmp_path / "threads"
     threads.mkdir()
     (tmp_path / "models").mkdir()

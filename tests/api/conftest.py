@@ -1,4 +1,4 @@
-"""The openai client against the shared server, and servers of models that talk otherwise."""
+"""The openai client of the shared server, and servers with other chat templates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def client(base_url: str) -> Iterator[OpenAI]:
 def serve_template(
     starter_path: Path, tmp_path: Path, make_server: Callable[..., Server]
 ) -> Callable[[str], str]:
-    """Serve the starter's weights with another chat template; returns the URL."""
+    """Serve the starter's weights with another chat template; return the URL."""
 
     def serve(template: str) -> str:
         with_template(starter_path, tmp_path / starter_path.name, template)

@@ -1,4 +1,4 @@
-"""Every request and response of the API document, with plain HTTP and with the openai client."""
+"""Every request and response of docs/API.md, with plain HTTP and with the openai client."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def test_unknown_model(base_url: str) -> None:
         assert (error["type"], error["code"]) == ("api_error", "model_not_found")
 
 
-def test_the_document_s_examples(base_url: str) -> None:
-    """curl -d without a Content-Type sends a form's; the requests library sends JSON's."""
+def test_the_examples_of_the_document(base_url: str) -> None:
+    """``curl -d`` sends the Content-Type of a form; the requests library sends that of JSON."""
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     hello = {"model": STARTER, "messages": [{"role": "user", "content": "Hello!"}]}
     assert request(base_url, "POST", "/v1/chat/completions", hello, form).status == 200
@@ -131,8 +131,8 @@ def test_openai_client(client: OpenAI) -> None:
     assert completion.usage.completion_tokens == 5
 
 
-def test_the_starter_s_answers_are_its_own(client: OpenAI) -> None:
-    """A trained model answers: sums are right, and a described function is called."""
+def test_answers_of_the_starter(client: OpenAI) -> None:
+    """A trained model answers: sums are right, and a described tool is called."""
     response = client.chat.completions.create(
         model=STARTER, messages=[{"role": "user", "content": "What is 7 + 5?"}], temperature=0
     )

@@ -71,7 +71,7 @@ def expected(folder: Path, model: str, text: str) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("model", [BERT, CHAT])
 def test_openai_client(openai_client: OpenAI, folder: Path, model: str) -> None:
     texts = ["the otter swims", "the old fox"]
-    # Without encoding_format the client asks for base64 and decodes it.
+    # Without encoding_format the client requests base64 and decodes it.
     default = openai_client.embeddings.create(model=model, input=texts)
     plain = openai_client.embeddings.create(model=model, input=texts, encoding_format="float")
     assert default.object == "list"
@@ -95,7 +95,7 @@ def test_openai_client(openai_client: OpenAI, folder: Path, model: str) -> None:
 
 
 def test_token_ids(url: str) -> None:
-    """Taken as they are: [CLS] the otter [SEP] is what the text becomes."""
+    """Token ids are used unchanged; the text is tokenised as [CLS] the otter [SEP]."""
     ids = [2, 5, 6, 3]
     vectors = []
     for given in ("the otter", ids, [ids], ["the otter", ids]):
@@ -183,7 +183,7 @@ def test_an_input_of_the_context_s_length_and_one_more(openai_client: OpenAI) ->
     assert "129" in str(caught.value)
 
 
-def test_models_that_write_nothing_say_so(openai_client: OpenAI) -> None:
+def test_models_that_cannot_generate_return_an_error(openai_client: OpenAI) -> None:
     for model, use in ((BERT, "/v1/embeddings"), (RANKER, "/v1/rerank")):
         with pytest.raises(openai.BadRequestError, match=use) as caught:
             openai_client.completions.create(model=model, prompt="the")
@@ -216,8 +216,8 @@ def test_rerank(url: str) -> None:
     assert all("document" not in entry for entry in best)
 
 
-def test_a_stream_goes_on_beside_embeddings(url: str) -> None:
-    """Both in one worker: the stream gives text before and after, and the vectors come."""
+def test_a_stream_continues_beside_embeddings(url: str) -> None:
+    """In one worker: the stream has text before and after the vectors arrive."""
     text = "the otter swims in the river " * 20
     body = {"model": CHAT, "prompt": "the", "ignore_eos": True, "stream": True}
     with Stream(url, "/v1/completions", body) as stream:
@@ -228,7 +228,7 @@ def test_a_stream_goes_on_beside_embeddings(url: str) -> None:
         stream.leave()
 
 
-def test_whoever_leaves_ends_the_work(
+def test_a_client_that_leaves_ends_the_work(
     server: Server, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = server.pool.engine(CHAT)
@@ -247,7 +247,7 @@ def test_whoever_leaves_ends_the_work(
     assert request(url, "POST", EMBED, {"model": CHAT, "input": "the otter"}).status == 200
 
 
-def test_a_worker_that_dies_is_an_error_and_starts_again(server: Server, url: str) -> None:
+def test_a_worker_that_dies_causes_an_error_and_is_replaced(server: Server, url: str) -> None:
     engine = server.pool.engine(CHAT)
     body = {"model": CHAT, "input": ["the otter swims in the old river " * 20] * 200}
 

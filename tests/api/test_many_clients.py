@@ -1,4 +1,4 @@
-"""Several clients at once: all are served, and one that leaves makes room at once."""
+"""Several clients at once: all are served, and a client that leaves frees its place at once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def answer(url: str, **fields: Any) -> str:
 
 
 def test_eight_clients_stream_to_the_end(server: Server) -> None:
-    """Twice as many as slots; each answer is the one that its request gets alone."""
+    """Twice as many clients as slots; each gets the same answer as alone."""
     seeds = range(8)
     fields = {"temperature": 1.0, "max_tokens": 80}
     alone = [answer(server.url, seed=seed, **fields) for seed in seeds]
@@ -50,22 +50,22 @@ def test_eight_clients_stream_to_the_end(server: Server) -> None:
     assert engine_of(server).in_flight == 0
 
 
-# A chat stream begins with its role at once; a text stream with its first token.
+# A chat stream sends its role at once; a text stream starts with its first token.
 
 
-def test_who_leaves_a_stream_makes_room(make_server: MakeServer) -> None:
+def test_a_client_that_leaves_a_stream_frees_its_slot(make_server: MakeServer) -> None:
     server = make_server(parallel=1)
     with Stream(server.url, TEXT, endless(max_tokens=1900)) as first:
         assert first.read_some()
         with Stream(server.url, CHAT, chat_body(stream=True, max_tokens=4)) as second:
             first.leave()
-            # With one slot this can only be computed when the first has left its own.
+            # With one slot, this can be computed only after the first stream has left it.
             assert text_of(list(second.events()))
     eventually(lambda: engine_of(server).in_flight == 0, "no sequence is left")
 
 
 def test_more_choices_than_slots(make_server: MakeServer) -> None:
-    """All that run end in the same step, and others wait: nobody else comes to wake the loop."""
+    """All running choices end in one step while others wait; no arrival would wake the loop."""
     server = make_server(parallel=2)
     body = chat_body(max_tokens=3, ignore_eos=True, n=7)
     response = request(server.url, "POST", CHAT, body)
@@ -74,7 +74,7 @@ def test_more_choices_than_slots(make_server: MakeServer) -> None:
     assert response.json["usage"]["completion_tokens"] == 21
 
 
-def test_who_leaves_the_queue_makes_room(make_server: MakeServer) -> None:
+def test_a_client_that_leaves_the_queue_frees_its_place(make_server: MakeServer) -> None:
     server = make_server(parallel=1, queue_size=1)
     engine = engine_of(server)
     with Stream(server.url, TEXT, endless(max_tokens=1900)) as first:
@@ -87,14 +87,14 @@ def test_who_leaves_the_queue_makes_room(make_server: MakeServer) -> None:
         assert full.json["error"]["code"] == "server_busy"
         waiting.leave()
         eventually(lambda: engine.in_flight == 1, "the one that waited is gone")
-        # Its place in the queue is free again while the first one still runs.
+        # Its place in the queue is free again while the first stream still runs.
         with Stream(server.url, CHAT, chat_body(stream=True, max_tokens=4)) as third:
             assert third.response.status == 200
             first.leave()
             assert text_of(list(third.events()))
 
 
-def test_who_waits_too_long_is_told_so(make_server: MakeServer) -> None:
+def test_a_client_that_waits_too_long_is_told_so(make_server: MakeServer) -> None:
     server = make_server(parallel=1, queue_timeout=0.2)
     engine = engine_of(server)
     with Stream(server.url, TEXT, endless(max_tokens=1900, n=8)) as first:
@@ -106,18 +106,18 @@ def test_who_waits_too_long_is_told_so(make_server: MakeServer) -> None:
         with Stream(server.url, CHAT, chat_body(stream=True)) as waiting:
             events = list(waiting.events())
         assert json.loads(events[-1])["error"]["code"] == "server_busy"
-        # Whoever has got a slot may take any time, and so may the other choices.
+        # A request with a slot may take any time, and so may its other choices.
         assert engine.in_flight == 8
         first.leave()
     eventually(lambda: engine.in_flight == 0, "all are gone")
     assert answer(server.url, temperature=0)
 
 
-def test_who_leaves_in_prefill_makes_room(make_server: MakeServer) -> None:
+def test_a_client_that_leaves_during_prefill_frees_its_slot(make_server: MakeServer) -> None:
     server = make_server(parallel=1, batch_size=32)
     engine = engine_of(server)
     for _ in range(3):
-        # The headers come when the prompt is accepted, before its 60 batches are computed.
+        # The headers are sent when the prompt is accepted, before its 60 batches are computed.
         stream = Stream(server.url, CHAT, chat_body("once upon a time " * 400, stream=True))
         assert stream.response.status == 200
         stream.leave()
@@ -125,7 +125,7 @@ def test_who_leaves_in_prefill_makes_room(make_server: MakeServer) -> None:
         assert answer(server.url, temperature=0)
 
 
-def test_a_whole_answer_is_given_up_when_its_client_leaves(make_server: MakeServer) -> None:
+def test_an_unstreamed_answer_is_cancelled_when_its_client_leaves(make_server: MakeServer) -> None:
     server = make_server(parallel=1)
     engine = engine_of(server)
     body = endless(max_tokens=1900, stream=False)
@@ -140,8 +140,8 @@ def test_a_whole_answer_is_given_up_when_its_client_leaves(make_server: MakeServ
 def test_an_idle_model_makes_room_for_another(
     make_server: MakeServer, starter_path: Any, tmp_path: Any
 ) -> None:
-    """The default run has two models in turns (tests/attacks/test_models.py), and the order in
-    which they make room (tests/engine/client/test_pool.py)."""
+    """The default run covers two models in turn (tests/attacks/test_models.py) and the order of
+    unloading (tests/engine/client/test_pool.py)."""
     for name in ("a", "b/c"):
         target = tmp_path / f"{name}.gguf"
         target.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""docs/API.md names every field, endpoint and error code that the code knows."""
+"""docs/API.md names every field, endpoint and error code of the code."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_fields() -> None:
 
 
 def test_ranges_of_the_sampling_parameters() -> None:
-    """Type and default of each row, as ``offgrid/sampling/params.py`` has them."""
+    """The type and default in each row are those in ``offgrid/sampling/params.py``."""
     cells = {
         row[0].strip("`"): row[1:3]
         for row in (
@@ -89,7 +89,7 @@ def test_fields_of_responses() -> None:
     assert rows("Responses") == own
     assert section("Responses") >= ignored | responses.UNSUPPORTED.keys()
     assert f"up to {response_items.MAX_ITEMS:,} items" in PAGE
-    # What is taken over from chat is described there.
+    # Fields shared with chat are described there.
     shared = rows(COMMON) | {"chat_template_kwargs"}
     assert responses.SAMPLING - {"repeat_penalty"} <= shared
 

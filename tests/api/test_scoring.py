@@ -1,4 +1,4 @@
-"""Logprobs of prompts over HTTP: what lm-evaluation-harness asks for, and all around it."""
+"""Logprobs of prompts over HTTP: requests of lm-evaluation-harness, and related fields."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def complete(base_url: str, **fields: Any) -> dict[str, Any]:
 
 
 def ids(base_url: str, text: str) -> list[int]:
-    """As lm-evaluation-harness gets them: no model in the body."""
+    """Tokenise as lm-evaluation-harness does: without a model in the body."""
     body = {"prompt": text, "add_special_tokens": False}
     tokens: list[int] = request(base_url, "POST", "/tokenize", body).json["tokens"]
     return tokens
 
 
 def test_the_evaluation_harness(base_url: str, reference: ReferenceModel) -> None:
-    """Its requests and its reading of the answers: a sum of logprobs, and whether it is greedy."""
+    """Its requests, and its use of the response: the sum of logprobs, and whether it is greedy."""
     info = request(base_url, "GET", "/tokenizer_info").json
     (end,) = ids(base_url, info["eos_token"])
     pairs = [
@@ -91,7 +91,7 @@ def test_the_evaluation_harness(base_url: str, reference: ReferenceModel) -> Non
 
 
 def test_the_token_that_ends_an_answer_has_its_entry(base_url: str) -> None:
-    """Else the slice that drops one generated token would drop one of the prompt's."""
+    """Otherwise the slice that drops one generated token would drop a token of the prompt."""
     fields = {"max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
     body = complete(base_url, prompt=STORY, logit_bias={"<|im_end|>": 100}, **fields)
     (choice,) = body["choices"]
@@ -111,7 +111,7 @@ def test_the_token_that_ends_an_answer_has_its_entry(base_url: str) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("as_tokens", [False, True])
 def test_offsets_and_texts(base_url: str, prompt: str, as_tokens: bool) -> None:
-    """Each token's bytes stand where its offset says, also where they are part of a character."""
+    """Each token's bytes are at its offset, even if they are part of a character."""
     tokens = ids(base_url, prompt)
     body = {"content": prompt, "with_pieces": True}
     pieces = [
@@ -164,7 +164,7 @@ def test_streamed_it_is_the_same(base_url: str) -> None:
         assert reasons[index] == choice["finish_reason"]
         assert parts[index]["tokens"] == choice["logprobs"]["tokens"]
         assert parts[index]["text_offset"] == choice["logprobs"]["text_offset"]
-        # Two runs differ a little where the rows of a step are others.
+        # Two runs differ slightly if their batches differ.
         for name in ("token_logprobs",):
             for one, two in zip(parts[index][name], choice["logprobs"][name], strict=True):
                 assert (one is None and two is None) or one == pytest.approx(two, abs=0.05)
@@ -258,7 +258,7 @@ def test_best_of_takes_the_likeliest(base_url: str) -> None:
     assert [c["text"] for c in best["choices"]] == [c["text"] for c in expected]
     assert [c["index"] for c in best["choices"]] == [0, 1, 2, 3]
     assert len({c["text"] for c in candidates["choices"]}) > 4
-    assert best["usage"] == candidates["usage"]  # all that was computed counts
+    assert best["usage"] == candidates["usage"]  # everything computed counts
 
 
 def test_best_of_without_logprobs(base_url: str) -> None:
@@ -290,7 +290,7 @@ def test_biases_of_texts(base_url: str) -> None:
     for bias in ({plain["text"]: False}, [[plain["text"], False]]):
         (choice,) = complete(base_url, **fields, logit_bias=bias)["choices"]
         assert choice["text"] != plain["text"]
-    # An id counts more than a text that means the same token; digits in a pair are a text.
+    # An id takes precedence over a text for the same token; digits in a pair are a text.
     (choice,) = complete(base_url, **fields, logit_bias={" river": 100, str(id): False})["choices"]
     assert choice["text"] != " river"
     (choice,) = complete(base_url, **fields, logit_bias=[["7", 100]])["choices"]

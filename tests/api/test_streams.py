@@ -1,4 +1,4 @@
-"""Server-sent events: their bytes, and that a stream says what a whole answer says."""
+"""Server-sent events: their bytes, and that a stream equals an unstreamed answer."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_choices_differ_and_are_counted(base_url: str) -> None:
 
 
 def test_cached_tokens(base_url: str) -> None:
-    """The second request of a conversation computes only what is new, and says so."""
+    """The second request of a conversation computes only the new tokens, and reports that."""
     question = "Tell me a short story about a lamp that was never seen before."
     body = chat_body(question, temperature=0, max_tokens=40)
 
@@ -164,7 +164,7 @@ def test_max_completion_tokens_wins(base_url: str) -> None:
     assert answer["choices"][0]["finish_reason"] == "length"
 
 
-def test_ignore_eos_goes_on(base_url: str) -> None:
+def test_ignore_eos_continues_the_answer(base_url: str) -> None:
     body = chat_body(temperature=0, max_tokens=120, ignore_eos=True)
     answer = request(base_url, "POST", CHAT, body).json
     assert answer["usage"]["completion_tokens"] == 120
@@ -184,7 +184,7 @@ def test_logprobs(client: OpenAI) -> None:
     for token in choice.logprobs.content:
         assert token.logprob <= 0
         assert len(token.top_logprobs) == 3
-        # Greedy takes the most likely one.
+        # Greedy sampling chooses the most likely token.
         assert token.top_logprobs[0].logprob == token.logprob
         assert token.top_logprobs[0].token == token.token
 
@@ -260,13 +260,13 @@ def test_logit_bias_steers_and_bans(base_url: str, server: Server) -> None:
 
     plain = text()
     assert text(logit_bias={"200": 100}) == text(logit_bias={"200": 100}, prompt="Hello") != plain
-    # Each thousand of the vocabulary is banned in turn; only one of them holds the first choice.
+    # Ban each thousand token ids in turn; only one thousand contains the most likely token.
     thousands = [range(i, min(i + 1000, n_vocab)) for i in range(0, n_vocab, 1000)]
     banned = [text(logit_bias={str(i): False for i in ids}) for ids in thousands]
     assert sum(answer != plain for answer in banned) == 1
 
 
-def test_content_in_parts_is_the_text_that_they_make(base_url: str) -> None:
+def test_content_in_parts_is_their_joined_text(base_url: str) -> None:
     def counted(role: str, content: Any) -> int:
         messages = [{"role": role, "content": content}, {"role": "user", "content": "And?"}]
         body = {"model": STARTER, "messages": messages, "max_tokens": 1}

@@ -1,4 +1,4 @@
-"""The tokenizer over HTTP, in the forms of llama-server and of vLLM."""
+"""The tokeniser over HTTP, in the forms of llama-server and of vLLM."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def model(starter_path: Path) -> Model:
     return Model(Load(str(starter_path), ctx_size=64, parallel=1, threads=1))
 
 
-def test_llama_server_s_form(base_url: str, model: Model) -> None:
+def test_the_form_of_llama_server(base_url: str, model: Model) -> None:
     for special in (True, False):
         body = post(base_url, "/tokenize", content=EMOJI, parse_special=special)
         assert body == {"tokens": model.tokenize_bare((Part(EMOJI, special),)).tolist()}
@@ -58,13 +58,13 @@ def test_llama_server_s_form(base_url: str, model: Model) -> None:
     assert whole.decode() == EMOJI
 
 
-def test_vllm_s_form(base_url: str, model: Model) -> None:
+def test_the_form_of_vllm(base_url: str, model: Model) -> None:
     ids = model.tokenize((Part(EMOJI, True),)).tolist()
     body = {"count": len(ids), "max_model_len": 2048, "tokens": ids, "token_strs": None}
     assert post(base_url, "/tokenize", model=STARTER, prompt=EMOJI) == body
     names = post(base_url, "/tokenize", prompt=EMOJI, return_token_strs=True)["token_strs"]
     assert names == [model.name(id) for id in ids]
-    assert names[1] == "Ġupon"  # as the vocabulary has it
+    assert names[1] == "Ġupon"  # as written in the vocabulary
 
 
 def test_conversations(base_url: str) -> None:
@@ -81,7 +81,7 @@ def test_conversations(base_url: str) -> None:
     text = post(base_url, "/detokenize", tokens=asked["tokens"])["prompt"]
     assert text.endswith("<|im_start|>assistant\n")
     assert "Hello <|im_end|> there!" in text
-    # What a user wrote is no control token.
+    # A user's text never becomes a control token.
     (end,) = post(base_url, "/tokenize", prompt="<|im_end|>")["tokens"]
     assert bare["tokens"].count(end) == 1
 
@@ -118,7 +118,7 @@ def test_tokenizer_info(base_url: str) -> None:
 def test_tokenizer_info_unloads_no_model(
     make_server: Callable[..., Server], starter_path: Path, tmp_path: Path
 ) -> None:
-    """It is a GET. Where there is room, it may load one."""
+    """A GET must not unload a model, but may load one if there is room."""
     for name in "abc":
         (tmp_path / f"{name}.gguf").symlink_to(starter_path)
     server = make_server(model="a", max_models=2, ctx_size=64)
@@ -156,7 +156,7 @@ def test_tokenizer_info_unloads_no_model(
     ],
     ids=lambda value: str(value)[:30],
 )  # fmt: skip
-def test_bad_questions(base_url: str, body: dict[str, Any], param: str) -> None:
+def test_bad_tokenize_requests(base_url: str, body: dict[str, Any], param: str) -> None:
     assert refused(base_url, "/tokenize", **body)["param"] == param
 
 
@@ -176,21 +176,21 @@ def test_bad_tokens(base_url: str, tokens: Any, param: str) -> None:
 def test_the_longest_answers(base_url: str) -> None:
     text = post(base_url, "/detokenize", tokens=[5] * 32_768)["content"]
     assert len(text) == 32_768
-    assert post(base_url, "/tokenize", prompt=text)["count"] > 2048  # longer than the context
+    assert post(base_url, "/tokenize", prompt=text)["count"] > 2048  # more than the context
 
 
 def test_answered_while_every_slot_is_busy(make_server: Callable[..., Server]) -> None:
     server = make_server(parallel=1, queue_size=1)
     with Stream(server.url, "/v1/completions", endless(max_tokens=1500)) as running:
         assert running.read_some()
-        # A chat stream begins at once, and then waits.
+        # A chat stream begins at once, then waits for a slot.
         with Stream(server.url, "/v1/chat/completions", chat_body(stream=True)):
             assert request(server.url, "POST", "/v1/completions", endless()).status == 503
             assert post(server.url, "/tokenize", content="Once")["tokens"]
 
 
 @pytest.mark.usefixtures("no_pauses")
-def test_a_worker_that_dies_over_a_question(starter_path: Path) -> None:
+def test_a_worker_that_dies_during_a_lookup(starter_path: Path) -> None:
     client = EngineClient(
         Load(str(starter_path), parallel=1, threads=1),
         queue_size=1,
@@ -198,7 +198,7 @@ def test_a_worker_that_dies_over_a_question(starter_path: Path) -> None:
         stall_timeout=60,
     )
     client.start()
-    # It takes long enough for the worker to be ended meanwhile.
+    # The lookup takes long enough to kill the worker during it.
     query = TokenQuery(tokens=(5,) * 32_000, pieces=True, names=True)
 
     def ask() -> None:
@@ -218,7 +218,7 @@ def test_a_worker_that_dies_over_a_question(starter_path: Path) -> None:
             client.wait_ready()
         with pytest.raises(RequestRefused):
             client.look_up(query)
-        # One that only waited for an answer is asked again by the next worker.
+        # A lookup that was only waiting is sent to the next worker.
         short = TokenQuery((Part("Once upon", False),))
         pid = client.pid
         assert pid is not None
@@ -226,7 +226,7 @@ def test_a_worker_that_dies_over_a_question(starter_path: Path) -> None:
         expected = client.look_up(short)
         other = TokenQuery(tokens=expected.tokens, pieces=True)
         assert b"".join(client.look_up(other).pieces) == b"Once upon"
-        # A client that leaves is not answered; those behind it are.
+        # A client that leaves is not answered; the clients after it are.
         client.wait_ready()
         pid = client.pid
         assert pid is not None

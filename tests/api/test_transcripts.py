@@ -1,4 +1,4 @@
-"""Event streams are to the byte those that ``tests/golden/make_transcripts.py`` recorded."""
+"""Event streams equal the recordings of ``tests/golden/make_transcripts.py`` byte for byte."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_streams(server: Server, group: Group, name: str) -> None:
 def test_streams_of_other_servers(
     make_server: Callable[..., Server], starter_path: Path, tmp_path: Path, group: Group
 ) -> None:
-    """One server for all streams of a group."""
+    """One server serves all streams of a group."""
     if group.template is not None:
         with_template(starter_path, tmp_path / starter_path.name, group.template)
     server = make_server(**(group.flags or {}))
@@ -38,7 +38,7 @@ def test_streams_of_other_servers(
     }
 
 
-def test_nothing_recorded_is_left_over() -> None:
+def test_every_recording_belongs_to_a_case() -> None:
     names = [name for group in GROUPS for name in group.cases]
     assert {path.stem for path in FOLDER.glob("*.txt")} == set(names)
     assert len(set(names)) == len(names)

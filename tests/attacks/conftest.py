@@ -1,8 +1,8 @@
-"""Attacks on a server process of its own: what stops it, and what stops its users, must not.
+"""Attacks on a separate server process: none may stop the server or its other users.
 
-Every attack runs against ``offgrid serve`` as a person starts it. None of these tests measures
-time: a server that answers others while an attack is under way is shown by the order of events.
-``benchmarks/attacks.py`` has the figures.
+Every attack runs against ``offgrid serve`` as a user starts it. None of these tests measures time:
+the order of events shows that the server answers others during an attack. For the figures see
+``benchmarks/attacks.py``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Serve = Callable[..., Child]
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """An empty models directory; the starter is served unless a test puts models there."""
+    """An empty models directory; the server uses the starter unless a test puts models there."""
     folder = tmp_path / "models"
     folder.mkdir()
     return folder
@@ -26,8 +26,10 @@ def models(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def serve(models: Path, tmp_path: Path) -> Iterator[Serve]:
-    """Start ``offgrid serve`` on a free port with more flags and variables; all are ended after
-    the test."""
+    """Start ``offgrid serve`` on a free port with the given flags and variables.
+
+    All servers are ended after the test.
+    """
     children: list[Child] = []
 
     def start(*flags: str, **environ: str) -> Child:

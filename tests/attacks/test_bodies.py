@@ -1,4 +1,4 @@
-"""Bodies that are made to keep a server busy: others are answered while they are dealt with."""
+"""Bodies made to keep a server busy: other requests are answered in the meantime."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MIB = 1 << 20
 
 
 class Attack:
-    """A request that was sent whole and whose answer is not awaited yet."""
+    """A request that has been sent completely; its response has not been read."""
 
     def __init__(self, url: str, path: str, body: bytes) -> None:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=TIMEOUT)
         self._connection.request("POST", path, body)
 
     def error(self) -> dict[str, Any]:
-        """Wait for the answer, a 400; return its error object."""
+        """Wait for the response with status 400; return its error object."""
         response = self._connection.getresponse()
         body = response.read()
         self._connection.close()
@@ -39,7 +39,7 @@ class Attack:
 
 
 def refused(url: str, stream: Stream, path: str, body: bytes) -> dict[str, Any]:
-    """Attack; the health page and another client's stream go on before the answer is read."""
+    """Attack; check ``/health`` and another client's stream before reading the response."""
     attack = Attack(url, path, body)
     assert request(url, "GET", "/health").status == 200
     stream.read_some()
@@ -47,8 +47,11 @@ def refused(url: str, stream: Stream, path: str, body: bytes) -> dict[str, Any]:
 
 
 def test_a_message_of_beginnings_of_control_texts(serve: Serve, models: Path) -> None:
-    """``<`` begins each of 6,400 control texts: to try them all at every place takes minutes for
-    two megabytes, and a minute for what the context can take."""
+    """``<`` begins each of 6,400 control texts.
+
+    Trying them all at every place takes minutes for two megabytes, and one minute for the longest
+    text that is searched.
+    """
     model = make_many_controls(models).stem
     child = serve("--parallel", "2")
     url = child.wait_ready()
@@ -67,7 +70,7 @@ def test_a_message_of_beginnings_of_control_texts(serve: Serve, models: Path) ->
         body = {"model": model, "input": "<" * (2 * MIB)}
         error = refused(url, stream, "/v1/responses", json.dumps(body).encode())
         assert (error["param"], error["code"]) == ("input", "context_length_exceeded")
-        # As long as is looked into: there are more tokens than the context has places.
+        # As long as is searched: the message alone has more tokens than the context.
         body = {"model": model, "messages": [{"role": "user", "content": "<unused" * 9000}]}
         error = refused(url, stream, CHAT, json.dumps(body).encode())
         assert (error["param"], error["code"]) == ("messages", "context_length_exceeded")
@@ -76,7 +79,7 @@ def test_a_message_of_beginnings_of_control_texts(serve: Serve, models: Path) ->
 
 
 def test_many_bodies_of_many_small_messages(serve: Serve) -> None:
-    """None of them is large, and each message costs as much work as a short conversation."""
+    """No body is large, and each message costs as much work as a short conversation."""
     child = serve("--parallel", "2", "--queue-size", "62")
     url = child.wait_ready()
     worker = child.worker().pid
@@ -125,7 +128,7 @@ def test_bodies_of_millions_of_values(serve: Serve) -> None:
 
 
 def peak_memory(process: psutil.Process) -> int:
-    """The most memory that a process has had at any time, in bytes."""
+    """The peak memory of a process, in bytes."""
     status = Path(f"/proc/{process.pid}/status")
     if not status.exists():
         pytest.skip("the system does not tell the peak of a process")
@@ -134,7 +137,7 @@ def peak_memory(process: psutil.Process) -> int:
 
 
 def test_large_bodies_at_once_take_little_memory_and_give_it_back(serve: Serve) -> None:
-    """Six, of which two are within the limits: parsed all at once, they are a gigabyte."""
+    """Six bodies, two of them within the limits: parsed at the same time, they take a gigabyte."""
     child = serve()
     url = child.wait_ready()
     server = psutil.Process(child.process.pid)
@@ -160,7 +163,7 @@ def test_large_bodies_at_once_take_little_memory_and_give_it_back(serve: Serve) 
     ("template", "words"),
     [
         ("{{ '\U0001f600' * 1000000 }}" * 16, "writes more than 16777216 bytes"),
-        # Refused where too long a message is, as in the first test of this file.
+        # Refused like the message that is too long in the first test of this file.
         pytest.param("{{ 'x' * 1000000 }}", "The prompt has 1000000 bytes", marks=pytest.mark.slow),
     ],
     ids=["64 MB", "1 MB"],
@@ -168,7 +171,7 @@ def test_large_bodies_at_once_take_little_memory_and_give_it_back(serve: Serve) 
 def test_a_chat_template_that_writes_megabytes(
     serve: Serve, models: Path, template: str, words: str
 ) -> None:
-    """Too much for the pipe to the worker, which must not be sent it; or just for the context."""
+    """The text is too large for the pipe, and so must not be sent, or only for the context."""
     model = make_many_controls(models, 2, template).stem
     child = serve()
     url = child.wait_ready()

@@ -1,4 +1,4 @@
-"""Many conversations at once: each goes on where it was, and none is computed anew for another."""
+"""Many conversations at once: each reuses its prefix, and none loses it to another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Conversation:
         ]
         self.prompt_tokens = 0
         self.cached: list[tuple[int, int]] = []
-        """Of every turn: tokens that were cached, and the length of the prompt before."""
+        """For every turn: the number of cached tokens, and the length of the previous prompt."""
 
     def turn(self) -> None:
         text = f"Question {len(self.messages)}: is the river wide, and is the boat red?"
@@ -40,13 +40,15 @@ class Conversation:
 
 
 def lost(conversations: list[Conversation]) -> list[tuple[int, int]]:
-    """Of all turns but the first: those that began with less than the whole prompt before. The
-    tokens of an answer may be others in the next prompt, and are not counted."""
+    """Return the later turns that reused less than the whole previous prompt.
+
+    Answers are not counted: their text may give other tokens in the next prompt.
+    """
     return [turn for one in conversations for turn in one.cached[1:] if turn[0] < turn[1]]
 
 
 def play(url: str, rounds: int) -> None:
-    """Eight conversations go on at the same moment, ``rounds`` times, in any order."""
+    """Continue eight conversations at the same moment, ``rounds`` times, in random order."""
     chance = random.Random(1)
     conversations = [Conversation(url, number) for number in range(8)]
     for _ in range(rounds):
@@ -56,21 +58,21 @@ def play(url: str, rounds: int) -> None:
 
 
 def test_eight_conversations_on_eight_slots_keep_their_prefixes(serve: Serve) -> None:
-    """The next turns of all arrive together; bringing one beside the others gave up a third."""
+    """All next turns arrive together; moving one next to the others once evicted a third."""
     play(serve("--parallel", "8").wait_ready(), rounds=5)
 
 
 @pytest.mark.slow
 def test_eight_conversations_keep_their_prefixes_for_fifty_rounds(serve: Serve) -> None:
-    """The default run has five rounds, and fifty with a scheduler alone (tests/engine)."""
+    """The default run covers five rounds, and fifty with a scheduler alone (tests/engine)."""
     play(serve("--parallel", "8").wait_ready(), rounds=50)
 
 
 @pytest.mark.slow
 def test_some_conversations_of_eight_at_a_time(serve: Serve) -> None:
-    """Three of eight go on together, whichever slots they are in; the others' stay computed.
+    """Three of eight continue together, in any slots; the prefixes of the others stay cached.
 
-    The default run has it with an engine alone (tests/engine/worker/test_architectures.py).
+    The default run covers this with an engine alone (tests/engine/worker/test_architectures.py).
     """
     chance = random.Random(2)
     url = serve("--parallel", "8").wait_ready()

@@ -1,4 +1,4 @@
-"""A process that a library brings down with a signal says on standard error where it was."""
+"""A process that a signal from a library ends prints a trace on standard error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def crash(child: Child) -> None:
     os.kill(child.process.pid, signal.SIGSEGV)
     assert child.wait() == -signal.SIGSEGV
     assert "Fatal Python error: Segmentation fault" in child.err.text
-    assert "waitress" in child.err.text  # the stacks of all threads, its own among them
+    assert "waitress" in child.err.text  # the stacks of all threads, including waitress's
     all_gone([worker])
 
 
@@ -35,8 +35,8 @@ def test_a_server_that_crashes_leaves_a_trace_and_no_worker(serve: Serve) -> Non
 
 
 @pytest.mark.slow
-def test_so_it_does_under_waitress_serve(tmp_path: Path) -> None:
-    """The default run has it under ``offgrid serve``."""
+def test_a_crash_under_waitress_serve_leaves_a_trace(tmp_path: Path) -> None:
+    """The default run covers ``offgrid serve``."""
     child = Child(
         program("waitress-serve"), "--listen=127.0.0.1:0", "--call", "offgrid.app:create_app",
         cwd=tmp_path, OFFGRID_MODELS_DIR=str(tmp_path),
@@ -52,13 +52,13 @@ def test_so_it_does_under_waitress_serve(tmp_path: Path) -> None:
     "number",
     [
         signal.SIGABRT,
-        # test_workers.py sends it to the worker of a server.
+        # test_workers.py sends SIGSEGV to the worker of a server.
         pytest.param(signal.SIGSEGV, marks=pytest.mark.slow),
     ],
     ids=lambda number: number.name,
 )
 def test_a_worker_that_crashes_leaves_a_trace(number: signal.Signals, tmp_path: Path) -> None:
-    """SIGABRT is what assertions of llama.cpp end in."""
+    """Failed assertions of llama.cpp raise SIGABRT."""
     worker = subprocess.Popen(
         [sys.executable, "-c", f"from offgrid.engine.worker.main import main; main({os.getpid()})"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path,

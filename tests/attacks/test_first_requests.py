@@ -1,7 +1,7 @@
 """The first requests of a fresh server arrive at the same moment.
 
-What threads would build when they first use it, all of them build at once then. The server runs
-with ``tests/hurried``, which makes them disturb each other.
+If threads built objects on first use, all of them would then build at once. The server runs with
+``tests/hurried``, which makes threads disturb each other.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ CALLS = [
     for operation in OPERATIONS
 ]  # a new endpoint without a body here is a KeyError
 HARMLESS = {200, 400, 404, 503}
-"""The starter does not rerank, no response is kept, and a queue may be full."""
+"""The starter cannot rerank, no response is stored, and a queue may be full."""
 
 Call = tuple[str, str, dict[str, Any] | None]
 
@@ -68,7 +68,7 @@ def start(serve: Serve) -> Callable[[], Child]:
 
 
 def attack(server: Child, calls: list[Call]) -> None:
-    """Send requests at the same moment; all are answered, and the server is still there."""
+    """Send requests at the same moment; check that all are answered and the server still runs."""
     parts = urlsplit(server.url)
     assert parts.hostname is not None
     with contextlib.ExitStack() as open_sockets:
@@ -96,7 +96,7 @@ def status_of(sock: socket.socket) -> int:
 
 
 def test_sixteen_first_requests_to_one_endpoint(start: Callable[[], Child]) -> None:
-    """Each converts into types that no thread has used before."""
+    """Each converts its body into types that no thread has used before."""
     attack(start(), [call for call in CALLS if call[:2] == ("POST", "/v1/responses")] * TOGETHER)
 
 
@@ -109,8 +109,8 @@ def test_the_first_requests_to_all_endpoints(start: Callable[[], Child]) -> None
 def test_twenty_servers_survive_their_first_requests(
     start: Callable[[], Child], call: Call
 ) -> None:
-    """The default run has one server for the largest endpoint, and one for all."""
+    """The default run covers one server for the largest endpoint, and one for all."""
     for _ in range(SERVERS // 2):
-        for server in (start(), start()):  # one starts while the other does
+        for server in (start(), start()):  # both start at the same time
             attack(server, [call] * TOGETHER)
             server.end()

@@ -1,4 +1,4 @@
-"""Grammars and schemas that are small to send and meant to be long to check."""
+"""Grammars and schemas that are small but made to take long to check."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NO_SUCH_ITEM = {"anyOf": [{"type": "object"}], "$ref": "#/anyOf/" + "9" * 5_000}
 
 
 def tool(schema: Any) -> Json:
-    """A request that must call a function by a schema."""
+    """A request that must call a tool with a schema."""
     function = {"name": "f", "parameters": schema}
     return chat_body(
         tools=[{"type": "function", "function": function}], tool_choice="required", max_tokens=4
@@ -37,7 +37,7 @@ def tool(schema: Any) -> Json:
 
 
 def answer(schema: Any) -> Json:
-    """A request for an answer by a schema."""
+    """A request for an answer that follows a schema."""
     return {"model": STARTER, "prompt": "x", "json_schema": schema, "max_tokens": 4}
 
 
@@ -58,7 +58,7 @@ ATTACKS = {
 def test_grammars_that_are_long_to_check(serve: Callable[..., Child]) -> None:
     """Each is refused with a reason, while another client's stream goes on.
 
-    Who holds the server's interpreter for minutes lets nobody's request end in time.
+    A check that held the server's interpreter for minutes would delay every other request.
     """
     url = serve().wait_ready()
     with Stream(url, TEXT, endless(max_tokens=500, n=2)) as stream:

@@ -1,4 +1,4 @@
-"""Headers that break parsers, and pages of other sites that use the server of their visitor."""
+"""Headers that break parsers, and pages of other sites that call the server of their visitor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGE = "https://app.example"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
-    """Of two models one is loaded at start; a second worker is there when somebody asks for b."""
+    """A server with two models; one is loaded at start, b with its first request."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "models").mkdir()
     for name in MODELS:
@@ -46,7 +46,7 @@ def test_an_origin_that_cannot_be_parsed(server: Child, origin: str) -> None:
 
 
 def test_random_bytes_in_every_header(server: Child) -> None:
-    """On one connection for each, as a client that is broken sends them."""
+    """Each on a separate connection, as a broken client sends them."""
     address = urlsplit(server.url)
     rng = random.Random(5)
     names = (
@@ -64,7 +64,7 @@ def test_random_bytes_in_every_header(server: Child) -> None:
         with socket.create_connection(connection, TIMEOUT) as client:
             client.sendall(head + b"\r\n")
             client.shutdown(socket.SHUT_WR)
-            # Who waits for a body that never comes gets no answer when it does not come.
+            # If the server waits for a body that never comes, there is no response.
             assert client.recv(12) not in (b"HTTP/1.1 500", b"HTTP/1.0 500"), (name, value)
     assert "Traceback" not in server.err.text
 
@@ -79,7 +79,7 @@ def test_an_image_of_another_site_loads_no_model(server: Child, site: str) -> No
     assert len(server.workers()) == 1
 
 
-def test_who_may_still_ask(server: Child) -> None:
+def test_requests_that_are_still_allowed(server: Child) -> None:
     """Links to the pages for people, typed addresses, pages that are allowed, and programs."""
     assert ask(server, LINK, "/")[0] == 200
     assert ask(server, {"Sec-Fetch-Site": "none"}, "/v1/responses/resp_none")[0] == 404

@@ -1,6 +1,6 @@
-"""Clients that hold connections and say next to nothing: others are served meanwhile.
+"""Clients that hold connections and send almost nothing: other clients are served meanwhile.
 
-Each attack is under way, its connections are open, when others ask and get their answers.
+Other clients send requests and get responses while the connections of an attack are open.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ def say_nothing(sock: socket.socket, turn: int) -> None:
         say_nothing,
     ],
 )
-def test_connections_that_say_little(
+def test_connections_that_send_little(
     server: Child, act: Callable[[socket.socket, int], None]
 ) -> None:
-    """Others get their answers between any two of their bytes, and all is given back at the end."""
+    """Others get responses between any two of their bytes; at the end everything is freed."""
     with unharmed(server, TEXT):
         before = descriptors(server)
         with contextlib.ExitStack() as slow:

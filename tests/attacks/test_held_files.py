@@ -1,6 +1,6 @@
-"""Model files that are damaged, or are changed while they are served: an error, and no harm.
+"""Model files that are damaged or changed while they are served: an error, and no harm.
 
-A stream of another model runs beside every attack and brings its text to the end.
+A stream of another model runs beside every attack and must reach its end.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def server(folder: Path) -> Iterator[Child]:
 
 @pytest.fixture(autouse=True)
 def _stream_beside(server: Child) -> Iterator[None]:
-    """It is under way before the attack and comes to its end; then its model still answers."""
+    """A stream that starts before the attack must reach its end; then its model still answers."""
     with Stream(server.url, TEXT, {**endless(), "model": "beside", "max_tokens": 100}) as stream:
         assert stream.read_some()
         yield
@@ -59,11 +59,11 @@ def ask(server: Child, model: str) -> Response:
 
 
 def serves_or_says_why(server: Child, path: Path) -> None:
-    """A damaged file is still a model, or the error is the file's and not the server's."""
+    """Check that a damaged file still works, or that the error blames the file, not the server."""
     response = ask(server, path.stem)
     if response.status != 200:
         error = response.json["error"]
-        # A header that became another one can make a model that does not write text.
+        # A changed header can give a model that does not generate.
         known = {(500, "model_load_failed"), (400, "unsupported_model"), (500, "engine_fault")}
         assert (response.status, error["code"]) in known, error
         assert request(server.url, "GET", "/health").status == 200
@@ -87,7 +87,7 @@ def changed_headers(server: Child, folder: Path, tiny: Path, count: int, seed: i
     for number in range(count):
         data = bytearray(whole)
         for _ in range(rng.randrange(1, 4)):
-            # The counts and the first keys, then anywhere before the tensors.
+            # Change the counts and the first keys, then any place before the tensors.
             at = rng.randrange(4, rng.choice((64, 1000, 20_000)))
             data[at] = rng.choice((data[at] ^ 1 << rng.randrange(8), 0, 255))
         path = folder / "models" / f"changed-{seed}-{number}.gguf"
@@ -95,7 +95,7 @@ def changed_headers(server: Child, folder: Path, tiny: Path, count: int, seed: i
         serves_or_says_why(server, path)
 
 
-def test_a_file_that_is_cut_anywhere(server: Child, folder: Path, tiny: Path) -> None:
+def test_a_file_truncated_anywhere(server: Child, folder: Path, tiny: Path) -> None:
     size = tiny.stat().st_size
     cut_files(server, folder, tiny, [4, size // 2])
 
@@ -106,7 +106,7 @@ def test_a_header_with_random_changes(server: Child, folder: Path, tiny: Path) -
 
 @pytest.mark.slow
 def test_many_cuts_and_random_changes(server: Child, folder: Path, tiny: Path) -> None:
-    """The default run has a few of both."""
+    """The default run covers a few of both."""
     size = tiny.stat().st_size
     cut_files(server, folder, tiny, sorted(random.Random(2).sample(range(4, size), 44)))
     changed_headers(server, folder, tiny, 120, seed=3)
@@ -151,13 +151,13 @@ def test_a_file_that_changes_while_a_stream_is_computed(
     act: Callable[[Path, Path], None],
     statuses: set[int],
 ) -> None:
-    """The stream ends in its text or in one error event; then the file is what it is now."""
+    """The stream ends normally or with one error event; then the new file counts."""
     with Stream(server.url, TEXT, {**endless(), "model": "served", "max_tokens": 200}) as stream:
         assert stream.read_some()
         act(served_file, tiny)
         *_, last = stream.events()
     assert last == "[DONE]" or '"error"' in last
-    # A worker that died of it may be noticed by the first request only.
+    # The first request may be the one that notices a dead worker.
     eventually(lambda: ask(server, "served").status in statuses, f"status {statuses}")
     shutil.copy(tiny, served_file.with_suffix(".part"))
     served_file.with_suffix(".part").replace(served_file)

@@ -1,7 +1,7 @@
-"""The end of a server, whatever it is just doing, and what is left for the next one.
+"""The end of a server at any moment, and the files and processes that it leaves.
 
-``tests/test_server.py`` has more ends: SIGTERM while the model loads, SIGKILL while an answer is
-computed; ``tests/test_cli.py`` has the second server on a port.
+``tests/test_server.py`` covers more ends: SIGTERM while the model loads, SIGKILL while an answer is
+computed. ``tests/test_cli.py`` covers a second server on the same port.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Serve = Callable[..., Child]
 
 RESPONSES = "/v1/responses"
 QUICK = ("--threads", "1")
-"""Threads of llama.cpp wait for each other, and tests run beside others."""
+"""One thread: threads of llama.cpp wait for each other, and other tests run too."""
 
 
 def test_a_server_that_is_killed_while_it_loads_leaves_no_worker(serve: Serve) -> None:
@@ -32,7 +32,7 @@ def test_a_server_that_is_killed_while_it_loads_leaves_no_worker(serve: Serve) -
 
 
 def keep(url: str, text: str, **fields: Any) -> str:
-    """Have an answer kept; return its id."""
+    """Create a stored response; return its id."""
     body = {"model": STARTER, "input": text, "max_output_tokens": 2, **fields}
     response = request(url, "POST", RESPONSES, body)
     assert response.status == 200
@@ -40,8 +40,8 @@ def keep(url: str, text: str, **fields: Any) -> str:
     return str(response.json["id"])
 
 
-def test_answers_that_were_acknowledged_survive_a_kill(serve: Serve) -> None:
-    """Each is in the file when the client has it."""
+def test_acknowledged_responses_survive_a_kill(serve: Serve) -> None:
+    """Each response is in the file before the client receives it."""
     child = serve(*QUICK)
     url = child.wait_ready()
     ids = [keep(url, "Once")]
@@ -57,9 +57,9 @@ def test_answers_that_were_acknowledged_survive_a_kill(serve: Serve) -> None:
 
 @pytest.mark.slow
 def test_a_responses_file_of_garbage_is_set_aside(serve: Serve, tmp_path: Path) -> None:
-    """It was garbage at the start, and becomes it again while it is used.
+    """The file is garbage at the start, and again while it is used.
 
-    The default run has damaged files without a server, in ``tests/store/test_responses.py``.
+    The default run covers damaged files without a server, in ``tests/store/test_responses.py``.
     """
     path = tmp_path / "responses.sqlite3"
     garbage = b"SQLite format 3\0" + b"\xa5" * 8000
@@ -74,7 +74,7 @@ def test_a_responses_file_of_garbage_is_set_aside(serve: Serve, tmp_path: Path) 
     path.write_bytes(b"\xa5" * 20_000)
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-    # What was kept is lost with the file, which this server may still have open.
+    # Stored responses are lost with the file, which this server may still have open.
     assert request(url, "GET", f"{RESPONSES}/{id}").status in (200, 404, 500, 503)
     child.process.kill()
     child.wait()

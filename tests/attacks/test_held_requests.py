@@ -1,4 +1,4 @@
-"""Requests that are no requests, or strange ones: an error that says what is wrong, and no harm."""
+"""Invalid and strange requests: an error that says what is wrong, and no harm."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMED = b'{"model":"offgrid-starter","prompt":"Once","max_tokens":1'
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
-    """Unharmed by all of it; with a short context, as a changed request may ask for more."""
+    """A server that must stay unharmed; its short context bounds the work of changed requests."""
     folder = tmp_path_factory.mktemp("held")
     with served(folder, "--ctx-size", "128") as child, unharmed(child, SHORT):
         yield child
@@ -51,7 +51,7 @@ BODIES: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.parametrize("name", BODIES)
 @pytest.mark.parametrize("path", [TEXT, CHAT])
-def test_a_body_that_is_refused_with_its_reason(server: Child, path: str, name: str) -> None:
+def test_a_body_that_is_refused_with_a_reason(server: Child, path: str, name: str) -> None:
     body, reason = BODIES[name]
     response = request(server.url, "POST", path, body)
     error = response.json["error"]
@@ -64,7 +64,7 @@ def test_a_body_that_is_refused_with_its_reason(server: Child, path: str, name: 
     "text", ["\0", "a\0b", "\ufdd0\uffff\U0010ffff", "\x7f\x1b[2J", "\u202eabc"]
 )
 def test_odd_characters_are_text_like_any_other(server: Child, text: str) -> None:
-    """NUL, noncharacters, control characters and marks of direction."""
+    """NUL, noncharacters, control characters and direction marks."""
     assert request(server.url, "POST", TEXT, {**SHORT, "prompt": text}).status == 200
     assert request(server.url, "POST", CHAT, chat_body(text, max_tokens=1)).status == 200
 
@@ -80,8 +80,8 @@ def test_odd_characters_are_text_like_any_other(server: Child, text: str) -> Non
         "\uff4c\uff4f\uff43\uff41\uff4c\uff48\uff4f\uff53\uff54",
     ],
 )  # fmt: skip
-def test_names_that_only_look_like_this_machine(server: Child, host: str) -> None:
-    """A page of another site has its name resolved to 127.0.0.1 (DNS rebinding)."""
+def test_host_names_that_only_look_like_this_machine(server: Child, host: str) -> None:
+    """Another site can let its name resolve to 127.0.0.1 (DNS rebinding)."""
     with connect(server) as sock:
         sock.sendall(
             f"GET /v1/models HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode()
@@ -170,18 +170,18 @@ def test_random_changes_of_valid_requests(server: Child) -> None:
 
 @pytest.mark.slow
 def test_many_random_changes_of_valid_requests(server: Child) -> None:
-    """The default run has 80 of them."""
+    """The default run covers 80 of them."""
     change_requests(server, 1500, seed=2)
 
 
 def status_of(sock: socket.socket) -> int | None:
-    """The status of an answer; None where there is none."""
+    """The status of a response; None if there is none."""
     line = sock.recv(1 << 16).split(b" ", 2)
     return int(line[1]) if line[0].startswith(b"HTTP/") else None
 
 
 def change_bytes(server: Child, count: int, seed: int) -> None:
-    """A body's length that became larger is satisfied by spaces, or given up."""
+    """Send requests with changed bytes; a longer Content-Length gets spaces, or no response."""
     rng = random.Random(seed)
     body = json.dumps({"model": "nothing", "prompt": "a"}).encode()
     head = (
@@ -202,9 +202,9 @@ def change_bytes(server: Child, count: int, seed: int) -> None:
                 sock.sendall(data + b" " * 2000)
                 status = status_of(sock)
             except (TimeoutError, ConnectionError):
-                pass  # it waits for the rest, or has closed
+                pass  # the server waits for the rest, or has closed the connection
         answered += status is not None
-        # 501 and 505 say that a coding or a version is not known.
+        # 501 and 505 mean an unknown transfer coding or version.
         assert status is None or status < 500 or status in (501, 505), bytes(data)
     assert answered > count // 2
 
@@ -215,7 +215,7 @@ def test_random_changes_of_the_bytes_of_http(server: Child) -> None:
 
 @pytest.mark.slow
 def test_many_random_changes_of_the_bytes_of_http(server: Child) -> None:
-    """The default run has 50 of them."""
+    """The default run covers 50 of them."""
     change_bytes(server, 1500, seed=4)
 
 

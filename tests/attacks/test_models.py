@@ -1,4 +1,4 @@
-"""Attacks with model files: more of them than may be loaded, broken ones, replaced ones."""
+"""Attacks with model files: too many to load at once, broken ones, replaced ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Serve = Callable[..., Child]
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of some hundred kB."""
+    """A model of a few hundred kB."""
     return make("llama", tmp_path_factory.mktemp("tiny"))
 
 
@@ -38,9 +38,9 @@ def link(tiny: Path, models: Path, names: str) -> None:
 def test_more_models_at_the_same_time_than_may_be_loaded(
     serve: Serve, models: Path, tiny: Path
 ) -> None:
-    """Six of them, with three allowed: each is loaded in its turn, and nobody is refused.
+    """Six models, with three allowed: each is loaded in turn, and no request is refused.
 
-    The default run has two in turns with room for one, and the order of loads in
+    The default run covers two models in turn with room for one, and the order of loads in
     ``tests/engine/client/test_pool.py``.
     """
     link(tiny, models, "abcdef")
@@ -53,7 +53,7 @@ def test_more_models_at_the_same_time_than_may_be_loaded(
 
 
 def test_two_models_in_turns_with_room_for_one(serve: Serve, models: Path, tiny: Path) -> None:
-    """Each client's request unloads the other's model; all of them are answered."""
+    """Each client's request unloads the other's model; all requests are answered."""
     link(tiny, models, "ab")
     url = serve("--max-models", "1", "--ctx-size", "64").wait_ready()
 
@@ -67,10 +67,10 @@ def test_two_models_in_turns_with_room_for_one(serve: Serve, models: Path, tiny:
 def test_a_busy_model_is_left_to_its_stream_and_then_makes_room(
     serve: Serve, models: Path, tiny: Path
 ) -> None:
-    """Without an end to the requests for one model, another one would never be loaded: newcomers
-    wait behind the load.
+    """New requests for the busy model wait until the other one has been loaded.
 
-    The default run has the same without HTTP, in ``tests/engine/client/test_pool.py``.
+    Otherwise endless requests for one model would keep another from ever being loaded. The default
+    run covers the same without HTTP, in ``tests/engine/client/test_pool.py``.
     """
     link(tiny, models, "ab")
     child = serve("--max-models", "1", "--threads", "1")
@@ -91,7 +91,7 @@ def test_a_busy_model_is_left_to_its_stream_and_then_makes_room(
         worker.suspend()
 
         def go_on() -> None:
-            # /health shows that the server has read what came before.
+            # /health shows that the server has read the earlier requests.
             for _ in range(20):
                 assert request(url, "GET", "/health").status == 200
             assert not ended
@@ -106,7 +106,7 @@ def test_a_busy_model_is_left_to_its_stream_and_then_makes_room(
 def test_a_broken_file_never_costs_a_healthy_model_its_place(
     serve: Serve, models: Path, tiny: Path
 ) -> None:
-    """Asked for again and again, with no room: it is examined once, by a process of its own."""
+    """Requested again and again without room, it is examined once, in a separate process."""
     link(tiny, models, "a")
     (models / "broken.gguf").write_bytes(tiny.read_bytes()[:-1000])
     child = serve("--max-models", "1", "--model", "a", "--ctx-size", "64")
@@ -123,13 +123,13 @@ def test_a_broken_file_never_costs_a_healthy_model_its_place(
         assert ask(url, "a").status == 200
     assert child.worker() == worker
     assert len(child.err.text.split("No other model is unloaded for it.")) == 2
-    # When the file is another one, it is looked at again.
+    # A replaced file is examined again.
     shutil.copy(tiny, models / "broken.gguf")
     assert ask(url, "broken").status == 200
 
 
 def replace_in_place(path: Path, tiny: Path) -> None:
-    """Other contents under the same inode, and the old time of modification."""
+    """Write other contents to the same inode, and restore the modification time."""
     status = path.stat()
     path.write_bytes(tiny.read_bytes() + bytes(64))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -137,9 +137,9 @@ def replace_in_place(path: Path, tiny: Path) -> None:
 
 @pytest.mark.slow
 def test_a_file_that_is_replaced_while_it_is_served(serve: Serve, models: Path, tiny: Path) -> None:
-    """It is loaded again between two requests, also when there is always one: newcomers wait.
+    """It is loaded again between two requests, even if one always runs: new requests wait.
 
-    The default run has a file that is replaced while one stream is computed, in
+    The default run covers a file that is replaced while one stream is computed, in
     ``test_held_files.py``.
     """
     shutil.copy(tiny, models / "a.gguf")

@@ -1,4 +1,4 @@
-"""The file of kept responses is locked, removed or replaced by another program while it is used."""
+"""Another program locks, removes or replaces the file of stored responses while it is used."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def server(folder: Path) -> Iterator[Child]:
 
 @contextlib.contextmanager
 def locked(path: Path, mode: str = "NORMAL") -> Iterator[None]:
-    """Another program has begun to write to the file; in EXCLUSIVE mode nobody can read it."""
+    """Begin to write to the file as another program; EXCLUSIVE mode also prevents reading."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute(f"PRAGMA locking_mode = {mode}")
         other.execute("BEGIN EXCLUSIVE")
         yield
 
 
-def test_a_file_that_nobody_can_read_is_told_to_all(server: Child, folder: Path) -> None:
-    """Before the server has it open. Answers are not lost: they say that they are not kept."""
+def test_all_clients_are_told_that_the_file_cannot_be_read(server: Child, folder: Path) -> None:
+    """Locked before the server opens it. Responses are not lost; they say they are not stored."""
     url = server.url
     with locked(folder / FILES[0], "EXCLUSIVE"):
         answers = together([lambda: request(url, "GET", f"{PATH}/resp_none")] * 10)
@@ -68,7 +68,7 @@ def test_a_file_that_is_being_written_to_can_be_read(server: Child, folder: Path
         assert (answer["output"] != [], answer["store"]) == (True, False)
         first, *_, last = stream(url, max_output_tokens=16)
         assert (last["response"]["output"] != [], last["response"]["store"]) == (True, False)
-        assert first["response"]["store"] is False  # the answer before this one has told
+        assert first["response"]["store"] is False  # known since the previous response
     first, *_, last = stream(url, max_output_tokens=16)
     assert [event["response"]["store"] for event in (first, last)] == [True, True]
     again = request(url, "GET", f"{PATH}/{last['response']['id']}")
@@ -78,7 +78,7 @@ def test_a_file_that_is_being_written_to_can_be_read(server: Child, folder: Path
 
 
 def test_a_removed_file_is_noticed(server: Child, folder: Path) -> None:
-    """What is said to be kept survives a restart, whatever was removed before it."""
+    """A response reported as stored survives a restart, even after the file was removed."""
     url = server.url
     lost = ask(url, max_output_tokens=16)
     for name in FILES:

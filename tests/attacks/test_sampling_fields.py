@@ -1,4 +1,4 @@
-"""Fields of sampling that make much work before a token is drawn: others are served meanwhile."""
+"""Sampling parameters that cause much work before sampling: others are served meanwhile."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ def body(**fields: Any) -> dict[str, Any]:
 
 
 def breakers(first: str) -> list[str]:
-    """As many and as long ones as a request may have."""
+    """As many and as long breakers as a request may have."""
     return [f"{first}{number:02}".ljust(40, "z") for number in range(64)]
 
 
 def test_breakers_of_a_large_vocabulary(serve: Serve, models: Path) -> None:
-    """Each of 64 breakers of 40 letters was looked for in every token of the vocabulary, so
-    that the request had no answer for minutes and every prompt after it waited. Those that are too
-    many token sequences are refused; others are taken, and a stream goes on through all of it."""
+    """Breakers with too many token sequences are refused, others accepted; a stream continues.
+
+    Each of 64 breakers of 40 letters used to be compared with every token of the vocabulary, so
+    that the request had no answer for minutes and every later prompt waited.
+    """
     make_wordy(models)
     url = serve("--parallel", "4").wait_ready()
     with Stream(url, TEXT, body(stream=True, max_tokens=3000)) as stream:

@@ -1,4 +1,4 @@
-"""Signals while answers are streamed: none of them cuts an answer off without a word."""
+"""Signals while answers are streamed: none ends an answer without an error event."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ FINISHING = "finishing running requests"
 
 
 def ends_well(stream: Stream) -> bool:
-    """Read a stream to its end; whether that is a good one."""
+    """Read a stream to its end; return whether it ended normally."""
     return list(stream.events())[-1] == "[DONE]"
 
 
 def what_is_there(terminal: int) -> str:
-    """What a program has written to a terminal since the last look."""
+    """The text that a program has written to a terminal since the last call."""
     try:
         return os.read(terminal, 4096).decode()
     except BlockingIOError:
@@ -35,7 +35,7 @@ def what_is_there(terminal: int) -> str:
 
 
 def open_stream(url: str) -> Stream:
-    """A stream that has begun and is not over soon."""
+    """A long stream that has begun."""
     stream = Stream(url, TEXT, endless(max_tokens=60))
     assert stream.read_some()
     return stream
@@ -43,7 +43,7 @@ def open_stream(url: str) -> Stream:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
-    """As a service: without a terminal."""
+    """A server without a terminal, like a service."""
     with serving(tmp_path_factory.mktemp("server")) as child:
         child.wait_ready()
         yield child
@@ -61,7 +61,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
 def test_signals_to_all_processes_of_a_service(
     server: Child, number: signal.Signals, told: str
 ) -> None:
-    """The answer goes on, in the same worker, and the server says what it does."""
+    """The answer continues in the same worker, and the server logs its reaction."""
     worker = server.worker()
     with open_stream(server.url) as stream:
         worker.suspend()
@@ -76,7 +76,7 @@ def test_signals_to_all_processes_of_a_service(
 
 
 def test_quit_lets_answers_finish(server: Child) -> None:
-    """The last of those that share the server."""
+    """The last of the tests that share the server."""
     worker = server.worker()
     with open_stream(server.url) as stream:
         worker.suspend()
@@ -93,7 +93,7 @@ def test_quit_lets_answers_finish(server: Child) -> None:
     "nohup", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["closed", "nohup"]
 )
 def test_a_terminal_that_is_closed(tmp_path: Path, nohup: bool) -> None:
-    """The system says so to all of its processes, and the shell once more; answers finish."""
+    """The system signals all of its processes, and the shell once more; answers finish."""
     ours, theirs = pty.openpty()
     command = (program("offgrid"), "serve", "--port", "0", "--models-dir", str(tmp_path))
     files = ("--responses-file", str(tmp_path / "r"))

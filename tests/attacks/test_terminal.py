@@ -1,4 +1,4 @@
-"""Files whose names would move the cursor, rename the window or forge lines of the log."""
+"""Files with names that would move the cursor, rename the window or forge lines of the log."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ FORGED_PATH = "/v1/models/x%0aERROR%20offgrid:%20forged%1b%5b2J"
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """Such files; one of them is no model, so that the log has to name it."""
+    """A folder of such files; one is not a model, so that the log must name it."""
     folder = tmp_path / "models"
     folder.mkdir()
     for name in NAMES:
         (folder / f"{name}.gguf").symlink_to(STARTER_PATH)
     (folder / f"{BROKEN}.gguf").write_bytes(b"GGUF")
-    # Left out of all lists, because JSON cannot say its name.
+    # Left out of all lists, because JSON cannot represent its name.
     (Path(os.fsdecode(os.fsencode(folder) + b"/\xff\x1b[2J.gguf"))).symlink_to(STARTER_PATH)
     return folder
 
 
 def check(text: str) -> None:
-    """Fail unless a terminal shows a text as it is."""
+    """Fail unless a terminal shows a text unchanged."""
     lines = text.splitlines()
     assert all(line.isprintable() or line.count("\t") == 2 for line in lines), text
     assert all("\x1b" not in line for line in lines)
@@ -59,7 +59,7 @@ def test_banner_and_log(models: Path, tmp_path: Path) -> None:
             assert request(child.url, "GET", path).status >= 400
         ids = [model["id"] for model in request(child.url, "GET", "/v1/models").json["data"]]
         assert ids == sorted([*NAMES, BROKEN])
-        # In the answer, the name is the name.
+        # The response contains the name unchanged.
         missing = request(child.url, "POST", "/v1/chat/completions", chat_body(model="\x1b\n"))
         assert missing.json["error"]["message"].endswith("\x1b\n")
         child.process.terminate()
@@ -69,7 +69,7 @@ def test_banner_and_log(models: Path, tmp_path: Path) -> None:
 
 
 def test_the_log_in_a_terminal(models: Path, tmp_path: Path) -> None:
-    """There another program formats the lines."""
+    """In a terminal, rich formats the lines."""
     ours, theirs = pty.openpty()
     flags = ("--port", "0", "--models-dir", str(models), "--model", BROKEN)
     child = Child(program("offgrid"), "serve", *flags, cwd=tmp_path, stderr=theirs, COLUMNS="500")
@@ -86,19 +86,19 @@ def test_the_log_in_a_terminal(models: Path, tmp_path: Path) -> None:
     finally:
         child.end()
         os.close(ours)
-    # Colours come from this program; what the name brought along is escaped.
+    # Colours come from OffGrid itself; the control characters of the name are escaped.
     assert b"\x1b[2J" not in written
     assert b"broken\\x1b" in written
     assert b"\nERROR" not in written
 
 
 def run(*arguments: str) -> str:
-    """What a command prints, all of it."""
+    """All output of a command."""
     return CliRunner().invoke(main, arguments).output
 
 
 def test_the_list(models: Path) -> None:
-    """As a process of its own; the others run in this one."""
+    """In a separate process; the other commands run in this one."""
     command = [program("offgrid"), "list", "--models-dir", str(models)]
     ended = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=TIMEOUT)
     printed = ended.stdout + ended.stderr
@@ -111,7 +111,7 @@ def test_the_list(models: Path) -> None:
     }
 
 
-def test_a_folder_that_is_no_text(tmp_path: Path) -> None:
+def test_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff\x1b[2J"))
     folder.mkdir()
     (folder / "a.gguf").symlink_to(STARTER_PATH)

@@ -1,4 +1,4 @@
-"""Raw HTTP: bodies above the limit, lengths with two meanings, requests that are cut off."""
+"""Raw HTTP: bodies above the limit, ambiguous lengths, truncated requests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
-    """It loads no model: nothing here gets that far."""
+    """A server without a loaded model, which no test here needs."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "models").mkdir()
     broken = folder / "models" / "broken.gguf"
@@ -40,7 +40,7 @@ class Connection:
     """A client that sends everything before it reads anything."""
 
     def __init__(self, url: str, buffer: int = 0) -> None:
-        """``buffer``: bytes that the system takes in before they are read; 0 for the usual."""
+        """``buffer``: size of the socket's receive buffer in bytes; 0 for the default."""
         address = urlsplit(url)
         self.socket = socket.socket()
         self.socket.settimeout(TIMEOUT)
@@ -60,18 +60,18 @@ class Connection:
         return self
 
     def response(self) -> tuple[int, Json]:
-        """The next response and its JSON."""
+        """Read the next response; return its status and JSON."""
         response = http.client.HTTPResponse(self.socket)
         response.begin()
         return response.status, json.loads(response.read())
 
     def ended(self) -> bool:
-        """Whether the server has said that nothing follows."""
+        """Whether the server has ended the connection."""
         return self.socket.recv(1) == b""
 
 
 def refused(connection: Connection, status: int) -> str:
-    """The message of a refusal in the one form, after which the connection ends."""
+    """Check that a refusal has the usual form and ends the connection; return its message."""
     answered, body = connection.response()
     error = body["error"]
     assert answered == status, error
@@ -82,7 +82,7 @@ def refused(connection: Connection, status: int) -> str:
 
 @pytest.mark.parametrize("more", [1, MIB - 1, MIB, MIB + 1, 2 * MIB, 32 * MIB])
 def test_a_body_above_the_limit_is_told_so(server: Child, more: int) -> None:
-    """And not reset while it is being sent."""
+    """The connection is not reset while the body is being sent."""
     with Connection(server.url) as connection:
         connection.send(POST, b"Content-Length: %d\r\n\r\n" % (LIMIT + more))
         for _ in range((LIMIT + more) // MIB):
@@ -103,7 +103,7 @@ def test_a_chunked_body_above_the_limit_is_told_so(server: Child, pieces: int) -
 
 
 def test_large_bodies_leave_nothing(server: Child) -> None:
-    """Neither memory nor temporary files: 160 MiB are sent in vain."""
+    """160 MiB of refused bodies leave neither memory nor temporary files in use."""
     process = psutil.Process(server.process.pid)
     request(server.url, "GET", "/health")
     before = process.memory_info().rss
@@ -115,20 +115,20 @@ def test_large_bodies_leave_nothing(server: Child) -> None:
 
 
 def test_a_gigabyte_that_is_announced_is_refused_at_once(server: Child) -> None:
-    """Also for clients that ask first, who then send nothing of it."""
+    """This includes clients that send ``Expect: 100-continue``; they then send no body."""
     for expect in (b"", b"Expect: 100-continue\r\n"):
         with Connection(server.url) as connection:
             connection.send(POST, expect, b"Content-Length: 1000000000\r\n\r\n")
             assert "larger than" in refused(connection, 413)
 
 
-def test_clients_that_ask_before_they_send(server: Child) -> None:
+def test_clients_that_expect_100_continue(server: Child) -> None:
     with Connection(server.url) as connection:
         connection.send(POST, b"Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")
         assert connection.socket.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
         status, body = connection.send(b"[]").response()
         assert (status, body["error"]["code"]) == (400, "invalid_json")
-        # One that has no body need not be told to send it.
+        # A request without a body needs no 100 response.
         head = b"GET /health HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n\r\n"
         assert connection.send(head).response() == (200, {"status": "healthy"})
 
@@ -170,12 +170,12 @@ CODED = b"0\r\n\r\n"
     ],
     ids=lambda headers: repr(headers[:64]),
 )  # fmt: skip
-def test_lengths_with_two_meanings_end_the_connection(server: Child, headers: bytes) -> None:
-    """What follows, a request for those who believed the other length, is not answered."""
+def test_ambiguous_lengths_end_the_connection(server: Child, headers: bytes) -> None:
+    """The data after it, a second request by the other length, gets no response."""
     with Connection(server.url) as connection:
         connection.send(POST, headers, b"\r\n", CODED, HEALTH)
         answered, body = connection.response()
-        # 501 is for encodings that are not known, 413 for numbers beyond all bounds.
+        # 501 means an unknown transfer coding, 413 a number that is too large.
         assert answered in (400, 413, 501), body
         assert re.search(r"[^.]\.$", body["error"]["message"])
         assert connection.ended()
@@ -189,7 +189,7 @@ def test_an_old_version_has_no_chunks(server: Child) -> None:
 
 
 @pytest.mark.parametrize("line", [b"GET http://[ HTTP/1.1", b"GET http://]/ HTTP/1.1"])
-def test_addresses_that_are_none(server: Child, line: bytes) -> None:
+def test_invalid_request_targets(server: Child, line: bytes) -> None:
     with Connection(server.url) as connection:
         connection.send(line, b"\r\nHost: localhost\r\n\r\n")
         status, _ = connection.response()
@@ -223,7 +223,7 @@ def mutated(rng: random.Random, text: bytes) -> bytes:
 
 
 def test_random_changes_of_raw_requests(server: Child) -> None:
-    """Whatever comes is answered or refused; nothing in it makes the server fail."""
+    """Every request is answered or refused; none makes the server fail."""
     rng = random.Random(7)
     for number in range(300):
         text = mutated(rng, VALID[number % len(VALID)])
@@ -235,8 +235,10 @@ def test_random_changes_of_raw_requests(server: Child) -> None:
 
 
 def read_all(connections: list[Connection]) -> list[bytes]:
-    """Read from all of them at once, each to its end: one that waited for the others would be
-    ended, as nobody reads from it."""
+    """Read from all connections at once, each to its end.
+
+    If one had to wait for the others, the server would close it because its client does not read.
+    """
     received = {connection: bytearray() for connection in connections}
     with selectors.DefaultSelector() as selector:
         for connection in connections:
@@ -255,8 +257,10 @@ def read_all(connections: list[Connection]) -> list[bytes]:
 def test_clients_that_send_many_requests_and_read_nothing_hold_no_threads(
     tmp_path: Path,
 ) -> None:
-    """More such connections than the server has threads: others are served all the same, and
-    nothing is lost when they read after all."""
+    """With more such connections than threads, the server still serves others.
+
+    The slow clients lose nothing when they finally read.
+    """
     count, at_once = 24, 8
     flags = ("--max-models", "1", "--parallel", "1", "--queue-size", "0")
     with serving(tmp_path, *flags) as child, contextlib.ExitStack() as stack:
@@ -271,7 +275,7 @@ def test_clients_that_send_many_requests_and_read_nothing_hold_no_threads(
 
 
 def test_nothing_of_this_is_in_the_log(server: Child) -> None:
-    """A client that sends nonsense cannot fill it."""
+    """A client that sends nonsense must not fill the log."""
     assert request(server.url, "GET", "/health").status == 200
     log = server.err.text
     assert not re.search(r"Traceback| waitress| offgrid\.api", log), log

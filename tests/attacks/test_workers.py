@@ -1,4 +1,4 @@
-"""Attacks on a model's process: killed, stopped, crashed. The server and its users go on."""
+"""Attacks on a worker: killed, stopped, crashed. The server keeps serving its clients."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Serve = Callable[..., Child]
     ("path", "body"),
     [
         (CHAT, chat_body(max_tokens=2)),
-        # tests/api/test_tokens.py has it, with a server of the tests' own process.
+        # tests/api/test_tokens.py covers it, with a server in the process of the tests.
         pytest.param("/tokenize", {"content": "Once"}, marks=pytest.mark.slow),
     ],
     ids=["chat", "tokenize"],
 )
 def test_a_worker_killed_while_idle(serve: Serve, path: str, body: Json) -> None:
-    """The next request is answered by a new one."""
+    """A new worker answers the next request."""
     child = serve()
     url = child.wait_ready()
     worker = child.worker()
@@ -48,9 +48,9 @@ def test_a_worker_killed_while_idle(serve: Serve, path: str, body: Json) -> None
 
 @pytest.mark.slow
 def test_a_stream_that_waits_outlives_the_worker(serve: Serve) -> None:
-    """Its client has read the head of the answer and the first frame; it never knows.
+    """Its client has read the headers and the first frame, and notices nothing.
 
-    The default run has it without HTTP, in ``tests/engine/client/test_client.py``.
+    The default run covers this without HTTP, in ``tests/engine/client/test_client.py``.
     """
     child = serve("--parallel", "1")
     url = child.wait_ready()
@@ -66,9 +66,11 @@ def test_a_stream_that_waits_outlives_the_worker(serve: Serve) -> None:
     assert '"finish_reason":"length"' in events[-1]
 
 
-def test_hundreds_of_questions_to_a_stopped_worker(serve: Serve) -> None:
-    """They wait for it, as many as may, and the others are refused at once. Whoever asks for
-    nothing that waits is answered meanwhile."""
+def test_hundreds_of_lookups_in_a_stopped_worker(serve: Serve) -> None:
+    """The permitted number wait for the worker; the others are refused at once.
+
+    Requests that need no worker are answered meanwhile.
+    """
     child = serve("--parallel", "1", "--queue-size", "1", "--max-models", "1")
     url = child.wait_ready()
     worker = child.worker()
@@ -81,7 +83,7 @@ def test_hundreds_of_questions_to_a_stopped_worker(serve: Serve) -> None:
     threads = [threading.Thread(target=ask) for _ in range(200)]
     for thread in threads:
         thread.start()
-    # Two sequences and eight more places: ten wait. The others' answers are there in any case.
+    # Two sequences and eight more places: ten wait. The others are refused in any case.
     eventually(lambda: len(answers) >= 190, "all but ten are answered")
     assert {answer.status for answer in answers} == {503}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
@@ -95,7 +97,7 @@ def test_hundreds_of_questions_to_a_stopped_worker(serve: Serve) -> None:
 
 
 def test_a_stopped_worker_and_prompts_that_fill_its_pipe(serve: Serve) -> None:
-    """Their writers wait for the pipe; what never waits does not wait for them."""
+    """Their writers wait for the pipe; requests that need no worker do not wait for them."""
     child = serve("--parallel", "1", "--queue-size", "15", "--max-models", "1")
     url = child.wait_ready()
     worker = child.worker()
@@ -111,7 +113,7 @@ def test_a_stopped_worker_and_prompts_that_fill_its_pipe(serve: Serve) -> None:
         worker.resume()
 
     *statuses, _ = together([*[ask] * 16, look])
-    assert set(statuses) == {400}  # longer than the model's context, which only the worker knows
+    assert set(statuses) == {400}  # longer than the context, which only the worker can tell
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
@@ -125,7 +127,7 @@ def test_a_stopped_worker_ends_with_its_server(serve: Serve) -> None:
 
 
 def test_a_crash_leaves_a_trace_in_the_log(serve: Serve) -> None:
-    """Each line of the trace is a line of the log, so that a person can read it."""
+    """Each line of the trace is one line of the log, so that it is readable."""
     child = serve()
     url = child.wait_ready()
     with Stream(url, TEXT, endless(max_tokens=1900)) as stream:

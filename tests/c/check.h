@@ -1,4 +1,4 @@
-/* What every C test needs: CHECK, random numbers that repeat, and the kernels of this machine. */
+/* Helpers of all C tests: CHECK, repeatable random numbers, and the kernels of this machine. */
 #ifndef CHECK_H
 #define CHECK_H
 
@@ -21,7 +21,7 @@ enum { CHECK_SHOWN = 20 }; /* failures that are printed; the rest are only count
         }                                                                   \
     } while (0)
 
-/* What main returns: says how many checks failed. */
+/* The return value of main; prints how many checks failed. */
 static inline int check_result(const char *what) {
     if (check_failures == 0) {
         printf("%s: passed\n", what);
@@ -51,7 +51,7 @@ static inline float random_unit(uint64_t *state) {
 
 enum { MAX_ISAS = 5 };
 
-/* The kernels that this machine can run, the scalar ones first. Returns how many. */
+/* The kernels that this machine can run, the scalar ones first. Returns their number. */
 static inline int all_kernels(const og_kernels *found[MAX_ISAS]) {
     static const char *const names[MAX_ISAS] = {"scalar", "sse2", "avx2", "avx512", "neon"};
     int n = 0;
@@ -62,8 +62,8 @@ static inline int all_kernels(const og_kernels *found[MAX_ISAS]) {
     return n;
 }
 
-/* The row lengths that tests walk: all small ones, and those around the borders of blocks.
- * Returns how many; lengths may be NULL. */
+/* The row lengths to test: all small ones, and those around the borders of blocks.
+ * Returns their number; lengths may be NULL. */
 static inline int test_lengths(int32_t *lengths) {
     static const int32_t borders[] = {512, 1024, 4096};
     int count = 0;

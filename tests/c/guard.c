@@ -43,7 +43,7 @@ static region *free_region(void) {
 
 static region *new_region(size_t bytes, enum guard_side side) {
     const size_t page = page_size();
-    /* At least one page, so that memory of no bytes has an address of its own. */
+    /* At least one page, so that memory of 0 bytes has a distinct address. */
     const size_t inner = bytes == 0 ? page : (bytes + page - 1) / page * page;
     region *r = free_region();
     r->length = inner + 2 * page;
@@ -69,7 +69,7 @@ const void *guard_copy(const void *data, size_t bytes, enum guard_side side) {
 
 static void drop(region *r) {
 #if defined(OG_ADDRESS_SANITIZER)
-    /* Whoever gets these pages next may use them. */
+    /* The next owner of these pages may use them. */
     __asan_unpoison_memory_region(r->base, r->length);
 #endif
     if (munmap(r->base, r->length) != 0) fail("munmap");

@@ -32,7 +32,7 @@ static void make_room(rig *r) {
 void rig_init(rig *r, const rig_spec *spec, const og_kernels *kernels, const rig_memory *memory) {
     og_config config = spec->config;
     config.kernels = kernels;
-    config.room = 1; /* so that growing is tested, too */
+    config.room = 1; /* so that growing is tested too */
     r->memory = memory;
     r->sampler_memory = memory->take(og_sampler_bytes(&config));
     og_sampler_init(&r->sampler, &config, r->sampler_memory);
@@ -76,7 +76,7 @@ static int32_t count_of(const int32_t *tokens, int32_t n, int32_t token) {
     return count;
 }
 
-/* Whether a breaker stands at t[at], and where the longest of them ends. */
+/* Whether a breaker begins at t[at], and where the longest of them ends. */
 static bool breaker_ends(const og_config *c, const int32_t *t, int32_t n, int32_t at,
                          int32_t *end) {
     bool found = false;
@@ -91,7 +91,7 @@ static bool breaker_ends(const og_config *c, const int32_t *t, int32_t n, int32_
     return found;
 }
 
-/* The longest repetition that t[0..n-1] followed by `token` would continue, -1 for none. */
+/* The longest repetition that `token` after t[0..n-1] would continue, -1 for none. */
 static int32_t repetition_of(const og_config *c, const int32_t *t, int32_t n, int32_t limit,
                              int32_t token) {
     int32_t longest = -1;
@@ -128,7 +128,7 @@ static void apply_dry(const og_config *c, const int32_t *all, int32_t n_all, flo
         const int32_t length = repetition_of(c, t, n, limit, token);
         if (length < 0) continue;
         const int32_t e = length - p->allowed_length;
-        /* By squaring as the code does: other orders of multiplying round in other ways. */
+        /* By squaring, as in the code: another order of multiplications rounds differently. */
         double power = 1.0, factor = (double)p->base;
         for (int32_t left = e; left > 0; left >>= 1) {
             if (left & 1) power *= factor;

@@ -1,4 +1,4 @@
-/* A sampler with its memory, which has exactly the size that the headers ask for: guard pages see
+/* A sampler with its memory, which has exactly the size required by the headers: guard pages catch
  * an access outside of it, and AddressSanitizer one outside any array in it (og_memory.h). */
 #ifndef RIG_H
 #define RIG_H
@@ -9,7 +9,7 @@
 
 #include "og_sampler.h"
 
-/* Where the memory comes from. */
+/* The source of the memory. */
 typedef struct rig_memory {
     /* Aligned for floats; to OG_ALIGNMENT if bytes is a multiple of it. */
     void *(*take)(size_t bytes);
@@ -18,9 +18,9 @@ typedef struct rig_memory {
 
 extern const rig_memory rig_heap;
 
-/* A configuration and a prompt. The arrays are only read, and during rig_init only. */
+/* A configuration and a prompt. The arrays are only read, and only during rig_init. */
 typedef struct rig_spec {
-    og_config config; /* the kernels are rig_init's */
+    og_config config; /* rig_init sets the kernels */
     const int32_t *prompt;
     int32_t n_prompt;
 } rig_spec;
@@ -35,13 +35,13 @@ typedef struct rig {
 
 void rig_init(rig *r, const rig_spec *spec, const og_kernels *kernels, const rig_memory *memory);
 
-/* og_sampler_accept, after og_sampler_reserve where the sampler is full. */
+/* og_sampler_accept, after og_sampler_reserve if the sampler is full. */
 void rig_accept(rig *r, int32_t token);
 
 void rig_free(rig *r);
 
-/* The row as a draw sees it, worked out token by token from the definitions in og_sampler.h and
- * og_dry.h. generated: the tokens that were accepted. O(n_vocab + tokens^2). */
+/* The row as a draw uses it, computed token by token from the definitions in og_sampler.h and
+ * og_dry.h. generated: the accepted tokens. O(n_vocab + tokens^2). */
 void rig_adjusted(const rig_spec *spec, const float *row, const uint32_t *mask,
                   const int32_t *generated, int32_t n_generated, float *adjusted);
 

@@ -17,8 +17,8 @@ enum row_kind {
 /* Fill row[0..n-1]; no NaN, no +infinity, at least one finite value. */
 void fill_row(enum row_kind kind, uint64_t *random, float *row, int32_t n);
 
-/* Fill mask[0..(n+31)/32-1]; at least the token `always` is allowed. `density`: of 8 tokens, how
- * many are allowed, 0..8. */
+/* Fill mask[0..(n+31)/32-1]; at least the token `always` is allowed. `density`: the number of
+ * allowed tokens out of 8, 0..8. */
 void fill_mask(uint64_t *random, uint32_t *mask, int32_t n, int density, int32_t always);
 
 #endif

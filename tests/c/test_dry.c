@@ -1,4 +1,4 @@
-/* og_dry against the definition, word for word (rig_adjusted). */
+/* og_dry against the literal definition (rig_adjusted). */
 #include "og_dry.h"
 
 #include <math.h>
@@ -12,7 +12,7 @@ enum { N_VOCAB = 12, MAX_BREAKERS = 4 };
 /* Breakers of few tokens. */
 static void fill_breakers(og_config *c, int32_t *tokens, int32_t *lengths, uint64_t *random) {
     int32_t n = 0, n_tokens = 0;
-    /* In one half of the tests their first tokens ascend, in the other they descend. */
+    /* In half of the tests their first tokens ascend, in the other half they descend. */
     const bool descending = random_below(random, 2);
     for (int32_t i = 0; i < N_VOCAB && n < MAX_BREAKERS; i++) {
         while (n < MAX_BREAKERS && random_below(random, 8) == 0) {
@@ -27,7 +27,7 @@ static void fill_breakers(og_config *c, int32_t *tokens, int32_t *lengths, uint6
     c->n_breakers = n;
 }
 
-/* Draw one step and compare what the kernels made of every token with the definition. */
+/* Draw one step and compare the kernels' result for every token with the definition. */
 static void compare(rig *r, const rig_spec *spec, const int32_t *generated, int32_t n) {
     const float row[N_VOCAB] = {0.0f};
     float expected[N_VOCAB];

@@ -1,4 +1,4 @@
-/* og_find beside guard pages, against looking at every place for every text. */
+/* og_find next to guard pages, against a search for every text at every place. */
 #include "og_find.h"
 
 #include <stdbool.h>
@@ -15,7 +15,7 @@ typedef struct texts {
     int32_t offset[MAX_TEXTS], length[MAX_TEXTS];
 } texts;
 
-/* Characters of one byte and of two, so that places are not all alike. */
+/* Characters of one byte and of two, so that places differ. */
 static int32_t fill(uint8_t *bytes, int32_t n_chars, int32_t kinds, uint64_t *random) {
     static const char *const chars[4] = {"a", "b", "\xC3\xA9", "\xC3\xA8"};
     int32_t n = 0;
@@ -52,7 +52,7 @@ static void fill_texts(texts *t, int32_t kinds, uint64_t *random) {
     }
 }
 
-/* Memory that was taken with what lies in it. */
+/* Builds a trie in guarded memory. */
 static void build_trie(og_trie *trie, const texts *t, const uint8_t *bytes, enum guard_side side) {
     int32_t *order = guard_take((size_t)t->n * sizeof *order, side);
     for (int32_t i = 0; i < t->n; i++) order[i] = t->offset[i];
@@ -96,7 +96,7 @@ static int32_t next_char(const uint8_t *data, int32_t n, int32_t at) {
     return at;
 }
 
-/* What og_find_place_marks has to say. */
+/* The required result of og_find_place_marks. */
 static bool naive_places(const texts *t, const uint8_t *data, int32_t n, uint8_t *places) {
     bool whole = false;
     memset(places, 0, (size_t)n + 1);
@@ -108,7 +108,7 @@ static bool naive_places(const texts *t, const uint8_t *data, int32_t n, uint8_t
                 places[next_char(data, n, at)] = 1;
                 whole = true;
             }
-            /* The end of the data begins the text. */
+            /* The data end with a beginning of the text. */
             if ((data[at] & 0xC0) != 0x80 && n - at < length &&
                 begins(text, length, data + at, n - at)) {
                 places[next_char(data, n, at)] = 1;
@@ -116,7 +116,7 @@ static bool naive_places(const texts *t, const uint8_t *data, int32_t n, uint8_t
         }
         for (int32_t at = 1; at < length; at++) {
             if ((text[at] & 0xC0) == 0x80) continue;
-            /* A beginning of the data ends the text, or the data stands within it. */
+            /* The data begin with an end of the text, or are inside it. */
             if (begins(data, n, text + at, length - at) ||
                 begins(text + at, length - at, data, n)) {
                 places[next_char(data, n, 0)] = 1;
@@ -147,7 +147,7 @@ static void test_places(enum guard_side side, uint64_t *random) {
     guard_give_all();
 }
 
-/* What og_find_split has to say: begin and end of each; returns how many. */
+/* The required result of og_find_split: begin and end of each; returns their number. */
 static size_t naive_split(const texts *t, const uint8_t *data, int32_t n, uint8_t mark,
                           int32_t *found) {
     size_t count = 0;
@@ -176,7 +176,7 @@ static void test_split(enum guard_side side, uint64_t *random) {
     uint8_t data[2 * MAX_DATA];
     int32_t expected[4 * MAX_DATA];
     const int32_t kinds = 1 + random_below(random, 4);
-    /* Sometimes a mark that the texts hold. */
+    /* Sometimes a mark that the texts contain. */
     const uint8_t marks[1] = {random_below(random, 4) ? '#' : 'a'};
     fill_texts(&t, kinds, random);
     build(&f, &t, side);
@@ -208,7 +208,7 @@ static int compare(const uint8_t *a, const uint8_t *b) {
     return *a < *b ? -1 : *a > *b;
 }
 
-/* All suffixes of one text that repeats itself, equal ones among them. */
+/* All suffixes of one repetitive text, including equal ones. */
 static void test_sort(uint64_t *random) {
     enum { N = 3000 };
     static uint8_t bytes[N];

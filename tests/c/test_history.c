@@ -72,7 +72,7 @@ static void test(int32_t last_n, bool keep, int32_t tokens, uint64_t seed) {
     int32_t *ring = last_n > 0 ? rig_heap.take((size_t)last_n * sizeof *ring) : NULL;
     og_history_init(&h, N_VOCAB, memory, OG_LANES, in_block, ring, last_n, keep);
     for (int step = 0; step < STEPS; step++) {
-        /* Few tokens meet often; the last of the vocabulary is among them. */
+        /* Few distinct tokens repeat often; the last one of the vocabulary is among them. */
         const int32_t token = N_VOCAB - 1 - random_below(&seed, tokens) * (N_VOCAB / tokens);
         memory = grown(&h, memory);
         if (random_below(&seed, 4) == 0) {

@@ -1,4 +1,4 @@
-/* og_json beside guard pages. Random JSON is compared with a parser in
+/* og_json next to guard pages. Random JSON is compared with a parser in
  * tests/api/fields/test_bodies.py. */
 #include "og_json.h"
 
@@ -53,7 +53,7 @@ static void test_constants(enum guard_side side) {
     }
 }
 
-/* Any bytes, and any piece of a text: nothing outside of it is looked at. */
+/* Any bytes, and any piece of a text: nothing outside of it is read. */
 static void test_any(enum guard_side side, uint64_t *random) {
     static const char alphabet[] = "[]{}:,\"\\aN1-. \n\xC3\xA9";
     char text[40];
@@ -85,7 +85,7 @@ static void check_cuts(const char *text, size_t n, size_t least, const size_t *c
     }
 }
 
-/* Pieces are whole items; of several, they are short. */
+/* Pieces are whole items; a piece of several items is short. */
 static void test_cuts(enum guard_side side, uint64_t *random) {
     enum { MOST = 200 };
     char text[MOST + 40];

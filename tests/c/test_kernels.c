@@ -1,5 +1,5 @@
 /* The kernels of every instruction set: the same bits, and not one byte outside their arrays.
- * Inputs and outputs lie beside guard pages, inputs in memory that can only be read. */
+ * Inputs and outputs are next to guard pages, inputs in read-only memory. */
 #include <float.h>
 #include <math.h>
 #include <stdbool.h>
@@ -24,7 +24,7 @@ typedef struct inputs {
     og_patch patch;
 } inputs;
 
-/* What the kernels made of them. */
+/* The kernels' results. */
 typedef struct outputs {
     enum og_status status;
     double total;
@@ -39,7 +39,7 @@ typedef struct outputs {
 
 static const uint32_t *mask_of(const inputs *in, bool masked) { return masked ? in->mask : NULL; }
 
-/* Keep what a kernel wrote into a guarded array. */
+/* Copy the output of a kernel from a guarded array, and free the array. */
 static void keep(void *to, const void *from, size_t bytes) {
     memcpy(to, from, bytes);
     guard_give(from);
@@ -63,7 +63,7 @@ static void run_weigh(const og_kernels *kernels, const inputs *in, bool masked, 
     keep(out->weights, weights, bytes);
     keep(out->block_sum, block_sum, blocks * sizeof(double));
     if (masked || patched) return;
-    /* In the place of the logits. */
+    /* In place of the logits. */
     static float row[MAX_PADDED];
     double sums[MAX_BLOCKS];
     memcpy(row, in->row, (size_t)in->n * sizeof *row);
@@ -88,8 +88,8 @@ static void run_bracket(const og_kernels *kernels, const inputs *in, float low, 
     int32_t *places = guard_take(bytes, in->side);
     out->total = kernels->bracket(in->weights, in->n, low, high, tops ? in->block_top : NULL,
                                   values, places, capacity, &out->count);
-    /* Behind the last one stands anything; more than the capacity means that nothing is promised,
-     * the sum included. */
+    /* The contents after the last one are undefined. With more than the capacity nothing is
+     * guaranteed, not even the sum. */
     const bool useless = out->count > capacity;
     if (useless) {
         out->total = 0.0;
@@ -114,7 +114,7 @@ static void run_penalise(const og_kernels *kernels, const inputs *in, const og_p
 enum { SCANS = 2, WEIGHS = 4, SUMS = 6, BRACKETS = 18, EXP_SUMS = 2, PENALISES = 3 };
 enum { CALLS = SCANS + WEIGHS + SUMS + BRACKETS + EXP_SUMS + PENALISES };
 
-/* Borders at which sum and bracket are asked, among them values that the array holds. */
+/* Borders for sum and bracket, including values of the array. */
 static float border_of(const inputs *in, int which) {
     if (which == 0) return FLT_MIN;
     if (which == 1) return in->weights[in->n / 2] > 0.0f ? in->weights[in->n / 2] : 0x1p-10f;
@@ -175,7 +175,7 @@ static float largest(const float *row, int32_t n) {
     return max;
 }
 
-/* Some touched tokens, ascending, the first and the last of the row among them. */
+/* Some touched tokens, ascending, including the first and the last of the row. */
 static void fill_touched(inputs *in, uint64_t *random) {
     static int32_t token[MAX_PADDED], generated[MAX_PADDED], window[MAX_PADDED];
     static int32_t in_block[MAX_BLOCKS];
@@ -204,7 +204,7 @@ static void fill_touched(inputs *in, uint64_t *random) {
     in->patch.in_block = guard_copy(in_block, (size_t)og_blocks(in->n) * 4, in->side);
 }
 
-/* A padded array of weights, and what no weight of each block exceeds. */
+/* A padded array of weights, and an upper bound for each block. */
 static void fill_weights(inputs *in, const float *row) {
     static float weights[MAX_PADDED], tops[MAX_BLOCKS];
     memset(weights, 0, sizeof weights);
@@ -234,7 +234,7 @@ static void test_row(enum row_kind kind, enum guard_side side, int32_t n, uint64
     guard_give_all();
 }
 
-/* NaN and +infinity at each place of a row are seen, also where the mask does not allow them. */
+/* NaN and +infinity are detected at each place of a row, even if the mask bans the token. */
 static void test_bad_values(const og_kernels *kernels, int32_t n) {
     static float row[MAX_N], block_max[MAX_BLOCKS];
     static uint32_t mask[MAX_N / OG_MASK_WORD + 1];

@@ -39,8 +39,8 @@ static float from_bits(uint32_t bits) {
 static void test_order(uint64_t *random) {
     float before = -INFINITY;
     uint32_t before_bits = og_order_bits(before);
-    /* Up through the negative floats and then the positive ones, in steps that are no power of
-     * two; the step is small enough to meet every exponent often. */
+    /* Ascend through the negative floats and then the positive ones, in steps that are not a power
+     * of two and small enough to reach every exponent often. */
     for (uint64_t at = 0; at < UINT64_C(0xFF000000); at += 977) {
         const uint32_t raw =
             at < 0x7F800000u ? (0xFF800000u - (uint32_t)at) : (uint32_t)at - 0x7F800000u;

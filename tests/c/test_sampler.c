@@ -1,5 +1,5 @@
-/* Whole draws with every array beside a guard page: rows and masks that can only be read, the
- * sampler's own memory exactly as large as the headers ask for. */
+/* Whole draws with every array next to a guard page: rows and masks are read-only, and the
+ * sampler's memory has exactly the size required by the headers. */
 #include "og_sampler.h"
 
 #include <math.h>
@@ -86,7 +86,7 @@ static void check_draw(rig *r, const float *row, const uint32_t *mask, int32_t n
     rig_accept(r, token);
 }
 
-/* The distribution that was drawn from: og_sampler_logprobs uses the same scratch, so this draws
+/* The distribution of the draw: og_sampler_logprobs uses the same scratch, so this draws
  * again. */
 static void check_post(rig *r, const float *row, const uint32_t *mask, int32_t n) {
     int32_t token;
@@ -99,7 +99,7 @@ static void check_post(rig *r, const float *row, const uint32_t *mask, int32_t n
     guard_give(top);
 }
 
-/* A row that nothing is drawn from: the first and the last token, against the one drawn best. */
+/* Score the first and the last token without a draw, against the most likely one. */
 static void check_score(rig *r, const float *row, int32_t n) {
     const int32_t n_top = n < 7 ? n : 7;
     og_candidate *top = guard_take((size_t)n_top * sizeof *top, side);
@@ -156,7 +156,7 @@ static void test(const og_kernels *kernels, int32_t n, int setting, uint64_t *ra
     rig_free(&r);
 }
 
-/* og_sampler_reserve makes the room that it was asked for, and moves what the sampler holds. */
+/* og_sampler_reserve makes the requested room and moves the sampler's contents. */
 static void check_reserve(const og_params *params, int32_t n_vocab) {
     enum { MORE = 150 };
     const og_bias biases[] = {{1, 2.0f}, {3, -2.0f}, {1, 0.5f}};

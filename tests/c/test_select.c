@@ -43,8 +43,8 @@ static void test_count(const float *values, const float *sorted, int32_t n, int3
     CHECK(cut.more == (count_equal(values, n, cut.border) > cut.ties), "n %d, k %d: more", n, k);
 }
 
-/* Whether a cut keeps the smallest set whose mass reaches the target, as far as the rounding of the
- * sums can tell. */
+/* Whether a cut keeps the smallest set whose sum reaches the target, within the rounding of the
+ * sums. */
 static void check_mass(const char *what, const float *values, int32_t n, og_cut cut, double target,
                        double total) {
     double above = 0.0;
@@ -116,7 +116,7 @@ static void test_largest(const og_kernels *kernels, og_scratch *scratch, const f
 
 enum { MAX_CALLS = 8 };
 
-/* What the brackets of one selection were asked for, and which places they listed. */
+/* The number of places that each bracket of one selection listed, and the places. */
 static struct {
     const og_kernels *kernels;
     int32_t calls;
@@ -136,7 +136,7 @@ static double recorded_bracket(const float *weights, int32_t n, float low, float
     return above;
 }
 
-/* Where a list is probed: og_select.c's rule. (With another one this is a row like others.) */
+/* The probed places of a list by og_select.c's rule. (With another rule the row is harmless.) */
 static void mark_probes(bool *probed, int32_t n) {
     const int32_t wanted = n / 16 < OG_SAMPLE ? n / 16 : OG_SAMPLE,
                   size = wanted < 64 ? 64 : wanted;
@@ -148,14 +148,14 @@ static void mark_probes(bool *probed, int32_t n) {
     }
 }
 
-/* Where the row's weight is that stands at a place of the list which the last look was at. */
+/* The place in the row of a weight in the list that was probed last. */
 static int32_t row_place(int32_t at) {
     for (int32_t list = seen.calls - 2; list >= 0; list--) at = seen.places[list][at];
     return at;
 }
 
-/* Of the weights in the list that the last look was at, put the lowest (or the highest) where it
- * takes its sample: it is then misled, and has to look again. */
+/* Move the lowest (or highest) weights of the list that was probed last to the probed places. This
+ * misleads the selection, so that it must probe again. */
 static void mislead(float *weights, bool highest) {
     static bool probed[MAX_N];
     static float values[MAX_N];
@@ -196,7 +196,7 @@ static void test_misled(uint64_t *random, int32_t n, double share, bool highest)
 
 /* --- all -------------------------------------------------------------------------------------- */
 
-/* Rows whose weights fall so that the border is hard to find: power laws, steps, one giant. */
+/* Rows of weights with a border that is hard to find: power laws, steps, one giant. */
 static void fill_hard(int shape, uint64_t *random, float *row, int32_t n) {
     for (int32_t i = 0; i < n; i++) {
         const double u = (double)(random_bits(random) >> 11) * 0x1p-53 + 1e-12;

@@ -1,4 +1,4 @@
-/* og_text beside guard pages, against a scan that looks at every place. */
+/* og_text next to guard pages, against a scan of every place. */
 #include "og_text.h"
 
 #include <stdbool.h>
@@ -27,7 +27,7 @@ static void fill_stops(stops *s, uint64_t *random) {
     }
 }
 
-/* How many bytes at the end of data[0..n-1] begin stop i, all of it included. */
+/* The number of bytes at the end of data[0..n-1] that begin stop i or are all of it. */
 static int32_t beginning(const stops *s, int32_t i, const uint8_t *data, int32_t n) {
     int32_t length = s->offset[i + 1] - s->offset[i];
     for (; length > 0; length--) {
@@ -37,7 +37,7 @@ static int32_t beginning(const stops *s, int32_t i, const uint8_t *data, int32_t
     return length;
 }
 
-/* What feeding data[0..n-1] has to answer. */
+/* The required result of feeding data[0..n-1]. */
 static int32_t naive_feed(const stops *s, const uint8_t *data, int32_t n, int32_t *matched,
                           int32_t *held) {
     for (int32_t end = 0; end <= n; end++) {
@@ -109,7 +109,7 @@ static bool begins_character(const uint8_t *data, size_t n) {
     return true;
 }
 
-/* All bytes at the places that matter. */
+/* All bytes at the relevant places. */
 static void test_utf8(enum guard_side side) {
     static const uint8_t kinds[] = {0x00, 0x41, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0,
                                     0xBF, 0xC0, 0xC1, 0xC2, 0xDF, 0xE0, 0xE1, 0xED,

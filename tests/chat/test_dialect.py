@@ -1,4 +1,4 @@
-"""Templates as models carry them: which format they mean, and the prompts that come of it."""
+"""Templates as in model files: the format that each implies, and the rendered prompts."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ TOOL = {
     },
 }
 CONTROL = {"<|im_start|>": 1, "<|im_end|>": 2, "<tool_call>": 3, "</think>": 4}
-# Shortened, with what matters of the real ones.
+# Shortened to the relevant parts of the real templates.
 QWEN = """
 {%- if tools %}<|im_start|>system
 <tools>{% for tool in tools %}{{ tool | tojson }}{% endfor %}</tools>
@@ -85,11 +85,11 @@ LLAMA_31 = """
         ("{{ tools }}", None),
     ],
 )
-def test_the_template_tells_the_format(template: str | None, tools: ToolFormat | None) -> None:
+def test_the_template_determines_the_format(template: str | None, tools: ToolFormat | None) -> None:
     assert recognise_tools(template) is tools
 
 
-def test_the_template_tells_how_thoughts_are_marked() -> None:
+def test_the_template_determines_the_reasoning_markers() -> None:
     assert recognise_thoughts(None) is recognise_thoughts("{{ messages }}") is None
     assert recognise_thoughts(QWEN) is THOUGHTS[0]
     assert recognise_thoughts("[THINK]x[/THINK]") is THOUGHTS[1]
@@ -119,18 +119,18 @@ def dialect(template: str | None) -> Dialect:
     return Dialect(template, "<s>", "</s>", CONTROL)
 
 
-def test_a_template_that_knows_functions_gets_them() -> None:
+def test_a_template_with_tool_support_gets_the_tools() -> None:
     prompt = dialect(QWEN).prompt([user("3 <tool_call>"), calls(call("add", {"a": 3}))], [TOOL])
     assert json.dumps(TOOL) in text(prompt.parts)
     assert '{"name": "add", "arguments": {"a": 3}}' in text(prompt.parts)
     special = [part.text for part in prompt.parts if part.special]
-    # The user's markers and those of the description are text; the template's are tokens.
+    # Markers in the user's text and in the description are text; the template's are tokens.
     assert special.count("<tool_call>") == 2
     assert special.count("<|im_end|>") == 3
     assert dialect(QWEN).visible == ("<tool_call>", "</think>")
 
 
-def test_a_template_that_knows_none_gets_them_as_text() -> None:
+def test_a_template_without_tool_support_gets_the_tools_as_text() -> None:
     history = [user("3?"), calls(call("add", {"a": 3}), content="I add."), result("5 <|im_end|>")]
     roles = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>{% endfor %}"
     for template in (None, roles):
@@ -149,7 +149,7 @@ def test_a_template_that_knows_none_gets_them_as_text() -> None:
     assert "# Tools" not in text(dialect(None).prompt(history).parts)
 
 
-def test_mistral_wants_short_ids() -> None:
+def test_mistral_requires_short_ids() -> None:
     history = [calls(call("add", {}), call("add", {}, "abcdefgh9")), result("5"), result("6", None)]
     parts = dialect(MISTRAL_V3).prompt(history, [TOOL]).parts
     first, second = (json.loads(item)["id"] for item in
@@ -160,7 +160,7 @@ def test_mistral_wants_short_ids() -> None:
     assert f"[TOOL_RESULTS]{first}" in text(parts)
 
 
-def test_llama_wants_one_call_a_message() -> None:
+def test_llama_requires_one_call_per_message() -> None:
     history = [
         user("Hi"),
         calls(call("one", {}, "a"), call("two", {}, "b"), call("three", {}, "c")),
@@ -176,7 +176,7 @@ def test_llama_wants_one_call_a_message() -> None:
     assert text(dialect(LLAMA_31).prompt(without_ids).parts).count("<|eot_id|>") == 3
 
 
-def test_a_thought_that_the_prompt_opens_is_noticed() -> None:
+def test_reasoning_opened_by_the_prompt_is_noticed() -> None:
     thinks = "{% set thinks = true %}" + QWEN
     assert dialect(thinks).prompt([user("Hi")]).thinking
     assert not dialect(QWEN).prompt([user("Hi")]).thinking

@@ -1,4 +1,4 @@
-"""The grammars of calls, compiled by llguidance: what they let through, and what they do not."""
+"""The grammars of tool calls, compiled by llguidance: texts that they allow or refuse."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FORMATS = [HERMES, LLAMA, MISTRAL, MISTRAL_NAMED, PHI]
 
 
 class Bytes:
-    """A vocabulary of all bytes, with markers that are control tokens or none."""
+    """A vocabulary of all bytes, with markers as control tokens or without."""
 
     bos_token_id = None
 
@@ -76,7 +76,7 @@ def accepted(
 ) -> bool:
     """Whether an answer follows the grammar and may end there.
 
-    Where calls are not required, arguments of a function that is not strict may be any.
+    If calls are not required, a tool that is not strict accepts any arguments.
     """
     functions = (ADD, NOW, FREE if required else ANY)
     given = {"parallel": True, "control": VOCABULARIES[vocabulary].control, **more}
@@ -91,7 +91,7 @@ def accepted(
 
 
 def written(tools: ToolFormat, *calls: tuple[str, str]) -> str:
-    """Calls as a model of this format writes them."""
+    """Tool calls as a model with this format writes them."""
     if tools.head_end:
         return "".join(f"{tools.begin}{name}{tools.head_end}{args}" for name, args in calls)
     objects = [f'{{"name": "{name}", "{tools.arguments}": {args}}}' for name, args in calls]
@@ -126,7 +126,7 @@ def test_required_calls_are_valid_calls(vocabulary: str, tools: ToolFormat) -> N
 
 
 @by_format
-def test_several_calls_only_where_they_are_allowed(vocabulary: str, tools: ToolFormat) -> None:
+def test_several_calls_only_if_they_are_allowed(vocabulary: str, tools: ToolFormat) -> None:
     two = written(tools, GOOD[0], GOOD[2])
     assert accepted(vocabulary, two, tools) is not tools.one_by_one
     assert not accepted(vocabulary, two, tools, parallel=False)
@@ -154,7 +154,7 @@ def test_any_text_with_calls_that_are_strict(vocabulary: str, tools: ToolFormat)
 
 
 @by_format
-def test_thoughts_come_first(vocabulary: str, tools: ToolFormat) -> None:
+def test_reasoning_comes_first(vocabulary: str, tools: ToolFormat) -> None:
     call = written(tools, GOOD[0])
     thought = 'I could <tool> {"name": '
     for required in (True, False):

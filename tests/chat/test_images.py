@@ -1,4 +1,4 @@
-"""Images are known before they are decoded: sizes against stb_image's, and what is not let in."""
+"""Checks of images before decoding: sizes against stb_image's, and refusals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from offgrid.errors import InvalidParameter
 
 
 def decode(data: bytes) -> NDArray[np.uint8]:
-    """What libmtmd makes of an image file: (height, width, 3)."""
+    """Decode an image file with libmtmd: (height, width, 3)."""
     buffer = (ctypes.c_uint8 * len(data)).from_buffer_copy(data)
     bitmap = mtmd.mtmd_helper_bitmap_init_from_buf(None, buffer, len(data), False)
     assert bitmap
@@ -45,15 +45,15 @@ FORMATS: dict[str, Callable[[int, int], bytes]] = {
 @pytest.mark.parametrize("kind", FORMATS)
 @settings(max_examples=25, deadline=None)
 @given(width=st.integers(1, 300), height=st.integers(1, 300))
-def test_the_size_is_that_of_what_is_decoded(kind: str, width: int, height: int) -> None:
+def test_the_size_equals_that_of_the_decoded_image(kind: str, width: int, height: int) -> None:
     data = FORMATS[kind](width, height)
     assert image_size(data, "x") == (width, height)
     assert decode(data).shape == (height, width, 3)
 
 
 @pytest.mark.parametrize("write", [png, bmp])
-def test_pixels_arrive(write: Callable[[NDArray[np.uint8]], bytes]) -> None:
-    """The pictures that the other tests use are real ones."""
+def test_pixels_are_decoded_unchanged(write: Callable[[NDArray[np.uint8]], bytes]) -> None:
+    """The images of the other tests are valid."""
     assert np.array_equal(decode(write(pixels(3))), pixels(3))
 
 
@@ -70,14 +70,14 @@ def test_any_bytes_are_an_image_or_refused(data: bytes, head: bytes) -> None:
 
 
 @pytest.mark.parametrize("whole", [png(pixels(1)), jpeg(40, 30)], ids=["png", "jpeg"])
-def test_cut_off(whole: bytes) -> None:
+def test_truncated_images(whole: bytes) -> None:
     for length in range(len(whole)):
         with pytest.raises(InvalidParameter):
             image_size(whole[:length], "x")
 
 
 def bomb() -> bytes:
-    """A PNG of 8 x 8 pixels whose data are 256 MiB of zeros."""
+    """A PNG of 8 x 8 pixels that decompresses to 256 MiB of zeros."""
     deflate = zlib.compressobj()
     data = b"".join(deflate.compress(bytes(1 << 20)) for _ in range(256)) + deflate.flush()
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))

@@ -1,4 +1,4 @@
-"""Text to content, reasoning and calls: the same however it is cut, and as a naive reader says."""
+"""Text to content, reasoning and calls: independent of its pieces, and equal to a naive reader."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Message = tuple[str, str, list[list[str]]]
 
 
 def message(events: Iterable[Event]) -> Message:
-    """What the events add up to; their order must be possible in a stream."""
+    """Combine events into a message; their order must be valid in a stream."""
     content = reasoning = ""
     calls: list[list[str]] = []
     for event in events:
@@ -55,7 +55,7 @@ def parse(pieces: Iterable[str], tools: ToolFormat | None, **more: Any) -> Messa
 
 
 def naive(text: str, tools: ToolFormat, thinking: bool) -> Message:
-    """What a whole answer means, found with indices into it."""
+    """Split a whole answer into content, reasoning and calls, using indices."""
     reasoning = ""
     begun = re.match(r"\s*<think>", text)
     if thinking or begun:
@@ -66,7 +66,7 @@ def naive(text: str, tools: ToolFormat, thinking: bool) -> Message:
         reasoning, text = thought.strip(), rest.lstrip()
     content = ""
     calls: list[list[str]] = []
-    at, fresh = 0, True  # fresh: nothing but white space since the beginning or a call
+    at, fresh = 0, True  # fresh: only white space since the beginning or a call
     while at < len(text):
         bare = tools.begin_optional and fresh and text[at] == "{"
         if bare or text.startswith(tools.begin, at):
@@ -91,7 +91,7 @@ def skip(text: str, at: int) -> int:
 def read_calls(
     text: str, begin: int, bare: bool, tools: ToolFormat
 ) -> tuple[list[list[str]], int, int]:
-    """The calls at a marker, where they end, and where to go on: content is between the two."""
+    """The calls at a marker, their end, and where to continue; content is between the two."""
     at = begin if bare else begin + len(tools.begin)
     if tools.array:
         at = skip(text, at)
@@ -112,7 +112,7 @@ def read_calls(
         at = skip(text, at)
         if closer and text.startswith(closer, at):
             at += len(closer)
-        elif closer and closer.startswith(text[at:]):  # the answer was cut short
+        elif closer and closer.startswith(text[at:]):  # the answer was truncated
             at = len(text)
     at = skip(text, at)
     return calls, at, at
@@ -151,7 +151,7 @@ def read_named(text: str, at: int, tools: ToolFormat) -> tuple[list[str] | None,
 
 
 def fragments(tools: ToolFormat) -> st.SearchStrategy[str]:
-    """Answers made of what the format is made of, whole and broken."""
+    """Answers composed of whole and broken elements of the format."""
     call = '{"name": "add", "parameters": {"a": [1, "}"], "b": "<tool_call>"}}'
     call = call.replace("parameters", tools.arguments)
     pieces = [
@@ -171,7 +171,7 @@ def fragments(tools: ToolFormat) -> st.SearchStrategy[str]:
 
 @st.composite
 def cut(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> list[str]:
-    """A text in pieces, now and then of one character each."""
+    """A text in pieces, sometimes of one character each."""
     text = draw(texts)
     if draw(st.booleans()):
         return list(text)
@@ -182,7 +182,7 @@ def cut(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> list[str]:
 @by_format
 @given(data=st.data(), thinking=st.booleans())
 @settings(max_examples=80, deadline=None)
-def test_it_reads_what_the_naive_reader_reads(
+def test_the_parser_equals_the_naive_reader(
     tools: ToolFormat, data: st.DataObject, thinking: bool
 ) -> None:
     beside_the_naive_reader(tools, data, thinking)
@@ -192,10 +192,10 @@ def test_it_reads_what_the_naive_reader_reads(
 @by_format
 @given(data=st.data(), thinking=st.booleans())
 @settings(max_examples=1500, deadline=None)
-def test_it_reads_what_the_naive_reader_reads_at_length(
+def test_the_parser_equals_the_naive_reader_at_length(
     tools: ToolFormat, data: st.DataObject, thinking: bool
 ) -> None:
-    """The default run has 80 answers of each format."""
+    """The default run covers 80 answers of each format."""
     beside_the_naive_reader(tools, data, thinking)
 
 
@@ -220,7 +220,7 @@ def test_with_a_grammar_it_is_the_same_however_it_is_cut(
 def test_with_a_grammar_it_is_the_same_however_it_is_cut_at_length(
     tools: ToolFormat, data: st.DataObject
 ) -> None:
-    """The default run has 50 answers of each format."""
+    """The default run covers 50 answers of each format."""
     cut_with_a_grammar(tools, data)
 
 
@@ -230,13 +230,13 @@ def cut_with_a_grammar(tools: ToolFormat, data: st.DataObject) -> None:
     cut_up = parse(pieces, tools, constrained=True)
     assert cut_up == parse([text], tools, constrained=True)
     content, reasoning, calls = parse([text], tools)
-    if len(calls) == len(cut_up[2]):  # no call was broken off: it made no difference
+    if len(calls) == len(cut_up[2]):  # no call was incomplete, so the grammar made no difference
         assert cut_up[1:] == (reasoning, calls)
         assert len(cut_up[0]) <= len(content)
 
 
 @given(cut(st.text(alphabet="<think>/ \n{}ab", max_size=40)))
-def test_no_text_is_lost_where_nothing_is_offered(pieces: list[str]) -> None:
+def test_no_text_is_lost_without_tools(pieces: list[str]) -> None:
     text = "".join(pieces)
     content, reasoning, calls = parse(pieces, None)
     assert not calls
@@ -266,7 +266,7 @@ def test_one_call_in_each_format(tools: ToolFormat, text: str, constrained: bool
         assert parse(pieces, tools, constrained=constrained) == ("", "", [["add", '{"a": 1}']])
 
 
-def test_text_thought_and_calls_together() -> None:
+def test_text_reasoning_and_calls_together() -> None:
     text = (
         "\n<think>\nThe user wants two.\n</think>\n\nI look.\n"
         '<tool_call>\n{"name": "add", "arguments": {"a": "</tool_call>"}}\n</tool_call>\n'
@@ -287,11 +287,11 @@ def test_text_thought_and_calls_together() -> None:
         "<tool_call>" * 50, '{"name": "add", "arguments": {}}',
     ],
 )  # fmt: skip
-def test_what_is_no_call_stays_content_to_the_letter(text: str) -> None:
+def test_text_that_is_not_a_call_stays_content_unchanged(text: str) -> None:
     assert parse([text], HERMES) == parse(text, HERMES) == (text, "", [])
 
 
-def test_only_what_may_become_a_marker_is_held_back() -> None:
+def test_only_a_possible_marker_is_held_back() -> None:
     parser = AnswerParser(HERMES, NAMES, THINK)
     assert parser.feed("<thin") == []
     assert parser.feed("g> a <tool") == [Content("<thing> a")]
@@ -315,7 +315,7 @@ def test_with_a_grammar_arguments_come_as_they_are_written() -> None:
     assert (cut_short.finish(), cut_short.calls) == ([], 1)
 
 
-def test_after_the_last_call_that_counts_nothing_does() -> None:
+def test_text_after_the_last_permitted_call_is_ignored() -> None:
     call = '<tool_call>{"name": "get_time"}</tool_call>'
     parser = AnswerParser(HERMES, NAMES, max_calls=1)
     events = [event for char in f"Hi {call} and {call}" for event in parser.feed(char)]
@@ -323,7 +323,7 @@ def test_after_the_last_call_that_counts_nothing_does() -> None:
     assert parser.done
 
 
-def test_a_thought_that_the_prompt_opened() -> None:
+def test_reasoning_that_the_prompt_opened() -> None:
     assert parse("\nHm. <tool_call>", HERMES, thinking=True) == ("", "Hm. <tool_call>", [])
     assert parse("Hm.\n</think>\n\nYes.", None, thinking=True) == ("Yes.", "Hm.", [])
 
@@ -337,7 +337,7 @@ def test_no_character_is_read_again_and_again(unit: str) -> None:
     parser = AnswerParser(HERMES, NAMES, THINK)
     for _ in range(500):
         parser.feed(unit)
-        # All that the next call looks at a second time:
+        # The only text that the next call examines again:
         assert len(parser._held) < len(HERMES.begin)
     parser.finish()
 
@@ -376,7 +376,7 @@ def test_every_json_object_is_followed_to_its_end(
 )
 @example('{"a": 1}', 6, "0")
 @example('{"a": [1]}', 9, ",")
-def test_done_is_what_a_json_parser_accepts(text: str, place: int, char: str) -> None:
+def test_the_scanner_is_done_when_a_json_parser_accepts(text: str, place: int, char: str) -> None:
     place = place % (len(text) + 1)
     damaged = text[:place] + char + text[place:]
     scanner = ObjectScanner()
@@ -388,7 +388,7 @@ def test_done_is_what_a_json_parser_accepts(text: str, place: int, char: str) ->
         valid = False
     assert valid == (scanner.done and not damaged[scanner.position :].strip() and
                      (whole or not damaged[scanner.position :].strip(" \t\r\n")))  # fmt: skip
-    if scanner.failed:  # and no character sooner
+    if scanner.failed:  # it must not have failed at an earlier character
         before = ObjectScanner()
         before.scan(damaged[: scanner.position])
         assert not before.failed

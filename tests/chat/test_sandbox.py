@@ -1,4 +1,4 @@
-"""Templates that mean harm, or mean well and go astray: each ends soon, in an error, and small."""
+"""Hostile and faulty templates: each ends soon, with an error, and uses little memory."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ NEST = (
         "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}"
         "{{ m(40) }}",
         "{% block x %}{{ self.x() }}{% endblock %}",
-        # Much out of little.
+        # Large results from small inputs.
         "{{ 'a' * 10**9 }}",
         "{{ 10**9 * 'a' }}",
         "{{ [1] * 10**9 }}",
@@ -155,7 +155,7 @@ NEST = (
     ids=lambda source: source.replace(MILLION, "")[-60:],
 )
 def test_no_hang_and_no_gigabytes(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What ends them is counted, so the clock is taken away: a slow machine says the same."""
+    """Counted limits end them, so the clock is disabled: a slow machine gives the same result."""
     monkeypatch.setattr(sandbox, "MAX_SECONDS", math.inf)
     # A tenth of the limits shows the same in a tenth of the time.
     monkeypatch.setattr(sandbox, "MAX_STEPS", 100_000)
@@ -165,7 +165,7 @@ def test_no_hang_and_no_gigabytes(source: str, monkeypatch: pytest.MonkeyPatch) 
         ChatTemplate(source, "", "", ["<s>"]).render(MESSAGES)
     assert caught.value.param == "messages"
     assert len(caught.value.message) < 1200
-    # Kilobytes; a limit that does not hold asks for at least 1,000,000.
+    # In kilobytes; without a working limit it would be at least 1,000,000.
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600_000
 
 
@@ -190,7 +190,7 @@ STEP = sandbox.MAX_STEP
     ],
 )
 def test_no_single_step_is_long(source: str, n: int) -> None:
-    """A call into C keeps all other threads waiting to its end."""
+    """A call into C makes all other threads wait until it ends."""
     box = Sandbox()
     template = box.from_string(source)
     with pytest.raises(TemplateLimit, match="one step of the chat template"):
@@ -199,8 +199,8 @@ def test_no_single_step_is_long(source: str, n: int) -> None:
     assert box.render_bounded(template, shorter)
 
 
-def test_what_is_split_into_little_may_be_long() -> None:
-    """Templates cut long thoughts off."""
+def test_a_text_split_into_few_parts_may_be_long() -> None:
+    """Templates split off long reasoning."""
     box = Sandbox()
     text = "word " * 500_000 + "</think>\n" + "more " * 500_000
     source = "{{ x.split('</think>')[-1].lstrip('\n').splitlines() | length }}"
@@ -210,7 +210,7 @@ def test_what_is_split_into_little_may_be_long() -> None:
 @pytest.mark.parametrize(
     "call", ["encode('punycode')", "encode(encoding='idna')", "encode('utf-8').decode('utf-7')"]
 )
-def test_encodings_that_take_long_are_not_there(call: str) -> None:
+def test_slow_encodings_are_not_available(call: str) -> None:
     box = Sandbox()
     with pytest.raises(TemplateError, match="only UTF-8"):
         box.render_bounded(box.from_string("{{ 'a'." + call + " }}"), {})
@@ -218,7 +218,7 @@ def test_encodings_that_take_long_are_not_there(call: str) -> None:
 
 
 def test_the_search_for_wide_formats_tries_nothing_twice() -> None:
-    """It would take hours otherwise."""
+    """Otherwise it would take hours."""
     n = 1_000_000
     for text in ("{" + ":" * n, "%(" + "(" * n, "%" * n, "%-" * n, "{" * n):
         assert not sandbox._WIDE_BRACES.search(text)
@@ -293,14 +293,14 @@ def test_long_chats_are_within_the_limits() -> None:
     assert len(render("{{ messages[0].content.replace('\\n', '\\n  ') }}", messages=large)) > 3e6
 
 
-def test_each_rendering_has_a_budget_of_its_own() -> None:
+def test_each_rendering_has_its_own_budget() -> None:
     box = Sandbox()
     template = box.from_string("{% for i in range(99000) %}{% endfor %}{{ x }}")
     for number in range(8):
         assert box.render_bounded(template, {"x": number}) == str(number)
 
 
-def test_threads_have_budgets_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_thread_has_its_own_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "MAX_STEPS", 100_000)
     box = Sandbox()
     template = box.from_string(

@@ -1,4 +1,4 @@
-"""Messages to prompt: templates as real models have them, and user text that stays text."""
+"""Messages to prompt: the templates of real models, and user text that stays text."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def render(
 
 
 def refusal(source: str, *messages: Message, **more: Any) -> str:
-    """The message of the error that a template ends in, which names ``messages``."""
+    """The message of a template's error, which must name ``messages``."""
     with pytest.raises(InvalidParameter) as caught:
         render(source, *messages, **more)
     assert (caught.value.status, caught.value.param) == (400, "messages")
@@ -198,7 +198,7 @@ def test_control_text_that_a_user_completes() -> None:
         assert render(source, user("before " + head)) == (Part("before " + head + tail, False),)
 
 
-def test_words_of_control_texts_compare_as_themselves() -> None:
+def test_words_of_control_texts_compare_unchanged() -> None:
     source = (
         "{% for m in messages %}{% if m.name == 'im_end' and m.name in ['im_end'] and "
         "m.name is string and m['im_end'] == 1 %}yes{% endif %}{% endfor %}"
@@ -270,7 +270,7 @@ def test_parts_are_the_plain_rendering_and_only_the_scaffold_is_special(
 def test_parts_are_the_plain_rendering_at_length(
     starter: ChatTemplate, model: Model, contents: list[str], tool: str
 ) -> None:
-    """The default run has 30 examples."""
+    """The default run covers 30 examples."""
     compare_with_plain_rendering(starter, model, contents, tool)
 
 
@@ -307,7 +307,7 @@ def test_users_alone_write_no_control_text(pieces: list[str]) -> None:
 
 
 def too_long(template: ChatTemplate, *messages: Message, **more: Any) -> str:
-    """The message of the error that says so, which names ``messages``."""
+    """The message of the length error, which must name ``messages``."""
     with pytest.raises(ContextLengthExceeded) as caught:
         template.render(messages, **more)
     assert caught.value.param == "messages"
@@ -315,7 +315,7 @@ def too_long(template: ChatTemplate, *messages: Message, **more: Any) -> str:
 
 
 class _NotSearched:
-    """In the place of a model's control texts: nothing may look for them."""
+    """Takes the place of a model's control texts; any search for them fails the test."""
 
     def mark(self, *_: object) -> None:
         raise AssertionError("a text was searched before it was measured")
@@ -335,11 +335,11 @@ def test_texts_are_measured_before_they_are_searched(monkeypatch: pytest.MonkeyP
     assert too_long(template, user("xy"), tools=tools) == words
 
 
-def test_what_a_template_writes_is_measured_too() -> None:
+def test_the_output_of_a_template_is_measured_too() -> None:
     source = "{{ 'a' * 100 }}{% for m in messages %}{{ m.content }}{% endfor %}"
     template = ChatTemplate(source, "", "", CHATML_CONTROL, n_ctx=10)
     assert len(text(template.render([user("x" * 60)]))) == 160
-    # Marks do not count.
+    # Marks are not counted.
     assert len(text(template.render([user("<" * 60)]))) == 160
     assert "161 bytes" in too_long(template, user("x" * 61))
     emoji = ChatTemplate("{{ '\U0001f600' * 1000000 }}" * 16, "", "", (), n_ctx=4096)
@@ -347,7 +347,7 @@ def test_what_a_template_writes_is_measured_too() -> None:
         emoji.render([user("x")])
 
 
-def test_thoughts_that_a_template_leaves_out_do_not_count() -> None:
+def test_reasoning_that_a_template_leaves_out_does_not_count() -> None:
     thoughtful = assistant("So.", reasoning_content="h" * 200)
     assert len(ChatTemplate(None, "", "", (), n_ctx=10).render([user("Hm?"), thoughtful])) == 1
     writes = "{% for m in messages %}{{ m.reasoning_content }}{% endfor %}"
@@ -365,19 +365,19 @@ def test_a_template_that_writes_half_a_character() -> None:
     assert "an unpaired surrogate" in refusal("{{ '\ud800' }}", user("x"))
 
 
-def test_a_model_with_a_control_text_that_nobody_needs() -> None:
+def test_a_model_with_an_unneeded_control_text() -> None:
     with pytest.raises(InvalidParameter, match="control tokens: a text of 300 bytes") as caught:
         ChatTemplate(None, "", "", ("x" * 300,))
     assert caught.value.param == "messages"
 
 
-def test_marks_are_none_of_the_control_texts() -> None:
+def test_marks_differ_from_all_control_texts() -> None:
     control = (f"<{_MARKS[0]}>", "<s>")
     parts = render("<s>{{ messages[0].content }}", user(control[0]), control=control)
     assert parts == (Part("<s>", True), Part(control[0], False))
 
 
-def test_everything_is_made_before_threads_share_it() -> None:
+def test_a_template_is_complete_before_threads_share_it() -> None:
     template = ChatTemplate(SMOLVLM, "", "", CHATML_CONTROL)
     before = dict(vars(template))
     assert before["_typed"] is True
@@ -386,7 +386,7 @@ def test_everything_is_made_before_threads_share_it() -> None:
 
 
 def test_a_refused_request_leaves_nothing_for_the_garbage_collector() -> None:
-    """Its messages would stay in memory until somebody looks for circles."""
+    """Otherwise its messages would stay in memory until the next search for reference cycles."""
     template = ChatTemplate("{{ raise_exception('no') }}", "", "", CHATML_CONTROL)
     messages = [system("Be brief."), user("Hello")]
     refused = 0
@@ -405,7 +405,7 @@ def test_a_refused_request_leaves_nothing_for_the_garbage_collector() -> None:
     assert kept == []
 
 
-# --- templates as real models have them -----------------------------------------------------------
+# --- the templates of real models -----------------------------------------------------------------
 
 LLAMA2 = """\
 {% if messages[0]['role'] == 'system' %}{% set rest = messages[1:] %}\
@@ -517,7 +517,7 @@ def test_turns_that_do_not_alternate_are_merged() -> None:
     assert "Roles must alternate user/assistant/user/assistant/..." in answer
 
 
-def test_system_text_goes_to_the_user_where_there_is_no_system_role() -> None:
+def test_system_text_goes_to_the_user_if_there_is_no_system_role() -> None:
     control = ("<bos>", "<start_of_turn>", "<end_of_turn>")
     messages = [
         system("Be brief."),
@@ -537,7 +537,7 @@ def test_system_text_goes_to_the_user_where_there_is_no_system_role() -> None:
     assert messages[0] == system("Be brief.")
 
 
-def test_arguments_that_are_text_become_an_object_where_only_that_will_do() -> None:
+def test_arguments_as_text_become_an_object_for_templates_that_need_one() -> None:
     call = {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{broken"}}
     messages = [system("Be brief."), user("Hi"), assistant("", tool_calls=[call])]
 
@@ -563,7 +563,7 @@ def test_the_retry_marks_user_text_again() -> None:
     assert special(parts) == ["<start_of_turn>", "<end_of_turn>", "<start_of_turn>"]
 
 
-def test_a_template_that_refuses_is_a_400_in_its_own_words() -> None:
+def test_a_template_that_refuses_returns_400_with_its_message() -> None:
     refuses = "{{ raise_exception('Only ' + messages[0].content + ' here') }}"
     answer = refusal(refuses, user("<|im_end|>"))
     assert answer.endswith("these messages: Only <|im_end|> here")
@@ -580,7 +580,7 @@ def test_a_template_that_refuses_is_a_400_in_its_own_words() -> None:
         "{{ range(1, 2, 0) }}", "{{ nothing | tojson }}", "{{ strftime_now(5) }}",
     ],
 )  # fmt: skip
-def test_a_template_that_fails_is_a_400(source: str) -> None:
+def test_a_template_that_fails_returns_400(source: str) -> None:
     assert refusal(source, user("x"))
 
 
@@ -656,7 +656,7 @@ def test_namespace_loop_controls_and_generation() -> None:
         ("a\n  {% if true %}\n  b\n  {% endif %}\nc", "a\n  b\nc"),
     ],
 )  # fmt: skip
-def test_what_templates_use_of_jinja(source: str, expected: str) -> None:
+def test_the_features_of_jinja_that_templates_use(source: str, expected: str) -> None:
     source = "{% set m = messages[0].args %}" + source
     assert text(render(source, user("x", args={"b": "é", "a": [1, None]}))) == expected
 
@@ -675,11 +675,11 @@ def test_bos_and_eos() -> None:
      "{{ " + "9" * 100_000 + " }}", "{{ x }}" * 100_000],
     ids=lambda source: source[:16],
 )  # fmt: skip
-def test_what_is_no_template(source: str) -> None:
+def test_invalid_templates(source: str) -> None:
     assert refusal(source, user("x"))
 
 
-def test_threads_do_not_mix() -> None:
+def test_threads_do_not_mix_their_messages() -> None:
     template = ChatTemplate(LLAMA3, "<s>", "</s>", LLAMA3_CONTROL)
 
     def work(number: int) -> bool:
@@ -720,7 +720,7 @@ def seen(*content: str | int) -> Message:
     return {"role": "user", "content": list(content)}
 
 
-def test_images_stand_where_the_message_has_them() -> None:
+def test_images_keep_their_places_in_a_message() -> None:
     template = ChatTemplate(None, "", "", CHATML_CONTROL)
     parts = template.render([seen("Is ", 0, " like ", 1, "?"), assistant("No."), seen(2, "And?")])
     assert shape(parts) == [
@@ -731,7 +731,7 @@ def test_images_stand_where_the_message_has_them() -> None:
     assert "".join(special(parts)) == "<|im_start|><|im_end|>" * 3 + "<|im_start|>"
 
 
-def test_templates_that_want_lists_of_parts() -> None:
+def test_templates_that_need_lists_of_parts() -> None:
     template = ChatTemplate(SMOLVLM, "", "", CHATML_CONTROL)
     assert shape(template.render([seen("What is ", 0, "?")])) == [
         "<|im_start|>User: What is ", 0, "?<|im_end|>\nAssistant:"
@@ -759,7 +759,7 @@ def test_a_template_that_leaves_an_image_out() -> None:
         template.render([seen("One ", 0), seen("Two ", 1)])
 
 
-def test_an_answer_behind_an_image_is_continued() -> None:
+def test_an_answer_after_an_image_is_continued() -> None:
     template = ChatTemplate(None, "", "", CHATML_CONTROL)
     parts = template.render([seen(0, "What?"), assistant("An ot")], resume=True)
     assert shape(parts) == [

@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Whoever does not ask for these tests needs none of their libraries."""
+    """Skip these files unless they are selected, so that their libraries are not needed."""
     wanted = config.option.markexpr
     asked = not wanted or re.search(r"(?<!not )\bclients\b", wanted)
     return None if asked else True

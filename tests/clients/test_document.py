@@ -1,4 +1,4 @@
-"""The OpenAPI document is one, says a program that knows OpenAPI."""
+"""A third-party validator accepts the OpenAPI document."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""instructor: objects by a call of a tool, by a JSON schema, by JSON mode, and piece by piece."""
+"""instructor: objects by a tool call, by a JSON schema, by JSON mode, and streamed."""
 
 from __future__ import annotations
 

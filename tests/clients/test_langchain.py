@@ -44,7 +44,7 @@ def test_messages_whole_and_streamed(chat: ChatOpenAI) -> None:
         total += chunk
     assert whole.usage_metadata is not None
     assert total.usage_metadata is not None
-    # max_tokens travels under its new name.
+    # LangChain sends max_tokens under its new name.
     assert whole.usage_metadata["output_tokens"] == total.usage_metadata["output_tokens"] == 30
     assert total.response_metadata["finish_reason"] == "length"
     assert whole.response_metadata["system_fingerprint"]
@@ -73,7 +73,7 @@ def test_text_completions(options: dict[str, Any]) -> None:
 
 
 def test_tools(options: dict[str, Any]) -> None:
-    """A call that has to be made, and the answer to what it gave."""
+    """A required call, and the answer to its result."""
     chat = ChatOpenAI(**options, temperature=0, max_tokens=200)
     bound = chat.bind_tools([get_weather], tool_choice="get_weather", strict=True)
     question = HumanMessage("What is the weather in Oslo?")
@@ -100,7 +100,7 @@ class City(BaseModel):
     warm: bool
 
 
-# LangChain's own: it puts the object where the openai client's type has none.
+# A warning of LangChain: it stores the object in a field that the openai client's type lacks.
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 @pytest.mark.parametrize("method", ["json_schema", "function_calling"])
 def test_structured_output(options: dict[str, Any], method: Any) -> None:
@@ -112,7 +112,7 @@ def test_structured_output(options: dict[str, Any], method: Any) -> None:
 
 
 def test_responses(options: dict[str, Any]) -> None:
-    """The other API: whole, streamed, and a conversation that the server keeps."""
+    """The Responses API: whole, streamed, and a conversation that the server stores."""
     chat = ChatOpenAI(**options, temperature=0, use_responses_api=True)
     whole = chat.invoke("Hello!")
     chunks = list(chat.stream("Hello!"))

@@ -1,4 +1,4 @@
-"""The ``llm`` program, told of the server by its ``extra-openai-models.yaml``."""
+"""The ``llm`` program, configured by its ``extra-openai-models.yaml``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness: ``local-completions`` with the tokenizer of this server."""
+"""lm-evaluation-harness: ``local-completions`` with the tokeniser of this server."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_likelihoods(base_url: str, model: LocalCompletionsAPI) -> None:
 
 
 def scored(base_url: str, context: str, continuation: str) -> list[tuple[float, bool]]:
-    """Logprob of each of the continuation's tokens, and whether it is the likeliest, by hand."""
+    """Compute by hand the logprob of each token of the continuation and whether it is likeliest."""
 
     def ids(text: str) -> list[int]:
         body = {"prompt": text, "add_special_tokens": False}
@@ -74,7 +74,7 @@ def test_rolling_likelihoods(model: LocalCompletionsAPI) -> None:
         disable_tqdm=True,
     )
     assert -200 < logprob < 0
-    assert math.exp(-logprob / 8) < 2048  # better than any token being as likely as any other
+    assert math.exp(-logprob / 8) < 2048  # better than a uniform distribution
 
 
 def test_generation(model: LocalCompletionsAPI) -> None:

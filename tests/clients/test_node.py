@@ -1,4 +1,4 @@
-"""Clients for Node, each in a test file of its own beside this one."""
+"""Clients for Node, each with a test file in ``node/``."""
 
 from __future__ import annotations
 

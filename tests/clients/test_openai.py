@@ -50,7 +50,7 @@ def test_whole_and_streamed_answers_are_the_same(client: OpenAI) -> None:
 
 
 def test_every_model_of_the_answer_validates(client: OpenAI) -> None:
-    """The client itself believes whatever comes; its types can be asked to be strict."""
+    """The client accepts any response; this test validates its types strictly."""
     chat = client.chat.completions.create(
         model=STARTER, messages=HELLO, n=2, logprobs=True, top_logprobs=2, max_tokens=8, seed=1
     )
@@ -131,7 +131,7 @@ def test_text_completions(client: OpenAI) -> None:
 
 
 def test_embeddings(client: OpenAI) -> None:
-    """The client asks for base64 and decodes it; numbers are the same."""
+    """The client requests base64 and decodes it; the numbers are the same."""
     decoded = client.embeddings.create(model=STARTER, input=["a fox", "a river"])
     numbers = client.embeddings.create(
         model=STARTER, input=["a fox", "a river"], encoding_format="float"
@@ -160,7 +160,7 @@ WEATHER: Any = {
 
 
 def test_tools(client: OpenAI) -> None:
-    """A call, streamed and whole, and the answer to what it gave."""
+    """A call, streamed and whole, and the answer to its result."""
     messages: Any = [{"role": "user", "content": "What is the weather in Oslo?"}]
     asked: dict[str, Any] = {
         "model": STARTER, "tools": [WEATHER], "temperature": 0, "max_tokens": 200,
@@ -219,7 +219,7 @@ def test_parsed_tools(client: OpenAI) -> None:
     assert isinstance(call.function.parsed_arguments, Point)
 
 
-def test_a_schema_that_is_none(client: OpenAI) -> None:
+def test_an_invalid_schema(client: OpenAI) -> None:
     schema: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no"}}}
     with pytest.raises(openai.BadRequestError) as bad:
         client.chat.completions.create(model=STARTER, messages=HELLO, response_format=schema)
@@ -290,7 +290,7 @@ def test_busy(make_server: MakeServer) -> None:
         assert (busy.value.status_code, busy.value.code) == (503, "server_busy")
         assert int(busy.value.response.headers["retry-after"]) >= 1
         running.leave()
-        # The client tries again by itself, and then there is room.
+        # The client retries by itself; by then there is room.
         assert patient.chat.completions.create(model=STARTER, messages=HELLO, max_tokens=1)
 
 
@@ -303,7 +303,7 @@ def test_a_model_that_does_not_load(make_server: MakeServer, tmp_path: Path) -> 
     ):
         client.chat.completions.create(model="broken", messages=HELLO)
     assert (broken.value.status_code, broken.value.code) == (500, "model_load_failed")
-    # Trying again would not help, and the client was told so.
+    # A retry would not help, and a response header told the client so.
     assert broken.value.response.request.headers["x-stainless-retry-count"] == "0"
 
 
@@ -322,13 +322,13 @@ def test_an_error_in_the_middle_of_a_stream(make_server: MakeServer) -> None:
         assert (fault.value.code, fault.value.type) == ("engine_fault", "server_error")
 
 
-def test_a_server_that_is_not_there() -> None:
+def test_a_server_that_does_not_run() -> None:
     with connect("http://127.0.0.1:1") as client, pytest.raises(openai.APIConnectionError):
         client.models.list()
 
 
 def test_timeout_frees_the_server(make_server: MakeServer) -> None:
-    """A client that gives up waiting leaves nothing behind."""
+    """A client that stops waiting leaves no work running."""
     server = make_server(parallel=1, queue_size=8)
     with (
         connect(server.url) as client,

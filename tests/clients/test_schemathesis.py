@@ -1,5 +1,7 @@
-"""Requests made up from the OpenAPI document, right ones and wrong ones: no 5xx, nothing that the
-document does not say, and no wrong request that passes for a right one."""
+"""Valid and invalid requests generated from the OpenAPI document.
+
+No response is a 5xx or undocumented, and no invalid request is accepted.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +25,11 @@ LIMITS = {
     "/v1/completions": "max_tokens",
     "/v1/responses": "max_output_tokens",
 }
-"""Names of the field that keeps an answer short."""
+"""Names of the field that limits the length of an answer."""
 NEEDS_MORE = {
     "/v1/models/{model}", "/v1/rerank", "/v1/responses/{id}", "/v1/responses/{id}/input_items",
 }  # fmt: skip
-"""A right request is answered 200 only with an id, or a model, that this server has not."""
+"""A valid request returns 200 only with an id or a model that this server does not have."""
 CHECKS = [
     not_a_server_error,
     checks.status_code_conformance,
@@ -46,13 +48,13 @@ SCHEMA = schemathesis.openapi.from_dict(document())
 GOOD, BAD = schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE
 CASES = [
     *[(operation.method, operation.path, GOOD) for operation in OPERATIONS],
-    # There is nothing to get wrong about what is part of a path.
+    # Path parameters cannot be invalid.
     *[(operation.method, operation.path, BAD) for operation in OPERATIONS if operation.body],
 ]
 
 
 @pytest.mark.parametrize(("method", "path", "mode"), CASES)
-def test_made_up_requests(
+def test_generated_requests(
     base_url: str, method: str, path: str, mode: schemathesis.GenerationMode
 ) -> None:
     operation = SCHEMA[path][method]
@@ -72,7 +74,7 @@ def test_made_up_requests(
                 _agree(case.body)
         response = case.call_and_validate(base_url, checks=CHECKS)
         statuses[response.status_code] += 1
-        # What schemathesis does not know: the events of a stream.
+        # schemathesis does not check the events of a stream.
         headers = {name.lower(): values[0] for name, values in response.headers.items()}
         if headers.get("content-type", "").startswith(SSE):
             raw = Response(response.status_code, headers, response.content)
@@ -80,12 +82,12 @@ def test_made_up_requests(
 
     check()
     if mode is GOOD and path not in NEEDS_MORE:
-        # Or else the requests were not about anything.
+        # Otherwise the requests would have tested nothing.
         assert statuses[200] >= statuses.total() / 4, statuses
 
 
 def _to_the_point(body: dict[str, Any], limit: str | None) -> None:
-    """Ask the model that there is, for a few tokens."""
+    """Request a few tokens of an existing model."""
     if isinstance(body.get("model"), str):
         body["model"] = STARTER
     if limit is not None:
@@ -95,7 +97,7 @@ def _to_the_point(body: dict[str, Any], limit: str | None) -> None:
 
 
 def _agree(body: dict[str, Any]) -> None:
-    """Mend what the document cannot say: what depends on another field or on the model."""
+    """Correct what the document cannot express: rules about other fields or the model."""
     for name in (
         "min_tokens", "logit_bias", "best_of", "echo", "dimensions", "repeat_penalty",
         "previous_response_id",
@@ -116,7 +118,7 @@ def _agree(body: dict[str, Any]) -> None:
 
 
 def _known(prompt: Any) -> Any:
-    """Token ids of the starter in the place of any, and an item that is one."""
+    """Replace any token ids by ids of the starter, and an invalid item by a valid one."""
     if isinstance(prompt, dict):
         return {"role": "user", "content": "Hello!"}
     if isinstance(prompt, list):

@@ -16,8 +16,8 @@ from offgrid.engine.worker.llama.model import Model
 def loaded(request: pytest.FixtureRequest, starter_path: Path) -> Iterator[Model]:
     """The starter, loaded once for a module.
 
-    A module that needs another size than this says so in a constant ``LOAD``: fields of
-    :class:`Load` by name. A module that needs another model overrides this fixture.
+    A module that needs another size defines a constant ``LOAD``: a dictionary of fields of
+    :class:`Load`. A module that needs another model overrides this fixture.
     """
     fields = {"ctx_size": 1024, "parallel": 4, "batch_size": 64, "threads": 1}
     fields.update(getattr(request.module, "LOAD", {}))
@@ -28,7 +28,7 @@ def loaded(request: pytest.FixtureRequest, starter_path: Path) -> Iterator[Model
 
 @pytest.fixture
 def model(loaded: Model) -> Iterator[Counting]:
-    """The loaded model, counting the tokens of each decode; its slots are emptied afterwards."""
+    """The loaded model, counting the tokens of each decode; its slots are cleared afterwards."""
     yield Counting(loaded)
     for slot in range(loaded.n_parallel):
         loaded.forget(slot)
@@ -36,5 +36,5 @@ def model(loaded: Model) -> Iterator[Counting]:
 
 @pytest.fixture
 def run(model: Counting) -> Run:
-    """An engine of its own on that model."""
+    """A new engine with that model."""
     return Run(model)

@@ -1,4 +1,4 @@
-"""A frame that is too large is refused where it is made, and ends one request at most."""
+"""A frame that is too large is refused by its sender, and ends one request at most."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_frames")
-def test_no_frame_is_made_that_the_other_side_would_refuse() -> None:
+def test_the_sender_refuses_frames_that_the_receiver_would_refuse() -> None:
     def command(length: int) -> LookUp:
         return LookUp(1, TokenQuery((Part("x" * length, False),)))
 
@@ -50,7 +50,7 @@ def test_no_frame_is_made_that_the_other_side_would_refuse() -> None:
 
 
 @pytest.mark.usefixtures("small_frames")
-def test_a_step_with_much_to_say_takes_several_frames() -> None:
+def test_a_step_with_many_events_takes_several_frames() -> None:
     stream = io.BytesIO()
     events: tuple[Event, ...] = tuple(Delta(id, 0, "x" * 300, 1) for id in range(20))
     Writer(stream).events(events)
@@ -62,7 +62,7 @@ def test_a_step_with_much_to_say_takes_several_frames() -> None:
 
 
 @pytest.mark.usefixtures("small_frames")
-def test_an_event_that_is_too_large_ends_its_own_request() -> None:
+def test_an_event_that_is_too_large_ends_only_its_request() -> None:
     stream = io.BytesIO()
     writer = Writer(stream)
     given_up: list[int] = []
@@ -80,7 +80,7 @@ def test_an_event_that_is_too_large_ends_its_own_request() -> None:
 def test_a_prompt_that_does_not_fit_into_a_frame(
     make_server: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is its sender's fault: the worker and a stream that runs there know nothing of it."""
+    """The sender reports it: the worker and its running stream are not affected."""
     server = make_server()
     worker = server.pool.engine(STARTER).pid
     with Stream(server.url, "/v1/completions", endless(max_tokens=1900)) as stream:

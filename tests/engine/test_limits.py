@@ -1,4 +1,4 @@
-"""What is refused because a context or a vocabulary cannot take it, and what the error says."""
+"""Requests that exceed a context or a vocabulary, and their error messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-/* What both fuzz targets need: bytes read as numbers, and a check that ends the program. */
+/* Helpers of both fuzz targets: bytes read as numbers, and a check that ends the program. */
 #ifndef FUZZ_H
 #define FUZZ_H
 
@@ -8,10 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* libFuzzer's interface; replay.c calls it, too. */
+/* libFuzzer's interface; replay.c calls it too. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* A broken promise ends the program, so that the fuzzer keeps the input. */
+/* A failed check ends the program, so that the fuzzer keeps the input. */
 #define PROMISE(condition, ...)                                             \
     do {                                                                    \
         if (!(condition)) {                                                 \
@@ -22,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
         }                                                                   \
     } while (0)
 
-/* The input; behind its end there are zeros. */
+/* The input, followed by zeros. */
 typedef struct input {
     const uint8_t *data;
     size_t left;

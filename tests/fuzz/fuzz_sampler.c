@@ -1,6 +1,6 @@
-/* Whole draws: bytes -> parameters, what the sequence has seen, and rows with everything that can
- * stand in a row. Every instruction set draws; what comes out is held against the promises of
- * og_sampler.h and against a definition that is worked out token by token (rig_adjusted). */
+/* Whole draws: bytes -> parameters, the tokens of the sequence, and rows with all possible values.
+ * Every instruction set draws; the results are checked against the guarantees of og_sampler.h and
+ * against a definition that is computed token by token (rig_adjusted). */
 #include <float.h>
 #include <math.h>
 #include <stdbool.h>
@@ -29,7 +29,7 @@ typedef struct scene {
     bool post_first;
 } scene;
 
-/* What one instruction set made of a step. */
+/* The result of one instruction set for a step. */
 typedef struct outcome {
     enum og_status status;
     int32_t token;
@@ -95,7 +95,7 @@ static int32_t read_biases(input *in, int32_t n_vocab, og_bias *list, int32_t mo
     return n;
 }
 
-/* Ends are read as biases are, so that inputs of the corpus keep their meaning. */
+/* End tokens are read like biases, so that inputs of the corpus keep their meaning. */
 static int32_t read_ends(input *in, int32_t n_vocab, int32_t *ends) {
     og_bias list[MAX_ENDS];
     const int32_t n = read_biases(in, n_vocab, list, MAX_ENDS);
@@ -156,7 +156,7 @@ static float any_float(uint32_t bits) {
     return value;
 }
 
-/* Values that rows go wrong with. */
+/* Values that cause errors in rows. */
 static float special(input *in) {
     static const float values[] = {0.0f,    -0.0f,    -INFINITY, FLT_MAX, -FLT_MAX,
                                    FLT_MIN, -FLT_MIN, 0x1p-149f, 20.0f,   -20.0f,
@@ -207,7 +207,7 @@ static void read_step(input *in, scene *s, bool first) {
     s->post_first = read_below(in, 2);
 }
 
-/* --- promises --------------------------------------------------------------------------------- */
+/* --- guarantees ------------------------------------------------------------------------------- */
 
 static float largest(const float *values, int32_t n) {
     float max = -INFINITY;
@@ -227,13 +227,13 @@ static enum og_status expected_status(const scene *s) {
     return max == -INFINITY ? OG_ERR_NO_CANDIDATE : OG_OK;
 }
 
-/* Whether only this token's own weight and those above it decide about it. */
+/* Whether keeping a token depends only on its weight and the larger ones. */
 static bool only_top_p(const og_params *p) {
     return p->mirostat == 0 && p->typical_p >= 1.0f && !(p->top_n_sigma > 0.0f) && p->top_k <= 0 &&
            !(p->dynatemp_range > 0.0f) && p->min_keep <= 1;
 }
 
-/* top_p and min_p, with room for the rounding of float32 weights. */
+/* top_p and min_p, with a tolerance for the rounding of float32 weights. */
 static void check_mass(const scene *s, int32_t token, float max) {
     const og_params *p = &s->spec.config.params;
     const double lowest = ((double)s->adjusted[token] - (double)max) / (double)p->temperature;
@@ -242,7 +242,7 @@ static void check_mass(const scene *s, int32_t token, float max) {
     for (int32_t i = 0; i < s->spec.config.n_vocab; i++) {
         const double l = ((double)s->adjusted[i] - (double)max) / (double)p->temperature;
         total += exp(l);
-        /* What is nearer than that may be a tie once it is rounded. */
+        /* Values closer than this may be tied after rounding. */
         if (l - lowest > 1e-6 + 6e-7 * fabs(lowest)) above += exp(l);
     }
     PROMISE(p->top_p >= 1.0f || above <= ((double)p->top_p + 1e-5) * total,
@@ -272,7 +272,7 @@ static void check_token(const scene *s, int32_t token) {
     if (only_top_p(p)) check_mass(s, token, max);
 }
 
-/* Log-softmax of the row as it came. */
+/* Log-softmax of the unchanged row. */
 static void check_logprobs(const scene *s, const outcome *out) {
     const int32_t n = s->spec.config.n_vocab;
     const double max = (double)largest(s->row, n);
@@ -300,7 +300,7 @@ static void check_logprobs(const scene *s, const outcome *out) {
     }
 }
 
-/* The distribution that was drawn from. */
+/* The distribution of the draw. */
 static void check_post(const scene *s, const outcome *out) {
     const float own = out->post_logprob;
     PROMISE(own <= 1e-5f && own > -INFINITY, "logprob %g", (double)own);

@@ -1,5 +1,5 @@
-/* Stop strings and UTF-8: bytes -> stops and a stream in pieces. What may be shown after every
- * piece is compared with a scan of the whole stream so far, which knows nothing of pieces. */
+/* Stop strings and UTF-8: bytes -> stops and a stream in pieces. The text that may be shown after
+ * every piece is compared with a scan of the whole stream so far, which ignores pieces. */
 #include <stdbool.h>
 
 #include "fuzz.h"
@@ -35,7 +35,7 @@ static int32_t stop_at(const scene *s, int32_t n) {
     return found;
 }
 
-/* How many bytes at the end of data[0..n-1] may still become a stop. */
+/* The number of bytes at the end of data[0..n-1] that may still become a stop. */
 static int32_t naive_held(const scene *s, int32_t n) {
     int32_t held = 0;
     for (int32_t i = 0; i < s->n_stops; i++) {
@@ -46,7 +46,7 @@ static int32_t naive_held(const scene *s, int32_t n) {
     return held;
 }
 
-/* The code point of a character of n bytes, -1 when it is none. */
+/* The code point of a character of n bytes, -1 if it is not one. */
 static int32_t decode(const uint8_t *bytes, size_t n) {
     static const int32_t least[5] = {0, 0, 0x80, 0x800, 0x10000};
     static const uint8_t lead[5] = {0, 0, 0xC0, 0xE0, 0xF0};
@@ -61,8 +61,8 @@ static int32_t decode(const uint8_t *bytes, size_t n) {
     return code < least[n] || code > 0x10FFFF || surrogate ? -1 : code;
 }
 
-/* Whether one or more further bytes make these a character: every end is tried. The lowest and the
- * highest continuation byte are enough for the places after the next one. */
+/* Whether one or more further bytes make these a character; tries every end. For the places after
+ * the next one, the lowest and the highest continuation byte are enough. */
 static bool can_finish(const uint8_t *bytes, size_t n) {
     uint8_t whole[4];
     memcpy(whole, bytes, n);
@@ -89,9 +89,9 @@ static int32_t naive_unfinished(const uint8_t *data, int32_t n) {
 
 typedef struct stream {
     og_stops stops;
-    uint8_t *held; /* all bytes that have come and are not shown, in memory of just that size */
+    uint8_t *held; /* all bytes received and not shown, in memory of exactly that size */
     int32_t n_held;
-    int32_t shown; /* bytes that were let out */
+    int32_t shown; /* bytes shown so far */
     int32_t taken;
     int32_t matched;
 } stream;
@@ -124,9 +124,9 @@ static void close_stream(stream *t) {
     free(t->held);
 }
 
-/* Feed a piece; the bytes that may be shown then have been compared with what came. */
+/* Feed a piece, and compare the bytes that may be shown with the received ones. */
 static void feed(stream *t, const uint8_t *data, int32_t n) {
-    uint8_t *piece = copy_of(data, (size_t)n); /* of its own: AddressSanitizer sees the end */
+    uint8_t *piece = copy_of(data, (size_t)n); /* AddressSanitizer knows its end */
     int32_t held = -1;
     const int32_t taken = (int32_t)og_stops_feed(&t->stops, piece, (size_t)n, &t->matched, &held);
     PROMISE(taken >= 0 && taken <= n && (taken == n || t->matched >= 0), "%d of %d", taken, n);
@@ -146,8 +146,8 @@ static void feed(stream *t, const uint8_t *data, int32_t n) {
     free(all);
 }
 
-/* What may be shown is what the naive scan says, no byte more and none less. before: the bytes
- * taken when this was asked last. */
+/* The bytes that may be shown are exactly those of the naive scan. before: the bytes taken at the
+ * previous call. */
 static void compare(const stream *t, const scene *s, int32_t before) {
     for (int32_t end = before + 1; end < t->taken; end++) {
         PROMISE(stop_at(s, end) < 0, "a stop ends at %d, taken are %d", end, t->taken);
@@ -169,7 +169,7 @@ static void compare(const stream *t, const scene *s, int32_t before) {
 
 /* --- scenes ----------------------------------------------------------------------------------- */
 
-/* Text of few letters, or of the bytes that UTF-8 has rules for, or anything. */
+/* Text of few letters, of the bytes with rules in UTF-8, or of any bytes. */
 static uint8_t letter(input *in, int alphabet) {
     static const uint8_t special[16] = {'a',  0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC1,
                                         0xC2, 0xE0, 0xED, 0xEF, 0xF0, 0xF4, 0xF5, 0xE2};
@@ -193,7 +193,7 @@ static void read_scene(input *in, scene *s) {
     for (s->n = 0; s->n < MAX_DATA && in->left > 0; s->n++) s->data[s->n] = letter(in, alphabet);
 }
 
-/* Feed all in pieces; `step`: their length, 0 for those of the scene. Returns the bytes shown. */
+/* Feed everything in pieces of length `step`, 0 for the scene's own. Returns the bytes shown. */
 static int32_t run(const scene *s, int32_t step, int32_t *matched) {
     stream t = open_stream(s);
     int32_t cut = 0;

@@ -1,4 +1,4 @@
-/* Runs a fuzz target over files and over all files of folders, without a fuzzer. */
+/* Runs a fuzz target on files and on all files of folders, without a fuzzer. */
 #include <dirent.h>
 #include <sys/stat.h>
 
@@ -18,7 +18,7 @@ static void replay_file(const char *path) {
         exit(2);
     }
     fclose(file);
-    /* In memory of just that size, so that AddressSanitizer sees the end. */
+    /* In memory of exactly that size, so that AddressSanitizer knows its end. */
     uint8_t *exact = malloc(size);
     if (size > 0) memcpy(exact, data, size);
     free(data);

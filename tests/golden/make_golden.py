@@ -1,9 +1,9 @@
-"""Writes draws.csv: the tokens that seeds have to give, now and in every later version.
+"""Writes draws.csv: the tokens that seeds must give, now and in every later version.
 
-The promise: the same seed, choice, parameters and logits give the same tokens, on every platform,
+The guarantee: the same seed, choice, parameters and logits give the same tokens, on every platform,
 with every instruction set and in every later version of OffGrid LLM. A change that makes
-``tests/sampling/test_golden.py`` fail breaks it; running this program again does not mend that. It
-is run only to add cases.
+``tests/sampling/test_golden.py`` fail breaks it; running this program again does not repair that.
+Run it only to add cases.
 
 This program is a second implementation of sampling, in Python and NumPy float64, and shares no
 code with the first: not the kernels, not the package, not ``tests/lib/reference.py``. The
@@ -14,13 +14,14 @@ Rows need no files: logit ``i`` of step ``k`` is a multiple of 2^-12, exact in f
     h = (i * 2654435761 + k * 2246822519) mod 2^32
     logit = ((h >> 16) / 2^12 - 8) * 2^spread
 
-Each case draws ``STEPS`` tokens, each from its own row, and accepts it. A token is written as
-``~token`` where a border (between two tokens, of the nucleus, of min_p, ...) lies so near that
-float32 rounding may decide; such a token is accepted like the others, but nobody is held to it.
-With mirostat no token may be so: what is drawn, not what is accepted, moves its state.
+Each case draws ``STEPS`` tokens, each from a different row, and accepts it. A token is written as
+``~token`` if a border (between two tokens, of the nucleus, of min_p, ...) is so near that float32
+rounding may decide; such a token is accepted like the others, but the test does not require it.
+With mirostat no token may be uncertain, because the drawn token, not the accepted one, moves its
+state.
 
-Parameters that few people use stand together in the last column, which a line without them lacks,
-as ``name=value name=value``: all of a family (``dry_``, ``xtc_``, ...) or none of it.
+Rare parameters are together in the last column, as ``name=value name=value``; a line without them
+lacks it. It has all parameters of a family (``dry_``, ``xtc_``, ...) or none.
 
 Usage: python tests/golden/make_golden.py
 """
@@ -39,8 +40,8 @@ from numpy.typing import NDArray
 PATH = Path(__file__).with_name("draws.csv")
 STEPS = 50
 MARGIN = 2e-6
-"""Distance of a border, as a share of the mass, below which a token is not certain. The weights of
-the kernels are right to 2e-7 + 1e-7 * exponent each, the sums better than that."""
+"""Distance to a border, as a share of the total weight, below which a token is uncertain. Each
+weight of the kernels is exact to 2e-7 + 1e-7 * exponent, and the sums are more exact."""
 
 MASK_32 = (1 << 32) - 1
 Row = NDArray[np.float32]
@@ -49,7 +50,7 @@ Weights = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Case:
-    """One line of the file: how rows look, how tokens are drawn, and which come out."""
+    """One line of the file: the rows, the parameters, and the tokens."""
 
     name: str
     n_vocab: int
@@ -282,7 +283,7 @@ def coin(case: Case, position: int, stream: int = 0) -> float:
     return (words[0] << 21 | words[1] >> 11) / 2**53
 
 
-# --- a row and what changes it -----------------------------------------------------------------
+# --- a row and its changes ---------------------------------------------------------------------
 
 
 def logits(n_vocab: int, spread: int, step: int) -> Row:
@@ -292,7 +293,7 @@ def logits(n_vocab: int, spread: int, step: int) -> Row:
 
 
 def changed(case: Case, row: Row, generated: list[int]) -> Row:
-    """Bias, mask and penalties, in float32 as the rows are."""
+    """Apply bias, mask and penalties, in float32 like the rows."""
     row = row.copy()
     for entry in case.logit_bias.split():
         token, bias = entry.split(":")
@@ -319,7 +320,7 @@ def repetitions(case: Case, seen: list[int]) -> dict[int, int]:
     last_n = case.dry_penalty_last_n
     text = seen if last_n < 0 else seen[max(0, len(seen) - last_n) :]
     breakers = [numbers(breaker) for breaker in case.dry_breakers.split("/")]
-    # The last breaker is the one that begins last; of those that begin there, the longest.
+    # The last breaker is the one that begins last; if several begin there, the longest.
     ends = {
         (begin, begin + len(breaker))
         for breaker in breakers
@@ -344,17 +345,17 @@ def numbers(joined: str) -> list[int]:
 
 
 def float32(value: float) -> float:
-    """Parameters travel as float32."""
+    """Round to float32, the type in which the sampler stores parameters."""
     return float(np.float32(value))
 
 
 def best_first(weights: Weights) -> NDArray[np.intp]:
-    """Order tokens by weight; of a tie the lowest id comes first."""
+    """Order tokens by weight, largest first; ties are in order of token id."""
     return np.argsort(-weights, kind="stable")
 
 
 def temperatures(case: Case, wide: Weights) -> Iterator[float]:
-    """Yield the temperature, then those that rounding may make of it."""
+    """Yield the temperature, then the temperatures that rounding may give."""
     middle, around = float32(case.temperature), float32(case.dynatemp_range)
     yield middle if not around else moved(case, wide, middle, around)
     if around:
@@ -363,7 +364,7 @@ def temperatures(case: Case, wide: Weights) -> Iterator[float]:
 
 
 def moved(case: Case, wide: Weights, middle: float, around: float) -> float:
-    """Return the temperature for the entropy of a row, as a share of the largest possible."""
+    """Return the temperature for the entropy of a row relative to the largest possible one."""
     candidates = wide[wide > -np.inf]
     share = entropy(np.exp(candidates - candidates.max())) / np.log(len(candidates))
     low, high = max(0.0, middle - around), middle + around
@@ -376,7 +377,7 @@ def entropy(weights: Weights) -> float:
 
 
 def first(case: Case, weights: Weights, order: NDArray[np.intp], count: int) -> Weights:
-    """Return the weights with the first of an order only, but min_keep at least."""
+    """Return the weights with only the first ``count`` of an order, but at least min_keep."""
     kept = weights.copy()
     kept[order[max(count, case.min_keep) :]] = 0.0
     return kept
@@ -419,7 +420,7 @@ def min_p(case: Case, wide: Weights, weights: Weights) -> Iterator[Weights]:
 
 
 def xtc(case: Case, wide: Weights, weights: Weights) -> Iterator[Weights]:
-    """Drop all that have the mass but the least likely of them; nothing if min_keep forbids it."""
+    """Drop the tokens above the threshold except the least likely, if min_keep allows it."""
     for factor in (1.0, 1 - 1e-5, 1 + 1e-5):
         border = float32(case.xtc_threshold) * factor * weights.sum()
         dropped = best_first(weights)[: max(1, np.count_nonzero(weights >= border)) - 1]
@@ -448,14 +449,14 @@ def mirostat_1(weights: Weights, mu: float) -> Iterator[Weights]:
 
 
 def mirostat_2(weights: Weights, mu: float) -> Iterator[Weights]:
-    """Keep what is no more surprising than mu, and the most likely in any case."""
+    """Keep tokens with a surprise of at most mu, and the most likely token in any case."""
     for shift in (0.0, -1e-5, 1e-5):
         border = min(weights.max(), weights.sum() * 2 ** -(mu + shift))
         yield np.where(weights >= border, weights, 0.0)
 
 
 def different(candidates: Iterable[Weights]) -> list[Weights]:
-    """Drop weights that keep the same tokens as others before them."""
+    """Drop weights that keep the same tokens as earlier ones."""
     found: dict[bytes, Weights] = {}
     for weights in candidates:
         found.setdefault(np.packbits(weights > 0).tobytes(), weights)
@@ -465,7 +466,7 @@ def different(candidates: Iterable[Weights]) -> list[Weights]:
 def truncated(
     case: Case, wide: Weights, temperature: float, mu: float, position: int
 ) -> list[Weights]:
-    """Return the weights that truncation leaves, then those that rounding may leave."""
+    """Return the weights after truncation, then those that rounding may leave."""
     weights = np.exp((wide - wide.max()) / temperature)
     if case.mirostat:
         return different((mirostat_1 if case.mirostat == 1 else mirostat_2)(weights, mu))
@@ -493,7 +494,7 @@ def draw(case: Case, row: Row, mu: float, position: int) -> tuple[int, bool, flo
         for weights in truncated(case, wide, temperature, mu, position):
             above = np.cumsum(weights)
             for shift in (0.0, -MARGIN, MARGIN):
-                # In [0, 1): at its ends there is no other token to be taken for this one.
+                # At the ends of [0, 1) there is no neighbouring token.
                 target = min(max(u + shift, 0.0), 1.0 - 2.0**-53) * above[-1]
                 drawn.append(int(np.searchsorted(above, target, side="right")))
                 surprises.append(float(np.log2(above[-1] / weights[drawn[-1]])))

@@ -1,7 +1,7 @@
-"""Writes the transcripts of event streams that ``tests/api/test_transcripts.py`` compares with.
+"""Writes the transcripts of event streams that ``tests/api/test_transcripts.py`` checks.
 
-A change of these bytes is a change that clients may see: run this after a wanted one only, and read
-what ``git diff`` says.
+Clients may notice a change of these bytes. Run this only after an intended change, and read the
+output of ``git diff``.
 
 Usage: python tests/golden/make_transcripts.py
 """
@@ -23,7 +23,7 @@ from offgrid.store.catalogue import STARTER_PATH
 
 
 def main() -> None:
-    """Write all of them."""
+    """Write all transcripts."""
     for group in GROUPS:
         with tempfile.TemporaryDirectory() as models:
             if group.template is not None:

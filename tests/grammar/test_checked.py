@@ -1,4 +1,4 @@
-"""A schema that is part of a grammar has been checked, wherever it comes from."""
+"""Every schema in a grammar has been checked, wherever it comes from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ADAPTED = {"properties": {"name": {"type": "string"}}}
 
 
 @pytest.mark.parametrize("schema", [PERSON, json.dumps(PERSON)], ids=["object", "text"])
-def test_it_is_what_is_compiled(schema: Any) -> None:
+def test_the_checked_schema_is_compiled(schema: Any) -> None:
     answer = CheckedSchema(schema, "field")
     assert json.loads(answer.text) == {**ADAPTED, "x-guidance": ANSWER_OPTIONS}
     assert answer.schema == ADAPTED
@@ -41,13 +41,13 @@ def test_it_is_what_is_compiled(schema: Any) -> None:
     ],
     ids=["unsupported", "options", "list", "malformed", "deep"],
 )
-def test_to_construct_one_is_to_check_it(schema: Any, words: str) -> None:
+def test_construction_checks_the_schema(schema: Any, words: str) -> None:
     with pytest.raises(InvalidParameter, match=f"The JSON schema cannot be used: .*{words}") as ex:
         CheckedSchema(schema, "field")
     assert ex.value.param == "field"
 
 
-def test_it_crosses_the_pipe_and_is_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_schema_from_the_pipe_is_not_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     grammar = Grammar.of_schema(CheckedSchema(PERSON, "field"))
     command = Submit(1, GenerationRequest(grammar=grammar))
     frame = encode_frame(command)

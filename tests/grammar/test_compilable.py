@@ -1,4 +1,4 @@
-"""Sources of every kind in llguidance's dialect, and what is refused before it is compiled."""
+"""Sources of every kind in llguidance's dialect, and refusals before compilation."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_schemas_of_an_answer_are_rules() -> None:
         ("lark", 'start: a\na: "x" a', "rule a never ends"),
     ],
 )
-def test_what_is_refused(kind: str, source: str, words: str) -> None:
+def test_sources_that_are_refused(kind: str, source: str, words: str) -> None:
     with pytest.raises(GrammarError, match=words):
         compilable(kind, source)
 

@@ -1,4 +1,4 @@
-"""What becomes of JSON schemas before they are compiled; no model is needed for it."""
+"""Checks and changes of JSON schemas before they are compiled; no model is needed."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def refusal(schema: Any) -> str:
         ({"anyOf": [{}], "$ref": "#/anyOf/" + "9" * 5000}, "points to nothing"),
     ],
 )  # fmt: skip
-def test_what_is_refused_where(schema: Any, message: str) -> None:
+def test_refused_schemas_and_the_named_places(schema: Any, message: str) -> None:
     assert message in refusal(schema)
     assert len(refusal(schema)) < 500
 
@@ -125,7 +125,7 @@ def test_schemas_without_an_end(schema: Any, message: str) -> None:
         {"anyOf": [ENDLESS, {"type": "null"}], **DEFS},
         {"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#"}},
          "enum": [{"a": 1}]},
-        {"required": ["a"], "properties": {"a": {"$ref": "#"}}},  # anything that is no object
+        {"required": ["a"], "properties": {"a": {"$ref": "#"}}},  # satisfied by non-objects
         {"type": "object", "properties": {"a": {"$ref": "#"}},
          "anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
     ],
@@ -145,7 +145,7 @@ def test_references_are_found_however_they_are_written() -> None:
     assert len(found["prefixItems"]) == 5
 
 
-def test_the_compiler_gets_what_means_the_same_to_it() -> None:
+def test_schemas_are_rewritten_with_the_same_meaning_for_the_compiler() -> None:
     schema = {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "prefixItems": [{}], "additionalItems": False, "uniqueItems": False,
@@ -168,7 +168,7 @@ def references(count: int, make: Any) -> dict[str, Any]:
 
 
 def objects(count: int, **schema: Any) -> dict[str, Any]:
-    """A schema whose object needs so many properties."""
+    """A schema of an object with ``count`` required properties."""
     return {"type": "object", "required": [f"p{i}" for i in range(count)], **schema}
 
 
@@ -240,13 +240,13 @@ def test_a_pattern_is_searched_once() -> None:
     assert pattern.searched <= len(pattern)
 
 
-def test_what_ends_is_what_the_definition_says() -> None:
+def test_unsatisfiable_schemas_match_the_definition() -> None:
     compare_with_definition(range(120))
 
 
 @pytest.mark.slow
-def test_what_ends_in_many_schemas() -> None:
-    """The default run has 120 of them."""
+def test_unsatisfiable_schemas_match_the_definition_at_length() -> None:
+    """The default run covers 120 of them."""
     compare_with_definition(range(120, 600))
     compare_with_definition(range(10_000, 13_000))
 

@@ -1,10 +1,10 @@
-"""Makes threads disturb each other as often as they can; for programs started with this folder in
+"""Makes threads disturb each other as often as possible, in programs with this folder in
 ``PYTHONPATH``.
 
-Threads give way every microsecond. And who builds the type information of a struct in a thread is
-held up where it hurts: msgspec publishes that of the outer struct and then reads the annotations of
-the structs in its fields, so that a second thread finds the outer one half built and reads null
-pointers. Without this pause that happens in one start of ten.
+Threads give way every microsecond. A thread that builds the type information of a struct also
+pauses at the critical point: msgspec publishes the information of the outer struct and then reads
+the annotations of the structs in its fields, so that a second thread finds the outer one half built
+and reads null pointers. Without the pause that happens in one start of ten.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""The starter model with other metadata: what its vocabulary's tokens are for, how it talks."""
+"""The starter model with other metadata: the roles of its tokens, its chat template."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ FILL_IN = {
     "tokenizer.ggml.fim_suf_token_id": 2045,
     "tokenizer.ggml.fim_mid_token_id": 2046,
 }
-"""Three of the starter's tokens, as those between which code models fill in."""
+"""Declares three of the starter's tokens as the fill-in-the-middle tokens of a code model."""
 BEGINS = {"tokenizer.ggml.bos_token_id": 2042, "tokenizer.ggml.add_bos_token": True}
-"""A token that every prompt begins with."""
+"""Declares a token with which every prompt begins."""
 
 
 def with_metadata(source: Path, target: Path, changes: dict[str, int | bool]) -> None:
@@ -40,7 +40,7 @@ def with_metadata(source: Path, target: Path, changes: dict[str, int | bool]) ->
 
 
 def with_template(source: Path, target: Path, template: str) -> None:
-    """Write a copy of the starter model with another chat template, which may not be longer."""
+    """Write a copy of the starter with another chat template, which must not be longer."""
     data = source.read_bytes()
     start = data.index(b"{%- if tools %}")
     end = data.index(b"'<|im_start|>assistant\\n' }}\n{%- endif %}\n", start) + 41

@@ -1,4 +1,4 @@
-"""The server's own OpenAPI document, to hold its answers against."""
+"""The server's OpenAPI document, against which its responses are checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Documented:
     """The document of a server.
 
     Args:
-        document: as ``GET /openapi.json`` gives it.
+        document: the object that ``GET /openapi.json`` returns.
     """
 
     def __init__(self, document: Json) -> None:
@@ -32,16 +32,16 @@ class Documented:
         return Draft202012Validator(whole)
 
     def validate(self, value: Any, schema: Json) -> None:
-        """Fail unless the value is what the schema says."""
+        """Fail unless the value satisfies the schema."""
         self.validator(schema).validate(value)
 
     def body(self, method: str, path: str) -> Draft202012Validator:
-        """A validator of the bodies that an operation takes."""
+        """A validator of the bodies that an operation accepts."""
         content = self.document["paths"][path][method]["requestBody"]["content"]
         return self.validator(content["application/json"]["schema"])
 
     def fields(self, method: str, path: str, some: set[str]) -> list[str]:
-        """All fields of the one kind of body of an operation that has some of them."""
+        """All fields of the one body schema of an operation that contains the fields ``some``."""
         content = self.document["paths"][path][method]["requestBody"]["content"]
         schema = content["application/json"]["schema"]
         names = [s["$ref"].rpartition("/")[2] for s in schema.get("anyOf", [schema])]
@@ -51,9 +51,9 @@ class Documented:
         return fields
 
     def not_given(self, method: str, path: str, bodies: list[Any]) -> set[str]:
-        """The fields of an operation's body, and of the objects in it, that none of these has.
+        """The fields of an operation's body, and of the objects in it, that are in no given body.
 
-        Each is called by the name of its schema and its own, as in ``ChatRequest.seed``.
+        Each is named after its schema and itself, such as ``ChatRequest.seed``.
         """
         content = self.document["paths"][path][method]["requestBody"]["content"]
         schema = content["application/json"]["schema"]
@@ -65,7 +65,7 @@ class Documented:
     def _walk(
         self, schema: Json, values: list[Any], known: set[str], given: set[str], above: set[str]
     ) -> None:
-        """Follow a schema and the values that it describes together."""
+        """Walk through a schema and the values that it describes in parallel."""
         if "$ref" in schema:
             name = schema["$ref"].rpartition("/")[2]
             inner = self.document["components"]["schemas"][name]
@@ -87,7 +87,7 @@ class Documented:
             self._walk(schema["items"], items, known, given, above)
 
     def check(self, response: Response, method: str, path: str) -> None:
-        """Fail unless the document says that the operation may be answered so."""
+        """Fail unless the document allows this response to the operation."""
         said = self.document["paths"][path][method]["responses"][str(response.status)]
         missing = {name.lower() for name in said.get("headers", ())} - response.headers.keys()
         assert not missing

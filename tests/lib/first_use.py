@@ -1,7 +1,6 @@
 """A program for a new process: eight threads use every struct of the package for the first time.
 
-Prints how many structs there are. Without :func:`offgrid.startup.prepare_process` it dies of
-SIGSEGV.
+It prints the number of structs. Without :func:`offgrid.startup.prepare_process` it dies of SIGSEGV.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ THREADS = 8
 
 
 def values(struct: type[msgspec.Struct]) -> Iterator[Any]:
-    """Yield objects that lead a decoder to the type of each field; few of them are valid."""
+    """Yield objects that make a decoder use the type of each field; few of them are valid."""
     config = struct.__struct_config__
     tag = {} if config.tag_field is None else {config.tag_field: config.tag}
     for name in struct.__struct_encode_fields__:
@@ -32,7 +31,7 @@ def values(struct: type[msgspec.Struct]) -> Iterator[Any]:
 
 
 def use(struct: type[msgspec.Struct]) -> None:
-    """Decode and encode a struct in every way that the package has."""
+    """Decode and encode a struct in every way that the package uses."""
     for value in values(struct):
         with contextlib.suppress(msgspec.ValidationError):
             msgspec.convert(value, struct)
@@ -47,7 +46,7 @@ def use(struct: type[msgspec.Struct]) -> None:
 
 
 def main() -> None:
-    """Prepare as both processes do, then let the threads loose."""
+    """Prepare as the server and the worker do, then start all threads at once."""
     prepare_process()
     structs = sorted(package_structs(), key=lambda struct: struct.__qualname__)
     barrier = threading.Barrier(THREADS)

@@ -1,6 +1,6 @@
-"""Requests in which every optional field is set, and the table of values that they are made of.
+"""Requests in which every optional field is set, and the table of their values.
 
-Where fields exclude each other, a request of one of them follows a request of the other.
+Mutually exclusive fields are in separate requests.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ _CHAT_ALTERNATIVES = (
         {"add_generation_prompt": True},
         {"continue_final_message": True, "messages": TO_CONTINUE, "add_generation_prompt": False},
     ],
-    # Functions go together with a format, and with no other grammar.
+    # Tools can be combined with response_format, and with no other grammar.
     [
         *(
             {"tools": [TOOL], "parallel_tool_calls": False, **choice, **format}
@@ -210,13 +210,13 @@ _RESPONSE_ALTERNATIVES = (
 
 @dataclass(frozen=True)
 class Full:
-    """How to ask an endpoint for everything.
+    """The fields and sample values of one endpoint.
 
     Attributes:
-        path: where it is posted to.
+        path: path of the endpoint, called with POST.
         required: fields that every request has.
-        samples: the optional fields that all of its requests can have together.
-        alternatives: of each list, a request has the fields of one.
+        samples: the optional fields that every request can have together.
+        alternatives: lists of field sets; each request contains one set of each list.
     """
 
     path: str
@@ -225,7 +225,7 @@ class Full:
     alternatives: tuple[list[Json], ...] = ()
 
     def bodies(self) -> list[Json]:
-        """The requests: as many as the longest list of alternatives."""
+        """The request bodies: as many as the longest list of alternatives."""
         made = []
         for number in range(max((len(options) for options in self.alternatives), default=1)):
             body = {**self.required, **self.samples}
@@ -236,13 +236,13 @@ class Full:
 
 
 def full_requests(starter: str, seeing: str, ranking: str, previous: str) -> list[Full]:
-    """All endpoints that take a body.
+    """All endpoints that accept a body.
 
     Args:
-        starter: id of a model that chats and fills in.
-        seeing: id of a model that takes images.
+        starter: id of a model that supports chat and fill-in-the-middle.
+        seeing: id of a vision model.
         ranking: id of a model that ranks.
-        previous: id of a response that is kept.
+        previous: id of a stored response.
     """
     model = {"model": starter}
     conversation = {**model, "messages": MESSAGES}

@@ -1,4 +1,4 @@
-"""Programs that tests start as a person does, and what they print."""
+"""Programs that tests start as a user does, and their output."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def program(name: str) -> str:
 
 
 class Lines:
-    """What a pipe has said so far."""
+    """The output that has been read from a pipe so far."""
 
     def __init__(self, pipe: IO[str] | None) -> None:
         self._lines: list[str] = []
@@ -56,7 +56,7 @@ class Lines:
 
         def look() -> bool:
             nonlocal found
-            ended = self.ended  # asked first: what came last must be looked at too
+            ended = self.ended  # read first, so that the last output is searched too
             found = re.search(pattern, self.text)
             assert found or not ended, f"no {pattern!r} in {self.text!r}"
             return found is not None
@@ -79,12 +79,12 @@ def _heed_signals() -> None:
 
 
 class Child:
-    """A program with a process group of its own, as a terminal starts it."""
+    """A program in a new process group, as a terminal starts it."""
 
     def __init__(
         self, *command: str, cwd: Path, stderr: int = subprocess.PIPE, **environ: str
     ) -> None:
-        # A program that has to be told not to hold its output back would pass with this set.
+        # With this set, a program that wrongly buffers its output would pass.
         inherited = {name: v for name, v in os.environ.items() if name != "PYTHONUNBUFFERED"}
         self.process = subprocess.Popen(
             command,
@@ -95,8 +95,8 @@ class Child:
             stderr=stderr,
             encoding="utf-8",
             start_new_session=True,
-            # Tests that a shell runs in the background ignore Ctrl-C, with nohup the end of the
-            # terminal too, and so would the program.
+            # Tests in the background of a shell ignore Ctrl-C, and with nohup SIGHUP too; the
+            # program would inherit that.
             preexec_fn=_heed_signals,
         )
         self.out = Lines(self.process.stdout)
@@ -105,7 +105,7 @@ class Child:
 
     @property
     def url(self) -> str:
-        """Where the banner says that it listens."""
+        """The URL that the banner prints."""
         return self.out.find(r"at (http://\S+)")[1]
 
     def wait_ready(self) -> str:
@@ -114,18 +114,18 @@ class Child:
         return self.url
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that it has started. Those seen once are ended with it."""
+        """The processes that it has started. Each one seen here once is also ended by ``end``."""
         workers = psutil.Process(self.process.pid).children(recursive=True)
         self._workers.update(workers)
         return workers
 
     def worker(self) -> psutil.Process:
-        """The one process that it has started, waited for."""
+        """Wait for its one worker process and return it."""
         eventually(lambda: len(self.workers()) == 1, "it has one worker")
         return self.workers()[0]
 
     def interrupt(self) -> None:
-        """Ctrl-C: the terminal sends it to every process of the group."""
+        """Press Ctrl-C: a terminal sends SIGINT to every process of the group."""
         os.killpg(self.process.pid, signal.SIGINT)
 
     def wait(self) -> int:
@@ -136,8 +136,8 @@ class Child:
         return status
 
     def end(self) -> None:
-        """Whatever it is doing, end it and its workers."""
-        # Its workers belong to the group too, as long as one process of it is there.
+        """Kill it and its workers, whatever it is doing."""
+        # Its workers belong to the group too, which exists while one of its processes does.
         if self.process.poll() is None or any(alive(worker) for worker in self._workers):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.wait()
@@ -157,7 +157,7 @@ def serving(folder: Path, *flags: str, **environ: str) -> Iterator[Child]:
 
 
 def alive(process: psutil.Process) -> bool:
-    """Whether a process runs; one that nobody has waited for yet does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -165,12 +165,12 @@ def alive(process: psutil.Process) -> bool:
 
 
 def all_gone(workers: list[psutil.Process]) -> None:
-    """Wait until no worker is there any more."""
+    """Wait until all workers have ended."""
     assert workers
     eventually(lambda: not any(map(alive, workers)), "no worker is left behind")
 
 
 def all_stopped(pid: int) -> bool:
-    """Whether the signal has reached every thread of a process."""
+    """Whether SIGSTOP has stopped every thread of a process."""
     threads = psutil.Process(pid).threads()
     return all(psutil.Process(thread.id).status() == psutil.STATUS_STOPPED for thread in threads)

@@ -1,7 +1,7 @@
-"""The readable definition of sampling, written from its sources; the order is that of the file.
+"""The readable definition of sampling, written from its sources, in the order of the steps.
 
-Nothing here is fast and nothing here uses our kernels. Fast code has to equal it: exactly where the
-definition is exact, within rounding where a real number decides (``readings``).
+Nothing here is fast, and nothing here uses our kernels. The fast code must equal it: exactly where
+the definition is exact, within rounding where a real number decides (``readings``).
 
 Sources: OpenAI's API reference (frequency and presence penalty, logit_bias, top_p), llama.cpp's
 ``llama-sampler.cpp`` (repetition penalty, DRY, min_p, XTC, dynamic temperature, adaptive-p), Tang
@@ -29,14 +29,14 @@ MASK_32 = (1 << 32) - 1
 DRAW, XTC = 0, 1
 """Streams of the random numbers."""
 LEAST_WEIGHT = 2.0**-127
-"""What is less likely than this, compared with the most likely token, is never drawn."""
+"""A token less likely than this, relative to the most likely token, is never drawn."""
 
 
 # --- random numbers ---------------------------------------------------------------------------
 
 
 def philox4x32(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...]:
-    """Ten rounds of Philox 4x32 as the paper's section 3.3 words them."""
+    """Ten rounds of Philox 4x32 as section 3.3 of the paper defines them."""
     left_0, right_0, left_1, right_1 = counter
     key_0, key_1 = key
     for _ in range(10):
@@ -52,7 +52,7 @@ def philox4x32(counter: Sequence[int], key: Sequence[int]) -> tuple[int, ...]:
 
 
 def coin(seed: int, choice: int, position: int, stream: int = DRAW) -> float:
-    """Return the number in [0, 1) that decides at ``position``."""
+    """Return the random number in [0, 1) for the draw at ``position``."""
     words = philox4x32(
         (position & MASK_32, position >> 32, choice, stream), (seed & MASK_32, seed >> 32)
     )
@@ -71,7 +71,7 @@ def adjusted(
     allowed: set[int] | None = None,
     ends: Sequence[int] = (),
 ) -> NDArray[np.float32]:
-    """Bias, mask and penalties, in this order, in float32 as the rows are."""
+    """Apply bias, mask and penalties, in this order, in float32 like the rows."""
     row = logits.astype(np.float32, copy=True)
     for token, bias in (params.logit_bias or {}).items():
         row[token] += np.float32(-np.inf if bias is False else bias)
@@ -96,7 +96,7 @@ def adjusted(
 
 
 def dry_penalties(everything: Sequence[int], params: SamplingParams) -> dict[int, float]:
-    """For every token that would continue a repetition, what its logit loses."""
+    """Return the penalty for each token that would continue a repetition."""
     if params.dry_multiplier == 0:
         return {}
     last_n = len(everything) if params.dry_penalty_last_n < 0 else params.dry_penalty_last_n
@@ -127,7 +127,7 @@ def dry_penalties(everything: Sequence[int], params: SamplingParams) -> dict[int
 
 @dataclass(frozen=True)
 class Slack:
-    """How far rounding may move each border; all 0 is the definition itself."""
+    """How far rounding may move each threshold; all 0 is the definition itself."""
 
     top_n_sigma: float = 0.0
     typical_p: float = 0.0
@@ -166,7 +166,7 @@ def kept(
     mu: float = math.inf,
     slack: Slack = EXACT,
 ) -> Floats:
-    """Return the probabilities that a token is drawn with; 0 is dropped."""
+    """Return the probability of drawing each token; a removed token has 0."""
     temperature = temperature_of(row, params)
     if temperature == 0:
         return np.eye(len(row))[np.argmax(row)]
@@ -185,19 +185,19 @@ def kept(
 
 
 def first_of(order: NDArray[np.intp], count: int, params: SamplingParams) -> Bools:
-    """Mark the first ``count`` of an order, but not less than min_keep."""
+    """Mark the first ``count`` tokens of an order, but at least min_keep."""
     marks = np.zeros(len(order), dtype=bool)
     marks[order[: max(count, params.min_keep)]] = True
     return marks
 
 
 def best_first(values: Floats) -> NDArray[np.intp]:
-    """Order tokens by logit or weight; of a tie the lowest id comes first."""
+    """Order tokens by logit or weight, largest first; ties are in order of token id."""
     return np.argsort(-values, kind="stable")
 
 
 def until(reached: Bools) -> int:
-    """How many it takes until something is reached; all when it never is."""
+    """Count the items up to the first one that reaches the limit; all if none does."""
     return int(np.argmax(reached)) + 1 if reached.any() else len(reached)
 
 
@@ -212,18 +212,18 @@ def top_n_sigma(logits: Floats, weights: Floats, params: SamplingParams, slack: 
 
 
 def top_k(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack) -> Bools:
-    """Keep the k most likely."""
+    """Keep the k most likely tokens."""
     return first_of(best_first(logits), params.top_k or len(logits), params)
 
 
 def typical_p(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack) -> Bools:
-    """Keep those whose information is nearest to the entropy until their mass exceeds p."""
+    """Keep the tokens with information nearest to the entropy until their sum exceeds p."""
     if params.typical_p == 1:
         return weights >= 0
     with np.errstate(divide="ignore"):
         information = -np.log(weights / weights.sum())
     distance = np.abs(information - entropy_of(weights) - slack.entropy)
-    # On both sides of the entropy some may be equally far: rounded, they are so here, too.
+    # Tokens on both sides of the entropy may be equally far; rounding keeps them equal here too.
     order = np.argsort(np.round(distance / 1e-5), kind="stable")
     mass = np.cumsum(weights[order]) / weights.sum()
     goal = float(np.float32(params.typical_p)) + slack.typical_p
@@ -231,7 +231,7 @@ def typical_p(logits: Floats, weights: Floats, params: SamplingParams, slack: Sl
 
 
 def top_p(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack) -> Bools:
-    """Keep the most likely until their mass reaches p."""
+    """Keep the most likely tokens until their probabilities add up to p."""
     if params.top_p == 1:
         return weights >= 0
     order = best_first(weights)
@@ -241,14 +241,14 @@ def top_p(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack)
 
 
 def min_p(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack) -> Bools:
-    """Keep what is at least this fraction as likely as the most likely one."""
+    """Keep tokens at least min_p times as likely as the most likely one."""
     share = min(1.0, float(np.float32(params.min_p)) * (1 + slack.min_p))
     enough = np.count_nonzero(weights >= share * weights.max())
     return first_of(best_first(weights), enough, params)
 
 
 def p_less(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack) -> Bools:
-    """Keep what is at least as likely as the sum of the squares of all probabilities."""
+    """Keep tokens at least as likely as the sum of the squares of all probabilities."""
     if not params.p_less:
         return weights >= 0
     p = weights / weights.sum()
@@ -257,7 +257,7 @@ def p_less(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack
 
 
 def xtc(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack) -> Bools:
-    """Of those with this mass or more keep the least likely only."""
+    """Of the tokens with at least this probability, keep only the least likely."""
     threshold = float(np.float32(params.xtc_threshold)) * (1 + slack.xtc_threshold)
     order = [token for token in best_first(weights) if weights[token] > 0]
     above = sum(weights[order] / weights.sum() >= threshold)
@@ -271,9 +271,9 @@ def xtc(logits: Floats, weights: Floats, params: SamplingParams, slack: Slack) -
 
 
 def adapted(probabilities: Floats, mean: float, params: SamplingParams) -> Floats:
-    """Return what is drawn from in the place of ``probabilities``: those near a goal are likelier.
+    """Return ``probabilities`` changed so that those near a goal become likelier.
 
-    ``mean``: the running mean of the probabilities of drawn tokens, at first the target.
+    ``mean``: the running mean of the probabilities of drawn tokens, initially the target.
     """
     goal = min(1.0, max(0.0, 2 * float(np.float32(params.adaptive_target)) - mean))
     x = np.abs(probabilities - goal) / 0.3
@@ -282,7 +282,7 @@ def adapted(probabilities: Floats, mean: float, params: SamplingParams) -> Float
 
 
 def next_mean(mean: float, probability: float, params: SamplingParams) -> float:
-    """Return that mean after a token with this probability (before ``adapted``) was drawn."""
+    """Return the mean after drawing a token with this probability (before ``adapted``)."""
     decay = float(np.float32(params.adaptive_decay))
     return decay * mean + (1 - decay) * probability
 
@@ -293,7 +293,7 @@ def next_mean(mean: float, probability: float, params: SamplingParams) -> float:
 def mirostat(
     logits: Floats, weights: Floats, params: SamplingParams, mu: float, slack: Slack
 ) -> Bools:
-    """Keep what is no more surprising than mu (2), or k for which that is expected (1)."""
+    """Keep tokens with a surprise of at most mu (version 2), or the k expected for mu (1)."""
     if params.mirostat == 2:
         surprise = -np.log2(np.maximum(weights / weights.sum(), 1e-300))
         return (surprise <= mu + slack.mirostat) | (weights == weights.max())
@@ -312,7 +312,7 @@ def mirostat(
 
 
 def mirostat_k(s: float, mu: float, n: int) -> float:
-    """The paper's equation for k; all tokens where they do not become less likely."""
+    """The paper's equation for k; all tokens if their probabilities do not decrease."""
     if s <= 0:
         return n
     epsilon = s - 1
@@ -323,7 +323,7 @@ def mirostat_k(s: float, mu: float, n: int) -> float:
 
 
 def next_mu(mu: float, probability: float, params: SamplingParams) -> float:
-    """Return mirostat's state after a token with this probability was drawn."""
+    """Return mirostat's state after drawing a token with this probability."""
     error = -math.log2(probability) - float(np.float32(params.mirostat_tau))
     return mu - float(np.float32(params.mirostat_eta)) * error
 
@@ -332,7 +332,7 @@ def next_mu(mu: float, probability: float, params: SamplingParams) -> float:
 
 
 def readings(params: SamplingParams, tolerance: float = 1e-5) -> Iterator[Slack]:
-    """Yield the definition, then every reading of it that moves borders within rounding."""
+    """Yield the definition, then every variant whose thresholds are moved within rounding."""
     used = {
         "top_n_sigma": params.top_n_sigma > 0,
         "typical_p": params.typical_p < 1,
@@ -352,7 +352,7 @@ def readings(params: SamplingParams, tolerance: float = 1e-5) -> Iterator[Slack]
 
 
 def drawn_by(probabilities: Floats, u: float, tolerance: float = 1e-5) -> set[int]:
-    """Return the tokens at which the running sum exceeds u: one, or two at a border."""
+    """Return the tokens at which the cumulative sum exceeds u: one, or two if u is at a border."""
     above = np.cumsum(probabilities)
     below = above - probabilities
     hits = (below - tolerance <= u) & (u <= above + tolerance) & (probabilities > 0)
@@ -368,7 +368,7 @@ def drawable(
 ) -> set[int]:
     """Return the tokens that the coin ``u`` may draw from an adjusted row.
 
-    More than one only where a border lies within the rounding of float32 weights.
+    There is more than one only where a border lies within the rounding of float32 weights.
     """
     tokens = set()
     for slack in readings(params):

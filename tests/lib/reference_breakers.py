@@ -1,4 +1,4 @@
-"""DRY's breakers without an index: every token of the vocabulary is looked at for every breaker."""
+"""DRY's breakers without an index: compare each breaker with every token of the vocabulary."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from offgrid.sampling.params import MAX_BREAKER_LENGTH
 def expand_breaker(
     text: str, pieces: Sequence[bytes], tokenize: Callable[[bytes], list[int]]
 ) -> frozenset[tuple[int, ...]]:
-    """Return the token sequences that a breaker text is."""
+    """Return the token sequences that correspond to a breaker text."""
     wanted = text.encode("utf-8")
     tails = {
         length: tuple(tokenize(wanted[length:])[:MAX_BREAKER_LENGTH])

@@ -1,4 +1,4 @@
-"""Embeddings as they are defined, straight from llama.cpp: one input, one context, every state."""
+"""Embeddings by definition, directly from llama.cpp: one input, one context, every state."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Vector = NDArray[np.float64]
 
 
 def embedding_of(path: str | Path, tokens: list[int], pooling: str) -> Vector:
-    """Return the pooled and normalised states of an input, or its score where the model ranks."""
+    """Return the pooled and normalised states of an input, or its score from a ranking model."""
     weights = lc.llama_model_load_from_file(str(path).encode(), lc.llama_model_default_params())
     params = lc.llama_context_default_params()
     params.n_ctx = params.n_batch = params.n_ubatch = len(tokens)
     params.embeddings = True
-    # As contexts of this size are made: flash attention rounds to half precision.
+    # Same setting as the worker at this size: flash attention rounds to half precision.
     params.flash_attn_type = lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    # A score needs llama.cpp's own head; nothing else is pooled there.
+    # Only a score needs llama.cpp's own head; other pooling is computed here.
     ranks = pooling == "rank"
     params.pooling_type = lc.LLAMA_POOLING_TYPE_RANK if ranks else lc.LLAMA_POOLING_TYPE_NONE
     context = lc.llama_init_from_model(weights, params)

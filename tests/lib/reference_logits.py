@@ -1,4 +1,4 @@
-"""What a model says about a text, straight from llama.cpp and in double precision."""
+"""A model's log-probabilities for a text, directly from llama.cpp, in double precision."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 
 def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Of each row."""
+    """Compute it for each row."""
     rows = logits.astype(np.float64)
     rows -= rows.max(axis=-1, keepdims=True)
     return rows - np.log(np.exp(rows).sum(axis=-1, keepdims=True))
 
 
 class ReferenceModel:
-    """One context over a file, which computes whole prompts and nothing else."""
+    """One context of a model file that computes only whole prompts."""
 
     def __init__(self, path: Path, n_ctx: int = 512) -> None:
-        # Other attention kernels and other layouts of the weights round otherwise.
+        # Other attention kernels and other layouts of the weights round differently.
         model_params = lc.llama_model_default_params()
         model_params.use_extra_bufts = b"AMX_INT8 = 1" not in lc.llama_print_system_info()
         self._model = lc.llama_model_load_from_file(str(path).encode(), model_params)
@@ -34,7 +34,7 @@ class ReferenceModel:
         self._n_vocab = lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(self._model))
 
     def log_probabilities(self, tokens: list[int]) -> NDArray[np.float64]:
-        """Row ``i``: of every token of the vocabulary behind ``tokens[: i + 1]``."""
+        """Row ``i`` has those of every token of the vocabulary after ``tokens[: i + 1]``."""
         lc.llama_memory_clear(lc.llama_get_memory(self._context), True)
         batch = lc.llama_batch_init(len(tokens), 0, 1)
         try:
@@ -58,7 +58,7 @@ class ReferenceModel:
             lc.llama_batch_free(batch)
 
     def of_tokens(self, tokens: list[int]) -> NDArray[np.float64]:
-        """The logprob of each token behind those before it; of all but the first."""
+        """The logprob of each token but the first, given the tokens before it."""
         rows = self.log_probabilities(tokens)
         return rows[np.arange(len(tokens) - 1), tokens[1:]]
 

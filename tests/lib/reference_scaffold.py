@@ -1,7 +1,7 @@
-"""The readable definition of how control texts are kept out of what a user wrote.
+"""The readable definition of how control texts in a user's text are kept from being control tokens.
 
-Regular expressions and sets of all pieces: nothing here is fast, and the C code has to give exactly
-this.
+It uses regular expressions and sets of all pieces. Nothing here is fast; the C code must give
+exactly the same result.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from itertools import pairwise
 
 
 class ReferenceScaffold:
-    """The control texts of a model: marks them in a user's text, finds them in a prompt."""
+    """Marks a model's control texts in a user's text and finds them in a rendered prompt."""
 
     def __init__(self, control_texts: Sequence[str]) -> None:
-        # Longest first: of two control texts where one begins the other, the longer is meant.
+        # Longest first: if one control text is the beginning of another, the longer one counts.
         self._texts = sorted({t for t in control_texts if t}, key=len, reverse=True)
         self._any = "|".join(map(re.escape, self._texts)) or "(?!)"
-        # A lookahead takes nothing, so those that overlap are found too.
+        # A lookahead consumes nothing, so overlapping matches are found too.
         self._starts = re.compile(f"(?={self._any})")
         self._beginnings = {text[:n] for text in self._texts for n in range(1, len(text))}
         self._endings = {text[-n:] for text in self._texts for n in range(1, len(text))}
         self._longest = len(self._texts[0]) if self._texts else 0
 
     def mark(self, text: str, mark: str) -> tuple[str, bool]:
-        """Return the marked text, and whether a control text stands in it."""
+        """Return the marked text, and whether it contains a control text."""
         whole = {match.start() + 1 for match in self._starts.finditer(text)}
         places = set(whole)
         lengths = range(1, min(self._longest, len(text) + 1))

@@ -1,4 +1,4 @@
-"""JSON schemas checked by definition: as slow as it is plain."""
+"""JSON schemas checked by definition: slow and simple."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ _TYPES = {*_PLAIN, "array", "object"}
 
 
 class Naive:
-    """A schema whose references are ``#`` and ``#/$defs/<name>``, and that refers to no part of
-    itself that has to hold for the same value."""
+    """A schema with references ``#`` and ``#/$defs/<name>`` only.
+
+    It must not refer to a part of itself that applies to the same value.
+    """
 
     def __init__(self, root: Json) -> None:
         self.root = root
@@ -22,7 +24,7 @@ class Naive:
         return self.root if name == "#" else self.root["$defs"][name.removeprefix("#/$defs/")]
 
     def inside(self, schema: Any) -> Iterator[tuple[str, str, Any]]:
-        """The schemas right inside of one: keyword, name (if any), schema."""
+        """The direct subschemas of a schema: keyword, name (if any), subschema."""
         if not isinstance(schema, dict):
             return
         for keyword in ("properties", "patternProperties", "$defs"):
@@ -48,7 +50,7 @@ class Naive:
         return found
 
     def ending(self) -> list[Json]:
-        """The schemas that some finite value satisfies: nothing at first, then ever more."""
+        """The schemas that a finite value satisfies: repeat from none until no more are found."""
         nodes, known, size = self.all(), [], -1
         while len(known) > size:
             size, ids = len(known), {id(node) for node in known}
@@ -69,7 +71,7 @@ class Naive:
         )
 
     def parts(self, schema: Any) -> list[Json]:
-        """All schemas that hold for the same value."""
+        """All schemas that apply to the same value."""
         if not isinstance(schema, dict):
             return [{}] if schema else [{"enum": []}]
         found = [schema]
@@ -83,7 +85,7 @@ class Naive:
         return id(schema) in known if isinstance(schema, dict) else bool(schema)
 
     def _has_value(self, parts: list[Json], known: set[int]) -> bool:
-        """Whether all parts have a value in common, their alternatives left aside."""
+        """Whether one value satisfies all parts, ignoring their alternatives."""
         types = set(_TYPES)
         for part in parts:
             own = part.get("type", list(_TYPES))
@@ -118,7 +120,7 @@ class Naive:
         return bool(part.get("patternProperties")) or part.get("additionalProperties", True)
 
     def most_patterns(self) -> int:
-        """How many patterns and formats an ``allOf`` lays upon one value at most."""
+        """The largest number of patterns and formats that an ``allOf`` applies to one value."""
         return max((self._patterns(node) for node in self.all() if "allOf" in node), default=0)
 
     def _patterns(self, start: Json) -> int:

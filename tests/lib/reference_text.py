@@ -1,6 +1,6 @@
 """The readable definition of the text stream: stop strings and UTF-8 (Unicode 15, section 3.9).
 
-Nothing here is fast and nothing here uses our C code, which has to give exactly this text.
+Nothing here is fast, and nothing here uses our C code, which must give exactly the same text.
 """
 
 from __future__ import annotations
@@ -9,17 +9,20 @@ from collections.abc import Iterator, Sequence
 
 CHARACTER_BEGINNINGS = {
     chr(code).encode()[:k]
-    # The last byte holds six bits: every 64th character shows all beginnings.
+    # The last byte holds six bits, so every 64th character gives all beginnings.
     for code in range(0x80, 0x110000, 64)
     if not 0xD800 <= code <= 0xDFFF
     for k in range(1, len(chr(code).encode()))
 }
-"""Bytes that begin a character and need more to end it. (Python's incremental decoder would hold
-back beginnings of surrogates, too, which never become a character.)"""
+"""Bytes that begin a character and need more bytes to complete it. (Python's incremental decoder
+would also hold back beginnings of surrogates, which never become a character.)"""
 
 
 def first_stop(data: bytes, stops: Sequence[bytes]) -> tuple[int, int] | None:
-    """Return (where the match begins, index of the stop): earliest end, then the longest."""
+    """Return (start of the match, index of the stop) of the match that ends first.
+
+    If several end there, take the longest.
+    """
     for end in range(1, len(data) + 1):
         ending = [i for i, stop in enumerate(stops) if data[:end].endswith(stop)]
         if ending:
@@ -35,7 +38,7 @@ def whole_text(data: bytes, stops: Sequence[bytes]) -> str:
 
 
 def shown_text(data: bytes, stops: Sequence[bytes]) -> str:
-    """Return all the text that may be shown once ``data`` has come and more may follow."""
+    """Return the text that may be shown after ``data`` while more may follow."""
     if first_stop(data, stops) is not None:
         return whole_text(data, stops)
     held = max(

@@ -1,4 +1,4 @@
-"""What a model says about a text with images, as libmtmd's own helpers compute it."""
+"""A model's log-probabilities for a text with images, computed by libmtmd's own helpers."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class ReferenceVision(ReferenceModel):
         super().close()
 
     def greedy(self, text: str, images: list[bytes], n: int) -> tuple[NDArray[np.float64], int]:
-        """Compute a text with a :data:`MARKER` for each image, then the likeliest ``n`` tokens.
+        """Compute a text with a :data:`MARKER` for each image, then ``n`` greedy tokens.
 
         Returns:
-            The log-probabilities that each of them was taken from, (n, n_vocab), and the number of
+            The log-probabilities from which each token was sampled, (n, n_vocab), and the number of
             positions of the prompt.
         """
         lc.llama_memory_clear(lc.llama_get_memory(self._context), True)

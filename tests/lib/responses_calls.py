@@ -1,4 +1,4 @@
-"""Calls of ``/v1/responses``; answers are held against the client's types."""
+"""Calls of ``/v1/responses``; responses are checked against the client's types."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def body(prompt: Any = "Hello!", **fields: Any) -> Json:
 
 
 def ask(url: str, prompt: Any = "Hello!", **fields: Any) -> Json:
-    """A whole response, held against the client's types field by field."""
+    """A whole response, checked against the client's types field by field."""
     answer = request(url, "POST", PATH, body(prompt, **fields))
     assert answer.status == 200, answer.body
     Response.model_validate(answer.json)
@@ -41,7 +41,7 @@ def ask(url: str, prompt: Any = "Hello!", **fields: Any) -> Json:
 
 
 def stream(url: str, prompt: Any = "Hello!", **fields: Any) -> list[Json]:
-    """The events of a stream; their frames, numbers and types are in order."""
+    """The events of a stream, after checks of their frames, numbers and types."""
     answer = request(url, "POST", PATH, body(prompt, stream=True, **fields))
     assert answer.status == 200, answer.body
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -68,7 +68,7 @@ def text_of(response: Json) -> str:
 
 
 def without_ids(value: Any) -> Any:
-    """A response without what differs from one to the next."""
+    """A response without the ids and times that differ between two calls."""
     if isinstance(value, dict):
         varying = {"id", "call_id", "item_id", "created_at", "completed_at", "cached_tokens"}
         return {key: without_ids(item) for key, item in value.items() if key not in varying}

@@ -1,4 +1,4 @@
-"""Rows and parameters to try the sampler with, and its draws held against the reference."""
+"""Rows and parameters for tests of the sampler, and checks of its draws against the reference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from offgrid.sampling.params import MAX_TOP_LOGPROBS
 
 ISAS = instruction_sets()
 
-# A coarse grid: ties are exact and often, and what is no tie differs by more than rounding.
+# A coarse grid: exact ties are frequent, and other values differ by more than rounding.
 GRID_VALUE = st.integers(-160, 160).map(lambda value: value / 8)
 
 
@@ -35,7 +35,7 @@ def rows(draw, min_size=1, max_size=300):
 
 
 def old_fields(n: int) -> dict[str, Any]:
-    """Strategies for bias, penalties, temperature and the truncation of OpenAI's API and top_k."""
+    """Strategies for bias, penalties, temperature, top_p and top_k."""
     bias = st.one_of(st.just(False), st.just(-math.inf), GRID_VALUE)
     return {
         "temperature": st.sampled_from([0.1, 0.7, 1.0, 1.3, 3.0]),
@@ -51,7 +51,7 @@ def old_fields(n: int) -> dict[str, Any]:
 
 
 def truncation_fields() -> dict[str, Any]:
-    """Strategies for everything between the penalties and the draw that old_fields lacks."""
+    """Strategies for all steps between the penalties and the draw that old_fields lacks."""
     return {
         "top_n_sigma": st.sampled_from([0.3, 1.0, 2.5]),
         "typical_p": st.sampled_from([0.0, 0.2, 0.6, 0.95]),
@@ -77,14 +77,14 @@ def dry_fields(n: int) -> dict[str, Any]:
 
 @st.composite
 def chosen_from(draw, strategies: dict[str, Any], most: int, **fixed):
-    """Up to ``most`` of the fields with a value of their strategy, the rest at their defaults."""
+    """Give up to ``most`` fields a value of their strategy and leave the rest at their defaults."""
     names = draw(st.lists(st.sampled_from(sorted(strategies)), max_size=most, unique=True))
     values = {name: draw(strategies[name]) for name in names}
     return SamplingParams(**{"seed": draw(st.integers(0, 2**64 - 1)), **values, **fixed})
 
 
 def words_of(allowed: set[int], n: int) -> np.ndarray:
-    """Return the bitmask of these tokens."""
+    """Return the mask that allows these tokens."""
     words = np.zeros((n + 31) // 32, dtype=np.uint32)
     for token in allowed:
         words[token // 32] |= np.uint32(1 << (token % 32))
@@ -94,10 +94,10 @@ def words_of(allowed: set[int], n: int) -> np.ndarray:
 def follows(
     result: SampleResult, row: np.ndarray, params: SamplingParams, position: int, mu: float
 ) -> np.ndarray | None:
-    """Hold a draw with all its post-sampling logprobs against the reference.
+    """Compare a draw and all its post-sampling logprobs with the reference.
 
-    ``row`` is the adjusted one. Returns the probabilities of the reading that the draw follows,
-    None when there is none.
+    ``row`` is the adjusted row. Returns the probabilities of the reading that the draw follows, or
+    None if it follows none.
     """
     seed = params.seed % 2**64
     u = reference.coin(seed, 0, position)
@@ -112,14 +112,14 @@ def follows(
 
 
 def equals(result: SampleResult, probabilities: np.ndarray, params: SamplingParams) -> bool:
-    """Whether the kept tokens and their logprobs are those of the reference."""
+    """Whether the kept tokens and their logprobs equal those of the reference."""
     tokens = np.array([token for token, _ in result.top_logprobs], dtype=int)
     got = np.array([logprob for _, logprob in result.top_logprobs])
     if list(result.top_logprobs) != sorted(result.top_logprobs, key=lambda t: (-t[1], t[0])):
         return False
     with np.errstate(divide="ignore"):
         expected = np.log(probabilities)
-    # What is less likely than 1e-30 may be lost to the smallest float32.
+    # A probability below 1e-30 may underflow float32.
     sure = np.flatnonzero(expected > math.log(1e-30))
     missing = np.setdiff1d(sure, tokens)
     if len(missing) and (

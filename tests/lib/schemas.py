@@ -1,4 +1,4 @@
-"""Random JSON schemas from a seed, whose answers are short."""
+"""Random JSON schemas from a seed, with short answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Json = dict[str, Any]
 
 
 def random_schema(seed: int) -> Json:
-    """A nested schema of most keywords, some of it behind references."""
+    """A nested schema with most keywords, partly through references."""
     return _Maker(random.Random(seed)).document()
 
 
@@ -94,7 +94,7 @@ class _Maker:
 
 
 def odd_schema(seed: int) -> Json:
-    """Keywords in combinations and orders that nobody writes; many allow nothing."""
+    """Unusual combinations and orders of keywords; many are unsatisfiable."""
     maker = _Oddity(random.Random(seed))
     schema = maker.any(3)
     while not isinstance(schema, dict):
@@ -114,7 +114,7 @@ class _Oddity:
         return self._rng.choice(kinds)(depth - 1)
 
     def _some(self, chances: dict[str, tuple[float, Any]]) -> Json:
-        """Keywords in any order, each with a chance; values are made when they are needed."""
+        """Keywords in any order, each with its probability; a value is made only when needed."""
         chosen = [(word, make()) for word, (p, make) in chances.items() if self._rng.random() < p]
         self._rng.shuffle(chosen)
         return dict(chosen)
@@ -200,7 +200,7 @@ class _Oddity:
 
 
 def tangled_schema(seed: int) -> Json:
-    """Small definitions that refer to each other a lot; most of them need what does not end."""
+    """Small definitions that refer to each other a lot; most of them never end."""
     maker = _Tangle(random.Random(seed))
     return {**maker.schema(3), "$defs": {name: maker.any(2) for name in maker.names}}
 

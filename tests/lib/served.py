@@ -1,4 +1,4 @@
-"""A server process that the tests of one module attack in turns, and what must be left of it."""
+"""A server process that the tests of one module attack in turn, and checks of its health."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def command(folder: Path, *flags: str) -> list[str]:
     models.mkdir(exist_ok=True)
     return [
         program("offgrid"), "serve", "--port", "0", "--models-dir", str(models),
-        # Threads of llama.cpp wait for each other, and tests run beside others.
+        # Threads of llama.cpp wait for each other, and other tests run at the same time.
         "--threads", "1", "--responses-file", str(folder / "responses.sqlite3"), *flags,
     ]  # fmt: skip
 
@@ -37,12 +37,11 @@ def served(folder: Path, *flags: str) -> Iterator[Child]:
 
 @contextlib.contextmanager
 def unharmed(server: Child, text: Json) -> Iterator[None]:
-    """Fail if the block leaves another server or worker, one that does not answer, or an error in
-    the log.
+    """Fail if the block replaces the server or its worker, stops them answering, or logs an error.
 
     Args:
-        server: it has one worker.
-        text: the body of a completion that is answered before and after.
+        server: a server with one worker.
+        text: the body of a completion that must be answered before and after the block.
     """
     assert complete(server, text).status == 200
     worker = server.worker()
@@ -55,7 +54,7 @@ def unharmed(server: Child, text: Json) -> Iterator[None]:
 
 
 def complete(server: Child, body: Json) -> Response:
-    """Ask for a completion."""
+    """Request a completion."""
     return request(server.url, "POST", "/v1/completions", body)
 
 
@@ -67,5 +66,5 @@ def connect(server: Child) -> socket.socket:
 
 
 def descriptors(server: Child) -> int:
-    """How many files and connections it has open."""
+    """The number of open files and connections of the server."""
     return int(psutil.Process(server.process.pid).num_fds())

@@ -1,8 +1,8 @@
-"""``python -m pytest`` works like ``pytest``: it tests the package as it is installed.
+"""Makes ``python -m pytest`` work like ``pytest``: it tests the installed package.
 
-``python -m`` puts the current folder first in ``sys.path``. That is the source tree, whose C parts
-are not compiled unless somebody did that in place, so nothing could be imported from it. This
-module is imported before anything of the package is.
+``python -m`` puts the current folder first in ``sys.path``. That is the source tree. Its C parts
+are not compiled unless somebody compiled them in place, so it cannot be imported. Import this
+module before any module of the package.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def _is_compiled(package: Path) -> bool:
-    """Whether this Python could import the sampler from there."""
+    """Whether this Python can import the sampler from this folder."""
     return any((package / "sampling" / f"_sampler{end}").exists() for end in EXTENSION_SUFFIXES)
 
 

@@ -1,4 +1,4 @@
-"""What several test files need: plain HTTP, event streams, and waiting for a condition."""
+"""Helpers of several test files: plain HTTP, event streams, and waiting for a condition."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 STARTER = "offgrid-starter"
 TIMEOUT = 120.0
-"""Seconds after which a test that waits has failed. Nothing waits this long when all is well."""
+"""Seconds after which a waiting test fails. Nothing waits this long when all is well."""
 
 Json = dict[str, Any]
 
@@ -40,7 +40,7 @@ def request(
     body: Any = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """Send one request; ``body`` is bytes as they are, or anything that JSON can say."""
+    """Send one request; ``body`` is raw bytes or a value to be sent as JSON."""
     connection = http.client.HTTPConnection(urlsplit(base_url).netloc, timeout=TIMEOUT)
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     try:
@@ -78,7 +78,7 @@ class Stream:
                 yield line[6:].decode().rstrip("\n")
 
     def read_some(self) -> str:
-        """Return the first event that carries text."""
+        """Return the first event that contains text."""
         for event in self.events():
             choices = json.loads(event)["choices"]
             text = choices[0].get("text") or choices[0].get("delta", {}).get("content")
@@ -87,7 +87,7 @@ class Stream:
         raise AssertionError("the stream ended without text")
 
     def leave(self) -> None:
-        """Close the connection under the server's hands."""
+        """Close the connection while the server is writing to it."""
         if self._socket is not None:
             self._socket.shutdown(socket.SHUT_RDWR)
         self.response.close()
@@ -115,7 +115,7 @@ def text_of(events: list[str]) -> str:
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:
-    """Wait until a condition holds that another thread or process brings about."""
+    """Wait until another thread or process makes a condition true."""
     deadline = time.monotonic() + TIMEOUT
     pause = threading.Event()
     while not condition():
@@ -126,7 +126,7 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
 def together(functions: list[Callable[[], Any]]) -> list[Any]:
     """Call functions at the same moment, each in a thread; return their results in order.
 
-    What one of them raises is raised here.
+    An exception of one of them is raised here.
     """
     results: list[Any] = [None] * len(functions)
     errors: list[BaseException] = []
@@ -151,7 +151,7 @@ def together(functions: list[Callable[[], Any]]) -> list[Any]:
 
 
 def no_threads(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Let the system start no thread of this name, as under a limit of processes."""
+    """Make starting a thread of this name fail, as under a process limit."""
     start = threading.Thread.start
 
     def refuse(self: threading.Thread) -> None:

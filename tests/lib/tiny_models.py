@@ -1,7 +1,7 @@
 """Makes GGUF files with random weights for the tests: one of each kind of memory and of model.
 
-The generators of architectures are those of ``benchmarks/models.py``; files are written where the
-caller says. A file is under 1 MB and takes a few hundredths of a second.
+The generators of architectures are in ``benchmarks/models.py``. The caller chooses the folder. A
+file is smaller than 1 MB and takes a few hundredths of a second to write.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def _load(path: Path) -> ModuleType:
-    """Import a file by its place: the benchmarks are scripts, not a package."""
+    """Import a file by its path: the benchmarks are scripts, not a package."""
     spec = importlib.util.spec_from_file_location("benchmark_models", path)
     assert spec is not None
     assert spec.loader is not None
@@ -28,18 +28,21 @@ def _load(path: Path) -> ModuleType:
 models = _load(Path(__file__).parents[2] / "benchmarks" / "models.py")
 
 WINDOW = 32
-"""Tokens that most of gemma3's layers look back."""
+"""Size of the sliding window of most layers of gemma3, in tokens."""
 
 
 def make(architecture: str, folder: Path) -> Path:
-    """Return a new file with a model that generates: llama, mamba, jamba or gemma3."""
+    """Return a new file with a generative model: llama, mamba, jamba or gemma3."""
     path: Path = models.make(f"small-{architecture}", folder)
     return path
 
 
 def make_wordy(folder: Path, vocab: int = 65_536) -> Path:
-    """Return a new file with a llama that knows many tokens (4 MB): of each letter, a space and a
-    letter, and so on, about as many end with any of the letters."""
+    """Return a new file (4 MB) with a llama that has a large vocabulary.
+
+    Its tokens are a letter, a space and a letter, and so on. About as many end with one letter as
+    with any other.
+    """
     shape = dataclasses.replace(
         models.RECIPES["small-llama"].shape,
         vocab=vocab, layers=1, width=32, hidden=32, heads=2, kv_heads=1, embedding=models.Kind.F16,
@@ -51,8 +54,10 @@ def make_wordy(folder: Path, vocab: int = 65_536) -> Path:
 
 
 def make_many_controls(folder: Path, n: int = 6400, template: str | None = None) -> Path:
-    """Return a new file with a llama of ``n`` more control tokens, ``<unused0>`` and so on, as
-    Gemma's vocabulary has them; ``template`` is its chat template in the place of the usual one."""
+    """Return a new file with a llama with ``n`` more control tokens, ``<unused0>`` and so on.
+
+    Gemma's vocabulary has such tokens. ``template`` replaces the usual chat template.
+    """
     recipe = models.RECIPES["small-llama"]
     tokens, _ = models.vocabulary(recipe.shape.vocab)
     kinds = models.gguf.TokenType
@@ -61,7 +66,7 @@ def make_many_controls(folder: Path, n: int = 6400, template: str | None = None)
     path = folder / f"controls-{n}.gguf"
     writer = models.gguf.GGUFWriter(path, recipe.architecture)
     recipe.build(writer, path.stem, dataclasses.replace(recipe.shape, vocab=len(tokens)))
-    # What the recipe wrote of the vocabulary is written anew.
+    # Replace the vocabulary that the recipe wrote.
     keys = models.gguf.Keys.Tokenizer
     ids = {"bos": models.BOS, "eos": models.END, "eot": models.TURN_END}
     for data in writer.kv_data:
@@ -86,8 +91,10 @@ def make_many_controls(folder: Path, n: int = 6400, template: str | None = None)
 
 
 def make_last_pooling(folder: Path) -> Path:
-    """Return a new file with a llama made for embedding: the state of the end token is the vector,
-    as in the Qwen3 embedding models."""
+    """Return a new file with a llama made for embedding.
+
+    The state of the end token is the vector, as in the Qwen3 embedding models.
+    """
     recipe = models.RECIPES["small-llama"]
     path = folder / "llama-last.gguf"
     writer = models.gguf.GGUFWriter(path, recipe.architecture)
@@ -98,7 +105,7 @@ def make_last_pooling(folder: Path) -> Path:
 
 
 def finish(writer: Any, path: Path) -> Path:
-    """Write a file to its end and return its path."""
+    """Finish writing a file and return its path."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -116,9 +123,9 @@ BERT_CONTEXT = 128
 
 
 def _wordpieces() -> list[str]:
-    """Special tokens, whole words, letters, and letters that go on a word, as llama.cpp has them.
+    """Special tokens, whole words, letters, and letters that continue a word, as in llama.cpp.
 
-    A word's beginning is marked where BERT's files mark what goes on.
+    llama.cpp marks the beginning of a word; BERT's own files mark its continuation.
     """
     return [
         *_BERT_SPECIAL,

@@ -1,9 +1,8 @@
-"""Language models that see, with random weights: a small llama with a LLaVA projector beside it, a
-small Qwen2-VL and a small Gemma 3.
+"""Vision models with random weights: a small llama with a LLaVA projector, a Qwen2-VL, a Gemma 3.
 
-To the llama and Gemma every image is 4 positions (of patches of 14 x 14 pixels), which see each
-other in Gemma; to Qwen2-VL it is one for each 28 x 28 pixels, in rows and columns. Pictures
-are written here as well, as the formats want them, so that tests know every byte.
+In llama and Gemma every image has 4 positions (of patches of 14 x 14 pixels), which attend to each
+other in Gemma. In Qwen2-VL an image has one position for each 28 x 28 pixels, in rows and columns.
+Image files are written here too, byte by byte in their formats, so that tests know every byte.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def make_qwen(folder: Path) -> tuple[Path, Path]:
 
 
 def make_gemma(folder: Path) -> tuple[Path, Path]:
-    """Return new files of a model in which the positions of an image see each other."""
+    """Return new files of a model in which the positions of an image attend to each other."""
     model = tiny_models.make("gemma3", folder)
     model = model.rename(folder / "gemma.gguf")
     return model, make_projector(folder / "mmproj-gemma.gguf", kind="gemma3", side=56)
@@ -109,7 +108,7 @@ def _projector_tensors(tensors: Any, width: int, kind: str, patches: int) -> Non
 
 
 def pixels(seed: int, width: int = 40, height: int = 30) -> NDArray[np.uint8]:
-    """Coloured stripes, (height, width, 3): another seed, another picture."""
+    """Coloured stripes, (height, width, 3); each seed gives a different image."""
     rng = np.random.default_rng(seed)
     colours = rng.integers(0, 256, (5, 3), dtype=np.uint8)
     return np.broadcast_to(colours[np.arange(width) * 5 // width], (height, width, 3)).copy()
@@ -122,7 +121,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png(image: NDArray[np.uint8], size: tuple[int, int] | None = None) -> bytes:
-    """A PNG of RGB pixels; its header says another ``size`` (width, height) if one is given."""
+    """A PNG of RGB pixels; ``size`` (width, height) falsifies the size in its header."""
     height, width, _ = image.shape
     rows = b"".join(b"\0" + row.tobytes() for row in image)
     header = struct.pack(">IIBBBBB", *(size or (width, height)), 8, 2, 0, 0, 0)
@@ -159,7 +158,7 @@ def jpeg(width: int, height: int, scans: int = 1) -> bytes:
 
 
 def gif(width: int, height: int) -> bytes:
-    """A black GIF: codes of 8 bits, the table emptied before they would have to grow."""
+    """A black GIF with 8-bit codes; the table is cleared before the codes would grow."""
     count = width * height
     codes = b"".join(b"\x80" + bytes(min(100, count - at)) for at in range(0, count, 100)) + b"\x81"
     blocks = b"".join(

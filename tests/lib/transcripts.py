@@ -1,4 +1,4 @@
-"""Event streams to the byte: what is asked, and what of the answer is the same each time."""
+"""Event streams byte by byte: the requests, and the parts of their streams that never change."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ FOLDER = Path(__file__).parents[1] / "golden"
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 RESPONSES = "/v1/responses"
-# Greedy and short, so that no rounding of any processor changes a word; and nothing that an earlier
-# request has computed is counted.
+# Greedy and short, so that no processor's rounding changes a word. Tokens cached by an earlier
+# request are not counted.
 GREEDY: dict[str, Any] = {"temperature": 0, "stream": True, "cache_prompt": False}
 USAGE = {"stream_options": {"include_usage": True}}
 PADDED = {"stream_options": {"include_obfuscation": True}}
@@ -45,7 +45,7 @@ THOUGHT = {
     "repetition_penalty": 100,
     "repeat_last_n": len(_SAID),
 }
-"""Makes a greedy model say these tokens: each is far the likeliest until it has been said."""
+"""Makes a greedy model generate these tokens: each is by far the likeliest until generated."""
 # The white space keeps the tokens of <think> out of the penalty's window.
 THINKS = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -165,7 +165,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "top_logprobs": 1,
         },
     ),
-    # After "Hello" the grammar wants what the bias bans.
+    # After "Hello" the grammar requires a token that the bias bans.
     "chat-grammar-error": (CHAT, chat_body(**GREEDY, **STUCK, regex="Hello!")),
     "text-grammar-error": (
         TEXT,
@@ -191,7 +191,7 @@ THINKING: dict[str, tuple[str, dict[str, Any]]] = {
         {"model": STARTER, "input": "Hello!", **GREEDY, **THOUGHT, "store": False},
     ),
 }
-"""Streams of a model that thinks first."""
+"""Streams of a model that writes reasoning first."""
 
 BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
     "chat-error": (CHAT, chat_body(**GREEDY, ignore_eos=True)),
@@ -228,32 +228,32 @@ REFUSED: dict[str, tuple[str, dict[str, Any]]] = {
         {"model": STARTER, "prompt": [STORY, STORY, [1 << 30]], **GREEDY, "max_tokens": 1},
     ),
 }
-"""Streams whose last prompt turns out to be none when its turn comes."""
+"""Streams whose last prompt is found to be invalid only when its turn comes."""
 
 
 class Group(NamedTuple):
-    """Streams that are recorded in the same way, with servers of their own if there are flags."""
+    """Streams that are recorded in the same way, with a separate server if there are flags."""
 
     cases: dict[str, tuple[str, dict[str, Any]]]
     record: Callable[[Server, str, dict[str, Any]], bytes]
     flags: dict[str, Any] | None = None
     template: str | None = None
-    """Chat template of the model, where it is not its own."""
+    """Chat template that replaces the model's own, if any."""
 
 
 def whole(server: Server, path: str, body: dict[str, Any]) -> bytes:
-    """Just that."""
+    """Record the whole stream."""
     return request(server.url, "POST", path, body).body
 
 
 def broken(server: Server, path: str, body: dict[str, Any]) -> bytes:
-    """How far it came before the worker was killed is different each time, so it is left out."""
+    """Leave out the text before the worker is killed: its length differs each time."""
     with Stream(server.url, path, body) as stream:
         begin = b""
         while begin.count(b"\n\n") < (5 if path == RESPONSES else 1):  # some text is there
             begin += stream.response.readline()
         engine = server.pool.engine(STARTER)
-        # A request of which nothing has come yet would be given to the next worker.
+        # A request without any output would be given to the next worker.
         eventually(
             lambda: any(p.state >= State.SCORED for p in engine.requests.pending()), "it has begun"
         )
@@ -267,7 +267,7 @@ def broken(server: Server, path: str, body: dict[str, Any]) -> bytes:
 
 
 def waiting(server: Server, path: str, body: dict[str, Any]) -> bytes:
-    """Behind another stream, which leaves after the first ping; how many there are is chance."""
+    """Wait for another stream, which leaves after the first ping; the number of pings varies."""
     with Stream(server.url, TEXT, endless()) as other:
         assert other.read_some()
         with Stream(server.url, path, body) as stream:
@@ -279,7 +279,7 @@ def waiting(server: Server, path: str, body: dict[str, Any]) -> bytes:
 
 
 def overdue(server: Server, path: str, body: dict[str, Any]) -> bytes:
-    """Behind another stream, which stays."""
+    """Wait for another stream, which stays."""
     with Stream(server.url, TEXT, endless()) as other:
         assert other.read_some()
         stream = whole(server, path, body)
@@ -288,7 +288,7 @@ def overdue(server: Server, path: str, body: dict[str, Any]) -> bytes:
 
 
 def refused(server: Server, path: str, body: dict[str, Any]) -> bytes:
-    """What the other prompts have said by then is chance."""
+    """Leave out the text of the other prompts: its length by then varies."""
     return b"...\n\n" + _last(whole(server, path, body))
 
 
@@ -323,12 +323,12 @@ _MASKS = (
 
 
 def transcript(server: Server, group: Group, name: str) -> str:
-    """Return what a server streams, with the names of times and numbers in their places."""
+    """Return a server's stream with times and numbers replaced by their names."""
     return mask(group.record(server, *group.cases[name]))
 
 
 def mask(data: bytes) -> str:
-    """Bytes of a stream as text, without what is different each time."""
+    """Return the bytes of a stream as text, without the values that differ each time."""
     text = data.decode()
     for pattern, replacement in _MASKS:
         text = pattern.sub(replacement, text)

@@ -1,4 +1,4 @@
-"""How much work a function does, as a number that no other program on the machine can change."""
+"""Measures a function's work as a number that no other program on the machine can change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def lines_run(function: Callable[[], Any], *errors: type[BaseException]) -> int:
     """Call a function and return how many lines of Python it runs, in new threads too.
 
     Args:
-        errors: what it may raise.
+        errors: exceptions that it may raise.
     """
     count = 0
 

@@ -1,7 +1,7 @@
-"""Writes down the name of every thread that a program starts; for programs started with this folder
-in ``PYTHONPATH`` and a folder in ``RECORDED_THREADS``.
+"""Records the name of every thread that a program starts, in programs with this folder in
+``PYTHONPATH`` and another folder in ``RECORDED_THREADS``.
 
-Each process has a file there, named after its process id, with one name a line.
+Each process writes a file in the other folder, named after its process id, with one name per line.
 """
 
 import os

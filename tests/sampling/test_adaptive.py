@@ -1,4 +1,4 @@
-"""Adaptive-p against the reference and against llama.cpp: what is drawn, and how the mean moves."""
+"""Adaptive-p against the reference and llama.cpp: the drawn tokens, and how the mean moves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sampling_cases import ISAS, chosen_from, old_fields, rows, truncation_field
 from offgrid.sampling import Sampler, SamplingError, SamplingParams
 
 NEAR = 2e-4
-"""Relative; llama.cpp works in single precision."""
+"""Relative tolerance; llama.cpp works in single precision."""
 
 
 def adaptive_params(n: int):
@@ -31,7 +31,7 @@ def adaptive_params(n: int):
 
 
 def equals(result, probabilities):
-    """Whether these are the odds of the draw; many of them differ by less than rounding."""
+    """Whether a draw had these probabilities; many of them differ by less than rounding."""
     got = dict(result.top_logprobs)
     tokens = np.flatnonzero(probabilities).tolist()
     ordered = [logprob for _, logprob in result.top_logprobs]
@@ -97,7 +97,7 @@ def distribution(result):
 @pytest.mark.parametrize("target", [0.0, 0.2, 0.5, 1.0])
 @pytest.mark.parametrize("decay", [0.0, 0.9, 0.99])
 def test_as_llama_cpp(target, decay):
-    """Two steps of both: the first with the same token, so that both means move alike."""
+    """Two steps of both; the first samples the same token, so that both means move equally."""
     row = np.random.default_rng(5).normal(0, 2, 40).astype(np.float32)
     theirs = llama.llama_sampler_init_adaptive_p(target, decay, 7)
     try:
@@ -119,7 +119,7 @@ def test_as_llama_cpp(target, decay):
 
 
 @pytest.mark.parametrize("target", [0.2, 0.3, 0.5])
-def test_the_probability_of_drawn_tokens_comes_near_its_target(target):
+def test_the_probability_of_drawn_tokens_approaches_its_target(target):
     row = np.log([0.6, 0.3, 0.06, 0.03, 0.01]).astype(np.float32)
     p = np.exp(row.astype(np.float64))
     sampler = Sampler(5, SamplingParams(seed=3, adaptive_target=target))
@@ -127,7 +127,7 @@ def test_the_probability_of_drawn_tokens_comes_near_its_target(target):
     assert np.mean(drawn) == pytest.approx(target, abs=0.05)
 
 
-def test_where_it_has_no_effect():
+def test_cases_in_which_adaptive_p_has_no_effect():
     row = np.random.default_rng(1).normal(0, 2, 300).astype(np.float32)
     for fields in ({"temperature": 0.0}, {"mirostat": 2}, {"top_k": 1}):
         with_it = Sampler(300, SamplingParams(seed=4, adaptive_target=0.5, **fields))
@@ -138,7 +138,7 @@ def test_where_it_has_no_effect():
             )
 
 
-def test_a_failed_draw_leaves_the_mean():
+def test_a_failed_draw_does_not_change_the_mean():
     row = np.random.default_rng(2).normal(0, 2, 300).astype(np.float32)
     broken = row.copy()
     broken[7] = math.nan

@@ -1,4 +1,4 @@
-"""Do the draws follow the distribution? Chi-square with fixed seeds: the verdict never changes."""
+"""Chi-square tests that draws follow the distribution; with fixed seeds the result is constant."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def chi_square(counts: np.ndarray, probabilities: np.ndarray) -> float:
         {"logit_bias": {3: 2.0, 7: -1.0}, "top_p": 0.95},
         {"typical_p": 0.7},
         {"temperature": 0.8, "dynatemp_range": 0.5, "dynatemp_exponent": 1.2},
-        # Other mixtures of the same steps, each of which is compared with its definition anyway.
+        # Other combinations of the same steps; each step is compared with its definition elsewhere.
         pytest.param({"temperature": 0.5}, marks=pytest.mark.slow),
         pytest.param({"top_p": 0.8}, marks=pytest.mark.slow),
         pytest.param({"temperature": 1.3, "top_p": 0.9, "min_p": 0.02}, marks=pytest.mark.slow),
@@ -57,7 +57,7 @@ def test_draws_follow_the_distribution(fields):
 
 @pytest.mark.parametrize("chance", [0.1, 0.5, 1.0])
 def test_xtc_mixes_two_distributions(chance):
-    """The truncated one with the chance of a coin of its own, else the whole."""
+    """A separate random number chooses the truncated one with probability ``chance``."""
     row = np.random.default_rng(8).normal(0, 1.5, 64).astype(np.float32)
     params = SamplingParams(seed=6, xtc_probability=chance, xtc_threshold=0.05)
     sampler = Sampler(64, params)
@@ -67,7 +67,7 @@ def test_xtc_mixes_two_distributions(chance):
     assert abs(chi_square(counts, chance * cut + (1 - chance) * whole)) < 4
 
 
-def test_dry_lowers_what_is_drawn():
+def test_dry_lowers_the_probability_of_repetitions():
     row = np.random.default_rng(8).normal(0, 1, 64).astype(np.float32)
     params, prompt = SamplingParams(seed=5, dry_multiplier=0.8), [1, 2, 3, 9, 1, 2, 3, 8, 1, 2, 3]
     sampler = Sampler(64, params, prompt_tokens=prompt)
@@ -83,7 +83,7 @@ def test_dry_lowers_what_is_drawn():
         ({}, 1500),
         ({"min_p": 0.5}, 1500),
         ({"top_p": 0.9}, 500),
-        # Draws from a cut row take milliseconds each; all of them find its ties in the same way.
+        # Draws from a truncated row take milliseconds each, and all find its ties in the same way.
         pytest.param({"top_p": 0.9}, 1500, marks=pytest.mark.slow),
         pytest.param({"top_k": 64_000}, 1500, marks=pytest.mark.slow),
         pytest.param({"typical_p": 0.95}, 1500, marks=pytest.mark.slow),
@@ -91,7 +91,7 @@ def test_dry_lowers_what_is_drawn():
     ids=str,
 )
 def test_a_flat_row_of_real_size_is_filled_evenly(fields, draws):
-    """In 100 ranges of ids; of equally likely tokens the lowest ids stay."""
+    """Count draws in 100 ranges of ids; of equally likely tokens the lowest ids are kept."""
     n = 128_256
     params = SamplingParams(seed=11, **fields)
     sampler, row = Sampler(n, params), np.zeros(n, np.float32)
@@ -113,7 +113,7 @@ def test_choices_of_one_seed_are_independent():
 
 
 def test_the_chi_square_can_fail():
-    """A sampler that ignored temperature would be found out."""
+    """A sampler that ignored temperature would fail the test."""
     row = np.random.default_rng(8).normal(0, 1, 64).astype(np.float32)
     sampler = Sampler(64, SamplingParams(seed=12345))
     counts = np.bincount([sampler.sample(row) for _ in range(DRAWS)], minlength=64)

@@ -1,4 +1,4 @@
-"""DRY, min_tokens, and what the history forgets, against the reference."""
+"""DRY, min_tokens, and the limited history, against the reference."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from sampling_cases import chosen_from, dry_fields, follows, old_fields
 from offgrid.sampling import InvalidParameter, Sampler, SamplingError, SamplingParams, sample_rows
 
 FEW = 4
-"""So few different tokens that everything is a repetition of something."""
+"""Few enough distinct tokens that everything repeats something."""
 
 
 def lowered(tokens: list[int], n: int = 8, generated: int = 0, **fields) -> dict[int, float]:
-    """Return what each logit loses, read off the post-sampling logprobs of a flat row."""
+    """Return the penalty of each logit, derived from the post-sampling logprobs of a flat row."""
     params = SamplingParams(**{"dry_multiplier": 1.0, "dry_base": 2.0, **fields})
     sampler = Sampler(n, params, prompt_tokens=tokens[: len(tokens) - generated])
     for token in tokens[len(tokens) - generated :]:
@@ -38,7 +38,7 @@ def test_the_penalty_of_every_token(data):
 @settings(max_examples=2000, deadline=None)
 @given(st.data())
 def test_the_penalty_of_every_token_at_length(data):
-    """The default run has 100 examples."""
+    """The default run covers 100 examples."""
     compare_penalties(data)
 
 
@@ -59,7 +59,7 @@ def compare_penalties(data):
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_token_by_token_with_all_penalties(data):
-    """The window slides, its memory is compacted, tokens of the repetition window are forgotten."""
+    """The window slides, its memory is compacted, and tokens leave the repetition window."""
     n = data.draw(st.integers(2, 12))
     row = np.round(np.random.default_rng(data.draw(st.integers(0, 99))).normal(0, 1, n) * 8) / 8
     row = row.astype(np.float32)
@@ -77,8 +77,8 @@ def test_token_by_token_with_all_penalties(data):
 
 
 @pytest.mark.parametrize("split", [0, 3, 9])
-def test_example_of_its_author(split):
-    """a b c c b c y a b c: behind "abc" came c, behind "c" b, behind "bc" y."""
+def test_the_example_of_the_author_of_dry(split):
+    """a b c c b c y a b c: "abc" was followed by c, "c" by b, and "bc" by y."""
     a, b, c, y = range(4)
     tokens = [a, b, c, c, b, c, y, a, b, c]
     assert lowered(tokens, generated=split) == pytest.approx({c: 2.0, y: 1.0}, rel=1e-5)
@@ -105,7 +105,7 @@ def test_breakers_of_several_tokens_count_whole_only():
 
 
 def test_a_limit_does_not_shorten_later_matches():
-    """The repetition 1 1 behind the breaker stands complete at every place before."""
+    """The repetition 1 1 after the breaker occurs completely at every earlier place."""
     text = [1, 1, 1, 5, 1, 1, 6, 0, 1, 1]
     assert lowered(text, dry_breakers=[[0]]) == pytest.approx({1: 1.0, 5: 1.0, 6: 1.0}, rel=1e-5)
 
@@ -130,7 +130,7 @@ def test_a_penalty_beyond_float32_ends_at_its_largest_number():
 @pytest.mark.parametrize("last_n", [-1, 9000])
 @pytest.mark.parametrize("generated", [0, 8000])
 def test_long_histories_grow(last_n, generated):
-    """More tokens than the first room: the repetition at both ends is found."""
+    """More tokens than the initial capacity: the repetition at both ends is found."""
     n = 9000
     tokens = [7, 8, 9, *range(10, n - 3), 7, 8, 9]
     row = np.where(np.arange(n) < 12, 0, -np.inf).astype(np.float32)
@@ -163,7 +163,7 @@ def test_dry_acts_on_greedy_draws_and_ids_are_checked():
 @example(minimum=3, bias=1.5, fields={"repetition_penalty": 1.3, "repeat_last_n": 1})
 @settings(max_examples=60, deadline=None)
 def test_end_tokens_wait_for_min_tokens(minimum, bias, fields):
-    """And then have the bias that they were given."""
+    """After min_tokens they have their bias again."""
     row = np.array([2.0, 1.0, 0.5, 0.25], np.float32)
     if bias is not None:
         fields = {**fields, "logit_bias": {0: bias, 2: 0.5}}
@@ -178,7 +178,7 @@ def test_end_tokens_wait_for_min_tokens(minimum, bias, fields):
         generated.append(result.token)
 
 
-def test_end_tokens_with_nothing_else_leave_no_candidate():
+def test_end_tokens_alone_leave_no_candidate():
     row = np.array([1.0, -np.inf], np.float32)
     sampler = Sampler(2, SamplingParams(min_tokens=1), end_tokens=[0])
     with pytest.raises(SamplingError, match="no token"):
@@ -203,7 +203,7 @@ def test_min_tokens_in_a_batch_counts_accepted_tokens_only():
     assert drawn == [1, 1, 1, 1, 0]
 
 
-# --- what is forgotten ------------------------------------------------------------------------
+# --- the limited history -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("last_n", [1, 2, 7, 64])

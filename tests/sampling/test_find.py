@@ -1,4 +1,4 @@
-"""Many texts at once: equal to the regular expressions, for every kind of overlap."""
+"""Searching many texts at once equals the regular expressions, for every kind of overlap."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from offgrid.sampling import TextSet
 
 MARK = "\ufdd0"
 LETTERS = st.sampled_from(["ab", "a\u00e9", "<|>", "\u00e9\u00e8\U0001f600", "a\ud800\u00e9"])
-"""Few letters, so that texts overlap; of one to four bytes, and half a surrogate pair."""
+"""Few letters, so that texts overlap; of one to four bytes, and an unpaired surrogate."""
 
 
 def control_and_text(most: int = 40) -> st.SearchStrategy[tuple[list[str], str]]:
@@ -38,7 +38,7 @@ def test_marks_are_those_of_the_regular_expressions(case: tuple[list[str], str])
 @settings(max_examples=2000, deadline=None)
 @given(control_and_text())
 def test_marks_are_those_of_the_regular_expressions_at_length(case: tuple[list[str], str]) -> None:
-    """The default run has 130 examples."""
+    """The default run covers 130 examples."""
     compare_marks(*case)
 
 
@@ -48,7 +48,7 @@ def compare_marks(control: list[str], text: str) -> None:
     assert (marked, whole) == reference.mark(text, MARK)
     if marked == text:
         assert marked is text
-    # And so it holds none any more, neither alone nor beside anything.
+    # The marked text contains no control text any more, alone or next to other text.
     for around in ("", *control):
         for cut in range(len(around) + 1):
             rendered = around[:cut] + marked + around[cut:]
@@ -70,7 +70,7 @@ def test_pieces_are_those_of_the_regular_expressions(
 def test_pieces_are_those_of_the_regular_expressions_at_length(
     case: tuple[list[str], str], marks: list[int]
 ) -> None:
-    """The default run has 130 examples."""
+    """The default run covers 130 examples."""
     compare_pieces(*case, marks)
 
 
@@ -87,7 +87,7 @@ def compare_pieces(control: list[str], text: str, marks: list[int]) -> None:
 
 
 def test_a_long_text_is_searched_as_a_short_one() -> None:
-    """Longer than what is looked at in one piece, with texts across the borders."""
+    """A text longer than one piece of the search, with matches across the borders."""
     control = ["<|end|>", "<", "end|>x", "|>|"]
     text = "<|end|>x|>|<" * 20_000
     texts, reference = TextSet(control), ReferenceScaffold(control)
@@ -113,6 +113,6 @@ def test_thousands_of_texts_are_found_by_several_threads() -> None:
     ],
     ids=["empty", "long", "many"],
 )
-def test_what_no_vocabulary_has_is_refused(texts: list[str], words: str) -> None:
+def test_texts_that_no_vocabulary_contains_are_refused(texts: list[str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TextSet(texts)

@@ -1,4 +1,4 @@
-"""Seeds keep their tokens: draws that another implementation wrote down (tests/golden)."""
+"""Seeds keep their tokens: draws recorded from another implementation (tests/golden)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_cases() -> list[dict[str, str]]:
 
 @lru_cache(maxsize=64)
 def logits(n_vocab: int, spread: int, step: int) -> np.ndarray:
-    """The rows as the docstring of ``make_golden.py`` gives them."""
+    """The row defined in the docstring of ``make_golden.py``."""
     token = np.arange(n_vocab, dtype=np.int64)
     h = (token * 2654435761 + step * 2246822519) % 2**32
     return (((h >> 16) / 2**12 - 8) * 2.0**spread).astype(np.float32)

@@ -1,4 +1,4 @@
-"""All instruction sets of this machine give the same bits, and one can be asked for by name."""
+"""All instruction sets of this machine give the same bits, and one can be chosen by name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bits(*numbers: float) -> bytes:
 
 
 def trace(isa, row, params, draws, mask=None, ends=()) -> list:
-    """Everything that a sampler says about a few draws, floats by their bits."""
+    """All results of a sampler for a few draws, floats as bits."""
     sampler = Sampler(len(row), params, [0, 0, 0], end_tokens=ends, isa=isa)
     assert sampler.isa == isa
     said = []
@@ -52,7 +52,7 @@ def all_the_same(row, params, draws=4, **arguments) -> None:
 
 
 def same_bits(data):
-    """Rows that are on no grid, so that every rounding shows."""
+    """Rows that are not on a grid, so that every rounding shows."""
     row = data.draw(rows(max_size=700))
     n = len(row)
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
@@ -75,7 +75,7 @@ def test_same_bits_for_all_parameters(data):
 @settings(max_examples=1000, deadline=None)
 @given(st.data())
 def test_same_bits_for_all_parameters_at_length(data):
-    """The default run has 30 examples."""
+    """The default run covers 30 examples."""
     same_bits(data)
 
 
@@ -107,13 +107,13 @@ def test_same_errors(value, at):
     expected = ["nan_logits" if np.isnan(value) else "infinite_logits"]
     for isa in ISAS:
         assert trace(isa, row, SamplingParams(), 1) == expected
-        # A mask that forbids the token does not make the row a good one.
+        # A mask that bans the token does not make the row valid.
         mask = words_of(set(range(1037)) - {at}, 1037)
         assert trace(isa, row, SamplingParams(), 1, mask=mask) == expected
 
 
-def test_rows_are_not_read_behind_their_end():
-    """NaN follows the row directly."""
+def test_rows_are_not_read_past_their_end():
+    """NaN is directly after the row in memory."""
     for n in (1, 5, 15, 17, 500, 513, 1030):
         memory = np.full(n + 64, np.nan, np.float32)
         memory[:n] = np.arange(n) % 5
@@ -124,7 +124,7 @@ def test_rows_are_not_read_behind_their_end():
                 assert np.isfinite(result.logprob)
 
 
-# --- asked for by name ------------------------------------------------------------------------
+# --- chosen by name ---------------------------------------------------------------------------
 
 
 def test_the_fastest_is_the_default():
@@ -138,7 +138,7 @@ def test_the_environment_names_one(isa, tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "OFFGRID_ISA": isa},
-        cwd=tmp_path,  # not the source tree, which is not compiled
+        cwd=tmp_path,  # the source tree would be imported first, and is not compiled
         capture_output=True,
         text=True,
         check=True,

@@ -1,11 +1,11 @@
-"""The same logits through llama.cpp's own samplers: equal where the definitions are the same.
+"""The same logits through llama.cpp's own samplers: equal if the definitions are the same.
 
-Ours differ on purpose in these, and each is shown below:
+Our sampler intentionally differs in these points; a test below shows each:
 
-* Temperature comes first, truncation acts on what it left (llama.cpp's chain has it last).
-* Frequency and presence penalty count the answer's tokens, all of them, as OpenAI's API says;
+* Temperature comes first, and truncation acts on its result (in llama.cpp's chain it is last).
+* Frequency and presence penalty count all tokens of the answer, as OpenAI's API defines;
   llama.cpp counts the last tokens of prompt and answer.
-* The coin of XTC comes from a counter-based stream, not from a Mersenne Twister.
+* The random number of XTC comes from a counter-based stream, not from a Mersenne Twister.
 * The largest possible entropy of dynamic temperature is that of the candidates above -infinity.
 * Temperature 0 stays greedy with dynamic temperature.
 """
@@ -24,11 +24,11 @@ from hypothesis import strategies as st
 from offgrid.sampling import Sampler, SamplingParams
 
 NEAR = 2e-4
-"""Relative; llama.cpp adds up thousands of floats in single precision."""
+"""Relative tolerance; llama.cpp adds up thousands of floats in single precision."""
 
 
 def through(chain, row, accepted=()) -> dict[int, float]:
-    """Return token -> probability after these samplers of llama.cpp; they are freed."""
+    """Return token -> probability after these samplers of llama.cpp, and free them."""
     n = len(row)
     data = (llama.llama_token_data * n)()
     for token, logit in enumerate(np.asarray(row, np.float32)):
@@ -47,7 +47,7 @@ def through(chain, row, accepted=()) -> dict[int, float]:
 
 
 def ours(row, prompt=(), generated=(), **fields) -> dict[int, float]:
-    """Return token -> probability that ours are drawn with."""
+    """Return token -> probability with which our sampler draws it."""
     row = np.asarray(row, np.float32)
     sampler = Sampler(len(row), SamplingParams(seed=1, **fields), prompt_tokens=prompt)
     for token in generated:
@@ -57,7 +57,7 @@ def ours(row, prompt=(), generated=(), **fields) -> dict[int, float]:
 
 
 def smooth(seed: int, n: int = 300, scale: float = 2.0) -> np.ndarray:
-    """Return a row without ties, whose order llama.cpp leaves open."""
+    """Return a row without ties: llama.cpp does not define the order of ties."""
     return np.random.default_rng(seed).normal(0, scale, n).astype(np.float32)
 
 
@@ -115,7 +115,7 @@ def test_truncation_and_temperature(fields, chain, seed, scale):
     theirs = through([init(*step) for step in chain], row)
     got = ours(row, **fields)
     if set(got) != set(theirs):
-        # Rounding moves a border by one token at most, and by an unlikely one.
+        # Rounding moves a border by at most one token, an unlikely one.
         differing = set(got) ^ set(theirs)
         assert len(differing) == 1
         assert near_a_border(row, fields, set(got), set(theirs))
@@ -125,7 +125,7 @@ def test_truncation_and_temperature(fields, chain, seed, scale):
 
 
 def near_a_border(row, fields, got, theirs) -> bool:
-    """Whether a step of a hundred-thousandth of the parameters makes ours theirs."""
+    """Whether changing a parameter by a factor of 1 ± 1e-5 gives llama.cpp's result."""
     names = [name for name in ("top_p", "min_p", "typical_p", "top_n_sigma") if name in fields]
     for name in names:
         for factor in (1 - 1e-5, 1 + 1e-5):
@@ -142,7 +142,7 @@ def near_a_border(row, fields, got, theirs) -> bool:
     repeat=st.sampled_from([1.1, 1.8, 0.7]),
 )
 def test_repetition_penalty(seed, tokens, last_n, repeat):
-    """Over prompt and answer alike, the last n of both."""
+    """It counts the last n tokens of prompt and answer together."""
     row = smooth(seed, 30)
     theirs = through([init("penalties", 30, last_n, repeat, 0.0, 0.0)], row, tokens)
     fields = {"repetition_penalty": repeat, "repeat_last_n": last_n}
@@ -187,7 +187,7 @@ def test_mirostat_begins_with_the_same_candidates(version, seed, scale, tau):
     )
     expected = through([theirs], row)
     got = ours(row, mirostat=version, mirostat_tau=tau)
-    # k, a float that is cut to a whole number, and the border 2^-mu may be a token apart.
+    # k, a float truncated to an integer, and the border 2^-mu may differ by one token.
     assert abs(len(got) - len(expected)) <= 1
     if len(got) == len(expected):
         assert got == pytest.approx(expected, rel=NEAR)
@@ -198,7 +198,7 @@ def test_mirostat_begins_with_the_same_candidates(version, seed, scale, tau):
 
 @pytest.fixture(scope="module")
 def vocab(starter_path):
-    """The vocabulary of the starter model, which turns llama.cpp's breakers into tokens."""
+    """The vocabulary of the starter, which llama.cpp needs to convert breakers to tokens."""
     settings = llama.llama_model_default_params()
     settings.vocab_only = True
     model = llama.llama_model_load_from_file(str(starter_path).encode(), settings)
@@ -215,7 +215,7 @@ def their_dry(vocab, multiplier, base, allowed, last_n, breakers=()):
 
 
 def tokens_with(vocab, part: bytes) -> list[int]:
-    """Return the tokens whose text has this byte, what llama.cpp makes of a breaker of one byte."""
+    """Return the tokens with this byte, as llama.cpp expands a breaker of one byte."""
     found, buffer = [], ctypes.create_string_buffer(256)
     for token in range(llama.llama_vocab_n_tokens(vocab)):
         length = llama.llama_token_to_piece(vocab, token, buffer, 256, 0, True)
@@ -250,7 +250,7 @@ def test_dry(vocab, seed, tokens, allowed, last_n, base):
 @settings(max_examples=80, deadline=None)
 @given(seed=SEEDS, places=st.lists(st.integers(0, 2), max_size=40), allowed=st.integers(0, 3))
 def test_dry_with_a_breaker(vocab, seed, places, allowed):
-    """llama.cpp limits a repetition while it searches, ours afterwards: it comes to the same."""
+    """llama.cpp limits a repetition during the search, ours afterwards, with the same result."""
     heads = tokens_with(vocab, b"\n")
     few = [heads[0], *[token for token in range(20) if token not in heads][:2]]
     tokens = [few[place] for place in places]
@@ -266,7 +266,7 @@ def test_dry_with_a_breaker(vocab, seed, places, allowed):
     assert got == pytest.approx(theirs, rel=NEAR, abs=1e-20)
 
 
-# --- where they differ on purpose -------------------------------------------------------------
+# --- intended differences ---------------------------------------------------------------------
 
 
 def test_temperature_comes_first():
@@ -286,7 +286,7 @@ def test_frequency_and_presence_count_the_whole_answer_and_no_prompt():
     assert theirs[2] / theirs[0] == pytest.approx(1.0), "the window holds neither any more"
 
 
-def test_the_coin_of_xtc_is_our_own():
+def test_the_random_number_of_xtc_comes_from_our_stream():
     row = np.log([0.5, 0.3, 0.2]).astype(np.float32)
     fields = {"xtc_probability": 0.5, "xtc_threshold": 0.25}
     differ = 0
@@ -301,7 +301,7 @@ def test_the_coin_of_xtc_is_our_own():
 
 
 def test_dynamic_temperature_counts_possible_candidates_only():
-    """A grammar that leaves two tokens of 100 does not make their even odds a certainty."""
+    """Three possible tokens of 100 get the temperature that they would get without the others."""
     row = np.full(100, -np.inf)
     row[:3] = [1.0, 1.0, -1.0]
     got = ours(row, dynatemp_range=0.9)

@@ -1,4 +1,4 @@
-"""Mirostat 1 and 2 against the reference: what stays, what is drawn, and how mu moves."""
+"""Mirostat 1 and 2 against the reference: the kept and drawn tokens, and how mu moves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from offgrid.sampling import Sampler, SamplingError, SamplingParams
 
 
 def mirostat_params(n: int, version: int):
-    """Mirostat behind penalties; truncation has no part in it, whatever it is told."""
+    """Mirostat after penalties; it ignores all truncation parameters."""
     strategies = {
         **old_fields(n),
         **dry_fields(n),
@@ -40,7 +40,7 @@ def test_draws_and_mu_follow_the_paper(version, data):
 @settings(max_examples=1000, deadline=None)
 @given(data=st.data())
 def test_draws_and_mu_follow_the_paper_at_length(version, data):
-    """The default run has 50 examples of each version."""
+    """The default run covers 50 examples of each version."""
     compare_with_the_paper(version, data)
 
 
@@ -64,8 +64,8 @@ def compare_with_the_paper(version, data):
 
 @pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("tau", [2.0, 4.0, 6.0])
-def test_the_surprise_comes_near_its_target(version, tau):
-    """Over many draws from rows whose logits fall as Zipf's law says."""
+def test_the_surprise_approaches_its_target(version, tau):
+    """Average over many draws from rows that follow Zipf's law."""
     row = (-1.1 * np.log(np.arange(1, 5001))).astype(np.float32)
     row = np.random.default_rng(0).permutation(row)
     params = SamplingParams(seed=9, mirostat=version, mirostat_tau=tau, mirostat_eta=0.1)
@@ -78,7 +78,7 @@ def test_the_surprise_comes_near_its_target(version, tau):
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_the_most_likely_token_always_stays(version):
-    """However little surprise is wanted."""
+    """However small the target surprise is."""
     row = np.array([0.0, 1.0, 0.5, -1.0], np.float32)
     params = SamplingParams(mirostat=version, mirostat_tau=0.0, mirostat_eta=10.0)
     sampler = Sampler(4, params)
@@ -97,14 +97,14 @@ def test_flat_rows_and_single_candidates(version):
     assert Sampler(1, params).sample(np.zeros(1, np.float32)) == 0
 
 
-def test_temperature_zero_stays_greedy_and_leaves_mu():
+def test_temperature_zero_stays_greedy_and_does_not_change_mu():
     row = np.array([0.0, 2.0, 2.0], np.float32)
     sampler = Sampler(3, SamplingParams(temperature=0, mirostat=2))
     assert [sampler.sample(row) for _ in range(3)] == [1] * 3
     assert sampler.mu == 10.0
 
 
-def test_a_failed_draw_leaves_mu():
+def test_a_failed_draw_does_not_change_mu():
     sampler = Sampler(3, SamplingParams(mirostat=2, seed=1))
     row = np.array([0.0, 2.0, math.nan], np.float32)
     with pytest.raises(SamplingError, match="NaN"):

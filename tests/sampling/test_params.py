@@ -1,4 +1,4 @@
-"""SamplingParams: one table, checked and then frozen, every refusal names its field."""
+"""SamplingParams: one table, checked and then frozen; every refusal names its field."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_every_parameter_is_copied_to_c_and_defined_readably(file):
 
 
 def test_the_table_has_a_row_for_every_parameter():
-    """All but those that are no single number, or none by default."""
+    """All parameters except those that are not a single number or are None by default."""
     names = {field.name for field in dataclasses.fields(SamplingParams)}
     assert names - set(RANGES) == {"logit_bias", "seed", "dry_breakers"}
 
@@ -36,7 +36,7 @@ def test_a_parameter_that_is_on_or_off():
             limits.check("field", wrong)
 
 
-def test_the_api_gives_nothing_that_the_library_refuses():
+def test_the_api_accepts_no_value_that_the_library_refuses():
     for name, limits in RANGES.items():
         for value in (limits.api_least, limits.api_most, limits.api_default, limits.default):
             SamplingParams(**{name: limits.of_api(value)})
@@ -91,7 +91,7 @@ def test_the_ends_of_the_ranges_are_allowed():
     SamplingParams(logit_bias={0: 100, 1: -100, 2: False, 3: -math.inf})
 
 
-def test_what_the_caller_keeps_is_not_what_the_sampler_uses():
+def test_the_sampler_copies_the_callers_values():
     bias, breakers = {1: 0.5}, [[1, 2]]
     params = SamplingParams(logit_bias=bias, dry_breakers=breakers)
     bias[2] = math.nan

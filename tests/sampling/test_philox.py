@@ -38,8 +38,8 @@ def test_equals_the_reference(counter, key):
 
 @pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, 2**32, 2**63 + 5, 2**64 - 1, -1])
 @pytest.mark.parametrize("choice", [0, 1, 2**32 - 1])
-def test_the_coin_of_a_draw_is_that_of_seed_choice_and_position(seed, choice):
-    """A flat row of 1,024 tokens reads the first ten bits of the coin."""
+def test_seed_choice_and_position_determine_the_random_number(seed, choice):
+    """A draw from a flat row of 1,024 tokens shows the first ten bits of the random number."""
     sampler = Sampler(1024, SamplingParams(seed=seed), choice=choice)
     row = np.zeros(1024, dtype=np.float32)
     for position in range(20):

@@ -1,4 +1,4 @@
-"""The sampler against the readable definition, and with rows and callers gone wrong."""
+"""The sampler against the readable definition, and with invalid rows and calls."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_every_draw_is_one_that_the_definition_allows(data):
 @settings(max_examples=2000, deadline=None)
 @given(st.data())
 def test_every_draw_is_one_that_the_definition_allows_at_length(data):
-    """The default run has 100 examples."""
+    """The default run covers 100 examples."""
     draws_are_allowed(data)
 
 
@@ -120,7 +120,7 @@ def test_vocabularies_of_real_size(n, scale, top_p):
     for position in range(5):
         u = reference.coin(3, 0, position)
         token = sampler.sample(row)
-        # Among so many a border is always near: the CDF at the drawn token has to be at u.
+        # Among so many tokens a border is always near: the CDF at the drawn token must be near u.
         above = probabilities[: token + 1].sum()
         assert above - probabilities[token] - 1e-5 <= u <= above + 1e-5
 
@@ -180,7 +180,7 @@ def test_frequency_penalty_ignores_the_prompt():
 
 
 def test_many_different_tokens_are_counted():
-    """More than the first room of the table, so that it grows several times."""
+    """More than the initial capacity of the table, so that it grows several times."""
     n = 5000
     sampler = Sampler(n, SamplingParams(temperature=0, presence_penalty=1.0))
     row = np.zeros(n, dtype=np.float32)
@@ -279,7 +279,7 @@ def test_more_top_logprobs_than_tokens():
 
 @settings(max_examples=50, deadline=None)
 @given(st.data())
-def test_a_batch_gives_what_each_row_gives_alone(data):
+def test_a_batch_gives_the_same_as_each_row_alone(data):
     batch = data.draw(st.lists(rows(min_size=5, max_size=60), min_size=1, max_size=6))
     chosen = [data.draw(params(len(row))) for row in batch]
     wanted = [data.draw(st.integers(-1, 5)) for _ in batch]
@@ -312,7 +312,7 @@ def test_a_bad_row_leaves_the_others_alone():
     assert [sampler.position for sampler in samplers] == [1, 0, 1]
 
 
-def test_sample_rows_refuses_what_does_not_fit():
+def test_sample_rows_refuses_arguments_that_do_not_fit():
     row = np.zeros(4, np.float32)
     address, sampler = row.ctypes.data, Sampler(4)
     for arguments, keywords in [
@@ -340,11 +340,11 @@ def test_accept_false_counts_nothing():
     assert sample_rows([row.ctypes.data], [sampler])[0].token == 1
 
 
-# --- callers gone wrong -----------------------------------------------------------------------
+# --- wrong calls ------------------------------------------------------------------------------
 
 
 def unfinished() -> Sampler:
-    """A sampler whose construction failed on the way; somebody kept it."""
+    """A sampler whose constructor failed while a reference to it was kept."""
     sampler = Sampler.__new__(Sampler)
     with pytest.raises(InvalidParameter):
         sampler.__init__(100, SamplingParams(frequency_penalty=1.0), banned=[500])
@@ -352,7 +352,7 @@ def unfinished() -> Sampler:
 
 
 @pytest.mark.parametrize("make", [lambda: Sampler.__new__(Sampler), unfinished])
-def test_a_sampler_that_is_none_refuses_everything(make):
+def test_an_unconstructed_sampler_refuses_everything(make):
     row = np.zeros(100, np.float32)
     for call in (
         lambda s: s.sample(row.ctypes.data),
@@ -403,7 +403,7 @@ def test_buffers_of_ctypes():
 # --- threads ----------------------------------------------------------------------------------
 
 
-def test_samplers_on_many_threads_at_once_draw_what_they_draw_alone():
+def test_samplers_on_many_threads_draw_the_same_as_alone():
     n = 20_000
     row = np.random.default_rng(1).normal(0, 2, n).astype(np.float32)
     fields = [
@@ -431,7 +431,7 @@ def draw_some(sampler, row):
 
 
 def test_one_sampler_on_two_threads_is_refused_or_served_whole():
-    """Every call either draws or raises RuntimeError; each draw moved the position by one."""
+    """Every call either draws or raises RuntimeError; each draw moves the position by one."""
     n = 50_000
     row = np.random.default_rng(2).normal(0, 2, n).astype(np.float32)
     sampler = Sampler(n, SamplingParams(seed=1))

@@ -23,7 +23,7 @@ FLOATS = st.one_of(
 )
 def test_against_the_definition(data: st.DataObject, n: int, n_top: int) -> None:
     rows = data.draw(arrays.arrays(np.float32, (2, n), elements=FLOATS, fill=st.just(0.5)))
-    rows[:, data.draw(st.integers(0, n - 1))] = 3.0  # some token is possible
+    rows[:, data.draw(st.integers(0, n - 1))] = 3.0  # at least one token is possible
     tokens = [data.draw(st.integers(0, n - 1)) for _ in rows]
     scores = score_rows(Sampler(n), [row.ctypes.data for row in rows], tokens, n_top)
     for row, token, score, expected in zip(rows, tokens, scores, log_softmax(rows), strict=True):
@@ -33,11 +33,11 @@ def test_against_the_definition(data: st.DataObject, n: int, n_top: int) -> None
         assert [top for top, _ in score.top_logprobs] == order.tolist()
         for id, logprob in [(token, score.logprob), *score.top_logprobs]:
             assert logprob == pytest.approx(expected[id], abs=1e-5, rel=1e-6)
-        # The identical number, as whoever asks "was it the most likely?" compares them.
+        # The identical number: callers compare both to find out whether the token was likeliest.
         assert all(logprob == score.logprob for id, logprob in score.top_logprobs if id == token)
 
 
-def test_nothing_of_the_sampler_changes() -> None:
+def test_scoring_does_not_change_the_sampler() -> None:
     row = np.random.default_rng(1).normal(0, 3, 3000).astype(np.float32)
     params = SamplingParams(temperature=1.0, top_p=0.9, frequency_penalty=0.5, seed=5)
     plain, scoring = Sampler(3000, params), Sampler(3000, params)
@@ -62,7 +62,7 @@ def test_useless_rows(value: float, code: str) -> None:
     assert error.value.code == code
 
 
-def test_what_is_refused() -> None:
+def test_arguments_that_are_refused() -> None:
     row = np.zeros(8, dtype=np.float32)
     sampler = Sampler(8)
     for addresses, tokens in ([row.ctypes.data], []), ([0], [1]):

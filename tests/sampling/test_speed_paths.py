@@ -1,4 +1,4 @@
-"""Rows made to mislead what is fast: samples, block maxima, short lists. The result stays right."""
+"""Rows that mislead the fast paths: samples, block maxima, short lists. Results stay right."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ POSITIONS = 4
 
 
 def check_nucleus(row: np.ndarray, p: float, isa: str | None = None, **fields) -> int:
-    """Draw from the nucleus of a row: its mass, the tokens in it, the draw. Returns how many.
+    """Draw from the nucleus of a row, check its total, its tokens and the draw; return its size.
 
-    The kept mass is read off the post-sampling logprob of the drawn token; the kept set is then
-    that many of the most likely tokens, ties by id.
+    The kept total follows from the post-sampling logprob of the drawn token. The kept set is then
+    that many of the most likely tokens, with ties in order of id.
     """
     params = SamplingParams(top_p=p, seed=17, **fields)
     weights = np.exp((row.astype(np.float64) - row.max()) / np.float32(params.temperature))
@@ -53,7 +53,7 @@ def check_nucleus(row: np.ndarray, p: float, isa: str | None = None, **fields) -
 @pytest.mark.parametrize("p", [0.0, 0.001, 0.3, 0.5, 0.95, 0.999])
 @pytest.mark.parametrize("n", [600, 4097, 32_000, BIG])
 def test_all_equal_rows_keep_the_lowest_ids(n, p):
-    """ceil(p * n) tokens, and the draw is that of so many equal ones."""
+    """ceil(p * n) tokens stay, and the draw is that from as many equal tokens."""
     count = max(1, math.ceil(float(np.float32(p)) * n))
     sampler = Sampler(n, SamplingParams(top_p=p, seed=3))
     row = np.full(n, -7.5, np.float32)
@@ -80,7 +80,7 @@ def test_lengths_about_the_borders_of_blocks_and_lists(n):
 @pytest.mark.parametrize("period", [2, 3, 16, 64, 125, 250, 256, 501, 512, 1002])
 @pytest.mark.parametrize("n", [32_000, BIG])
 def test_rows_with_a_period(n, period):
-    """Large values every so many tokens: a sample by strides meets all of them or none."""
+    """Large values at regular distances: a sample with strides finds all of them or none."""
     for first in (0, period // 2):
         row = np.random.default_rng(period).normal(0, 0.5, n).astype(np.float32)
         row[first::period] += 6
@@ -88,7 +88,7 @@ def test_rows_with_a_period(n, period):
 
 
 def probed(n: int, size: int) -> np.ndarray:
-    """Return the places that a sample of a row is taken from (probe_place in og_select.c)."""
+    """Return the places at which a row is sampled (probe_place in og_select.c)."""
     stretch = (n << 32) // size
     jitter = [(i + 1) * 2654435769 % 2**32 >> 16 for i in range(size)]
     return np.array([(i * stretch + jitter[i] * (stretch >> 16)) >> 32 for i in range(size)])
@@ -96,8 +96,8 @@ def probed(n: int, size: int) -> np.ndarray:
 
 @pytest.mark.parametrize("value", [-8.0, 8.0])
 @pytest.mark.parametrize(("n", "size"), [(9000, 562), (32_000, 2000), (BIG, 2048), (BIG, 64)])
-def test_rows_that_know_where_a_sample_is_taken(n, size, value):
-    """All that the sample meets is far from the rest, so that its guess is wrong."""
+def test_rows_with_misleading_values_at_the_sampled_places(n, size, value):
+    """All sampled values are far from the rest, so that the guess is wrong."""
     row = np.random.default_rng(n).normal(0, 1, n).astype(np.float32)
     places = probed(n, size)
     row[places] = value + np.linspace(0, 1, size)
@@ -112,8 +112,8 @@ def test_rows_that_know_where_a_sample_is_taken(n, size, value):
 
 @pytest.mark.parametrize("p", [0.5, 0.89, 0.9, 0.95, 0.99])
 @pytest.mark.parametrize("isa", ISAS)
-def test_three_tokens_with_most_of_the_mass_and_a_flat_tail(p, isa):
-    """90 % is three tokens, so the border lies in a tail whose values differ by little."""
+def test_three_likely_tokens_and_a_flat_tail(p, isa):
+    """Three tokens have 90 %, so the border is in a tail whose values differ little."""
     tail = np.full(BIG, math.log(0.1 / BIG))
     tail[[5, 70_000, BIG - 1]] = math.log(0.3)
     check_nucleus(tail.astype(np.float32), p, isa)
@@ -133,7 +133,7 @@ def test_two_valued_rows(many, gap):
 @pytest.mark.parametrize("above", [0, 1, 400, 5000, 30_000])
 @pytest.mark.parametrize("n", [9000, 60_000, BIG])
 def test_a_run_of_ties_across_the_border(n, above):
-    """Half of the ties stay, those with the lowest ids."""
+    """Half of the tied tokens stay: those with the lowest ids."""
     above = min(above, n // 3)
     places = np.random.default_rng(above).permutation(n)
     row = np.full(n, -4.0, np.float32)
@@ -154,7 +154,7 @@ def test_a_run_of_ties_across_the_border(n, above):
 @pytest.mark.parametrize("k", [1, 2, 39, 125, 126, 512, 513, 5000, 20_000, 100_000])
 @pytest.mark.parametrize("kind", ["normal", "tied", "ascending", "two", "one block"])
 def test_the_k_largest(k, kind):
-    """Lists by block maxima, by a sample, and the slow way: exact, ties by id."""
+    """Lists from block maxima, from a sample, and from the slow path: exact, ties by id."""
     n, rng = BIG, np.random.default_rng(k)
     row = {
         "normal": lambda: rng.normal(0, 2, n),
@@ -186,13 +186,13 @@ def test_the_k_largest(k, kind):
         (32_000, 0.2),
         (32_000, 3.0),
         (BIG, 0.0),
-        # The reference takes its time.
+        # The reference is slow.
         pytest.param(BIG, 0.2, marks=pytest.mark.slow),
         pytest.param(BIG, 3.0, marks=pytest.mark.slow),
     ],
 )
 def test_all_truncation_at_real_size(n, scale):
-    """On a grid, so that the reference's order of ties and ours are the same."""
+    """Values on a grid, so that the reference and our code see the same ties."""
     row = (np.round(np.random.default_rng(n).normal(0, scale, n) * 8) / 8).astype(np.float32)
     row[::1001] = -np.inf
     for fields in (
@@ -209,6 +209,6 @@ def test_all_truncation_at_real_size(n, scale):
             for slack in reference.readings(params, 2e-6)
         ]
         ours = math.exp(result.logprob)
-        # Within the mass that the two outermost readings keep.
+        # Between the smallest and the largest probability that a reading gives this token.
         masses = [p[result.token] for p in readings if p[result.token] > 0]
         assert min(masses) * (1 - 1e-3) <= ours <= max(masses) * (1 + 1e-3)

@@ -32,7 +32,7 @@ def run(pieces: list[bytes], stops: list[bytes]) -> tuple[str, bytes | None]:
 
 @given(NASTY, STOPS, st.data())
 @example(b"aab", [b"ab", b"aab"], None)
-def test_same_text_however_split_and_nothing_held_too_long(data, stops, draw):
+def test_any_split_gives_the_same_text_and_holds_nothing_too_long(data, stops, draw):
     count = draw.draw(st.integers(0, len(data))) if draw else 1
     cuts = sorted(draw.draw(st.integers(0, len(data))) for _ in range(count)) if draw else [1]
     pieces = [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
@@ -75,7 +75,7 @@ def test_stop_at_the_first_byte_leaves_nothing():
     assert run([b"\n\nmore"], ["\n"]) == ("", "\n")
 
 
-def test_holds_back_only_what_may_become_a_stop():
+def test_only_bytes_that_may_become_a_stop_are_held_back():
     stream = TextStream(["</answer>"])
     assert stream.feed(b"a < b") == "a < b"
     assert stream.feed(b" </ans") == " "

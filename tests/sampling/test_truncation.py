@@ -1,4 +1,4 @@
-"""Temperature and truncation against the reference: which tokens stay, with which probability."""
+"""Temperature and truncation against the reference: the kept tokens and their probabilities."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SINGLES = [
     {"dynatemp_range": 0.5},
     {"dynatemp_range": 1.5, "dynatemp_exponent": 0.7},
 ]
-"""Every truncation by itself."""
+"""Every kind of truncation alone."""
 
 
 def kept_by(row, params, **arguments) -> list[int]:
@@ -61,7 +61,7 @@ def test_each_alone(fields, data):
 
 
 def any_at_once(data):
-    """Any of the parameters at once, behind a mask, with every instruction set."""
+    """Any combination of the parameters, after a mask, with every instruction set."""
     row = data.draw(rows())
     n, ids = len(row), st.lists(st.integers(0, len(row) - 1), max_size=8)
     strategies = {**old_fields(n), **truncation_fields(), **dry_fields(n)}
@@ -96,14 +96,14 @@ def test_all_together(data):
 @settings(max_examples=2000, deadline=None)
 @given(st.data())
 def test_all_together_at_length(data):
-    """The default run has 50 examples."""
+    """The default run covers 50 examples."""
     any_at_once(data)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_longer_rows(data):
-    """More than a block of 512, so that block maxima and samples of the row take part."""
+    """Rows longer than a block of 512, so that block maxima and samples of the row are used."""
     n = data.draw(st.sampled_from([511, 512, 513, 1023, 1025, 2000, 2999, 3000]))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     scale = data.draw(st.sampled_from([0.0, 0.3, 1.0, 4.0]))
@@ -115,11 +115,11 @@ def test_longer_rows(data):
     assert follows(result, expected, params, 0, math.inf) is not None
 
 
-# --- what the definitions say in words --------------------------------------------------------
+# --- examples of the definitions --------------------------------------------------------------
 
 
-def test_top_n_sigma_counts_what_is_possible_only():
-    """-infinity takes no part in the deviation: {4, 2, 0} has sqrt(8/3) = 1.63."""
+def test_top_n_sigma_counts_only_possible_tokens():
+    """-infinity is not part of the standard deviation: {4, 2, 0} has sqrt(8/3) = 1.63."""
     row = [4.0, -math.inf, 2.0, 0.0, -math.inf]
     assert kept_by(row, SamplingParams(top_n_sigma=1.0)) == [0]
     assert kept_by(row, SamplingParams(top_n_sigma=1.3)) == [0, 2]
@@ -130,8 +130,8 @@ def test_top_n_sigma_counts_what_is_possible_only():
 @pytest.mark.parametrize(
     ("p", "expected"), [(0.2, [0]), (0.3, [0, 1]), (0.49, [0, 1]), (0.6, [0, 1, 2])]
 )
-def test_typical_p_takes_equally_far_tokens_by_id_and_by_their_own_mass(p, expected):
-    """Masses 1/4, 1/4, 1/2: all are half a bit from the entropy of 1.5 bits."""
+def test_typical_p_takes_equally_far_tokens_in_order_of_id(p, expected):
+    """Probabilities 1/4, 1/4, 1/2: all are half a bit from the entropy of 1.5 bits."""
     assert kept_by([0.0, 0.0, math.log(2)], SamplingParams(typical_p=p)) == expected
 
 
@@ -140,8 +140,8 @@ def test_typical_p_may_drop_the_most_likely():
     assert kept_by(row, SamplingParams(typical_p=0.42)) == list(range(1, 10))
 
 
-def test_min_p_compares_with_the_most_likely_that_is_left():
-    """Behind typical_p, which dropped the one with 0.4."""
+def test_min_p_compares_with_the_most_likely_token_left():
+    """After typical_p, which has dropped the token with 0.4."""
     row = np.log([0.4] + [0.05] * 11 + [0.04, 0.01])
     kept = kept_by(row, SamplingParams(typical_p=0.58))
     assert kept == [*range(1, 13)]
@@ -149,18 +149,18 @@ def test_min_p_compares_with_the_most_likely_that_is_left():
     assert kept_by(row, SamplingParams(typical_p=0.58, min_p=0.9)) == kept[:-1]
 
 
-def test_xtc_keeps_the_least_likely_of_those_above_the_threshold():
+def test_xtc_keeps_the_least_likely_token_above_the_threshold():
     row = np.log([0.1, 0.4, 0.25, 0.2, 0.05])
     always = {"xtc_probability": 1.0}
     assert kept_by(row, SamplingParams(xtc_threshold=0.15, **always)) == [0, 3, 4]
     assert kept_by(row, SamplingParams(xtc_threshold=0.3, **always)) == [0, 1, 2, 3, 4]
     assert kept_by(row, SamplingParams(xtc_threshold=0.0, **always)) == [4]
     assert kept_by(row, SamplingParams(xtc_threshold=0.51, **always)) == [0, 1, 2, 3, 4]
-    # Of equally likely ones the highest id stands last.
+    # Of equally likely tokens the one with the highest id is last.
     assert kept_by([0.0] * 4, SamplingParams(xtc_threshold=0.25, **always)) == [3]
 
 
-def test_xtc_has_a_coin_of_its_own_at_every_position():
+def test_xtc_has_a_separate_random_number_at_every_position():
     row = np.log([0.5, 0.3, 0.2]).astype(np.float32)
     sampler = Sampler(3, SamplingParams(seed=21, xtc_probability=0.4, xtc_threshold=0.25))
     for position in range(60):
@@ -169,8 +169,8 @@ def test_xtc_has_a_coin_of_its_own_at_every_position():
         assert len(result.top_logprobs) == (2 if fires else 3)
 
 
-def test_dynamic_temperature_between_its_ends():
-    """A flat row gets the highest, a certain one the lowest temperature."""
+def test_dynamic_temperature_between_its_limits():
+    """A flat row gets the highest temperature, a row with one certain token the lowest."""
     params = SamplingParams(temperature=1.0, dynatemp_range=0.5)
     flat = Sampler(4, params).sample(np.zeros(4, np.float32), top_logprobs=4, post_sampling=True)
     assert flat.logprob == pytest.approx(math.log(1 / 4), abs=1e-6)
@@ -180,7 +180,7 @@ def test_dynamic_temperature_between_its_ends():
 
 
 def test_dynamic_temperature_that_reaches_zero_is_greedy():
-    """An entropy of nothing with low end 0: the most likely token, the lowest id."""
+    """With entropy 0 and lower limit 0: the most likely token, ties by lowest id."""
     row = np.array([-300.0, 300.0, -300.0], np.float32)
     params = SamplingParams(temperature=0.5, dynatemp_range=0.5)
     assert kept_by(row, params) == [1]
@@ -211,7 +211,7 @@ def test_min_keep_of_the_most_likely(fields, keep):
     "fields", [{"top_k": 1}, {"top_p": 0.1}, {"min_p": 0.9}, {"top_n_sigma": 0.01}], ids=str
 )
 def test_min_keep_in_a_long_row(fields, keep):
-    """Where the nucleus is a short list and the k largest come from the blocks' maxima."""
+    """Here the nucleus is a short list, and the k largest come from the block maxima."""
     row = np.random.default_rng(5).permutation(np.linspace(-20, 0, 40_000)).astype(np.float32)
     best = np.argsort(-row, kind="stable")[:keep]
     row[best[0]] = 20.0

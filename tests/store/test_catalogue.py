@@ -1,4 +1,4 @@
-"""The catalogue on real folders: what is a model, what its id is, and what is left out."""
+"""The catalogue on real folders: the models, their ids, and the files that are left out."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_model_takes_the_starters_place_until_it_is_gone(folder: Path, put: Pu
     assert ids(folder, STARTER) == [STARTER, "own"]
 
 
-def test_an_entry_describes_the_file_where_it_lies(folder: Path, put: Put) -> None:
+def test_an_entry_describes_the_file_in_its_folder(folder: Path, put: Put) -> None:
     path = put("own.gguf", GGUF + b"x" * 100)
     os.utime(path, (1_600_000_000.9, 1_700_000_000.9))
     entry = catalogue(folder).get("own")
@@ -104,7 +104,7 @@ def test_names_of_all_kinds(folder: Path, put: Put) -> None:
         assert catalogue(folder).get(name).path == folder / f"{name}.gguf"
 
 
-def test_a_name_that_json_cannot_say_is_left_out(folder: Path, put: Put) -> None:
+def test_a_name_that_json_cannot_represent_is_left_out(folder: Path, put: Put) -> None:
     put("good.gguf")
     try:
         Path(os.fsdecode(os.fsencode(folder) + b"/bad\xff.gguf")).write_bytes(GGUF)
@@ -116,7 +116,7 @@ def test_a_name_that_json_cannot_say_is_left_out(folder: Path, put: Put) -> None
     assert ids(folder) == ["good"]
 
 
-def test_what_is_no_model(folder: Path, put: Put) -> None:
+def test_files_that_are_not_models(folder: Path, put: Put) -> None:
     put("good.gguf")
     put("empty.gguf", b"")
     put("short.gguf", b"GGU")
@@ -136,7 +136,7 @@ def test_what_is_no_model(folder: Path, put: Put) -> None:
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
 def test_pipes_and_devices_are_left_out_unopened(folder: Path, put: Put) -> None:
     put("good.gguf")
-    # Opening a FIFO waits for its other end.
+    # Opening a FIFO would wait for its other end.
     os.mkfifo(folder / "pipe.gguf")
     (folder / "link.gguf").symlink_to("pipe.gguf")
     (folder / "endless.gguf").symlink_to("/dev/zero")
@@ -170,7 +170,7 @@ def test_split_models_are_listed_once(folder: Path, put: Put) -> None:
     assert ids(folder) == ["big-00001-of-00003", "big2-00001-of-00012", "v-00002-of-00003-final"]
 
 
-def test_one_id_twice_is_the_lower_case_ending(folder: Path, put: Put) -> None:
+def test_of_two_files_with_one_id_the_lower_case_ending_wins(folder: Path, put: Put) -> None:
     put("a.GGUF", GGUF + b"upper")
     lower = put("a.gguf")
     if len(list(folder.iterdir())) == 1:
@@ -195,7 +195,7 @@ def test_ids_are_looked_up_never_opened(folder: Path, put: Put, name: str) -> No
     assert (caught.value.status, caught.value.param) == (404, "model")
 
 
-def test_a_file_that_goes_while_it_is_looked_at(
+def test_a_file_that_vanishes_during_the_scan(
     folder: Path, put: Put, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put("going.gguf")
@@ -300,7 +300,7 @@ def test_a_projector_belongs_to_the_model_beside_it(folder: Path, put: Put, name
     assert (entry.id, entry.path, entry.projector) == ("a", model, projector)
 
 
-def test_among_several_models_the_name_says_whose_it_is(folder: Path, put: Put) -> None:
+def test_among_several_models_a_projector_is_assigned_by_its_name(folder: Path, put: Put) -> None:
     for name in ("a.gguf", "b.gguf", "c-00001-of-00002.gguf", "c-00002-of-00002.gguf"):
         put(name)
     put("sub/d.gguf")
@@ -318,7 +318,7 @@ def test_a_split_model_is_one_model(folder: Path, put: Put) -> None:
     assert entry.projector == projector
 
 
-def test_what_is_no_gguf_is_no_projector(folder: Path, put: Put) -> None:
+def test_a_file_that_is_not_gguf_is_no_projector(folder: Path, put: Put) -> None:
     put("a.gguf")
     put("mmproj-a.gguf", b"not a model")
     (entry,) = catalogue(folder).entries()
@@ -339,7 +339,7 @@ def test_the_default_model_has_its_projector(folder: Path, put: Put, tmp_path: P
 def test_a_change_of_any_of_its_files_makes_it_another_model(
     folder: Path, put: Put, name: str
 ) -> None:
-    """A change of its size, of its time of modification alone, of its inode alone."""
+    """A change of its size, of its modification time alone, or of its inode alone."""
     for file in ("a-00001-of-00002.gguf", "a-00002-of-00002.gguf", "mmproj-a.gguf", "b.gguf"):
         put(file)
     found = catalogue(folder)

@@ -36,7 +36,7 @@ EVERYTHING = 1 << 30
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """Open stores, by default all on one file; each is closed at the end."""
+    """Open stores, by default all with the same file; each is closed at the end."""
     stores: list[ResponseStore] = []
 
     def open_store(
@@ -51,7 +51,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
 
 def turn(id: str, previous: str | None = None, filling: str = "") -> StoredResponse:
-    """A response with an input item and an output item that carry its id."""
+    """A response with an input item and an output item that contain its id."""
     return StoredResponse(
         id,
         previous,
@@ -65,7 +65,7 @@ def ids(store: ResponseStore, candidates: list[str]) -> list[str]:
     return [id for id in candidates if store.get(id) is not None]
 
 
-def test_what_was_stored_comes_back_also_from_another_store_on_the_file(make: Make) -> None:
+def test_a_stored_response_is_readable_from_another_store_on_the_file(make: Make) -> None:
     store = make()
     response = StoredResponse(
         "a", None, b"{}", (Item("1", b"x"), Item("2", b"y")), (Item("3", b"z"), Item("1", b"w"))
@@ -78,7 +78,7 @@ def test_what_was_stored_comes_back_also_from_another_store_on_the_file(make: Ma
     assert store.get("a") == response
 
 
-def test_nobody_else_can_read_the_files(make: Make, tmp_path: Path) -> None:
+def test_other_users_cannot_read_the_files(make: Make, tmp_path: Path) -> None:
     folder = tmp_path / "new" / "folder"
     make(path=folder / "r.sqlite3").put(turn("a"))
     names = {path.name for path in folder.iterdir()}
@@ -87,7 +87,7 @@ def test_nobody_else_can_read_the_files(make: Make, tmp_path: Path) -> None:
         assert all(not stat.S_IMODE(path.stat().st_mode) & 0o077 for path in folder.iterdir())
 
 
-def test_a_store_that_keeps_nothing_makes_no_file(make: Make, tmp_path: Path) -> None:
+def test_a_disabled_store_creates_no_file(make: Make, tmp_path: Path) -> None:
     store = make(max_count=0)
     assert not store.enabled
     with pytest.raises(StoreFailed):
@@ -108,7 +108,7 @@ def test_a_conversation_is_the_items_of_its_chain(make: Make) -> None:
         store.conversation("c", size - 1)
 
 
-def test_a_chain_with_a_gap_is_not_taken_for_a_whole_one(make: Make) -> None:
+def test_a_chain_with_a_gap_is_not_mistaken_for_a_whole_one(make: Make) -> None:
     store = make()
     for id, previous in (("a", None), ("b", "a"), ("c", "b")):
         store.put(turn(id, previous))
@@ -135,7 +135,7 @@ def test_items_are_found_by_id_the_latest_first(make: Make) -> None:
     assert store.items(["msg_in_a"], EVERYTHING) == {"msg_in_a": b"in a"}
 
 
-def test_what_was_deleted_is_not_in_the_file(make: Make, tmp_path: Path) -> None:
+def test_deleted_responses_are_not_in_the_file(make: Make, tmp_path: Path) -> None:
     store = make()
     store.put(turn("a", filling="a secret"))
     store.close()
@@ -148,7 +148,7 @@ def test_what_was_deleted_is_not_in_the_file(make: Make, tmp_path: Path) -> None
 # --- limits ---------------------------------------------------------------------------------------
 
 
-def test_the_oldest_go_first(make: Make) -> None:
+def test_the_oldest_responses_are_evicted_first(make: Make) -> None:
     store = make(max_count=3)
     names = [f"r{number}" for number in range(6)]
     for name in names:
@@ -159,7 +159,7 @@ def test_the_oldest_go_first(make: Make) -> None:
     }  # fmt: skip
 
 
-def test_a_conversation_that_goes_on_is_not_old(make: Make) -> None:
+def test_a_continued_conversation_counts_as_recently_used(make: Make) -> None:
     store = make(max_count=4)
     store.put(turn("first"))
     for number in range(3):
@@ -185,13 +185,13 @@ def test_bytes_are_limited_too(make: Make) -> None:
     st.integers(1, 6),
     st.integers(150, 400),
 )
-def test_it_keeps_what_a_list_would(
+def test_the_store_keeps_the_same_responses_as_a_list(
     tmp_path_factory: pytest.TempPathFactory,
     turns: list[tuple[int, int]],
     max_count: int,
     max_bytes: int,
 ) -> None:
-    """Against the plain telling: move the chain to the end, then drop from the front."""
+    """Compare with the simple definition: move the chain to the end, then drop from the front."""
     store = ResponseStore(tmp_path_factory.mktemp("model") / "r", max_count, max_bytes)
     kept: list[StoredResponse] = []
     try:
@@ -212,7 +212,7 @@ def test_it_keeps_what_a_list_would(
         store.close()
 
 
-# --- trouble --------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------
 
 
 def test_many_threads_and_two_stores_on_one_file(make: Make) -> None:
@@ -260,7 +260,7 @@ def test_a_kill_loses_nothing_that_was_stored(make: Make, tmp_path: Path) -> Non
 
 @pytest.mark.skipif(os.name == "nt", reason="no limit on the size of files")
 def test_a_full_disk_loses_nothing_that_was_stored(make: Make, tmp_path: Path) -> None:
-    """The disk is a limit on the size of the process's files, which SQLite meets as a real one."""
+    """A limit on the size of the process's files acts on SQLite like a full disk."""
     program = (
         "import sys, pathlib, resource, signal\n"
         "from offgrid.store.responses import *\n"
@@ -316,7 +316,7 @@ def test_a_damaged_file_is_set_aside(
     assert path.with_name("r.sqlite3.damaged").read_bytes()[4096:] == content[4096:]
 
 
-def test_a_file_that_cannot_be_used_is_an_error_until_it_can(make: Make, tmp_path: Path) -> None:
+def test_an_unusable_file_is_an_error_until_it_becomes_usable(make: Make, tmp_path: Path) -> None:
     blocker = tmp_path / "folder"
     blocker.write_text("a file where the folder should be")
     store = make(path=blocker / "r.sqlite3")
@@ -330,7 +330,7 @@ def test_a_file_that_cannot_be_used_is_an_error_until_it_can(make: Make, tmp_pat
     assert store.get("a") == turn("a")
 
 
-def test_a_later_version_s_file_is_left_alone(make: Make, tmp_path: Path) -> None:
+def test_a_file_of_a_later_version_is_not_changed(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "r.sqlite3"
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
@@ -342,7 +342,7 @@ def test_a_later_version_s_file_is_left_alone(make: Make, tmp_path: Path) -> Non
 
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    """What another program has open; it begins and ends its transactions itself."""
+    """A connection of another program; tests begin and end its transactions explicitly."""
     connection = sqlite3.connect(tmp_path / "r.sqlite3", isolation_level=None, timeout=TIMEOUT)
     yield connection
     connection.close()
@@ -350,13 +350,13 @@ def other(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that stores waited for a locked file; in truth nobody waits."""
+    """The seconds that stores would wait for a locked file; ``sleep`` returns at once."""
     taken: list[float] = []
     monkeypatch.setattr("offgrid.store.database.time.sleep", taken.append)
     return taken
 
 
-def test_a_locked_file_is_waited_for_a_moment_only(
+def test_a_store_waits_only_briefly_for_a_locked_file(
     make: Make, other: sqlite3.Connection, pauses: list[float], caplog: pytest.LogCaptureFixture
 ) -> None:
     store = make()
@@ -366,12 +366,12 @@ def test_a_locked_file_is_waited_for_a_moment_only(
         store.put(turn("b"))
     assert (busy.value.status, busy.value.retry_after) == (503, 1)
     assert BUSY_SECONDS <= sum(pauses) < BUSY_SECONDS + 0.1
-    # It is known to be locked now: nobody waits again until it is not.
+    # The store now knows that the file is locked, and does not wait again until it is free.
     pauses.clear()
     with pytest.raises(StoreBusy):
         store.delete("a")
     assert pauses == []
-    # Who reads needs not wait for who writes.
+    # Readers need not wait for a writer.
     assert ids(store, ["a", "b"]) == ["a"]
     assert store.conversation("a", EVERYTHING) == [b"in a", b"out a"]
     other.execute("ROLLBACK")
@@ -384,7 +384,7 @@ def test_a_locked_file_is_waited_for_a_moment_only(
     assert pauses
 
 
-def test_a_file_that_is_free_again_in_time_is_used(
+def test_a_file_that_is_unlocked_in_time_is_used(
     make: Make, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = make()
@@ -401,7 +401,7 @@ def test_a_file_that_is_free_again_in_time_is_used(
 def test_threads_wait_for_a_locked_file_at_the_same_time(
     make: Make, other: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, write: bool
 ) -> None:
-    """The first pause of each ends when all are in theirs."""
+    """The first pause of each thread ends when all threads have reached theirs."""
     other.execute("PRAGMA locking_mode = EXCLUSIVE")
     other.execute("BEGIN EXCLUSIVE")
     barrier = threading.Barrier(8)
@@ -434,11 +434,11 @@ def test_threads_wait_for_a_locked_file_at_the_same_time(
 
 
 REMOVED = ["r.sqlite3"], ["r.sqlite3", "r.sqlite3-wal", "r.sqlite3-shm"]
-"""What somebody may remove who does not know what belongs together."""
+"""Files that a user may remove without knowing that they belong together."""
 
 
 @pytest.mark.parametrize("names", REMOVED, ids=["the file", "all files"])
-def test_a_removed_file_begins_anew(
+def test_a_removed_file_is_replaced_by_an_empty_one(
     make: Make, tmp_path: Path, names: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     store = make()
@@ -450,12 +450,12 @@ def test_a_removed_file_begins_anew(
     assert ids(store, ["before", "after"]) == ["after"]
     store.put(turn("later", "after"))
     store.close()
-    # What was told to be stored is in the file of that name.
+    # Responses reported as stored are in the new file of that name.
     assert ids(make(), ["before", "after", "later"]) == ["after", "later"]
 
 
 @pytest.mark.parametrize("suffixes", [["-wal"], ["-shm"], ["-wal", "-shm"]], ids="".join)
-def test_what_belongs_to_the_file_may_be_removed(
+def test_the_companions_of_the_file_may_be_removed(
     make: Make, tmp_path: Path, suffixes: list[str]
 ) -> None:
     store = make()
@@ -469,7 +469,7 @@ def test_what_belongs_to_the_file_may_be_removed(
 
 
 def test_a_file_may_be_replaced(make: Make, tmp_path: Path) -> None:
-    """By an older copy: what belonged to the file before it must not be mixed with it."""
+    """Replaced by an older copy: the companions of the previous file must not be mixed with it."""
     other = make(path=tmp_path / "other")
     other.put(turn("kept"))
     other.close()
@@ -489,7 +489,7 @@ def test_a_file_may_be_replaced(make: Make, tmp_path: Path) -> None:
 def test_a_file_that_is_removed_in_the_middle_of_a_write(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the look at the file, before the commit: what goes to the old file is not stored."""
+    """Removed after the check of the file, before the commit: the write is repeated."""
     store = make()
     store.put(turn("before"))
     transact, times = database._transact, []
@@ -526,7 +526,7 @@ def test_threads_use_a_file_that_is_removed_again_and_again(make: Make, tmp_path
     assert ids(make(), ["last"]) == ["last"]
 
 
-def test_an_error_tells_no_path(make: Make, tmp_path: Path) -> None:
+def test_an_error_contains_no_path(make: Make, tmp_path: Path) -> None:
     (tmp_path / "folder").write_text("a file where the folder should be")
     (tmp_path / "r.sqlite3").mkdir()
     for path in (tmp_path / "folder" / "r.sqlite3", tmp_path / "r.sqlite3"):

@@ -1,4 +1,4 @@
-"""Images through the whole server: the openai client, a model that sees and one that does not."""
+"""Images through the whole server: the openai client, with and without a vision model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "extra_body": {"ig
 
 
 def image(data: bytes, kind: str = "png", **fields: Any) -> Any:
-    """A content part."""
+    """A content part with an image."""
     url = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return {"type": "image_url", "image_url": {"url": url, **fields}}
 
@@ -97,7 +97,7 @@ def test_a_bitmap_and_a_png_of_the_same_pixels(seeing: OpenAI) -> None:
     assert first == second
 
 
-def test_many_at_once(seeing: OpenAI) -> None:
+def test_many_requests_with_images_at_once(seeing: OpenAI) -> None:
     def answer(seed: int) -> str:
         messages = user(f"Number {seed}: ", image(png(pixels(seed))), " What?")
         return str(ask(seeing, messages, n=2).choices[1].message.content)
@@ -109,7 +109,7 @@ def test_many_at_once(seeing: OpenAI) -> None:
     assert together([run(seed) for seed in seeds]) == [answer(seed) for seed in seeds]
 
 
-def test_counting_tokens(seeing: OpenAI, seeing_url: str) -> None:
+def test_counting_the_tokens_of_images(seeing: OpenAI, seeing_url: str) -> None:
     messages = user("What is ", image(RED), "?")
     counted = request(seeing_url, "POST", f"{CHAT}/input_tokens", {"messages": messages})
     expected = ask(seeing, messages).usage.prompt_tokens
@@ -119,7 +119,7 @@ def test_counting_tokens(seeing: OpenAI, seeing_url: str) -> None:
     assert refused.json["error"]["param"] == "messages[0].content[1].image_url.url"
 
 
-def test_in_responses(seeing: OpenAI) -> None:
+def test_images_in_responses(seeing: OpenAI) -> None:
     url = image(RED)["image_url"]["url"]
     content: list[Any] = [
         {"type": "input_text", "text": "What is "},
@@ -166,14 +166,14 @@ def test_in_responses(seeing: OpenAI) -> None:
         ),
     ],
 )
-def test_refused_in_responses(seeing: OpenAI, item: Any, param: str) -> None:
+def test_images_refused_in_responses(seeing: OpenAI, item: Any, param: str) -> None:
     with pytest.raises(BadRequestError) as refused:
         seeing.responses.create(model="seeing", input=[item])
     assert refused.value.param == param
 
 
 def test_the_field_of_a_bad_image_after_other_messages(seeing: OpenAI) -> None:
-    """As the request has it, though the model reads other messages before."""
+    """The error names the position in the request, although the prompt has other messages first."""
     first = seeing.responses.create(model="seeing", input="Hello", max_output_tokens=1)
     bad = {"type": "input_image", "image_url": "data:image/png;base64,####"}
     asked: list[Any] = [
@@ -212,7 +212,7 @@ def test_bad_images(seeing: OpenAI, part: Any, param: str, words: str) -> None:
     assert caught.value.param == param
 
 
-def test_images_are_the_users(seeing: OpenAI) -> None:
+def test_only_user_messages_may_contain_images(seeing: OpenAI) -> None:
     messages = [{**user(image(RED))[0], "role": "system"}, *user("What?")]
     with pytest.raises(BadRequestError, match="user messages") as caught:
         ask(seeing, messages)
@@ -225,13 +225,13 @@ def test_logprobs_of_prompts_with_images(seeing: OpenAI) -> None:
     assert caught.value.param == "prompt_logprobs"
 
 
-def test_more_than_the_context(seeing: OpenAI) -> None:
+def test_images_longer_than_the_context(seeing: OpenAI) -> None:
     with pytest.raises(BadRequestError) as caught:
         ask(seeing, user("otter river " * 100, image(RED), "?"))
     assert caught.value.code == "context_length_exceeded"
 
 
-def test_a_model_that_does_not_see(base_url: str) -> None:
+def test_a_model_without_vision(base_url: str) -> None:
     body = chat_body() | {"messages": user("What is ", image(RED), "?")}
     response = request(base_url, "POST", CHAT, body)
     assert response.status == 400
@@ -240,7 +240,7 @@ def test_a_model_that_does_not_see(base_url: str) -> None:
     assert "no vision support" in error["message"]
 
 
-def test_a_projector_that_is_put_beside_the_model_counts(tmp_path: Path, make_server: Any) -> None:
+def test_a_projector_added_next_to_a_model_is_found(tmp_path: Path, make_server: Any) -> None:
     model, projector = make_seeing(tmp_path)
     aside = projector.rename(tmp_path / "projector.part")
     server = make_server(ctx_size=256, threads=1)

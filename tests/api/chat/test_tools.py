@@ -1,4 +1,4 @@
-"""Tool calls of the starter model over HTTP, with the openai client, whole and streamed."""
+"""Tool calls of the starter over HTTP and with the openai client, whole and streamed."""
 
 from __future__ import annotations
 
@@ -157,13 +157,13 @@ def test_a_result_goes_back_to_the_model(client: OpenAI) -> None:
             "mode": "auto", "tools": [{"type": "function", "function": {"name": "get_weather"}}]}}},
     ],
 )  # fmt: skip
-def test_what_may_not_be_called_is_no_call(base_url: str, fields: Json) -> None:
+def test_a_call_that_is_not_allowed_is_not_made(base_url: str, fields: Json) -> None:
     (choice,) = ask(base_url, ASK_SUM, [ADD, WEATHER], **fields)["choices"]
     assert "tool_calls" not in choice["message"]
     assert choice["finish_reason"] == "stop"
 
 
-def test_an_allowed_one_is_called(base_url: str) -> None:
+def test_an_allowed_tool_is_called(base_url: str) -> None:
     allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "add"}}]}
     choice = {"type": "allowed_tools", "allowed_tools": allowed}
     body = ask(base_url, ASK_SUM, [WEATHER, ADD], tool_choice=choice)
@@ -183,7 +183,7 @@ def test_several_choices(base_url: str) -> None:
 
 
 def test_one_call_ends_the_answer_without_parallel_calls(base_url: str) -> None:
-    """The model would go on: tokens that end an answer are never drawn."""
+    """Without that the model would continue, because end tokens are banned."""
     fields: Json = {"ignore_eos": True, "max_tokens": 200}
     one = ask(base_url, ASK_SUM, [ADD], parallel_tool_calls=False, **fields)
     assert called(one["choices"][0]) == [("add", {"a": 3, "b": 4})]
@@ -197,7 +197,7 @@ def test_one_call_ends_the_answer_without_parallel_calls(base_url: str) -> None:
     assert stream[-1]["finish_reason"] == "tool_calls"
 
 
-def test_a_call_that_is_cut_short_stays_text(base_url: str) -> None:
+def test_a_truncated_call_stays_text(base_url: str) -> None:
     (choice,) = ask(base_url, ASK_SUM, [ADD], max_tokens=8)["choices"]
     assert choice["message"]["content"].startswith('<tool_call>{"name"')
     assert "tool_calls" not in choice["message"]
@@ -326,10 +326,10 @@ USER = {"role": "user", "content": "Hello!"}
         ([calls("a"), result("a"), USER, calls("b"), result("c")], 4),
     ],
 )
-def test_results_behind_calls_are_results_of_calls(
+def test_tool_results_must_belong_to_the_calls_before_them(
     base_url: str, messages: list[Json], wrong: int | None
 ) -> None:
-    """Those of calls that were cut off with the beginning are as good as any."""
+    """Results whose calls were removed with the start of a conversation are accepted."""
     body = chat_body(max_tokens=1) | {"messages": messages}
     response = request(base_url, "POST", CHAT, body)
     if wrong is None:
@@ -342,7 +342,7 @@ def test_results_behind_calls_are_results_of_calls(
 def test_arguments_of_earlier_calls_may_be_anything(
     serve_template: Callable[[str], str], base_url: str
 ) -> None:
-    strict = (  # one that knows functions, and arguments only as objects
+    strict = (  # a template that supports tools and accepts arguments only as objects
         "{{ tools }}{% for m in messages %}{% for c in m.tool_calls or [] %}<tool_call>"
         "{% for k, v in c.function.arguments | items %}{{ k }}{{ v }}{% endfor %}"
         "{% endfor %}{% endfor %}"
@@ -356,7 +356,7 @@ def test_arguments_of_earlier_calls_may_be_anything(
             assert response.status == 200, (arguments, response.body)
 
 
-def test_earlier_thoughts_reach_the_template(serve_template: Callable[[str], str]) -> None:
+def test_earlier_reasoning_reaches_the_template(serve_template: Callable[[str], str]) -> None:
     url = serve_template("{% for m in messages %}{{ m.reasoning_content }}{% endfor %}")
     for fields in (
         {"reasoning_content": "Hm."},
@@ -370,7 +370,7 @@ def test_earlier_thoughts_reach_the_template(serve_template: Callable[[str], str
         assert read == "Hm.", fields
 
 
-def test_an_answer_goes_on_where_the_last_message_ends(base_url: str) -> None:
+def test_an_answer_continues_the_last_message(base_url: str) -> None:
     whole = ask(base_url, "Hello!", [])["choices"][0]["message"]["content"]
     assert whole.startswith("Hello! How can I")
     for begun in ("Hello!", "Hello! How can"):
@@ -396,7 +396,7 @@ CHATML = (
 )
 
 
-def test_a_model_whose_template_knows_no_functions(serve_template: Callable[[str], str]) -> None:
+def test_a_model_whose_template_supports_no_tools(serve_template: Callable[[str], str]) -> None:
     url = serve_template(CHATML + "{% endif %}")
     body = ask(url, ASK_WEATHER, [WEATHER])
     assert called(body["choices"][0]) == [("get_weather", {"city": "Oslo"})]
@@ -410,8 +410,8 @@ def test_a_model_whose_template_knows_no_functions(serve_template: Callable[[str
     assert "23 degrees in Oslo" in answer["content"]
 
 
-def test_what_a_model_thinks_is_reasoning(serve_template: Callable[[str], str]) -> None:
-    """The prompt opens a thought, and this model never ends it."""
+def test_text_between_reasoning_markers_is_reasoning(serve_template: Callable[[str], str]) -> None:
+    """The prompt opens reasoning, and this model never ends it."""
     url = serve_template(CHATML + "{% if 1 %}{% else %}</think>{% endif %}<think>\n{% endif %}")
     body = ask(url, "Hello!", [], max_tokens=12)
     (choice,) = body["choices"]

@@ -1,4 +1,4 @@
-"""Models that fill in between a prompt and a suffix; models whose prompts begin with a token."""
+"""Fill-in-the-middle between a prompt and a suffix; models whose prompts begin with a token."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def post(base_url: str, path: str, **body: Any) -> Any:
 
 
 def test_fill_in(base_url: str) -> None:
-    """It is the prompt of control tokens that it stands for, and texts of such stay text."""
+    """It equals a prompt with the control tokens; their names in a text stay text."""
 
     def ids(text: str) -> list[int]:
         body = {"content": text, "parse_special": False}
@@ -54,7 +54,7 @@ def test_fill_in(base_url: str) -> None:
     assert logprobs[0] == pytest.approx(logprobs[1], abs=0.05)
     assert answer["choices"][0]["logprobs"]["text_offset"][0] == len(before)
 
-    # A prompt of tokens is the prefix as it is; an empty one is one too.
+    # A prompt of token ids is the prefix unchanged; it may be empty.
     tokens = post(base_url, TEXT, prompt=ids(before), suffix=behind, **fields)
     assert tokens["choices"][0]["text"] == answer["choices"][0]["text"]
     empty = post(base_url, TEXT, prompt="", suffix=behind, max_tokens=1)
@@ -83,8 +83,8 @@ def test_a_suffix_that_does_not_fit(base_url: str) -> None:
         assert response.json["error"]["code"] == "context_length_exceeded"
 
 
-def test_the_token_in_front_is_not_in_the_text(base_url: str) -> None:
-    """It is counted and has its (null) logprob, and the offsets are those of the prompt."""
+def test_the_first_token_of_a_prompt_is_not_in_the_text(base_url: str) -> None:
+    """It is counted, has a (null) logprob, and does not shift the offsets in the prompt."""
     for prompt, n, begin in ("Once upon", 3, 0), ("<|im_start|>Once upon", 3, 12):
         answer = post(base_url, TEXT, prompt=prompt, echo=True, logprobs=0, max_tokens=0)
         (choice,) = answer["choices"]
@@ -92,13 +92,13 @@ def test_the_token_in_front_is_not_in_the_text(base_url: str) -> None:
         assert answer["usage"]["prompt_tokens"] == n
         assert choice["logprobs"]["tokens"] == ["<|im_start|>", "Once", " upon"]
         assert choice["logprobs"]["text_offset"] == [0, begin, begin + 4]
-    # Tokens are taken as they are.
+    # Token ids are used unchanged.
     body = post(base_url, TEXT, prompt=[869, 868], echo=True, logprobs=0, max_tokens=0)
     assert body["usage"]["prompt_tokens"] == 2
     assert body["choices"][0]["logprobs"]["text_offset"] == [0, 4]
 
 
-def test_tokenize_tells_of_the_token_in_front(base_url: str) -> None:
+def test_tokenize_returns_the_first_token_of_a_prompt(base_url: str) -> None:
     bare = post(base_url, "/tokenize", content="Once upon")["tokens"]
     assert post(base_url, "/tokenize", content="Once upon", add_special=True)["tokens"] == [
         2042, *bare
@@ -106,7 +106,7 @@ def test_tokenize_tells_of_the_token_in_front(base_url: str) -> None:
     assert post(base_url, "/tokenize", prompt="Once upon")["tokens"] == [2042, *bare]
     plain = post(base_url, "/tokenize", prompt="Once upon", add_special_tokens=False)
     assert plain["tokens"] == bare
-    # Where the template has it already, it is not doubled.
+    # If the template already contains it, it is not added again.
     messages = [{"role": "user", "content": "Hello!"}]
     whole = post(base_url, "/tokenize", messages=messages)
     assert whole["tokens"].count(2042) == 2

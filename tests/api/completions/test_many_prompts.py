@@ -1,4 +1,4 @@
-"""Lists of prompts that are longer than what the server takes at once."""
+"""Lists of more prompts than the server can queue at once."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ PROMPTS = [f"Once upon a time there was a {name}" for name in NAMES]
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Four places in all, for eleven prompts; a list leaves two of them to others.
+    """Four places in total, for eleven prompts; a list leaves two of them to other requests.
 
-    Every test gives back the places that it has taken.
+    Every test frees the places that it has taken.
     """
     folder = tmp_path_factory.mktemp("small")
     files = {"models_dir": folder, "responses_file": folder / "responses.sqlite3"}
@@ -72,7 +72,7 @@ def streamed(server: Server, prompts: list[Any], **fields: Any) -> tuple[dict[in
     return texts, json.loads(usage)["usage"]
 
 
-def test_each_prompt_is_answered_as_it_is_alone(small: Server) -> None:
+def test_each_prompt_gets_the_same_answer_as_alone(small: Server) -> None:
     alone = [whole(small, [prompt], max_tokens=5) for prompt in PROMPTS]
     texts = [answer["choices"][0]["text"] for answer in alone]
     assert len(set(texts)) > 3
@@ -117,8 +117,8 @@ def test_scores_and_the_best(small: Server) -> None:
     assert best["usage"]["completion_tokens"] == 4 * len(PROMPTS)
 
 
-def test_beside_others(small: Server) -> None:
-    """A list that finds few places free goes on with those, and leaves some to others."""
+def test_a_list_beside_other_requests(small: Server) -> None:
+    """A list that finds few free places uses those, and leaves some to other requests."""
     engine = engine_of(small)
     with Stream(small.url, TEXT, endless(max_tokens=1900, n=3)) as other:
         assert other.read_some()
@@ -140,7 +140,7 @@ def test_prompts_of_a_list_may_wait_for_each_other(make_server: Callable[..., Se
     assert answer["usage"]["completion_tokens"] == 900
 
 
-def test_others_beside_a_list(make_server: Callable[..., Server]) -> None:
+def test_other_requests_beside_a_list(make_server: Callable[..., Server]) -> None:
     server = make_server(parallel=1, queue_size=2)
     engine = engine_of(server)
     with Stream(server.url, TEXT, body(PROMPTS * 20, stream=True, max_tokens=8)) as stream:
@@ -151,13 +151,13 @@ def test_others_beside_a_list(make_server: Callable[..., Server]) -> None:
     eventually(lambda: engine.in_flight == 0, "it is given up")
 
 
-def test_who_leaves_half_way_ends_all(small: Server) -> None:
+def test_a_client_that_leaves_ends_all_its_prompts(small: Server) -> None:
     engine = engine_of(small)
     long = body(PROMPTS, max_tokens=150, ignore_eos=True)
     with Stream(small.url, TEXT, {**long, "stream": True}) as stream:
         for event in stream.events():
             if json.loads(event)["choices"][0]["index"] >= 4:
-                break  # some have ended, some run, some wait, some were not submitted
+                break  # some prompts have ended, some run, some wait, some are not submitted yet
         assert engine.in_flight
         stream.leave()
     eventually(lambda: engine.in_flight == 0, "a stream is given up")
@@ -198,7 +198,7 @@ def test_a_prompt_that_is_refused_fails_the_request(small: Server) -> None:
         with Stream(small.url, TEXT, body(prompts, max_tokens=2, stream=True)) as stream:
             *_, last = stream.events()
         assert json.loads(last)["error"] == error
-        # One of the first is refused before anything is sent.
+        # One of the first prompts is refused before anything is sent.
         early = request(small.url, "POST", TEXT, body([PROMPTS[0], bad], stream=True))
         assert (early.status, early.json["error"]["param"]) == (400, "prompt[1]")
         eventually(lambda: engine.in_flight == 0, "the others are cancelled")

@@ -1,4 +1,4 @@
-"""Request bodies: what is refused before anything is made of it, and JSON that has two meanings."""
+"""Request bodies: refusals before parsing, and JSON that is ambiguous."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from offgrid.sampling import JsonCounts, count_json
 
 
 class Pairs(list[tuple[str, Any]]):
-    """An object with all its keys, those that come twice included."""
+    """An object with all its keys, including repeated ones."""
 
 
 def naive_counts(text: str) -> JsonCounts:
@@ -69,7 +69,7 @@ def naive_counts(text: str) -> JsonCounts:
 
 
 def _outside_of_strings(text: str) -> str:
-    """The text with a blank for every byte that a string has."""
+    """The text with a blank in place of every byte of a string."""
     result, within, escaped = [], False, False
     for char in text:
         quote = char == '"' and not escaped
@@ -95,19 +95,19 @@ SPACES = st.sampled_from([None, 0, 2])
 @settings(deadline=None)
 @given(VALUES | st.just(float("nan")) | st.just([1, float("-inf")]), st.booleans(), SPACES)
 @example({"a": [], "b": {"c": [[{}]]}}, True, None)
-def test_what_is_counted_is_what_is_there(value: Any, escaped: bool, indent: int | None) -> None:
+def test_counts_equal_the_naive_counts(value: Any, escaped: bool, indent: int | None) -> None:
     text = json.dumps(value, ensure_ascii=escaped, indent=indent)
     assert count_json(text.encode()) == naive_counts(text)
 
 
-def test_nothing_is_counted_in_nothing() -> None:
+def test_an_empty_text_has_zero_counts() -> None:
     assert count_json(b"") == JsonCounts(0, 0, 0, 0, 0, 0, 0, 0, 0, -1)
 
 
 @settings(deadline=None)
 @given(st.dictionaries(TEXTS, VALUES, max_size=4), st.booleans(), SPACES)
 @example({"a": 16.0, "b": -0.0, "c": 1e300, "d": 2.0**53, "e": 1.5}, True, None)
-def test_an_object_is_what_it_says(value: Any, escaped: bool, indent: int | None) -> None:
+def test_a_parsed_object_equals_its_source(value: Any, escaped: bool, indent: int | None) -> None:
     text = json.dumps(value, ensure_ascii=escaped, indent=indent)
     parsed = parse_object(text.encode())
     assert parsed == value
@@ -130,7 +130,7 @@ def test_an_object_is_what_it_says(value: Any, escaped: bool, indent: int | None
 def test_a_large_object_in_pieces_is_the_same(
     monkeypatch: pytest.MonkeyPatch, value: Any, indent: int | None
 ) -> None:
-    """With a bound of a few bytes, every object is large."""
+    """With a piece size of a few bytes, every object is large."""
     monkeypatch.setattr(body, "_PIECE", 16)
     assert parse_object(json.dumps(value, indent=indent).encode()) == value
     spaced = json.dumps(value).replace("[", "[" + " " * 40).replace("]", " " * 40 + "]")
@@ -152,8 +152,8 @@ def test_errors_of_large_objects(monkeypatch: pytest.MonkeyPatch) -> None:
         assert words in error.message
 
 
-def test_only_lists_may_hold_very_many_values() -> None:
-    """Each is parsed in pieces; anything else in one call, which must be short."""
+def test_only_lists_may_contain_very_many_values() -> None:
+    """A list is parsed in pieces; any other value in one call, which must be short."""
     many = b",".join([b"1"] * 300_000)
     assert len(parse_object(b'{"a":[[[' + many + b"]]]}")["a"][0][0]) == 300_000
     for raw in (b'{"a":{"b":[' + many + b"]}}", b'{"a":[[[[' + many + b"]]]]}"):
@@ -169,8 +169,8 @@ def test_a_large_body_that_is_no_object_is_not_parsed(monkeypatch: pytest.Monkey
     assert error.message.endswith("the top level must be an object.")
 
 
-def test_half_a_surrogate_pair_is_looked_for_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One call over the whole body would keep others waiting."""
+def test_unpaired_surrogates_are_searched_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call over the whole body would make other requests wait."""
     searched: list[int] = []
     pattern = body._HALF
 
@@ -182,7 +182,7 @@ def test_half_a_surrogate_pair_is_looked_for_in_pieces(monkeypatch: pytest.Monke
     monkeypatch.setattr(body, "_HALF", Counting())
     filling = b"\\ud83d\\ude00" * 40_000
     for end in (b'\\ud83d"]}', b'\\ud83dx","b"]}'):
-        for shift in range(14):  # wherever the borders of the pieces are
+        for shift in range(14):  # move the text across the borders of the pieces
             raw = b'{"a":["' + b"x" * shift + filling + end
             assert "an unpaired surrogate" in refused(raw).message
     assert max(searched) < 70_000
@@ -221,7 +221,7 @@ def refused(raw: bytes) -> InvalidParameter:
     ],
     ids=lambda value: repr(value)[:30],
 )
-def test_what_has_no_meaning_or_two(raw: bytes, words: str) -> None:
+def test_invalid_and_ambiguous_json(raw: bytes, words: str) -> None:
     error = refused(raw)
     assert error.code == "invalid_json"
     assert words in error.message
@@ -241,7 +241,7 @@ LIMITS = [
 @pytest.mark.parametrize(
     ("n", "item", "what", "limit"), LIMITS, ids=[f"{case[1][:5]!r}" for case in LIMITS]
 )
-def test_so_many_values_are_parsed_and_no_more(n: int, item: bytes, what: str, limit: int) -> None:
+def test_the_number_of_values_is_limited(n: int, item: bytes, what: str, limit: int) -> None:
     raw = b'{"a":[' + b",".join([item] * n) + b"]}"
     assert len(parse_object(raw)["a"]) == n
     error = refused(raw[:-2] + b"," + item + b"]}")
@@ -269,7 +269,7 @@ def test_values_are_counted_before_any_is_made(monkeypatch: pytest.MonkeyPatch) 
         refused(raw)
 
 
-def test_a_body_inside_of_a_body_has_the_same_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_inside_a_string_has_the_same_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body, "MAX_CONTAINERS", 10)
 
     def arguments(text: str) -> Any:
@@ -285,8 +285,8 @@ def test_a_body_inside_of_a_body_has_the_same_limits(monkeypatch: pytest.MonkeyP
     assert arguments('{"a": ' + "1" * 5000 + "}") == '{"a": ' + "1" * 5000 + "}"
 
 
-def test_a_grammar_of_empty_lines_is_looked_at_once() -> None:
-    """A pattern that tries every line to the end of them all would need hours."""
+def test_a_grammar_of_empty_lines_is_scanned_once() -> None:
+    """A pattern that scans from every line to the end of all lines would take hours."""
     lines = "\n" * 2_000_000
     grammar = take_grammar({"grammar": lines + 'root ::= "a"'})
     assert grammar is not None
@@ -310,7 +310,7 @@ def test_a_bias_for_a_number_of_thousands_of_digits() -> None:
         ([10**30], False), (None, False),
     ],
 )  # fmt: skip
-def test_what_can_be_token_ids(value: Any, expected: bool) -> None:
+def test_values_that_can_be_token_ids(value: Any, expected: bool) -> None:
     assert are_tokens(value) is expected
 
 
@@ -329,7 +329,7 @@ def test_memory_is_given_back_once_for_many_and_again_later() -> None:
     trimmer.tell()
     for _ in range(2):
         assert trims.acquire(timeout=60)
-        trimmer.tell()  # while one is under way: one more round, not three
+        trimmer.tell()  # three calls during a round cause one more round, not three
         trimmer.tell()
         go_on.release()
     for _ in range(2):
@@ -339,7 +339,7 @@ def test_memory_is_given_back_once_for_many_and_again_later() -> None:
 
 
 class _Body:
-    """A request with a body that says when it is read, and waits."""
+    """A request whose body signals when it is read, and then waits."""
 
     def __init__(self, length: int) -> None:
         self.content_length = length

@@ -1,4 +1,4 @@
-"""The samplers of llama.cpp's users, as fields of a request: each one does something."""
+"""The sampling parameters known from llama.cpp, as request fields: each one has an effect."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_min_tokens(base_url: str) -> None:
 
 
 def test_min_keep(base_url: str) -> None:
-    """What top_p would cut down to one token is kept at three."""
+    """top_p alone would keep one token; min_keep keeps three."""
     fields = {"temperature": 2.0, "top_p": 0.0, "min_keep": 3, "logprobs": 5, "max_tokens": 8}
     tops = story(base_url, post_sampling_probs=True, **fields)["logprobs"]["top_logprobs"]
     assert {len(top) for top in tops} == {3}
@@ -65,7 +65,7 @@ def test_logprobs_before_and_after_sampling(base_url: str) -> None:
 
 
 def test_dry_ends_a_loop(base_url: str) -> None:
-    """Greedy and never ending, a small model repeats itself; DRY does not let it."""
+    """A small model repeats itself in a long greedy answer; DRY prevents that."""
 
     def repeats(**fields: Any) -> int:
         choice = story(
@@ -97,7 +97,7 @@ def test_bad_values_name_their_field(base_url: str, field: str, value: Any) -> N
 
 
 def test_an_id_of_very_many_digits(base_url: str) -> None:
-    """Python itself reads no number of more than 4,300 digits, and slowly before 3.11."""
+    """Python refuses integers of more than 4,300 digits, and before 3.11 parses them slowly."""
     for digits in ("1" * 5000, "1" * 200_000):
         response = request(base_url, "POST", CHAT, chat_body(logit_bias={digits: 1}))
         assert response.status == 400

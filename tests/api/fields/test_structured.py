@@ -61,7 +61,7 @@ def test_parse_of_nested_models(client: OpenAI) -> None:
 
 
 def test_parse_of_a_recursive_model(client: OpenAI) -> None:
-    """Such an answer may go on for ever; one of several does not."""
+    """Such an answer may never end; of several answers one does."""
     parsed = []
     for seed in range(6):
         with suppress(LengthFinishReasonError):
@@ -122,7 +122,7 @@ CAT = '# an animal\nroot ::= "cat" | "c" [ow]+\n'
         ({"guided_grammar": CAT}, "cat|c[ow]+"),
     ],
 )
-def test_what_clients_send(base_url: str, fields: dict[str, Any], pattern: str) -> None:
+def test_forms_that_clients_send(base_url: str, fields: dict[str, Any], pattern: str) -> None:
     assert re.fullmatch(pattern, content(base_url, **fields))
 
 
@@ -201,7 +201,7 @@ SCHEMA = "response_format.json_schema"
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("path", [CHAT, TEXT])
-def test_what_is_refused(
+def test_structured_output_that_is_refused(
     base_url: str, path: str, fields: dict[str, Any], param: str, code: str | None
 ) -> None:
     start = chat_body() if path == CHAT else {"model": STARTER, "prompt": "Hello"}
@@ -212,7 +212,7 @@ def test_what_is_refused(
     assert error["type"] == "invalid_request_error"
 
 
-def test_the_client_says_what_is_wrong_where(client: OpenAI) -> None:
+def test_the_client_reports_the_error_and_its_place(client: OpenAI) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}}}
     with pytest.raises(BadRequestError) as error:
         client.chat.completions.create(
@@ -223,8 +223,8 @@ def test_the_client_says_what_is_wrong_where(client: OpenAI) -> None:
     assert "uniqueItems" in error.value.message
 
 
-def test_arguments_of_a_call_mean_what_their_schema_says(base_url: str) -> None:
-    """The same is done to schemas of functions as to those of answers."""
+def test_arguments_of_a_call_satisfy_their_schema(base_url: str) -> None:
+    """Schemas of tools are normalised in the same way as those of answers."""
     day = {"type": "string", "format": "date", "pattern": "-02-29$"}
     names = {"type": "object", "properties": {"a": day, "b": {"$ref": "#/$defs/n"}},
              "required": ["a"], "$defs": {"n": {"type": "array", "minItems": 1,
@@ -243,7 +243,7 @@ def test_arguments_of_a_call_mean_what_their_schema_says(base_url: str) -> None:
 
 
 def test_hostile_grammars_beside_a_stream(base_url: str) -> None:
-    """They are refused or answered; the stream goes on, and the server serves."""
+    """They are refused or answered; the stream and the server continue."""
     hostile = [
         {"regex": "((((a{100}){100}){100}){100}){100}"},
         {"regex": "(" * 8_000 + "a" + ")" * 8_000},
@@ -287,7 +287,7 @@ WEATHER = {
     "choice", ["required", {"type": "function", "function": {"name": "get_weather"}}]
 )
 @pytest.mark.parametrize("seed", range(4))
-def test_a_call_that_has_to_be_made_is_made_and_fits(
+def test_a_required_call_is_made_and_satisfies_its_schema(
     client: OpenAI, choice: Any, seed: int
 ) -> None:
     answer = client.chat.completions.create(
@@ -304,8 +304,8 @@ def test_a_call_that_has_to_be_made_is_made_and_fits(
     assert 1 <= arguments["days"] <= 3
 
 
-def test_strict_functions_and_a_format_together(client: OpenAI) -> None:
-    """Whatever it does, calls fit their schema and answers theirs."""
+def test_strict_tools_and_a_response_format_together(client: OpenAI) -> None:
+    """A call or an answer, whichever is generated, satisfies its schema."""
     strict = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"],
               "additionalProperties": False}  # fmt: skip
@@ -338,7 +338,7 @@ def test_strict_functions_and_a_format_together(client: OpenAI) -> None:
          "tools[0].function.parameters"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_kept_together_is_refused(
+def test_combinations_that_cannot_be_enforced_are_refused(
     base_url: str, fields: dict[str, Any], param: str
 ) -> None:
     response = request(base_url, "POST", CHAT, chat_body(**fields))
@@ -348,7 +348,9 @@ def test_what_cannot_be_kept_together_is_refused(
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("strict", [False, True])
-def test_no_stop_string_cuts_a_guarded_call(base_url: str, stream: bool, strict: bool) -> None:
+def test_no_stop_string_truncates_a_call_under_a_grammar(
+    base_url: str, stream: bool, strict: bool
+) -> None:
     function = {**WEATHER["function"], "strict": strict}
     body = chat_body(
         "What is the weather in Oslo?", tools=[{**WEATHER, "function": function}],
@@ -372,7 +374,7 @@ def test_no_stop_string_cuts_a_guarded_call(base_url: str, stream: bool, strict:
     assert json.loads(arguments).keys() == {"city", "days"}
 
 
-def test_stop_strings_cut_content_beside_guarded_calls(base_url: str) -> None:
+def test_stop_strings_end_content_beside_calls_under_a_grammar(base_url: str) -> None:
     strict = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
     body = chat_body("Tell me a short story.", tools=[strict], temperature=0, max_tokens=60)
     text = request(base_url, "POST", CHAT, body).json["choices"][0]["message"]["content"]
@@ -384,14 +386,14 @@ def test_stop_strings_cut_content_beside_guarded_calls(base_url: str) -> None:
         assert text_of(list(opened.events())) == text[: text.index(stop)]
 
 
-def test_a_call_that_is_cut_in_its_beginning_is_no_content(base_url: str) -> None:
+def test_a_call_truncated_at_its_start_is_not_content(base_url: str) -> None:
     body = chat_body(tools=[WEATHER], tool_choice="required", temperature=0, max_tokens=6)
     choice = request(base_url, "POST", CHAT, body).json["choices"][0]
     assert choice["finish_reason"] == "length"
     assert not choice["message"]["content"]
 
 
-def test_words_that_ask_for_nothing_are_left_out(base_url: str) -> None:
+def test_keywords_without_effect_are_left_out(base_url: str) -> None:
     schema = {
         "type": "object",
         "properties": {
@@ -408,7 +410,7 @@ def test_words_that_ask_for_nothing_are_left_out(base_url: str) -> None:
     assert request(base_url, "POST", CHAT, body).status == 400
 
 
-def test_a_schema_that_is_hard_to_compile_holds_up_nobody_else(
+def test_a_schema_that_is_hard_to_compile_does_not_delay_others(
     make_server: Callable[..., Server],
 ) -> None:
     server = make_server()

@@ -1,4 +1,4 @@
-"""What bad requests are answered: status, the error object, and the field that it names."""
+"""Responses to bad requests: the status, the error object, and the field that it names."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_bad_text_requests(base_url: str, fields: dict[str, Any], param: str) ->
     ],
     ids=lambda raw: repr(raw[:16]),
 )  # fmt: skip
-def test_what_is_not_json(base_url: str, raw: bytes) -> None:
+def test_bodies_that_are_not_json(base_url: str, raw: bytes) -> None:
     error = error_of(base_url, CHAT, raw)
     assert error["code"] == "invalid_json"
     assert error["type"] == INVALID
@@ -184,7 +184,7 @@ def test_unknown_paths_and_methods(base_url: str) -> None:
     assert request(base_url, "HEAD", "/health").status == 200
 
 
-def test_a_method_that_nobody_knows(base_url: str) -> None:
+def test_an_unknown_method(base_url: str) -> None:
     for method in ("FOO", "TRACE", "PROPFIND"):
         response = request(base_url, method, "/health")
         assert response.status == 405
@@ -192,14 +192,14 @@ def test_a_method_that_nobody_knows(base_url: str) -> None:
         assert response.json["error"]["code"] == "method_not_allowed"
 
 
-def test_unknown_roles_are_told_the_known_ones(base_url: str) -> None:
+def test_the_error_for_an_unknown_role_lists_the_known_ones(base_url: str) -> None:
     error = error_of(base_url, CHAT, chat_body() | {"messages": [{"role": "boss", "content": ""}]})
     assert "boss" in error["message"]
     assert "assistant" in error["message"]
 
 
-def test_what_the_server_refuses_by_itself_has_the_same_form(base_url: str) -> None:
-    """Too large a head, and a request line that is none, never reach the application."""
+def test_refusals_by_waitress_have_the_same_form(base_url: str) -> None:
+    """Headers that are too large and invalid request lines never reach the application."""
     host, port = base_url.removeprefix("http://").split(":")
     for head, status, code in (
         (b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 20_000 + b"\r\n\r\n", 431,
@@ -235,7 +235,7 @@ def test_host_and_origin(base_url: str) -> None:
     assert own.status == 200
 
 
-def test_query_parameters_that_nobody_knows_are_ignored(base_url: str) -> None:
+def test_unknown_query_parameters_are_ignored(base_url: str) -> None:
     path = f"{CHAT}?api-version=2026-01-01&temperature=9&api-version=&%ff"
     assert request(base_url, "POST", path, chat_body(max_tokens=1)).status == 200
     assert request(base_url, "GET", "/v1/models?limit=x&after").status == 200
@@ -320,13 +320,13 @@ def test_openai_client_raises_its_own_errors(client: OpenAI) -> None:
      "\U0001f600" * (1 << 18), "\r\n\t " * 2000, "<|im_end|><|im_start|>system\n" * 20],
     ids=["letters", "control", "noncharacters", "emoji", "spaces", "scaffold"],
 )  # fmt: skip
-def test_strange_prompts_get_an_answer_or_a_400(base_url: str, text: str) -> None:
+def test_strange_prompts_are_answered_or_return_400(base_url: str, text: str) -> None:
     response = request(base_url, "POST", CHAT, chat_body(text, max_tokens=3))
     assert response.status in (200, 400), response.body
     assert request(base_url, "GET", "/health").status == 200
     assert request(base_url, "POST", CHAT, chat_body(max_tokens=1)).status == 200
 
 
-def test_a_lone_surrogate_is_a_400(base_url: str) -> None:
+def test_an_unpaired_surrogate_returns_400(base_url: str) -> None:
     raw = json.dumps(chat_body("half \ud83d a pair")).encode()
     assert error_of(base_url, CHAT, raw)["code"] == "invalid_json"

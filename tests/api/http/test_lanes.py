@@ -1,4 +1,4 @@
-"""Which threads answer which requests."""
+"""Which lane answers which requests."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_lane_of_a_request(method: str, path: str, refused: bool, lane: Lane
 
 
 class Task:
-    """A request that is under way until it is told to end."""
+    """A request that runs until the test ends it."""
 
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
@@ -60,7 +60,7 @@ def dispatcher() -> Iterator[Dispatcher]:
 
 
 @pytest.mark.parametrize("full", [Lane.SHORT, Lane.WAITING])
-def test_a_lane_that_is_full_holds_up_no_other(dispatcher: Dispatcher, full: Lane) -> None:
+def test_a_full_lane_does_not_delay_other_lanes(dispatcher: Dispatcher, full: Lane) -> None:
     many = [Task(full) for _ in range(20)]
     for task in many:
         dispatcher.add_task(task)
@@ -77,7 +77,7 @@ def test_a_lane_that_is_full_holds_up_no_other(dispatcher: Dispatcher, full: Lan
             task.end.set()
 
 
-def test_what_was_not_begun_is_cancelled_at_the_end(dispatcher: Dispatcher) -> None:
+def test_requests_that_have_not_begun_are_cancelled_at_the_end(dispatcher: Dispatcher) -> None:
     tasks = [Task(Lane.WAITING) for _ in range(4)]
     for task in tasks[:3]:
         dispatcher.add_task(task)

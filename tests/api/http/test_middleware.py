@@ -1,4 +1,4 @@
-"""Who may ask: Host, Origin, and what browsers say of the page that asks. No header breaks it."""
+"""Which requests are allowed: Host, Origin and Sec-Fetch-Site. No header breaks the check."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Ask = Callable[..., tuple[int, dict[str, str], Any]]
 
 @pytest.fixture(scope="module")
 def call(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Ask:
-    """Ask the application itself, with headers as they are."""
+    """Call the application directly, with the given headers unchanged."""
     app = build(server, tmp_path_factory.mktemp("app"))
 
     def send(
@@ -75,12 +75,12 @@ def call(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Ask:
 
 
 def code(answer: tuple[int, dict[str, str], Any]) -> str | int:
-    """The error's code, or the status when there is none."""
+    """The error code of a response, or its status if there is none."""
     return str(answer[2]["error"]["code"]) if answer[0] >= 400 else answer[0]
 
 
 @pytest.mark.parametrize("odd", ODD, ids=lambda odd: ascii(odd[:24]))
-def test_odd_places_are_foreign(call: Ask, odd: str) -> None:
+def test_odd_hosts_and_origins_are_foreign(call: Ask, odd: str) -> None:
     assert call(Origin=odd)[0] == (200 if odd in (OWN, ALLOWED) else 403)
     assert call(Host=odd)[0] in (400, 403)
     assert call(Referer=odd)[0] in (200, 403)
@@ -138,13 +138,13 @@ LINK = {SITE: "cross-site", MODE: "navigate", DEST: "document"}
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "Cross-Site", "", "same-origin, none"])
 @pytest.mark.parametrize("path", ["/", "/health", "/v1/models", "/tokenizer_info", "/nothing"])
-def test_what_a_page_of_another_site_embeds(call: Ask, path: str, site: str) -> None:
+def test_resources_that_a_page_of_another_site_embeds(call: Ask, path: str, site: str) -> None:
     assert code(call("GET", path, "model=x", **{**IMAGE, SITE: site})) == "cross_site"
     frame = {SITE: site, MODE: "navigate", DEST: "iframe"}
     assert code(call("GET", path, **frame)) == "cross_site"
 
 
-def test_links_lead_to_pages_for_people_alone(call: Ask) -> None:
+def test_links_may_lead_only_to_pages_for_people(call: Ask) -> None:
     for path in ("/", "/health", "/openapi.json", "/v1/models"):
         assert call("GET", path, **LINK)[0] == 200
     assert code(call("GET", "/tokenizer_info", "model=x", **LINK)) == "cross_site"
@@ -177,15 +177,15 @@ def test_a_page_that_may_call_is_cross_site_with_its_origin(call: Ask) -> None:
     assert "access-control-allow-headers" not in call("OPTIONS", **preflight, **odd)[1]
 
 
-def test_browsers_that_tell_the_page_alone(call: Ask) -> None:
-    """Over plain HTTP to another machine, browsers leave out Sec-Fetch-Site."""
+def test_browsers_that_send_only_the_referring_page(call: Ask) -> None:
+    """Browsers omit Sec-Fetch-Site over plain HTTP to another machine."""
     headers = {"Referer": f"{FOREIGN}/page"}
     assert code(call("GET", "/tokenizer_info", "model=x", **headers)) == "cross_site"
     assert call("GET", "/", **headers)[0] == 200
 
 
 def test_two_lengths_of_a_body(call: Ask) -> None:
-    """What a WSGI server that is not ours may let through."""
+    """Another WSGI server might let such a request through."""
     both = {"Transfer-Encoding": "chunked", "Content-Length": "2"}
     assert code(call("POST", "/tokenize", **both)) == "invalid_length"
     assert code(call("POST", "/tokenize", **{"Transfer-Encoding": "chunked"})) != "invalid_length"

@@ -1,4 +1,4 @@
-"""Who makes and writes the frames of a stream: its own thread, or the one that brings events."""
+"""Which thread makes and writes the frames of a stream: its own, or the one that brings events."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from offgrid.server import Server
 
 
 class Fake:
-    """Generations and a socket at once: what was said, who listens, what was written."""
+    """Takes the place of both the generations and the socket, and records listeners and writes."""
 
     lost = False
 
@@ -39,7 +39,7 @@ class Fake:
         self.patience = 0.01
         self.slow_in: int | None = None
 
-    # as GenerationGroup
+    # methods of GenerationGroup
     def listen(self, listener: Callable[[], None] | None) -> None:
         self.listener = listener
 
@@ -67,14 +67,14 @@ class Fake:
                 continue
             yield {"said": said}
 
-    # as Output
+    # methods of Output
     def write(self, data: bytes) -> None:
         self.writers.add(threading.get_ident())
         if self.broken:
             raise ConnectionError("the client is gone")
         self.written.append(data)
 
-    # as the thread that brings events
+    # called by the thread that brings events
     def say(self, *texts: str) -> None:
         for text in texts:
             self.said.put(text)
@@ -90,7 +90,7 @@ def frame(text: str) -> bytes:
 
 
 class Reader(threading.Thread):
-    """The thread that a server gives to a stream."""
+    """The server's own thread for a stream."""
 
     def __init__(self, stream: EventStream) -> None:
         super().__init__(daemon=True)
@@ -115,7 +115,7 @@ def fake() -> Fake:
 
 
 def listening(fake: Fake) -> Reader:
-    """A stream whose first frame has gone its usual way."""
+    """A stream whose own thread has sent the first frame."""
     reader = Reader(fake.stream())
     fake.said.put("first")
     reader.start()
@@ -136,7 +136,7 @@ def test_the_thread_that_brings_events_writes_them(fake: Fake) -> None:
     assert fake.listener is None
 
 
-def test_what_came_before_it_listened_is_not_forgotten(fake: Fake) -> None:
+def test_events_that_came_before_it_listened_are_sent(fake: Fake) -> None:
     fake.say("first", "second", "end")
     reader = Reader(fake.stream())
     reader.start()
@@ -146,7 +146,7 @@ def test_what_came_before_it_listened_is_not_forgotten(fake: Fake) -> None:
     )
 
 
-def test_who_reads_too_slowly_gets_the_own_thread_back(fake: Fake) -> None:
+def test_slow_reader_falls_back_to_its_own_thread(fake: Fake) -> None:
     reader = listening(fake)
     fake.say("a")
     fake.backlog = 1 << 20
@@ -161,19 +161,19 @@ def test_who_reads_too_slowly_gets_the_own_thread_back(fake: Fake) -> None:
     assert reader.frames[1:3] == [frame("b"), frame("c")]
 
 
-def test_who_brings_events_never_waits_for_a_thread_that_waits_for_events(fake: Fake) -> None:
-    """The stream's own thread has the turn and finds nothing to send; the other one must go on."""
+def test_the_thread_that_brings_events_never_waits_for_the_streams_own(fake: Fake) -> None:
+    """The stream's own thread has the turn and nothing to send; the other thread must continue."""
     reader = listening(fake)
     pump = fake.listener
     assert pump is not None
     fake.backlog = 1 << 20
     fake.say()
     eventually(lambda: fake.listener is None, "its own thread goes on")
-    fake.patience = TIMEOUT  # it holds the turn until something is said
+    fake.patience = TIMEOUT  # the own thread holds the turn until there is an event
     fake.say("a")
     eventually(lambda: frame("a") in reader.frames, "it sends and comes back for more")
     eventually(lambda: reader.stream._turn.locked() or fake.listener is not None, "it waits again")
-    pump()  # as one that looked at the listener a moment too early
+    pump()  # as a thread would that read the listener a moment too early
     fake.backlog = 0
     fake.patience = 0.01
     fake.say("b", "end")
@@ -181,7 +181,7 @@ def test_who_brings_events_never_waits_for_a_thread_that_waits_for_events(fake: 
     assert b"".join([*reader.frames, *fake.written]).count(b"data: ") == 4
 
 
-def test_a_failure_is_left_to_the_own_thread(fake: Fake) -> None:
+def test_a_failure_is_left_to_the_streams_own_thread(fake: Fake) -> None:
     reader = listening(fake)
     fake.failed = True
     fake.say("a", "end")
@@ -190,7 +190,7 @@ def test_a_failure_is_left_to_the_own_thread(fake: Fake) -> None:
     assert reader.frames == [frame("first"), frame("a"), DONE]
 
 
-def test_a_client_that_is_gone_ends_the_own_thread_not_the_one_that_writes(fake: Fake) -> None:
+def test_a_disconnected_client_ends_only_the_streams_own_thread(fake: Fake) -> None:
     reader = listening(fake)
     fake.broken = True
     fake.say("a")
@@ -204,7 +204,7 @@ def test_a_client_that_is_gone_ends_the_own_thread_not_the_one_that_writes(fake:
     assert fake.written == []
 
 
-def test_what_takes_time_is_left_to_the_own_thread(fake: Fake) -> None:
+def test_slow_steps_are_left_to_the_streams_own_thread(fake: Fake) -> None:
     reader = listening(fake)
     fake.say("a", "slow", "b")
     eventually(lambda: frame("b") in reader.frames, "its own thread goes on")
@@ -233,8 +233,11 @@ def test_pings_are_written_directly_too(fake: Fake) -> None:
     reader.end()
 
 
-def test_a_client_that_does_not_read_stops_nobody(server: Server) -> None:
-    """Half a megabyte for who reads nothing: another stream ends, and then it gets it all."""
+def test_a_client_that_does_not_read_delays_no_other(server: Server) -> None:
+    """Half a megabyte waits for a client that does not read, while another stream ends.
+
+    Later the slow client gets all of it.
+    """
     body = endless(max_tokens=400, n=2, logprobs=5, seed=1)
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -261,7 +264,7 @@ def test_a_client_that_does_not_read_stops_nobody(server: Server) -> None:
     assert tokens == [400] * 2
 
 
-def test_a_server_that_is_not_waitress_iterates(server: Server) -> None:
+def test_another_wsgi_server_iterates_over_the_stream(server: Server) -> None:
     app = build_app(server.settings, server.catalogue, server.pool, server.responses)
     env: dict[str, Any] = {}
     wsgiref.util.setup_testing_defaults(env)

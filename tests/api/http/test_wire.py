@@ -1,4 +1,4 @@
-"""What comes from the socket: chunks in any packets, and the end of a connection."""
+"""Data from the socket: chunked bodies in any packets, and the end of a connection."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ def answer_of(connection: socket.socket) -> tuple[int, bytes]:
 
 
 def unfinished(server: Server) -> list[Parser]:
-    """The requests of which only a part has come."""
+    """The requests that have arrived only in part."""
     channels = server.http.channels
     return [channel.request for channel in channels if channel.request is not None]
 
 
 def any_body(server: Server, size: int) -> bool:
-    """Whether so many bytes of an unfinished body are there."""
+    """Whether ``size`` bytes of an unfinished body have arrived."""
     return any(parser.body_bytes_received == size for parser in unfinished(server))
 
 
 def take(packets: list[bytes]) -> tuple[ChunkedBody, int]:
-    """Give packets to a body as waitress does; return it and the bytes that it took."""
+    """Give packets to a body as waitress does; return it and the number of bytes that it took."""
     body, taken = ChunkedBody(OverflowableBuffer(1 << 20)), 0
     for packet in packets:
         if body.completed or body.error:
@@ -101,7 +101,7 @@ def test_a_chunked_body_in_any_packets(
     ids=lambda text: repr(text[:16]),
 )  # fmt: skip
 @pytest.mark.parametrize("size", [1, 10, 1 << 16])
-def test_chunks_that_others_may_understand_differently(text: bytes, size: int) -> None:
+def test_chunks_that_proxies_may_parse_differently(text: bytes, size: int) -> None:
     body, _ = take([text[at : at + size] for at in range(0, len(text), size)])
     assert body.error is not None
     assert not body.completed
@@ -117,10 +117,10 @@ def test_a_line_without_an_end_is_not_kept(
         assert read_all(connection).startswith(b"HTTP/1.1 400 ")
 
 
-def test_who_goes_on_sending_is_cut_off_at_last(
+def test_a_client_that_keeps_sending_is_disconnected_at_last(
     make_server: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The response can be read before that, and the server goes on."""
+    """The client can read the response before that, and the server continues."""
     monkeypatch.setattr(channel, "_MAX_DISCARDED", 1 << 20)
     server = make_server()
     piece = bytes(1 << 16)
@@ -138,9 +138,9 @@ def test_who_goes_on_sending_is_cut_off_at_last(
 def test_bodies_that_never_end_do_not_fill_the_disk(
     make_server: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of them together have a limit; what is dropped makes room again."""
+    """All bodies together have a limit; a dropped body frees its share."""
     monkeypatch.setattr(parser, "_MAX_BODIES", 0)
-    server = make_server(max_body_mb=1)  # so it is 4 MiB
+    server = make_server(max_body_mb=1)  # makes the common limit 4 MiB
     url, budget = server.url, server.http.parser.budget
     head = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
     with contextlib.ExitStack() as stack:
@@ -165,20 +165,20 @@ def test_bodies_that_never_end_do_not_fill_the_disk(
             connection.sendall(bytes(120_000))
             status, content = answer_of(connection)
             assert (status, b"invalid_json" in content) == (400, True)
-    # The first never ends its body.
+    # The first client never ends its body.
     eventually(lambda: budget._left == 4 << 20, "all room is free again")
 
 
 @given(st.integers(0, 1 << 24), st.floats(0, 1e9), st.floats(0, 1e4))
 def test_the_deadline_of_a_body(received: int, begun: float, waited: float) -> None:
-    """A minute, and a second more for each 100 kB."""
+    """The deadline is one minute plus one second for each 100 kB."""
     seconds = 60 + received / 100_000
     assert not is_late(begun, received, begun + min(waited, 0.99 * seconds))
     assert is_late(begun, received, begun + 1.01 * seconds + waited)
 
 
 class Uploads:
-    """Bodies of 10 MB that come at times of our choice; 1 MB of them may be kept."""
+    """Bodies of 10 MB that arrive at times set by the test; 1 MB of them may be held."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -199,18 +199,18 @@ def test_the_slowest_body_makes_room_for_a_new_one() -> None:
     uploads = Uploads()
     slow, fast = uploads.begin(500_000), uploads.begin(500_000)
     uploads.now = 9.0
-    refused = uploads.begin(500_000)  # nobody can be called slow yet
+    refused = uploads.begin(500_000)  # too early to call any body slow
     assert [isinstance(p.error, Busy) for p in (slow, fast, refused)] == [False, False, True]
     uploads.now = 11.0
     fast.received(bytes(10_000))
     new = uploads.begin(500_000)
     assert isinstance(slow.error, Busy)
     assert (fast.error, new.error) == (None, None)
-    # What still comes of the slow one is no part of anything.
+    # The rest of the slow body is read and ignored.
     assert (slow.received(b"abc"), slow.completed) == (3, True)
 
 
-def test_a_body_that_stands_still_is_slow_however_fast_it_began() -> None:
+def test_a_stalled_body_is_slow_however_fast_it_began() -> None:
     uploads = Uploads()
     still, steady = uploads.begin(800_000), uploads.begin(70_000)
     for now in range(1, 30):
@@ -222,7 +222,7 @@ def test_a_body_that_stands_still_is_slow_however_fast_it_began() -> None:
     assert (steady.error, new.error) == (None, None)
 
 
-def test_who_is_slowest_does_not_end_others() -> None:
+def test_the_slowest_body_does_not_end_others() -> None:
     uploads = Uploads()
     slow, other = uploads.begin(400_000), uploads.begin(680_000)
     uploads.now = 11.0
@@ -233,10 +233,10 @@ def test_who_is_slowest_does_not_end_others() -> None:
     assert other.error is None
 
 
-def test_a_byte_now_and_then_keeps_no_request_open(
+def test_an_occasional_byte_keeps_no_request_open(
     make_server: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Be it of the headers or of the body; what was asked before is answered before."""
+    """This applies to headers and bodies. Earlier requests of the connection are answered first."""
     server = make_server()
     requests = server.http.parser
     now = [0.0]
@@ -251,7 +251,7 @@ def test_a_byte_now_and_then_keeps_no_request_open(
         assert answer_of(one)[0] == 200
         eventually(lambda: any_body(server, 200_000), "a part of the body is there")
         eventually(lambda: len(unfinished(server)) == 2, "a part of the headers is there")
-        now[0] = 61.0  # for the headers this is too late
+        now[0] = 61.0  # after the deadline of the headers
         assert answer_of(two)[0] == 408
         assert two.recv(1) == b""
         assert any_body(server, 200_000)
@@ -264,7 +264,7 @@ def test_a_byte_now_and_then_keeps_no_request_open(
     assert requests.budget._left == parser._MAX_BODIES
 
 
-def test_a_body_that_was_ended_for_another_is_told_so(
+def test_the_client_of_a_body_dropped_for_another_is_told_so(
     make_server: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parser, "_MAX_BODIES", 0)
@@ -303,7 +303,7 @@ def test_pages_that_may_call_can_read_a_refusal(make_server: Make) -> None:
 
 
 @pytest.mark.parametrize("limit", ["_QUIET_SECONDS", "_LINGER_SECONDS"])
-def test_who_never_closes_is_closed(
+def test_a_connection_that_the_client_never_closes_is_closed(
     make_server: Make, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
     monkeypatch.setattr(channel, limit, 0.0)
@@ -314,8 +314,8 @@ def test_who_never_closes_is_closed(
         eventually(lambda: not server.http.channels, "the connection is closed")
 
 
-def test_a_connection_that_ends_is_read_to_its_end(make_server: Make) -> None:
-    """What a client sends after the last request does not destroy the response."""
+def test_an_ending_connection_is_read_to_its_end(make_server: Make) -> None:
+    """Data that a client sends after the last request does not destroy the response."""
     server = make_server()
     with connect(server.url) as connection:
         connection.sendall(b"GET /health HTTP/1.0\r\n\r\n")
@@ -331,7 +331,7 @@ def test_a_connection_that_ends_is_read_to_its_end(make_server: Make) -> None:
 
 @pytest.mark.skipif(not hasattr(socket, "MSG_OOB"), reason="no urgent data")
 def test_urgent_data_ends_a_connection(make_server: Make) -> None:
-    """It would wake the server again and again."""
+    """Urgent data would wake the server again and again."""
     server = make_server()
     with connect(server.url) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\n")

@@ -1,4 +1,4 @@
-"""Requests with every optional field that the document knows, and answers that fit the document."""
+"""Requests with every optional field of the document; their responses match the document."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SCHEMAS = Documented(document())
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory, starter_path: Path) -> Iterator[str]:
-    """A server of a starter that fills in, a model that takes images, and one that ranks."""
+    """A server with a fill-in-the-middle starter, a vision model and a ranking model."""
     folder = tmp_path_factory.mktemp("models")
     with_metadata(starter_path, folder / starter_path.name, FILL_IN)
     make_seeing(folder, SEEING)
@@ -47,7 +47,7 @@ def previous(url: str) -> str:
 
 
 @pytest.mark.parametrize("index", range(len(PLAIN)), ids=[full.path for full in PLAIN])
-def test_answers_to_all_fields_are_as_described(url: str, previous: str, index: int) -> None:
+def test_responses_to_all_fields_match_the_document(url: str, previous: str, index: int) -> None:
     documented = Documented.of(url)
     full = full_requests(STARTER, SEEING, RANKING, previous)[index]
     for body in full.bodies():
@@ -58,7 +58,7 @@ def test_answers_to_all_fields_are_as_described(url: str, previous: str, index: 
 
 
 def test_every_field_has_a_sample() -> None:
-    """Also every field of every object inside: who adds one writes a sample of it."""
+    """This includes the fields of nested objects. Anyone who adds a field must add a sample."""
     for path, methods in SCHEMAS.document["paths"].items():
         if "requestBody" in methods.get("post", {}):
             bodies = [body for full in PLAIN if full.path == path for body in full.bodies()]

@@ -1,4 +1,4 @@
-"""The OpenAPI document: every route is in it, and whatever the server answers is as it says."""
+"""The OpenAPI document: it contains every endpoint, and every response matches it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_route_is_described_and_nothing_else(server: Server) -> None:
         (re.sub(r"{(\w+):path}", r"{\1}", route.path), method.method.lower())
         for route in falcon.inspect.inspect_routes(app)
         for method in route.methods
-        if not method.internal and method.method != "HEAD"  # HEAD goes with GET
+        if not method.internal and method.method != "HEAD"  # HEAD is implied by GET
     }
     described = {
         (path, method) for path, methods in document()["paths"].items() for method in methods
@@ -61,7 +61,7 @@ def test_every_route_is_described_and_nothing_else(server: Server) -> None:
     assert (CHAT, "post") in routes
 
 
-def test_the_document_is_served_as_it_is_made(base_url: str) -> None:
+def test_the_document_is_served_unchanged(base_url: str) -> None:
     response = request(base_url, "GET", "/openapi.json")
     assert response.headers["content-type"] == "application/json"
     assert response.json == document()
@@ -79,7 +79,7 @@ def references(value: Any) -> Iterator[str]:
             yield from references(inner)
 
 
-def test_references_lead_somewhere_and_every_schema_is_used() -> None:
+def test_every_reference_resolves_and_every_schema_is_used() -> None:
     whole = document()
     told = set(references(whole))
     assert told == {f"#/components/schemas/{name}" for name in whole["components"]["schemas"]}
@@ -184,7 +184,7 @@ ANSWERS: list[tuple[str, str, str, Any, int]] = [
     ANSWERS,
     ids=lambda value: str(value)[:40] if isinstance(value, (str, int)) else "",
 )
-def test_answers_are_as_described(
+def test_responses_match_the_document(
     base_url: str,
     documented: Documented,
     method: str,
@@ -201,7 +201,7 @@ def test_answers_are_as_described(
 def test_every_operation_is_among_the_answers() -> None:
     tried = {(method, path) for method, path, _, _, status in ANSWERS if status == 200}
     paths = document()["paths"].items()
-    # Only a model made for it can rerank, and only what was kept can be read; see below.
+    # Reranking needs a model made for it, and only stored responses can be read; see below.
     one = f"{RESPONSES}/{{id}}"
     elsewhere = {
         ("post", RERANK), ("get", one), ("delete", one), ("get", f"{one}/input_items"),
@@ -209,7 +209,7 @@ def test_every_operation_is_among_the_answers() -> None:
     assert tried == {(method, path) for path, methods in paths for method in methods} - elsewhere
 
 
-def test_what_is_kept(base_url: str, documented: Documented) -> None:
+def test_stored_responses(base_url: str, documented: Documented) -> None:
     items = [
         {"role": "developer", "content": "Be brief."},
         {"type": "reasoning", "summary": [{"type": "summary_text", "text": "a"}],
@@ -269,7 +269,7 @@ def test_a_busy_and_a_failing_server(make_server: Callable[..., Server], tmp_pat
     documented.check(broken, "post", CHAT)
 
 
-# Bodies: what the document calls wrong is refused, by the field that the document means.
+# Bodies: the server refuses each body that the document calls invalid, and names the same field.
 
 SCHEMAS = Documented(document())
 VALUES = st.one_of(
@@ -290,8 +290,10 @@ VALUES |= st.lists(VALUES, max_size=3)
 
 
 def agree(path: str, parse: Callable[[dict[str, Any]], Any], body: dict[str, Any]) -> None:
-    """What the document calls wrong, the server refuses; it may refuse more, which depends on
-    several fields at once."""
+    """Check that the server refuses a body that the document calls invalid.
+
+    The server may refuse more bodies, because of rules about several fields at once.
+    """
     wrong = [error.message for error in SCHEMAS.body("post", path).iter_errors(body)]
     with contextlib.suppress(InvalidParameter):
         parse(body)

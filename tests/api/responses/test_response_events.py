@@ -1,4 +1,4 @@
-"""The events of a ``/v1/responses`` stream: their order, and that they tell the whole response."""
+"""The events of a ``/v1/responses`` stream: their order, and that they contain the response."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from offgrid.server import Server
 
 
 def transcript(events: list[Json]) -> list[str]:
-    """Types of events without their common prefix, repeated ones once."""
+    """Types of events without their common prefix, each run of equal ones once."""
     kinds = [event["type"].removeprefix("response.") for event in events]
     return [kind for n, kind in enumerate(kinds) if n == 0 or kinds[n - 1] != kind]
 
@@ -41,7 +41,7 @@ CALL_EVENTS = [
 
 
 def replay(events: list[Json]) -> list[Json]:
-    """The output that a client builds from nothing but the events."""
+    """The output that a client builds from the events alone."""
     output: list[Json] = []
     for event in events:
         kind = event["type"].removeprefix("response.")
@@ -90,7 +90,7 @@ def test_events_of_a_call(base_url: str) -> None:
     assert events[-1]["response"]["output"] == [call]
 
 
-def test_padding_comes_when_asked_for(base_url: str) -> None:
+def test_padding_is_sent_on_request(base_url: str) -> None:
     padded = stream(base_url, stream_options={"include_obfuscation": True})
     assert all(("obfuscation" in e) == e["type"].endswith(".delta") for e in padded)
     assert not any("obfuscation" in event for event in stream(base_url))
@@ -103,7 +103,7 @@ CHATML = (
 
 
 def test_reasoning(serve_template: Callable[[str], str]) -> None:
-    """The prompt opens a thought, and this model never ends it."""
+    """The prompt opens reasoning, and this model never ends it."""
     url = serve_template(CHATML + "{% if 1 %}{% else %}</think>{% endif %}<think>\n{% endif %}")
     fields: Json = {"max_output_tokens": 12, "include": [LOGPROBS]}
     response = ask(url, **fields)
@@ -118,12 +118,12 @@ def test_reasoning(serve_template: Callable[[str], str]) -> None:
         "incomplete",
     ]  # fmt: skip
     assert without_ids(replay(events)) == without_ids(response["output"])
-    # It goes back to the template, which decides what becomes of it.
+    # The reasoning goes back to the template, which may use or drop it.
     again = ask(url, [*response["output"], {"role": "user", "content": "Go on"}], **fields)
     assert again["output"][0]["type"] == "reasoning"
 
 
-def test_a_stream_that_fails_says_so(make_server: Callable[..., Server]) -> None:
+def test_a_failing_stream_reports_the_error(make_server: Callable[..., Server]) -> None:
     server = make_server()
     engine = server.pool.engine(STARTER)
     long = body("Tell me a short story.", ignore_eos=True, stream=True)
@@ -144,7 +144,7 @@ def test_a_stream_that_fails_says_so(make_server: Callable[..., Server]) -> None
     assert request(server.url, "GET", f"{PATH}/{last.response.id}").status == 404
 
 
-def test_a_stream_that_fails_by_our_fault_says_so(
+def test_a_stream_that_fails_through_a_bug_reports_the_error(
     base_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: ResponseWriter) -> Any:

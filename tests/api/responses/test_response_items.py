@@ -1,4 +1,4 @@
-"""Items of ``/v1/responses``: one stored form, and the chat messages that they are."""
+"""Items of ``/v1/responses``: their stored form, and the chat messages that they become."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def thinks(text: str) -> Json:
 
 
 def messages(*items: Json) -> list[Json]:
-    """The chat messages, calls by the names of their functions."""
+    """The chat messages of items; a call is shown as the name of its function."""
     result, _ = to_messages(item for item in parse_items(list(items)) if isinstance(item, dict))
     for message in result:
         if "tool_calls" in message:
@@ -52,7 +52,7 @@ def test_one_turn_is_one_message() -> None:
     ]  # fmt: skip
 
 
-def test_what_cannot_stand_in_one_message_begins_another() -> None:
+def test_an_item_that_does_not_fit_into_a_message_begins_another() -> None:
     assert messages(says("One."), says("Two.")) == [
         {"role": "assistant", "content": "One."}, {"role": "assistant", "content": "Two."},
     ]  # fmt: skip
@@ -99,8 +99,8 @@ ITEMS = st.lists(
 
 
 @given(ITEMS)
-def test_what_was_listed_can_be_sent_again(items: list[Json]) -> None:
-    """The stored form is a form of input, and means the same."""
+def test_listed_items_can_be_sent_again(items: list[Json]) -> None:
+    """The stored form is valid input with the same meaning."""
     once = parse_items(items)
     again = parse_items(json.loads(json.dumps(once)))
     assert again == once
@@ -110,7 +110,7 @@ def test_what_was_listed_can_be_sent_again(items: list[Json]) -> None:
 
 @given(ITEMS)
 def test_no_text_is_lost(items: list[Json]) -> None:
-    """All that was said is in the messages, in order, and nothing else."""
+    """The messages contain exactly the text of the items, in order."""
 
     def texts(values: list[Json], *keys: str) -> str:
         return "".join(str(value[key]) for value in values for key in keys if value.get(key))

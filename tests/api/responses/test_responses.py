@@ -48,7 +48,7 @@ def test_a_response_field_by_field(base_url: str) -> None:
     assert usage["output_tokens_details"] == {"reasoning_tokens": 0}
 
 
-def test_it_says_what_chat_says(base_url: str) -> None:
+def test_the_answer_equals_that_of_chat(base_url: str) -> None:
     chat = {
         "model": STARTER, "temperature": 0.9, "seed": 3, "max_tokens": 40,
         "messages": [{"role": "system", "content": "Be brief."},
@@ -83,7 +83,7 @@ def test_forms_of_input(base_url: str, items: Any) -> None:
     assert "12" in text_of(ask(base_url, items))
 
 
-def test_an_answer_that_is_cut(base_url: str) -> None:
+def test_a_truncated_answer(base_url: str) -> None:
     response = ask(base_url, "Tell me a short story.", max_output_tokens=5)
     assert response["status"] == "incomplete"
     assert response["incomplete_details"] == {"reason": "max_output_tokens"}
@@ -250,7 +250,7 @@ def test_forms_of_text(base_url: str) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("streamed", [False, True])
-def test_schemas_that_cannot_be_kept(
+def test_schemas_that_cannot_be_enforced(
     base_url: str, fields: Json, param: str, streamed: bool
 ) -> None:
     answer = request(base_url, "POST", PATH, body(stream=streamed, **fields))

@@ -1,4 +1,4 @@
-"""The fields of ``/v1/responses``: supported, without effect, or refused by their names."""
+"""The fields of ``/v1/responses``: supported, without effect, or refused by name."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_too_long_a_prompt_names_the_input(base_url: str) -> None:
     assert (unknown.status, unknown.json["error"]["code"]) == (404, "model_not_found")
 
 
-def test_what_only_background_responses_have(client: OpenAI, base_url: str) -> None:
+def test_features_of_background_responses(client: OpenAI, base_url: str) -> None:
     response = client.responses.create(model=STARTER, input="Hello!", max_output_tokens=1)
     with pytest.raises(NotFoundError, match="Unknown URL"):
         client.responses.cancel(response.id)
@@ -136,12 +136,12 @@ def test_odd_ids(base_url: str) -> None:
         assert response.json["error"]["code"] == "previous_response_not_found"
 
 
-# Objects without effect, where clients may send fields that are newer than this server.
+# Objects without effect, in which clients may send fields that this server does not know.
 OPEN = frozenset({"access_programs", "image", "prompt_cache_options"})
 
 
 def test_every_field_of_the_client_is_known(base_url: str) -> None:
-    """Whatever a client of today can send is supported, ignored or refused, never unheard of."""
+    """Every field of the current client is supported, ignored or refused; none is unknown."""
     names = set(ResponseCreateParamsBase.__annotations__) | {"stream"}
     assert len(names) > 30
     nulls = dict.fromkeys(names - {"model", "input"})
@@ -158,5 +158,5 @@ def test_every_field_of_the_client_is_known(base_url: str) -> None:
         assert not unknown or answer.json["error"]["param"] == f"{name}.no_such_field"
 
 
-def test_reasoning_effort_is_shown_again(base_url: str) -> None:
+def test_reasoning_effort_is_returned(base_url: str) -> None:
     assert ask(base_url, reasoning={"effort": "low"})["reasoning"]["effort"] == "low"

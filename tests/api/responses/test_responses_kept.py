@@ -1,4 +1,4 @@
-"""What ``/v1/responses`` keeps: conversations that continue, and the endpoints to read it."""
+"""Stored responses of ``/v1/responses``: continued conversations, and the endpoints to read."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_conversation_continues(client: OpenAI, base_url: str) -> None:
         ],
     )
     assert text_of(third) == text_of(spelled_out)
-    # Instructions are those of their own request only.
+    # Instructions apply to their own request only.
     assert third["usage"]["input_tokens"] == spelled_out["usage"]["input_tokens"]
     assert third["usage"]["input_tokens_details"]["cached_tokens"] > 0
 
@@ -73,7 +73,7 @@ def test_retrieve_and_delete(client: OpenAI) -> None:
     assert refused.value.param == "previous_response_id"
 
 
-def test_what_a_stream_answered_is_kept_before_it_ends(base_url: str) -> None:
+def test_a_streamed_response_is_stored_before_the_stream_ends(base_url: str) -> None:
     with Stream(base_url, PATH, body(stream=True)) as opened:
         last = {}
         for event in map(json.loads, opened.events()):
@@ -140,8 +140,8 @@ def test_stored_items_can_be_referred_to(client: OpenAI, base_url: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_restart_keeps_them(make_server: Callable[..., Server]) -> None:
-    """The default run has a server that is killed instead (tests/attacks/test_held_life.py)."""
+def test_stored_responses_survive_a_restart(make_server: Callable[..., Server]) -> None:
+    """The default run covers a killed server instead (tests/attacks/test_held_life.py)."""
     first = make_server()
     response = ask(first.url, "My name is Ada.")
     first.stop()
@@ -167,7 +167,7 @@ def test_a_store_that_fails_costs_no_answer(
     assert ask(url)["store"] is True
 
 
-def test_a_server_that_keeps_nothing(make_server: Callable[..., Server], tmp_path: Path) -> None:
+def test_a_server_that_stores_nothing(make_server: Callable[..., Server], tmp_path: Path) -> None:
     url = make_server(max_responses=0).url
     response = ask(url)
     assert response["store"] is False
@@ -178,7 +178,7 @@ def test_a_server_that_keeps_nothing(make_server: Callable[..., Server], tmp_pat
     assert not list(tmp_path.glob("*.sqlite3"))
 
 
-def test_the_oldest_go_first(make_server: Callable[..., Server]) -> None:
+def test_the_oldest_responses_are_evicted_first(make_server: Callable[..., Server]) -> None:
     url = make_server(max_responses=2).url
     ids = [ask(url, max_output_tokens=1)["id"] for _ in range(3)]
     assert [request(url, "GET", f"{PATH}/{id}").status for id in ids] == [404, 200, 200]

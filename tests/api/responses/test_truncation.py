@@ -1,4 +1,4 @@
-"""``truncation: auto`` on a real server: which turns of a long conversation the model reads."""
+"""``truncation: auto`` on a real server: which turns of a long conversation are in the prompt."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def count(client: OpenAI, items: list[Any], **fields: Any) -> int:
     return client.responses.input_tokens.count(model=STARTER, input=items, **fields).input_tokens
 
 
-def test_a_conversation_that_fits_is_read_whole(client: OpenAI) -> None:
+def test_a_conversation_that_fits_is_not_truncated(client: OpenAI) -> None:
     items = conversation(2)
     response = client.responses.create(
         model=STARTER, input=items, truncation="auto", max_output_tokens=1
@@ -37,7 +37,7 @@ def test_a_conversation_that_fits_is_read_whole(client: OpenAI) -> None:
     assert response.usage.input_tokens == count(client, items)
 
 
-# Without a limit an eighth of the context is kept for the answer, as where tokens are counted.
+# Without max_output_tokens an eighth of the context is left for the answer, as when counting.
 @pytest.mark.parametrize("max_output_tokens", [16, pytest.param(None, marks=pytest.mark.slow)])
 def test_the_oldest_turns_are_left_out(
     client: OpenAI, base_url: str, max_output_tokens: int | None
@@ -60,7 +60,7 @@ def test_the_oldest_turns_are_left_out(
 
 
 def test_a_turn_that_is_longer_than_any_prompt_is_left_out(client: OpenAI) -> None:
-    """So long that it is refused before it is looked into."""
+    """It is so long that its length alone would refuse it."""
     last: list[Any] = [*turn(2), {"role": "user", "content": "Hello!"}]
     items = [SYSTEM, *turn(0), *turn(1, words=20_000), *last]
     response = client.responses.create(
@@ -85,7 +85,7 @@ def test_a_result_keeps_its_call(client: OpenAI) -> None:
     assert response.usage.input_tokens >= count(client, [SYSTEM, *last])
 
 
-def test_what_is_stored_is_the_whole_conversation(client: OpenAI) -> None:
+def test_the_whole_conversation_is_stored(client: OpenAI) -> None:
     first = client.responses.create(model=STARTER, input=conversation(5), max_output_tokens=1)
     last: list[Any] = [{"role": "user", "content": "one two three " * 250}]
     with pytest.raises(BadRequestError):

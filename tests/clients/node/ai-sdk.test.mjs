@@ -1,4 +1,4 @@
-// The Vercel AI SDK, which validates whatever it is answered, through both of its providers.
+// The Vercel AI SDK, which validates every response, through both of its providers.
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { createOpenAI } from "@ai-sdk/openai";

@@ -8,7 +8,7 @@ from offgrid.engine.client.blame import REFUSED_FOR, Blame
 
 
 class Clock:
-    """Time that goes on when a test says so."""
+    """A clock that a test moves forward."""
 
     now = 0.0
 
@@ -27,7 +27,7 @@ def blame(clock: Clock) -> Blame:
 
 
 def prefill(blame: Blame, *keys: str) -> None:
-    """Requests whose prompts are computed, with ids from 1 on."""
+    """Make the worker compute the prompts of requests with ids from 1."""
     for number, key in enumerate(keys, 1):
         blame.enter(number, key)
         blame.tokenising(number, 0)
@@ -35,14 +35,16 @@ def prefill(blame: Blame, *keys: str) -> None:
         blame.prefilling(number)
 
 
-def test_one_crash_is_no_refusal_however_many_asked(blame: Blame) -> None:
+def test_one_crash_refuses_nothing_however_many_requests_had_the_prompt(blame: Blame) -> None:
     prefill(blame, "a", "a", "a")
     assert blame.crashed() == {"a"}
     assert blame.suspected("a")
     assert not blame.refused("a")
 
 
-def test_two_crashes_alone_are_refused_until_one_is_forgotten(blame: Blame, clock: Clock) -> None:
+def test_a_prompt_with_two_crashes_is_refused_until_one_is_forgotten(
+    blame: Blame, clock: Clock
+) -> None:
     for _ in range(2):
         prefill(blame, "a")
         blame.crashed()
@@ -69,7 +71,7 @@ def test_two_crashes_alone_are_refused_until_one_is_forgotten(blame: Blame, cloc
         ("", "a", ""),
     ],
 )
-def test_what_two_crashes_have_in_common(
+def test_the_prompt_common_to_two_crashes_is_refused(
     blame: Blame, first: str, second: str, refused: str
 ) -> None:
     for keys in (first, second):
@@ -78,7 +80,7 @@ def test_what_two_crashes_have_in_common(
     assert {key for key in "abcd" if blame.refused(key)} == set(refused)
 
 
-def test_only_what_is_computed_is_suspected(blame: Blame) -> None:
+def test_only_prompts_being_computed_are_suspected(blame: Blame) -> None:
     blame.enter(1, "waits for the tokeniser")
     blame.enter(2, "tokenised")
     blame.tokenising(2, 0)
@@ -94,19 +96,19 @@ def test_only_what_is_computed_is_suspected(blame: Blame) -> None:
     blame.enter(6, "text")
     blame.tokenising(6, 0)
     assert blame.crashed() == {"grammar", "text"}
-    assert blame.computing() == set()  # the next worker begins with nothing
+    assert blame.computing() == set()  # the next worker starts without prompts
 
 
-def test_a_thread_that_begins_with_another_text_is_through_with_the_last(blame: Blame) -> None:
+def test_a_thread_that_begins_a_text_has_finished_the_last_one(blame: Blame) -> None:
     for number in (1, 2):
         blame.enter(number, str(number))
         blame.tokenising(number, 0)
     assert blame.computing() == {"2"}
-    blame.tokenising(0, 0)  # nothing: that one was cancelled
+    blame.tokenising(0, 0)  # an unknown id: its request was cancelled
     assert blame.computing() == set()
 
 
-def test_who_is_computed_without_harm_is_acquitted(blame: Blame) -> None:
+def test_a_prompt_computed_without_harm_is_acquitted(blame: Blame) -> None:
     prefill(blame, "a", "b")
     blame.crashed()
     prefill(blame, "b")
@@ -122,8 +124,8 @@ def test_a_client_that_leaves_does_not_take_the_blame_with_it(blame: Blame, cloc
     prefill(blame, "a")
     blame.left(1, ping=7)
     clock.now = 2.0
-    blame.pong(7, 0.0)  # sent before the client left: the worker does not know of it
-    blame.pong(8, 3.0)  # it knows, and is still in the step in which it computed the prompt
+    blame.pong(7, 0.0)  # sent before the worker knew that the client had left
+    blame.pong(8, 3.0)  # the worker knows, but is still in the step that computes the prompt
     assert blame.computing() == {"a"}
     blame.pong(9, 1.0)  # that step is over
     assert blame.computing() == set()
@@ -131,5 +133,5 @@ def test_a_client_that_leaves_does_not_take_the_blame_with_it(blame: Blame, cloc
     blame.tokenising(1, 0)
     blame.left(1, ping=9)
     clock.now = 9.0
-    blame.pong(11, 0.0)  # a text is read to its end
+    blame.pong(11, 0.0)  # tokenising a text is never cut short
     assert blame.computing() == {"b"}

@@ -1,4 +1,4 @@
-"""The worker process under ill treatment, seen from HTTP: it may die, the server may not."""
+"""The worker process killed and stopped, seen from HTTP: it may die, the server must not."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("no_pauses")
 
 
 class Clock:
-    """Time that goes on, and leaps ahead when a test says so."""
+    """A running clock that a test can move forward."""
 
     ahead = 0.0
 
@@ -121,7 +121,7 @@ def clock() -> Clock:
 def client(
     request: pytest.FixtureRequest, starter_path: Path, clock: Clock
 ) -> Iterator[EngineClient]:
-    """Small batches: a long prompt takes many steps. One slot, or as many as a test says."""
+    """A client with small batches, so a long prompt takes many steps, and by default one slot."""
     client = EngineClient(
         Load(str(starter_path), parallel=getattr(request, "param", 1), batch_size=8, threads=1),
         name="model", queue_size=8, load_timeout=60, stall_timeout=60, clock=clock,
@@ -137,20 +137,22 @@ def prompt(text: str, **fields: Any) -> GenerationRequest:
 
 
 def long_prompt(name: str) -> GenerationRequest:
-    """It is computed for long enough to be interrupted."""
+    """A prompt with a prefill long enough to be interrupted."""
     text = f"{name}: " + "once upon a time there was " * 200
     greedy = SamplingParams(temperature=0.0)
     return prompt(text, max_tokens=2, sampling=greedy, cache_prompt=False)
 
 
 def prefilled(client: EngineClient) -> int:
-    """How many prompts are just computed."""
+    """The number of prompts being computed."""
     return sum(p.state == State.STARTED for p in client.requests.pending())
 
 
 def stop_while_computing(client: EngineClient, n: int = 1, after: int | None = None) -> int:
-    """Stop the worker while it computes ``n`` prompts, and return its process id: that of the next
-    one ``after`` one that was ended."""
+    """Stop the worker while it computes ``n`` prompts, and return its process id.
+
+    ``after``: process id of an ended worker, to wait for its successor.
+    """
     pid: int | None = None
 
     def caught() -> bool:
@@ -176,7 +178,7 @@ def finish(client: EngineClient, request: GenerationRequest) -> str:
 
 
 class Asked:
-    """Requests that threads wait for, one after the other given to the worker."""
+    """Requests given to the worker one after the other, each awaited by a thread."""
 
     def __init__(self, client: EngineClient, *requests: GenerationRequest) -> None:
         self.results: list[Any] = [None] * len(requests)
@@ -194,7 +196,10 @@ class Asked:
             self.results[index] = ex
 
     def start(self, count: int, *, handed_over: bool = True) -> None:
-        """Start the next ones; wait for each to be registered, unless no worker is there."""
+        """Start the next ``count`` requests and wait until each is registered.
+
+        Without a worker none is registered: then ``handed_over`` is false.
+        """
         for thread in self._threads[self._started : self._started + count]:
             thread.start()
             self._started += 1
@@ -204,7 +209,7 @@ class Asked:
                 )
 
     def wait(self) -> list[Any]:
-        """What became of each: its text or its error."""
+        """Return the text or the error of each request."""
         for thread in self._threads:
             thread.join(60)
             assert not thread.is_alive(), "a request hangs"
@@ -212,7 +217,7 @@ class Asked:
 
 
 def crash(client: EngineClient, *requests: GenerationRequest) -> list[Any]:
-    """End the worker while it computes the first of some requests, and the others wait."""
+    """Kill the worker while it computes the first request and the others wait."""
     asked = Asked(client, *requests)
     asked.start(1)
     pid = stop_while_computing(client)
@@ -237,15 +242,17 @@ def test_a_prompt_that_ends_the_worker_twice_is_refused_for_some_time(
     assert not client.pending_count
 
 
-def test_one_crash_is_one_strike_however_many_ask_the_same(client: EngineClient) -> None:
+def test_one_crash_is_one_strike_however_many_requests_share_the_prompt(
+    client: EngineClient,
+) -> None:
     poison = long_prompt("poison")
     errors = crash(client, poison, poison, poison)
     assert all(isinstance(error, EngineFault) for error in errors)
     assert finish(client, poison)
 
 
-def test_who_waits_while_another_ends_the_worker_is_served(client: EngineClient) -> None:
-    """Nothing was computed of it: the next worker gets it, and nobody is told."""
+def test_requests_that_wait_while_another_ends_the_worker_are_served(client: EngineClient) -> None:
+    """Nothing was computed for them: the next worker gets them, and no client notices."""
     waiting = [
         prompt(f"number {i}", max_tokens=3, sampling=SamplingParams(seed=i)) for i in range(3)
     ]
@@ -255,13 +262,13 @@ def test_who_waits_while_another_ends_the_worker_is_served(client: EngineClient)
     assert isinstance(error, EngineFault)
     assert texts == expected
     assert client.pid != pid
-    # They have done nothing, so they may be there when it happens again.
+    # They got no strike, so they may wait during a second crash too.
     error, *texts = crash(client, long_prompt("poison"), *waiting)
     assert isinstance(error, EngineFault)
     assert texts == expected
 
 
-def test_who_waits_while_the_worker_ends_twice_is_told_so(client: EngineClient) -> None:
+def test_a_request_that_waits_while_the_worker_ends_twice_is_told_so(client: EngineClient) -> None:
     asked = Asked(client, long_prompt("one"), long_prompt("two"), prompt("Once", max_tokens=2))
     asked.start(1)
     pid = stop_while_computing(client)
@@ -279,11 +286,11 @@ def test_who_waits_while_the_worker_ends_twice_is_told_so(client: EngineClient) 
 
 @pytest.mark.parametrize("client", [2], indirect=True)
 def test_of_two_prompts_in_one_crash_only_the_guilty_one_is_refused(client: EngineClient) -> None:
-    """Which of them ended the worker is not known: they are tried again, one after the other."""
+    """It is unknown which one ended the worker, so the server retries them one at a time."""
     guilty, innocent = long_prompt("guilty"), long_prompt("innocent")
     expected = finish(client, innocent)
     asked = Asked(client, guilty, innocent)
-    # The worker finds both when it goes on, and computes them together.
+    # The worker receives both when it continues, and computes them together.
     os.kill(client.pid or 0, signal.SIGSTOP)
     asked.start(2)
     os.kill(client.pid or 0, signal.SIGCONT)
@@ -301,7 +308,7 @@ def test_of_two_prompts_in_one_crash_only_the_guilty_one_is_refused(client: Engi
 
 
 def test_a_worker_killed_while_idle_costs_no_request(client: EngineClient) -> None:
-    """Whether the server knows of its end already or writes to a pipe without a reader."""
+    """The server may already know of the end, or may still write to a pipe without a reader."""
     for _ in range(2):
         pid = client.pid
         assert pid is not None
@@ -314,7 +321,7 @@ def test_a_worker_killed_while_idle_costs_no_request(client: EngineClient) -> No
 def test_a_worker_is_started_as_soon_as_the_system_starts_threads_again(
     client: EngineClient, caplog: pytest.LogCaptureFixture, thread: str
 ) -> None:
-    """Whoever waits meanwhile is served; nobody is told that the model's file is at fault."""
+    """Waiting requests are served; no error blames the model's file."""
     pid = client.pid
     asked = Asked(client, prompt("Once", max_tokens=2))
     with pytest.MonkeyPatch.context() as patch:
@@ -328,7 +335,7 @@ def test_a_worker_is_started_as_soon_as_the_system_starts_threads_again(
 
 
 def test_requests_wait_for_a_thread_that_sends_them(client: EngineClient) -> None:
-    """Their worker dies, and the system starts no thread that hands them to the next one."""
+    """Their worker dies, and the system starts no thread to send them to the next one."""
     pid = client.pid
     os.kill(pid or 0, signal.SIGSTOP)
     asked = Asked(client, prompt("Once", max_tokens=2))
@@ -347,7 +354,7 @@ def test_requests_wait_for_a_thread_that_sends_them(client: EngineClient) -> Non
 def test_a_request_too_large_for_the_pipe_whose_worker_dies_before_it_is_sent(
     client: EngineClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The next worker's sender finds that out, and tells whoever waits for the answer."""
+    """The next worker's sender detects the size and reports it to the waiting request."""
     monkeypatch.setattr("offgrid.engine.protocol.MAX_FRAME", 1 << 16)
     request = prompt("x" * (1 << 16), prompt_param="messages")
     pid = client.pid
@@ -367,7 +374,7 @@ def test_a_request_too_large_for_the_pipe_whose_worker_dies_before_it_is_sent(
     assert finish(client, prompt("Once", max_tokens=2))
 
 
-def test_a_stopped_worker_is_ended_and_who_waits_is_served(client: EngineClient) -> None:
+def test_a_stopped_worker_is_ended_and_waiting_requests_are_served(client: EngineClient) -> None:
     pid = client.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
@@ -380,11 +387,11 @@ def test_a_stopped_worker_is_ended_and_who_waits_is_served(client: EngineClient)
     assert isinstance(text, str)
 
 
-def test_the_seed_that_was_told_stays_in_force(client: EngineClient) -> None:
-    """The client has read it in the head of the answer when the worker dies."""
+def test_a_reported_seed_stays_valid_after_a_crash(client: EngineClient) -> None:
+    """The client has read the seed in the response's headers before the worker dies."""
     first = client.submit(prompt("Once", ignore_eos=True))
     assert first.next(60)
-    warm = SamplingParams(temperature=2.0)  # no slot is free: it is accepted, and waits
+    warm = SamplingParams(temperature=2.0)  # no slot is idle: it is accepted and waits
     waiting = client.submit(prompt("Once upon", max_tokens=20, sampling=warm))
     assert client.pid is not None
     os.kill(client.pid, signal.SIGKILL)
@@ -396,11 +403,11 @@ def test_the_seed_that_was_told_stays_in_force(client: EngineClient) -> None:
     assert finish(client, prompt("Once upon", max_tokens=20, sampling=warm)) == text
 
 
-# tests/attacks/test_held_files.py cuts more of them.
+# tests/attacks/test_held_files.py truncates more files.
 @pytest.mark.parametrize(
     "keep", [pytest.param(n, marks=pytest.mark.slow) for n in (4, 100, 1_000_000)] + [20_000]
 )
-def test_a_file_that_is_cut_short(make_server: MakeServer, starter_path: Path, tmp_path: Path,
+def test_a_truncated_file(make_server: MakeServer, starter_path: Path, tmp_path: Path,
                                   keep: int) -> None:  # fmt: skip
     (tmp_path / "short.gguf").write_bytes(starter_path.read_bytes()[:keep])
     (tmp_path / "whole.gguf").symlink_to(starter_path)
@@ -411,7 +418,7 @@ def test_a_file_that_is_cut_short(make_server: MakeServer, starter_path: Path, t
     assert response.headers["x-should-retry"] == "false"
     message = response.json["error"]["message"]
     assert message.startswith("The model short cannot be loaded: ")
-    assert str(tmp_path) not in message  # llama.cpp says where the file lies
+    assert str(tmp_path) not in message  # llama.cpp's message contains the path of the file
     whole = request(server.url, "POST", TEXT, {"model": "whole", "prompt": "x", "max_tokens": 1})
     assert whole.status == 200
 
@@ -438,7 +445,7 @@ def test_load_errors_reach_the_caller(tmp_path: Path) -> None:
 
 
 def test_strange_prompts_beside_running_streams(make_server: MakeServer) -> None:
-    """One client's poison does not change the others' answers."""
+    """One client's strange prompts do not change the others' answers."""
     server = make_server()
     body = chat_body("Tell me a short story.", temperature=0, stream=True)
 

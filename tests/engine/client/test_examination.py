@@ -1,4 +1,4 @@
-"""A look at a model file by a process of its own: what it finds, and what it says of it."""
+"""Examination of a model file in a separate process: its findings and its messages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_model_that_can_be_loaded(tiny: Path) -> None:
     ],
 )
 def test_a_file_that_cannot_be_loaded(tiny: Path, tmp_path: Path, fault: str, reason: str) -> None:
-    """The weights are not read for it, and no path is told."""
+    """The weights are not read, and the message contains no path."""
     path = tmp_path / "broken.gguf"
     name = b"llama.feed_forward_length"
     at = tiny.read_bytes().index(name) + len(name) + 4
@@ -49,8 +49,8 @@ def test_a_file_that_cannot_be_loaded(tiny: Path, tmp_path: Path, fault: str, re
     assert str(tmp_path) not in failed.message
 
 
-def test_it_ends_when_the_server_stops(tiny: Path) -> None:
-    """It is killed then: nothing has been found out of the file."""
+def test_an_examination_ends_when_the_server_stops(tiny: Path) -> None:
+    """Its process is killed, so it says nothing about the file."""
     examination = Examination(Load(str(tiny)), 60)
     examination.stop()
     failed = examination.run()
@@ -59,10 +59,10 @@ def test_it_ends_when_the_server_stops(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize("thread", ["worker-log", "examination-limit"])
-def test_it_leaves_no_process_where_the_system_starts_no_thread(
+def test_an_examination_leaves_no_process_if_no_thread_can_be_started(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, thread: str
 ) -> None:
-    """As under a limit of processes: the file is not to blame."""
+    """As under a process limit: the file is not to blame."""
     started: list[subprocess.Popen[bytes]] = []
 
     class Recorded(subprocess.Popen[bytes]):

@@ -10,7 +10,7 @@ def test_workers_killed_from_outside_are_replaced_soon() -> None:
     assert restarts.pause == 0
     for _ in range(20):
         restarts.ended(1.0, computed=False)
-        assert 0 < restarts.pause <= 0.5  # never at once: it may die of itself again and again
+        assert 0 < restarts.pause <= 0.5  # never 0: the worker may die by itself repeatedly
 
 
 def test_the_pause_grows_with_crashes_and_only_with_them() -> None:
@@ -27,7 +27,7 @@ def test_the_pause_grows_with_crashes_and_only_with_them() -> None:
     assert restarts.pause == 0.5
 
 
-def test_silence_is_the_time_since_a_word() -> None:
+def test_silence_is_the_time_since_the_last_message() -> None:
     silence = Silence(1.0)
     silence.heard(100.0)
     assert silence.look(100.5) == 0.5
@@ -36,8 +36,8 @@ def test_silence_is_the_time_since_a_word() -> None:
     assert silence.look(102.5) == 0.5
 
 
-def test_time_in_which_nobody_listened_is_no_silence() -> None:
-    """As with Ctrl-Z and fg: the server and its worker were both stopped."""
+def test_time_in_which_the_server_did_not_run_is_no_silence() -> None:
+    """As after Ctrl-Z and fg, which stop both the server and its worker."""
     silence = Silence(1.0)
     silence.heard(100.0)
     assert silence.look(101.0) == 1.0
@@ -45,7 +45,7 @@ def test_time_in_which_nobody_listened_is_no_silence() -> None:
     assert silence.look(4702.0) == 3.0
 
 
-def test_a_word_just_before_or_after_nobody_listened() -> None:
+def test_a_message_just_before_or_after_the_server_did_not_run() -> None:
     before, after = Silence(1.0), Silence(1.0)
     for silence in (before, after):
         silence.look(100.0)
@@ -55,12 +55,12 @@ def test_a_word_just_before_or_after_nobody_listened() -> None:
     assert after.look(4700.75) == 0.25
 
 
-def test_a_worker_that_stays_silent_is_noticed_however_late_the_looks_are() -> None:
+def test_a_silent_worker_is_noticed_however_late_the_checks_are() -> None:
     silence = Silence(1.0)
     silence.heard(0.0)
     looks = [silence.look(10.0 * i) for i in range(1, 21)]
     assert looks == [float(i) for i in range(1, 21)]
-    assert Silence(1.0).look(1.9) == 1.9  # a busy machine: a little late is not stopped
+    assert Silence(1.0).look(1.9) == 1.9  # a slightly late check on a busy machine counts fully
 
 
 def test_two_reports_in_a_row_say_that_a_step_hangs() -> None:

@@ -33,7 +33,7 @@ SCORES = (PromptToken(5, b"x"),)
 
 
 class Kept:
-    """What a request tells those who keep it."""
+    """Records the calls that a request makes to its registry."""
 
     def __init__(self) -> None:
         self.closed: list[Pending] = []
@@ -66,7 +66,7 @@ def test_the_life_of_a_generation(kept: Kept) -> None:
     assert one.state is State.ANSWERING
     one.push(Delta(1, 1, "b", 1, "stop"))
     assert one.state is State.COMPLETE
-    # Of all this its client has read nothing yet.
+    # Its client has read none of these events yet.
     assert not one.finished
     assert not kept.closed
     assert [delta.text for delta in one.next(0.0) or ()] == ["", "a", "b"]
@@ -74,7 +74,7 @@ def test_the_life_of_a_generation(kept: Kept) -> None:
     assert kept.closed == [one]
 
 
-def test_no_state_comes_again_but_for_the_next_worker(kept: Kept) -> None:
+def test_no_state_returns_except_for_the_next_worker(kept: Kept) -> None:
     one = generation(kept)
     one.assign(WORKER)
     one.advance(State.STARTED)

@@ -1,4 +1,4 @@
-"""How many places a queue has, and who gets them."""
+"""The number of places in a queue, and which requests get them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def test_a_place_is_taken_until_it_is_given_back(places: Places) -> None:
     assert places.taken == places.capacity == 8
 
 
-def test_who_holds_places_for_many_leaves_some_to_others(places: Places) -> None:
-    assert places.hold(1, 100) == 6  # two slots, and so two places are left
-    assert places.hold(1, 100) == 1  # the first gets one of these
+def test_a_request_with_many_sequences_leaves_places_to_others(places: Places) -> None:
+    assert places.hold(1, 100) == 6  # two places are left, as many as there are slots
+    assert places.hold(1, 100) == 1  # it gets one of the two
     assert places.hold(1, 100, more=True) == 0
     assert places.hold(1, 1) == 1
     with pytest.raises(Overloaded):
@@ -45,9 +45,7 @@ def test_sequences_of_one_request_are_held_together(places: Places) -> None:
         places.hold(9, 1)
 
 
-def test_no_place_is_given_by_a_model_that_is_on_its_way_out(
-    places: Places, readiness: Readiness
-) -> None:
+def test_a_model_about_to_be_unloaded_gives_no_place(places: Places, readiness: Readiness) -> None:
     readiness.close()
     with pytest.raises(Overloaded, match="has just been unloaded") as caught:
         places.reserve(1)

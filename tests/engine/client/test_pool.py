@@ -1,4 +1,4 @@
-"""Which model is loaded, which one makes room, and who waits for that."""
+"""Which model is loaded, which one is unloaded for it, and which requests wait for that."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Clock:
-    """Time that goes on, and leaps ahead when a test says so."""
+    """A running clock that a test can move forward."""
 
     ahead = 0.0
 
@@ -46,7 +46,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def make_pool(tiny: Path, tmp_path: Path, clock: Clock) -> Iterator[MakePool]:
-    """Make pools over the models a to d, which are all the same."""
+    """Make pools with the models a to d, which are copies of one file."""
     for name in "abcd":
         (tmp_path / f"{name}.gguf").symlink_to(tiny)
     pools: list[EnginePool] = []
@@ -63,7 +63,7 @@ def make_pool(tiny: Path, tmp_path: Path, clock: Clock) -> Iterator[MakePool]:
 
 
 def hold(client: EngineClient) -> Callable[[], None]:
-    """Take a place in a model's queue, as a stream does; return how to give it back."""
+    """Take a place in a model's queue, as a stream does; return the function that frees it."""
     client.hold(1, 1)
     return lambda: client.release(1)
 
@@ -120,7 +120,7 @@ def test_loads_wait_in_the_order_in_which_they_were_asked_for(make_pool: MakePoo
     log: list[str] = []
     waiting = [Waiting(pool, "b", log)]
     in_line(pool, "b")
-    # The one that has to make room takes nobody new: they wait behind the load.
+    # The model to be unloaded accepts no new requests: they wait until after the load.
     eventually(lambda: pool.roster.leaving == "a", "it is to leave")
     waiting.append(Waiting(pool, "a", log))
     in_line(pool, "b", "a")
@@ -135,7 +135,7 @@ def test_loads_wait_in_the_order_in_which_they_were_asked_for(make_pool: MakePoo
 
 
 def test_another_model_that_becomes_idle_first_makes_room(make_pool: MakePool) -> None:
-    """Then whoever waited for the one that was to leave is served at once."""
+    """Then requests for the model that was to be unloaded are served at once."""
     pool = make_pool(max_models=2)
     hold(pool.engine("a"))
     release = hold(pool.engine("b"))
@@ -152,7 +152,7 @@ def test_another_model_that_becomes_idle_first_makes_room(make_pool: MakePool) -
 
 
 def test_a_request_keeps_its_model_until_it_is_over(make_pool: MakePool) -> None:
-    """Between getting the model and taking a place in its queue, it may count tokens."""
+    """It holds no place yet after getting the model: it may first count tokens, for example."""
     pool = make_pool(max_models=1)
     pool.begin_visit()
     client = pool.engine("a")
@@ -168,7 +168,9 @@ def test_a_request_keeps_its_model_until_it_is_over(make_pool: MakePool) -> None
     assert names(pool) == ["b"]
 
 
-def test_who_leaves_the_line_costs_nobody_a_place(make_pool: MakePool) -> None:
+def test_a_client_that_stops_waiting_for_a_model_leaves_the_loaded_one_in_use(
+    make_pool: MakePool,
+) -> None:
     pool = make_pool(max_models=1)
     release = hold(pool.engine("a"))
     waiting = Waiting(pool, "b", [])
@@ -182,8 +184,8 @@ def test_who_leaves_the_line_costs_nobody_a_place(make_pool: MakePool) -> None:
     assert names(pool) == ["a"]
 
 
-def test_the_line_for_each_model_has_an_end(make_pool: MakePool) -> None:
-    """Who waits for one model takes no place from those who wait for another."""
+def test_the_requests_that_wait_for_a_model_are_limited(make_pool: MakePool) -> None:
+    """Requests for one model take no place from requests for another."""
     pool = make_pool(max_models=1, queue_size=0)
     release = hold(pool.engine("a"))
     log: list[str] = []
@@ -201,7 +203,7 @@ def test_the_line_for_each_model_has_an_end(make_pool: MakePool) -> None:
     assert log == ["b", "c"]
 
 
-def test_who_waits_too_long_for_room_is_told_why(make_pool: MakePool) -> None:
+def test_a_request_that_waits_too_long_for_room_is_told_why(make_pool: MakePool) -> None:
     pool = make_pool(max_models=1)
     pool.engine("a")
     pool.room_timeout = 0.2
@@ -213,7 +215,7 @@ def test_who_waits_too_long_for_room_is_told_why(make_pool: MakePool) -> None:
     release()
 
 
-def test_stopping_is_said_when_the_server_stops(make_pool: MakePool) -> None:
+def test_waiting_requests_are_told_that_the_server_stops(make_pool: MakePool) -> None:
     pool = make_pool(max_models=1)
     hold(pool.engine("a"))
     waiting = Waiting(pool, "b", [])
@@ -226,7 +228,7 @@ def test_stopping_is_said_when_the_server_stops(make_pool: MakePool) -> None:
         pool.engine("a")
 
 
-def test_a_look_at_a_file_that_ends_with_the_server_is_no_fault_of_the_file(
+def test_an_examination_cut_short_by_the_server_does_not_blame_the_file(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = make_pool(max_models=1)
@@ -246,13 +248,13 @@ def test_a_look_at_a_file_that_ends_with_the_server_is_no_fault_of_the_file(
     assert not pool.roster.failures
 
 
-def test_a_load_that_fails_after_all_is_not_tried_at_the_cost_of_others(
+def test_a_failed_load_is_not_repeated_at_the_cost_of_other_models(
     make_pool: MakePool,
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """For want of memory, say: no look at the file tells that."""
+    """For example for lack of memory, which no examination of the file detects."""
     pool = make_pool(max_models=1)
     pool.engine("a")
     started: list[str] = []
@@ -274,7 +276,7 @@ def test_a_load_that_fails_after_all_is_not_tried_at_the_cost_of_others(
         with pytest.raises(ModelLoadFailed, match="no memory"):
             pool.engine("b")
     assert started == ["b", "a"]
-    # Minutes later it may be otherwise.
+    # Minutes later it may succeed.
     monkeypatch.setattr(EngineClient, "start", start)
     clock.ahead += 300.0
     pool.engine("b")
@@ -284,7 +286,7 @@ def test_a_load_that_fails_after_all_is_not_tried_at_the_cost_of_others(
 def test_no_request_waits_while_a_worker_is_ended(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker that is stopped takes its time to end."""
+    """A stopped worker takes long to end."""
     pool = make_pool(max_models=2)
     pool.engine("a")
     pool.engine("b")
@@ -314,7 +316,7 @@ def test_no_request_waits_while_a_worker_is_ended(
 def test_a_process_that_cannot_be_started(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor after some tries: whoever asks is told, and the file is not blamed for it."""
+    """Not even after three tries: the request is told, and the file is not blamed."""
     tries: list[str] = []
 
     def none(*args: Any, **options: Any) -> None:

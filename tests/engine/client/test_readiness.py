@@ -25,7 +25,7 @@ def readiness() -> Readiness:
 
 
 def wait_until(readiness: Readiness, change: Callable[[], None]) -> ModelInfo:
-    """Wait in one thread; change something in another one as soon as the first one waits."""
+    """Wait in one thread, and call ``change`` in another as soon as the first one waits."""
     waits = threading.Event()
 
     def alive() -> bool:
@@ -40,32 +40,32 @@ def wait_until(readiness: Readiness, change: Callable[[], None]) -> ModelInfo:
     return info
 
 
-def test_who_waits_is_served_by_the_worker_that_is_ready(readiness: Readiness) -> None:
+def test_a_waiting_request_is_served_when_a_worker_is_ready(readiness: Readiness) -> None:
     readiness.begin(WORKER)
     assert wait_until(readiness, lambda: readiness.serve(INFO)) is INFO
-    assert readiness.wait(lambda: False) is INFO  # nobody waits now
+    assert readiness.wait(lambda: False) is INFO  # a ready worker is returned without waiting
     assert readiness.end()
     assert (readiness.ready, readiness.process, readiness.info) == (False, None, INFO)
     assert not readiness.end()
 
 
-def test_who_waits_is_told_why_the_model_does_not_load(readiness: Readiness) -> None:
+def test_a_waiting_request_is_told_why_the_model_does_not_load(readiness: Readiness) -> None:
     failure = LoadFailure("It cannot be loaded.", lasting=True)
     with pytest.raises(ModelLoadFailed, match="It cannot be loaded"):
         wait_until(readiness, lambda: readiness.give_up(failure))
 
 
-def test_who_waits_is_told_that_no_worker_is_wanted_any_more(readiness: Readiness) -> None:
+def test_a_waiting_request_is_told_that_no_worker_will_be_started(readiness: Readiness) -> None:
     with pytest.raises(Overloaded, match="has just been unloaded"):
         wait_until(readiness, readiness.close)
 
 
-def test_a_client_that_leaves_need_not_be_served(readiness: Readiness) -> None:
+def test_a_client_that_leaves_stops_waiting(readiness: Readiness) -> None:
     with pytest.raises(ClientGone):
         readiness.wait(lambda: False)
 
 
-def test_no_more_wait_than_may(readiness: Readiness) -> None:
+def test_the_number_of_waiting_requests_is_limited(readiness: Readiness) -> None:
     def refused() -> None:
         with pytest.raises(Overloaded, match="still loading and the queue is full") as caught:
             readiness.wait()
@@ -75,7 +75,7 @@ def test_no_more_wait_than_may(readiness: Readiness) -> None:
     assert wait_until(readiness, refused) is INFO
 
 
-def test_loading_has_a_limit() -> None:
+def test_loading_has_a_time_limit() -> None:
     with pytest.raises(Overloaded, match=r"The model is still loading\.") as caught:
         Readiness(load_timeout=0, most_waiting=0).wait()
     assert caught.value.retry_after == 5

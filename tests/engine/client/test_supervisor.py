@@ -1,4 +1,4 @@
-"""One worker after the other: started, watched, ended and replaced, without any request."""
+"""Workers in turn: started, watched, ended and replaced, without any request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from offgrid.errors import ModelLoadFailed
 
 
 class Clock:
-    """Time that goes on, and leaps ahead when a test says so."""
+    """A running clock that a test can move forward."""
 
     ahead = 0.0
 
@@ -29,7 +29,7 @@ class Clock:
 
 
 class Heard(Listener):
-    """What a supervisor has told, but for pings and their answers."""
+    """Records a supervisor's calls, except pings and pongs."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
@@ -61,7 +61,7 @@ class Heard(Listener):
 
 
 class Workers:
-    """The workers of one model, and what was told of them."""
+    """The workers of one model, and the recorded calls of their supervisor."""
 
     def __init__(self, path: Path) -> None:
         self.clock = Clock()
@@ -83,7 +83,7 @@ class Workers:
         return process.pid if process is not None and self.readiness.ready else None
 
     def next_one(self, *before: int) -> int:
-        """Wait for a worker that serves and is none of these; return its process id."""
+        """Wait for a ready worker with another process id than these; return its id."""
         eventually(lambda: self.pid not in (None, *before), "another one serves")
         return self.pid or 0
 
@@ -115,7 +115,7 @@ def workers(make_workers: Callable[[Path], Workers], starter_path: Path) -> Work
 
 
 def test_a_worker_that_is_killed_while_idle_is_replaced_soon(workers: Workers) -> None:
-    """However often that happens, no pause grows."""
+    """The pause does not grow, however often that happens."""
     pids: list[int] = []
     for _ in range(3):
         pids.append(workers.next_one(*pids))
@@ -126,16 +126,16 @@ def test_a_worker_that_is_killed_while_idle_is_replaced_soon(workers: Workers) -
 
 
 def test_a_worker_that_hangs_in_a_step_is_ended(workers: Workers) -> None:
-    """Its reports say so, one after the other."""
+    """Two of its reports in a row show that."""
     pid = workers.next_one()
-    workers.supervisor.stall.limit = -1.0  # so does an idle one, then
+    workers.supervisor.stall.limit = -1.0  # with this limit, even an idle worker seems to hang
     eventually(lambda: "died" in workers.heard.calls, "it is ended")
     workers.supervisor.stall.limit = 60.0
     assert workers.next_one(pid)
 
 
 def test_a_server_that_did_not_run_for_some_time_ends_no_worker(workers: Workers) -> None:
-    """As with Ctrl-Z and fg: the last word of the worker is old then, and its step seems long."""
+    """As after Ctrl-Z and fg: the worker's last message is old, and its step seems long."""
     pid, pings = workers.pid, workers.supervisor.pings
     workers.clock.ahead += 3600.0
     workers.supervisor.stall.reported(3600.0)
@@ -164,10 +164,10 @@ def test_a_model_for_which_the_system_never_starts_threads(
     eventually(lambda: workers.heard.calls == ["lost", "lost", "given up"], "it is told so")
 
 
-def test_no_command_gets_ahead_of_what_to_load(
+def test_no_command_is_sent_before_the_load_command(
     make_workers: Callable[[Path], Workers], starter_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The watchdog's ping may come in the very moment in which a worker is started."""
+    """The watchdog may send a ping at the moment when a worker is started."""
     workers = make_workers(starter_path)
 
     class PingsAtOnce(threading.Timer):
@@ -181,7 +181,7 @@ def test_no_command_gets_ahead_of_what_to_load(
 
 
 def test_a_worker_that_is_stopped_is_ended(workers: Workers) -> None:
-    """The process is there, and says nothing."""
+    """The process exists but sends nothing."""
     pid = workers.next_one()
     os.kill(pid, signal.SIGSTOP)
     pong_within, workers.supervisor.pong_within = workers.supervisor.pong_within, 0.0

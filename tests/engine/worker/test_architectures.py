@@ -1,8 +1,8 @@
-"""Every kind of memory gives the answers of a fresh context, whatever is shared, cut or taken away.
+"""Every kind of memory gives the answers of a fresh context after sharing, cutting and preempting.
 
 Keys and values can be cut at any token, the state of a recurrent layer cannot, and a sliding window
-forgets. The models have random weights: what they say means nothing, but it is different for every
-prompt and, drawn greedily with a penalty, does not stay at one token. So a wrong memory shows.
+forgets. The models have random weights: their answers mean nothing, but differ for every prompt.
+Sampled greedily with a penalty, they do not repeat one token. So a wrong memory shows.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from offgrid.engine.worker.llama.model import Model
 from offgrid.sampling import SamplingParams
 
 CAN_CUT = {"llama": True, "mamba": False, "jamba": False, "gemma3": True}
-"""gemma3: llama.cpp keeps what has left the window too (``swa_full``), so it can be cut."""
+"""gemma3: llama.cpp keeps the cells outside the window too (``swa_full``), so it can be cut."""
 GREEDY = SamplingParams(temperature=0.0, frequency_penalty=2.0)
 STORY = "The otter lived beside a wide river, and every morning it looked for the fox. " * 2
 ANSWER = 40
-"""Tokens: more than the window."""
+"""Tokens of an answer: more than the window."""
 
 
 # jamba has a layer of each kind that llama and mamba have.
@@ -40,7 +40,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 class TokenRun(Run):
-    """An engine that is asked and answers in token ids."""
+    """An engine whose prompts and answers are token ids."""
 
     def ask(self, prompt: list[int], **fields: Any) -> int:
         fields = {"max_tokens": ANSWER, "sampling": GREEDY, "ignore_eos": True, **fields}
@@ -70,7 +70,7 @@ def prompt_of(model: Counting, text: str) -> list[int]:
 
 
 def alone(model: Counting, prompt: list[int], n: int = ANSWER) -> list[int]:
-    """The answer of a fresh engine on an empty memory that shares nothing."""
+    """The answer of a new engine with an empty memory, which shares nothing."""
     for slot in range(model.n_parallel):
         model.forget(slot)
     run = TokenRun(model)
@@ -82,12 +82,12 @@ def alone(model: Counting, prompt: list[int], n: int = ANSWER) -> list[int]:
     return run.tokens(id)
 
 
-def test_what_the_memory_can(loaded: Model, request: pytest.FixtureRequest) -> None:
+def test_whether_the_memory_can_be_cut(loaded: Model, request: pytest.FixtureRequest) -> None:
     assert loaded.can_cut is CAN_CUT[request.node.callspec.params["loaded"]]
 
 
 def test_the_answers_would_show_a_wrong_memory(model: Counting) -> None:
-    """What all other tests rest on: an answer depends on the prompt and does not repeat itself."""
+    """All other tests rely on this: an answer depends on the prompt and does not repeat itself."""
     prompt = prompt_of(model, STORY)
     assert len(prompt) > 2 * WINDOW
     answers = [alone(model, p) for p in (prompt, [*prompt[:-9], 5, *prompt[-8:]], prompt[:-1])]
@@ -108,20 +108,20 @@ def test_the_same_prompt_again(run: TokenRun, model: Counting) -> None:
 
 
 def test_the_next_turn_of_a_conversation(run: TokenRun, model: Counting) -> None:
-    """What an answer left behind is a whole sequence: recurrent models share it too."""
+    """A finished answer leaves a whole sequence, which recurrent models can share too."""
     prompt = prompt_of(model, STORY)
     first = run.ask(prompt)
     run.finish()
     longer = [*prompt, *run.tokens(first), *prompt_of(model, " And then it swam.")]
     second = run.ask(longer)
     run.finish()
-    # The token that was drawn last has not been computed.
+    # The last sampled token has not been computed.
     assert run.cached(second) == len(prompt) + ANSWER - 1
     assert run.tokens(second) == alone(model, longer)
 
 
-def test_conversations_on_as_many_slots(loaded: Model) -> None:
-    """Their next turns arrive together, in another order each time; none is computed anew."""
+def test_as_many_conversations_as_slots(loaded: Model) -> None:
+    """Their next turns arrive together, each time in another order; every prefix is reused."""
     wide = Counting(Model(Load(loaded.info.path, ctx_size=768, parallel=8, threads=1)))
     run = TokenRun(wide)
     chance = random.Random(3)
@@ -149,7 +149,7 @@ def test_a_prefix_of_a_running_sequence(run: TokenRun, model: Counting, steps: i
     first = run.ask(prompt, max_tokens=80)
     for _ in range(steps):
         run.engine.step()
-    # After one step 64 tokens of it are computed, a whole sequence. Who can wait for more does.
+    # After one step the slot holds 64 tokens, a whole sequence. A model that can cut waits longer.
     second = run.ask(other)
     run.finish()
     assert (run.tokens(first), run.tokens(second)) == expected
@@ -158,7 +158,7 @@ def test_a_prefix_of_a_running_sequence(run: TokenRun, model: Counting, steps: i
 
 
 def test_a_whole_running_sequence(run: TokenRun, model: Counting) -> None:
-    """Nothing is to be cut off: even a recurrent state is copied under the running one."""
+    """Nothing must be cut, so even a recurrent state is copied from the running sequence."""
     prompt = prompt_of(model, STORY)
     first = run.ask(prompt, max_tokens=80)
     while len(run.tokens(first)) < 10:
@@ -183,8 +183,8 @@ def test_four_choices(run: TokenRun, model: Counting) -> None:
     assert prefills * len(prompt) <= sum(model.decoded) <= prefills * len(prompt) + 4 * ANSWER
 
 
-def test_those_in_the_middle_end_first(run: TokenRun, model: Counting) -> None:
-    """Where the memory can be cut, the slots between are bridged; what is in them stays right."""
+def test_sequences_in_the_middle_slots_end_first(run: TokenRun, model: Counting) -> None:
+    """If the memory can be cut, the slots between are bridged; their contents stay right."""
     prompts = [prompt_of(model, f"{word} {STORY}") for word in ("One", "Two", "Three", "Four")]
     expected = [alone(model, prompt, 90) for prompt in prompts]
     lengths = (90, 6, 12, 90)
@@ -193,10 +193,10 @@ def test_those_in_the_middle_end_first(run: TokenRun, model: Counting) -> None:
     assert [run.tokens(id) for id in ids] == [
         tokens[:n] for tokens, n in zip(expected, lengths, strict=True)
     ]
-    # Two streams go on. With the two slots between them their rows are four.
+    # Two streams continue. With the two bridged slots between them, a batch has four tokens.
     assert (model.decoded.count(4) > 50) is model.can_cut
     assert (model.decoded.count(2) > 50) is not model.can_cut
-    # Both are asked before anything else runs: what the two slots hold is as it was left.
+    # Both are submitted before anything else runs: the two slots still hold their old contents.
     longer = [[*prompts[index], *run.tokens(ids[index]), 9] for index in (1, 2)]
     again = [run.ask(prompt) for prompt in longer]
     run.finish()
@@ -219,7 +219,7 @@ def test_no_room_makes_the_youngest_wait(model: Counting) -> None:
 
 
 def test_many_in_turn(run: TokenRun, model: Counting) -> None:
-    """More prompts than slots: slots are copied, cut, moved and given up, also at their end."""
+    """More prompts than slots: slots are copied, cut, moved and evicted, also at their end."""
     words = (STORY * 2).split()
     prompts = [
         prompt_of(model, " ".join(words[: 8 + 9 * (i * 5 % 7)]) + f" {i % 3}") for i in range(14)
@@ -233,7 +233,7 @@ def test_many_in_turn(run: TokenRun, model: Counting) -> None:
 
 
 def test_to_the_end_of_the_context(run: TokenRun, model: Counting) -> None:
-    """Many windows long, one sequence full and the other begun behind it."""
+    """Many windows long: one sequence fills the context, and a second one shares its prefix."""
     prompt = prompt_of(model, STORY)
     room = model.n_ctx - len(prompt)
     expected = alone(model, prompt, room)

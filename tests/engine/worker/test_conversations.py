@@ -1,9 +1,9 @@
 """Which conversations keep their computed prefixes: the scheduler with lists as its memory.
 
-The promise, where no two conversations are the same: with n slots, the next turn of a conversation
-begins after all that was computed for it as long as fewer than n other conversations have run since
-its last turn ended. That is what "least recently used" promises at best, and no choice of slots may
-break it. Of turns that arrive together none loses its prefix to another.
+The guarantee, if no two conversations are the same: with n slots, the next turn of a conversation
+reuses everything computed for it if fewer than n other conversations have run since its last turn
+ended. That is the most that "least recently used" can guarantee, and no choice of slots may break
+it. Of turns that arrive together, none loses its prefix to another.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Turn:
 
 @dataclass(eq=False)
 class Talk:
-    """A conversation: what was said, and what of it has been computed."""
+    """A conversation: its tokens, and how many of them have been computed."""
 
     number: int
     said: list[int]
@@ -65,7 +65,7 @@ class Talk:
     n_turns: int = 0
 
     def ask(self, length: int) -> Turn:
-        """Say something that nobody else says."""
+        """Begin a turn with tokens that no other conversation contains."""
         self.n_turns += 1
         self.said += self._own(length)
         self.turn = Turn(self, list(self.said))
@@ -77,7 +77,7 @@ class Talk:
 
 
 class Desk:
-    """Runs turns to their ends, with lists in the place of llama.cpp's memory."""
+    """Runs turns to their ends, with lists instead of llama.cpp's memory."""
 
     def __init__(self, n_slots: int, can_cut: bool = True) -> None:
         self.n_slots = n_slots
@@ -85,10 +85,10 @@ class Desk:
         self.memory: list[list[int]] = [[] for _ in range(n_slots)]
         self.talks: list[Talk] = []
         self.lost: list[Talk] = []
-        """Conversations whose turn did not begin after all that was computed for them."""
+        """Conversations with a turn that did not reuse everything computed for them."""
 
     def open(self, system: int, number: int | None = None) -> Talk:
-        """Begin a conversation; ``system`` tokens are the same in all of them."""
+        """Begin a conversation; the first ``system`` tokens are the same in all conversations."""
         talk = Talk(len(self.talks) if number is None else number, list(range(1, system + 1)))
         self.talks.append(talk)
         return talk
@@ -198,7 +198,7 @@ def test_fifty_rounds(n_talks: int, can_cut: bool) -> None:
 def test_no_more_is_lost_than_the_slots_force(
     n_slots: int, more: int, system: int, can_cut: bool, moves: list[tuple[int, int]]
 ) -> None:
-    """Any conversations, at any moment; ``Desk`` counts who has run meanwhile."""
+    """Any conversations, at any moment; ``Desk`` counts the others that have run in between."""
     desk = Desk(n_slots, can_cut)
     talks = [desk.open(system) for _ in range(n_slots + more)]
     for which, steps in moves:
@@ -215,7 +215,7 @@ def test_no_more_is_lost_than_the_slots_force(
 def test_of_turns_that_arrive_together_none_takes_anothers_slot(
     n_slots: int, random_: random.Random
 ) -> None:
-    """A new conversation is the first of them: it gets the slot of the one that is not there."""
+    """A new conversation comes first: it gets the slot of the conversation without a turn."""
     desk = Desk(n_slots)
     talks = [desk.open(20) for _ in range(n_slots)]
     desk.submit(talks, 20)
@@ -230,8 +230,8 @@ def test_of_turns_that_arrive_together_none_takes_anothers_slot(
     assert desk.scheduler.running == turns, "first come, first served"
 
 
-def test_a_prompt_whose_end_is_written_anew_stays_in_its_slot() -> None:
-    """A template that takes thoughts out of earlier answers, in every turn of two conversations."""
+def test_a_prompt_with_a_rewritten_end_stays_in_its_slot() -> None:
+    """A template removes reasoning from earlier answers, in every turn of two conversations."""
     desk = Desk(2)
     talks = [desk.open(30), desk.open(30)]
     for _ in range(4):
@@ -248,7 +248,7 @@ def test_a_prompt_whose_end_is_written_anew_stays_in_its_slot() -> None:
             talk.said = prompt[:-REWRITTEN]
 
 
-def test_the_one_who_shares_most_goes_on_in_a_slot() -> None:
+def test_the_turn_that_shares_most_continues_in_the_slot() -> None:
     """Two branches of a conversation arrive at once, the shorter one first."""
     desk = Desk(3)
     talk, other = desk.open(0), desk.open(0)

@@ -1,4 +1,4 @@
-"""DRY's breakers: from a text to token sequences."""
+"""DRY's breakers: converting a text to token sequences."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def expand(*texts: str, pieces: list[bytes] = PIECES) -> set[tuple[int, ...]]:
     return set(found)
 
 
-def test_tokens_that_hold_it_and_tokens_that_begin_it() -> None:
+def test_tokens_that_contain_a_breaker_and_tokens_that_begin_it() -> None:
     whole = {(5,), (7,)}
     begun = {(0, 1, 2), (3, 2), (4, 2), (6, 1, 2)}
     assert expand("abc") == whole | begun
 
 
-def test_one_letter() -> None:
+def test_a_breaker_of_one_letter() -> None:
     assert expand("\n") == {(8,)}
     assert expand("?") == set()
 
 
-def test_several() -> None:
+def test_several_breakers() -> None:
     assert expand("\n", "abc", "\n") == expand("\n") | expand("abc")
     assert expand() == set()
 
@@ -67,10 +67,10 @@ TEXT = st.text("ab\0é", min_size=1, max_size=14) | st.text(min_size=1, max_size
 )
 @example(pieces=[b"\0", b"", b"\0\0"], texts=["\0\0\0"], cut=0)
 @example(pieces=[b"aab", b"aaaaaaaaab", b"baaaaaaaaab"], texts=["aaaaaaaaabaa"], cut=10)
-def test_the_same_as_looking_at_every_token(
+def test_the_index_gives_the_same_as_a_search_of_every_token(
     pieces: list[bytes], texts: list[str], cut: int
 ) -> None:
-    # Pieces that end where breakers begin, and ones that hold a whole one.
+    # Pieces that end with the beginning of a breaker, and pieces that contain a whole one.
     pieces = [*pieces, *(b"ab" + text.encode()[:cut] for text in texts), texts[0].encode()]
     expected = set()
     for text in texts:
@@ -79,23 +79,23 @@ def test_the_same_as_looking_at_every_token(
 
 
 def many_pieces(count: int) -> list[bytes]:
-    """Pieces of three letters, each of another kind."""
+    """Distinct pieces of three letters."""
     letters = b"abcdefghijklmnopqrstuvwxyz0123456789"
     return [bytes(three) for three in itertools.islice(itertools.product(letters, repeat=3), count)]
 
 
-def test_little_of_a_large_vocabulary_is_looked_at() -> None:
-    """64 breakers of 40 letters: looking at every piece for each of them took minutes."""
+def test_few_tokens_of_a_large_vocabulary_are_examined() -> None:
+    """64 breakers of 40 letters: comparing every piece with each of them took minutes."""
     index = PieceIndex(many_pieces(36**3) + [b"%d#" % number for number in range(100)])
     texts = [f"#{number:02}".ljust(40, "z") for number in range(64)]
     found = expand_breakers(texts, index, lambda data: [int(data[:2])])
     assert len(found) == 64 * 100
-    # Those that end with the first letter, once for each breaker.
+    # Pieces that end with the first letter, once for each breaker.
     assert index.looked_at == 64 * 100
 
 
 def test_too_many_sequences_are_refused_before_any_is_made() -> None:
-    """Texts that begin with letters with which many tokens end; what is left is not looked at."""
+    """Texts begin with letters that end many tokens; the rest of each text is not examined."""
     index = PieceIndex(many_pieces(36**3))
     texts = [f"{letter}{number}".ljust(40, "z") for letter in "ab" for number in range(32)]
     calls: list[bytes] = []
@@ -111,7 +111,7 @@ def test_too_many_sequences_are_refused_before_any_is_made() -> None:
     assert index.looked_at <= 2 * MAX_SEQUENCES
 
 
-def test_a_letter_that_most_tokens_hold_is_given_up_early() -> None:
+def test_a_letter_that_most_tokens_contain_is_refused_early() -> None:
     index = PieceIndex([b"a"] * (4 * MAX_SEQUENCES))
     with pytest.raises(InvalidParameter, match="'a' match more than"):
         expand_breakers(["a"], index, list)
@@ -119,7 +119,7 @@ def test_a_letter_that_most_tokens_hold_is_given_up_early() -> None:
 
 
 def test_too_many_sequences_of_one_token_are_refused() -> None:
-    """All of them are compared wherever the token stands, in every draw."""
+    """All of them are compared at every occurrence of the token, for every sampled token."""
     index = PieceIndex([b"a"])
     texts = [f"a{number}" for number in range(MAX_SAME_HEAD + 1)]
     assert len(expand_breakers(texts[1:], index, list)) == MAX_SAME_HEAD
@@ -128,7 +128,7 @@ def test_too_many_sequences_of_one_token_are_refused() -> None:
     assert caught.value.param == "dry_sequence_breakers"
 
 
-def test_of_a_real_vocabulary(model: Model) -> None:
+def test_breakers_of_a_real_vocabulary(model: Model) -> None:
     sequences = model.breakers(["\n", ":"])
     assert list(sequences) == sorted(set(sequences))
     assert {model.piece(sequence[0]) for sequence in sequences} >= {b"\n", b":"}
@@ -138,7 +138,7 @@ def test_of_a_real_vocabulary(model: Model) -> None:
     assert list(model.breakers([":"])) == [s for s in sequences if b":" in model.piece(s[0])]
 
 
-def test_of_a_real_vocabulary_as_without_an_index(model: Model) -> None:
+def test_breakers_of_a_real_vocabulary_equal_those_without_an_index(model: Model) -> None:
     pieces = [model.piece(token) for token in range(model.n_vocab)]
     for text in ("the end", "\n\n", "User:", "é", " "):
         expected = reference_breakers.expand_breaker(text, pieces, model._tokenize_tail)
@@ -147,7 +147,7 @@ def test_of_a_real_vocabulary_as_without_an_index(model: Model) -> None:
 
 
 def test_pieces_of_a_vocabulary_are_read_at_once(model: Model) -> None:
-    """What the grammar's matcher gets: control tokens by their names."""
+    """The grammar's matcher gets them with control tokens by their names."""
     control = set(model.control_ids)
     assert model.vocab_pieces() == [
         model.name(token).encode() if token in control else model.piece(token)

@@ -1,4 +1,4 @@
-"""Embeddings on real contexts: the values, batches, chunks, the streams beside, and what fails."""
+"""Embeddings on real contexts: values, batches, chunks, simultaneous streams, and failures."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def bert(folder: Path) -> Iterator[Model]:
 
 
 class EmbedRun(Run):
-    """An engine that embeds too."""
+    """An engine that also embeds."""
 
     def embed(self, inputs: Any, query: str | None = None, dimensions: int | None = None) -> int:
         self._id += 1
@@ -122,8 +122,8 @@ def ids_of(model: Model, text: str) -> list[int]:
 
 ALONE = 1e-5
 BATCHED = 1e-4
-"""llama.cpp keeps keys and values in half precision and looks GELU up in a table of that precision:
-a last bit can fall the other way in another batch."""
+"""llama.cpp has keys, values and a table of GELU values in half precision: the last bit can differ
+in another batch."""
 
 
 def assert_close(found: list[Vector], expected: list[Vector], within: float = BATCHED) -> None:
@@ -146,11 +146,11 @@ def test_values_are_those_of_the_definition(any_model: Model) -> None:
     assert_close(found, expected)
     assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < 1e-6
     assert_close(embed(any_model, [tuple(given) for given in ids]), expected)
-    # Different texts have different directions, else none of this would say much.
+    # Different texts must have different directions, or these comparisons would prove nothing.
     assert np.abs(np.array(found) @ np.array(found).T - np.eye(len(TEXTS))).max() < 0.999
 
 
-def test_what_the_model_is_for(any_model: Model) -> None:
+def test_the_purpose_of_the_model(any_model: Model) -> None:
     kind = any_model.info.pooling, any_model.info.generates
     family = any_model.metadata["general.architecture"]
     if family == "bert":
@@ -184,7 +184,7 @@ def test_inputs_share_batches(bert: Model, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_input_in_chunks_up_to_the_whole_context(llama: Model) -> None:
-    """Longer than a batch: its states are added up over several."""
+    """An input longer than a batch: its states are added up over several batches."""
     rng = np.random.default_rng(3)
     long = [int(token) for token in rng.integers(5, 500, llama.n_ctx)]
     assert len(long) > 4 * llama.embedding_context().capacity
@@ -201,7 +201,7 @@ def test_dimensions_cut_and_keep_the_length(bert: Model) -> None:
     assert caught.value.param == "dimensions"
 
 
-def test_streams_go_on_beside_it_and_say_the_same(llama: Model) -> None:
+def test_simultaneous_streams_continue_unchanged(llama: Model) -> None:
     alone = Run(llama)
     expected = alone.submit("The otter", max_tokens=400, ignore_eos=True)
     alone.finish()
@@ -234,8 +234,8 @@ def test_a_small_request_does_not_wait_for_a_large_one(bert: Model) -> None:
     assert 0 < done < 100
 
 
-def test_a_long_input_is_not_overtaken_for_ever(llama: Model) -> None:
-    """It needs the whole memory; short ones that come later wait behind it."""
+def test_a_long_input_does_not_wait_for_ever(llama: Model) -> None:
+    """It needs the whole memory; short inputs that arrive later wait until it is done."""
     run = EmbedRun(llama)
     run.embed(["the fox"] * 5)
     long = run.embed([tuple([7] * llama.n_ctx)])
@@ -247,7 +247,7 @@ def test_a_long_input_is_not_overtaken_for_ever(llama: Model) -> None:
     assert len(run.vectors(later)) == 100
 
 
-def test_cancel_frees_what_was_begun(llama: Model) -> None:
+def test_cancel_frees_the_memory_of_begun_inputs(llama: Model) -> None:
     run = EmbedRun(llama)
     id = run.embed([tuple([7] * llama.n_ctx), "the fox"])
     run.engine.step()
@@ -288,7 +288,7 @@ def test_a_failed_decode_ends_its_requests_only(
         run.engine.step()
 
 
-def test_what_is_refused(
+def test_inputs_that_are_refused(
     llama: Model, bert: Model, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(model: Model, inputs: Any, error: type[Exception], words: str, **more: Any) -> None:
@@ -326,7 +326,7 @@ def test_a_template_of_the_file_puts_query_and_document_together(
 def test_a_prompt_is_tokenised_between_two_of_many_inputs(
     llama: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tokeniser's thread, one turn after another: the prompt that came later is done first."""
+    """The tokeniser's thread takes requests in turns: the later prompt is finished first."""
     monkeypatch.setattr(worker, "_TURN", -1.0)  # a turn is one input
     accepted: list[Event] = []
     writer = worker.Writer(io.BytesIO())
@@ -349,7 +349,7 @@ def test_a_prompt_is_tokenised_between_two_of_many_inputs(
 
 
 class FakeContext:
-    """Cells and batches as llama.cpp has them, checked; the state of a token is its id."""
+    """Checks the use of cells and batches as llama.cpp would; the state of a token is its id."""
 
     def __init__(self, whole: bool, capacity: int, n_cells: int, n_sequences: int) -> None:
         self.whole, self.capacity = whole, capacity
@@ -393,10 +393,10 @@ class FakeContext:
     budget=st.none() | st.integers(1, 10),
     cancelled=st.none() | st.integers(0, 4),
 )
-def test_any_mix_is_packed_and_answered(
+def test_any_mix_of_inputs_is_packed_and_answered(
     whole: bool, jobs: list[list[int]], budget: int | None, cancelled: int | None
 ) -> None:
-    """Lengths of inputs of several requests: all are answered, rightly, within the memory."""
+    """Inputs of any lengths in several requests all get right answers within the memory."""
     context = FakeContext(whole, 24 if whole else 16, 24, 4)
     model = SimpleNamespace(
         pooling="mean", n_ctx=24, n_embd=2, n_vocab=1000, embedding_context=lambda: context

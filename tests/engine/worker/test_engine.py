@@ -41,12 +41,12 @@ def test_cancel_in_the_queue_in_prefill_and_in_the_stream(run: Run, model: Model
     run.engine.cancel(waiting)
     run.engine.step()
     assert not run.engine.scheduler.waiting
-    # In its stream: the slot is free in the step that sees the cancel.
+    # While it streams: the slot is idle after the step that handles the cancel.
     run.engine.cancel(running[0])
     late = run.submit("once upon a time " * 60, max_tokens=4)
     run.engine.step()
     assert {s.request_id for s in run.engine.scheduler.running} == {*running[1:], late}
-    # In prefill: no token of it was drawn yet.
+    # In prefill: none of its tokens has been sampled yet.
     assert run.text(late) == ""
     run.engine.cancel(late)
     run.engine.step()
@@ -57,7 +57,7 @@ def test_cancel_in_the_queue_in_prefill_and_in_the_stream(run: Run, model: Model
     assert not any(isinstance(event, Failed) for event in run.events)
 
 
-def test_streams_go_on_beside_a_long_prefill(run: Run) -> None:
+def test_streams_continue_during_a_long_prefill(run: Run) -> None:
     first = run.submit("Once upon", max_tokens=60, ignore_eos=True)
     run.engine.step()
     run.submit("once upon a time " * 60, max_tokens=2)
@@ -69,7 +69,7 @@ def test_streams_go_on_beside_a_long_prefill(run: Run) -> None:
     run.finish()
 
 
-def test_the_context_s_end_ends_the_answer(run: Run, model: Model) -> None:
+def test_the_end_of_the_context_ends_the_answer(run: Run, model: Model) -> None:
     id = run.submit("Once upon a time", max_tokens=None, ignore_eos=True)
     run.finish()
     end = run.last(id)
@@ -79,7 +79,7 @@ def test_the_context_s_end_ends_the_answer(run: Run, model: Model) -> None:
     assert end.completion_tokens == model.n_ctx - prompt
 
 
-def test_what_is_refused_before_it_reaches_llama_cpp(run: Run, model: Model) -> None:
+def test_requests_refused_before_they_reach_llama_cpp(run: Run, model: Model) -> None:
     def refused(error: type[Exception], **fields: Any) -> None:
         with pytest.raises(error):
             run.engine.prepare(1, GenerationRequest(**fields))
@@ -111,7 +111,7 @@ def test_several_choices(run: Run) -> None:
 
 
 def test_the_loop_does_not_sleep_while_others_wait(model: Model) -> None:
-    """Both slots end in one step; nothing arrives that would wake the loop."""
+    """Both slots become idle in one step; no arrival would wake the loop."""
     ended: list[int] = []
     done = threading.Event()
 
@@ -148,8 +148,8 @@ def test_a_failed_decode_ends_only_its_requests(model: Model, run: Run) -> None:
     assert failing.text(two) == run.text(reference)
 
 
-def test_a_refused_batch_is_tried_row_by_row(model: Model, run: Run) -> None:
-    """Return value 1 means no room for the whole batch; each row may still fit alone."""
+def test_a_refused_batch_is_retried_in_parts(model: Model, run: Run) -> None:
+    """Return value 1 means no room for the whole batch; each sequence may still fit alone."""
     texts = ["Once upon a time", "In a house"]
     expected = []
     for text in texts:
@@ -167,7 +167,7 @@ def test_a_refused_batch_is_tried_row_by_row(model: Model, run: Run) -> None:
     ("code", "no_room", "retriable"),
     [(1, True, True), (-1, False, True), (2, False, False), (-2, False, False)],
 )
-def test_what_a_failed_decode_says(code: int, no_room: bool, retriable: bool) -> None:
+def test_the_message_of_a_failed_decode(code: int, no_room: bool, retriable: bool) -> None:
     error = DecodeError(code)
     assert (error.no_room, error.retriable) == (no_room, retriable)
 

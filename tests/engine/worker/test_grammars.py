@@ -1,4 +1,4 @@
-"""Grammars on the starter's vocabulary: masks beside a naive reference, what is refused, limits."""
+"""Grammars with the starter's vocabulary: masks against a naive reference, refusals, limits."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def allowed(matcher: Matcher, n_vocab: int) -> set[int]:
 
 
 def accepts(matcher: Matcher, model: Model, text: str) -> bool:
-    """Whether a matcher lets a text through byte by byte, in single-byte tokens, and ends there."""
+    """Whether a matcher accepts a text in single-byte tokens and may end after it."""
     matcher = matcher.copy()
     byte = {
         model.piece(token): token for token in range(model.n_vocab) if len(model.piece(token)) == 1
@@ -71,7 +71,7 @@ def accepts(matcher: Matcher, model: Model, text: str) -> bool:
 
 
 def naive_mask(model: Model, pieces: list[bytes], language: set[bytes], so_far: bytes) -> set[int]:
-    """Try every token of the vocabulary: may some text of the language go on like that?"""
+    """Try every token of the vocabulary: may a text of the language continue with it?"""
     found = set()
     for token, piece in enumerate(pieces):
         if token in model.eog_ids:
@@ -85,7 +85,7 @@ def naive_mask(model: Model, pieces: list[bytes], language: set[bytes], so_far: 
 def walk(
     matcher: Matcher, model: Model, pieces: list[bytes], language: set[bytes], rng: random.Random
 ) -> None:
-    """Follow one random answer; at every position the mask is what the naive search finds."""
+    """Follow one random answer; the mask at every position must equal the naive search's."""
     so_far = b""
     while True:
         found = allowed(matcher, model.n_vocab)
@@ -107,7 +107,7 @@ texts = st.text(st.sampled_from('ab c"\\/\n{é€😀\x01'), max_size=6)
 
 @settings(max_examples=25, deadline=None)
 @given(choices=st.lists(texts, min_size=1, max_size=6), seed=st.integers(0, 1000))
-def test_choices_beside_the_naive_search(
+def test_choices_against_the_naive_search(
     grammars: Grammars, loaded: Model, pieces: list[bytes], choices: list[str], seed: int
 ) -> None:
     matcher = make(grammars, "choice", choices)
@@ -115,7 +115,7 @@ def test_choices_beside_the_naive_search(
 
 
 def finite_gbnf(rng: random.Random, depth: int) -> tuple[str, set[str]]:
-    """A random GBNF expression without recursion, and its whole language."""
+    """A random GBNF expression without recursion, and all texts of its language."""
     kind = rng.randint(0, 5 if depth else 1)
     if kind == 0:
         text = "".join(rng.choice('ab "\\\n]é') for _ in range(rng.randint(0, 3)))
@@ -136,23 +136,23 @@ def finite_gbnf(rng: random.Random, depth: int) -> tuple[str, set[str]]:
     return f"{parts[0][0]} {parts[1][0]}", {a + b for a, b in product(parts[0][1], parts[1][1])}
 
 
-def test_gbnf_beside_the_naive_search(
+def test_gbnf_against_the_naive_search(
     grammars: Grammars, model: Model, pieces: list[bytes]
 ) -> None:
-    """Without recursion a GBNF grammar means exactly its language."""
+    """A GBNF grammar without recursion allows exactly its language."""
     assert search_finite_gbnf(grammars, model, pieces, range(30)) > 15
 
 
 @pytest.mark.slow
-def test_hundreds_of_gbnf_grammars_beside_the_naive_search(
+def test_hundreds_of_gbnf_grammars_against_the_naive_search(
     grammars: Grammars, model: Model, pieces: list[bytes]
 ) -> None:
-    """The default run has 30 of them."""
+    """The default run covers 30 of them."""
     assert search_finite_gbnf(grammars, model, pieces, range(30, 400)) > 200
 
 
 def search_finite_gbnf(grammars: Grammars, model: Model, pieces: list[bytes], seeds: range) -> int:
-    """Compare random grammars with their languages; return how many are small enough for that."""
+    """Compare random grammars with their languages; return how many were small enough."""
     tried = 0
     for seed in seeds:
         rng = random.Random(seed)
@@ -215,7 +215,7 @@ ws ::= | " " | "\n" [ \t]{0,20}
                                    {"type": "object", "required": ["b"]}]},
          ['{"a":1,"b":2}'], ['{"a":1}', "5"]),
         ("json_schema", {"enum": [1, "x", None, {"a": []}]}, ["1"], ["2", '{"a":[1]}']),
-        # A declared name comes once, however it could be written; others may come twice.
+        # A declared name occurs once, even if it is escaped; others may occur twice.
         ("json_schema", {"type": "object", "properties": {"a": {"type": "integer"}}},
          ['{"a":1,"b":"x"}', '{"b":1,"b":2}', '{"\u00e9":1,"A":2}', '{"b\\n":1}'],
          ['{"a":"x"}', '{"a":1,"a":2}', '{"b":1,"a":2}', '{"\\u0061":"x"}']),
@@ -250,7 +250,7 @@ ws ::= | " " | "\n" [ \t]{0,20}
         ("json_schema", {"type": "string", "pattern": "^[^]$"}, ['"a"', '"\\n"'], ['""']),
         ("json_schema", {"$ref": "#/x/y", "x": {"y": {"type": "string", "format": "password"}}},
          ['"a"'], ["1"]),
-        # What could never end is not entered.
+        # A property that could never end is not entered.
         ("json_schema", {"type": "object", "properties": {
             "a": {"$ref": "#/$defs/n"}, "b": {"$ref": "#/$defs/n/properties/c"}}, "$defs": {
             "n": {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}, "c": {"const": 1}},
@@ -263,7 +263,7 @@ ws ::= | " " | "\n" [ \t]{0,20}
                                    {"type": "null"}]}, ["null", "[null,[null]]"], ["[]"]),
     ],
 )  # fmt: skip
-def test_what_a_grammar_lets_through(
+def test_texts_that_a_grammar_allows(
     grammars: Grammars, model: Model, kind: str, source: Any, good: list[str], bad: list[str]
 ) -> None:
     matcher = make(grammars, kind, source)
@@ -274,7 +274,7 @@ def test_what_a_grammar_lets_through(
 
 
 def test_control_tokens_are_not_text(grammars: Grammars, model: Model) -> None:
-    """In a text where everything may stand, the tokens of the template may not."""
+    """Control tokens of the template are banned even where any text is allowed."""
     matcher = make(grammars, "regex", "(?s:.)*")
     found = allowed(matcher, model.n_vocab)
     assert found.isdisjoint(set(model.control_ids) - model.eog_ids)
@@ -325,7 +325,9 @@ def test_control_tokens_are_not_text(grammars: Grammars, model: Model) -> None:
         ("prose", "x", "Unknown kind"),
     ],
 )  # fmt: skip
-def test_what_is_refused(grammars: Grammars, kind: str, source: Any, message: str) -> None:
+def test_grammars_that_are_refused(
+    grammars: Grammars, kind: str, source: Any, message: str
+) -> None:
     with pytest.raises(InvalidParameter, match=re.escape(message)) as error:
         make(grammars, kind, source)
     assert error.value.param == "field"
@@ -347,9 +349,9 @@ def test_rules_that_end(grammars: Grammars, kind: str, source: str) -> None:
 
 
 def odd_answers(grammars: Grammars, pieces: list[bytes], seeds: range) -> tuple[int, int]:
-    """Answers to odd schemas fit them, or their schemas are refused with a place.
+    """Check that answers satisfy odd schemas, or that the refusal names a place in the schema.
 
-    Tokens are drawn without a model, so that rare ones come as well: escapes, broken-up names.
+    Tokens are sampled without a model, so that rare ones occur too: escapes, split names.
     """
     closing = {b'"', b"}", b"]", b'"}', b'"]'}
     complete = refused = 0
@@ -385,7 +387,7 @@ def odd_answers(grammars: Grammars, pieces: list[bytes], seeds: range) -> tuple[
     return complete, refused
 
 
-def test_odd_schemas_are_kept_or_refused(grammars: Grammars, pieces: list[bytes]) -> None:
+def test_odd_schemas_are_satisfied_or_refused(grammars: Grammars, pieces: list[bytes]) -> None:
     complete, refused = odd_answers(grammars, pieces, range(60))
     assert complete > 120
     assert 5 < refused < 30
@@ -393,7 +395,7 @@ def test_odd_schemas_are_kept_or_refused(grammars: Grammars, pieces: list[bytes]
 
 @pytest.mark.slow
 def test_thousands_of_odd_schemas(grammars: Grammars, pieces: list[bytes]) -> None:
-    """The default run has 60 of them."""
+    """The default run covers 60 of them."""
     odd_answers(grammars, pieces, range(1_000, 4_000))
 
 
@@ -402,7 +404,7 @@ def chain(n: int, link: Callable[[int], Any]) -> dict[str, Any]:
 
 
 def waiting_rules(first: str, count: int) -> str:
-    """One rule needs all others, which end one after another, each time the next that it needs."""
+    """One rule needs all others; they end one after another, in the order that it needs."""
     needed = " ".join(f"c{i}" for i in range(count - 1, -1, -1))
     chain = "".join(f'c{i}: c{i + 1} "x" | "y"\n' for i in range(count - 1))
     return f'{first}: c0\n{chain}c{count - 1}: r "x" | "y"\nr: {needed}\n'
@@ -459,9 +461,9 @@ HOSTILE: dict[str, tuple[str, Any]] = {
 def test_hostile_grammars_cost_little(
     grammars: Grammars, model: Model, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """Refused, or followed for some tokens, by limits that count work.
+    """Limits that count work refuse them or make following them cheap.
 
-    The limits of time are for what nobody has thought of, so here they are far away.
+    Time limits are for grammars not foreseen here, so this test sets them high.
     """
     monkeypatch.setattr(module, "COMPILE_SECONDS", 60)
     monkeypatch.setattr("offgrid.engine.worker.matcher.STEP_SECONDS", 60)
@@ -490,25 +492,23 @@ def test_hostile_grammars_cost_little(
         assert matcher.error != "a step takes too long"
 
 
-def test_compiling_is_waited_for_only_so_long(
-    model: Model, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiling_has_a_time_limit(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     grammars = Grammars(model)
     monkeypatch.setattr(module, "COMPILE_SECONDS", 0.05)
-    # The check that keeps this one out is taken away.
+    # Disable the check that would refuse this schema.
     monkeypatch.setattr("offgrid.grammar.schema.MAX_MULTIPLE", 1 << 40)
     hard = {"type": "integer", "multipleOf": 99_991}
     with pytest.raises(InvalidParameter, match="too long") as error:
         make(grammars, "json_schema", hard)
     assert error.value.code == "grammar_too_complex"
     monkeypatch.setattr(module, "COMPILE_SECONDS", 60)
-    assert make(grammars, "regex", "a").accepting is False  # others are served meanwhile
+    assert make(grammars, "regex", "a").accepting is False  # others are served in the meantime
 
 
-def test_a_compilation_that_gets_no_processor_is_waited_for(
+def test_a_compilation_that_gets_no_processor_time_is_awaited(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine that is busy with other things gives the same answer as one at rest."""
+    """A busy machine gives the same answer as an idle one."""
     grammars = Grammars(model)
     monkeypatch.setattr(module, "COMPILE_SECONDS", 0.001)
     gets_on = threading.Event()
@@ -530,7 +530,7 @@ def test_a_compilation_that_gets_no_processor_is_waited_for(
     assert len(asked) >= 3
 
 
-def test_a_thread_s_clock_runs_while_the_thread_does() -> None:
+def test_a_thread_clock_runs_while_its_thread_does() -> None:
     clock = module._ThreadClock()
     clock.start()
     at_first = clock.seconds()
@@ -547,11 +547,11 @@ def test_a_step_that_takes_too_long_ends_the_matcher(
     assert matcher.error == "a step takes too long"
 
 
-def test_compiled_grammars_are_kept_but_not_for_ever(model: Model) -> None:
+def test_compiled_grammars_are_cached_up_to_a_limit(model: Model) -> None:
     grammars = Grammars(model)
     first = make(grammars, "regex", "a|b")
     first.advance(min(allowed(first, model.n_vocab)))
-    # What one answer did does not show in the next.
+    # One answer does not change the matcher of the next.
     second = make(grammars, "regex", "a|b")
     assert not second.accepting
     for number in range(100):
@@ -559,7 +559,7 @@ def test_compiled_grammars_are_kept_but_not_for_ever(model: Model) -> None:
     assert len(grammars._compiled) <= 32
 
 
-def test_what_was_refused_is_not_compiled_again(
+def test_a_refused_grammar_is_not_compiled_again(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grammars = Grammars(model)
@@ -589,7 +589,7 @@ def test_masks_are_those_of_the_position(grammars: Grammars, model: Model) -> No
     matchers = [make(grammars, "regex", "[a-z]{3}"), make(grammars, "choice", ["zebra"])]
     expected = [matcher.copy() for matcher in matchers]
     tokens = [min(allowed(matcher, model.n_vocab)) for matcher in matchers]
-    matchers[1].hard = True  # in a thread
+    matchers[1].hard = True  # computed in a thread
     masks.start(list(zip(matchers, tokens, strict=True)))
     masks.wait(matchers, 60)
     for matcher, other, token in zip(matchers, expected, tokens, strict=True):

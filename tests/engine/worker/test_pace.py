@@ -1,4 +1,4 @@
-"""How long a chunk of prefill beside streams may be."""
+"""How long a chunk of a prompt may be while streams run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from offgrid.engine.worker.pace import Pace
 
 
-def test_as_told_until_something_is_known() -> None:
+def test_the_setting_holds_until_times_are_known() -> None:
     pace = Pace(64, 512)
     assert pace.prefill_tokens() == 64
     pace.observe(0, 512, 1.0)
@@ -21,13 +21,13 @@ def test_a_chunk_takes_as_long_as_the_streams() -> None:
     pace = Pace(64, 512)
     pace.observe(4, 0, 0.050)
     pace.observe(4, 20, 0.090)
-    assert pace.prefill_tokens() == 25  # 2 ms each, 50 ms of them
+    assert pace.prefill_tokens() == 25  # 2 ms each, 50 ms in total
     for _ in range(200):
         pace.observe(4, 25, 0.150)  # now 4 ms each
     assert pace.prefill_tokens() == 12
 
 
-def test_a_slow_machine_still_goes_on_and_a_fast_one_ends_somewhere() -> None:
+def test_chunks_have_a_minimum_and_a_maximum() -> None:
     pace = Pace(64, 512)
     pace.observe(4, 0, 0.001)
     pace.observe(4, 10, 5.0)
@@ -47,7 +47,7 @@ def test_never_outside_its_bounds(steps: list[tuple[int, int, float]]) -> None:
     assert 1 <= Pace(64, 3).prefill_tokens() <= 3
 
 
-def test_what_nobody_notices_is_read_at_once() -> None:
+def test_a_prefill_too_short_to_notice_is_done_at_once() -> None:
     pace = Pace(64, 512)
     assert pace.burst_tokens == 0
     pace.observe(0, 100, 0.01)
@@ -60,7 +60,7 @@ def test_what_nobody_notices_is_read_at_once() -> None:
     assert pace.burst_tokens == 512
 
 
-def test_steps_that_take_no_time_are_no_division_by_it() -> None:
+def test_steps_that_take_no_time_do_not_divide_by_zero() -> None:
     pace = Pace(64, 512)
     pace.observe(4, 0, 1.0)
     for _ in range(20_000):
@@ -72,7 +72,7 @@ def test_steps_that_take_no_time_are_no_division_by_it() -> None:
 def test_many_prompts_get_as_much_time_as_each_stream_has() -> None:
     pace = Pace(64, 512)
     pace.observe(4, 0, 0.050)
-    pace.observe(4, 20, 0.090)  # 2 ms a token
+    pace.observe(4, 20, 0.090)  # 2 ms per token
     assert pace.prefill_tokens(4, 1) == pace.prefill_tokens(4, 4) == 25
     assert pace.prefill_tokens(2, 6) == 75
     assert pace.prefill_tokens(1, 100) == 512

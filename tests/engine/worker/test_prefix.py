@@ -1,4 +1,4 @@
-"""Common prefixes, and the order in which room is given up."""
+"""Common prefixes, and the order in which slots are evicted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def held(*ids: int) -> np.ndarray:
     return np.array(ids, dtype=np.int32)
 
 
-def test_empty_slots_go_first_then_the_oldest() -> None:
+def test_empty_slots_are_evicted_first_then_the_oldest() -> None:
     idle = IdleSlots(3)
     assert idle.oldest() == 0
     assert idle.take(0).size == 0
@@ -65,15 +65,17 @@ def test_a_few_tokens_are_not_worth_keeping() -> None:
     [
         (40, 100, True),  # the next turn
         (40, 40, True),  # the same prompt again
-        (40, 36, True),  # its end is written in another way
+        (40, 36, True),  # the same prompt with a rewritten end
         (40, 35, False),  # another question
-        (6, 6, False),  # nearly nothing is shared, and a long answer would be lost
+        (6, 6, False),  # almost nothing is shared, and a long answer would be lost
         (0, 0, False),
         (100, 99, True),
         (None, 95, False),
     ],
 )
-def test_who_goes_on_with_a_conversation(n_prompt: int | None, shared: int, goes_on: bool) -> None:
+def test_which_prompts_continue_a_conversation(
+    n_prompt: int | None, shared: int, goes_on: bool
+) -> None:
     idle = IdleSlots(1)
     idle.take(0)
     idle.put(0, held(*range(100)), n_prompt)
@@ -88,7 +90,7 @@ def test_a_short_answer_goes_with_its_short_prompt() -> None:
     assert not IdleSlots(1).goes_on(0, 0), "an empty slot"
 
 
-def test_what_two_slots_hold_is_kept_once() -> None:
+def test_tokens_held_by_two_slots_are_kept_once() -> None:
     idle = IdleSlots(4)
     for slot, tokens in enumerate(([1, 2, 3], [7, 8], [1, 2], [4])):
         idle.take(slot)
@@ -103,7 +105,7 @@ def test_what_two_slots_hold_is_kept_once() -> None:
     assert [slot for slot, tokens in idle if len(tokens)] == [0, 3]
 
 
-def test_what_is_moved_keeps_its_age_and_its_prompt() -> None:
+def test_moved_tokens_keep_their_age_and_prompt() -> None:
     idle = IdleSlots(3)
     for slot in range(3):
         idle.take(slot)
@@ -116,7 +118,7 @@ def test_what_is_moved_keeps_its_age_and_its_prompt() -> None:
     assert not idle.goes_on(1, 0)
 
 
-def test_clear_tells_what_was_held() -> None:
+def test_clear_returns_the_slots_that_held_tokens() -> None:
     idle = IdleSlots(2)
     idle.take(1)
     idle.put(1, held(5))
@@ -125,7 +127,7 @@ def test_clear_tells_what_was_held() -> None:
     assert all(len(tokens) == 0 for _, tokens in idle)
 
 
-def test_none_is_left() -> None:
+def test_no_slot_is_left() -> None:
     idle = IdleSlots(1)
     assert idle.empty(but=(0,)) is None
     idle.reserve([0])

@@ -1,4 +1,4 @@
-"""Prompts, biases and questions to the tokenizer, against the starter's vocabulary."""
+"""Prompts, biases and tokeniser lookups with the starter's vocabulary."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_biases_of_texts(model: Model) -> None:
     texts = {"Once upon": 3.0, "Once": 2.0, "<|im_end|>": -math.inf, "Once upon upon": -1.5}
     assert read_bias(model, {}, texts) == {once: 3.5, upon: 1.5, end: -math.inf}
     assert read_bias(model, {once: -7.0}, {"Once": 2.0}) == {once: -7.0}
-    # A ban stays one whatever is added, and sums stay in range.
+    # A ban stays a ban whatever is added, and sums stay in range.
     banned = {"Once upon": -math.inf, "Once": 100.0, " upon": 5.0}
     assert read_bias(model, {}, banned) == {once: -math.inf, upon: -math.inf}
     assert read_bias(model, {}, {"Once": 80.0, "Once upon": 80.0}) == {once: 100.0, upon: 80.0}
@@ -73,14 +73,14 @@ def test_each_token_of_an_answer_is_looked_up_once(
 
 
 class Unread(tuple[int, ...]):
-    """Ids that nobody may look at."""
+    """Token ids that fail the test when they are read."""
 
     def __iter__(self) -> Iterator[int]:
         raise AssertionError("they are read before they are counted")
 
 
 def test_ids_are_counted_before_they_are_read(model: Model) -> None:
-    """Millions of ids fit into a body."""
+    """A body can contain millions of ids."""
     tokens = Unread((-1,) * (model.n_ctx + 1))
     with pytest.raises(ContextLengthExceeded, match=f"has {model.n_ctx + 1}") as error:
         read_prompt(model, GenerationRequest(tokens=tokens, prompt_param="prompt"))
@@ -111,7 +111,7 @@ def test_text_of_tokens(model: Model) -> None:
     assert prompt_text(model, smile[:1]) == "\ufffd"
 
 
-def test_what_the_starter_cannot(model: Model) -> None:
+def test_requests_that_the_starter_does_not_support(model: Model) -> None:
     with pytest.raises(InvalidParameter) as error:
         read_prompt(model, GenerationRequest(parts=(Part("a", True),), suffix="b"))
     assert error.value.param == "suffix"

@@ -1,4 +1,4 @@
-"""The scheduler alone: plain objects in, plans out, no model."""
+"""The scheduler alone, with plain objects and without a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from offgrid.engine.worker.sequence import TRANSITIONS, Status
 
 
 class Fake:
-    """A sequence without a model: ``length`` tokens, all its own unless they are given."""
+    """A sequence without a model: ``length`` unique tokens unless ``tokens`` are given."""
 
     _next = itertools.count(1)
 
@@ -62,12 +62,12 @@ class Fake:
 
 
 def compute(scheduler: Scheduler[Fake], sequence: Fake, computed: int) -> None:
-    """Let so many tokens of a sequence be computed, as if spans of them had been planned."""
+    """Mark tokens up to ``computed`` as computed, as if they had been planned in a span."""
     scheduler.record([BatchSpan(sequence, sequence.computed, computed - sequence.computed)])
 
 
 def admitted(scheduler: Scheduler[Fake]) -> list[Fake]:
-    """The sequences that begin in this step, in order."""
+    """Admit; return the sequences that start in this step, in order, without parked ones."""
     return [s for s in (p.sequence for p in scheduler.admit()) if s.status is not Status.PARKED]
 
 
@@ -96,7 +96,7 @@ def test_every_decoding_sequence_gets_its_token_and_prefill_gets_the_rest() -> N
 
 
 @pytest.mark.parametrize(("burst", "counts"), [(19, [8]), (20, [20]), (200, [20])])
-def test_the_rest_of_a_short_prompt_is_read_at_once(burst: int, counts: list[int]) -> None:
+def test_the_rest_of_a_short_prompt_is_prefilled_at_once(burst: int, counts: list[int]) -> None:
     scheduler = Scheduler[Fake](3, 64)
     stream = Fake(1, 10)
     scheduler.submit([stream, Fake(2, 20), Fake(3, 20)])
@@ -135,7 +135,7 @@ def test_prompts_with_logprobs_share_the_rows_of_logits() -> None:
     ]
 
 
-def test_what_gets_logprobs_takes_nothing_but_gives() -> None:
+def test_a_scored_prompt_reuses_no_prefix_but_provides_one() -> None:
     scheduler = Scheduler[Fake](3, 64)
     tokens = list(range(1, 41))
     one, two, three = (Fake(i, 0, tokens=tokens) for i in range(3))
@@ -155,7 +155,7 @@ def test_what_gets_logprobs_takes_nothing_but_gives() -> None:
     assert (placement.source, placement.keep) == (two.slot, 39)
 
 
-def test_cancel_takes_out_waiting_and_running_ones() -> None:
+def test_cancel_removes_waiting_and_running_sequences() -> None:
     scheduler = Scheduler[Fake](1, 32)
     mine = [Fake(1, 5), Fake(1, 5)]
     other = Fake(2, 5)
@@ -198,7 +198,7 @@ def test_every_prompt_is_computed_whole_and_in_order(
     assert all(s.computed == s.length for s in sequences)
 
 
-def test_the_statuses_of_a_life() -> None:
+def test_the_statuses_from_arrival_to_end() -> None:
     scheduler = Scheduler[Fake](2, 64)
     first, second = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=PROMPT)
     scheduler.submit([first, second])
@@ -233,7 +233,7 @@ def start(scheduler: Scheduler[Fake], *sequences: Fake) -> list[Placement[Fake]]
 PROMPT = list(range(1, 41))
 
 
-def test_behind_a_finished_sequence() -> None:
+def test_the_prefix_of_a_finished_sequence_is_reused() -> None:
     scheduler = Scheduler[Fake](1, 64)
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
@@ -255,7 +255,7 @@ def test_the_last_token_is_always_computed() -> None:
     assert placement.sequence.status is Status.DECODING
 
 
-def test_behind_a_running_sequence_in_another_slot() -> None:
+def test_the_prefix_of_a_running_sequence_is_copied() -> None:
     scheduler = Scheduler[Fake](2, 64)
     first, second = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=[*PROMPT, 99])
     start(scheduler, first)
@@ -274,7 +274,7 @@ def test_a_short_prefix_is_not_worth_a_copy() -> None:
     assert (placement.source, placement.keep) == (None, 0)
 
 
-def test_who_comes_with_the_same_new_prompt_waits_for_its_prefill() -> None:
+def test_sequences_with_the_same_new_prompt_wait_for_its_prefill() -> None:
     scheduler = Scheduler[Fake](3, 16)
     sequences = [Fake(i, 0, tokens=PROMPT) for i in range(3)]
     scheduler.submit(sequences)
@@ -287,7 +287,7 @@ def test_who_comes_with_the_same_new_prompt_waits_for_its_prefill() -> None:
         assert scheduler.admit() == []
     (span,) = scheduler.plan(prefill=8)
     scheduler.record([span])
-    sequences[0].length += 1  # its first token was drawn
+    sequences[0].length += 1  # its first token was sampled
     placements = scheduler.admit()
     assert [(p.sequence, p.source, p.keep) for p in placements] == [
         (sequences[1], sequences[0].slot, 39),
@@ -296,7 +296,7 @@ def test_who_comes_with_the_same_new_prompt_waits_for_its_prefill() -> None:
     assert {span.count for span in scheduler.plan(prefill=8)} == {1}
 
 
-def test_only_the_prefill_is_waited_for_not_what_is_drawn_behind_it() -> None:
+def test_a_parked_sequence_waits_for_the_prefill_only_not_for_the_answer() -> None:
     scheduler = Scheduler[Fake](2, 16)
     answer = list(range(5000, 5300))
     first = Fake(1, 0, tokens=PROMPT)
@@ -324,7 +324,7 @@ def test_choices_share_their_prefill_whatever_they_share_with_others() -> None:
     assert (placement.sequence, placement.source) == (choices[1], choices[0].slot)
 
 
-def test_who_had_to_give_way_waits_until_another_has_ended() -> None:
+def test_a_preempted_sequence_waits_until_another_has_ended() -> None:
     scheduler = Scheduler[Fake](3, 64)
     running = [Fake(i, 10) for i in range(3)]
     start(scheduler, *running)
@@ -337,7 +337,7 @@ def test_who_had_to_give_way_waits_until_another_has_ended() -> None:
     assert admitted(scheduler) == [running[1], running[2]], "or until nobody runs"
 
 
-def test_whoever_waited_for_goes_on_when_that_one_leaves() -> None:
+def test_a_parked_sequence_starts_when_the_other_is_cancelled() -> None:
     scheduler = Scheduler[Fake](2, 16)
     first, second = Fake(1, 0, tokens=PROMPT), Fake(2, 0, tokens=PROMPT)
     start(scheduler, first, second)
@@ -348,7 +348,7 @@ def test_whoever_waited_for_goes_on_when_that_one_leaves() -> None:
     assert placement.keep == 20
 
 
-def test_the_least_recently_used_room_is_given_up_first() -> None:
+def test_the_least_recently_used_slot_is_evicted_first() -> None:
     scheduler = Scheduler[Fake](2, 64)
     old, new = Fake(1, 0, tokens=[*PROMPT, 7]), Fake(2, 0, tokens=[9, *PROMPT])
     start(scheduler, old, new)
@@ -362,8 +362,8 @@ def test_the_least_recently_used_room_is_given_up_first() -> None:
     assert (again.sequence.slot, again.keep) == (slots[1], 41)
 
 
-def test_a_long_conversation_is_not_given_up_for_a_common_beginning() -> None:
-    """Where another slot is free, the beginning is copied and the rest stays."""
+def test_a_long_conversation_is_not_evicted_for_a_common_prefix() -> None:
+    """If another slot is idle, the prefix is copied there and the conversation stays."""
     scheduler = Scheduler[Fake](2, 64)
     long = Fake(1, 0, tokens=list(range(1, 101)))
     start(scheduler, long)
@@ -391,7 +391,7 @@ def test_no_reuse_on_request() -> None:
     assert start(scheduler, third)[0].keep == 0
 
 
-def test_what_cannot_be_cut_is_shared_whole_or_not_at_all() -> None:
+def test_a_memory_that_cannot_be_cut_is_shared_whole_or_not_at_all() -> None:
     scheduler = Scheduler[Fake](1, 64, can_cut=False)
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
@@ -417,7 +417,7 @@ def test_preempted_sequences_come_back_first() -> None:
 
 
 def filled(scheduler: Scheduler[Fake], n_slots: int, length: int = 20) -> list[Fake]:
-    """Let as many sequences as there are slots run and end, slot 0's first."""
+    """Run as many sequences as slots to their ends, the one in slot 0 first."""
     sequences = [Fake(100 + i, length) for i in range(n_slots)]
     start(scheduler, *sequences)
     for sequence in sequences:
@@ -426,7 +426,7 @@ def filled(scheduler: Scheduler[Fake], n_slots: int, length: int = 20) -> list[F
     return sequences
 
 
-def test_newcomers_get_slots_beside_each_other() -> None:
+def test_new_sequences_get_adjacent_slots() -> None:
     scheduler = Scheduler[Fake](8, 64)
     filled(scheduler, 8)
     running = [Fake(i, 20) for i in range(4)]
@@ -435,10 +435,10 @@ def test_newcomers_get_slots_beside_each_other() -> None:
     assert sorted(s.slot for s in running) == [0, 1, 2, 3]
 
 
-def test_what_lies_beside_those_that_run_is_moved_to_where_less_is_lost() -> None:
+def test_a_slot_next_to_running_ones_is_moved_where_less_is_lost() -> None:
     scheduler = Scheduler[Fake](8, 64)
     old = filled(scheduler, 8)
-    # Slots 4 to 7 are the older half from now on.
+    # From now on, slots 4 to 7 are the older half.
     for sequence in old[:4]:
         (placement,) = start(scheduler, again := Fake(1, 0, tokens=[*sequence.tokens[:20], 7]))
         assert placement.source == again.slot
@@ -451,13 +451,13 @@ def test_what_lies_beside_those_that_run_is_moved_to_where_less_is_lost() -> Non
     held = dict(scheduler.idle)
     assert held[4].tolist() == [*old[1].tokens[:20].tolist(), 7]
     assert 1 not in held
-    # It is still found, and as recently used as before.
+    # The moved prefix is still found, and counts as recently used as before.
     (placement,) = start(scheduler, Fake(4, 0, tokens=[*old[1].tokens[:20], 7, 9]))
     assert placement.keep == 21
 
 
-def test_a_conversation_that_goes_on_far_away_comes_to_the_others() -> None:
-    """There is a slot beside them that holds nothing."""
+def test_a_conversation_in_a_far_slot_moves_next_to_the_running_ones() -> None:
+    """An empty slot is next to the running ones."""
     scheduler = Scheduler[Fake](8, 64)
     old = filled(scheduler, 8)
     start(scheduler, first := Fake(1, 20))
@@ -469,7 +469,7 @@ def test_a_conversation_that_goes_on_far_away_comes_to_the_others() -> None:
     assert len(dict(scheduler.idle)[7]) == 0
 
 
-def test_what_lies_beside_the_others_is_moved_to_an_empty_slot() -> None:
+def test_a_slot_next_to_running_ones_is_moved_to_an_empty_slot() -> None:
     scheduler = Scheduler[Fake](8, 64)
     old = filled(scheduler, 8)
     start(scheduler, first := Fake(1, 20))
@@ -482,7 +482,7 @@ def test_what_lies_beside_the_others_is_moved_to_an_empty_slot() -> None:
     assert len(dict(scheduler.idle)[7]) == 0
 
 
-def test_no_conversation_is_given_up_to_bring_another_to_the_others() -> None:
+def test_no_conversation_is_evicted_to_move_another_next_to_the_running_ones() -> None:
     scheduler = Scheduler[Fake](8, 64)
     old = filled(scheduler, 8)
     start(scheduler, Fake(1, 20))
@@ -543,11 +543,11 @@ def test_a_full_slot_is_no_bridge() -> None:
 
 
 class Life(RuleBasedStateMachine):
-    """Requests arrive, run, end and leave in any order, few letters making many common prefixes.
+    """Requests arrive, run, end and leave in any order; few distinct tokens give common prefixes.
 
-    What the engine would do with llama.cpp's memory is done with lists: slots are never lost nor
-    shared, and every slot holds just what its sequence believes. Each sequence is in the status
-    that its slot and its tokens say, and gets there by a documented transition only
+    Lists take the place of llama.cpp's memory. Slots are never lost or shared, and every slot holds
+    exactly the tokens that its sequence has computed. Each sequence has the status that follows
+    from its slot and its tokens, and changes it only by a documented transition
     (``Fake.status``).
     """
 
@@ -560,7 +560,7 @@ class Life(RuleBasedStateMachine):
         self.admitted: list[int] = []
         self.submitted: list[Fake] = []
         self.cuts = True
-        """Whether the memory can be cut; the scheduler does not know it before it tries."""
+        """Whether the memory can be cut; the scheduler learns it only by trying."""
         self.memory: list[list[int]] = [[] for _ in range(self.SLOTS)]
 
     @rule(n=st.integers(1, 4), common=st.integers(0, 60), more=st.lists(st.integers(1, 2)),
@@ -591,11 +591,11 @@ class Life(RuleBasedStateMachine):
     def preempt(self) -> None:
         if len(self.scheduler.running) > 1:
             self.scheduler.preempt(self.scheduler.running[-1])
-            self.admitted = []  # it may come back before others that came after it
+            self.admitted = []  # it may be readmitted after sequences that arrived later
 
     @rule(finish=st.booleans(), token=st.integers(1, 2), late=st.booleans())
     def step(self, finish: bool, token: int, late: bool) -> None:
-        """One step of the loop; ``late``: the masks of grammars are not there in time."""
+        """One step of the loop; ``late``: the masks of grammars are not ready in time."""
         before = list(self.scheduler.running)
         awaiting = [s for s in before if s.status is Status.AWAITING_MASK]
         for placement in self.scheduler.admit():
@@ -610,7 +610,7 @@ class Life(RuleBasedStateMachine):
         assert spans or awaiting or not self.scheduler.waiting
         decoding = [
             s for s in self.scheduler.running
-            if s.length - s.computed == 1 and s.status is not Status.PARKED  # not by its status
+            if s.length - s.computed == 1 and s.status is not Status.PARKED  # not its status
         ]  # fmt: skip
         assert {id(s) for s in decoding} <= {id(span.sequence) for span in spans}
         self._bridge(spans)

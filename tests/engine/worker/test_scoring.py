@@ -1,4 +1,4 @@
-"""Logprobs of prompts: chunked, beside others, and the numbers that llama.cpp's logits give."""
+"""Logprobs of prompts: in chunks, beside other requests, and compared with llama.cpp's logits."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def check(run: Run, id: int, tokens: list[int], reference: ReferenceModel,
         assert entry.logprob == pytest.approx(row[entry.token], abs=tolerance)
         for token, _, logprob in entry.top:
             assert logprob == pytest.approx(row[token], abs=tolerance)
-        near = np.abs(row - row[entry.token]) < 2 * tolerance  # ties may fall either way
+        near = np.abs(row - row[entry.token]) < 2 * tolerance  # ties may have either order
         above = int((row > row[entry.token]).sum())
         assert abs((entry.rank or 0) - 1 - above) <= near.sum()
 
 
-# llama.cpp rounds otherwise where it computes a single token.
+# llama.cpp rounds differently when it computes a single token.
 @pytest.mark.parametrize(("rows", "tolerance"), [(2, 1e-4), (7, 1e-4), (64, 1e-4)])
 def test_any_chunking_gives_the_same(
     run: Run, model: Counting, reference: ReferenceModel, rows: int, tolerance: float
@@ -68,7 +68,7 @@ def test_any_chunking_gives_the_same(
     assert all(len(entry.top) == 3 for entry in prompt(run, id)[1:])
 
 
-def test_the_answer_is_that_of_a_request_without(run: Run) -> None:
+def test_the_answer_is_the_same_as_without_prompt_logprobs(run: Run) -> None:
     scored = run.submit(STORY, prompt_logprobs=0)
     run.finish()
     plain = run.submit(STORY)
@@ -76,7 +76,7 @@ def test_the_answer_is_that_of_a_request_without(run: Run) -> None:
     assert run.text(scored) == run.text(plain) != ""
 
 
-def test_several_at_once_share_the_rows(
+def test_several_prompts_at_once_share_the_rows(
     run: Run, model: Counting, reference: ReferenceModel
 ) -> None:
     run.engine.scheduler.scored_tokens = 10
@@ -88,14 +88,14 @@ def test_several_at_once_share_the_rows(
     run.finish()
     assert max(model.decoded) <= 10 + 3
     for id, text in zip(scoring, texts, strict=True):
-        # Single tokens of several sequences are computed together, and rounded otherwise.
+        # Single tokens of several sequences are computed together, and so rounded differently.
         check(run, id, ids(model, text), reference, tolerance=0.05)
     alone = run.submit("In a house", max_tokens=30, ignore_eos=True, cache_prompt=False)
     run.finish()
     assert run.text(alone) == run.text(stream)
 
 
-def test_nothing_is_taken_from_others_but_given_to_them(run: Run, model: Counting) -> None:
+def test_a_scored_prompt_reuses_no_prefix_but_provides_one(run: Run, model: Counting) -> None:
     run.submit(STORY)
     run.finish()
     model.decoded.clear()
@@ -103,7 +103,7 @@ def test_nothing_is_taken_from_others_but_given_to_them(run: Run, model: Countin
     run.finish()
     n_tokens = len(ids(model, STORY))
     assert len(prompt(run, id)) == n_tokens
-    # One choice computes all of it, the others the last token only.
+    # One choice computes the whole prompt, the others only its last token.
     assert sum(model.decoded) == n_tokens + 2
     cached = [e.cached_tokens for e in run.events if isinstance(e, Delta) and e.id == id
               and e.finish_reason]  # fmt: skip
@@ -135,10 +135,8 @@ def test_a_prompt_that_fills_the_context(
             run.engine.prepare(100, longer)
 
 
-def test_who_has_to_give_way_is_not_scored_twice(
-    model: Counting, reference: ReferenceModel
-) -> None:
-    """The youngest gives its cells back in mid-prompt and is computed again."""
+def test_a_preempted_prompt_is_not_scored_twice(model: Counting, reference: ReferenceModel) -> None:
+    """The youngest sequence is preempted in mid-prompt and computed again."""
     codes: list[int | None] = [None, None, None, NO_ROOM]
     run = Run(Failing(model, lambda: codes.pop(0) if codes else None))  # type: ignore[arg-type]
     run.engine.scheduler.scored_tokens = 8
@@ -150,7 +148,7 @@ def test_who_has_to_give_way_is_not_scored_twice(
     check(run, id, ids(model, STORY), reference)
 
 
-def test_a_failed_decode_ends_it(model: Counting) -> None:
+def test_a_failed_decode_ends_the_request(model: Counting) -> None:
     codes: list[int | None] = [None, -3]
     run = Run(Failing(model, lambda: codes.pop(0) if codes else None))  # type: ignore[arg-type]
     run.engine.scheduler.scored_tokens = 8
@@ -160,7 +158,7 @@ def test_a_failed_decode_ends_it(model: Counting) -> None:
 
 
 class Useless:
-    """A model whose logits are no numbers."""
+    """A model whose logits are NaN."""
 
     def __init__(self, model: Counting) -> None:
         self._model = model
@@ -173,7 +171,7 @@ class Useless:
         return int(self.row.ctypes.data)
 
 
-def test_logits_that_are_no_numbers_end_it(model: Counting) -> None:
+def test_logits_that_are_nan_end_the_request(model: Counting) -> None:
     run = Run(Useless(model))
     id = run.submit(STORY, prompt_logprobs=1)
     run.finish()

@@ -1,4 +1,4 @@
-"""Prefixes are computed once, on a real context: what is reused, and that answers stay right."""
+"""Prefixes are computed once, on a real context; answers stay right."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_the_next_turn_of_a_conversation(run: Run, model: Counting) -> None:
     longer = STORY + run.text(first) + " And then"
     second = run.submit(longer)
     run.finish()
-    # The last token that was drawn has not been computed, and tokens may merge over the border.
+    # The last sampled token has not been computed, and tokens may merge across the border.
     assert cached(run, second) >= n_tokens(model, STORY)
     fresh = Run(model)
     alone = fresh.submit(longer, cache_prompt=False)
@@ -85,7 +85,7 @@ def test_choices_share_one_prefill(run: Run, model: Counting) -> None:
         assert cached(run, id, choice) == prompt - 1
 
 
-def test_prompts_that_come_at_once_are_read_in_one_call(
+def test_prompts_that_arrive_together_are_prefilled_in_one_call(
     model: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("offgrid.engine.worker.engine._GATHER_SECONDS", 60.0)
@@ -104,7 +104,7 @@ def test_prompts_that_come_at_once_are_read_in_one_call(
     assert model.decoded == [sum(n_tokens(model, text) for text in texts)]
 
 
-def test_not_for_requests_that_do_not_want_it(run: Run, model: Counting) -> None:
+def test_requests_without_cache_prompt_share_nothing(run: Run, model: Counting) -> None:
     secret = run.submit(STORY, cache_prompt=False)
     run.finish()
     other = run.submit(STORY)
@@ -115,8 +115,10 @@ def test_not_for_requests_that_do_not_want_it(run: Run, model: Counting) -> None
 
 
 def test_many_prompts_in_turn_stay_right(run: Run, model: Counting) -> None:
-    """More prompts than slots, with common beginnings of many lengths, in an order that makes slots
-    be copied, cut and given up."""
+    """More prompts than slots, with common prefixes of many lengths.
+
+    Their order makes the engine copy, cut and evict slots.
+    """
     words = STORY.split()
     texts = [" ".join(words[: 10 + 7 * (i * 5 % 11)]) + f" {i % 4}" for i in range(24)]
     fresh = Run(model)
@@ -128,8 +130,8 @@ def test_many_prompts_in_turn_stay_right(run: Run, model: Counting) -> None:
     assert sum(cached(run, id) for id in ids) > 100
 
 
-def test_rows_stay_together_over_a_slot_whose_stream_has_ended(run: Run, model: Counting) -> None:
-    """A token in the slot between costs less than a second call, and what is there stays right."""
+def test_a_slot_whose_stream_has_ended_is_bridged(run: Run, model: Counting) -> None:
+    """A token in the slot between costs less than a second call; the slot's contents stay right."""
     texts = [f"{word} {STORY}" for word in ("One", "Two", "Three")]
     fresh = Run(model)
     alone = [fresh.submit(text, max_tokens=80, cache_prompt=False, ignore_eos=True)
@@ -140,7 +142,7 @@ def test_rows_stay_together_over_a_slot_whose_stream_has_ended(run: Run, model: 
            for text, n in zip(texts, lengths, strict=True)]  # fmt: skip
     model.decoded.clear()
     run.finish()
-    # The two that go on make three rows, one of them for nothing.
+    # The two remaining streams give batches of three tokens, one of which is the bridge.
     assert model.decoded.count(3) > 20
     assert 2 not in model.decoded
     assert [run.text(ids[i]) for i in (0, 2)] == [fresh.text(alone[i]) for i in (0, 2)]
@@ -150,7 +152,7 @@ def test_rows_stay_together_over_a_slot_whose_stream_has_ended(run: Run, model: 
     assert run.text(again) == fresh.text(alone[1])
 
 
-def test_no_room_gives_up_what_nobody_uses_first(model: Counting) -> None:
+def test_no_room_evicts_idle_slots_first(model: Counting) -> None:
     codes: list[int | None] = []
     run = Run(Failing(model, lambda: codes.pop(0) if codes else None))
     first = run.submit(STORY)
@@ -166,7 +168,7 @@ def test_no_room_gives_up_what_nobody_uses_first(model: Counting) -> None:
     assert run.text(again) == run.text(first)
 
 
-def test_no_room_makes_the_youngest_wait_and_nobody_lose_a_token(model: Counting) -> None:
+def test_no_room_preempts_the_youngest_and_no_token_is_lost(model: Counting) -> None:
     texts = [STORY, "In a house there was", "The fox"]
     fresh = Run(model)
     alone = [fresh.submit(text, max_tokens=30) for text in texts]
@@ -213,7 +215,7 @@ class Limited(Counting):
 
 
 @pytest.mark.parametrize("cells", [120, 160, 300])
-def test_where_room_stays_short_all_are_answered_in_turn(loaded: Model, cells: int) -> None:
+def test_with_lasting_lack_of_room_all_are_answered_in_turn(loaded: Model, cells: int) -> None:
     texts = [f"{i} {STORY}"[:180] for i in range(6)]
     fresh = Run(Counting(loaded))
     alone = [fresh.submit(text, max_tokens=40, ignore_eos=True, cache_prompt=False)
@@ -234,13 +236,13 @@ def test_where_room_stays_short_all_are_answered_in_turn(loaded: Model, cells: i
         last = run.last(id)
         assert isinstance(last, Delta)
         assert (last.finish_reason, last.completion_tokens) == ("length", 40)
-        # Later on a rounding may decide between two tokens that are as good as equal.
+        # Later, rounding may decide between two tokens that are practically tied.
         assert run.text(id)[:20] == fresh.text(lone)[:20]
     for slot in range(loaded.n_parallel):
         loaded.forget(slot)
 
 
-def test_who_waits_for_a_prefill_has_its_slot_and_computes_later(run: Run) -> None:
+def test_a_parked_sequence_has_a_slot_and_computes_later(run: Run) -> None:
     first, second = run.submit(STORY), run.submit(STORY)
     run.engine.step()
 
@@ -252,7 +254,7 @@ def test_who_waits_for_a_prefill_has_its_slot_and_computes_later(run: Run) -> No
     assert started() == [(first, True), (second, False), (second, True)]
 
 
-def test_no_room_for_the_only_one_is_an_error(model: Counting) -> None:
+def test_no_room_for_the_only_sequence_is_an_error(model: Counting) -> None:
     run = Run(Failing(model, lambda: NO_ROOM))
     id = run.submit("Once")
     run.engine.step()
@@ -260,13 +262,13 @@ def test_no_room_for_the_only_one_is_an_error(model: Counting) -> None:
 
 
 class CannotCut(Counting):
-    """A model that answers as recurrent ones do: only whole sequences."""
+    """A model that, like a recurrent one, cannot remove the end of a sequence."""
 
     def cut(self, slot: int, keep: int) -> bool:
         return False
 
 
-def test_a_model_that_cannot_cut_is_found_out_and_served(loaded: Model) -> None:
+def test_a_model_that_cannot_cut_is_detected_and_served(loaded: Model) -> None:
     run = Run(CannotCut(loaded))
     first = run.submit(STORY)
     run.finish()

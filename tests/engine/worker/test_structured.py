@@ -1,4 +1,4 @@
-"""Answers that keep to a grammar, on the real loop."""
+"""Answers that follow a grammar, on the real loop."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def regex(source: str) -> Grammar:
 
 
 def answers(run: Run, seeds: range) -> None:
-    """Answers at temperature 1 to random schemas are JSON that fits them."""
+    """Check that answers at temperature 1 are JSON that satisfies random schemas."""
     ids = {
         run.submit(
             "Here is the JSON: ", grammar=schema(random_schema(seed)), max_tokens=None,
@@ -70,14 +70,14 @@ def test_random_schemas_give_valid_json(run: Run) -> None:
 
 @pytest.mark.slow
 def test_a_thousand_random_schemas(run: Run) -> None:
-    """The default run has 40 of them, of other seeds."""
+    """The default run covers 40 schemas, from other seeds."""
     for first in range(1000, 2000, 100):
         run.events.clear()
         answers(run, range(first, first + 100))
 
 
 def test_every_token_was_allowed(run: Run, model: Model) -> None:
-    """Try the grammar on every token that was drawn, with a matcher that saw no mask."""
+    """Check every sampled token with a matcher that computed no mask."""
     source = "(the|a) [a-z]{2,9}( (and|or) [a-z]{2,9}){1,3}[.!]"
     for seed in range(8):
         sampling = SamplingParams(temperature=1.5, seed=seed)
@@ -99,8 +99,8 @@ def other_token(run: Run, piece: bytes) -> int:
     return next(token for token in range(model.n_vocab) if model.piece(token) == piece)
 
 
-def test_logprobs_are_the_model_s_own(run: Run) -> None:
-    """The first token of a free answer is as likely where a grammar forces it."""
+def test_a_grammar_does_not_change_logprobs(run: Run) -> None:
+    """The first token of a free answer has the same logprob when a grammar forces it."""
     free = run.submit("Once upon a time", max_tokens=1, top_logprobs=20)
     run.finish()
     (delta,) = [e for e in run.events if isinstance(e, Delta) and e.id == free]
@@ -117,7 +117,7 @@ def test_logprobs_are_the_model_s_own(run: Run) -> None:
     assert again.logprobs[0].top == delta.logprobs[0].top
 
 
-def test_beside_others_the_answer_is_the_same(run: Run) -> None:
+def test_simultaneous_requests_do_not_change_the_answer(run: Run) -> None:
     alone = run.submit("Once", grammar=schema(PERSON), sampling=WARM, max_tokens=300)
     run.finish()
     beside = run.submit("Once", grammar=schema(PERSON), sampling=WARM, max_tokens=300)
@@ -128,7 +128,7 @@ def test_beside_others_the_answer_is_the_same(run: Run) -> None:
     assert run.text(others[0]) == run.text(others[1])
 
 
-def test_choices_follow_the_grammar_each_for_itself(run: Run) -> None:
+def test_each_choice_follows_the_grammar_independently(run: Run) -> None:
     id = run.submit("Once", grammar=schema(PERSON), sampling=WARM, n=3, max_tokens=300)
     run.finish()
     texts = [run.text(id, choice) for choice in range(3)]
@@ -146,7 +146,7 @@ def test_choices_follow_the_grammar_each_for_itself(run: Run) -> None:
                                                                    2043: -float("inf")})},
     ],
 )  # fmt: skip
-def test_a_complete_answer_ends_also_where_its_end_is_banned(
+def test_a_complete_answer_ends_even_if_its_end_token_is_banned(
     run: Run, more: dict[str, Any]
 ) -> None:
     fields = {"grammar": schema(PERSON), "max_tokens": 300, **more}
@@ -158,7 +158,7 @@ def test_a_complete_answer_ends_also_where_its_end_is_banned(
     assert json.loads(run.text(id)).keys() == {"name", "age", "tags"}
 
 
-def test_ignore_eos_goes_on_as_long_as_the_grammar_does(run: Run) -> None:
+def test_ignore_eos_continues_as_long_as_the_grammar_allows(run: Run) -> None:
     id = run.submit("Once", grammar=regex("[a-z ]*"), ignore_eos=True, max_tokens=30)
     run.finish()
     end = run.last(id)
@@ -175,7 +175,7 @@ def test_stop_strings_end_a_structured_answer(run: Run) -> None:
     assert run.text(id).rstrip().endswith(",")
 
 
-def test_bans_that_leave_nothing_are_the_request_s_fault(run: Run, model: Model) -> None:
+def test_bans_that_leave_no_token_are_an_error_of_the_request(run: Run, model: Model) -> None:
     (a,) = [t for t in range(model.n_vocab) if model.piece(t) == b"a"]
     sampling = SamplingParams(logit_bias={a: -float("inf")})
     other = run.submit("Once", max_tokens=5)
@@ -215,7 +215,7 @@ def test_a_matcher_that_fails_ends_only_its_request(
 
 
 class Gated(Masks):
-    """Masks that come when a gate is opened."""
+    """Masks that are held back until a gate is opened."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -246,7 +246,7 @@ class _Held:
         self._matcher.ready = True
 
 
-def test_a_slow_mask_holds_up_nobody_else(run: Run, model: Model) -> None:
+def test_a_slow_mask_does_not_delay_other_requests(run: Run, model: Model) -> None:
     alone = run.submit("Once", grammar=schema(PERSON), sampling=WARM, max_tokens=300)
     run.finish()
     expected = run.text(alone)
@@ -260,7 +260,7 @@ def test_a_slow_mask_holds_up_nobody_else(run: Run, model: Model) -> None:
 
     run.engine.step()
     run.engine.step()
-    assert tokens(slow) == 1  # the mask of the start was there
+    assert tokens(slow) == 1  # the first mask was ready
     before = tokens(stream)
     for _ in range(20):
         run.engine.step()
@@ -272,7 +272,7 @@ def test_a_slow_mask_holds_up_nobody_else(run: Run, model: Model) -> None:
 
 
 def test_hard_matchers_give_the_same_answer(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All steps but the first of each choice are computed in threads."""
+    """All steps except the first of each choice are computed in threads."""
     easy = run.submit("Once", grammar=schema(PERSON), sampling=WARM, n=3, max_tokens=300)
     run.finish()
     monkeypatch.setattr("offgrid.engine.worker.matcher.HARD_SECONDS", -1.0)
@@ -292,8 +292,8 @@ def test_a_cancel_while_a_mask_is_awaited(model: Model) -> None:
     gated.gate.set()
 
 
-def test_an_answer_that_had_to_give_way_goes_on_within_its_grammar(model: Model) -> None:
-    """No room: the youngest is computed again; its matcher knows where it stood."""
+def test_a_preempted_answer_continues_within_its_grammar(model: Model) -> None:
+    """Without room the youngest sequence is computed again; its matcher keeps its state."""
     reference = Run(model)
     first = reference.submit("Once", grammar=schema(PERSON), sampling=WARM, max_tokens=300)
     second = reference.submit("In a", grammar=schema(PERSON), sampling=WARM, max_tokens=300)
@@ -331,8 +331,8 @@ def test_a_grammar_that_becomes_too_hard_ends_only_its_request(run: Run) -> None
     assert isinstance(run.last(other), Delta)
 
 
-def test_a_dead_end_is_not_said_to_be_a_limit(run: Run) -> None:
-    """Nothing is both of B's: that shows only when an answer gets there."""
+def test_a_dead_end_is_not_reported_as_a_limit(run: Run) -> None:
+    """No value satisfies both parts of B, which shows only when an answer gets there."""
     source = "start: A B\nA: /[0-9]/\nB: /b/ & /c/"
     id = run.submit("Once", grammar=Grammar("lark", source, "grammar"), max_tokens=50)
     other = run.submit("Once upon a time", max_tokens=30, ignore_eos=True)

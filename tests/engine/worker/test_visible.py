@@ -1,4 +1,4 @@
-"""Control tokens give no text, unless a request wants to see them."""
+"""Control tokens give no text unless a request asks for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images in prompts, on a real projector: against libmtmd's own helpers, beside other streams."""
+"""Images in prompts with a real projector, against libmtmd's own helpers and beside streams."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ STORY = "Once upon a time there was a small otter who lived beside a wide river.
 
 
 class Watched:
-    """A model that tells what it saw, and fails to encode or to compute it when told to.
+    """A model that records the images it encodes, and fails to encode or decode them on demand.
 
-    While ``gate`` is not set, encoding takes its time.
+    While ``gate`` is not set, encoding does not finish.
     """
 
     def __init__(self, model: Model) -> None:
@@ -89,7 +89,7 @@ def model(loaded: Model) -> Iterator[Watched]:
 
 
 def prompt(text: str, *images: bytes, **fields: Any) -> GenerationRequest:
-    """A request with an image in the place of each ``@`` of a text."""
+    """A request with an image in place of each ``@`` of a text."""
     parts: list[Part] = []
     for index, piece in enumerate(text.split("@")):
         if index:
@@ -107,7 +107,7 @@ def ask(run: Run, text: str, *images: bytes, **fields: Any) -> int:
 
 
 def alone(model: Any, text: str, *images: bytes, **fields: Any) -> str:
-    """The answer of an engine that has nothing else to do and nothing in its slots."""
+    """The answer of an engine with no other work and empty slots."""
     run = Run(model)
     for slot in range(model.n_parallel):
         model.forget(slot)
@@ -141,7 +141,7 @@ def test_logits_are_libmtmds(
 
 
 def _check(run: Run, id: int, expected: NDArray[np.float64]) -> None:
-    """The greedy answer is that of the reference, and so are the best five logprobs."""
+    """The greedy answer and the best five logprobs equal those of the reference."""
     run.finish()
     entries = [e for d in run.events if isinstance(d, Delta) and d.id == id for e in d.logprobs]
     assert [entry.token for entry in entries] == expected.argmax(axis=1).tolist()
@@ -175,7 +175,7 @@ WIDE = png(pixels(5, 200, 60))
 
 
 @pytest.mark.parametrize(("text", "images"), [*CASES, ("A @ and @ then", [WIDE, RED])])
-def test_logits_of_a_model_with_two_dimensions(
+def test_logits_of_a_model_with_two_dimensional_positions(
     qwen: tuple[Model, ReferenceVision], text: str, images: list[bytes]
 ) -> None:
     model, reference = qwen
@@ -187,10 +187,10 @@ def test_logits_of_a_model_with_two_dimensions(
     _check(run, ask(run, text, *images, top_logprobs=5), expected)
 
 
-def test_a_conversation_with_a_model_with_two_dimensions(
+def test_a_conversation_with_a_model_with_two_dimensional_positions(
     qwen: tuple[Model, ReferenceVision],
 ) -> None:
-    """Behind what is shared, and beside others, positions are what they are alone."""
+    """After a shared prefix, and beside other streams, positions are the same as alone."""
     model, reference = qwen
     first = f"{STORY} @ What is it?"
     longer = f"{first} An otter. And what is @ then?"
@@ -212,7 +212,7 @@ def test_a_conversation_with_a_model_with_two_dimensions(
 
 
 @pytest.mark.parametrize(("text", "images"), CASES)
-def test_logits_of_a_model_whose_images_see_all_of_themselves(
+def test_logits_of_a_model_with_bidirectional_attention_in_images(
     gemma: tuple[Model, ReferenceVision], text: str, images: list[bytes]
 ) -> None:
     model, reference = gemma
@@ -230,7 +230,7 @@ def test_a_large_image_takes_a_quarter_of_the_context(
     assert model.n_ctx // 8 < span.end - span.start <= model.n_ctx // 4
 
 
-def test_an_image_that_does_not_fit_into_one_computation(tmp_path: Path) -> None:
+def test_an_image_that_does_not_fit_into_one_batch(tmp_path: Path) -> None:
     path, projector = make_gemma(tmp_path)
     model = Model(
         Load(str(path), ctx_size=64, parallel=1, batch_size=3, threads=1, projector=str(projector))
@@ -242,7 +242,7 @@ def test_an_image_that_does_not_fit_into_one_computation(tmp_path: Path) -> None
     model.close()
 
 
-def test_images_change_the_answer_and_their_order_does(model: Watched) -> None:
+def test_images_and_their_order_change_the_answer(model: Watched) -> None:
     texts = {
         alone(model, "Is @ like @?", *pair)
         for pair in ([RED, RED], [RED, BLUE], [BLUE, RED], [BLUE, BLUE])
@@ -250,7 +250,7 @@ def test_images_change_the_answer_and_their_order_does(model: Watched) -> None:
     assert len(texts) == 4
 
 
-def test_the_libraries_marker_is_text_in_a_prompt(model: Watched) -> None:
+def test_the_marker_of_libmtmd_is_text_in_a_prompt(model: Watched) -> None:
     ids = model.tokenize([Part(f"Look: {MARKER} What?", False)])
     run = Run(model)
     request = prompt("@ What?", RED)
@@ -262,8 +262,8 @@ def test_the_libraries_marker_is_text_in_a_prompt(model: Watched) -> None:
     assert len(prepared.sequences[0].images) == 1
 
 
-def test_streams_go_on_beside_images(model: Watched) -> None:
-    """Every answer is what it is alone, and no step computes more than one image."""
+def test_streams_continue_beside_images(model: Watched) -> None:
+    """Every answer is the same as alone, and no step computes more than one image."""
     texts = [alone(model, STORY, max_tokens=40), alone(model, "Look: @ What?", RED),
              alone(model, "Is @ like @?", BLUE, GREEN)]  # fmt: skip
     model.seen.clear()
@@ -279,7 +279,7 @@ def test_streams_go_on_beside_images(model: Watched) -> None:
     assert len(model.seen) == 3
 
 
-def test_a_conversation_about_an_image_sees_it_once(model: Watched) -> None:
+def test_a_conversation_about_an_image_encodes_it_once(model: Watched) -> None:
     first = f"{STORY} @ What is it?"
     longer = first + " An otter. And where does it live?"
     expected = alone(model, longer, RED)
@@ -295,7 +295,7 @@ def test_a_conversation_about_an_image_sees_it_once(model: Watched) -> None:
     assert cached(run, two) > len(model.tokenize([Part(STORY, True)])) + POSITIONS
 
 
-def test_another_image_is_never_taken_for_this_one(model: Watched) -> None:
+def test_another_image_is_never_mistaken_for_a_cached_one(model: Watched) -> None:
     text = f"{STORY} @ What is it?"
     expected = alone(model, text, BLUE)
     model.seen.clear()
@@ -309,8 +309,8 @@ def test_another_image_is_never_taken_for_this_one(model: Watched) -> None:
     assert 0 < cached(run, other) <= len(model.tokenize([Part(f"{STORY} ", True)]))
 
 
-def test_what_is_shared_ends_inside_no_image(model: Watched) -> None:
-    """Two hashes may begin alike; then all of the image is computed."""
+def test_a_shared_prefix_never_ends_inside_an_image(model: Watched) -> None:
+    """Two hashes may share a beginning; then the whole image is computed."""
     run = Run(model)
     ask(run, f"{STORY} @ What is it?", RED)
     run.finish()
@@ -325,7 +325,7 @@ def test_what_is_shared_ends_inside_no_image(model: Watched) -> None:
     assert run.text(50) == alone(model, f"{STORY} @ What is it?", BLUE)
 
 
-def test_choices_share_what_was_seen(model: Watched) -> None:
+def test_choices_share_an_encoded_image(model: Watched) -> None:
     run = Run(model)
     id = ask(run, f"{STORY} @ What is it?", RED, n=3, cache_prompt=False)
     run.finish()
@@ -353,8 +353,8 @@ def test_a_stream_ends_while_an_image_is_encoded(model: Watched) -> None:
     assert run.text(image) == expected[1]
 
 
-def test_cancelled_while_it_is_encoded(model: Watched) -> None:
-    """The next image does not get the embeddings that the other one left behind."""
+def test_cancelled_while_its_image_is_encoded(model: Watched) -> None:
+    """The next image does not get the embeddings left by the cancelled one."""
     expected = alone(model, "Look: @ What?", BLUE)
     model.seen.clear()
     model.encoding.clear()
@@ -364,7 +364,7 @@ def test_cancelled_while_it_is_encoded(model: Watched) -> None:
     while not model.encoding.is_set():
         run.engine.step()
     run.engine.cancel(gone)
-    run.finish()  # nothing waits for it
+    run.finish()  # no work waits for the encoding
     id = ask(run, "Look: @ What?", BLUE)
     run.engine.step()
     model.gate.set()
@@ -404,7 +404,7 @@ def test_an_encoder_that_fails_ends_its_requests_only(model: Watched) -> None:
 
 
 @pytest.mark.parametrize("where", ["encoder_errors", "errors"])
-def test_a_failed_image_is_told_though_nothing_else_runs(model: Watched, where: str) -> None:
+def test_a_failed_image_is_reported_even_if_nothing_else_runs(model: Watched, where: str) -> None:
     error = EncodeError("no") if where == "encoder_errors" else DecodeError(-3)
     setattr(model, where, [error])
     run = Run(model)
@@ -425,7 +425,7 @@ def test_a_decode_that_fails_ends_its_request_only(model: Watched) -> None:
     assert (run.text(other), run.text(again)) == expected
 
 
-def test_without_room_it_is_seen_later(model: Watched) -> None:
+def test_without_room_an_image_is_encoded_later(model: Watched) -> None:
     expected = alone(model, STORY), alone(model, "Look: @ What?", RED)
     model.seen.clear()
     run = Run(model)
@@ -437,7 +437,7 @@ def test_without_room_it_is_seen_later(model: Watched) -> None:
     assert len(model.seen) > 3
 
 
-def test_the_context_is_checked_before_anything_is_seen(model: Watched) -> None:
+def test_the_context_is_checked_before_any_image_is_encoded(model: Watched) -> None:
     run = Run(model)
     with pytest.raises(ContextLengthExceeded, match="the prompt has 6") as caught:
         ask(run, "x@" * 120 + " What?", *[RED] * 120, prompt_param="messages")
@@ -445,8 +445,8 @@ def test_the_context_is_checked_before_anything_is_seen(model: Watched) -> None:
     assert model.seen == []
 
 
-def test_penalties_do_not_know_images(model: Watched) -> None:
-    """The sampler gets the tokens of the prompt alone: ids of images would be out of its range."""
+def test_penalties_ignore_images(model: Watched) -> None:
+    """The sampler gets only the tokens of the prompt: the ids of images are out of its range."""
     sampling = {"repetition_penalty": 1.3, "repeat_last_n": -1, "temperature": 0.0}
     run = Run(model)
     id = ask(run, "Look: @ What?", RED, sampling=type(GREEDY)(**sampling))
@@ -472,7 +472,9 @@ def test_a_query_counts_positions(model: Watched) -> None:
         ("Look: @", RED, "prompt", "after the last image"),
     ],
 )
-def test_refused(model: Watched, text: str, image: bytes, param: str, words: str) -> None:
+def test_requests_with_images_that_are_refused(
+    model: Watched, text: str, image: bytes, param: str, words: str
+) -> None:
     with pytest.raises(InvalidParameter, match=words) as caught:
         ask(Run(model), text, image)
     assert caught.value.param == param
@@ -501,7 +503,7 @@ def test_ids_of_images() -> None:
 
 
 def test_two_threads_load_the_projector_once(tmp_path: Path) -> None:
-    """Images are read on the tokeniser's thread, and with a grammar on the compiler's."""
+    """Images are decoded on the tokeniser's thread, or with a grammar on the compiler's."""
     path, projector = make_seeing(tmp_path)
     model = Model(Load(str(path), ctx_size=256, parallel=1, projector=str(projector)))
     try:
