@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -114,6 +115,7 @@ def test_libraries_have_few_importers() -> None:
 
 
 def test_the_server_process_does_not_load_llama_cpp(tmp_path: Path) -> None:
+    assert importlib.util.find_spec("llama_cpp") is not None
     program = (
         "import sys, offgrid.server, offgrid.app, offgrid.cli;"
         "print([name for name in sys.modules if name.split('.')[0] in ('llama_cpp', 'numpy')])"

@@ -191,17 +191,6 @@ def test_a_source_tree_says_how_to_install(
     assert "C compiler" in last
 
 
-# offgrid.server is marked slow because offgrid.cli imports it anyway.
-@pytest.mark.parametrize(
-    "module",
-    [pytest.param("offgrid.server", marks=pytest.mark.slow), "offgrid.app", "offgrid.cli"],
-)
-def test_the_server_does_not_load_llama_cpp(module: str, tmp_path: Path) -> None:
-    assert importlib.util.find_spec("llama_cpp") is not None
-    ended = python(f"import sys, {module}; print('llama_cpp' in sys.modules)", tmp_path)
-    assert (ended.returncode, ended.stdout.strip()) == (0, "False"), ended.stderr
-
-
 def test_the_build_tools_of_the_makefile_include_all_requirements() -> None:
     """A build without isolation uses the installed tools."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
