@@ -66,9 +66,11 @@ sanitize:
 	$(SANITIZED_PYTHON) -c '$(IS_SANITIZED)'
 	$(SANITIZED_PYTHON) -m pytest sampling
 
+# From the folder of the tests: in the project's folder, "offgrid" is the source tree, and not what
+# is installed and tested.
 coverage:
-	pytest --cov=offgrid --cov-report=term:skip-covered \
-		tests/api tests/chat tests/engine tests/grammar tests/store
+	cd tests && pytest --cov=offgrid --cov-report=term:skip-covered \
+		api chat engine grammar store
 
 lint:
 	ruff check .
