@@ -6,7 +6,7 @@ the lower-case ending wins. The catalogue omits files that are not regular, not 
 begin like a GGUF, names that are not UTF-8, and all parts of a split model except the first.
 
 A file with ``mmproj`` as a word of its name is not a model but a projector, which computes
-embeddings of images. It belongs to the model in the same folder whose name is the rest of its own
+embeddings of images. Without that word, its name is the name of its model in the same folder
 (``mmproj-a.gguf``, ``a-mmproj.gguf`` and ``a.mmproj.gguf`` to ``a.gguf``). If the folder has only
 one model and one projector, they belong together.
 """

@@ -141,7 +141,7 @@ class ResponseResource:
 
 
 class InputItemsResource:
-    """The input items of a stored response: only those of its own request."""
+    """The input items of a stored response, without those of the responses before it."""
 
     def __init__(self, store: ResponseStore) -> None:
         self._store = store
