@@ -19,7 +19,7 @@ from typing import Any
 from models import resolve
 from report import add_json_option, machine, print_table, write_json
 
-from offgrid.engine.protocol import GenerationRequest, Load, Part
+from offgrid.engine.protocol import GenerationRequest, Load, PromptPart
 from offgrid.engine.worker.dry_breakers import PieceIndex, expand_breakers
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.prepare import Preparer
@@ -68,7 +68,9 @@ def prepared(model: Model, texts: tuple[str, ...], n: int) -> float | None:
     """The time until a request is in the queue; None if it is refused."""
     preparer = Preparer(model)
     sampling = SamplingParams(dry_multiplier=1.0)
-    request = GenerationRequest((Part("Hello", False),), sampling=sampling, dry_breakers=texts, n=n)
+    request = GenerationRequest(
+        (PromptPart("Hello", False),), sampling=sampling, dry_breakers=texts, n=n
+    )
 
     def call() -> None:
         model._breakers.clear()

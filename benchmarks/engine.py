@@ -27,7 +27,7 @@ from report import add_json_option, print_table, write_json
 from servers import Bare
 
 import offgrid
-from offgrid.engine.protocol import Delta, Event, Failed, GenerationRequest, Load
+from offgrid.engine.protocol import Delta, EngineEvent, Failed, GenerationRequest, Load
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.llama.model import Model
 from offgrid.sampling import SamplingParams
@@ -47,7 +47,7 @@ class Measured:
         self._rng = np.random.default_rng(1)
         self._tokens: dict[tuple[int, int], int] = {}
 
-    def _take(self, events: tuple[Event, ...]) -> None:
+    def _take(self, events: tuple[EngineEvent, ...]) -> None:
         for event in events:
             if isinstance(event, Delta):
                 self._tokens[event.id, event.choice] = event.completion_tokens

@@ -434,11 +434,11 @@ def check(path: Path) -> dict[str, Any]:
     """
     import ctypes
 
-    from offgrid.engine.protocol import Load, Part
+    from offgrid.engine.protocol import Load, PromptPart
     from offgrid.engine.worker.llama.model import Model
 
     model = Model(Load(str(path), ctx_size=512, parallel=2))
-    tokens = model.tokenize([Part(_TEXT * 4, False)])
+    tokens = model.tokenize([PromptPart(_TEXT * 4, False)])
     if b"".join(model.piece(int(token)) for token in tokens).decode() != _TEXT * 4:
         raise SystemExit(f"{path.name}: the text does not come back from its tokens")
     written, kept, spread = [], [], []

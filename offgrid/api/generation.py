@@ -18,10 +18,10 @@ WINDOW = 2
 no slot waits for the next prompt."""
 
 
-class Mark(enum.Enum):
+class Signal(enum.Enum):
     """Control values yielded between deltas, or between the chunks made of them; never sent."""
 
-    SLOW = enum.auto()
+    MAY_BLOCK = enum.auto()
     """The next step may block: only the stream's own thread may resume."""
 
 
@@ -90,7 +90,7 @@ class GenerationGroup:
         """The seed in force for the first prompt."""
         return self._accepted[0].seed
 
-    def deltas(self) -> Iterator[tuple[int, Delta] | Mark | None]:
+    def deltas(self) -> Iterator[tuple[int, Delta] | Signal | None]:
         """Yield ``(choice index, delta)`` until every choice has ended; None if none came lately.
 
         The index counts over all prompts: prompt number times ``n`` plus choice. A mark says that
@@ -103,7 +103,7 @@ class GenerationGroup:
         try:
             while self._active or self._to_come:
                 if self._to_come and len(self._active) < self._held:
-                    yield Mark.SLOW
+                    yield Signal.MAY_BLOCK
                     self._submit()
                 self._bell.clear()
                 idle = True
@@ -121,7 +121,7 @@ class GenerationGroup:
         finally:
             self.cancel()
 
-    def whole(self) -> Iterator[tuple[int, Delta]]:
+    def by_prompt(self) -> Iterator[tuple[int, Delta]]:
         """Yield the same pairs as :meth:`deltas`, those of each prompt after its end.
 
         So this thread does not wake for every token. Raises the same errors as :meth:`deltas`.
@@ -243,17 +243,3 @@ class Total:
                 "rejected_prediction_tokens": 0,
             },
         }
-
-
-class Once:
-    """Runs a function on the first call only: several threads may end the same stream."""
-
-    def __init__(self, function: Callable[[], None]) -> None:
-        self._function: Callable[[], None] | None = function
-        self._lock = threading.Lock()
-
-    def __call__(self) -> None:
-        with self._lock:
-            function, self._function = self._function, None
-        if function is not None:
-            function()

@@ -6,9 +6,8 @@ import functools
 from collections.abc import Iterable
 from typing import Any
 
+from offgrid.api.shapes import Json
 from offgrid.engine.protocol import PromptToken, TokenLogprob
-
-Json = dict[str, Any]
 
 
 def logprob_entries(tokens: list[TokenLogprob]) -> list[Json]:

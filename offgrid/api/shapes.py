@@ -7,11 +7,13 @@ the default ``UNSET`` may be absent.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+Json = dict[str, Any]
+"""A JSON object."""
 Count = Annotated[int, Meta(ge=0)]
 Byte = Annotated[int, Meta(ge=0, le=255)]
 Logprob = Annotated[float, Meta(le=0)]

@@ -19,7 +19,7 @@ from offgrid.api.shapes import Answer, Byte, Count
 from offgrid.config import Settings
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
-from offgrid.engine.protocol import ModelInfo, Part, TokenQuery, Tokens
+from offgrid.engine.protocol import ModelInfo, PromptPart, TokenQuery, TokenResult
 from offgrid.errors import InvalidParameter, ModelNotFound
 
 T = TypeVar("T")
@@ -232,13 +232,13 @@ def _send(resp: falcon.Response, body: dict[str, Any]) -> None:
 
 def _query(engine: EngineClient, request: Tokenize) -> TokenQuery:
     if isinstance(request, ContentRequest):
-        part = Part(request.content, request.parse_special)
+        part = PromptPart(request.content, request.parse_special)
         return TokenQuery(
             (part,), add_bos=request.add_special, pieces=request.with_pieces, param="content"
         )
     names, add_bos = request.return_token_strs, request.add_special_tokens
     if isinstance(request, PromptRequest):
-        return TokenQuery((Part(request.prompt, True),), add_bos=add_bos, names=names)
+        return TokenQuery((PromptPart(request.prompt, True),), add_bos=add_bos, names=names)
     body: dict[str, Any] = {"model": "", "messages": request.messages, "tools": request.tools}
     if request.continue_final_message:
         body["continue_final_message"] = True
@@ -263,7 +263,7 @@ def _control(info: ModelInfo, text: str) -> str | None:
     return text if text in info.control_texts else None
 
 
-def _with_pieces(tokens: Tokens) -> list[dict[str, Any]]:
+def _with_pieces(tokens: TokenResult) -> list[dict[str, Any]]:
     """Return token ids with their text, or with their bytes if these alone are not UTF-8."""
     result: list[dict[str, Any]] = []
     for token, piece in zip(tokens.tokens, tokens.pieces, strict=True):

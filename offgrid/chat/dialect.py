@@ -16,7 +16,7 @@ from offgrid.chat.formats import HERMES, ToolFormat, recognise_thoughts, recogni
 from offgrid.chat.grammars import Function, call_grammar
 from offgrid.chat.parser import AnswerParser
 from offgrid.chat.template import ChatTemplate, Message
-from offgrid.engine.protocol import Part
+from offgrid.engine.protocol import PromptPart
 from offgrid.grammar.checked import CheckedSchema
 
 _DESCRIPTION = """\
@@ -35,7 +35,7 @@ _TAIL = 1024
 class Prompt:
     """The parts of a prompt; ``thinking`` says whether the prompt ends inside reasoning."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[PromptPart, ...]
     thinking: bool
 
 

@@ -51,7 +51,7 @@ class CallArguments:
     text: str
 
 
-Event = Content | Reasoning | CallStart | CallArguments
+AnswerEvent = Content | Reasoning | CallStart | CallArguments
 _KEYS = {"name", "arguments", "parameters", "id", "type"}
 
 
@@ -91,7 +91,7 @@ class AnswerParser:
         self.calls = 0
         self.thinking = thinking and thoughts is not None
         self.done = False
-        self._events: list[Event] = []
+        self._events: list[AnswerEvent] = []
         self._held = ""  # may become a marker; shorter than one
         self._space: list[str] = []  # content or reasoning, unless a marker follows
         self._trim = self.thinking  # whether white space now belongs to a marker
@@ -103,7 +103,7 @@ class AnswerParser:
         if thoughts is not None:
             self._state = self._think if thinking else self._begin
 
-    def feed(self, text: str) -> list[Event]:
+    def feed(self, text: str) -> list[AnswerEvent]:
         """Parse the next text; return the events that are certain now."""
         text = self._held + text
         self._held = ""
@@ -111,7 +111,7 @@ class AnswerParser:
             text = self._state(text)
         return self._taken()
 
-    def finish(self) -> list[Event]:
+    def finish(self) -> list[AnswerEvent]:
         """Return the remaining events, when the answer has ended."""
         if self._constrained and self._raw:
             self._raw, self._space = [], []  # A truncated call is not content either.
@@ -125,7 +125,7 @@ class AnswerParser:
         self.done = True
         return self._taken()
 
-    def _taken(self) -> list[Event]:
+    def _taken(self) -> list[AnswerEvent]:
         events, self._events = self._events, []
         return events
 

@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 
 from offgrid.chat.sandbox import Sandbox, TemplateLimit
 from offgrid.engine.limits import check_text_size, utf8_size
-from offgrid.engine.protocol import Part
+from offgrid.engine.protocol import PromptPart
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 from offgrid.sampling import TextSet
 
@@ -92,7 +92,7 @@ class ChatTemplate:
         ask: bool = True,
         resume: bool = False,
         variables: Message | None = None,
-    ) -> tuple[Part, ...]:
+    ) -> tuple[PromptPart, ...]:
         """Return the prompt for the next answer.
 
         Args:
@@ -131,7 +131,9 @@ class ChatTemplate:
             ]
             check_text_size(_text_size([texts, tools]), self._n_ctx, "messages")
 
-    def _write(self, messages: Sequence[Message], options: _Options, mark: str) -> tuple[Part, ...]:
+    def _write(
+        self, messages: Sequence[Message], options: _Options, mark: str
+    ) -> tuple[PromptPart, ...]:
         messages = [dict(m, role="system") if m["role"] == "developer" else m for m in messages]
         # Keep the message, not the exception, which holds this frame and so the whole request.
         words = ""
@@ -148,7 +150,7 @@ class ChatTemplate:
 
     def _render(
         self, messages: Sequence[Message], options: _Options, mark: str
-    ) -> tuple[Part, ...]:
+    ) -> tuple[PromptPart, ...]:
         marked = [
             # Roles come from the API, and templates build control texts from them.
             {**self._scaffold.mark(message, mark), "role": message["role"]}
@@ -175,7 +177,7 @@ class ChatTemplate:
                 raise TemplateError("it changes the last message, which cannot be continued")
         return self._parts(text, mark)
 
-    def _parts(self, text: str, mark: str) -> tuple[Part, ...]:
+    def _parts(self, text: str, mark: str) -> tuple[PromptPart, ...]:
         """Return the parts of a rendered prompt, if the model's context can hold them."""
         most = len(text) if self._n_ctx is None else self._n_ctx
         parts = self._scaffold.split(text, mark, most)
@@ -237,13 +239,13 @@ class _Scaffold:
             return [self.mark(item, mark) for item in value]
         return value
 
-    def split(self, text: str, mark: str, most: int) -> tuple[Part, ...] | None:
+    def split(self, text: str, mark: str, most: int) -> tuple[PromptPart, ...] | None:
         """Return the parts of a rendered prompt without the marks; None if there are too many.
 
         If one control text is the beginning of another, the longer one wins.
         """
         pieces = self._texts.split(text, mark, most)
-        return None if pieces is None else tuple(Part(*piece) for piece in pieces)
+        return None if pieces is None else tuple(PromptPart(*piece) for piece in pieces)
 
     def _mark_text(self, text: str, mark: str) -> str:
         """Put the mark after the first character of every actual or possible control text.
@@ -302,21 +304,25 @@ def _quoted(messages: Sequence[Message], quote: str) -> list[Message]:
     return quoted
 
 
-def _with_images(parts: Sequence[Part], quote: str, images: Sequence[int]) -> tuple[Part, ...]:
+def _with_images(
+    parts: Sequence[PromptPart], quote: str, images: Sequence[int]
+) -> tuple[PromptPart, ...]:
     """Return the parts of a rendered prompt, with parts for the images whose numbers it quotes.
 
     Raises:
         InvalidParameter: the template has omitted or moved an image.
     """
-    result: list[Part] = []
+    result: list[PromptPart] = []
     for part in parts:
         for place, text in enumerate(part.text.split(quote)):
             if place % 2:
-                result.append(Part("", False, _number(text)))
+                result.append(PromptPart("", False, _number(text)))
             elif text:
-                result.append(Part(text, part.special))
+                result.append(PromptPart(text, part.special))
         if part.text.count(quote) % 2:
-            result.append(Part("", False, len(images)))  # An unpaired quote: an invalid number.
+            result.append(
+                PromptPart("", False, len(images))
+            )  # An unpaired quote: an invalid number.
     if [part.image for part in result if part.image >= 0] != list(images):
         raise InvalidParameter(
             "The model's chat template does not write each image at its place.", "messages"

@@ -29,7 +29,7 @@ class FrameTooLarge(ValueError):
     """A message does not fit into a frame; no part of it was written."""
 
 
-class Part(msgspec.Struct, frozen=True, array_like=True):
+class PromptPart(msgspec.Struct, frozen=True, array_like=True):
     """A part of a prompt: text or an image.
 
     ``special`` is true for the text of a chat template: only there do the texts of control tokens,
@@ -74,7 +74,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     the model's own distribution or, with ``post_sampling``, of the one that the draw used.
     """
 
-    parts: tuple[Part, ...] = ()
+    parts: tuple[PromptPart, ...] = ()
     tokens: tuple[int, ...] | None = None
     sampling: SamplingParams = SamplingParams()
     text_bias: dict[str, float] = {}
@@ -130,7 +130,7 @@ class TokenQuery(msgspec.Struct, frozen=True, omit_defaults=True):
     ``param`` is the request field that error messages name.
     """
 
-    parts: tuple[Part, ...] = ()
+    parts: tuple[PromptPart, ...] = ()
     tokens: tuple[int, ...] | None = None
     add_bos: bool = False
     """Whether to put BOS in front, if the model expects it."""
@@ -319,7 +319,7 @@ class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     prompt: tuple[PromptToken, ...] = ()
 
 
-class Tokens(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
+class TokenResult(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """The result of a :class:`TokenQuery`; ``pieces`` and ``names`` only if it asks for them."""
 
     id: int
@@ -375,13 +375,13 @@ class Pong(msgspec.Struct, frozen=True, tag=True):
     waiting: int
 
 
-Event = Tokenising | Accepted | Started | Delta | Embedded | Tokens | Failed
+EngineEvent = Tokenising | Accepted | Started | Delta | Embedded | TokenResult | Failed
 
 
 class Step(msgspec.Struct, frozen=True, tag=True):
     """Events in one frame: those of one step of the loop, or those of another thread."""
 
-    events: tuple[Event, ...]
+    events: tuple[EngineEvent, ...]
 
 
 Report = Step | Ready | Examined | LoadFailed | Pong

@@ -15,7 +15,7 @@ from processes import all_stopped
 from support import STARTER, Stream, chat_body, endless, eventually, request, together
 
 from offgrid.engine.client.client import ClientGone, EngineClient
-from offgrid.engine.protocol import Load, Part, TokenQuery
+from offgrid.engine.protocol import Load, PromptPart, TokenQuery
 from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import EngineFault, RequestRefused
 from offgrid.server import Server
@@ -44,7 +44,7 @@ def model(starter_path: Path) -> Model:
 def test_the_form_of_llama_server(base_url: str, model: Model) -> None:
     for special in (True, False):
         body = post(base_url, "/tokenize", content=EMOJI, parse_special=special)
-        assert body == {"tokens": model.tokenize_bare((Part(EMOJI, special),)).tolist()}
+        assert body == {"tokens": model.tokenize_bare((PromptPart(EMOJI, special),)).tolist()}
     assert post(base_url, "/tokenize", content=EMOJI) == post(
         base_url, "/tokenize", content=EMOJI, model=STARTER, add_special=True
     )
@@ -59,7 +59,7 @@ def test_the_form_of_llama_server(base_url: str, model: Model) -> None:
 
 
 def test_the_form_of_vllm(base_url: str, model: Model) -> None:
-    ids = model.tokenize((Part(EMOJI, True),)).tolist()
+    ids = model.tokenize((PromptPart(EMOJI, True),)).tolist()
     body = {"count": len(ids), "max_model_len": 2048, "tokens": ids, "token_strs": None}
     assert post(base_url, "/tokenize", model=STARTER, prompt=EMOJI) == body
     names = post(base_url, "/tokenize", prompt=EMOJI, return_token_strs=True)["token_strs"]
@@ -219,7 +219,7 @@ def test_a_worker_that_dies_during_a_lookup(starter_path: Path) -> None:
         with pytest.raises(RequestRefused):
             client.look_up(query)
         # A lookup that was only waiting is sent to the next worker.
-        short = TokenQuery((Part("Once upon", False),))
+        short = TokenQuery((PromptPart("Once upon", False),))
         pid = client.pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)

@@ -19,7 +19,7 @@ from offgrid.chat.formats import (
     recognise_thoughts,
     recognise_tools,
 )
-from offgrid.engine.protocol import Part
+from offgrid.engine.protocol import PromptPart
 from offgrid.errors import InvalidParameter
 
 TOOL = {
@@ -95,7 +95,7 @@ def test_the_template_determines_the_reasoning_markers() -> None:
     assert recognise_thoughts("[THINK]x[/THINK]") is THOUGHTS[1]
 
 
-def text(parts: tuple[Part, ...]) -> str:
+def text(parts: tuple[PromptPart, ...]) -> str:
     return "".join(part.text for part in parts)
 
 

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from offgrid.chat.formats import HERMES, LLAMA, MISTRAL, MISTRAL_NAMED, PHI, THOUGHTS, ToolFormat
 from offgrid.chat.jsonscan import MAX_DEPTH, ObjectScanner
-from offgrid.chat.parser import AnswerParser, CallArguments, CallStart, Content, Event, Reasoning
+from offgrid.chat.parser import (
+    AnswerEvent,
+    AnswerParser,
+    CallArguments,
+    CallStart,
+    Content,
+    Reasoning,
+)
 
 NAMES = ("add", "get_time")
 THINK = THOUGHTS[0]
@@ -24,7 +31,7 @@ Message = tuple[str, str, list[list[str]]]
 """Content, reasoning, and name and arguments of each call."""
 
 
-def message(events: Iterable[Event]) -> Message:
+def message(events: Iterable[AnswerEvent]) -> Message:
     """Combine events into a message; their order must be valid in a stream."""
     content = reasoning = ""
     calls: list[list[str]] = []

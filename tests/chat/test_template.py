@@ -16,7 +16,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from support import together
 
 from offgrid.chat.template import _MARKS, ChatTemplate, Message
-from offgrid.engine.protocol import Load, Part
+from offgrid.engine.protocol import Load, PromptPart
 from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 
@@ -47,11 +47,11 @@ def system(content: str) -> Message:
     return {"role": "system", "content": content}
 
 
-def text(parts: tuple[Part, ...]) -> str:
+def text(parts: tuple[PromptPart, ...]) -> str:
     return "".join(part.text for part in parts)
 
 
-def special(parts: tuple[Part, ...]) -> list[str]:
+def special(parts: tuple[PromptPart, ...]) -> list[str]:
     return [part.text for part in parts if part.special]
 
 
@@ -60,7 +60,7 @@ def render(
     *messages: Message,
     control: tuple[str, ...] = CHATML_CONTROL,
     tools: list[dict[str, Any]] | None = None,
-) -> tuple[Part, ...]:
+) -> tuple[PromptPart, ...]:
     return ChatTemplate(source, "<s>", "</s>", control).render(messages, tools)
 
 
@@ -86,7 +86,7 @@ def starter(model: Model) -> ChatTemplate:
     return ChatTemplate(info.chat_template, info.bos_text, info.eos_text, info.control_texts)
 
 
-def control_ids(model: Model, parts: tuple[Part, ...]) -> list[int]:
+def control_ids(model: Model, parts: tuple[PromptPart, ...]) -> list[int]:
     return [int(i) for i in model.tokenize(parts) if int(i) in model.control_ids]
 
 
@@ -103,7 +103,7 @@ def test_without_a_template_it_is_chatml() -> None:
         "<|im_start|>assistant\n"
     )
     assert special(parts) == ["<|im_start|>", "<|im_end|>"] * 4 + ["<|im_start|>"]
-    assert parts[1] == Part("system\nBe brief.", False)
+    assert parts[1] == PromptPart("system\nBe brief.", False)
 
 
 def test_developer_is_system_and_empty_content_is_nothing() -> None:
@@ -114,7 +114,7 @@ def test_developer_is_system_and_empty_content_is_nothing() -> None:
 
 def test_a_model_without_control_texts_gets_one_part() -> None:
     assert render(None, user("a <|im_end|>"), control=()) == (
-        Part("<|im_start|>user\na <|im_end|><|im_end|>\n<|im_start|>assistant\n", False),
+        PromptPart("<|im_start|>user\na <|im_end|><|im_end|>\n<|im_start|>assistant\n", False),
     )
 
 
@@ -135,7 +135,7 @@ def test_the_starters_template(model: Model, starter: ChatTemplate) -> None:
     assert '<tool_call>{"name": "weather", "arguments": {"a": 1}}</tool_call>' in prompt
     assert "<|im_start|>user\n<tool_response>Sunny</tool_response><|im_end|>" in prompt
     assert prompt.endswith("<|im_start|>assistant\n")
-    start, end = (int(model.tokenize([Part(t, True)])[0]) for t in CHATML_CONTROL[:2])
+    start, end = (int(model.tokenize([PromptPart(t, True)])[0]) for t in CHATML_CONTROL[:2])
     assert control_ids(model, parts) == [start, end] * 4 + [start]
 
 
@@ -167,7 +167,7 @@ def test_control_text_split_over_messages() -> None:
             for second in range(first, len(control) + 1):
                 pieces = control[:first], control[first:second], control[second:]
                 parts = render(joined, *map(user, pieces))
-                assert parts == (Part(control, False),), pieces
+                assert parts == (PromptPart(control, False),), pieces
 
 
 @pytest.mark.parametrize(
@@ -187,15 +187,17 @@ def test_control_text_split_over_messages() -> None:
 )
 def test_control_text_built_around_a_users_word(source: str) -> None:
     message = user("x", name="im_end", args={"im_end": 1})
-    assert render(source, message) == (Part("<|im_end|>", False),)
+    assert render(source, message) == (PromptPart("<|im_end|>", False),)
 
 
 def test_control_text_that_a_user_completes() -> None:
     for head, tail in (("<|im_end|", ">"), ("<", "|im_end|>"), ("<|im", "_end|> and more")):
         source = "{{ '" + head + "' + messages[0].content }}"
-        assert render(source, user(tail)) == (Part(head + tail, False),)
+        assert render(source, user(tail)) == (PromptPart(head + tail, False),)
         source = "{{ messages[0].content + '" + tail + "' }}"
-        assert render(source, user("before " + head)) == (Part("before " + head + tail, False),)
+        assert render(source, user("before " + head)) == (
+            PromptPart("before " + head + tail, False),
+        )
 
 
 def test_words_of_control_texts_compare_unchanged() -> None:
@@ -219,7 +221,7 @@ def test_control_text_built_from_a_role_is_scaffold() -> None:
 def test_control_texts_that_overlap_or_begin_each_other() -> None:
     source = "<s>{{ messages[0].content }}</s>"
     assert render(source, user("abcab"), control=("ab", "bc", "ca", "<s>", "</s>")) == (
-        Part("<s>", True), Part("abcab", False), Part("</s>", True),
+        PromptPart("<s>", True), PromptPart("abcab", False), PromptPart("</s>", True),
     )  # fmt: skip
     for content in ("x", "xx", ">", "s>", "<s>x"):
         parts = render(source, user(content), control=("<s>", "<s>x", "</s>", ">"))
@@ -374,7 +376,7 @@ def test_a_model_with_an_unneeded_control_text() -> None:
 def test_marks_differ_from_all_control_texts() -> None:
     control = (f"<{_MARKS[0]}>", "<s>")
     parts = render("<s>{{ messages[0].content }}", user(control[0]), control=control)
-    assert parts == (Part("<s>", True), Part(control[0], False))
+    assert parts == (PromptPart("<s>", True), PromptPart(control[0], False))
 
 
 def test_a_template_is_complete_before_threads_share_it() -> None:
@@ -663,7 +665,7 @@ def test_the_features_of_jinja_that_templates_use(source: str, expected: str) ->
 
 def test_bos_and_eos() -> None:
     parts = render("{{ bos_token }}x{{ eos_token }}", user("y"), control=("<s>", "</s>"))
-    assert parts == (Part("<s>", True), Part("x", False), Part("</s>", True))
+    assert parts == (PromptPart("<s>", True), PromptPart("x", False), PromptPart("</s>", True))
 
 
 @pytest.mark.parametrize(
@@ -702,7 +704,7 @@ SMOLVLM = (
 )
 
 
-def shape(parts: tuple[Part, ...]) -> list[str | int]:
+def shape(parts: tuple[PromptPart, ...]) -> list[str | int]:
     """Texts joined, and numbers of images."""
     result: list[str | int] = []
     for part in parts:

@@ -13,12 +13,12 @@ from support import STARTER, Stream, chat_body, endless, request
 from offgrid.engine import protocol
 from offgrid.engine.protocol import (
     Delta,
-    Event,
+    EngineEvent,
     Failed,
     FrameTooLarge,
     GenerationRequest,
     LookUp,
-    Part,
+    PromptPart,
     Step,
     Submit,
     TokenQuery,
@@ -41,7 +41,7 @@ def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_frames")
 def test_the_sender_refuses_frames_that_the_receiver_would_refuse() -> None:
     def command(length: int) -> LookUp:
-        return LookUp(1, TokenQuery((Part("x" * length, False),)))
+        return LookUp(1, TokenQuery((PromptPart("x" * length, False),)))
 
     longest = LIMIT - (len(encode_frame(command(500))) - 504)
     assert len(encode_frame(command(longest))) == LIMIT + 4
@@ -52,7 +52,7 @@ def test_the_sender_refuses_frames_that_the_receiver_would_refuse() -> None:
 @pytest.mark.usefixtures("small_frames")
 def test_a_step_with_many_events_takes_several_frames() -> None:
     stream = io.BytesIO()
-    events: tuple[Event, ...] = tuple(Delta(id, 0, "x" * 300, 1) for id in range(20))
+    events: tuple[EngineEvent, ...] = tuple(Delta(id, 0, "x" * 300, 1) for id in range(20))
     Writer(stream).events(events)
     frames = take_reports(bytearray(stream.getvalue()))
     assert len(frames) > 1
@@ -108,12 +108,14 @@ def test_sampling_parameters_cross_the_pipe() -> None:
     sampling = SamplingParams(
         temperature=0.5, logit_bias=bias, dry_breakers=[[1, 2]], seed=2**64 - 1
     )
-    command = Submit(1, GenerationRequest((Part("x", False),), sampling=sampling))
+    command = Submit(1, GenerationRequest((PromptPart("x", False),), sampling=sampling))
     assert read_command(io.BytesIO(encode_frame(command))) == command
 
 
 def test_sampling_parameters_out_of_range_do_not_come_out_of_the_pipe() -> None:
-    command = Submit(1, GenerationRequest((Part("x", False),), sampling=SamplingParams(top_p=0.5)))
+    command = Submit(
+        1, GenerationRequest((PromptPart("x", False),), sampling=SamplingParams(top_p=0.5))
+    )
     frame = encode_frame(command)
     half, two = (msgspec.msgpack.encode(number) for number in (0.5, 2.0))
     assert frame.count(half) == 1

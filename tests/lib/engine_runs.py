@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from offgrid.engine.protocol import Delta, Event, GenerationRequest, Part
+from offgrid.engine.protocol import Delta, EngineEvent, GenerationRequest, PromptPart
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.llama.errors import DecodeError
 from offgrid.engine.worker.llama.model import Model
@@ -18,14 +18,14 @@ class Run:
     """An engine whose events are collected."""
 
     def __init__(self, model: Any, **collaborators: Any) -> None:
-        self.events: list[Event] = []
+        self.events: list[EngineEvent] = []
         self.engine = Engine(model, self.events.extend, **collaborators)
         self._id = 0
 
     def submit(self, text: str, **fields: Any) -> int:
         """Give the engine a text to continue; return the request's id."""
         request = GenerationRequest(
-            parts=(Part(text, True),), **{"sampling": GREEDY, "max_tokens": 20, **fields}
+            parts=(PromptPart(text, True),), **{"sampling": GREEDY, "max_tokens": 20, **fields}
         )
         return self.send(request)
 
@@ -46,7 +46,7 @@ class Run:
             if isinstance(event, Delta) and (event.id, event.choice) == (id, choice)
         )
 
-    def last(self, id: int) -> Event:
+    def last(self, id: int) -> EngineEvent:
         return [event for event in self.events if event.id == id][-1]
 
 

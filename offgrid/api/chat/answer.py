@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from typing import Any
 
 from offgrid.api.chat.choice import Choice
 from offgrid.api.chat.prompt import ChatPrompt
-from offgrid.api.generation import GenerationGroup, Mark, Total
+from offgrid.api.generation import GenerationGroup, Signal, Total
 from offgrid.api.logprobs import logprob_entries, prompt_logprobs
-from offgrid.chat.parser import CallStart, Content, Event, Reasoning
+from offgrid.api.shapes import Json
+from offgrid.chat.parser import AnswerEvent, CallStart, Content, Reasoning
 from offgrid.engine.protocol import Delta, PromptToken, TokenLogprob
-
-Json = dict[str, Any]
 
 
 def answer_usage(total: Total, group: GenerationGroup, choices: list[Choice]) -> Json:
@@ -36,7 +34,7 @@ def read_choices(
     choices: list[Choice],
     *,
     whole: bool = False,
-) -> Iterator[tuple[int, Delta, list[Event]] | None]:
+) -> Iterator[tuple[int, Delta, list[AnswerEvent]] | None]:
     """Yield index, delta and events until every choice has ended; None if no delta came lately.
 
     With ``whole``, deltas are yielded only after their generation has ended, so that no thread
@@ -45,8 +43,8 @@ def read_choices(
     A choice may end before its generation does (``parallel_tool_calls``). Its later deltas are
     ignored, and the generation is cancelled at the end of the response.
     """
-    source: Iterator[tuple[int, Delta] | Mark | None]
-    source = group.whole() if whole and not prompt.may_end_early else group.deltas()
+    source: Iterator[tuple[int, Delta] | Signal | None]
+    source = group.by_prompt() if whole and not prompt.may_end_early else group.deltas()
     group.keep_alive = source
     for item in source:
         if not isinstance(item, tuple):  # always None: with one prompt there are no marks
@@ -99,7 +97,7 @@ class _Message:
         self._reasoning: list[str] = []
         self._calls: list[tuple[str, list[str]]] = []
 
-    def add(self, event: Event) -> None:
+    def add(self, event: AnswerEvent) -> None:
         if isinstance(event, Content):
             self._content.append(event.text)
         elif isinstance(event, Reasoning):
@@ -170,7 +168,7 @@ def stream_answer(head: Json, prompt: ChatPrompt, group: GenerationGroup) -> Ite
         yield {**head, "choices": [], "usage": answer_usage(total, group, choices)}
 
 
-def _delta(event: Event) -> Json:
+def _delta(event: AnswerEvent) -> Json:
     """Return the delta of a chunk for one event."""
     if isinstance(event, Content):
         return {"content": event.text}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offgrid.chat.parser import AnswerParser, Content, Event
+from offgrid.chat.parser import AnswerEvent, AnswerParser, Content
 from offgrid.engine.protocol import Delta
 from offgrid.sampling import TextStream
 
@@ -22,7 +22,7 @@ class Choice:
         self.finish_reason: str | None = None
         self.reasoning_tokens = 0
 
-    def read(self, delta: Delta) -> list[Event]:
+    def read(self, delta: Delta) -> list[AnswerEvent]:
         """Parse a delta of the engine; return the events that it adds, none after the end."""
         if self.finish_reason is not None:
             return []
@@ -40,11 +40,11 @@ class Choice:
                 self.finish_reason = "tool_calls"
         return events
 
-    def _heed_stops(self, events: list[Event]) -> list[Event]:
+    def _heed_stops(self, events: list[AnswerEvent]) -> list[AnswerEvent]:
         """Cut content before a stop string; hold back text that may become one until a call."""
         if self._content is None:
             return events
-        heeded: list[Event] = []
+        heeded: list[AnswerEvent] = []
         for event in events:
             if self._content.finished:
                 break
@@ -55,7 +55,7 @@ class Choice:
                 heeded += [*self._rest(), event]
         return heeded
 
-    def _rest(self) -> list[Event]:
+    def _rest(self) -> list[AnswerEvent]:
         """Return the content that was held back."""
         if self._content is None or self._content.finished:
             return []

@@ -11,7 +11,7 @@ from offgrid.api.completions.request import CompletionRequest, Prompt
 from offgrid.api.generation import GenerationGroup, Total
 from offgrid.api.http.sse import Chunk
 from offgrid.api.logprobs import prompt_logprobs
-from offgrid.engine.protocol import Delta, GenerationRequest, Part, PromptToken, TokenLogprob
+from offgrid.engine.protocol import Delta, GenerationRequest, PromptPart, PromptToken, TokenLogprob
 
 
 def generation_requests(request: CompletionRequest) -> list[GenerationRequest]:
@@ -28,7 +28,7 @@ def _generation(request: CompletionRequest, prompt: Prompt) -> GenerationRequest
     scored = [number for number in wanted if number is not None]
     return GenerationRequest(
         # Parse control tokens in the text: the author of a raw prompt writes them too.
-        parts=(Part(content, True),) if isinstance(content, str) else (),
+        parts=(PromptPart(content, True),) if isinstance(content, str) else (),
         tokens=None if isinstance(content, str) else content,
         sampling=request.sampling.params,
         text_bias=request.sampling.text_bias,
@@ -135,7 +135,7 @@ def whole_answer(
     scores: PromptScores,
 ) -> dict[str, Any]:
     total = Total()
-    for index, delta in group.whole():
+    for index, delta in group.by_prompt():
         total.add(index, delta)
         scores.tokens[choices[index].prompt] += delta.prompt
         if not delta.prompt:

@@ -14,7 +14,7 @@ from typing import Any
 
 import falcon
 
-from offgrid.api.generation import Once
+from offgrid.api.http.once import Once
 from offgrid.config import Settings
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import Overloaded

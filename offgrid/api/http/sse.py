@@ -19,8 +19,9 @@ from typing import Any, Protocol
 import falcon
 import msgspec
 
-from offgrid.api.generation import GenerationGroup, Mark, Once
+from offgrid.api.generation import GenerationGroup, Signal
 from offgrid.api.http.errors import request_error_body
+from offgrid.api.http.once import Once
 from offgrid.api.http.waitress.environ import direct_output
 from offgrid.engine.client.client import ClientGone
 from offgrid.engine.client.pending import POLL
@@ -38,7 +39,7 @@ _PATIENCE = 0.001
 """Lock timeout, in seconds, after which ``_pump`` checks whether the stream was handed back."""
 
 
-Chunk = dict[str, Any] | Mark | None
+Chunk = dict[str, Any] | Signal | None
 """An object to send, a mark, or None if no delta came for a moment."""
 
 
@@ -171,12 +172,12 @@ class EventStream:
 
 def _encode(
     chunks: Iterator[Chunk], ping_interval: float, named: bool
-) -> Generator[bytes | Mark | None, None, None]:
+) -> Generator[bytes | Signal | None, None, None]:
     """Yield frames, marks, and None if no delta came for a moment."""
     spoke = time.monotonic()
     try:
         for chunk in chunks:
-            if isinstance(chunk, Mark):
+            if isinstance(chunk, Signal):
                 yield chunk
             elif chunk is not None:
                 name = f"event: {chunk['type']}\n".encode() if named else b""

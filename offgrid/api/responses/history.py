@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import msgspec
 
 from offgrid.api.responses.items import ItemReference, check_calls
 from offgrid.api.responses.request import ResponsesRequest
+from offgrid.api.shapes import Json
 from offgrid.errors import InvalidParameter, StoreFailed
 from offgrid.store.responses import (
     ChainBroken,
@@ -20,8 +20,6 @@ from offgrid.store.responses import (
 )
 
 log = logging.getLogger(__name__)
-
-Json = dict[str, Any]
 
 
 class History:

@@ -13,9 +13,8 @@ from typing import Any, Literal
 import msgspec
 
 from offgrid.api.fields.messages import invalid
+from offgrid.api.shapes import Json
 from offgrid.errors import InvalidParameter
-
-Json = dict[str, Any]
 
 MAX_ITEMS = 10_000
 """Maximum number of items in one request."""
@@ -59,12 +58,12 @@ class Refusal(
     refusal: str
 
 
-Part = InputText | InputImage | OutputText | Refusal
+ContentPart = InputText | InputImage | OutputText | Refusal
 
 
 class MessageItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: str | list[ContentPart]
     type: Literal["message"] = "message"
     id: str | None = None
     status: Status = "completed"
@@ -85,7 +84,7 @@ class MessageItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return item
 
 
-def _part(part: Part, answer: bool) -> Json:
+def _part(part: ContentPart, answer: bool) -> Json:
     if isinstance(part, Refusal):
         return {"type": "refusal", "refusal": part.refusal}
     if isinstance(part, InputImage):

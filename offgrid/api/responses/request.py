@@ -22,9 +22,8 @@ from offgrid.api.fields.inert import (
 from offgrid.api.fields.messages import invalid
 from offgrid.api.fields.sampling import ALIASES, NAMES
 from offgrid.api.responses.items import ItemReference, parse_items, to_messages
+from offgrid.api.shapes import Json
 from offgrid.errors import InvalidParameter, RequestError
-
-Json = dict[str, Any]
 
 LOGPROBS = "message.output_text.logprobs"
 Includable = Literal[

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Any, get_args
+from typing import get_args
 
 import falcon
 import msgspec
@@ -24,12 +24,11 @@ from offgrid.api.responses.request import (
 )
 from offgrid.api.responses.truncation import fitting
 from offgrid.api.responses.writer import ResponseWriter
+from offgrid.api.shapes import Json
 from offgrid.config import Settings
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import InvalidParameter, ModelNotFound, NotStored, RequestError
 from offgrid.store.responses import ResponseStore, StoredResponse
-
-Json = dict[str, Any]
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
@@ -73,7 +72,7 @@ class ResponsesResource:
             send_stream(req, resp, writer.stream(), group, self._ping_interval, named=True)
             return
         try:
-            resp.media = writer.whole()
+            resp.media = writer.complete()
         except RequestError as ex:
             raise renamed(ex) from ex
 

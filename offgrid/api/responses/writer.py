@@ -15,19 +15,18 @@ from typing import Any
 
 from offgrid.api.chat.answer import answer_usage, new_call_id, read_choices
 from offgrid.api.chat.prompt import ChatPrompt
-from offgrid.api.generation import GenerationGroup, Mark, Total
+from offgrid.api.generation import GenerationGroup, Signal, Total
 from offgrid.api.http.sse import Chunk
 from offgrid.api.logprobs import logprob_entries
 from offgrid.api.responses.items import new_id
 from offgrid.api.responses.request import renamed
-from offgrid.chat.parser import CallArguments, CallStart, Content, Event, Reasoning
+from offgrid.api.shapes import Json
+from offgrid.chat.parser import AnswerEvent, CallArguments, CallStart, Content, Reasoning
 from offgrid.engine.client.client import ClientGone
 from offgrid.engine.protocol import TokenLogprob
 from offgrid.errors import EngineFault, RequestError
 
 log = logging.getLogger(__name__)
-
-Json = dict[str, Any]
 
 
 class ResponseWriter:
@@ -65,7 +64,7 @@ class ResponseWriter:
         self._number = 0
         self._open: _Part | None = None
 
-    def whole(self) -> Json:
+    def complete(self) -> Json:
         """Wait for the answer and return the finished response.
 
         Raises:
@@ -92,7 +91,7 @@ class ResponseWriter:
             log.exception("a response failed")
             yield self._failure(EngineFault("Internal server error."))
             return
-        yield Mark.SLOW
+        yield Signal.MAY_BLOCK
         self._store()
         yield self._event(f"response.{self.response['status']}", response=self._snapshot())
 
@@ -123,7 +122,7 @@ class ResponseWriter:
             self.response["completed_at"] = int(time.time())
         self.response["usage"] = _usage(answer_usage(total, self._group, choices))
 
-    def _add(self, event: Event, tokens: list[TokenLogprob]) -> Iterator[Json]:
+    def _add(self, event: AnswerEvent, tokens: list[TokenLogprob]) -> Iterator[Json]:
         """Add an event's text to the open item, or begin a new item with it."""
         if self._open is None or not self._open.takes(event):
             yield from self._close("completed", [])
@@ -183,7 +182,7 @@ class _Part(abc.ABC):
         self._place: Json = {"item_id": item["id"], "output_index": output_index}
         self._text: list[str] = []
 
-    def takes(self, event: Event) -> bool:
+    def takes(self, event: AnswerEvent) -> bool:
         """Whether the next event belongs to this item."""
         return isinstance(event, self._kind)
 
@@ -256,7 +255,7 @@ class _Call(_Part):
         return [done, *super().end(status, logprobs)]
 
 
-def _new_part(event: Event, output_index: int) -> _Part:
+def _new_part(event: AnswerEvent, output_index: int) -> _Part:
     """Return the item that an event begins."""
     item: Json
     if isinstance(event, CallStart):

@@ -31,7 +31,7 @@ from offgrid.engine.protocol import (
     ModelInfo,
     Submit,
     TokenQuery,
-    Tokens,
+    TokenResult,
 )
 
 __all__ = ["ClientGone", "EngineClient", "Generation", "LoadFailure"]
@@ -237,7 +237,7 @@ class EngineClient:
             raise
         return generation
 
-    def look_up(self, query: TokenQuery, alive: Callable[[], bool] = lambda: True) -> Tokens:
+    def look_up(self, query: TokenQuery, alive: Callable[[], bool] = lambda: True) -> TokenResult:
         """Ask the worker's tokeniser. Takes no place in the queue.
 
         Raises:

@@ -56,18 +56,18 @@ from offgrid.engine.protocol import (
     Delta,
     Embed,
     Embedded,
-    Event,
+    EngineEvent,
     Failed,
     LookUp,
     Submit,
-    Tokens,
+    TokenResult,
 )
 from offgrid.errors import EngineFault, Overloaded, RequestError
 
 POLL = 0.1
 """Interval, in seconds, at which a waiting request checks that its client is still connected."""
 
-E = TypeVar("E", bound=Event)
+E = TypeVar("E", bound=EngineEvent)
 
 
 class ClientGone(Exception):
@@ -129,7 +129,7 @@ class Pending(ABC):
         self.retried = False
         self.listener: Callable[[], None] | None = None
         self._hooks = hooks
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()
         self._closed = False
 
     @property
@@ -157,7 +157,7 @@ class Pending(ABC):
             if self.state < min(state, State.COMPLETE):
                 self.state = state
 
-    def push(self, event: Event) -> None:
+    def push(self, event: EngineEvent) -> None:
         """Add an event. Called by the supervisor's thread, and by threads that fail requests."""
         # Set the state before the event can be read: its reader may close the request at once, and
         # closing checks the state to decide whether the request remains a suspect.
@@ -170,12 +170,12 @@ class Pending(ABC):
         elif self._is_last(event):
             self.advance(State.COMPLETE)
 
-    def _reached(self, event: Event) -> State:
+    def _reached(self, event: EngineEvent) -> State:
         """Return the state that an event proves; WAITING if it proves none."""
         return State.ANSWERING if proves_harmless(event) else State.WAITING
 
     @abstractmethod
-    def _is_last(self, event: Event) -> bool:
+    def _is_last(self, event: EngineEvent) -> bool:
         """Return whether this event, which is not a failure, completes the request. Called once
         for each event."""
 
@@ -277,7 +277,7 @@ class Generation(Pending):
             return False
         return time.monotonic() - self._accepted_at > self._queue_timeout
 
-    def push(self, event: Event) -> None:
+    def push(self, event: EngineEvent) -> None:
         """Add an event, and report the end after the last one."""
         if isinstance(event, Accepted):
             self._accepted = event
@@ -285,12 +285,12 @@ class Generation(Pending):
         if self.ended:
             self._tell_end()
 
-    def _reached(self, event: Event) -> State:
+    def _reached(self, event: EngineEvent) -> State:
         if isinstance(event, Delta) and event.prompt:
             return State.SCORED
         return super()._reached(event)
 
-    def _is_last(self, event: Event) -> bool:
+    def _is_last(self, event: EngineEvent) -> bool:
         if isinstance(event, Delta):
             self._unfinished -= event.finish_reason is not None
         return not self._unfinished
@@ -363,17 +363,17 @@ class Lookup(Pending):
         """The request field that errors name."""
         return self.command.query.param
 
-    def _is_last(self, event: Event) -> bool:
-        return isinstance(event, Tokens)
+    def _is_last(self, event: EngineEvent) -> bool:
+        return isinstance(event, TokenResult)
 
-    def wait(self, alive: Callable[[], bool]) -> Tokens:
+    def wait(self, alive: Callable[[], bool]) -> TokenResult:
         """Return the tokens.
 
         Raises:
             RequestError: the query was refused, or the worker died.
             ClientGone: ``alive`` returned False; the request is cancelled.
         """
-        tokens = self._wait(Tokens, alive)
+        tokens = self._wait(TokenResult, alive)
         self._close()
         return tokens
 
@@ -410,7 +410,7 @@ class Embedding(Pending):
         params = self.command.request.params
         return params[0].partition("[")[0] if params else None
 
-    def _is_last(self, event: Event) -> bool:
+    def _is_last(self, event: EngineEvent) -> bool:
         return isinstance(event, Embedded) and event.left == 0
 
     def wait(self, alive: Callable[[], bool]) -> Vectors:
@@ -434,7 +434,7 @@ class Embedding(Pending):
         return Vectors(vectors, accepted.prompt_tokens)
 
 
-def proves_harmless(event: Event) -> bool:
+def proves_harmless(event: EngineEvent) -> bool:
     """Return whether an event proves that everything was computed that depends only on the client's
     text."""
     if isinstance(event, Delta):

@@ -27,12 +27,12 @@ from offgrid.engine.protocol import (
     MAX_FRAME,
     Accepted,
     Cancel,
-    Event,
+    EngineEvent,
     Failed,
     FrameTooLarge,
     Started,
     Tokenising,
-    Tokens,
+    TokenResult,
 )
 from offgrid.errors import (
     ContextLengthExceeded,
@@ -267,7 +267,7 @@ class Requests(Listener):
         for pending in self._assigned:
             pending.assign(process)
 
-    def take(self, events: Sequence[Event]) -> None:
+    def take(self, events: Sequence[EngineEvent]) -> None:
         """Push the events of a step to their requests."""
         for event in events:
             pending = self._deliver(event)
@@ -287,7 +287,7 @@ class Requests(Listener):
         """Note that the worker has handled all cancels that were sent before this ping."""
         self._blame.pong(number, busy_for)
 
-    def _deliver(self, event: Event) -> Pending | None:
+    def _deliver(self, event: EngineEvent) -> Pending | None:
         """Push an event to its request; return the request if its listener must be called."""
         pending = self._pending.get(event.id)
         # Further tokens of a stream change nothing in the blame.
@@ -303,7 +303,7 @@ class Requests(Listener):
         pending.push(event)
         return pending
 
-    def _note(self, event: Event) -> None:
+    def _note(self, event: EngineEvent) -> None:
         """Track what the worker computes, in case it dies of it."""
         with self._lock:
             if isinstance(event, Tokenising):
@@ -313,7 +313,7 @@ class Requests(Listener):
             elif isinstance(event, Started):
                 if event.computing:
                     self._blame.prefilling(event.id)
-            elif isinstance(event, (Tokens, Failed)):
+            elif isinstance(event, (TokenResult, Failed)):
                 self._blame.over(event.id, harmless=True)
                 self._next_alone(event.id)
             elif proves_harmless(event):

@@ -20,7 +20,7 @@ from offgrid.engine.client.patience import Restarts, Silence, Stall
 from offgrid.engine.client.process import WorkerProcess, not_started, public, start_thread
 from offgrid.engine.client.readiness import LoadFailure, Readiness
 from offgrid.engine.protocol import (
-    Event,
+    EngineEvent,
     Load,
     LoadFailed,
     Ping,
@@ -54,7 +54,7 @@ class Listener(ABC):
         that the model is ready also sees the effects of this call."""
 
     @abstractmethod
-    def take(self, events: Sequence[Event]) -> None:
+    def take(self, events: Sequence[EngineEvent]) -> None:
         """A step of the worker has produced these events."""
 
     @abstractmethod

@@ -19,7 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.limits import check_input_tokens, check_text_size, utf8_size
-from offgrid.engine.protocol import Embedded, EmbeddingRequest, Event, Failed, Part, Started
+from offgrid.engine.protocol import (
+    Embedded,
+    EmbeddingRequest,
+    EngineEvent,
+    Failed,
+    PromptPart,
+    Started,
+)
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
 from offgrid.engine.worker.llama.errors import DecodeError, LoadError
 from offgrid.engine.worker.llama.model import Model
@@ -28,7 +35,7 @@ from offgrid.errors import ContextLengthExceeded, EngineFault, InvalidParameter
 
 log = logging.getLogger(__name__)
 
-Tokens = NDArray[np.int32]
+TokenIds = NDArray[np.int32]
 
 MAX_INPUT_TOKENS = 300_000
 """Most tokens of all inputs of a request together, as in the OpenAI API."""
@@ -46,7 +53,7 @@ class Input:
 
     job: EmbeddingJob
     index: int
-    tokens: Tokens
+    tokens: TokenIds
     done: int = 0
     """Number of tokens that are computed."""
     sequence: int = -1
@@ -85,7 +92,7 @@ class Embedder:
     """
 
     def __init__(
-        self, model: Model, emit: Callable[[tuple[Event, ...]], None] = lambda events: None
+        self, model: Model, emit: Callable[[tuple[EngineEvent, ...]], None] = lambda events: None
     ) -> None:
         self._model = model
         self._emit = emit
@@ -155,7 +162,7 @@ class Embedder:
     def _check_size(self, text: str, param: str) -> None:
         check_text_size(utf8_size(text), self._model.n_ctx, param, what=param)
 
-    def _ids(self, given: tuple[int, ...], param: str) -> Tokens:
+    def _ids(self, given: tuple[int, ...], param: str) -> TokenIds:
         check_input_tokens(len(given), self._model.n_ctx, param)
         return token_ids(given, self._model.n_vocab, param, _OTHER_IDS)
 
@@ -182,7 +189,7 @@ class Embedder:
         for item in [item for item in self._active if item.job.id == id]:
             self._leave(item)
 
-    def step(self, budget: int | None = None) -> list[Event]:
+    def step(self, budget: int | None = None) -> list[EngineEvent]:
         """Compute one batch.
 
         Args:
@@ -197,8 +204,8 @@ class Embedder:
             log.error("no context for embeddings: %s", ex)
             return self._fail([job.id for job in self._jobs], f"No room for embeddings: {ex}")
         spans = self._fill(context, budget)
-        events: list[Event] = []
-        begun: list[Event] = []
+        events: list[EngineEvent] = []
+        begun: list[EngineEvent] = []
         for job in {span.input.job.id: span.input.job for span in spans}.values():
             if not job.started:
                 job.started = True
@@ -228,7 +235,7 @@ class Embedder:
             self._free = list(range(self._context.n_sequences))
         return self._context
 
-    def _fail(self, ids: list[int], message: str) -> list[Event]:
+    def _fail(self, ids: list[int], message: str) -> list[EngineEvent]:
         error = EngineFault(message)
         for id in ids:
             self.cancel(id)
@@ -238,7 +245,7 @@ class Embedder:
         """Fill the batch: first with inputs that are begun, then with new ones while they fit."""
         context.batch.clear()
         room = context.capacity
-        if budget is not None and not context.whole:
+        if budget is not None and not context.needs_whole_input:
             room = min(room, max(1, budget))
         spans: list[_InputSpan] = []
         for item in self._active:
@@ -249,7 +256,7 @@ class Embedder:
             item = job.waiting[0]
             size = len(item.tokens)
             # No input overtakes one that waits for room, or that one might wait for ever.
-            if size > cells or (context.whole and size > room):
+            if size > cells or (context.needs_whole_input and size > room):
                 break
             job.waiting.popleft()
             self._jobs.popleft()
@@ -277,7 +284,7 @@ class Embedder:
         item = span.input
         item.done += span.count
         finished = item.done == len(item.tokens)
-        if context.whole:
+        if context.needs_whole_input:
             return item, context.pooled(item.sequence).astype(np.float64)
         states = context.states(span.first, span.count)
         pooling = self._model.pooling
@@ -288,7 +295,7 @@ class Embedder:
             item.pooled = states[-1 if pooling == "last" else 0].astype(np.float64)
         return (item, item.pooled) if finished else None
 
-    def _answer(self, item: Input, vector: NDArray[np.float64]) -> list[Event]:
+    def _answer(self, item: Input, vector: NDArray[np.float64]) -> list[EngineEvent]:
         self._leave(item)
         job = item.job
         if self._model.pooling != "rank":
@@ -325,22 +332,22 @@ class _Pairs:
             self._before = [_array(start), self._plain(query), _array(end + between)]
             self._after = _array(end or between)
 
-    def __call__(self, document: str) -> Tokens:
+    def __call__(self, document: str) -> TokenIds:
         """Return the token ids of the query with a document."""
         if self._template is None:
             return np.concatenate([*self._before, self._plain(document), self._after])
         texts = {"{query}": self._query, "{document}": document}
         parts = [
-            Part(texts.get(text, text), text not in texts)
+            PromptPart(texts.get(text, text), text not in texts)
             for text in re.split(r"(\{query\}|\{document\})", self._template)
         ]
         return self._model.tokenize(parts)
 
-    def _plain(self, text: str) -> Tokens:
+    def _plain(self, text: str) -> TokenIds:
         return self._model.tokenize_plain(text)
 
 
-def _array(ids: list[int]) -> Tokens:
+def _array(ids: list[int]) -> TokenIds:
     return np.array(ids, dtype=np.int32)
 
 

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from offgrid.engine.protocol import Event, GenerationRequest, Started, TokenQuery, Tokens
+from offgrid.engine.protocol import EngineEvent, GenerationRequest, Started, TokenQuery, TokenResult
 from offgrid.engine.worker.batching import FilledBatch, build_batch
 from offgrid.engine.worker.drawing import Drawing
 from offgrid.engine.worker.embedder import Embedder, EmbeddingJob
@@ -51,7 +51,7 @@ class Engine:
     def __init__(
         self,
         model: Model,
-        emit: Callable[[tuple[Event, ...]], None],
+        emit: Callable[[tuple[EngineEvent, ...]], None],
         expecting: Callable[[], bool] = lambda: False,
         masks: Masks | None = None,
     ) -> None:
@@ -90,7 +90,7 @@ class Engine:
         """
         return self._preparer.prepare(id, request)
 
-    def look_up(self, id: int, query: TokenQuery) -> Tokens:
+    def look_up(self, id: int, query: TokenQuery) -> TokenResult:
         """Answer a token query, on the thread that prepares requests.
 
         Raises:

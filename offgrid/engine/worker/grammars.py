@@ -56,7 +56,7 @@ _LIMITS = LLParserLimits(
 )
 
 
-class Vocabulary(Protocol):
+class HasVocabulary(Protocol):
     """The part of :class:`~offgrid.engine.worker.llama.model.Model` that is used here."""
 
     n_vocab: int
@@ -73,7 +73,7 @@ class _Tokens:
     is_tokenizer_wrapper = True
     bos_token_id = None
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: HasVocabulary) -> None:
         self.tokens = vocabulary.vocab_pieces()
         self.special_token_ids = list(vocabulary.control_ids)
         self.eos_token_id = min(vocabulary.eog_ids)
@@ -92,7 +92,7 @@ class Grammars:
     Thread-safe: a lock admits one thread at a time.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: HasVocabulary) -> None:
         self._vocabulary = vocabulary
         self._tokenizer: LLTokenizer | None = None
         self._compiled: OrderedDict[tuple[str, ...], Matcher] = OrderedDict()

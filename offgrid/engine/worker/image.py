@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Embeddings = NDArray[np.float32]
-"""The projector's output for a chunk: (positions, width of the model)."""
+"""The projector's output for a tile: (positions, width of the model)."""
 
 
-class Chunk:
+class ImageTile:
     """An image, or a tile of one, resized and ready to be encoded.
 
     Attributes:
@@ -44,9 +44,9 @@ class ImageSpan:
 
     start: int
     end: int
-    chunk: Chunk
+    tile: ImageTile
 
     @property
     def lag(self) -> int:
         """How far llama.cpp's position lags the token index after this image (M-RoPE)."""
-        return self.end - self.start - self.chunk.n_positions
+        return self.end - self.start - self.tile.n_positions

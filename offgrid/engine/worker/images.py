@@ -46,10 +46,10 @@ class Images:
         ]
         if not waiting:
             return
-        started = self._encoder.chunk
-        sequence, span = next((w for w in waiting if w[1].chunk is started), waiting[0])
+        started = self._encoder.tile
+        sequence, span = next((w for w in waiting if w[1].tile is started), waiting[0])
         try:
-            embeddings = self._encoder.take(span.chunk, seconds)
+            embeddings = self._encoder.take(span.tile, seconds)
         except Exception as ex:  # encoding does not touch the model's memory
             self._fail(sequence, ex)
             return
@@ -57,7 +57,7 @@ class Images:
             return
         start = sequence.position(span.start)
         try:
-            self._model.decode_image(span.chunk, embeddings, sequence.slot, start)
+            self._model.decode_image(span.tile, embeddings, sequence.slot, start)
         except DecodeError as ex:
             self._after_decode(sequence, span, ex)
             return

@@ -25,7 +25,7 @@ from offgrid.engine.protocol import (
     Accepted,
     Cancel,
     Embed,
-    Event,
+    EngineEvent,
     Examined,
     Failed,
     FrameTooLarge,
@@ -92,7 +92,7 @@ class Writer:
             except OSError:
                 os._exit(0)
 
-    def events(self, events: tuple[Event, ...]) -> None:
+    def events(self, events: tuple[EngineEvent, ...]) -> None:
         """Write events in one frame, or in several if one would be too large. An event that alone
         is too large for a frame ends its request, and no other."""
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from offgrid.engine.protocol import Event
+from offgrid.engine.protocol import EngineEvent
 
 
 class Outbox:
@@ -17,11 +17,11 @@ class Outbox:
         add: appends one event.
     """
 
-    def __init__(self, emit: Callable[[tuple[Event, ...]], None]) -> None:
+    def __init__(self, emit: Callable[[tuple[EngineEvent, ...]], None]) -> None:
         self._emit = emit
-        self._events: list[Event] = []
+        self._events: list[EngineEvent] = []
         # The list's own method, because it is called for every token.
-        self.add: Callable[[Event], None] = self._events.append
+        self.add: Callable[[EngineEvent], None] = self._events.append
 
     def push(self) -> None:
         """Emit the collected events, if there are any."""

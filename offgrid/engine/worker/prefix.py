@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Tokens = NDArray[np.int32]
+TokenIds = NDArray[np.int32]
 
 MIN_COPY = 16
 """Tokens. A shorter prefix is not worth a copy."""
@@ -24,7 +24,7 @@ chat templates open the answer with reasoning and leave reasoning out of later p
 reasoning of Qwen 3 has four tokens."""
 
 
-def common_prefix(a: Tokens, b: Tokens) -> int:
+def common_prefix(a: TokenIds, b: TokenIds) -> int:
     """Return how many tokens two sequences have in common from their beginning."""
     n = min(len(a), len(b))
     if n == 0 or a[0] != b[0]:
@@ -45,9 +45,9 @@ NO_MATCH = Match(-1, 0)
 
 
 def longest_match(
-    slots: Iterable[tuple[int, Tokens]],
-    prompt: Tokens,
-    whole: Callable[[int], int],
+    slots: Iterable[tuple[int, TokenIds]],
+    prompt: TokenIds,
+    before_image: Callable[[int], int],
     can_cut: bool,
 ) -> Match:
     """Return the first slot that holds the longest prefix of a prompt, or NO_MATCH.
@@ -55,13 +55,13 @@ def longest_match(
     Args:
         slots: each with the tokens that are computed in it.
         prompt: those first tokens of the prompt that may be taken from a slot.
-        whole: shortens a length so that it does not end inside an image.
+        before_image: shortens a length so that it does not end inside an image.
         can_cut: whether the model can remove the end of what a slot holds. If not, a slot counts
             only if the prompt begins with all of its tokens.
     """
     best = NO_MATCH
     for slot, held in slots:
-        length = whole(common_prefix(held, prompt))
+        length = before_image(common_prefix(held, prompt))
         if length > best.length and (can_cut or length == len(held)):
             best = Match(slot, length)
     return best
@@ -72,7 +72,7 @@ class IdleSlots:
 
     def __init__(self, n_slots: int) -> None:
         self._n_slots = n_slots
-        self._held: OrderedDict[int, Tokens] = OrderedDict(
+        self._held: OrderedDict[int, TokenIds] = OrderedDict(
             (slot, np.empty(0, dtype=np.int32)) for slot in range(n_slots)
         )
         self._n_prompt: dict[int, int] = {}
@@ -84,10 +84,10 @@ class IdleSlots:
     def __contains__(self, slot: int) -> bool:
         return slot in self._held
 
-    def __iter__(self) -> Iterator[tuple[int, Tokens]]:
+    def __iter__(self) -> Iterator[tuple[int, TokenIds]]:
         return iter(self._held.items())
 
-    def put(self, slot: int, tokens: Tokens, n_prompt: int | None = None) -> None:
+    def put(self, slot: int, tokens: TokenIds, n_prompt: int | None = None) -> None:
         """Note that a sequence has left a slot.
 
         Args:
@@ -99,11 +99,11 @@ class IdleSlots:
         self._held[slot] = tokens
         self._n_prompt[slot] = len(tokens) if n_prompt is None else min(n_prompt, len(tokens))
 
-    def take(self, slot: int) -> Tokens:
+    def take(self, slot: int) -> TokenIds:
         """Note that a sequence gets a slot; return the tokens that it holds."""
         return self._held.pop(slot)
 
-    def tokens(self, slot: int) -> Tokens:
+    def tokens(self, slot: int) -> TokenIds:
         """Return the tokens that an idle slot holds."""
         return self._held[slot]
 
@@ -221,7 +221,7 @@ class IdleSlots:
         return [s for s in range(self._n_slots) if s not in self._held or s in self._reserved]
 
 
-def _begins_with(tokens: Tokens, beginning: Tokens) -> bool:
+def _begins_with(tokens: TokenIds, beginning: TokenIds) -> bool:
     n = len(beginning)
     # Compare one token first: most pairs already differ there.
     if n == 0 or n > len(tokens) or tokens[n - 1] != beginning[n - 1]:

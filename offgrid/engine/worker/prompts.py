@@ -16,8 +16,8 @@ from offgrid.engine.limits import (
     text_limit,
     utf8_size,
 )
-from offgrid.engine.protocol import GenerationRequest, Part, TokenQuery, Tokens
-from offgrid.engine.worker.image import Chunk, ImageSpan
+from offgrid.engine.protocol import GenerationRequest, PromptPart, TokenQuery, TokenResult
+from offgrid.engine.worker.image import ImageSpan, ImageTile
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.llama.vision import VisionError
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
@@ -65,7 +65,7 @@ def read_with_images(
         ContextLengthExceeded: the text has more bytes than the context allows.
     """
     _check_size(model, request.parts, param)
-    pieces: list[NDArray[np.int32] | Chunk] = []
+    pieces: list[NDArray[np.int32] | ImageTile] = []
     for part in request.parts:
         if part.image < 0:
             pieces.append(model.tokenize_bare((part,)))
@@ -74,23 +74,23 @@ def read_with_images(
             pieces += model.vision().read(request.images[part.image])
         except VisionError as ex:
             raise InvalidParameter(str(ex), request.image_params[part.image]) from None
-    pieces = [piece for piece in pieces if isinstance(piece, Chunk) or len(piece)]
-    if pieces and isinstance(pieces[-1], Chunk):
+    pieces = [piece for piece in pieces if isinstance(piece, ImageTile) or len(piece)]
+    if pieces and isinstance(pieces[-1], ImageTile):
         raise InvalidParameter("The prompt must contain text after the last image.", param)
-    if model.add_bos and (isinstance(pieces[0], Chunk) or pieces[0][0] != model.bos):
+    if model.add_bos and (isinstance(pieces[0], ImageTile) or pieces[0][0] != model.bos):
         pieces.insert(0, np.array([model.bos], dtype=np.int32))
     spans = []
     start = 0
     for piece in pieces:
         end = start + len(_ids(piece))
-        if isinstance(piece, Chunk):
+        if isinstance(piece, ImageTile):
             spans.append(ImageSpan(start, end, piece))
         start = end
     return np.concatenate([_ids(piece) for piece in pieces]), tuple(spans)
 
 
-def _ids(piece: NDArray[np.int32] | Chunk) -> NDArray[np.int32]:
-    return piece.ids if isinstance(piece, Chunk) else piece
+def _ids(piece: NDArray[np.int32] | ImageTile) -> NDArray[np.int32]:
+    return piece.ids if isinstance(piece, ImageTile) else piece
 
 
 def _read_fill_in(model: Model, request: GenerationRequest) -> NDArray[np.int32]:
@@ -107,8 +107,8 @@ def _read_fill_in(model: Model, request: GenerationRequest) -> NDArray[np.int32]
             "suffix",
             code="unsupported_parameter",
         )
-    suffix = (Part(request.suffix or "", False),)
-    plain = tuple(Part(part.text, False) for part in request.parts)
+    suffix = (PromptPart(request.suffix or "", False),)
+    plain = tuple(PromptPart(part.text, False) for part in request.parts)
     _check_size(model, (*plain, *suffix), request.prompt_param)
     if request.tokens is not None:
         prefix = _prompt_ids(model, request.tokens, request.prompt_param)
@@ -143,7 +143,7 @@ def read_bias(
     """
     result: dict[int, float] = {}
     for text, bias in texts.items():
-        for token in dict.fromkeys(model.tokenize_bare((Part(text, True),)).tolist()):
+        for token in dict.fromkeys(model.tokenize_bare((PromptPart(text, True),)).tolist()):
             total = result.get(token, 0.0) + bias
             # The sum of several biases may be out of range.
             result[token] = total if math.isinf(total) else max(-100.0, min(100.0, total))
@@ -157,7 +157,7 @@ def read_bias(
     return result
 
 
-def answer(model: Model, id: int, query: TokenQuery) -> Tokens:
+def answer(model: Model, id: int, query: TokenQuery) -> TokenResult:
     """Answer a token query.
 
     Raises:
@@ -183,7 +183,7 @@ def answer(model: Model, id: int, query: TokenQuery) -> Tokens:
     names = _of_each(model.name, tokens) if query.names else ()
     if sum(map(len, pieces)) + 4 * sum(map(len, names)) > _MAX_ANSWER:
         raise InvalidParameter("The text of these tokens is too long.", query.param)
-    return Tokens(id, tokens, pieces, names)
+    return TokenResult(id, tokens, pieces, names)
 
 
 def _of_each(look_up: Callable[[int], T], tokens: tuple[int, ...]) -> tuple[T, ...]:
@@ -222,6 +222,8 @@ def token_ids(
     return ids.astype(np.int32)
 
 
-def _check_size(model: Model, parts: Iterable[Part], param: str, most: int | None = None) -> None:
+def _check_size(
+    model: Model, parts: Iterable[PromptPart], param: str, most: int | None = None
+) -> None:
     size = sum(utf8_size(part.text) for part in parts)
     check_text_size(size, model.n_ctx, param, most)

@@ -25,7 +25,7 @@ from offgrid.engine.worker.prefix import (
     NO_MATCH,
     IdleSlots,
     Match,
-    Tokens,
+    TokenIds,
     common_prefix,
     longest_match,
 )
@@ -54,7 +54,7 @@ class Schedulable(Protocol):
     """How many of these the slot held already, so that they were not computed again."""
     reuse: bool
     """Whether it may begin after the prefix of another sequence, and others after its prefix."""
-    tokens: Tokens
+    tokens: TokenIds
     """Ids of prompt and answer; only the first ``len()`` elements are valid."""
     n_prompt: int
     """How many of them are the prompt."""
@@ -63,7 +63,7 @@ class Schedulable(Protocol):
     def readable(self) -> int:
         """End of the tokens that spans can compute now: the next image, or all tokens."""
 
-    def whole(self, length: int) -> int:
+    def before_image(self, length: int) -> int:
         """Return the largest prefix length up to ``length`` that does not end inside an image."""
 
     @property
@@ -216,7 +216,7 @@ class Scheduler(Generic[S]):
             self.idle.release(own)
             held = [(own, self.idle.tokens(own))]
             prompt = sequence.tokens[: sequence.wanted_from]
-            there = longest_match(held, prompt, sequence.whole, self.can_cut).length
+            there = longest_match(held, prompt, sequence.before_image, self.can_cut).length
             if match.length < there + self.min_copy:  # not worth a copy from elsewhere
                 match = Match(own, there)
         promised = self._promised(sequence, match.length)
@@ -304,7 +304,9 @@ class Scheduler(Generic[S]):
         idle = self.idle if sequence.reuse else ()
         # Tokens whose logits are needed are always computed: at least the last one.
         prompt = sequence.tokens[: sequence.wanted_from]
-        return longest_match(itertools.chain(idle, shared), prompt, sequence.whole, self.can_cut)
+        return longest_match(
+            itertools.chain(idle, shared), prompt, sequence.before_image, self.can_cut
+        )
 
     def _promised(self, sequence: S, length: int) -> tuple[S, int] | None:
         """Return the running sequence whose prefill will compute a prefix of this prompt that is
@@ -315,7 +317,7 @@ class Scheduler(Generic[S]):
         for other in self.running:
             if not _may_share(sequence, other) or len(other) - other.computed <= 1:
                 continue
-            shared = sequence.whole(
+            shared = sequence.before_image(
                 common_prefix(other.tokens[: len(other)], sequence.tokens[: sequence.wanted_from])
             )
             if shared > max(best, other.computed):

@@ -151,7 +151,7 @@ class Sequence:
         """Return the position of a token: its index minus the lag of the images before it."""
         return index - sum(span.lag for span in self.images if span.end <= index)
 
-    def whole(self, length: int) -> int:
+    def before_image(self, length: int) -> int:
         """Return the largest prefix length up to ``length`` that does not end inside an image."""
         for span in self.images:
             if span.start < length < span.end:

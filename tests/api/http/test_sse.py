@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from support import STARTER, TIMEOUT, Stream, chat_body, endless, eventually, text_of
 
-from offgrid.api.generation import Mark
+from offgrid.api.generation import Signal
 from offgrid.api.http.sse import DONE, PING, Chunk, EventStream
 from offgrid.app import build_app
 from offgrid.server import Server
@@ -62,7 +62,7 @@ class Fake:
             if said == "end":
                 return
             if said == "slow":
-                yield Mark.SLOW
+                yield Signal.MAY_BLOCK
                 self.slow_in = threading.get_ident()
                 continue
             yield {"said": said}
@@ -216,7 +216,7 @@ def test_slow_steps_are_left_to_the_streams_own_thread(fake: Fake) -> None:
 
 
 def test_named_events() -> None:
-    chunks: list[Chunk] = [{"type": "a.b", "n": 1}, None, Mark.SLOW, {"type": "c", "n": 2}]
+    chunks: list[Chunk] = [{"type": "a.b", "n": 1}, None, Signal.MAY_BLOCK, {"type": "c", "n": 2}]
     stream = EventStream(iter(chunks), Fake(), 0.0, named=True)  # type: ignore[arg-type]
     assert list(stream) == [
         b'event: a.b\ndata: {"type":"a.b","n":1}\n\n',

@@ -28,7 +28,7 @@ from support import (
 from offgrid.engine.client.blame import REFUSED_FOR
 from offgrid.engine.client.client import EngineClient, Generation
 from offgrid.engine.client.pending import State
-from offgrid.engine.protocol import GenerationRequest, Load, Part, Submit
+from offgrid.engine.protocol import GenerationRequest, Load, PromptPart, Submit
 from offgrid.errors import (
     ContextLengthExceeded,
     EngineFault,
@@ -133,7 +133,7 @@ def client(
 
 
 def prompt(text: str, **fields: Any) -> GenerationRequest:
-    return GenerationRequest(parts=(Part(text, True),), **fields)
+    return GenerationRequest(parts=(PromptPart(text, True),), **fields)
 
 
 def long_prompt(name: str) -> GenerationRequest:

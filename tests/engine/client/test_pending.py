@@ -19,11 +19,11 @@ from offgrid.engine.protocol import (
     Failed,
     GenerationRequest,
     LookUp,
-    Part,
+    PromptPart,
     PromptToken,
     Submit,
     TokenQuery,
-    Tokens,
+    TokenResult,
 )
 from offgrid.errors import EngineFault
 
@@ -47,7 +47,7 @@ def kept() -> Kept:
 
 
 def generation(kept: Kept, ended: Callable[[], None] = lambda: None, **fields: Any) -> Generation:
-    request = GenerationRequest(parts=(Part("Once", True),), **fields)
+    request = GenerationRequest(parts=(PromptPart("Once", True),), **fields)
     return Generation("key", Submit(1, request), 1, kept.hooks, ended)
 
 
@@ -109,7 +109,7 @@ def test_a_failure_after_the_last_event_changes_nothing(kept: Kept) -> None:
 
 def test_a_lookup_and_an_embedding_are_complete_with_their_last_answer(kept: Kept) -> None:
     lookup = Lookup("key", LookUp(1, TokenQuery()), kept.hooks)
-    lookup.push(Tokens(1, (5,)))
+    lookup.push(TokenResult(1, (5,)))
     assert lookup.state is State.COMPLETE
     assert lookup.wait(lambda: True).tokens == (5,)
     embedding = Embedding("key", Embed(1, EmbeddingRequest(("a", "b"))), kept.hooks)

@@ -18,7 +18,7 @@ from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.examination import Examination
 from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.pool import EnginePool
-from offgrid.engine.protocol import GenerationRequest, LoadFailed, Part
+from offgrid.engine.protocol import GenerationRequest, LoadFailed, PromptPart
 from offgrid.errors import ModelLoadFailed, Overloaded
 from offgrid.store.catalogue import Catalogue
 
@@ -159,7 +159,7 @@ def test_a_request_keeps_its_model_until_it_is_over(make_pool: MakePool) -> None
     log: list[str] = []
     other = Waiting(pool, "b", log)
     in_line(pool, "b")
-    generation = client.submit(GenerationRequest(parts=(Part("Once", True),), max_tokens=1))
+    generation = client.submit(GenerationRequest(parts=(PromptPart("Once", True),), max_tokens=1))
     while not generation.finished:
         generation.next(10)
     assert not log

@@ -15,7 +15,7 @@ from support import eventually, no_threads
 from offgrid.engine.client.process import WorkerProcess
 from offgrid.engine.client.readiness import LoadFailure, Readiness
 from offgrid.engine.client.supervisor import Listener, Supervisor
-from offgrid.engine.protocol import Event, Load
+from offgrid.engine.protocol import EngineEvent, Load
 from offgrid.errors import ModelLoadFailed
 
 
@@ -37,7 +37,7 @@ class Heard(Listener):
     def ready(self, process: WorkerProcess) -> None:
         self.calls.append("ready")
 
-    def take(self, events: Sequence[Event]) -> None:
+    def take(self, events: Sequence[EngineEvent]) -> None:
         self.calls.append("take")
 
     def tell(self) -> None:

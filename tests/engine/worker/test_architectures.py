@@ -14,7 +14,7 @@ import pytest
 from engine_runs import Counting, Failing, Run
 from tiny_models import WINDOW, make
 
-from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, Part
+from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, PromptPart
 from offgrid.engine.worker.llama.errors import NO_ROOM
 from offgrid.engine.worker.llama.model import Model
 from offgrid.sampling import SamplingParams
@@ -66,7 +66,7 @@ def run(model: Counting) -> TokenRun:
 
 
 def prompt_of(model: Counting, text: str) -> list[int]:
-    return [int(token) for token in model.tokenize((Part(text, True),))]
+    return [int(token) for token in model.tokenize((PromptPart(text, True),))]
 
 
 def alone(model: Counting, prompt: list[int], n: int = ANSWER) -> list[int]:

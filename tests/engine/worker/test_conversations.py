@@ -48,7 +48,7 @@ class Turn:
     def wanted_from(self) -> int:
         return self.n_tokens - 1
 
-    def whole(self, length: int) -> int:
+    def before_image(self, length: int) -> int:
         return length
 
 

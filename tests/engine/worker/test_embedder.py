@@ -23,11 +23,11 @@ from offgrid.engine.protocol import (
     Embed,
     Embedded,
     EmbeddingRequest,
-    Event,
+    EngineEvent,
     Failed,
     GenerationRequest,
     Load,
-    Part,
+    PromptPart,
     Submit,
 )
 from offgrid.engine.worker import embedder
@@ -328,7 +328,7 @@ def test_a_prompt_is_tokenised_between_two_of_many_inputs(
 ) -> None:
     """The tokeniser's thread takes requests in turns: the later prompt is finished first."""
     monkeypatch.setattr(worker, "_TURN", -1.0)  # a turn is one input
-    accepted: list[Event] = []
+    accepted: list[EngineEvent] = []
     writer = worker.Writer(io.BytesIO())
     monkeypatch.setattr(writer, "events", accepted.extend)
     tokeniser = worker.Worker(io.BytesIO(), writer)
@@ -336,7 +336,7 @@ def test_a_prompt_is_tokenised_between_two_of_many_inputs(
     inputs = ("the otter", "the fox", "a river")
     params = ("input[0]", "input[1]", "input[2]")
     job = tokeniser._inputs(Embed(1, EmbeddingRequest(inputs, params=params)))
-    prompt = Submit(2, GenerationRequest(parts=(Part("the otter", True),), sampling=GREEDY))
+    prompt = Submit(2, GenerationRequest(parts=(PromptPart("the otter", True),), sampling=GREEDY))
     tokeniser._pending = {1, 2}
     for item in (job, prompt):
         tokeniser._to_tokenise.put(item)
@@ -352,7 +352,7 @@ class FakeContext:
     """Checks the use of cells and batches as llama.cpp would; the state of a token is its id."""
 
     def __init__(self, whole: bool, capacity: int, n_cells: int, n_sequences: int) -> None:
-        self.whole, self.capacity = whole, capacity
+        self.needs_whole_input, self.capacity = whole, capacity
         self.n_cells, self.n_sequences = n_cells, n_sequences
         self.batch = self
         self.cells: dict[int, list[int]] = {}

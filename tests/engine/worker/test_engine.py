@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from engine_runs import Failing, Run
 
-from offgrid.engine.protocol import Delta, Event, Failed, GenerationRequest, Load, Part
+from offgrid.engine.protocol import Delta, EngineEvent, Failed, GenerationRequest, Load, PromptPart
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.failures import EngineBroken
 from offgrid.engine.worker.llama.errors import DecodeError, LoadError
@@ -75,7 +75,7 @@ def test_the_end_of_the_context_ends_the_answer(run: Run, model: Model) -> None:
     end = run.last(id)
     assert isinstance(end, Delta)
     assert end.finish_reason == "length"
-    prompt = len(model.tokenize((Part("Once upon a time", True),)))
+    prompt = len(model.tokenize((PromptPart("Once upon a time", True),)))
     assert end.completion_tokens == model.n_ctx - prompt
 
 
@@ -85,7 +85,7 @@ def test_requests_refused_before_they_reach_llama_cpp(run: Run, model: Model) ->
             run.engine.prepare(1, GenerationRequest(**fields))
 
     refused(ContextLengthExceeded, tokens=tuple([5] * model.n_ctx))
-    refused(ContextLengthExceeded, parts=(Part("A" * 60_000, False),))
+    refused(ContextLengthExceeded, parts=(PromptPart("A" * 60_000, False),))
     refused(InvalidParameter, tokens=(model.n_vocab,))
     refused(InvalidParameter, tokens=(-1,))
     refused(InvalidParameter, tokens=())
@@ -115,7 +115,7 @@ def test_the_loop_does_not_sleep_while_others_wait(model: Model) -> None:
     ended: list[int] = []
     done = threading.Event()
 
-    def emit(events: tuple[Event, ...]) -> None:
+    def emit(events: tuple[EngineEvent, ...]) -> None:
         ended.extend(e.id for e in events if isinstance(e, Delta) and e.finish_reason)
         if len(ended) == 3 * model.n_parallel:
             done.set()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offgrid.engine.protocol import GenerationRequest, Part, TokenQuery
+from offgrid.engine.protocol import GenerationRequest, PromptPart, TokenQuery
 from offgrid.engine.worker import prompts
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.prompts import answer, prompt_text, read_bias, read_prompt
@@ -19,7 +19,7 @@ LOAD = {"ctx_size": 256, "parallel": 1}
 
 
 def ids(model: Model, text: str) -> list[int]:
-    return model.tokenize_bare((Part(text, True),)).tolist()
+    return model.tokenize_bare((PromptPart(text, True),)).tolist()
 
 
 def test_biases_of_texts(model: Model) -> None:
@@ -54,8 +54,8 @@ def test_answers_that_are_too_long(model: Model, monkeypatch: pytest.MonkeyPatch
         answer(model, 7, longer)
     assert error.value.param == "tokens"
     monkeypatch.setattr(prompts, "MAX_QUERY", 9)
-    assert answer(model, 7, TokenQuery((Part("Once upon", True),))).tokens
-    for query in (TokenQuery((Part("Once upon ", True),)), TokenQuery(tokens=(5,) * 10)):
+    assert answer(model, 7, TokenQuery((PromptPart("Once upon", True),))).tokens
+    for query in (TokenQuery((PromptPart("Once upon ", True),)), TokenQuery(tokens=(5,) * 10)):
         with pytest.raises(ContextLengthExceeded):
             answer(model, 7, query)
 
@@ -113,7 +113,7 @@ def test_text_of_tokens(model: Model) -> None:
 
 def test_requests_that_the_starter_does_not_support(model: Model) -> None:
     with pytest.raises(InvalidParameter) as error:
-        read_prompt(model, GenerationRequest(parts=(Part("a", True),), suffix="b"))
+        read_prompt(model, GenerationRequest(parts=(PromptPart("a", True),), suffix="b"))
     assert error.value.param == "suffix"
     for query in (TokenQuery(tokens=(-1,)), TokenQuery(tokens=(model.n_vocab,))):
         with pytest.raises(InvalidParameter):

@@ -53,7 +53,7 @@ class Fake:
     def readable(self) -> int:
         return self.length
 
-    def whole(self, length: int) -> int:
+    def before_image(self, length: int) -> int:
         return length
 
     @property

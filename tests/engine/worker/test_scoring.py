@@ -11,7 +11,7 @@ import pytest
 from engine_runs import Counting, Failing, Run
 from reference_logits import ReferenceModel
 
-from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Part, PromptToken
+from offgrid.engine.protocol import Delta, Failed, GenerationRequest, PromptPart, PromptToken
 from offgrid.engine.worker.llama.errors import NO_ROOM
 from offgrid.errors import ContextLengthExceeded
 
@@ -28,7 +28,7 @@ def reference(starter_path: Path) -> Iterator[ReferenceModel]:
 
 
 def ids(model: Counting, text: str) -> list[int]:
-    return model.tokenize((Part(text, True),)).tolist()
+    return model.tokenize((PromptPart(text, True),)).tolist()
 
 
 def prompt(run: Run, id: int) -> list[PromptToken]:

@@ -8,7 +8,7 @@ import pytest
 from engine_runs import Counting, Failing, Run
 from support import eventually
 
-from offgrid.engine.protocol import Delta, Failed, Part, Started
+from offgrid.engine.protocol import Delta, Failed, PromptPart, Started
 from offgrid.engine.worker.llama.errors import NO_ROOM, DecodeError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.sampling import SamplingParams
@@ -17,7 +17,7 @@ STORY = "Once upon a time there was a small otter who lived beside a wide river.
 
 
 def n_tokens(model: Counting, text: str) -> int:
-    return len(model.tokenize((Part(text, True),)))
+    return len(model.tokenize((PromptPart(text, True),)))
 
 
 def cached(run: Run, id: int, choice: int = 0) -> int:

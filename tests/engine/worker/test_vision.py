@@ -15,8 +15,8 @@ from reference_vision import MARKER, ReferenceVision
 from support import together
 from tiny_vision import POSITIONS, make_gemma, make_projector, make_qwen, make_seeing, pixels, png
 
-from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, Part, TokenQuery
-from offgrid.engine.worker.image import Chunk, Embeddings
+from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, PromptPart, TokenQuery
+from offgrid.engine.worker.image import Embeddings, ImageTile
 from offgrid.engine.worker.llama.errors import NO_ROOM, DecodeError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.llama.vision import EncodeError, image_ids
@@ -44,19 +44,19 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def encode(self, chunk: Chunk) -> Embeddings:
+    def encode(self, tile: ImageTile) -> Embeddings:
         self.encoding.set()
         assert self.gate.wait(60)
         if self.encoder_errors:
             raise self.encoder_errors.pop(0)
-        return self._model.encode(chunk)
+        return self._model.encode(tile)
 
-    def decode_image(self, chunk: Chunk, embeddings: Embeddings, slot: int, start: int) -> None:
+    def decode_image(self, tile: ImageTile, embeddings: Embeddings, slot: int, start: int) -> None:
         self.seen.append((slot, start))
         error = self.errors.pop(0) if self.errors else None
         if error is not None:
             raise error
-        self._model.decode_image(chunk, embeddings, slot, start)
+        self._model.decode_image(tile, embeddings, slot, start)
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +90,11 @@ def model(loaded: Model) -> Iterator[Watched]:
 
 def prompt(text: str, *images: bytes, **fields: Any) -> GenerationRequest:
     """A request with an image in place of each ``@`` of a text."""
-    parts: list[Part] = []
+    parts: list[PromptPart] = []
     for index, piece in enumerate(text.split("@")):
         if index:
-            parts.append(Part("", False, index - 1))
-        parts.append(Part(piece, True))
+            parts.append(PromptPart("", False, index - 1))
+        parts.append(PromptPart(piece, True))
     params = tuple(f"image {index}" for index in range(len(images)))
     return GenerationRequest(
         parts=tuple(parts), images=images, image_params=params,
@@ -251,10 +251,10 @@ def test_images_and_their_order_change_the_answer(model: Watched) -> None:
 
 
 def test_the_marker_of_libmtmd_is_text_in_a_prompt(model: Watched) -> None:
-    ids = model.tokenize([Part(f"Look: {MARKER} What?", False)])
+    ids = model.tokenize([PromptPart(f"Look: {MARKER} What?", False)])
     run = Run(model)
     request = prompt("@ What?", RED)
-    parts = (Part(f"Look: {MARKER} What?", False), *request.parts)
+    parts = (PromptPart(f"Look: {MARKER} What?", False), *request.parts)
     prepared = run.engine.prepare(
         1, GenerationRequest(parts=parts, images=request.images, image_params=("x",))
     )
@@ -292,7 +292,7 @@ def test_a_conversation_about_an_image_encodes_it_once(model: Watched) -> None:
     assert len(model.seen) == 1
     assert run.text(two) == expected
     assert cached(run, one) == 0
-    assert cached(run, two) > len(model.tokenize([Part(STORY, True)])) + POSITIONS
+    assert cached(run, two) > len(model.tokenize([PromptPart(STORY, True)])) + POSITIONS
 
 
 def test_another_image_is_never_mistaken_for_a_cached_one(model: Watched) -> None:
@@ -306,7 +306,7 @@ def test_another_image_is_never_mistaken_for_a_cached_one(model: Watched) -> Non
     run.finish()
     assert len(model.seen) == 2
     assert run.text(other) == expected
-    assert 0 < cached(run, other) <= len(model.tokenize([Part(f"{STORY} ", True)]))
+    assert 0 < cached(run, other) <= len(model.tokenize([PromptPart(f"{STORY} ", True)]))
 
 
 def test_a_shared_prefix_never_ends_inside_an_image(model: Watched) -> None:

@@ -44,7 +44,7 @@ class EmbeddingContext:
     """
 
     def __init__(self, weights: Weights, batch_size: int) -> None:
-        self.whole = not weights.causal or weights.pooling == "rank"
+        self.needs_whole_input = not weights.causal or weights.pooling == "rank"
         self.n_embd = 1 if weights.pooling == "rank" else weights.n_embd
         self.n_cells = weights.n_ctx
         # A recurrent model needs memory for the state of each sequence, even if it is unused.
@@ -52,7 +52,7 @@ class EmbeddingContext:
         # llama.cpp also computes and keeps the logits of all tokens.
         room = max(_MIN_BATCH, _MAX_LOGITS // (4 * weights.n_vocab))
         chunk = min(batch_size, MAX_UBATCH, room, weights.n_ctx)
-        self.capacity = weights.n_ctx if self.whole else chunk
+        self.capacity = weights.n_ctx if self.needs_whole_input else chunk
         self.n_sequences = min(n_sequences, self.capacity)
         self.kv_bytes = weights.estimate_kv_bytes(self.n_cells) if weights.causal else 0
         self._check_room(weights)
@@ -62,7 +62,7 @@ class EmbeddingContext:
         params.n_seq_max = self.n_sequences
         params.kv_unified = True
         params.embeddings = True
-        params.pooling_type = _POOLING_TYPES[weights.pooling if self.whole else "none"]
+        params.pooling_type = _POOLING_TYPES[weights.pooling if self.needs_whole_input else "none"]
         self._context = weights.new_context(params)
         self._memory = lc.llama_get_memory(self._context)
         self.batch = Batch(self.capacity, self.n_sequences, weights.n_vocab)

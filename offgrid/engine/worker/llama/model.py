@@ -14,7 +14,7 @@ import psutil
 
 from offgrid import __version__
 from offgrid.engine.protocol import Load, ModelInfo
-from offgrid.engine.worker.image import Chunk, Embeddings
+from offgrid.engine.worker.image import Embeddings, ImageTile
 from offgrid.engine.worker.llama.batch import Batch
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
 from offgrid.engine.worker.llama.errors import INVALID_BATCH, DecodeError, LoadError
@@ -198,15 +198,15 @@ class Model(Weights):
         except VisionError as ex:
             return ex
 
-    def encode(self, chunk: Chunk) -> Embeddings:
+    def encode(self, tile: ImageTile) -> Embeddings:
         """Return the embeddings of an image. Another thread may use the context meanwhile.
 
         Raises:
             EncodeError: encoding failed.
         """
-        return self.vision().encode(chunk)
+        return self.vision().encode(tile)
 
-    def decode_image(self, chunk: Chunk, embeddings: Embeddings, slot: int, start: int) -> None:
+    def decode_image(self, tile: ImageTile, embeddings: Embeddings, slot: int, start: int) -> None:
         """Decode an encoded image into a slot, from position ``start`` on.
 
         Raises:
@@ -214,10 +214,10 @@ class Model(Weights):
                 slot.
         """
         self._check_slot(slot)
-        if not 0 <= start <= self.n_ctx - len(chunk.ids):
+        if not 0 <= start <= self.n_ctx - len(tile.ids):
             raise ValueError(f"no room for an image at position {start}")
         capacity = self.batch.capacity
-        code = self.vision().decode(self._context, chunk, embeddings, slot, start, capacity)
+        code = self.vision().decode(self._context, tile, embeddings, slot, start, capacity)
         if code != 0:
             raise DecodeError(code)
 

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from offgrid.engine.worker.image import Chunk, Embeddings
+from offgrid.engine.worker.image import Embeddings, ImageTile
 
 _NEGATIVE = np.uint32(1 << 31)
 
@@ -87,7 +87,7 @@ class Vision:
             mtmd.mtmd_free(self._context)
             self._context = None
 
-    def read(self, data: bytes) -> list[NDArray[np.int32] | Chunk]:
+    def read(self, data: bytes) -> list[NDArray[np.int32] | ImageTile]:
         """Return the parts of an image file in the prompt: its tiles, and token ids around them.
 
         It decodes and resizes the image (``mtmd_tokenize_from_parts``), which takes memory for all
@@ -127,7 +127,7 @@ class Vision:
             raise VisionError("This image cannot be decoded.")
         return int(found.bitmap)
 
-    def _take(self, chunk: Any, index: int, digest: bytes) -> NDArray[np.int32] | Chunk:
+    def _take(self, chunk: Any, index: int, digest: bytes) -> NDArray[np.int32] | ImageTile:
         """Return a chunk's token ids, or a copy of the chunk if it is an image."""
         size = ctypes.c_size_t()
         if mtmd.mtmd_input_chunk_get_type(chunk) == mtmd.MTMD_INPUT_CHUNK_TYPE_TEXT:
@@ -148,42 +148,42 @@ class Vision:
         if not copy:
             raise VisionError("There is not enough memory for the image.")
         ids = image_ids(digest, index, count)
-        return Chunk(int(copy), ids, n_positions, mtmd.mtmd_input_chunk_free)
+        return ImageTile(int(copy), ids, n_positions, mtmd.mtmd_input_chunk_free)
 
-    def encode(self, chunk: Chunk) -> Embeddings:
-        """Return the chunk's embeddings, one for each id, (n, width of the model).
+    def encode(self, tile: ImageTile) -> Embeddings:
+        """Return the tile's embeddings, one for each id, (n, width of the model).
 
         Raises:
             EncodeError: encoding failed.
         """
-        code = mtmd.mtmd_encode_chunk(self._context, chunk.pointer)
+        code = mtmd.mtmd_encode_chunk(self._context, tile.pointer)
         if code != 0:
             raise EncodeError(f"mtmd_encode_chunk returned {code}")
         values = mtmd.mtmd_get_output_embd(self._context)
-        return np.ctypeslib.as_array(values, (len(chunk.ids), self._width)).copy()
+        return np.ctypeslib.as_array(values, (len(tile.ids), self._width)).copy()
 
     def decode(
         self,
         context: Any,
-        chunk: Chunk,
+        tile: ImageTile,
         embeddings: Embeddings,
         slot: int,
         start: int,
         n_batch: int,
     ) -> int:
-        """Decode an encoded chunk into a slot of the model's context, from position ``start`` on.
+        """Decode an encoded tile into a slot of the model's context, from position ``start`` on.
 
         Returns:
             The return value of ``llama_decode`` (``mtmd_helper_decode_image_chunk``). If it is not
-            0, the slot may hold a part of the chunk.
+            0, the slot may hold a part of the tile.
         """
-        if embeddings.shape != (len(chunk.ids), self._width):
-            raise ValueError(f"an image of {len(chunk.ids)} positions has {embeddings.shape}")
+        if embeddings.shape != (len(tile.ids), self._width):
+            raise ValueError(f"an image of {len(tile.ids)} positions has {embeddings.shape}")
         values = embeddings.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
         end = ctypes.c_int32(start)
         return int(
             mtmd.mtmd_helper_decode_image_chunk(
-                self._context, context, chunk.pointer, values, start, slot, n_batch,
+                self._context, context, tile.pointer, values, start, slot, n_batch,
                 ctypes.byref(end), mtmd.mtmd_helper_post_decode_callback(0), None,
             )
         )  # fmt: skip

@@ -10,7 +10,7 @@ import llama_cpp.llama_cpp as lc
 import numpy as np
 from numpy.typing import NDArray
 
-from offgrid.engine.protocol import Part
+from offgrid.engine.protocol import PromptPart
 from offgrid.engine.worker.dry_breakers import MAX_SEQUENCES, PieceIndex, expand_breakers
 
 _MAX_PIECE = 4096
@@ -76,7 +76,7 @@ class Vocabulary:
         self._check_token(token)
         return bytes(lc.llama_vocab_get_text(self._vocab, token)).decode("utf-8", "replace")
 
-    def tokenize(self, parts: SequenceOf[Part]) -> NDArray[np.int32]:
+    def tokenize(self, parts: SequenceOf[PromptPart]) -> NDArray[np.int32]:
         """Return the token ids of a prompt, with BOS in front if the model expects it.
 
         Only parts marked ``special`` can produce control tokens (``llama_tokenize``'s
@@ -88,7 +88,7 @@ class Vocabulary:
             ids = np.concatenate((np.array([self.bos], dtype=np.int32), ids))
         return ids
 
-    def tokenize_bare(self, parts: SequenceOf[Part]) -> NDArray[np.int32]:
+    def tokenize_bare(self, parts: SequenceOf[PromptPart]) -> NDArray[np.int32]:
         """Return the same token ids as :meth:`tokenize`, but do not add BOS."""
         chunks = [self._tokenize_text(part.text, part.special) for part in parts if part.text]
         return np.concatenate(chunks) if chunks else np.empty(0, dtype=np.int32)
