@@ -12,11 +12,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from offgrid.chat.formats import HERMES, ToolFormat, recognise_thoughts, recognise_tools
+from offgrid.chat.formats import HERMES, CallFormat
 from offgrid.chat.grammars import Function, call_grammar
-from offgrid.chat.parser import AnswerParser
+from offgrid.chat.parser import AnswerForm, AnswerParser
+from offgrid.chat.probe import Recognised, recognise
 from offgrid.chat.template import ChatTemplate, Message
+from offgrid.chat.writing import write_calls
 from offgrid.engine.protocol import PromptPart
+from offgrid.errors import RequestError
 from offgrid.grammar.checked import CheckedSchema
 
 _DESCRIPTION = """\
@@ -25,7 +28,8 @@ You can call these functions:
 <tools>
 {tools}
 </tools>
-To call one, answer with <tool_call>{{"name": ..., "arguments": {{...}}}}</tool_call>"""
+To call one, answer with {example}"""
+_HERMES_EXAMPLE = '<tool_call>{"name": ..., "arguments": {...}}</tool_call>'
 _SHORT_ID = 9
 _TAIL = 1024
 """Characters at the end of a prompt that are checked for an opening reasoning marker."""
@@ -49,6 +53,9 @@ class Dialect:
         control: control tokens of the model, text -> id.
         n_ctx: tokens of the model's context, None for no limit.
 
+    Attributes:
+        form: how the model writes answers.
+
     Raises:
         InvalidParameter: the template is not valid Jinja.
     """
@@ -62,14 +69,19 @@ class Dialect:
         n_ctx: int | None = None,
     ) -> None:
         self._template = ChatTemplate(template, bos, eos, tuple(control), n_ctx)
-        known = recognise_tools(template)
-        self._native = known is not None
-        self.tools: ToolFormat = known or HERMES
-        self.thoughts = recognise_thoughts(template)
-        thought = () if self.thoughts is None else (self.thoughts.begin, self.thoughts.end)
-        self._control = {
-            text: control[text] for text in (*self.tools.markers, *thought) if text in control
-        }
+        # Without the limit of the context: the probes are short, but the tools are not.
+        probed = ChatTemplate(template, bos, eos, tuple(control))
+        self._known = known = recognise(_Renderer(probed), control)
+        wrappers = frozenset(text for text in known.wrappers if text in control)
+        self.form = AnswerForm(
+            known.calls, known.reasoning, known.wrappers, wrappers, known.channels
+        )
+        self._control = _used(self.form, known.content_begin, control)
+
+    @property
+    def family(self) -> str:
+        """The name of the model's format of calls, ``generic`` if OffGrid has to explain one."""
+        return self._known.family
 
     @property
     def visible(self) -> tuple[str, ...]:
@@ -98,19 +110,23 @@ class Dialect:
             InvalidParameter: the template does not accept the messages.
             ContextLengthExceeded: the messages are too long for the context.
         """
-        if self._native:
-            messages = self._adapt(messages)
-        else:
-            messages = _flatten(messages, tools)
+        known = self._known
+        messages = self._adapt(messages)
+        if tools and not known.described:
+            messages = _describe(messages, tools, self._example())
+            tools = None
+        if tools and known.tool_variable != "tools":
+            variables = {**(variables or {}), known.tool_variable: tools}
             tools = None
         parts = self._template.render(messages, tools, ask=ask, resume=resume, variables=variables)
         # The end is enough: the marker that opens reasoning has a few characters and some space.
         tail = "".join(part.text[-_TAIL:] for part in parts[-2:]).rstrip()
-        return Prompt(parts, self.thoughts is not None and tail.endswith(self.thoughts.begin))
+        reasoning = self.form.reasoning
+        return Prompt(parts, reasoning is not None and tail.endswith(reasoning.begin.strip()))
 
     def parser(
         self,
-        names: Collection[str],
+        functions: Mapping[str, Mapping[str, Any] | None] | Collection[str],
         *,
         thinking: bool = False,
         constrained: bool = False,
@@ -118,9 +134,8 @@ class Dialect:
     ) -> AnswerParser:
         """Return a parser for one answer; see :class:`~offgrid.chat.parser.AnswerParser`."""
         return AnswerParser(
-            self.tools if names else None,
-            names,
-            self.thoughts,
+            self.form,
+            functions,
             thinking=thinking,
             constrained=constrained,
             max_calls=max_calls,
@@ -137,52 +152,124 @@ class Dialect:
     ) -> tuple[str, tuple[CheckedSchema, ...]]:
         """Return the grammar of an answer; see :func:`~offgrid.chat.grammars.call_grammar`."""
         return call_grammar(
-            self.tools,
+            self.form,
             functions,
             required=required,
             parallel=parallel,
-            thoughts=self.thoughts,
             thinking=thinking,
             control=self._control,
             answer=answer,
+            content_begin=self._known.content_begin,
         )
+
+    def _example(self) -> str:
+        form = self.form.calls[0]
+        if form == HERMES:
+            return _HERMES_EXAMPLE
+        return write_calls(form, [("name", {"argument": "value"})])
 
     def _adapt(self, messages: Sequence[Message]) -> list[Message]:
-        """Bring earlier tool calls into the form that the template requires."""
+        """Bring earlier tool calls and results into the form that the template requires."""
+        known, form = self._known, self.form.calls[0]
         adapted = [dict(message) for message in messages]
-        if self.tools.short_ids:
-            adapted = [_with_short_ids(message) for message in adapted]
-        return _one_by_one(adapted) if self.tools.one_by_one else adapted
-
-
-def _flatten(messages: Sequence[Message], tools: list[dict[str, Any]] | None) -> list[Message]:
-    """Write functions, calls and results as text, for templates that do not support tools."""
-    flat: list[Message] = []
-    for message in messages:
-        if message["role"] == "tool":
-            text = f"<tool_response>{message['content']}</tool_response>"
-            flat.append({"role": "user", "content": text})
-        elif message.get("tool_calls"):
-            calls = [_call_text(call["function"]) for call in message["tool_calls"]]
-            text = "\n".join([message["content"], *calls] if message["content"] else calls)
-            plain = {key: value for key, value in message.items() if key != "tool_calls"}
-            flat.append({**plain, "content": text})
+        if not known.writes_calls:
+            adapted = [_with_calls_as_text(message, form) for message in adapted]
         else:
-            flat.append(dict(message))
-    if tools:
-        text = _DESCRIPTION.format(
-            tools="\n".join(json.dumps(t, ensure_ascii=False) for t in tools)
-        )
-        if flat[0]["role"] in ("system", "developer"):
-            flat[0]["content"] = f"{flat[0]['content']}\n\n{text}"
-        else:
-            flat.insert(0, {"role": "system", "content": text})
-    return flat
+            if form.short_ids:
+                adapted = [_with_short_ids(message) for message in adapted]
+            if form.one_by_one:
+                adapted = _one_by_one(adapted)
+            if known.text_arguments or known.empty_content is None:
+                adapted = [_as_template_reads(message, known) for message in adapted]
+        if not known.writes_results:
+            adapted = [_result_as_text(message) for message in adapted]
+        return adapted
 
 
-def _call_text(function: Mapping[str, Any]) -> str:
-    call = {"name": function["name"], "arguments": function["arguments"]}
-    return f"<tool_call>{json.dumps(call, ensure_ascii=False)}</tool_call>"
+class _Renderer:
+    """Renders the probes; a template that refuses a conversation, or fails, gives None."""
+
+    def __init__(self, template: ChatTemplate) -> None:
+        self._template = template
+
+    def __call__(
+        self,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]] | None,
+        *,
+        ask: bool = True,
+        variables: Message | None = None,
+    ) -> str | None:
+        try:
+            parts = self._template.render(messages, tools, ask=ask, variables=variables)
+        except RequestError:
+            return None
+        return "".join(part.text for part in parts)
+
+
+def _used(form: AnswerForm, content_begin: str, control: Mapping[str, int]) -> dict[str, int]:
+    """Return the control tokens that stand in the texts of a form."""
+    texts = [text for calls in form.calls for text in calls.texts]
+    texts += [*form.wrappers, content_begin]
+    if form.reasoning is not None:
+        texts += [form.reasoning.begin, form.reasoning.end, form.reasoning.after]
+    if form.channels is not None:
+        texts += form.channels.texts
+    joined = "\0".join(texts)
+    return {text: id for text, id in control.items() if text and text in joined}
+
+
+def _describe(
+    messages: Sequence[Message], tools: list[dict[str, Any]], example: str
+) -> list[Message]:
+    """Describe the functions in the system message, for templates that do not."""
+    described = [dict(message) for message in messages]
+    listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    text = _DESCRIPTION.format(tools=listed, example=example)
+    if described[0]["role"] in ("system", "developer"):
+        described[0]["content"] = f"{described[0]['content']}\n\n{text}"
+    else:
+        described.insert(0, {"role": "system", "content": text})
+    return described
+
+
+def _with_calls_as_text(message: Message, form: CallFormat) -> Message:
+    """Write calls into the content, in the model's own form, for templates that omit them."""
+    if not message.get("tool_calls"):
+        return message
+    functions = [call["function"] for call in message["tool_calls"]]
+    calls = [(function["name"], function["arguments"]) for function in functions]
+    text = write_calls(form, calls)
+    plain = {key: value for key, value in message.items() if key != "tool_calls"}
+    plain["content"] = f"{message['content']}\n{text}" if message["content"] else text
+    return plain
+
+
+def _result_as_text(message: Message) -> Message:
+    """Write a result as a message of the user, for templates that omit results."""
+    if message["role"] != "tool":
+        return message
+    return {"role": "user", "content": f"<tool_response>{message['content']}</tool_response>"}
+
+
+def _as_template_reads(message: Message, known: Recognised) -> Message:
+    """Give calls the arguments as JSON text, or no content, where the template needs that."""
+    if not message.get("tool_calls"):
+        return message
+    if known.empty_content is None and not message["content"]:
+        message["content"] = None
+    if known.text_arguments:
+        message["tool_calls"] = [
+            {
+                **call,
+                "function": {
+                    **call["function"],
+                    "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False),
+                },
+            }
+            for call in message["tool_calls"]
+        ]
+    return message
 
 
 def _with_short_ids(message: Message) -> Message:

@@ -38,6 +38,7 @@ class ObjectScanner:
     Args:
         keys: the keys that the object may have, each once; None for any. A wrong key counts as an
             error at the first character of its value.
+        lenient: whether strings may hold raw line ends and tabs, which models write now and then.
 
     Attributes:
         done: the object is complete.
@@ -47,10 +48,13 @@ class ObjectScanner:
             value.
         key: the member whose value has begun and is not complete, None otherwise.
         value_start: offset of that value.
+        raw_controls: whether a string holds a raw line end or tab.
     """
 
-    def __init__(self, keys: Collection[str] | None = None) -> None:
+    def __init__(self, keys: Collection[str] | None = None, *, lenient: bool = False) -> None:
         self._keys = keys
+        self._lenient = lenient
+        self.raw_controls = False
         self.done = False
         self.failed = False
         self.position = 0
@@ -117,6 +121,8 @@ class ObjectScanner:
             self._rest = self._rest[1:]
         elif char == "\\":
             self._rest = "\\"
+        elif char in "\t\n\r" and self._lenient and not self._is_key:
+            self.raw_controls = True
         elif char != '"':
             self.failed = True  # a raw control character
         elif self._is_key:

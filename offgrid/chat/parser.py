@@ -3,22 +3,25 @@
 :class:`AnswerParser` reads the text incrementally. Its events do not depend on how the text is
 split, and it takes time proportional to the text. The rules:
 
-- Reasoning can only stand at the beginning of an answer.
-- A call must have complete JSON and name an offered function. Any other text that looks like a call
-  is content, markers included; parsing continues at the first wrong character.
+- Reasoning stands at the beginning of an answer, and later only in formats that allow it there.
+- A call must be complete and name an offered function. Any other text that looks like a call is
+  content, markers included; parsing continues after its first marker.
 - White space between markers and content belongs to the markers.
-- If a grammar guarantees the calls, their arguments are emitted as they arrive; otherwise they are
+- If a grammar guarantees the calls, JSON arguments are emitted as they arrive; all others are
   emitted when the call is complete.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-from offgrid.chat.formats import HEAD, MAX_HEAD, ThoughtFormat, ToolFormat
-from offgrid.chat.jsonscan import ObjectScanner
+from offgrid.chat.calls import CallReader, Reading
+from offgrid.chat.formats import CallFormat, Channels, ReasoningFormat
+from offgrid.chat.literals import MAX_HEAD, Literal, any_of
 
 
 @dataclass(frozen=True)
@@ -52,16 +55,70 @@ class CallArguments:
 
 
 AnswerEvent = Content | Reasoning | CallStart | CallArguments
-_KEYS = {"name", "arguments", "parameters", "id", "type"}
+
+_NOTHING = Literal("")
+_MESSAGE = Reading(CallFormat("json"))
+"""A channel's message that consists of arguments."""
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """How one model writes answers.
+
+    Attributes:
+        calls: forms of calls that are read, the model's own first.
+        reasoning: the markers of reasoning, None for a model without any.
+        wrappers: markers around content that are not part of it.
+        control: those wrappers that are control tokens of the model, and so are never content.
+        channels: for answers in channels.
+    """
+
+    calls: tuple[CallFormat, ...] = ()
+    reasoning: ReasoningFormat | None = None
+    wrappers: tuple[str, ...] = ()
+    control: frozenset[str] = frozenset()
+    channels: Channels | None = None
+
+    @cached_property
+    def openers(self) -> dict[str, list[tuple[Reading, Literal]]]:
+        """First atom of a call -> the formats that it may begin, and what must follow it."""
+        found: dict[str, list[tuple[Reading, Literal]]] = {}
+        for form in self.calls:
+            reading = Reading(form)
+            for opener, rest in reading.openers.items():
+                found.setdefault(opener, []).append((reading, rest))
+        return found
+
+    @cached_property
+    def bare(self) -> list[tuple[Reading, Literal]]:
+        """The formats whose calls may begin without a marker."""
+        return [(Reading(form), _NOTHING) for form in self.calls if form.bare]
+
+    @cached_property
+    def headers(self) -> frozenset[str]:
+        """Texts with which a message in a channel begins."""
+        if self.channels is None:
+            return frozenset()
+        tagged = (text for text in self.channels.header if text.strip() == text)
+        return frozenset((self.channels.begin, *tagged))
+
+    def markers(self, calls: bool) -> re.Pattern[str]:
+        """Return the pattern of all markers that may follow content."""
+        texts = {*self.wrappers, *self.headers}
+        texts.update(self.openers if calls else ())
+        texts.update(() if self.channels is None else self.channels.ends)
+        if self.reasoning is not None and self.reasoning.repeated:
+            texts.add(self.reasoning.begin.strip())
+        return any_of(frozenset(texts), calls and bool(self.bare))
 
 
 class AnswerParser:
     """Parses one choice.
 
     Args:
-        tools: how calls are written, None if no functions are offered.
-        names: the offered functions.
-        thoughts: the reasoning markers, None for a model without reasoning.
+        form: how the model writes answers.
+        functions: the offered functions: name -> schema of the arguments, None for any object. Or
+            only their names.
         thinking: whether the prompt has already opened reasoning.
         constrained: whether a grammar guarantees that every call is complete and valid.
         max_calls: number of calls after which further text is ignored and :attr:`done` is true; 0
@@ -75,33 +132,35 @@ class AnswerParser:
 
     def __init__(
         self,
-        tools: ToolFormat | None = None,
-        names: Collection[str] = (),
-        thoughts: ThoughtFormat | None = None,
+        form: AnswerForm,
+        functions: Mapping[str, Mapping[str, Any] | None] | Collection[str] = (),
         *,
         thinking: bool = False,
         constrained: bool = False,
         max_calls: int = 0,
     ) -> None:
-        self._tools = tools
-        self._names = frozenset(names)
-        self._thoughts = thoughts
+        if not isinstance(functions, Mapping):
+            functions = dict.fromkeys(functions)
+        self._form = form
+        self._functions = functions
+        self._markers = form.markers(bool(functions))
         self._constrained = constrained
         self._max_calls = max_calls
         self.calls = 0
-        self.thinking = thinking and thoughts is not None
+        self.thinking = thinking and form.reasoning is not None
         self.done = False
         self._events: list[AnswerEvent] = []
-        self._held = ""  # may become a marker; shorter than one
+        self._held = ""  # may become a marker, or belongs to a call
         self._space: list[str] = []  # content or reasoning, unless a marker follows
         self._trim = self.thinking  # whether white space now belongs to a marker
         self._fresh = True  # whether no content has followed the beginning or the last call
-        self._raw: list[str] = []  # content, unless it becomes a call
-        self._closers: list[str] = []
-        self._call: _Call | None = None
+        self._wrapped = False  # whether a wrapper has come
+        self._call: CallReader | None = None
         self._state: Callable[[str], str] = self._read
-        if thoughts is not None:
-            self._state = self._think if thinking else self._begin
+        if form.channels is not None:
+            self._state = self._first_header
+        elif form.reasoning is not None:
+            self._state = self._think if self.thinking else self._begin
 
     def feed(self, text: str) -> list[AnswerEvent]:
         """Parse the next text; return the events that are certain now."""
@@ -113,15 +172,21 @@ class AnswerParser:
 
     def finish(self) -> list[AnswerEvent]:
         """Return the remaining events, when the answer has ended."""
-        if self._constrained and self._raw:
-            self._raw, self._space = [], []  # A truncated call is not content either.
-        elif self._call is not None and self._call.started:
-            self._raw = []
-        elif self._state != self._close:  # In that state, _held is part of an end marker.
-            held, self._held = "".join(self._raw) + self._held, ""
-            self._say(held)
+        call, self._call = self._call, None
+        if call is not None and not self.done:
+            call.finish()
+            if call.state not in ("reading", "failed"):
+                pass  # What is held is part of an end marker.
+            elif self._constrained:
+                self._space = []  # A truncated call is not content either.
+            elif not call.started:
+                self._say("".join(call.raw) + self._held)
+        elif self._state != self._header:
+            self._say(self._held)
+        self._held = ""
         if any(self._space):
             self._emit("".join(self._space))
+            self._space = []
         self.done = True
         return self._taken()
 
@@ -133,195 +198,198 @@ class AnswerParser:
 
     def _begin(self, text: str) -> str:
         """Parse the beginning of the answer, which may open reasoning."""
-        assert self._thoughts is not None
+        assert self._form.reasoning is not None
+        begin = self._form.reasoning.begin.strip()
         rest = text.lstrip()
         self._space.append(text[: len(text) - len(rest)])
-        if rest.startswith(self._thoughts.begin):
-            self._space.clear()
-            self.thinking = self._trim = True
-            self._state = self._think
-            return rest[len(self._thoughts.begin) :]
-        if self._thoughts.begin.startswith(rest):
+        if rest.startswith(begin):
+            self._open_reasoning(self._think)
+            return rest[len(begin) :]
+        if begin.startswith(rest):
             self._held = rest
             return ""
         self._state = self._read
         return rest
 
     def _think(self, text: str) -> str:
-        assert self._thoughts is not None
-        found, rest = self._until(text, self._thoughts.end)
-        if found:
-            self._space.clear()
-            self.thinking = False
-            self._trim = self._fresh = True
-            self._state = self._read
+        assert self._form.reasoning is not None
+        marker, rest = self._until(text, any_of(frozenset((self._form.reasoning.end.strip(),))))
+        if marker:
+            self._close_reasoning()
         return rest
+
+    def _open_reasoning(self, state: Callable[[str], str]) -> None:
+        self._space.clear()
+        self.thinking = self._trim = True
+        self._state = state
+
+    def _close_reasoning(self) -> None:
+        self._space.clear()
+        self.thinking = False
+        self._trim = self._fresh = True
+        self._state = self._read
 
     def _read(self, text: str) -> str:
-        """Parse content until a call begins."""
-        if self._tools is None:
-            self._say(text)
-            return ""
-        if self._fresh and self._tools.begin_optional:
+        """Parse content until a call, reasoning, a wrapper or another message begins."""
+        form, offered = self._form, bool(self._functions)
+        if self._fresh and offered and form.bare:
             rest = text.lstrip()
             self._say(text[: len(text) - len(rest)])
-            if rest.startswith("{"):
-                self._state = self._object
+            if rest[:1] in ("{", "["):
+                self._open_call(form.bare, "")
                 return rest
             text = rest
-        found, rest = self._until(text, self._tools.begin)
-        if found:
-            self._raw = [self._tools.begin]
-            self._state = self._after_marker()
-        return rest
-
-    def _after_marker(self) -> Callable[[str], str]:
-        assert self._tools is not None
-        if self._tools.head_end:
-            return self._head
-        return self._open if self._tools.array else self._item
-
-    def _open(self, text: str) -> str:
-        """After a marker: the list of calls begins."""
-        rest = self._skip_space(text)
-        if rest.startswith("["):
-            self._raw.append("[")
-            self._state = self._item
-            return rest[1:]
-        return self._fail(rest) if rest else ""
-
-    def _item(self, text: str) -> str:
-        """After a marker or within a list: a call's object begins."""
-        rest = self._skip_space(text)
-        if rest.startswith("{"):
-            self._state = self._object
+        marker, rest = self._until(text, self._markers)
+        if not marker:
             return rest
-        return self._fail(rest) if rest else ""
-
-    def _skip_space(self, text: str) -> str:
-        rest = text.lstrip()
-        self._raw.append(text[: len(text) - len(rest)])
+        if marker[0] == "\n":
+            self._say(marker)
+            self._open_call(form.bare, "")
+        elif marker in form.wrappers:
+            self._wrapper(marker)
+        elif offered and marker in form.openers:
+            self._open_call(form.openers[marker], marker)
+        elif marker in form.headers:
+            return self._open_header(marker, rest)
+        elif form.channels is not None and marker in form.channels.ends:
+            self._end_message()
+        else:
+            self._open_reasoning(self._think)
         return rest
 
-    def _head(self, text: str) -> str:
-        """Parse the name before the arguments."""
-        assert self._tools is not None
-        start = len(self._tools.begin)
-        for index, char in enumerate(text):
-            self._raw[0] += char
-            if self._raw[0].endswith(self._tools.head_end):
-                match = HEAD.fullmatch(self._raw[0][start : -len(self._tools.head_end)])
-                if match is None or match[1] not in self._names:
-                    return self._fail(text[index + 1 :])
-                self._call = _Call(match[1])
-                self._state = self._object
-                return text[index + 1 :]
-            allowed = char.isascii() and (char.isalnum() or char in "_-[]")
-            if not allowed or len(self._raw[0]) - start > MAX_HEAD:
-                self._raw[0] = self._raw[0][:-1]
-                return self._fail(text[index:])
-        return ""
+    def _wrapper(self, marker: str) -> None:
+        """Drop a wrapper, unless it is text in the middle of content."""
+        if marker in self._form.control or self._fresh or self._wrapped:
+            self._wrapped = True
+            self._space = []
+            self._trim = True
+        else:
+            self._say(marker)
 
-    def _object(self, text: str) -> str:
-        """Parse the JSON object of a call."""
-        if self._call is None:
-            self._call = _Call()
-        scanner = self._call.scanner
-        base = scanner.position
-        end = scanner.scan(text)
-        self._raw.append(text[:end])
-        if self._constrained:
-            self._pass_on(self._call, text, base)
-        if scanner.done:
-            self._complete(self._call)
-        elif scanner.failed:
-            return self._fail(text[end:])
-        return text[end:]
+    # --- channels -----------------------------------------------------------------------------
 
-    def _close(self, text: str) -> str:
-        """After a call: parse end markers, separators, or the next call of a list."""
-        assert self._tools is not None
-        text = text.lstrip()
-        while text and self._closers:
-            if text[0] == "," and self._closers[0] == "]":
-                self._raw = [","]
-                self._state = self._item
-                return text[1:]
-            if text.startswith(self._closers[0]):
-                text = text[len(self._closers.pop(0)) :].lstrip()
-            elif self._closers[0].startswith(text):
-                self._held = text
-                return ""
-            else:
-                self._closers.pop(0)
-        if text:
+    def _first_header(self, text: str) -> str:
+        """The beginning of an answer: the rest of a header, another header, or bare content."""
+        channels = self._form.channels
+        assert channels is not None
+        if not channels.header:
+            self._state = self._header
+            return text.removeprefix(channels.begin)
+        starts = (*channels.header, channels.begin, channels.header_end)
+        if text.startswith(channels.header_end):
             self._state = self._read
+            return text[len(channels.header_end) :]
+        if text.startswith(starts):
+            self._state = self._header
+            return text.removeprefix(channels.begin)
+        if any(start.startswith(text) for start in starts):
+            self._held = text
+            return ""
+        self._state = self._read
         return text
+
+    def _open_header(self, marker: str, rest: str) -> str:
+        assert self._form.channels is not None
+        self._state = self._header
+        if marker != self._form.channels.begin:
+            return marker + rest
+        return rest
+
+    def _header(self, text: str) -> str:
+        """Parse the header of a message."""
+        channels = self._form.channels
+        assert channels is not None
+        index = text.find(channels.header_end)
+        if index < 0:
+            if len(text) > MAX_HEAD:
+                self._state = self._read
+                return text
+            self._held = text
+            return ""
+        header, rest = text[:index], text[index + len(channels.header_end) :]
+        call = re.fullmatch(channels.call, header, re.DOTALL) if channels.call else None
+        if re.match(channels.reasoning, header):
+            self._open_reasoning(self._reason)
+        elif call is not None and call["name"] in self._functions:
+            self._open_call([(_MESSAGE, _NOTHING)], header + channels.header_end, call["name"])
+        else:
+            self._trim, self._state = True, self._read
+        return rest
+
+    def _reason(self, text: str) -> str:
+        """Parse a message that is reasoning."""
+        assert self._form.channels is not None
+        ends = frozenset(self._form.channels.ends)
+        marker, rest = self._until(text, any_of(ends | self._form.headers))
+        if not marker:
+            return rest
+        self._close_reasoning()
+        if marker in ends:
+            self._end_message()
+            return rest
+        return self._open_header(marker, rest)
+
+    def _end_message(self) -> None:
+        """After a message: white space belongs to the markers."""
+        self._space = []
+        self._trim = True
+        self._state = self._read
 
     # --- calls --------------------------------------------------------------------------------
 
-    def _pass_on(self, call: _Call, text: str, base: int) -> None:
-        """Emit the arguments received so far; ``text`` is the object from ``base`` on."""
-        assert self._tools is not None
-        if not call.decided and call.arguments_begun(self._tools.arguments):
-            call.decided = True
-            name = call.name_before_arguments("".join(self._raw))
-            if name in self._names:
-                self._start(name)
-                call.started = True
-        if call.started:
-            start, end = call.arguments
-            piece = text[max(0, start - base) : max(0, end - base)]
-            if piece:
-                self._events.append(CallArguments(self.calls - 1, piece))
+    def _open_call(
+        self, candidates: list[tuple[Reading, Literal]], marker: str, name: str = ""
+    ) -> None:
+        self._call = CallReader(
+            candidates, self._functions, marker, live=self._constrained, start=self._start,
+            arguments=self._pass_arguments, name=name,
+        )  # fmt: skip
+        self._state = self._calling
+
+    def _calling(self, text: str) -> str:
+        """Feed the reader of calls, and go on where it ends."""
+        call = self._call
+        assert call is not None
+        rest = call.feed(text)
+        if 0 < self._max_calls <= self.calls and call.state in ("after", "ended"):
+            self.done = True
+        elif call.state == "failed":
+            self._call, self._state = None, self._read
+            self._fresh = False
+            if not call.started:
+                self._say("".join(call.raw))
+                self._fresh = False
+        elif call.state == "ended":
+            self._call, self._state = None, self._read
+            self._fresh = True
+        elif rest:
+            self._held = rest
+            return ""
+        return rest
 
     def _start(self, name: str) -> None:
-        """Begin a call that has been recognised; white space around it is not content."""
+        """Begin a call that is certain; white space around it is not content."""
         self._space = []
         self._trim = True
         self._events.append(CallStart(self.calls, name))
         self.calls += 1
 
-    def _complete(self, call: _Call) -> None:
-        """Handle the end of the object: it is a call, or it was content."""
-        assert self._tools is not None
-        if not call.started:
-            name, arguments = call.parse("".join(self._raw))
-            if name not in self._names:
-                self._fail("")
-                return
-            self._start(name)
-            self._events.append(CallArguments(self.calls - 1, arguments))
-        self._raw, self._call = [], None
-        self._fresh = True
-        self.done = 0 < self._max_calls <= self.calls
-        closers = ("]" if self._tools.array else "", self._tools.end, self._tools.separator)
-        self._closers = [closer for closer in closers if closer]
-        self._state = self._close
-
-    def _fail(self, rest: str) -> str:
-        """Emit the text as content unless the call has begun already; continue at ``rest``."""
-        raw, self._raw = "".join(self._raw), []
-        if self._call is None or not self._call.started:
-            self._say(raw)
-        self._fresh = False
-        self._call = None
-        self._state = self._read
-        return rest
+    def _pass_arguments(self, text: str) -> None:
+        self._events.append(CallArguments(self.calls - 1, text))
 
     # --- text ---------------------------------------------------------------------------------
 
-    def _until(self, text: str, marker: str) -> tuple[bool, str]:
-        """Emit the text before a marker; return whether the marker was found, and the rest."""
-        index = text.find(marker)
-        if index >= 0:
-            self._say(text[:index])
-            return True, text[index + len(marker) :]
-        lengths = range(min(len(marker) - 1, len(text)), 0, -1)
-        held = next((n for n in lengths if marker.startswith(text[-n:])), 0)
-        self._say(text[: len(text) - held])
-        self._held = text[len(text) - held :]
-        return False, ""
+    def _until(self, text: str, markers: re.Pattern[str]) -> tuple[str, str]:
+        """Emit the text before a marker; return the marker, if one was found, and the rest."""
+        match = markers.search(text)
+        if match is None:
+            self._say(text)
+            return "", ""
+        self._say(text[: match.start()])
+        if match["held"] is not None:
+            self._held = match["held"]
+            return "", ""
+        return match[0], text[match.end() :]
 
     def _say(self, text: str) -> None:
         """Emit content or reasoning, but hold back white space that may belong to a marker."""
@@ -329,7 +397,8 @@ class AnswerParser:
             text = text.lstrip()
         if not text:
             return
-        body = text.rstrip() if self.thinking or self._tools is not None else text
+        marked = self.thinking or self._functions or self._form.wrappers or self._form.channels
+        body = text.rstrip() if marked else text
         if body:
             self._emit("".join(self._space) + body)
             self._space = []
@@ -344,64 +413,3 @@ class AnswerParser:
             self._events[-1] = kind(last.text + text)
         else:
             self._events.append(kind(text))
-
-
-class _Call:
-    """A call that is being parsed.
-
-    Attributes:
-        scanner: scans its JSON object.
-        decided: whether it is known if the arguments are emitted as they arrive.
-        started: whether they are emitted as they arrive.
-    """
-
-    def __init__(self, name: str = "") -> None:
-        self.scanner = ObjectScanner(None if name else _KEYS)
-        self.decided = False
-        self.started = False
-        self._name = name
-        self._key = ""
-
-    @property
-    def arguments(self) -> tuple[int, int]:
-        """Offsets of the arguments within the object, as far as received."""
-        if self._name:
-            return 0, self.scanner.position
-        return self.scanner.members.get(
-            self._key, (self.scanner.value_start, self.scanner.position)
-        )
-
-    def arguments_begun(self, key: str) -> bool:
-        """Return whether the value of this key, or the arguments object itself, has begun."""
-        self._key = key
-        return bool(self._name) or self.scanner.key == key or key in self.scanner.members
-
-    def name_before_arguments(self, raw: str) -> str:
-        """Return the name if it came before arguments that are an object, otherwise "".
-
-        Args:
-            raw: text that ends with the part of the object received so far.
-        """
-        if self._name:
-            return self._name
-        text = raw[len(raw) - self.scanner.position :]
-        start, _ = self.arguments
-        _, name_end = self.scanner.members.get("name", (0, len(raw) + 1))
-        return self._name_in(text) if name_end <= start and text[start] == "{" else ""
-
-    def parse(self, raw: str) -> tuple[str, str]:
-        """Return name and arguments of a complete object; the name is "" if it is not a call."""
-        text = raw[len(raw) - self.scanner.position :]
-        if self._name:
-            return self._name, text
-        members = self.scanner.members
-        if {"arguments", "parameters"} <= members.keys():
-            return "", ""
-        start, end = members.get("arguments") or members.get("parameters") or (0, 0)
-        arguments = text[start:end] or "{}"
-        return (self._name_in(text), arguments) if arguments[0] == "{" else ("", "")
-
-    def _name_in(self, text: str) -> str:
-        start, end = self.scanner.members.get("name", (0, 0))
-        name = json.loads(text[start:end] or "null")
-        return name if isinstance(name, str) else ""

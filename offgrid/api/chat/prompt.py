@@ -102,7 +102,7 @@ class ChatPrompt:
         return [
             Choice(
                 self._dialect.parser(
-                    self._offer.names,
+                    self._offer.schemas,
                     thinking=self.thinking,
                     constrained=self.constrained,
                     max_calls=0 if self._offer.parallel else 1,

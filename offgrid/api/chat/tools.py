@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -92,9 +93,9 @@ class Offer:
         return self.required or any(function.strict for function in self.functions)
 
     @property
-    def names(self) -> frozenset[str]:
-        """Names of the functions."""
-        return frozenset(function.name for function in self.functions)
+    def schemas(self) -> dict[str, Mapping[str, Any] | None]:
+        """The schemas of the functions' arguments, by which a model's text is read."""
+        return {function.name: function.schema for function in self.functions}
 
 
 def make_offer(tools: list[Tool], choice: ToolChoice | None, parallel: bool) -> Offer:
@@ -174,10 +175,11 @@ def too_deep(value: Any) -> bool:
 def _for_grammar(function: FunctionSpec, index: int, required: bool) -> Function:
     strict = bool(function.strict)
     if not (required or strict):
-        return Function(function.name)
+        return Function(function.name, schema=function.parameters)
     schema = _NO_ARGUMENTS if function.parameters is None else function.parameters
     param = f"tools[{index}].function.parameters"
-    return Function(function.name, CheckedSchema(schema, param, arguments=True), strict)
+    checked = CheckedSchema(schema, param, arguments=True)
+    return Function(function.name, checked, strict, function.parameters)
 
 
 def _check_known(name: str, names: list[str], param: str) -> None:

@@ -1,0 +1,295 @@
+"""Reads the calls of an answer, from the marker that begins them to the one that ends them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+from offgrid.chat.bodies import Body, ObjectBody, body_of
+from offgrid.chat.formats import CallFormat
+from offgrid.chat.literals import FAILED, MAX_HEAD, MORE, Head, Literal, skip_space
+
+Functions = Mapping[str, Mapping[str, Any] | None]
+"""The offered functions: name -> schema of the arguments, None for any object."""
+
+
+class Reading:
+    """What is needed to read one format, made once per model."""
+
+    def __init__(self, form: CallFormat) -> None:
+        self.form = form
+        self.begin = Literal(form.begin)
+        self.call_begin = Literal(form.call_begin)
+        self.call_end = Literal(form.call_end)
+        self.end = Literal(form.end)
+        self.separator = Literal(form.separator)
+        self.heads = [Head(text + form.name_end) for text in (form.head, *form.heads)]
+        self.has_head = form.body in ("json", "parameters", "gemma")
+        """In the other formats, the name stands within the body."""
+        if self.has_head and not form.name_end.strip():
+            self.heads = [Head(text) for text in (form.head, *form.heads)]
+
+    @cached_property
+    def openers(self) -> dict[str, Literal]:
+        """First atom of a text that begins a call -> what must follow before the head or body."""
+        found: dict[str, Literal] = {}
+        begin, call_begin = self.begin.atoms, self.call_begin.atoms
+        for atoms in (begin + call_begin, call_begin):
+            if atoms:
+                rest = Literal("")
+                rest.atoms = atoms[1:]
+                found.setdefault(atoms[0], rest)
+        if self.form.short_begin:
+            found[self.form.short_begin] = Literal("")
+        return found
+
+    def fits(self, text: str, start: int) -> bool | None:
+        """Return whether a call may begin at ``start``; None if more text is needed."""
+        index = skip_space(text, start)
+        if index - start > MAX_HEAD:
+            return False
+        if index == len(text):
+            return None
+        if self.form.body in ("object", "keyed"):
+            if text[index] != "[":
+                return text[index] == "{"
+            index = skip_space(text, index + 1)
+            return None if index == len(text) else text[index] == "{"
+        if self.form.body == "python" and text[index] == "[":
+            index = skip_space(text, index + 1)
+            if index == len(text):
+                return None
+        return text[index].isalnum() or text[index] in "_-"
+
+
+class CallReader:
+    """Reads the calls that follow one opener. Failure leaves :attr:`raw`, which is content.
+
+    Args:
+        candidates: the formats that the opener may begin, with what must follow it in each.
+        functions: the offered functions.
+        opened: the opener.
+        live: whether JSON arguments are passed on as they arrive, because a grammar guarantees
+            that the call will be complete.
+        start: called with the name when a call is certain.
+        arguments: called with the next part of its arguments.
+        name: the function, if the opener has named it; only the arguments follow.
+
+    Attributes:
+        raw: the text since the opener or the last complete call.
+        state: ``reading``, ``after`` a call, ``ended`` or ``failed``.
+    """
+
+    def __init__(
+        self,
+        candidates: Sequence[tuple[Reading, Literal]],
+        functions: Functions,
+        opened: str,
+        *,
+        live: bool,
+        start: Callable[[str], None],
+        arguments: Callable[[str], None],
+        name: str = "",
+    ) -> None:
+        self._candidates = candidates
+        self._functions = functions
+        self._live = live
+        self._on_start = start
+        self._on_arguments = arguments
+        self._reading = candidates[0][0]
+        self._list = False
+        self._name = self._given = name
+        self._body: Body | None = None
+        self._passed = 0
+        self._decided = self._in_body = self._complete = self._closed = self._ended = False
+        self.started = False
+        self.raw = [opened]
+        self.state = "reading"
+        self._step: Callable[[str], int] = self._arguments_only if name else self._choose
+
+    def feed(self, text: str) -> str:
+        """Read text; return the rest, which is to be fed again with the text that follows it.
+
+        The caller looks at :attr:`state`: ``after`` a call it goes on feeding, ``ended`` and
+        ``failed`` are final.
+        """
+        while text and self.state in ("reading", "after"):
+            taken = self._step(text)
+            if taken == MORE:
+                break
+            if taken == FAILED:
+                self.state = "failed" if self.state == "reading" else "ended"
+                break
+            self.raw.append(text[:taken])
+            text = text[taken:]
+            if self._complete:
+                self._complete = False
+                self._take_call()
+        return text
+
+    def finish(self) -> None:
+        """Handle the end of the answer: a call whose end marker is missing is complete."""
+        if self.state == "reading" and self._step == self._required_end:
+            self._take_call()
+
+    # --- steps: each returns how many characters it has read, MORE or FAILED ------------------
+
+    def _choose(self, text: str) -> int:
+        """Find the format, if several begin with the same marker."""
+        undecided = False
+        for reading, rest in self._candidates:
+            end = rest.match(text)
+            fits = None if end == MORE else end != FAILED and reading.fits(text, end)
+            if fits:
+                self._reading = reading
+                self._step = self._item
+                return end
+            undecided = undecided or fits is None
+        return MORE if undecided else FAILED
+
+    def _item(self, text: str) -> int:
+        """The beginning of a call, or of a list of calls."""
+        index = skip_space(text)
+        if index == len(text):
+            return index
+        if text[index] == "[" and not self._list:
+            self._list = True
+            return index + 1
+        if self._reading.has_head:
+            self._step = self._head
+        else:
+            self._open_body("")
+        return index
+
+    def _next_call(self, text: str) -> int:
+        """After a separator, or where the next call must begin."""
+        end = self._reading.call_begin.match(text)
+        if end >= 0:
+            self._step = self._item
+        return end
+
+    def _head(self, text: str) -> int:
+        undecided = False
+        for head in self._reading.heads:
+            end, name = head.match(text)
+            if end >= 0 and name in self._functions:
+                self._open_body(name)
+                return end
+            undecided = undecided or end == MORE
+        return MORE if undecided and len(text) <= MAX_HEAD else FAILED
+
+    def _arguments_only(self, text: str) -> int:
+        self._open_body(self._given)
+        return 0
+
+    def _open_body(self, name: str) -> None:
+        self._name = name
+        self._body = body_of(self._reading.form, self._functions.get(name))
+        self._passed, self._decided, self._in_body = 0, False, False
+        self._step = self._read_body
+
+    def _read_body(self, text: str) -> int:
+        body = self._body
+        assert body is not None
+        index = 0 if self._in_body else skip_space(text)
+        if index == len(text):
+            return index
+        self._in_body = True
+        taken = index + body.scan(text[index:])
+        if self._live and isinstance(body, ObjectBody) and not body.failed:
+            self._pass_on(body)
+        if body.failed:
+            self.state = "failed"
+        elif body.done and self._reading.form.body == "parameters":
+            self._step = self._required_end
+        else:
+            self._complete = body.done
+        return taken
+
+    def _required_end(self, text: str) -> int:
+        end = self._reading.call_end.match(text)
+        self._complete = end >= 0
+        return end
+
+    def _pass_on(self, body: ObjectBody) -> None:
+        """Emit the arguments received so far, if they are an object after an offered name."""
+        if not self._decided and body.begun:
+            self._decided = True
+            name = self._name or body.name_before_arguments()
+            if name in self._functions:
+                self._on_start(name)
+                self.started = True
+        if self.started:
+            piece = body.arguments_after(self._passed)
+            self._passed += len(piece)
+            if piece:
+                self._on_arguments(piece)
+
+    def _take_call(self) -> None:
+        assert self._body is not None
+        if not self.started:
+            result = self._body.result()
+            name = self._name or ("" if result is None else result[0])
+            if result is None or name not in self._functions:
+                self.state = "failed"
+                return
+            self._on_start(name)
+            self._on_arguments(result[1])
+        self._ended = self._reading.form.body == "parameters"  # It ended with its end marker.
+        self.raw = []
+        self.started = False
+        self._body = None
+        self.state = "ended" if self._given else "after"
+        self._step = self._after_call
+
+    # --- after a call: nothing that is read here is content --------------------------------------
+
+    def _after_call(self, text: str) -> int:
+        """The end of the call, which may be missing."""
+        end = FAILED if self._ended else self._reading.call_end.match(text)
+        if end != MORE:
+            self._step = self._between
+        return max(end, 0) if end != MORE else MORE
+
+    def _between(self, text: str) -> int:
+        """Find the next call, or the end of the list or section."""
+        space = skip_space(text)
+        if space:
+            return space
+        reading = self._reading
+        if self._list:
+            if text[0] in "],":
+                self._list = text[0] == ","
+                self._closed = text[0] == "]"
+                if self._list:
+                    self._expect(self._item)
+                return 1
+            return FAILED
+        options = [(reading.end, self._over)]
+        if not self._closed:
+            options += [(reading.separator, self._next_call), (reading.call_begin, self._item)]
+        undecided = False
+        for literal, step in options:
+            end = literal.match(text) if literal.atoms else FAILED
+            if end >= 0:
+                self._expect(step)
+                return end
+            undecided = undecided or end == MORE
+        if undecided:
+            return MORE
+        if text[0] == "{" and reading.form.begin and not reading.call_begin.atoms:
+            self._expect(self._item)  # Calls that only white space separates.
+            return 0
+        return FAILED
+
+    def _expect(self, step: Callable[[str], int]) -> None:
+        """Go on with another call, or after the end of the section."""
+        self._step = step
+        if step == self._over:
+            return
+        self.state = "reading"
+        self.raw = []
+
+    def _over(self, text: str) -> int:
+        return FAILED

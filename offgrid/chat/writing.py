@@ -1,0 +1,92 @@
+"""Writes calls in a model's own form: for histories that the template omits, and for examples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from offgrid.chat.arguments import json_type
+from offgrid.chat.formats import GEMMA_QUOTE, CallFormat
+
+Call = tuple[str, Mapping[str, Any]]
+"""The name of a function, and the arguments."""
+
+
+def write_calls(form: CallFormat, calls: Sequence[Call]) -> str:
+    """Return the text of some calls, as a model with this format writes them."""
+    opened, closed = ("[", "]") if form.array else ("", "")
+    written = form.separator.join(_call(form, call, n) for n, call in enumerate(calls))
+    return f"{form.begin}{opened}{written}{closed}{form.end}"
+
+
+def _call(form: CallFormat, call: Call, n: int) -> str:
+    name, arguments = call
+    body = _body(form, name, arguments, n)
+    head = ""
+    if form.body in ("json", "parameters", "gemma"):
+        head = fill(form.head, name, n) + form.name_end
+    return f"{form.call_begin}{head}{body}{form.call_end}"
+
+
+def fill(text: str, name: str, n: int) -> str:
+    """Return a head with its fields filled in; ``n`` is the index of the call."""
+    return text.replace("{name}", name).replace("{n}", str(n)).replace("{id}", f"call{n:05d}")
+
+
+def _body(form: CallFormat, name: str, arguments: Mapping[str, Any], n: int) -> str:
+    if form.body == "object":
+        return f"{fill(form.object_begin, name, n)}{_json(arguments)}}}"
+    if form.body == "keyed":
+        return _json({name: arguments})
+    if form.body == "python":
+        return f"{name}({', '.join(f'{key}={_python(value)}' for key, value in arguments.items())})"
+    if form.body == "gemma":
+        return _gemma(arguments)
+    if form.body == "json":
+        return _json(arguments)
+    inner = form.parameters
+    assert inner is not None
+    pieces = []
+    for key, value in arguments.items():
+        text = isinstance(value, str)
+        kind = (inner.kinds[not text] or json_type(value)) if inner.kinds else ""
+        between = inner.between.replace("{kind}", kind)
+        shown = _nested(value, inner.nested) if inner.nested else value
+        written = shown if isinstance(shown, str) else _json(shown)
+        pieces.append(f"{inner.before}{key}{between}{written}{inner.after.replace('{key}', key)}")
+    return "".join(pieces)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _python(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else _json(value)
+
+
+def _gemma(value: Any) -> str:
+    if isinstance(value, str):
+        return f"{GEMMA_QUOTE}{value}{GEMMA_QUOTE}"
+    if isinstance(value, Mapping):
+        return "{" + ",".join(f"{key}:{_gemma(value[key])}" for key in value) + "}"
+    if isinstance(value, list):
+        return f"[{','.join(map(_gemma, value))}]"
+    return _json(value)
+
+
+def _nested(value: Any, prefix: str) -> Any:
+    """Return objects and lists as tags; other values as they are."""
+    if isinstance(value, Mapping):
+        pairs = [(str(key), item) for key, item in value.items()]
+    elif isinstance(value, list):
+        pairs = [("item", item) for item in value]
+    else:
+        return value
+    pieces = []
+    for key, item in pairs:
+        inner = _nested(item, prefix)
+        text = inner if isinstance(inner, str) else _json(inner)
+        pieces.append(f"{prefix}<{key}>{text}{prefix}</{key}>")
+    return "".join(pieces)
