@@ -87,7 +87,7 @@ def build_app(
     app.add_route("/health", HealthResource())
     app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/v1/models", ModelsResource(catalogue))
-    app.add_route("/v1/models/{model:path}", ModelResource(catalogue))
+    app.add_route("/v1/models/{model:path}", ModelResource(catalogue, pool))
     app.add_route("/v1/chat/completions", ChatResource(pool, settings))
     app.add_route("/v1/chat/completions/input_tokens", InputTokensResource(pool, settings))
     app.add_route("/tokenize", TokenizeResource(pool, settings))

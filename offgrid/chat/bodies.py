@@ -162,7 +162,8 @@ class ParametersBody(Body):
         self._rest_before = form.before.split()[1:]
         between, _, tail = form.between.partition("{kind}")
         self._between, self._kind_end = between.strip(), tail.strip()
-        self._line = form.between.endswith("\n")
+        self._lead = form.between[len(form.between.rstrip()) :]
+        self._trail = form.after[: len(form.after) - len(form.after.lstrip())]
         self._schema = schema
         self._values: dict[str, tuple[str, str]] = {}
         self._key = self._kind = ""
@@ -264,9 +265,7 @@ class ParametersBody(Body):
                 self._from = index
                 return -1
             self._from = index + 1
-        value = self._text[:index]
-        if self._line:
-            value = value.removeprefix("\n").removesuffix("\n")
+        value = self._text[:index].removeprefix(self._lead).removesuffix(self._trail)
         self._values[self._key] = (self._kind, value)
         self._state = self._next
         return index + len(after)

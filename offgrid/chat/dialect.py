@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from offgrid.chat.formats import HERMES, CallFormat
+from offgrid.chat.formats import GENERIC, HERMES, CallFormat
 from offgrid.chat.grammars import Function, call_grammar
 from offgrid.chat.parser import AnswerForm, AnswerParser
 from offgrid.chat.probe import Recognised, recognise
@@ -69,8 +69,8 @@ class Dialect:
         n_ctx: int | None = None,
     ) -> None:
         self._template = ChatTemplate(template, bos, eos, tuple(control), n_ctx)
-        # Without the limit of the context: the probes are short, but the tools are not.
-        probed = ChatTemplate(template, bos, eos, tuple(control))
+        # Control texts are left as they are, and a small context does not refuse a probe.
+        probed = ChatTemplate(template, bos, eos, ())
         self._known = known = recognise(_Renderer(probed), control)
         wrappers = frozenset(text for text in known.wrappers if text in control)
         self.form = AnswerForm(
@@ -82,6 +82,14 @@ class Dialect:
     def family(self) -> str:
         """The name of the model's format of calls, ``generic`` if OffGrid has to explain one."""
         return self._known.family
+
+    @property
+    def reasoning_markers(self) -> tuple[str, str] | None:
+        """The markers before and after reasoning; None for a model without any."""
+        if self.form.channels is not None and self.form.channels.reasoning_begin:
+            return self.form.channels.reasoning_begin, self.form.channels.reasoning_end
+        reasoning = self.form.reasoning
+        return None if reasoning is None else (reasoning.begin.strip(), reasoning.end.strip())
 
     @property
     def visible(self) -> tuple[str, ...]:
@@ -173,7 +181,8 @@ class Dialect:
         known, form = self._known, self.form.calls[0]
         adapted = [dict(message) for message in messages]
         if not known.writes_calls:
-            adapted = [_with_calls_as_text(message, form) for message in adapted]
+            written = GENERIC if form == HERMES and not known.described else form
+            adapted = [_with_calls_as_text(message, written) for message in adapted]
         else:
             if form.short_ids:
                 adapted = [_with_short_ids(message) for message in adapted]

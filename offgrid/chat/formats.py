@@ -212,7 +212,9 @@ def _keyed(suffix: str, name_end: str, line: str, begin: str = "", end: str = ""
 
 THINK = ReasoningFormat("<think>", "</think>")
 HERMES = CallFormat("object", call_begin="<tool_call>\n", call_end="\n</tool_call>", separator="\n")
-"""The form that OffGrid explains to models without one of their own."""
+"""Hermes, Qwen, OffGrid's starter. Models without a form of their own are told to use it."""
+GENERIC = CallFormat("object", call_begin="<tool_call>", call_end="</tool_call>", separator="\n")
+"""The same as OffGrid writes it, for these models."""
 LLAMA = CallFormat(
     "object", begin="<|python_tag|>", separator="; ", bare=True, one_by_one=True,
     object_begin='{"name": "{name}", "parameters": ',

@@ -139,7 +139,7 @@ class _Probe:
             described and found is not None,
             variable,
             writes_calls,
-            self._writes_results(variable, writes_calls),
+            (described or writes_calls) and self._writes_results(variable, writes_calls),
             reasoning if channels is None else None,
             wrappers,
             "" if family is None else family.content_begin,

@@ -8,17 +8,7 @@ from typing import Any
 import pytest
 
 from offgrid.chat.dialect import Dialect
-from offgrid.chat.formats import (
-    HERMES,
-    LLAMA,
-    MISTRAL,
-    MISTRAL_NAMED,
-    PHI,
-    THOUGHTS,
-    ToolFormat,
-    recognise_thoughts,
-    recognise_tools,
-)
+from offgrid.chat.parser import CallStart, Content
 from offgrid.engine.protocol import PromptPart
 from offgrid.errors import InvalidParameter
 
@@ -53,46 +43,23 @@ within <tool_call></tool_call> XML tags<|im_end|>
 MISTRAL_V3 = """
 {%- if tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}
 {%- for m in messages %}
-{%- if m.tool_calls %}[TOOL_CALLS] [
+{%- if m.tool_calls %}[TOOL_CALLS][
 {%- for call in m.tool_calls %}
 {%- if call.id | length != 9 %}{{ raise_exception('length 9!') }}{% endif %}
-{{- {'name': call.function.name, 'id': call.id} | tojson }}{% endfor %}]
-{%- elif m.role == 'tool' %}[TOOL_RESULTS]{{ m.tool_call_id }}
+{{- {'name': call.function.name, 'arguments': call.function.arguments, 'id': call.id} | tojson }}
+{{- '' if loop.last else ', ' }}{% endfor %}]
+{%- elif m.role == 'tool' %}[TOOL_RESULTS]{{ m.tool_call_id }} {{ m.content }}[/TOOL_RESULTS]
 {%- else %}{{ m.content }}{% endif %}
 {%- endfor %}"""
 LLAMA_31 = """
 {%- if tools %}{"name": function name, "parameters": {}}{{ tools | tojson }}{% endif %}
 {%- for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>
-{%- if m.tool_calls %}
+
+{% if m.tool_calls %}
 {%- if m.tool_calls | length != 1 %}{{ raise_exception('only one') }}{% endif %}
-{{- m.tool_calls[0].function.name }}
+{%- set f = m.tool_calls[0].function %}
+{{- '{"name": "' + f.name + '", "parameters": ' + f.arguments | tojson + '}' }}
 {%- else %}{{ m.content }}{% endif %}<|eot_id|>{% endfor %}"""
-
-
-@pytest.mark.parametrize(
-    ("template", "tools"),
-    [
-        (None, None),
-        ("{{ messages }}", None),
-        ("{{ toolset }}<tool_call>", None),
-        (QWEN, HERMES),
-        (MISTRAL_V3, MISTRAL),
-        ("{{ tools }}[TOOL_CALLS]{{ name }}[ARGS]", MISTRAL_NAMED),
-        ("{{ tools }}<|tool_call|>", PHI),
-        (LLAMA_31, LLAMA),
-        ("{{ tools }}<tool_call><function=", None),
-        ("{{ tools }}<tool_call><arg_key>", None),
-        ("{{ tools }}", None),
-    ],
-)
-def test_the_template_determines_the_format(template: str | None, tools: ToolFormat | None) -> None:
-    assert recognise_tools(template) is tools
-
-
-def test_the_template_determines_the_reasoning_markers() -> None:
-    assert recognise_thoughts(None) is recognise_thoughts("{{ messages }}") is None
-    assert recognise_thoughts(QWEN) is THOUGHTS[0]
-    assert recognise_thoughts("[THINK]x[/THINK]") is THOUGHTS[1]
 
 
 def text(parts: tuple[PromptPart, ...]) -> str:
@@ -115,8 +82,23 @@ def result(content: str, id: str | None = "call_1") -> dict[str, Any]:
     return {"role": "tool", "content": content, "tool_call_id": id}
 
 
-def dialect(template: str | None) -> Dialect:
-    return Dialect(template, "<s>", "</s>", CONTROL)
+def dialect(template: str | None, control: dict[str, int] | None = None) -> Dialect:
+    return Dialect(template, "<s>", "</s>", CONTROL if control is None else control)
+
+
+def chatml(call: str, head: str = "{{ tools | tojson if tools }}") -> str:
+    """A template that writes the text ``call`` for each call."""
+    return (
+        head
+        + """
+{%- for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content or '' }}{% for c in m.tool_calls or [] %}{% set f = c.function %}"""
+        + call
+        + """
+{%- endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+    )
 
 
 def test_a_template_with_tool_support_gets_the_tools() -> None:
@@ -153,7 +135,7 @@ def test_mistral_requires_short_ids() -> None:
     history = [calls(call("add", {}), call("add", {}, "abcdefgh9")), result("5"), result("6", None)]
     parts = dialect(MISTRAL_V3).prompt(history, [TOOL]).parts
     first, second = (json.loads(item)["id"] for item in
-                     text(parts).split("[TOOL_CALLS] [")[1].split("]")[0].replace("}{", "}\n{")
+                     text(parts).split("[TOOL_CALLS][")[1].split("]")[0].replace("}, {", "}\n{")
                      .splitlines())  # fmt: skip
     assert second == "abcdefgh9"
     assert len(first) == 9
@@ -171,7 +153,8 @@ def test_llama_requires_one_call_per_message() -> None:
     parts = dialect(LLAMA_31).prompt(history, [TOOL]).parts
     turns = text(parts).split("<|start_header_id|>")[1:]
     order = [turn.split("<|end_header_id|>")[1].removesuffix("<|eot_id|>") for turn in turns]
-    assert order == ["Hi", "two", "2", "one", "1", "three", "And?"]
+    written = [json.loads(turn)["name"] if '"name"' in turn else turn.strip() for turn in order]
+    assert written == ["Hi", "two", "2", "one", "1", "three", "And?"]
     without_ids = [calls(call("one", {}, None), call("two", {}, None)), result("1", None)]
     assert text(dialect(LLAMA_31).prompt(without_ids).parts).count("<|eot_id|>") == 3
 
@@ -197,3 +180,112 @@ def test_an_answer_that_is_continued() -> None:
     everything = "".join(map(chr, (*range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF, 0x1FFFE)))
     with pytest.raises(InvalidParameter, match="noncharacters"):
         dialect(None).prompt([user(everything), history[1]], resume=True)
+
+
+# --- formats that a template implies --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("template", "family"),
+    [
+        (None, "generic"),
+        ("{{ messages[0].content }}", "generic"),
+        # A marker in the source alone proves nothing.
+        ("{{ toolset }}<tool_call>[TOOL_CALLS]<|tool_call|>{{ messages[0].content }}", "generic"),
+        (QWEN, "hermes"),
+        (MISTRAL_V3, "mistral"),
+        (LLAMA_31, "llama"),
+    ],
+)
+def test_the_template_determines_the_format(template: str | None, family: str) -> None:
+    assert dialect(template, {"<|im_start|>": 1, "<|im_end|>": 2}).family == family
+
+
+def test_a_format_is_recognised_by_the_explanation_if_calls_are_not_written() -> None:
+    explains = "{% if tools %}Write <|tool_call|>[...] {{ tools | tojson }}{% endif %}"
+    source = explains + "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    known = dialect(source)
+    assert known.family == "phi"
+    history = [user("3?"), calls(call("add", {"a": 3}), content="I add."), result("5")]
+    written = text(known.prompt(history, [TOOL]).parts)
+    # The template would have left the call out.
+    assert 'I add.\n<|tool_call|>[{"name": "add", "arguments": {"a": 3}}]<|/tool_call|>' in written
+    assert "tool: 5" in written
+
+
+def test_a_format_is_recognised_by_the_vocabulary_if_the_template_says_nothing() -> None:
+    markers = {"<|tool_call_start|>": 7, "<|tool_call_end|>": 8}
+    source = "{{ tools | tojson if tools }}" + "{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert dialect(source, {}).family == "generic"
+    known = dialect(source, markers)
+    assert known.family == "lfm2"
+    assert known.visible == tuple(markers)
+
+
+def test_tools_that_the_template_reads_under_another_name() -> None:
+    source = chatml(
+        '<tool_call>{"name": "{{ f.name }}", "arguments": {{ f.arguments | tojson }}}</tool_call>',
+        "{{ xml_tools | tojson if xml_tools }}",
+    )
+    known = dialect(source)
+    assert known.family == "hermes"
+    prompt = text(known.prompt([user("Hi")], [TOOL]).parts)
+    assert json.dumps(TOOL) in prompt
+    assert "You can call" not in prompt
+
+
+def test_tools_are_explained_in_the_form_of_the_calls_that_the_template_writes() -> None:
+    xml = (
+        "<tool_call>\n<function={{ f.name }}>\n{% for k, v in f.arguments.items() %}"
+        "<parameter={{ k }}>\n{{ v }}\n</parameter>\n{% endfor %}</function>\n</tool_call>"
+    )
+    known = dialect(chatml(xml, ""))
+    assert known.family == "qwen-xml"
+    prompt = text(known.prompt([user("Hi"), calls(call("add", {"a": 3}))], [TOOL]).parts)
+    assert "answer with <tool_call>\n<function=name>\n<parameter=argument>\nvalue" in prompt
+    assert "<function=add>\n<parameter=a>\n3\n</parameter>" in prompt
+
+
+def test_arguments_as_json_text_and_calls_without_content() -> None:
+    concatenates = chatml("<function={{ f.name }}>{{ '' + f.arguments }}</function>")
+    assert dialect(concatenates).family == "functionary-3.1"
+    written = text(dialect(concatenates).prompt([calls(call("add", {"a": 3}))], [TOOL]).parts)
+    assert '<function=add>{"a": 3}</function>' in written
+    needs_none = """{{ tools | tojson if tools }}{% for m in messages %}{{ m.role }}:
+{%- if m.role == 'assistant' and m.content is none %}{% for c in m.tool_calls %}<TOOLCALL>[
+{{- {'name': c.function.name, 'arguments': c.function.arguments} | tojson }}]</TOOLCALL>
+{%- endfor %}{% else %}{{ m.content }}{% endif %}
+{% endfor %}"""
+    assert dialect(needs_none).family == "nemotron-v2"
+    assert "<TOOLCALL>[" in text(dialect(needs_none).prompt([calls(call("add", {}))]).parts)
+
+
+# --- formats that are in no table -----------------------------------------------------------------
+
+_JSON = "{{ f.arguments | tojson }}"
+_EACH = "{% for k, v in f.arguments.items() %}"
+
+
+@pytest.mark.parametrize(
+    ("written", "answer"),
+    [
+        ('<<call {"fn": "{{ f.name }}", "args": ' + _JSON + "}>>", None),
+        ('<do>{"name": "{{ f.name }}", "parameters": ' + _JSON + "}</do>",
+         '<do>{"name": "add", "parameters": {"a": "x"}}</do>'),
+        ("<|do|>{{ f.name }}<|with|>" + _JSON + "<|done|>", '<|do|>add<|with|>{"a": "x"}<|done|>'),
+        ('<run tool="{{ f.name }}">' + _EACH + '<arg id="{{ k }}">{{ v }}</arg>{% endfor %}</run>',
+         '<run tool="add"><arg id="a">x</arg></run>'),
+        ("@@{{ f.name }}\n" + _EACH + "- {{ k }} := {{ v }};\n{% endfor %}@end",
+         "@@add\n- a := x;\n@end"),
+    ],
+)  # fmt: skip
+def test_a_format_of_a_common_shape_is_derived(written: str, answer: str | None) -> None:
+    known = dialect(chatml(written), {"<|im_start|>": 1, "<|im_end|>": 2})
+    if answer is None:  # Keys that no model uses are not calls.
+        assert known.family == "generic"
+        return
+    assert known.family == "derived"
+    parser = known.parser(["add"])
+    events = [*parser.feed(f"Sure. {answer}"), *parser.finish()]
+    assert events[:2] == [Content("Sure."), CallStart(0, "add")]
+    assert json.loads("".join(event.text for event in events[2:])) == {"a": "x"}  # type: ignore[union-attr]

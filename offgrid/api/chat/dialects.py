@@ -48,3 +48,7 @@ class _Known:
                     info.chat_template, info.bos_text, info.eos_text, info.control_ids, info.n_ctx
                 )
             return self._dialect
+
+
+DIALECTS = Dialects()
+"""Those of this process."""

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable
 
 from offgrid.api.chat.choice import Choice
-from offgrid.api.chat.dialects import Dialects
+from offgrid.api.chat.dialects import DIALECTS
 from offgrid.api.chat.request import ChatRequest
 from offgrid.api.generation import GenerationGroup
 from offgrid.api.http.request import in_turn
@@ -113,9 +113,6 @@ class ChatPrompt:
         ]
 
 
-_dialects = Dialects()
-
-
 def chat_prompt(info: ModelInfo, request: ChatRequest) -> ChatPrompt:
     """Return a request rendered in the model's dialect.
 
@@ -131,7 +128,7 @@ def chat_prompt(info: ModelInfo, request: ChatRequest) -> ChatPrompt:
             request.images[0].param.removesuffix(".image_url.url"),
             code="unsupported_parameter",
         )
-    dialect = _dialects.of(info)
+    dialect = DIALECTS.of(info)
     with in_turn():
         return ChatPrompt(request, dialect)
 

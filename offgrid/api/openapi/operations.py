@@ -138,7 +138,7 @@ OPERATIONS = (
     Operation("get", "/health", "Health of the server", (health.Health,)),
     Operation("get", "/openapi.json", "This document", (OpenApi,)),
     Operation("get", "/v1/models", "All models", (models.ModelList,)),
-    Operation("get", "/v1/models/{model}", "One model", (models.Model,), errors=(404,)),
+    Operation("get", "/v1/models/{model}", "One model", (models.ModelDetails,), errors=(404,)),
     Operation(
         "post",
         "/v1/chat/completions",

@@ -25,6 +25,7 @@ from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.process import start_thread
 from offgrid.engine.client.readiness import LoadFailure
 from offgrid.engine.client.roster import LoadedModel, Roster, load_command
+from offgrid.engine.protocol import ModelInfo
 from offgrid.errors import (
     EngineFault,
     InvalidParameter,
@@ -114,6 +115,12 @@ class EnginePool:
         """Return the engine clients of all models that are loaded or loading."""
         with self._changed:
             return self.roster.clients()
+
+    def info(self, model_id: str) -> ModelInfo | None:
+        """Return the properties of a loaded model; None if it is not loaded."""
+        with self._changed:
+            model = self.roster.get(model_id)
+        return model.client.info if model is not None and model.client.ready else None
 
     def waiting(self) -> list[str]:
         """Return the ids of models that wait for room, in the order of their first requests."""

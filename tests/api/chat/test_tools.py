@@ -11,8 +11,8 @@ from openai import OpenAI
 from support import STARTER, Json, Stream, chat_body, request
 
 from offgrid.api.chat.choice import Choice
-from offgrid.chat.formats import HERMES, THOUGHTS
-from offgrid.chat.parser import AnswerParser
+from offgrid.chat.formats import HERMES, THINK
+from offgrid.chat.parser import AnswerForm, AnswerParser
 from offgrid.engine.protocol import Delta
 
 CHAT = "/v1/chat/completions"
@@ -426,7 +426,7 @@ def test_text_between_reasoning_markers_is_reasoning(serve_template: Callable[[s
 
 
 def test_tokens_of_reasoning_are_counted_with_their_markers() -> None:
-    choice = Choice(AnswerParser(HERMES, ["add"], THOUGHTS[0]))
+    choice = Choice(AnswerParser(AnswerForm((HERMES,), THINK), ["add"]))
     for count, text in enumerate(["<think>", "Hm", ".", "</think>", "\n\n", "Yes"], 1):
         choice.read(Delta(id=1, choice=0, text=text, completion_tokens=count))
     assert choice.reasoning_tokens == 4
