@@ -267,12 +267,14 @@ class _Probe:
         return text is not None and _CONTENT in text and _THOUGHT not in text
 
     def _asks_for(self, form: ReasoningFormat) -> bool:
-        """Whether a prompt ends with the beginning of reasoning, or with its end."""
-        for variables in ({}, {"enable_thinking": True, "thinking": True}):
-            text = (self._render([_user()], None, variables=variables) or "").rstrip()
-            if text.endswith((form.begin.strip(), form.end.strip())):
-                return True
-        return False
+        """Whether a prompt begins or ends reasoning, or explains the markers on request."""
+        begin, end = form.begin.strip(), form.end.strip()
+        plain, thinking = (
+            (self._render([_user()], None, variables=variables) or "").rstrip()
+            for variables in ({}, {"enable_thinking": True, "thinking": True})
+        )
+        explained = begin in thinking and end in thinking and begin not in plain
+        return explained or plain.endswith((begin, end)) or thinking.endswith((begin, end))
 
     def _contains(self, marker: str) -> bool:
         text = self._render([_user()], None, variables={"thinking": True})
