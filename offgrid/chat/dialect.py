@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,9 @@ You can call these functions:
 To call one, answer with {example}"""
 _HERMES_EXAMPLE = '<tool_call>{"name": ..., "arguments": {...}}</tool_call>'
 _SHORT_ID = 9
+_PROBE_SECONDS = 1.0
+"""Processor time of the probes after which no further one begins. Real templates need 20 to 100 ms;
+a hostile one could take a second for each of 30 probes."""
 _TAIL = 1024
 """Characters at the end of a prompt that are checked for an opening reasoning marker."""
 
@@ -196,10 +200,14 @@ class Dialect:
 
 
 class _Renderer:
-    """Renders the probes; a template that refuses a conversation, or fails, gives None."""
+    """Renders the probes; a template that refuses a conversation, or fails, gives None.
+
+    So does every probe after the template has taken :data:`_PROBE_SECONDS`.
+    """
 
     def __init__(self, template: ChatTemplate) -> None:
         self._template = template
+        self._left = _PROBE_SECONDS
 
     def __call__(
         self,
@@ -209,10 +217,15 @@ class _Renderer:
         ask: bool = True,
         variables: Message | None = None,
     ) -> str | None:
+        if self._left <= 0:
+            return None
+        begun = time.thread_time()
         try:
             parts = self._template.render(messages, tools, ask=ask, variables=variables)
         except RequestError:
             return None
+        finally:
+            self._left -= time.thread_time() - begun
         return "".join(part.text for part in parts)
 
 

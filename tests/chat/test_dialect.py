@@ -9,6 +9,7 @@ import pytest
 
 from offgrid.chat.dialect import Dialect
 from offgrid.chat.parser import CallStart, Content
+from offgrid.chat.template import ChatTemplate
 from offgrid.engine.protocol import PromptPart
 from offgrid.errors import InvalidParameter
 
@@ -289,3 +290,18 @@ def test_a_format_of_a_common_shape_is_derived(written: str, answer: str | None)
     events = [*parser.feed(f"Sure. {answer}"), *parser.finish()]
     assert events[:2] == [Content("Sure."), CallStart(0, "add")]
     assert json.loads("".join(event.text for event in events[2:])) == {"a": "x"}  # type: ignore[union-attr]
+
+
+def test_a_template_that_works_hard_is_not_probed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    renderings: list[int] = []
+    clock = iter(range(0, 1000, 3))
+    monkeypatch.setattr("offgrid.chat.dialect.time.thread_time", lambda: next(clock))
+    render = ChatTemplate.render
+
+    def counted(self: ChatTemplate, *args: Any, **more: Any) -> Any:
+        renderings.append(1)
+        return render(self, *args, **more)
+
+    monkeypatch.setattr(ChatTemplate, "render", counted)
+    assert dialect(QWEN, {}).family == "generic"
+    assert len(renderings) == 1
