@@ -72,6 +72,11 @@ class Dialect:
         }
 
     @property
+    def template(self) -> ChatTemplate:
+        """The model's template."""
+        return self._template
+
+    @property
     def visible(self) -> tuple[str, ...]:
         """Texts of the control tokens that the engine must keep in the text of an answer."""
         return tuple(self._control)
@@ -160,8 +165,12 @@ def _flatten(messages: Sequence[Message], tools: list[dict[str, Any]] | None) ->
     flat: list[Message] = []
     for message in messages:
         if message["role"] == "tool":
-            text = f"<tool_response>{message['content']}</tool_response>"
-            flat.append({"role": "user", "content": text})
+            content = message["content"]
+            inner = content if isinstance(content, list) else [content]  # a list if it has images
+            tagged: Any = ["<tool_response>", *inner, "</tool_response>"]
+            flat.append(
+                {"role": "user", "content": tagged if inner is content else "".join(tagged)}
+            )
         elif message.get("tool_calls"):
             calls = [_call_text(call["function"]) for call in message["tool_calls"]]
             text = "\n".join([message["content"], *calls] if message["content"] else calls)
