@@ -1,4 +1,4 @@
-"""What a chat template reads and writes, found by rendering short samples with it.
+"""What a chat template reads and writes, found by rendering short conversations with it.
 
 Templates have different names for the same thing: earlier reasoning is a field of the message in
 one, a part of its content in another. A word that occurs nowhere else shows what arrives.
@@ -22,8 +22,8 @@ _ID = "a1b2c3d4e"
 """Some templates accept only ids of nine letters and digits."""
 
 Message = dict[str, Any]
-Write = Callable[[dict[str, Any]], str]
-"""Renders variables with the template; "" if it refuses them."""
+Write = Callable[[dict[str, Any]], str | None]
+"""Renders variables with the template; None if it refuses them."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,11 @@ class Conventions:
         reasoning: the field from which a message's reasoning is read, or :data:`REASONING_PART`.
         text_arguments: whether the arguments of a call must be text.
         keeps_content: whether the content of a message with calls is written.
-        keeps_first_system: whether several system messages in front are all written.
-        keeps_later_system: whether system messages after others are written.
-        keeps_lone_system: whether a system message is written if there are no others.
-        keeps_orphans: whether results that follow no call are written.
+        keeps_first_system: whether several system messages in front are all written or refused,
+            none of them omitted.
+        keeps_later_system: the same of system messages after others.
+        keeps_lone_system: the same of a system message without others.
+        keeps_orphans: the same of results that follow no call.
         writes_tools: whether functions are described.
         writes_documents: whether ``documents`` are written.
     """
@@ -55,27 +56,32 @@ class Conventions:
     writes_documents: bool = False
 
 
-def examine(write: Write) -> Conventions:
+def find_conventions(write: Write) -> Conventions:
     """Return the conventions of a template; the usual ones if it writes no simple message."""
-    for typed in (False, True):
-        samples = _Samples(write, typed)
-        if samples.show(_user(NEEDLE)):
-            return samples.conventions()
+    # A template for conversations with tools or documents may fail without them.
+    for always in ({}, {"tools": [_tool("f")]}, {"documents": [_document("t")]}):
+        for typed in (False, True):
+            probe = _Probe(write, typed, always)
+            if probe.show(_user(NEEDLE)):
+                return probe.conventions()
     return Conventions()
 
 
-class _Samples:
-    """Renders samples for a template with known ``typed``."""
+class _Probe:
+    """Renders short conversations with a template whose ``typed`` is known.
 
-    def __init__(self, write: Write, typed: bool) -> None:
+    Every rendering has the variables ``always``.
+    """
+
+    def __init__(self, write: Write, typed: bool, always: dict[str, Any]) -> None:
         self._write = write
         self._typed = typed
+        self._always = always
         self._text_arguments = False
 
     def conventions(self) -> Conventions:
         self._text_arguments = self._takes_text_arguments()
-        tool = {"type": "function", "function": _function(NEEDLE)}
-        document = {"doc_id": "1", "title": "t", "text": NEEDLE}
+        tools = [_tool(NEEDLE)]
         answered = (_user("u"), {"role": "assistant", "content": "a"})
         result = {"role": "tool", "content": NEEDLE, "tool_call_id": _ID, "name": "f"}
         return Conventions(
@@ -83,31 +89,37 @@ class _Samples:
             reasoning=self._reasoning(),
             text_arguments=self._text_arguments,
             keeps_content=self.show(*self._called({"content": NEEDLE})),
-            keeps_first_system=(
-                self.show(_system(NEEDLE), _system("s"), _user("u"))
-                and self.show(_system("s"), _system(NEEDLE), _user("u"))
+            keeps_first_system=not (
+                self._omits(_system(NEEDLE), _system("s"), _user("u"))
+                or self._omits(_system("s"), _system(NEEDLE), _user("u"))
             ),
-            keeps_later_system=(
-                self.show(_system(NEEDLE), *answered, _system("s"), _user("u"))
-                and self.show(_system("s"), *answered, _system(NEEDLE), _user("u"))
+            keeps_later_system=not (
+                self._omits(_system(NEEDLE), *answered, _system("s"), _user("u"))
+                or self._omits(_system("s"), *answered, _system(NEEDLE), _user("u"))
             ),
-            keeps_lone_system=self.show(_system(NEEDLE)),
-            keeps_orphans=self.show(*answered, _user("u"), result),
+            keeps_lone_system=not self._omits(_system(NEEDLE)),
+            keeps_orphans=not self._omits(*answered, _user("u"), result),
             writes_tools=(
-                self.show(_user("u"), tools=[tool])
-                or self.show(_system("s"), _user("u"), tools=[tool])
+                self.show(_user("u"), tools=tools)
+                or self.show(_system("s"), _user("u"), tools=tools)
             ),
-            writes_documents=self.show(_user("u"), documents=[document]),
+            writes_documents=self.show(_user("u"), documents=[_document(NEEDLE)]),
         )
 
     def show(self, *messages: Message, **variables: Any) -> bool:
         """Return whether the template writes the needle."""
-        return NEEDLE in self._render(messages, **variables)
+        return NEEDLE in (self._render(messages, **variables) or "")
 
-    def _render(self, messages: Iterable[Message], **variables: Any) -> str:
+    def _omits(self, *messages: Message) -> bool:
+        """Return whether the template accepts the messages, but does not write the needle."""
+        written = self._render(messages)
+        return written is not None and NEEDLE not in written
+
+    def _render(self, messages: Iterable[Message], **variables: Any) -> str | None:
         if self._typed:
             messages = map(_with_parts, messages)
-        return self._write({**variables, "messages": list(messages), "add_generation_prompt": True})
+        variables = {**self._always, **variables, "add_generation_prompt": True}
+        return self._write({**variables, "messages": list(messages)})
 
     def _reasoning(self) -> str:
         for name in _REASONING:
@@ -123,7 +135,7 @@ class _Samples:
                 [_user("u"), answer, _user("u")],
                 self._called(silent),
             ):
-                written = self._render(messages)
+                written = self._render(messages) or ""
                 # Templates that know only text write a list as JSON or as Python does.
                 if NEEDLE in written and not _LISTED.search(written):
                     return name
@@ -131,11 +143,11 @@ class _Samples:
 
     def _takes_text_arguments(self) -> bool:
         """Return whether arguments given as an object are refused or written as in Python."""
-        written = self._render(_called({"content": ""}, {_KEY: NEEDLE}))
+        written = self._render(_called({"content": ""}, {_KEY: NEEDLE})) or ""
         if NEEDLE in written and f"{{'{_KEY}': '{NEEDLE}'}}" not in written:
             return False
         text = f'{{"{_KEY}": "{NEEDLE}"}}'
-        return text in self._render(_called({"content": ""}, text))
+        return text in (self._render(_called({"content": ""}, text)) or "")
 
     def _called(self, fields: Message) -> list[Message]:
         return _called(fields, "{}" if self._text_arguments else {"k": "v"})
@@ -149,13 +161,15 @@ def _user(content: str) -> Message:
     return {"role": "user", "content": content}
 
 
-def _function(name: str) -> dict[str, Any]:
+def _tool(name: str) -> dict[str, Any]:
     properties = {"k": {"type": "string", "description": "d"}}
-    return {
-        "name": name,
-        "description": "d",
-        "parameters": {"type": "object", "properties": properties, "required": ["k"]},
-    }
+    parameters = {"type": "object", "properties": properties, "required": ["k"]}
+    function = {"name": name, "description": "d", "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def _document(text: str) -> dict[str, Any]:
+    return {"doc_id": "1", "title": "t", "text": text}
 
 
 def _called(fields: Message, arguments: Any) -> list[Message]:

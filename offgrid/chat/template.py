@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
-from offgrid.chat.conventions import REASONING_PART, Conventions, Message, examine
+from offgrid.chat.conventions import REASONING_PART, Conventions, find_conventions
+from offgrid.chat.conventions import Message as Message
 from offgrid.chat.sandbox import MAX_SECONDS, Sandbox, TemplateLimit
 from offgrid.chat.variants import variants
 from offgrid.engine.limits import check_text_size, utf8_size
@@ -48,9 +49,15 @@ _MAX_WORD = 256
 _NOT_COUNTED = frozenset({"role", "reasoning_content"})
 """Parts of a message that are not counted before rendering: most templates omit the reasoning of
 earlier answers. The rendered parts are counted afterwards."""
-_SAMPLE_SECONDS = 0.5
-_SAMPLES_SECONDS = 2.0
-"""Processor time for one sample and for all samples of a template, which take milliseconds."""
+_PROBE_SECONDS = 0.5
+_PROBES_SECONDS = 2.0
+"""Processor time of one probe and of all probes of a template, which usually take milliseconds."""
+_DOCUMENTS = """\
+# Documents
+Answer with the help of these documents:
+<documents>
+{documents}
+</documents>"""
 _MOVED = "The image is in the next message."
 """Text for an image that a template does not write in a result."""
 
@@ -92,8 +99,8 @@ class ChatTemplate:
         except Exception as ex:
             raise InvalidParameter(_words("is not valid", ex), "messages") from ex
         self._reads_tools = bool(_TOOLS.search(source))
-        self._sampling_time = 0.0
-        self.conventions: Conventions = examine(self._write_sample)
+        self._probing_time = 0.0
+        self.conventions: Conventions = find_conventions(self._probe)
 
     def render(
         self,
@@ -113,21 +120,26 @@ class ChatTemplate:
             tools: function descriptions, for templates that support tools.
             ask: whether to write the beginning of an answer after the last message.
             resume: end the prompt with the last message's content, so that the answer continues it.
-            variables: further variables for this template, such as ``enable_thinking``.
+            variables: further variables for this template, such as ``enable_thinking``. If the
+                template does not write ``documents``, the system message contains them.
 
         Raises:
             InvalidParameter: the template rejects the messages (with its own message) or fails.
             ContextLengthExceeded: the texts, or the rendered prompt, are too long for the context.
                 The texts are measured before anything else is done.
         """
-        self._check_texts(messages, [tools, (variables or {}).get("documents")])
+        variables = dict(variables or {})
+        documents = variables.get("documents")
+        self._check_texts(messages, [tools, documents])
+        if isinstance(documents, list) and documents and not self.conventions.writes_documents:
+            messages = _with_documents(messages, variables.pop("documents"))
         images = _images(messages)
         needed = 1 + resume + bool(images)
         free = (m for m in self._marks if not _contains([messages, tools, variables], m))
         marks = list(islice(free, needed))
         if len(marks) < needed:
             raise InvalidParameter("These messages use all Unicode noncharacters.", "messages")
-        options = _Options(tools, ask and not resume, marks[1] if resume else "", variables or {})
+        options = _Options(tools, ask and not resume, marks[1] if resume else "", variables)
         if not images:
             return self._write(messages, options, marks[0])
         try:
@@ -158,9 +170,9 @@ class ChatTemplate:
         # Keep the message, not the exception, which holds this frame and so the whole request.
         words = ""
         deadline = time.thread_time() + MAX_SECONDS
-        for attempt in variants(messages, self.conventions):
+        for variant in variants(messages, self.conventions):
             try:
-                return self._render(attempt, options, mark)
+                return self._render(variant, options, mark)
             except ContextLengthExceeded:
                 raise
             except Exception as ex:  # A template can raise any exception.
@@ -229,17 +241,17 @@ class ChatTemplate:
             check_text_size(size, self._n_ctx, "messages")
         return parts
 
-    def _write_sample(self, variables: dict[str, Any]) -> str:
-        """Return what the template writes for a sample; "" if it refuses the sample."""
+    def _probe(self, variables: dict[str, Any]) -> str | None:
+        """Return what the template writes for a short conversation; None if it refuses it."""
         before = time.thread_time()
-        if self._sampling_time > _SAMPLES_SECONDS:
-            return ""
+        if self._probing_time > _PROBES_SECONDS:
+            return None
         try:
-            return self._text(variables, _SAMPLE_SECONDS)
+            return self._text(variables, _PROBE_SECONDS)
         except Exception:  # A template can raise any exception.
-            return ""
+            return None
         finally:
-            self._sampling_time += time.thread_time() - before
+            self._probing_time += time.thread_time() - before
 
 
 class _Options(NamedTuple):
@@ -390,6 +402,15 @@ def _contains(value: Any, text: str) -> bool:
 def _normal(message: Message) -> Message:
     role = "system" if message["role"] == "developer" else message["role"]
     return {**message, "role": role, "content": message["content"] or ""}
+
+
+def _with_documents(messages: Sequence[Message], documents: Sequence[Any]) -> list[Message]:
+    lines = "\n".join(json.dumps(document, ensure_ascii=False) for document in documents)
+    text = _DOCUMENTS.format(documents=lines)
+    first = messages[0]
+    if first["role"] not in ("system", "developer"):
+        return [{"role": "system", "content": text}, *messages]
+    return [{**first, "content": f"{first['content']}\n\n{text}"}, *messages[1:]]
 
 
 def _with_text_arguments(message: Message) -> Message:

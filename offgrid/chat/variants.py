@@ -65,10 +65,11 @@ def _omits_system(messages: Messages, forms: Conventions) -> bool:
 
 
 def _turns(messages: Messages, keeps_content: bool) -> Iterator[Messages]:
+    called = _without_orphans(messages)
     yield messages
+    yield called
     yield _alternating(messages, "", keeps_content)
-    completed = _completed(_without_orphans(messages))
-    yield _alternating(_filled(completed), _BLANK, keeps_content)
+    yield _alternating(_filled(_completed(called)), _BLANK, keeps_content)
 
 
 def as_text(messages: Iterable[Message]) -> Messages:

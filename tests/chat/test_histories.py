@@ -1,4 +1,4 @@
-"""Conversations that strict templates refuse, and what templates read, found by samples."""
+"""Conversations that strict templates refuse, and what templates read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from offgrid.chat.conventions import Message
 from offgrid.chat.template import ChatTemplate
@@ -192,6 +194,50 @@ def test_an_answer_is_continued_in_a_changed_conversation() -> None:
 def test_thousands_of_messages_are_merged_in_one_pass() -> None:
     many = [user(str(i)) for i in range(3000)]
     assert render(ALTERNATING, *many, assistant("x")).endswith("2998\n\n2999</u><a>x</a>")
+
+
+KINDS = ("system", "developer", "user", "assistant", "empty", "thought", "call", "calls", "result")
+
+
+def conversation(kinds: list[str]) -> tuple[list[Message], list[str]]:
+    """Messages of these kinds, and the texts in them, all different."""
+    messages, texts = [], []
+    for place, kind in enumerate(kinds):
+        said = f"text {place}."
+        if kind in ("system", "developer", "user", "assistant"):
+            messages.append({"role": kind, "content": said})
+        elif kind == "empty":
+            messages.append(assistant(""))
+            continue
+        elif kind == "thought":
+            messages.append(assistant("", reasoning_content="Hm."))
+            continue
+        elif kind == "result":
+            messages.append(result(said, "one"))
+        else:
+            messages.append(calls("one", "two") if kind == "calls" else calls("one"))
+            continue
+        texts.append(said)
+    return messages, texts
+
+
+TEMPLATES = [
+    ChatTemplate(source, "", "", ("<u>", "</u>", "<a>", "<r>", "<tool_call>"))
+    for source in (ALTERNATING, NO_BLANKS, STRICT, RESULTS_FIRST, FORGETFUL)
+]
+
+
+@settings(deadline=None, max_examples=50)
+@given(kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=9))
+def test_any_order_is_answered_and_no_text_is_lost(kinds: list[str]) -> None:
+    messages, texts = conversation(kinds)
+    before = json.dumps(messages)
+    for template in TEMPLATES:
+        parts = template.render(messages)
+        written = "".join(part.text for part in parts)
+        assert [said for said in texts if written.count(said) != 1] == []
+        assert "<tool_call>" not in [part.text for part in parts if part.special]
+    assert json.dumps(messages) == before
 
 
 # --- system messages ------------------------------------------------------------------------------

@@ -267,8 +267,8 @@ def test_attempts_share_the_time_of_one_rendering(monkeypatch: pytest.MonkeyPatc
     assert len(calls) == 2
 
 
-def test_samples_of_a_slow_template_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a template reads is found by samples; together they take bounded time."""
+def test_probes_of_a_slow_template_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a template reads is found by rendering; all probes together take bounded time."""
     calls = []
     now = [0.0]
     real = Sandbox.render_bounded

@@ -40,7 +40,7 @@ class Dialects:
             documents: whether it has documents.
 
         Raises:
-            InvalidParameter: the default template is not valid, or no template writes documents.
+            InvalidParameter: the default template is not valid.
         """
         with self._lock:
             # By identity: comparing infos with thousands of tokens each would take longer.
@@ -63,19 +63,13 @@ class _Known:
         with self._lock:
             default = self._default()
             writes = default.template.conventions
-            if documents and not writes.writes_documents:
-                for dialect in self._others(_FOR_DOCUMENTS):
-                    if dialect.template.conventions.writes_documents:
-                        return dialect
-                raise InvalidParameter(
-                    "This model's chat template does not use documents; write their text into a "
-                    "message instead.",
-                    "documents",
-                    code="unsupported_parameter",
-                )
-            if tools and not documents and not writes.writes_tools:
+            if tools and not writes.writes_tools:
                 for dialect in self._others(_FOR_TOOLS):
                     if dialect.template.conventions.writes_tools:
+                        return dialect
+            elif documents and not tools and not writes.writes_documents:
+                for dialect in self._others(_FOR_DOCUMENTS):
+                    if dialect.template.conventions.writes_documents:
                         return dialect
             return default
 
