@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +15,10 @@ from typing import Any
 from offgrid.chat.formats import GENERIC, HERMES, CallFormat
 from offgrid.chat.grammars import Function, call_grammar
 from offgrid.chat.parser import AnswerForm, AnswerParser
-from offgrid.chat.probe import Recognised, recognise
+from offgrid.chat.probe import recognise
 from offgrid.chat.template import ChatTemplate, Message
 from offgrid.chat.writing import write_calls
 from offgrid.engine.protocol import PromptPart
-from offgrid.errors import RequestError
 from offgrid.grammar.checked import CheckedSchema
 
 _DESCRIPTION = """\
@@ -32,9 +30,6 @@ You can call these functions:
 To call one, answer with {example}"""
 _HERMES_EXAMPLE = '<tool_call>{"name": ..., "arguments": {...}}</tool_call>'
 _SHORT_ID = 9
-_PROBE_SECONDS = 1.0
-"""Processor time of the probes after which no further one begins. Real templates need 20 to 100 ms;
-a hostile one could take a second for each of 30 probes."""
 _TAIL = 1024
 """Characters at the end of a prompt that are checked for an opening reasoning marker."""
 
@@ -73,9 +68,7 @@ class Dialect:
         n_ctx: int | None = None,
     ) -> None:
         self._template = ChatTemplate(template, bos, eos, tuple(control), n_ctx)
-        # Control texts are left as they are, and a small context does not refuse a probe.
-        probed = ChatTemplate(template, bos, eos, ())
-        self._known = known = recognise(_Renderer(probed), control)
+        self._known = known = recognise(self._template.probe, control)
         wrappers = frozenset(text for text in known.wrappers if text in control)
         self.form = AnswerForm(
             known.calls, known.reasoning, known.wrappers, wrappers, known.channels
@@ -94,6 +87,11 @@ class Dialect:
             return self.form.channels.reasoning_begin, self.form.channels.reasoning_end
         reasoning = self.form.reasoning
         return None if reasoning is None else (reasoning.begin.strip(), reasoning.end.strip())
+
+    @property
+    def template(self) -> ChatTemplate:
+        """The model's template."""
+        return self._template
 
     @property
     def visible(self) -> tuple[str, ...]:
@@ -192,41 +190,9 @@ class Dialect:
                 adapted = [_with_short_ids(message) for message in adapted]
             if form.one_by_one:
                 adapted = _one_by_one(adapted)
-            if known.text_arguments or known.empty_content is None:
-                adapted = [_as_template_reads(message, known) for message in adapted]
         if not known.writes_results:
             adapted = [_result_as_text(message) for message in adapted]
         return adapted
-
-
-class _Renderer:
-    """Renders the probes; a template that refuses a conversation, or fails, gives None.
-
-    So does every probe after the template has taken :data:`_PROBE_SECONDS`.
-    """
-
-    def __init__(self, template: ChatTemplate) -> None:
-        self._template = template
-        self._left = _PROBE_SECONDS
-
-    def __call__(
-        self,
-        messages: Sequence[Message],
-        tools: list[dict[str, Any]] | None,
-        *,
-        ask: bool = True,
-        variables: Message | None = None,
-    ) -> str | None:
-        if self._left <= 0:
-            return None
-        begun = time.thread_time()
-        try:
-            parts = self._template.render(messages, tools, ask=ask, variables=variables)
-        except RequestError:
-            return None
-        finally:
-            self._left -= time.thread_time() - begun
-        return "".join(part.text for part in parts)
 
 
 def _used(form: AnswerForm, content_begin: str, control: Mapping[str, int]) -> dict[str, int]:
@@ -260,8 +226,7 @@ def _with_calls_as_text(message: Message, form: CallFormat) -> Message:
     if not message.get("tool_calls"):
         return message
     functions = [call["function"] for call in message["tool_calls"]]
-    calls = [(function["name"], function["arguments"]) for function in functions]
-    text = write_calls(form, calls)
+    text = write_calls(form, [(function["name"], function["arguments"]) for function in functions])
     plain = {key: value for key, value in message.items() if key != "tool_calls"}
     plain["content"] = f"{message['content']}\n{text}" if message["content"] else text
     return plain
@@ -271,27 +236,11 @@ def _result_as_text(message: Message) -> Message:
     """Write a result as a message of the user, for templates that omit results."""
     if message["role"] != "tool":
         return message
-    return {"role": "user", "content": f"<tool_response>{message['content']}</tool_response>"}
-
-
-def _as_template_reads(message: Message, known: Recognised) -> Message:
-    """Give calls the arguments as JSON text, or no content, where the template needs that."""
-    if not message.get("tool_calls"):
-        return message
-    if known.empty_content is None and not message["content"]:
-        message["content"] = None
-    if known.text_arguments:
-        message["tool_calls"] = [
-            {
-                **call,
-                "function": {
-                    **call["function"],
-                    "arguments": json.dumps(call["function"]["arguments"], ensure_ascii=False),
-                },
-            }
-            for call in message["tool_calls"]
-        ]
-    return message
+    content = message["content"]
+    if not isinstance(content, list):
+        return {"role": "user", "content": f"<tool_response>{content}</tool_response>"}
+    # A list has images; they stay where they are.
+    return {"role": "user", "content": ["<tool_response>", *content, "</tool_response>"]}
 
 
 def _with_short_ids(message: Message) -> Message:

@@ -33,7 +33,6 @@ Render = Callable[..., str | None]
 
 TOOL_VARIABLES = ("tools", "xml_tools", "functions")
 """Names under which templates read the tools; ``tools`` is the usual one."""
-REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 
 _QUESTION, _RESULT, _THOUGHT, _CONTENT = "qzuestionx", "rzesultx", "tzhoughtx", "czontentx"
 _NAMES = ("get_wzeather", "get_tzime")
@@ -82,8 +81,6 @@ class Recognised:
         wrappers: markers around content.
         content_begin: what the model writes before content.
         channels: for answers in channels.
-        empty_content: the content with which the template writes a message of calls only.
-        text_arguments: whether it takes arguments as JSON text instead of an object.
     """
 
     family: str = "generic"
@@ -96,8 +93,6 @@ class Recognised:
     wrappers: tuple[str, ...] = ()
     content_begin: str = ""
     channels: Channels | None = None
-    empty_content: str | None = ""
-    text_arguments: bool = False
 
 
 def recognise(render: Render, control: Collection[str]) -> Recognised:
@@ -114,12 +109,10 @@ class _Probe:
     def __init__(self, render: Render, control: Collection[str]) -> None:
         self._render = render
         self._control = frozenset(control)
-        self._content: str | None = ""
-        self._text_arguments = False
 
     def result(self) -> Recognised:
         variable, described = self._described()
-        found = self._by_some_history(variable)
+        found = self._by_history(variable)
         writes_calls = found is not None
         if found is None and described:
             found = self._by_description(variable)
@@ -144,8 +137,6 @@ class _Probe:
             wrappers,
             "" if family is None else family.content_begin,
             channels,
-            self._content,
-            self._text_arguments,
         )
 
     # --- calls --------------------------------------------------------------------------------
@@ -163,27 +154,14 @@ class _Probe:
             return self._render(messages, _TOOLS)
         return self._render(messages, None, variables={variable: _TOOLS})
 
-    def _calling(self, count: int, ids: Sequence[str]) -> dict[str, Any]:
-        return _calling(count, ids, self._content, self._text_arguments)
-
     def _region(self, variable: str, count: int, ids: Sequence[str] = _IDS) -> str | None:
         """Return what the template writes for calls, from the question to the first result."""
-        messages = [_user(), self._calling(count, ids), *_results(count, ids)]
+        messages = [_user(), _calling(count, ids), *_results(count, ids)]
         text = self._with_tools(messages, variable)
         if text is None:
             return None
         region = text[text.rfind(_QUESTION) + len(_QUESTION) :]
         return region.partition(_RESULT)[0]
-
-    def _by_some_history(self, variable: str) -> tuple[str, tuple[CallFormat, ...], Family] | None:
-        """Look at histories with several forms of a message of calls; templates differ there."""
-        for self._text_arguments in (False, True):
-            for self._content in ("", None):
-                found = self._by_history(variable)
-                if found is not None:
-                    return found
-        self._content, self._text_arguments = "", False
-        return None
 
     def _by_history(self, variable: str) -> tuple[str, tuple[CallFormat, ...], Family] | None:
         one, two = self._region(variable, 1), self._region(variable, 2)
@@ -234,17 +212,17 @@ class _Probe:
         return None
 
     def _writes_results(self, variable: str, calls: bool) -> bool:
-        asked = self._calling(1, _IDS) if calls else _assistant("call")
+        asked = _calling(1, _IDS) if calls else _assistant("call")
         text = self._with_tools([_user(), asked, *_results(1, _IDS)], variable)
         return text is not None and _RESULT in text
 
     # --- reasoning ----------------------------------------------------------------------------
 
     def _reasoning(self) -> tuple[ReasoningFormat | None, Family | None]:
-        thought = dict.fromkeys(REASONING_KEYS, _THOUGHT)
+        thought = {"reasoning_content": _THOUGHT}  # The template gets it under the name it reads.
         rendered = (
             self._render([_user(), {**_assistant(_CONTENT), **thought}], None, ask=False),
-            self._with_tools([_user(), {**self._calling(1, _IDS), **thought}], TOOL_VARIABLES[0]),
+            self._with_tools([_user(), {**_calling(1, _IDS), **thought}], TOOL_VARIABLES[0]),
         )
         for text in rendered:
             before, found, after = (text or "").partition(_THOUGHT)
@@ -308,16 +286,12 @@ def _assistant(content: str) -> dict[str, Any]:
     return {"role": "assistant", "content": content}
 
 
-def _calling(count: int, ids: Sequence[str], content: str | None, as_text: bool) -> dict[str, Any]:
-    functions = [
-        {"name": name, "arguments": json.dumps(arguments) if as_text else dict(arguments)}
-        for name, arguments in _CALLS[:count]
-    ]
+def _calling(count: int, ids: Sequence[str]) -> dict[str, Any]:
     calls = [
-        {"id": id, "type": "function", "function": function}
-        for id, function in zip(ids, functions, strict=False)
+        {"id": id, "type": "function", "function": {"name": name, "arguments": dict(arguments)}}
+        for id, (name, arguments) in zip(ids, _CALLS[:count], strict=False)
     ]
-    return {"role": "assistant", "content": content, "tool_calls": calls}
+    return {"role": "assistant", "content": "", "tool_calls": calls}
 
 
 def _results(count: int, ids: Sequence[str]) -> list[dict[str, Any]]:

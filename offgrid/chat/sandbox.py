@@ -56,6 +56,9 @@ _MAX_INDENT = 64
 _TURN = "_offgrid_turn"
 _DEEP = "_offgrid_deep"
 _FLAT = "_offgrid_flat"
+_INTERNAL = frozenset({"_loop_vars", "_block_vars"})
+"""Keywords that Jinja adds to every call inside a loop or block, with all variables set there. It
+removes them again before the function runs."""
 
 # Filters that are useful only for web pages, and slow on long texts.
 _UNWANTED_FILTERS = ("pprint", "striptags", "urlize", "wordwrap", "xmlattr")
@@ -94,14 +97,16 @@ class TemplateLimit(TemplateError):
 class _Budget(threading.local):
     """The remaining budget of the rendering that runs in this thread."""
 
+    seconds = 0.0
     steps = 0
     text = 0
     deadline = 0.0
 
-    def refill(self) -> None:
+    def refill(self, seconds: float) -> None:
+        self.seconds = seconds
         self.steps = MAX_STEPS
         self.text = MAX_TEXT
-        self.deadline = time.thread_time() + MAX_SECONDS
+        self.deadline = time.thread_time() + seconds
 
     def take(self, size: int = 0, speed: int = 1) -> None:
         """Take one step; ``speed`` is how many characters it handles in the time of one."""
@@ -118,7 +123,7 @@ class _Budget(threading.local):
         # Reading the clock costs as much as a step, so small steps share one reading.
         timed = size > _LONG or self.steps % _TIMED_TOGETHER == 0
         if timed and time.thread_time() > self.deadline:
-            raise TemplateLimit(f"the chat template takes more than {MAX_SECONDS:g} seconds")
+            raise TemplateLimit(f"the chat template takes more than {self.seconds:g} seconds")
 
 
 class _Generation(Extension):
@@ -129,6 +134,19 @@ class _Generation(Extension):
     def parse(self, parser: Parser) -> list[nodes.Node]:
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Given(list[Any]):
+    """A list of the request, which a template must not change."""
+
+
+def _given(value: Any) -> Any:
+    """Return a copy of a value of the request in which all lists are protected."""
+    if isinstance(value, dict):
+        return {key: _given(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return _Given(map(_given, value))
+    return value
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
@@ -163,21 +181,34 @@ class Sandbox(ImmutableSandboxedEnvironment):
             tests[name] = self._bounded(name, tests[name], deep=True)
         self.filters.update({_TURN: self._turn, _DEEP: self._deep, _FLAT: self._flat})
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Whether a template may use an attribute: it may change only lists of its own."""
+        if attr in ("append", "pop") and type(obj) is list:
+            return True
+        return super().is_safe_attribute(obj, attr, value)
+
     def from_string(self, source: Any, *args: Any, **kwargs: Any) -> Any:
         """Compile a template."""
         if len(source) > MAX_SOURCE:
             raise TemplateLimit(f"the chat template has more than {MAX_SOURCE} characters")
         return super().from_string(source, *args, **kwargs)
 
-    def render_bounded(self, source: Any, variables: dict[str, Any]) -> str:
+    def render_bounded(
+        self, source: Any, variables: dict[str, Any], seconds: float | None = None
+    ) -> str:
         """Render a template of this environment within the limits.
+
+        Args:
+            source: a template of this environment.
+            variables: its variables.
+            seconds: processor time that it may take; None for :data:`MAX_SECONDS`.
 
         Raises:
             TemplateError: the template's own error, or a limit.
         """
-        self._budget.refill()
+        self._budget.refill(MAX_SECONDS if seconds is None else seconds)
         pieces, size = [], 0
-        for piece in source.generate(**variables):
+        for piece in source.generate(**_given(variables)):
             self._budget.take()
             try:
                 size += len(piece) if piece.isascii() else len(piece.encode("utf-8"))
@@ -267,12 +298,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call(self, context: Any, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call an object for a template."""
         values = list(args)
-        _check_numbers([*values, *kwargs.values()])
+        named = [value for name, value in kwargs.items() if name not in _INTERNAL]
+        _check_numbers([*values, *named])
         owner = getattr(function, "__self__", None)
         if isinstance(owner, (str, bytes)):
-            _check_codec(function.__name__, [*values, *kwargs.values()])
+            _check_codec(function.__name__, [*values, *named])
             values = [list(x) if isinstance(x, Iterator) else x for x in values]
-            size = self._product(function.__name__, [owner, *values, *kwargs.values()])
+            size = self._product(function.__name__, [owner, *values, *named])
             self._budget.take(size)
         elif owner is not None or isinstance(function, BuiltinFunctionType):
             # Methods of a list may compare its items with the arguments.

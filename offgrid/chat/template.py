@@ -9,14 +9,19 @@ template, and the marks are removed.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
-from offgrid.chat.sandbox import Sandbox, TemplateLimit
+from offgrid.chat.conventions import REASONING_PART, Conventions, find_conventions
+from offgrid.chat.conventions import Message as Message
+from offgrid.chat.sandbox import MAX_SECONDS, Sandbox, TemplateLimit
+from offgrid.chat.variants import variants
 from offgrid.engine.limits import check_text_size, utf8_size
 from offgrid.engine.protocol import PromptPart
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
@@ -30,27 +35,38 @@ CHATML = """\
     {{- '<|im_start|>assistant\\n' }}
 {%- endif %}
 """
-"""For models whose file contains no template."""
+"""For models whose file contains no template, or an empty one."""
+_CHATML_NAMES = ("", "chatml")
+"""Templates that stand for ChatML, as in llama.cpp."""
 
 _MARKS = [chr(code) for code in (*range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF, 0x1FFFE, 0x1FFFF)]
 """Unicode noncharacters: valid in text, but without any meaning."""
 _WORD = re.compile(r"\w+")
-_TYPED = re.compile(r"\btype\b")
+_TOOLS = re.compile(r"\btools\b")
 _MAX_ERROR = 1000
 _MAX_WORD = 256
 """Characters. Any word that templates look up is shorter."""
 _NOT_COUNTED = frozenset({"role", "reasoning_content"})
 """Parts of a message that are not counted before rendering: most templates omit the reasoning of
 earlier answers. The rendered parts are counted afterwards."""
-
-Message = dict[str, Any]
+_PROBE_SECONDS = 0.5
+_PROBES_SECONDS = 2.0
+"""Processor time of one probe and of all probes of a template, which usually take milliseconds."""
+_DOCUMENTS = """\
+# Documents
+Answer with the help of these documents:
+<documents>
+{documents}
+</documents>"""
+_MOVED = "The image is in the next message."
+"""Text for an image that a template does not write in a result."""
 
 
 class ChatTemplate:
     """The compiled template of one model. Thread-safe.
 
     Args:
-        source: Jinja text, ``None`` for ChatML.
+        source: Jinja text; ``None``, "" or "chatml" for ChatML.
         bos: text of the token that begins a sequence.
         eos: text of the token that ends a sequence.
         control_texts: texts that only the template may write.
@@ -76,13 +92,15 @@ class ChatTemplate:
         self._scaffold = _Scaffold(control_texts)
         joined = "\0".join(control_texts)
         self._marks = [mark for mark in _MARKS if mark not in joined]
-        source = CHATML if source is None else source
+        source = CHATML if source is None or source.strip() in _CHATML_NAMES else source
         try:
             self._template = self._sandbox.from_string(source)
         # Python's compiler can also fail: nesting, null bytes, numbers of a million digits.
         except Exception as ex:
             raise InvalidParameter(_words("is not valid", ex), "messages") from ex
-        self._typed = bool(_TYPED.search(source)) and self._takes_only_parts()
+        self._reads_tools = bool(_TOOLS.search(source))
+        self._probing_time = 0.0
+        self.conventions: Conventions = find_conventions(self._probe)
 
     def render(
         self,
@@ -102,80 +120,111 @@ class ChatTemplate:
             tools: function descriptions, for templates that support tools.
             ask: whether to write the beginning of an answer after the last message.
             resume: end the prompt with the last message's content, so that the answer continues it.
-            variables: further variables for this template, such as ``enable_thinking``.
+            variables: further variables for this template, such as ``enable_thinking``. If the
+                template does not write ``documents``, the system message contains them.
 
         Raises:
             InvalidParameter: the template rejects the messages (with its own message) or fails.
             ContextLengthExceeded: the texts, or the rendered prompt, are too long for the context.
                 The texts are measured before anything else is done.
         """
-        self._check_texts(messages, tools)
+        variables = dict(variables or {})
+        documents = variables.get("documents")
+        self._check_texts(messages, [tools, documents])
+        if isinstance(documents, list) and documents and not self.conventions.writes_documents:
+            messages = _with_documents(messages, variables.pop("documents"))
         images = _images(messages)
         needed = 1 + resume + bool(images)
         free = (m for m in self._marks if not _contains([messages, tools, variables], m))
         marks = list(islice(free, needed))
         if len(marks) < needed:
             raise InvalidParameter("These messages use all Unicode noncharacters.", "messages")
-        options = _Options(tools, ask and not resume, marks[1] if resume else "", variables or {})
-        if images:
-            messages = _quoted(messages, marks[-1])
-        parts = self._write(messages, options, marks[0])
-        return _with_images(parts, marks[-1], images) if images else parts
+        options = _Options(tools, ask and not resume, marks[1] if resume else "", variables)
+        if not images:
+            return self._write(messages, options, marks[0])
+        try:
+            parts = self._write(_quoted(messages, marks[-1]), options, marks[0])
+            return _with_images(parts, marks[-1], images)
+        except ContextLengthExceeded:
+            raise
+        except InvalidParameter:
+            moved = _with_moved_images(messages)
+            if moved == messages:
+                raise
+        parts = self._write(_quoted(moved, marks[-1]), options, marks[0])
+        return _with_images(parts, marks[-1], images)
 
-    def _check_texts(self, messages: Sequence[Message], tools: Any) -> None:
+    def _check_texts(self, messages: Sequence[Message], more: Any) -> None:
         """Refuse texts that are too long before any other work on them."""
         if self._n_ctx is not None:
             texts = [
                 [value for key, value in message.items() if key not in _NOT_COUNTED]
                 for message in messages
             ]
-            check_text_size(_text_size([texts, tools]), self._n_ctx, "messages")
+            check_text_size(_text_size([texts, more]), self._n_ctx, "messages")
 
     def _write(
         self, messages: Sequence[Message], options: _Options, mark: str
     ) -> tuple[PromptPart, ...]:
-        messages = [dict(m, role="system") if m["role"] == "developer" else m for m in messages]
+        messages = [_normal(message) for message in messages]
         # Keep the message, not the exception, which holds this frame and so the whole request.
         words = ""
-        for attempt in _attempts(messages):
+        deadline = time.thread_time() + MAX_SECONDS
+        for variant in variants(messages, self.conventions):
             try:
-                return self._render(attempt, options, mark)
+                return self._render(variant, options, mark)
             except ContextLengthExceeded:
                 raise
             except Exception as ex:  # A template can raise any exception.
                 words = words or _words("does not accept these messages", ex, mark)
-                if isinstance(ex, TemplateLimit):
+                if isinstance(ex, TemplateLimit) or time.thread_time() > deadline:
                     break
         raise InvalidParameter(words, "messages")
 
     def _render(
         self, messages: Sequence[Message], options: _Options, mark: str
     ) -> tuple[PromptPart, ...]:
+        forms = self.conventions
+        if forms.text_arguments:
+            messages = [_with_text_arguments(message) for message in messages]
         marked = [
             # Roles come from the API, and templates build control texts from them.
             {**self._scaffold.mark(message, mark), "role": message["role"]}
             for message in messages
         ]
         if options.end:
-            marked[-1]["content"] = (marked[-1]["content"] or "") + options.end
-        if self._typed:
-            for message in marked:
-                message["content"] = [{"type": "text", "text": message["content"] or ""}]
-        text = self._sandbox.render_bounded(
-            self._template,
-            {
-                **self._scaffold.mark(options.variables, mark),
-                **self._variables,
-                "messages": marked,
-                "tools": self._scaffold.mark(options.tools, mark) if options.tools else None,
-                "add_generation_prompt": options.ask,
-            },
-        )
+            marked[-1]["content"] += options.end
+        for message in marked:
+            _adapt(message, forms)
+        variables = {
+            **self._scaffold.mark(options.variables, mark),
+            "messages": marked,
+            "add_generation_prompt": options.ask,
+        }
+        if options.tools:
+            variables["tools"] = self._scaffold.mark(options.tools, mark)
+        text = self._text(variables)
         if options.end:
             text, found, _ = text.rpartition(options.end)
             if not found:
                 raise TemplateError("it changes the last message, which cannot be continued")
         return self._parts(text, mark)
+
+    def _text(self, variables: dict[str, Any], seconds: float | None = None) -> str:
+        """Render the template. If there are no tools, they are None, as in transformers; if that
+        fails, undefined, as in llama.cpp: some templates only check that they are defined."""
+        variables = {**variables, **self._variables}
+        if "tools" in variables:
+            return self._sandbox.render_bounded(self._template, variables, seconds)
+        try:
+            none = {**variables, "tools": None}
+            return self._sandbox.render_bounded(self._template, none, seconds)
+        except TemplateLimit:
+            raise
+        except Exception:  # A template can raise any exception.
+            if not self._reads_tools:
+                raise
+        return self._sandbox.render_bounded(self._template, variables, seconds)
 
     def _parts(self, text: str, mark: str) -> tuple[PromptPart, ...]:
         """Return the parts of a rendered prompt, if the model's context can hold them."""
@@ -192,23 +241,44 @@ class ChatTemplate:
             check_text_size(size, self._n_ctx, "messages")
         return parts
 
-    def _takes_only_parts(self) -> bool:
-        """Return whether the template accepts content only as a list of typed parts."""
-        needle = _MARKS[0]
-        contents: tuple[Any, ...] = (needle, [{"type": "text", "text": needle}])
-        as_text, as_parts = (self._writes(content, needle) for content in contents)
-        return as_parts and not as_text
+    def probe(
+        self,
+        messages: Sequence[Message],
+        tools: list[dict[str, Any]] | None = None,
+        *,
+        ask: bool = True,
+        variables: Message | None = None,
+    ) -> str | None:
+        """Return what the template writes for a short conversation, exactly as it is.
 
-    def _writes(self, content: Any, needle: str) -> bool:
-        messages = [{"role": "user", "content": content}]
-        variables = {**self._variables, "messages": messages, "tools": None}
+        No variant is tried, and texts are not marked. All probes of a template together take a
+        bounded processor time; those after it return None.
+
+        Args:
+            messages: as for :meth:`render`.
+            tools: function descriptions.
+            ask: whether to write the beginning of an answer.
+            variables: further variables.
+        """
+        written = [_normal(message) for message in messages]
+        if self.conventions.text_arguments:
+            written = [_with_text_arguments(message) for message in written]
+        for message in written:
+            _adapt(message, self.conventions)
+        given = {**(variables or {}), "messages": written, "add_generation_prompt": ask}
+        return self._probe({**given, "tools": tools} if tools else given)
+
+    def _probe(self, variables: dict[str, Any]) -> str | None:
+        """Return what the template writes for a short conversation; None if it refuses it."""
+        before = time.thread_time()
+        if self._probing_time > _PROBES_SECONDS:
+            return None
         try:
-            text = self._sandbox.render_bounded(
-                self._template, {**variables, "add_generation_prompt": True}
-            )
+            return self._text(variables, _PROBE_SECONDS)
         except Exception:  # A template can raise any exception.
-            return False
-        return needle in text
+            return None
+        finally:
+            self._probing_time += time.thread_time() - before
 
 
 class _Options(NamedTuple):
@@ -356,51 +426,65 @@ def _contains(value: Any, text: str) -> bool:
     return False
 
 
-def _attempts(messages: list[Message]) -> Iterator[list[Message]]:
-    """Yield the messages, then variants for stricter templates. No text is lost."""
-    yield messages
-    objects = [_with_objects(message) for message in messages]
-    if objects != messages:
-        yield objects
-    simpler = _simplify(objects)
-    if simpler != objects:
-        yield simpler
+def _normal(message: Message) -> Message:
+    role = "system" if message["role"] == "developer" else message["role"]
+    return {**message, "role": role, "content": message["content"] or ""}
 
 
-def _simplify(messages: Sequence[Message]) -> list[Message]:
-    """Return messages without a system role, and with alternating roles.
-
-    System text goes before the user message that follows it; neighbouring messages of one role
-    become one message.
-    """
-    turns: list[Message] = []
-    texts: list[list[Any]] = []  # of each turn; joined at the end, as there may be thousands
-    for message in messages:
-        role = "user" if message["role"] == "system" else message["role"]
-        last = turns[-1] if turns else None
-        plain = role in ("user", "assistant") and not message.get("tool_calls")
-        if last is not None and plain and last["role"] == role and not last.get("tool_calls"):
-            texts[-1].append(message.get("content"))
-        else:
-            turns.append({**message, "role": role})
-            texts.append([message.get("content")])
-    return [
-        turn if len(own) == 1 else {**turn, "content": "\n\n".join(filter(None, own))}
-        for turn, own in zip(turns, texts, strict=True)
-    ]
+def _with_documents(messages: Sequence[Message], documents: Sequence[Any]) -> list[Message]:
+    lines = "\n".join(json.dumps(document, ensure_ascii=False) for document in documents)
+    text = _DOCUMENTS.format(documents=lines)
+    first = messages[0]
+    if first["role"] not in ("system", "developer"):
+        return [{"role": "system", "content": text}, *messages]
+    return [{**first, "content": f"{first['content']}\n\n{text}"}, *messages[1:]]
 
 
-def _with_objects(message: Message) -> Message:
-    """Return a message in which arguments given as text become an object with key "arguments"."""
+def _with_text_arguments(message: Message) -> Message:
     if not message.get("tool_calls"):
         return message
     calls = []
     for call in message["tool_calls"]:
         function = call["function"]
-        if isinstance(function["arguments"], str):
-            function = {**function, "arguments": {"arguments": function["arguments"]}}
+        if not isinstance(function["arguments"], str):
+            text = json.dumps(function["arguments"], ensure_ascii=False)
+            function = {**function, "arguments": text}
         calls.append({**call, "function": function})
     return {**message, "tool_calls": calls}
+
+
+def _adapt(message: Message, forms: Conventions) -> None:
+    """Bring a message into the form that the template reads, in place."""
+    text = {"type": "text", "text": message["content"]}
+    if forms.null_content and message.get("tool_calls") and not message["content"]:
+        message["content"] = None
+    elif forms.typed:
+        message["content"] = [text]
+    if forms.reasoning == "reasoning_content" or "reasoning_content" not in message:
+        return
+    reasoning = message.pop("reasoning_content")
+    if forms.reasoning != REASONING_PART:
+        message[forms.reasoning] = reasoning
+    elif reasoning:
+        thinking = {"type": "thinking", "thinking": reasoning}
+        message["content"] = [thinking, text] if text["text"] else [thinking]
+
+
+def _with_moved_images(messages: Sequence[Message]) -> list[Message]:
+    """Move the images of results into a user message after these results."""
+    moved: list[Message] = []
+    images: list[int] = []
+    for message in messages:
+        if images and message["role"] != "tool":
+            moved.append({"role": "user", "content": list(images)})
+            images.clear()
+        content = message["content"]
+        if message["role"] == "tool" and isinstance(content, list):
+            images += [part for part in content if isinstance(part, int)]
+            texts = [part if isinstance(part, str) else _MOVED for part in content]
+            message = {**message, "content": "\n".join(texts)}
+        moved.append(message)
+    return [*moved, {"role": "user", "content": images}] if images else moved
 
 
 def _words(what: str, error: BaseException, mark: str = "") -> str:

@@ -233,6 +233,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     """Ids of the ``control_texts``."""
     has_vision: bool = False
     """Whether there is a projector for images."""
+    chat_templates: dict[str, str] = {}
+    """Further templates of the file by name, such as ``tool_use``."""
 
 
 POOLINGS = ("mean", "cls", "last", "rank")

@@ -9,7 +9,7 @@ import pytest
 
 from offgrid.chat.dialect import Dialect
 from offgrid.chat.parser import CallStart, Content
-from offgrid.chat.template import ChatTemplate
+from offgrid.chat.sandbox import Sandbox
 from offgrid.engine.protocol import PromptPart
 from offgrid.errors import InvalidParameter
 
@@ -295,13 +295,13 @@ def test_a_format_of_a_common_shape_is_derived(written: str, answer: str | None)
 def test_a_template_that_works_hard_is_not_probed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     renderings: list[int] = []
     clock = iter(range(0, 1000, 3))
-    monkeypatch.setattr("offgrid.chat.dialect.time.thread_time", lambda: next(clock))
-    render = ChatTemplate.render
+    monkeypatch.setattr("offgrid.chat.template.time.thread_time", lambda: next(clock))
+    render = Sandbox.render_bounded
 
-    def counted(self: ChatTemplate, *args: Any, **more: Any) -> Any:
+    def counted(self: Sandbox, *args: Any) -> Any:
         renderings.append(1)
-        return render(self, *args, **more)
+        return render(self, *args)
 
-    monkeypatch.setattr(ChatTemplate, "render", counted)
+    monkeypatch.setattr(Sandbox, "render_bounded", counted)
     assert dialect(QWEN, {}).family == "generic"
     assert len(renderings) == 1

@@ -55,6 +55,23 @@ def test_python_is_out_of_reach(source: str) -> None:
     assert MESSAGES == [{"role": "user", "content": "Hello!", "list": [1]}]
 
 
+def test_a_template_may_change_its_own_lists_only() -> None:
+    assert (
+        render("{% set own = [0] %}{% set _ = own.append(1) %}{{ own.pop(0) }}{{ own }}") == "0[1]"
+    )
+    for source in (
+        "{{ tools.append(1) }}",
+        "{{ messages[0].list.append(2) }}",
+        "{{ tools.pop() }}",
+    ):
+        with pytest.raises(TemplateError, match="unsafe"):
+            render(source, tools=[1])
+    with pytest.raises(TemplateError):
+        render(
+            "{% set own = [] %}{% for i in range(9**9) %}{% set _ = own.append(i) %}{% endfor %}"
+        )
+
+
 MILLION = "{% set big = 'a' * 1000000 %}"
 GROW = "{% set ns = namespace(x='ab', y=[1]) %}{% for i in range(1000) %}"
 NEST = (
@@ -237,14 +254,75 @@ def test_a_limit_is_not_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(1)
         return real(self, *args)
 
+    large = ChatTemplate("{{ 'a' * 10**9 }}", "", "", [])
+    refusing = ChatTemplate("{{ raise_exception('no') }}", "", "", [])
     monkeypatch.setattr(Sandbox, "render_bounded", count)
     messages = [{"role": "system", "content": "x"}, *MESSAGES]
     with pytest.raises(InvalidParameter):
-        ChatTemplate("{{ 'a' * 10**9 }}", "", "", []).render(messages)
+        large.render(messages)
     assert len(calls) == 1
     with pytest.raises(InvalidParameter):
-        ChatTemplate("{{ raise_exception('no') }}", "", "", []).render(messages)
+        refusing.render(messages)
     assert len(calls) == 3
+
+
+def test_attempts_share_the_time_of_one_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+    template = ChatTemplate("{{ raise_exception('no') }}", "", "", [])
+    calls = []
+    now = [0.0]
+
+    def slow(*args: Any) -> str:
+        calls.append(1)
+        now[0] += 0.6 * sandbox.MAX_SECONDS
+        raise TemplateError("no")
+
+    monkeypatch.setattr(Sandbox, "render_bounded", slow)
+    monkeypatch.setattr(sandbox.time, "thread_time", lambda: now[0])
+    messages = [{"role": role, "content": "x"} for role in ("system", "user", "user", "system")]
+    with pytest.raises(InvalidParameter):
+        template.render(messages)
+    assert len(calls) == 2
+
+
+def test_probes_of_a_slow_template_end_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a template reads is found by rendering; all probes together take bounded time."""
+    calls = []
+    now = [0.0]
+    real = Sandbox.render_bounded
+
+    def slow(self: Sandbox, source: Any, variables: Any, seconds: float) -> str:
+        calls.append(seconds)
+        now[0] += seconds
+        return real(self, source, variables, math.inf)
+
+    monkeypatch.setattr(sandbox.time, "thread_time", lambda: now[0])
+    monkeypatch.setattr(Sandbox, "render_bounded", slow)
+    ChatTemplate("{{ messages[0].content }}", "", "", [])
+    assert 1 <= sum(calls) <= 3
+
+
+# Each calls a method of a text beside variables that hold the same text.
+BESIDE_VARIABLES = [
+    "{% for m in messages %}{% set c = m.content %}{{ c.replace('a', 'b') }}{% endfor %}",
+    "{% for m in messages %}{% set c = m.content %}{{ ', '.join([c]) }}{% endfor %}",
+    "{% for m in messages %}{% set c = m.content %}{% for x in [1] %}{% set d = c %}"
+    "{{ d.expandtabs(4) }}{% endfor %}{% endfor %}",
+    "{% block b %}{% set c = messages[0].content %}{{ c.replace('a', 'b') }}{% endblock %}",
+]
+
+
+@pytest.mark.parametrize("source", BESIDE_VARIABLES)
+def test_variables_of_a_loop_cost_a_call_nothing(source: str) -> None:
+    text = "u" * 200_000
+    assert render(source, messages=[{"role": "user", "content": text}]) == text
+
+
+def test_the_arguments_of_a_call_in_a_loop_are_charged() -> None:
+    source = "{% for m in messages %}{% set c = m.content %}{{ c.replace('u', c) }}{% endfor %}"
+    with pytest.raises(TemplateLimit):
+        render(source, messages=[{"role": "user", "content": "u" * 20_000}])
+    with pytest.raises(TemplateError):
+        render("{% for i in [1] %}{{ 'a'.center(width=10**7) }}{% endfor %}")
 
 
 def test_nothing_is_computed_while_compiling() -> None:

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from support import together
 
-from offgrid.chat.template import _MARKS, ChatTemplate, Message
+from offgrid.chat.conventions import Message
+from offgrid.chat.template import _MARKS, ChatTemplate
 from offgrid.engine.protocol import Load, PromptPart
 from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
@@ -102,6 +103,10 @@ def test_without_a_template_it_is_chatml() -> None:
         "<|im_start|>user\nBye.<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
+    for blank in ("", " \n", "chatml"):
+        assert render(
+            blank, system("Be brief."), user("Hello!"), assistant("Hi."), user("Bye.")
+        ) == (parts)
     assert special(parts) == ["<|im_start|>", "<|im_end|>"] * 4 + ["<|im_start|>"]
     assert parts[1] == PromptPart("system\nBe brief.", False)
 
@@ -382,7 +387,7 @@ def test_marks_differ_from_all_control_texts() -> None:
 def test_a_template_is_complete_before_threads_share_it() -> None:
     template = ChatTemplate(SMOLVLM, "", "", CHATML_CONTROL)
     before = dict(vars(template))
-    assert before["_typed"] is True
+    assert template.conventions.typed
     template.render([user("Hello")])
     assert vars(template) == before
 
@@ -515,8 +520,6 @@ def test_turns_that_do_not_alternate_are_merged() -> None:
     messages = [user("One."), user("Two."), assistant(""), assistant("Three."), user("4")]
     parts = render(LLAMA2, *messages, control=control)
     assert text(parts) == "<s>[INST] One.\n\nTwo. [/INST] Three. </s><s>[INST] 4 [/INST]"
-    answer = refusal(LLAMA2, assistant("Hello."), user("Hi"), control=control)
-    assert "Roles must alternate user/assistant/user/assistant/..." in answer
 
 
 def test_system_text_goes_to_the_user_if_there_is_no_system_role() -> None:

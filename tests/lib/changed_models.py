@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import gguf
@@ -15,8 +16,14 @@ FILL_IN = {
 BEGINS = {"tokenizer.ggml.bos_token_id": 2042, "tokenizer.ggml.add_bos_token": True}
 """Declares a token with which every prompt begins."""
 
+_KINDS = {
+    bool: gguf.GGUFValueType.BOOL,
+    int: gguf.GGUFValueType.UINT32,
+    str: gguf.GGUFValueType.STRING,
+}
 
-def with_metadata(source: Path, target: Path, changes: dict[str, int | bool]) -> None:
+
+def with_metadata(source: Path, target: Path, changes: Mapping[str, int | bool | str]) -> None:
     """Write a copy of a GGUF file with some values added or replaced."""
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(target, "llama")
@@ -28,9 +35,7 @@ def with_metadata(source: Path, target: Path, changes: dict[str, int | bool]) ->
             writer.add_key_value(field.name, value, kind, sub_type=sub_type)
     for name, value in changes.items():
         if name not in reader.fields:
-            boolean = isinstance(value, bool)
-            kind = gguf.GGUFValueType.BOOL if boolean else gguf.GGUFValueType.UINT32
-            writer.add_key_value(name, value, kind)
+            writer.add_key_value(name, value, _KINDS[type(value)])
     for tensor in reader.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
     writer.write_header_to_file()

@@ -110,6 +110,7 @@ _CALL = {
     "function": {"name": "look", "arguments": '{"a": true}'},
 }  # fmt: skip
 _REFUSAL = {"type": "refusal", "refusal": "No."}
+_THINKING = {"type": "thinking", "thinking": "Hm.", "closed": True, "signature": "somebody"}
 MESSAGES: list[Json] = [
     {"role": "system", "content": "Be brief.", "name": "ship"},
     {"role": "user", "content": [{"type": "text", "text": "Hello!"}]},
@@ -117,7 +118,7 @@ MESSAGES: list[Json] = [
     {"role": "tool", "content": "7", "tool_call_id": "c1"},
     {"role": "assistant", "content": "It is 7.", "reasoning_content": "Hm."},
     {"role": "assistant", "content": None, "refusal": "No.", "annotations": []},
-    {"role": "assistant", "content": [_REFUSAL], "audio": None, "function_call": None},
+    {"role": "assistant", "content": [_THINKING, _REFUSAL], "audio": None, "function_call": None},
     {"role": "user", "content": "And now?"},
 ]
 TO_CONTINUE = MESSAGES[:5]
@@ -135,7 +136,8 @@ _CHAT: Json = {
     "logprobs": True,
     "top_logprobs": 2,
     "reasoning_effort": "low",
-    "chat_template_kwargs": {"polite": True},
+    "chat_template_kwargs": {"polite": True, "controls": {"length": ["short"]}},
+    "documents": [{"title": "Otters", "text": "Otters swim."}],
 }
 _CHOICES: list[Json] = [
     {"tool_choice": "auto"},

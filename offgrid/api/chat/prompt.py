@@ -128,7 +128,7 @@ def chat_prompt(info: ModelInfo, request: ChatRequest) -> ChatPrompt:
             request.images[0].param.removesuffix(".image_url.url"),
             code="unsupported_parameter",
         )
-    dialect = DIALECTS.of(info)
+    dialect = DIALECTS.of(info, tools=bool(request.offer.tools), documents=bool(request.documents))
     with in_turn():
         return ChatPrompt(request, dialect)
 

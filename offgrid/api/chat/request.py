@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, structs
 
-from offgrid.api.chat.tools import Offer, Tool, ToolChoice, make_offer, too_deep
+from offgrid.api.chat.tools import MAX_DEPTH, Offer, Tool, ToolChoice, make_offer, too_deep
 from offgrid.api.fields.body import excess
 from offgrid.api.fields.common import MAX_TOKENS, GenerationFields, Unsupported, convert
 from offgrid.chat.images import check_images, read_data_url
 from offgrid.errors import InvalidParameter
 
 MAX_STOPS = 4
-MAX_TEMPLATE_TEXT = 256
-"""Maximum length of a text in ``chat_template_kwargs``, in characters."""
+MAX_TEMPLATE_VARIABLES = 32
+MAX_TEMPLATE_BYTES = 65_536
+"""Maximum length of ``chat_template_kwargs``, in bytes of JSON."""
+MAX_DOCUMENTS = 256
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 _OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
 
@@ -54,6 +56,26 @@ class ImagePart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="im
     prompt_cache_breakpoint: dict[str, Any] | None = None
 
 
+class ThinkingPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="thinking"):
+    """Reasoning of an earlier answer, as Mistral's clients send it back."""
+
+    thinking: str | list[TextPart]
+    closed: bool | None = None
+    signature: str | None = None
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning as one text."""
+        if isinstance(self.thinking, str):
+            return self.thinking
+        return _lines(part.text for part in self.thinking)
+
+
+def _lines(texts: Iterable[str]) -> str:
+    """Join the texts of one message, as llama-server and vLLM do: each begins a new line."""
+    return "\n".join(filter(None, texts))
+
+
 class FunctionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     arguments: str | None = None
@@ -70,7 +92,7 @@ class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart | RefusalPart | ImagePart] | None = None
+    content: str | list[TextPart | RefusalPart | ThinkingPart | ImagePart] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
@@ -92,21 +114,41 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             message["name"] = self.name
         if self.tool_call_id is not None:
             message["tool_call_id"] = self.tool_call_id
-        # Both fields mean the same; templates know reasoning_content.
-        reasoning = self.reasoning if self.reasoning_content is None else self.reasoning_content
+        reasoning = self._reasoning()
         if reasoning is not None:
             message["reasoning_content"] = reasoning
         if self.tool_calls:
             message["tool_calls"] = [_call_for_template(call) for call in self.tool_calls]
         return message
 
+    def _reasoning(self) -> str | None:
+        """Return the reasoning, which clients send in one of two fields or in parts."""
+        for given in (self.reasoning_content, self.reasoning):
+            if given is not None:
+                return given
+        parts = self.content if isinstance(self.content, list) else ()
+        thoughts = [part.reasoning for part in parts if isinstance(part, ThinkingPart)]
+        return _lines(thoughts) if thoughts else None
+
     def _content(self, numbers: Iterator[int]) -> str | list[str | int]:
         """Return the text; if there are images, a list of texts and image numbers."""
         content = self.refusal if self.content is None else self.content
         if not isinstance(content, list):
             return content or ""
-        parts = [next(numbers) if isinstance(part, ImagePart) else part.text for part in content]
-        return parts if any(isinstance(part, int) for part in parts) else "".join(map(str, parts))
+        pieces: list[str | int] = []
+        for part in content:
+            last = pieces[-1] if pieces else None
+            if isinstance(part, ImagePart):
+                pieces.append(next(numbers))
+            elif isinstance(part, ThinkingPart) or not part.text:
+                continue
+            elif isinstance(last, str):
+                pieces[-1] = _lines([last, part.text])
+            else:
+                pieces.append(part.text)
+        if any(isinstance(piece, int) for piece in pieces):
+            return pieces
+        return "".join(map(str, pieces))
 
 
 def _call_for_template(call: ToolCall) -> dict[str, Any]:
@@ -152,12 +194,12 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
     continue_final_message: bool = False
     reasoning_effort: Effort | None = None
     chat_template_kwargs: Annotated[
-        dict[
-            Annotated[str, Meta(min_length=1, max_length=64)],
-            bool | float | int | Annotated[str, Meta(max_length=MAX_TEMPLATE_TEXT)] | None,
-        ],
-        Meta(max_length=32),
+        dict[Annotated[str, Meta(min_length=1, max_length=64)], Any],
+        Meta(max_length=MAX_TEMPLATE_VARIABLES),
     ] = msgspec.field(default_factory=dict)
+    documents: Annotated[
+        list[Annotated[dict[str, Any], Meta(min_length=1)]], Meta(max_length=MAX_DOCUMENTS)
+    ] = msgspec.field(default_factory=list)
     images: tuple[Image, ...] = ()
     """The images of all messages, in order."""
     offer: Offer = Offer()
@@ -176,6 +218,8 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
             variables = {"enable_thinking": thinking, "thinking": thinking}
             if thinking:
                 variables["reasoning_effort"] = self.reasoning_effort
+        if self.documents:
+            variables["documents"] = self.documents
         return variables | self.chat_template_kwargs
 
     def without(self, begin: int, end: int) -> ChatRequest:
@@ -212,8 +256,9 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
     """
     request = convert(body, ChatRequest, UNSUPPORTED, MAX_STOPS)
     for index, message in enumerate(request.messages):
-        empty = message.content in (None, []) and message.refusal is None
-        if empty and not (message.role == "assistant" and message.tool_calls):
+        # An answer or a result may be empty.
+        empty = message.content in (None, []) and message.role not in ("assistant", "tool")
+        if empty and message.refusal is None:
             raise InvalidParameter(
                 "content is required.",
                 f"messages[{index}].content",
@@ -222,12 +267,7 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
     _check_results(request.messages)
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidParameter("top_logprobs needs logprobs: true.", "top_logprobs")
-    for name in request.chat_template_kwargs:
-        if name in _OWN_VARIABLES:
-            raise InvalidParameter(
-                f"{name} is set by the server and cannot be overridden.",
-                f"chat_template_kwargs.{name}",
-            )
+    _check_variables(request)
     if request.continue_final_message:
         _check_continued(request)
     images = _read_images(request.messages)
@@ -242,20 +282,44 @@ def _read_images(messages: list[Message]) -> tuple[Image, ...]:
 
     Raises:
         InvalidParameter: a URL is not a data URL with base64, an image cannot be decoded or is
-            too large, or an image is not in a user message.
+            too large, or a part is in a message that cannot contain it.
     """
     images = []
     for i, message in enumerate(messages):
         for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
+            field = f"messages[{i}].content[{j}]"
+            if isinstance(part, ThinkingPart) and message.role != "assistant":
+                raise InvalidParameter("Only assistant messages can contain reasoning.", field)
             if not isinstance(part, ImagePart):
                 continue
-            field = f"messages[{i}].content[{j}]"
-            if message.role != "user":
-                raise InvalidParameter("Only user messages can contain images.", field)
+            if message.role not in ("user", "tool"):
+                raise InvalidParameter("Only user and tool messages can contain images.", field)
             url = f"{field}.image_url.url"
             images.append(Image(read_data_url(part.image_url.url, url), url, i))
     check_images([(image.data, image.param) for image in images])
     return tuple(images)
+
+
+def _check_variables(request: ChatRequest) -> None:
+    """Check the values that go to the template as they are."""
+    variables = request.chat_template_kwargs
+    for name, value in variables.items():
+        field = f"chat_template_kwargs.{name}"
+        if name in _OWN_VARIABLES:
+            raise InvalidParameter(f"{name} is set by the server and cannot be overridden.", field)
+        if too_deep(value):
+            raise InvalidParameter(f"{name} is nested deeper than {MAX_DEPTH} levels.", field)
+    size = len(msgspec.json.encode(variables))
+    if size > MAX_TEMPLATE_BYTES:
+        raise InvalidParameter(
+            f"chat_template_kwargs takes at most {MAX_TEMPLATE_BYTES} bytes of JSON, not {size}.",
+            "chat_template_kwargs",
+        )
+    for index, document in enumerate(request.documents):
+        if too_deep(document):
+            raise InvalidParameter(
+                f"The document is nested deeper than {MAX_DEPTH} levels.", f"documents[{index}]"
+            )
 
 
 def _check_results(messages: list[Message]) -> None:

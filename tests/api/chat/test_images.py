@@ -69,7 +69,7 @@ def test_answers_about_images(seeing: OpenAI) -> None:
     assert text
     assert again.choices[0].message.content == text
     assert blue.choices[0].message.content != text
-    none = ask(seeing, user("What is ", "?"))
+    none = ask(seeing, user("What is ?"))
     assert red.usage.prompt_tokens == none.usage.prompt_tokens + POSITIONS
     assert again.usage.prompt_tokens_details.cached_tokens > POSITIONS
 
@@ -187,6 +187,35 @@ def test_the_field_of_a_bad_image_after_other_messages(seeing: OpenAI) -> None:
     assert refused.value.param == "input[1].content[1].image_url"
 
 
+def shown_by_a_tool(*content: Any) -> list[Any]:
+    call = {"id": "a", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    return [
+        {"role": "user", "content": "What is it?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "a", "content": user(*content)[0]["content"]},
+    ]
+
+
+def test_an_image_in_the_result_of_a_tool(seeing: OpenAI) -> None:
+    red, again, blue = (
+        ask(seeing, [*shown_by_a_tool("Look:", image(data)), *user("So?")])
+        for data in (RED, RED, BLUE)
+    )
+    assert again.choices[0].message.content == red.choices[0].message.content
+    assert blue.choices[0].message.content != red.choices[0].message.content
+    none = ask(seeing, [*shown_by_a_tool("Look:"), *user("So?")])
+    assert red.usage.prompt_tokens == none.usage.prompt_tokens + POSITIONS
+    assert ask(seeing, shown_by_a_tool(image(RED))).choices[0].message.content
+
+
+def test_an_image_of_a_tool_for_a_model_without_vision(base_url: str) -> None:
+    body = {**chat_body("Hi"), "messages": shown_by_a_tool("Look:", image(RED))}
+    refused = request(base_url, "POST", CHAT, body)
+    error = refused.json["error"]
+    assert (refused.status, error["code"]) == (400, "unsupported_parameter")
+    assert (error["param"], "no vision" in error["message"]) == ("messages[2].content[1]", True)
+
+
 URL = "messages[0].content[1].image_url.url"
 
 
@@ -212,9 +241,9 @@ def test_bad_images(seeing: OpenAI, part: Any, param: str, words: str) -> None:
     assert caught.value.param == param
 
 
-def test_only_user_messages_may_contain_images(seeing: OpenAI) -> None:
+def test_only_users_and_tools_may_send_images(seeing: OpenAI) -> None:
     messages = [{**user(image(RED))[0], "role": "system"}, *user("What?")]
-    with pytest.raises(BadRequestError, match="user messages") as caught:
+    with pytest.raises(BadRequestError, match="user and tool messages") as caught:
         ask(seeing, messages)
     assert caught.value.param == "messages[0].content[0]"
 

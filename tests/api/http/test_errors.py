@@ -21,6 +21,9 @@ USER = {"role": "user", "content": "Hello!"}
 INVALID = "invalid_request_error"
 
 
+DEEP = json.loads("[" * 65 + "]" * 65)
+
+
 def error_of(base_url: str, path: str, body: Any, status: int = 400) -> dict[str, Any]:
     response = request(base_url, "POST", path, body)
     assert response.status == status, response.body
@@ -91,7 +94,13 @@ def test_bad_values_name_their_field(base_url: str, path: str, field: str, value
         ({"logit_bias": {"99999999999": 1}}, "logit_bias.99999999999"),
         ({"reasoning_effort": "bogus"}, "reasoning_effort"),
         ({"chat_template_kwargs": {"messages": 1}}, "chat_template_kwargs.messages"),
-        ({"chat_template_kwargs": {"a": {}}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"a": DEEP}}, "chat_template_kwargs.a"),
+        ({"chat_template_kwargs": {"a": "x" * 65_536}}, "chat_template_kwargs"),
+        ({"documents": "x"}, "documents"),
+        ({"documents": [{}]}, "documents[0]"),
+        ({"documents": [{"text": "x"}, "x"]}, "documents[1]"),
+        ({"documents": [{"text": "x"}, {"text": DEEP}]}, "documents[1]"),
+        ({"documents": [{"text": "x"}] * 257}, "documents"),
         ({"audio": {"voice": "x"}}, "audio"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"prediction": {"type": "content", "content": "x"}}, "prediction"),

@@ -19,7 +19,7 @@ from offgrid.engine.worker.llama.batch import Batch
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
 from offgrid.engine.worker.llama.errors import INVALID_BATCH, DecodeError, LoadError
 from offgrid.engine.worker.llama.vision import Vision, VisionError
-from offgrid.engine.worker.llama.weights import MAX_UBATCH, Weights
+from offgrid.engine.worker.llama.weights import CHAT_TEMPLATE, MAX_UBATCH, Weights
 
 _IMAGE_SHARE = 4
 """An image takes at most this fraction (1/4) of the context, if its projector can be limited."""
@@ -140,6 +140,7 @@ class Model(Weights):
         description = ctypes.create_string_buffer(256)
         lc.llama_model_desc(self._model, description, len(description))
         bos_text, eos_text, pad_text = self.template_texts()
+        chat_template, chat_templates = self.chat_templates()
         return ModelInfo(
             path=load.path,
             description=description.value.decode("utf-8", "replace"),
@@ -150,18 +151,19 @@ class Model(Weights):
             size_bytes=int(lc.llama_model_size(self._model)),
             n_parallel=self.n_parallel,
             kv_bytes=self.kv_bytes,
-            chat_template=self.metadata.get("tokenizer.chat_template"),
+            chat_template=chat_template,
             bos_text=bos_text,
             eos_text=eos_text,
             pad_text=pad_text,
             add_bos=self.add_bos,
             control_texts=tuple(sorted(self.control_texts)),
             fingerprint="fp_" + hashlib.sha256(repr(identity).encode()).hexdigest()[:12],
-            metadata={k: v for k, v in self.metadata.items() if k != "tokenizer.chat_template"},
+            metadata={k: v for k, v in self.metadata.items() if not k.startswith(CHAT_TEMPLATE)},
             pooling=self.pooling,
             generates=self.generates,
             control_ids=self.control_texts,
             has_vision=load.projector is not None,
+            chat_templates=chat_templates,
         )
 
     # --- images -------------------------------------------------------------------------------

@@ -26,6 +26,21 @@ _token_to_piece.argtypes = [
 _token_to_piece.restype = ctypes.c_int32
 
 
+def _existing(model: lc.llama_model_p, name: str, token: int) -> int:
+    """Return a special token's id; -1 if the file names none.
+
+    For byte-level vocabularies without one, llama.cpp answers with the id of GPT-2's, which is any
+    word in other vocabularies.
+    """
+    vocab = lc.llama_model_get_vocab(model)
+    if token < 0 or lc.llama_vocab_type(vocab) != lc.LLAMA_VOCAB_TYPE_BPE:
+        return token
+    key = f"tokenizer.ggml.{name}_token_id".encode()
+    named = lc.llama_model_meta_val_str(model, key, ctypes.create_string_buffer(16), 16) >= 0
+    control = lc.llama_vocab_get_attr(vocab, token) & lc.LLAMA_TOKEN_ATTR_CONTROL
+    return token if named or control else -1
+
+
 class Vocabulary:
     """The vocabulary of a loaded model. Several threads may use it at once.
 
@@ -49,9 +64,10 @@ class Vocabulary:
         special = lc.LLAMA_TOKEN_ATTR_CONTROL | lc.LLAMA_TOKEN_ATTR_UNKNOWN
         self.control_ids = tuple(i for i in ids if lc.llama_vocab_get_attr(vocab, i) & special)
         self.control_texts = {text: i for i in reversed(self.control_ids) if (text := self.name(i))}
-        self.bos = int(lc.llama_vocab_bos(vocab))
+        self.bos = _existing(model, "bos", int(lc.llama_vocab_bos(vocab)))
         self.add_bos = bool(lc.llama_vocab_get_add_bos(vocab)) and self.bos >= 0
-        self.eos = int(lc.llama_vocab_eos(vocab)) if lc.llama_vocab_get_add_eos(vocab) else -1
+        self._eos = _existing(model, "eos", int(lc.llama_vocab_eos(vocab)))
+        self.eos = self._eos if lc.llama_vocab_get_add_eos(vocab) else -1
         self.sep = int(lc.llama_vocab_sep(vocab)) if lc.llama_vocab_get_add_sep(vocab) else -1
         self.fim_ids = (
             int(lc.llama_vocab_fim_pre(vocab)),
@@ -67,8 +83,8 @@ class Vocabulary:
     def template_texts(self) -> tuple[str, str, str]:
         """Return the texts of BOS, EOS and the padding token, which chat templates use; "" if there
         is none."""
-        eos, pad = lc.llama_vocab_eos(self._vocab), lc.llama_vocab_pad(self._vocab)
-        bos, eos, pad = (self.name(i) if i >= 0 else "" for i in (self.bos, int(eos), int(pad)))
+        tokens = (self.bos, self._eos, int(lc.llama_vocab_pad(self._vocab)))
+        bos, eos, pad = (self.name(i) if i >= 0 else "" for i in tokens)
         return bos, eos, pad
 
     def name(self, token: int) -> str:

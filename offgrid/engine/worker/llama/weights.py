@@ -18,6 +18,9 @@ MAX_UBATCH = 512
 _MAX_SCORES = 512 * 1024 * 1024
 """Most bytes of attention scores without flash attention."""
 _MAX_METADATA_VALUE = 1 << 20
+CHAT_TEMPLATE = "tokenizer.chat_template"
+"""Key of the default chat template, and beginning of the keys of named ones."""
+_NO_TEMPLATE = (None, "", "chatml")
 _POOLINGS = {"1": "mean", "2": "cls", "3": "last", "4": "rank"}
 """``<architecture>.pooling_type`` of a GGUF (``enum llama_pooling_type``)."""
 
@@ -116,6 +119,23 @@ class Weights(Vocabulary):
         )
         decodes = bool(lc.llama_model_has_decoder(self._model))
         self.generates = decodes and self.causal and named not in _POOLINGS
+
+    def chat_templates(self) -> tuple[str | None, dict[str, str]]:
+        """Return the default chat template and the named ones (``tokenizer.chat_template.<name>``).
+
+        If the default is missing or empty, a template named ``default`` or else, as in llama.cpp,
+        ``tool_use`` takes its place.
+        """
+        prefix = f"{CHAT_TEMPLATE}."
+        named = {
+            key.removeprefix(prefix): text
+            for key, text in self.metadata.items()
+            if key.startswith(prefix)
+        }
+        default = self.metadata.get(CHAT_TEMPLATE)
+        if default in _NO_TEMPLATE:
+            default = named.get("default") or named.get("tool_use") or default
+        return default, named
 
     def _metadata(self) -> dict[str, str]:
         """Return the GGUF's scalar metadata as text (``llama_model_meta_*``)."""
