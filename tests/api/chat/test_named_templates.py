@@ -82,7 +82,7 @@ def test_the_template_that_writes_tools_or_documents(
 def test_the_default_template_comes_first(
     info_of: Callable[[dict[str, Any]], ModelInfo],
 ) -> None:
-    own = "OWN{{ tools | tojson if tools }}<tool_call>" + PLAIN
+    own = "OWN{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}" + PLAIN
     info = info_of({**SEVERAL, KEY: own})
     assert prompt(info, [TOOL]).startswith("OWN[{")
     others = {key: text for key, text in SEVERAL.items() if key != KEY}
