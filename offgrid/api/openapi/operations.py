@@ -93,11 +93,21 @@ class Operation:
 # The model may not exist or may not be loaded in time; the body may be too large.
 _OF_A_MODEL = (404, 413, 503)
 _SEED = ("x-offgrid-seed",)
-_SAMPLING = {"seed": by_hand.SEED, "logit_bias": by_hand.LOGIT_BIAS, **by_hand.STRUCTURED}
-_CHAT = {**_SAMPLING, "stop": by_hand.stop(chat.MAX_STOPS)}
+_SAMPLING = {
+    "seed": by_hand.SEED,
+    "logit_bias": by_hand.LOGIT_BIAS,
+    "dry_sequence_breakers": by_hand.BREAKERS,
+    "stop": by_hand.STOP,
+    **by_hand.STRUCTURED,
+}
+_CHAT = {
+    **_SAMPLING,
+    "max_tokens": by_hand.limit(1),
+    "max_completion_tokens": by_hand.limit(1),
+}
 _TEXT = {
     **_SAMPLING,
-    "stop": by_hand.stop(completions.MAX_STOPS),
+    "max_tokens": by_hand.limit(0),
     "prompt": by_hand.PROMPT,
 }
 
@@ -113,19 +123,27 @@ def _generation_body(struct: type[GenerationFields], **more: Any) -> Body:
     )
 
 
+def _default(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"default": schema["default"]} if "default" in schema else {}
+
+
 def _responses_body(**more: Any) -> Body:
     """Return the body of a responses request. Its sampling fields are chat's, checked there."""
     _, schemas = msgspec.json.schema_components([chat.ChatRequest, SamplingFields])
     typed = {**schemas["ChatRequest"]["properties"], **schemas["SamplingFields"]["properties"]}
     sampling = {
-        name: {**_CHAT[name], "default": typed[name]["default"]} if name in _CHAT else typed[name]
+        name: {**_CHAT.get(name, typed[name]), **_default(typed[name])}
         for name in responses.SAMPLING - ALIASES.keys()
     }
     return Body(
         (responses.ResponsesRequest,),
         ignored=responses.IGNORED | responses.ONLY_SHOWN,
         aliases=ALIASES,
-        replaced={**sampling, "input": by_hand.ITEMS},
+        replaced={
+            **sampling,
+            "input": by_hand.ITEMS,
+            "max_output_tokens": by_hand.limit(1),
+        },
         hidden=frozenset({"sampling"}),
         **more,
     )
