@@ -5,39 +5,46 @@ Many clients write the fields that they do not use as ``null``, also inside mess
 
 from __future__ import annotations
 
+import enum
 from typing import Any
-
-Path = tuple[str, ...]
 
 _LEVELS = 12
 """Levels of lists and objects that are searched; no field that is checked is deeper."""
-_VALUES: frozenset[Path] = frozenset(
-    {
-        # Tokens and texts, whose places in the list matter, and which may be a million.
-        ("prompt",),
-        ("tokens",),
-        # Pairs; the parser of the field leaves out those whose bias is null.
-        ("logit_bias",),
-        # Values for programs, in which null is a value.
-        ("chat_template_kwargs",),
-        ("messages", "tool_calls", "function", "arguments"),
-    }
-)
-_SCHEMA_PATHS: frozenset[Path] = frozenset(
-    {
-        ("response_format", "schema"),
-        ("response_format", "json_schema", "schema"),
-        ("json_schema",),
-        ("guided_json",),
-        ("structured_outputs", "json"),
-        ("tools", "function", "parameters"),
-        ("tools", "parameters"),
-        ("functions", "parameters"),
-        ("text", "format", "schema"),
-    }
-)
-_PLACES: frozenset[Path] = frozenset({("documents",)})
-"""Lists whose items are counted from their beginning, so that none may be left out."""
+
+
+class _Rule(enum.Enum):
+    """What is special about a value in a body."""
+
+    VALUE = enum.auto()
+    """Null is a value, or the places of the items matter. It is not searched."""
+    PLACES = enum.auto()
+    """The places of the items matter, but null fields in the items are absent."""
+    SCHEMA = enum.auto()
+    """A JSON schema: see :func:`without_null_keywords`."""
+
+
+_Rules = dict[str, Any]
+"""Field -> its rule, or the rules of the fields in it; lists have the rules of their items."""
+
+_RULES: _Rules = {
+    # Tokens and texts, of which there may be a million.
+    "prompt": _Rule.VALUE,
+    "tokens": _Rule.VALUE,
+    "documents": _Rule.PLACES,
+    # Pairs; the parser of the field leaves out those whose bias is null.
+    "logit_bias": _Rule.VALUE,
+    # Values for programs.
+    "chat_template_kwargs": _Rule.VALUE,
+    "messages": {"tool_calls": {"function": {"arguments": _Rule.VALUE}}},
+    "response_format": {"schema": _Rule.SCHEMA, "json_schema": {"schema": _Rule.SCHEMA}},
+    "json_schema": _Rule.SCHEMA,
+    "guided_json": _Rule.SCHEMA,
+    "structured_outputs": {"json": _Rule.SCHEMA},
+    "tools": {"function": {"parameters": _Rule.SCHEMA}, "parameters": _Rule.SCHEMA},
+    "functions": {"parameters": _Rule.SCHEMA},
+    "text": {"format": {"schema": _Rule.SCHEMA}},
+}
+_NONE: _Rules = {}
 
 _SCHEMAS = frozenset(
     {
@@ -62,27 +69,33 @@ def present(body: dict[str, Any], *, items: bool = False) -> dict[str, Any]:
         items: whether ``input`` is a list of items (in ``/v1/responses``) and not of texts or
             token ids (in ``/v1/embeddings``), whose places in the list matter.
     """
-    values = _VALUES if items else _VALUES | {("input",)}
-    return {
-        name: _present(value, (name,), _LEVELS, values)
-        for name, value in body.items()
-        if value is not None
-    }
+    rules = _RULES if items else {**_RULES, "input": _Rule.VALUE}
+    present: dict[str, Any] = _present(body, rules, _LEVELS)
+    return present
 
 
-def _present(value: Any, path: Path, levels: int, values: frozenset[Path]) -> Any:
-    if not isinstance(value, (dict, list)) or levels == 0 or path in values:
+def _present(value: Any, rules: Any, levels: int) -> Any:
+    if levels == 0 or rules is _Rule.VALUE:
         return value
     if isinstance(value, dict):
-        if path in _SCHEMA_PATHS:
+        if rules is _Rule.SCHEMA:
             return without_null_keywords(value)
+        inner = rules if isinstance(rules, dict) else _NONE
         return {
-            name: _present(inner, (*path, name), levels - 1, values)
-            for name, inner in value.items()
-            if inner is not None
+            name: _present(item, inner.get(name, _NONE), levels - 1)
+            if isinstance(item, (dict, list))
+            else item
+            for name, item in value.items()
+            if item is not None
         }
-    keep = path in _PLACES
-    return [_present(item, path, levels - 1, values) for item in value if keep or item is not None]
+    if isinstance(value, list):
+        places = rules is _Rule.PLACES
+        return [
+            _present(item, rules, levels - 1) if isinstance(item, (dict, list)) else item
+            for item in value
+            if places or item is not None
+        ]
+    return value
 
 
 def without_null_keywords(schema: dict[str, Any]) -> dict[str, Any]:
