@@ -86,8 +86,8 @@ REPETITION: list[Json] = [{"repetition_penalty": 1.1}, {"repeat_penalty": 1.1, "
 NOTHING: Json = {
     "add_bos_token": True, "add_special_tokens": True, "allowed_token_ids": [], "bad_words": [],
     "banned_strings": [], "banned_tokens": [], "beam_width": 1, "best_of": 1, "cache_salt": "",
-    "cfg_scale": 1.0, "chat_template": "", "do_sample": True, "dynamic_temperature": False,
-    "echo": False, "encoder_repetition_penalty": 1, "epsilon_cutoff": 0, "eta_cutoff": 0,
+    "cfg_scale": 1.0, "chat_template": "", "do_sample": True, "echo": False,
+    "encoder_repetition_penalty": 1, "epsilon_cutoff": 0, "eta_cutoff": 0,
     "guidance_scale": 1, "guided_whitespace_pattern": "", "image_data": [],
     "include_stop_str_in_output": False, "logits_processors": [], "lora": [],
     "max_tokens_second": 0, "mm_processor_kwargs": {}, "n_discard": 0, "n_indent": 0, "n_probs": 0,
@@ -117,13 +117,16 @@ SAME_SAMPLING: Json = {
     "typical": 0.99, "ban_eos_token": True, "rep_pen_range": 32, "repetition_penalty_range": 32,
     "stop_sequence": "###", "stop_sequences": ["###"], "stopping_strings": ["###"],
     "custom_token_bans": [5],
+    "dynamic_temperature": True, "dynatemp_low": 0.4, "dynatemp_high": 0.6,
 }  # fmt: skip
 SAME: Json = {
     **SAME_SAMPLING, "n_predict": 24, "num_predict": 24, "max_new_tokens": 24,
     "max_output_tokens": 24,
 }  # fmt: skip
 """Fields that :data:`GENERATION` has under other names, with the same values."""
-_OPTIONS = {"include_usage": True, "include_obfuscation": True}
+_OPTIONS = {
+    "include_usage": True, "include_obfuscation": True, "continuous_usage_stats": False
+}  # fmt: skip
 STREAM: list[Json] = [
     {"stream": True, "stream_options": _OPTIONS},
     {"stream": False, "prompt_logprobs": 1},

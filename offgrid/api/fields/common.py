@@ -32,6 +32,8 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
+    continuous_usage_stats: bool | None = None
+    """vLLM's. Only false is accepted: usage is sent once, at the end."""
 
 
 class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -175,6 +177,13 @@ def _check(request: GenerationFields) -> None:
             )
     if request.stream_options is not None and not request.stream:
         raise InvalidParameter("stream_options needs stream: true.", "stream_options")
+    if request.stream_options is not None and request.stream_options.continuous_usage_stats:
+        name = "stream_options.continuous_usage_stats"
+        raise InvalidParameter(
+            f"{name} is not supported by this server; use include_usage.",
+            name,
+            code="unsupported_parameter",
+        )
     if request.prompt_logprobs is not None and request.stream:
         raise InvalidParameter("prompt_logprobs cannot be streamed.", "prompt_logprobs")
     if request.max_tokens is not None and request.sampling.params.min_tokens > request.max_tokens:

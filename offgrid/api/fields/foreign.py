@@ -14,6 +14,7 @@ lists them; a test compares it with the tables.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
@@ -157,7 +158,6 @@ ONLY_IF_OFF: dict[str, Off] = {
     "cfg_scale": _number(1, reason="there is no guidance by a second prompt"),
     "chat_template": _empty("the template of the model's file is used"),
     "do_sample": _switch(True, "use temperature 0 for the most likely tokens"),
-    "dynamic_temperature": _switch(False, "use dynatemp_range"),
     "encoder_repetition_penalty": _number(1, reason="use repetition_penalty"),
     "epsilon_cutoff": _number(0, reason="use min_p"),
     "eta_cutoff": _number(0, reason="use min_p"),
@@ -224,7 +224,9 @@ SWITCHES = ("enable_thinking", "reasoning", "think", "thinking")
 
 In ``/v1/responses`` only its own ``reasoning`` does.
 """
-SPECIAL = ("custom_token_bans", "options", *SWITCHES)
+DYNAMIC = ("dynamic_temperature", "dynatemp_high", "dynatemp_low")
+"""text-generation-webui's form of a temperature with ``dynatemp_range``."""
+SPECIAL = ("custom_token_bans", "options", *DYNAMIC, *SWITCHES)
 """Fields that become one or more fields of this API."""
 FOREIGN = frozenset({*SAME, *INERT, *ONLY_IF_OFF, *SPECIAL})
 """All fields of this module."""
@@ -263,7 +265,8 @@ def descriptions(known: Collection[str]) -> dict[str, str]:
     elif _generates(known) and "reasoning" not in known:
         found |= dict.fromkeys(SWITCHES, "Without effect: there is no template.")
     found["options"] = "Its members are fields of the request."
-    if "logit_bias" in known:
+    if _generates(known):
+        found |= dict.fromkeys(DYNAMIC, "Another form of temperature and dynatemp_range.")
         found["custom_token_bans"] = "Token ids that logit_bias bans."
     return {name: words for name, words in found.items() if name not in known}
 
@@ -293,6 +296,8 @@ class Translated:
         if "options" not in known:
             self._unpack_options()
         self._read_forms()
+        if _generates(known):
+            self._read_dynamic()
         for name in [name for name in self.fields if name not in known]:
             self._translate(name)
 
@@ -334,6 +339,34 @@ class Translated:
         if isinstance(breakers, str):
             self.fields["dry_sequence_breakers"] = _breakers(breakers)
 
+    def _read_dynamic(self) -> None:
+        """Read a temperature that is given by its ends.
+
+        Clients send the middle and half the width besides, computed in their own arithmetic.
+        """
+        given = {name: self.fields.pop(name) for name in DYNAMIC if name in self.fields}
+        switch = given.pop("dynamic_temperature", False)
+        label = self.label("dynamic_temperature")
+        if not isinstance(switch, bool):
+            raise InvalidParameter(f"{label} must be true or false.", label)
+        if not switch:
+            for name in given:
+                notices.ignore(self.label(name))
+            return
+        low, high = given.get("dynatemp_low"), given.get("dynatemp_high")
+        if not (_is_number(low) and _is_number(high) and low <= high):
+            raise InvalidParameter(
+                f"{label} needs the numbers dynatemp_low and dynatemp_high, the smaller one first.",
+                label,
+            )
+        for name, value, source in (
+            ("temperature", (low + high) / 2, "dynatemp_low"),
+            ("dynatemp_range", (high - low) / 2, "dynatemp_high"),
+        ):
+            other = self.fields.get(name)
+            if not (isinstance(other, (int, float)) and math.isclose(other, value, abs_tol=1e-6)):
+                self._put(name, value, self.label(source))
+
     def _translate(self, name: str) -> None:
         value = self.fields[name]
         label = self.label(name)
@@ -356,7 +389,7 @@ class Translated:
         elif name in SWITCHES and _generates(self._known) and "reasoning" not in self._known:
             del self.fields[name]
             notices.ignore(label)  # without a template there is no reasoning
-        elif name == "custom_token_bans" and "logit_bias" in self._known:
+        elif name == "custom_token_bans" and _generates(self._known):
             del self.fields[name]
             self._ban(value, label)
 
@@ -442,6 +475,10 @@ def _is_id(text: str) -> bool:
 
 def _is_no_limit(value: Any) -> bool:
     return type(value) is int and value in NO_LIMIT
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _same(first: Any, second: Any) -> bool:
