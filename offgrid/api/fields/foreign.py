@@ -90,7 +90,7 @@ class Off(NamedTuple):
     Attributes:
         values: the values that ask for nothing, in words for the documentation.
         asks_nothing: whether a value asks for nothing.
-        reason: why other values are refused, and what to do instead; a part of a sentence.
+        reason: why other values are refused, or the alternative; a part of a sentence.
     """
 
     values: str

@@ -1,7 +1,8 @@
 """Converts validation errors of msgspec into errors of the API, in the API's own words.
 
-msgspec says which value is wrong, and only in part what it must be. So its text is used for the
-place; the words are made from the value and from the type that the field has.
+msgspec's text names the place of the wrong value, but only one of the limits that the value breaks,
+and no list of valid values. So only the place is taken from it; the words are made from the value
+and from the type of the field.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value of the request as JSON; what is long is cut, what is nested is named."""
+    """Return a value of the request as JSON: a long one cut, of a nested one only its type."""
     if isinstance(value, (dict, list)):
         return _KINDS[type(value)]
     text = json.dumps(value[: 2 * MAX_SHOWN] if isinstance(value, str) else value)
@@ -239,10 +240,10 @@ def _problem(types: list[inspect.Type], value: Any) -> str:
     if _WORDS["float"] in expected:
         expected = [word for word in expected if word != _WORDS["int"]]
     *others, last = dict.fromkeys(expected)
-    what = f"{', '.join(others)} or {last}" if others else last
+    allowed = f"{', '.join(others)} or {last}" if others else last
     same = values and type(value) is type(values[0])
     fraction = isinstance(value, float) and "an integer" in expected
-    return f"must be {what}, not {shown(value) if same or fraction else _KINDS[type(value)]}"
+    return f"must be {allowed}, not {shown(value) if same or fraction else _KINDS[type(value)]}"
 
 
 def _fits(kind: inspect.Type, value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Error messages say in the API's words what is wrong and what the field takes."""
+"""Error messages name the wrong value and the allowed ones, in the API's words."""
 
 from __future__ import annotations
 
