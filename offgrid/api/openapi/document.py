@@ -156,7 +156,8 @@ def _accepted(schemas: list[Schema], body: Body) -> Schema:
         default = {"default": typed["default"]} if "default" in typed else {}
         properties[name] = {**replacement, **default}
     own = frozenset(properties)
-    for alias, name in {**foreign.aliases(own), **body.aliases}.items():
+    others = foreign.aliases(own) if body.foreign else {}
+    for alias, name in {**others, **body.aliases}.items():
         same: Schema = {"description": f"The same as {name}."}
         properties[alias] = {**properties[name], **same}
     for name in properties:
@@ -164,8 +165,9 @@ def _accepted(schemas: list[Schema], body: Body) -> Schema:
             properties[name] = _with_nulls(properties[name])
         if name not in required:
             properties[name] = _or_null(properties[name])
-    for name, words in foreign.descriptions(properties).items():
-        properties[name] = {"description": words}
+    if body.foreign:
+        for name, words in foreign.descriptions(properties).items():
+            properties[name] = {"description": words}
     for name in body.ignored:
         properties[name] = {**properties[name], "description": "Without effect."}
     return {**schemas[0], "properties": dict(sorted(properties.items())), "required": required}

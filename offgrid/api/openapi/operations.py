@@ -45,6 +45,7 @@ class Body:
         name: its name in the document, if not the struct's name.
         ignored: fields that have no effect.
         aliases: other names of fields.
+        foreign: whether foreign fields are translated.
         replaced: schemas of fields whose types allow more than the checks.
         optional: fields that the struct requires and the endpoint fills in.
         hidden: attributes of the struct that are not fields of the body.
@@ -55,6 +56,7 @@ class Body:
     name: str | None = None
     ignored: frozenset[str] = frozenset()
     aliases: Mapping[str, str] = field(default_factory=dict)
+    foreign: bool = False
     replaced: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     optional: frozenset[str] = frozenset()
     hidden: frozenset[str] = frozenset()
@@ -117,6 +119,7 @@ def _generation_body(struct: type[GenerationFields], **more: Any) -> Body:
         (struct,),
         ignored=IGNORED,
         aliases=ALIASES,
+        foreign=True,
         hidden=struct.PARSED,
         more=(SamplingFields,),
         **more,
@@ -139,6 +142,7 @@ def _responses_body(**more: Any) -> Body:
         (responses.ResponsesRequest,),
         ignored=responses.IGNORED | responses.ONLY_SHOWN,
         aliases=ALIASES,
+        foreign=True,
         replaced={
             **sampling,
             "input": by_hand.ITEMS,
@@ -195,7 +199,12 @@ OPERATIONS = (
         "/v1/embeddings",
         "Embeddings of texts",
         (EmbeddingList,),
-        body=Body((EmbeddingsRequest,), ignored=IGNORED, replaced={"input": by_hand.INPUT}),
+        body=Body(
+            (EmbeddingsRequest,),
+            ignored=IGNORED,
+            foreign=True,
+            replaced={"input": by_hand.INPUT},
+        ),
         errors=_OF_A_MODEL,
     ),
     Operation(
@@ -203,7 +212,7 @@ OPERATIONS = (
         "/v1/rerank",
         "Documents sorted by relevance to a query",
         (Reranking,),
-        body=Body((RerankRequest,), ignored=IGNORED),
+        body=Body((RerankRequest,), ignored=IGNORED, foreign=True),
         errors=_OF_A_MODEL,
     ),
     Operation(
@@ -211,7 +220,9 @@ OPERATIONS = (
         "/tokenize",
         "Token ids of a text or a conversation",
         (tokens.ContentTokens, tokens.PromptTokens),
-        body=Body((tokens.ContentRequest, tokens.PromptRequest, tokens.MessagesRequest)),
+        body=Body(
+            (tokens.ContentRequest, tokens.PromptRequest, tokens.MessagesRequest), foreign=True
+        ),
         errors=_OF_A_MODEL,
     ),
     Operation(
@@ -219,7 +230,7 @@ OPERATIONS = (
         "/detokenize",
         "The text of token ids",
         (tokens.Detokenized,),
-        body=Body((tokens.TokensRequest,)),
+        body=Body((tokens.TokensRequest,), foreign=True),
         errors=_OF_A_MODEL,
     ),
     Operation(

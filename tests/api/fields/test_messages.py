@@ -87,8 +87,6 @@ def refused(parse: Callable[[Any], Any], body: Any) -> InvalidParameter:
         ({"tools": [{"type": "mcp"}]}, 'tools[0].type must be "function", not "mcp".'),
         ({"response_format": {"type": "xml"}},
          'response_format.type must be one of text, json_object, json_schema, not "xml".'),
-        ({"chat_template_kwargs": {"a": {}}},
-         "chat_template_kwargs.a must be true or false, a number or a string, not an object."),
         ({"temprature": 1}, "Unknown field: temprature. Did you mean temperature?"),
         ({"maxTokens": 1}, "Unknown field: maxTokens. Did you mean max_tokens?"),
         ({"stream_options": {"includeUsage": True}},
