@@ -71,11 +71,6 @@ def refused(parse: Callable[[Any], Any], body: Any) -> InvalidParameter:
         ({"messages": [{"role": "user", "content": 5}]},
          "messages[0].content must be a string or a list, not an integer."),
         ({"messages": user("Hi")}, f"{PART} must be an object, not a string."),
-        ({"messages": user({"text": "x"})},
-         f'Missing required field: {PART}.type. It must be one of "text", "refusal", "image_url".'),
-        ({"messages": user({"type": "file"})},
-         f'{PART}.type: parts of the type "file" are not supported by this server; the supported '
-         "types are text, refusal, image_url."),
         ({"messages": user({"type": "image_url", "image_url": {}})},
          f"Missing required field: {PART}.image_url.url."),
         ({"messages": [{"role": "assistant", "function_call": {"name": "f"}}]},
@@ -109,9 +104,6 @@ def test_messages_of_other_requests() -> None:
          'truncation must be one of "auto", "disabled", not "middle".'),
         (parse_responses, {"input": "x", "tempratur": 1},
          "Unknown field: tempratur. Did you mean temperature?"),
-        (parse_responses, {"input": [{"role": "user", "content": [{"type": "video"}]}]},
-         'input[0].content[0].type: parts of the type "video" are not supported by this server; '
-         "the supported types are input_text, input_image, output_text, refusal."),
         (parse_embeddings, {"input": "x", "dimension": 5},
          "Unknown field: dimension. Did you mean dimensions?"),
         (parse_rerank, {"query": "x", "documents": []},
@@ -121,6 +113,25 @@ def test_messages_of_other_requests() -> None:
          "tokens[0] must be at least 0, not -1."),
     ):  # fmt: skip
         assert refused(parse, {"model": "m", **body}).message == message
+
+
+def test_the_types_of_parts_are_listed() -> None:
+    body: dict[str, Any] = {"model": "m"}
+    chat = body | {"messages": user({"type": "video"})}
+    items = body | {"input": [{"role": "user", "content": [{"type": "video"}]}]}
+    for parse, wrong, place, types in (
+        (parse_chat, chat, PART, ("text", "image_url")),
+        (parse_responses, items, "input[0].content[0]", ("input_text", "input_image")),
+    ):
+        error = refused(parse, wrong)
+        start = f'{place}.type: parts of the type "video" are not supported by this server; '
+        assert error.message.startswith(f"{start}the supported types are ")
+        assert set(types) <= set(re.findall(r"\w+", error.message))
+        assert (error.param, error.code) == (f"{place}.type", "unsupported_parameter")
+    error = refused(parse_chat, body | {"messages": user({"text": "x"})})
+    assert error.message.startswith(
+        f'Missing required field: {PART}.type. It must be one of "text", '
+    )
 
 
 BODIES: list[tuple[Callable[[Any], Any], dict[str, Any], set[str]]] = [

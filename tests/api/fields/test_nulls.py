@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -106,7 +107,7 @@ def test_a_null_changes_nothing() -> None:
         "/v1/embeddings": parse_embeddings, "/v1/rerank": parse_rerank,
     }  # fmt: skip
     tried = 0
-    for full in full_requests("m", "m", "m", "resp_1"):
+    for full in full_requests(*inspect.signature(full_requests).parameters):
         if full.path not in parsers:
             continue
         body = full.bodies()[0]
