@@ -137,7 +137,7 @@ def refuse_others(
                 )
         elif name not in known:
             if not notices.tolerant():
-                raise unknown_field(label, {*known, *unsupported})
+                raise unknown_field(name, {*known, *unsupported}, in_options=label != name)
             del fields[name]
             notices.ignore(label)
 

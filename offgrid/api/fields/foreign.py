@@ -234,10 +234,10 @@ FOREIGN = frozenset({*SAME, *INERT, *ONLY_IF_OFF, *SPECIAL})
 _ON_OFF = {"on": True, "off": False}
 
 
-def unknown_field(label: str, known: Collection[str]) -> InvalidParameter:
-    """Return the error for a field that nobody knows, with the name that the client used."""
-    parent = "options" if label.startswith("options.") else ""
-    return unknown(label, {*known, *aliases(known)}, parent)
+def unknown_field(name: str, known: Collection[str], *, in_options: bool) -> InvalidParameter:
+    """Return the error for a field that does not exist, neither here nor elsewhere."""
+    path, parent = (f"options.{name}", "options") if in_options else (name, "")
+    return unknown(path, {*known, *aliases(known)}, parent)
 
 
 def aliases(known: Collection[str]) -> dict[str, str]:
@@ -326,7 +326,7 @@ class Translated:
             if name in INERT:
                 notices.ignore(f"options.{name}")
             elif name == "options":
-                raise unknown_field("options.options", self._known)
+                raise unknown_field(name, self._known, in_options=True)
             else:
                 self._put(name, value, f"options.{name}")
 
@@ -353,7 +353,8 @@ class Translated:
             for name in given:
                 notices.ignore(self.label(name))
             return
-        low, high = given.get("dynatemp_low"), given.get("dynatemp_high")
+        low: Any = given.get("dynatemp_low")
+        high: Any = given.get("dynatemp_high")
         if not (_is_number(low) and _is_number(high) and low <= high):
             raise InvalidParameter(
                 f"{label} needs the numbers dynatemp_low and dynatemp_high, the smaller one first.",

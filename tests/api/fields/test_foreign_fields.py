@@ -168,6 +168,8 @@ def test_two_names_with_different_values(fields: dict[str, Any], names: tuple[st
         ({"options": {"temprature": 1}}, "options.temprature",
          "Unknown field: options.temprature. Did you mean options.temperature?"),
         ({"options": {"top_a": 0.2}}, "options.top_a", "options.top_a is not supported"),
+        ({"options.temperature": 1}, "options.temperature",
+         "Unknown field: options.temperature. Did you mean temperature?"),
         ({"options": {"options": {}}}, "options.options", "Unknown field: options.options."),
         ({"stopping_strings": [5]}, "stopping_strings[0]", "stopping_strings[0] must be a string"),
         ({"stopping_strings": ["x"] * 65}, "stopping_strings", "takes at most 64 strings, not 65"),
@@ -317,6 +319,56 @@ def test_reasoning_forms_reach_the_template(base_url: str) -> None:
         assert counted.status == 200, counted.body
         used = request(base_url, "POST", f"{CHAT}/input_tokens", body).json["input_tokens"]
         assert counted.json["count"] == used
+
+
+NOTES: dict[str, Any] = {
+    "cache_control": {"type": "ephemeral"}, "copilot_cache_control": {"type": "ephemeral"},
+    "provider_specific_fields": {"a": None}, "thinking_blocks": [], "reasoning_details": [{}],
+    "extra_content": {"x": 1}, "opts": {"visible": True}, "status": "success", "sender": "a",
+    "parsed": None, "tool_name": "look", "injected": False,
+}  # fmt: skip
+
+
+def noted(value: dict[str, Any]) -> dict[str, Any]:
+    """An object with the notes that clients and gateways leave in it."""
+    return {**value, **NOTES}
+
+
+def test_notes_inside_messages_and_tools_change_nothing(base_url: str) -> None:
+    """Once such a message is in a history, every later request has it."""
+
+    def body(note: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        function = note({"name": "look", "arguments": "{}"})
+        call = note({"id": "c1", "type": "function", "index": 0, "function": function})
+        return {
+            "model": STARTER,
+            "messages": [
+                note({"role": "system", "content": "Be brief."}),
+                note({"role": "user", "content": [note({"type": "text", "text": "Hello!"})]}),
+                note({"role": "assistant", "content": None, "tool_calls": [call]}),
+                note({"role": "tool", "content": "7", "tool_call_id": "c1"}),
+                note({"role": "assistant", "content": "It is 7."}),
+                note({"role": "user", "content": "And now?"}),
+            ],
+            "tools": [note({"type": "function", "function": note({"name": "look"})})],
+            "max_tokens": 8,
+            "temperature": 0,
+        }
+
+    plain = request(base_url, "POST", CHAT, body(lambda value: value))
+    answer = request(base_url, "POST", CHAT, body(noted))
+    assert (plain.status, answer.status) == (200, 200), answer.body
+    assert answer.json["choices"] == plain.json["choices"]
+    assert answer.json["usage"]["prompt_tokens"] == plain.json["usage"]["prompt_tokens"]
+
+
+@pytest.mark.parametrize("content", [{"content": None}, {"content": ""}, {"content": []}, {}])
+def test_an_assistant_that_said_nothing(base_url: str, content: dict[str, Any]) -> None:
+    user = {"role": "user", "content": "Hello!"}
+    for more in ({}, {"reasoning_content": "Hm."}, {"refusal": None, "tool_calls": []}):
+        messages = [user, {"role": "assistant", **content, **more}, user]
+        answer = request(base_url, "POST", CHAT, chat_body(max_tokens=1) | {"messages": messages})
+        assert answer.status == 200, answer.body
 
 
 NEW: dict[str, Any] = {"temprature": 0.5, "mood": {"a": [1]}, "a\r\nb, c\u00e9": 1, "x" * 200: 1}
