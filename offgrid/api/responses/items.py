@@ -219,7 +219,7 @@ def _parse_item(value: Any, where: str) -> Json | ItemReference:
     try:
         item = msgspec.convert(fields, TYPES[kind])
     except msgspec.ValidationError as ex:
-        raise invalid(_moved(str(ex), where)) from None
+        raise invalid(str(ex), fields, TYPES[kind], where) from None
     if isinstance(item, MessageItem) and item.role != "user":
         for index, part in enumerate(item.content):
             if isinstance(part, InputImage):
@@ -227,13 +227,6 @@ def _parse_item(value: Any, where: str) -> Json | ItemReference:
                     "Only user messages can contain images.", f"{where}.content[{index}]"
                 )
     return item if isinstance(item, ItemReference) else item.normal()
-
-
-def _moved(message: str, where: str) -> str:
-    """Return msgspec's message with a path that begins at the request."""
-    if " - at `$" in message:
-        return message.replace(" - at `$", f" - at `$.{where}")
-    return f"{message} - at `$.{where}`"
 
 
 def check_calls(items: Iterable[Json]) -> None:

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from offgrid.api.chat.request import ChatRequest, Effort, parse_chat
 from offgrid.api.fields.common import MAX_TOKENS, Unsupported, refuse_others
+from offgrid.api.fields.foreign import Translated
 from offgrid.api.fields.inert import (
     CacheRetention,
     Metadata,
@@ -20,6 +21,7 @@ from offgrid.api.fields.inert import (
     Verbosity,
 )
 from offgrid.api.fields.messages import invalid
+from offgrid.api.fields.nulls import present
 from offgrid.api.fields.sampling import ALIASES, NAMES
 from offgrid.api.responses.items import ItemReference, parse_items, to_messages
 from offgrid.api.shapes import Json
@@ -213,14 +215,15 @@ def parse_responses(body: Json) -> tuple[ResponsesRequest, list[Json | ItemRefer
     Raises:
         InvalidParameter: ``param`` names the field.
     """
-    fields = {name: value for name, value in body.items() if value is not None}
+    known = set(ResponsesRequest.__struct_fields__) - {"sampling"} | SAMPLING
+    given = Translated(present(body, items=True), known | UNSUPPORTED.keys())
+    fields = given.fields
     sampling = {name: fields.pop(name) for name in list(fields) if name in SAMPLING}
-    known = set(ResponsesRequest.__struct_fields__) - {"sampling"}
-    refuse_others(fields, known, UNSUPPORTED)
+    refuse_others(fields, known, UNSUPPORTED, given)
     try:
         request = msgspec.convert({**fields, "sampling": sampling}, ResponsesRequest)
     except msgspec.ValidationError as ex:
-        raise _only_functions(invalid(str(ex))) from None
+        raise _only_functions(invalid(str(ex), fields, ResponsesRequest)) from None
     if request.stream_options is not None and not request.stream:
         raise InvalidParameter("stream_options needs stream: true.", "stream_options")
     options = request.prompt_cache_options
