@@ -239,6 +239,7 @@ def _query(engine: EngineClient, request: Tokenize) -> TokenQuery:
         "tools": request.tools,
         "chat_template_kwargs": request.chat_template_kwargs,
         "reasoning_effort": request.reasoning_effort,
+        "documents": request.documents,
     }
     if request.continue_final_message:
         body["continue_final_message"] = True

@@ -355,6 +355,7 @@ def full_requests(starter: str, seeing: str, ranking: str, previous: str) -> lis
                 **SWITCHES,
                 **model,
                 "reasoning_effort": "low",
+                "documents": [{"title": "A", "text": "B"}],
                 "chat_template_kwargs": {"polite": True},
                 "add_special_tokens": False,
                 "return_token_strs": True,
