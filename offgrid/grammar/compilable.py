@@ -14,7 +14,7 @@ from offgrid.grammar.checked import CheckedSchema
 from offgrid.grammar.document import Json
 from offgrid.grammar.gbnf import GbnfError, gbnf_to_lark
 from offgrid.grammar.lark import lark_rules
-from offgrid.grammar.lookahead import has_look_ahead, lark_terminal
+from offgrid.grammar.lookahead import begins_with_look_ahead, lark_terminal
 from offgrid.grammar.options import ANSWER_OPTIONS, NO_FORCING
 from offgrid.grammar.pattern import MAX_REPETITION, repetition
 from offgrid.grammar.regular import Unwritable
@@ -90,7 +90,7 @@ def _from_gbnf(source: str) -> str:
 def _from_regex(source: str) -> str:
     if repetition(source) > MAX_REPETITION:
         raise GrammarError("it repeats too much")
-    if has_look_ahead(source):
+    if begins_with_look_ahead(source):
         try:
             return f"start: TEXT\nTEXT: {lark_terminal(source)}"
         except Unwritable as ex:

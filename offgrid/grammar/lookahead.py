@@ -1,4 +1,4 @@
-"""Look-aheads at the beginning of patterns, written as patterns and grammars without them.
+"""Look-aheads of patterns, written as patterns and grammars without them.
 
 ``^(?!A)B$`` matches the texts of ``B`` that do not begin with ``A``. In a grammar llguidance's
 operators ``&`` and ``~`` say that. A JSON schema's ``pattern`` has only ``&`` (``allOf``), so the
@@ -29,14 +29,17 @@ class LookAhead:
 
 
 def has_look_ahead(pattern: str) -> bool:
-    """Return whether a pattern may begin with a look-ahead; most have none."""
-    return pattern.lstrip("^").startswith(("(?=", "(?!"))
+    """Return whether a pattern may have a look-ahead; most have none."""
+    return "(?=" in pattern or "(?!" in pattern
 
 
 @lru_cache(maxsize=256)
 def patterns_without_look_ahead(pattern: str) -> tuple[str, ...]:
-    """Return patterns of ECMA-262 that together match the same texts as a pattern that begins with
-    look-aheads.
+    """Return patterns of ECMA-262 without look-aheads that together match the same texts.
+
+    Those at the beginning become patterns of their own, so that what follows them may be as long
+    as any pattern. A pattern with one elsewhere, such as pydantic's for decimals of limited length,
+    is written anew.
 
     Raises:
         Unwritable: a look-ahead is not supported or too complex; the message continues "a pattern".
@@ -46,7 +49,7 @@ def patterns_without_look_ahead(pattern: str) -> tuple[str, ...]:
     ahead, rest = _split(pattern)
     if not pattern.startswith("^") or len(_alternatives(rest)) > 1:
         return (one_pattern(pattern),)
-    found = [f"^{rest}"] if rest.strip("^") else []
+    found = [one_pattern(f"^{rest}") if has_look_ahead(rest) else f"^{rest}"] if rest else []
     for look in ahead:
         if look.negative:
             part = read(f"^(?!{look.text})")
@@ -59,7 +62,7 @@ def patterns_without_look_ahead(pattern: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=256)
 def one_pattern(pattern: str) -> str:
-    """Return a single pattern without look-aheads that matches the same texts.
+    """Return a single anchored pattern without look-aheads that matches the same texts.
 
     Raises:
         Unwritable: as :func:`patterns_without_look_ahead`.
@@ -79,6 +82,14 @@ def matches(pattern: str, texts: list[str]) -> list[bool]:
     language = Language([part])
     found = language.found(part)
     return [language.matches(found, text) for text in texts]
+
+
+def begins_with_look_ahead(pattern: str) -> bool:
+    """Return whether a regular expression, or one of its alternatives, begins with a look-ahead."""
+    if not has_look_ahead(pattern):
+        return False
+    starts = (one.lstrip("^") for one in _alternatives(pattern))
+    return any(start.startswith(("(?=", "(?!")) for start in starts)
 
 
 def lark_terminal(pattern: str) -> str:

@@ -1,4 +1,4 @@
-"""Look-aheads at the beginning of patterns: the patterns without them match the same texts."""
+"""Look-aheads of patterns: the patterns without them match the same texts."""
 
 from __future__ import annotations
 
@@ -69,6 +69,9 @@ def agree(pattern: str, texts: list[str]) -> None:
         ("^(?![])b", ["b", "a"]),
         ("^(?!(?!a)b)", ["a", "b", "c", ""]),
         ("^(?![^])$", ["", "a"]),
+        ("a(?!b)", ["a", "ab", "aba", "b", "abab"]),
+        ("^(?!a)b(?=c)..?$", ["bc", "bcd", "bd", "ac", "bcde"]),
+        ("^(?:x|(?=a.$)[ab]{2,3})$", ["x", "ab", "aa", "ba", "aab", "a"]),
         ("^(?!\\u0061|\\x62|\\u{63})\\S", ["a", "b", "c", "d", " ", ""]),
         ("^(?!(?<n>a))(?:b|a?)$", ["", "a", "b"]),
         ("^(?=a?$)", ["", "a", "aa"]),

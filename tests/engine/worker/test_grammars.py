@@ -286,7 +286,8 @@ EMAIL = (
 DECIMAL = r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"
 LOOKING_AHEAD = [
     EMAIL, DECIMAL, "^(?!x-)", "^(?=.*[A-Z])(?=.*\\d).{3,8}$", "(?!ab)[ab]+$", "(?=a.*b)(?!.*c)",
-    "^(?!.*(?:aab|acb|null))[^x]*$", '^(?!["\\\\])[^a]*$', "^(?!(?:null|true)$)[a-z]{4}$", "^(?!a)b|c",
+    "^(?!.*(?:aab|acb|null))[^x]*$",
+    "^a(?!a|b$)", '^(?!["\\\\])[^a]*$', "^(?!(?:null|true)$)[a-z]{4}$", "^(?!a)b|c",
 ]  # fmt: skip
 WORDS = ["a@b.co", ".a@b.co", "a..b@c.de", "-1.50", "-", ".", "x-y", "xy", "aB3", "ab3", "aab",
          "ab", "null", "nulls", "zero", 'b"', '"b', "\\", "b\\c\n", "c", "a\nb", "acb",
@@ -382,7 +383,9 @@ def test_control_tokens_are_not_text(grammars: Grammars, model: Model) -> None:
         ("json_schema", {"anyOf": [{}, {"type": "string", "format": "regex"}]},
          "at /anyOf/1: Unknown format: regex"),
         ("json_schema", {"$defs": {"x": {"type": "foo"}}, "$ref": "#/$defs/x"}, "at /$defs/x: Inv"),
-        ("json_schema", {"type": "string", "pattern": "a(?=b)"}, "look-around"),
+        ("json_schema", {"type": "string", "pattern": "a(?<=b)"}, "look-around"),
+        ("json_schema", {"type": "string", "pattern": "(a(?!b))*"}, "a pattern repeats a group"),
+        ("regex", "a(?!b)", "look-around"),
         ("json_schema", {"items": {"pattern": "^(?!\\b)"}}, "at /items: a pattern has a look"),
         ("regex", "(?!a$b)c", "it has an anchor in the middle"),
         ("json_schema", {"type": "string", "pattern": "(["}, "unclosed character class"),
