@@ -123,6 +123,7 @@ class _Simplifier:
                 del node[keyword]
         if node.get("required") is False:  # draft 3: this property is optional
             del node["required"]
+        alone = _APPLICATORS.isdisjoint(node)  # one that is dropped below evaluates too
         types = _types(node)
         _drop(node, () if "array" in types else _ONLY_ARRAYS)
         _drop(node, () if "object" in types else _ONLY_OBJECTS)
@@ -132,7 +133,7 @@ class _Simplifier:
         self._dependencies(node, types)
         self._property_names(path, node)
         self._counts(node)
-        self._unevaluated(node)
+        self._unevaluated(node, alone)
         try:
             self._look_aheads(node)
         except Unwritable as ex:
@@ -240,9 +241,12 @@ class _Simplifier:
         if closed and few and not node.get("patternProperties"):
             del node["maxProperties"]
 
-    def _unevaluated(self, node: Json) -> None:
-        """Rewrite ``unevaluated...`` where no other schema evaluates properties or items."""
-        alone = _APPLICATORS.isdisjoint(node)
+    def _unevaluated(self, node: Json, alone: bool) -> None:
+        """Rewrite ``unevaluated...`` where no other schema evaluates properties or items.
+
+        Args:
+            alone: whether no keyword applies another schema to the same value.
+        """
         if "unevaluatedProperties" in node:
             others = node["unevaluatedProperties"]
             if not (self._allows_all(others) or "additionalProperties" in node):

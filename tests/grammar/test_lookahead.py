@@ -57,6 +57,9 @@ def agree(pattern: str, texts: list[str]) -> None:
                  "a'+@b-c.example", "", "@b.co", "a@b.co\n", "a@b.co..", "x.y.z@q.rs"]),
         (DECIMAL, ["1", "-1.5", "+.5", "5.", "", "-", ".", "+-", "-.", "0007", "1e5", "1.2.3",
                    "\u0663"]),
+        # pydantic's of limited length: its first alternative has no end
+        ("^(?!^[-+.]*$)[+-]?0*(?:\\d{0,6}|(?=[\\d.]{1,9}0*$)\\d{0,6}\\.\\d{0,2}0*$)",
+         ["", "-", "1.25", "1.255", "x", "+1"]),
         ("^(?!x-)", ["", "x", "x-", "x-a", "ax-", "-x"]),
         ("^(?=.*[A-Z])(?=.*\\d).{4,}$", ["Ab1d", "ab1d", "Abcd", "A1", "AAA1\n", "A\n12"]),
         ("^(?!(?:con|nul)$)[a-z]+$", ["con", "cons", "nul", "nu", "", "conn"]),
@@ -120,13 +123,12 @@ TEXTS = ["".join(letters) for length in range(5) for letters in product("ab.\n",
 )
 def test_random_patterns_against_python(begin: str, looks: list[str], body: str, end: str) -> None:
     pattern = begin + "".join(looks) + body + end
-    if any(found(pattern, text) for text in TEXTS):
-        agree(pattern, TEXTS)
-        return
     try:
         agree(pattern, TEXTS)
     except Unwritable as ex:
-        if not str(ex).startswith("matches nothing"):
+        if str(ex).startswith("matches nothing"):
+            assert not any(found(pattern, text) for text in TEXTS), pattern
+        elif "too complex" not in str(ex):
             raise
 
 

@@ -7,11 +7,13 @@ from itertools import combinations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from offgrid.grammar.document import SchemaError
+from offgrid.grammar.document import Document, SchemaError
 from offgrid.grammar.schema import parse_schema
-from offgrid.grammar.simplify import MAX_LOOKING_AHEAD
+from offgrid.grammar.simplify import MAX_LOOKING_AHEAD, simplify
 
 TEXT = {"type": "string"}
 CLOSED = {"type": "object", "properties": {"a": {}, "b": TEXT}, "additionalProperties": False}
@@ -111,6 +113,48 @@ def test_the_meaning_stays(schema: dict[str, Any], simple: dict[str, Any]) -> No
     for instance in INSTANCES:
         wanted = Draft202012Validator(schema).is_valid(instance)
         assert Draft202012Validator(readable).is_valid(instance) == wanted, instance
+
+
+def schemas(depth: int) -> st.SearchStrategy[Any]:
+    """Schemas of the keywords that are rewritten and of those beside them."""
+    leaf = st.sampled_from([True, False, {}, TEXT, {"enum": ["a", 1]}, {"const": "b"}, {"not": {}},
+                            {"type": "integer"}, {"minLength": 1}, {"type": ["object", "string"]},
+                            {"pattern": "^[ab]$"}, {"enum": []}, {"minItems": 0}])  # fmt: skip
+    if not depth:
+        return leaf
+    one = schemas(depth - 1)
+    names = st.sampled_from(NAMES)
+    some = st.lists(names, max_size=2)
+    count = st.integers(0, 3)
+    words: dict[str, st.SearchStrategy[Any]] = {
+        **dict.fromkeys(("not", "if", "then", "else", "contains", "propertyNames", "items",
+                         "additionalProperties", "unevaluatedProperties", "unevaluatedItems"), one),
+        **dict.fromkeys(("anyOf", "allOf", "prefixItems"), st.lists(one, min_size=1, max_size=2)),
+        **dict.fromkeys(("minContains", "maxContains", "minItems", "maxItems", "minProperties",
+                         "maxProperties"), count),
+        **dict.fromkeys(("properties", "dependentSchemas"),
+                        st.dictionaries(names, one, max_size=2)),
+        "dependentRequired": st.dictionaries(names, some, max_size=2),
+        "required": some,
+        "uniqueItems": st.booleans(),
+        "type": st.sampled_from(["object", "array", "string", ["object", "array"]]),
+    }  # fmt: skip
+    chosen = st.lists(st.sampled_from([*words]), min_size=1, max_size=4, unique=True)
+    return chosen.flatmap(lambda keys: st.fixed_dictionaries({key: words[key] for key in keys}))
+
+
+@given(schemas(2))
+def test_the_meaning_of_random_schemas_stays(schema: dict[str, Any]) -> None:
+    result = json.loads(json.dumps(schema))
+    simplify(Document(result))
+    if '"unevaluated' in json.dumps(result):
+        return  # it is refused: what is evaluated depends on keywords that were removed
+    readable = json.loads(
+        json.dumps(result).replace("(?s:.)", "[\\\\s\\\\S]").replace("[^]", "[\\\\s\\\\S]")
+    )
+    before, after = Draft202012Validator(schema), Draft202012Validator(readable)
+    for instance in INSTANCES:
+        assert after.is_valid(instance) == before.is_valid(instance), (instance, result)
 
 
 def test_the_number_of_patterns_with_look_aheads_is_limited() -> None:
