@@ -110,8 +110,9 @@ class _Simplifier:
     def __init__(self, document: Document) -> None:
         self.changed = False
         self._document = document
-        self._dynamic = any("$dynamicRef" in node for _, node in document.nodes)
-        self._recursive = any("$recursiveRef" in node for _, node in document.nodes)
+        words = {word for _, node in document.nodes for word in node}
+        self._dynamic = "$dynamicRef" in words
+        self._recursive = "$recursiveRef" in words
         self._looking: set[str] = set()
         self._all: dict[int, bool] = {}
         self._none: dict[int, bool] = {}
@@ -249,10 +250,11 @@ class _Simplifier:
         """
         if "unevaluatedProperties" in node:
             others = node["unevaluatedProperties"]
-            if not (self._allows_all(others) or "additionalProperties" in node):
-                if not alone:
+            if "additionalProperties" not in node:
+                if alone:
+                    node["additionalProperties"] = others  # true: the client wants it open
+                elif not self._allows_all(others):
                     return
-                node["additionalProperties"] = others
             del node["unevaluatedProperties"]
         if "unevaluatedItems" in node:
             others, items = node["unevaluatedItems"], node.get("items")

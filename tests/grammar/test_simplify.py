@@ -54,6 +54,8 @@ SAME: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"properties": {"a": TEXT}, "unevaluatedProperties": False},
      {"properties": {"a": TEXT}, "additionalProperties": False}),
     ({"anyOf": [CLOSED], "unevaluatedProperties": {}}, {"anyOf": [CLOSED]}),
+    ({"properties": {"a": TEXT}, "unevaluatedProperties": True},
+     {"properties": {"a": TEXT}, "additionalProperties": True}),
     ({"minProperties": 0, "properties": {"a": {}}}, {"properties": {"a": {}}}),
     ({**CLOSED, "required": ["a"], "minProperties": 1, "maxProperties": 2},
      {**CLOSED, "required": ["a"]}),
