@@ -8,13 +8,13 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from support import STARTER, Json, Stream, chat_body, eventually, request
+from support import STARTER, TIMEOUT, Json, Stream, chat_body, eventually, request
 from transcripts import THINKS, WEATHER
 
 from offgrid.api.chat.choice import Choice
 from offgrid.chat.dialect import Dialect
 from offgrid.chat.parser import AnswerEvent, CallStart, Content, Reasoning
-from offgrid.engine.protocol import Delta
+from offgrid.engine.protocol import Delta, GenerationRequest, PromptPart
 from offgrid.server import Server
 
 CHAT = "/v1/chat/completions"
@@ -89,6 +89,27 @@ def test_a_stop_string_ends_a_generation_without_limit(server: Server, stream: b
             assert " " not in (choice["message"]["content"] or "")
     engine = server.pool.engine(STARTER)
     eventually(lambda: not engine.requests.pending(), "nothing is generated any more")
+
+
+def test_the_worker_ends_one_choice_of_a_request(server: Server) -> None:
+    parts = (PromptPart("Once upon a time", True),)
+    wanted = GenerationRequest(parts=parts, n=2, max_tokens=1900, ignore_eos=True)
+    generation = server.pool.engine(STARTER).submit(wanted, lambda: True)
+    lengths = [0, 0]
+    ends: list[str | None] = [None, None]
+    while ends[0] is None:
+        for delta in generation.next(TIMEOUT) or ():
+            lengths[delta.choice] = delta.completion_tokens
+            ends[delta.choice] = delta.finish_reason
+        generation.end(0)
+    assert ends == ["stop", None]
+    assert lengths[0] < 1900
+    before = lengths[1]
+    while lengths[1] <= before:
+        for delta in generation.next(TIMEOUT) or ():
+            assert delta.choice == 1
+            lengths[1] = delta.completion_tokens
+    generation.cancel()
 
 
 TEMPLATE = THINKS + "{% if tools %}<tool_call>{% for t in tools %}{{ t }}{% endfor %}{% endif %}"
