@@ -8,16 +8,16 @@ texts that do not begin with ``A`` are written as a further pattern; see
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
-
-from llguidance import regex_to_lark
 
 from offgrid.grammar.regular import MAX_LENGTH, Language, Unwritable, read
 
 MAX_LOOK_AHEADS = 8
 """Look-aheads of one pattern."""
 _ANY = "(?s:.*)"
+_ESCAPED = re.compile(r"(\\[^\n\r\t])|\\?[/\n\r\t]")
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def lark_terminal(pattern: str) -> str:
 
 def _terminal(pattern: str) -> str:
     ahead, rest = _split(pattern)
-    parts = [f"/(?:{regex_to_lark(rest, '')})/"]
+    parts = [f"/(?:{_in_slashes(rest)})/"]
     for look in ahead:
         seen = " | ".join(map(_seen, _alternatives(look.text)))
         parts.append(f"~({seen})" if look.negative else f"({seen})")
@@ -121,7 +121,13 @@ def _seen(pattern: str) -> str:
             "has an anchor in the middle of a look-ahead; only ^ at its beginning and $ at its end"
             " are supported"
         )
-    return f"/(?:{regex_to_lark(text, '')}){'' if ends else _ANY}/"
+    return f"/(?:{_in_slashes(text)}){'' if ends else _ANY}/"
+
+
+def _in_slashes(pattern: str) -> str:
+    """Return a regular expression as it is written between slashes in Lark."""
+    written = {"/": "\\/", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+    return _ESCAPED.sub(lambda found: found[1] or written[found[0][-1]], pattern)
 
 
 # --- splitting --------------------------------------------------------------------------------

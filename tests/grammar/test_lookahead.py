@@ -184,5 +184,6 @@ def test_terminals_of_lark() -> None:
     assert lark_terminal(DECIMAL) == r"/(?:[+-]?0*\d*\.?\d*$)/ & ~(/(?:[-+.]*)/)"
     written = lark_terminal("^(?=a/|b\\$)c|d")
     assert written == r"/(?:c)/ & (/(?:a\/)(?s:.*)/ | /(?:b\$)(?s:.*)/) | /(?:d)/"
+    assert lark_terminal("(?!a)\\/[/\\\\/]\n\\\n") == r"/(?:\/[\/\\\/]\n\n)/ & ~(/(?:a)(?s:.*)/)"
     with pytest.raises(Unwritable, match="anchor in the middle"):
         lark_terminal("(?!a$b)c")
