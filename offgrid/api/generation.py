@@ -206,6 +206,12 @@ class GenerationGroup:
         for _, generation in self._active:
             generation.listener = self._listener
 
+    def end(self, index: int) -> None:
+        """Let the engine end a choice now; the index counts as in :meth:`deltas`. Its last delta
+        follows, possibly after others that were on their way. Never waits."""
+        prompt, choice = divmod(index, self.n)
+        self._accepted[prompt].end(choice)
+
     def cancel(self) -> None:
         """Cancel running generations and drop prompts not yet submitted. Idempotent."""
         self._to_come.clear()

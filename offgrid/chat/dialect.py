@@ -89,6 +89,11 @@ class Dialect:
         return None if reasoning is None else (reasoning.begin.strip(), reasoning.end.strip())
 
     @property
+    def reasons(self) -> bool:
+        """Whether answers may contain more than content: reasoning, or messages in channels."""
+        return self.form.reasoning is not None or self.form.channels is not None
+
+    @property
     def template(self) -> ChatTemplate:
         """The model's template."""
         return self._template

@@ -184,9 +184,12 @@ class LookUp(msgspec.Struct, frozen=True, tag=True):
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):
-    """Idempotent. An unknown id is no error, because the request may just have ended."""
+    """Cancel a request, of which no further event comes, or end one ``choice`` of it, whose last
+    delta follows. Idempotent. An unknown id is no error, because the request may just have ended.
+    """
 
     id: int
+    choice: int | None = None
 
 
 class Ping(msgspec.Struct, frozen=True, tag=True):

@@ -14,8 +14,10 @@ from offgrid.grammar.checked import CheckedSchema
 from offgrid.grammar.document import Json
 from offgrid.grammar.gbnf import GbnfError, gbnf_to_lark
 from offgrid.grammar.lark import lark_rules
+from offgrid.grammar.lookahead import begins_with_look_ahead, lark_terminal
 from offgrid.grammar.options import ANSWER_OPTIONS, NO_FORCING
 from offgrid.grammar.pattern import MAX_REPETITION, repetition
+from offgrid.grammar.regular import Unwritable
 from offgrid.grammar.rules import TooTangled, endless_rule
 from offgrid.grammar.schema import MAX_SOURCE as MAX_SCHEMA
 
@@ -88,6 +90,11 @@ def _from_gbnf(source: str) -> str:
 def _from_regex(source: str) -> str:
     if repetition(source) > MAX_REPETITION:
         raise GrammarError("it repeats too much")
+    if begins_with_look_ahead(source):
+        try:
+            return f"start: TEXT\nTEXT: {lark_terminal(source)}"
+        except Unwritable as ex:
+            raise GrammarError(f"it {ex}") from None
     (compiled,) = json.loads(grammar_from("regex", source))["grammars"]
     return str(compiled["lark_grammar"])
 

@@ -10,9 +10,14 @@ from urllib.parse import unquote
 Path = tuple[str | int, ...]
 Json = dict[str, Any]
 
-_ONE = ("items", "additionalProperties", "additionalItems", "contains", "not", "if", "then", "else")
+_ONE = (
+    "items", "additionalProperties", "additionalItems", "contains", "not", "if", "then", "else",
+    "propertyNames", "unevaluatedItems", "unevaluatedProperties",
+)  # fmt: skip
 _MANY = ("anyOf", "oneOf", "allOf", "prefixItems", "items")
-_NAMED = ("properties", "patternProperties", "$defs", "definitions")
+_NAMED = (
+    "properties", "patternProperties", "$defs", "definitions", "dependentSchemas", "dependencies",
+)  # fmt: skip
 _INDEX = re.compile(r"\d{1,9}")
 _SHOWN = 300
 """Characters of a pointer that a message shows."""
@@ -85,7 +90,7 @@ class Document:
         while at < len(self.nodes):  # The list grows: references lead to further schemas.
             path, node = self.nodes[at]
             at += 1
-            if "$ref" in node:
+            if node.get("$ref") is not None:
                 self._collect(*self.resolve(node["$ref"], path))
 
     def _collect(self, path: Path, node: Any) -> None:
@@ -99,7 +104,7 @@ class Document:
             id_ = node.get("$id")
             if path and isinstance(id_, str) and id_[:1] != "#":
                 self._other_base = path
-            for name in (node.get("$anchor"), _fragment(id_)):
+            for name in (node.get("$anchor"), node.get("$dynamicAnchor"), _fragment(id_)):
                 if isinstance(name, str):
                     self._anchors[name] = (path, node)
             inner = list(children(node))

@@ -93,14 +93,16 @@ def _class(pattern: str, at: int) -> tuple[int, str]:
     parts = ["["]
     at += 1
     others = False
+    wide = pattern.startswith("^", at)
     while at < len(pattern) and pattern[at] != "]":
         character = pattern[at]
         code = _CODE.match(pattern, at)
+        wide = wide or character == "\0" or (code is not None and _is_nul(code))
         dash = character == "-" and len(parts) > 1 and pattern[at + 1 : at + 2] != "]"
         others = others or not (dash or _asks_for_control(pattern, at))
         if code or character == "\\":
             text = code[0] if code else pattern[at : at + 2]
-            parts.append("\\x08" if text == "\\b" else text)
+            parts.append({"\\b": "\\x08", "\\0": "\\x00"}.get(text, text))
             at += len(text)
             continue
         again = character == "-" and parts[-1] == "-"
@@ -110,7 +112,15 @@ def _class(pattern: str, at: int) -> tuple[int, str]:
         raise PatternError("does not end: unclosed character class")
     if not others:
         raise PatternError(_CONTROL)
-    return at + 1, "".join(parts) + "]"
+    text = "".join(parts) + "]"
+    # From a class with all control characters but without quote or backslash, the compiler makes
+    # one with both, escaped. No string of an answer contains U+0001, so the class need not.
+    return at + 1, f"[{text}&&[^\\x01]]" if wide else text
+
+
+def _is_nul(code: re.Match[str]) -> bool:
+    digits = code[1] or code[2] or code[3]
+    return int(digits, 16) == 0 if digits else code[4] == "0"
 
 
 def _asks_for_control(pattern: str, at: int) -> bool:

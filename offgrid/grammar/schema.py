@@ -20,6 +20,7 @@ from typing import Any
 from offgrid.grammar.document import Document, Json, Path, SchemaError, children
 from offgrid.grammar.pattern import MAX_REPETITION, PatternError, repetition, rust_pattern
 from offgrid.grammar.satisfiable import forbid_endless
+from offgrid.grammar.simplify import simplify
 
 MAX_SOURCE = 256 * 1024
 """Bytes of a schema's text in UTF-8."""
@@ -64,7 +65,8 @@ _UNSUPPORTED = frozenset({
     "propertyNames", "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedItems",
     "unevaluatedProperties", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$recursiveAnchor",
 })  # fmt: skip
-"""Refused in every draft, because a client that sends them expects them to be enforced."""
+"""Refused in every draft, because a client that sends them expects them to be enforced. Only those
+are left that ask for something: see :mod:`offgrid.grammar.simplify`."""
 _FORMATS = frozenset({
     "date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid",
 })  # fmt: skip
@@ -111,6 +113,8 @@ def parse_schema(source: str) -> Json:
         raise SchemaError("x-guidance is not supported", ("x-guidance",))
     _check_parts(schema)
     document = Document(schema)
+    if simplify(document):
+        document = Document(schema)
     for path, node in document.nodes:
         _check_words(path, node, document.children(node))
     _check_nesting(document)
@@ -194,8 +198,6 @@ def _inner(node: Any) -> Iterable[Any]:
 def _check_words(path: Path, node: Json, inner: list[tuple[Path, Any]]) -> None:
     """Check that keywords are supported and have values of the right types."""
     unsupported = sorted(_UNSUPPORTED & node.keys())
-    if node.get("uniqueItems") is False:
-        unsupported.remove("uniqueItems")
     if unsupported:
         raise SchemaError(f"unsupported keywords: {json.dumps(unsupported)}", path)
     for keyword, value in node.items():
@@ -319,8 +321,6 @@ def _is_control(character: str) -> bool:
 def _adapt(path: Path, node: Json) -> None:
     """Rewrite keywords that the compiler interprets differently, keeping their meaning."""
     node.pop("$schema", None)  # The compiler would ignore keywords unknown to that draft.
-    if node.get("uniqueItems") is False:
-        del node["uniqueItems"]
     if not isinstance(node.get("items"), list):
         node.pop("additionalItems", None)  # The compiler would ignore prefixItems beside it.
     try:

@@ -40,8 +40,8 @@ def read_choices(
     With ``whole``, deltas are yielded only after their generation has ended, so that no thread
     wakes per token.
 
-    A choice may end before its generation does (``parallel_tool_calls``). Its later deltas are
-    ignored, and the generation is cancelled at the end of the response.
+    A choice may end before the engine ends it (a stop string in the content,
+    ``parallel_tool_calls``). Then the engine is told to end it, and its later deltas are ignored.
     """
     source: Iterator[tuple[int, Delta] | Signal | None]
     source = group.by_prompt() if whole and not prompt.may_end_early else group.deltas()
@@ -54,7 +54,10 @@ def read_choices(
         if choices[index].finish_reason is not None:
             continue
         total.add(index, delta)
-        yield index, delta, choices[index].read(delta)
+        events = choices[index].read(delta)
+        if choices[index].finish_reason is not None and delta.finish_reason is None:
+            group.end(index)
+        yield index, delta, events
         if all(choice.finish_reason is not None for choice in choices):
             return
 

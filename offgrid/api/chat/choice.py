@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from offgrid.chat.parser import AnswerEvent, AnswerParser, Content
+from offgrid.chat.parser import AnswerEvent, AnswerParser, CallStart, Content
 from offgrid.engine.protocol import Delta
 from offgrid.sampling import TextStream
 
 
 class Choice:
     """One choice while it is generated.
+
+    Args:
+        parser: parses the text that the engine generates.
+        stops: stop strings that act on content, but neither on reasoning nor on calls. Empty if the
+            engine looks for them in the whole text.
 
     Attributes:
         finish_reason: None until the choice ends.
@@ -19,6 +24,10 @@ class Choice:
         self._parser = parser
         self._content = TextStream(stops) if stops else None
         self._stops = stops
+        self._is_fresh = True
+        """Whether no content was read since the last reasoning or call."""
+        self._called = False
+        """Whether a call has begun, before any stop string."""
         self.finish_reason: str | None = None
         self.reasoning_tokens = 0
 
@@ -30,25 +39,33 @@ class Choice:
         events = self._heed_stops(self._parser.feed(delta.text))
         if thinking or self._parser.thinking:
             self.reasoning_tokens = delta.completion_tokens
-        if self._content is not None and self._content.finished:
-            self.finish_reason = "stop"
-        elif delta.finish_reason is not None or self._parser.done:
+        if not self._stopped and (delta.finish_reason is not None or self._parser.done):
             events += self._heed_stops(self._parser.finish())
             events += self._rest()
             self.finish_reason = delta.finish_reason or "stop"
-            if self.finish_reason == "stop" and self._parser.calls:
-                self.finish_reason = "tool_calls"
+        if self._stopped:
+            self.finish_reason = "stop"
+        if self.finish_reason == "stop" and self._parser.calls and self._called:
+            self.finish_reason = "tool_calls"
         return events
 
+    @property
+    def _stopped(self) -> bool:
+        """Whether a stop string was met."""
+        return self._content is not None and self._content.finished
+
     def _heed_stops(self, events: list[AnswerEvent]) -> list[AnswerEvent]:
-        """Cut content before a stop string; hold back text that may become one until a call."""
-        if self._content is None:
-            return events
+        """Cut content before a stop string; hold back text that may become one until reasoning or a
+        call follows."""
         heeded: list[AnswerEvent] = []
         for event in events:
-            if self._content.finished:
+            if self._stopped:
                 break
-            if isinstance(event, Content):
+            self._called = self._called or isinstance(event, CallStart)
+            if self._content is None:
+                heeded.append(event)
+            elif isinstance(event, Content):
+                self._is_fresh = False
                 text = self._content.feed(event.text.encode())
                 heeded += [Content(text)] if text else []
             else:
@@ -56,8 +73,9 @@ class Choice:
         return heeded
 
     def _rest(self) -> list[AnswerEvent]:
-        """Return the content that was held back."""
-        if self._content is None or self._content.finished:
+        """Return the content that was held back: no stop string reaches beyond it."""
+        if self._content is None or self._is_fresh or self._stopped:
             return []
         text, self._content = self._content.flush(), TextStream(self._stops)
+        self._is_fresh = True
         return [Content(text)] if text else []

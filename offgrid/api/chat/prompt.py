@@ -80,22 +80,20 @@ class ChatPrompt:
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Stop strings that the engine may look for anywhere in the answer.
-
-        If calls must follow their schemas, no stop string may cut one, so :class:`Choice` looks for
-        stop strings in content only.
-        """
-        return () if self._guards_calls else self.request.stops
+        """Stop strings that the engine may look for anywhere in the answer."""
+        return () if self._content_stops else self.request.stops
 
     @property
-    def _guards_calls(self) -> bool:
-        return self.offers_tools and self.constrained
+    def _content_stops(self) -> tuple[str, ...]:
+        """Stop strings that :class:`Choice` looks for in the content. Only the parser can tell it
+        from reasoning and calls, so the engine looks for them only if there are neither."""
+        plain = not self._dialect.reasons and not self.offers_tools
+        return () if plain else self.request.stops
 
     @property
     def may_end_early(self) -> bool:
         """Whether a choice can end before its generation does."""
-        stopped = self._guards_calls and bool(self.request.stops)
-        return stopped or (self.offers_tools and not self._offer.parallel)
+        return bool(self._content_stops) or (self.offers_tools and not self._offer.parallel)
 
     def choices(self) -> list[Choice]:
         """Return the choices of the answer, all empty."""
@@ -107,7 +105,7 @@ class ChatPrompt:
                     constrained=self.constrained,
                     max_calls=0 if self._offer.parallel else 1,
                 ),
-                self.request.stops if self._guards_calls else (),
+                self._content_stops,
             )
             for _ in range(self.request.n)
         ]

@@ -96,11 +96,13 @@ class Hooks:
             :class:`~offgrid.engine.client.readiness.Readiness`.
         close: forgets the request and releases its places.
         cancel: tells the worker to cancel the request with this id.
+        end: tells the worker to end a choice, given the id and the choice's index.
     """
 
     lock: threading.RLock
     close: Callable[[Pending], None]
     cancel: Callable[[int], None]
+    end: Callable[[int, int], None]
 
 
 class Pending(ABC):
@@ -336,6 +338,11 @@ class Generation(Pending):
         if self.finished:
             self._close()
         return deltas or None
+
+    def end(self, choice: int) -> None:
+        """Let the worker end one choice; its last delta follows. Never waits: if the pipe is full,
+        the choice goes on. Harmless after its end."""
+        self._hooks.end(self.id, choice)
 
     def wait_accepted(self, alive: Callable[[], bool]) -> None:
         """Wait until the worker accepts the prompt.

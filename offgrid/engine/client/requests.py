@@ -70,6 +70,7 @@ class Requests(Listener):
             readiness.lock,
             lambda pending: self.forget(pending),
             lambda id: self.send_cancel(id),
+            self.send_end,
         )
         self._readiness = readiness
         self._lock = readiness.lock
@@ -189,6 +190,16 @@ class Requests(Listener):
                 process.send(Cancel(id))
         except EngineFault:
             log.debug("cancel of request %d: no worker", id)
+
+    def send_end(self, id: int, choice: int) -> None:
+        """Tell the worker to end a choice. The thread that reads the worker's events calls this, so
+        it must not wait for the pipe: if the pipe is full, the choice goes on."""
+        process = self._readiness.process
+        try:
+            if process is not None:
+                process.send(Cancel(id, choice), wait=False)
+        except EngineFault:
+            log.debug("end of a choice of request %d: no worker", id)
 
     def forget(self, pending: Pending) -> None:
         """Forget a request that was closed, and release its places."""

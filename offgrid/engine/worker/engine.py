@@ -73,7 +73,7 @@ class Engine:
         self._images = Images(model, self.scheduler, self._failures, self._outbox)
         self.embedder = Embedder(model, emit)
         self._preparer = Preparer(model)
-        self._inbox: deque[Prepared | EmbeddingJob | int] = deque()
+        self._inbox: deque[Prepared | EmbeddingJob | int | tuple[int, int]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
         self._expecting = expecting
@@ -107,6 +107,11 @@ class Engine:
         """Remove a request at the next step, whatever its status. Unknown ids are ignored."""
         self._post(id)
 
+    def end(self, id: int, choice: int) -> None:
+        """End one choice of a request at the next step, as if the model had ended its answer.
+        Unknown ids, and choices that have ended, are ignored."""
+        self._post((id, choice))
+
     def nudge(self) -> None:
         """Make the loop check again whether more requests are expected."""
         with self._wake:
@@ -118,7 +123,7 @@ class Engine:
             self._stopping = True
             self._wake.notify()
 
-    def _post(self, item: Prepared | EmbeddingJob | int) -> None:
+    def _post(self, item: Prepared | EmbeddingJob | int | tuple[int, int]) -> None:
         with self._wake:
             self._inbox.append(item)
             self._wake.notify()
@@ -239,6 +244,9 @@ class Engine:
                 self.scheduler.submit(item.sequences)
             elif isinstance(item, EmbeddingJob):
                 self.embedder.submit(item)
+            elif isinstance(item, tuple):
+                for sequence in self.scheduler.cancel(*item):
+                    self._outbox.add(sequence.end())
             else:
                 self._drop(item)
 

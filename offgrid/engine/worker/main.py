@@ -191,17 +191,21 @@ class Worker:
                     self._inputs(command) if isinstance(command, Embed) else command
                 )
             elif isinstance(command, Cancel):
-                self._cancel(command.id)
+                self._cancel(command)
             elif isinstance(command, Ping):
                 self._writer.send(self._pong(command.number))
 
-    def _cancel(self, id: int) -> None:
+    def _cancel(self, command: Cancel) -> None:
         with self._lock:
-            if id in self._pending:
-                self._pending.discard(id)
+            if command.choice is None and command.id in self._pending:
+                self._pending.discard(command.id)
                 return
-        if self._engine is not None:
-            self._engine.cancel(id)
+        if self._engine is None:
+            return
+        if command.choice is None:
+            self._engine.cancel(command.id)
+        else:
+            self._engine.end(command.id, command.choice)
 
     def _pong(self, number: int) -> Pong:
         engine = self._engine

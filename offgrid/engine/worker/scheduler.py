@@ -44,6 +44,8 @@ class Schedulable(Protocol):
     """The part of a sequence that the scheduler uses."""
 
     request_id: int
+    choice: int
+    """Which of the request's choices it is."""
     status: Status
     """Set by the scheduler alone."""
     slot: int
@@ -364,14 +366,20 @@ class Scheduler(Generic[S]):
         self._held_back = True
         self.waiting.appendleft(sequence)
 
-    def cancel(self, request_id: int) -> None:
-        """End every sequence of a request."""
-        for sequence in self.waiting:
-            if sequence.request_id == request_id:
+    def cancel(self, request_id: int, choice: int | None = None) -> list[S]:
+        """End every sequence of a request, or only that of one choice; return those ended."""
+        ended = [
+            sequence
+            for sequence in (*self.waiting, *self.running)
+            if sequence.request_id == request_id and (choice is None or sequence.choice == choice)
+        ]
+        for sequence in ended:
+            if sequence.status is Status.WAITING:
                 sequence.status = Status.FINISHED
+            else:
+                self.release(sequence)
         self.waiting = deque(s for s in self.waiting if s.status is Status.WAITING)
-        for sequence in [s for s in self.running if s.request_id == request_id]:
-            self.release(sequence)
+        return ended
 
     def counts(self) -> tuple[int, int]:
         """Return how many running sequences decode, and how many have tokens to prefill."""

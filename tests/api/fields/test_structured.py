@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 from openai import BadRequestError, LengthFinishReasonError, OpenAI
 from pydantic import BaseModel, Field
 from support import STARTER, Stream, chat_body, endless, eventually, request, text_of
@@ -384,6 +385,48 @@ def test_stop_strings_end_content_beside_calls_under_a_grammar(base_url: str) ->
     assert answer["finish_reason"] == "stop"
     with Stream(base_url, CHAT, {**body, "stop": [stop], "stream": True}) as opened:
         assert text_of(list(opened.events())) == text[: text.index(stop)]
+
+
+ORDER: dict[str, Any] = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "properties": {
+        "email": {"type": "string", "format": "email", "maxLength": 16, "pattern": (
+            r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]"
+            r"@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$")},
+        "price": {"anyOf": [
+            {"type": "number"},
+            {"type": "string", "maxLength": 8, "pattern": r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"}]},
+        "counts": {"type": "object", "propertyNames": {"type": "string", "enum": ["a", "b"]},
+                   "additionalProperties": {"type": "integer", "minimum": 0, "maximum": 9},
+                   "required": ["a"]},
+        "tags": {"type": "array", "items": {"enum": ["x", "y"]}, "maxItems": 1,
+                 "uniqueItems": True, "required": None},
+    },
+    "required": ["email", "price", "counts", "tags"],
+    "additionalProperties": False,
+    "propertyNames": {"type": "string"},
+    "unevaluatedProperties": True,
+}  # fmt: skip
+"""A schema as zod and pydantic write them."""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_schemas_of_libraries_end_to_end(base_url: str, seed: int) -> None:
+    body = chat_body("Order it.", seed=seed, temperature=1.5, max_tokens=400)
+    answer = request(base_url, "POST", CHAT, {**body, "response_format": named(ORDER)})
+    assert answer.status == 200, answer.json
+    tool = {"name": "order", "strict": True, "parameters": ORDER}
+    call = request(base_url, "POST", CHAT, {
+        **body, "tools": [{"type": "function", "function": tool}], "tool_choice": "required",
+        "parallel_tool_calls": False})  # fmt: skip
+    assert call.status == 200, call.json
+    (choice,), (called,) = answer.json["choices"], call.json["choices"]
+    (function,) = called["message"]["tool_calls"]
+    checked = {**ORDER, "properties": {**ORDER["properties"], "tags": {"type": "array"}}}
+    for text in (choice["message"]["content"], function["function"]["arguments"]):
+        assert not [*Draft202012Validator(checked).iter_errors(json.loads(text))], text
+        assert json.loads(text)["tags"] in ([], ["x"], ["y"])
 
 
 def test_a_call_truncated_at_its_start_is_not_content(base_url: str) -> None:

@@ -246,7 +246,8 @@ def test_forms_of_text(base_url: str) -> None:
         ({"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}},
          "text.format.schema"),
         ({"tools": [{**ADD, "strict": True, "parameters": {
-            "type": "object", "properties": {"a": {"not": {}}}}}]}, "tools[0].parameters"),
+            "type": "object", "properties": {"a": {"uniqueItems": True}}}}]},
+         "tools[0].parameters"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("streamed", [False, True])

@@ -38,7 +38,13 @@ class Kept:
     def __init__(self) -> None:
         self.closed: list[Pending] = []
         self.cancelled: list[int] = []
-        self.hooks = Hooks(threading.RLock(), self.closed.append, self.cancelled.append)
+        self.ended: list[tuple[int, int]] = []
+        self.hooks = Hooks(
+            threading.RLock(),
+            self.closed.append,
+            self.cancelled.append,
+            lambda id, choice: self.ended.append((id, choice)),
+        )
 
 
 @pytest.fixture
@@ -49,6 +55,15 @@ def kept() -> Kept:
 def generation(kept: Kept, ended: Callable[[], None] = lambda: None, **fields: Any) -> Generation:
     request = GenerationRequest(parts=(PromptPart("Once", True),), **fields)
     return Generation("key", Submit(1, request), 1, kept.hooks, ended)
+
+
+def test_a_choice_is_ended_without_ending_the_request(kept: Kept) -> None:
+    one = generation(kept, n=2)
+    one.end(1)
+    assert kept.ended == [(1, 1)]
+    assert not kept.closed
+    assert not kept.cancelled
+    assert not one.finished
 
 
 def test_the_life_of_a_generation(kept: Kept) -> None:

@@ -57,6 +57,25 @@ def test_cancel_in_the_queue_in_prefill_and_in_the_stream(run: Run, model: Model
     assert not any(isinstance(event, Failed) for event in run.events)
 
 
+def test_a_choice_is_ended_alone(run: Run) -> None:
+    """In the stream, in the queue and unknown; its last delta comes, the others go on."""
+    id = run.submit("Once upon", n=5, max_tokens=20, ignore_eos=True)
+    run.engine.step()
+    assert [s.choice for s in run.engine.scheduler.waiting] == [4]
+    for choice in (1, 4, 9):
+        run.engine.end(id, choice)
+    run.engine.end(id + 1, 0)
+    run.engine.step()
+    assert {s.choice for s in run.engine.scheduler.running} == {0, 2, 3}
+    assert not run.engine.scheduler.waiting
+    run.finish()
+    last = {e.choice: e for e in run.events if isinstance(e, Delta) and e.finish_reason}
+    lengths = [(last[n].finish_reason, last[n].completion_tokens) for n in range(5)]
+    assert lengths == [
+        ("length", 20), ("stop", 1), ("length", 20), ("length", 20), ("stop", 0),
+    ]  # fmt: skip
+
+
 def test_streams_continue_during_a_long_prefill(run: Run) -> None:
     first = run.submit("Once upon", max_tokens=60, ignore_eos=True)
     run.engine.step()

@@ -247,6 +247,12 @@ ws ::= | " " | "\n" [ \t]{0,20}
         ("json_schema", {"type": "string", "pattern": "^[\\x01b-]?[-]$"}, ['"b-"', '"--"', '"-"'],
          ['"a-"']),
         ("json_schema", {"type": "string", "pattern": "^[+--]$"}, ['"+"', '","'], ['"."']),
+        ("json_schema", {"type": "string", "pattern": "^[^\"]*$"}, ['"a"', '"\\\\"', '"\\n"'],
+         ['"\\""']),
+        ("json_schema", {"type": "string", "pattern": "^[^-\\\\]*$"}, ['"a"', '"\\""'],
+         ['"\\\\"', '"-"']),
+        ("json_schema", {"type": "string", "pattern": "^[\\0-!-]$"}, ['"\\n"', '"!"', '"-"'],
+         ['"\\""', '"\\\\"']),
         ("json_schema", {"type": "string", "pattern": "^[^]$"}, ['"a"', '"\\n"'], ['""']),
         ("json_schema", {"$ref": "#/x/y", "x": {"y": {"type": "string", "format": "password"}}},
          ['"a"'], ["1"]),
@@ -273,6 +279,93 @@ def test_texts_that_a_grammar_allows(
         assert not accepts(matcher, model, text), text
 
 
+EMAIL = (
+    r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]"
+    r"@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
+)
+DECIMAL = r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$"
+LOOKING_AHEAD = [
+    EMAIL, DECIMAL, "^(?!x-)", "^(?=.*[A-Z])(?=.*\\d).{3,8}$", "(?!ab)[ab]+$", "(?=a.*b)(?!.*c)",
+    "^(?!.*(?:aab|acb|null))[^x]*$",
+    "^a(?!a|b$)", '^(?!["\\\\])[^a]*$', "^(?!(?:null|true)$)[a-z]{4}$", "^(?!a)b|c",
+]  # fmt: skip
+WORDS = ["a@b.co", ".a@b.co", "a..b@c.de", "-1.50", "-", ".", "x-y", "xy", "aB3", "ab3", "aab",
+         "ab", "null", "nulls", "zero", 'b"', '"b', "\\", "b\\c\n", "c", "a\nb", "acb",
+         ""]  # fmt: skip
+
+
+def matched(pattern: str, text: str) -> bool:
+    """Whether a pattern is found in a text; its dollar stands only for the end of the text."""
+    return re.search(pattern.replace("$", r"\Z"), text, re.ASCII) is not None
+
+
+@pytest.mark.parametrize("pattern", LOOKING_AHEAD)
+def test_look_aheads_in_patterns_mean_what_they_mean_in_python(
+    grammars: Grammars, model: Model, pieces: list[bytes], pattern: str
+) -> None:
+    value = make(grammars, "json_schema", {"type": "string", "pattern": pattern})
+    name = make(grammars, "json_schema", {
+        "type": "object", "patternProperties": {pattern: {"const": 1}},
+        "additionalProperties": False})  # fmt: skip
+    for word in WORDS:
+        text = json.dumps(word)
+        assert accepts(value, model, text) == matched(pattern, word), word
+        assert accepts(name, model, f"{{{text}:1}}") == matched(pattern, word), word
+    ended = 0
+    for seed in range(30):
+        text = wander(value, model, pieces, random.Random(seed))
+        if text is not None:
+            assert matched(pattern, json.loads(text)), text
+            ended += 1
+    assert ended > 3
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *LOOKING_AHEAD[:4],
+        "(?!ab)[ab]+",
+        "(?=a.*b)(?!.*c)(?s:.*)",
+        "(?!a)[ab]|(?!c)[cd]",
+        "(?=a)(ab)?",
+    ],
+)
+def test_look_aheads_in_regular_expressions(
+    grammars: Grammars, model: Model, pieces: list[bytes], pattern: str
+) -> None:
+    matcher = make(grammars, "regex", pattern)
+    whole = re.compile(pattern.replace("$", r"\Z"))
+    for word in WORDS:
+        assert accepts(matcher, model, word) == (whole.fullmatch(word) is not None), word
+    for seed in range(10):
+        text = wander(matcher, model, pieces, random.Random(seed))
+        assert text is None or whole.fullmatch(text) is not None
+
+
+def wander(
+    matcher: Matcher, model: Model, pieces: list[bytes], rng: random.Random, steps: int = 60
+) -> str | None:
+    """A random answer of a matcher; None if it has not ended after some tokens."""
+    matcher = matcher.copy()
+    text = b""
+    for _ in range(steps):
+        found = allowed(matcher, model.n_vocab)
+        if found & model.eog_ids and (rng.random() < 0.2 or found <= model.eog_ids):
+            return text.decode()
+        inside = sorted(found - model.eog_ids)
+        # Rather the characters of the patterns, and the end of the string.
+        some = [token for token in inside if pieces[token] in (b"a", b"b", b".", b"@", b"-", b"1")]
+        ends = [token for token in inside if pieces[token] == b'"']
+        chance = rng.random()
+        token = rng.choice(
+            ends if ends and chance < 0.2 else some if some and chance < 0.9 else inside
+        )
+        text += pieces[token]
+        matcher.advance(token)
+        assert matcher.error is None
+    return None
+
+
 def test_control_tokens_are_not_text(grammars: Grammars, model: Model) -> None:
     """Control tokens of the template are banned even where any text is allowed."""
     matcher = make(grammars, "regex", "(?s:.)*")
@@ -285,12 +378,16 @@ def test_control_tokens_are_not_text(grammars: Grammars, model: Model) -> None:
 @pytest.mark.parametrize(
     ("kind", "source", "message"),
     [
-        ("json_schema", {"type": "object", "properties": {"a/b": {"items": {"not": {}}}}},
+        ("json_schema", {"type": "object", "properties": {"a/b": {"items": {"uniqueItems": True}}}},
          "at /properties/a~1b/items: unsupported keywords"),
         ("json_schema", {"anyOf": [{}, {"type": "string", "format": "regex"}]},
          "at /anyOf/1: Unknown format: regex"),
         ("json_schema", {"$defs": {"x": {"type": "foo"}}, "$ref": "#/$defs/x"}, "at /$defs/x: Inv"),
-        ("json_schema", {"type": "string", "pattern": "(?=a)"}, "look-around"),
+        ("json_schema", {"type": "string", "pattern": "a(?<=b)"}, "look-around"),
+        ("json_schema", {"type": "string", "pattern": "(a(?!b))*"}, "a pattern repeats a group"),
+        ("regex", "a(?!b)", "look-around"),
+        ("json_schema", {"items": {"pattern": "^(?!\\b)"}}, "at /items: a pattern has a look"),
+        ("regex", "(?!a$b)c", "it has an anchor in the middle"),
         ("json_schema", {"type": "string", "pattern": "(["}, "unclosed character class"),
         ("json_schema", {"oneOf": [{"type": "number"}, {"type": "integer"}]}, "use anyOf"),
         ("json_schema", {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}},
@@ -303,9 +400,9 @@ def test_control_tokens_are_not_text(grammars: Grammars, model: Model) -> None:
         ("json_schema", '{"a":', "not valid JSON"),
         ("json_schema", "[1]", "must be an object"),
         *(("json_schema", {word: value}, "unsupported keywords") for word, value in {
-            "if": {}, "dependentRequired": {"a": ["b"]}, "contains": {}, "uniqueItems": True,
-            "propertyNames": {}, "unevaluatedProperties": False, "$dynamicRef": "#a",
-            "dependencies": {}}.items()),
+            "not": {"type": "null"}, "dependentRequired": {"a": ["b"]}, "uniqueItems": True,
+            "contains": {"type": "null"}, "propertyNames": {"format": "uuid"}, "$dynamicRef": "#a",
+            "dependencies": {"a": ["b"]}}.items()),
         ("regex", "([", "unclosed character class"),
         ("regex", r"\bword", "ookaround"),
         ("regex", "a" * 20_000, "the maximum is 16384"),

@@ -27,6 +27,7 @@ class Fake:
         self, request_id: int, length: int, computed: int = 0, tokens: list[int] | None = None
     ) -> None:
         self.request_id = request_id
+        self.choice = 0
         self.slot = -1
         self._status = Status.WAITING
         self.computed = computed
