@@ -20,6 +20,7 @@ from offgrid.sampling._core cimport (
 from offgrid.sampling._memory cimport allocate
 
 from offgrid.errors import ConfigError, InvalidParameter
+from offgrid.sampling.params import shown
 
 INSTRUCTION_SETS = ("scalar", "sse2", "avx2", "avx512", "neon")
 """Names of all existing kernels; instruction_sets() returns those that can run here."""
@@ -48,7 +49,7 @@ cdef int32_t check_token(object token, int32_t n_vocab, str name) except -1:
     token = index(token)
     if not 0 <= token < n_vocab:
         raise InvalidParameter(
-            f"Token id {token} is outside the vocabulary (0 to {n_vocab - 1}).", name
+            f"Token id {shown(token)} is outside the vocabulary (0 to {n_vocab - 1}).", name
         )
     return <int32_t>token
 

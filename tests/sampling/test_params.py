@@ -85,6 +85,25 @@ def test_refusals_name_the_field(field, wrong):
         assert error.value.status == 400
 
 
+@pytest.mark.parametrize(
+    "number", [10**20, -(10**20), 10**5000, -(10**5000)], ids=["large", "small", "huge", "tiny"]
+)
+def test_numbers_that_python_does_not_write(number):
+    """The errors name the parameter and describe the number."""
+    for name, limits in RANGES.items():
+        words = "true or false" if limits.kind is bool else "not a number of more than 20 digits"
+        with pytest.raises(InvalidParameter, match=f"^{name} .*{words}") as error:
+            SamplingParams(**{name: number})
+        assert error.value.param == name
+    for name, value in (
+        ("seed", number), ("logit_bias", {1: number}), ("logit_bias", {number: 1}),
+        ("dry_breakers", [[number]]),
+    ):  # fmt: skip
+        with pytest.raises(InvalidParameter, match=f"^{name} .*more than 20 digits") as error:
+            SamplingParams(**{name: value})
+        assert error.value.param == name
+
+
 def test_the_ends_of_the_ranges_are_allowed():
     SamplingParams(temperature=0, top_p=0, min_p=1, top_k=0, seed=2**64 - 1, repeat_last_n=-1)
     SamplingParams(top_p=1, frequency_penalty=-2, presence_penalty=2, seed=-(2**63))
