@@ -6,11 +6,11 @@ To add a parameter, write
 2. its field in ``csrc/og_config.h`` (a default other than 0 also in ``og_config_init``), and its
    effect, for example in ``csrc/og_truncate.c``;
 3. the same field in ``_core.pxd``;
-4. the line of ``_config.pyx`` that copies it;
-5. its definition in ``tests/lib/reference.py``;
-6. its row in ``docs/API.md``.
+4. its definition in ``tests/lib/reference.py``;
+5. its row in ``docs/API.md``.
 
-All code between a request and the sampler reads the table. ``tests/sampling/test_params.py`` and
+All code between a request and the sampler reads the table, and ``_config.pyx`` copies each
+parameter to the field of the same name. ``tests/sampling/test_params.py`` and
 ``tests/api/test_reference_page.py`` compare the other places with it.
 """
 
