@@ -15,8 +15,8 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from report import add_json_option, machine, print_table, write_json
+from simulated import Turn
 
 from offgrid.engine.worker.scheduler import BatchSpan, Scheduler
 from offgrid.engine.worker.sequence import Status
@@ -26,34 +26,6 @@ STEPS = 20_000
 KINDS = {"only new prompts": 0, "6 conversations": 6, "12 conversations": 12}
 
 
-class Turn:
-    """A request, as the scheduler sees it."""
-
-    def __init__(self, number: int, talk: int, prompt: list[int], answer: int) -> None:
-        self.request_id = number
-        self.talk = talk
-        self.slot = -1
-        self.status = Status.WAITING
-        self.computed = self.cached = 0
-        self.reuse = True
-        self.tokens = np.array(prompt + [0] * answer, dtype=np.int32)
-        self.n_tokens = self.n_prompt = len(prompt)
-
-    def __len__(self) -> int:
-        return self.n_tokens
-
-    @property
-    def readable(self) -> int:
-        return self.n_tokens
-
-    @property
-    def wanted_from(self) -> int:
-        return self.n_tokens - 1
-
-    def before_image(self, length: int) -> int:
-        return length
-
-
 @dataclass
 class Played:
     """A running scheduler and its counts."""
@@ -61,7 +33,7 @@ class Played:
     talks: int
     streams: int
     chance: random.Random
-    scheduler: Scheduler[Turn] = field(default_factory=lambda: Scheduler(SLOTS, 512))
+    scheduler: Scheduler[Turn[int]] = field(default_factory=lambda: Scheduler(SLOTS, 512))
     said: dict[int, list[int] | None] = field(default_factory=dict)
     """The tokens of each conversation; None while it waits for an answer."""
     requests: int = 0
@@ -102,7 +74,7 @@ class Played:
         for span in spans:
             self._draw(span)
 
-    def _draw(self, span: BatchSpan[Turn]) -> None:
+    def _draw(self, span: BatchSpan[Turn[int]]) -> None:
         turn = span.sequence
         if not span.completes:
             return

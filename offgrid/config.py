@@ -67,7 +67,7 @@ class Setting:
         """
         try:
             parsed = _CONVERTERS[self.kind](value)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             raise ConfigError(f"{source}: {value!r} is not {_KIND_WORDS[self.kind]}") from None
         if self.choices and parsed not in self.choices:
             raise ConfigError(f"{source}: {value!r} is not one of {', '.join(self.choices)}")
@@ -506,6 +506,10 @@ def _read_file(path: str | Path | None) -> dict[str, tuple[Any, str]]:
         content = tomllib.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as ex:
         raise ConfigError(f"OFFGRID_CONFIG (--config): cannot read {path}: {ex}") from ex
+    except ValueError:  # Python refuses to convert thousands of digits.
+        raise ConfigError(
+            f"OFFGRID_CONFIG (--config): cannot read {path}: a number is too long"
+        ) from None
     known = {setting.name for setting in TABLE}
     unknown = sorted(set(content) - known)
     if unknown:

@@ -76,7 +76,10 @@ def test_a_wrong_flag_and_a_wrong_file_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--ctx-size"):
         load_settings({"ctx_size": "many"}, environ={})
     file = tmp_path / "offgrid.toml"
-    for content, named in (("paralel = 1", "paralel"), ("port = 1.5", "port"), ("x = [", "read")):
+    for content, named in (
+        ("paralel = 1", "paralel"), ("port = 1.5", "port"), ("x = [", "read"),
+        ("drain_timeout = 1" + "0" * 400, "drain_timeout"), ("port = 1" + "0" * 5000, "too long"),
+    ):  # fmt: skip
         file.write_text(content)
         with pytest.raises(ConfigError, match=named):
             load_settings(environ={}, config_file=file)

@@ -145,7 +145,8 @@ class _Reader:
                 while self._peek()[0] == "number" or self._peek()[1] in (",", "..", "}"):
                     if self._next()[1] == "}":
                         break
-                sign = "{0,}" if low == "," or int(low) == 0 else "+"
+                # Not int(): Python refuses to convert thousands of digits.
+            sign = "{0,}" if low == "," or not low.strip("0") else "+"
             node = Node("repeat", sign, [node])
         return node
 

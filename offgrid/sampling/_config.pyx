@@ -15,11 +15,11 @@ from offgrid.sampling._core cimport (
     og_kernels,
     og_kernels_best,
     og_kernels_named,
-    og_params,
 )
 from offgrid.sampling._memory cimport allocate
 
 from offgrid.errors import ConfigError, InvalidParameter
+from offgrid.sampling.params import RANGES, shown
 
 INSTRUCTION_SETS = ("scalar", "sse2", "avx2", "avx512", "neon")
 """Names of all existing kernels; instruction_sets() returns those that can run here."""
@@ -48,7 +48,7 @@ cdef int32_t check_token(object token, int32_t n_vocab, str name) except -1:
     token = index(token)
     if not 0 <= token < n_vocab:
         raise InvalidParameter(
-            f"Token id {token} is outside the vocabulary (0 to {n_vocab - 1}).", name
+            f"Token id {shown(token)} is outside the vocabulary (0 to {n_vocab - 1}).", name
         )
     return <int32_t>token
 
@@ -63,35 +63,23 @@ cdef class _Config:
         PyMem_RawFree(self._lengths)
 
     cdef int set_params(self, object params) except -1:
-        cdef og_params *p = &self.c.params
         seed = secrets.randbits(64) if params.seed is None else params.seed
         self.c.seed = seed & (2**64 - 1)
-        p.temperature = params.temperature
-        p.dynatemp_range = params.dynatemp_range
-        p.dynatemp_exponent = params.dynatemp_exponent
-        p.top_n_sigma = params.top_n_sigma
-        p.typical_p = params.typical_p
-        p.top_p = params.top_p
-        p.min_p = params.min_p
-        p.xtc_probability = params.xtc_probability
-        p.xtc_threshold = params.xtc_threshold
-        p.mirostat = params.mirostat
-        p.mirostat_tau = params.mirostat_tau
-        p.mirostat_eta = params.mirostat_eta
-        p.adaptive_target = params.adaptive_target
-        p.adaptive_decay = params.adaptive_decay
-        p.p_less = params.p_less
-        p.top_k = params.top_k
-        p.min_keep = params.min_keep
-        p.min_tokens = params.min_tokens
-        p.repeat_last_n = params.repeat_last_n
-        p.penalties.repetition = params.repetition_penalty
-        p.penalties.frequency = params.frequency_penalty
-        p.penalties.presence = params.presence_penalty
-        p.dry.multiplier = params.dry_multiplier
-        p.dry.base = params.dry_base
-        p.dry.allowed_length = params.dry_allowed_length
-        p.dry.last_n = params.dry_penalty_last_n
+        values = {name: getattr(params, name) for name in RANGES}
+        values["penalties"] = {
+            "repetition": params.repetition_penalty,
+            "frequency": params.frequency_penalty,
+            "presence": params.presence_penalty,
+        }
+        values["dry"] = {
+            "multiplier": params.dry_multiplier,
+            "base": params.dry_base,
+            "allowed_length": params.dry_allowed_length,
+            "last_n": params.dry_penalty_last_n,
+        }
+        # Cython converts the dictionary. It must hold every field that _core.pxd declares, and
+        # _core.pxd must declare all of them.
+        self.c.params = values
         return 0
 
     cdef int set_biases(self, object logit_bias, object banned) except -1:

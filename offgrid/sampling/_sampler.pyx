@@ -41,7 +41,7 @@ from offgrid.sampling._core cimport (
 from offgrid.sampling._memory cimport aligned, allocate
 
 from offgrid.errors import InvalidParameter, SamplingError
-from offgrid.sampling.params import MAX_TOP_LOGPROBS, SamplingParams
+from offgrid.sampling.params import MAX_TOP_LOGPROBS, SamplingParams, shown
 from offgrid.sampling.result import SampleResult
 
 cdef enum:
@@ -69,7 +69,7 @@ cdef int32_t top_count(object top_logprobs, int32_t n_vocab) except -2:
     top_logprobs = index(top_logprobs)
     if not 0 <= top_logprobs <= MAX_TOP_LOGPROBS:
         raise InvalidParameter(
-            f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}, not {top_logprobs}.",
+            f"top_logprobs must be between 0 and {MAX_TOP_LOGPROBS}, not {shown(top_logprobs)}.",
             "top_logprobs",
         )
     return min(<int32_t>top_logprobs, n_vocab)
@@ -116,9 +116,11 @@ cdef class Sampler:
         if params is not None and not isinstance(params, SamplingParams):
             raise TypeError(f"params must be SamplingParams, not {type(params).__name__}")
         if not 1 <= n_vocab <= OG_MAX_VOCAB:
-            raise InvalidParameter(f"n_vocab must be 1 to {OG_MAX_VOCAB}, not {n_vocab}.", "n_vocab")
+            raise InvalidParameter(
+                f"n_vocab must be 1 to {OG_MAX_VOCAB}, not {shown(n_vocab)}.", "n_vocab"
+            )
         if not 0 <= choice < (1 << 32):
-            raise InvalidParameter(f"choice must fit 32 bits, not {choice}.", "choice")
+            raise InvalidParameter(f"choice must fit 32 bits, not {shown(choice)}.", "choice")
         self.params = SamplingParams() if params is None else params
         cdef _Config config = _Config.__new__(_Config)
         og_config_init(&config.c, n_vocab)

@@ -6,11 +6,11 @@ To add a parameter, write
 2. its field in ``csrc/og_config.h`` (a default other than 0 also in ``og_config_init``), and its
    effect, for example in ``csrc/og_truncate.c``;
 3. the same field in ``_core.pxd``;
-4. the line of ``_config.pyx`` that copies it;
-5. its definition in ``tests/lib/reference.py``;
-6. its row in ``docs/API.md``.
+4. its definition in ``tests/lib/reference.py``;
+5. its row in ``docs/API.md``.
 
-All code between a request and the sampler reads the table. ``tests/sampling/test_params.py`` and
+All code between a request and the sampler reads the table, and ``_config.pyx`` copies each
+parameter to the field of the same name. ``tests/sampling/test_params.py`` and
 ``tests/api/test_reference_page.py`` compare the other places with it.
 """
 
@@ -31,6 +31,8 @@ MAX_BREAKER_LENGTH = 20
 """Most tokens of a DRY breaker after its first token, as in llama.cpp."""
 MAX_BIAS = 100.0
 _INT32_MAX = (1 << 31) - 1
+_LONG_NUMBER = 10**20
+"""From this number on, an error message does not write the digits. Every range is smaller."""
 _API_MOST = 1 << 30
 """The largest whole number that the API accepts, unless a row says otherwise."""
 
@@ -219,6 +221,16 @@ def _breakers(given: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     return breakers
 
 
+def shown(number: float) -> str:
+    """Return a number as an error message writes it: a very long one is described.
+
+    Python refuses to convert integers of thousands of digits into text.
+    """
+    if isinstance(number, int) and abs(number) >= _LONG_NUMBER:
+        return "a number of more than 20 digits"
+    return str(number)
+
+
 def _check_switch(name: str, value: object) -> None:
     if not isinstance(value, bool):
         raise InvalidParameter(f"{name} must be true or false, not {type(value).__name__}.", name)
@@ -229,11 +241,15 @@ def _check_number(name: str, value: object, low: float, high: float) -> None:
         raise InvalidParameter(f"{name} must be a number, not {type(value).__name__}.", name)
     # NaN compares false with everything, so this check catches it too.
     if not low <= value <= high:
-        raise InvalidParameter(f"{name} must be between {low:g} and {high:g}, not {value}.", name)
+        raise InvalidParameter(
+            f"{name} must be between {low:g} and {high:g}, not {shown(value)}.", name
+        )
 
 
 def _check_integer(name: str, value: object, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise InvalidParameter(f"{name} must be a whole number, not {type(value).__name__}.", name)
     if not low <= value <= high:
-        raise InvalidParameter(f"{name} must be between {low} and {high}, not {value}.", name)
+        raise InvalidParameter(
+            f"{name} must be between {low} and {high}, not {shown(value)}.", name
+        )

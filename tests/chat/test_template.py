@@ -324,13 +324,16 @@ def too_long(template: ChatTemplate, *messages: Message, **more: Any) -> str:
 class _NotSearched:
     """Takes the place of a model's control texts; any search for them fails the test."""
 
+    def __init__(self, texts: object) -> None:
+        pass
+
     def mark(self, *_: object) -> None:
         raise AssertionError("a text was searched before it was measured")
 
 
 def test_texts_are_measured_before_they_are_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("offgrid.chat.template.TextSet", _NotSearched)
     template = ChatTemplate(None, "", "", CHATML_CONTROL, n_ctx=10)
-    monkeypatch.setattr(template._scaffold, "_texts", _NotSearched())
     words = "The prompt has 161 bytes; this model's context of 10 tokens takes at most 160."
     assert too_long(template, user("x" * 161)) == words
     assert too_long(template, user("\u00e9" * 80), user("x")) == words

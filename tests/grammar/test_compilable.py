@@ -71,6 +71,17 @@ def test_sources_that_are_refused(kind: str, source: str, words: str) -> None:
         compilable(kind, source)
 
 
+@pytest.mark.parametrize("digits", [1, 5000])
+def test_a_rule_that_may_be_left_out_ends(digits: int) -> None:
+    """Python refuses to convert 5,000 digits."""
+    zero, nine = "0" * digits, "9" * digits
+    for count in (f"~{zero}", f"~{zero}..{nine}", f"{{{zero},{nine}}}", "{,2}"):
+        assert compilable("lark", f'start: a\na: "x" a{count}')
+    for count in (f"~{nine}", f"~{nine}..{nine}", f"{{{nine},}}"):
+        with pytest.raises(GrammarError, match="rule a never ends"):
+            compilable("lark", f'start: a\na: "x" a{count}')
+
+
 def test_sizes_are_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_SOURCE", {"regex": 4})
     check_size("regex", "\u00e9\u00e9")

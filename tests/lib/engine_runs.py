@@ -78,5 +78,5 @@ class Counting:
         return getattr(self._model, name)
 
     def decode(self) -> None:
-        self.decoded.append(self._model.batch._size)
+        self.decoded.append(len(self._model.batch))
         self._model.decode()

@@ -7,25 +7,12 @@ file is smaller than 1 MB and takes a few hundredths of a second to write.
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from benchmark_modules import load_module
 
-def _load(path: Path) -> ModuleType:
-    """Import a file by its path: the benchmarks are scripts, not a package."""
-    spec = importlib.util.spec_from_file_location("benchmark_models", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their own module up
-    spec.loader.exec_module(module)
-    return module
-
-
-models = _load(Path(__file__).parents[2] / "benchmarks" / "models.py")
+models = load_module("models")
 
 WINDOW = 32
 """Size of the sliding window of most layers of gemma3, in tokens."""

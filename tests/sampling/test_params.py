@@ -15,10 +15,36 @@ from offgrid.sampling.params import RANGES, Range
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("file", ["offgrid/sampling/_config.pyx", "tests/lib/reference.py"])
-def test_every_parameter_is_copied_to_c_and_defined_readably(file):
+def fields_of(struct: str, file: str) -> list[str]:
+    """Return the fields of a C struct, in order, as a header or ``_core.pxd`` declares it."""
     source = (ROOT / file).read_text(encoding="utf-8")
+    body = re.search(rf"typedef struct {struct}(?: \{{|:)\n((?: +.*\n)+)", source)
+    return re.findall(r"^ +[a-z]\w+ (\w+);?(?: .*)?$", body[1], re.MULTILINE)
+
+
+def test_every_parameter_has_a_readable_definition():
+    source = (ROOT / "tests/lib/reference.py").read_text(encoding="utf-8")
     assert set(RANGES) <= set(re.findall(r"params\.([a-z_]+)", source))
+
+
+def test_every_parameter_has_a_field_in_c():
+    """Fields of the same name are copied; ``_config.pyx`` names those of the inner structs."""
+    fields = set(fields_of("og_params", "csrc/og_config.h"))
+    source = (ROOT / "offgrid/sampling/_config.pyx").read_text(encoding="utf-8")
+    named = set(re.findall(r'"[a-z_]+": params\.([a-z_]+)', source))
+    assert fields - set(RANGES) == {"penalties", "dry"}
+    assert set(RANGES) - fields == named
+
+
+@pytest.mark.parametrize(
+    ("struct", "header"),
+    [("og_params", "og_config.h"), ("og_penalties", "og_kernels.h"), ("og_dry_params", "og_dry.h")],
+)
+def test_cython_declares_every_field(struct, header):
+    """A field that it does not declare would not be set."""
+    fields = fields_of(struct, f"csrc/{header}")
+    assert len(fields) >= 3
+    assert fields_of(struct, "offgrid/sampling/_core.pxd") == fields
 
 
 def test_the_table_has_a_row_for_every_parameter():
@@ -83,6 +109,25 @@ def test_refusals_name_the_field(field, wrong):
             SamplingParams(**{field: value})
         assert error.value.param == field
         assert error.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "number", [10**20, -(10**20), 10**5000, -(10**5000)], ids=["large", "small", "huge", "tiny"]
+)
+def test_numbers_that_python_does_not_write(number):
+    """The errors name the parameter and describe the number."""
+    for name, limits in RANGES.items():
+        words = "true or false" if limits.kind is bool else "not a number of more than 20 digits"
+        with pytest.raises(InvalidParameter, match=f"^{name} .*{words}") as error:
+            SamplingParams(**{name: number})
+        assert error.value.param == name
+    for name, value in (
+        ("seed", number), ("logit_bias", {1: number}), ("logit_bias", {number: 1}),
+        ("dry_breakers", [[number]]),
+    ):  # fmt: skip
+        with pytest.raises(InvalidParameter, match=f"^{name} .*more than 20 digits") as error:
+            SamplingParams(**{name: value})
+        assert error.value.param == name
 
 
 def test_the_ends_of_the_ranges_are_allowed():

@@ -22,6 +22,7 @@ from offgrid.sampling import (
     SamplingParams,
     philox4x32,
     sample_rows,
+    score_rows,
 )
 
 
@@ -265,6 +266,24 @@ def test_ids_outside_the_vocabulary_name_the_field():
         (lambda: Sampler(4).sample(np.zeros(4, np.float32), top_logprobs=1025), "top_logprobs"),
     ]:
         with pytest.raises(InvalidParameter) as error:
+            make()
+        assert error.value.param == param
+
+
+@pytest.mark.parametrize("number", [10**20, -(10**5000)], ids=["large", "tiny"])
+def test_numbers_that_python_does_not_write_name_the_field(number):
+    row = np.zeros(4, np.float32)
+    for make, param in [
+        (lambda: Sampler(number), "n_vocab"),
+        (lambda: Sampler(4, choice=number), "choice"),
+        (lambda: Sampler(4, SamplingParams(repetition_penalty=2.0), [number]), "prompt_tokens"),
+        (lambda: Sampler(4, banned=[number]), "banned"),
+        (lambda: Sampler(4, end_tokens=[number]), "end_tokens"),
+        (lambda: Sampler(4).accept(number), "token"),
+        (lambda: Sampler(4).sample(row, top_logprobs=number), "top_logprobs"),
+        (lambda: score_rows(Sampler(4), [row.ctypes.data], [number]), "tokens"),
+    ]:
+        with pytest.raises(InvalidParameter, match="a number of more than 20 digits") as error:
             make()
         assert error.value.param == param
 

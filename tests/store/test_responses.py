@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from support import TIMEOUT, together
 
 from offgrid.errors import StoreBusy, StoreFailed
-from offgrid.store import database
-from offgrid.store.database import BUSY_SECONDS
+from offgrid.store.database import BUSY_SECONDS, Database
 from offgrid.store.responses import (
     ChainBroken,
     ChainTooLong,
@@ -492,15 +491,18 @@ def test_a_file_that_is_removed_in_the_middle_of_a_write(
     """Removed after the check of the file, before the commit: the write is repeated."""
     store = make()
     store.put(turn("before"))
-    transact, times = database._transact, []
+    run, times = Database.run, []
 
-    def remove_first(*arguments: Any) -> Any:
-        if not times:
-            (tmp_path / "r.sqlite3").unlink()
-        times.append(1)
-        return transact(*arguments)
+    def run_after_removal(self: Database, work: Callable[[Any], Any], *, write: bool) -> Any:
+        def remove_first(connection: sqlite3.Connection) -> Any:
+            if not times:
+                (tmp_path / "r.sqlite3").unlink()
+            times.append(1)
+            return work(connection)
 
-    monkeypatch.setattr(database, "_transact", remove_first)
+        return run(self, remove_first, write=write)
+
+    monkeypatch.setattr(Database, "run", run_after_removal)
     store.put(turn("after"))
     assert len(times) == 2
     store.close()

@@ -11,6 +11,7 @@ surrogate); here each returns 400 and names the reason.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -45,6 +46,8 @@ _LEVELS = 3
 """Nested lists that are split into pieces: no field has more levels with many items."""
 _MAX_NUMBER = 400
 """Characters of a number: the largest float has 309 digits."""
+_SHOWN = 80
+"""Characters of a key that an error message shows."""
 _MAX_EXACT = 1 << 53
 _PLACE = re.compile(r" \(byte \d+\)$")
 _HALF = re.compile(rb'\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])[^"]{0,5}"')
@@ -74,7 +77,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     if too_much:
         raise InvalidParameter(f"The request body contains {too_much}.", code="too_many_values")
     if counts.longest_number > _MAX_NUMBER:
-        raise _malformed(f"a number has more than {_MAX_NUMBER} characters")
+        raise _long_number(text)
     try:
         value = _decode(text)
     except RecursionError:
@@ -111,8 +114,20 @@ def _excess(counts: JsonCounts, most: int) -> str:
     return ""
 
 
-def _malformed(reason: str) -> InvalidParameter:
-    return InvalidParameter(f"The request body is not valid JSON: {reason}.", code="invalid_json")
+def _malformed(reason: str, field: str | None = None) -> InvalidParameter:
+    message = f"The request body is not valid JSON: {reason}."
+    return InvalidParameter(message, field, code="invalid_json")
+
+
+def _long_number(text: memoryview) -> InvalidParameter:
+    """Return the error for a text with a number that is too long; it names the field if it can."""
+    place, field = "", None
+    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+        for name, value in _fields_decoder.decode(text).items():
+            if count_json(memoryview(value)).longest_number > _MAX_NUMBER:
+                place, field = f" in {name[:_SHOWN]}", name[:_SHOWN]
+                break
+    return _malformed(f"a number{place} has more than {_MAX_NUMBER} characters", field)
 
 
 def _too_deep() -> InvalidParameter:
@@ -233,7 +248,7 @@ def _repeated(text: memoryview) -> str:
             object_pairs_hook=_find_repeated,
         )
     except _Repeated as ex:
-        return f"the key {ex.args[0][:80]!r} comes twice"
+        return f"the key {ex.args[0][:_SHOWN]!r} comes twice"
     return "a key comes twice"
 
 

@@ -120,12 +120,18 @@ class _Inputs:
 
 
 class Worker:
-    """Connects the pipes with an engine. The module's docstring describes the threads."""
+    """Connects the pipes with an engine. The module's docstring describes the threads.
 
-    def __init__(self, commands: BinaryIO, writer: Writer) -> None:
+    Args:
+        commands: the pipe from the server.
+        writer: writes to the server.
+        engine: an engine for a model that is loaded already; without it, :meth:`run` makes one.
+    """
+
+    def __init__(self, commands: BinaryIO, writer: Writer, engine: Engine | None = None) -> None:
         self._commands = commands
         self._writer = writer
-        self._engine: Engine | None = None
+        self._engine = engine
         self._to_tokenise: queue.SimpleQueue[Submit | LookUp | _Inputs] = queue.SimpleQueue()
         self._to_compile: queue.SimpleQueue[Submit] = queue.SimpleQueue()
         """Requests with a grammar. Compiling a hard grammar takes time; others need not wait."""
@@ -182,18 +188,20 @@ class Worker:
                 # Nothing is lost: the server has already ended the running requests.
                 os._exit(0)
             if isinstance(command, (Submit, Embed, LookUp)):
-                with self._lock:
-                    self._pending.add(command.id)
-                if isinstance(command, Submit) and command.request.grammar is not None:
-                    self._to_compile.put(command)
-                    continue
-                self._to_tokenise.put(
-                    self._inputs(command) if isinstance(command, Embed) else command
-                )
+                self.enqueue(command)
             elif isinstance(command, Cancel):
                 self._cancel(command)
             elif isinstance(command, Ping):
                 self._writer.send(self._pong(command.number))
+
+    def enqueue(self, command: Submit | Embed | LookUp) -> None:
+        """Queue a request for the thread that prepares it."""
+        with self._lock:
+            self._pending.add(command.id)
+        if isinstance(command, Submit) and command.request.grammar is not None:
+            self._to_compile.put(command)
+        else:
+            self._to_tokenise.put(self._inputs(command) if isinstance(command, Embed) else command)
 
     def _cancel(self, command: Cancel) -> None:
         with self._lock:
@@ -218,9 +226,11 @@ class Worker:
 
     def _tokenise(self) -> None:
         while True:
-            self._tokenise_next()
+            self.tokenise_next()
 
-    def _tokenise_next(self) -> None:
+    def tokenise_next(self) -> None:
+        """Tokenise the next request of the queue, or some of its inputs; wait for one if there is
+        none."""
         item = self._to_tokenise.get()
         if not self._begin(item.id, _TOKENISER):
             return

@@ -216,7 +216,9 @@ def refused(raw: bytes) -> InvalidParameter:
         (b"", "it is empty"),
         (b" \n", "it is empty"),
         (b"[1]", "the top level must be an object"),
-        (b'{"a":' + b"1" * 401 + b"}", "a number has more than 400 characters"),
+        (b'{"a":' + b"1" * 401 + b"}", "a number in a has more than 400 characters"),
+        (b"[" + b"1" * 401 + b"]", "a number has more than 400 characters"),
+        (b'{"a":' + b"1" * 401, "a number has more than 400 characters"),
         (b'{"a":' + b"[" * 500 + b"]" * 500 + b"}", "more than 500 levels"),
         (b'{"a":' * 100_000, "more than 500 levels"),
     ],
@@ -227,6 +229,15 @@ def test_invalid_and_ambiguous_json(raw: bytes, words: str) -> None:
     assert error.code == "invalid_json"
     assert words in error.message
     assert error.message.startswith("The request body is not valid JSON: ")
+
+
+@pytest.mark.parametrize("number", [b"9" * 5000, b"-" + b"9" * 5000, b"1." + b"0" * 5000])
+def test_the_field_of_a_long_number_is_named(number: bytes) -> None:
+    for value in (number, b'{"1":%b}' % number, b"[1,[%b]]" % number):
+        error = refused(b'{"model":"m","top_k":%b,"n":1}' % value)
+        assert error.param == "top_k"
+        assert "a number in top_k has more than 400 characters" in error.message
+    assert refused(b'{"%b":%b}' % (b"x" * 1000, number)).param == "x" * 80
 
 
 LIMITS = [

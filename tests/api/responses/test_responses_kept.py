@@ -108,7 +108,8 @@ def test_input_items(client: OpenAI, base_url: str) -> None:
     for item in raw["data"]:
         TypeAdapter(ResponseItem).validate_python(item)
     assert (raw["first_id"], raw["last_id"]) == (everything[-1].id, everything[0].id)
-    for query in ("limit=0", "limit=101", "limit=x", "order=up", "after=nobody", "include=x"):
+    long = "limit=000000001" + "0" * 5000
+    for query in ("limit=0", "limit=101", "limit=x", long, "order=up", "after=nobody", "include=x"):
         answer = request(base_url, "GET", f"{PATH}/{response.id}/input_items?{query}")
         assert answer.status == 400
         assert answer.json["error"]["param"] == query.partition("=")[0]

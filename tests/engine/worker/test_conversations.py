@@ -11,8 +11,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-import numpy as np
 import pytest
+from benchmark_modules import load_module
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,36 +20,9 @@ from offgrid.engine.worker.prefix import MIN_COPY, REWRITTEN
 from offgrid.engine.worker.scheduler import Placement, Scheduler
 from offgrid.engine.worker.sequence import Status
 
+Turn = load_module("simulated").Turn
 ANSWER = 5
 """Tokens of every answer."""
-
-
-class Turn:
-    """One request of a conversation, as the scheduler sees it."""
-
-    def __init__(self, talk: Talk, prompt: list[int]) -> None:
-        self.talk = talk
-        self.request_id = id(self)
-        self.slot = -1
-        self.status = Status.WAITING
-        self.computed = self.cached = 0
-        self.reuse = True
-        self.tokens = np.array(prompt + [0] * ANSWER, dtype=np.int32)
-        self.n_tokens = self.n_prompt = len(prompt)
-
-    def __len__(self) -> int:
-        return self.n_tokens
-
-    @property
-    def readable(self) -> int:
-        return self.n_tokens
-
-    @property
-    def wanted_from(self) -> int:
-        return self.n_tokens - 1
-
-    def before_image(self, length: int) -> int:
-        return length
 
 
 @dataclass(eq=False)
@@ -68,8 +41,9 @@ class Talk:
         """Begin a turn with tokens that no other conversation contains."""
         self.n_turns += 1
         self.said += self._own(length)
-        self.turn = Turn(self, list(self.said))
-        return self.turn
+        number = 1000 * (self.number + 1) + self.n_turns
+        self.turn = turn = Turn(number, self, list(self.said), ANSWER)
+        return turn
 
     def _own(self, length: int) -> list[int]:
         begin = 1000 * (self.number + 1) + 100_000 * self.n_turns

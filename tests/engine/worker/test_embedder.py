@@ -328,23 +328,23 @@ def test_a_prompt_is_tokenised_between_two_of_many_inputs(
 ) -> None:
     """The tokeniser's thread takes requests in turns: the later prompt is finished first."""
     monkeypatch.setattr(worker, "_TURN", -1.0)  # a turn is one input
-    accepted: list[EngineEvent] = []
+    accepted: list[Accepted] = []
+
+    def collect(events: tuple[EngineEvent, ...]) -> None:
+        assert not any(isinstance(event, Failed) for event in events)
+        accepted.extend(event for event in events if isinstance(event, Accepted))
+
     writer = worker.Writer(io.BytesIO())
-    monkeypatch.setattr(writer, "events", accepted.extend)
-    tokeniser = worker.Worker(io.BytesIO(), writer)
-    tokeniser._engine = EmbedRun(llama).engine
+    monkeypatch.setattr(writer, "events", collect)
+    tokeniser = worker.Worker(io.BytesIO(), writer, EmbedRun(llama).engine)
     inputs = ("the otter", "the fox", "a river")
     params = ("input[0]", "input[1]", "input[2]")
-    job = tokeniser._inputs(Embed(1, EmbeddingRequest(inputs, params=params)))
-    prompt = Submit(2, GenerationRequest(parts=(PromptPart("the otter", True),), sampling=GREEDY))
-    tokeniser._pending = {1, 2}
-    for item in (job, prompt):
-        tokeniser._to_tokenise.put(item)
-    while tokeniser._pending:
-        tokeniser._tokenise_next()
-    accepted = [event for event in accepted if isinstance(event, Accepted)]
+    tokeniser.enqueue(Embed(1, EmbeddingRequest(inputs, params=params)))
+    prompt = GenerationRequest(parts=(PromptPart("the otter", True),), sampling=GREEDY)
+    tokeniser.enqueue(Submit(2, prompt))
+    while len(accepted) < 2:
+        tokeniser.tokenise_next()
     assert [event.id for event in accepted] == [2, 1]
-    assert isinstance(accepted[1], Accepted)
     assert accepted[1].prompt_tokens == sum(len(ids_of(llama, text)) for text in inputs)
 
 

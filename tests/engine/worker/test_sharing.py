@@ -204,8 +204,7 @@ class Limited(Counting):
         self._model.copy(source, target)
 
     def decode(self) -> None:
-        batch = self._model.batch
-        slots = batch._seq_id[: batch._size].tolist()
+        slots = self._model.batch.slots.tolist()
         if sum(self._held.values()) + len(slots) > self._cells:
             self.refused += 1
             raise DecodeError(NO_ROOM)

@@ -92,7 +92,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     """Origins whose pages may read the errors sent here; :func:`channel_class` sets it."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._lingering = False
+        self.lingering = False
         """Whether the last response was sent; the client's remaining bytes are discarded."""
         self._latest_end = 0.0
         self._quiet_end = 0.0
@@ -152,7 +152,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     def readable(self) -> bool:
         """Whether to wait for the client's bytes. The server calls this at least once a second."""
-        if not self._lingering:
+        if not self.lingering:
             readable = bool(super().readable())
             if self.request is not None:
                 self._watch(self.request, readable)
@@ -181,7 +181,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     def writable(self) -> bool:
         """Whether there are bytes to write, or the connection is to be closed."""
-        return bool(self.will_close if self._lingering else super().writable())
+        return bool(self.will_close if self.lingering else super().writable())
 
     def handle_write(self) -> None:
         """Write unsent bytes; after the last response, end our side.
@@ -205,12 +205,12 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             self.handle_close()
             return
         now = time.monotonic()
-        self._lingering = True
+        self.lingering = True
         self._quiet_end, self._latest_end = now + _QUIET_SECONDS, now + _LINGER_SECONDS
 
     def handle_read(self) -> None:
         """Read what the client sends."""
-        if not self._lingering:
+        if not self.lingering:
             super().handle_read()
             return
         try:

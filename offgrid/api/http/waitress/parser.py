@@ -90,13 +90,22 @@ class Budget:
     """Bytes that the bodies of all connections may have together, in memory and temporary files.
 
     Without it, clients that never finish their bodies would fill the disk.
+
+    Args:
+        limit: the number of bytes.
     """
 
     def __init__(self, limit: int) -> None:
+        self.limit = limit
         self._left = limit
         self._lock = threading.Lock()
         self.unfinished: weakref.WeakSet[Parser] = weakref.WeakSet()
         """Requests whose counted bodies are still arriving. Used only by the socket thread."""
+
+    @property
+    def left(self) -> int:
+        """Bytes that are not in use; negative while the limit is exceeded."""
+        return self._left
 
     def take(self, size: int) -> bool:
         """Count ``size`` more bytes, fewer if negative. Return whether the limit is exceeded."""

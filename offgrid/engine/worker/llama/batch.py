@@ -35,6 +35,15 @@ class Batch:
             _pointer(self._want, ctypes.c_int8),
         )
 
+    def __len__(self) -> int:
+        """The number of tokens."""
+        return self._size
+
+    @property
+    def slots(self) -> NDArray[np.int32]:
+        """The slot of each token, ``(tokens,)``; a copy."""
+        return self._seq_id[: self._size].copy()
+
     def clear(self) -> None:
         """Begin a new batch."""
         self._size = 0
