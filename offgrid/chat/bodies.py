@@ -481,7 +481,9 @@ class _Gemma:
             raise ValueError("a value is missing")
         if match["text"] is not None:
             return match["text"]
-        return parse_value((match["json"] or match["bare"]).strip(), types)
+        if match["json"] is not None:
+            return read_json(match["json"])
+        return parse_value(match["bare"].strip(), types)
 
     def _token(self) -> re.Match[str]:
         match = self._TOKEN.match(self._text, self._at)

@@ -52,7 +52,8 @@ class Reading:
             return None
         if self.form.body in ("object", "keyed"):
             return text[index] == "{"
-        return text[index].isalnum() or text[index] in "_-"
+        may_be_empty = self.form.head.startswith("{id}")
+        return text[index].isalnum() or text[index] in "_-" or may_be_empty
 
 
 class CallReader:
@@ -152,8 +153,8 @@ class CallReader:
             self._list = True
             return index + 1
         if text[index] == "]" and self._list and self._taken:
-            self._list, self._closed = False, True  # The last comma is one too many.
-            self.state, self._step = "after", self._between
+            self._list, self.state = False, "after"  # The last comma is one too many.
+            self._close_list()
             return index + 1
         if self._reading.has_head:
             self._step = self._head
@@ -269,9 +270,10 @@ class CallReader:
         if self._list:
             if text[0] in "],":
                 self._list = text[0] == ","
-                self._closed = text[0] == "]"
                 if self._list:
                     self._expect(self._item)
+                else:
+                    self._close_list()
                 return 1
             return FAILED
         options = [(reading.end, self._over)]
@@ -288,6 +290,12 @@ class CallReader:
             self._expect(self._item)  # Calls that only white space separates.
             return 0
         return FAILED
+
+    def _close_list(self) -> None:
+        """After a list: a call's end may follow, if the list stands for one call."""
+        self._closed = True
+        self._call_end = self._reading.call_end
+        self._step = self._after_call
 
     def _expect(self, step: Callable[[str], int]) -> None:
         """Go on with another call, or after the end of the section."""
