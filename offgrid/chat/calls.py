@@ -68,6 +68,7 @@ class CallReader:
         start: called with the name when a call is certain.
         arguments: called with the next part of its arguments.
         name: the function, if the opener has named it; only the arguments follow.
+        most: number of calls after which it ends, 0 for no limit.
 
     Attributes:
         raw: the text since the opener or the last complete call.
@@ -84,6 +85,7 @@ class CallReader:
         start: Callable[[str], None],
         arguments: Callable[[str], None],
         name: str = "",
+        most: int = 0,
     ) -> None:
         self._candidates = candidates
         self._functions = functions
@@ -93,8 +95,10 @@ class CallReader:
         self._reading = candidates[0][0]
         self._list = False
         self._name = self._given = name
+        self._most = most
+        self._taken = 0
         self._body: Body | None = None
-        self._decided = self._in_body = self._complete = self._closed = self._taken = False
+        self._decided = self._in_body = self._complete = self._closed = False
         self._call_end = self._reading.call_end
         self.started = False
         self.raw = [opened]
@@ -247,8 +251,8 @@ class CallReader:
         self.raw = []
         self.started = False
         self._body = None
-        self._taken = True
-        self.state = "ended" if self._given else "after"
+        self._taken += 1
+        self.state = "ended" if self._given or self._taken == self._most else "after"
         self._step = self._after_call
 
     # --- after a call: nothing that is read here is content --------------------------------------

@@ -356,6 +356,7 @@ class AnswerParser:
         self._call = CallReader(
             candidates, self._functions, marker, live=self._constrained, start=self._start,
             arguments=self._pass_arguments, name=name,
+            most=max(0, self._max_calls - self.calls),
         )  # fmt: skip
         self._state = self._calling
 

@@ -35,7 +35,7 @@ FUNCTIONS: dict[str, Any] = {
 OSLO: Call = ("get_weather", {"city": "Oslo"})
 TIME: Call = ("get_time", {"zone": "CET"})
 NOW: Call = ("now", {})
-TEXT = '<p class="x">\n  Blåbær & \'svart\' 日本 {1}\n</p>'
+TEXT = "<p class=\"x\">\n  Blåbær & 'svart' 日本 {1}\n</p>"
 PAGE: Call = ("write", {"path": "a/b.html", "text": TEXT})
 MIXED: Call = (
     "get_weather",

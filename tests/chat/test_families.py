@@ -68,7 +68,9 @@ def combined(events: Iterable[AnswerEvent]) -> Result:
     return content, reasoning, [(name, json.loads(text)) for name, text in calls]
 
 
-def parse(form: AnswerForm, pieces: Iterable[str], functions: Any = FUNCTIONS, **more: Any) -> Result:
+def parse(
+    form: AnswerForm, pieces: Iterable[str], functions: Any = FUNCTIONS, **more: Any
+) -> Result:
     parser = AnswerParser(form, functions, **more)
     events = [event for piece in pieces for event in parser.feed(piece)]
     return combined([*events, *parser.finish()])
@@ -206,7 +208,9 @@ def ambiguous(form: CallFormat, arguments: dict[str, Any]) -> bool:
         return False
     if inner.nested:
         return any(inner.nested in text for text in texts) or any(map(untagged, arguments.values()))
-    written = [value if isinstance(value, str) else json.dumps(value) for value in arguments.values()]
+    written = [
+        value if isinstance(value, str) else json.dumps(value) for value in arguments.values()
+    ]
     return any(inner.after.strip() in text for text in written)
 
 

@@ -222,89 +222,381 @@ def test_no_text_is_lost_without_functions(pieces: list[str]) -> None:
         assert (content, reasoning) == (text, "")
 
 
-# --- the naive reader of whole texts --------------------------------------------------------------
+# --- the naive reader of whole texts: Hermes' calls, one by one -----------------------------------
 
-TAGGED = [HERMES, MISTRAL, PHI]
+KEYS = {"name", "function", "tool_name", "arguments", "parameters", "id", "type", "tool_call_id",
+        "call_id", "index"}  # fmt: skip
 
 
-def naive(text: str, form: CallFormat) -> Message:
-    """Split a whole answer of JSON calls after a marker, by looking at one place after another."""
-    marker = (form.begin + form.call_begin).strip()
+def naive(text: str, thinking: bool) -> Message:
+    """Split a whole answer into content, reasoning and calls, using indices."""
+    reasoning = ""
+    begun = re.match(r"\s*<think>", text)
+    if begun or thinking:
+        thought, end, rest = text[begun.end() if begun else 0 :].partition("</think>")
+        if not end:
+            return "", thought.lstrip(), []
+        reasoning, text = thought.strip(), rest.lstrip()
     content, at = "", 0
     calls: list[list[str]] = []
     while at < len(text):
-        if text.startswith(marker, at):
-            found, at, failed = naive_calls(text, at, at + len(marker), form)
-            if found:
-                content = content.rstrip()
-            calls += found
-            content += failed
-        else:
+        if not text.startswith("<tool_call>", at):
             content += text[at]
             at += 1
-        if calls and content == "".join(content.split()) == "":
-            content = ""
-    return content, "", calls
+            continue
+        start = skip(text, at + len("<tool_call>"))
+        scanner = ObjectScanner(KEYS, lenient=True)
+        end = scanner.scan(text, start) if text[start : start + 1] == "{" else start
+        call = naive_call(text[start:end]) if scanner.done else None
+        if call is None:
+            content += text[at:end]
+            at = end
+            continue
+        calls.append(call)
+        content = content.rstrip()
+        at = skip(text, end)
+        if "</tool_call>".startswith(text[at : at + len("</tool_call>")]):
+            at += len("</tool_call>")
+        at = skip(text, at)
+    return content, reasoning, calls
 
 
 def skip(text: str, at: int) -> int:
     return len(text) - len(text[at:].lstrip())
 
 
-def naive_calls(
-    text: str, begin: int, at: int, form: CallFormat
-) -> tuple[list[list[str]], int, str]:
-    """The calls after a marker, where to go on, and the text of a call that failed."""
-    calls: list[list[str]] = []
-    after = skip(text, at)
-    in_list = text[after : after + 1] == "["
-    if text[after : after + 1] not in ("[", "{"):
-        return [], at, text[begin:at]
-    if in_list:
-        if text[skip(text, after + 1) :][:1] != "{":
-            return [], at, text[begin:at]
-        at = after + 1
-    while True:
-        at = skip(text, at)
-        if in_list and calls and text[at : at + 1] == "]":
-            in_list, at = False, at + 1
-            break
-        scanner = ObjectScanner({"name", "function", "tool_name", "arguments", "parameters", "id",
-                                 "type", "tool_call_id", "call_id", "index"}, lenient=True)
-        at = scanner.scan(text, at)
-        call = naive_call(text[at - scanner.position : at]) if scanner.done else None
-        if call is None:
-            return calls, at, text[begin:at]
-        calls.append(call)
-        after = skip(text, at)
-        closers = [form.call_end.strip()] + ["" if in_list else form.end.strip()]
-        if in_list and text[after : after + 1] == ",":
-            begin, at = after, after + 1
-        elif in_list and text[after : after + 1] == "]":
-            in_list, at = False, after + 1
-            break
-        else:
-            break
-    return calls, naive_end(text, at, closers), ""
-
-
 def naive_call(text: str) -> list[str] | None:
     call = json.loads(text, strict=False)
-    given = [call[key] for key in ("arguments", "parameters") if key in call]
-    name = next((call[key] for key in ("name", "function") if isinstance(call.get(key), str)), "")
-    if len(given) > 1 or name not in NAMES:
+    if ("arguments" in call and "parameters" in call) or not isinstance(call.get("name"), str):
         return None
-    arguments = given[0] if given else {}
+    arguments = call.get("arguments", call.get("parameters"))
     if isinstance(arguments, str):
         arguments = json.loads(arguments or "{}")
-    return [name, json.dumps(arguments or {})] if isinstance(arguments or {}, dict) else None
+    arguments = {} if arguments is None else arguments
+    fits = call["name"] in NAMES and isinstance(arguments, dict)
+    return [call["name"], json.dumps(arguments)] if fits else None
 
 
-def naive_end(text: str, at: int, closers: list[str]) -> int:
-    for closer in closers:
-        after = skip(text, at)
-        if closer and text.startswith(closer, after):
-            at = after + len(closer)
-        elif closer and closer.startswith(text[after:]):
-            at = len(text)
-    return skip(text, at)
+@given(data=st.data(), thinking=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_the_parser_equals_the_naive_reader(data: st.DataObject, thinking: bool) -> None:
+    beside_the_naive_reader(data, thinking)
+
+
+@pytest.mark.slow
+@given(data=st.data(), thinking=st.booleans())
+@settings(max_examples=5000, deadline=None)
+def test_the_parser_equals_the_naive_reader_at_length(data: st.DataObject, thinking: bool) -> None:
+    """The default run covers 100 answers."""
+    beside_the_naive_reader(data, thinking)
+
+
+def beside_the_naive_reader(data: st.DataObject, thinking: bool) -> None:
+    pieces = data.draw(cut(answers("hermes").map(lambda text: text.replace("[", "("))))
+    content, reasoning, calls = parse(pieces, FORMS["hermes"], thinking=thinking)
+    calls = [[name, json.dumps(json.loads(arguments))] for name, arguments in calls]
+    assert (content, reasoning, calls) == naive("".join(pieces), thinking)
+
+
+# --- examples -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "text"),
+    [
+        ("hermes", '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'),
+        ("hermes", '<tool_call>{"arguments": {"a": 1}, "name": "add"}</tool_call>\n'),
+        ("llama", '{"name": "add", "parameters": {"a": 1}}'),
+        ("llama", '<|python_tag|>{"type": "function", "name": "add", "parameters": {"a": 1}}'),
+        ("mistral", '[TOOL_CALLS] [{"name": "add", "arguments": {"a": 1}, "id": "abcdefghi"}]'),
+        ("mistral-named", '[TOOL_CALLS]add[ARGS]{"a": 1}'),
+        ("phi", '<|tool_call|>[{"name": "add", "arguments": {"a": 1}}]<|/tool_call|>'),
+        ("harmony", '<|channel|>commentary to=functions.add json<|message|>{"a": 1}<|call|>'),
+        ("kimi-k2", '<|tool_call_begin|>functions.add:0<|tool_call_argument_begin|>{"a": 1}'),
+        ("gemma4", "<|tool_call>call:add{a:1}<tool_call|>"),
+    ],
+)
+@pytest.mark.parametrize("constrained", [False, True])
+def test_one_call_in_several_forms(form: str, text: str, constrained: bool) -> None:
+    for pieces in ([text], list(text)):
+        assert parse(pieces, FORMS[form], constrained=constrained) == (
+            "", "", [["add", '{"a": 1}']]
+        )  # fmt: skip
+
+
+def test_text_reasoning_and_calls_together() -> None:
+    text = (
+        "\n<think>\nThe user wants two.\n</think>\n\nI look.\n"
+        '<tool_call>\n{"name": "add", "arguments": {"a": "</tool_call>"}}\n</tool_call>\n'
+        '<tool_call>\n{"name": "get_time"}\n</tool_call>\n Done. \n'
+    )
+    calls = [["add", '{"a": "</tool_call>"}'], ["get_time", "{}"]]
+    assert parse(text, FORMS["hermes"]) == ("I look.Done. \n", "The user wants two.", calls)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<tool_call>{"name": "add", "arguments": {"a": 1}', "<tool_call>", "a <tool_call> b",
+        '<tool_call>{"name": "add", "arguments": {"a": 01}}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": [1]}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": "[1]"}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": "{\\"a\\": NaN}"}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": 0}</tool_call>',
+        '<tool_call>{"name": "other", "arguments": {}}</tool_call>', "<tool_call>[]</tool_call>",
+        '<tool_call>{"name": "add", "arguments": {"a": "\x00"}}</tool_call>', "<tool_", " \n",
+        "<tool_call>" * 50, '{"name": "add", "arguments": {}}',
+    ],
+)  # fmt: skip
+def test_text_that_is_not_a_call_stays_content_unchanged(text: str) -> None:
+    assert parse([text], FORMS["hermes"]) == parse(text, FORMS["hermes"]) == (text, "", [])
+
+
+def test_a_failed_call_after_a_complete_one_is_content_with_its_separator() -> None:
+    call = '{"name": "add", "parameters": {}}'
+    for rest in ("; and so on", "; ", '; {"name": "add", ', ';{"name": "other"}'):
+        whole = parse([call + rest], FORMS["llama"])
+        assert whole == parse(call + rest, FORMS["llama"]) == (rest, "", [["add", "{}"]])
+    for rest in ("<tool_ca", "<tool_call>", '<tool_call>{"name'):
+        text = f"<tool_call>{call}</tool_call>\n{rest}"
+        assert parse([text], FORMS["hermes"]) == (rest, "", [["add", "{}"]])
+    text = f"<tool_call>{call}</tool_"
+    assert parse([text], FORMS["hermes"]) == ("", "", [["add", "{}"]])
+
+
+def test_only_a_possible_marker_is_held_back() -> None:
+    parser = AnswerParser(FORMS["hermes"], NAMES)
+    assert parser.feed("<thin") == []
+    assert parser.feed("g> a <tool") == [Content("<thing> a")]
+    assert parser.feed("box> b") == [Content(" <toolbox> b")]
+    assert parser.feed("<tool_call> {") == []
+    assert parser.feed('"na') == []
+    assert parser.feed('me"') == []
+    assert parser.feed("5 ") == [Content('<tool_call> {"name"5')]
+    assert parser.finish() == [Content(" ")]
+
+
+def test_with_a_grammar_arguments_come_as_they_are_written() -> None:
+    parser = AnswerParser(FORMS["hermes"], NAMES, constrained=True)
+    assert parser.feed('<tool_call>{"name": "add", "arguments": ') == []
+    assert parser.feed("{") == [CallStart(0, "add"), CallArguments(0, "{")]
+    assert parser.feed('"a": "x') == [CallArguments(0, '"a": "x')]
+    assert parser.feed('"}}</tool_') == [CallArguments(0, '"}')]
+    assert parser.finish() == []
+    cut_short = AnswerParser(FORMS["hermes"], NAMES, constrained=True)
+    cut_short.feed('<tool_call>{"name": "add", "arguments": {"a": ')
+    assert (cut_short.finish(), cut_short.calls) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    ("form", "before"),
+    [
+        (AnswerForm((MISTRAL_NAMED,)), "[TOOL_CALLS]add[ARGS]"),
+        (family_form("apertus"), '<|tools_prefix|>[{"add": '),
+        (family_form("harmony"), "<|channel|>commentary to=add<|message|>"),
+        (family_form("command"), '<|START_ACTION|>[{"tool_name": "add", "parameters": '),
+    ],
+    ids=["named", "keyed", "channel", "command"],
+)
+def test_with_a_grammar_json_arguments_of_every_form_come_as_they_are_written(
+    form: AnswerForm, before: str
+) -> None:
+    parser = AnswerParser(form, NAMES, constrained=True)
+    assert message(parser.feed(before + '{"a'))[2] == [["add", '{"a']]
+    assert parser.feed('": 1}') == [CallArguments(0, '": 1}')]
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_text_after_the_last_permitted_call_is_ignored(constrained: bool) -> None:
+    call = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
+    for pieces in (f"Hi {call} and {call}", [f"Hi {call}{call}"], [f"Hi {call}", call]):
+        parser = AnswerParser(FORMS["hermes"], NAMES, max_calls=1, constrained=constrained)
+        events = [event for piece in pieces for event in parser.feed(piece)]
+        assert message([*events, *parser.finish()]) == ("Hi", "", [["get_time", "{}"]])
+        assert parser.done
+
+
+def test_reasoning_that_the_prompt_opened() -> None:
+    form = FORMS["hermes"]
+    assert parse("\nHm. <tool_call>", form, thinking=True) == ("", "Hm. <tool_call>", [])
+    assert parse("Hm.\n</think>\n\nYes.", form, thinking=True) == ("Yes.", "Hm.", [])
+    # A model may repeat the marker of the prompt.
+    assert parse("<think>\nHm.</think>Yes.", form, thinking=True) == ("Yes.", "Hm.", [])
+
+
+def test_whether_the_next_text_is_reasoning_is_known() -> None:
+    parser = AnswerParser(FORMS["hermes"], NAMES)
+    known = []
+    for piece in ("<think", ">", "Hm.", "</think", ">", "Yes."):
+        parser.feed(piece)
+        known.append(parser.thinking)
+    assert known == [False, True, True, True, False, False]
+
+
+def test_reasoning_later_only_where_the_format_has_it() -> None:
+    text = "a<think>b</think>c"
+    assert parse(text, FORMS["hermes"]) == (text, "", [])
+    assert parse(text, FORMS["hermes, reasoning repeated"]) == ("ac", "b", [])
+
+
+def test_wrappers_around_content_are_dropped_and_those_in_its_middle_stay() -> None:
+    form = AnswerForm((HERMES,), THINK, ("<response>", "</response>"))
+    assert parse("<think>x</think><response>\na\n</response>\n", form) == ("a", "x", [])
+    assert parse("Write <response> here", form) == ("Write <response> here", "", [])
+    control = AnswerForm((HERMES,), THINK, ("<|end|>",), frozenset(("<|end|>",)))
+    assert parse("a <|end|> b<|end|>", control) == ("ab", "", [])
+
+
+@pytest.mark.parametrize("size", [200, 5000])
+@pytest.mark.parametrize("name", ["harmony", "functionary-3.2", "muse"])
+def test_a_header_without_its_end_is_content(name: str, size: int) -> None:
+    form = FORMS[name]
+    assert form.channels is not None
+    text = f"all {form.channels.begin}{'x' * size}"
+    for pieces in ([text], list(text)):
+        content, _, calls = parse(pieces, form)
+        assert not calls
+        assert "x" * size in content or size < 256
+
+
+# --- time in proportion to the text ---------------------------------------------------------------
+
+HOSTILE = [
+    ("hermes", "", unit)
+    for unit in ("<tool_call>", '<tool_call>{"name": "', "<tool_call>{", " ", '{"a":', "<", "\\",
+                 "<tool_call>[", '<tool_call>{"name": "add", "arguments": {"a": "', "x <tool_call")
+] + [
+    ("hermes", "<tool_call>", " "), ("hermes", "<tool_call>[", " "), ("hermes", "<think>", "</"),
+    ("hermes", '<tool_call>{"name": "add"}', " "), ("hermes", "<think>", "x "),
+    ("hermes", '<tool_call>{"name": "add", "arguments": {"a": "', "x"),
+    ("hermes", '<tool_call>{"name": "add", "arguments": {"a": [', "1,"),
+    ("llama", "", "\n{"), ("llama", "", "\n"), ("llama", "", "["), ("llama", "", "[add("),
+    ("llama", "[add(a='", "x"), ("llama", "[add(a=", "["), ("llama", "[", " "),
+    ("llama", '{"name": "add"}', ";"), ("llama", '{"name": "add"}', "; "),
+    ("mistral", "", "[TOOL_CALLS]"), ("mistral-named", "[TOOL_CALLS]", "a"),
+    ("mistral-named", "", "[TOOL_CALLS]add[ARGS]"), ("mistral-named", "[TOOL_CALLS]add", " "),
+    ("qwen-xml", "<tool_call><function=add><parameter=a>", "x"),
+    ("qwen-xml", "<tool_call><function=add><parameter=a>", "</parameter>"),
+    ("qwen-xml", "<tool_call><function=add><parameter=a>", "</parameter> "),
+    ("qwen-xml", "<tool_call><function=add><parameter=a></parameter>", " "),
+    ("qwen-xml", "<tool_call><function=add><parameter=", "a"),
+    ("qwen-xml", "<tool_call><function=add>", " "), ("qwen-xml", "", "<tool_call><function=add>"),
+    ("qwen-xml", "", "<tool_call><function=add><parameter=a>"),
+    ("minimax-m3", ']<]minimax[>[<invoke name="add">]<]minimax[>[<a>', "]<]minimax[>[<"),
+    ("glm", "<tool_call>add<arg_key>a</arg_key>", " "),
+    ("lfm2", "", "<|tool_call_start|>[add("), ("gemma4", "<|tool_call>call:add{a:", "<|"),
+    ("gemma4", '<|tool_call>call:add{a:<|"|>', "x"), ("gemma4", "<|tool_call>call:add{a:", "["),
+    ("harmony", "", "<|start|>assistant"), ("harmony", "", "<|channel|>"),
+    ("harmony", "<|channel|>", "x"), ("functionary-3.2", "", ">"), ("functionary-3.2", "", "x"),
+    ("functionary-3.2", "", ">>>x\n"), ("solar", "", "<|think|>"),
+]  # fmt: skip
+
+
+class Work:
+    """Counts calls, and the characters of strings that are arguments, results or searched."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, frame: Any, event: str, argument: Any) -> None:
+        if event == "call":
+            self.count += 1
+            for value in frame.f_locals.values():
+                if isinstance(value, str):
+                    self.count += len(value)
+        elif event == "c_call":
+            owner = getattr(argument, "__self__", None)
+            self.count += 1 + (len(owner) if isinstance(owner, str) else 0)
+        elif event == "return":
+            self.count += len(argument) if isinstance(argument, str) else 0
+
+
+def work_of(form: AnswerForm, pieces: Iterable[str], constrained: bool) -> int:
+    parser = AnswerParser(form, NAMES, constrained=constrained)
+    work, known = Work(), sys.getprofile()
+    sys.setprofile(work)
+    try:
+        for piece in pieces:
+            parser.feed(piece)
+        parser.finish()
+    finally:
+        sys.setprofile(known)
+    return work.count
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize(("name", "before", "unit"), HOSTILE)
+def test_work_is_in_proportion_to_the_text(
+    name: str, before: str, unit: str, constrained: bool
+) -> None:
+    """Twice the text costs at most a little more than twice the work.
+
+    Nothing is measured by a clock: calls are counted, and the characters of the texts that are
+    passed to them.
+    """
+    size = 1500
+    for pieces in (list, lambda text: [text]):
+        cut_up: Callable[[str], list[str]] = pieces
+        once, twice = (
+            work_of(FORMS[name], cut_up(before + unit * (n // len(unit))), constrained)
+            for n in (size, 2 * size)
+        )
+        assert twice < 2.3 * once + 20_000, (once, twice)
+
+
+# --- the scanner ----------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.text(max_size=4), JSON, max_size=4), st.booleans(), st.integers(0, 3))
+def test_every_json_object_is_followed_to_its_end(
+    value: dict[str, Any], ascii: bool, indent: int
+) -> None:
+    text = json.dumps(value, ensure_ascii=ascii, indent=indent or None)
+    scanner = ObjectScanner()
+    for offset, char in enumerate(text):
+        assert not scanner.done
+        assert scanner.scan(char) == 1
+        assert scanner.position == offset + 1
+    assert scanner.done
+    members = {key: json.loads(text[a:b]) for key, (a, b) in scanner.members.items()}
+    assert members == json.loads(text)
+    assert ObjectScanner().scan(text + "}tail") == len(text)
+
+
+@given(
+    st.dictionaries(st.text(max_size=4), JSON, min_size=1, max_size=3).map(json.dumps),
+    st.integers(0, 200),
+    st.sampled_from(list('{}[]",:\\0-1.eEtfn u\n\x00é')),
+)
+@example('{"a": 1}', 6, "0")
+@example('{"a": [1]}', 9, ",")
+def test_the_scanner_is_done_when_a_json_parser_accepts(text: str, place: int, char: str) -> None:
+    place = place % (len(text) + 1)
+    damaged = text[:place] + char + text[place:]
+    scanner = ObjectScanner()
+    whole = scanner.scan(damaged) == len(damaged)
+    try:
+        json.loads(damaged)
+        valid = damaged.startswith("{")
+    except ValueError:
+        valid = False
+    assert valid == (scanner.done and not damaged[scanner.position :].strip() and
+                     (whole or not damaged[scanner.position :].strip(" \t\r\n")))  # fmt: skip
+    if scanner.failed:  # it must not have failed at an earlier character
+        before = ObjectScanner()
+        before.scan(damaged[: scanner.position])
+        assert not before.failed
+
+
+def test_depth_is_bounded() -> None:
+    scanner = ObjectScanner()
+    assert scanner.scan('{"a":' * 1000) == 5 * MAX_DEPTH
+    assert scanner.failed
