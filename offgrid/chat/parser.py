@@ -56,7 +56,7 @@ class CallArguments:
 
 AnswerEvent = Content | Reasoning | CallStart | CallArguments
 
-_PIECE = 4096
+_PIECE = 256
 """Characters that are parsed at a time; the rest of a piece is copied at every marker in it."""
 _NOTHING = Literal("")
 _MESSAGE = Reading(CallFormat("json"))
@@ -152,6 +152,8 @@ class AnswerParser:
         self.thinking = thinking and form.reasoning is not None
         self.done = False
         self._events: list[AnswerEvent] = []
+        self._kind: type[Content | Reasoning] = Content
+        self._text: list[str] = []  # of the event that comes after self._events
         self._held = ""  # may become a marker, or belongs to a call
         self._space: list[str] = []  # content or reasoning, unless a marker follows
         self._trim = self.thinking  # whether white space now belongs to a marker
@@ -192,8 +194,14 @@ class AnswerParser:
         return self._taken()
 
     def _taken(self) -> list[AnswerEvent]:
+        self._flush()
         events, self._events = self._events, []
         return events
+
+    def _flush(self) -> None:
+        if self._text:
+            self._events.append(self._kind("".join(self._text)))
+            self._text = []
 
     # --- states: each parses some text and returns the rest -----------------------------------
 
@@ -382,6 +390,7 @@ class AnswerParser:
         """Begin a call that is certain; white space around it is not content."""
         self._space = []
         self._trim = True
+        self._flush()
         self._events.append(CallStart(self.calls, name))
         self.calls += 1
 
@@ -418,9 +427,8 @@ class AnswerParser:
             self._space.append(text[len(body) :])
 
     def _emit(self, text: str) -> None:
-        last = self._events[-1] if self._events else None
-        kind = Reasoning if self.thinking else Content
-        if isinstance(last, kind):
-            self._events[-1] = kind(last.text + text)
-        else:
-            self._events.append(kind(text))
+        kind: type[Content | Reasoning] = Reasoning if self.thinking else Content
+        if kind != self._kind:
+            self._flush()
+            self._kind = kind
+        self._text.append(text)

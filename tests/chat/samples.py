@@ -4,6 +4,8 @@ The texts follow what the templates of the families write for calls and reasonin
 deviations from it that models make. No text here is made from the table of formats.
 """
 
+# ruff: noqa: E501 - some characters of markers are as wide as two others.
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -16,7 +16,6 @@ from offgrid.chat.parser import (
     AnswerEvent,
     AnswerForm,
     AnswerParser,
-    CallArguments,
     CallStart,
     Content,
     Reasoning,

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from offgrid.chat import bodies
+from offgrid.chat.bodies import Body
+from offgrid.chat.calls import CallReader
 from offgrid.chat.formats import (
     FAMILIES,
     HERMES,
@@ -22,7 +23,6 @@ from offgrid.chat.formats import (
     PHI,
     PYTHON_LIST,
     THINK,
-    CallFormat,
     ReasoningFormat,
 )
 from offgrid.chat.jsonscan import MAX_DEPTH, ObjectScanner
@@ -128,7 +128,8 @@ PIECES: dict[str, list[str]] = {
             "</tool_call>", f"<tool_call>{OBJECT}</tool_call>", "<arg_key>@"],
     "deepseek-v3.2": ["<｜DSML｜function_calls>", '<｜DSML｜invoke name="add">',
                       '<｜DSML｜parameter name="a" string="true">@', "</｜DSML｜parameter>",
-                      "</｜DSML｜invoke>", "</｜DSML｜function_calls>", '<｜DSML｜parameter name="b'],
+                      "</｜DSML｜invoke>", "</｜DSML｜function_calls>",
+                      '<｜DSML｜parameter name="b'],
     "kimi-k2": ["<|tool_calls_section_begin|>", "<|tool_call_begin|>", "functions.add:0",
                 "<|tool_call_argument_begin|>", '{"a": "@"}', "<|tool_call_end|>",
                 "<|tool_calls_section_end|>", "<|tool_call_begin|>functions.add:1"
@@ -137,7 +138,8 @@ PIECES: dict[str, list[str]] = {
                 '<|open|>argument key="a" type="string"<|sep|>@<|close|>argument<|sep|>',
                 "<|close|>call<|sep|>", "<|close|>tools<|sep|>", "<|open|>response<|sep|>"],
     "lfm2": ["<|tool_call_start|>[add(a='@'), get_time()]<|tool_call_end|>", "<|tool_call_start|>",
-             "<|tool_call_end|>", "<|tool_call_start|>[add(", "a='@', ", "<|tool_call_start|>add(b="],
+             "<|tool_call_end|>", "<|tool_call_start|>[add(", "a='@', ",
+             "<|tool_call_start|>add(b="],
     "gemma4": ['<|tool_call>call:add{a:<|"|>@<|"|>}<tool_call|>', "<|tool_call>call:add{", "a:@,",
                '<|"|>', "<tool_call|>", "<|channel>thought\n@<channel|>", "<channel|>"],
     "solar": ["<|tool_calls|>", "<|tool_call:begin|>x<|tool_call:name|>add<|tool_call:args|>",
@@ -493,7 +495,8 @@ HOSTILE = [
 
 
 class Work:
-    """Counts calls, and the characters of strings that are arguments, results or searched."""
+    """Counts calls, characters of strings that are arguments, results or searched, and pieces
+    that are joined."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -507,6 +510,11 @@ class Work:
         elif event == "c_call":
             owner = getattr(argument, "__self__", None)
             self.count += 1 + (len(owner) if isinstance(owner, str) else 0)
+            joining = frame.f_locals.get("self")
+            if argument.__name__ == "join" and isinstance(joining, (Body, CallReader)):
+                self.count += sum(
+                    len(value) for value in vars(joining).values() if isinstance(value, list)
+                )
         elif event == "return":
             self.count += len(argument) if isinstance(argument, str) else 0
 
@@ -534,14 +542,14 @@ def test_work_is_in_proportion_to_the_text(
     Nothing is measured by a clock: calls are counted, and the characters of the texts that are
     passed to them.
     """
-    size = 1500
+    size = 600 if FORMS[name].channels is None else 1500  # headers are read up to 256 characters
     for pieces in (list, lambda text: [text]):
         cut_up: Callable[[str], list[str]] = pieces
         once, twice = (
             work_of(FORMS[name], cut_up(before + unit * (n // len(unit))), constrained)
             for n in (size, 2 * size)
         )
-        assert twice < 2.3 * once + 20_000, (once, twice)
+        assert twice < 2.3 * once + 5_000, (once, twice)
 
 
 # --- the scanner ----------------------------------------------------------------------------------
