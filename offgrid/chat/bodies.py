@@ -93,6 +93,10 @@ class ObjectBody(Body):
                 return None
             ((name, (start, end)),) = members.items()
             return self._call(name, text[start:end])
+        if set(members) <= {"type", "id", "function"} and "function" in members:
+            start, end = members["function"]
+            if text[start] == "{":
+                return _nested_call(text[start:end])
         keys = [key for key in _ARGUMENT_KEYS if key in members]
         name = self._name(text)
         if len(keys) > 1 or not name:
@@ -163,6 +167,13 @@ class ObjectBody(Body):
         if self._kind == "keyed":
             return self.scanner.key or next(iter(self.scanner.members), "")
         return self._name(text) if any(k in self.scanner.members for k in _NAME_KEYS) else ""
+
+
+def _nested_call(text: str) -> tuple[str, str] | None:
+    """Return the call of an object ``function``: the form of the API, which models copy."""
+    inner = ObjectBody("object", _ARGUMENT_KEYS[0])
+    inner.scan(text)
+    return inner.result() if inner.done else None
 
 
 class ParametersBody(Body):

@@ -311,12 +311,12 @@ class AnswerParser:
             return ""
         header, rest = text[: max(index, 0)], text[index + len(end) :]
         opened, self._opened = self._opened, ""
-        call = re.fullmatch(channels.call, header, re.DOTALL) if channels.call else None
         if index < 0:
-            # No header: its first character is no marker, or is dropped with it.
+            # No header: its first character is content, so that it is not taken for one again.
             self._state = self._read
             self._say(opened + text[:1])
             return text[1:]
+        call = re.fullmatch(channels.call, header, re.DOTALL) if channels.call else None
         if re.match(channels.reasoning, header):
             self._open_reasoning(self._reason)
         elif call is not None and call["name"] in self._functions:
@@ -327,7 +327,7 @@ class AnswerParser:
             self._state = self._read  # A function that is not offered, or text without a header.
             self._say(f"{opened}{header}{end}")
         else:
-            self._trim, self._state = True, self._read
+            self._end_message()
         return rest
 
     def _headed(self, text: str) -> bool:
@@ -351,7 +351,7 @@ class AnswerParser:
         return self._open_header(marker, rest)
 
     def _end_message(self) -> None:
-        """After a message: white space belongs to the markers."""
+        """Between messages, white space belongs to the markers."""
         self._space = []
         self._trim = True
         self._state = self._read

@@ -594,6 +594,15 @@ SAMPLES: dict[str, list[Sample]] = {
                [MIXED]),
         Sample("Action: ```python\n1\n```", [], "Action: ```python\n1\n```"),
     ],
+    "firefunction": [
+        Sample(' functools[{"name": "get_weather", "arguments": {"city": "Oslo"}}]', [OSLO]),
+        Sample('Both: functools[{"name": "get_weather", "arguments": {"city": "Oslo"}}, {"name": '
+               '"get_time", "arguments": {"zone": "CET"}}]', [OSLO, TIME], "Both:"),
+        Sample(' functools[{"name": "now", "arguments": {}}]', [NOW]),
+        Sample(f'functools[{{"name": "write", "arguments": {PAGE_JSON}}}]', [PAGE]),
+        Sample(f'functools [{{"name": "get_weather", "arguments": {MIXED_JSON}}}]', [MIXED]),
+        Sample("Python has functools[1].", [], "Python has functools[1]."),
+    ],
     "llama": [
         Sample('{"name": "get_weather", "parameters": {"city": "Oslo"}}', [OSLO]),
         Sample('{"name": "get_weather", "parameters": {"city": "Oslo"}}; {"name": "get_time", '
@@ -608,6 +617,9 @@ SAMPLES: dict[str, list[Sample]] = {
                '"CET"}}]', [NOW, TIME]),
         Sample('{"name": "now", "parameters": {}}\n{"name": "now", "parameters": {}}', [NOW, NOW]),
         Sample('[get_weather(city="Oslo"), get_time(zone=\'CET\')]', [OSLO, TIME]),
+        Sample('{"type": "function", "function": {"name": "get_time", "arguments": "{\\"zone\\": '
+               '\\"CET\\"}"}}', [TIME]),
+        Sample('{"type": "function", "function": {"name": "now", "parameters": {}}}', [NOW]),
         # No calls.
         Sample('{"answer": 42}', [], '{"answer": 42}'),
         Sample('{"name": "other", "parameters": {}}', [], '{"name": "other", "parameters": {}}'),

@@ -20,9 +20,12 @@ from offgrid.chat.arguments import (
 
 
 def value(text: str, schema: Any) -> Any:
-    root = {"type": "object", "properties": {"a": schema},
-            "$defs": {"text": {"type": "string"}, "loop": {"$ref": "#/$defs/loop"},
-                      "tree": {"anyOf": [{"$ref": "#/$defs/tree"}, {"type": "integer"}]}}}  # fmt: skip
+    definitions = {
+        "text": {"type": "string"},
+        "loop": {"$ref": "#/$defs/loop"},
+        "tree": {"anyOf": [{"$ref": "#/$defs/tree"}, {"type": "integer"}]},
+    }
+    root = {"type": "object", "properties": {"a": schema}, "$defs": definitions}
     return parse_value(text, types_of(root)["a"])
 
 
