@@ -192,6 +192,8 @@ class ParametersBody(Body):
         self._values: dict[str, tuple[str, str]] = {}
         self._key = self._kind = ""
         self._after = ""
+        self._marks: frozenset[str] = frozenset()
+        self._depth = 0
         self._value: list[str] = []
         self._state = self._next
 
@@ -267,6 +269,8 @@ class ParametersBody(Body):
         if index >= 0:
             self._key, self._kind, self._value = key, "", []
             self._after = self._form.after.strip().replace("{key}", key)
+            tags = (f"{self._form.nested}<{key}>",) if self._form.nested else ()
+            self._marks, self._depth = frozenset((self._after, *tags)), 0
             self._state = self._read_kind if self._kind_end else self._read_value
         return index
 
@@ -282,13 +286,18 @@ class ParametersBody(Body):
         """Read up to the text after a value, if another argument or the end of the call follows."""
         if start == len(text):
             return MORE
-        match = any_of(frozenset((self._after,))).search(text, start)
+        match = any_of(self._marks).search(text, start)
         if match is None:
             self._value.append(text[start:])
             return len(text)
         self._value.append(text[start : match.start()])
         if match["marker"] is None:
             return match.start() if match.start() > start else MORE
+        inner = match[0] != self._after
+        if inner or self._depth:  # a tag within the value that has the argument's name
+            self._depth += 1 if inner else -1
+            self._value.append(match[0])
+            return match.end()
         _, index = self._follows(text, match.end())
         if index == MORE:
             return match.start() if match.start() > start else MORE

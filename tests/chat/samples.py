@@ -239,8 +239,9 @@ SAMPLES: dict[str, list[Sample]] = {
                "]<]minimax[>[</place>]<]minimax[>[</invoke>",
                [("get_weather", {"place": {"a": "b"}})]),
         Sample(']<]minimax[>[<tool_call>]<]minimax[>[<invoke name="get_weather">]<]minimax[>['
-               "<place>]<]minimax[>[<place>x]<]minimax[>[</place>]<]minimax[>[</place>"
-               "]<]minimax[>[</invoke>", [("get_weather", {"place": {"place": "x"}})]),
+               "<place>]<]minimax[>[<place>x]<]minimax[>[</place>]<]minimax[>[<a>y]<]minimax[>[</a>"
+               "]<]minimax[>[</place>]<]minimax[>[</invoke>",
+               [("get_weather", {"place": {"place": "x", "a": "y"}})]),
     ],
     "apriel": [
         Sample('<tool_calls>[{"name": "get_weather", "arguments": {"city": "Oslo"}, '
