@@ -97,26 +97,56 @@ def test_no_sample_is_without_its_family() -> None:
 
 @by_sample
 def test_a_sample_says_the_same_however_it_is_split(name: str, sample: Sample) -> None:
-    form, text = FORMS[name], sample.text
-    assert parse(form, [text], thinking=sample.thinking) == expected(sample)
-    assert parse(form, text, thinking=sample.thinking) == expected(sample)
-    for place in range(1, len(text)):
-        pieces = [text[:place], text[place:]]
-        assert parse(form, pieces, thinking=sample.thinking) == expected(sample), pieces
+    in_two_parts(name, sample, stride(name, sample))
 
 
 @by_sample
 def test_a_truncated_answer_has_whole_calls_and_nothing_twice(name: str, sample: Sample) -> None:
+    truncated(name, sample, stride(name, sample))
+
+
+@pytest.mark.slow
+@by_sample
+def test_a_sample_is_split_and_truncated_at_every_place(name: str, sample: Sample) -> None:
+    """The default run takes every place in one sample of a family, every seventh in others."""
+    in_two_parts(name, sample, 1)
+    truncated(name, sample, 1)
+
+
+def stride(name: str, sample: Sample) -> int:
+    return 1 if sample is SAMPLES[name][1] else 7
+
+
+def in_two_parts(name: str, sample: Sample, step: int) -> None:
+    form, text = FORMS[name], sample.text
+    assert parse(form, [text], thinking=sample.thinking) == expected(sample)
+    assert parse(form, text, thinking=sample.thinking) == expected(sample)
+    for place in range(1, len(text), step):
+        pieces = [text[:place], text[place:]]
+        assert parse(form, pieces, thinking=sample.thinking) == expected(sample), pieces
+
+
+def truncated(name: str, sample: Sample, step: int) -> None:
     text, ends = sample.text, [0]
-    for end in range(len(text)):
+    for end in range(0, len(text), step):
         content, reasoning, calls = parse(FORMS[name], [text[:end]], thinking=sample.thinking)
-        while len(ends) <= len(calls):
-            ends.append(end)
         assert calls == list(sample.calls)[: len(calls)]
-        assert len(calls) == len(ends) - 1
+        assert len(calls) >= len(ends) - 1
+        while len(ends) <= len(calls):
+            ends.append(call_end(name, sample, len(ends)))
         # After the content so far there may be a call that is incomplete, but no complete one.
         assert begun(content, sample.content, text[ends[-1] : end]), (content, text[:end])
         assert begun(reasoning, sample.reasoning, text[:end]), (reasoning, text[:end])
+
+
+def call_end(name: str, sample: Sample, number: int) -> int:
+    """The number of characters after which a call is complete."""
+    parser = AnswerParser(FORMS[name], FUNCTIONS, thinking=sample.thinking)
+    for end, char in enumerate(sample.text, 1):
+        parser.feed(char)
+        if parser.calls == number:
+            return end
+    raise AssertionError(f"fewer calls than {number}")
 
 
 def begun(found: str, whole: str, raw: str) -> bool:
