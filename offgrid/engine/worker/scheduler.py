@@ -6,8 +6,9 @@ bounded amount. Slots are given in order of arrival.
 
 An admitted sequence begins after the longest prefix that some slot already holds: the slot of a
 running sequence, or an idle slot that still holds a finished one. A prefix of a few tokens is
-computed again, so that an answer does not depend on requests that are hardly related to it. If a running sequence is about to
-compute a longer prefix, the new sequence is parked until then instead of computing it again.
+computed again, so that an answer does not depend on requests that are hardly related to it. If a
+running sequence is about to compute a longer prefix, the new sequence is parked until then instead
+of computing it again.
 
 The next turn of a conversation takes the slot that holds the conversation. A computed prefix is
 evicted only for a sequence that needs a slot, least recently used first.
