@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import llama_cpp.llama_cpp as lc
 
@@ -20,7 +21,7 @@ class _InitParams(ctypes.Structure):
     _fields_ = (("no_alloc", ctypes.c_bool), ("ctx", ctypes.c_void_p))
 
 
-def _library() -> ctypes.CDLL:
+def _library() -> Any:
     """Return the library with the functions of ``gguf.h``: looked up in libllama, they are found in
     the library that it loads, except on Windows."""
     if hasattr(lc._lib, "gguf_find_tensor"):
