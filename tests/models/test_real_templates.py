@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -179,7 +178,8 @@ def test_calls_of_the_history_are_read_as_answers(dialects: dict[str, Dialect]) 
         with_calls = "".join(part.text for part in dialect.prompt(CALLED, TOOLS).parts)
         answer = with_calls.rpartition("Question one")[2].partition("Result one")[0]
         schemas = {
-            tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOLS  # type: ignore[index]
+            tool["function"]["name"]: tool["function"]["parameters"]
+            for tool in TOOLS  # type: ignore[index]
         }
         for size in (len(answer), 1, 7):
             parser = dialect.parser(schemas)
