@@ -40,9 +40,9 @@ def _body(form: CallFormat, name: str, arguments: Mapping[str, Any], n: int) -> 
     if form.body == "keyed":
         return _json({name: arguments})
     if form.body == "python":
-        return f"{name}({', '.join(f'{key}={_python(value)}' for key, value in arguments.items())})"
+        return f"{name}({', '.join(_keyword(key, value) for key, value in arguments.items())})"
     if form.body == "gemma":
-        return _gemma(arguments)
+        return gemma_value(arguments)
     if form.body == "json":
         return _json(arguments)
     inner = form.parameters
@@ -62,22 +62,30 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def _keyword(key: str, value: Any) -> str:
+    written = _python(value)
+    return f"{key}={written}" if key.isidentifier() else f"**{{{_json(key)}: {written}}}"
+
+
 def _python(value: Any) -> str:
     return repr(value) if isinstance(value, str) else _json(value)
 
 
-def _gemma(value: Any) -> str:
+def gemma_value(value: Any) -> str:
+    """Return a value as Gemma 4 writes it."""
     if isinstance(value, str):
         return f"{GEMMA_QUOTE}{value}{GEMMA_QUOTE}"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_gemma(value[key])}" for key in value) + "}"
+        return "{" + ",".join(f"{key}:{gemma_value(value[key])}" for key in value) + "}"
     if isinstance(value, list):
-        return f"[{','.join(map(_gemma, value))}]"
+        return f"[{','.join(map(gemma_value, value))}]"
     return _json(value)
 
 
 def _nested(value: Any, prefix: str) -> Any:
-    """Return objects and lists as tags; other values as they are."""
+    """Return objects and lists as tags, unless they are empty; other values as they are."""
+    if not value:
+        return value
     if isinstance(value, Mapping):
         pairs = [(str(key), item) for key, item in value.items()]
     elif isinstance(value, list):
