@@ -48,7 +48,7 @@ def property_schemas(schema: Mapping[str, Any]) -> dict[str, Any] | None:
     for _ in range(8):
         if "$ref" not in schema:
             break
-        schema = resolve(schema["$ref"], root)
+        schema = _resolve(schema["$ref"], root)
     if {"allOf", "anyOf", "oneOf", "if", "not", "$ref", "enum", "const"} & schema.keys():
         return None
     properties = schema.get("properties")
@@ -61,7 +61,7 @@ def required_of(schema: Mapping[str, Any]) -> frozenset[str]:
     for _ in range(8):
         if "$ref" not in schema:
             break
-        schema = resolve(schema["$ref"], root)
+        schema = _resolve(schema["$ref"], root)
     required = schema.get("required")
     return frozenset(required) if isinstance(required, list) else frozenset()
 
@@ -72,7 +72,7 @@ def _parts(schema: Any, root: Mapping[str, Any], depth: int) -> list[Mapping[str
         return []
     parts = [schema]
     if "$ref" in schema:
-        parts += _parts(resolve(schema["$ref"], root), root, depth + 1)
+        parts += _parts(_resolve(schema["$ref"], root), root, depth + 1)
     for key in ("allOf", "anyOf", "oneOf"):
         inner = schema.get(key)
         for item in inner if isinstance(inner, list) else ():
@@ -80,7 +80,7 @@ def _parts(schema: Any, root: Mapping[str, Any], depth: int) -> list[Mapping[str
     return parts
 
 
-def resolve(ref: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+def _resolve(ref: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the target of a reference within the schema, or an empty schema."""
     if not isinstance(ref, str) or not ref.startswith("#"):
         return {}
@@ -95,7 +95,7 @@ def _types(schema: Any, root: Mapping[str, Any], depth: int) -> frozenset[str] |
     if not isinstance(schema, Mapping) or depth > 8:
         return None
     if "$ref" in schema:
-        return _types(resolve(schema["$ref"], root), root, depth + 1)
+        return _types(_resolve(schema["$ref"], root), root, depth + 1)
     kind = schema.get("type")
     if isinstance(kind, str):
         return frozenset((kind,))
