@@ -17,7 +17,7 @@ from offgrid.chat.arguments import json_type, types_of
 from offgrid.chat.formats import GEMMA_QUOTE, CallFormat, Parameters
 from offgrid.chat.rules import ANY_TEXT, Rules, regex
 from offgrid.chat.schemas import Json, Shape, alternatives, shapes, within
-from offgrid.chat.writing import gemma_value
+from offgrid.chat.writing import gemma_value, type_name
 from offgrid.grammar.checked import CheckedSchema
 
 _COMMA = '","'
@@ -304,8 +304,7 @@ class _Parameters(_Arguments):
             kinds = [{"type": "object"}, {"type": "array"}, *_PLAIN_SCALARS]
             return _any_of([*written, *(self._with_kind(dict(kind), after) for kind in kinds)])
         if not written or not schema:
-            kind = other or _kind(schema)
-            kind = "number" if kind == "integer" else kind
+            kind = other or type_name(_kind(schema))
             end = self._rules.literal(after)
             written.append(f"{self._between(kind)} {self.json(schema)} {end}")
         return _any_of(written)

@@ -24,10 +24,8 @@ _ANY_ARGUMENTS = CheckedSchema({"type": "object"}, "tools", arguments=True)
 _FIELDS = re.compile(r"(\{n\}|\{id\})")
 _FIELD_RULES = {"{n}": "/[0-9]{1,2}/", "{id}": "/[a-z0-9]{9}/"}
 _JSON_PARTS = re.compile(r'"[^"]*"|[{}:,]| ')
-_OBJECT_START = (
-    r'\{\s*"(name|function|tool_name|arguments|parameters|id|type|tool_call_id|call_id|index)"\s*:'
-)
-"""How an object may begin that is read as a call."""
+_KEYS = "name|function|tool_name|arguments|parameters|id|type|tool_call_id|call_id|index"
+"""The keys with which an object that is read as a call may begin."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ class _Writer:
             more = f"({self.rules.exact(channels.begin)} {self._any_function})*" if several else ""
             return f"{self._any_function} {more}"
         if form.bare:
-            return self._one
+            return f"{self._bare_begin} {self._one}"
         return f"{self.rules.exact(self._marker)} {self._after_marker}"
 
     @property
@@ -198,7 +196,8 @@ class _Writer:
         begin = reasoning.begin.strip()
         if not (thinking or whole or rules.is_control(begin)):
             return ""  # Without a control token, reasoning is text like any other.
-        space = rules.rule("SPACE", '"\\n" | "\\n\\n"') + "?" if whole else ""
+        spaced = whole or self._format.bare
+        space = rules.rule("SPACE", '"\\n" | "\\n\\n"') + "?" if spaced else ""
         after = rules.exact(reasoning.after)
         thought = f"{rules.until(reasoning.end.strip())} {after} {space}"
         return thought if thinking else f"({rules.literal(reasoning.begin)} {thought})?"
@@ -258,14 +257,15 @@ class _Writer:
     def _bare(self) -> str:
         """Return an expression for calls without a marker, or text in which none is read."""
         form, rules = self._format, self.rules
-        names = "|".join(re.escape(function.name) for function in self._functions)
-        line = rf"(?s:(.*\n)?\s*\[?\s*)({_OBJECT_START}|({names})\s*\()"
-        excluded = [f"{line}{ANY_TEXT}"]
-        tagged = self._one
-        if form.begin and rules.is_control(form.begin):
-            tagged = f"{rules.exact(form.begin)}? {self._one}"
-        elif form.begin:
+        # Any name: a long list of them would make a text that is too hard to follow.
+        calls = rf'\[?[ \t\n]*\{{[ \t\n]*"({_KEYS})"|\[[A-Za-z0-9_.-]+\('
+        excluded = [rf"(?s:(.*\n)?[ \t]*({calls}).*)"]
+        if form.begin and not rules.has_control(form.begin):
             excluded.append(f"{ANY_TEXT}{re.escape(form.begin)}{ANY_TEXT}")
-            tagged = f"{rules.exact(form.begin)}? {self._one}"
         body = " & ".join([regex(ANY_TEXT), *(f"~{regex(text)}" for text in excluded)])
-        return f"({tagged} | {rules.rule('OTHER', body)})"
+        return f"({self._bare_begin} {self._one} | {rules.rule('OTHER', body)})"
+
+    @property
+    def _bare_begin(self) -> str:
+        """The marker that a call may have in a format that does not need it."""
+        return f"({self.rules.exact(self._format.begin)})?" if self._format.begin else ""

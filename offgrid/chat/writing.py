@@ -50,7 +50,7 @@ def _body(form: CallFormat, name: str, arguments: Mapping[str, Any], n: int) -> 
     pieces = []
     for key, value in arguments.items():
         text = isinstance(value, str)
-        kind = (inner.kinds[not text] or json_type(value)) if inner.kinds else ""
+        kind = (inner.kinds[not text] or type_name(json_type(value))) if inner.kinds else ""
         between = inner.between.replace("{kind}", kind)
         shown = _nested(value, inner.nested) if inner.nested else value
         written = shown if isinstance(shown, str) else _json(shown)
@@ -58,17 +58,18 @@ def _body(form: CallFormat, name: str, arguments: Mapping[str, Any], n: int) -> 
     return "".join(pieces)
 
 
+def type_name(kind: str) -> str:
+    """Return the name of a JSON type in a format that names it."""
+    return "number" if kind == "integer" else kind
+
+
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
 def _keyword(key: str, value: Any) -> str:
-    written = _python(value)
+    written = _json(value)  # Its strings are Python's too.
     return f"{key}={written}" if key.isidentifier() else f"**{{{_json(key)}: {written}}}"
-
-
-def _python(value: Any) -> str:
-    return repr(value) if isinstance(value, str) else _json(value)
 
 
 def gemma_value(value: Any) -> str:
