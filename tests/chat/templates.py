@@ -210,7 +210,8 @@ EXAMPLES = (
         "<|channel|>final<|message|>{{ m.content }}<|end|>{% endif %}{% else %}<|start|>"
         "{{ m.role }}<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}<|start|>assistant{% endif %}",
-        ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|call|>", "<|return|>", "<|constrain|>"),
+        ("<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|call|>", "<|return|>",
+         "<|constrain|>"),
         "<|channel|>analysis<|message|>{thought}<|end|><|start|>assistant<|channel|>final"
         "<|message|>{content}<|end|><|start|>assistant to=functions.get<|channel|>commentary json"
         "<|message|>" + ARGS,
