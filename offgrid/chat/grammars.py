@@ -24,6 +24,7 @@ _ANY_ARGUMENTS = CheckedSchema({"type": "object"}, "tools", arguments=True)
 _FIELDS = re.compile(r"(\{n\}|\{id\})")
 _FIELD_RULES = {"{n}": "/[0-9]{1,2}/", "{id}": "/[a-z0-9]{9}/"}
 _JSON_PARTS = re.compile(r'"[^"]*"|[{}:,]| ')
+_LINE = '"\\n"?'
 _KEYS = "name|function|tool_name|arguments|parameters|id|type|tool_call_id|call_id|index"
 """The keys with which an object that is read as a call may begin."""
 
@@ -68,6 +69,7 @@ def call_grammar(
         content_begin: what the model may write before content.
     """
     writer = _Writer(form, functions, parallel, Rules(control or {}))
+    writer.apart = bool(answer) and not required
     thought = writer.thought(thinking, required or answer is not None)
     if required:
         start = writer.calls()
@@ -80,7 +82,11 @@ def call_grammar(
 
 
 class _Writer:
-    """Writes the rules of one model's answers."""
+    """Writes the rules of one model's answers.
+
+    Attributes:
+        apart: whether an answer that follows a schema may stand in place of a call.
+    """
 
     def __init__(
         self, form: AnswerForm, functions: Sequence[Function], parallel: bool, rules: Rules
@@ -90,6 +96,7 @@ class _Writer:
         self._functions = functions
         self._several = parallel and not self._format.one_by_one
         self.rules = rules
+        self.apart = False
 
     # --- calls --------------------------------------------------------------------------------
 
@@ -117,12 +124,13 @@ class _Writer:
         opened, closed = ("[", "]") if form.array else ("", "")
         whole = (form.begin + opened + form.call_begin).lstrip()
         first = self.rules.literal(whole[len(self._marker) :])
+        last = self.rules.literal(closed + form.end)
         if form.array:
-            next_call = f'"," " "? "\\n"? {self.rules.literal(form.call_begin)}'
+            next_call = f'"," " "? {_LINE} {self.rules.literal(form.call_begin)}'
+            first, last = f'" "? {first} {_LINE}', f"{_LINE} {last}"
         else:
             next_call = self.rules.literal(form.separator + form.call_begin)
         more = f"({next_call} {self._one})*" if self._several else ""
-        last = self.rules.literal(closed + form.end)
         return self.rules.rule("calls", f"{first} {self._one} {more} {last}")
 
     @property
@@ -153,7 +161,8 @@ class _Writer:
             return f"({heads}) {body} ({end})?" if end else f"({heads}) {body}"
         if form.body == "object":
             head = form.object_begin.replace("{name}", function.name)
-            return f'{self._fielded(head)} {self._arguments(function)} "}}"'
+            id = '(", \\"id\\": \\"" /[A-Za-z0-9_-]{1,64}/ "\\"")?' if form.array else ""
+            return f'{self._fielded(head)} {self._arguments(function)} {id} "}}"'
         if form.body == "keyed":
             head = "{" + json.dumps(function.name) + ": "
             return f'{rules.exact(head)} {self._arguments(function)} "}}"'
@@ -164,7 +173,7 @@ class _Writer:
 
     def _fielded(self, text: str) -> str:
         """Return an expression for a text with numbers and ids in it."""
-        if self._format.bare and self._format.body == "object":
+        if self.apart and self._format.bare:
             # In the parts that an answer's schema has too: the longest text would win otherwise.
             pieces: Sequence[str] = _JSON_PARTS.findall(text)
             return " ".join('" "?' if piece == " " else json.dumps(piece) for piece in pieces)
@@ -200,7 +209,7 @@ class _Writer:
         space = rules.rule("SPACE", '"\\n" | "\\n\\n"') + "?" if spaced else ""
         after = rules.exact(reasoning.after)
         thought = f"{rules.until(reasoning.end.strip())} {after} {space}"
-        return thought if thinking else f"({rules.literal(reasoning.begin)} {thought})?"
+        return thought if thinking else f"({_LINE} {rules.literal(reasoning.begin)} {thought})?"
 
     # --- answers that need not be calls -----------------------------------------------------------
 

@@ -97,7 +97,9 @@ def test_the_engine_says_it_and_it_is_read(tmp_path: Path, example: Example, how
     thought = "".join(event.text for event in events if isinstance(event, Reasoning))
     content = "".join(event.text for event in events if isinstance(event, Content))
     arguments = "".join(event.text for event in events if isinstance(event, CallArguments))
-    assert [event for event in events if isinstance(event, CallStart)] == [CallStart(0, "get")]
+    assert [event for event in events if isinstance(event, CallStart)] == [CallStart(0, "get")], (
+        said
+    )
     assert json.loads(arguments) == ARGUMENTS
     assert thought == (THOUGHT if "{thought}" in example.answer else "")
     assert content == (CONTENT if "{content}" in example.answer and how != "required" else "")
