@@ -11,13 +11,14 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from offgrid.chat.arguments import json_type, types_of
 from offgrid.chat.formats import GEMMA_QUOTE, CallFormat, Parameters
 from offgrid.chat.rules import ANY_TEXT, Rules, regex
 from offgrid.chat.schemas import Json, Shape, alternatives, shapes, within
-from offgrid.chat.writing import gemma_value, type_name
+from offgrid.chat.writing import gemma_key, gemma_value, is_keyword, type_name
 from offgrid.grammar.checked import CheckedSchema
 
 _COMMA = '","'
@@ -26,8 +27,6 @@ _CONTAINERS = frozenset(("object", "array"))
 _PLAIN_SCALARS = ({"type": "boolean"}, {"type": "null"}, {"type": "number"})
 _PYTHON_TEXT = r"'([^'\\\x00-\x1f\x7f]|\\['\"nrtbf\\])*'"
 _PYTHON_WORDS = {"boolean": ' | "True" | "False"', "null": ' | "None"'}
-_PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]{1,256}")
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,255}")
 
 
 def arguments_rule(rules: Rules, form: CallFormat, parameters: CheckedSchema | None) -> str:
@@ -38,11 +37,15 @@ def arguments_rule(rules: Rules, form: CallFormat, parameters: CheckedSchema | N
         form: a format whose body is ``parameters``, ``python`` or ``gemma``.
         parameters: the schema that the arguments must follow, None for any arguments.
     """
-    writer = {"parameters": _Parameters, "python": _Python, "gemma": _Gemma}[form.body]
+    kinds: dict[str, type[_Parameters | _Python | _Gemma]] = {
+        "parameters": _Parameters, "python": _Python, "gemma": _Gemma,
+    }  # fmt: skip
     root = {} if parameters is None else parameters.schema
     param = "tools" if parameters is None else parameters.param
     found = [Shape({}, frozenset(), {})] if parameters is None else shapes(root, root)
-    return writer(rules, form, root, param).arguments(found or [Shape({}, frozenset(), {})])
+    return kinds[form.body](rules, form, root, param).arguments(
+        found or [Shape({}, frozenset(), {})]
+    )
 
 
 class _Arguments(ABC):
@@ -121,8 +124,10 @@ class _Arguments(ABC):
         first, other = schema.get("prefixItems", []), schema.get("items", {})
         if isinstance(other, list):
             first, other = other, schema.get("additionalItems", {})
-        if first or {"uniqueItems", "contains"} & schema.keys():
-            return None
+        if first:
+            if low != len(first) or high not in (None, len(first)) or other not in ({}, False):
+                return None
+            return f" {comma} ".join(map(item, first))
         if other is False or high == 0:
             return ""
         one = item(other)
@@ -141,7 +146,7 @@ class _Python(_Arguments):
         return self.listed(shape, '", "', self._member)
 
     def _member(self, key: str, schema: Any) -> str:
-        if _IDENTIFIER.fullmatch(key):
+        if is_keyword(key):
             return f"{json.dumps(key + '=')} {self._value(schema)}"
         return f'{json.dumps("**{" + json.dumps(key, ensure_ascii=False) + ": ")} ' + (
             f'{self._value(schema)} "}}"')  # fmt: skip
@@ -176,9 +181,7 @@ class _Gemma(_Arguments):
         return f'"{{" {self.listed(shape, _COMMA, self._member)} "}}"'
 
     def _member(self, key: str, schema: Any) -> str:
-        plain = _PLAIN_KEY.fullmatch(key) is not None
-        written = key if plain else f"{GEMMA_QUOTE}{key}{GEMMA_QUOTE}"
-        return f"{self._rules.exact(written + ':')} {self._value(schema)}"
+        return f"{self._rules.exact(gemma_key(key) + ':')} {self._value(schema)}"
 
     def extra(self, shape: Shape) -> str:
         return f'{self.key_but(shape.properties)} ":" {self._value(shape.extra)}'
@@ -228,9 +231,7 @@ class _Parameters(_Arguments):
         for key, schema in shape.properties.items():
             if schema is False or (key not in shape.required and not self._writable(key)):
                 continue
-            text = self.remember(
-                "member" + key, schema, lambda key=key, schema=schema: self._member(key, schema)
-            )
+            text = self.remember("member" + key, schema, partial(self._member, key, schema))
             pieces.append(text if key in shape.required else f"{text}?")
         if shape.extra is not None and shape.extra is not False:
             pieces.append(f"({self.extra(shape)})*")
@@ -247,10 +248,13 @@ class _Parameters(_Arguments):
             key = self._rules.rule("tag", self.key_but(shape.properties))
             before, _, after = texts.after.partition("{key}")
             # The names of the two tags are read as equal, and the grammar cannot compare them.
-            closing = f"{self._rules.until(before)} {key} {self._rules.literal(after)}"
+            found = self.alternatives(shape.extra)
+            value = self._rules.until(before)
+            if found is not None and all(one and _kind(one) != "string" for one in found):
+                value = f"{self.json(shape.extra)} {self._rules.exact(before)}"
             return (
-                f"{self._rules.literal(texts.before)} {key}"
-                f" {self._rules.exact(texts.between)} {closing}"
+                f"{self._rules.literal(texts.before)} {key} {self._rules.exact(texts.between)}"
+                f" {value} {key} {self._rules.literal(after)}"
             )
         key = self.key_but(shape.properties)
         return f"{self._rules.literal(texts.before)} {key} {self._value(shape.extra, texts.after)}"
@@ -296,7 +300,7 @@ class _Parameters(_Arguments):
 
     def _with_kind(self, schema: Json, after: str) -> str:
         """Return an expression for a value whose type is named."""
-        text, other = self._texts.kinds
+        text, other = self._texts.kinds or ("", "")
         written = []
         if not schema or _kind(schema) == "string":
             written.append(f"{self._between(text)} {self._text(schema, after)}")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from keyword import iskeyword
 from typing import Any
 
 from offgrid.chat.arguments import json_type
 from offgrid.chat.formats import GEMMA_QUOTE, CallFormat
 
+_GEMMA_KEY = re.compile(r'[^\s:,{}\[\]<>"|]{1,256}')
 Call = tuple[str, Mapping[str, Any]]
 """The name of a function, and the arguments."""
 
@@ -69,7 +72,17 @@ def _json(value: Any) -> str:
 
 def _keyword(key: str, value: Any) -> str:
     written = _json(value)  # Its strings are Python's too.
-    return f"{key}={written}" if key.isidentifier() else f"**{{{_json(key)}: {written}}}"
+    return f"{key}={written}" if is_keyword(key) else f"**{{{_json(key)}: {written}}}"
+
+
+def is_keyword(key: str) -> bool:
+    """Whether an argument of this name can be written ``name=value`` in Python."""
+    return key.isascii() and key.isidentifier() and not iskeyword(key)
+
+
+def gemma_key(key: str) -> str:
+    """Return a key as Gemma 4 writes it, in quotes if its end could not be told otherwise."""
+    return key if _GEMMA_KEY.fullmatch(key) else f"{GEMMA_QUOTE}{key}{GEMMA_QUOTE}"
 
 
 def gemma_value(value: Any) -> str:
@@ -77,7 +90,8 @@ def gemma_value(value: Any) -> str:
     if isinstance(value, str):
         return f"{GEMMA_QUOTE}{value}{GEMMA_QUOTE}"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{gemma_value(value[key])}" for key in value) + "}"
+        members = (f"{gemma_key(key)}:{gemma_value(item)}" for key, item in value.items())
+        return "{" + ",".join(members) + "}"
     if isinstance(value, list):
         return f"[{','.join(map(gemma_value, value))}]"
     return _json(value)
