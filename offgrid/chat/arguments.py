@@ -252,6 +252,9 @@ def value_of_tags(text: str, prefix: str, schema: Mapping[str, Any] | None, key:
     return text
 
 
+_OBJECT, _ARRAY = frozenset(("object",)), frozenset(("array",))
+
+
 class _Tag:
     """One tag: its name, the schemas of its value, and the members read so far."""
 
@@ -276,9 +279,9 @@ class _Tag:
         known = [kind for kind in kinds if kind is not None]
         types = frozenset().union(*known) if known else None
         if not self.members:
-            if not text.strip() and types in ({"object"}, {"array"}):
-                return {} if types == {"object"} else []
+            if not text.strip() and types in (_OBJECT, _ARRAY):
+                return {} if types == _OBJECT else []
             return parse_value(text, types)
-        if all(name == "item" for name, _ in self.members) and types != {"object"}:
+        if all(name == "item" for name, _ in self.members) and types != _OBJECT:
             return [value for _, value in self.members]
         return dict(self.members)

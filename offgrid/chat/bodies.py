@@ -93,6 +93,10 @@ class ObjectBody(Body):
                 return None
             ((name, (start, end)),) = members.items()
             return self._call(name, text[start:end])
+        if set(members) <= {"type", "id", "function"} and "function" in members:
+            start, end = members["function"]
+            if text[start] == "{":
+                return _nested_call(text[start:end])
         keys = [key for key in _ARGUMENT_KEYS if key in members]
         name = self._name(text)
         if len(keys) > 1 or not name:
@@ -165,6 +169,13 @@ class ObjectBody(Body):
         return self._name(text) if any(k in self.scanner.members for k in _NAME_KEYS) else ""
 
 
+def _nested_call(text: str) -> tuple[str, str] | None:
+    """Return the call of an object ``function``: the form of the API, which models copy."""
+    inner = ObjectBody("object", _ARGUMENT_KEYS[0])
+    inner.scan(text)
+    return inner.result() if inner.done else None
+
+
 class ParametersBody(Body):
     """Arguments one by one. The body ends before the text that ends the call."""
 
@@ -181,6 +192,8 @@ class ParametersBody(Body):
         self._values: dict[str, tuple[str, str]] = {}
         self._key = self._kind = ""
         self._after = ""
+        self._marks: frozenset[str] = frozenset()
+        self._depth = 0
         self._value: list[str] = []
         self._state = self._next
 
@@ -256,6 +269,8 @@ class ParametersBody(Body):
         if index >= 0:
             self._key, self._kind, self._value = key, "", []
             self._after = self._form.after.strip().replace("{key}", key)
+            tags = (f"{self._form.nested}<{key}>",) if self._form.nested else ()
+            self._marks, self._depth = frozenset((self._after, *tags)), 0
             self._state = self._read_kind if self._kind_end else self._read_value
         return index
 
@@ -271,13 +286,18 @@ class ParametersBody(Body):
         """Read up to the text after a value, if another argument or the end of the call follows."""
         if start == len(text):
             return MORE
-        match = any_of(frozenset((self._after,))).search(text, start)
+        match = any_of(self._marks).search(text, start)
         if match is None:
             self._value.append(text[start:])
             return len(text)
         self._value.append(text[start : match.start()])
         if match["marker"] is None:
             return match.start() if match.start() > start else MORE
+        inner = match[0] != self._after
+        if inner or self._depth:  # a tag within the value that has the argument's name
+            self._depth += 1 if inner else -1
+            self._value.append(match[0])
+            return match.end()
         _, index = self._follows(text, match.end())
         if index == MORE:
             return match.start() if match.start() > start else MORE
@@ -481,7 +501,9 @@ class _Gemma:
             raise ValueError("a value is missing")
         if match["text"] is not None:
             return match["text"]
-        return parse_value((match["json"] or match["bare"]).strip(), types)
+        if match["json"] is not None:
+            return read_json(match["json"])
+        return parse_value(match["bare"].strip(), types)
 
     def _token(self) -> re.Match[str]:
         match = self._TOKEN.match(self._text, self._at)

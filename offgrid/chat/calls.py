@@ -52,7 +52,8 @@ class Reading:
             return None
         if self.form.body in ("object", "keyed"):
             return text[index] == "{"
-        return text[index].isalnum() or text[index] in "_-"
+        may_be_empty = self.form.head.startswith("{id}")
+        return text[index].isalnum() or text[index] in "_-" or may_be_empty
 
 
 class CallReader:
@@ -67,6 +68,7 @@ class CallReader:
         start: called with the name when a call is certain.
         arguments: called with the next part of its arguments.
         name: the function, if the opener has named it; only the arguments follow.
+        most: number of calls after which it ends, 0 for no limit.
 
     Attributes:
         raw: the text since the opener or the last complete call.
@@ -83,6 +85,7 @@ class CallReader:
         start: Callable[[str], None],
         arguments: Callable[[str], None],
         name: str = "",
+        most: int = 0,
     ) -> None:
         self._candidates = candidates
         self._functions = functions
@@ -92,8 +95,10 @@ class CallReader:
         self._reading = candidates[0][0]
         self._list = False
         self._name = self._given = name
+        self._most = most
+        self._taken = 0
         self._body: Body | None = None
-        self._decided = self._in_body = self._complete = self._closed = self._taken = False
+        self._decided = self._in_body = self._complete = self._closed = False
         self._call_end = self._reading.call_end
         self.started = False
         self.raw = [opened]
@@ -152,8 +157,8 @@ class CallReader:
             self._list = True
             return index + 1
         if text[index] == "]" and self._list and self._taken:
-            self._list, self._closed = False, True  # The last comma is one too many.
-            self.state, self._step = "after", self._between
+            self._list, self.state = False, "after"  # The last comma is one too many.
+            self._close_list()
             return index + 1
         if self._reading.has_head:
             self._step = self._head
@@ -246,8 +251,8 @@ class CallReader:
         self.raw = []
         self.started = False
         self._body = None
-        self._taken = True
-        self.state = "ended" if self._given else "after"
+        self._taken += 1
+        self.state = "ended" if self._given or self._taken == self._most else "after"
         self._step = self._after_call
 
     # --- after a call: nothing that is read here is content --------------------------------------
@@ -269,9 +274,10 @@ class CallReader:
         if self._list:
             if text[0] in "],":
                 self._list = text[0] == ","
-                self._closed = text[0] == "]"
                 if self._list:
                     self._expect(self._item)
+                else:
+                    self._close_list()
                 return 1
             return FAILED
         options = [(reading.end, self._over)]
@@ -288,6 +294,12 @@ class CallReader:
             self._expect(self._item)  # Calls that only white space separates.
             return 0
         return FAILED
+
+    def _close_list(self) -> None:
+        """After a list: a call's end may follow, if the list stands for one call."""
+        self._closed = True
+        self._call_end = self._reading.call_end
+        self._step = self._after_call
 
     def _expect(self, step: Callable[[str], int]) -> None:
         """Go on with another call, or after the end of the section."""

@@ -56,7 +56,7 @@ class CallArguments:
 
 AnswerEvent = Content | Reasoning | CallStart | CallArguments
 
-_PIECE = 4096
+_PIECE = 256
 """Characters that are parsed at a time; the rest of a piece is copied at every marker in it."""
 _NOTHING = Literal("")
 _MESSAGE = Reading(CallFormat("json"))
@@ -152,6 +152,8 @@ class AnswerParser:
         self.thinking = thinking and form.reasoning is not None
         self.done = False
         self._events: list[AnswerEvent] = []
+        self._kind: type[Content | Reasoning] = Content
+        self._text: list[str] = []  # of the event that comes after self._events
         self._held = ""  # may become a marker, or belongs to a call
         self._space: list[str] = []  # content or reasoning, unless a marker follows
         self._trim = self.thinking  # whether white space now belongs to a marker
@@ -192,8 +194,14 @@ class AnswerParser:
         return self._taken()
 
     def _taken(self) -> list[AnswerEvent]:
+        self._flush()
         events, self._events = self._events, []
         return events
+
+    def _flush(self) -> None:
+        if self._text:
+            self._events.append(self._kind("".join(self._text)))
+            self._text = []
 
     # --- states: each parses some text and returns the rest -----------------------------------
 
@@ -303,12 +311,12 @@ class AnswerParser:
             return ""
         header, rest = text[: max(index, 0)], text[index + len(end) :]
         opened, self._opened = self._opened, ""
-        call = re.fullmatch(channels.call, header, re.DOTALL) if channels.call else None
         if index < 0:
-            # No header: its first character is no marker, or is dropped with it.
+            # No header: its first character is content, so that it is not taken for one again.
             self._state = self._read
             self._say(opened + text[:1])
             return text[1:]
+        call = re.fullmatch(channels.call, header, re.DOTALL) if channels.call else None
         if re.match(channels.reasoning, header):
             self._open_reasoning(self._reason)
         elif call is not None and call["name"] in self._functions:
@@ -319,7 +327,7 @@ class AnswerParser:
             self._state = self._read  # A function that is not offered, or text without a header.
             self._say(f"{opened}{header}{end}")
         else:
-            self._trim, self._state = True, self._read
+            self._end_message()
         return rest
 
     def _headed(self, text: str) -> bool:
@@ -343,7 +351,7 @@ class AnswerParser:
         return self._open_header(marker, rest)
 
     def _end_message(self) -> None:
-        """After a message: white space belongs to the markers."""
+        """Between messages, white space belongs to the markers."""
         self._space = []
         self._trim = True
         self._state = self._read
@@ -356,6 +364,7 @@ class AnswerParser:
         self._call = CallReader(
             candidates, self._functions, marker, live=self._constrained, start=self._start,
             arguments=self._pass_arguments, name=name,
+            most=max(0, self._max_calls - self.calls),
         )  # fmt: skip
         self._state = self._calling
 
@@ -381,6 +390,7 @@ class AnswerParser:
         """Begin a call that is certain; white space around it is not content."""
         self._space = []
         self._trim = True
+        self._flush()
         self._events.append(CallStart(self.calls, name))
         self.calls += 1
 
@@ -417,9 +427,8 @@ class AnswerParser:
             self._space.append(text[len(body) :])
 
     def _emit(self, text: str) -> None:
-        last = self._events[-1] if self._events else None
-        kind = Reasoning if self.thinking else Content
-        if isinstance(last, kind):
-            self._events[-1] = kind(last.text + text)
-        else:
-            self._events.append(kind(text))
+        kind: type[Content | Reasoning] = Reasoning if self.thinking else Content
+        if kind != self._kind:
+            self._flush()
+            self._kind = kind
+        self._text.append(text)
