@@ -11,6 +11,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from offgrid.chat.arguments import json_type, types_of
 from offgrid.chat.formats import GEMMA_QUOTE, CallFormat, Parameters
 from offgrid.chat.rules import ANY_TEXT, Rules, regex
 from offgrid.chat.schemas import Json, Shape, alternatives, shapes, within
-from offgrid.chat.writing import gemma_key, gemma_value, is_keyword, type_name
+from offgrid.chat.writing import gemma_key, gemma_value, type_name
 from offgrid.grammar.checked import CheckedSchema
 
 _COMMA = '","'
@@ -26,6 +27,8 @@ _KEY = "[A-Za-z0-9_.-]{1,64}"
 _CONTAINERS = frozenset(("object", "array"))
 _PLAIN_SCALARS = ({"type": "boolean"}, {"type": "null"}, {"type": "number"})
 _PYTHON_TEXT = r"'([^'\\\x00-\x1f\x7f]|\\['\"nrtbf\\])*'"
+_PYTHON_KEY = re.compile(r"[^\W\d][\w.-]{0,127}")
+"""Names of arguments that are read."""
 _PYTHON_WORDS = {"boolean": ' | "True" | "False"', "null": ' | "None"'}
 
 
@@ -143,13 +146,15 @@ class _Python(_Arguments):
         return f'{super().arguments(found)} ")"'
 
     def object(self, shape: Shape) -> str:
-        return self.listed(shape, '", "', self._member)
+        known = {
+            key: schema
+            for key, schema in shape.properties.items()
+            if key in shape.required or _PYTHON_KEY.fullmatch(key)
+        }
+        return self.listed(replace(shape, properties=known), '", "', self._member)
 
     def _member(self, key: str, schema: Any) -> str:
-        if is_keyword(key):
-            return f"{json.dumps(key + '=')} {self._value(schema)}"
-        return f'{json.dumps("**{" + json.dumps(key, ensure_ascii=False) + ": ")} ' + (
-            f'{self._value(schema)} "}}"')  # fmt: skip
+        return f"{json.dumps(key + '=')} {self._value(schema)}"
 
     def extra(self, shape: Shape) -> str:
         key = self._rules.rule("NAME", regex("[A-Za-z_][A-Za-z0-9_]{0,63}"))

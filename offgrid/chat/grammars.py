@@ -110,7 +110,8 @@ class _Writer:
             return f"{self._any_function} {more}"
         if form.bare:
             return f"{self._bare_begin} {self._one}"
-        return f"{self.rules.exact(self._marker)} {self._after_marker}"
+        space = '" "?' if (form.begin or form.call_begin).startswith(" ") else ""
+        return f"{space} {self.rules.exact(self._marker)} {self._after_marker}"
 
     @property
     def _marker(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from keyword import iskeyword
 from typing import Any
 
 from offgrid.chat.arguments import json_type
@@ -43,7 +42,8 @@ def _body(form: CallFormat, name: str, arguments: Mapping[str, Any], n: int) -> 
     if form.body == "keyed":
         return _json({name: arguments})
     if form.body == "python":
-        return f"{name}({', '.join(_keyword(key, value) for key, value in arguments.items())})"
+        written = (f"{key}={_json(value)}" for key, value in arguments.items())
+        return f"{name}({', '.join(written)})"
     if form.body == "gemma":
         return gemma_value(arguments)
     if form.body == "json":
@@ -59,6 +59,15 @@ def _body(form: CallFormat, name: str, arguments: Mapping[str, Any], n: int) -> 
         written = shown if isinstance(shown, str) else _json(shown)
         pieces.append(f"{inner.before}{key}{between}{written}{inner.after.replace('{key}', key)}")
     return "".join(pieces)
+
+
+def type_name(kind: str) -> str:
+    """Return the name of a JSON type in a format that names it."""
+    return "number" if kind == "integer" else kind
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def type_name(kind: str) -> str:

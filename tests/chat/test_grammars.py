@@ -455,8 +455,8 @@ MAP = function("map", {"type": "object", "additionalProperties": {"type": "integ
 
 def test_unusual_keys_and_schemas(model: Model) -> None:
     good: Json = {
-        "content-type": "x", "ключ": 1, "count": 5, "pair": [1, "a"], "self": 2, "day": "2024-02-29",
-        "map": {"a": 1, "b": 2},
+        "content-type": "x", "ключ": 1, "count": 5, "pair": [1, "a"], "self": 2,
+        "day": "2024-02-29", "map": {"a": 1, "b": 2},
     }  # fmt: skip
     inner = model.form.calls[0].parameters if model.form.calls else None
     if inner is not None and inner.nested:
