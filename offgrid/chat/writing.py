@@ -70,25 +70,6 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def type_name(kind: str) -> str:
-    """Return the name of a JSON type in a format that names it."""
-    return "number" if kind == "integer" else kind
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _keyword(key: str, value: Any) -> str:
-    written = _json(value)  # Its strings are Python's too.
-    return f"{key}={written}" if is_keyword(key) else f"**{{{_json(key)}: {written}}}"
-
-
-def is_keyword(key: str) -> bool:
-    """Whether an argument of this name can be written ``name=value`` in Python."""
-    return key.isascii() and key.isidentifier() and not iskeyword(key)
-
-
 def gemma_key(key: str) -> str:
     """Return a key as Gemma 4 writes it, in quotes if its end could not be told otherwise."""
     return key if _GEMMA_KEY.fullmatch(key) else f"{GEMMA_QUOTE}{key}{GEMMA_QUOTE}"
