@@ -42,8 +42,8 @@ def _body(form: CallFormat, name: str, arguments: Mapping[str, Any], n: int) -> 
     if form.body == "keyed":
         return _json({name: arguments})
     if form.body == "python":
-        written = (f"{key}={_json(value)}" for key, value in arguments.items())
-        return f"{name}({', '.join(written)})"
+        members = (f"{key}={_json(value)}" for key, value in arguments.items())
+        return f"{name}({', '.join(members)})"
     if form.body == "gemma":
         return gemma_value(arguments)
     if form.body == "json":
