@@ -88,7 +88,7 @@ def property_schemas(schema: Mapping[str, Any]) -> dict[str, Any] | None:
     for _ in range(8):
         if "$ref" not in schema:
             break
-        schema = _resolve(schema["$ref"], root)
+        schema = resolve(schema["$ref"], root)
     if {"allOf", "anyOf", "oneOf", "if", "not", "$ref", "enum", "const"} & schema.keys():
         return None
     properties = schema.get("properties")
@@ -101,7 +101,7 @@ def required_of(schema: Mapping[str, Any]) -> frozenset[str]:
     for _ in range(8):
         if "$ref" not in schema:
             break
-        schema = _resolve(schema["$ref"], root)
+        schema = resolve(schema["$ref"], root)
     required = schema.get("required")
     return frozenset(required) if isinstance(required, list) else frozenset()
 
@@ -116,14 +116,14 @@ def _parts(schemas: Iterable[Any], root: Mapping[str, Any]) -> list[Mapping[str,
             continue
         parts[id(schema)] = schema
         if "$ref" in schema:
-            waiting.append(_resolve(schema["$ref"], root))
+            waiting.append(resolve(schema["$ref"], root))
         for key in ("allOf", "anyOf", "oneOf"):
             inner = schema.get(key)
             waiting += inner if isinstance(inner, list) else ()
     return list(parts.values())
 
 
-def _resolve(ref: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+def resolve(ref: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the target of a reference within the schema, or an empty schema."""
     if not isinstance(ref, str) or not ref.startswith("#"):
         return {}
@@ -142,7 +142,7 @@ def _types(schema: Any, root: Mapping[str, Any], seen: set[int]) -> frozenset[st
         return frozenset()
     seen.add(id(schema))
     if "$ref" in schema:
-        return _types(_resolve(schema["$ref"], root), root, seen)
+        return _types(resolve(schema["$ref"], root), root, seen)
     kind = schema.get("type")
     if isinstance(kind, (str, list)):
         kinds = [kind] if isinstance(kind, str) else kind

@@ -174,7 +174,7 @@ def test_prompts_hold_everything_that_was_said(dialects: dict[str, Dialect]) -> 
 def test_calls_of_the_history_are_read_as_answers(dialects: dict[str, Dialect]) -> None:
     """What the template writes for a call is what the model writes, so the parser must read it."""
     read = 0
-    for name, dialect in dialects.items():
+    for dialect in dialects.values():
         with_calls = "".join(part.text for part in dialect.prompt(CALLED, TOOLS).parts)
         answer = with_calls.rpartition("Question one")[2].partition("Result one")[0]
         schemas = {
