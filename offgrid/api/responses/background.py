@@ -43,7 +43,7 @@ _running_here: set[str] = set()
 """The owners of this process that still write responses."""
 
 
-class Job:
+class BackgroundResponse:
     """A background response while it is answered, and for a while after.
 
     Attributes:
@@ -150,103 +150,111 @@ class Background:
     def __init__(self, settings: Settings) -> None:
         self._most = max(1, (settings.parallel + settings.queue_size) // 2)
         self._lock = threading.Lock()
-        self._jobs: OrderedDict[str, Job] = OrderedDict()
-        self._places = 0
+        self._responses: OrderedDict[str, BackgroundResponse] = OrderedDict()
+        self._unfinished = 0
         started = psutil.Process().create_time()
         self.owner = f"{os.getpid()} {started} {secrets.token_hex(8)}"
         """Names this server in responses that it has not finished."""
         _running_here.add(self.owner)
 
-    def reserve(self) -> None:
-        """Take a place for a response; :meth:`release` it, or :meth:`start` the response.
+    def count(self) -> None:
+        """Count one more response as unfinished, until :meth:`uncount` or its end.
 
         Raises:
             Overloaded: too many are being answered.
         """
         with self._lock:
-            if self._places >= self._most:
+            if self._unfinished >= self._most:
                 raise Overloaded(
                     f"This server answers at most {self._most} responses in the background at the "
                     "same time; try again later."
                 )
-            self._places += 1
+            self._unfinished += 1
 
-    def release(self) -> None:
-        """Give a place back."""
+    def uncount(self) -> None:
+        """Count one less."""
         with self._lock:
-            self._places -= 1
+            self._unfinished -= 1
 
-    def start(self, job: Job, writer: ResponseWriter, group: GenerationGroup) -> None:
+    def start(
+        self, response: BackgroundResponse, writer: ResponseWriter, group: GenerationGroup
+    ) -> None:
         """Answer a response on a thread of its own.
 
         Raises:
             Overloaded: the system cannot start a thread now.
         """
-        job.detach(writer.response)
-        job.thread = threading.Thread(
+        response.detach(writer.response)
+        response.thread = threading.Thread(
             target=self._run,
             name=f"background-{next(_numbers)}",
-            args=(job, writer, group),
+            args=(response, writer, group),
             daemon=True,
         )
         with self._lock:
-            self._jobs[job.id] = job
+            self._responses[response.id] = response
         try:
-            job.thread.start()
+            response.thread.start()
         except RuntimeError:
             with self._lock:
-                del self._jobs[job.id]
+                del self._responses[response.id]
             raise Overloaded("The system cannot start another thread; try again later.") from None
 
-    def find(self, id: str) -> Job | None:
+    def find(self, id: str) -> BackgroundResponse | None:
         """Return a response that this server answers or whose events it still has."""
         with self._lock:
-            return self._jobs.get(id)
+            return self._responses.get(id)
 
     def discard(self, id: str) -> bool:
         """Forget a deleted response and stop answering it; return whether there was one."""
         with self._lock:
-            job = self._jobs.pop(id, None)
-            if job is not None:
-                job.discarded = True
-                job.wanted = False
-        return job is not None
+            response = self._responses.pop(id, None)
+            if response is not None:
+                response.discarded = True
+                response.wanted = False
+        return response is not None
 
     def close(self, timeout: float) -> None:
         """Wait until the running ones have stored how they ended. No other can begin."""
         deadline = time.monotonic() + timeout
         with self._lock:
-            threads = [job.thread for job in self._jobs.values() if job.thread is not None]
+            threads = [
+                response.thread
+                for response in self._responses.values()
+                if response.thread is not None
+            ]
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         _running_here.discard(self.owner)
 
-    def _run(self, job: Job, writer: ResponseWriter, group: GenerationGroup) -> None:
+    def _run(
+        self, response: BackgroundResponse, writer: ResponseWriter, group: GenerationGroup
+    ) -> None:
         """Answer a response. The writer reports and stores all errors but a cancellation."""
         try:
             for event in writer.stream():
                 if event is not None and not isinstance(event, Signal):
-                    job.add(event)
+                    response.add(event)
         except ClientGone:
-            job.add(writer.cancelled())
+            response.add(writer.cancelled())
         except Exception:
             log.exception("a background response failed")
         finally:
             group.cancel()
-            job.end()
-            self.release()
+            self.uncount()  # before the end is told: a client may begin another one at once
+            response.end()
             self._forget_oldest()
 
     def _forget_oldest(self) -> None:
         """Keep the events of the latest responses that have ended."""
         with self._lock:
-            ended = [job for job in self._jobs.values() if job.ended]
-            size = sum(job.size for job in ended)
-            for number, job in enumerate(ended):
+            ended = [response for response in self._responses.values() if response.ended]
+            size = sum(response.size for response in ended)
+            for number, response in enumerate(ended):
                 if len(ended) - number <= MAX_KEPT and size <= MAX_KEPT_BYTES:
                     break
-                size -= job.size
-                del self._jobs[job.id]
+                size -= response.size
+                del self._responses[response.id]
 
 
 def owner_lives(owner: str) -> bool:

@@ -38,7 +38,8 @@ class Result(NamedTuple):
     optional: bool = True
 
 
-Steps = list[Json | Call | Result]
+Meaning = list[Json | Call | Result]
+"""What an item means to the model: messages and reasoning (as they are), calls, results."""
 
 
 class Hosted(NamedTuple):
@@ -46,11 +47,11 @@ class Hosted(NamedTuple):
 
     Attributes:
         prefix: of new ids.
-        steps: returns the calls and results of an item; an item with odd fields has none.
+        meaning: returns the calls and results of an item; an item with odd fields has none.
     """
 
     prefix: str
-    steps: Callable[[Json], Steps]
+    meaning: Callable[[Json], Meaning]
 
 
 def refused(kind: str) -> str:
@@ -69,17 +70,17 @@ def _text(value: Any) -> str:
     return "" if value is None else msgspec.json.encode(value).decode()
 
 
-def _call(item: Json, name: str, arguments: Any) -> Steps:
+def _call(item: Json, name: str, arguments: Any) -> Meaning:
     id = item.get("call_id", item["id"])
     return [Call(id, name, _text(arguments))] if isinstance(id, str) else []
 
 
-def _result(item: Json, content: str | list[Json]) -> Steps:
+def _result(item: Json, content: str | list[Json]) -> Meaning:
     id = item.get("call_id", item["id"])
     return [Result(id, content)] if isinstance(id, str) else []
 
 
-def _both(item: Json, name: str, arguments: Any, content: str) -> Steps:
+def _both(item: Json, name: str, arguments: Any, content: str) -> Meaning:
     return [*_call(item, name, arguments), *_result(item, content)]
 
 
@@ -88,12 +89,12 @@ def _action(item: Json) -> Json:
     return action if isinstance(action, dict) else {}
 
 
-def _local_shell_call(item: Json) -> Steps:
+def _local_shell_call(item: Json) -> Meaning:
     action = {key: value for key, value in _action(item).items() if key != "type"}
     return _call(item, "local_shell", action)
 
 
-def _shell_call_output(item: Json) -> Steps:
+def _shell_call_output(item: Json) -> Meaning:
     output = item.get("output")
     if not isinstance(output, list):
         return _result(item, _text(output))
@@ -113,13 +114,13 @@ def _chunk(chunk: Any) -> str:
     return "\n".join(filter(None, (_text(chunk.get("stdout")), _text(chunk.get("stderr")), end)))
 
 
-def _patch_output(item: Json) -> Steps:
+def _patch_output(item: Json) -> Meaning:
     return _result(item, _text(item.get("output")) or _text(item.get("status")))
 
 
-def _file_search_call(item: Json) -> Steps:
-    texts = [_found(result) for result in _list(item.get("results"))]
-    if not any(texts):
+def _file_search_call(item: Json) -> Meaning:
+    texts = [*filter(None, map(_found, _list(item.get("results"))))]
+    if not texts:
         return []
     return _both(item, "file_search", {"queries": item.get("queries", [])}, "\n\n".join(texts))
 
@@ -130,7 +131,7 @@ def _found(result: Any) -> str:
     return f"{_text(result.get('filename'))}\n{_text(result['text'])}".strip()
 
 
-def _code_call(item: Json) -> Steps:
+def _code_call(item: Json) -> Meaning:
     logs = [
         _text(output.get("logs"))
         for output in _list(item.get("outputs"))
@@ -141,19 +142,19 @@ def _code_call(item: Json) -> Steps:
     return _both(item, "code_interpreter", {"code": item["code"]}, "\n".join(filter(None, logs)))
 
 
-def _mcp_call(item: Json) -> Steps:
+def _mcp_call(item: Json) -> Meaning:
     if not isinstance(item.get("name"), str):
         return []
     result = _text(item.get("output")) or _text(item.get("error"))
     return _both(item, item["name"], item.get("arguments", "{}"), result)
 
 
-def _computer_call(item: Json) -> Steps:
+def _computer_call(item: Json) -> Meaning:
     actions = item.get("actions") or [item.get("action", {})]
     return _call(item, "computer", {"actions": actions})
 
 
-def _computer_output(item: Json) -> Steps:
+def _computer_output(item: Json) -> Meaning:
     output = item.get("output")
     url = output.get("image_url") if isinstance(output, dict) else None
     if not isinstance(url, str):
@@ -161,7 +162,7 @@ def _computer_output(item: Json) -> Steps:
     return _result(item, [{"type": "image_url", "image_url": {"url": url}}])
 
 
-def _search_output(item: Json) -> Steps:
+def _search_output(item: Json) -> Meaning:
     names = ", ".join(_names(item.get("tools")))
     return _result(item, f"Found tools: {names}." if names else "Found no tools.")
 
@@ -176,7 +177,7 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _nothing(item: Json) -> Steps:
+def _nothing(item: Json) -> Meaning:
     return []
 
 

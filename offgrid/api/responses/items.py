@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from offgrid.api.fields.messages import invalid
-from offgrid.api.responses.hosted import HOSTED, Call, Result, Steps, refused
+from offgrid.api.responses.hosted import HOSTED, Call, Meaning, Result, refused
 from offgrid.api.responses.lenient import without_nulls
 from offgrid.api.responses.tools import INPUT, called_name, moved
 from offgrid.api.shapes import Json
@@ -410,7 +410,7 @@ def check_calls(items: Iterable[Json]) -> None:
         if kind in ("function_call", "custom_tool_call"):
             calls.add(item["call_id"])
         elif kind in HOSTED:
-            calls.update(step.id for step in HOSTED[kind].steps(item) if isinstance(step, Call))
+            calls.update(one.id for one in HOSTED[kind].meaning(item) if isinstance(one, Call))
         elif kind in ("function_call_output", "custom_tool_call_output"):
             id = item["call_id"]
             if id is not None and id not in calls:
@@ -430,26 +430,26 @@ def to_messages(items: Iterable[Json]) -> tuple[list[Json], list[int]]:
     turn: Json | None = None
     calls: dict[str | None, str] = {}  # ids of calls, by the names that results have for them
     for index, item in enumerate(items):
-        for step in _steps(item):
+        for meant in _meaning(item):
             message: Json
-            if isinstance(step, Result):
-                if step.optional and step.id not in calls:
+            if isinstance(meant, Result):
+                if meant.optional and meant.id not in calls:
                     continue
-                message = {"role": "tool", "content": step.content}
-                if step.id is not None:
-                    message["tool_call_id"] = calls.get(step.id, step.id)
+                message = {"role": "tool", "content": meant.content}
+                if meant.id is not None:
+                    message["tool_call_id"] = calls.get(meant.id, meant.id)
                 turn = None
-            elif isinstance(step, dict) and step["type"] == "message" and _is_given(step):
-                message = {"role": step["role"], "content": _content(step["content"])}
+            elif isinstance(meant, dict) and meant["type"] == "message" and _is_given(meant):
+                message = {"role": meant["role"], "content": _content(meant["content"])}
                 turn = None
             else:
-                if isinstance(step, Call):
-                    calls[item["id"]] = calls[step.id] = step.id
-                if turn is not None and not _starts_anew(turn, step):
-                    _add(turn, step)
+                if isinstance(meant, Call):
+                    calls[item["id"]] = calls[meant.id] = meant.id
+                if turn is not None and not _starts_anew(turn, meant):
+                    _add(turn, meant)
                     continue
                 message = turn = {"role": "assistant", "content": ""}
-                _add(turn, step)
+                _add(turn, meant)
             messages.append(message)
             begins.append(index)
     return messages, begins
@@ -472,7 +472,7 @@ def _is_given(message: Json) -> bool:
     return bool(message["role"] != "assistant")
 
 
-def _steps(item: Json) -> Steps:
+def _meaning(item: Json) -> Meaning:
     """Return the calls and results of an item; a message or reasoning stays as it is."""
     kind = item["type"]
     if kind == "function_call":
@@ -487,30 +487,30 @@ def _steps(item: Json) -> Steps:
         content = output if isinstance(output, str) else _content(output)
         return [Result(item["call_id"], content, optional=False)]
     if kind in HOSTED:
-        return HOSTED[kind].steps(item)
+        return HOSTED[kind].meaning(item)
     if kind == "reasoning" and not any(part["text"] for part in item["content"] or item["summary"]):
         return []
     return [item]
 
 
-def _starts_anew(turn: Json, step: Json | Call) -> bool:
-    """Whether a step must begin a new message, as the current one already has later content."""
-    if isinstance(step, Call):
+def _starts_anew(turn: Json, meant: Json | Call) -> bool:
+    """Whether it must begin a new message, as the current one already has later content."""
+    if isinstance(meant, Call):
         return False
     said = bool(turn["content"]) or "tool_calls" in turn
-    return said or (step["type"] == "reasoning" and "reasoning_content" in turn)
+    return said or (meant["type"] == "reasoning" and "reasoning_content" in turn)
 
 
-def _add(turn: Json, step: Json | Call) -> None:
-    if isinstance(step, Call):
-        function = {"name": step.name, "arguments": step.arguments}
+def _add(turn: Json, meant: Json | Call) -> None:
+    if isinstance(meant, Call):
+        function = {"name": meant.name, "arguments": meant.arguments}
         turn.setdefault("tool_calls", []).append(
-            {"id": step.id, "type": "function", "function": function}
+            {"id": meant.id, "type": "function", "function": function}
         )
-    elif step["type"] == "message":
-        turn["content"] = _text(step["content"])
+    elif meant["type"] == "message":
+        turn["content"] = _text(meant["content"])
     else:
-        text = "".join(part["text"] for part in step["content"] or step["summary"])
+        text = "".join(part["text"] for part in meant["content"] or meant["summary"])
         turn["reasoning_content"] = text
 
 

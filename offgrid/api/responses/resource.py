@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import get_args
 
 import falcon
 import msgspec
 
 from offgrid.api.chat.prompt import count_tokens, start_chat
+from offgrid.api.generation import GenerationGroup
 from offgrid.api.http.request import in_turn, liveness, read_checked, read_object
 from offgrid.api.http.sse import send_stream
 from offgrid.api.responses import background as background_responses
-from offgrid.api.responses.background import Background, Job
+from offgrid.api.responses.background import Background, BackgroundResponse
 from offgrid.api.responses.history import History, Inputs
 from offgrid.api.responses.hosted import UNSEEN
 from offgrid.api.responses.items import new_id
@@ -67,11 +68,16 @@ class ResponsesResource:
         if request.background:
             self._answer_in_background(req, resp, request, form, inputs.items)
             return
-        head = _head(request, form, store=self._history.keeps(request))
-        job = Job(head["id"], liveness(req))
-        writer = self._start(request, form, head, job, inputs.items, resp)
+        writer, group = self._start(
+            resp,
+            request,
+            form,
+            _head(request, form, store=self._history.keeps(request)),
+            self._history.keeper(request, inputs.items),
+            liveness(req),
+        )
         if request.stream:
-            send_stream(req, resp, writer.stream(), writer.group, self._ping_interval, named=True)
+            send_stream(req, resp, writer.stream(), group, self._ping_interval, named=True)
             return
         try:
             resp.media = writer.complete()
@@ -80,37 +86,37 @@ class ResponsesResource:
 
     def _start(
         self,
+        resp: falcon.Response,
         request: ResponsesRequest,
         form: ChatForm,
         head: Json,
-        job: Job,
-        inputs: list[Json],
-        resp: falcon.Response,
-    ) -> ResponseWriter:
+        keep: Callable[[Json], bool],
+        alive: Callable[[], bool],
+    ) -> tuple[ResponseWriter, GenerationGroup]:
         """Start the generation of a response.
 
         Raises:
             RequestError: the model does not accept the request; nothing is left running.
         """
-        engine = self._pool.generator(request.model, job.alive)
+        engine = self._pool.generator(request.model, alive)
         try:
             chat = form.chat
             if request.truncation == "auto":
-                chat = fitting(engine, chat, job.alive)
-            prompt, group = start_chat(engine, chat, job.alive)
+                chat = fitting(engine, chat, alive)
+            prompt, group = start_chat(engine, chat, alive)
         except RequestError as ex:
             raise form.renamed(ex) from ex
         resp.set_header("x-offgrid-seed", str(group.seed))
-        keep = self._history.keeper(request, inputs, begun=request.background)
-        return ResponseWriter(
+        writer = ResponseWriter(
             head,
             form,
             prompt,
             group,
             logprobs=request.logprobs,
             obfuscate=request.obfuscate,
-            keep=lambda response: not job.discarded and keep(response),
+            keep=keep,
         )
+        return writer, group
 
     def _answer_in_background(
         self,
@@ -127,24 +133,28 @@ class ResponsesResource:
                 "(OFFGRID_MAX_RESPONSES).",
                 "background",
             )
-        alive = liveness(req)
-        self._background.reserve()
+        head = _head(request, form, store=True)
+        first = {**head, "output": []}
+        response = BackgroundResponse(head["id"], liveness(req))
+        store = self._history.keeper(request, inputs, begun=True)
+
+        def keep(ended: Json) -> bool:
+            return not response.discarded and store(ended)
+
+        self._background.count()
         try:
-            head = _head(request, form, store=True)
-            job = Job(head["id"], alive)
-            writer = self._start(request, form, head, job, inputs, resp)
-            first = {**head, "output": []}
+            writer, group = self._start(resp, request, form, head, keep, response.alive)
             try:
                 self._history.begin(request, inputs, head, self._background.owner)
-                self._background.start(job, writer, writer.group)
+                self._background.start(response, writer, group)
             except BaseException:
-                writer.group.cancel()
+                group.cancel()
                 raise
         except BaseException:
-            self._background.release()
+            self._background.uncount()
             raise
         if request.stream:
-            _follow(req, resp, job, -1, self._ping_interval)
+            _follow(req, resp, response, -1, self._ping_interval)
         else:
             resp.media = first
 
@@ -200,9 +210,9 @@ class ResponseResource:
         if after is not None and not streamed:
             raise InvalidParameter("starting_after needs stream: true.", "starting_after")
         number = background_responses.start_after(after)
-        job = self._background.find(id)
+        running = self._background.find(id)
         if streamed:
-            if job is None:
+            if running is None:
                 _find(self._store, self._background, id)
                 raise InvalidParameter(
                     "The events of this response are not kept: only those of responses in the "
@@ -210,9 +220,9 @@ class ResponseResource:
                     "stream",
                     code="unsupported_parameter",
                 )
-            _follow(req, resp, job, number, self._ping_interval)
-        elif job is not None:
-            resp.media = job.snapshot()
+            _follow(req, resp, running, number, self._ping_interval)
+        elif running is not None:
+            resp.media = running.snapshot()
         else:
             resp.media = _whole(_find(self._store, self._background, id))
 
@@ -220,11 +230,11 @@ class ResponseResource:
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
         """Remove the response; returns 404 if it is not stored."""
-        job = self._background.find(id)
-        if job is not None:
+        running = self._background.find(id)
+        if running is not None:
             self._background.discard(id)
-            job.wait_end(liveness(req))
-        if not self._store.delete(id) and job is None:
+            running.wait_end(liveness(req))
+        if not self._store.delete(id) and running is None:
             raise _not_found(id)
         resp.media = {"id": id, "object": "response", "deleted": True}
 
@@ -238,11 +248,11 @@ class CancelResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
         """End the response and return it; one that has ended stays as it is."""
-        job = self._background.find(id)
-        if job is not None:
-            job.wanted = False
-            job.wait_end(liveness(req))
-            resp.media = job.snapshot()
+        running = self._background.find(id)
+        if running is not None:
+            running.wanted = False
+            running.wait_end(liveness(req))
+            resp.media = running.snapshot()
             return
         response = _whole(_find(self._store, self._background, id))
         if not response["background"]:
@@ -362,13 +372,17 @@ def _name_ignored(
 
 
 def _follow(
-    req: falcon.Request, resp: falcon.Response, job: Job, after: int, ping_interval: float
+    req: falcon.Request,
+    resp: falcon.Response,
+    response: BackgroundResponse,
+    after: int,
+    ping_interval: float,
 ) -> None:
     """Make a response of the events of a background response."""
     resp.content_type = "text/event-stream; charset=utf-8"
     resp.set_header("Cache-Control", "no-cache")
     resp.set_header("X-Accel-Buffering", "no")
-    resp.stream = job.follow(after, ping_interval, liveness(req))
+    resp.stream = response.follow(after, ping_interval, liveness(req))
 
 
 def _find(store: ResponseStore, background: Background, id: str) -> StoredResponse:

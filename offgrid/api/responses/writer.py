@@ -50,7 +50,6 @@ class ResponseWriter:
 
     Attributes:
         response: the response object in its current state.
-        group: its generation.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class ResponseWriter:
         self._background = bool(head["background"])
         self._form = form
         self._prompt = prompt
-        self.group = group
+        self._group = group
         self._logprobs = logprobs
         self._obfuscate = obfuscate
         self._keep = keep
@@ -83,7 +82,7 @@ class ResponseWriter:
         """
         for _ in self._events(whole=True):
             pass
-        self.group.cancel()
+        self._group.cancel()
         self._store()
         return self.response
 
@@ -117,7 +116,7 @@ class ResponseWriter:
         total = Total()
         (choice,) = choices = self._prompt.choices()
         waiting: list[TokenLogprob] = []  # logprobs for the next event with text
-        for item in read_choices(self._prompt, self.group, total, choices, whole=whole):
+        for item in read_choices(self._prompt, self._group, total, choices, whole=whole):
             if item is None:
                 yield None
                 continue
@@ -140,7 +139,7 @@ class ResponseWriter:
             self.response["incomplete_details"] = {"reason": "max_output_tokens"}
         else:
             self.response["completed_at"] = int(time.time())
-        self.response["usage"] = _usage(answer_usage(total, self.group, choices))
+        self.response["usage"] = _usage(answer_usage(total, self._group, choices))
 
     def _add(self, event: AnswerEvent, tokens: list[TokenLogprob]) -> Iterator[Json]:
         """Add an event's text to the open item, or begin a new item with it."""

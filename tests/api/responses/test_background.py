@@ -17,7 +17,7 @@ from responses_calls import EVENT, PATH, ask, body, text_of
 from support import STARTER, Json, Stream, endless, eventually, request
 
 from offgrid.api.responses import background
-from offgrid.api.responses.background import Background, Job, owner_lives, read
+from offgrid.api.responses.background import Background, BackgroundResponse, owner_lives, read
 from offgrid.config import load_settings
 from offgrid.server import Server
 from offgrid.store.file import Item
@@ -245,20 +245,22 @@ def test_only_the_latest_events_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_pa
     writer: Any = Writer()
     group: Any = Group()
     for number in range(4):
-        job = Job(f"resp_{number}", lambda: False)
-        here.reserve()
-        here.start(job, writer, group)
-        assert b"".join(job.follow(-1, 0, lambda: True)).startswith(b"event: response.created\n")
+        response = BackgroundResponse(f"resp_{number}", lambda: False)
+        here.count()
+        here.start(response, writer, group)
+        assert b"".join(response.follow(-1, 0, lambda: True)).startswith(
+            b"event: response.created\n"
+        )
     here.close(10)
     assert [n for n in range(4) if here.find(f"resp_{n}")] == [2, 3]
 
 
 def test_following_ends_when_the_client_leaves_and_pings_while_it_waits() -> None:
-    job = Job("resp_1", lambda: True)
-    frames = job.follow(-1, 0.001, lambda: True)
+    response = BackgroundResponse("resp_1", lambda: True)
+    frames = response.follow(-1, 0.001, lambda: True)
     assert next(frames) == b": ping\n\n"
-    job.add({"type": "x"})
+    response.add({"type": "x"})
     assert next(frames) == b'event: x\ndata: {"type":"x"}\n\n'
-    assert list(job.follow(0, 0, lambda: False)) == []
-    job.end()
+    assert list(response.follow(0, 0, lambda: False)) == []
+    response.end()
     assert list(frames) == []
