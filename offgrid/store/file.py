@@ -1,12 +1,12 @@
 """The SQLite file of stored responses and conversations: its tables, its limits, its errors.
 
 The file is in WAL mode: a kill at any moment loses nothing that was stored before, and several
-servers may use one file. It is opened on first use. Losing what is stored must not take the server
-down: if the file is damaged or removed, even while a server runs, a new one is created
+servers may use one file. It is opened on first use. Losing the stored data must not take the
+server down: if the file is damaged or removed, even while a server runs, a new one is created
 (:mod:`offgrid.store.database`).
 
-Responses and conversations share the limits. Each use gives them a number; what was used longest
-ago is deleted first.
+Responses and conversations share the limits. Each use gives them a number; those that were used
+longest ago are deleted first.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class StoreFile:
             raise StoreFailed(f"The store of responses cannot be used: {reason}.") from ex
 
     def evict(self, connection: sqlite3.Connection) -> None:
-        """Delete what is beyond the limits, the least recently used first."""
+        """Delete the least recently used responses and conversations until the limits hold."""
         count, total = connection.execute(_TOTALS).fetchone()
         if count <= self.max_count and total <= self.max_bytes:
             return

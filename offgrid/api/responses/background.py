@@ -74,7 +74,7 @@ class BackgroundResponse:
         self._alive = lambda: True
 
     def add(self, event: Json) -> None:
-        """Add an event for those who follow."""
+        """Add an event for the clients that follow."""
         frame = f"event: {event['type']}\ndata: ".encode() + msgspec.json.encode(event) + b"\n\n"
         with self._changed:
             self._frames.append(frame)
@@ -82,7 +82,7 @@ class BackgroundResponse:
             self._changed.notify_all()
 
     def end(self) -> None:
-        """Tell those who follow that no more events come."""
+        """Tell the clients that follow that no more events come."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()

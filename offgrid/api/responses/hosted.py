@@ -39,7 +39,7 @@ class Result(NamedTuple):
 
 
 Meaning = list[Json | Call | Result]
-"""What an item means to the model: messages and reasoning (as they are), calls, results."""
+"""The meaning of an item to the model: messages and reasoning (as they are), calls, results."""
 
 
 class Hosted(NamedTuple):
@@ -213,9 +213,9 @@ HOSTED: dict[str, Hosted] = {
     "tool_search_output": Hosted("tso", _search_output),
     "web_search_call": Hosted("ws", _nothing),
 }  # fmt: skip
-"""The types, with what they are to the model.
+"""The types, each with its meaning to the model.
 
-``web_search_call`` holds only what was searched for: the answer after it says what was found.
+``web_search_call`` holds only the query; the answer after it contains the findings.
 """
 UNSEEN = frozenset(
     {"compaction", "image_generation_call", "mcp_approval_request", "mcp_approval_response",

@@ -315,7 +315,7 @@ def to_chat(request: ResponsesRequest, items: Sequence[Json], places: Sequence[i
 
 
 class _Updates(NamedTuple):
-    """What ``configuration_update`` items ask for: each holds until a later one replaces it."""
+    """The settings of ``configuration_update`` items: each holds until another replaces it."""
 
     effort: Effort | None = None
     format: PlainText | JsonObject | JsonSchema | None = None

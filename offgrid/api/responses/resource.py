@@ -272,7 +272,7 @@ class CompactResource:
     """``POST /v1/responses/compact``: not supported."""
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Say what to do instead."""
+        """Refuse the request, and name an alternative."""
         raise NotStored(
             "This server does not compact conversations. Send a shorter history, or set "
             'truncation to "auto".'
@@ -357,7 +357,7 @@ def _name_ignored(
     items: Iterable[Json],
     inputs: Inputs,
 ) -> None:
-    """Name in a header and in the log what the model does not get to see."""
+    """Name the parts of a request that the model does not see, in a header and in the log."""
     unseen = {item["type"] for item in items} & UNSEEN
     names = list(dict.fromkeys([
         *form.tools.ignored,

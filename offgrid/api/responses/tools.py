@@ -117,7 +117,7 @@ class Tools:
     Attributes:
         offered: the tools that the model may call, by the name by which it calls them.
         shown: those of the field ``tools``, in the form in which the response repeats them.
-        ignored: names for what was left out, for the header ``x-offgrid-ignored``.
+        ignored: names of the parts that were left out, for the header ``x-offgrid-ignored``.
     """
 
     offered: dict[str, Offered] = field(default_factory=dict)
@@ -204,7 +204,7 @@ def _add(tools: Tools, tool: Any, place: str, *, again: bool) -> None:
 
 
 def _read(tools: Tools, tool: Any, place: str, space: NamespaceTool | None) -> Iterator[Offered]:
-    """Yield what a tool offers to the model."""
+    """Yield the functions that a tool offers to the model."""
     kind = tool.get("type") if isinstance(tool, dict) else None
     if not isinstance(kind, str):
         raise InvalidParameter(

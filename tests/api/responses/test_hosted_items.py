@@ -124,7 +124,7 @@ def test_unknown_items_without_content_are_left_out() -> None:
         parse_items([{"type": "of_tomorrow", "content": "text that would be lost"}])
 
 
-def test_errors_name_the_item_behind_those_that_are_left_out(base_url: str) -> None:
+def test_errors_name_the_item_after_those_that_are_left_out(base_url: str) -> None:
     call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
     image = {"type": "input_image", "image_url": "http://x/y.png"}
     for kind, field in (("user", "content"), ("function_call_output", "output")):
