@@ -173,7 +173,7 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_PORT",
         "int",
         11611,
-        "TCP port to listen on. 0 picks a free port, which the banner shows.",
+        "TCP port to listen on. 0 picks a free port, which is printed at start.",
         low=0,
         high=65535,
     ),
@@ -191,8 +191,8 @@ TABLE: tuple[Setting, ...] = (
         "list",
         (),
         "Further names, comma-separated, that a request's Host header may contain. Loopback "
-        "names and the address listened on are always allowed. All others are refused, which "
-        "prevents DNS rebinding.",
+        "names and the value of host are always allowed, and with allow_remote every IP address. "
+        "All others are refused, which prevents DNS rebinding.",
     ),
     Setting(
         "cors_origins",
@@ -215,8 +215,8 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_DEFAULT_MODEL",
         "str",
         "",
-        "Model to load at start: an id from the models directory, or the path of a GGUF file, "
-        "which is then served from where it is.",
+        "Model to load at start: an id from the models directory, or the path of a GGUF file in "
+        "any folder.",
         flag="model",
     ),
     Setting(
@@ -297,8 +297,8 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_QUEUE_SIZE",
         "int",
         16,
-        "Maximum number of sequences that wait for a slot of one model. Further requests get "
-        "503 with Retry-After at once.",
+        "Maximum number of sequences that wait for a slot of one model. Further requests "
+        "immediately get 503 with Retry-After.",
         low=0,
         high=1024,
     ),
