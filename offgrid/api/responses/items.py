@@ -213,21 +213,48 @@ class ReasoningText(msgspec.Struct, frozen=True):
 
 
 class ReasoningItem(msgspec.Struct, frozen=True):
-    """Reasoning of an earlier answer. Encrypted reasoning of other services is ignored."""
+    """Reasoning of an earlier answer. Encrypted reasoning of other services is ignored.
+
+    Some clients send back only ``encrypted_content``; that of this server is readable.
+    """
 
     type: Literal["reasoning"]
     summary: list[ReasoningText] = []
     content: list[ReasoningText] = []
     id: str | None = None
     status: Status = "completed"
+    encrypted_content: str | None = None
 
     def normal(self) -> Json:
         """The item as it is listed and stored."""
+        content = self.content
+        if not content and not self.summary:
+            text = opened(self.encrypted_content or "")
+            content = [ReasoningText(text)] if text else []
         return {
             "id": self.id or new_id("rs"), "type": "reasoning", "status": self.status,
             "summary": [{"type": "summary_text", "text": part.text} for part in self.summary],
-            "content": [{"type": "reasoning_text", "text": part.text} for part in self.content],
+            "content": [{"type": "reasoning_text", "text": part.text} for part in content],
         }  # fmt: skip
+
+
+_SEALED = "offgrid-reasoning:"
+"""Begins ``encrypted_content`` that this server has written."""
+
+
+def sealed(text: str) -> str:
+    """Return reasoning as ``encrypted_content``: base64, and not encrypted."""
+    return _SEALED + base64.b64encode(text.encode("utf-8", "surrogatepass")).decode()
+
+
+def opened(content: str) -> str:
+    """Return the reasoning of ``encrypted_content``; an empty text if another service wrote it."""
+    if not content.startswith(_SEALED):
+        return ""
+    try:
+        return base64.b64decode(content[len(_SEALED) :], validate=True).decode("utf-8")
+    except (binascii.Error, ValueError):
+        return ""
 
 
 class ItemReference(msgspec.Struct, frozen=True):

@@ -34,12 +34,13 @@ from offgrid.api.shapes import Json
 from offgrid.errors import InvalidParameter, RequestError
 
 LOGPROBS = "message.output_text.logprobs"
+ENCRYPTED = "reasoning.encrypted_content"
 Includable = Literal[
     "message.output_text.logprobs", "reasoning.encrypted_content", "file_search_call.results",
     "web_search_call.results", "web_search_call.action.sources", "message.input_image.image_url",
     "computer_call_output.output.image_url", "code_interpreter_call.outputs",
 ]  # fmt: skip
-"""All but the first ask for content that answers of a local model do not have."""
+"""All but the first two ask for content that answers of a local model do not have."""
 
 SAMPLING = NAMES | ALIASES.keys() | {
     "stop", "ignore_eos", "cache_prompt", "post_sampling_probs", "chat_template_kwargs",
@@ -181,6 +182,11 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     def logprobs(self) -> bool:
         """Whether the answer carries the logprobs of its tokens."""
         return LOGPROBS in self.include
+
+    @property
+    def sealed(self) -> bool:
+        """Whether reasoning carries its text as ``encrypted_content`` too."""
+        return ENCRYPTED in self.include
 
     @property
     def conversation_id(self) -> str | None:

@@ -114,6 +114,7 @@ class ResponsesResource:
             group,
             logprobs=request.logprobs,
             obfuscate=request.obfuscate,
+            seal=request.sealed,
             keep=keep,
         )
         return writer, group
