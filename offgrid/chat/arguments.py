@@ -70,7 +70,10 @@ _ESCAPES = "\n\\'\"abfnrtv01234567xNuU"
 
 
 def types_of(schema: Mapping[str, Any] | None) -> dict[str, frozenset[str] | None]:
-    """Return the types that each property of an object schema may have; None for any type."""
+    """Return the types that each property of an object schema may have; None for any type.
+
+    Where parts of the schema give one property different types, it may have all of them.
+    """
     if not isinstance(schema, Mapping):
         return {}
     found: dict[str, frozenset[str] | None] = {}
@@ -78,32 +81,10 @@ def types_of(schema: Mapping[str, Any] | None) -> dict[str, frozenset[str] | Non
         properties = part.get("properties")
         if isinstance(properties, Mapping):
             for key, value in properties.items():
-                found.setdefault(key, _types(value, schema, set()))
+                types = _types(value, schema, set())
+                known = found.get(key, frozenset())
+                found[key] = None if types is None or known is None else known | types
     return found
-
-
-def property_schemas(schema: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the properties of a plain object schema, None if it is composed of others."""
-    root = schema
-    for _ in range(8):
-        if "$ref" not in schema:
-            break
-        schema = resolve(schema["$ref"], root)
-    if {"allOf", "anyOf", "oneOf", "if", "not", "$ref", "enum", "const"} & schema.keys():
-        return None
-    properties = schema.get("properties")
-    return dict(properties) if isinstance(properties, Mapping) else None
-
-
-def required_of(schema: Mapping[str, Any]) -> frozenset[str]:
-    """Return the required properties of a plain object schema."""
-    root = schema
-    for _ in range(8):
-        if "$ref" not in schema:
-            break
-        schema = resolve(schema["$ref"], root)
-    required = schema.get("required")
-    return frozenset(required) if isinstance(required, list) else frozenset()
 
 
 def _parts(schemas: Iterable[Any], root: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -156,3 +156,12 @@ TAGS = {
 def test_objects_and_lists_in_tags(key: str, text: str, expected: Any) -> None:
     found = value_of_tags(text, "~", TAGS, key)
     assert (found, type(found)) == (expected, type(expected))
+
+
+def test_alternatives_with_different_types_of_a_property_allow_all_of_them() -> None:
+    branches = [{"properties": {"a": {"type": kind}}} for kind in ("string", "integer")]
+    types = types_of({"anyOf": branches})
+    assert types == {"a": frozenset({"string", "integer"})}
+    assert parse_value("5", types["a"]) == 5
+    assert parse_value("five", types["a"]) == "five"
+    assert types_of({"anyOf": [*branches, {"properties": {"a": {}}}]}) == {"a": None}
