@@ -84,7 +84,7 @@ def write(path: Path, template: str, control: Collection[str], text: str) -> Pat
 
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(path.stem)
-    writer.add_context_length(2048)
+    writer.add_context_length(8192)
     writer.add_embedding_length(width)
     writer.add_block_count(1)
     writer.add_feed_forward_length(32)
