@@ -21,7 +21,7 @@ from offgrid.api.health import HealthResource, RootResource
 from offgrid.api.http.errors import add_error_handlers
 from offgrid.api.http.gate import Gate
 from offgrid.api.http.memory import keep_little
-from offgrid.api.http.middleware import HostGuard, OneLength, RequestId
+from offgrid.api.http.middleware import HostGuard, OneLength, RequestId, UnknownFields
 from offgrid.api.http.waitress.environ import WRITE
 from offgrid.api.models import ModelResource, ModelsResource
 from offgrid.api.openapi.document import OpenApiResource
@@ -99,7 +99,15 @@ def build_app(
 ) -> App:
     """Make the application: its middleware, its resources and their routes."""
     background = background or Background(settings)
-    app = App(middleware=[RequestId(), OneLength(), HostGuard(settings), Gate(pool, settings)])
+    app = App(
+        middleware=[
+            RequestId(),
+            UnknownFields(settings),
+            OneLength(),
+            HostGuard(settings),
+            Gate(pool, settings),
+        ]
+    )
     app.req_options.strip_url_path_trailing_slash = True
     add_error_handlers(app)
     app.add_route("/", RootResource())

@@ -360,6 +360,16 @@ TABLE: tuple[Setting, ...] = (
         high=1024,
     ),
     Setting(
+        "unknown_fields",
+        "OFFGRID_UNKNOWN_FIELDS",
+        "str",
+        "refuse",
+        "What happens to a request with a field that this server does not know: refuse returns 400 "
+        "and names the field; ignore accepts it, and names it in the response header "
+        "x-offgrid-ignored and in the log.",
+        choices=("refuse", "ignore"),
+    ),
+    Setting(
         "max_responses",
         "OFFGRID_MAX_RESPONSES",
         "int",
@@ -423,6 +433,7 @@ class Settings:
     drain_timeout: float
     sse_ping_interval: float
     max_body_mb: int
+    unknown_fields: str
     max_responses: int
     max_responses_mb: int
     responses_file: Path

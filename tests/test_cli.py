@@ -38,8 +38,8 @@ UNUSUAL = {
     "gpu_layers": "7", "use_mmap": "false", "use_mlock": "true", "queue_size": "9",
     "queue_timeout": "30",
     "load_timeout": "11", "stall_timeout": "13", "drain_timeout": "17", "sse_ping_interval": "19",
-    "max_body_mb": "21", "max_responses": "23", "max_responses_mb": "25",
-    "responses_file": "some/responses.sqlite3", "log_level": "warning",
+    "max_body_mb": "21", "unknown_fields": "ignore", "max_responses": "23",
+    "max_responses_mb": "25", "responses_file": "some/responses.sqlite3", "log_level": "warning",
 }  # fmt: skip
 """For every setting a value other than its default."""
 Serve = Callable[..., Child]

@@ -5,15 +5,15 @@ A request with llama-server's fields gets llama-server's answer, one with vLLM's
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import falcon
 import msgspec
 from msgspec import Meta
 
 from offgrid.api.chat.prompt import chat_prompt
-from offgrid.api.chat.request import parse_chat
-from offgrid.api.fields.messages import invalid
+from offgrid.api.chat.request import Effort, TemplateVariables, parse_chat
+from offgrid.api.fields.common import check_fields
 from offgrid.api.http.request import in_turn, liveness, read_checked
 from offgrid.api.shapes import Answer, Byte, Count
 from offgrid.config import Settings
@@ -21,8 +21,6 @@ from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
 from offgrid.engine.protocol import ModelInfo, PromptPart, TokenQuery, TokenResult
 from offgrid.errors import InvalidParameter, ModelNotFound
-
-T = TypeVar("T")
 
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 
@@ -61,6 +59,8 @@ class MessagesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     tools: list[Any] | None = None
+    chat_template_kwargs: TemplateVariables = msgspec.field(default_factory=dict)
+    reasoning_effort: Effort | None = None
 
 
 class TokensRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,7 +91,7 @@ def parse_tokenize(body: dict[str, Any]) -> Tokenize:
         )
     if len(given) > 1:
         raise InvalidParameter(f"{given[0]} and {given[1]} are mutually exclusive.", given[1])
-    return _convert(body, _KINDS[given[0]])
+    return check_fields(body, _KINDS[given[0]])
 
 
 def parse_detokenize(body: dict[str, Any]) -> TokensRequest:
@@ -100,14 +100,7 @@ def parse_detokenize(body: dict[str, Any]) -> TokensRequest:
     Raises:
         InvalidParameter: ``param`` names the field.
     """
-    return _convert(body, TokensRequest)
-
-
-def _convert(body: dict[str, Any], cls: type[T]) -> T:
-    try:
-        return msgspec.convert({k: v for k, v in body.items() if v is not None}, cls)
-    except msgspec.ValidationError as ex:
-        raise invalid(str(ex)) from None
+    return check_fields(body, TokensRequest)
 
 
 class TokenPiece(Answer):
@@ -239,7 +232,13 @@ def _query(engine: EngineClient, request: Tokenize) -> TokenQuery:
     names, add_bos = request.return_token_strs, request.add_special_tokens
     if isinstance(request, PromptRequest):
         return TokenQuery((PromptPart(request.prompt, True),), add_bos=add_bos, names=names)
-    body: dict[str, Any] = {"model": "", "messages": request.messages, "tools": request.tools}
+    body: dict[str, Any] = {
+        "model": "",
+        "messages": request.messages,
+        "tools": request.tools,
+        "chat_template_kwargs": request.chat_template_kwargs,
+        "reasoning_effort": request.reasoning_effort,
+    }
     if request.continue_final_message:
         body["continue_final_message"] = True
     else:

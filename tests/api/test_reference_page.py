@@ -10,8 +10,8 @@ from offgrid import errors
 from offgrid.api import embeddings, rerank
 from offgrid.api.chat import request as chat
 from offgrid.api.completions import request as completions
-from offgrid.api.fields import sampling, structured
-from offgrid.api.fields.common import GenerationFields
+from offgrid.api.fields import foreign, notices, sampling, structured
+from offgrid.api.fields.common import MAX_STOP_LENGTH, MAX_STOPS, GenerationFields
 from offgrid.api.fields.inert import IGNORED
 from offgrid.api.responses import items as response_items
 from offgrid.api.responses import request as responses
@@ -105,6 +105,34 @@ def test_structured_output() -> None:
 def test_ignored_and_refused() -> None:
     assert rows("Without effect") == IGNORED
     assert section("Refused") >= chat.UNSUPPORTED.keys() | completions.UNSUPPORTED.keys()
+
+
+def test_fields_of_other_servers() -> None:
+    """Each table of the page is one of the code: names, targets, values and reasons."""
+    used, idle, off = text_of("Fields of other servers").split("| Field |")[1:]
+    told = [
+        [re.findall(r"`([a-z_0-9.]+)`", cell) for cell in line.strip("|").split("|")]
+        for line in used.splitlines()
+        if line.startswith("| `")
+    ]
+    same = {name: means[0] for names, means in told for name in names if name in foreign.SAME}
+    assert same == foreign.SAME
+    assert {name for names, _ in told for name in names} == {*foreign.SAME, *foreign.SPECIAL}
+    assert {
+        reason.strip(): frozenset(re.findall(r"`([a-z_0-9.]+)`", names))
+        for names, reason in re.findall(r"^\| (`.*) \| (.*) \|$", idle, re.MULTILINE)
+    } == foreign.WITHOUT_EFFECT
+    rules = (foreign.ONLY_IF_OFF | foreign.IF_UNKNOWN).items()
+    assert re.findall(r"^\| `(.*)` \| (.*) \| (.*) \|$", off, re.MULTILINE) == sorted(
+        (name, rule.values, rule.reason) for name, rule in rules
+    )
+
+
+def test_limits_of_stop_strings_and_of_the_header() -> None:
+    row = next(line for line in text_of(COMMON).splitlines() if line.startswith("| `stop` |"))
+    assert f"at most {MAX_STOPS}, each of 1 to {MAX_STOP_LENGTH:,} characters" in row
+    told = " ".join(text_of("Unknown fields").split())
+    assert f"cut to {notices.MAX_NAME} characters each, and at most {notices.MAX_NAMES}." in told
 
 
 def test_error_codes() -> None:

@@ -89,7 +89,12 @@ class Documented:
     def check(self, response: Response, method: str, path: str) -> None:
         """Fail unless the document allows this response to the operation."""
         said = self.document["paths"][path][method]["responses"][str(response.status)]
-        missing = {name.lower() for name in said.get("headers", ())} - response.headers.keys()
+        required = {
+            name.lower()
+            for name, header in said.get("headers", {}).items()
+            if header.get("required")
+        }
+        missing = required - response.headers.keys()
         assert not missing
         media_type = response.headers["content-type"].partition(";")[0]
         content = said["content"][media_type]

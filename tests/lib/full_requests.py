@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from support import Json
 from tiny_vision import pixels, png
 
+from offgrid.api.fields.foreign import INERT as INERT_FOREIGN
 from offgrid.sampling.params import RANGES, Range
 
 CHAT = "/v1/chat/completions"
@@ -81,8 +82,52 @@ SAMPLING: Json = {
     "post_sampling_probs": True,
 }
 GENERATION: Json = {**INERT, **SAMPLING, "max_tokens": 24, "n": 2, "service_tier": "default"}
-REPETITION: list[Json] = [{"repetition_penalty": 1.1}, {"repeat_penalty": 1.1}]
-_OPTIONS = {"include_usage": True, "include_obfuscation": True}
+REPETITION: list[Json] = [{"repetition_penalty": 1.1}, {"repeat_penalty": 1.1, "rep_pen": 1.1}]
+
+NOTHING: Json = {
+    "add_bos_token": True, "add_special_tokens": True, "allowed_token_ids": [], "bad_words": [],
+    "banned_strings": [], "banned_tokens": [], "beam_width": 1, "best_of": 1, "cache_salt": "",
+    "cfg_scale": 1.0, "chat_template": "", "do_sample": True, "echo": False,
+    "encoder_repetition_penalty": 1, "epsilon_cutoff": 0, "eta_cutoff": 0,
+    "guidance_scale": 1, "guided_whitespace_pattern": "", "image_data": [],
+    "include_stop_str_in_output": False, "logits_processors": [], "lora": [],
+    "max_tokens_second": 0, "mm_processor_kwargs": {}, "n_discard": 0, "n_indent": 0, "n_probs": 0,
+    "no_repeat_ngram_size": 0, "num_beams": 1, "parse_tool_calls": True, "penalize_newline": False,
+    "penalize_nl": False, "penalty_alpha": 0, "plugins": [], "reasoning_format": "auto",
+    "reasoning_in_content": False, "rep_pen_slope": 1, "repetition_decay": 0, "response_fields": [],
+    "return_token_ids": False, "return_tokens_as_token_ids": False, "safe_prompt": False,
+    "sampler_order": [6, 0, 1, 3, 4, 2, 5], "sampler_priority": [],
+    "samplers": ["dry", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"],
+    "skew": 0, "skip_special_tokens": True, "smoothing_factor": 0, "stop_token_ids": [],
+    "t_max_predict_ms": -1, "t_max_prompt_ms": 0, "temperature_last": False, "tfs": 1.0,
+    "tfs_z": 1, "thinking_budget": -1, "thinking_budget_tokens": -1, "thinking_forced_open": False,
+    "thinking_token_budget": -1, "top_a": 0.0, "truncate_prompt_tokens": -1,
+    "use_beam_search": False,
+}  # fmt: skip
+"""Values of foreign fields that ask for nothing."""
+NOTES: Json = {**dict.fromkeys(INERT_FOREIGN, 1), "options": {"num_ctx": 512}}
+"""The foreign fields that every endpoint accepts."""
+FOREIGN: Json = {**NOTES, **NOTHING}
+"""The foreign fields that every endpoint accepts that generates."""
+SWITCHES: Json = {
+    "think": "low", "thinking": {"type": "enabled"}, "enable_thinking": True,
+    "reasoning": {"effort": "low"},
+}  # fmt: skip
+SAME_SAMPLING: Json = {
+    "mirostat_mode": 2, "min_length": 1, "nsigma": 3.0, "random_seed": 7, "sampler_seed": 7,
+    "typical": 0.99, "ban_eos_token": True, "rep_pen_range": 32, "repetition_penalty_range": 32,
+    "stop_sequence": "###", "stop_sequences": ["###"], "stopping_strings": ["###"],
+    "custom_token_bans": [5],
+    "dynamic_temperature": True, "dynatemp_low": 0.4, "dynatemp_high": 0.6,
+}  # fmt: skip
+SAME: Json = {
+    **SAME_SAMPLING, "n_predict": 24, "num_predict": 24, "max_new_tokens": 24,
+    "max_output_tokens": 24,
+}  # fmt: skip
+"""Fields that :data:`GENERATION` has under other names, with the same values."""
+_OPTIONS = {
+    "include_usage": True, "include_obfuscation": True, "continuous_usage_stats": False
+}  # fmt: skip
 STREAM: list[Json] = [
     {"stream": True, "stream_options": _OPTIONS},
     {"stream": False, "prompt_logprobs": 1},
@@ -98,6 +143,7 @@ GRAMMARS: list[Json] = [
     {"response_format": {"type": "text"}},
     {"json_schema": OBJECT},
     {"grammar": 'root ::= "a" | "b"', "grammar_type": "gbnf"},
+    {"grammar_string": 'root ::= "a" | "b"'},
     {"regex": "[ab]+"},
     {"choice": ["a", "b"]},
     {"structured_outputs": {"choice": ["a", "b"]}},
@@ -132,6 +178,9 @@ _LOOK: list[Json] = [
 ]
 _CHAT: Json = {
     **GENERATION,
+    **SAME,
+    **FOREIGN,
+    **SWITCHES,
     "max_completion_tokens": 24,
     "logprobs": True,
     "top_logprobs": 2,
@@ -160,6 +209,12 @@ _CHAT_ALTERNATIVES = (
         *GRAMMARS[3:],
     ],
 )
+_TEXT: Json = {
+    **GENERATION,
+    **SAME,
+    **{name: value for name, value in FOREIGN.items() if name not in ("best_of", "echo")},
+    **SWITCHES,
+}
 _TEXT_ALTERNATIVES = (
     REPETITION,
     STREAM,
@@ -201,6 +256,8 @@ _ITEMS: list[Json] = [
 _RESPONSE: Json = {
     **{name: value for name, value in INERT.items() if name != "verbosity"},
     **SAMPLING,
+    **SAME_SAMPLING,
+    **FOREIGN,
     "instructions": "Be kind.",
     "max_output_tokens": 24,
     "tools": [_RESPONSE_TOOL, *_OTHER_TOOLS],
@@ -311,7 +368,7 @@ def full_requests(
         Full(f"{CHAT}/input_tokens", conversation, _CHAT, _CHAT_ALTERNATIVES),
         Full(CHAT, look),
         Full(f"{CHAT}/input_tokens", look),
-        Full(COMPLETIONS, {**model, "prompt": "Once"}, GENERATION, _TEXT_ALTERNATIVES),
+        Full(COMPLETIONS, {**model, "prompt": "Once"}, _TEXT, _TEXT_ALTERNATIVES),
         Full(RESPONSES, question, _RESPONSE, alternatives),
         Full(f"{RESPONSES}/input_tokens", question, _RESPONSE, alternatives),
         Full(CONVERSATIONS, {}, {"items": _ITEMS, "metadata": {"trip": "1"}}),
@@ -320,28 +377,43 @@ def full_requests(
         Full(
             "/v1/embeddings",
             {**model, "input": ["Once", [5, 6]]},
-            {**INERT, "dimensions": 8, "encoding_format": "base64"},
+            {**INERT, **NOTES, "dimensions": 8, "encoding_format": "base64"},
         ),
         Full(
             "/v1/rerank",
             {"model": ranking, "query": "otter", "documents": ["river", {"text": "fox"}]},
-            {**INERT, "top_n": 1, "return_documents": True},
+            {**INERT, **NOTES, "top_n": 1, "return_documents": True},
         ),
         Full(
             "/tokenize",
             {"content": "Once"},
-            {**model, "add_special": True, "parse_special": False, "with_pieces": True},
+            {
+                **NOTES,
+                **model,
+                "add_special": True,
+                "parse_special": False,
+                "with_pieces": True,
+            },
         ),
         Full(
             "/tokenize",
             {"prompt": "Once"},
-            {**model, "add_special_tokens": False, "return_token_strs": True},
+            {
+                **NOTES,
+                **model,
+                "add_special_tokens": False,
+                "return_token_strs": True,
+            },
         ),
         Full(
             "/tokenize",
             {"messages": TO_CONTINUE},
             {
+                **NOTES,
+                **SWITCHES,
                 **model,
+                "reasoning_effort": "low",
+                "chat_template_kwargs": {"polite": True},
                 "add_special_tokens": False,
                 "return_token_strs": True,
                 "add_generation_prompt": False,
@@ -349,5 +421,5 @@ def full_requests(
                 "tools": [TOOL],
             },
         ),
-        Full("/detokenize", {"tokens": [300, 301]}, model),
+        Full("/detokenize", {"tokens": [300, 301]}, {**NOTES, **model}),
     ]

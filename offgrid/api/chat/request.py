@@ -12,24 +12,35 @@ from msgspec import Meta, structs
 from offgrid.api.chat.tools import Offer, Tool, ToolChoice, make_offer, too_deep
 from offgrid.api.fields.body import excess
 from offgrid.api.fields.common import MAX_TOKENS, GenerationFields, Unsupported, convert
+from offgrid.api.fields.messages import missing
 from offgrid.chat.images import check_images, read_data_url
 from offgrid.errors import InvalidParameter
 
-MAX_STOPS = 4
 MAX_TEMPLATE_TEXT = 256
 """Maximum length of a text in ``chat_template_kwargs``, in characters."""
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+TemplateVariables = Annotated[
+    dict[
+        Annotated[str, Meta(min_length=1, max_length=64)],
+        bool | float | int | Annotated[str, Meta(max_length=MAX_TEMPLATE_TEXT)] | None,
+    ],
+    Meta(max_length=32),
+]
 _OWN_VARIABLES = frozenset({"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"})
 
 
-class TextPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="text"):
-    """A part with text. Parts of other types than those below are refused."""
+class TextPart(msgspec.Struct, frozen=True, tag="text"):
+    """A part with text. Parts of other types than those below are refused.
+
+    Here and in the other objects of messages and tools, unknown fields are ignored: they are notes
+    of clients and gateways.
+    """
 
     text: str
     prompt_cache_breakpoint: dict[str, Any] | None = None
 
 
-class RefusalPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="refusal"):
+class RefusalPart(msgspec.Struct, frozen=True, tag="refusal"):
     """The refusal of an earlier answer; the model reads it as text."""
 
     refusal: str
@@ -40,26 +51,27 @@ class RefusalPart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="
         return self.refusal
 
 
-class ImageURL(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ImageURL(msgspec.Struct, frozen=True):
     """The URL of an image. ``detail`` has no effect: the projector determines the size."""
 
     url: str
     detail: Literal["auto", "low", "high", "original"] | None = None
 
 
-class ImagePart(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="image_url"):
+class ImagePart(msgspec.Struct, frozen=True, tag="image_url"):
     """An image, for vision models."""
 
     image_url: ImageURL
     prompt_cache_breakpoint: dict[str, Any] | None = None
 
 
-class FunctionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FunctionCall(msgspec.Struct, frozen=True):
     name: str
-    arguments: str | None = None
+    arguments: str | dict[str, Any] | None = None
+    """JSON text. Clients of Ollama send the object itself."""
 
 
-class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ToolCall(msgspec.Struct, frozen=True):
     """A call that an earlier answer made. Some clients send a null id."""
 
     function: FunctionCall
@@ -68,7 +80,7 @@ class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     index: int | None = None
 
 
-class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Message(msgspec.Struct, frozen=True):
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[TextPart | RefusalPart | ImagePart] | None = None
     name: str | None = None
@@ -78,8 +90,9 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reasoning: str | None = None
     refusal: str | None = None
     annotations: list[Any] | None = None
-    audio: None = None
-    function_call: None = None
+    audio: Any = None
+    """Must be null, as well as ``function_call``: an answer of this server has neither."""
+    function_call: Any = None
 
     def for_template(self, numbers: Iterator[int]) -> dict[str, Any]:
         """Return the message as chat templates expect it; arguments as an object if they are one.
@@ -110,13 +123,16 @@ class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def _call_for_template(call: ToolCall) -> dict[str, Any]:
-    text = call.function.arguments or "{}"
-    arguments: Any = text  # clients send back whatever a model generated, also invalid JSON
-    with contextlib.suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
-        # The limits of a body apply: JSON that would take too long to parse stays text.
-        parsed = None if excess(text) else msgspec.json.decode(text)
-        if isinstance(parsed, dict) and not too_deep(parsed):
-            arguments = parsed
+    given = call.function.arguments or "{}"
+    arguments: Any = given  # clients send back whatever a model generated, also invalid JSON
+    if isinstance(given, dict):
+        arguments = msgspec.json.encode(given).decode() if too_deep(given) else given
+    else:
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeError, RecursionError):
+            # The limits of a body apply: JSON that would take too long to parse stays text.
+            parsed = None if excess(given) else msgspec.json.decode(given)
+            if isinstance(parsed, dict) and not too_deep(parsed):
+                arguments = parsed
     return {
         "id": call.id,
         "type": "function",
@@ -151,13 +167,7 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     reasoning_effort: Effort | None = None
-    chat_template_kwargs: Annotated[
-        dict[
-            Annotated[str, Meta(min_length=1, max_length=64)],
-            bool | float | int | Annotated[str, Meta(max_length=MAX_TEMPLATE_TEXT)] | None,
-        ],
-        Meta(max_length=32),
-    ] = msgspec.field(default_factory=dict)
+    chat_template_kwargs: TemplateVariables = msgspec.field(default_factory=dict)
     images: tuple[Image, ...] = ()
     """The images of all messages, in order."""
     offer: Offer = Offer()
@@ -210,15 +220,9 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
     Raises:
         InvalidParameter: ``param`` names the field.
     """
-    request = convert(body, ChatRequest, UNSUPPORTED, MAX_STOPS)
+    request = convert(body, ChatRequest, UNSUPPORTED)
     for index, message in enumerate(request.messages):
-        empty = message.content in (None, []) and message.refusal is None
-        if empty and not (message.role == "assistant" and message.tool_calls):
-            raise InvalidParameter(
-                "content is required.",
-                f"messages[{index}].content",
-                code="missing_required_parameter",
-            )
+        _check_message(message, f"messages[{index}]")
     _check_results(request.messages)
     if request.top_logprobs is not None and not request.logprobs:
         raise InvalidParameter("top_logprobs needs logprobs: true.", "top_logprobs")
@@ -235,6 +239,24 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
         raise InvalidParameter("prompt_logprobs cannot be combined with images.", "prompt_logprobs")
     offer = make_offer(request.tools, request.tool_choice, request.parallel_tool_calls)
     return structs.replace(request, images=images, offer=offer)
+
+
+def _check_message(message: Message, param: str) -> None:
+    """Check that a message has content, if it must have some, and nothing that it cannot have.
+
+    An assistant may have said nothing, and a tool may return nothing: clients store ``null`` then.
+    """
+    empty = message.content in (None, []) and message.refusal is None
+    if empty and message.role not in ("assistant", "tool"):
+        raise missing(f"{param}.content")
+    for name in ("audio", "function_call"):
+        if getattr(message, name) is not None:
+            advice = "; use tool_calls" if name == "function_call" else ""
+            raise InvalidParameter(
+                f"{param}.{name} is not supported by this server{advice}.",
+                f"{param}.{name}",
+                code="unsupported_parameter",
+            )
 
 
 def _read_images(messages: list[Message]) -> tuple[Image, ...]:

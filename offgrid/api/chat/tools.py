@@ -21,7 +21,7 @@ _NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additional
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-class FunctionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FunctionSpec(msgspec.Struct, frozen=True):
     """A function that the model may call. Without ``parameters`` it takes no arguments."""
 
     name: str
@@ -30,7 +30,7 @@ class FunctionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     strict: bool | None = None
 
 
-class Tool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Tool(msgspec.Struct, frozen=True):
     """A tool. Tools of other types than functions are refused."""
 
     type: Literal["function"]

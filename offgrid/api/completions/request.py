@@ -10,7 +10,6 @@ from offgrid.api.fields.body import are_tokens
 from offgrid.api.fields.common import MAX_TOKENS, GenerationFields, Unsupported, convert
 from offgrid.errors import InvalidParameter
 
-MAX_STOPS = 64
 MAX_PROMPTS = 2048
 """OpenAI's limit. It also limits the number of all answers, including those of ``best_of``."""
 MAX_BEST_OF = 20
@@ -54,7 +53,7 @@ def parse_completion(body: dict[str, Any]) -> CompletionRequest:
     Raises:
         InvalidParameter: ``param`` names the field.
     """
-    request = convert(body, CompletionRequest, UNSUPPORTED, MAX_STOPS)
+    request = convert(body, CompletionRequest, UNSUPPORTED)
     request = structs.replace(request, prompt=None, prompts=split_prompts(request.prompt))
     answers = len(request.prompts) * max(request.n, request.candidates)
     if answers > MAX_PROMPTS:

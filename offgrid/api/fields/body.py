@@ -179,7 +179,11 @@ def _reason(raw: bytes, text: memoryview, counts: JsonCounts, error: Exception) 
             raw.decode("utf-8")
         except UnicodeDecodeError as ex:
             return f"it is not UTF-8 (byte {ex.start})"
+    if not bytes(text).strip():
+        return "it is empty"
     words = str(error).removeprefix("JSON is malformed: ")
+    if "was truncated" in words and not _holds_half(raw):
+        return "it is truncated: it ends before the value does"
     if len(text) > _PIECE:
         words = _PLACE.sub("", words)  # the position may count from the beginning of a piece
     # Near the end of the text, the parser reports an unpaired surrogate in other words.

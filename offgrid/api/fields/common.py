@@ -8,10 +8,12 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import msgspec
 from msgspec import Meta, structs
 
+from offgrid.api.fields import notices, structured
+from offgrid.api.fields.foreign import Translated, unknown_field
 from offgrid.api.fields.inert import InertFields, ServiceTier
 from offgrid.api.fields.messages import invalid
-from offgrid.api.fields.sampling import DEFAULT, Sampling, parse_sampling, take_fields
-from offgrid.api.fields.structured import take_grammar
+from offgrid.api.fields.nulls import present
+from offgrid.api.fields.sampling import DEFAULT, NAMES, Sampling, parse_sampling, take_fields
 from offgrid.engine.protocol import Grammar
 from offgrid.errors import InvalidParameter
 
@@ -20,6 +22,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 MAX_N = 16
 MAX_TOKENS = (1 << 31) - 1
+MAX_STOPS = 64
 MAX_STOP_LENGTH = 4096
 """Maximum length of a stop string, in characters."""
 
@@ -29,6 +32,8 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
+    continuous_usage_stats: bool | None = None
+    """vLLM's. Only false is accepted: usage is sent once, at the end."""
 
 
 class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,46 +75,71 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
         return bool(self.stream_options and self.stream_options.include_obfuscation)
 
 
+_ADVICE = {"functions": "; use tools", "function_call": "; use tool_choice"}
 Unsupported = Mapping[str, Callable[[Any], bool]]
 """Field -> predicate: is this value equivalent to omitting the field?"""
 
 
-def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported, max_stops: int) -> T:
+def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported) -> T:
     """Check a request body and return it typed.
 
-    ``null`` counts as absent. Unsupported fields are refused unless their value is equivalent to
-    omitting them. Unknown fields are refused.
+    ``null`` counts as absent. Fields of other servers are translated. Unsupported fields are
+    refused unless their value is equivalent to omitting them. So are unknown fields, unless the
+    server ignores them (:mod:`offgrid.api.fields.notices`).
 
     Raises:
-        InvalidParameter: ``param`` names the field.
+        InvalidParameter: ``param`` names the field as the client does.
     """
-    fields = {name: value for name, value in body.items() if value is not None}
-    grammar = take_grammar(fields)
-    sampling = take_fields(fields)
-    refuse_others(fields, set(cls.__struct_fields__) - cls.PARSED, unsupported)
+    known = {*cls.__struct_fields__, *NAMES, *structured.NAMES} - cls.PARSED
+    given = Translated(present(body), known | unsupported.keys())
+    fields = given.fields
     try:
-        request = msgspec.convert(fields, cls)
-    except msgspec.ValidationError as ex:
-        raise invalid(str(ex)) from None
-    request = structs.replace(request, sampling=parse_sampling(sampling), grammar=grammar)
-    _check(request, max_stops)
+        grammar = structured.take_grammar(fields)
+        sampling = take_fields(fields)
+        refuse_others(fields, known, unsupported, given)
+        request = structs.replace(
+            _typed(fields, cls), sampling=parse_sampling(sampling), grammar=grammar
+        )
+        _check(request)
+    except InvalidParameter as ex:
+        raise given.labelled(ex) from None
     return request
 
 
-def refuse_others(fields: dict[str, Any], known: Collection[str], unsupported: Unsupported) -> None:
+def refuse_others(
+    fields: dict[str, Any],
+    known: Collection[str],
+    unsupported: Unsupported,
+    given: Translated | None = None,
+) -> None:
     """Refuse unknown and unsupported fields; remove unsupported ones whose value changes nothing.
+
+    If the server ignores unknown fields, they are removed and noted.
+
+    Args:
+        fields: the fields that are left when some are taken out.
+        known: names of the fields that exist.
+        unsupported: the fields that may only have some values.
+        given: knows the names that the client used, if ``fields`` were translated.
 
     Raises:
         InvalidParameter: ``param`` names the field.
     """
     for name in list(fields):
+        label = name if given is None else given.label(name)
         if name in unsupported:
             if not unsupported[name](fields.pop(name)):
+                advice = _ADVICE.get(name, "")
                 raise InvalidParameter(
-                    f"{name} is not supported by this server.", name, code="unsupported_parameter"
+                    f"{label} is not supported by this server{advice}.",
+                    name,
+                    code="unsupported_parameter",
                 )
         elif name not in known:
-            raise InvalidParameter(f"Unknown field: {name}.", name, code="unknown_parameter")
+            if not notices.tolerant():
+                raise unknown_field(name, {*known, *unsupported}, in_options=label != name)
+            del fields[name]
+            notices.ignore(label)
 
 
 def check_fields(body: dict[str, Any], cls: type[S]) -> S:
@@ -120,18 +150,25 @@ def check_fields(body: dict[str, Any], cls: type[S]) -> S:
     Raises:
         InvalidParameter: ``param`` names the field.
     """
-    fields = {name: value for name, value in body.items() if value is not None}
-    refuse_others(fields, cls.__struct_fields__, {})
+    given = Translated(present(body), cls.__struct_fields__)
+    refuse_others(given.fields, cls.__struct_fields__, {}, given)
+    try:
+        return _typed(given.fields, cls)
+    except InvalidParameter as ex:
+        raise given.labelled(ex) from None
+
+
+def _typed(fields: dict[str, Any], cls: type[S]) -> S:
     try:
         return msgspec.convert(fields, cls)
     except msgspec.ValidationError as ex:
-        raise invalid(str(ex)) from None
+        raise invalid(str(ex), fields, cls) from None
 
 
-def _check(request: GenerationFields, max_stops: int) -> None:
+def _check(request: GenerationFields) -> None:
     stops = request.stops
-    if len(stops) > max_stops:
-        raise InvalidParameter(f"stop takes at most {max_stops} strings, not {len(stops)}.", "stop")
+    if len(stops) > MAX_STOPS:
+        raise InvalidParameter(f"stop takes at most {MAX_STOPS} strings, not {len(stops)}.", "stop")
     for stop in stops:
         if not 1 <= len(stop) <= MAX_STOP_LENGTH:
             raise InvalidParameter(
@@ -140,6 +177,13 @@ def _check(request: GenerationFields, max_stops: int) -> None:
             )
     if request.stream_options is not None and not request.stream:
         raise InvalidParameter("stream_options needs stream: true.", "stream_options")
+    if request.stream_options is not None and request.stream_options.continuous_usage_stats:
+        name = "stream_options.continuous_usage_stats"
+        raise InvalidParameter(
+            f"{name} is not supported by this server; use include_usage.",
+            name,
+            code="unsupported_parameter",
+        )
     if request.prompt_logprobs is not None and request.stream:
         raise InvalidParameter("prompt_logprobs cannot be streamed.", "prompt_logprobs")
     if request.max_tokens is not None and request.sampling.params.min_tokens > request.max_tokens:

@@ -89,20 +89,21 @@ def parse_sampling(given: dict[str, Any]) -> Sampling:
     """
     fields = dict(given)
     for alias, name in ALIASES.items():
-        if alias in fields:
-            if name in fields:
-                raise InvalidParameter(
-                    f"{alias} and {name} are the same parameter; give only one.", alias
-                )
-            fields[name] = fields.pop(alias)
+        if alias in fields and fields.setdefault(name, fields[alias]) != fields.pop(alias):
+            raise InvalidParameter(
+                f"{alias} and {name} are the same parameter and have different values; give only "
+                "one.",
+                alias,
+            )
     try:
         typed: Any = msgspec.convert(fields, SamplingFields)
     except msgspec.ValidationError as ex:
-        message = str(ex)
+        error = invalid(str(ex), fields, SamplingFields)
         for alias, name in ALIASES.items():
-            if alias in given:
-                message = message.replace(f"$.{name}", f"$.{alias}")
-        raise invalid(message) from None
+            if alias in given and error.param == name:
+                words = error.message.replace(name, alias, 1)
+                raise InvalidParameter(words, alias, code=error.code) from None
+        raise error from None
     if typed.seed is not None and not SEED_RANGE[0] <= typed.seed <= SEED_RANGE[1]:
         raise InvalidParameter("seed must fit into 64 bits.", "seed")
     ids, texts = _logit_bias(typed.logit_bias)
@@ -128,6 +129,8 @@ def _logit_bias(raw: dict[str, Any] | list[Any]) -> tuple[dict[int, float], dict
     ids: dict[int, float] = {}
     texts: dict[str, float] = {}
     for key, value in raw.items() if isinstance(raw, dict) else map(_pair, raw):
+        if value is None:
+            continue
         name = f"logit_bias.{key}" if len(str(key)) <= MAX_BIAS_TEXT else "logit_bias"
         if value is False:
             bias = -math.inf

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 from offgrid.api.fields.body import excess
+from offgrid.api.fields.messages import missing, shown, unknown
+from offgrid.api.fields.nulls import without_null_keywords
 from offgrid.engine.protocol import Grammar
 from offgrid.errors import InvalidParameter
 from offgrid.grammar.checked import CheckedSchema
@@ -52,7 +54,9 @@ def _response_format(value: Any, param: str, _: Any) -> Grammar | None:
     kind = _required(fields, "type", param)
     if kind not in _FORMATS:
         known = ", ".join(_FORMATS)
-        raise InvalidParameter(f"{param}.type must be one of {known}.", f"{param}.type")
+        raise InvalidParameter(
+            f"{param}.type must be one of {known}, not {shown(kind)}.", f"{param}.type"
+        )
     for name, owner in (("json_schema", "json_schema"), ("schema", "json_object")):
         if name in fields and kind != owner:
             raise InvalidParameter(
@@ -87,7 +91,19 @@ def _json(value: Any, param: str, _: Any) -> Grammar:
     too_much = excess(value) if isinstance(value, str) else ""
     if too_much:
         raise InvalidParameter(f"{param} contains {too_much}.", param)
-    return Grammar.of_schema(CheckedSchema(value, param))
+    return Grammar.of_schema(CheckedSchema(_without_nulls(value), param))
+
+
+def _without_nulls(schema: dict[str, Any] | str) -> dict[str, Any] | str:
+    """Return a schema given as text without the keywords that are null; others unchanged."""
+    if not isinstance(schema, str) or "null" not in schema:
+        return schema
+    try:
+        parsed = json.loads(schema)
+    except (ValueError, RecursionError):
+        return schema  # the check of the schema says what is wrong
+    cleaned = without_null_keywords(parsed) if isinstance(parsed, dict) else parsed
+    return schema if cleaned == parsed else cleaned
 
 
 def _regex(value: Any, param: str, _: Any) -> Grammar:
@@ -143,6 +159,9 @@ FIELDS: dict[str, Callable[[Any, str, Any], Grammar | None]] = {
 }
 
 
+NAMES = frozenset({*FIELDS, "grammar_type"})
+
+
 def _text(value: Any, param: str) -> str:
     if not isinstance(value, str):
         raise InvalidParameter(f"{param} must be a string.", param)
@@ -155,17 +174,11 @@ def _object(value: Any, param: str, known: set[str]) -> dict[str, Any]:
         raise InvalidParameter(f"{param} must be an object.", param)
     for name in value:
         if name not in known:
-            raise InvalidParameter(
-                f"Unknown field: {param}.{name}.", f"{param}.{name}", code="unknown_parameter"
-            )
+            raise unknown(f"{param}.{name}", known, param)
     return {name: inner for name, inner in value.items() if inner is not None}
 
 
 def _required(fields: dict[str, Any], name: str, param: str) -> Any:
     if name not in fields:
-        raise InvalidParameter(
-            f"Missing required field: {param}.{name}.",
-            f"{param}.{name}",
-            code="missing_required_parameter",
-        )
+        raise missing(f"{param}.{name}")
     return fields[name]

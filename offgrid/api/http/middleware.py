@@ -1,4 +1,4 @@
-"""Middleware for every request: a request id, and the check that no foreign web page sent it.
+"""Middleware for every request: a request id, a notice, the check that no foreign web page sent it.
 
 Without keys, the server serves only this machine. A web page that the user happens to visit runs on
 this machine too. So each request must show that no page of another site made it:
@@ -19,15 +19,19 @@ Headers are compared as texts, without a URL parser, which could fail on them.
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 import secrets
 from collections.abc import Iterable
 
 import falcon
 
+from offgrid.api.fields import notices
 from offgrid.api.http.errors import HostRefused
 from offgrid.config import Settings, is_loopback
 from offgrid.errors import InvalidParameter
+
+log = logging.getLogger(__name__)
 
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[\w.~-]+)?)\]|([\w.~-]+))(?::[0-9]{0,5})?", re.ASCII)
 """RFC 9110, section 7.2, limited to characters of host names: an address in brackets or a name, and
@@ -49,6 +53,28 @@ class RequestId:
         self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool
     ) -> None:
         resp.set_header("x-request-id", new_request_id())
+
+
+class UnknownFields:
+    """Names the fields of a request that had no effect, in a header; see the module notices."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._tolerant = settings.unknown_fields == "ignore"
+
+    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Begin with no names; threads serve many requests."""
+        notices.begin(tolerant=self._tolerant)
+
+    def process_response(
+        self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool
+    ) -> None:
+        """Set the header, and log the names if unknown fields are accepted."""
+        names = notices.ignored()
+        if names:
+            listed = notices.header(names)
+            resp.set_header(notices.HEADER, listed)
+            level = logging.INFO if self._tolerant else logging.DEBUG
+            log.log(level, "%s %s: fields without effect: %s", req.method, req.path, listed)
 
 
 class OneLength:
@@ -87,7 +113,7 @@ def cors_headers(origin: str) -> list[tuple[str, str]]:
     return [
         ("Access-Control-Allow-Origin", origin),
         ("Vary", "Origin"),
-        ("Access-Control-Expose-Headers", "x-request-id, x-offgrid-seed"),
+        ("Access-Control-Expose-Headers", f"x-request-id, x-offgrid-seed, {notices.HEADER}"),
     ]
 
 

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from offgrid.api import embeddings
 from offgrid.api.completions import request as completions
-from offgrid.api.fields.common import MAX_STOP_LENGTH
-from offgrid.api.fields.sampling import MAX_BIAS_TEXT, MAX_BIASES, SEED_RANGE
+from offgrid.api.fields.common import MAX_STOP_LENGTH, MAX_STOPS, MAX_TOKENS
+from offgrid.api.fields.foreign import NO_LIMIT
+from offgrid.api.fields.sampling import MAX_BIAS_TEXT, MAX_BIASES, SEED_RANGE, Breakers
 from offgrid.api.responses import items as response_items
 from offgrid.api.responses.hosted import HOSTED
 
@@ -47,10 +50,18 @@ LOGIT_BIAS: Schema = {
 }
 
 
-def stop(max_stops: int) -> Schema:
-    """Return the schema of ``stop``; endpoints differ in the number of stop strings they allow."""
-    text = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_LENGTH}
-    return {"anyOf": [text, {"type": "array", "items": text, "maxItems": max_stops}]}
+_STOP: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_LENGTH}
+STOP: Schema = {"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}]}
+
+
+def limit(least: int) -> Schema:
+    """Return the schema of a limit of the answer; endpoints differ in the smallest one."""
+    number = {"type": "integer", "minimum": least, "maximum": MAX_TOKENS}
+    return {"anyOf": [number, {"enum": [*NO_LIMIT]}]}
+
+
+BREAKERS: Schema = {"anyOf": [msgspec.json.schema(Breakers), {"type": "string"}]}
+"""Sequence breakers: a list, or its JSON text."""
 
 
 def _texts_or_tokens(text: Schema, most: int) -> Schema:

@@ -16,6 +16,7 @@ import falcon
 import msgspec
 
 from offgrid import __version__
+from offgrid.api.fields import foreign, notices
 from offgrid.api.openapi.operations import OPERATIONS, Body, Operation, Struct
 from offgrid.api.shapes import Error
 
@@ -48,11 +49,18 @@ _HEADERS: dict[str, Schema] = {
         "description": "The seed of the request, given or drawn.",
         "schema": {"type": "integer"},
     },
+    notices.HEADER: {
+        "description": "Fields of the request that were accepted and have no effect, with commas "
+        "between them.",
+        "schema": {"type": "string"},
+    },
     "Retry-After": {
         "description": "Seconds to wait before a retry.",
         "schema": {"type": "integer", "minimum": 0},
     },
 }
+_PLACES = frozenset({"documents", "input", "logit_bias", "prompt", "tokens"})
+"""Fields with lists in which null is not left out, since the places of the items matter."""
 
 
 class OpenApiResource:
@@ -103,8 +111,10 @@ def _components() -> dict[str, Schema]:
             name = body.name or struct.__name__
             accepted = _accepted([plain[kind.__name__] for kind in (struct, *body.more)], body)
             schemas[name] = {**accepted, "title": name}
-    tidy = {name: _tidy(schema) for name, schema in sorted(schemas.items())}
     named = {body.name or kind.__name__ for body in bodies for kind in body.types}
+    for name in _reached(plain, {*_referred(schemas, named)}):
+        schemas[name] = _with_nulls(schemas[name])
+    tidy = {name: _tidy(schema) for name, schema in sorted(schemas.items())}
     checked = {kind.__name__ for body in bodies for kind in (*body.types, *body.more)}
     described = {kind.__name__ for kind in types} - checked
     used = _reached(tidy, named | described)
@@ -122,9 +132,14 @@ def _reached(schemas: dict[str, Schema], names: set[str]) -> set[str]:
         name = waiting.pop()
         if name not in reached and name in schemas:
             reached.add(name)
-            text = msgspec.json.encode(schemas[name]).decode()
-            waiting += re.findall(r'"#/components/schemas/(\w+)"', text)
+            waiting += _referred(schemas, {name})
     return reached
+
+
+def _referred(schemas: dict[str, Schema], names: set[str]) -> list[str]:
+    """Return the names of the schemas to which some of these refer directly."""
+    text = msgspec.json.encode([schemas[name] for name in names]).decode()
+    return re.findall(r'"#/components/schemas/(\w+)"', text)
 
 
 def _accepted(schemas: list[Schema], body: Body) -> Schema:
@@ -140,20 +155,45 @@ def _accepted(schemas: list[Schema], body: Body) -> Schema:
         typed = properties.get(name, {})
         default = {"default": typed["default"]} if "default" in typed else {}
         properties[name] = {**replacement, **default}
-    for alias, name in body.aliases.items():
+    own = frozenset(properties)
+    others = foreign.aliases(own) if body.foreign else {}
+    for alias, name in {**others, **body.aliases}.items():
         same: Schema = {"description": f"The same as {name}."}
         properties[alias] = {**properties[name], **same}
     for name in properties:
+        if name not in _PLACES:
+            properties[name] = _with_nulls(properties[name])
         if name not in required:
             properties[name] = _or_null(properties[name])
+    if body.foreign:
+        for name, words in foreign.descriptions(properties).items():
+            properties[name] = {"description": words}
     for name in body.ignored:
         properties[name] = {**properties[name], "description": "Without effect."}
     return {**schemas[0], "properties": dict(sorted(properties.items())), "required": required}
 
 
+def _with_nulls(schema: Any) -> Any:
+    """Return a schema that allows null in lists, in maps, and for fields that are not required."""
+    if isinstance(schema, list):
+        return [_with_nulls(inner) for inner in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = {name: _with_nulls(inner) for name, inner in schema.items()}
+    for keyword in ("items", "additionalProperties"):
+        if isinstance(result.get(keyword), dict):
+            result[keyword] = _or_null(result[keyword])
+    if isinstance(result.get("properties"), dict):
+        result["properties"] = {
+            name: inner if name in schema.get("required", ()) else _or_null(inner)
+            for name, inner in result["properties"].items()
+        }
+    return result
+
+
 def _or_null(schema: Schema) -> Schema:
     options = schema.get("anyOf", [])
-    if {"type": "null"} in options:
+    if {"type": "null"} in options or not schema.keys() - {"default", "description"}:
         return schema
     outer: Schema = {key: schema[key] for key in ("default", "description") if key in schema}
     inner = {key: value for key, value in schema.items() if key not in outer}
@@ -195,6 +235,9 @@ def _describe(operation: Operation) -> dict[str, Any]:
 
 def _success(operation: Operation) -> Schema:
     description = operation.summary
+    headers = _headers("x-request-id", *operation.headers)
+    if operation.body is not None:
+        headers[notices.HEADER] = _HEADERS[notices.HEADER]  # absent if there are none
     schema = _any_of(struct.__name__ for struct in operation.answers)
     content: dict[str, Any] = {falcon.MEDIA_JSON: {"schema": schema}}
     if operation.events:
@@ -206,7 +249,7 @@ def _success(operation: Operation) -> Schema:
         description += f". With `stream: true`: {_NAMED if operation.named else _UNNAMED}"
     return {
         "description": description,
-        "headers": _headers("x-request-id", *operation.headers),
+        "headers": headers,
         "content": content,
     }
 

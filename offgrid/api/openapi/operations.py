@@ -46,6 +46,7 @@ class Body:
         name: its name in the document, if not the struct's name.
         ignored: fields that have no effect.
         aliases: other names of fields.
+        foreign: whether foreign fields are translated.
         replaced: schemas of fields whose types allow more than the checks.
         optional: fields that the struct requires and the endpoint fills in.
         hidden: attributes of the struct that are not fields of the body.
@@ -56,6 +57,7 @@ class Body:
     name: str | None = None
     ignored: frozenset[str] = frozenset()
     aliases: Mapping[str, str] = field(default_factory=dict)
+    foreign: bool = False
     replaced: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     optional: frozenset[str] = frozenset()
     hidden: frozenset[str] = frozenset()
@@ -94,11 +96,21 @@ class Operation:
 # The model may not exist or may not be loaded in time; the body may be too large.
 _OF_A_MODEL = (404, 413, 503)
 _SEED = ("x-offgrid-seed",)
-_SAMPLING = {"seed": by_hand.SEED, "logit_bias": by_hand.LOGIT_BIAS, **by_hand.STRUCTURED}
-_CHAT = {**_SAMPLING, "stop": by_hand.stop(chat.MAX_STOPS)}
+_SAMPLING = {
+    "seed": by_hand.SEED,
+    "logit_bias": by_hand.LOGIT_BIAS,
+    "dry_sequence_breakers": by_hand.BREAKERS,
+    "stop": by_hand.STOP,
+    **by_hand.STRUCTURED,
+}
+_CHAT = {
+    **_SAMPLING,
+    "max_tokens": by_hand.limit(1),
+    "max_completion_tokens": by_hand.limit(1),
+}
 _TEXT = {
     **_SAMPLING,
-    "stop": by_hand.stop(completions.MAX_STOPS),
+    "max_tokens": by_hand.limit(0),
     "prompt": by_hand.PROMPT,
 }
 
@@ -108,10 +120,15 @@ def _generation_body(struct: type[GenerationFields], **more: Any) -> Body:
         (struct,),
         ignored=IGNORED,
         aliases=ALIASES,
+        foreign=True,
         hidden=struct.PARSED,
         more=(SamplingFields,),
         **more,
     )
+
+
+def _default(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"default": schema["default"]} if "default" in schema else {}
 
 
 def _responses_body(**more: Any) -> Body:
@@ -119,16 +136,18 @@ def _responses_body(**more: Any) -> Body:
     _, schemas = msgspec.json.schema_components([chat.ChatRequest, SamplingFields])
     typed = {**schemas["ChatRequest"]["properties"], **schemas["SamplingFields"]["properties"]}
     sampling = {
-        name: {**_CHAT[name], "default": typed[name]["default"]} if name in _CHAT else typed[name]
+        name: {**_CHAT.get(name, typed[name]), **_default(typed[name])}
         for name in responses.SAMPLING - ALIASES.keys()
     }
     return Body(
         (responses.ResponsesRequest,),
         ignored=responses.IGNORED | responses.ONLY_SHOWN,
         aliases=ALIASES,
+        foreign=True,
         replaced={
             **sampling,
             "input": by_hand.ITEMS,
+            "max_output_tokens": by_hand.limit(1),
             "tools": by_hand.TOOLS,
             "tool_choice": by_hand.TOOL_CHOICE,
         },
@@ -184,7 +203,12 @@ OPERATIONS = (
         "/v1/embeddings",
         "Embeddings of texts",
         (EmbeddingList,),
-        body=Body((EmbeddingsRequest,), ignored=IGNORED, replaced={"input": by_hand.INPUT}),
+        body=Body(
+            (EmbeddingsRequest,),
+            ignored=IGNORED,
+            foreign=True,
+            replaced={"input": by_hand.INPUT},
+        ),
         errors=_OF_A_MODEL,
     ),
     Operation(
@@ -192,7 +216,7 @@ OPERATIONS = (
         "/v1/rerank",
         "Documents sorted by relevance to a query",
         (Reranking,),
-        body=Body((RerankRequest,), ignored=IGNORED),
+        body=Body((RerankRequest,), ignored=IGNORED, foreign=True),
         errors=_OF_A_MODEL,
     ),
     Operation(
@@ -200,7 +224,9 @@ OPERATIONS = (
         "/tokenize",
         "Token ids of a text or a conversation",
         (tokens.ContentTokens, tokens.PromptTokens),
-        body=Body((tokens.ContentRequest, tokens.PromptRequest, tokens.MessagesRequest)),
+        body=Body(
+            (tokens.ContentRequest, tokens.PromptRequest, tokens.MessagesRequest), foreign=True
+        ),
         errors=_OF_A_MODEL,
     ),
     Operation(
@@ -208,7 +234,7 @@ OPERATIONS = (
         "/detokenize",
         "The text of token ids",
         (tokens.Detokenized,),
-        body=Body((tokens.TokensRequest,)),
+        body=Body((tokens.TokensRequest,), foreign=True),
         errors=_OF_A_MODEL,
     ),
     Operation(

@@ -22,7 +22,7 @@ import msgspec
 from offgrid.api.fields.messages import invalid
 from offgrid.api.responses.hosted import HOSTED, Call, Meaning, Result, refused
 from offgrid.api.responses.lenient import without_nulls
-from offgrid.api.responses.tools import INPUT, called_name, moved
+from offgrid.api.responses.tools import INPUT, called_name
 from offgrid.api.shapes import Json
 from offgrid.errors import InvalidParameter
 
@@ -307,7 +307,7 @@ def _parse_item(value: Any, where: str) -> Given:
     try:
         item = msgspec.convert(fields, TYPES[kind])
     except msgspec.ValidationError as ex:
-        raise _invalid(str(ex), where) from None
+        raise _invalid(str(ex), fields, TYPES[kind], where) from None
     if isinstance(item, MessageItem):
         _check_parts(item.content, f"{where}.content", images=item.role == "user")
     elif isinstance(item, (CallOutputItem, CustomOutputItem)):
@@ -315,9 +315,9 @@ def _parse_item(value: Any, where: str) -> Given:
     return item if isinstance(item, ItemReference) else item.normal()
 
 
-def _invalid(message: str, where: str) -> InvalidParameter:
+def _invalid(message: str, value: Json, kind: Any, where: str) -> InvalidParameter:
     """Return the error for msgspec's message, with the names that parts have in this API."""
-    error = invalid(moved(message, where))
+    error = invalid(message, value, kind, where)
     if (error.param or "").endswith(".type") and error.code == "unsupported_parameter":
         return InvalidParameter(
             f"{error.param}: content has parts of the types input_text, input_image, input_file, "

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from offgrid.api.chat.request import ChatRequest, Effort, parse_chat
 from offgrid.api.fields.common import MAX_TOKENS, Unsupported, refuse_others
+from offgrid.api.fields.foreign import Translated
 from offgrid.api.fields.inert import (
     CacheRetention,
     Metadata,
@@ -20,6 +21,7 @@ from offgrid.api.fields.inert import (
     Verbosity,
 )
 from offgrid.api.fields.messages import invalid
+from offgrid.api.fields.nulls import present
 from offgrid.api.fields.sampling import ALIASES, NAMES
 from offgrid.api.responses.items import (
     Given,
@@ -28,8 +30,7 @@ from offgrid.api.responses.items import (
     to_messages,
     without_earlier_reasoning,
 )
-from offgrid.api.responses.lenient import without_nulls
-from offgrid.api.responses.tools import Tools, choice_for_chat, gather, moved
+from offgrid.api.responses.tools import Tools, choice_for_chat, gather
 from offgrid.api.shapes import Json
 from offgrid.errors import InvalidParameter, RequestError
 
@@ -202,20 +203,18 @@ def parse_responses(body: Json) -> tuple[ResponsesRequest, list[Given]]:
     Raises:
         InvalidParameter: ``param`` names the field.
     """
-    fields = {
-        # Tools and items are searched for nulls when they are read.
-        name: value if name in _READ_LATER else without_nulls(value)
-        for name, value in body.items()
-        if value is not None
-    }
-    sampling = {name: body[name] for name in fields if name in SAMPLING}
-    fields = {name: value for name, value in fields.items() if name not in SAMPLING}
-    known = set(ResponsesRequest.__struct_fields__) - {"sampling"}
-    refuse_others(fields, known, UNSUPPORTED)
+    known = set(ResponsesRequest.__struct_fields__) - {"sampling"} | SAMPLING
+    # Tools and items are searched for nulls when they are read.
+    others = {name: value for name, value in body.items() if name not in _READ_LATER}
+    given = Translated(present(others, items=True), known | UNSUPPORTED.keys())
+    fields = given.fields
+    fields |= {name: body[name] for name in _READ_LATER if body.get(name) is not None}
+    sampling = {name: fields.pop(name) for name in list(fields) if name in SAMPLING}
+    refuse_others(fields, known, UNSUPPORTED, given)
     try:
         request = msgspec.convert({**fields, "sampling": sampling}, ResponsesRequest)
     except msgspec.ValidationError as ex:
-        raise invalid(str(ex)) from None
+        raise invalid(str(ex), fields, ResponsesRequest) from None
     if request.stream_options is not None and not request.stream:
         raise InvalidParameter("stream_options needs stream: true.", "stream_options")
     options = request.prompt_cache_options
@@ -333,7 +332,7 @@ def _updates(items: Sequence[Json]) -> _Updates:
             try:
                 update = msgspec.convert(item, _Update)
             except msgspec.ValidationError as ex:
-                raise invalid(moved(str(ex), "input")) from None
+                raise invalid(str(ex), item, _Update, "input") from None
             found = _Updates(
                 update.reasoning.effort or found.effort, update.text.format or found.format
             )

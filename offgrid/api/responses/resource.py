@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import get_args
@@ -11,6 +10,7 @@ import falcon
 import msgspec
 
 from offgrid.api.chat.prompt import count_tokens, start_chat
+from offgrid.api.fields import notices
 from offgrid.api.generation import GenerationGroup
 from offgrid.api.http.request import in_turn, liveness, read_checked, read_object
 from offgrid.api.http.sse import send_stream
@@ -34,14 +34,9 @@ from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import InvalidParameter, ModelNotFound, NotStored, RequestError
 from offgrid.store.responses import ResponseStore, StoredResponse
 
-log = logging.getLogger(__name__)
-
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
 """Maximum number of items in one page."""
-IGNORED_HEADER = "x-offgrid-ignored"
-_MAX_IGNORED = 32
-"""Maximum number of names in that header."""
 
 
 class ResponsesResource:
@@ -64,7 +59,7 @@ class ResponsesResource:
         items = self._history.conversation(request, inputs.items)
         with in_turn():
             form = to_chat(request, items, inputs.places)
-        _name_ignored(resp, request, form, items, inputs)
+        _note_ignored(request, form, items, inputs)
         if request.background:
             self._answer_in_background(req, resp, request, form, inputs.items)
             return
@@ -180,7 +175,7 @@ class ResponseTokensResource:
         items = self._history.conversation(request, inputs.items)
         with in_turn():
             form = to_chat(request, items, inputs.places)
-        _name_ignored(resp, request, form, items, inputs)
+        _note_ignored(request, form, items, inputs)
         alive = liveness(req)
         engine = self._pool.engine(request.model, alive)
         try:
@@ -350,25 +345,17 @@ def _head(request: ResponsesRequest, form: ChatForm, *, store: bool) -> Json:
     }
 
 
-def _name_ignored(
-    resp: falcon.Response,
-    request: ResponsesRequest,
-    form: ChatForm,
-    items: Iterable[Json],
-    inputs: Inputs,
+def _note_ignored(
+    request: ResponsesRequest, form: ChatForm, items: Iterable[Json], inputs: Inputs
 ) -> None:
-    """Name the parts of a request that the model does not see, in a header and in the log."""
+    """Note the parts of a request that the model does not see, for the response header."""
     unseen = {item["type"] for item in items} & UNSEEN
-    names = list(dict.fromkeys([
-        *form.tools.ignored,
-        *(f"input.{kind}" for kind in sorted(unseen)),
-        *(f"input.{kind}" for kind in inputs.left_out if kind.isidentifier() and kind.isascii()),
-        *(["context_management"] if request.context_management else []),
-    ]))  # fmt: skip
-    if names:
-        shown = ", ".join(name[:80] for name in names[:_MAX_IGNORED])
-        resp.append_header(IGNORED_HEADER, shown)
-        log.info("left out of a response: %s", shown)
+    for name in form.tools.ignored:
+        notices.ignore(name)
+    for kind in (*sorted(unseen), *inputs.left_out):
+        notices.ignore(f"input.{kind}")
+    if request.context_management:
+        notices.ignore("context_management")
 
 
 def _follow(

@@ -201,7 +201,6 @@ URL = "messages[0].content[1].image_url.url"
         (image(b"%PDF-1.7"), URL, "unsupported format"),
         (image(jpeg(9, 9)[:120], "jpeg"), URL, "is truncated"),
         (image(RED, detail="huge"), "messages[0].content[1].image_url.detail", "huge"),
-        (image(RED, size=5), "messages[0].content[1].image_url.size", "Unknown"),
         ({"type": "image_url"}, "messages[0].content[1].image_url", "Missing"),
         ({"type": "image_url", "image_url": "data:"}, "messages[0].content[1].image_url", "object"),
     ],

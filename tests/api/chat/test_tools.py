@@ -249,7 +249,6 @@ def nested(depth: int) -> Json:
         ({"tools": function(parameters=nested(80))}, "tools[0].function.parameters"),
         ({"tools": function(strict="yes")}, "tools[0].function.strict"),
         ({"tools": function(description="x" * 100_001)}, "tools[0].function.description"),
-        ({"tools": function(no_such=1)}, "tools[0].function.no_such"),
         ({"tools": [tool(f"f{n}") for n in range(129)]}, "tools"),
         ({"tools": [ADD], "tool_choice": "always"}, "tool_choice"),
         ({"tools": [ADD], "tool_choice": {"type": "custom"}}, "tool_choice.type"),

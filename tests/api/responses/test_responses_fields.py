@@ -48,7 +48,7 @@ from support import STARTER, Json, request
         ({"max_output_tokens": 0}, "max_output_tokens"),
         ({"temperature": 3}, "temperature"),
         ({"top_k": "many"}, "top_k"),
-        ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
+        ({"stop": ["x"] * 65}, "stop"),
         ({"n": 2}, "n"),
         ({"messages": []}, "messages"),
         ({"max_tokens": 5}, "max_tokens"),

@@ -1,0 +1,60 @@
+"""Names of the fields of a request that were accepted and have no effect.
+
+The client finds them in the response header ``x-offgrid-ignored``. They belong to the thread that
+serves the request: parsers are called from many places, and none of them has the response.
+"""
+
+from __future__ import annotations
+
+import threading
+from urllib.parse import quote
+
+HEADER = "x-offgrid-ignored"
+MAX_NAMES = 32
+"""Most names in the header; a number stands for the others."""
+MAX_NAME = 64
+"""Maximum length of a name in the header, in characters."""
+
+
+class _Served(threading.local):
+    """The request that a thread serves."""
+
+    tolerant = False
+    names: tuple[str, ...] = ()
+
+
+_served = _Served()
+
+
+def begin(*, tolerant: bool) -> None:
+    """Begin a request without names.
+
+    Args:
+        tolerant: whether unknown fields are accepted.
+    """
+    _served.tolerant = tolerant
+    _served.names = ()
+
+
+def tolerant() -> bool:
+    """Whether unknown fields of this thread's request are accepted."""
+    return _served.tolerant
+
+
+def ignore(name: str) -> None:
+    """Note that a field of this thread's request has no effect."""
+    if name not in _served.names:
+        _served.names = (*_served.names, name)
+
+
+def ignored() -> tuple[str, ...]:
+    """Return the names noted since :func:`begin`, in order."""
+    return _served.names
+
+
+def header(names: tuple[str, ...]) -> str:
+    """Return names as the value of a header: cut to a bounded length, and safe in a header."""
+    listed = [quote(name[:MAX_NAME], safe="[]()@$!'*") for name in names[:MAX_NAMES]]
+    if len(names) > MAX_NAMES:
+        listed.append(f"and {len(names) - MAX_NAMES} more")
+    return ", ".join(listed)
