@@ -374,8 +374,8 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_MAX_RESPONSES",
         "int",
         10000,
-        "Maximum number of responses that /v1/responses stores. The least recently used are "
-        "deleted first. 0 disables storage.",
+        "Maximum number of responses and conversations that are stored. The least recently used "
+        "are deleted first. 0 disables storage.",
         low=0,
         high=1000000,
     ),
@@ -384,7 +384,7 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_MAX_RESPONSES_MB",
         "int",
         1024,
-        "Maximum size of the stored responses and their input items, in MiB.",
+        "Maximum size of the stored responses and conversations with their items, in MiB.",
         low=1,
         high=1 << 20,
     ),
@@ -393,7 +393,7 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_RESPONSES_FILE",
         "path",
         None,
-        "SQLite file for stored responses, created on first use.",
+        "SQLite file for stored responses and conversations, created on first use.",
     ),
     Setting(
         "log_level",
