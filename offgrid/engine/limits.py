@@ -55,8 +55,8 @@ def check_message_count(count: int, n_ctx: int, param: str) -> None:
     """
     if count > n_ctx:
         raise ContextLengthExceeded(
-            f"This model's maximum context length is {n_ctx} tokens and the conversation has {count} "
-            "messages.",
+            f"This model's maximum context length is {n_ctx} tokens and the conversation has "
+            f"{count} messages.",
             param,
         )
 
@@ -76,7 +76,8 @@ def check_prompt_tokens(count: int, n_ctx: int, param: str, *, answered: bool = 
     if count + answered > n_ctx:
         left = "; at least one token must be left for the answer." if answered else "."
         raise ContextLengthExceeded(
-            f"This model's maximum context length is {n_ctx} tokens and the prompt has {count}{left}",
+            f"This model's maximum context length is {n_ctx} tokens and the prompt has "
+            f"{count}{left}",
             param,
         )
 

@@ -15,7 +15,6 @@ from dspy.utils.exceptions import (
 )
 from support import STARTER
 
-
 WEATHER = {
     "type": "function",
     "function": {
