@@ -293,6 +293,14 @@ TABLE: tuple[Setting, ...] = (
         "Lock the model in memory so that it is never swapped out.",
     ),
     Setting(
+        "open_objects",
+        "OFFGRID_OPEN_OBJECTS",
+        "bool",
+        False,
+        "Let objects have members that their JSON schema does not describe, as the standard says. "
+        "By default only a schema with additionalProperties allows them.",
+    ),
+    Setting(
         "queue_size",
         "OFFGRID_QUEUE_SIZE",
         "int",
@@ -426,6 +434,7 @@ class Settings:
     gpu_layers: int
     use_mmap: bool
     use_mlock: bool
+    open_objects: bool
     queue_size: int
     queue_timeout: float
     load_timeout: float

@@ -196,6 +196,26 @@ def test_models_that_cannot_generate_return_an_error(openai_client: OpenAI) -> N
     assert listed == {BERT, RANKER, CHAT}
 
 
+def test_tokenize_tells_the_tokens_of_an_input(url: str) -> None:
+    text = "the otter swims"
+    body = {"model": BERT, "content": text, "add_special": True}
+    ids = request(url, "POST", "/tokenize", body).json["tokens"]
+    usage = request(url, "POST", EMBED, {"model": BERT, "input": text}).json["usage"]
+    assert len(ids) == usage["prompt_tokens"]
+    names = request(url, "POST", "/tokenize", {**body, "with_pieces": True}).json["tokens"]
+    assert [names[0]["piece"], names[-1]["piece"]] == ["[CLS]", "[SEP]"]
+    vllm = {"model": BERT, "prompt": text}
+    assert request(url, "POST", "/tokenize", vllm).json["tokens"] == ids
+    bare = request(url, "POST", "/tokenize", {**body, "add_special": False}).json["tokens"]
+    assert bare == ids[1:-1]
+    # The ids are the same input.
+    one, two = (
+        request(url, "POST", EMBED, {"model": BERT, "input": given}).json["data"][0]["embedding"]
+        for given in (text, ids)
+    )
+    assert one == two
+
+
 def test_rerank(url: str) -> None:
     documents = ["the otter swims", "old fox", "river", "the small red house", "slow night"]
     body = {"model": RANKER, "query": "the river", "documents": documents}

@@ -84,7 +84,8 @@ _ITEM: Schema = {
                 {"type": "null"},
             ]
         },
-        "role": {"type": ["string", "null"]},
+        # Items of other types than messages may have anything here.
+        "role": {"description": f"Of a message: {', '.join(response_items.ROLES)}."},
     },
 }
 

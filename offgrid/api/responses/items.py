@@ -213,21 +213,48 @@ class ReasoningText(msgspec.Struct, frozen=True):
 
 
 class ReasoningItem(msgspec.Struct, frozen=True):
-    """Reasoning of an earlier answer. Encrypted reasoning of other services is ignored."""
+    """Reasoning of an earlier answer. Encrypted reasoning of other services is ignored.
+
+    Some clients send back only ``encrypted_content``; that of this server is readable.
+    """
 
     type: Literal["reasoning"]
     summary: list[ReasoningText] = []
     content: list[ReasoningText] = []
     id: str | None = None
     status: Status = "completed"
+    encrypted_content: str | None = None
 
     def normal(self) -> Json:
         """The item as it is listed and stored."""
+        content = self.content
+        if not content and not self.summary:
+            text = opened(self.encrypted_content or "")
+            content = [ReasoningText(text)] if text else []
         return {
             "id": self.id or new_id("rs"), "type": "reasoning", "status": self.status,
             "summary": [{"type": "summary_text", "text": part.text} for part in self.summary],
-            "content": [{"type": "reasoning_text", "text": part.text} for part in self.content],
+            "content": [{"type": "reasoning_text", "text": part.text} for part in content],
         }  # fmt: skip
+
+
+_SEALED = "offgrid-reasoning:"
+"""Begins ``encrypted_content`` that this server has written."""
+
+
+def sealed(text: str) -> str:
+    """Return reasoning as ``encrypted_content``: base64, and not encrypted."""
+    return _SEALED + base64.b64encode(text.encode("utf-8", "surrogatepass")).decode()
+
+
+def opened(content: str) -> str:
+    """Return the reasoning of ``encrypted_content``; an empty text if another service wrote it."""
+    if not content.startswith(_SEALED):
+        return ""
+    try:
+        return base64.b64decode(content[len(_SEALED) :], validate=True).decode("utf-8")
+    except (binascii.Error, ValueError):
+        return ""
 
 
 class ItemReference(msgspec.Struct, frozen=True):
@@ -307,25 +334,12 @@ def _parse_item(value: Any, where: str) -> Given:
     try:
         item = msgspec.convert(fields, TYPES[kind])
     except msgspec.ValidationError as ex:
-        raise _invalid(str(ex), fields, TYPES[kind], where) from None
+        raise invalid(str(ex), fields, TYPES[kind], where) from None
     if isinstance(item, MessageItem):
         _check_parts(item.content, f"{where}.content", images=item.role == "user")
     elif isinstance(item, (CallOutputItem, CustomOutputItem)):
         _check_parts(item.output, f"{where}.output", images=True)
     return item if isinstance(item, ItemReference) else item.normal()
-
-
-def _invalid(message: str, value: Json, kind: Any, where: str) -> InvalidParameter:
-    """Return the error for msgspec's message, with the names that parts have in this API."""
-    error = invalid(message, value, kind, where)
-    if (error.param or "").endswith(".type") and error.code == "unsupported_parameter":
-        return InvalidParameter(
-            f"{error.param}: content has parts of the types input_text, input_image, input_file, "
-            "output_text and refusal; parts of other types are not supported by this server.",
-            error.param,
-            code="unsupported_parameter",
-        )
-    return error
 
 
 def _parse_hosted(kind: str, fields: Json, where: str) -> Json:

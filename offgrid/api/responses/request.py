@@ -30,17 +30,18 @@ from offgrid.api.responses.items import (
     to_messages,
     without_earlier_reasoning,
 )
-from offgrid.api.responses.tools import Tools, choice_for_chat, gather
+from offgrid.api.responses.tools import Tools, choice_for_chat, gather, moved
 from offgrid.api.shapes import Json
 from offgrid.errors import InvalidParameter, RequestError
 
 LOGPROBS = "message.output_text.logprobs"
+ENCRYPTED = "reasoning.encrypted_content"
 Includable = Literal[
     "message.output_text.logprobs", "reasoning.encrypted_content", "file_search_call.results",
     "web_search_call.results", "web_search_call.action.sources", "message.input_image.image_url",
     "computer_call_output.output.image_url", "code_interpreter_call.outputs",
 ]  # fmt: skip
-"""All but the first ask for content that answers of a local model do not have."""
+"""All but the first two ask for content that answers of a local model do not have."""
 
 SAMPLING = NAMES | ALIASES.keys() | {
     "stop", "ignore_eos", "cache_prompt", "post_sampling_probs", "chat_template_kwargs",
@@ -184,6 +185,11 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return LOGPROBS in self.include
 
     @property
+    def sealed(self) -> bool:
+        """Whether reasoning carries its text as ``encrypted_content`` too."""
+        return ENCRYPTED in self.include
+
+    @property
     def conversation_id(self) -> str | None:
         """The id of the conversation that the response belongs to."""
         given = self.conversation
@@ -204,11 +210,10 @@ def parse_responses(body: Json) -> tuple[ResponsesRequest, list[Given]]:
         InvalidParameter: ``param`` names the field.
     """
     known = set(ResponsesRequest.__struct_fields__) - {"sampling"} | SAMPLING
-    # Tools and items are searched for nulls when they are read.
-    others = {name: value for name, value in body.items() if name not in _READ_LATER}
-    given = Translated(present(others, items=True), known | UNSUPPORTED.keys())
+    given = Translated(present(body, items=True), known | UNSUPPORTED.keys())
     fields = given.fields
-    fields |= {name: body[name] for name in _READ_LATER if body.get(name) is not None}
+    for name in _READ_LATER & fields.keys():
+        fields[name] = body[name]
     sampling = {name: fields.pop(name) for name in list(fields) if name in SAMPLING}
     refuse_others(fields, known, UNSUPPORTED, given)
     try:
@@ -332,7 +337,7 @@ def _updates(items: Sequence[Json]) -> _Updates:
             try:
                 update = msgspec.convert(item, _Update)
             except msgspec.ValidationError as ex:
-                raise invalid(str(ex), item, _Update, "input") from None
+                raise invalid(moved(str(ex), "input")) from None
             found = _Updates(
                 update.reasoning.effort or found.effort, update.text.format or found.format
             )

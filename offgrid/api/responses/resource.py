@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from typing import get_args
@@ -34,6 +35,8 @@ from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import InvalidParameter, ModelNotFound, NotStored, RequestError
 from offgrid.store.responses import ResponseStore, StoredResponse
 
+log = logging.getLogger(__name__)
+
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
 """Maximum number of items in one page."""
@@ -59,7 +62,7 @@ class ResponsesResource:
         items = self._history.conversation(request, inputs.items)
         with in_turn():
             form = to_chat(request, items, inputs.places)
-        _note_ignored(request, form, items, inputs)
+        _name_ignored(request, form, items, inputs)
         if request.background:
             self._answer_in_background(req, resp, request, form, inputs.items)
             return
@@ -109,6 +112,7 @@ class ResponsesResource:
             group,
             logprobs=request.logprobs,
             obfuscate=request.obfuscate,
+            seal=request.sealed,
             keep=keep,
         )
         return writer, group
@@ -175,7 +179,7 @@ class ResponseTokensResource:
         items = self._history.conversation(request, inputs.items)
         with in_turn():
             form = to_chat(request, items, inputs.places)
-        _note_ignored(request, form, items, inputs)
+        _name_ignored(request, form, items, inputs)
         alive = liveness(req)
         engine = self._pool.engine(request.model, alive)
         try:
@@ -345,17 +349,24 @@ def _head(request: ResponsesRequest, form: ChatForm, *, store: bool) -> Json:
     }
 
 
-def _note_ignored(
-    request: ResponsesRequest, form: ChatForm, items: Iterable[Json], inputs: Inputs
+def _name_ignored(
+    request: ResponsesRequest,
+    form: ChatForm,
+    items: Iterable[Json],
+    inputs: Inputs,
 ) -> None:
-    """Note the parts of a request that the model does not see, for the response header."""
+    """Name the parts of a request that the model does not see, in a header and in the log."""
     unseen = {item["type"] for item in items} & UNSEEN
-    for name in form.tools.ignored:
-        notices.ignore(name)
-    for kind in (*sorted(unseen), *inputs.left_out):
-        notices.ignore(f"input.{kind}")
-    if request.context_management:
-        notices.ignore("context_management")
+    names = list(dict.fromkeys([
+        *form.tools.ignored,
+        *(f"input.{kind}" for kind in sorted(unseen)),
+        *(f"input.{kind}" for kind in inputs.left_out if kind.isidentifier() and kind.isascii()),
+        *(["context_management"] if request.context_management else []),
+    ]))  # fmt: skip
+    if names:
+        for name in names:
+            notices.ignore(name)
+        log.info("left out of a response: %s", notices.header(tuple(names)))
 
 
 def _follow(

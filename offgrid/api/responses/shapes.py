@@ -75,6 +75,7 @@ class ReasoningOfResponse(Answer, tag_field="type", tag="reasoning"):
     status: ItemStatus
     summary: list[ThoughtSummary]
     content: list[ThoughtText]
+    encrypted_content: str | UnsetType | None = UNSET
 
 
 class _OfTool(Answer):

@@ -22,7 +22,7 @@ from offgrid.api.generation import GenerationGroup, Signal, Total
 from offgrid.api.http.sse import Chunk
 from offgrid.api.logprobs import logprob_entries
 from offgrid.api.responses.custom import InputReader
-from offgrid.api.responses.items import new_id
+from offgrid.api.responses.items import new_id, sealed
 from offgrid.api.responses.request import ChatForm
 from offgrid.api.responses.tools import Offered
 from offgrid.api.shapes import Json
@@ -45,6 +45,7 @@ class ResponseWriter:
         group: its generation, with one choice.
         logprobs: whether text carries the logprobs of its tokens.
         obfuscate: whether deltas carry random padding.
+        seal: whether reasoning carries its text as ``encrypted_content`` too.
         keep: called with the finished response, on a thread that may block; returns whether it was
             stored.
 
@@ -61,6 +62,7 @@ class ResponseWriter:
         *,
         logprobs: bool,
         obfuscate: bool,
+        seal: bool,
         keep: Callable[[Json], bool],
     ) -> None:
         self.response = head
@@ -70,6 +72,7 @@ class ResponseWriter:
         self._group = group
         self._logprobs = logprobs
         self._obfuscate = obfuscate
+        self._seal = seal
         self._keep = keep
         self._number = 0
         self._open: _Part | None = None
@@ -163,7 +166,9 @@ class ResponseWriter:
         """Return the item that an event begins."""
         if isinstance(event, CallStart):
             return _new_call(event.name, self._form.tools.offered.get(event.name), output_index)
-        return _new_text(event, output_index)
+        if isinstance(event, Reasoning):
+            return _new_reasoning(output_index, self._seal)
+        return _new_message(output_index)
 
     def _close(self, status: str, rest: list[TokenLogprob]) -> Iterator[Json]:
         """Finish the open item; ``rest`` are tokens that added no text."""
@@ -346,16 +351,25 @@ def _new_call(called: str, tool: Offered | None, output_index: int) -> _Part:
     return _Call({"id": new_id("fc"), **item, "arguments": ""}, output_index, CallArguments)
 
 
-def _new_text(event: AnswerEvent, output_index: int) -> _Part:
-    """Return the item that text or reasoning begins."""
-    item: Json
-    if isinstance(event, Reasoning):
-        item = {
-            "id": new_id("rs"), "type": "reasoning", "status": "in_progress",
-            "summary": [], "content": [],
-        }  # fmt: skip
-        return _Text(item, output_index, Reasoning, {"type": "reasoning_text", "text": ""})
-    item = {
+class _Reasoning(_Text):
+    """A reasoning item that carries its text as ``encrypted_content`` too."""
+
+    def end(self, status: str, logprobs: list[Json]) -> list[Json]:
+        self.item["encrypted_content"] = sealed("".join(self._text))
+        return super().end(status, logprobs)
+
+
+def _new_reasoning(output_index: int, seal: bool) -> _Part:
+    item: Json = {
+        "id": new_id("rs"), "type": "reasoning", "status": "in_progress",
+        "summary": [], "content": [], **({"encrypted_content": None} if seal else {}),
+    }  # fmt: skip
+    kind = _Reasoning if seal else _Text
+    return kind(item, output_index, Reasoning, {"type": "reasoning_text", "text": ""})
+
+
+def _new_message(output_index: int) -> _Part:
+    item: Json = {
         "id": new_id("msg"), "type": "message", "status": "in_progress",
         "role": "assistant", "content": [],
     }  # fmt: skip

@@ -13,7 +13,7 @@ from responses_calls import PATH, ask, body, text_of
 from support import Json, request
 
 from offgrid.api.responses.hosted import HOSTED, UNSEEN
-from offgrid.api.responses.items import LeftOut, parse_items, to_messages
+from offgrid.api.responses.items import LeftOut, opened, parse_items, sealed, to_messages
 from offgrid.errors import InvalidParameter
 
 IMAGE = "data:image/png;base64,iVBORw0KGgo="
@@ -156,6 +156,20 @@ def test_a_file_of_text_is_read(base_url: str) -> None:
         same = ask(base_url, "File a.txt:\nWhat is 7 + 5?\n")
         assert answer["usage"]["input_tokens"] == same["usage"]["input_tokens"]
         assert text_of(answer) == text_of(same)
+
+
+def test_reasoning_comes_back_in_its_sealed_form() -> None:
+    text = "Hm, é😀."
+    item = {"type": "reasoning", "summary": [], "encrypted_content": sealed(text)}
+    parsed = parse_items([item, {"role": "assistant", "content": "Yes."}])
+    messages, _ = to_messages(item for item in parsed if isinstance(item, dict))
+    assert messages[0]["reasoning_content"] == text
+    shown = {**item, "content": [{"type": "reasoning_text", "text": "plain"}]}
+    for other, kept in ((shown, ["plain"]), ({**item, "encrypted_content": "gAAA"}, [])):
+        (again,) = parse_items([other])
+        assert isinstance(again, dict)
+        assert [part["text"] for part in again["content"]] == kept
+    assert opened(sealed(text)[:-1]) == opened("") == ""
 
 
 def test_an_update_of_the_configuration_holds_from_then_on(base_url: str) -> None:
