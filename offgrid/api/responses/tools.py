@@ -218,7 +218,7 @@ def _read(tools: Tools, tool: Any, place: str, space: NamespaceTool | None) -> I
     try:
         read: Any = msgspec.convert(tool, _TYPES[kind])
     except msgspec.ValidationError as ex:
-        raise invalid(str(ex), tool, _TYPES[kind], place) from None
+        raise invalid(moved(str(ex), place)) from None
     if isinstance(read, NamespaceTool):
         for index, inner in enumerate(read.tools):
             yield from _read(tools, inner, f"{place}.tools[{index}]", read)
@@ -344,6 +344,13 @@ def _one(tool: Json) -> Json:
 def _label(name: str, place: str) -> str:
     """Return a name for a header: the place if the name holds odd characters."""
     return name if all(map(_PRINTABLE.fullmatch, name.split("."))) else place
+
+
+def moved(message: str, where: str) -> str:
+    """Return msgspec's message with a path that begins at the request."""
+    if " - at `$" in message:
+        return message.replace(" - at `$", f" - at `$.{where}")
+    return f"{message} - at `$.{where}`"
 
 
 def choice_for_chat(choice: Any, tools: Tools) -> tuple[str | Json, str | Json]:
