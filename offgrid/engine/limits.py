@@ -1,4 +1,8 @@
-"""Limits that follow from a model's context and vocabulary, shared by server and worker."""
+"""Limits that follow from a model's context and vocabulary, shared by server and worker.
+
+Clients recognise a conversation that is too long by OpenAI's words "This model's maximum context
+length is", not by the error's code, and shorten it.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +41,8 @@ def check_text_size(
     limit = text_limit(n_ctx) if most is None else min(text_limit(n_ctx), most)
     if size > limit:
         raise ContextLengthExceeded(
-            f"{what} has {size} bytes; this model's context of {n_ctx} tokens takes at most "
-            f"{limit}.",
+            f"{what} has {size} bytes and may have at most {limit}. This model's maximum context "
+            f"length is {n_ctx} tokens.",
             param,
         )
 
@@ -51,7 +55,9 @@ def check_message_count(count: int, n_ctx: int, param: str) -> None:
     """
     if count > n_ctx:
         raise ContextLengthExceeded(
-            f"The conversation has {count} messages; this model's context is {n_ctx} tokens.", param
+            f"This model's maximum context length is {n_ctx} tokens and the conversation has "
+            f"{count} messages.",
+            param,
         )
 
 
@@ -70,7 +76,9 @@ def check_prompt_tokens(count: int, n_ctx: int, param: str, *, answered: bool = 
     if count + answered > n_ctx:
         left = "; at least one token must be left for the answer." if answered else "."
         raise ContextLengthExceeded(
-            f"This model's context is {n_ctx} tokens and the prompt has {count}{left}", param
+            f"This model's maximum context length is {n_ctx} tokens and the prompt has "
+            f"{count}{left}",
+            param,
         )
 
 
@@ -83,7 +91,7 @@ def check_input_tokens(count: int, n_ctx: int, param: str, *, paired: bool = Fal
     """
     if count > n_ctx:
         raise ContextLengthExceeded(
-            f"This model's context is {n_ctx} tokens and {param} has {count}"
+            f"This model's maximum context length is {n_ctx} tokens and {param} has {count}"
             f"{' together with the query' if paired else ''}.",
             param,
         )

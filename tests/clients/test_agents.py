@@ -44,12 +44,14 @@ def agent(**fields: Any) -> Agent[Any]:
     return Agent(model_settings=SETTINGS, **given)
 
 
-def with_client(url: str, work: Callable[[AsyncOpenAI, RunConfig], Awaitable[T]]) -> T:
+def with_client(
+    url: str, work: Callable[[AsyncOpenAI, RunConfig], Awaitable[T]], *, responses: bool = True
+) -> T:
     """Do work with a client of the server; nothing is sent to another one."""
 
     async def run() -> T:
         async with AsyncOpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client:
-            provider = OpenAIProvider(openai_client=client, use_responses=True)
+            provider = OpenAIProvider(openai_client=client, use_responses=responses)
             return await work(client, RunConfig(model_provider=provider, tracing_disabled=True))
 
     return asyncio.run(run())
@@ -66,22 +68,40 @@ def test_a_tool_and_a_hosted_tool(base_url: str) -> None:
     with_client(base_url, work)
 
 
-def test_a_stream(base_url: str) -> None:
+def test_a_required_tool(base_url: str) -> None:
+    """Chat completions: once the tool has been called, the SDK returns to ``auto``."""
+
+    async def work(client: AsyncOpenAI, config: RunConfig) -> None:
+        forced = RunConfig(
+            model_provider=config.model_provider,
+            model_settings=ModelSettings(tool_choice="get_weather"),
+            tracing_disabled=True,
+        )
+        result = await Runner.run(agent(tools=[get_weather]), ASK, run_config=forced)
+        kinds = [item.type for item in result.new_items]
+        assert kinds == ["tool_call_item", "tool_call_output_item", "message_output_item"]
+
+    with_client(base_url, work, responses=False)
+
+
+@pytest.mark.parametrize("responses", [True, False])
+def test_a_stream(base_url: str, responses: bool) -> None:
     async def work(client: AsyncOpenAI, config: RunConfig) -> None:
         result = Runner.run_streamed(agent(tools=[get_weather]), ASK, run_config=config)
         kinds = {event.type async for event in result.stream_events()}
         assert {"raw_response_event", "run_item_stream_event"} <= kinds
         assert "23 degrees in Oslo" in result.final_output
 
-    with_client(base_url, work)
+    with_client(base_url, work, responses=responses)
 
 
-def test_a_typed_output(base_url: str) -> None:
+@pytest.mark.parametrize("responses", [True, False])
+def test_a_typed_output(base_url: str, responses: bool) -> None:
     async def work(client: AsyncOpenAI, config: RunConfig) -> None:
         result = await Runner.run(agent(output_type=City), "Describe Oslo.", run_config=config)
         assert isinstance(result.final_output, City)
 
-    with_client(base_url, work)
+    with_client(base_url, work, responses=responses)
 
 
 def test_a_session_on_the_server(base_url: str) -> None:
@@ -98,10 +118,11 @@ def test_a_session_on_the_server(base_url: str) -> None:
     with_client(base_url, work)
 
 
-def test_an_error(base_url: str) -> None:
+@pytest.mark.parametrize("responses", [True, False])
+def test_an_error(base_url: str, responses: bool) -> None:
     async def work(client: AsyncOpenAI, config: RunConfig) -> None:
         with pytest.raises(openai.BadRequestError) as refused:
             await Runner.run(agent(), "hello " * 5000, run_config=config)
         assert refused.value.code == "context_length_exceeded"
 
-    with_client(base_url, work)
+    with_client(base_url, work, responses=responses)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import instructor
 import pytest
+from instructor.core import InstructorRetryException
 from openai import OpenAI
 from pydantic import BaseModel, ConfigDict
 from support import STARTER
@@ -48,3 +49,10 @@ def test_piece_by_piece(client: OpenAI) -> None:
         model=STARTER, messages=QUESTION, response_model=City, temperature=0, max_retries=0
     )
     City.model_validate(city.model_dump())
+
+
+def test_errors(client: OpenAI) -> None:
+    with pytest.raises(InstructorRetryException, match="temperature must be"):
+        instructor.from_openai(client).chat.completions.create(
+            model=STARTER, messages=QUESTION, response_model=City, temperature=5, max_retries=1
+        )

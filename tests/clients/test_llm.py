@@ -32,7 +32,13 @@ def llm_home(base_url: str, tmp_path: Path) -> Path:
 
 
 def llm(home: Path, *arguments: str) -> str:
-    done = subprocess.run(
+    done = run(home, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [program("llm"), *arguments],
         env={**os.environ, "LLM_USER_PATH": str(home), "OPENAI_API_KEY": "any"},
         stdin=subprocess.DEVNULL,
@@ -40,8 +46,6 @@ def llm(home: Path, *arguments: str) -> str:
         text=True,
         timeout=TIMEOUT,
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_prompts_streamed_and_whole(llm_home: Path) -> None:
@@ -91,3 +95,9 @@ def test_tools(llm_home: Path) -> None:
 
 def test_models(llm_home: Path) -> None:
     assert "offgrid-text" in llm(llm_home, "models")
+
+
+def test_errors(llm_home: Path) -> None:
+    done = run(llm_home, "-m", "offgrid", "-o", "max_tokens", "-5", "Hello!")
+    assert done.returncode == 1
+    assert "max_tokens must be" in done.stderr

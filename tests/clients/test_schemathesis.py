@@ -16,6 +16,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 from support import STARTER, Response
 
+from offgrid.api.fields.foreign import ONLY_IF_OFF
 from offgrid.api.openapi.document import OPERATIONS, document
 
 EXAMPLES = 40
@@ -117,6 +118,10 @@ def _agree(body: dict[str, Any]) -> None:
         body["include"] = ["message.output_text.logprobs"]
     elif "top_logprobs" in body:
         body["logprobs"] = True
+    if "messages" in body:
+        # A null counts as absent in lists too.
+        given = [message for message in body["messages"] if message is not None]
+        body["messages"] = given or [{"role": "user", "content": "Hello!"}]
     for message in body.get("messages", ()):
         if isinstance(message, dict):
             message["content"] = message.get("content") or "Hello!"

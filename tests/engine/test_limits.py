@@ -21,11 +21,16 @@ from offgrid.errors import ContextLengthExceeded
 @pytest.mark.parametrize(
     ("check", "most", "more", "message"),
     [
-        (check_text_size, 10 * BYTES_PER_TOKEN, {}, "The prompt has 161 bytes; .* at most 160"),
-        (check_text_size, 100, {"most": 100}, "The prompt has 101 bytes; .* at most 100"),
+        (
+            check_text_size,
+            10 * BYTES_PER_TOKEN,
+            {},
+            "prompt has 161 bytes and .* at most 160",
+        ),
+        (check_text_size, 100, {"most": 100}, "prompt has 101 bytes and .* at most 100"),
         (check_text_size, 160, {"most": 999}, "at most 160"),
         (check_text_size, 160, {"what": "input[1]"}, r"input\[1\] has 161 bytes"),
-        (check_message_count, 10, {}, "11 messages; this model's context is 10 tokens"),
+        (check_message_count, 10, {}, "is 10 tokens and the conversation has 11"),
         (check_prompt_tokens, 10, {}, r"is 10 tokens and the prompt has 11\."),
         (check_prompt_tokens, 9, {"answered": True}, "prompt has 10; at least one token must be"),
         (check_input_tokens, 10, {}, r"is 10 tokens and field has 11\."),
@@ -37,6 +42,8 @@ def test_at_the_limit_and_beyond(check: Any, most: int, more: dict[str, Any], me
     with pytest.raises(ContextLengthExceeded, match=message) as caught:
         check(most + 1, 10, "field", **more)
     assert caught.value.param == "field"
+    # Clients search for these words.
+    assert "This model's maximum context length is 10 tokens" in caught.value.message
 
 
 def test_sizes_are_bytes_of_utf8() -> None:

@@ -24,8 +24,13 @@ _SHARE = 64.0
 _FIRST = 0.1
 """What a token has ahead of the others that follow the same one, before any share counts."""
 
+_SURE = 16.0
+"""Factor of the logits, so that the model says its text at the usual temperatures too."""
 
-def write(path: Path, template: str, control: Collection[str], text: str) -> Path:
+
+def write(
+    path: Path, template: str, control: Collection[str], text: str, context: int = 8192
+) -> Path:
     """Write a model.
 
     Args:
@@ -33,6 +38,7 @@ def write(path: Path, template: str, control: Collection[str], text: str) -> Pat
         template: its chat template.
         control: texts of its control tokens.
         text: what it says.
+        context: the length of its context in tokens.
     """
     letters = _letters()
     tokens = [letters[byte] for byte in range(256)]
@@ -84,7 +90,7 @@ def write(path: Path, template: str, control: Collection[str], text: str) -> Pat
 
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(path.stem)
-    writer.add_context_length(8192)
+    writer.add_context_length(context)
     writer.add_embedding_length(width)
     writer.add_block_count(1)
     writer.add_feed_forward_length(32)
@@ -104,7 +110,7 @@ def write(path: Path, template: str, control: Collection[str], text: str) -> Pat
     writer.add_chat_template(template)
     ones, square = np.ones(width, np.float32), np.zeros((width, width), np.float32)
     tensors = {
-        "token_embd": last, "output": following, "output_norm": ones,
+        "token_embd": last, "output": following, "output_norm": _SURE * ones,
         "blk.0.attn_norm": ones, "blk.0.ffn_norm": ones,
         "blk.0.attn_q": square, "blk.0.attn_k": square, "blk.0.attn_v": seen,
         "blk.0.attn_output": _SHARE * np.eye(width, dtype=np.float32),

@@ -33,7 +33,7 @@ class CompletionRequest(GenerationFields, frozen=True, kw_only=True, forbid_unkn
     prompts: tuple[Prompt, ...] = ()
     # 0 only computes the prompt: for its logprobs, or to cache it for later requests.
     max_tokens: Annotated[int, Meta(ge=0, le=MAX_TOKENS)] | None = None
-    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     echo: bool = False
     best_of: Annotated[int, Meta(ge=1, le=MAX_BEST_OF)] | None = None
     suffix: str | None = None

@@ -137,7 +137,7 @@ def test_bad_chat_requests(base_url: str, fields: dict[str, Any], param: str) ->
         ({"prompt": ["a"] * 2049}, "prompt"),
         ({"prompt": ["a"] * 129, "n": 16}, "prompt"),
         ({"prompt": ["a"] * 103, "best_of": 20}, "prompt"),
-        ({"logprobs": 6}, "logprobs"),
+        ({"logprobs": 21}, "logprobs"),
         ({"logprobs": True}, "logprobs"),
         ({"best_of": 1, "n": 2}, "best_of"),
         ({"best_of": 21}, "best_of"),

@@ -107,6 +107,13 @@ test("tools", async () => {
   const final = await client.chat.completions.stream(question).finalChatCompletion();
   const [streamed] = final.choices[0].message.tool_calls;
   assert.equal(streamed.function.arguments, call.function.arguments);
+  const result = { role: "tool", tool_call_id: call.id, content: "8 degrees and rain" };
+  const after = await client.chat.completions.create({
+    ...question, tool_choice: "auto",
+    messages: [...question.messages, whole.choices[0].message, result],
+  });
+  assert.ok(after.choices[0].message.content || after.choices[0].message.tool_calls);
+  assert.ok(after.usage.prompt_tokens > whole.usage.prompt_tokens);
 });
 
 test("parse, by a zod schema", async () => {
