@@ -1,0 +1,108 @@
+"""Progress of long commands: a bar in a terminal, plain lines elsewhere, or JSON events.
+
+Each JSON event is one line with ``event``: ``progress`` (``file``, ``phase``, ``done``, ``total``
+in bytes), ``file`` (``status``, ``name``, ``reason``, ``code``, ``size``) or ``end``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from offgrid.store.disk import mib
+from offgrid.terminal import shown
+
+_PAUSE = 0.2
+"""Seconds between two JSON events of one file."""
+_LINES_PAUSE = 10.0
+"""Seconds between two plain lines of one file."""
+
+
+class Teller:
+    """Tells the user what happens.
+
+    Args:
+        as_json: print JSON events to standard output and nothing else.
+    """
+
+    def __init__(self, as_json: bool) -> None:
+        self._json = as_json
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._key: tuple[str, str] = ("", "")
+        self._last = 0.0
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Show the bar for as long as the command runs."""
+        if self._json or not sys.stdout.isatty():
+            yield
+            return
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
+        console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+        with Progress(*columns, console=console, transient=True) as self._bar:
+            yield
+        self._bar = None
+
+    def progress(self, name: str, phase: str, done: int, total: int) -> None:
+        """Tell how far a file is; a :data:`~offgrid.store.transfer.Report`."""
+        fresh = self._key != (name, phase)
+        self._key = (name, phase)
+        if self._bar is not None:
+            if fresh:
+                if self._task is not None:
+                    self._bar.remove_task(self._task)
+                self._task = self._bar.add_task(f"{phase} {shown(name)}", total=total)
+            self._bar.update(self._task, completed=done, total=total)
+            return
+        pause = _PAUSE if self._json else _LINES_PAUSE
+        now = time.monotonic()
+        if not fresh and now - self._last < pause and (done < total or not self._json):
+            return
+        self._last = now
+        if self._json:
+            self.event(event="progress", file=name, phase=phase, done=done, total=total)
+        elif not fresh:
+            percent = 100 * done // max(total, 1)
+            click.echo(f"{phase} {shown(name)}: {percent} % of {mib(total)}")
+
+    def line(self, text: str) -> None:
+        """Print a line; not with JSON events."""
+        if self._json:
+            return
+        if self._bar is not None:
+            self._bar.console.print(shown(text))
+        else:
+            click.echo(shown(text))
+
+    def event(self, **event: Any) -> None:
+        """Print an event; only with JSON events."""
+        if self._json:
+            click.echo(json.dumps({key: _text(value) for key, value in event.items()}))
+
+
+def _text(value: Any) -> Any:
+    """Return a value for JSON; bytes of a path that are not UTF-8 become U+FFFD."""
+    return os.fsencode(value).decode("utf-8", "replace") if isinstance(value, str) else value
