@@ -8,6 +8,7 @@ import sys
 import click
 
 from offgrid import __version__
+from offgrid.cli.get import get
 from offgrid.cli.import_ import import_
 from offgrid.cli.models import models
 from offgrid.cli.serve import serve
@@ -24,4 +25,5 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(models, name="list")
+main.add_command(get)
 main.add_command(import_)

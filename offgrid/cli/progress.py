@@ -20,6 +20,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
     TransferSpeedColumn,
@@ -43,39 +44,53 @@ class Teller:
 
     def __init__(self, as_json: bool) -> None:
         self._json = as_json
+        self._draws = not as_json and sys.stdout.isatty()
         self._bar: Progress | None = None
-        self._task: Any = None
+        self._task: TaskID | None = None
         self._key: tuple[str, str] = ("", "")
         self._last = 0.0
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Show the bar for as long as the command runs."""
-        if self._json or not sys.stdout.isatty():
+        """Remove the bar when the command ends, however it ends."""
+        try:
             yield
-            return
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-        )
-        console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-        with Progress(*columns, console=console, transient=True) as self._bar:
-            yield
-        self._bar = None
+        finally:
+            self._stop()
+
+    def _start(self) -> Progress:
+        if self._bar is None:
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                DownloadColumn(binary_units=True),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+            )
+            console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+            self._bar = Progress(*columns, console=console, transient=True)
+            self._bar.start()
+            self._key = ("", "")
+        return self._bar
+
+    def _stop(self) -> None:
+        """Remove the bar; other programs, such as pip, may write to the terminal now."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = self._task = None
 
     def progress(self, name: str, phase: str, done: int, total: int) -> None:
         """Tell how far a file is; a :data:`~offgrid.store.transfer.Report`."""
+        bar = self._start() if self._draws else None
         fresh = self._key != (name, phase)
         self._key = (name, phase)
-        if self._bar is not None:
+        if bar is not None:
             if fresh:
                 if self._task is not None:
-                    self._bar.remove_task(self._task)
-                self._task = self._bar.add_task(f"{phase} {shown(name)}", total=total)
-            self._bar.update(self._task, completed=done, total=total)
+                    bar.remove_task(self._task)
+                self._task = bar.add_task(f"{phase} {shown(name)}", total=total)
+            if self._task is not None:
+                bar.update(self._task, completed=done, total=total)
             return
         pause = _PAUSE if self._json else _LINES_PAUSE
         now = time.monotonic()
@@ -92,10 +107,8 @@ class Teller:
         """Print a line; not with JSON events."""
         if self._json:
             return
-        if self._bar is not None:
-            self._bar.console.print(shown(text))
-        else:
-            click.echo(shown(text))
+        self._stop()
+        click.echo(shown(text))
 
     def event(self, **event: Any) -> None:
         """Print an event; only with JSON events."""
