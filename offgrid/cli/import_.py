@@ -11,8 +11,7 @@ import click
 from offgrid.cli.options import fail, models_dir_options
 from offgrid.cli.progress import Teller
 from offgrid.errors import TransferError
-from offgrid.store.disk import mib
-from offgrid.store.imports import Outcome, import_models
+from offgrid.store.imports import import_models
 
 
 @click.command("import")
@@ -20,7 +19,13 @@ from offgrid.store.imports import Outcome, import_models
 @click.option("--replace", is_flag=True, help="Replace different files that have the same name.")
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON, one per line.")
 @models_dir_options
-def import_(paths: tuple[Path, ...], replace: bool, as_json: bool, models_dir: Path) -> None:
+def import_(
+    paths: tuple[Path, ...],
+    replace: bool,
+    as_json: bool,
+    models_dir: Path,
+    config_file: str | None,
+) -> None:
     """Copy models from sticks, cards and folders into the models directory.
 
     PATHS are folders, which are searched with their subfolders, .gguf files, and wheels (.whl) that
@@ -31,25 +36,10 @@ def import_(paths: tuple[Path, ...], replace: bool, as_json: bool, models_dir: P
     something is not, and 130 after Ctrl-C.
     """
     teller = Teller(as_json)
-
-    def tell(outcome: Outcome) -> None:
-        teller.event(
-            event="file",
-            status=outcome.status,
-            name=outcome.name,
-            reason=outcome.reason,
-            code=outcome.code or None,
-            size=outcome.size,
-        )
-        size = f" ({mib(outcome.size)})" if outcome.status == "imported" and outcome.size else ""
-        reason = f": {outcome.reason}" if outcome.reason else ""
-        reason = reason or (": is there already" if outcome.status == "identical" else "")
-        teller.line(f"{outcome.status:9} {outcome.name}{size}{reason}")
-
     try:
         with teller.running():
             outcomes = import_models(
-                paths, models_dir, replace=replace, report=teller.progress, tell=tell
+                paths, models_dir, replace=replace, report=teller.progress, tell=teller.outcome
             )
     except TransferError as ex:
         teller.event(event="end", status="failed", code=ex.code, reason=str(ex))

@@ -27,12 +27,17 @@ def setting_options(function: F) -> F:
 
 
 def models_dir_options(function: F) -> F:
-    """Add ``--models-dir`` and ``--config``; the command gets the folder in force, a path."""
+    """Add ``--models-dir`` and ``--config``.
+
+    The command gets ``models_dir``, the path in force, and ``config_file`` as it was given or None.
+    """
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **flags: Any) -> Any:
         chosen = {name: flags.pop(name) for name in ("models_dir", "config")}
-        return function(*arguments, models_dir=settings_from(chosen).models_dir, **flags)
+        file = chosen["config"]
+        models_dir = settings_from(chosen).models_dir
+        return function(*arguments, models_dir=models_dir, config_file=file, **flags)
 
     setting = next(setting for setting in TABLE if setting.name == "models_dir")
     # click's decorators keep the type of a function, functools.wraps does not.

@@ -27,6 +27,7 @@ from rich.progress import (
 )
 
 from offgrid.store.disk import mib
+from offgrid.store.imports import Outcome
 from offgrid.terminal import shown
 
 _PAUSE = 0.2
@@ -102,6 +103,23 @@ class Teller:
         elif not fresh:
             percent = 100 * done // max(total, 1)
             click.echo(f"{phase} {shown(name)}: {percent} % of {mib(total)}")
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Tell what became of a file or model."""
+        self.event(
+            event="file",
+            status=outcome.status,
+            name=outcome.name,
+            reason=outcome.reason,
+            code=outcome.code or None,
+            size=outcome.size,
+        )
+        reason = f": {outcome.reason}" if outcome.reason else ""
+        if outcome.status == "identical":
+            reason = ": is there already"
+        elif outcome.size and outcome.status in ("imported", "exported"):
+            reason = f" ({mib(outcome.size)}){reason}"
+        self.line(f"{outcome.status:9} {outcome.name}{reason}")
 
     def line(self, text: str) -> None:
         """Print a line; not with JSON events."""

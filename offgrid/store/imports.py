@@ -12,7 +12,7 @@ from offgrid.store.disk import DISK, Disk, locked
 from offgrid.store.sources import Group, find
 from offgrid.store.transfer import CHECKPOINT, Placer, Report, recover, silent
 
-Status = Literal["imported", "identical", "skipped", "failed"]
+Status = Literal["imported", "exported", "identical", "skipped", "failed"]
 
 
 @dataclass(frozen=True)
