@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections import Counter
@@ -15,13 +16,26 @@ from offgrid.cli.progress import Teller
 from offgrid.config import load_settings
 from offgrid.errors import OffgridError, TransferError
 from offgrid.store.catalogue import STARTER_PATH, Catalogue
+from offgrid.store.disk import mib
 from offgrid.store.exports import chosen, export_models
+from offgrid.store.installer import run_pip, write_installer
 
 
 @click.command()
 @click.argument("dest", type=click.Path(path_type=Path))
 @click.argument("models", metavar="[MODEL]...", nargs=-1)
 @click.option("--with-config", is_flag=True, help="Copy the configuration file too.")
+@click.option(
+    "--with-installer",
+    is_flag=True,
+    help="Add OffGrid itself with all packages it needs, for this platform and Python version.",
+)
+@click.option(
+    "--installer-from",
+    metavar="PATH",
+    type=click.Path(path_type=Path, exists=True),
+    help="A wheel or source folder of this version of OffGrid, if pip does not find one.",
+)
 @click.option("--replace", is_flag=True, help="Replace different files that have the same name.")
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON, one per line.")
 @models_dir_options
@@ -29,6 +43,8 @@ def export(
     dest: Path,
     models: tuple[str, ...],
     with_config: bool,
+    with_installer: bool,
+    installer_from: Path | None,
     replace: bool,
     as_json: bool,
     models_dir: Path,
@@ -38,6 +54,9 @@ def export(
 
     Without MODEL, all models of the models directory are copied. A manifest with the size and
     SHA-256 of each file is written. An interrupted export is continued by the same command.
+
+    --with-installer adds install.sh and install.bat, which install OffGrid from DEST and import the
+    models, without a network.
 
     The exit status is 0 if all models are at DEST afterwards, 1 if one is not, 2 for wrong
     arguments, and 130 after Ctrl-C.
@@ -70,6 +89,15 @@ def export(
                 report=teller.progress,
                 tell=teller.outcome,
             )
+            if with_installer or installer_from is not None:
+                teller.line("collecting the packages of this installation with pip")
+                show = not as_json and sys.stdout.isatty()
+                pip = functools.partial(run_pip, show=show)
+                count, size = write_installer(dest, installer_from, pip)
+                teller.event(event="installer", wheels=count, size=size)
+                teller.line(
+                    f"installer {count} packages ({mib(size)}); run install.sh or install.bat"
+                )
     except TransferError as ex:
         teller.event(event="end", status="failed", code=ex.code, reason=str(ex))
         fail(str(ex), 1)

@@ -286,12 +286,7 @@ def run_pip(requirements: Sequence[str], folder: Path, *, show: bool = False) ->
     Raises:
         TransferError: pip is absent or fails.
     """
-    if importlib.util.find_spec("pip") is None:
-        raise TransferError(
-            f"pip is not installed for {sys.executable}. Install it with "
-            f"'{sys.executable} -m ensurepip' or 'uv pip install pip'.",
-            "pip",
-        )
+    require_pip()
     # pip's own temporary files lie beside the model, where there is room and they are cleared.
     temporary = folder / "tmp"
     temporary.mkdir(exist_ok=True)
@@ -311,6 +306,20 @@ def run_pip(requirements: Sequence[str], folder: Path, *, show: bool = False) ->
     )  # fmt: skip
     if result.returncode != 0:
         raise pip_error(requirements, result.stderr)
+
+
+def require_pip() -> None:
+    """Check that this Python has pip.
+
+    Raises:
+        TransferError: it has none; the message says how to install it.
+    """
+    if importlib.util.find_spec("pip") is None:
+        raise TransferError(
+            f"pip is not installed for {sys.executable}. Install it with "
+            f"'{sys.executable} -m ensurepip' or 'uv pip install pip'.",
+            "pip",
+        )
 
 
 def pip_error(requirements: Sequence[str], output: str) -> TransferError:
