@@ -41,6 +41,9 @@ CHECKPOINT = 128 * 2**20
 """Bytes after which the partial file is synced and its journal written."""
 MARGIN = 16 * 2**20
 """Bytes of the disk that an import leaves free."""
+_FLUSH = 32 * 2**20
+"""Bytes after which the system is asked to write to the disk, while the copy goes on. Otherwise it
+may begin when memory is full, and the last sync takes as long as the whole copy."""
 _BLOCK = 2**20
 _AHEAD = 8
 """Blocks that may wait for the hash while the copy goes on."""
@@ -100,6 +103,44 @@ class _Digest:
         """Return the hash object, after all blocks so far were added to it."""
         self.hexdigest()
         return self._hash
+
+
+class _Flusher:
+    """Syncs a file in a thread while it is written, one sync at a time."""
+
+    def __init__(self, file: FileIO, disk: Disk) -> None:
+        self._file = file
+        self._disk = disk
+        self._pool = ThreadPoolExecutor(1)
+        self._running: Future[None] | None = None
+        self._left = _FLUSH
+
+    def wrote(self, size: int) -> None:
+        """Count written bytes, and begin a sync if there are many.
+
+        Raises:
+            OSError: an earlier sync failed; the system reports such an error only once.
+        """
+        self._left -= size
+        if self._left > 0 or (self._running is not None and not self._running.done()):
+            return
+        self.wait()
+        self._left = _FLUSH
+        self._running = self._pool.submit(self._disk.sync, self._file)
+
+    def wait(self) -> None:
+        """Wait for the running sync.
+
+        Raises:
+            OSError: it failed.
+        """
+        running, self._running = self._running, None
+        if running is not None:
+            running.result()
+
+    def close(self) -> None:
+        """Wait, and forget errors: the copy has failed already, or has waited."""
+        self._pool.shutdown()
 
 
 class Placer:
@@ -267,7 +308,7 @@ class Placer:
             reader = item.source.open(done)
         except OSError as ex:
             raise _source_failed(item, ex) from None
-        with contextlib.closing(reader):
+        with contextlib.closing(reader), contextlib.closing(_Flusher(file, self._disk)) as flusher:
             try:
                 file.truncate(done)
                 file.seek(done)
@@ -275,6 +316,7 @@ class Placer:
                 for block in self._blocks(item, reader):
                     digest.update(block)
                     self._disk.write(file, block)
+                    flusher.wrote(len(block))
                     done += len(block)
                     if done > size:
                         raise _changed(item)
@@ -291,6 +333,7 @@ class Placer:
                         "expected: the file is damaged or was altered. Make a new copy of it.",
                         "wrong_hash",
                     )
+                flusher.wait()
                 self._note(item, file, done, digest)
             except TransferError as ex:
                 if ex.code != "source":

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
@@ -589,4 +590,56 @@ def test_sigkill_at_random_moments(stick: Path, models: Path, listed: bool) -> N
             put(models / "a.gguf", old)
     import_models([stick], models, replace=True)
     assert visible(models) == {"a.gguf": new}
+    assert hidden(models) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_hundred_sigkills_of_the_command(stick: Path, models: Path, listed: bool) -> None:
+    size = 40 * 2**20
+    old, new = content(30, size), content(31, size)
+    put(stick / "a.gguf", new)
+    put(models / "a.gguf", old)
+    if listed:
+        manifest(stick)
+    command = [sys.executable, "-m", "offgrid", "import", str(stick), "--replace"]
+    began = time.monotonic()
+    subprocess.run([*command, "--models-dir", str(models)], check=True, stdout=subprocess.DEVNULL)
+    whole = time.monotonic() - began
+    put(models / "a.gguf", old)
+    dice = random.Random(listed)
+    for _ in range(100):
+        child = subprocess.Popen([*command, "--models-dir", str(models)], stdout=subprocess.DEVNULL)
+        with child, contextlib.suppress(subprocess.TimeoutExpired):
+            try:
+                child.wait(dice.uniform(0, whole))
+            finally:
+                child.kill()
+        found = (models / "a.gguf").read_bytes()
+        assert found in (old, new)
+        if found == new:
+            put(models / "a.gguf", old)
+    import_models([stick], models, replace=True)
+    assert visible(models) == {"a.gguf": new}
+    assert hidden(models) == []
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+from offgrid.store.imports import import_models
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+(outcome,) = import_models([Path(sys.argv[1])], Path(sys.argv[2]), replace=True)
+print(outcome.code)
+"""
+
+
+def test_a_file_system_that_cannot_hold_the_file(stick: Path, models: Path) -> None:
+    """The system refuses to write past a limit, as FAT32 does at 4 GiB."""
+    put(stick / "a.gguf", content(7))
+    put(models / "a.gguf", OLD)
+    command = [sys.executable, "-c", LIMITED, str(stick), str(models)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == "too_large\n"
+    assert visible(models) == {"a.gguf": OLD}
     assert hidden(models) == []
