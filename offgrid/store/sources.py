@@ -18,6 +18,7 @@ from typing import IO, Protocol
 from offgrid.errors import TransferError
 from offgrid.store import manifest
 from offgrid.store.names import (
+    EXTENSION,
     is_gguf,
     is_projector,
     model_stem,
@@ -25,6 +26,7 @@ from offgrid.store.names import (
     safe_path,
     split_of,
 )
+from offgrid.store.pinned import entry_of
 
 _MAGIC = b"GGUF"
 _SMALLEST = 24
@@ -321,7 +323,10 @@ def _in_folder(root: Path, models_dir: Path, found: Found) -> Iterator[_Candidat
             if name.startswith("."):
                 found.skipped.append((str(path), "it is a hidden file"))
             elif path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
-                found.skipped.append((str(path), "it is a symbolic link that leaves the folder"))
+                reason = (
+                    "it is a symbolic link that leaves the folder; give its own path to import it"
+                )
+                found.skipped.append((str(path), reason))
             else:
                 yield from _in_file(path, rows, here, found)
 
@@ -364,10 +369,13 @@ def _in_file(
 def _in_wheel(wheel: FileSource, found: Found) -> Iterator[_Candidate]:
     models = [(name, size) for name, size in wheel_members(wheel) if is_gguf(name)]
     if not models:
-        found.skipped.append((str(wheel.path), "the wheel contains no .gguf file"))
+        found.skipped.append((str(wheel.path), _without_model(wheel.path)))
     for name, size in models:
         source = WheelSource(((wheel, name),), size)
-        base = name.rpartition("/")[2]
+        base, digest = name.rpartition("/")[2], ""
+        known = entry_of(wheel.path.name)
+        if known is not None and [part.member for part in known.parts] == [name]:
+            base, digest = f"{known.name}{EXTENSION}", known.sha256
         try:
             if safe_path(base) is None:
                 raise OSError("its name cannot be used")
@@ -375,7 +383,18 @@ def _in_wheel(wheel: FileSource, found: Found) -> Iterator[_Candidate]:
         except OSError as ex:
             found.failed.append((source.origin, _reason(ex)))
         else:
-            yield _Candidate(source, f"{wheel.path}:{name.rpartition('/')[0]}", base, False)
+            folder = f"{wheel.path}:{name.rpartition('/')[0]}"
+            yield _Candidate(source, folder, base, False, digest)
+
+
+def _without_model(path: Path) -> str:
+    known = entry_of(path.name)
+    if known is None:
+        return "the wheel contains no .gguf file"
+    return (
+        f"the wheel is one of several with {known.name}; fetch it with 'PIP_NO_INDEX=1 "
+        f"PIP_FIND_LINKS={path.parent} offgrid get {known.name}'"
+    )
 
 
 def check_magic(source: Source) -> None:

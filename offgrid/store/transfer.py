@@ -247,31 +247,42 @@ class Placer:
         """Return whether the target has the same content already."""
         target = self._dir / item.name
         source = item.source
-        if not target.is_file() or target.stat().st_size != source.size:
-            return False
-        with FileIO(target, "rb") as file:
-            if item.sha256:
-                with ThreadPoolExecutor(1) as pool:
-                    digest = _Digest(pool)
-                    self._hash_file(file, source.size, digest, item.name, "comparing")
-                    return digest.hexdigest() == item.sha256
-            try:
-                with contextlib.closing(source.open()) as reader:
-                    return self._same(file, reader, item.name, source.size)
-            except OSError as ex:
-                raise _source_failed(item, ex) from None
-
-    def _same(self, file: FileIO, reader: Reader, name: str, size: int) -> bool:
-        done = 0
-        while True:
-            ours = file.read(_BLOCK)
-            if not ours:
-                return not reader.read(1)
-            theirs = _read_full(reader, len(ours))
-            if ours != theirs:
+        try:
+            if not target.is_file() or target.stat().st_size != source.size:
                 return False
-            done += len(ours)
-            self._report(name, "comparing", done, size)
+            if item.sha256:
+                digest = hash_of(
+                    target, lambda done: self._report(item.name, "comparing", done, source.size)
+                )
+                return digest == item.sha256
+            with FileIO(target, "rb") as file:
+                return self._same(file, item)
+        except OSError as ex:
+            raise TransferError(
+                f"{target}: cannot be read ({ex.strerror or ex}). Check its permissions, or remove "
+                "it to import it anew.",
+                "unwritable",
+            ) from None
+
+    def _same(self, file: FileIO, item: Item) -> bool:
+        """Return whether our file and a source of the same size have the same content."""
+        done = 0
+        with contextlib.closing(self._opened(item)) as reader:
+            while ours := file.read(_BLOCK):
+                try:
+                    if ours != _read_full(reader, len(ours)):
+                        return False
+                except OSError as ex:
+                    raise _source_failed(item, ex) from None
+                done += len(ours)
+                self._report(item.name, "comparing", done, item.source.size)
+        return done == item.source.size
+
+    def _opened(self, item: Item, offset: int = 0) -> Reader:
+        try:
+            return item.source.open(offset)
+        except OSError as ex:
+            raise _source_failed(item, ex) from None
 
     def _fill(self, item: Item) -> _Full:
         """Return the partial file of an item, complete, verified and on the disk."""
@@ -304,11 +315,10 @@ class Placer:
         """Complete and sync the partial file; return its hash."""
         target, size = self._dir / item.name, item.source.size
         done, digest = self._resumed(item, file, pool)
-        try:
-            reader = item.source.open(done)
-        except OSError as ex:
-            raise _source_failed(item, ex) from None
-        with contextlib.closing(reader), contextlib.closing(_Flusher(file, self._disk)) as flusher:
+        with (
+            contextlib.closing(self._opened(item, done)) as reader,
+            contextlib.closing(_Flusher(file, self._disk)) as flusher,
+        ):
             try:
                 file.truncate(done)
                 file.seek(done)
@@ -324,7 +334,7 @@ class Placer:
                         self._note(item, file, done, digest)
                         noted = done
                     self._report(item.name, "copying", done, size)
-                if done != size or item.source.changed():
+                if done != size or self._altered(item):
                     raise _changed(item)
                 copied = digest.hexdigest()
                 if item.sha256 and copied != item.sha256:
@@ -349,6 +359,12 @@ class Placer:
                 self._note_if_possible(item, file, done, digest)
                 raise
         return copied
+
+    def _altered(self, item: Item) -> bool:
+        try:
+            return item.source.changed()
+        except OSError as ex:
+            raise _source_failed(item, ex) from None
 
     def _blocks(self, item: Item, reader: Reader) -> Iterator[bytes]:
         while True:

