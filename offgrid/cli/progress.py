@@ -32,6 +32,10 @@ from offgrid.terminal import shown
 
 _PAUSE = 0.2
 """Seconds between two JSON events of one file."""
+_WIDE = 110
+"""Columns of a terminal in which the bar may take all room that is left."""
+_FIGURES = 62
+"""Columns for the phase, a short bar, and the figures of sizes, speed and time."""
 _LINES_PAUSE = 10.0
 """Seconds between two plain lines of one file."""
 
@@ -61,15 +65,16 @@ class Teller:
 
     def _start(self) -> Progress:
         if self._bar is None:
+            console = Console(highlight=False, markup=False, emoji=False)
+            width = console.width
             columns = (
                 TextColumn("{task.description}", markup=False),
-                BarColumn(),
+                BarColumn(bar_width=None if width > _WIDE else 10),
                 DownloadColumn(binary_units=True),
                 TransferSpeedColumn(),
                 TimeRemainingColumn(),
             )
-            console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
-            self._bar = Progress(*columns, console=console, transient=True)
+            self._bar = Progress(*columns, console=console, transient=True, expand=width > _WIDE)
             self._bar.start()
             self._key = ("", "")
         return self._bar
@@ -89,7 +94,9 @@ class Teller:
             if fresh:
                 if self._task is not None:
                     bar.remove_task(self._task)
-                self._task = bar.add_task(f"{phase} {shown(name)}", total=total)
+                self._task = bar.add_task(
+                    f"{phase} {_shortened(shown(name), bar.console.width - _FIGURES)}", total=total
+                )
             if self._task is not None:
                 bar.update(self._task, completed=done, total=total)
             return
@@ -137,3 +144,12 @@ class Teller:
 def _text(value: Any) -> Any:
     """Return a value for JSON; bytes of a path that are not UTF-8 become U+FFFD."""
     return os.fsencode(value).decode("utf-8", "replace") if isinstance(value, str) else value
+
+
+def _shortened(text: str, width: int) -> str:
+    """Return a text of at most ``width`` characters, but at least 12, with its end."""
+    width = max(width, 12)
+    if len(text) <= width:
+        return text
+    begin = width // 2
+    return f"{text[:begin]}…{text[begin + 1 - width :]}"

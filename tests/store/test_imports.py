@@ -416,6 +416,33 @@ def test_nothing_of_a_damaged_partial_file_is_used(
     assert visible(models) == {"a.gguf": content(7)}
 
 
+def test_a_partial_file_from_a_damaged_source_is_copied_anew(stick: Path, models: Path) -> None:
+    path = put(stick / "a.gguf", content(7))
+    manifest(stick)
+    put(path, content(8))
+    with pytest.raises(KeyboardInterrupt):
+        import_models([stick], models, report=Interrupting(2 * 2**20, interrupt))
+    put(path, content(7))
+    assert statuses(import_models([stick], models)) == {"a.gguf": "imported"}
+    assert visible(models) == {"a.gguf": content(7)}
+    assert hidden(models) == []
+
+
+def test_a_reader_of_the_progress_that_leaves_is_no_fault_of_the_disk(
+    stick: Path, models: Path
+) -> None:
+    def leave() -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    put(stick / "a.gguf", content(7))
+    with pytest.raises(BrokenPipeError):
+        import_models([stick], models, report=Interrupting(2 * 2**20, leave))
+    watch = Interrupting(2**60, interrupt)
+    import_models([stick], models, report=watch)
+    assert watch.first_copied == 3_000_000
+    assert visible(models) == {"a.gguf": content(7)}
+
+
 def test_another_file_of_the_same_size_is_not_mixed_with_the_first(
     stick: Path, models: Path
 ) -> None:
