@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
@@ -617,8 +616,10 @@ import_models([Path(sys.argv[1])], Path(sys.argv[2]), replace=True, report=repor
 """
 
 
+# A few kills find an import that is not careful; a hundred reach every moment of a careful one.
+@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("listed", [True, False])
-def test_sigkill_at_random_moments(stick: Path, models: Path, listed: bool) -> None:
+def test_sigkill_at_random_moments(stick: Path, models: Path, listed: bool, kills: int) -> None:
     """A real process is killed after a random number of its reports, again and again."""
     size = 12 * 2**20
     old, new = content(30, size), content(31, size)
@@ -627,7 +628,7 @@ def test_sigkill_at_random_moments(stick: Path, models: Path, listed: bool) -> N
     if listed:
         manifest(stick)
     dice = random.Random(listed)
-    for _ in range(8):
+    for _ in range(kills):
         child = subprocess.Popen(
             [sys.executable, "-c", IMPORT, str(stick), str(models)], stdout=subprocess.PIPE
         )
@@ -638,37 +639,6 @@ def test_sigkill_at_random_moments(stick: Path, models: Path, listed: bool) -> N
             child.kill()
         assert visible(models)["a.gguf"] in (old, new)
         if visible(models)["a.gguf"] == new:
-            put(models / "a.gguf", old)
-    import_models([stick], models, replace=True)
-    assert visible(models) == {"a.gguf": new}
-    assert hidden(models) == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("listed", [True, False])
-def test_a_hundred_sigkills_of_the_command(stick: Path, models: Path, listed: bool) -> None:
-    size = 40 * 2**20
-    old, new = content(30, size), content(31, size)
-    put(stick / "a.gguf", new)
-    put(models / "a.gguf", old)
-    if listed:
-        manifest(stick)
-    command = [sys.executable, "-m", "offgrid", "import", str(stick), "--replace"]
-    began = time.monotonic()
-    subprocess.run([*command, "--models-dir", str(models)], check=True, stdout=subprocess.DEVNULL)
-    whole = time.monotonic() - began
-    put(models / "a.gguf", old)
-    dice = random.Random(listed)
-    for _ in range(100):
-        child = subprocess.Popen([*command, "--models-dir", str(models)], stdout=subprocess.DEVNULL)
-        with child, contextlib.suppress(subprocess.TimeoutExpired):
-            try:
-                child.wait(dice.uniform(0, whole))
-            finally:
-                child.kill()
-        found = (models / "a.gguf").read_bytes()
-        assert found in (old, new)
-        if found == new:
             put(models / "a.gguf", old)
     import_models([stick], models, replace=True)
     assert visible(models) == {"a.gguf": new}
