@@ -21,11 +21,10 @@ from offgrid.store import manifest
 from offgrid.store.catalogue import ModelEntry
 from offgrid.store.disk import DISK, Disk, explained, locked
 from offgrid.store.imports import Outcome, Status
-from offgrid.store.names import projector_name, split_of, stem_of
+from offgrid.store.names import MODELS_FOLDER, projector_name, split_of, stem_of
 from offgrid.store.sources import Group, Item, file_source
 from offgrid.store.transfer import Placer, Report, recover, silent
 
-FOLDER = "offgrid-models"
 CONFIG = "offgrid.toml"
 _README = """\
 Models for OffGrid LLM
@@ -106,7 +105,7 @@ def export_models(
             f"{dest}: is not a folder. Mount the stick there, or make the folder first.",
             "not_found",
         )
-    folder = dest / FOLDER
+    folder = dest / MODELS_FOLDER
     outcomes: list[Outcome] = []
 
     def note(outcome: Outcome) -> None:

@@ -28,9 +28,9 @@ from offgrid import __version__
 from offgrid.errors import TransferError
 from offgrid.store import manifest
 from offgrid.store.disk import DISK, Disk, explained
+from offgrid.store.names import INSTALLER_FOLDER
 from offgrid.store.packages import pip_error, require_pip
 
-FOLDER = "offgrid-installer"
 _DISTRIBUTION = "offgrid-llm"
 _NEEDED = ("offgrid_llm", "llama_cpp_python", "pip")
 Pip = Callable[[Sequence[str], Path], None]
@@ -140,7 +140,7 @@ def write_installer(
     Raises:
         TransferError: pip fails, a wheel that is needed is missing, or the stick is full.
     """
-    base = dest / FOLDER
+    base = dest / INSTALLER_FOLDER
     draft, final = base / f".{tag()}", base / tag()
     shutil.rmtree(draft, ignore_errors=True)
     try:

@@ -6,6 +6,10 @@ import re
 from pathlib import PurePosixPath
 
 EXTENSION = ".gguf"
+MODELS_FOLDER = "offgrid-models"
+"""The folder of an export that contains its models."""
+INSTALLER_FOLDER = "offgrid-installer"
+"""The folder of an export that contains OffGrid itself."""
 _SPLIT = re.compile(r"^(?P<base>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})$")
 _PROJECTOR = re.compile(r"(^|[-_.])mmproj([-_.]|$)", re.IGNORECASE)
 _QUANTISATION = re.compile(

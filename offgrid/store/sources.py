@@ -19,6 +19,7 @@ from offgrid.errors import TransferError
 from offgrid.store import manifest
 from offgrid.store.names import (
     EXTENSION,
+    INSTALLER_FOLDER,
     is_gguf,
     is_projector,
     model_stem,
@@ -306,6 +307,9 @@ def _in_folder(root: Path, models_dir: Path, found: Found) -> Iterator[_Candidat
             continue
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         here = Path(folder)
+        if INSTALLER_FOLDER in subfolders:
+            subfolders.remove(INSTALLER_FOLDER)
+            found.skipped.append((str(here / INSTALLER_FOLDER), "it contains OffGrid, no models"))
         seen = {name.lower() for name in names}
         upper = manifests.get(str(here.parent), {})
         rows = _manifest(here, found)

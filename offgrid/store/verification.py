@@ -11,8 +11,7 @@ from typing import Literal
 from offgrid.errors import TransferError
 from offgrid.store import manifest
 from offgrid.store.disk import locked, mib
-from offgrid.store.exports import FOLDER
-from offgrid.store.names import is_gguf, safe_path
+from offgrid.store.names import MODELS_FOLDER, is_gguf, safe_path
 from offgrid.store.transfer import Report, hash_of, leftovers, silent
 
 State = Literal["ok", "damaged", "missing", "unlisted", "partial"]
@@ -46,8 +45,8 @@ def verify(
     if not folder.is_dir():
         raise TransferError(f"{folder}: is not a folder.", "not_found")
     rows, faults = manifest.read(folder)
-    if not rows and (folder / FOLDER).is_dir():
-        folder = folder / FOLDER
+    if not rows and (folder / MODELS_FOLDER).is_dir():
+        folder = folder / MODELS_FOLDER
         rows, faults = manifest.read(folder)
     if update and not rows and (folder / manifest.NAME).exists():
         raise TransferError(

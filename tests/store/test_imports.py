@@ -153,6 +153,13 @@ def test_the_models_directory_on_the_stick_is_not_imported_into_itself(stick: Pa
     assert statuses(outcomes) == {"models": "skipped", "b.gguf": "imported"}
 
 
+def test_the_installer_of_an_export_is_one_line(stick: Path, models: Path) -> None:
+    put(stick / "offgrid-models/a.gguf", OLD)
+    wheel(stick / "offgrid-installer/x/code-1-py3-none-any.whl", {"code.py": b""})
+    outcomes = import_models([stick], models)
+    assert statuses(outcomes) == {"offgrid-installer": "skipped", "a.gguf": "imported"}
+
+
 def test_two_files_with_one_name(stick: Path, models: Path) -> None:
     put(stick / "x/a.gguf", OLD)
     put(stick / "y/a.gguf", NEW)
