@@ -5,6 +5,7 @@
     OffgridError                      an error that OffGrid can explain
     ├── ConfigError                   a setting does not parse or is out of range; names it
     ├── SamplingError                 a row from which no token can be sampled
+    ├── TransferError                 a model file cannot be imported, exported or fetched
     └── RequestError                  ends one request; carries the API's error response
         ├── InvalidParameter          400, also a ValueError; ``param`` names the field
         │   └── ContextLengthExceeded 400, code ``context_length_exceeded``
@@ -60,6 +61,19 @@ class SamplingError(OffgridError):
     """
 
     def __init__(self, message: str, code: str = "sampling_failed") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class TransferError(OffgridError):
+    """A model file cannot be imported, exported or fetched; the message says why and what to do.
+
+    ``code`` gives the reason in one word: ``busy``, ``changed``, ``different``, ``disk_full``,
+    ``invalid``, ``not_found``, ``pip``, ``source``, ``terms``, ``too_large``, ``unwritable`` or
+    ``wrong_hash``.
+    """
+
+    def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.code = code
 

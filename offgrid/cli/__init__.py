@@ -8,8 +8,12 @@ import sys
 import click
 
 from offgrid import __version__
+from offgrid.cli.export import export
+from offgrid.cli.get import get
+from offgrid.cli.import_ import import_
 from offgrid.cli.models import models
 from offgrid.cli.serve import serve
+from offgrid.cli.verify import remove, verify
 
 
 @click.group()
@@ -23,3 +27,8 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(models, name="list")
+main.add_command(export)
+main.add_command(get)
+main.add_command(import_)
+main.add_command(remove)
+main.add_command(verify)

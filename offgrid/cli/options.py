@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 import click
 
@@ -13,15 +14,35 @@ from offgrid.errors import OffgridError
 from offgrid.terminal import shown
 
 F = TypeVar("F", bound=Callable[..., Any])
+_CONFIG = click.option(
+    "--config", metavar="FILE", help="TOML file with settings.  [env: OFFGRID_CONFIG]"
+)
 
 
 def setting_options(function: F) -> F:
     """Add an option for every setting, and ``--config``. Values arrive unparsed, None if absent."""
     for setting in reversed(TABLE):
         function = _option(setting)(function)
-    return click.option(
-        "--config", metavar="FILE", help="TOML file with settings.  [env: OFFGRID_CONFIG]"
-    )(function)
+    return _CONFIG(function)
+
+
+def models_dir_options(function: F) -> F:
+    """Add ``--models-dir`` and ``--config``.
+
+    The command gets ``models_dir``, the path in force, and ``config_file`` as it was given or None.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, **flags: Any) -> Any:
+        chosen = {name: flags.pop(name) for name in ("models_dir", "config")}
+        file = chosen["config"]
+        models_dir = settings_from(chosen).models_dir
+        return function(*arguments, models_dir=models_dir, config_file=file, **flags)
+
+    setting = next(setting for setting in TABLE if setting.name == "models_dir")
+    # click's decorators keep the type of a function, functools.wraps does not.
+    decorated: Any = _CONFIG(_option(setting)(wrapped))
+    return cast(F, decorated)
 
 
 def _option(setting: Setting) -> Callable[[F], F]:

@@ -1,0 +1,113 @@
+"""``offgrid export``."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from offgrid.cli.options import fail, models_dir_options
+from offgrid.cli.progress import Teller
+from offgrid.config import load_settings
+from offgrid.errors import OffgridError, TransferError
+from offgrid.store.catalogue import STARTER_PATH, Catalogue
+from offgrid.store.disk import mib
+from offgrid.store.exports import chosen, export_models
+from offgrid.store.installer import run_pip, write_installer
+
+
+@click.command()
+@click.argument("dest", type=click.Path(path_type=Path))
+@click.argument("models", metavar="[MODEL]...", nargs=-1)
+@click.option("--with-config", is_flag=True, help="Copy the configuration file too.")
+@click.option(
+    "--with-installer",
+    is_flag=True,
+    help="Add OffGrid itself with all packages it needs, for this platform and Python version.",
+)
+@click.option(
+    "--installer-from",
+    metavar="PATH",
+    type=click.Path(path_type=Path, exists=True),
+    help="A wheel or source folder of this version of OffGrid, if pip does not find one.",
+)
+@click.option("--replace", is_flag=True, help="Replace different files that have the same name.")
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON, one per line.")
+@models_dir_options
+def export(
+    dest: Path,
+    models: tuple[str, ...],
+    with_config: bool,
+    with_installer: bool,
+    installer_from: Path | None,
+    replace: bool,
+    as_json: bool,
+    models_dir: Path,
+    config_file: str | None,
+) -> None:
+    """Copy models to a stick or folder DEST, from where offgrid import reads them.
+
+    Without MODEL, all models of the models directory are copied. A manifest with the size and
+    SHA-256 of each file is written. An interrupted export is continued by the same command.
+
+    --with-installer adds install.sh and install.bat, which install OffGrid from DEST and import the
+    models, without a network.
+
+    The exit status is 0 if all models are at DEST afterwards, 1 if one is not, 2 for wrong
+    arguments, and 130 after Ctrl-C.
+    """
+    teller = Teller(as_json)
+    config = None
+    if with_config:
+        named = config_file or os.environ.get("OFFGRID_CONFIG")
+        if not named:
+            fail("--with-config: no configuration file is in use; name one with --config", 2)
+        config = Path(named)
+    try:
+        flags: dict[str, Any] = {"models_dir": str(models_dir), "default_model": ""}
+        found = Catalogue(load_settings(flags, config_file=config_file)).entries()
+        entries = [entry for entry in found if entry.path != STARTER_PATH]
+        if models:
+            entries = chosen(entries, models)
+        elif not entries:
+            raise TransferError(f"{models_dir} contains no models", "not_found")
+    except OffgridError as ex:
+        fail(str(ex), 2)
+    try:
+        with teller.running():
+            outcomes = export_models(
+                entries,
+                models_dir,
+                dest,
+                replace=replace,
+                config=config,
+                report=teller.progress,
+                tell=teller.outcome,
+            )
+            if with_installer or installer_from is not None:
+                teller.line("collecting the packages of this installation with pip")
+                show = not as_json and sys.stdout.isatty()
+                pip = functools.partial(run_pip, show=show)
+                count, size = write_installer(dest, installer_from, pip)
+                teller.event(event="installer", wheels=count, size=size)
+                teller.line(
+                    f"installer {count} packages ({mib(size)}); run install.sh or install.bat"
+                )
+    except TransferError as ex:
+        teller.event(event="end", status="failed", code=ex.code, reason=str(ex))
+        fail(str(ex), 1)
+    except KeyboardInterrupt:
+        teller.event(event="end", status="interrupted")
+        teller.line("stopped; the same command continues the export")
+        sys.exit(130)
+    counts: Counter[str] = Counter(outcome.status for outcome in outcomes)
+    wrong = counts["failed"] + counts["skipped"]
+    teller.event(event="end", status="failed" if wrong else "done", **counts)
+    words = ", ".join(f"{counts[status]} {status}" for status in counts)
+    teller.line(f"{words}; now 'offgrid import {dest}' works on another machine")
+    sys.exit(1 if wrong else 0)

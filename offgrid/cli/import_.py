@@ -1,0 +1,56 @@
+"""``offgrid import``."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import click
+
+from offgrid.cli.options import fail, models_dir_options
+from offgrid.cli.progress import Teller
+from offgrid.errors import TransferError
+from offgrid.store.imports import import_models
+
+
+@click.command("import")
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--replace", is_flag=True, help="Replace different files that have the same name.")
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON, one per line.")
+@models_dir_options
+def import_(
+    paths: tuple[Path, ...],
+    replace: bool,
+    as_json: bool,
+    models_dir: Path,
+    config_file: str | None,
+) -> None:
+    """Copy models from sticks, cards and folders into the models directory.
+
+    PATHS are folders, which are searched with their subfolders, .gguf files, and wheels (.whl) that
+    contain .gguf files. Each file is verified before it gets its name. An interrupted import is
+    continued by the same command.
+
+    The exit status is 0 if everything that was found is in the models directory afterwards, 1 if
+    something is not, and 130 after Ctrl-C.
+    """
+    teller = Teller(as_json)
+    try:
+        with teller.running():
+            outcomes = import_models(
+                paths, models_dir, replace=replace, report=teller.progress, tell=teller.outcome
+            )
+    except TransferError as ex:
+        teller.event(event="end", status="failed", code=ex.code, reason=str(ex))
+        fail(str(ex), 1)
+    except KeyboardInterrupt:
+        teller.event(event="end", status="interrupted")
+        teller.line("stopped; the same command continues the import")
+        sys.exit(130)
+    counts: Counter[str] = Counter(outcome.status for outcome in outcomes)
+    wrong = counts["failed"] + sum(outcome.code == "different" for outcome in outcomes)
+    teller.event(event="end", status="failed" if wrong else "done", **counts)
+    words = ", ".join(f"{counts[status]} {status}" for status in counts)
+    teller.line(f"{words or 'nothing'}; the models directory is {models_dir}")
+    sys.exit(1 if wrong else 0)

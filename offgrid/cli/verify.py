@@ -1,0 +1,102 @@
+"""``offgrid verify`` and ``offgrid remove``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import click
+
+from offgrid.cli.options import fail, models_dir_options
+from offgrid.cli.progress import Teller
+from offgrid.config import load_settings
+from offgrid.errors import OffgridError, TransferError
+from offgrid.store import manifest
+from offgrid.store.catalogue import STARTER_PATH, Catalogue
+from offgrid.store.disk import locked, mib
+from offgrid.store.exports import chosen, files_of
+from offgrid.store.names import projector_name
+from offgrid.store.verification import Checked
+from offgrid.store.verification import verify as verify_folder
+
+
+@click.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("--update", is_flag=True, help="Record the files as they are now.")
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON, one per line.")
+@models_dir_options
+def verify(
+    folder: Path | None, update: bool, as_json: bool, models_dir: Path, config_file: str | None
+) -> None:
+    """Compare model files with the SHA-256 in their manifest.
+
+    FOLDER is a stick or folder. Without it, the models directory is verified; offgrid import and
+    offgrid get keep its manifest.
+
+    The exit status is 1 if a listed file is damaged or missing.
+    """
+    teller = Teller(as_json)
+
+    def tell(checked: Checked) -> None:
+        teller.event(event="file", status=checked.state, name=checked.name, reason=checked.reason)
+        reason = f": {checked.reason}" if checked.reason else ""
+        teller.line(f"{checked.state:9} {checked.name}{reason}")
+
+    try:
+        with teller.running():
+            results = verify_folder(
+                folder or models_dir, update=update, report=teller.progress, tell=tell
+            )
+    except TransferError as ex:
+        teller.event(event="end", status="failed", code=ex.code, reason=str(ex))
+        fail(str(ex), 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    counts: Counter[str] = Counter(checked.state for checked in results)
+    wrong = counts["damaged"] + counts["missing"]
+    teller.event(event="end", status="failed" if wrong else "done", **counts)
+    teller.line(", ".join(f"{counts[state]} {state}" for state in counts) or "no models")
+    sys.exit(1 if wrong else 0)
+
+
+@click.command()
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.option("--yes", is_flag=True, help="Remove without a question.")
+@models_dir_options
+def remove(models: tuple[str, ...], yes: bool, models_dir: Path, config_file: str | None) -> None:
+    """Delete models from the models directory.
+
+    All parts of a split model are deleted, and a projector whose name says that it belongs to the
+    model. A server that has the model loaded keeps serving it until it is unloaded.
+    """
+    try:
+        flags: dict[str, Any] = {"models_dir": str(models_dir), "default_model": ""}
+        found = Catalogue(load_settings(flags, config_file=config_file)).entries()
+        entries = chosen([entry for entry in found if entry.path != STARTER_PATH], models)
+        files: list[Path] = []
+        for entry in entries:
+            files += files_of(entry, complete=False)
+            if entry.projector is not None:
+                name = entry.projector.name
+                if projector_name(name, entry.path.name) == name:
+                    files.append(entry.projector)
+        size = sum(path.stat().st_size for path in files)
+        if not yes:
+            if not sys.stdin.isatty():
+                fail("remove asks before it deletes; add --yes", 2)
+            names = ", ".join(str(path) for path in files)
+            click.confirm(f"Delete {names} ({mib(size)})?", abort=True)
+        with locked(models_dir):
+            # The first part makes a split model visible, so it goes first.
+            for path in files:
+                os.unlink(path)
+            gone = [p.relative_to(models_dir).as_posix() for p in files]
+            manifest.forget(models_dir, gone)
+    except OffgridError as ex:
+        fail(str(ex), 2 if getattr(ex, "code", "") == "not_found" else 1)
+    except OSError as ex:
+        fail(f"{ex.filename}: cannot be removed ({ex.strerror or ex})", 1)
+    click.echo(f"removed {', '.join(entry.id for entry in entries)} ({mib(size)})")

@@ -1,0 +1,193 @@
+"""Exports models to sticks and folders, in the layout that an import reads.
+
+::
+
+    DEST/README.txt                       what this is and how to import it
+    DEST/offgrid-models/manifest.json     size and SHA-256 of every file
+    DEST/offgrid-models/<id>.gguf         models, all parts of split models, projectors
+    DEST/offgrid.toml                     with the configuration, if it was asked for
+
+Files are placed with the same care as in an import (:mod:`offgrid.store.transfer`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from offgrid.errors import TransferError
+from offgrid.store import manifest
+from offgrid.store.catalogue import ModelEntry
+from offgrid.store.disk import DISK, Disk, explained, locked
+from offgrid.store.imports import Outcome, Status
+from offgrid.store.names import MODELS_FOLDER, projector_name, split_of, stem_of
+from offgrid.store.sources import Group, Item, file_source
+from offgrid.store.transfer import Placer, Report, recover, silent
+
+CONFIG = "offgrid.toml"
+_README = """\
+Models for OffGrid LLM
+======================
+
+The folder offgrid-models contains language models (.gguf) and manifest.json with the size and the
+SHA-256 of each file. On a machine with OffGrid LLM, this command verifies them and copies them:
+
+    offgrid import PATH_OF_THIS_FOLDER
+
+"offgrid verify PATH_OF_THIS_FOLDER" only checks whether the files are undamaged.
+"""
+
+
+def chosen(entries: Sequence[ModelEntry], names: Iterable[str]) -> list[ModelEntry]:
+    """Return the entries with some ids; letter case and a ``.gguf`` at the end do not matter.
+
+    Raises:
+        TransferError: there is no such model; the message lists the ids.
+    """
+    found = []
+    for name in names:
+        same = [entry for entry in entries if entry.id == name] or [
+            entry for entry in entries if entry.id.lower() == stem_of(name).lower()
+        ]
+        if len(same) != 1:
+            ids = ", ".join(entry.id for entry in entries) or "none"
+            raise TransferError(f"no model {name!r}; the ids are: {ids}", "not_found")
+        if same[0] not in found:
+            found += same
+    return found
+
+
+def files_of(entry: ModelEntry, *, complete: bool = True) -> list[Path]:
+    """Return the model file of an entry, with all its parts if it is split, in order.
+
+    Raises:
+        TransferError: a part is missing, and the model shall be complete.
+    """
+    split = split_of(entry.path.name)
+    if split is None:
+        return [entry.path]
+    base, _, count = split
+    parts = {}
+    for path in sorted(entry.path.parent.iterdir()):
+        other = split_of(path.name) if stem_of(path.name) != path.name else None
+        if other is not None and (other[0], other[2]) == (base, count):
+            parts[other[1]] = path
+    missing = next(number for number in range(1, len(parts) + 2) if number not in parts)
+    if complete and missing <= count:
+        raise TransferError(
+            f"{entry.id}: part {missing} of {count} is missing in {entry.path.parent}", "source"
+        )
+    return [parts[number] for number in sorted(parts)]
+
+
+def export_models(
+    entries: Iterable[ModelEntry],
+    models_dir: Path,
+    dest: Path,
+    *,
+    replace: bool = False,
+    config: Path | None = None,
+    report: Report = silent,
+    tell: Callable[[Outcome], None] = lambda outcome: None,
+    disk: Disk = DISK,
+) -> list[Outcome]:
+    """Copy models to ``dest``, which exists: the root of a stick, or a folder.
+
+    A hash that the manifest of the models directory states must match.
+
+    Raises:
+        TransferError: ``dest`` cannot be used, a file is too large for its file system, or it has
+            not enough room. Then nothing was copied.
+    """
+    if not dest.is_dir():
+        raise TransferError(
+            f"{dest}: is not a folder. Mount the stick there, or make the folder first.",
+            "not_found",
+        )
+    folder = dest / MODELS_FOLDER
+    outcomes: list[Outcome] = []
+
+    def note(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        tell(outcome)
+
+    with locked(folder):
+        recover(folder, disk)
+        placer = Placer(folder, replace=replace, report=report, disk=disk)
+        waiting = []
+        for group in _groups(entries, models_dir, note):
+            try:
+                missing = placer.missing(group)
+            except TransferError as ex:
+                status: Status = "skipped" if ex.code == "different" else "failed"
+                note(Outcome(status, group.name, str(ex), ex.code, group.size))
+                continue
+            if missing is None:
+                note(Outcome("identical", group.name, size=group.size))
+            else:
+                waiting.append(missing)
+        placer.check_space(waiting)
+        _write_texts(dest, config, disk)
+        for group in waiting:
+            try:
+                placer.place(group)
+            except TransferError as ex:
+                note(Outcome("failed", group.name, _hinted(ex), ex.code, group.size))
+            else:
+                note(Outcome("exported", group.name, size=group.size))
+    return outcomes
+
+
+def _groups(
+    entries: Iterable[ModelEntry], models_dir: Path, note: Callable[[Outcome], None]
+) -> list[Group]:
+    try:
+        rows, _ = manifest.read(models_dir)
+    except TransferError:
+        rows = {}  # 'offgrid verify' names the damage; the models themselves can be exported
+    groups = []
+    for entry in entries:
+        try:
+            files = files_of(entry)
+            model = _item(files[0], models_dir, rows)
+            items = (model, *(_item(path, models_dir, rows) for path in files[1:]))
+            groups.append(Group(entry.id, items))
+            if entry.projector is not None:
+                projector = _item(entry.projector, models_dir, rows)
+                base, _, own = model.name.rpartition("/")
+                name = projector_name(entry.projector.name, own)
+                name = f"{base}/{name}" if base else name
+                item = Item(projector.source, name, projector.sha256)
+                groups.append(Group(name, (item,)))
+        except OSError as ex:
+            note(Outcome("failed", entry.id, f"cannot be read ({ex.strerror or ex})", "source"))
+        except TransferError as ex:
+            note(Outcome("failed", entry.id, str(ex), ex.code))
+    return groups
+
+
+def _item(path: Path, models_dir: Path, rows: dict[str, manifest.Row]) -> Item:
+    # A model that was named by its path may lie outside the models directory.
+    inside = path.is_relative_to(models_dir)
+    name = path.relative_to(models_dir).as_posix() if inside else path.name
+    row = rows.get(name) if inside else None
+    return Item(file_source(path), name, row.sha256 if row else "")
+
+
+def _hinted(ex: TransferError) -> str:
+    if ex.code != "wrong_hash":
+        return str(ex)
+    return f"{ex} If you replaced it on purpose, run 'offgrid verify --update' first."
+
+
+def _write_texts(dest: Path, config: Path | None, disk: Disk) -> None:
+    readme = dest / "README.txt"
+    if not readme.exists():
+        manifest.write_whole(readme, _README.replace("\n", os.linesep).encode(), disk)
+    if config is not None:
+        try:
+            data = config.read_bytes()
+        except OSError as ex:
+            raise explained(ex, config, 0) from None
+        manifest.write_whole(dest / CONFIG, data, disk)
