@@ -109,6 +109,7 @@ def _agree(body: dict[str, Any]) -> None:
     for name in (
         "min_tokens", "logit_bias", "best_of", "echo", "dimensions", "repeat_penalty",
         "previous_response_id", "conversation", "tools", "tool_choice", "background",
+        "min_length", "options", "grammar_type", *ONLY_IF_OFF,
     ):  # fmt: skip
         body.pop(name, None)
     if not body.get("stream"):
