@@ -8,7 +8,7 @@ import sys
 import click
 
 from offgrid import __version__
-from offgrid.cli.models import models
+from offgrid.cli.models import info, models
 from offgrid.cli.serve import serve
 
 
@@ -23,3 +23,4 @@ def main() -> None:
 
 main.add_command(serve)
 main.add_command(models, name="list")
+main.add_command(info)

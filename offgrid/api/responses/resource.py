@@ -8,7 +8,7 @@ from typing import get_args
 import falcon
 import msgspec
 
-from offgrid.api.chat.prompt import count_tokens, start_chat
+from offgrid.api.chat.prompt import count_tokens, start_chat, warn_of_base
 from offgrid.api.chat.request import ChatRequest
 from offgrid.api.http.request import in_turn, liveness, read_checked, read_object
 from offgrid.api.http.sse import send_stream
@@ -27,7 +27,7 @@ from offgrid.api.responses.writer import ResponseWriter
 from offgrid.api.shapes import Json
 from offgrid.config import Settings
 from offgrid.engine.client.pool import EnginePool
-from offgrid.errors import InvalidParameter, ModelNotFound, NotStored, RequestError
+from offgrid.errors import InvalidParameter, NotStored, RequestError
 from offgrid.store.responses import ResponseStore, StoredResponse
 
 DEFAULT_LIMIT = 20
@@ -53,6 +53,7 @@ class ResponsesResource:
             chat = to_chat(request, items, len(inputs))
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)
+        warn_of_base(engine)
         try:
             if request.truncation == "auto":
                 chat = fitting(engine, chat, alive)
@@ -61,7 +62,7 @@ class ResponsesResource:
             raise renamed(ex) from ex
         resp.set_header("x-offgrid-seed", str(group.seed))
         writer = ResponseWriter(
-            _head(request, chat, store=self._history.keeps(request)),
+            _head(request, chat, engine.name, store=self._history.keeps(request)),
             prompt,
             group,
             logprobs=request.logprobs,
@@ -88,10 +89,6 @@ class ResponseTokensResource:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Count the tokens; the body may omit the model, as in the count for chat."""
         body = read_object(req, self._max_body)
-        if body.get("model") is None:
-            body["model"] = self._pool.default_id
-            if body["model"] is None:
-                raise ModelNotFound("(none)")
         with in_turn():
             request, given = parse_responses(body)
         inputs = self._history.resolve(given)
@@ -173,7 +170,7 @@ class InputItemsResource:
     on_head = on_get
 
 
-def _head(request: ResponsesRequest, chat: ChatRequest, *, store: bool) -> Json:
+def _head(request: ResponsesRequest, chat: ChatRequest, model: str, *, store: bool) -> Json:
     """Return the initial response object. Options without effect here have their actual values."""
     choice = request.tool_choice
     return {
@@ -189,7 +186,7 @@ def _head(request: ResponsesRequest, chat: ChatRequest, *, store: bool) -> Json:
         "max_output_tokens": request.max_output_tokens,
         "max_tool_calls": None,
         "metadata": request.metadata,
-        "model": request.model,
+        "model": model,
         "output": [],
         "parallel_tool_calls": request.parallel_tool_calls,
         "previous_response_id": request.previous_response_id,
