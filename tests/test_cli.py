@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from processes import Child, program
+from processes import Child, models_flags, program
 from support import STARTER, TIMEOUT, chat_body, request
 
 from offgrid import __version__
@@ -59,7 +59,7 @@ def serve(models: Path, tmp_path: Path) -> Iterator[Serve]:
     children: list[Child] = []
 
     def start(*flags: str, **environ: str) -> Child:
-        command = (program("offgrid"), "serve", "--port", "0", "--models-dir", str(models))
+        command = (program("offgrid"), "serve", "--port", "0", *models_flags(models))
         children.append(Child(*command, *flags, cwd=tmp_path, **environ))
         return children[-1]
 
@@ -302,7 +302,7 @@ def test_a_port_in_use_is_reported(models: Path) -> None:
     ],
 )
 def test_an_address_of_no_interface_is_reported(host: str, models: Path) -> None:
-    flags = ("--host", host, "--allow-remote", "--port", "0", "--models-dir", str(models))
+    flags = ("--host", host, "--allow-remote", "--port", "0", *models_flags(models))
     ended = run("serve", *flags)
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"offgrid: cannot listen on {host}:0: ")

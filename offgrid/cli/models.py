@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def info(model: str, as_json: bool, **flags: Any) -> None:
     MODEL is an id, its beginning, or the path of a GGUF file.
     """
     settings = settings_from(flags)
-    entry, description = _find(model, settings, flags)
+    entry, description = _find(model, settings)
     if as_json:
         click.echo(json.dumps(_as_json(entry, description), indent=2))
     else:
@@ -80,15 +81,17 @@ def info(model: str, as_json: bool, **flags: Any) -> None:
         fail(f"{entry.id} cannot be used: {description.problem}", 1)
 
 
-def _find(model: str, settings: Settings, flags: dict[str, Any]) -> tuple[ModelEntry, Description]:
+def _find(model: str, settings: Settings) -> tuple[ModelEntry, Description]:
     catalogue = _catalogue(settings)
     try:
         entry = catalogue.get(model)
     except ModelNotFound as ex:
-        if not os.path.lexists(os.path.expanduser(model)):
+        path = os.path.expanduser(model)
+        if not os.path.lexists(path):
             fail(ex.message, 1)
-        # A path that exists: the same answer as for offgrid serve PATH.
-        catalogue = _catalogue(settings_from({**flags, "default_model": model}))
+        if os.path.isdir(path):
+            fail(f"{model} is a folder; offgrid list --models-dir {model} lists its models", 2)
+        catalogue = _catalogue(replace(settings, default_model="", model_paths=(Path(path),)))
         entry = catalogue.get("")
     return entry, catalogue.describe(entry)
 

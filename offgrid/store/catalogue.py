@@ -371,6 +371,8 @@ def _survey_folder(base: Path) -> tuple[list[ModelEntry], list[Skipped]]:
         if not isinstance(ex, FileNotFoundError):
             skipped.append(Skipped(Path(os.fsdecode(ex.filename)), _reason(ex)))
 
+    if "\0" in str(base):  # os.walk would raise
+        return found, skipped
     for folder, subfolders, names in os.walk(base, onerror=report):
         relative = Path(folder).relative_to(base)
         if len(relative.parts) >= _MAX_DEPTH:
@@ -597,7 +599,7 @@ def _read_template(setting: str) -> str | None:
     source = "OFFGRID_CHAT_TEMPLATE (--chat-template)"
     path = _expanded(setting)
     try:
-        if path is None:
+        if path is None or "\0" in setting:
             raise FileNotFoundError
         with path.open("rb") as file:
             data = file.read(_MAX_TEMPLATE + 1)

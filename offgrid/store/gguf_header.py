@@ -257,7 +257,7 @@ def _parse(reader: _Reader, size: int) -> Header:
 
 def begins(head: bytes) -> str:
     """Return the first bytes of a file in quotes, as visible ASCII characters."""
-    return repr(head.decode("latin-1").encode("unicode_escape").decode("ascii"))
+    return f"'{head.decode('latin-1').encode('unicode_escape').decode('ascii')}'"
 
 
 def _metadata(reader: _Reader, pairs: int) -> dict[str, Value]:
