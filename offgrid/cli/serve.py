@@ -25,8 +25,12 @@ from offgrid.store.catalogue import STARTER_PATH
 from offgrid.terminal import LogFormatter, log_failed_threads, shown
 
 
+_PATH = click.Path(readable=False, path_type=Path)
+"""Any path: the catalogue says what is wrong with it."""
+
+
 @click.command()
-@click.argument("paths", nargs=-1, metavar="[FILE_OR_FOLDER]...", type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, metavar="[FILE_OR_FOLDER]...", type=_PATH)
 @setting_options
 def serve(paths: tuple[Path, ...], **flags: Any) -> None:
     """Serve models over HTTP until Ctrl-C is pressed.
