@@ -41,7 +41,6 @@ from offgrid.store.catalogue import Catalogue
 from offgrid.store.responses import ResponseStore
 from offgrid.terminal import escape_log
 
-
 log = logging.getLogger(__name__)
 
 

@@ -123,7 +123,7 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
 
 
 def _row(entry: ModelEntry, description: Description) -> tuple[str, ...]:
-    abilities = [description.kind if description.kind != "base" else "base model"]
+    abilities: list[str] = [description.kind if description.kind != "base" else "base model"]
     if entry.projector is not None:
         abilities.append("vision")
     return (

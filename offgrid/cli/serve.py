@@ -24,7 +24,6 @@ from offgrid.server import Server
 from offgrid.store.catalogue import STARTER_PATH
 from offgrid.terminal import LogFormatter, log_failed_threads, shown
 
-
 _PATH = click.Path(readable=False, path_type=Path)
 """Any path: the catalogue says what is wrong with it."""
 

@@ -112,8 +112,9 @@ class Header:
     def number(self, key: str) -> int | None:
         """Return a value if it is a whole number that is not negative, else None."""
         value = self.metadata.get(key)
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-        return int(value) if whole else None
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            return None
+        return value
 
 
 def read_header(path: Path) -> Header:

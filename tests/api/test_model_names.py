@@ -154,7 +154,9 @@ def test_a_template_for_a_base_model(
     answer = ask(server, CHAT)
     assert (answer.status, answer.json["model"]) == (200, "base")
     assert "x-offgrid-warning" not in answer.headers
-    (base,) = [m for m in request(server.url, "GET", "/v1/models").json["data"] if m["id"] == "base"]
+    (base,) = [
+        m for m in request(server.url, "GET", "/v1/models").json["data"] if m["id"] == "base"
+    ]
     assert base["kind"] == "chat"
     info = request(server.url, "GET", "/tokenizer_info").json
     assert info["chat_template"] == file.read_text(encoding="utf-8")

@@ -18,10 +18,9 @@ from offgrid.engine.protocol import GenerationRequest, Grammar, ModelInfo, Token
 from offgrid.errors import InvalidParameter
 from offgrid.grammar.checked import CheckedSchema
 
-
 BASE_MODEL = (
-    "base model: it has no chat template and was asked in ChatML; use /v1/completions, or start the "
-    "server with --chat-template"
+    "base model: it has no chat template and was asked in ChatML; use /v1/completions, or start "
+    "the server with --chat-template"
 )
 """The warning in the header of an answer."""
 
