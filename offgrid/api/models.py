@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import falcon
@@ -47,7 +48,9 @@ class Model(Answer):
 class UnusableFile(Answer):
     """A file that cannot be served."""
 
-    path: Annotated[str, Meta(description="Its path; U+FFFD for bytes that are not UTF-8.")]
+    file: Annotated[
+        str, Meta(description="Its path in its folder of models; U+FFFD for bytes outside UTF-8.")
+    ]
     reason: str
 
 
@@ -108,6 +111,16 @@ def _describe(
     }
 
 
+def _name(path: Path, places: Iterable[Path]) -> str:
+    """Return the path below a folder of models: clients learn no paths of this machine."""
+    name = Path(path.name)
+    for place in places:
+        if path != place and path.is_relative_to(place):
+            name = path.relative_to(place)
+            break
+    return os.fsencode(name.as_posix()).decode("utf-8", "replace")
+
+
 class ModelsResource:
     """All models, sorted by id."""
 
@@ -126,7 +139,7 @@ class ModelsResource:
             else:
                 skipped.append(Skipped(entry.path, description.problem, entry.id))
         unusable = [
-            {"path": os.fsencode(file.path).decode("utf-8", "replace"), "reason": file.reason}
+            {"file": _name(file.path, self._catalogue.places), "reason": file.reason}
             for file in skipped
         ]
         resp.media = {"object": "list", "data": data, "unusable": unusable}

@@ -160,7 +160,7 @@ class Catalogue:
         for entry in more[0]:
             first = found.setdefault(entry.id, entry)
             if first.path != entry.path:
-                skipped.append(Skipped(entry.path, f"{first.path} has the same id {entry.id}"))
+                skipped.append(Skipped(entry.path, f"another file has the same id {entry.id}"))
 
     @property
     def configured(self) -> bool:
