@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -86,6 +87,8 @@ def make_collaborators(settings: Settings) -> Collaborators:
 
 def _check_template(template: str | None) -> None:
     """Compile the chat template of the settings: a fault in it ends the start, not a request."""
+    if template is None:
+        return
     try:
         ChatTemplate(template, "", "", ())
     except InvalidParameter as ex:
@@ -101,6 +104,11 @@ def log_skipped(catalogue: Catalogue) -> None:
         problem = catalogue.describe(entry).problem
         if problem is not None:
             log.warning("cannot be used: %s: %s", entry.path, problem)
+    default = catalogue.default
+    for entry in entries:
+        kind = catalogue.describe(entry).kind
+        if entry.id == default and entry.template is not None and kind not in ("chat", "base"):
+            log.warning("%s does not chat, so the setting chat_template has no effect", entry.id)
     for alias, wanted in catalogue.unknown_aliases():
         log.warning("the alias %s stands for %s, and no model has that id", alias, wanted)
 
@@ -153,6 +161,7 @@ def create_app(settings: Settings | None = None) -> App:
     escape_log()
     made = make_collaborators(load_settings() if settings is None else settings)
     made.pool.start()
-    log_skipped(made.catalogue)
+    # It reads the header of every file, which takes a while on slow media.
+    threading.Thread(target=log_skipped, name="survey", args=(made.catalogue,), daemon=True).start()
     atexit.register(made.pool.shutdown, 0.0)
     return build_app(*made)

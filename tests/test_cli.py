@@ -433,11 +433,14 @@ def test_an_address_of_no_interface_is_reported(host: str, models: Path) -> None
 
 
 def test_list(models: Path, starter_path: Path) -> None:
+    default = models / ".offgrid-llm" / "models"
     ended = run("list", environ={"HOME": str(models)})
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == (
         "MODEL            PARAMETERS  QUANTISED  CONTEXT     SIZE  KIND\n"
-        "offgrid-starter      2.76 M  Q8_0         2,048  2.9 MiB  chat\n"
+        "offgrid-starter      2.76 M  Q8_0         2,048  2.9 MiB  chat\n\n"
+        "This is a toy that only shows that the server works. For a real model, copy a GGUF\n"
+        f"file into {default}.\n"
     )
     long = "a-very-long-name-" * 6
     for name in ("b", "base", long):

@@ -13,7 +13,7 @@ import click
 from offgrid.cli.options import fail, setting_options, settings_from
 from offgrid.config import Settings
 from offgrid.errors import ConfigError, ModelNotFound, OffgridError
-from offgrid.store.catalogue import Catalogue, ModelEntry
+from offgrid.store.catalogue import STARTER_PATH, Catalogue, ModelEntry
 from offgrid.store.description import Description
 from offgrid.terminal import shown
 
@@ -27,7 +27,8 @@ _HEAD = ("MODEL", "PARAMETERS", "QUANTISED", "CONTEXT", "SIZE", "KIND")
 @setting_options
 def models(as_json: bool, **flags: Any) -> None:
     """List the models that offgrid serve would serve, and the files that it would not."""
-    catalogue = _catalogue(settings_from(flags))
+    settings = settings_from(flags)
+    catalogue = _catalogue(settings)
     entries, skipped = catalogue.survey()
     usable = []
     unusable = [(file.path, file.reason) for file in skipped]
@@ -50,6 +51,11 @@ def models(as_json: bool, **flags: Any) -> None:
     else:
         places = ", ".join(shown(place) for place in catalogue.places)
         click.echo(f"No models in {places}. Copy a GGUF file into it.")
+    if [entry.path for entry, _ in usable] == [STARTER_PATH]:
+        click.echo(
+            "\nThis is a toy that only shows that the server works. For a real model, copy a GGUF\n"
+            f"file into {shown(settings.models_dir)}."
+        )
     if any(description.kind == "base" for _, description in usable):
         click.echo(
             "\nA base model has no chat template: use /v1/completions, or give it a template with\n"

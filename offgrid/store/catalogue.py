@@ -21,7 +21,7 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -105,6 +105,7 @@ class Catalogue:
         self.default_id: str | None = None
         self._settings = settings
         self._aliases = dict(settings.model_aliases)
+        self._folded_aliases = {alias.casefold(): alias for alias in self._aliases}
         self.template = _read_template(settings.chat_template)
         self._descriptions: dict[Path, tuple[ModelEntry, Description]] = {}
         self._lock = threading.Lock()
@@ -219,8 +220,8 @@ class Catalogue:
         """Return the model that a request names.
 
         The name is compared with the ids of the files found and never joined to a path. In this
-        order it may be: an id, an alias, an id with ``.gguf`` or in another case, the beginning of
-        only one id. An empty name is the default model.
+        order it may be: an id, an alias in any case, an id with ``.gguf`` or in another case, the
+        beginning of only one id. An empty name is the default model.
 
         Raises:
             ModelNotFound: no model has this id; the message lists those that exist.
@@ -230,14 +231,19 @@ class Catalogue:
         wanted = model_id or self._default_of(entries) or ""
         if wanted in by_id:
             return by_id[wanted]
-        wanted = self._aliases.get(wanted, wanted)
+        alias, wanted = wanted, self._meant(wanted, by_id)
         entry = _match(wanted, by_id)
         if entry is not None:
             return entry
         shown = model_id if len(model_id) <= _MAX_NAME else f"{model_id[:_MAX_NAME]}..."
-        if model_id in self._aliases:
+        if wanted != alias:
             shown += f", which stands for {wanted}"
         raise ModelNotFound(shown or "(none)", self._advice(wanted, by_id, skipped))
+
+    def _meant(self, name: str, by_id: Container[str]) -> str:
+        """Return what an alias stands for; other names unchanged. An id is no alias."""
+        alias = name if name in self._aliases else self._folded_aliases.get(name.casefold(), name)
+        return name if alias in by_id else self._aliases.get(alias, name)
 
     def _advice(
         self, wanted: str, by_id: Mapping[str, ModelEntry], skipped: Iterable[Skipped]
@@ -312,7 +318,7 @@ class Catalogue:
         if path is not None and problem is None:
             self._files.insert(0, path)
             return _id(path.name)
-        entry = _match(self._aliases.get(wanted, wanted), by_id)
+        entry = _match(self._meant(wanted, by_id), by_id)
         if entry is not None:
             return entry.id
         setting = "OFFGRID_DEFAULT_MODEL (--model)"

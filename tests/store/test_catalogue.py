@@ -333,7 +333,7 @@ def test_ids_are_looked_up_never_opened(folder: Path, put: Put, name: str) -> No
         ("sub/", "sub/none"),
         ("none", None),
         ("gpt-4o", "gemma"),
-        ("GPT-4o", None),
+        ("GPT-4O", "gemma"),
         ("gone", None),
         ("", "Gemma"),
     ],
