@@ -12,6 +12,12 @@ import falcon
 
 from offgrid.api.chat.resource import ChatResource, InputTokensResource
 from offgrid.api.completions.resource import CompletionsResource
+from offgrid.api.conversations.resource import (
+    ConversationItemResource,
+    ConversationItemsResource,
+    ConversationResource,
+    ConversationsResource,
+)
 from offgrid.api.embeddings import EmbeddingsResource
 from offgrid.api.health import HealthResource, RootResource
 from offgrid.api.http.errors import add_error_handlers
@@ -22,7 +28,10 @@ from offgrid.api.http.waitress.environ import WRITE
 from offgrid.api.models import ModelResource, ModelsResource
 from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.rerank import RerankResource
+from offgrid.api.responses.background import Background
 from offgrid.api.responses.resource import (
+    CancelResource,
+    CompactResource,
     InputItemsResource,
     ResponseResource,
     ResponsesResource,
@@ -43,6 +52,9 @@ from offgrid.store.responses import ResponseStore
 from offgrid.terminal import escape_log
 
 log = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 5.0
+"""How long the end of the server waits until unfinished background responses are stored."""
 
 
 class App(falcon.App[Any, Any]):
@@ -65,6 +77,7 @@ class Collaborators(NamedTuple):
     catalogue: Catalogue
     pool: EnginePool
     responses: ResponseStore
+    background: Background
 
 
 def make_collaborators(settings: Settings) -> Collaborators:
@@ -82,7 +95,8 @@ def make_collaborators(settings: Settings) -> Collaborators:
     responses = ResponseStore(
         settings.responses_file, settings.max_responses, settings.max_responses_mb << 20
     )
-    return Collaborators(settings, catalogue, EnginePool(settings, catalogue), responses)
+    pool = EnginePool(settings, catalogue)
+    return Collaborators(settings, catalogue, pool, responses, Background(settings))
 
 
 def _check_template(template: str | None) -> None:
@@ -114,9 +128,14 @@ def log_skipped(catalogue: Catalogue) -> None:
 
 
 def build_app(
-    settings: Settings, catalogue: Catalogue, pool: EnginePool, responses: ResponseStore
+    settings: Settings,
+    catalogue: Catalogue,
+    pool: EnginePool,
+    responses: ResponseStore,
+    background: Background | None = None,
 ) -> App:
     """Make the application: its middleware, its resources and their routes."""
+    background = background or Background(settings)
     app = App(
         middleware=[
             RequestId(),
@@ -141,11 +160,18 @@ def build_app(
     app.add_route("/v1/completions", CompletionsResource(pool, settings))
     app.add_route("/v1/embeddings", EmbeddingsResource(pool, settings))
     app.add_route("/v1/rerank", RerankResource(pool, settings))
-    app.add_route("/v1/responses", ResponsesResource(pool, settings, responses))
+    app.add_route("/v1/responses", ResponsesResource(pool, settings, responses, background))
+    app.add_route("/v1/responses/compact", CompactResource())
     app.add_route("/v1/responses/input_tokens", ResponseTokensResource(pool, settings, responses))
-    app.add_route("/v1/responses/{id}", ResponseResource(responses))
+    app.add_route("/v1/responses/{id}", ResponseResource(settings, responses, background))
+    app.add_route("/v1/responses/{id}/cancel", CancelResource(responses, background))
+    app.add_route("/v1/responses/{id}/input_items", InputItemsResource(responses, background))
+    app.add_route("/v1/conversations", ConversationsResource(settings, responses))
+    app.add_route("/v1/conversations/{id}", ConversationResource(settings, responses))
+    app.add_route("/v1/conversations/{id}/items", ConversationItemsResource(settings, responses))
     # Compile the router now, and not during the first requests.
-    app.add_route("/v1/responses/{id}/input_items", InputItemsResource(responses), compile=True)
+    item = ConversationItemResource(responses)
+    app.add_route("/v1/conversations/{id}/items/{item_id}", item, compile=True)
     return app
 
 
@@ -163,5 +189,7 @@ def create_app(settings: Settings | None = None) -> App:
     made.pool.start()
     # It reads the header of every file, which takes a while on slow media.
     threading.Thread(target=log_skipped, name="survey", args=(made.catalogue,), daemon=True).start()
+    # The functions run in reverse order: the pool ends the answers, and then they are stored.
+    atexit.register(made.background.close, CLOSE_SECONDS)
     atexit.register(made.pool.shutdown, 0.0)
     return build_app(*made)

@@ -326,6 +326,14 @@ TABLE: tuple[Setting, ...] = (
         "Lock the model in memory so that it is never swapped out.",
     ),
     Setting(
+        "open_objects",
+        "OFFGRID_OPEN_OBJECTS",
+        "bool",
+        False,
+        "Let objects have members that their JSON schema does not describe, as the standard says. "
+        "By default only a schema with additionalProperties allows them.",
+    ),
+    Setting(
         "queue_size",
         "OFFGRID_QUEUE_SIZE",
         "int",
@@ -407,8 +415,8 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_MAX_RESPONSES",
         "int",
         10000,
-        "Maximum number of responses that /v1/responses stores. The least recently used are "
-        "deleted first. 0 disables storage.",
+        "Maximum number of responses and conversations that are stored. The least recently used "
+        "are deleted first. 0 disables storage.",
         low=0,
         high=1000000,
     ),
@@ -417,7 +425,7 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_MAX_RESPONSES_MB",
         "int",
         1024,
-        "Maximum size of the stored responses and their input items, in MiB.",
+        "Maximum size of the stored responses and conversations with their items, in MiB.",
         low=1,
         high=1 << 20,
     ),
@@ -426,7 +434,7 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_RESPONSES_FILE",
         "path",
         None,
-        "SQLite file for stored responses, created on first use.",
+        "SQLite file for stored responses and conversations, created on first use.",
     ),
     Setting(
         "log_level",
@@ -461,6 +469,7 @@ class Settings:
     gpu_layers: int
     use_mmap: bool
     use_mlock: bool
+    open_objects: bool
     queue_size: int
     queue_timeout: float
     load_timeout: float

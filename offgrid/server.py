@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from offgrid.api.http.waitress.server import BACKLOG, HttpServer
-from offgrid.app import build_app, make_collaborators
+from offgrid.app import CLOSE_SECONDS, build_app, make_collaborators
 from offgrid.config import Settings
 from offgrid.errors import OffgridError
 
@@ -80,7 +80,7 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         made = make_collaborators(settings)
-        self.settings, self.catalogue, self.pool, self.responses = made
+        self.settings, self.catalogue, self.pool, self.responses, self.background = made
         sock = listen(settings.host, settings.port)
         self.port: int = sock.getsockname()[1]
         self.http = HttpServer(build_app(*made), sock, settings)
@@ -184,6 +184,7 @@ class Server:
     def _drain(self) -> None:
         """Stop the pool and wait until the sockets have sent the last answers."""
         self.pool.shutdown(self.settings.drain_timeout)
+        self.background.close(CLOSE_SECONDS)
         deadline = time.monotonic() + _FLUSH_SECONDS
         pause = threading.Event()
         while self.http.unsent and time.monotonic() < deadline:

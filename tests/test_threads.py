@@ -109,6 +109,10 @@ def test_all_threads_are_in_the_table(tmp_path: Path, starter_path: Path) -> Non
         body = {"model": STARTER, "prompt": "word " * 20_000, "max_tokens": 1}
         assert request(url, "POST", "/v1/completions", body).status == 400  # large, and too long
         end_the_worker(child)
+        responses = "/v1/responses"
+        made = request(url, "POST", responses, {"model": STARTER, "input": "a", "background": True})
+        cancelled = request(url, "POST", f"{responses}/{made.json['id']}/cancel")
+        assert cancelled.status == 200
         see(url)
         os.kill(child.process.pid, signal.SIGUSR2)
         child.err.find("SIGUSR2 has no effect")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _MAX_LITERAL = 64 * 1024
 """Characters. Python's own parser holds the interpreter's lock for all of the text."""
 _MAX_NESTED = 64
+_MAX_SCHEMAS = 256
+"""Schemas of which one property may consist; further ones are taken to allow any type."""
 _KINDS: tuple[tuple[str, type | tuple[type, ...]], ...] = (
     ("boolean", bool), ("integer", int), ("number", (int, float)), ("null", type(None)),
     ("object", dict), ("array", list), ("string", str),
@@ -21,66 +24,87 @@ def read_json(text: str) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: it is not JSON, or nested too deeply.
+        ValueError: it is not JSON (RFC 8259: no infinite number either), or nested too deeply.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, strict=False, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
 
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large")
+    return value
+
+
+def write_json(value: Any) -> str:
+    """Return a value as JSON that UTF-8 can encode.
+
+    Raises:
+        ValueError: a number is infinite, or the value is nested too deeply.
+    """
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can only escape
+        return json.dumps(value)
+    return text
+
+
+def python_source(text: str) -> str:
+    """Return a Python literal without escapes that Python does not know: it warns of them."""
+    return _ESCAPE.sub(lambda match: match[0] if match[1] in _ESCAPES else "\\" + match[0], text)
+
+
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPES = "\n\\'\"abfnrtv01234567xNuU"
+
+
 def types_of(schema: Mapping[str, Any] | None) -> dict[str, frozenset[str] | None]:
-    """Return the types that each property of an object schema may have; None for any type."""
+    """Return the types that each property of an object schema may have; None for any type.
+
+    Where parts of the schema give one property different types, it may have all of them.
+    """
     if not isinstance(schema, Mapping):
         return {}
     found: dict[str, frozenset[str] | None] = {}
-    for part in _parts(schema, schema, 0):
+    for part in _parts((schema,), schema):
         properties = part.get("properties")
         if isinstance(properties, Mapping):
             for key, value in properties.items():
-                found.setdefault(key, _types(value, schema, 0))
+                types = _types(value, schema, set())
+                known = found.get(key, frozenset())
+                found[key] = None if types is None or known is None else known | types
     return found
 
 
-def property_schemas(schema: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the properties of a plain object schema, None if it is composed of others."""
-    root = schema
-    for _ in range(8):
-        if "$ref" not in schema:
-            break
-        schema = _resolve(schema["$ref"], root)
-    if {"allOf", "anyOf", "oneOf", "if", "not", "$ref", "enum", "const"} & schema.keys():
-        return None
-    properties = schema.get("properties")
-    return dict(properties) if isinstance(properties, Mapping) else None
+def _parts(schemas: Iterable[Any], root: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return some schemas and those that they are composed of, each once."""
+    waiting = list(schemas)
+    parts: dict[int, Mapping[str, Any]] = {}
+    while waiting:
+        schema = waiting.pop(0)
+        if not isinstance(schema, Mapping) or id(schema) in parts:
+            continue
+        parts[id(schema)] = schema
+        if "$ref" in schema:
+            waiting.append(resolve(schema["$ref"], root))
+        for key in ("allOf", "anyOf", "oneOf"):
+            inner = schema.get(key)
+            waiting += inner if isinstance(inner, list) else ()
+    return list(parts.values())
 
 
-def required_of(schema: Mapping[str, Any]) -> frozenset[str]:
-    """Return the required properties of a plain object schema."""
-    root = schema
-    for _ in range(8):
-        if "$ref" not in schema:
-            break
-        schema = _resolve(schema["$ref"], root)
-    required = schema.get("required")
-    return frozenset(required) if isinstance(required, list) else frozenset()
-
-
-def _parts(schema: Any, root: Mapping[str, Any], depth: int) -> list[Mapping[str, Any]]:
-    """Return the schema and those that it is composed of."""
-    if not isinstance(schema, Mapping) or depth > 8:
-        return []
-    parts = [schema]
-    if "$ref" in schema:
-        parts += _parts(_resolve(schema["$ref"], root), root, depth + 1)
-    for key in ("allOf", "anyOf", "oneOf"):
-        inner = schema.get(key)
-        for item in inner if isinstance(inner, list) else ():
-            parts += _parts(item, root, depth + 1)
-    return parts
-
-
-def _resolve(ref: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
+def resolve(ref: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the target of a reference within the schema, or an empty schema."""
     if not isinstance(ref, str) or not ref.startswith("#"):
         return {}
@@ -91,23 +115,26 @@ def _resolve(ref: Any, root: Mapping[str, Any]) -> Mapping[str, Any]:
     return target if isinstance(target, Mapping) else {}
 
 
-def _types(schema: Any, root: Mapping[str, Any], depth: int) -> frozenset[str] | None:
-    if not isinstance(schema, Mapping) or depth > 8:
+def _types(schema: Any, root: Mapping[str, Any], seen: set[int]) -> frozenset[str] | None:
+    """Return the types of a schema; ``seen`` are schemas whose types count already."""
+    if not isinstance(schema, Mapping) or len(seen) > _MAX_SCHEMAS:
         return None
+    if id(schema) in seen:
+        return frozenset()
+    seen.add(id(schema))
     if "$ref" in schema:
-        return _types(_resolve(schema["$ref"], root), root, depth + 1)
+        return _types(resolve(schema["$ref"], root), root, seen)
     kind = schema.get("type")
-    if isinstance(kind, str):
-        return frozenset((kind,))
-    if isinstance(kind, list):
-        return frozenset(item for item in kind if isinstance(item, str))
+    if isinstance(kind, (str, list)):
+        kinds = [kind] if isinstance(kind, str) else kind
+        return frozenset(item for item in kinds if isinstance(item, str))
     values = schema.get("enum", [schema["const"]] if "const" in schema else None)
     if isinstance(values, list):
         return frozenset(json_type(value) for value in values)
     for key in ("anyOf", "oneOf", "allOf"):
         inner = schema.get(key)
         if isinstance(inner, list):
-            types = [_types(item, root, depth + 1) for item in inner]
+            types = [_types(item, root, seen) for item in inner]
             known = [item for item in types if item is not None]
             if len(known) < len(types) and key != "allOf":
                 return None
@@ -165,50 +192,77 @@ def _as_python(text: str) -> Any:
     if text[:1] not in "{[(" or len(text) > _MAX_LITERAL:
         return _NOTHING
     try:
-        value = ast.literal_eval(text)
+        value = ast.literal_eval(python_source(text))
         return json.loads(json.dumps(value, allow_nan=False))
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return _NOTHING
 
 
-def without_nested_tags(text: str, prefix: str, depth: int = 0) -> Any | None:
-    """Return the object or list that is written with tags; None if the text has no tags.
+def value_of_tags(text: str, prefix: str, schema: Mapping[str, Any] | None, key: str) -> Any:
+    """Return the value of an argument whose objects and lists are written with tags.
 
     Members stand in tags with their names, items in tags named ``item``; each tag follows
-    ``prefix``.
+    ``prefix``. A text that is not made of tags is a value by itself.
+
+    Args:
+        text: what stands in the tag of the argument.
+        prefix: text before each tag.
+        schema: the schema of all arguments.
+        key: the argument.
     """
-    text = text.strip()
-    if not text.startswith(f"{prefix}<") or depth > _MAX_NESTED:
-        return None
-    members: dict[str, Any] = {}
-    items: list[Any] = []
-    while text:
-        match = re.match(re.escape(prefix) + r"<([^<>/]{1,256})>", text)
-        if match is None:
-            return None
-        name, closing = match[1], f"{prefix}</{match[1]}>"
-        end = _closing(text, f"{prefix}<{name}>", closing)
-        if end < 0:
-            return None
-        inner = text[match.end() : end]
-        value = without_nested_tags(inner, prefix, depth + 1)
-        value = parse_value(inner, None) if value is None else value
-        if name == "item":
-            items.append(value)
+    root = schema if isinstance(schema, Mapping) else {}
+    outer = _Tag("", _parts((root,), root))
+    stack = [outer, outer.child(key, root)]
+    at = 0
+    for match in re.finditer(re.escape(prefix) + r"<(/?)([^<>/]{1,256})>", text):
+        between, tag = text[at : match.start()], stack[-1]
+        at = match.end()
+        if match[1]:
+            if len(stack) == 2 or match[2] != tag.name:
+                break
+            stack.pop()
+            stack[-1].members.append((tag.name, tag.value(between, root)))
+        elif between.strip() or len(stack) > _MAX_NESTED:
+            break
         else:
-            members[name] = value
-        text = text[end + len(closing) :].strip()
-    return items if items and not members else members
+            stack.append(tag.child(match[2], root))
+    else:
+        tag = stack[-1]
+        if len(stack) == 2 and not (tag.members and text[at:].strip()):
+            return tag.value(text[at:], root)
+    return text
 
 
-def _closing(text: str, opening: str, closing: str) -> int:
-    """Return the index of the tag that closes the first one, -1 if none does."""
-    depth, index = 0, 0
-    while True:
-        end = text.find(closing, index)
-        if end < 0:
-            return -1
-        depth += text.count(opening, index, end) - 1
-        if depth <= 0:
-            return end
-        index = end + len(closing)
+_OBJECT, _ARRAY = frozenset(("object",)), frozenset(("array",))
+
+
+class _Tag:
+    """One tag: its name, the schemas of its value, and the members read so far."""
+
+    def __init__(self, name: str, schemas: list[Mapping[str, Any]]) -> None:
+        self.name = name
+        self.schemas = schemas
+        self.members: list[tuple[str, Any]] = []
+
+    def child(self, name: str, root: Mapping[str, Any]) -> _Tag:
+        """Return a new tag within this one."""
+        inner = []
+        for schema in self.schemas:
+            properties = schema.get("properties")
+            own = properties.get(name) if isinstance(properties, Mapping) else None
+            other = schema.get("items" if name == "item" else "additionalProperties")
+            inner.append(other if own is None else own)
+        return _Tag(name, _parts(inner, root))
+
+    def value(self, text: str, root: Mapping[str, Any]) -> Any:
+        """Return the value; ``text`` is what follows the last member."""
+        kinds = [_types(schema, root, set()) for schema in self.schemas]
+        known = [kind for kind in kinds if kind is not None]
+        types = frozenset().union(*known) if known else None
+        if not self.members:
+            if not text.strip() and types in (_OBJECT, _ARRAY):
+                return {} if types == _OBJECT else []
+            return parse_value(text, types)
+        if all(name == "item" for name, _ in self.members) and types != _OBJECT:
+            return [value for _, value in self.members]
+        return dict(self.members)

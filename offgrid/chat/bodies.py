@@ -11,18 +11,28 @@ import ast
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from offgrid.chat.arguments import parse_value, read_json, types_of, without_nested_tags
+from offgrid.chat.arguments import (
+    parse_value,
+    python_source,
+    read_json,
+    types_of,
+    value_of_tags,
+    write_json,
+)
 from offgrid.chat.formats import GEMMA_QUOTE, CallFormat, Parameters
 from offgrid.chat.jsonscan import ObjectScanner
+from offgrid.chat.literals import FAILED, MORE, Literal, any_of, begins
 
 _MAX_PYTHON = 64 * 1024
 """Characters. Python's own parser holds the interpreter's lock for all of the text."""
 _MAX_DEPTH = 64
 _MAX_KEY = 256
-_NAME = re.compile(r"[\w.-]{1,64}")
+_KEY = re.compile(r'[^\s/<>"](?:[^<>"\n]*[^\s<>"])?')
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_RAW = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
 _NAME_KEYS = ("name", "function", "tool_name")
 _ARGUMENT_KEYS = ("arguments", "parameters")
 _OBJECT_KEYS = {*_NAME_KEYS, *_ARGUMENT_KEYS, "id", "type", "tool_call_id", "call_id", "index"}
@@ -42,9 +52,10 @@ class Body(ABC):
 
     @abstractmethod
     def scan(self, text: str) -> int:
-        """Read ``text``; return how many of its characters belong to the body.
+        """Read ``text``; return how many of its characters have been read.
 
-        All of them unless the body is complete or has failed.
+        Unless the body is complete or has failed, the caller presents the others again, with the
+        text that follows them.
         """
 
     @abstractmethod
@@ -61,10 +72,14 @@ class ObjectBody(Body):
         self._preferred = arguments_key
         self.scanner = ObjectScanner(_OBJECT_KEYS if kind == "object" else None, lenient=True)
         self._raw: list[str] = []
+        self._base = 0  # offset of the last piece
+        self._last = ""
 
     def scan(self, text: str) -> int:
+        self._base = self.scanner.position
         end = self.scanner.scan(text)
-        self._raw.append(text[:end])
+        self._last = text[:end]
+        self._raw.append(self._last)
         self.done, self.failed = self.scanner.done, self.scanner.failed
         return end
 
@@ -78,6 +93,10 @@ class ObjectBody(Body):
                 return None
             ((name, (start, end)),) = members.items()
             return self._call(name, text[start:end])
+        if set(members) <= {"type", "id", "function"} and "function" in members:
+            start, end = members["function"]
+            if text[start] == "{":
+                return _nested_call(text[start:end])
         keys = [key for key in _ARGUMENT_KEYS if key in members]
         name = self._name(text)
         if len(keys) > 1 or not name:
@@ -88,12 +107,11 @@ class ObjectBody(Body):
     def _call(self, name: str, arguments: str) -> tuple[str, str] | None:
         """Return the call; null and "" are no arguments, and a string may hold the object."""
         if arguments[:1] == '"':
-            arguments = json.loads(arguments, strict=False).strip()
             try:
-                value = read_json(arguments or "{}")
+                value = read_json(json.loads(arguments, strict=False).strip() or "{}")
+                return (name, write_json(value)) if isinstance(value, dict) else None
             except ValueError:
                 return None
-            return (name, arguments or "{}") if isinstance(value, dict) else None
         if arguments in ("", "null"):
             return name, "{}"
         return (name, self._plain(arguments)) if arguments[0] == "{" else None
@@ -102,7 +120,7 @@ class ObjectBody(Body):
         """Return the arguments as valid JSON; only raw line ends within strings are replaced."""
         if not self.scanner.raw_controls:
             return arguments
-        return json.dumps(json.loads(arguments, strict=False), ensure_ascii=False)
+        return _STRING.sub(lambda match: match[0].translate(_RAW), arguments)
 
     def _name(self, text: str) -> str:
         for key in _NAME_KEYS:
@@ -125,10 +143,10 @@ class ObjectBody(Body):
             return scanner.key is not None or bool(scanner.members)
         return scanner.key == key or key in scanner.members
 
-    def arguments_after(self, count: int) -> str:
-        """Return the arguments received so far without the first ``count`` characters."""
+    def last_arguments(self) -> str:
+        """Return the part of the arguments that the last scan has read."""
         start, end = self._span
-        return "".join(self._raw)[start + count : end]
+        return self._last[max(0, start - self._base) : max(0, end - self._base)]
 
     @property
     def _span(self) -> tuple[int, int]:
@@ -151,178 +169,245 @@ class ObjectBody(Body):
         return self._name(text) if any(k in self.scanner.members for k in _NAME_KEYS) else ""
 
 
+def _nested_call(text: str) -> tuple[str, str] | None:
+    """Return the call of an object ``function``: the form of the API, which models copy."""
+    inner = ObjectBody("object", _ARGUMENT_KEYS[0])
+    inner.scan(text)
+    return inner.result() if inner.done else None
+
+
 class ParametersBody(Body):
     """Arguments one by one. The body ends before the text that ends the call."""
 
     def __init__(self, form: Parameters, end: str, schema: Mapping[str, Any] | None) -> None:
         super().__init__()
         self._form = form
-        self._end = end.split()[0]
-        self._before = form.before.split()[0]
-        self._rest_before = form.before.split()[1:]
+        # A model may omit the beginning of the end.
+        self._ends = [Literal((atom,)) for atom in end.split()]
+        self._before = Literal(form.before)
         between, _, tail = form.between.partition("{kind}")
-        self._between, self._kind_end = between.strip(), tail.strip()
+        self._between, self._kind_end = Literal(between), tail.strip()
         self._lead = form.between[len(form.between.rstrip()) :]
         self._trail = form.after[: len(form.after) - len(form.after.lstrip())]
         self._schema = schema
         self._values: dict[str, tuple[str, str]] = {}
         self._key = self._kind = ""
-        self._text = ""  # not consumed yet
-        self._from = 0  # where to continue the search in _text
+        self._after = ""
+        self._marks: frozenset[str] = frozenset()
+        self._depth = 0
+        self._value: list[str] = []
         self._state = self._next
 
     def scan(self, text: str) -> int:
-        known = len(self._text)
-        self._text += text
         total = 0
         while not (self.done or self.failed):
-            taken = self._state()
-            if taken < 0:
-                return len(text)
-            total += taken
-            self._text = self._text[taken:]
-        return max(0, min(len(text), total - known))
+            taken = self._state(text, total)
+            if taken == FAILED:
+                self.failed = True
+            elif taken == MORE:
+                break
+            else:
+                total = taken
+        return total
 
     def result(self) -> tuple[str, str] | None:
         properties = types_of(self._schema)
         arguments: dict[str, Any] = {}
         for key, (kind, text) in self._values.items():
+            types = properties.get(key)
             if self._form.nested:
-                nested = without_nested_tags(text, self._form.nested)
-                if nested is not None:
-                    arguments[key] = nested
-                    continue
-            if self._form.kinds and kind == self._form.kinds[0]:
+                arguments[key] = value_of_tags(text, self._form.nested, self._schema, key)
+            elif self._form.kinds and kind == self._form.kinds[0]:
                 arguments[key] = text
             else:
-                arguments[key] = parse_value(text, None if kind else properties.get(key))
-        return "", json.dumps(arguments, ensure_ascii=False)
+                arguments[key] = parse_value(text, None if kind else types)
+        try:
+            return "", write_json(arguments)
+        except ValueError:
+            return None
 
-    def _next(self) -> int:
+    # Each state reads from ``start`` on; it returns the index after what it has read, or MORE
+    # (and has read nothing), or FAILED.
+
+    def _next(self, text: str, start: int) -> int:
         """The next argument, or the end of the call."""
-        rest = self._text.lstrip()
-        space = len(self._text) - len(rest)
-        if rest.startswith(self._end):
+        ended, index = self._follows(text, start)
+        if index >= 0 and ended:
             self.done = True
-            return space
-        if rest.startswith(self._before) and len(rest) >= len(self._end):
-            taken = space + len(self._before)
-            for atom in self._rest_before:
-                rest = self._text[taken:]
-                short = rest.lstrip()
-                if atom.startswith(short) and short != atom:
-                    return -1
-                if not short.startswith(atom):
-                    self.failed = True
-                    return 0
-                taken += len(rest) - len(short) + len(atom)
-            self._state, self._from = self._read_key, 0
-            return taken
-        if not rest or self._end.startswith(rest) or self._before.startswith(rest):
-            return -1
-        if rest.startswith(self._before) and self._end.startswith(rest):
-            return -1
-        if rest.startswith(self._before):  # The end is longer than what has arrived.
-            if self._end.startswith(rest[: len(self._end)]):
-                return -1
-            self._state, self._from = self._read_key, 0
-            return space + len(self._before)
-        self.failed = True
-        return 0
+            return start
+        self._state = self._read_key if index >= 0 else self._next
+        return index
 
-    def _read_key(self) -> int:
-        index = self._text.find(self._between)
-        if index < 0:
-            self.failed = len(self._text) > _MAX_KEY
-            return 0 if self.failed else -1
-        self._key = self._text[:index].strip()
-        self.failed = not self._key or len(self._key) > _MAX_KEY or self._key in self._values
-        self._kind = ""
-        self._state, self._from = (self._read_kind if self._kind_end else self._read_value), 0
-        return index + len(self._between)
+    def _follows(self, text: str, start: int) -> tuple[bool, int]:
+        """Look for the end of the call or the text before a key.
 
-    def _read_kind(self) -> int:
-        index = self._text.find(self._kind_end)
+        Returns:
+            Whether it is the end, and the index after it, MORE or FAILED.
+        """
+        undecided = False
+        for end in self._ends:
+            index = end.match(text, start)
+            if index >= 0:
+                return True, index
+            undecided = undecided or index == MORE
+        index = MORE if undecided else self._before.match(text, start)
+        if index >= 0 and self._before.atoms[-1][-1] == "<":
+            # A key that is a tag must not be mistaken for the end of another tag.
+            if index == len(text):
+                return False, MORE
+            index = FAILED if text[index] == "/" else index
+        return False, index
+
+    def _read_key(self, text: str, start: int) -> int:
+        first = self._between.atoms[0]
+        index = text.find(first, start, start + _MAX_KEY + len(first))
         if index < 0:
-            self.failed = len(self._text) > _MAX_KEY
-            return 0 if self.failed else -1
-        self._kind = self._text[:index].strip()
-        self._state, self._from = self._read_value, 0
+            return MORE if len(text) - start < _MAX_KEY + len(first) else FAILED
+        key = text[start:index].strip()
+        if not _KEY.fullmatch(key) or key in self._values:
+            return FAILED
+        index = self._between.match(text, index)
+        if index >= 0:
+            self._key, self._kind, self._value = key, "", []
+            self._after = self._form.after.strip().replace("{key}", key)
+            tags = (f"{self._form.nested}<{key}>",) if self._form.nested else ()
+            self._marks, self._depth = frozenset((self._after, *tags)), 0
+            self._state = self._read_kind if self._kind_end else self._read_value
+        return index
+
+    def _read_kind(self, text: str, start: int) -> int:
+        index = text.find(self._kind_end, start, start + _MAX_KEY + len(self._kind_end))
+        if index < 0:
+            return MORE if len(text) - start < _MAX_KEY + len(self._kind_end) else FAILED
+        self._kind = text[start:index].strip()
+        self._state = self._read_value
         return index + len(self._kind_end)
 
-    def _read_value(self) -> int:
+    def _read_value(self, text: str, start: int) -> int:
         """Read up to the text after a value, if another argument or the end of the call follows."""
-        after = self._form.after.strip().replace("{key}", self._key)
-        while True:
-            index = self._text.find(after, self._from)
-            if index < 0:
-                self._from = max(0, len(self._text) - len(after) + 1)
-                return -1
-            rest = self._text[index + len(after) :].lstrip()
-            if rest.startswith((self._before, self._end)):
-                break
-            if not rest or self._before.startswith(rest) or self._end.startswith(rest):
-                self._from = index
-                return -1
-            self._from = index + 1
-        value = self._text[:index].removeprefix(self._lead).removesuffix(self._trail)
+        if start == len(text):
+            return MORE
+        match = any_of(self._marks).search(text, start)
+        if match is None:
+            self._value.append(text[start:])
+            return len(text)
+        self._value.append(text[start : match.start()])
+        if match["marker"] is None:
+            return match.start() if match.start() > start else MORE
+        inner = match[0] != self._after
+        if inner or self._depth:  # a tag within the value that has the argument's name
+            self._depth += 1 if inner else -1
+            self._value.append(match[0])
+            return match.end()
+        _, index = self._follows(text, match.end())
+        if index == MORE:
+            return match.start() if match.start() > start else MORE
+        if index == FAILED:
+            self._value.append(text[match.start()])
+            return match.start() + 1
+        value = "".join(self._value).removeprefix(self._lead).removesuffix(self._trail)
         self._values[self._key] = (self._kind, value)
         self._state = self._next
-        return index + len(after)
+        return match.end()
 
 
 class PythonBody(Body):
-    """``name(key=value, ...)`` with literals of Python or JSON."""
+    """``name(key=value, ...)`` with literals of Python or JSON.
 
-    def __init__(self) -> None:
+    Args:
+        names: the functions that may be called.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
         super().__init__()
-        self._raw: list[str] = []
+        self._names = names
+        self._length = 0
         self._quote = ""
         self._escaped = False
         self._stack: list[str] = []
+        self._piece: list[str] = []  # of the name, a key or a value
+        self._name = self._key = ""
+        self._arguments: list[tuple[str, str]] = []
 
     def scan(self, text: str) -> int:
         for index, char in enumerate(text):
-            # A line end in a string is an error in Python, and models write it.
-            self._raw.append("\\n" if char == "\n" and self._quote else char)
             self._take(char)
-            self.failed = self.failed or len(self._raw) > _MAX_PYTHON
+            self._length += 1
+            self.failed = self.failed or self._length > _MAX_PYTHON
             if self.done or self.failed:
                 return index + self.done
         return len(text)
 
     def _take(self, char: str) -> None:
         if self._quote:
+            if char in "\n\r" and not self._escaped:
+                char = char.translate(_RAW)  # an error in Python that models write
+            self._piece.append(char)
             if self._escaped or char == "\\":
                 self._escaped = not self._escaped
             elif char == self._quote:
                 self._quote = ""
-        elif not self._stack:
-            self.failed = not (char == "(" or char.isalnum() or char in "_.-")
-            if char == "(":
-                self._stack.append(")")
-        elif char in "\"'":
-            self._quote = char
-        elif char in "([{":
-            self._stack.append({"(": ")", "[": "]", "{": "}"}[char])
-            self.failed = len(self._stack) > _MAX_DEPTH
-        elif char in ")]}":
-            self.failed = self._stack.pop() != char
-            self.done = not self._stack and not self.failed
+            return
+        if not self._stack:
+            self._in_name(char)
+        elif len(self._stack) == 1 and char in ",=)":
+            self._end_piece(char)
+        else:
+            self._piece.append(char)
+            if char in "\"'":
+                self._quote = char
+            elif char in "([{":
+                self._stack.append({"(": ")", "[": "]", "{": "}"}[char])
+                self.failed = len(self._stack) > _MAX_DEPTH
+            elif char in ")]}":
+                self.failed = self._stack.pop() != char
+
+    def _in_name(self, char: str) -> None:
+        if char == "(":
+            self._name = self._take_piece()
+            self._stack.append(")")
+            self.failed = self._name not in self._names
+        else:
+            self._piece.append(char)
+            self.failed = not (char.isalnum() or char in "_.-") or len(self._piece) > _MAX_KEY
+
+    def _end_piece(self, char: str) -> None:
+        """End a key or a value: the parts of the outermost parentheses."""
+        piece = self._take_piece()
+        if char == "=":
+            self.failed = bool(self._key) or not _PYTHON_KEY.fullmatch(piece)
+            self._key = piece
+            return
+        if self._key:
+            self._arguments.append((self._key, piece))
+        else:
+            # Nothing may stand without a key; a comma may end the arguments.
+            self.failed = bool(piece) or (char == "," and not self._arguments)
+        self._key = ""
+        self.done = char == ")" and not self.failed
+
+    def _take_piece(self) -> str:
+        piece = "".join(self._piece).strip()
+        self._piece.clear()
+        return piece
 
     def result(self) -> tuple[str, str] | None:
-        name, _, rest = "".join(self._raw).partition("(")
-        if not _NAME.fullmatch(name):
-            return None
-        source = "_(" + rest
         try:
-            call = ast.parse(source, mode="eval").body
-            if not isinstance(call, ast.Call) or call.args:
-                return None
-            arguments = {word.arg: _literal(word.value) for word in call.keywords if word.arg}
-            return name, json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+            arguments = {key: _python_value(text) for key, text in self._arguments}
+            return self._name, write_json(arguments)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             return None
+
+
+_PYTHON_KEY = re.compile(r"[^\W\d][\w.-]{0,127}")
+
+
+def _python_value(text: str) -> Any:
+    try:
+        return read_json(text)
+    except ValueError:
+        pass
+    return _literal(ast.parse(python_source(text), mode="eval").body)
 
 
 def _literal(node: ast.expr) -> Any:
@@ -352,32 +437,28 @@ _LITERALS: dict[str, Any] = {"true": True, "false": False, "null": None}
 class GemmaBody(Body):
     """``{key:value,...}`` with strings between :data:`GEMMA_QUOTE`."""
 
-    def __init__(self) -> None:
+    def __init__(self, schema: Mapping[str, Any] | None) -> None:
         super().__init__()
+        self._schema = schema
         self._raw: list[str] = []
-        self._held = ""
         self._quoted = False
         self._depth = 0
 
     def scan(self, text: str) -> int:
-        known = len(self._held)
-        text = self._held + text
-        self._held = ""
         index = 0
         while index < len(text) and not (self.done or self.failed):
-            if text.startswith(GEMMA_QUOTE, index):
+            end = begins(text, index, GEMMA_QUOTE)
+            if end == MORE:
+                break
+            if end >= 0:
                 self._quoted = not self._quoted
                 self.failed = not self._depth
-                index += len(GEMMA_QUOTE)
-            elif GEMMA_QUOTE.startswith(text[index:]):
-                self._held = text[index:]
-                break
-            else:
-                if not self._quoted:
-                    self._structure(text[index])
-                index += not self.failed
+            elif not self._quoted:
+                self._structure(text[index])
+            if not self.failed:
+                index = max(end, index + 1)
         self._raw.append(text[:index])
-        return max(0, index + len(self._held) - known)
+        return index
 
     def _structure(self, char: str) -> None:
         if char in "{[":
@@ -391,68 +472,95 @@ class GemmaBody(Body):
 
     def result(self) -> tuple[str, str] | None:
         try:
-            value, rest = _gemma_value("".join(self._raw).strip())
-        except (ValueError, IndexError):
+            value = _Gemma("".join(self._raw), types_of(self._schema)).value()
+            return ("", write_json(value)) if isinstance(value, dict) else None
+        except ValueError:
             return None
-        if rest or not isinstance(value, dict):
-            return None
-        return "", json.dumps(value, ensure_ascii=False)
 
 
-def _gemma_value(text: str) -> tuple[Any, str]:
-    """Return the value at the beginning of ``text``, and the text after it."""
-    text = text.lstrip()
-    if text.startswith(GEMMA_QUOTE):
-        value, found, rest = text[len(GEMMA_QUOTE) :].partition(GEMMA_QUOTE)
-        if not found:
-            raise ValueError("an open string")
-        return value, rest
-    if text[0] in "{[":
-        return _gemma_container(text)
-    match = re.match(r"[^,\]}]*", text)
-    assert match is not None
-    return parse_value(match[0].strip(), None), text[match.end() :]
+class _Gemma:
+    """Reads one value. Its depth is that of brackets, which :class:`GemmaBody` has bounded."""
 
+    _TOKEN = re.compile(
+        r'\s*(?:<\|"\|>(?P<text>.*?)<\|"\|>|(?P<json>"[^"\\]*(?:\\.[^"\\]*)*"(?=\s*[:,\]}]))'
+        r"|(?P<mark>[{}\[\],:])|(?P<bare>[^,:\[\]{}][^,\]}]*))", re.DOTALL,
+    )  # fmt: skip
+    _KEY = re.compile(r"\s*([^\s:,{}\[\]<\"'][^:,{}\[\]<]*)(?=:)")
 
-def _gemma_container(text: str) -> tuple[Any, str]:
-    is_object = text[0] == "{"
-    closing = "}" if is_object else "]"
-    members: dict[str, Any] = {}
-    items: list[Any] = []
-    text = text[1:].lstrip()
-    while not text.startswith(closing):
-        if is_object:
-            key, text = _gemma_key(text)
-            members[key], text = _gemma_value(text)
-        else:
-            item, text = _gemma_value(text)
-            items.append(item)
-        text = text.lstrip()
-        if text.startswith(","):
-            text = text[1:].lstrip()
-        elif not text.startswith(closing):
+    def __init__(self, text: str, types: Mapping[str, frozenset[str] | None]) -> None:
+        self._text = text
+        self._types = types
+        self._at = 0
+
+    def value(self, types: frozenset[str] | None = None, outermost: bool = True) -> Any:
+        match = self._token()
+        if match["mark"] in ("{", "["):
+            return self._object(outermost) if match["mark"] == "{" else self._list()
+        if match["mark"]:
+            raise ValueError("a value is missing")
+        if match["text"] is not None:
+            return match["text"]
+        if match["json"] is not None:
+            return read_json(match["json"])
+        return parse_value(match["bare"].strip(), types)
+
+    def _token(self) -> re.Match[str]:
+        match = self._TOKEN.match(self._text, self._at)
+        if match is None:
+            raise ValueError("incomplete")
+        self._at = match.end()
+        return match
+
+    def _ends(self, closing: str, first: bool) -> bool:
+        """Read the end of an object or list, or the comma before the next member."""
+        start = self._at
+        mark = self._token()["mark"]
+        if mark == closing:
+            return True
+        if first:
+            self._at = start
+        elif mark != ",":
             raise ValueError("neither a comma nor an end")
-    return (members if is_object else items), text[1:]
+        return False
+
+    def _object(self, outermost: bool) -> dict[str, Any]:
+        members: dict[str, Any] = {}
+        while not self._ends("}", not members):
+            match = self._KEY.match(self._text, self._at)
+            if match is not None:
+                key, self._at = match[1].strip(), match.end()
+            else:
+                token = self._token()
+                key = token["text"] if token["json"] is None else json.loads(token["json"])
+            if not isinstance(key, str) or self._token()["mark"] != ":" or key in members:
+                raise ValueError("not a key")
+            members[key] = self.value(self._types.get(key) if outermost else None, False)
+        return members
+
+    def _list(self) -> list[Any]:
+        items: list[Any] = []
+        while not self._ends("]", not items):
+            items.append(self.value(None, False))
+        return items
 
 
-def _gemma_key(text: str) -> tuple[str, str]:
-    if text.startswith(GEMMA_QUOTE):
-        key, text = _gemma_value(text)
-        return str(key), text.lstrip().removeprefix(":")
-    key, found, rest = text.partition(":")
-    if not found:
-        raise ValueError("a key without a value")
-    return key.strip().strip('"'), rest
+def body_of(
+    form: CallFormat, schema: Mapping[str, Any] | None, names: Collection[str] = ()
+) -> Body:
+    """Return a new body of this format.
 
-
-def body_of(form: CallFormat, schema: Mapping[str, Any] | None) -> Body:
-    """Return a new body of this format; ``schema`` is that of the arguments."""
+    Args:
+        form: the format.
+        schema: the schema of the arguments, if the head has named the function.
+        names: the functions that may be called.
+    """
     if form.body == "parameters":
         assert form.parameters is not None
-        return ParametersBody(form.parameters, form.call_end, schema)
+        next_text = form.end or form.separator or form.call_begin
+        return ParametersBody(form.parameters, form.call_end or next_text, schema)
     if form.body == "python":
-        return PythonBody()
+        return PythonBody(names)
     if form.body == "gemma":
-        return GemmaBody()
+        return GemmaBody(schema)
     key = "parameters" if '"parameters"' in form.object_begin else "arguments"
     return ObjectBody(form.body, key)

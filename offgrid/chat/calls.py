@@ -8,7 +8,7 @@ from typing import Any
 
 from offgrid.chat.bodies import Body, ObjectBody, body_of
 from offgrid.chat.formats import CallFormat
-from offgrid.chat.literals import FAILED, MAX_HEAD, MORE, Head, Literal, skip_space
+from offgrid.chat.literals import FAILED, MAX_SPACE, MORE, Head, Literal, skip_space
 
 Functions = Mapping[str, Mapping[str, Any] | None]
 """The offered functions: name -> schema of the arguments, None for any object."""
@@ -27,8 +27,6 @@ class Reading:
         self.heads = [Head(text + form.name_end) for text in (form.head, *form.heads)]
         self.has_head = form.body in ("json", "parameters", "gemma")
         """In the other formats, the name stands within the body."""
-        if self.has_head and not form.name_end.strip():
-            self.heads = [Head(text) for text in (form.head, *form.heads)]
 
     @cached_property
     def openers(self) -> dict[str, Literal]:
@@ -37,9 +35,7 @@ class Reading:
         begin, call_begin = self.begin.atoms, self.call_begin.atoms
         for atoms in (begin + call_begin, call_begin):
             if atoms:
-                rest = Literal("")
-                rest.atoms = atoms[1:]
-                found.setdefault(atoms[0], rest)
+                found.setdefault(atoms[0], Literal(atoms[1:]))
         if self.form.short_begin:
             found[self.form.short_begin] = Literal("")
         return found
@@ -47,20 +43,17 @@ class Reading:
     def fits(self, text: str, start: int) -> bool | None:
         """Return whether a call may begin at ``start``; None if more text is needed."""
         index = skip_space(text, start)
-        if index - start > MAX_HEAD:
+        if index - start <= MAX_SPACE and text[index : index + 1] == "[" and not self.has_head:
+            start = index + 1
+            index = skip_space(text, start)
+        if index - start > MAX_SPACE:
             return False
         if index == len(text):
             return None
         if self.form.body in ("object", "keyed"):
-            if text[index] != "[":
-                return text[index] == "{"
-            index = skip_space(text, index + 1)
-            return None if index == len(text) else text[index] == "{"
-        if self.form.body == "python" and text[index] == "[":
-            index = skip_space(text, index + 1)
-            if index == len(text):
-                return None
-        return text[index].isalnum() or text[index] in "_-"
+            return text[index] == "{"
+        may_be_empty = self.form.head.startswith("{id}")
+        return text[index].isalnum() or text[index] in "_-" or may_be_empty
 
 
 class CallReader:
@@ -75,6 +68,7 @@ class CallReader:
         start: called with the name when a call is certain.
         arguments: called with the next part of its arguments.
         name: the function, if the opener has named it; only the arguments follow.
+        most: number of calls after which it ends, 0 for no limit.
 
     Attributes:
         raw: the text since the opener or the last complete call.
@@ -91,6 +85,7 @@ class CallReader:
         start: Callable[[str], None],
         arguments: Callable[[str], None],
         name: str = "",
+        most: int = 0,
     ) -> None:
         self._candidates = candidates
         self._functions = functions
@@ -100,9 +95,11 @@ class CallReader:
         self._reading = candidates[0][0]
         self._list = False
         self._name = self._given = name
+        self._most = most
+        self._taken = 0
         self._body: Body | None = None
-        self._passed = 0
-        self._decided = self._in_body = self._complete = self._closed = self._ended = False
+        self._decided = self._in_body = self._complete = self._closed = False
+        self._call_end = self._reading.call_end
         self.started = False
         self.raw = [opened]
         self.state = "reading"
@@ -128,33 +125,40 @@ class CallReader:
                 self._take_call()
         return text
 
-    def finish(self) -> None:
-        """Handle the end of the answer: a call whose end marker is missing is complete."""
-        if self.state == "reading" and self._step == self._required_end:
-            self._take_call()
+    def finish(self, text: str) -> str:
+        """Handle the end of the answer; return what is content. ``text`` is what is held."""
+        if self.state == "after":
+            ends = [self._reading.end]
+            ends += [self._call_end] if self._step == self._after_call else []
+            return "" if any(end.match(text) == MORE for end in ends) else text
+        return "".join(self.raw) + text if self.state in ("reading", "failed") else text
 
     # --- steps: each returns how many characters it has read, MORE or FAILED ------------------
 
     def _choose(self, text: str) -> int:
-        """Find the format, if several begin with the same marker."""
-        undecided = False
+        """Find the first format that fits, if several begin with the same marker."""
         for reading, rest in self._candidates:
             end = rest.match(text)
             fits = None if end == MORE else end != FAILED and reading.fits(text, end)
+            if fits is None:
+                return MORE
             if fits:
                 self._reading = reading
                 self._step = self._item
                 return end
-            undecided = undecided or fits is None
-        return MORE if undecided else FAILED
+        return FAILED
 
     def _item(self, text: str) -> int:
         """The beginning of a call, or of a list of calls."""
         index = skip_space(text)
         if index == len(text):
             return index
-        if text[index] == "[" and not self._list:
+        if text[index] == "[" and not self._list and not self._reading.has_head:
             self._list = True
+            return index + 1
+        if text[index] == "]" and self._list and self._taken:
+            self._list, self.state = False, "after"  # The last comma is one too many.
+            self._close_list()
             return index + 1
         if self._reading.has_head:
             self._step = self._head
@@ -170,14 +174,14 @@ class CallReader:
         return end
 
     def _head(self, text: str) -> int:
-        undecided = False
         for head in self._reading.heads:
             end, name = head.match(text)
+            if end == MORE:
+                return MORE
             if end >= 0 and name in self._functions:
                 self._open_body(name)
                 return end
-            undecided = undecided or end == MORE
-        return MORE if undecided and len(text) <= MAX_HEAD else FAILED
+        return FAILED
 
     def _arguments_only(self, text: str) -> int:
         self._open_body(self._given)
@@ -185,8 +189,9 @@ class CallReader:
 
     def _open_body(self, name: str) -> None:
         self._name = name
-        self._body = body_of(self._reading.form, self._functions.get(name))
-        self._passed, self._decided, self._in_body = 0, False, False
+        self._body = body_of(self._reading.form, self._functions.get(name), self._functions)
+        self._call_end = self._reading.call_end
+        self._decided = self._in_body = False
         self._step = self._read_body
 
     def _read_body(self, text: str) -> int:
@@ -197,20 +202,28 @@ class CallReader:
             return index
         self._in_body = True
         taken = index + body.scan(text[index:])
-        if self._live and isinstance(body, ObjectBody) and not body.failed:
+        if self._live and isinstance(body, ObjectBody):
             self._pass_on(body)
         if body.failed:
             self.state = "failed"
         elif body.done and self._reading.form.body == "parameters":
             self._step = self._required_end
-        else:
-            self._complete = body.done
+        elif body.done:
+            self._complete = True
+        elif not taken:
+            return MORE
         return taken
 
     def _required_end(self, text: str) -> int:
-        end = self._reading.call_end.match(text)
-        self._complete = end >= 0
-        return end
+        """The text that shows that no argument follows: the end, whose beginning may be missing."""
+        atoms = self._reading.call_end.atoms
+        for n, atom in enumerate(atoms):
+            end = Literal((atom,)).match(text)
+            if end >= 0:
+                self._call_end, self._complete = Literal(atoms[n + 1 :]), True
+                return end
+        self._complete = not atoms
+        return FAILED if atoms else 0
 
     def _pass_on(self, body: ObjectBody) -> None:
         """Emit the arguments received so far, if they are an object after an offered name."""
@@ -221,8 +234,7 @@ class CallReader:
                 self._on_start(name)
                 self.started = True
         if self.started:
-            piece = body.arguments_after(self._passed)
-            self._passed += len(piece)
+            piece = body.last_arguments()
             if piece:
                 self._on_arguments(piece)
 
@@ -236,21 +248,22 @@ class CallReader:
                 return
             self._on_start(name)
             self._on_arguments(result[1])
-        self._ended = self._reading.form.body == "parameters"  # It ended with its end marker.
         self.raw = []
         self.started = False
         self._body = None
-        self.state = "ended" if self._given else "after"
+        self._taken += 1
+        self.state = "ended" if self._given or self._taken == self._most else "after"
         self._step = self._after_call
 
     # --- after a call: nothing that is read here is content --------------------------------------
 
     def _after_call(self, text: str) -> int:
         """The end of the call, which may be missing."""
-        end = FAILED if self._ended else self._reading.call_end.match(text)
-        if end != MORE:
-            self._step = self._between
-        return max(end, 0) if end != MORE else MORE
+        end = self._call_end.match(text)
+        if end == MORE:
+            return MORE
+        self._step = self._between
+        return max(end, 0)
 
     def _between(self, text: str) -> int:
         """Find the next call, or the end of the list or section."""
@@ -261,27 +274,32 @@ class CallReader:
         if self._list:
             if text[0] in "],":
                 self._list = text[0] == ","
-                self._closed = text[0] == "]"
                 if self._list:
                     self._expect(self._item)
+                else:
+                    self._close_list()
                 return 1
             return FAILED
         options = [(reading.end, self._over)]
         if not self._closed:
             options += [(reading.separator, self._next_call), (reading.call_begin, self._item)]
-        undecided = False
         for literal, step in options:
             end = literal.match(text) if literal.atoms else FAILED
+            if end == MORE:
+                return MORE
             if end >= 0:
                 self._expect(step)
                 return end
-            undecided = undecided or end == MORE
-        if undecided:
-            return MORE
         if text[0] == "{" and reading.form.begin and not reading.call_begin.atoms:
             self._expect(self._item)  # Calls that only white space separates.
             return 0
         return FAILED
+
+    def _close_list(self) -> None:
+        """After a list: a call's end may follow, if the list stands for one call."""
+        self._closed = True
+        self._call_end = self._reading.call_end
+        self._step = self._after_call
 
     def _expect(self, step: Callable[[str], int]) -> None:
         """Go on with another call, or after the end of the section."""

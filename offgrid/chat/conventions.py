@@ -40,6 +40,8 @@ class Conventions:
             none of them omitted.
         keeps_later_system: the same of system messages after others.
         keeps_lone_system: the same of a system message without others.
+        keeps_system_before_results: the same of a system message in front of a conversation that
+            ends with a result.
         keeps_orphans: the same of results that follow no call.
         writes_tools: whether functions are described.
         writes_documents: whether ``documents`` are written.
@@ -53,6 +55,7 @@ class Conventions:
     keeps_first_system: bool = True
     keeps_later_system: bool = True
     keeps_lone_system: bool = True
+    keeps_system_before_results: bool = True
     keeps_orphans: bool = True
     writes_tools: bool = False
     writes_documents: bool = False
@@ -105,6 +108,9 @@ class _Probe:
                 or self._omits(_system("s"), *answered, _system(NEEDLE), _user("u"))
             ),
             keeps_lone_system=not self._omits(_system(NEEDLE)),
+            keeps_system_before_results=not self._omits(
+                _system(NEEDLE), *self._called({"content": ""})
+            ),
             keeps_orphans=not self._omits(*answered, _user("u"), result),
             writes_tools=(
                 self.show(_user("u"), tools=tools)

@@ -15,7 +15,7 @@ from typing import Any
 from offgrid.chat.formats import GENERIC, HERMES, CallFormat
 from offgrid.chat.grammars import Function, call_grammar
 from offgrid.chat.parser import AnswerForm, AnswerParser
-from offgrid.chat.probe import recognise
+from offgrid.chat.probe import as_variables, recognise
 from offgrid.chat.template import ChatTemplate, Message
 from offgrid.chat.writing import write_calls
 from offgrid.engine.protocol import PromptPart
@@ -130,8 +130,8 @@ class Dialect:
         if tools and not known.described:
             messages = _describe(messages, tools, self._example())
             tools = None
-        if tools and known.tool_variable != "tools":
-            variables = {**(variables or {}), known.tool_variable: tools}
+        if known.tool_variable != "tools":
+            variables = {**as_variables(known.tool_variable, tools or []), **(variables or {})}
             tools = None
         parts = self._template.render(messages, tools, ask=ask, resume=resume, variables=variables)
         # The end is enough: the marker that opens reasoning has a few characters and some space.

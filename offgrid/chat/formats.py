@@ -387,6 +387,7 @@ FAMILIES: tuple[Family, ...] = (
             object_begin='{"tool_name": "{name}", "parameters": ',
         ),
     ),
+    Family("firefunction", CallFormat("object", begin=" functools", array=True, separator=", ")),
     Family("llama", LLAMA, also=(PYTHON_LIST,)),
     Family(
         "functionary-3.2",

@@ -12,7 +12,9 @@ FAILED = -2
 MAX_SPACE = 64
 """Characters of white space within a fixed text. A bound keeps repeated matching cheap."""
 MAX_HEAD = 256
-"""Characters of a call's head or of a message's header: more than any valid one has."""
+"""Characters of a message's header: more than any valid one has."""
+MAX_FIELD = 128
+"""Characters of a name, an identifier or a number in a call's head."""
 
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 _PARTS = {"name": _NAME, "id": _NAME | {":"}, "n": frozenset("0123456789")}
@@ -26,11 +28,19 @@ def skip_space(text: str, start: int = 0) -> int:
     return start
 
 
+def begins(text: str, start: int, atom: str) -> int:
+    """Return the index after ``atom`` at ``start``, :data:`MORE` or :data:`FAILED`."""
+    if text.startswith(atom, start):
+        return start + len(atom)
+    # Only the end of the text may be an incomplete atom.
+    return MORE if atom.startswith(text[start : start + len(atom)]) else FAILED
+
+
 class Literal:
     """A fixed text. White space within it and before it may be missing or differ."""
 
-    def __init__(self, text: str) -> None:
-        self.atoms = tuple(text.split())
+    def __init__(self, text: str | Iterable[str]) -> None:
+        self.atoms = tuple(text.split() if isinstance(text, str) else text)
 
     def match(self, text: str, start: int = 0) -> int:
         """Return the index after the literal in ``text``, :data:`MORE` or :data:`FAILED`."""
@@ -38,16 +48,10 @@ class Literal:
             begin = skip_space(text, start)
             if begin - start > MAX_SPACE:
                 return FAILED
-            if not text.startswith(atom, begin):
-                return MORE if atom.startswith(text[begin:]) else FAILED
-            start = begin + len(atom)
+            start = begins(text, begin, atom)
+            if start < 0:
+                break
         return start
-
-    def without_first(self) -> Literal:
-        """Return the literal without its first atom."""
-        rest = Literal("")
-        rest.atoms = self.atoms[1:]
-        return rest
 
 
 class Head:
@@ -68,20 +72,19 @@ class Head:
             begin = skip_space(text, position)
             if begin - position > MAX_SPACE:
                 return FAILED, ""
-            if field:
-                end = begin
-                while end < len(text) and text[end] in _PARTS[field]:
-                    end += 1
-                if end == len(text):
-                    return (MORE if end < MAX_HEAD else FAILED), ""
-                if end == begin and field != "id":
-                    return FAILED, ""
-                name = text[begin:end] if field == "name" else name
-                position = end
-            elif text.startswith(atom, begin):
-                position = begin + len(atom)
-            else:
-                return (MORE if atom.startswith(text[begin:]) else FAILED), ""
+            if not field:
+                position = begins(text, begin, atom)
+                if position < 0:
+                    return position, ""
+                continue
+            position = begin
+            while position < len(text) and text[position] in _PARTS[field]:
+                position += 1
+            if position - begin > MAX_FIELD or (position == begin < len(text) and field != "id"):
+                return FAILED, ""
+            if position == len(text):
+                return MORE, ""
+            name = text[begin:position] if field == "name" else name
         return position, name
 
 
@@ -89,7 +92,8 @@ class Head:
 def any_of(markers: frozenset[str], line_starts: bool = False) -> re.Pattern[str]:
     """Return a pattern that finds the first of some markers.
 
-    It also finds the beginning of a marker at the end of the text: the group ``held``. With
+    It also finds the beginning of a marker at the end of the text: the group ``held``. Its result
+    is final, whatever follows: a marker that begins a longer one is held at the end. With
     ``line_starts`` it finds a line that begins with a bracket: the group ``line`` is the text
     before the bracket.
     """
@@ -102,7 +106,7 @@ def any_of(markers: frozenset[str], line_starts: bool = False) -> re.Pattern[str
     held = "|".join(map(re.escape, beginnings)) or "(?!)"
     line = r"(?P<line>\n[ \t]{0,16})(?=[{\[])|" if line_starts else ""
     line_held = r"|\n[ \t]{0,16}" if line_starts else ""
-    return re.compile(f"{line}(?P<marker>{whole})|(?P<held>(?:{held}{line_held})\\Z)")
+    return re.compile(f"(?P<held>(?:{held}{line_held})\\Z)|{line}(?P<marker>{whole})")
 
 
 def first_atoms(texts: Iterable[str]) -> frozenset[str]:

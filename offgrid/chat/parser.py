@@ -5,7 +5,7 @@ split, and it takes time proportional to the text. The rules:
 
 - Reasoning stands at the beginning of an answer, and later only in formats that allow it there.
 - A call must be complete and name an offered function. Any other text that looks like a call is
-  content, markers included; parsing continues after its first marker.
+  content, markers included; parsing continues where it can no longer be a call.
 - White space between markers and content belongs to the markers.
 - If a grammar guarantees the calls, JSON arguments are emitted as they arrive; all others are
   emitted when the call is complete.
@@ -56,6 +56,8 @@ class CallArguments:
 
 AnswerEvent = Content | Reasoning | CallStart | CallArguments
 
+_PIECE = 256
+"""Characters that are parsed at a time; the rest of a piece is copied at every marker in it."""
 _NOTHING = Literal("")
 _MESSAGE = Reading(CallFormat("json"))
 """A channel's message that consists of arguments."""
@@ -150,39 +152,40 @@ class AnswerParser:
         self.thinking = thinking and form.reasoning is not None
         self.done = False
         self._events: list[AnswerEvent] = []
+        self._kind: type[Content | Reasoning] = Content
+        self._text: list[str] = []  # of the event that comes after self._events
         self._held = ""  # may become a marker, or belongs to a call
         self._space: list[str] = []  # content or reasoning, unless a marker follows
         self._trim = self.thinking  # whether white space now belongs to a marker
         self._fresh = True  # whether no content has followed the beginning or the last call
         self._wrapped = False  # whether a wrapper has come
+        self._opened = ""  # text before the header that is being read
         self._call: CallReader | None = None
         self._state: Callable[[str], str] = self._read
         if form.channels is not None:
             self._state = self._first_header
         elif form.reasoning is not None:
-            self._state = self._think if self.thinking else self._begin
+            self._state = self._begin
 
     def feed(self, text: str) -> list[AnswerEvent]:
         """Parse the next text; return the events that are certain now."""
-        text = self._held + text
-        self._held = ""
-        while text and not self.done:
-            text = self._state(text)
+        for start in range(0, len(text), _PIECE):
+            piece, self._held = self._held + text[start : start + _PIECE], ""
+            while piece and not self.done:
+                piece = self._state(piece)
         return self._taken()
 
     def finish(self) -> list[AnswerEvent]:
         """Return the remaining events, when the answer has ended."""
         call, self._call = self._call, None
-        if call is not None and not self.done:
-            call.finish()
-            if call.state not in ("reading", "failed"):
-                pass  # What is held is part of an end marker.
-            elif self._constrained:
-                self._space = []  # A truncated call is not content either.
-            elif not call.started:
-                self._say("".join(call.raw) + self._held)
-        elif self._state != self._header:
-            self._say(self._held)
+        if self.done or (self._state == self._header and self._headed(self._held)):
+            pass
+        elif call is None:
+            self._say(self._opened + self._held)
+        elif not self._constrained:
+            self._say(call.finish(self._held))
+        else:
+            self._space = []  # A truncated call is not content either.
         self._held = ""
         if any(self._space):
             self._emit("".join(self._space))
@@ -191,24 +194,31 @@ class AnswerParser:
         return self._taken()
 
     def _taken(self) -> list[AnswerEvent]:
+        self._flush()
         events, self._events = self._events, []
         return events
+
+    def _flush(self) -> None:
+        if self._text:
+            self._events.append(self._kind("".join(self._text)))
+            self._text = []
 
     # --- states: each parses some text and returns the rest -----------------------------------
 
     def _begin(self, text: str) -> str:
-        """Parse the beginning of the answer, which may open reasoning."""
+        """Parse the beginning of the answer, which may open reasoning, even if the prompt has."""
         assert self._form.reasoning is not None
         begin = self._form.reasoning.begin.strip()
         rest = text.lstrip()
-        self._space.append(text[: len(text) - len(rest)])
+        if not self._trim:
+            self._space.append(text[: len(text) - len(rest)])
         if rest.startswith(begin):
             self._open_reasoning(self._think)
             return rest[len(begin) :]
         if begin.startswith(rest):
             self._held = rest
             return ""
-        self._state = self._read
+        self._state = self._think if self.thinking else self._read
         return rest
 
     def _think(self, text: str) -> str:
@@ -272,49 +282,60 @@ class AnswerParser:
         """The beginning of an answer: the rest of a header, another header, or bare content."""
         channels = self._form.channels
         assert channels is not None
-        if not channels.header:
-            self._state = self._header
-            return text.removeprefix(channels.begin)
-        starts = (*channels.header, channels.begin, channels.header_end)
-        if text.startswith(channels.header_end):
-            self._state = self._read
-            return text[len(channels.header_end) :]
-        if text.startswith(starts):
-            self._state = self._header
-            return text.removeprefix(channels.begin)
-        if any(start.startswith(text) for start in starts):
+        starts = (channels.begin, *channels.header, channels.header_end)
+        if any(start.startswith(text) and start != text for start in starts):
             self._held = text
             return ""
-        self._state = self._read
+        if text.startswith(channels.begin):
+            return self._open_header(channels.begin, text[len(channels.begin) :])
+        headed = not channels.header or text.startswith((*channels.header, channels.header_end))
+        self._state = self._header if headed else self._read
         return text
 
     def _open_header(self, marker: str, rest: str) -> str:
         assert self._form.channels is not None
         self._state = self._header
-        if marker != self._form.channels.begin:
-            return marker + rest
-        return rest
+        if marker == self._form.channels.begin:
+            self._opened = marker
+            return rest
+        return marker + rest
 
     def _header(self, text: str) -> str:
         """Parse the header of a message."""
         channels = self._form.channels
         assert channels is not None
-        index = text.find(channels.header_end)
-        if index < 0:
-            if len(text) > MAX_HEAD:
-                self._state = self._read
-                return text
+        end = channels.header_end
+        index = text.find(end, 0, MAX_HEAD + len(end))
+        if index < 0 and len(text) < MAX_HEAD + len(end):
             self._held = text
             return ""
-        header, rest = text[:index], text[index + len(channels.header_end) :]
+        header, rest = text[: max(index, 0)], text[index + len(end) :]
+        opened, self._opened = self._opened, ""
+        if index < 0:
+            # No header: its first character is content, so that it is not taken for one again.
+            self._state = self._read
+            self._say(opened + text[:1])
+            return text[1:]
         call = re.fullmatch(channels.call, header, re.DOTALL) if channels.call else None
         if re.match(channels.reasoning, header):
             self._open_reasoning(self._reason)
         elif call is not None and call["name"] in self._functions:
-            self._open_call([(_MESSAGE, _NOTHING)], header + channels.header_end, call["name"])
+            self._open_call([(_MESSAGE, _NOTHING)], f"{opened}{header}{end}", call["name"])
+        elif call is not None or (
+            not channels.header and f"{header}{end}" != channels.content_begin
+        ):
+            self._state = self._read  # A function that is not offered, or text without a header.
+            self._say(f"{opened}{header}{end}")
         else:
-            self._trim, self._state = True, self._read
+            self._end_message()
         return rest
+
+    def _headed(self, text: str) -> bool:
+        """Whether a text without its end is a header, and not content without one."""
+        channels = self._form.channels
+        assert channels is not None
+        known = (channels.content_begin, *self._functions)
+        return bool(channels.header) or any(name.startswith(text) for name in known)
 
     def _reason(self, text: str) -> str:
         """Parse a message that is reasoning."""
@@ -330,7 +351,7 @@ class AnswerParser:
         return self._open_header(marker, rest)
 
     def _end_message(self) -> None:
-        """After a message: white space belongs to the markers."""
+        """Between messages, white space belongs to the markers."""
         self._space = []
         self._trim = True
         self._state = self._read
@@ -343,6 +364,7 @@ class AnswerParser:
         self._call = CallReader(
             candidates, self._functions, marker, live=self._constrained, start=self._start,
             arguments=self._pass_arguments, name=name,
+            most=max(0, self._max_calls - self.calls),
         )  # fmt: skip
         self._state = self._calling
 
@@ -353,15 +375,12 @@ class AnswerParser:
         rest = call.feed(text)
         if 0 < self._max_calls <= self.calls and call.state in ("after", "ended"):
             self.done = True
-        elif call.state == "failed":
+        elif call.state in ("failed", "ended"):
             self._call, self._state = None, self._read
-            self._fresh = False
-            if not call.started:
+            self._fresh = call.state == "ended"
+            if call.state == "failed" and not call.started:
                 self._say("".join(call.raw))
                 self._fresh = False
-        elif call.state == "ended":
-            self._call, self._state = None, self._read
-            self._fresh = True
         elif rest:
             self._held = rest
             return ""
@@ -371,6 +390,7 @@ class AnswerParser:
         """Begin a call that is certain; white space around it is not content."""
         self._space = []
         self._trim = True
+        self._flush()
         self._events.append(CallStart(self.calls, name))
         self.calls += 1
 
@@ -407,9 +427,8 @@ class AnswerParser:
             self._space.append(text[len(body) :])
 
     def _emit(self, text: str) -> None:
-        last = self._events[-1] if self._events else None
-        kind = Reasoning if self.thinking else Content
-        if isinstance(last, kind):
-            self._events[-1] = kind(last.text + text)
-        else:
-            self._events.append(kind(text))
+        kind: type[Content | Reasoning] = Reasoning if self.thinking else Content
+        if kind != self._kind:
+            self._flush()
+            self._kind = kind
+        self._text.append(text)

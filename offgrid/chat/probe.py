@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -95,6 +96,17 @@ class Recognised:
     channels: Channels | None = None
 
 
+def as_variables(name: str, tools: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the variables in which a template reads the tools.
+
+    Templates that read ``functions`` want JSON text, and the time as ``datetime`` (Firefunction).
+    """
+    if name != "functions":
+        return {name: tools}
+    now = time.strftime("%b %d %Y %H:%M:%S GMT", time.gmtime())
+    return {name: json.dumps(tools, ensure_ascii=False, indent=4), "datetime": now}
+
+
 def recognise(render: Render, control: Collection[str]) -> Recognised:
     """Return how a model writes calls and reasoning.
 
@@ -152,7 +164,7 @@ class _Probe:
     def _with_tools(self, messages: list[dict[str, Any]], variable: str) -> str | None:
         if variable == TOOL_VARIABLES[0]:
             return self._render(messages, _TOOLS)
-        return self._render(messages, None, variables={variable: _TOOLS})
+        return self._render(messages, None, variables=as_variables(variable, _TOOLS))
 
     def _region(self, variable: str, count: int, ids: Sequence[str] = _IDS) -> str | None:
         """Return what the template writes for calls, from the question to the first result."""
@@ -171,7 +183,10 @@ class _Probe:
             return None
         readers = [family for family in FAMILIES if _reads(family, region, count)]
         exact = [
-            family for family in readers if family.calls and _wrote(family.calls, region, count)
+            family
+            for free in (False, True)
+            for family in readers
+            if family.calls and _wrote(family.calls, region, count, free)
         ]
         family = next(iter([*exact, *readers]), None)
         if family is None:
@@ -198,7 +213,9 @@ class _Probe:
             if form is None:
                 continue
             (marker, *_) = (*sorted(first_atoms((form.begin or form.call_begin,))), "")
-            if not marker.isalpha() and marker in text and marker not in plain:
+            if marker.isalpha():  # A word alone proves nothing.
+                marker += "[" if form.array else "{"
+            if marker and marker in text and marker not in plain:
                 return family.name, (form, *family.also), family
         return None
 
@@ -319,8 +336,11 @@ def _reads(family: Family, region: str, count: int) -> bool:
     return [json.loads(text) for text in texts] == list(_ARGUMENTS[:count])
 
 
-def _wrote(form: CallFormat, region: str, count: int) -> bool:
-    """Whether the template writes calls as this format does, except for ids and white space."""
-    written = "".join(write_calls(form, _CALLS[:count]).split())
+def _wrote(form: CallFormat, region: str, count: int, free: bool) -> bool:
+    """Whether the template writes calls as this format does, except for ids; with ``free``, also
+    except for white space."""
+    written = write_calls(form, _CALLS[:count])
+    if free:
+        written, region = ("".join(text.split()) for text in (written, region))
     pattern = re.sub(r"call0000\d", r"\\w{0,64}", re.escape(written))
-    return re.search(pattern, "".join(region.split())) is not None
+    return re.search(pattern, region) is not None

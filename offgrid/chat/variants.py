@@ -61,6 +61,8 @@ def _omits_system(messages: Messages, forms: Conventions) -> bool:
         return True
     if first == len(messages):
         return not forms.keeps_lone_system
+    if first and messages[-1]["role"] == "tool" and not forms.keeps_system_before_results:
+        return True
     return not forms.keeps_later_system and any(m["role"] == "system" for m in messages[first:])
 
 

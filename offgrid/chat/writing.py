@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from offgrid.chat.arguments import json_type
 from offgrid.chat.formats import GEMMA_QUOTE, CallFormat
 
+_GEMMA_KEY = re.compile(r'[^\s:,{}\[\]<>"|]{1,256}')
 Call = tuple[str, Mapping[str, Any]]
 """The name of a function, and the arguments."""
 
@@ -40,9 +42,10 @@ def _body(form: CallFormat, name: str, arguments: Mapping[str, Any], n: int) -> 
     if form.body == "keyed":
         return _json({name: arguments})
     if form.body == "python":
-        return f"{name}({', '.join(f'{key}={_python(value)}' for key, value in arguments.items())})"
+        members = (f"{key}={_json(value)}" for key, value in arguments.items())
+        return f"{name}({', '.join(members)})"
     if form.body == "gemma":
-        return _gemma(arguments)
+        return gemma_value(arguments)
     if form.body == "json":
         return _json(arguments)
     inner = form.parameters
@@ -50,7 +53,7 @@ def _body(form: CallFormat, name: str, arguments: Mapping[str, Any], n: int) -> 
     pieces = []
     for key, value in arguments.items():
         text = isinstance(value, str)
-        kind = (inner.kinds[not text] or json_type(value)) if inner.kinds else ""
+        kind = (inner.kinds[not text] or type_name(json_type(value))) if inner.kinds else ""
         between = inner.between.replace("{kind}", kind)
         shown = _nested(value, inner.nested) if inner.nested else value
         written = shown if isinstance(shown, str) else _json(shown)
@@ -58,26 +61,36 @@ def _body(form: CallFormat, name: str, arguments: Mapping[str, Any], n: int) -> 
     return "".join(pieces)
 
 
+def type_name(kind: str) -> str:
+    """Return the name of a JSON type in a format that names it."""
+    return "number" if kind == "integer" else kind
+
+
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _python(value: Any) -> str:
-    return repr(value) if isinstance(value, str) else _json(value)
+def gemma_key(key: str) -> str:
+    """Return a key as Gemma 4 writes it, in quotes if its end could not be told otherwise."""
+    return key if _GEMMA_KEY.fullmatch(key) else f"{GEMMA_QUOTE}{key}{GEMMA_QUOTE}"
 
 
-def _gemma(value: Any) -> str:
+def gemma_value(value: Any) -> str:
+    """Return a value as Gemma 4 writes it."""
     if isinstance(value, str):
         return f"{GEMMA_QUOTE}{value}{GEMMA_QUOTE}"
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_gemma(value[key])}" for key in value) + "}"
+        members = (f"{gemma_key(key)}:{gemma_value(item)}" for key, item in value.items())
+        return "{" + ",".join(members) + "}"
     if isinstance(value, list):
-        return f"[{','.join(map(_gemma, value))}]"
+        return f"[{','.join(map(gemma_value, value))}]"
     return _json(value)
 
 
 def _nested(value: Any, prefix: str) -> Any:
-    """Return objects and lists as tags; other values as they are."""
+    """Return objects and lists as tags, unless they are empty; other values as they are."""
+    if not value:
+        return value
     if isinstance(value, Mapping):
         pairs = [(str(key), item) for key, item in value.items()]
     elif isinstance(value, list):

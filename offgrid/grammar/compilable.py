@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from llguidance import grammar_from
 
 from offgrid.grammar.checked import CheckedSchema
+from offgrid.grammar.closed import closed
 from offgrid.grammar.document import Json
 from offgrid.grammar.gbnf import GbnfError, gbnf_to_lark
 from offgrid.grammar.lark import lark_rules
@@ -52,23 +53,28 @@ def compilable_part(checked: Json) -> str:
     return f"start: %json {json.dumps(schema)}{NO_FORCING}"
 
 
-def compilable(kind: str, source: str, schemas: Sequence[CheckedSchema] = ()) -> str:
+def compilable(
+    kind: str, source: str, schemas: Sequence[CheckedSchema] = (), open_objects: bool = False
+) -> str:
     """Return a grammar in llguidance's dialect of Lark.
 
     Args:
         kind: one of :data:`MAX_SOURCE`.
         source: the grammar's text.
         schemas: the schemas that it refers to.
+        open_objects: whether objects may have members that their schemas do not describe, as the
+            standard says; see :mod:`offgrid.grammar.closed`.
 
     Raises:
         GrammarError: the grammar is malformed, beyond a limit, or has a rule that never ends.
     """
+    texts = [schema.text if open_objects else closed(schema.text) for schema in schemas]
     if kind == "json_schema":
-        (schema,) = schemas
-        return f"start: %json {schema.text}{NO_FORCING}"
+        (text,) = texts
+        return f"start: %json {text}{NO_FORCING}"
     if kind == "answer":
         _check_no_schema(source)
-        rules = [f"schema_{n}: %json {schema.text}\n" for n, schema in enumerate(schemas)]
+        rules = [f"schema_{n}: %json {text}\n" for n, text in enumerate(texts)]
         return source + "".join(rules) + NO_FORCING
     if kind == "gbnf":
         return _from_gbnf(source) + NO_FORCING

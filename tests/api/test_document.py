@@ -31,7 +31,11 @@ def test_models(base_url: str) -> None:
     assert model.keys() > {"id", "object", "created", "owned_by"}
     assert (model["id"], model["object"]) == (STARTER, "model")
     assert model["owned_by"] == "offgrid-llm"
-    assert request(base_url, "GET", f"/v1/models/{STARTER}").json.items() >= model.items()
+    # This waits until the model is loaded; before that, chat_format is null.
+    assert request(base_url, "POST", "/tokenize", {"content": ""}).status == 200
+    details = request(base_url, "GET", f"/v1/models/{STARTER}").json
+    chat_format = {"tool_calls": "hermes", "reasoning": None}
+    assert details == {**model, "chat_format": chat_format, "problem": None}
 
 
 def test_chat_completion(base_url: str) -> None:
@@ -101,7 +105,7 @@ def test_unknown_model(base_url: str) -> None:
         response = request(base_url, "POST", path, {"model": "invalid-model", **prompt})
         assert response.status == 404
         error = response.json["error"]
-        assert error["message"] == (f"Model not found: invalid-model. The only model is {STARTER}.")
+        assert error["message"] == f"Model not found: invalid-model. The only model is {STARTER}."
         assert (error["type"], error["code"]) == ("api_error", "model_not_found")
 
 

@@ -141,19 +141,19 @@ def test_many_inputs_at_once(url: str) -> None:
         (EMBED, {"input": [5, 50256]}, "input", "check_embedding_ctx_length=False"),
         (EMBED, {"input": ["x"] * (MAX_INPUTS + 1)}, "input", "at most 2048"),
         (EMBED, {"encoding_format": "hex"}, "encoding_format", "hex"),
-        (EMBED, {"dimensions": 0}, "dimensions", ">= 1"),
+        (EMBED, {"dimensions": 0}, "dimensions", "between 1"),
         (EMBED, {"dimensions": 33}, "dimensions", "at most 32"),
         (EMBED, {"temperature": 1}, "temperature", "Unknown"),
         (EMBED, {"model": RANKER}, "model", "has no embeddings"),
-        (RERANK, {"query": ""}, "query", "length"),
+        (RERANK, {"query": ""}, "query", "at least 1 character"),
         (RERANK, {"query": None}, "query", "Missing"),
-        (RERANK, {"documents": []}, "documents", "length"),
-        (RERANK, {"documents": "the"}, "documents", "array"),
+        (RERANK, {"documents": []}, "documents", "1 to 2048 items"),
+        (RERANK, {"documents": "the"}, "documents", "must be a list"),
         (RERANK, {"documents": ["the", ""]}, "documents[1]", "empty"),
         (RERANK, {"documents": [{"title": "x"}]}, "documents[0].title", "Unknown"),
         (RERANK, {"documents": ["fox", "the " * 200]}, "documents[1]", "128 tokens"),
-        (RERANK, {"top_n": 0}, "top_n", ">= 1"),
-        (RERANK, {"return_documents": 1}, "return_documents", "bool"),
+        (RERANK, {"top_n": 0}, "top_n", "between 1"),
+        (RERANK, {"return_documents": 1}, "return_documents", "true or false"),
         (RERANK, {"model": BERT}, "model", "does not rank"),
         (RERANK, {"model": CHAT}, "model", "does not rank"),
     ],
@@ -193,6 +193,26 @@ def test_models_that_cannot_generate_return_an_error(openai_client: OpenAI) -> N
             )
     listed = {model.id for model in openai_client.models.list()}
     assert listed == {BERT, RANKER, CHAT}
+
+
+def test_tokenize_tells_the_tokens_of_an_input(url: str) -> None:
+    text = "the otter swims"
+    body = {"model": BERT, "content": text, "add_special": True}
+    ids = request(url, "POST", "/tokenize", body).json["tokens"]
+    usage = request(url, "POST", EMBED, {"model": BERT, "input": text}).json["usage"]
+    assert len(ids) == usage["prompt_tokens"]
+    names = request(url, "POST", "/tokenize", {**body, "with_pieces": True}).json["tokens"]
+    assert [names[0]["piece"], names[-1]["piece"]] == ["[CLS]", "[SEP]"]
+    vllm = {"model": BERT, "prompt": text}
+    assert request(url, "POST", "/tokenize", vllm).json["tokens"] == ids
+    bare = request(url, "POST", "/tokenize", {**body, "add_special": False}).json["tokens"]
+    assert bare == ids[1:-1]
+    # The ids are the same input.
+    one, two = (
+        request(url, "POST", EMBED, {"model": BERT, "input": given}).json["data"][0]["embedding"]
+        for given in (text, ids)
+    )
+    assert one == two
 
 
 def test_rerank(url: str) -> None:

@@ -15,6 +15,7 @@ from offgrid.api.fields.common import MAX_STOP_LENGTH, MAX_STOPS, GenerationFiel
 from offgrid.api.fields.inert import IGNORED
 from offgrid.api.responses import items as response_items
 from offgrid.api.responses import request as responses
+from offgrid.api.responses.hosted import HOSTED
 from offgrid.engine.worker.embedder import MAX_INPUT_TOKENS
 from offgrid.sampling.params import RANGES, Range
 
@@ -89,6 +90,9 @@ def test_fields_of_responses() -> None:
     assert rows("Responses") == own
     assert section("Responses") >= ignored | responses.UNSUPPORTED.keys()
     assert f"up to {response_items.MAX_ITEMS:,} items" in PAGE
+    # Results are described together with their calls.
+    calls = {kind for kind in HOSTED if not kind.endswith("_output")}
+    assert section("Responses") >= calls | response_items.TYPES.keys()
     # Fields shared with chat are described there.
     shared = rows(COMMON) | {"chat_template_kwargs"}
     assert responses.SAMPLING - {"repeat_penalty"} <= shared

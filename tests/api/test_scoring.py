@@ -103,6 +103,14 @@ def test_the_token_that_ends_an_answer_has_its_entry(base_url: str) -> None:
     assert body["usage"]["completion_tokens"] == 1
 
 
+def legacy(piece: bytes) -> str:
+    """A token's text in the legacy object: bytes that are no text are written as such."""
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
+
+
 @pytest.mark.parametrize(
     "prompt",
     [STORY, "x", "naïve 漢字 \U0001f600\U0001f600 end", "<|im_start|>user\nHi<|im_end|>\n",
@@ -124,7 +132,7 @@ def test_offsets_and_texts(base_url: str, prompt: str, as_tokens: bool) -> None:
     assert choice["text"].startswith(prompt)
     logprobs = choice["logprobs"]
     n = len(tokens)
-    assert logprobs["tokens"][:n] == [piece.decode("utf-8", "replace") for piece in pieces]
+    assert logprobs["tokens"][:n] == [legacy(piece) for piece in pieces]
     ends = [sum(map(len, pieces[: i + 1])) for i in range(n)]
     characters = [len(prompt.encode()[:begin].decode("utf-8", "ignore")) for begin in [0, *ends]]
     assert logprobs["text_offset"][: n + 1] == characters
@@ -302,7 +310,7 @@ def test_biases_of_texts(base_url: str) -> None:
     [
         ({"": 1}, "logit_bias"), ([[1]], "logit_bias"), ([["a", 1, 2]], "logit_bias"),
         ([[True, 1]], "logit_bias"), ([[1.5, 1]], "logit_bias"), ([[5, 101]], "logit_bias.5"),
-        ({"a": "b"}, "logit_bias.a"), ({"a": None}, "logit_bias.a"), ([[1 << 20, 1]], "logit_bias"),
+        ({"a": "b"}, "logit_bias.a"), ([[1 << 20, 1]], "logit_bias"),
         ({str(i): 1 for i in range(1025)}, "logit_bias"), ([[5, "x"]], "logit_bias.5"),
     ],
 )  # fmt: skip

@@ -55,6 +55,19 @@ def test_acknowledged_responses_survive_a_kill(serve: Serve) -> None:
     keep(url, "goes on", previous_response_id=ids[-1])
 
 
+def test_a_background_response_of_a_killed_server_has_failed(serve: Serve) -> None:
+    child = serve(*QUICK)
+    url = child.wait_ready()
+    body = {"model": STARTER, "input": "Once", "background": True, "ignore_eos": True}
+    id = request(url, "POST", RESPONSES, body).json["id"]
+    child.process.kill()
+    child.wait()
+    url = serve(*QUICK).wait_ready()
+    response = request(url, "GET", f"{RESPONSES}/{id}").json
+    assert (response["status"], response["error"]["code"]) == ("failed", "server_error")
+    assert request(url, "POST", f"{RESPONSES}/{id}/cancel").json == response
+
+
 @pytest.mark.slow
 def test_a_responses_file_of_garbage_is_set_aside(serve: Serve, tmp_path: Path) -> None:
     """The file is garbage at the start, and again while it is used.

@@ -1,172 +1,542 @@
-"""The grammars of tool calls, compiled by llguidance: texts that they allow or refuse."""
+"""The grammars of calls, compiled by llguidance: every family in its own form.
+
+What :func:`~offgrid.chat.writing.write_calls` writes must be accepted, and what a random walk
+through a grammar writes must be read as valid calls.
+"""
 
 from __future__ import annotations
 
+import json
+import random
 import re
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import pytest
-from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+from jsonschema import Draft202012Validator
 
-from offgrid.chat.formats import HERMES, LLAMA, MISTRAL, MISTRAL_NAMED, PHI, THOUGHTS, ToolFormat
+from offgrid.chat.formats import FAMILIES, THINK, CallFormat, Family
 from offgrid.chat.grammars import Function, call_grammar
-from offgrid.chat.parser import AnswerParser, CallArguments, CallStart, Content, Reasoning
+from offgrid.chat.parser import (
+    AnswerEvent,
+    AnswerForm,
+    AnswerParser,
+    CallArguments,
+    CallStart,
+    Content,
+    Reasoning,
+)
+from offgrid.chat.writing import write_calls
+from offgrid.engine.protocol import Grammar
+from offgrid.engine.worker.grammars import Grammars
+from offgrid.engine.worker.matcher import Matcher
 from offgrid.grammar.checked import CheckedSchema
-from offgrid.grammar.compilable import compilable
+
+Json = dict[str, Any]
+CLOSED = {"type": "object", "additionalProperties": False}
 
 
-def function(name: str, parameters: dict[str, Any], *, strict: bool = False) -> Function:
-    return Function(name, CheckedSchema(parameters, name, arguments=True), strict)
+def function(name: str, parameters: Json | None, *, strict: bool = False) -> Function:
+    schema = {**CLOSED, "properties": {}} if parameters is None else parameters
+    return Function(
+        name, CheckedSchema(schema, name, arguments=True), strict, parameters or {}
+    )  # fmt: skip
 
 
-ADD = function(
-    "add",
+GET = function(
+    "get",
     {
-        "type": "object",
-        "properties": {"a": {"type": "integer"}, "b": {"$ref": "#/$defs/b"}},
-        "required": ["a"],
-        "additionalProperties": False,
-        "$defs": {"b": {"enum": ["x", "y/\"'", "// %json {\n} #"]}},
+        **CLOSED,
+        "properties": {
+            "city": {"type": "string"},
+            "unit": {"enum": ["c", "f", 'say "<k>"\n', "c</parameter>"]},
+            "days": {"type": "integer", "minimum": 1, "maximum": 14},
+        },
+        "required": ["city", "days"],
     },
     strict=True,
 )
-NOW = function("now", {"type": "object", "properties": {}, "additionalProperties": False})
-FREE = function("free", {"properties": {"q": {"type": "string"}}, "required": ["q"]})
-ANY = Function("free")
-MARKERS = (
-    "<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "<|tool_call|>",
-    "<|/tool_call|>", "<think>", "</think>",
-)  # fmt: skip
-FORMATS = [HERMES, LLAMA, MISTRAL, MISTRAL_NAMED, PHI]
+GET_TIME = function("get_time", None)
+FREE = function("free", {"type": "object"})
+DEEP = function(
+    "get-all",
+    {
+        **CLOSED,
+        "properties": {
+            "when": {"$ref": "#/$defs/when"},
+            "tags": {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 3},
+            "either": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            "count": {"type": ["integer", "null"]},
+            "exact": {"type": "boolean"},
+            "code": {"type": "string", "pattern": "^[A-Z]{2}[0-9]?$"},
+            "short": {"type": "string", "minLength": 1, "maxLength": 3},
+            "mixed": {
+                "anyOf": [{"type": "array", "items": {"type": "integer"}}, {"enum": ["all"]}]
+            },
+            "tree": {"$ref": "#/$defs/tree"},
+            "type": {"const": "x"},
+        },
+        "required": ["when", "tags", "exact", "code"],
+        "$defs": {
+            "when": {
+                **CLOSED,
+                "properties": {"day": {"type": "string"}, "hour": {"type": "number"}},
+                "required": ["day"],
+            },
+            "tree": {
+                **CLOSED,
+                "properties": {"next": {"$ref": "#/$defs/tree"}, "name": {"enum": ["a", "ab"]}},
+            },
+        },
+    },
+)
+OPTIONAL = function(
+    "optional",
+    {
+        **CLOSED,
+        "properties": {
+            "first": {"type": "string"},
+            "second": {"type": "integer"},
+            "third": {"type": "boolean"},
+        },
+    },
+)
+UNION = function(
+    "union",
+    {
+        "type": "object",
+        "anyOf": [
+            {
+                **CLOSED,
+                "properties": {"kind": {"const": "a"}, "n": {"type": "integer"}},
+                "required": ["kind", "n"],
+            },
+            {
+                **CLOSED,
+                "properties": {"kind": {"const": "b"}, "text": {"type": "string"}},
+                "required": ["kind", "text"],
+            },
+        ],
+    },
+)
+FUNCTIONS = (GET, GET_TIME, DEEP, OPTIONAL, UNION)
+CALLS: list[tuple[str, Json]] = [
+    ("get", {"city": "Oslo", "days": 3}),
+    ("get", {"city": "Ås, 'x'\n\"two\"", "unit": "f", "days": 14}),
+    ("get_time", {}),
+    (
+        "get-all",
+        {
+            "when": {"day": "Monday", "hour": 7.5},
+            "tags": ["a", "b c"],
+            "either": "maybe",
+            "count": None,
+            "exact": True,
+            "code": "AB1",
+            "short": "abc",
+            "mixed": [1, 2],
+            "tree": {"next": {"next": {}, "name": "ab"}, "name": "a"},
+            "type": "x",
+        },
+    ),
+    (
+        "get-all",
+        {"when": {"day": "x"}, "tags": ["a"], "exact": False, "code": "XY", "mixed": "all"},
+    ),
+    ("optional", {}),
+    ("optional", {"second": 1}),
+    ("optional", {"first": "x", "third": True}),
+    ("union", {"kind": "a", "n": 1}),
+    ("union", {"kind": "b", "text": "x"}),
+]
+WRONG: list[tuple[str, Json]] = [
+    ("get", {"city": "Oslo"}),
+    ("get", {"city": "Oslo", "days": 0}),
+    ("get", {"city": "Oslo", "unit": "k", "days": 1}),
+    ("get", {"city": "Oslo", "days": 1, "more": 1}),
+    ("get_time", {"a": 1}),
+    ("other", {}),
+    ("get-all", {"when": {"hour": 1}, "tags": ["a"], "exact": True, "code": "AB"}),
+    ("get-all", {"when": {"day": "x"}, "tags": [], "exact": True, "code": "AB"}),
+    ("get-all", {"when": {"day": "x"}, "tags": ["a"], "exact": True, "code": "ab"}),
+    (
+        "get-all",
+        {"when": {"day": "x"}, "tags": ["a"], "exact": True, "code": "AB", "short": "abcd"},
+    ),
+    ("union", {"kind": "a", "text": "x"}),
+]
+MARKER = re.compile(
+    r"<[|｜][^<>\s]+?[|｜]>|<\|[a-z_]+>|<[a-z_]+\|>|\[/?[A-Z_]+\]|｜DSML｜|\]<\]minimax\[>\["
+    r"|</?(?:[a-z]+:)?(?:tool_calls?|think|arg_key|arg_value|tool_sep)(?::opensource)?>"
+)
+"""Texts that may be control tokens of a model."""
 
 
-class Bytes:
-    """A vocabulary of all bytes, with markers as control tokens or without."""
-
-    bos_token_id = None
-
-    def __init__(self, markers: tuple[str, ...]) -> None:
-        self.control = {text: 256 + n for n, text in enumerate(markers)}
-        self.tokens = [bytes([n]) for n in range(256)] + [m.encode() for m in markers] + [b"<eos>"]
-        self.eos_token_id = len(self.tokens) - 1
-        self.special_token_ids = [*self.control.values(), self.eos_token_id]
-
-    def __call__(self, text: bytes) -> list[int]:
-        return list(text)
-
-    def tokenize(self, text: str) -> list[int]:
-        pieces = re.split("(" + "|".join(map(re.escape, self.control or ["\0"])) + ")", text)
-        ids: list[int] = []
-        for piece in pieces:
-            ids += [self.control[piece]] if piece in self.control else piece.encode()
-        return ids
+def texts_of(family: Family) -> list[str]:
+    """All fixed texts of a family's answers."""
+    texts = list(family.calls.texts) if family.calls else []
+    texts += [*family.wrappers, family.content_begin]
+    texts += family.channels.texts if family.channels else ()
+    reasoning = family.reasoning[0] if family.reasoning else THINK
+    texts += [reasoning.begin, reasoning.end, reasoning.after]
+    return [text for text in texts if text]
 
 
-VOCABULARIES = {"text": Bytes(()), "control": Bytes(MARKERS)}
-TOKENIZERS = {name: LLTokenizer(TokenizerWrapper(v)) for name, v in VOCABULARIES.items()}
+class Vocabulary:
+    """All bytes, some longer texts, and a family's markers as control tokens or as texts."""
+
+    def __init__(self, family: Family, control: bool) -> None:
+        texts = texts_of(family)
+        found = dict.fromkeys(marker for text in texts for marker in MARKER.findall(text))
+        markers = list(found) if control else []
+        pieces = [text for text in texts if len(text) > 1 and not any(m in text for m in markers)]
+        pieces += ["é", "😀", '": ', '", "', "get", "ab", " a", "\n\n"]
+        self.pieces = [bytes([n]) for n in range(256)]
+        self.pieces += [piece.encode() for piece in dict.fromkeys(pieces)]
+        self.long = range(256, len(self.pieces))
+        self.control = {text: len(self.pieces) + n for n, text in enumerate(markers)}
+        self.pieces += [marker.encode() for marker in markers] + [b"<end>"]
+        self.end = len(self.pieces) - 1
+        self.n_vocab = len(self.pieces)
+        self.eog_ids = frozenset((self.end,))
+        self.control_ids = (*self.control.values(), self.end)
+        self._split = re.compile("(" + ("|".join(map(re.escape, markers)) or "(?!)") + ")")
+
+    def vocab_pieces(self) -> list[bytes]:
+        return self.pieces
+
+    def tokens(self, text: str) -> Iterator[int]:
+        for piece in self._split.split(text):
+            if piece in self.control:
+                yield self.control[piece]
+            else:
+                yield from piece.encode()
 
 
-@pytest.fixture(params=list(VOCABULARIES))
-def vocabulary(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+class Model:
+    """One family's answers with one vocabulary."""
+
+    def __init__(self, family: Family, control: bool) -> None:
+        reasoning = family.reasoning[0] if family.reasoning else THINK
+        channels = family.channels
+        self.family = family
+        self.vocabulary = Vocabulary(family, control)
+        calls = family.calls or CallFormat("json")
+        self.form = AnswerForm(
+            (calls, *family.also),
+            None if channels else reasoning,
+            family.wrappers,
+            frozenset(w for w in family.wrappers if w in self.vocabulary.control),
+            channels,
+        )
+        self._grammars = Grammars(self.vocabulary)
+
+    def matcher(self, functions: tuple[Function, ...] = FUNCTIONS, **options: Any) -> Matcher:
+        given = {"required": True, "parallel": True, **options}
+        source, schemas = call_grammar(
+            self.form, functions, control=self.vocabulary.control,
+            content_begin=self.family.content_begin, **given,
+        )  # fmt: skip
+        return self._grammars.matchers(Grammar("answer", source, "tools", schemas), 1)[0]
+
+    def accepts(
+        self, text: str, functions: tuple[Function, ...] = FUNCTIONS, **options: Any
+    ) -> bool:
+        """Whether an answer follows the grammar and may end there."""
+        matcher = self.matcher(functions, **options)
+        for token in self.vocabulary.tokens(text):
+            if not matcher.mask[token // 32] >> (token % 32) & 1:
+                return False
+            matcher.advance(token)
+            assert matcher.error is None, matcher.error
+        return matcher.accepting
+
+    def written(self, *calls: tuple[str, Json]) -> str:
+        """Calls as a model of this family writes them."""
+        channels = self.family.channels
+        if channels is None:
+            return write_calls(self.form.calls[0], calls)
+        pieces = []
+        for name, arguments in calls:
+            head = channels.call_begins[-1].replace("{name}", name)
+            if channels.call is None:
+                body = write_calls(self.form.calls[0], [(name, arguments)])
+            else:
+                body = json.dumps(arguments, ensure_ascii=False)
+            pieces.append(f"{head}{body}")
+        return channels.begin.join(pieces)
+
+    def read(
+        self, text: str, functions: tuple[Function, ...] = FUNCTIONS, **options: Any
+    ) -> list[AnswerEvent]:
+        schemas = {function.name: function.schema for function in functions}
+        parser = AnswerParser(self.form, schemas, constrained=True, **options)
+        half = len(text) // 2
+        return [*parser.feed(text[:half]), *parser.feed(text[half:]), *parser.finish()]
 
 
-def accepted(
-    vocabulary: str, text: str, tools: ToolFormat, required: bool = True, **more: Any
-) -> bool:
-    """Whether an answer follows the grammar and may end there.
-
-    If calls are not required, a tool that is not strict accepts any arguments.
-    """
-    functions = (ADD, NOW, FREE if required else ANY)
-    given = {"parallel": True, "control": VOCABULARIES[vocabulary].control, **more}
-    source, schemas = call_grammar(tools, functions, required=required, **given)
-    text_of_all = compilable("answer", source, schemas)
-    matcher = LLMatcher(TOKENIZERS[vocabulary], text_of_all, log_level=0)
-    assert not matcher.is_error(), matcher.get_error()
-    for token in VOCABULARIES[vocabulary].tokenize(text):
-        if matcher.is_stopped() or not matcher.consume_token(token):
-            return False
-    return bool(matcher.is_accepting())
+def allowed(matcher: Matcher) -> np.ndarray[Any, Any]:
+    return np.unpackbits(matcher.mask.view(np.uint8), bitorder="little")
 
 
-def written(tools: ToolFormat, *calls: tuple[str, str]) -> str:
-    """Tool calls as a model with this format writes them."""
-    if tools.head_end:
-        return "".join(f"{tools.begin}{name}{tools.head_end}{args}" for name, args in calls)
-    objects = [f'{{"name": "{name}", "{tools.arguments}": {args}}}' for name, args in calls]
-    if tools.array:
-        return f"{tools.begin}[{', '.join(objects)}]{tools.end}"
-    if tools.begin_optional:
-        return "".join(objects)
-    return "\n".join(f"{tools.begin}\n{text}\n{tools.end}" for text in objects)
+def calls_in(events: list[AnswerEvent]) -> list[tuple[str, Any]]:
+    """Names and arguments of the calls in some events."""
+    names = [event.name for event in events if isinstance(event, CallStart)]
+    texts = [""] * len(names)
+    for event in events:
+        if isinstance(event, CallArguments):
+            texts[event.index] += event.text
+    return [(name, json.loads(text)) for name, text in zip(names, texts, strict=True)]
 
 
-GOOD = [("add", '{"a": 5}'), ("add", '{"a": -5, "b": "y/\\"\'"}'), ("now", "{}"),
-        ("add", '{"a": 5, "b": "// %json {\\n} #"}'),
-        ("free", '{"q": "<x>\\n{}"}')]  # fmt: skip
-BAD = [("add", '{"a": "5"}'), ("add", "{}"), ("add", '{"a": 5, "c": 1}'), ("now", '{"a": 1}'),
-       ("free", '{"q": 1}'), ("free", "[]"), ("other", "{}"), ("add", '{"a": 5'),
-       ("add", '{"a": 5, "b": "z"}')]  # fmt: skip
-by_format = pytest.mark.parametrize("tools", FORMATS, ids=lambda tools: tools.name)
+def content_of(events: list[AnswerEvent]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Content))
 
 
-@by_format
-def test_required_calls_are_valid_calls(vocabulary: str, tools: ToolFormat) -> None:
-    for call in GOOD:
-        text = written(tools, call)
-        assert accepted(vocabulary, text, tools), text
-        parser = AnswerParser(tools, [f.name for f in (ADD, NOW, FREE)], constrained=True)
-        events = [*parser.feed(text), *parser.finish()]
-        assert events == [CallStart(0, call[0]), CallArguments(0, call[1])]
-    for call in BAD:
-        assert not accepted(vocabulary, written(tools, call), tools), call
-    for text in ("", "Hello", " ", written(tools, GOOD[0]) + "Hello"):
-        assert not accepted(vocabulary, text, tools), text
+def bare(model: Model, call: tuple[str, Json]) -> str:
+    """A call without the marker that may be missing."""
+    return model.written(call).removeprefix(model.form.calls[0].begin)
 
 
-@by_format
-def test_several_calls_only_if_they_are_allowed(vocabulary: str, tools: ToolFormat) -> None:
-    two = written(tools, GOOD[0], GOOD[2])
-    assert accepted(vocabulary, two, tools) is not tools.one_by_one
-    assert not accepted(vocabulary, two, tools, parallel=False)
-    assert accepted(vocabulary, written(tools, GOOD[0]), tools, parallel=False)
+_model = lru_cache(maxsize=None)(Model)
+CALLING = [family for family in FAMILIES if family.calls or family.channels]
 
 
-@by_format
-def test_any_text_with_calls_that_are_strict(vocabulary: str, tools: ToolFormat) -> None:
-    def free(text: str, **more: Any) -> bool:
-        return accepted(vocabulary, text, tools, required=False, **more)
-
-    for text in ("", "Hello <tool <|", '{"answer": 5}', "{", "[1]\n\n", "</p>"):
-        assert free(text), text
-    for call in GOOD:
-        assert free(written(tools, call)), call
-    assert free(written(tools, ("free", '{"x": [1]}')))  # not strict
-    assert not free(written(tools, ("free", "[1]")))
-    for call in (BAD[0], BAD[1], BAD[2], BAD[6]):
-        assert not free(written(tools, call)), call
-    if not tools.begin_optional:
-        assert free(f"I add. {written(tools, GOOD[0])} Done.")
-        assert not free(f"I add. {written(tools, BAD[0])}")
-        two = f"{written(tools, GOOD[0])}\nAnd {written(tools, GOOD[2])}"
-        assert free(two)
+QUICK = {"hermes", "qwen-xml", "minimax-m3", "deepseek-v3.2", "lfm2", "gemma4", "llama"}
+"""One family of each form, whose markers are also tried as text in the default run."""
+MODELS = [
+    pytest.param(
+        (family, control), id=f"{family.name}-{'control' if control else 'text'}",
+        marks=[] if control or family.name in QUICK else [pytest.mark.slow],
+    )
+    for family in CALLING
+    for control in (True, False)
+]  # fmt: skip
 
 
-@by_format
-def test_reasoning_comes_first(vocabulary: str, tools: ToolFormat) -> None:
-    call = written(tools, GOOD[0])
+@pytest.fixture(params=MODELS)
+def model(request: pytest.FixtureRequest) -> Model:
+    """A family's answers, with its markers as control tokens or as text."""
+    return _model(*request.param)
+
+
+def test_a_forced_call_is_what_the_model_writes(model: Model) -> None:
+    for call in CALLS:
+        text = model.written(call)
+        assert model.accepts(text), text
+        events = model.read(text)
+        assert calls_in(events) == [call]
+        assert not content_of(events)
+    if model.form.calls and model.form.calls[0].bare:
+        assert model.accepts(bare(model, CALLS[0]))
+
+
+def test_no_other_call_is_possible(model: Model) -> None:
+    for call in WRONG:
+        assert not model.accepts(model.written(call)), call
+    good = model.written(CALLS[0])
+    for text in ("", "Hello", " ", f"{good}Hello", good[: len(good) // 2]):
+        assert not model.accepts(text), text
+    single = (GET_TIME,)
+    assert model.accepts(model.written(("get_time", {})), single)
+    assert not model.accepts(model.written(("get", {"city": "Oslo", "days": 1})), single)
+
+
+def test_several_calls_only_if_they_are_allowed(model: Model) -> None:
+    two = model.written(CALLS[0], CALLS[2])
+    channels = model.form.channels
+    one_by_one = model.form.calls[0].one_by_one or (channels and channels.reasoning_end)
+    assert model.accepts(two) is not bool(one_by_one)
+    assert not model.accepts(two, parallel=False)
+    assert model.accepts(model.written(CALLS[0]), parallel=False)
+    if not one_by_one:
+        assert calls_in(model.read(two)) == [CALLS[0], CALLS[2]]
+
+
+def test_any_arguments_if_the_function_says_nothing(model: Model) -> None:
+    for arguments in ({}, {"a": "x"}, {"a": 1, "b": True}):
+        text = model.written(("free", arguments))
+        assert model.accepts(text, (FREE,)), text
+        assert calls_in(model.read(text, (FREE,))) == [("free", arguments)]
+
+
+def test_a_call_or_an_answer_that_follows_a_schema(model: Model) -> None:
+    schema = {**CLOSED, "properties": {"name": {"type": "integer"}}, "required": ["name"]}
+    answer = CheckedSchema(schema, "response_format")
+    options = {"required": False, "answer": answer}
+    begin = model.form.channels.content_begin if model.form.channels else ""
+    good, bad = f'{begin}{{"name": 1}}', f'{begin}{{"name": "x"}}'
+    assert model.accepts(good, **options)
+    assert not model.accepts(bad, **options)
+    assert model.accepts(model.written(CALLS[0]), **options)
+    assert not model.accepts(model.written(WRONG[0]), **options)
+    if model.form.calls[0].bare:
+        assert model.accepts(bare(model, CALLS[0]), **options)
+    assert model.accepts(good, (), **options)
+    assert not model.accepts(bad, (), **options)
+    assert content_of(model.read(good)) == '{"name": 1}'
+
+
+def test_text_in_which_calls_are_strict(model: Model) -> None:
+    options = {"required": False}
+    begin = model.form.channels.content_begin if model.form.channels else ""
+    for text in ("", "Hello <too", '{"answer": 5}', "{", "[1]\n\n", "</p>"):
+        assert model.accepts(begin + text, **options), text
+    for call in CALLS:
+        assert model.accepts(model.written(call), **options), call
+    for call in (WRONG[0], WRONG[2], WRONG[4]):
+        assert not model.accepts(model.written(call), **options), call
+    if model.form.calls[0].bare:
+        for text in (bare(model, CALLS[0]), 'Look:\n{"x": 1}\nget({"name": 1})'):
+            assert model.accepts(text, **options), text
+        for text in (bare(model, WRONG[0]), f"Look:\n{bare(model, CALLS[0])}"):
+            assert not model.accepts(text, **options), text
+    if begin or model.form.calls[0].bare:
+        return
+    good = model.written(CALLS[0])
+    assert model.accepts(f"I look. {good}", **options)
+    assert not model.accepts(f"I look. {model.written(WRONG[0])}", **options)
+    events = model.read(f"I look. {good}")
+    assert (content_of(events), calls_in(events)) == ("I look.", [CALLS[0]])
+
+
+def test_reasoning_comes_first(model: Model) -> None:
     thought = 'I could <tool> {"name": '
+    channels, reasoning = model.form.channels, model.form.reasoning
+    call = model.written(CALLS[0])
+    if channels is not None:
+        opened = f"{channels.reasoning_begin}{thought}{channels.reasoning_end}"
+        if channels.reasoning_begin:
+            assert model.accepts(opened + call)
+            events = model.read(opened + call)
+            assert (events[0], calls_in(events)) == (Reasoning(thought.strip()), [CALLS[0]])
+        return
+    assert reasoning is not None
+    rest = f"{thought}{reasoning.end}{reasoning.after}"
     for required in (True, False):
-        more: dict[str, Any] = {"thoughts": THOUGHTS[0], "required": required}
-        opened = f"{thought}</think>\n\n{call}"
-        assert accepted(vocabulary, opened, tools, thinking=True, **more)
-        assert accepted(vocabulary, f"<think>{opened}", tools, **more)
-        assert accepted(vocabulary, call, tools, **more)
-        assert not accepted(vocabulary, thought, tools, thinking=True, **more)
-    names = [function.name for function in (ADD, NOW, FREE)]
-    parser = AnswerParser(tools, names, THOUGHTS[0], thinking=True, constrained=True)
-    events = parser.feed(opened)
-    assert events[0] == Reasoning(thought.rstrip())
-    assert not any(isinstance(event, Content) for event in events)
-    assert parser.calls == 1
+        options = {"required": required}
+        if not required and model.form.calls[0].bare and not model.vocabulary.control:
+            continue  # The reasoning is text like any other, which no bare call can follow.
+        assert model.accepts(f"{reasoning.begin}{rest}{call}", **options)
+        assert model.accepts(f"{rest}\n\n{call}", thinking=True, **options)
+        assert model.accepts(call, **options)
+        assert not model.accepts(thought, thinking=True, **options)
+    events = model.read(f"{rest}{call}", thinking=True)
+    assert (events[0], calls_in(events)) == (Reasoning(thought.strip()), [CALLS[0]])
+    assert not content_of(events)
+
+
+ODD = function(
+    "odd",
+    {
+        **CLOSED,
+        "properties": {
+            "content-type": {"type": "string"},
+            "ключ": {"type": "integer"},
+            "count": {"type": "integer"},
+            "pair": {
+                "type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}],
+                "minItems": 2, "maxItems": 2,
+            },
+            "self": {"$ref": "#/properties/count"},
+            "day": {"type": "string", "format": "date"},
+            "map": {"type": "object", "additionalProperties": {"type": "integer"}},
+        },
+        "required": ["content-type"],
+    },
+)  # fmt: skip
+MAP = function("map", {"type": "object", "additionalProperties": {"type": "integer"}})
+
+
+def test_unusual_keys_and_schemas(model: Model) -> None:
+    good: Json = {
+        "content-type": "x", "ключ": 1, "count": 5, "pair": [1, "a"], "self": 2,
+        "day": "2024-02-29", "map": {"a": 1, "b": 2},
+    }  # fmt: skip
+    inner = model.form.calls[0].parameters if model.form.calls else None
+    if inner is not None and inner.nested:
+        del good["map"]  # is enforced as JSON: a grammar cannot compare the names of two tags
+    text = model.written(("odd", good))
+    assert model.accepts(text, (ODD,)), text
+    assert calls_in(model.read(text, (ODD,))) == [("odd", good)]
+    for wrong in ({"ключ": "a"}, {"self": "x"}, {"day": "2023-02-29"}, {"map": {"a": "x"}}):
+        text = model.written(("odd", {"content-type": "x", **wrong}))
+        assert not model.accepts(text, (ODD,)), text
+    for arguments in ({}, {"a": 1, "b": 2}):
+        text = model.written(("map", arguments))
+        assert model.accepts(text, (MAP,)), text
+        assert calls_in(model.read(text, (MAP,))) == [("map", arguments)]
+    assert not model.accepts(model.written(("map", {"a": "x"})), (MAP,))
+
+
+# --- random answers ------------------------------------------------------------------------------
+
+PLAIN = frozenset(b"abc xyz019.,:-_/{}[]()<>|=\\\"'\n")
+CLOSING = frozenset(b"\"}])>'")
+STEPS, LIMIT = 40, 400
+"""Steps of a free walk, after which it makes for the end; and most steps of both."""
+
+
+def walk(model: Model, matcher: Matcher, rng: random.Random) -> str | None:
+    """A random answer that the grammar allows; None if it does not end soon."""
+    vocabulary = model.vocabulary
+    written = b""
+    for step in range(LIMIT):
+        bits = allowed(matcher)
+        if matcher.accepting and (step > STEPS or rng.random() < 0.3):
+            return written.decode()
+        ids = np.flatnonzero(bits).tolist()
+        control = [id for id in ids if id in vocabulary.control.values()]
+        long = [id for id in ids if id in vocabulary.long]
+        bytes_ = [id for id in ids if id in PLAIN] or [id for id in ids if id < 256]
+        closing = [id for id in ids if id in CLOSING]
+        groups = [control, long, bytes_]
+        if step > STEPS:
+            groups = [control or closing, closing, long, bytes_]
+        groups = [group for group in groups if group]
+        if not groups:
+            assert matcher.accepting, written
+            return written.decode()
+        token = rng.choice(rng.choice(groups))
+        written += vocabulary.pieces[token]
+        matcher.advance(token)
+        assert matcher.error is None, (matcher.error, written)
+    return None
+
+
+def test_random_answers_are_valid_calls(model: Model) -> None:
+    rng = random.Random(model.family.name)
+    schemas = {function.name: function.parameters.schema for function in FUNCTIONS}
+    done = 0
+    for parallel in (True, False):
+        start = model.matcher(parallel=parallel)
+        for _ in range(5):
+            text = walk(model, start.copy(), rng)
+            if text is None:
+                continue
+            done += 1
+            events = model.read(text)
+            calls = calls_in(events)
+            assert calls, text
+            assert parallel or len(calls) == 1
+            for name, arguments in calls:
+                errors = list(Draft202012Validator(schemas[name]).iter_errors(arguments))
+                assert not errors, (text, arguments, errors)
+            # A header within the text of reasoning is read as one, unless headers are tokens.
+            if model.vocabulary.control or not model.form.channels:
+                assert not content_of(events), text
+    assert done
+
+
+def test_random_texts_contain_valid_calls_only(model: Model) -> None:
+    rng = random.Random(model.family.name)
+    schemas = {function.name: function.parameters.schema for function in FUNCTIONS}
+    start = model.matcher(required=False)
+    for _ in range(4):
+        text = walk(model, start.copy(), rng)
+        if text is None:
+            continue
+        for name, arguments in calls_in(model.read(text)):
+            assert Draft202012Validator(schemas[name]).is_valid(arguments), (text, arguments)

@@ -4,17 +4,31 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from offgrid.chat.formats import HERMES, LLAMA, MISTRAL, MISTRAL_NAMED, PHI, THOUGHTS, ToolFormat
+from offgrid.chat.bodies import Body
+from offgrid.chat.calls import CallReader
+from offgrid.chat.formats import (
+    FAMILIES,
+    HERMES,
+    LLAMA,
+    MISTRAL,
+    MISTRAL_NAMED,
+    PHI,
+    PYTHON_LIST,
+    THINK,
+    ReasoningFormat,
+)
 from offgrid.chat.jsonscan import MAX_DEPTH, ObjectScanner
 from offgrid.chat.parser import (
     AnswerEvent,
+    AnswerForm,
     AnswerParser,
     CallArguments,
     CallStart,
@@ -23,12 +37,37 @@ from offgrid.chat.parser import (
 )
 
 NAMES = ("add", "get_time")
-THINK = THOUGHTS[0]
-FORMATS = [HERMES, LLAMA, MISTRAL, MISTRAL_NAMED, PHI]
-by_format = pytest.mark.parametrize("tools", FORMATS, ids=lambda tools: tools.name)
+BY_NAME = {family.name: family for family in FAMILIES}
 
 Message = tuple[str, str, list[list[str]]]
 """Content, reasoning, and name and arguments of each call."""
+
+
+def family_form(name: str) -> AnswerForm:
+    family = BY_NAME[name]
+    calls = () if family.calls is None else (family.calls,)
+    return AnswerForm(
+        calls + family.also, (*family.reasoning, THINK)[0], family.wrappers,
+        frozenset(family.wrappers), family.channels,
+    )  # fmt: skip
+
+
+FORMS = {
+    "hermes": AnswerForm((HERMES,), THINK),
+    "hermes, reasoning repeated": AnswerForm(
+        (HERMES,), ReasoningFormat("<think>", "</think>", repeated=True)
+    ),
+    "llama": AnswerForm((LLAMA, PYTHON_LIST), THINK),
+    "mistral": AnswerForm((MISTRAL,), THINK),
+    "mistral-named": AnswerForm((MISTRAL_NAMED,), THINK),
+    "phi": AnswerForm((PHI,), THINK, ("<response>", "</response>")),
+    **{
+        name: family_form(name)
+        for name in ("qwen-xml", "minimax-m3", "glm", "deepseek-v3.2", "kimi-k2", "kimi-k3",
+                     "lfm2", "gemma4", "solar", "functionary-3.2", "harmony", "muse")
+    },
+}  # fmt: skip
+by_form = pytest.mark.parametrize("name", list(FORMS))
 
 
 def message(events: Iterable[AnswerEvent]) -> Message:
@@ -39,8 +78,6 @@ def message(events: Iterable[AnswerEvent]) -> Message:
         if isinstance(event, Content):
             content += event.text
         elif isinstance(event, Reasoning):
-            assert not content
-            assert not calls
             reasoning += event.text
         elif isinstance(event, CallStart):
             assert event.index == len(calls)
@@ -52,128 +89,79 @@ def message(events: Iterable[AnswerEvent]) -> Message:
     return content, reasoning, calls
 
 
-def parse(pieces: Iterable[str], tools: ToolFormat | None, **more: Any) -> Message:
-    parser = AnswerParser(tools, NAMES, THINK, **more)
+def parse(pieces: Iterable[str], form: AnswerForm, **more: Any) -> Message:
+    parser = AnswerParser(form, NAMES, **more)
     events = [event for piece in pieces for event in parser.feed(piece)]
     return message([*events, *parser.finish()])
 
 
-# --- the naive reader of whole texts --------------------------------------------------------------
+# --- any text: how it is split, and that nothing is lost or doubled -------------------------------
+
+OBJECT = '{"name": "add", "arguments": {"a": [1, "@ }"], "b": "<tool_call>@"}}'
+PIECES: dict[str, list[str]] = {
+    "": ["@", "@", " @ ", "\n", " ", "é@", "<", "@{", "}", "[", "]", ",", ";", "add", "(", ")",
+         "<think>", "</think>", "{@", '"', "\\"],
+    "hermes": [f"<tool_call>\n{OBJECT}\n</tool_call>", "<tool_call>", "</tool_call>", "<tool_",
+               f"<tool_call>{OBJECT}", f"<tool_call>[{OBJECT}, {OBJECT}]</tool_call>",
+               '<tool_call>{"name": "add", "arguments": {"a": "@', OBJECT,
+               '<tool_call>{"name": "add", "arguments": "{\\"x\\": \\"@\\"}"}',
+               '<tool_call>{"name": "other", "arguments": {"a": "@"}}</tool_call>',
+               '<tool_call>{"name": "add", "name": "@', '<tool_call>{"arguments": {"a": "@"}, '],
+    "llama": [OBJECT, f"\n{OBJECT}", f"{OBJECT}; {OBJECT}", "<|python_tag|>", "; ",
+              f"<|python_tag|>{OBJECT}", '{"name": "add", "parameters": {"a": "@"', "\n[",
+              "[add(a='@')]", "\n[add(a='@'), get_time()]", "[add(a='@", "[other(a='@')]"],
+    "mistral": ["[TOOL_CALLS]", f"[TOOL_CALLS][{OBJECT}, {OBJECT}]", f"[TOOL_CALLS][{OBJECT},",
+                f"[TOOL_CALLS]{OBJECT}\n", "[TOOL", f"[TOOL_CALLS] [{OBJECT}"],
+    "mistral-named": ["[TOOL_CALLS]", '[TOOL_CALLS]add[ARGS]{"x": "@"}', "[TOOL_CALLS]other[ARGS]",
+                      '[TOOL_CALLS]add[CALL_ID]q9[ARGS]{"x": "@', "[ARGS]", "[CALL_ID]"],
+    "phi": ["<|tool_call|>", f"<|tool_call|>[{OBJECT}]<|/tool_call|>", "<|/tool_call|>",
+            f"<|tool_call|>{OBJECT}<|/tool_call|>"],
+    "qwen-xml": ["<tool_call>\n<function=add>\n<parameter=a>\n@ @\n</parameter>\n</function>\n"
+                 "</tool_call>", "<function=add>", "</function>", "<parameter=b>@", "</parameter>",
+                 "<parameter=a>\n", "</tool_call>", "<tool_call>", "<function=other>@",
+                 "<function=add>\n<parameter=a>1</parameter><parameter=a>@</parameter>"],
+    "minimax-m3": ['<invoke name="add">', "]<]minimax[>[", "</invoke>", "<a>@", "</a>",
+                   "<tool_call>", "</tool_call>", "</tool_call", ']<]minimax[>[<invoke name="add">'
+                   "]<]minimax[>[<a>@]<]minimax[>[</a>]<]minimax[>[</invoke>"],
+    "glm": ["<tool_call>add\n<arg_key>a</arg_key>\n<arg_value>@</arg_value>\n</tool_call>",
+            "<tool_call>add", "<arg_key>b</arg_key>", "<arg_value>@", "</arg_value>",
+            "</tool_call>", f"<tool_call>{OBJECT}</tool_call>", "<arg_key>@"],
+    "deepseek-v3.2": ["<｜DSML｜function_calls>", '<｜DSML｜invoke name="add">',
+                      '<｜DSML｜parameter name="a" string="true">@', "</｜DSML｜parameter>",
+                      "</｜DSML｜invoke>", "</｜DSML｜function_calls>",
+                      '<｜DSML｜parameter name="b'],
+    "kimi-k2": ["<|tool_calls_section_begin|>", "<|tool_call_begin|>", "functions.add:0",
+                "<|tool_call_argument_begin|>", '{"a": "@"}', "<|tool_call_end|>",
+                "<|tool_calls_section_end|>", "<|tool_call_begin|>functions.add:1"
+                '<|tool_call_argument_begin|>{"a": "@"}<|tool_call_end|>'],
+    "kimi-k3": ["<|open|>tools<|sep|>", '<|open|>call tool="add" index="1"<|sep|>',
+                '<|open|>argument key="a" type="string"<|sep|>@<|close|>argument<|sep|>',
+                "<|close|>call<|sep|>", "<|close|>tools<|sep|>", "<|open|>response<|sep|>"],
+    "lfm2": ["<|tool_call_start|>[add(a='@'), get_time()]<|tool_call_end|>", "<|tool_call_start|>",
+             "<|tool_call_end|>", "<|tool_call_start|>[add(", "a='@', ",
+             "<|tool_call_start|>add(b="],
+    "gemma4": ['<|tool_call>call:add{a:<|"|>@<|"|>}<tool_call|>', "<|tool_call>call:add{", "a:@,",
+               '<|"|>', "<tool_call|>", "<|channel>thought\n@<channel|>", "<channel|>"],
+    "solar": ["<|tool_calls|>", "<|tool_call:begin|>x<|tool_call:name|>add<|tool_call:args|>",
+              '{"a": "@"}', "<|tool_call:end|>", "<|calls|>", "<|think|>@<|end|>", "<|content|>"],
+    "functionary-3.2": [">>>", "all\n@", 'add\n{"a": "@"}', "get_time\n{", ">>>all\n"],
+    "harmony": ["<|start|>assistant", "<|channel|>analysis<|message|>@<|end|>", "<|call|>",
+                '<|channel|>commentary to=functions.add <|constrain|>json<|message|>{"a": "@"}',
+                "<|channel|>final<|message|>@", "<|return|>", "<|channel|>", " to=", "<|message|>"],
+    "muse": [" to=self<|message|>@<|eom|>", "<|start|>assistant", "<|message|>", "<|eot|>",
+             '<atem:function_calls>\n<atem:invoke name="add">', '<atem:parameter name="a">@'
+             "</atem:parameter>", "</atem:invoke>", "</atem:function_calls>"],
+}  # fmt: skip
+"""Parts of answers in each form, whole and broken; each ``@`` becomes a word of its own."""
+PIECES["hermes, reasoning repeated"] = PIECES["hermes"]
 
 
-def naive(text: str, tools: ToolFormat, thinking: bool) -> Message:
-    """Split a whole answer into content, reasoning and calls, using indices."""
-    reasoning = ""
-    begun = re.match(r"\s*<think>", text)
-    if thinking or begun:
-        start = 0 if thinking or begun is None else begun.end()
-        thought, end, rest = text[start:].partition(THINK.end)
-        if not end:
-            return "", thought.lstrip(), []
-        reasoning, text = thought.strip(), rest.lstrip()
-    content = ""
-    calls: list[list[str]] = []
-    at, fresh = 0, True  # fresh: only white space since the beginning or a call
-    while at < len(text):
-        bare = tools.begin_optional and fresh and text[at] == "{"
-        if bare or text.startswith(tools.begin, at):
-            found, end, go_on = read_calls(text, at, bare, tools)
-            if found:
-                content = content.rstrip()
-            calls += found
-            content += text[end:go_on]
-            fresh = end == go_on
-            at = go_on
-        else:
-            content += text[at]
-            fresh = fresh and text[at].isspace()
-            at += 1
-    return content, reasoning, calls
-
-
-def skip(text: str, at: int) -> int:
-    return len(text) - len(text[at:].lstrip())
-
-
-def read_calls(
-    text: str, begin: int, bare: bool, tools: ToolFormat
-) -> tuple[list[list[str]], int, int]:
-    """The calls at a marker, their end, and where to continue; content is between the two."""
-    at = begin if bare else begin + len(tools.begin)
-    if tools.array:
-        at = skip(text, at)
-        if text[at : at + 1] != "[":
-            return [], begin, at
-        at += 1
-    calls: list[list[str]] = []
-    while True:
-        call, at = read_named(text, at, tools) if tools.head_end else read_call(text, at)
-        if call is None:
-            return calls, begin, at
-        calls.append(call)
-        begin = skip(text, at)
-        if not tools.array or text[begin : begin + 1] != ",":
-            break
-        at = begin + 1
-    for closer in ("]" if tools.array else "", tools.end, tools.separator):
-        at = skip(text, at)
-        if closer and text.startswith(closer, at):
-            at += len(closer)
-        elif closer and closer.startswith(text[at:]):  # the answer was truncated
-            at = len(text)
-    at = skip(text, at)
-    return calls, at, at
-
-
-def read_call(text: str, at: int) -> tuple[list[str] | None, int]:
-    at = skip(text, at)
-    scanner = ObjectScanner({"name", "arguments", "parameters", "id", "type"})
-    end = scanner.scan(text, at)
-    if not scanner.done:
-        return None, end
-    call = json.loads(text[at:end])
-    values = {key: text[at + a : at + b] for key, (a, b) in scanner.members.items()}
-    arguments = values.get("arguments", values.get("parameters", "{}"))
-    both = "arguments" in call and "parameters" in call
-    ok = call.get("name") in NAMES if isinstance(call.get("name"), str) else False
-    return ([call["name"], arguments] if ok and not both and arguments[0] == "{" else None), end
-
-
-def read_named(text: str, at: int, tools: ToolFormat) -> tuple[list[str] | None, int]:
-    head = re.compile(r"[\w\-\[\]]{0,160}", re.ASCII).match(text, at)
-    assert head is not None
-    end = text.find(tools.head_end, at, head.end())
-    if end < 0:
-        return None, head.end()
-    name = text[at:end].split("[CALL_ID]")[0]
-    at = end + len(tools.head_end)
-    whole = re.fullmatch(
-        r"[\w-]{1,64}(\[CALL_ID\][\w-]{1,64})?", text[head.start() : end], re.ASCII
-    )
-    if name not in NAMES or whole is None:
-        return None, at
-    scanner = ObjectScanner()
-    end = scanner.scan(text, at)
-    return ([name, text[at:end]] if scanner.done else None), end
-
-
-def fragments(tools: ToolFormat) -> st.SearchStrategy[str]:
-    """Answers composed of whole and broken elements of the format."""
-    call = '{"name": "add", "parameters": {"a": [1, "}"], "b": "<tool_call>"}}'
-    call = call.replace("parameters", tools.arguments)
-    pieces = [
-        tools.begin, tools.end, tools.head_end, tools.separator, "[", "]", ",", " ", "\n", "{",
-        "}", "[CALL_ID]x1", "add", "get_time", "add[ARGS]{}", "add[CALL_ID]q9[ARGS]{\"a\": 2}",
-        f"{tools.begin}add[ARGS]{{}}", f"{tools.begin}add[CALL_ID]q9[ARGS]{{",
-        f"{tools.begin}add[[", f"</think>\n{call}",
-        "Hi", "é", "<", "[TOOL", "<think>", "</think>", "<th", call, f"{tools.begin}{call}",
-        f"{tools.begin}\n{call}\n{tools.end}", f"{tools.begin}[{call}, {call}]{tools.end}",
-        f"{tools.begin}[{call}", '{"name": "get_time"}', '{"name": "nothing", "arguments": {}}',
-        '{"arguments": {}, "name": "add"}', '{"name": "add", "arguments": {}, "parameters": {}}',
-        '{"name": "add", "name": "add"}', '{"name": "add", "arguments": "x"}', '{"name": 5}',
-        '{"name": "add", "arguments": {"a": 0', '{"name": ', '"arguments": ', '"add"', '{"x": 1}',
-    ]  # fmt: skip
-    return st.lists(st.sampled_from(pieces), max_size=10).map("".join)
+@st.composite
+def answers(draw: st.DrawFn, name: str) -> str:
+    parts = st.sampled_from(PIECES[name] * 2 + PIECES[""])
+    text = "".join(draw(st.lists(parts, max_size=10)))
+    words = iter(range(10**6))
+    return re.sub("@", lambda match: f"w{next(words)}w", text)
 
 
 @st.composite
@@ -186,91 +174,157 @@ def cut(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> list[str]:
     return [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
 
 
-@by_format
-@given(data=st.data(), thinking=st.booleans())
-@settings(max_examples=80, deadline=None)
-def test_the_parser_equals_the_naive_reader(
-    tools: ToolFormat, data: st.DataObject, thinking: bool
+@by_form
+@given(data=st.data(), thinking=st.booleans(), constrained=st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_the_split_makes_no_difference_and_nothing_is_lost(
+    name: str, data: st.DataObject, thinking: bool, constrained: bool
 ) -> None:
-    beside_the_naive_reader(tools, data, thinking)
+    split_and_whole(name, data, thinking, constrained)
 
 
 @pytest.mark.slow
-@by_format
-@given(data=st.data(), thinking=st.booleans())
+@by_form
+@given(data=st.data(), thinking=st.booleans(), constrained=st.booleans())
 @settings(max_examples=1500, deadline=None)
-def test_the_parser_equals_the_naive_reader_at_length(
-    tools: ToolFormat, data: st.DataObject, thinking: bool
+def test_the_split_makes_no_difference_and_nothing_is_lost_at_length(
+    name: str, data: st.DataObject, thinking: bool, constrained: bool
 ) -> None:
-    """The default run covers 80 answers of each format."""
-    beside_the_naive_reader(tools, data, thinking)
+    """The default run covers 25 answers of each form."""
+    split_and_whole(name, data, thinking, constrained)
 
 
-def beside_the_naive_reader(tools: ToolFormat, data: st.DataObject, thinking: bool) -> None:
-    pieces = data.draw(cut(fragments(tools)))
-    assert parse(pieces, tools, thinking=thinking) == naive("".join(pieces), tools, thinking)
-
-
-@by_format
-@given(data=st.data())
-@settings(max_examples=50, deadline=None)
-def test_with_a_grammar_it_is_the_same_however_it_is_cut(
-    tools: ToolFormat, data: st.DataObject
-) -> None:
-    cut_with_a_grammar(tools, data)
-
-
-@pytest.mark.slow
-@by_format
-@given(data=st.data())
-@settings(max_examples=1000, deadline=None)
-def test_with_a_grammar_it_is_the_same_however_it_is_cut_at_length(
-    tools: ToolFormat, data: st.DataObject
-) -> None:
-    """The default run covers 50 answers of each format."""
-    cut_with_a_grammar(tools, data)
-
-
-def cut_with_a_grammar(tools: ToolFormat, data: st.DataObject) -> None:
-    pieces = data.draw(cut(fragments(tools)))
+def split_and_whole(name: str, data: st.DataObject, thinking: bool, constrained: bool) -> None:
+    pieces, form = data.draw(cut(answers(name))), FORMS[name]
     text = "".join(pieces)
-    cut_up = parse(pieces, tools, constrained=True)
-    assert cut_up == parse([text], tools, constrained=True)
-    content, reasoning, calls = parse([text], tools)
-    if len(calls) == len(cut_up[2]):  # no call was incomplete, so the grammar made no difference
-        assert cut_up[1:] == (reasoning, calls)
-        assert len(cut_up[0]) <= len(content)
+    whole = parse([text], form, thinking=thinking, constrained=constrained)
+    assert parse(pieces, form, thinking=thinking, constrained=constrained) == whole
+    content, reasoning, calls = whole
+    if constrained:
+        return
+    for _, arguments in calls:
+        assert isinstance(json.loads(arguments), dict)
+    found = sorted(re.findall(r"w\d+w", f"{content} {reasoning} {calls}"))
+    if form.channels is None or not form.channels.header:
+        assert found == sorted(re.findall(r"w\d+w", text))
+    else:  # what stands in a header is dropped
+        assert len(found) == len(set(found))
+    marked = thinking or (form.reasoning is not None and form.reasoning.begin.strip() in text)
+    if not (calls or marked or form.wrappers or form.channels):
+        assert content == text
 
 
 @given(cut(st.text(alphabet="<think>/ \n{}ab", max_size=40)))
-def test_no_text_is_lost_without_tools(pieces: list[str]) -> None:
+def test_no_text_is_lost_without_functions(pieces: list[str]) -> None:
     text = "".join(pieces)
-    content, reasoning, calls = parse(pieces, None)
+    parser = AnswerParser(FORMS["hermes"])
+    events = [event for piece in pieces for event in parser.feed(piece)]
+    content, reasoning, calls = message([*events, *parser.finish()])
     assert not calls
     if not re.match(r"\s*<think>", text):
         assert (content, reasoning) == (text, "")
+
+
+# --- the naive reader of whole texts: Hermes' calls, one by one -----------------------------------
+
+KEYS = {"name", "function", "tool_name", "arguments", "parameters", "id", "type", "tool_call_id",
+        "call_id", "index"}  # fmt: skip
+
+
+def naive(text: str, thinking: bool) -> Message:
+    """Split a whole answer into content, reasoning and calls, using indices."""
+    reasoning = ""
+    begun = re.match(r"\s*<think>", text)
+    if begun or thinking:
+        thought, end, rest = text[begun.end() if begun else 0 :].partition("</think>")
+        if not end:
+            return "", thought.lstrip(), []
+        reasoning, text = thought.strip(), rest.lstrip()
+    content, at = "", 0
+    calls: list[list[str]] = []
+    while at < len(text):
+        if not text.startswith("<tool_call>", at):
+            content += text[at]
+            at += 1
+            continue
+        start = skip(text, at + len("<tool_call>"))
+        scanner = ObjectScanner(KEYS, lenient=True)
+        end = scanner.scan(text, start) if text[start : start + 1] == "{" else start
+        call = naive_call(text[start:end]) if scanner.done else None
+        if call is None:
+            content += text[at:end]
+            at = end
+            continue
+        calls.append(call)
+        content = content.rstrip()
+        at = skip(text, end)
+        if "</tool_call>".startswith(text[at : at + len("</tool_call>")]):
+            at += len("</tool_call>")
+        at = skip(text, at)
+    return content, reasoning, calls
+
+
+def skip(text: str, at: int) -> int:
+    return len(text) - len(text[at:].lstrip())
+
+
+def naive_call(text: str) -> list[str] | None:
+    call = json.loads(text, strict=False)
+    if ("arguments" in call and "parameters" in call) or not isinstance(call.get("name"), str):
+        return None
+    arguments = call.get("arguments", call.get("parameters"))
+    if isinstance(arguments, str):
+        arguments = json.loads(arguments or "{}")
+    arguments = {} if arguments is None else arguments
+    fits = call["name"] in NAMES and isinstance(arguments, dict)
+    return [call["name"], json.dumps(arguments)] if fits else None
+
+
+@given(data=st.data(), thinking=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_the_parser_equals_the_naive_reader(data: st.DataObject, thinking: bool) -> None:
+    beside_the_naive_reader(data, thinking)
+
+
+@pytest.mark.slow
+@given(data=st.data(), thinking=st.booleans())
+@settings(max_examples=5000, deadline=None)
+def test_the_parser_equals_the_naive_reader_at_length(data: st.DataObject, thinking: bool) -> None:
+    """The default run covers 100 answers."""
+    beside_the_naive_reader(data, thinking)
+
+
+def beside_the_naive_reader(data: st.DataObject, thinking: bool) -> None:
+    pieces = data.draw(cut(answers("hermes").map(lambda text: text.replace("[", "("))))
+    content, reasoning, calls = parse(pieces, FORMS["hermes"], thinking=thinking)
+    calls = [[name, json.dumps(json.loads(arguments))] for name, arguments in calls]
+    assert (content, reasoning, calls) == naive("".join(pieces), thinking)
 
 
 # --- examples -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("tools", "text"),
+    ("form", "text"),
     [
-        (HERMES, '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'),
-        (HERMES, '<tool_call>{"arguments": {"a": 1}, "name": "add"}</tool_call>\n'),
-        (LLAMA, '{"name": "add", "parameters": {"a": 1}}'),
-        (LLAMA, '<|python_tag|>{"type": "function", "name": "add", "parameters": {"a": 1}}'),
-        (MISTRAL, '[TOOL_CALLS] [{"name": "add", "arguments": {"a": 1}, "id": "abcdefghi"}]'),
-        (MISTRAL_NAMED, '[TOOL_CALLS]add[ARGS]{"a": 1}'),
-        (MISTRAL_NAMED, '[TOOL_CALLS]add[CALL_ID]abcdefghi[ARGS]{"a": 1}'),
-        (PHI, '<|tool_call|>[{"name": "add", "arguments": {"a": 1}}]<|/tool_call|>'),
+        ("hermes", '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'),
+        ("hermes", '<tool_call>{"arguments": {"a": 1}, "name": "add"}</tool_call>\n'),
+        ("llama", '{"name": "add", "parameters": {"a": 1}}'),
+        ("llama", '<|python_tag|>{"type": "function", "name": "add", "parameters": {"a": 1}}'),
+        ("mistral", '[TOOL_CALLS] [{"name": "add", "arguments": {"a": 1}, "id": "abcdefghi"}]'),
+        ("mistral-named", '[TOOL_CALLS]add[ARGS]{"a": 1}'),
+        ("phi", '<|tool_call|>[{"name": "add", "arguments": {"a": 1}}]<|/tool_call|>'),
+        ("harmony", '<|channel|>commentary to=functions.add json<|message|>{"a": 1}<|call|>'),
+        ("kimi-k2", '<|tool_call_begin|>functions.add:0<|tool_call_argument_begin|>{"a": 1}'),
+        ("gemma4", "<|tool_call>call:add{a:1}<tool_call|>"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("constrained", [False, True])
-def test_one_call_in_each_format(tools: ToolFormat, text: str, constrained: bool) -> None:
+def test_one_call_in_several_forms(form: str, text: str, constrained: bool) -> None:
     for pieces in ([text], list(text)):
-        assert parse(pieces, tools, constrained=constrained) == ("", "", [["add", '{"a": 1}']])
+        assert parse(pieces, FORMS[form], constrained=constrained) == (
+            "", "", [["add", '{"a": 1}']]
+        )  # fmt: skip
 
 
 def test_text_reasoning_and_calls_together() -> None:
@@ -280,7 +334,7 @@ def test_text_reasoning_and_calls_together() -> None:
         '<tool_call>\n{"name": "get_time"}\n</tool_call>\n Done. \n'
     )
     calls = [["add", '{"a": "</tool_call>"}'], ["get_time", "{}"]]
-    assert parse(text, HERMES) == ("I look.Done. \n", "The user wants two.", calls)
+    assert parse(text, FORMS["hermes"]) == ("I look.Done. \n", "The user wants two.", calls)
 
 
 @pytest.mark.parametrize(
@@ -289,17 +343,32 @@ def test_text_reasoning_and_calls_together() -> None:
         '<tool_call>{"name": "add", "arguments": {"a": 1}', "<tool_call>", "a <tool_call> b",
         '<tool_call>{"name": "add", "arguments": {"a": 01}}</tool_call>',
         '<tool_call>{"name": "add", "arguments": [1]}</tool_call>',
-        '<tool_call>{"name": "other", "arguments": {}}</tool_call>',
-        '<tool_call>{"name": "add", "arguments": {"a": "\n"}}</tool_call>', "<tool_", " \n",
+        '<tool_call>{"name": "add", "arguments": "[1]"}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": "{\\"a\\": NaN}"}</tool_call>',
+        '<tool_call>{"name": "add", "arguments": 0}</tool_call>',
+        '<tool_call>{"name": "other", "arguments": {}}</tool_call>', "<tool_call>[]</tool_call>",
+        '<tool_call>{"name": "add", "arguments": {"a": "\x00"}}</tool_call>', "<tool_", " \n",
         "<tool_call>" * 50, '{"name": "add", "arguments": {}}',
     ],
 )  # fmt: skip
 def test_text_that_is_not_a_call_stays_content_unchanged(text: str) -> None:
-    assert parse([text], HERMES) == parse(text, HERMES) == (text, "", [])
+    assert parse([text], FORMS["hermes"]) == parse(text, FORMS["hermes"]) == (text, "", [])
+
+
+def test_a_failed_call_after_a_complete_one_is_content_with_its_separator() -> None:
+    call = '{"name": "add", "parameters": {}}'
+    for rest in ("; and so on", "; ", '; {"name": "add", ', ';{"name": "other"}'):
+        whole = parse([call + rest], FORMS["llama"])
+        assert whole == parse(call + rest, FORMS["llama"]) == (rest, "", [["add", "{}"]])
+    for rest in ("<tool_ca", "<tool_call>", '<tool_call>{"name'):
+        text = f"<tool_call>{call}</tool_call>\n{rest}"
+        assert parse([text], FORMS["hermes"]) == (rest, "", [["add", "{}"]])
+    text = f"<tool_call>{call}</tool_"
+    assert parse([text], FORMS["hermes"]) == ("", "", [["add", "{}"]])
 
 
 def test_only_a_possible_marker_is_held_back() -> None:
-    parser = AnswerParser(HERMES, NAMES, THINK)
+    parser = AnswerParser(FORMS["hermes"], NAMES)
     assert parser.feed("<thin") == []
     assert parser.feed("g> a <tool") == [Content("<thing> a")]
     assert parser.feed("box> b") == [Content(" <toolbox> b")]
@@ -311,42 +380,177 @@ def test_only_a_possible_marker_is_held_back() -> None:
 
 
 def test_with_a_grammar_arguments_come_as_they_are_written() -> None:
-    parser = AnswerParser(HERMES, NAMES, constrained=True)
+    parser = AnswerParser(FORMS["hermes"], NAMES, constrained=True)
     assert parser.feed('<tool_call>{"name": "add", "arguments": ') == []
     assert parser.feed("{") == [CallStart(0, "add"), CallArguments(0, "{")]
     assert parser.feed('"a": "x') == [CallArguments(0, '"a": "x')]
     assert parser.feed('"}}</tool_') == [CallArguments(0, '"}')]
     assert parser.finish() == []
-    cut_short = AnswerParser(HERMES, NAMES, constrained=True)
+    cut_short = AnswerParser(FORMS["hermes"], NAMES, constrained=True)
     cut_short.feed('<tool_call>{"name": "add", "arguments": {"a": ')
     assert (cut_short.finish(), cut_short.calls) == ([], 1)
 
 
-def test_text_after_the_last_permitted_call_is_ignored() -> None:
-    call = '<tool_call>{"name": "get_time"}</tool_call>'
-    parser = AnswerParser(HERMES, NAMES, max_calls=1)
-    events = [event for char in f"Hi {call} and {call}" for event in parser.feed(char)]
-    assert message([*events, *parser.finish()]) == ("Hi", "", [["get_time", "{}"]])
-    assert parser.done
+@pytest.mark.parametrize(
+    ("form", "before"),
+    [
+        (AnswerForm((MISTRAL_NAMED,)), "[TOOL_CALLS]add[ARGS]"),
+        (family_form("apertus"), '<|tools_prefix|>[{"add": '),
+        (family_form("harmony"), "<|channel|>commentary to=add<|message|>"),
+        (family_form("command"), '<|START_ACTION|>[{"tool_name": "add", "parameters": '),
+    ],
+    ids=["named", "keyed", "channel", "command"],
+)
+def test_with_a_grammar_json_arguments_of_every_form_come_as_they_are_written(
+    form: AnswerForm, before: str
+) -> None:
+    parser = AnswerParser(form, NAMES, constrained=True)
+    assert message(parser.feed(before + '{"a'))[2] == [["add", '{"a']]
+    assert parser.feed('": 1}') == [CallArguments(0, '": 1}')]
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_text_after_the_last_permitted_call_is_ignored(constrained: bool) -> None:
+    call = '<tool_call>{"name": "get_time", "arguments": {}}</tool_call>'
+    for pieces in (f"Hi {call} and {call}", [f"Hi {call}{call}"], [f"Hi {call}", call]):
+        parser = AnswerParser(FORMS["hermes"], NAMES, max_calls=1, constrained=constrained)
+        events = [event for piece in pieces for event in parser.feed(piece)]
+        assert message([*events, *parser.finish()]) == ("Hi", "", [["get_time", "{}"]])
+        assert parser.done
 
 
 def test_reasoning_that_the_prompt_opened() -> None:
-    assert parse("\nHm. <tool_call>", HERMES, thinking=True) == ("", "Hm. <tool_call>", [])
-    assert parse("Hm.\n</think>\n\nYes.", None, thinking=True) == ("Yes.", "Hm.", [])
+    form = FORMS["hermes"]
+    assert parse("\nHm. <tool_call>", form, thinking=True) == ("", "Hm. <tool_call>", [])
+    assert parse("Hm.\n</think>\n\nYes.", form, thinking=True) == ("Yes.", "Hm.", [])
+    # A model may repeat the marker of the prompt.
+    assert parse("<think>\nHm.</think>Yes.", form, thinking=True) == ("Yes.", "Hm.", [])
 
 
-@pytest.mark.parametrize(
-    "unit",
-    ["<tool_call>", '<tool_call>{"name": "', "<tool_call>{", " ", '{"a":', "<tool_call>[", "\\",
-     '<tool_call>{"name": "add", "arguments": {"a": "', "x <tool_call"],
-)  # fmt: skip
-def test_no_character_is_read_again_and_again(unit: str) -> None:
-    parser = AnswerParser(HERMES, NAMES, THINK)
-    for _ in range(500):
-        parser.feed(unit)
-        # The only text that the next call examines again:
-        assert len(parser._held) < len(HERMES.begin)
-    parser.finish()
+def test_whether_the_next_text_is_reasoning_is_known() -> None:
+    parser = AnswerParser(FORMS["hermes"], NAMES)
+    known = []
+    for piece in ("<think", ">", "Hm.", "</think", ">", "Yes."):
+        parser.feed(piece)
+        known.append(parser.thinking)
+    assert known == [False, True, True, True, False, False]
+
+
+def test_reasoning_later_only_where_the_format_has_it() -> None:
+    text = "a<think>b</think>c"
+    assert parse(text, FORMS["hermes"]) == (text, "", [])
+    assert parse(text, FORMS["hermes, reasoning repeated"]) == ("ac", "b", [])
+
+
+def test_wrappers_around_content_are_dropped_and_those_in_its_middle_stay() -> None:
+    form = AnswerForm((HERMES,), THINK, ("<response>", "</response>"))
+    assert parse("<think>x</think><response>\na\n</response>\n", form) == ("a", "x", [])
+    assert parse("Write <response> here", form) == ("Write <response> here", "", [])
+    control = AnswerForm((HERMES,), THINK, ("<|end|>",), frozenset(("<|end|>",)))
+    assert parse("a <|end|> b<|end|>", control) == ("ab", "", [])
+
+
+@pytest.mark.parametrize("size", [200, 5000])
+@pytest.mark.parametrize("name", ["harmony", "functionary-3.2", "muse"])
+def test_a_header_without_its_end_is_content(name: str, size: int) -> None:
+    form = FORMS[name]
+    assert form.channels is not None
+    text = f"all {form.channels.begin}{'x' * size}"
+    for pieces in ([text], list(text)):
+        content, _, calls = parse(pieces, form)
+        assert not calls
+        assert "x" * size in content or size < 256
+
+
+# --- time in proportion to the text ---------------------------------------------------------------
+
+HOSTILE = [
+    ("hermes", "", unit)
+    for unit in ("<tool_call>", '<tool_call>{"name": "', "<tool_call>{", " ", '{"a":', "<", "\\",
+                 "<tool_call>[", '<tool_call>{"name": "add", "arguments": {"a": "', "x <tool_call")
+] + [
+    ("hermes", "<tool_call>", " "), ("hermes", "<tool_call>[", " "), ("hermes", "<think>", "</"),
+    ("hermes", '<tool_call>{"name": "add"}', " "), ("hermes", "<think>", "x "),
+    ("hermes", '<tool_call>{"name": "add", "arguments": {"a": "', "x"),
+    ("hermes", '<tool_call>{"name": "add", "arguments": {"a": [', "1,"),
+    ("llama", "", "\n{"), ("llama", "", "\n"), ("llama", "", "["), ("llama", "", "[add("),
+    ("llama", "[add(a='", "x"), ("llama", "[add(a=", "["), ("llama", "[", " "),
+    ("llama", '{"name": "add"}', ";"), ("llama", '{"name": "add"}', "; "),
+    ("mistral", "", "[TOOL_CALLS]"), ("mistral-named", "[TOOL_CALLS]", "a"),
+    ("mistral-named", "", "[TOOL_CALLS]add[ARGS]"), ("mistral-named", "[TOOL_CALLS]add", " "),
+    ("qwen-xml", "<tool_call><function=add><parameter=a>", "x"),
+    ("qwen-xml", "<tool_call><function=add><parameter=a>", "</parameter>"),
+    ("qwen-xml", "<tool_call><function=add><parameter=a>", "</parameter> "),
+    ("qwen-xml", "<tool_call><function=add><parameter=a></parameter>", " "),
+    ("qwen-xml", "<tool_call><function=add><parameter=", "a"),
+    ("qwen-xml", "<tool_call><function=add>", " "), ("qwen-xml", "", "<tool_call><function=add>"),
+    ("qwen-xml", "", "<tool_call><function=add><parameter=a>"),
+    ("minimax-m3", ']<]minimax[>[<invoke name="add">]<]minimax[>[<a>', "]<]minimax[>[<"),
+    ("glm", "<tool_call>add<arg_key>a</arg_key>", " "),
+    ("lfm2", "", "<|tool_call_start|>[add("), ("gemma4", "<|tool_call>call:add{a:", "<|"),
+    ("gemma4", '<|tool_call>call:add{a:<|"|>', "x"), ("gemma4", "<|tool_call>call:add{a:", "["),
+    ("harmony", "", "<|start|>assistant"), ("harmony", "", "<|channel|>"),
+    ("harmony", "<|channel|>", "x"), ("functionary-3.2", "", ">"), ("functionary-3.2", "", "x"),
+    ("functionary-3.2", "", ">>>x\n"), ("solar", "", "<|think|>"),
+]  # fmt: skip
+
+
+class Work:
+    """Counts calls, characters of strings that are arguments, results or searched, and pieces
+    that are joined."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, frame: Any, event: str, argument: Any) -> None:
+        if event == "call":
+            self.count += 1
+            for value in frame.f_locals.values():
+                if isinstance(value, str):
+                    self.count += len(value)
+        elif event == "c_call":
+            owner = getattr(argument, "__self__", None)
+            self.count += 1 + (len(owner) if isinstance(owner, str) else 0)
+            joining = frame.f_locals.get("self")
+            if argument.__name__ == "join" and isinstance(joining, (Body, CallReader)):
+                self.count += sum(
+                    len(value) for value in vars(joining).values() if isinstance(value, list)
+                )
+        elif event == "return":
+            self.count += len(argument) if isinstance(argument, str) else 0
+
+
+def work_of(form: AnswerForm, pieces: Iterable[str], constrained: bool) -> int:
+    parser = AnswerParser(form, NAMES, constrained=constrained)
+    work, known = Work(), sys.getprofile()
+    sys.setprofile(work)
+    try:
+        for piece in pieces:
+            parser.feed(piece)
+        parser.finish()
+    finally:
+        sys.setprofile(known)
+    return work.count
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize(("name", "before", "unit"), HOSTILE)
+def test_work_is_in_proportion_to_the_text(
+    name: str, before: str, unit: str, constrained: bool
+) -> None:
+    """Twice the text costs at most a little more than twice the work.
+
+    Nothing is measured by a clock: calls are counted, and the characters of the texts that are
+    passed to them.
+    """
+    size = 600 if FORMS[name].channels is None else 1500  # headers are read up to 256 characters
+    for pieces in (list, lambda text: [text]):
+        cut_up: Callable[[str], list[str]] = pieces
+        once, twice = (
+            work_of(FORMS[name], cut_up(before + unit * (n // len(unit))), constrained)
+            for n in (size, 2 * size)
+        )
+        assert twice < 2.3 * once + 5_000, (once, twice)
 
 
 # --- the scanner ----------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from offgrid.sampling.params import RANGES, Range
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 RESPONSES = "/v1/responses"
+CONVERSATIONS = "/v1/conversations"
 
 OBJECT: Json = {
     "type": "object",
@@ -223,10 +224,37 @@ _TEXT_ALTERNATIVES = (
     GRAMMARS,
 )
 _RESPONSE_TOOL = {"type": "function", **TOOL["function"]}
+_OTHER_TOOLS: list[Json] = [
+    {"type": "custom", "name": "say", "description": "Says.", "format": {
+        "type": "grammar", "syntax": "regex", "definition": "a|b"}},
+    {"type": "custom", "name": "write", "format": {"type": "text"}},
+    {"type": "namespace", "name": "files", "description": "Files.", "tools": [
+        _RESPONSE_TOOL, {"type": "custom", "name": "patch"}]},
+    {"type": "tool_search", "execution": "client", "description": "Searches.",
+     "parameters": OBJECT},
+    {"type": "web_search"},
+]  # fmt: skip
+_PAIRS: list[Json] = [
+    {"type": "reasoning", "summary": [{"type": "summary_text", "text": "Hm."}]},
+    {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}",
+     "namespace": "files", "caller": {"type": "direct"}},
+    {"type": "function_call_output", "call_id": "c1", "output": [
+        {"type": "input_text", "text": "x"},
+        {"type": "input_file", "filename": "a.txt", "file_data": "eA=="}]},
+    {"type": "custom_tool_call", "call_id": "c2", "name": "say", "input": "a"},
+    {"type": "custom_tool_call_output", "call_id": "c2", "output": "x"},
+    {"type": "shell_call", "call_id": "c3", "action": {"commands": ["ls"]}},
+    {"type": "shell_call_output", "call_id": "c3", "output": [
+        {"stdout": "a", "stderr": "", "outcome": {"type": "exit", "exit_code": 1}}]},
+    {"type": "web_search_call", "status": "completed", "action": {}},
+]  # fmt: skip
 _ITEMS: list[Json] = [
     {"type": "message", "role": "developer", "content": "Be brief."},
+    {"type": "additional_tools", "role": "developer", "tools": [
+        {**_RESPONSE_TOOL, "name": "see"}]},
+    *_PAIRS,
     {"role": "user", "content": [{"type": "input_text", "text": "Hello!"}]},
-]
+]  # fmt: skip
 _RESPONSE: Json = {
     **{name: value for name, value in INERT.items() if name != "verbosity"},
     **SAMPLING,
@@ -234,9 +262,15 @@ _RESPONSE: Json = {
     **FOREIGN,
     "instructions": "Be kind.",
     "max_output_tokens": 24,
-    "tools": [_RESPONSE_TOOL],
+    "tools": [_RESPONSE_TOOL, *_OTHER_TOOLS],
     "parallel_tool_calls": False,
-    "reasoning": {"effort": "low", "summary": "auto", "generate_summary": "concise"},
+    "reasoning": {
+        "effort": "low", "summary": "auto", "generate_summary": "concise", "mode": "standard",
+        "context": "current_turn",
+    },
+    "background_options": {"completion_window": "soonest", "continuation_id": "x"},
+    "client_metadata": {"trip": "1"},
+    "context_management": [{"type": "compaction", "compact_threshold": 100}],
     "truncation": "auto",
     "include": ["message.output_text.logprobs", "reasoning.encrypted_content"],
     "top_logprobs": 2,
@@ -245,7 +279,7 @@ _RESPONSE: Json = {
     "max_tool_calls": 3,
     "service_tier": "default",
     "chat_template_kwargs": {"polite": True},
-}
+}  # fmt: skip
 _RESPONSE_ALTERNATIVES = (
     REPETITION,
     [
@@ -254,6 +288,9 @@ _RESPONSE_ALTERNATIVES = (
         {"tool_choice": {
             "type": "allowed_tools", "mode": "required",
             "tools": [{"type": "function", "name": "look"}]}},
+        {"tool_choice": {"type": "custom", "name": "say"}},
+        {"tool_choice": {"type": "function", "name": "look", "namespace": "files"}},
+        {"tool_choice": {"type": "tool_search"}},
     ],
     [
         {"text": {"format": {"type": "json_schema", **_SCHEMA}, "verbosity": "low"}},
@@ -263,6 +300,8 @@ _RESPONSE_ALTERNATIVES = (
     [
         {"stream": True, "stream_options": {"include_obfuscation": True}},
         {"stream": False},
+        {"background": True},
+        {"stream": True, "background": True},
     ],
 )  # fmt: skip
 
@@ -276,12 +315,19 @@ class Full:
         required: fields that every request has.
         samples: the optional fields that every request can have together.
         alternatives: lists of field sets; each request contains one set of each list.
+        values: values of the parameters in the path.
     """
 
     path: str
     required: Json
     samples: Json = field(default_factory=dict)
     alternatives: tuple[list[Json], ...] = ()
+    values: Json = field(default_factory=dict)
+
+    @property
+    def url(self) -> str:
+        """The path with the values of its parameters."""
+        return self.path.format(**self.values)
 
     def bodies(self) -> list[Json]:
         """The request bodies: as many as the longest list of alternatives."""
@@ -294,7 +340,9 @@ class Full:
         return made
 
 
-def full_requests(starter: str, seeing: str, ranking: str, previous: str) -> list[Full]:
+def full_requests(
+    starter: str, seeing: str, ranking: str, previous: str, conversation_id: str
+) -> list[Full]:
     """All endpoints that accept a body.
 
     Args:
@@ -302,20 +350,32 @@ def full_requests(starter: str, seeing: str, ranking: str, previous: str) -> lis
         seeing: id of a vision model.
         ranking: id of a model that ranks.
         previous: id of a stored response.
+        conversation_id: id of a conversation.
     """
     model = {"model": starter}
     conversation = {**model, "messages": MESSAGES}
     look = {"model": seeing, "messages": [{"role": "user", "content": _LOOK}]}
     question = {**model, "input": _ITEMS}
-    response = {**_RESPONSE, "previous_response_id": previous}
+    alternatives = (
+        *_RESPONSE_ALTERNATIVES,
+        [
+            {"previous_response_id": previous},
+            {"conversation": conversation_id},
+            {"conversation": {"id": conversation_id}},
+        ],
+    )
+    of_conversation = {"id": conversation_id}
     return [
         Full(CHAT, conversation, _CHAT, _CHAT_ALTERNATIVES),
         Full(f"{CHAT}/input_tokens", conversation, _CHAT, _CHAT_ALTERNATIVES),
         Full(CHAT, look),
         Full(f"{CHAT}/input_tokens", look),
         Full(COMPLETIONS, {**model, "prompt": "Once"}, _TEXT, _TEXT_ALTERNATIVES),
-        Full(RESPONSES, question, response, _RESPONSE_ALTERNATIVES),
-        Full(f"{RESPONSES}/input_tokens", question, response, _RESPONSE_ALTERNATIVES),
+        Full(RESPONSES, question, _RESPONSE, alternatives),
+        Full(f"{RESPONSES}/input_tokens", question, _RESPONSE, alternatives),
+        Full(CONVERSATIONS, {}, {"items": _ITEMS, "metadata": {"trip": "1"}}),
+        Full(f"{CONVERSATIONS}/{{id}}", {}, {"metadata": {"trip": "2"}}, values=of_conversation),
+        Full(f"{CONVERSATIONS}/{{id}}/items", {"items": _ITEMS}, values=of_conversation),
         Full(
             "/v1/embeddings",
             {**model, "input": ["Once", [5, 6]]},

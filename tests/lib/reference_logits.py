@@ -31,16 +31,55 @@ class ReferenceModel:
         params.n_threads = params.n_threads_batch = 1
         self._context = lc.llama_init_from_model(self._model, params)
         self._n_ctx = n_ctx
-        self._n_vocab = lc.llama_vocab_n_tokens(lc.llama_model_get_vocab(self._model))
+        self._vocab = lc.llama_model_get_vocab(self._model)
+        self._n_vocab = lc.llama_vocab_n_tokens(self._vocab)
+
+    def tokenize(self, text: str) -> list[int]:
+        """The tokens of a text, with those that the model expects around it."""
+        data = text.encode()
+        ids = (lc.llama_token * (len(data) + 8))()
+        count = lc.llama_tokenize(self._vocab, data, len(data), ids, len(ids), True, False)
+        return list(ids[:count])
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token; control tokens have none."""
+        buffer = ctypes.create_string_buffer(256)
+        length = lc.llama_token_to_piece(self._vocab, token, buffer, len(buffer), 0, False)
+        return buffer.raw[:length]
+
+    def greedy(self, tokens: list[int], n: int) -> tuple[list[int], NDArray[np.float64]]:
+        """The ``n`` likeliest tokens one after the other, and the log-probabilities of each."""
+        self._clear()
+        answer: list[int] = []
+        rows = []
+        # llama.cpp computes end tokens as well as others, but an answer does not contain them.
+        ends = [i for i in range(self._n_vocab) if lc.llama_vocab_is_eog(self._vocab, i)]
+        new = tokens
+        for _ in range(n):
+            (row,) = self._decode(new, len(tokens) + len(answer) - len(new), whole=False)
+            rows.append(row)
+            allowed = row.copy()
+            allowed[ends] = -np.inf
+            new = [int(allowed.argmax())]
+            answer += new
+        return answer, np.array(rows)
 
     def log_probabilities(self, tokens: list[int]) -> NDArray[np.float64]:
         """Row ``i`` has those of every token of the vocabulary after ``tokens[: i + 1]``."""
+        self._clear()
+        return self._decode(tokens, 0, whole=True)
+
+    def _clear(self) -> None:
         lc.llama_memory_clear(lc.llama_get_memory(self._context), True)
+
+    def _decode(self, tokens: list[int], start: int, *, whole: bool) -> NDArray[np.float64]:
+        """Compute tokens from a position on; return the rows of all or of the last one."""
         batch = lc.llama_batch_init(len(tokens), 0, 1)
+        wanted = range(len(tokens)) if whole else [len(tokens) - 1]
         try:
             batch.n_tokens = len(tokens)
             for i, token in enumerate(tokens):
-                batch.token[i], batch.pos[i], batch.logits[i] = token, i, 1
+                batch.token[i], batch.pos[i], batch.logits[i] = token, start + i, i in wanted
                 batch.n_seq_id[i] = 1
                 batch.seq_id[i][0] = 0
             assert lc.llama_decode(self._context, batch) == 0
@@ -51,7 +90,7 @@ class ReferenceModel:
                     ),
                     (self._n_vocab,),
                 )
-                for i in range(len(tokens))
+                for i in wanted
             ]
             return log_softmax(np.array(rows))
         finally:

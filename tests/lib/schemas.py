@@ -260,3 +260,41 @@ class _Tangle:
         words = list(made)
         rng.shuffle(words)
         return {word: made[word] for word in words}
+
+
+def composed_schema(seed: int) -> Json:
+    """An object whose members are described by several schemas together: by ``allOf``, ``anyOf``
+    and references, often without saying whether further members are allowed."""
+    rng = random.Random(seed)
+    schema = _composed(rng, 3, "")
+    # A definition refers only to later ones: a reference to itself would describe nothing.
+    shared = {name: _composed(rng, 2, name) for name in "PQR"}
+    return {**schema, "$defs": shared}
+
+
+def _composed(rng: random.Random, depth: int, name: str) -> Json:
+    kind = rng.random()
+    if depth == 0 or kind < 0.15:
+        return rng.choice([{"type": "string"}, {"type": "integer"}, {}, {"type": "object"}])
+    if kind < 0.55:
+        schema: Json = {"type": "object"} if rng.random() < 0.7 else {}
+        names = rng.sample("abcde", rng.randint(0, 3))
+        schema["properties"] = {member: _composed(rng, depth - 1, name) for member in names}
+        extras: list[Json] = [
+            {"required": rng.sample("abcde", rng.randint(0, 2))},
+            {"additionalProperties": rng.choice([True, False, {"type": "integer"}])},
+            {"patternProperties": {"^x": {"type": "integer"}}},
+            {"minProperties": 1},
+            {"anyOf": [_composed(rng, depth - 1, name) for _ in range(2)]},
+        ]
+        for extra in rng.sample(extras, rng.choice([0, 0, 1, 2])):
+            schema |= extra
+        return schema
+    if kind < 0.8:
+        parts = [_composed(rng, depth - 1, name) for _ in range(rng.randint(1, 3))]
+        return {rng.choice(["allOf", "anyOf"]): parts}
+    later = [other for other in "PQR" if other > name] if name in "PQR" else list("PQR")
+    if not later:
+        return {"type": "null"}
+    beside = {"properties": {"z": {}}} if rng.random() < 0.3 else {}
+    return {"$ref": f"#/$defs/{rng.choice(later)}", **beside}

@@ -122,11 +122,18 @@ def _wordpieces() -> list[str]:
 
 
 def make_bert(
-    folder: Path, pooling: str = "MEAN", *, width: int = 32, name: str | None = None
+    folder: Path,
+    pooling: str = "MEAN",
+    *,
+    width: int = 32,
+    name: str | None = None,
+    named: bool = True,
+    labels: list[str] | None = None,
 ) -> Path:
     """Return a new file with a BERT of two layers: ``pooling`` NONE, MEAN, CLS or RANK.
 
-    RANK has a classification head with one score.
+    RANK has a classification head with one score, or with one for each label. llama.cpp's converter
+    writes the labels of such models, and does not name their pooling (``named`` false).
     """
     gguf = models.gguf
     kind = gguf.PoolingType[pooling]
@@ -140,8 +147,10 @@ def make_bert(
     writer.add_head_count(4)
     writer.add_layer_norm_eps(1e-5)
     writer.add_causal_attention(False)
-    if pooling != "NONE":
+    if named and pooling != "NONE":
         writer.add_pooling_type(kind)
+    if labels is not None:
+        writer.add_classifier_output_labels(labels)
     writer.add_vocab_size(len(tokens))
     writer.add_token_type_count(2)
     writer.add_tokenizer_model("bert")
@@ -155,11 +164,12 @@ def make_bert(
         ("[SEP]", writer.add_sep_token_id), ("[PAD]", writer.add_pad_token_id),
     ):  # fmt: skip
         add(tokens.index(text))
-    _bert_tensors(models.Tensors(writer, models.Kind.F32, seed=2), len(tokens), width, pooling)
+    tensors = models.Tensors(writer, models.Kind.F32, seed=2)
+    _bert_tensors(tensors, len(tokens), width, pooling, len(labels or "1"))
     return finish(writer, path)
 
 
-def _bert_tensors(tensors: Any, vocab: int, width: int, pooling: str) -> None:
+def _bert_tensors(tensors: Any, vocab: int, width: int, pooling: str, n_scores: int) -> None:
     def linear(name: str, rows: int, columns: int) -> None:
         tensors.matrix(name, rows, columns)
         tensors.filled(f"{name}.bias", 0.1, rows)
@@ -182,4 +192,4 @@ def _bert_tensors(tensors: Any, vocab: int, width: int, pooling: str) -> None:
         norm(f"{block}.layer_output_norm")
     if pooling == "RANK":
         linear("cls", width, width)
-        linear("cls.output", 1, width)
+        linear("cls.output", n_scores, width)

@@ -79,7 +79,7 @@ class Offer:
         tools: the functions that may be called, as passed to the template; may be empty.
         functions: the same functions, for grammar and parser.
         required: whether the answer must be a call.
-        parallel: whether the answer may contain several calls.
+        parallel: whether the answer may contain several calls. A named function is called once.
     """
 
     tools: tuple[dict[str, Any], ...] = ()
@@ -128,7 +128,7 @@ def make_offer(tools: list[Tool], choice: ToolChoice | None, parallel: bool) -> 
         tuple(_for_template(function) for _, function in offered),
         tuple(_for_grammar(function, index, required) for index, function in offered),
         required,
-        parallel,
+        parallel and not isinstance(choice, FunctionChoice),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from offgrid.engine.protocol import PromptToken, TokenLogprob
 
+_BACKSLASH = ord("\\")
 _utf8 = codecs.getincrementaldecoder("utf-8")
 
 
@@ -80,7 +81,7 @@ def joined(*objects: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _by_text(top: Iterable[tuple[bytes, float]]) -> dict[str, float]:
-    """Return a map from text to logprob. Of equal texts the likelier one is kept."""
+    """Return a map from text to logprob. Of equal pieces the likelier one is kept."""
     result: dict[str, float] = {}
     for piece, logprob in top:
         result.setdefault(_text(piece), logprob)
@@ -88,4 +89,13 @@ def _by_text(top: Iterable[tuple[bytes, float]]) -> dict[str, float]:
 
 
 def _text(piece: bytes) -> str:
-    return piece.decode("utf-8", "replace")
+    """Return the text of a piece. Bytes that are not UTF-8 by themselves have OpenAI's legacy form
+    ``bytes:\\xe3\\x81``, so that different pieces have different texts."""
+    try:
+        return piece.decode("utf-8")
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(map(_byte, piece))
+
+
+def _byte(value: int) -> str:
+    return chr(value) if 0x20 <= value < 0x7F and value != _BACKSLASH else f"\\x{value:02x}"

@@ -15,6 +15,7 @@ from offgrid.api.fields.common import MAX_STOP_LENGTH, MAX_STOPS, MAX_TOKENS
 from offgrid.api.fields.foreign import NO_LIMIT
 from offgrid.api.fields.sampling import MAX_BIAS_TEXT, MAX_BIASES, SEED_RANGE, Breakers
 from offgrid.api.responses import items as response_items
+from offgrid.api.responses.hosted import HOSTED
 
 Schema = dict[str, Any]
 
@@ -71,21 +72,51 @@ def _texts_or_tokens(text: Schema, most: int) -> Schema:
 PROMPT = _texts_or_tokens({"type": "string"}, completions.MAX_PROMPTS)
 INPUT = _texts_or_tokens({"type": "string", "minLength": 1}, embeddings.MAX_INPUTS)
 
-ITEMS: Schema = {
+_ITEM: Schema = {
+    "type": "object",
+    "description": "Messages, calls, their results, reasoning, references by `id`, and the items of"
+    " OpenAI's hosted tools. Items of unknown types without content are left out.",
+    "properties": {
+        "type": {
+            "anyOf": [
+                {"enum": [*response_items.TYPES, *sorted(HOSTED)]},
+                {"type": "string"},
+                {"type": "null"},
+            ]
+        },
+        # Items of other types than messages may have anything here.
+        "role": {"description": f"Of a message: {', '.join(response_items.ROLES)}."},
+    },
+}
+
+
+def items(most: int, least: int = 1) -> Schema:
+    """Return the schema of a list of items."""
+    return {"type": "array", "items": _ITEM, "minItems": least, "maxItems": most}
+
+
+ITEMS: Schema = {"anyOf": [{"type": "string"}, items(response_items.MAX_ITEMS)]}
+TOOLS: Schema = {
+    "type": "array",
+    "items": {
+        "type": "object",
+        "description": "Functions, custom tools, namespaces of both, and a tool search that the"
+        " client executes. Tools of other types are left out, and named in `x-offgrid-ignored`.",
+        "properties": {"type": {"type": "string"}},
+        "required": ["type"],
+    },
+}
+TOOL_CHOICE: Schema = {
     "anyOf": [
-        {"type": "string"},
+        {"enum": ["none", "auto", "required"]},
         {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "description": "Messages, calls, their results, reasoning, references by `id`.",
-                "properties": {
-                    "type": {"enum": [*response_items.TYPES, None]},
-                    "role": {"enum": [*response_items.ROLES, None]},
-                },
+            "type": "object",
+            "description": "One of the tools by `type` and `name`, or `allowed_tools` with `mode`"
+            " and `tools`.",
+            "properties": {
+                "type": {"enum": ["function", "custom", "tool_search", "allowed_tools"]}
             },
-            "minItems": 1,
-            "maxItems": response_items.MAX_ITEMS,
+            "required": ["type"],
         },
     ]
 }

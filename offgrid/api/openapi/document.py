@@ -35,7 +35,7 @@ _EVERYWHERE = (400, 403, 408, 431, 500)
 _REASONS = {
     400: "The request is invalid; `param` names the field at fault.",
     403: "The Host or Origin header is not allowed.",
-    404: "No such model or stored response.",
+    404: "No such model, stored response or conversation.",
     408: "The request arrived too slowly.",
     409: "The model is not loaded, and a GET request never unloads another model.",
     413: "The body is too large.",

@@ -13,6 +13,7 @@ from offgrid.api.chat import request as chat
 from offgrid.api.chat import shapes as chat_shapes
 from offgrid.api.completions import request as completions
 from offgrid.api.completions import shapes as completions_shapes
+from offgrid.api.conversations import shapes as conversations
 from offgrid.api.embeddings import EmbeddingList, EmbeddingsRequest
 from offgrid.api.fields.common import GenerationFields
 from offgrid.api.fields.inert import IGNORED
@@ -145,6 +146,8 @@ def _responses_body(**more: Any) -> Body:
             **sampling,
             "input": by_hand.ITEMS,
             "max_output_tokens": by_hand.limit(1),
+            "tools": by_hand.TOOLS,
+            "tool_choice": by_hand.TOOL_CHOICE,
         },
         hidden=frozenset({"sampling"}),
         **more,
@@ -152,6 +155,7 @@ def _responses_body(**more: Any) -> Body:
 
 
 _RESPONSES = "/v1/responses"
+_CONVERSATIONS = "/v1/conversations"
 
 OPERATIONS = (
     Operation("get", "/", "Name and version of the server", (health.Root,)),
@@ -262,8 +266,10 @@ OPERATIONS = (
         f"{_RESPONSES}/{{id}}",
         "A stored response",
         (responses_shapes.ResponseObject,),
-        query=("include",),
+        responses_shapes.EVENTS,
+        query=("include", "include_obfuscation", "starting_after", "stream"),
         errors=(404, 503),
+        named=True,
     ),
     Operation(
         "delete",
@@ -278,6 +284,88 @@ OPERATIONS = (
         "The input items of a stored response",
         (responses_shapes.InputItems,),
         query=("after", "include", "limit", "order"),
+        errors=(404, 503),
+    ),
+    Operation(
+        "post",
+        f"{_RESPONSES}/{{id}}/cancel",
+        "Ends a response in the background",
+        (responses_shapes.ResponseObject,),
+        errors=(404, 503),
+    ),
+    Operation(
+        "post",
+        f"{_RESPONSES}/compact",
+        "Not supported: every request gets an error",
+        (responses_shapes.ResponseObject,),
+        errors=(404, 503),
+    ),
+    Operation(
+        "post",
+        _CONVERSATIONS,
+        "A new conversation",
+        (conversations.ConversationObject,),
+        body=Body(
+            (conversations.ConversationRequest,),
+            replaced={"items": by_hand.items(conversations.MAX_ITEMS, least=0)},
+        ),
+        errors=(413, 503),
+    ),
+    Operation(
+        "get",
+        f"{_CONVERSATIONS}/{{id}}",
+        "A conversation",
+        (conversations.ConversationObject,),
+        errors=(404, 503),
+    ),
+    Operation(
+        "post",
+        f"{_CONVERSATIONS}/{{id}}",
+        "Replaces the metadata of a conversation",
+        (conversations.ConversationObject,),
+        body=Body((conversations.ConversationUpdate,)),
+        errors=(404, 413, 503),
+    ),
+    Operation(
+        "delete",
+        f"{_CONVERSATIONS}/{{id}}",
+        "Deletes a conversation",
+        (conversations.DeletedConversation,),
+        errors=(404, 503),
+    ),
+    Operation(
+        "get",
+        f"{_CONVERSATIONS}/{{id}}/items",
+        "The items of a conversation",
+        (conversations.ConversationItems,),
+        query=("after", "include", "limit", "order"),
+        errors=(404, 503),
+    ),
+    Operation(
+        "post",
+        f"{_CONVERSATIONS}/{{id}}/items",
+        "Adds items to a conversation",
+        (conversations.ConversationItems,),
+        body=Body(
+            (conversations.ItemsRequest,),
+            replaced={"items": by_hand.items(conversations.MAX_ITEMS)},
+        ),
+        query=("include",),
+        errors=(404, 413, 503),
+    ),
+    Operation(
+        "get",
+        f"{_CONVERSATIONS}/{{id}}/items/{{item_id}}",
+        "An item of a conversation",
+        responses_shapes.INPUT_ITEMS,
+        query=("include",),
+        errors=(404, 503),
+    ),
+    Operation(
+        "delete",
+        f"{_CONVERSATIONS}/{{id}}/items/{{item_id}}",
+        "Removes an item from a conversation",
+        (conversations.ConversationObject,),
         errors=(404, 503),
     ),
 )

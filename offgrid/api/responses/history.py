@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from offgrid.api.responses.items import ItemReference, check_calls
+from offgrid.api.responses.items import Given, ItemReference, LeftOut, check_calls
 from offgrid.api.responses.request import ResponsesRequest
 from offgrid.api.shapes import Json
-from offgrid.errors import InvalidParameter, StoreFailed
+from offgrid.errors import InvalidParameter, NotStored, StoreFailed
+from offgrid.store.file import Item, TooLong
 from offgrid.store.responses import (
     ChainBroken,
-    ChainTooLong,
-    Item,
+    ChainUnfinished,
     ResponseStore,
     StoredResponse,
 )
 
 log = logging.getLogger(__name__)
+
+
+class Inputs(NamedTuple):
+    """The items of a request's input.
+
+    Attributes:
+        items: in their stored form; those of unknown types are left out.
+        places: the index of each in ``input``.
+        left_out: the types that were left out.
+    """
+
+    items: list[Json]
+    places: list[int]
+    left_out: list[str]
 
 
 class History:
@@ -40,33 +55,54 @@ class History:
         Raises:
             InvalidParameter: the response that it continues is not stored, or a result belongs to
                 no call.
+            NotStored: the conversation that it belongs to does not exist.
         """
-        items = [*self._before(request.previous_response_id), *inputs]
+        before = self._before(request.previous_response_id)
+        items = [*before, *self._of_conversation(request.conversation_id), *inputs]
         check_calls(items)
         return items
 
-    def resolve(self, given: Sequence[Json | ItemReference]) -> list[Json]:
-        """Return the items of an input, with stored items in place of references.
+    def resolve(self, given: Sequence[Given], name: str = "input") -> Inputs:
+        """Return the items of a field, with stored items in place of references.
 
         Raises:
             InvalidParameter: a referenced item is not stored, or the stored items are too large.
         """
         ids = [item.id for item in given if isinstance(item, ItemReference)]
-        if not ids:
-            return [item for item in given if not isinstance(item, ItemReference)]
-        try:
-            found = self._store.items(ids, self._max_bytes)
-        except ChainTooLong:
-            raise InvalidParameter("The referenced items are too large.", "input") from None
+        found: dict[str, bytes] = {}
+        if ids:
+            try:
+                found = self._store.items(ids, self._max_bytes)
+            except TooLong:
+                raise InvalidParameter("The referenced items are too large.", name) from None
+        inputs = Inputs([], [], [])
         for index, item in enumerate(given):
-            if isinstance(item, ItemReference) and item.id not in found:
-                raise InvalidParameter(
-                    f"Item with id {item.id[:80]!r} not found.", f"input[{index}].id"
-                )
-        return [
-            msgspec.json.decode(found[item.id]) if isinstance(item, ItemReference) else item
-            for item in given
-        ]
+            if isinstance(item, LeftOut):
+                inputs.left_out.append(item.type)
+                continue
+            if isinstance(item, ItemReference):
+                if item.id not in found:
+                    raise InvalidParameter(
+                        f"Item with id {item.id[:80]!r} not found.", f"{name}[{index}].id"
+                    )
+                item = msgspec.json.decode(found[item.id])
+            inputs.items.append(item)
+            inputs.places.append(index)
+        return inputs
+
+    def _of_conversation(self, id: str | None) -> list[Json]:
+        """Return the items of a conversation."""
+        if id is None:
+            return []
+        try:
+            bodies = self._store.conversations.items(id, self._max_bytes)
+        except TooLong:
+            raise InvalidParameter(
+                f"The conversation is larger than {self._max_bytes} bytes.", "conversation"
+            ) from None
+        if bodies is None:
+            raise no_conversation(id, "conversation")
+        return [msgspec.json.decode(body) for body in bodies]
 
     def _before(self, previous: str | None) -> list[Json]:
         """Return the items of the conversation up to a response, whose output comes last."""
@@ -85,7 +121,12 @@ class History:
                 "previous_response_id",
                 code="previous_response_not_found",
             ) from None
-        except ChainTooLong:
+        except ChainUnfinished as ex:
+            raise InvalidParameter(
+                f"Previous response with id {ex.id[:80]!r} is not finished.",
+                "previous_response_id",
+            ) from None
+        except TooLong:
             raise InvalidParameter(
                 f"The conversation is larger than {self._max_bytes} bytes.", "previous_response_id"
             ) from None
@@ -95,32 +136,73 @@ class History:
         """Return whether a response will be stored, as far as that is known before it exists."""
         return request.store and self._store.takes()
 
-    def keeper(self, request: ResponsesRequest, inputs: list[Json]) -> Callable[[Json], bool]:
-        """Return a function that stores a finished response, if it can."""
+    def begin(
+        self, request: ResponsesRequest, inputs: list[Json], response: Json, owner: str
+    ) -> None:
+        """Store a response that is answered in the background, before it is finished.
+
+        Raises:
+            StoreFailed: it cannot be stored, so that its client could never read it.
+        """
+        self._store.put(_response(request, inputs, response, owner))
+
+    def keeper(
+        self, request: ResponsesRequest, inputs: list[Json], *, begun: bool = False
+    ) -> Callable[[Json], bool]:
+        """Return a function that stores a finished response, if it can.
+
+        The items of a completed answer are added to its conversation in the same transaction.
+
+        Args:
+            request: the request.
+            inputs: the items of its input.
+            begun: whether :meth:`begin` has stored it.
+        """
+        conversation = request.conversation_id
 
         def keep(response: Json) -> bool:
-            if not (request.store and self._store.enabled):
+            complete = response["status"] in ("completed", "incomplete")
+            extended = conversation if complete else None
+            if not self._store.enabled or not (request.store or extended):
                 return False
-            body = {key: value for key, value in response.items() if key != "output"}
-            body["store"] = True
+            stored = _response(request, inputs, response)
             try:
-                self._store.put(
-                    StoredResponse(
-                        response["id"],
-                        request.previous_response_id,
-                        msgspec.json.encode(body),
-                        tuple(map(_stored, inputs)),
-                        tuple(map(_stored, response["output"])),
-                    )
-                )
+                if not request.store:
+                    assert extended is not None
+                    self._store.conversations.extend(extended, (*stored.inputs, *stored.outputs))
+                elif begun:
+                    self._store.finish(stored, extended)
+                else:
+                    self._store.put(stored, extended)
             except StoreFailed as ex:
                 # Do not fail a finished answer: its ``store`` field says that it was not stored.
                 log.warning("response %s is not stored: %s", response["id"], ex)
                 return False
-            return True
+            return request.store
 
         return keep
 
 
-def _stored(item: Json) -> Item:
+def no_conversation(id: str, param: str) -> NotStored:
+    """Return the error for an unknown conversation."""
+    return NotStored(f"Conversation with id {id[:80]!r} not found.", param)
+
+
+def _response(
+    request: ResponsesRequest, inputs: list[Json], response: Json, owner: str | None = None
+) -> StoredResponse:
+    body = {key: value for key, value in response.items() if key != "output"}
+    body["store"] = True
+    return StoredResponse(
+        response["id"],
+        request.previous_response_id,
+        msgspec.json.encode(body),
+        tuple(map(as_stored, inputs)),
+        tuple(map(as_stored, response["output"])),
+        owner,
+    )
+
+
+def as_stored(item: Json) -> Item:
+    """Return an item as the store takes it."""
     return Item(item["id"], msgspec.json.encode(item))

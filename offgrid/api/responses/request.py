@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
@@ -23,17 +23,25 @@ from offgrid.api.fields.inert import (
 from offgrid.api.fields.messages import invalid
 from offgrid.api.fields.nulls import present
 from offgrid.api.fields.sampling import ALIASES, NAMES
-from offgrid.api.responses.items import ItemReference, parse_items, to_messages
+from offgrid.api.responses.items import (
+    Given,
+    added_tools,
+    parse_items,
+    to_messages,
+    without_earlier_reasoning,
+)
+from offgrid.api.responses.tools import Tools, choice_for_chat, gather, moved
 from offgrid.api.shapes import Json
 from offgrid.errors import InvalidParameter, RequestError
 
 LOGPROBS = "message.output_text.logprobs"
+ENCRYPTED = "reasoning.encrypted_content"
 Includable = Literal[
     "message.output_text.logprobs", "reasoning.encrypted_content", "file_search_call.results",
     "web_search_call.results", "web_search_call.action.sources", "message.input_image.image_url",
     "computer_call_output.output.image_url", "code_interpreter_call.outputs",
 ]  # fmt: skip
-"""All but the first ask for content that answers of a local model do not have."""
+"""All but the first two ask for content that answers of a local model do not have."""
 
 SAMPLING = NAMES | ALIASES.keys() | {
     "stop", "ignore_eos", "cache_prompt", "post_sampling_probs", "chat_template_kwargs",
@@ -41,61 +49,15 @@ SAMPLING = NAMES | ALIASES.keys() | {
 """Fields with the same meaning as in chat; they are checked there."""
 
 IGNORED = frozenset({
-    "access_programs", "image", "max_tool_calls", "moderation", "prompt_cache_options",
-    "prompt_cache_retention", "service_tier",
+    "access_programs", "background_options", "client_metadata", "context_management", "image",
+    "max_tool_calls", "moderation", "prompt_cache_options", "prompt_cache_retention",
+    "service_tier",
 })  # fmt: skip
 """Fields that are validated but ignored."""
 ONLY_SHOWN = frozenset({"user", "safety_identifier", "prompt_cache_key"})
 """Fields that are validated and have no effect, except that the response repeats them."""
 
-UNSUPPORTED: Unsupported = {
-    "background": lambda value: value is False,
-    "background_options": lambda value: False,
-    "context_management": lambda value: value == [],
-    "conversation": lambda value: False,
-    "prompt": lambda value: False,
-}
-
-
-class FunctionTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    type: Literal["function"]
-    name: str
-    description: str | None = None
-    parameters: Json | None = None
-    strict: bool | None = None
-
-    def for_chat(self) -> Json:
-        """Return the tool in the form of a chat request."""
-        function = msgspec.to_builtins(self)
-        del function["type"]
-        return {"type": "function", "function": function}
-
-
-class ResponseFunctionChoice(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="function"
-):
-    name: str
-
-    def for_chat(self) -> Json:
-        """Return the choice in the form of a chat request."""
-        return {"type": "function", "function": {"name": self.name}}
-
-
-class ResponseAllowedTool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    type: Literal["function"]
-    name: str
-
-
-class ResponseAllowedChoice(
-    msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="type", tag="allowed_tools"
-):
-    mode: Literal["auto", "required"]
-    tools: list[ResponseAllowedTool]
-
-    def for_chat(self) -> Json:
-        """Return the choice in the form of a chat request."""
-        tools = [{"type": "function", "function": {"name": tool.name}} for tool in self.tools]
-        return {"type": "allowed_tools", "allowed_tools": {"mode": self.mode, "tools": tools}}
+UNSUPPORTED: Unsupported = {"prompt": lambda value: False}
 
 
 class PlainText(
@@ -143,11 +105,29 @@ class ResponseStreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=T
 
 
 class ReasoningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The reasoning effort. Reasoning is returned in full, so summary options have no effect."""
+    """The reasoning effort, and which reasoning of earlier answers the model sees.
+
+    Reasoning is returned in full, so summary options have no effect; ``mode`` has none either.
+    """
 
     effort: Effort | None = None
+    context: Literal["auto", "current_turn", "all_turns"] | None = None
+    mode: str | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
     generate_summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class ConversationReference(msgspec.Struct, frozen=True):
+    """The conversation that a response belongs to."""
+
+    id: str
+
+
+class BackgroundOptions(msgspec.Struct, frozen=True):
+    """Options of background responses, which have no effect: each begins as soon as it can."""
+
+    completion_window: str | None = None
+    continuation_id: str | None = None
 
 
 class AccessPrograms(msgspec.Struct, frozen=True):
@@ -169,10 +149,8 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     input: Any
     instructions: str | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
-    tools: list[FunctionTool] = []
-    tool_choice: (
-        Literal["none", "auto", "required"] | ResponseFunctionChoice | ResponseAllowedChoice
-    ) = "auto"
+    tools: list[Json] = []
+    tool_choice: str | Json = "auto"
     parallel_tool_calls: bool = True
     text: TextConfig = TextConfig()
     reasoning: ReasoningConfig = ReasoningConfig()
@@ -180,6 +158,11 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     stream_options: ResponseStreamOptions | None = None
     store: bool = True
     previous_response_id: str | None = None
+    conversation: str | ConversationReference | None = None
+    background: bool = False
+    background_options: BackgroundOptions | None = None
+    client_metadata: Json | None = None
+    context_management: list[Json] = []
     metadata: Metadata = {}
     truncation: Literal["auto", "disabled"] = "disabled"
     include: list[Includable] = []
@@ -202,12 +185,23 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return LOGPROBS in self.include
 
     @property
+    def sealed(self) -> bool:
+        """Whether reasoning carries its text as ``encrypted_content`` too."""
+        return ENCRYPTED in self.include
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The id of the conversation that the response belongs to."""
+        given = self.conversation
+        return given.id if isinstance(given, ConversationReference) else given
+
+    @property
     def obfuscate(self) -> bool:
         """Whether deltas carry random padding."""
         return bool(self.stream_options and self.stream_options.include_obfuscation)
 
 
-def parse_responses(body: Json) -> tuple[ResponsesRequest, list[Json | ItemReference]]:
+def parse_responses(body: Json) -> tuple[ResponsesRequest, list[Given]]:
     """Check the body of a request; return it and the items of its input.
 
     ``null`` counts as absent.
@@ -218,12 +212,14 @@ def parse_responses(body: Json) -> tuple[ResponsesRequest, list[Json | ItemRefer
     known = set(ResponsesRequest.__struct_fields__) - {"sampling"} | SAMPLING
     given = Translated(present(body, items=True), known | UNSUPPORTED.keys())
     fields = given.fields
+    for name in _READ_LATER & fields.keys():
+        fields[name] = body[name]
     sampling = {name: fields.pop(name) for name in list(fields) if name in SAMPLING}
     refuse_others(fields, known, UNSUPPORTED, given)
     try:
         request = msgspec.convert({**fields, "sampling": sampling}, ResponsesRequest)
     except msgspec.ValidationError as ex:
-        raise _only_functions(invalid(str(ex), fields, ResponsesRequest)) from None
+        raise invalid(str(ex), fields, ResponsesRequest) from None
     if request.stream_options is not None and not request.stream:
         raise InvalidParameter("stream_options needs stream: true.", "stream_options")
     options = request.prompt_cache_options
@@ -234,35 +230,71 @@ def parse_responses(body: Json) -> tuple[ResponsesRequest, list[Json | ItemRefer
         )
     if request.top_logprobs and not request.logprobs:
         raise InvalidParameter(f"top_logprobs needs {LOGPROBS} in include.", "top_logprobs")
+    if request.background and not request.store:
+        raise InvalidParameter(
+            "background needs store: true, because the response is read after it was made.",
+            "background",
+        )
+    if request.conversation_id is not None and request.previous_response_id is not None:
+        raise InvalidParameter(
+            "previous_response_id and conversation are mutually exclusive; give one of them.",
+            "previous_response_id",
+        )
     return request, parse_items(request.input)
 
 
-def _only_functions(error: InvalidParameter) -> InvalidParameter:
-    if not re.fullmatch(r"(tool_choice\.)?(tools\[\d+\]\.)?type", error.param or ""):
-        return error
-    return InvalidParameter(
-        f"{error.param}: only functions are supported by this server.",
-        error.param,
-        code="unsupported_parameter",
-    )
+_READ_LATER = frozenset({"input", "tools"})
 
 
-def to_chat(request: ResponsesRequest, items: Sequence[Json], n_input: int) -> ChatRequest:
+class ChatForm(NamedTuple):
+    """A request in the form of a chat request.
+
+    Attributes:
+        chat: the chat request.
+        tools: the tools that the model may call.
+        tool_choice: the field, as the response shows it.
+        effort: the reasoning effort in force.
+        format: the format of the text in force.
+    """
+
+    chat: ChatRequest
+    tools: Tools
+    tool_choice: str | Json
+    effort: Effort | None
+    format: PlainText | JsonObject | JsonSchema
+
+    def renamed(self, error: RequestError) -> RequestError:
+        """Return an error of the chat request with the field names of the original request."""
+        return renamed(error, self.tools)
+
+
+def to_chat(request: ResponsesRequest, items: Sequence[Json], places: Sequence[int]) -> ChatForm:
     """Convert a request into a chat request.
 
     Args:
         request: the checked request.
         items: all items of its conversation.
-        n_input: number of items at the end that are its input.
+        places: the indices in ``input`` of the items at the end that are its input.
 
     Raises:
         InvalidParameter: ``param`` names the field of the original request.
     """
-    messages, begins = to_messages(items)
+    tools = gather(request.tools, added_tools(items, places))
+    choice, shown_choice = choice_for_chat(request.tool_choice, tools)
+    update = _updates(items)
+    effort = request.reasoning.effort or update.effort
+    format = request.text.format or update.format
+    seen = items
+    if request.reasoning.context == "current_turn":
+        seen = without_earlier_reasoning(items)
+    messages, begins = to_messages(seen)
     if request.instructions is not None:
         messages.insert(0, {"role": "system", "content": request.instructions})
         begins.insert(0, -1)
-    choice = request.tool_choice
+    if not messages:
+        raise InvalidParameter(
+            "input holds no message, call or result that the model could answer.", "input"
+        )
     body: Json = {
         **request.sampling,
         "model": request.model,
@@ -270,29 +302,68 @@ def to_chat(request: ResponsesRequest, items: Sequence[Json], n_input: int) -> C
         "stream": request.stream,
         "max_completion_tokens": request.max_output_tokens,
         "parallel_tool_calls": request.parallel_tool_calls,
-        "reasoning_effort": request.reasoning.effort,
+        "reasoning_effort": effort,
     }
-    if request.tools or choice not in ("auto", "none"):
-        body["tools"] = [tool.for_chat() for tool in request.tools]
-        body["tool_choice"] = choice if isinstance(choice, str) else choice.for_chat()
-    if request.text.format is not None:
-        body["response_format"] = request.text.format.for_chat()
+    if tools.offered or choice not in ("auto", "none"):
+        body["tools"] = tools.for_chat()
+        body["tool_choice"] = choice
+    if format is not None:
+        body["response_format"] = format.for_chat()
     if request.logprobs:
         body |= {"logprobs": True, "top_logprobs": request.top_logprobs or 0}
     try:
-        return parse_chat(body)
+        chat = parse_chat(body)
     except InvalidParameter as ex:
-        image = _IMAGE.match(ex.param or "")
-        item = begins[int(image[1])] - (len(items) - n_input) if image else -1
-        if image and item >= 0:
-            param = f"input[{item}].content[{image[2]}].image_url"
-            raise InvalidParameter(ex.message, param, code=ex.code) from ex
-        raise renamed(ex) from ex
+        raise _of_item(ex, items, begins, places) or renamed(ex, tools) from ex
+    return ChatForm(chat, tools, shown_choice, effort, format or PlainText())
 
 
-_IMAGE = re.compile(r"messages\[(\d+)\]\.content\[(\d+)\]\.image_url\.url$")
+class _Updates(NamedTuple):
+    """The settings of ``configuration_update`` items: each holds until another replaces it."""
+
+    effort: Effort | None = None
+    format: PlainText | JsonObject | JsonSchema | None = None
+
+
+class _Update(msgspec.Struct, frozen=True):
+    reasoning: ReasoningConfig = ReasoningConfig()
+    text: TextConfig = TextConfig()
+
+
+def _updates(items: Sequence[Json]) -> _Updates:
+    found = _Updates()
+    for item in items:
+        if item["type"] == "configuration_update":
+            try:
+                update = msgspec.convert(item, _Update)
+            except msgspec.ValidationError as ex:
+                raise invalid(moved(str(ex), "input")) from None
+            found = _Updates(
+                update.reasoning.effort or found.effort, update.text.format or found.format
+            )
+    return found
+
+
+def _of_item(
+    error: InvalidParameter, items: Sequence[Json], begins: Sequence[int], places: Sequence[int]
+) -> InvalidParameter | None:
+    """Return an error about a part of a chat message with the path of the part in ``input``."""
+    match = _PART.match(error.param or "")
+    if match is None:
+        return None
+    index = begins[int(match[1])]
+    place = index - (len(items) - len(places))
+    if index < 0 or place < 0:
+        return None
+    field = "content" if items[index]["type"] == "message" else "output"
+    param = f"input[{places[place]}].{field}[{match[2]}]"
+    if match[3]:
+        param += ".image_url"
+    return InvalidParameter(error.message, param, code=error.code)
+
+
+_PART = re.compile(r"messages\[(\d+)\]\.content\[(\d+)\](\.image_url)?")
 _NAMES = [
-    (re.compile(r"^tools(\[\d+\])\.function\b"), r"tools\1"),
     (re.compile(r"^tool_choice\.allowed_tools\b"), "tool_choice"),
     (re.compile(r"^tool_choice(.*)\.function\b"), r"tool_choice\1"),
     (re.compile(r"^response_format(\.json_schema)?\b"), "text.format"),
@@ -301,8 +372,9 @@ _NAMES = [
 ]
 
 
-def renamed(error: RequestError) -> RequestError:
+def renamed(error: RequestError, tools: Tools) -> RequestError:
     """Return an error of the chat request with the field names of the original request."""
+    error = tools.renamed(error)
     old = error.param or ""
     new = old
     for pattern, name in _NAMES:

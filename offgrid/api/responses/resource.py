@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable, Iterable
 from typing import get_args
 
 import falcon
 import msgspec
 
 from offgrid.api.chat.prompt import count_tokens, start_chat, warn_of_base
-from offgrid.api.chat.request import ChatRequest
+from offgrid.api.fields import notices
+from offgrid.api.generation import GenerationGroup
 from offgrid.api.http.request import in_turn, liveness, read_checked, read_object
 from offgrid.api.http.sse import send_stream
-from offgrid.api.responses.history import History
+from offgrid.api.responses import background as background_responses
+from offgrid.api.responses.background import Background, BackgroundResponse
+from offgrid.api.responses.history import History, Inputs
+from offgrid.api.responses.hosted import UNSEEN
 from offgrid.api.responses.items import new_id
 from offgrid.api.responses.request import (
+    ChatForm,
     Includable,
-    PlainText,
     ResponsesRequest,
     parse_responses,
-    renamed,
     to_chat,
 )
 from offgrid.api.responses.truncation import fitting
@@ -30,44 +35,46 @@ from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import InvalidParameter, NotStored, RequestError
 from offgrid.store.responses import ResponseStore, StoredResponse
 
+log = logging.getLogger(__name__)
+
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
-"""Maximum number of input items in one page."""
+"""Maximum number of items in one page."""
 
 
 class ResponsesResource:
-    """Answers, whole or streamed, and stores the responses."""
+    """Answers, whole, streamed or in the background, and stores the responses."""
 
-    def __init__(self, pool: EnginePool, settings: Settings, store: ResponseStore) -> None:
+    def __init__(
+        self, pool: EnginePool, settings: Settings, store: ResponseStore, background: Background
+    ) -> None:
         self._pool = pool
         self._max_body = settings.max_body_mb << 20
+        self._store = store
         self._history = History(store, self._max_body)
+        self._background = background
         self._ping_interval = settings.sse_ping_interval
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Check the request, start its generation, and answer whole or as a stream."""
+        """Check the request, start its generation, and answer as the request asks."""
         request, given = read_checked(req, self._max_body, parse_responses)
         inputs = self._history.resolve(given)
-        items = self._history.conversation(request, inputs)
+        items = self._history.conversation(request, inputs.items)
         with in_turn():
-            chat = to_chat(request, items, len(inputs))
-        alive = liveness(req)
-        engine = self._pool.generator(request.model, alive)
-        warn_of_base(engine)
-        try:
-            if request.truncation == "auto":
-                chat = fitting(engine, chat, alive)
-            prompt, group = start_chat(engine, chat, alive)
-        except RequestError as ex:
-            raise renamed(ex) from ex
-        resp.set_header("x-offgrid-seed", str(group.seed))
-        writer = ResponseWriter(
-            _head(request, chat, engine.name, store=self._history.keeps(request)),
-            prompt,
-            group,
-            logprobs=request.logprobs,
-            obfuscate=request.obfuscate,
-            keep=self._history.keeper(request, inputs),
+            form = to_chat(request, items, inputs.places)
+        _name_ignored(request, form, items, inputs)
+        # The id, also if the request uses another name of the model.
+        request = msgspec.structs.replace(request, model=self._pool.id_of(request.model))
+        if request.background:
+            self._answer_in_background(req, resp, request, form, inputs.items)
+            return
+        writer, group = self._start(
+            resp,
+            request,
+            form,
+            _head(request, form, store=self._history.keeps(request)),
+            self._history.keeper(request, inputs.items),
+            liveness(req),
         )
         if request.stream:
             send_stream(req, resp, writer.stream(), group, self._ping_interval, named=True)
@@ -75,7 +82,83 @@ class ResponsesResource:
         try:
             resp.media = writer.complete()
         except RequestError as ex:
-            raise renamed(ex) from ex
+            raise form.renamed(ex) from ex
+
+    def _start(
+        self,
+        resp: falcon.Response,
+        request: ResponsesRequest,
+        form: ChatForm,
+        head: Json,
+        keep: Callable[[Json], bool],
+        alive: Callable[[], bool],
+    ) -> tuple[ResponseWriter, GenerationGroup]:
+        """Start the generation of a response.
+
+        Raises:
+            RequestError: the model does not accept the request; nothing is left running.
+        """
+        engine = self._pool.generator(request.model, alive)
+        warn_of_base(engine)
+        try:
+            chat = form.chat
+            if request.truncation == "auto":
+                chat = fitting(engine, chat, alive)
+            prompt, group = start_chat(engine, chat, alive)
+        except RequestError as ex:
+            raise form.renamed(ex) from ex
+        resp.set_header("x-offgrid-seed", str(group.seed))
+        writer = ResponseWriter(
+            head,
+            form,
+            prompt,
+            group,
+            logprobs=request.logprobs,
+            obfuscate=request.obfuscate,
+            seal=request.sealed,
+            keep=keep,
+        )
+        return writer, group
+
+    def _answer_in_background(
+        self,
+        req: falcon.Request,
+        resp: falcon.Response,
+        request: ResponsesRequest,
+        form: ChatForm,
+        inputs: list[Json],
+    ) -> None:
+        """Start a response that goes on when its client has left."""
+        if not self._store.enabled:
+            raise InvalidParameter(
+                "background needs stored responses, and this server stores none "
+                "(OFFGRID_MAX_RESPONSES).",
+                "background",
+            )
+        head = _head(request, form, store=True)
+        first = {**head, "output": []}
+        response = BackgroundResponse(head["id"], liveness(req))
+        store = self._history.keeper(request, inputs, begun=True)
+
+        def keep(ended: Json) -> bool:
+            return not response.discarded and store(ended)
+
+        self._background.count()
+        try:
+            writer, group = self._start(resp, request, form, head, keep, response.alive)
+            try:
+                self._history.begin(request, inputs, head, self._background.owner)
+                self._background.start(response, writer, group)
+            except BaseException:
+                group.cancel()
+                raise
+        except BaseException:
+            self._background.uncount()
+            raise
+        if request.stream:
+            _follow(req, resp, response, -1, self._ping_interval)
+        else:
+            resp.media = first
 
 
 class ResponseTokensResource:
@@ -92,65 +175,121 @@ class ResponseTokensResource:
         with in_turn():
             request, given = parse_responses(body)
         inputs = self._history.resolve(given)
-        items = self._history.conversation(request, inputs)
+        items = self._history.conversation(request, inputs.items)
         with in_turn():
-            chat = to_chat(request, items, len(inputs))
+            form = to_chat(request, items, inputs.places)
+        _name_ignored(request, form, items, inputs)
         alive = liveness(req)
         engine = self._pool.engine(request.model, alive)
         try:
+            chat = form.chat
             if request.truncation == "auto":
                 chat = fitting(engine, chat, alive)
             count = count_tokens(engine, chat, "input", alive)
         except RequestError as ex:
-            raise renamed(ex) from ex
+            raise form.renamed(ex) from ex
         resp.media = {"object": "response.input_tokens", "input_tokens": count}
 
 
 class ResponseResource:
-    """A stored response."""
+    """A stored response, or one that is answered in the background."""
 
-    def __init__(self, store: ResponseStore) -> None:
+    def __init__(self, settings: Settings, store: ResponseStore, background: Background) -> None:
         self._store = store
+        self._background = background
+        self._ping_interval = settings.sse_ping_interval
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
-        """Return the response as the client got it; 404 if it is not stored."""
-        _check_include(req)
-        for name in ("stream", "starting_after"):
-            if req.get_param(name) not in (None, "false"):
+        """Return the response in its current state, or its events; 404 if it is not stored."""
+        check_include(req)
+        streamed = _flag(req, "stream")
+        _flag(req, "include_obfuscation")
+        after = req.get_param("starting_after")
+        if after is not None and not streamed:
+            raise InvalidParameter("starting_after needs stream: true.", "starting_after")
+        number = background_responses.start_after(after)
+        running = self._background.find(id)
+        if streamed:
+            if running is None:
+                _find(self._store, self._background, id)
                 raise InvalidParameter(
-                    f"{name} is not supported: only background responses can be streamed again, "
-                    "and this server has none.",
-                    name,
+                    "The events of this response are not kept: only those of responses in the "
+                    "background are, for a while. Retrieve it without stream.",
+                    "stream",
                     code="unsupported_parameter",
                 )
-        stored = _find(self._store, id)
-        output = [msgspec.json.decode(item.body) for item in stored.outputs]
-        resp.media = {**msgspec.json.decode(stored.body), "output": output}
+            _follow(req, resp, running, number, self._ping_interval)
+        elif running is not None:
+            resp.media = running.snapshot()
+        else:
+            resp.media = _whole(_find(self._store, self._background, id))
 
     on_head = on_get
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
         """Remove the response; returns 404 if it is not stored."""
-        if not self._store.delete(id):
+        running = self._background.find(id)
+        if running is not None:
+            self._background.discard(id)
+            running.wait_end(liveness(req))
+        if not self._store.delete(id) and running is None:
             raise _not_found(id)
         resp.media = {"id": id, "object": "response", "deleted": True}
+
+
+class CancelResource:
+    """``POST /v1/responses/{id}/cancel``: ends a response in the background."""
+
+    def __init__(self, store: ResponseStore, background: Background) -> None:
+        self._store = store
+        self._background = background
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
+        """End the response and return it; one that has ended stays as it is."""
+        running = self._background.find(id)
+        if running is not None:
+            running.wanted = False
+            running.wait_end(liveness(req))
+            resp.media = running.snapshot()
+            return
+        response = _whole(_find(self._store, self._background, id))
+        if not response["background"]:
+            raise InvalidParameter(
+                "Only responses that were created with background: true can be cancelled. To end "
+                "another one, close its connection.",
+                "response_id",
+            )
+        if response["status"] in ("queued", "in_progress"):
+            raise InvalidParameter(
+                "Another server process answers this response; cancel it there.", "response_id"
+            )
+        resp.media = response
+
+
+class CompactResource:
+    """``POST /v1/responses/compact``: not supported."""
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Refuse the request, and name an alternative."""
+        raise NotStored(
+            "This server does not compact conversations. Send a shorter history, or set "
+            'truncation to "auto".'
+        )
 
 
 class InputItemsResource:
     """The input items of a stored response, without those of the responses before it."""
 
-    def __init__(self, store: ResponseStore) -> None:
+    def __init__(self, store: ResponseStore, background: Background) -> None:
         self._store = store
+        self._background = background
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
         """List the items, in pages."""
-        _check_include(req)
-        limit = _limit(req.get_param("limit"))
-        order = req.get_param("order", default="desc")
-        if order not in ("asc", "desc"):
-            raise InvalidParameter("order must be asc or desc.", "order")
-        items = list(_find(self._store, id).inputs)
-        if order == "desc":
+        check_include(req)
+        limit, latest_first = read_page(req)
+        items = list(_find(self._store, self._background, id).inputs)
+        if latest_first:
             items.reverse()
         after = req.get_param("after")
         if after is not None:
@@ -170,62 +309,120 @@ class InputItemsResource:
     on_head = on_get
 
 
-def _head(request: ResponsesRequest, chat: ChatRequest, model: str, *, store: bool) -> Json:
+def _head(request: ResponsesRequest, form: ChatForm, *, store: bool) -> Json:
     """Return the initial response object. Options without effect here have their actual values."""
-    choice = request.tool_choice
+    conversation = request.conversation_id
+    params = form.chat.sampling.params
     return {
         "id": new_id("resp"),
         "object": "response",
         "created_at": int(time.time()),
-        "status": "in_progress",
-        "background": False,
+        "status": "queued" if request.background else "in_progress",
+        "background": request.background,
         "completed_at": None,
+        **({} if conversation is None else {"conversation": {"id": conversation}}),
         "error": None,
         "incomplete_details": None,
         "instructions": request.instructions,
         "max_output_tokens": request.max_output_tokens,
         "max_tool_calls": None,
         "metadata": request.metadata,
-        "model": model,
+        "model": request.model,
         "output": [],
         "parallel_tool_calls": request.parallel_tool_calls,
         "previous_response_id": request.previous_response_id,
         "prompt_cache_key": request.prompt_cache_key,
-        "reasoning": {"effort": request.reasoning.effort, "summary": None},
+        "reasoning": {"effort": form.effort, "summary": None},
         "safety_identifier": request.safety_identifier,
         "service_tier": "default",
         "store": store,
-        "temperature": chat.sampling.params.temperature,
-        "text": {"format": msgspec.to_builtins(request.text.format or PlainText())},
-        "tool_choice": choice if isinstance(choice, str) else msgspec.to_builtins(choice),
-        "tools": [
-            {**msgspec.to_builtins(tool), "strict": bool(tool.strict)} for tool in request.tools
-        ],
+        "temperature": params.temperature,
+        "text": {"format": msgspec.to_builtins(form.format)},
+        "tool_choice": form.tool_choice,
+        "tools": form.tools.shown,
         "top_logprobs": request.top_logprobs or 0,
-        "top_p": chat.sampling.params.top_p,
+        "top_p": params.top_p,
         "truncation": request.truncation,
         "usage": None,
         "user": request.user,
     }
 
 
-def _find(store: ResponseStore, id: str) -> StoredResponse:
-    stored = store.get(id)
+def _name_ignored(
+    request: ResponsesRequest,
+    form: ChatForm,
+    items: Iterable[Json],
+    inputs: Inputs,
+) -> None:
+    """Name the parts of a request that the model does not see, in a header and in the log."""
+    unseen = {item["type"] for item in items} & UNSEEN
+    names = list(dict.fromkeys([
+        *form.tools.ignored,
+        *(f"input.{kind}" for kind in sorted(unseen)),
+        *(f"input.{kind}" for kind in inputs.left_out if kind.isidentifier() and kind.isascii()),
+        *(["context_management"] if request.context_management else []),
+    ]))  # fmt: skip
+    if names:
+        for name in names:
+            notices.ignore(name)
+        log.info("left out of a response: %s", notices.header(tuple(names)))
+
+
+def _follow(
+    req: falcon.Request,
+    resp: falcon.Response,
+    response: BackgroundResponse,
+    after: int,
+    ping_interval: float,
+) -> None:
+    """Make a response of the events of a background response."""
+    resp.content_type = "text/event-stream; charset=utf-8"
+    resp.set_header("Cache-Control", "no-cache")
+    resp.set_header("X-Accel-Buffering", "no")
+    resp.stream = response.follow(after, ping_interval, liveness(req))
+
+
+def _find(store: ResponseStore, background: Background, id: str) -> StoredResponse:
+    stored = background_responses.read(store, background, id)
     if stored is None:
         raise _not_found(id)
     return stored
+
+
+def _whole(stored: StoredResponse) -> Json:
+    """Return a stored response with its output."""
+    output = [msgspec.json.decode(item.body) for item in stored.outputs]
+    return {**msgspec.json.decode(stored.body), "output": output}
 
 
 def _not_found(id: str) -> NotStored:
     return NotStored(f"Response with id {id[:80]!r} not found.", "response_id")
 
 
-def _check_include(req: falcon.Request) -> None:
+def _flag(req: falcon.Request, name: str) -> bool:
+    """Return a boolean query parameter."""
+    value = req.get_param(name, default="false")
+    if value not in ("true", "false"):
+        raise InvalidParameter(f"{name} must be true or false.", name)
+    return value == "true"
+
+
+def check_include(req: falcon.Request) -> None:
+    """Check the query parameter ``include``, which has no effect on what is stored."""
     known = get_args(Includable)
     for name in ("include", "include[]"):
         for value in req.get_param_as_list(name) or ():
             if value not in known:
                 raise InvalidParameter(f"Unknown value in include: {value[:80]!r}.", "include")
+
+
+def read_page(req: falcon.Request) -> tuple[int, bool]:
+    """Return the largest number of items to list, and whether the latest come first."""
+    limit = _limit(req.get_param("limit"))
+    order = req.get_param("order", default="desc")
+    if order not in ("asc", "desc"):
+        raise InvalidParameter("order must be asc or desc.", "order")
+    return limit, order == "desc"
 
 
 def _limit(text: str | None) -> int:

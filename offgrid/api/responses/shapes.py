@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import functools
+import operator
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from offgrid.api.chat.request import Effort
 from offgrid.api.chat.shapes import ChatTokenLogprob
-from offgrid.api.responses.request import (
-    FunctionTool,
-    JsonObject,
-    JsonSchema,
-    PlainText,
-    ResponseAllowedChoice,
-    ResponseFunctionChoice,
-)
+from offgrid.api.responses.hosted import HOSTED
+from offgrid.api.responses.request import JsonObject, JsonSchema, PlainText
+from offgrid.api.responses.tools import GrammarFormat, TextFormat
 from offgrid.api.shapes import Answer, Count
 
 Nothing = Annotated[list[str], Meta(max_length=0)]
@@ -45,6 +43,13 @@ class ImageOfInput(Answer, tag_field="type", tag="input_image"):
     file_id: None
 
 
+class FileOfInput(Answer, tag_field="type", tag="input_file"):
+    """A file of text."""
+
+    file_data: str
+    filename: str
+
+
 class ThoughtText(Answer, tag_field="type", tag="reasoning_text"):
     text: str
 
@@ -59,7 +64,7 @@ class MessageOfResponse(Answer, tag_field="type", tag="message"):
     id: str
     status: ItemStatus
     role: Literal["system", "developer", "user", "assistant"]
-    content: list[TextOfAnswer | RefusalOfAnswer | TextOfInput | ImageOfInput]
+    content: list[TextOfAnswer | RefusalOfAnswer | TextOfInput | ImageOfInput | FileOfInput]
     phase: str | UnsetType = UNSET
 
 
@@ -70,27 +75,75 @@ class ReasoningOfResponse(Answer, tag_field="type", tag="reasoning"):
     status: ItemStatus
     summary: list[ThoughtSummary]
     content: list[ThoughtText]
+    encrypted_content: str | UnsetType | None = UNSET
 
 
-class CallOfResponse(Answer, tag_field="type", tag="function_call"):
-    """A tool call; its arguments are a string of JSON."""
-
+class _OfTool(Answer):
     id: str
     status: ItemStatus
+    namespace: str | UnsetType = UNSET
+    caller: dict[str, Any] | UnsetType = UNSET
+
+
+class CallOfResponse(_OfTool, kw_only=True, tag_field="type", tag="function_call"):
+    """A tool call; its arguments are a string of JSON."""
+
     call_id: str
     name: str
     arguments: str
 
 
-class CallOutputOfInput(Answer, tag_field="type", tag="function_call_output"):
-    id: str
-    status: ItemStatus
+class CustomCallOfResponse(_OfTool, kw_only=True, tag_field="type", tag="custom_tool_call"):
+    """A call of a custom tool; its input is a text."""
+
     call_id: str
-    output: str | list[TextOfInput]
+    name: str
+    input: str
 
 
-OutputItem = MessageOfResponse | ReasoningOfResponse | CallOfResponse
-InputItem = OutputItem | CallOutputOfInput
+class SearchOfResponse(Struct, kw_only=True, tag_field="type", tag="tool_search_call"):
+    """A search for tools. That of an answer is executed by the client."""
+
+    id: str
+    status: str | UnsetType = UNSET
+    call_id: str | UnsetType = UNSET
+    execution: str | UnsetType = UNSET
+    arguments: Any = UNSET
+
+
+class CallOutputOfInput(_OfTool, kw_only=True, tag_field="type", tag="function_call_output"):
+    call_id: str | None
+    output: str | list[TextOfInput | ImageOfInput | FileOfInput]
+
+
+class CustomOutputOfInput(_OfTool, kw_only=True, tag_field="type", tag="custom_tool_call_output"):
+    call_id: str
+    output: str | list[TextOfInput | ImageOfInput | FileOfInput]
+
+
+def _as_given(kind: str) -> type[Struct]:
+    """Return the type of an item that is listed as the client sent it."""
+    name = "".join(word.capitalize() for word in kind.split("_")) + "OfInput"
+    fields: list[Any] = [("id", str)]
+    return msgspec.defstruct(
+        name, fields, tag_field="type", tag=kind, kw_only=True, module=__name__
+    )
+
+
+OutputItem = (
+    MessageOfResponse
+    | ReasoningOfResponse
+    | CallOfResponse
+    | CustomCallOfResponse
+    | SearchOfResponse
+)
+InputItem = OutputItem | CallOutputOfInput | CustomOutputOfInput
+if not TYPE_CHECKING:
+    _OTHERS = map(_as_given, sorted(HOSTED.keys() - {"tool_search_call"}))
+    InputItem = functools.reduce(operator.or_, _OTHERS, InputItem)
+
+INPUT_ITEMS: tuple[type[Struct], ...] = get_args(InputItem)
+"""All types of items that may be listed."""
 
 
 class InputTokensDetails(Answer):
@@ -132,15 +185,80 @@ class FormatOfText(Answer):
     format: PlainText | JsonObject | JsonSchema
 
 
-class ResponseObject(Answer):
+class FunctionOfRequest(Answer, tag_field="type", tag="function"):
+    """A function that the model may call."""
+
+    name: str
+    description: str | None
+    parameters: dict[str, Any] | None
+    strict: bool
+
+
+class CustomToolOfRequest(Answer, tag_field="type", tag="custom"):
+    """A tool of one text that the model may call."""
+
+    name: str
+    description: str | UnsetType = UNSET
+    format: TextFormat | GrammarFormat | UnsetType = UNSET
+
+
+class NamespaceOfRequest(Answer, tag_field="type", tag="namespace"):
+    """Tools under a common name that the model may call."""
+
+    name: str
+    description: str
+    tools: list[FunctionOfRequest | CustomToolOfRequest]
+
+
+class ToolSearchOfRequest(Answer, tag_field="type", tag="tool_search"):
+    """A search for tools that the client executes."""
+
+    execution: Literal["client"]
+    description: str | UnsetType = UNSET
+    parameters: dict[str, Any] | UnsetType = UNSET
+
+
+class FunctionChosen(Answer, tag_field="type", tag="function"):
+    """The function that the model must call."""
+
+    name: str
+    namespace: str | UnsetType = UNSET
+
+
+class CustomToolChosen(Answer, tag_field="type", tag="custom"):
+    """The custom tool that the model must call."""
+
+    name: str
+    namespace: str | UnsetType = UNSET
+
+
+class SearchChosen(Answer, tag_field="type", tag="tool_search"):
+    """The model must search for tools."""
+
+
+class ToolsChosen(Answer, tag_field="type", tag="allowed_tools"):
+    """The tools to which the model is limited, as the request names them."""
+
+    mode: Literal["auto", "required"]
+    tools: list[dict[str, Any]]
+
+
+class ConversationOfResponse(Answer):
+    """The conversation to which the items of the response are added."""
+
+    id: str
+
+
+class ResponseObject(Answer, kw_only=True):
     """A response. ``store`` says whether it was stored."""
 
     id: ResponseId
     object: Literal["response"]
     created_at: Count
-    status: Literal["in_progress", "completed", "incomplete", "failed"]
-    background: Literal[False]
+    status: Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+    background: bool
     completed_at: Count | None
+    conversation: ConversationOfResponse | UnsetType = UNSET
     error: ResponseFault | None
     incomplete_details: WhyIncomplete | None
     instructions: str | None
@@ -159,9 +277,13 @@ class ResponseObject(Answer):
     temperature: float
     text: FormatOfText
     tool_choice: (
-        Literal["none", "auto", "required"] | ResponseFunctionChoice | ResponseAllowedChoice
+        Literal["none", "auto", "required"]
+        | FunctionChosen
+        | CustomToolChosen
+        | SearchChosen
+        | ToolsChosen
     )
-    tools: list[FunctionTool]
+    tools: list[FunctionOfRequest | CustomToolOfRequest | NamespaceOfRequest | ToolSearchOfRequest]
     top_logprobs: Count
     top_p: float
     truncation: Literal["auto", "disabled"]
@@ -194,6 +316,10 @@ class _OfResponse(_Numbered):
 
 
 class ResponseCreated(_OfResponse, tag_field="type", tag="response.created"):
+    pass
+
+
+class ResponseQueued(_OfResponse, tag_field="type", tag="response.queued"):
     pass
 
 
@@ -281,9 +407,23 @@ class ArgumentsDone(
     arguments: str
 
 
+class InputDelta(
+    _WithinItem, tag_field="type", tag="response.custom_tool_call_input.delta"
+):  # fmt: skip
+    delta: str
+    obfuscation: str | UnsetType = UNSET
+
+
+class InputDone(
+    _WithinItem, tag_field="type", tag="response.custom_tool_call_input.done"
+):  # fmt: skip
+    input: str
+
+
 EVENTS: tuple[type[Struct], ...] = (
-    ResponseCreated, ResponseInProgress, ResponseCompleted, ResponseIncomplete, ResponseFailed,
+    ResponseCreated, ResponseQueued, ResponseInProgress, ResponseCompleted, ResponseIncomplete,
+    ResponseFailed,
     ItemAdded, ItemDone, PartAdded, PartDone, TextDelta, TextDone, ReasoningDelta, ReasoningDone,
-    ArgumentsDelta, ArgumentsDone,
+    ArgumentsDelta, ArgumentsDone, InputDelta, InputDone,
 )  # fmt: skip
 """All types of events that a stream may contain."""

@@ -7,19 +7,24 @@ they have built.
 from __future__ import annotations
 
 import abc
+import contextlib
 import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
+
 from offgrid.api.chat.answer import answer_usage, new_call_id, read_choices
 from offgrid.api.chat.prompt import ChatPrompt
 from offgrid.api.generation import GenerationGroup, Signal, Total
 from offgrid.api.http.sse import Chunk
 from offgrid.api.logprobs import logprob_entries
-from offgrid.api.responses.items import new_id
-from offgrid.api.responses.request import renamed
+from offgrid.api.responses.custom import InputReader
+from offgrid.api.responses.items import new_id, sealed
+from offgrid.api.responses.request import ChatForm
+from offgrid.api.responses.tools import Offered
 from offgrid.api.shapes import Json
 from offgrid.chat.parser import AnswerEvent, CallArguments, CallStart, Content, Reasoning
 from offgrid.engine.client.client import ClientGone
@@ -33,11 +38,14 @@ class ResponseWriter:
     """Writes one response.
 
     Args:
-        head: the initial response object: status ``in_progress``, no output.
+        head: the initial response object: status ``in_progress`` or ``queued``, no output. One
+            that is queued is answered in the background: it is kept however it ends.
+        form: the request in the form of a chat request.
         prompt: the conversation in the model's dialect.
         group: its generation, with one choice.
         logprobs: whether text carries the logprobs of its tokens.
         obfuscate: whether deltas carry random padding.
+        seal: whether reasoning carries its text as ``encrypted_content`` too.
         keep: called with the finished response, on a thread that may block; returns whether it was
             stored.
 
@@ -48,18 +56,23 @@ class ResponseWriter:
     def __init__(
         self,
         head: Json,
+        form: ChatForm,
         prompt: ChatPrompt,
         group: GenerationGroup,
         *,
         logprobs: bool,
         obfuscate: bool,
+        seal: bool,
         keep: Callable[[Json], bool],
     ) -> None:
         self.response = head
+        self._background = bool(head["background"])
+        self._form = form
         self._prompt = prompt
         self._group = group
         self._logprobs = logprobs
         self._obfuscate = obfuscate
+        self._seal = seal
         self._keep = keep
         self._number = 0
         self._open: _Part | None = None
@@ -78,14 +91,14 @@ class ResponseWriter:
 
     def stream(self) -> Iterator[Chunk]:
         """Yield the events of a stream; the last one says how the response ended."""
-        for kind in ("response.created", "response.in_progress"):
+        for kind in ("response.created", f"response.{self.response['status']}"):
             yield self._event(kind, response=self._snapshot())
         try:
             yield from self._events()
         except ClientGone:
             raise
         except RequestError as ex:
-            yield self._failure(renamed(ex))
+            yield self._failure(self._form.renamed(ex))
             return
         except Exception:
             log.exception("a response failed")
@@ -94,6 +107,12 @@ class ResponseWriter:
         yield Signal.MAY_BLOCK
         self._store()
         yield self._event(f"response.{self.response['status']}", response=self._snapshot())
+
+    def cancelled(self) -> Json:
+        """Return the last event of a response whose client has cancelled it."""
+        self._abandon("cancelled")
+        self._store()
+        return self._event("response.incomplete", response=self._snapshot())
 
     def _events(self, *, whole: bool = False) -> Iterator[Json | None]:
         """Yield the events between the response's first and last; None if no delta came lately."""
@@ -104,6 +123,9 @@ class ResponseWriter:
             if item is None:
                 yield None
                 continue
+            if self.response["status"] == "queued":
+                self.response["status"] = "in_progress"
+                yield self._event("response.in_progress", response=self._snapshot())
             _, delta, events = item
             waiting += delta.logprobs
             for event in events:
@@ -126,16 +148,27 @@ class ResponseWriter:
         """Add an event's text to the open item, or begin a new item with it."""
         if self._open is None or not self._open.takes(event):
             yield from self._close("completed", [])
-            self._open = _new_part(event, len(self.response["output"]))
+            self._open = self._new_part(event, len(self.response["output"]))
             self.response["output"].append(self._open.item)
             yield from map(self._named, self._open.begin())
         logprobs = logprob_entries(tokens) if self._logprobs else []
         text = event.name if isinstance(event, CallStart) else event.text
         if not isinstance(event, CallStart) and (text or logprobs):
-            delta = self._named(self._open.add(text, logprobs))
+            added = self._open.add(text, logprobs)
+            if added is None:
+                return
+            delta = self._named(added)
             if self._obfuscate:
                 delta["obfuscation"] = secrets.token_urlsafe(secrets.randbelow(24))
             yield delta
+
+    def _new_part(self, event: AnswerEvent, output_index: int) -> _Part:
+        """Return the item that an event begins."""
+        if isinstance(event, CallStart):
+            return _new_call(event.name, self._form.tools.offered.get(event.name), output_index)
+        if isinstance(event, Reasoning):
+            return _new_reasoning(output_index, self._seal)
+        return _new_message(output_index)
 
     def _close(self, status: str, rest: list[TokenLogprob]) -> Iterator[Json]:
         """Finish the open item; ``rest`` are tokens that added no text."""
@@ -146,13 +179,21 @@ class ResponseWriter:
 
     def _failure(self, error: RequestError) -> Json:
         """Return the last event of a response that cannot be finished."""
-        if self._open is not None:  # complete the item in the response; its events are not sent
-            self._open.end("incomplete", [])
         code = "invalid_prompt" if error.status < 500 else "server_error"
-        self.response["status"] = "failed"
-        self.response["store"] = False
         self.response["error"] = {"code": code, "message": error.message}
+        self._abandon("failed")
+        if self._background:
+            self._store()
+        else:
+            self.response["store"] = False
         return self._event("response.failed", response=self._snapshot())
+
+    def _abandon(self, status: str) -> None:
+        """Complete the open item in the response; its events are not sent."""
+        if self._open is not None:
+            self._open.end("incomplete", [])
+            self._open = None
+        self.response["status"] = status
 
     def _store(self) -> None:
         # Try even if ``store`` was false at first: another process may have unlocked the file.
@@ -193,8 +234,8 @@ class _Part(abc.ABC):
         return [{"type": "response.output_item.added", "output_index": index, "item": added}]
 
     @abc.abstractmethod
-    def add(self, text: str, logprobs: list[Json]) -> Json:
-        """Add text to the item; return the event that reports it."""
+    def add(self, text: str, logprobs: list[Json]) -> Json | None:
+        """Add text to the item; return the event that reports it, None if none does yet."""
 
     def end(self, status: str, logprobs: list[Json]) -> list[Json]:
         """Finish the item; ``logprobs`` are those of tokens that added no text."""
@@ -255,22 +296,80 @@ class _Call(_Part):
         return [done, *super().end(status, logprobs)]
 
 
-def _new_part(event: AnswerEvent, output_index: int) -> _Part:
-    """Return the item that an event begins."""
-    item: Json
-    if isinstance(event, CallStart):
-        item = {
-            "id": new_id("fc"), "type": "function_call", "status": "in_progress",
-            "call_id": new_call_id(), "name": event.name, "arguments": "",
-        }  # fmt: skip
-        return _Call(item, output_index, CallArguments)
-    if isinstance(event, Reasoning):
-        item = {
-            "id": new_id("rs"), "type": "reasoning", "status": "in_progress",
-            "summary": [], "content": [],
-        }  # fmt: skip
-        return _Text(item, output_index, Reasoning, {"type": "reasoning_text", "text": ""})
-    item = {
+class _CustomCall(_Part):
+    """A call of a custom tool: its input is a text."""
+
+    _name = "response.custom_tool_call_input"
+
+    def __init__(self, item: Json, output_index: int, kind: type[Any]) -> None:
+        super().__init__(item, output_index, kind)
+        self._reader = InputReader()
+
+    def add(self, text: str, logprobs: list[Json]) -> Json | None:
+        return self._delta(self._reader.feed(text))
+
+    def _delta(self, text: str) -> Json | None:
+        if not text:
+            return None
+        self._text.append(text)
+        return {"type": f"{self._name}.delta", **self._place, "delta": text}
+
+    def end(self, status: str, logprobs: list[Json]) -> list[Json]:
+        last = self._delta(self._reader.finish())
+        text = self.item["input"] = "".join(self._text)
+        done = {"type": f"{self._name}.done", **self._place, "input": text}
+        return [*([last] if last else []), done, *super().end(status, logprobs)]
+
+
+class _Search(_Part):
+    """A search for tools that the client executes; its arguments are an object."""
+
+    def add(self, text: str, logprobs: list[Json]) -> None:
+        self._text.append(text)
+
+    def end(self, status: str, logprobs: list[Json]) -> list[Json]:
+        with contextlib.suppress(msgspec.DecodeError, RecursionError):  # the answer was cut
+            self.item["arguments"] = msgspec.json.decode("".join(self._text))
+        return super().end(status, logprobs)
+
+
+def _new_call(called: str, tool: Offered | None, output_index: int) -> _Part:
+    """Return the item of a call, by the name by which the model calls the tool."""
+    kind = "function" if tool is None else tool.kind
+    item: Json = {
+        "type": "function_call", "status": "in_progress", "call_id": new_call_id(),
+    }  # fmt: skip
+    if kind == "tool_search":
+        item |= {"type": "tool_search_call", "execution": "client", "arguments": {}}
+        return _Search({"id": new_id("ts"), **item}, output_index, CallArguments)
+    item["name"] = called if tool is None else tool.name
+    if tool is not None and tool.namespace is not None:
+        item["namespace"] = tool.namespace
+    if kind == "custom":
+        item |= {"type": "custom_tool_call", "input": ""}
+        return _CustomCall({"id": new_id("ctc"), **item}, output_index, CallArguments)
+    return _Call({"id": new_id("fc"), **item, "arguments": ""}, output_index, CallArguments)
+
+
+class _Reasoning(_Text):
+    """A reasoning item that carries its text as ``encrypted_content`` too."""
+
+    def end(self, status: str, logprobs: list[Json]) -> list[Json]:
+        self.item["encrypted_content"] = sealed("".join(self._text))
+        return super().end(status, logprobs)
+
+
+def _new_reasoning(output_index: int, seal: bool) -> _Part:
+    item: Json = {
+        "id": new_id("rs"), "type": "reasoning", "status": "in_progress",
+        "summary": [], "content": [], **({"encrypted_content": None} if seal else {}),
+    }  # fmt: skip
+    kind = _Reasoning if seal else _Text
+    return kind(item, output_index, Reasoning, {"type": "reasoning_text", "text": ""})
+
+
+def _new_message(output_index: int) -> _Part:
+    item: Json = {
         "id": new_id("msg"), "type": "message", "status": "in_progress",
         "role": "assistant", "content": [],
     }  # fmt: skip

@@ -97,6 +97,14 @@ class EnginePool:
         """The model that is loaded at start, and answers requests that name none."""
         return self._catalogue.default
 
+    def id_of(self, name: str) -> str:
+        """Return the id of the model that a request names, without loading it.
+
+        Raises:
+            ModelNotFound: no such model.
+        """
+        return self._catalogue.get(name).id
+
     def start(self) -> None:
         """Begin to load the default model, without waiting for it."""
         model_id = self.default_id

@@ -220,5 +220,6 @@ def load_command(settings: Settings, entry: ModelEntry) -> Load:
         gpu_layers=settings.gpu_layers,
         use_mmap=settings.use_mmap,
         use_mlock=settings.use_mlock,
+        open_objects=settings.open_objects,
         projector=None if entry.projector is None else str(entry.projector),
     )

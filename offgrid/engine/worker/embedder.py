@@ -148,7 +148,8 @@ class Embedder:
             )
         if request.query is None and ranks:
             raise InvalidParameter(
-                "This model only ranks documents (/v1/rerank) and has no embeddings.",
+                "This model only ranks documents and has no embeddings; use /v1/rerank, or an "
+                "embedding model.",
                 "model",
                 code="unsupported_model",
             )

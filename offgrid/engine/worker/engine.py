@@ -82,6 +82,18 @@ class Engine:
 
     # --- from any thread ----------------------------------------------------------------------
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether the loop waits for requests."""
+        return self.step_began is None and not self._inbox
+
+    def ready_grammars(self) -> None:
+        """Build what requests with grammars need, so that the first of them does not wait for it.
+
+        With a large vocabulary, this holds Python's lock for seconds, so that nothing else runs.
+        """
+        self._preparer.ready()
+
     def prepare(self, id: int, request: GenerationRequest) -> Prepared:
         """Tokenise and check a request without touching the loop.
 

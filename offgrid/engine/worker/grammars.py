@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 COMPILE_SECONDS = 3.0
 """Most processor time of one compilation: hostile sources that pass the checks may compile for
 long. A wall-clock limit would refuse grammars on a busy machine that compile elsewhere."""
-_COMPILE_WAIT = 60.0
+COMPILE_WAIT = 60.0
 """Most seconds of wall-clock time to wait, however little processor time the thread has got."""
 _LEAST_WAIT = 0.01
 _MAX_ABANDONED = 2
@@ -90,15 +90,27 @@ class Grammars:
     """Compiles grammars for one vocabulary, and caches recent ones.
 
     Thread-safe: a lock admits one thread at a time.
+
+    Args:
+        vocabulary: the model.
+        open_objects: as for :func:`~offgrid.grammar.compilable.compilable`.
     """
 
-    def __init__(self, vocabulary: HasVocabulary) -> None:
+    def __init__(self, vocabulary: HasVocabulary, open_objects: bool = False) -> None:
         self._vocabulary = vocabulary
+        self._open_objects = open_objects
         self._tokenizer: LLTokenizer | None = None
         self._compiled: OrderedDict[tuple[str, ...], Matcher] = OrderedDict()
         self._refused: OrderedDict[Grammar, InvalidParameter] = OrderedDict()
-        self._abandoned: list[threading.Thread] = []
+        self._abandoned: dict[Grammar, _Compilation] = {}
+        """Compilations for which nobody waits, because they took too long."""
         self._lock = threading.Lock()
+
+    def prepare(self) -> None:
+        """Build what all grammars need: the vocabulary in llguidance's form. Without this call, the
+        first grammar builds it. A vocabulary of 262,144 tokens takes seconds."""
+        with self._lock:
+            self._ready_tokenizer()
 
     def matchers(self, grammar: Grammar, n: int) -> list[Matcher]:
         """Return ``n`` matchers at the beginning of an answer.
@@ -106,7 +118,7 @@ class Grammars:
         Raises:
             InvalidParameter: the grammar is malformed, not supported, allows no answer, or exceeds
                 a limit.
-            Overloaded: other grammars take too long to compile.
+            Overloaded: this grammar or others did not get the processor time to be compiled.
         """
         key = (grammar.kind, grammar.source, *(schema.text for schema in grammar.schemas))
         with self._lock:
@@ -129,6 +141,11 @@ class Grammars:
         if refused is None:
             try:
                 return self._in_time(grammar, lambda: self._compile(grammar))
+            except _TooSlow:
+                # Not cached: how much time a compilation takes depends on the machine as well.
+                raise _invalid(
+                    grammar, "it takes too long to compile", "grammar_too_complex"
+                ) from None
             except InvalidParameter as ex:
                 self._refused[grammar] = refused = ex
                 if len(self._refused) > _CACHED:
@@ -146,57 +163,60 @@ class Grammars:
             raise _invalid(grammar, "this model has no end token")
 
     def _in_time(self, grammar: Grammar, compile: Callable[[], Matcher]) -> Matcher:
-        """Compile on a thread with a large stack, and wait only for a limited time."""
-        self._abandoned = [thread for thread in self._abandoned if thread.is_alive()]
-        if len(self._abandoned) >= _MAX_ABANDONED:
+        """Compile on a thread with a large stack, and wait only for a limited time.
+
+        A compilation that takes too long goes on, because nothing can end its thread. A request for
+        the same grammar then waits for that one.
+        """
+        self._ready_tokenizer()  # its time does not count
+        compilation = self._abandoned.pop(grammar, None)
+        if compilation is None:
+            self._abandoned = {g: c for g, c in self._abandoned.items() if c.runs}
+            if len(self._abandoned) >= _MAX_ABANDONED:
+                raise Overloaded(
+                    "Other grammars are still being compiled; try again later.", code="server_busy"
+                )
+            compilation = _Compilation(compile)
+        until = time.monotonic() + COMPILE_WAIT
+        left = COMPILE_SECONDS - compilation.seconds()
+        while left > 0 and compilation.runs and time.monotonic() < until:
+            compilation.wait(max(left, _LEAST_WAIT))  # it cannot use up the rest sooner
+            left = COMPILE_SECONDS - compilation.seconds()
+        if compilation.runs:
+            self._abandoned[grammar] = compilation
+        if left <= 0:
+            log.error("a grammar of %d bytes takes too long to compile", len(grammar.source))
+            raise _TooSlow
+        if compilation.runs:
+            log.error("a grammar of %d bytes got %.1f s of processor time in %.0f s",
+                      len(grammar.source), COMPILE_SECONDS - left, COMPILE_WAIT)  # fmt: skip
             raise Overloaded(
-                "Other grammars are still being compiled; try again later.", code="server_busy"
+                "This machine is too busy to compile the grammar; try again later.",
+                code="server_busy",
             )
-        results: list[Matcher | BaseException] = []
-        spent = _ThreadClock()
-
-        def run() -> None:
-            spent.start()
-            try:
-                results.append(compile())
-            except BaseException as ex:
-                results.append(ex)
-
-        before = threading.stack_size(_COMPILE_STACK)
-        try:
-            thread = threading.Thread(target=run, name="grammar", daemon=True)
-            thread.start()
-        finally:
-            threading.stack_size(before)
-        until = time.monotonic() + _COMPILE_WAIT
-        left = COMPILE_SECONDS
-        while left > 0 and thread.is_alive() and time.monotonic() < until:
-            thread.join(max(left, _LEAST_WAIT))  # it cannot use up the rest sooner
-            left = COMPILE_SECONDS - spent.seconds()
-        if not results:
-            self._abandoned.append(thread)
-            log.error("a grammar of %d bytes is not compiled in time", len(grammar.source))
-            raise _invalid(grammar, "it takes too long to compile", "grammar_too_complex")
-        if isinstance(results[0], InvalidParameter):
-            raise results[0]
-        if isinstance(results[0], BaseException):
-            log.error("a grammar could not be compiled", exc_info=results[0])
+        result = compilation.result
+        if isinstance(result, InvalidParameter):
+            raise result
+        if isinstance(result, BaseException):
+            log.error("a grammar could not be compiled", exc_info=result)
             raise _invalid(grammar, "the compiler failed")
-        return results[0]
+        assert result is not None
+        return result
 
-    def _compile(self, grammar: Grammar) -> Matcher:
-        tokenizer = self._tokenizer
-        if tokenizer is None:
-            ends = sorted(self._vocabulary.eog_ids)
-            tokenizer = LLTokenizer(
+    def _ready_tokenizer(self) -> LLTokenizer:
+        if self._tokenizer is None:
+            self._tokenizer = LLTokenizer(
                 _Tokens(self._vocabulary),  # type: ignore[arg-type]
                 n_vocab=self._vocabulary.n_vocab,
-                eos_token=ends,
+                eos_token=sorted(self._vocabulary.eog_ids),
                 slices=SLICES,
             )
-            self._tokenizer = tokenizer
+        return self._tokenizer
+
+    def _compile(self, grammar: Grammar) -> Matcher:
+        tokenizer = self._ready_tokenizer()
         try:
-            inner = LLMatcher(tokenizer, _source(grammar), log_level=0, limits=_LIMITS)
+            inner = LLMatcher(tokenizer, self._source(grammar), log_level=0, limits=_LIMITS)
             if inner.is_error():
                 raise _Unusable(first_line(inner.get_error()))
             words = (self._vocabulary.n_vocab + 31) // 32
@@ -213,12 +233,61 @@ class Grammars:
             raise _invalid(grammar, plain(str(ex))) from None
         return matcher
 
+    def _source(self, grammar: Grammar) -> str:
+        """Return the source that llguidance compiles for a grammar."""
+        try:
+            return compilable(grammar.kind, grammar.source, grammar.schemas, self._open_objects)
+        except GrammarError as ex:
+            raise _invalid(grammar, str(ex)) from None
+
+
+class _Compilation:
+    """A compilation on a thread of its own, which has a large stack.
+
+    Attributes:
+        result: what was compiled, or the error; None while the compilation runs.
+    """
+
+    def __init__(self, compile: Callable[[], Matcher]) -> None:
+        self.result: Matcher | BaseException | None = None
+        self._clock = _ThreadClock()
+        self._compile = compile
+        before = threading.stack_size(_COMPILE_STACK)
+        try:
+            self._thread = threading.Thread(target=self._run, name="grammar", daemon=True)
+            self._thread.start()
+        finally:
+            threading.stack_size(before)
+
+    def _run(self) -> None:
+        self._clock.start()
+        try:
+            result: Matcher | BaseException = self._compile()
+        except BaseException as ex:
+            result = ex
+        self._clock.stop()
+        self.result = result
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is still to end."""
+        return self.result is None
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it ends, but at most ``seconds``."""
+        self._thread.join(seconds)
+
+    def seconds(self) -> float:
+        """Return the processor time that it has taken."""
+        return self._clock.seconds()
+
 
 class _ThreadClock:
     """The processor time of a thread, read by another one."""
 
     def __init__(self) -> None:
         self._clock: int | None = None
+        self._total: float | None = None
         self._began = time.monotonic()
 
     def start(self) -> None:
@@ -226,27 +295,29 @@ class _ThreadClock:
         if hasattr(time, "pthread_getcpuclockid"):
             self._clock = time.pthread_getcpuclockid(threading.get_ident())
 
+    def stop(self) -> None:
+        """Stop the clock. Call it on the thread that is measured, before it ends."""
+        self._total = self.seconds()
+
     def seconds(self) -> float:
         """Return the processor time that the thread has used; on systems that cannot tell, the
         wall-clock time."""
+        if self._total is not None:
+            return self._total
         if self._clock is None:
             return time.monotonic() - self._began
         try:
             return time.clock_gettime(self._clock)
-        except OSError:  # the thread has ended
-            return 0.0
+        except OSError:  # the thread has ended since
+            return self._total or 0.0
+
+
+class _TooSlow(Exception):
+    """A compilation takes more than :data:`COMPILE_SECONDS` of processor time."""
 
 
 class _Unusable(Exception):
     """llguidance refuses a grammar; the message is its own."""
-
-
-def _source(grammar: Grammar) -> str:
-    """Return the source that llguidance compiles for a grammar."""
-    try:
-        return compilable(grammar.kind, grammar.source, grammar.schemas)
-    except GrammarError as ex:
-        raise _invalid(grammar, str(ex)) from None
 
 
 def _located(schema: Json, tokenizer: LLTokenizer, message: str) -> str:

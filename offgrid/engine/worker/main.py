@@ -65,6 +65,8 @@ _PR_SET_PDEATHSIG = 1
 _TOKENISER, _COMPILER = 0, 1
 """Lanes of the threads that tokenise, for :class:`Tokenising`."""
 
+_QUIET = 0.25
+"""Seconds without a request after which a worker that has just loaded prepares for grammars."""
 _TURN = 0.02
 """Seconds of tokenising after which an embedding request lets other requests go first."""
 
@@ -252,14 +254,37 @@ class Worker:
         return wanted
 
     def _compile(self) -> None:
+        command = self._ready_when_idle()
         while True:
-            command = self._to_compile.get()
-            if not self._begin(command.id, _COMPILER):
-                continue
+            self._compile_for(command if command is not None else self._to_compile.get())
+            command = None
+
+    def _ready_when_idle(self) -> Submit | None:
+        """Prepare for grammars at the first moment in which nothing else is to do.
+
+        The model is ready before that, and a request for which it was loaded is answered first. If
+        a request with a grammar comes first, it is returned, and prepares what it needs.
+        """
+        assert self._engine is not None
+        while True:
             try:
-                self._prepare(command, _COMPILER)
-            except Exception as ex:
-                self._refuse(command.id, ex)
+                return self._to_compile.get(timeout=_QUIET)
+            except queue.Empty:
+                if self._engine.is_idle and not self._pending:
+                    break
+        try:
+            self._engine.ready_grammars()
+        except Exception:
+            log.exception("the vocabulary cannot be prepared for grammars")
+        return None
+
+    def _compile_for(self, command: Submit) -> None:
+        if not self._begin(command.id, _COMPILER):
+            return
+        try:
+            self._prepare(command, _COMPILER)
+        except Exception as ex:
+            self._refuse(command.id, ex)
 
     def _prepare(self, command: Submit, lane: int) -> None:
         assert self._engine is not None

@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 
 TokenIds = NDArray[np.int32]
 
+MIN_REUSE = 16
+"""Tokens. A shorter prefix is computed again, even in the slot that holds it. llama.cpp rounds
+differently if it computes fewer tokens at once, so an answer would depend on earlier requests that
+have only the BOS token or a word of a template in common with it, and hardly any time is saved."""
 MIN_COPY = 16
 """Tokens. A shorter prefix is not worth a copy."""
 REWRITTEN = 4

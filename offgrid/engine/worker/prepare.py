@@ -48,7 +48,12 @@ class Preparer:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._grammars = Grammars(model)
+        self._grammars = Grammars(model, model.load.open_objects)
+
+    def ready(self) -> None:
+        """Build what requests with grammars need, so that the first of them does not wait."""
+        if self._model.generates:
+            self._grammars.prepare()
 
     def prepare(self, id: int, request: GenerationRequest) -> Prepared:
         """Tokenise and check a request.

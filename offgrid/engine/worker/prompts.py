@@ -169,8 +169,7 @@ def answer(model: Model, id: int, query: TokenQuery) -> TokenResult:
         tokens = tuple(read_with_images(model, query, query.param)[0].tolist())
     elif query.tokens is None:
         _check_size(model, query.parts, query.param, MAX_QUERY)
-        read = model.tokenize if query.add_bos else model.tokenize_bare
-        tokens = tuple(read(query.parts).tolist())
+        tokens = tuple(_read_query(model, query).tolist())
     else:
         limit = min(MAX_QUERY, text_limit(model.n_ctx))
         if len(query.tokens) > limit:
@@ -184,6 +183,14 @@ def answer(model: Model, id: int, query: TokenQuery) -> TokenResult:
     if sum(map(len, pieces)) + 4 * sum(map(len, names)) > _MAX_ANSWER:
         raise InvalidParameter("The text of these tokens is too long.", query.param)
     return TokenResult(id, tokens, pieces, names)
+
+
+def _read_query(model: Model, query: TokenQuery) -> NDArray[np.int32]:
+    """Return the token ids of a query's text; with ``add_bos``, those that a request would have: a
+    prompt, or an input if the model only embeds or ranks."""
+    if not query.add_bos:
+        return model.tokenize_bare(query.parts)
+    return model.tokenize(query.parts) if model.generates else model.tokenize_around(query.parts)
 
 
 def _of_each(look_up: Callable[[int], T], tokens: tuple[int, ...]) -> tuple[T, ...]:

@@ -5,8 +5,10 @@ prefill, oldest request first, in chunks, so that a long prompt delays the other
 bounded amount. Slots are given in order of arrival.
 
 An admitted sequence begins after the longest prefix that some slot already holds: the slot of a
-running sequence, or an idle slot that still holds a finished one. If a running sequence is about to
-compute a longer prefix, the new sequence is parked until then instead of computing it again.
+running sequence, or an idle slot that still holds a finished one. A prefix of a few tokens is
+computed again, so that an answer does not depend on requests that are hardly related to it. If a
+running sequence is about to compute a longer prefix, the new sequence is parked until then instead
+of computing it again.
 
 The next turn of a conversation takes the slot that holds the conversation. A computed prefix is
 evicted only for a sequence that needs a slot, least recently used first.
@@ -22,6 +24,7 @@ from typing import Generic, Protocol, TypeVar
 
 from offgrid.engine.worker.prefix import (
     MIN_COPY,
+    MIN_REUSE,
     NO_MATCH,
     IdleSlots,
     Match,
@@ -219,6 +222,7 @@ class Scheduler(Generic[S]):
             held = [(own, self.idle.tokens(own))]
             prompt = sequence.tokens[: sequence.wanted_from]
             there = longest_match(held, prompt, sequence.before_image, self.can_cut).length
+            there = there if there >= MIN_REUSE else 0
             if match.length < there + self.min_copy:  # not worth a copy from elsewhere
                 match = Match(own, there)
         promised = self._promised(sequence, match.length)
@@ -279,8 +283,8 @@ class Scheduler(Generic[S]):
         return self.idle.neighbour()
 
     def _begin(self, sequence: S, match: Match, rescue: int | None = None) -> Placement[S]:
-        worthwhile = match.slot == sequence.slot or match.length >= self.min_copy
-        keep = match.length if worthwhile else 0
+        least = MIN_REUSE if match.slot == sequence.slot else self.min_copy
+        keep = match.length if match.length >= least else 0
         self._start(sequence, keep)
         return Placement(sequence, match.slot if keep else None, keep, rescue, self.can_cut)
 

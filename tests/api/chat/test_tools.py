@@ -104,6 +104,23 @@ def test_a_streamed_call_chunk_by_chunk(base_url: str) -> None:
     assert (last["delta"], last["finish_reason"]) == ({}, "tool_calls")
 
 
+def test_a_named_function_is_called_once(base_url: str) -> None:
+    """Even by a model that never ends by itself; ``required`` allows further calls."""
+    endless = {"ignore_eos": True, "max_tokens": 150}
+    named = {"type": "function", "function": {"name": "get_weather"}}
+    (choice,) = ask(base_url, ASK_WEATHER, [WEATHER, ADD], tool_choice=named, **endless)["choices"]
+    ((name, arguments),) = called(choice)
+    assert name == "get_weather"
+    assert arguments.keys() == {"city"}
+    assert choice["finish_reason"] == "tool_calls"
+    (choice,) = ask(base_url, ASK_WEATHER, [WEATHER], tool_choice="required", **endless)["choices"]
+    assert len(called(choice)) > 1
+    assert choice["finish_reason"] == "length"
+    (choice,) = ask(base_url, ASK_WEATHER, [WEATHER], tool_choice="required",
+                    parallel_tool_calls=False, **endless)["choices"]  # fmt: skip
+    assert len(called(choice)) == 1
+
+
 @pytest.mark.parametrize("choice", ["auto", "required", {"type": "function", "function":
                                                          {"name": "add"}}])  # fmt: skip
 @pytest.mark.parametrize("strict", [False, True])

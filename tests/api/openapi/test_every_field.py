@@ -10,7 +10,7 @@ import pytest
 import tiny_models
 from changed_models import FILL_IN, with_metadata
 from documented import Documented
-from full_requests import RESPONSES, Full, full_requests
+from full_requests import CONVERSATIONS, RESPONSES, Full, full_requests
 from support import STARTER, request
 from tiny_vision import make_seeing
 
@@ -19,7 +19,7 @@ from offgrid.config import load_settings
 from offgrid.server import Server
 
 SEEING, RANKING = "seeing", "bert-rank"
-PLAIN = full_requests(STARTER, SEEING, RANKING, "resp_none")
+PLAIN = full_requests(STARTER, SEEING, RANKING, "resp_none", "conv_none")
 SCHEMAS = Documented(document())
 
 
@@ -46,13 +46,20 @@ def previous(url: str) -> str:
     return str(made.json["id"])
 
 
+@pytest.fixture(scope="module")
+def conversation(url: str) -> str:
+    return str(request(url, "POST", CONVERSATIONS, {}).json["id"])
+
+
 @pytest.mark.parametrize("index", range(len(PLAIN)), ids=[full.path for full in PLAIN])
-def test_responses_to_all_fields_match_the_document(url: str, previous: str, index: int) -> None:
+def test_responses_to_all_fields_match_the_document(
+    url: str, previous: str, conversation: str, index: int
+) -> None:
     documented = Documented.of(url)
-    full = full_requests(STARTER, SEEING, RANKING, previous)[index]
+    full = full_requests(STARTER, SEEING, RANKING, previous, conversation)[index]
     for body in full.bodies():
         documented.body("post", full.path).validate(body)
-        answer = request(url, "POST", full.path, body)
+        answer = request(url, "POST", full.url, body)
         assert answer.status == 200, answer.body
         documented.check(answer, "post", full.path)
 

@@ -38,6 +38,7 @@ COUNT = "/v1/chat/completions/input_tokens"
 TOKENIZE = "/tokenize"
 DETOKENIZE = "/detokenize"
 RESPONSES = "/v1/responses"
+CONVERSATIONS = "/v1/conversations"
 RESPONSE_TOKENS = "/v1/responses/input_tokens"
 
 
@@ -176,6 +177,18 @@ ANSWERS: list[tuple[str, str, str, Any, int]] = [
     ("get", f"{RESPONSES}/{{id}}", f"{RESPONSES}/resp_none", None, 404),
     ("delete", f"{RESPONSES}/{{id}}", f"{RESPONSES}/resp_none", None, 404),
     ("get", f"{RESPONSES}/{{id}}/input_items", f"{RESPONSES}/resp_none/input_items", None, 404),
+    ("post", f"{RESPONSES}/{{id}}/cancel", f"{RESPONSES}/resp_none/cancel", None, 404),
+    ("post", f"{RESPONSES}/compact", f"{RESPONSES}/compact", {"input": "Hello!"}, 404),
+    ("post", RESPONSES, RESPONSES, asking("Hello!", background=True), 200),
+    ("post", RESPONSES, RESPONSES, asking("Hello!", background=True, stream=True), 200),
+    ("post", CONVERSATIONS, CONVERSATIONS, {}, 200),
+    ("post", CONVERSATIONS, CONVERSATIONS, {"items": 5}, 400),
+    ("get", f"{CONVERSATIONS}/{{id}}", f"{CONVERSATIONS}/conv_none", None, 404),
+    ("post", f"{CONVERSATIONS}/{{id}}", f"{CONVERSATIONS}/conv_none", {"metadata": {}}, 404),
+    ("delete", f"{CONVERSATIONS}/{{id}}", f"{CONVERSATIONS}/conv_none", None, 404),
+    ("get", f"{CONVERSATIONS}/{{id}}/items", f"{CONVERSATIONS}/conv_none/items", None, 404),
+    ("get", f"{CONVERSATIONS}/{{id}}/items/{{item_id}}", f"{CONVERSATIONS}/conv_none/items/x",
+     None, 404),
 ]  # fmt: skip
 
 
@@ -201,10 +214,14 @@ def test_responses_match_the_document(
 def test_every_operation_is_among_the_answers() -> None:
     tried = {(method, path) for method, path, _, _, status in ANSWERS if status == 200}
     paths = document()["paths"].items()
-    # Reranking needs a model made for it, and only stored responses can be read; see below.
-    one = f"{RESPONSES}/{{id}}"
+    # Reranking needs a model made for it, and only what is stored can be read; see below.
+    # Compaction is always refused.
+    one, talk = f"{RESPONSES}/{{id}}", f"{CONVERSATIONS}/{{id}}"
     elsewhere = {
         ("post", RERANK), ("get", one), ("delete", one), ("get", f"{one}/input_items"),
+        ("post", f"{one}/cancel"), ("post", f"{RESPONSES}/compact"), ("get", talk), ("post", talk),
+        ("delete", talk), ("get", f"{talk}/items"), ("post", f"{talk}/items"),
+        ("get", f"{talk}/items/{{item_id}}"), ("delete", f"{talk}/items/{{item_id}}"),
     }  # fmt: skip
     assert tried == {(method, path) for path, methods in paths for method in methods} - elsewhere
 
@@ -218,7 +235,11 @@ def test_stored_responses(base_url: str, documented: Documented) -> None:
          "phase": "final_answer"},
         {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
         {"type": "function_call_output", "call_id": "c",
-         "output": [{"type": "input_text", "text": "d"}]},
+         "output": [{"type": "input_text", "text": "d"},
+                    {"type": "input_file", "filename": "a.txt", "file_data": "eA=="}]},
+        {"type": "custom_tool_call", "call_id": "d", "name": "f", "input": "x"},
+        {"type": "custom_tool_call_output", "call_id": "d", "output": "y"},
+        {"type": "mcp_call", "id": "m", "name": "f", "arguments": "{}", "server_label": "s"},
         {"role": "user", "content": "Hello!"},
     ]  # fmt: skip
     body = asking("", instructions="Be kind.") | {"input": items}
@@ -230,6 +251,39 @@ def test_stored_responses(base_url: str, documented: Documented) -> None:
         ("get", one, ""), ("get", f"{one}/input_items", "/input_items"), ("delete", one, ""),
     ):  # fmt: skip
         response = request(base_url, method.upper(), target + tail)
+        assert response.status == 200
+        documented.check(response, method, path)
+
+
+def test_background_responses(base_url: str, documented: Documented) -> None:
+    made = request(base_url, "POST", RESPONSES, asking("Hello!", background=True))
+    documented.check(made, "post", RESPONSES)
+    one = f"{RESPONSES}/{{id}}"
+    target = f"{RESPONSES}/{made.json['id']}"
+    for method, path, tail in (
+        ("get", one, "?stream=true"), ("get", one, ""), ("post", f"{one}/cancel", "/cancel"),
+    ):  # fmt: skip
+        response = request(base_url, method.upper(), target + tail)
+        assert response.status == 200
+        documented.check(response, method, path)
+
+
+def test_conversations(base_url: str, documented: Documented) -> None:
+    item = {"role": "user", "content": "Hello!", "id": "msg_1"}
+    made = request(base_url, "POST", CONVERSATIONS, {"items": [item], "metadata": {"a": "b"}})
+    documented.check(made, "post", CONVERSATIONS)
+    talk = f"{CONVERSATIONS}/{{id}}"
+    target = f"{CONVERSATIONS}/{made.json['id']}"
+    for method, path, tail, body in (
+        ("get", talk, "", None),
+        ("post", talk, "", {"metadata": {"a": "c"}}),
+        ("post", f"{talk}/items", "/items", {"items": [{"role": "assistant", "content": "Hi"}]}),
+        ("get", f"{talk}/items", "/items", None),
+        ("get", f"{talk}/items/{{item_id}}", "/items/msg_1", None),
+        ("delete", f"{talk}/items/{{item_id}}", "/items/msg_1", None),
+        ("delete", talk, "", None),
+    ):
+        response = request(base_url, method.upper(), target + tail, body)
         assert response.status == 200
         documented.check(response, method, path)
 
@@ -306,7 +360,8 @@ def embedding(body: dict[str, Any]) -> None:
 
 def responses(body: dict[str, Any]) -> None:
     request, items = parse_responses(body)
-    to_chat(request, [item for item in items if isinstance(item, dict)], len(items))
+    kept = [item for item in items if isinstance(item, dict)]
+    to_chat(request, kept, range(len(kept)))
 
 
 @pytest.mark.parametrize(

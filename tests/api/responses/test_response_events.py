@@ -20,6 +20,7 @@ from responses_calls import (
 )
 from support import STARTER, Json, Stream, eventually, request
 
+from offgrid.api.responses.items import opened
 from offgrid.api.responses.writer import ResponseWriter
 from offgrid.server import Server
 
@@ -118,6 +119,11 @@ def test_reasoning(serve_template: Callable[[str], str]) -> None:
         "incomplete",
     ]  # fmt: skip
     assert without_ids(replay(events)) == without_ids(response["output"])
+    # Clients that keep no plain text send back the sealed one.
+    events = stream(url, **fields | {"include": ["reasoning.encrypted_content"]})
+    (sealed,) = events[-1]["response"]["output"]
+    assert opened(sealed["encrypted_content"]) == sealed["content"][0]["text"]
+    assert next(e for e in events if "item" in e)["item"]["encrypted_content"] is None
     # The reasoning goes back to the template, which may use or drop it.
     again = ask(url, [*response["output"], {"role": "user", "content": "Go on"}], **fields)
     assert again["output"][0]["type"] == "reasoning"
@@ -127,8 +133,8 @@ def test_a_failing_stream_reports_the_error(make_server: Callable[..., Server]) 
     server = make_server()
     engine = server.pool.engine(STARTER)
     long = body("Tell me a short story.", ignore_eos=True, stream=True)
-    with Stream(server.url, PATH, long) as opened:
-        lines = opened.events()
+    with Stream(server.url, PATH, long) as broken:
+        lines = broken.events()
         events = [json.loads(next(lines)) for _ in range(6)]
         engine.kill()
         events += map(json.loads, lines)
@@ -162,7 +168,7 @@ def test_leaving_ends_the_computation(server: Server) -> None:
     engine = server.pool.engine(STARTER)
     with Stream(
         server.url, PATH, body("Tell me a short story.", ignore_eos=True, stream=True)
-    ) as opened:
-        next(event for event in opened.events() if "output_text.delta" in event)
-        opened.leave()
+    ) as left:
+        next(event for event in left.events() if "output_text.delta" in event)
+        left.leave()
     eventually(lambda: engine.in_flight == 0, "it ends")

@@ -9,7 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offgrid.api.responses.items import check_calls, parse_items, to_messages
+from offgrid.api.responses.items import (
+    check_calls,
+    parse_items,
+    to_messages,
+    without_earlier_reasoning,
+)
 from offgrid.errors import InvalidParameter
 
 Json = dict[str, Any]
@@ -127,3 +132,14 @@ def test_no_text_is_lost(items: list[Json]) -> None:
     assert [m["content"] for m in result if m["role"] == "tool"] == [
         item["output"] for item in items if item["type"] == "function_call_output"
     ]
+
+
+def test_reasoning_before_the_current_turn_can_be_left_out() -> None:
+    items = parse_items([
+        says("Hi", "user"), thinks("a"), says("Hello"), says("And?", "user"), thinks("b"),
+        calls("f"), returns("f"),
+    ])  # fmt: skip
+    kept = without_earlier_reasoning([item for item in items if isinstance(item, dict)])
+    result, begins = to_messages(kept)
+    assert [m.get("reasoning_content") for m in result] == [None, None, None, "b", None]
+    assert begins == [0, 2, 3, 4, 6]

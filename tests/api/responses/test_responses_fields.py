@@ -27,14 +27,21 @@ from support import STARTER, Json, request
         ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
         ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]},
+         "input[0].content[0]"),
+        ({"input": [{"role": "user", "content": [{"type": "input_file", "file_data": "JVBERi0="},
+                                                 {"type": "input_file", "file_url": "http://x"}]}]},
+         "input[0].content[1]"),
+        ({"input": [{"role": "user", "content": [{"type": "input_file", "file_data": "AAAA"}]}]},
+         "input[0].content[0].file_data"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "x"}]}]},
+         "input[0].content[0]"),
+        ({"input": [{"role": "user", "content": [{"type": "input_audio"}]}]},
          "input[0].content[0].type"),
-        ({"input": [{"role": "user", "content": "x", "color": "red"}]}, "input[0].color"),
-        ({"input": [{"role": "user", "content": [
-            {"type": "input_text", "text": "x", "color": "red"}]}]}, "input[0].content[0].color"),
-        ({"input": [{"type": "computer_call", "id": "x"}]}, "input[0].type"),
+        ({"input": [{"type": "mesage", "role": "user", "content": "x"}]}, "input[0].type"),
         ({"input": [{"type": ["message"]}]}, "input[0].type"),
-        ({"input": [{"type": "function_call", "call_id": "x", "name": "f"}]},
-         "input[0].arguments"),
+        ({"input": [{"type": "compaction_trigger"}]}, "input[0].type"),
+        ({"input": [{"type": "compaction", "encrypted_content": "x"}]}, "input"),
+        ({"input": [{"type": "function_call", "call_id": "x"}]}, "input[0].name"),
         ({"input": [{"type": "function_call_output", "call_id": "x", "output": "y"}]}, "input"),
         ({"instructions": ["x"]}, "instructions"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
@@ -44,17 +51,32 @@ from support import STARTER, Json, request
         ({"n": 2}, "n"),
         ({"messages": []}, "messages"),
         ({"max_tokens": 5}, "max_tokens"),
-        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"name": "f"}]}, "tools[0].type"),
+        ({"tools": [5]}, "tools[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
         ({"tools": [{**ADD, "parameters": {"type": "string"}}]}, "tools[0].parameters"),
         ({"tools": [ADD, ADD]}, "tools[1].name"),
+        ({"tools": [ADD, {"type": "custom", "name": "add"}]}, "tools[1].name"),
+        ({"tools": [ADD, {"type": "custom"}]}, "tools[1].name"),
+        ({"tools": [{"type": "custom", "name": "x", "format": {
+            "type": "grammar", "syntax": "regex", "definition": "(?=a)b"}}]},
+         "tools[0].format.definition"),
+        ({"tools": [{"type": "namespace", "name": "n", "tools": [
+            {**ADD, "parameters": {"type": "string"}}]}]}, "tools[0].tools[0].parameters"),
+        ({"input": [{"type": "additional_tools", "role": "developer", "tools": [
+            {**ADD, "parameters": {"type": "string"}}]}, {"role": "user", "content": "x"}]},
+         "input[0].tools[0].parameters"),
         ({"tools": [ADD], "tool_choice": "always"}, "tool_choice"),
         ({"tools": [ADD], "tool_choice": {"type": "mcp"}}, "tool_choice.type"),
         ({"tools": [ADD], "tool_choice": {"type": "function", "name": "x"}}, "tool_choice.name"),
         ({"tools": [ADD], "tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [
             {"type": "function", "name": "x"}]}}, "tool_choice.tools[0].name"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [ADD], "tool_choice": {"type": "custom", "name": "add"}}, "tool_choice.name"),
+        ({"tools": [ADD], "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [
+            {"type": "web_search"}]}}, "tool_choice.tools"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
         ({"text": {"verbosity": "loud"}}, "text.verbosity"),
@@ -75,10 +97,10 @@ from support import STARTER, Json, request
         ({"include": ["everything"]}, "include[0]"),
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"include": [LOGPROBS], "top_logprobs": 21}, "top_logprobs"),
-        ({"background": True}, "background"),
-        ({"conversation": "conv_1"}, "conversation"),
+        ({"background": True, "store": False}, "background"),
+        ({"conversation": "conv_1", "previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"conversation": {"name": "x"}}, "conversation.id"),
         ({"prompt": {"id": "x"}}, "prompt"),
-        ({"context_management": [{"type": "compaction"}]}, "context_management"),
         ({"no_such_field": 1}, "no_such_field"),
     ],
 )  # fmt: skip
@@ -94,11 +116,13 @@ def test_bad_fields(base_url: str, fields: Json, param: str) -> None:
 def test_fields_without_effect(base_url: str) -> None:
     plain = ask(base_url, max_output_tokens=3)
     fields: Json = {
-        "background": False, "background_options": None, "context_management": [],
+        "background": False, "background_options": {"completion_window": "2h"},
+        "context_management": [{"type": "compaction"}], "client_metadata": {"a": "b"},
         "access_programs": {"cyber": "standard"}, "image": {"context_compression": "auto"},
         "max_tool_calls": 3, "moderation": {"model": "x"}, "prompt_cache_key": "k",
         "prompt_cache_options": {"mode": "implicit"}, "prompt_cache_retention": "24h",
-        "reasoning": {"summary": "auto"}, "safety_identifier": "s", "service_tier": "flex",
+        "reasoning": {"summary": "auto", "mode": "pro", "context": "auto"},
+        "safety_identifier": "s", "service_tier": "flex",
         "truncation": "disabled", "text": {"verbosity": "low"}, "user": "u",
         "include": ["reasoning.encrypted_content"], "tool_choice": "auto",
     }  # fmt: skip
@@ -118,8 +142,10 @@ def test_too_long_a_prompt_names_the_input(base_url: str) -> None:
 
 def test_features_of_background_responses(client: OpenAI, base_url: str) -> None:
     response = client.responses.create(model=STARTER, input="Hello!", max_output_tokens=1)
-    with pytest.raises(NotFoundError, match="Unknown URL"):
+    with pytest.raises(BadRequestError, match="background"):
         client.responses.cancel(response.id)
+    with pytest.raises(NotFoundError, match="shorter history"):
+        client.responses.compact(model=STARTER, input="Hello!")
     with pytest.raises(BadRequestError, match="stream"):
         client.responses.retrieve(response.id, stream=True)
     assert client.responses.retrieve(response.id, include=[LOGPROBS]).id == response.id
@@ -136,7 +162,7 @@ def test_odd_ids(base_url: str) -> None:
 
 
 # Objects without effect, in which clients may send fields that this server does not know.
-OPEN = frozenset({"access_programs", "image", "prompt_cache_options"})
+OPEN = frozenset({"access_programs", "background_options", "image", "prompt_cache_options"})
 
 
 def test_every_field_of_the_client_is_known(base_url: str) -> None:

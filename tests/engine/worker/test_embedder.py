@@ -36,6 +36,7 @@ from offgrid.engine.worker.embedder import Embedder, EmbeddingJob
 from offgrid.engine.worker.failures import EngineBroken
 from offgrid.engine.worker.llama.errors import DecodeError
 from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.llama.tensors import has_tensor, parts_of
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 
 TEXTS = [
@@ -309,6 +310,44 @@ def test_inputs_that_are_refused(
         Run(bert).submit("the")
     monkeypatch.setattr(embedder, "MAX_INPUT_TOKENS", 100)
     refused(bert, ["the fox"] * 30, ContextLengthExceeded, r"at most 100 tokens.*input\[25\]")
+
+
+@pytest.mark.parametrize("labels", [["LABEL_0"], None])
+def test_rerankers_as_llama_cpp_s_converter_writes_them(
+    folder: Path, labels: list[str] | None
+) -> None:
+    """Their files do not name the pooling: the tensors of the head tell what they are for."""
+    model = Model(Load(str(make_bert(folder, "RANK", name="unnamed", named=False, labels=labels))))
+    assert "bert.pooling_type" not in model.metadata
+    assert (model.info.pooling, model.info.generates) == ("rank", False)
+    named = load("bert-rank", folder)
+    assert_close(embed(model, TEXTS, query="fox"), embed(named, TEXTS, query="fox"), ALONE)
+    with pytest.raises(InvalidParameter, match="use /v1/rerank"):
+        embed(model, TEXTS)
+    named.close()
+    model.close()
+
+
+def test_a_model_that_sorts_texts_into_classes_is_no_reranker(folder: Path) -> None:
+    labels = ["agrees", "contradicts", "neither"]
+    model = Model(Load(str(make_bert(folder, "RANK", name="classes", named=False, labels=labels))))
+    assert (model.info.pooling, model.info.generates) == ("mean", False)
+    assert len(embed(model, ["the fox"])[0]) == model.n_embd
+    with pytest.raises(InvalidParameter, match="does not rank"):
+        embed(model, TEXTS, query="fox")
+    model.close()
+
+
+def test_tensors_of_a_file(folder: Path, tmp_path: Path) -> None:
+    path = make_bert(folder, "RANK")
+    assert has_tensor(path, ["blk.9.attn_q.weight", "cls.output.weight"])
+    assert not has_tensor(path, ["cls.output", "output.weight"])
+    assert not has_tensor(tmp_path / "missing.gguf", ["cls.output.weight"])
+    assert parts_of(path) == [path]
+    first = tmp_path / "model-F16-00001-of-00003.gguf"
+    assert [part.name for part in parts_of(first)] == [
+        first.name, "model-F16-00002-of-00003.gguf", "model-F16-00003-of-00003.gguf"
+    ]  # fmt: skip
 
 
 def test_a_template_of_the_file_puts_query_and_document_together(

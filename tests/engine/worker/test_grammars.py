@@ -6,6 +6,7 @@ import json
 import random
 import re
 import threading
+import time
 from collections.abc import Callable
 from itertools import product
 from typing import Any
@@ -15,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
-from schemas import odd_schema
+from llguidance import LLTokenizer
+from schemas import composed_schema, odd_schema
 from support import TIMEOUT
 from work import lines_run
 
@@ -24,7 +26,7 @@ from offgrid.engine.worker import grammars as module
 from offgrid.engine.worker.grammars import Grammars
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.matcher import Masks, Matcher
-from offgrid.errors import InvalidParameter
+from offgrid.errors import InvalidParameter, Overloaded
 from offgrid.grammar.checked import CheckedSchema
 
 LOAD = {"ctx_size": 64, "parallel": 1}
@@ -208,7 +210,7 @@ ws ::= | " " | "\n" [ \t]{0,20}
             {"type": "object", "properties": {"k": {"const": "a"}, "n": {"type": "integer"}},
              "required": ["k", "n"]},
             {"type": "object", "properties": {"k": {"const": "b"}}, "required": ["k"]}]},
-         ['{"k":"a","n":5}', '{"k":"b","x":1}'], ['{"k":"a"}', '{"k":"c"}']),
+         ['{"k":"a","n":5}', '{"k":"b"}'], ['{"k":"a"}', '{"k":"c"}', '{"k":"b","x":1}']),
         ("json_schema", {"type": "string", "format": "date"}, ['"2024-02-29"'], ['"2024-13-01"']),
         ("json_schema", {"type": "string", "pattern": "^a.*z$"}, ['"abcz"'], ['"abc"']),
         ("json_schema", {"allOf": [{"properties": {"a": {"type": "integer"}}, "required": ["a"]},
@@ -216,7 +218,8 @@ ws ::= | " " | "\n" [ \t]{0,20}
          ['{"a":1,"b":2}'], ['{"a":1}', "5"]),
         ("json_schema", {"enum": [1, "x", None, {"a": []}]}, ["1"], ["2", '{"a":[1]}']),
         # A declared name occurs once, even if it is escaped; others may occur twice.
-        ("json_schema", {"type": "object", "properties": {"a": {"type": "integer"}}},
+        ("json_schema", {"type": "object", "properties": {"a": {"type": "integer"}},
+                         "additionalProperties": True},
          ['{"a":1,"b":"x"}', '{"b":1,"b":2}', '{"\u00e9":1,"A":2}', '{"b\\n":1}'],
          ['{"a":"x"}', '{"a":1,"a":2}', '{"b":1,"a":2}', '{"\\u0061":"x"}']),
         ("json_schema", {"type": "object", "patternProperties": {"^x": {"type": "integer"}},
@@ -256,6 +259,16 @@ ws ::= | " " | "\n" [ \t]{0,20}
         ("json_schema", {"type": "string", "pattern": "^[^]$"}, ['"a"', '"\\n"'], ['""']),
         ("json_schema", {"$ref": "#/x/y", "x": {"y": {"type": "string", "format": "password"}}},
          ['"a"'], ["1"]),
+        # Objects have only the members that their schema describes, in all of its parts.
+        ("json_schema", {"type": "object", "properties": {"a": {"type": "integer"}}},
+         ['{"a":1}', "{}"], ['{"a":1,"b":1}', '{"b":1}']),
+        ("json_schema", {"allOf": [{"$ref": "#/$defs/a"}, {"properties": {"b": {"const": 1}}}],
+                         "properties": {"c": {"$ref": "#/$defs/a"}}, "type": "object",
+                         "$defs": {"a": {"properties": {"a": {"const": 1}}, "type": "object"}}},
+         ['{"a":1,"b":1,"c":{"a":1}}', '{"b":1}'], ['{"x":1}', '{"c":{"b":1}}', '{"c":{"x":1}}']),
+        ("json_schema", {"type": "object", "properties": {"k": {"type": "string"}}, "anyOf": [
+            {"properties": {"a": {"const": 1}}, "required": ["a"]}, {"properties": {"b": {}}}]},
+         ['{"k":"","a":1}', '{"k":"","b":[]}'], ['{"k":"","x":1}', '{"x":1}']),
         # A property that could never end is not entered.
         ("json_schema", {"type": "object", "properties": {
             "a": {"$ref": "#/$defs/n"}, "b": {"$ref": "#/$defs/n/properties/c"}}, "$defs": {
@@ -364,6 +377,45 @@ def wander(
         matcher.advance(token)
         assert matcher.error is None
     return None
+
+
+def test_open_objects(loaded: Model, model: Model) -> None:
+    grammars = Grammars(loaded, open_objects=True)
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    matcher = make(grammars, "json_schema", schema)
+    assert accepts(matcher, model, '{"a":1,"b":[{"c":1}]}')
+    closed = {**schema, "additionalProperties": False}
+    assert not accepts(make(grammars, "json_schema", closed), model, '{"a":1,"b":1}')
+
+
+def test_closing_objects_makes_no_schema_unusable(loaded: Model, grammars: Grammars) -> None:
+    compared = compare_with_open_objects(Grammars(loaded, open_objects=True), grammars, range(60))
+    assert compared > 30
+
+
+@pytest.mark.slow
+def test_closing_objects_makes_none_of_many_schemas_unusable(
+    loaded: Model, grammars: Grammars
+) -> None:
+    """The default run covers 60 of them."""
+    compared = compare_with_open_objects(
+        Grammars(loaded, open_objects=True), grammars, range(60, 3000)
+    )
+    assert compared > 1500
+
+
+def compare_with_open_objects(opened: Grammars, closed: Grammars, seeds: range) -> int:
+    """Compile schemas with closed objects that compile with open ones; return their number."""
+    compared = 0
+    for seed in seeds:
+        schema = composed_schema(seed)
+        try:
+            make(opened, "json_schema", schema)
+        except InvalidParameter:
+            continue
+        make(closed, "json_schema", schema)
+        compared += 1
+    return compared
 
 
 def test_control_tokens_are_not_text(grammars: Grammars, model: Model) -> None:
@@ -598,8 +650,83 @@ def test_compiling_has_a_time_limit(model: Model, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(InvalidParameter, match="too long") as error:
         make(grammars, "json_schema", hard)
     assert error.value.code == "grammar_too_complex"
+    assert not grammars._refused  # a faster moment, or a faster machine, may manage it
     monkeypatch.setattr(module, "COMPILE_SECONDS", 60)
     assert make(grammars, "regex", "a").accepting is False  # others are served in the meantime
+
+
+def test_the_tokeniser_of_grammars_does_not_count(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large vocabulary takes longer than a grammar may, and is built for the first grammar at the
+    latest."""
+    grammars = Grammars(model)
+    built: list[int] = []
+
+    def build(*args: Any, **options: Any) -> LLTokenizer:
+        until = time.thread_time() + 2 * module.COMPILE_SECONDS
+        while time.thread_time() < until:
+            pass
+        built.append(1)
+        return LLTokenizer(*args, **options)
+
+    monkeypatch.setattr(module, "COMPILE_SECONDS", 0.2)
+    monkeypatch.setattr(module, "LLTokenizer", build)
+    assert not make(grammars, "choice", ["a"]).accepting
+    grammars.prepare()
+    assert built == [1]
+
+
+class Stuck:
+    """A compilation that waits for permission to go on, and a clock that shows what it is told."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, grammars: Grammars) -> None:
+        self.gets_on = threading.Event()
+        self.begun = 0
+        self.spent = 0.0
+        monkeypatch.setattr(grammars, "_compile", self._compile)
+        monkeypatch.setattr(module._ThreadClock, "seconds", lambda clock: self.spent)
+
+    def _compile(self, grammar: Grammar) -> Any:
+        self.begun += 1
+        assert self.gets_on.wait(TIMEOUT)
+        return grammar.source
+
+
+def test_a_compilation_without_processor_time_is_no_refusal(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine is at fault, so the client may try again; the same compilation then goes on."""
+    grammars = Grammars(model)
+    stuck = Stuck(monkeypatch, grammars)
+    monkeypatch.setattr(module, "COMPILE_WAIT", 0.02)
+    grammar = Grammar("regex", "a", "field")
+    for _ in range(4):
+        with pytest.raises(Overloaded, match="too busy to compile") as error:
+            grammars._first(grammar)
+        assert error.value.code == "server_busy"
+    stuck.gets_on.set()
+    monkeypatch.setattr(module, "COMPILE_WAIT", TIMEOUT)
+    assert grammars._first(grammar) == "a"
+    assert stuck.begun == 1
+    assert not grammars._abandoned
+
+
+def test_only_some_compilations_run_on(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    grammars = Grammars(model)
+    stuck = Stuck(monkeypatch, grammars)
+    stuck.spent = 2 * module.COMPILE_SECONDS
+    for source in ("a", "b", "a", "b"):
+        with pytest.raises(InvalidParameter, match="takes too long"):
+            grammars._first(Grammar("regex", source, "field"))
+    with pytest.raises(Overloaded, match="Other grammars"):
+        grammars._first(Grammar("regex", "c", "field"))
+    assert stuck.begun == 2
+    stuck.gets_on.set()
+    for compilation in grammars._abandoned.values():
+        compilation.wait(TIMEOUT)
+    stuck.spent = 0.0
+    assert grammars._first(Grammar("regex", "c", "field")) == "c"
 
 
 def test_a_compilation_that_gets_no_processor_time_is_awaited(

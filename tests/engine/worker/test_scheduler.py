@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from offgrid.engine.worker import scheduler as scheduler_module
-from offgrid.engine.worker.prefix import MIN_COPY
+from offgrid.engine.worker.prefix import MIN_COPY, MIN_REUSE
 from offgrid.engine.worker.scheduler import BatchSpan, Placement, Scheduler
 from offgrid.engine.worker.sequence import TRANSITIONS, Status
 
@@ -243,6 +243,21 @@ def test_the_prefix_of_a_finished_sequence_is_reused() -> None:
     (placement,) = start(scheduler, Fake(2, 0, tokens=[*PROMPT[:30], 99, 98]))
     assert (placement.source, placement.keep) == (0, 30)
     assert placement.sequence.computed == placement.sequence.cached == 30
+
+
+@pytest.mark.parametrize("can_cut", [True, False])
+@pytest.mark.parametrize("shared", [1, MIN_REUSE - 1, MIN_REUSE])
+def test_a_short_prefix_is_computed_again(shared: int, can_cut: bool) -> None:
+    """Even in its own slot: fewer tokens computed at once are rounded differently."""
+    scheduler = Scheduler[Fake](1, 64, can_cut=can_cut)
+    first = Fake(1, 0, tokens=PROMPT[:shared])
+    start(scheduler, first)
+    compute(scheduler, first, shared)
+    scheduler.release(first)
+    (placement,) = start(scheduler, Fake(2, 0, tokens=[*PROMPT[:shared], 99, 98]))
+    kept = shared if shared == MIN_REUSE else 0
+    assert (placement.source, placement.keep) == (0 if kept else None, kept)
+    assert placement.sequence.computed == placement.sequence.cached == kept
 
 
 def test_the_last_token_is_always_computed() -> None:

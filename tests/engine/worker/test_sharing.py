@@ -40,6 +40,26 @@ def test_the_same_prompt_again(run: Run, model: Counting) -> None:
     assert run.text(again) == run.text(first)
 
 
+def test_a_short_prompt_again(run: Run, model: Counting) -> None:
+    """It is computed as the first time, so its logprobs are the same to the last bit."""
+    text = "Once upon a time"
+    ids = []
+    for between in ("", "Once upon a house", "Once"):
+        if between:
+            run.submit(between)
+            run.finish()
+        model.decoded.clear()
+        ids.append(run.submit(text, top_logprobs=2, max_tokens=5))
+        run.finish()
+        assert cached(run, ids[-1]) == 0
+        assert model.decoded[0] == n_tokens(model, text)
+    first, *others = (
+        [e.logprobs for e in run.events if isinstance(e, Delta) and e.id == id] for id in ids
+    )
+    assert first
+    assert others == [first, first]
+
+
 def test_the_next_turn_of_a_conversation(run: Run, model: Counting) -> None:
     first = run.submit(STORY, max_tokens=30, ignore_eos=True)
     run.finish()

@@ -77,7 +77,7 @@ class Model(Weights):
 
     def _prepare_embedding_only(self) -> None:
         """Prepare a model that does not generate: it has only the embedding context."""
-        capacity = max(self._load.batch_size, self.n_parallel)
+        capacity = max(self.load.batch_size, self.n_parallel)
         self.batch = Batch(capacity, self.n_parallel, self.n_vocab)
         self.can_cut = False
         self.kv_bytes = self.embedding_context().kv_bytes
@@ -90,7 +90,7 @@ class Model(Weights):
         """
         with self._embedding_lock:
             if self._embedding is None:
-                self._embedding = EmbeddingContext(self, self._load.batch_size)
+                self._embedding = EmbeddingContext(self, self.load.batch_size)
             return self._embedding
 
     def _create_context(self) -> None:
@@ -105,7 +105,7 @@ class Model(Weights):
         params = lc.llama_context_default_params()
         params.n_ctx = self.n_ctx * self.n_parallel
         # NOTE: an assertion of llama.cpp fails if n_batch is smaller than n_seq_max.
-        params.n_batch = max(self._load.batch_size, self.n_parallel)
+        params.n_batch = max(self.load.batch_size, self.n_parallel)
         params.n_ubatch = min(MAX_UBATCH, params.n_batch)
         params.n_seq_max = self.n_parallel
         params.kv_unified = False
@@ -130,7 +130,7 @@ class Model(Weights):
         return can_cut
 
     def _describe(self) -> ModelInfo:
-        load = self._load
+        load = self.load
         stat = Path(load.path).stat()
         identity = (
             __version__, lc.llama_print_system_info(), stat.st_size, stat.st_mtime_ns, self.n_ctx,
@@ -186,16 +186,16 @@ class Model(Weights):
         return vision
 
     def _load_vision(self) -> Vision | VisionError:
-        if self._load.projector is None or self._context is None:
+        if self.load.projector is None or self._context is None:
             return VisionError("This model has no vision support.")
         try:
             return Vision(
                 self._model,
-                self._load.projector,
+                self.load.projector,
                 n_threads=self.n_threads,
                 n_ubatch=int(lc.llama_n_ubatch(self._context)),
                 max_positions=max(_MIN_IMAGE, self.n_ctx // _IMAGE_SHARE),
-                on_gpu=self._load.gpu_layers != 0,
+                on_gpu=self.load.gpu_layers != 0,
             )
         except VisionError as ex:
             return ex

@@ -109,6 +109,15 @@ class Vocabulary:
         chunks = [self._tokenize_text(part.text, part.special) for part in parts if part.text]
         return np.concatenate(chunks) if chunks else np.empty(0, dtype=np.int32)
 
+    def tokenize_around(self, parts: SequenceOf[PromptPart]) -> NDArray[np.int32]:
+        """Return the token ids of a prompt between the tokens that the model expects around an
+        input (BOS, EOS), as :meth:`tokenize_input` does for a text."""
+        if len(parts) == 1:
+            return self._tokenize_text(parts[0].text, parts[0].special, add_special=True)
+        begin = np.array([self.bos] if self.add_bos else [], dtype=np.int32)
+        around = self._tokenize_text("", False, add_special=True)
+        return np.concatenate([begin, self.tokenize_bare(parts), around[len(begin) :]])
+
     def tokenize_input(self, text: str) -> NDArray[np.int32]:
         """Return the token ids of a text to be embedded, with the tokens that the model expects
         around it (BOS, EOS).

@@ -11,6 +11,7 @@ import psutil
 
 from offgrid.engine.protocol import Load
 from offgrid.engine.worker.llama.errors import LoadError
+from offgrid.engine.worker.llama.tensors import has_tensor, parts_of
 from offgrid.engine.worker.llama.vocabulary import Vocabulary
 
 MAX_UBATCH = 512
@@ -21,8 +22,11 @@ _MAX_METADATA_VALUE = 1 << 20
 CHAT_TEMPLATE = "tokenizer.chat_template"
 """Key of the default chat template, and beginning of the keys of named ones."""
 _NO_TEMPLATE = (None, "", "chatml")
-_POOLINGS = {"1": "mean", "2": "cls", "3": "last", "4": "rank"}
+_RANK = "4"
+_POOLINGS = {"1": "mean", "2": "cls", "3": "last", _RANK: "rank"}
 """``<architecture>.pooling_type`` of a GGUF (``enum llama_pooling_type``)."""
+_HEADS = ("cls.weight", "cls.output.weight")
+"""Tensors of a classification head: its hidden layer, and its output layer. It has one or both."""
 
 
 def physical_threads() -> int:
@@ -37,6 +41,7 @@ class Weights(Vocabulary):
     """A loaded GGUF without a context.
 
     Attributes:
+        load: the command that it was loaded for.
         metadata: the scalar metadata as text (``llama_model_meta_*``).
         n_embd: width of the states that the model returns.
         n_ctx: most tokens of a sequence.
@@ -55,7 +60,7 @@ class Weights(Vocabulary):
         lc.llama_backend_init()
         self._model = _load_model(load)
         super().__init__(self._model)
-        self._load = load
+        self.load = load
         self.n_embd = int(lc.llama_model_n_embd_out(self._model))
         if lc.llama_model_is_diffusion(self._model):
             raise LoadError("this kind of model does not generate text token by token.")
@@ -93,7 +98,7 @@ class Weights(Vocabulary):
         # Flash attention on the CPU is slow for fewer than 64 tokens at once, and streams are
         # fewer. Without it, the attention scores of a whole call are in memory.
         scores = 4 * self.n_ctx * params.n_ubatch * int(lc.llama_model_n_head(self._model))
-        if self._load.gpu_layers == 0 and scores <= _MAX_SCORES:
+        if self.load.gpu_layers == 0 and scores <= _MAX_SCORES:
             params.flash_attn_type = lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
 
     def estimate_kv_bytes(self, n_cells: int) -> int:
@@ -106,13 +111,17 @@ class Weights(Vocabulary):
         return 2 * 2 * layers * kv_heads * width * n_cells
 
     def _choose_pooling(self) -> None:
-        """Read from the metadata whether the model generates text, and how its states are pooled.
+        """Read from the file whether the model generates text, and how its states are pooled.
 
         A model whose file names a pooling, or whose tokens attend to later ones, does not generate.
+        llama.cpp's converter names the pooling of hardly any reranker; the tensors of its head tell
+        that a model is one.
         """
         architecture = self.metadata.get("general.architecture", "")
         named = self.metadata.get(f"{architecture}.pooling_type", "")
         self.causal = self.metadata.get(f"{architecture}.attention.causal") != "false"
+        if named not in _POOLINGS and self._scores_inputs():
+            named = _RANK
         self.pooling = _POOLINGS.get(named, "mean")
         self.recurrent = bool(
             lc.llama_model_is_recurrent(self._model) or lc.llama_model_is_hybrid(self._model)
@@ -136,6 +145,18 @@ class Weights(Vocabulary):
         if default in _NO_TEMPLATE:
             default = named.get("default") or named.get("tool_use") or default
         return default, named
+
+    def _scores_inputs(self) -> bool:
+        """Whether the model has a classification head with one output, which is a score.
+
+        A head with several outputs sorts texts into classes, which is no order of documents.
+        """
+        labelled = bool(lc.llama_model_cls_label(self._model, 0))
+        if self.causal and not labelled:
+            return False  # Do not read the files of the many models that generate once more.
+        if int(lc.llama_model_n_cls_out(self._model)) != 1:
+            return False
+        return any(has_tensor(part, _HEADS) for part in parts_of(Path(self.load.path)))
 
     def _metadata(self) -> dict[str, str]:
         """Return the GGUF's scalar metadata as text (``llama_model_meta_*``)."""

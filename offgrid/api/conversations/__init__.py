@@ -1,0 +1,1 @@
+"""``/v1/conversations``: lists of items that responses continue and extend."""

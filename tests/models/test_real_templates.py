@@ -1,0 +1,194 @@
+"""The chat templates that llama.cpp collects: which format is recognised, and what is written."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import real_templates
+from real_models import Unreachable
+
+from offgrid.chat.dialect import Dialect
+from offgrid.chat.parser import CallArguments, CallStart
+
+pytestmark = pytest.mark.models
+
+FAMILIES: dict[str, str] = {
+    "Apertus": "apertus",
+    "Apriel": "apriel",
+    "Bielik": "hermes",
+    "ByteDance-Seed": "seed",
+    "Cohere2MoE": "command",
+    "CohereForAI-c4ai-command-r-plus": "command-r-plus",
+    "CohereForAI-c4ai-command-r7b": "command",
+    "GLM-4.6": "glm",
+    "GLM-4.7": "glm-4.7",
+    "GigaChat3-": "gigachat",
+    "GigaChat3.1": "gigachat-3.1",
+    "HuggingFaceTB-SmolLM3": "generic",  # This version does not write calls.
+    "Kimi-K2": "kimi-k2",
+    "Kimi-K3": "kimi-k3",
+    "LFM2-8B": "lfm2",
+    "LFM2.5": "lfm2",
+    "MiMo": "hermes",
+    "MiniMax-M1": "minimax-m1",
+    "MiniMax-M2": "minimax-m2",
+    "MiniMax-M3": "minimax-m3",
+    "Mistral-Small": "mistral-named",
+    "NVIDIA-Nemotron-3": "qwen-xml",
+    "NVIDIA-Nemotron-Nano-v2": "nemotron-v2",
+    "NousResearch": "hermes",
+    "Qwen-": "hermes",
+    "Qwen3-Coder": "qwen-xml",
+    "Qwen3.5": "qwen-xml",
+    "Reka": "hermes",
+    "Spark": "glm-4.7",
+    "StepFun": "qwen-xml",
+    "deepseek-ai-DeepSeek-R1": "deepseek-r1",
+    "deepseek-ai-DeepSeek-V3.1": "deepseek-v3.1",
+    "deepseek-ai-DeepSeek-V3.2": "deepseek-v3.2",
+    "deepseek-ai-DeepSeek-V4": "deepseek-v4",
+    "fireworks": "firefunction",
+    "google-gemma-2": "generic",  # Made without calls, like the next two.
+    "llama-cpp-rwkv": "generic",
+    "microsoft-Phi-3.5": "generic",
+    "google-gemma-4": "gemma4",
+    "ibm-granite-granite-3.3": "phi",
+    "ibm-granite-granite-4": "hermes",
+    "inclusionai-ling": "glm",
+    "llama-cpp-deepseek-r1": "deepseek-r1",
+    "meetkai-functionary-medium-v3.1": "functionary-3.1",
+    "meetkai-functionary-medium-v3.2": "functionary-3.2",
+    "meta-llama": "llama",
+    "mistralai-Ministral": "mistral-named",
+    "mistralai-Mistral-Nemo": "mistral",
+    "moonshotai-Kimi-K2": "kimi-k2",
+    "muse": "muse",
+    "openai-gpt-oss": "harmony",
+    "openbmb": "minicpm5",
+    "poolside-Laguna-S-": "glm-4.7",
+    "poolside-Laguna-XS": "glm",
+    "tencent-Hy3": "hunyuan",
+    "unsloth-Apriel": "apriel",
+    "unsloth-mistral-Devstral": "mistral-named",
+    "upstage-Solar": "solar",
+}
+"""The beginning of a template's name -> its family; the longest beginning counts."""
+REASONING = {
+    "Bielik": "<think>", "ByteDance-Seed": "<seed:think>", "Qwen3.5": "<think>",
+    "google-gemma-4": "<|channel>thought", "openai-gpt-oss": "<|channel|>analysis<|message|>",
+    "MiniMax-M3": "<mm:think>", "upstage-Solar": "<|think|>", "Kimi-K3": "<|open|>think<|sep|>",
+    "tencent-Hy3": "<think:opensource>", "Cohere2MoE": "<|START_THINKING|>",
+    "Apriel-1.6": "Here are my reasoning steps:", "deepseek-ai-DeepSeek-V3.1": "<think>",
+    "ibm-granite-granite-3.3": "<think>", "muse": " to=self<|message|>",
+}  # fmt: skip
+VOCABULARY = {"LFM2": {"<|tool_call_start|>": 5, "<|tool_call_end|>": 6}}
+"""Control tokens by which a family is recognised whose template writes no calls."""
+
+
+@pytest.fixture(scope="module")
+def templates() -> dict[str, str]:
+    try:
+        folder = real_templates.fetch()
+    except Unreachable as ex:
+        pytest.skip(f"the package index cannot be reached: {ex}")
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.iterdir())}
+
+
+@pytest.fixture(scope="module")
+def dialects(templates: dict[str, str]) -> dict[str, Dialect]:
+    return {
+        name: Dialect(source, "<BOS>", "<EOS>", _by_name(VOCABULARY, name) or {})
+        for name, source in templates.items()
+    }
+
+
+def _by_name(table: dict[str, Any], name: str) -> Any:
+    found = [begin for begin in table if name.startswith(begin)]
+    return table[max(found, key=len)] if found else None
+
+
+def call(name: str, arguments: dict[str, Any], id: str) -> dict[str, Any]:
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+WEATHER = {"city": "Tromsoe", "days": "3 days"}
+TOOLS = [
+    {"type": "function", "function": {
+        "name": "get_weather", "description": "Tells the weather.",
+        "parameters": {"type": "object", "properties": {
+            "city": {"type": "string", "description": "A place."},
+            "days": {"type": "string", "description": "How long."}}, "required": ["city"]}}},
+    {"type": "function", "function": {
+        "name": "get_tide", "description": "Tells the tide.",
+        "parameters": {"type": "object", "properties": {
+            "port": {"type": "string", "description": "A port."}}, "required": []}}},
+]  # fmt: skip
+PLAIN = [{"role": "user", "content": "Question one"}]
+SYSTEM = [{"role": "system", "content": "Be brief please"}, *PLAIN]
+TURNS = [
+    *SYSTEM, {"role": "assistant", "content": "Answer one"},
+    {"role": "user", "content": "Question two"},
+]  # fmt: skip
+CALLED = [
+    *SYSTEM,
+    {"role": "assistant", "content": "", "tool_calls": [
+        call("get_weather", WEATHER, "abcdefgh1"), call("get_tide", {"port": "Bodoe"}, "abcdefgh2"),
+    ]},
+    {"role": "tool", "content": "Result one", "tool_call_id": "abcdefgh1", "name": "get_weather"},
+    {"role": "tool", "content": "Result two", "tool_call_id": "abcdefgh2", "name": "get_tide"},
+]  # fmt: skip
+
+
+def test_the_families(dialects: dict[str, Dialect]) -> None:
+    assert len(dialects) >= 70
+    found = {name: dialect.family for name, dialect in dialects.items()}
+    assert found == {name: _by_name(FAMILIES, name) for name in dialects}
+
+
+def test_the_markers_of_reasoning(dialects: dict[str, Dialect]) -> None:
+    for name, dialect in dialects.items():
+        begin = _by_name(REASONING, name)
+        if begin is not None:
+            assert dialect.reasoning_markers is not None, name
+            assert dialect.reasoning_markers[0] == begin, name
+
+
+def test_prompts_hold_everything_that_was_said(dialects: dict[str, Dialect]) -> None:
+    for name, dialect in dialects.items():
+        for messages in (PLAIN, SYSTEM, TURNS, CALLED):
+            for tools in (None, TOOLS):
+                parts = dialect.prompt(messages, tools).parts
+                prompt = "".join(part.text for part in parts)
+                for message in messages:
+                    assert message["content"] in prompt, (name, message)
+                    for made in message.get("tool_calls") or ():
+                        function = made["function"]
+                        words = [function["name"], *function["arguments"].values()]
+                        assert all(word in prompt for word in words), (name, prompt[-600:])
+                if tools:
+                    assert "Tells the tide." in prompt, name
+
+
+def test_calls_of_the_history_are_read_as_answers(dialects: dict[str, Dialect]) -> None:
+    """What the template writes for a call is what the model writes, so the parser must read it."""
+    read = 0
+    for dialect in dialects.values():
+        with_calls = "".join(part.text for part in dialect.prompt(CALLED, TOOLS).parts)
+        answer = with_calls.rpartition("Question one")[2].partition("Result one")[0]
+        schemas = {
+            tool["function"]["name"]: tool["function"]["parameters"]
+            for tool in TOOLS  # type: ignore[index]
+        }
+        for size in (len(answer), 1, 7):
+            parser = dialect.parser(schemas)
+            events = []
+            for at in range(0, len(answer), size):
+                events += parser.feed(answer[at : at + size])
+            events += parser.finish()
+            names = [event.name for event in events if isinstance(event, CallStart)]
+            text = "".join(event.text for event in events if isinstance(event, CallArguments))
+            if names[:1] == ["get_weather"] and text.startswith(json.dumps(WEATHER)):
+                read += 1
+    assert read >= 0.95 * 3 * len(dialects), read / len(dialects)
