@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import logging
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -40,12 +42,16 @@ from offgrid.api.tokens import (
     TokenizeResource,
     TokenizerInfoResource,
 )
+from offgrid.chat.template import ChatTemplate
 from offgrid.config import Settings, load_settings
 from offgrid.engine.client.pool import EnginePool
+from offgrid.errors import ConfigError, InvalidParameter
 from offgrid.startup import prepare_process
 from offgrid.store.catalogue import Catalogue
 from offgrid.store.responses import ResponseStore
 from offgrid.terminal import escape_log
+
+log = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5.0
 """How long the end of the server waits until unfinished background responses are stored."""
@@ -78,16 +84,47 @@ def make_collaborators(settings: Settings) -> Collaborators:
     """Prepare this process and make the arguments of :func:`build_app`. Starts no thread.
 
     Raises:
-        ConfigError: the default model does not exist.
+        ConfigError: the default model does not exist, a configured place has no models, or the
+            chat template is not valid.
     """
     prepare_process()
     keep_little()
     catalogue = Catalogue(settings)
+    catalogue.check()
+    _check_template(catalogue.template)
     responses = ResponseStore(
         settings.responses_file, settings.max_responses, settings.max_responses_mb << 20
     )
     pool = EnginePool(settings, catalogue)
     return Collaborators(settings, catalogue, pool, responses, Background(settings))
+
+
+def _check_template(template: str | None) -> None:
+    """Compile the chat template of the settings: a fault in it ends the start, not a request."""
+    if template is None:
+        return
+    try:
+        ChatTemplate(template, "", "", ())
+    except InvalidParameter as ex:
+        raise ConfigError(f"OFFGRID_CHAT_TEMPLATE (--chat-template): {ex}") from None
+
+
+def log_skipped(catalogue: Catalogue) -> None:
+    """Log the files that are not served, and aliases of models that do not exist."""
+    entries, skipped = catalogue.survey()
+    for file in skipped:
+        log.warning("not served: %s: %s", file.path, file.reason)
+    for entry in entries:
+        problem = catalogue.describe(entry).problem
+        if problem is not None:
+            log.warning("cannot be used: %s: %s", entry.path, problem)
+    default = catalogue.default
+    for entry in entries:
+        kind = catalogue.describe(entry).kind
+        if entry.id == default and entry.template is not None and kind not in ("chat", "base"):
+            log.warning("%s does not chat, so the setting chat_template has no effect", entry.id)
+    for alias, wanted in catalogue.unknown_aliases():
+        log.warning("the alias %s stands for %s, and no model has that id", alias, wanted)
 
 
 def build_app(
@@ -145,11 +182,13 @@ def create_app(settings: Settings | None = None) -> App:
         settings: if omitted, read from the environment and the file that it names.
 
     Raises:
-        ConfigError: a setting is wrong.
+        ConfigError: a setting is wrong, or a configured models directory cannot be used.
     """
     escape_log()
     made = make_collaborators(load_settings() if settings is None else settings)
     made.pool.start()
+    # It reads the header of every file, which takes a while on slow media.
+    threading.Thread(target=log_skipped, name="survey", args=(made.catalogue,), daemon=True).start()
     # The functions run in reverse order: the pool ends the answers, and then they are stored.
     atexit.register(made.background.close, CLOSE_SECONDS)
     atexit.register(made.pool.shutdown, 0.0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,8 @@ class Setting:
         name: the attribute of :class:`Settings`, the key in a configuration file and, with
             dashes, the command-line flag.
         env: the environment variable.
-        kind: ``int``, ``float``, ``bool``, ``str``, ``path`` or ``list`` (comma-separated).
+        kind: ``int``, ``float``, ``bool``, ``str``, ``path``, ``list`` (comma-separated) or ``map``
+            (comma-separated ``name=value``).
         default: the value if the setting is not set.
         meaning: one or two sentences for the reference page and ``--help``.
         low: smallest allowed number, or None.
@@ -123,6 +124,19 @@ def _to_list(value: Any) -> tuple[str, ...]:
     return tuple(word for word in (_to_str(item) for item in items) if word)
 
 
+def _to_map(value: Any) -> tuple[tuple[str, str], ...]:
+    if isinstance(value, Mapping):
+        pairs = [(_to_str(name), _to_str(meant)) for name, meant in value.items()]
+    elif isinstance(value, (list, tuple)):  # pairs, as this function returns them
+        pairs = [(_to_str(name), _to_str(meant)) for name, meant in value]
+    else:
+        words = [word.partition("=") for word in _to_list(value)]
+        pairs = [(name.strip(), meant.strip()) for name, _, meant in words]
+    if not all(name and meant for name, meant in pairs) or len(dict(pairs)) < len(pairs):
+        raise ValueError
+    return tuple(pairs)
+
+
 _CONVERTERS = {
     "int": _to_int,
     "float": _to_float,
@@ -130,6 +144,7 @@ _CONVERTERS = {
     "str": _to_str,
     "path": _to_path,
     "list": _to_list,
+    "map": _to_map,
 }
 _KIND_WORDS = {
     "int": "a whole number",
@@ -138,6 +153,7 @@ _KIND_WORDS = {
     "str": "text",
     "path": "a path",
     "list": "a comma-separated list",
+    "map": "a comma-separated list of name=value, each name once",
 }
 
 
@@ -207,17 +223,34 @@ TABLE: tuple[Setting, ...] = (
         "OFFGRID_MODELS_DIR",
         "path",
         None,
-        "Folder of GGUF files, searched with its subfolders. If it contains none, the bundled "
-        "starter model is served.",
+        "Folder of GGUF files, searched with its subfolders. If this setting is given, the folder "
+        "must exist and contain a model. If it is not given and its default contains no model, "
+        "the bundled starter model is served.",
     ),
     Setting(
         "default_model",
         "OFFGRID_DEFAULT_MODEL",
         "str",
         "",
-        "Model to load at start: an id from the models directory, or the path of a GGUF file in "
-        "any folder.",
+        "Model to load at start, and to answer requests that name none: an id from the models "
+        "directory, or the path of a GGUF file in any folder.",
         flag="model",
+    ),
+    Setting(
+        "model_aliases",
+        "OFFGRID_MODEL_ALIASES",
+        "map",
+        (),
+        "Further names of models, as name=id, comma-separated. A request may use the name instead "
+        "of the id.",
+    ),
+    Setting(
+        "chat_template",
+        "OFFGRID_CHAT_TEMPLATE",
+        "str",
+        "",
+        "Chat template of the default model, instead of the one in its file: the path of a Jinja "
+        "file, or chatml.",
     ),
     Setting(
         "max_models",
@@ -417,7 +450,7 @@ TABLE: tuple[Setting, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings in force. Its fields are the rows of :data:`TABLE`, in order."""
+    """The settings in force. Its fields are the rows of :data:`TABLE`, in order, and two more."""
 
     host: str
     port: int
@@ -426,6 +459,8 @@ class Settings:
     cors_origins: tuple[str, ...]
     models_dir: Path
     default_model: str
+    model_aliases: tuple[tuple[str, str], ...]
+    chat_template: str
     max_models: int
     parallel: int
     ctx_size: int
@@ -447,6 +482,10 @@ class Settings:
     max_responses_mb: int
     responses_file: Path
     log_level: str
+    models_dir_source: str = ""
+    """Where ``models_dir`` was set, in words for messages; empty if it has its default value."""
+    model_paths: tuple[Path, ...] = ()
+    """Files and folders of models that were given to ``offgrid serve`` without a flag."""
 
 
 def is_loopback(host: str) -> bool:
@@ -463,6 +502,7 @@ def load_settings(
     flags: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
     config_file: str | Path | None = None,
+    model_paths: Iterable[Path] = (),
 ) -> Settings:
     """Merge default, file, environment and flags into one checked :class:`Settings`.
 
@@ -470,6 +510,7 @@ def load_settings(
         flags: values by setting name; ``None`` means not given.
         environ: the environment; ``os.environ`` if omitted.
         config_file: a TOML file; ``OFFGRID_CONFIG`` of ``environ`` if omitted.
+        model_paths: files and folders of models, in addition to the settings.
 
     Raises:
         ConfigError: a value does not parse or is out of range, an unknown ``OFFGRID_*`` variable
@@ -482,15 +523,21 @@ def load_settings(
     values["responses_file"] = default_responses_file()
     file_values = _read_file(config_file or environ.get("OFFGRID_CONFIG") or None)
     _refuse_unknown_variables(environ)
+    source_of: dict[str, str] = {}
     for setting in TABLE:
+        given = []
         if setting.name in file_values:
-            value, source = file_values[setting.name]
-            values[setting.name] = setting.parse(value, source)
+            given.append(file_values[setting.name])
         if environ.get(setting.env, "") != "":
-            values[setting.name] = setting.parse(environ[setting.env], setting.env)
+            given.append((environ[setting.env], setting.env))
         if flags.get(setting.name) is not None:
-            values[setting.name] = setting.parse(flags[setting.name], setting.option)
-    settings = Settings(**values)
+            given.append((flags[setting.name], setting.option))
+        for value, source in given:  # each is checked, the last one is in force
+            values[setting.name] = setting.parse(value, source)
+            source_of[setting.name] = source
+    settings = Settings(
+        **values, models_dir_source=source_of.get("models_dir", ""), model_paths=tuple(model_paths)
+    )
     sequences = (settings.parallel + settings.queue_size) * settings.max_models
     if sequences > MAX_SEQUENCES:
         raise ConfigError(
@@ -541,4 +588,4 @@ def _refuse_unknown_variables(environ: Mapping[str, str]) -> None:
 OTHER_VARIABLES = frozenset({"OFFGRID_CONFIG"})
 """``OFFGRID_*`` names that are not rows of the table: the path of the configuration file."""
 
-assert [field.name for field in fields(Settings)] == [setting.name for setting in TABLE]
+assert [field.name for field in fields(Settings)][: len(TABLE)] == [row.name for row in TABLE]

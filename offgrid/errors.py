@@ -130,8 +130,10 @@ class ModelNotFound(RequestError):
     type = "api_error"
     code = "model_not_found"
 
-    def __init__(self, model: str) -> None:
-        super().__init__(f"Model not found: {model}", "model")
+    def __init__(self, model: str, advice: str = "") -> None:
+        """``advice`` is a sentence, such as one with the ids that exist."""
+        advice = advice and f". {advice}"
+        super().__init__(f"Model not found: {model}{advice}", "model")
 
 
 class ModelNotLoaded(RequestError):

@@ -163,7 +163,7 @@ class Server:
     def _look_anew(self) -> None:
         log.info(
             "SIGHUP: %s holds %d models; models are read at each request, settings at start",
-            self.settings.models_dir,
+            ", ".join(map(str, self.catalogue.places)),
             len(self.catalogue.entries()),
         )
 

@@ -19,7 +19,7 @@ import source_tree  # noqa: F401 - before anything is imported from the package
 from offgrid.config import Settings, load_settings
 from offgrid.engine.client import patience
 from offgrid.server import Server
-from offgrid.store.catalogue import STARTER_PATH
+from offgrid.store.catalogue import STARTER_ID, STARTER_PATH
 
 # A slow or busy machine must not fail a test: neither running nor generating an example has a
 # time limit.
@@ -64,6 +64,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         {
             "port": 0,
             "models_dir": tmp_path_factory.mktemp("models"),
+            "default_model": STARTER_ID,
             "responses_file": tmp_path_factory.mktemp("responses") / "responses.sqlite3",
             "drain_timeout": 5,
             "threads": 1,
@@ -100,6 +101,8 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
             "threads": 1,
             **flags,
         }
+        if not any(Path(given["models_dir"]).rglob("*.gguf")):
+            given.setdefault("default_model", STARTER_ID)
         server = Server(load_settings(given, environ={}))
         servers.append(server)
         server.start()

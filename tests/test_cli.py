@@ -11,14 +11,17 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from changed_models import with_metadata
 from click.testing import CliRunner
-from processes import Child, program
+from processes import Child, models_flags, program
 from support import STARTER, TIMEOUT, chat_body, request
+from tiny_vision import make_seeing
 
 from offgrid import __version__
 from offgrid.cli import main
@@ -34,6 +37,7 @@ TEXT = "/v1/completions"
 UNUSUAL = {
     "host": "localhost", "port": "0", "allow_remote": "true", "allowed_hosts": "a.lan,b.lan",
     "cors_origins": "http://a.lan", "models_dir": "some/folder", "default_model": "some-model",
+    "model_aliases": "gpt-4o=a,gpt-5=b", "chat_template": "chatml",
     "max_models": "2", "parallel": "3", "ctx_size": "640", "batch_size": "64", "threads": "5",
     "gpu_layers": "7", "use_mmap": "false", "use_mlock": "true", "open_objects": "true",
     "queue_size": "9", "queue_timeout": "30",
@@ -59,7 +63,7 @@ def serve(models: Path, tmp_path: Path) -> Iterator[Serve]:
     children: list[Child] = []
 
     def start(*flags: str, **environ: str) -> Child:
-        command = (program("offgrid"), "serve", "--port", "0", "--models-dir", str(models))
+        command = (program("offgrid"), "serve", "--port", "0", *models_flags(models))
         children.append(Child(*command, *flags, cwd=tmp_path, **environ))
         return children[-1]
 
@@ -219,9 +223,125 @@ def test_file_names_are_shown_unchanged(serve: Serve, models: Path, starter_path
     assert (answer.status, answer.json["model"]) == (200, name)
 
 
-def test_a_missing_folder_is_reported(serve: Serve, models: Path) -> None:
-    missing = models / "missing"
-    serve("--models-dir", str(missing)).out.find(rf"folder +{missing} \(does not exist\)\n")
+@pytest.mark.parametrize("source", ["flag", "variable", "file"])
+def test_a_configured_folder_without_models_ends_the_command(models: Path, source: str) -> None:
+    """Nothing is served in its place."""
+    file = models.parent / "offgrid.toml"
+    file.write_text(f"models_dir = {json.dumps(str(models))}\n", encoding="utf-8")
+    (models / "broken.gguf").write_bytes(b"")
+    arguments, environ, named = {
+        "flag": (["--models-dir", str(models)], {}, "--models-dir"),
+        "variable": ([], {"OFFGRID_MODELS_DIR": str(models)}, "OFFGRID_MODELS_DIR"),
+        "file": (["--config", str(file)], {}, f"{file}: models_dir"),
+    }[source]
+    ended = run("serve", "--port", "0", *arguments, environ=environ)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == (
+        f"offgrid: {named}: {models} contains no model (skipped: broken.gguf: the file is empty); "
+        "copy a GGUF file into it, or name another folder\n"
+    )
+
+
+def test_waitress_serve_refuses_a_folder_without_models(models: Path) -> None:
+    command = [program("waitress-serve"), "--listen=127.0.0.1:0", "--call"]
+    ended = subprocess.run(
+        [*command, "offgrid.app:create_app"],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "OFFGRID_MODELS_DIR": str(models)},
+        timeout=TIMEOUT,
+    )
+    assert ended.returncode != 0
+    assert f"OFFGRID_MODELS_DIR: {models} contains no model" in ended.stderr
+
+
+def test_the_banner_without_models(models: Path, tmp_path: Path) -> None:
+    """The starter is served, as a toy, if nothing was configured; skipped files are named."""
+    folder = tmp_path / ".offgrid-llm" / "models"
+    folder.mkdir(parents=True)
+    (folder / "broken.gguf").write_bytes(b"# Off")
+    child = Child(program("offgrid"), "serve", "--port", "0", cwd=tmp_path, HOME=str(tmp_path))
+    try:
+        child.wait_ready()
+        child.out.find(rf"models +{STARTER}\n")
+        child.out.find(rf"note +this is a toy .*\n.*copy a GGUF file into {folder}\n")
+        reason = "not a GGUF file: it begins with '# Of'"
+        child.out.find(rf"skipped +{folder}/broken.gguf: {reason}\n")
+        child.err.find(rf"WARNING .*not served: {folder}/broken.gguf: {reason}")
+    finally:
+        child.end()
+
+
+def test_serve_files_and_folders(models: Path, tmp_path: Path, starter_path: Path) -> None:
+    (models / "sub").mkdir()
+    for path in (tmp_path / "one.gguf", models / "sub" / "two.gguf"):
+        path.symlink_to(starter_path)
+    (models / "cut.gguf").write_bytes(starter_path.read_bytes()[:1_000_000])
+    flags = ("--port", "0", "--threads", "1", "--responses-file", str(tmp_path / "r"))
+    child = Child(program("offgrid"), "serve", "one.gguf", str(models), *flags, cwd=tmp_path)
+    try:
+        child.out.find(r"ready +one:")
+        child.out.find(rf"file +{tmp_path}/one.gguf\n +folder +{models}\n")
+        assert "note" not in child.out.text
+        listed = request(child.url, "GET", "/v1/models").json
+        assert [model["id"] for model in listed["data"]] == ["one", "sub/two"]
+        assert [file["file"] for file in listed["unusable"]] == ["cut.gguf"]
+        child.err.find(rf"cannot be used: {models}/cut.gguf: the file is cut off: it has 1,")
+        answer = request(child.url, "POST", TEXT, {"prompt": "Once", "max_tokens": 1})
+        assert (answer.status, answer.json["model"]) == (200, "one")
+    finally:
+        child.end()
+
+
+def test_wrong_paths_end_the_command(models: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text.gguf"
+    text.write_text("# Offline")
+    result = CliRunner().invoke(main, ["serve", str(text), str(models), str(tmp_path / "nothing")])
+    assert result.exit_code == 2
+    assert result.output == (
+        f"offgrid: {text}: not a GGUF file: it begins with '# Of'; "
+        f"{models}: the folder contains no model; {tmp_path}/nothing: does not exist\n"
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no users here")
+def test_files_and_folders_without_permission(tmp_path: Path) -> None:
+    """In a process of another user if this one may read everything."""
+    place = Path(tempfile.mkdtemp(prefix="offgrid-"))
+    try:
+        place.chmod(0o755)
+        (place / "closed").mkdir()
+        (place / "closed.gguf").write_bytes(b"GGUF")
+        (place / "open").mkdir()
+        (place / "open" / "a.gguf").write_bytes(b"GGUF")
+        for name in ("closed", "closed.gguf", "open/a.gguf"):
+            (place / name).chmod(0)
+        look = (
+            "import os, sys; from offgrid.cli import main\n"
+            "if os.geteuid() == 0: os.setuid(65534)\n"
+            "main()"
+        )
+        command = (sys.executable, "-c", look)
+        environ = {"HOME": str(place)}
+        given = run("serve", str(place / "closed"), str(place / "closed.gguf"),
+                    str(place / "open"), command=command, environ=environ)  # fmt: skip
+        closed = run("serve", "--models-dir", str(place / "closed"), command=command,
+                     environ=environ)  # fmt: skip
+        listed = run("list", "--models-dir", str(place / "open"), command=command, environ=environ)
+    finally:
+        for name in ("closed", "closed.gguf", "open/a.gguf"):
+            (place / name).chmod(0o700)
+        shutil.rmtree(place)
+    assert (given.returncode, given.stderr) == (
+        2,
+        f"offgrid: {place}/closed: cannot be read: permission denied; {place}/closed.gguf: "
+        f"permission denied; {place}/open: the folder contains no model (skipped: a.gguf: "
+        "permission denied)\n",
+    )
+    assert (closed.returncode, closed.stderr) == (
+        2, f"offgrid: --models-dir: {place}/closed cannot be read: permission denied\n"
+    )  # fmt: skip
+    assert f"{place}/open/a.gguf: permission denied\n" in listed.stdout
 
 
 @pytest.mark.parametrize(
@@ -284,7 +404,7 @@ def test_a_wrong_value_ends_the_command(
 def test_a_port_in_use_is_reported(models: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        ended = run("serve", "--port", str(port), "--models-dir", str(models))
+        ended = run("serve", "--port", str(port), *models_flags(models))
     assert ended.returncode == 1
     assert ended.stderr == (
         f"offgrid: cannot listen on 127.0.0.1:{port}: {os.strerror(errno.EADDRINUSE)}\n"
@@ -302,7 +422,7 @@ def test_a_port_in_use_is_reported(models: Path) -> None:
     ],
 )
 def test_an_address_of_no_interface_is_reported(host: str, models: Path) -> None:
-    flags = ("--host", host, "--allow-remote", "--port", "0", "--models-dir", str(models))
+    flags = ("--host", host, "--allow-remote", "--port", "0", *models_flags(models))
     ended = run("serve", *flags)
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"offgrid: cannot listen on {host}:0: ")
@@ -313,23 +433,83 @@ def test_an_address_of_no_interface_is_reported(host: str, models: Path) -> None
 
 
 def test_list(models: Path, starter_path: Path) -> None:
-    ended = run("list", "--models-dir", str(models))
-    assert ended.returncode == 0
-    size = starter_path.stat().st_size
-    assert ended.stdout.split("\t")[:2] == [STARTER, f"{size / 2**20:.1f} MiB"]
-    for name in ("b", "a"):
+    default = models / ".offgrid-llm" / "models"
+    ended = run("list", environ={"HOME": str(models)})
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout == (
+        "MODEL            PARAMETERS  QUANTISED  CONTEXT     SIZE  KIND\n"
+        "offgrid-starter      2.76 M  Q8_0         2,048  2.9 MiB  chat\n\n"
+        "This is a toy that only shows that the server works. For a real model, copy a GGUF\n"
+        f"file into {default}.\n"
+    )
+    long = "a-very-long-name-" * 6
+    for name in ("b", "base", long):
         (models / f"{name}.gguf").symlink_to(starter_path)
+    (models / "base.gguf").unlink()
+    with_metadata(starter_path, models / "base.gguf", {"tokenizer.chat_template": ""})
+    make_seeing(models, "b-seeing")
     (models / "notes.txt").write_text("no model")
+    (models / "empty.gguf").write_bytes(b"")
+    (models / "cut.gguf").write_bytes(starter_path.read_bytes()[:1_000_000])
     # The other cases run in this process.
     listed = CliRunner().invoke(main, ["list"], env={"OFFGRID_MODELS_DIR": str(models)})
-    assert [line.split("\t")[0] for line in listed.output.splitlines()] == ["a", "b"]
+    lines = listed.output.splitlines()
+    assert [line.split()[0] for line in lines[:6]] == [
+        "MODEL", long, "2.76", "b", "b-seeing", "base",
+    ]  # fmt: skip
+    assert [line for line in lines[:6] if len(line) > 80] == [long]
+    assert any(line.startswith("b-seeing ") and line.endswith(" chat, vision") for line in lines)
+    assert any(line.startswith("base ") and line.endswith(" base model") for line in lines)
+    assert "A base model has no chat template: use /v1/completions" in listed.output
+    assert lines[-3] == "Not usable:"
+    assert lines[-2].startswith(f"  {models}/cut.gguf: the file is cut off: it has 1,000,000 of ")
+    assert lines[-1] == f"  {models}/empty.gguf: the file is empty"
     listed = CliRunner().invoke(main, ["list", "--json", "--models-dir", str(models)])
     as_json: dict[str, Any] = json.loads(listed.output)
-    assert as_json["count"] == 2
-    assert as_json["models"][1] == {"id": "b", "path": str(models / "b.gguf"), "size": size}
-    wrong = run("list", "--models-dir", str(models), "--model", "c")
+    assert as_json["count"] == 4
+    assert as_json["models"][1] == {
+        "id": "b", "path": str(models / "b.gguf"), "size": starter_path.stat().st_size,
+        "parts": [], "problem": None, "kind": "chat", "architecture": "llama",
+        "parameters": 2_755_008, "quantization": "Q8_0", "context_length": 2048,
+        "projector": None, "tools": True, "reasoning": False,
+    }  # fmt: skip
+    assert as_json["models"][2]["projector"] == str(models / "mmproj-b-seeing.gguf")
+    assert [file["path"] for file in as_json["unusable"]] == [
+        str(models / "empty.gguf"), str(models / "cut.gguf")
+    ]  # fmt: skip
+    wrong = run("list", "--models-dir", str(models), "--model", "nothing")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "--model" in wrong.stderr
+
+
+def test_info(models: Path, starter_path: Path) -> None:
+    file = models / "Own-Model.gguf"
+    file.symlink_to(starter_path)
+    (models / "cut.gguf").write_bytes(starter_path.read_bytes()[:1_000_000])
+
+    def info(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(main, ["info", "--models-dir", str(models), *arguments])
+        return result.exit_code, result.output
+
+    status, output = info("own")
+    assert status == 0
+    rows = dict(line.split(maxsplit=1) for line in output.splitlines())
+    assert rows["id"] == "Own-Model"
+    assert rows["parameters"] == "2.76 M (2,755,008)"
+    assert rows["context"] == "2,048 tokens (trained)"
+    # A path that is in no models directory.
+    status, output = info("--json", str(starter_path))
+    assert (status, json.loads(output)["id"]) == (0, STARTER)
+    status, output = info("cut")
+    assert status == 1
+    assert "offgrid: cut cannot be used: the file is cut off" in output
+    assert info("owl") == (
+        1, "offgrid: Model not found: owl. The models are Own-Model, cut.\n"
+    )  # fmt: skip
+    status, output = info(str(models))
+    assert (status, "is a folder; offgrid list" in output) == (2, True)
+    status, output = info(str(models / ".." / "models"), "--models-dir", "/no/such/folder")
+    assert (status, output) == (2, "offgrid: --models-dir: /no/such/folder does not exist\n")
 
 
 @pytest.mark.parametrize(
@@ -353,7 +533,7 @@ def test_help() -> None:
     shown = CliRunner().invoke(main, ["--help"], prog_name="offgrid")
     assert shown.exit_code == 0
     assert shown.output.startswith("Usage: offgrid ")
-    assert all(verb in shown.output for verb in ("serve", "list"))
+    assert all(verb in shown.output for verb in ("serve", "list", "info"))
 
 
 def test_help_lists_every_setting() -> None:

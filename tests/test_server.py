@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from processes import Child, all_gone, program
+from processes import Child, all_gone, models_flags, program
 from support import (
     STARTER,
     TIMEOUT,
@@ -62,7 +62,7 @@ def serve(start: StartServer, tmp_path: Path) -> StartServer:
     def start_server(*flags: str, **options: Any) -> Child:
         models = tmp_path / "models"
         models.mkdir(exist_ok=True)
-        command = (program("offgrid"), "serve", "--port", "0", "--models-dir", str(models))
+        command = (program("offgrid"), "serve", "--port", "0", *models_flags(models))
         return start(*command, *flags, **options)
 
     return start_server
@@ -282,6 +282,7 @@ def serve_by_waitress(start: StartServer, models: Path) -> tuple[Child, str]:
         "--call",
         "offgrid.app:create_app",
         OFFGRID_MODELS_DIR=str(models),
+        OFFGRID_DEFAULT_MODEL=STARTER,
     )
     return child, child.err.find(r"Serving on (http://\S+)")[1]
 

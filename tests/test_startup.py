@@ -41,8 +41,9 @@ def is_prepared(struct):
     return any(type(part).__name__ == "StructInfo" for part in gc.get_referents(struct))
 
 folder = pathlib.Path(sys.argv[1])
+files = {{"models_dir": folder, "responses_file": folder / "r.sqlite3"}}
 settings = load_settings(
-    {{"port": 0, "models_dir": folder, "responses_file": folder / "r.sqlite3"}}, environ={{}}
+    {{"port": 0, "default_model": "offgrid-starter", **files}}, environ={{}}
 )
 {start}
 modules = [module for name, module in sys.modules.items() if name.startswith("offgrid.")]

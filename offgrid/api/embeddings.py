@@ -27,7 +27,7 @@ Input = str | tuple[int, ...]
 
 
 class EmbeddingsRequest(InertFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    model: str
+    model: str = ""
     input: Any
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
@@ -104,10 +104,11 @@ class EmbeddingsResource:
         request = read_checked(req, self._max_body, parse_embeddings)
         work = request.embedding()
         alive = liveness(req)
-        result = self._pool.engine(request.model, alive).embed(work, alive)
+        engine = self._pool.engine(request.model, alive)
+        result = engine.embed(work, alive)
         resp.content_type = falcon.MEDIA_JSON
         # Send vector by vector: as text, vectors take many times their memory.
-        resp.stream = _body(request.model, result, request.encoding_format == "base64")
+        resp.stream = _body(engine.name, result, request.encoding_format == "base64")
 
 
 def _body(model: str, result: Vectors, as_base64: bool) -> Iterator[bytes]:

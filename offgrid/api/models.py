@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import falcon
@@ -11,7 +14,8 @@ from offgrid.api.chat.dialects import DIALECTS
 from offgrid.api.shapes import Answer
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import InvalidParameter
-from offgrid.store.catalogue import Catalogue, ModelEntry
+from offgrid.store.catalogue import Catalogue, ModelEntry, Skipped
+from offgrid.store.description import Description
 
 
 class Model(Answer):
@@ -21,6 +25,33 @@ class Model(Answer):
     object: Literal["model"]
     created: Annotated[int, Meta(ge=0, description="Seconds since 1970.")]
     owned_by: str
+    size: Annotated[int, Meta(ge=0, description="Bytes of its file, or of all its parts.")]
+    kind: Annotated[
+        Literal["chat", "base", "embedding", "rerank"] | None,
+        Meta(
+            description="What it is made for. A base model generates text, but has no chat "
+            "template. Null, like the following fields, if the file cannot be used."
+        ),
+    ]
+    architecture: str | None
+    parameters: Annotated[int, Meta(ge=0)] | None
+    quantization: str | None
+    context_length: Annotated[
+        int | None, Meta(description="Tokens of the context with which it was trained.")
+    ]
+    vision: Annotated[bool, Meta(description="Whether a projector for images is next to it.")]
+    tools: Annotated[bool, Meta(description="Whether its chat template writes tools.")]
+    reasoning: Annotated[bool, Meta(description="Whether its chat template mentions reasoning.")]
+    aliases: Annotated[list[str], Meta(description="Further names, from the settings.")]
+
+
+class UnusableFile(Answer):
+    """A file that cannot be served."""
+
+    file: Annotated[
+        str, Meta(description="Its path in its folder of models; U+FFFD for bytes outside UTF-8.")
+    ]
+    reason: str
 
 
 class ChatFormat(Answer):
@@ -46,22 +77,48 @@ class ModelDetails(Model):
         ChatFormat | None,
         Meta(description="Null until the model is loaded, and for models that cannot chat."),
     ]
+    problem: Annotated[
+        str | None, Meta(description="Why its file cannot be used; null if nothing is known.")
+    ]
 
 
 class ModelList(Answer):
-    """All models, sorted by id."""
+    """All models that can be used, sorted by id, and the files that cannot."""
 
     object: Literal["list"]
     data: list[Model]
+    unusable: list[UnusableFile]
 
 
-def _describe(entry: ModelEntry) -> dict[str, Any]:
+def _describe(
+    entry: ModelEntry, description: Description, aliases: Mapping[str, list[str]]
+) -> dict[str, Any]:
     return {
         "id": entry.id,
         "object": "model",
         "created": entry.created,
         "owned_by": "offgrid-llm",
+        "size": entry.size,
+        "kind": description.kind if description.problem is None else None,
+        "architecture": description.architecture,
+        "parameters": description.parameters,
+        "quantization": description.quantization,
+        "context_length": description.context_length,
+        "vision": entry.projector is not None,
+        "tools": description.tools,
+        "reasoning": description.reasoning,
+        "aliases": aliases.get(entry.id, []),
     }
+
+
+def _name(path: Path, places: Iterable[Path]) -> str:
+    """Return the path below a folder of models: clients learn no paths of this machine."""
+    name = Path(path.name)
+    for place in places:
+        if path != place and path.is_relative_to(place):
+            name = path.relative_to(place)
+            break
+    return os.fsencode(name.as_posix()).decode("utf-8", "replace")
 
 
 class ModelsResource:
@@ -72,8 +129,20 @@ class ModelsResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """List the models."""
-        data = [_describe(entry) for entry in self._catalogue.entries()]
-        resp.media = {"object": "list", "data": data}
+        entries, skipped = self._catalogue.survey()
+        aliases = self._catalogue.aliases()
+        data = []
+        for entry in entries:
+            description = self._catalogue.describe(entry)
+            if description.problem is None:
+                data.append(_describe(entry, description, aliases))
+            else:
+                skipped.append(Skipped(entry.path, description.problem, entry.id))
+        unusable = [
+            {"file": _name(file.path, self._catalogue.places), "reason": file.reason}
+            for file in skipped
+        ]
+        resp.media = {"object": "list", "data": data, "unusable": unusable}
 
     on_head = on_get
 
@@ -88,7 +157,12 @@ class ModelResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response, model: str) -> None:
         """Describe one model; returns 404 if no model has that id."""
         entry = self._catalogue.get(model)
-        resp.media = {**_describe(entry), "chat_format": self._chat_format(entry)}
+        description = self._catalogue.describe(entry)
+        resp.media = {
+            **_describe(entry, description, self._catalogue.aliases()),
+            "chat_format": self._chat_format(entry),
+            "problem": description.problem,
+        }
 
     on_head = on_get
 

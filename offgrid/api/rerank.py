@@ -27,7 +27,7 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RerankRequest(InertFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    model: str
+    model: str = ""
     query: Annotated[str, Meta(min_length=1)]
     documents: Annotated[list[str | Document], Meta(min_length=1, max_length=MAX_DOCUMENTS)]
     top_n: Annotated[int, Meta(ge=1, le=1 << 30)] | None = None
@@ -89,7 +89,8 @@ class RerankResource:
         """Check, score, and answer, best first; of equal scores the earlier document is first."""
         request = read_checked(req, self._max_body, parse_rerank)
         alive = liveness(req)
-        result = self._pool.engine(request.model, alive).embed(request.embedding(), alive)
+        engine = self._pool.engine(request.model, alive)
+        result = engine.embed(request.embedding(), alive)
         scores = [result.values(index)[0] for index in range(len(result.vectors))]
         order = sorted(range(len(scores)), key=lambda index: -scores[index])
         results = []
@@ -100,7 +101,7 @@ class RerankResource:
             results.append(entry)
         resp.media = {
             "object": "list",
-            "model": request.model,
+            "model": engine.name,
             "results": results,
             "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
         }

@@ -20,7 +20,7 @@ from offgrid.config import Settings
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
 from offgrid.engine.protocol import ModelInfo, PromptPart, TokenQuery, TokenResult
-from offgrid.errors import InvalidParameter, ModelNotFound
+from offgrid.errors import InvalidParameter
 
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
 
@@ -155,10 +155,7 @@ class _TokensResource:
         self, req: falcon.Request, model: str | None, *, unload: bool = True
     ) -> EngineClient:
         """Return the engine of the named model, or of the default model if none is named."""
-        model = self._pool.default_id if model is None else model
-        if model is None:
-            raise ModelNotFound("(none)")
-        return self._pool.engine(model, liveness(req), unload=unload)
+        return self._pool.engine(model or "", liveness(req), unload=unload)
 
 
 class TokenizeResource(_TokensResource):

@@ -11,7 +11,7 @@ from offgrid import __version__
 from offgrid.cli.export import export
 from offgrid.cli.get import get
 from offgrid.cli.import_ import import_
-from offgrid.cli.models import models
+from offgrid.cli.models import info, models
 from offgrid.cli.serve import serve
 from offgrid.cli.verify import remove, verify
 
@@ -32,3 +32,4 @@ main.add_command(get)
 main.add_command(import_)
 main.add_command(remove)
 main.add_command(verify)
+main.add_command(info)

@@ -1,36 +1,199 @@
-"""``offgrid list``."""
+"""``offgrid list`` and ``offgrid info``."""
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from offgrid.cli.options import fail, setting_options, settings_from
-from offgrid.errors import OffgridError
-from offgrid.store.catalogue import Catalogue
+from offgrid.config import Settings
+from offgrid.errors import ConfigError, ModelNotFound, OffgridError
+from offgrid.store.catalogue import STARTER_PATH, Catalogue, ModelEntry
+from offgrid.store.description import Description
 from offgrid.terminal import shown
+
+_WIDTH = 80
+_GAP = "  "
+_HEAD = ("MODEL", "PARAMETERS", "QUANTISED", "CONTEXT", "SIZE", "KIND")
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
 @setting_options
 def models(as_json: bool, **flags: Any) -> None:
-    """List the models that offgrid serve would serve."""
-    try:
-        entries = Catalogue(settings_from(flags)).entries()
-    except OffgridError as ex:
-        fail(str(ex), 2)
-    if as_json:
-        rows = [{"id": e.id, "path": _text(e.path), "size": e.size} for e in entries]
-        click.echo(json.dumps({"count": len(rows), "models": rows}, indent=2))
-        return
+    """List the models that offgrid serve would serve, and the files that it would not."""
+    settings = settings_from(flags)
+    catalogue = _catalogue(settings)
+    entries, skipped = catalogue.survey()
+    usable = []
+    unusable = [(file.path, file.reason) for file in skipped]
     for entry in entries:
-        size = f"{entry.size / 2**20:.1f} MiB"
-        click.echo(f"{shown(entry.id)}\t{size}\t{shown(entry.path)}")
+        description = catalogue.describe(entry)
+        if description.problem is None:
+            usable.append((entry, description))
+        else:
+            unusable.append((entry.path, description.problem))
+    if as_json:
+        listed = {
+            "count": len(usable),
+            "models": [_as_json(entry, description) for entry, description in usable],
+            "unusable": [{"path": _text(path), "reason": reason} for path, reason in unusable],
+        }
+        click.echo(json.dumps(listed, indent=2))
+        return
+    if usable:
+        _print_table([_HEAD, *(_row(entry, description) for entry, description in usable)])
+    else:
+        places = ", ".join(shown(place) for place in catalogue.places)
+        click.echo(f"No models in {places}. Copy a GGUF file into it.")
+    if [entry.path for entry, _ in usable] == [STARTER_PATH]:
+        click.echo(
+            "\nThis is a toy that only shows that the server works. For a real model, copy a GGUF\n"
+            f"file into {shown(settings.models_dir)}."
+        )
+    if any(description.kind == "base" for _, description in usable):
+        click.echo(
+            "\nA base model has no chat template: use /v1/completions, or give it a template with\n"
+            "offgrid serve --model MODEL --chat-template FILE."
+        )
+    if unusable:
+        click.echo("\nNot usable:")
+        for path, reason in sorted(unusable):
+            click.echo(f"  {shown(path)}: {shown(reason)}")
+
+
+@click.command()
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="Print the properties as JSON.")
+@setting_options
+def info(model: str, as_json: bool, **flags: Any) -> None:
+    """Show what the file of a model says about it.
+
+    MODEL is an id, its beginning, or the path of a GGUF file.
+    """
+    settings = settings_from(flags)
+    entry, description = _find(model, settings)
+    if as_json:
+        click.echo(json.dumps(_as_json(entry, description), indent=2))
+    else:
+        for name, value in _properties(entry, description):
+            click.echo(f"{name:<13} {value}")
+    if description.problem is not None:
+        fail(f"{entry.id} cannot be used: {description.problem}", 1)
+
+
+def _find(model: str, settings: Settings) -> tuple[ModelEntry, Description]:
+    catalogue = _catalogue(settings)
+    try:
+        entry = catalogue.get(model)
+    except ModelNotFound as ex:
+        path = os.path.expanduser(model)
+        if not os.path.lexists(path):
+            fail(ex.message, 1)
+        if os.path.isdir(path):
+            fail(f"{model} is a folder; offgrid list --models-dir {model} lists its models", 2)
+        catalogue = _catalogue(replace(settings, default_model="", model_paths=(Path(path),)))
+        entry = catalogue.get("")
+    return entry, catalogue.describe(entry)
+
+
+def _catalogue(settings: Settings) -> Catalogue:
+    try:
+        catalogue = Catalogue(settings)
+        catalogue.check_folder()
+    except (ConfigError, OffgridError) as ex:
+        fail(str(ex), 2)
+    return catalogue
+
+
+def _print_table(rows: list[tuple[str, ...]]) -> None:
+    """Print rows below each other. A name that is too long has a line of its own."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    others = sum(widths[1:]) + len(_GAP) * (len(widths) - 1)
+    widths[0] = min(widths[0], max(_WIDTH - others, len(_HEAD[0])))
+    for name, *values in rows:
+        if len(name) > widths[0]:
+            click.echo(name)
+            name = ""
+        # Numbers end at the same place.
+        cells = [
+            value.rjust(width) if column in (1, 3, 4) else value.ljust(width)
+            for column, (value, width) in enumerate(zip((name, *values), widths, strict=True))
+        ]
+        click.echo(_GAP.join(cells).rstrip())
+
+
+def _row(entry: ModelEntry, description: Description) -> tuple[str, ...]:
+    abilities: list[str] = [description.kind if description.kind != "base" else "base model"]
+    if entry.projector is not None:
+        abilities.append("vision")
+    return (
+        shown(entry.id),
+        _parameters(description.parameters),
+        shown(description.quantization or "?"),
+        f"{description.context_length:,}" if description.context_length is not None else "?",
+        _size(entry.size),
+        ", ".join(abilities),
+    )
+
+
+def _properties(entry: ModelEntry, description: Description) -> list[tuple[str, str]]:
+    rows = [("id", shown(entry.id)), ("file", shown(entry.path))]
+    if entry.parts:
+        rows.append(("parts", str(len(entry.parts))))
+    rows.append(("size", f"{_size(entry.size)} ({entry.size:,} bytes)"))
+    if description.problem is not None:
+        return rows
+    kind = "base model (no chat template)" if description.kind == "base" else description.kind
+    rows += [
+        ("kind", kind),
+        ("architecture", shown(description.architecture or "unknown")),
+        ("parameters", f"{_parameters(description.parameters)} ({description.parameters or 0:,})"),
+        ("quantised", shown(description.quantization or "unknown")),
+        ("context", f"{description.context_length or 0:,} tokens (trained)"),
+        ("vision", shown(entry.projector) if entry.projector is not None else "no"),
+        ("tools", "yes, in its chat template" if description.tools else "no"),
+        ("reasoning", "yes, in its chat template" if description.reasoning else "no"),
+    ]
+    return rows
+
+
+def _as_json(entry: ModelEntry, description: Description) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "path": _text(entry.path),
+        "size": entry.size,
+        "parts": [_text(path) for path in entry.parts],
+        "problem": description.problem,
+        "kind": description.kind if description.problem is None else None,
+        "architecture": description.architecture,
+        "parameters": description.parameters,
+        "quantization": description.quantization,
+        "context_length": description.context_length,
+        "projector": _text(entry.projector) if entry.projector is not None else None,
+        "tools": description.tools,
+        "reasoning": description.reasoning,
+    }
+
+
+def _parameters(number: int | None) -> str:
+    """Return a number of parameters with three digits: 7.50 B, 135 M."""
+    if number is None:
+        return "?"
+    for unit, letter in ((10**12, " T"), (10**9, " B"), (10**6, " M"), (10**3, " k")):
+        if number >= unit:
+            value = number / unit
+            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}{letter}"
+    return str(number)
+
+
+def _size(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
 def _text(path: Path) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 import click
@@ -55,11 +56,16 @@ def _option(setting: Setting) -> Callable[[F], F]:
     )
 
 
-def settings_from(flags: dict[str, Any]) -> Settings:
-    """Return the settings in force; on an error, exit with status 2 and a message about it."""
-    config = flags.pop("config", None)
+def settings_from(flags: dict[str, Any], paths: Iterable[Path] = ()) -> Settings:
+    """Return the settings in force; on an error, exit with status 2 and a message about it.
+
+    Args:
+        flags: the options by name.
+        paths: files and folders of models.
+    """
+    config = flags.get("config")
     try:
-        return load_settings(flags, config_file=config)
+        return load_settings(flags, config_file=config, model_paths=paths)
     except OffgridError as ex:
         fail(str(ex), 2)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import click
@@ -14,18 +16,28 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from offgrid import __version__
+from offgrid.app import log_skipped
 from offgrid.cli.options import fail, setting_options, settings_from
 from offgrid.config import Settings
 from offgrid.errors import ConfigError, OffgridError
 from offgrid.server import Server
+from offgrid.store.catalogue import STARTER_PATH
 from offgrid.terminal import LogFormatter, log_failed_threads, shown
+
+_PATH = click.Path(readable=False, path_type=Path)
+"""Any path: the catalogue says what is wrong with it."""
 
 
 @click.command()
+@click.argument("paths", nargs=-1, metavar="[FILE_OR_FOLDER]...", type=_PATH)
 @setting_options
-def serve(**flags: Any) -> None:
-    """Serve models over HTTP until Ctrl-C is pressed."""
-    settings = settings_from(flags)
+def serve(paths: tuple[Path, ...], **flags: Any) -> None:
+    """Serve models over HTTP until Ctrl-C is pressed.
+
+    Give GGUF files or folders with GGUF files to serve these; the first one, if it is a file, is
+    the default model. Without any, the models directory is served.
+    """
+    settings = settings_from(flags, paths)
     _configure_logging(settings.log_level)
     try:
         server = Server(settings)
@@ -61,10 +73,9 @@ def _configure_logging(level: str) -> None:
 
 
 def _print_banner(console: Console, server: Server, settings: Settings) -> None:
-    entries = server.catalogue.entries()
+    entries, skipped = server.catalogue.survey()
     names = ", ".join(shown(entry.id) for entry in entries[:8])
     names += " ..." if len(entries) > 8 else ""
-    absent = "" if settings.models_dir.is_dir() else " (does not exist)"
     model = server.pool.default_id or "MODEL"
     hello: dict[str, Any] = {
         "model": model,
@@ -74,7 +85,17 @@ def _print_banner(console: Console, server: Server, settings: Settings) -> None:
     body = shlex.quote(json.dumps(hello, ensure_ascii=not model.isprintable()))
     console.print(f"OffGrid LLM {__version__} at {server.url}", style="bold")
     console.print(f"  models   {names or 'none'}")
-    console.print(f"  folder   {shown(settings.models_dir)}{absent}")
+    for place in server.catalogue.places:
+        absent = "" if os.path.lexists(place) else " (does not exist)"
+        name = "folder" if place.is_dir() or absent else "file"
+        console.print(f"  {name:<6}   {shown(place)}{absent}")
+    if [entry.path for entry in entries] == [STARTER_PATH]:
+        console.print("  note     this is a toy that only shows that the server works; for a real")
+        console.print(f"           model, copy a GGUF file into {shown(settings.models_dir)}")
+    for file in skipped[:8]:
+        console.print(f"  skipped  {shown(file.path)}: {shown(file.reason)}")
+    if len(skipped) > 8:
+        console.print(f"  skipped  {len(skipped) - 8} more; offgrid list names them")
     slots, queue = settings.parallel, settings.queue_size
     console.print(f"  slots    {slots} per model, plus a queue of {queue}")
     console.print(f"  try      curl {server.url}/v1/chat/completions -d {body}")
@@ -82,7 +103,12 @@ def _print_banner(console: Console, server: Server, settings: Settings) -> None:
 
 
 def _announce_model(console: Console, server: Server) -> None:
-    """Print that the default model is ready, or log why it cannot be loaded."""
+    """Print that the default model is ready, or log why it cannot be loaded.
+
+    Log also what is not served. That reads the header of every file, which takes a while on slow
+    media.
+    """
+    log_skipped(server.catalogue)
     model = server.pool.default_id
     if model is None:
         return

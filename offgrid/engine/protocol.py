@@ -241,6 +241,11 @@ class ModelInfo(msgspec.Struct, frozen=True):
     chat_templates: dict[str, str] = {}
     """Further templates of the file by name, such as ``tool_use``."""
 
+    @property
+    def is_base(self) -> bool:
+        """Whether it generates text and has no chat template."""
+        return self.generates and not (self.chat_template or "").strip()
+
 
 POOLINGS = ("mean", "cls", "last", "rank")
 """Mean of all states, the first, the last, or the score that a classification head computes."""

@@ -2,8 +2,10 @@
 
 Files are served from where they lie. A model's id is its path below the models directory without
 ``.gguf``; subfolders give ids with ``/``. Of two files with the same id (``a.gguf`` and ``a.GGUF``)
-the lower-case ending wins. The catalogue omits files that are not regular, not readable, or do not
-begin like a GGUF, names that are not UTF-8, and all parts of a split model except the first.
+the lower-case ending wins. A split model is one model, with the id of its first part, and all its
+parts must be there. The catalogue leaves out files that are not regular, not readable, or do not
+begin like a GGUF, and names that are not UTF-8, and says why (:class:`Skipped`). Hidden files and
+folders are passed over.
 
 A file with ``mmproj`` as a word of its name is not a model but a projector, which computes
 embeddings of images. Without that word, its name is the name of its model in the same folder
@@ -13,31 +15,44 @@ one model and one projector, they belong together.
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import re
 import stat
+import threading
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from offgrid.config import Settings
 from offgrid.errors import ConfigError, ModelNotFound
+from offgrid.store.description import Description, describe
+from offgrid.store.gguf_header import MAGIC, begins
 
 log = logging.getLogger(__name__)
 
 STARTER_ID = "offgrid-starter"
 STARTER_PATH = Path(__file__).parent.parent / "models" / f"{STARTER_ID}.gguf"
-_MAGIC = b"GGUF"
+CHAT_TEMPLATES = ("chatml",)
+"""Values of the setting ``chat_template`` that are names and not paths."""
 _EXTENSION = ".gguf"
 _MAX_DEPTH = 4
-_SPLIT = re.compile(r"-\d{5}-of-\d{5}$")
+_PART = re.compile(r"-(\d{5})-of-(\d{5})$", re.ASCII)
 _PROJECTOR = re.compile(r"(^|[-_.])mmproj([-_.]|$)", re.IGNORECASE)
-_LATER_SPLIT = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")
+_MAX_TEMPLATE = 1 << 20
+"""Most bytes of a file with a chat template."""
+_MAX_NAMED = 10
+"""Most ids or files that a message names."""
+_MAX_NAME = 200
+"""Most characters of a request's model that a message repeats."""
+_MAX_DESCRIPTIONS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model file. ``created`` is its modification time in Unix seconds, ``size`` in bytes."""
+    """A model file. ``created`` is its modification time in Unix seconds, ``size`` in bytes; that
+    of a split model is the sum of its parts."""
 
     id: str
     path: Path
@@ -48,84 +63,391 @@ class ModelEntry:
     stamp: tuple[int, ...] = ()
     """Size, modification time in nanoseconds and inode of each of its files. If they are unchanged,
     the files count as unchanged."""
+    parts: tuple[Path, ...] = ()
+    """All files of a split model, in order; empty for a single file."""
+    template: str | None = None
+    """The chat template that the settings give it, instead of the one in its file."""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The file, or all parts, without the projector."""
+        return self.parts or (self.path,)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file or folder that the catalogue leaves out, and why."""
+
+    path: Path
+    reason: str
+    id: str = ""
+    """The id that the model would have."""
 
 
 class Catalogue:
     """Finds models by id.
 
     Args:
-        settings: ``models_dir`` is searched. If ``default_model`` is the path of a file, it is
-            listed too, with the file's name as its id.
+        settings: ``models_dir`` and ``model_paths`` are searched; if only the latter are given,
+            not the default folder. If ``default_model`` is the path of a file, it is listed too,
+            with the file's name as its id.
+
+    Attributes:
+        default_id: the id of the configured default model; None if none is configured.
+        template: the chat template that the settings give the default model.
 
     Raises:
-        ConfigError: ``default_model`` is neither an id nor the path of a GGUF file.
+        ConfigError: ``default_model`` is neither an id nor the path of a GGUF file, or
+            ``chat_template`` is neither a name nor a file with text.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._dir = settings.models_dir
-        self._extra: Path | None = None
-        self.default_id = settings.default_model or None
-        # Ids first: a file in the current directory may have the same name as a model.
-        if self.default_id in {None, *(entry.id for entry in self.entries())}:
-            return
-        wanted = settings.default_model
-        path = _expanded(wanted)
-        if path is not None and _entry(path, _id(path.name)) is not None:
-            self._extra = path
-            self.default_id = _id(path.name)
-            return
-        looked = "no GGUF file at" if wanted.lower().endswith(_EXTENSION) else "no model"
-        raise ConfigError(
-            f"OFFGRID_DEFAULT_MODEL (--model): {looked} {wanted!r}; "
-            f"the ids are the names of the files in {self._dir}"
-        )
+        self.default_id: str | None = None
+        self._settings = settings
+        self._aliases = dict(settings.model_aliases)
+        self._folded_aliases = {alias.casefold(): alias for alias in self._aliases}
+        self.template = _read_template(settings.chat_template)
+        self._descriptions: dict[Path, tuple[ModelEntry, Description]] = {}
+        self._lock = threading.Lock()
+        paths = [_absolute(path) for path in settings.model_paths]
+        self._folders = [path for path in paths if path.is_dir()]
+        self._files = [path for path in paths if not path.is_dir()]
+        if settings.models_dir_source or not paths:
+            self._folders.append(settings.models_dir)
+        if settings.default_model:
+            self.default_id = self._choose(settings.default_model)
+        elif paths and not paths[0].is_dir():
+            self.default_id = _id(paths[0].name)
+
+    # --- what there is ------------------------------------------------------------------------
 
     def entries(self) -> list[ModelEntry]:
-        """Return all models, sorted by id; the bundled starter only if there is no other model."""
-        found = {entry.id: entry for entry in self._scan()}
-        if self._extra is not None:
-            entry = _entry(self._extra, _id(self._extra.name))
-            if entry is not None:
-                names = _names(self._extra.parent)
-                found[entry.id] = _with_projector(_with_parts(entry, names), names)
+        """Return all models, sorted by id.
+
+        The bundled starter is one of them if it is the default model, or if there is no other model
+        and no place of models was configured.
+        """
+        return self.survey()[0]
+
+    def survey(self) -> tuple[list[ModelEntry], list[Skipped]]:
+        """Return all models, sorted by id, and the files that are left out."""
+        found: dict[str, ModelEntry] = {}
+        skipped: list[Skipped] = []
+        for file in self._files:
+            self._add(_survey_file(file), found, skipped)
+        for folder in self._folders:
+            self._add(_survey_folder(folder), found, skipped)
         # The starter is listed if it is the only model or the default model.
-        if not found or self.default_id == STARTER_ID:
+        if (not found and not self.configured) or self.default_id == STARTER_ID:
             starter = _entry(STARTER_PATH, STARTER_ID)
-            if starter is not None:
+            if isinstance(starter, ModelEntry):
                 found.setdefault(STARTER_ID, starter)
-        return sorted(found.values(), key=lambda entry: entry.id)
+        entries = sorted(found.values(), key=lambda entry: entry.id)
+        if self.template is not None and entries:
+            default = self._default_of(entries)
+            entries = [
+                replace(entry, template=self.template) if entry.id == default else entry
+                for entry in entries
+            ]
+        return entries, skipped
+
+    @staticmethod
+    def _add(
+        more: tuple[list[ModelEntry], list[Skipped]],
+        found: dict[str, ModelEntry],
+        skipped: list[Skipped],
+    ) -> None:
+        skipped += more[1]
+        for entry in more[0]:
+            first = found.setdefault(entry.id, entry)
+            if first.path != entry.path:
+                skipped.append(Skipped(entry.path, f"another file has the same id {entry.id}"))
+
+    @property
+    def configured(self) -> bool:
+        """Whether the settings say where models are."""
+        return bool(self._settings.models_dir_source or self._settings.model_paths)
+
+    @property
+    def places(self) -> list[Path]:
+        """The files and folders in which models are looked for."""
+        return [*self._files, *self._folders]
+
+    @property
+    def default(self) -> str | None:
+        """The id of the model that answers requests that name none; None if there is no model.
+
+        It is the configured one, else the first by id that generates text, else the first.
+        """
+        return self.default_id or self._default_of(self.entries())
+
+    def _default_of(self, entries: Sequence[ModelEntry]) -> str | None:
+        if self.default_id is not None or not entries:
+            return self.default_id
+        # Only the headers up to the first suitable model are read.
+        for entry in entries:
+            if self.describe(entry).generates:
+                return entry.id
+        usable = (entry.id for entry in entries if self.describe(entry).problem is None)
+        return next(usable, entries[0].id)
+
+    def describe(self, entry: ModelEntry) -> Description:
+        """Return what the files of a model say about it; they are read once until they change."""
+        with self._lock:
+            known = self._descriptions.get(entry.path)
+        if known is not None and known[0] == entry:
+            return known[1]
+        description = describe(entry.files, entry.template)
+        with self._lock:
+            if len(self._descriptions) >= _MAX_DESCRIPTIONS:
+                self._descriptions.clear()
+            self._descriptions[entry.path] = (entry, description)
+        return description
+
+    def aliases(self) -> dict[str, list[str]]:
+        """Return the aliases of each id, those of the settings."""
+        by_id = {entry.id: entry for entry in self.entries()}
+        found: dict[str, list[str]] = {}
+        for alias, wanted in self._aliases.items():
+            entry = _match(wanted, by_id)
+            if entry is not None and alias not in by_id:
+                found.setdefault(entry.id, []).append(alias)
+        return found
+
+    # --- one model ----------------------------------------------------------------------------
 
     def get(self, model_id: str) -> ModelEntry:
-        """Return one model.
+        """Return the model that a request names.
 
-        The id is compared with the files found and never joined to a path.
+        The name is compared with the ids of the files found and never joined to a path. In this
+        order it may be: an id, an alias in any case, an id with ``.gguf`` or in another case, the
+        beginning of only one id. An empty name is the default model.
 
         Raises:
-            ModelNotFound: no model has this id.
+            ModelNotFound: no model has this id; the message lists those that exist.
         """
-        for entry in self.entries():
-            if entry.id == model_id:
-                return entry
-        raise ModelNotFound(model_id)
+        entries, skipped = self.survey()
+        by_id = {entry.id: entry for entry in entries}
+        wanted = model_id or self._default_of(entries) or ""
+        if wanted in by_id:
+            return by_id[wanted]
+        alias, wanted = wanted, self._meant(wanted, by_id)
+        entry = _match(wanted, by_id)
+        if entry is not None:
+            return entry
+        shown = model_id if len(model_id) <= _MAX_NAME else f"{model_id[:_MAX_NAME]}..."
+        if wanted != alias:
+            shown += f", which stands for {wanted}"
+        raise ModelNotFound(shown or "(none)", self._advice(wanted, by_id, skipped))
 
-    def _scan(self) -> list[ModelEntry]:
-        found = []
-        base = str(self._dir)
-        for folder, subfolders, names in os.walk(base):
-            relative = Path(folder).relative_to(base)
-            if len(relative.parts) >= _MAX_DEPTH:
-                subfolders.clear()
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            for name in sorted(names):
-                stem = _id(name)
-                if stem == name or name.startswith(".") or _LATER_SPLIT.search(stem):
-                    continue
-                if _PROJECTOR.search(stem):
-                    continue
-                entry = _entry(Path(folder) / name, (relative / stem).as_posix())
-                if entry is not None:
-                    found.append(_with_projector(_with_parts(entry, names), names))
-        return found
+    def _meant(self, name: str, by_id: Container[str]) -> str:
+        """Return what an alias stands for; other names unchanged. An id is no alias."""
+        alias = name if name in self._aliases else self._folded_aliases.get(name.casefold(), name)
+        return name if alias in by_id else self._aliases.get(alias, name)
+
+    def _advice(
+        self, wanted: str, by_id: Mapping[str, ModelEntry], skipped: Iterable[Skipped]
+    ) -> str:
+        for file in skipped:
+            if file.id and file.id == _id(wanted):
+                return f"Its file cannot be used: {file.reason}."
+        if not by_id:
+            return "This server has no model now; copy a GGUF file into its models directory."
+        ids = nearest(wanted, by_id)
+        if len(ids) == 1:
+            return f"The only model is {ids[0]}."
+        return f"The models are {_listed(ids)}."
+
+    # --- the settings -------------------------------------------------------------------------
+
+    def check_folder(self) -> None:
+        """Check that the configured places exist and can be read.
+
+        Raises:
+            ConfigError: one of them does not, or a path that was given is not a model.
+        """
+        settings = self._settings
+        problems = []
+        for given in settings.model_paths:
+            problem = _path_problem(_absolute(given))
+            if problem is not None:
+                problems.append(f"{given}: {problem}")
+        if settings.models_dir_source:
+            problem = _folder_problem(settings.models_dir)
+            if problem is not None:
+                problems.append(f"{settings.models_dir_source}: {settings.models_dir} {problem}")
+        if problems:
+            raise ConfigError("; ".join(problems))
+
+    def check(self) -> None:
+        """Check that there is a model to serve: nothing else is served in its place.
+
+        Raises:
+            ConfigError: a configured place does not exist, cannot be read, or has no model.
+        """
+        self.check_folder()
+        if self.default_id is not None:
+            return
+        entries, skipped = self.survey()
+        if entries or not self.configured:
+            return
+        settings = self._settings
+        reasons = _listed([f"{file.path.name}: {file.reason}" for file in skipped], "; ")
+        more = f" (skipped: {reasons})" if skipped else ""
+        source = settings.models_dir_source
+        place = f"{source}: {settings.models_dir} contains" if source else "the paths contain"
+        raise ConfigError(
+            f"{place} no model{more}; copy a GGUF file into it, or name another folder"
+        )
+
+    def unknown_aliases(self) -> list[tuple[str, str]]:
+        """Return the aliases whose model does not exist now."""
+        by_id = {entry.id: entry for entry in self.entries()}
+        return [pair for pair in self._aliases.items() if _match(pair[1], by_id) is None]
+
+    def _choose(self, wanted: str) -> str:
+        """Return the id of the configured default model; remember its file if it is a path."""
+        # Ids first: a file in the current directory may have the same name as a model.
+        if wanted == STARTER_ID:
+            return wanted
+        by_id = {entry.id: entry for entry in self.entries()}
+        if wanted in by_id:
+            return wanted
+        path = _expanded(wanted)
+        problem = "" if path is None else _file_problem(path)
+        if path is not None and problem is None:
+            self._files.insert(0, path)
+            return _id(path.name)
+        entry = _match(self._meant(wanted, by_id), by_id)
+        if entry is not None:
+            return entry.id
+        setting = "OFFGRID_DEFAULT_MODEL (--model)"
+        if path is not None and os.path.isdir(path):
+            raise ConfigError(
+                f"{setting}: {wanted!r} is a folder; offgrid serve {wanted} serves the models in it"
+            )
+        if path is not None and os.path.lexists(path):
+            raise ConfigError(f"{setting}: {wanted!r} cannot be used: {problem}")
+        looked = "no GGUF file at" if wanted.lower().endswith(_EXTENSION) else "no model"
+        ids = nearest(wanted, by_id)
+        there = f"the ids are {_listed(ids)}" if ids else "there are no models"
+        places = ", ".join(map(str, self.places))
+        raise ConfigError(f"{setting}: {looked} {wanted[:_MAX_NAME]!r}; {there} in {places}")
+
+
+def nearest(wanted: str, ids: Iterable[str]) -> list[str]:
+    """Return ids in the order of their similarity to a wanted one."""
+    known = sorted(ids)
+    wanted = _id(wanted[:_MAX_NAME]).casefold()
+    begin = [model for model in known if wanted and model.casefold().startswith(wanted)]
+    folded = {model.casefold(): model for model in known[:1000]}
+    close = difflib.get_close_matches(wanted, folded, n=_MAX_NAMED, cutoff=0.4)
+    return list(dict.fromkeys([*begin, *(folded[model] for model in close), *known]))
+
+
+def _listed(texts: Sequence[str], separator: str = ", ") -> str:
+    listed = separator.join(texts[:_MAX_NAMED])
+    more = len(texts) - _MAX_NAMED
+    return f"{listed} and {more} more" if more > 0 else listed
+
+
+def _match(wanted: str, by_id: Mapping[str, ModelEntry]) -> ModelEntry | None:
+    """Return the entry that a name means, if it means only one."""
+    wanted = _id(wanted)
+    if wanted in by_id or not wanted:
+        return by_id.get(wanted)
+    folded = wanted.casefold()
+    same = [entry for model, entry in by_id.items() if model.casefold() == folded]
+    begin = [entry for model, entry in by_id.items() if model.casefold().startswith(folded)]
+    for entries in (same, begin):
+        if entries:
+            return entries[0] if len(entries) == 1 else None
+    return None
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def _survey_folder(base: Path) -> tuple[list[ModelEntry], list[Skipped]]:
+    found: list[ModelEntry] = []
+    skipped: list[Skipped] = []
+
+    def report(ex: OSError) -> None:
+        # A default folder that does not exist is nothing to report.
+        if not isinstance(ex, FileNotFoundError):
+            skipped.append(Skipped(Path(os.fsdecode(ex.filename)), _reason(ex)))
+
+    if "\0" in str(base):  # os.walk would raise
+        return found, skipped
+    for folder, subfolders, names in os.walk(base, onerror=report):
+        relative = Path(folder).relative_to(base)
+        if len(relative.parts) >= _MAX_DEPTH:
+            subfolders.clear()
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        # A folder whose name ends like a model's is no model.
+        _survey_names(Path(folder), relative, names, found, skipped)
+    return found, skipped
+
+
+def _survey_names(
+    folder: Path,
+    relative: Path,
+    names: Sequence[str],
+    found: list[ModelEntry],
+    skipped: list[Skipped],
+) -> None:
+    """Add the models of one folder, and the files that are none."""
+    stems = {name: _id(name) for name in names if _id(name) not in ("", name) and name[0] != "."}
+    projectors = [name for name, stem in stems.items() if _PROJECTOR.search(stem)]
+    used: set[Path] = set()
+    taken: dict[str, str] = {}
+    lowest = _lowest_parts(stems.values())
+    # Of two endings, the lower-case one comes first.
+    for name in sorted(stems, key=lambda name: (not name.endswith(_EXTENSION), name)):
+        stem = stems[name]
+        if name in projectors or lowest.get(_PART.sub(r"-of-\2", stem), stem) != stem:
+            continue
+        path, model_id = folder / name, (relative / stem).as_posix()
+        if stem in taken:
+            skipped.append(Skipped(path, f"{taken[stem]} has the same id"))
+            continue
+        entry = _whole_entry(path, model_id, names)
+        if isinstance(entry, Skipped):
+            skipped.append(entry)
+            continue
+        taken[stem] = name
+        found.append(entry)
+        if entry.projector is not None:
+            used.add(entry.projector)
+    for name in sorted(projectors):
+        if folder / name in used:
+            continue
+        entry = _entry(folder / name, "")
+        reason = "a projector (mmproj), and no model in its folder has the same name"
+        skipped.append(entry if isinstance(entry, Skipped) else Skipped(folder / name, reason))
+
+
+def _survey_file(path: Path) -> tuple[list[ModelEntry], list[Skipped]]:
+    entry = _whole_entry(path, _id(path.name), _names(path.parent))
+    return ([], [entry]) if isinstance(entry, Skipped) else ([entry], [])
+
+
+def _whole_entry(path: Path, model_id: str, names: Sequence[str]) -> ModelEntry | Skipped:
+    """Return the entry of a model with its parts and its projector."""
+    entry = _entry(path, model_id)
+    if isinstance(entry, ModelEntry):
+        entry = _with_parts(entry, names)
+    return entry if isinstance(entry, Skipped) else _with_projector(entry, names)
+
+
+def _lowest_parts(stems: Iterable[str]) -> dict[str, str]:
+    """Return, for each split model, the first of its parts that is there: it stands for it."""
+    lowest: dict[str, str] = {}
+    for stem in stems:
+        if _PART.search(stem):
+            model = _PART.sub(r"-of-\2", stem)
+            lowest[model] = min(stem, lowest.get(model, stem))
+    return lowest
 
 
 def _id(name: str) -> str:
@@ -140,37 +462,58 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _with_parts(entry: ModelEntry, names: list[str]) -> ModelEntry:
-    """Return the entry of a split model, including the stamps of its other parts."""
+def _with_parts(entry: ModelEntry, names: Sequence[str]) -> ModelEntry | Skipped:
+    """Return the entry of a split model with all its parts, or which part is missing."""
     stem = _id(entry.path.name)
-    base = _SPLIT.sub("", stem)
-    if base == stem:
+    split = _PART.search(stem)
+    if split is None:
         return entry
-    stamp = entry.stamp
-    for name in sorted(names):
-        part = _id(name)
-        if part not in (name, stem) and _SPLIT.sub("", part) == base and _SPLIT.search(part):
-            stamp += _stamp(entry.path.with_name(name))
-    return replace(entry, stamp=stamp)
+    base, count = stem[: split.start()], int(split[2])
+    by_stem = {_id(name): name for name in sorted(names, reverse=True)}
+    parts: list[Path] = []
+    stamp: tuple[int, ...] = ()
+    size = 0
+    for number in range(1, count + 1):
+        part_stem = f"{base}-{number:05d}-of-{count:05d}"
+        name = entry.path.name if part_stem == stem else by_stem.get(part_stem)
+        part = _entry(entry.path.with_name(name), entry.id) if name is not None else None
+        if part is None:
+            reason = f"its part {part_stem}{_EXTENSION} is missing"
+            return Skipped(entry.path, reason, entry.id)
+        if isinstance(part, Skipped):
+            return replace(part, reason=f"its part {part.path.name}: {part.reason}")
+        parts.append(part.path)
+        stamp += part.stamp
+        size += part.size
+    if split[1] != "00001":
+        first = parts[0].name if parts else "whose name ends with -00001"
+        return Skipped(entry.path, f"it is a later part of a model; give the first, {first}")
+    if not parts:
+        return Skipped(entry.path, "its name says that it is one of 0 parts", entry.id)
+    return replace(entry, parts=tuple(parts), stamp=stamp, size=size)
 
 
-def _with_projector(entry: ModelEntry, names: list[str]) -> ModelEntry:
+def _with_projector(entry: ModelEntry, names: Sequence[str]) -> ModelEntry:
     """Return the entry of a model, with its projector if the folder's files contain one."""
     stems = {name: _id(name) for name in sorted(names) if _id(name) != name and name[0] != "."}
     projectors = {name: stem for name, stem in stems.items() if _PROJECTOR.search(stem)}
     if not projectors:
         return entry
-    own = _SPLIT.sub("", _id(entry.path.name)).lower()
+    own = _PART.sub("", _id(entry.path.name)).lower()
     matching = [n for n, stem in projectors.items() if _PROJECTOR.sub("", stem).lower() == own]
-    models = {_SPLIT.sub("", stem) for name, stem in stems.items() if name not in projectors}
+    models = {_PART.sub("", stem) for name, stem in stems.items() if name not in projectors}
     if not matching and len(models) == len(projectors) == 1:
         matching = list(projectors)
     for name in matching:
         projector = _entry(entry.path.with_name(name), entry.id)
-        if projector is not None:
+        if isinstance(projector, ModelEntry):
             stamp = entry.stamp + projector.stamp
             return replace(entry, projector=projector.path, stamp=stamp)
     return entry
+
+
+def _absolute(path: Path) -> Path:
+    return _expanded(str(path)) or path
 
 
 def _expanded(text: str) -> Path | None:
@@ -181,27 +524,103 @@ def _expanded(text: str) -> Path | None:
         return None  # for example "~nobody", or a null byte
 
 
-def _entry(path: Path, model_id: str) -> ModelEntry | None:
-    """Return the entry of a file; None if it cannot be a model."""
+def _entry(path: Path, model_id: str) -> ModelEntry | Skipped:
+    """Return the entry of a file, or why it cannot be a model."""
     try:
         # JSON cannot represent a name that is not UTF-8.
         model_id.encode()
+    except UnicodeEncodeError:
+        return Skipped(path, "its name is not valid UTF-8; rename it")
+    try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            return None
+            return Skipped(path, "it is not a regular file", model_id)
         with path.open("rb") as file:
-            if file.read(len(_MAGIC)) != _MAGIC:
-                return None
-    except (OSError, ValueError) as ex:
-        log.debug("left out %r: %s", path, ex)
-        return None
+            magic = file.read(len(MAGIC))
+    except OSError as ex:
+        return Skipped(path, _reason(ex), model_id)
+    except ValueError as ex:
+        return Skipped(path, str(ex), model_id)
+    if magic != MAGIC:
+        begin = f"not a GGUF file: it begins with {begins(magic)}"
+        return Skipped(path, begin if magic else "the file is empty", model_id)
     stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
     return ModelEntry(model_id, path, int(status.st_mtime), status.st_size, stamp=stamp)
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
+def _reason(ex: OSError) -> str:
+    if isinstance(ex, PermissionError):
+        return "permission denied"
+    if isinstance(ex, FileNotFoundError):
+        return "does not exist"
+    return ex.strerror or str(ex)
+
+
+def _folder_problem(path: Path) -> str | None:
+    """Return why a folder cannot be searched, as the end of a sentence; None if it can be."""
     try:
-        status = path.stat()
-    except OSError:
-        return (0, 0, 0)
-    return (status.st_size, status.st_mtime_ns, status.st_ino)
+        if not stat.S_ISDIR(path.stat().st_mode):
+            return "is not a folder"
+        with os.scandir(path) as names:
+            next(names, None)
+        if not os.access(path, os.X_OK):
+            return "cannot be read: permission denied"
+    except FileNotFoundError:
+        return "does not exist"
+    except OSError as ex:
+        return f"cannot be read: {_reason(ex)}"
+    except ValueError as ex:
+        return f"is not a valid path: {ex}"
+    return None
+
+
+def _file_problem(path: Path) -> str | None:
+    """Return why a file cannot be served as a model; None if it can be."""
+    _, skipped = _survey_file(path)
+    if skipped:
+        return skipped[0].reason
+    if _PROJECTOR.search(_id(path.name)):
+        return "it is a projector (mmproj) and not a model; its model finds it by its name"
+    return None
+
+
+def _path_problem(path: Path) -> str | None:
+    """Return why a file or folder that was given cannot be served; None if it can be."""
+    if not os.path.isdir(path):
+        return _file_problem(path)
+    problem = _folder_problem(path)
+    if problem is not None:
+        return problem
+    entries, skipped = _survey_folder(path)
+    if entries:
+        return None
+    reasons = _listed([f"{file.path.name}: {file.reason}" for file in skipped], "; ")
+    return "the folder contains no model" + (f" (skipped: {reasons})" if skipped else "")
+
+
+def _read_template(setting: str) -> str | None:
+    """Return the chat template that the settings name."""
+    if not setting or setting in CHAT_TEMPLATES:
+        return setting or None
+    source = "OFFGRID_CHAT_TEMPLATE (--chat-template)"
+    path = _expanded(setting)
+    try:
+        if path is None or "\0" in setting:
+            raise FileNotFoundError
+        with path.open("rb") as file:
+            data = file.read(_MAX_TEMPLATE + 1)
+        text = data.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{source}: {setting!r} is neither a file nor one of the names "
+            f"{', '.join(CHAT_TEMPLATES)}"
+        ) from None
+    except OSError as ex:
+        raise ConfigError(f"{source}: {setting!r} cannot be read: {_reason(ex)}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{source}: {setting!r} is not text in UTF-8") from None
+    if len(data) > _MAX_TEMPLATE:
+        raise ConfigError(f"{source}: {setting!r} is larger than {_MAX_TEMPLATE >> 20} MiB")
+    if not text.strip():
+        raise ConfigError(f"{source}: {setting!r} is empty")
+    return text

@@ -28,11 +28,14 @@ def test_models(base_url: str) -> None:
     body = request(base_url, "GET", "/v1/models").json
     assert body["object"] == "list"
     (model,) = body["data"]
-    assert model.keys() == {"id", "object", "created", "owned_by"}
+    assert model.keys() > {"id", "object", "created", "owned_by"}
     assert (model["id"], model["object"]) == (STARTER, "model")
     assert model["owned_by"] == "offgrid-llm"
+    # This waits until the model is loaded; before that, chat_format is null.
+    assert request(base_url, "POST", "/tokenize", {"content": ""}).status == 200
     details = request(base_url, "GET", f"/v1/models/{STARTER}").json
-    assert details == {**model, "chat_format": {"tool_calls": "hermes", "reasoning": None}}
+    chat_format = {"tool_calls": "hermes", "reasoning": None}
+    assert details == {**model, "chat_format": chat_format, "problem": None}
 
 
 def test_chat_completion(base_url: str) -> None:
@@ -102,7 +105,7 @@ def test_unknown_model(base_url: str) -> None:
         response = request(base_url, "POST", path, {"model": "invalid-model", **prompt})
         assert response.status == 404
         error = response.json["error"]
-        assert error["message"] == "Model not found: invalid-model"
+        assert error["message"] == f"Model not found: invalid-model. The only model is {STARTER}."
         assert (error["type"], error["code"]) == ("api_error", "model_not_found")
 
 

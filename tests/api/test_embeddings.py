@@ -143,7 +143,6 @@ def test_many_inputs_at_once(url: str) -> None:
         (EMBED, {"encoding_format": "hex"}, "encoding_format", "hex"),
         (EMBED, {"dimensions": 0}, "dimensions", "between 1"),
         (EMBED, {"dimensions": 33}, "dimensions", "at most 32"),
-        (EMBED, {"model": None}, "model", "Missing"),
         (EMBED, {"temperature": 1}, "temperature", "Unknown"),
         (EMBED, {"model": RANKER}, "model", "has no embeddings"),
         (RERANK, {"query": ""}, "query", "at least 1 character"),

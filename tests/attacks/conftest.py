@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from processes import Child, program
+from processes import Child, models_flags, program
 
 Serve = Callable[..., Child]
 
@@ -33,7 +33,7 @@ def serve(models: Path, tmp_path: Path) -> Iterator[Serve]:
     children: list[Child] = []
 
     def start(*flags: str, **environ: str) -> Child:
-        command = (program("offgrid"), "serve", "--port", "0", "--models-dir", str(models))
+        command = (program("offgrid"), "serve", "--port", "0", *models_flags(models))
         responses = ("--responses-file", str(tmp_path / "responses.sqlite3"))
         children.append(Child(*command, *responses, *flags, cwd=tmp_path, **environ))
         return children[-1]

@@ -39,7 +39,7 @@ def test_a_crash_under_waitress_serve_leaves_a_trace(tmp_path: Path) -> None:
     """The default run covers ``offgrid serve``."""
     child = Child(
         program("waitress-serve"), "--listen=127.0.0.1:0", "--call", "offgrid.app:create_app",
-        cwd=tmp_path, OFFGRID_MODELS_DIR=str(tmp_path),
+        cwd=tmp_path, OFFGRID_MODELS_DIR=str(tmp_path), OFFGRID_DEFAULT_MODEL="offgrid-starter",
     )  # fmt: skip
     try:
         child.err.find("Serving on")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import Child, all_gone, program, serving
+from processes import Child, all_gone, models_flags, program, serving
 from support import STARTER, Stream, endless, eventually, request
 
 if sys.platform == "win32":
@@ -95,7 +95,7 @@ def test_quit_lets_answers_finish(server: Child) -> None:
 def test_a_terminal_that_is_closed(tmp_path: Path, nohup: bool) -> None:
     """The system signals all of its processes, and the shell once more; answers finish."""
     ours, theirs = pty.openpty()
-    command = (program("offgrid"), "serve", "--port", "0", "--models-dir", str(tmp_path))
+    command = (program("offgrid"), "serve", "--port", "0", *models_flags(tmp_path))
     files = ("--responses-file", str(tmp_path / "r"))
     first = ("nohup",) if nohup else ()
     child = Child(*first, *command, *files, cwd=tmp_path, stderr=theirs)

@@ -46,7 +46,7 @@ def models(tmp_path: Path) -> Path:
 def check(text: str) -> None:
     """Fail unless a terminal shows a text unchanged."""
     lines = text.splitlines()
-    assert all(line.isprintable() or line.count("\t") == 2 for line in lines), text
+    assert all(line.isprintable() for line in lines), text
     assert all("\x1b" not in line for line in lines)
     assert not any(line.startswith(("ERROR", "  ready    all")) for line in lines)
 
@@ -58,10 +58,11 @@ def test_banner_and_log(models: Path, tmp_path: Path) -> None:
         for path in (FORGED_PATH, f"/tokenizer_info?model={quote(BROKEN)}"):
             assert request(child.url, "GET", path).status >= 400
         ids = [model["id"] for model in request(child.url, "GET", "/v1/models").json["data"]]
-        assert ids == sorted([*NAMES, BROKEN])
+        assert ids == sorted(NAMES)
+        child.err.find(r"cannot be used: .*broken\\x1b\[2J\\nERROR offgrid: forged")
         # The response contains the name unchanged.
         missing = request(child.url, "POST", "/v1/chat/completions", chat_body(model="\x1b\n"))
-        assert missing.json["error"]["message"].endswith("\x1b\n")
+        assert "not found: \x1b\n. The models are" in missing.json["error"]["message"]
         child.process.terminate()
         child.wait()
         check(child.out.text)
@@ -103,12 +104,15 @@ def test_the_list(models: Path) -> None:
     ended = subprocess.run(command, capture_output=True, encoding="utf-8", timeout=TIMEOUT)
     printed = ended.stdout + ended.stderr
     check(printed)
-    assert printed.count("\n") == len(NAMES) + 1
-    listed = json.loads(run("list", "--json", "--models-dir", str(models)))["models"]
-    assert [model["id"] for model in listed] == sorted([*NAMES, BROKEN])
-    assert {model["path"] for model in listed} == {
-        str(models / f"{name}.gguf") for name in (*NAMES, BROKEN)
+    # A head, the models, an empty line, a head, and two files that cannot be used.
+    assert printed.count("\n") == 1 + len(NAMES) + 2 + 2
+    listed = json.loads(run("list", "--json", "--models-dir", str(models)))
+    assert [model["id"] for model in listed["models"]] == sorted(NAMES)
+    assert {model["path"] for model in listed["models"]} == {
+        str(models / f"{name}.gguf") for name in NAMES
     }
+    unusable = {file["path"] for file in listed["unusable"]}
+    assert unusable == {str(models / f"{BROKEN}.gguf"), f"{models}/\ufffd\x1b[2J.gguf"}
 
 
 def test_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from transcripts import FOLDER, GROUPS, transcript
 
 from offgrid.config import load_settings
 from offgrid.server import Server
-from offgrid.store.catalogue import STARTER_PATH
+from offgrid.store.catalogue import STARTER_ID, STARTER_PATH
 
 
 def main() -> None:
@@ -29,7 +29,10 @@ def main() -> None:
             if group.template is not None:
                 target = Path(models, STARTER_PATH.name)
                 with_template(STARTER_PATH, target, group.template)
-            flags = {"port": 0, "models_dir": models, "drain_timeout": 0, **(group.flags or {})}
+            flags = {
+                "port": 0, "models_dir": models, "default_model": STARTER_ID, "drain_timeout": 0,
+                **(group.flags or {}),
+            }  # fmt: skip
             server = Server(load_settings(flags, environ={}))
             server.start()
             try:

@@ -143,12 +143,19 @@ class Child:
         self.wait()
 
 
+def models_flags(folder: Path) -> tuple[str, ...]:
+    """The flags that serve a folder; with the starter by name if the folder is empty."""
+    empty = not any(folder.rglob("*.[gG][gG][uU][fF]"))
+    starter = ("--model", "offgrid-starter") if empty else ()
+    return ("--models-dir", str(folder), *starter)
+
+
 @contextlib.contextmanager
 def serving(folder: Path, *flags: str, **environ: str) -> Iterator[Child]:
     """``offgrid serve`` on a free port, with the starter unless there is a ``models`` folder."""
     models = folder / "models"
     models.mkdir(exist_ok=True)
-    files = ("--models-dir", str(models), "--responses-file", str(folder / "responses.sqlite3"))
+    files = (*models_flags(models), "--responses-file", str(folder / "responses.sqlite3"))
     child = Child(program("offgrid"), "serve", "--port", "0", *files, *flags, cwd=folder, **environ)
     try:
         yield child

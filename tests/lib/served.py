@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
-from processes import Child, program
+from processes import Child, models_flags, program
 from support import TIMEOUT, Json, Response, request
 
 
@@ -18,7 +18,7 @@ def command(folder: Path, *flags: str) -> list[str]:
     models = folder / "models"
     models.mkdir(exist_ok=True)
     return [
-        program("offgrid"), "serve", "--port", "0", "--models-dir", str(models),
+        program("offgrid"), "serve", "--port", "0", *models_flags(models),
         # Threads of llama.cpp wait for each other, and other tests run at the same time.
         "--threads", "1", "--responses-file", str(folder / "responses.sqlite3"), *flags,
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from support import STARTER, together
 
-from offgrid.config import load_settings
+from offgrid.config import Settings, load_settings
 from offgrid.errors import ConfigError, ModelNotFound
 from offgrid.store.catalogue import STARTER_PATH, Catalogue
 
@@ -36,26 +37,99 @@ def put(folder: Path) -> Put:
     return put
 
 
-def catalogue(folder: Path, default_model: str = "", **flags: Any) -> Catalogue:
+def settings_of(folder: Path, default_model: str = "", **flags: Any) -> Settings:
     flags |= {"models_dir": folder, "default_model": default_model}
-    return Catalogue(load_settings(flags, environ={}))
+    return load_settings(flags, environ={})
+
+
+def catalogue(folder: Path, default_model: str = "", **flags: Any) -> Catalogue:
+    return Catalogue(settings_of(folder, default_model, **flags))
+
+
+def unconfigured(folder: Path) -> Catalogue:
+    """The catalogue whose default folder this is, as if no setting named it."""
+    return Catalogue(dataclasses.replace(settings_of(folder), models_dir_source=""))
+
+
+def skipped(folder: Path) -> dict[str, str]:
+    """The reason of each file that is left out."""
+    found = catalogue(folder).survey()[1]
+    return {file.path.relative_to(folder).as_posix(): file.reason for file in found}
 
 
 def ids(folder: Path, default_model: str = "") -> list[str]:
     return [entry.id for entry in catalogue(folder, default_model).entries()]
 
 
-def test_without_models_it_is_the_starter(folder: Path) -> None:
+def test_without_settings_and_models_it_is_the_starter(folder: Path) -> None:
     for place in (folder, folder / "missing", folder / "file"):
         (folder / "file").write_bytes(b"no folder")
-        [entry] = catalogue(place).entries()
+        models = unconfigured(place)
+        models.check()
+        [entry] = models.entries()
         assert (entry.id, entry.path) == (STARTER, STARTER_PATH)
-        assert catalogue(place).get(STARTER) == entry
-    assert catalogue(folder).default_id is None
+        assert models.get(STARTER) == models.get("") == entry
+        assert (models.default_id, models.default) == (None, STARTER)
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        (".", "contains no model"),
+        ("missing", "does not exist"),
+        ("file", "is not a folder"),
+        ("null\0", "is not a valid path"),
+    ],
+)
+def test_a_configured_folder_without_models_is_an_error(
+    folder: Path, place: str, reason: str
+) -> None:
+    """Whatever configured it; the starter is not served in its place, not even later."""
+    (folder / "file").write_bytes(b"no folder")
+    file = folder.parent / "settings.toml"
+    path = folder / place
+    written = str(path).replace("\0", "\\u0000")
+    file.write_text(f'models_dir = "{written}"\n', encoding="utf-8")
+    for source, made in (
+        ("--models-dir", load_settings({"models_dir": str(path)}, {})),
+        ("OFFGRID_MODELS_DIR", load_settings({}, {"OFFGRID_MODELS_DIR": str(path)})),
+        (f"{file}: models_dir", load_settings({}, {}, file)),
+    ):
+        models = Catalogue(made)
+        with pytest.raises(ConfigError) as caught:
+            models.check()
+        assert str(caught.value).startswith(f"{source}: {path} {reason}")
+        assert (models.entries(), models.default) == ([], None)
+        with pytest.raises(ModelNotFound, match="no model now"):
+            models.get("")
+
+
+def test_an_empty_folder_will_do_if_the_model_is_named(
+    folder: Path, put: Put, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.gguf"
+    other.write_bytes(GGUF)
+    for wanted, found in ((STARTER, STARTER), (str(other), "other")):
+        models = catalogue(folder, wanted)
+        models.check()
+        assert [entry.id for entry in models.entries()] == [found]
+        missing = catalogue(folder / "missing", wanted)
+        with pytest.raises(ConfigError, match="does not exist"):
+            missing.check()
+
+
+def test_an_error_names_the_files_that_are_skipped(folder: Path, put: Put) -> None:
+    put("empty.gguf", b"")
+    put("text.gguf", b"# Of")
+    with pytest.raises(ConfigError) as caught:
+        catalogue(folder).check()
+    assert "empty.gguf: the file is empty; text.gguf: not a GGUF file: it begins with '# Of'" in (
+        str(caught.value)
+    )
 
 
 def test_a_model_takes_the_starters_place_until_it_is_gone(folder: Path, put: Put) -> None:
-    models = catalogue(folder)
+    models = unconfigured(folder)
     path = put("own.gguf")
     assert [entry.id for entry in models.entries()] == ["own"]
     with pytest.raises(ModelNotFound):
@@ -114,6 +188,8 @@ def test_a_name_that_json_cannot_represent_is_left_out(folder: Path, put: Put) -
         pytest.skip("this file system takes UTF-8 names only")
     (other / "in.gguf").write_bytes(GGUF)
     assert ids(folder) == ["good"]
+    reasons = {file.reason for file in catalogue(folder).survey()[1]}
+    assert reasons == {"its name is not valid UTF-8; rename it"}
 
 
 def test_files_that_are_not_models(folder: Path, put: Put) -> None:
@@ -131,6 +207,12 @@ def test_files_that_are_not_models(folder: Path, put: Put) -> None:
     put("sub/.cache/model.gguf")
     (folder / "folder.gguf").mkdir()
     assert ids(folder) == ["good"]
+    assert skipped(folder) == {
+        "empty.gguf": "the file is empty",
+        "short.gguf": "not a GGUF file: it begins with 'GGU'",
+        "other.gguf": "not a GGUF file: it begins with 'PK\\x03\\x04'",
+        "reversed.gguf": "not a GGUF file: it begins with 'FUGG'",
+    }
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
@@ -141,6 +223,7 @@ def test_pipes_and_devices_are_left_out_unopened(folder: Path, put: Put) -> None
     (folder / "link.gguf").symlink_to("pipe.gguf")
     (folder / "endless.gguf").symlink_to("/dev/zero")
     assert together([lambda: ids(folder)]) == [["good"]]
+    assert set(skipped(folder).values()) == {"it is not a regular file"}
     for name in ("pipe.gguf", "endless.gguf"):
         with pytest.raises(ConfigError):
             catalogue(folder, str(folder / name))
@@ -156,6 +239,8 @@ def test_links(folder: Path, put: Put, tmp_path: Path) -> None:
     (folder / "sub" / "up").symlink_to("..")
     (folder / "round").symlink_to(".")
     assert ids(folder) == ["linked", "sub/model"]
+    assert skipped(folder)["dangling.gguf"] == "does not exist"
+    assert set(skipped(folder)) == {"dangling.gguf", "self.gguf"}
     assert catalogue(folder).get("linked").path == folder / "linked.gguf"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.symlink_to(folder)
@@ -163,11 +248,44 @@ def test_links(folder: Path, put: Put, tmp_path: Path) -> None:
 
 
 def test_split_models_are_listed_once(folder: Path, put: Put) -> None:
-    for part in range(1, 4):
-        put(f"big-0000{part}-of-00003.gguf")
-        put(f"big2-0000{part}-of-00012.GGUF")
+    parts = [put(f"big-0000{part}-of-00003.gguf", GGUF + b"x" * part) for part in range(1, 4)]
+    for part in range(1, 3):
+        put(f"sub/big2-0000{part}-of-00002.GGUF")
     put("v-00002-of-00003-final.gguf")
-    assert ids(folder) == ["big-00001-of-00003", "big2-00001-of-00012", "v-00002-of-00003-final"]
+    assert ids(folder) == [
+        "big-00001-of-00003", "sub/big2-00001-of-00002", "v-00002-of-00003-final"
+    ]  # fmt: skip
+    entry = catalogue(folder).get("big")
+    assert (entry.path, entry.parts, entry.size) == (parts[0], tuple(parts), 3 * 8 + 6)
+
+
+@pytest.mark.parametrize(
+    ("names", "named", "reason"),
+    [
+        (("a-00001-of-00003", "a-00003-of-00003"), "a-00001-of-00003", "a-00002-of-00003"),
+        (("a-00002-of-00003", "a-00003-of-00003"), "a-00002-of-00003", "a-00001-of-00003"),
+        (("a-00001-of-99999",), "a-00001-of-99999", "a-00002-of-99999"),
+    ],
+)
+def test_a_split_model_with_a_missing_part_is_skipped(
+    folder: Path, put: Put, names: tuple[str, ...], named: str, reason: str
+) -> None:
+    for name in names:
+        put(f"{name}.gguf")
+    assert ids(folder) == []
+    assert skipped(folder) == {f"{named}.gguf": f"its part {reason}.gguf is missing"}
+    with pytest.raises(ModelNotFound, match=f"its part {reason}.gguf is missing"):
+        catalogue(folder).get(named)
+
+
+def test_a_faulty_part_is_named(folder: Path, put: Put) -> None:
+    put("a-00001-of-00002.gguf")
+    put("a-00002-of-00002.gguf", b"")
+    put("b-00001-of-00000.gguf")
+    assert skipped(folder) == {
+        "a-00002-of-00002.gguf": "its part a-00002-of-00002.gguf: the file is empty",
+        "b-00001-of-00000.gguf": "its name says that it is one of 0 parts",
+    }
 
 
 def test_of_two_files_with_one_id_the_lower_case_ending_wins(folder: Path, put: Put) -> None:
@@ -177,14 +295,15 @@ def test_of_two_files_with_one_id_the_lower_case_ending_wins(folder: Path, put: 
         pytest.skip("this file system does not tell them apart")
     [entry] = catalogue(folder).entries()
     assert (entry.id, entry.path) == ("a", lower)
+    assert skipped(folder) == {"a.GGUF": "a.gguf has the same id"}
     lower.unlink()
     assert catalogue(folder).get("a").path.name == "a.GGUF"
 
 
 @pytest.mark.parametrize(
     "name",
-    ["../../etc/passwd", "../outside", "/etc/passwd", "inside/../inside", "./inside", "inside.gguf",
-     "INSIDE", "inside/", "inside\0", "", ".", "..", "ins\ud800ide", "x" * 5000],
+    ["../../etc/passwd", "../outside", "/etc/passwd", "inside/../inside", "./inside",
+     "nside", "inside/", "inside\0", " ", ".", "..", "ins\ud800ide", "x" * 5000, ".gguf"],
     ids=lambda name: ascii(name)[:24],
 )  # fmt: skip
 def test_ids_are_looked_up_never_opened(folder: Path, put: Put, name: str) -> None:
@@ -193,6 +312,66 @@ def test_ids_are_looked_up_never_opened(folder: Path, put: Put, name: str) -> No
     with pytest.raises(ModelNotFound) as caught:
         catalogue(folder).get(name)
     assert (caught.value.status, caught.value.param) == (404, "model")
+    assert caught.value.message.endswith(". The only model is inside.")
+    assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("Qwen3-4B", "Qwen3-4B"),
+        ("Qwen3-4B.gguf", "Qwen3-4B"),
+        ("Qwen3-4B.GGUF", "Qwen3-4B"),
+        ("qwen3-4b", "Qwen3-4B"),
+        ("QWEN3-4B.gguf", "Qwen3-4B"),
+        ("qwen3-8b-q", "sub/none"),  # an alias
+        ("Qwen3-8B-Q8", "Qwen3-8B-Q8_0"),
+        ("gem", "gemma"),
+        ("gemma", "gemma"),
+        ("GEMMA", None),  # gemma or Gemma
+        ("qwen3-8b", None),  # two begin like this
+        ("sub/", "sub/none"),
+        ("none", None),
+        ("gpt-4o", "gemma"),
+        ("GPT-4O", "gemma"),
+        ("gone", None),
+        ("", "Gemma"),
+    ],
+)
+def test_names_that_mean_one_model(folder: Path, put: Put, name: str, found: str | None) -> None:
+    for model in ("Qwen3-4B", "Qwen3-4B-Instruct", "Qwen3-8B-Q4_0", "Qwen3-8B-Q8_0", "sub/none",
+                  "gemma", "gemma-2"):  # fmt: skip
+        put(f"{model}.gguf")
+    put("Gemma.gguf")
+    aliases = {"gpt-4o": "gemma.gguf", "qwen3-8b-q": "SUB/N", "gone": "gone-model", "gemma": "sub"}
+    models = catalogue(folder, model_aliases=aliases)
+    if name == "gem":
+        for model in ("Gemma", "gemma-2"):
+            (folder / f"{model}.gguf").unlink()
+    if found is not None:
+        assert models.get(name).id == found
+        return
+    with pytest.raises(ModelNotFound) as caught:
+        models.get(name)
+    assert caught.value.message.startswith(f"Model not found: {name}")
+
+
+def test_the_error_lists_the_ids_nearest_first(folder: Path, put: Put) -> None:
+    for number in range(30):
+        put(f"model-{number}.gguf")
+    put("smollm2-135m-q4.gguf")
+    put("smollm2-360m-q4.gguf")
+
+    def advice(name: str) -> str:
+        with pytest.raises(ModelNotFound) as caught:
+            catalogue(folder, model_aliases="small=smolm").get(name)
+        return caught.value.message.split(". The models are ")[1]
+
+    for name in ("smollm2-1360m", "SmolLM2", "small"):
+        assert advice(name).startswith("smollm2-")
+        assert advice(name).endswith(" and 22 more.")
+    assert catalogue(folder, model_aliases="a=model-3,b=nothing").aliases() == {"model-3": ["a"]}
+    assert catalogue(folder, model_aliases="b=nothing").unknown_aliases() == [("b", "nothing")]
 
 
 def test_a_file_that_vanishes_during_the_scan(
@@ -209,6 +388,50 @@ def test_a_file_that_vanishes_during_the_scan(
 
     monkeypatch.setattr(Path, "open", vanish)
     assert ids(folder) == ["staying"]
+
+
+# --- paths that are given -------------------------------------------------------------------------
+
+
+def test_files_and_folders_that_are_given(folder: Path, put: Put, tmp_path: Path) -> None:
+    put("sub/b.gguf")
+    put("a.gguf")
+    single, other = tmp_path / "x.gguf", tmp_path / "other"
+    single.write_bytes(GGUF)
+    other.mkdir()
+    (other / "a.gguf").write_bytes(GGUF)
+    given = [single, folder, other]
+    models = Catalogue(load_settings({}, {}, model_paths=given))
+    models.check()
+    assert [entry.id for entry in models.entries()] == ["a", "sub/b", "x"]
+    assert (models.default_id, models.get("a").path) == ("x", folder / "a.gguf")
+    (clash,) = models.survey()[1]
+    assert clash.path == other / "a.gguf"
+    assert clash.reason == "another file has the same id a"
+    assert models.places == [single, folder, other]
+    by_flag = Catalogue(load_settings({"models_dir": folder}, {}, model_paths=[single]))
+    assert [entry.id for entry in by_flag.entries()] == ["a", "sub/b", "x"]
+    assert Catalogue(load_settings({}, {}, model_paths=[folder])).default == "a"
+
+
+def test_each_wrong_path_has_its_own_message(folder: Path, put: Put) -> None:
+    reasons = {
+        folder / "missing.gguf": "does not exist",
+        put("text.gguf", b"# Offline"): "not a GGUF file: it begins with '# Of'",
+        put("empty.gguf", b""): "the file is empty",
+        put("a-00001-of-00002.gguf"): "its part a-00002-of-00002.gguf is missing",
+        put("sub/notes.txt").parent: "the folder contains no model",
+        put("other/e.gguf", b"").parent: "the folder contains no model (skipped: e.gguf: the file "
+        "is empty)",
+        put("mmproj-a.gguf"): "it is a projector (mmproj) and not a model; its model finds it by "
+        "its name",
+    }
+    with pytest.raises(ConfigError) as caught:
+        Catalogue(load_settings({}, {}, model_paths=[*reasons, put("good.gguf")])).check()
+    assert str(caught.value) == "; ".join(f"{path}: {text}" for path, text in reasons.items())
+    put("b-00001-of-00002.gguf")
+    with pytest.raises(ConfigError, match="later part of a model; give the first, b-00001-of-000"):
+        Catalogue(load_settings({}, {}, model_paths=[put("b-00002-of-00002.gguf")])).check()
 
 
 # --- the default model ----------------------------------------------------------------------------
@@ -237,6 +460,8 @@ def test_default_model_by_path(
         assert [entry.id for entry in models.entries()] == ["My.Model v1.5", "b"]
     other.unlink()
     assert [entry.id for entry in models.entries()] == ["b"]
+    with pytest.raises(ModelNotFound, match="does not exist"):
+        models.get("")
 
 
 def test_default_model_by_path_keeps_its_name(folder: Path, tmp_path: Path) -> None:
@@ -283,8 +508,23 @@ def test_a_wrong_default_model_names_the_setting(
     (tmp_path / "text").write_bytes(b"text")
     (tmp_path / "folder.gguf").mkdir()
     (tmp_path / "loop.gguf").symlink_to("loop.gguf")
-    with pytest.raises(ConfigError, match=r"OFFGRID_DEFAULT_MODEL \(--model\)"):
+    with pytest.raises(ConfigError, match=r"OFFGRID_DEFAULT_MODEL \(--model\)") as caught:
         catalogue(folder, wanted)
+    reason = {
+        "text.gguf": "it begins with 'text'",
+        "folder.gguf": "is a folder; offgrid serve",
+        "nothing": "no model 'nothing'; there are no models in",
+        "nothing.gguf": "no GGUF file at",
+    }.get(wanted, "")
+    assert reason in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("wanted", ["Own.gguf", "OWN", "ow", "mine"])
+def test_the_default_model_may_be_named_freely(folder: Path, put: Put, wanted: str) -> None:
+    put("own.gguf")
+    put("another.gguf")
+    assert catalogue(folder, wanted, model_aliases="mine=own").default_id == "own"
 
 
 # --- projectors -----------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from offgrid.api.chat.choice import Choice
 from offgrid.api.chat.dialects import DIALECTS
 from offgrid.api.chat.request import ChatRequest
+from offgrid.api.fields import notices
 from offgrid.api.generation import GenerationGroup
 from offgrid.api.http.request import in_turn
 from offgrid.chat.dialect import Dialect
@@ -16,6 +17,12 @@ from offgrid.engine.limits import check_message_count
 from offgrid.engine.protocol import GenerationRequest, Grammar, ModelInfo, TokenQuery
 from offgrid.errors import InvalidParameter
 from offgrid.grammar.checked import CheckedSchema
+
+BASE_MODEL = (
+    "base model: it has no chat template and was asked in ChatML; use /v1/completions, or start "
+    "the server with --chat-template"
+)
+"""The warning in the header of an answer."""
 
 
 class ChatPrompt:
@@ -129,6 +136,12 @@ def chat_prompt(info: ModelInfo, request: ChatRequest) -> ChatPrompt:
     dialect = DIALECTS.of(info, tools=bool(request.offer.tools), documents=bool(request.documents))
     with in_turn():
         return ChatPrompt(request, dialect)
+
+
+def warn_of_base(engine: EngineClient) -> None:
+    """Warn the client in a header if the model has no chat template."""
+    if engine.info.is_base:
+        notices.warn(BASE_MODEL)
 
 
 def count_tokens(

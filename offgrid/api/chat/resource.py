@@ -8,7 +8,7 @@ import time
 import falcon
 
 from offgrid.api.chat.answer import stream_answer, whole_answer
-from offgrid.api.chat.prompt import count_tokens, start_chat
+from offgrid.api.chat.prompt import count_tokens, start_chat, warn_of_base
 from offgrid.api.chat.request import parse_chat
 from offgrid.api.http.request import in_turn, liveness, read_checked, read_object
 from offgrid.api.http.sse import send_stream
@@ -29,13 +29,14 @@ class ChatResource:
         request = read_checked(req, self._max_body, parse_chat)
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)
+        warn_of_base(engine)
         prompt, group = start_chat(engine, request, alive)
         resp.set_header("x-offgrid-seed", str(group.seed))
         head = {
             "id": f"chatcmpl-{secrets.token_hex(14)}",
             "object": "chat.completion",
             "created": int(time.time()),
-            "model": request.model,
+            "model": engine.name,
             "service_tier": "default",
             "system_fingerprint": engine.info.fingerprint,
         }
@@ -57,8 +58,6 @@ class InputTokensResource:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Count the tokens; the body is that of a chat request, and may omit the model."""
         body = read_object(req, self._max_body)
-        if body.get("model") is None:
-            body["model"] = self._pool.default_id
         with in_turn():
             request = parse_chat(body)
         alive = liveness(req)

@@ -49,7 +49,7 @@ class CompletionsResource:
             "id": f"cmpl-{secrets.token_hex(14)}",
             "object": "text_completion",
             "created": int(time.time()),
-            "model": request.model,
+            "model": engine.name,
             "system_fingerprint": engine.info.fingerprint,
         }
         choices = Choices(request, group)

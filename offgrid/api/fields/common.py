@@ -42,7 +42,8 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
     PARSED: ClassVar[frozenset[str]] = frozenset({"sampling"})
     """Attributes that are made from fields and are not fields of the body."""
 
-    model: str
+    model: str = ""
+    """Empty for the default model."""
     sampling: Sampling = DEFAULT
     """Made from the fields of :mod:`offgrid.api.fields.sampling`."""
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None

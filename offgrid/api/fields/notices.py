@@ -1,7 +1,8 @@
-"""Names of the fields of a request that were accepted and have no effect.
+"""Notices about a request that is answered: fields that have no effect, and warnings.
 
-The client finds them in the response header ``x-offgrid-ignored``. They belong to the thread that
-serves the request: parsers are called from many places, and none of them has the response.
+The client finds the names of the fields in the response header ``x-offgrid-ignored``, and a warning
+in ``x-offgrid-warning``. They belong to the thread that serves the request: parsers are called from
+many places, and none of them has the response.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import threading
 from urllib.parse import quote
 
 HEADER = "x-offgrid-ignored"
+WARNING = "x-offgrid-warning"
 MAX_NAMES = 32
 """Most names in the header; a number stands for the others."""
 MAX_NAME = 64
@@ -21,6 +23,7 @@ class _Served(threading.local):
 
     tolerant = False
     names: tuple[str, ...] = ()
+    warning: str | None = None
 
 
 _served = _Served()
@@ -34,6 +37,7 @@ def begin(*, tolerant: bool) -> None:
     """
     _served.tolerant = tolerant
     _served.names = ()
+    _served.warning = None
 
 
 def tolerant() -> bool:
@@ -50,6 +54,16 @@ def ignore(name: str) -> None:
 def ignored() -> tuple[str, ...]:
     """Return the names noted since :func:`begin`, in order."""
     return _served.names
+
+
+def warn(text: str) -> None:
+    """Set the warning of this thread's request: a fixed text of ASCII characters."""
+    _served.warning = text
+
+
+def warning() -> str | None:
+    """Return the warning that was set since :func:`begin`."""
+    return _served.warning
 
 
 def header(names: tuple[str, ...]) -> str:

@@ -56,7 +56,8 @@ class RequestId:
 
 
 class UnknownFields:
-    """Names the fields of a request that had no effect, in a header; see the module notices."""
+    """Puts notices about a request into headers, such as the names of fields without effect; see
+    the module notices."""
 
     def __init__(self, settings: Settings) -> None:
         self._tolerant = settings.unknown_fields == "ignore"
@@ -68,7 +69,10 @@ class UnknownFields:
     def process_response(
         self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool
     ) -> None:
-        """Set the header, and log the names if unknown fields are accepted."""
+        """Set the headers, and log the names if unknown fields are accepted."""
+        warning = notices.warning()
+        if warning is not None:
+            resp.set_header(notices.WARNING, warning)
         names = notices.ignored()
         if names:
             listed = notices.header(names)
@@ -113,7 +117,10 @@ def cors_headers(origin: str) -> list[tuple[str, str]]:
     return [
         ("Access-Control-Allow-Origin", origin),
         ("Vary", "Origin"),
-        ("Access-Control-Expose-Headers", f"x-request-id, x-offgrid-seed, {notices.HEADER}"),
+        (
+            "Access-Control-Expose-Headers",
+            f"x-request-id, x-offgrid-seed, {notices.HEADER}, {notices.WARNING}",
+        ),
     ]
 
 

@@ -150,7 +150,7 @@ def _accepted(schemas: list[Schema], body: Body) -> Schema:
         for name, typed in schema["properties"].items()
         if name not in body.hidden
     }
-    required = [name for name in schemas[0]["required"] if name not in body.optional]
+    required = schemas[0]["required"]
     for name, replacement in body.replaced.items():
         typed = properties.get(name, {})
         default = {"default": typed["default"]} if "default" in typed else {}

@@ -48,7 +48,6 @@ class Body:
         aliases: other names of fields.
         foreign: whether foreign fields are translated.
         replaced: schemas of fields whose types allow more than the checks.
-        optional: fields that the struct requires and the endpoint fills in.
         hidden: attributes of the struct that are not fields of the body.
         more: structs that check the fields from which hidden attributes are made.
     """
@@ -59,7 +58,6 @@ class Body:
     aliases: Mapping[str, str] = field(default_factory=dict)
     foreign: bool = False
     replaced: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-    optional: frozenset[str] = frozenset()
     hidden: frozenset[str] = frozenset()
     more: tuple[Struct, ...] = ()
 
@@ -184,7 +182,6 @@ OPERATIONS = (
             chat.ChatRequest,
             name="InputTokensRequest",
             replaced=_CHAT,
-            optional=frozenset({"model"}),
         ),
         errors=_OF_A_MODEL,
     ),
@@ -261,7 +258,7 @@ OPERATIONS = (
         f"{_RESPONSES}/input_tokens",
         "Number of prompt tokens of a Responses request",
         (InputTokens,),
-        body=_responses_body(name="ResponseTokensRequest", optional=frozenset({"model"})),
+        body=_responses_body(name="ResponseTokensRequest"),
         errors=_OF_A_MODEL,
     ),
     Operation(

@@ -145,7 +145,7 @@ class ImageOptions(msgspec.Struct, frozen=True):
 class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A checked request. ``sampling`` holds the fields of :data:`SAMPLING` that were given."""
 
-    model: str
+    model: str = ""
     input: Any
     instructions: str | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None

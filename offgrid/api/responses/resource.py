@@ -10,7 +10,7 @@ from typing import get_args
 import falcon
 import msgspec
 
-from offgrid.api.chat.prompt import count_tokens, start_chat
+from offgrid.api.chat.prompt import count_tokens, start_chat, warn_of_base
 from offgrid.api.fields import notices
 from offgrid.api.generation import GenerationGroup
 from offgrid.api.http.request import in_turn, liveness, read_checked, read_object
@@ -32,7 +32,7 @@ from offgrid.api.responses.writer import ResponseWriter
 from offgrid.api.shapes import Json
 from offgrid.config import Settings
 from offgrid.engine.client.pool import EnginePool
-from offgrid.errors import InvalidParameter, ModelNotFound, NotStored, RequestError
+from offgrid.errors import InvalidParameter, NotStored, RequestError
 from offgrid.store.responses import ResponseStore, StoredResponse
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,8 @@ class ResponsesResource:
         with in_turn():
             form = to_chat(request, items, inputs.places)
         _name_ignored(request, form, items, inputs)
+        # The id, also if the request uses another name of the model.
+        request = msgspec.structs.replace(request, model=self._pool.id_of(request.model))
         if request.background:
             self._answer_in_background(req, resp, request, form, inputs.items)
             return
@@ -97,6 +99,7 @@ class ResponsesResource:
             RequestError: the model does not accept the request; nothing is left running.
         """
         engine = self._pool.generator(request.model, alive)
+        warn_of_base(engine)
         try:
             chat = form.chat
             if request.truncation == "auto":
@@ -169,10 +172,6 @@ class ResponseTokensResource:
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Count the tokens; the body may omit the model, as in the count for chat."""
         body = read_object(req, self._max_body)
-        if body.get("model") is None:
-            body["model"] = self._pool.default_id
-            if body["model"] is None:
-                raise ModelNotFound("(none)")
         with in_turn():
             request, given = parse_responses(body)
         inputs = self._history.resolve(given)

@@ -42,7 +42,8 @@ class EngineClient:
 
     Args:
         load: the first command for the worker.
-        name: the model's name in messages.
+        name: the model's id, in messages and in answers.
+        chat_template: replaces the templates of the model's file.
         queue_size: sequences that may wait in addition to the ``load.parallel`` running ones.
         load_timeout: most seconds that loading may take.
         stall_timeout: most seconds that one step of the loop may take.
@@ -64,13 +65,14 @@ class EngineClient:
         stall_timeout: float,
         queue_timeout: float = 0.0,
         name: str = "",
+        chat_template: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.load = load
         self.name = name
         self.queue_timeout = queue_timeout
         self.capacity = load.parallel + queue_size
-        self._readiness = Readiness(load_timeout, self.capacity)
+        self._readiness = Readiness(load_timeout, self.capacity, chat_template)
         self._places = Places(load.parallel, queue_size, self._readiness)
         self.requests = Requests(self._readiness, self._places, Blame(clock), name=name)
         self.supervisor = Supervisor(

@@ -94,11 +94,16 @@ class EnginePool:
 
     @property
     def default_id(self) -> str | None:
-        """The model that is loaded at start: the configured one, else the first by id."""
-        if self._catalogue.default_id is not None:
-            return self._catalogue.default_id
-        entries = self._catalogue.entries()
-        return entries[0].id if entries else None
+        """The model that is loaded at start, and answers requests that name none."""
+        return self._catalogue.default
+
+    def id_of(self, name: str) -> str:
+        """Return the id of the model that a request names, without loading it.
+
+        Raises:
+            ModelNotFound: no such model.
+        """
+        return self._catalogue.get(name).id
 
     def start(self) -> None:
         """Begin to load the default model, without waiting for it."""
@@ -155,7 +160,7 @@ class EnginePool:
         """Return a model's engine client once the model is ready to take requests.
 
         Args:
-            model_id: an id of the catalogue.
+            model_id: a name that the catalogue knows; "" for the default model.
             alive: called while waiting; returns whether the client is still connected.
             unload: whether another model may be unloaded for it.
 
@@ -191,7 +196,7 @@ class EnginePool:
         if not client.info.generates:
             use = "/v1/rerank" if client.info.pooling == "rank" else "/v1/embeddings"
             raise InvalidParameter(
-                f"The model {model_id} does not generate text; it serves {use}.",
+                f"The model {client.name} does not generate text; it serves {use}.",
                 "model",
                 code="unsupported_model",
             )

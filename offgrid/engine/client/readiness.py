@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from msgspec import structs
+
 from offgrid.engine.client.pending import POLL, ClientGone
 from offgrid.engine.client.process import WorkerProcess
 from offgrid.engine.protocol import ModelInfo
@@ -30,6 +32,7 @@ class Readiness:
     Args:
         load_timeout: most seconds that loading may take.
         most_waiting: one more than this many requests may wait for the model to be loaded.
+        chat_template: replaces the templates of the model's file; None keeps them.
 
     Attributes:
         lock: guards this object, the places and the requests. Never held while a process is
@@ -44,7 +47,9 @@ class Readiness:
         closed: whether no worker is needed any more.
     """
 
-    def __init__(self, load_timeout: float, most_waiting: int) -> None:
+    def __init__(
+        self, load_timeout: float, most_waiting: int, chat_template: str | None = None
+    ) -> None:
         # Reentrant: an abandoned stream is cancelled when it is collected as garbage, which may
         # happen at any line of any thread, also while that thread holds the lock.
         self.lock = threading.RLock()
@@ -57,6 +62,7 @@ class Readiness:
         self.closed = False
         self._load_timeout = load_timeout
         self._most_waiting = most_waiting
+        self._chat_template = chat_template
         self._waiting = 0
 
     # --- for the supervisor and the client ----------------------------------------------------
@@ -68,6 +74,8 @@ class Readiness:
 
     def serve(self, info: ModelInfo) -> None:
         """The worker has loaded the model."""
+        if self._chat_template is not None and info.generates:
+            info = structs.replace(info, chat_template=self._chat_template, chat_templates={})
         with self.changed:
             self.info = info
             self.ready = True

@@ -119,6 +119,7 @@ class Roster:
         client = EngineClient(
             load_command(self._settings, entry),
             name=entry.id,
+            chat_template=entry.template,
             queue_size=self._settings.queue_size,
             queue_timeout=self._settings.queue_timeout,
             load_timeout=self._settings.load_timeout,

@@ -314,6 +314,14 @@ class Supervisor:
             process = self._readiness.process
             assert process is not None  # it is the process whose report this is
             self._listener.ready(process)
+            info = self._readiness.info
+        if info is not None and info.is_base:
+            log.warning(
+                "%s has no chat template, so it is a base model: it continues texts "
+                "(/v1/completions), and its answers in chats will be poor. The setting "
+                "chat_template supplies a template.",
+                self._name,
+            )
 
     # --- the watchdog -------------------------------------------------------------------------
 

@@ -29,7 +29,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     Every test frees the places that it has taken.
     """
     folder = tmp_path_factory.mktemp("small")
-    files = {"models_dir": folder, "responses_file": folder / "responses.sqlite3"}
+    files = {
+        "models_dir": folder, "default_model": STARTER,
+        "responses_file": folder / "responses.sqlite3",
+    }  # fmt: skip
     server = Server(load_settings({"port": 0, "threads": 1, **files, **PLACES}, environ={}))
     server.start()
     yield server

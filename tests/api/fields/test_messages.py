@@ -50,7 +50,6 @@ def refused(parse: Callable[[Any], Any], body: Any) -> InvalidParameter:
         ({"stop": ["a", 5]}, "stop[1] must be a string, not an integer."),
         ({"stop": ["a"] * 65}, "stop takes at most 64 strings, not 65."),
         ({"model": 5}, "model must be a string, not an integer."),
-        ({"model": None}, "Missing required field: model."),
         ({"verbosity": "loud"}, 'verbosity must be one of "high", "low", "medium", not "loud".'),
         ({"verbosity": 5}, 'verbosity must be one of "high", "low", "medium", not an integer.'),
         ({"metadata": {"a": 5}}, "metadata.a must be a string, not an integer."),

@@ -35,7 +35,7 @@ def error_of(base_url: str, path: str, body: Any, status: int = 400) -> dict[str
 
 
 BOTH = [
-    ("model", None), ("model", 5), ("model", ["a"]),
+    ("model", 5), ("model", ["a"]),
     ("temperature", "hot"), ("temperature", -0.1), ("temperature", 2.1), ("temperature", True),
     ("top_p", -0.1), ("top_p", 1.1), ("top_p", "1"),
     ("top_k", -2), ("top_k", 1.5), ("min_p", 2), ("min_p", -1),

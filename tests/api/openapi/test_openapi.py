@@ -442,7 +442,8 @@ def test_fields_without_effect_have_types(
         ({"model": "m", "prompt": "a", "seed": 1 << 64}, False),
         ({"model": "m", "prompt": "a", "repeat_penalty": 1.1}, True),
         ({"model": "m", "prompt": "a", "no_such_field": 1}, False),
-        ({"prompt": "a"}, False),
+        ({"prompt": "a"}, True),
+        ({"model": "m"}, False),
     ],
     ids=lambda value: json.dumps(value)[:50],
 )  # fmt: skip

@@ -19,7 +19,6 @@ from support import STARTER, Json, request
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"model": None}, "model"),
         ({"input": None}, "input"),
         ({"input": []}, "input"),
         ({"input": 5}, "input"),

@@ -116,6 +116,6 @@ test("a model that is not there", async () => {
   await assert.rejects(
     generateText({ ...asked, model: compatible.chatModel("nothing") }),
     (error) => APICallError.isInstance(error) && error.statusCode === 404
-      && error.message === "Model not found: nothing",
+      && error.message.startsWith("Model not found: nothing. "),
   );
 });

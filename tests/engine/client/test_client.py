@@ -426,7 +426,7 @@ def test_a_truncated_file(make_server: MakeServer, starter_path: Path, tmp_path:
 def test_a_file_that_is_no_model_is_not_listed(make_server: MakeServer, tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("hello")
     (tmp_path / "folder.gguf").mkdir()
-    server = make_server()
+    server = make_server(default_model=STARTER)
     models = request(server.url, "GET", "/v1/models").json["data"]
     assert [model["id"] for model in models] == [STARTER]
 

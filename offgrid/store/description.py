@@ -1,0 +1,152 @@
+"""What a model's files say about it, read from their headers without loading the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from offgrid.store.gguf_header import FILE_TYPES, BadHeader, Header, read_header
+
+Kind = Literal["chat", "base", "embedding", "rerank"]
+"""What a model is made for. A base model generates text, but its file has no chat template."""
+
+_TEMPLATE = "tokenizer.chat_template"
+_TEMPLATES = (_TEMPLATE, f"{_TEMPLATE}.default", f"{_TEMPLATE}.tool_use")
+"""Keys of the templates that may be the default one, in the order in which they are tried."""
+_RANK = 4
+_POOLINGS = (1, 2, 3, _RANK)
+"""Values of ``<architecture>.pooling_type`` of models that do not generate text."""
+_ENCODERS = ("t5encoder",)
+"""Architectures without a decoder."""
+_TOOLS = re.compile(r"\btools\b")
+_REASONING = re.compile(r"<think>|\breasoning_content\b|\benable_thinking\b|<\|channel\|?>")
+_OTHER_TYPES = {
+    "adapter": "it is a LoRA adapter and not a model",
+    "mmproj": "it is a projector (mmproj) and not a model",
+    "imatrix": "it is an importance matrix and not a model",
+}
+"""``general.type`` of files that are no models."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The properties of a model on disk.
+
+    Attributes:
+        problem: why the model cannot be used; then nothing else is known. None if it can be.
+        kind: what the model is made for.
+        architecture: llama.cpp's name of it.
+        parameters: number of parameters, counted from the shapes of the tensors.
+        quantization: name of the file type; if the file names none, the tensor type that most
+            parameters have.
+        context_length: tokens of the context with which it was trained; None if unknown.
+        tools: whether its chat template writes tools.
+        reasoning: whether its chat template mentions reasoning.
+    """
+
+    problem: str | None = None
+    kind: Kind = "base"
+    architecture: str | None = None
+    parameters: int | None = None
+    quantization: str | None = None
+    context_length: int | None = None
+    tools: bool = False
+    reasoning: bool = False
+
+    @property
+    def generates(self) -> bool:
+        """Whether the model is made to generate text."""
+        return self.problem is None and self.kind in ("chat", "base")
+
+
+def describe(files: Sequence[Path], template: str | None = None) -> Description:
+    """Describe a model.
+
+    Args:
+        files: its file, or all parts of a split model in order.
+        template: the chat template that it is served with, instead of the one in its file.
+    """
+    headers = []
+    for number, path in enumerate(files):
+        try:
+            header = read_header(path)
+            _check_part(header, number, len(files))
+        except (BadHeader, OSError) as ex:
+            reason = (ex.strerror or str(ex)) if isinstance(ex, OSError) else str(ex)
+            return Description(reason if len(files) == 1 else f"{path.name}: {reason}")
+        headers.append(header)
+    problem = _not_a_model(headers)
+    if problem is not None:
+        return Description(problem)
+    return _described(headers, template)
+
+
+def _described(headers: Sequence[Header], template: str | None) -> Description:
+    first = headers[0]
+    architecture = first.text("general.architecture") or ""
+    if template is None:
+        template = next((text for key in _TEMPLATES if (text := first.text(key))), "")
+    kind = _kind(first, architecture, template)
+    talks = kind == "chat"
+    return Description(
+        kind=kind,
+        architecture=architecture,
+        parameters=sum(header.parameters for header in headers),
+        quantization=_quantization(headers),
+        context_length=first.number(f"{architecture}.context_length"),
+        tools=talks and bool(_TOOLS.search(template)),
+        reasoning=talks and bool(_REASONING.search(template)),
+    )
+
+
+def _check_part(header: Header, number: int, parts: int) -> None:
+    count = header.number("split.count") or 1
+    if count == parts and (header.number("split.no") or 0) == number:
+        return
+    if parts == 1:
+        raise BadHeader(
+            f"it is one of {count} parts of a model; give the parts names that end with "
+            f"-00001-of-{count:05d}.gguf and so on"
+        )
+    # Files that were split by other programs carry no numbers.
+    if "split.count" in header.metadata:
+        raise BadHeader(f"it is not part {number + 1} of {parts} of this model")
+
+
+def _not_a_model(headers: Sequence[Header]) -> str | None:
+    kind = headers[0].text("general.type")
+    if kind in _OTHER_TYPES:
+        return _OTHER_TYPES[kind]
+    architecture = headers[0].text("general.architecture")
+    if architecture == "clip":
+        return _OTHER_TYPES["mmproj"]
+    if not architecture:
+        return "its header names no architecture"
+    if not any(header.tensors for header in headers):
+        return "it contains a vocabulary, but no weights"
+    return None
+
+
+def _kind(header: Header, architecture: str, template: str) -> Kind:
+    """Return what a model is made for, by the rules with which the worker loads it."""
+    pooling = header.number(f"{architecture}.pooling_type")
+    if pooling == _RANK:
+        return "rerank"
+    causal = header.metadata.get(f"{architecture}.attention.causal") is not False
+    if pooling in _POOLINGS or not causal or architecture in _ENCODERS:
+        return "embedding"
+    return "chat" if template.strip() else "base"
+
+
+def _quantization(headers: Sequence[Header]) -> str | None:
+    named = FILE_TYPES.get(headers[0].number("general.file_type") or 0)
+    if named is not None and "general.file_type" in headers[0].metadata:
+        return named
+    counts: dict[str, int] = {}
+    for header in headers:
+        for name, elements in header.types.items():
+            counts[name] = counts.get(name, 0) + elements
+    return max(counts, key=lambda name: counts[name]) if counts else None
