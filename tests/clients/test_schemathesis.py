@@ -16,6 +16,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 from support import STARTER, Response
 
+from offgrid.api.fields.foreign import ONLY_IF_OFF
 from offgrid.api.openapi.document import OPERATIONS, document
 
 EXAMPLES = 40
