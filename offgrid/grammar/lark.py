@@ -146,7 +146,7 @@ class _Reader:
                     if self._next()[1] == "}":
                         break
                 # Not int(): Python refuses to convert thousands of digits.
-            sign = "{0,}" if low == "," or not low.strip("0") else "+"
+                sign = "{0,}" if low == "," or not low.strip("0") else "+"
             node = Node("repeat", sign, [node])
         return node
 

@@ -31,7 +31,8 @@ def test_models(base_url: str) -> None:
     assert model.keys() == {"id", "object", "created", "owned_by"}
     assert (model["id"], model["object"]) == (STARTER, "model")
     assert model["owned_by"] == "offgrid-llm"
-    assert request(base_url, "GET", f"/v1/models/{STARTER}").json == model
+    details = request(base_url, "GET", f"/v1/models/{STARTER}").json
+    assert details == {**model, "chat_format": {"tool_calls": "hermes", "reasoning": None}}
 
 
 def test_chat_completion(base_url: str) -> None:

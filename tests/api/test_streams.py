@@ -275,7 +275,7 @@ def test_content_in_parts_is_their_joined_text(base_url: str) -> None:
         tokens: int = answer.json["usage"]["prompt_tokens"]
         return tokens
 
-    whole = counted("assistant", "I must not say that, sorry.")
+    whole = counted("assistant", "I must not \nsay that, sorry.")
     parts = [
         {"type": "text", "text": "I must not "},
         {"type": "refusal", "refusal": "say that, sorry."},

