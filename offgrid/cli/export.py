@@ -18,6 +18,7 @@ from offgrid.errors import OffgridError, TransferError
 from offgrid.store.catalogue import STARTER_PATH, Catalogue
 from offgrid.store.disk import mib
 from offgrid.store.exports import chosen, export_models
+from offgrid.store.imports import Outcome
 from offgrid.store.installer import run_pip, write_installer
 
 
@@ -70,17 +71,20 @@ def export(
         config = Path(named)
     try:
         flags: dict[str, Any] = {"models_dir": str(models_dir), "default_model": ""}
-        found = Catalogue(load_settings(flags, config_file=config_file)).entries()
+        found, passed_over = Catalogue(load_settings(flags, config_file=config_file)).survey()
         entries = [entry for entry in found if entry.path != STARTER_PATH]
         if models:
-            entries = chosen(entries, models)
-        elif not entries:
+            entries, passed_over = chosen(entries, models), []
+        elif not entries and not passed_over:
             raise TransferError(f"{models_dir} contains no models", "not_found")
     except OffgridError as ex:
         fail(str(ex), 2)
     try:
         with teller.running():
-            outcomes = export_models(
+            unusable = [Outcome("failed", file.path.name, file.reason) for file in passed_over]
+            for outcome in unusable:
+                teller.outcome(outcome)
+            outcomes = unusable + export_models(
                 entries,
                 models_dir,
                 dest,

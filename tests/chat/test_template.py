@@ -334,7 +334,10 @@ class _NotSearched:
 def test_texts_are_measured_before_they_are_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("offgrid.chat.template.TextSet", _NotSearched)
     template = ChatTemplate(None, "", "", CHATML_CONTROL, n_ctx=10)
-    words = "The prompt has 161 bytes; this model's context of 10 tokens takes at most 160."
+    words = (
+        "The prompt has 161 bytes and may have at most 160. This model's maximum context length "
+        "is 10 tokens."
+    )
     assert too_long(template, user("x" * 161)) == words
     assert too_long(template, user("\u00e9" * 80), user("x")) == words
     assert too_long(template, user("x" * 100), assistant("y" * 50, name="z" * 11)) == words

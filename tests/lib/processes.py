@@ -72,7 +72,8 @@ class Lines:
         self._pipe.close()
 
 
-def _heed_signals() -> None:
+def heed_signals() -> None:
+    """For ``preexec_fn``: take signals as a program in a terminal does."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -97,7 +98,7 @@ class Child:
             start_new_session=True,
             # Tests in the background of a shell ignore Ctrl-C, and with nohup SIGHUP too; the
             # program would inherit that.
-            preexec_fn=_heed_signals,
+            preexec_fn=heed_signals,
         )
         self.out = Lines(self.process.stdout)
         self.err = Lines(self.process.stderr)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from processes import heed_signals
 from sticks import content, hidden, put, sha256, visible, wheel
 from support import TIMEOUT
 
@@ -231,6 +232,7 @@ def test_an_interrupted_download_leaves_nothing(
             "--sha256", sha256(MODEL), "--models-dir", str(models),
         ],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=heed_signals,
     )  # fmt: skip
     assert child.stdout is not None
     with child:
