@@ -200,7 +200,7 @@ class _Writer:
             if not channels.reasoning_begin:
                 return ""
             begin = rules.exact(channels.reasoning_begin)
-            return f"({begin} {rules.until(channels.reasoning_end)})*"
+            return f"({begin} {rules.until(channels.reasoning_end, self._message)})*"
         if reasoning is None:
             return ""
         begin = reasoning.begin.strip()
@@ -230,13 +230,40 @@ class _Writer:
         channels, rules, form = self._form.channels, self.rules, self._format
         if channels is not None:
             content = rules.exact(channels.content_begin)
-            more = rules.until(channels.reasoning_end or channels.begin)
-            return f"(({content} {more})* {self.calls()} | {content} TEXT)"
+            more = rules.until(channels.reasoning_end or channels.begin, self._message)
+            return f"(({content} {more})* {self.calls()} | {content} {self._last_message})"
         if form.bare:
             return self._bare()
         words = self._words()
         tagged = rules.rule("tagged", " | ".join(f"{words} {text}" for text in self._openers()))
         return f"{tagged}{'*' if self._several else '?'} {words} TEXT"
+
+    @property
+    def _message(self) -> str:
+        """Text of a message in a channel, without the markers at which the parser leaves it.
+
+        Text matches a marker that is no control token. llama.cpp loads most markers of gpt-oss as
+        such tokens, whatever the file says.
+        """
+        markers = self._text_markers(*self._form.headers)
+        if not markers:
+            return "TEXT"
+        return self.rules.rule(
+            "MESSAGE", f"{regex(ANY_TEXT)} & ~{regex(f'{ANY_TEXT}({markers}){ANY_TEXT}')}"
+        )
+
+    @property
+    def _last_message(self) -> str:
+        """Text of the message that ends an answer; its end may be written as text."""
+        message, ends = self._message, self._text_markers()
+        return self.rules.rule("LAST", f"{message} {regex(f'({ends})?')}") if ends else message
+
+    def _text_markers(self, *others: str) -> str:
+        """Return a regular expression for those ends of messages and other texts that are text."""
+        channels = self._form.channels
+        texts = others if channels is None else (*others, *channels.ends)
+        own = {text for text in texts if not self.rules.has_control(text)}
+        return "|".join(map(re.escape, sorted(own)))
 
     def _words(self) -> str:
         """Return the rule of content that ends with a marker that is no text, or is empty."""

@@ -540,3 +540,26 @@ def test_random_texts_contain_valid_calls_only(model: Model) -> None:
             continue
         for name, arguments in calls_in(model.read(text)):
             assert Draft202012Validator(schemas[name]).is_valid(arguments), (text, arguments)
+
+
+@pytest.mark.parametrize("text", [
+    "{r}<|channel|>final<|message|>Hi",
+    "{r}<|start|>assistant<|channel|>final<|message|>Hi",
+    "{r}<|end|>Hi",
+    "{c}<|channel|>commentary to=functions.get <|constrain|>json<|message|>{{\"bad\": 1",
+    "{c}<|start|>assistant to=functions.get<|channel|>commentary json<|message|>{{\"bad\": 1",
+])  # fmt: skip
+def test_a_message_ends_in_the_grammar_where_the_parser_ends_it(text: str) -> None:
+    """llama.cpp makes most markers of gpt-oss text, so that text could match them."""
+    model = Model(next(family for family in FAMILIES if family.name == "harmony"), control=False)
+    reasoning = "<|channel|>analysis<|message|>Hm"
+    said = text.format(r=reasoning, c="<|channel|>final<|message|>Hi")
+    matcher = model.matcher(required="{r}" in text)
+    refused = 0
+    for token in model.vocabulary.tokens(said):
+        if not matcher.mask[token // 32] >> (token % 32) & 1:
+            refused = token
+            break
+        matcher.advance(token)
+    assert refused
+    assert model.accepts("<|channel|>final<|message|>Hi<|return|>", required=False)
