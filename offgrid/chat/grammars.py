@@ -70,7 +70,7 @@ def call_grammar(
     """
     writer = _Writer(form, functions, parallel, Rules(control or {}))
     writer.apart = bool(answer) and not required
-    thought = writer.thought(thinking, required or answer is not None)
+    thought = writer.thought(thinking, required or answer is not None, lead=required)
     if required:
         start = writer.calls()
     elif answer is not None:
@@ -188,12 +188,14 @@ class _Writer:
 
     # --- reasoning --------------------------------------------------------------------------------
 
-    def thought(self, thinking: bool, whole: bool) -> str:
+    def thought(self, thinking: bool, whole: bool, *, lead: bool = False) -> str:
         """Return an expression for reasoning, which may come first.
 
         Args:
             thinking: whether the prompt has opened it.
             whole: whether what follows must have a certain form.
+            lead: whether line ends may come first, as the models write them that begin with a
+                call. Without them, a model whose reasoning is off would have to reason.
         """
         channels, reasoning, rules = self._form.channels, self._form.reasoning, self.rules
         if channels is not None:
@@ -201,8 +203,9 @@ class _Writer:
                 return ""
             begin = rules.exact(channels.reasoning_begin)
             return f"({begin} {rules.until(channels.reasoning_end, self._message)})*"
+        lines = rules.rule("SPACE", '"\\n" | "\\n\\n"') + "?" if lead else ""
         if reasoning is None:
-            return ""
+            return lines
         begin = reasoning.begin.strip()
         if not (thinking or whole or rules.is_control(begin)):
             return ""  # Without a control token, reasoning is text like any other.
@@ -210,7 +213,11 @@ class _Writer:
         space = rules.rule("SPACE", '"\\n" | "\\n\\n"') + "?" if spaced else ""
         after = rules.exact(reasoning.after)
         thought = f"{rules.until(reasoning.end.strip())} {after} {space}"
-        return thought if thinking else f"({_LINE} {rules.literal(reasoning.begin)} {thought})?"
+        if thinking:
+            return thought
+        if lead:
+            return f"{lines} ({rules.literal(reasoning.begin)} {thought})?"
+        return f"({_LINE} {rules.literal(reasoning.begin)} {thought})?"
 
     # --- answers that need not be calls -----------------------------------------------------------
 

@@ -333,6 +333,18 @@ def test_a_forced_call_is_what_the_model_writes(model: Model) -> None:
         assert model.accepts(bare(model, CALLS[0]))
 
 
+def test_a_forced_call_may_follow_line_ends(model: Model) -> None:
+    """GLM writes one after the reasoning that its template has closed."""
+    if model.form.channels is not None:
+        return
+    for lead in ("\n", "\n\n"):
+        text = lead + model.written(CALLS[0]).lstrip("\n")
+        assert model.accepts(text), text
+        events = model.read(text)
+        assert calls_in(events) == [CALLS[0]]
+        assert not content_of(events)
+
+
 def test_no_other_call_is_possible(model: Model) -> None:
     for call in WRONG:
         assert not model.accepts(model.written(call)), call
