@@ -575,3 +575,22 @@ def test_a_message_ends_in_the_grammar_where_the_parser_ends_it(text: str) -> No
         matcher.advance(token)
     assert refused
     assert model.accepts("<|channel|>final<|message|>Hi<|return|>", required=False)
+
+
+@pytest.mark.parametrize("family", ["lfm2", "qwen-xml", "gemma4", "hermes"])
+@pytest.mark.parametrize(("pattern", "good", "bad"), [
+    ("^[^x]+$", "ab[", "axb"),
+    ("^(?!x)[a-z]+$", "ax", "xa"),
+    (r"^[\d\-[]{2}$", "[1", "1a"),
+])  # fmt: skip
+def test_a_pattern_keeps_its_meaning_inside_a_value(
+    family: str, pattern: str, good: str, bad: str
+) -> None:
+    """A form that has no JSON checks each argument as a schema of its own."""
+    model = _model(next(one for one in FAMILIES if one.name == family), True)
+    items = {"type": "array", "items": {"type": "string", "pattern": pattern}}
+    tool = function("f", {**CLOSED, "properties": {"a": items}, "required": ["a"]})
+    enforced = family != "gemma4"  # Texts in gemma4's own quotes, in which look-around is not.
+    assert model.accepts(model.written(("f", {"a": [good]})), (tool,))
+    if enforced:
+        assert not model.accepts(model.written(("f", {"a": [bad]})), (tool,))
