@@ -236,7 +236,8 @@ class _Writer:
         """Return an expression for text that may contain calls."""
         channels, rules, form = self._form.channels, self.rules, self._format
         if channels is not None:
-            content = rules.exact(channels.content_begin)
+            begins = (channels.content_begin, channels.preamble_begin)
+            content = f"({' | '.join(rules.exact(begin) for begin in begins if begin)})"
             more = rules.until(channels.reasoning_end or channels.begin, self._message)
             return f"(({content} {more})* {self.calls()} | {content} {self._last_message})"
         if form.bare:

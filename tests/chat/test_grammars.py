@@ -594,3 +594,18 @@ def test_a_pattern_keeps_its_meaning_inside_a_value(
     assert model.accepts(model.written(("f", {"a": [good]})), (tool,))
     if enforced:
         assert not model.accepts(model.written(("f", {"a": [bad]})), (tool,))
+
+
+@pytest.mark.parametrize("control", [True, False])
+def test_content_may_come_before_a_guarded_call_in_a_channel_of_its_own(control: bool) -> None:
+    model = _model(next(family for family in FAMILIES if family.name == "harmony"), control)
+    text = (
+        "<|channel|>analysis<|message|>Hm<|end|><|start|>assistant"
+        "<|channel|>commentary<|message|>Let me look.<|end|><|start|>assistant"
+        + model.written(CALLS[0])
+    )
+    assert model.accepts(text, required=False)
+    events = model.read(text)
+    assert content_of(events) == "Let me look."
+    assert calls_in(events) == [CALLS[0]]
+    assert not model.accepts(text)
