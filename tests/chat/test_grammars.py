@@ -609,3 +609,15 @@ def test_content_may_come_before_a_guarded_call_in_a_channel_of_its_own(control:
     assert content_of(events) == "Let me look."
     assert calls_in(events) == [CALLS[0]]
     assert not model.accepts(text)
+
+
+@pytest.mark.parametrize("family", ["hermes", "harmony", "qwen-xml"])
+def test_arguments_may_be_compact(family: str) -> None:
+    model = _model(next(one for one in FAMILIES if one.name == family), True)
+    values = {**CLOSED, "properties": {"b": {"type": "array", "items": {"type": "integer"}}}}
+    tool = function("f", {**CLOSED, "properties": {"a": values}, "required": ["a"]})
+    text = model.written(("f", {"a": {"b": [1, 2]}}))
+    head, arguments = text[: text.rindex('"b"')], text[text.rindex('"b"') :]
+    assert model.accepts(text, (tool,))
+    assert model.accepts(head + arguments.replace(": ", ":").replace(", ", ","), (tool,))
+    assert not model.accepts(head + arguments.replace(": ", ":  "), (tool,)) or family == "qwen-xml"
