@@ -71,7 +71,8 @@ class _Arguments(ABC):
 
     def json(self, schema: Json) -> str:
         """Return the rule of a value that is written as JSON."""
-        return self._rules.schema(CheckedSchema(within(schema, self._root), self._param))
+        own = within(schema, self._root)
+        return self._rules.schema(CheckedSchema(own, self._param, part=True))
 
     def alternatives(self, schema: Any) -> list[Json] | None:
         return alternatives(schema, self._root)

@@ -160,7 +160,9 @@ def _both(text: str, first: _Parts, calls: Sequence[Call]) -> tuple[str, str, st
     if start < 0:
         return None
     rest = text[start + len(first.core) :]
-    second = _parts(rest, *calls[1][:2]) if first.body != "parameters" else None
+    second = _parts(rest, *calls[1][:2]) if first.parameters is None else None
+    if second is None and first.parameters is None:
+        return None
     index = rest.find(second.core) if second is not None else rest.find(calls[1][0])
     if index < 0:
         return None

@@ -131,6 +131,7 @@ class Channels:
         reasoning_begin: the header that reasoning has in an answer, with ``header_end``.
         reasoning_end: text after reasoning, up to the next header.
         content_begin: the header of content, with ``header_end``.
+        preamble_begin: another header of content, which comes before calls.
         call_begins: headers of a call, with ``{name}`` and ``header_end``.
         call_end: text after the arguments.
     """
@@ -144,13 +145,15 @@ class Channels:
     reasoning_begin: str = ""
     reasoning_end: str = ""
     content_begin: str = ""
+    preamble_begin: str = ""
     call_begins: tuple[str, ...] = ()
     call_end: str = ""
 
     @property
     def texts(self) -> tuple[str, ...]:
         """All fixed texts, some of which may contain control tokens."""
-        written = (self.reasoning_begin, self.reasoning_end, self.content_begin, self.call_end)
+        contents = (self.content_begin, self.preamble_begin)
+        written = (self.reasoning_begin, self.reasoning_end, *contents, self.call_end)
         own = (self.begin, self.header_end, *self.ends, *self.header, *written, *self.call_begins)
         return tuple(text for text in own if text)
 
@@ -406,6 +409,7 @@ FAMILIES: tuple[Family, ...] = (
             reasoning_begin="<|channel|>analysis<|message|>",
             reasoning_end="<|end|><|start|>assistant",
             content_begin="<|channel|>final<|message|>",
+            preamble_begin="<|channel|>commentary<|message|>",
             call_begins=(
                 " to=functions.{name}<|channel|>commentary json<|message|>",
                 "<|channel|>commentary to=functions.{name} <|constrain|>json<|message|>",

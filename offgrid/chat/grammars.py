@@ -70,7 +70,7 @@ def call_grammar(
     """
     writer = _Writer(form, functions, parallel, Rules(control or {}))
     writer.apart = bool(answer) and not required
-    thought = writer.thought(thinking, required or answer is not None)
+    thought = writer.thought(thinking, required or answer is not None, lead=required)
     if required:
         start = writer.calls()
     elif answer is not None:
@@ -188,21 +188,24 @@ class _Writer:
 
     # --- reasoning --------------------------------------------------------------------------------
 
-    def thought(self, thinking: bool, whole: bool) -> str:
+    def thought(self, thinking: bool, whole: bool, *, lead: bool = False) -> str:
         """Return an expression for reasoning, which may come first.
 
         Args:
             thinking: whether the prompt has opened it.
             whole: whether what follows must have a certain form.
+            lead: whether line ends may come first, as the models write them that begin with a
+                call. Without them, a model whose reasoning is off would have to reason.
         """
         channels, reasoning, rules = self._form.channels, self._form.reasoning, self.rules
         if channels is not None:
             if not channels.reasoning_begin:
                 return ""
             begin = rules.exact(channels.reasoning_begin)
-            return f"({begin} {rules.until(channels.reasoning_end)})*"
+            return f"({begin} {rules.until(channels.reasoning_end, self._message)})*"
+        lines = rules.rule("SPACE", '"\\n" | "\\n\\n"') + "?" if lead else ""
         if reasoning is None:
-            return ""
+            return lines
         begin = reasoning.begin.strip()
         if not (thinking or whole or rules.is_control(begin)):
             return ""  # Without a control token, reasoning is text like any other.
@@ -210,7 +213,11 @@ class _Writer:
         space = rules.rule("SPACE", '"\\n" | "\\n\\n"') + "?" if spaced else ""
         after = rules.exact(reasoning.after)
         thought = f"{rules.until(reasoning.end.strip())} {after} {space}"
-        return thought if thinking else f"({_LINE} {rules.literal(reasoning.begin)} {thought})?"
+        if thinking:
+            return thought
+        if lead:
+            return f"{lines} ({rules.literal(reasoning.begin)} {thought})?"
+        return f"({_LINE} {rules.literal(reasoning.begin)} {thought})?"
 
     # --- answers that need not be calls -----------------------------------------------------------
 
@@ -229,14 +236,42 @@ class _Writer:
         """Return an expression for text that may contain calls."""
         channels, rules, form = self._form.channels, self.rules, self._format
         if channels is not None:
-            content = rules.exact(channels.content_begin)
-            more = rules.until(channels.reasoning_end or channels.begin)
-            return f"(({content} {more})* {self.calls()} | {content} TEXT)"
+            begins = (channels.content_begin, channels.preamble_begin)
+            content = f"({' | '.join(rules.exact(begin) for begin in begins if begin)})"
+            more = rules.until(channels.reasoning_end or channels.begin, self._message)
+            return f"(({content} {more})* {self.calls()} | {content} {self._last_message})"
         if form.bare:
             return self._bare()
         words = self._words()
         tagged = rules.rule("tagged", " | ".join(f"{words} {text}" for text in self._openers()))
         return f"{tagged}{'*' if self._several else '?'} {words} TEXT"
+
+    @property
+    def _message(self) -> str:
+        """Text of a message in a channel, without the markers at which the parser leaves it.
+
+        Text matches a marker that is no control token. llama.cpp loads most markers of gpt-oss as
+        such tokens, whatever the file says.
+        """
+        markers = self._text_markers(*self._form.headers)
+        if not markers:
+            return "TEXT"
+        return self.rules.rule(
+            "MESSAGE", f"{regex(ANY_TEXT)} & ~{regex(f'{ANY_TEXT}({markers}){ANY_TEXT}')}"
+        )
+
+    @property
+    def _last_message(self) -> str:
+        """Text of the message that ends an answer; its end may be written as text."""
+        message, ends = self._message, self._text_markers()
+        return self.rules.rule("LAST", f"{message} {regex(f'({ends})?')}") if ends else message
+
+    def _text_markers(self, *others: str) -> str:
+        """Return a regular expression for those ends of messages and other texts that are text."""
+        channels = self._form.channels
+        texts = others if channels is None else (*others, *channels.ends)
+        own = {text for text in texts if not self.rules.has_control(text)}
+        return "|".join(map(re.escape, sorted(own)))
 
     def _words(self) -> str:
         """Return the rule of content that ends with a marker that is no text, or is empty."""

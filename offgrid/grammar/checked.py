@@ -27,6 +27,8 @@ class CheckedSchema:
         schema: an object, or its JSON text.
         param: the request field that errors name.
         arguments: whether the schema is for the arguments of a tool call.
+        part: whether the schema is made of parts of a checked one, whose patterns have been
+            converted for the compiler. A second conversion would change their meaning.
 
     Attributes:
         text: JSON of the schema, including the options for its compilation.
@@ -39,11 +41,13 @@ class CheckedSchema:
     text: str
     param: str
 
-    def __init__(self, schema: Json | str, param: str, *, arguments: bool = False) -> None:
+    def __init__(
+        self, schema: Json | str, param: str, *, arguments: bool = False, part: bool = False
+    ) -> None:
         try:
             source = schema if isinstance(schema, str) else json.dumps(schema)
             make = _cached if len(source) <= _MAX_CACHED else _checked
-            text = make(source, arguments)
+            text = make(source, arguments, part)
         except SchemaError as ex:
             raise unusable("json_schema", param, ex.place + str(ex)) from None
         except RecursionError:
@@ -59,8 +63,8 @@ class CheckedSchema:
         return schema
 
 
-def _checked(source: str, arguments: bool) -> str:
-    schema = parse_schema(source)
+def _checked(source: str, arguments: bool, part: bool) -> str:
+    schema = parse_schema(source, converted=part)
     if arguments:
         return json.dumps({"type": "object", **schema, "x-guidance": ARGUMENT_OPTIONS})
     return json.dumps({**schema, "x-guidance": ANSWER_OPTIONS})

@@ -21,10 +21,10 @@ not an endless run of blanks between two JSON tokens: it is valid, and small mod
 """
 
 ARGUMENT_OPTIONS = {
-    **_JSON_OPTIONS, "whitespace_flexible": False, "item_separator": ", ", "key_separator": ": ",
+    **_JSON_OPTIONS, "whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?",
 }  # fmt: skip
-"""``x-guidance`` of the arguments of a tool call, with spaces as in chat templates and training
-texts."""
+"""``x-guidance`` of the arguments of a tool call. The separators are regular expressions: with a
+space as in most chat templates, or without one, as gpt-oss writes."""
 
 NO_FORCING = '\n%llguidance {"no_forcing": true}\n'
 """Follows each grammar in Lark. Otherwise the compiler forces one tokenisation wherever the text is

@@ -89,8 +89,12 @@ _TIME = (
 _PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T{_TIME}$"}
 
 
-def parse_schema(source: str) -> Json:
+def parse_schema(source: str, *, converted: bool = False) -> Json:
     """Return a schema that is safe to compile and that the compiler interprets correctly.
+
+    Args:
+        source: JSON of the schema.
+        converted: whether its patterns have Rust's syntax already.
 
     Raises:
         SchemaError: the schema is not a JSON object, beyond a limit, not supported or
@@ -130,6 +134,8 @@ def parse_schema(source: str) -> Json:
             patterns.check(path, node)
     forbid_endless(document)
     for path, node in document.nodes:
+        if not converted:
+            _convert_patterns(path, node)
         _adapt(path, node)
     return schema
 
@@ -318,11 +324,7 @@ def _is_control(character: str) -> bool:
     return character == "\x7f" or (character < " " and character not in "\b\t\n\f\r")
 
 
-def _adapt(path: Path, node: Json) -> None:
-    """Rewrite keywords that the compiler interprets differently, keeping their meaning."""
-    node.pop("$schema", None)  # The compiler would ignore keywords unknown to that draft.
-    if not isinstance(node.get("items"), list):
-        node.pop("additionalItems", None)  # The compiler would ignore prefixItems beside it.
+def _convert_patterns(path: Path, node: Json) -> None:
     try:
         if "pattern" in node:
             node["pattern"] = rust_pattern(node["pattern"])
@@ -331,6 +333,13 @@ def _adapt(path: Path, node: Json) -> None:
             node["patternProperties"] = {rust_pattern(name): named[name] for name in named}
     except PatternError as ex:
         raise SchemaError(f"a pattern {ex}", path) from None
+
+
+def _adapt(path: Path, node: Json) -> None:
+    """Rewrite keywords that the compiler interprets differently, keeping their meaning."""
+    node.pop("$schema", None)  # The compiler would ignore keywords unknown to that draft.
+    if not isinstance(node.get("items"), list):
+        node.pop("additionalItems", None)  # The compiler would ignore prefixItems beside it.
     kind = node.get("format")
     if kind in _PATTERNS:
         node["allOf"] = [*node.get("allOf", ()), {"pattern": _PATTERNS[kind]}]

@@ -292,6 +292,15 @@ def test_a_format_of_a_common_shape_is_derived(written: str, answer: str | None)
     assert json.loads("".join(event.text for event in events[2:])) == {"a": "x"}  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("often", [2, 20, 300])
+def test_a_template_that_repeats_a_call_has_some_format(often: int) -> None:
+    """With many calls of one name the second one is not found."""
+    for written in ("<{{ f.name }}>" + _JSON, '{"name": "{{ f.name }}", "x": ' + _JSON + "}"):
+        repeated = f"{{% for n in range({often}) %}}{written}{{% endfor %}}"
+        known = dialect(chatml(repeated), {"<|im_start|>": 1, "<|im_end|>": 2})
+        assert known.family in ("generic", "derived")
+
+
 def test_a_template_that_works_hard_is_not_probed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     renderings: list[int] = []
     clock = iter(range(0, 1000, 3))

@@ -333,6 +333,18 @@ def test_a_forced_call_is_what_the_model_writes(model: Model) -> None:
         assert model.accepts(bare(model, CALLS[0]))
 
 
+def test_a_forced_call_may_follow_line_ends(model: Model) -> None:
+    """GLM writes one after the reasoning that its template has closed."""
+    if model.form.channels is not None:
+        return
+    for lead in ("\n", "\n\n"):
+        text = lead + model.written(CALLS[0]).lstrip("\n")
+        assert model.accepts(text), text
+        events = model.read(text)
+        assert calls_in(events) == [CALLS[0]]
+        assert not content_of(events)
+
+
 def test_no_other_call_is_possible(model: Model) -> None:
     for call in WRONG:
         assert not model.accepts(model.written(call)), call
@@ -540,3 +552,72 @@ def test_random_texts_contain_valid_calls_only(model: Model) -> None:
             continue
         for name, arguments in calls_in(model.read(text)):
             assert Draft202012Validator(schemas[name]).is_valid(arguments), (text, arguments)
+
+
+@pytest.mark.parametrize("text", [
+    "{r}<|channel|>final<|message|>Hi",
+    "{r}<|start|>assistant<|channel|>final<|message|>Hi",
+    "{r}<|end|>Hi",
+    "{c}<|channel|>commentary to=functions.get <|constrain|>json<|message|>{{\"bad\": 1",
+    "{c}<|start|>assistant to=functions.get<|channel|>commentary json<|message|>{{\"bad\": 1",
+])  # fmt: skip
+def test_a_message_ends_in_the_grammar_where_the_parser_ends_it(text: str) -> None:
+    """llama.cpp makes most markers of gpt-oss text, so that text could match them."""
+    model = Model(next(family for family in FAMILIES if family.name == "harmony"), control=False)
+    reasoning = "<|channel|>analysis<|message|>Hm"
+    said = text.format(r=reasoning, c="<|channel|>final<|message|>Hi")
+    matcher = model.matcher(required="{r}" in text)
+    refused = 0
+    for token in model.vocabulary.tokens(said):
+        if not matcher.mask[token // 32] >> (token % 32) & 1:
+            refused = token
+            break
+        matcher.advance(token)
+    assert refused
+    assert model.accepts("<|channel|>final<|message|>Hi<|return|>", required=False)
+
+
+@pytest.mark.parametrize("family", ["lfm2", "qwen-xml", "gemma4", "hermes"])
+@pytest.mark.parametrize(("pattern", "good", "bad"), [
+    ("^[^x]+$", "ab[", "axb"),
+    ("^(?!x)[a-z]+$", "ax", "xa"),
+    (r"^[\d\-[]{2}$", "[1", "1a"),
+])  # fmt: skip
+def test_a_pattern_keeps_its_meaning_inside_a_value(
+    family: str, pattern: str, good: str, bad: str
+) -> None:
+    """A form that has no JSON checks each argument as a schema of its own."""
+    model = _model(next(one for one in FAMILIES if one.name == family), True)
+    items = {"type": "array", "items": {"type": "string", "pattern": pattern}}
+    tool = function("f", {**CLOSED, "properties": {"a": items}, "required": ["a"]})
+    enforced = family != "gemma4"  # Texts in gemma4's own quotes, in which look-around is not.
+    assert model.accepts(model.written(("f", {"a": [good]})), (tool,))
+    if enforced:
+        assert not model.accepts(model.written(("f", {"a": [bad]})), (tool,))
+
+
+@pytest.mark.parametrize("control", [True, False])
+def test_content_may_come_before_a_guarded_call_in_a_channel_of_its_own(control: bool) -> None:
+    model = _model(next(family for family in FAMILIES if family.name == "harmony"), control)
+    text = (
+        "<|channel|>analysis<|message|>Hm<|end|><|start|>assistant"
+        "<|channel|>commentary<|message|>Let me look.<|end|><|start|>assistant"
+        + model.written(CALLS[0])
+    )
+    assert model.accepts(text, required=False)
+    events = model.read(text)
+    assert content_of(events) == "Let me look."
+    assert calls_in(events) == [CALLS[0]]
+    assert not model.accepts(text)
+
+
+@pytest.mark.parametrize("family", ["hermes", "harmony", "qwen-xml"])
+def test_arguments_may_be_compact(family: str) -> None:
+    model = _model(next(one for one in FAMILIES if one.name == family), True)
+    values = {**CLOSED, "properties": {"b": {"type": "array", "items": {"type": "integer"}}}}
+    tool = function("f", {**CLOSED, "properties": {"a": values}, "required": ["a"]})
+    text = model.written(("f", {"a": {"b": [1, 2]}}))
+    head, arguments = text[: text.rindex('"b"')], text[text.rindex('"b"') :]
+    assert model.accepts(text, (tool,))
+    assert model.accepts(head + arguments.replace(": ", ":").replace(", ", ","), (tool,))
+    assert not model.accepts(head + arguments.replace(": ", ":  "), (tool,)) or family == "qwen-xml"

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import scripted_model
 from engine_runs import Run
 
+from offgrid.engine.protocol import Load, PromptPart
 from offgrid.engine.worker.llama.model import Model
 from offgrid.sampling import SamplingParams
 
@@ -32,3 +36,22 @@ def test_only_the_request_that_asks_sees_them(model: Model) -> None:
     assert run.text(shown) == "<|im_start|>" * 3
     assert run.text(hidden) == ""
     assert run.text(stopped) == "<|im_"
+
+
+def test_control_tokens_that_are_loaded_as_text_are_still_control_tokens(tmp_path: Path) -> None:
+    """llama.cpp changes the kind of these tokens, which gpt-oss has."""
+    markers = ("<|channel|>", "<|message|>", "<|start|>", "<|end|>", "<|return|>", "<|call|>")
+    path = scripted_model.write(tmp_path / "channels.gguf", "", markers, "Hello")
+    model = Model(Load(str(path), ctx_size=64, parallel=1))
+    try:
+        ids = model.info.control_ids
+        assert set(markers) <= ids.keys()
+        for text in markers:
+            for written in (text, f"<{text}é<{text[1:]}"):
+                tokens = model.tokenize([PromptPart(written, special=False)]).tolist()
+                assert not set(ids.values()) & set(tokens)
+                assert b"".join(map(model.piece, tokens)).decode() == written
+                assert not set(ids.values()) & set(model.tokenize_input(written).tolist())
+            assert model.tokenize([PromptPart(text, special=True)]).tolist() == [ids[text]]
+    finally:
+        model.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import threading
 from collections.abc import Sequence as SequenceOf
 
@@ -15,6 +16,9 @@ from offgrid.engine.worker.dry_breakers import MAX_SEQUENCES, PieceIndex, expand
 
 _MAX_PIECE = 4096
 _MAX_CACHED_BREAKERS = 8
+_SHOWN = frozenset(("<|channel|>", "<|constrain|>", "<|end|>", "<|message|>", "<|start|>"))
+"""Control tokens of gpt-oss that llama.cpp loads as user-defined ones, to show them in answers
+(``llama_vocab::impl::load``). It would find them in every text, so that a user could write them."""
 Breakers = tuple[tuple[int, ...], ...]
 """Token sequences, ascending."""
 
@@ -62,7 +66,15 @@ class Vocabulary:
         ids = range(self.n_vocab)
         self.eog_ids = frozenset(i for i in ids if lc.llama_vocab_is_eog(vocab, i))
         special = lc.LLAMA_TOKEN_ATTR_CONTROL | lc.LLAMA_TOKEN_ATTR_UNKNOWN
-        self.control_ids = tuple(i for i in ids if lc.llama_vocab_get_attr(vocab, i) & special)
+        attributes = [int(lc.llama_vocab_get_attr(vocab, i)) for i in ids]
+        shown = {
+            i: text for i in ids if attributes[i] & lc.LLAMA_TOKEN_ATTR_USER_DEFINED
+            and (text := self.name(i)) in _SHOWN
+        }  # fmt: skip
+        self.control_ids = tuple(i for i in ids if attributes[i] & special or i in shown)
+        # Between the first two characters of such a token's text.
+        rest = "|".join(re.escape(text[1:]) for text in shown.values())
+        self._inside_shown = re.compile(f"(?<=<)(?=(?:{rest}))") if shown else None
         self.control_texts = {text: i for i in reversed(self.control_ids) if (text := self.name(i))}
         self.bos = _existing(model, "bos", int(lc.llama_vocab_bos(vocab)))
         self.add_bos = bool(lc.llama_vocab_get_add_bos(vocab)) and self.bos >= 0
@@ -133,6 +145,18 @@ class Vocabulary:
     def _tokenize_text(
         self, text: str, special: bool, add_special: bool = False
     ) -> NDArray[np.int32]:
+        if special or self._inside_shown is None or not self._inside_shown.search(text):
+            return self._llama_tokenize(text, special, add_special)
+        # llama.cpp would find such tokens in any text, but not in two halves of their texts.
+        pieces = self._inside_shown.split(text)
+        chunks = [self._llama_tokenize(piece, False, False) for piece in pieces]
+        if add_special:
+            begin = np.array([self.bos] if self.add_bos else [], dtype=np.int32)
+            end = self._llama_tokenize("", False, True)[len(begin) :]
+            chunks = [begin, *chunks, end]
+        return np.concatenate(chunks)
+
+    def _llama_tokenize(self, text: str, special: bool, add_special: bool) -> NDArray[np.int32]:
         data = text.encode("utf-8")
         capacity = len(data) + 8
         ids = np.empty(capacity, dtype=np.int32)
