@@ -108,7 +108,7 @@ def test_a_missing_part_fails_and_the_rest_is_exported(run: Run, models: Path, s
     (models / "big-00002-of-00002.gguf").unlink()
     result = run("export", stick)
     assert result.exit_code == 1
-    assert "part 2 of 2 is missing" in result.output
+    assert "its part big-00002-of-00002.gguf is missing" in result.output
     assert "sub/a.gguf" in visible(stick / "offgrid-models")
 
 
