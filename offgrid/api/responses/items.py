@@ -300,11 +300,14 @@ def parse_items(value: Any, name: str = "input", most: int = MAX_ITEMS) -> list[
     """
     if isinstance(value, str) and name == "input":
         return [MessageItem("user", value).normal()]
-    if not isinstance(value, list) or not value:
+    if not isinstance(value, list) or all(item is None for item in value):
         raise InvalidParameter(f"{name} must be text or a list of items, not empty.", name)
     if len(value) > most:
         raise InvalidParameter(f"{name} takes at most {most} items, not {len(value)}.", name)
-    return [_parse_item(item, f"{name}[{index}]") for index, item in enumerate(value)]
+    return [
+        _parse_item(item, f"{name}[{index}]")
+        for index, item in enumerate(value) if item is not None
+    ]  # fmt: skip
 
 
 def _parse_item(value: Any, where: str) -> Given:

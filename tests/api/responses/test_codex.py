@@ -116,6 +116,15 @@ def test_a_patch_follows_its_grammar(base_url: str) -> None:
     assert "".join(deltas).startswith("*** Begin Patch\n*** Add File: ")
 
 
+def test_items_that_are_null_are_left_out(base_url: str) -> None:
+    user = {"role": "user", "content": [None, {"type": "input_text", "text": "Hi"}]}
+    response = request(base_url, "POST", PATH, body([None, user, None]))
+    assert response.status == 200, response.body
+    response = request(base_url, "POST", PATH, body([None]))
+    assert response.status == 400
+    assert response.json["error"]["param"] == "input"
+
+
 def test_null_never_refuses(base_url: str) -> None:
     tool = {"type": "function", "name": "f", "description": None, "parameters": None,
             "strict": None, "async": None, "allowed_callers": None}  # fmt: skip
