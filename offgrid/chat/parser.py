@@ -157,6 +157,8 @@ class AnswerParser:
         self._held = ""  # may become a marker, or belongs to a call
         self._space: list[str] = []  # content or reasoning, unless a marker follows
         self._trim = self.thinking  # whether white space now belongs to a marker
+        self._apart = False  # whether a message in a channel has ended
+        self._kinds: set[type[Content | Reasoning]] = set()  # what has been emitted
         self._fresh = True  # whether no content has followed the beginning or the last call
         self._wrapped = False  # whether a wrapper has come
         self._opened = ""  # text before the header that is being read
@@ -351,9 +353,10 @@ class AnswerParser:
         return self._open_header(marker, rest)
 
     def _end_message(self) -> None:
-        """Between messages, white space belongs to the markers."""
+        """Between messages, white space belongs to the markers; an empty line separates two texts
+        of one kind."""
         self._space = []
-        self._trim = True
+        self._trim = self._apart = True
         self._state = self._read
 
     # --- calls --------------------------------------------------------------------------------
@@ -428,6 +431,10 @@ class AnswerParser:
 
     def _emit(self, text: str) -> None:
         kind: type[Content | Reasoning] = Reasoning if self.thinking else Content
+        if self._apart and kind in self._kinds:
+            text = f"\n\n{text}"
+        self._apart = False
+        self._kinds.add(kind)
         if kind != self._kind:
             self._flush()
             self._kind = kind

@@ -654,7 +654,7 @@ SAMPLES: dict[str, list[Sample]] = {
         # Deviations: no channel, two thoughts.
         Sample("Hi.", [], "Hi."),
         Sample("<|start|>assistant<|channel|>analysis<|message|>a<|end|><|start|>assistant"
-               "<|channel|>analysis<|message|>b<|end|><|channel|>final<|message|>c", [], "c", "ab"),
+               "<|channel|>analysis<|message|>b<|end|><|channel|>final<|message|>c", [], "c", "a\n\nb"),
         Sample("<|channel|>commentary to=functions.other json<|message|>{}<|call|>", [],
                "<|channel|>commentary to=functions.other json<|message|>{}"),
     ],
