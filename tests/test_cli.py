@@ -305,8 +305,10 @@ def test_wrong_paths_end_the_command(models: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no users here")
-def test_files_and_folders_without_permission(tmp_path: Path) -> None:
+def test_files_and_folders_without_permission(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of another user if this one may read everything."""
+    # Python searches the current folder first, and the source tree is not compiled.
+    monkeypatch.chdir("/")
     place = Path(tempfile.mkdtemp(prefix="offgrid-"))
     try:
         place.chmod(0o755)

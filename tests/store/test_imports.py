@@ -637,7 +637,7 @@ def test_sigkill_at_random_moments(stick: Path, models: Path, listed: bool, kill
     dice = random.Random(listed)
     for _ in range(kills):
         child = subprocess.Popen(
-            [sys.executable, "-c", IMPORT, str(stick), str(models)], stdout=subprocess.PIPE
+            [sys.executable, "-c", IMPORT, str(stick), str(models)], stdout=subprocess.PIPE, cwd="/"
         )
         assert child.stdout is not None
         with child, child.stdout:

@@ -73,6 +73,7 @@ def offgrid(*arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=TIMEOUT,
         check=False,
         stdin=subprocess.DEVNULL,
+        cwd="/",  # Python searches the current folder first, and the source tree is not compiled.
     )
 
 
@@ -232,7 +233,7 @@ def test_an_interrupted_download_leaves_nothing(
             "--sha256", sha256(MODEL), "--models-dir", str(models),
         ],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=heed_signals,
+        preexec_fn=heed_signals, cwd="/",
     )  # fmt: skip
     assert child.stdout is not None
     with child:
