@@ -118,9 +118,9 @@ class _Arguments(ABC):
         whole = _any_of(first)
         return f"({whole})?" if optional and whole else whole
 
+    @abstractmethod
     def extra(self, shape: Shape) -> str:
         """Return an expression for a member of any other name."""
-        raise NotImplementedError
 
     def items(self, schema: Json, comma: str, item: Callable[[Any], str]) -> str | None:
         """Return an expression for the items of a list; None for items of no particular kind."""
