@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,14 @@ from processes import all_stopped
 from support import STARTER, Stream, chat_body, endless, eventually, request, together
 
 from offgrid.engine.client.client import ClientGone, EngineClient
-from offgrid.engine.protocol import Load, PromptPart, TokenQuery
+from offgrid.engine.protocol import (
+    EngineEvent,
+    Load,
+    PromptPart,
+    Tokenising,
+    TokenQuery,
+    TokenResult,
+)
 from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import EngineFault, RequestRefused
 from offgrid.server import Server
@@ -198,24 +205,29 @@ def test_a_worker_that_dies_during_a_lookup(starter_path: Path) -> None:
         stall_timeout=60,
     )
     client.start()
-    # The lookup takes long enough to kill the worker during it.
-    query = TokenQuery(tokens=(5,) * 32_000, pieces=True, names=True)
+    query = TokenQuery(tokens=(5,) * 1000, pieces=True, names=True)
+    take = client.requests.take
+    killed: list[int] = []
 
-    def ask() -> None:
-        with pytest.raises(EngineFault):
-            client.look_up(query)
-
-    def end() -> None:
-        pid = client.pid
-        assert pid is not None
-        eventually(lambda: client.requests.computing(), "it is answered")
-        os.kill(pid, signal.SIGKILL)
+    def kill_at_lookup(events: Sequence[EngineEvent]) -> None:
+        """End the worker when it says that it begins the lookup. What it writes after that is lost,
+        however fast it is."""
+        if any(isinstance(event, Tokenising) for event in events):
+            pid = client.pid
+            assert pid is not None
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+        take([event for event in events if not isinstance(event, TokenResult)])
 
     try:
         client.wait_ready()
+        client.requests.take = kill_at_lookup  # type: ignore[method-assign]
         for _ in range(2):
-            together([ask, end])
+            with pytest.raises(EngineFault):
+                client.look_up(query)
             client.wait_ready()
+        assert len(killed) == 2
+        client.requests.take = take  # type: ignore[method-assign]
         with pytest.raises(RequestRefused):
             client.look_up(query)
         # A lookup that was only waiting is sent to the next worker.

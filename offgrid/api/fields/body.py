@@ -189,7 +189,8 @@ def _reason(raw: bytes, text: memoryview, counts: JsonCounts, error: Exception) 
     if counts.constant >= 0:
         name = next(n for n in ("NaN", "Infinity", "-Infinity") if _at(text, counts.constant, n))
         return f"{name} is not a JSON number"
-    if isinstance(error, UnicodeDecodeError):  # its position counts from one string's beginning
+    # msgspec tells no position (0.23), or one that counts from a string's beginning (0.22).
+    if isinstance(error, UnicodeDecodeError) or "invalid utf-8" in str(error).lower():
         try:
             raw.decode("utf-8")
         except UnicodeDecodeError as ex:

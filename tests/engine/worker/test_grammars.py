@@ -693,6 +693,7 @@ class Stuck:
         return grammar.source
 
 
+@pytest.mark.slow
 def test_a_compilation_without_processor_time_is_no_refusal(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
