@@ -4,7 +4,8 @@ Clients that are made for several servers send the fields of all of them. A fiel
 counterpart here is used as that (:data:`SAME`, and the forms that :func:`translate` describes). A
 field that cannot change the answer is accepted (:data:`WITHOUT_EFFECT`), and the response names it
 (:mod:`offgrid.api.fields.notices`). A field that would change the answer is accepted only if its
-value asks for nothing (:data:`ONLY_IF_OFF`), and otherwise refused with a reason.
+value asks for nothing or is a usual default of clients (:data:`ONLY_IF_OFF`), and otherwise refused
+with a reason.
 
 The names are those of llama-server, Ollama, LM Studio, vLLM, text-generation-webui, KoboldCpp,
 TabbyAPI, Mistral, DeepSeek, Anthropic and OpenRouter, as their clients send them. ``docs/API.md``
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 from offgrid.api.fields import notices
 from offgrid.api.fields.body import excess
 from offgrid.api.fields.messages import unknown
+from offgrid.api.fields.orders import KOBOLD_CPP, LLAMA_CPP, LLAMA_CPP_CODES, WEB_UI, Orders
 from offgrid.errors import InvalidParameter, RequestError
 
 SAME = {
@@ -91,11 +93,14 @@ class Off(NamedTuple):
         values: the values that ask for nothing, in words for the documentation.
         asks_nothing: whether a value asks for nothing.
         reason: why other values are refused, or the alternative; a part of a sentence.
+        is_usual: whether a value asks for something, but is accepted without effect: clients send
+            it although their user has chosen nothing.
     """
 
     values: str
     asks_nothing: Callable[[Any], bool]
     reason: str
+    is_usual: Callable[[Any], bool] = lambda value: False
 
 
 def _number(*numbers: float, reason: str) -> Off:
@@ -117,29 +122,19 @@ def _empty(reason: str) -> Off:
     )  # fmt: skip
 
 
-_ORDER = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc",
-          "temperature")  # fmt: skip
-_ALWAYS = {"top_k", "typ_p", "top_p", "min_p", "temperature"}
-_UNUSED = {"tfs_z", "adaptive_p"}
-_SAMPLER_NAMES = {"typical_p": "typ_p", "typical": "typ_p", "temp": "temperature"}
-_CODES = ("edskypmxt", "edkypmxt", "dkypmxt", "kfypmt")
+def _order(whose: str, orders: Orders, codes: Collection[str] = ()) -> Off:
+    """Return the rule of a field that asks for an order of the sampling parameters."""
+    return Off(
+        f"the order of this server, or {whose} usual order, which has no effect",
+        orders.is_own,
+        _FIXED,
+        lambda value: orders.is_usual(value) or (isinstance(value, str) and value in codes),
+    )
 
 
-def _usual_samplers(value: Any) -> bool:
-    """Whether a value of ``samplers`` lists llama.cpp's samplers in their usual order."""
-    if isinstance(value, str):
-        return value in _CODES
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        return False
-    names = [_SAMPLER_NAMES.get(name, name) for name in value if name not in _UNUSED]
-    places = [_ORDER.index(name) for name in dict.fromkeys(names) if name in _ORDER]
-    known = len(places) == len(dict.fromkeys(names))
-    return not names or (known and places == sorted(places) and set(names) >= _ALWAYS)
-
-
+_FIXED = "the order of the sampling parameters is fixed"
 _NO_BEAMS = "this server has no beam search"
 _CONTROL = "control tokens are never part of an answer"
-_FIXED = "the order of the sampling parameters is fixed"
 _BEGINNING = "the model's file decides; send token ids for another beginning"
 _BUDGET = "reasoning cannot be limited to a number of tokens; use reasoning_effort"
 _TAIL_FREE = "tail-free sampling does not exist here; use min_p or typical_p"
@@ -190,18 +185,19 @@ ONLY_IF_OFF: dict[str, Off] = {
     "return_token_ids": _switch(False, "use POST /tokenize"),
     "return_tokens_as_token_ids": _switch(False, "use POST /tokenize"),
     "safe_prompt": _switch(False, "write a system message"),
-    "sampler_order": Off(
-        "KoboldCpp's usual order", lambda value: value in ([], [6, 0, 1, 3, 4, 2, 5]), _FIXED
-    ),
-    "sampler_priority": _empty(_FIXED),
-    "samplers": Off("llama.cpp's usual order", _usual_samplers, _FIXED),
+    "sampler_order": _order("KoboldCpp's", KOBOLD_CPP),
+    "sampler_priority": _order("text-generation-webui's", WEB_UI),
+    "samplers": _order("llama.cpp's", LLAMA_CPP, LLAMA_CPP_CODES),
     "skew": _number(0, reason="use temperature"),
     "skip_special_tokens": _switch(True, _CONTROL),
     "smoothing_factor": _number(0, reason="use dynatemp_range or min_p"),
     "stop_token_ids": _empty(_STOPS),
     "t_max_predict_ms": _number(0, -1, reason="use max_tokens"),
     "t_max_prompt_ms": _number(0, -1, reason="the time of a prompt cannot be limited"),
-    "temperature_last": _switch(False, _FIXED),
+    "temperature_last": Off(
+        "false, or true, which has no effect", lambda value: value is False, _FIXED,
+        lambda value: value is True,
+    ),
     "tfs": _number(1, reason=_TAIL_FREE),
     "tfs_z": _number(1, reason=_TAIL_FREE),
     "thinking_budget": _number(-1, reason=_BUDGET),
@@ -382,7 +378,9 @@ class Translated:
         elif (name in ONLY_IF_OFF or name in IF_UNKNOWN) and _generates(self._known):
             off = ONLY_IF_OFF.get(name) or IF_UNKNOWN[name]
             del self.fields[name]
-            if not off.asks_nothing(value):
+            if off.is_usual(value):
+                notices.ignore(label)
+            elif not off.asks_nothing(value):
                 raise _unsupported(label, off.reason)
         elif name in SWITCHES and "reasoning_effort" in self._known:
             del self.fields[name]
