@@ -310,11 +310,15 @@ def _read_images(messages: list[Message]) -> tuple[Image, ...]:
         for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
             field = f"messages[{i}].content[{j}]"
             if isinstance(part, ThinkingPart) and message.role != "assistant":
-                raise InvalidParameter("Only assistant messages can contain reasoning.", field)
+                raise InvalidParameter(
+                    f"{field}: only assistant messages can contain reasoning.", field
+                )
             if not isinstance(part, ImagePart):
                 continue
             if message.role not in ("user", "tool"):
-                raise InvalidParameter("Only user and tool messages can contain images.", field)
+                raise InvalidParameter(
+                    f"{field}: only user and tool messages can contain images.", field
+                )
             url = f"{field}.image_url.url"
             images.append(Image(read_data_url(part.image_url.url, url), url, i))
     check_images([(image.data, image.param) for image in images])
@@ -327,9 +331,9 @@ def _check_variables(request: ChatRequest) -> None:
     for name, value in variables.items():
         field = f"chat_template_kwargs.{name}"
         if name in _OWN_VARIABLES:
-            raise InvalidParameter(f"{name} is set by the server and cannot be overridden.", field)
+            raise InvalidParameter(f"{field} is set by the server and cannot be overridden.", field)
         if too_deep(value):
-            raise InvalidParameter(f"{name} is nested deeper than {MAX_DEPTH} levels.", field)
+            raise InvalidParameter(f"{field} is nested deeper than {MAX_DEPTH} levels.", field)
     size = len(msgspec.json.encode(variables))
     if size > MAX_TEMPLATE_BYTES:
         raise InvalidParameter(
@@ -338,9 +342,8 @@ def _check_variables(request: ChatRequest) -> None:
         )
     for index, document in enumerate(request.documents):
         if too_deep(document):
-            raise InvalidParameter(
-                f"The document is nested deeper than {MAX_DEPTH} levels.", f"documents[{index}]"
-            )
+            field = f"documents[{index}]"
+            raise InvalidParameter(f"{field} is nested deeper than {MAX_DEPTH} levels.", field)
 
 
 def _check_results(messages: list[Message]) -> None:
@@ -358,9 +361,10 @@ def _check_results(messages: list[Message]) -> None:
         elif message.role != "tool":
             behind_calls = False
         elif behind_calls and message.tool_call_id is not None and message.tool_call_id not in ids:
+            field = f"messages[{index}].tool_call_id"
             raise InvalidParameter(
-                f"No tool call before this message has the id {message.tool_call_id[:80]!r}.",
-                f"messages[{index}].tool_call_id",
+                f"{field}: no call before this message has the id {message.tool_call_id[:80]!r}.",
+                field,
             )
 
 
@@ -368,7 +372,8 @@ def _check_continued(request: ChatRequest) -> None:
     last = request.messages[-1]
     if last.role != "assistant" or last.content is None or last.tool_calls:
         raise InvalidParameter(
-            "Only an assistant message with content and without tool calls can be continued.",
+            "continue_final_message: only an assistant message with content and without tool calls "
+            "can be continued.",
             "continue_final_message",
         )
     if request.add_generation_prompt:

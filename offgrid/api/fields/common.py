@@ -173,7 +173,7 @@ def _check(request: GenerationFields) -> None:
     for stop in stops:
         if not 1 <= len(stop) <= MAX_STOP_LENGTH:
             raise InvalidParameter(
-                f"A stop string must have 1 to {MAX_STOP_LENGTH} characters, not {len(stop)}.",
+                f"stop: each string must have 1 to {MAX_STOP_LENGTH} characters, not {len(stop)}.",
                 "stop",
             )
     if request.stream_options is not None and not request.stream:

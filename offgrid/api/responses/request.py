@@ -359,7 +359,8 @@ def _of_item(
     param = f"input[{places[place]}].{field}[{match[2]}]"
     if match[3]:
         param += ".image_url"
-    return InvalidParameter(error.message, param, code=error.code)
+    message = error.message.replace(match[0], param)
+    return InvalidParameter(message, param, code=error.code)
 
 
 _PART = re.compile(r"messages\[(\d+)\]\.content\[(\d+)\](\.image_url)?")

@@ -432,7 +432,9 @@ def _named(choice: Json, kind: str, tools: Tools, place: str) -> Offered:
     namespace = choice.get("namespace")
     tool = tools.find(kind, name, namespace if isinstance(namespace, str) else None)
     if tool is None:
-        raise InvalidParameter(f"{name[:80]!r} is not one of the tools.", f"{place}.name")
+        raise InvalidParameter(
+            f"{place}.name: {name[:80]!r} is not one of the tools.", f"{place}.name"
+        )
     return tool
 
 

@@ -310,7 +310,7 @@ def test_a_grammar_of_empty_lines_is_scanned_once() -> None:
 
 def test_a_bias_for_a_number_of_thousands_of_digits() -> None:
     messages = [{"role": "user", "content": "x"}]
-    with pytest.raises(InvalidParameter, match="Token id 99999999999999999999 is out of range"):
+    with pytest.raises(InvalidParameter, match="a token id must be between 0 and"):
         parse_chat({"model": "m", "messages": messages, "logit_bias": {"9" * 5000: 1}})
 
 
