@@ -216,6 +216,7 @@ _TEXT: Json = {
     **SAME,
     **{name: value for name, value in FOREIGN.items() if name not in ("best_of", "echo")},
     **SWITCHES,
+    "max_completion_tokens": 24,
 }
 _TEXT_ALTERNATIVES = (
     REPETITION,
@@ -266,8 +267,12 @@ _RESPONSE: Json = {
     "parallel_tool_calls": False,
     "reasoning": {
         "effort": "low", "summary": "auto", "generate_summary": "concise", "mode": "standard",
-        "context": "current_turn",
+        "context": "current_turn", "enabled": True, "exclude": False,
     },
+    **{name: value for name, value in SWITCHES.items() if name != "reasoning"},
+    "reasoning_effort": "low",
+    **dict.fromkeys(("n_predict", "num_predict", "max_new_tokens", "max_tokens",
+                     "max_completion_tokens"), 24),
     "background_options": {"completion_window": "soonest", "continuation_id": "x"},
     "client_metadata": {"trip": "1"},
     "context_management": [{"type": "compaction", "compact_threshold": 100}],
@@ -296,6 +301,7 @@ _RESPONSE_ALTERNATIVES = (
         {"text": {"format": {"type": "json_schema", **_SCHEMA}, "verbosity": "low"}},
         {"text": {"format": {"type": "json_object"}}},
         {"text": {"format": {"type": "text"}}},
+        *({"tool_choice": "none", **grammar} for grammar in GRAMMARS[3:]),
     ],
     [
         {"stream": True, "stream_options": {"include_obfuscation": True}},

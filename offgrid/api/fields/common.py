@@ -9,11 +9,12 @@ import msgspec
 from msgspec import Meta, structs
 
 from offgrid.api.fields import notices, structured
-from offgrid.api.fields.foreign import Translated, unknown_field
+from offgrid.api.fields.foreign import unknown_field
 from offgrid.api.fields.inert import InertFields, ServiceTier
 from offgrid.api.fields.messages import invalid
 from offgrid.api.fields.nulls import present
 from offgrid.api.fields.sampling import DEFAULT, NAMES, Sampling, parse_sampling, take_fields
+from offgrid.api.fields.translated import Translated
 from offgrid.engine.protocol import Grammar
 from offgrid.errors import InvalidParameter
 

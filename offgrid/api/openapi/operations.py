@@ -134,7 +134,7 @@ def _responses_body(**more: Any) -> Body:
     _, schemas = msgspec.json.schema_components([chat.ChatRequest, SamplingFields])
     typed = {**schemas["ChatRequest"]["properties"], **schemas["SamplingFields"]["properties"]}
     sampling = {
-        name: {**_CHAT.get(name, typed[name]), **_default(typed[name])}
+        name: {**(_CHAT.get(name) or typed[name]), **_default(typed.get(name, {}))}
         for name in responses.SAMPLING - ALIASES.keys()
     }
     return Body(
@@ -149,7 +149,7 @@ def _responses_body(**more: Any) -> Body:
             "tools": by_hand.TOOLS,
             "tool_choice": by_hand.TOOL_CHOICE,
         },
-        hidden=frozenset({"sampling"}),
+        hidden=responses.ResponsesRequest.PARSED,
         **more,
     )
 
