@@ -37,7 +37,7 @@ class ConversationsResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Store a conversation, with the items that the request gives it."""
-        request, given = read_checked(req, self._max_body, _parse_conversation)
+        request, given = read_checked(req, self._max_body, _parse_conversation, optional=True)
         if not self._store.enabled:
             raise InvalidParameter("This server stores no conversations (OFFGRID_MAX_RESPONSES).")
         items = self._history.resolve(given, "items").items

@@ -226,7 +226,7 @@ def _describe(operation: Operation) -> dict[str, Any]:
     if operation.body is not None:
         schema = _any_of(operation.body.name or struct.__name__ for struct in operation.body.types)
         result["requestBody"] = {
-            "required": True,
+            "required": not operation.body.optional,
             "content": {falcon.MEDIA_JSON: {"schema": schema}},
         }
     result["responses"] = {"200": _success(operation), **_failures(operation)}

@@ -49,6 +49,7 @@ class Body:
         foreign: whether foreign fields are translated.
         replaced: schemas of fields whose types allow more than the checks.
         hidden: attributes of the struct that are not fields of the body.
+        optional: whether the request may have no body.
         more: structs that check the fields from which hidden attributes are made.
     """
 
@@ -59,6 +60,7 @@ class Body:
     foreign: bool = False
     replaced: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     hidden: frozenset[str] = frozenset()
+    optional: bool = False
     more: tuple[Struct, ...] = ()
 
 
@@ -308,6 +310,7 @@ OPERATIONS = (
         body=Body(
             (conversations.ConversationRequest,),
             replaced={"items": by_hand.items(conversations.MAX_ITEMS, least=0)},
+            optional=True,
         ),
         errors=(413, 503),
     ),
