@@ -160,7 +160,12 @@ _REFUSAL = {"type": "refusal", "refusal": "No."}
 _THINKING = {"type": "thinking", "thinking": "Hm.", "closed": True, "signature": "somebody"}
 MESSAGES: list[Json] = [
     {"role": "system", "content": "Be brief.", "name": "ship"},
-    {"role": "user", "content": [{"type": "text", "text": "Hello!"}]},
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "Hello!", "prompt_cache_breakpoint": {"mode": "explicit"}}
+        ],
+    },
     {"role": "assistant", "content": None, "tool_calls": [_CALL], "reasoning": "Hm."},
     {"role": "tool", "content": "7", "tool_call_id": "c1"},
     {"role": "assistant", "content": "It is 7.", "reasoning_content": "Hm."},
@@ -425,10 +430,14 @@ def full_requests(
                 "chat_template_kwargs": {"polite": True},
                 "add_special_tokens": False,
                 "return_token_strs": True,
-                "add_generation_prompt": False,
-                "continue_final_message": True,
                 "tools": [TOOL],
             },
+            (
+                [
+                    {"add_generation_prompt": False, "continue_final_message": True},
+                    {"add_generation_prompt": True, "messages": MESSAGES},
+                ],
+            ),
         ),
         Full("/detokenize", {"tokens": [300, 301]}, {**NOTES, **model}),
     ]

@@ -179,6 +179,12 @@ def _call_for_template(call: ToolCall) -> dict[str, Any]:
     }
 
 
+Messages = Annotated[list[Message], Meta(min_length=1)]
+Documents = Annotated[
+    list[Annotated[dict[str, Any], Meta(min_length=1)]], Meta(max_length=MAX_DOCUMENTS)
+]
+
+
 class Image(NamedTuple):
     """An image of a conversation, checked.
 
@@ -196,7 +202,7 @@ class Image(NamedTuple):
 class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     PARSED: ClassVar[frozenset[str]] = GenerationFields.PARSED | {"images", "offer"}
 
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    messages: Messages
     max_completion_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
@@ -207,9 +213,7 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
     continue_final_message: bool = False
     reasoning_effort: Effort | None = None
     chat_template_kwargs: TemplateVariables = msgspec.field(default_factory=dict)
-    documents: Annotated[
-        list[Annotated[dict[str, Any], Meta(min_length=1)]], Meta(max_length=MAX_DOCUMENTS)
-    ] = msgspec.field(default_factory=list)
+    documents: Documents = msgspec.field(default_factory=list)
     images: tuple[Image, ...] = ()
     """The images of all messages, in order."""
     offer: Offer = Offer()
@@ -264,7 +268,15 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
     Raises:
         InvalidParameter: ``param`` names the field.
     """
-    request = convert(body, ChatRequest, UNSUPPORTED)
+    return checked(convert(body, ChatRequest, UNSUPPORTED))
+
+
+def checked(request: ChatRequest) -> ChatRequest:
+    """Check the fields of a typed request together; return it with images and functions.
+
+    Raises:
+        InvalidParameter: ``param`` names the field.
+    """
     for index, message in enumerate(request.messages):
         _check_message(message, f"messages[{index}]")
     _check_results(request.messages)

@@ -161,7 +161,7 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     input: Any
     instructions: str | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
-    tools: list[Json] = []
+    tools: list[Json | None] = []
     tool_choice: str | Json = "auto"
     parallel_tool_calls: bool = True
     text: TextConfig = TextConfig()
