@@ -61,7 +61,7 @@ from offgrid.api.responses.request import parse_responses, to_chat
         ({"rep_pen": 0}, "rep_pen"),
         ({"think": "much"}, "think"),
         ({"think": True, "reasoning": {"effort": "none"}}, "think"),
-        ({"reasoning_effort": "low", "reasoning": {"effort": "high"}}, "reasoning_effort"),
+        ({"reasoning_effort": "low", "reasoning": {"effort": "high"}}, "reasoning.effort"),
         ({"reasoning": {"effort": "much"}}, "reasoning.effort"),
         ({"reasoning": {"enabled": 5}}, "reasoning.enabled"),
         ({"reasoning": {"max_tokens": 5}}, "reasoning.max_tokens"),
