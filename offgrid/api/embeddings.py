@@ -72,7 +72,7 @@ def _input(value: Any, param: str) -> Input:
         return value
     if are_tokens(value):
         return tuple(value)
-    raise InvalidParameter("An input must be text or token ids.", param)
+    raise InvalidParameter(f"{param} must be text or token ids.", param)
 
 
 class Embedding(Answer):

@@ -12,7 +12,15 @@ import msgspec
 from msgspec import Meta
 
 from offgrid.api.chat.prompt import chat_prompt
-from offgrid.api.chat.request import Effort, TemplateVariables, parse_chat
+from offgrid.api.chat.request import (
+    ChatRequest,
+    Documents,
+    Effort,
+    Messages,
+    TemplateVariables,
+    checked,
+)
+from offgrid.api.chat.tools import Tool
 from offgrid.api.fields.common import check_fields
 from offgrid.api.http.request import in_turn, liveness, read_checked
 from offgrid.api.shapes import Answer, Byte, Count
@@ -47,10 +55,10 @@ class PromptRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class MessagesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``/tokenize`` in vLLM's form, for a conversation.
 
-    ``messages`` are those of a chat request, and are checked as such before they are rendered.
+    The fields of the conversation are those of a chat request.
     """
 
-    messages: list[Any]
+    messages: Messages
     model: str | None = None
     # vLLM's default is false: its models' templates write the BOS token themselves. Here that token
     # is never added twice, so with true the tokens are those that the chat endpoint computes.
@@ -58,10 +66,10 @@ class MessagesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     return_token_strs: bool = False
     add_generation_prompt: bool = True
     continue_final_message: bool = False
-    tools: list[Any] | None = None
+    tools: list[Tool] = msgspec.field(default_factory=list)
     chat_template_kwargs: TemplateVariables = msgspec.field(default_factory=dict)
     reasoning_effort: Effort | None = None
-    documents: list[Any] | None = None
+    documents: Documents = msgspec.field(default_factory=list)
 
 
 class TokensRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -230,20 +238,19 @@ def _query(engine: EngineClient, request: Tokenize) -> TokenQuery:
     names, add_bos = request.return_token_strs, request.add_special_tokens
     if isinstance(request, PromptRequest):
         return TokenQuery((PromptPart(request.prompt, True),), add_bos=add_bos, names=names)
-    body: dict[str, Any] = {
-        "model": "",
-        "messages": request.messages,
-        "tools": request.tools,
-        "chat_template_kwargs": request.chat_template_kwargs,
-        "reasoning_effort": request.reasoning_effort,
-        "documents": request.documents,
-    }
-    if request.continue_final_message:
-        body["continue_final_message"] = True
-    else:
-        body["add_generation_prompt"] = request.add_generation_prompt
+    resume = request.continue_final_message
     with in_turn():
-        chat = parse_chat(body)
+        chat = checked(
+            ChatRequest(
+                messages=request.messages,
+                tools=request.tools,
+                chat_template_kwargs=request.chat_template_kwargs,
+                reasoning_effort=request.reasoning_effort,
+                documents=request.documents,
+                continue_final_message=resume,
+                add_generation_prompt=None if resume else request.add_generation_prompt,
+            )
+        )
     prompt = chat_prompt(engine.info, chat)
     if prompt.images:
         raise InvalidParameter(

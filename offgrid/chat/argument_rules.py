@@ -1,8 +1,7 @@
 """Grammars of arguments in the formats that do not write them as one JSON object.
 
-What a grammar does not enforce there: ``uniqueItems`` and the like, ``pattern`` with look-around or
-anchors within, bounds of a number where text is allowed too, and composed schemas that
-:func:`~offgrid.chat.schemas.shapes` cannot take apart, for which any arguments are allowed.
+What a grammar does not enforce there: bounds of a number where text is allowed too, and composed
+schemas that :mod:`offgrid.chat.schemas` cannot take apart, for which any value is allowed.
 """
 
 from __future__ import annotations
@@ -17,10 +16,14 @@ from typing import Any
 
 from offgrid.chat.arguments import json_type, types_of
 from offgrid.chat.formats import GEMMA_QUOTE, CallFormat, Parameters
-from offgrid.chat.rules import ANY_TEXT, Rules, regex
+from offgrid.chat.rules import Rules, regex
 from offgrid.chat.schemas import Json, Shape, alternatives, shapes, within
 from offgrid.chat.writing import gemma_key, gemma_value, type_name
 from offgrid.grammar.checked import CheckedSchema
+from offgrid.grammar.document import Path, place
+from offgrid.grammar.messages import unusable
+from offgrid.grammar.regular import Unwritable
+from offgrid.grammar.texts import MORE_PATTERNS, has_inner_anchor, text_patterns
 
 _COMMA = '","'
 _KEY = "[A-Za-z0-9_.-]{1,64}"
@@ -63,7 +66,7 @@ class _Arguments(ABC):
 
     def arguments(self, found: Sequence[Shape]) -> str:
         """Return an expression for arguments of one of several shapes."""
-        return _any_of([self.object(shape) for shape in found])
+        return _any_of([self.object(shape) for shape in self._possible(found)])
 
     @abstractmethod
     def object(self, shape: Shape) -> str:
@@ -77,8 +80,41 @@ class _Arguments(ABC):
     def alternatives(self, schema: Any) -> list[Json] | None:
         return alternatives(schema, self._root)
 
+    def never(self, schema: Any) -> bool:
+        """Whether no value can follow a schema."""
+        return self.alternatives(schema) == []
+
     def shapes(self, schema: Json) -> list[Shape] | None:
-        return shapes(schema, self._root)
+        found = shapes(schema, self._root)
+        return None if found is None else self._possible(found)
+
+    def _possible(self, found: Sequence[Shape]) -> list[Shape]:
+        """Return the shapes that have what they require; the check of the schema has made sure that
+        there is one."""
+        return [
+            shape for shape in found
+            if not any(self.never(shape.properties.get(key, {})) for key in shape.required)
+        ] or [*found]  # fmt: skip
+
+    def is_open(self, shape: Shape) -> bool:
+        """Whether an object of this shape may have members of any other name."""
+        return shape.extra is not None and not self.never(shape.extra)
+
+    def text(self, schema: Json) -> str:
+        """Return the text that a string's schema allows.
+
+        Raises:
+            InvalidParameter: a pattern cannot be enforced.
+        """
+        try:
+            for pattern in (schema.get("pattern", ""), *schema.get(MORE_PATTERNS, ())):
+                if has_inner_anchor(pattern):
+                    self._rules.count_rewritten(pattern)
+            parts = [regex(pattern) for pattern in text_patterns(schema)]
+        except Unwritable as ex:
+            where = place(_path_of(schema["pattern"], self._root))
+            raise unusable("json_schema", self._param, f"{where}a pattern {ex}") from None
+        return self._rules.rule("STRING", " & ".join(parts)) if parts else "TEXT"
 
     def choice(self, texts: Sequence[str]) -> str:
         """Return the name of a text that is one of some texts."""
@@ -101,10 +137,13 @@ class _Arguments(ABC):
 
     def listed(self, shape: Shape, comma: str, member: Callable[[str, Any], str]) -> str:
         """Return an expression for members in their order, with commas between them."""
-        written = [(member(key, schema), key in shape.required)
-                   for key, schema in shape.properties.items() if schema is not False]  # fmt: skip
+        written = [
+            (member(key, schema), key in shape.required)
+            for key, schema in shape.properties.items()
+            if not self.never(schema)
+        ]
         rest = ""
-        if shape.extra is not None and shape.extra is not False:
+        if self.is_open(shape):
             rest = f"({comma} {self.extra(shape)})*"
         # What may follow a member, from the last to the first; and what may come first.
         first: list[str] = [f"{self.extra(shape)} {rest}"] if rest else []
@@ -132,7 +171,7 @@ class _Arguments(ABC):
             if low != len(first) or high not in (None, len(first)) or other not in ({}, False):
                 return None
             return f" {comma} ".join(map(item, first))
-        if other is False or high == 0:
+        if self.never(other) or high == 0:
             return ""
         one = item(other)
         most = "" if high is None else str(high - 1)
@@ -208,7 +247,7 @@ class _Gemma(_Arguments):
             return f"{quote} {self._rules.until(GEMMA_QUOTE, self.choice(schema['enum']))}"
         kind = schema.get("type")
         if kind == "string":
-            return f"{quote} {self._rules.until(GEMMA_QUOTE, text_body(self._rules, schema))}"
+            return f"{quote} {self._rules.until(GEMMA_QUOTE, self.text(schema))}"
         if kind in ("integer", "number", "boolean", "null"):
             return self.json(schema)
         if kind == "object":
@@ -235,11 +274,11 @@ class _Parameters(_Arguments):
     def object(self, shape: Shape) -> str:
         pieces = []
         for key, schema in shape.properties.items():
-            if schema is False or (key not in shape.required and not self._writable(key)):
+            if self.never(schema) or (key not in shape.required and not self._writable(key)):
                 continue
             text = self.remember("member" + key, schema, partial(self._member, key, schema))
             pieces.append(text if key in shape.required else f"{text}?")
-        if shape.extra is not None and shape.extra is not False:
+        if self.is_open(shape):
             pieces.append(f"({self.extra(shape)})*")
         return " ".join(pieces)
 
@@ -323,7 +362,7 @@ class _Parameters(_Arguments):
         """Return an expression for a string as it stands, and the text after it."""
         if "enum" in schema:
             return self._until(after, self.choice(schema["enum"]), whole=True)
-        body = text_body(self._rules, schema)
+        body = self.text(schema)
         return self._until(after, body, whole=body != "TEXT")
 
     def _until(self, after: str, body: str = "TEXT", whole: bool = False) -> str:
@@ -374,6 +413,8 @@ class _Parameters(_Arguments):
         prefix = self._texts.nested
         written = []
         for key, schema in shape.properties.items():
+            if self.never(schema):
+                continue
             opened, closed = f"{prefix}<{key}>", f"{prefix}</{key}>"
             written.append(
                 (
@@ -394,41 +435,19 @@ class _Parameters(_Arguments):
         return _any_of([*firsts, '"{}"'])
 
 
-def text_body(rules: Rules, schema: Json) -> str:
-    """Return the text that a string's schema allows, as far as a grammar can tell."""
-    low, high = schema.get("minLength", 0), schema.get("maxLength")
-    parts = [] if not low and high is None else [
-        regex(f"(?s:.{{{low},{'' if high is None else high}}})")
-    ]  # fmt: skip
-    pattern = _whole(schema["pattern"]) if "pattern" in schema else None
-    parts += [] if pattern is None else [regex(pattern)]
-    return rules.rule("STRING", " & ".join(parts)) if parts else "TEXT"
-
-
-def _whole(pattern: str) -> str | None:
-    """Return a pattern that a whole text matches where the given one is found in it.
-
-    None if it has look-around or anchors that are not at its ends.
-    """
-    begins, ends = pattern.startswith("^"), bool(re.search(r"(?<!\\)(?:\\\\)*\$$", pattern))
-    inner = pattern[begins : len(pattern) - ends]
-    without_classes = re.sub(r"\\.|\[(?:\\.|[^\]\\])*\]", "", inner)
-    if re.search(r"[$^]|\(\?[=!<]", without_classes) or re.search(r"\\[bBAzZ]", inner):
-        return None
-    if (begins or ends) and _splits(without_classes):
-        return None
-    left, right = "" if begins else ANY_TEXT, "" if ends else ANY_TEXT
-    return f"{left}({inner}){right}"
-
-
-def _splits(pattern: str) -> bool:
-    """Whether a bar stands outside all groups of a pattern without escapes and classes."""
-    depth = 0
-    for char in pattern:
-        depth += (char == "(") - (char == ")")
-        if char == "|" and not depth:
-            return True
-    return False
+def _path_of(pattern: str, root: Json) -> Path:
+    """Return the path of a string with a pattern in a checked schema. ``allOf`` at the end is left
+    out: the check may have added it."""
+    stack: list[tuple[Path, Any]] = [((), root)]
+    while stack:
+        path, node = stack.pop()
+        if isinstance(node, dict):
+            if node.get("pattern") == pattern:
+                return path[:-2] if path[-2:-1] == ("allOf",) else path
+            stack += [((*path, key), value) for key, value in node.items()]
+        elif isinstance(node, list):
+            stack += [((*path, index), value) for index, value in enumerate(node)]
+    return ()
 
 
 def _kind(schema: Json) -> str:

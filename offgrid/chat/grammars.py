@@ -16,9 +16,10 @@ from typing import Any
 from offgrid.chat.argument_rules import arguments_rule
 from offgrid.chat.formats import CallFormat
 from offgrid.chat.parser import AnswerForm
-from offgrid.chat.rules import ANY_TEXT, Rules, regex
+from offgrid.chat.rules import Rules, regex
 from offgrid.chat.writing import fill
 from offgrid.grammar.checked import CheckedSchema
+from offgrid.grammar.texts import ANY_TEXT
 
 _ANY_ARGUMENTS = CheckedSchema({"type": "object"}, "tools", arguments=True)
 _FIELDS = re.compile(r"(\{n\}|\{id\})")

@@ -12,8 +12,10 @@ import re
 from collections.abc import Mapping
 
 from offgrid.grammar.checked import CheckedSchema
+from offgrid.grammar.regular import Unwritable
+from offgrid.grammar.simplify import MAX_LOOKING_AHEAD
+from offgrid.grammar.texts import ANY_TEXT
 
-ANY_TEXT = "(?s:.*)"
 _TEXT = f"TEXT: /{ANY_TEXT}/"
 _SLASH = re.compile(r"(\\.)|/", re.DOTALL)
 
@@ -33,6 +35,7 @@ class Rules:
         self._names: dict[tuple[str, str, str], str] = {}
         self._counts: dict[str, int] = {}
         self._lines: list[str] = []
+        self._rewritten: set[str] = set()
 
     @property
     def lines(self) -> list[str]:
@@ -47,6 +50,18 @@ class Rules:
     def schema(self, schema: CheckedSchema) -> str:
         """Return the name of a schema's rule."""
         return f"schema_{self._schemas.setdefault(schema, len(self._schemas))}"
+
+    def count_rewritten(self, pattern: str) -> None:
+        """Count a pattern that is written anew, which may take a tenth of a second.
+
+        Raises:
+            Unwritable: there are too many of them.
+        """
+        self._rewritten.add(pattern)
+        if len(self._rewritten) > MAX_LOOKING_AHEAD:
+            raise Unwritable(
+                f"with an anchor in its middle is the {MAX_LOOKING_AHEAD + 1}st of the request"
+            )
 
     def name(self, prefix: str) -> str:
         """Return the name of a new rule, for :meth:`define`."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from offgrid.chat.arguments import json_type, resolve
+from offgrid.grammar.texts import MORE_PATTERNS
 
 _MAX_DEPTH = 16
 _MAX_ALTERNATIVES = 64
@@ -21,9 +22,15 @@ _COMPOSED = frozenset(("$ref", "allOf", "anyOf", "oneOf", "enum", "const", "type
 _IMPLIED = (
     ("object", ("properties", "required", "additionalProperties", "patternProperties")),
     ("array", ("items", "prefixItems", "minItems", "maxItems")),
-    ("string", ("pattern", "minLength", "maxLength", "format")),
+    ("string", ("pattern", "minLength", "maxLength", "format", MORE_PATTERNS)),
     ("number", ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")),
 )
+
+_STRICTER = {
+    "minLength": max, "maxLength": min, "minItems": max, "maxItems": min,
+    "minimum": max, "maximum": min, "exclusiveMinimum": max, "exclusiveMaximum": min,
+}  # fmt: skip
+"""Keyword -> which of two values implies the other."""
 
 Json = dict[str, Any]
 
@@ -74,13 +81,18 @@ def alternatives(schema: Any, root: Json, depth: int = 0) -> list[Json] | None:
     """Return schemas of one type each, one of which a value must follow.
 
     A schema has a ``type`` and its keywords, or only ``enum`` with values of one kind, strings or
-    others, or nothing, which is any value. None if the schema cannot be taken apart.
+    others, or nothing, which is any value. No alternative is left if no value can follow the
+    schema. None if it cannot be taken apart.
     """
     if schema is True:
         return [{}]
+    if schema is False:
+        return []
     if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
         return None
     base = {key: value for key, value in schema.items() if key not in _NOTES}
+    if base.get("enum") == []:
+        return []
     if "$ref" in base:
         target = resolve(base.pop("$ref"), root)
         return _merged([target, base], root, depth)
@@ -94,7 +106,7 @@ def alternatives(schema: Any, root: Json, depth: int = 0) -> list[Json] | None:
             if any(branch is None for branch in found):
                 return None
             flat = [item for branch in found for item in branch or ()]
-            return flat if 0 < len(flat) <= _MAX_ALTERNATIVES else None
+            return flat if len(flat) <= _MAX_ALTERNATIVES else None
     return _simple(base)
 
 
@@ -107,10 +119,19 @@ def _merged(parts: Iterable[Any], root: Json, depth: int) -> list[Json] | None:
         if not isinstance(part, Mapping):
             return None
         own = {key: value for key, value in part.items() if key not in _NOTES}
-        for key, value in own.items():
-            if key in whole and whole[key] != value:
+        more = [*whole.get(MORE_PATTERNS, ()), *own.pop(MORE_PATTERNS, ())]
+        for key in own.keys() & whole.keys():
+            if own[key] == whole[key]:
+                continue
+            if key == "pattern":
+                more.append(whole[key])
+            elif key in _STRICTER:
+                own[key] = _STRICTER[key](own[key], whole[key])
+            else:
                 return None
         whole |= own
+        if more:
+            whole[MORE_PATTERNS] = more
     return alternatives(whole, root, depth + 1)
 
 
@@ -124,7 +145,7 @@ def _simple(schema: Json) -> list[Json] | None:
         kept = [value for value in values if names is None or _fits(value, names)]
         texts = [value for value in kept if isinstance(value, str)]
         others = [value for value in kept if not isinstance(value, str)]
-        return [{"enum": group} for group in (texts, others) if group] or None
+        return [{"enum": group} for group in (texts, others) if group]
     if names is None:
         names = [kind for kind, words in _IMPLIED if any(word in schema for word in words)]
         if not names:

@@ -47,7 +47,7 @@ def patterns_without_look_ahead(pattern: str) -> tuple[str, ...]:
     if len(pattern) > MAX_LENGTH:
         raise Unwritable(f"with a look-ahead may have at most {MAX_LENGTH} characters")
     ahead, rest = _split(pattern)
-    if not pattern.startswith("^") or len(_alternatives(rest)) > 1:
+    if not pattern.startswith("^") or len(alternatives_of(rest)) > 1:
         return (one_pattern(pattern),)
     found = [one_pattern(f"^{rest}") if has_look_ahead(rest) else f"^{rest}"] if rest else []
     for look in ahead:
@@ -88,7 +88,7 @@ def begins_with_look_ahead(pattern: str) -> bool:
     """Return whether a regular expression, or one of its alternatives, begins with a look-ahead."""
     if not has_look_ahead(pattern):
         return False
-    starts = (one.lstrip("^") for one in _alternatives(pattern))
+    starts = (one.lstrip("^") for one in alternatives_of(pattern))
     return any(start.startswith(("(?=", "(?!")) for start in starts)
 
 
@@ -99,14 +99,14 @@ def lark_terminal(pattern: str) -> str:
     Raises:
         Unwritable: there are too many look-aheads, or an anchor in one of them cannot be written.
     """
-    return " | ".join(_terminal(one) for one in _alternatives(pattern))
+    return " | ".join(_terminal(one) for one in alternatives_of(pattern))
 
 
 def _terminal(pattern: str) -> str:
     ahead, rest = _split(pattern)
     parts = [f"/(?:{_in_slashes(rest)})/"]
     for look in ahead:
-        seen = " | ".join(map(_seen, _alternatives(look.text)))
+        seen = " | ".join(map(_seen, alternatives_of(look.text)))
         parts.append(f"~({seen})" if look.negative else f"({seen})")
     return " & ".join(parts)
 
@@ -116,7 +116,7 @@ def _seen(pattern: str) -> str:
     text = pattern.lstrip("^")
     ends = text.endswith("$") and not _is_escaped(text, len(text) - 1)
     text = text[:-1] if ends else text
-    if any(character in "^$" for character in _signs(text)):
+    if any(character in "^$" for character in signs_of(text)):
         raise Unwritable(
             "has an anchor in the middle of a look-ahead; only ^ at its beginning and $ at its end"
             " are supported"
@@ -159,7 +159,7 @@ def _closing(pattern: str, begin: int) -> int:
     raise Unwritable("has an unmatched (")
 
 
-def _alternatives(pattern: str) -> list[str]:
+def alternatives_of(pattern: str) -> list[str]:
     """Split a pattern at the bars outside of groups."""
     found: list[str] = []
     depth = begin = 0
@@ -171,7 +171,8 @@ def _alternatives(pattern: str) -> list[str]:
     return [*found, pattern[begin:]]
 
 
-def _signs(pattern: str) -> list[str]:
+def signs_of(pattern: str) -> list[str]:
+    """Return the characters of a pattern without escapes and what stands in classes."""
     return [character for _, character in _places(pattern, 0)]
 
 

@@ -84,6 +84,14 @@ def rust_pattern(pattern: str) -> str:
     return "".join(parts)
 
 
+_WIDE = re.compile(r"\[(\[(?:\\.|[^\]\\])*\])&&\[\^\\x01\]\]")
+
+
+def ecma_pattern(pattern: str) -> str:
+    """Convert what :func:`rust_pattern` has made back to ECMA-262's syntax."""
+    return _WIDE.sub(lambda match: match[1], pattern).replace("(?s:.)", "[^]")
+
+
 def _class(pattern: str, at: int) -> tuple[int, str]:
     """Return where a class ends, and its text in Rust's syntax."""
     if pattern.startswith("[^]", at):

@@ -499,6 +499,29 @@ class Language:
             a = self._derivative(a, index)
         return self._nullable[a]
 
+    def of_length(self, low: int, high: int) -> int:
+        """Return the texts of ``low`` to ``high`` characters; -1 for no limit."""
+        return self._repeat(self._set(self._full), low, high)
+
+    def is_empty(self, a: int, most: int) -> bool:
+        """Return whether no text is in a language.
+
+        Raises:
+            Unwritable: more than ``most`` states were not enough to tell.
+        """
+        seen = {a: None}
+        for state in (order := [a]):  # grows
+            if self._nullable[state]:
+                return False
+            for index in range(len(self._classes)):
+                to = self._derivative(state, index)
+                if to not in seen:
+                    if len(seen) >= most:
+                        raise Unwritable("is too complex")
+                    seen[to] = None
+                    order.append(to)
+        return True
+
     def pattern(self, a: int) -> str:
         """Return an anchored pattern, without look-around, for exactly the texts of ``a``.
 

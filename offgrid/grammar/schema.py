@@ -18,9 +18,11 @@ from itertools import pairwise
 from typing import Any
 
 from offgrid.grammar.document import Document, Json, Path, SchemaError, children
+from offgrid.grammar.formats import EXACT, PATTERNS
 from offgrid.grammar.pattern import MAX_REPETITION, PatternError, repetition, rust_pattern
 from offgrid.grammar.satisfiable import forbid_endless
 from offgrid.grammar.simplify import simplify
+from offgrid.grammar.texts import MAX_EXAMINED, is_empty
 
 MAX_SOURCE = 256 * 1024
 """Bytes of a schema's text in UTF-8."""
@@ -67,26 +69,11 @@ _UNSUPPORTED = frozenset({
 })  # fmt: skip
 """Refused in every draft, because a client that sends them expects them to be enforced. Only those
 are left that ask for something: see :mod:`offgrid.grammar.simplify`."""
-_FORMATS = frozenset({
-    "date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uuid",
-})  # fmt: skip
 _OTHER_FORMATS = frozenset({
     "idn-email", "idn-hostname", "uri-reference", "iri", "iri-reference", "uri-template",
     "json-pointer", "relative-json-pointer", "regex",
 })  # fmt: skip
 """https://json-schema.org/draft/2020-12/json-schema-validation#name-defined-formats"""
-# The compiler's own patterns allow 29 February in every year, and second 60 in every minute.
-_LEAP = "(?:0[48]|[2468][048]|[13579][26])"
-_DATE = (
-    "(?:(?:[0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)-"
-    "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)"
-    f"|02-(?:0[1-9]|1[0-9]|2[0-8]))|(?:[0-9]{{2}}{_LEAP}|{_LEAP}00)-02-29)"
-)
-_TIME = (
-    "(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:[.][0-9]{1,9})?"
-    "(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
-)
-_PATTERNS = {"date": f"^{_DATE}$", "time": f"^{_TIME}$", "date-time": f"^{_DATE}T{_TIME}$"}
 
 
 def parse_schema(source: str, *, converted: bool = False) -> Json:
@@ -132,6 +119,8 @@ def parse_schema(source: str, *, converted: bool = False) -> Json:
             raise SchemaError(f"more than {MAX_NAME_PATTERNS} patterns for names", path)
         if "allOf" in node:
             patterns.check(path, node)
+    if not converted:
+        _forbid_empty_texts(document)
     forbid_endless(document)
     for path, node in document.nodes:
         if not converted:
@@ -295,6 +284,18 @@ def _check_node(path: Path, node: Json) -> None:
         raise SchemaError(f"it has more than {MAX_ALTERNATIVES} objects as alternatives", path)
 
 
+def _forbid_empty_texts(document: Document) -> None:
+    """Add ``"enum": []`` to strings whose pattern, format and length contradict each other."""
+    left = MAX_EXAMINED
+    for _, node in document.nodes:
+        texts = node.get("type") in ("string", ["string"]) and "enum" not in node
+        words = node.keys() & {"pattern", "format", "allOf", "minLength", "maxLength"}
+        if texts and left and len(words) > 1:
+            left -= 1
+            if is_empty(node):
+                node["enum"] = []
+
+
 def _is_scalar(schema: Any) -> bool:
     """Return whether the schema clearly allows no object or list."""
     if not isinstance(schema, dict):
@@ -341,9 +342,9 @@ def _adapt(path: Path, node: Json) -> None:
     if not isinstance(node.get("items"), list):
         node.pop("additionalItems", None)  # The compiler would ignore prefixItems beside it.
     kind = node.get("format")
-    if kind in _PATTERNS:
-        node["allOf"] = [*node.get("allOf", ()), {"pattern": _PATTERNS[kind]}]
-    if kind is not None and (kind in _PATTERNS or kind not in _FORMATS):
+    if kind in EXACT:
+        node["allOf"] = [*node.get("allOf", ()), {"pattern": f"^(?:{EXACT[kind]})$"}]
+    if kind is not None and (kind in EXACT or kind not in PATTERNS):
         del node["format"]  # Formats that the standard does not define are annotations.
     for keyword in _COUNTS:
         if keyword in node:

@@ -213,7 +213,7 @@ def _breakers(given: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     for breaker in breakers:
         if not 1 <= len(breaker) <= MAX_BREAKER_LENGTH + 1:
             raise InvalidParameter(
-                f"A breaker has 1 to {MAX_BREAKER_LENGTH + 1} tokens, not {len(breaker)}.",
+                f"dry_breakers: each has 1 to {MAX_BREAKER_LENGTH + 1} tokens, not {len(breaker)}.",
                 "dry_breakers",
             )
         for token in breaker:

@@ -86,7 +86,11 @@ def test_fields_of_embeddings_and_rerank() -> None:
 
 def test_fields_of_responses() -> None:
     ignored = responses.ONLY_SHOWN | responses.IGNORED
-    own = set(responses.ResponsesRequest.__struct_fields__) - ignored - {"sampling"}
+    own = (
+        set(responses.ResponsesRequest.__struct_fields__)
+        - ignored
+        - responses.ResponsesRequest.PARSED
+    )
     assert rows("Responses") == own
     assert section("Responses") >= ignored | responses.UNSUPPORTED.keys()
     assert f"up to {response_items.MAX_ITEMS:,} items" in PAGE
@@ -94,7 +98,7 @@ def test_fields_of_responses() -> None:
     calls = {kind for kind in HOSTED if not kind.endswith("_output")}
     assert section("Responses") >= calls | response_items.TYPES.keys()
     # Fields shared with chat are described there.
-    shared = rows(COMMON) | {"chat_template_kwargs"}
+    shared = rows(COMMON) | {"chat_template_kwargs"} | structured.NAMES
     assert responses.SAMPLING - {"repeat_penalty"} <= shared
 
 

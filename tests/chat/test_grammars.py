@@ -32,6 +32,7 @@ from offgrid.chat.writing import write_calls
 from offgrid.engine.protocol import Grammar
 from offgrid.engine.worker.grammars import Grammars
 from offgrid.engine.worker.matcher import Matcher
+from offgrid.errors import InvalidParameter
 from offgrid.grammar.checked import CheckedSchema
 
 Json = dict[str, Any]
@@ -590,10 +591,81 @@ def test_a_pattern_keeps_its_meaning_inside_a_value(
     model = _model(next(one for one in FAMILIES if one.name == family), True)
     items = {"type": "array", "items": {"type": "string", "pattern": pattern}}
     tool = function("f", {**CLOSED, "properties": {"a": items}, "required": ["a"]})
-    enforced = family != "gemma4"  # Texts in gemma4's own quotes, in which look-around is not.
     assert model.accepts(model.written(("f", {"a": [good]})), (tool,))
-    if enforced:
-        assert not model.accepts(model.written(("f", {"a": [bad]})), (tool,))
+    assert not model.accepts(model.written(("f", {"a": [bad]})), (tool,))
+
+
+TEXTS: list[tuple[Json, tuple[str, ...], tuple[str, ...]]] = [
+    # Schema of a string, texts that satisfy it, texts that do not.
+    ({"format": "duration"}, ("P3DT4H", "P1W", "PT5M", "P1Y2M3D"), ("3D", "P", "P1D1Y")),
+    ({"format": "email"}, ("a.b+c@d-e.org", "a@[10.0.0.1]"), ("a.b", "@c", "a@b_c", "a..b@c")),
+    ({"format": "hostname"}, ("a-b.example", "x"), ("-a", "a_b", "a..b", "a" * 64)),
+    ({"format": "ipv4"}, ("10.0.255.1", "0.0.0.0"), ("10.0.256.1", "1.2.3", "01.2.3.4")),
+    ({"format": "ipv6"}, ("::", "::1", "2001:db8::ff00:42:8329", "1:2:3:4:5:6:7:8", "1:2::"),
+     ("1:2", "::g", "1::2::3", "1:2:3:4:5:6:7:8:9")),
+    ({"format": "uri"}, ("http://u:p@a.b:1/c?d#e", "urn:isbn:1", "file:///x", "a:", "x://[::1]/"),
+     ("a b", "//x", "http://a b", "1:x", "a:%1")),
+    ({"format": "uuid"}, ("123e4567-e89b-12d3-a456-426614174000",), ("123", "g" * 36)),
+    ({"format": "date"}, ("2024-02-29",), ("2023-02-29",)),
+    ({"format": "time"}, ("10:00:00Z",), ("25:00:00Z", "10:00:60Z")),
+    ({"format": "date-time"}, ("2024-02-29T10:00:00+01:00",), ("2024-02-29",)),
+    ({"format": "hostname", "pattern": "^[a-z]+$", "maxLength": 3}, ("abc",), ("abcd", "a.b")),
+    ({"pattern": "^(?!x)[a-z]+$"}, ("ax",), ("xa",)),
+    ({"pattern": "^(?=.*[0-9])[a-z0-9]+$", "maxLength": 3}, ("a1b",), ("abc", "a1bc")),
+    ({"pattern": "a(?=b$)"}, ("ab",), ("a", "abc")),
+    ({"pattern": "^a$|^b$"}, ("a", "b"), ("c", "ab")),
+    ({"pattern": "^a|b$"}, ("ax", "xb"), ("xa", "bx")),
+    ({"pattern": "(^a|b)c"}, ("ac", "xbc"), ("xac",)),
+    ({"pattern": r"\.$"}, ("x.",), ("x", ".x")),
+    ({"pattern": r"[$^|]\$"}, ("$$", "x|$"), ("$", "a$")),
+    ({"allOf": [{"pattern": "a"}, {"pattern": "b"}, {"minLength": 3}]}, ("axb", "bba"), ("ab",)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", ["hermes", "lfm2", "qwen-xml", "gemma4", "minimax-m3"])
+@pytest.mark.parametrize(("schema", "good", "bad"), TEXTS, ids=lambda value: str(value)[:60])
+def test_strings_follow_their_schema_in_every_form(
+    family: str, schema: Json, good: tuple[str, ...], bad: tuple[str, ...]
+) -> None:
+    """Hermes writes JSON, where llguidance enforces formats and patterns by itself."""
+    model = _model(next(one for one in FAMILIES if one.name == family), True)
+    text = {"type": "string", **schema}
+    tool = function("f", {**CLOSED, "properties": {"a": text}, "required": ["a"]})
+    for value in good:
+        assert model.accepts(model.written(("f", {"a": value})), (tool,)), value
+    for value in bad:
+        assert not model.accepts(model.written(("f", {"a": value})), (tool,)), value
+
+
+@pytest.mark.parametrize("family", ["hermes", "lfm2", "qwen-xml", "gemma4", "minimax-m3"])
+def test_a_string_without_any_text_is_never_written(family: str) -> None:
+    model = _model(next(one for one in FAMILIES if one.name == family), True)
+    empty = {"type": "string", "pattern": "^ab?$", "minLength": 3}
+    either = {"anyOf": [empty, {"type": "integer"}]}
+    listed = {"type": "array", "items": empty}
+    properties = {"a": empty, "b": either, "c": listed}
+    tool = function("f", {**CLOSED, "properties": properties, "required": ["b"]})
+    assert model.accepts(model.written(("f", {"b": 1})), (tool,))
+    assert model.accepts(model.written(("f", {"b": 1, "c": []})), (tool,))
+    for wrong in ({"a": "ab", "b": 1}, {"b": "ab"}, {"b": 1, "c": ["ab"]}):
+        assert not model.accepts(model.written(("f", wrong)), (tool,)), wrong
+    with pytest.raises(InvalidParameter, match="at /properties/a: unsatisfiable"):
+        function("f", {**CLOSED, "properties": {"a": empty}, "required": ["a"]})
+
+
+def test_a_pattern_that_cannot_be_enforced_is_refused_with_its_place() -> None:
+    """As in JSON, where llguidance refuses it."""
+    words = {"hermes": "lookarounds not supported", "qwen-xml": "an anchor in its middle"}
+    word = {"type": "string", "pattern": r"\bx"}
+    for family, message in words.items():
+        model = _model(next(one for one in FAMILIES if one.name == family), True)
+        tool = function("f", {**CLOSED, "properties": {"a": word}})
+        with pytest.raises(InvalidParameter, match=f"at /properties/a: .*{message}"):
+            model.matcher((tool,))
+    model = _model(next(one for one in FAMILIES if one.name == "qwen-xml"), True)
+    many = {f"p{n}": {"type": "string", "pattern": f"(^a|b){n}"} for n in range(21)}
+    with pytest.raises(InvalidParameter, match="is the 21st of the request"):
+        model.matcher((function("f", {**CLOSED, "properties": many}),))
 
 
 @pytest.mark.parametrize("control", [True, False])

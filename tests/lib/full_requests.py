@@ -96,8 +96,8 @@ NOTHING: Json = {
     "penalize_nl": False, "penalty_alpha": 0, "plugins": [], "reasoning_format": "auto",
     "reasoning_in_content": False, "rep_pen_slope": 1, "repetition_decay": 0, "response_fields": [],
     "return_token_ids": False, "return_tokens_as_token_ids": False, "safe_prompt": False,
-    "sampler_order": [6, 0, 1, 3, 4, 2, 5], "sampler_priority": [],
-    "samplers": ["dry", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"],
+    "sampler_order": [6, 5, 0, 1, 3, 4, 2], "sampler_priority": [],
+    "samplers": ["dry", "temperature", "top_k", "typ_p", "top_p", "min_p", "xtc"],
     "skew": 0, "skip_special_tokens": True, "smoothing_factor": 0, "stop_token_ids": [],
     "t_max_predict_ms": -1, "t_max_prompt_ms": 0, "temperature_last": False, "tfs": 1.0,
     "tfs_z": 1, "thinking_budget": -1, "thinking_budget_tokens": -1, "thinking_forced_open": False,
@@ -160,7 +160,12 @@ _REFUSAL = {"type": "refusal", "refusal": "No."}
 _THINKING = {"type": "thinking", "thinking": "Hm.", "closed": True, "signature": "somebody"}
 MESSAGES: list[Json] = [
     {"role": "system", "content": "Be brief.", "name": "ship"},
-    {"role": "user", "content": [{"type": "text", "text": "Hello!"}]},
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "Hello!", "prompt_cache_breakpoint": {"mode": "explicit"}}
+        ],
+    },
     {"role": "assistant", "content": None, "tool_calls": [_CALL], "reasoning": "Hm."},
     {"role": "tool", "content": "7", "tool_call_id": "c1"},
     {"role": "assistant", "content": "It is 7.", "reasoning_content": "Hm."},
@@ -216,6 +221,7 @@ _TEXT: Json = {
     **SAME,
     **{name: value for name, value in FOREIGN.items() if name not in ("best_of", "echo")},
     **SWITCHES,
+    "max_completion_tokens": 24,
 }
 _TEXT_ALTERNATIVES = (
     REPETITION,
@@ -266,8 +272,12 @@ _RESPONSE: Json = {
     "parallel_tool_calls": False,
     "reasoning": {
         "effort": "low", "summary": "auto", "generate_summary": "concise", "mode": "standard",
-        "context": "current_turn",
+        "context": "current_turn", "enabled": True, "exclude": False,
     },
+    **{name: value for name, value in SWITCHES.items() if name != "reasoning"},
+    "reasoning_effort": "low",
+    **dict.fromkeys(("n_predict", "num_predict", "max_new_tokens", "max_tokens",
+                     "max_completion_tokens"), 24),
     "background_options": {"completion_window": "soonest", "continuation_id": "x"},
     "client_metadata": {"trip": "1"},
     "context_management": [{"type": "compaction", "compact_threshold": 100}],
@@ -296,6 +306,7 @@ _RESPONSE_ALTERNATIVES = (
         {"text": {"format": {"type": "json_schema", **_SCHEMA}, "verbosity": "low"}},
         {"text": {"format": {"type": "json_object"}}},
         {"text": {"format": {"type": "text"}}},
+        *({"tool_choice": "none", **grammar} for grammar in GRAMMARS[3:]),
     ],
     [
         {"stream": True, "stream_options": {"include_obfuscation": True}},
@@ -419,10 +430,14 @@ def full_requests(
                 "chat_template_kwargs": {"polite": True},
                 "add_special_tokens": False,
                 "return_token_strs": True,
-                "add_generation_prompt": False,
-                "continue_final_message": True,
                 "tools": [TOOL],
             },
+            (
+                [
+                    {"add_generation_prompt": False, "continue_final_message": True},
+                    {"add_generation_prompt": True, "messages": MESSAGES},
+                ],
+            ),
         ),
         Full("/detokenize", {"tokens": [300, 301]}, {**NOTES, **model}),
     ]

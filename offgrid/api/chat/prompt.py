@@ -14,7 +14,7 @@ from offgrid.api.http.request import in_turn
 from offgrid.chat.dialect import Dialect
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.limits import check_message_count
-from offgrid.engine.protocol import GenerationRequest, Grammar, ModelInfo, TokenQuery
+from offgrid.engine.protocol import Grammar, ModelInfo, TokenQuery
 from offgrid.errors import InvalidParameter
 from offgrid.grammar.checked import CheckedSchema
 
@@ -179,18 +179,12 @@ def start_chat(
     """
     prompt = chat_prompt(engine.info, request)
     top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    generation = GenerationRequest(
+    generation = request.generation(
         parts=prompt.rendered.parts,
-        sampling=request.sampling.params,
-        text_bias=request.sampling.text_bias,
-        dry_breakers=request.sampling.dry_breakers,
         max_tokens=request.token_limit,
         stop=prompt.stops,
         n=request.n,
-        ignore_eos=request.ignore_eos,
         top_logprobs=top_logprobs,
-        post_sampling=request.post_sampling_probs,
-        cache_prompt=request.cache_prompt,
         prompt_logprobs=request.prompt_logprobs,
         prompt_param="messages",
         grammar=prompt.grammar,

@@ -179,6 +179,12 @@ def _call_for_template(call: ToolCall) -> dict[str, Any]:
     }
 
 
+Messages = Annotated[list[Message], Meta(min_length=1)]
+Documents = Annotated[
+    list[Annotated[dict[str, Any], Meta(min_length=1)]], Meta(max_length=MAX_DOCUMENTS)
+]
+
+
 class Image(NamedTuple):
     """An image of a conversation, checked.
 
@@ -196,7 +202,7 @@ class Image(NamedTuple):
 class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     PARSED: ClassVar[frozenset[str]] = GenerationFields.PARSED | {"images", "offer"}
 
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    messages: Messages
     max_completion_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
@@ -207,9 +213,7 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
     continue_final_message: bool = False
     reasoning_effort: Effort | None = None
     chat_template_kwargs: TemplateVariables = msgspec.field(default_factory=dict)
-    documents: Annotated[
-        list[Annotated[dict[str, Any], Meta(min_length=1)]], Meta(max_length=MAX_DOCUMENTS)
-    ] = msgspec.field(default_factory=list)
+    documents: Documents = msgspec.field(default_factory=list)
     images: tuple[Image, ...] = ()
     """The images of all messages, in order."""
     offer: Offer = Offer()
@@ -264,7 +268,15 @@ def parse_chat(body: dict[str, Any]) -> ChatRequest:
     Raises:
         InvalidParameter: ``param`` names the field.
     """
-    request = convert(body, ChatRequest, UNSUPPORTED)
+    return checked(convert(body, ChatRequest, UNSUPPORTED))
+
+
+def checked(request: ChatRequest) -> ChatRequest:
+    """Check the fields of a typed request together; return it with images and functions.
+
+    Raises:
+        InvalidParameter: ``param`` names the field.
+    """
     for index, message in enumerate(request.messages):
         _check_message(message, f"messages[{index}]")
     _check_results(request.messages)
@@ -310,11 +322,15 @@ def _read_images(messages: list[Message]) -> tuple[Image, ...]:
         for j, part in enumerate(message.content if isinstance(message.content, list) else ()):
             field = f"messages[{i}].content[{j}]"
             if isinstance(part, ThinkingPart) and message.role != "assistant":
-                raise InvalidParameter("Only assistant messages can contain reasoning.", field)
+                raise InvalidParameter(
+                    f"{field}: only assistant messages can contain reasoning.", field
+                )
             if not isinstance(part, ImagePart):
                 continue
             if message.role not in ("user", "tool"):
-                raise InvalidParameter("Only user and tool messages can contain images.", field)
+                raise InvalidParameter(
+                    f"{field}: only user and tool messages can contain images.", field
+                )
             url = f"{field}.image_url.url"
             images.append(Image(read_data_url(part.image_url.url, url), url, i))
     check_images([(image.data, image.param) for image in images])
@@ -327,9 +343,9 @@ def _check_variables(request: ChatRequest) -> None:
     for name, value in variables.items():
         field = f"chat_template_kwargs.{name}"
         if name in _OWN_VARIABLES:
-            raise InvalidParameter(f"{name} is set by the server and cannot be overridden.", field)
+            raise InvalidParameter(f"{field} is set by the server and cannot be overridden.", field)
         if too_deep(value):
-            raise InvalidParameter(f"{name} is nested deeper than {MAX_DEPTH} levels.", field)
+            raise InvalidParameter(f"{field} is nested deeper than {MAX_DEPTH} levels.", field)
     size = len(msgspec.json.encode(variables))
     if size > MAX_TEMPLATE_BYTES:
         raise InvalidParameter(
@@ -338,9 +354,8 @@ def _check_variables(request: ChatRequest) -> None:
         )
     for index, document in enumerate(request.documents):
         if too_deep(document):
-            raise InvalidParameter(
-                f"The document is nested deeper than {MAX_DEPTH} levels.", f"documents[{index}]"
-            )
+            field = f"documents[{index}]"
+            raise InvalidParameter(f"{field} is nested deeper than {MAX_DEPTH} levels.", field)
 
 
 def _check_results(messages: list[Message]) -> None:
@@ -358,9 +373,10 @@ def _check_results(messages: list[Message]) -> None:
         elif message.role != "tool":
             behind_calls = False
         elif behind_calls and message.tool_call_id is not None and message.tool_call_id not in ids:
+            field = f"messages[{index}].tool_call_id"
             raise InvalidParameter(
-                f"No tool call before this message has the id {message.tool_call_id[:80]!r}.",
-                f"messages[{index}].tool_call_id",
+                f"{field}: no call before this message has the id {message.tool_call_id[:80]!r}.",
+                field,
             )
 
 
@@ -368,7 +384,8 @@ def _check_continued(request: ChatRequest) -> None:
     last = request.messages[-1]
     if last.role != "assistant" or last.content is None or last.tool_calls:
         raise InvalidParameter(
-            "Only an assistant message with content and without tool calls can be continued.",
+            "continue_final_message: only an assistant message with content and without tool calls "
+            "can be continued.",
             "continue_final_message",
         )
     if request.add_generation_prompt:

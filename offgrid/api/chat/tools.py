@@ -140,12 +140,14 @@ def _check_tools(tools: list[Tool]) -> None:
         function, param = tool.function, f"tools[{index}].function"
         if not _NAME.fullmatch(function.name):
             raise InvalidParameter(
-                f"{function.name[:80]!r} is not a valid function name; use 1 to 64 letters, "
-                "digits, underscores and dashes.",
+                f"{param}.name: {function.name[:80]!r} is not a valid function name; use 1 to 64 "
+                "letters, digits, underscores and dashes.",
                 f"{param}.name",
             )
         if function.name in seen:
-            raise InvalidParameter(f"Two functions are named {function.name}.", f"{param}.name")
+            raise InvalidParameter(
+                f"{param}.name: two functions are named {function.name}.", f"{param}.name"
+            )
         seen.add(function.name)
         if function.parameters is not None:
             _check_schema(function.parameters, f"{param}.parameters")
@@ -154,9 +156,9 @@ def _check_tools(tools: list[Tool]) -> None:
 def _check_schema(schema: dict[str, Any], param: str) -> None:
     """Require an object schema of bounded depth; later stages recurse into it."""
     if schema.get("type", "object") != "object":
-        raise InvalidParameter('parameters must be a JSON schema of type "object".', param)
+        raise InvalidParameter(f'{param} must be a JSON schema of type "object".', param)
     if too_deep(schema):
-        raise InvalidParameter(f"parameters is nested deeper than {MAX_DEPTH} levels.", param)
+        raise InvalidParameter(f"{param} is nested deeper than {MAX_DEPTH} levels.", param)
 
 
 def too_deep(value: Any) -> bool:
@@ -184,7 +186,7 @@ def _for_grammar(function: FunctionSpec, index: int, required: bool) -> Function
 
 def _check_known(name: str, names: list[str], param: str) -> None:
     if name not in names:
-        raise InvalidParameter(f"{name[:80]!r} is not one of the tools.", param)
+        raise InvalidParameter(f"{param}: {name[:80]!r} is not one of the tools.", param)
 
 
 def _for_template(function: FunctionSpec) -> dict[str, Any]:

@@ -26,24 +26,18 @@ def _generation(request: CompletionRequest, prompt: Prompt) -> GenerationRequest
         top_logprobs = 0  # best_of chooses by logprobs
     wanted = [request.prompt_logprobs, request.logprobs if request.echo else None]
     scored = [number for number in wanted if number is not None]
-    return GenerationRequest(
+    return request.generation(
         # Parse control tokens in the text: the author of a raw prompt writes them too.
         parts=(PromptPart(content, True),) if isinstance(content, str) else (),
         tokens=None if isinstance(content, str) else content,
-        sampling=request.sampling.params,
-        text_bias=request.sampling.text_bias,
-        dry_breakers=request.sampling.dry_breakers,
         max_tokens=request.max_tokens,
         stop=request.stops,
         n=request.candidates,
-        ignore_eos=request.ignore_eos,
         top_logprobs=top_logprobs,
-        post_sampling=request.post_sampling_probs,
         end_logprob=True,
         prompt_logprobs=max(scored, default=None),
         echo=request.echo,
         suffix=request.suffix or None,
-        cache_prompt=request.cache_prompt,
         grammar=request.grammar,
         prompt_param=prompt.param,
     )

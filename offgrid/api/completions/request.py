@@ -90,6 +90,6 @@ def split_prompts(prompt: Any) -> tuple[Prompt, ...]:
     for index, item in enumerate(prompt):
         param = f"prompt[{index}]"
         if not isinstance(item, str) and not are_tokens(item):
-            raise InvalidParameter("A prompt must be text or token ids.", param)
+            raise InvalidParameter(f"{param} must be text or token ids.", param)
         prompts.append(Prompt(item if isinstance(item, str) else tuple(item), param))
     return tuple(prompts)

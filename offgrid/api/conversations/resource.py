@@ -37,7 +37,7 @@ class ConversationsResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Store a conversation, with the items that the request gives it."""
-        request, given = read_checked(req, self._max_body, _parse_conversation)
+        request, given = read_checked(req, self._max_body, parse_conversation, optional=True)
         if not self._store.enabled:
             raise InvalidParameter("This server stores no conversations (OFFGRID_MAX_RESPONSES).")
         items = self._history.resolve(given, "items").items
@@ -71,9 +71,7 @@ class ConversationResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
         """Replace the metadata."""
-        update = read_checked(
-            req, self._max_body, lambda body: check_fields(without_nulls(body), ConversationUpdate)
-        )
+        update = read_checked(req, self._max_body, parse_update)
         conversation = {**_find(self._store, id), "metadata": update.metadata}
         if not self._store.update(id, msgspec.json.encode(conversation)):
             raise no_conversation(id, "conversation_id")
@@ -97,7 +95,7 @@ class ConversationItemsResource:
     def on_post(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
         """Add items; return them."""
         check_include(req)
-        given = read_checked(req, self._max_body, _parse_new_items)
+        given = read_checked(req, self._max_body, parse_new_items)
         items = [*map(as_stored, self._history.resolve(given, "items").items)]
         try:
             found = self._store.add(id, items)
@@ -146,13 +144,20 @@ class ConversationItemResource:
         resp.media = _find(self._store, id)
 
 
-def _parse_conversation(body: Json) -> tuple[ConversationRequest, list[Given]]:
+def parse_conversation(body: Json) -> tuple[ConversationRequest, list[Given]]:
+    """Check the body of a request for a conversation; return it and its items."""
     request = check_fields(_outside_items(body), ConversationRequest)
     items = parse_items(request.items, "items", MAX_ITEMS) if request.items else []
     return request, items
 
 
-def _parse_new_items(body: Json) -> list[Given]:
+def parse_update(body: Json) -> ConversationUpdate:
+    """Check the body of an update."""
+    return check_fields(without_nulls(body), ConversationUpdate)
+
+
+def parse_new_items(body: Json) -> list[Given]:
+    """Check the body of a request for more items; return these."""
     request = check_fields(_outside_items(body), ItemsRequest)
     return parse_items(request.items, "items", MAX_ITEMS)
 

@@ -50,7 +50,8 @@ _SHOWN = 80
 """Characters of a key that an error message shows."""
 _MAX_EXACT = 1 << 53
 _PLACE = re.compile(r" \(byte \d+\)$")
-_HALF = re.compile(rb'\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])[^"]{0,5}"')
+LONE_SURROGATE = re.compile(rb'\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])[^"]{0,5}"')
+"""Half a surrogate pair at the end of a string, or followed by something else."""
 _SEARCHED = 1 << 16
 """Bytes that a regular expression searches in one call."""
 _BLANK = re.compile(rb"[ \t\r\n]*")
@@ -141,14 +142,15 @@ def _number(text: str) -> float | int:
     return int(number) if number.is_integer() and abs(number) < _MAX_EXACT else number
 
 
-_decoder = msgspec.json.Decoder(float_hook=_number)
+DECODER = msgspec.json.Decoder(float_hook=_number)
+"""Parses JSON of bounded size."""
 _fields_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def _decode(text: memoryview) -> Any:
     """Parse a body; a large one field by field, so that other threads run in between."""
     if len(text) <= _PIECE:
-        return _decoder.decode(text)
+        return DECODER.decode(text)
     blank = _BLANK.match(text)
     assert blank is not None
     text = text[blank.end() :]
@@ -161,7 +163,7 @@ def _decode(text: memoryview) -> Any:
 
 def _piece(text: memoryview, levels: int) -> Any:
     if len(text) <= _PIECE:
-        return _decoder.decode(text)
+        return DECODER.decode(text)
     if levels == 0 or bytes(text[:1]) != b"[":
         counts = count_json(text)
         values = counts.scalars + counts.strings + counts.lists + counts.objects
@@ -171,13 +173,13 @@ def _piece(text: memoryview, levels: int) -> Any:
                 f"maximum there is {MAX_AT_ONCE}.",
                 code="too_many_values",
             )
-        return _decoder.decode(text)
+        return DECODER.decode(text)
     result: list[Any] = []
     begin = 1
     for end in (*cut_json(text, _PIECE // 2), len(text) - 1):
         piece = bytes(text[begin:end]).strip()
         if len(piece) < _PIECE:
-            result += _decoder.decode(b"[%b]" % piece)
+            result += DECODER.decode(b"[%b]" % piece)
         else:  # a single item
             result.append(_piece(memoryview(piece), levels - 1))
         begin = end + 1
@@ -212,7 +214,9 @@ def _reason(raw: bytes, text: memoryview, counts: JsonCounts, error: Exception) 
 def _holds_half(raw: bytes) -> bool:
     """Whether a string ends with an unpaired surrogate."""
     # Search in pieces, so that other threads run in between. They overlap by more than one match.
-    return any(_HALF.search(raw, at, at + _SEARCHED + 32) for at in range(0, len(raw), _SEARCHED))
+    return any(
+        LONE_SURROGATE.search(raw, at, at + _SEARCHED + 32) for at in range(0, len(raw), _SEARCHED)
+    )
 
 
 def _at(text: memoryview, place: int, word: str) -> bool:

@@ -9,12 +9,13 @@ import msgspec
 from msgspec import Meta, structs
 
 from offgrid.api.fields import notices, structured
-from offgrid.api.fields.foreign import Translated, unknown_field
+from offgrid.api.fields.foreign import unknown_field
 from offgrid.api.fields.inert import InertFields, ServiceTier
 from offgrid.api.fields.messages import invalid
 from offgrid.api.fields.nulls import present
 from offgrid.api.fields.sampling import DEFAULT, NAMES, Sampling, parse_sampling, take_fields
-from offgrid.engine.protocol import Grammar
+from offgrid.api.fields.translated import Translated
+from offgrid.engine.protocol import GenerationRequest, Grammar
 from offgrid.errors import InvalidParameter
 
 T = TypeVar("T", bound="GenerationFields")
@@ -74,6 +75,22 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
         """Whether chunks carry random padding. Off by default: padding hides lengths from the
         network, but there is no network."""
         return bool(self.stream_options and self.stream_options.include_obfuscation)
+
+    def generation(self, **more: Any) -> GenerationRequest:
+        """Return the request for the engine.
+
+        Args:
+            more: the fields of the engine's request that each endpoint sets in its own way.
+        """
+        return GenerationRequest(
+            sampling=self.sampling.params,
+            text_bias=self.sampling.text_bias,
+            dry_breakers=self.sampling.dry_breakers,
+            ignore_eos=self.ignore_eos,
+            post_sampling=self.post_sampling_probs,
+            cache_prompt=self.cache_prompt,
+            **more,
+        )
 
 
 _ADVICE = {"functions": "; use tools", "function_call": "; use tool_choice"}
@@ -173,7 +190,7 @@ def _check(request: GenerationFields) -> None:
     for stop in stops:
         if not 1 <= len(stop) <= MAX_STOP_LENGTH:
             raise InvalidParameter(
-                f"A stop string must have 1 to {MAX_STOP_LENGTH} characters, not {len(stop)}.",
+                f"stop: each string must have 1 to {MAX_STOP_LENGTH} characters, not {len(stop)}.",
                 "stop",
             )
     if request.stream_options is not None and not request.stream:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from offgrid.api.fields.messages import invalid
+from offgrid.api.fields.messages import invalid, shown
 from offgrid.errors import InvalidParameter
 from offgrid.sampling.params import MAX_BIAS, RANGES, SEED_MAX, Range, SamplingParams
 
@@ -135,21 +135,26 @@ def _logit_bias(raw: dict[str, Any] | list[Any]) -> tuple[dict[int, float], dict
         if value is False:
             bias = -math.inf
         elif isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InvalidParameter("A bias must be a number or false.", name)
+            raise InvalidParameter(f"{name} must be a number or false, not {shown(value)}.", name)
         elif not -MAX_BIAS <= value <= MAX_BIAS:
-            raise InvalidParameter(f"A bias must be between {-MAX_BIAS:g} and {MAX_BIAS:g}.", name)
+            raise InvalidParameter(
+                f"{name} must be between {-MAX_BIAS:g} and {MAX_BIAS:g}, not {shown(value)}.", name
+            )
         else:
             bias = float(value)
         if isinstance(key, int) or (isinstance(raw, dict) and re.fullmatch(r"[0-9]+", key)):
             # Python refuses to convert thousands of digits, or takes long.
             if len(str(key)) > _MAX_ID_DIGITS or int(key) > MAX_TOKEN_ID:
-                raise InvalidParameter(f"Token id {str(key)[:20]} is out of range.", name)
+                raise InvalidParameter(
+                    f"{name}: a token id must be between 0 and {MAX_TOKEN_ID}.", name
+                )
             ids[int(key)] = bias
         elif 1 <= len(key) <= MAX_BIAS_TEXT:
             texts[key] = bias
         else:
             raise InvalidParameter(
-                f"A text in logit_bias must have 1 to {MAX_BIAS_TEXT} characters.", "logit_bias"
+                f"logit_bias: a text must have 1 to {MAX_BIAS_TEXT} characters, not {len(key)}.",
+                "logit_bias",
             )
     return ids, texts
 
@@ -160,7 +165,7 @@ def _pair(item: Any) -> tuple[int | str, Any]:
         if isinstance(key, str) or (type(key) is int and 0 <= key < 1 << 31):
             return key, value
     raise InvalidParameter(
-        "A logit_bias list must contain [token id or text, bias] pairs.", "logit_bias"
+        "logit_bias: a list must contain pairs: [token id or text, bias].", "logit_bias"
     )
 
 

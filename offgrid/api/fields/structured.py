@@ -115,7 +115,8 @@ def _choice(value: Any, param: str, _: Any) -> Grammar:
         raise InvalidParameter(f"{param} must be a list of strings.", param)
     for index, text in enumerate(value):
         if not isinstance(text, str):
-            raise InvalidParameter("A choice must be a string.", f"{param}[{index}]")
+            place = f"{param}[{index}]"
+            raise InvalidParameter(f"{place} must be a string, not {shown(text)}.", place)
     return Grammar("choice", json.dumps(value), param)
 
 

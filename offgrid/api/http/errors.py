@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import falcon
@@ -21,6 +22,8 @@ _HTTP_CODES: dict[int, ErrorCode] = {
     431: "headers_too_large",
     503: "server_busy",
 }
+MAX_FIELD = 80
+"""Characters of the path of a field in a message: a client may send any name."""
 _METHODS = "DELETE, GET, HEAD, OPTIONS, POST"
 
 
@@ -49,7 +52,25 @@ def error_body(
 
 def request_error_body(error: RequestError) -> dict[str, Any]:
     """Return the OpenAI error object of an exception."""
-    return error_body(error.message, error.type, error.param, error.code)
+    return error_body(told(error), error.type, error.param, error.code)
+
+
+def told(error: RequestError) -> str:
+    """Return the message of an exception; that of a 400 names the field at fault.
+
+    Many clients show nothing but the message.
+    """
+    field = error.param
+    if error.status != 400 or not field or _names(error.message, field):
+        return error.message
+    return f"{field[:MAX_FIELD]}{'...' if len(field) > MAX_FIELD else ''}: {error.message}"
+
+
+def _names(message: str, field: str) -> bool:
+    """Whether a message contains the path of a field, or the beginning of a long path."""
+    if len(field) > MAX_FIELD:
+        return field[:MAX_FIELD] in message
+    return re.search(rf"(?<![\w.]){re.escape(field)}(?!\w)", message) is not None
 
 
 def http_error_body(status: int, message: str) -> dict[str, Any]:

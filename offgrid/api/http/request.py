@@ -64,13 +64,20 @@ def read_object(req: falcon.Request, limit: int) -> dict[str, Any]:
     return read_checked(req, limit, lambda body: body)
 
 
-def read_checked(req: falcon.Request, limit: int, parse: Callable[[dict[str, Any]], T]) -> T:
+def read_checked(
+    req: falcon.Request,
+    limit: int,
+    parse: Callable[[dict[str, Any]], T],
+    *,
+    optional: bool = False,
+) -> T:
     """Parse the request's JSON object and return the result, for bodies that take long to check.
 
     Args:
         req: the request.
         limit: largest body in bytes.
         parse: checks the object and returns it typed.
+        optional: whether the request may have no body, which means an object without fields.
 
     Raises:
         BodyTooLarge: the body is larger.
@@ -82,17 +89,17 @@ def read_checked(req: falcon.Request, limit: int, parse: Callable[[dict[str, Any
         raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
     try:
         with in_turn():
-            return parse(_read(req, limit))
+            return parse(_read(req, limit, optional))
     finally:
         if size >= _LEAVES_MEMORY:
             was_large()
 
 
-def _read(req: falcon.Request, limit: int) -> dict[str, Any]:
+def _read(req: falcon.Request, limit: int, optional: bool) -> dict[str, Any]:
     raw = req.bounded_stream.read(limit + 1)
     if len(raw) > limit:
         raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
-    return parse_object(raw)
+    return {} if optional and not raw else parse_object(raw)
 
 
 def liveness(req: falcon.Request) -> Callable[[], bool]:

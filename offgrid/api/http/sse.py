@@ -83,7 +83,7 @@ class EventStream:
         self._find_output = output
         self._output: Output | None = None
         self._begun = False
-        self._turn = threading.Lock()
+        self.turn = threading.Lock()
         """Held by the thread that makes frames."""
         self._handed_back = threading.Event()
         """Set while only the stream's own thread may make frames."""
@@ -99,7 +99,7 @@ class EventStream:
             if self._output is not None:
                 self._wait_while_others_write()
         self._begun = True
-        with self._turn:
+        with self.turn:
             for frame in self._frames:
                 if isinstance(frame, bytes):
                     return frame
@@ -109,7 +109,7 @@ class EventStream:
         """Called by the server at the end of the response or when the client left. Idempotent."""
         self._group.listen(None)
         self._cancel()
-        with self._turn:
+        with self.turn:
             self._frames.close()
 
     def __del__(self) -> None:
@@ -138,7 +138,7 @@ class EventStream:
         """Write the available frames. Waits for nothing but another thread's turn."""
         # The stream's own thread may hold the turn while it waits for events. If the thread that
         # reads events then waited for the turn, neither could go on.
-        while not self._turn.acquire(timeout=_PATIENCE):
+        while not self.turn.acquire(timeout=_PATIENCE):
             if self._handed_back.is_set():
                 return
         try:
@@ -150,7 +150,7 @@ class EventStream:
             self._error = ex
             self._hand_back()
         finally:
-            self._turn.release()
+            self.turn.release()
 
     def _write_frames(self) -> bool:
         """Write frames that can be made now; return False if the stream's thread must go on."""

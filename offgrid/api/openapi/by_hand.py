@@ -26,7 +26,13 @@ TOKENS: Schema = {
 }
 SEED: Schema = {"type": "integer", "minimum": SEED_RANGE[0], "maximum": SEED_RANGE[1]}
 
-_BIAS: Schema = {"anyOf": [{"type": "number", "minimum": -100, "maximum": 100}, {"const": False}]}
+_BIAS: Schema = {
+    "anyOf": [
+        {"type": "number", "minimum": -100, "maximum": 100},
+        {"const": False},
+        {"type": "null"},  # as if the token was not there
+    ]
+}
 _BIASED_TEXT: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_BIAS_TEXT}
 LOGIT_BIAS: Schema = {
     "anyOf": [
@@ -90,9 +96,15 @@ _ITEM: Schema = {
 }
 
 
+def present(least: int) -> Schema:
+    """Return the keywords of a list that must have so many items that are not null."""
+    return {"contains": {"not": {"type": "null"}}, "minContains": least}
+
+
 def items(most: int, least: int = 1) -> Schema:
-    """Return the schema of a list of items."""
-    return {"type": "array", "items": _ITEM, "minItems": least, "maxItems": most}
+    """Return the schema of a list of items, in which null is left out."""
+    limits = {"minItems": least, "maxItems": most, **(present(least) if least else {})}
+    return {"type": "array", "items": {"anyOf": [_ITEM, {"type": "null"}]}, **limits}
 
 
 ITEMS: Schema = {"anyOf": [{"type": "string"}, items(response_items.MAX_ITEMS)]}

@@ -17,6 +17,7 @@ import msgspec
 
 from offgrid import __version__
 from offgrid.api.fields import foreign, notices
+from offgrid.api.openapi import by_hand
 from offgrid.api.openapi.operations import OPERATIONS, Body, Operation, Struct
 from offgrid.api.shapes import Error
 
@@ -161,8 +162,7 @@ def _accepted(schemas: list[Schema], body: Body) -> Schema:
         same: Schema = {"description": f"The same as {name}."}
         properties[alias] = {**properties[name], **same}
     for name in properties:
-        if name not in _PLACES:
-            properties[name] = _with_nulls(properties[name])
+        properties[name] = _with_nulls(properties[name], items=name not in _PLACES)
         if name not in required:
             properties[name] = _or_null(properties[name])
     if body.foreign:
@@ -173,16 +173,26 @@ def _accepted(schemas: list[Schema], body: Body) -> Schema:
     return {**schemas[0], "properties": dict(sorted(properties.items())), "required": required}
 
 
-def _with_nulls(schema: Any) -> Any:
-    """Return a schema that allows null in lists, in maps, and for fields that are not required."""
+def _with_nulls(schema: Any, *, items: bool = True) -> Any:
+    """Return a schema that allows null in lists, in maps, and for fields that are not required.
+
+    Args:
+        schema: a schema or a part of one.
+        items: whether null is left out of lists.
+    """
     if isinstance(schema, list):
-        return [_with_nulls(inner) for inner in schema]
+        return [_with_nulls(inner, items=items) for inner in schema]
     if not isinstance(schema, dict):
         return schema
-    result = {name: _with_nulls(inner) for name, inner in schema.items()}
-    for keyword in ("items", "additionalProperties"):
+    result = {name: _with_nulls(inner, items=items) for name, inner in schema.items()}
+    for keyword in ("items", "additionalProperties") if items else ("additionalProperties",):
         if isinstance(result.get(keyword), dict):
             result[keyword] = _or_null(result[keyword])
+    if items and result.get("minItems") and isinstance(result.get("items"), dict):
+        result |= by_hand.present(result["minItems"])
+    if result.get("minProperties"):
+        assert result["minProperties"] == 1  # more cannot be said so
+        result["not"] = {"additionalProperties": {"type": "null"}}
     if isinstance(result.get("properties"), dict):
         result["properties"] = {
             name: inner if name in schema.get("required", ()) else _or_null(inner)
@@ -226,7 +236,7 @@ def _describe(operation: Operation) -> dict[str, Any]:
     if operation.body is not None:
         schema = _any_of(operation.body.name or struct.__name__ for struct in operation.body.types)
         result["requestBody"] = {
-            "required": True,
+            "required": not operation.body.optional,
             "content": {falcon.MEDIA_JSON: {"schema": schema}},
         }
     result["responses"] = {"200": _success(operation), **_failures(operation)}

@@ -49,6 +49,7 @@ class Body:
         foreign: whether foreign fields are translated.
         replaced: schemas of fields whose types allow more than the checks.
         hidden: attributes of the struct that are not fields of the body.
+        optional: whether the request may have no body.
         more: structs that check the fields from which hidden attributes are made.
     """
 
@@ -59,6 +60,7 @@ class Body:
     foreign: bool = False
     replaced: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     hidden: frozenset[str] = frozenset()
+    optional: bool = False
     more: tuple[Struct, ...] = ()
 
 
@@ -134,7 +136,7 @@ def _responses_body(**more: Any) -> Body:
     _, schemas = msgspec.json.schema_components([chat.ChatRequest, SamplingFields])
     typed = {**schemas["ChatRequest"]["properties"], **schemas["SamplingFields"]["properties"]}
     sampling = {
-        name: {**_CHAT.get(name, typed[name]), **_default(typed[name])}
+        name: {**(_CHAT.get(name) or typed[name]), **_default(typed.get(name, {}))}
         for name in responses.SAMPLING - ALIASES.keys()
     }
     return Body(
@@ -149,7 +151,7 @@ def _responses_body(**more: Any) -> Body:
             "tools": by_hand.TOOLS,
             "tool_choice": by_hand.TOOL_CHOICE,
         },
-        hidden=frozenset({"sampling"}),
+        hidden=responses.ResponsesRequest.PARSED,
         **more,
     )
 
@@ -308,6 +310,7 @@ OPERATIONS = (
         body=Body(
             (conversations.ConversationRequest,),
             replaced={"items": by_hand.items(conversations.MAX_ITEMS, least=0)},
+            optional=True,
         ),
         errors=(413, 503),
     ),

@@ -364,7 +364,7 @@ def _check_parts(parts: str | Sequence[ContentPart], where: str, *, images: bool
         if isinstance(part, InputImage):
             if not images:
                 raise InvalidParameter(
-                    "Only user messages and results of tools can contain images.", place
+                    f"{place}: only user messages and results of tools can contain images.", place
                 )
             if part.image_url is None:
                 raise _no_files(place, "image_url with a data URL")

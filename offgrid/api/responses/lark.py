@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from offgrid.grammar.lark_tokens import LarkTokens, Unread
+
 MAX_SOURCE = 16_384
 """Characters of a grammar that is converted."""
 MAX_PATTERN = 8_192
@@ -43,7 +45,7 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", '"': '"', "\\": "\\", "/
 _CONTROL = {"\n": r"\n", "\r": r"\r", "\t": r"\t", "\f": r"\f"}
 
 
-class _NotRegular(Exception):
+class _NotRegular(Unread):
     """The grammar has recursion, or syntax that is not converted."""
 
 
@@ -53,7 +55,7 @@ def lark_pattern(source: str) -> str | None:
         if len(source) > MAX_SOURCE:
             return None
         return _Reader(source).pattern("start")
-    except _NotRegular:
+    except Unread:
         return None
 
 
@@ -61,17 +63,7 @@ class _Reader:
     """Reads all rules, and converts each when it is needed."""
 
     def __init__(self, source: str) -> None:
-        self._tokens: list[tuple[str, str]] = []
-        at = 0
-        while at < len(source):
-            match = _TOKEN.match(source, at)
-            if match is None or match.lastgroup is None:
-                raise _NotRegular
-            if match.lastgroup != "skip":
-                self._tokens.append((match.lastgroup, match[0]))
-            at = match.end()
-        self._tokens.append(("line", "\n"))
-        self._at = 0
+        self._tokens = LarkTokens(source, _TOKEN)
         self._rules: dict[str, int] = {}
         """Where the body of each rule begins."""
         self._patterns: dict[str, str] = {}
@@ -85,32 +77,32 @@ class _Reader:
         if name not in self._rules or name in self._open or len(self._open) > _MAX_DEPTH:
             raise _NotRegular
         self._open.add(name)
-        before, self._at = self._at, self._rules[name]
+        before, self._tokens.at = self._tokens.at, self._rules[name]
         found = self._alternatives(0)
-        if self._next()[0] != "line":
+        if self._tokens.next()[0] != "line":
             raise _NotRegular
-        self._at = before
+        self._tokens.at = before
         self._open.discard(name)
         self._patterns[name] = found
         return found
 
     def _find_rules(self) -> None:
-        while self._at < len(self._tokens):
-            kind, text = self._next()
+        while self._tokens.left:
+            kind, text = self._tokens.next()
             if kind == "line":
                 continue
             if kind == "directive":
                 self._directive(text)
                 continue
-            if kind != "name" or self._next()[1] != ":":
+            if kind != "name" or self._tokens.next()[1] != ":":
                 raise _NotRegular
             name = text.lstrip("?!")
             if name in self._rules:
                 raise _NotRegular
-            self._rules[name] = self._at
+            self._rules[name] = self._tokens.at
             # The body ends where the next line does not begin with another alternative.
             while True:
-                kind, _ = self._next()
+                kind, _ = self._tokens.next()
                 if kind == "line" and not self._bar_follows():
                     break
 
@@ -129,33 +121,19 @@ class _Reader:
             self._patterns[name] = _COMMON[known]
 
     def _bar_follows(self) -> bool:
-        at = self._at
-        while at < len(self._tokens) and self._tokens[at][0] == "line":
-            at += 1
-        return at < len(self._tokens) and self._tokens[at][1] == "|"
-
-    def _peek(self) -> tuple[str, str]:
-        return self._tokens[self._at] if self._at < len(self._tokens) else ("end", "")
-
-    def _next(self) -> tuple[str, str]:
-        token = self._peek()
-        self._at += 1
-        return token
-
-    def _take(self, *signs: str) -> bool:
-        kind, text = self._peek()
-        found = kind == "sign" and text in signs
-        self._at += found
-        return found
+        ahead = 0
+        while self._tokens.peek(ahead)[0] == "line":
+            ahead += 1
+        return self._tokens.peek(ahead)[1] == "|"
 
     def _alternatives(self, depth: int) -> str:
         if depth > _MAX_DEPTH:
             raise _NotRegular
         parts = [self._sequence(depth)]
         while True:
-            while self._peek()[0] == "line" and (depth or self._bar_follows()):
-                self._at += 1
-            if not self._take("|"):
+            while self._tokens.peek()[0] == "line" and (depth or self._bar_follows()):
+                self._tokens.next()
+            if not self._tokens.take("|"):
                 break
             parts.append(self._sequence(depth))
         return _short(parts[0] if len(parts) == 1 else f"(?:{'|'.join(parts)})")
@@ -163,19 +141,19 @@ class _Reader:
     def _sequence(self, depth: int) -> str:
         parts: list[str] = []
         while True:
-            kind, text = self._peek()
+            kind, text = self._tokens.peek()
             if kind in ("line", "end") or (kind == "sign" and text in ("|", ")", "]")):
                 return _short("".join(parts))
-            if self._take("->"):
-                self._next()
+            if self._tokens.take("->"):
+                self._tokens.next()
                 continue
             parts.append(self._repeated(self._item(depth)))
 
     def _item(self, depth: int) -> str:
-        kind, text = self._next()
+        kind, text = self._tokens.next()
         if kind == "sign" and text in ("(", "["):
             inner = self._alternatives(depth + 1)
-            if not self._take(")" if text == "(" else "]"):
+            if not self._tokens.take(")" if text == "(" else "]"):
                 raise _NotRegular
             return f"(?:{inner})" if text == "(" else f"(?:{inner})?"
         if kind == "string":
@@ -189,8 +167,8 @@ class _Reader:
         raise _NotRegular
 
     def _string(self, text: str) -> str:
-        if self._take(".."):
-            kind, last = self._next()
+        if self._tokens.take(".."):
+            kind, last = self._tokens.next()
             first, end = _literal(text), _literal(last) if kind == "string" else ""
             if len(first) != 1 or len(end) != 1 or first > end:
                 raise _NotRegular
@@ -201,24 +179,24 @@ class _Reader:
 
     def _repeated(self, item: str) -> str:
         while True:
-            if self._take("~"):
-                item = f"(?:{item}){self._count(lambda: self._take('..'))}"
-            elif self._take("{"):
-                item = f"(?:{item}){self._count(lambda: self._take(','))}"
-                if not self._take("}"):
+            if self._tokens.take("~"):
+                item = f"(?:{item}){self._count(lambda: self._tokens.take('..'))}"
+            elif self._tokens.take("{"):
+                item = f"(?:{item}){self._count(lambda: self._tokens.take(','))}"
+                if not self._tokens.take("}"):
                     raise _NotRegular
-            elif self._peek()[0] == "sign" and self._peek()[1] in ("*", "+", "?"):
-                item = f"(?:{item}){self._next()[1]}"
+            elif self._tokens.peek()[0] == "sign" and self._tokens.peek()[1] in ("*", "+", "?"):
+                item = f"(?:{item}){self._tokens.next()[1]}"
             else:
                 return item
 
     def _count(self, take_separator: Callable[[], bool]) -> str:
-        low = self._next()
+        low = self._tokens.next()
         if low[0] != "number":
             raise _NotRegular
         if not take_separator():
             return f"{{{low[1]}}}"
-        high = self._next()[1] if self._peek()[0] == "number" else ""
+        high = self._tokens.next()[1] if self._tokens.peek()[0] == "number" else ""
         return f"{{{low[1]},{high}}}"
 
 

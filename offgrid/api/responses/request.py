@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
 from offgrid.api.chat.request import ChatRequest, Effort, parse_chat
+from offgrid.api.fields import structured
 from offgrid.api.fields.common import MAX_TOKENS, Unsupported, refuse_others
-from offgrid.api.fields.foreign import Translated
 from offgrid.api.fields.inert import (
     CacheRetention,
     Metadata,
@@ -23,6 +22,7 @@ from offgrid.api.fields.inert import (
 from offgrid.api.fields.messages import invalid
 from offgrid.api.fields.nulls import present
 from offgrid.api.fields.sampling import ALIASES, NAMES
+from offgrid.api.fields.translated import Translated
 from offgrid.api.responses.items import (
     Given,
     added_tools,
@@ -30,6 +30,7 @@ from offgrid.api.responses.items import (
     to_messages,
     without_earlier_reasoning,
 )
+from offgrid.api.responses.renamed import as_sent, of_item, renamed
 from offgrid.api.responses.tools import Tools, choice_for_chat, gather, moved
 from offgrid.api.shapes import Json
 from offgrid.errors import InvalidParameter, RequestError
@@ -43,7 +44,7 @@ Includable = Literal[
 ]  # fmt: skip
 """All but the first two ask for content that answers of a local model do not have."""
 
-SAMPLING = NAMES | ALIASES.keys() | {
+SAMPLING = NAMES | ALIASES.keys() | structured.NAMES - {"response_format"} | {
     "stop", "ignore_eos", "cache_prompt", "post_sampling_probs", "chat_template_kwargs",
 }  # fmt: skip
 """Fields with the same meaning as in chat; they are checked there."""
@@ -108,9 +109,12 @@ class ReasoningConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The reasoning effort, and which reasoning of earlier answers the model sees.
 
     Reasoning is returned in full, so summary options have no effect; ``mode`` has none either.
+    ``enabled`` and ``exclude`` are OpenRouter's: the translation of foreign fields takes them out.
     """
 
     effort: Effort | None = None
+    enabled: bool | None = None
+    exclude: bool | None = None
     context: Literal["auto", "current_turn", "all_turns"] | None = None
     mode: str | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
@@ -143,13 +147,21 @@ class ImageOptions(msgspec.Struct, frozen=True):
 
 
 class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A checked request. ``sampling`` holds the fields of :data:`SAMPLING` that were given."""
+    """A checked request.
+
+    Attributes:
+        sampling: the fields of :data:`SAMPLING` that were given.
+        labels: the names under which the client sent fields, by their names here.
+    """
+
+    PARSED: ClassVar[frozenset[str]] = frozenset({"sampling", "labels"})
+    """Attributes that are made from fields and are not fields of the body."""
 
     model: str = ""
     input: Any
     instructions: str | None = None
     max_output_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
-    tools: list[Json] = []
+    tools: list[Json | None] = []
     tool_choice: str | Json = "auto"
     parallel_tool_calls: bool = True
     text: TextConfig = TextConfig()
@@ -178,6 +190,7 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     prompt_cache_retention: CacheRetention | None = None
     service_tier: ServiceTier = "auto"
     sampling: Json = {}
+    labels: dict[str, str] = {}
 
     @property
     def logprobs(self) -> bool:
@@ -209,17 +222,34 @@ def parse_responses(body: Json) -> tuple[ResponsesRequest, list[Given]]:
     Raises:
         InvalidParameter: ``param`` names the field.
     """
-    known = set(ResponsesRequest.__struct_fields__) - {"sampling"} | SAMPLING
-    given = Translated(present(body, items=True), known | UNSUPPORTED.keys())
+    known = set(ResponsesRequest.__struct_fields__) - ResponsesRequest.PARSED | SAMPLING
+    given = Translated(present(body, items=True), known | UNSUPPORTED.keys() | {"reasoning_effort"})
     fields = given.fields
     for name in _READ_LATER & fields.keys():
         fields[name] = body[name]
+    _take_effort(fields)
     sampling = {name: fields.pop(name) for name in list(fields) if name in SAMPLING}
     refuse_others(fields, known, UNSUPPORTED, given)
     try:
-        request = msgspec.convert({**fields, "sampling": sampling}, ResponsesRequest)
+        request = msgspec.convert(
+            {**fields, "sampling": sampling, "labels": given.labels}, ResponsesRequest
+        )
     except msgspec.ValidationError as ex:
-        raise invalid(str(ex), fields, ResponsesRequest) from None
+        raise as_sent(invalid(str(ex), fields, ResponsesRequest), given.labels) from None
+    _check(request)
+    return request, parse_items(request.input)
+
+
+def _take_effort(fields: Json) -> None:
+    """Put the effort into ``reasoning``, from where the translation of the fields has taken it."""
+    effort = fields.pop("reasoning_effort", None)
+    reasoning = fields.get("reasoning", {})
+    if effort is not None and isinstance(reasoning, dict):
+        fields["reasoning"] = {**reasoning, "effort": effort}
+
+
+def _check(request: ResponsesRequest) -> None:
+    """Check the fields together."""
     if request.stream_options is not None and not request.stream:
         raise InvalidParameter("stream_options needs stream: true.", "stream_options")
     options = request.prompt_cache_options
@@ -240,7 +270,6 @@ def parse_responses(body: Json) -> tuple[ResponsesRequest, list[Given]]:
             "previous_response_id and conversation are mutually exclusive; give one of them.",
             "previous_response_id",
         )
-    return request, parse_items(request.input)
 
 
 _READ_LATER = frozenset({"input", "tools"})
@@ -255,6 +284,7 @@ class ChatForm(NamedTuple):
         tool_choice: the field, as the response shows it.
         effort: the reasoning effort in force.
         format: the format of the text in force.
+        labels: as in :class:`ResponsesRequest`.
     """
 
     chat: ChatRequest
@@ -262,10 +292,11 @@ class ChatForm(NamedTuple):
     tool_choice: str | Json
     effort: Effort | None
     format: PlainText | JsonObject | JsonSchema
+    labels: Mapping[str, str]
 
     def renamed(self, error: RequestError) -> RequestError:
         """Return an error of the chat request with the field names of the original request."""
-        return renamed(error, self.tools)
+        return as_sent(renamed(error, self.tools), self.labels)
 
 
 def to_chat(request: ResponsesRequest, items: Sequence[Json], places: Sequence[int]) -> ChatForm:
@@ -314,8 +345,9 @@ def to_chat(request: ResponsesRequest, items: Sequence[Json], places: Sequence[i
     try:
         chat = parse_chat(body)
     except InvalidParameter as ex:
-        raise _of_item(ex, items, begins, places) or renamed(ex, tools) from ex
-    return ChatForm(chat, tools, shown_choice, effort, format or PlainText())
+        error = of_item(ex, items, begins, places) or renamed(ex, tools)
+        raise as_sent(error, request.labels) from ex
+    return ChatForm(chat, tools, shown_choice, effort, format or PlainText(), request.labels)
 
 
 class _Updates(NamedTuple):
@@ -342,45 +374,3 @@ def _updates(items: Sequence[Json]) -> _Updates:
                 update.reasoning.effort or found.effort, update.text.format or found.format
             )
     return found
-
-
-def _of_item(
-    error: InvalidParameter, items: Sequence[Json], begins: Sequence[int], places: Sequence[int]
-) -> InvalidParameter | None:
-    """Return an error about a part of a chat message with the path of the part in ``input``."""
-    match = _PART.match(error.param or "")
-    if match is None:
-        return None
-    index = begins[int(match[1])]
-    place = index - (len(items) - len(places))
-    if index < 0 or place < 0:
-        return None
-    field = "content" if items[index]["type"] == "message" else "output"
-    param = f"input[{places[place]}].{field}[{match[2]}]"
-    if match[3]:
-        param += ".image_url"
-    return InvalidParameter(error.message, param, code=error.code)
-
-
-_PART = re.compile(r"messages\[(\d+)\]\.content\[(\d+)\](\.image_url)?")
-_NAMES = [
-    (re.compile(r"^tool_choice\.allowed_tools\b"), "tool_choice"),
-    (re.compile(r"^tool_choice(.*)\.function\b"), r"tool_choice\1"),
-    (re.compile(r"^response_format(\.json_schema)?\b"), "text.format"),
-    (re.compile(r"^messages\b.*"), "input"),
-    (re.compile(r"^max_completion_tokens\b"), "max_output_tokens"),
-]
-
-
-def renamed(error: RequestError, tools: Tools) -> RequestError:
-    """Return an error of the chat request with the field names of the original request."""
-    error = tools.renamed(error)
-    old = error.param or ""
-    new = old
-    for pattern, name in _NAMES:
-        new = pattern.sub(name, new)
-    if new == old:
-        return error
-    # Replace only names with a dot: a name of one word may be an ordinary word of the message.
-    message = error.message.replace(old, new) if "." in old else error.message
-    return type(error)(message, new, code=error.code)

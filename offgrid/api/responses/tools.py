@@ -170,7 +170,7 @@ def called_name(namespace: str | None, name: str) -> str:
     return f"{plain[: _MAX_NAME - _HASH - 1]}_{digest}"
 
 
-def gather(given: Sequence[Json], added: Iterable[tuple[str, Sequence[Json]]] = ()) -> Tools:
+def gather(given: Sequence[Json | None], added: Iterable[tuple[str, Sequence[Json]]] = ()) -> Tools:
     """Return the tools of a request.
 
     Args:
@@ -183,7 +183,8 @@ def gather(given: Sequence[Json], added: Iterable[tuple[str, Sequence[Json]]] = 
     """
     tools = Tools()
     for index, tool in enumerate(given):
-        _add(tools, tool, f"tools[{index}]", again=False)
+        if tool is not None:
+            _add(tools, tool, f"tools[{index}]", again=False)
     for place, more in added:
         for index, tool in enumerate(more):
             _add(tools, tool, f"{place}.tools[{index}]", again=True)
@@ -432,7 +433,9 @@ def _named(choice: Json, kind: str, tools: Tools, place: str) -> Offered:
     namespace = choice.get("namespace")
     tool = tools.find(kind, name, namespace if isinstance(namespace, str) else None)
     if tool is None:
-        raise InvalidParameter(f"{name[:80]!r} is not one of the tools.", f"{place}.name")
+        raise InvalidParameter(
+            f"{place}.name: {name[:80]!r} is not one of the tools.", f"{place}.name"
+        )
     return tool
 
 

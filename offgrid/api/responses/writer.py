@@ -19,6 +19,7 @@ import msgspec
 from offgrid.api.chat.answer import answer_usage, new_call_id, read_choices
 from offgrid.api.chat.prompt import ChatPrompt
 from offgrid.api.generation import GenerationGroup, Signal, Total
+from offgrid.api.http.errors import told
 from offgrid.api.http.sse import Chunk
 from offgrid.api.logprobs import logprob_entries
 from offgrid.api.responses.custom import InputReader
@@ -180,7 +181,7 @@ class ResponseWriter:
     def _failure(self, error: RequestError) -> Json:
         """Return the last event of a response that cannot be finished."""
         code = "invalid_prompt" if error.status < 500 else "server_error"
-        self.response["error"] = {"code": code, "message": error.message}
+        self.response["error"] = {"code": code, "message": told(error)}
         self._abandon("failed")
         if self._background:
             self._store()

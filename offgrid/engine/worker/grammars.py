@@ -94,16 +94,20 @@ class Grammars:
     Args:
         vocabulary: the model.
         open_objects: as for :func:`~offgrid.grammar.compilable.compilable`.
+
+    Attributes:
+        compiled: a matcher for each of the latest grammars, at the beginning of an answer.
+        refused: the errors of the latest grammars that cannot be used.
+        abandoned: compilations for which nobody waits, because they took too long.
     """
 
     def __init__(self, vocabulary: HasVocabulary, open_objects: bool = False) -> None:
         self._vocabulary = vocabulary
         self._open_objects = open_objects
         self._tokenizer: LLTokenizer | None = None
-        self._compiled: OrderedDict[tuple[str, ...], Matcher] = OrderedDict()
-        self._refused: OrderedDict[Grammar, InvalidParameter] = OrderedDict()
-        self._abandoned: dict[Grammar, _Compilation] = {}
-        """Compilations for which nobody waits, because they took too long."""
+        self.compiled: OrderedDict[tuple[str, ...], Matcher] = OrderedDict()
+        self.refused: OrderedDict[Grammar, InvalidParameter] = OrderedDict()
+        self.abandoned: dict[Grammar, _Compilation] = {}
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
@@ -122,34 +126,37 @@ class Grammars:
         """
         key = (grammar.kind, grammar.source, *(schema.text for schema in grammar.schemas))
         with self._lock:
-            first = self._compiled.get(key)
+            first = self.compiled.get(key)
             if first is None:
-                first = self._first(grammar)
-                self._compiled[key] = first
-                if len(self._compiled) > _CACHED:
-                    self._compiled.popitem(last=False)
-            self._compiled.move_to_end(key)
+                first = self.first(grammar)
+                self.compiled[key] = first
+                if len(self.compiled) > _CACHED:
+                    self.compiled.popitem(last=False)
+            self.compiled.move_to_end(key)
             copies = [first.copy() for _ in range(n)]
         for matcher in copies:
             matcher.param = grammar.param
         return copies
 
-    def _first(self, grammar: Grammar) -> Matcher:
-        """Compile a grammar, unless it was refused before."""
+    def first(self, grammar: Grammar) -> Matcher:
+        """Compile a grammar on a thread of its own, unless it was refused before.
+
+        Call it with the lock held.
+        """
         self._check_size(grammar)
-        refused = self._refused.get(grammar)
+        refused = self.refused.get(grammar)
         if refused is None:
             try:
-                return self._in_time(grammar, lambda: self._compile(grammar))
+                return self._in_time(grammar, lambda: self.compile(grammar))
             except _TooSlow:
                 # Not cached: how much time a compilation takes depends on the machine as well.
                 raise _invalid(
                     grammar, "it takes too long to compile", "grammar_too_complex"
                 ) from None
             except InvalidParameter as ex:
-                self._refused[grammar] = refused = ex
-                if len(self._refused) > _CACHED:
-                    self._refused.popitem(last=False)
+                self.refused[grammar] = refused = ex
+                if len(self.refused) > _CACHED:
+                    self.refused.popitem(last=False)
         raise InvalidParameter(refused.message, refused.param, code=refused.code)
 
     def _check_size(self, grammar: Grammar) -> None:
@@ -169,10 +176,10 @@ class Grammars:
         the same grammar then waits for that one.
         """
         self._ready_tokenizer()  # its time does not count
-        compilation = self._abandoned.pop(grammar, None)
+        compilation = self.abandoned.pop(grammar, None)
         if compilation is None:
-            self._abandoned = {g: c for g, c in self._abandoned.items() if c.runs}
-            if len(self._abandoned) >= _MAX_ABANDONED:
+            self.abandoned = {g: c for g, c in self.abandoned.items() if c.runs}
+            if len(self.abandoned) >= _MAX_ABANDONED:
                 raise Overloaded(
                     "Other grammars are still being compiled; try again later.", code="server_busy"
                 )
@@ -183,7 +190,7 @@ class Grammars:
             compilation.wait(max(left, _LEAST_WAIT))  # it cannot use up the rest sooner
             left = COMPILE_SECONDS - compilation.seconds()
         if compilation.runs:
-            self._abandoned[grammar] = compilation
+            self.abandoned[grammar] = compilation
         if left <= 0:
             log.error("a grammar of %d bytes takes too long to compile", len(grammar.source))
             raise _TooSlow
@@ -213,7 +220,8 @@ class Grammars:
             )
         return self._tokenizer
 
-    def _compile(self, grammar: Grammar) -> Matcher:
+    def compile(self, grammar: Grammar) -> Matcher:
+        """Compile a grammar on this thread, for as long as it takes."""
         tokenizer = self._ready_tokenizer()
         try:
             inner = LLMatcher(tokenizer, self._source(grammar), log_level=0, limits=_LIMITS)
@@ -229,7 +237,7 @@ class Grammars:
                 schema = grammar.schemas[0].schema
                 raise _invalid(grammar, _located(schema, tokenizer, str(ex))) from None
             for alone in grammar.schemas:
-                self._compile(Grammar.of_schema(alone))  # raises for the schema at fault
+                self.compile(Grammar.of_schema(alone))  # raises for the schema at fault
             raise _invalid(grammar, plain(str(ex))) from None
         return matcher
 
@@ -250,7 +258,7 @@ class _Compilation:
 
     def __init__(self, compile: Callable[[], Matcher]) -> None:
         self.result: Matcher | BaseException | None = None
-        self._clock = _ThreadClock()
+        self._clock = ThreadClock()
         self._compile = compile
         before = threading.stack_size(_COMPILE_STACK)
         try:
@@ -282,7 +290,7 @@ class _Compilation:
         return self._clock.seconds()
 
 
-class _ThreadClock:
+class ThreadClock:
     """The processor time of a thread, read by another one."""
 
     def __init__(self) -> None:

@@ -50,6 +50,23 @@ def test_create_read_update_delete(client: OpenAI) -> None:
             call()
 
 
+def test_requests_without_a_body(base_url: str, client: OpenAI) -> None:
+    """All fields of a new conversation are optional; cancelling takes none."""
+    for headers in ({}, {"Content-Type": "application/json"}, {"Transfer-Encoding": "chunked"}):
+        sent = b"" if "Transfer-Encoding" not in headers else b"0\r\n\r\n"
+        made = request(base_url, "POST", PATH, sent, headers)
+        assert (made.status, made.json["metadata"]) == (200, {}), made.body
+    id = made.json["id"]
+    running = client.responses.create(model=STARTER, input="x", background=True)
+    assert request(base_url, "POST", f"/v1/responses/{running.id}/cancel").status == 200
+    for path in (f"{PATH}/{id}/items", "/v1/responses"):
+        refused = request(base_url, "POST", path)
+        assert (refused.status, refused.json["error"]["code"]) == (400, "invalid_json")
+    document = request(base_url, "GET", "/openapi.json").json["paths"]
+    assert document[PATH]["post"]["requestBody"]["required"] is False
+    assert document[f"{PATH}/{{id}}/items"]["post"]["requestBody"]["required"] is True
+
+
 def test_items(client: OpenAI, base_url: str) -> None:
     id = client.conversations.create().id
     empty = client.conversations.items.list(id)

@@ -208,8 +208,7 @@ def test_errors_name_the_field_as_the_client_does(
 
 OTHER = {
     "add_special_tokens": 5, "chat_template": "{{ x }}", "reasoning_format": "none",
-    "samplers": ["temperature", "top_k", "typ_p", "top_p", "min_p"], "tfs": True,
-    "sampler_order": [0, 1, 2, 3, 4, 5, 6],
+    "temperature_last": 1, "tfs": True,
 }  # fmt: skip
 
 
@@ -234,14 +233,55 @@ def test_refused_unless_the_value_asks_for_nothing(name: str) -> None:
         assert error.message.endswith(f"this value: {reason}.")
 
 
-def test_orders_of_samplers() -> None:
-    usual = ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc",
-             "temperature"]  # fmt: skip
-    for samplers in (usual, [], "edskypmxt", ["top_k", "tfs_z", "typical_p", "top_p", "min_p",
-                                              "temperature"]):  # fmt: skip
-        assert chat(samplers=samplers) == chat()
-    for samplers in (usual[::-1], usual[:4], [*usual, "magic"], "kt", [5], 5):
-        assert refused(chat, samplers=samplers).param == "samplers"
+PRIORITY = [
+    "repetition_penalty", "presence_penalty", "frequency_penalty", "dry", "temperature",
+    "dynamic_temperature", "quadratic_sampling", "top_n_sigma", "top_k", "top_p", "typical_p",
+    "epsilon_cutoff", "eta_cutoff", "tfs", "top_a", "min_p", "mirostat", "xtc",
+    "encoder_repetition_penalty", "no_repeat_ngram",
+]  # fmt: skip
+"""What SillyTavern sends as sampler_priority."""
+USUAL = ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc",
+         "temperature"]  # fmt: skip
+OWN = ["penalties", "dry", "temperature", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p",
+       "xtc"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "noted"),
+    [
+        ("temperature_last", False, False), ("temperature_last", True, True),
+        ("samplers", [], False), ("samplers", OWN, False), ("samplers", USUAL, True),
+        ("samplers", "edskypmxt", True),
+        ("samplers", ["top_k", "tfs_z", "typical_p", "top_p", "min_p", "temp"], True),
+        ("sampler_priority", [], False), ("sampler_priority", "", False),
+        ("sampler_priority", PRIORITY, True), ("sampler_priority", "\n".join(PRIORITY), True),
+        ("sampler_priority", PRIORITY[4:17], True),
+        ("sampler_priority", ["temperature", "top_k", "typical_p", "top_p", "min_p"], False),
+        ("sampler_order", [6, 0, 1, 3, 4, 2, 5], True),
+        ("sampler_order", [6, 5, 0, 1, 3, 4, 2], False),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_usual_orders_of_the_parameters_have_no_effect(name: str, value: Any, noted: bool) -> None:
+    notices.begin(tolerant=False)
+    assert chat(**{name: value}) == chat()
+    assert notices.ignored() == ((name,) if noted else ())
+    assert chat(options={name: value}) == chat()
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("samplers", (USUAL[::-1], USUAL[:4], [*USUAL, "magic"], "kt", [5], 5, [USUAL])),
+        ("sampler_priority", (PRIORITY[::-1], ["temperature"], [*PRIORITY, "magic"], 5, {})),
+        ("sampler_order", ([0, 1, 2, 3, 4, 5, 6], [6, 0], [*range(9)], [True], "6")),
+        ("temperature_last", (1, 0, "true", [])),
+    ],
+)
+def test_other_orders_of_the_parameters_are_refused(name: str, values: tuple[Any, ...]) -> None:
+    for value in values:
+        error = refused(chat, **{name: value})
+        assert (error.param, error.code) == (name, "unsupported_parameter")
 
 
 def test_those_without_effect_are_noted() -> None:

@@ -13,6 +13,8 @@ from openai import OpenAI
 from support import STARTER, TIMEOUT, chat_body, endless, request
 
 from offgrid.api.fields.inert import IGNORED
+from offgrid.api.http.errors import MAX_FIELD, told
+from offgrid.errors import InvalidParameter, NotStored, RequestError
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -30,7 +32,7 @@ def error_of(base_url: str, path: str, body: Any, status: int = 400) -> dict[str
     assert response.headers["content-type"].startswith("application/json")
     error: dict[str, Any] = response.json["error"]
     assert error.keys() == {"message", "type", "param", "code"}
-    assert error["message"]
+    assert status != 400 or (error["param"] or "")[:MAX_FIELD] in error["message"], error
     return error
 
 
@@ -308,6 +310,111 @@ def test_fields_without_effect_have_types(
     error = error_of(base_url, path, {"model": STARTER, **required[path], **fields})
     assert error["param"] == param
     assert param.partition(".")[0] in error["message"]
+
+
+# One message of each place that checks fields, whose words do not come from their types.
+REFUSALS: list[tuple[str, dict[str, Any], str]] = [
+    (CHAT, {"tools": [{"type": "function", "function": {"name": "a b"}}]},
+     "tools[0].function.name"),
+    (CHAT, {"tools": [{"type": "function", "function": {"name": "f"}}] * 2},
+     "tools[1].function.name"),
+    (CHAT, {"tools": [{"type": "function", "function": {
+        "name": "f", "parameters": {"type": "x"}}}]},
+     "tools[0].function.parameters"),
+    (CHAT, {"tools": [{"type": "function", "function": {"name": "f", "strict": True, "parameters":
+            {"type": "object", "properties": {"a": {"not": {"type": "null"}}}}}}]},
+     "tools[0].function.parameters"),
+    (CHAT, {"tool_choice": "required"}, "tool_choice"),
+    (CHAT, {"tools": [{"type": "function", "function": {"name": "f"}}],
+            "tool_choice": {"type": "function", "function": {"name": "g"}}},
+     "tool_choice.function.name"),
+    (CHAT, {"messages": [USER, {"role": "assistant", "tool_calls": [
+        {"id": "a", "function": {"name": "f", "arguments": "{}"}}]},
+        {"role": "tool", "tool_call_id": "b", "content": "x"}]}, "messages[2].tool_call_id"),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "thinking", "thinking": "x"}]}]},
+     "messages[0].content[0]"),
+    (CHAT, {"messages": [{"role": "user", "content": [
+        {"type": "image_url", "image_url": {"url": "http://a/b.png"}}]}]},
+     "messages[0].content[0].image_url.url"),
+    (CHAT, {"messages": [{"role": "user", "content": [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}]},
+     "messages[0].content[0].image_url.url"),
+    (CHAT, {"continue_final_message": True}, "continue_final_message"),
+    (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {
+        "type": "object", "required": ["b"], "properties": {"b": False}}}}},
+     "response_format.json_schema.schema"),
+    (CHAT, {"response_format": {"type": "json_schema", "json_schema": {"name": "a b"}}},
+     "response_format.json_schema.name"),
+    (CHAT, {"grammar": "root ::= ("}, "grammar"),
+    (CHAT, {"regex": "("}, "regex"),
+    (CHAT, {"choice": [5]}, "choice[0]"),
+    (CHAT, {"structured_outputs": {"json": {}, "regex": "a"}}, "structured_outputs"),
+    (CHAT, {"logit_bias": {"5": 101}}, "logit_bias.5"),
+    (CHAT, {"logit_bias": {"the": True}}, "logit_bias.the"),
+    (CHAT, {"logit_bias": {"99999999": 1}}, "logit_bias"),
+    (CHAT, {"logit_bias": [[1, 2, 3]]}, "logit_bias"),
+    (CHAT, {"dry_sequence_breakers": [""]}, "dry_sequence_breakers[0]"),
+    (CHAT, {"options": {"temperature": 3}}, "options.temperature"),
+    (CHAT, {"top_a": 0.5}, "top_a"),
+    (CHAT, {"x" * 200: 1}, "x" * 200),
+    (TEXT, {"prompt": ""}, "prompt"),
+    (TEXT, {"prompt": ["a", ""]}, "prompt[1]"),
+    (TEXT, {"prompt": ["a", {}]}, "prompt[1]"),
+    (TEXT, {"prompt": ["a", [99999999]]}, "prompt[1]"),
+    (TEXT, {"prompt": "a", "suffix": "x"}, "suffix"),
+    (EMBED, {"input": ["a", ""]}, "input[1]"),
+    (EMBED, {"input": ["a", {}]}, "input[1]"),
+    (EMBED, {"input": "a", "dimensions": 100_000}, "dimensions"),
+    ("/v1/rerank", {"query": "a", "documents": ["a"]}, "model"),
+    ("/tokenize", {}, "prompt"),
+    ("/detokenize", {"tokens": [99999999]}, "tokens"),
+    ("/v1/responses", {}, "input"),
+    ("/v1/responses", {"input": "a", "tools": [{"type": "function", "name": "a b"}]},
+     "tools[0].name"),
+    ("/v1/responses", {"input": "a", "tool_choice": {"type": "function", "name": "g"}},
+     "tool_choice.name"),
+    ("/v1/responses", {"input": [{"role": "system", "content": [
+        {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]}]},
+     "input[0].content[0]"),
+    ("/v1/responses", {"input": [{"role": "user", "content": [
+        {"type": "input_image", "image_url": "http://a/b.png"}]}]},
+     "input[0].content[0].image_url"),
+    ("/v1/responses", {"input": [{"type": "function_call_output", "call_id": "a", "output": "x"}]},
+     "input"),
+    ("/v1/responses", {"input": "a", "text": {"format": {"type": "json_schema", "name": "a",
+        "schema": {"not": {"type": "null"}}}}}, "text.format.schema"),
+    ("/v1/responses", {"input": "a", "previous_response_id": "resp_1"}, "previous_response_id"),
+    ("/v1/responses", {"input": "word " * 6000}, "input"),
+    ("/v1/conversations", {"items": [{"type": "message", "role": "boss"}]}, "items[0].role"),
+    (CHAT, {"messages": [{"role": "user", "content": "word " * 6000}]}, "messages"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "fields", "param"), REFUSALS, ids=lambda v: str(v)[:40])
+def test_the_message_of_a_400_names_the_field(
+    base_url: str, path: str, fields: dict[str, Any], param: str
+) -> None:
+    """Many clients show only the message. :func:`error_of` looks for the field in it."""
+    required: dict[str, dict[str, Any]] = {CHAT: {"messages": [USER]}}
+    error = error_of(base_url, path, {**required.get(path, {}), **fields})
+    assert error["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (InvalidParameter("It must not be.", "n"), "n: It must not be."),
+        (InvalidParameter("n must be 1.", "n"), "n must be 1."),
+        (InvalidParameter("a.stop is long.", "stop"), "stop: a.stop is long."),
+        (InvalidParameter("stop[0] is long.", "stop"), "stop[0] is long."),
+        (InvalidParameter("Bad.", "x" * 100), "x" * 80 + "...: Bad."),
+        (InvalidParameter("Bad: " + "x" * 80, "x" * 100), "Bad: " + "x" * 80),
+        (InvalidParameter("Bad."), "Bad."),
+        (NotStored("Nothing there.", "id"), "Nothing there."),
+    ],
+)
+def test_a_message_without_the_field_begins_with_it(error: RequestError, words: str) -> None:
+    assert told(error) == words
 
 
 def test_openai_client_raises_its_own_errors(client: OpenAI) -> None:

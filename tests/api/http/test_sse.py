@@ -172,7 +172,7 @@ def test_the_thread_that_brings_events_never_waits_for_the_streams_own(fake: Fak
     fake.patience = TIMEOUT  # the own thread holds the turn until there is an event
     fake.say("a")
     eventually(lambda: frame("a") in reader.frames, "it sends and comes back for more")
-    eventually(lambda: reader.stream._turn.locked() or fake.listener is not None, "it waits again")
+    eventually(lambda: reader.stream.turn.locked() or fake.listener is not None, "it waits again")
     pump()  # as a thread would that read the listener a moment too early
     fake.backlog = 0
     fake.patience = 0.01

@@ -70,6 +70,8 @@ def test_every_field_has_a_sample() -> None:
         if "requestBody" in methods.get("post", {}):
             bodies = [body for full in PLAIN if full.path == path for body in full.bodies()]
             missing = SCHEMAS.not_given("post", path, bodies)
+            if path == "/tokenize":  # it refuses images
+                missing = {name for name in missing if not name.startswith("Image")}
             assert not missing, f"write samples of {path} for full_requests.py: {sorted(missing)}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 from openai import BadRequestError, NotFoundError, OpenAI
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
 from responses_calls import (
@@ -14,6 +15,9 @@ from responses_calls import (
     without_ids,
 )
 from support import STARTER, Json, request
+
+from offgrid.api.chat.request import ChatRequest
+from offgrid.api.responses.request import parse_responses, to_chat
 
 
 @pytest.mark.parametrize(
@@ -50,7 +54,22 @@ from support import STARTER, Json, request
         ({"stop": ["x"] * 65}, "stop"),
         ({"n": 2}, "n"),
         ({"messages": []}, "messages"),
-        ({"max_tokens": 5}, "max_tokens"),
+        ({"max_tokens": "x"}, "max_tokens"),
+        ({"n_predict": 0}, "n_predict"),
+        ({"max_tokens": 5, "max_output_tokens": 6}, "max_tokens"),
+        ({"options": {"num_predict": 0}}, "options.num_predict"),
+        ({"rep_pen": 0}, "rep_pen"),
+        ({"think": "much"}, "think"),
+        ({"think": True, "reasoning": {"effort": "none"}}, "think"),
+        ({"reasoning_effort": "low", "reasoning": {"effort": "high"}}, "reasoning.effort"),
+        ({"reasoning": {"effort": "much"}}, "reasoning.effort"),
+        ({"reasoning": {"enabled": 5}}, "reasoning.enabled"),
+        ({"reasoning": {"max_tokens": 5}}, "reasoning.max_tokens"),
+        ({"reasoning": "on"}, "reasoning"),
+        ({"regex": "("}, "regex"),
+        ({"regex": "a", "text": {"format": {"type": "json_object"}}}, "regex"),
+        ({"regex": "a", "tools": [ADD]}, "regex"),
+        ({"response_format": {"type": "text"}}, "response_format"),
         ({"tools": [{"name": "f"}]}, "tools[0].type"),
         ({"tools": [5]}, "tools[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
@@ -109,8 +128,51 @@ def test_bad_fields(base_url: str, fields: Json, param: str) -> None:
     assert response.status == 400, response.body
     assert response.json["error"]["param"] == param
     words = response.json["error"]["message"]
-    assert "messages[" not in words
-    assert ".function" not in words
+    assert param in words
+    for other in ("messages[", ".function", "response_format and"):
+        assert other not in words
+
+
+@pytest.mark.parametrize(
+    ("foreign", "own"),
+    [
+        ({"think": False}, {"reasoning": {"effort": "none"}}),
+        ({"think": "low"}, {"reasoning": {"effort": "low"}}),
+        ({"think": True}, {"chat_template_kwargs": {"enable_thinking": True, "thinking": True}}),
+        ({"reasoning_effort": "high", "reasoning": {"summary": "auto"}},
+         {"reasoning": {"effort": "high"}}),
+        ({"thinking": {"type": "disabled"}}, {"reasoning": {"effort": "none"}}),
+        ({"reasoning": {"enabled": False}}, {"reasoning": {"effort": "none"}}),
+        ({"enable_thinking": False, "reasoning": {"effort": "none", "exclude": True}},
+         {"reasoning": {"effort": "none"}}),
+        ({"n_predict": 5}, {"max_output_tokens": 5}), ({"max_tokens": -1}, {}),
+        ({"options": {"num_predict": 5, "top_k": 3}}, {"max_output_tokens": 5, "top_k": 3}),
+        ({"max_completion_tokens": 5, "max_tokens": 5}, {"max_output_tokens": 5}),
+        ({"rep_pen": 1.2, "keep_alive": "5m"}, {"repetition_penalty": 1.2}),
+        ({"guided_regex": "[ab]+"}, {"regex": "[ab]+"}), ({"grammar_string": ""}, {}),
+        ({"structured_outputs": {"json": {"type": "object"}}}, {"json_schema": {"type": "object"}}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_fields_of_other_servers(foreign: Json, own: Json) -> None:
+    """They have the meaning that they have in chat."""
+
+    def chat(fields: Json) -> ChatRequest:
+        request, _ = parse_responses(body() | fields)
+        item = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "x"}]}
+        return to_chat(request, [item], [0]).chat
+
+    one, two = chat(foreign), chat(own)
+    if one.grammar is not None and two.grammar is not None:  # these know the field's name
+        assert (one.grammar.kind, one.grammar.source) == (two.grammar.kind, two.grammar.source)
+        one, two = structs.replace(one, grammar=None), structs.replace(two, grammar=None)
+    assert one == two
+
+
+def test_a_grammar_in_a_response(base_url: str) -> None:
+    answer = ask(base_url, regex="[ab]{3}")
+    assert answer["output"][0]["content"][0]["text"].strip("ab") == ""
+    assert answer["text"]["format"] == {"type": "text"}
 
 
 def test_fields_without_effect(base_url: str) -> None:
