@@ -8,6 +8,10 @@ import sys
 import click
 
 from offgrid import __version__
+from offgrid.cli.bench import bench
+from offgrid.cli.completion import completion
+from offgrid.cli.config import config
+from offgrid.cli.doctor import doctor
 from offgrid.cli.export import export
 from offgrid.cli.get import get
 from offgrid.cli.help import CONTEXT, Root
@@ -15,6 +19,7 @@ from offgrid.cli.import_ import import_
 from offgrid.cli.models import info, models
 from offgrid.cli.serve import serve
 from offgrid.cli.verify import remove, verify
+from offgrid.cli.version import version
 
 
 @click.group(cls=Root, context_settings=dict(CONTEXT))
@@ -36,9 +41,14 @@ main.sections = {
 }
 main.add_command(serve)
 main.add_command(models, name="list")
+main.add_command(bench)
+main.add_command(completion)
+main.add_command(config)
+main.add_command(doctor)
 main.add_command(export)
 main.add_command(get)
 main.add_command(import_)
 main.add_command(remove)
 main.add_command(verify)
 main.add_command(info)
+main.add_command(version)
