@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import errno
 import faulthandler
 import logging
 import os
@@ -15,10 +16,13 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
+import psutil
+
 from offgrid.api.http.waitress.server import BACKLOG, HttpServer
 from offgrid.app import CLOSE_SECONDS, build_app, make_collaborators
 from offgrid.config import Settings
 from offgrid.errors import OffgridError
+from offgrid.terminal import shown
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +34,25 @@ _FLUSH_SECONDS = 5.0
 
 
 class PortTaken(OffgridError):
-    """The server cannot listen on the address."""
+    """The server cannot listen on the address. ``reason`` says why, ``fix`` what to do."""
+
+    def __init__(self, host: str, port: int, why: object, fix: str = "") -> None:
+        self.reason = f"cannot listen on {host}:{port}: {why}"
+        self.fix = fix
+        super().__init__(f"{self.reason}; {fix}" if fix else self.reason)
+
+
+def port_holder(port: int) -> str:
+    """Return the end of a sentence that names the process which listens on a TCP port; empty if
+    this user may not know it."""
+    # The system may hide the connections of other users, or all of them.
+    with contextlib.suppress(psutil.Error, OSError, RuntimeError):
+        for connection in psutil.net_connections("tcp"):
+            is_listening = connection.status == psutil.CONN_LISTEN
+            if is_listening and connection.laddr.port == port and connection.pid:
+                words = psutil.Process(connection.pid).cmdline()[:3]
+                return f" by process {connection.pid} ({shown(' '.join(words))})"
+    return ""
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -45,9 +67,9 @@ def listen(host: str, port: int) -> socket.socket:
         )[0]
         sock = socket.socket(family, kind, proto)
     except OSError as ex:
-        raise PortTaken(f"cannot listen on {host}:{port}: {ex.strerror or ex}") from ex
+        raise PortTaken(host, port, ex.strerror or ex) from ex
     except UnicodeError as ex:  # the text cannot be a host name
-        raise PortTaken(f"cannot listen on {host}:{port}: {ex}") from ex
+        raise PortTaken(host, port, ex) from ex
     try:
         if os.name != "nt":  # on Windows this would let a second server take over the port
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -63,8 +85,18 @@ def listen(host: str, port: int) -> socket.socket:
         sock.listen(BACKLOG)
     except OSError as ex:
         sock.close()
-        raise PortTaken(f"cannot listen on {host}:{port}: {ex.strerror or ex}") from ex
+        raise _taken(host, port, ex) from ex
     return sock
+
+
+def _taken(host: str, port: int, ex: OSError) -> PortTaken:
+    why = ex.strerror or ex
+    if ex.errno == errno.EADDRINUSE:
+        fix = "stop the other program, or choose another port: --port 0 picks a free one"
+        return PortTaken(host, port, f"{why}{port_holder(port)}", fix)
+    if ex.errno == errno.EACCES:
+        return PortTaken(host, port, why, "choose a port above 1023, such as --port 11611")
+    return PortTaken(host, port, why)
 
 
 class Server:
@@ -175,11 +207,18 @@ class Server:
 
     def _drain_and_exit(self) -> None:
         self.pool.drain()
-        _tell("finishing running requests; press Ctrl-C again to stop immediately")
+        if self._busy():
+            _tell("finishing running requests; press Ctrl-C again to stop immediately")
+        else:
+            _tell("stopping")
         self._drain()
         # The loop needs both: the signal, and an event that ends its wait for sockets.
         _thread.interrupt_main()
         self.http.wake()
+
+    def _busy(self) -> bool:
+        """Whether a request is unanswered, or an answer is generated in the background."""
+        return self.http.unsent or any(client.in_flight for client in self.pool.loaded())
 
     def _drain(self) -> None:
         """Stop the pool and wait until the sockets have sent the last answers."""

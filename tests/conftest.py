@@ -39,9 +39,10 @@ def pytest_unconfigure() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _clean_environment() -> Iterator[None]:
-    """Hide the settings of the person who runs the tests."""
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Hide the settings of the person who runs the tests, and that person's configuration file."""
     saved = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("OFFGRID_")}
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
     yield
     os.environ.update(saved)
 

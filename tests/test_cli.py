@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from changed_models import with_metadata
 from click.testing import CliRunner
@@ -36,7 +37,7 @@ CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 UNUSUAL = {
     "host": "localhost", "port": "0", "allow_remote": "true", "allowed_hosts": "a.lan,b.lan",
-    "cors_origins": "http://a.lan", "models_dir": "some/folder", "default_model": "some-model",
+    "cors_origins": "http://a.lan", "models_dir": "some/folder", "model": "some-model",
     "model_aliases": "gpt-4o=a,gpt-5=b", "chat_template": "chatml",
     "max_models": "2", "parallel": "3", "ctx_size": "640", "batch_size": "64", "threads": "5",
     "gpu_layers": "7", "use_mmap": "false", "use_mlock": "true", "open_objects": "true",
@@ -360,7 +361,7 @@ def test_files_and_folders_without_permission(monkeypatch: pytest.MonkeyPatch) -
         (["--no-such-flag"], {}, "--no-such-flag"),
         ([], {"OFFGRID_PORT": "99999"}, "OFFGRID_PORT"),
         ([], {"OFFGRID_NUM_THREADS": "many"}, "OFFGRID_NUM_THREADS"),
-        ([], {"OFFGRID_DEFAULT_MODEL": "no/such/file.gguf"}, "OFFGRID_DEFAULT_MODEL"),
+        ([], {"OFFGRID_DEFAULT_MODEL": "no/such/file.gguf"}, "OFFGRID_MODEL"),
         ([], {"OFFGRID_PARALEL": "4"}, "OFFGRID_PARALEL"),
     ],
 )
@@ -409,7 +410,9 @@ def test_a_port_in_use_is_reported(models: Path) -> None:
         ended = run("serve", "--port", str(port), *models_flags(models))
     assert ended.returncode == 1
     assert ended.stderr == (
-        f"offgrid: cannot listen on 127.0.0.1:{port}: {os.strerror(errno.EADDRINUSE)}\n"
+        f"offgrid: cannot listen on 127.0.0.1:{port}: {os.strerror(errno.EADDRINUSE)} by process "
+        f"{os.getpid()} ({' '.join(psutil.Process().cmdline()[:3])}); stop the other program, or "
+        "choose another port: --port 0 picks a free one\n"
     )
     assert ended.stdout == ""
 
@@ -441,8 +444,8 @@ def test_list(models: Path, starter_path: Path) -> None:
     assert ended.stdout == (
         "MODEL            PARAMETERS  QUANTISED  CONTEXT     SIZE  KIND\n"
         "offgrid-starter      2.76 M  Q8_0         2,048  2.9 MiB  chat\n\n"
-        "This is a toy that only shows that the server works. For a real model, copy a GGUF\n"
-        f"file into {default}.\n"
+        "This is the starter, which only shows that the server works. For a real model, run "
+        f"'offgrid get smollm2-135m', or copy a GGUF file into {default}.\n"
     )
     long = "a-very-long-name-" * 6
     for name in ("b", "base", long):
@@ -456,10 +459,7 @@ def test_list(models: Path, starter_path: Path) -> None:
     # The other cases run in this process.
     listed = CliRunner().invoke(main, ["list"], env={"OFFGRID_MODELS_DIR": str(models)})
     lines = listed.output.splitlines()
-    assert [line.split()[0] for line in lines[:6]] == [
-        "MODEL", long, "2.76", "b", "b-seeing", "base",
-    ]  # fmt: skip
-    assert [line for line in lines[:6] if len(line) > 80] == [long]
+    assert [line.split()[0] for line in lines[:5]] == ["MODEL", long, "b", "b-seeing", "base"]
     assert any(line.startswith("b-seeing ") and line.endswith(" chat, vision") for line in lines)
     assert any(line.startswith("base ") and line.endswith(" base model") for line in lines)
     assert "A base model has no chat template: use /v1/completions" in listed.output
@@ -526,22 +526,6 @@ def test_version_and_unknown_verbs(
     assert (version.returncode, version.stdout) == (0, f"offgrid, version {__version__}\n")
     unknown = run("nothing", command=command)
     assert (unknown.returncode, unknown.stdout) == (2, "")
-    assert unknown.stderr.startswith("Usage: offgrid ")
-    assert "nothing" in unknown.stderr
-    assert "Traceback" not in unknown.stderr
-
-
-def test_help() -> None:
-    shown = CliRunner().invoke(main, ["--help"], prog_name="offgrid")
-    assert shown.exit_code == 0
-    assert shown.output.startswith("Usage: offgrid ")
-    assert all(verb in shown.output for verb in ("serve", "list", "info"))
-
-
-def test_help_lists_every_setting() -> None:
-    shown = " ".join(
-        CliRunner().invoke(main, ["serve", "--help"], terminal_width=200).output.split()
+    assert unknown.stderr == (
+        "offgrid: there is no command 'offgrid nothing'; offgrid --help lists them\n"
     )
-    for setting in TABLE:
-        assert setting.option in shown
-        assert f"[env: {setting.env}]" in shown

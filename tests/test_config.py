@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from offgrid.config import OTHER_VARIABLES, TABLE, load_settings
+from offgrid.config import (
+    OTHER_VARIABLES,
+    TABLE,
+    default_config_file,
+    flag_of,
+    load_settings,
+    resolve,
+    variable_of,
+)
 from offgrid.errors import ConfigError
 
 PAGE = Path(__file__).parent.parent / "docs" / "CONFIGURATION.md"
@@ -34,10 +42,13 @@ def test_the_page_lists_every_setting() -> None:
         assert meaning == setting.meaning
         if setting.name not in ("models_dir", "responses_file"):
             assert default == shown_default(setting.default)
-        if setting.low is not None:
-            assert limits == f"{setting.low} to {setting.high}"
-        if setting.choices:
-            assert limits == ", ".join(setting.choices)
+        assert limits == (setting.limits or "-")
+
+
+def test_the_page_lists_the_older_names() -> None:
+    page = PAGE.read_text(encoding="utf-8").split("\n## Older names\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|$", page, re.MULTILINE)
+    assert rows == [(row.name, alias) for row in TABLE for alias in row.aliases]
 
 
 def test_the_page_lists_the_other_variables() -> None:
@@ -62,7 +73,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
     [
         ("OFFGRID_PORT", "x"), ("OFFGRID_PORT", "70000"), ("OFFGRID_PORT", "-1"),
         ("OFFGRID_PARALLEL", "0"), ("OFFGRID_USE_MMAP", "perhaps"), ("OFFGRID_LOG_LEVEL", "loud"),
-        ("OFFGRID_LOAD_TIMEOUT", "1"), ("OFFGRID_MODEL_LOAD_TIMEOUT", "nan"),
+        ("OFFGRID_LOAD_TIMEOUT", "0.5"), ("OFFGRID_MODEL_LOAD_TIMEOUT", "nan"),
         ("OFFGRID_HOST", "0.0.0.0"), ("OFFGRID_CONFIG", "/no/such/file.toml"),
         ("OFFGRID_PARALEL", "4"),
     ],
@@ -91,6 +102,148 @@ def test_remote_hosts_need_explicit_permission(tmp_path: Path) -> None:
 
 
 def test_more_open_requests_than_threads_are_refused() -> None:
-    with pytest.raises(ConfigError, match="OFFGRID_QUEUE_SIZE"):
+    with pytest.raises(ConfigError, match=r"OFFGRID_QUEUE_SIZE \(--queue-size\)"):
         load_settings({"parallel": 256, "queue_size": 1024, "max_models": 4}, environ={})
     load_settings({"parallel": 256, "queue_size": 1024, "max_models": 3}, environ={})
+
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "parsed"),
+    [
+        ("default_model", "a", "a"), ("max_context", "8k", 8192), ("num_threads", "3", 3),
+        ("model_load_timeout", "5m", 300.0), ("n_gpu_layers", "all", -1),
+    ],
+)  # fmt: skip
+def test_older_names_work_everywhere(tmp_path: Path, name: str, value: str, parsed: object) -> None:
+    setting = next(row for row in TABLE if name in row.aliases)
+    file = tmp_path / "offgrid.toml"
+    file.write_text(f'{name} = "{value}"\n')
+    for given, source in (
+        (resolve(environ={}, config_file=file), f"{file}: {name}"),
+        (resolve(environ={variable_of(name): value}), variable_of(name)),
+        (resolve({name: value}, environ={}), setting.option),
+    ):
+        assert getattr(given.settings, setting.name) == parsed
+        assert given.sources == {setting.name: source}
+
+
+def test_one_setting_under_two_names_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="OFFGRID_MAX_CONTEXT and OFFGRID_CTX_SIZE are the same"):
+        load_settings(environ={"OFFGRID_CTX_SIZE": "1", "OFFGRID_MAX_CONTEXT": "1"})
+    file = tmp_path / "offgrid.toml"
+    file.write_text("ctx_size = 1\nmax_context = 1\n")
+    with pytest.raises(ConfigError, match=r"max_context and .*ctx_size are the same"):
+        load_settings(environ={}, config_file=file)
+    # The file and the environment are different places.
+    file.write_text("max_context = 1\n")
+    later = {"OFFGRID_CTX_SIZE": "2", "OFFGRID_CONFIG": str(file)}
+    assert load_settings(environ=later).ctx_size == 2
+
+
+def test_no_name_has_two_meanings() -> None:
+    names = [name for setting in TABLE for name in setting.names]
+    assert len(set(names)) == len(names)
+    flags = [setting.short for setting in TABLE if setting.short]
+    assert sorted(flags) == ["-c", "-m", "-ngl", "-np", "-p"]
+    assert flag_of("ctx_size") == "--ctx-size"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        ("OFFGRID_PARALEL", "did you mean OFFGRID_PARALLEL?"),
+        ("OFFGRID_CTXSIZE", "did you mean OFFGRID_CTX_SIZE?"),
+        ("OFFGRID_CONFIGS", "did you mean OFFGRID_CONFIG?"),
+        ("OFFGRID_XYZZY", "offgrid config show lists all settings"),
+    ],
+)
+def test_an_unknown_variable_gets_a_suggestion(wrong: str, hint: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(environ={wrong: "1"})
+    assert str(caught.value) == f"{wrong} is not a setting of OffGrid; {hint}"
+
+
+def test_an_unknown_key_gets_a_suggestion(tmp_path: Path) -> None:
+    file = tmp_path / "offgrid.toml"
+    for key, hint in (
+        ("ctx-size", "did you mean ctx_size?"), ("PORT", "did you mean port?"),
+        ("xyzzy", "offgrid config show lists all settings"),
+    ):  # fmt: skip
+        file.write_text(f"{key} = 1\n")
+        with pytest.raises(ConfigError) as caught:
+            load_settings(environ={}, config_file=file)
+        assert str(caught.value) == f"{file}: unknown setting {key}; {hint}"
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("ctx_size", "8k", 8192), ("ctx_size", "8K", 8192), ("ctx_size", "1M", 1 << 20),
+        ("ctx_size", "1.5k", 1536), ("ctx_size", "8_000", 8000), ("ctx_size", 640, 640),
+        ("gpu_layers", "all", -1), ("gpu_layers", "ALL", -1), ("gpu_layers", "12", 12),
+        ("threads", "auto", 0), ("max_body_mb", "32", 32), ("max_body_mb", "1G", 1024),
+        ("max_body_mb", "1GiB", 1024), ("max_body_mb", "1GB", 953), ("max_body_mb", "512 m", 512),
+        ("load_timeout", "90", 90.0), ("load_timeout", "5m", 300.0), ("load_timeout", 2.5, 2.5),
+        ("load_timeout", "1h30m", 5400.0), ("queue_timeout", "500ms", 0.5),
+        ("drain_timeout", "1d", 86400.0),
+    ],
+)  # fmt: skip
+def test_values_may_have_units(name: str, text: object, value: object) -> None:
+    assert getattr(load_settings({name: text}, environ={}), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ctx_size", "k"), ("ctx_size", "8kk"), ("ctx_size", "0.3k"), ("ctx_size", "8 tokens"),
+        ("ctx_size", True), ("gpu_layers", "most"), ("max_body_mb", "8X"), ("max_body_mb", "1k"),
+        ("max_body_mb", "1.5"), ("load_timeout", "5x"), ("load_timeout", "5m 3"),
+        ("load_timeout", "-5m"), ("load_timeout", "1..5m"), ("load_timeout", "inf"), ("port", "8k"),
+    ],
+)  # fmt: skip
+def test_wrong_units_are_refused(name: str, text: object) -> None:
+    with pytest.raises(ConfigError, match=f"^{flag_of(name)}: {text!r} is not a"):
+        load_settings({name: text}, environ={})
+
+
+# --- the file -------------------------------------------------------------------------------------
+
+
+def test_the_default_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("APPDATA", str(tmp_path))
+    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve().file is None
+    file = default_config_file()
+    file.parent.mkdir(parents=True)
+    file.write_text("parallel = 2\n")
+    assert file.is_relative_to(tmp_path)
+    assert resolve().file == file
+    assert load_settings().parallel == 2
+    assert load_settings(config_file="").parallel == 4
+    other = tmp_path / "other.toml"
+    other.write_text("parallel = 3\n")
+    monkeypatch.setenv("OFFGRID_CONFIG", str(other))
+    assert load_settings().parallel == 3
+    assert load_settings(config_file=file).parallel == 2
+
+
+def test_a_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:
+    file = tmp_path / "nope.toml"
+    for make, reason in (
+        (lambda: None, "No such file or directory"), (file.mkdir, "Is a directory"),
+    ):  # fmt: skip
+        make()
+        with pytest.raises(ConfigError) as caught:
+            load_settings(environ={}, config_file=file)
+        assert str(caught.value) == f"--config: cannot read {file}: {reason}"
+        with pytest.raises(ConfigError) as caught:
+            load_settings(environ={"OFFGRID_CONFIG": str(file)})
+        assert str(caught.value) == f"OFFGRID_CONFIG: cannot read {file}: {reason}"

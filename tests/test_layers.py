@@ -22,7 +22,7 @@ LEVELS = {
     "cli": 6,
     "__main__": 7,
 }  # fmt: skip
-BOTH_PROCESSES = {"protocol", "limits", "signals"}
+BOTH_PROCESSES = {"build", "protocol", "limits", "signals"}
 """Modules of the engine that both the server and the worker import."""
 
 

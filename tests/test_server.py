@@ -198,6 +198,15 @@ def test_a_stuck_worker_with_a_full_pipe_does_not_stop_the_end(serve: StartServe
     all_gone([worker])
 
 
+def test_an_idle_server_finishes_nothing(serve: StartServer) -> None:
+    child = serve()
+    url = child.wait_ready()
+    assert request(url, "POST", TEXT, {"prompt": "Once", "max_tokens": 1}).status == 200
+    child.interrupt()
+    assert child.wait() == 0
+    assert child.err.text == "stopping\n"
+
+
 def test_a_second_signal_ends_it_at_once(serve: StartServer) -> None:
     child = serve("--drain-timeout", "600")
     url = child.wait_ready()

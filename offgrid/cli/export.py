@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import Any
 
 import click
 
-from offgrid.cli.options import fail, models_dir_options
+from offgrid.cli.help import Command
+from offgrid.cli.options import complete_model, fail, models_dir_options
 from offgrid.cli.progress import Teller
 from offgrid.config import load_settings
 from offgrid.errors import OffgridError, TransferError
@@ -22,9 +22,9 @@ from offgrid.store.imports import Outcome
 from offgrid.store.installer import run_pip, write_installer
 
 
-@click.command()
+@click.command(cls=Command, short_help="Copy models to a stick or folder.")
 @click.argument("dest", type=click.Path(path_type=Path))
-@click.argument("models", metavar="[MODEL]...", nargs=-1)
+@click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=complete_model)
 @click.option("--with-config", is_flag=True, help="Copy the configuration file too.")
 @click.option(
     "--with-installer",
@@ -49,7 +49,7 @@ def export(
     replace: bool,
     as_json: bool,
     models_dir: Path,
-    config_file: str | None,
+    config_file: str,
 ) -> None:
     """Copy models to a stick or folder DEST, from where offgrid import reads them.
 
@@ -65,12 +65,11 @@ def export(
     teller = Teller(as_json)
     config = None
     if with_config:
-        named = config_file or os.environ.get("OFFGRID_CONFIG")
-        if not named:
+        if not config_file:
             fail("--with-config: no configuration file is in use; name one with --config", 2)
-        config = Path(named)
+        config = Path(config_file)
     try:
-        flags: dict[str, Any] = {"models_dir": str(models_dir), "default_model": ""}
+        flags: dict[str, Any] = {"models_dir": str(models_dir), "model": ""}
         found, passed_over = Catalogue(load_settings(flags, config_file=config_file)).survey()
         entries = [entry for entry in found if entry.path != STARTER_PATH]
         if models:

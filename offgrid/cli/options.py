@@ -9,51 +9,102 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 import click
+from click.shell_completion import CompletionItem
 
-from offgrid.config import TABLE, Setting, Settings, load_settings
+from offgrid.cli.help import SettingOption
+from offgrid.config import (
+    TABLE,
+    Resolved,
+    Setting,
+    Settings,
+    config_file_in_use,
+    flag_of,
+    load_settings,
+    resolve,
+)
 from offgrid.errors import OffgridError
+from offgrid.store.catalogue import Catalogue
 from offgrid.terminal import shown
 
 F = TypeVar("F", bound=Callable[..., Any])
-_CONFIG = click.option(
-    "--config", metavar="FILE", help="TOML file with settings.  [env: OFFGRID_CONFIG]"
+_DESTINATIONS = {"model": "default_model"}
+"""Setting -> the command's parameter, if it is not the setting's name: commands have an argument
+MODEL."""
+NOTE = (
+    "Each option is also a key of the configuration file and a variable: --ctx-size is ctx_size "
+    "and OFFGRID_CTX_SIZE. 'offgrid config show' prints all values in force."
 )
+"""The end of the help of a command with options for settings."""
+
+
+def complete_model(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Return the ids that begin with what was typed, and otherwise files, for the shell."""
+    flags = {"models_dir": ctx.params.get("models_dir"), "model": ""}
+    try:
+        settings = load_settings(flags, config_file=_config_of(ctx.params))
+        ids = [entry.id for entry in Catalogue(settings).entries()]
+    except OffgridError:
+        ids = []
+    found = [CompletionItem(id) for id in ids if id.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
 
 
 def setting_options(function: F) -> F:
-    """Add an option for every setting, and ``--config``. Values arrive unparsed, None if absent."""
-    for setting in reversed(TABLE):
-        function = _option(setting)(function)
-    return _CONFIG(function)
+    """Add an option for every setting, and those of the configuration file. Values arrive unparsed,
+    None if absent."""
+    return chosen_options(*(setting.name for setting in TABLE))(function)
+
+
+def chosen_options(*names: str) -> Callable[[F], F]:
+    """Add an option for each named setting, and those of the configuration file. Values arrive as
+    above."""
+
+    def decorated(function: F) -> F:
+        for setting in reversed(TABLE):
+            if setting.name in names:
+                function = _option(setting)(function)
+        return config_options(function)
+
+    return decorated
+
+
+def config_options(function: F) -> F:
+    """Add ``--config``, whose value is a path, ``""`` for none, or None if it was not given."""
+    function = click.option(
+        "--no-config",
+        "config",
+        flag_value="",
+        default=None,
+        help="Read no configuration file.",
+    )(function)
+    return click.option(
+        "--config",
+        metavar="FILE",
+        default=None,
+        shell_complete=_complete_file,
+        help="TOML file with settings, instead of the one that 'offgrid config path' prints.",
+    )(function)
 
 
 def models_dir_options(function: F) -> F:
     """Add ``--models-dir`` and ``--config``.
 
-    The command gets ``models_dir``, the path in force, and ``config_file`` as it was given or None.
+    The command gets ``models_dir``, the path in force, and ``config_file``, the path of the
+    configuration file in use or ``""``.
     """
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **flags: Any) -> Any:
         chosen = {name: flags.pop(name) for name in ("models_dir", "config")}
-        file = chosen["config"]
         models_dir = settings_from(chosen).models_dir
+        file = _config_of(chosen)
+        file = config_file_in_use() if file is None else file
         return function(*arguments, models_dir=models_dir, config_file=file, **flags)
 
-    setting = next(setting for setting in TABLE if setting.name == "models_dir")
     # click's decorators keep the type of a function, functools.wraps does not.
-    decorated: Any = _CONFIG(_option(setting)(wrapped))
-    return cast(F, decorated)
-
-
-def _option(setting: Setting) -> Callable[[F], F]:
-    help_text = f"{setting.meaning}  [env: {setting.env}]"
-    if setting.kind == "bool":
-        spelling = f"{setting.option}/--no-{setting.option[2:]}"
-        return click.option(spelling, setting.name, default=None, help=help_text)
-    return click.option(
-        setting.option, setting.name, metavar=setting.kind.upper(), default=None, help=help_text
-    )
+    return chosen_options("models_dir")(cast(F, wrapped))
 
 
 def settings_from(flags: dict[str, Any], paths: Iterable[Path] = ()) -> Settings:
@@ -63,14 +114,62 @@ def settings_from(flags: dict[str, Any], paths: Iterable[Path] = ()) -> Settings
         flags: the options by name.
         paths: files and folders of models.
     """
-    config = flags.get("config")
     try:
-        return load_settings(flags, config_file=config, model_paths=paths)
+        return resolved_settings(flags, paths).settings
     except OffgridError as ex:
         fail(str(ex), 2)
+
+
+def resolved_settings(flags: dict[str, Any], paths: Iterable[Path] = ()) -> Resolved:
+    """Return the settings in force with their sources.
+
+    Raises:
+        ConfigError: a setting is wrong.
+    """
+    return resolve(flags, config_file=_config_of(flags), model_paths=paths)
 
 
 def fail(message: str, status: int) -> NoReturn:
     """Print an error and exit. Its text is escaped, because it may quote arbitrary input."""
     click.echo(f"offgrid: {shown(message)}", err=True)
     sys.exit(status)
+
+
+def _option(setting: Setting) -> Callable[[F], F]:
+    flags = [flag_of(name) for name in setting.names]
+    if setting.kind == "bool":
+        flags = [f"{flag}/--no-{flag[2:]}" for flag in flags]
+    if setting.short:
+        flags.insert(0, setting.short)
+    return click.option(
+        *flags,
+        _DESTINATIONS.get(setting.name, setting.name),
+        cls=SettingOption,
+        setting=setting,
+        default=None,
+        shell_complete=_completion_of(setting),
+    )
+
+
+def _completion_of(setting: Setting) -> Callable[..., list[CompletionItem]] | None:
+    if setting.name == "model":
+        return complete_model
+    if setting.kind == "path":
+        return _complete_file
+    words = [*setting.choices, *(word for word, _ in setting.words)]
+    if not words:
+        return None
+    return lambda ctx, param, incomplete: [
+        CompletionItem(word) for word in words if word.startswith(incomplete)
+    ]
+
+
+def _complete_file(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    return [CompletionItem(incomplete, type="file")]
+
+
+def _config_of(flags: dict[str, Any]) -> str | None:
+    file = flags.get("config")
+    return None if file is None else str(file)

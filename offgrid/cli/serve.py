@@ -17,7 +17,9 @@ from rich.logging import RichHandler
 
 from offgrid import __version__
 from offgrid.app import log_skipped
-from offgrid.cli.options import fail, setting_options, settings_from
+from offgrid.cli.help import Command
+from offgrid.cli.options import NOTE, fail, setting_options, settings_from
+from offgrid.cli.output import short_number
 from offgrid.config import Settings
 from offgrid.errors import ConfigError, OffgridError
 from offgrid.server import Server
@@ -28,7 +30,7 @@ _PATH = click.Path(readable=False, path_type=Path)
 """Any path: the catalogue says what is wrong with it."""
 
 
-@click.command()
+@click.command(cls=Command, epilog=NOTE)
 @click.argument("paths", nargs=-1, metavar="[FILE_OR_FOLDER]...", type=_PATH)
 @setting_options
 def serve(paths: tuple[Path, ...], **flags: Any) -> None:
@@ -120,7 +122,7 @@ def _announce_model(console: Console, server: Server) -> None:
             logging.getLogger(__name__).error("%s: %s", model, ex)
         return
     console.print(
-        f"  ready    {shown(model)}: {info.n_params / 1e6:,.1f} million parameters, "
+        f"  ready    {shown(model)}: {short_number(info.n_params)} parameters, "
         f"context of {info.n_ctx} tokens per slot, "
         f"{info.kv_bytes / 2**20:.0f} MiB for all slots"
     )

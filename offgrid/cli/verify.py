@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from offgrid.cli.options import fail, models_dir_options
+from offgrid.cli.help import Command
+from offgrid.cli.options import complete_model, fail, models_dir_options
 from offgrid.cli.progress import Teller
 from offgrid.config import load_settings
 from offgrid.errors import OffgridError, TransferError
@@ -23,13 +24,13 @@ from offgrid.store.verification import Checked
 from offgrid.store.verification import verify as verify_folder
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
 @click.option("--update", is_flag=True, help="Record the files as they are now.")
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON, one per line.")
 @models_dir_options
 def verify(
-    folder: Path | None, update: bool, as_json: bool, models_dir: Path, config_file: str | None
+    folder: Path | None, update: bool, as_json: bool, models_dir: Path, config_file: str
 ) -> None:
     """Compare model files with the SHA-256 in their manifest.
 
@@ -62,18 +63,20 @@ def verify(
     sys.exit(1 if wrong else 0)
 
 
-@click.command()
-@click.argument("models", metavar="MODEL...", nargs=-1, required=True)
+@click.command(cls=Command)
+@click.argument(
+    "models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model
+)
 @click.option("--yes", is_flag=True, help="Remove without a question.")
 @models_dir_options
-def remove(models: tuple[str, ...], yes: bool, models_dir: Path, config_file: str | None) -> None:
+def remove(models: tuple[str, ...], yes: bool, models_dir: Path, config_file: str) -> None:
     """Delete models from the models directory.
 
     All parts of a split model are deleted, and a projector whose name says that it belongs to the
     model. A server that has the model loaded keeps serving it until it is unloaded.
     """
     try:
-        flags: dict[str, Any] = {"models_dir": str(models_dir), "default_model": ""}
+        flags: dict[str, Any] = {"models_dir": str(models_dir), "model": ""}
         found = Catalogue(load_settings(flags, config_file=config_file)).entries()
         entries = chosen([entry for entry in found if entry.path != STARTER_PATH], models)
         files: list[Path] = []

@@ -89,7 +89,7 @@ class Catalogue:
 
     Args:
         settings: ``models_dir`` and ``model_paths`` are searched; if only the latter are given,
-            not the default folder. If ``default_model`` is the path of a file, it is listed too,
+            not the default folder. If ``model`` is the path of a file, it is listed too,
             with the file's name as its id.
 
     Attributes:
@@ -97,7 +97,7 @@ class Catalogue:
         template: the chat template that the settings give the default model.
 
     Raises:
-        ConfigError: ``default_model`` is neither an id nor the path of a GGUF file, or
+        ConfigError: ``model`` is neither an id nor the path of a GGUF file, or
             ``chat_template`` is neither a name nor a file with text.
     """
 
@@ -114,8 +114,8 @@ class Catalogue:
         self._files = [path for path in paths if not path.is_dir()]
         if settings.models_dir_source or not paths:
             self._folders.append(settings.models_dir)
-        if settings.default_model:
-            self.default_id = self._choose(settings.default_model)
+        if settings.model:
+            self.default_id = self._choose(settings.model)
         elif paths and not paths[0].is_dir():
             self.default_id = _id(paths[0].name)
 
@@ -321,7 +321,7 @@ class Catalogue:
         entry = _match(self._meant(wanted, by_id), by_id)
         if entry is not None:
             return entry.id
-        setting = "OFFGRID_DEFAULT_MODEL (--model)"
+        setting = "OFFGRID_MODEL (--model)"
         if path is not None and os.path.isdir(path):
             raise ConfigError(
                 f"{setting}: {wanted!r} is a folder; offgrid serve {wanted} serves the models in it"

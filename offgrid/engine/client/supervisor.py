@@ -269,7 +269,7 @@ class Supervisor:
         if not self._readiness.ready and process.running:
             log.error("%s did not load within %g s", self._name, self._load_timeout)
             self._refusal = LoadFailed(
-                f"it did not load within {self._load_timeout:g} s (OFFGRID_MODEL_LOAD_TIMEOUT)."
+                f"it did not load within {self._load_timeout:g} s (OFFGRID_LOAD_TIMEOUT)."
             )
             process.kill()
 

@@ -75,7 +75,7 @@ class EmbeddingContext:
             raise LoadError(
                 f"embeddings of inputs up to {weights.n_ctx} tokens need about "
                 f"{(self.kv_bytes + logits) / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are "
-                "free; lower OFFGRID_MAX_CONTEXT (--ctx-size)."
+                "free; lower OFFGRID_CTX_SIZE (--ctx-size)."
             )
 
     def close(self) -> None:

@@ -100,7 +100,7 @@ class Model(Weights):
             raise LoadError(
                 f"{self.n_parallel} slots of {self.n_ctx} tokens need about "
                 f"{self.kv_bytes / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free; "
-                "lower OFFGRID_PARALLEL (--parallel) or OFFGRID_MAX_CONTEXT (--ctx-size)."
+                "lower OFFGRID_PARALLEL (--parallel) or OFFGRID_CTX_SIZE (--ctx-size)."
             )
         params = lc.llama_context_default_params()
         params.n_ctx = self.n_ctx * self.n_parallel

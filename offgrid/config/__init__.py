@@ -1,0 +1,40 @@
+"""All settings in one table: name, type, default, range, meaning.
+
+Each setting has one name: ``ctx_size`` in a file is ``--ctx-size`` as a flag and
+``OFFGRID_CTX_SIZE`` as a variable. Precedence, lowest to highest: the default, the TOML file, the
+environment, the command line. A value that does not parse or is out of range raises
+:class:`~offgrid.errors.ConfigError`, whose message names the value's source.
+
+:mod:`~offgrid.config.table` has the table, :mod:`~offgrid.config.values` the types, and
+:mod:`~offgrid.config.sources` reads file, environment and flags.
+"""
+
+from __future__ import annotations
+
+from offgrid.config.setting import Setting, flag_of, variable_of
+from offgrid.config.similar import did_you_mean, similar
+from offgrid.config.sources import (
+    OTHER_VARIABLES,
+    Resolved,
+    config_file_in_use,
+    default_config_file,
+    is_loopback,
+    load_settings,
+    resolve,
+)
+from offgrid.config.table import (
+    BY_NAME,
+    GROUPS,
+    MAX_SEQUENCES,
+    TABLE,
+    Settings,
+    default_models_dir,
+    default_responses_file,
+)
+
+__all__ = [
+    "BY_NAME", "GROUPS", "MAX_SEQUENCES", "OTHER_VARIABLES", "TABLE", "Resolved", "Setting",
+    "Settings", "config_file_in_use", "default_config_file", "default_models_dir",
+    "default_responses_file", "did_you_mean", "flag_of", "is_loopback", "load_settings", "resolve",
+    "similar", "variable_of",
+]  # fmt: skip

@@ -1,0 +1,226 @@
+"""Where settings come from: the defaults, a TOML file, the environment, flags."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from offgrid.config.setting import PREFIX, flag_of, variable_of
+from offgrid.config.similar import did_you_mean, similar
+from offgrid.config.table import (
+    BY_NAME,
+    MAX_SEQUENCES,
+    TABLE,
+    Settings,
+    default_models_dir,
+    default_responses_file,
+)
+from offgrid.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - depends on the interpreter
+    import tomli as tomllib
+
+_CONFIG = f"{PREFIX}CONFIG"
+OTHER_VARIABLES = frozenset({_CONFIG})
+"""``OFFGRID_*`` names that are not rows of the table: the path of the configuration file."""
+_HELP = "offgrid config show lists all settings"
+
+Given = dict[str, tuple[Any, str]]
+"""Setting name -> its value and its source in words. Names of it are never aliases."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The settings in force, and where each comes from.
+
+    Attributes:
+        settings: checked settings.
+        sources: setting name -> the flag, variable or key that set it; absent for a default.
+        file: the configuration file that was read; None if there is none.
+    """
+
+    settings: Settings
+    sources: dict[str, str]
+    file: Path | None
+
+
+def load_settings(
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    config_file: str | Path | None = None,
+    model_paths: Iterable[Path] = (),
+) -> Settings:
+    """Merge default, file, environment and flags into one checked :class:`Settings`.
+
+    Args:
+        flags: values by setting name or alias; ``None`` means not given.
+        environ: the environment; ``os.environ`` if omitted.
+        config_file: a TOML file, or ``""`` for none. If omitted, see :func:`config_file_in_use`.
+        model_paths: files and folders of models, in addition to the settings.
+
+    Raises:
+        ConfigError: a value does not parse or is out of range, an unknown ``OFFGRID_*`` variable
+            or file key is set, or the file cannot be read.
+    """
+    return resolve(flags, environ, config_file, model_paths).settings
+
+
+def resolve(
+    flags: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    config_file: str | Path | None = None,
+    model_paths: Iterable[Path] = (),
+) -> Resolved:
+    """Do the same as :func:`load_settings`, and return the sources too."""
+    source = "--config: " if config_file is not None else _config_source(environ)
+    if config_file is None:
+        config_file = config_file_in_use(environ)
+    environ = os.environ if environ is None else environ
+    file = Path(config_file).expanduser() if config_file else None
+    values: dict[str, Any] = {setting.name: setting.default for setting in TABLE}
+    values["models_dir"] = default_models_dir()
+    values["responses_file"] = default_responses_file()
+    sources: dict[str, str] = {}
+    # Each value is checked, and the last one is in force.
+    for given in (_read_file(file, source), _read_variables(environ), _read_flags(flags or {})):
+        for name, (value, source) in given.items():
+            values[name] = BY_NAME[name].parse(value, source)
+            sources[name] = source
+    settings = Settings(
+        **values, models_dir_source=sources.get("models_dir", ""), model_paths=tuple(model_paths)
+    )
+    _check(settings)
+    return Resolved(settings, sources, file)
+
+
+def default_config_file() -> Path:
+    """Return the file that is read if it exists and no other is named: ``offgrid.toml`` in
+    ``~/.config/offgrid``, or where the system keeps the settings of programs."""
+    return Path(click.get_app_dir("offgrid")) / "offgrid.toml"
+
+
+def config_file_in_use(environ: Mapping[str, str] | None = None) -> str:
+    """Return the path of the configuration file that is read without a flag, or ``""``.
+
+    It is the one that ``OFFGRID_CONFIG`` names, or else the default one if it exists. An
+    environment that is passed as an argument has no default file.
+    """
+    named = (os.environ if environ is None else environ).get(_CONFIG)
+    if named or environ is not None:
+        return named or ""
+    default = default_config_file()
+    return str(default) if os.path.lexists(default) else ""
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine can reach a server that listens on ``host``."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _check(settings: Settings) -> None:
+    """Check rules about several settings."""
+    sequences = (settings.parallel + settings.queue_size) * settings.max_models
+    if sequences > MAX_SEQUENCES:
+        parallel, queue, models = (
+            BY_NAME[name].source_names for name in ("parallel", "queue_size", "max_models")
+        )
+        raise ConfigError(
+            f"{parallel} plus {queue}, times {models}, allows {sequences} open requests; the "
+            f"maximum is {MAX_SEQUENCES}. Lower one of the three."
+        )
+    if not is_loopback(settings.host) and not settings.allow_remote:
+        raise ConfigError(
+            f"OFFGRID_HOST (--host): {settings.host!r} would let other machines use this server "
+            "without authentication. Listen on 127.0.0.1, or set OFFGRID_ALLOW_REMOTE=true "
+            "(--allow-remote) if you trust everyone on that network."
+        )
+
+
+def _config_source(environ: Mapping[str, str] | None) -> str:
+    """Return what named the configuration file that is read without a flag, for messages."""
+    named = (os.environ if environ is None else environ).get(_CONFIG)
+    return f"{_CONFIG}: " if named else ""
+
+
+def _read_file(path: Path | None, source: str) -> Given:
+    """Return what a TOML file sets; nothing if there is no file. Messages about a file that cannot
+    be read begin with ``source``."""
+    if path is None:
+        return {}
+    given: Given = {}
+    for key, value in _read_toml(path, source).items():
+        setting = BY_NAME.get(key)
+        if setting is None:
+            hint = did_you_mean(key, BY_NAME) or f"; {_HELP}"
+            raise ConfigError(f"{path}: unknown setting {key}{hint}")
+        _refuse_twice(given, setting.name, f"{path}: {key}")
+        given[setting.name] = (value, f"{path}: {key}")
+    return given
+
+
+def _read_toml(path: Path, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as ex:
+        reason: object = ex.strerror or ex
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as ex:
+        reason = ex
+    except ValueError:  # Python refuses to convert thousands of digits.
+        reason = "a number is too long"
+    except RecursionError:
+        reason = "its lists are nested too deeply"
+    raise ConfigError(f"{source}cannot read {path}: {reason}")
+
+
+def _read_variables(environ: Mapping[str, str]) -> Given:
+    """Return what the environment sets. An unknown variable is refused, so that a misspelt one is
+    not silently ignored."""
+    known = {variable_of(name): name for name in BY_NAME}
+    given: Given = {}
+    for variable in sorted(environ):
+        if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
+            continue
+        if variable not in known:
+            raise ConfigError(f"{variable} is not a setting of OffGrid{_hint(variable)}")
+        if environ[variable] == "":
+            continue
+        name = BY_NAME[known[variable]].name
+        _refuse_twice(given, name, variable)
+        given[name] = (environ[variable], variable)
+    return given
+
+
+def _hint(variable: str) -> str:
+    """Return a suggestion for an unknown variable. The prefix, which all have, makes none alike."""
+    variables = [*map(variable_of, BY_NAME), *OTHER_VARIABLES]
+    suffixes = {name.removeprefix(PREFIX): name for name in variables}
+    best = similar(variable.removeprefix(PREFIX), suffixes)
+    return f"; did you mean {suffixes[best]}?" if best is not None else f"; {_HELP}"
+
+
+def _read_flags(flags: Mapping[str, Any]) -> Given:
+    """Return what flags set. Names that are not settings belong to the caller."""
+    given: Given = {}
+    for name, value in flags.items():
+        if name in BY_NAME and value is not None:
+            given[BY_NAME[name].name] = (value, flag_of(BY_NAME[name].name))
+    return given
+
+
+def _refuse_twice(given: Given, name: str, source: str) -> None:
+    if name in given:
+        raise ConfigError(f"{source} and {given[name][1]} are the same setting; remove one of them")

@@ -1,0 +1,363 @@
+"""The table of all settings: name, group, kind, default, meaning, range.
+
+A test compares ``docs/CONFIGURATION.md`` with this table.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from offgrid.config.setting import Setting
+
+GROUPS = (
+    "Models", "Speed and memory", "Network", "Limits", "Requests", "Stored responses", "Log",
+)  # fmt: skip
+"""The groups of settings, in the order of ``--help``."""
+MAX_SEQUENCES = 4096
+"""Sequences that may run or wait at once, over all models. Each may be a request, which holds a
+thread."""
+
+
+def default_models_dir() -> Path:
+    """Return ``/var/lib/offgrid/models`` if it is a readable folder, else a folder in the home."""
+    shared = Path("/var/lib/offgrid/models")
+    if shared.is_dir() and os.access(shared, os.R_OK | os.X_OK):
+        return shared
+    return Path("~/.offgrid-llm/models").expanduser()
+
+
+def default_responses_file() -> Path:
+    """Return a file in the home, because conversations, unlike models, are private."""
+    return Path("~/.offgrid-llm/responses.sqlite3").expanduser()
+
+
+TABLE: tuple[Setting, ...] = (
+    Setting(
+        "host",
+        "Network",
+        "str",
+        "127.0.0.1",
+        "Address to listen on. Any address other than this machine's loopback also needs "
+        "allow_remote.",
+    ),
+    Setting(
+        "port",
+        "Network",
+        "int",
+        11611,
+        "TCP port to listen on. 0 picks a free port, which is printed at start.",
+        low=0,
+        high=65535,
+        short="-p",
+    ),
+    Setting(
+        "allow_remote",
+        "Network",
+        "bool",
+        False,
+        "Accept connections from other machines even though the server has no authentication. "
+        "Only for a network you trust.",
+    ),
+    Setting(
+        "allowed_hosts",
+        "Network",
+        "list",
+        (),
+        "Further names, comma-separated, that a request's Host header may contain. Loopback "
+        "names and the value of host are always allowed, and with allow_remote every IP address. "
+        "All others are refused, which prevents DNS rebinding.",
+    ),
+    Setting(
+        "cors_origins",
+        "Network",
+        "list",
+        (),
+        "Web origins (scheme://host:port), comma-separated, whose pages may call the API. "
+        "Pages of any other origin are refused.",
+    ),
+    Setting(
+        "models_dir",
+        "Models",
+        "path",
+        None,
+        "Folder of GGUF files, searched with its subfolders. If this setting is given, the folder "
+        "must exist and contain a model. If it is not given and its default contains no model, "
+        "the bundled starter model is served.",
+    ),
+    Setting(
+        "model",
+        "Models",
+        "str",
+        "",
+        "Model to load at start, and to answer requests that name none: an id from the models "
+        "directory, or the path of a GGUF file in any folder.",
+        aliases=("default_model",),
+        short="-m",
+    ),
+    Setting(
+        "model_aliases",
+        "Models",
+        "map",
+        (),
+        "Further names of models, as name=id, comma-separated. A request may use the name instead "
+        "of the id.",
+    ),
+    Setting(
+        "chat_template",
+        "Models",
+        "str",
+        "",
+        "Chat template of the default model, instead of the one in its file: the path of a Jinja "
+        "file, or chatml.",
+    ),
+    Setting(
+        "max_models",
+        "Models",
+        "int",
+        3,
+        "Maximum number of models loaded at the same time. The least recently used idle model "
+        "is unloaded to make room for another.",
+        low=1,
+        high=64,
+    ),
+    Setting(
+        "parallel",
+        "Speed and memory",
+        "int",
+        4,
+        "Slots of each model: the number of sequences that it generates at the same time. Each "
+        "slot has its own context in memory.",
+        low=1,
+        high=256,
+        short="-np",
+    ),
+    Setting(
+        "ctx_size",
+        "Speed and memory",
+        "count",
+        4096,
+        "Context length of a slot in tokens, prompt plus answer. 0 means the length that the "
+        "model was trained with, which is also the maximum.",
+        low=0,
+        high=1 << 22,
+        aliases=("max_context",),
+        short="-c",
+    ),
+    Setting(
+        "batch_size",
+        "Speed and memory",
+        "count",
+        512,
+        "Maximum number of tokens in one decode call.",
+        low=32,
+        high=8192,
+    ),
+    Setting(
+        "threads",
+        "Speed and memory",
+        "int",
+        0,
+        "Number of threads that llama.cpp computes with. 0 (or auto) means one per physical core.",
+        low=0,
+        high=1024,
+        aliases=("num_threads",),
+        words=(("auto", 0),),
+    ),
+    Setting(
+        "gpu_layers",
+        "Speed and memory",
+        "int",
+        0,
+        "Number of the model's layers to put on a GPU, if llama.cpp was built for one. all (or "
+        "-1) means every layer.",
+        low=-1,
+        high=100000,
+        aliases=("n_gpu_layers",),
+        short="-ngl",
+        words=(("all", -1),),
+    ),
+    Setting(
+        "use_mmap",
+        "Speed and memory",
+        "bool",
+        True,
+        "Map the model file into memory instead of reading it. Turn this off for files on "
+        "removable media.",
+    ),
+    Setting(
+        "use_mlock",
+        "Speed and memory",
+        "bool",
+        False,
+        "Lock the model in memory so that it is never swapped out.",
+    ),
+    Setting(
+        "open_objects",
+        "Requests",
+        "bool",
+        False,
+        "Let objects have members that their JSON schema does not describe, as the standard says. "
+        "By default only a schema with additionalProperties allows them.",
+    ),
+    Setting(
+        "queue_size",
+        "Limits",
+        "int",
+        16,
+        "Maximum number of sequences that wait for a slot of one model. Further requests "
+        "immediately get 503 with Retry-After.",
+        low=0,
+        high=1024,
+    ),
+    Setting(
+        "queue_timeout",
+        "Limits",
+        "duration",
+        0.0,
+        "Time that a sequence may wait for a slot before its request gets 503. 0 means as "
+        "long as the client stays connected.",
+        low=0,
+        high=86400,
+    ),
+    Setting(
+        "load_timeout",
+        "Limits",
+        "duration",
+        300.0,
+        "Time that loading a model may take.",
+        low=1,
+        high=86400,
+        aliases=("model_load_timeout",),
+    ),
+    Setting(
+        "stall_timeout",
+        "Limits",
+        "duration",
+        120.0,
+        "Time that one step of a worker may take before the worker counts as stuck and is "
+        "restarted.",
+        low=1,
+        high=86400,
+    ),
+    Setting(
+        "drain_timeout",
+        "Limits",
+        "duration",
+        30.0,
+        "Time that running requests have to finish after Ctrl-C or SIGTERM.",
+        low=0,
+        high=86400,
+    ),
+    Setting(
+        "sse_ping_interval",
+        "Limits",
+        "duration",
+        10.0,
+        "Time without data after which a comment line is sent to keep a stream's connection "
+        "open. 0 turns this off.",
+        low=0,
+        high=3600,
+    ),
+    Setting(
+        "max_body_mb",
+        "Limits",
+        "mib",
+        8,
+        "Maximum size of a request body in MiB. A larger body gets 413.",
+        low=1,
+        high=1024,
+    ),
+    Setting(
+        "unknown_fields",
+        "Requests",
+        "str",
+        "refuse",
+        "What happens to a request with a field that this server does not know: refuse returns 400 "
+        "and names the field; ignore accepts it, and names it in the response header "
+        "x-offgrid-ignored and in the log.",
+        choices=("refuse", "ignore"),
+    ),
+    Setting(
+        "max_responses",
+        "Stored responses",
+        "count",
+        10000,
+        "Maximum number of responses and conversations that are stored. The least recently used "
+        "are deleted first. 0 disables storage.",
+        low=0,
+        high=1000000,
+    ),
+    Setting(
+        "max_responses_mb",
+        "Stored responses",
+        "mib",
+        1024,
+        "Maximum size of the stored responses and conversations with their items, in MiB.",
+        low=1,
+        high=1 << 20,
+    ),
+    Setting(
+        "responses_file",
+        "Stored responses",
+        "path",
+        None,
+        "SQLite file for stored responses and conversations, created on first use.",
+    ),
+    Setting(
+        "log_level",
+        "Log",
+        "str",
+        "info",
+        "Least severe level of the messages logged to standard error. debug includes "
+        "llama.cpp's own lines.",
+        choices=("debug", "info", "warning", "error"),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings in force. Its fields are the rows of :data:`TABLE`, in order, and two more."""
+
+    host: str
+    port: int
+    allow_remote: bool
+    allowed_hosts: tuple[str, ...]
+    cors_origins: tuple[str, ...]
+    models_dir: Path
+    model: str
+    model_aliases: tuple[tuple[str, str], ...]
+    chat_template: str
+    max_models: int
+    parallel: int
+    ctx_size: int
+    batch_size: int
+    threads: int
+    gpu_layers: int
+    use_mmap: bool
+    use_mlock: bool
+    open_objects: bool
+    queue_size: int
+    queue_timeout: float
+    load_timeout: float
+    stall_timeout: float
+    drain_timeout: float
+    sse_ping_interval: float
+    max_body_mb: int
+    unknown_fields: str
+    max_responses: int
+    max_responses_mb: int
+    responses_file: Path
+    log_level: str
+    models_dir_source: str = ""
+    """Where ``models_dir`` was set, in words for messages; empty if it has its default value."""
+    model_paths: tuple[Path, ...] = ()
+    """Files and folders of models that were given to ``offgrid serve`` without a flag."""
+
+
+assert all(setting.group in GROUPS for setting in TABLE)
+BY_NAME = {name: setting for setting in TABLE for name in setting.names}
+"""Name or alias -> its row."""
+assert [field.name for field in fields(Settings)][: len(TABLE)] == [row.name for row in TABLE]
