@@ -506,7 +506,7 @@ def test_info(models: Path, starter_path: Path) -> None:
     assert status == 1
     assert "offgrid: cut cannot be used: the file is cut off" in output
     assert info("owl") == (
-        1, "offgrid: Model not found: owl. The models are Own-Model, cut.\n"
+        2, "offgrid: Model not found: owl. The models are Own-Model, cut.\n"
     )  # fmt: skip
     status, output = info(str(models))
     assert (status, "is a folder; offgrid list" in output) == (2, True)

@@ -12,7 +12,7 @@ import click
 
 from offgrid.cli.help import Command, Group
 from offgrid.cli.options import config_options, fail, resolved_settings
-from offgrid.cli.output import print_table
+from offgrid.cli.output import echo_wrapped, print_table
 from offgrid.config import (
     GROUPS,
     TABLE,
@@ -54,8 +54,12 @@ def show(as_json: bool, **flags: Any) -> None:
         }
         click.echo(json.dumps({"file": file, "settings": listed}, indent=2))
         return
-    rows = [(name, shown(_text(value)), shown(sources[name])) for name, value in values.items()]
+    places = {
+        name: source.replace(f"{resolved.file}: ", "file: ") for name, source in sources.items()
+    }
+    rows = [(name, shown(_text(value)), shown(places[name])) for name, value in values.items()]
     print_table([("SETTING", "VALUE", "SOURCE"), *rows])
+    echo_wrapped("\nfile: ", str(resolved.file or "none"))
 
 
 @config.command("path", cls=Command)

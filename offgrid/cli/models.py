@@ -107,7 +107,7 @@ def find_model(model: str, settings: Settings) -> tuple[ModelEntry, Description]
     except ModelNotFound as ex:
         path = os.path.expanduser(model)
         if not os.path.lexists(path):
-            fail(ex.message, 1)
+            fail(ex.message, 2)
         if os.path.isdir(path):
             fail(f"{model} is a folder; offgrid list --models-dir {model} lists its models", 2)
         catalogue = _catalogue(replace(settings, model="", model_paths=(Path(path),)))

@@ -147,6 +147,7 @@ def _option(setting: Setting) -> Callable[[F], F]:
         cls=SettingOption,
         setting=setting,
         default=None,
+        help=setting.meaning,
         shell_complete=_completion_of(setting),
     )
 

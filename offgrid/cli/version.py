@@ -46,7 +46,8 @@ def version(as_json: bool) -> None:
             _line("features", " ".join(build.features))
             _line("sampler", build.sampler)
             _line("devices", ", ".join(f"{d.name} ({d.description})" for d in build.devices))
-            _line("gpu, rpc", f"{_yes(build.gpu)}, {_yes(build.rpc)}")
+            _line("gpu", _yes(build.gpu))
+            _line("rpc", _yes(build.rpc))
     if problem is not None:
         fail(problem, 1)
 

@@ -35,7 +35,7 @@ OTHER_VARIABLES = frozenset({_CONFIG})
 _HELP = "offgrid config show lists all settings"
 
 Given = dict[str, tuple[Any, str]]
-"""Setting name -> its value and its source in words. Names of it are never aliases."""
+"""Name of a setting, never an alias -> its value and its source in words."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import psutil
 import pytest
 from changed_models import with_metadata
 from click.testing import CliRunner, Result
@@ -22,7 +23,7 @@ def bench(*arguments: str) -> Result:
 def test_bench_measures_each_test(starter_path: Path) -> None:
     ended = bench("offgrid-starter", *FAST, "--streams", "1,3", "--json")
     assert ended.exit_code == 0, ended.output
-    found = json.loads(ended.output)
+    found = json.loads(ended.stdout)
     assert (found["model"], found["quantization"]) == ("offgrid-starter", "Q8_0")
     assert found["size"] == starter_path.stat().st_size
     rows = [(r["test"], r["tokens"], r["streams"], r["threads"]) for r in found["results"]]
@@ -37,7 +38,7 @@ def test_bench_measures_each_test(starter_path: Path) -> None:
 def test_bench_prints_a_table(starter_path: Path) -> None:
     ended = bench(str(starter_path), *FAST, "--streams", "1")
     assert ended.exit_code == 0, ended.output
-    title, empty, head, *rows = ended.output.splitlines()
+    title, empty, head, *rows = ended.stdout.splitlines()
     assert (title, empty) == ("offgrid-starter (2.76 M parameters, 2.9 MiB, Q8_0)", "")
     assert head == "TEST           STREAMS THREADS    TOKENS/S"
     assert [re.split("  +", row)[0] for row in rows] == ["prefill 12", "generate 4"]
@@ -46,7 +47,7 @@ def test_bench_prints_a_table(starter_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["nothing"], 1, "Model not found: nothing"),
+        (["nothing"], 2, "Model not found: nothing"),
         (["offgrid-starter", "--streams", "x"], 2, "'x' is not numbers with commas, such as 1,4"),
         (["offgrid-starter", "--streams", "0"], 2, "'0': use numbers from 1 to 256"),
         (["offgrid-starter", "--prompt", "0"], 2, "0 is not in the range"),
@@ -64,3 +65,12 @@ def test_bench_says_if_the_context_is_too_short(starter_path: Path, tmp_path: Pa
     ended = bench(str(short), "--prompt", "100", "--generate", "4")
     assert ended.exit_code == 1
     assert "its context is 128 tokens, and 100 plus 64 are needed" in ended.output
+
+
+def test_bench_says_that_the_machine_is_busy(
+    starter_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for load, is_said in ((0.0, False), (1000.0, True)):
+        monkeypatch.setattr(psutil, "getloadavg", lambda load=load: (load, load, load))
+        ended = bench(str(starter_path), *FAST, "--streams", "1")
+        assert ended.stderr.startswith("offgrid: other programs use this machine") == is_said

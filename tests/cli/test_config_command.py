@@ -29,9 +29,11 @@ def test_config_show_has_values_and_sources(tmp_path: Path) -> None:
     environ = {"OFFGRID_PORT": "2", "OFFGRID_NUM_THREADS": "3", "OFFGRID_CORS_ORIGINS": "a,b"}
     shown = run("config", "show", "--config", str(file), **environ)
     assert shown.exit_code == 0
-    rows = {line.split()[0]: line.split()[1:] for line in shown.output.splitlines()}
+    table, _, last = shown.output.rpartition("\n\n")
+    assert last == f"file: {file}\n"
+    rows = {line.split()[0]: line.split()[1:] for line in table.splitlines()}
     assert [*rows] == ["SETTING", *(setting.name for setting in TABLE)]
-    assert rows["ctx_size"] == ["8192", f"{file}:", "ctx_size"]
+    assert rows["ctx_size"] == ["8192", "file:", "ctx_size"]
     assert rows["port"] == ["2", "OFFGRID_PORT"]
     assert rows["threads"] == ["3", "OFFGRID_NUM_THREADS"]
     assert rows["cors_origins"] == ["a,b", "OFFGRID_CORS_ORIGINS"]
@@ -42,6 +44,7 @@ def test_config_show_has_values_and_sources(tmp_path: Path) -> None:
     settings = listed["settings"]
     assert [*settings] == [setting.name for setting in TABLE]
     assert settings["port"] == {"value": 2, "source": "OFFGRID_PORT"}
+    assert settings["ctx_size"] == {"value": 8192, "source": f"{file}: ctx_size"}
     assert settings["model_aliases"]["value"] == {"gpt-4o": "a"}
     assert settings["cors_origins"]["value"] == ["a", "b"]
     wrong = run("config", "show", OFFGRID_PORT="x")

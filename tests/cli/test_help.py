@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from offgrid.cli import main
 from offgrid.cli.help import CONTEXT, ELSEWHERE
-from offgrid.config import GROUPS, TABLE
+from offgrid.config import GROUPS, TABLE, load_settings
 
 
 def run(*arguments: str, **environ: str) -> Result:
@@ -145,3 +145,20 @@ def test_a_bad_configuration_file_is_named_and_can_be_left_out(tmp_path: Path) -
         2, f"offgrid: {file}: unknown setting paralel; did you mean parallel?\n"
     )  # fmt: skip
     assert run("list", "--no-config", **home).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["-m", "a", "-c", "8k", "-np", "2", "-ngl", "all", "-p", "0", "--threads", "3"],
+        ["--default-model", "a", "--max-context", "8192", "--parallel", "2", "--n-gpu-layers", "-1",
+         "--port", "0", "--num-threads", "3"],
+        ["-ma", "-c8k", "-np=2", "-ngl=all", "-p0", "--threads=3"],
+    ],
+    ids=["short", "older", "joined"],
+)  # fmt: skip
+def test_flags_have_other_spellings(flags: list[str]) -> None:
+    given = main.commands["serve"].make_context("serve", flags).params
+    settings = load_settings(given, environ={})
+    assert (settings.model, settings.ctx_size, settings.parallel) == ("a", 8192, 2)
+    assert (settings.gpu_layers, settings.port, settings.threads) == (-1, 0, 3)

@@ -508,7 +508,7 @@ def test_a_wrong_default_model_names_the_setting(
     (tmp_path / "text").write_bytes(b"text")
     (tmp_path / "folder.gguf").mkdir()
     (tmp_path / "loop.gguf").symlink_to("loop.gguf")
-    with pytest.raises(ConfigError, match=r"OFFGRID_DEFAULT_MODEL \(--model\)") as caught:
+    with pytest.raises(ConfigError, match=r"OFFGRID_MODEL \(--model\)") as caught:
         catalogue(folder, wanted)
     reason = {
         "text.gguf": "it begins with 'text'",

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import msgspec
+import psutil
 
 from offgrid.cli import limits
 from offgrid.cli.bench.measure import Measure
@@ -30,6 +31,8 @@ from offgrid.terminal import shown
 _ROOM = 64
 """Tokens of a slot's context in addition to those that are measured."""
 _MOST = 256
+_BUSY = 0.5
+"""Load average of the last minute for each processor, above which a machine counts as busy."""
 _ROW = "{:<14} {:>7} {:>7} {:>11} {:>9}"
 
 
@@ -146,6 +149,7 @@ def bench(
         reason = description.problem or "it does not generate text"
         fail(f"{entry.id} cannot be measured: {reason}", 1)
     prepare_process()
+    _warn_if_busy()
     if not as_json:
         size = f"{short_number(description.parameters)} parameters, {mib(entry.size)}"
         click.echo(f"{shown(entry.id)} ({size}, {shown(description.quantization or '?')})\n")
@@ -168,6 +172,14 @@ def bench(
             "results": [result.as_json() for result in results],
         }  # fmt: skip
         click.echo(json.dumps(found, indent=2))
+
+
+def _warn_if_busy() -> None:
+    """Say if other programs keep the processors busy: the speeds would be too low."""
+    load, cores = psutil.getloadavg()[0], limits.processors()[1]
+    if load > cores * _BUSY:
+        message = f"other programs use this machine (load {load:.1f}, {cores} processors)"
+        click.echo(f"offgrid: {message}; the speeds will be too low", err=True)
 
 
 @contextmanager

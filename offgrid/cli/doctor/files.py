@@ -69,7 +69,7 @@ def check_disk(settings: Settings) -> Check:
 def check_permissions(resolved: Resolved) -> Check:
     """Check what this user may write, and what other users may."""
     settings = resolved.settings
-    faults = [fault for fault in _faults(settings, resolved.file) if fault is not None]
+    faults = [*_faults(settings, resolved.file)]
     if faults:
         texts, fixes = zip(*faults, strict=True)
         return Check("permissions", "warning", "; ".join(texts), "; ".join(fixes))
@@ -81,13 +81,13 @@ def check_leftovers(settings: Settings) -> Check:
     found = [*_partial_files(settings.models_dir)]
     if not found:
         return Check("leftovers", "ok", "no partial files")
-    size = sum(path.stat().st_size for path in found)
+    size = sum(os.path.getsize(path) for path in found if path.exists())
     names = _listed([str(path) for path in found])
     fix = "repeat the import, which continues them, or delete them"
     return Check("leftovers", "warning", f"interrupted imports left {mib(size)}: {names}", fix)
 
 
-def _faults(settings: Settings, file: Path | None) -> Iterator[tuple[str, str] | None]:
+def _faults(settings: Settings, file: Path | None) -> Iterator[tuple[str, str]]:
     models, responses = settings.models_dir, settings.responses_file
     for folder in (models, responses.parent):
         place = _existing(folder)
@@ -112,7 +112,8 @@ def _mode(path: Path) -> int:
 def _existing(path: Path) -> Path:
     """Return a folder, or the nearest one above it that exists."""
     path = Path(os.path.abspath(path))
-    return next(place for place in (path, *path.parents) if place.is_dir())
+    # Other than Path.is_dir, this is False below a folder that this user may not look into.
+    return next(place for place in (path, *path.parents) if os.path.isdir(place))
 
 
 def _partial_files(folder: Path) -> Iterator[Path]:

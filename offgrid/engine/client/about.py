@@ -14,6 +14,9 @@ import msgspec
 from offgrid.engine.build import Build
 from offgrid.errors import OffgridError
 
+_ILLEGAL = (-signal.SIGILL, 0xC000001D)
+"""Exit statuses of a process with an instruction that the processor does not have; the second one
+is STATUS_ILLEGAL_INSTRUCTION of Windows."""
 _SECONDS = 60
 """Most seconds for importing llama.cpp from a slow disk."""
 
@@ -57,11 +60,12 @@ def ask_build() -> Build:
 
 def _reason(ended: subprocess.CompletedProcess[bytes]) -> tuple[str, bool]:
     """Return why a process failed, and whether an instruction was the reason."""
+    illegal = ended.returncode in _ILLEGAL
     if ended.returncode < 0:
         try:
             name = signal.Signals(-ended.returncode).name
         except ValueError:
             name = str(-ended.returncode)
-        return f"its process was ended by the signal {name}", name == "SIGILL"
+        return f"its process was ended by the signal {name}", illegal
     lines = ended.stderr.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1] if lines else f"its process ended with status {ended.returncode}", False
+    return lines[-1] if lines else f"its process ended with status {ended.returncode}", illegal
