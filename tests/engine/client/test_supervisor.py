@@ -260,7 +260,7 @@ def test_a_worker_for_which_memory_does_not_suffice_is_not_replaced(
     workers = make_workers(starter_path)
     kill_loading(5)
     workers.supervisor.start()
-    with pytest.raises(ModelLoadFailed, match="because memory ran out .out of memory.. Lower OFF"):
+    with pytest.raises(ModelLoadFailed, match=r"because memory ran out .out of memory.. Lower OFF"):
         workers.readiness.wait()
     assert "was killed because memory ran out while loading" in caplog.text
     assert workers.readiness.load_failure is not None
