@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 from models import RECIPES, resolve
+from msgspec import structs
 from report import add_json_option, print_table, write_json
 
 from offgrid.engine.client.client import EngineClient
@@ -63,12 +64,13 @@ def default_models() -> list[str]:
     return [*map(str, real), *made]
 
 
-def loads(path: Path, slots: list[int], contexts: list[int], generates: bool) -> Iterator[Load]:
+def loads(path: Path, options: argparse.Namespace, generates: bool) -> Iterator[Load]:
     """Yield the ways to load a model."""
-    for context in contexts:
-        for parallel in slots if generates else slots[:1]:
+    load = Load(str(path), threads=options.threads)
+    for context in options.contexts:
+        for parallel in options.slots if generates else options.slots[:1]:
             for mapped in (True, False):
-                yield Load(str(path), ctx_size=context, parallel=parallel, use_mmap=mapped)
+                yield structs.replace(load, ctx_size=context, parallel=parallel, use_mmap=mapped)
 
 
 def resident(client: EngineClient) -> int:
@@ -141,6 +143,7 @@ def main() -> None:
                         help=f"GGUF files or: {', '.join(RECIPES)}")  # fmt: skip
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 4])
     parser.add_argument("--contexts", type=int, nargs="+", default=[4096])
+    parser.add_argument("--threads", type=int, default=0)
     add_json_option(parser)
     options = parser.parse_args()
     results, left_out = [], []
@@ -149,7 +152,7 @@ def main() -> None:
         description = describe([path])
         if description.problem is not None:
             raise SystemExit(f"{text}: {description.problem}")
-        for load in loads(path, options.slots, options.contexts, description.generates):
+        for load in loads(path, options, description.generates):
             one = run(path.stem, load, description)
             if one is None:
                 left_out.append(f"{path.stem} ({load.parallel} slots)")

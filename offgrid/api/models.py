@@ -107,7 +107,6 @@ class Memory(Answer):
     free: Annotated[
         int | None,
         Meta(
-            ge=0,
             description="Bytes that are free for it, or were when it was loaded; null if that is "
             "not checked.",
         ),

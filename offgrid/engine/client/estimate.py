@@ -27,12 +27,12 @@ _HALF, _FLOAT = 2, 4
 _LEAST_BATCH, _MAX_LOGITS = 32, 64 * MIB
 """The worker computes embeddings of at least so many tokens at once, and of no more than have so
 many bytes of logits."""
-_PROCESS = 66 * MIB
+_PROCESS = 62 * MIB
 """A worker without a model: Python, its libraries, the code of llama.cpp."""
-_TOKEN = 720
+_TOKEN, _TOKEN_IN_LLAMA = 1000, 200
 """Bytes for each token of the vocabulary: in llama.cpp, as pieces, and in the form that grammars
-need."""
-_MERGE = 300
+need; and in llama.cpp alone."""
+_MERGE = 60
 """Bytes for each merge of a byte-level vocabulary."""
 _PROJECTOR = 1.15
 """Memory of a projector over the size of its file: it also computes."""
@@ -98,7 +98,7 @@ def estimate(
         copied,
         cache,
         compute,
-        _TOKEN * sizes.vocabulary + _MERGE * sizes.merges,
+        (_TOKEN if sizes.generates else _TOKEN_IN_LLAMA) * sizes.vocabulary + _MERGE * sizes.merges,
         int(_PROJECTOR * projector),
         _PROCESS,
         moved if mapped and not load.use_mlock else 0,
@@ -145,7 +145,8 @@ def _embedding(sizes: ModelSizes, load: Load, cells: int) -> tuple[int, int]:
     tokens = context if sizes.whole else min(load.batch_size, _UBATCH, rows, context)
     flash = load.gpu_layers != 0 or _FLOAT * context * tokens * sizes.heads > _MAX_SCORES
     cache = _HALF * (sizes.keys + sizes.values) * cells if sizes.causal else 0
-    results = 2 * _FLOAT * tokens * (sizes.vocabulary if sizes.causal else sizes.width)
+    # llama.cpp keeps room for logits even where there are none.
+    results = _FLOAT * tokens * ((2 if sizes.causal else 1) * sizes.vocabulary + sizes.width)
     return cache, _step(sizes, tokens, cells, flash) + results
 
 
