@@ -50,7 +50,7 @@ def test_a_model_that_does_not_fit_fails_before_it_is_loaded(make_server: MakeSe
 
 def test_settings_that_do_not_fit_are_named_with_values_that_do(make_server: MakeServer) -> None:
     probe = make_server(parallel=1, ctx_size=2048)
-    limit = memory(probe)["needs"] + 4 * MIB
+    limit = memory(probe)["needs"] // MIB + 5
     server = make_server(parallel=64, ctx_size=2048, memory_budget=limit)
     message = ask(server).json["error"]["message"]
     assert "for 64 slots of 2,048 tokens" in message
@@ -65,7 +65,7 @@ def test_defaults_that_do_not_fit_are_lowered(
 ) -> None:
     caplog.set_level("INFO")
     one = memory(make_server(parallel=1))["needs"]
-    server = make_server(memory_budget=one)
+    server = make_server(memory_budget=one // MIB + 1)
     assert ask(server).status == 200
     found = memory(server)
     assert found["fits"]

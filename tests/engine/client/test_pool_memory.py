@@ -16,6 +16,7 @@ from offgrid.config import load_settings
 from offgrid.engine.client.budget import Budget
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
+from offgrid.engine.memory import MIB
 from offgrid.engine.protocol import GenerationRequest, PromptPart
 from offgrid.errors import ModelLoadFailed
 from offgrid.store.catalogue import Catalogue
@@ -42,7 +43,7 @@ def make_pool(tiny: Path, tmp_path: Path) -> Iterator[MakePool]:
         probe = load_settings(given, environ={})
         entry = Catalogue(probe).get("a")
         needs = EnginePool(probe, Catalogue(probe)).fit(entry).needs
-        settings = load_settings({**given, "memory_budget": int(models * needs)}, environ={})
+        settings = load_settings({**given, "memory_budget": int(models * needs) // MIB}, environ={})
         pools.append(EnginePool(settings, Catalogue(settings)))
         return pools[-1]
 
