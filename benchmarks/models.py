@@ -370,6 +370,18 @@ RECIPES = {
               context=131_072, kind=Kind.Q4_0, embedding=Kind.Q6_K, rope_base=500_000.0),
         "Llama-3.2-1B's shape in Q4_0 (0.7 GB)",
     ),
+    "llama-8b": Recipe(
+        "llama", llama,
+        Shape(layers=32, width=4096, hidden=14_336, heads=32, kv_heads=8, vocab=128_256,
+              context=131_072, kind=Kind.Q4_0, embedding=Kind.Q6_K, rope_base=500_000.0),
+        "Llama-3.1-8B's shape in Q4_0 (4.4 GB)",
+    ),
+    "mamba-130m": Recipe(
+        "mamba", mamba,
+        Shape(layers=24, width=768, hidden=0, heads=0, kv_heads=0, vocab=50_280, context=8192,
+              kind=Kind.F16, embedding=Kind.F16),
+        "about Mamba-130M's shape in F16 (0.2 GB)",
+    ),
     "many-tokens": Recipe(
         "llama", llama,
         Shape(layers=1, width=32, hidden=32, heads=2, kv_heads=1, vocab=262_144, context=4096,

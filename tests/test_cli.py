@@ -6,6 +6,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -106,11 +107,13 @@ def test_serve_prints_its_banner_and_answers(serve: Serve, models: Path) -> None
     child.out.find(rf"models +{STARTER}\n")
     child.out.find(rf"folder +{models}\n")
     child.out.find(r"slots +4 per model, plus a queue of 16\n")
-    child.out.find(rf"ready +{STARTER}: .*context of 2048 tokens per slot, \d+ MiB")
+    child.out.find(rf"memory +{STARTER} needs \d+ MiB, \d+\.\d GiB free; 4 slots of 2,048 tokens\n")
+    child.out.find(rf"ready +{STARTER}: .*context of 2048 tokens per slot\n")
     answer = request(url, "POST", CHAT, chat_body(temperature=0))
     assert answer.status == 200
     assert answer.json["choices"][0]["message"]["content"]
-    assert child.err.text == ""
+    log = r"\S+ \S+ INFO offgrid.engine.client.roster: loading offgrid-starter: needs .*\n"
+    assert re.fullmatch(log, child.err.text)
 
 
 def test_flags_take_effect(serve: Serve) -> None:

@@ -12,6 +12,8 @@ from msgspec import Meta
 
 from offgrid.api.chat.dialects import DIALECTS
 from offgrid.api.shapes import Answer
+from offgrid.engine.client.estimate import PARTS
+from offgrid.engine.client.fit import UNLIMITED, Fit
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import InvalidParameter
 from offgrid.store.catalogue import Catalogue, ModelEntry, Skipped
@@ -70,6 +72,57 @@ class ChatFormat(Answer):
     ]
 
 
+class MemoryParts(Answer):
+    """The bytes that a model takes, by purpose."""
+
+    weights: Annotated[int, Meta(ge=0, description="The weights as they are in the file.")]
+    copies: Annotated[
+        int,
+        Meta(ge=0, description="Weights that are stored a second time, in another layout."),
+    ]
+    cache: Annotated[
+        int, Meta(ge=0, description="Keys and values of all slots, and states of recurrent layers.")
+    ]
+    compute: Annotated[int, Meta(ge=0, description="What a step computes.")]
+    vocabulary: Annotated[int, Meta(ge=0, description="Tables of the tokens.")]
+    projector: Annotated[
+        int, Meta(ge=0, description="The projector for images, once an image has come.")
+    ]
+    process: Annotated[int, Meta(ge=0, description="The worker without a model.")]
+
+
+class Memory(Answer):
+    """The memory that a model takes, estimated from its header and the settings. For a model that
+    is not loaded, as it would be loaded now."""
+
+    estimate: Annotated[int, Meta(ge=0, description="Bytes of memory of its worker.")]
+    needs: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="Bytes that must be free to load it. Less than the estimate if use_mmap "
+            "is set, because the system can read mapped weights again.",
+        ),
+    ]
+    free: Annotated[
+        int | None,
+        Meta(
+            description="Bytes that are free for it, or were when it was loaded; null if that is "
+            "not checked.",
+        ),
+    ]
+    fits: Annotated[bool, Meta(description="Whether they are enough.")]
+    slots: Annotated[int, Meta(ge=1)]
+    context: Annotated[
+        int,
+        Meta(ge=0, description="Tokens of the context of each slot; 0 if it does not generate."),
+    ]
+    lowered: Annotated[
+        list[str], Meta(description="Settings whose defaults were lowered so that it fits.")
+    ]
+    parts: MemoryParts
+
+
 class ModelDetails(Model):
     """A model, and what is known of it once it is loaded."""
 
@@ -79,6 +132,10 @@ class ModelDetails(Model):
     ]
     problem: Annotated[
         str | None, Meta(description="Why its file cannot be used; null if nothing is known.")
+    ]
+    memory: Annotated[
+        Memory | None,
+        Meta(description="Null if its file cannot be used, or with layers on a GPU."),
     ]
 
 
@@ -119,6 +176,23 @@ def _name(path: Path, places: Iterable[Path]) -> str:
             name = path.relative_to(place)
             break
     return os.fsencode(name.as_posix()).decode("utf-8", "replace")
+
+
+def memory_of(fit: Fit) -> dict[str, Any] | None:
+    """Return what a model takes, as JSON; None if that is not known."""
+    estimate = fit.estimate
+    if estimate is None:
+        return None
+    return {
+        "estimate": estimate.total,
+        "needs": fit.needs,
+        "free": None if fit.free >= UNLIMITED else fit.free,
+        "fits": fit.fits,
+        "slots": fit.load.parallel,
+        "context": fit.context,
+        "lowered": list(fit.lowered),
+        "parts": {name: getattr(estimate, name) for name in PARTS},
+    }
 
 
 class ModelsResource:
@@ -162,6 +236,7 @@ class ModelResource:
             **_describe(entry, description, self._catalogue.aliases()),
             "chat_format": self._chat_format(entry),
             "problem": description.problem,
+            "memory": memory_of(self._pool.fit(entry)),
         }
 
     on_head = on_get

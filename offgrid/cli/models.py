@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from offgrid.api.models import memory_of
 from offgrid.cli.help import Command
 from offgrid.cli.options import (
     chosen_options,
@@ -19,6 +20,11 @@ from offgrid.cli.options import (
 )
 from offgrid.cli.output import echo_wrapped, print_table, short_number
 from offgrid.config import Settings
+from offgrid.engine.client.budget import Budget, budget_limit
+from offgrid.engine.client.estimate import PARTS
+from offgrid.engine.client.fit import Fit
+from offgrid.engine.client.roster import candidate_of
+from offgrid.engine.memory import written
 from offgrid.errors import ConfigError, ModelNotFound, OffgridError
 from offgrid.store.catalogue import STARTER_PATH, Catalogue, ModelEntry
 from offgrid.store.description import Description
@@ -90,10 +96,13 @@ def info(model: str, as_json: bool, **flags: Any) -> None:
     """
     settings = settings_from(flags)
     entry, description = find_model(model, settings)
+    candidate = candidate_of(settings, entry, description)
+    fit = Budget(budget_limit(settings)).preview(candidate)
     if as_json:
-        click.echo(json.dumps(_as_json(entry, description), indent=2))
+        properties = {**_as_json(entry, description), "memory": memory_of(fit)}
+        click.echo(json.dumps(properties, indent=2))
     else:
-        for name, value in _properties(entry, description):
+        for name, value in [*_properties(entry, description), *_memory(fit)]:
             echo_wrapped(f"{name:<13} ", value)
     if description.problem is not None:
         fail(f"{entry.id} cannot be used: {description.problem}", 1)
@@ -157,6 +166,18 @@ def _properties(entry: ModelEntry, description: Description) -> list[tuple[str, 
         ("reasoning", "yes, in its chat template" if description.reasoning else "no"),
     ]
     return rows
+
+
+def _memory(fit: Fit) -> list[tuple[str, str]]:
+    estimate = fit.estimate
+    if estimate is None:
+        return []
+    parts = [(name, getattr(estimate, name)) for name in PARTS]
+    listed = ", ".join(f"{name} {written(size)}" for name, size in parts if size)
+    return [
+        ("memory", f"{'' if fit.fits else 'does not fit: '}{fit}"),
+        ("takes", f"{written(estimate.total)}: {listed}"),
+    ]
 
 
 def _as_json(entry: ModelEntry, description: Description) -> dict[str, Any]:

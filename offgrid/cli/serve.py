@@ -115,6 +115,9 @@ def _announce_model(console: Console, server: Server) -> None:
     if model is None:
         return
     try:
+        fit = server.pool.fit(server.catalogue.get(model))
+        if fit.fits:
+            console.print(f"  memory   {shown(model)} {fit}")
         info = server.pool.engine(model).info
     except OffgridError as ex:
         # A user who stops the server during loading knows why the model is not ready.
@@ -123,6 +126,5 @@ def _announce_model(console: Console, server: Server) -> None:
         return
     console.print(
         f"  ready    {shown(model)}: {short_number(info.n_params)} parameters, "
-        f"context of {info.n_ctx} tokens per slot, "
-        f"{info.kv_bytes / 2**20:.0f} MiB for all slots"
+        f"context of {info.n_ctx} tokens per slot"
     )

@@ -96,7 +96,10 @@ def resolve(
             values[name] = BY_NAME[name].parse(value, source)
             sources[name] = source
     settings = Settings(
-        **values, models_dir_source=sources.get("models_dir", ""), model_paths=tuple(model_paths)
+        **values,
+        models_dir_source=sources.get("models_dir", ""),
+        model_paths=tuple(model_paths),
+        given=frozenset(sources),
     )
     _check(settings)
     return Resolved(settings, sources, file)

@@ -123,6 +123,18 @@ TABLE: tuple[Setting, ...] = (
         high=64,
     ),
     Setting(
+        "memory_budget",
+        "Models",
+        "mib",
+        -1,
+        "Memory that all loaded models together may take, in MiB or such as 6GiB; they never get "
+        "more than is free. 0 loads models without comparing what they need with what is free; "
+        "free (-1) sets no other limit.",
+        low=-1,
+        high=1 << 24,
+        words=(("free", -1),),
+    ),
+    Setting(
         "parallel",
         "Speed and memory",
         "int",
@@ -319,7 +331,7 @@ TABLE: tuple[Setting, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The settings in force. Its fields are the rows of :data:`TABLE`, in order, and two more."""
+    """The settings in force. Its fields are the rows of :data:`TABLE`, in order, and a few more."""
 
     host: str
     port: int
@@ -331,6 +343,7 @@ class Settings:
     model_aliases: tuple[tuple[str, str], ...]
     chat_template: str
     max_models: int
+    memory_budget: int
     parallel: int
     ctx_size: int
     batch_size: int
@@ -355,6 +368,8 @@ class Settings:
     """Where ``models_dir`` was set, in words for messages; empty if it has its default value."""
     model_paths: tuple[Path, ...] = ()
     """Files and folders of models that were given to ``offgrid serve`` without a flag."""
+    given: frozenset[str] = frozenset()
+    """Names of the settings that someone has set."""
 
 
 assert all(setting.group in GROUPS for setting in TABLE)

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from offgrid.store.gguf_header import FILE_TYPES, BadHeader, Header, read_header
+from offgrid.store.sizes import ModelSizes, sizes_of
 
 Kind = Literal["chat", "base", "embedding", "rerank"]
 """What a model is made for. A base model generates text, but its file has no chat template."""
+
+_GENERATING = ("chat", "base")
 
 _TEMPLATE = "tokenizer.chat_template"
 _TEMPLATES = (_TEMPLATE, f"{_TEMPLATE}.default", f"{_TEMPLATE}.tool_use")
@@ -45,6 +48,7 @@ class Description:
         context_length: tokens of the context with which it was trained; None if unknown.
         tools: whether its chat template writes tools.
         reasoning: whether its chat template mentions reasoning.
+        sizes: what decides how much memory it takes; None if the file cannot be used.
     """
 
     problem: str | None = None
@@ -55,11 +59,12 @@ class Description:
     context_length: int | None = None
     tools: bool = False
     reasoning: bool = False
+    sizes: ModelSizes | None = None
 
     @property
     def generates(self) -> bool:
         """Whether the model is made to generate text."""
-        return self.problem is None and self.kind in ("chat", "base")
+        return self.problem is None and self.kind in _GENERATING
 
 
 def describe(files: Sequence[Path], template: str | None = None) -> Description:
@@ -99,6 +104,7 @@ def _described(headers: Sequence[Header], template: str | None) -> Description:
         context_length=first.number(f"{architecture}.context_length"),
         tools=talks and bool(_TOOLS.search(template)),
         reasoning=talks and bool(_REASONING.search(template)),
+        sizes=sizes_of(headers, generates=kind in _GENERATING, ranks=kind == "rerank"),
     )
 
 

@@ -13,6 +13,7 @@ bits, is as old as 2023 and refused by llama.cpp as well.
 from __future__ import annotations
 
 import io
+import math
 import os
 import struct
 from collections.abc import Iterator
@@ -27,7 +28,9 @@ _MAX_PAIRS = 1 << 16
 _MAX_TENSORS = 1 << 16
 """Most tensors. The largest models have about 3,000."""
 _MAX_KEY = 1 << 16
-"""Most bytes of a key or of a tensor's name (GGUF: 65,535 for a key)."""
+"""Most bytes of a key (GGUF: 65,535)."""
+_MAX_NAME = 63
+"""Most bytes of a tensor's name (``GGML_MAX_NAME`` without the zero at its end)."""
 _MAX_ELEMENTS = 1 << 22
 """Most elements of all arrays of strings. A vocabulary of 260,000 tokens has twice as many, with
 its merges."""
@@ -48,6 +51,7 @@ _SCALARS: Final = {
 }  # fmt: skip
 """Number of a type of values -> its form (``enum gguf_type``)."""
 _STRING, _ARRAY = 8, 9
+_WHOLE: Final = frozenset("<B <b <H <h <I <i <Q <q".split())
 
 TENSOR_TYPES: Final[dict[int, tuple[str, int, int]]] = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),
@@ -75,9 +79,18 @@ FILE_TYPES: Final = {
 _KEPT = ("general.", "split.", "tokenizer.chat_template", "tokenizer.ggml.model")
 _KEPT_ENDINGS = (
     ".context_length", ".pooling_type", ".block_count", ".embedding_length", ".attention.causal",
+    ".feed_forward_length", ".expert_feed_forward_length", ".expert_used_count",
+    ".nextn_predict_layers", ".rope.dimension_count", ".token_shift_count", ".wkv.head_size",
+    ".kda.head_dim", ".shortconv.l_cache", ".ssm.conv_kernel", ".ssm.inner_size",
+    ".ssm.state_size", ".ssm.group_count", ".attention.head_count", ".attention.head_count_kv",
+    ".attention.key_length", ".attention.value_length", ".attention.key_length_mla",
+    ".attention.kv_lora_rank", ".attention.shared_kv_layers", ".attention.sliding_window",
 )  # fmt: skip
+"""Beginnings and ends of the keys whose values are kept."""
 _MAX_VALUES = 256
 """Most values that are kept."""
+_MAX_LIST = 1024
+"""Most numbers of a list that is kept: one for each layer. Most bytes of all of them: 2 MB."""
 _MAX_TEXTS = 1 << 22
 """Most bytes of all texts that are kept."""
 
@@ -89,6 +102,23 @@ class BadHeader(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a file.
+
+    Attributes:
+        name: its name, such as ``blk.0.attn_k.weight``.
+        type: the name of its type; ``type <number>`` if that is not known.
+        shape: its dimensions, the length of a row first, as in ggml.
+        size: bytes; 0 if its type is not known.
+    """
+
+    name: str
+    type: str
+    shape: tuple[int, ...]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """What a GGUF file says about itself.
 
@@ -97,12 +127,20 @@ class Header:
         parameters: elements of all tensors of this file.
         tensors: number of tensors.
         types: name of each type of tensors -> elements of the tensors of that type.
+        shapes: all tensors, in the order of the file.
+        lists: the lists of whole numbers among the values of the keys that describe the model.
+        texts: key of each list of texts -> number of its texts.
+        data_size: bytes from the first tensor to the end of the last one.
     """
 
     metadata: dict[str, Value]
     parameters: int
     tensors: int
     types: dict[str, int] = field(default_factory=dict)
+    shapes: tuple[Tensor, ...] = ()
+    lists: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    texts: dict[str, int] = field(default_factory=dict)
+    data_size: int = 0
 
     def text(self, key: str) -> str | None:
         """Return a value if it is a text, else None."""
@@ -239,12 +277,14 @@ def _parse(reader: _Reader, size: int) -> Header:
         raise BadHeader(f"it claims to have {tensors} tensors")
     if pairs > _MAX_PAIRS:
         raise BadHeader(f"it claims to have {pairs} metadata values")
-    metadata = _metadata(reader, pairs)
-    parameters, end, types = 0, 0, dict[str, int]()
-    for name, elements, offset, length in _tensors(reader, tensors):
+    values = _metadata(reader, pairs)
+    metadata = values.scalars
+    parameters, end, types, shapes = 0, 0, dict[str, int](), list[Tensor]()
+    for tensor, elements, offset in _tensors(reader, tensors):
         parameters += elements
-        types[name] = types.get(name, 0) + elements
-        end = max(end, offset + length)
+        types[tensor.type] = types.get(tensor.type, 0) + elements
+        end = max(end, offset + tensor.size)
+        shapes.append(tensor)
     if parameters > _MAX_PARAMETERS:
         raise BadHeader(f"it claims to have {parameters} parameters")
     alignment = metadata.get("general.alignment", 32)
@@ -253,7 +293,9 @@ def _parse(reader: _Reader, size: int) -> Header:
     data = -(-reader.position // alignment) * alignment
     if tensors and data + end > size:
         raise BadHeader(f"the file is cut off: it has {size:,} of {data + end:,} bytes")
-    return Header(metadata, parameters, tensors, types)
+    return Header(
+        metadata, parameters, tensors, types, tuple(shapes), values.lists, values.texts, end
+    )
 
 
 def begins(head: bytes) -> str:
@@ -261,68 +303,89 @@ def begins(head: bytes) -> str:
     return f"'{head.decode('latin-1').encode('unicode_escape').decode('ascii')}'"
 
 
-def _metadata(reader: _Reader, pairs: int) -> dict[str, Value]:
-    kept: dict[str, Value] = {}
-    elements = texts = 0
+@dataclass(slots=True)
+class _Values:
+    """The metadata that is kept."""
+
+    scalars: dict[str, Value] = field(default_factory=dict)
+    lists: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    texts: dict[str, int] = field(default_factory=dict)
+    size_of_texts: int = 0
+    """Bytes of the texts among the scalars."""
+    elements: int = 0
+    """Number of texts in all lists, kept or not."""
+
+
+def _metadata(reader: _Reader, pairs: int) -> _Values:
+    kept = _Values()
     for _ in range(pairs):
-        key = _key(reader)
+        key = _key(reader, _MAX_KEY)
         known = key.startswith(_KEPT) or key.endswith(_KEPT_ENDINGS)
-        keep = known and len(kept) < _MAX_VALUES
+        keep = known and len(kept.scalars) + len(kept.lists) < _MAX_VALUES
         kind = reader.word()
         if kind in _SCALARS:
             value = reader.scalar(_SCALARS[kind])
             if keep:
-                kept[key] = value
+                kept.scalars[key] = value
         elif kind == _STRING:
-            length = reader.count()
-            if keep and length <= min(_MAX_KEPT, _MAX_TEXTS - texts):
-                texts += length
-                kept[key] = reader.take(length).decode("utf-8", "replace")
-            else:
-                reader.skip(length)
+            _read_text(reader, key, kept, keep)
         elif kind == _ARRAY:
-            kind, count = reader.word(), reader.count()
-            if kind in _SCALARS:
-                reader.skip(count * struct.calcsize(_SCALARS[kind]))
-            elif kind == _STRING:
-                elements += count
-                if elements > _MAX_ELEMENTS:
-                    raise BadHeader(f"it claims to have lists of {elements} texts")
-                reader.skip_strings(count)
-            else:
-                raise BadHeader(f"the list {_short(key)} has values of the unknown type {kind}")
+            _read_list(reader, key, kept, keep)
         else:
             raise BadHeader(f"the metadata value {_short(key)} has the unknown type {kind}")
     return kept
 
 
-def _tensors(reader: _Reader, count: int) -> Iterator[tuple[str, int, int, int]]:
-    """Yield type, number of elements, offset and length in bytes of each tensor."""
+def _read_text(reader: _Reader, key: str, kept: _Values, keep: bool) -> None:
+    length = reader.count()
+    if not keep or length > min(_MAX_KEPT, _MAX_TEXTS - kept.size_of_texts):
+        reader.skip(length)
+        return
+    kept.size_of_texts += length
+    kept.scalars[key] = reader.take(length).decode("utf-8", "replace")
+
+
+def _read_list(reader: _Reader, key: str, kept: _Values, keep: bool) -> None:
+    kind, count = reader.word(), reader.count()
+    if kind in _SCALARS:
+        form = _SCALARS[kind]
+        size = struct.calcsize(form)
+        if keep and count <= _MAX_LIST and form in _WHOLE:
+            kept.lists[key] = struct.unpack(f"<{count}{form[1:]}", reader.take(count * size))
+        else:
+            reader.skip(count * size)
+    elif kind == _STRING:
+        kept.elements += count
+        if kept.elements > _MAX_ELEMENTS:
+            raise BadHeader(f"it claims to have lists of {kept.elements} texts")
+        if len(kept.texts) < _MAX_VALUES and len(key) <= _MAX_NAME:
+            kept.texts[key] = count
+        reader.skip_strings(count)
+    else:
+        raise BadHeader(f"the list {_short(key)} has values of the unknown type {kind}")
+
+
+def _tensors(reader: _Reader, count: int) -> Iterator[tuple[Tensor, int, int]]:
+    """Yield each tensor with its number of elements and its offset in bytes."""
     for _ in range(count):
-        name = _key(reader)
+        name = _key(reader, _MAX_NAME)
         dimensions = reader.word()
         if dimensions > _MAX_DIMENSIONS:
             raise BadHeader(f"the tensor {_short(name)} has {dimensions} dimensions")
-        elements = row = 1
-        for index in range(dimensions):
-            width = reader.count()
-            row = width if index == 0 else row
-            elements *= width
+        shape = tuple(reader.count() for _ in range(dimensions))
+        elements = math.prod(shape)
         if elements > _MAX_PARAMETERS:
             raise BadHeader(f"the tensor {_short(name)} claims to have {elements} elements")
         kind, offset = reader.word(), reader.count()
-        if kind not in TENSOR_TYPES:
-            yield f"type {kind}", elements, offset, 0
-            continue
-        label, block, size = TENSOR_TYPES[kind]
-        if row % block:
+        label, block, size = TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
+        if shape and shape[0] % block:
             raise BadHeader(f"the rows of the tensor {_short(name)} are not whole {label} blocks")
-        yield label, elements, offset, elements // block * size
+        yield Tensor(name, label, shape, elements // block * size), elements, offset
 
 
-def _key(reader: _Reader) -> str:
+def _key(reader: _Reader, most: int) -> str:
     length = reader.count()
-    if length > _MAX_KEY:
+    if length > most:
         raise BadHeader(f"a name in its header claims to have {length} bytes")
     return reader.take(length).decode("utf-8", "replace")
 

@@ -35,7 +35,9 @@ def test_models(base_url: str) -> None:
     assert request(base_url, "POST", "/tokenize", {"content": ""}).status == 200
     details = request(base_url, "GET", f"/v1/models/{STARTER}").json
     chat_format = {"tool_calls": "hermes", "reasoning": None}
+    memory = details.pop("memory")
     assert details == {**model, "chat_format": chat_format, "problem": None}
+    assert memory["fits"]
 
 
 def test_chat_completion(base_url: str) -> None:

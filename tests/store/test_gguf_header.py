@@ -14,8 +14,12 @@ import gguf
 import pytest
 import tiny_models
 
+from offgrid.engine.client.estimate import estimate
+from offgrid.engine.client.fit import Candidate, refusal
+from offgrid.engine.protocol import Load
 from offgrid.store import gguf_header
-from offgrid.store.gguf_header import FILE_TYPES, TENSOR_TYPES, BadHeader, read_header
+from offgrid.store.gguf_header import FILE_TYPES, TENSOR_TYPES, BadHeader, Tensor, read_header
+from offgrid.store.sizes import sizes_of
 
 BIG = (1 << 64) - 1
 Write = Callable[..., Path]
@@ -141,6 +145,7 @@ def test_a_file_that_is_cut_off_anywhere(starter_path: Path, write: Write) -> No
          "lists of"),
         (header([pair("x", 9, array(9, 1, array(9, 1)))], []), "unknown type 9"),
         (header([], [text(b"", BIG)]), "a name in its header claims"),
+        (header([], [tensor("t" * 64, (1,))]), "a name in its header claims to have 64 bytes"),
         (header([], [text("t") + struct.pack("<I", 1 << 31)]), "dimensions"),
         (header([], [tensor("t", (BIG, BIG, BIG, BIG))]), "elements"),
         (header([], [tensor("t", (1 << 52,), offset=0)]), "cut off"),
@@ -198,8 +203,26 @@ def test_values_of_all_types(write: Write) -> None:
     assert found.text("general.0") is None
 
 
+def test_lists_of_numbers_and_texts(write: Write) -> None:
+    """Numbers of layers are kept, of texts only how many there are."""
+    heads = array(4, 3, struct.pack("<3I", 2, 0, 1))
+    pairs = [
+        pair("llama.attention.head_count_kv", 9, heads),
+        pair("llama.attention.head_count", 9, array(6, 1, struct.pack("<f", 1.5))),
+        pair("llama.feed_forward_length", 9, array(4, 2000, b"\0" * 8000)),
+        pair("tokenizer.ggml.scores", 9, heads),
+        pair("tokenizer.ggml.tokens", 9, array(8, 2, text("a") + text("bc"))),
+    ]
+    found = read_header(write(header([*pairs, LLAMA], [tensor("t", (32, 5), 2, 64)])))
+    assert found.lists == {"llama.attention.head_count_kv": (2, 0, 1)}
+    assert found.texts == {"tokenizer.ggml.tokens": 2}
+    assert found.shapes == (Tensor("t", "Q4_0", (32, 5), 90),)
+    assert found.data_size == 64 + 90
+
+
 def test_mutated_headers_raise_nothing_else(starter_path: Path, write: Write) -> None:
-    """300 files with a few bytes or a count replaced."""
+    """300 files with a few bytes or a count replaced. Whatever the others say of their sizes, their
+    memory can be estimated."""
     content, size = starter_path.read_bytes()[: 1 << 17], starter_path.stat().st_size
     assert b"output_norm.weight" in content  # the last name of the header
     places = random.Random(16)
@@ -213,7 +236,11 @@ def test_mutated_headers_raise_nothing_else(starter_path: Path, write: Write) ->
         path = write(bytes(changed))
         os.truncate(path, size)
         try:
-            read_header(path)
+            found = read_header(path)
         except BadHeader:
             refused += 1
+        else:
+            sizes = sizes_of([found])
+            assert estimate(sizes, Load("x"), {"Q8_0": 8}).total > 0
+            assert refusal(Candidate(Load("x"), sizes=sizes), 1)
     assert refused > 100

@@ -6,6 +6,8 @@ _LATE = 2.0
 """If two looks are further apart than this many intervals, this process was stopped in between."""
 _REPORTS = 2
 _PAUSES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+_MEMORY_WITHIN = 600.0
+"""If memory runs out twice within so many seconds, the model is not started again."""
 _HEALTHY_AFTER = 60.0
 """Seconds that a worker must have lived for the next restart to be quick again."""
 
@@ -97,3 +99,15 @@ class Restarts:
             # that. If it dies by itself whenever it is idle, half a second plus the time to load
             # the model is a sufficient pause. A worker that dies while loading is not restarted.
             self._failures = max(self._failures, 1)
+
+
+class OutOfMemory:
+    """How often a model's workers were killed for lack of memory."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+
+    def again(self, now: float) -> bool:
+        """Note that a worker was killed; return whether another one was a short time ago."""
+        last, self._last = self._last, now
+        return last is not None and now - last <= _MEMORY_WITHIN

@@ -1,9 +1,10 @@
 """Provides the engine client of each model. A model is loaded when it is first requested.
 
-At most ``max_models`` are loaded. When another one is requested, its file is examined first. Then
-the least recently used idle model is unloaded for it. If none is idle, the least recently used
-loaded model takes no more requests until it is. Loads happen in the order in which they were
-requested. A model stays while it is loading and while a request is about to use it.
+At most ``max_models`` are loaded, and only as many as fit into memory. When another one is
+requested, its file is examined first. Then least recently used idle models are unloaded for it,
+until it fits. If none is idle, the least recently used loaded model takes no more requests until it
+is. Loads happen in the order in which they were requested, each after the processes of the unloaded
+models have ended. A model stays while it is loading and while a request is about to use it.
 
 :mod:`~offgrid.engine.client.roster` knows which models are loaded and which one makes room. This
 module has the requests that use a model or wait for one, and the thread that loads models.
@@ -21,6 +22,7 @@ from dataclasses import dataclass
 from offgrid.config import Settings
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.examination import Examination
+from offgrid.engine.client.fit import Fit
 from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.process import start_thread
 from offgrid.engine.client.readiness import LoadFailure
@@ -80,7 +82,7 @@ class EnginePool:
         catalogue: Catalogue,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.roster = Roster(settings, clock)
+        self.roster = Roster(settings, catalogue.describe, clock)
         self.room_timeout = settings.load_timeout
         self._settings = settings
         self._catalogue = catalogue
@@ -111,10 +113,15 @@ class EnginePool:
         if model_id is not None:
             entry = self._catalogue.get(model_id)
             try:
+                self._catalogue.describe(entry)  # read its header without the lock
                 with self._changed:
-                    self.roster.begin(entry)
+                    fit = self.roster.place(entry)
+                    if fit is not None:
+                        self.roster.begin(entry, fit)
             except Overloaded as ex:
                 log.error("%s will be loaded at its first request: %s", model_id, ex)
+            except ModelLoadFailed:
+                log.debug("%s does not fit; whoever requests it is told", model_id)
 
     def loaded(self) -> list[EngineClient]:
         """Return the engine clients of all models that are loaded or loading."""
@@ -126,6 +133,12 @@ class EnginePool:
         with self._changed:
             model = self.roster.get(model_id)
         return model.client.info if model is not None and model.client.ready else None
+
+    def fit(self, entry: ModelEntry) -> Fit:
+        """Return how a model was loaded, and what it needs; for others, how they would be now."""
+        self._catalogue.describe(entry)  # read its header without the lock
+        with self._changed:
+            return self.roster.fit(entry)
 
     def waiting(self) -> list[str]:
         """Return the ids of models that wait for room, in the order of their first requests."""
@@ -204,6 +217,7 @@ class EnginePool:
 
     def _lease(self, entry: ModelEntry, alive: Callable[[], bool], unload: bool) -> LoadedModel:
         """Return a model that is loaded or loading, and take a lease on it."""
+        self._catalogue.describe(entry)  # read its header without the lock
         with self._changed:
             self._check_draining()
             roster = self.roster
@@ -212,8 +226,9 @@ class EnginePool:
             if known is not None:
                 known.outdated = known.entry != entry
             roster.check_failed(entry)
-            if known is None and not self._line and roster.room:
-                known = roster.begin(entry)
+            if known is None and not self._line:
+                fit = roster.place(entry)
+                known = None if fit is None else roster.begin(entry, fit)
             if known is not None and known.serves:
                 known.leases += 1
                 roster.use(known)
@@ -300,6 +315,7 @@ class EnginePool:
                 log.exception("%s could not be loaded", wanted.id)
                 wanted.error = EngineFault("Internal server error.")
             with self._changed:
+                self.roster.let_stay()
                 # If all waiting requests left, but a new one has come since, it stays in line.
                 settled = wanted.loaded is not None or wanted.error is not None
                 if (settled or not wanted.waiters) and self._line.get(wanted.id) is wanted:
@@ -315,8 +331,9 @@ class EnginePool:
             RequestError: it cannot be loaded.
         """
         entry = self._catalogue.get(wanted.id)
+        self._catalogue.describe(entry)
         with self._changed:
-            full = not self.roster.room or self.roster.get(wanted.id) is not None
+            full = self.roster.get(wanted.id) is not None or self.roster.place(entry) is None
             sound = self.roster.sound(entry)
         if full and not sound:
             self._examine(entry)
@@ -353,11 +370,12 @@ class EnginePool:
                 if known is not None and known.serves:
                     self._hand_out(wanted, known)
                     return None
-                if known is None and roster.room:
-                    self._hand_out(wanted, roster.begin(entry, unloaded))
+                fit = roster.place(entry) if known is None else None
+                if fit is not None:
+                    self._hand_out(wanted, roster.begin(entry, fit, unloaded))
                     return None
                 victim = known or roster.choose_victim()
-                if victim.idle:
+                if victim is not None and victim.idle:
                     roster.let_stay()
                     roster.take_out(victim)
                     return victim

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from offgrid.engine.memory import oom_kills
 from offgrid.engine.protocol import Command, Load, Report, encode_frame, read_reports
 from offgrid.errors import EngineFault, Overloaded
 
@@ -29,6 +30,7 @@ _LOG_LINES = 200
 """Most recent log lines of a worker that are kept to explain its death."""
 _TRACE_LINES = 60
 _TRACE_BEGINS = "Fatal Python error"
+_SIGKILL = -9
 _TELLING = ("error", "assert", "terminate called")
 """Words that mark the log lines in which llama.cpp says why it aborts."""
 
@@ -46,6 +48,8 @@ class WorkerProcess:
 
     def __init__(self, load: Load) -> None:
         self._load = load
+        self._killed_here = False
+        self._oom_kills = oom_kills()
         self._write_lock = threading.Lock()
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         # The worker must import the same modules as this process. "-m" would search the current
@@ -129,6 +133,7 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """Kill the process. Harmless after its end."""
+        self._killed_here = self._killed_here or self._process.poll() is None
         self._process.kill()
 
     def wait(self, timeout: float | None = None) -> int:
@@ -164,6 +169,18 @@ class WorkerProcess:
                 llama_log.debug("%s", text)
 
     # --- explaining its end -------------------------------------------------------------------
+
+    @property
+    def killed(self) -> bool:
+        """Whether the system or another program has killed it, and not :meth:`kill`."""
+        return self._process.poll() == _SIGKILL and not self._killed_here
+
+    @property
+    def ran_out_of_memory(self) -> bool:
+        """Whether the kernel has killed it because memory ran out: it was killed, and the kernel
+        has counted such a kill since it was started."""
+        counts = zip(self._oom_kills, oom_kills(), strict=False)
+        return self.killed and any(now > before for before, now in counts)
 
     def trace(self) -> str:
         """Return the trace of a crash for the log, else the last line that says why it ended."""

@@ -17,10 +17,12 @@ from offgrid.errors import ModelLoadFailed, Overloaded
 
 @dataclass(frozen=True, slots=True)
 class LoadFailure:
-    """Why a model is not loaded. ``lasting``: it will fail until its file is replaced."""
+    """Why a model is not loaded. ``lasting``: it will fail until its file is replaced. ``costly``:
+    another try soon would take all memory of the machine again."""
 
     message: str
     lasting: bool
+    costly: bool = False
 
 
 class Readiness:

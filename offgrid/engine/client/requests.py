@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 _DIED = "The worker process of this model died while computing this request."
 _DIED_TWICE = "The worker process of this model died twice while this request waited; try again."
+_SHORT = " Memory had run out."
 
 P = TypeVar("P", bound=Pending)
 
@@ -333,8 +334,11 @@ class Requests(Listener):
 
     # --- ends ---------------------------------------------------------------------------------
 
-    def died(self) -> bool:
+    def died(self, short: bool) -> bool:
         """Fail the requests that may not be retried, keep the rest for the next worker.
+
+        Args:
+            short: whether the worker was killed because memory ran out.
 
         Returns:
             Whether the worker may have died of a prompt that it computed.
@@ -350,7 +354,7 @@ class Requests(Listener):
             log.warning("%d requests of %s are passed to its next worker", again, self._name)
         for pending in over:
             waited = pending.state < State.STARTED and pending.key not in suspects
-            _fail(pending, EngineFault(_DIED_TWICE if waited else _DIED))
+            _fail(pending, EngineFault(f"{_DIED_TWICE if waited else _DIED}{_SHORT * short}"))
         return bool(suspects)
 
     def _try_again(self, pending: Pending, suspects: set[str]) -> bool:

@@ -13,17 +13,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from offgrid.config import Settings
+from offgrid.engine.client.budget import Budget, budget_limit, file_size
 from offgrid.engine.client.client import EngineClient
+from offgrid.engine.client.fit import Candidate, Fit
 from offgrid.engine.client.readiness import LoadFailure
 from offgrid.engine.protocol import Load
 from offgrid.errors import ModelLoadFailed
 from offgrid.store.catalogue import ModelEntry
+from offgrid.store.description import Description
 
 log = logging.getLogger(__name__)
 
 _TRY_AGAIN_AFTER = 300.0
 """Seconds after a failed load, for a reason other than the file, until another model may again be
-unloaded for that model."""
+unloaded for that model, and until a model that took all memory is loaded again."""
 
 
 @dataclass(eq=False, slots=True)
@@ -33,6 +36,8 @@ class LoadedModel:
     entry: ModelEntry
     """The model entry that was loaded, to notice when its file is replaced."""
     client: EngineClient
+    fit: Fit
+    """How it was loaded, and what that needs."""
     leases: int = 0
     """Requests that are about to use it, and have no places in its queue yet."""
     leaving: bool = False
@@ -41,6 +46,11 @@ class LoadedModel:
     """Whether its file has been replaced."""
     instead_of: str | None = None
     """The model that was unloaded for it."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of its worker; None if there is none."""
+        return self.client.pid
 
     @property
     def serves(self) -> bool:
@@ -69,13 +79,22 @@ class Roster:
 
     Args:
         settings: how models are served, and how many may be loaded.
+        describe: returns what the files of a model say about it, without reading them again.
         clock: monotonic seconds.
 
     Attributes:
         failures: models that could not be loaded, by id.
+        budget: how much memory models may take.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        describe: Callable[[ModelEntry], Description],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.budget = Budget(budget_limit(settings))
+        self._describe = describe
         self.failures: dict[str, RememberedFailure] = {}
         self._settings = settings
         self._clock = clock
@@ -98,7 +117,7 @@ class Roster:
 
     @property
     def room(self) -> bool:
-        """Whether one more model may be loaded."""
+        """Whether one more model may be loaded, if there is memory for it."""
         return len(self._models) + self._closing < self._settings.max_models
 
     @property
@@ -110,14 +129,38 @@ class Roster:
         """Note that a request uses a model: it becomes the most recently used one."""
         self._models.move_to_end(model.entry.id)
 
-    def begin(self, entry: ModelEntry, instead_of: str | None = None) -> LoadedModel:
+    def place(self, entry: ModelEntry) -> Fit | None:
+        """Return how a model can be loaded now; None if others must be unloaded first.
+
+        Raises:
+            ModelLoadFailed: it does not fit into memory, even if no other model is loaded.
+        """
+        candidate = candidate_of(self._settings, entry, self._describe(entry))
+        fit = self.budget.place(candidate, self._models.values(), self._closing > 0)
+        return fit if self.room else None
+
+    def fit(self, entry: ModelEntry) -> Fit:
+        """Return how a model was loaded; for others, how they would be loaded now, or would have
+        to be, if they do not fit."""
+        known = self._models.get(entry.id)
+        if known is not None:
+            return known.fit
+        candidate = candidate_of(self._settings, entry, self._describe(entry))
+        return self.budget.preview(candidate, self._models.values())
+
+    def begin(self, entry: ModelEntry, fit: Fit, instead_of: str | None = None) -> LoadedModel:
         """Start the process of a model, without waiting for it.
+
+        Args:
+            entry: the model.
+            fit: how it is loaded, from :meth:`place`.
+            instead_of: the model that was unloaded for it.
 
         Raises:
             Overloaded: the system cannot start a thread for it now.
         """
         client = EngineClient(
-            load_command(self._settings, entry),
+            fit.load,
             name=entry.id,
             chat_template=entry.template,
             queue_size=self._settings.queue_size,
@@ -126,7 +169,8 @@ class Roster:
             stall_timeout=self._settings.stall_timeout,
         )
         client.start()
-        model = self._models[entry.id] = LoadedModel(entry, client, instead_of=instead_of)
+        log.info("loading %s: %s", entry.id, fit)
+        model = self._models[entry.id] = LoadedModel(entry, client, fit, instead_of=instead_of)
         return model
 
     def clear(self) -> list[EngineClient]:
@@ -137,12 +181,13 @@ class Roster:
 
     # --- making room --------------------------------------------------------------------------
 
-    def choose_victim(self) -> LoadedModel:
+    def choose_victim(self) -> LoadedModel | None:
         """Return the model to unload: outdated ones first, then the least recently used.
 
         Returns:
             An idle model if there is one. If none is idle, the first loaded one takes no more
             requests from now on, so that it becomes idle; a model that is not idle is returned.
+            None if no model is loaded.
         """
         candidates = sorted(self._models.values(), key=lambda model: not model.outdated)
         for model in candidates:
@@ -151,7 +196,7 @@ class Roster:
         ready = [model for model in candidates if model.client.ready]
         if ready and not any(model.leaving for model in candidates):
             ready[0].leaving = True
-        return candidates[0]
+        return candidates[0] if candidates else None
 
     def let_stay(self) -> None:
         """Let all models take requests again: room was found, or is not needed any more."""
@@ -205,7 +250,9 @@ class Roster:
             return
         if known.stamp != entry.stamp:
             del self.failures[entry.id]
-        elif known.failure.lasting or (not self.room and self._clock() < known.until):
+            return
+        soon = self._clock() < known.until and (known.failure.costly or not self.room)
+        if known.failure.lasting or soon:
             raise ModelLoadFailed(known.failure.message, "model")
 
 
@@ -222,4 +269,15 @@ def load_command(settings: Settings, entry: ModelEntry) -> Load:
         use_mlock=settings.use_mlock,
         open_objects=settings.open_objects,
         projector=None if entry.projector is None else str(entry.projector),
+    )
+
+
+def candidate_of(settings: Settings, entry: ModelEntry, description: Description) -> Candidate:
+    """Return a model as its settings say, before it is made to fit into memory."""
+    return Candidate(
+        load_command(settings, entry),
+        settings.given,
+        description.sizes,
+        projector=file_size(entry.projector),
+        name=entry.id,
     )

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from offgrid.engine.client.patience import Restarts, Silence, Stall
+from offgrid.engine.client.patience import OutOfMemory, Restarts, Silence, Stall
 from offgrid.engine.client.process import WorkerProcess, not_started, public, start_thread
 from offgrid.engine.client.readiness import LoadFailure, Readiness
 from offgrid.engine.protocol import (
@@ -37,6 +37,12 @@ log = logging.getLogger(__name__)
 
 _PING_EVERY = 1.0
 _PONG_WITHIN = 15.0
+_LOADS = 2
+"""Most attempts to load a model whose process is killed while it loads."""
+_OUT_OF_MEMORY = (
+    "the system killed its process{} because memory ran out (out of memory). Lower "
+    "OFFGRID_PARALLEL (--parallel) or OFFGRID_CTX_SIZE (--ctx-size), or free memory."
+)
 _STARTS = 3
 """Most attempts to start the process of a model that has never been ready."""
 
@@ -72,8 +78,11 @@ class Listener(ABC):
         with the lock held."""
 
     @abstractmethod
-    def died(self) -> bool:
+    def died(self, short: bool) -> bool:
         """The worker, which had been ready, has ended.
+
+        Args:
+            short: whether it was killed because memory ran out.
 
         Returns:
             Whether it may have died of a prompt that it computed.
@@ -130,6 +139,9 @@ class Supervisor:
         self._silence = Silence(_PING_EVERY)
         self._restarts = Restarts()
         self._failed_starts = 0
+        self._killed_loading = 0
+        """Workers in a row that were killed while they loaded."""
+        self._memory = OutOfMemory()
         self._refusal: LoadFailed | None = None
         """Why the model cannot be loaded, as reported by the current worker or the load limit."""
         self._stopping = threading.Event()
@@ -213,10 +225,11 @@ class Supervisor:
         # No other code ends the requests that the process had been given.
         self._listener.lost()
 
-    def give_up(self, refusal: LoadFailed) -> None:
+    def give_up(self, refusal: LoadFailed, *, costly: bool = False) -> None:
         """Start no further process for this model; requests for it fail with the reason."""
         name = f"The model {self._name}" if self._name else "The model"
-        failure = LoadFailure(f"{name} cannot be loaded: {refusal.message}", refusal.lasting)
+        message = f"{name} cannot be loaded: {refusal.message}"
+        failure = LoadFailure(message, refusal.lasting, costly)
         self._readiness.give_up(failure)
         self._stopping.set()
         self._listener.given_up(failure)
@@ -278,17 +291,35 @@ class Supervisor:
         was_ready = self._readiness.end()
         if self._readiness.closed:
             return False
+        short = process.ran_out_of_memory
+        what = "was killed because memory ran out" if short else f"ended with status {status}"
         if not was_ready:
-            # The next worker would end while loading for the same reason.
-            _log_death(
-                f"the worker of {self._name} ended with status {status} while loading.", process
-            )
-            refusal = self._refusal or LoadFailed("the worker process died while loading it.")
-            reason = public(refusal.message, self._load)
-            self.give_up(LoadFailed(f"{reason} {process.reason()}".strip(), refusal.lasting))
+            _log_death(f"the worker of {self._name} {what} while loading.", process)
+            self._after_failed_load(process, short)
             return False
-        _log_death(f"worker {process.pid} ended with status {status}.", process)
-        return self._listener.died()
+        _log_death(f"worker {process.pid} of {self._name} {what}.", process)
+        if short and self._memory.again(self._clock()):
+            # Its requests end with the reason, instead of taking all memory a third time.
+            self.give_up(LoadFailed(_OUT_OF_MEMORY.format(" twice")), costly=True)
+            return False
+        return self._listener.died(short)
+
+    def _after_failed_load(self, process: WorkerProcess, short: bool) -> None:
+        """Give up on the model, because the next worker would end for the same reason. Only a
+        worker that somebody killed has a successor, once."""
+        if short:
+            self.give_up(LoadFailed(_OUT_OF_MEMORY.format("")), costly=True)
+            return
+        if process.killed and self._refusal is None:
+            self._killed_loading += 1
+            if self._killed_loading < _LOADS:
+                log.warning("%s is loaded once more", self._name)
+                return
+            self.give_up(LoadFailed("its process was killed twice while loading it."))
+            return
+        refusal = self._refusal or LoadFailed("the worker process died while loading it.")
+        reason = public(refusal.message, self._load)
+        self.give_up(LoadFailed(f"{reason} {process.reason()}".strip(), refusal.lasting))
 
     # --- reports of a worker ------------------------------------------------------------------
 
@@ -310,6 +341,7 @@ class Supervisor:
 
     def _begin_to_serve(self, report: Ready) -> None:
         with self._readiness.lock:
+            self._killed_loading = 0
             self._readiness.serve(report.info)
             process = self._readiness.process
             assert process is not None  # it is the process whose report this is

@@ -49,8 +49,8 @@ class Heard(Listener):
     def pong(self, number: int, busy_for: float) -> None:
         pass
 
-    def died(self) -> bool:
-        self.calls.append("died")
+    def died(self, short: bool) -> bool:
+        self.calls.append("died of memory" if short else "died")
         return False
 
     def lost(self) -> None:
@@ -188,3 +188,109 @@ def test_a_worker_that_is_stopped_is_ended(workers: Workers) -> None:
     eventually(lambda: "died" in workers.heard.calls, "it is ended")
     workers.supervisor.pong_within = pong_within
     assert workers.next_one(pid)
+
+
+# --- killed workers -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def kill_loading(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Kill the next workers before they have loaded, as another program would."""
+
+    def arrange(times: int) -> None:
+        left = [times]
+        begin = Readiness.begin
+
+        def killing(self: Readiness, process: WorkerProcess) -> None:
+            begin(self, process)
+            if left[0] > 0:
+                left[0] -= 1
+                os.kill(process.pid, signal.SIGKILL)
+
+        monkeypatch.setattr(Readiness, "begin", killing)
+
+    return arrange
+
+
+@pytest.fixture
+def memory_runs_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the kernel seem to count a kill for lack of memory after each start of a worker."""
+    counts = iter(range(100))
+    monkeypatch.setattr("offgrid.engine.client.process.oom_kills", lambda: (7, next(counts)))
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_worker_that_is_killed_while_it_loads_is_replaced_once(
+    make_workers: Callable[[Path], Workers],
+    starter_path: Path,
+    kill_loading: Callable[[int], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    workers = make_workers(starter_path)
+    kill_loading(1)
+    workers.supervisor.start()
+    workers.readiness.wait()
+    assert "worker of model ended with status -9 while loading" in caplog.text
+    assert "model is loaded once more" in caplog.text
+    assert workers.heard.calls == ["ready"]
+
+
+@pytest.mark.usefixtures("no_pauses")
+def test_a_worker_that_is_killed_twice_while_it_loads_is_not_replaced(
+    make_workers: Callable[[Path], Workers], starter_path: Path, kill_loading: Callable[[int], None]
+) -> None:
+    workers = make_workers(starter_path)
+    kill_loading(5)
+    workers.supervisor.start()
+    with pytest.raises(ModelLoadFailed, match="its process was killed twice while loading it"):
+        workers.readiness.wait()
+    failure = workers.readiness.load_failure
+    assert failure is not None
+    assert not failure.lasting
+    assert not failure.costly
+
+
+@pytest.mark.usefixtures("memory_runs_out")
+def test_a_worker_for_which_memory_does_not_suffice_is_not_replaced(
+    make_workers: Callable[[Path], Workers],
+    starter_path: Path,
+    kill_loading: Callable[[int], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    workers = make_workers(starter_path)
+    kill_loading(5)
+    workers.supervisor.start()
+    with pytest.raises(ModelLoadFailed, match=r"because memory ran out .out of memory.. Lower OFF"):
+        workers.readiness.wait()
+    assert "was killed because memory ran out while loading" in caplog.text
+    assert workers.readiness.load_failure is not None
+    assert workers.readiness.load_failure.costly
+    assert workers.heard.calls == ["given up"]
+
+
+@pytest.mark.usefixtures("no_pauses", "memory_runs_out")
+@pytest.mark.parametrize("again", [True, False])
+def test_a_worker_whose_memory_runs_out_twice_is_not_replaced(
+    workers: Workers, again: bool
+) -> None:
+    """If the second time comes soon after the first."""
+    first = workers.next_one()
+    os.kill(first, signal.SIGKILL)
+    second = workers.next_one(first)
+    assert workers.heard.calls == ["ready", "died of memory", "ready"]
+    workers.clock.ahead += 60.0 if again else 3600.0
+    os.kill(second, signal.SIGKILL)
+    if again:
+        eventually(lambda: "given up" in workers.heard.calls, "no more is started")
+        with pytest.raises(ModelLoadFailed, match="killed its process twice because memory"):
+            workers.readiness.wait()
+    else:
+        workers.next_one(first, second)
+
+
+@pytest.mark.usefixtures("memory_runs_out")
+def test_a_worker_that_the_server_kills_did_not_run_out_of_memory(workers: Workers) -> None:
+    first = workers.next_one()
+    workers.supervisor.kill()
+    workers.next_one(first)
+    assert workers.heard.calls == ["ready", "died", "ready"]

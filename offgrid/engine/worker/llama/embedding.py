@@ -6,9 +6,9 @@ import ctypes
 
 import llama_cpp.llama_cpp as lc
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
+from offgrid.engine.memory import free_memory
 from offgrid.engine.worker.llama.batch import Batch
 from offgrid.engine.worker.llama.errors import INVALID_BATCH, DecodeError, LoadError
 from offgrid.engine.worker.llama.weights import MAX_UBATCH, Weights
@@ -70,8 +70,8 @@ class EmbeddingContext:
     def _check_room(self, weights: Weights) -> None:
         # Encoders have no logits.
         logits = 2 * 4 * self.capacity * weights.n_vocab if weights.causal else 0
-        available = psutil.virtual_memory().available
-        if self.kv_bytes + logits > 0.9 * available:
+        available = free_memory()
+        if self.kv_bytes + logits > available:
             raise LoadError(
                 f"embeddings of inputs up to {weights.n_ctx} tokens need about "
                 f"{(self.kv_bytes + logits) / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are "

@@ -10,9 +10,9 @@ from typing import Any
 
 import llama_cpp.llama_cpp as lc
 import numpy as np
-import psutil
 
 from offgrid import __version__
+from offgrid.engine.memory import free_memory
 from offgrid.engine.protocol import Load, ModelInfo
 from offgrid.engine.worker.image import Embeddings, ImageTile
 from offgrid.engine.worker.llama.batch import Batch
@@ -95,8 +95,8 @@ class Model(Weights):
 
     def _create_context(self) -> None:
         self.kv_bytes = self.estimate_kv_bytes(self.n_ctx * self.n_parallel)
-        available = psutil.virtual_memory().available
-        if self.kv_bytes > 0.9 * available:
+        available = free_memory()
+        if self.kv_bytes > available:
             raise LoadError(
                 f"{self.n_parallel} slots of {self.n_ctx} tokens need about "
                 f"{self.kv_bytes / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free; "

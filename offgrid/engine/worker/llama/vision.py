@@ -14,9 +14,9 @@ from typing import Any
 import llama_cpp.llama_cpp as lc
 import llama_cpp.mtmd_cpp as mtmd
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
+from offgrid.engine.memory import free_memory
 from offgrid.engine.worker.image import Embeddings, ImageTile
 
 _NEGATIVE = np.uint32(1 << 31)
@@ -57,8 +57,8 @@ class Vision:
         max_positions: int,
         on_gpu: bool,
     ) -> None:
-        size, available = os.path.getsize(path), psutil.virtual_memory().available
-        if size > 0.9 * available:
+        size, available = os.path.getsize(path), free_memory()
+        if size > available:
             raise VisionError(
                 "There is not enough memory for this model's projector: it needs "
                 f"{size / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free."

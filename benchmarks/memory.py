@@ -1,0 +1,172 @@
+"""Compares the estimate of a model's memory with the resident memory of real workers.
+
+    python benchmarks/memory.py
+    python benchmarks/memory.py smollm2.gguf llama-8b --slots 1 2
+
+Each model is loaded in several ways, as the server loads it. Its worker answers a short request,
+prepares for grammars, and answers one that fills the context of a slot. The estimate must be within
+10 percent of the resident memory after that. Models without enough free memory are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from models import RECIPES, resolve
+from msgspec import structs
+from report import add_json_option, print_table, write_json
+
+from offgrid.engine.client.client import EngineClient
+from offgrid.engine.client.estimate import Estimate, estimate
+from offgrid.engine.client.fit import Candidate, measure
+from offgrid.engine.client.processor import repacked_types
+from offgrid.engine.memory import MIB, free_memory
+from offgrid.engine.protocol import EmbeddingRequest, GenerationRequest, Load
+from offgrid.sampling import SamplingParams
+from offgrid.store.description import Description, describe
+
+REAL = Path("~/.cache/offgrid-tests").expanduser()
+"""Where the tests keep the real models that they have fetched."""
+TOLERANCE = 0.10
+SHORT, ANSWER = 16, 4
+"""Tokens of a short prompt, and of each answer."""
+SETTLED = 1.5
+"""Seconds without a request after which a worker has prepared for grammars, or is doing so."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model, how it was loaded, its estimate, and the resident memory of its worker in bytes."""
+
+    name: str
+    load: Load
+    estimate: Estimate
+    short: int
+    """After a short request."""
+    full: int
+    """After a request that filled the context."""
+
+    @property
+    def ratio(self) -> float:
+        """The estimate over what was measured."""
+        return self.estimate.total / self.full
+
+
+def default_models() -> list[str]:
+    """Return the real models that are there, and the models of models.py of all kinds."""
+    real = sorted(REAL.glob("*.gguf")) if REAL.is_dir() else []
+    made = ("small-llama", "many-tokens", "mamba-130m", "small-jamba", "llama-1b")
+    return [*map(str, real), *made]
+
+
+def loads(path: Path, options: argparse.Namespace, generates: bool) -> Iterator[Load]:
+    """Yield the ways to load a model."""
+    load = Load(str(path), threads=options.threads)
+    for context in options.contexts:
+        for parallel in options.slots if generates else options.slots[:1]:
+            for mapped in (True, False):
+                yield structs.replace(load, ctx_size=context, parallel=parallel, use_mmap=mapped)
+
+
+def resident(client: EngineClient) -> int:
+    """Return the resident bytes of a worker."""
+    pid = client.pid
+    assert pid is not None
+    return int(psutil.Process(pid).memory_info().rss)
+
+
+def ask(client: EngineClient, tokens: int) -> None:
+    """Let a model answer a prompt of so many tokens, or embed it."""
+    info = client.info
+    ids = tuple(3 + index * 7 % (min(info.n_vocab, 250) - 3) for index in range(tokens))
+    if not info.generates:
+        client.embed(EmbeddingRequest((ids,), params=("input",)), lambda: True)
+        return
+    sampling = SamplingParams(temperature=0.0)
+    generation = client.submit(
+        GenerationRequest(tokens=ids, sampling=sampling, max_tokens=ANSWER, ignore_eos=True)
+    )
+    while not generation.finished:
+        generation.next(60.0)
+    if generation.failed:
+        raise SystemExit(f"{client.name}: no answer")
+
+
+def run(name: str, load: Load, description: Description) -> Measured | None:
+    """Load a model in one way and measure it; None if memory does not suffice."""
+    assert description.sizes is not None
+    found = estimate(description.sizes, load, repacked_types())
+    if found.total > free_memory():
+        return None
+    client = EngineClient(load, queue_size=1, load_timeout=600, stall_timeout=600, name=name)
+    client.start()
+    try:
+        info = client.wait_ready()
+        ask(client, SHORT)
+        time.sleep(SETTLED)
+        ask(client, SHORT)  # it waits until the vocabulary is prepared
+        short = resident(client)
+        ask(client, info.n_ctx - ANSWER)
+        return Measured(name, load, found, short, resident(client))
+    finally:
+        client.close()
+
+
+def row(one: Measured) -> list[str]:
+    """Return the cells of a table's row."""
+    load, found = one.load, one.estimate
+    context = measure(Candidate(load), load).context or load.ctx_size
+    sizes = (found.weights, found.copies, found.cache, found.compute, found.vocabulary)
+    mark = "" if abs(one.ratio - 1) <= TOLERANCE else " !"
+    return [
+        one.name, f"{load.parallel} x {context}", "yes" if load.use_mmap else "no",
+        *(f"{size / MIB:,.0f}" for size in (*sizes, found.total, one.short, one.full)),
+        f"{one.ratio:.2f}{mark}",
+    ]  # fmt: skip
+
+
+HEAD = (
+    "model", "slots", "mapped", "weights", "copies", "cache", "compute", "vocabulary", "estimate",
+    "short", "full", "ratio",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Measure, print the table, and fail if an estimate is wrong."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("models", nargs="*", metavar="MODEL",
+                        help=f"GGUF files or: {', '.join(RECIPES)}")  # fmt: skip
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--contexts", type=int, nargs="+", default=[4096])
+    parser.add_argument("--threads", type=int, default=0)
+    add_json_option(parser)
+    options = parser.parse_args()
+    results, left_out = [], []
+    for text in options.models or default_models():
+        path = resolve(text)
+        description = describe([path])
+        if description.problem is not None:
+            raise SystemExit(f"{text}: {description.problem}")
+        for load in loads(path, options, description.generates):
+            one = run(path.stem, load, description)
+            if one is None:
+                left_out.append(f"{path.stem} ({load.parallel} slots)")
+            else:
+                results.append(one)
+                print(" ".join(row(one)), flush=True)
+    print_table("Memory in MiB", HEAD, [row(one) for one in results])
+    if left_out:
+        print(f"left out for lack of memory: {', '.join(left_out)}")
+    write_json(options.json, {"rows": [dict(zip(HEAD, row(one), strict=True)) for one in results]})
+    wrong = [one for one in results if abs(one.ratio - 1) > TOLERANCE]
+    if wrong:
+        raise SystemExit(f"{len(wrong)} of {len(results)} estimates are more than 10 % off")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""How much memory further models may take, next to those that are loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+from offgrid.config import Settings
+from offgrid.engine.client.fit import UNLIMITED, Candidate, Fit, choose, measure, refusal
+from offgrid.engine.memory import MIB, free_memory, resident
+from offgrid.errors import ModelLoadFailed
+
+
+class Taking(Protocol):
+    """A model that is loaded or loading."""
+
+    @property
+    def fit(self) -> Fit:
+        """How it was loaded."""
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of its worker; None if there is none."""
+
+
+class Budget:
+    """Compares what a model needs with what is free.
+
+    A model that is loading, or has not computed a full context yet, holds less than it will need.
+    The difference is kept for it.
+
+    Args:
+        limit: bytes that all models together may take; None for what is free, 0 for no limit.
+        free: returns the bytes that are free for further processes.
+        held: returns the bytes that a process holds.
+    """
+
+    def __init__(
+        self,
+        limit: int | None,
+        free: Callable[[], int] = free_memory,
+        held: Callable[[int], int] = resident,
+    ) -> None:
+        self._limit = limit
+        self._free = free
+        self._held = held
+
+    def place(self, candidate: Candidate, models: Iterable[Taking], closing: bool) -> Fit | None:
+        """Return how a model can be loaded now; None if others must be unloaded first.
+
+        Args:
+            candidate: the model.
+            models: all that are loaded or loading.
+            closing: whether the memory of further ones has not been freed yet.
+
+        Raises:
+            ModelLoadFailed: it does not fit even if no other model is loaded.
+        """
+        taking = [*models]
+        # Another model is unloaded rather than this one gets a short context.
+        fit = choose(candidate, self._now(taking), shorten=not (taking or closing))
+        if fit is not None or closing:
+            return fit
+        alone = self._alone(taking)
+        if not taking or choose(candidate, alone) is None:
+            name = Path(candidate.load.path).name
+            raise ModelLoadFailed(
+                f"The model {candidate.name or name} cannot be loaded: {refusal(candidate, alone)}",
+                "model",
+            )
+        return None
+
+    def preview(self, candidate: Candidate, models: Iterable[Taking] = ()) -> Fit:
+        """Return how a model would be loaded now, if necessary instead of all others. If it does
+        not fit, how its settings say; then it needs more than is free."""
+        taking = [*models]
+        alone = self._alone(taking)
+        fit = choose(candidate, self._now(taking), shorten=not taking) or choose(candidate, alone)
+        return fit or measure(candidate, candidate.load, alone)
+
+    def _now(self, taking: list[Taking]) -> int:
+        if self._limit == 0:
+            return UNLIMITED
+        promised = sum(max(0, one.fit.keeps - self._holds(one)) for one in taking)
+        free = max(0, self._free() - promised)
+        if self._limit is None:
+            return free
+        return min(free, max(0, self._limit - sum(one.fit.needs for one in taking)))
+
+    def _alone(self, taking: list[Taking]) -> int:
+        """Return what would be free if no model were loaded."""
+        if self._limit == 0:
+            return UNLIMITED
+        free = self._free() + sum(map(self._holds, taking))
+        return free if self._limit is None else min(free, self._limit)
+
+    def _holds(self, one: Taking) -> int:
+        pid = one.pid
+        return 0 if pid is None else self._held(pid)
+
+
+def budget_limit(settings: Settings) -> int | None:
+    """Return the limit that the settings give a :class:`Budget`."""
+    return None if settings.memory_budget < 0 else settings.memory_budget * MIB
+
+
+def file_size(path: Path | str | None) -> int:
+    """Return the bytes of a file; 0 if there is none."""
+    try:
+        return 0 if path is None else os.stat(path).st_size
+    except OSError:
+        return 0

@@ -1,0 +1,161 @@
+"""How much memory a model will take, from the headers of its files and the settings.
+
+Nothing is loaded. The rules are those by which llama.cpp lays out weights, caches and graphs on a
+processor; ``benchmarks/memory.py`` compares the result with the memory of real workers. Layers on a
+GPU are counted as if they were in main memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from offgrid.engine.client.processor import Repacked
+from offgrid.engine.memory import MIB
+from offgrid.engine.protocol import Load
+from offgrid.store.sizes import ModelSizes
+
+_UBATCH = 512
+"""Most tokens that the worker lets llama.cpp compute at once."""
+_CELLS = 256
+"""llama.cpp rounds a context up to a multiple of this."""
+_MAX_CONTEXT = 1 << 22
+"""The largest context that the settings allow."""
+_MAX_SCORES = 512 * MIB
+"""Up to this size of the attention scores, the worker turns flash attention off."""
+_HALF, _FLOAT = 2, 4
+"""Bytes of an element of keys and values, and of everything that is computed."""
+_LEAST_BATCH, _MAX_LOGITS = 32, 64 * MIB
+"""The worker computes embeddings of at least so many tokens at once, and of no more than have so
+many bytes of logits."""
+_PROCESS = 62 * MIB
+"""A worker without a model: Python, its libraries, the code of llama.cpp."""
+_TOKEN, _TOKEN_IN_LLAMA = 1000, 200
+"""Bytes for each token of the vocabulary: in llama.cpp, as pieces, and in the form that grammars
+need; and in llama.cpp alone."""
+_MERGE = 60
+"""Bytes for each merge of a byte-level vocabulary."""
+_PROJECTOR = 1.15
+"""Memory of a projector over the size of its file: it also computes."""
+_MOST = 1 << 53
+"""Sizes from hostile headers end here: JSON represents them exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Bytes of memory that a model takes once it has computed full contexts.
+
+    Attributes:
+        weights: the weights as they are in the file.
+        copies: weights that are stored a second time, in the layout that the kernels read.
+        cache: keys and values of all slots, and the states of recurrent layers.
+        compute: what a step computes, and the rows of logits.
+        vocabulary: tables of the tokens.
+        projector: the projector for images, once an image has come.
+        process: the worker without a model.
+        dropped: the part of ``weights`` that the system can drop for good, because only their
+            copies are used.
+    """
+
+    weights: int
+    copies: int
+    cache: int
+    compute: int
+    vocabulary: int
+    projector: int
+    process: int
+    dropped: int = 0
+
+    @property
+    def total(self) -> int:
+        """The sum of all parts."""
+        parts: list[int] = [getattr(self, name) for name in PARTS]
+        return min(sum(parts), _MOST)
+
+
+PARTS = tuple(part.name for part in fields(Estimate) if part.name != "dropped")
+"""The parts that add up to the total."""
+
+
+def estimate(
+    sizes: ModelSizes, load: Load, repacked: Repacked, projector: int = 0, adapters: int = 0
+) -> Estimate:
+    """Return how much memory a model will take.
+
+    Args:
+        sizes: what decides it.
+        load: how it is loaded.
+        repacked: which types of tensors get copies on this processor.
+        projector: bytes of the projector's file.
+        adapters: bytes of the adapters' files.
+    """
+    copied, moved = _copies(sizes, repacked)
+    mapped = load.use_mmap
+    cells = context_of(sizes, load)
+    cells += -cells % _CELLS
+    cache, compute = (_generating if sizes.generates else _embedding)(sizes, load, cells)
+    parts = (
+        (sizes.data if mapped else sizes.data - moved) + adapters,
+        copied,
+        cache,
+        compute,
+        (_TOKEN if sizes.generates else _TOKEN_IN_LLAMA) * sizes.vocabulary + _MERGE * sizes.merges,
+        int(_PROJECTOR * projector),
+        _PROCESS,
+        moved if mapped and not load.use_mlock else 0,
+    )
+    return Estimate(*(min(max(0, part), _MOST) for part in parts))
+
+
+def context_of(sizes: ModelSizes, load: Load) -> int:
+    """Return the tokens of the context that a slot will have."""
+    trained = min(sizes.context or load.ctx_size, _MAX_CONTEXT)
+    return min(load.ctx_size or trained, trained)
+
+
+def _copies(sizes: ModelSizes, repacked: Repacked) -> tuple[int, int]:
+    """Return the bytes of the copies, and of the weights in the file that only they replace."""
+    copied = sum(
+        size
+        for (kind, rows), size in sizes.matrices.items()
+        if kind in repacked and rows % repacked[kind] == 0
+    )
+    # Single rows of the token embedding are read from the file, also if the output has a copy.
+    shared = sizes.embedding if sizes.tied and sizes.embedding_type in repacked else 0
+    return copied, max(0, copied - shared)
+
+
+def _generating(sizes: ModelSizes, load: Load, cells: int) -> tuple[int, int]:
+    """Return the bytes of the cache and of computing, for a model that generates text."""
+    tokens = min(_UBATCH, max(load.batch_size, load.parallel))
+    scores = _FLOAT * context_of(sizes, load) * tokens * sizes.heads
+    flash = load.gpu_layers != 0 or scores > _MAX_SCORES
+    values = sizes.values if flash else sizes.padded_values
+    slot = _HALF * (sizes.keys + values) * cells + _FLOAT * sizes.state
+    # llama.cpp reserves memory for the logits of all tokens, but computes only those of tokens
+    # that are sampled.
+    logits = 2 * _FLOAT * load.parallel * sizes.vocabulary
+    return load.parallel * slot, _step(sizes, min(tokens, cells), cells, flash) + logits
+
+
+def _embedding(sizes: ModelSizes, load: Load, cells: int) -> tuple[int, int]:
+    """Return the same for a model that computes embeddings or scores. Its inputs share one context,
+    and all tokens have results."""
+    context = context_of(sizes, load)
+    rows = max(_LEAST_BATCH, _MAX_LOGITS // (_FLOAT * max(1, sizes.vocabulary)))
+    tokens = context if sizes.whole else min(load.batch_size, _UBATCH, rows, context)
+    flash = load.gpu_layers != 0 or _FLOAT * context * tokens * sizes.heads > _MAX_SCORES
+    cache = _HALF * (sizes.keys + sizes.values) * cells if sizes.causal else 0
+    # llama.cpp keeps room for logits even where there are none.
+    results = _FLOAT * tokens * ((2 if sizes.causal else 1) * sizes.vocabulary + sizes.width)
+    return cache, _step(sizes, tokens, cells, flash) + results
+
+
+def _step(sizes: ModelSizes, tokens: int, cells: int, flash: bool) -> int:
+    """Return the bytes that computing a full context touches, without the logits."""
+    masks = (_FLOAT + (_HALF if flash else 0)) * cells * tokens * (2 if sizes.windowed else 1)
+    # Each score is also converted to half precision.
+    scores = 0 if flash else (_FLOAT + _HALF) * cells * tokens * sizes.heads
+    states = _FLOAT * tokens * (3 * sizes.width + 2 * sizes.queries)
+    # The inputs of a matrix are also converted, to 8 bits or half precision.
+    layer = tokens * (_FLOAT * (2 * sizes.hidden + 3 * sizes.width) + _HALF * sizes.hidden)
+    return masks + max(scores + states, layer)

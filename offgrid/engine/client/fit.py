@@ -1,0 +1,217 @@
+"""Chooses how a model is loaded, so that it fits into the memory that is free.
+
+Settings that the user has set are kept: if they do not fit, the model is not loaded, and the
+message says which values would fit. The defaults may be lowered, in this order: the file is read
+instead of mapped, which saves the second copy of weights; then there are fewer slots; then, if no
+other model could make room, a shorter context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from offgrid.config import BY_NAME
+from offgrid.engine.client.estimate import Estimate, context_of, estimate
+from offgrid.engine.client.processor import Repacked, repacked_types
+from offgrid.engine.memory import written
+from offgrid.engine.protocol import Load
+from offgrid.store.sizes import ModelSizes
+
+UNLIMITED = 1 << 62
+"""Free memory if it is not checked."""
+_LEAST_CONTEXT = 1024
+"""Tokens. A default context is not lowered any further: hardly a conversation fits into less."""
+_CONTEXT_STEP = 512
+_CONTEXTS = 64
+"""About so many contexts are tried: long ones in larger steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that is to be loaded.
+
+    Attributes:
+        load: how, if there is enough memory.
+        given: the settings that the user has set, which are not changed.
+        sizes: what decides how much memory it takes; None if that is unknown.
+        projector: bytes of its projector's file.
+        adapters: bytes of its adapters' files.
+        name: its id, for messages.
+    """
+
+    load: Load
+    given: frozenset[str] = frozenset()
+    sizes: ModelSizes | None = None
+    projector: int = 0
+    adapters: int = 0
+    name: str = ""
+
+    @property
+    def checked(self) -> bool:
+        """Whether the memory that it takes can be compared with what is free. Nothing is known of
+        the memory of GPUs."""
+        return self.sizes is not None and self.load.gpu_layers == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a model is loaded.
+
+    Attributes:
+        load: the command, with defaults lowered so that the model fits.
+        estimate: the memory that it takes; None if that is unknown.
+        needs: bytes that must be free for it. Less than the estimate if the user chose to map a
+            file, because the system can then read the weights again when it needs their memory.
+        free: bytes that were free.
+        context: tokens of the context of a slot.
+        lowered: the settings whose defaults were lowered.
+    """
+
+    load: Load
+    estimate: Estimate | None = None
+    needs: int = 0
+    free: int = UNLIMITED
+    context: int = 0
+    lowered: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether that much is free."""
+        return self.needs <= self.free
+
+    @property
+    def keeps(self) -> int:
+        """Bytes that the model holds in use: the rest of its memory can be dropped."""
+        dropped = 0 if self.estimate is None else self.estimate.dropped
+        return max(0, self.needs - dropped)
+
+    def __str__(self) -> str:
+        """Return the sentence for banner and log."""
+        if self.estimate is None:
+            return "its memory was not estimated"
+        slots = f"{self.load.parallel} slot{'s' if self.load.parallel > 1 else ''}"
+        free = "" if self.free >= UNLIMITED else f", {written(self.free)} free"
+        what = f"{slots} of {self.context:,} tokens" if self.context else "for inputs"
+        lowered = f" (lowered to fit: {', '.join(self.lowered)})" if self.lowered else ""
+        return f"needs {written(self.needs)}{free}; {what}{lowered}"
+
+
+def choose(
+    candidate: Candidate, free: int, *, shorten: bool = True, repacked: Repacked | None = None
+) -> Fit | None:
+    """Return how a model is loaded into ``free`` bytes; None if it does not fit.
+
+    Args:
+        candidate: the model.
+        free: bytes that are free for it.
+        shorten: whether the context may be shortened.
+        repacked: as for :func:`estimate`; by default those of this processor.
+    """
+    if not candidate.checked:
+        return Fit(candidate.load)
+    for load in _candidates(candidate, shorten, repacked):
+        fit = measure(candidate, load, free, repacked)
+        if fit.fits:
+            return fit
+    return None
+
+
+def measure(
+    candidate: Candidate, load: Load, free: int = UNLIMITED, repacked: Repacked | None = None
+) -> Fit:
+    """Return what a model needs if it is loaded in a certain way, whether that is free or not."""
+    sizes = candidate.sizes
+    if sizes is None:
+        return Fit(load)
+    repacked = repacked_types() if repacked is None else repacked
+    found = estimate(sizes, load, repacked, candidate.projector, candidate.adapters)
+    chosen = "use_mmap" in candidate.given and load.use_mmap and not load.use_mlock
+    return Fit(
+        load=load,
+        estimate=found,
+        needs=found.total - (found.weights if chosen else 0),
+        free=free,
+        context=context_of(sizes, load) if sizes.generates else 0,
+        lowered=tuple(_changed(candidate.load, load)),
+    )
+
+
+def refusal(candidate: Candidate, free: int, repacked: Repacked | None = None) -> str:
+    """Return the message about a model that does not fit into ``free`` bytes."""
+    fit = measure(candidate, _least(candidate, repacked), free, repacked)
+    slots = f"{fit.load.parallel} slot{'s' if fit.load.parallel > 1 else ''}"
+    size = f" for {slots} of {fit.context:,} tokens" if fit.context else ""
+    told = f"it needs {written(fit.needs)}{size}, and {written(free)} of memory is free."
+    return f"{told} {_advice(candidate, free, repacked)}"
+
+
+def _advice(candidate: Candidate, free: int, repacked: Repacked | None) -> str:
+    """Return a sentence with the settings that would help."""
+    unbound = replace(candidate, given=frozenset())
+    fit = choose(unbound, free, repacked=repacked)
+    if fit is not None:
+        values = [_flag(name, getattr(fit.load, name)) for name in fit.lowered]
+        return f"It fits with {_joined(values)}: then it needs {written(fit.needs)}."
+    smaller = "Free memory, or use a smaller model or a stronger quantisation."
+    least = msgspec.structs.replace(_least(unbound, repacked), use_mmap=True, use_mlock=False)
+    mapped = replace(candidate, given=frozenset({"use_mmap"}))
+    if candidate.load.use_mlock or measure(mapped, least, free, repacked).needs > free:
+        return smaller
+    names = ("use_mmap", "parallel", "ctx_size")
+    values = [_flag(name, getattr(least, name)) for name in names]
+    return (
+        f"{smaller} {_joined(values)} would load it, but the system would read its weights from "
+        "the file again and again, which is slow."
+    )
+
+
+def _least(candidate: Candidate, repacked: Repacked | None) -> Load:
+    """Return the way to load a model that needs the least memory."""
+    return [*_candidates(candidate, True, repacked)][-1]
+
+
+def _candidates(candidate: Candidate, shorten: bool, repacked: Repacked | None) -> Iterator[Load]:
+    """Yield the ways to load a model, the best one first."""
+    load, given, sizes = candidate.load, candidate.given, candidate.sizes
+    yield load
+    if sizes is None:
+        return
+    if "use_mmap" not in given and not load.use_mlock:
+        read = msgspec.structs.replace(load, use_mmap=False)
+        if (
+            measure(candidate, read, 0, repacked).needs
+            < measure(candidate, load, 0, repacked).needs
+        ):
+            load = read
+            yield load
+    if "parallel" not in given and sizes.generates:
+        for slots in range(load.parallel - 1, 0, -1):
+            load = msgspec.structs.replace(load, parallel=slots)
+            yield load
+    if shorten and "ctx_size" not in given:
+        longest = context_of(sizes, load)
+        step = _CONTEXT_STEP * max(1, longest // (_CONTEXT_STEP * _CONTEXTS))
+        for context in range((longest - 1) // step * step, _LEAST_CONTEXT - 1, -step):
+            load = msgspec.structs.replace(load, ctx_size=context)
+            yield load
+
+
+def _changed(before: Load, after: Load) -> Iterable[str]:
+    names = ("ctx_size", "parallel", "use_mmap")
+    return (name for name in names if getattr(before, name) != getattr(after, name))
+
+
+def _flag(name: str, value: int | bool) -> str:
+    """Return how a setting is given on the command line and in the environment."""
+    row = BY_NAME[name]
+    if isinstance(value, bool):
+        option = row.option if value else row.option.replace("--", "--no-", 1)
+        return f"{option} ({row.env}={str(value).lower()})"
+    return f"{row.option} {value} ({row.env}={value})"
+
+
+def _joined(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

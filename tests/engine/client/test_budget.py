@@ -1,0 +1,100 @@
+"""Which models fit next to each other. A simulated machine; workers are in test_pool_memory.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+from llama_8b import LLAMA_8B
+
+from offgrid.engine.client.budget import Budget
+from offgrid.engine.client.fit import UNLIMITED, Candidate, Fit, choose, measure
+from offgrid.engine.memory import GIB, MIB
+from offgrid.engine.protocol import Load
+from offgrid.errors import ModelLoadFailed
+
+SMALL = replace(LLAMA_8B, data=GIB, matrices={}, keys=1024, values=1024, padded_values=1024)
+CANDIDATE = Candidate(Load("small.gguf"), sizes=SMALL, name="small")
+NEEDS = measure(CANDIDATE, CANDIDATE.load).needs
+LEAST = measure(CANDIDATE, Load("x", parallel=1)).needs
+
+
+@dataclass
+class Model:
+    """A loaded model, whose worker holds ``pid`` bytes."""
+
+    fit: Fit
+    pid: int | None
+
+
+def loaded(held: int | None) -> Model:
+    fit = choose(CANDIDATE, UNLIMITED)
+    assert fit is not None
+    return Model(fit, held)
+
+
+def budget(free: float, limit: float | None = None) -> Budget:
+    size = None if limit is None else int(limit)
+    return Budget(size, free=lambda: int(free), held=lambda pid: pid)
+
+
+def test_memory_that_a_loading_model_will_need_is_not_free() -> None:
+    assert budget(2 * NEEDS).place(CANDIDATE, [loaded(0)], False) is not None
+    fit = budget(2 * NEEDS - MIB).place(CANDIDATE, [loaded(0)], False)
+    assert fit is not None
+    assert fit.lowered
+    # A model that has started holds its memory already, and the rest is promised to it.
+    fit = budget(1.5 * NEEDS).place(CANDIDATE, [loaded(NEEDS // 2)], False)
+    assert fit is not None
+    assert fit.free == int(1.5 * NEEDS) - (NEEDS - NEEDS // 2)
+
+
+def test_another_model_is_unloaded_rather_than_the_context_gets_shorter() -> None:
+    free = LEAST - MIB
+    assert budget(free).place(CANDIDATE, [loaded(NEEDS)], False) is None
+    fit = budget(free).place(CANDIDATE, [], False)
+    assert fit is not None
+    assert fit.lowered == ("ctx_size", "parallel")
+
+
+def test_no_model_is_unloaded_for_one_that_can_never_fit() -> None:
+    large = replace(CANDIDATE, sizes=replace(SMALL, data=8 * GIB))
+    with pytest.raises(ModelLoadFailed, match="The model small cannot be loaded: it needs 8") as ex:
+        budget(GIB).place(large, [loaded(GIB)], False)
+    assert "and 2.0 GiB of memory is free" in str(ex.value)
+
+
+def test_nothing_is_decided_while_memory_is_being_freed() -> None:
+    assert budget(0).place(CANDIDATE, [], True) is None
+    assert budget(2 * NEEDS).place(CANDIDATE, [], True) is not None
+
+
+@pytest.mark.parametrize("free", [2 * NEEDS, 64 * GIB])
+def test_a_budget_limits_what_models_need_together(free: int) -> None:
+    one = budget(free, 1.5 * NEEDS)
+    assert one.place(CANDIDATE, [], False) is not None
+    fixed = replace(CANDIDATE, given=frozenset({"parallel"}))
+    assert one.place(fixed, [loaded(NEEDS)], False) is None
+    with pytest.raises(ModelLoadFailed):
+        budget(free, 0.5 * LEAST).place(CANDIDATE, [], False)
+
+
+def test_a_budget_is_no_promise_of_free_memory() -> None:
+    with pytest.raises(ModelLoadFailed, match="100 MiB of memory is free"):
+        budget(100 * MIB, 64 * GIB).place(CANDIDATE, [], False)
+
+
+def test_without_a_limit_nothing_is_compared() -> None:
+    fit = budget(0, 0).place(CANDIDATE, [loaded(NEEDS)], False)
+    assert fit is not None
+    assert fit.lowered == ()
+    assert "free" not in str(fit)
+
+
+def test_a_preview_shows_what_would_happen() -> None:
+    assert budget(16 * GIB).preview(CANDIDATE).fits
+    instead = budget(0).preview(CANDIDATE, [loaded(2 * NEEDS)])
+    assert instead.fits
+    never = budget(MIB).preview(CANDIDATE)
+    assert not never.fits
+    assert never.load == CANDIDATE.load

@@ -1,0 +1,112 @@
+"""The estimate of a model's memory. ``benchmarks/memory.py`` compares it with real workers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from llama_8b import AVX2, LLAMA_8B
+
+from offgrid.engine.client.estimate import estimate
+from offgrid.engine.client.processor import repacked_types
+from offgrid.engine.memory import GIB, MIB
+from offgrid.engine.protocol import Load
+from offgrid.store.sizes import ModelSizes
+
+
+@pytest.mark.parametrize(
+    ("slots", "mapped", "measured"), [(4, True, 9.72), (4, False, 6.18), (1, True, 8.22),
+                                      (1, False, 4.68)],
+)  # fmt: skip
+def test_an_8b_model_in_q4(slots: int, mapped: bool, measured: float) -> None:
+    """Compared with the resident memory, in GiB, of a worker that had just loaded this shape. Then
+    it had neither computed a full context nor prepared for grammars: 0.55 GiB."""
+    load = Load("x", parallel=slots, use_mmap=mapped)
+    assert estimate(LLAMA_8B, load, AVX2).total / GIB == pytest.approx(measured + 0.55, rel=0.04)
+
+
+def test_weights_that_are_not_repacked_are_there_once() -> None:
+    once = estimate(LLAMA_8B, Load("x"), {})
+    assert (once.copies, once.dropped, once.weights) == (0, 0, LLAMA_8B.data)
+    assert estimate(LLAMA_8B, Load("x", use_mmap=False), {}).weights == LLAMA_8B.data
+
+
+def test_a_locked_file_cannot_be_dropped() -> None:
+    assert estimate(LLAMA_8B, Load("x"), AVX2).dropped == 3744 * MIB
+    assert estimate(LLAMA_8B, Load("x", use_mlock=True), AVX2).dropped == 0
+
+
+def test_a_repacked_embedding_that_is_also_the_output_stays_in_its_plain_layout() -> None:
+    """Single rows of it are read."""
+    sizes = replace(
+        LLAMA_8B, matrices={("Q4_0", 8): 4000 * MIB}, embedding=256 * MIB, embedding_type="Q4_0"
+    )
+    found = estimate(sizes, Load("x", use_mmap=False), AVX2)
+    assert (found.copies, found.weights) == (4000 * MIB, sizes.data - (4000 - 256) * MIB)
+
+
+def test_the_context_is_that_of_the_file_at_most() -> None:
+    sizes = replace(LLAMA_8B, context=1024)
+    kv = 2 * 2 * 32 * 1024
+    assert estimate(sizes, Load("x", parallel=1), AVX2).cache == 1024 * kv
+    assert estimate(sizes, Load("x", parallel=1, ctx_size=0), AVX2).cache == 1024 * kv
+    assert estimate(sizes, Load("x", parallel=1, ctx_size=300), AVX2).cache == 512 * kv
+
+
+def test_states_do_not_depend_on_the_context() -> None:
+    sizes = replace(LLAMA_8B, keys=0, values=0, padded_values=0, state=1000)
+    for context in (512, 4096):
+        assert estimate(sizes, Load("x", parallel=3, ctx_size=context), AVX2).cache == 12_000
+
+
+def test_flash_attention_keeps_no_scores() -> None:
+    """It is used if the scores would be large."""
+    short = estimate(LLAMA_8B, Load("x", ctx_size=8192), AVX2)
+    long = estimate(LLAMA_8B, Load("x", ctx_size=16_384), AVX2)
+    assert short.compute > 600 * MIB
+    assert long.compute < short.compute / 2
+
+
+def test_further_files_are_counted() -> None:
+    plain = estimate(LLAMA_8B, Load("x"), AVX2)
+    more = estimate(LLAMA_8B, Load("x"), AVX2, projector=800 * MIB, adapters=100 * MIB)
+    assert more.total - plain.total == pytest.approx(1.15 * 800 * MIB + 100 * MIB, abs=2)
+
+
+def test_models_that_compute_embeddings_have_no_slots() -> None:
+    sizes = replace(LLAMA_8B, generates=False)
+    assert estimate(sizes, Load("x", parallel=8), AVX2) == estimate(
+        sizes, Load("x", parallel=1), AVX2
+    )
+    encoder = replace(sizes, whole=True, causal=False)
+    assert estimate(encoder, Load("x"), AVX2).cache == 0
+
+
+def test_hostile_sizes_end_at_what_json_represents() -> None:
+    huge = 1 << 200
+    sizes = ModelSizes(data=huge, keys=huge, vocabulary=huge, context=huge, heads=huge)
+    assert estimate(sizes, Load("x", ctx_size=0), AVX2).total == 1 << 53
+
+
+@pytest.mark.parametrize(
+    ("machine", "features", "types"),
+    [
+        ("x86_64", "flags : sse4_2 avx avx2", {"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"}),
+        ("x86_64", "flags : avx2 avx512f", {"Q4_0", "Q4_K", "IQ4_NL", "MXFP4", "Q2_K"}),
+        ("x86_64", "flags : sse4_2 avx", set()),
+        ("x86_64", "flags : avx2 avx512f amx_int8", set()),
+        ("AMD64", None, {"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"}),
+        ("aarch64", "Features : fp asimd asimddp",
+         {"Q4_0", "Q8_0", "IQ4_NL", "MXFP4", "Q4_K", "Q5_K", "Q6_K"}),
+        ("aarch64", "Features : fp asimd", set()),
+        ("riscv64", None, set()),
+    ],
+)  # fmt: skip
+def test_types_that_a_processor_repacks(
+    tmp_path: Path, machine: str, features: str | None, types: set[str]
+) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    if features is not None:
+        cpuinfo.write_text(f"processor : 0\n{features}\n")
+    assert set(repacked_types(cpuinfo, machine)) == types
