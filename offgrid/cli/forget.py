@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 import click
 
-from offgrid.cli.options import fail, settings_from
+from offgrid.cli.options import chosen_options, fail, settings_from
 from offgrid.errors import OffgridError
 from offgrid.store.disk import mib
 from offgrid.store.responses import delete_everything
@@ -17,9 +18,8 @@ from offgrid.terminal import shown
 @click.command()
 @click.option("--yes", is_flag=True, help="Delete without a question.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was deleted as JSON.")
-@click.option("--responses-file", metavar="PATH", help="File of stored responses.")
-@click.option("--config", metavar="FILE", help="TOML file with settings.")
-def forget(yes: bool, as_json: bool, responses_file: str | None, config: str | None) -> None:
+@chosen_options("responses_file")
+def forget(yes: bool, as_json: bool, **flags: Any) -> None:
     """Delete all stored responses and conversations.
 
     /v1/responses and /v1/conversations store them in one file. Afterwards, neither that file nor
@@ -29,7 +29,7 @@ def forget(yes: bool, as_json: bool, responses_file: str | None, config: str | N
     The exit status is 0 if nothing is stored afterwards, 1 if the file cannot be used, and 2 for
     wrong arguments.
     """
-    path = settings_from({"responses_file": responses_file, "config": config}).responses_file
+    path = settings_from(flags).responses_file
     if not yes:
         if not sys.stdin.isatty():
             fail("forget asks before it deletes; add --yes", 2)

@@ -115,7 +115,7 @@ def main(stick: Path, home: Path) -> None:
     read_only(stick)
     capture = Capture()
     environ = {"PATH": os.environ["PATH"], "HOME": str(home), "OFFGRID_PORT": "0",
-               "OFFGRID_NUM_THREADS": "1"}  # fmt: skip
+               "OFFGRID_THREADS": "1"}  # fmt: skip
     server = subprocess.Popen(
         ["sh", str(stick / "install.sh"), "--serve"],
         stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=environ, cwd="/",
