@@ -3,7 +3,8 @@
 ::
 
     DEST/install.sh  DEST/install.bat             make a virtual environment from the stick alone
-    DEST/offgrid-installer/<platform>-cp<XY>/     the wheels, pip's own among them
+    DEST/offgrid-installer/<platform>-cp<XY>/     the wheels, pip's own among them, and on Linux
+                                                  libgomp.so.1, which small systems lack
 
 The wheels fit this platform and this version of Python. Exports from several machines to one stick
 add a folder each; the scripts choose the one that fits.
@@ -40,6 +41,10 @@ SCRIPTS = ("install.sh", "install.bat")
 """The files of the folder ``stick``; each runs the check :mod:`offgrid.engine.worker.self_test`."""
 
 
+OPENMP_LIBRARY = "libgomp.so.1"
+"""GCC's library for threads, which llama.cpp and the sampler need."""
+
+
 def script(name: str) -> bytes:
     """Return a script for this version. Windows needs its own line ends."""
     text = (Path(__file__).parent / "stick" / name).read_text(encoding="utf-8")
@@ -72,7 +77,10 @@ def write_installer(
         pip([str(source) if source is not None else _origin(), "pip"], draft)
         wheels = sorted(draft.glob("*.whl"))
         _check(wheels)
-        for path in wheels:
+        library = _openmp_library()
+        if library is not None:
+            shutil.copyfile(library, draft / OPENMP_LIBRARY)
+        for path in draft.iterdir():
             with FileIO(path, "r+b") as file:
                 disk.sync(file)
         shutil.rmtree(final, ignore_errors=True)
@@ -100,6 +108,16 @@ def _check(wheels: Sequence[Path]) -> None:
                 "wheel or source folder of this version with --installer-from.",
                 "pip",
             )
+
+
+def _openmp_library() -> Path | None:
+    """Return the OpenMP library that this process has loaded for the sampler; None if none."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
+            path = Path(line.split(maxsplit=5)[-1])
+            if path.name.startswith(OPENMP_LIBRARY) and path.is_file():
+                return path
+    return None
 
 
 def _origin() -> str:

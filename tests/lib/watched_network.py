@@ -3,7 +3,8 @@
     unshare --net --mount python watched_network.py STICK HOME
 
 The namespace has a loopback device, and a device ``out`` with a default route: a program that tries
-to reach any address sends a packet there, and nothing answers. STICK becomes read-only. The last
+to reach any address sends a packet there, and nothing answers. STICK becomes read-only, and the
+system loses the library libgomp, which small systems lack. The last
 line of the output is a JSON object:
 
     out     packets that left through "out", as text: empty if nothing was sent
@@ -15,6 +16,8 @@ line of the output is a JSON object:
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import re
@@ -101,6 +104,15 @@ def read_only(stick: Path) -> None:
     raise SystemExit("the stick can be written to")
 
 
+def hide_library() -> None:
+    """Replace libgomp of the system by an empty file, for this namespace."""
+    for path in {path.resolve() for path in Path("/usr").glob("lib*/**/libgomp.so.1")}:
+        subprocess.run(["mount", "--bind", "/dev/null", str(path)], check=True)
+    with contextlib.suppress(OSError):
+        ctypes.CDLL("libgomp.so.1")
+        raise SystemExit("libgomp can still be loaded")
+
+
 def chat(url: str) -> str:
     body = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8}
     request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode())
@@ -113,6 +125,7 @@ def chat(url: str) -> str:
 def main(stick: Path, home: Path) -> None:
     make_devices()
     read_only(stick)
+    hide_library()
     capture = Capture()
     environ = {"PATH": os.environ["PATH"], "HOME": str(home), "OFFGRID_PORT": "0",
                "OFFGRID_THREADS": "1"}  # fmt: skip

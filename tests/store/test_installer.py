@@ -100,6 +100,9 @@ def test_install_sh_needs_only_the_stick(machine: Machine) -> None:
     stick = machine.stick
     assert write_installer(stick, None, fake_pip)[0] == 3
     assert sorted(os.listdir(stick / "offgrid-installer")) == [tag()]
+    if sys.platform == "linux":
+        library = stick / "offgrid-installer" / tag() / "libgomp.so.1"
+        assert library.read_bytes().startswith(b"\x7fELF")
     machine.python()
     result = machine.install("--serve")
     assert (result.returncode, result.stderr) == (0, "")

@@ -65,6 +65,16 @@ for pip in "$wheels"/pip-*.whl; do :; done
 PIP_CONFIG_FILE=/dev/null "$target/bin/python" "$pip/pip" install --isolated --quiet \
     --disable-pip-version-check --no-index --find-links "$wheels" "offgrid-llm==@VERSION@" ||
     fail "the packages cannot be installed into $target (see above)."
+# The compiled packages need this library of GCC, which a small system may lack. The file .pth makes
+# Python load it when it starts.
+if [ -f "$wheels/libgomp.so.1" ] &&
+        ! "$target/bin/python" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null; then
+    cp "$wheels/libgomp.so.1" "$target/lib/libgomp.so.1"
+    load='import ctypes, sys; ctypes.CDLL(sys.prefix + "/lib/libgomp.so.1", ctypes.RTLD_GLOBAL)'
+    for site in "$target"/lib/python3*/site-packages; do
+        echo "$load" >"$site/offgrid-libgomp.pth"
+    done
+fi
 "$target/bin/python" -I -m offgrid.engine.worker.self_test || fail "OffGrid LLM is installed in \
 $target, but it cannot compute on this machine (see above). The packages on this stick were built \
 for a newer processor or a newer system. Export again from a machine like this one, or with \
