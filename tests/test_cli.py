@@ -268,7 +268,9 @@ def test_the_banner_without_models(models: Path, tmp_path: Path) -> None:
     try:
         child.wait_ready()
         child.out.find(rf"models +{STARTER}\n")
-        child.out.find(rf"note +this is a toy .*\n.*copy a GGUF file into {folder}\n")
+        child.out.find(
+            rf"note +this is a toy .*\n.*offgrid get smollm2-135m\n.*GGUF file into {folder}\n"
+        )
         reason = "not a GGUF file: it begins with '# Of'"
         child.out.find(rf"skipped +{folder}/broken.gguf: {reason}\n")
         child.err.find(rf"WARNING .*not served: {folder}/broken.gguf: {reason}")

@@ -13,6 +13,7 @@ from offgrid.cli.completion import completion
 from offgrid.cli.config import config
 from offgrid.cli.doctor import doctor
 from offgrid.cli.export import export
+from offgrid.cli.forget import forget
 from offgrid.cli.get import get
 from offgrid.cli.help import CONTEXT, Root
 from offgrid.cli.import_ import import_
@@ -46,6 +47,7 @@ main.add_command(completion)
 main.add_command(config)
 main.add_command(doctor)
 main.add_command(export)
+main.add_command(forget)
 main.add_command(get)
 main.add_command(import_)
 main.add_command(remove)

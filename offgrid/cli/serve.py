@@ -93,7 +93,8 @@ def _print_banner(console: Console, server: Server, settings: Settings) -> None:
         console.print(f"  {name:<6}   {shown(place)}{absent}")
     if [entry.path for entry in entries] == [STARTER_PATH]:
         console.print("  note     this is a toy that only shows that the server works; for a real")
-        console.print(f"           model, copy a GGUF file into {shown(settings.models_dir)}")
+        console.print("           model, run: offgrid get smollm2-135m")
+        console.print(f"           or copy a GGUF file into {shown(settings.models_dir)}")
     for file in skipped[:8]:
         console.print(f"  skipped  {shown(file.path)}: {shown(file.reason)}")
     if len(skipped) > 8:

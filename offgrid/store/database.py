@@ -35,7 +35,10 @@ _MAX_IDLE = 4
 """Largest number of idle connections that stay open."""
 _ATTEMPTS = 3
 """How often work is attempted if its file is removed meanwhile or found to be damaged."""
-_SUFFIXES = ("", "-wal", "-shm")
+SUFFIXES = ("", "-wal", "-shm")
+"""Ends of the names of the file and of its companions."""
+DAMAGED = ".damaged"
+"""End of the name under which a damaged file is set aside."""
 
 
 class Locked(Exception):
@@ -95,6 +98,17 @@ class Database:
             sqlite3.Error: the file cannot be used.
             OSError: the file cannot be used.
         """
+        return self._attempt(lambda connection: _transact(connection, work, write), write)
+
+    def compact(self) -> None:
+        """Return the space of deleted data to the system, and empty the file ``-wal``.
+
+        Raises:
+            Locked, sqlite3.Error, OSError: as :meth:`run`.
+        """
+        self._attempt(_compact, write=True)
+
+    def _attempt(self, work: Callable[[sqlite3.Connection], T], write: bool) -> T:
         for attempt in range(1, _ATTEMPTS + 1):
             generation = self._look_at_files()
             try:
@@ -126,7 +140,7 @@ class Database:
         while True:
             try:
                 with self._turn(write), self._connection() as connection:
-                    result = _transact(connection, work, write)
+                    result = work(connection)
                     if write and not self._is_there():
                         raise _Moved
             except sqlite3.OperationalError as ex:
@@ -217,7 +231,7 @@ class Database:
     def _inodes(self) -> tuple[Inode | None, ...]:
         # The companions lie next to the file itself, not next to a link to it.
         path = os.path.realpath(self._path)
-        return tuple(_inode(path + suffix) for suffix in _SUFFIXES)
+        return tuple(_inode(path + suffix) for suffix in SUFFIXES)
 
     def _is_there(self) -> bool:
         with self._changed:
@@ -280,16 +294,16 @@ class Database:
     def _remove_remains(self, files: tuple[Inode | None, ...]) -> None:
         """Remove the companions of a removed file; SQLite would mix them with the next file."""
         path = os.path.realpath(self._path)
-        for suffix, inode in zip(_SUFFIXES[1:], files[1:], strict=True):
+        for suffix, inode in zip(SUFFIXES[1:], files[1:], strict=True):
             if inode is not None and inode == _inode(path + suffix):
                 os.unlink(path + suffix)
 
     def _set_aside(self, error: Exception) -> None:
         """Rename a damaged file, replacing an earlier damaged one."""
-        aside = self._path.with_name(self._path.name + ".damaged")
+        aside = self._path.with_name(self._path.name + DAMAGED)
         log.error("%s is damaged (%s): set aside as %s", self._path, error, aside)
         os.replace(self._path, aside)
-        for suffix in _SUFFIXES[1:]:
+        for suffix in SUFFIXES[1:]:
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
 
 
@@ -307,6 +321,13 @@ def _transact(
             connection.execute("ROLLBACK")
         raise
     return result
+
+
+def _compact(connection: sqlite3.Connection) -> None:
+    connection.execute("VACUUM")
+    (is_busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if is_busy:
+        raise sqlite3.OperationalError("database is locked")
 
 
 def _inode(path: str) -> Inode | None:

@@ -36,6 +36,9 @@ SHA-256 of each file. On a machine with OffGrid LLM, this command verifies them 
     offgrid import PATH_OF_THIS_FOLDER
 
 "offgrid verify PATH_OF_THIS_FOLDER" only checks whether the files are undamaged.
+
+If this folder contains install.sh and install.bat, a machine without OffGrid LLM needs only Python,
+and no network: "sh install.sh" (on Windows: install.bat) installs OffGrid LLM and the models.
 """
 
 

@@ -11,15 +11,16 @@ longest ago are deleted first.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from offgrid.errors import StoreBusy, StoreFailed
-from offgrid.store.database import Database, Locked
+from offgrid.store.database import DAMAGED, SUFFIXES, Database, Locked
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +133,14 @@ class StoreFile:
             StoreBusy: another process has locked the file.
             StoreFailed: the file cannot be used.
         """
-        try:
+        with self._explained():
             return self._database.run(work, write=write)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn errors of the database into errors of the store."""
+        try:
+            yield
         except Locked as ex:
             raise StoreBusy from ex
         except (sqlite3.Error, OSError) as ex:
@@ -154,6 +161,27 @@ class StoreFile:
                 [(number,) for kind, number in surplus if kind == conversation],
             )
 
+    def clear(self) -> tuple[int, int]:
+        """Delete everything; return the numbers of responses and of conversations.
+
+        Afterwards no file contains a deleted text: the pages are overwritten, and the file ``-wal``
+        is empty.
+
+        Raises:
+            StoreBusy, StoreFailed: as :meth:`run`.
+        """
+
+        def wipe(connection: sqlite3.Connection) -> tuple[int, int]:
+            return (
+                connection.execute("DELETE FROM responses").rowcount,
+                connection.execute("DELETE FROM conversations").rowcount,
+            )
+
+        counts = self.run(wipe, write=True)
+        with self._explained():
+            self._database.compact()
+        return counts
+
     def close(self) -> None:
         """Close the file; a later call reopens it."""
         self._database.close()
@@ -166,6 +194,12 @@ def next_use(connection: sqlite3.Connection) -> int:
         " (SELECT coalesce(max(used), 0) FROM conversations)) + 1"
     ).fetchone()
     return int(used)
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files that belong to a store and exist: also one that was damaged."""
+    names = [path.name + suffix for suffix in (*SUFFIXES, DAMAGED)]
+    return [file for file in map(path.with_name, names) if file.exists()]
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

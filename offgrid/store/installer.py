@@ -3,7 +3,8 @@
 ::
 
     DEST/install.sh  DEST/install.bat             make a virtual environment from the stick alone
-    DEST/offgrid-installer/<platform>-cp<XY>/     the wheels, pip's own among them
+    DEST/offgrid-installer/<platform>-cp<XY>/     the wheels, pip's own among them, and on Linux
+                                                  libgomp.so.1, which small systems lack
 
 The wheels fit this platform and this version of Python. Exports from several machines to one stick
 add a folder each; the scripts choose the one that fits.
@@ -36,91 +37,19 @@ _NEEDED = ("offgrid_llm", "llama_cpp_python", "pip")
 Pip = Callable[[Sequence[str], Path], None]
 """Puts wheels of requirements and of all their dependencies into a folder."""
 
-INSTALL_SH = r"""#!/bin/sh
-# Installs OffGrid LLM @VERSION@ and the models of this folder. It uses no network.
-#
-#     sh install.sh [--serve] [FOLDER]
-#
-# FOLDER is the virtual environment to make; without it, "offgrid" in the home folder.
-# With --serve, the server is started at the end.
-set -eu
-here=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)
-serve=no
-if [ "${1:-}" = --serve ]; then
-    serve=yes
-    shift
-fi
-target=${1:-"$HOME/offgrid"}
-wheels=
-code='import sys, sysconfig
-print("%s-cp%d%d" % ((sysconfig.get_platform(),) + sys.version_info[:2]))'
-for python in python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do
-    tag=$("$python" -c "$code" 2>/dev/null) || continue
-    if [ -d "$here/offgrid-installer/$tag" ]; then
-        wheels=$here/offgrid-installer/$tag
-        break
-    fi
-done
-if [ -z "$wheels" ]; then
-    echo "install.sh: no Python on this machine fits the packages on this stick, which are for:" >&2
-    ls "$here/offgrid-installer" >&2
-    echo "Install that version of Python, or export from a machine like this one." >&2
-    exit 1
-fi
-if [ ! -x "$target/bin/python" ]; then
-    "$python" -m venv --without-pip "$target"
-fi
-for pip in "$wheels"/pip-*.whl; do :; done
-PIP_CONFIG_FILE=/dev/null "$target/bin/python" "$pip/pip" install --isolated --quiet \
-    --disable-pip-version-check --no-index --find-links "$wheels" "offgrid-llm==@VERSION@"
-if [ -d "$here/offgrid-models" ]; then
-    "$target/bin/offgrid" import "$here/offgrid-models"
-fi
-if [ "$serve" = yes ]; then
-    exec "$target/bin/offgrid" serve
-fi
-echo "OffGrid LLM is installed. Start it with:"
-echo "    $target/bin/offgrid serve"
-"""
-INSTALL_BAT = r"""@echo off
-rem Installs OffGrid LLM @VERSION@ and the models of this folder. It uses no network.
-rem
-rem     install.bat [FOLDER]
-rem
-rem FOLDER is the virtual environment to make; without it, "offgrid" in the home folder.
-setlocal
-set "here=%~dp0"
-set "target=%~1"
-if "%target%"=="" set "target=%USERPROFILE%\offgrid"
-set "wheels="
-set "python="
-for %%v in (3.14 3.13 3.12 3.11 3.10) do call :try py -%%v
-call :try python
-if not defined wheels (
-    echo install.bat: no Python on this machine fits the packages on this stick, which are for:
-    dir /b "%here%offgrid-installer"
-    echo Install that version of Python, or export from a machine like this one.
-    exit /b 1
-)
-if not exist "%target%\Scripts\python.exe" %python% -m venv --without-pip "%target%" || exit /b 1
-for %%w in ("%wheels%\pip-*.whl") do set "pip=%%~fw"
-set "PIP_CONFIG_FILE=nul"
-"%target%\Scripts\python.exe" "%pip%\pip" install --isolated --quiet --disable-pip-version-check --no-index --find-links "%wheels%" "offgrid-llm==@VERSION@" || exit /b 1
-if exist "%here%offgrid-models\" "%target%\Scripts\offgrid.exe" import "%here%offgrid-models" || exit /b 1
-echo OffGrid LLM is installed. Start it with:
-echo     "%target%\Scripts\offgrid.exe" serve
-exit /b 0
+SCRIPTS = ("install.sh", "install.bat")
+"""The files of the folder ``stick``; each runs the check :mod:`offgrid.engine.worker.self_test`."""
 
-:try
-if defined wheels exit /b 0
-set "tag="
-for /f "delims=" %%t in ('%* -c "import sys, sysconfig; print(sysconfig.get_platform() + '-cp' + str(sys.version_info[0]) + str(sys.version_info[1]))" 2^>nul') do set "tag=%%t"
-if not defined tag exit /b 0
-if not exist "%here%offgrid-installer\%tag%\" exit /b 0
-set "wheels=%here%offgrid-installer\%tag%"
-set "python=%*"
-exit /b 0
-"""  # noqa: E501
+
+OPENMP_LIBRARY = "libgomp.so.1"
+"""GCC's library for threads, which llama.cpp and the sampler need."""
+
+
+def script(name: str) -> bytes:
+    """Return a script for this version. Windows needs its own line ends."""
+    text = (Path(__file__).parent / "stick" / name).read_text(encoding="utf-8")
+    text = text.replace("@VERSION@", __version__)
+    return text.replace("\n", "\r\n" if name.endswith(".bat") else "\n").encode()
 
 
 def tag() -> str:
@@ -148,16 +77,16 @@ def write_installer(
         pip([str(source) if source is not None else _origin(), "pip"], draft)
         wheels = sorted(draft.glob("*.whl"))
         _check(wheels)
-        for path in wheels:
+        library = _openmp_library()
+        if library is not None:
+            shutil.copyfile(library, draft / OPENMP_LIBRARY)
+        for path in draft.iterdir():
             with FileIO(path, "r+b") as file:
                 disk.sync(file)
         shutil.rmtree(final, ignore_errors=True)
         disk.replace(draft, final)
-        for name, text in (("install.sh", INSTALL_SH), ("install.bat", INSTALL_BAT)):
-            text = text.replace("@VERSION@", __version__)
-            if name.endswith(".bat"):
-                text = text.replace("\n", "\r\n")
-            manifest.write_whole(dest / name, text.encode(), disk)
+        for name in SCRIPTS:
+            manifest.write_whole(dest / name, script(name), disk)
         with contextlib.suppress(OSError):  # FAT has no such permission
             os.chmod(dest / "install.sh", 0o755)
     except OSError as ex:
@@ -179,6 +108,16 @@ def _check(wheels: Sequence[Path]) -> None:
                 "wheel or source folder of this version with --installer-from.",
                 "pip",
             )
+
+
+def _openmp_library() -> Path | None:
+    """Return the OpenMP library that this process has loaded for the sampler; None if none."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/maps").read_text(errors="surrogateescape").splitlines():
+            path = Path(line.split(maxsplit=5)[-1])
+            if path.name.startswith(OPENMP_LIBRARY) and path.is_file():
+                return path
+    return None
 
 
 def _origin() -> str:

@@ -15,7 +15,8 @@ from typing import TypeVar
 
 from offgrid.errors import StoreFailed
 from offgrid.store.conversations import ConversationStore, append
-from offgrid.store.file import Item, StoreFile, TooLong, next_use
+from offgrid.store.database import DAMAGED
+from offgrid.store.file import Item, StoreFile, TooLong, files_of, next_use
 
 T = TypeVar("T")
 
@@ -314,3 +315,26 @@ class ResponseStore:
 
     def _run(self, work: Callable[[sqlite3.Connection], T], *, write: bool = False) -> T:
         return self._file.run(work, write=write)
+
+
+def delete_everything(path: Path) -> tuple[int, int, int]:
+    """Delete what a file stores; return the numbers of responses, conversations and freed bytes.
+
+    Other processes may use the file. A damaged file that a server has set aside is deleted too.
+
+    Raises:
+        StoreFailed: the file cannot be used.
+        StoreBusy: another process has locked it.
+        OSError: the damaged file cannot be deleted.
+    """
+    before = sum(file.stat().st_size for file in files_of(path))
+    responses, conversations = 0, 0
+    if path.exists():
+        file = StoreFile(path, 1, 1)
+        try:
+            responses, conversations = file.clear()
+        finally:
+            file.close()
+    path.with_name(path.name + DAMAGED).unlink(missing_ok=True)
+    after = sum(file.stat().st_size for file in files_of(path))
+    return responses, conversations, max(before - after, 0)

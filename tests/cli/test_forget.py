@@ -1,0 +1,109 @@
+"""``offgrid forget``: nothing that was stored can be read afterwards."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from support import request
+
+from offgrid.cli import main
+from offgrid.config import load_settings
+from offgrid.server import Server
+from offgrid.store.file import Item
+from offgrid.store.responses import ResponseStore, StoredResponse
+
+SECRET = b"the patient's name"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "responses.sqlite3"
+
+
+def run(file: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(main, ["forget", "--responses-file", str(file), *arguments])
+
+
+def response(id: str) -> StoredResponse:
+    return StoredResponse(id, None, b"{}", (Item(f"in_{id}", SECRET * 500),), ())
+
+
+def fill(store: ResponseStore) -> None:
+    for number in range(20):
+        store.put(response(f"resp_{number}"))
+    store.conversations.create("conv_1", b"{}", [Item("item_1", SECRET)])
+
+
+def bytes_of(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.iterdir())
+
+
+def test_nothing_of_it_is_left_while_another_process_has_the_file_open(file: Path) -> None:
+    store = ResponseStore(file, 100, 1 << 30)
+    fill(store)
+    file.with_name("responses.sqlite3.damaged").write_bytes(SECRET)
+    assert SECRET in bytes_of(file.parent)
+    result = run(file, "--yes")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith(f"deleted 20 responses and 1 conversations from {file}; 0.")
+    assert SECRET not in bytes_of(file.parent)
+    # The server that has the file open finds nothing, and stores again.
+    assert store.get("resp_1") is None
+    store.put(response("resp_new"))
+    assert store.get("resp_new") is not None
+    store.close()
+    result = run(file, "--yes", "--json")
+    assert json.loads(result.output)["responses"] == 1
+
+
+def test_without_a_file_none_is_created(file: Path) -> None:
+    assert run(file, "--yes").output.startswith("deleted 0 responses and 0 conversations")
+    assert not file.exists()
+
+
+def test_it_asks_first(file: Path) -> None:
+    store = ResponseStore(file, 100, 1 << 30)
+    fill(store)
+    result = run(file)
+    assert result.exit_code == 2
+    assert "add --yes" in result.output
+    assert store.get("resp_1") is not None
+    store.close()
+
+
+def test_a_locked_file_is_reported(file: Path) -> None:
+    store = ResponseStore(file, 100, 1 << 30)
+    fill(store)
+    store.close()
+    with sqlite3.connect(file) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        result = run(file, "--yes")
+        connection.rollback()
+    connection.close()
+    assert result.exit_code == 1
+    assert "Another process has locked the file" in result.output
+
+
+def test_a_running_server_forgets(file: Path, tmp_path: Path) -> None:
+    server = Server(
+        load_settings(
+            {"port": 0, "models_dir": tmp_path, "default_model": "offgrid-starter", "threads": 1,
+             "responses_file": file, "drain_timeout": 0},
+            environ={},
+        )
+    )  # fmt: skip
+    server.start()
+    try:
+        body = {"input": "Hello!", "max_output_tokens": 4}
+        id = request(server.url, "POST", "/v1/responses", body).json["id"]
+        assert request(server.url, "GET", f"/v1/responses/{id}").status == 200
+        assert run(file, "--yes").exit_code == 0
+        assert request(server.url, "GET", f"/v1/responses/{id}").status == 404
+        id = request(server.url, "POST", "/v1/responses", body).json["id"]
+        assert request(server.url, "GET", f"/v1/responses/{id}").status == 200
+    finally:
+        server.stop()
