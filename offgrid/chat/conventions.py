@@ -43,6 +43,9 @@ class Conventions:
         keeps_system_before_results: the same of a system message in front of a conversation that
             ends with a result.
         keeps_orphans: the same of results that follow no call.
+        keeps_first_call: the same of a call with which the conversation begins, in a template that
+            writes calls elsewhere.
+        keeps_last_call: the same of a call with which it ends.
         writes_tools: whether functions are described.
         writes_documents: whether ``documents`` are written.
     """
@@ -57,6 +60,8 @@ class Conventions:
     keeps_lone_system: bool = True
     keeps_system_before_results: bool = True
     keeps_orphans: bool = True
+    keeps_first_call: bool = True
+    keeps_last_call: bool = True
     writes_tools: bool = False
     writes_documents: bool = False
 
@@ -90,14 +95,16 @@ class _Probe:
         needle = f'{{"{_KEY}": "{NEEDLE}"}}' if self._text_arguments else {_KEY: NEEDLE}
         answered = (_user("u"), {"role": "assistant", "content": "a"})
         result = {"role": "tool", "content": NEEDLE, "tool_call_id": _ID, "name": "f"}
+        null_content = not self.show(*_called({"content": ""}, needle)) and self.show(
+            *_called({"content": None}, needle)
+        )
+        asked, call, answer = _called({"content": None if null_content else ""}, needle)
+        writes_calls = self.show(asked, call, answer)
         return Conventions(
             typed=self._typed,
             reasoning=self._reasoning(),
             text_arguments=self._text_arguments,
-            null_content=(
-                not self.show(*_called({"content": ""}, needle))
-                and self.show(*_called({"content": None}, needle))
-            ),
+            null_content=null_content,
             keeps_content=self.show(*self._called({"content": NEEDLE})),
             keeps_first_system=not (
                 self._omits(_system(NEEDLE), _system("s"), _user("u"))
@@ -112,6 +119,10 @@ class _Probe:
                 _system(NEEDLE), *self._called({"content": ""})
             ),
             keeps_orphans=not self._omits(*answered, _user("u"), result),
+            keeps_first_call=not (
+                writes_calls and self._omits(call, answer, tools=[_tool("f")])
+            ),
+            keeps_last_call=not (writes_calls and self._omits(asked, call)),
             writes_tools=(
                 self.show(_user("u"), tools=tools)
                 or self.show(_system("s"), _user("u"), tools=tools)
@@ -123,9 +134,9 @@ class _Probe:
         """Return whether the template writes the needle."""
         return NEEDLE in (self._render(messages, **variables) or "")
 
-    def _omits(self, *messages: Message) -> bool:
+    def _omits(self, *messages: Message, **variables: Any) -> bool:
         """Return whether the template accepts the messages, but does not write the needle."""
-        written = self._render(messages)
+        written = self._render(messages, **variables)
         return written is not None and NEEDLE not in written
 
     def _render(self, messages: Iterable[Message], **variables: Any) -> str | None:

@@ -120,7 +120,14 @@ def render(source: str, *messages: Message, **more: Any) -> str:
             [user("1"), calls("f"), result("R"), user("2")],
             "<u>1</u><c>f</c><r>R</r><a></a><u>2</u>",
         ),
-        ([user("1"), calls("f"), user("2")], "<u>1</u><c>f</c><a></a><u>2</u>"),
+        (
+            [user("1"), calls("f"), user("2")],
+            "<u>1</u><c>f</c><r>No result.</r><a></a><u>2</u>",
+        ),
+        (
+            [user("1"), calls("f", "g"), result("R", "g"), user("2")],
+            "<u>1</u><c>f</c><c>g</c><r>R</r><r>No result.</r><a></a><u>2</u>",
+        ),
         # An assistant, a call or a result in front.
         ([assistant("1"), user("2")], "<u></u><a>1</a><u>2</u>"),
         ([system("S"), assistant("1"), user("2")], "<sys>S</sys><u></u><a>1</a><u>2</u>"),
@@ -148,6 +155,61 @@ def test_no_message_is_empty_for_a_template_that_refuses_it() -> None:
     assert render(NO_BLANKS, user("1"), assistant("", reasoning_content="Hm."), user("2")) == (
         "<u>1</u><a> </a><u>2</u>"
     )
+
+
+ANSWERED = """\
+{%- for m in messages %}
+    {%- if m.tool_calls and (loop.last or loop.nextitem.role != 'tool') %}
+        {{- raise_exception('a call without a result') }}
+    {%- endif %}
+    {{- '<' + m.role[0] + '>' + (m.content or '') }}
+{%- endfor %}
+"""
+NO_RESULTS = """\
+{%- for m in messages %}
+    {%- if m.role == 'tool' %}{{ raise_exception('what is a tool') }}{% endif %}
+    {%- if not loop.first and m.role == 'user' and loop.previtem.role == 'user' %}
+        {{- raise_exception('users and assistants must alternate') }}
+    {%- endif %}
+    {{- '<' + m.role[0] + '>' + m.content }}
+    {%- for c in m.tool_calls or [] %}{{ '<c>' + c.function.name }}{% endfor %}
+{%- endfor %}
+"""
+
+
+def test_a_call_that_was_cancelled() -> None:
+    """Only a template that refuses it gets a result for it, and nothing else is changed."""
+    cancelled = [user("1"), calls("f"), user("2")]
+    assert render(ANSWERED, *cancelled) == "<u>1<a><t>No result.<u>2"
+    assert render(ANSWERED, *cancelled[:2]) == "<u>1<a><t>No result."
+    assert render(RESULTS_FIRST, *cancelled) == "<u>1<a><u>2"
+    # The call is kept where a result is refused, and written as text where calls are refused.
+    assert render(NO_RESULTS, user("0"), *cancelled) == "<u>0\n\n1<a><c>f<a><u>2"
+
+
+SWALLOWS_FIRST = """\
+{%- if tools %}{{ '<u>' + tools[0].function.name + ' ' + messages[0].content }}
+    {%- set messages = messages[1:] %}{% endif %}
+{%- for m in messages %}{{ '<' + m.role[0] + '>' + m.content }}
+    {%- for c in m.tool_calls or [] %}{{ '<c>' + c.function.arguments | tojson }}{% endfor %}
+{%- endfor %}
+"""
+"""Takes the first message for a user's, as Llama 3.1 does when there are tools."""
+SWALLOWS_LAST = """\
+{%- for m in messages %}{{ '<' + m.role[0] + '>' + m.content }}
+    {%- if not loop.last %}{% for c in m.tool_calls or [] %}{{ '<c>' + c.function.name
+        + c.function.arguments | tojson }}{% endfor %}{% endif %}
+{%- endfor %}
+"""
+
+
+def test_calls_that_a_template_would_omit() -> None:
+    tools = [{"type": "function", "function": {"name": "T", "parameters": {}}}]
+    history = [calls("f"), result("R"), user("2")]
+    assert render(SWALLOWS_FIRST, *history, tools=tools) == "<u>T <a><c>{}<t>R<u>2"
+    assert render(SWALLOWS_FIRST, user("1"), *history, tools=tools) == "<u>T 1<a><c>{}<t>R<u>2"
+    assert render(SWALLOWS_LAST, user("1"), calls("f")) == "<u>1<a><c>f{}<t>No result."
+    assert render(SWALLOWS_LAST, user("1"), *history[:2]) == "<u>1<a><c>f{}<t>R"
 
 
 def test_calls_and_results_become_text_for_a_template_that_knows_neither() -> None:
