@@ -119,9 +119,7 @@ class _Probe:
                 _system(NEEDLE), *self._called({"content": ""})
             ),
             keeps_orphans=not self._omits(*answered, _user("u"), result),
-            keeps_first_call=not (
-                writes_calls and self._omits(call, answer, tools=[_tool("f")])
-            ),
+            keeps_first_call=not (writes_calls and self._omits(call, answer, tools=[_tool("f")])),
             keeps_last_call=not (writes_calls and self._omits(asked, call)),
             writes_tools=(
                 self.show(_user("u"), tools=tools)
