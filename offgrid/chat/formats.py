@@ -86,6 +86,20 @@ class CallFormat:
     short_ids: bool = False
 
     @property
+    def space_before(self) -> str:
+        """The white space that the format has between content and a call."""
+        begin = self.begin or self.call_begin
+        return begin[: len(begin) - len(begin.lstrip())] or (
+            self.separator if self.separator.isspace() else ""
+        )
+
+    @property
+    def space_after(self) -> str:
+        """The white space that the format has after the last call."""
+        end = self.end or self.call_end
+        return end[len(end.rstrip()) :]
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """All fixed texts, some of which may contain control tokens."""
         own = (self.begin, self.end, self.call_begin, self.call_end, self.separator)
