@@ -184,6 +184,7 @@ class Family:
             entry here may still reason: :data:`REASONING` is tried for every template.
         wrappers: markers around content that are not part of it.
         content_begin: what the model writes before content.
+        no_content: what the model may write in place of content, before calls.
         channels: for answers in channels.
     """
 
@@ -193,6 +194,7 @@ class Family:
     reasoning: tuple[ReasoningFormat, ...] = ()
     wrappers: tuple[str, ...] = ()
     content_begin: str = ""
+    no_content: str = ""
     channels: Channels | None = None
 
 
@@ -333,6 +335,7 @@ FAMILIES: tuple[Family, ...] = (
             "<|end_of_msg|>",
         ),
         content_begin="<|open|>response<|sep|>",
+        no_content="<|open|>response<|sep|><|close|>response<|sep|>",
     ),
     Family(
         "solar",
@@ -400,7 +403,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "command-r-plus",
         CallFormat(
-            "object", begin="Action: ```json\n", end="\n```", array=True, separator=",\n",
+            "object", begin="Action:\n```json\n", end="\n```", array=True, separator=",\n",
             object_begin='{"tool_name": "{name}", "parameters": ',
         ),
     ),

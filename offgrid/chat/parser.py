@@ -212,16 +212,22 @@ class AnswerParser:
     # --- states: each parses some text and returns the rest -----------------------------------
 
     def _begin(self, text: str) -> str:
-        """Parse the beginning of the answer, which may open reasoning, even if the prompt has."""
+        """Parse the beginning of the answer, which may open reasoning, even if the prompt has.
+
+        An answer without reasoning may begin with the end of reasoning (MiniMax M3, for example).
+        """
         assert self._form.reasoning is not None
-        begin = self._form.reasoning.begin.strip()
+        begin, end = self._form.reasoning.begin.strip(), self._form.reasoning.end.strip()
         rest = text.lstrip()
         if not self._trim:
             self._space.append(text[: len(text) - len(rest)])
         if rest.startswith(begin):
             self._open_reasoning(self._think)
             return rest[len(begin) :]
-        if begin.startswith(rest):
+        if rest.startswith(end):
+            self._close_reasoning()
+            return rest[len(end) :]
+        if begin.startswith(rest) or end.startswith(rest):
             self._held = rest
             return ""
         self._state = self._think if self.thinking else self._read

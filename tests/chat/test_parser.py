@@ -209,7 +209,8 @@ def split_and_whole(name: str, data: st.DataObject, thinking: bool, constrained:
         assert found == sorted(re.findall(r"w\d+w", text))
     else:  # what stands in a header is dropped
         assert len(found) == len(set(found))
-    marked = thinking or (form.reasoning is not None and form.reasoning.begin.strip() in text)
+    markers = () if form.reasoning is None else (form.reasoning.begin, form.reasoning.end)
+    marked = thinking or any(marker.strip() in text for marker in markers)
     if not (calls or marked or form.wrappers or form.channels):
         assert content == text
 
@@ -221,7 +222,7 @@ def test_no_text_is_lost_without_functions(pieces: list[str]) -> None:
     events = [event for piece in pieces for event in parser.feed(piece)]
     content, reasoning, calls = message([*events, *parser.finish()])
     assert not calls
-    if not re.match(r"\s*<think>", text):
+    if not re.match(r"\s*</?think>", text):
         assert (content, reasoning) == (text, "")
 
 
@@ -240,6 +241,8 @@ def naive(text: str, thinking: bool) -> Message:
         if not end:
             return "", thought.lstrip(), []
         reasoning, text = thought.strip(), rest.lstrip()
+    elif text.lstrip().startswith("</think>"):
+        text = text.lstrip().removeprefix("</think>").lstrip()
     content, at = "", 0
     before = ""  # white space before the last calls
     gap: str | None = None  # white space between the content so far and more of it
@@ -440,6 +443,16 @@ def test_reasoning_that_the_prompt_opened() -> None:
     assert parse("Hm.\n</think>\n\nYes.", form, thinking=True) == ("Yes.", "Hm.", [])
     # A model may repeat the marker of the prompt.
     assert parse("<think>\nHm.</think>Yes.", form, thinking=True) == ("Yes.", "Hm.", [])
+
+
+def test_an_answer_without_reasoning_may_begin_with_its_end() -> None:
+    """MiniMax M3 and DeepSeek V3.2 write that into the history."""
+    call = '<tool_call>{"name": "add", "arguments": {}}</tool_call>'
+    form = FORMS["hermes"]
+    assert parse("</think>\n\nYes.", form) == ("Yes.", "", [])
+    assert parse(f"\n</think>{call}", form) == ("", "", [["add", "{}"]])
+    assert parse("</thin>", form) == ("</thin>", "", [])
+    assert parse("Yes.</think>", form) == ("Yes.</think>", "", [])
 
 
 def test_whether_the_next_text_is_reasoning_is_known() -> None:
