@@ -20,6 +20,7 @@ from jinja2 import TemplateError
 from offgrid.chat.conventions import REASONING_PART, Conventions, find_conventions
 from offgrid.chat.conventions import Message as Message
 from offgrid.chat.sandbox import Budget, Sandbox, TemplateLimit, budget_for
+from offgrid.chat.tools import completed
 from offgrid.chat.variants import variants
 from offgrid.engine.limits import check_text_size, utf8_size
 from offgrid.engine.protocol import PromptPart
@@ -139,6 +140,8 @@ class ChatTemplate:
         marks = list(islice(free, needed))
         if len(marks) < needed:
             raise InvalidParameter("These messages use all Unicode noncharacters.", "messages")
+        if tools and self.conventions.needs_full_tools:
+            tools = [completed(tool) for tool in tools]
         options = _Options(tools, ask and not resume, marks[1] if resume else "", variables)
         if not images:
             return self._write(messages, options, marks[0])

@@ -38,6 +38,8 @@ def variants(messages: Messages, forms: Conventions) -> Iterator[Messages]:
     seen: list[Messages] = []
     if not forms.keeps_orphans:
         messages = _without_orphans(messages)
+    if forms.either_content:
+        messages = _content_apart(messages)
     if not forms.keeps_first_call:
         messages = _begun_by_user(messages)
     if not forms.keeps_last_call:
@@ -123,6 +125,17 @@ def _with_objects(message: Message) -> Message:
             function = {**function, "arguments": {"arguments": function["arguments"]}}
         calls.append({**call, "function": function})
     return {**message, "tool_calls": calls}
+
+
+def _content_apart(messages: Messages) -> Messages:
+    """Write content beside calls as a message of its own, for templates that allow only one."""
+    apart: Messages = []
+    for message in messages:
+        if message.get("tool_calls") and message["content"]:
+            apart.append({"role": message["role"], "content": message["content"]})
+            message = {**message, "content": ""}
+        apart.append(message)
+    return apart
 
 
 def _with_joined_reasoning(messages: Messages) -> Messages:

@@ -219,6 +219,65 @@ def test_calls_and_results_become_text_for_a_template_that_knows_neither() -> No
     )
 
 
+def test_content_beside_a_call_that_hides_it() -> None:
+    """DeepSeek R1's template writes either the content of a message or its calls."""
+    either = (
+        "{% for m in messages %}<{{ m.role[0] }}>{% if m.content %}{{ m.content }}{% else %}"
+        "{% for c in m.tool_calls or [] %}<c>{{ c.function.name }}{{ c.function.arguments }}"
+        "{% endfor %}{% endif %}{% endfor %}"
+    )
+    assert (
+        render(either, user("1"), calls("f", content="2"), result("R")) == "<u>1<a>2<a><c>f{}<t>R"
+    )
+    assert render(either, user("1"), calls("f"), result("R")) == "<u>1<a><c>f{}<t>R"
+
+
+PICKY = """\
+{%- macro kind(p) %}{% if p.type in ['string', 'integer', 'object'] %}{{ p.type }}
+    {%- elif p.type is iterable %}
+        {%- for t in p.type %}{{ kind({'type': t}) }}{% endfor %}
+    {%- endif %}
+{%- endmacro %}
+{%- for t in tools or [] %}{{ t.function.name + ': ' + t.function.description }}
+    {%- for k, p in t.function.parameters.properties.items() %}
+        {{- ' ' + k + '=' + kind(p) + '.' + p.description }}{% endfor %}
+{%- endfor %}
+{%- for m in messages %}<{{ m.role[0] }}>{{ m.content }}{% endfor %}
+"""
+"""Fails without descriptions and parameters, and never ends with a type that it does not know."""
+
+
+NULLABLE = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
+LISTED = {"enum": ["x"], "description": "E"}
+
+
+@pytest.mark.parametrize(
+    ("function", "written"),
+    [
+        ({}, "f: "),
+        ({"description": "D"}, "f: D"),
+        ({"parameters": {"type": "object"}}, "f: "),
+        ({"parameters": {"properties": {"a": {"type": "string"}}}}, "f:  a=string."),
+        ({"parameters": {"properties": {"a": {"type": ["string", "null"]}}}}, "f:  a=string."),
+        ({"parameters": {"properties": {"a": NULLABLE}}}, "f:  a=integer."),
+        (
+            {"parameters": {"properties": {"a": {"$ref": "#/$defs/b"}, "c": True},
+                            "$defs": {"b": {"type": "object"}}}},
+            "f:  a=object. c=string.",
+        ),
+        ({"parameters": {"properties": {"a": LISTED}}}, "f:  a=string.E"),
+    ],
+)  # fmt: skip
+def test_functions_with_missing_parts(function: dict[str, Any], written: str) -> None:
+    tools = [{"type": "function", "function": {"name": "f", **function}}]
+    before = json.dumps(tools)
+    assert render(PICKY, user("1"), tools=tools) == f"{written}<u>1"
+    assert json.dumps(tools) == before
+    # A template that needs nothing gets them as they are.
+    plain = "{{ tools | tojson if tools }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert render(plain, user(""), tools=tools) == before
+
+
 def test_text_before_a_call_stays_where_the_template_writes_it() -> None:
     silent = ALTERNATING.replace("{{- m.content }}\n        {%- for", "{%- for")
     history = [user("1"), assistant("2"), calls("f"), result("R"), assistant("3")]
