@@ -87,6 +87,11 @@ def types_of(schema: Mapping[str, Any] | None) -> dict[str, frozenset[str] | Non
     return found
 
 
+def schema_types(schema: Any, root: Mapping[str, Any]) -> frozenset[str] | None:
+    """Return the types that a schema allows, None for any; references count from ``root``."""
+    return _types(schema, root, set())
+
+
 def _parts(schemas: Iterable[Any], root: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return some schemas and those that they are composed of, each once."""
     waiting = list(schemas)

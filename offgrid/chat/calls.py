@@ -72,6 +72,8 @@ class CallReader:
 
     Attributes:
         raw: the text since the opener or the last complete call.
+        space: at the end, the white space after the last complete call, without what the format
+            itself has there.
         state: ``reading``, ``after`` a call, ``ended`` or ``failed``.
     """
 
@@ -101,6 +103,7 @@ class CallReader:
         self._decided = self._in_body = self._complete = self._closed = False
         self._call_end = self._reading.call_end
         self.started = False
+        self.space = ""
         self.raw = [opened]
         self.state = "reading"
         self._step: Callable[[str], int] = self._arguments_only if name else self._choose
@@ -117,6 +120,7 @@ class CallReader:
                 break
             if taken == FAILED:
                 self.state = "failed" if self.state == "reading" else "ended"
+                self._take_space(self.state == "ended")
                 break
             self.raw.append(text[:taken])
             text = text[taken:]
@@ -124,6 +128,17 @@ class CallReader:
                 self._complete = False
                 self._take_call()
         return text
+
+    @property
+    def space_before(self) -> str:
+        """The white space that the format has between content and a call."""
+        return self._reading.form.space_before
+
+    def _take_space(self, after: bool) -> None:
+        if after:
+            read = "".join(self.raw)
+            space = read[len(read.rstrip()) :]
+            self.space = space.removeprefix(self._reading.form.space_after)
 
     def finish(self, text: str) -> str:
         """Handle the end of the answer; return what is content. ``text`` is what is held."""
@@ -249,6 +264,7 @@ class CallReader:
             self._on_start(name)
             self._on_arguments(result[1])
         self.raw = []
+        self.space = ""
         self.started = False
         self._body = None
         self._taken += 1
@@ -306,6 +322,7 @@ class CallReader:
         self._step = step
         if step == self._over:
             return
+        self._take_space(self.state == "after")
         self.state = "reading"
         self.raw = []
 

@@ -35,6 +35,7 @@ class Conventions:
         reasoning: the field from which a message's reasoning is read, or :data:`REASONING_PART`.
         text_arguments: whether the arguments of a call must be text.
         null_content: whether calls are written only if the content of their message is null.
+        either_content: whether calls are written only if their message has no content.
         keeps_content: whether the content of a message with calls is written.
         keeps_first_system: whether several system messages in front are all written or refused,
             none of them omitted.
@@ -43,7 +44,12 @@ class Conventions:
         keeps_system_before_results: the same of a system message in front of a conversation that
             ends with a result.
         keeps_orphans: the same of results that follow no call.
+        keeps_first_call: the same of a call with which the conversation begins, in a template that
+            writes calls elsewhere.
+        keeps_last_call: the same of a call with which it ends.
         writes_tools: whether functions are described.
+        needs_full_tools: whether the template fails if an optional part of a function is missing,
+            or for some types of parameters.
         writes_documents: whether ``documents`` are written.
     """
 
@@ -51,13 +57,17 @@ class Conventions:
     reasoning: str = "reasoning_content"
     text_arguments: bool = False
     null_content: bool = False
+    either_content: bool = False
     keeps_content: bool = True
     keeps_first_system: bool = True
     keeps_later_system: bool = True
     keeps_lone_system: bool = True
     keeps_system_before_results: bool = True
     keeps_orphans: bool = True
+    keeps_first_call: bool = True
+    keeps_last_call: bool = True
     writes_tools: bool = False
+    needs_full_tools: bool = False
     writes_documents: bool = False
 
 
@@ -90,15 +100,19 @@ class _Probe:
         needle = f'{{"{_KEY}": "{NEEDLE}"}}' if self._text_arguments else {_KEY: NEEDLE}
         answered = (_user("u"), {"role": "assistant", "content": "a"})
         result = {"role": "tool", "content": NEEDLE, "tool_call_id": _ID, "name": "f"}
+        null_content = not self.show(*_called({"content": ""}, needle)) and self.show(
+            *_called({"content": None}, needle)
+        )
+        asked, call, answer = _called({"content": None if null_content else ""}, needle)
+        writes_calls = self.show(asked, call, answer)
+        either = writes_calls and not self.show(*_called({"content": "c"}, needle))
         return Conventions(
             typed=self._typed,
             reasoning=self._reasoning(),
             text_arguments=self._text_arguments,
-            null_content=(
-                not self.show(*_called({"content": ""}, needle))
-                and self.show(*_called({"content": None}, needle))
-            ),
-            keeps_content=self.show(*self._called({"content": NEEDLE})),
+            null_content=null_content,
+            either_content=either,
+            keeps_content=not either and self.show(*self._called({"content": NEEDLE})),
             keeps_first_system=not (
                 self._omits(_system(NEEDLE), _system("s"), _user("u"))
                 or self._omits(_system("s"), _system(NEEDLE), _user("u"))
@@ -112,10 +126,13 @@ class _Probe:
                 _system(NEEDLE), *self._called({"content": ""})
             ),
             keeps_orphans=not self._omits(*answered, _user("u"), result),
+            keeps_first_call=not (writes_calls and self._omits(call, answer, tools=[_tool("f")])),
+            keeps_last_call=not (writes_calls and self._omits(asked, call)),
             writes_tools=(
                 self.show(_user("u"), tools=tools)
                 or self.show(_system("s"), _user("u"), tools=tools)
             ),
+            needs_full_tools=self._needs_full_tools(),
             writes_documents=self.show(_user("u"), documents=[_document(NEEDLE)]),
         )
 
@@ -123,9 +140,9 @@ class _Probe:
         """Return whether the template writes the needle."""
         return NEEDLE in (self._render(messages, **variables) or "")
 
-    def _omits(self, *messages: Message) -> bool:
+    def _omits(self, *messages: Message, **variables: Any) -> bool:
         """Return whether the template accepts the messages, but does not write the needle."""
-        written = self._render(messages)
+        written = self._render(messages, **variables)
         return written is not None and NEEDLE not in written
 
     def _render(self, messages: Iterable[Message], **variables: Any) -> str | None:
@@ -164,6 +181,25 @@ class _Probe:
             if text in (self._render(_called({"content": content}, text)) or ""):
                 return True
         return False
+
+    def _needs_full_tools(self) -> bool:
+        """Return whether parts that clients leave out are needed, or their types refused."""
+        kinds: tuple[dict[str, Any], ...] = (
+            {},
+            {"type": ["string", "null"]},
+            {"type": "object", "properties": {}},
+        )
+        functions: list[dict[str, Any]] = [
+            {"name": "f"},
+            *(
+                {"name": "f", "parameters": {"type": "object", "properties": {"k": kind}}}
+                for kind in kinds
+            ),
+        ]
+        return self._render([_user("u")], tools=[_tool("f")]) is not None and any(
+            self._render([_user("u")], tools=[{"type": "function", "function": function}]) is None
+            for function in functions
+        )
 
     def _called(self, fields: Message) -> list[Message]:
         return _called(fields, "{}" if self._text_arguments else {"k": "v"})

@@ -30,8 +30,9 @@ You can call these functions:
 To call one, answer with {example}"""
 _HERMES_EXAMPLE = '<tool_call>{"name": ..., "arguments": {...}}</tool_call>'
 _SHORT_ID = 9
-_TAIL = 1024
-"""Characters at the end of a prompt that are checked for an opening reasoning marker."""
+_TAIL, _TAIL_PARTS = 1024, 8
+"""Characters of a part, and parts, at the end of a prompt that are checked for an opening reasoning
+marker."""
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,9 @@ class Dialect:
             variables = {**as_variables(known.tool_variable, tools or []), **(variables or {})}
             tools = None
         parts = self._template.render(messages, tools, ask=ask, resume=resume, variables=variables)
-        # The end is enough: the marker that opens reasoning has a few characters and some space.
-        tail = "".join(part.text[-_TAIL:] for part in parts[-2:]).rstrip()
+        # The end is enough: the marker that opens reasoning has a few characters and some space. It
+        # may consist of several control tokens, each of which is a part.
+        tail = "".join(part.text[-_TAIL:] for part in parts[-_TAIL_PARTS:]).rstrip()
         reasoning = self.form.reasoning
         return Prompt(parts, reasoning is not None and tail.endswith(reasoning.begin.strip()))
 
@@ -175,6 +177,7 @@ class Dialect:
             control=self._control,
             answer=answer,
             content_begin=self._known.content_begin,
+            no_content=self._known.no_content,
         )
 
     def _example(self) -> str:

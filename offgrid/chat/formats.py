@@ -86,6 +86,20 @@ class CallFormat:
     short_ids: bool = False
 
     @property
+    def space_before(self) -> str:
+        """The white space that the format has between content and a call."""
+        begin = self.begin or self.call_begin
+        return begin[: len(begin) - len(begin.lstrip())] or (
+            self.separator if self.separator.isspace() else ""
+        )
+
+    @property
+    def space_after(self) -> str:
+        """The white space that the format has after the last call."""
+        end = self.end or self.call_end
+        return end[len(end.rstrip()) :]
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """All fixed texts, some of which may contain control tokens."""
         own = (self.begin, self.end, self.call_begin, self.call_end, self.separator)
@@ -170,6 +184,7 @@ class Family:
             entry here may still reason: :data:`REASONING` is tried for every template.
         wrappers: markers around content that are not part of it.
         content_begin: what the model writes before content.
+        no_content: what the model may write in place of content, before calls.
         channels: for answers in channels.
     """
 
@@ -179,6 +194,7 @@ class Family:
     reasoning: tuple[ReasoningFormat, ...] = ()
     wrappers: tuple[str, ...] = ()
     content_begin: str = ""
+    no_content: str = ""
     channels: Channels | None = None
 
 
@@ -319,6 +335,7 @@ FAMILIES: tuple[Family, ...] = (
             "<|end_of_msg|>",
         ),
         content_begin="<|open|>response<|sep|>",
+        no_content="<|open|>response<|sep|><|close|>response<|sep|>",
     ),
     Family(
         "solar",
@@ -386,7 +403,7 @@ FAMILIES: tuple[Family, ...] = (
     Family(
         "command-r-plus",
         CallFormat(
-            "object", begin="Action: ```json\n", end="\n```", array=True, separator=",\n",
+            "object", begin="Action:\n```json\n", end="\n```", array=True, separator=",\n",
             object_begin='{"tool_name": "{name}", "parameters": ',
         ),
     ),

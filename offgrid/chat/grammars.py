@@ -22,9 +22,14 @@ from offgrid.grammar.checked import CheckedSchema
 from offgrid.grammar.texts import ANY_TEXT
 
 _ANY_ARGUMENTS = CheckedSchema({"type": "object"}, "tools", arguments=True)
-_FIELDS = re.compile(r"(\{n\}|\{id\})")
-_FIELD_RULES = {"{n}": "/[0-9]{1,2}/", "{id}": "/[a-z0-9]{9}/"}
-_JSON_PARTS = re.compile(r'"[^"]*"|[{}:,]| ')
+_FIELDS = re.compile(r"(\{n\}|\{id\}|\{any\})")
+_FIELD_RULES = {
+    "{n}": "/[0-9]{1,2}/", "{id}": "/[a-z0-9]{9}/", "{any}": "/[A-Za-z0-9_-]{1,64}/",
+}  # fmt: skip
+_JSON_PARTS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s"{}\[\]:,]+')
+_BLANK = r" {1,2}|\n[ \t]{0,32}"
+"""White space in the JSON of a call, as in answers that follow a schema."""
+_ID_AFTER = ', "id": "{any}"'
 _LINE = '"\\n"?'
 _KEYS = "name|function|tool_name|arguments|parameters|id|type|tool_call_id|call_id|index"
 """The keys with which an object that is read as a call may begin."""
@@ -56,6 +61,7 @@ def call_grammar(
     control: Mapping[str, int] | None = None,
     answer: CheckedSchema | None = None,
     content_begin: str = "",
+    no_content: str = "",
 ) -> tuple[str, tuple[CheckedSchema, ...]]:
     """Return the grammar of an answer, and the schemas that its rules ``schema_0`` ... refer to.
 
@@ -68,9 +74,11 @@ def call_grammar(
         control: ids of the markers that are control tokens of the model; text cannot match those.
         answer: schema of an answer without calls, None for any text.
         content_begin: what the model may write before content.
+        no_content: what it may write in place of content, before calls.
     """
     writer = _Writer(form, functions, parallel, Rules(control or {}))
     writer.apart = bool(answer) and not required
+    writer.no_content = no_content
     thought = writer.thought(thinking, required or answer is not None, lead=required)
     if required:
         start = writer.calls()
@@ -87,6 +95,7 @@ class _Writer:
 
     Attributes:
         apart: whether an answer that follows a schema may stand in place of a call.
+        no_content: text that may stand in place of content, before calls.
     """
 
     def __init__(
@@ -98,6 +107,7 @@ class _Writer:
         self._several = parallel and not self._format.one_by_one
         self.rules = rules
         self.apart = False
+        self.no_content = ""
 
     # --- calls --------------------------------------------------------------------------------
 
@@ -105,34 +115,44 @@ class _Writer:
         """Return the expression of an answer that consists of calls."""
         form, channels = self._format, self._form.channels
         if channels is not None:
-            # A model of a format with reasoning ends its answer with a call.
-            several = self._several and not channels.reasoning_end
-            more = f"({self.rules.exact(channels.begin)} {self._any_function})*" if several else ""
+            # A model of a format with reasoning ends its answer with a call, unless calls are in
+            # the text of messages.
+            several = self._several and (not channels.reasoning_end or channels.call is None)
+            next_call = channels.reasoning_end or channels.begin
+            more = f"({self.rules.exact(next_call)} {self._any_function})*" if several else ""
             return f"{self._any_function} {more}"
         if form.bare:
-            return f"{self._bare_begin} {self._one}"
+            return f"{self._bare_begin} {self._one} {self._lines}"
         space = '" "?' if (form.begin or form.call_begin).startswith(" ") else ""
-        return f"{space} {self.rules.exact(self._marker)} {self._after_marker}"
+        calls = f"{self.rules.exact(self._marker)} {self._after_marker(False)} {self._lines}"
+        empty = f"({self.rules.exact(self.no_content)})?" if self.no_content else ""
+        return f"{space} {empty} {calls}"
+
+    @property
+    def _lines(self) -> str:
+        """White space around calls: the models write line ends, or a space before the first."""
+        return self.rules.rule("SPACE", regex(r" |\n{1,3}")) + "?"
 
     @property
     def _marker(self) -> str:
         """The text that begins calls, without white space around it."""
         return (self._format.begin or self._format.call_begin).strip()
 
-    @property
-    def _after_marker(self) -> str:
-        """The calls after :attr:`_marker`."""
+    def _after_marker(self, text_follows: bool) -> str:
+        """Return an expression for the calls after :attr:`_marker`."""
         form = self._format
         opened, closed = ("[", "]") if form.array else ("", "")
         whole = (form.begin + opened + form.call_begin).lstrip()
         first = self.rules.literal(whole[len(self._marker) :])
-        last = self.rules.literal(closed + form.end)
+        last = f"{self.rules.literal(closed)} {self.rules.literal(form.end)}".strip()
         if form.array:
-            next_call = f'"," " "? {_LINE} {self.rules.literal(form.call_begin)}'
-            first, last = f'" "? {first} {_LINE}', f"{_LINE} {last}"
+            next_call = f'"," {self._blank} {self.rules.literal(form.call_begin)}'
+            first, last = f'" "? {first} {self._blank}', f"{self._blank} {last}"
         else:
             next_call = self.rules.literal(form.separator + form.call_begin)
         more = f"({next_call} {self._one})*" if self._several else ""
+        if form.call_end.strip() and last and not text_follows:
+            last = f"({last})?"  # Some models omit it, and each call has its own end.
         return self.rules.rule("calls", f"{first} {self._one} {more} {last}")
 
     @property
@@ -163,11 +183,11 @@ class _Writer:
             return f"({heads}) {body} ({end})?" if end else f"({heads}) {body}"
         if form.body == "object":
             head = form.object_begin.replace("{name}", function.name)
-            id = '(", \\"id\\": \\"" /[A-Za-z0-9_-]{1,64}/ "\\"")?' if form.array else ""
-            return f'{self._fielded(head)} {self._arguments(function)} {id} "}}"'
+            id = f"({self._json(_ID_AFTER)})?" if form.array else ""
+            return f'{self._json(head)} {self._arguments(function)} {id} {self._blank} "}}"'
         if form.body == "keyed":
             head = "{" + json.dumps(function.name) + ": "
-            return f'{rules.exact(head)} {self._arguments(function)} "}}"'
+            return f'{self._json(head)} {self._arguments(function)} {self._blank} "}}"'
         if form.body == "python":
             return f"{json.dumps(function.name + '(')} {self._arguments(function)}"
         head = self._fielded(form.head.replace("{name}", function.name))
@@ -175,12 +195,31 @@ class _Writer:
 
     def _fielded(self, text: str) -> str:
         """Return an expression for a text with numbers and ids in it."""
-        if self.apart and self._format.bare:
-            # In the parts that an answer's schema has too: the longest text would win otherwise.
-            pieces: Sequence[str] = _JSON_PARTS.findall(text)
-            return " ".join('" "?' if piece == " " else json.dumps(piece) for piece in pieces)
         pieces = [piece for piece in _FIELDS.split(text) if piece]
         return " ".join(_FIELD_RULES.get(piece) or self.rules.exact(piece) for piece in pieces)
+
+    def _json(self, text: str) -> str:
+        """Return an expression for a part of a JSON object, whose white space is free.
+
+        The longest text wins. So beside an answer with a schema, the parts are those of the schema,
+        and beside other texts, it is a single one.
+        """
+        if self._format.bare and not self.apart:
+            pieces = _JSON_PARTS.findall(text)
+            spaced = (
+                re.escape(part) + (f"({_BLANK})?" if part in "{[:," else "") for part in pieces
+            )
+            return self.rules.rule("HEAD", regex("".join(spaced)))
+        written = []
+        for part in _JSON_PARTS.findall(text):
+            written.append(self._fielded(part))
+            if part in "{[:,":
+                written.append(self._blank)
+        return " ".join(written)
+
+    @property
+    def _blank(self) -> str:
+        return self.rules.rule("BLANK", regex(_BLANK)) + "?"
 
     def _arguments(self, function: Function) -> str:
         if self._format.body in ("parameters", "python", "gemma"):
@@ -204,21 +243,22 @@ class _Writer:
                 return ""
             begin = rules.exact(channels.reasoning_begin)
             return f"({begin} {rules.until(channels.reasoning_end, self._message)})*"
-        lines = rules.rule("SPACE", '"\\n" | "\\n\\n"') + "?" if lead else ""
+        lines = self._lines if lead else ""
         if reasoning is None:
             return lines
         begin = reasoning.begin.strip()
         if not (thinking or whole or rules.is_control(begin)):
             return ""  # Without a control token, reasoning is text like any other.
         spaced = whole or self._format.bare
-        space = rules.rule("SPACE", '"\\n" | "\\n\\n"') + "?" if spaced else ""
+        space = self._lines if spaced else ""
         after = rules.exact(reasoning.after)
         thought = f"{rules.until(reasoning.end.strip())} {after} {space}"
         if thinking:
             return thought
-        if lead:
-            return f"{lines} ({rules.literal(reasoning.begin)} {thought})?"
-        return f"({_LINE} {rules.literal(reasoning.begin)} {thought})?"
+        # An answer without reasoning may begin with the end of reasoning.
+        none = f"{rules.exact(reasoning.end.strip())} {after} {space}"
+        begun = f"({rules.literal(reasoning.begin)} {thought} | {none})"
+        return f"{lines} {begun}?" if lead else f"({_LINE} {begun})?"
 
     # --- answers that need not be calls -----------------------------------------------------------
 
@@ -290,7 +330,7 @@ class _Writer:
         found = []
         short = form.short_begin.strip()
         if not (short and form.call_begin.endswith(short) and not rules.has_control(self._marker)):
-            found.append(f"{rules.found(self._marker)} {self._after_marker}")
+            found.append(f"{rules.found(self._marker)} {self._after_marker(True)}")
         # Calls are also read without the marker of their section, or the first part of it.
         if form.begin.strip() and form.call_begin.strip() and not rules.is_control(form.call_begin):
             call_begin = form.call_begin.strip()

@@ -6,7 +6,10 @@ split, and it takes time proportional to the text. The rules:
 - Reasoning stands at the beginning of an answer, and later only in formats that allow it there.
 - A call must be complete and name an offered function. Any other text that looks like a call is
   content, markers included; parsing continues where it can no longer be a call.
-- White space between markers and content belongs to the markers.
+- White space between a marker and content or reasoning belongs to neither. Where content continues
+  after calls or another marker, the white space that the model wrote before and after them stands
+  between the two texts, without what the format itself has there; if that is nothing, a line end.
+  An empty line separates two messages in channels, and two texts of reasoning.
 - If a grammar guarantees the calls, JSON arguments are emitted as they arrive; all others are
   emitted when the call is complete.
 """
@@ -157,7 +160,8 @@ class AnswerParser:
         self._held = ""  # may become a marker, or belongs to a call
         self._space: list[str] = []  # content or reasoning, unless a marker follows
         self._trim = self.thinking  # whether white space now belongs to a marker
-        self._apart = False  # whether a message in a channel has ended
+        self._gaps: dict[type[Content | Reasoning], list[str]] = {}
+        """White space since the last text of a kind, if a marker has followed that text."""
         self._kinds: set[type[Content | Reasoning]] = set()  # what has been emitted
         self._fresh = True  # whether no content has followed the beginning or the last call
         self._wrapped = False  # whether a wrapper has come
@@ -208,16 +212,22 @@ class AnswerParser:
     # --- states: each parses some text and returns the rest -----------------------------------
 
     def _begin(self, text: str) -> str:
-        """Parse the beginning of the answer, which may open reasoning, even if the prompt has."""
+        """Parse the beginning of the answer, which may open reasoning, even if the prompt has.
+
+        An answer without reasoning may begin with the end of reasoning (MiniMax M3, for example).
+        """
         assert self._form.reasoning is not None
-        begin = self._form.reasoning.begin.strip()
+        begin, end = self._form.reasoning.begin.strip(), self._form.reasoning.end.strip()
         rest = text.lstrip()
         if not self._trim:
             self._space.append(text[: len(text) - len(rest)])
         if rest.startswith(begin):
             self._open_reasoning(self._think)
             return rest[len(begin) :]
-        if begin.startswith(rest):
+        if rest.startswith(end):
+            self._close_reasoning()
+            return rest[len(end) :]
+        if begin.startswith(rest) or end.startswith(rest):
             self._held = rest
             return ""
         self._state = self._think if self.thinking else self._read
@@ -231,14 +241,14 @@ class AnswerParser:
         return rest
 
     def _open_reasoning(self, state: Callable[[str], str]) -> None:
-        self._space.clear()
-        self.thinking = self._trim = True
+        self._end_text()
+        self.thinking = True
         self._state = state
 
     def _close_reasoning(self) -> None:
-        self._space.clear()
+        self._end_text()
         self.thinking = False
-        self._trim = self._fresh = True
+        self._fresh = True
         self._state = self._read
 
     def _read(self, text: str) -> str:
@@ -273,8 +283,7 @@ class AnswerParser:
         """Drop a wrapper, unless it is text in the middle of content."""
         if marker in self._form.control or self._fresh or self._wrapped:
             self._wrapped = True
-            self._space = []
-            self._trim = True
+            self._end_text()
         else:
             self._say(marker)
 
@@ -353,10 +362,7 @@ class AnswerParser:
         return self._open_header(marker, rest)
 
     def _end_message(self) -> None:
-        """Between messages, white space belongs to the markers; an empty line separates two texts
-        of one kind."""
-        self._space = []
-        self._trim = self._apart = True
+        self._end_text()
         self._state = self._read
 
     # --- calls --------------------------------------------------------------------------------
@@ -380,6 +386,7 @@ class AnswerParser:
             self.done = True
         elif call.state in ("failed", "ended"):
             self._call, self._state = None, self._read
+            self._add_to_gap(call.space)
             self._fresh = call.state == "ended"
             if call.state == "failed" and not call.started:
                 self._say("".join(call.raw))
@@ -390,9 +397,9 @@ class AnswerParser:
         return rest
 
     def _start(self, name: str) -> None:
-        """Begin a call that is certain; white space around it is not content."""
-        self._space = []
-        self._trim = True
+        """Begin a call that is certain."""
+        assert self._call is not None
+        self._end_text(self._call.space_before)
         self._flush()
         self._events.append(CallStart(self.calls, name))
         self.calls += 1
@@ -414,10 +421,41 @@ class AnswerParser:
             return "", ""
         return match[0], text[match.end() :]
 
+    @property
+    def _current(self) -> type[Content | Reasoning]:
+        return Reasoning if self.thinking else Content
+
+    def _end_text(self, own: str = "") -> None:
+        """A marker follows the text so far.
+
+        Args:
+            own: white space that the format has before the marker.
+        """
+        for kind in self._kinds:
+            self._gaps.setdefault(kind, [])
+        self._add_to_gap("".join(self._space).removesuffix(own))
+        self._space = []
+        self._trim = True
+
+    def _add_to_gap(self, space: str) -> None:
+        if space and self._current in self._gaps:
+            self._gaps[self._current].append(space)
+
+    def _gap(self, kind: type[Content | Reasoning]) -> str:
+        """Return what stands between the last text of a kind and the next one."""
+        gap = self._gaps.pop(kind, None)
+        if gap is None:
+            return ""
+        if kind is Reasoning or self._form.channels is not None:
+            return "\n\n"
+        return "".join(gap) or "\n"
+
     def _say(self, text: str) -> None:
         """Emit content or reasoning, but hold back white space that may belong to a marker."""
         if self._trim:
-            text = text.lstrip()
+            body = text.lstrip()
+            self._add_to_gap(text[: len(text) - len(body)])
+            text = body
         if not text:
             return
         marked = self.thinking or self._functions or self._form.wrappers or self._form.channels
@@ -430,10 +468,8 @@ class AnswerParser:
             self._space.append(text[len(body) :])
 
     def _emit(self, text: str) -> None:
-        kind: type[Content | Reasoning] = Reasoning if self.thinking else Content
-        if self._apart and kind in self._kinds:
-            text = f"\n\n{text}"
-        self._apart = False
+        kind = self._current
+        text = self._gap(kind) + text
         self._kinds.add(kind)
         if kind != self._kind:
             self._flush()

@@ -81,6 +81,7 @@ class Recognised:
         reasoning: the markers of reasoning, None for none.
         wrappers: markers around content.
         content_begin: what the model writes before content.
+        no_content: what it may write in place of content, before calls.
         channels: for answers in channels.
     """
 
@@ -93,6 +94,7 @@ class Recognised:
     reasoning: ReasoningFormat | None = None
     wrappers: tuple[str, ...] = ()
     content_begin: str = ""
+    no_content: str = ""
     channels: Channels | None = None
 
 
@@ -148,6 +150,7 @@ class _Probe:
             reasoning if channels is None else None,
             wrappers,
             "" if family is None else family.content_begin,
+            "" if family is None else family.no_content,
             channels,
         )
 
@@ -196,7 +199,9 @@ class _Probe:
             if form is None or not _reads(Family("derived", form), region, count):
                 return None
             family = Family("derived", form)
-        forms: tuple[CallFormat, ...] = () if family.calls is None else (family.calls,)
+        forms: tuple[CallFormat, ...] = ()
+        if family.calls is not None:
+            forms = (_with_head(family.calls, region, count),)
         long_ids = self._region(variable, 1, (_LONG_ID,))
         short = one is not None and (long_ids is None or _NAMES[0] not in long_ids)
         forms = tuple(replace(form, one_by_one=not several, short_ids=short) for form in forms)
@@ -334,6 +339,16 @@ def _reads(family: Family, region: str, count: int) -> bool:
     if names != list(_NAMES[:count]) or any(name in before for name in _NAMES):
         return False
     return [json.loads(text) for text in texts] == list(_ARGUMENTS[:count])
+
+
+def _with_head(form: CallFormat, region: str, count: int) -> CallFormat:
+    """Return a format with the head that the template has written, of those that it may have."""
+    for head in (form.head, *form.heads):
+        others = tuple(other for other in (form.head, *form.heads) if other != head)
+        written = replace(form, head=head, heads=others)
+        if _wrote(written, region, count, free=True):
+            return written
+    return form
 
 
 def _wrote(form: CallFormat, region: str, count: int, free: bool) -> bool:

@@ -1,10 +1,11 @@
 """A Jinja environment for the untrusted templates that come with model files.
 
 Jinja's immutable sandbox keeps a template from reaching Python's internals, but not from running
-for ever or exhausting memory. Therefore each rendering has a budget of steps (loop iterations,
-calls, filters, operators), of characters that these steps may read and create, and of processor
-time. The size of a single operation's result is estimated before it runs, because nothing can stop
-it afterwards. Constant folding at compile time is disabled, because it would bypass the budget.
+for ever or exhausting memory. Therefore renderings have a budget of steps (loop iterations, calls,
+filters, operators), of characters that these steps may read and create, and of processor time. The
+budget of steps and characters grows with what the template is given. The work of a single operation
+is estimated before it runs, because nothing can stop it afterwards, and other threads wait for it.
+Constant folding at compile time is disabled, because it would bypass the budget.
 """
 
 from __future__ import annotations
@@ -29,15 +30,26 @@ from jinja2.utils import Namespace
 from markupsafe import escape
 
 MAX_SOURCE = 64 * 1024
-"""Characters of a template. The last step of compilation blocks other threads: a template of this
-size takes it a tenth of a second. Real templates have at most a third of this size."""
+"""Characters of a template. Real templates have at most a third of this size."""
+MAX_PYTHON = 192 * 1024
+"""Characters of the Python program that Jinja makes of a template. Python's compiler is a single
+call into C, which blocks other threads: a program of this size takes it at most a tenth of a
+second. The programs of real templates have at most a third of this size."""
 MAX_STEPS = 1_000_000
-"""Steps of one rendering, about a second."""
+"""Steps of all renderings for one request, about a second."""
 MAX_TEXT = 256 * 1024 * 1024
-"""Characters that all steps of one rendering together may read and create."""
+"""Characters that all these steps together may read and create."""
+_FIRST_STEPS, _FIRST_TEXT = 20_000, 8 * 1024 * 1024
+_STEPS_PER_VALUE, _CHARACTERS_PER_STEP, _TEXT_PER_CHARACTER = 200, 4, 1024
+"""The budget of a request: a fixed part, and a part for each value and each character that the
+template is given. Real templates need up to 1,300 steps for a few messages, and some look at all
+messages for each message. Several variants may be tried of a conversation that is refused."""
 MAX_STEP = 8 * 1024 * 1024
 """Characters that one step may handle. Most steps are a single call into C, which blocks other
 threads: a step of this size takes some hundredths of a second."""
+_AT_ONCE = 16
+"""Characters that a search from the end, or a set of characters, compares in the time of one step's
+character."""
 MAX_OUTPUT = 16 * 1024 * 1024
 """Bytes of the result of one rendering, as UTF-8. With its images it must fit a frame."""
 MAX_SECONDS = 5.0
@@ -47,6 +59,8 @@ templates take milliseconds; this limit catches cases that the other limits do n
 _LONG = 10_000
 _TIMED_TOGETHER = 64
 _MAX_NUMBER = 1_000_000
+_MAX_DIGITS = 300
+"""Decimal places of ``round``: it computes a power of ten, and no float has more."""
 _MAX_BITS = 64
 _ITEM = 32
 """Characters charged for each item of a list when the list is copied."""
@@ -56,6 +70,7 @@ _MAX_INDENT = 64
 _TURN = "_offgrid_turn"
 _DEEP = "_offgrid_deep"
 _FLAT = "_offgrid_flat"
+_KEY = "_offgrid_key"
 _INTERNAL = frozenset({"_loop_vars", "_block_vars"})
 """Keywords that Jinja adds to every call inside a loop or block, with all variables set there. It
 removes them again before the function runs."""
@@ -69,6 +84,10 @@ _FLAT_FILTERS = frozenset(
 )
 # Functions whose result can be as long as one argument times the others.
 _PRODUCTS = frozenset(["expandtabs", "indent", "join", "replace", "tojson"])
+# Functions that may compare every character of a text with all of an argument.
+_SEARCHES = frozenset("lstrip rfind rindex rpartition rsplit rstrip strip trim".split())
+# Methods of lists that compare every item with an argument.
+_ITEM_SEARCHES = frozenset(["count", "index"])
 # How many characters these filters create from one, at most.
 _ESCAPES = {"e": 6, "escape": 6, "forceescape": 6, "tojson": 12, "urlencode": 12}
 _ESCAPE_SPEED = 6
@@ -94,19 +113,33 @@ class TemplateLimit(TemplateError):
     """The template exceeds the budget of a rendering."""
 
 
-class _Budget(threading.local):
-    """The remaining budget of the rendering that runs in this thread."""
+class Budget:
+    """What is left of the work that a template may do; several renderings may share it.
 
-    seconds = 0.0
-    steps = 0
-    text = 0
-    deadline = 0.0
+    Args:
+        steps: at most this many steps.
+        text: characters that they may read and create.
+        seconds: processor time of the thread.
+    """
 
-    def refill(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.steps = MAX_STEPS
-        self.text = MAX_TEXT
-        self.deadline = time.thread_time() + seconds
+    def __init__(self, steps: int, text: int, seconds: float) -> None:
+        self.steps = self._steps = steps
+        self.text = self._text = text
+        self._left = self._seconds = seconds
+        self._deadline = 0.0
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing is left of it."""
+        return self.steps < 0 or self.text < 0 or self._left < 0
+
+    def start(self) -> None:
+        """Begin a rendering in this thread."""
+        self._deadline = time.thread_time() + self._left
+
+    def stop(self) -> None:
+        """End the rendering, in the same thread."""
+        self._left = self._deadline - time.thread_time()
 
     def take(self, size: int = 0, speed: int = 1) -> None:
         """Take one step; ``speed`` is how many characters it handles in the time of one."""
@@ -117,13 +150,44 @@ class _Budget(threading.local):
                 f"one step of the chat template handles more than {MAX_STEP} characters"
             )
         if self.steps < 0:
-            raise TemplateLimit(f"the chat template takes more than {MAX_STEPS} steps")
+            raise TemplateLimit(f"the chat template takes more than {self._steps} steps")
         if self.text < 0:
-            raise TemplateLimit(f"the chat template handles more than {MAX_TEXT} characters")
+            raise TemplateLimit(f"the chat template handles more than {self._text} characters")
         # Reading the clock costs as much as a step, so small steps share one reading.
         timed = size > _LONG or self.steps % _TIMED_TOGETHER == 0
-        if timed and time.thread_time() > self.deadline:
-            raise TemplateLimit(f"the chat template takes more than {self.seconds:g} seconds")
+        if timed and time.thread_time() > self._deadline:
+            raise TemplateLimit(f"the chat template takes more than {self._seconds:g} seconds")
+
+
+def budget_for(*values: Any) -> Budget:
+    """Return the budget of a request that gives a template these values."""
+    count, size = _count(values)
+    steps = _FIRST_STEPS + _STEPS_PER_VALUE * count + size // _CHARACTERS_PER_STEP
+    text = _FIRST_TEXT + _TEXT_PER_CHARACTER * (_ITEM * count + size)
+    return Budget(min(steps, MAX_STEPS), min(text, MAX_TEXT), MAX_SECONDS)
+
+
+def _count(values: Any) -> tuple[int, int]:
+    """Return how many values stand in lists and objects, and how many characters in texts."""
+    count = size = 0
+    stack: list[Any] = [values]
+    while stack:
+        value = stack.pop()
+        count += 1
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, dict):
+            stack += value
+            stack += value.values()
+        elif isinstance(value, (list, tuple)):
+            stack += value
+    return count, size
+
+
+class _Current(threading.local):
+    """The budget of the rendering that runs in this thread."""
+
+    budget = Budget(0, 0, 0.0)
 
 
 class _Generation(Extension):
@@ -155,7 +219,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
     def __init__(self) -> None:
-        self._budget = _Budget()
+        self._current = _Current()
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
@@ -179,7 +243,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
         tests: dict[str, Any] = self.tests
         for name in _COMPARISONS:
             tests[name] = self._bounded(name, tests[name], deep=True)
-        self.filters.update({_TURN: self._turn, _DEEP: self._deep, _FLAT: self._flat})
+        self.filters.update(
+            {_TURN: self._turn, _DEEP: self._deep, _FLAT: self._flat, _KEY: self._key}
+        )
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Whether a template may use an attribute: it may change only lists of its own."""
@@ -193,22 +259,40 @@ class Sandbox(ImmutableSandboxedEnvironment):
             raise TemplateLimit(f"the chat template has more than {MAX_SOURCE} characters")
         return super().from_string(source, *args, **kwargs)
 
+    def _compile(self, source: str, filename: str) -> Any:
+        """Compile the Python program of a template."""
+        if len(source) > MAX_PYTHON:
+            raise TemplateLimit(f"the program of the chat template exceeds {MAX_PYTHON} characters")
+        return super()._compile(source, filename)
+
+    @property
+    def _budget(self) -> Budget:
+        return self._current.budget
+
     def render_bounded(
-        self, source: Any, variables: dict[str, Any], seconds: float | None = None
+        self, source: Any, variables: dict[str, Any], budget: Budget | None = None
     ) -> str:
         """Render a template of this environment within the limits.
 
         Args:
             source: a template of this environment.
             variables: its variables.
-            seconds: processor time that it may take; None for :data:`MAX_SECONDS`.
+            budget: the work that it may do; None for what :func:`budget_for` gives it.
 
         Raises:
             TemplateError: the template's own error, or a limit.
         """
-        self._budget.refill(MAX_SECONDS if seconds is None else seconds)
+        self._current.budget = current = budget_for(variables) if budget is None else budget
+        current.start()
+        try:
+            return self._joined(source.generate(**_given(variables)))
+        finally:
+            current.stop()
+
+    def _joined(self, written: Iterable[str]) -> str:
+        """Return the pieces that a template writes as one text."""
         pieces, size = [], 0
-        for piece in source.generate(**_given(variables)):
+        for piece in written:
             self._budget.take()
             try:
                 size += len(piece) if piece.isascii() else len(piece.encode("utf-8"))
@@ -250,6 +334,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
         for item in list(tree.find_all(nodes.Getitem)):
             if isinstance(item.arg, nodes.Slice):
                 item.node = _filtered(item.node, _FLAT)
+            elif not isinstance(item.arg, nodes.Const):
+                item.arg = _filtered(item.arg, _KEY)
+        for pair in list(tree.find_all(nodes.Pair)):
+            if not isinstance(pair.key, nodes.Const):
+                pair.key = _filtered(pair.key, _KEY)
         tree.set_environment(self)
         return tree
 
@@ -262,6 +351,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
     @pass_context
     def _deep(self, _: Any, value: Any) -> Any:
         self._budget.take(self._sizes([value]))
+        return value
+
+    @pass_context
+    def _key(self, _: Any, value: Any) -> Any:
+        """Charge a key of an object: hashing a tuple visits its items as often as they occur."""
+        if isinstance(value, tuple):
+            self._budget.take(self._sizes([value]))
         return value
 
     @pass_context
@@ -284,6 +380,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 start = kwargs.get("start", args[skip + 2] if len(args) > skip + 2 else 0)
                 if not isinstance(start, (int, float)):
                     raise SecurityError("sum needs numbers")
+            if name == "round":
+                _check_digits(values[1:])
             if name == "format":
                 self._budget.take(self._format_size(values[0], values[1:], _WIDE_PERCENT))
             elif deep:
@@ -306,9 +404,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
             values = [list(x) if isinstance(x, Iterator) else x for x in values]
             size = self._product(function.__name__, [owner, *values, *named])
             self._budget.take(size)
-        elif owner is not None or isinstance(function, BuiltinFunctionType):
-            # Methods of a list may compare its items with the arguments.
-            self._budget.take(self._sizes(values))
+        elif owner is not None or isinstance(function, (BuiltinFunctionType, type)):
+            # Methods of a list may compare its items with the arguments, a type may copy them.
+            size = self._sizes([*values, *named])
+            if isinstance(owner, list) and function.__name__ in _ITEM_SEARCHES:
+                size *= 1 + len(owner) // _AT_ONCE
+            self._budget.take(size)
         else:
             self._budget.take()
         return self._checked(super().call(context, function, *values, **kwargs))
@@ -356,6 +457,8 @@ class Sandbox(ImmutableSandboxedEnvironment):
         if name in ("split", "rsplit", "splitlines"):
             first += _ITEM * _pieces(name, values)
         others = self._sizes(values[1:]) + int(numbers)
+        if name in _SEARCHES:
+            first *= 1 + others // _AT_ONCE
         return first * max(1, others) if name in _PRODUCTS else first + others
 
     def _format_size(self, format: Any, values: list[Any], wide: re.Pattern[str]) -> int:
@@ -424,6 +527,11 @@ def _check_codec(name: str, values: list[Any]) -> None:
         for value in values[:1]:
             if str(value).lower() not in ("utf-8", "utf8"):
                 raise SecurityError(f"{name} supports only UTF-8")
+
+
+def _check_digits(values: list[Any]) -> None:
+    if any(isinstance(value, int) and abs(value) > _MAX_DIGITS for value in values):
+        raise SecurityError("the number of decimal places is too large")
 
 
 def _check_numbers(values: list[Any]) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -20,7 +19,8 @@ from jinja2 import TemplateError
 
 from offgrid.chat.conventions import REASONING_PART, Conventions, find_conventions
 from offgrid.chat.conventions import Message as Message
-from offgrid.chat.sandbox import MAX_SECONDS, Sandbox, TemplateLimit
+from offgrid.chat.sandbox import Budget, Sandbox, TemplateLimit, budget_for
+from offgrid.chat.tools import completed
 from offgrid.chat.variants import variants
 from offgrid.engine.limits import check_text_size, utf8_size
 from offgrid.engine.protocol import PromptPart
@@ -49,9 +49,10 @@ _MAX_WORD = 256
 _NOT_COUNTED = frozenset({"role", "reasoning_content"})
 """Parts of a message that are not counted before rendering: most templates omit the reasoning of
 earlier answers. The rendered parts are counted afterwards."""
-_PROBE_SECONDS = 0.5
-_PROBES_SECONDS = 2.0
-"""Processor time of one probe and of all probes of a template, which usually take milliseconds."""
+_PROBE_STEPS, _PROBE_TEXT = 60_000, 16 * 1024 * 1024
+_PROBE_SECONDS = 2.0
+"""The work that all probes of a template together may do. Real templates need up to 13,000 steps, 2
+million characters and some hundredths of a second."""
 _DOCUMENTS = """\
 # Documents
 Answer with the help of these documents:
@@ -99,7 +100,7 @@ class ChatTemplate:
         except Exception as ex:
             raise InvalidParameter(_words("is not valid", ex), "messages") from ex
         self._reads_tools = bool(_TOOLS.search(source))
-        self._probing_time = 0.0
+        self._probing = Budget(_PROBE_STEPS, _PROBE_TEXT, _PROBE_SECONDS)
         self.conventions: Conventions = find_conventions(self._probe)
 
     def render(
@@ -139,6 +140,8 @@ class ChatTemplate:
         marks = list(islice(free, needed))
         if len(marks) < needed:
             raise InvalidParameter("These messages use all Unicode noncharacters.", "messages")
+        if tools and self.conventions.needs_full_tools:
+            tools = [completed(tool) for tool in tools]
         options = _Options(tools, ask and not resume, marks[1] if resume else "", variables)
         if not images:
             return self._write(messages, options, marks[0])
@@ -169,20 +172,20 @@ class ChatTemplate:
         messages = [_normal(message) for message in messages]
         # Keep the message, not the exception, which holds this frame and so the whole request.
         words = ""
-        deadline = time.thread_time() + MAX_SECONDS
+        budget = budget_for(messages, options)
         for variant in variants(messages, self.conventions):
             try:
-                return self._render(variant, options, mark)
+                return self._render(variant, options, mark, budget)
             except ContextLengthExceeded:
                 raise
             except Exception as ex:  # A template can raise any exception.
                 words = words or _words("does not accept these messages", ex, mark)
-                if isinstance(ex, TemplateLimit) or time.thread_time() > deadline:
+                if isinstance(ex, TemplateLimit) or budget.spent:
                     break
         raise InvalidParameter(words, "messages")
 
     def _render(
-        self, messages: Sequence[Message], options: _Options, mark: str
+        self, messages: Sequence[Message], options: _Options, mark: str, budget: Budget
     ) -> tuple[PromptPart, ...]:
         forms = self.conventions
         if forms.text_arguments:
@@ -203,28 +206,28 @@ class ChatTemplate:
         }
         if options.tools:
             variables["tools"] = self._scaffold.mark(options.tools, mark)
-        text = self._text(variables)
+        text = self._text(variables, budget)
         if options.end:
             text, found, _ = text.rpartition(options.end)
             if not found:
                 raise TemplateError("it changes the last message, which cannot be continued")
         return self._parts(text, mark)
 
-    def _text(self, variables: dict[str, Any], seconds: float | None = None) -> str:
+    def _text(self, variables: dict[str, Any], budget: Budget) -> str:
         """Render the template. If there are no tools, they are None, as in transformers; if that
         fails, undefined, as in llama.cpp: some templates only check that they are defined."""
         variables = {**variables, **self._variables}
         if "tools" in variables:
-            return self._sandbox.render_bounded(self._template, variables, seconds)
+            return self._sandbox.render_bounded(self._template, variables, budget)
         try:
             none = {**variables, "tools": None}
-            return self._sandbox.render_bounded(self._template, none, seconds)
+            return self._sandbox.render_bounded(self._template, none, budget)
         except TemplateLimit:
             raise
         except Exception:  # A template can raise any exception.
             if not self._reads_tools:
                 raise
-        return self._sandbox.render_bounded(self._template, variables, seconds)
+        return self._sandbox.render_bounded(self._template, variables, budget)
 
     def _parts(self, text: str, mark: str) -> tuple[PromptPart, ...]:
         """Return the parts of a rendered prompt, if the model's context can hold them."""
@@ -251,8 +254,8 @@ class ChatTemplate:
     ) -> str | None:
         """Return what the template writes for a short conversation, exactly as it is.
 
-        No variant is tried, and texts are not marked. All probes of a template together take a
-        bounded processor time; those after it return None.
+        No variant is tried, and texts are not marked. The work of all probes of a template is
+        bounded; those after it return None.
 
         Args:
             messages: as for :meth:`render`.
@@ -270,15 +273,12 @@ class ChatTemplate:
 
     def _probe(self, variables: dict[str, Any]) -> str | None:
         """Return what the template writes for a short conversation; None if it refuses it."""
-        before = time.thread_time()
-        if self._probing_time > _PROBES_SECONDS:
+        if self._probing.spent:
             return None
         try:
-            return self._text(variables, _PROBE_SECONDS)
+            return self._text(variables, self._probing)
         except Exception:  # A template can raise any exception.
             return None
-        finally:
-            self._probing_time += time.thread_time() - before
 
 
 class _Options(NamedTuple):

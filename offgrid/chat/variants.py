@@ -28,8 +28,8 @@ _BLANK = " "
 def variants(messages: Messages, forms: Conventions) -> Iterator[Messages]:
     """Yield a conversation as it is, then its variants, the least changed first.
 
-    Variants in which the template would omit a system message, or a result that follows no call,
-    are left out.
+    Variants in which the template would omit a system message, a result that follows no call, or a
+    call at either end of the conversation are left out.
 
     Args:
         messages: as for a template; ``content`` is text.
@@ -38,6 +38,12 @@ def variants(messages: Messages, forms: Conventions) -> Iterator[Messages]:
     seen: list[Messages] = []
     if not forms.keeps_orphans:
         messages = _without_orphans(messages)
+    if forms.either_content:
+        messages = _content_apart(messages)
+    if not forms.keeps_first_call:
+        messages = _begun_by_user(messages)
+    if not forms.keeps_last_call:
+        messages = [*messages, *_missing_results(messages[-1:])]
     if not _omits_system(messages, forms):
         seen.append(messages)
         yield messages
@@ -70,8 +76,13 @@ def _turns(messages: Messages, keeps_content: bool) -> Iterator[Messages]:
     called = _without_orphans(messages)
     yield messages
     yield called
-    yield _alternating(messages, "", keeps_content)
+    # A template that refuses a conversation may refuse a call without a result, or pass over it.
+    yield _completed(called)
+    yield _alternating(_completed(messages), "", keeps_content)
     yield _alternating(_filled(_completed(called)), _BLANK, keeps_content)
+    # Results that the template does not know are texts; calls may have none.
+    yield _alternating(called, "", keeps_content)
+    yield _alternating(_filled(called), _BLANK, keeps_content)
 
 
 def as_text(messages: Iterable[Message]) -> Messages:
@@ -114,6 +125,17 @@ def _with_objects(message: Message) -> Message:
             function = {**function, "arguments": {"arguments": function["arguments"]}}
         calls.append({**call, "function": function})
     return {**message, "tool_calls": calls}
+
+
+def _content_apart(messages: Messages) -> Messages:
+    """Write content beside calls as a message of its own, for templates that allow only one."""
+    apart: Messages = []
+    for message in messages:
+        if message.get("tool_calls") and message["content"]:
+            apart.append({"role": message["role"], "content": message["content"]})
+            message = {**message, "content": ""}
+        apart.append(message)
+    return apart
 
 
 def _with_joined_reasoning(messages: Messages) -> Messages:
@@ -159,12 +181,24 @@ def _answer(waiting: list[Message], id: str | None) -> None:
         del waiting[places[0] if places else 0]
 
 
+def _missing_results(messages: Messages) -> Messages:
+    return [_missing_result(call) for m in messages for call in m.get("tool_calls") or ()]
+
+
 def _missing_result(call: Message) -> Message:
     result = {"role": "tool", "content": _NO_RESULT, "name": call["function"]["name"]}
     return result if call["id"] is None else {**result, "tool_call_id": call["id"]}
 
 
 # --- system messages ------------------------------------------------------------------------------
+
+
+def _begun_by_user(messages: Messages) -> Messages:
+    """Put a user message in front of any other, apart from system messages."""
+    first = _count_first_system(messages)
+    if first == len(messages) or messages[first]["role"] == "user":
+        return messages
+    return [*messages[:first], {"role": "user", "content": ""}, *messages[first:]]
 
 
 def _unchanged(messages: Messages) -> Messages:

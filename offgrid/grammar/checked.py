@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from offgrid.grammar.document import Json, SchemaError
 from offgrid.grammar.messages import unusable
-from offgrid.grammar.options import ANSWER_OPTIONS, ARGUMENT_OPTIONS
+from offgrid.grammar.options import JSON_OPTIONS
 from offgrid.grammar.schema import parse_schema
 
 _MAX_CACHED = 64 * 1024
@@ -65,9 +65,8 @@ class CheckedSchema:
 
 def _checked(source: str, arguments: bool, part: bool) -> str:
     schema = parse_schema(source, converted=part)
-    if arguments:
-        return json.dumps({"type": "object", **schema, "x-guidance": ARGUMENT_OPTIONS})
-    return json.dumps({**schema, "x-guidance": ANSWER_OPTIONS})
+    kind = {"type": "object"} if arguments else {}
+    return json.dumps({**kind, **schema, "x-guidance": JSON_OPTIONS})
 
 
 _cached = lru_cache(maxsize=128)(_checked)

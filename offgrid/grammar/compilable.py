@@ -16,7 +16,7 @@ from offgrid.grammar.document import Json
 from offgrid.grammar.gbnf import GbnfError, gbnf_to_lark
 from offgrid.grammar.lark import lark_rules
 from offgrid.grammar.lookahead import begins_with_look_ahead, lark_terminal
-from offgrid.grammar.options import ANSWER_OPTIONS, NO_FORCING
+from offgrid.grammar.options import JSON_OPTIONS, NO_FORCING
 from offgrid.grammar.pattern import MAX_REPETITION, repetition
 from offgrid.grammar.regular import Unwritable
 from offgrid.grammar.rules import TooTangled, endless_rule
@@ -49,7 +49,7 @@ def check_size(kind: str, source: str, schemas: Sequence[CheckedSchema] = ()) ->
 
 def compilable_part(checked: Json) -> str:
     """Return a part of a checked schema as a separate grammar in Lark."""
-    schema = {**checked, "x-guidance": ANSWER_OPTIONS}
+    schema = {**checked, "x-guidance": JSON_OPTIONS}
     return f"start: %json {json.dumps(schema)}{NO_FORCING}"
 
 

@@ -10,21 +10,14 @@ ESCAPES = 'nrbtf\\"'
 """Characters that may follow a backslash in an answer's strings. ``u`` is not among them, because
 the compiler takes ``"\\\\u0061"`` for another name than ``"a"``, and would allow it any value."""
 
-_JSON_OPTIONS = {"lenient": False, "coerce_one_of": False, "json_allowed_escapes": ESCAPES}
-
-ANSWER_OPTIONS = {
-    **_JSON_OPTIONS, "whitespace_flexible": True,
+JSON_OPTIONS = {
+    "lenient": False, "coerce_one_of": False, "json_allowed_escapes": ESCAPES,
+    "whitespace_flexible": True,
     "whitespace_pattern": r"(?: {1,2}|\n[ \t]{0,32})",
 }  # fmt: skip
-"""``x-guidance`` of a schema for an answer. Line ends and indents are allowed for readability, but
-not an endless run of blanks between two JSON tokens: it is valid, and small models fall into it.
-"""
-
-ARGUMENT_OPTIONS = {
-    **_JSON_OPTIONS, "whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?",
-}  # fmt: skip
-"""``x-guidance`` of the arguments of a tool call. The separators are regular expressions: with a
-space as in most chat templates, or without one, as gpt-oss writes."""
+"""``x-guidance`` of a schema, for an answer or for the arguments of a call. Models write JSON in
+one line, without spaces (gpt-oss) or indented (Command R+). All of that is allowed, but not an
+endless run of blanks between two JSON tokens: it is valid, and small models fall into it."""
 
 NO_FORCING = '\n%llguidance {"no_forcing": true}\n'
 """Follows each grammar in Lark. Otherwise the compiler forces one tokenisation wherever the text is

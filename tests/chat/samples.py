@@ -83,7 +83,7 @@ SAMPLES: dict[str, list[Sample]] = {
         Sample('I look it up.\n\n<tool_call>{"name": "now", "arguments": {}}</tool_call>',
                [NOW], "I look it up."),
         Sample('<think>\nWhich <tool_call>?\n</think>\n\nWait.\n<tool_call>\n{"name": "now"}\n'
-               '</tool_call>\nDone.', [NOW], "Wait.Done.", "Which <tool_call>?"),
+               '</tool_call>\nDone.', [NOW], "Wait.\nDone.", "Which <tool_call>?"),
         Sample(f'<tool_call>\n{{"name": "write", "arguments": {PAGE_JSON}}}\n</tool_call>', [PAGE]),
         Sample(f'<tool_call>\n{{"arguments": {MIXED_JSON}, "name": "get_weather"}}\n</tool_call>',
                [MIXED]),

@@ -168,6 +168,30 @@ def test_reasoning_opened_by_the_prompt_is_noticed() -> None:
     assert not dialect(thinks).prompt([user("Hi")], ask=False).thinking
 
 
+def test_reasoning_opened_by_several_control_tokens_is_noticed() -> None:
+    source = (
+        "{% for m in messages %}<|open|>{{ m.role }}<|sep|>{% if m.reasoning_content %}"
+        "<|open|>think<|sep|>{{ m.reasoning_content }}<|close|>think<|sep|>{% endif %}"
+        "{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<|open|>assistant<|sep|><|open|>think<|sep|>{% endif %}"
+    )
+    known = dialect(source, {"<|open|>": 1, "<|sep|>": 2, "<|close|>": 3})
+    assert known.reasoning_markers == ("<|open|>think<|sep|>", "<|close|>think<|sep|>")
+    assert known.prompt([{"role": "user", "content": "Hi"}]).thinking
+
+
+@pytest.mark.parametrize("head", ["{name}", "{name}[CALL_ID]{id}"])
+def test_a_call_has_the_head_that_the_template_writes(head: str) -> None:
+    written = head.replace("{name}", "{{ f.name }}").replace("{id}", "{{ c.id }}")
+    source = (
+        "{% for t in tools %}{{ t | tojson }}{% endfor %}{% for m in messages %}[{{ m.role }}]"
+        "{{ m.content }}{% for c in m.tool_calls or [] %}{% set f = c.function %}"
+        f"[TOOL_CALLS]{written}[ARGS]{{{{ f.arguments | tojson }}}}{{% endfor %}}{{% endfor %}}"
+    )
+    known = dialect(source, {})
+    assert (known.family, known.form.calls[0].head) == ("mistral-named", head)
+
+
 def test_an_answer_that_is_continued() -> None:
     history = [user("Hi"), {"role": "assistant", "content": "Well <|im_end|>  "}]
     for template in (None, QWEN):
@@ -304,7 +328,7 @@ def test_a_template_that_repeats_a_call_has_some_format(often: int) -> None:
 def test_a_template_that_works_hard_is_not_probed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     renderings: list[int] = []
     clock = iter(range(0, 1000, 3))
-    monkeypatch.setattr("offgrid.chat.template.time.thread_time", lambda: next(clock))
+    monkeypatch.setattr("offgrid.chat.sandbox.time.thread_time", lambda: next(clock))
     render = Sandbox.render_bounded
 
     def counted(self: Sandbox, *args: Any) -> Any:

@@ -169,6 +169,42 @@ def test_text_before_and_after_calls_is_content(name: str, sample: Sample) -> No
     assert found[1:] == expected(sample)[1:]
 
 
+@pytest.mark.parametrize("calls", [[OSLO], [OSLO, TIME]], ids=["call", "calls"])
+@pytest.mark.parametrize(
+    ("before", "after"), [("", ""), (" ", ""), ("", " "), ("\n\n", "\n"), ("", "\n\n"), ("\t", " ")]
+)
+@pytest.mark.parametrize("name", [f.name for f in FAMILIES if f.calls and not f.channels])
+def test_white_space_around_calls(name: str, before: str, after: str, calls: list[Any]) -> None:
+    """What the model wrote stays between two texts, without what the format has before a call."""
+    form = BY_NAME[name].calls
+    assert form is not None
+    before += "\n" * form.bare  # Such a call begins a line.
+    written = write_calls(form, calls).strip()
+    answer, text = AnswerForm((form,)), f"Sure{before}{form.space_before}{written}{after}Done"
+    expected = f"Sure{before + after or chr(10)}Done"
+    for pieces in ([text], text, [text[:9], text[9:]]):
+        assert parse(answer, pieces) == (expected, "", calls), text
+    assert parse(answer, [f"Sure{before}{written}{after}"]) == ("Sure", "", calls)
+    assert parse(answer, [f"{written}{after}Done"]) == ("Done", "", calls)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("functionary-3.2", 'all\nSure>>>get_weather\n{"city": "Oslo"}>>>all\nDone'),
+        ("harmony", "<|channel|>commentary<|message|>Sure<|end|><|start|>assistant<|channel|>"
+                    'commentary to=functions.get_weather json<|message|>{"city": "Oslo"}<|call|>'
+                    "<|start|>assistant<|channel|>final<|message|>Done<|return|>"),
+        ("muse", "<|message|>Sure<|eom|><|start|>assistant to=get_weather<|message|>"
+                 '<atem:invoke name="get_weather"><atem:parameter name="city">Oslo'
+                 "</atem:parameter></atem:invoke><|eom|><|start|>assistant<|message|>Done<|eot|>"),
+    ],
+)  # fmt: skip
+def test_an_empty_line_separates_messages_in_channels(name: str, text: str) -> None:
+    for pieces in ([text], text):
+        assert parse(FORMS[name], pieces) == ("Sure\n\nDone", "", [OSLO])
+
+
 @by_sample
 def test_a_function_that_is_not_offered_stays_content(name: str, sample: Sample) -> None:
     family = BY_NAME[name]

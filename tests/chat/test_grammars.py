@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -34,6 +33,8 @@ from offgrid.engine.worker.grammars import Grammars
 from offgrid.engine.worker.matcher import Matcher
 from offgrid.errors import InvalidParameter
 from offgrid.grammar.checked import CheckedSchema
+
+from .vocabulary import Vocabulary
 
 Json = dict[str, Any]
 CLOSED = {"type": "object", "additionalProperties": False}
@@ -185,35 +186,12 @@ def texts_of(family: Family) -> list[str]:
     return [text for text in texts if text]
 
 
-class Vocabulary:
-    """All bytes, some longer texts, and a family's markers as control tokens or as texts."""
-
-    def __init__(self, family: Family, control: bool) -> None:
-        texts = texts_of(family)
-        found = dict.fromkeys(marker for text in texts for marker in MARKER.findall(text))
-        markers = list(found) if control else []
-        pieces = [text for text in texts if len(text) > 1 and not any(m in text for m in markers)]
-        pieces += ["é", "😀", '": ', '", "', "get", "ab", " a", "\n\n"]
-        self.pieces = [bytes([n]) for n in range(256)]
-        self.pieces += [piece.encode() for piece in dict.fromkeys(pieces)]
-        self.long = range(256, len(self.pieces))
-        self.control = {text: len(self.pieces) + n for n, text in enumerate(markers)}
-        self.pieces += [marker.encode() for marker in markers] + [b"<end>"]
-        self.end = len(self.pieces) - 1
-        self.n_vocab = len(self.pieces)
-        self.eog_ids = frozenset((self.end,))
-        self.control_ids = (*self.control.values(), self.end)
-        self._split = re.compile("(" + ("|".join(map(re.escape, markers)) or "(?!)") + ")")
-
-    def vocab_pieces(self) -> list[bytes]:
-        return self.pieces
-
-    def tokens(self, text: str) -> Iterator[int]:
-        for piece in self._split.split(text):
-            if piece in self.control:
-                yield self.control[piece]
-            else:
-                yield from piece.encode()
+def vocabulary(family: Family, control: bool) -> Vocabulary:
+    """A vocabulary with a family's markers as control tokens or as texts."""
+    texts = texts_of(family)
+    found = dict.fromkeys(marker for text in texts for marker in MARKER.findall(text))
+    more = ["é", "😀", '": ', '", "', "get", "ab", " a", "\n\n"]
+    return Vocabulary([*texts, *more], list(found) if control else [])
 
 
 class Model:
@@ -223,7 +201,7 @@ class Model:
         reasoning = family.reasoning[0] if family.reasoning else THINK
         channels = family.channels
         self.family = family
-        self.vocabulary = Vocabulary(family, control)
+        self.vocabulary = vocabulary(family, control)
         calls = family.calls or CallFormat("json")
         self.form = AnswerForm(
             (calls, *family.also),
@@ -346,6 +324,17 @@ def test_a_forced_call_may_follow_line_ends(model: Model) -> None:
         assert not content_of(events)
 
 
+def test_a_forced_call_may_end_with_line_ends(model: Model) -> None:
+    """Models write one after the call, which must not be taken for the beginning of another."""
+    if model.form.channels is not None:
+        return
+    for trail in ("\n", "\n\n", "\n\n\n"):
+        text = model.written(CALLS[0]).rstrip("\n") + trail
+        assert model.accepts(text), text
+        events = model.read(text)
+        assert (calls_in(events), content_of(events)) == ([CALLS[0]], "")
+
+
 def test_no_other_call_is_possible(model: Model) -> None:
     for call in WRONG:
         assert not model.accepts(model.written(call)), call
@@ -435,6 +424,7 @@ def test_reasoning_comes_first(model: Model) -> None:
         assert model.accepts(f"{reasoning.begin}{rest}{call}", **options)
         assert model.accepts(f"{rest}\n\n{call}", thinking=True, **options)
         assert model.accepts(call, **options)
+        assert model.accepts(f"{reasoning.end}{reasoning.after}\n\n{call}", **options)
         assert not model.accepts(thought, thinking=True, **options)
     events = model.read(f"{rest}{call}", thinking=True)
     assert (events[0], calls_in(events)) == (Reasoning(thought.strip()), [CALLS[0]])
@@ -692,4 +682,38 @@ def test_arguments_may_be_compact(family: str) -> None:
     head, arguments = text[: text.rindex('"b"')], text[text.rindex('"b"') :]
     assert model.accepts(text, (tool,))
     assert model.accepts(head + arguments.replace(": ", ":").replace(", ", ","), (tool,))
-    assert not model.accepts(head + arguments.replace(": ", ":  "), (tool,)) or family == "qwen-xml"
+    indented = arguments.replace(": ", ":\n    ").replace(", ", ",\n\t")
+    assert model.accepts(head + indented, (tool,))
+    for wrong in (":   ", ":\n\n", ":\u00a0"):
+        assert not model.accepts(head + arguments.replace(": ", wrong), (tool,))
+
+
+@pytest.mark.parametrize(
+    "family", [f for f in CALLING if f.calls and f.calls.body in ("object", "keyed")],
+    ids=lambda family: family.name,
+)  # fmt: skip
+@pytest.mark.parametrize("how", ["required", "auto", "schema"])
+def test_the_json_around_the_arguments_may_be_spaced_as_models_do(family: Family, how: str) -> None:
+    model = _model(family, True)
+    schema = CheckedSchema({**CLOSED, "properties": {"a": {"type": "integer"}}}, "response_format")
+    options: dict[str, Any] = {"required": how == "required"}
+    if how == "schema":
+        options["answer"] = schema
+    form = family.calls
+    assert form is not None
+    text = model.written(CALLS[0])
+    start, end = text.index("{"), text.rindex("}") + 1
+    call = json.loads(text[start:end])
+    for spaced in (
+        json.dumps(call, separators=(",", ":")),
+        json.dumps(call, indent=4),
+        json.dumps(call, indent=2).replace("\n", "\n    "),
+        json.dumps(call).replace('{"', '{ "').replace("}", " }"),
+    ):
+        written = text[:start] + spaced + text[end:]
+        assert model.accepts(written, **options), written
+        assert calls_in(model.read(written)) == [CALLS[0]]
+        if form.array:
+            indented = written.replace("[{", "[\n  {").replace("}]", "}\n]")
+            assert model.accepts(indented, **options), indented
+            assert calls_in(model.read(indented)) == [CALLS[0]]

@@ -120,7 +120,14 @@ def render(source: str, *messages: Message, **more: Any) -> str:
             [user("1"), calls("f"), result("R"), user("2")],
             "<u>1</u><c>f</c><r>R</r><a></a><u>2</u>",
         ),
-        ([user("1"), calls("f"), user("2")], "<u>1</u><c>f</c><a></a><u>2</u>"),
+        (
+            [user("1"), calls("f"), user("2")],
+            "<u>1</u><c>f</c><r>No result.</r><a></a><u>2</u>",
+        ),
+        (
+            [user("1"), calls("f", "g"), result("R", "g"), user("2")],
+            "<u>1</u><c>f</c><c>g</c><r>R</r><r>No result.</r><a></a><u>2</u>",
+        ),
         # An assistant, a call or a result in front.
         ([assistant("1"), user("2")], "<u></u><a>1</a><u>2</u>"),
         ([system("S"), assistant("1"), user("2")], "<sys>S</sys><u></u><a>1</a><u>2</u>"),
@@ -150,11 +157,125 @@ def test_no_message_is_empty_for_a_template_that_refuses_it() -> None:
     )
 
 
+ANSWERED = """\
+{%- for m in messages %}
+    {%- if m.tool_calls and (loop.last or loop.nextitem.role != 'tool') %}
+        {{- raise_exception('a call without a result') }}
+    {%- endif %}
+    {{- '<' + m.role[0] + '>' + (m.content or '') }}
+{%- endfor %}
+"""
+NO_RESULTS = """\
+{%- for m in messages %}
+    {%- if m.role == 'tool' %}{{ raise_exception('what is a tool') }}{% endif %}
+    {%- if not loop.first and m.role == 'user' and loop.previtem.role == 'user' %}
+        {{- raise_exception('users and assistants must alternate') }}
+    {%- endif %}
+    {{- '<' + m.role[0] + '>' + m.content }}
+    {%- for c in m.tool_calls or [] %}{{ '<c>' + c.function.name }}{% endfor %}
+{%- endfor %}
+"""
+
+
+def test_a_call_that_was_cancelled() -> None:
+    """Only a template that refuses it gets a result for it, and nothing else is changed."""
+    cancelled = [user("1"), calls("f"), user("2")]
+    assert render(ANSWERED, *cancelled) == "<u>1<a><t>No result.<u>2"
+    assert render(ANSWERED, *cancelled[:2]) == "<u>1<a><t>No result."
+    assert render(RESULTS_FIRST, *cancelled) == "<u>1<a><u>2"
+    # The call is kept where a result is refused, and written as text where calls are refused.
+    assert render(NO_RESULTS, user("0"), *cancelled) == "<u>0\n\n1<a><c>f<a><u>2"
+
+
+SWALLOWS_FIRST = """\
+{%- if tools %}{{ '<u>' + tools[0].function.name + ' ' + messages[0].content }}
+    {%- set messages = messages[1:] %}{% endif %}
+{%- for m in messages %}{{ '<' + m.role[0] + '>' + m.content }}
+    {%- for c in m.tool_calls or [] %}{{ '<c>' + c.function.arguments | tojson }}{% endfor %}
+{%- endfor %}
+"""
+"""Takes the first message for a user's, as Llama 3.1 does when there are tools."""
+SWALLOWS_LAST = """\
+{%- for m in messages %}{{ '<' + m.role[0] + '>' + m.content }}
+    {%- if not loop.last %}{% for c in m.tool_calls or [] %}{{ '<c>' + c.function.name
+        + c.function.arguments | tojson }}{% endfor %}{% endif %}
+{%- endfor %}
+"""
+
+
+def test_calls_that_a_template_would_omit() -> None:
+    tools = [{"type": "function", "function": {"name": "T", "parameters": {}}}]
+    history = [calls("f"), result("R"), user("2")]
+    assert render(SWALLOWS_FIRST, *history, tools=tools) == "<u>T <a><c>{}<t>R<u>2"
+    assert render(SWALLOWS_FIRST, user("1"), *history, tools=tools) == "<u>T 1<a><c>{}<t>R<u>2"
+    assert render(SWALLOWS_LAST, user("1"), calls("f")) == "<u>1<a><c>f{}<t>No result."
+    assert render(SWALLOWS_LAST, user("1"), *history[:2]) == "<u>1<a><c>f{}<t>R"
+
+
 def test_calls_and_results_become_text_for_a_template_that_knows_neither() -> None:
     assert render(STRICT, system("S"), user("1"), calls("f"), result("R"), user("2")) == (
         '<u>S\n\n1</u><a><tool_call>{"name": "f", "arguments": {}}</tool_call></a>'
         "<u><tool_response>R</tool_response>\n\n2</u>"
     )
+
+
+def test_content_beside_a_call_that_hides_it() -> None:
+    """DeepSeek R1's template writes either the content of a message or its calls."""
+    either = (
+        "{% for m in messages %}<{{ m.role[0] }}>{% if m.content %}{{ m.content }}{% else %}"
+        "{% for c in m.tool_calls or [] %}<c>{{ c.function.name }}{{ c.function.arguments }}"
+        "{% endfor %}{% endif %}{% endfor %}"
+    )
+    assert (
+        render(either, user("1"), calls("f", content="2"), result("R")) == "<u>1<a>2<a><c>f{}<t>R"
+    )
+    assert render(either, user("1"), calls("f"), result("R")) == "<u>1<a><c>f{}<t>R"
+
+
+PICKY = """\
+{%- macro kind(p) %}{% if p.type in ['string', 'integer', 'object'] %}{{ p.type }}
+    {%- elif p.type is iterable %}
+        {%- for t in p.type %}{{ kind({'type': t}) }}{% endfor %}
+    {%- endif %}
+{%- endmacro %}
+{%- for t in tools or [] %}{{ t.function.name + ': ' + t.function.description }}
+    {%- for k, p in t.function.parameters.properties.items() %}
+        {{- ' ' + k + '=' + kind(p) + '.' + p.description }}{% endfor %}
+{%- endfor %}
+{%- for m in messages %}<{{ m.role[0] }}>{{ m.content }}{% endfor %}
+"""
+"""Fails without descriptions and parameters, and never ends with a type that it does not know."""
+
+
+NULLABLE = {"anyOf": [{"type": "integer"}, {"type": "null"}]}
+LISTED = {"enum": ["x"], "description": "E"}
+
+
+@pytest.mark.parametrize(
+    ("function", "written"),
+    [
+        ({}, "f: "),
+        ({"description": "D"}, "f: D"),
+        ({"parameters": {"type": "object"}}, "f: "),
+        ({"parameters": {"properties": {"a": {"type": "string"}}}}, "f:  a=string."),
+        ({"parameters": {"properties": {"a": {"type": ["string", "null"]}}}}, "f:  a=string."),
+        ({"parameters": {"properties": {"a": NULLABLE}}}, "f:  a=integer."),
+        (
+            {"parameters": {"properties": {"a": {"$ref": "#/$defs/b"}, "c": True},
+                            "$defs": {"b": {"type": "object"}}}},
+            "f:  a=object. c=string.",
+        ),
+        ({"parameters": {"properties": {"a": LISTED}}}, "f:  a=string.E"),
+    ],
+)  # fmt: skip
+def test_functions_with_missing_parts(function: dict[str, Any], written: str) -> None:
+    tools = [{"type": "function", "function": {"name": "f", **function}}]
+    before = json.dumps(tools)
+    assert render(PICKY, user("1"), tools=tools) == f"{written}<u>1"
+    assert json.dumps(tools) == before
+    # A template that needs nothing gets them as they are.
+    plain = "{{ tools | tojson if tools }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    assert render(plain, user(""), tools=tools) == before
 
 
 def test_text_before_a_call_stays_where_the_template_writes_it() -> None:

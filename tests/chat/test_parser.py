@@ -209,7 +209,8 @@ def split_and_whole(name: str, data: st.DataObject, thinking: bool, constrained:
         assert found == sorted(re.findall(r"w\d+w", text))
     else:  # what stands in a header is dropped
         assert len(found) == len(set(found))
-    marked = thinking or (form.reasoning is not None and form.reasoning.begin.strip() in text)
+    markers = () if form.reasoning is None else (form.reasoning.begin, form.reasoning.end)
+    marked = thinking or any(marker.strip() in text for marker in markers)
     if not (calls or marked or form.wrappers or form.channels):
         assert content == text
 
@@ -221,7 +222,7 @@ def test_no_text_is_lost_without_functions(pieces: list[str]) -> None:
     events = [event for piece in pieces for event in parser.feed(piece)]
     content, reasoning, calls = message([*events, *parser.finish()])
     assert not calls
-    if not re.match(r"\s*<think>", text):
+    if not re.match(r"\s*</?think>", text):
         assert (content, reasoning) == (text, "")
 
 
@@ -240,11 +241,19 @@ def naive(text: str, thinking: bool) -> Message:
         if not end:
             return "", thought.lstrip(), []
         reasoning, text = thought.strip(), rest.lstrip()
+    elif text.lstrip().startswith("</think>"):
+        text = text.lstrip().removeprefix("</think>").lstrip()
     content, at = "", 0
+    before = ""  # white space before the last calls
+    gap: str | None = None  # white space between the content so far and more of it
     calls: list[list[str]] = []
     while at < len(text):
         if not text.startswith("<tool_call>", at):
-            content += text[at]
+            if gap is not None and text[at].isspace():
+                gap += text[at]
+            else:
+                content += between(content, gap) + text[at]
+                gap = None
             at += 1
             continue
         start = skip(text, at + len("<tool_call>"))
@@ -252,16 +261,25 @@ def naive(text: str, thinking: bool) -> Message:
         end = scanner.scan(text, start) if text[start : start + 1] == "{" else start
         call = naive_call(text[start:end]) if scanner.done else None
         if call is None:
-            content += text[at:end]
+            content += between(content, gap) + text[at:end]
+            gap = None
             at = end
             continue
         calls.append(call)
-        content = content.rstrip()
+        if gap is None:
+            before = content[len(content.rstrip()) :].removesuffix("\n")
+            content = content.rstrip()
         at = skip(text, end)
         if "</tool_call>".startswith(text[at : at + len("</tool_call>")]):
-            at += len("</tool_call>")
-        at = skip(text, at)
+            end = at = min(at + len("</tool_call>"), len(text))
+        at = skip(text, end)
+        gap = before + text[end:at]
     return content, reasoning, calls
+
+
+def between(content: str, gap: str | None) -> str:
+    """What stands between content and more of it after calls."""
+    return "" if gap is None or not content else gap or "\n"
 
 
 def skip(text: str, at: int) -> int:
@@ -334,7 +352,7 @@ def test_text_reasoning_and_calls_together() -> None:
         '<tool_call>\n{"name": "get_time"}\n</tool_call>\n Done. \n'
     )
     calls = [["add", '{"a": "</tool_call>"}'], ["get_time", "{}"]]
-    assert parse(text, FORMS["hermes"]) == ("I look.Done. \n", "The user wants two.", calls)
+    assert parse(text, FORMS["hermes"]) == ("I look.\n Done. \n", "The user wants two.", calls)
 
 
 @pytest.mark.parametrize(
@@ -427,6 +445,16 @@ def test_reasoning_that_the_prompt_opened() -> None:
     assert parse("<think>\nHm.</think>Yes.", form, thinking=True) == ("Yes.", "Hm.", [])
 
 
+def test_an_answer_without_reasoning_may_begin_with_its_end() -> None:
+    """MiniMax M3 and DeepSeek V3.2 write that into the history."""
+    call = '<tool_call>{"name": "add", "arguments": {}}</tool_call>'
+    form = FORMS["hermes"]
+    assert parse("</think>\n\nYes.", form) == ("Yes.", "", [])
+    assert parse(f"\n</think>{call}", form) == ("", "", [["add", "{}"]])
+    assert parse("</thin>", form) == ("</thin>", "", [])
+    assert parse("Yes.</think>", form) == ("Yes.</think>", "", [])
+
+
 def test_whether_the_next_text_is_reasoning_is_known() -> None:
     parser = AnswerParser(FORMS["hermes"], NAMES)
     known = []
@@ -439,7 +467,9 @@ def test_whether_the_next_text_is_reasoning_is_known() -> None:
 def test_reasoning_later_only_where_the_format_has_it() -> None:
     text = "a<think>b</think>c"
     assert parse(text, FORMS["hermes"]) == (text, "", [])
-    assert parse(text, FORMS["hermes, reasoning repeated"]) == ("ac", "b", [])
+    assert parse(text, FORMS["hermes, reasoning repeated"]) == ("a\nc", "b", [])
+    twice = "a \n<think>b</think> <think>c</think>d"
+    assert parse(twice, FORMS["hermes, reasoning repeated"]) == ("a \n d", "b\n\nc", [])
 
 
 def test_wrappers_around_content_are_dropped_and_those_in_its_middle_stay() -> None:
@@ -447,7 +477,8 @@ def test_wrappers_around_content_are_dropped_and_those_in_its_middle_stay() -> N
     assert parse("<think>x</think><response>\na\n</response>\n", form) == ("a", "x", [])
     assert parse("Write <response> here", form) == ("Write <response> here", "", [])
     control = AnswerForm((HERMES,), THINK, ("<|end|>",), frozenset(("<|end|>",)))
-    assert parse("a <|end|> b<|end|>", control) == ("ab", "", [])
+    assert parse("a <|end|> b<|end|>", control) == ("a  b", "", [])
+    assert parse("a<|end|><|end|>b", control) == ("a\nb", "", [])
 
 
 @pytest.mark.parametrize("size", [200, 5000])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ from jinja2 import TemplateError
 from support import together
 
 from offgrid.chat import sandbox
-from offgrid.chat.sandbox import Sandbox, TemplateLimit
+from offgrid.chat.dialect import Dialect
+from offgrid.chat.sandbox import Budget, Sandbox, TemplateLimit
 from offgrid.chat.template import ChatTemplate
 from offgrid.errors import InvalidParameter
 
@@ -78,6 +81,8 @@ NEST = (
     "{% set a = ['x', 'x'] %}{% set b = ['x', 'x'] %}"
     + "{% set a = [a, a] %}{% set b = [b, b] %}" * 60
 )
+
+TUPLES = "{% set t = ('x', 'x') %}" + "{% set t = (t, t) %}" * 60
 
 
 @pytest.mark.parametrize(
@@ -168,15 +173,34 @@ NEST = (
         "{{ 0x" + "f" * 100_000 + " // 0x" + "e" * 50_000 + " }}",
         "{{ ('f' * 1000000) | int(0, 16) % 7 }}",
         "{{ ([[1]] * 100000) | sum(start=[]) }}",
+        "{{ 1 | round(1000000, 'floor') }}",
+        # Searches that compare everything with everything, and hashes of nested tuples.
+        *(
+            MILLION + "{% set x = 'ab' + big %}{{ (big * 4)" + call + " | length }}"
+            for call in (
+                ".rfind(x)",
+                ".rindex(x)",
+                ".rsplit(x)",
+                ".rpartition(x)",
+                ".strip('b' * 1000000)",
+                ".lstrip('b' * 1000000)",
+                ".rstrip('b' * 1000000)",
+                " | trim('b' * 1000000)",
+                ".encode().rfind(x.encode())",
+            )
+        ),
+        MILLION + "{{ ([big] * 200000).index('b' + big) }}",
+        MILLION + "{{ ([big] * 200000).count('b' + big) }}",
+        TUPLES + "{{ {}[t] }}",
+        TUPLES + "{{ {}.get(t) }}",
+        TUPLES + "{{ {t: 1} }}",
+        TUPLES + "{{ dict([(t, 1)]) }}",
     ],
     ids=lambda source: source.replace(MILLION, "")[-60:],
 )
 def test_no_hang_and_no_gigabytes(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted limits end them, so the clock is disabled: a slow machine gives the same result."""
     monkeypatch.setattr(sandbox, "MAX_SECONDS", math.inf)
-    # A tenth of the limits shows the same in a tenth of the time.
-    monkeypatch.setattr(sandbox, "MAX_STEPS", 100_000)
-    monkeypatch.setattr(sandbox, "MAX_TEXT", sandbox.MAX_TEXT // 10)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InvalidParameter) as caught:
         ChatTemplate(source, "", "", ["<s>"]).render(MESSAGES)
@@ -276,7 +300,54 @@ def test_a_limit_is_not_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 3
 
 
-def test_attempts_share_the_time_of_one_rendering(monkeypatch: pytest.MonkeyPatch) -> None:
+# Hostile templates that accept every conversation, refuse every one, or write it first.
+ENDLESS = "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}"
+HARD = [
+    ENDLESS,
+    "{% for m in messages %}{{ m.content }}{% endfor %}" + ENDLESS,
+    "{% for i in range(9000) %}{% endfor %}{{ raise_exception('no') }}",
+    "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}{{ m(40) }}",
+    "{% for m in messages %}{{ m.content }}{% endfor %}{{ 'a' * 4000000 }}",
+]
+
+
+@pytest.mark.parametrize("source", HARD)
+def test_the_first_chat_takes_a_bounded_number_of_steps(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finding out what a template reads takes dozens of renderings, which share one budget."""
+    steps, sizes = count(), []
+    real = Budget.take
+
+    def counted(self: Budget, size: int = 0, speed: int = 1) -> None:
+        next(steps)
+        sizes.append(size)
+        real(self, size, speed)
+
+    monkeypatch.setattr(sandbox.time, "thread_time", lambda: 0.0)
+    monkeypatch.setattr(Budget, "take", counted)
+    messages = [{"role": role, "content": "x"} for role in ("system", "user", "user", "system")]
+    dialect = Dialect(source, "<s>", "</s>", {"<s>": 1})
+    assert next(steps) < 61_000
+    assert sum(sizes) < 26_000_000
+    with suppress(InvalidParameter):
+        dialect.prompt(messages)
+    assert next(steps) < 90_000
+    assert sum(sizes) < 50_000_000
+
+
+def test_the_budget_grows_with_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template that looks at all messages for each message is no hostile one."""
+    source = "{% for m in messages %}{% for n in messages %}{% endfor %}{{ m.content }}{% endfor %}"
+    monkeypatch.setattr(sandbox, "MAX_STEPS", 100_000)
+    for number in (1, 10, 100, 300):
+        messages = [{"role": "user", "content": "x"}] * number
+        assert render(source, messages=messages) == "x" * number
+    with pytest.raises(TemplateLimit, match="takes more than 100000 steps"):
+        render(source, messages=[{"role": "user", "content": "x"}] * 2000)
+
+
+def test_attempts_share_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     template = ChatTemplate("{{ raise_exception('no') }}", "", "", [])
     calls = []
     now = [0.0]
@@ -286,7 +357,7 @@ def test_attempts_share_the_time_of_one_rendering(monkeypatch: pytest.MonkeyPatc
         now[0] += 0.6 * sandbox.MAX_SECONDS
         raise TemplateError("no")
 
-    monkeypatch.setattr(Sandbox, "render_bounded", slow)
+    monkeypatch.setattr(Sandbox, "_joined", slow)
     monkeypatch.setattr(sandbox.time, "thread_time", lambda: now[0])
     messages = [{"role": role, "content": "x"} for role in ("system", "user", "user", "system")]
     with pytest.raises(InvalidParameter):
@@ -298,17 +369,17 @@ def test_probes_of_a_slow_template_end_soon(monkeypatch: pytest.MonkeyPatch) -> 
     """What a template reads is found by rendering; all probes together take bounded time."""
     calls = []
     now = [0.0]
-    real = Sandbox.render_bounded
+    real = Sandbox._joined
 
-    def slow(self: Sandbox, source: Any, variables: Any, seconds: float) -> str:
-        calls.append(seconds)
-        now[0] += seconds
-        return real(self, source, variables, math.inf)
+    def slow(self: Sandbox, written: Any) -> str:
+        calls.append(1)
+        now[0] += 0.9
+        return real(self, written)
 
     monkeypatch.setattr(sandbox.time, "thread_time", lambda: now[0])
-    monkeypatch.setattr(Sandbox, "render_bounded", slow)
+    monkeypatch.setattr(Sandbox, "_joined", slow)
     ChatTemplate("{{ messages[0].content }}", "", "", [])
-    assert 1 <= sum(calls) <= 3
+    assert len(calls) == 3
 
 
 # Each calls a method of a text beside variables that hold the same text.
@@ -346,7 +417,7 @@ def test_nothing_is_computed_while_compiling() -> None:
 
 
 def test_processor_time_is_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter(range(1000))
+    now = count()
     monkeypatch.setattr(sandbox.time, "thread_time", lambda: float(next(now)))
     with pytest.raises(TemplateLimit, match="5 seconds"):
         render("{% for i in range(1000) %}{{ i }}{% endfor %}")
@@ -367,6 +438,18 @@ def test_the_length_of_a_template_is_bounded() -> None:
         box.from_string(source + "a")
 
 
+@pytest.mark.parametrize(
+    ("unit", "number"),
+    [("{{a}}", 2_500), ("{{a" + "+a" * 90 + "}}", 30), ("{% set a=b %}", 2_000)],
+)
+def test_the_program_of_a_template_is_bounded(unit: str, number: int) -> None:
+    """Python's compiler makes all other threads wait until it ends."""
+    box = Sandbox()
+    with pytest.raises(TemplateLimit, match=f"exceeds {sandbox.MAX_PYTHON} characters"):
+        box.from_string(unit * number)
+    box.from_string(unit * (number // 3))
+
+
 def test_long_chats_are_within_the_limits() -> None:
     source = (
         "{% for m in messages %}{% if m.role == 'user' and loop.index0 < messages | length %}"
@@ -383,25 +466,24 @@ def test_long_chats_are_within_the_limits() -> None:
 
 def test_each_rendering_has_its_own_budget() -> None:
     box = Sandbox()
-    template = box.from_string("{% for i in range(99000) %}{% endfor %}{{ x }}")
+    template = box.from_string("{% for i in range(15000) %}{% endfor %}{{ x }}")
     for number in range(8):
         assert box.render_bounded(template, {"x": number}) == str(number)
 
 
-def test_each_thread_has_its_own_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "MAX_STEPS", 100_000)
+def test_each_thread_has_its_own_budget() -> None:
     box = Sandbox()
     template = box.from_string(
         "{% for i in range(n) %}{% for j in range(n) %}{% endfor %}{{ i }},{% endfor %}"
     )
 
     def good() -> str:
-        return box.render_bounded(template, {"n": 300})
+        return box.render_bounded(template, {"n": 100})
 
     def bad() -> str:
         with pytest.raises(TemplateLimit):
             box.render_bounded(template, {"n": 3000})
         return ""
 
-    expected = "".join(f"{i}," for i in range(300))
+    expected = "".join(f"{i}," for i in range(100))
     assert together([good, bad, good, bad]) == [expected, "", expected, ""]

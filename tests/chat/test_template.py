@@ -355,7 +355,8 @@ def test_the_output_of_a_template_is_measured_too() -> None:
     # Marks are not counted.
     assert len(text(template.render([user("<" * 60)]))) == 160
     assert "161 bytes" in too_long(template, user("x" * 61))
-    emoji = ChatTemplate("{{ '\U0001f600' * 1000000 }}" * 16, "", "", (), n_ctx=4096)
+    long = "{% for i in range(300) %}" + "\U0001f600" * 15_000 + "{% endfor %}"
+    emoji = ChatTemplate(long, "", "", (), n_ctx=4096)
     with pytest.raises(InvalidParameter, match="writes more than 16777216 bytes"):
         emoji.render([user("x")])
 

@@ -12,7 +12,7 @@ from offgrid.engine.protocol import GenerationRequest, Grammar, Submit, encode_f
 from offgrid.errors import InvalidParameter
 from offgrid.grammar import checked as module
 from offgrid.grammar.checked import CheckedSchema
-from offgrid.grammar.options import ANSWER_OPTIONS, ARGUMENT_OPTIONS
+from offgrid.grammar.options import JSON_OPTIONS
 
 PERSON = {"properties": {"name": {"type": "string", "format": "password"}}}
 ADAPTED = {"properties": {"name": {"type": "string"}}}
@@ -21,11 +21,11 @@ ADAPTED = {"properties": {"name": {"type": "string"}}}
 @pytest.mark.parametrize("schema", [PERSON, json.dumps(PERSON)], ids=["object", "text"])
 def test_the_checked_schema_is_compiled(schema: Any) -> None:
     answer = CheckedSchema(schema, "field")
-    assert json.loads(answer.text) == {**ADAPTED, "x-guidance": ANSWER_OPTIONS}
+    assert json.loads(answer.text) == {**ADAPTED, "x-guidance": JSON_OPTIONS}
     assert answer.schema == ADAPTED
     arguments = CheckedSchema(schema, "field", arguments=True)
     assert json.loads(arguments.text) == {
-        "type": "object", **ADAPTED, "x-guidance": ARGUMENT_OPTIONS,
+        "type": "object", **ADAPTED, "x-guidance": JSON_OPTIONS,
     }  # fmt: skip
     assert PERSON["properties"]["name"]["format"] == "password"  # a copy
 

@@ -16,7 +16,7 @@ from offgrid.grammar.compilable import (
     compilable,
     compilable_part,
 )
-from offgrid.grammar.options import ANSWER_OPTIONS, ARGUMENT_OPTIONS, NO_FORCING
+from offgrid.grammar.options import JSON_OPTIONS, NO_FORCING
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_schema_in_lark() -> None:
     text = compilable("json_schema", "", (checked,))
     assert text == compilable_part({"type": "null"})
     schema = json.loads(text.removesuffix(NO_FORCING).removeprefix("start: %json "))
-    assert schema == {"type": "null", "x-guidance": ANSWER_OPTIONS}
+    assert schema == {"type": "null", "x-guidance": JSON_OPTIONS}
 
 
 def test_schemas_of_an_answer_are_rules() -> None:
@@ -87,8 +87,3 @@ def test_sizes_are_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     check_size("regex", "\u00e9\u00e9")
     with pytest.raises(GrammarError, match="it has 6 bytes; the maximum is 4"):
         check_size("regex", "\u00e9\u00e9\u00e9")
-
-
-def test_schemas_of_answers_and_arguments_differ_in_their_spaces_only() -> None:
-    common = ANSWER_OPTIONS.items() & ARGUMENT_OPTIONS.items()
-    assert {name for name, _ in common} == {"lenient", "coerce_one_of", "json_allowed_escapes"}

@@ -41,6 +41,11 @@ def fetch(folder: Path = FOLDER) -> Path:
     return path
 
 
+def cached(folder: Path = FOLDER) -> bool:
+    """Whether the templates need no download."""
+    return (folder / f"templates-{VERSION}").is_dir()
+
+
 def _download(folder: Path) -> Path:
     wanted = folder / "requirements.txt"
     wanted.write_text(f"llama-cpp-python=={VERSION} --hash=sha256:{SHA256}\n")
