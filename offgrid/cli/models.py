@@ -85,12 +85,14 @@ def models(as_json: bool, **flags: Any) -> None:
             echo_wrapped("  ", f"{path}: {reason}")
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Show what a model's file says, and what it needs.")
 @click.argument("model", shell_complete=complete_model)
 @click.option("--json", "as_json", is_flag=True, help="Print the properties as JSON.")
-@chosen_options("models_dir")
+@chosen_options(
+    "models_dir", "memory_budget", "parallel", "ctx_size", "use_mmap", "use_mlock", "gpu_layers"
+)
 def info(model: str, as_json: bool, **flags: Any) -> None:
-    """Show what the file of a model says about it.
+    """Show what the file of a model says about it, and how much memory it takes.
 
     MODEL is an id, its beginning, or the path of a GGUF file.
     """
