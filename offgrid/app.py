@@ -25,6 +25,7 @@ from offgrid.api.http.gate import Gate
 from offgrid.api.http.memory import keep_little
 from offgrid.api.http.middleware import HostGuard, OneLength, RequestId, UnknownFields
 from offgrid.api.http.waitress.environ import WRITE
+from offgrid.api.loaded import LoadedResource
 from offgrid.api.models import ModelResource, ModelsResource
 from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.rerank import RerankResource
@@ -152,6 +153,7 @@ def build_app(
     app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/v1/models", ModelsResource(catalogue))
     app.add_route("/v1/models/{model:path}", ModelResource(catalogue, pool))
+    app.add_route("/v1/loaded", LoadedResource(pool))
     app.add_route("/v1/chat/completions", ChatResource(pool, settings))
     app.add_route("/v1/chat/completions/input_tokens", InputTokensResource(pool, settings))
     app.add_route("/tokenize", TokenizeResource(pool, settings))

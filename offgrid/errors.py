@@ -6,6 +6,7 @@
     ├── ConfigError                   a setting does not parse or is out of range; names it
     ├── SamplingError                 a row from which no token can be sampled
     ├── TransferError                 a model file cannot be imported, exported or fetched
+    ├── IncompleteAnswer              an answer has no value of the type that a program wants
     └── RequestError                  ends one request; carries the API's error response
         ├── InvalidParameter          400, also a ValueError; ``param`` names the field
         │   └── ContextLengthExceeded 400, code ``context_length_exceeded``
@@ -76,6 +77,10 @@ class TransferError(OffgridError):
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class IncompleteAnswer(OffgridError):
+    """An answer has no value of the wanted type: it ended too early, or calls functions instead."""
 
 
 class RequestError(OffgridError):
@@ -202,7 +207,7 @@ class Overloaded(RequestError):
 
     status = 503
     type = "unavailable_error"
-    code = "server_busy"
+    code: ErrorCode | None = "server_busy"
 
     def __init__(
         self, message: str, *, code: ErrorCode | None = None, retry_after: int = 1

@@ -18,6 +18,7 @@ from offgrid.api.embeddings import EmbeddingList, EmbeddingsRequest
 from offgrid.api.fields.common import GenerationFields
 from offgrid.api.fields.inert import IGNORED
 from offgrid.api.fields.sampling import ALIASES, SamplingFields
+from offgrid.api.loaded import LoadedList
 from offgrid.api.openapi import by_hand
 from offgrid.api.rerank import Reranking, RerankRequest
 from offgrid.api.responses import request as responses
@@ -165,6 +166,7 @@ OPERATIONS = (
     Operation("get", "/openapi.json", "This document", (OpenApi,)),
     Operation("get", "/v1/models", "All models", (models.ModelList,)),
     Operation("get", "/v1/models/{model}", "One model", (models.ModelDetails,), errors=(404,)),
+    Operation("get", "/v1/loaded", "The models that are loaded", (LoadedList,)),
     Operation(
         "post",
         "/v1/chat/completions",

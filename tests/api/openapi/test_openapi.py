@@ -116,6 +116,7 @@ ANSWERS: list[tuple[str, str, str, Any, int]] = [
     ("get", "/v1/models", "/v1/models", None, 200),
     ("get", "/v1/models/{model}", f"/v1/models/{STARTER}", None, 200),
     ("get", "/v1/models/{model}", "/v1/models/some/other", None, 404),
+    ("get", "/v1/loaded", "/v1/loaded", None, 200),
     ("post", CHAT, CHAT, chat_body(), 200),
     ("post", CHAT, CHAT, chat_body(n=3, logprobs=True, top_logprobs=2, max_tokens=5), 200),
     ("post", CHAT, CHAT, chat_body(logprobs=True, ignore_eos=True, max_tokens=40), 200),
