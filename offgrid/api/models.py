@@ -16,8 +16,9 @@ from offgrid.engine.client.estimate import PARTS
 from offgrid.engine.client.fit import UNLIMITED, Fit
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import InvalidParameter
-from offgrid.store.catalogue import Catalogue, ModelEntry, Skipped
+from offgrid.store.catalogue import Catalogue
 from offgrid.store.description import Description
+from offgrid.store.survey import ModelEntry, Skipped
 
 
 class Model(Answer):

@@ -26,8 +26,9 @@ from offgrid.engine.client.fit import Fit
 from offgrid.engine.client.roster import candidate_of
 from offgrid.engine.memory import written
 from offgrid.errors import ConfigError, ModelNotFound, OffgridError
-from offgrid.store.catalogue import STARTER_PATH, Catalogue, ModelEntry
+from offgrid.store.catalogue import STARTER_PATH, Catalogue
 from offgrid.store.description import Description
+from offgrid.store.survey import ModelEntry
 from offgrid.terminal import shown
 
 _HEAD = ("MODEL", "PARAMETERS", "QUANTISED", "CONTEXT", "SIZE", "KIND")

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from offgrid.errors import TransferError
 from offgrid.store import manifest
-from offgrid.store.catalogue import ModelEntry
 from offgrid.store.disk import DISK, Disk, explained, locked
 from offgrid.store.imports import Outcome, Status
 from offgrid.store.names import MODELS_FOLDER, projector_name, split_of, stem_of
 from offgrid.store.sources import Group, Item, file_source
+from offgrid.store.survey import ModelEntry
 from offgrid.store.transfer import Placer, Report, recover, silent
 
 CONFIG = "offgrid.toml"
