@@ -21,8 +21,8 @@ from offgrid.store import manifest as manifests
 from offgrid.store import pinned
 from offgrid.store.disk import Disk, locked
 from offgrid.store.imports import Outcome, import_models
+from offgrid.store.progress import Phase
 from offgrid.store.sources import FileSource
-from offgrid.store.transfer import Phase
 
 SMALL = 200_000
 OLD, NEW = content(1, SMALL), content(2, SMALL)
