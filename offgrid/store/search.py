@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,6 +44,10 @@ class Found:
     manifest or split model."""
 
 
+class StopSearch(Exception):
+    """Raised by ``look`` to end a search with what was found so far."""
+
+
 @dataclass(frozen=True)
 class _Candidate:
     source: Source
@@ -70,10 +75,25 @@ def find(
     Args:
         within: folders without symbolic links; files outside of them are not opened. If empty,
             links may not leave the folder in which they were found.
-        look: is called with each folder before it is read; it may raise to stop the search.
+        look: is called with each folder before it is read. It may raise :class:`StopSearch`, or
+            another exception that reaches the caller.
     """
     found = Found()
     candidates: list[_Candidate] = []
+    with contextlib.suppress(StopSearch):
+        _search(paths, models_dir, within, look, candidates, found)
+    _make_groups(candidates, found)
+    return found
+
+
+def _search(
+    paths: Iterable[Path],
+    models_dir: Path,
+    within: Sequence[Path],
+    look: Callable[[str], None],
+    candidates: list[_Candidate],
+    found: Found,
+) -> None:
     for path in paths:
         try:
             path = Path(os.path.abspath(path))
@@ -83,7 +103,9 @@ def find(
             continue
         if is_folder:
             before = len(found.skipped) + len(candidates) + len(found.failed)
-            candidates += _in_folder(path, models_dir, within, look, found)
+            # Not with +=, which would lose the candidates if the search is stopped.
+            for candidate in _in_folder(path, models_dir, within, look, found):
+                candidates.append(candidate)
             if before == len(found.skipped) + len(candidates) + len(found.failed):
                 found.failed.append((str(path), "the folder contains no .gguf or .whl file"))
         elif not (is_gguf(path.name) or path.name.lower().endswith(".whl")):
@@ -94,8 +116,6 @@ def find(
             rows = _manifest(path.parent, path.parent, alone)
             candidates += _in_file(path, rows, path.parent, _around(path, within), alone)
             found.failed += alone.failed + alone.skipped
-    _make_groups(candidates, found)
-    return found
 
 
 def _around(path: Path, within: Sequence[Path]) -> Path | None:
