@@ -21,7 +21,7 @@ from pathlib import Path
 
 from offgrid.errors import TransferError
 from offgrid.store.commit import FullFile
-from offgrid.store.digest import BLOCK, Digest, hashing, open_regular
+from offgrid.store.digest import Blocks, Digest, hashing, open_regular
 from offgrid.store.disk import Disk, explained, forget_cached
 from offgrid.store.partial import (
     Journal,
@@ -72,6 +72,7 @@ class _ReadBack:
         self._target = target
         self._journal = journal
         self._hash = known
+        self._blocks = Blocks()
         self._read = self._noted = self._written = journal.done
         self._disk = disk
         self._checkpoint = checkpoint
@@ -124,7 +125,7 @@ class _ReadBack:
         self._disk.sync(self._file)
         forget_cached(self._file, self._read, end - self._read)
         while self._read < end:
-            block = self._reader.read(min(BLOCK, end - self._read))
+            block = self._blocks.read(self._reader, end - self._read)
             if not block:
                 raise OSError("the file is shorter than what was written")
             self._hash.update(block)
@@ -208,7 +209,7 @@ class Copier:
         ):  # fmt: skip
             file.truncate(begin)
             file.seek(begin)
-            for block in _blocks(item, reader):
+            for block in _read(item, reader):
                 # Written first: the journal never counts a byte that is not in the file.
                 self._disk.write(file, block)
                 digest.update(block)
@@ -280,8 +281,9 @@ class Copier:
 
     def _hash(self, file: Reader, size: int, digest: Digest, item: Item) -> None:
         """Add the next ``size`` bytes to a hash, or fewer if there are fewer."""
+        blocks = Blocks()
         while digest.size < size:
-            block = file.read(min(BLOCK, size - digest.size))
+            block = blocks.read(file, size - digest.size)
             if not block:
                 return
             digest.update(block)
@@ -306,10 +308,11 @@ def _altered(item: Item) -> bool:
         raise source_failed(item, ex) from None
 
 
-def _blocks(item: Item, reader: Reader) -> Iterator[bytes]:
+def _read(item: Item, reader: Reader) -> Iterator[memoryview]:
+    blocks = Blocks()
     while True:
         try:
-            block = reader.read(BLOCK)
+            block = blocks.read(reader)
         except OSError as ex:
             raise source_failed(item, ex) from None
         if not block:

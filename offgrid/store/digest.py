@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import stat
 from collections import deque
@@ -11,11 +12,40 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
+from typing import Protocol
 
 BLOCK = 2**20
 """Bytes that are read, written or hashed in one call, without the GIL."""
-_AHEAD = 8
+_AHEAD = 4
 """Blocks that may wait for the hash."""
+KEPT = _AHEAD + 1
+
+
+class Readable(Protocol):
+    """Reads bytes into a buffer."""
+
+    def readinto(self, buffer: bytearray, /) -> int | None:
+        """Return how many bytes were read; 0 at the end."""
+
+
+class Blocks:
+    """Buffers for blocks, used in turn: new memory for each block costs as much as its copy."""
+
+    def __init__(self) -> None:
+        self._buffers = itertools.cycle([bytearray(BLOCK) for _ in range(KEPT + 1)])
+
+    def read(self, file: Readable, most: int = BLOCK) -> memoryview:
+        """Return the next bytes of a file, at most ``most``; none at the end.
+
+        They stay as they are until :data:`KEPT` more blocks are read.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        buffer = next(self._buffers)
+        if most < len(buffer):
+            buffer = bytearray(most)
+        return memoryview(buffer)[: file.readinto(buffer) or 0]
 
 
 class Digest:
@@ -28,8 +58,11 @@ class Digest:
         """Bytes of all blocks."""
         self._waiting: deque[Future[None]] = deque()
 
-    def update(self, data: bytes) -> None:
-        """Add a block; wait if too many blocks wait already."""
+    def update(self, data: bytes | memoryview) -> None:
+        """Add a block, which must not change until :data:`KEPT` more are added.
+
+        Waits if too many blocks wait already.
+        """
         self._waiting.append(self._pool.submit(self._hash.update, data))
         self.size += len(data)
         if len(self._waiting) > _AHEAD:
@@ -82,8 +115,8 @@ def hash_of(path: Path, report: Callable[[int], None] | None = None) -> str:
         OSError: it cannot be read, or is not a regular file.
     """
     with open_regular(path) as file, hashing() as pool:
-        digest = Digest(pool)
-        while block := file.read(BLOCK):
+        digest, blocks = Digest(pool), Blocks()
+        while block := blocks.read(file):
             digest.update(block)
             if report is not None:
                 report(digest.size)

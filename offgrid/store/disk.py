@@ -31,7 +31,7 @@ _LOCK_FILE = ".import.lock"
 class Disk:
     """The operations on files."""
 
-    def write(self, file: FileIO, data: bytes) -> None:
+    def write(self, file: FileIO, data: bytes | memoryview) -> None:
         """Write all bytes. The file is unbuffered."""
         view = memoryview(data)
         while view:

@@ -26,6 +26,9 @@ class Reader(Protocol):
     def read(self, size: int, /) -> bytes:
         """Return up to ``size`` bytes; nothing at the end."""
 
+    def readinto(self, buffer: bytearray, /) -> int | None:
+        """Read into a buffer; return how many bytes, 0 at the end."""
+
     def close(self) -> None:
         """Close the files."""
 

@@ -81,6 +81,12 @@ class _MembersReader:
             self._stack.close()
             self._member = None
 
+    def readinto(self, buffer: bytearray, /) -> int:
+        """Read into a buffer; return how many bytes, 0 at the end."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     def _next(self) -> IO[bytes]:
         wheel, name = self._left.pop(0)
         archive = self._stack.enter_context(_archive(wheel))

@@ -467,10 +467,10 @@ def test_a_stick_that_is_pulled(stick: Path, models: Path, monkeypatch: pytest.M
     pulled = False
 
     class Device(FileIO):
-        def read(self, size: int | None = -1, /) -> bytes:
+        def readinto(self, buffer: Any, /) -> int | None:
             if pulled:
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
-            return super().read(size)
+            return super().readinto(buffer)
 
     def opened(source: FileSource, offset: int = 0) -> FileIO:
         file = Device(source.path, "rb")
