@@ -6,6 +6,7 @@ import base64
 import binascii
 import contextlib
 import csv
+import os
 import struct
 import zipfile
 import zlib
@@ -23,6 +24,9 @@ _MAX_LIST = 32 * 2**20
 """Most bytes of an archive's list of members: it is read as a whole, into many times the memory."""
 _END = b"PK\5\6"
 _END_SIZE = 22
+_END_64 = b"PK\6\6"
+_END_64_SIZE = 76
+"""Bytes of the end of a large archive, and of the locator after it, before the plain end."""
 _MAX_COMMENT = 2**16
 _MAX_RECORD = 8 * 2**20
 _FAULTS = (zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError, ValueError,
@@ -151,9 +155,9 @@ def recorded_hash(wheel: FileSource, member: str) -> str:
             return ""
         with _member(archive, names[0]) as file:
             text = file.read(_MAX_RECORD).decode("utf-8", "replace")
-    for row in csv.reader(text.splitlines()):
-        if len(row) > 1 and row[0] == member and row[1].startswith("sha256="):
-            with contextlib.suppress(binascii.Error, ValueError):
+    with contextlib.suppress(csv.Error, binascii.Error, ValueError):
+        for row in csv.reader(text.splitlines()):
+            if len(row) > 1 and row[0] == member and row[1].startswith("sha256="):
                 return base64.urlsafe_b64decode(row[1][len("sha256=") :] + "=").hex()
     return ""
 
@@ -175,16 +179,23 @@ def _archive(wheel: FileSource) -> Iterator[zipfile.ZipFile]:
 
 
 def _check_list(file: FileIO) -> None:
-    """Check the size of the list of members, which an archive states at its end."""
-    size = file.seek(0, 2)
-    file.seek(max(0, size - _END_SIZE - _MAX_COMMENT))
-    tail = file.read(_END_SIZE + _MAX_COMMENT)
-    at = tail.rfind(_END)
-    if at >= 0 and len(tail) - at >= _END_SIZE:
-        (listed,) = struct.unpack_from("<L", tail, at + 12)
-        if listed > _MAX_LIST:  # also 2**32 - 1, which refers to a field of 64 bits
-            raise OSError(f"its list of members is larger than {_MAX_LIST >> 20} MiB")
+    """Check the size of the list of members, which an archive states at its end.
+
+    https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.3.14 to 4.3.16.
+    """
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _END_SIZE - _END_64_SIZE - _MAX_COMMENT))
+    tail = file.read()
     file.seek(0)
+    at = tail.rfind(_END)
+    if at < 0 or len(tail) - at < _END_SIZE:
+        return  # no archive, as its reader finds out
+    (listed,) = struct.unpack_from("<L", tail, at + 12)
+    before = tail[max(0, at - _END_64_SIZE) : at]
+    if len(before) == _END_64_SIZE and before.startswith(_END_64):
+        (listed,) = struct.unpack_from("<Q", before, 40)
+    if listed > _MAX_LIST:
+        raise OSError(f"its list of members is larger than {_MAX_LIST >> 20} MiB")
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:

