@@ -204,10 +204,10 @@ class TestUses:
     ) -> None:
         model = put(tmp_path / "models/s.gguf", starter_path.read_bytes())
         flags = ["--json", "--models-dir", str(model.parent)]
-        flags += ["--responses-file", str(file.with_name("responses.sqlite3"))]
+        environ = {"OFFGRID_RESPONSES_FILE": str(file.with_name("responses.sqlite3"))}
 
         def shown(*words: str) -> object:
-            return json.loads(CliRunner().invoke(main, [*words, *flags]).stdout)
+            return json.loads(CliRunner(env=environ).invoke(main, [*words, *flags]).stdout)
 
         for digest in (None, sha256(starter_path.read_bytes())):
             listed = shown("list")

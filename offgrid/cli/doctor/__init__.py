@@ -18,7 +18,8 @@ from offgrid.config import Resolved, resolve
 from offgrid.engine.build import Build
 from offgrid.engine.client.about import BuildUnknown, ask_build
 from offgrid.errors import OffgridError
-from offgrid.store.catalogue import Catalogue, ModelEntry
+from offgrid.store.catalogue import Catalogue
+from offgrid.store.survey import ModelEntry
 
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 

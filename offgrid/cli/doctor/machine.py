@@ -14,8 +14,8 @@ from offgrid.cli import limits
 from offgrid.cli.doctor.check import Check
 from offgrid.config import Settings
 from offgrid.engine.build import Build
-from offgrid.store.catalogue import ModelEntry
 from offgrid.store.disk import mib
+from offgrid.store.survey import ModelEntry
 
 _LITTLE_MEMORY = 512 << 20
 _DAY = 86400

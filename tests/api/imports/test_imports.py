@@ -37,7 +37,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         (folder / name).mkdir()
     flags = {
         "port": 0, "models_dir": folder / "models", "import_roots": str(folder / "media"),
-        "responses_file": folder / "responses.sqlite3", "default_model": STARTER,
+        "responses_file": folder / "responses.sqlite3", "model": STARTER,
         "drain_timeout": 0, "threads": 1,
     }  # fmt: skip
     server = Server(load_settings(flags, environ={}))
