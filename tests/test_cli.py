@@ -478,7 +478,7 @@ def test_list(models: Path, starter_path: Path) -> None:
         "id": "b", "path": str(models / "b.gguf"), "size": starter_path.stat().st_size,
         "parts": [], "problem": None, "kind": "chat", "architecture": "llama",
         "parameters": 2_755_008, "quantization": "Q8_0", "context_length": 2048,
-        "projector": None, "tools": True, "reasoning": False,
+        "projector": None, "tools": True, "reasoning": False, "sha256": None,
     }  # fmt: skip
     assert as_json["models"][2]["projector"] == str(models / "mmproj-b-seeing.gguf")
     assert [file["path"] for file in as_json["unusable"]] == [
