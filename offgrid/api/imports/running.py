@@ -189,7 +189,7 @@ class RunningImport:
 
     def _report(self, name: str, phase: Phase, done: int, total: int) -> None:
         self._look(name)
-        copied = done if phase != "comparing" else 0
+        copied = {"comparing": 0, "copying": done, "verifying": total}[phase]
         self._progress = {
             "file": plain_text(name),
             "phase": phase,
