@@ -118,21 +118,23 @@ def _failed(group: Group, ex: TransferError) -> Outcome:
     return Outcome(status, group.name, str(ex), ex.code, group.size, group.id)
 
 
+def _belongs(name: str, models: Sequence[str]) -> bool:
+    """Return whether a file is the projector of one of some models."""
+    return is_projector(name) and any(projector_name(name, model) == name for model in models)
+
+
 def choose(found: Found, ids: Sequence[str]) -> None:
     """Keep only the models with some ids, their projectors, and what is wrong with their files.
 
     Letter case and a ``.gguf`` at the end do not matter. An id that was not found is a failure.
     """
     wanted = {stem_of(name).casefold(): name for name in ids}
-    groups = [group for group in found.groups if group.id.casefold() in wanted]
-    models = [group.items[0].name for group in groups]
-    for group in found.groups:
-        name = group.items[0].name
-        if group not in groups and is_projector(name):
-            groups += [group] * any(projector_name(name, model) == name for model in models)
+    chosen = [group for group in found.groups if group.id.casefold() in wanted]
+    models = [group.items[0].name for group in chosen]
+    groups = [g for g in found.groups if g in chosen or _belongs(g.items[0].name, models)]
     ends = {name.rpartition("/")[2] for name in wanted}
     faults = [f for f in found.failed if stem_of(Path(f[0]).name).casefold() in ends]
-    there = {group.id.casefold() for group in groups}
+    there = {group.id.casefold() for group in chosen}
     there |= {stem_of(Path(path).name).casefold() for path, _ in faults}
     for folded, name in wanted.items():
         if folded not in there and folded.rpartition("/")[2] not in there:

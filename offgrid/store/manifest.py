@@ -34,6 +34,7 @@ DRAFT = ".new"
 """The ending of a hidden file that is being written."""
 _VERSION = "1.0"
 _LARGEST = 16 * 2**20
+_MAX_ROWS = 10_000
 _MAX_FAULTS = 10
 """Faults of a manifest that are named."""
 _SHOWN = 200
@@ -111,6 +112,12 @@ def read(folder: Path) -> tuple[dict[str, Row], list[str]]:
             "them without known hashes.",
             "source",
         ) from None
+    if len(raw.models) > _MAX_ROWS:
+        raise TransferError(
+            f"{path}: lists {len(raw.models)} files; the maximum is {_MAX_ROWS}. Delete it to "
+            "import the models without known hashes.",
+            "source",
+        )
     rows: dict[str, Row] = {}
     faults = []
     contradictory = set()

@@ -27,6 +27,7 @@ from offgrid.store.wheels import WheelSource, recorded_hash, wheel_members
 
 _MAX_NAMED = 10
 """Missing files of one manifest that are named."""
+_MAX_IN_WHEEL = 100
 _MAX_DEPTH = 32
 _OF_THE_SYSTEM = ("$RECYCLE.BIN", "System Volume Information", "lost+found")
 """Folders that systems make on sticks; usually only an administrator can read them."""
@@ -113,7 +114,7 @@ def _search(
         else:
             look(str(path.parent))
             alone = Found()
-            rows = _manifest(path.parent, path.parent, alone)
+            rows = _folded(_manifest(path.parent, path.parent, alone))
             candidates += _in_file(path, rows, path.parent, _around(path, within), alone)
             found.failed += alone.failed + alone.skipped
 
@@ -197,7 +198,12 @@ def _rows(
         upper, base = manifests.get(str(here.parent), {}), f"{here.name}/"
         rows = {n[len(base) :]: r for n, r in upper.items() if n.startswith(base)}
     manifests[str(here)] = rows
-    return rows
+    return _folded(rows)
+
+
+def _folded(rows: dict[str, manifest.Row]) -> dict[str, manifest.Row]:
+    """Return rows also under their names in lower case: FAT does not distinguish them."""
+    return {**{name.casefold(): row for name, row in rows.items()}, **rows}
 
 
 def _manifest(folder: Path, root: Path, found: Found) -> dict[str, manifest.Row]:
@@ -226,9 +232,7 @@ def _in_file(
         if path.name.lower().endswith(".whl"):
             yield from _in_wheel(source, found)
             return
-        listed = rows.get(path.name) or next(
-            (r for n, r in rows.items() if n.lower() == path.name.lower()), None
-        )
+        listed = rows.get(path.name) or rows.get(path.name.casefold())
         if listed is not None and listed.size != source.size:
             raise OSError(
                 f"it has {source.size} bytes, but manifest.json says {listed.size}: the file is "
@@ -249,6 +253,8 @@ def _in_wheel(wheel: FileSource, found: Found) -> Iterator[_Candidate]:
     models = [(name, size) for name, size in wheel_members(wheel) if is_gguf(name)]
     if not models:
         found.skipped.append((str(wheel.path), _without_model(wheel.path)))
+    if len(models) > _MAX_IN_WHEEL:
+        raise OSError(f"it contains more than {_MAX_IN_WHEEL} models")
     for name, size in models:
         source = WheelSource(((wheel, name),), size)
         base = name.rpartition("/")[2]

@@ -152,6 +152,20 @@ class TestLyingManifests:
         assert "2990 more files that are missing" in str(outcomes)
         assert "2990 more faults" in str(outcomes)
 
+    def test_more_rows_than_any_folder_has_models(self, stick: Path, models: Path) -> None:
+        put(stick / "a.gguf", A)
+        self.listing(stick, *[{}] * 10_001)
+        assert "the maximum is" in reasons(import_models([stick], models))["manifest.json"]
+
+    def test_names_in_other_case(self, stick: Path, models: Path) -> None:
+        """A FAT stick may return a name as another system wrote it."""
+        put(stick / "A.GGUF", B)
+        row = {"file_name": "a.gguf", "size": SMALL, "sha256": sha256(A)}
+        put(stick / "manifest.json", json.dumps({"models": [row]}).encode())
+        for path in (stick, stick / "A.GGUF"):
+            outcomes = reasons(import_models([path], models))
+            assert outcomes["a.gguf"].startswith("failed wrong_hash")
+
     def test_a_huge_one(self, stick: Path, models: Path) -> None:
         put(stick / "a.gguf", A)
         with (stick / "manifest.json").open("wb") as file:
@@ -186,6 +200,12 @@ class TestWheels:
         outcomes = reasons(import_models([stick], models))
         assert outcomes["a.gguf"].startswith("imported" if right else "failed wrong_hash")
         assert visible(models) == ({"a.gguf": A} if right else {})
+
+    def test_many_models_in_one_wheel(self, stick: Path, models: Path) -> None:
+        """Each would be opened several times."""
+        members = {f"x/{number}.gguf": b"GGUF" for number in range(101)}
+        path = wheel(stick / "x-1-py3-none-any.whl", members)
+        assert "more than 100 models" in reasons(import_models([stick], models))[path.name]
 
     def test_a_record_with_a_huge_field(self, stick: Path, models: Path) -> None:
         members = {"x/a.gguf": A, "x-1.dist-info/RECORD": b"x" * 200_000}
