@@ -269,7 +269,7 @@ def test_the_banner_without_models(models: Path, tmp_path: Path) -> None:
         child.wait_ready()
         child.out.find(rf"models +{STARTER}\n")
         child.out.find(
-            rf"note +this is the starter, .*\n.*offgrid get smollm2-135m\n.*GGUF file into {folder}\n"
+            rf"note +this is the starter.*\n.*offgrid get smollm2-135m\n.*GGUF file into {folder}\n"
         )
         reason = "not a GGUF file: it begins with '# Of'"
         child.out.find(rf"skipped +{folder}/broken.gguf: {reason}\n")

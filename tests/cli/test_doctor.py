@@ -23,7 +23,7 @@ from offgrid.config import Settings, load_settings
 from offgrid.engine.build import Build, Device
 from offgrid.engine.client import about
 from offgrid.engine.client.about import BuildUnknown, ask_build
-from offgrid.store.catalogue import ModelEntry
+from offgrid.store.survey import ModelEntry
 
 SUBJECTS = [
     "configuration", "models", "disk", "permissions", "leftovers", "memory", "threads", "llama.cpp",
