@@ -260,7 +260,7 @@ def test_waitress_serve_refuses_a_folder_without_models(models: Path) -> None:
 
 
 def test_the_banner_without_models(models: Path, tmp_path: Path) -> None:
-    """The starter is served, as a toy, if nothing was configured; skipped files are named."""
+    """The starter is served if nothing was configured; skipped files are named."""
     folder = tmp_path / ".offgrid-llm" / "models"
     folder.mkdir(parents=True)
     (folder / "broken.gguf").write_bytes(b"# Off")
@@ -269,7 +269,7 @@ def test_the_banner_without_models(models: Path, tmp_path: Path) -> None:
         child.wait_ready()
         child.out.find(rf"models +{STARTER}\n")
         child.out.find(
-            rf"note +this is a toy .*\n.*offgrid get smollm2-135m\n.*GGUF file into {folder}\n"
+            rf"note +this is the starter.*\n.*offgrid get smollm2-135m\n.*GGUF file into {folder}\n"
         )
         reason = "not a GGUF file: it begins with '# Of'"
         child.out.find(rf"skipped +{folder}/broken.gguf: {reason}\n")
@@ -478,7 +478,7 @@ def test_list(models: Path, starter_path: Path) -> None:
         "id": "b", "path": str(models / "b.gguf"), "size": starter_path.stat().st_size,
         "parts": [], "problem": None, "kind": "chat", "architecture": "llama",
         "parameters": 2_755_008, "quantization": "Q8_0", "context_length": 2048,
-        "projector": None, "tools": True, "reasoning": False,
+        "projector": None, "tools": True, "reasoning": False, "sha256": None,
     }  # fmt: skip
     assert as_json["models"][2]["projector"] == str(models / "mmproj-b-seeing.gguf")
     assert [file["path"] for file in as_json["unusable"]] == [

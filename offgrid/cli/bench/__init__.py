@@ -24,8 +24,8 @@ from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.roster import load_command
 from offgrid.errors import OffgridError
 from offgrid.startup import prepare_process
-from offgrid.store.catalogue import ModelEntry
 from offgrid.store.disk import mib
+from offgrid.store.survey import ModelEntry
 from offgrid.terminal import shown
 
 _ROOM = 64

@@ -36,7 +36,8 @@ from offgrid.errors import (
     Overloaded,
     RequestError,
 )
-from offgrid.store.catalogue import Catalogue, ModelEntry
+from offgrid.store.catalogue import Catalogue
+from offgrid.store.survey import ModelEntry
 
 log = logging.getLogger(__name__)
 
