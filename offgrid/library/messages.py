@@ -17,6 +17,7 @@ _FOREIGN = {
     "model": "an LLM has one model",
     "stream": "use stream() or stream_complete()",
     "stream_options": "a stream always counts its tokens",
+    "keep_alive": "the model stays loaded until close()",
 }
 """Fields of requests that are no arguments, and why."""
 

@@ -319,6 +319,7 @@ def test_tokens(llm: LLM) -> None:
         ({"temperature": 3}, "temperature must be between 0 and 2, not 3"),
         ({"temprature": 1}, "Unknown field: temprature. Did you mean temperature?"),
         ({"model": "x"}, "model cannot be given here"),
+        ({"keep_alive": 5}, r"keep_alive cannot be given here: the model stays loaded"),
         ({"stream": True}, r"stream cannot be given here: use stream\(\)"),
         ({"temperature": float("nan")}, "temperature cannot be written as JSON"),
         ({"stop": {1, 2}}, "stop cannot be written as JSON"),
