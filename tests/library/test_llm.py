@@ -260,6 +260,9 @@ def test_completions_in_a_list(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [answer.text for answer in many] == [answer.text for answer in answers] * 3
     assert all(len(answer.choices) == 2 for answer in many)
     assert llm.complete([]) == []
+    with pytest.raises(InvalidParameter, match="may have at most") as error:
+        llm.complete([*prompts, *prompts[:2], "word " * 9000], max_tokens=1)
+    assert error.value.param == "prompt[5]"
 
 
 # --- scores, vectors, tokens ----------------------------------------------------------------------
