@@ -16,7 +16,7 @@ from offgrid.api.completions.request import MAX_PROMPTS, CompletionRequest, pars
 from offgrid.errors import InvalidParameter
 from offgrid.library.answers import ChatAnswer, CompletionAnswer, chat_answer, completion_answers
 from offgrid.library.loading import open_pool
-from offgrid.library.messages import is_batch, messages_of, request_body
+from offgrid.library.messages import counted_from, is_batch, messages_of, request_body
 from offgrid.library.model import OwnModel
 from offgrid.library.options import (
     Batch,
@@ -308,8 +308,9 @@ class LLM(Reader):
         size = max(1, MAX_PROMPTS // max(first.n, first.candidates))
         answers: list[CompletionAnswer[Any]] = []
         for begin in range(0, len(prompts), size):
-            request = _completion(options, structure, prompts[begin : begin + size])
-            body, seed = self._model.answer(completing(request), self._model.alive)
+            with counted_from(begin, "prompt"):
+                request = _completion(options, structure, prompts[begin : begin + size])
+                body, seed = self._model.answer(completing(request), self._model.alive)
             answers += completion_answers(body, request.n, seed, structure.parse)
         return answers[0] if single else answers
 

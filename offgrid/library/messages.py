@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from offgrid.api.fields.body import parse_object
-from offgrid.errors import InvalidParameter
+from offgrid.errors import InvalidParameter, RequestError
 from offgrid.library.options import Batch, Conversation, Image
 
 _FOREIGN = {
     "model": "an LLM has one model",
     "stream": "use stream() or stream_complete()",
     "stream_options": "a stream always counts its tokens",
+    "keep_alive": "the model stays loaded until close()",
 }
 """Fields of requests that are no arguments, and why."""
 
@@ -51,6 +54,28 @@ def _check_json(name: str, value: Any) -> None:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as ex:
         raise InvalidParameter(f"{name} cannot be written as JSON: {ex}.", name) from None
+
+
+@contextlib.contextmanager
+def counted_from(begin: int, field: str) -> Iterator[None]:
+    """Inside, a request has a part of a list: errors name the place in the whole list.
+
+    Args:
+        begin: the index of the part's first item.
+        field: the field of the request that has the part.
+    """
+
+    def place(match: re.Match[str]) -> str:
+        return f"{field}[{int(match[1]) + begin}]"
+
+    try:
+        yield
+    except RequestError as ex:
+        pattern = re.compile(rf"\b{field}\[(\d+)\]")
+        ex.message = pattern.sub(place, ex.message)
+        ex.param = pattern.sub(place, ex.param) if ex.param else ex.param
+        ex.args = (ex.message,)
+        raise
 
 
 def messages_of(

@@ -17,7 +17,7 @@ from offgrid.api.tokens import PromptRequest, parse_detokenize, token_query
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.protocol import TokenQuery
 from offgrid.errors import InvalidParameter
-from offgrid.library.messages import request_body
+from offgrid.library.messages import counted_from, request_body
 from offgrid.library.model import Alive, OwnModel
 from offgrid.library.options import Prompt
 from offgrid.library.scores import Score, scored
@@ -68,8 +68,9 @@ class Reader:
         for at in range(0, len(texts), MAX_PROMPTS):
             some = texts[at : at + MAX_PROMPTS]
             fields = {"prompt": some, "echo": True, "logprobs": 1, "max_tokens": 0}
-            make = completing(parse_completion(request_body({}, **fields)))
-            answer, _ = self._model.answer(make, self._model.alive)
+            with counted_from(at, "prompt"):
+                make = completing(parse_completion(request_body({}, **fields)))
+                answer, _ = self._model.answer(make, self._model.alive)
             for text, choice in zip(some, answer["choices"], strict=True):
                 logprobs = msgspec.convert(choice["logprobs"], TextLogprobs)
                 scores.append(scored(logprobs, text, begin))
@@ -95,8 +96,8 @@ class Reader:
         vectors: list[list[float]] = []
         for begin in range(0, len(texts), MAX_INPUTS):
             fields = {"input": texts[begin : begin + MAX_INPUTS], "dimensions": dimensions}
-            request = parse_embeddings(request_body({}, **fields)).embedding()
-            with self._model.engine() as engine:
+            with counted_from(begin, "input"), self._model.engine() as engine:
+                request = parse_embeddings(request_body({}, **fields)).embedding()
                 result = engine.embed(request, self._model.alive)
             vectors += [result.values(index) for index in range(len(result.vectors))]
         return vectors[0] if single else vectors

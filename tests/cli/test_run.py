@@ -15,13 +15,15 @@ import scripted_model
 from click.testing import CliRunner, Result
 from processes import heed_signals, program
 from support import STARTER, TIMEOUT, eventually, request
-from terminals import ALT_ENTER, CTRL_C, CTRL_D, Terminal
 from tiny_vision import make_seeing, pixels, png
 
 from offgrid.cli import main
 from offgrid.server import Server
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+if sys.platform == "win32":
+    pytest.skip("no pseudo-terminals", allow_module_level=True)
+else:
+    from terminals import ALT_ENTER, CTRL_C, CTRL_D, Terminal
 
 Run = Callable[..., Result]
 GREEDY = ("--temperature", "0")

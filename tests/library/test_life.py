@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -182,6 +184,27 @@ def test_a_crash_fails_one_call_and_the_next_is_answered(no_pauses: None) -> Non
             list(stream)
         assert llm.chat("Hello!", temperature=0).text
         assert worker(llm).pid != first.pid
+
+
+def test_its_threads_are_listed(llm: LLM) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| program \| `([^`]+)` \|", page, re.MULTILINE)
+    patterns = [re.escape(row).replace("<n>", r"\d+") for row in rows]
+    started: set[str] = set()
+    start = threading.Thread.start
+
+    def record(thread: threading.Thread) -> None:
+        started.add(thread.name)
+        start(thread)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", record)
+        llm.chat(["Hello!", "What is 2 + 3?"], max_tokens=2)
+        with LLM(STARTER, threads=1):
+            pass
+    own = {name for name in started if name.startswith("llm-")}
+    assert all(any(re.fullmatch(pattern, name) for name in own) for pattern in patterns)
+    assert all(any(re.fullmatch(pattern, name) for pattern in patterns) for name in own)
 
 
 # --- the package ----------------------------------------------------------------------------------

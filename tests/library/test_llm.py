@@ -260,6 +260,9 @@ def test_completions_in_a_list(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [answer.text for answer in many] == [answer.text for answer in answers] * 3
     assert all(len(answer.choices) == 2 for answer in many)
     assert llm.complete([]) == []
+    with pytest.raises(InvalidParameter, match="may have at most") as error:
+        llm.complete([*prompts, *prompts[:2], "word " * 9000], max_tokens=1)
+    assert error.value.param == "prompt[5]"
 
 
 # --- scores, vectors, tokens ----------------------------------------------------------------------
@@ -319,6 +322,7 @@ def test_tokens(llm: LLM) -> None:
         ({"temperature": 3}, "temperature must be between 0 and 2, not 3"),
         ({"temprature": 1}, "Unknown field: temprature. Did you mean temperature?"),
         ({"model": "x"}, "model cannot be given here"),
+        ({"keep_alive": 5}, r"keep_alive cannot be given here: the model stays loaded"),
         ({"stream": True}, r"stream cannot be given here: use stream\(\)"),
         ({"temperature": float("nan")}, "temperature cannot be written as JSON"),
         ({"stop": {1, 2}}, "stop cannot be written as JSON"),

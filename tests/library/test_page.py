@@ -20,7 +20,9 @@ from offgrid.library import options
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "LIBRARY.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"(<!-- not run -->\n)?```python\n(.*?)```", PAGE, re.DOTALL)
-OF_HTTP = {"model", "service_tier", "stream", "stream_options", "messages", "prompt"}
+OF_HTTP = {
+    "model", "service_tier", "stream", "stream_options", "keep_alive", "messages", "prompt",
+}  # fmt: skip
 """Fields that are no options: what they say is said otherwise, or has no effect."""
 
 

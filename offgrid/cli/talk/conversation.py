@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -101,17 +102,9 @@ class Conversation:
             "kind": _KIND, "model": model, "system": self.system, "options": self.options,
             "messages": self.messages,
         }  # fmt: skip
-        whole = path.with_name(f"{path.name}.new")
         try:
-            # A conversation may be private, and a full disk must not cost the older file.
-            descriptor = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with open(descriptor, "w", encoding="utf-8") as file:
-                json.dump(content, file, ensure_ascii=False, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(whole, path)
+            _write(path, json.dumps(content, ensure_ascii=False, indent=1))
         except OSError as ex:
-            whole.unlink(missing_ok=True)
             raise OffgridError(f"{path} cannot be written: {ex.strerror or ex}") from None
 
     def load(self, path: Path) -> str:
@@ -135,6 +128,20 @@ class Conversation:
         self.messages, self.system, self.options = given.messages, given.system, given.options
         self.images = []
         return model
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that only this user may read; a full disk does not cost the older one."""
+    descriptor, whole = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(whole, path)
+    except BaseException:
+        os.unlink(whole)
+        raise
 
 
 def _holds_conversation(path: Path) -> bool:
