@@ -38,9 +38,11 @@ CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 UNUSUAL = {
     "host": "localhost", "port": "0", "allow_remote": "true", "allowed_hosts": "a.lan,b.lan",
-    "cors_origins": "http://a.lan", "models_dir": "some/folder", "model": "some-model",
+    "cors_origins": "http://a.lan", "models_dir": "some/folder",
+    "import_roots": "/media/a,/media/b", "model": "some-model",
     "model_aliases": "gpt-4o=a,gpt-5=b", "chat_template": "chatml",
-    "max_models": "2", "parallel": "3", "ctx_size": "640", "batch_size": "64", "threads": "5",
+    "max_models": "2", "memory_budget": "6000", "parallel": "3",
+    "ctx_size": "640", "batch_size": "64", "threads": "5",
     "gpu_layers": "7", "use_mmap": "false", "use_mlock": "true", "open_objects": "true",
     "queue_size": "9", "queue_timeout": "30",
     "load_timeout": "11", "stall_timeout": "13", "drain_timeout": "17", "sse_ping_interval": "19",
