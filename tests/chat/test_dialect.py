@@ -339,7 +339,7 @@ def test_a_template_that_repeats_a_call_has_some_format(often: int) -> None:
 def test_a_template_that_works_hard_is_not_probed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     renderings: list[int] = []
     clock = iter(range(0, 1000, 3))
-    monkeypatch.setattr("offgrid.chat.sandbox.time.thread_time", lambda: next(clock))
+    monkeypatch.setattr("offgrid.chat.budget.time.thread_time", lambda: next(clock))
     render = Sandbox.render_bounded
 
     def counted(self: Sandbox, *args: Any) -> Any:
