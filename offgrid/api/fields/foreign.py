@@ -41,6 +41,7 @@ SAME = {
     "stop_sequence": "stop",
     "stop_sequences": "stop",
     "stopping_strings": "stop",
+    "ttl": "keep_alive",
     "typical": "typical_p",
 }
 """Field -> the field of this API with the same meaning, if an endpoint does not have the field."""
@@ -55,9 +56,9 @@ NOTHING: dict[str, Any] = {"grammar": "", "stop": []}
 WITHOUT_EFFECT: dict[str, frozenset[str]] = {
     # Reason -> fields.
     "the settings of the server decide": frozenset({
-        "draft_model", "f16_kv", "keep_alive", "low_vram", "main_gpu", "n_ctx", "num_batch",
+        "draft_model", "f16_kv", "low_vram", "main_gpu", "n_ctx", "num_batch",
         "num_ctx", "num_gpu", "num_thread", "numa", "speculative.n_max", "speculative.n_min",
-        "speculative.p_min", "speculative_ngram", "truncation_length", "ttl", "use_mlock",
+        "speculative.p_min", "speculative_ngram", "truncation_length", "use_mlock",
         "use_mmap", "vocab_only",
     }),
     "the server chooses the slot and manages its cache": frozenset({
