@@ -153,7 +153,7 @@ class Roster:
         """Return how a model can be loaded now; None if others must be unloaded first.
 
         Raises:
-            ModelLoadFailed: it does not fit into memory, even if no other model is loaded.
+            ModelLoadFailed: it does not fit into memory, even if only pinned models are loaded.
         """
         candidate = candidate_of(self._settings, entry, self._describe(entry))
         fit = self.budget.place(candidate, self._models.values(), self._closing > 0)
