@@ -38,7 +38,7 @@ def variants(messages: Messages, forms: Conventions) -> Iterator[Messages]:
     seen: list[Messages] = []
     if not forms.keeps_orphans:
         messages = _without_orphans(messages)
-    if forms.either_content:
+    if forms.either_content or not forms.keeps_content:
         messages = _content_apart(messages)
     if not forms.keeps_first_call:
         messages = _begun_by_user(messages)
@@ -128,7 +128,7 @@ def _with_objects(message: Message) -> Message:
 
 
 def _content_apart(messages: Messages) -> Messages:
-    """Write content beside calls as a message of its own, for templates that allow only one."""
+    """Write content beside calls as a message of its own, for templates that write only one."""
     apart: Messages = []
     for message in messages:
         if message.get("tool_calls") and message["content"]:

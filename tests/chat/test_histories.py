@@ -281,7 +281,22 @@ def test_functions_with_missing_parts(function: dict[str, Any], written: str) ->
 def test_text_before_a_call_stays_where_the_template_writes_it() -> None:
     silent = ALTERNATING.replace("{{- m.content }}\n        {%- for", "{%- for")
     history = [user("1"), assistant("2"), calls("f"), result("R"), assistant("3")]
-    assert render(silent, *history) == "<u>1</u><a>2</a><u></u><c>f</c><r>R</r><a>3</a>"
+    written = "<u>1</u><a>2</a><u></u><c>f</c><r>R</r><a>3</a>"
+    assert render(silent, *history) == written
+    assert render(silent, user("1"), calls("f", content="2"), *history[3:]) == written
+    assert render(ALTERNATING, user("1"), calls("f", content="2"), result("R")) == (
+        "<u>1</u>2<c>f</c><r>R</r>"
+    )
+
+
+def test_content_that_a_template_omits_beside_a_call() -> None:
+    """Such templates (Llama 3, Hermes) write the calls of a message and not its content."""
+    omitting = (
+        "{% for m in messages %}<{{ m.role[0] }}>{% if m.tool_calls %}{% for c in m.tool_calls %}"
+        "<c>{{ c.function.name }}{% endfor %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    history = [user("1"), calls("f", content="2"), result("R")]
+    assert render(omitting, *history) == "<u>1<a>2<a><c>f<t>R"
 
 
 def test_a_result_without_a_call_is_a_users_text() -> None:
