@@ -80,7 +80,7 @@ lint:
 	stubtest --ignore-disjoint-bases --ignore-unused-allowlist --allowlist tests/stubtest.txt $(MODULES)
 
 docs:
-	pytest tests/test_package.py tests/test_config.py tests/test_threads.py tests/api/test_reference_page.py
+	pytest tests/test_package.py tests/test_troubleshooting.py tests/test_config.py tests/test_threads.py tests/api/test_reference_page.py
 
 bench:
 	python benchmarks/sampler.py

@@ -25,6 +25,9 @@ from offgrid.api.http.gate import Gate
 from offgrid.api.http.memory import keep_little
 from offgrid.api.http.middleware import HostGuard, OneLength, RequestId, UnknownFields
 from offgrid.api.http.waitress.environ import WRITE
+from offgrid.api.imports.resource import ImportCancelResource, ImportResource, ImportsResource
+from offgrid.api.imports.running import Imports
+from offgrid.api.loaded import LoadedResource
 from offgrid.api.models import ModelResource, ModelsResource
 from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.rerank import RerankResource
@@ -48,6 +51,7 @@ from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import ConfigError, InvalidParameter
 from offgrid.startup import prepare_process
 from offgrid.store.catalogue import Catalogue
+from offgrid.store.hashes import Hashes
 from offgrid.store.responses import ResponseStore
 from offgrid.terminal import escape_log
 
@@ -78,6 +82,8 @@ class Collaborators(NamedTuple):
     pool: EnginePool
     responses: ResponseStore
     background: Background
+    imports: Imports
+    hashes: Hashes
 
 
 def make_collaborators(settings: Settings) -> Collaborators:
@@ -96,7 +102,11 @@ def make_collaborators(settings: Settings) -> Collaborators:
         settings.responses_file, settings.max_responses, settings.max_responses_mb << 20
     )
     pool = EnginePool(settings, catalogue)
-    return Collaborators(settings, catalogue, pool, responses, Background(settings))
+    hashes = Hashes.beside(settings.responses_file)
+    imports = Imports(settings, hashes)
+    return Collaborators(
+        settings, catalogue, pool, responses, Background(settings), imports, hashes
+    )
 
 
 def _check_template(template: str | None) -> None:
@@ -133,9 +143,13 @@ def build_app(
     pool: EnginePool,
     responses: ResponseStore,
     background: Background | None = None,
+    imports: Imports | None = None,
+    hashes: Hashes | None = None,
 ) -> App:
     """Make the application: its middleware, its resources and their routes."""
     background = background or Background(settings)
+    hashes = hashes or Hashes.beside(settings.responses_file)
+    imports = imports or Imports(settings, hashes)
     app = App(
         middleware=[
             RequestId(),
@@ -151,7 +165,11 @@ def build_app(
     app.add_route("/health", HealthResource())
     app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/v1/models", ModelsResource(catalogue))
-    app.add_route("/v1/models/{model:path}", ModelResource(catalogue, pool))
+    app.add_route("/v1/loaded", LoadedResource(pool))
+    app.add_route("/v1/models/{model:path}", ModelResource(catalogue, pool, hashes))
+    app.add_route("/v1/import", ImportsResource(settings, catalogue, imports))
+    app.add_route("/v1/import/{id}", ImportResource(settings, imports))
+    app.add_route("/v1/import/{id}/cancel", ImportCancelResource(imports))
     app.add_route("/v1/chat/completions", ChatResource(pool, settings))
     app.add_route("/v1/chat/completions/input_tokens", InputTokensResource(pool, settings))
     app.add_route("/tokenize", TokenizeResource(pool, settings))
@@ -191,5 +209,6 @@ def create_app(settings: Settings | None = None) -> App:
     threading.Thread(target=log_skipped, name="survey", args=(made.catalogue,), daemon=True).start()
     # The functions run in reverse order: the pool ends the answers, and then they are stored.
     atexit.register(made.background.close, CLOSE_SECONDS)
+    atexit.register(made.imports.close, CLOSE_SECONDS)
     atexit.register(made.pool.shutdown, 0.0)
     return build_app(*made)

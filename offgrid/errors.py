@@ -6,11 +6,14 @@
     ├── ConfigError                   a setting does not parse or is out of range; names it
     ├── SamplingError                 a row from which no token can be sampled
     ├── TransferError                 a model file cannot be imported, exported or fetched
+    ├── IncompleteAnswer              an answer has no value of the type that a program wants
     └── RequestError                  ends one request; carries the API's error response
         ├── InvalidParameter          400, also a ValueError; ``param`` names the field
         │   └── ContextLengthExceeded 400, code ``context_length_exceeded``
         ├── ModelNotFound             404, code ``model_not_found``
         ├── ModelNotLoaded            409, a GET that would have to unload another model
+        ├── ImportRunning             409, another import is in progress
+        ├── PathNotAllowed            403, a path to import that is not below an import root
         ├── NotStored                 404, no stored response has that id
         ├── RequestRefused            400, the same prompt crashed the worker twice
         ├── ModelLoadFailed           500, the GGUF is truncated, not a model, too large, ...
@@ -34,10 +37,12 @@ ErrorType = Literal[
 """Every ``type`` of an error that the API returns."""
 ErrorCode = Literal[
     "context_length_exceeded", "cross_site", "engine_fault", "grammar_dead_end",
-    "grammar_too_complex", "headers_too_large", "host_not_allowed", "invalid_host", "invalid_json",
+    "grammar_too_complex", "headers_too_large", "host_not_allowed", "import_running",
+    "invalid_host", "invalid_json",
     "invalid_length", "invalid_value", "method_not_allowed", "missing_required_parameter",
     "model_load_failed", "model_loading", "model_not_found", "model_not_loaded", "not_found",
-    "origin_not_allowed", "previous_response_not_found", "request_refused", "request_timeout",
+    "origin_not_allowed", "path_not_allowed", "previous_response_not_found",
+    "request_refused", "request_timeout",
     "request_too_large", "server_busy", "server_shutting_down", "store_busy", "store_failed",
     "too_many_values", "unknown_parameter", "unknown_url", "unsupported_model",
     "unsupported_parameter",
@@ -76,6 +81,10 @@ class TransferError(OffgridError):
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class IncompleteAnswer(OffgridError):
+    """An answer has no value of the wanted type: it ended too early, or calls functions instead."""
 
 
 class RequestError(OffgridError):
@@ -151,8 +160,38 @@ class ModelNotLoaded(RequestError):
         )
 
 
+class ImportRunning(RequestError):
+    """An import is in progress, and the server runs one at a time."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "import_running"
+
+    def __init__(self, id: str) -> None:
+        super().__init__(
+            f"The import {id} is in progress. Follow it with GET /v1/import/{id}, or end it with "
+            f"POST /v1/import/{id}/cancel."
+        )
+
+
+class PathNotAllowed(RequestError):
+    """A path to import is not below an import root; whether it exists is not said."""
+
+    status = 403
+    type = "permission_error"
+    code = "path_not_allowed"
+
+    def __init__(self, path: str, roots: str) -> None:
+        """``roots`` names the import roots."""
+        super().__init__(
+            f"{path[:200]!r} is not below an import root (OFFGRID_IMPORT_ROOTS), or a link in it "
+            f"leads elsewhere. The import roots are: {roots}.",
+            "paths",
+        )
+
+
 class NotStored(RequestError):
-    """No response with that id is stored, or it is stored no longer."""
+    """No response with that id is stored, or it is stored no longer; likewise an import."""
 
     status = 404
     type = "invalid_request_error"
@@ -202,7 +241,7 @@ class Overloaded(RequestError):
 
     status = 503
     type = "unavailable_error"
-    code = "server_busy"
+    code: ErrorCode | None = "server_busy"
 
     def __init__(
         self, message: str, *, code: ErrorCode | None = None, retry_after: int = 1

@@ -112,7 +112,8 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         made = make_collaborators(settings)
-        self.settings, self.catalogue, self.pool, self.responses, self.background = made
+        self.settings, self.catalogue, self.pool, self.responses = made[:4]
+        self.background, self.imports = made.background, made.imports
         sock = listen(settings.host, settings.port)
         self.port: int = sock.getsockname()[1]
         self.http = HttpServer(build_app(*made), sock, settings)
@@ -222,6 +223,8 @@ class Server:
 
     def _drain(self) -> None:
         """Stop the pool and wait until the sockets have sent the last answers."""
+        # The next import continues where this one stops.
+        self.imports.close(CLOSE_SECONDS)
         self.pool.shutdown(self.settings.drain_timeout)
         self.background.close(CLOSE_SECONDS)
         deadline = time.monotonic() + _FLUSH_SECONDS

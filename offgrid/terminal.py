@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import unicodedata
 from types import TracebackType
 from typing import Any
 
@@ -24,9 +25,25 @@ def shown(text: object) -> str:
     line = str(text)
     if line.isprintable():
         return line
+    return "".join(char if char.isprintable() else _escaped(char) for char in line)
+
+
+def shown_text(text: str) -> str:
+    """Return a text of several lines without control characters, which could change the terminal.
+
+    Line ends, tabs, and characters that format writing (joiners, marks of direction) stay: they
+    belong to texts in many languages.
+    """
+    if text.isprintable():
+        return text
     return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in line
+        char if unicodedata.category(char) not in ("Cc", "Cs") or char in "\n\t" else _escaped(char)
+        for char in text
     )
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode()
 
 
 class LogFormatter(logging.Formatter):

@@ -65,6 +65,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
         {
             "port": 0,
             "models_dir": tmp_path_factory.mktemp("models"),
+            "import_roots": str(tmp_path_factory.mktemp("sticks")),
             "default_model": STARTER_ID,
             "responses_file": tmp_path_factory.mktemp("responses") / "responses.sqlite3",
             "drain_timeout": 5,
@@ -97,6 +98,7 @@ def make_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         given = {
             "port": 0,
             "models_dir": tmp_path,
+            "import_roots": "none",
             "responses_file": tmp_path / "responses.sqlite3",
             "drain_timeout": 0,
             "threads": 1,

@@ -38,9 +38,11 @@ CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 UNUSUAL = {
     "host": "localhost", "port": "0", "allow_remote": "true", "allowed_hosts": "a.lan,b.lan",
-    "cors_origins": "http://a.lan", "models_dir": "some/folder", "model": "some-model",
+    "cors_origins": "http://a.lan", "models_dir": "some/folder",
+    "import_roots": "/media/a,/media/b", "model": "some-model",
     "model_aliases": "gpt-4o=a,gpt-5=b", "chat_template": "chatml",
-    "max_models": "2", "parallel": "3", "ctx_size": "640", "batch_size": "64", "threads": "5",
+    "max_models": "2", "memory_budget": "6000", "parallel": "3",
+    "ctx_size": "640", "batch_size": "64", "threads": "5",
     "gpu_layers": "7", "use_mmap": "false", "use_mlock": "true", "open_objects": "true",
     "queue_size": "9", "queue_timeout": "30",
     "load_timeout": "11", "stall_timeout": "13", "drain_timeout": "17", "sse_ping_interval": "19",
@@ -260,7 +262,7 @@ def test_waitress_serve_refuses_a_folder_without_models(models: Path) -> None:
 
 
 def test_the_banner_without_models(models: Path, tmp_path: Path) -> None:
-    """The starter is served, as a toy, if nothing was configured; skipped files are named."""
+    """The starter is served if nothing was configured; skipped files are named."""
     folder = tmp_path / ".offgrid-llm" / "models"
     folder.mkdir(parents=True)
     (folder / "broken.gguf").write_bytes(b"# Off")
@@ -269,7 +271,7 @@ def test_the_banner_without_models(models: Path, tmp_path: Path) -> None:
         child.wait_ready()
         child.out.find(rf"models +{STARTER}\n")
         child.out.find(
-            rf"note +this is a toy .*\n.*offgrid get smollm2-135m\n.*GGUF file into {folder}\n"
+            rf"note +this is the starter.*\n.*offgrid get smollm2-135m\n.*GGUF file into {folder}\n"
         )
         reason = "not a GGUF file: it begins with '# Of'"
         child.out.find(rf"skipped +{folder}/broken.gguf: {reason}\n")
@@ -478,7 +480,7 @@ def test_list(models: Path, starter_path: Path) -> None:
         "id": "b", "path": str(models / "b.gguf"), "size": starter_path.stat().st_size,
         "parts": [], "problem": None, "kind": "chat", "architecture": "llama",
         "parameters": 2_755_008, "quantization": "Q8_0", "context_length": 2048,
-        "projector": None, "tools": True, "reasoning": False,
+        "projector": None, "tools": True, "reasoning": False, "sha256": None,
     }  # fmt: skip
     assert as_json["models"][2]["projector"] == str(models / "mmproj-b-seeing.gguf")
     assert [file["path"] for file in as_json["unusable"]] == [

@@ -24,6 +24,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "CONFIGURATION.md"
 def shown_default(default: object) -> str:
     if default in ("", ()):
         return "none"
+    if isinstance(default, tuple):
+        return f"`{','.join(default)}`"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"

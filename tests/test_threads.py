@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 from processes import Child, serving
+from sticks import put
 from support import STARTER, Stream, chat_body, endless, request
 from tiny_vision import make_seeing, pixels, png
 
@@ -92,6 +93,13 @@ def end_the_worker(child: Child) -> None:
             assert list(waiting.events())[-1] == "[DONE]"
 
 
+def bring_a_model(url: str, stick: Path) -> None:
+    """Import a file that is large enough to be read back from the disk while it is copied."""
+    put(stick / "large.gguf", b"GGUF" + bytes(34 * 2**20))
+    made = request(url, "POST", "/v1/import", {"paths": [str(stick)]}).json
+    assert made["status"] == "completed"
+
+
 def test_all_threads_are_in_the_table(tmp_path: Path, starter_path: Path) -> None:
     """One server does everything for which a thread is started."""
     threads = tmp_path / "threads"
@@ -101,7 +109,16 @@ def test_all_threads_are_in_the_table(tmp_path: Path, starter_path: Path) -> Non
     shutil.copy(starter_path, tmp_path / "models")
     path = os.pathsep.join([str(HERE / "recorded"), *filter(None, [os.environ.get("PYTHONPATH")])])
     environ = {"PYTHONPATH": path, "RECORDED_THREADS": str(threads)}
-    flags = ("--max-models", "1", "--parallel", "1", "--sse-ping-interval", "1")
+    flags = (
+        "--import-roots",
+        str(tmp_path / "stick"),
+        "--max-models",
+        "1",
+        "--parallel",
+        "1",
+        "--sse-ping-interval",
+        "1",
+    )
     with serving(tmp_path, *flags, "--model", STARTER, **environ) as child:
         child.wait_ready()
         url = child.url
@@ -114,6 +131,7 @@ def test_all_threads_are_in_the_table(tmp_path: Path, starter_path: Path) -> Non
         cancelled = request(url, "POST", f"{responses}/{made.json['id']}/cancel")
         assert cancelled.status == 200
         see(url)
+        bring_a_model(url, tmp_path / "stick")
         os.kill(child.process.pid, signal.SIGUSR2)
         child.err.find("SIGUSR2 has no effect")
         child.process.terminate()

@@ -16,8 +16,10 @@ from offgrid.engine.client.estimate import PARTS
 from offgrid.engine.client.fit import UNLIMITED, Fit
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import InvalidParameter
-from offgrid.store.catalogue import Catalogue, ModelEntry, Skipped
+from offgrid.store.catalogue import Catalogue
 from offgrid.store.description import Description
+from offgrid.store.hashes import Hashes
+from offgrid.store.survey import ModelEntry, Skipped
 
 
 class Model(Answer):
@@ -130,6 +132,13 @@ class ModelDetails(Model):
         ChatFormat | None,
         Meta(description="Null until the model is loaded, and for models that cannot chat."),
     ]
+    sha256: Annotated[
+        str | None,
+        Meta(
+            description="SHA-256 of its file in hex, if it was computed once, for example by an "
+            "import; null otherwise, and for split models."
+        ),
+    ]
     problem: Annotated[
         str | None, Meta(description="Why its file cannot be used; null if nothing is known.")
     ]
@@ -224,9 +233,10 @@ class ModelsResource:
 class ModelResource:
     """One model."""
 
-    def __init__(self, catalogue: Catalogue, pool: EnginePool) -> None:
+    def __init__(self, catalogue: Catalogue, pool: EnginePool, hashes: Hashes) -> None:
         self._catalogue = catalogue
         self._pool = pool
+        self._hashes = hashes
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, model: str) -> None:
         """Describe one model; returns 404 if no model has that id."""
@@ -235,6 +245,7 @@ class ModelResource:
         resp.media = {
             **_describe(entry, description, self._catalogue.aliases()),
             "chat_format": self._chat_format(entry),
+            "sha256": None if entry.parts else self._hashes.get(entry.path),
             "problem": description.problem,
             "memory": memory_of(self._pool.fit(entry)),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import falcon
@@ -11,8 +12,9 @@ from msgspec import UNSET, Meta, UnsetType
 from offgrid.api.fields.common import check_fields
 from offgrid.api.fields.inert import InertFields
 from offgrid.api.http.request import liveness, read_checked
-from offgrid.api.shapes import Answer, Count, InputUsage
+from offgrid.api.shapes import Answer, Count, InputUsage, Json
 from offgrid.config import Settings
+from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
 from offgrid.engine.protocol import EmbeddingRequest
 from offgrid.errors import InvalidParameter
@@ -78,6 +80,30 @@ class Reranking(Answer):
     usage: InputUsage
 
 
+def ranking(engine: EngineClient, request: RerankRequest, alive: Callable[[], bool]) -> Json:
+    """Return the answer, best first; of equal scores the earlier document is first.
+
+    Raises:
+        RequestError: the model does not accept the request.
+        ClientGone: ``alive`` returned False.
+    """
+    result = engine.embed(request.embedding(), alive)
+    scores = [result.values(index)[0] for index in range(len(result.vectors))]
+    order = sorted(range(len(scores)), key=lambda index: -scores[index])
+    results = []
+    for index in order[: request.top_n]:
+        entry: Json = {"index": index, "relevance_score": scores[index]}
+        if request.return_documents:
+            entry["document"] = {"text": request.texts[index]}
+        results.append(entry)
+    return {
+        "object": "list",
+        "model": engine.name,
+        "results": results,
+        "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
+    }
+
+
 class RerankResource:
     """Orders documents by their relevance to a query."""
 
@@ -86,22 +112,8 @@ class RerankResource:
         self._max_body = settings.max_body_mb << 20
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Check, score, and answer, best first; of equal scores the earlier document is first."""
+        """Check, score, and answer."""
         request = read_checked(req, self._max_body, parse_rerank)
         alive = liveness(req)
         engine = self._pool.engine(request.model, alive)
-        result = engine.embed(request.embedding(), alive)
-        scores = [result.values(index)[0] for index in range(len(result.vectors))]
-        order = sorted(range(len(scores)), key=lambda index: -scores[index])
-        results = []
-        for index in order[: request.top_n]:
-            entry: dict[str, Any] = {"index": index, "relevance_score": scores[index]}
-            if request.return_documents:
-                entry["document"] = {"text": request.texts[index]}
-            results.append(entry)
-        resp.media = {
-            "object": "list",
-            "model": engine.name,
-            "results": results,
-            "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
-        }
+        resp.media = ranking(engine, request, alive)

@@ -173,7 +173,7 @@ class TokenizeResource(_TokensResource):
         """Answer in the form of the request."""
         request = read_checked(req, self._max_body, parse_tokenize)
         engine = self._engine(req, request.model)
-        tokens = engine.look_up(_query(engine, request), liveness(req))
+        tokens = engine.look_up(token_query(engine, request), liveness(req))
         if isinstance(request, ContentRequest):
             pieces = _with_pieces(tokens) if request.with_pieces else tokens.tokens
             _send(resp, {"tokens": pieces})
@@ -229,7 +229,12 @@ def _send(resp: falcon.Response, body: dict[str, Any]) -> None:
     resp.data = msgspec.json.encode(body)
 
 
-def _query(engine: EngineClient, request: Tokenize) -> TokenQuery:
+def token_query(engine: EngineClient, request: Tokenize) -> TokenQuery:
+    """Return what the worker's tokeniser is asked for.
+
+    Raises:
+        InvalidParameter: the conversation is not valid, or contains images.
+    """
     if isinstance(request, ContentRequest):
         part = PromptPart(request.content, request.parse_special)
         return TokenQuery(

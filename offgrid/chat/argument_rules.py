@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from offgrid.chat.arguments import json_type, types_of
@@ -75,7 +75,22 @@ class _Arguments(ABC):
     def json(self, schema: Json) -> str:
         """Return the rule of a value that is written as JSON."""
         own = within(schema, self._root)
-        return self._rules.schema(CheckedSchema(own, self._param, part=True))
+        path, _ = self._places.get(id(schema), ((), schema))
+        return self._rules.schema(CheckedSchema(own, self._param, part=path))
+
+    @cached_property
+    def _places(self) -> dict[int, tuple[Path, Json]]:
+        """The objects in the schema by their identity, with their paths."""
+        found: dict[int, tuple[Path, Json]] = {}
+        stack: list[tuple[Path, Any]] = [((), self._root)]
+        while stack:
+            path, node = stack.pop()
+            if isinstance(node, dict):
+                found[id(node)] = (path, node)
+                stack += [((*path, key), value) for key, value in node.items()]
+            elif isinstance(node, list):
+                stack += [((*path, index), value) for index, value in enumerate(node)]
+        return found
 
     def alternatives(self, schema: Any) -> list[Json] | None:
         return alternatives(schema, self._root)
@@ -112,9 +127,15 @@ class _Arguments(ABC):
                     self._rules.count_rewritten(pattern)
             parts = [regex(pattern) for pattern in text_patterns(schema)]
         except Unwritable as ex:
-            where = place(_path_of(schema["pattern"], self._root))
+            where = place(self._path_of_pattern(schema["pattern"]))
             raise unusable("json_schema", self._param, f"{where}a pattern {ex}") from None
         return self._rules.rule("STRING", " & ".join(parts)) if parts else "TEXT"
+
+    def _path_of_pattern(self, pattern: str) -> Path:
+        """Return the path of a string with a pattern. The check of the schema may have put the
+        pattern into an ``allOf`` of its own."""
+        path = next(path for path, node in self._places.values() if node.get("pattern") == pattern)
+        return path[:-2] if path[-2:-1] == ("allOf",) else path
 
     def choice(self, texts: Sequence[str]) -> str:
         """Return the name of a text that is one of some texts."""
@@ -438,21 +459,6 @@ class _Parameters(_Arguments):
             for n, (text, _) in enumerate(written)
         ]
         return _any_of([*firsts, '"{}"'])
-
-
-def _path_of(pattern: str, root: Json) -> Path:
-    """Return the path of a string with a pattern in a checked schema. ``allOf`` at the end is left
-    out: the check may have added it."""
-    stack: list[tuple[Path, Any]] = [((), root)]
-    while stack:
-        path, node = stack.pop()
-        if isinstance(node, dict):
-            if node.get("pattern") == pattern:
-                return path[:-2] if path[-2:-1] == ("allOf",) else path
-            stack += [((*path, key), value) for key, value in node.items()]
-        elif isinstance(node, list):
-            stack += [((*path, index), value) for index, value in enumerate(node)]
-    return ()
 
 
 def _kind(schema: Json) -> str:

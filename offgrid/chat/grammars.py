@@ -27,8 +27,8 @@ _FIELD_RULES = {
     "{n}": "/[0-9]{1,2}/", "{id}": "/[a-z0-9]{9}/", "{any}": "/[A-Za-z0-9_-]{1,64}/",
 }  # fmt: skip
 _JSON_PARTS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s"{}\[\]:,]+')
-_BLANK = r" {1,2}|\n[ \t]{0,32}"
-"""White space in the JSON of a call, as in answers that follow a schema."""
+_BLANK = r" {1,2}|\n( {0,16}|\t{0,4})"
+"""White space in the JSON around the arguments: what models write, and not more than they need."""
 _ID_AFTER = ', "id": "{any}"'
 _LINE = '"\\n"?'
 _KEYS = "name|function|tool_name|arguments|parameters|id|type|tool_call_id|call_id|index"

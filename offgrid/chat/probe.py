@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from offgrid.chat.derive import derive
@@ -266,15 +267,23 @@ class _Probe:
         text = self._render(messages, None)
         return text is not None and _CONTENT in text and _THOUGHT not in text
 
+    @cached_property
+    def _prompts(self) -> tuple[str, ...]:
+        """Prompts without a wish, with the wish to reason, and with the wish not to."""
+        wishes: tuple[dict[str, bool], ...] = (
+            {}, {"enable_thinking": True, "thinking": True},
+            {"enable_thinking": False, "thinking": False},
+        )  # fmt: skip
+        return tuple(
+            (self._render([_user()], None, variables=wish) or "").rstrip() for wish in wishes
+        )
+
     def _asks_for(self, form: ReasoningFormat) -> bool:
         """Whether a prompt begins or ends reasoning, or explains the markers on request."""
         begin, end = form.begin.strip(), form.end.strip()
-        plain, thinking = (
-            (self._render([_user()], None, variables=variables) or "").rstrip()
-            for variables in ({}, {"enable_thinking": True, "thinking": True})
-        )
+        plain, thinking, _ = self._prompts
         explained = begin in thinking and end in thinking and begin not in plain
-        return explained or plain.endswith((begin, end)) or thinking.endswith((begin, end))
+        return explained or any(prompt.endswith((begin, end)) for prompt in self._prompts)
 
     def _contains(self, marker: str) -> bool:
         text = self._render([_user()], None, variables={"thinking": True})

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from offgrid.chat.arguments import json_type, resolve
+from offgrid.grammar.checked import WHOLE
 from offgrid.grammar.texts import MORE_PATTERNS
 
 _MAX_DEPTH = 16
 _MAX_ALTERNATIVES = 64
 _MAX_SHAPES = 16
-_ROOT = "offgrid_root"
 _NOTES = frozenset((
     "title", "description", "default", "examples", "$comment", "deprecated", "readOnly",
     "writeOnly", "$id", "$defs", "definitions", "discriminator",
@@ -61,7 +61,7 @@ def within(schema: Any, root: Json) -> Json:
         return own
     # References count from the root, which becomes one of the definitions.
     plain = {key: value for key, value in own.items() if key not in ("$defs", "definitions")}
-    return {**_moved(plain), "$defs": {_ROOT: _moved(root)}}
+    return {**_moved(plain), "$defs": {WHOLE: _moved(root)}}
 
 
 def _moved(value: Any) -> Any:
@@ -70,7 +70,7 @@ def _moved(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
     return {
-        key: f"#/$defs/{_ROOT}{item[1:]}"
+        key: f"#/$defs/{WHOLE}{item[1:]}"
         if key == "$ref" and isinstance(item, str) and item.startswith("#")
         else _moved(item)
         for key, item in value.items()

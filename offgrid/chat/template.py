@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
+from offgrid.chat.budget import Budget, TemplateLimit, budget_for
 from offgrid.chat.conventions import REASONING_PART, Conventions, find_conventions
 from offgrid.chat.conventions import Message as Message
-from offgrid.chat.sandbox import Budget, Sandbox, TemplateLimit, budget_for
+from offgrid.chat.sandbox import Sandbox
 from offgrid.chat.tools import completed
 from offgrid.chat.variants import variants
 from offgrid.engine.limits import check_text_size, utf8_size

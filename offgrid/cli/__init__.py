@@ -9,6 +9,7 @@ import click
 
 from offgrid import __version__
 from offgrid.cli.bench import bench
+from offgrid.cli.complete import complete
 from offgrid.cli.completion import completion
 from offgrid.cli.config import config
 from offgrid.cli.doctor import doctor
@@ -17,7 +18,10 @@ from offgrid.cli.forget import forget
 from offgrid.cli.get import get
 from offgrid.cli.help import CONTEXT, Root
 from offgrid.cli.import_ import import_
+from offgrid.cli.launch import launch
 from offgrid.cli.models import info, models
+from offgrid.cli.ps import ps
+from offgrid.cli.run import run
 from offgrid.cli.serve import serve
 from offgrid.cli.verify import remove, verify
 from offgrid.cli.version import version
@@ -54,3 +58,7 @@ main.add_command(remove)
 main.add_command(verify)
 main.add_command(info)
 main.add_command(version)
+main.add_command(run)
+main.add_command(complete)
+main.add_command(ps)
+main.add_command(launch)

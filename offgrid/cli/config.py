@@ -103,8 +103,6 @@ def _toml(setting: Setting) -> str | None:
     default = setting.default
     if setting.kind == "map":
         return "{}"
-    if setting.kind == "list":
-        return "[]"
     if default is None:
         default = getattr(resolve(environ={}).settings, setting.name)
     if default is None:

@@ -18,6 +18,7 @@ from offgrid.errors import OffgridError, TransferError
 from offgrid.store.catalogue import STARTER_PATH, Catalogue
 from offgrid.store.disk import mib
 from offgrid.store.exports import chosen, export_models
+from offgrid.store.hashes import Hashes
 from offgrid.store.imports import Outcome
 from offgrid.store.installer import run_pip, write_installer
 
@@ -49,6 +50,7 @@ def export(
     replace: bool,
     as_json: bool,
     models_dir: Path,
+    hashes: Hashes,
     config_file: str,
 ) -> None:
     """Copy models to a stick or folder DEST, from where offgrid import reads them.
@@ -91,6 +93,7 @@ def export(
                 config=config,
                 report=teller.progress,
                 tell=teller.outcome,
+                hashes=hashes,
             )
             if with_installer or installer_from is not None:
                 teller.line("collecting the packages of this installation with pip")
@@ -112,5 +115,7 @@ def export(
     wrong = counts["failed"] + counts["skipped"]
     teller.event(event="end", status="failed" if wrong else "done", **counts)
     words = ", ".join(f"{counts[status]} {status}" for status in counts)
-    teller.line(f"{words}; now 'offgrid import {dest}' works on another machine")
+    there = counts["exported"] + counts["identical"]
+    hint = f"; now 'offgrid import {dest}' works on another machine" if there else ""
+    teller.line(f"{words}{hint}")
     sys.exit(1 if wrong else 0)

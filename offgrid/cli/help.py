@@ -197,6 +197,8 @@ def default_of(setting: Setting) -> str:
         if default == number:
             return word
     unit = {"duration": "s", "mib": "MiB"}.get(setting.kind)
+    if isinstance(default, tuple):
+        return ",".join(default)
     text = f"{default:g}" if isinstance(default, float) else str(default)
     return f"{text} {unit}" if unit and default else text
 

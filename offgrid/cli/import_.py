@@ -12,6 +12,7 @@ from offgrid.cli.help import Command
 from offgrid.cli.options import fail, models_dir_options
 from offgrid.cli.progress import Teller
 from offgrid.errors import TransferError
+from offgrid.store.hashes import Hashes
 from offgrid.store.imports import import_models
 
 
@@ -27,6 +28,7 @@ def import_(
     replace: bool,
     as_json: bool,
     models_dir: Path,
+    hashes: Hashes,
     config_file: str,
 ) -> None:
     """Copy models from sticks, cards and folders into the models directory.
@@ -42,7 +44,12 @@ def import_(
     try:
         with teller.running():
             outcomes = import_models(
-                paths, models_dir, replace=replace, report=teller.progress, tell=teller.outcome
+                paths,
+                models_dir,
+                replace=replace,
+                report=teller.progress,
+                tell=teller.outcome,
+                hashes=hashes,
             )
     except TransferError as ex:
         teller.event(event="end", status="failed", code=ex.code, reason=str(ex))

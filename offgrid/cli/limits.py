@@ -1,4 +1,4 @@
-"""What Linux lets this process use: the limits of its control group and of its processors.
+"""How many processors Linux lets this process use: the limits of its control group and its own.
 
 See "cgroup v2" (``Documentation/admin-guide/cgroup-v2.rst``) and "cgroup v1" in the kernel's
 documents. Other systems have no such limits.
@@ -13,23 +13,6 @@ from pathlib import Path
 import psutil
 
 _ROOT = Path("/sys/fs/cgroup")
-_NO_LIMIT = 1 << 60
-"""A v1 limit of at least so many bytes means that there is none."""
-
-
-def memory() -> tuple[int, int, int | None]:
-    """Return free, total, and allowed bytes of memory; the latter None if all may be used."""
-    machine = psutil.virtual_memory()
-    free, allowed = machine.available, None
-    for folder in _groups("memory"):
-        limit = _number(folder / "memory.max") or _number(folder / "memory.limit_in_bytes")
-        used = _number(folder / "memory.current") or _number(folder / "memory.usage_in_bytes")
-        if limit is None or limit >= min(_NO_LIMIT, machine.total):
-            continue
-        allowed = limit if allowed is None else min(limit, allowed)
-        # Cached files count as used, and are given back when memory is needed.
-        free = min(free, max(0, limit - (used or 0) + _cached(folder)))
-    return free, machine.total, allowed
 
 
 def processors() -> tuple[int, int, float | None]:
@@ -66,14 +49,6 @@ def _quota(folder: Path) -> float | None:
         return int(text[0]) / int(text[1])
     quota, period = _number(folder / "cpu.cfs_quota_us"), _number(folder / "cpu.cfs_period_us")
     return quota / period if quota and period and quota > 0 else None
-
-
-def _cached(folder: Path) -> int:
-    for line in _read(folder / "memory.stat").splitlines():
-        name, _, value = line.partition(" ")
-        if name in ("inactive_file", "total_inactive_file"):
-            return int(value)
-    return 0
 
 
 def _number(path: Path) -> int | None:

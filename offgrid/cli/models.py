@@ -26,8 +26,10 @@ from offgrid.engine.client.fit import Fit
 from offgrid.engine.client.roster import candidate_of
 from offgrid.engine.memory import written
 from offgrid.errors import ConfigError, ModelNotFound, OffgridError
-from offgrid.store.catalogue import STARTER_PATH, Catalogue, ModelEntry
+from offgrid.store.catalogue import STARTER_PATH, Catalogue
 from offgrid.store.description import Description
+from offgrid.store.hashes import Hashes
+from offgrid.store.survey import ModelEntry
 from offgrid.terminal import shown
 
 _HEAD = ("MODEL", "PARAMETERS", "QUANTISED", "CONTEXT", "SIZE", "KIND")
@@ -52,9 +54,10 @@ def models(as_json: bool, **flags: Any) -> None:
         else:
             unusable.append((entry.path, description.problem))
     if as_json:
+        hashes = Hashes.beside(settings.responses_file)
         listed = {
             "count": len(usable),
-            "models": [_as_json(entry, description) for entry, description in usable],
+            "models": [_as_json(entry, description, hashes) for entry, description in usable],
             "unusable": [{"path": _text(path), "reason": reason} for path, reason in unusable],
         }
         click.echo(json.dumps(listed, indent=2))
@@ -85,12 +88,14 @@ def models(as_json: bool, **flags: Any) -> None:
             echo_wrapped("  ", f"{path}: {reason}")
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="Show what a model's file says, and what it needs.")
 @click.argument("model", shell_complete=complete_model)
 @click.option("--json", "as_json", is_flag=True, help="Print the properties as JSON.")
-@chosen_options("models_dir")
+@chosen_options(
+    "models_dir", "memory_budget", "parallel", "ctx_size", "use_mmap", "use_mlock", "gpu_layers"
+)
 def info(model: str, as_json: bool, **flags: Any) -> None:
-    """Show what the file of a model says about it.
+    """Show what the file of a model says about it, and how much memory it takes.
 
     MODEL is an id, its beginning, or the path of a GGUF file.
     """
@@ -99,7 +104,8 @@ def info(model: str, as_json: bool, **flags: Any) -> None:
     candidate = candidate_of(settings, entry, description)
     fit = Budget(budget_limit(settings)).preview(candidate)
     if as_json:
-        properties = {**_as_json(entry, description), "memory": memory_of(fit)}
+        hashes = Hashes.beside(settings.responses_file)
+        properties = {**_as_json(entry, description, hashes), "memory": memory_of(fit)}
         click.echo(json.dumps(properties, indent=2))
     else:
         for name, value in [*_properties(entry, description), *_memory(fit)]:
@@ -180,11 +186,12 @@ def _memory(fit: Fit) -> list[tuple[str, str]]:
     ]
 
 
-def _as_json(entry: ModelEntry, description: Description) -> dict[str, Any]:
+def _as_json(entry: ModelEntry, description: Description, hashes: Hashes) -> dict[str, Any]:
     return {
         "id": entry.id,
         "path": _text(entry.path),
         "size": entry.size,
+        "sha256": None if entry.parts else hashes.get(entry.path),
         "parts": [_text(path) for path in entry.parts],
         "problem": description.problem,
         "kind": description.kind if description.problem is None else None,

@@ -24,6 +24,7 @@ from offgrid.config import (
 )
 from offgrid.errors import OffgridError
 from offgrid.store.catalogue import Catalogue
+from offgrid.store.hashes import Hashes
 from offgrid.terminal import shown
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -91,17 +92,20 @@ def config_options(function: F) -> F:
 def models_dir_options(function: F) -> F:
     """Add ``--models-dir`` and ``--config``.
 
-    The command gets ``models_dir``, the path in force, and ``config_file``, the path of the
-    configuration file in use or ``""``.
+    The command gets ``models_dir``, the path in force, ``hashes``, and ``config_file``, the path of
+    the configuration file in use or ``""``.
     """
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **flags: Any) -> Any:
         chosen = {name: flags.pop(name) for name in ("models_dir", "config")}
-        models_dir = settings_from(chosen).models_dir
+        settings = settings_from(chosen)
         file = _config_of(chosen)
         file = config_file_in_use() if file is None else file
-        return function(*arguments, models_dir=models_dir, config_file=file, **flags)
+        hashes = Hashes.beside(settings.responses_file)
+        return function(
+            *arguments, models_dir=settings.models_dir, hashes=hashes, config_file=file, **flags
+        )
 
     # click's decorators keep the type of a function, functools.wraps does not.
     return chosen_options("models_dir")(cast(F, wrapped))

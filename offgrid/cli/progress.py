@@ -86,7 +86,7 @@ class Teller:
             self._bar = self._task = None
 
     def progress(self, name: str, phase: str, done: int, total: int) -> None:
-        """Tell how far a file is; a :data:`~offgrid.store.transfer.Report`."""
+        """Tell how far a file is; a :data:`~offgrid.store.progress.Report`."""
         bar = self._start() if self._draws else None
         fresh = self._key != (name, phase)
         self._key = (name, phase)

@@ -92,7 +92,9 @@ def _print_banner(console: Console, server: Server, settings: Settings) -> None:
         name = "folder" if place.is_dir() or absent else "file"
         console.print(f"  {name:<6}   {shown(place)}{absent}")
     if [entry.path for entry in entries] == [STARTER_PATH]:
-        console.print("  note     this is a toy that only shows that the server works; for a real")
+        console.print(
+            "  note     this is the starter, which only shows that the server works; for a real"
+        )
         console.print("           model, run: offgrid get smollm2-135m")
         console.print(f"           or copy a GGUF file into {shown(settings.models_dir)}")
     for file in skipped[:8]:

@@ -19,6 +19,7 @@ from offgrid.store import manifest
 from offgrid.store.catalogue import STARTER_PATH, Catalogue
 from offgrid.store.disk import locked, mib
 from offgrid.store.exports import chosen, files_of
+from offgrid.store.hashes import Hashes
 from offgrid.store.names import projector_name
 from offgrid.store.verification import Checked
 from offgrid.store.verification import verify as verify_folder
@@ -30,7 +31,12 @@ from offgrid.store.verification import verify as verify_folder
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON, one per line.")
 @models_dir_options
 def verify(
-    folder: Path | None, update: bool, as_json: bool, models_dir: Path, config_file: str
+    folder: Path | None,
+    update: bool,
+    as_json: bool,
+    models_dir: Path,
+    hashes: Hashes,
+    config_file: str,
 ) -> None:
     """Compare model files with the SHA-256 in their manifest.
 
@@ -49,7 +55,11 @@ def verify(
     try:
         with teller.running():
             results = verify_folder(
-                folder or models_dir, update=update, report=teller.progress, tell=tell
+                folder or models_dir,
+                update=update,
+                report=teller.progress,
+                tell=tell,
+                hashes=hashes,
             )
     except TransferError as ex:
         teller.event(event="end", status="failed", code=ex.code, reason=str(ex))
@@ -69,7 +79,13 @@ def verify(
 )
 @click.option("--yes", is_flag=True, help="Remove without a question.")
 @models_dir_options
-def remove(models: tuple[str, ...], yes: bool, models_dir: Path, config_file: str) -> None:
+def remove(
+    models: tuple[str, ...],
+    yes: bool,
+    models_dir: Path,
+    hashes: Hashes,
+    config_file: str,
+) -> None:
     """Delete models from the models directory.
 
     All parts of a split model are deleted, and a projector whose name says that it belongs to the

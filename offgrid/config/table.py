@@ -87,6 +87,15 @@ TABLE: tuple[Setting, ...] = (
         "the bundled starter model is served.",
     ),
     Setting(
+        "import_roots",
+        "Models",
+        "list",
+        ("removable",),
+        "Folders, comma-separated, from which requests to /v1/import may copy models. removable "
+        "stands for the usual places of sticks and cards; none forbids all imports through the "
+        "API.",
+    ),
+    Setting(
         "model",
         "Models",
         "str",
@@ -339,6 +348,7 @@ class Settings:
     allowed_hosts: tuple[str, ...]
     cors_origins: tuple[str, ...]
     models_dir: Path
+    import_roots: tuple[str, ...]
     model: str
     model_aliases: tuple[tuple[str, str], ...]
     chat_template: str

@@ -103,14 +103,14 @@ def _part(kind: str, parts: Iterable[Part] = (), low: int = 0, high: int = 0) ->
     return Part(kind, (), inner, low, high, asserts)
 
 
-def read(pattern: str) -> Part:
-    """Read a pattern of ECMA-262.
+def read(pattern: str, most: int = MAX_LENGTH) -> Part:
+    """Read a pattern of ECMA-262 of at most ``most`` characters.
 
     Raises:
         Unwritable: it is malformed, too long, or uses syntax that is not supported here.
     """
-    if len(pattern) > MAX_LENGTH:
-        raise Unwritable(f"with a look-ahead may have at most {MAX_LENGTH} characters")
+    if len(pattern) > most:
+        raise Unwritable(f"with a look-ahead may have at most {most} characters")
     return _Reader(pattern).whole()
 
 

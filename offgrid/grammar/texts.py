@@ -20,6 +20,7 @@ MORE_PATTERNS = "patterns"
 """A keyword of this package: a list of patterns that a text must match besides ``pattern``."""
 MAX_EXAMINED = 10
 """Strings of a schema for which :func:`is_empty` is called: each may take a tenth of a second."""
+_MAX_LENGTH = max(600, *(len(pattern) + 10 for pattern in PATTERNS.values()))
 _MAX_STATES = 2_000
 _END = re.compile(r"(?<!\\)(?:\\\\)*\$$")
 _ANCHORS = re.compile(r"\\[bBAzZ]")
@@ -105,7 +106,7 @@ def is_empty(schema: Json) -> bool:
 @lru_cache(maxsize=256)
 def _none_matches(patterns: tuple[str, ...], low: int, high: int) -> bool:
     try:
-        parts = [read(pattern) for pattern in patterns]
+        parts = [read(pattern, _MAX_LENGTH) for pattern in patterns]
         language = Language(parts)
         wanted = [*map(language.found, parts), language.of_length(low, high)]
         return language.is_empty(language.both(wanted), _MAX_STATES)

@@ -4,7 +4,8 @@ Files are served from where they lie. A model's id is its path below the models 
 ``.gguf``; subfolders give ids with ``/``. Of two files with the same id (``a.gguf`` and ``a.GGUF``)
 the lower-case ending wins. A split model is one model, with the id of its first part, and all its
 parts must be there. The catalogue leaves out files that are not regular, not readable, or do not
-begin like a GGUF, and names that are not UTF-8, and says why (:class:`Skipped`). Hidden files and
+begin like a GGUF, and names that are not UTF-8, and says why
+(:class:`~offgrid.store.survey.Skipped`). Hidden files and
 folders are passed over.
 
 A file with ``mmproj`` as a word of its name is not a model but a projector, which computes
@@ -16,72 +17,39 @@ one model and one projector, they belong together.
 from __future__ import annotations
 
 import difflib
-import logging
 import os
-import re
-import stat
 import threading
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from offgrid.config import Settings
 from offgrid.errors import ConfigError, ModelNotFound
 from offgrid.store.description import Description, describe
-from offgrid.store.gguf_header import MAGIC, begins
-
-log = logging.getLogger(__name__)
+from offgrid.store.names import EXTENSION, stem_of
+from offgrid.store.survey import (
+    MAX_NAMED,
+    ModelEntry,
+    Skipped,
+    file_problem,
+    folder_problem,
+    listed,
+    path_problem,
+    read_entry,
+    reason_of,
+    survey_file,
+    survey_folder,
+)
 
 STARTER_ID = "offgrid-starter"
 STARTER_PATH = Path(__file__).parent.parent / "models" / f"{STARTER_ID}.gguf"
 CHAT_TEMPLATES = ("chatml",)
 """Values of the setting ``chat_template`` that are names and not paths."""
-_EXTENSION = ".gguf"
-_MAX_DEPTH = 4
-_PART = re.compile(r"-(\d{5})-of-(\d{5})$", re.ASCII)
-_PROJECTOR = re.compile(r"(^|[-_.])mmproj([-_.]|$)", re.IGNORECASE)
 _MAX_TEMPLATE = 1 << 20
 """Most bytes of a file with a chat template."""
-_MAX_NAMED = 10
-"""Most ids or files that a message names."""
 _MAX_NAME = 200
 """Most characters of a request's model that a message repeats."""
 _MAX_DESCRIPTIONS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class ModelEntry:
-    """A model file. ``created`` is its modification time in Unix seconds, ``size`` in bytes; that
-    of a split model is the sum of its parts."""
-
-    id: str
-    path: Path
-    created: int
-    size: int
-    projector: Path | None = None
-    """The projector, which computes embeddings of images."""
-    stamp: tuple[int, ...] = ()
-    """Size, modification time in nanoseconds and inode of each of its files. If they are unchanged,
-    the files count as unchanged."""
-    parts: tuple[Path, ...] = ()
-    """All files of a split model, in order; empty for a single file."""
-    template: str | None = None
-    """The chat template that the settings give it, instead of the one in its file."""
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The file, or all parts, without the projector."""
-        return self.parts or (self.path,)
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A file or folder that the catalogue leaves out, and why."""
-
-    path: Path
-    reason: str
-    id: str = ""
-    """The id that the model would have."""
 
 
 class Catalogue:
@@ -117,7 +85,7 @@ class Catalogue:
         if settings.model:
             self.default_id = self._choose(settings.model)
         elif paths and not paths[0].is_dir():
-            self.default_id = _id(paths[0].name)
+            self.default_id = stem_of(paths[0].name)
 
     # --- what there is ------------------------------------------------------------------------
 
@@ -134,12 +102,12 @@ class Catalogue:
         found: dict[str, ModelEntry] = {}
         skipped: list[Skipped] = []
         for file in self._files:
-            self._add(_survey_file(file), found, skipped)
+            self._add(survey_file(file), found, skipped)
         for folder in self._folders:
-            self._add(_survey_folder(folder), found, skipped)
+            self._add(survey_folder(folder), found, skipped)
         # The starter is listed if it is the only model or the default model.
         if (not found and not self.configured) or self.default_id == STARTER_ID:
-            starter = _entry(STARTER_PATH, STARTER_ID)
+            starter = read_entry(STARTER_PATH, STARTER_ID)
             if isinstance(starter, ModelEntry):
                 found.setdefault(STARTER_ID, starter)
         entries = sorted(found.values(), key=lambda entry: entry.id)
@@ -249,14 +217,14 @@ class Catalogue:
         self, wanted: str, by_id: Mapping[str, ModelEntry], skipped: Iterable[Skipped]
     ) -> str:
         for file in skipped:
-            if file.id and file.id == _id(wanted):
+            if file.id and file.id == stem_of(wanted):
                 return f"Its file cannot be used: {file.reason}."
         if not by_id:
             return "This server has no model now; copy a GGUF file into its models directory."
         ids = nearest(wanted, by_id)
         if len(ids) == 1:
             return f"The only model is {ids[0]}."
-        return f"The models are {_listed(ids)}."
+        return f"The models are {listed(ids)}."
 
     # --- the settings -------------------------------------------------------------------------
 
@@ -269,11 +237,11 @@ class Catalogue:
         settings = self._settings
         problems = []
         for given in settings.model_paths:
-            problem = _path_problem(_absolute(given))
+            problem = path_problem(_absolute(given))
             if problem is not None:
                 problems.append(f"{given}: {problem}")
         if settings.models_dir_source:
-            problem = _folder_problem(settings.models_dir)
+            problem = folder_problem(settings.models_dir)
             if problem is not None:
                 problems.append(f"{settings.models_dir_source}: {settings.models_dir} {problem}")
         if problems:
@@ -292,7 +260,7 @@ class Catalogue:
         if entries or not self.configured:
             return
         settings = self._settings
-        reasons = _listed([f"{file.path.name}: {file.reason}" for file in skipped], "; ")
+        reasons = listed([f"{file.path.name}: {file.reason}" for file in skipped], "; ")
         more = f" (skipped: {reasons})" if skipped else ""
         source = settings.models_dir_source
         place = f"{source}: {settings.models_dir} contains" if source else "the paths contain"
@@ -314,10 +282,10 @@ class Catalogue:
         if wanted in by_id:
             return wanted
         path = _expanded(wanted)
-        problem = "" if path is None else _file_problem(path)
+        problem = "" if path is None else file_problem(path)
         if path is not None and problem is None:
             self._files.insert(0, path)
-            return _id(path.name)
+            return stem_of(path.name)
         entry = _match(self._meant(wanted, by_id), by_id)
         if entry is not None:
             return entry.id
@@ -328,9 +296,9 @@ class Catalogue:
             )
         if path is not None and os.path.lexists(path):
             raise ConfigError(f"{setting}: {wanted!r} cannot be used: {problem}")
-        looked = "no GGUF file at" if wanted.lower().endswith(_EXTENSION) else "no model"
+        looked = "no GGUF file at" if wanted.lower().endswith(EXTENSION) else "no model"
         ids = nearest(wanted, by_id)
-        there = f"the ids are {_listed(ids)}" if ids else "there are no models"
+        there = f"the ids are {listed(ids)}" if ids else "there are no models"
         places = ", ".join(map(str, self.places))
         raise ConfigError(f"{setting}: {looked} {wanted[:_MAX_NAME]!r}; {there} in {places}")
 
@@ -338,22 +306,16 @@ class Catalogue:
 def nearest(wanted: str, ids: Iterable[str]) -> list[str]:
     """Return ids in the order of their similarity to a wanted one."""
     known = sorted(ids)
-    wanted = _id(wanted[:_MAX_NAME]).casefold()
+    wanted = stem_of(wanted[:_MAX_NAME]).casefold()
     begin = [model for model in known if wanted and model.casefold().startswith(wanted)]
     folded = {model.casefold(): model for model in known[:1000]}
-    close = difflib.get_close_matches(wanted, folded, n=_MAX_NAMED, cutoff=0.4)
+    close = difflib.get_close_matches(wanted, folded, n=MAX_NAMED, cutoff=0.4)
     return list(dict.fromkeys([*begin, *(folded[model] for model in close), *known]))
-
-
-def _listed(texts: Sequence[str], separator: str = ", ") -> str:
-    listed = separator.join(texts[:_MAX_NAMED])
-    more = len(texts) - _MAX_NAMED
-    return f"{listed} and {more} more" if more > 0 else listed
 
 
 def _match(wanted: str, by_id: Mapping[str, ModelEntry]) -> ModelEntry | None:
     """Return the entry that a name means, if it means only one."""
-    wanted = _id(wanted)
+    wanted = stem_of(wanted)
     if wanted in by_id or not wanted:
         return by_id.get(wanted)
     folded = wanted.casefold()
@@ -365,151 +327,7 @@ def _match(wanted: str, by_id: Mapping[str, ModelEntry]) -> ModelEntry | None:
     return None
 
 
-# --- files ----------------------------------------------------------------------------------------
-
-
-def _survey_folder(base: Path) -> tuple[list[ModelEntry], list[Skipped]]:
-    found: list[ModelEntry] = []
-    skipped: list[Skipped] = []
-
-    def report(ex: OSError) -> None:
-        # A default folder that does not exist is nothing to report.
-        if not isinstance(ex, FileNotFoundError):
-            skipped.append(Skipped(Path(os.fsdecode(ex.filename)), _reason(ex)))
-
-    if "\0" in str(base):  # os.walk would raise
-        return found, skipped
-    for folder, subfolders, names in os.walk(base, onerror=report):
-        relative = Path(folder).relative_to(base)
-        if len(relative.parts) >= _MAX_DEPTH:
-            subfolders.clear()
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        # A folder whose name ends like a model's is no model.
-        _survey_names(Path(folder), relative, names, found, skipped)
-    return found, skipped
-
-
-def _survey_names(
-    folder: Path,
-    relative: Path,
-    names: Sequence[str],
-    found: list[ModelEntry],
-    skipped: list[Skipped],
-) -> None:
-    """Add the models of one folder, and the files that are none."""
-    stems = {name: _id(name) for name in names if _id(name) not in ("", name) and name[0] != "."}
-    projectors = [name for name, stem in stems.items() if _PROJECTOR.search(stem)]
-    used: set[Path] = set()
-    taken: dict[str, str] = {}
-    lowest = _lowest_parts(stems.values())
-    # Of two endings, the lower-case one comes first.
-    for name in sorted(stems, key=lambda name: (not name.endswith(_EXTENSION), name)):
-        stem = stems[name]
-        if name in projectors or lowest.get(_PART.sub(r"-of-\2", stem), stem) != stem:
-            continue
-        path, model_id = folder / name, (relative / stem).as_posix()
-        if stem in taken:
-            skipped.append(Skipped(path, f"{taken[stem]} has the same id"))
-            continue
-        entry = _whole_entry(path, model_id, names)
-        if isinstance(entry, Skipped):
-            skipped.append(entry)
-            continue
-        taken[stem] = name
-        found.append(entry)
-        if entry.projector is not None:
-            used.add(entry.projector)
-    for name in sorted(projectors):
-        if folder / name in used:
-            continue
-        entry = _entry(folder / name, "")
-        reason = "a projector (mmproj), and no model in its folder has the same name"
-        skipped.append(entry if isinstance(entry, Skipped) else Skipped(folder / name, reason))
-
-
-def _survey_file(path: Path) -> tuple[list[ModelEntry], list[Skipped]]:
-    entry = _whole_entry(path, _id(path.name), _names(path.parent))
-    return ([], [entry]) if isinstance(entry, Skipped) else ([entry], [])
-
-
-def _whole_entry(path: Path, model_id: str, names: Sequence[str]) -> ModelEntry | Skipped:
-    """Return the entry of a model with its parts and its projector."""
-    entry = _entry(path, model_id)
-    if isinstance(entry, ModelEntry):
-        entry = _with_parts(entry, names)
-    return entry if isinstance(entry, Skipped) else _with_projector(entry, names)
-
-
-def _lowest_parts(stems: Iterable[str]) -> dict[str, str]:
-    """Return, for each split model, the first of its parts that is there: it stands for it."""
-    lowest: dict[str, str] = {}
-    for stem in stems:
-        if _PART.search(stem):
-            model = _PART.sub(r"-of-\2", stem)
-            lowest[model] = min(stem, lowest.get(model, stem))
-    return lowest
-
-
-def _id(name: str) -> str:
-    return name[: -len(_EXTENSION)] if name.lower().endswith(_EXTENSION) else name
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except OSError as ex:
-        log.debug("cannot list %r: %s", folder, ex)
-        return []
-
-
-def _with_parts(entry: ModelEntry, names: Sequence[str]) -> ModelEntry | Skipped:
-    """Return the entry of a split model with all its parts, or which part is missing."""
-    stem = _id(entry.path.name)
-    split = _PART.search(stem)
-    if split is None:
-        return entry
-    base, count = stem[: split.start()], int(split[2])
-    by_stem = {_id(name): name for name in sorted(names, reverse=True)}
-    parts: list[Path] = []
-    stamp: tuple[int, ...] = ()
-    size = 0
-    for number in range(1, count + 1):
-        part_stem = f"{base}-{number:05d}-of-{count:05d}"
-        name = entry.path.name if part_stem == stem else by_stem.get(part_stem)
-        part = _entry(entry.path.with_name(name), entry.id) if name is not None else None
-        if part is None:
-            reason = f"its part {part_stem}{_EXTENSION} is missing"
-            return Skipped(entry.path, reason, entry.id)
-        if isinstance(part, Skipped):
-            return replace(part, reason=f"its part {part.path.name}: {part.reason}")
-        parts.append(part.path)
-        stamp += part.stamp
-        size += part.size
-    if split[1] != "00001":
-        first = parts[0].name if parts else "whose name ends with -00001"
-        return Skipped(entry.path, f"it is a later part of a model; give the first, {first}")
-    if not parts:
-        return Skipped(entry.path, "its name says that it is one of 0 parts", entry.id)
-    return replace(entry, parts=tuple(parts), stamp=stamp, size=size)
-
-
-def _with_projector(entry: ModelEntry, names: Sequence[str]) -> ModelEntry:
-    """Return the entry of a model, with its projector if the folder's files contain one."""
-    stems = {name: _id(name) for name in sorted(names) if _id(name) != name and name[0] != "."}
-    projectors = {name: stem for name, stem in stems.items() if _PROJECTOR.search(stem)}
-    if not projectors:
-        return entry
-    own = _PART.sub("", _id(entry.path.name)).lower()
-    matching = [n for n, stem in projectors.items() if _PROJECTOR.sub("", stem).lower() == own]
-    models = {_PART.sub("", stem) for name, stem in stems.items() if name not in projectors}
-    if not matching and len(models) == len(projectors) == 1:
-        matching = list(projectors)
-    for name in matching:
-        projector = _entry(entry.path.with_name(name), entry.id)
-        if isinstance(projector, ModelEntry):
-            stamp = entry.stamp + projector.stamp
-            return replace(entry, projector=projector.path, stamp=stamp)
-    return entry
+# --- paths and templates of the settings ---
 
 
 def _absolute(path: Path) -> Path:
@@ -522,80 +340,6 @@ def _expanded(text: str) -> Path | None:
         return Path(os.path.abspath(Path(text).expanduser()))
     except (RuntimeError, ValueError):
         return None  # for example "~nobody", or a null byte
-
-
-def _entry(path: Path, model_id: str) -> ModelEntry | Skipped:
-    """Return the entry of a file, or why it cannot be a model."""
-    try:
-        # JSON cannot represent a name that is not UTF-8.
-        model_id.encode()
-    except UnicodeEncodeError:
-        return Skipped(path, "its name is not valid UTF-8; rename it")
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            return Skipped(path, "it is not a regular file", model_id)
-        with path.open("rb") as file:
-            magic = file.read(len(MAGIC))
-    except OSError as ex:
-        return Skipped(path, _reason(ex), model_id)
-    except ValueError as ex:
-        return Skipped(path, str(ex), model_id)
-    if magic != MAGIC:
-        begin = f"not a GGUF file: it begins with {begins(magic)}"
-        return Skipped(path, begin if magic else "the file is empty", model_id)
-    stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
-    return ModelEntry(model_id, path, int(status.st_mtime), status.st_size, stamp=stamp)
-
-
-def _reason(ex: OSError) -> str:
-    if isinstance(ex, PermissionError):
-        return "permission denied"
-    if isinstance(ex, FileNotFoundError):
-        return "does not exist"
-    return ex.strerror or str(ex)
-
-
-def _folder_problem(path: Path) -> str | None:
-    """Return why a folder cannot be searched, as the end of a sentence; None if it can be."""
-    try:
-        if not stat.S_ISDIR(path.stat().st_mode):
-            return "is not a folder"
-        with os.scandir(path) as names:
-            next(names, None)
-        if not os.access(path, os.X_OK):
-            return "cannot be read: permission denied"
-    except FileNotFoundError:
-        return "does not exist"
-    except OSError as ex:
-        return f"cannot be read: {_reason(ex)}"
-    except ValueError as ex:
-        return f"is not a valid path: {ex}"
-    return None
-
-
-def _file_problem(path: Path) -> str | None:
-    """Return why a file cannot be served as a model; None if it can be."""
-    _, skipped = _survey_file(path)
-    if skipped:
-        return skipped[0].reason
-    if _PROJECTOR.search(_id(path.name)):
-        return "it is a projector (mmproj) and not a model; its model finds it by its name"
-    return None
-
-
-def _path_problem(path: Path) -> str | None:
-    """Return why a file or folder that was given cannot be served; None if it can be."""
-    if not os.path.isdir(path):
-        return _file_problem(path)
-    problem = _folder_problem(path)
-    if problem is not None:
-        return problem
-    entries, skipped = _survey_folder(path)
-    if entries:
-        return None
-    reasons = _listed([f"{file.path.name}: {file.reason}" for file in skipped], "; ")
-    return "the folder contains no model" + (f" (skipped: {reasons})" if skipped else "")
 
 
 def _read_template(setting: str) -> str | None:
@@ -616,7 +360,7 @@ def _read_template(setting: str) -> str | None:
             f"{', '.join(CHAT_TEMPLATES)}"
         ) from None
     except OSError as ex:
-        raise ConfigError(f"{source}: {setting!r} cannot be read: {_reason(ex)}") from None
+        raise ConfigError(f"{source}: {setting!r} cannot be read: {reason_of(ex)}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{source}: {setting!r} is not text in UTF-8") from None
     if len(data) > _MAX_TEMPLATE:

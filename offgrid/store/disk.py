@@ -31,7 +31,7 @@ _LOCK_FILE = ".import.lock"
 class Disk:
     """The operations on files."""
 
-    def write(self, file: FileIO, data: bytes) -> None:
+    def write(self, file: FileIO, data: bytes | memoryview) -> None:
         """Write all bytes. The file is unbuffered."""
         view = memoryview(data)
         while view:
@@ -68,26 +68,30 @@ class Disk:
 DISK = Disk()
 
 
-def forget_cached(file: FileIO) -> None:
-    """Let the next read of a synced file come from the disk rather than from memory."""
+def forget_cached(file: FileIO, offset: int = 0, size: int = 0) -> None:
+    """Let the next read of a synced file come from the disk rather than from memory.
+
+    Args:
+        size: bytes from ``offset``; 0 for all.
+    """
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(file.fileno(), offset, size, os.POSIX_FADV_DONTNEED)
 
 
 def explained(ex: OSError, path: Path, size: int) -> TransferError:
     """Return the error for a failed write of a file of ``size`` bytes."""
     if ex.errno in _FULL:
         return TransferError(
-            f"{path}: the disk is full. Free {mib(size)} there and run the command again.",
+            f"{path}: the disk is full. Free {mib(size)} there and try again.",
             "disk_full",
         )
     if ex.errno == errno.EFBIG:
         return too_large(path, size)
     reason = ex.strerror or str(ex)
     return TransferError(
-        f"{path}: cannot be written ({reason}). Check the folder and its permissions, and run the "
-        "command again.",
+        f"{path}: cannot be written ({reason}). Check the folder and its permissions, and try "
+        "again.",
         "unwritable",
     )
 
@@ -111,7 +115,8 @@ def largest_file(folder: Path) -> int | None:
         for partition in psutil.disk_partitions(all=True):
             mount = Path(partition.mountpoint)
             depth = len(mount.parts)
-            if depth > best and (mount == where or mount in where.parents):
+            # The last of several on one folder hides the others.
+            if depth >= best and (mount == where or mount in where.parents):
                 best, kind = depth, partition.fstype.lower()
     return FAT32_LIMIT if kind in _FAT else None
 

@@ -13,17 +13,20 @@ Files are placed with the same care as in an import (:mod:`offgrid.store.transfe
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from offgrid.errors import TransferError
 from offgrid.store import manifest
-from offgrid.store.catalogue import ModelEntry
+from offgrid.store.commit import recover
 from offgrid.store.disk import DISK, Disk, explained, locked
+from offgrid.store.hashes import Hashes
 from offgrid.store.imports import Outcome, Status
-from offgrid.store.names import MODELS_FOLDER, projector_name, split_of, stem_of
+from offgrid.store.names import MODELS_FOLDER, projector_name, safe_path, split_of, stem_of
+from offgrid.store.progress import Report, silent
 from offgrid.store.sources import Group, Item, file_source
-from offgrid.store.transfer import Placer, Report, recover, silent
+from offgrid.store.survey import ModelEntry
+from offgrid.store.transfer import Placer
 
 CONFIG = "offgrid.toml"
 _README = """\
@@ -93,11 +96,12 @@ def export_models(
     config: Path | None = None,
     report: Report = silent,
     tell: Callable[[Outcome], None] = lambda outcome: None,
+    hashes: Hashes | None = None,
     disk: Disk = DISK,
 ) -> list[Outcome]:
     """Copy models to ``dest``, which exists: the root of a stick, or a folder.
 
-    A hash that the manifest of the models directory states must match.
+    A hash that the manifest of the models directory states, or that is known, must match.
 
     Raises:
         TransferError: ``dest`` cannot be used, a file is too large for its file system, or it has
@@ -119,7 +123,7 @@ def export_models(
         recover(folder, disk)
         placer = Placer(folder, replace=replace, report=report, disk=disk)
         waiting = []
-        for group in _groups(entries, models_dir, note):
+        for group in _groups(entries, models_dir, hashes or Hashes(None), note):
             try:
                 missing = placer.missing(group)
             except TransferError as ex:
@@ -143,26 +147,24 @@ def export_models(
 
 
 def _groups(
-    entries: Iterable[ModelEntry], models_dir: Path, note: Callable[[Outcome], None]
+    entries: Iterable[ModelEntry],
+    models_dir: Path,
+    hashes: Hashes,
+    note: Callable[[Outcome], None],
 ) -> list[Group]:
+    """Return the files of models; those that a stick could not hold are failures."""
     try:
         rows, _ = manifest.read(models_dir)
     except TransferError:
         rows = {}  # 'offgrid verify' names the damage; the models themselves can be exported
-    groups = []
+    groups: list[Group] = []
+    taken: dict[str, str] = {}
     for entry in entries:
         try:
-            files = files_of(entry)
-            model = _item(files[0], models_dir, rows)
-            items = (model, *(_item(path, models_dir, rows) for path in files[1:]))
-            groups.append(Group(entry.id, items))
-            if entry.projector is not None:
-                projector = _item(entry.projector, models_dir, rows)
-                base, _, own = model.name.rpartition("/")
-                name = projector_name(entry.projector.name, own)
-                name = f"{base}/{name}" if base else name
-                item = Item(projector.source, name, projector.sha256)
-                groups.append(Group(name, (item,)))
+            made = list(_groups_of(entry, models_dir, rows, hashes))
+            for group in made:
+                _check_names(group, taken)
+            groups += made
         except OSError as ex:
             note(Outcome("failed", entry.id, f"cannot be read ({ex.strerror or ex})", "source"))
         except TransferError as ex:
@@ -170,12 +172,46 @@ def _groups(
     return groups
 
 
-def _item(path: Path, models_dir: Path, rows: dict[str, manifest.Row]) -> Item:
+def _groups_of(
+    entry: ModelEntry, models_dir: Path, rows: dict[str, manifest.Row], hashes: Hashes
+) -> Iterator[Group]:
+    """Yield the model of an entry, and its projector under a name that says so."""
+    items = tuple(_item(path, models_dir, rows, hashes) for path in files_of(entry))
+    yield Group(entry.id, items)
+    if entry.projector is not None:
+        projector = _item(entry.projector, models_dir, rows, hashes)
+        base, _, own = items[0].name.rpartition("/")
+        name = projector_name(entry.projector.name, own)
+        name = f"{base}/{name}" if base else name
+        yield Group(name, (Item(projector.source, name, projector.sha256),))
+
+
+def _check_names(group: Group, taken: dict[str, str]) -> None:
+    """Check that a FAT stick can hold the names, and that an import accepts them.
+
+    Raises:
+        TransferError: one cannot be used, or differs from an earlier one only in letter case.
+    """
+    for item in group.items:
+        if safe_path(item.name) is None:
+            raise TransferError(
+                f"the name {item.name!r} cannot be used on a stick; rename the file", "invalid"
+            )
+        first = taken.setdefault(item.name.casefold(), item.name)
+        if first != item.name:
+            raise TransferError(
+                f"the names {item.name} and {first} differ only in letter case, which many sticks "
+                "do not distinguish; rename one of the files",
+                "invalid",
+            )
+
+
+def _item(path: Path, models_dir: Path, rows: dict[str, manifest.Row], hashes: Hashes) -> Item:
     # A model that was named by its path may lie outside the models directory.
     inside = path.is_relative_to(models_dir)
     name = path.relative_to(models_dir).as_posix() if inside else path.name
     row = rows.get(name) if inside else None
-    return Item(file_source(path), name, row.sha256 if row else "")
+    return Item(file_source(path), name, row.sha256 if row else hashes.get(path) or "")
 
 
 def _hinted(ex: TransferError) -> str:

@@ -25,7 +25,8 @@ from pathlib import Path
 import msgspec
 
 from offgrid.errors import TransferError
-from offgrid.store.disk import DISK, Disk, explained
+from offgrid.store.digest import open_regular
+from offgrid.store.disk import DISK, Disk, explained, mib
 from offgrid.store.names import quantisation, safe_path, split_of, stem_of
 
 NAME = "manifest.json"
@@ -33,6 +34,11 @@ DRAFT = ".new"
 """The ending of a hidden file that is being written."""
 _VERSION = "1.0"
 _LARGEST = 16 * 2**20
+_MAX_ROWS = 10_000
+_MAX_FAULTS = 10
+"""Faults of a manifest that are named."""
+_SHOWN = 200
+"""Characters of a wrong name that are shown."""
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -55,7 +61,7 @@ class _RawRow(msgspec.Struct):
 
 
 class _Raw(msgspec.Struct):
-    models: list[_RawRow]
+    models: list[msgspec.Raw]
 
 
 class _Written(msgspec.Struct):
@@ -84,12 +90,18 @@ def read(folder: Path) -> tuple[dict[str, Row], list[str]]:
     """
     path = folder / NAME
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             data = file.read(_LARGEST + 1)
     except FileNotFoundError:
         return {}, []
     except OSError as ex:
         raise TransferError(f"{path}: cannot be read ({ex.strerror or ex}).", "source") from None
+    if len(data) > _LARGEST:
+        raise TransferError(
+            f"{path}: is larger than {mib(_LARGEST)}; no list of models is. Delete it to import "
+            "the models without known hashes.",
+            "source",
+        )
     try:
         raw = msgspec.json.decode(data, type=_Raw)
     except msgspec.ValidationError:
@@ -100,18 +112,42 @@ def read(folder: Path) -> tuple[dict[str, Row], list[str]]:
             "them without known hashes.",
             "source",
         ) from None
+    if len(raw.models) > _MAX_ROWS:
+        raise TransferError(
+            f"{path}: lists {len(raw.models)} files; the maximum is {_MAX_ROWS}. Delete it to "
+            "import the models without known hashes.",
+            "source",
+        )
     rows: dict[str, Row] = {}
     faults = []
-    for entry in raw.models:
-        name = (entry.file_name or entry.filename).replace("\\", "/")
-        digest = entry.sha256.lower()
-        if safe_path(name) is None:
-            faults.append(f"{path}: file_name {name!r} is not the path of a GGUF below its folder")
-        elif not _HEX.fullmatch(digest) or entry.size < 0:
-            faults.append(f"{path}: {name!r} has no valid size and sha256")
-        else:
-            rows[name] = row(name, entry.size, digest)
-    return rows, faults
+    contradictory = set()
+    for number, given in enumerate(raw.models):
+        entry = _row_of(given)
+        if isinstance(entry, str):
+            faults.append(f"{path}: models[{number}]: {entry}")
+            continue
+        if rows.setdefault(entry.file_name, entry) != entry:
+            contradictory.add(entry.file_name)
+    for name in sorted(contradictory):
+        faults.append(f"{path}: lists {name!r} several times with different hashes or sizes")
+        del rows[name]
+    more = len(faults) - _MAX_FAULTS
+    return rows, [*faults[:_MAX_FAULTS], *([f"{path}: {more} more faults"] if more > 0 else [])]
+
+
+def _row_of(given: msgspec.Raw) -> Row | str:
+    """Return a row of a manifest, or what is wrong with it."""
+    try:
+        entry = msgspec.json.decode(given, type=_RawRow)
+    except msgspec.ValidationError as ex:
+        return str(ex)
+    name = (entry.file_name or entry.filename).replace("\\", "/")
+    digest = entry.sha256.lower()
+    if safe_path(name) is None:
+        return f"file_name {name[:_SHOWN]!r} is not the path of a GGUF below its folder"
+    if not _HEX.fullmatch(digest) or entry.size < 0:
+        return f"{name!r} has no valid size and sha256"
+    return row(name, entry.size, digest)
 
 
 def write(folder: Path, rows: Iterable[Row], disk: Disk = DISK) -> None:
@@ -132,8 +168,11 @@ def write(folder: Path, rows: Iterable[Row], disk: Disk = DISK) -> None:
 def write_whole(path: Path, data: bytes, disk: Disk = DISK) -> None:
     """Write a small file; a kill leaves the old or the new one."""
     draft = path.with_name(f".{path.name.lstrip('.')}{DRAFT}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
-        with FileIO(draft, "wb") as file:
+        # A link with the draft's name on a stick must not lead the data to another file.
+        draft.unlink(missing_ok=True)
+        with FileIO(os.open(draft, flags, 0o666), "wb") as file:
             disk.write(file, data)
             disk.sync(file)
         disk.replace(draft, path)

@@ -10,8 +10,11 @@ MODELS_FOLDER = "offgrid-models"
 """The folder of an export that contains its models."""
 INSTALLER_FOLDER = "offgrid-installer"
 """The folder of an export that contains OffGrid itself."""
-_SPLIT = re.compile(r"^(?P<base>.+)-(?P<part>\d{5})-of-(?P<count>\d{5})$")
-_PROJECTOR = re.compile(r"(^|[-_.])mmproj([-_.]|$)", re.IGNORECASE)
+PART = re.compile(r"-(\d{5})-of-(\d{5})$", re.ASCII)
+"""The end of the name of a part of a split model, without ``.gguf``: its number, from 1, and the
+number of all parts."""
+PROJECTOR = re.compile(r"(^|[-_.])mmproj([-_.]|$)", re.IGNORECASE)
+"""What the name of a projector contains."""
 _QUANTISATION = re.compile(
     r"(?:^|[-_.])(?P<kind>(?:UD-)?I?Q\d(?:_[0-9A-Z]+)*|B?F16|F32|TQ\d_\d|MXFP4)(?=$|[-_.])",
     re.IGNORECASE,
@@ -32,11 +35,12 @@ def stem_of(name: str) -> str:
 
 def split_of(name: str) -> tuple[str, int, int] | None:
     """Return base, part (from 1) and number of parts of a split file's name, or None."""
-    match = _SPLIT.match(stem_of(name))
-    if match is None:
+    stem = stem_of(name)
+    match = PART.search(stem)
+    if match is None or match.start() == 0:
         return None
-    part, count = int(match["part"]), int(match["count"])
-    return (match["base"], part, count) if 1 <= part <= count else None
+    part, count = int(match[1]), int(match[2])
+    return (stem[: match.start()], part, count) if 1 <= part <= count else None
 
 
 def model_stem(name: str) -> str:
@@ -47,7 +51,7 @@ def model_stem(name: str) -> str:
 
 def is_projector(name: str) -> bool:
     """Return whether a name has ``mmproj`` as a word, so that the file is a projector."""
-    return _PROJECTOR.search(stem_of(name)) is not None
+    return PROJECTOR.search(stem_of(name)) is not None
 
 
 def projector_name(projector: str, model: str) -> str:
@@ -56,7 +60,7 @@ def projector_name(projector: str, model: str) -> str:
     The own name of the projector is kept if it names the model already.
     """
     stem = model_stem(model)
-    if _PROJECTOR.sub("", stem_of(projector)).lower() == stem.lower():
+    if PROJECTOR.sub("", stem_of(projector)).lower() == stem.lower():
         return projector
     return f"mmproj-{stem}{EXTENSION}"
 

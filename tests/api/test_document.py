@@ -36,7 +36,7 @@ def test_models(base_url: str) -> None:
     details = request(base_url, "GET", f"/v1/models/{STARTER}").json
     chat_format = {"tool_calls": "hermes", "reasoning": None}
     memory = details.pop("memory")
-    assert details == {**model, "chat_format": chat_format, "problem": None}
+    assert details == {**model, "chat_format": chat_format, "sha256": None, "problem": None}
     assert memory["fits"]
 
 

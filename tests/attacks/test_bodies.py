@@ -61,8 +61,8 @@ def test_a_message_of_beginnings_of_control_texts(serve: Serve, models: Path) ->
         body = {"model": model, "messages": [{"role": "user", "content": "<" * (2 * MIB)}]}
         error = refused(url, stream, CHAT, json.dumps(body).encode())
         assert error == {
-            "message": "messages: The prompt has 2097152 bytes and may have at most 65536. This "
-            "model's maximum context length is 4096 tokens.",
+            "message": "The prompt has 2097152 bytes and may have at most 65536. This model's "
+            "maximum context length is 4096 tokens. Shorten messages.",
             "type": "invalid_request_error",
             "param": "messages",
             "code": "context_length_exceeded",

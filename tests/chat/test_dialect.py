@@ -168,6 +168,17 @@ def test_reasoning_opened_by_the_prompt_is_noticed() -> None:
     assert not dialect(thinks).prompt([user("Hi")], ask=False).thinking
 
 
+def test_reasoning_that_only_a_prompt_without_it_closes() -> None:
+    """SmolLM3 writes no reasoning into the history and explains the markers in every prompt."""
+    source = (
+        "{% if enable_thinking is not defined or enable_thinking %}Use <think> and </think>."
+        "{% endif %}"
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if enable_thinking is defined "
+        "and not enable_thinking %}<think>\n\n</think>\n{% endif %}"
+    )
+    assert dialect(source, {}).reasoning_markers == ("<think>", "</think>")
+
+
 def test_reasoning_opened_by_several_control_tokens_is_noticed() -> None:
     source = (
         "{% for m in messages %}<|open|>{{ m.role }}<|sep|>{% if m.reasoning_content %}"
@@ -328,7 +339,7 @@ def test_a_template_that_repeats_a_call_has_some_format(often: int) -> None:
 def test_a_template_that_works_hard_is_not_probed_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     renderings: list[int] = []
     clock = iter(range(0, 1000, 3))
-    monkeypatch.setattr("offgrid.chat.sandbox.time.thread_time", lambda: next(clock))
+    monkeypatch.setattr("offgrid.chat.budget.time.thread_time", lambda: next(clock))
     render = Sandbox.render_bounded
 
     def counted(self: Sandbox, *args: Any) -> Any:

@@ -645,12 +645,19 @@ def test_a_string_without_any_text_is_never_written(family: str) -> None:
 
 def test_a_pattern_that_cannot_be_enforced_is_refused_with_its_place() -> None:
     """As in JSON, where llguidance refuses it."""
-    words = {"hermes": "lookarounds not supported", "qwen-xml": "an anchor in its middle"}
+    words = {
+        "hermes": "lookarounds not supported", "lfm2": "lookarounds not supported",
+        "qwen-xml": "an anchor in its middle", "gemma4": "an anchor in its middle",
+    }  # fmt: skip
     word = {"type": "string", "pattern": r"\bx"}
+    items = {"type": "array", "items": {"type": "object", "properties": {"x": word}}}
     for family, message in words.items():
         model = _model(next(one for one in FAMILIES if one.name == family), True)
         tool = function("f", {**CLOSED, "properties": {"a": word}})
         with pytest.raises(InvalidParameter, match=f"at /properties/a: .*{message}"):
+            model.matcher((tool,))
+        tool = function("f", {**CLOSED, "properties": {"a": items}})
+        with pytest.raises(InvalidParameter, match="at /properties/a/items/properties/x: "):
             model.matcher((tool,))
     model = _model(next(one for one in FAMILIES if one.name == "qwen-xml"), True)
     many = {f"p{n}": {"type": "string", "pattern": f"(^a|b){n}"} for n in range(21)}

@@ -11,9 +11,10 @@ import pytest
 from jinja2 import TemplateError
 from support import together
 
-from offgrid.chat import sandbox
+from offgrid.chat import budget, sandbox
+from offgrid.chat.budget import Budget, TemplateLimit
 from offgrid.chat.dialect import Dialect
-from offgrid.chat.sandbox import Budget, Sandbox, TemplateLimit
+from offgrid.chat.sandbox import Sandbox
 from offgrid.chat.template import ChatTemplate
 from offgrid.errors import InvalidParameter
 
@@ -200,7 +201,7 @@ TUPLES = "{% set t = ('x', 'x') %}" + "{% set t = (t, t) %}" * 60
 )
 def test_no_hang_and_no_gigabytes(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted limits end them, so the clock is disabled: a slow machine gives the same result."""
-    monkeypatch.setattr(sandbox, "MAX_SECONDS", math.inf)
+    monkeypatch.setattr(budget, "MAX_SECONDS", math.inf)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InvalidParameter) as caught:
         ChatTemplate(source, "", "", ["<s>"]).render(MESSAGES)
@@ -210,7 +211,7 @@ def test_no_hang_and_no_gigabytes(source: str, monkeypatch: pytest.MonkeyPatch) 
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 600_000
 
 
-STEP = sandbox.MAX_STEP
+STEP = budget.MAX_STEP
 
 
 @pytest.mark.parametrize(
@@ -324,7 +325,7 @@ def test_the_first_chat_takes_a_bounded_number_of_steps(
         sizes.append(size)
         real(self, size, speed)
 
-    monkeypatch.setattr(sandbox.time, "thread_time", lambda: 0.0)
+    monkeypatch.setattr(budget.time, "thread_time", lambda: 0.0)
     monkeypatch.setattr(Budget, "take", counted)
     messages = [{"role": role, "content": "x"} for role in ("system", "user", "user", "system")]
     dialect = Dialect(source, "<s>", "</s>", {"<s>": 1})
@@ -339,7 +340,7 @@ def test_the_first_chat_takes_a_bounded_number_of_steps(
 def test_the_budget_grows_with_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """A template that looks at all messages for each message is no hostile one."""
     source = "{% for m in messages %}{% for n in messages %}{% endfor %}{{ m.content }}{% endfor %}"
-    monkeypatch.setattr(sandbox, "MAX_STEPS", 100_000)
+    monkeypatch.setattr(budget, "MAX_STEPS", 100_000)
     for number in (1, 10, 100, 300):
         messages = [{"role": "user", "content": "x"}] * number
         assert render(source, messages=messages) == "x" * number
@@ -354,11 +355,11 @@ def test_attempts_share_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def slow(*args: Any) -> str:
         calls.append(1)
-        now[0] += 0.6 * sandbox.MAX_SECONDS
+        now[0] += 0.6 * budget.MAX_SECONDS
         raise TemplateError("no")
 
     monkeypatch.setattr(Sandbox, "_joined", slow)
-    monkeypatch.setattr(sandbox.time, "thread_time", lambda: now[0])
+    monkeypatch.setattr(budget.time, "thread_time", lambda: now[0])
     messages = [{"role": role, "content": "x"} for role in ("system", "user", "user", "system")]
     with pytest.raises(InvalidParameter):
         template.render(messages)
@@ -376,7 +377,7 @@ def test_probes_of_a_slow_template_end_soon(monkeypatch: pytest.MonkeyPatch) -> 
         now[0] += 0.9
         return real(self, written)
 
-    monkeypatch.setattr(sandbox.time, "thread_time", lambda: now[0])
+    monkeypatch.setattr(budget.time, "thread_time", lambda: now[0])
     monkeypatch.setattr(Sandbox, "_joined", slow)
     ChatTemplate("{{ messages[0].content }}", "", "", [])
     assert len(calls) == 3
@@ -418,7 +419,7 @@ def test_nothing_is_computed_while_compiling() -> None:
 
 def test_processor_time_is_a_limit_too(monkeypatch: pytest.MonkeyPatch) -> None:
     now = count()
-    monkeypatch.setattr(sandbox.time, "thread_time", lambda: float(next(now)))
+    monkeypatch.setattr(budget.time, "thread_time", lambda: float(next(now)))
     with pytest.raises(TemplateLimit, match="5 seconds"):
         render("{% for i in range(1000) %}{{ i }}{% endfor %}")
 

@@ -67,6 +67,15 @@ def test_bench_says_if_the_context_is_too_short(starter_path: Path, tmp_path: Pa
     assert "its context is 128 tokens, and 100 plus 64 are needed" in ended.output
 
 
+def test_bench_says_if_memory_does_not_suffice(starter_path: Path) -> None:
+    ended = CliRunner().invoke(
+        main, ["bench", str(starter_path), *FAST], env={"OFFGRID_MEMORY_BUDGET": "50"}
+    )
+    assert ended.exit_code == 1
+    assert "cannot be loaded: it needs" in ended.output
+    assert "and 50 MiB of memory is free" in ended.output
+
+
 def test_bench_says_that_the_machine_is_busy(
     starter_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from llama_8b import AVX2, LLAMA_8B
 
 from offgrid import __version__
 from offgrid.cli import limits, main
@@ -23,7 +24,9 @@ from offgrid.config import Settings, load_settings
 from offgrid.engine.build import Build, Device
 from offgrid.engine.client import about
 from offgrid.engine.client.about import BuildUnknown, ask_build
-from offgrid.store.catalogue import ModelEntry
+from offgrid.engine.client.fit import Candidate, measure
+from offgrid.engine.memory import Bound
+from offgrid.engine.protocol import Load
 
 SUBJECTS = [
     "configuration", "models", "disk", "permissions", "leftovers", "memory", "threads", "llama.cpp",
@@ -230,35 +233,31 @@ def group(folder: Path, **files: str) -> Path:
 
 
 def test_the_limits_of_a_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    inner = group(
-        tmp_path / "inner", memory_max="max\n", memory_current="5\n", cpu_max="150000 100000\n"
-    )
-    outer = group(
-        tmp_path / "outer", memory_max="1048576\n", memory_current="1000000\n",
-        memory_stat="anon 5\ninactive_file 1000\n", cpu_max="max 100000\n",
-    )  # fmt: skip
+    inner = group(tmp_path / "inner", cpu_max="150000 100000\n")
+    outer = group(tmp_path / "outer", cpu_max="max 100000\n")
     monkeypatch.setattr(limits, "_groups", lambda controller: iter([inner, outer]))
-    free, total, allowed = limits.memory()
-    assert (free, allowed) == (1048576 - 1000000 + 1000, 1048576)
-    assert total > allowed
     assert limits.processors()[2] == 1.5
     monkeypatch.setattr(limits, "_groups", lambda controller: iter([tmp_path / "absent"]))
-    assert limits.memory()[2] is None
     assert limits.processors()[2] is None
 
 
 def test_little_memory_and_few_processors(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:
-    entries = [ModelEntry(id, Path(id), 0, size << 30) for id, size in (("a", 3), ("b", 40))]
-    monkeypatch.setattr(limits, "memory", lambda: (4 << 30, 8 << 30, 6 << 30))
-    assert machine.check_memory(entries, "a").state == "ok"
-    found = machine.check_memory(entries, "b")
+    limit = [Bound(8 << 30, 5 << 30), Bound(6 << 30, 4 << 30)]
+    monkeypatch.setattr(machine, "bounds", lambda: limit)
+    monkeypatch.setattr(machine, "free_memory", lambda: 4 << 30)
+    candidate = Candidate(Load("b"), sizes=LLAMA_8B)
+    fit = measure(candidate, candidate.load, 16 << 30, AVX2)
+    assert machine.check_memory(fit, "b").state == "ok"
+    found = machine.check_memory(measure(candidate, candidate.load, 4 << 30, AVX2), "b")
     assert found.state == "warning"
-    assert found.text == (
-        "4.00 GiB of 8.00 GiB free; the control group of this process allows 6.00 GiB, and the "
-        "file of b alone has 40.00 GiB"
+    assert found.text.startswith(
+        "4.00 GiB of 8.00 GiB free; the control group of this process allows 6.00 GiB, and b needs "
     )
+    assert machine.check_memory(None, None).state == "ok"
+    monkeypatch.setattr(machine, "free_memory", lambda: 300 << 20)
+    assert machine.check_memory(None, None).fix == "close other programs"
     monkeypatch.setattr(limits, "processors", lambda: (2, 4, 1.5))
     assert machine.check_threads(dataclasses.replace(settings, threads=1), None).state == "ok"
     for threads, fix in ((0, "--threads) to 1"), (2, "--threads) to 1")):

@@ -98,6 +98,9 @@ class Documented:
         assert not missing
         media_type = response.headers["content-type"].partition(";")[0]
         content = said["content"][media_type]
+        if response.status == 400:
+            error = response.json["error"]
+            assert (error["param"] or "")[:80] in error["message"]
         if media_type == SSE:
             self._check_events(response.body, content["x-event-schema"])
         else:

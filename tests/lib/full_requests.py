@@ -354,7 +354,7 @@ class Full:
 
 
 def full_requests(
-    starter: str, seeing: str, ranking: str, previous: str, conversation_id: str
+    starter: str, seeing: str, ranking: str, previous: str, conversation_id: str, stick: str
 ) -> list[Full]:
     """All endpoints that accept a body.
 
@@ -364,6 +364,7 @@ def full_requests(
         ranking: id of a model that ranks.
         previous: id of a stored response.
         conversation_id: id of a conversation.
+        stick: a folder below an import root.
     """
     model = {"model": starter}
     conversation = {**model, "messages": MESSAGES}
@@ -442,4 +443,9 @@ def full_requests(
             ),
         ),
         Full("/detokenize", {"tokens": [300, 301]}, {**NOTES, **model}),
+        Full(
+            "/v1/import",
+            {"paths": [stick]},
+            {"ids": ["none"], "replace": True, "stream": False, "background": False},
+        ),
     ]

@@ -81,8 +81,28 @@ REASONING = {
     "MiniMax-M3": "<mm:think>", "upstage-Solar": "<|think|>", "Kimi-K3": "<|open|>think<|sep|>",
     "tencent-Hy3": "<think:opensource>", "Cohere2MoE": "<|START_THINKING|>",
     "Apriel-1.6": "Here are my reasoning steps:", "deepseek-ai-DeepSeek-V3.1": "<think>",
-    "ibm-granite-granite-3.3": "<think>", "muse": " to=self<|message|>",
+    "HuggingFaceTB-SmolLM3": "<think>", "ibm-granite-granite-3.3": "<think>",
+    "muse": " to=self<|message|>",
 }  # fmt: skip
+OMITTED_REASONING = {
+    "Apriel-1.6-15b-Thinker-fixed",
+    "HuggingFaceTB-SmolLM3-3B",
+    "LFM2.5-Instruct",
+    "NVIDIA-Nemotron-Nano-v2",
+    "Qwen-QwQ-32B",
+    "Reka-Edge",
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
+    "deepseek-ai-DeepSeek-R1-Distill-Qwen-32B",
+    "deepseek-ai-DeepSeek-V3.1",
+    "deepseek-ai-DeepSeek-V3.2",
+    "deepseek-ai-DeepSeek-V4-Flash-0731",
+    "deepseek-ai-DeepSeek-V4",
+    "ibm-granite-granite-3.3-2B-Instruct",
+    "llama-cpp-deepseek-r1",
+    "llama-cpp-rwkv-world",
+    "meetkai-functionary-medium-v3.2",
+}
+"""Templates that omit earlier reasoning, at least beside calls or unless it is asked for."""
 VOCABULARY = {"LFM2": {"<|tool_call_start|>": 5, "<|tool_call_end|>": 6}}
 """Control tokens by which a family is recognised whose template writes no calls."""
 
@@ -153,6 +173,17 @@ def test_the_markers_of_reasoning(dialects: dict[str, Dialect]) -> None:
         if begin is not None:
             assert dialect.reasoning_markers is not None, name
             assert dialect.reasoning_markers[0] == begin, name
+
+
+def test_reasoning_of_an_unfinished_turn_is_in_the_prompt(dialects: dict[str, Dialect]) -> None:
+    """A call with its result follows the user, and the model is to go on."""
+    omitted = set()
+    for name, dialect in dialects.items():
+        call = {**CALLED[2], "reasoning_content": "Reason one"}
+        parts = dialect.prompt([*CALLED[:2], call, *CALLED[3:]], TOOLS).parts
+        if dialect.reasons and "Reason one" not in "".join(part.text for part in parts):
+            omitted.add(name)
+    assert omitted == OMITTED_REASONING
 
 
 def test_prompts_hold_everything_that_was_said(dialects: dict[str, Dialect]) -> None:

@@ -22,19 +22,21 @@ if hasattr(os, "getuid") and os.getuid() != 0:
     NAMESPACE[1:1] = ["--user", "--map-root-user"]
 
 
-def refusal() -> str:
-    """Why this machine has no namespace with a pair of devices; "" if it has one."""
+def refusal(folder: Path) -> str:
+    """Why this machine has no namespace with a pair of devices and a mount; "" if it has one."""
     if shutil.which("unshare") is None or shutil.which("ip") is None:
         return "needs the programs unshare and ip"
-    make = "ip link add out type veth peer name nowhere"
-    done = subprocess.run([*NAMESPACE, *make.split()], capture_output=True, text=True)
-    return done.stderr.strip()
+    make = 'mount --bind "$0" "$0" && ip link add out type veth peer name nowhere'
+    done = subprocess.run(
+        [*NAMESPACE, "sh", "-c", make, str(folder)], capture_output=True, text=True
+    )
+    return "" if done.returncode == 0 else f"no network namespace: {done.stderr.strip()}"
 
 
 @pytest.mark.slow
 def test_nothing_leaves_the_machine_from_installation_to_chat(tmp_path: Path) -> None:
     """Only the tests of the scripts, in ``test_installer.py``, are in the default run."""
-    if reason := refusal():
+    if reason := refusal(tmp_path):
         pytest.skip(reason)
     house, models = tmp_path / "house", tmp_path / "models"
     stick, home = tmp_path / "my stick", tmp_path / "home of one"

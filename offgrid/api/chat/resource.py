@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import secrets
-import time
-
 import falcon
 
-from offgrid.api.chat.answer import stream_answer, whole_answer
-from offgrid.api.chat.prompt import count_tokens, start_chat, warn_of_base
+from offgrid.api.chat.call import ChatCall
+from offgrid.api.chat.prompt import count_tokens, warn_of_base
 from offgrid.api.chat.request import parse_chat
 from offgrid.api.http.request import in_turn, liveness, read_checked, read_object
 from offgrid.api.http.sse import send_stream
@@ -30,22 +27,12 @@ class ChatResource:
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)
         warn_of_base(engine)
-        prompt, group = start_chat(engine, request, alive)
-        resp.set_header("x-offgrid-seed", str(group.seed))
-        head = {
-            "id": f"chatcmpl-{secrets.token_hex(14)}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": engine.name,
-            "service_tier": "default",
-            "system_fingerprint": engine.info.fingerprint,
-        }
+        call = ChatCall(engine, request, alive)
+        resp.set_header("x-offgrid-seed", str(call.group.seed))
         if request.stream:
-            head["object"] = "chat.completion.chunk"
-            chunks = stream_answer(head, prompt, group)
-            send_stream(req, resp, chunks, group, self._ping_interval)
+            send_stream(req, resp, call.chunks(), call.group, self._ping_interval)
         else:
-            resp.media = whole_answer(head, prompt, group)
+            resp.media = call.whole()
 
 
 class InputTokensResource:

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import secrets
-import time
-
 import falcon
 
-from offgrid.api.completions.answer import (
-    Choices,
-    PromptScores,
-    generation_requests,
-    stream_answer,
-    whole_answer,
-)
-from offgrid.api.completions.request import (
-    parse_completion,
-)
-from offgrid.api.generation import GenerationGroup
+from offgrid.api.completions.call import CompletionCall
+from offgrid.api.completions.request import parse_completion
 from offgrid.api.http.request import liveness, read_checked
 from offgrid.api.http.sse import send_stream
 from offgrid.config import Settings
 from offgrid.engine.client.pool import EnginePool
-from offgrid.errors import InvalidParameter
 
 
 class CompletionsResource:
@@ -38,24 +25,9 @@ class CompletionsResource:
         request = read_checked(req, self._max_body, parse_completion)
         alive = liveness(req)
         engine = self._pool.generator(request.model, alive)
-        if request.candidates > max(request.n, engine.capacity):
-            raise InvalidParameter(
-                f"best_of must be at most {engine.capacity} on this server (slots plus queue).",
-                "best_of",
-            )
-        group = GenerationGroup(engine, generation_requests(request), alive)
-        resp.set_header("x-offgrid-seed", str(group.seed))
-        head = {
-            "id": f"cmpl-{secrets.token_hex(14)}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": engine.name,
-            "system_fingerprint": engine.info.fingerprint,
-        }
-        choices = Choices(request, group)
-        scores = PromptScores(request)
+        call = CompletionCall(engine, request, alive)
+        resp.set_header("x-offgrid-seed", str(call.group.seed))
         if request.stream:
-            chunks = stream_answer(head, request, group, choices, scores)
-            send_stream(req, resp, chunks, group, self._ping_interval)
+            send_stream(req, resp, call.chunks(), call.group, self._ping_interval)
         else:
-            resp.media = whole_answer(head, request, group, choices, scores)
+            resp.media = call.whole()

@@ -207,6 +207,8 @@ class Translated:
             self._put("reasoning_effort", rest.pop("effort"), "reasoning.effort")
         if isinstance(rest.get("enabled"), bool):
             self._switch(rest.pop("enabled"), "reasoning.enabled")
+        if rest.pop("max_tokens", None) is not None:
+            raise _unsupported("reasoning.max_tokens", BUDGET)
         if isinstance(rest.get("exclude"), bool) and rest.pop("exclude"):
             notices.ignore("reasoning.exclude")
 

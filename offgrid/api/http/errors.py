@@ -63,6 +63,8 @@ def told(error: RequestError) -> str:
     field = error.param
     if error.status != 400 or not field or _names(error.message, field):
         return error.message
+    if error.code == "context_length_exceeded":  # clients know the beginning of these messages
+        return f"{error.message} Shorten {field}."
     return f"{field[:MAX_FIELD]}{'...' if len(field) > MAX_FIELD else ''}: {error.message}"
 
 

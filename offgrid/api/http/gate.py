@@ -22,7 +22,7 @@ from offgrid.errors import Overloaded
 _EXTRA = 8
 """Places in addition to those of all sequences: for requests that only use the tokeniser while all
 queues are full, and for requests that are refused because the queue is full."""
-_NEVER_WAIT = {"/", "/health", "/openapi.json", "/v1/models"}
+_NEVER_WAIT = {"/", "/health", "/openapi.json", "/v1/models", "/v1/loaded"}
 _NEVER_WAITS_BELOW = "/v1/models/"
 
 

@@ -35,10 +35,11 @@ _NAMED = (
 _EVERYWHERE = (400, 403, 408, 431, 500)
 _REASONS = {
     400: "The request is invalid; `param` names the field at fault.",
-    403: "The Host or Origin header is not allowed.",
-    404: "No such model, stored response or conversation.",
+    403: "The Host or Origin header, or a path to import, is not allowed.",
+    404: "No such model, stored response, conversation or import.",
     408: "The request arrived too slowly.",
-    409: "The model is not loaded, and a GET request never unloads another model.",
+    409: "The model is not loaded, and a GET request never unloads another model; or another "
+    "import is in progress.",
     413: "The body is too large.",
     431: "The headers of the request are too large.",
     500: "The server could not finish the request.",

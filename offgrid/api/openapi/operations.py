@@ -18,6 +18,8 @@ from offgrid.api.embeddings import EmbeddingList, EmbeddingsRequest
 from offgrid.api.fields.common import GenerationFields
 from offgrid.api.fields.inert import IGNORED
 from offgrid.api.fields.sampling import ALIASES, SamplingFields
+from offgrid.api.imports import shapes as imports
+from offgrid.api.loaded import LoadedList
 from offgrid.api.openapi import by_hand
 from offgrid.api.rerank import Reranking, RerankRequest
 from offgrid.api.responses import request as responses
@@ -158,6 +160,7 @@ def _responses_body(**more: Any) -> Body:
 
 _RESPONSES = "/v1/responses"
 _CONVERSATIONS = "/v1/conversations"
+_IMPORT = "/v1/import"
 
 OPERATIONS = (
     Operation("get", "/", "Name and version of the server", (health.Root,)),
@@ -165,6 +168,42 @@ OPERATIONS = (
     Operation("get", "/openapi.json", "This document", (OpenApi,)),
     Operation("get", "/v1/models", "All models", (models.ModelList,)),
     Operation("get", "/v1/models/{model}", "One model", (models.ModelDetails,), errors=(404,)),
+    Operation("get", "/v1/loaded", "The models that are loaded", (LoadedList,)),
+    Operation("get", _IMPORT, "The models on sticks and cards", (imports.ImportSources,)),
+    Operation(
+        "post",
+        _IMPORT,
+        "Copies models into the models directory",
+        (imports.ImportObject,),
+        imports.EVENTS,
+        Body((imports.ImportRequest,)),
+        errors=(409, 413, 503),
+        named=True,
+    ),
+    Operation(
+        "get",
+        f"{_IMPORT}/{{id}}",
+        "An import, while it runs and after",
+        (imports.ImportObject,),
+        imports.EVENTS,
+        query=("stream",),
+        errors=(404,),
+        named=True,
+    ),
+    Operation(
+        "delete",
+        f"{_IMPORT}/{{id}}",
+        "Cancels an import if it runs, and forgets it",
+        (imports.DeletedImport,),
+        errors=(404,),
+    ),
+    Operation(
+        "post",
+        f"{_IMPORT}/{{id}}/cancel",
+        "Cancels an import",
+        (imports.ImportObject,),
+        errors=(404,),
+    ),
     Operation(
         "post",
         "/v1/chat/completions",

@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
@@ -20,12 +20,14 @@ from offgrid.cli.models import find_model
 from offgrid.cli.options import chosen_options, complete_model, fail, settings_from
 from offgrid.cli.output import short_number
 from offgrid.config import Settings
+from offgrid.engine.client.budget import Budget, budget_limit
 from offgrid.engine.client.client import EngineClient
-from offgrid.engine.client.roster import load_command
+from offgrid.engine.client.roster import candidate_of
 from offgrid.errors import OffgridError
 from offgrid.startup import prepare_process
-from offgrid.store.catalogue import ModelEntry
+from offgrid.store.description import Description
 from offgrid.store.disk import mib
+from offgrid.store.survey import ModelEntry
 from offgrid.terminal import shown
 
 _ROOM = 64
@@ -157,8 +159,9 @@ def bench(
     results = []
     try:
         for count in threads or (limits.processors()[0],):
-            with _loaded(entry, settings, count, max(streams), max(prompt, tokens)) as client:
-                _check_room(client, max(prompt, tokens))
+            most = max(prompt, tokens)
+            with _loaded(entry, description, settings, count, max(streams), most) as client:
+                _check_room(client, most)
                 for result in _results(client, prompt, tokens, streams, repeat):
                     results.append(result)
                     if not as_json:
@@ -184,14 +187,28 @@ def _warn_if_busy() -> None:
 
 @contextmanager
 def _loaded(
-    entry: ModelEntry, settings: Settings, threads: int, streams: int, tokens: int
+    entry: ModelEntry,
+    description: Description,
+    settings: Settings,
+    threads: int,
+    streams: int,
+    tokens: int,
 ) -> Iterator[EngineClient]:
-    """Load a model with as many slots as streams, and unload it."""
+    """Load a model with as many slots as streams, if it fits into memory, and unload it.
+
+    Raises:
+        ModelLoadFailed: it does not fit, or cannot be loaded.
+    """
+    candidate = candidate_of(settings, entry, description)
     load = msgspec.structs.replace(
-        load_command(settings, entry), threads=threads, parallel=streams, ctx_size=tokens + _ROOM
+        candidate.load, threads=threads, parallel=streams, ctx_size=tokens + _ROOM
+    )
+    given = candidate.given | {"parallel", "ctx_size"}
+    fit = Budget(budget_limit(settings)).place(
+        replace(candidate, load=load, given=given), [], False
     )
     client = EngineClient(
-        load,
+        load if fit is None else fit.load,
         queue_size=0,
         load_timeout=settings.load_timeout,
         stall_timeout=settings.stall_timeout,

@@ -17,8 +17,11 @@ from offgrid.cli.output import echo_wrapped
 from offgrid.config import Resolved, resolve
 from offgrid.engine.build import Build
 from offgrid.engine.client.about import BuildUnknown, ask_build
+from offgrid.engine.client.budget import Budget, budget_limit
+from offgrid.engine.client.fit import Fit
+from offgrid.engine.client.roster import candidate_of
 from offgrid.errors import OffgridError
-from offgrid.store.catalogue import Catalogue, ModelEntry
+from offgrid.store.catalogue import Catalogue
 
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
@@ -57,10 +60,10 @@ def run_checks(flags: dict[str, Any]) -> list[Check]:
         fix = "correct it; --no-config ignores the file. The checks below use the defaults"
         checks = [Check("configuration", "problem", str(ex), fix)]
     settings = resolved.settings
-    models, entries, default = _models(resolved)
+    models, fit, default = _models(resolved)
     build, llama = _llama()
     checks += [*models, files.check_disk(settings), files.check_permissions(resolved)]
-    checks += [files.check_leftovers(settings), machine.check_memory(entries, default)]
+    checks += [files.check_leftovers(settings), machine.check_memory(fit, default)]
     checks += [machine.check_threads(settings, build), llama]
     if build is not None:
         checks += [machine.check_processor(build), machine.check_gpu(settings, build)]
@@ -68,14 +71,20 @@ def run_checks(flags: dict[str, Any]) -> list[Check]:
     return [*checks, network.check_port(settings), machine.check_clock()]
 
 
-def _models(resolved: Resolved) -> tuple[list[Check], list[ModelEntry], str | None]:
+def _models(resolved: Resolved) -> tuple[list[Check], Fit | None, str | None]:
+    """Check the models; return also how the default model would be loaded, and its id."""
     try:
         catalogue = Catalogue(resolved.settings)
     except OffgridError as ex:
         fix = "'offgrid list' names the models; 'offgrid get smollm2-135m' fetches one"
-        return [Check("models", "problem", str(ex), fix)], [], None
+        return [Check("models", "problem", str(ex), fix)], None, None
     check = files.check_models(resolved.settings, catalogue)
-    return [check], catalogue.entries(), catalogue.default
+    default = catalogue.default
+    if default is None or check.state == "problem":
+        return [check], None, default
+    entry = catalogue.get(default)
+    candidate = candidate_of(resolved.settings, entry, catalogue.describe(entry))
+    return [check], Budget(budget_limit(resolved.settings)).preview(candidate), default
 
 
 def _llama() -> tuple[Build | None, Check]:

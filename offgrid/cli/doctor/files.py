@@ -17,7 +17,7 @@ _FULL, _NEARLY_FULL = 100 << 20, 1 << 30
 """Free bytes below which a disk is a problem, and below which it is worth a warning."""
 _MOST_NAMED = 5
 _PARTIAL = (".part", ".part.json")
-"""Endings of the hidden files of an import (:mod:`offgrid.store.transfer`)."""
+"""Endings of the hidden files of an import (:mod:`offgrid.store.partial`)."""
 
 
 def check_configuration(resolved: Resolved) -> Check:

@@ -6,7 +6,6 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from offgrid.cli import limits
 from offgrid.cli.doctor.check import Check
 from offgrid.config import Settings
 from offgrid.engine.build import Build
-from offgrid.store.catalogue import ModelEntry
+from offgrid.engine.client.fit import Fit
+from offgrid.engine.memory import bounds, free_memory
 from offgrid.store.disk import mib
 
 _LITTLE_MEMORY = 512 << 20
@@ -34,22 +34,25 @@ _GPU_FILES = {
 }  # fmt: skip
 
 
-def check_memory(entries: Iterable[ModelEntry], default: str | None) -> Check:
-    """Compare free memory with the size of the default model, or else of the largest one."""
-    free, total, allowed = limits.memory()
-    text = f"{mib(free)} of {mib(total)} free"
-    if allowed is not None:
+def check_memory(fit: Fit | None, model: str | None) -> Check:
+    """Compare free memory with what a model needs.
+
+    Args:
+        fit: how the model would be loaded now; None if there is no model.
+        model: its id.
+    """
+    machine, *groups = bounds()
+    text = f"{mib(free_memory())} of {mib(machine.total)} free"
+    if groups:
+        allowed = min(group.total for group in groups)
         text += f"; the control group of this process allows {mib(allowed)}"
-    entries = list(entries)
-    chosen = [entry for entry in entries if entry.id == default] or entries
-    largest = max(chosen, key=lambda entry: entry.size, default=None)
-    if largest is not None and largest.size > free:
-        text += f", and the file of {largest.id} alone has {mib(largest.size)}"
+    if fit is not None and not fit.fits:
+        text += f", and {model} {fit}"
         fix = "close other programs, or serve a smaller model or one with fewer bits"
         return Check("memory", "warning", text, fix)
-    if free < _LITTLE_MEMORY:
+    if free_memory() < _LITTLE_MEMORY:
         return Check("memory", "warning", text, "close other programs")
-    return Check("memory", "ok", text)
+    return Check("memory", "ok", text if fit is None else f"{text}; {model} {fit}")
 
 
 def check_threads(settings: Settings, build: Build | None) -> Check:

@@ -59,6 +59,8 @@ class Budget:
             ModelLoadFailed: it does not fit even if no other model is loaded.
         """
         taking = [*models]
+        if closing and self._limit:
+            return None  # the budget still holds the old model
         # Another model is unloaded rather than this one gets a short context.
         fit = choose(candidate, self._now(taking), shorten=not (taking or closing))
         if fit is not None or closing:

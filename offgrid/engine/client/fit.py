@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-import msgspec
+from msgspec import structs
 
 from offgrid.config import BY_NAME
 from offgrid.engine.client.estimate import Estimate, context_of, estimate
@@ -65,6 +65,8 @@ class Fit:
         estimate: the memory that it takes; None if that is unknown.
         needs: bytes that must be free for it. Less than the estimate if the user chose to map a
             file, because the system can then read the weights again when it needs their memory.
+        keeps: bytes that it holds in use once it is loaded: the system cannot drop them without
+            harm.
         free: bytes that were free.
         context: tokens of the context of a slot.
         lowered: the settings whose defaults were lowered.
@@ -73,6 +75,7 @@ class Fit:
     load: Load
     estimate: Estimate | None = None
     needs: int = 0
+    keeps: int = 0
     free: int = UNLIMITED
     context: int = 0
     lowered: tuple[str, ...] = ()
@@ -81,12 +84,6 @@ class Fit:
     def fits(self) -> bool:
         """Whether that much is free."""
         return self.needs <= self.free
-
-    @property
-    def keeps(self) -> int:
-        """Bytes that the model holds in use: the rest of its memory can be dropped."""
-        dropped = 0 if self.estimate is None else self.estimate.dropped
-        return max(0, self.needs - dropped)
 
     def __str__(self) -> str:
         """Return the sentence for banner and log."""
@@ -133,6 +130,7 @@ def measure(
         load=load,
         estimate=found,
         needs=found.total - (found.weights if chosen else 0),
+        keeps=found.total - (found.weights if chosen else found.dropped),
         free=free,
         context=context_of(sizes, load) if sizes.generates else 0,
         lowered=tuple(_changed(candidate.load, load)),
@@ -152,11 +150,11 @@ def _advice(candidate: Candidate, free: int, repacked: Repacked | None) -> str:
     """Return a sentence with the settings that would help."""
     unbound = replace(candidate, given=frozenset())
     fit = choose(unbound, free, repacked=repacked)
-    if fit is not None:
+    if fit is not None and fit.lowered:
         values = [_flag(name, getattr(fit.load, name)) for name in fit.lowered]
         return f"It fits with {_joined(values)}: then it needs {written(fit.needs)}."
     smaller = "Free memory, or use a smaller model or a stronger quantisation."
-    least = msgspec.structs.replace(_least(unbound, repacked), use_mmap=True, use_mlock=False)
+    least = structs.replace(_least(unbound, repacked), use_mmap=True, use_mlock=False)
     mapped = replace(candidate, given=frozenset({"use_mmap"}))
     if candidate.load.use_mlock or measure(mapped, least, free, repacked).needs > free:
         return smaller
@@ -180,22 +178,20 @@ def _candidates(candidate: Candidate, shorten: bool, repacked: Repacked | None) 
     if sizes is None:
         return
     if "use_mmap" not in given and not load.use_mlock:
-        read = msgspec.structs.replace(load, use_mmap=False)
-        if (
-            measure(candidate, read, 0, repacked).needs
-            < measure(candidate, load, 0, repacked).needs
-        ):
-            load = read
+        mapped = measure(candidate, load, repacked=repacked)
+        read = measure(candidate, structs.replace(load, use_mmap=False), repacked=repacked)
+        if read.needs < mapped.needs:
+            load = read.load
             yield load
     if "parallel" not in given and sizes.generates:
         for slots in range(load.parallel - 1, 0, -1):
-            load = msgspec.structs.replace(load, parallel=slots)
+            load = structs.replace(load, parallel=slots)
             yield load
     if shorten and "ctx_size" not in given:
         longest = context_of(sizes, load)
         step = _CONTEXT_STEP * max(1, longest // (_CONTEXT_STEP * _CONTEXTS))
         for context in range((longest - 1) // step * step, _LEAST_CONTEXT - 1, -step):
-            load = msgspec.structs.replace(load, ctx_size=context)
+            load = structs.replace(load, ctx_size=context)
             yield load
 
 

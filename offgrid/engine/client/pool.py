@@ -36,7 +36,8 @@ from offgrid.errors import (
     Overloaded,
     RequestError,
 )
-from offgrid.store.catalogue import Catalogue, ModelEntry
+from offgrid.store.catalogue import Catalogue
+from offgrid.store.survey import ModelEntry
 
 log = logging.getLogger(__name__)
 
@@ -120,8 +121,8 @@ class EnginePool:
                         self.roster.begin(entry, fit)
             except Overloaded as ex:
                 log.error("%s will be loaded at its first request: %s", model_id, ex)
-            except ModelLoadFailed:
-                log.debug("%s does not fit; whoever requests it is told", model_id)
+            except ModelLoadFailed as ex:
+                log.error("%s", ex.message)
 
     def loaded(self) -> list[EngineClient]:
         """Return the engine clients of all models that are loaded or loading."""

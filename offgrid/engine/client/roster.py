@@ -19,8 +19,8 @@ from offgrid.engine.client.fit import Candidate, Fit
 from offgrid.engine.client.readiness import LoadFailure
 from offgrid.engine.protocol import Load
 from offgrid.errors import ModelLoadFailed
-from offgrid.store.catalogue import ModelEntry
 from offgrid.store.description import Description
+from offgrid.store.survey import ModelEntry
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from offgrid.engine.protocol import Grammar
 from offgrid.engine.worker.matcher import Matcher
 from offgrid.errors import ErrorCode, InvalidParameter, Overloaded
+from offgrid.grammar.checked import CheckedSchema
 from offgrid.grammar.compilable import (
     MAX_SOURCE,
     GrammarError,
@@ -26,7 +27,7 @@ from offgrid.grammar.compilable import (
     compilable,
     compilable_part,
 )
-from offgrid.grammar.document import Json, place
+from offgrid.grammar.document import Json
 from offgrid.grammar.messages import first_line, plain, unusable
 from offgrid.grammar.options import SLICES
 from offgrid.grammar.schema import locate
@@ -234,8 +235,8 @@ class Grammars:
                 raise _Unusable(f"at the start of an answer: {matcher.error}")
         except _Unusable as ex:
             if grammar.kind == "json_schema":
-                schema = grammar.schemas[0].schema
-                raise _invalid(grammar, _located(schema, tokenizer, str(ex))) from None
+                located = _located(grammar.schemas[0], tokenizer, str(ex))
+                raise _invalid(grammar, located) from None
             for alone in grammar.schemas:
                 self.compile(Grammar.of_schema(alone))  # raises for the schema at fault
             raise _invalid(grammar, plain(str(ex))) from None
@@ -328,15 +329,15 @@ class _Unusable(Exception):
     """llguidance refuses a grammar; the message is its own."""
 
 
-def _located(schema: Json, tokenizer: LLTokenizer, message: str) -> str:
+def _located(checked: CheckedSchema, tokenizer: LLTokenizer, message: str) -> str:
     """Return the message about a schema with the place of the fault."""
 
     def fault(part: Json) -> str | None:
         inner = LLMatcher(tokenizer, compilable_part(part), log_level=0, limits=_LIMITS)
         return first_line(inner.get_error()) if inner.is_error() else None
 
-    path, message = locate(schema, message, fault)
-    return place(path) + plain(message)
+    path, message = locate(checked.schema, message, fault)
+    return checked.place(path) + plain(message)
 
 
 def _invalid(grammar: Grammar, reason: str, code: ErrorCode | None = None) -> InvalidParameter:

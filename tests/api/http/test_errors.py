@@ -14,7 +14,7 @@ from support import STARTER, TIMEOUT, chat_body, endless, request
 
 from offgrid.api.fields.inert import IGNORED
 from offgrid.api.http.errors import MAX_FIELD, told
-from offgrid.errors import InvalidParameter, NotStored, RequestError
+from offgrid.errors import ContextLengthExceeded, InvalidParameter, NotStored, RequestError
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -410,6 +410,7 @@ def test_the_message_of_a_400_names_the_field(
         (InvalidParameter("Bad.", "x" * 100), "x" * 80 + "...: Bad."),
         (InvalidParameter("Bad: " + "x" * 80, "x" * 100), "Bad: " + "x" * 80),
         (InvalidParameter("Bad."), "Bad."),
+        (ContextLengthExceeded("It is long.", "messages"), "It is long. Shorten messages."),
         (NotStored("Nothing there.", "id"), "Nothing there."),
     ],
 )

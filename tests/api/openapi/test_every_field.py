@@ -19,18 +19,27 @@ from offgrid.config import load_settings
 from offgrid.server import Server
 
 SEEING, RANKING = "seeing", "bert-rank"
-PLAIN = full_requests(STARTER, SEEING, RANKING, "resp_none", "conv_none")
+PLAIN = full_requests(STARTER, SEEING, RANKING, "resp_none", "conv_none", "/media/stick")
 SCHEMAS = Documented(document())
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory, starter_path: Path) -> Iterator[str]:
+def stick(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tmp_path_factory.mktemp("stick"))
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory, starter_path: Path, stick: str) -> Iterator[str]:
     """A server with a fill-in-the-middle starter, a vision model and a ranking model."""
     folder = tmp_path_factory.mktemp("models")
     with_metadata(starter_path, folder / starter_path.name, FILL_IN)
     make_seeing(folder, SEEING)
     assert tiny_models.make_bert(folder, "RANK").stem == RANKING
-    files = {"models_dir": folder, "responses_file": folder / "responses.sqlite3"}
+    files = {
+        "models_dir": folder,
+        "responses_file": folder / "responses.sqlite3",
+        "import_roots": stick,
+    }
     settings = load_settings(
         {**files, "port": 0, "drain_timeout": 0, "threads": 1, "max_models": 3}, environ={}
     )
@@ -53,10 +62,10 @@ def conversation(url: str) -> str:
 
 @pytest.mark.parametrize("index", range(len(PLAIN)), ids=[full.path for full in PLAIN])
 def test_responses_to_all_fields_match_the_document(
-    url: str, previous: str, conversation: str, index: int
+    url: str, previous: str, conversation: str, stick: str, index: int
 ) -> None:
     documented = Documented.of(url)
-    full = full_requests(STARTER, SEEING, RANKING, previous, conversation)[index]
+    full = full_requests(STARTER, SEEING, RANKING, previous, conversation, stick)[index]
     for body in full.bodies():
         documented.body("post", full.path).validate(body)
         answer = request(url, "POST", full.url, body)

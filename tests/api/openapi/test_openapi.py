@@ -39,6 +39,7 @@ TOKENIZE = "/tokenize"
 DETOKENIZE = "/detokenize"
 RESPONSES = "/v1/responses"
 CONVERSATIONS = "/v1/conversations"
+IMPORT = "/v1/import"
 RESPONSE_TOKENS = "/v1/responses/input_tokens"
 
 
@@ -116,6 +117,7 @@ ANSWERS: list[tuple[str, str, str, Any, int]] = [
     ("get", "/v1/models", "/v1/models", None, 200),
     ("get", "/v1/models/{model}", f"/v1/models/{STARTER}", None, 200),
     ("get", "/v1/models/{model}", "/v1/models/some/other", None, 404),
+    ("get", "/v1/loaded", "/v1/loaded", None, 200),
     ("post", CHAT, CHAT, chat_body(), 200),
     ("post", CHAT, CHAT, chat_body(n=3, logprobs=True, top_logprobs=2, max_tokens=5), 200),
     ("post", CHAT, CHAT, chat_body(logprobs=True, ignore_eos=True, max_tokens=40), 200),
@@ -181,6 +183,14 @@ ANSWERS: list[tuple[str, str, str, Any, int]] = [
     ("post", f"{RESPONSES}/compact", f"{RESPONSES}/compact", {"input": "Hello!"}, 404),
     ("post", RESPONSES, RESPONSES, asking("Hello!", background=True), 200),
     ("post", RESPONSES, RESPONSES, asking("Hello!", background=True, stream=True), 200),
+    ("get", IMPORT, IMPORT, None, 200),
+    ("post", IMPORT, IMPORT, {"ids": ["none"]}, 200),
+    ("post", IMPORT, IMPORT, {"ids": ["none"], "stream": True}, 200),
+    ("post", IMPORT, IMPORT, {}, 400),
+    ("post", IMPORT, IMPORT, {"paths": ["/etc"]}, 403),
+    ("get", f"{IMPORT}/{{id}}", f"{IMPORT}/import_none", None, 404),
+    ("delete", f"{IMPORT}/{{id}}", f"{IMPORT}/import_none", None, 404),
+    ("post", f"{IMPORT}/{{id}}/cancel", f"{IMPORT}/import_none/cancel", None, 404),
     ("post", CONVERSATIONS, CONVERSATIONS, {}, 200),
     ("post", CONVERSATIONS, CONVERSATIONS, {"items": 5}, 400),
     ("get", f"{CONVERSATIONS}/{{id}}", f"{CONVERSATIONS}/conv_none", None, 404),
@@ -222,6 +232,8 @@ def test_every_operation_is_among_the_answers() -> None:
         ("post", f"{one}/cancel"), ("post", f"{RESPONSES}/compact"), ("get", talk), ("post", talk),
         ("delete", talk), ("get", f"{talk}/items"), ("post", f"{talk}/items"),
         ("get", f"{talk}/items/{{item_id}}"), ("delete", f"{talk}/items/{{item_id}}"),
+        ("get", f"{IMPORT}/{{id}}"), ("delete", f"{IMPORT}/{{id}}"),
+        ("post", f"{IMPORT}/{{id}}/cancel"),
     }  # fmt: skip
     assert tried == {(method, path) for path, methods in paths for method in methods} - elsewhere
 

@@ -67,6 +67,7 @@ def test_no_model_is_unloaded_for_one_that_can_never_fit() -> None:
 def test_nothing_is_decided_while_memory_is_being_freed() -> None:
     assert budget(0).place(CANDIDATE, [], True) is None
     assert budget(2 * NEEDS).place(CANDIDATE, [], True) is not None
+    assert budget(64 * GIB, 2 * NEEDS).place(CANDIDATE, [], True) is None
 
 
 @pytest.mark.parametrize("free", [2 * NEEDS, 64 * GIB])
@@ -89,6 +90,11 @@ def test_without_a_limit_nothing_is_compared() -> None:
     assert fit is not None
     assert fit.lowered == ()
     assert "free" not in str(fit)
+
+
+def test_a_mapped_file_that_the_user_wants_is_not_kept() -> None:
+    chosen = measure(replace(CANDIDATE, given=frozenset({"use_mmap"})), CANDIDATE.load)
+    assert chosen.keeps == chosen.needs == NEEDS - SMALL.data
 
 
 def test_a_preview_shows_what_would_happen() -> None:

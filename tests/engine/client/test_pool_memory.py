@@ -70,12 +70,13 @@ def answer(pool: EnginePool, model: str) -> None:
 
 @pytest.fixture
 def most_workers(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    """Count the worker processes that exist whenever one is started."""
+    """Count the worker processes of the pool that exist whenever one is started."""
     counts: list[int] = []
+    others = len(psutil.Process().children())
     start = EngineClient.start
 
     def counted(self: EngineClient) -> None:
-        counts.append(1 + len(psutil.Process().children()))
+        counts.append(1 + len(psutil.Process().children()) - others)
         start(self)
 
     monkeypatch.setattr(EngineClient, "start", counted)

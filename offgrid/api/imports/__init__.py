@@ -1,0 +1,1 @@
+"""``/v1/import``: models from sticks and folders."""

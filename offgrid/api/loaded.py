@@ -1,0 +1,83 @@
+"""``GET /v1/loaded``: the models that take memory now. ``offgrid ps`` prints it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import falcon
+import psutil
+from msgspec import Meta
+
+from offgrid.api.shapes import Answer, Count, Json
+from offgrid.engine.client.client import EngineClient
+from offgrid.engine.client.pool import EnginePool
+
+
+class Loaded(Answer):
+    """A model that is loaded or being loaded."""
+
+    id: str
+    object: Literal["model.loaded"]
+    status: Annotated[
+        Literal["loading", "ready"],
+        Meta(description="A worker that has died is replaced by one that is loading."),
+    ]
+    memory: Annotated[
+        Count | None,
+        Meta(description="Bytes of its worker process in memory, the mapped file included."),
+    ]
+    slots: Annotated[int, Meta(ge=1, description="Sequences that it generates at the same time.")]
+    ctx_size: Annotated[
+        Count | None, Meta(description="Tokens of the context of a slot; null while it loads.")
+    ]
+    sequences: Annotated[Count, Meta(description="Sequences that run or wait now.")]
+    until: Annotated[
+        int | None,
+        Meta(description="When it is unloaded if no request comes, in seconds since 1970; null if "
+             "it stays until another model needs its place."),
+    ]  # fmt: skip
+
+
+class LoadedList(Answer):
+    """The models that are loaded or being loaded, the least recently used first."""
+
+    object: Literal["list"]
+    data: list[Loaded]
+
+
+class LoadedResource:
+    """The models that take memory now."""
+
+    def __init__(self, pool: EnginePool) -> None:
+        self._pool = pool
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """List the loaded models. Asking is no use of a model."""
+        data = [_describe(client) for client in self._pool.loaded()]
+        resp.media = {"object": "list", "data": data}
+
+    on_head = on_get
+
+
+def _describe(client: EngineClient) -> Json:
+    ready = client.ready
+    return {
+        "id": client.name,
+        "object": "model.loaded",
+        "status": "ready" if ready else "loading",
+        "memory": _memory(client.pid),
+        "slots": client.load.parallel,
+        "ctx_size": client.info.n_ctx if ready else None,
+        "sequences": client.in_flight,
+        "until": None,
+    }
+
+
+def _memory(pid: int | None) -> int | None:
+    """Return the bytes of a process in memory; None if it has ended."""
+    if pid is None:
+        return None
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return None

@@ -1,0 +1,87 @@
+"""``offgrid ps``."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+
+from offgrid.api.shapes import Json
+from offgrid.cli.help import Command
+from offgrid.cli.options import config_options, fail, settings_from
+from offgrid.cli.output import print_table
+from offgrid.cli.talk.remote import NoServer, Remote, ServerError, server_url
+from offgrid.terminal import shown
+
+_HEAD = ("MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "SEQUENCES", "UNTIL")
+_NUMBERS = (2, 3, 4, 5)
+"""Columns of the table with numbers."""
+
+
+@click.command(cls=Command)
+@click.option("--json", "as_json", is_flag=True, help="Print the answer of the server as JSON.")
+@click.option("--url", metavar="URL", help="The server's address, instead of the configured one.")
+@config_options
+def ps(as_json: bool, url: str | None, **flags: Any) -> None:
+    """Show which models the running server has loaded.
+
+    The exit status is 0, also if no model is loaded, and 1 if no server answers.
+    """
+    address = url or server_url(settings_from(flags))
+    if address is None:
+        fail("the configured port is 0, so the address is not known; give it with --url", 2)
+    try:
+        loaded = _loaded(address)
+    except ServerError as ex:
+        fail(str(ex), 1)
+    if as_json:
+        click.echo(json.dumps({"url": address, "models": loaded}, indent=2))
+    elif not loaded:
+        click.echo(f"The server at {address} has loaded no model.")
+    else:
+        print_table([_HEAD, *map(_row, loaded)], _NUMBERS)
+
+
+def _loaded(address: str) -> list[Json]:
+    remote = Remote(address)
+    try:
+        answer = remote.get("/v1/loaded")
+    except NoServer:
+        raise
+    except ServerError as ex:
+        if ex.code == "unknown_url":
+            raise ServerError(f"the server at {address} is older and does not say it") from None
+        raise
+    finally:
+        remote.close()
+    data = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(data, list):
+        raise ServerError(f"the server at {address} is no OffGrid server")
+    return data
+
+
+def _row(model: Json) -> tuple[str, ...]:
+    context, until = model.get("ctx_size"), model.get("until")
+    return (
+        shown(model["id"]),
+        str(model["status"]),
+        _size(model.get("memory")),
+        str(model["slots"]),
+        "" if context is None else f"{context:,}",
+        str(model["sequences"]),
+        "no limit" if until is None else _clock(until),
+    )
+
+
+def _size(size: int | None) -> str:
+    if size is None:
+        return ""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def _clock(until: float) -> str:
+    """Return a time of day, and how far it is."""
+    minutes = max(0, round((until - time.time()) / 60))
+    return f"{time.strftime('%H:%M', time.localtime(until))} (in {minutes} min)"

@@ -1,0 +1,160 @@
+"""``offgrid ps`` and ``offgrid launch``: commands about the server that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from click.testing import CliRunner, Result
+from processes import heed_signals, program
+from support import STARTER, TIMEOUT, request
+
+from offgrid.cli import main
+from offgrid.server import Server
+
+Serve = Callable[..., Server]
+
+
+def call(*arguments: str, **environ: str) -> Result:
+    return CliRunner().invoke(main, [*arguments], env={"OFFGRID_PORT": "0", **environ})
+
+
+# --- ps -------------------------------------------------------------------------------------------
+
+
+def test_loaded_models(make_server: Serve, tmp_path: Path, starter_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.gguf").symlink_to(starter_path)
+    server = make_server(parallel=2, ctx_size=512, default_model="one")
+    engine = server.pool.engine("one")
+    engine.hold(1, 1)  # as a request does
+    answer = json.loads(call("ps", "--json", "--url", server.url).stdout)
+    table = call("ps", "--url", server.url).stdout.splitlines()
+    engine.release(1)
+    assert answer["url"] == server.url
+    (model,) = answer["models"]
+    memory = model.pop("memory")
+    assert model == {
+        "id": "one", "object": "model.loaded", "status": "ready", "slots": 2, "ctx_size": 512,
+        "sequences": 1, "until": None,
+    }  # fmt: skip
+    assert engine.pid is not None
+    assert memory == pytest.approx(psutil.Process(engine.pid).memory_info().rss, rel=0.2)
+    assert table[0].split() == [
+        "MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "SEQUENCES", "UNTIL",
+    ]  # fmt: skip
+    assert table[1].split()[:2] == ["one", "ready"]
+    assert table[1].endswith("  2      512          1  no limit")
+    # Asking loads nothing.
+    assert len(server.pool.loaded()) == 1
+
+
+def test_no_loaded_model(make_server: Serve) -> None:
+    server = make_server()
+    server.pool.shutdown(0.0)
+    result = call("ps", "--url", server.url)
+    assert (result.exit_code, result.stdout) == (
+        0, f"The server at {server.url} has loaded no model.\n"
+    )  # fmt: skip
+    assert json.loads(call("ps", "--url", server.url, "--json").stdout)["models"] == []
+
+
+def test_no_server() -> None:
+    result = call("ps", OFFGRID_PORT="9")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "offgrid: no server answers at http://127.0.0.1:9; start one with offgrid serve\n"
+    )
+    assert call("ps").exit_code == 2  # no port is configured
+
+
+# --- launch ---------------------------------------------------------------------------------------
+
+
+def exports(text: str) -> tuple[dict[str, str], list[str]]:
+    """Return the variables and the command that ``--print`` printed."""
+    *lines, command = text.splitlines()
+    environ = {}
+    for line in lines:
+        export, assignment = shlex.split(line)
+        name, _, value = assignment.partition("=")
+        assert export == "export"
+        environ[name] = value
+    return environ, shlex.split(command)
+
+
+def test_the_printed_environment(base_url: str, server: Server) -> None:
+    server.pool.engine(STARTER)
+    at = ("--url", base_url, "--print")
+    environ, command = exports(call("launch", "aider", *at, "--", "--yes").stdout)
+    assert environ["OPENAI_API_BASE"] == f"{base_url}/v1"
+    assert command[:3] == ["aider", "--model", f"openai/{STARTER}"]
+    assert command[-1] == "--yes"
+    environ, command = exports(call("launch", "codex", *at).stdout)
+    assert environ == {}
+    assert command[:3] == ["codex", "-m", STARTER]
+    assert f'model_providers.offgrid.base_url="{base_url}/v1"' in command
+    assert "model_context_window=2048" in command
+    environ, command = exports(call("launch", "opencode", *at).stdout)
+    config: dict[str, Any] = json.loads(environ["OPENCODE_CONFIG_CONTENT"])
+    assert config["model"] == f"offgrid/{STARTER}"
+    provider = config["provider"]["offgrid"]
+    assert provider["options"]["baseURL"] == f"{base_url}/v1"
+    assert provider["models"][STARTER]["limit"]["context"] == 2048
+    warned = call("launch", "opencode", *at)
+    assert "context of 2,048 tokens" in warned.stderr
+
+
+def test_claude_code_needs_an_api_that_is_not_there(base_url: str) -> None:
+    result = call("launch", "claude", "--url", base_url, "--print")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "offgrid: Claude Code needs the API /v1/messages, which this server does not have\n"
+    )
+    paths = request(base_url, "GET", "/openapi.json").json["paths"]
+    assert "/v1/messages" not in paths  # otherwise this test is out of date
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="starts a shell script")
+def test_the_program_is_started(base_url: str, tmp_path: Path) -> None:
+    script = tmp_path / "aider"
+    script.write_text('#!/bin/sh\necho "$OPENAI_API_BASE|$*"\nexit 7\n', encoding="utf-8")
+    script.chmod(0o755)
+    command = [program("offgrid"), "launch", "aider", "--url", base_url, "--", "--message", "a b"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd="/", timeout=TIMEOUT,
+        env={**os.environ, "PATH": f"{tmp_path}:/usr/bin:/bin"}, preexec_fn=heed_signals,
+    )  # fmt: skip
+    assert done.returncode == 7
+    assert done.stdout.startswith(f"{base_url}/v1|--model openai/{STARTER} ")
+    assert done.stdout.endswith(" --message a b\n")
+
+
+def test_what_cannot_be_started(
+    base_url: str, make_server: Serve, tmp_path: Path, starter_path: Path
+) -> None:
+    absent = call("launch", "codex", "--url", base_url, PATH=str(tmp_path))
+    assert (absent.exit_code, absent.stdout) == (127, "")
+    assert "Codex CLI is not installed; with a network: npm install -g @openai/codex" in (
+        absent.stderr
+    )
+    no_server = call("launch", "codex", OFFGRID_PORT="9", PATH=str(tmp_path))
+    assert no_server.exit_code == 1
+    assert "start one with offgrid serve" in no_server.stderr
+    unknown = call("launch", "codex", "--url", base_url, "--model", "nothing")
+    assert unknown.exit_code == 2
+    assert "Model not found: nothing" in unknown.stderr
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.gguf").symlink_to(starter_path)
+    several = call("launch", "codex", "--url", make_server(default_model="one").url)
+    assert several.exit_code == 1
+    assert "choose one with --model: one, two" in several.stderr
+    assert call("launch", "emacs").exit_code == 2
