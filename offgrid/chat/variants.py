@@ -63,11 +63,16 @@ def variants(messages: Messages, forms: Conventions) -> Iterator[Messages]:
 def _omits_system(messages: Messages, forms: Conventions) -> bool:
     """Return whether the template omits a system message, because of its place."""
     first = _count_first_system(messages)
+    if first and not forms.keeps_system and first < len(messages):
+        return True
     if first > 1 and not forms.keeps_first_system:
         return True
     if first == len(messages):
         return not forms.keeps_lone_system
-    if first and messages[-1]["role"] == "tool" and not forms.keeps_system_before_results:
+    last = messages[-1]["role"]
+    if first and last == "tool" and not forms.keeps_system_before_results:
+        return True
+    if first and last == "assistant" and not forms.keeps_system_before_answer:
         return True
     return not forms.keeps_later_system and any(m["role"] == "system" for m in messages[first:])
 
