@@ -102,8 +102,8 @@ NOTHING: Json = {
     "guidance_scale": 1, "guided_whitespace_pattern": "", "image_data": [],
     "include_stop_str_in_output": False, "logits_processors": [], "lora": [],
     "max_tokens_second": 0, "mm_processor_kwargs": {}, "n_discard": 0, "n_indent": 0, "n_probs": 0,
-    "no_repeat_ngram_size": 0, "num_beams": 1, "parse_tool_calls": True, "penalize_newline": False,
-    "penalize_nl": False, "penalty_alpha": 0, "plugins": [], "reasoning_format": "auto",
+    "no_repeat_ngram_size": 0, "num_beams": 1, "parse_tool_calls": True, "penalize_newline": True,
+    "penalize_nl": True, "penalty_alpha": 0, "plugins": [], "reasoning_format": "auto",
     "reasoning_in_content": False, "rep_pen_slope": 1, "repetition_decay": 0, "response_fields": [],
     "return_token_ids": False, "return_tokens_as_token_ids": False, "safe_prompt": False,
     "sampler_order": [6, 5, 0, 1, 3, 4, 2], "sampler_priority": [],
@@ -161,6 +161,8 @@ GRAMMARS: list[Json] = [
     {"guided_regex": "[ab]+"},
     {"guided_choice": ["a", "b"]},
     {"guided_grammar": 'root ::= "a" | "b"'},
+    {"format": OBJECT},
+    {"format": "json"},
 ]
 _CALL = {
     "id": "c1", "type": "function", "index": 0,
