@@ -396,7 +396,12 @@ class _Parameters(_Arguments):
         """
         end = after.rstrip("\n") if whole else after.strip("\n")
         tail = '"\\n"?' if after.endswith("\n") else ""
-        return f"{self._rules.until(end, body)} {tail}"
+        if not self._texts.quotes or whole:
+            return f"{self._rules.until(end, body)} {tail}"
+        opened, closed = self._texts.quotes
+        quoted = f"{self._rules.exact(opened)} {self._rules.until(closed + end)}"
+        plain = self._rules.rule("PLAIN", f"{body} & ~{regex(f'(?s:{re.escape(opened)}.*)')}")
+        return f"({self._rules.until(end, plain)} | {quoted}) {tail}"
 
     # --- values in tags ---------------------------------------------------------------------------
 

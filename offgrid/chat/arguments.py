@@ -179,6 +179,21 @@ def parse_value(text: str, types: frozenset[str] | None) -> Any:
     return value if fits else text
 
 
+def unquoted(text: str, quotes: tuple[str, str] | tuple[()]) -> str | None:
+    """Return what stands between quotes, None for a text without.
+
+    A closing quote within the text is written as the end of one quoted part and the beginning of
+    the next, as in XML.
+    """
+    text = text.strip()
+    if not quotes or len(text) < sum(map(len, quotes)):
+        return None
+    opened, closed = quotes
+    if not (text.startswith(opened) and text.endswith(closed)):
+        return None
+    return text[len(opened) : -len(closed)].replace(closed + opened, "")
+
+
 _NOTHING: Any = object()
 
 

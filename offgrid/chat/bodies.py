@@ -19,6 +19,7 @@ from offgrid.chat.arguments import (
     python_source,
     read_json,
     types_of,
+    unquoted,
     value_of_tags,
     write_json,
 )
@@ -33,6 +34,7 @@ _MAX_KEY = 256
 _KEY = re.compile(r'[^\s/<>"](?:[^<>"\n]*[^\s<>"])?')
 _STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _RAW = str.maketrans({"\n": "\\n", "\r": "\\r", "\t": "\\t"})
+_TEXT = frozenset(("string",))
 _NAME_KEYS = ("name", "function", "tool_name")
 _ARGUMENT_KEYS = ("arguments", "parameters")
 _OBJECT_KEYS = {*_NAME_KEYS, *_ARGUMENT_KEYS, "id", "type", "tool_call_id", "call_id", "index"}
@@ -219,6 +221,8 @@ class ParametersBody(Body):
                 arguments[key] = value_of_tags(text, self._form.nested, self._schema, key)
             elif self._form.kinds and kind == self._form.kinds[0]:
                 arguments[key] = text
+            elif (quoted := unquoted(text, self._form.quotes)) is not None:
+                arguments[key] = parse_value(quoted, types or _TEXT)
             else:
                 arguments[key] = parse_value(text, None if kind else types)
         try:
@@ -291,7 +295,8 @@ class ParametersBody(Body):
         if match is None:
             self._value.append(text[start:])
             return len(text)
-        self._value.append(text[start : match.start()])
+        if match.start() > start:
+            self._value.append(text[start : match.start()])
         if match["marker"] is None:
             return match.start() if match.start() > start else MORE
         inner = match[0] != self._after
@@ -302,13 +307,23 @@ class ParametersBody(Body):
         _, index = self._follows(text, match.end())
         if index == MORE:
             return match.start() if match.start() > start else MORE
-        if index == FAILED:
+        if index == FAILED or self._within_quotes():
             self._value.append(text[match.start()])
             return match.start() + 1
         value = "".join(self._value).removeprefix(self._lead).removesuffix(self._trail)
         self._values[self._key] = (self._kind, value)
         self._state = self._next
         return match.end()
+
+    def _within_quotes(self) -> bool:
+        """Return whether the value so far begins with a quote that has not been closed."""
+        if not self._form.quotes:
+            return False
+        opened, closed = self._form.quotes
+        # The pieces at both ends are enough, as none is empty.
+        first = "".join(self._value[: len(opened) + 1]).lstrip()
+        last = "".join(self._value[-len(closed) - 1 :]).rstrip()
+        return first.startswith(opened) and not last.endswith(closed)
 
 
 class PythonBody(Body):

@@ -37,12 +37,15 @@ class Conventions:
         null_content: whether calls are written only if the content of their message is null.
         either_content: whether calls are written only if their message has no content.
         keeps_content: whether the content of a message with calls is written.
+        keeps_system: whether a system message in front of a user message is written or refused, and
+            not omitted.
         keeps_first_system: whether several system messages in front are all written or refused,
             none of them omitted.
         keeps_later_system: the same of system messages after others.
         keeps_lone_system: the same of a system message without others.
         keeps_system_before_results: the same of a system message in front of a conversation that
             ends with a result.
+        keeps_system_before_answer: the same if it ends with an answer.
         keeps_orphans: the same of results that follow no call.
         keeps_first_call: the same of a call with which the conversation begins, in a template that
             writes calls elsewhere.
@@ -59,10 +62,12 @@ class Conventions:
     null_content: bool = False
     either_content: bool = False
     keeps_content: bool = True
+    keeps_system: bool = True
     keeps_first_system: bool = True
     keeps_later_system: bool = True
     keeps_lone_system: bool = True
     keeps_system_before_results: bool = True
+    keeps_system_before_answer: bool = True
     keeps_orphans: bool = True
     keeps_first_call: bool = True
     keeps_last_call: bool = True
@@ -113,6 +118,7 @@ class _Probe:
             null_content=null_content,
             either_content=either,
             keeps_content=not either and self.show(*self._called({"content": NEEDLE})),
+            keeps_system=not self._omits(_system(NEEDLE), _user("u")),
             keeps_first_system=not (
                 self._omits(_system(NEEDLE), _system("s"), _user("u"))
                 or self._omits(_system("s"), _system(NEEDLE), _user("u"))
@@ -125,6 +131,7 @@ class _Probe:
             keeps_system_before_results=not self._omits(
                 _system(NEEDLE), *self._called({"content": ""})
             ),
+            keeps_system_before_answer=not self._omits(_system(NEEDLE), *answered),
             keeps_orphans=not self._omits(*answered, _user("u"), result),
             keeps_first_call=not (writes_calls and self._omits(call, answer, tools=[_tool("f")])),
             keeps_last_call=not (writes_calls and self._omits(asked, call)),

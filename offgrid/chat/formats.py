@@ -30,6 +30,7 @@ class Parameters:
             empty second name stands for the JSON type.
         nested: prefix of the tags that wrap the members of objects and the items of lists; empty
             where these are JSON.
+        quotes: texts that may stand around a string; between them, ``after`` is part of the string.
     """
 
     before: str
@@ -37,6 +38,7 @@ class Parameters:
     after: str
     kinds: tuple[str, str] | tuple[()] = ()
     nested: str = ""
+    quotes: tuple[str, str] | tuple[()] = ()
 
 
 @dataclass(frozen=True)
@@ -393,7 +395,10 @@ FAMILIES: tuple[Family, ...] = (
         "minicpm5",
         CallFormat(
             "parameters", call_begin='<function name="', name_end='">', call_end="</function>",
-            separator="\n", parameters=Parameters('<param name="', '">', "</param>"),
+            separator="\n",
+            parameters=Parameters(
+                '<param name="', '">', "</param>", quotes=("<![CDATA[", "]]>"),
+            ),
         ),
     ),
     Family(

@@ -38,7 +38,7 @@ def variants(messages: Messages, forms: Conventions) -> Iterator[Messages]:
     seen: list[Messages] = []
     if not forms.keeps_orphans:
         messages = _without_orphans(messages)
-    if forms.either_content:
+    if forms.either_content or not forms.keeps_content:
         messages = _content_apart(messages)
     if not forms.keeps_first_call:
         messages = _begun_by_user(messages)
@@ -63,11 +63,16 @@ def variants(messages: Messages, forms: Conventions) -> Iterator[Messages]:
 def _omits_system(messages: Messages, forms: Conventions) -> bool:
     """Return whether the template omits a system message, because of its place."""
     first = _count_first_system(messages)
+    if first and not forms.keeps_system and first < len(messages):
+        return True
     if first > 1 and not forms.keeps_first_system:
         return True
     if first == len(messages):
         return not forms.keeps_lone_system
-    if first and messages[-1]["role"] == "tool" and not forms.keeps_system_before_results:
+    last = messages[-1]["role"]
+    if first and last == "tool" and not forms.keeps_system_before_results:
+        return True
+    if first and last == "assistant" and not forms.keeps_system_before_answer:
         return True
     return not forms.keeps_later_system and any(m["role"] == "system" for m in messages[first:])
 
@@ -128,7 +133,7 @@ def _with_objects(message: Message) -> Message:
 
 
 def _content_apart(messages: Messages) -> Messages:
-    """Write content beside calls as a message of its own, for templates that allow only one."""
+    """Write content beside calls as a message of its own, for templates that write only one."""
     apart: Messages = []
     for message in messages:
         if message.get("tool_calls") and message["content"]:

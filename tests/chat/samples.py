@@ -567,7 +567,14 @@ SAMPLES: dict[str, list[Sample]] = {
                "CET</param></function>", [OSLO, TIME], "Both:", "Two."),
         Sample('<function name="now"></function>', [NOW]),
         Sample(f'<function name="write"><param name="path">a/b.html</param><param name="text">'
+               f"<![CDATA[{TEXT}]]></param></function>", [PAGE]),
+        Sample(f'<function name="write"><param name="path">a/b.html</param><param name="text">'
                f"{TEXT}</param></function>", [PAGE]),
+        Sample('<function name="write"><param name="path"><![CDATA[</param></function>]]></param>'
+               '<param name="text"><![CDATA[]]>\n</param></function>',
+               [("write", {"path": "</param></function>", "text": ""})]),
+        Sample('<function name="get_weather"><param name="city"><![CDATA[a]]]]><![CDATA[>b]]>'
+               '</param></function>', [("get_weather", {"city": "a]]>b"})]),
         Sample('<function name="get_weather"><param name="city">1040</param><param name="days">3'
                '</param><param name="metric">True</param><param name="factor">-0.5</param><param '
                'name="place">{\'at\': [1, None]}</param><param name="tags">["7", "b"]</param>'

@@ -724,3 +724,15 @@ def test_the_json_around_the_arguments_may_be_spaced_as_models_do(family: Family
             indented = written.replace("[{", "[\n  {").replace("}]", "}\n]")
             assert model.accepts(indented, **options), indented
             assert calls_in(model.read(indented)) == [CALLS[0]]
+
+
+@pytest.mark.parametrize("kind", [{"type": "string"}, {}, {"type": ["string", "array"]}])
+def test_a_string_in_quotes_may_contain_the_tag_that_ends_it(kind: Json) -> None:
+    model = _model(next(one for one in FAMILIES if one.name == "minicpm5"), True)
+    tool = function("f", {**CLOSED, "properties": {"a": kind, "b": kind}, "required": ["a"]})
+    call = '<function name="f"><param name="a"><![CDATA[{}</param></function>'
+    tag = 'x</param><param name="b">y]]>'
+    assert model.accepts(call.replace("{}", tag), (tool,))
+    assert calls_in(model.read(call.replace("{}", tag), (tool,))) == [("f", {"a": tag[:-3]})]
+    assert not model.accepts(call.replace("{}", "x"), (tool,))
+    assert model.accepts(call.replace("<![CDATA[{}", "<![CDATA"), (tool,))

@@ -281,7 +281,22 @@ def test_functions_with_missing_parts(function: dict[str, Any], written: str) ->
 def test_text_before_a_call_stays_where_the_template_writes_it() -> None:
     silent = ALTERNATING.replace("{{- m.content }}\n        {%- for", "{%- for")
     history = [user("1"), assistant("2"), calls("f"), result("R"), assistant("3")]
-    assert render(silent, *history) == "<u>1</u><a>2</a><u></u><c>f</c><r>R</r><a>3</a>"
+    written = "<u>1</u><a>2</a><u></u><c>f</c><r>R</r><a>3</a>"
+    assert render(silent, *history) == written
+    assert render(silent, user("1"), calls("f", content="2"), *history[3:]) == written
+    assert render(ALTERNATING, user("1"), calls("f", content="2"), result("R")) == (
+        "<u>1</u>2<c>f</c><r>R</r>"
+    )
+
+
+def test_content_that_a_template_omits_beside_a_call() -> None:
+    """Such templates (Llama 3, Hermes) write the calls of a message and not its content."""
+    omitting = (
+        "{% for m in messages %}<{{ m.role[0] }}>{% if m.tool_calls %}{% for c in m.tool_calls %}"
+        "<c>{{ c.function.name }}{% endfor %}{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    history = [user("1"), calls("f", content="2"), result("R")]
+    assert render(omitting, *history) == "<u>1<a>2<a><c>f<t>R"
 
 
 def test_a_result_without_a_call_is_a_users_text() -> None:
@@ -410,8 +425,25 @@ def test_no_system_message_is_omitted() -> None:
     assert render(last_only, system("A"), user("1"), system("B"), user("2")) == "<s>A<u>1<u>B\n\n2"
 
 
-def test_a_system_message_alone() -> None:
+@pytest.mark.parametrize("end", [[assistant("2")], [calls("f"), result("2")]], ids=str)
+def test_a_system_message_that_is_written_with_the_last_users_message(end: list[Message]) -> None:
+    """The templates of Mistral write it if the conversation ends there, and else omit it."""
+    source = (
+        "{% set s = messages[0].content if messages[0].role == 'system' else '' %}"
+        "{% for m in messages if m.role != 'system' %}<{{ m.role[0] }}>"
+        "{% if m.role == 'user' and loop.last %}<s>{{ s }}<u>{% endif %}{{ m.content }}"
+        "{% for c in m.tool_calls or [] %}<c>{{ c.function.name }}{{ c.function.arguments }}"
+        "{% endfor %}{% endfor %}"
+    )
+    assert render(source, system("A"), user("1")) == "<u><s>A<u>1"
+    assert render(source, system("A"), user("1"), *end).startswith("<u>A\n\n1<a>")
+
+
+def test_a_template_that_writes_no_system_message() -> None:
     only_users = "{% for m in messages if m.role == 'user' %}<u>{{ m.content }}{% endfor %}"
+    assert render(only_users, system("A"), user("1")) == "<u>A\n\n1"
+    assert render(only_users, system("A"), system("B"), user("1")) == "<u>A\n\nB\n\n1"
+    assert render(only_users, system("A"), assistant("1"), user("2")) == "<u>A<u>2"
     assert render(only_users, system("A")) == "<u>A"
     assert render(only_users, system("A"), system("B")) == "<u>A\n\nB"
     assert render(FORGETFUL, system("A")) == "<s>A"

@@ -631,14 +631,14 @@ def test_mistral_with_tools() -> None:
 def test_namespace_loop_controls_and_generation() -> None:
     parts = render(
         THINKING,
-        system("Ignored."),
+        system("Be kind."),
         user("Hi"),
         assistant("<think>Hm.</think>\n\nHello."),
         user("And?"),
         assistant("<think>Now.</think>Well"),
     )
     assert text(parts) == (
-        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
+        "<|im_start|>user\nBe kind.\n\nHi<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
         "<|im_start|>user\nAnd?<|im_end|>\n"
         "<|im_start|>assistant\n<think>Now.</think>Well<|im_end|>\n<|im_start|>assistant\n"
     )

@@ -18,6 +18,7 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 RESPONSES = "/v1/responses"
 CONVERSATIONS = "/v1/conversations"
+MODELS = "/v1/models"
 
 OBJECT: Json = {
     "type": "object",
@@ -81,7 +82,16 @@ SAMPLING: Json = {
     "min_keep": 2,
     "post_sampling_probs": True,
 }
-GENERATION: Json = {**INERT, **SAMPLING, "max_tokens": 24, "n": 2, "service_tier": "default"}
+STAY: Json = {"keep_alive": 300, "ttl": 300}
+"""How long the model stays loaded, under two names."""
+GENERATION: Json = {
+    **INERT,
+    **SAMPLING,
+    **STAY,
+    "max_tokens": 24,
+    "n": 2,
+    "service_tier": "default",
+}
 REPETITION: list[Json] = [{"repetition_penalty": 1.1}, {"repeat_penalty": 1.1, "rep_pen": 1.1}]
 
 NOTHING: Json = {
@@ -92,8 +102,8 @@ NOTHING: Json = {
     "guidance_scale": 1, "guided_whitespace_pattern": "", "image_data": [],
     "include_stop_str_in_output": False, "logits_processors": [], "lora": [],
     "max_tokens_second": 0, "mm_processor_kwargs": {}, "n_discard": 0, "n_indent": 0, "n_probs": 0,
-    "no_repeat_ngram_size": 0, "num_beams": 1, "parse_tool_calls": True, "penalize_newline": False,
-    "penalize_nl": False, "penalty_alpha": 0, "plugins": [], "reasoning_format": "auto",
+    "no_repeat_ngram_size": 0, "num_beams": 1, "parse_tool_calls": True, "penalize_newline": True,
+    "penalize_nl": True, "penalty_alpha": 0, "plugins": [], "reasoning_format": "auto",
     "reasoning_in_content": False, "rep_pen_slope": 1, "repetition_decay": 0, "response_fields": [],
     "return_token_ids": False, "return_tokens_as_token_ids": False, "safe_prompt": False,
     "sampler_order": [6, 5, 0, 1, 3, 4, 2], "sampler_priority": [],
@@ -151,6 +161,8 @@ GRAMMARS: list[Json] = [
     {"guided_regex": "[ab]+"},
     {"guided_choice": ["a", "b"]},
     {"guided_grammar": 'root ::= "a" | "b"'},
+    {"format": OBJECT},
+    {"format": "json"},
 ]
 _CALL = {
     "id": "c1", "type": "function", "index": 0,
@@ -264,6 +276,7 @@ _ITEMS: list[Json] = [
 _RESPONSE: Json = {
     **{name: value for name, value in INERT.items() if name != "verbosity"},
     **SAMPLING,
+    **STAY,
     **SAME_SAMPLING,
     **FOREIGN,
     "instructions": "Be kind.",
@@ -391,18 +404,19 @@ def full_requests(
         Full(
             "/v1/embeddings",
             {**model, "input": ["Once", [5, 6]]},
-            {**INERT, **NOTES, "dimensions": 8, "encoding_format": "base64"},
+            {**INERT, **NOTES, **STAY, "dimensions": 8, "encoding_format": "base64"},
         ),
         Full(
             "/v1/rerank",
             {"model": ranking, "query": "otter", "documents": ["river", {"text": "fox"}]},
-            {**INERT, **NOTES, "top_n": 1, "return_documents": True},
+            {**INERT, **NOTES, **STAY, "top_n": 1, "return_documents": True},
         ),
         Full(
             "/tokenize",
             {"content": "Once"},
             {
                 **NOTES,
+                **STAY,
                 **model,
                 "add_special": True,
                 "parse_special": False,
@@ -414,6 +428,7 @@ def full_requests(
             {"prompt": "Once"},
             {
                 **NOTES,
+                **STAY,
                 **model,
                 "add_special_tokens": False,
                 "return_token_strs": True,
@@ -424,6 +439,7 @@ def full_requests(
             {"messages": TO_CONTINUE},
             {
                 **NOTES,
+                **STAY,
                 **SWITCHES,
                 **model,
                 "reasoning_effort": "low",
@@ -440,7 +456,9 @@ def full_requests(
                 ],
             ),
         ),
-        Full("/detokenize", {"tokens": [300, 301]}, {**NOTES, **model}),
+        Full("/detokenize", {"tokens": [300, 301]}, {**NOTES, **STAY, **model}),
+        Full(f"{MODELS}/{{model}}/load", {}, {**NOTES, **STAY, "wait": True}, values=model),
+        Full(f"{MODELS}/{{model}}/unload", {}, {**NOTES, "wait": True}, values=model),
         Full(
             "/v1/import",
             {"paths": [stick]},

@@ -153,7 +153,7 @@ TURNS = [
 ]  # fmt: skip
 CALLED = [
     *SYSTEM,
-    {"role": "assistant", "content": "", "tool_calls": [
+    {"role": "assistant", "content": "Let me look", "tool_calls": [
         call("get_weather", WEATHER, "abcdefgh1"), call("get_tide", {"port": "Bodoe"}, "abcdefgh2"),
     ]},
     {"role": "tool", "content": "Result one", "tool_call_id": "abcdefgh1", "name": "get_weather"},

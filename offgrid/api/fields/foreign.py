@@ -41,6 +41,7 @@ SAME = {
     "stop_sequence": "stop",
     "stop_sequences": "stop",
     "stopping_strings": "stop",
+    "ttl": "keep_alive",
     "typical": "typical_p",
 }
 """Field -> the field of this API with the same meaning, if an endpoint does not have the field."""
@@ -55,9 +56,9 @@ NOTHING: dict[str, Any] = {"grammar": "", "stop": []}
 WITHOUT_EFFECT: dict[str, frozenset[str]] = {
     # Reason -> fields.
     "the settings of the server decide": frozenset({
-        "draft_model", "f16_kv", "keep_alive", "low_vram", "main_gpu", "n_ctx", "num_batch",
+        "draft_model", "f16_kv", "low_vram", "main_gpu", "n_ctx", "num_batch",
         "num_ctx", "num_gpu", "num_thread", "numa", "speculative.n_max", "speculative.n_min",
-        "speculative.p_min", "speculative_ngram", "truncation_length", "ttl", "use_mlock",
+        "speculative.p_min", "speculative_ngram", "truncation_length", "use_mlock",
         "use_mmap", "vocab_only",
     }),
     "the server chooses the slot and manages its cache": frozenset({
@@ -128,6 +129,10 @@ def _order(whose: str, orders: Orders, codes: Collection[str] = ()) -> Off:
     )
 
 
+_PENALIZED = Off(
+    "true, or false, which has no effect", lambda value: value is True,
+    "penalties treat line ends as all tokens; use logit_bias", lambda value: value is False,
+)  # fmt: skip
 _FIXED = "the order of the sampling parameters is fixed"
 _NO_BEAMS = "this server has no beam search"
 _CONTROL = "control tokens are never part of an answer"
@@ -166,8 +171,8 @@ ONLY_IF_OFF: dict[str, Off] = {
     "no_repeat_ngram_size": _number(0, reason="use dry_multiplier"),
     "num_beams": _number(1, reason=_NO_BEAMS),
     "parse_tool_calls": _switch(True, "calls are always parsed"),
-    "penalize_newline": _switch(False, "use logit_bias"),
-    "penalize_nl": _switch(False, "use logit_bias"),
+    "penalize_newline": _PENALIZED,
+    "penalize_nl": _PENALIZED,
     "penalty_alpha": _number(0, reason="there is no contrastive search"),
     "plugins": _empty("the server has no plugins"),
     "reasoning_format": Off(
@@ -216,7 +221,7 @@ SWITCHES = ("enable_thinking", "reasoning", "think", "thinking")
 :class:`~offgrid.api.fields.translated.Translated`."""
 DYNAMIC = ("dynamic_temperature", "dynatemp_high", "dynatemp_low")
 """text-generation-webui's form of a temperature with ``dynatemp_range``."""
-SPECIAL = ("custom_token_bans", "options", *DYNAMIC, *SWITCHES)
+SPECIAL = ("custom_token_bans", "format", "options", *DYNAMIC, *SWITCHES)
 """Fields that become one or more fields of this API."""
 FOREIGN = frozenset({*SAME, *INERT, *ONLY_IF_OFF, *SPECIAL})
 """All fields of this module."""
@@ -267,6 +272,8 @@ def descriptions(known: Collection[str]) -> dict[str, str]:
     elif generates(known):
         found |= dict.fromkeys(SWITCHES, "Without effect: there is no template.")
     found["options"] = "Its members are fields of the request."
+    if "json_schema" in known:
+        found["format"] = "Another form of json_schema; the text json means any object."
     if generates(known):
         found |= dict.fromkeys(DYNAMIC, "Another form of temperature and dynatemp_range.")
         found["custom_token_bans"] = "Token ids that logit_bias bans."

@@ -38,6 +38,7 @@ _RULES: _Rules = {
     "messages": {"tool_calls": {"function": {"arguments": _Rule.VALUE}}},
     "response_format": {"schema": _Rule.SCHEMA, "json_schema": {"schema": _Rule.SCHEMA}},
     "json_schema": _Rule.SCHEMA,
+    "format": _Rule.SCHEMA,
     "guided_json": _Rule.SCHEMA,
     "structured_outputs": {"json": _Rule.SCHEMA},
     "tools": {"function": {"parameters": _Rule.SCHEMA}, "parameters": _Rule.SCHEMA},

@@ -155,6 +155,9 @@ class Translated:
         elif name == "custom_token_bans" and generates(self._known):
             del self.fields[name]
             self._ban(value, label)
+        elif name == "format" and "json_schema" in self._known:
+            del self.fields[name]
+            self._form(value, label)
 
     def _rename(self, name: str) -> None:
         value, target = self.fields.pop(name), counterpart(name, self._known)
@@ -230,6 +233,14 @@ class Translated:
             switches = {"enable_thinking": True, "thinking": True}
             self.fields["chat_template_kwargs"] = switches | variables
 
+    def _form(self, value: Any, label: str) -> None:
+        """Read Ollama's ``format``: a JSON schema, or ``json`` for any object."""
+        schema = {"type": "object"} if value == "json" else value
+        if value and not isinstance(schema, dict):
+            raise InvalidParameter(f'{label} must be "json" or a JSON schema.', label)
+        if value != "":
+            self._put("json_schema", schema, label)
+
     def _ban(self, value: Any, label: str) -> None:
         """Add bans to ``logit_bias``: token ids in a list, or in a text with commas."""
         ids = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
@@ -259,7 +270,9 @@ def labelled(error: RequestError, labels: Mapping[str, str]) -> RequestError:
     label = labels.get(name, name)
     if label == name:
         return error
-    message = re.sub(rf"^{re.escape(name)}(?=[ .:\[])", lambda _: label, error.message)
+    # It stands at the beginning, or after another field that excludes it.
+    place = rf"(?:^|(?<= and )){re.escape(name)}(?=[ .:\[])"
+    message = re.sub(place, lambda _: label, error.message, count=1)
     return type(error)(message, label + param[len(name) :], code=error.code)
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from offgrid.api.fields.messages import invalid
+from offgrid.api.fields.messages import invalid, one_of, shown
 from offgrid.api.responses.hosted import HOSTED, Call, Meaning, Result, refused
 from offgrid.api.responses.lenient import without_nulls
 from offgrid.api.responses.tools import INPUT, called_name
@@ -301,7 +301,9 @@ def parse_items(value: Any, name: str = "input", most: int = MAX_ITEMS) -> list[
     if isinstance(value, str) and name == "input":
         return [MessageItem("user", value).normal()]
     if not isinstance(value, list) or all(item is None for item in value):
-        raise InvalidParameter(f"{name} must be text or a list of items, not empty.", name)
+        expected = "text or a list of items" if name == "input" else "a list of items"
+        found = "an empty list" if isinstance(value, list) else shown(value)
+        raise InvalidParameter(f"{name} must be {expected}, not {found}.", name)
     if len(value) > most:
         raise InvalidParameter(f"{name} takes at most {most} items, not {len(value)}.", name)
     return [
@@ -326,8 +328,9 @@ def _parse_item(value: Any, where: str) -> Given:
             f"{where}.type",
         )
     if kind == "message" and "role" in fields and fields["role"] not in ROLES:
-        known = ", ".join(ROLES)
-        raise InvalidParameter(f"{where}.role must be one of {known}.", f"{where}.role")
+        raise InvalidParameter(
+            f"{where}.role must be {one_of(ROLES)}, not {shown(fields['role'])}.", f"{where}.role"
+        )
     if kind == "message" and "content" not in fields and fields.get("role") != "assistant":
         raise InvalidParameter(
             f"{where}.content is required: a text or a list of parts.",

@@ -379,8 +379,8 @@ def choice_for_chat(choice: Any, tools: Tools) -> tuple[str | Json, str | Json]:
         return _allowed(choice, tools)
     if kind not in ("function", "custom", "tool_search"):
         raise InvalidParameter(
-            f"tool_choice: this server cannot run tools of the type {kind[:_SHOWN_TYPE]!r}; choose "
-            'a function or a custom tool, or "auto".',
+            f"tool_choice.type: this server cannot run tools of the type {kind[:_SHOWN_TYPE]!r}; "
+            'choose a function or a custom tool, or "auto".',
             "tool_choice.type",
             code="unsupported_parameter",
         )

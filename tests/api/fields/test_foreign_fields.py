@@ -61,8 +61,9 @@ def refused(parse: Callable[..., Any], **fields: Any) -> InvalidParameter:
          {"repetition_penalty": 1.2}),
         ({"rep_pen_range": 5, "repetition_penalty_range": 5}, {"repeat_last_n": 5}),
         ({"typical": 0.5}, {"typical_p": 0.5}), ({"min_length": 3}, {"min_tokens": 3}),
+        ({"ttl": 60}, {"keep_alive": 60}), ({"options": {"ttl": "5m"}}, {"keep_alive": "5m"}),
         ({"nsigma": 1.5}, {"top_n_sigma": 1.5}), ({"mirostat_mode": 2}, {"mirostat": 2}),
-        ({"mirostat_mode": 0}, {}), ({"ban_eos_token": True}, {"ignore_eos": True}),
+        ({"mirostat_mode": 0}, {"mirostat": 0}), ({"ban_eos_token": True}, {"ignore_eos": True}),
         ({"sampler_seed": 4}, {"seed": 4}), ({"sampler_seed": -1, "seed": 4}, {"seed": 4}),
         ({"random_seed": 4}, {"seed": 4}), ({"sampler_seed": -1}, {}),
         ({"stopping_strings": ["a"]}, {"stop": ["a"]}),
@@ -85,6 +86,8 @@ def refused(parse: Callable[..., Any], **fields: Any) -> InvalidParameter:
         ({"dynamic_temperature": False, "dynatemp_low": 0.1, "dynatemp_high": 2}, {}),
         ({"dynatemp_low": 0.1}, {}), ({"stream_options": None}, {}),
         ({"custom_token_bans": ""}, {}), ({"custom_token_bans": []}, {}),
+        ({"format": "json"}, {"json_schema": {"type": "object"}}), ({"format": ""}, {}),
+        ({"format": {"enum": ["a", None], "title": None}}, {"json_schema": {"enum": ["a", None]}}),
     ],
     ids=str,
 )  # fmt: skip
@@ -193,6 +196,10 @@ def test_two_names_with_different_values(fields: dict[str, Any], names: tuple[st
          "dynamic_temperature", "the smaller one first"),
         ({"stream": True, "stream_options": {"continuous_usage_stats": True}},
          "stream_options.continuous_usage_stats", "use include_usage"),
+        ({"format": "yaml"}, "format", 'format must be "json" or a JSON schema.'),
+        ({"format": {"type": "text"}}, "format", "Invalid type: text"),
+        ({"format": "json", "response_format": {"type": "json_object"}}, "format",
+         "response_format and format are mutually exclusive"),
         ({"functions": [{"name": "f"}]}, "functions", "use tools"),
         ({"function_call": {"name": "f"}}, "function_call", "use tool_choice"),
     ],
@@ -208,7 +215,7 @@ def test_errors_name_the_field_as_the_client_does(
 
 OTHER = {
     "add_special_tokens": 5, "chat_template": "{{ x }}", "reasoning_format": "none",
-    "temperature_last": 1, "tfs": True,
+    "penalize_newline": 1, "penalize_nl": 1, "temperature_last": 1, "tfs": True,
 }  # fmt: skip
 
 
@@ -250,6 +257,7 @@ OWN = ["penalties", "dry", "temperature", "top_n_sigma", "top_k", "typ_p", "top_
     ("name", "value", "noted"),
     [
         ("temperature_last", False, False), ("temperature_last", True, True),
+        ("penalize_nl", True, False), ("penalize_newline", False, True),
         ("samplers", [], False), ("samplers", OWN, False), ("samplers", USUAL, True),
         ("samplers", "edskypmxt", True),
         ("samplers", ["top_k", "tfs_z", "typical_p", "top_p", "min_p", "temp"], True),
@@ -262,7 +270,7 @@ OWN = ["penalties", "dry", "temperature", "top_n_sigma", "top_k", "typ_p", "top_
     ],
     ids=str,
 )  # fmt: skip
-def test_usual_orders_of_the_parameters_have_no_effect(name: str, value: Any, noted: bool) -> None:
+def test_usual_values_of_clients_have_no_effect(name: str, value: Any, noted: bool) -> None:
     notices.begin(tolerant=False)
     assert chat(**{name: value}) == chat()
     assert notices.ignored() == ((name,) if noted else ())

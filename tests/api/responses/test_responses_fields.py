@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 from msgspec import structs
 from openai import BadRequestError, NotFoundError, OpenAI
@@ -131,6 +134,23 @@ def test_bad_fields(base_url: str, fields: Json, param: str) -> None:
     assert param in words
     for other in ("messages[", ".function", "response_format and"):
         assert other not in words
+    assert not re.match(r"\S+: \S+: ", words)  # the name comes once
+
+
+@pytest.mark.parametrize(
+    ("items", "words"),
+    [
+        (5, "input must be text or a list of items, not 5."),
+        ({}, "input must be text or a list of items, not an object."),
+        ([], "input must be text or a list of items, not an empty list."),
+        ([{"role": "tool", "content": "x"}],
+         'input[0].role must be one of "system", "developer", "user", "assistant", not "tool".'),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_words_about_items(base_url: str, items: Any, words: str) -> None:
+    response = request(base_url, "POST", PATH, {"model": STARTER, "input": items})
+    assert response.json["error"]["message"] == words
 
 
 @pytest.mark.parametrize(
@@ -151,6 +171,7 @@ def test_bad_fields(base_url: str, fields: Json, param: str) -> None:
         ({"rep_pen": 1.2, "keep_alive": "5m"}, {"repetition_penalty": 1.2}),
         ({"guided_regex": "[ab]+"}, {"regex": "[ab]+"}), ({"grammar_string": ""}, {}),
         ({"structured_outputs": {"json": {"type": "object"}}}, {"json_schema": {"type": "object"}}),
+        ({"format": "json"}, {"json_schema": {"type": "object"}}),
     ],
     ids=str,
 )  # fmt: skip
