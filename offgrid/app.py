@@ -97,7 +97,9 @@ def make_collaborators(settings: Settings) -> Collaborators:
     keep_little()
     catalogue = Catalogue(settings)
     catalogue.check()
-    _check_template(catalogue.template)
+    _check_template(catalogue.template, "OFFGRID_CHAT_TEMPLATE (--chat-template)")
+    for name, template in catalogue.profiles.templates.items():
+        _check_template(template, catalogue.profiles.by_id[name].key("chat_template"))
     responses = ResponseStore(
         settings.responses_file, settings.max_responses, settings.max_responses_mb << 20
     )
@@ -109,14 +111,14 @@ def make_collaborators(settings: Settings) -> Collaborators:
     )
 
 
-def _check_template(template: str | None) -> None:
+def _check_template(template: str | None, source: str) -> None:
     """Compile the chat template of the settings: a fault in it ends the start, not a request."""
     if template is None:
         return
     try:
         ChatTemplate(template, "", "", ())
     except InvalidParameter as ex:
-        raise ConfigError(f"OFFGRID_CHAT_TEMPLATE (--chat-template): {ex}") from None
+        raise ConfigError(f"{source}: {ex}") from None
 
 
 def log_skipped(catalogue: Catalogue) -> None:
@@ -164,9 +166,9 @@ def build_app(
     app.add_route("/", RootResource())
     app.add_route("/health", HealthResource())
     app.add_route("/openapi.json", OpenApiResource())
-    app.add_route("/v1/models", ModelsResource(catalogue))
+    app.add_route("/v1/models", ModelsResource(catalogue, pool))
+    app.add_route("/v1/models/{model:path}", ModelResource(catalogue, pool, settings, hashes))
     app.add_route("/v1/loaded", LoadedResource(pool))
-    app.add_route("/v1/models/{model:path}", ModelResource(catalogue, pool, hashes))
     app.add_route("/v1/import", ImportsResource(settings, catalogue, imports))
     app.add_route("/v1/import/{id}", ImportResource(settings, imports))
     app.add_route("/v1/import/{id}/cancel", ImportCancelResource(imports))

@@ -41,7 +41,7 @@ UNUSUAL = {
     "cors_origins": "http://a.lan", "models_dir": "some/folder",
     "import_roots": "/media/a,/media/b", "model": "some-model",
     "model_aliases": "gpt-4o=a,gpt-5=b", "chat_template": "chatml",
-    "max_models": "2", "memory_budget": "6000", "parallel": "3",
+    "max_models": "2", "memory_budget": "6000", "keep_alive": "5m", "parallel": "3",
     "ctx_size": "640", "batch_size": "64", "threads": "5",
     "gpu_layers": "7", "use_mmap": "false", "use_mlock": "true", "open_objects": "true",
     "queue_size": "9", "queue_timeout": "30",
@@ -211,6 +211,44 @@ def test_a_model_by_path_and_by_id(serve: Serve, models: Path, starter_path: Pat
         body = {"model": model, "prompt": "Once", "max_tokens": 1}
         answer = request(child.url, "POST", TEXT, body)
         assert (answer.status, answer.json["model"]) == (200, model)
+
+
+def test_several_models_without_a_default(serve: Serve, models: Path, starter_path: Path) -> None:
+    """None is loaded at start, and the banner says so; a pinned one is."""
+    for name in "ab":
+        (models / f"{name}.gguf").symlink_to(starter_path)
+    child = serve()
+    child.out.find(r"loaded +none at start: there are several models and no default;\n")
+    listed = request(child.url, "GET", "/v1/models").json["data"]
+    assert [model["status"] for model in listed] == ["unloaded"] * 2
+    answer = request(child.url, "POST", TEXT, {"model": "b", "prompt": "Once", "max_tokens": 1})
+    assert answer.status == 200
+    child.err.find("loading b: ")
+    assert "ready" not in child.out.text
+    file = models / "offgrid.toml"
+    file.write_text("[models.b]\npin = true\n")
+    pinned = serve("--config", str(file))
+    pinned.out.find(r"ready +b:")
+    assert "none at start" not in pinned.out.text
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[models.bb]", 'models."bb": no model has the id bb (the ids are b, a)'),
+        ("[models.b]\ncontext = 5", 'models."b": unknown setting context; '),
+    ],
+)
+def test_a_wrong_table_of_a_model_ends_the_start(
+    models: Path, starter_path: Path, text: str, named: str
+) -> None:
+    for name in "ab":
+        (models / f"{name}.gguf").symlink_to(starter_path)
+    file = models / "offgrid.toml"
+    file.write_text(text)
+    ended = run("serve", "--port", "0", "--models-dir", str(models), "--config", str(file))
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert f"offgrid: {file}: {named}" in ended.stderr
 
 
 def test_file_names_are_shown_unchanged(serve: Serve, models: Path, starter_path: Path) -> None:

@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 import falcon
 from msgspec import Meta
 
+from offgrid.api.engines import engine_for
 from offgrid.api.fields.body import are_tokens
 from offgrid.api.fields.common import check_fields
 from offgrid.api.fields.inert import InertFields
+from offgrid.api.fields.keep_alive import KeepAlive
 from offgrid.api.http.request import liveness, read_checked
 from offgrid.api.shapes import Answer, Count, InputUsage
 from offgrid.config import Settings
@@ -31,6 +33,7 @@ class EmbeddingsRequest(InertFields, frozen=True, kw_only=True, forbid_unknown_f
     input: Any
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Meta(ge=1, le=1 << 20)] | None = None
+    keep_alive: KeepAlive = None
 
     def embedding(self) -> EmbeddingRequest:
         """Return the inputs in the engine's form.
@@ -104,7 +107,7 @@ class EmbeddingsResource:
         request = read_checked(req, self._max_body, parse_embeddings)
         work = request.embedding()
         alive = liveness(req)
-        engine = self._pool.engine(request.model, alive)
+        engine = engine_for(self._pool, req, request)
         result = engine.embed(work, alive)
         resp.content_type = falcon.MEDIA_JSON
         # Send vector by vector: as text, vectors take many times their memory.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Literal
 
 import falcon
@@ -53,13 +54,15 @@ class LoadedResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """List the loaded models. Asking is no use of a model."""
-        data = [_describe(client) for client in self._pool.loaded()]
+        data = [
+            _describe(client, self._pool.time_left(client.name)) for client in self._pool.loaded()
+        ]
         resp.media = {"object": "list", "data": data}
 
     on_head = on_get
 
 
-def _describe(client: EngineClient) -> Json:
+def _describe(client: EngineClient, left: float | None) -> Json:
     ready = client.ready
     return {
         "id": client.name,
@@ -69,7 +72,7 @@ def _describe(client: EngineClient) -> Json:
         "slots": client.load.parallel,
         "ctx_size": client.info.n_ctx if ready else None,
         "sequences": client.in_flight,
-        "until": None,
+        "until": None if left is None else int(time.time() + left),
     }
 
 

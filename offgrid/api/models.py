@@ -1,25 +1,38 @@
-"""``GET /v1/models`` and ``GET /v1/models/{id}``."""
+"""``GET /v1/models`` and ``GET /v1/models/{id}``; ``POST`` below the latter loads and unloads.
+
+Reading is no use of a model: it keeps none loaded.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import falcon
+import msgspec
 from msgspec import Meta
 
 from offgrid.api.chat.dialects import DIALECTS
-from offgrid.api.shapes import Answer
+from offgrid.api.engines import wait_of
+from offgrid.api.fields import notices
+from offgrid.api.fields.common import check_fields
+from offgrid.api.fields.keep_alive import KeepAlive, seconds_of
+from offgrid.api.http.request import liveness, read_checked
+from offgrid.api.shapes import Answer, Count
+from offgrid.config import FOREVER, Settings
 from offgrid.engine.client.estimate import PARTS
 from offgrid.engine.client.fit import UNLIMITED, Fit
 from offgrid.engine.client.pool import EnginePool
+from offgrid.engine.client.use import ModelStatus, Status, Use
 from offgrid.errors import InvalidParameter
 from offgrid.store.catalogue import Catalogue
 from offgrid.store.description import Description
 from offgrid.store.hashes import Hashes
 from offgrid.store.survey import ModelEntry, Skipped
+
+S = TypeVar("S", bound=msgspec.Struct)
 
 
 class Model(Answer):
@@ -47,6 +60,19 @@ class Model(Answer):
     tools: Annotated[bool, Meta(description="Whether its chat template writes tools.")]
     reasoning: Annotated[bool, Meta(description="Whether its chat template mentions reasoning.")]
     aliases: Annotated[list[str], Meta(description="Further names, from the settings.")]
+    base: Annotated[
+        str | None, Meta(description="The model whose file it uses, if it has none of its own.")
+    ]
+    status: Annotated[
+        Status,
+        Meta(
+            description="`waiting` means that it will be loaded when another model has made room; "
+            "`unloading` that it takes no requests and ends when those that run are answered."
+        ),
+    ]
+    progress: Annotated[
+        float, Meta(ge=0, le=1, description="The part of its weights that is loaded.")
+    ]
 
 
 class UnusableFile(Answer):
@@ -125,6 +151,39 @@ class Memory(Answer):
     parts: MemoryParts
 
 
+class LoraAdapter(Answer):
+    """A LoRA adapter, and the factor by which its effect is multiplied."""
+
+    file: str
+    scale: float
+
+
+class SettingsInForce(Answer):
+    """The settings of a model: its own, or those of the server."""
+
+    ctx_size: Annotated[int, Meta(ge=0, description="Tokens of a slot; 0: as it was trained.")]
+    parallel: Annotated[int, Meta(ge=1, description="Its slots.")]
+    batch_size: Count
+    threads: Annotated[int, Meta(ge=0, description="0: one per physical core.")]
+    gpu_layers: Annotated[int, Meta(ge=-1, description="-1: all.")]
+    use_mmap: bool
+    use_mlock: bool
+    chat_template: Annotated[
+        bool, Meta(description="Whether the settings replace the template in its file.")
+    ]
+    system_prompt: str | None
+    sampling: Annotated[
+        dict[str, float | bool],
+        Meta(description="Parameters of requests that do not set them, if they differ."),
+    ]
+    keep_alive: Annotated[
+        float,
+        Meta(ge=-1, description="Seconds that it stays loaded without requests; -1: for ever."),
+    ]
+    pin: Annotated[bool, Meta(description="Whether it is loaded at start and stays loaded.")]
+    lora: list[LoraAdapter]
+
+
 class ModelDetails(Model):
     """A model, and what is known of it once it is loaded."""
 
@@ -140,12 +199,17 @@ class ModelDetails(Model):
         ),
     ]
     problem: Annotated[
-        str | None, Meta(description="Why its file cannot be used; null if nothing is known.")
+        str | None,
+        Meta(
+            description="Why its file cannot be used, or why it could not be loaded; null if "
+            "nothing is known."
+        ),
     ]
     memory: Annotated[
         Memory | None,
         Meta(description="Null if its file cannot be used, or with layers on a GPU."),
     ]
+    settings: SettingsInForce
 
 
 class ModelList(Answer):
@@ -156,35 +220,19 @@ class ModelList(Answer):
     unusable: list[UnusableFile]
 
 
-def _describe(
-    entry: ModelEntry, description: Description, aliases: Mapping[str, list[str]]
-) -> dict[str, Any]:
-    return {
-        "id": entry.id,
-        "object": "model",
-        "created": entry.created,
-        "owned_by": "offgrid-llm",
-        "size": entry.size,
-        "kind": description.kind if description.problem is None else None,
-        "architecture": description.architecture,
-        "parameters": description.parameters,
-        "quantization": description.quantization,
-        "context_length": description.context_length,
-        "vision": entry.projector is not None,
-        "tools": description.tools,
-        "reasoning": description.reasoning,
-        "aliases": aliases.get(entry.id, []),
-    }
+class LoadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``POST /v1/models/{id}/load``; the body may be absent."""
+
+    wait: bool = True
+    """Whether to answer when the model is loaded, and not at once."""
+    keep_alive: KeepAlive = None
 
 
-def _name(path: Path, places: Iterable[Path]) -> str:
-    """Return the path below a folder of models: clients learn no paths of this machine."""
-    name = Path(path.name)
-    for place in places:
-        if path != place and path.is_relative_to(place):
-            name = path.relative_to(place)
-            break
-    return os.fsencode(name.as_posix()).decode("utf-8", "replace")
+class UnloadRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``POST /v1/models/{id}/unload``; the body may be absent."""
+
+    wait: bool = True
+    """Whether to answer when the model is unloaded, and not at once."""
 
 
 def memory_of(fit: Fit) -> dict[str, Any] | None:
@@ -204,53 +252,76 @@ def memory_of(fit: Fit) -> dict[str, Any] | None:
     }
 
 
-class ModelsResource:
-    """All models, sorted by id."""
+def _describe(
+    entry: ModelEntry,
+    description: Description,
+    aliases: Mapping[str, list[str]],
+    state: ModelStatus,
+) -> dict[str, Any]:
+    """Return the object of a model in the list."""
+    return {
+        "id": entry.id,
+        "object": "model",
+        "created": entry.created,
+        "owned_by": "offgrid-llm",
+        "size": entry.size,
+        "kind": description.kind if description.problem is None else None,
+        "architecture": description.architecture,
+        "parameters": description.parameters,
+        "quantization": description.quantization,
+        "context_length": description.context_length,
+        "vision": entry.projector is not None,
+        "tools": description.tools,
+        "reasoning": description.reasoning,
+        "aliases": aliases.get(entry.id, []),
+        "base": entry.own.base,
+        "status": state.status,
+        "progress": round(state.progress, 3),
+    }
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """List the models."""
-        entries, skipped = self._catalogue.survey()
-        aliases = self._catalogue.aliases()
-        data = []
-        for entry in entries:
-            description = self._catalogue.describe(entry)
-            if description.problem is None:
-                data.append(_describe(entry, description, aliases))
-            else:
-                skipped.append(Skipped(entry.path, description.problem, entry.id))
-        unusable = [
-            {"file": _name(file.path, self._catalogue.places), "reason": file.reason}
-            for file in skipped
-        ]
-        resp.media = {"object": "list", "data": data, "unusable": unusable}
-
-    on_head = on_get
-
-
-class ModelResource:
-    """One model."""
+class _Describer:
+    """Makes the whole descriptions of models."""
 
     def __init__(self, catalogue: Catalogue, pool: EnginePool, hashes: Hashes) -> None:
         self._catalogue = catalogue
         self._pool = pool
         self._hashes = hashes
 
-    def on_get(self, req: falcon.Request, resp: falcon.Response, model: str) -> None:
-        """Describe one model; returns 404 if no model has that id."""
-        entry = self._catalogue.get(model)
+    def details(self, entry: ModelEntry) -> dict[str, Any]:
+        """Return the whole object of a model."""
         description = self._catalogue.describe(entry)
-        resp.media = {
-            **_describe(entry, description, self._catalogue.aliases()),
+        state = self._pool.status(entry)
+        return {
+            **_describe(entry, description, self._catalogue.aliases(), state),
             "chat_format": self._chat_format(entry),
             "sha256": None if entry.parts else self._hashes.get(entry.path),
-            "problem": description.problem,
+            "problem": description.problem or state.error,
             "memory": memory_of(self._pool.fit(entry)),
+            "settings": self._settings(entry),
         }
 
-    on_head = on_get
+    def _settings(self, entry: ModelEntry) -> dict[str, Any]:
+        load = self._pool.load_command(entry)
+        keep_alive = self._pool.keep_alive(entry)
+        own = entry.own
+        return {
+            "ctx_size": load.ctx_size,
+            "parallel": load.parallel,
+            "batch_size": load.batch_size,
+            "threads": load.threads,
+            "gpu_layers": load.gpu_layers,
+            "use_mmap": load.use_mmap,
+            "use_mlock": load.use_mlock,
+            "chat_template": entry.template is not None,
+            "system_prompt": own.system_prompt or None,
+            "sampling": dict(own.sampling),
+            "keep_alive": -1 if keep_alive == FOREVER else keep_alive,
+            "pin": own.pin,
+            "lora": [
+                {"file": _unicode(Path(lora.path.name)), "scale": lora.scale} for lora in own.lora
+            ],
+        }
 
     def _chat_format(self, entry: ModelEntry) -> dict[str, Any] | None:
         info = self._pool.info(entry.id)
@@ -262,3 +333,104 @@ class ModelResource:
             return None
         markers = dialect.reasoning_markers
         return {"tool_calls": dialect.family, "reasoning": list(markers) if markers else None}
+
+
+def _name(path: Path, places: Iterable[Path]) -> str:
+    """Return the path below a folder of models: clients learn no paths of this machine."""
+    name = Path(path.name)
+    for place in places:
+        if path != place and path.is_relative_to(place):
+            name = path.relative_to(place)
+            break
+    return _unicode(name)
+
+
+def _unicode(path: Path) -> str:
+    return os.fsencode(path.as_posix()).decode("utf-8", "replace")
+
+
+class ModelsResource:
+    """All models, sorted by id."""
+
+    def __init__(self, catalogue: Catalogue, pool: EnginePool) -> None:
+        self._catalogue = catalogue
+        self._pool = pool
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """List the models."""
+        entries, skipped = self._catalogue.survey()
+        aliases = self._catalogue.aliases()
+        data = []
+        for entry in entries:
+            description = self._catalogue.describe(entry)
+            if description.problem is None:
+                state = self._pool.status(entry)
+                data.append(_describe(entry, description, aliases, state))
+            else:
+                problem = description.problem
+                if entry.own.base is not None:  # the file may be sound
+                    problem = f"as {entry.id}: {problem}"
+                skipped.append(Skipped(entry.path, problem, entry.id))
+        unusable = [
+            {"file": _name(file.path, self._catalogue.places), "reason": file.reason}
+            for file in skipped
+        ]
+        resp.media = {"object": "list", "data": data, "unusable": unusable}
+
+    on_head = on_get
+
+
+class ModelResource:
+    """One model.
+
+    An id may contain slashes, so this resource also gets the paths that end with ``/load`` and
+    ``/unload``. A model whose id ends like this can be described, loaded and unloaded all the same,
+    because only POST reads the end of the path as an action.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, pool: EnginePool, settings: Settings, hashes: Hashes
+    ) -> None:
+        self._catalogue = catalogue
+        self._pool = pool
+        self._max_body = settings.max_body_mb << 20
+        self._describer = _Describer(catalogue, pool, hashes)
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response, model: str) -> None:
+        """Describe one model; returns 404 if no model has that id."""
+        resp.media = self._describer.details(self._catalogue.get(model))
+
+    on_head = on_get
+
+    def on_post(self, req: falcon.Request, resp: falcon.Response, model: str) -> None:
+        """Load or unload a model, and describe it afterwards."""
+        name, _, action = model.rpartition("/")
+        if action not in ("load", "unload") or not name:
+            raise falcon.HTTPMethodNotAllowed(["GET", "HEAD", "OPTIONS"])
+        entry = self._catalogue.get(name)
+        done = self._load(req, entry) if action == "load" else self._unload(req, entry)
+        resp.status = 200 if done else 202
+        resp.media = self._describer.details(entry)
+
+    def _load(self, req: falcon.Request, entry: ModelEntry) -> bool:
+        """Load a model; return whether this waited until it was loaded."""
+        request = self._read(req, LoadRequest)
+        keep_alive = seconds_of(request.keep_alive)
+        if keep_alive is not None and entry.own.pin:
+            notices.ignore("keep_alive")
+        if request.wait:
+            self._pool.engine(entry.id, liveness(req), Use(keep_alive, wait_of(req)))
+        else:
+            self._pool.load(entry.id, keep_alive)
+        return request.wait
+
+    def _unload(self, req: falcon.Request, entry: ModelEntry) -> bool:
+        """Unload a model; return whether this waited until it was unloaded."""
+        request = self._read(req, UnloadRequest)
+        self._pool.unload(entry.id, liveness(req), wait=request.wait)
+        return request.wait
+
+    def _read(self, req: falcon.Request, kind: type[S]) -> S:
+        return read_checked(
+            req, self._max_body, lambda body: check_fields(body, kind), optional=True
+        )

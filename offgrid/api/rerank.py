@@ -9,8 +9,10 @@ import falcon
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from offgrid.api.engines import engine_for
 from offgrid.api.fields.common import check_fields
 from offgrid.api.fields.inert import InertFields
+from offgrid.api.fields.keep_alive import KeepAlive
 from offgrid.api.http.request import liveness, read_checked
 from offgrid.api.shapes import Answer, Count, InputUsage, Json
 from offgrid.config import Settings
@@ -34,6 +36,7 @@ class RerankRequest(InertFields, frozen=True, kw_only=True, forbid_unknown_field
     documents: Annotated[list[str | Document], Meta(min_length=1, max_length=MAX_DOCUMENTS)]
     top_n: Annotated[int, Meta(ge=1, le=1 << 30)] | None = None
     return_documents: bool = False
+    keep_alive: KeepAlive = None
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -115,5 +118,5 @@ class RerankResource:
         """Check, score, and answer."""
         request = read_checked(req, self._max_body, parse_rerank)
         alive = liveness(req)
-        engine = self._pool.engine(request.model, alive)
+        engine = engine_for(self._pool, req, request)
         resp.media = ranking(engine, request, alive)

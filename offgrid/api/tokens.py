@@ -21,12 +21,15 @@ from offgrid.api.chat.request import (
     checked,
 )
 from offgrid.api.chat.tools import Tool
+from offgrid.api.engines import engine_for, wait_of
 from offgrid.api.fields.common import check_fields
+from offgrid.api.fields.keep_alive import KeepAlive
 from offgrid.api.http.request import in_turn, liveness, read_checked
 from offgrid.api.shapes import Answer, Byte, Count
 from offgrid.config import Settings
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
+from offgrid.engine.client.use import Use
 from offgrid.engine.protocol import ModelInfo, PromptPart, TokenQuery, TokenResult
 from offgrid.errors import InvalidParameter
 
@@ -38,6 +41,7 @@ class ContentRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     content: str
     model: str | None = None
+    keep_alive: KeepAlive = None
     add_special: bool = False
     parse_special: bool = True
     with_pieces: bool = False
@@ -48,6 +52,7 @@ class PromptRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     prompt: str
     model: str | None = None
+    keep_alive: KeepAlive = None
     add_special_tokens: bool = True
     return_token_strs: bool = False
 
@@ -60,6 +65,7 @@ class MessagesRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     messages: Messages
     model: str | None = None
+    keep_alive: KeepAlive = None
     # vLLM's default is false: its models' templates write the BOS token themselves. Here that token
     # is never added twice, so with true the tokens are those that the chat endpoint computes.
     add_special_tokens: bool = True
@@ -77,6 +83,7 @@ class TokensRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     tokens: list[TokenId]
     model: str | None = None
+    keep_alive: KeepAlive = None
 
 
 Tokenize = ContentRequest | PromptRequest | MessagesRequest
@@ -159,12 +166,6 @@ class _TokensResource:
         self._pool = pool
         self._max_body = settings.max_body_mb << 20
 
-    def _engine(
-        self, req: falcon.Request, model: str | None, *, unload: bool = True
-    ) -> EngineClient:
-        """Return the engine of the named model, or of the default model if none is named."""
-        return self._pool.engine(model or "", liveness(req), unload=unload)
-
 
 class TokenizeResource(_TokensResource):
     """``POST /tokenize``: converts text or a conversation into token ids."""
@@ -172,7 +173,7 @@ class TokenizeResource(_TokensResource):
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer in the form of the request."""
         request = read_checked(req, self._max_body, parse_tokenize)
-        engine = self._engine(req, request.model)
+        engine = engine_for(self._pool, req, request)
         tokens = engine.look_up(token_query(engine, request), liveness(req))
         if isinstance(request, ContentRequest):
             pieces = _with_pieces(tokens) if request.with_pieces else tokens.tokens
@@ -195,7 +196,7 @@ class DetokenizeResource(_TokensResource):
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with the text, under llama-server's name and under vLLM's."""
         request = read_checked(req, self._max_body, parse_detokenize)
-        engine = self._engine(req, request.model)
+        engine = engine_for(self._pool, req, request)
         query = TokenQuery(tokens=tuple(request.tokens), pieces=True, param="tokens")
         answer = engine.look_up(query, liveness(req))
         text = b"".join(answer.pieces).decode("utf-8", "replace")
@@ -208,9 +209,11 @@ class TokenizerInfoResource(_TokensResource):
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with names as in a Hugging Face ``tokenizer_config.json``.
 
-        This unloads no model: a GET must not take a model away from other clients.
+        This unloads no model: a GET must not take a model away from other clients. Nor does it
+        keep one loaded.
         """
-        info = self._engine(req, req.get_param("model"), unload=False).info
+        use = Use(wait=wait_of(req), unload=False)
+        info = self._pool.engine(req.get_param("model") or "", liveness(req), use).info
         resp.media = {
             "tokenizer_class": info.metadata.get("tokenizer.ggml.model"),
             "bos_token": _control(info, info.bos_text),
@@ -256,7 +259,7 @@ def token_query(engine: EngineClient, request: Tokenize) -> TokenQuery:
                 add_generation_prompt=None if resume else request.add_generation_prompt,
             )
         )
-    prompt = chat_prompt(engine.info, chat)
+    prompt = chat_prompt(engine, chat)
     if prompt.images:
         raise InvalidParameter(
             "/tokenize does not accept images; /v1/chat/completions/input_tokens counts them.",

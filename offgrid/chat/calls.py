@@ -135,6 +135,7 @@ class CallReader:
         return self._reading.form.space_before
 
     def _take_space(self, after: bool) -> None:
+        """Keep the white space that follows the last call, if nothing else has been read since."""
         if after:
             read = "".join(self.raw)
             space = read[len(read.rstrip()) :]
@@ -143,6 +144,7 @@ class CallReader:
     def finish(self, text: str) -> str:
         """Handle the end of the answer; return what is content. ``text`` is what is held."""
         if self.state == "after":
+            self._take_space(True)
             ends = [self._reading.end]
             ends += [self._call_end] if self._step == self._after_call else []
             return "" if any(end.match(text) == MORE for end in ends) else text

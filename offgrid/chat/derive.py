@@ -11,6 +11,8 @@ from offgrid.chat.writing import Call
 
 _TURN_END = 8
 """Characters of the text after an answer by which its end is found."""
+_TRIES = 64
+"""Brackets at which a JSON object is looked for."""
 _LONGEST = 256
 """Characters of the text before, between or after the parts of a call."""
 
@@ -87,7 +89,9 @@ def _values(text: str) -> list[tuple[int, int, Any]]:
     """Return the JSON objects in a text: where each begins and ends, and its value."""
     decoder, index = json.JSONDecoder(), text.find("{")
     found: list[tuple[int, int, Any]] = []
-    while index >= 0 and len(found) < 16:
+    for _ in range(_TRIES):
+        if index < 0:
+            break
         try:
             value, end = decoder.raw_decode(text, index)
             found.append((index, end, value))

@@ -189,7 +189,9 @@ class AnswerParser:
         elif call is None:
             self._say(self._opened + self._held)
         elif not self._constrained:
-            self._say(call.finish(self._held))
+            rest = call.finish(self._held)
+            self._add_to_gap(call.space)
+            self._say(rest)
         else:
             self._space = []  # A truncated call is not content either.
         self._held = ""

@@ -52,8 +52,10 @@ _NOT_COUNTED = frozenset({"role", "reasoning_content"})
 earlier answers. The rendered parts are counted afterwards."""
 _PROBE_STEPS, _PROBE_TEXT = 60_000, 16 * 1024 * 1024
 _PROBE_SECONDS = 2.0
+_PROBE_OUTPUT = 16 * 1024
 """The work that all probes of a template together may do. Real templates need up to 13,000 steps, 2
-million characters and some hundredths of a second."""
+million characters and some hundredths of a second, and write up to 7,200 characters in one probe.
+What a probe writes is read by the parsers of all families, so longer texts count as refused."""
 _DOCUMENTS = """\
 # Documents
 Answer with the help of these documents:
@@ -277,9 +279,10 @@ class ChatTemplate:
         if self._probing.spent:
             return None
         try:
-            return self._text(variables, self._probing)
+            text = self._text(variables, self._probing)
         except Exception:  # A template can raise any exception.
             return None
+        return text if len(text) <= _PROBE_OUTPUT else None
 
 
 class _Options(NamedTuple):

@@ -14,12 +14,14 @@ from offgrid.cli.help import Command, Group
 from offgrid.cli.options import config_options, fail, resolved_settings
 from offgrid.cli.output import echo_wrapped, print_table
 from offgrid.config import (
+    FOREVER,
     GROUPS,
     TABLE,
     Setting,
     config_file_in_use,
     default_config_file,
     resolve,
+    shown_lifetime,
 )
 from offgrid.errors import OffgridError
 from offgrid.terminal import shown
@@ -121,6 +123,8 @@ def _text(value: Any) -> str:
     if isinstance(value, tuple):
         pairs = ["=".join(item) if isinstance(item, tuple) else item for item in value]
         return ",".join(pairs)
+    if value == FOREVER:
+        return shown_lifetime(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -128,6 +132,8 @@ def _plain(value: Any) -> Any:
     """Return a value for JSON; a map as an object."""
     if isinstance(value, Path):
         return str(value)
+    if value == FOREVER:  # JSON has no such number
+        return shown_lifetime(value)
     if isinstance(value, tuple) and value and isinstance(value[0], tuple):
         return dict(value)
     return value

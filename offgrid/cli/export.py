@@ -72,7 +72,9 @@ def export(
         config = Path(config_file)
     try:
         flags: dict[str, Any] = {"models_dir": str(models_dir), "model": ""}
-        found, passed_over = Catalogue(load_settings(flags, config_file=config_file)).survey()
+        found, passed_over = Catalogue.of_files(
+            load_settings(flags, config_file=config_file)
+        ).survey()
         entries = [entry for entry in found if entry.path != STARTER_PATH]
         if models:
             entries, passed_over = chosen(entries, models), []

@@ -14,6 +14,7 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from offgrid import __version__
 from offgrid.app import log_skipped
@@ -21,6 +22,7 @@ from offgrid.cli.help import Command
 from offgrid.cli.options import NOTE, fail, setting_options, settings_from
 from offgrid.cli.output import short_number
 from offgrid.config import Settings
+from offgrid.engine.protocol import ModelInfo
 from offgrid.errors import ConfigError, OffgridError
 from offgrid.server import Server
 from offgrid.store.catalogue import STARTER_PATH
@@ -53,7 +55,7 @@ def serve(paths: tuple[Path, ...], **flags: Any) -> None:
     def announce() -> None:
         _print_banner(console, server, settings)
         threading.Thread(
-            target=_announce_model, name="announcer", args=(console, server), daemon=True
+            target=_announce_models, name="announcer", args=(console, server), daemon=True
         ).start()
 
     server.run(announce)
@@ -101,33 +103,57 @@ def _print_banner(console: Console, server: Server, settings: Settings) -> None:
         console.print(f"  skipped  {shown(file.path)}: {shown(file.reason)}")
     if len(skipped) > 8:
         console.print(f"  skipped  {len(skipped) - 8} more; offgrid list names them")
+    if len(entries) > 1 and not server.catalogue.start_ids():
+        console.print("  loaded   none at start: there are several models and no default;")
+        console.print("           each is loaded at its first request")
     slots, queue = settings.parallel, settings.queue_size
     console.print(f"  slots    {slots} per model, plus a queue of {queue}")
     console.print(f"  try      curl {server.url}/v1/chat/completions -d {body}")
     console.print("  stop     Ctrl-C")
 
 
-def _announce_model(console: Console, server: Server) -> None:
-    """Print that the default model is ready, or log why it cannot be loaded.
+def _announce_models(console: Console, server: Server) -> None:
+    """Print that each model which is loaded at start is ready, or log why it cannot be loaded.
 
     Log also what is not served. That reads the header of every file, which takes a while on slow
     media.
     """
     log_skipped(server.catalogue)
-    model = server.pool.default_id
-    if model is None:
-        return
-    try:
-        fit = server.pool.fit(server.catalogue.get(model))
-        if fit.fits:
-            console.print(f"  memory   {shown(model)} {fit}")
-        info = server.pool.engine(model).info
-    except OffgridError as ex:
-        # A user who stops the server during loading knows why the model is not ready.
-        if not server.stopping:
-            logging.getLogger(__name__).error("%s: %s", model, ex)
-        return
-    console.print(
-        f"  ready    {shown(model)}: {short_number(info.n_params)} parameters, "
-        f"context of {info.n_ctx} tokens per slot"
-    )
+    for model in server.catalogue.start_ids():
+        try:
+            fit = server.pool.fit(server.catalogue.get(model))
+            if fit.fits:
+                console.print(f"  memory   {shown(model)} {fit}")
+            info = _wait_for(console, server, model)
+        except OffgridError as ex:
+            # A user who stops the server during loading knows why the model is not ready.
+            if not server.stopping:
+                logging.getLogger(__name__).error("%s: %s", model, ex)
+            continue
+        console.print(
+            f"  ready    {shown(model)}: {short_number(info.n_params)} parameters, "
+            f"context of {info.n_ctx} tokens per slot"
+        )
+
+
+def _wait_for(console: Console, server: Server, model: str) -> ModelInfo:
+    """Wait until a model is loaded. A terminal shows the progress meanwhile.
+
+    Raises:
+        OffgridError: it cannot be loaded.
+    """
+    if not console.is_terminal:
+        return server.pool.engine(model).info
+    entry = server.catalogue.get(model)
+    name = f"  loading  {shown(model)}"
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bar:
+        task = bar.add_task(name, total=1.0)
+
+        def look() -> bool:
+            done = server.pool.status(entry).progress
+            if done != bar.tasks[0].completed:
+                bar.update(task, completed=done, refresh=True)
+            return True
+
+        return server.pool.engine(model, look).info

@@ -93,7 +93,7 @@ def remove(
     """
     try:
         flags: dict[str, Any] = {"models_dir": str(models_dir), "model": ""}
-        found = Catalogue(load_settings(flags, config_file=config_file)).entries()
+        found = Catalogue.of_files(load_settings(flags, config_file=config_file)).entries()
         entries = chosen([entry for entry in found if entry.path != STARTER_PATH], models)
         files: list[Path] = []
         for entry in entries:

@@ -11,6 +11,7 @@ environment, the command line. A value that does not parse or is out of range ra
 
 from __future__ import annotations
 
+from offgrid.config.model import NO_SETTINGS, OVERRIDES, LoraFile, ModelSettings
 from offgrid.config.setting import Setting, flag_of, variable_of
 from offgrid.config.similar import did_you_mean, similar
 from offgrid.config.sources import (
@@ -31,10 +32,13 @@ from offgrid.config.table import (
     default_models_dir,
     default_responses_file,
 )
+from offgrid.config.values import FOREVER, shown_lifetime, to_lifetime
 
 __all__ = [
-    "BY_NAME", "GROUPS", "MAX_SEQUENCES", "OTHER_VARIABLES", "TABLE", "Resolved", "Setting",
-    "Settings", "config_file_in_use", "default_config_file", "default_models_dir",
-    "default_responses_file", "did_you_mean", "flag_of", "is_loopback", "load_settings", "resolve",
-    "similar", "variable_of",
+    "BY_NAME", "FOREVER", "GROUPS", "MAX_SEQUENCES", "NO_SETTINGS", "OTHER_VARIABLES",
+    "OVERRIDES", "TABLE",
+    "LoraFile", "ModelSettings", "Resolved", "Setting", "Settings", "config_file_in_use",
+    "default_config_file", "default_models_dir", "default_responses_file", "did_you_mean",
+    "flag_of", "is_loopback", "load_settings", "resolve",
+    "shown_lifetime", "similar", "to_lifetime", "variable_of",
 ]  # fmt: skip

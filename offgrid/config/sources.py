@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from offgrid.config.model import ModelSettings
+from offgrid.config.model_tables import MODELS, parse_models
 from offgrid.config.setting import PREFIX, flag_of, variable_of
 from offgrid.config.similar import did_you_mean, similar
 from offgrid.config.table import (
@@ -91,7 +93,8 @@ def resolve(
     values["responses_file"] = default_responses_file()
     sources: dict[str, str] = {}
     # Each value is checked, and the last one is in force.
-    for given in (_read_file(file, source), _read_variables(environ), _read_flags(flags or {})):
+    in_file, own = _read_file(file, source)
+    for given in (in_file, _read_variables(environ), _read_flags(flags or {})):
         for name, (value, source) in given.items():
             values[name] = BY_NAME[name].parse(value, source)
             sources[name] = source
@@ -100,6 +103,7 @@ def resolve(
         models_dir_source=sources.get("models_dir", ""),
         model_paths=tuple(model_paths),
         given=frozenset(sources),
+        models=own,
     )
     _check(settings)
     return Resolved(settings, sources, file)
@@ -136,7 +140,7 @@ def is_loopback(host: str) -> bool:
 
 def _check(settings: Settings) -> None:
     """Check rules about several settings."""
-    sequences = (settings.parallel + settings.queue_size) * settings.max_models
+    sequences = (settings.most_parallel + settings.queue_size) * settings.max_models
     if sequences > MAX_SEQUENCES:
         parallel, queue, models = (
             BY_NAME[name].source_names for name in ("parallel", "queue_size", "max_models")
@@ -159,20 +163,22 @@ def _config_source(environ: Mapping[str, str] | None) -> str:
     return f"{_CONFIG}: " if named else ""
 
 
-def _read_file(path: Path | None, source: str) -> Given:
-    """Return what a TOML file sets; nothing if there is no file. Messages about a file that cannot
-    be read begin with ``source``."""
+def _read_file(path: Path | None, source: str) -> tuple[Given, tuple[ModelSettings, ...]]:
+    """Return what a TOML file sets, also for single models; nothing if there is no file. Messages
+    about a file that cannot be read begin with ``source``."""
     if path is None:
-        return {}
+        return {}, ()
     given: Given = {}
-    for key, value in _read_toml(path, source).items():
+    content = _read_toml(path, source)
+    own = parse_models(content.pop(MODELS, {}), path)
+    for key, value in content.items():
         setting = BY_NAME.get(key)
         if setting is None:
-            hint = did_you_mean(key, BY_NAME) or f"; {_HELP}"
+            hint = did_you_mean(key, (*BY_NAME, MODELS)) or f"; {_HELP}"
             raise ConfigError(f"{path}: unknown setting {key}{hint}")
         _refuse_twice(given, setting.name, f"{path}: {key}")
         given[setting.name] = (value, f"{path}: {key}")
-    return given
+    return given, own
 
 
 def _read_toml(path: Path, source: str) -> dict[str, Any]:

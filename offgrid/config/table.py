@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from offgrid.config.model import ModelSettings
 from offgrid.config.setting import Setting
 
 GROUPS = (
@@ -142,6 +143,14 @@ TABLE: tuple[Setting, ...] = (
         low=-1,
         high=1 << 24,
         words=(("free", -1),),
+    ),
+    Setting(
+        "keep_alive",
+        "Speed and memory",
+        "lifetime",
+        3600.0,
+        "How long a model stays loaded after its last request: seconds, or a time such as 5m or "
+        "1h30m. 0 unloads it at once; -1 or forever keeps it until another model needs its place.",
     ),
     Setting(
         "parallel",
@@ -354,6 +363,7 @@ class Settings:
     chat_template: str
     max_models: int
     memory_budget: int
+    keep_alive: float
     parallel: int
     ctx_size: int
     batch_size: int
@@ -380,6 +390,13 @@ class Settings:
     """Files and folders of models that were given to ``offgrid serve`` without a flag."""
     given: frozenset[str] = frozenset()
     """Names of the settings that someone has set."""
+    models: tuple[ModelSettings, ...] = ()
+    """The settings of single models."""
+
+    @property
+    def most_parallel(self) -> int:
+        """The largest number of slots that a model has."""
+        return max([self.parallel, *(own.parallel or 0 for own in self.models)])
 
 
 assert all(setting.group in GROUPS for setting in TABLE)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+FOREVER = math.inf
+"""A time without an end, in seconds."""
 _TRUE = frozenset({"1", "t", "true", "y", "yes", "on"})
 _FALSE = frozenset({"0", "f", "false", "n", "no", "off"})
 _COUNT = re.compile(r"([+-]?[\d_.]+)\s*([kmg]?)", re.IGNORECASE | re.ASCII)
@@ -65,6 +67,30 @@ def to_seconds(value: Any) -> float:
         parts = _DURATION.findall(text)
         return sum(_number(number) * _SECONDS[unit.lower()] for number, unit in parts)
     return to_float(value)
+
+
+def to_lifetime(value: Any) -> float:
+    """Return seconds as :func:`to_seconds` does; ``forever``, and every negative time as in Ollama,
+    is :data:`FOREVER`."""
+    text = value.strip().lower() if isinstance(value, str) else value
+    if text == "forever":
+        return FOREVER
+    negative = isinstance(text, str) and text.startswith("-")
+    seconds = to_seconds(text[1:] if negative else text)
+    return FOREVER if negative or seconds < 0 else seconds
+
+
+def shown_lifetime(seconds: float) -> str:
+    """Return a time as :func:`to_lifetime` reads it: ``5m``, ``1h30m``, ``0.5s``, ``forever``."""
+    if seconds == FOREVER:
+        return "forever"
+    if seconds != int(seconds) or seconds == 0:
+        return f"{seconds:g}s"
+    left, text = int(seconds), ""
+    for unit in ("d", "h", "m", "s"):
+        count, left = divmod(left, int(_SECONDS[unit]))
+        text += f"{count}{unit}" if count else ""
+    return text
 
 
 def to_float(value: Any) -> float:
@@ -142,6 +168,7 @@ CONVERTERS: dict[str, Callable[[Any], Any]] = {
     "count": to_count,
     "mib": to_mib,
     "duration": to_seconds,
+    "lifetime": to_lifetime,
     "float": to_float,
     "bool": to_bool,
     "str": to_str,
@@ -155,6 +182,7 @@ KIND_WORDS = {
     "count": "a whole number (such as 8192 or 8k)",
     "mib": "a size in MiB (such as 512 or 6GiB)",
     "duration": "a time (such as 90, 90s, 5m or 1h30m; a plain number is seconds)",
+    "lifetime": "a time (such as 90, 5m or 1h30m; 0 for none, -1 or forever for no end)",
     "float": "a number",
     "bool": "true or false (1, t, true, yes, on; 0, f, false, no, off)",
     "str": "text",

@@ -147,14 +147,22 @@ class TokenQuery(msgspec.Struct, frozen=True, omit_defaults=True):
 # --- server to worker -------------------------------------------------------------------------
 
 
+class Adapter(msgspec.Struct, frozen=True, array_like=True):
+    """A file with a LoRA adapter, and the factor by which its effect is multiplied."""
+
+    path: str
+    scale: float
+
+
 class Load(msgspec.Struct, frozen=True, tag=True):
     """The first command: which file to serve and how. Sizes are in tokens.
 
     ``ctx_size`` is the context of one sequence, 0 for the context with which the model was trained;
     ``parallel`` is the number of slots; ``threads`` 0 means one per physical core; ``gpu_layers``
     -1 means all; ``open_objects`` lets the objects of answers have members that their schemas do
-    not describe; ``projector`` is the projector's file, if there is one. With ``examine`` the file
-    is only examined: the worker reports :class:`Examined` or :class:`LoadFailed`, and ends.
+    not describe; ``projector`` is the projector's file, if there is one; ``adapters`` act on all
+    requests. With ``examine`` the file is only examined: the worker reports :class:`Examined` or
+    :class:`LoadFailed`, and ends.
     """
 
     path: str
@@ -167,6 +175,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     use_mlock: bool = False
     open_objects: bool = False
     projector: str | None = None
+    adapters: tuple[Adapter, ...] = ()
     examine: bool = False
 
 
@@ -363,6 +372,12 @@ class Failed(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     code: ErrorCode | None = None
 
 
+class Loading(msgspec.Struct, frozen=True, tag=True):
+    """The weights are being loaded. ``progress``: the part that is loaded, 0 to 1."""
+
+    progress: float
+
+
 class Ready(msgspec.Struct, frozen=True, tag=True):
     info: ModelInfo
 
@@ -396,7 +411,7 @@ class Step(msgspec.Struct, frozen=True, tag=True):
     events: tuple[EngineEvent, ...]
 
 
-Report = Step | Ready | Examined | LoadFailed | Pong
+Report = Step | Loading | Ready | Examined | LoadFailed | Pong
 
 # --- frames -----------------------------------------------------------------------------------
 

@@ -68,8 +68,10 @@ def settings_for(
     for name in given:
         if name not in _NAMES:
             raise ConfigError(f"{name} is not a setting of LLM; it has {', '.join(sorted(_NAMES))}")
-    # These matter only to a server, which has several models and refuses clients.
-    flags = {**given, "queue_size": _QUEUE, "max_models": 1, "queue_timeout": 0}
+    # These matter only to a server, which has several models and refuses clients. The model of a
+    # program stays loaded until the program closes it.
+    only_here = {"queue_size": _QUEUE, "max_models": 1, "queue_timeout": 0}
+    flags = {"keep_alive": -1, **given, **only_here}
     file = None if config is None else os.fspath(config)
     settings = load_settings(flags, config_file=file)
     name = os.fspath(model)

@@ -68,12 +68,19 @@ class Range:
         Raises:
             InvalidParameter: the type is wrong or the value is out of range.
         """
+        self._check(name, value, self.least, self.most)
+
+    def check_api(self, name: str, value: object) -> None:
+        """Check a value as :meth:`check` does, against the range in an API request."""
+        self._check(name, value, self.api_least, self.api_most)
+
+    def _check(self, name: str, value: object, least: float, most: float) -> None:
         if self.kind is bool:
             _check_switch(name, value)
         elif self.kind is int:
-            _check_integer(name, value, int(self.least), int(self.most))
+            _check_integer(name, value, int(least), int(most))
         else:
-            _check_number(name, value, self.least, self.most)
+            _check_number(name, value, least, most)
 
 
 def _number(

@@ -17,16 +17,18 @@ one model and one projector, they belong together.
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 import threading
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from offgrid.config import Settings
+from offgrid.config import ModelSettings, Settings, did_you_mean
 from offgrid.errors import ConfigError, ModelNotFound
 from offgrid.store.description import Description, describe
 from offgrid.store.names import EXTENSION, stem_of
+from offgrid.store.profiles import Profiles, adapter_stamp, read_template
 from offgrid.store.survey import (
     MAX_NAMED,
     ModelEntry,
@@ -43,10 +45,6 @@ from offgrid.store.survey import (
 
 STARTER_ID = "offgrid-starter"
 STARTER_PATH = Path(__file__).parent.parent / "models" / f"{STARTER_ID}.gguf"
-CHAT_TEMPLATES = ("chatml",)
-"""Values of the setting ``chat_template`` that are names and not paths."""
-_MAX_TEMPLATE = 1 << 20
-"""Most bytes of a file with a chat template."""
 _MAX_NAME = 200
 """Most characters of a request's model that a message repeats."""
 _MAX_DESCRIPTIONS = 4096
@@ -63,19 +61,22 @@ class Catalogue:
     Attributes:
         default_id: the id of the configured default model; None if none is configured.
         template: the chat template that the settings give the default model.
+        profiles: the settings of single models.
 
     Raises:
-        ConfigError: ``model`` is neither an id nor the path of a GGUF file, or
-            ``chat_template`` is neither a name nor a file with text.
+        ConfigError: ``model`` is neither an id nor the path of a GGUF file,
+            ``chat_template`` is neither a name nor a file with text, or a setting of a single model
+            is wrong.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.default_id: str | None = None
         self._settings = settings
-        self._aliases = dict(settings.model_aliases)
+        self.profiles = Profiles(settings.models)
+        self._aliases = self.profiles.aliases | dict(settings.model_aliases)
         self._folded_aliases = {alias.casefold(): alias for alias in self._aliases}
         self.template = _read_template(settings.chat_template)
-        self._descriptions: dict[Path, tuple[ModelEntry, Description]] = {}
+        self._descriptions: dict[str, tuple[ModelEntry, Description]] = {}
         self._lock = threading.Lock()
         paths = [_absolute(path) for path in settings.model_paths]
         self._folders = [path for path in paths if path.is_dir()]
@@ -86,6 +87,12 @@ class Catalogue:
             self.default_id = self._choose(settings.model)
         elif paths and not paths[0].is_dir():
             self.default_id = stem_of(paths[0].name)
+
+    @classmethod
+    def of_files(cls, settings: Settings) -> Catalogue:
+        """Return a catalogue for work on files, to which the settings of single models do not
+        matter: each file is one entry, and adapters are entries too."""
+        return cls(replace(settings, models=()))
 
     # --- what there is ------------------------------------------------------------------------
 
@@ -110,14 +117,46 @@ class Catalogue:
             starter = read_entry(STARTER_PATH, STARTER_ID)
             if isinstance(starter, ModelEntry):
                 found.setdefault(STARTER_ID, starter)
+        self._apply_profiles(found, skipped)
         entries = sorted(found.values(), key=lambda entry: entry.id)
         if self.template is not None and entries:
             default = self._default_of(entries)
             entries = [
-                replace(entry, template=self.template) if entry.id == default else entry
+                replace(entry, template=entry.template or self.template)
+                if entry.id == default
+                else entry
                 for entry in entries
             ]
         return entries, skipped
+
+    def _apply_profiles(self, found: dict[str, ModelEntry], skipped: list[Skipped]) -> None:
+        """Attach the settings of single models to them; add the models that have a base."""
+        if not self.profiles.by_id:
+            return
+        adapters = self.profiles.adapters
+        for model_id, entry in [*found.items()]:  # an adapter that is used is no unusable model
+            if _absolute(entry.path) in adapters:
+                del found[model_id]
+        files = dict(found)
+        for name, own in self.profiles.by_id.items():
+            base = files.get(own.base or name)
+            if base is None or (own.base is not None and name in files):
+                continue  # check() says why
+            changed = self._with_profile(base, own)
+            if isinstance(changed, Skipped):
+                found.pop(name, None)
+                skipped.append(changed)
+            else:
+                found[name] = changed
+
+    def _with_profile(self, entry: ModelEntry, own: ModelSettings) -> ModelEntry | Skipped:
+        try:
+            stamp = entry.stamp + adapter_stamp(own.lora)
+        except OSError as ex:
+            reason = f"its adapter {os.path.basename(str(ex.filename))}: {reason_of(ex)}"
+            return Skipped(entry.path, reason, own.name)
+        template = self.profiles.templates.get(own.name)
+        return replace(entry, id=own.name, own=own, stamp=stamp, template=template)
 
     @staticmethod
     def _add(
@@ -152,7 +191,9 @@ class Catalogue:
     def _default_of(self, entries: Sequence[ModelEntry]) -> str | None:
         if self.default_id is not None or not entries:
             return self.default_id
-        # Only the headers up to the first suitable model are read.
+        # Only the headers up to the first suitable model are read. Files come before the models
+        # that the settings make of them.
+        entries = sorted(entries, key=lambda entry: entry.own.base is not None)
         for entry in entries:
             if self.describe(entry).generates:
                 return entry.id
@@ -161,15 +202,16 @@ class Catalogue:
 
     def describe(self, entry: ModelEntry) -> Description:
         """Return what the files of a model say about it; they are read once until they change."""
+        # By id, since several models may have one file; other entries have the same id and differ.
         with self._lock:
-            known = self._descriptions.get(entry.path)
+            known = self._descriptions.get(entry.id)
         if known is not None and known[0] == entry:
             return known[1]
-        description = describe(entry.files, entry.template)
+        description = describe(entry.files, entry.template, entry.adapters)
         with self._lock:
             if len(self._descriptions) >= _MAX_DESCRIPTIONS:
                 self._descriptions.clear()
-            self._descriptions[entry.path] = (entry, description)
+            self._descriptions[entry.id] = (entry, description)
         return description
 
     def aliases(self) -> dict[str, list[str]]:
@@ -254,6 +296,7 @@ class Catalogue:
             ConfigError: a configured place does not exist, cannot be read, or has no model.
         """
         self.check_folder()
+        self._check_profiles()
         if self.default_id is not None:
             return
         entries, skipped = self.survey()
@@ -267,6 +310,54 @@ class Catalogue:
         raise ConfigError(
             f"{place} no model{more}; copy a GGUF file into it, or name another folder"
         )
+
+    def _check_profiles(self) -> None:
+        """Check that the models with settings of their own exist.
+
+        Raises:
+            ConfigError: one does not, or its file or an adapter cannot be used.
+        """
+        if not self.profiles.by_id:
+            return
+        entries, skipped = self.survey()
+        by_id = {entry.id: entry for entry in entries}
+        for name, own in self.profiles.by_id.items():
+            entry = by_id.get(name)
+            if entry is not None and entry.own is own:
+                continue
+            key = own.source if own.base is None else own.key("base")
+            if entry is not None:
+                raise ConfigError(f"{key}: a file has the id {name} already; choose another name")
+            for file in skipped:
+                if file.id in (name, own.base):
+                    raise ConfigError(f"{own.source}: its file cannot be used: {file.reason}")
+            raise ConfigError(f"{key}: {self._unknown(own.base or name, by_id)}")
+
+    def _unknown(self, wanted: str, by_id: Mapping[str, ModelEntry]) -> str:
+        ids = nearest(wanted, [name for name, entry in by_id.items() if entry.own.base is None])
+        hint = did_you_mean(stem_of(wanted[:_MAX_NAME]), ids)
+        there = f"the ids are {listed(ids)}" if ids else "there are no models"
+        return f"no model has the id {wanted[:_MAX_NAME]} ({there}){hint}"
+
+    def start_ids(self) -> list[str]:
+        """Return the models to load at start: the configured default model, or the only model, and
+        the pinned ones. One that would be unloaded at once is loaded at its first request."""
+        entries = self.entries()
+        ids = [self.default_id or self._only(entries), *self.profiles.pinned]
+        stay = {entry.id for entry in entries if self._stays(entry.own)}
+        return [name for name in dict.fromkeys(ids) if name is not None and name in stay]
+
+    def _stays(self, own: ModelSettings) -> bool:
+        keep_alive = self._settings.keep_alive if own.keep_alive is None else own.keep_alive
+        return own.pin or keep_alive > 0
+
+    def _only(self, entries: Sequence[ModelEntry]) -> str | None:
+        """Return the id of the only model, or of the only one that can be used."""
+        if len(entries) == 1:
+            return entries[0].id
+        usable = (entry.id for entry in entries if self.describe(entry).problem is None)
+        ids = [*itertools.islice(usable, 2)]  # of many models, only few headers are read
+        return ids[0] if len(ids) == 1 else None
 
     def unknown_aliases(self) -> list[tuple[str, str]]:
         """Return the aliases whose model does not exist now."""
@@ -344,27 +435,4 @@ def _expanded(text: str) -> Path | None:
 
 def _read_template(setting: str) -> str | None:
     """Return the chat template that the settings name."""
-    if not setting or setting in CHAT_TEMPLATES:
-        return setting or None
-    source = "OFFGRID_CHAT_TEMPLATE (--chat-template)"
-    path = _expanded(setting)
-    try:
-        if path is None or "\0" in setting:
-            raise FileNotFoundError
-        with path.open("rb") as file:
-            data = file.read(_MAX_TEMPLATE + 1)
-        text = data.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{source}: {setting!r} is neither a file nor one of the names "
-            f"{', '.join(CHAT_TEMPLATES)}"
-        ) from None
-    except OSError as ex:
-        raise ConfigError(f"{source}: {setting!r} cannot be read: {reason_of(ex)}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{source}: {setting!r} is not text in UTF-8") from None
-    if len(data) > _MAX_TEMPLATE:
-        raise ConfigError(f"{source}: {setting!r} is larger than {_MAX_TEMPLATE >> 20} MiB")
-    if not text.strip():
-        raise ConfigError(f"{source}: {setting!r} is empty")
-    return text
+    return read_template(setting, "OFFGRID_CHAT_TEMPLATE (--chat-template)") if setting else None

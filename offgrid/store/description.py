@@ -27,7 +27,8 @@ _ENCODERS = ("t5encoder",)
 _TOOLS = re.compile(r"\btools\b")
 _REASONING = re.compile(r"<think>|\breasoning_content\b|\benable_thinking\b|<\|channel\|?>")
 _OTHER_TYPES = {
-    "adapter": "it is a LoRA adapter and not a model",
+    "adapter": "it is a LoRA adapter and not a model; serve it with a model as its base: "
+    '[models."a-new-name"] with base and lora, in the configuration file',
     "mmproj": "it is a projector (mmproj) and not a model",
     "imatrix": "it is an importance matrix and not a model",
 }
@@ -67,12 +68,15 @@ class Description:
         return self.problem is None and self.kind in _GENERATING
 
 
-def describe(files: Sequence[Path], template: str | None = None) -> Description:
+def describe(
+    files: Sequence[Path], template: str | None = None, adapters: Sequence[Path] = ()
+) -> Description:
     """Describe a model.
 
     Args:
         files: its file, or all parts of a split model in order.
         template: the chat template that it is served with, instead of the one in its file.
+        adapters: the LoRA adapters that it is served with.
     """
     headers = []
     for number, path in enumerate(files):
@@ -83,7 +87,7 @@ def describe(files: Sequence[Path], template: str | None = None) -> Description:
             reason = (ex.strerror or str(ex)) if isinstance(ex, OSError) else str(ex)
             return Description(reason if len(files) == 1 else f"{path.name}: {reason}")
         headers.append(header)
-    problem = _not_a_model(headers)
+    problem = _not_a_model(headers) or _misfit(headers[0], adapters)
     if problem is not None:
         return Description(problem)
     return _described(headers, template)
@@ -133,6 +137,25 @@ def _not_a_model(headers: Sequence[Header]) -> str | None:
         return "its header names no architecture"
     if not any(header.tensors for header in headers):
         return "it contains a vocabulary, but no weights"
+    return None
+
+
+def _misfit(model: Header, adapters: Sequence[Path]) -> str | None:
+    """Return why an adapter cannot be used with a model, as far as its header says; else None.
+
+    The worker, which loads both, compares their tensors.
+    """
+    for path in adapters:
+        try:
+            header = read_header(path)
+        except (BadHeader, OSError) as ex:
+            reason = (ex.strerror or str(ex)) if isinstance(ex, OSError) else str(ex)
+            return f"its adapter {path.name}: {reason}"
+        if header.text("general.type") != "adapter" or header.text("adapter.type") != "lora":
+            return f"its adapter {path.name} is not a LoRA adapter"
+        own, other = (h.text("general.architecture") for h in (model, header))
+        if own != other:
+            return f"its adapter {path.name} is for {other} models, and its base is {own}"
     return None
 
 

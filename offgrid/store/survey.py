@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from offgrid.config import NO_SETTINGS, ModelSettings
 from offgrid.store.gguf_header import MAGIC, begins
 from offgrid.store.names import EXTENSION, PART, PROJECTOR, stem_of
 
@@ -40,6 +41,14 @@ class ModelEntry:
     """All files of a split model, in order; empty for a single file."""
     template: str | None = None
     """The chat template that the settings give it, instead of the one in its file."""
+
+    own: ModelSettings = NO_SETTINGS
+    """The settings of this model."""
+
+    @property
+    def adapters(self) -> tuple[Path, ...]:
+        """The files of its LoRA adapters."""
+        return tuple(lora.path for lora in self.own.lora)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -36,8 +36,12 @@ def test_models(base_url: str) -> None:
     details = request(base_url, "GET", f"/v1/models/{STARTER}").json
     chat_format = {"tool_calls": "hermes", "reasoning": None}
     memory = details.pop("memory")
-    assert details == {**model, "chat_format": chat_format, "sha256": None, "problem": None}
     assert memory["fits"]
+    assert details.pop("settings")["parallel"] == 4
+    loaded = {"status": "loaded", "progress": 1.0}
+    assert details == {
+        **model, **loaded, "chat_format": chat_format, "sha256": None, "problem": None
+    }  # fmt: skip
 
 
 def test_chat_completion(base_url: str) -> None:

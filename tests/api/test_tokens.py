@@ -128,7 +128,7 @@ def test_tokenizer_info_unloads_no_model(
     """A GET must not unload a model, but may load one if there is room."""
     for name in "abc":
         (tmp_path / f"{name}.gguf").symlink_to(starter_path)
-    server = make_server(model="a", max_models=2, ctx_size=64)
+    server = make_server(default_model="a", max_models=2, ctx_size=64)
     url, path = server.url, "/tokenizer_info?model={}"
 
     def loaded() -> set[str]:

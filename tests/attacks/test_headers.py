@@ -27,7 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     (folder / "models").mkdir()
     for name in MODELS:
         (folder / "models" / f"{name}.gguf").symlink_to(STARTER_PATH)
-    with serving(folder, "--cors-origins", PAGE) as child:
+    with serving(folder, "--cors-origins", PAGE, "--model", "a") as child:
         child.wait_ready()
         yield child
 

@@ -45,7 +45,7 @@ def test_more_models_at_the_same_time_than_may_be_loaded(
     """
     link(tiny, models, "abcdef")
     child = serve("--max-models", "3", "--ctx-size", "64", "--threads", "1")
-    url = child.wait_ready()
+    url = child.url
     answers = together([lambda model=model: ask(url, model) for model in "abcdef"])
     assert [answer.status for answer in answers] == [200] * 6
     assert [answer.json["model"] for answer in answers] == [*"abcdef"]
@@ -55,7 +55,7 @@ def test_more_models_at_the_same_time_than_may_be_loaded(
 def test_two_models_in_turns_with_room_for_one(serve: Serve, models: Path, tiny: Path) -> None:
     """Each client's request unloads the other's model; all requests are answered."""
     link(tiny, models, "ab")
-    url = serve("--max-models", "1", "--ctx-size", "64").wait_ready()
+    url = serve("--max-models", "1", "--ctx-size", "64").url
 
     def client(model: str) -> list[int]:
         return [ask(url, model).status for _ in range(2)]
@@ -73,7 +73,7 @@ def test_a_busy_model_is_left_to_its_stream_and_then_makes_room(
     run covers the same without HTTP, in ``tests/engine/client/test_pool.py``.
     """
     link(tiny, models, "ab")
-    child = serve("--max-models", "1", "--threads", "1")
+    child = serve("--max-models", "1", "--threads", "1", "--model", "a")
     url = child.wait_ready()
     worker = child.worker()
     ended: list[str] = []

@@ -381,6 +381,9 @@ def test_a_failed_call_after_a_complete_one_is_content_with_its_separator() -> N
     for rest in ("<tool_ca", "<tool_call>", '<tool_call>{"name'):
         text = f"<tool_call>{call}</tool_call>\n{rest}"
         assert parse([text], FORMS["hermes"]) == (rest, "", [["add", "{}"]])
+        text = f"Hi\n\n<tool_call>{call}</tool_call>\n{rest}"
+        for pieces in ([text], text):
+            assert parse(pieces, FORMS["hermes"]) == (f"Hi\n\n{rest}", "", [["add", "{}"]])
     text = f"<tool_call>{call}</tool_"
     assert parse([text], FORMS["hermes"]) == ("", "", [["add", "{}"]])
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from jinja2 import TemplateError
 from support import together
+from work import lines_run
 
 from offgrid.chat import budget, sandbox
 from offgrid.chat.budget import Budget, TemplateLimit
@@ -335,6 +336,17 @@ def test_the_first_chat_takes_a_bounded_number_of_steps(
         dialect.prompt(messages)
     assert next(steps) < 90_000
     assert sum(sizes) < 50_000_000
+
+
+@pytest.mark.parametrize("written", ["{", "\n[", "<tool_call>{", "<function=f>", '{"name": "'])
+@pytest.mark.parametrize("number", [3_000, 400_000])
+def test_what_a_probe_writes_is_read_in_bounded_work(written: str, number: int) -> None:
+    source = (
+        "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}"
+        "{{ c.function.name }}{{ " + repr(written) + " * " + str(number) + " }}"
+        "{{ c.function.arguments }}{% endfor %}{% endfor %}"
+    )
+    assert lines_run(lambda: Dialect(source, "", "", {})) < 1_000_000
 
 
 def test_the_budget_grows_with_the_request(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def call(*arguments: str, **environ: str) -> Result:
 def test_loaded_models(make_server: Serve, tmp_path: Path, starter_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / f"{name}.gguf").symlink_to(starter_path)
-    server = make_server(parallel=2, ctx_size=512, default_model="one")
+    server = make_server(parallel=2, ctx_size=512, default_model="one", keep_alive=-1)
     engine = server.pool.engine("one")
     engine.hold(1, 1)  # as a request does
     answer = json.loads(call("ps", "--json", "--url", server.url).stdout)

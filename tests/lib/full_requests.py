@@ -18,6 +18,7 @@ CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 RESPONSES = "/v1/responses"
 CONVERSATIONS = "/v1/conversations"
+MODELS = "/v1/models"
 
 OBJECT: Json = {
     "type": "object",
@@ -81,7 +82,16 @@ SAMPLING: Json = {
     "min_keep": 2,
     "post_sampling_probs": True,
 }
-GENERATION: Json = {**INERT, **SAMPLING, "max_tokens": 24, "n": 2, "service_tier": "default"}
+STAY: Json = {"keep_alive": 300, "ttl": 300}
+"""How long the model stays loaded, under two names."""
+GENERATION: Json = {
+    **INERT,
+    **SAMPLING,
+    **STAY,
+    "max_tokens": 24,
+    "n": 2,
+    "service_tier": "default",
+}
 REPETITION: list[Json] = [{"repetition_penalty": 1.1}, {"repeat_penalty": 1.1, "rep_pen": 1.1}]
 
 NOTHING: Json = {
@@ -269,6 +279,7 @@ _ITEMS: list[Json] = [
 _RESPONSE: Json = {
     **{name: value for name, value in INERT.items() if name != "verbosity"},
     **SAMPLING,
+    **STAY,
     **SAME_SAMPLING,
     **FOREIGN,
     "instructions": "Be kind.",
@@ -396,18 +407,19 @@ def full_requests(
         Full(
             "/v1/embeddings",
             {**model, "input": ["Once", [5, 6]]},
-            {**INERT, **NOTES, "dimensions": 8, "encoding_format": "base64"},
+            {**INERT, **NOTES, **STAY, "dimensions": 8, "encoding_format": "base64"},
         ),
         Full(
             "/v1/rerank",
             {"model": ranking, "query": "otter", "documents": ["river", {"text": "fox"}]},
-            {**INERT, **NOTES, "top_n": 1, "return_documents": True},
+            {**INERT, **NOTES, **STAY, "top_n": 1, "return_documents": True},
         ),
         Full(
             "/tokenize",
             {"content": "Once"},
             {
                 **NOTES,
+                **STAY,
                 **model,
                 "add_special": True,
                 "parse_special": False,
@@ -419,6 +431,7 @@ def full_requests(
             {"prompt": "Once"},
             {
                 **NOTES,
+                **STAY,
                 **model,
                 "add_special_tokens": False,
                 "return_token_strs": True,
@@ -429,6 +442,7 @@ def full_requests(
             {"messages": TO_CONTINUE},
             {
                 **NOTES,
+                **STAY,
                 **SWITCHES,
                 **model,
                 "reasoning_effort": "low",
@@ -445,7 +459,9 @@ def full_requests(
                 ],
             ),
         ),
-        Full("/detokenize", {"tokens": [300, 301]}, {**NOTES, **model}),
+        Full("/detokenize", {"tokens": [300, 301]}, {**NOTES, **STAY, **model}),
+        Full(f"{MODELS}/{{model}}/load", {}, {**NOTES, **STAY, "wait": True}, values=model),
+        Full(f"{MODELS}/{{model}}/unload", {}, {**NOTES, "wait": True}, values=model),
         Full(
             "/v1/import",
             {"paths": [stick]},

@@ -18,9 +18,14 @@ def log_softmax(logits: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 class ReferenceModel:
-    """One context of a model file that computes only whole prompts."""
+    """One context of a model file that computes only whole prompts.
 
-    def __init__(self, path: Path, n_ctx: int = 512) -> None:
+    ``lora`` is an adapter with its scale.
+    """
+
+    def __init__(
+        self, path: Path, n_ctx: int = 512, lora: tuple[Path, float] | None = None
+    ) -> None:
         # Other attention kernels and other layouts of the weights round differently.
         model_params = lc.llama_model_default_params()
         model_params.use_extra_bufts = b"AMX_INT8 = 1" not in lc.llama_print_system_info()
@@ -30,6 +35,11 @@ class ReferenceModel:
         params.flash_attn_type = lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.n_threads = params.n_threads_batch = 1
         self._context = lc.llama_init_from_model(self._model, params)
+        if lora is not None:
+            adapter = lc.llama_adapter_lora_init(self._model, str(lora[0]).encode())
+            pointers = (lc.llama_adapter_lora_p_ctypes * 1)(adapter)
+            scales = (ctypes.c_float * 1)(lora[1])
+            assert lc.llama_set_adapters_lora(self._context, pointers, 1, scales) == 0
         self._n_ctx = n_ctx
         self._vocab = lc.llama_model_get_vocab(self._model)
         self._n_vocab = lc.llama_vocab_n_tokens(self._vocab)

@@ -14,7 +14,7 @@ from offgrid.api.http.request import in_turn
 from offgrid.chat.dialect import Dialect
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.limits import check_message_count
-from offgrid.engine.protocol import Grammar, ModelInfo, TokenQuery
+from offgrid.engine.protocol import Grammar, TokenQuery
 from offgrid.errors import InvalidParameter
 from offgrid.grammar.checked import CheckedSchema
 
@@ -118,14 +118,16 @@ class ChatPrompt:
         ]
 
 
-def chat_prompt(info: ModelInfo, request: ChatRequest) -> ChatPrompt:
-    """Return a request rendered in the model's dialect.
+def chat_prompt(engine: EngineClient, request: ChatRequest) -> ChatPrompt:
+    """Return a request rendered in the model's dialect, with the system prompt of its settings.
 
     Raises:
         InvalidParameter: the model's template does not accept the messages, or there are images
             and the model has no vision support.
         ContextLengthExceeded: the conversation is longer than the context can take.
     """
+    info = engine.info
+    request = request.with_system(engine.defaults.system_prompt)
     check_message_count(len(request.messages), info.n_ctx, "messages")
     if request.images and not info.has_vision:
         raise InvalidParameter(
@@ -153,7 +155,7 @@ def count_tokens(
         RequestError: the model does not accept the request.
         ClientGone: ``alive`` returned False.
     """
-    prompt = chat_prompt(engine.info, request)
+    prompt = chat_prompt(engine, request)
     query = TokenQuery(
         parts=prompt.rendered.parts,
         add_bos=True,
@@ -177,9 +179,10 @@ def start_chat(
     Raises:
         RequestError: the model does not accept the request; nothing is left running.
     """
-    prompt = chat_prompt(engine.info, request)
+    prompt = chat_prompt(engine, request)
     top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
     generation = request.generation(
+        engine.defaults.sampling,
         parts=prompt.rendered.parts,
         max_tokens=request.token_limit,
         stop=prompt.stops,

@@ -244,6 +244,13 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
             images=tuple(image for image in self.images if not begin <= image.message < end),
         )
 
+    def with_system(self, prompt: str) -> ChatRequest:
+        """Return the request with a system message in front, if it has none of its own."""
+        if not prompt or any(m.role in ("system", "developer") for m in self.messages):
+            return self
+        message = Message(role="system", content=prompt)
+        return structs.replace(self, messages=[message, *self.messages])
+
     @property
     def token_limit(self) -> int | None:
         """``max_completion_tokens``, or else ``max_tokens``, which is its deprecated name."""

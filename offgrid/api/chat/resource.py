@@ -7,6 +7,7 @@ import falcon
 from offgrid.api.chat.call import ChatCall
 from offgrid.api.chat.prompt import count_tokens, warn_of_base
 from offgrid.api.chat.request import parse_chat
+from offgrid.api.engines import engine_for
 from offgrid.api.http.request import in_turn, liveness, read_checked, read_object
 from offgrid.api.http.sse import send_stream
 from offgrid.config import Settings
@@ -25,7 +26,7 @@ class ChatResource:
         """Check the request, start its generation, and answer whole or as a stream."""
         request = read_checked(req, self._max_body, parse_chat)
         alive = liveness(req)
-        engine = self._pool.generator(request.model, alive)
+        engine = engine_for(self._pool, req, request, generates=True)
         warn_of_base(engine)
         call = ChatCall(engine, request, alive)
         resp.set_header("x-offgrid-seed", str(call.group.seed))
@@ -48,6 +49,6 @@ class InputTokensResource:
         with in_turn():
             request = parse_chat(body)
         alive = liveness(req)
-        engine = self._pool.engine(request.model, alive)
+        engine = engine_for(self._pool, req, request)
         count = count_tokens(engine, request, "messages", alive)
         resp.media = {"object": "response.input_tokens", "input_tokens": count}

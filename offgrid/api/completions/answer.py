@@ -11,15 +11,18 @@ from offgrid.api.completions.request import CompletionRequest, Prompt
 from offgrid.api.generation import GenerationGroup, Total
 from offgrid.api.http.sse import Chunk
 from offgrid.api.logprobs import prompt_logprobs
+from offgrid.engine.client.client import Defaults
 from offgrid.engine.protocol import Delta, GenerationRequest, PromptPart, PromptToken, TokenLogprob
 
 
-def generation_requests(request: CompletionRequest) -> list[GenerationRequest]:
+def generation_requests(request: CompletionRequest, defaults: Defaults) -> list[GenerationRequest]:
     """Return one generation request for each prompt."""
-    return [_generation(request, prompt) for prompt in request.prompts]
+    return [_generation(request, prompt, defaults) for prompt in request.prompts]
 
 
-def _generation(request: CompletionRequest, prompt: Prompt) -> GenerationRequest:
+def _generation(
+    request: CompletionRequest, prompt: Prompt, defaults: Defaults
+) -> GenerationRequest:
     content = prompt.content
     top_logprobs = request.logprobs
     if top_logprobs is None and request.candidates > request.n:
@@ -27,6 +30,7 @@ def _generation(request: CompletionRequest, prompt: Prompt) -> GenerationRequest
     wanted = [request.prompt_logprobs, request.logprobs if request.echo else None]
     scored = [number for number in wanted if number is not None]
     return request.generation(
+        defaults.sampling,
         # Parse control tokens in the text: the author of a raw prompt writes them too.
         parts=(PromptPart(content, True),) if isinstance(content, str) else (),
         tokens=None if isinstance(content, str) else content,

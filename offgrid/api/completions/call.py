@@ -45,7 +45,7 @@ class CompletionCall:
                 "best_of",
             )
         self._request = request
-        self.group = GenerationGroup(engine, generation_requests(request), alive)
+        self.group = GenerationGroup(engine, generation_requests(request, engine.defaults), alive)
         self._choices = Choices(request, self.group)
         self._scores = PromptScores(request)
         self._head: Json = {

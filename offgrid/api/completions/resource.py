@@ -6,6 +6,7 @@ import falcon
 
 from offgrid.api.completions.call import CompletionCall
 from offgrid.api.completions.request import parse_completion
+from offgrid.api.engines import engine_for
 from offgrid.api.http.request import liveness, read_checked
 from offgrid.api.http.sse import send_stream
 from offgrid.config import Settings
@@ -24,7 +25,7 @@ class CompletionsResource:
         """Check the request, start its generations, and answer whole or as a stream."""
         request = read_checked(req, self._max_body, parse_completion)
         alive = liveness(req)
-        engine = self._pool.generator(request.model, alive)
+        engine = engine_for(self._pool, req, request, generates=True)
         call = CompletionCall(engine, request, alive)
         resp.set_header("x-offgrid-seed", str(call.group.seed))
         if request.stream:

@@ -11,6 +11,7 @@ from msgspec import Meta, structs
 from offgrid.api.fields import notices, structured
 from offgrid.api.fields.foreign import unknown_field
 from offgrid.api.fields.inert import InertFields, ServiceTier
+from offgrid.api.fields.keep_alive import KeepAlive
 from offgrid.api.fields.messages import invalid
 from offgrid.api.fields.nulls import present
 from offgrid.api.fields.sampling import DEFAULT, NAMES, Sampling, parse_sampling, take_fields
@@ -57,6 +58,7 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
     service_tier: ServiceTier = "auto"
     stream: bool = False
     stream_options: StreamOptions | None = None
+    keep_alive: KeepAlive = None
     grammar: Grammar | None = None
     """Made from the fields for structured output by :mod:`offgrid.api.fields.structured`."""
 
@@ -76,14 +78,15 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
         network, but there is no network."""
         return bool(self.stream_options and self.stream_options.include_obfuscation)
 
-    def generation(self, **more: Any) -> GenerationRequest:
+    def generation(self, own: Mapping[str, Any], **more: Any) -> GenerationRequest:
         """Return the request for the engine.
 
         Args:
+            own: the model's own values of sampling parameters that the request does not set.
             more: the fields of the engine's request that each endpoint sets in its own way.
         """
         return GenerationRequest(
-            sampling=self.sampling.params,
+            sampling=self.sampling.with_defaults(own),
             text_bias=self.sampling.text_bias,
             dry_breakers=self.sampling.dry_breakers,
             ignore_eos=self.ignore_eos,

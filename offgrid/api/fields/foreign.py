@@ -42,6 +42,7 @@ SAME = {
     "stop_sequence": "stop",
     "stop_sequences": "stop",
     "stopping_strings": "stop",
+    "ttl": "keep_alive",
     "typical": "typical_p",
 }
 """Field -> the field of this API with the same meaning, if an endpoint does not have the field."""
@@ -56,10 +57,10 @@ NOTHING: dict[str, Any] = {"grammar": "", "stop": []}
 WITHOUT_EFFECT: dict[str, frozenset[str]] = {
     # Reason -> fields.
     "the settings of the server decide": frozenset({
-        "draft_model", "f16_kv", "keep_alive", "low_vram", "main_gpu", "n_ctx", "num_batch",
+        "draft_model", "f16_kv", "low_vram", "main_gpu", "n_ctx", "num_batch",
         "num_ctx", "num_gpu", "num_thread", "numa", "speculative.n_max", "speculative.n_min",
         "prompt_lookup_num_tokens", "speculative.p_min", "speculative_ngram", "static_cache",
-        "truncation_length", "ttl", "use_mlock",
+        "truncation_length", "use_mlock",
         "use_mmap", "vocab_only",
     }),
     "the server chooses the slot and manages its cache": frozenset({

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -68,11 +70,22 @@ class Sampling(msgspec.Struct, frozen=True):
         params: all other sampling parameters.
         text_bias: text -> the bias of each of its tokens.
         dry_breakers: texts that end a repetition (sequence breakers).
+        given: names of the parameters that the request sets.
     """
 
     params: SamplingParams
     text_bias: dict[str, float]
     dry_breakers: tuple[str, ...]
+    given: frozenset[str] = frozenset()
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> SamplingParams:
+        """Return the parameters with a model's own values of those that the request does not set.
+
+        Args:
+            defaults: values by name, as in :class:`SamplingParams`.
+        """
+        absent = {name: value for name, value in defaults.items() if name not in self.given}
+        return dataclasses.replace(self.params, **absent) if absent else self.params
 
 
 def take_fields(fields: dict[str, Any]) -> dict[str, Any]:
@@ -115,7 +128,7 @@ def parse_sampling(given: dict[str, Any]) -> Sampling:
         logit_bias=ids or None,
         seed=None if typed.seed == RANDOM_SEED else typed.seed,
     )
-    return Sampling(params, texts, tuple(typed.dry_sequence_breakers))
+    return Sampling(params, texts, tuple(typed.dry_sequence_breakers), frozenset(fields))
 
 
 def _logit_bias(raw: dict[str, Any] | list[Any]) -> tuple[dict[int, float], dict[str, float]]:

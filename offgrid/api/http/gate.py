@@ -28,12 +28,14 @@ _NEVER_WAITS_BELOW = "/v1/models/"
 
 def places(settings: Settings) -> int:
     """Return how many requests may wait for a model at the same time."""
-    return (settings.parallel + settings.queue_size) * settings.max_models + _EXTRA
+    return (settings.most_parallel + settings.queue_size) * settings.max_models + _EXTRA
 
 
 def never_waits(method: str, path: str) -> bool:
     """Return whether a request is answered without a model."""
-    return method == "OPTIONS" or path in _NEVER_WAIT or path.startswith(_NEVER_WAITS_BELOW)
+    # POST below that path loads and unloads models.
+    reads = path.startswith(_NEVER_WAITS_BELOW) and method != "POST"
+    return method == "OPTIONS" or path in _NEVER_WAIT or reads
 
 
 class Gate:

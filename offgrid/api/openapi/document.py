@@ -16,6 +16,7 @@ import falcon
 import msgspec
 
 from offgrid import __version__
+from offgrid.api.engines import MOST_WAIT, WAIT
 from offgrid.api.fields import foreign, notices
 from offgrid.api.openapi import by_hand
 from offgrid.api.openapi.operations import OPERATIONS, Body, Operation, Struct
@@ -60,6 +61,14 @@ _HEADERS: dict[str, Schema] = {
         "description": "Seconds to wait before a retry.",
         "schema": {"type": "integer", "minimum": 0},
     },
+}
+_WAIT: Schema = {
+    "name": WAIT,
+    "in": "header",
+    "required": False,
+    "description": "Most seconds that the request waits until its model is loaded; 0 not at all. "
+    "Then it gets 503, and the model is loaded nevertheless.",
+    "schema": {"type": "number", "minimum": 0, "maximum": MOST_WAIT},
 }
 _PLACES = frozenset({"documents", "input", "logit_bias", "prompt", "tokens"})
 """Fields with lists in which null is not left out, since the places of the items matter."""
@@ -228,19 +237,24 @@ def _describe(operation: Operation) -> dict[str, Any]:
     name = re.sub(r"\W+", "_", f"{operation.method}{operation.path}").strip("_")
     result: dict[str, Any] = {"operationId": name, "summary": operation.summary}
     in_path = re.findall(r"{(\w+)}", operation.path)
-    if in_path or operation.query:
-        result["parameters"] = [
-            {"name": name, "in": where, "required": where == "path", "schema": {"type": "string"}}
-            for where, names in (("path", in_path), ("query", operation.query))
-            for name in names
-        ]
+    parameters: list[Schema] = [
+        {"name": name, "in": where, "required": where == "path", "schema": {"type": "string"}}
+        for where, names in (("path", in_path), ("query", operation.query))
+        for name in names
+    ]
+    if operation.names_a_model:
+        parameters.append(_WAIT)
+    if parameters:
+        result["parameters"] = parameters
     if operation.body is not None:
         schema = _any_of(operation.body.name or struct.__name__ for struct in operation.body.types)
         result["requestBody"] = {
             "required": not operation.body.optional,
             "content": {falcon.MEDIA_JSON: {"schema": schema}},
         }
-    result["responses"] = {"200": _success(operation), **_failures(operation)}
+    success = _success(operation)
+    later = {"202": success} if operation.later else {}
+    result["responses"] = {"200": success, **later, **_failures(operation)}
     return result
 
 

@@ -81,6 +81,7 @@ class Operation:
         query: names of query parameters; all are optional strings.
         errors: error statuses besides those that any request may get.
         headers: more headers of the answer.
+        later: whether the answer has status 202 if the request does not wait.
     """
 
     method: str
@@ -93,6 +94,13 @@ class Operation:
     errors: tuple[int, ...] = ()
     headers: tuple[str, ...] = ()
     named: bool = False
+    later: bool = False
+
+    @property
+    def names_a_model(self) -> bool:
+        """Whether its body names the model, for which the request may wait."""
+        kinds = () if self.body is None else self.body.types
+        return any("model" in kind.__struct_fields__ for kind in kinds)
 
 
 # The model may not exist or may not be loaded in time; the body may be too large.
@@ -203,6 +211,24 @@ OPERATIONS = (
         "Cancels an import",
         (imports.ImportObject,),
         errors=(404,),
+    ),
+    Operation(
+        "post",
+        "/v1/models/{model}/load",
+        "Loads a model",
+        (models.ModelDetails,),
+        body=Body((models.LoadRequest,), foreign=True, optional=True),
+        errors=_OF_A_MODEL,
+        later=True,
+    ),
+    Operation(
+        "post",
+        "/v1/models/{model}/unload",
+        "Unloads a model when no request uses it any more",
+        (models.ModelDetails,),
+        body=Body((models.UnloadRequest,), foreign=True, optional=True),
+        errors=_OF_A_MODEL,
+        later=True,
     ),
     Operation(
         "post",

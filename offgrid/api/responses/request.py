@@ -19,6 +19,7 @@ from offgrid.api.fields.inert import (
     ServiceTier,
     Verbosity,
 )
+from offgrid.api.fields.keep_alive import KeepAlive
 from offgrid.api.fields.messages import invalid
 from offgrid.api.fields.nulls import present
 from offgrid.api.fields.sampling import ALIASES, NAMES
@@ -189,6 +190,7 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     prompt_cache_options: PromptCacheOptions | None = None
     prompt_cache_retention: CacheRetention | None = None
     service_tier: ServiceTier = "auto"
+    keep_alive: KeepAlive = None
     sampling: Json = {}
     labels: dict[str, str] = {}
 

@@ -11,6 +11,7 @@ import falcon
 import msgspec
 
 from offgrid.api.chat.prompt import count_tokens, start_chat, warn_of_base
+from offgrid.api.engines import engine_for
 from offgrid.api.fields import notices
 from offgrid.api.generation import GenerationGroup
 from offgrid.api.http.request import in_turn, liveness, read_checked, read_object
@@ -69,6 +70,7 @@ class ResponsesResource:
             self._answer_in_background(req, resp, request, form, inputs.items)
             return
         writer, group = self._start(
+            req,
             resp,
             request,
             form,
@@ -86,6 +88,7 @@ class ResponsesResource:
 
     def _start(
         self,
+        req: falcon.Request,
         resp: falcon.Response,
         request: ResponsesRequest,
         form: ChatForm,
@@ -98,8 +101,10 @@ class ResponsesResource:
         Raises:
             RequestError: the model does not accept the request; nothing is left running.
         """
-        engine = self._pool.generator(request.model, alive)
+        engine = engine_for(self._pool, req, request, alive, generates=True)
         warn_of_base(engine)
+        params = form.chat.sampling.with_defaults(engine.defaults.sampling)
+        head |= {"temperature": params.temperature, "top_p": params.top_p}
         try:
             chat = form.chat
             if request.truncation == "auto":
@@ -136,7 +141,6 @@ class ResponsesResource:
                 "background",
             )
         head = _head(request, form, store=True)
-        first = {**head, "output": []}
         response = BackgroundResponse(head["id"], liveness(req))
         store = self._history.keeper(request, inputs, begun=True)
 
@@ -145,7 +149,8 @@ class ResponsesResource:
 
         self._background.count()
         try:
-            writer, group = self._start(resp, request, form, head, keep, response.alive)
+            writer, group = self._start(req, resp, request, form, head, keep, response.alive)
+            first = {**head, "output": []}
             try:
                 self._history.begin(request, inputs, head, self._background.owner)
                 self._background.start(response, writer, group)
@@ -180,7 +185,7 @@ class ResponseTokensResource:
             form = to_chat(request, items, inputs.places)
         _name_ignored(request, form, items, inputs)
         alive = liveness(req)
-        engine = self._pool.engine(request.model, alive)
+        engine = engine_for(self._pool, req, request)
         try:
             chat = form.chat
             if request.truncation == "auto":

@@ -24,6 +24,10 @@ class Taking(Protocol):
     def pid(self) -> int | None:
         """The process id of its worker; None if there is none."""
 
+    @property
+    def pinned(self) -> bool:
+        """Whether it is never unloaded for another one."""
+
 
 class Budget:
     """Compares what a model needs with what is free.
@@ -56,17 +60,18 @@ class Budget:
             closing: whether the memory of further ones has not been freed yet.
 
         Raises:
-            ModelLoadFailed: it does not fit even if no other model is loaded.
+            ModelLoadFailed: it does not fit even if only pinned models are loaded.
         """
         taking = [*models]
         if closing and self._limit:
             return None  # the budget still holds the old model
+        loose = [one for one in taking if not one.pinned]
         # Another model is unloaded rather than this one gets a short context.
-        fit = choose(candidate, self._now(taking), shorten=not (taking or closing))
+        fit = choose(candidate, self._now(taking), shorten=not (loose or closing))
         if fit is not None or closing:
             return fit
         alone = self._alone(taking)
-        if not taking or choose(candidate, alone) is None:
+        if not loose or choose(candidate, alone) is None:
             name = Path(candidate.load.path).name
             raise ModelLoadFailed(
                 f"The model {candidate.name or name} cannot be loaded: {refusal(candidate, alone)}",
@@ -82,21 +87,21 @@ class Budget:
         fit = choose(candidate, self._now(taking), shorten=not taking) or choose(candidate, alone)
         return fit or measure(candidate, candidate.load, alone)
 
-    def _now(self, taking: list[Taking]) -> int:
+    def _now(self, taking: list[Taking], freed: int = 0) -> int:
+        """Return what is free next to these models, after ``freed`` bytes more have become so."""
         if self._limit == 0:
             return UNLIMITED
         promised = sum(max(0, one.fit.keeps - self._holds(one)) for one in taking)
-        free = max(0, self._free() - promised)
+        free = max(0, self._free() + freed - promised)
         if self._limit is None:
             return free
         return min(free, max(0, self._limit - sum(one.fit.needs for one in taking)))
 
     def _alone(self, taking: list[Taking]) -> int:
-        """Return what would be free if no model were loaded."""
-        if self._limit == 0:
-            return UNLIMITED
-        free = self._free() + sum(map(self._holds, taking))
-        return free if self._limit is None else min(free, self._limit)
+        """Return what would be free if no model but the pinned ones were loaded."""
+        pinned = [one for one in taking if one.pinned]
+        freed = sum(self._holds(one) for one in taking if not one.pinned)
+        return self._now(pinned, freed)
 
     def _holds(self, one: Taking) -> int:
         pid = one.pid

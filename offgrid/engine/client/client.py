@@ -6,7 +6,9 @@ Nothing in this package imports llama.cpp.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from offgrid.engine.client.blame import Blame
 from offgrid.engine.client.pending import (
@@ -37,6 +39,22 @@ from offgrid.engine.protocol import (
 __all__ = ["ClientGone", "EngineClient", "Generation", "LoadFailure"]
 
 
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What the settings of a model give to requests that do not set it.
+
+    Attributes:
+        system_prompt: put first into conversations without a system message.
+        sampling: sampling parameters by name, with the values of the library.
+    """
+
+    system_prompt: str = ""
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+
+NO_DEFAULTS = Defaults()
+
+
 class EngineClient:
     """A model that is served by one worker process.
 
@@ -44,6 +62,8 @@ class EngineClient:
         load: the first command for the worker.
         name: the model's id, in messages and in answers.
         chat_template: replaces the templates of the model's file.
+        defaults: what requests do not set themselves.
+        pinned: whether the settings keep the model loaded.
         queue_size: sequences that may wait in addition to the ``load.parallel`` running ones.
         load_timeout: most seconds that loading may take.
         stall_timeout: most seconds that one step of the loop may take.
@@ -66,13 +86,17 @@ class EngineClient:
         queue_timeout: float = 0.0,
         name: str = "",
         chat_template: str | None = None,
+        defaults: Defaults = NO_DEFAULTS,
+        pinned: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.load = load
         self.name = name
+        self.defaults = defaults
+        self.pinned = pinned
         self.queue_timeout = queue_timeout
         self.capacity = load.parallel + queue_size
-        self._readiness = Readiness(load_timeout, self.capacity, chat_template)
+        self._readiness = Readiness(load_timeout, self.capacity, chat_template, name)
         self._places = Places(load.parallel, queue_size, self._readiness)
         self.requests = Requests(self._readiness, self._places, Blame(clock), name=name)
         self.supervisor = Supervisor(
@@ -115,6 +139,11 @@ class EngineClient:
         return self._readiness.ready
 
     @property
+    def progress(self) -> float:
+        """The part of the weights that is loaded, 0 to 1."""
+        return self._readiness.progress
+
+    @property
     def load_failure(self) -> LoadFailure | None:
         """Why the model could not be loaded, once that is final; only a new client tries again."""
         return self._readiness.load_failure
@@ -129,16 +158,12 @@ class EngineClient:
         """Number of requests that have not ended."""
         return len(self.requests.pending())
 
-    def wait_ready(self, alive: Callable[[], bool] = lambda: True) -> ModelInfo:
-        """Wait until the model is loaded.
-
-        Raises:
-            ModelLoadFailed: llama.cpp cannot load it.
-            Overloaded: it takes longer than ``load_timeout``, too many requests already wait for
-                it, the model was unloaded, or the server is stopping.
-            ClientGone: ``alive`` returned False.
-        """
-        return self._readiness.wait(alive)
+    def wait_ready(
+        self, alive: Callable[[], bool] = lambda: True, timeout: float | None = None
+    ) -> ModelInfo:
+        """Wait until the model is loaded; see :meth:`Readiness.wait
+        <offgrid.engine.client.readiness.Readiness.wait>`."""
+        return self._readiness.wait(alive, timeout)
 
     def kill(self) -> None:
         """Kill the worker, as a crash would end it; the next one is started."""

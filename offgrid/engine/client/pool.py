@@ -1,4 +1,5 @@
-"""Provides the engine client of each model. A model is loaded when it is first requested.
+"""Provides the engine client of each model. A model is loaded when it is first requested, and
+unloaded when no request has come for its ``keep_alive``.
 
 At most ``max_models`` are loaded, and only as many as fit into memory. When another one is
 requested, its file is examined first. Then least recently used idle models are unloaded for it,
@@ -6,8 +7,9 @@ until it fits. If none is idle, the least recently used loaded model takes no mo
 is. Loads happen in the order in which they were requested, each after the processes of the unloaded
 models have ended. A model stays while it is loading and while a request is about to use it.
 
-:mod:`~offgrid.engine.client.roster` knows which models are loaded and which one makes room. This
-module has the requests that use a model or wait for one, and the thread that loads models.
+:mod:`~offgrid.engine.client.roster` knows which models are loaded and which one makes room.
+:mod:`~offgrid.engine.client.keeper` unloads models. This module has the requests that use a model
+or wait for one, and the thread that loads models.
 """
 
 from __future__ import annotations
@@ -19,15 +21,17 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from offgrid.config import Settings
+from offgrid.config import FOREVER, Settings
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.examination import Examination
 from offgrid.engine.client.fit import Fit
+from offgrid.engine.client.keeper import Keeper
 from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.process import start_thread
 from offgrid.engine.client.readiness import LoadFailure
 from offgrid.engine.client.roster import LoadedModel, Roster, load_command
-from offgrid.engine.protocol import ModelInfo
+from offgrid.engine.client.use import UNLOADED, USUAL, ModelStatus, Use
+from offgrid.engine.protocol import Load, ModelInfo
 from offgrid.errors import (
     EngineFault,
     InvalidParameter,
@@ -48,14 +52,23 @@ _JOIN_SECONDS = 5.0
 
 @dataclass(eq=False, slots=True)
 class _Wanted:
-    """A model that waits to be loaded, and the number of requests that wait for it."""
+    """A model that waits to be loaded, and the number of requests that wait for it.
+
+    ``until``: it is loaded also without a request that waits, if there is room until then.
+    """
 
     id: str
     waiters: int = 0
+    until: float = 0.0
     loaded: LoadedModel | None = None
     """Set when loading begins; each waiting request holds a lease from then on."""
     error: RequestError | None = None
     """Set when it cannot be loaded."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it is still to be loaded."""
+        return self.waiters > 0 or time.monotonic() < self.until
 
 
 class _Visit(threading.local):
@@ -90,6 +103,7 @@ class EnginePool:
         self._line: OrderedDict[str, _Wanted] = OrderedDict()
         """Models that wait for room, in the order of their first requests."""
         self._changed = threading.Condition(threading.RLock())
+        self._keeper = Keeper(self.roster, self._changed)
         self._loader: threading.Thread | None = None
         self._examination: Examination | None = None
         self._draining = False
@@ -97,7 +111,7 @@ class EnginePool:
 
     @property
     def default_id(self) -> str | None:
-        """The model that is loaded at start, and answers requests that name none."""
+        """The model that answers requests that name none."""
         return self._catalogue.default
 
     def id_of(self, name: str) -> str:
@@ -109,16 +123,17 @@ class EnginePool:
         return self._catalogue.get(name).id
 
     def start(self) -> None:
-        """Begin to load the default model, without waiting for it."""
-        model_id = self.default_id
-        if model_id is not None:
+        """Begin to load the models that are loaded at start, without waiting for them."""
+        for model_id in self._catalogue.start_ids():
             entry = self._catalogue.get(model_id)
             try:
                 self._catalogue.describe(entry)  # read its header without the lock
                 with self._changed:
                     fit = self.roster.place(entry)
-                    if fit is not None:
-                        self.roster.begin(entry, fit)
+                    if fit is None:
+                        raise Overloaded("others that are loaded at start leave no room for it.")
+                    self.roster.begin(entry, fit)
+                    self._keeper.watch()
             except Overloaded as ex:
                 log.error("%s will be loaded at its first request: %s", model_id, ex)
             except ModelLoadFailed as ex:
@@ -140,6 +155,44 @@ class EnginePool:
         self._catalogue.describe(entry)  # read its header without the lock
         with self._changed:
             return self.roster.fit(entry)
+
+    def status(self, entry: ModelEntry) -> ModelStatus:
+        """Return the state of a model. Asking for it is no use of the model."""
+        with self._changed:
+            model = self.roster.get(entry.id)
+            if model is not None:
+                return _status_of(model)
+            if entry.id in self._line:
+                return ModelStatus("waiting")
+            if entry.id in self._keeper.ending:
+                return ModelStatus("unloading", 1.0)
+            failed = self.roster.failures.get(entry.id)
+        if failed is not None and failed.stamp == entry.stamp:
+            return ModelStatus("failed", error=failed.failure.message)
+        return UNLOADED
+
+    def keep_alive(self, entry: ModelEntry) -> float:
+        """Return the ``keep_alive`` in force for a model, in seconds."""
+        with self._changed:
+            model = self.roster.get(entry.id)
+        if model is not None:
+            return model.keep_alive
+        own = entry.own.keep_alive
+        return self._settings.keep_alive if own is None else own
+
+    def time_left(self, model_id: str) -> float | None:
+        """Return after how many seconds without requests a loaded model is unloaded; None if that
+        does not happen, or it is not loaded."""
+        with self._changed:
+            model = self.roster.get(model_id)
+            left = FOREVER if model is None else self.roster.time_left(model)
+        return None if left == FOREVER else left
+
+    def load_command(self, entry: ModelEntry) -> Load:
+        """Return the command with which a model is or would be loaded."""
+        with self._changed:
+            model = self.roster.get(entry.id)
+        return load_command(self._settings, entry) if model is None else model.client.load
 
     def waiting(self) -> list[str]:
         """Return the ids of models that wait for room, in the order of their first requests."""
@@ -168,31 +221,34 @@ class EnginePool:
         self,
         model_id: str,
         alive: Callable[[], bool] = lambda: True,
-        *,
-        unload: bool = True,
+        use: Use = USUAL,
     ) -> EngineClient:
         """Return a model's engine client once the model is ready to take requests.
 
         Args:
             model_id: a name that the catalogue knows; "" for the default model.
             alive: called while waiting; returns whether the client is still connected.
-            unload: whether another model may be unloaded for it.
+            use: how the request uses the model.
 
         Raises:
             ModelNotFound: no such model.
-            ModelNotLoaded: the model is not loaded, would have to wait for room, and ``unload`` is
-                false.
+            ModelNotLoaded: the model is not loaded, would have to wait for room, and ``use.unload``
+                is false.
             ModelLoadFailed: llama.cpp cannot load it.
-            Overloaded: no loaded model made room for it in time, or too many requests wait for
-                that.
+            Overloaded: no loaded model made room for it in time, it is not loaded within
+                ``use.wait``, or too many requests wait for that.
             ClientGone: ``alive`` returned False.
         """
-        loaded = self._lease(self._catalogue.get(model_id), alive, unload)
+        began = time.monotonic()
+        loaded = self._lease(self._catalogue.get(model_id), alive, use)
         visit = self._visit.loaded
         if visit is not None:
             visit.append(loaded)
         try:
-            loaded.client.wait_ready(alive)
+            left = None if use.wait is None else use.wait - (time.monotonic() - began)
+            loaded.client.wait_ready(alive, left)
+            if use.keep_alive is not None:
+                self._keep(loaded, use.keep_alive)
         finally:
             if visit is None:
                 with self._changed:
@@ -200,48 +256,122 @@ class EnginePool:
                     self._changed.notify_all()
         return loaded.client
 
-    def generator(self, model_id: str, alive: Callable[[], bool] = lambda: True) -> EngineClient:
+    def generator(
+        self, model_id: str, alive: Callable[[], bool] = lambda: True, use: Use = USUAL
+    ) -> EngineClient:
         """Return the same as :meth:`engine`, for a model that generates text.
 
         Raises:
             InvalidParameter: the model is made for embedding or ranking.
         """
-        client = self.engine(model_id, alive)
+        client = self.engine(model_id, alive, use)
         if not client.info.generates:
-            use = "/v1/rerank" if client.info.pooling == "rank" else "/v1/embeddings"
+            path = "/v1/rerank" if client.info.pooling == "rank" else "/v1/embeddings"
             raise InvalidParameter(
-                f"The model {client.name} does not generate text; it serves {use}.",
+                f"The model {client.name} does not generate text; it serves {path}.",
                 "model",
                 code="unsupported_model",
             )
         return client
 
-    def _lease(self, entry: ModelEntry, alive: Callable[[], bool], unload: bool) -> LoadedModel:
+    def _lease(self, entry: ModelEntry, alive: Callable[[], bool], use: Use) -> LoadedModel:
         """Return a model that is loaded or loading, and take a lease on it."""
         self._catalogue.describe(entry)  # read its header without the lock
         with self._changed:
-            self._check_draining()
-            roster = self.roster
-            roster.bury()
-            known = roster.get(entry.id)
+            known = self._available(entry)
             if known is not None:
-                known.outdated = known.entry != entry
-            roster.check_failed(entry)
-            if known is None and not self._line:
-                fit = roster.place(entry)
-                known = None if fit is None else roster.begin(entry, fit)
-            if known is not None and known.serves:
                 known.leases += 1
-                roster.use(known)
+                if use.unload:
+                    self.roster.use(known)
                 return known
-            if not unload:
+            if not use.unload:
                 raise ModelNotLoaded(entry.id)
             wanted = self._want(entry.id)
             try:
-                return self._await(wanted, alive)
+                return self._await(wanted, alive, use.wait)
             finally:
                 wanted.waiters -= 1
                 self._changed.notify_all()
+
+    def _available(self, entry: ModelEntry) -> LoadedModel | None:
+        """Return a model that takes requests, and begin to load it if there is room; else None."""
+        self._check_draining()
+        roster = self.roster
+        roster.bury()
+        known = roster.get(entry.id)
+        if known is not None:
+            known.outdated = known.entry != entry
+        roster.check_failed(entry)
+        if known is None and not self._line:
+            fit = roster.place(entry)
+            known = None if fit is None else roster.begin(entry, fit)
+        if known is None or not known.serves:
+            return None
+        self._keeper.watch()
+        return known
+
+    # --- loading and unloading by request -----------------------------------------------------
+
+    def load(self, model_id: str, keep_alive: float | None = None) -> None:
+        """Begin to load a model, without waiting for it; another one may be unloaded for it.
+
+        Raises:
+            ModelNotFound, ModelLoadFailed, Overloaded: see :meth:`engine`.
+        """
+        entry = self._catalogue.get(model_id)
+        self._catalogue.describe(entry)  # read its header without the lock
+        with self._changed:
+            known = self._available(entry)
+            if known is None:
+                self._in_line(entry.id).until = time.monotonic() + self.room_timeout
+                self._changed.notify_all()
+            else:
+                self.roster.use(known)
+                if keep_alive is not None:
+                    self._keep(known, keep_alive)
+
+    def unload(
+        self, model_id: str, alive: Callable[[], bool] = lambda: True, *, wait: bool = True
+    ) -> None:
+        """Unload a model as soon as no request uses it. Later requests wait, and load it again.
+
+        Args:
+            model_id: a name that the catalogue knows.
+            alive: called while waiting; returns whether the client is still connected.
+            wait: whether to wait until its worker has ended.
+
+        Raises:
+            ModelNotFound: no such model.
+            Overloaded: the server is stopping, or cannot start a thread.
+            ClientGone: ``alive`` returned False. The model is unloaded nevertheless.
+        """
+        entry = self._catalogue.get(model_id)
+        with self._changed:
+            self._check_draining()
+            if entry.id in self._line:
+                self._line[entry.id].until = 0.0
+            model = self.roster.get(entry.id)
+            if model is not None:
+                self._keeper.start()
+                model.unwanted = True
+                self._changed.notify_all()
+            while wait and (self._is_loaded(model) or entry.id in self._keeper.ending):
+                self._check_draining()
+                if not alive():
+                    raise ClientGone
+                self._changed.wait(_POLL)
+
+    def _is_loaded(self, model: LoadedModel | None) -> bool:
+        return model is not None and self.roster.get(model.entry.id) is model
+
+    def _keep(self, model: LoadedModel, keep_alive: float) -> None:
+        """Change how long a model stays loaded without requests."""
+        with self._changed:
+            model.keep_alive = keep_alive
+            self._keeper.watch()
+            self._changed.notify_all()
+
+    # --- waiting for room ---------------------------------------------------------------------
 
     def _check_draining(self) -> None:
         if self._draining:
@@ -254,7 +384,7 @@ class EnginePool:
             Overloaded: as many requests already wait for it as it has slots plus ``queue_size``.
                 The gate bounds the number of requests that wait for all models together.
         """
-        limit = self._settings.parallel + self._settings.queue_size
+        limit = self._settings.most_parallel + self._settings.queue_size
         wanted = self._line.get(model_id)
         if wanted is not None and wanted.waiters >= limit:
             raise Overloaded(
@@ -262,21 +392,29 @@ class EnginePool:
                 "wait for it; try again later.",
                 retry_after=5,
             )
-        if self._loader is None:
-            self._loader = self._start_loader()
-        if wanted is None:
-            wanted = self._line[model_id] = _Wanted(model_id)
+        wanted = self._in_line(model_id)
         wanted.waiters += 1
         self._changed.notify_all()
         return wanted
+
+    def _in_line(self, model_id: str) -> _Wanted:
+        """Return the place in the line of a model that waits for room."""
+        if self._loader is None:
+            self._loader = self._start_loader()
+        return self._line.setdefault(model_id, _Wanted(model_id))
 
     def _start_loader(self) -> threading.Thread:
         loader = threading.Thread(target=self._load_all, name="loader", daemon=True)
         start_thread(loader)
         return loader
 
-    def _await(self, wanted: _Wanted, alive: Callable[[], bool]) -> LoadedModel:
-        deadline = time.monotonic() + self.room_timeout
+    def _await(
+        self, wanted: _Wanted, alive: Callable[[], bool], patience: float | None = None
+    ) -> LoadedModel:
+        now = time.monotonic()
+        deadline = now + self.room_timeout
+        if patience is not None:  # it is loaded even if the request does not wait for it
+            wanted.until = max(wanted.until, deadline)
         while True:
             if wanted.loaded is not None:
                 return wanted.loaded
@@ -287,6 +425,12 @@ class EnginePool:
             if known is not None and known.serves:  # another model was unloaded instead of it
                 known.leases += 1
                 return known
+            if patience is not None and time.monotonic() >= now + patience:
+                raise Overloaded(
+                    f"The model {wanted.id} waits for room to be loaded; try again later.",
+                    code="model_loading",
+                    retry_after=5,
+                )
             if time.monotonic() > deadline:
                 raise Overloaded(
                     f"No loaded model has made room for {wanted.id} within "
@@ -312,6 +456,8 @@ class EnginePool:
                 self._bring(wanted)
             except RequestError as ex:
                 wanted.error = ex
+                if not wanted.waiters:  # a request that did not wait asked for it
+                    log.error("%s", ex)
             except Exception:
                 log.exception("%s could not be loaded", wanted.id)
                 wanted.error = EngineFault("Internal server error.")
@@ -319,7 +465,7 @@ class EnginePool:
                 self.roster.let_stay()
                 # If all waiting requests left, but a new one has come since, it stays in line.
                 settled = wanted.loaded is not None or wanted.error is not None
-                if (settled or not wanted.waiters) and self._line.get(wanted.id) is wanted:
+                if (settled or not wanted.wanted) and self._line.get(wanted.id) is wanted:
                     del self._line[wanted.id]
                 self._changed.notify_all()
 
@@ -340,16 +486,12 @@ class EnginePool:
             self._examine(entry)
         unloaded = None
         while (victim := self._wait_for_room(wanted, entry, unloaded)) is not None:
-            if victim.entry.id == wanted.id:
-                log.info("the file of %s was replaced; loading it again", wanted.id)
-            else:
+            if victim.outdated:
+                log.info("the file of %s was replaced; loading it again", victim.entry.id)
+            elif victim.entry.id != wanted.id:
                 log.info("unloading %s to make room for %s", victim.entry.id, wanted.id)
                 unloaded = victim.entry.id
-            try:
-                victim.client.close()
-            finally:
-                with self._changed:
-                    self.roster.closed()
+            self._keeper.end(victim)
 
     def _wait_for_room(
         self, wanted: _Wanted, entry: ModelEntry, unloaded: str | None
@@ -365,7 +507,7 @@ class EnginePool:
             while True:
                 roster.bury()
                 known = roster.get(wanted.id)
-                if self._draining or not wanted.waiters:
+                if self._draining or not wanted.wanted:
                     roster.let_stay()
                     return None
                 if known is not None and known.serves:
@@ -376,15 +518,21 @@ class EnginePool:
                     self._hand_out(wanted, roster.begin(entry, fit, unloaded))
                     return None
                 victim = known or roster.choose_victim()
+                if victim is None and roster.clients() and not roster.closing:
+                    raise Overloaded(
+                        f"{wanted.id} cannot be loaded: all loaded models are pinned, and there is "
+                        "no room for another one (OFFGRID_MAX_MODELS, OFFGRID_MEMORY_BUDGET)."
+                    )
                 if victim is not None and victim.idle:
                     roster.let_stay()
-                    roster.take_out(victim)
+                    self._keeper.take_out(victim)
                     return victim
                 self._changed.wait(_POLL)
 
     def _hand_out(self, wanted: _Wanted, loaded: LoadedModel) -> None:
         """Hand a model to the requests that wait for it, with a lease for each."""
         self.roster.let_stay()
+        self._keeper.watch()
         wanted.loaded = loaded
         loaded.leases += wanted.waiters
         del self._line[wanted.id]
@@ -421,6 +569,7 @@ class EnginePool:
                 client.drain()
             if self._examination is not None:
                 self._examination.stop()
+            self._keeper.stop()
             self._changed.notify_all()
 
     def shutdown(self, timeout: float) -> None:
@@ -434,3 +583,13 @@ class EnginePool:
             client.close(max(0.0, deadline - time.monotonic()))
         if loader is not None:
             loader.join(_JOIN_SECONDS)
+        self._keeper.join(_JOIN_SECONDS)
+
+
+def _status_of(model: LoadedModel) -> ModelStatus:
+    client = model.client
+    if client.load_failure is not None:
+        return ModelStatus("failed", error=client.load_failure.message)
+    if not model.serves:
+        return ModelStatus("unloading", client.progress)
+    return ModelStatus("loaded" if client.ready else "loading", client.progress)

@@ -31,7 +31,7 @@ _LOG_LINES = 200
 _TRACE_LINES = 60
 _TRACE_BEGINS = "Fatal Python error"
 _SIGKILL = -9
-_TELLING = ("error", "assert", "terminate called")
+_TELLING = ("error", "assert", "terminate called", "failed to apply lora")
 """Words that mark the log lines in which llama.cpp says why it aborts."""
 
 
@@ -222,7 +222,7 @@ def start_thread(thread: threading.Thread) -> None:
 
 def public(text: str, load: Load) -> str:
     """Return a message about a model without the folders of its files."""
-    for name in (load.path, load.projector):
+    for name in (load.path, load.projector, *(adapter.path for adapter in load.adapters)):
         if name is None:
             continue
         for path in (Path(name), Path(os.path.realpath(name))):

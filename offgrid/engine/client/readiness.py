@@ -14,6 +14,11 @@ from offgrid.engine.client.process import WorkerProcess
 from offgrid.engine.protocol import ModelInfo
 from offgrid.errors import ModelLoadFailed, Overloaded
 
+_RETRY_AFTER = 5
+"""Seconds after which a request for a model that is loading should be tried again, if the progress
+does not tell."""
+_MOST_RETRY_AFTER = 60
+
 
 @dataclass(frozen=True, slots=True)
 class LoadFailure:
@@ -35,6 +40,7 @@ class Readiness:
         load_timeout: most seconds that loading may take.
         most_waiting: one more than this many requests may wait for the model to be loaded.
         chat_template: replaces the templates of the model's file; None keeps them.
+        name: the model's name in messages.
 
     Attributes:
         lock: guards this object, the places and the requests. Never held while a process is
@@ -42,6 +48,7 @@ class Readiness:
         changed: notified when a waiting request should check again. Its lock is ``lock``.
         process: the current worker; None while there is none.
         ready: whether the model is loaded and ``process`` serves.
+        progress: the part of the weights that the current worker has loaded, 0 to 1.
         info: the loaded model; None until the first worker is ready, and kept when that ends.
         load_failure: why the model could not be loaded, once that is final; only a new client
             tries again.
@@ -50,7 +57,11 @@ class Readiness:
     """
 
     def __init__(
-        self, load_timeout: float, most_waiting: int, chat_template: str | None = None
+        self,
+        load_timeout: float,
+        most_waiting: int,
+        chat_template: str | None = None,
+        name: str = "",
     ) -> None:
         # Reentrant: an abandoned stream is cancelled when it is collected as garbage, which may
         # happen at any line of any thread, also while that thread holds the lock.
@@ -58,6 +69,7 @@ class Readiness:
         self.changed = threading.Condition(self.lock)
         self.process: WorkerProcess | None = None
         self.ready = False
+        self.progress = 0.0
         self.info: ModelInfo | None = None
         self.load_failure: LoadFailure | None = None
         self.draining = False
@@ -65,6 +77,8 @@ class Readiness:
         self._load_timeout = load_timeout
         self._most_waiting = most_waiting
         self._chat_template = chat_template
+        self._name = name
+        self._began = time.monotonic()
         self._waiting = 0
 
     # --- for the supervisor and the client ----------------------------------------------------
@@ -73,6 +87,8 @@ class Readiness:
         """A worker has been started and loads the model."""
         with self.lock:
             self.process = process
+            self.progress = 0.0
+            self._began = time.monotonic()
 
     def serve(self, info: ModelInfo) -> None:
         """The worker has loaded the model."""
@@ -80,6 +96,7 @@ class Readiness:
             info = structs.replace(info, chat_template=self._chat_template, chat_templates={})
         with self.changed:
             self.info = info
+            self.progress = 1.0
             self.ready = True
             self.changed.notify_all()
 
@@ -104,23 +121,26 @@ class Readiness:
 
     # --- for requests -------------------------------------------------------------------------
 
-    def wait(self, alive: Callable[[], bool] = lambda: True) -> ModelInfo:
+    def wait(
+        self, alive: Callable[[], bool] = lambda: True, timeout: float | None = None
+    ) -> ModelInfo:
         """Wait until the model is loaded.
+
+        Args:
+            alive: called while waiting; returns whether the client is still connected.
+            timeout: most seconds to wait, if less than ``load_timeout``.
 
         Raises:
             ModelLoadFailed: llama.cpp cannot load it.
-            Overloaded: it takes longer than ``load_timeout``, too many requests already wait for
-                it, the model was unloaded, or the server is stopping.
+            Overloaded: it takes longer than ``timeout`` or ``load_timeout``, too many requests
+                already wait for it, the model was unloaded, or the server is stopping.
             ClientGone: ``alive`` returned False.
         """
-        deadline = time.monotonic() + self._load_timeout
+        limit = self._load_timeout if timeout is None else min(timeout, self._load_timeout)
+        deadline = time.monotonic() + limit
         with self.changed:
             if not self.ready and self._waiting > self._most_waiting:
-                raise Overloaded(
-                    "The model is still loading and the queue is full.",
-                    code="model_loading",
-                    retry_after=5,
-                )
+                raise self._loading("; too many requests already wait for it")
             self._waiting += 1
             try:
                 return self._wait(deadline, alive)
@@ -133,13 +153,30 @@ class Readiness:
                 raise ModelLoadFailed(self.load_failure.message, "model")
             if self.closed:
                 raise self.farewell()
-            if time.monotonic() > deadline:
-                raise Overloaded("The model is still loading.", code="model_loading", retry_after=5)
+            if time.monotonic() >= deadline:
+                raise self._loading()
             self.changed.wait(POLL)
             if not alive():
                 raise ClientGone
         assert self.info is not None
         return self.info
+
+    def _loading(self, more: str = "") -> Overloaded:
+        """Return the error for a request that does not wait any longer."""
+        model = f"The model {self._name}" if self._name else "The model"
+        return Overloaded(
+            f"{model} is loading, {round(100 * self.progress)} %{more}; try again later.",
+            code="model_loading",
+            retry_after=self._seconds_left(),
+        )
+
+    def _seconds_left(self) -> int:
+        """Return about how many seconds the rest of loading takes, from the time until now."""
+        if not 0.0 < self.progress < 1.0:
+            return _RETRY_AFTER
+        passed = time.monotonic() - self._began
+        left = passed * (1.0 - self.progress) / self.progress
+        return max(1, min(_MOST_RETRY_AFTER, round(left)))
 
     def check_open(self) -> None:
         """Refuse a new request if the server is stopping or the model was unloaded.

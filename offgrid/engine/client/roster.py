@@ -11,15 +11,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from offgrid.config import Settings
+from offgrid.config import FOREVER, OVERRIDES, Settings
 from offgrid.engine.client.budget import Budget, budget_limit, file_size
-from offgrid.engine.client.client import EngineClient
+from offgrid.engine.client.client import Defaults, EngineClient
 from offgrid.engine.client.fit import Candidate, Fit
 from offgrid.engine.client.readiness import LoadFailure
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol import Adapter, Load
 from offgrid.errors import ModelLoadFailed
 from offgrid.store.description import Description
+from offgrid.store.profiles import sampling_defaults
 from offgrid.store.survey import ModelEntry
 
 log = logging.getLogger(__name__)
@@ -38,12 +40,18 @@ class LoadedModel:
     client: EngineClient
     fit: Fit
     """How it was loaded, and what that needs."""
+    keep_alive: float = FOREVER
+    """Seconds without a request after which it is unloaded."""
+    idle_since: float | None = None
+    """When it was first seen idle since its last use."""
     leases: int = 0
     """Requests that are about to use it, and have no places in its queue yet."""
     leaving: bool = False
     """Whether it takes no more requests, because it is to be unloaded for another model."""
     outdated: bool = False
     """Whether its file has been replaced."""
+    unwanted: bool = False
+    """Whether a request asked to unload it."""
     instead_of: str | None = None
     """The model that was unloaded for it."""
 
@@ -55,13 +63,24 @@ class LoadedModel:
     @property
     def serves(self) -> bool:
         """Whether it takes requests."""
-        return not (self.leaving or self.outdated or self.client.load_failure)
+        gone = self.leaving or self.outdated or self.unwanted
+        return not (gone or self.client.load_failure)
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it stays loaded, unless a request asks to unload it or its file is replaced."""
+        return self.entry.own.pin and not (self.outdated or self.unwanted)
+
+    @property
+    def unused(self) -> bool:
+        """Whether no request uses it or waits for it."""
+        return self.leases == 0 and self.client.in_flight == 0
 
     @property
     def idle(self) -> bool:
         """Whether it can be unloaded: it is loaded or has failed to, and no request uses it."""
         settled = self.client.ready or self.client.load_failure is not None
-        return settled and self.leases == 0 and self.client.in_flight == 0
+        return settled and self.unused
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +147,13 @@ class Roster:
     def use(self, model: LoadedModel) -> None:
         """Note that a request uses a model: it becomes the most recently used one."""
         self._models.move_to_end(model.entry.id)
+        model.idle_since = None
 
     def place(self, entry: ModelEntry) -> Fit | None:
         """Return how a model can be loaded now; None if others must be unloaded first.
 
         Raises:
-            ModelLoadFailed: it does not fit into memory, even if no other model is loaded.
+            ModelLoadFailed: it does not fit into memory, even if only pinned models are loaded.
         """
         candidate = candidate_of(self._settings, entry, self._describe(entry))
         fit = self.budget.place(candidate, self._models.values(), self._closing > 0)
@@ -163,6 +183,8 @@ class Roster:
             fit.load,
             name=entry.id,
             chat_template=entry.template,
+            defaults=Defaults(entry.own.system_prompt, sampling_defaults(entry.own)),
+            pinned=entry.own.pin,
             queue_size=self._settings.queue_size,
             queue_timeout=self._settings.queue_timeout,
             load_timeout=self._settings.load_timeout,
@@ -170,7 +192,10 @@ class Roster:
         )
         client.start()
         log.info("loading %s: %s", entry.id, fit)
-        model = self._models[entry.id] = LoadedModel(entry, client, fit, instead_of=instead_of)
+        own = entry.own.keep_alive
+        keep_alive = self._settings.keep_alive if own is None else own
+        model = LoadedModel(entry, client, fit, keep_alive, instead_of=instead_of)
+        self._models[entry.id] = model
         return model
 
     def clear(self) -> list[EngineClient]:
@@ -187,16 +212,19 @@ class Roster:
         Returns:
             An idle model if there is one. If none is idle, the first loaded one takes no more
             requests from now on, so that it becomes idle; a model that is not idle is returned.
-            None if no model is loaded.
+            None if all models are pinned, or there is none.
         """
-        candidates = sorted(self._models.values(), key=lambda model: not model.outdated)
+        loose = [model for model in self._models.values() if not model.pinned]
+        candidates = sorted(loose, key=lambda model: model.serves or model.leaving)
+        if not candidates:
+            return None
         for model in candidates:
             if model.idle:
                 return model
         ready = [model for model in candidates if model.client.ready]
         if ready and not any(model.leaving for model in candidates):
             ready[0].leaving = True
-        return candidates[0] if candidates else None
+        return candidates[0]
 
     def let_stay(self) -> None:
         """Let all models take requests again: room was found, or is not needed any more."""
@@ -213,6 +241,50 @@ class Roster:
     def closed(self) -> None:
         """Note that the process of a removed model has ended."""
         self._closing -= 1
+
+    @property
+    def closing(self) -> bool:
+        """Whether processes of removed models are being ended."""
+        return self._closing > 0
+
+    def time_left(self, model: LoadedModel) -> float:
+        """Return after how many seconds without requests a model is unloaded."""
+        if model.pinned:
+            return FOREVER
+        idle = 0.0 if model.idle_since is None else self._clock() - model.idle_since
+        return max(0.0, model.keep_alive - idle)
+
+    # --- models that are due ------------------------------------------------------------------
+
+    @property
+    def watched(self) -> bool:
+        """Whether a model may become due without a further request."""
+        return any(
+            model.unwanted or (model.keep_alive < FOREVER and not model.pinned)
+            for model in self._models.values()
+        )
+
+    def due(self) -> LoadedModel | None:
+        """Return a model that is to be unloaded now: because it was idle for its ``keep_alive``, or
+        because a request asked for that and no other request uses it."""
+        self.bury()
+        for model in self._models.values():
+            if model.unwanted:
+                due = model.unused
+            else:
+                due = self._idle_for(model) >= model.keep_alive and not model.pinned
+            if due:
+                return model
+        return None
+
+    def _idle_for(self, model: LoadedModel) -> float:
+        """Return how long a model has been idle, in seconds, as seen by the calls of this method;
+        less than 0 if it is not idle."""
+        if not model.idle:
+            return -1.0
+        if model.idle_since is None:
+            model.idle_since = self._clock()
+        return self._clock() - model.idle_since
 
     def sound(self, entry: ModelEntry) -> bool:
         """Return whether this file, unchanged, was loaded before."""
@@ -258,17 +330,24 @@ class Roster:
 
 def load_command(settings: Settings, entry: ModelEntry) -> Load:
     """Return the first command for the worker of a model."""
+    own = entry.own
+
+    def chosen(name: str) -> Any:
+        value = getattr(own, name)
+        return getattr(settings, name) if value is None else value
+
     return Load(
         path=str(entry.path),
-        ctx_size=settings.ctx_size,
-        parallel=settings.parallel,
-        batch_size=settings.batch_size,
-        threads=settings.threads,
-        gpu_layers=settings.gpu_layers,
-        use_mmap=settings.use_mmap,
-        use_mlock=settings.use_mlock,
+        ctx_size=chosen("ctx_size"),
+        parallel=chosen("parallel"),
+        batch_size=chosen("batch_size"),
+        threads=chosen("threads"),
+        gpu_layers=chosen("gpu_layers"),
+        use_mmap=chosen("use_mmap"),
+        use_mlock=chosen("use_mlock"),
         open_objects=settings.open_objects,
         projector=None if entry.projector is None else str(entry.projector),
+        adapters=tuple(Adapter(str(lora.path), lora.scale) for lora in own.lora),
     )
 
 
@@ -276,8 +355,9 @@ def candidate_of(settings: Settings, entry: ModelEntry, description: Description
     """Return a model as its settings say, before it is made to fit into memory."""
     return Candidate(
         load_command(settings, entry),
-        settings.given,
+        settings.given | {name for name in OVERRIDES if getattr(entry.own, name) is not None},
         description.sizes,
         projector=file_size(entry.projector),
+        adapters=sum(map(file_size, entry.adapters)),
         name=entry.id,
     )

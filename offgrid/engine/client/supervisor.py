@@ -23,6 +23,7 @@ from offgrid.engine.protocol import (
     EngineEvent,
     Load,
     LoadFailed,
+    Loading,
     Ping,
     Pong,
     Ready,
@@ -335,6 +336,8 @@ class Supervisor:
                     self._listener.pong(report.number, report.busy_for)
             elif isinstance(report, Ready):
                 self._begin_to_serve(report)
+            elif isinstance(report, Loading):
+                self._readiness.progress = report.progress
             elif isinstance(report, LoadFailed):
                 self._refusal = report
         self._listener.tell()

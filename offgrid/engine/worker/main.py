@@ -31,6 +31,7 @@ from offgrid.engine.protocol import (
     FrameTooLarge,
     Load,
     LoadFailed,
+    Loading,
     LookUp,
     Ping,
     Pong,
@@ -152,9 +153,9 @@ class Worker:
         if load.examine:
             return self._examine(load)
         try:
-            model = Model(load)
+            model = Model(load, lambda part: self._writer.send(Loading(part)))
         except LoadError as ex:
-            self._writer.send(LoadFailed(str(ex), lasting=_is_broken(load)))
+            self._writer.send(LoadFailed(str(ex), lasting=ex.lasting or _is_broken(load)))
             return 1
         self._engine = Engine(model, self._writer.events, lambda: bool(self._pending))
         self._writer.give_up = self._engine.cancel

@@ -19,6 +19,8 @@ from offgrid.api.http.waitress.lanes import Dispatcher, Lane, lane_of
         ("GET", "/openapi.json", False, Lane.SHORT),
         ("GET", "/v1/models", False, Lane.SHORT),
         ("GET", "/v1/models/a%20model", False, Lane.SHORT),
+        ("POST", "/v1/models/a%20model/load", False, Lane.WAITING),
+        ("OPTIONS", "/v1/models/a%20model/load", False, Lane.SHORT),
         ("OPTIONS", "/v1/chat/completions", False, Lane.SHORT),
         ("POST", "/v1/chat/completions", False, Lane.WAITING),
         ("POST", "/v1/chat/completions", True, Lane.SHORT),

@@ -50,7 +50,7 @@ PARSERS: dict[str, Callable[[Json], Any]] = {
     "/detokenize": parse_detokenize,
 }
 REQUESTS = [
-    full for full in full_requests("m", "seeing", "rank", "resp_1", "conv_1")
+    full for full in full_requests("m", "seeing", "rank", "resp_1", "conv_1", "/stick")
     if full.path in PARSERS
 ]  # fmt: skip
 

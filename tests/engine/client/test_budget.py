@@ -25,6 +25,7 @@ class Model:
 
     fit: Fit
     pid: int | None
+    pinned: bool = False
 
 
 def loaded(held: int | None) -> Model:
@@ -62,6 +63,18 @@ def test_no_model_is_unloaded_for_one_that_can_never_fit() -> None:
     with pytest.raises(ModelLoadFailed, match="The model small cannot be loaded: it needs 8") as ex:
         budget(GIB).place(large, [loaded(GIB)], False)
     assert "and 2.0 GiB of memory is free" in str(ex.value)
+
+
+def test_the_memory_of_pinned_models_is_never_free() -> None:
+    pinned = replace(loaded(NEEDS), pinned=True)
+    with pytest.raises(ModelLoadFailed, match="and 100 MiB of memory is free"):
+        budget(100 * MIB).place(CANDIDATE, [pinned], False)
+    # No other model could make room: the context gets shorter.
+    fit = budget(LEAST - MIB).place(CANDIDATE, [pinned], False)
+    assert fit is not None
+    assert "ctx_size" in fit.lowered
+    with pytest.raises(ModelLoadFailed):
+        budget(64 * GIB, 1.1 * NEEDS).place(CANDIDATE, [pinned], False)
 
 
 def test_nothing_is_decided_while_memory_is_being_freed() -> None:

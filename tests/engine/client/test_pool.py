@@ -4,72 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from pools import Clock, MakePool, hold, names
 from support import eventually, no_threads, together
-from tiny_models import make
 
-from offgrid.config import load_settings
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.examination import Examination
 from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.pool import EnginePool
 from offgrid.engine.protocol import GenerationRequest, LoadFailed, PromptPart
 from offgrid.errors import ModelLoadFailed, Overloaded
-from offgrid.store.catalogue import Catalogue
-
-MakePool = Callable[..., EnginePool]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make("llama", tmp_path_factory.mktemp("tiny"))
-
-
-class Clock:
-    """A running clock that a test can move forward."""
-
-    ahead = 0.0
-
-    def __call__(self) -> float:
-        return time.monotonic() + self.ahead
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def make_pool(tiny: Path, tmp_path: Path, clock: Clock) -> Iterator[MakePool]:
-    """Make pools with the models a to d, which are copies of one file."""
-    for name in "abcd":
-        (tmp_path / f"{name}.gguf").symlink_to(tiny)
-    pools: list[EnginePool] = []
-
-    def make_one(**flags: Any) -> EnginePool:
-        given = {"models_dir": tmp_path, "ctx_size": 512, "parallel": 1, "threads": 1, **flags}
-        settings = load_settings(given, environ={})
-        pools.append(EnginePool(settings, Catalogue(settings), clock))
-        return pools[-1]
-
-    yield make_one
-    for pool in pools:
-        pool.shutdown(0.0)
-
-
-def hold(client: EngineClient) -> Callable[[], None]:
-    """Take a place in a model's queue, as a stream does; return the function that frees it."""
-    client.hold(1, 1)
-    return lambda: client.release(1)
-
-
-def names(pool: EnginePool) -> list[str]:
-    return [client.name for client in pool.loaded()]
 
 
 class Waiting:

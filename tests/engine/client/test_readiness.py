@@ -67,7 +67,7 @@ def test_a_client_that_leaves_stops_waiting(readiness: Readiness) -> None:
 
 def test_the_number_of_waiting_requests_is_limited(readiness: Readiness) -> None:
     def refused() -> None:
-        with pytest.raises(Overloaded, match="still loading and the queue is full") as caught:
+        with pytest.raises(Overloaded, match="loading, 0 %; too many requests") as caught:
             readiness.wait()
         assert caught.value.code == "model_loading"
         readiness.serve(INFO)
@@ -76,6 +76,18 @@ def test_the_number_of_waiting_requests_is_limited(readiness: Readiness) -> None
 
 
 def test_loading_has_a_time_limit() -> None:
-    with pytest.raises(Overloaded, match=r"The model is still loading\.") as caught:
+    with pytest.raises(Overloaded, match="The model is loading, 0 %; try again later") as caught:
         Readiness(load_timeout=0, most_waiting=0).wait()
     assert caught.value.retry_after == 5
+
+
+def test_a_request_that_does_not_wait_is_told_the_progress(readiness: Readiness) -> None:
+    readiness.begin(WORKER)
+    readiness.progress = 0.404
+    with pytest.raises(Overloaded, match=r"is loading, 40 %; try again later\.") as caught:
+        readiness.wait(timeout=0.0)
+    assert caught.value.code == "model_loading"
+    # Hardly any time has passed, so the rest takes hardly any.
+    assert caught.value.retry_after == 1
+    assert wait_until(readiness, lambda: readiness.serve(INFO)) is INFO
+    assert (readiness.progress, readiness.wait(timeout=0.0)) == (1.0, INFO)

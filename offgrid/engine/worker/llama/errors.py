@@ -9,7 +9,14 @@ INVALID_BATCH = -1
 
 
 class LoadError(Exception):
-    """The model cannot be loaded; the message is shown to clients."""
+    """The model cannot be loaded; the message is shown to clients.
+
+    ``lasting``: the files are at fault, so another try would fail as well.
+    """
+
+    def __init__(self, message: str, *, lasting: bool = False) -> None:
+        super().__init__(message)
+        self.lasting = lasting
 
 
 class DecodeError(Exception):

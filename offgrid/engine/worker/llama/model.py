@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from offgrid import __version__
 from offgrid.engine.memory import free_memory
-from offgrid.engine.protocol import Load, ModelInfo
+from offgrid.engine.protocol import Adapter, Load, ModelInfo
 from offgrid.engine.worker.image import Embeddings, ImageTile
 from offgrid.engine.worker.llama.batch import Batch
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
@@ -42,8 +43,8 @@ class Model(Weights):
         LoadError: the file does not load, or the context does not fit into memory.
     """
 
-    def __init__(self, load: Load) -> None:
-        super().__init__(load)
+    def __init__(self, load: Load, progress: Callable[[float], None] = lambda part: None) -> None:
+        super().__init__(load, progress)
         self._context = None
         self._memory: Any = None
         self._embedding: EmbeddingContext | None = None
@@ -135,7 +136,7 @@ class Model(Weights):
         identity = (
             __version__, lc.llama_print_system_info(), stat.st_size, stat.st_mtime_ns, self.n_ctx,
             self.n_parallel, self.batch.capacity, self.n_threads,
-            load.gpu_layers,
+            load.gpu_layers, *map(_adapter_identity, load.adapters),
         )  # fmt: skip
         description = ctypes.create_string_buffer(256)
         lc.llama_model_desc(self._model, description, len(description))
@@ -276,3 +277,8 @@ class Model(Weights):
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.n_parallel:
             raise ValueError(f"slot {slot} is outside 0..{self.n_parallel - 1}")
+
+
+def _adapter_identity(adapter: Adapter) -> tuple[int, int, float]:
+    stat = Path(adapter.path).stat()
+    return stat.st_size, stat.st_mtime_ns, adapter.scale

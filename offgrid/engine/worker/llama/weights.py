@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import llama_cpp.llama_cpp as lc
 import psutil
 
 from offgrid.engine.protocol import Load
+from offgrid.engine.worker.llama.adapters import Adapters
 from offgrid.engine.worker.llama.errors import LoadError
 from offgrid.engine.worker.llama.tensors import has_tensor, parts_of
 from offgrid.engine.worker.llama.vocabulary import Vocabulary
@@ -22,6 +24,8 @@ _MAX_METADATA_VALUE = 1 << 20
 CHAT_TEMPLATE = "tokenizer.chat_template"
 """Key of the default chat template, and beginning of the keys of named ones."""
 _NO_TEMPLATE = (None, "", "chatml")
+_PROGRESS_STEP = 0.01
+"""Least difference between two reports of the progress."""
 _RANK = "4"
 _POOLINGS = {"1": "mean", "2": "cls", "3": "last", _RANK: "rank"}
 """``<architecture>.pooling_type`` of a GGUF (``enum llama_pooling_type``)."""
@@ -40,6 +44,10 @@ def physical_threads() -> int:
 class Weights(Vocabulary):
     """A loaded GGUF without a context.
 
+    Args:
+        load: what to load, and how.
+        progress: called with the part of the weights that is loaded, 0 to 1, now and then.
+
     Attributes:
         load: the command that it was loaded for.
         metadata: the scalar metadata as text (``llama_model_meta_*``).
@@ -55,10 +63,11 @@ class Weights(Vocabulary):
         LoadError: the file does not load.
     """
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, load: Load, progress: Callable[[float], None] = lambda part: None) -> None:
         self._model = None
         lc.llama_backend_init()
-        self._model = _load_model(load)
+        self._model = _load_model(load, progress)
+        self._adapters = Adapters(self._model, load.adapters)
         super().__init__(self._model)
         self.load = load
         self.n_embd = int(lc.llama_model_n_embd_out(self._model))
@@ -92,6 +101,7 @@ class Weights(Vocabulary):
         context = lc.llama_init_from_model(self._model, params)
         if not context:
             raise LoadError("llama.cpp could not create a context.")
+        self._adapters.apply(context)
         return context
 
     def _choose_flash_attention(self, params: lc.llama_context_params) -> None:
@@ -176,7 +186,7 @@ class Weights(Vocabulary):
         return metadata
 
 
-def _load_model(load: Load) -> lc.llama_model_p:
+def _load_model(load: Load, progress: Callable[[float], None]) -> lc.llama_model_p:
     path = Path(load.path)
     if not path.is_file():
         raise LoadError(f"{path.name} is not there any more.")
@@ -187,10 +197,27 @@ def _load_model(load: Load) -> lc.llama_model_p:
     # data that they leave uninitialised; ggml-org/llama.cpp#20824). Without them, the weights stay
     # in their plain layout, which all other kernels read.
     params.use_extra_bufts = b"AMX_INT8 = 1" not in lc.llama_print_system_info()
+    # The local name keeps the callback alive as long as llama.cpp may call it.
+    params.progress_callback = callback = _in_steps(progress)
     model = lc.llama_model_load_from_file(os.fsencode(path), params)
+    del callback
     if not model:
         raise LoadError(f"llama.cpp does not load {path.name}.")
     return model
+
+
+def _in_steps(progress: Callable[[float], None]) -> lc.llama_progress_callback:
+    """Return llama.cpp's form of a callback; it is called for each tensor, and passes on steps."""
+    last = 0.0
+
+    def report(part: float, _: object) -> bool:
+        nonlocal last
+        if part - last >= _PROGRESS_STEP or part >= 1.0 > last:
+            last = part
+            progress(min(1.0, part))
+        return True  # go on
+
+    return lc.llama_progress_callback(report)
 
 
 def _load_mode(load: Load) -> int:
