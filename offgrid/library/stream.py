@@ -167,6 +167,8 @@ class Running(Iterator[Json]):
         self._gone = gone
 
     def __next__(self) -> Json:
+        if self._gone.is_set():  # Deltas that came before may still wait to be read.
+            raise StopIteration
         with told_if_closed():
             try:
                 while not isinstance(chunk := next(self._chunks), dict):
