@@ -480,6 +480,7 @@ class EnginePool:
         entry = self._catalogue.get(wanted.id)
         self._catalogue.describe(entry)
         with self._changed:
+            self.roster.check_file(entry)
             full = self.roster.get(wanted.id) is not None or self.roster.place(entry) is None
             sound = self.roster.sound(entry)
         if full and not sound:

@@ -153,11 +153,23 @@ class Roster:
         """Return how a model can be loaded now; None if others must be unloaded first.
 
         Raises:
-            ModelLoadFailed: it does not fit into memory, even if only pinned models are loaded.
+            ModelLoadFailed: its file is damaged, or it does not fit into memory, even if only
+                pinned models are loaded.
         """
+        self.check_file(entry)
         candidate = candidate_of(self._settings, entry, self._describe(entry))
         fit = self.budget.place(candidate, self._models.values(), self._closing > 0)
         return fit if self.room else None
+
+    def check_file(self, entry: ModelEntry) -> None:
+        """Refuse a model whose file is damaged. llama.cpp would only say that it failed.
+
+        Raises:
+            ModelLoadFailed: the message says what is wrong with the file.
+        """
+        problem = self._describe(entry).problem
+        if problem is not None:
+            raise ModelLoadFailed(f"The model {entry.id} cannot be loaded: {problem}.", "model")
 
     def fit(self, entry: ModelEntry) -> Fit:
         """Return how a model was loaded; for others, how they would be loaded now, or would have
