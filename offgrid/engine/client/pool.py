@@ -55,11 +55,13 @@ class _Wanted:
     """A model that waits to be loaded, and the number of requests that wait for it.
 
     ``until``: it is loaded also without a request that waits, if there is room until then.
+    ``keep_alive``: seconds, from a request that did not wait; None for those of the settings.
     """
 
     id: str
     waiters: int = 0
     until: float = 0.0
+    keep_alive: float | None = None
     loaded: LoadedModel | None = None
     """Set when loading begins; each waiting request holds a lease from then on."""
     error: RequestError | None = None
@@ -323,7 +325,10 @@ class EnginePool:
         with self._changed:
             known = self._available(entry)
             if known is None:
-                self._in_line(entry.id).until = time.monotonic() + self.room_timeout
+                wanted = self._in_line(entry.id)
+                wanted.until = time.monotonic() + self.room_timeout
+                if keep_alive is not None:
+                    wanted.keep_alive = keep_alive
                 self._changed.notify_all()
             else:
                 self.roster.use(known)
@@ -424,6 +429,7 @@ class EnginePool:
             known = self.roster.get(wanted.id)
             if known is not None and known.serves:  # another model was unloaded instead of it
                 known.leases += 1
+                self.roster.use(known)
                 return known
             if patience is not None and time.monotonic() >= now + patience:
                 raise Overloaded(
@@ -517,7 +523,8 @@ class EnginePool:
                 if fit is not None:
                     self._hand_out(wanted, roster.begin(entry, fit, unloaded))
                     return None
-                victim = known or roster.choose_victim()
+                # The keeper may be ending another model, whose memory may be enough.
+                victim = known if known or roster.closing else roster.choose_victim()
                 if victim is None and roster.clients() and not roster.closing:
                     raise Overloaded(
                         f"{wanted.id} cannot be loaded: all loaded models are pinned, and there is "
@@ -532,6 +539,8 @@ class EnginePool:
     def _hand_out(self, wanted: _Wanted, loaded: LoadedModel) -> None:
         """Hand a model to the requests that wait for it, with a lease for each."""
         self.roster.let_stay()
+        if wanted.keep_alive is not None:
+            loaded.keep_alive = wanted.keep_alive
         self._keeper.watch()
         wanted.loaded = loaded
         loaded.leases += wanted.waiters
