@@ -36,6 +36,7 @@ from offgrid.errors import (
     EngineFault,
     InvalidParameter,
     ModelLoadFailed,
+    ModelNotFound,
     ModelNotLoaded,
     Overloaded,
     RequestError,
@@ -122,7 +123,28 @@ class EnginePool:
         Raises:
             ModelNotFound: no such model.
         """
-        return self._catalogue.get(name).id
+        return self.find(name).id
+
+    def find(self, name: str) -> ModelEntry:
+        """Return the model that a request names. If its file is gone, it is unloaded.
+
+        Raises:
+            ModelNotFound: no such model.
+        """
+        try:
+            return self._catalogue.get(name)
+        except ModelNotFound:
+            with self._changed:
+                model = self.roster.get(name)
+                if model is not None:
+                    self._outdate(model)
+            raise
+
+    def _outdate(self, model: LoadedModel) -> None:
+        """Note that the file of a model was replaced or removed: the keeper unloads it."""
+        model.outdated = True
+        self._keeper.watch()
+        self._changed.notify_all()
 
     def start(self) -> None:
         """Begin to load the models that are loaded at start, without waiting for them."""
@@ -242,7 +264,7 @@ class EnginePool:
             ClientGone: ``alive`` returned False.
         """
         began = time.monotonic()
-        loaded = self._lease(self._catalogue.get(model_id), alive, use)
+        loaded = self._lease(self.find(model_id), alive, use)
         visit = self._visit.loaded
         if visit is not None:
             visit.append(loaded)
@@ -301,8 +323,8 @@ class EnginePool:
         roster = self.roster
         roster.bury()
         known = roster.get(entry.id)
-        if known is not None:
-            known.outdated = known.entry != entry
+        if known is not None and known.entry != entry:
+            self._outdate(known)
         roster.check_failed(entry)
         if known is None and not self._line:
             fit = roster.place(entry)
@@ -320,7 +342,7 @@ class EnginePool:
         Raises:
             ModelNotFound, ModelLoadFailed, Overloaded: see :meth:`engine`.
         """
-        entry = self._catalogue.get(model_id)
+        entry = self.find(model_id)
         self._catalogue.describe(entry)  # read its header without the lock
         with self._changed:
             known = self._available(entry)
@@ -350,7 +372,7 @@ class EnginePool:
             Overloaded: the server is stopping, or cannot start a thread.
             ClientGone: ``alive`` returned False. The model is unloaded nevertheless.
         """
-        entry = self._catalogue.get(model_id)
+        entry = self.find(model_id)
         with self._changed:
             self._check_draining()
             if entry.id in self._line:
@@ -483,7 +505,7 @@ class EnginePool:
         Raises:
             RequestError: it cannot be loaded.
         """
-        entry = self._catalogue.get(wanted.id)
+        entry = self.find(wanted.id)
         self._catalogue.describe(entry)
         with self._changed:
             full = self.roster.get(wanted.id) is not None or self.roster.place(entry) is None

@@ -466,3 +466,35 @@ def test_no_further_model_is_unloaded_while_one_is_being_ended(
     may_close.set()
     eventually(lambda: status(pool, "c") == "loaded", "it is loaded")
     assert names(pool) == ["a", "c"]
+
+
+def test_a_model_without_its_file_is_unloaded_when_it_is_asked_for(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    pool = make_pool()
+    pool.engine("a")
+    (tmp_path / "a.gguf").unlink()
+    with pytest.raises(ModelNotFound):
+        pool.engine("a")
+    eventually(lambda: names(pool) == [], "its memory is free")
+
+
+def test_a_model_whose_file_was_spoiled_leaves_its_memory(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    """Requests that run finish first; later ones get the reason."""
+    pool = make_pool()
+    file = tmp_path / "a.gguf"
+    whole = file.read_bytes()
+    release = hold(pool.engine("a"))
+    file.unlink()
+    file.write_bytes(whole[:-1000])
+    for _ in range(2):
+        with pytest.raises(ModelLoadFailed, match="cannot be loaded"):
+            pool.engine("a")
+    assert names(pool) == ["a"]
+    release()
+    eventually(lambda: names(pool) == [], "its memory is free")
+    eventually(lambda: status(pool, "a") == "failed", "its worker has ended")
+    file.write_bytes(whole)
+    assert pool.engine("a").ready
