@@ -490,8 +490,10 @@ def test_a_model_whose_file_was_spoiled_leaves_its_memory(
     file.unlink()
     file.write_bytes(whole[:-1000])
     for _ in range(2):
-        with pytest.raises(ModelLoadFailed, match="cannot be loaded"):
+        with pytest.raises(ModelLoadFailed, match="The model a cannot be loaded: the file is cut"):
             pool.engine("a")
+    with pytest.raises(ModelLoadFailed, match=r"it has [\d,]+ of [\d,]+ bytes\.$"):
+        pool.load("a")
     assert names(pool) == ["a"]
     release()
     eventually(lambda: names(pool) == [], "its memory is free")
