@@ -80,7 +80,7 @@ def refused(parse: Callable[[Any], Any], body: Any) -> InvalidParameter:
          'tool_choice.type must be one of "function", "allowed_tools", not "mcp".'),
         ({"tools": [{"type": "mcp"}]}, 'tools[0].type must be "function", not "mcp".'),
         ({"response_format": {"type": "xml"}},
-         'response_format.type must be one of text, json_object, json_schema, not "xml".'),
+         'response_format.type must be one of "text", "json_object", "json_schema", not "xml".'),
         ({"temprature": 1}, "Unknown field: temprature. Did you mean temperature?"),
         ({"maxTokens": 1}, "Unknown field: maxTokens. Did you mean max_tokens?"),
         ({"stream_options": {"includeUsage": True}},
