@@ -407,7 +407,7 @@ class ModelResource:
         name, _, action = model.rpartition("/")
         if action not in ("load", "unload") or not name:
             raise falcon.HTTPMethodNotAllowed(["GET", "HEAD", "OPTIONS"])
-        entry = self._catalogue.get(name)
+        entry = self._pool.find(name)
         done = self._load(req, entry) if action == "load" else self._unload(req, entry)
         resp.status = 200 if done else 202
         resp.media = self._describer.details(entry)

@@ -108,7 +108,7 @@ def export(
                 )
     except TransferError as ex:
         teller.event(event="end", status="failed", code=ex.code, reason=str(ex))
-        fail(str(ex), 1)
+        fail(str(ex), 2 if ex.code == "not_found" else 1)
     except KeyboardInterrupt:
         teller.event(event="end", status="interrupted")
         teller.line("stopped; the same command continues the export")

@@ -170,8 +170,11 @@ class Root(Group):
         try:
             status = run(*arguments, standalone_mode=False, **named)
         except click.Abort as ex:
-            click.echo("offgrid: stopped", err=True)
-            sys.exit(130 if isinstance(ex.__cause__, KeyboardInterrupt) else 1)
+            # A question that is interrupted hides the cause, and leaves its line unfinished.
+            stopped = isinstance(ex.__cause__ or ex.__context__, KeyboardInterrupt)
+            line_end = "\n" if stopped and ex.__cause__ is None else ""
+            click.echo(f"{line_end}offgrid: stopped", err=True)
+            sys.exit(130 if stopped else 1)
         except click.ClickException as ex:
             click.echo(f"offgrid: {shown(_explained(ex))}", err=True)
             sys.exit(ex.exit_code)

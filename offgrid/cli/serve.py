@@ -122,7 +122,7 @@ def _announce_models(console: Console, server: Server) -> None:
     for model in server.catalogue.start_ids():
         try:
             fit = server.pool.fit(server.catalogue.get(model))
-            if fit.fits:
+            if fit.fits and fit.estimate is not None:
                 console.print(f"  memory   {shown(model)} {fit}")
             info = _wait_for(console, server, model)
         except OffgridError as ex:

@@ -63,7 +63,7 @@ def verify(
             )
     except TransferError as ex:
         teller.event(event="end", status="failed", code=ex.code, reason=str(ex))
-        fail(str(ex), 1)
+        fail(str(ex), 2 if ex.code == "not_found" else 1)
     except KeyboardInterrupt:
         sys.exit(130)
     counts: Counter[str] = Counter(checked.state for checked in results)
@@ -77,7 +77,7 @@ def verify(
 @click.argument(
     "models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model
 )
-@click.option("--yes", is_flag=True, help="Remove without a question.")
+@click.option("--yes", is_flag=True, help="Remove without a question; MODEL must be a whole id.")
 @models_dir_options
 def remove(
     models: tuple[str, ...],
@@ -94,7 +94,9 @@ def remove(
     try:
         flags: dict[str, Any] = {"models_dir": str(models_dir), "model": ""}
         found = Catalogue.of_files(load_settings(flags, config_file=config_file)).entries()
-        entries = chosen([entry for entry in found if entry.path != STARTER_PATH], models)
+        known = [entry for entry in found if entry.path != STARTER_PATH]
+        # A question shows the files before they are deleted; without one, no id is completed.
+        entries = chosen(known, models, beginnings=not yes)
         files: list[Path] = []
         for entry in entries:
             files += files_of(entry, complete=False)

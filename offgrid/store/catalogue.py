@@ -219,7 +219,7 @@ class Catalogue:
         by_id = {entry.id: entry for entry in self.entries()}
         found: dict[str, list[str]] = {}
         for alias, wanted in self._aliases.items():
-            entry = _match(wanted, by_id)
+            entry = match(wanted, by_id)
             if entry is not None and alias not in by_id:
                 found.setdefault(entry.id, []).append(alias)
         return found
@@ -242,7 +242,7 @@ class Catalogue:
         if wanted in by_id:
             return by_id[wanted]
         alias, wanted = wanted, self._meant(wanted, by_id)
-        entry = _match(wanted, by_id)
+        entry = match(wanted, by_id)
         if entry is not None:
             return entry
         shown = model_id if len(model_id) <= _MAX_NAME else f"{model_id[:_MAX_NAME]}..."
@@ -362,7 +362,7 @@ class Catalogue:
     def unknown_aliases(self) -> list[tuple[str, str]]:
         """Return the aliases whose model does not exist now."""
         by_id = {entry.id: entry for entry in self.entries()}
-        return [pair for pair in self._aliases.items() if _match(pair[1], by_id) is None]
+        return [pair for pair in self._aliases.items() if match(pair[1], by_id) is None]
 
     def _choose(self, wanted: str) -> str:
         """Return the id of the configured default model; remember its file if it is a path."""
@@ -377,7 +377,7 @@ class Catalogue:
         if path is not None and problem is None:
             self._files.insert(0, path)
             return stem_of(path.name)
-        entry = _match(self._meant(wanted, by_id), by_id)
+        entry = match(self._meant(wanted, by_id), by_id)
         if entry is not None:
             return entry.id
         setting = "OFFGRID_MODEL (--model)"
@@ -404,7 +404,7 @@ def nearest(wanted: str, ids: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*begin, *(folded[model] for model in close), *known]))
 
 
-def _match(wanted: str, by_id: Mapping[str, ModelEntry]) -> ModelEntry | None:
+def match(wanted: str, by_id: Mapping[str, ModelEntry]) -> ModelEntry | None:
     """Return the entry that a name means, if it means only one."""
     wanted = stem_of(wanted)
     if wanted in by_id or not wanted:

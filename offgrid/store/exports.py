@@ -18,6 +18,7 @@ from pathlib import Path
 
 from offgrid.errors import TransferError
 from offgrid.store import manifest
+from offgrid.store.catalogue import match, nearest
 from offgrid.store.commit import recover
 from offgrid.store.disk import DISK, Disk, explained, locked
 from offgrid.store.hashes import Hashes
@@ -25,7 +26,7 @@ from offgrid.store.imports import Outcome, Status
 from offgrid.store.names import MODELS_FOLDER, projector_name, safe_path, split_of, stem_of
 from offgrid.store.progress import Report, silent
 from offgrid.store.sources import Group, Item, file_source
-from offgrid.store.survey import ModelEntry
+from offgrid.store.survey import ModelEntry, listed
 from offgrid.store.transfer import Placer
 
 CONFIG = "offgrid.toml"
@@ -45,23 +46,31 @@ and no network: "sh install.sh" (on Windows: install.bat) installs OffGrid LLM a
 """
 
 
-def chosen(entries: Sequence[ModelEntry], names: Iterable[str]) -> list[ModelEntry]:
-    """Return the entries with some ids; letter case and a ``.gguf`` at the end do not matter.
+def chosen(
+    entries: Sequence[ModelEntry], names: Iterable[str], *, beginnings: bool = True
+) -> list[ModelEntry]:
+    """Return the entries that names mean; letter case and a ``.gguf`` at the end do not matter.
+
+    Args:
+        beginnings: whether a name may be the beginning of an id, if no other id begins like it.
 
     Raises:
-        TransferError: there is no such model; the message lists the ids.
+        TransferError: a name means no model, or several; the message lists the ids.
     """
-    found = []
+    by_id = {entry.id: entry for entry in entries}
+    found: dict[str, ModelEntry] = {}
     for name in names:
-        same = [entry for entry in entries if entry.id == name] or [
-            entry for entry in entries if entry.id.lower() == stem_of(name).lower()
-        ]
-        if len(same) != 1:
-            ids = ", ".join(entry.id for entry in entries) or "none"
-            raise TransferError(f"no model {name!r}; the ids are: {ids}", "not_found")
-        if same[0] not in found:
-            found += same
-    return found
+        entry = match(name, by_id)
+        if entry is None or not (beginnings or _same(entry.id, name)):
+            whole = "" if entry is None else "only a beginning is given; "
+            ids = listed(nearest(name, by_id)) or "none"
+            raise TransferError(f"no model {name!r}; {whole}the ids are: {ids}", "not_found")
+        found[entry.id] = entry
+    return [*found.values()]
+
+
+def _same(model_id: str, name: str) -> bool:
+    return stem_of(name).casefold() == model_id.casefold()
 
 
 def files_of(entry: ModelEntry, *, complete: bool = True) -> list[Path]:

@@ -89,11 +89,34 @@ def read(folder: Path) -> tuple[dict[str, Row], list[str]]:
         TransferError: the manifest exists and cannot be read, or is damaged.
     """
     path = folder / NAME
+    rows: dict[str, Row] = {}
+    faults = []
+    contradictory = set()
+    for number, given in enumerate(_listed(path) or []):
+        entry = _row_of(given)
+        if isinstance(entry, str):
+            faults.append(f"{path}: models[{number}]: {entry}")
+            continue
+        if rows.setdefault(entry.file_name, entry) != entry:
+            contradictory.add(entry.file_name)
+    for name in sorted(contradictory):
+        faults.append(f"{path}: lists {name!r} several times with different hashes or sizes")
+        del rows[name]
+    more = len(faults) - _MAX_FAULTS
+    return rows, [*faults[:_MAX_FAULTS], *([f"{path}: {more} more faults"] if more > 0 else [])]
+
+
+def _listed(path: Path) -> list[msgspec.Raw] | None:
+    """Return what a manifest lists; None if there is none, or it is another program's file.
+
+    Raises:
+        TransferError: it cannot be read, is damaged, or lists too much.
+    """
     try:
         with open_regular(path) as file:
             data = file.read(_LARGEST + 1)
     except FileNotFoundError:
-        return {}, []
+        return None
     except OSError as ex:
         raise TransferError(f"{path}: cannot be read ({ex.strerror or ex}).", "source") from None
     if len(data) > _LARGEST:
@@ -105,7 +128,7 @@ def read(folder: Path) -> tuple[dict[str, Row], list[str]]:
     try:
         raw = msgspec.json.decode(data, type=_Raw)
     except msgspec.ValidationError:
-        return {}, []
+        return None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as ex:
         raise TransferError(
             f"{path}: is damaged ({ex}). Export the models again, or delete this file to import "
@@ -118,21 +141,7 @@ def read(folder: Path) -> tuple[dict[str, Row], list[str]]:
             "import the models without known hashes.",
             "source",
         )
-    rows: dict[str, Row] = {}
-    faults = []
-    contradictory = set()
-    for number, given in enumerate(raw.models):
-        entry = _row_of(given)
-        if isinstance(entry, str):
-            faults.append(f"{path}: models[{number}]: {entry}")
-            continue
-        if rows.setdefault(entry.file_name, entry) != entry:
-            contradictory.add(entry.file_name)
-    for name in sorted(contradictory):
-        faults.append(f"{path}: lists {name!r} several times with different hashes or sizes")
-        del rows[name]
-    more = len(faults) - _MAX_FAULTS
-    return rows, [*faults[:_MAX_FAULTS], *([f"{path}: {more} more faults"] if more > 0 else [])]
+    return raw.models
 
 
 def _row_of(given: msgspec.Raw) -> Row | str:
@@ -182,6 +191,19 @@ def write_whole(path: Path, data: bytes, disk: Disk = DISK) -> None:
         raise explained(ex, path, len(data)) from None
 
 
+def is_foreign(folder: Path) -> bool:
+    """Return whether the ``manifest.json`` of a folder, which lists no valid file, is another
+    program's.
+
+    An empty list is ours: it is left when the last model is removed, or while it is replaced.
+
+    Raises:
+        TransferError: the manifest cannot be read, or is damaged.
+    """
+    path = folder / NAME
+    return path.exists() and _listed(path) != []
+
+
 def record(folder: Path, added: Iterable[Row], disk: Disk = DISK) -> None:
     """Add rows to the manifest of a models directory. The file of another program stays as it is.
 
@@ -189,9 +211,9 @@ def record(folder: Path, added: Iterable[Row], disk: Disk = DISK) -> None:
     """
     try:
         rows, _ = read(folder)
+        if not rows and is_foreign(folder):
+            return
     except TransferError:
-        return
-    if not rows and (folder / NAME).exists():
         return
     changed = rows | {row.file_name: row for row in added}
     if changed != rows:

@@ -15,6 +15,7 @@ from offgrid.store.hashes import Hashes
 from offgrid.store.names import MODELS_FOLDER, is_gguf, safe_path
 from offgrid.store.partial import leftovers
 from offgrid.store.progress import Report, silent
+from offgrid.store.survey import folder_problem
 
 State = Literal["ok", "damaged", "missing", "unlisted", "partial"]
 
@@ -47,10 +48,11 @@ def verify(
             manifest.
     """
     hashes = hashes or Hashes(None)
+    problem = folder_problem(folder)
+    if problem is not None:
+        raise TransferError(f"{folder} {problem}", "not_found")
     if not update:
         return _verify(folder, False, report, tell, hashes)
-    if not folder.is_dir():
-        raise TransferError(f"{folder}: is not a folder.", "not_found")
     with locked(folder):  # an import that adds to the manifest meanwhile would be forgotten
         return _verify(folder, True, report, tell, hashes)
 
@@ -62,13 +64,11 @@ def _verify(
     tell: Callable[[Checked], None],
     hashes: Hashes,
 ) -> list[Checked]:
-    if not folder.is_dir():
-        raise TransferError(f"{folder}: is not a folder.", "not_found")
     rows, faults = manifest.read(folder)
     if not rows and (folder / MODELS_FOLDER).is_dir():
         folder = folder / MODELS_FOLDER
         rows, faults = manifest.read(folder)
-    if update and not rows and (folder / manifest.NAME).exists():
+    if update and not rows and manifest.is_foreign(folder):
         raise TransferError(
             f"{folder / manifest.NAME}: belongs to another program; move it away first.", "invalid"
         )
@@ -76,7 +76,7 @@ def _verify(
         raise TransferError(
             f"{folder}: no {manifest.NAME} lists models there. 'offgrid verify --update' makes one "
             "from the files as they are now.",
-            "not_found",
+            "invalid",
         )
     results = [Checked("damaged", manifest.NAME, fault) for fault in faults]
     for checked in results:

@@ -76,7 +76,7 @@ def test_export_then_import_restores_ids_and_bytes(
     assert "4 identical" in again.output
 
 
-@pytest.mark.parametrize("name", ["sub/a", "SUB/A.gguf", "sub/a.gguf"])
+@pytest.mark.parametrize("name", ["sub/a", "SUB/A.gguf", "sub/a.gguf", "su"])
 def test_one_model(run: Run, stick: Path, name: str) -> None:
     assert run("export", stick, name).exit_code == 0
     assert visible(stick / "offgrid-models") == {"sub/a.gguf": A}
@@ -84,15 +84,15 @@ def test_one_model(run: Run, stick: Path, name: str) -> None:
 
 
 def test_an_unknown_model(run: Run, stick: Path) -> None:
-    result = run("export", stick, "b")
+    result = run("export", stick, "x")
     assert result.exit_code == 2
-    assert "no model 'b'; the ids are: " in result.output
+    assert "no model 'x'; the ids are: " in result.output
     assert list(stick.iterdir()) == []
 
 
 def test_a_stick_that_is_not_mounted(run: Run, stick: Path) -> None:
     result = run("export", stick / "usb")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "is not a folder" in result.output
     assert list(stick.iterdir()) == []
 
@@ -187,7 +187,8 @@ class TestVerify:
 
     def test_a_folder_without_a_manifest(self, run: Run, models: Path) -> None:
         assert "no manifest.json lists models" in run("verify").output
-        assert run("verify", models / "none").exit_code == 1
+        result = run("verify", models / "none")
+        assert (result.exit_code, "none does not exist" in result.output) == (2, True)
         put(models / "manifest.json", b'{"name": "another program"}')
         result = run("verify", "--update")
         assert result.exit_code == 1
@@ -211,11 +212,27 @@ class TestRemove:
         assert run("remove", "eyes/e.Q4_K_M", "--yes").exit_code == 0
         assert os.listdir(models / "eyes") == ["mmproj-f16.gguf"]
 
+    def test_the_manifest_outlives_the_last_model(self, run: Run, models: Path) -> None:
+        for path in models.rglob("*.gguf"):
+            path.unlink()
+        assert run("verify", "--update").exit_code == 0
+        put(models / "new.gguf", D)
+        assert run("verify", "--update").exit_code == 0
+        assert "new.gguf" in run("verify").output
+
     def test_it_asks_first(self, run: Run, models: Path) -> None:
         result = run("remove", "sub/a")
         assert result.exit_code == 2
         assert "--yes" in result.output
         assert (models / "sub/a.gguf").exists()
+
+    def test_without_a_question_an_id_is_not_completed(self, run: Run, models: Path) -> None:
+        result = run("remove", "su", "--yes")
+        assert result.exit_code == 2
+        assert "only a beginning is given" in result.output
+        assert (models / "sub/a.gguf").exists()
+        assert run("remove", "SUB/A.gguf", "--yes").exit_code == 0
+        assert not (models / "sub/a.gguf").exists()
 
     def test_unknown_models(self, run: Run, models: Path) -> None:
         before = visible(models)

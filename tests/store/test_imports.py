@@ -104,6 +104,19 @@ def test_a_different_file_is_replaced_only_on_request(
     assert visible(models) == {"a.gguf": new}
 
 
+def test_a_replaced_only_model_is_recorded_again(stick: Path, models: Path) -> None:
+    put(stick / "a.gguf", OLD)
+    import_models([stick], models)
+    put(stick / "a.gguf", NEW)
+    assert statuses(import_models([stick], models, replace=True)) == {"a.gguf": "imported"}
+    rows, _ = manifests.read(models)
+    assert {name: row.sha256 for name, row in rows.items()} == {"a.gguf": sha256(NEW)}
+    (models / "a.gguf").unlink()
+    manifests.forget(models, ["a.gguf"])
+    import_models([stick], models)
+    assert manifests.read(models)[0] == rows
+
+
 def test_every_file_that_is_no_model_is_named_with_the_reason(stick: Path, models: Path) -> None:
     put(stick / "text.gguf", b"This is a text about models.")
     put(stick / "empty.gguf", b"")

@@ -18,7 +18,8 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from offgrid.config import FOREVER, Settings
@@ -36,6 +37,7 @@ from offgrid.errors import (
     EngineFault,
     InvalidParameter,
     ModelLoadFailed,
+    ModelNotFound,
     ModelNotLoaded,
     Overloaded,
     RequestError,
@@ -55,11 +57,13 @@ class _Wanted:
     """A model that waits to be loaded, and the number of requests that wait for it.
 
     ``until``: it is loaded also without a request that waits, if there is room until then.
+    ``keep_alive``: seconds, from a request that did not wait; None for those of the settings.
     """
 
     id: str
     waiters: int = 0
     until: float = 0.0
+    keep_alive: float | None = None
     loaded: LoadedModel | None = None
     """Set when loading begins; each waiting request holds a lease from then on."""
     error: RequestError | None = None
@@ -120,7 +124,28 @@ class EnginePool:
         Raises:
             ModelNotFound: no such model.
         """
-        return self._catalogue.get(name).id
+        return self.find(name).id
+
+    def find(self, name: str) -> ModelEntry:
+        """Return the model that a request names. If its file is gone, it is unloaded.
+
+        Raises:
+            ModelNotFound: no such model.
+        """
+        try:
+            return self._catalogue.get(name)
+        except ModelNotFound:
+            with self._changed:
+                model = self.roster.get(name)
+                if model is not None:
+                    self._outdate(model)
+            raise
+
+    def _outdate(self, model: LoadedModel) -> None:
+        """Note that the file of a model was replaced or removed: the keeper unloads it."""
+        model.outdated = True
+        self._keeper.watch()
+        self._changed.notify_all()
 
     def start(self) -> None:
         """Begin to load the models that are loaded at start, without waiting for them."""
@@ -239,8 +264,26 @@ class EnginePool:
                 ``use.wait``, or too many requests wait for that.
             ClientGone: ``alive`` returned False.
         """
+        entry = self.find(model_id)
+        with self._explaining(entry):
+            return self._engine(entry, alive, use)
+
+    @contextmanager
+    def _explaining(self, entry: ModelEntry) -> Iterator[None]:
+        """If a model cannot be loaded, say what its header tells, which is clearer than the last
+        words of llama.cpp."""
+        try:
+            yield
+        except ModelLoadFailed:
+            problem = self._catalogue.describe(entry).problem
+            if problem is None:
+                raise
+            message = f"The model {entry.id} cannot be loaded: {problem}."
+            raise ModelLoadFailed(message, "model") from None
+
+    def _engine(self, entry: ModelEntry, alive: Callable[[], bool], use: Use) -> EngineClient:
         began = time.monotonic()
-        loaded = self._lease(self._catalogue.get(model_id), alive, use)
+        loaded = self._lease(entry, alive, use)
         visit = self._visit.loaded
         if visit is not None:
             visit.append(loaded)
@@ -299,8 +342,8 @@ class EnginePool:
         roster = self.roster
         roster.bury()
         known = roster.get(entry.id)
-        if known is not None:
-            known.outdated = known.entry != entry
+        if known is not None and known.entry != entry:
+            self._outdate(known)
         roster.check_failed(entry)
         if known is None and not self._line:
             fit = roster.place(entry)
@@ -318,12 +361,15 @@ class EnginePool:
         Raises:
             ModelNotFound, ModelLoadFailed, Overloaded: see :meth:`engine`.
         """
-        entry = self._catalogue.get(model_id)
+        entry = self.find(model_id)
         self._catalogue.describe(entry)  # read its header without the lock
-        with self._changed:
+        with self._explaining(entry), self._changed:
             known = self._available(entry)
             if known is None:
-                self._in_line(entry.id).until = time.monotonic() + self.room_timeout
+                wanted = self._in_line(entry.id)
+                wanted.until = time.monotonic() + self.room_timeout
+                if keep_alive is not None:
+                    wanted.keep_alive = keep_alive
                 self._changed.notify_all()
             else:
                 self.roster.use(known)
@@ -345,7 +391,7 @@ class EnginePool:
             Overloaded: the server is stopping, or cannot start a thread.
             ClientGone: ``alive`` returned False. The model is unloaded nevertheless.
         """
-        entry = self._catalogue.get(model_id)
+        entry = self.find(model_id)
         with self._changed:
             self._check_draining()
             if entry.id in self._line:
@@ -424,6 +470,7 @@ class EnginePool:
             known = self.roster.get(wanted.id)
             if known is not None and known.serves:  # another model was unloaded instead of it
                 known.leases += 1
+                self.roster.use(known)
                 return known
             if patience is not None and time.monotonic() >= now + patience:
                 raise Overloaded(
@@ -477,9 +524,10 @@ class EnginePool:
         Raises:
             RequestError: it cannot be loaded.
         """
-        entry = self._catalogue.get(wanted.id)
+        entry = self.find(wanted.id)
         self._catalogue.describe(entry)
         with self._changed:
+            self.roster.check_file(entry)
             full = self.roster.get(wanted.id) is not None or self.roster.place(entry) is None
             sound = self.roster.sound(entry)
         if full and not sound:
@@ -517,7 +565,8 @@ class EnginePool:
                 if fit is not None:
                     self._hand_out(wanted, roster.begin(entry, fit, unloaded))
                     return None
-                victim = known or roster.choose_victim()
+                # The keeper may be ending another model, whose memory may be enough.
+                victim = known if known or roster.closing else roster.choose_victim()
                 if victim is None and roster.clients() and not roster.closing:
                     raise Overloaded(
                         f"{wanted.id} cannot be loaded: all loaded models are pinned, and there is "
@@ -532,6 +581,8 @@ class EnginePool:
     def _hand_out(self, wanted: _Wanted, loaded: LoadedModel) -> None:
         """Hand a model to the requests that wait for it, with a lease for each."""
         self.roster.let_stay()
+        if wanted.keep_alive is not None:
+            loaded.keep_alive = wanted.keep_alive
         self._keeper.watch()
         wanted.loaded = loaded
         loaded.leases += wanted.waiters

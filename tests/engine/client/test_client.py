@@ -417,7 +417,7 @@ def test_a_truncated_file(make_server: MakeServer, starter_path: Path, tmp_path:
     assert response.json["error"]["code"] == "model_load_failed"
     assert response.headers["x-should-retry"] == "false"
     message = response.json["error"]["message"]
-    assert message.startswith("The model short cannot be loaded: ")
+    assert message.startswith("The model short cannot be loaded: the file is cut off: ")
     assert str(tmp_path) not in message  # llama.cpp's message contains the path of the file
     whole = request(server.url, "POST", TEXT, {"model": "whole", "prompt": "x", "max_tokens": 1})
     assert whole.status == 200
