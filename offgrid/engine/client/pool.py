@@ -207,11 +207,18 @@ class EnginePool:
 
     def time_left(self, model_id: str) -> float | None:
         """Return after how many seconds without requests a loaded model is unloaded; None if that
-        does not happen, or it is not loaded."""
+        does not happen, or it is not loaded, or it is being unloaded."""
         with self._changed:
             model = self.roster.get(model_id)
-            left = FOREVER if model is None else self.roster.time_left(model)
+            served = model is not None and model.serves
+            left = self.roster.time_left(model) if model is not None and served else FOREVER
         return None if left == FOREVER else left
+
+    def leaves(self, model_id: str) -> bool:
+        """Return whether a loaded model takes no more requests, because it is being unloaded."""
+        with self._changed:
+            model = self.roster.get(model_id)
+        return model is not None and not model.serves
 
     def load_command(self, entry: ModelEntry) -> Load:
         """Return the command with which a model is or would be loaded."""
