@@ -18,8 +18,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from offgrid.config import FOREVER, Settings
@@ -271,26 +270,8 @@ class EnginePool:
                 ``use.wait``, or too many requests wait for that.
             ClientGone: ``alive`` returned False.
         """
-        entry = self.find(model_id)
-        with self._explaining(entry):
-            return self._engine(entry, alive, use)
-
-    @contextmanager
-    def _explaining(self, entry: ModelEntry) -> Iterator[None]:
-        """If a model cannot be loaded, say what its header tells, which is clearer than the last
-        words of llama.cpp."""
-        try:
-            yield
-        except ModelLoadFailed:
-            problem = self._catalogue.describe(entry).problem
-            if problem is None:
-                raise
-            message = f"The model {entry.id} cannot be loaded: {problem}."
-            raise ModelLoadFailed(message, "model") from None
-
-    def _engine(self, entry: ModelEntry, alive: Callable[[], bool], use: Use) -> EngineClient:
         began = time.monotonic()
-        loaded = self._lease(entry, alive, use)
+        loaded = self._lease(self.find(model_id), alive, use)
         visit = self._visit.loaded
         if visit is not None:
             visit.append(loaded)
@@ -351,6 +332,7 @@ class EnginePool:
         known = roster.get(entry.id)
         if known is not None and known.entry != entry:
             self._outdate(known)
+        roster.check_file(entry)
         roster.check_failed(entry)
         if known is None and not self._line:
             fit = roster.place(entry)
@@ -370,7 +352,7 @@ class EnginePool:
         """
         entry = self.find(model_id)
         self._catalogue.describe(entry)  # read its header without the lock
-        with self._explaining(entry), self._changed:
+        with self._changed:
             known = self._available(entry)
             if known is None:
                 wanted = self._in_line(entry.id)
