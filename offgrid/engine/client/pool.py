@@ -18,8 +18,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from offgrid.config import FOREVER, Settings
@@ -207,11 +206,18 @@ class EnginePool:
 
     def time_left(self, model_id: str) -> float | None:
         """Return after how many seconds without requests a loaded model is unloaded; None if that
-        does not happen, or it is not loaded."""
+        does not happen, or it is not loaded, or it is being unloaded."""
         with self._changed:
             model = self.roster.get(model_id)
-            left = FOREVER if model is None else self.roster.time_left(model)
+            served = model is not None and model.serves
+            left = self.roster.time_left(model) if model is not None and served else FOREVER
         return None if left == FOREVER else left
+
+    def leaves(self, model_id: str) -> bool:
+        """Return whether a loaded model takes no more requests, because it is being unloaded."""
+        with self._changed:
+            model = self.roster.get(model_id)
+        return model is not None and not model.serves
 
     def load_command(self, entry: ModelEntry) -> Load:
         """Return the command with which a model is or would be loaded."""
@@ -264,26 +270,8 @@ class EnginePool:
                 ``use.wait``, or too many requests wait for that.
             ClientGone: ``alive`` returned False.
         """
-        entry = self.find(model_id)
-        with self._explaining(entry):
-            return self._engine(entry, alive, use)
-
-    @contextmanager
-    def _explaining(self, entry: ModelEntry) -> Iterator[None]:
-        """If a model cannot be loaded, say what its header tells, which is clearer than the last
-        words of llama.cpp."""
-        try:
-            yield
-        except ModelLoadFailed:
-            problem = self._catalogue.describe(entry).problem
-            if problem is None:
-                raise
-            message = f"The model {entry.id} cannot be loaded: {problem}."
-            raise ModelLoadFailed(message, "model") from None
-
-    def _engine(self, entry: ModelEntry, alive: Callable[[], bool], use: Use) -> EngineClient:
         began = time.monotonic()
-        loaded = self._lease(entry, alive, use)
+        loaded = self._lease(self.find(model_id), alive, use)
         visit = self._visit.loaded
         if visit is not None:
             visit.append(loaded)
@@ -344,6 +332,7 @@ class EnginePool:
         known = roster.get(entry.id)
         if known is not None and known.entry != entry:
             self._outdate(known)
+        roster.check_file(entry)
         roster.check_failed(entry)
         if known is None and not self._line:
             fit = roster.place(entry)
@@ -363,7 +352,7 @@ class EnginePool:
         """
         entry = self.find(model_id)
         self._catalogue.describe(entry)  # read its header without the lock
-        with self._explaining(entry), self._changed:
+        with self._changed:
             known = self._available(entry)
             if known is None:
                 wanted = self._in_line(entry.id)
