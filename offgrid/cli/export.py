@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from offgrid.cli.help import Command
-from offgrid.cli.options import complete_model, fail, models_dir_options
+from offgrid.cli.options import GivenPath, complete_model, fail, models_dir_options
 from offgrid.cli.progress import Teller
 from offgrid.config import load_settings
 from offgrid.errors import OffgridError, TransferError
@@ -24,7 +24,7 @@ from offgrid.store.installer import run_pip, write_installer
 
 
 @click.command(cls=Command, short_help="Copy models to a stick or folder.")
-@click.argument("dest", type=click.Path(path_type=Path))
+@click.argument("dest", type=GivenPath())
 @click.argument("models", metavar="[MODEL]...", nargs=-1, shell_complete=complete_model)
 @click.option("--with-config", is_flag=True, help="Copy the configuration file too.")
 @click.option(

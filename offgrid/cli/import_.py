@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from offgrid.cli.help import Command
-from offgrid.cli.options import fail, models_dir_options
+from offgrid.cli.options import GivenPath, fail, models_dir_options
 from offgrid.cli.progress import Teller
 from offgrid.errors import TransferError
 from offgrid.store.hashes import Hashes
@@ -17,9 +17,7 @@ from offgrid.store.imports import import_models
 
 
 @click.command("import", cls=Command, short_help="Copy models from sticks and folders.")
-@click.argument(
-    "paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=GivenPath())
 @click.option("--replace", is_flag=True, help="Replace different files that have the same name.")
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON, one per line.")
 @models_dir_options

@@ -38,6 +38,20 @@ NOTE = (
 """The end of the help of a command with options for settings."""
 
 
+class GivenPath(click.Path):
+    """Any path but an empty one, which would mean the current folder. It comes from a variable of
+    the shell that is not set."""
+
+    def __init__(self) -> None:
+        super().__init__(readable=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        if value == "":
+            self.fail("the path is empty; the current folder is called .", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 def complete_model(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:

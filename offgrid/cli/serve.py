@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from offgrid import __version__
 from offgrid.app import log_skipped
 from offgrid.cli.help import Command
-from offgrid.cli.options import NOTE, fail, setting_options, settings_from
+from offgrid.cli.options import NOTE, GivenPath, fail, setting_options, settings_from
 from offgrid.cli.output import short_number
 from offgrid.config import Settings
 from offgrid.engine.protocol import ModelInfo
@@ -28,12 +28,9 @@ from offgrid.server import Server
 from offgrid.store.catalogue import STARTER_PATH
 from offgrid.terminal import LogFormatter, log_failed_threads, shown
 
-_PATH = click.Path(readable=False, path_type=Path)
-"""Any path: the catalogue says what is wrong with it."""
-
 
 @click.command(cls=Command, epilog=NOTE)
-@click.argument("paths", nargs=-1, metavar="[FILE_OR_FOLDER]...", type=_PATH)
+@click.argument("paths", nargs=-1, metavar="[FILE_OR_FOLDER]...", type=GivenPath())
 @setting_options
 def serve(paths: tuple[Path, ...], **flags: Any) -> None:
     """Serve models over HTTP until Ctrl-C is pressed.

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from offgrid.cli.help import Command
-from offgrid.cli.options import complete_model, fail, models_dir_options
+from offgrid.cli.options import GivenPath, complete_model, fail, models_dir_options
 from offgrid.cli.progress import Teller
 from offgrid.config import load_settings
 from offgrid.errors import OffgridError, TransferError
@@ -26,7 +26,7 @@ from offgrid.store.verification import verify as verify_folder
 
 
 @click.command(cls=Command)
-@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.argument("folder", required=False, type=GivenPath())
 @click.option("--update", is_flag=True, help="Record the files as they are now.")
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON, one per line.")
 @models_dir_options

@@ -83,7 +83,9 @@ def settings_for(
     if _is_path(model, path):
         return _with_file(settings, path)
     try:
-        entry = Catalogue(replace(settings, model="")).get(name)
+        catalogue = Catalogue(replace(settings, model=""))
+        catalogue.check_folder()
+        entry = catalogue.get(name)
     except ModelNotFound as ex:
         if os.path.lexists(path):
             return _with_file(settings, path)

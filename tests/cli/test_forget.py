@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from processes import program
 from support import request
 
 from offgrid.cli import main
@@ -26,6 +28,22 @@ def file(tmp_path: Path) -> Path:
 
 def run(file: Path, *arguments: str) -> Result:
     return CliRunner().invoke(main, ["forget", "--responses-file", str(file), *arguments])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_ctrl_c_at_the_question(file: Path) -> None:
+    from terminals import CTRL_C, Terminal
+
+    fill(ResponseStore(file, 100, 2**20))
+    screen = Terminal(program("offgrid"), "forget", "--responses-file", str(file))
+    try:
+        screen.find("Delete all")
+        screen.type(CTRL_C)
+        assert screen.wait() == 130
+        screen.find("^offgrid: stopped")  # on a line of its own
+    finally:
+        screen.end()
+    assert SECRET in file.read_bytes()
 
 
 def response(id: str) -> StoredResponse:

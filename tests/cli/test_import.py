@@ -34,6 +34,13 @@ def run(models: Path, *arguments: object) -> Result:
     return CliRunner().invoke(main, ["import", *words, "--models-dir", str(models)])
 
 
+@pytest.mark.parametrize("command", ["import", "export", "verify", "serve"])
+def test_an_empty_path_is_not_the_current_folder(command: str) -> None:
+    result = CliRunner().invoke(main, [command, ""])
+    assert result.exit_code == 2
+    assert "the path is empty" in result.output
+
+
 def test_lines_and_statuses(stick: Path, models: Path) -> None:
     result = run(models, stick)
     assert result.exit_code == 0

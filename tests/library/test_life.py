@@ -85,6 +85,8 @@ def test_unknown_names(folder: Path, name: str, error: type[Exception], message:
 
 
 def test_wrong_settings(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="none does not exist"):
+        LLM("beaver", models_dir=tmp_path / "none")
     with pytest.raises(ConfigError, match="is a folder"):
         LLM(folder)
     with pytest.raises(ConfigError, match="port is not a setting of LLM"):

@@ -24,6 +24,8 @@ _HTTP_CODES: dict[int, ErrorCode] = {
 }
 MAX_FIELD = 80
 """Characters of the path of a field in a message: a client may send any name."""
+_OTHER_APIS = {"/api/": "Ollama", "/messages/": "Anthropic"}
+"""A part of the paths of another API -> its name."""
 _METHODS = "DELETE, GET, HEAD, OPTIONS, POST"
 
 
@@ -117,12 +119,23 @@ def _on_http_error(
         status = 405
         resp.set_header("Allow", _METHODS)
     message = {
-        404: f"Unknown URL: {req.path}.",
+        404: f"Unknown URL: {req.path}. {_advice(req)}",
         405: f"{req.method} is not allowed for {req.path}.",
     }.get(status, ex.description or ex.title or "The request cannot be served.")
     if ex.headers is not None:
         resp.set_headers(ex.headers)
     _send(resp, status, http_error_body(status, message))
+
+
+def _advice(req: falcon.Request) -> str:
+    """Return what to do about an unknown path. Most are the fault of a client's base URL, or of
+    a client that speaks another API."""
+    path = f"{req.path}/"
+    if path.startswith("/v1/") and not path.startswith(("/v1/v1/", "/v1/api/", "/v1/messages/")):
+        return "GET /openapi.json lists all endpoints."
+    other = next((api for part, api in _OTHER_APIS.items() if part in path), "")
+    lacking = f"This server has no {other} API. " if other else ""
+    return f"{lacking}The base URL of the OpenAI API is {req.prefix}/v1."
 
 
 def _on_client_gone(

@@ -43,12 +43,13 @@ class Talk:
 
 
 def _help(talk: Talk, rest: str) -> None:
-    width = max(len(f"{name} {command.argument}") for name, command in COMMANDS.items())
+    size = max(len(f"{name} {command.argument}") for name, command in COMMANDS.items())
     for name, command in COMMANDS.items():
-        talk.screen.show(f"{f'{name} {command.argument}':<{width}}  {command.meaning}")
+        talk.screen.show(f"{f'{name} {command.argument}':<{size}}  {command.meaning}")
+    talk.screen.show("")
     talk.screen.show(
-        "\nEnter sends a message, Alt-Enter begins another line. Three quotes begin and end a\n"
-        "message of several lines. // begins a message with a slash. Ctrl-C stops an answer,\n"
+        "Enter sends a message, Alt-Enter begins another line. Three quotes begin and end a "
+        "message of several lines. // begins a message with a slash. Ctrl-C stops an answer, "
         "Ctrl-D ends."
     )
 

@@ -53,8 +53,8 @@ class Screen:
             self.note(text)
 
     def show(self, text: str) -> None:
-        """Print lines that were asked for."""
-        self._out.print(shown_text(text))
+        """Print lines that were asked for; in a terminal they are broken between words."""
+        self._out.print(shown_text(text), soft_wrap=not self._to_person)
 
     def answer(self, chunks: Iterable[Json], collector: ChatCollector) -> None:
         """Print an answer while it comes; a terminal also shows its reasoning, dimmed.

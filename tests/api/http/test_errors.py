@@ -179,6 +179,22 @@ def test_the_context_is_checked_before_anything_is_computed(base_url: str) -> No
     assert (error["code"], error["param"]) == ("context_length_exceeded", "prompt")
 
 
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("/api/chat", "no Ollama API. The base URL of the OpenAI API is {}/v1."),
+        ("/v1/api/tags", "no Ollama API. The base URL"),
+        ("/v1/messages", "no Anthropic API. The base URL"),
+        ("/chat/completions", "completions. The base URL of the OpenAI API is {}/v1."),
+        ("/v1/v1/models", "models. The base URL of the OpenAI API is {}/v1."),
+        ("/v1/chat", "chat. GET /openapi.json lists all endpoints."),
+    ],
+)
+def test_an_unknown_path_leads_to_the_right_one(base_url: str, path: str, advice: str) -> None:
+    message = request(base_url, "GET", path).json["error"]["message"]
+    assert advice.format(base_url) in message
+
+
 def test_unknown_paths_and_methods(base_url: str) -> None:
     for path in ("/nothing", "/v1", "/v1/chat", "/v1/%2e%2e/x"):
         response = request(base_url, "GET", path)
