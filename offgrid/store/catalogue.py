@@ -325,6 +325,7 @@ class Catalogue:
             entry = by_id.get(name)
             if entry is not None and entry.own is own:
                 continue
+            _check_adapters(own)
             key = own.source if own.base is None else own.key("base")
             if entry is not None:
                 raise ConfigError(f"{key}: a file has the id {name} already; choose another name")
@@ -392,6 +393,20 @@ class Catalogue:
         there = f"the ids are {listed(ids)}" if ids else "there are no models"
         places = ", ".join(map(str, self.places))
         raise ConfigError(f"{setting}: {looked} {wanted[:_MAX_NAME]!r}; {there} in {places}")
+
+
+def _check_adapters(own: ModelSettings) -> None:
+    """Refuse an adapter that does not exist; the message has the whole path that was looked for."""
+    for lora in own.lora:
+        try:
+            lora.path.stat()
+        except OSError as ex:
+            raise ConfigError(f"{own.key('lora')}: {lora.path} {_ending(ex)}") from None
+
+
+def _ending(ex: OSError) -> str:
+    reason = reason_of(ex)
+    return reason if isinstance(ex, FileNotFoundError) else f"cannot be read: {reason}"
 
 
 def nearest(wanted: str, ids: Iterable[str]) -> list[str]:
