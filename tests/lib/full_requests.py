@@ -97,7 +97,7 @@ REPETITION: list[Json] = [{"repetition_penalty": 1.1}, {"repeat_penalty": 1.1, "
 NOTHING: Json = {
     "add_bos_token": True, "add_special_tokens": True, "allowed_token_ids": [],
     "auto_max_new_tokens": False, "bad_words": [], "banned_strings": [], "banned_tokens": [],
-    "beam_width": 1, "best_of": 1, "cache_salt": "", "cfg_scale": 1.0, "character": "",
+    "beam_width": 1, "best_of": 1, "cache_salt": "", "cfg_scale": 1.0, "character": "", "n": 1,
     "chat_template": "", "do_sample": True, "echo": False, "enable_search": False,
     "encoder_repetition_penalty": 1, "epsilon_cutoff": 0, "eta_cutoff": 0, "guidance_scale": 1,
     "guided_whitespace_pattern": "", "image_data": [], "include_stop_str_in_output": False,
@@ -200,7 +200,7 @@ _LOOK: list[Json] = [
 _CHAT: Json = {
     **GENERATION,
     **SAME,
-    **FOREIGN,
+    **{name: value for name, value in FOREIGN.items() if name != "n"},
     **SWITCHES,
     "max_completion_tokens": 24,
     "logprobs": True,
@@ -234,7 +234,7 @@ _CHAT_ALTERNATIVES = (
 _TEXT: Json = {
     **GENERATION,
     **SAME,
-    **{name: value for name, value in FOREIGN.items() if name not in ("best_of", "echo")},
+    **{name: value for name, value in FOREIGN.items() if name not in ("best_of", "echo", "n")},
     **SWITCHES,
     "max_completion_tokens": 24,
 }

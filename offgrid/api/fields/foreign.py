@@ -231,6 +231,7 @@ ONLY_IF_OFF: dict[str, Off] = {
 IF_UNKNOWN = {
     "best_of": _number(1, reason="only /v1/completions chooses among answers"),
     "echo": _switch(False, "only /v1/completions repeats its prompt"),
+    "n": _number(1, reason="only chat and completions give several answers"),
 }
 """The same for fields that exist in another endpoint."""
 
