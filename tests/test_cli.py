@@ -547,6 +547,14 @@ def test_info(models: Path, starter_path: Path) -> None:
     # A path that is in no models directory.
     status, output = info("--json", str(starter_path))
     assert (status, json.loads(output)["id"]) == (0, STARTER)
+    config = models / "offgrid.toml"
+    config.write_text(
+        '[models.cook]\nbase = "Own-Model"\nctx_size = "1k"\nsampling = { top_k = 5 }\n'
+    )
+    status, output = info("cook", "--config", str(config))
+    rows = dict(line.split(maxsplit=1) for line in output.splitlines())
+    assert (rows["base"], rows["ctx_size"], rows["sampling"]) == ("Own-Model", "1024", "top_k = 5")
+    assert "of 1,024 tokens" in rows["memory"]
     status, output = info("cut")
     assert status == 1
     assert "offgrid: cut cannot be used: the file is cut off" in output
