@@ -519,6 +519,7 @@ def test_list(models: Path, starter_path: Path) -> None:
         "parts": [], "problem": None, "kind": "chat", "architecture": "llama",
         "parameters": 2_755_008, "quantization": "Q8_0", "context_length": 2048,
         "projector": None, "tools": True, "reasoning": False, "sha256": None,
+        "settings": {},
     }  # fmt: skip
     assert as_json["models"][2]["projector"] == str(models / "mmproj-b-seeing.gguf")
     assert [file["path"] for file in as_json["unusable"]] == [
