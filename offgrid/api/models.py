@@ -362,14 +362,11 @@ class ModelsResource:
         aliases = self._catalogue.aliases()
         data = []
         for entry in entries:
-            description = self._catalogue.describe(entry)
-            if description.problem is None:
-                state = self._pool.status(entry)
+            problem = self._catalogue.fault(entry)
+            if problem is None:
+                description, state = self._catalogue.describe(entry), self._pool.status(entry)
                 data.append(_describe(entry, description, aliases, state))
             else:
-                problem = description.problem
-                if entry.own.base is not None:  # the file may be sound
-                    problem = f"as {entry.id}: {problem}"
                 skipped.append(Skipped(entry.path, problem, entry.id))
         unusable = [
             {"file": _name(file.path, self._catalogue.places), "reason": file.reason}

@@ -214,6 +214,13 @@ class Catalogue:
             self._descriptions[entry.id] = (entry, description)
         return description
 
+    def fault(self, entry: ModelEntry) -> str | None:
+        """Return why a model cannot be used, for lists of files; None if it can be."""
+        problem = self.describe(entry).problem
+        if problem is None or entry.own.base is None:
+            return problem
+        return f"as {entry.id}: {problem}"  # the file itself may be sound
+
     def aliases(self) -> dict[str, list[str]]:
         """Return the aliases of each id, those of the settings."""
         by_id = {entry.id: entry for entry in self.entries()}

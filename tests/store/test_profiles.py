@@ -65,6 +65,8 @@ def test_an_adapter_for_another_architecture_is_a_problem_of_the_model(folder: P
     )
     make_lora(folder, "qwen", kind="model")
     assert made.describe(made.get("p")).problem == "its adapter qwen.gguf is not a LoRA adapter"
+    assert made.fault(made.get("p")) == "as p: its adapter qwen.gguf is not a LoRA adapter"
+    assert made.fault(made.get("base")) is None
     (folder / "qwen.gguf").write_bytes(b"GGUF")
     assert "its adapter qwen.gguf: " in (made.describe(made.get("p")).problem or "")
 
