@@ -127,7 +127,7 @@ def log_skipped(catalogue: Catalogue) -> None:
     for file in skipped:
         log.warning("not served: %s: %s", file.path, file.reason)
     for entry in entries:
-        problem = catalogue.describe(entry).problem
+        problem = catalogue.fault(entry)
         if problem is not None:
             log.warning("cannot be used: %s: %s", entry.path, problem)
     default = catalogue.default

@@ -519,6 +519,7 @@ def test_list(models: Path, starter_path: Path) -> None:
         "parts": [], "problem": None, "kind": "chat", "architecture": "llama",
         "parameters": 2_755_008, "quantization": "Q8_0", "context_length": 2048,
         "projector": None, "tools": True, "reasoning": False, "sha256": None,
+        "settings": {},
     }  # fmt: skip
     assert as_json["models"][2]["projector"] == str(models / "mmproj-b-seeing.gguf")
     assert [file["path"] for file in as_json["unusable"]] == [
@@ -547,6 +548,14 @@ def test_info(models: Path, starter_path: Path) -> None:
     # A path that is in no models directory.
     status, output = info("--json", str(starter_path))
     assert (status, json.loads(output)["id"]) == (0, STARTER)
+    config = models / "offgrid.toml"
+    config.write_text(
+        '[models.cook]\nbase = "Own-Model"\nctx_size = "1k"\nsampling = { top_k = 5 }\n'
+    )
+    status, output = info("cook", "--config", str(config))
+    rows = dict(line.split(maxsplit=1) for line in output.splitlines())
+    assert (rows["base"], rows["ctx_size"], rows["sampling"]) == ("Own-Model", "1024", "top_k = 5")
+    assert "of 1,024 tokens" in rows["memory"]
     status, output = info("cut")
     assert status == 1
     assert "offgrid: cut cannot be used: the file is cut off" in output

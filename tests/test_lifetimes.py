@@ -18,6 +18,7 @@ from offgrid.config import FOREVER, shown_lifetime, to_lifetime
         ("5m", 300), ("1h30m", 5400), (" 90S ", 90), ("2d", 172_800), ("500ms", 0.5),
         ("1.5h", 5400), ("0", 0), ("0s", 0), (0, 0), (300, 300), ("300", 300), (0.25, 0.25),
         (-1, FOREVER), ("-1", FOREVER), ("-5m", FOREVER), ("forever", FOREVER),
+        (1e9, 1e9), ("99999999999999999999", FOREVER), ("999999999d", FOREVER),
     ],
 )  # fmt: skip
 def test_times(written: object, seconds: float) -> None:

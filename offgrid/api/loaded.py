@@ -20,8 +20,11 @@ class Loaded(Answer):
     id: str
     object: Literal["model.loaded"]
     status: Annotated[
-        Literal["loading", "ready"],
-        Meta(description="A worker that has died is replaced by one that is loading."),
+        Literal["loading", "ready", "unloading"],
+        Meta(
+            description="A worker that has died is replaced by one that is loading. A model that "
+            "is unloading takes no requests; those that run are answered first."
+        ),
     ]
     memory: Annotated[
         Count | None,
@@ -35,7 +38,7 @@ class Loaded(Answer):
     until: Annotated[
         int | None,
         Meta(description="When it is unloaded if no request comes, in seconds since 1970; null if "
-             "it stays until another model needs its place."),
+             "it stays until another model needs its place, or is unloading."),
     ]  # fmt: skip
 
 
@@ -54,26 +57,24 @@ class LoadedResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """List the loaded models. Asking is no use of a model."""
-        data = [
-            _describe(client, self._pool.time_left(client.name)) for client in self._pool.loaded()
-        ]
+        data = [self._describe(client) for client in self._pool.loaded()]
         resp.media = {"object": "list", "data": data}
 
+    def _describe(self, client: EngineClient) -> Json:
+        ready, left = client.ready, self._pool.time_left(client.name)
+        status = "ready" if ready else "loading"
+        return {
+            "id": client.name,
+            "object": "model.loaded",
+            "status": "unloading" if self._pool.leaves(client.name) else status,
+            "memory": _memory(client.pid),
+            "slots": client.load.parallel,
+            "ctx_size": client.info.n_ctx if ready else None,
+            "sequences": client.in_flight,
+            "until": None if left is None else int(time.time() + left),
+        }
+
     on_head = on_get
-
-
-def _describe(client: EngineClient, left: float | None) -> Json:
-    ready = client.ready
-    return {
-        "id": client.name,
-        "object": "model.loaded",
-        "status": "ready" if ready else "loading",
-        "memory": _memory(client.pid),
-        "slots": client.load.parallel,
-        "ctx_size": client.info.n_ctx if ready else None,
-        "sequences": client.in_flight,
-        "until": None if left is None else int(time.time() + left),
-    }
 
 
 def _memory(pid: int | None) -> int | None:

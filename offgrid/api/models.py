@@ -362,14 +362,11 @@ class ModelsResource:
         aliases = self._catalogue.aliases()
         data = []
         for entry in entries:
-            description = self._catalogue.describe(entry)
-            if description.problem is None:
-                state = self._pool.status(entry)
+            problem = self._catalogue.fault(entry)
+            if problem is None:
+                description, state = self._catalogue.describe(entry), self._pool.status(entry)
                 data.append(_describe(entry, description, aliases, state))
             else:
-                problem = description.problem
-                if entry.own.base is not None:  # the file may be sound
-                    problem = f"as {entry.id}: {problem}"
                 skipped.append(Skipped(entry.path, problem, entry.id))
         unusable = [
             {"file": _name(file.path, self._catalogue.places), "reason": file.reason}
@@ -407,7 +404,7 @@ class ModelResource:
         name, _, action = model.rpartition("/")
         if action not in ("load", "unload") or not name:
             raise falcon.HTTPMethodNotAllowed(["GET", "HEAD", "OPTIONS"])
-        entry = self._catalogue.get(name)
+        entry = self._pool.find(name)
         done = self._load(req, entry) if action == "load" else self._unload(req, entry)
         resp.status = 200 if done else 202
         resp.media = self._describer.details(entry)

@@ -338,6 +338,8 @@ class PythonBody(Body):
         self._names = names
         self._length = 0
         self._quote = ""
+        self._spaces: str | None = None
+        """White space after a quote that may end the string; None outside of it."""
         self._escaped = False
         self._stack: list[str] = []
         self._piece: list[str] = []  # of the name, a key or a value
@@ -355,14 +357,12 @@ class PythonBody(Body):
 
     def _take(self, char: str) -> None:
         if self._quote:
-            if char in "\n\r" and not self._escaped:
-                char = char.translate(_RAW)  # an error in Python that models write
-            self._piece.append(char)
-            if self._escaped or char == "\\":
-                self._escaped = not self._escaped
-            elif char == self._quote:
-                self._quote = ""
-            return
+            if self._spaces is not None and char.isspace():
+                self._spaces += char
+                return
+            if not self._ends_string(char):
+                self._in_string(char)
+                return
         if not self._stack:
             self._in_name(char)
         elif len(self._stack) == 1 and char in ",=)":
@@ -376,6 +376,31 @@ class PythonBody(Body):
                 self.failed = len(self._stack) > _MAX_DEPTH
             elif char in ")]}":
                 self.failed = self._stack.pop() != char
+
+    def _in_string(self, char: str) -> None:
+        if char == self._quote and not self._escaped:
+            self._spaces = ""
+            return
+        if char in "\n\r" and not self._escaped:
+            char = char.translate(_RAW)  # an error in Python that models write
+        self._piece.append(char)
+        self._escaped = char == "\\" and not self._escaped
+
+    def _ends_string(self, char: str) -> bool:
+        """Whether a quote before ``char``, and before white space, has ended the string.
+
+        A quote that nothing follows which may follow a string is part of the text: some templates,
+        and so their models, write texts without escapes.
+        """
+        if self._spaces is None:
+            return False
+        spaces, self._spaces = self._spaces, None
+        if char in ",)]}:":
+            self._piece += [self._quote, spaces]
+            self._quote = ""
+            return True
+        self._piece.append(f"\\{self._quote}{spaces.translate(_RAW)}")
+        return False
 
     def _in_name(self, char: str) -> None:
         if char == "(":

@@ -282,10 +282,11 @@ def _one_by_one(messages: list[Message]) -> list[Message]:
         single = [{**message, "tool_calls": [call]} for call in calls]
         for other in single[1:]:
             other["content"] = ""
-        # Calls without ids are told apart by their index.
-        waiting = {
-            call["id"] or n: m for n, (call, m) in enumerate(zip(calls, single, strict=True))
-        }
+            other.pop("reasoning_content", None)
+        waiting = {}
+        for n, (call, one) in enumerate(zip(calls, single, strict=True)):
+            # Calls without an id, or with that of another, are told apart by their index.
+            waiting[n if not call["id"] or call["id"] in waiting else call["id"]] = one
         if not calls:
             split.append(message)
     return [*split, *waiting.values()]

@@ -38,7 +38,7 @@ def config() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the settings as JSON.")
 @config_options
 def show(as_json: bool, **flags: Any) -> None:
-    """Show the value and the source of each setting.
+    """Show the value and the source of each setting, and the settings of single models.
 
     The source is default, an environment variable, or a file with the name of the key.
     """
@@ -54,12 +54,16 @@ def show(as_json: bool, **flags: Any) -> None:
             name: {"value": _plain(value), "source": sources[name]}
             for name, value in values.items()
         }
-        click.echo(json.dumps({"file": file, "settings": listed}, indent=2))
+        models = {own.name: own.texts() for own in resolved.settings.models}
+        click.echo(json.dumps({"file": file, "settings": listed, "models": models}, indent=2))
         return
     places = {
         name: source.replace(f"{resolved.file}: ", "file: ") for name, source in sources.items()
     }
     rows = [(name, shown(_text(value)), shown(places[name])) for name, value in values.items()]
+    for own in resolved.settings.models:
+        name = f'models."{own.name}"'
+        rows += [(shown(f"{name}.{key}"), shown(text), "file") for key, text in own.texts().items()]
     print_table([("SETTING", "VALUE", "SOURCE"), *rows])
     echo_wrapped("\nfile: ", str(resolved.file or "none"))
 

@@ -48,11 +48,11 @@ def models(as_json: bool, **flags: Any) -> None:
     usable = []
     unusable = [(file.path, file.reason) for file in skipped]
     for entry in entries:
-        description = catalogue.describe(entry)
-        if description.problem is None:
-            usable.append((entry, description))
+        problem = catalogue.fault(entry)
+        if problem is None:
+            usable.append((entry, catalogue.describe(entry)))
         else:
-            unusable.append((entry.path, description.problem))
+            unusable.append((entry.path, problem))
     if as_json:
         hashes = Hashes.beside(settings.responses_file)
         listed = {
@@ -108,7 +108,7 @@ def info(model: str, as_json: bool, **flags: Any) -> None:
         properties = {**_as_json(entry, description, hashes), "memory": memory_of(fit)}
         click.echo(json.dumps(properties, indent=2))
     else:
-        for name, value in [*_properties(entry, description), *_memory(fit)]:
+        for name, value in [*_properties(entry, description), *_settings(entry), *_memory(fit)]:
             echo_wrapped(f"{name:<13} ", value)
     if description.problem is not None:
         fail(f"{entry.id} cannot be used: {description.problem}", 1)
@@ -174,6 +174,11 @@ def _properties(entry: ModelEntry, description: Description) -> list[tuple[str, 
     return rows
 
 
+def _settings(entry: ModelEntry) -> list[tuple[str, str]]:
+    """Return what the configuration file says about this model."""
+    return [(name, shown(text)) for name, text in entry.own.texts().items()]
+
+
 def _memory(fit: Fit) -> list[tuple[str, str]]:
     estimate = fit.estimate
     if estimate is None:
@@ -202,6 +207,7 @@ def _as_json(entry: ModelEntry, description: Description, hashes: Hashes) -> dic
         "projector": _text(entry.projector) if entry.projector is not None else None,
         "tools": description.tools,
         "reasoning": description.reasoning,
+        "settings": entry.own.texts(),
     }
 
 

@@ -18,6 +18,7 @@ from offgrid.terminal import shown
 _HEAD = ("MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "SEQUENCES", "UNTIL")
 _NUMBERS = (2, 3, 4, 5)
 """Columns of the table with numbers."""
+_DAY = 86400
 
 
 @click.command(cls=Command)
@@ -63,7 +64,7 @@ def _loaded(address: str) -> list[Json]:
 
 
 def _row(model: Json) -> tuple[str, ...]:
-    context, until = model.get("ctx_size"), model.get("until")
+    context = model.get("ctx_size")
     return (
         shown(model["id"]),
         str(model["status"]),
@@ -71,8 +72,15 @@ def _row(model: Json) -> tuple[str, ...]:
         str(model["slots"]),
         "" if context is None else f"{context:,}",
         str(model["sequences"]),
-        "no limit" if until is None else _clock(until),
+        _until(model),
     )
+
+
+def _until(model: Json) -> str:
+    until = model.get("until")
+    if model["status"] == "unloading":
+        return "answered"
+    return "no limit" if until is None else _clock(until)
 
 
 def _size(size: int | None) -> str:
@@ -82,6 +90,8 @@ def _size(size: int | None) -> str:
 
 
 def _clock(until: float) -> str:
-    """Return a time of day, and how far it is."""
-    minutes = max(0, round((until - time.time()) / 60))
-    return f"{time.strftime('%H:%M', time.localtime(until))} (in {minutes} min)"
+    """Return a time of day and how far it is; the date if that is more than a day."""
+    left = max(0.0, until - time.time())
+    if left > _DAY:
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(until))
+    return f"{time.strftime('%H:%M', time.localtime(until))} (in {round(left / 60)} min)"

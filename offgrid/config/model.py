@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from offgrid.config.values import shown_lifetime
+
 
 @dataclass(frozen=True, slots=True)
 class LoraFile:
@@ -57,9 +59,30 @@ class ModelSettings:
     lora: tuple[LoraFile, ...] = ()
     sampling: tuple[tuple[str, Any], ...] = ()
 
+    def texts(self) -> dict[str, str]:
+        """Return the values of the table that are not the defaults, as texts for people."""
+        given = {name: getattr(self, name) for name in KEYS}
+        return {
+            name: _text(name, value)
+            for name, value in given.items()
+            if value != getattr(NO_SETTINGS, name)
+        }
+
     def key(self, name: str) -> str:
         """Return where one of the values is, for messages."""
         return f"{self.source}.{name}"
+
+
+def _text(name: str, value: Any) -> str:
+    if name == "keep_alive":
+        return shown_lifetime(value)
+    if name == "lora":
+        return ", ".join(f"{lora.path} (scale {lora.scale:g})" for lora in value)
+    if name == "sampling":
+        return ", ".join(f"{parameter} = {_text('', one)}" for parameter, one in value)
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 NO_SETTINGS = ModelSettings()

@@ -14,6 +14,8 @@ from typing import Any
 
 FOREVER = math.inf
 """A time without an end, in seconds."""
+_AGES = 1e9
+"""Seconds. A longer lifetime (30 years) has no end either: no calendar has a date for some."""
 _TRUE = frozenset({"1", "t", "true", "y", "yes", "on"})
 _FALSE = frozenset({"0", "f", "false", "n", "no", "off"})
 _COUNT = re.compile(r"([+-]?[\d_.]+)\s*([kmg]?)", re.IGNORECASE | re.ASCII)
@@ -77,7 +79,7 @@ def to_lifetime(value: Any) -> float:
         return FOREVER
     negative = isinstance(text, str) and text.startswith("-")
     seconds = to_seconds(text[1:] if negative else text)
-    return FOREVER if negative or seconds < 0 else seconds
+    return FOREVER if negative or seconds < 0 or seconds > _AGES else seconds
 
 
 def shown_lifetime(seconds: float) -> str:

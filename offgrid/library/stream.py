@@ -167,7 +167,7 @@ class Running(Iterator[Json]):
         self._gone = gone
 
     def __next__(self) -> Json:
-        if self._gone.is_set():  # pieces that came before the end are not wanted any more
+        if self._gone.is_set():  # Deltas that came before may still wait to be read.
             raise StopIteration
         with told_if_closed():
             try:

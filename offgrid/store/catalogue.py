@@ -214,6 +214,13 @@ class Catalogue:
             self._descriptions[entry.id] = (entry, description)
         return description
 
+    def fault(self, entry: ModelEntry) -> str | None:
+        """Return why a model cannot be used, for lists of files; None if it can be."""
+        problem = self.describe(entry).problem
+        if problem is None or entry.own.base is None:
+            return problem
+        return f"as {entry.id}: {problem}"  # the file itself may be sound
+
     def aliases(self) -> dict[str, list[str]]:
         """Return the aliases of each id, those of the settings."""
         by_id = {entry.id: entry for entry in self.entries()}
@@ -325,6 +332,7 @@ class Catalogue:
             entry = by_id.get(name)
             if entry is not None and entry.own is own:
                 continue
+            _check_adapters(own)
             key = own.source if own.base is None else own.key("base")
             if entry is not None:
                 raise ConfigError(f"{key}: a file has the id {name} already; choose another name")
@@ -392,6 +400,20 @@ class Catalogue:
         there = f"the ids are {listed(ids)}" if ids else "there are no models"
         places = ", ".join(map(str, self.places))
         raise ConfigError(f"{setting}: {looked} {wanted[:_MAX_NAME]!r}; {there} in {places}")
+
+
+def _check_adapters(own: ModelSettings) -> None:
+    """Refuse an adapter that does not exist; the message has the whole path that was looked for."""
+    for lora in own.lora:
+        try:
+            lora.path.stat()
+        except OSError as ex:
+            raise ConfigError(f"{own.key('lora')}: {lora.path} {_ending(ex)}") from None
+
+
+def _ending(ex: OSError) -> str:
+    reason = reason_of(ex)
+    return reason if isinstance(ex, FileNotFoundError) else f"cannot be read: {reason}"
 
 
 def nearest(wanted: str, ids: Iterable[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """The settings of single models, checked as far as the models on disk do not matter.
 
-A profile is a ``[models."id"]`` table (:mod:`offgrid.model_settings`) together with the chat
+A profile is a ``[models."id"]`` table (:mod:`offgrid.config.model`) together with the chat
 template that it names. The catalogue attaches it to the model with that id. A profile with a
 ``base`` makes a new model of the file of another one, for example with a LoRA adapter.
 """
@@ -61,6 +61,11 @@ class Profiles:
             self._check_base(own)
 
     def _check_base(self, own: ModelSettings) -> None:
+        if own.base == own.name:
+            raise ConfigError(
+                f"{own.key('base')}: {own.name} cannot be its own base; leave base out to give a "
+                "file settings, or choose another name for a new model"
+            )
         base = self.by_id.get(own.base) if own.base is not None else None
         if base is not None and base.base is not None:
             raise ConfigError(

@@ -132,6 +132,7 @@ def test_unloading_lets_a_running_answer_finish(server: Server) -> None:
         ("deep/nobody", "unload", None, 404, "model"),
         ("chat", "load", {"wait": 5}, 400, "wait"),
         ("chat", "load", {"keep_alive": "soon"}, 400, "keep_alive"),
+        ("chat", "load", {"keep_alive": ""}, 400, "keep_alive"),
         ("chat", "load", {"keep_alive": True}, 400, "keep_alive"),
         ("chat", "unload", {"keep_alive": 5}, 400, "keep_alive"),
         ("chat", "load", {"wiat": False}, 400, "wiat"),
@@ -143,6 +144,8 @@ def test_refusals(
 ) -> None:
     answer = act(server, name, action, body)
     assert (answer.status, answer.json["error"]["param"]) == (status, param), answer.body
+    if body and isinstance(body.get("keep_alive"), str):
+        assert "such as 5m" in answer.json["error"]["message"]
     if status == 405:
         assert "GET" in answer.headers["allow"]
 

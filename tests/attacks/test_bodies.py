@@ -162,7 +162,7 @@ def test_large_bodies_at_once_take_little_memory_and_give_it_back(serve: Serve) 
 @pytest.mark.parametrize(
     ("template", "words"),
     [
-        ("{{ '\U0001f600' * 1000000 }}" * 16, "writes more than 16777216 bytes"),
+        ("{{ '\U0001f600' * 1000000 }}" * 16, "handles more than"),
         # Refused like the message that is too long in the first test of this file.
         pytest.param("{{ 'x' * 1000000 }}", "The prompt has 1000000 bytes", marks=pytest.mark.slow),
     ],

@@ -47,6 +47,10 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/responses/input_tokens": {"input": "Once"},
     "/v1/responses/compact": {"input": "Once"},
     "/v1/responses/{id}/cancel": {},
+    "/v1/import": {"paths": ["/"]},
+    "/v1/import/{id}/cancel": {},
+    "/v1/models/{model}/load": {},
+    "/v1/models/{model}/unload": {},
     "/v1/conversations": {"metadata": {"trip": "1"}},
     "/v1/conversations/{id}": {"metadata": {"trip": "2"}},
     "/v1/conversations/{id}/items": {"items": [{"role": "user", "content": "Once"}]},
@@ -55,7 +59,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 def body_of(path: str) -> dict[str, Any]:
     """The body for an endpoint; only those that name no stored object name a model."""
-    stored = "{id}" in path or path == "/v1/conversations"
+    stored = "{id}" in path or path in ("/v1/conversations", "/v1/import") or "{model}" in path
     return BODIES[path] if stored else {"model": STARTER, **BODIES[path]}
 
 
@@ -67,8 +71,9 @@ CALLS = [
     )
     for operation in OPERATIONS
 ]  # a new endpoint without a body here is a KeyError
-HARMLESS = {200, 400, 404, 503}
-"""The starter cannot rerank, no response is stored, and a queue may be full."""
+HARMLESS = {200, 400, 403, 404, 409, 503}
+"""The starter cannot rerank, no response is stored, a queue may be full, the folder of an import is
+below no root, and one import runs at a time."""
 
 Call = tuple[str, str, dict[str, Any] | None]
 

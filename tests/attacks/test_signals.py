@@ -36,7 +36,7 @@ def what_is_there(terminal: int) -> str:
 
 def open_stream(url: str) -> Stream:
     """A long stream that has begun."""
-    stream = Stream(url, TEXT, endless(max_tokens=60))
+    stream = Stream(url, TEXT, endless(max_tokens=1500))
     assert stream.read_some()
     return stream
 

@@ -539,6 +539,12 @@ SAMPLES: dict[str, list[Sample]] = {
                [("get_weather", {"metric": False, "place": {"a": True}})]),
         Sample('<|tool_call_start|>[write(text="a\nb \\d",)]<|tool_call_end|>',
                [("write", {"text": "a\nb \\d"})]),
+        # Quotes without escapes, as the template of LFM2.5 writes them.
+        Sample("<|tool_call_start|>[get_weather(city='L'Aquila' , tags=['it''s', 'o' k'], note='')]"
+               "<|tool_call_end|>", [("get_weather", {
+                   "city": "L'Aquila", "tags": ["it''s", "o' k"], "note": ""})]),
+        Sample('<|tool_call_start|>[get_weather(city="say "hi"\nnow"\n)]<|tool_call_end|>',
+               [("get_weather", {"city": 'say "hi"\nnow'})]),
         Sample("<|tool_call_start|>now()<|tool_call_end|>", [NOW]),
         Sample("<|tool_call_start|>[now(1)]<|tool_call_end|>", [],
                "<|tool_call_start|>[now(1)]<|tool_call_end|>"),

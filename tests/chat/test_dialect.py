@@ -160,6 +160,17 @@ def test_llama_requires_one_call_per_message() -> None:
     assert text(dialect(LLAMA_31).prompt(without_ids).parts).count("<|eot_id|>") == 3
 
 
+def test_calls_with_the_same_id_and_reasoning_are_written_once() -> None:
+    source = LLAMA_31.replace(
+        "{% if m.tool_calls %}", "{{ m.reasoning_content }}{% if m.tool_calls %}"
+    )
+    made = calls(call("one", {}, "a"), call("two", {}, "a"))
+    history = [user("Hi"), {**made, "reasoning_content": "Hm."}, result("1", "a"), result("2", "a")]
+    written = text(dialect(source).prompt(history, [TOOL]).parts)
+    assert [written.count(word) for word in ('"one"', '"two"', "Hm.")] == [1, 1, 1]
+    assert written.index('"one"') < written.index("\n\n1") < written.index('"two"')
+
+
 def test_reasoning_opened_by_the_prompt_is_noticed() -> None:
     thinks = "{% set thinks = true %}" + QWEN
     assert dialect(thinks).prompt([user("Hi")]).thinking

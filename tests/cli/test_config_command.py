@@ -53,6 +53,22 @@ def test_config_show_has_values_and_sources(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
+def test_config_show_has_the_settings_of_single_models(tmp_path: Path) -> None:
+    file = tmp_path / "offgrid.toml"
+    table = 'base = "a"\nkeep_alive = "10m"\npin = true\naliases = ["c", "d"]\nlora = "l.gguf"\n'
+    file.write_text(f"[models.b]\n{table}sampling = {{ temperature = 0, p_less = true }}\n")
+    expected = {
+        "base": "a", "aliases": "c, d", "keep_alive": "10m", "pin": "true",
+        "lora": f"{tmp_path / 'l.gguf'} (scale 1)", "sampling": "temperature = 0, p_less = true",
+    }  # fmt: skip
+    listed = json.loads(run("config", "show", "--json", "--config", str(file)).output)
+    assert listed["models"] == {"b": expected}
+    table = run("config", "show", "--config", str(file)).output
+    for key, text in expected.items():
+        [line] = [line for line in table.splitlines() if line.startswith(f'models."b".{key} ')]
+        assert line.split(maxsplit=1)[1].rsplit(maxsplit=1) == [text, "file"]
+
+
 def test_config_path(tmp_path: Path) -> None:
     file = tmp_path / "offgrid" / "offgrid.toml"
     absent = run("config", "path", XDG_CONFIG_HOME=str(tmp_path))

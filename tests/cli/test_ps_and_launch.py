@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -38,7 +39,13 @@ def test_loaded_models(make_server: Serve, tmp_path: Path, starter_path: Path) -
     engine.hold(1, 1)  # as a request does
     answer = json.loads(call("ps", "--json", "--url", server.url).stdout)
     table = call("ps", "--url", server.url).stdout.splitlines()
+    server.pool._keep(server.pool.roster.get("one"), 10.0**9)
+    later = call("ps", "--url", server.url).stdout.splitlines()[1]
+    server.pool.unload("one", wait=False)
+    last = call("ps", "--url", server.url).stdout.splitlines()[1]
     engine.release(1)
+    assert re.search(r"  20\d\d-\d\d-\d\d \d\d:\d\d$", later)
+    assert (last.split()[1], last.split()[-1]) == ("unloading", "answered")
     assert answer["url"] == server.url
     (model,) = answer["models"]
     memory = model.pop("memory")

@@ -95,24 +95,27 @@ GENERATION: Json = {
 REPETITION: list[Json] = [{"repetition_penalty": 1.1}, {"repeat_penalty": 1.1, "rep_pen": 1.1}]
 
 NOTHING: Json = {
-    "add_bos_token": True, "add_special_tokens": True, "allowed_token_ids": [], "bad_words": [],
-    "banned_strings": [], "banned_tokens": [], "beam_width": 1, "best_of": 1, "cache_salt": "",
-    "cfg_scale": 1.0, "chat_template": "", "do_sample": True, "echo": False,
-    "encoder_repetition_penalty": 1, "epsilon_cutoff": 0, "eta_cutoff": 0,
-    "guidance_scale": 1, "guided_whitespace_pattern": "", "image_data": [],
-    "include_stop_str_in_output": False, "logits_processors": [], "lora": [],
-    "max_tokens_second": 0, "mm_processor_kwargs": {}, "n_discard": 0, "n_indent": 0, "n_probs": 0,
-    "no_repeat_ngram_size": 0, "num_beams": 1, "parse_tool_calls": True, "penalize_newline": True,
-    "penalize_nl": True, "penalty_alpha": 0, "plugins": [], "reasoning_format": "auto",
-    "reasoning_in_content": False, "rep_pen_slope": 1, "repetition_decay": 0, "response_fields": [],
-    "return_token_ids": False, "return_tokens_as_token_ids": False, "safe_prompt": False,
+    "add_bos_token": True, "add_special_tokens": True, "allowed_token_ids": [],
+    "auto_max_new_tokens": False, "bad_words": [], "banned_strings": [], "banned_tokens": [],
+    "beam_width": 1, "best_of": 1, "cache_salt": "", "cfg_scale": 1.0, "character": "", "n": 1,
+    "chat_template": "", "do_sample": True, "echo": False, "enable_search": False,
+    "encoder_repetition_penalty": 1, "epsilon_cutoff": 0, "eta_cutoff": 0, "guidance_scale": 1,
+    "guided_whitespace_pattern": "", "image_data": [], "include_stop_str_in_output": False,
+    "instruction_template": "", "kv_transfer_params": {}, "logits_processors": [], "lora": [],
+    "lora_path": "", "max_tokens_second": 0, "media_io_kwargs": {}, "mm_processor_kwargs": {},
+    "mode": "instruct", "n_discard": 0, "n_indent": 0, "n_probs": 0, "no_repeat_ngram_size": 0,
+    "no_stop_trim": False, "num_beams": 1, "parse_tool_calls": True, "penalize_newline": True,
+    "penalize_nl": True, "penalty_alpha": 0, "plugins": [], "preset": "",
+    "reasoning_format": "auto", "reasoning_in_content": False, "rep_pen_slope": 1,
+    "repetition_decay": 0, "response_fields": [], "return_token_ids": False,
+    "return_tokens_as_token_ids": False, "safe_prompt": False,
     "sampler_order": [6, 5, 0, 1, 3, 4, 2], "sampler_priority": [],
     "samplers": ["dry", "temperature", "top_k", "typ_p", "top_p", "min_p", "xtc"],
-    "skew": 0, "skip_special_tokens": True, "smoothing_factor": 0, "stop_token_ids": [],
-    "t_max_predict_ms": -1, "t_max_prompt_ms": 0, "temperature_last": False, "tfs": 1.0,
-    "tfs_z": 1, "thinking_budget": -1, "thinking_budget_tokens": -1, "thinking_forced_open": False,
-    "thinking_token_budget": -1, "top_a": 0.0, "truncate_prompt_tokens": -1,
-    "use_beam_search": False,
+    "separate_reasoning": True, "skew": 0, "skip_special_tokens": True, "smoothing_factor": 0,
+    "stop_regex": [], "stop_token_ids": [], "stream_reasoning": True, "t_max_predict_ms": -1,
+    "t_max_prompt_ms": 0, "temperature_last": False, "tfs": 1.0, "tfs_z": 1, "thinking_budget": -1,
+    "thinking_budget_tokens": -1, "thinking_forced_open": False, "thinking_token_budget": -1,
+    "top_a": 0.0, "truncate_prompt_tokens": -1, "use_beam_search": False, "vllm_xargs": {},
 }  # fmt: skip
 """Values of foreign fields that ask for nothing."""
 NOTES: Json = {**dict.fromkeys(INERT_FOREIGN, 1), "options": {"num_ctx": 512}}
@@ -131,7 +134,7 @@ SAME_SAMPLING: Json = {
     "dynamic_temperature": True, "dynatemp_low": 0.4, "dynatemp_high": 0.6,
 }  # fmt: skip
 SAME: Json = {
-    **SAME_SAMPLING, "n_predict": 24, "num_predict": 24, "max_new_tokens": 24,
+    **SAME_SAMPLING, "n_cmpl": 2, "n_predict": 24, "num_predict": 24, "max_new_tokens": 24,
     "max_output_tokens": 24,
 }  # fmt: skip
 """Fields that :data:`GENERATION` has under other names, with the same values."""
@@ -197,7 +200,7 @@ _LOOK: list[Json] = [
 _CHAT: Json = {
     **GENERATION,
     **SAME,
-    **FOREIGN,
+    **{name: value for name, value in FOREIGN.items() if name != "n"},
     **SWITCHES,
     "max_completion_tokens": 24,
     "logprobs": True,
@@ -231,7 +234,7 @@ _CHAT_ALTERNATIVES = (
 _TEXT: Json = {
     **GENERATION,
     **SAME,
-    **{name: value for name, value in FOREIGN.items() if name not in ("best_of", "echo")},
+    **{name: value for name, value in FOREIGN.items() if name not in ("best_of", "echo", "n")},
     **SWITCHES,
     "max_completion_tokens": 24,
 }

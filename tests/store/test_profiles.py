@@ -65,6 +65,8 @@ def test_an_adapter_for_another_architecture_is_a_problem_of_the_model(folder: P
     )
     make_lora(folder, "qwen", kind="model")
     assert made.describe(made.get("p")).problem == "its adapter qwen.gguf is not a LoRA adapter"
+    assert made.fault(made.get("p")) == "as p: its adapter qwen.gguf is not a LoRA adapter"
+    assert made.fault(made.get("base")) is None
     (folder / "qwen.gguf").write_bytes(b"GGUF")
     assert "its adapter qwen.gguf: " in (made.describe(made.get("p")).problem or "")
 
@@ -85,7 +87,8 @@ def test_an_adapter_that_vanishes_makes_its_model_unusable(folder: Path) -> None
         ("[models.zzz]\n", 'models."zzz": no model has the id zzz (the ids are base, lora, other)'),
         ('[models.a]\nbase = "bass"', 'models."a".base: no model has the id bass (the ids are'),
         ('[models.other]\nbase = "base"', 'models."other".base: a file has the id other already'),
-        ('[models.a]\nbase = "base"\nlora = "gone.gguf"', "adapter gone.gguf: does not exist"),
+        ('[models.a]\nbase = "base"\nlora = "gone.gguf"', "/gone.gguf does not exist"),
+        ('[models.a]\nbase = "a"', '"a".base: a cannot be its own base; leave base out'),
         ('[models.a]\nbase = "base"\n[models.b]\nbase = "a"', '"b".base: a has a base itself'),
         ("[models.base]\nsampling = { temprature = 1 }",
          'models."base".sampling.temprature is not a sampling parameter of a model; did you '

@@ -7,9 +7,9 @@ accepted (:data:`WITHOUT_EFFECT`), and the response names it (:mod:`offgrid.api.
 field that would change the answer is accepted only if its value asks for nothing or is a usual
 default of clients (:data:`ONLY_IF_OFF`), and otherwise refused with a reason.
 
-The names are those of llama-server, Ollama, LM Studio, vLLM, text-generation-webui, KoboldCpp,
-TabbyAPI, Mistral, DeepSeek, Anthropic and OpenRouter, as their clients send them. ``docs/API.md``
-lists them; a test compares it with the tables.
+The names are those of llama-server, Ollama, LM Studio, vLLM, SGLang, text-generation-webui,
+KoboldCpp, TabbyAPI, Mistral, DeepSeek, Anthropic and OpenRouter, as their clients send them.
+``docs/API.md`` lists them; a test compares it with the tables.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ SAME = {
     "ban_eos_token": "ignore_eos",
     "grammar_string": "grammar",
     "min_length": "min_tokens",
+    "n_cmpl": "n",
     "mirostat_mode": "mirostat",
     "nsigma": "top_n_sigma",
     "random_seed": "seed",
@@ -58,7 +59,8 @@ WITHOUT_EFFECT: dict[str, frozenset[str]] = {
     "the settings of the server decide": frozenset({
         "draft_model", "f16_kv", "low_vram", "main_gpu", "n_ctx", "num_batch",
         "num_ctx", "num_gpu", "num_thread", "numa", "speculative.n_max", "speculative.n_min",
-        "speculative.p_min", "speculative_ngram", "truncation_length", "use_mlock",
+        "prompt_lookup_num_tokens", "speculative.p_min", "speculative_ngram", "static_cache",
+        "truncation_length", "use_mlock",
         "use_mmap", "vocab_only",
     }),
     "the server chooses the slot and manages its cache": frozenset({
@@ -146,14 +148,17 @@ ONLY_IF_OFF: dict[str, Off] = {
     "add_bos_token": _switch(True, _BEGINNING),
     "add_special_tokens": _switch(True, _BEGINNING),
     "allowed_token_ids": _empty("use a grammar, choice or regex"),
+    "auto_max_new_tokens": _switch(False, "leave out max_tokens, or send -1"),
     "bad_words": _empty(_BANS),
     "banned_strings": _empty(_BANS),
     "banned_tokens": _empty(_BANS),
     "beam_width": _number(1, reason=_NO_BEAMS),
     "cache_salt": _empty("use cache_prompt: false"),
     "cfg_scale": _number(1, reason="there is no guidance by a second prompt"),
+    "character": _empty("write a system message"),
     "chat_template": _empty("the template of the model's file is used"),
     "do_sample": _switch(True, "use temperature 0 for the most likely tokens"),
+    "enable_search": _switch(False, "the server searches nothing"),
     "encoder_repetition_penalty": _number(1, reason="use repetition_penalty"),
     "epsilon_cutoff": _number(0, reason="use min_p"),
     "eta_cutoff": _number(0, reason="use min_p"),
@@ -161,22 +166,31 @@ ONLY_IF_OFF: dict[str, Off] = {
     "guided_whitespace_pattern": _empty("the white space of JSON is fixed"),
     "image_data": _empty("send images in the messages of a chat request"),
     "include_stop_str_in_output": _switch(False, "an answer ends before its stop string"),
+    "instruction_template": _empty("the template of the model's file is used"),
+    "kv_transfer_params": _empty("the cache stays on this server"),
     "logits_processors": _empty("clients cannot run code here"),
     "lora": _empty("adapters cannot be chosen by a request"),
+    "lora_path": _empty("adapters cannot be chosen by a request"),
     "max_tokens_second": _number(0, reason="the speed of an answer cannot be limited"),
+    "media_io_kwargs": _empty("the projector's file decides"),
     "mm_processor_kwargs": _empty("the projector's file decides"),
+    "mode": Off(
+        "instruct", lambda value: value == "instruct", "every chat uses the model's template"
+    ),
     "n_discard": _number(0, reason="the context is never shifted"),
     "n_indent": _number(0, reason="use a grammar"),
     "n_probs": _number(0, reason="use logprobs"),
     "no_repeat_ngram_size": _number(0, reason="use dry_multiplier"),
+    "no_stop_trim": _switch(False, "an answer ends before its stop string"),
     "num_beams": _number(1, reason=_NO_BEAMS),
     "parse_tool_calls": _switch(True, "calls are always parsed"),
     "penalize_newline": _PENALIZED,
     "penalize_nl": _PENALIZED,
     "penalty_alpha": _number(0, reason="there is no contrastive search"),
     "plugins": _empty("the server has no plugins"),
+    "preset": _empty("send the parameters of the preset"),
     "reasoning_format": Off(
-        "auto or deepseek", lambda value: value in ("auto", "deepseek"),
+        "auto, deepseek or parsed", lambda value: value in ("auto", "deepseek", "parsed"),
         "reasoning is always returned as reasoning_content",
     ),
     "reasoning_in_content": _switch(False, "reasoning is always returned as reasoning_content"),
@@ -189,10 +203,13 @@ ONLY_IF_OFF: dict[str, Off] = {
     "sampler_order": _order("KoboldCpp's", KOBOLD_CPP),
     "sampler_priority": _order("text-generation-webui's", WEB_UI),
     "samplers": _order("llama.cpp's", LLAMA_CPP, LLAMA_CPP_CODES),
+    "separate_reasoning": _switch(True, "reasoning is always returned as reasoning_content"),
     "skew": _number(0, reason="use temperature"),
     "skip_special_tokens": _switch(True, _CONTROL),
     "smoothing_factor": _number(0, reason="use dynatemp_range or min_p"),
+    "stop_regex": _empty("use stop, or a regex that the whole answer matches"),
     "stop_token_ids": _empty(_STOPS),
+    "stream_reasoning": _switch(True, "reasoning is always streamed"),
     "t_max_predict_ms": _number(0, -1, reason="use max_tokens"),
     "t_max_prompt_ms": _number(0, -1, reason="the time of a prompt cannot be limited"),
     "temperature_last": Off(
@@ -208,11 +225,13 @@ ONLY_IF_OFF: dict[str, Off] = {
     "top_a": _number(0, reason="use min_p"),
     "truncate_prompt_tokens": _number(-1, reason="a prompt is never cut"),
     "use_beam_search": _switch(False, _NO_BEAMS),
+    "vllm_xargs": _empty("they are for extensions of vLLM"),
 }  # fmt: skip
 """Fields that would change the answer, and the values with which they do not."""
 IF_UNKNOWN = {
     "best_of": _number(1, reason="only /v1/completions chooses among answers"),
     "echo": _switch(False, "only /v1/completions repeats its prompt"),
+    "n": _number(1, reason="only chat and completions give several answers"),
 }
 """The same for fields that exist in another endpoint."""
 

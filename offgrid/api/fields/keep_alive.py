@@ -13,10 +13,11 @@ _PATTERN = r"^(forever|-?[0-9]{1,9}(\.[0-9]{1,6})?|-?([0-9]{1,9}(\.[0-9]{1,6})?(
 _MOST = 1e9
 KeepAlive = (
     Annotated[float, Meta(ge=-_MOST, le=_MOST)]
-    | Annotated[str, Meta(pattern=_PATTERN, max_length=32)]
+    | Annotated[str, Meta(max_length=32, extra_json_schema={"pattern": _PATTERN})]
     | None
 )
-"""Seconds, or a text such as ``5m``; negative for ever; None leaves the model's value."""
+"""Seconds, or a text such as ``5m``; negative for ever; None leaves the model's value. The pattern
+is only for the document: :func:`seconds_of` has a clearer message."""
 
 
 def seconds_of(value: float | str | None) -> float | None:

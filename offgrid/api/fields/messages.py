@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -20,6 +20,12 @@ from offgrid.errors import InvalidParameter
 
 EXAMPLES = {"messages": '[{"role": "user", "content": "Hello!"}]'}
 """Field -> a value that is shown to clients that send none or one of the wrong shape."""
+MEANT = {
+    "input": ("messages", "prompt"), "messages": ("input", "prompt"),
+    "prompt": ("messages", "input"), "response_format": ("text",),
+    "system": ("instructions", "messages"), "texts": ("input",),
+}  # fmt: skip
+"""Field of another endpoint or API -> fields with its purpose, of which an endpoint has one."""
 MAX_SHOWN = 40
 """Maximum length of a value or a name in a message, in characters."""
 _LONGEST_GUESSED = 64
@@ -94,7 +100,7 @@ def missing(path: str, values: Sequence[Any] = ()) -> InvalidParameter:
     )
 
 
-def unknown(path: str, known: Iterable[str] = (), parent: str = "") -> InvalidParameter:
+def unknown(path: str, known: Collection[str] = (), parent: str = "") -> InvalidParameter:
     """Return the error for a field that does not exist; it names the most similar known field.
 
     Args:
@@ -111,10 +117,13 @@ def unknown(path: str, known: Iterable[str] = (), parent: str = "") -> InvalidPa
     return InvalidParameter(f"Unknown field: {shown}.{hint}", path, code="unknown_parameter")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the known name that is most similar to an unknown one; empty if none is similar."""
+def nearest(name: str, known: Collection[str]) -> str:
+    """Return the known name that has the purpose of an unknown one, or is most similar to it; empty
+    if there is none."""
     if len(name) > _LONGEST_GUESSED:
         return ""
+    if meant := [own for own in MEANT.get(name, ()) if own in known]:
+        return meant[0]
     plain = _CAMEL.sub("_", name).replace("-", "_").lower()
     found = difflib.get_close_matches(plain, sorted(known), n=1, cutoff=0.7)
     return found[0] if found else ""

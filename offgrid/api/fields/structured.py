@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from offgrid.api.fields.body import excess
-from offgrid.api.fields.messages import missing, shown, unknown
+from offgrid.api.fields.messages import missing, one_of, shown, unknown
 from offgrid.api.fields.nulls import without_null_keywords
 from offgrid.engine.protocol import Grammar
 from offgrid.errors import InvalidParameter
@@ -53,18 +53,22 @@ def _response_format(value: Any, param: str, _: Any) -> Grammar | None:
     fields = _object(value, param, {"type", "json_schema", "schema"})
     kind = _required(fields, "type", param)
     if kind not in _FORMATS:
-        known = ", ".join(_FORMATS)
         raise InvalidParameter(
-            f"{param}.type must be one of {known}, not {shown(kind)}.", f"{param}.type"
+            f"{param}.type must be {one_of(_FORMATS)}, not {shown(kind)}.", f"{param}.type"
         )
-    for name, owner in (("json_schema", "json_schema"), ("schema", "json_object")):
-        if name in fields and kind != owner:
+    # llama-server takes a schema without a name for json_schema, too.
+    bare = kind == "json_object" or "json_schema" not in fields
+    owners = {"json_schema": kind == "json_schema", "schema": kind != "text" and bare}
+    for name, fits in owners.items():
+        if name in fields and not fits:
+            words = "type json_object, or json_schema without json_schema"
+            owner = "type json_schema" if name == "json_schema" else words
             raise InvalidParameter(
-                f"{param}.{name} can only be used with type {owner}.", f"{param}.{name}"
+                f"{param}.{name} can only be used with {owner}.", f"{param}.{name}"
             )  # fmt: skip
     if kind == "text":
         return None
-    if kind == "json_object":
+    if kind == "json_object" or "schema" in fields:
         return _json(fields.get("schema", _ANY_OBJECT), f"{param}.schema", None)
     return _named_schema(_required(fields, "json_schema", param), f"{param}.json_schema")
 

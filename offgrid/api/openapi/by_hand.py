@@ -174,6 +174,8 @@ STRUCTURED: dict[str, Schema] = {
                     "type"),
             _object({"type": {"const": "json_schema"}, "json_schema": _NAMED_SCHEMA,
                      "schema": _NOTHING}, "type", "json_schema"),
+            _object({"type": {"const": "json_schema"}, "json_schema": _NOTHING,
+                     "schema": _SCHEMA}, "type", "schema"),
         ]
     },
     "json_schema": _SCHEMA,

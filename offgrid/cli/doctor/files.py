@@ -38,7 +38,7 @@ def check_models(settings: Settings, catalogue: Catalogue) -> Check:
     entries, skipped = catalogue.survey()
     unusable = [f"{file.path.name} ({file.reason})" for file in skipped]
     for entry in entries:
-        problem = catalogue.describe(entry).problem
+        problem = catalogue.fault(entry)
         if problem is not None:
             unusable.append(f"{entry.path.name} ({problem})")
     usable = len(entries) + len(skipped) - len(unusable)

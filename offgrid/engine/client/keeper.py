@@ -1,4 +1,5 @@
-"""Unloads the models that are idle for longer than their ``keep_alive``, or by request."""
+"""Unloads the models that are idle for longer than their ``keep_alive``, those that a request asked
+to unload, and those whose file was replaced or removed."""
 
 from __future__ import annotations
 
@@ -99,7 +100,9 @@ class Keeper:
 
 
 def _tell(model: LoadedModel) -> None:
-    if model.unwanted:
+    if model.outdated:
+        log.info("the file of %s was replaced or removed; unloading it", model.entry.id)
+    elif model.unwanted:
         log.info("unloading %s, as a request asked", model.entry.id)
     else:
         log.info("unloading %s, unused for %s", model.entry.id, shown_lifetime(model.keep_alive))

@@ -36,6 +36,7 @@ from offgrid.errors import (
     EngineFault,
     InvalidParameter,
     ModelLoadFailed,
+    ModelNotFound,
     ModelNotLoaded,
     Overloaded,
     RequestError,
@@ -55,11 +56,13 @@ class _Wanted:
     """A model that waits to be loaded, and the number of requests that wait for it.
 
     ``until``: it is loaded also without a request that waits, if there is room until then.
+    ``keep_alive``: seconds, from a request that did not wait; None for those of the settings.
     """
 
     id: str
     waiters: int = 0
     until: float = 0.0
+    keep_alive: float | None = None
     loaded: LoadedModel | None = None
     """Set when loading begins; each waiting request holds a lease from then on."""
     error: RequestError | None = None
@@ -120,7 +123,28 @@ class EnginePool:
         Raises:
             ModelNotFound: no such model.
         """
-        return self._catalogue.get(name).id
+        return self.find(name).id
+
+    def find(self, name: str) -> ModelEntry:
+        """Return the model that a request names. If its file is gone, it is unloaded.
+
+        Raises:
+            ModelNotFound: no such model.
+        """
+        try:
+            return self._catalogue.get(name)
+        except ModelNotFound:
+            with self._changed:
+                model = self.roster.get(name)
+                if model is not None:
+                    self._outdate(model)
+            raise
+
+    def _outdate(self, model: LoadedModel) -> None:
+        """Note that the file of a model was replaced or removed: the keeper unloads it."""
+        model.outdated = True
+        self._keeper.watch()
+        self._changed.notify_all()
 
     def start(self) -> None:
         """Begin to load the models that are loaded at start, without waiting for them."""
@@ -182,11 +206,18 @@ class EnginePool:
 
     def time_left(self, model_id: str) -> float | None:
         """Return after how many seconds without requests a loaded model is unloaded; None if that
-        does not happen, or it is not loaded."""
+        does not happen, or it is not loaded, or it is being unloaded."""
         with self._changed:
             model = self.roster.get(model_id)
-            left = FOREVER if model is None else self.roster.time_left(model)
+            served = model is not None and model.serves
+            left = self.roster.time_left(model) if model is not None and served else FOREVER
         return None if left == FOREVER else left
+
+    def leaves(self, model_id: str) -> bool:
+        """Return whether a loaded model takes no more requests, because it is being unloaded."""
+        with self._changed:
+            model = self.roster.get(model_id)
+        return model is not None and not model.serves
 
     def load_command(self, entry: ModelEntry) -> Load:
         """Return the command with which a model is or would be loaded."""
@@ -240,7 +271,7 @@ class EnginePool:
             ClientGone: ``alive`` returned False.
         """
         began = time.monotonic()
-        loaded = self._lease(self._catalogue.get(model_id), alive, use)
+        loaded = self._lease(self.find(model_id), alive, use)
         visit = self._visit.loaded
         if visit is not None:
             visit.append(loaded)
@@ -299,8 +330,9 @@ class EnginePool:
         roster = self.roster
         roster.bury()
         known = roster.get(entry.id)
-        if known is not None:
-            known.outdated = known.entry != entry
+        if known is not None and known.entry != entry:
+            self._outdate(known)
+        roster.check_file(entry)
         roster.check_failed(entry)
         if known is None and not self._line:
             fit = roster.place(entry)
@@ -318,12 +350,15 @@ class EnginePool:
         Raises:
             ModelNotFound, ModelLoadFailed, Overloaded: see :meth:`engine`.
         """
-        entry = self._catalogue.get(model_id)
+        entry = self.find(model_id)
         self._catalogue.describe(entry)  # read its header without the lock
         with self._changed:
             known = self._available(entry)
             if known is None:
-                self._in_line(entry.id).until = time.monotonic() + self.room_timeout
+                wanted = self._in_line(entry.id)
+                wanted.until = time.monotonic() + self.room_timeout
+                if keep_alive is not None:
+                    wanted.keep_alive = keep_alive
                 self._changed.notify_all()
             else:
                 self.roster.use(known)
@@ -345,7 +380,7 @@ class EnginePool:
             Overloaded: the server is stopping, or cannot start a thread.
             ClientGone: ``alive`` returned False. The model is unloaded nevertheless.
         """
-        entry = self._catalogue.get(model_id)
+        entry = self.find(model_id)
         with self._changed:
             self._check_draining()
             if entry.id in self._line:
@@ -424,6 +459,7 @@ class EnginePool:
             known = self.roster.get(wanted.id)
             if known is not None and known.serves:  # another model was unloaded instead of it
                 known.leases += 1
+                self.roster.use(known)
                 return known
             if patience is not None and time.monotonic() >= now + patience:
                 raise Overloaded(
@@ -477,7 +513,7 @@ class EnginePool:
         Raises:
             RequestError: it cannot be loaded.
         """
-        entry = self._catalogue.get(wanted.id)
+        entry = self.find(wanted.id)
         self._catalogue.describe(entry)
         with self._changed:
             self.roster.check_file(entry)
@@ -518,7 +554,8 @@ class EnginePool:
                 if fit is not None:
                     self._hand_out(wanted, roster.begin(entry, fit, unloaded))
                     return None
-                victim = known or roster.choose_victim()
+                # The keeper may be ending another model, whose memory may be enough.
+                victim = known if known or roster.closing else roster.choose_victim()
                 if victim is None and roster.clients() and not roster.closing:
                     raise Overloaded(
                         f"{wanted.id} cannot be loaded: all loaded models are pinned, and there is "
@@ -533,6 +570,8 @@ class EnginePool:
     def _hand_out(self, wanted: _Wanted, loaded: LoadedModel) -> None:
         """Hand a model to the requests that wait for it, with a lease for each."""
         self.roster.let_stay()
+        if wanted.keep_alive is not None:
+            loaded.keep_alive = wanted.keep_alive
         self._keeper.watch()
         wanted.loaded = loaded
         loaded.leases += wanted.waiters

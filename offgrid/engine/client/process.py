@@ -50,6 +50,7 @@ class WorkerProcess:
         self._load = load
         self._killed_here = False
         self._oom_kills = oom_kills()
+        self._file = _stamp(load.path)
         self._write_lock = threading.Lock()
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         # The worker must import the same modules as this process. "-m" would search the current
@@ -182,6 +183,15 @@ class WorkerProcess:
         counts = zip(self._oom_kills, oom_kills(), strict=False)
         return self.killed and any(now > before for before, now in counts)
 
+    @property
+    def overwritten(self) -> bool:
+        """Whether its file was written to since it was started. The worker reads the weights from
+        the file and may die of that. A file that was replaced by another one of the same name
+        does no harm."""
+        before, now = self._file, _stamp(self._load.path)
+        same = before is not None and now is not None and before[:2] == now[:2]
+        return same and before != now
+
     def trace(self) -> str:
         """Return the trace of a crash for the log, else the last line that says why it ended."""
         lines = [*self._log]
@@ -231,6 +241,15 @@ def public(text: str, load: Load) -> str:
                 text = text.replace(f"{path.parent}{os.sep}", "")
                 text = text.replace(str(path.parent), "the models' folder")
     return text
+
+
+def _stamp(path: str) -> tuple[int, ...] | None:
+    """Return device, inode, size and modification time in nanoseconds; None without a file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _tells(line: str) -> bool:

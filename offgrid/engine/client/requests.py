@@ -46,7 +46,6 @@ log = logging.getLogger(__name__)
 
 _DIED = "The worker process of this model died while computing this request."
 _DIED_TWICE = "The worker process of this model died twice while this request waited; try again."
-_SHORT = " Memory had run out."
 
 P = TypeVar("P", bound=Pending)
 
@@ -334,11 +333,11 @@ class Requests(Listener):
 
     # --- ends ---------------------------------------------------------------------------------
 
-    def died(self, short: bool) -> bool:
+    def died(self, cause: str) -> bool:
         """Fail the requests that may not be retried, keep the rest for the next worker.
 
         Args:
-            short: whether the worker was killed because memory ran out.
+            cause: a sentence that says why it died; empty if that is not known.
 
         Returns:
             Whether the worker may have died of a prompt that it computed.
@@ -354,7 +353,7 @@ class Requests(Listener):
             log.warning("%d requests of %s are passed to its next worker", again, self._name)
         for pending in over:
             waited = pending.state < State.STARTED and pending.key not in suspects
-            _fail(pending, EngineFault(f"{_DIED_TWICE if waited else _DIED}{_SHORT * short}"))
+            _fail(pending, EngineFault(f"{_DIED_TWICE if waited else _DIED} {cause}".rstrip()))
         return bool(suspects)
 
     def _try_again(self, pending: Pending, suspects: set[str]) -> bool:

@@ -49,7 +49,7 @@ class LoadedModel:
     leaving: bool = False
     """Whether it takes no more requests, because it is to be unloaded for another model."""
     outdated: bool = False
-    """Whether its file has been replaced."""
+    """Whether its file has been replaced or removed."""
     unwanted: bool = False
     """Whether a request asked to unload it."""
     instead_of: str | None = None
@@ -61,15 +61,19 @@ class LoadedModel:
         return self.client.pid
 
     @property
+    def gone(self) -> bool:
+        """Whether it takes no request any more, for good."""
+        return self.outdated or self.unwanted
+
+    @property
     def serves(self) -> bool:
         """Whether it takes requests."""
-        gone = self.leaving or self.outdated or self.unwanted
-        return not (gone or self.client.load_failure)
+        return not (self.leaving or self.gone or self.client.load_failure)
 
     @property
     def pinned(self) -> bool:
         """Whether it stays loaded, unless a request asks to unload it or its file is replaced."""
-        return self.entry.own.pin and not (self.outdated or self.unwanted)
+        return self.entry.own.pin and not self.gone
 
     @property
     def unused(self) -> bool:
@@ -272,16 +276,16 @@ class Roster:
     def watched(self) -> bool:
         """Whether a model may become due without a further request."""
         return any(
-            model.unwanted or (model.keep_alive < FOREVER and not model.pinned)
+            model.gone or (model.keep_alive < FOREVER and not model.pinned)
             for model in self._models.values()
         )
 
     def due(self) -> LoadedModel | None:
         """Return a model that is to be unloaded now: because it was idle for its ``keep_alive``, or
-        because a request asked for that and no other request uses it."""
+        because a request asked for that or its file was replaced, and no request uses it."""
         self.bury()
         for model in self._models.values():
-            if model.unwanted:
+            if model.gone:
                 due = model.unused
             else:
                 due = self._idle_for(model) >= model.keep_alive and not model.pinned

@@ -44,6 +44,8 @@ _OUT_OF_MEMORY = (
     "the system killed its process{} because memory ran out (out of memory). Lower "
     "OFFGRID_PARALLEL (--parallel) or OFFGRID_CTX_SIZE (--ctx-size), or free memory."
 )
+_SHORT = "Memory had run out."
+_OVERWRITTEN = "The file of the model was overwritten while it was served."
 _STARTS = 3
 """Most attempts to start the process of a model that has never been ready."""
 
@@ -79,11 +81,11 @@ class Listener(ABC):
         with the lock held."""
 
     @abstractmethod
-    def died(self, short: bool) -> bool:
+    def died(self, cause: str) -> bool:
         """The worker, which had been ready, has ended.
 
         Args:
-            short: whether it was killed because memory ran out.
+            cause: a sentence that says why, for clients; empty if that is not known.
 
         Returns:
             Whether it may have died of a prompt that it computed.
@@ -298,12 +300,14 @@ class Supervisor:
             _log_death(f"the worker of {self._name} {what} while loading.", process)
             self._after_failed_load(process, short)
             return False
-        _log_death(f"worker {process.pid} of {self._name} {what}.", process)
+        changed = not short and process.overwritten
+        more = ", after its file was overwritten" if changed else ""
+        _log_death(f"worker {process.pid} of {self._name} {what}{more}.", process)
         if short and self._memory.again(self._clock()):
             # Its requests end with the reason, instead of taking all memory a third time.
             self.give_up(LoadFailed(_OUT_OF_MEMORY.format(" twice")), costly=True)
             return False
-        return self._listener.died(short)
+        return self._listener.died(_SHORT if short else _OVERWRITTEN if changed else "")
 
     def _after_failed_load(self, process: WorkerProcess, short: bool) -> None:
         """Give up on the model, because the next worker would end for the same reason. Only a

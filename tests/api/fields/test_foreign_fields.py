@@ -23,6 +23,7 @@ from offgrid.api.fields.foreign import (
     SAME,
     SPECIAL,
 )
+from offgrid.api.responses.request import ResponsesRequest, parse_responses
 from offgrid.api.tokens import parse_tokenize
 from offgrid.errors import InvalidParameter
 from offgrid.server import Server
@@ -37,6 +38,10 @@ def chat(**fields: Any) -> ChatRequest:
 
 def text(**fields: Any) -> CompletionRequest:
     return parse_completion({"model": "m", "prompt": "x", **fields})
+
+
+def response(**fields: Any) -> ResponsesRequest:
+    return parse_responses({"model": "m", "input": "x", **fields})[0]
 
 
 def refused(parse: Callable[..., Any], **fields: Any) -> InvalidParameter:
@@ -231,7 +236,7 @@ def opposite(name: str) -> Any:
 
 @pytest.mark.parametrize("name", sorted(ONLY_IF_OFF | IF_UNKNOWN))
 def test_refused_unless_the_value_asks_for_nothing(name: str) -> None:
-    parse = chat if name in IF_UNKNOWN else text
+    parse = response if name == "n" else chat if name in IF_UNKNOWN else text
     assert parse(**{name: NOTHING[name]}) == parse()
     reason = (ONLY_IF_OFF | IF_UNKNOWN)[name].reason
     for value in (opposite(name), {"odd": 1}):

@@ -419,3 +419,83 @@ def test_models_asked_for_at_once_with_room_for_one_are_all_answered(make_pool: 
             pool.end_visit()
 
     assert together([lambda model=model: ask(model) for model in "abc"]) == [*"abc"]
+
+
+def test_a_load_that_waits_for_room_keeps_its_time(make_pool: MakePool) -> None:
+    """``keep_alive`` of a request that does not wait holds once the model is loaded."""
+    pool = make_pool(max_models=1)
+    release = hold(pool.engine("a"))
+    pool.load("b", keep_alive=HOUR)
+    with pytest.raises(Overloaded):  # another request leaves that as it is
+        pool.engine("b", use=AT_ONCE)
+    release()
+    eventually(lambda: status(pool, "b") == "loaded", "it is loaded")
+    assert pool.keep_alive(pool._catalogue.get("b")) == HOUR
+
+
+def test_no_further_model_is_unloaded_while_one_is_being_ended(
+    make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory of the one that is unloaded by request is enough for the next one."""
+    pool = make_pool(max_models=2)
+    closing, may_close = threading.Event(), threading.Event()
+    ending = pool.engine("b")
+    pool.engine("a")
+    close = ending.close
+
+    def slow_close(timeout: float = 0.0) -> None:
+        closing.set()
+        assert may_close.wait(60)
+        close(timeout)
+
+    monkeypatch.setattr(ending, "close", slow_close)
+    pool.unload("b", wait=False)
+    assert closing.wait(60)
+    looked = threading.Semaphore(0)
+    place = pool.roster.place
+
+    def counted(*args: Any) -> Any:
+        looked.release()
+        return place(*args)
+
+    monkeypatch.setattr(pool.roster, "place", counted)
+    pool.load("c")
+    for _ in range(4):  # the loader has looked for room again and again
+        assert looked.acquire(timeout=60)
+    assert names(pool) == ["a"]
+    may_close.set()
+    eventually(lambda: status(pool, "c") == "loaded", "it is loaded")
+    assert names(pool) == ["a", "c"]
+
+
+def test_a_model_without_its_file_is_unloaded_when_it_is_asked_for(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    pool = make_pool()
+    pool.engine("a")
+    (tmp_path / "a.gguf").unlink()
+    with pytest.raises(ModelNotFound):
+        pool.engine("a")
+    eventually(lambda: names(pool) == [], "its memory is free")
+
+
+def test_a_model_whose_file_was_spoiled_leaves_its_memory(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    """Requests that run finish first; later ones get the reason."""
+    pool = make_pool()
+    file = tmp_path / "a.gguf"
+    whole = file.read_bytes()
+    release = hold(pool.engine("a"))
+    file.unlink()
+    file.write_bytes(whole[:-1000])
+    for _ in range(2):
+        with pytest.raises(ModelLoadFailed, match="The model a cannot be loaded: the file is cut"):
+            pool.engine("a")
+    with pytest.raises(ModelLoadFailed, match=r"it has [\d,]+ of [\d,]+ bytes\.$"):
+        pool.load("a")
+    assert names(pool) == ["a"]
+    release()
+    eventually(lambda: names(pool) == [], "its memory is free")
+    file.write_bytes(whole)
+    assert pool.engine("a").ready

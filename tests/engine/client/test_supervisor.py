@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -49,8 +50,8 @@ class Heard(Listener):
     def pong(self, number: int, busy_for: float) -> None:
         pass
 
-    def died(self, short: bool) -> bool:
-        self.calls.append("died of memory" if short else "died")
+    def died(self, cause: str) -> bool:
+        self.calls.append("died of memory" if "Memory" in cause else f"died {cause}".strip())
         return False
 
     def lost(self) -> None:
@@ -286,6 +287,33 @@ def test_a_worker_whose_memory_runs_out_twice_is_not_replaced(
             workers.readiness.wait()
     else:
         workers.next_one(first, second)
+
+
+@pytest.mark.usefixtures("no_pauses")
+@pytest.mark.parametrize("how", ["overwritten", "replaced"])
+def test_a_worker_that_dies_after_its_file_was_changed(
+    make_workers: Callable[[Path], Workers],
+    starter_path: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    how: str,
+) -> None:
+    """A file that was overwritten is named as the cause; one that was replaced is harmless."""
+    file = tmp_path / "model.gguf"
+    shutil.copy(starter_path, file)
+    workers = make_workers(file)
+    workers.supervisor.start()
+    workers.readiness.wait()
+    if how == "replaced":
+        file.unlink()
+    shutil.copy(starter_path, file)
+    os.utime(file, ns=(0, 0))
+    first = workers.next_one()
+    workers.supervisor.kill()
+    workers.next_one(first)
+    cause = " The file of the model was overwritten while it was served."
+    assert workers.heard.calls == ["ready", f"died{cause * (how == 'overwritten')}", "ready"]
+    assert ("after its file was overwritten" in caplog.text) == (how == "overwritten")
 
 
 @pytest.mark.usefixtures("memory_runs_out")
