@@ -7,6 +7,7 @@ line, with a suggestion if it looks misspelt.
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -24,6 +25,8 @@ CONTEXT: Mapping[str, Any] = {
     "max_content_width": WIDEST,
 }
 """Settings of click that all commands inherit."""
+_NARROW = 60
+"""Columns below which the meaning of an option begins on a line of its own."""
 _MANY = 12
 """Options of a command above which they are listed in groups."""
 _OTHER = "Other"
@@ -71,7 +74,17 @@ class SettingOption(click.Option):
         return flags, f"{_with_flags(setting.meaning)}{note}"
 
 
-class Command(click.Command):
+class _Narrow(click.Command):
+    """Help in the width of a terminal that click takes for wider than it is."""
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the help."""
+        columns = shutil.get_terminal_size().columns - 2
+        formatter.width = min(formatter.width, max(columns, _NARROW // 2))
+        super().format_help(ctx, formatter)
+
+
+class Command(_Narrow):
     """A command whose many options are listed in groups."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -87,7 +100,7 @@ class Command(click.Command):
         for group, rows in records.items():
             if rows:
                 with formatter.section(group):
-                    formatter.write_dl(rows)
+                    formatter.write_dl(rows, col_max=30 if formatter.width >= _NARROW else 6)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the text below the options."""
@@ -100,7 +113,7 @@ class Command(click.Command):
         return super().get_help(ctx).replace(_SPACE, " ").replace(_HYPHEN, "-")
 
 
-class Group(click.Group):
+class Group(_Narrow, click.Group):
     """A command with subcommands. Without one, it prints its help."""
 
     def __init__(self, *arguments: Any, **attributes: Any) -> None:

@@ -13,8 +13,8 @@ import click
 from offgrid.terminal import shown
 
 _GAP = "  "
-_NARROWEST = 40
-"""Columns; a narrower terminal breaks lines itself."""
+_NARROWEST = 20
+"""Columns of a text; a narrower terminal breaks lines itself."""
 
 
 def width() -> int | None:

@@ -87,4 +87,5 @@ def _question(prompt: tuple[str, ...]) -> str | None:
         return None
     if piped is None and sys.stdin is not None and sys.stdin.isatty():
         return sys.stdin.read()  # the answer goes to a file
-    raise click.UsageError("there is no question: give a PROMPT, or send one to standard input")
+    missing = "give a PROMPT after MODEL, or send one to standard input"
+    raise click.UsageError(f"there is no question: {missing}")

@@ -151,6 +151,17 @@ def test_files_that_others_may_read_or_change(doctor: Doctor, tmp_path: Path) ->
     assert doctor(*flags)[1]["permissions"]["state"] == "ok"
 
 
+def test_a_home_that_cannot_be_written_is_named_once(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    models = tmp_path / "models"
+    models.mkdir()
+    flags = ("--responses-file", str(models / "responses.sqlite3"), "--models-dir", str(models))
+    check = doctor(*flags)[1]["permissions"]
+    assert check["text"] == f"{models} cannot be written"
+
+
 def test_a_port_in_use(doctor: Doctor, base_url: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

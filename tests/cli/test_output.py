@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import sys
 from pathlib import Path
@@ -64,6 +65,14 @@ def test_list_fits_the_terminal(columns: int, tmp_path: Path, starter_path: Path
     assert long not in piped
     assert any(line.startswith(f"{long}  ") for line in piped)
     assert piped[-1].startswith(f"  {tmp_path}/text.gguf: not a GGUF file: it begins with ")
+
+
+@pytest.mark.parametrize("command", ["serve --help", "--help", "config --help"])
+def test_a_narrow_terminal_breaks_no_words(command: str) -> None:
+    narrow, wide = (in_terminal(columns, *command.split()) for columns in (40, 160))
+    meanings = [line for line in narrow.splitlines() if not line.lstrip().startswith("-")]
+    assert max(map(len, meanings)) <= 40
+    assert set(re.findall(r"[a-z]+", narrow)) <= set(re.findall(r"[a-z]+", wide))
 
 
 def test_colours_only_in_a_terminal(tmp_path: Path) -> None:

@@ -140,6 +140,13 @@ def test_a_program_that_ends_leaves_no_worker(tmp_path: Path) -> None:
     eventually(lambda: not psutil.pid_exists(int(done.stdout)), "the worker has ended")
 
 
+def test_a_closed_stream_has_no_more_pieces(llm: LLM) -> None:
+    with llm.stream("Tell me a story.", ignore_eos=True, max_tokens=8) as stream:
+        next(iter(stream))
+        llm.chat("Hello!", max_tokens=8)  # meanwhile other pieces come, which nobody reads
+    assert list(stream) == []
+
+
 def test_a_stream_that_nobody_reads_frees_its_slot(llm: LLM) -> None:
     with llm.stream("Tell me a story.", ignore_eos=True) as stream:
         next(iter(stream))

@@ -69,7 +69,8 @@ def check_disk(settings: Settings) -> Check:
 def check_permissions(resolved: Resolved) -> Check:
     """Check what this user may write, and what other users may."""
     settings = resolved.settings
-    faults = [*_faults(settings, resolved.file)]
+    # Models and responses usually lie in the same folder.
+    faults = [*dict.fromkeys(_faults(settings, resolved.file))]
     if faults:
         texts, fixes = zip(*faults, strict=True)
         return Check("permissions", "warning", "; ".join(texts), "; ".join(fixes))
