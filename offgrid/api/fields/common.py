@@ -11,7 +11,7 @@ from msgspec import Meta, structs
 from offgrid.api.fields import notices, structured
 from offgrid.api.fields.foreign import unknown_field
 from offgrid.api.fields.inert import InertFields, ServiceTier
-from offgrid.api.fields.keep_alive import KeepAlive
+from offgrid.api.fields.keep_alive import KeepAlive, seconds_of
 from offgrid.api.fields.messages import invalid
 from offgrid.api.fields.nulls import present
 from offgrid.api.fields.sampling import DEFAULT, NAMES, Sampling, parse_sampling, take_fields
@@ -181,9 +181,11 @@ def check_fields(body: dict[str, Any], cls: type[S]) -> S:
 
 def _typed(fields: dict[str, Any], cls: type[S]) -> S:
     try:
-        return msgspec.convert(fields, cls)
+        typed = msgspec.convert(fields, cls)
     except msgspec.ValidationError as ex:
         raise invalid(str(ex), fields, cls) from None
+    seconds_of(getattr(typed, "keep_alive", None))  # its type does not check the pattern
+    return typed
 
 
 def _check(request: GenerationFields) -> None:

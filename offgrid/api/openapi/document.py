@@ -198,6 +198,8 @@ def _with_nulls(schema: Any, *, items: bool = True) -> Any:
     for keyword in ("items", "additionalProperties") if items else ("additionalProperties",):
         if isinstance(result.get(keyword), dict):
             result[keyword] = _or_null(result[keyword])
+    if result.get("additionalProperties") is False:  # null counts as absent there too
+        result["additionalProperties"] = {"type": "null"}
     if items and result.get("minItems") and isinstance(result.get("items"), dict):
         result |= by_hand.present(result["minItems"])
     if result.get("minProperties"):

@@ -19,7 +19,7 @@ from offgrid.api.fields.inert import (
     ServiceTier,
     Verbosity,
 )
-from offgrid.api.fields.keep_alive import KeepAlive
+from offgrid.api.fields.keep_alive import KeepAlive, seconds_of
 from offgrid.api.fields.messages import invalid
 from offgrid.api.fields.nulls import present
 from offgrid.api.fields.sampling import ALIASES, NAMES
@@ -251,7 +251,8 @@ def _take_effort(fields: Json) -> None:
 
 
 def _check(request: ResponsesRequest) -> None:
-    """Check the fields together."""
+    """Check the fields together, and the one whose type does not check its pattern."""
+    seconds_of(request.keep_alive)
     if request.stream_options is not None and not request.stream:
         raise InvalidParameter("stream_options needs stream: true.", "stream_options")
     options = request.prompt_cache_options
