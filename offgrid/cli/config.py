@@ -27,6 +27,13 @@ from offgrid.errors import OffgridError
 from offgrid.terminal import shown
 
 _WIDTH = 98
+_SINGLE_MODEL = """\
+# A table has the settings of a single model. Tables come after all other settings:
+#
+#     [models."my-model"]
+#     aliases = ["gpt-4o"]
+#     keep_alive = "10m"
+#     sampling = { temperature = 0.6 }"""
 
 
 @click.group(cls=Group, short_help="Show the settings in force, and where they come from.")
@@ -91,6 +98,7 @@ def example() -> None:
         for setting in TABLE:
             if setting.group == group:
                 click.echo(_explained(setting))
+    click.echo(_SINGLE_MODEL)
 
 
 def _explained(setting: Setting) -> str:

@@ -84,6 +84,11 @@ def test_config_path(tmp_path: Path) -> None:
 def test_the_example_file_holds_the_defaults(tmp_path: Path) -> None:
     example = run("config", "example").output
     assert re.findall(r"^# --- (.*) ---$", example, re.MULTILINE) == [*GROUPS]
+    tables = re.findall(r"^#     (.*)$", example, re.MULTILINE)
+    models = tmp_path / "models.toml"
+    models.write_text("\n".join(tables), encoding="utf-8")
+    [own] = load_settings(environ={}, config_file=models).models
+    assert (own.name, own.keep_alive) == ("my-model", 600)
     file = tmp_path / "offgrid.toml"
     file.write_text(example, encoding="utf-8")
     assert load_settings(environ={}, config_file=file) == load_settings(environ={})

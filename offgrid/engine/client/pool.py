@@ -558,8 +558,9 @@ class EnginePool:
                 victim = known if known or roster.closing else roster.choose_victim()
                 if victim is None and roster.clients() and not roster.closing:
                     raise Overloaded(
-                        f"{wanted.id} cannot be loaded: all loaded models are pinned, and there is "
-                        "no room for another one (OFFGRID_MAX_MODELS, OFFGRID_MEMORY_BUDGET)."
+                        f"The model {wanted.id} cannot be loaded: all loaded models are pinned, "
+                        "and there is no room for another one (OFFGRID_MAX_MODELS, "
+                        "OFFGRID_MEMORY_BUDGET)."
                     )
                 if victim is not None and victim.idle:
                     roster.let_stay()
