@@ -25,7 +25,15 @@ _FOREIGN = {
 
 
 def is_batch(messages: Conversation | Batch) -> TypeGuard[Sequence[Conversation]]:
-    """Whether the argument is a list of conversations and not a conversation."""
+    """Whether the argument is a list of conversations and not a conversation.
+
+    Raises:
+        InvalidParameter: it is neither.
+    """
+    if isinstance(messages, bytes) or not isinstance(messages, Sequence):
+        wanted = "a text, a list of messages, or a list of such conversations"
+        kind = type(messages).__name__
+        raise InvalidParameter(f"messages must be {wanted}, not {kind}.", "messages")
     return not isinstance(messages, str) and bool(messages) and not isinstance(messages[0], Mapping)
 
 

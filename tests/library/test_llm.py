@@ -208,6 +208,13 @@ def test_conversations_in_a_list(llm: LLM) -> None:
     assert not is_batch("a")
 
 
+@pytest.mark.parametrize("wrong", [5, None, {"role": "user", "content": "Hello!"}, b"Hello!"])
+def test_what_is_no_conversation_is_refused(llm: LLM, wrong: Any) -> None:
+    with pytest.raises(InvalidParameter, match="must be a text, a list of messages") as error:
+        llm.chat(wrong)
+    assert error.value.param == "messages"
+
+
 def test_an_error_in_a_list_names_the_conversation_and_ends_the_others(llm: LLM) -> None:
     bad = [{"role": "nobody", "content": "x"}]
     good = [{"role": "user", "content": "Tell me a story."}]
