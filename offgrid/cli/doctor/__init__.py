@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from offgrid.cli.doctor import files, machine, network
-from offgrid.cli.doctor.check import STATES, Check, worst
+from offgrid.cli.doctor.check import STATES, Check, State, worst
 from offgrid.cli.help import Command
 from offgrid.cli.options import chosen_options, resolved_settings
 from offgrid.cli.output import echo_wrapped
@@ -45,7 +45,7 @@ def doctor(as_json: bool, **flags: Any) -> None:
         for check in checks:
             _print(check)
         counts = Counter(check.state for check in checks)
-        click.echo(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
+        click.echo(", ".join(_counted(state, counts[state]) for state in STATES if counts[state]))
     sys.exit(1 if worst(checks) == "problem" else 0)
 
 
@@ -94,6 +94,10 @@ def _llama() -> tuple[Build | None, Check]:
         reason = "it was built for another processor; " if ex.illegal else ""
         return None, Check("llama.cpp", "problem", f"{reason}{ex}", machine.REBUILD)
     return build, Check("llama.cpp", "ok", f"llama-cpp-python {build.binding}, ggml {build.ggml}")
+
+
+def _counted(state: State, number: int) -> str:
+    return f"{number} {state}" + ("s" if number > 1 and state != "ok" else "")
 
 
 def _print(check: Check) -> None:
