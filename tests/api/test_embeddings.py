@@ -269,6 +269,9 @@ def test_a_client_that_leaves_ends_the_work(
 def test_a_worker_that_dies_causes_an_error_and_is_replaced(server: Server, url: str) -> None:
     engine = server.pool.engine(CHAT)
     body = {"model": CHAT, "input": ["the otter swims in the old river " * 20] * 200}
+    # A cancelled request would be a second suspect, and a request is failed only if it is the only
+    # one that the worker may have died of.
+    eventually(lambda: not engine.requests.computing(), "earlier requests are over")
 
     def kill() -> None:
         eventually(

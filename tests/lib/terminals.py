@@ -31,7 +31,9 @@ class Terminal:
     def __init__(self, *command: str, cwd: Path | str = "/", **environ: str) -> None:
         own, other = pty.openpty()
         fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
-        inherited = {name: v for name, v in os.environ.items() if name not in ("NO_COLOR", "TERM")}
+        # pytest-xdist sets COLUMNS, which takes precedence over the size of the terminal.
+        without = ("COLUMNS", "LINES", "NO_COLOR", "TERM")
+        inherited = {name: v for name, v in os.environ.items() if name not in without}
         self.process = subprocess.Popen(
             command,
             cwd=cwd,
@@ -80,8 +82,10 @@ class Terminal:
             assert found or not ended, f"no {pattern!r} in {self.text[self._seen :]!r}"
             return found is not None
 
-        eventually(look, f"a text like {pattern!r}")
-        assert found is not None
+        try:
+            eventually(look, f"a text like {pattern!r}")
+        finally:
+            assert found is not None, f"{pattern!r} is not in {self.text[self._seen :]!r}"
         self._seen = found.end()
         return found
 
