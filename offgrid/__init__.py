@@ -5,7 +5,7 @@
 The parts, lowest level first: :mod:`offgrid.sampling` (logits to tokens to text, in C),
 :mod:`offgrid.engine` (llama.cpp in a worker process of its own), :mod:`offgrid.chat`
 (messages to prompt), :mod:`offgrid.store` (models on disk), :mod:`offgrid.api` (HTTP),
-:mod:`offgrid.library` (the same answers without HTTP).
+:mod:`offgrid.inprocess` (the same answers without HTTP).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from offgrid.library.llm import LLM
+    from offgrid.inprocess.llm import LLM
 
 __all__ = ["LLM", "__version__"]
 __version__ = "0.1.0a1"
@@ -24,5 +24,5 @@ def __getattr__(name: str) -> Any:
     """Import the library when it is first used: programs that only sample need none of it."""
     if name != "LLM":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = importlib.import_module("offgrid.library.llm").LLM
+    value = globals()[name] = importlib.import_module("offgrid.inprocess.llm").LLM
     return value

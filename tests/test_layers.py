@@ -18,7 +18,7 @@ LEVELS = {
     "engine": 2, "chat": 2, "store": 2,
     "peers": 3,
     "api": 4,
-    "app": 5, "server": 5, "library": 5,
+    "app": 5, "server": 5, "inprocess": 5,
     "cli": 6,
     "__main__": 7,
 }  # fmt: skip

@@ -17,7 +17,7 @@ from offgrid.cli.talk.options import piped_text, request_fields, sampling_option
 from offgrid.cli.talk.screen import Screen, Speed
 from offgrid.cli.talk.source import Source, open_source, status_of
 from offgrid.errors import InvalidParameter, OffgridError
-from offgrid.library.stream import TextCollector
+from offgrid.inprocess.stream import TextCollector
 
 
 @click.command(cls=Command, short_help="Continue a text without the chat template.")

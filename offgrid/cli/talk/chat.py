@@ -10,7 +10,7 @@ from offgrid.api.shapes import Json
 from offgrid.cli.talk.commands import COMMANDS, Again, Leave, Talk, obey
 from offgrid.cli.talk.keyboard import Keyboard
 from offgrid.errors import InvalidParameter, OffgridError
-from offgrid.library.stream import ChatCollector
+from offgrid.inprocess.stream import ChatCollector
 
 _PROMPT = ">>> "
 

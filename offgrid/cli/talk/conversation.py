@@ -12,7 +12,7 @@ from typing import Any
 from offgrid.api.chat.request import parse_chat
 from offgrid.api.shapes import Json
 from offgrid.errors import InvalidParameter, OffgridError
-from offgrid.library.messages import messages_of
+from offgrid.inprocess.messages import messages_of
 
 _KIND = "offgrid conversation"
 _MAX_FILE = 256 << 20

@@ -7,9 +7,9 @@ from typing import Any
 
 from offgrid.api.shapes import Json
 from offgrid.config import load_settings
-from offgrid.library.llm import LLM
-from offgrid.library.loading import settings_for
-from offgrid.library.stream import Stream
+from offgrid.inprocess.llm import LLM
+from offgrid.inprocess.loading import settings_for
+from offgrid.inprocess.stream import Stream
 from offgrid.store.catalogue import Catalogue
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from offgrid.api.shapes import Json
 from offgrid.chat.parser import AnswerEvent, Content, Reasoning
-from offgrid.library.stream import ChatCollector
+from offgrid.inprocess.stream import ChatCollector
 from offgrid.terminal import shown, shown_text
 
 _COUNTED = ("completion_tokens", "prompt_tokens")

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 
 from offgrid.api.fields.body import parse_object
 from offgrid.errors import InvalidParameter, RequestError
-from offgrid.library.options import Batch, Conversation, Image
+from offgrid.inprocess.options import Batch, Conversation, Image
 
 _FOREIGN = {
     "model": "an LLM has one model",

@@ -14,7 +14,7 @@ from offgrid.api.shapes import Json
 from offgrid.engine.client.client import ClientGone, EngineClient
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import InvalidParameter, Overloaded, RequestError
-from offgrid.library.stream import Running, told_if_closed
+from offgrid.inprocess.stream import Running, told_if_closed
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -17,10 +17,10 @@ from offgrid.api.tokens import PromptRequest, parse_detokenize, token_query
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.protocol import TokenQuery
 from offgrid.errors import InvalidParameter
-from offgrid.library.messages import counted_from, request_body
-from offgrid.library.model import Alive, OwnModel
-from offgrid.library.options import Prompt
-from offgrid.library.scores import Score, scored
+from offgrid.inprocess.messages import counted_from, request_body
+from offgrid.inprocess.model import Alive, OwnModel
+from offgrid.inprocess.options import Prompt
+from offgrid.inprocess.scores import Score, scored
 
 
 def completing(request: CompletionRequest) -> Callable[[EngineClient, Alive], CompletionCall]:
@@ -33,7 +33,7 @@ def completing(request: CompletionRequest) -> Callable[[EngineClient, Alive], Co
 
 
 class Reader:
-    """The methods of :class:`~offgrid.library.llm.LLM` that generate nothing."""
+    """The methods of :class:`~offgrid.inprocess.llm.LLM` that generate nothing."""
 
     _model: OwnModel
 

@@ -12,7 +12,7 @@ from typing import Any
 from offgrid.config import Settings, load_settings
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import ConfigError, ModelNotFound
-from offgrid.library import options
+from offgrid.inprocess import options
 from offgrid.startup import build_type_information
 from offgrid.store.catalogue import STARTER_ID, Catalogue
 from offgrid.store.pinned import PINNED

@@ -18,7 +18,7 @@ from support import STARTER, TIMEOUT, eventually
 from offgrid import LLM
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import ConfigError, EngineFault, ModelLoadFailed, ModelNotFound
-from offgrid.library.loading import open_pool
+from offgrid.inprocess.loading import open_pool
 
 
 @pytest.fixture
@@ -231,4 +231,4 @@ def test_importing_the_package_imports_no_library(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd="/", check=True
     )
-    assert done.stdout.splitlines() == ["['offgrid']", "offgrid.library.llm", "[]"]
+    assert done.stdout.splitlines() == ["['offgrid']", "offgrid.inprocess.llm", "[]"]

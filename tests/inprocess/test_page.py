@@ -15,7 +15,7 @@ from offgrid.api.chat.request import ChatRequest
 from offgrid.api.completions.request import CompletionRequest
 from offgrid.api.fields import sampling
 from offgrid.api.fields.inert import IGNORED
-from offgrid.library import options
+from offgrid.inprocess import options
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "LIBRARY.md").read_text(encoding="utf-8")
@@ -76,8 +76,8 @@ def test_types(tmp_path: Path) -> None:
         "from typing import Any\n"
         "from typing_extensions import assert_type\n"
         "from offgrid import LLM\n"
-        "from offgrid.library.answers import ChatAnswer, CompletionAnswer\n"
-        "from offgrid.library.scores import Score\n"
+        "from offgrid.inprocess.answers import ChatAnswer, CompletionAnswer\n"
+        "from offgrid.inprocess.scores import Score\n"
         "class City: ...\n"
         "def use(llm: LLM) -> None:\n"
         "    assert_type(llm.chat('a', schema=City).parsed, City)\n"

@@ -1,4 +1,4 @@
-"""The types of the keyword arguments of :class:`~offgrid.library.llm.LLM`.
+"""The types of the keyword arguments of :class:`~offgrid.inprocess.llm.LLM`.
 
 They are fields of the API's requests; ``docs/API.md`` explains each, with its range and default.
 These types are for editors and type checkers: the API's own parsers check the values.

@@ -14,11 +14,11 @@ from offgrid.api.chat.prompt import count_tokens
 from offgrid.api.chat.request import parse_chat
 from offgrid.api.completions.request import MAX_PROMPTS, CompletionRequest, parse_completion
 from offgrid.errors import InvalidParameter
-from offgrid.library.answers import ChatAnswer, CompletionAnswer, chat_answer, completion_answers
-from offgrid.library.loading import open_pool
-from offgrid.library.messages import counted_from, is_batch, messages_of, request_body
-from offgrid.library.model import OwnModel
-from offgrid.library.options import (
+from offgrid.inprocess.answers import ChatAnswer, CompletionAnswer, chat_answer, completion_answers
+from offgrid.inprocess.loading import open_pool
+from offgrid.inprocess.messages import counted_from, is_batch, messages_of, request_body
+from offgrid.inprocess.model import OwnModel
+from offgrid.inprocess.options import (
     Batch,
     ChatOptions,
     CompletionOptions,
@@ -27,9 +27,9 @@ from offgrid.library.options import (
     Prompt,
     Settings,
 )
-from offgrid.library.reader import Reader, completing
-from offgrid.library.stream import Running, Stream, chat_stream, text_stream
-from offgrid.library.structure import Structure
+from offgrid.inprocess.reader import Reader, completing
+from offgrid.inprocess.stream import Running, Stream, chat_stream, text_stream
+from offgrid.inprocess.structure import Structure
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

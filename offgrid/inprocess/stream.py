@@ -18,8 +18,8 @@ from offgrid.api.shapes import Json
 from offgrid.chat.parser import AnswerEvent, CallArguments, CallStart, Content, Reasoning
 from offgrid.engine.client.client import ClientGone
 from offgrid.errors import Overloaded
-from offgrid.library.answers import ChatAnswer, CompletionAnswer, chat_answer, completion_answers
-from offgrid.library.structure import Parse
+from offgrid.inprocess.answers import ChatAnswer, CompletionAnswer, chat_answer, completion_answers
+from offgrid.inprocess.structure import Parse
 
 A = TypeVar("A")
 

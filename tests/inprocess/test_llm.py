@@ -17,7 +17,7 @@ from tiny_vision import make_seeing, pixels, png
 from offgrid import LLM
 from offgrid.chat.parser import CallArguments, CallStart, Content
 from offgrid.errors import IncompleteAnswer, InvalidParameter
-from offgrid.library.messages import is_batch
+from offgrid.inprocess.messages import is_batch
 
 GREEDY = {"temperature": 0, "max_tokens": 12}
 
@@ -233,7 +233,7 @@ def test_many_threads(llm: LLM) -> None:
 
 def test_threads_wait_for_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server would refuse them."""
-    monkeypatch.setattr("offgrid.library.loading._QUEUE", 0)
+    monkeypatch.setattr("offgrid.inprocess.loading._QUEUE", 0)
     with LLM(STARTER, threads=1, parallel=1) as llm:
         calls = [lambda: llm.chat("Hello!", **GREEDY).text] * 8
         assert len(set(together(calls))) == 1
@@ -262,7 +262,7 @@ def test_completions_in_a_list(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> Non
     answers = llm.complete(prompts, **GREEDY)
     assert [str(answer) for answer in answers] == [str(llm.complete(p, **GREEDY)) for p in prompts]
     # A request has a limit, and a list has none.
-    monkeypatch.setattr("offgrid.library.llm.MAX_PROMPTS", 4)
+    monkeypatch.setattr("offgrid.inprocess.llm.MAX_PROMPTS", 4)
     many = llm.complete(prompts * 3, n=2, **GREEDY)
     assert [answer.text for answer in many] == [answer.text for answer in answers] * 3
     assert all(len(answer.choices) == 2 for answer in many)

@@ -21,7 +21,7 @@ from offgrid.api.chat.shapes import (
 from offgrid.api.completions.shapes import TextChoice, TextCompletion, TextLogprobs
 from offgrid.api.shapes import Json, PromptLogprobs, Usage
 from offgrid.errors import IncompleteAnswer
-from offgrid.library.structure import Parse
+from offgrid.inprocess.structure import Parse
 
 T = TypeVar("T")
 
