@@ -77,7 +77,7 @@ lint:
 	ruff format --check .
 	mypy
 	clang-format --dry-run -Werror csrc/*.[ch] csrc/*.inc csrc/isa/*.c tests/c/*.[ch] tests/fuzz/*.[ch]
-	stubtest --ignore-disjoint-bases --ignore-unused-allowlist --allowlist tests/stubtest.txt $(MODULES)
+	stubtest --mypy-config-file pyproject.toml --ignore-disjoint-bases --ignore-unused-allowlist --allowlist tests/stubtest.txt $(MODULES)
 
 docs:
 	pytest tests/test_package.py tests/test_troubleshooting.py tests/test_config.py tests/test_threads.py tests/api/test_reference_page.py
