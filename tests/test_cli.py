@@ -115,6 +115,7 @@ def test_serve_prints_its_banner_and_answers(serve: Serve, models: Path) -> None
         r"12 MiB of cache \(f16\)\n"
     )
     child.out.find(rf"ready +{STARTER}: .*context of 2048 tokens per slot\n")
+    child.out.find(rf"compute +{STARTER}: flash attention off \(the model is small\)\n")
     answer = request(url, "POST", CHAT, chat_body(temperature=0))
     assert answer.status == 200
     assert answer.json["choices"][0]["message"]["content"]

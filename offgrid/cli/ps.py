@@ -15,8 +15,8 @@ from offgrid.cli.output import print_table
 from offgrid.cli.talk.remote import NoServer, Remote, ServerError, server_url
 from offgrid.terminal import shown
 
-_HEAD = ("MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "SEQUENCES", "UNTIL")
-_NUMBERS = (2, 3, 4, 5)
+_HEAD = ("MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "FLASH", "SEQUENCES", "UNTIL")
+_NUMBERS = (2, 3, 4, 6)
 """Columns of the table with numbers."""
 _DAY = 86400
 
@@ -71,6 +71,7 @@ def _row(model: Json) -> tuple[str, ...]:
         _size(model.get("memory")),
         str(model["slots"]),
         "" if context is None else f"{context:,}",
+        _switch(model.get("flash_attention")),
         str(model["sequences"]),
         _until(model),
     )
@@ -81,6 +82,10 @@ def _until(model: Json) -> str:
     if model["status"] == "unloading":
         return "answered"
     return "no limit" if until is None else _clock(until)
+
+
+def _switch(on: bool | None) -> str:
+    return "" if on is None else "on" if on else "off"
 
 
 def _size(size: int | None) -> str:

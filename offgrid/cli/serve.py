@@ -22,6 +22,7 @@ from offgrid.cli.help import Command
 from offgrid.cli.options import NOTE, GivenPath, fail, setting_options, settings_from
 from offgrid.cli.output import short_number
 from offgrid.config import Settings
+from offgrid.engine.attention import Choice
 from offgrid.engine.protocol import ModelInfo
 from offgrid.errors import ConfigError, OffgridError
 from offgrid.server import Server
@@ -131,6 +132,9 @@ def _announce_models(console: Console, server: Server) -> None:
             f"  ready    {shown(model)}: {short_number(info.n_params)} parameters, "
             f"context of {info.n_ctx} tokens per slot"
         )
+        if info.generates:
+            choice = Choice(info.flash_attention, info.attention_reason)
+            console.print(f"  compute  {shown(model)}: {choice}")
 
 
 def _wait_for(console: Console, server: Server, model: str) -> ModelInfo:

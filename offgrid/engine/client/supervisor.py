@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from offgrid.engine.attention import Choice
 from offgrid.engine.client.patience import OutOfMemory, Restarts, Silence, Stall
 from offgrid.engine.client.process import WorkerProcess, not_started, public, start_thread
 from offgrid.engine.client.readiness import LoadFailure, Readiness
@@ -354,6 +355,9 @@ class Supervisor:
             assert process is not None  # it is the process whose report this is
             self._listener.ready(process)
             info = self._readiness.info
+        if info is not None and info.generates:
+            choice = Choice(info.flash_attention, info.attention_reason)
+            log.info("%s is ready: %s", self._name, choice)
         if info is not None and info.is_base:
             log.warning(
                 "%s has no chat template, so it is a base model: it continues texts "
