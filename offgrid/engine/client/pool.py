@@ -14,6 +14,7 @@ or wait for one, and the thread that loads models.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -25,7 +26,7 @@ from offgrid.config import FOREVER, Settings
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.examination import Examination
 from offgrid.engine.client.fit import Fit
-from offgrid.engine.client.keeper import Keeper
+from offgrid.engine.client.keeper import Keeper, tell
 from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.process import start_thread
 from offgrid.engine.client.readiness import LoadFailure
@@ -154,10 +155,15 @@ class EnginePool:
                 self._catalogue.describe(entry)  # read its header without the lock
                 with self._changed:
                     fit = self.roster.place(entry)
-                    if fit is None:
+                    if fit is not None:
+                        self.roster.begin(entry, fit)
+                        self._keeper.watch()
+                    elif self.roster.stuck:
+                        message = _no_room(model_id).message
+                        log.error("%s", message)
+                        self.roster.note(entry, message)
+                    else:
                         raise Overloaded("others that are loaded at start leave no room for it.")
-                    self.roster.begin(entry, fit)
-                    self._keeper.watch()
             except Overloaded as ex:
                 log.error("%s will be loaded at its first request: %s", model_id, ex)
             except ModelLoadFailed as ex:
@@ -348,13 +354,16 @@ class EnginePool:
         """Begin to load a model, without waiting for it; another one may be unloaded for it.
 
         Raises:
-            ModelNotFound, ModelLoadFailed, Overloaded: see :meth:`engine`.
+            ModelNotFound, ModelLoadFailed, Overloaded: see :meth:`engine`. What happens later, the
+                model's status tells.
         """
         entry = self.find(model_id)
         self._catalogue.describe(entry)  # read its header without the lock
         with self._changed:
             known = self._available(entry)
             if known is None:
+                if self.roster.stuck and self.roster.place(entry) is None:
+                    raise _no_room(entry.id)
                 wanted = self._in_line(entry.id)
                 wanted.until = time.monotonic() + self.room_timeout
                 if keep_alive is not None:
@@ -492,11 +501,11 @@ class EnginePool:
                 self._bring(wanted)
             except RequestError as ex:
                 wanted.error = ex
-                if not wanted.waiters:  # a request that did not wait asked for it
-                    log.error("%s", ex)
             except Exception:
                 log.exception("%s could not be loaded", wanted.id)
                 wanted.error = EngineFault("Internal server error.")
+            if not wanted.waiters:
+                self._tell_failure(wanted)
             with self._changed:
                 self.roster.let_stay()
                 # If all waiting requests left, but a new one has come since, it stays in line.
@@ -504,6 +513,23 @@ class EnginePool:
                 if (settled or not wanted.wanted) and self._line.get(wanted.id) is wanted:
                     del self._line[wanted.id]
                 self._changed.notify_all()
+
+    def _tell_failure(self, wanted: _Wanted) -> None:
+        """Let log and status tell why a model was not loaded: no request waits to hear it."""
+        if wanted.error is not None:
+            message = wanted.error.message
+        elif wanted.loaded is None and 0.0 < wanted.until <= time.monotonic():
+            message = (
+                f"The model {wanted.id} was not loaded: no loaded model has made room for it "
+                f"within {self.room_timeout:g} s."
+            )
+        else:
+            return
+        log.error("%s", message)
+        with contextlib.suppress(ModelNotFound):
+            entry = self.find(wanted.id)
+            with self._changed:
+                self.roster.note(entry, message)
 
     def _bring(self, wanted: _Wanted) -> None:
         """Load a model, unloading another one first if necessary.
@@ -523,8 +549,8 @@ class EnginePool:
             self._examine(entry)
         unloaded = None
         while (victim := self._wait_for_room(wanted, entry, unloaded)) is not None:
-            if victim.outdated:
-                log.info("the file of %s was replaced; loading it again", victim.entry.id)
+            if victim.gone:
+                tell(victim)
             elif victim.entry.id != wanted.id:
                 log.info("unloading %s to make room for %s", victim.entry.id, wanted.id)
                 unloaded = victim.entry.id
@@ -556,12 +582,8 @@ class EnginePool:
                     return None
                 # The keeper may be ending another model, whose memory may be enough.
                 victim = known if known or roster.closing else roster.choose_victim()
-                if victim is None and roster.clients() and not roster.closing:
-                    raise Overloaded(
-                        f"The model {wanted.id} cannot be loaded: all loaded models are pinned, "
-                        "and there is no room for another one (OFFGRID_MAX_MODELS, "
-                        "OFFGRID_MEMORY_BUDGET)."
-                    )
+                if victim is None and roster.stuck and not roster.closing:
+                    raise _no_room(wanted.id)
                 if victim is not None and victim.idle:
                     roster.let_stay()
                     self._keeper.take_out(victim)
@@ -625,6 +647,14 @@ class EnginePool:
         if loader is not None:
             loader.join(_JOIN_SECONDS)
         self._keeper.join(_JOIN_SECONDS)
+
+
+def _no_room(model_id: str) -> Overloaded:
+    """Return the error for a model for which no other one can be unloaded."""
+    return Overloaded(
+        f"The model {model_id} cannot be loaded: all loaded models are pinned, and there is no "
+        "room for another one (OFFGRID_MAX_MODELS, OFFGRID_MEMORY_BUDGET)."
+    )
 
 
 def _status_of(model: LoadedModel) -> ModelStatus:
