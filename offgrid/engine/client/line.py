@@ -8,6 +8,7 @@ until it is. A load begins after the processes of the unloaded models have ended
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -17,12 +18,12 @@ from dataclasses import dataclass
 
 from offgrid.config import Settings
 from offgrid.engine.client.examination import Examination
-from offgrid.engine.client.keeper import Keeper
+from offgrid.engine.client.keeper import Keeper, tell
 from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.process import start_thread
 from offgrid.engine.client.readiness import LoadFailure
 from offgrid.engine.client.roster import LoadedModel, Roster, load_command
-from offgrid.errors import EngineFault, ModelLoadFailed, Overloaded, RequestError
+from offgrid.errors import EngineFault, ModelLoadFailed, ModelNotFound, Overloaded, RequestError
 from offgrid.store.catalogue import Catalogue
 from offgrid.store.survey import ModelEntry
 
@@ -227,11 +228,11 @@ class WaitingLine:
                 self._bring(wanted)
             except RequestError as ex:
                 wanted.error = ex
-                if not wanted.waiters:  # a request that did not wait asked for it
-                    log.error("%s", ex)
             except Exception:
                 log.exception("%s could not be loaded", wanted.id)
                 wanted.error = EngineFault("Internal server error.")
+            if not wanted.waiters:
+                self._tell_failure(wanted)
             with self._changed:
                 self._roster.let_stay()
                 # If all waiting requests left, but a new one has come since, it stays in line.
@@ -239,6 +240,23 @@ class WaitingLine:
                 if (settled or not wanted.wanted) and self._wanted.get(wanted.id) is wanted:
                     del self._wanted[wanted.id]
                 self._changed.notify_all()
+
+    def _tell_failure(self, wanted: Wanted) -> None:
+        """Let log and status tell why a model was not loaded: no request waits to hear it."""
+        if wanted.error is not None:
+            message = wanted.error.message
+        elif wanted.loaded is None and 0.0 < wanted.until <= time.monotonic():
+            message = (
+                f"The model {wanted.id} was not loaded: no loaded model has made room for it "
+                f"within {self.room_timeout:g} s."
+            )
+        else:
+            return
+        log.error("%s", message)
+        with contextlib.suppress(ModelNotFound):
+            entry = self._find(wanted.id)
+            with self._changed:
+                self._roster.note(entry, message)
 
     def _bring(self, wanted: Wanted) -> None:
         """Load a model, unloading another one first if necessary.
@@ -258,8 +276,8 @@ class WaitingLine:
             self._examine(entry)
         unloaded = None
         while (victim := self._wait_for_room(wanted, entry, unloaded)) is not None:
-            if victim.outdated:
-                log.info("the file of %s was replaced; loading it again", victim.entry.id)
+            if victim.gone:
+                tell(victim)
             elif victim.entry.id != wanted.id:
                 log.info("unloading %s to make room for %s", victim.entry.id, wanted.id)
                 unloaded = victim.entry.id
@@ -291,12 +309,8 @@ class WaitingLine:
                     return None
                 # The keeper may be ending another model, whose memory may be enough.
                 victim = known if known or roster.closing else roster.choose_victim()
-                if victim is None and roster.clients() and not roster.closing:
-                    raise Overloaded(
-                        f"The model {wanted.id} cannot be loaded: all loaded models are pinned, "
-                        "and there is no room for another one (OFFGRID_MAX_MODELS, "
-                        "OFFGRID_MEMORY_BUDGET)."
-                    )
+                if victim is None and roster.stuck and not roster.closing:
+                    raise no_room(wanted.id)
                 if victim is not None and victim.idle:
                     roster.let_stay()
                     self._keeper.take_out(victim)
@@ -348,3 +362,11 @@ class WaitingLine:
         """Wait until the loader thread has ended. Called without the lock."""
         if self._loader is not None:
             self._loader.join(seconds)
+
+
+def no_room(model_id: str) -> Overloaded:
+    """Return the error for a model for which no other one can be unloaded."""
+    return Overloaded(
+        f"The model {model_id} cannot be loaded: all loaded models are pinned, and there is no "
+        "room for another one (OFFGRID_MAX_MODELS, OFFGRID_MEMORY_BUDGET)."
+    )

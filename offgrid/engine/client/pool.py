@@ -20,7 +20,7 @@ from offgrid.config import FOREVER, Settings
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.fit import Fit
 from offgrid.engine.client.keeper import Keeper
-from offgrid.engine.client.line import POLL, WaitingLine
+from offgrid.engine.client.line import POLL, WaitingLine, no_room
 from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.roster import LoadedModel, Roster, load_command
 from offgrid.engine.client.use import UNLOADED, USUAL, ModelStatus, Use
@@ -117,10 +117,15 @@ class EnginePool:
                 self._catalogue.describe(entry)  # read its header without the lock
                 with self._changed:
                     fit = self.roster.place(entry)
-                    if fit is None:
+                    if fit is not None:
+                        self.roster.begin(entry, fit)
+                        self._keeper.watch()
+                    elif self.roster.stuck:
+                        message = no_room(model_id).message
+                        log.error("%s", message)
+                        self.roster.note(entry, message)
+                    else:
                         raise Overloaded("others that are loaded at start leave no room for it.")
-                    self.roster.begin(entry, fit)
-                    self._keeper.watch()
             except Overloaded as ex:
                 log.error("%s will be loaded at its first request: %s", model_id, ex)
             except ModelLoadFailed as ex:
@@ -306,13 +311,16 @@ class EnginePool:
         """Begin to load a model, without waiting for it; another one may be unloaded for it.
 
         Raises:
-            ModelNotFound, ModelLoadFailed, Overloaded: see :meth:`engine`.
+            ModelNotFound, ModelLoadFailed, Overloaded: see :meth:`engine`. What happens later, the
+                model's status tells.
         """
         entry = self.find(model_id)
         self._catalogue.describe(entry)  # read its header without the lock
         with self._changed:
             known = self._available(entry)
             if known is None:
+                if self.roster.stuck and self.roster.place(entry) is None:
+                    raise no_room(entry.id)
                 self.line.ask(entry.id, keep_alive)
             else:
                 self.roster.use(known)
