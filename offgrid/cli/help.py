@@ -244,7 +244,7 @@ def _group(option: click.Option) -> str:
 
 def _rank(option: click.Option) -> int:
     """Return where an option is listed: a command's own first, those that all have last."""
-    if option.name == "config":
+    if option.name in ("config", "no_config"):
         return 2
     if "--help" in option.opts:
         return 3

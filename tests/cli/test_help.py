@@ -145,6 +145,14 @@ def test_a_bad_configuration_file_is_named_and_can_be_left_out(tmp_path: Path) -
         2, f"offgrid: {file}: unknown setting paralel; did you mean parallel?\n"
     )  # fmt: skip
     assert run("list", "--no-config", **home).exit_code == 0
+    for flags in (["--no-config", "--config", str(file)], ["--config", str(file), "--no-config"]):
+        for command in (["list"], ["config", "show"], ["verify"], ["serve", "--port", "0"]):
+            both = run(*command, *flags, **home)
+            assert (both.exit_code, both.output) == (
+                2,
+                f"offgrid: --no-config and --config {file} contradict each other; give only one "
+                "of them\n",
+            )
 
 
 @pytest.mark.parametrize(
