@@ -23,8 +23,6 @@ from offgrid.config import (
     resolve,
 )
 from offgrid.errors import OffgridError
-from offgrid.store.catalogue import Catalogue
-from offgrid.store.hashes import Hashes
 from offgrid.terminal import shown
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -56,6 +54,8 @@ def complete_model(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Return the ids that begin with what was typed, and otherwise files, for the shell."""
+    from offgrid.store.catalogue import Catalogue
+
     flags = {"models_dir": ctx.params.get("models_dir"), "model": ""}
     try:
         none = ctx.params.get("no_config")
@@ -122,6 +122,8 @@ def models_dir_options(function: F) -> F:
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **flags: Any) -> Any:
+        from offgrid.store.hashes import Hashes
+
         chosen = {name: flags.pop(name) for name in ("models_dir", "config")}
         settings = settings_from(chosen)
         file = _config_of(chosen)

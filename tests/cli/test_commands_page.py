@@ -10,7 +10,7 @@ import click
 import pytest
 
 from offgrid.cli import main
-from offgrid.cli.doctor import run_checks
+from offgrid.cli.doctor.checks import run_checks
 from offgrid.cli.help import SettingOption
 from offgrid.config import TABLE
 
@@ -26,7 +26,9 @@ def commands(path: str, command: click.Command) -> Iterator[tuple[str, click.Com
     if not isinstance(command, click.Group):
         yield path, command
         return
-    for name, inner in command.commands.items():
+    for name in command.commands:
+        inner = command.get_command(click.Context(command), name)
+        assert inner is not None
         yield from commands(f"{path} {name}", inner)
 
 
