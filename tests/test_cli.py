@@ -114,7 +114,10 @@ def test_serve_prints_its_banner_and_answers(serve: Serve, models: Path) -> None
     answer = request(url, "POST", CHAT, chat_body(temperature=0))
     assert answer.status == 200
     assert answer.json["choices"][0]["message"]["content"]
-    log = r"\S+ \S+ INFO offgrid.engine.client.roster: loading offgrid-starter: needs .*\n"
+    log = (
+        r"\S+ \S+ INFO offgrid.engine.client.roster: loading offgrid-starter: needs .*\n"
+        r"\S+ \S+ INFO offgrid.engine.client.supervisor: loaded offgrid-starter in .*\n"
+    )
     assert re.fullmatch(log, child.err.text)
 
 
@@ -159,8 +162,7 @@ def test_every_setting_can_be_given(monkeypatch: pytest.MonkeyPatch, source: str
         taken.append(settings)
         raise OffgridError("enough seen")
 
-    # Imported by name, because the package's attribute ``serve`` is the command.
-    module = importlib.import_module("offgrid.cli.serve")
+    module = importlib.import_module("offgrid.cli.serving")
     monkeypatch.setattr(module, "Server", server)
     monkeypatch.setattr(module, "_configure_logging", lambda level: None)
     arguments, environ = ["serve"], {}
@@ -365,7 +367,9 @@ def test_files_and_folders_without_permission(monkeypatch: pytest.MonkeyPatch) -
         for name in ("closed", "closed.gguf", "open/a.gguf"):
             (place / name).chmod(0)
         look = (
-            "import os, sys; from offgrid.cli import main\n"
+            # Imported before, since the other user may not read this Python.
+            "import os, sys, offgrid.cli.serving, offgrid.cli.listing, offgrid.cli.serve\n"
+            "import offgrid.cli.models; from offgrid.cli import main\n"
             "if os.geteuid() == 0: os.setuid(65534)\n"
             "main()"
         )
@@ -418,7 +422,7 @@ def test_a_wrong_value_is_named(
     models: Path,
 ) -> None:
     """Runs in this process; the next test starts a separate one."""
-    module = importlib.import_module("offgrid.cli.serve")
+    module = importlib.import_module("offgrid.cli.serving")
     monkeypatch.setattr(module, "_configure_logging", lambda level: None)
     # If a value is accepted after all, the server must not run for ever.
     monkeypatch.setattr(module.Server, "run", lambda server, announce: server.stop())
