@@ -31,6 +31,7 @@ def test_every_key(tmp_path: Path) -> None:
         gpu_layers = -1
         use_mmap = false
         use_mlock = true
+        drafts = false
         chat_template = "t.jinja"
         system_prompt = "Be brief."
         keep_alive = "forever"
@@ -52,6 +53,7 @@ def test_every_key(tmp_path: Path) -> None:
         gpu_layers=-1,
         use_mmap=False,
         use_mlock=True,
+        drafts=False,
         chat_template="t.jinja",
         system_prompt="Be brief.",
         keep_alive=FOREVER,

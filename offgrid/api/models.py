@@ -168,6 +168,7 @@ class SettingsInForce(Answer):
     gpu_layers: Annotated[int, Meta(ge=-1, description="-1: all.")]
     use_mmap: bool
     use_mlock: bool
+    drafts: Annotated[bool, Meta(description="Whether proposed tokens are computed.")]
     chat_template: Annotated[
         bool, Meta(description="Whether the settings replace the template in its file.")
     ]
@@ -313,6 +314,7 @@ class _Describer:
             "gpu_layers": load.gpu_layers,
             "use_mmap": load.use_mmap,
             "use_mlock": load.use_mlock,
+            "drafts": load.drafts,
             "chat_template": entry.template is not None,
             "system_prompt": own.system_prompt or None,
             "sampling": dict(own.sampling),

@@ -224,6 +224,14 @@ TABLE: tuple[Setting, ...] = (
         "Lock the model in memory so that it is never swapped out.",
     ),
     Setting(
+        "drafts",
+        "Speed and memory",
+        "bool",
+        True,
+        "Propose the next tokens of answers that repeat their prompt or follow a schema, and "
+        "compute several of them in one step where that is faster. The answers are the same.",
+    ),
+    Setting(
         "open_objects",
         "Requests",
         "bool",
@@ -371,6 +379,7 @@ class Settings:
     gpu_layers: int
     use_mmap: bool
     use_mlock: bool
+    drafts: bool
     open_objects: bool
     queue_size: int
     queue_timeout: float

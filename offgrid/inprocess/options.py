@@ -35,6 +35,7 @@ class Settings(TypedDict, total=False):
     gpu_layers: int
     use_mmap: bool
     use_mlock: bool
+    drafts: bool
     open_objects: bool
     load_timeout: float
     stall_timeout: float

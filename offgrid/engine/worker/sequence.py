@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.protocol import Delta, GenerationRequest, TokenLogprob
-from offgrid.engine.worker.drafts.drafter import Drafter
+from offgrid.engine.worker.drafts.drafter import NO_COUNTS, Drafter
 from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.matcher import Matcher
 from offgrid.sampling import Sampler, TextStream
@@ -199,7 +199,7 @@ class Sequence:
     def _delta(
         self, text: str, finish_reason: str | None, logprobs: tuple[TokenLogprob, ...]
     ) -> Delta:
-        counts = {}
+        counts = NO_COUNTS
         if finish_reason is not None and self.drafter is not None:
             counts = self.drafter.counts(self)
         return Delta(
@@ -210,5 +210,8 @@ class Sequence:
             finish_reason=finish_reason,
             logprobs=logprobs,
             cached_tokens=self.cached,
-            **counts,
+            drafted=counts.drafted,
+            draft_accepted=counts.accepted,
+            prediction_accepted=counts.prediction_accepted,
+            prediction_rejected=counts.prediction_rejected,
         )
