@@ -378,6 +378,7 @@ def load_command(settings: Settings, entry: ModelEntry) -> Load:
         kv_type_v=chosen("kv_type_v"),
         use_mmap=chosen("use_mmap"),
         use_mlock=chosen("use_mlock"),
+        drafts=chosen("drafts"),
         open_objects=settings.open_objects,
         projector=None if entry.projector is None else str(entry.projector),
         adapters=tuple(Adapter(str(lora.path), lora.scale) for lora in own.lora),
