@@ -34,6 +34,7 @@ def test_every_key(tmp_path: Path) -> None:
         kv_type_v = "bf16"
         use_mmap = false
         use_mlock = true
+        drafts = false
         chat_template = "t.jinja"
         system_prompt = "Be brief."
         keep_alive = "forever"
@@ -58,6 +59,7 @@ def test_every_key(tmp_path: Path) -> None:
         kv_type_v="bf16",
         use_mmap=False,
         use_mlock=True,
+        drafts=False,
         chat_template="t.jinja",
         system_prompt="Be brief.",
         keep_alive=FOREVER,

@@ -171,6 +171,7 @@ class SettingsInForce(Answer):
     kv_type_v: Annotated[str, Meta(description="Type of the values in the cache.")]
     use_mmap: bool
     use_mlock: bool
+    drafts: Annotated[bool, Meta(description="Whether proposed tokens are computed.")]
     chat_template: Annotated[
         bool, Meta(description="Whether the settings replace the template in its file.")
     ]
@@ -319,6 +320,7 @@ class _Describer:
             "kv_type_v": load.kv_type_v,
             "use_mmap": load.use_mmap,
             "use_mlock": load.use_mlock,
+            "drafts": load.drafts,
             "chat_template": entry.template is not None,
             "system_prompt": own.system_prompt or None,
             "sampling": dict(own.sampling),

@@ -258,6 +258,14 @@ TABLE: tuple[Setting, ...] = (
         "Lock the model in memory so that it is never swapped out.",
     ),
     Setting(
+        "drafts",
+        "Speed and memory",
+        "bool",
+        True,
+        "Propose the next tokens of answers that repeat their prompt or follow a schema, and "
+        "compute several of them in one step where that is faster. The answers are the same.",
+    ),
+    Setting(
         "open_objects",
         "Requests",
         "bool",
@@ -408,6 +416,7 @@ class Settings:
     kv_type_v: str
     use_mmap: bool
     use_mlock: bool
+    drafts: bool
     open_objects: bool
     queue_size: int
     queue_timeout: float

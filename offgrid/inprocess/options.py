@@ -38,6 +38,7 @@ class Settings(TypedDict, total=False):
     kv_type_v: str
     use_mmap: bool
     use_mlock: bool
+    drafts: bool
     open_objects: bool
     load_timeout: float
     stall_timeout: float

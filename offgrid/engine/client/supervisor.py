@@ -20,6 +20,7 @@ from offgrid.engine.attention import Choice
 from offgrid.engine.client.patience import OutOfMemory, Restarts, Silence, Stall
 from offgrid.engine.client.process import WorkerProcess, not_started, public, start_thread
 from offgrid.engine.client.readiness import LoadFailure, Readiness
+from offgrid.engine.memory import written
 from offgrid.engine.protocol import (
     EngineEvent,
     Load,
@@ -109,6 +110,7 @@ class Supervisor:
         readiness: the supervisor keeps it up to date.
         listener: gets the events of the workers.
         name: the model's name in messages.
+        needs: bytes of memory that it needs, for the log; 0 if that is unknown.
         load_timeout: most seconds that loading may take.
         stall_timeout: most seconds that one step of the loop may take.
         clock: monotonic seconds.
@@ -129,6 +131,7 @@ class Supervisor:
         load_timeout: float,
         stall_timeout: float,
         name: str = "",
+        needs: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pong_within = _PONG_WITHIN
@@ -138,8 +141,11 @@ class Supervisor:
         self._readiness = readiness
         self._listener = listener
         self._name = name
+        self._needs = needs
         self._load_timeout = load_timeout
         self._clock = clock
+        self._began = 0.0
+        """When the current worker began to load the model."""
         self._silence = Silence(_PING_EVERY)
         self._restarts = Restarts()
         self._failed_starts = 0
@@ -262,6 +268,7 @@ class Supervisor:
         """Handle a worker's reports until it ends."""
         with self._readiness.lock:
             self._refusal = None
+            self._began = self._clock()
             self._readiness.begin(process)
             self._silence.heard(self._clock())
             self.stall.begin()
@@ -355,9 +362,11 @@ class Supervisor:
             assert process is not None  # it is the process whose report this is
             self._listener.ready(process)
             info = self._readiness.info
+        needs = f"; it needs {written(self._needs)}" if self._needs else ""
+        how = ""
         if info is not None and info.generates:
-            choice = Choice(info.flash_attention, info.attention_reason)
-            log.info("%s is ready: %s", self._name, choice)
+            how = f"; {Choice(info.flash_attention, info.attention_reason)}"
+        log.info("loaded %s in %.1f s%s%s", self._name, self._clock() - self._began, needs, how)
         if info is not None and info.is_base:
             log.warning(
                 "%s has no chat template, so it is a base model: it continues texts "
