@@ -33,6 +33,7 @@ def test_every_key(tmp_path: Path) -> None:
         use_mlock = true
         chat_template = "t.jinja"
         system_prompt = "Be brief."
+        reasoning_budget = 500
         keep_alive = "forever"
         pin = true
         lora = ["a.gguf", { path = "/b.gguf", scale = 0.5 }]
@@ -54,6 +55,7 @@ def test_every_key(tmp_path: Path) -> None:
         use_mlock=True,
         chat_template="t.jinja",
         system_prompt="Be brief.",
+        reasoning_budget=500,
         keep_alive=FOREVER,
         pin=True,
         lora=(LoraFile(tmp_path / "a.gguf"), LoraFile(Path("/b.gguf"), 0.5)),

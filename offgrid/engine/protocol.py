@@ -64,6 +64,26 @@ class Grammar(msgspec.Struct, frozen=True):
         return cls("json_schema", "", schema.param, (schema,))
 
 
+class ReasoningBudget(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How many tokens of reasoning an answer may have, and how its format marks reasoning.
+
+    ``tokens`` is the limit of all reasoning of the answer together. ``opened`` says that the prompt
+    has opened reasoning. ``first`` and ``later`` are regular expressions: what opens reasoning at
+    the beginning of an answer, and later; nothing may do so later if that is empty. ``ends`` are
+    the texts that end it. When the limit is reached, ``close`` is written; if reasoning begins
+    again after that, ``insist``. ``param`` is the request field that error messages name.
+    """
+
+    tokens: int
+    opened: bool
+    first: str
+    ends: tuple[str, ...]
+    close: str
+    later: str = ""
+    insist: str = ""
+    param: str = "reasoning_budget_tokens"
+
+
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One prompt and how to continue it.
 
@@ -101,6 +121,7 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     then plain text."""
     grammar: Grammar | None = None
     """Tokens that would violate it are never sampled."""
+    reasoning_budget: ReasoningBudget | None = None
     visible: tuple[str, ...] = ()
     """Texts of the control tokens that appear as text in the answer; all others do not."""
     prompt_param: str = "prompt"

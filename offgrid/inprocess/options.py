@@ -99,6 +99,7 @@ class ChatOptions(GenerationOptions, total=False):
     parallel_tool_calls: bool
     add_generation_prompt: bool | None
     continue_final_message: bool
+    reasoning_budget_tokens: int | None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
     chat_template_kwargs: Mapping[str, Any]
     documents: list[Mapping[str, Any]]

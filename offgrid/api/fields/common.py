@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
@@ -101,12 +102,24 @@ Unsupported = Mapping[str, Callable[[Any], bool]]
 """Field -> predicate: is this value equivalent to omitting the field?"""
 
 
-def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported) -> T:
+def convert(
+    body: dict[str, Any],
+    cls: type[T],
+    unsupported: Unsupported,
+    named: Mapping[str, str] = MappingProxyType({}),
+) -> T:
     """Check a request body and return it typed.
 
     ``null`` counts as absent. Fields of other servers are translated. Unsupported fields are
     refused unless their value is equivalent to omitting them. So are unknown fields, unless the
     server ignores them (:mod:`offgrid.api.fields.notices`).
+
+    Args:
+        body: the body, parsed.
+        cls: the type of the request.
+        unsupported: the fields that may only have some values.
+        named: attribute of the request -> field. If the field is given, the attribute gets the name
+            under which the client sent it, for errors that are found later.
 
     Raises:
         InvalidParameter: ``param`` names the field as the client does.
@@ -118,8 +131,9 @@ def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported) -> T:
         grammar = structured.take_grammar(fields)
         sampling = take_fields(fields)
         refuse_others(fields, known, unsupported, given)
+        labels = {name: given.label(field) for name, field in named.items() if field in fields}
         request = structs.replace(
-            _typed(fields, cls), sampling=parse_sampling(sampling), grammar=grammar
+            _typed(fields, cls), sampling=parse_sampling(sampling), grammar=grammar, **labels
         )
         _check(request)
     except InvalidParameter as ex:

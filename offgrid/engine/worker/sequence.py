@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from offgrid.engine.protocol import Delta, GenerationRequest, TokenLogprob
 from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.matcher import Matcher
+from offgrid.engine.worker.thought import Thought
 from offgrid.sampling import Sampler, TextStream
 
 
@@ -74,6 +75,7 @@ class Sequence:
         tokens: ids of prompt and answer, int32, in a buffer for the longest possible answer.
         computed: how many of them llama.cpp has computed in ``slot``.
         matcher: keeps the answer within a grammar, or None.
+        thought: limits the reasoning of the answer, or None.
         pending_logits: a copy of its logits, float32 (n_vocab,), while the next token waits for the
             matcher's mask.
         scored: how many tokens of the prompt have got their logprobs; all if none are requested.
@@ -84,7 +86,7 @@ class Sequence:
     __slots__ = (
         "cached", "choice", "completion_tokens", "computed", "images", "limit", "matcher", "n_ctx",
         "n_prompt", "n_tokens", "pending_logits", "request", "request_id", "reuse", "sampler",
-        "scored", "slot", "status", "stream", "tokens", "visible",
+        "scored", "slot", "status", "stream", "thought", "tokens", "visible",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +99,7 @@ class Sequence:
         n_ctx: int,
         sampler: Sampler,
         matcher: Matcher | None = None,
+        thought: Thought | None = None,
         visible: Mapping[int, bytes] = MappingProxyType({}),
         images: tuple[ImageSpan, ...] = (),
     ) -> None:
@@ -106,6 +109,7 @@ class Sequence:
         self.n_ctx = n_ctx
         self.sampler = sampler
         self.matcher = matcher
+        self.thought = thought
         self.pending_logits: NDArray[np.float32] | None = None
         self.stream = TextStream(request.stop)
         room = n_ctx - len(prompt)
@@ -126,6 +130,13 @@ class Sequence:
 
     def __len__(self) -> int:
         return self.n_tokens
+
+    @property
+    def mask_address(self) -> int:
+        """Address of the mask for the next token; 0 if any token may come."""
+        if self.thought is not None and self.thought.address:
+            return self.thought.address
+        return 0 if self.matcher is None else self.matcher.address
 
     @property
     def wanted_from(self) -> int:
@@ -160,7 +171,7 @@ class Sequence:
 
     def finish_empty(self) -> Delta:
         """Return the last delta of an answer that shall have no tokens."""
-        return Delta(self.request_id, self.choice, "", 0, "length", cached_tokens=self.cached)
+        return self._delta("", "length", ())
 
     def advance(
         self, token: int, piece: bytes, is_eog: bool, logprobs: tuple[TokenLogprob, ...]
@@ -180,6 +191,8 @@ class Sequence:
         else:
             self.tokens[self.n_tokens] = token
             self.n_tokens += 1
+            if self.thought is not None:
+                self.thought.follow(piece)
             text = self.stream.feed(piece)
             if self.stream.finished:
                 finish_reason = "stop"
