@@ -116,6 +116,10 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """As ``top_logprobs``, for the tokens of the prompt; always of the model's own distribution."""
     echo: bool = False
     """Whether the client needs the text of a prompt given as ``tokens``."""
+    timings: bool = False
+    """Whether every delta has the times of its choice, not only the last."""
+    return_progress: bool = False
+    """Whether deltas say how far the prefill of the prompt is."""
     suffix: str | None = None
     """Text after the answer: the model fills in the text between the prompt and it. The prompt is
     then plain text."""
@@ -341,6 +345,22 @@ class Started(msgspec.Struct, frozen=True, tag=True):
     computing: bool = True
 
 
+class Times(msgspec.Struct, frozen=True, array_like=True):
+    """How long a choice has taken, in milliseconds: its prompt, from the beginning of its
+    computation to the first token of the answer, and from that to the latest one."""
+
+    prompt_ms: float
+    answer_ms: float
+
+
+class PromptProgress(msgspec.Struct, frozen=True, array_like=True):
+    """How many tokens of a prompt are computed or were cached, and the milliseconds since its
+    computation began."""
+
+    processed: int
+    ms: float
+
+
 class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     """Progress of one choice in one step.
 
@@ -348,7 +368,8 @@ class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     ``finish_reason`` is set once per choice, in its last delta: ``"stop"`` or ``"length"``.
     ``completion_tokens`` is the number of tokens of the choice so far, ``cached_tokens`` the number
     of prompt tokens that a slot already held. ``prompt`` has the next tokens of the prompt with
-    their logprobs; deltas with it come first, for choice 0 only, and contain nothing else.
+    their logprobs; deltas with it come first, for choice 0 only, and contain nothing else. So do
+    those with ``progress``. ``times`` is in the last delta, and in all if the request asks for it.
     """
 
     id: int
@@ -359,6 +380,8 @@ class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     logprobs: tuple[TokenLogprob, ...] = ()
     cached_tokens: int = 0
     prompt: tuple[PromptToken, ...] = ()
+    times: Times | None = None
+    progress: PromptProgress | None = None
 
 
 class TokenResult(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

@@ -51,6 +51,8 @@ class GenerationOptions(TypedDict, total=False):
     cache_prompt: bool
     prompt_logprobs: int | None
     post_sampling_probs: bool
+    timings_per_token: bool
+    return_progress: bool
 
     temperature: float
     top_p: float

@@ -119,7 +119,10 @@ NOTHING: Json = {
     "top_a": 0.0, "truncate_prompt_tokens": -1, "use_beam_search": False, "vllm_xargs": {},
 }  # fmt: skip
 """Values of foreign fields that ask for nothing."""
-NOTES: Json = {**dict.fromkeys(INERT_FOREIGN, 1), "options": {"num_ctx": 512}}
+NOTES: Json = {
+    **dict.fromkeys(INERT_FOREIGN, 1), "options": {"num_ctx": 512}, "return_progress": True,
+    "timings_per_token": True,
+}  # fmt: skip
 """The foreign fields that every endpoint accepts."""
 FOREIGN: Json = {**NOTES, **NOTHING}
 """The foreign fields that every endpoint accepts that generates."""

@@ -224,6 +224,7 @@ def start_chat(
         prompt_param="messages",
         grammar=prompt.grammar,
         reasoning_budget=prompt.reasoning_budget,
+        timings=prompt.may_end_early,
         visible=prompt.visible,
         images=prompt.images,
         image_params=prompt.image_params,

@@ -56,6 +56,8 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
     cache_prompt: bool = True
     post_sampling_probs: bool = False
     prompt_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    timings_per_token: bool = False
+    return_progress: bool = False
     service_tier: ServiceTier = "auto"
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -79,11 +81,14 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
         network, but there is no network."""
         return bool(self.stream_options and self.stream_options.include_obfuscation)
 
-    def generation(self, own: Mapping[str, Any], **more: Any) -> GenerationRequest:
+    def generation(
+        self, own: Mapping[str, Any], *, timings: bool = False, **more: Any
+    ) -> GenerationRequest:
         """Return the request for the engine.
 
         Args:
             own: the model's own values of sampling parameters that the request does not set.
+            timings: whether all deltas have times, even if the request does not ask for them.
             more: the fields of the engine's request that each endpoint sets in its own way.
         """
         return GenerationRequest(
@@ -93,6 +98,8 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
             ignore_eos=self.ignore_eos,
             post_sampling=self.post_sampling_probs,
             cache_prompt=self.cache_prompt,
+            timings=self.timings_per_token or timings,
+            return_progress=self.return_progress and self.stream,
             **more,
         )
 
@@ -221,6 +228,8 @@ def _check(request: GenerationFields) -> None:
             name,
             code="unsupported_parameter",
         )
+    if request.return_progress and not request.stream:
+        notices.ignore("return_progress")
     if request.prompt_logprobs is not None and request.stream:
         raise InvalidParameter("prompt_logprobs cannot be streamed.", "prompt_logprobs")
     if request.max_tokens is not None and request.sampling.params.min_tokens > request.max_tokens:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from offgrid.engine.protocol import Delta, GenerationRequest, TokenLogprob
 from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.matcher import Matcher
+from offgrid.engine.worker.stopwatch import Stopwatch
 from offgrid.engine.worker.thought import Thought
 from offgrid.sampling import Sampler, TextStream
 
@@ -81,12 +82,13 @@ class Sequence:
         scored: how many tokens of the prompt have got their logprobs; all if none are requested.
         visible: control tokens that appear in the answer's text, with their bytes.
         images: the spans of images in the prompt, in order.
+        stopwatch: measures the times of prompt and answer.
     """
 
     __slots__ = (
         "cached", "choice", "completion_tokens", "computed", "images", "limit", "matcher", "n_ctx",
         "n_prompt", "n_tokens", "pending_logits", "request", "request_id", "reuse", "sampler",
-        "scored", "slot", "status", "stream", "thought", "tokens", "visible",
+        "scored", "slot", "status", "stopwatch", "stream", "thought", "tokens", "visible",
     )  # fmt: skip
 
     def __init__(
@@ -127,6 +129,7 @@ class Sequence:
         self.visible = visible
         self.images = images
         self.completion_tokens = 0
+        self.stopwatch = Stopwatch()
 
     def __len__(self) -> int:
         return self.n_tokens
@@ -182,6 +185,7 @@ class Sequence:
         end tokens are never sampled.
         """
         self.completion_tokens += 1
+        self.stopwatch.token()
         finish_reason = None
         if is_eog:
             text = self.stream.flush()
@@ -208,6 +212,7 @@ class Sequence:
     def _delta(
         self, text: str, finish_reason: str | None, logprobs: tuple[TokenLogprob, ...]
     ) -> Delta:
+        timed = finish_reason is not None or self.request.timings
         return Delta(
             id=self.request_id,
             choice=self.choice,
@@ -216,4 +221,5 @@ class Sequence:
             finish_reason=finish_reason,
             logprobs=logprobs,
             cached_tokens=self.cached,
+            times=self.stopwatch.times() if timed else None,
         )
