@@ -234,8 +234,7 @@ class Total:
         """Count the tokens of a delta."""
         if delta.progress is not None:
             return
-        if delta.times is not None:
-            self._clock.add(index, delta.choice, delta.times)
+        self._clock.add(index, delta)
         # Count each prompt's cached tokens once, from its first choice.
         if index not in self._tokens and delta.choice == 0:
             self._cached += delta.cached_tokens

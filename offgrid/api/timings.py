@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from offgrid.api.shapes import Answer, Count, Json
-from offgrid.engine.protocol import Delta, Times
+from offgrid.engine.protocol import Delta
 
 Number = Annotated[float, Meta(ge=0)]
 
@@ -28,6 +28,10 @@ class Timings(Answer):
     predicted_ms: Number
     predicted_per_token_ms: Number
     predicted_per_second: Number
+    draft_n: Annotated[int, Meta(ge=1, description="Proposed tokens.")] | UnsetType = UNSET
+    draft_n_accepted: (
+        Annotated[int, Meta(ge=0, description="Proposed tokens in the answers.")] | UnsetType
+    ) = UNSET
 
 
 class Progress(Answer):
@@ -46,18 +50,23 @@ class Clock:
     def __init__(self) -> None:
         self._prompts: dict[int, float] = {}
         self._answers: dict[int, float] = {}
+        self._drafted = 0
+        self._accepted = 0
 
-    def add(self, index: int, choice: int, times: Times) -> None:
-        """Note the times of a choice so far.
+    def add(self, index: int, delta: Delta) -> None:
+        """Note the times and drafts of a choice so far.
 
         Args:
             index: of the choice in the whole request.
-            choice: its index among those of the same prompt, of which the first computes it.
-            times: from its latest delta.
+            delta: its latest one. The first choice of each prompt computes the prompt.
         """
-        if choice == 0:
-            self._prompts[index] = times.prompt_ms
-        self._answers[index] = times.answer_ms
+        if delta.times is None:
+            return
+        if delta.choice == 0:
+            self._prompts[index] = delta.times.prompt_ms
+        self._answers[index] = delta.times.answer_ms
+        self._drafted += delta.drafted  # only the last delta has these
+        self._accepted += delta.draft_accepted
 
     def timings(self, prompt_tokens: int, cached_tokens: int, answers: list[int]) -> Json:
         """Return the ``timings`` object.
@@ -71,7 +80,7 @@ class Clock:
         # The first token of an answer comes from the logits of the prompt.
         steps = sum(max(0, tokens - 1) for tokens in answers)
         computed = prompt_tokens - cached_tokens
-        return {
+        timings: Json = {
             "cache_n": cached_tokens,
             "prompt_n": computed,
             "prompt_ms": prompt_ms,
@@ -82,6 +91,9 @@ class Clock:
             "predicted_per_token_ms": _ratio(answer_ms, steps),
             "predicted_per_second": _ratio(1000.0 * steps, answer_ms),
         }
+        if self._drafted:
+            timings |= {"draft_n": self._drafted, "draft_n_accepted": self._accepted}
+        return timings
 
 
 def _ratio(value: float, by: float) -> float:

@@ -13,7 +13,7 @@ from support import STARTER, Json, Stream, chat_body, request
 from offgrid import LLM
 from offgrid.api.timings import Clock
 from offgrid.config import Settings
-from offgrid.engine.protocol import Times
+from offgrid.engine.protocol import Delta, Times
 from offgrid.server import Server
 
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
@@ -47,13 +47,16 @@ def expected(usage: Json) -> tuple[int, ...]:
 
 def test_times_of_all_choices_are_added_up() -> None:
     clock = Clock()
-    clock.add(0, 0, Times(100.0, 10.0))
-    clock.add(0, 0, Times(100.0, 40.0))
-    clock.add(1, 1, Times(500.0, 50.0))  # waited for the prompt of the first choice
+    clock.add(0, Delta(1, 0, "a", 1, times=Times(100.0, 10.0)))
+    clock.add(0, Delta(1, 0, "b", 2))
+    clock.add(0, Delta(1, 0, "", 3, times=Times(100.0, 40.0), drafted=5, draft_accepted=2))
+    # The other choice waited for the prompt.
+    clock.add(1, Delta(1, 1, "", 4, times=Times(500.0, 50.0), drafted=2, draft_accepted=1))
     assert clock.timings(50, 10, [3, 4]) == {
         "cache_n": 10, "prompt_n": 40, "prompt_ms": 100.0, "prompt_per_token_ms": 2.5,
         "prompt_per_second": 400.0, "predicted_n": 7, "predicted_ms": 90.0,
         "predicted_per_token_ms": 18.0, "predicted_per_second": pytest.approx(5000 / 90),
+        "draft_n": 7, "draft_n_accepted": 3,
     }  # fmt: skip
 
 

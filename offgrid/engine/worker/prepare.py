@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from offgrid.engine.limits import check_prompt_tokens
 from offgrid.engine.protocol import GenerationRequest, PromptPart, ReasoningBudget
+from offgrid.engine.worker.drafts.drafter import Drafter
+from offgrid.engine.worker.drafts.lookup import Lookup
 from offgrid.engine.worker.grammars import Grammars
 from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.llama.model import Model
@@ -126,6 +128,7 @@ class Preparer:
                 thought=self._thought(request.reasoning_budget, ends),
                 visible=visible,
                 images=images,
+                drafter=self._drafter(),
             )
             sequences.append(sequence)
         return sequences
@@ -156,6 +159,12 @@ class Preparer:
         self, budget: ReasoningBudget | None, ends: tuple[list[int], list[int]]
     ) -> Thought | None:
         return None if budget is None else Thought(budget, *ends, self._model.n_vocab)
+
+    def _drafter(self) -> Drafter | None:
+        """Return what proposes tokens of one choice; None if this model has no drafts."""
+        if not (self._model.load.drafts and self._model.can_cut):
+            return None
+        return Drafter([Lookup()])
 
     def _sampling_params(self, request: GenerationRequest, seed: int) -> SamplingParams:
         """Return the request's sampling parameters, completed with the parts that only the worker

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.protocol import Delta, GenerationRequest, TokenLogprob
+from offgrid.engine.worker.drafts.drafter import NO_COUNTS, Drafter
 from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.matcher import Matcher
 from offgrid.engine.worker.stopwatch import Stopwatch
@@ -83,12 +84,14 @@ class Sequence:
         visible: control tokens that appear in the answer's text, with their bytes.
         images: the spans of images in the prompt, in order.
         stopwatch: measures the times of prompt and answer.
+        drafter: proposes its next tokens, or None.
     """
 
     __slots__ = (
-        "cached", "choice", "completion_tokens", "computed", "images", "limit", "matcher", "n_ctx",
-        "n_prompt", "n_tokens", "pending_logits", "request", "request_id", "reuse", "sampler",
-        "scored", "slot", "status", "stopwatch", "stream", "thought", "tokens", "visible",
+        "cached", "choice", "completion_tokens", "computed", "drafter", "images", "limit",
+        "matcher", "n_ctx", "n_prompt", "n_tokens", "pending_logits", "request", "request_id",
+        "reuse", "sampler", "scored", "slot", "status", "stopwatch", "stream", "thought", "tokens",
+        "visible",
     )  # fmt: skip
 
     def __init__(
@@ -104,6 +107,7 @@ class Sequence:
         thought: Thought | None = None,
         visible: Mapping[int, bytes] = MappingProxyType({}),
         images: tuple[ImageSpan, ...] = (),
+        drafter: Drafter | None = None,
     ) -> None:
         self.request_id = request_id
         self.choice = choice
@@ -128,6 +132,7 @@ class Sequence:
         self.status = Status.WAITING
         self.visible = visible
         self.images = images
+        self.drafter = drafter
         self.completion_tokens = 0
         self.stopwatch = Stopwatch()
 
@@ -212,6 +217,9 @@ class Sequence:
     def _delta(
         self, text: str, finish_reason: str | None, logprobs: tuple[TokenLogprob, ...]
     ) -> Delta:
+        counts = NO_COUNTS
+        if finish_reason is not None and self.drafter is not None:
+            counts = self.drafter.counts(self)
         timed = finish_reason is not None or self.request.timings
         return Delta(
             id=self.request_id,
@@ -222,4 +230,8 @@ class Sequence:
             logprobs=logprobs,
             cached_tokens=self.cached,
             times=self.stopwatch.times() if timed else None,
+            drafted=counts.drafted,
+            draft_accepted=counts.accepted,
+            prediction_accepted=counts.prediction_accepted,
+            prediction_rejected=counts.prediction_rejected,
         )
