@@ -45,7 +45,7 @@ UNUSUAL = {
     "ctx_size": "640", "batch_size": "64", "threads": "5",
     "gpu_layers": "7", "flash_attention": "on", "kv_type_k": "q8_0", "kv_type_v": "q5_1",
     "use_mmap": "false", "use_mlock": "true", "drafts": "false", "open_objects": "true",
-    "queue_size": "9", "queue_timeout": "30",
+    "reasoning_budget": "500", "queue_size": "9", "queue_timeout": "30",
     "load_timeout": "11", "stall_timeout": "13", "drain_timeout": "17", "sse_ping_interval": "19",
     "max_body_mb": "21", "unknown_fields": "ignore", "max_responses": "23",
     "max_responses_mb": "25", "responses_file": "some/responses.sqlite3", "log_level": "warning",

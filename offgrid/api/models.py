@@ -176,6 +176,10 @@ class SettingsInForce(Answer):
         bool, Meta(description="Whether the settings replace the template in its file.")
     ]
     system_prompt: str | None
+    reasoning_budget: Annotated[
+        int,
+        Meta(ge=-1, description="Tokens of reasoning in an answer, by default; -1: no limit."),
+    ]
     sampling: Annotated[
         dict[str, float | bool],
         Meta(description="Parameters of requests that do not set them, if they differ."),
@@ -323,6 +327,7 @@ class _Describer:
             "drafts": load.drafts,
             "chat_template": entry.template is not None,
             "system_prompt": own.system_prompt or None,
+            "reasoning_budget": self._pool.roster.defaults(entry).reasoning_budget,
             "sampling": dict(own.sampling),
             "keep_alive": -1 if keep_alive == FOREVER else keep_alive,
             "pin": own.pin,

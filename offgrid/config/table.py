@@ -274,6 +274,18 @@ TABLE: tuple[Setting, ...] = (
         "By default only a schema with additionalProperties allows them.",
     ),
     Setting(
+        "reasoning_budget",
+        "Requests",
+        "int",
+        -1,
+        "Maximum number of tokens of reasoning in an answer, for requests without "
+        "reasoning_budget_tokens. 0 asks for answers without reasoning; -1 (or unlimited) sets no "
+        "limit.",
+        low=-1,
+        high=(1 << 31) - 1,
+        words=(("unlimited", -1),),
+    ),
+    Setting(
         "queue_size",
         "Limits",
         "int",
@@ -418,6 +430,7 @@ class Settings:
     use_mlock: bool
     drafts: bool
     open_objects: bool
+    reasoning_budget: int
     queue_size: int
     queue_timeout: float
     load_timeout: float

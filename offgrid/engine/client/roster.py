@@ -199,7 +199,7 @@ class Roster:
             fit.load,
             name=entry.id,
             chat_template=entry.template,
-            defaults=Defaults(entry.own.system_prompt, sampling_defaults(entry.own)),
+            defaults=self.defaults(entry),
             pinned=entry.own.pin,
             needs=fit.needs,
             queue_size=self._settings.queue_size,
@@ -215,6 +215,16 @@ class Roster:
         model = LoadedModel(entry, client, fit, keep_alive, instead_of=instead_of)
         self._models[entry.id] = model
         return model
+
+    def defaults(self, entry: ModelEntry) -> Defaults:
+        """Return what requests to a model get that do not set it themselves."""
+        own = entry.own
+        budget = own.reasoning_budget
+        return Defaults(
+            own.system_prompt,
+            sampling_defaults(own),
+            self._settings.reasoning_budget if budget is None else budget,
+        )
 
     def clear(self) -> list[EngineClient]:
         """Remove all models, and return their engine clients."""

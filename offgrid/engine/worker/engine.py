@@ -25,6 +25,7 @@ from offgrid.engine.worker.matcher import Masks
 from offgrid.engine.worker.outbox import Outbox
 from offgrid.engine.worker.pace import Pace
 from offgrid.engine.worker.prepare import Prepared, Preparer
+from offgrid.engine.worker.progress import report_prefill
 from offgrid.engine.worker.prompts import answer
 from offgrid.engine.worker.scheduler import BatchSpan, Placement, Scheduler
 from offgrid.engine.worker.scoring import SCORED_BYTES
@@ -190,6 +191,8 @@ class Engine:
         self._take_inbox()
         for placement in self.scheduler.admit():
             self._begin(placement)
+            if placement.sequence.status is not Status.PARKED:
+                report_prefill(placement.sequence, self._outbox)
         # The server must know which prompts are computed now before one of them can end the
         # process.
         self._outbox.push()
@@ -200,6 +203,9 @@ class Engine:
             spans = self._planner.extend(spans)
         batches = []
         for batch in self._decode(spans):
+            for span in batch.spans:
+                if span.start < span.sequence.n_prompt:
+                    report_prefill(span.sequence, self._outbox)
             self._drawing.sample(batch)
             batches.append(batch)
         if spans:
@@ -283,6 +289,7 @@ class Engine:
             self._outbox.add(Started(sequence.request_id, computing=not parked))
         if parked:
             return
+        sequence.stopwatch.begin()
         if placement.source != slot:
             self.model.forget(slot)
         if placement.source is None:

@@ -13,6 +13,8 @@ from offgrid.engine.protocol import Delta, GenerationRequest, TokenLogprob
 from offgrid.engine.worker.drafts.drafter import NO_COUNTS, Drafter
 from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.matcher import Matcher
+from offgrid.engine.worker.stopwatch import Stopwatch
+from offgrid.engine.worker.thought import Thought
 from offgrid.sampling import Sampler, TextStream
 
 
@@ -75,18 +77,21 @@ class Sequence:
         tokens: ids of prompt and answer, int32, in a buffer for the longest possible answer.
         computed: how many of them llama.cpp has computed in ``slot``.
         matcher: keeps the answer within a grammar, or None.
+        thought: limits the reasoning of the answer, or None.
         pending_logits: a copy of its logits, float32 (n_vocab,), while the next token waits for the
             matcher's mask.
         scored: how many tokens of the prompt have got their logprobs; all if none are requested.
         visible: control tokens that appear in the answer's text, with their bytes.
         images: the spans of images in the prompt, in order.
+        stopwatch: measures the times of prompt and answer.
         drafter: proposes its next tokens, or None.
     """
 
     __slots__ = (
         "cached", "choice", "completion_tokens", "computed", "drafter", "images", "limit",
         "matcher", "n_ctx", "n_prompt", "n_tokens", "pending_logits", "request", "request_id",
-        "reuse", "sampler", "scored", "slot", "status", "stream", "tokens", "visible",
+        "reuse", "sampler", "scored", "slot", "status", "stopwatch", "stream", "thought", "tokens",
+        "visible",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +104,7 @@ class Sequence:
         n_ctx: int,
         sampler: Sampler,
         matcher: Matcher | None = None,
+        thought: Thought | None = None,
         visible: Mapping[int, bytes] = MappingProxyType({}),
         images: tuple[ImageSpan, ...] = (),
         drafter: Drafter | None = None,
@@ -109,6 +115,7 @@ class Sequence:
         self.n_ctx = n_ctx
         self.sampler = sampler
         self.matcher = matcher
+        self.thought = thought
         self.pending_logits: NDArray[np.float32] | None = None
         self.stream = TextStream(request.stop)
         room = n_ctx - len(prompt)
@@ -127,9 +134,17 @@ class Sequence:
         self.images = images
         self.drafter = drafter
         self.completion_tokens = 0
+        self.stopwatch = Stopwatch()
 
     def __len__(self) -> int:
         return self.n_tokens
+
+    @property
+    def mask_address(self) -> int:
+        """Address of the mask for the next token; 0 if any token may come."""
+        if self.thought is not None and self.thought.address:
+            return self.thought.address
+        return 0 if self.matcher is None else self.matcher.address
 
     @property
     def wanted_from(self) -> int:
@@ -164,7 +179,7 @@ class Sequence:
 
     def finish_empty(self) -> Delta:
         """Return the last delta of an answer that shall have no tokens."""
-        return Delta(self.request_id, self.choice, "", 0, "length", cached_tokens=self.cached)
+        return self._delta("", "length", ())
 
     def advance(
         self, token: int, piece: bytes, is_eog: bool, logprobs: tuple[TokenLogprob, ...]
@@ -175,6 +190,7 @@ class Sequence:
         end tokens are never sampled.
         """
         self.completion_tokens += 1
+        self.stopwatch.token()
         finish_reason = None
         if is_eog:
             text = self.stream.flush()
@@ -184,6 +200,8 @@ class Sequence:
         else:
             self.tokens[self.n_tokens] = token
             self.n_tokens += 1
+            if self.thought is not None:
+                self.thought.follow(piece)
             text = self.stream.feed(piece)
             if self.stream.finished:
                 finish_reason = "stop"
@@ -202,6 +220,7 @@ class Sequence:
         counts = NO_COUNTS
         if finish_reason is not None and self.drafter is not None:
             counts = self.drafter.counts(self)
+        timed = finish_reason is not None or self.request.timings
         return Delta(
             id=self.request_id,
             choice=self.choice,
@@ -210,6 +229,7 @@ class Sequence:
             finish_reason=finish_reason,
             logprobs=logprobs,
             cached_tokens=self.cached,
+            times=self.stopwatch.times() if timed else None,
             drafted=counts.drafted,
             draft_accepted=counts.accepted,
             prediction_accepted=counts.prediction_accepted,
