@@ -159,11 +159,11 @@ class Load(msgspec.Struct, frozen=True, tag=True):
 
     ``ctx_size`` is the context of one sequence, 0 for the context with which the model was trained;
     ``parallel`` is the number of slots; ``threads`` 0 means one per physical core; ``gpu_layers``
-    -1 means all; ``open_objects`` lets the objects of answers have members that their schemas do
-    not describe; ``drafts`` lets steps decode
-    proposed tokens; ``projector`` is the projector's file, if there is one; ``adapters`` act on all
-    requests. With ``examine`` the file is only examined: the worker reports :class:`Examined` or
-    :class:`LoadFailed`, and ends.
+    -1 means all; ``flash_attention`` is auto, on or off; ``kv_type_k`` and ``kv_type_v`` are types
+    of :mod:`offgrid.engine.kv_types`; ``open_objects`` lets the objects of answers have members
+    that their schemas do not describe; ``drafts`` lets steps decode proposed tokens; ``projector``
+    is the projector's file, if there is one; ``adapters`` act on all requests. With ``examine`` the
+    file is only examined: the worker reports :class:`Examined` or :class:`LoadFailed`, and ends.
     """
 
     path: str
@@ -172,6 +172,9 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     batch_size: int = 512
     threads: int = 0
     gpu_layers: int = 0
+    flash_attention: str = "auto"
+    kv_type_k: str = "f16"
+    kv_type_v: str = "f16"
     use_mmap: bool = True
     use_mlock: bool = False
     open_objects: bool = False
@@ -251,6 +254,10 @@ class ModelInfo(msgspec.Struct, frozen=True):
     """Whether there is a projector for images."""
     chat_templates: dict[str, str] = {}
     """Further templates of the file by name, such as ``tool_use``."""
+    flash_attention: bool = False
+    """Whether its sequences are computed with flash attention."""
+    attention_reason: str = ""
+    """Why, in words for the log."""
 
     @property
     def is_base(self) -> bool:
