@@ -27,8 +27,9 @@ _SEEN = 48
 class Forced:
     """Asks a copy of the matcher which bytes must come next.
 
-    Grammars of JSON leave blanks between JSON tokens free, so the source guesses them: it tries the gaps
-    that the answer has had after a colon and a comma, and goes on with what is forced after them.
+    Grammars of JSON leave the blanks between names and values free, so the source guesses them: it
+    tries the gaps that the answer has had after a colon and a comma, and goes on with what is
+    forced after them.
 
     Args:
         tokenize: returns the token ids of a text.
