@@ -16,8 +16,8 @@ from offgrid.chat.formats import GENERIC, HERMES, CallFormat
 from offgrid.chat.grammars import Function, call_grammar
 from offgrid.chat.parser import AnswerForm, AnswerParser
 from offgrid.chat.probe import as_variables, recognise
+from offgrid.chat.reasoning import reasoning_places
 from offgrid.chat.template import ChatTemplate, Message
-from offgrid.chat.thoughts import thoughts_of
 from offgrid.chat.writing import write_calls
 from offgrid.engine.protocol import PromptPart
 from offgrid.grammar.checked import CheckedSchema
@@ -56,7 +56,7 @@ class Dialect:
 
     Attributes:
         form: how the model writes answers.
-        thoughts: where reasoning stands in them; None for a model without reasoning.
+        reasoning_places: where reasoning stands in them; None for a model without reasoning.
 
     Raises:
         InvalidParameter: the template is not valid Jinja.
@@ -76,7 +76,7 @@ class Dialect:
         self.form = AnswerForm(
             known.calls, known.reasoning, known.wrappers, wrappers, known.channels
         )
-        self.thoughts = thoughts_of(self.form, known.closing)
+        self.reasoning_places = reasoning_places(self.form, known.closing)
         self._control = _used(self.form, known.content_begin, control)
 
     @property

@@ -13,7 +13,8 @@ from support import STARTER, Json, Stream, chat_body, request
 from offgrid import LLM
 from offgrid.api.timings import Clock
 from offgrid.config import Settings
-from offgrid.engine.protocol import Delta, Times
+from offgrid.engine.client.pending import proves_harmless
+from offgrid.engine.protocol import Delta, PromptProgress, Times
 from offgrid.server import Server
 
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"
@@ -58,6 +59,12 @@ def test_times_of_all_choices_are_added_up() -> None:
         "predicted_per_token_ms": 18.0, "predicted_per_second": pytest.approx(5000 / 90),
         "draft_n": 7, "draft_n_accepted": 3,
     }  # fmt: skip
+
+
+def test_progress_does_not_prove_that_a_prompt_is_harmless() -> None:
+    """Its worker may still die of it."""
+    assert proves_harmless(Delta(1, 0, "", 0))
+    assert not proves_harmless(Delta(1, 0, "", 0, progress=PromptProgress(5, 1.0)))
 
 
 def test_no_division_by_nothing() -> None:

@@ -87,8 +87,8 @@ def test_the_thought_is_cut_and_the_call_is_made(tmp_path: Path, family: str, ho
     model = load(path)
     dialect = dialect_of(model, example)
     prompt = dialect.prompt(USER, [TOOL])
-    thoughts = dialect.thoughts
-    assert thoughts is not None
+    places = dialect.reasoning_places
+    assert places is not None
     assert dialect.reasoning_markers is not None
     begin, end = dialect.reasoning_markers
     end = "<|end|>" if example.family == "harmony" else end
@@ -105,7 +105,7 @@ def test_the_thought_is_cut_and_the_call_is_made(tmp_path: Path, family: str, ho
     def ask(budget: int | None) -> int:
         limit = None
         if budget is not None:
-            limit = thoughts.budget(
+            limit = places.budget(
                 budget, "x", opened=prompt.thinking, offered=True, required=how == "required"
             )
         id = run.send(
@@ -132,7 +132,7 @@ def test_the_thought_is_cut_and_the_call_is_made(tmp_path: Path, family: str, ho
             seen.add(place)
             assert pieces_of(run, id)[:place] == pieces[:place]
             before = b"".join(pieces[:place]).decode()
-            assert run.text(id).startswith(before + thoughts.close)
+            assert run.text(id).startswith(before + places.close)
             if how == "required":  # whatever such a model says after it, the grammar allows
                 parser = dialect.parser({"get": SCHEMA}, thinking=prompt.thinking, constrained=True)
                 events = [*parser.feed(run.text(id)), *parser.finish()]
@@ -160,10 +160,10 @@ def test_the_answer_follows_and_characters_stay_whole(tmp_path: Path, family: st
         dialect = dialect_of(model, example)
         prompt = dialect.prompt(USER)
         run = Run(model)
-        assert dialect.thoughts is not None
+        assert dialect.reasoning_places is not None
         thoughts = []
         for budget in range(10):
-            limit = dialect.thoughts.budget(
+            limit = dialect.reasoning_places.budget(
                 budget, "x", opened=prompt.thinking, offered=False, required=False
             )
             id = run.send(
@@ -193,14 +193,14 @@ def test_a_ban_of_the_end_of_reasoning_is_refused(tmp_path: Path) -> None:
     model = load(path)
     try:
         dialect = dialect_of(model, example)
-        assert dialect.thoughts is not None
+        assert dialect.reasoning_places is not None
         run = Run(model)
         with pytest.raises(Exception, match="logit_bias bans a token that ends reasoning; x needs"):
             run.send(
                 GenerationRequest(
                     parts=(PromptPart("Hello", False),), sampling=GREEDY,
                     text_bias={"<|END_THINKING|>": float("-inf")},
-                    reasoning_budget=dialect.thoughts.budget(
+                    reasoning_budget=dialect.reasoning_places.budget(
                         1, "x", opened=False, offered=False, required=False
                     ),
                 )
@@ -216,9 +216,9 @@ def test_logprobs_of_forced_tokens_are_those_of_the_model(tmp_path: Path) -> Non
     model = load(path)
     try:
         dialect = dialect_of(model, example)
-        assert dialect.thoughts is not None
+        assert dialect.reasoning_places is not None
         prompt = dialect.prompt(USER)
-        limit = dialect.thoughts.budget(1, "x", opened=False, offered=False, required=False)
+        limit = dialect.reasoning_places.budget(1, "x", opened=False, offered=False, required=False)
         run = Run(model)
         id = run.send(
             GenerationRequest(

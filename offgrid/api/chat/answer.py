@@ -156,8 +156,8 @@ def stream_answer(head: Json, prompt: ChatPrompt, group: GenerationGroup) -> Ite
             result["usage"] = None
         if request.obfuscate:
             result["obfuscation"] = secrets.token_urlsafe(secrets.randbelow(24))
-        over = all(choice.finish_reason is not None for choice in choices)
-        ends = over and finish_reason is not None and not request.include_usage
+        ends = finish_reason is not None and not request.include_usage
+        ends = ends and all(choice.finish_reason is not None for choice in choices)
         if ends or (request.timings_per_token and total.begun):
             result["timings"] = total.timings(group.prompt_tokens)
         return result

@@ -88,11 +88,11 @@ class ChatPrompt:
         Raises:
             InvalidParameter: the request sets one, and the model does not reason.
         """
-        request, thoughts = self.request, self._dialect.thoughts
+        request, places = self.request, self._dialect.reasoning_places
         tokens, param = request.reasoning_budget_tokens, request.budget_param
         if tokens is None:
             return None
-        if thoughts is None:
+        if places is None:
             if not param:  # a setting, for all models
                 return None
             raise InvalidParameter(
@@ -103,7 +103,7 @@ class ChatPrompt:
             )
         if self.grammar is not None and self.grammar is request.grammar:
             return None  # the grammar covers the whole answer, without reasoning
-        return thoughts.budget(
+        return places.budget(
             tokens,
             param or "reasoning_budget_tokens",
             opened=self.thinking,

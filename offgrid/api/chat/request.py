@@ -261,12 +261,9 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
 
     def with_budget(self, tokens: int) -> ChatRequest:
         """Return the request with a reasoning budget, if it has none; -1 is no budget."""
-        own = self.reasoning_budget_tokens
-        if own is not None and own >= 0:
+        if tokens < 0 or self.reasoning_budget_tokens is not None:
             return self
-        return structs.replace(
-            self, reasoning_budget_tokens=tokens if tokens >= 0 else None, budget_param=""
-        )
+        return structs.replace(self, reasoning_budget_tokens=tokens)
 
     @property
     def token_limit(self) -> int | None:

@@ -192,7 +192,7 @@ ONLY_IF_OFF: dict[str, Off] = {
     "penalty_alpha": _number(0, reason="there is no contrastive search"),
     "plugins": _empty("the server has no plugins"),
     "preset": _empty("send the parameters of the preset"),
-    "reasoning_budget_message": _empty("a thought ends with the model's own marker alone"),
+    "reasoning_budget_message": _empty("reasoning ends with the model's own marker alone"),
     "reasoning_format": Off(
         "auto, deepseek or parsed", lambda value: value in ("auto", "deepseek", "parsed"),
         "reasoning is always returned as reasoning_content",

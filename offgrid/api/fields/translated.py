@@ -200,8 +200,12 @@ class Translated:
     def _take_budget(self, members: dict[str, Any], key: str, label: str) -> None:
         """Take a reasoning budget out of the members of a field."""
         budget = members.pop(key, None)
-        if budget is not None:
+        if budget is None:
+            return
+        if "reasoning_budget_tokens" in self._known:
             self._put("reasoning_budget_tokens", budget, f"{label}.{key}")
+        else:
+            notices.ignore(f"{label}.{key}")
 
     def _split_reasoning(self) -> None:
         """Take the switches out of ``reasoning`` of ``/v1/responses``, as if chat had them."""

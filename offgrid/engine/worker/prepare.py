@@ -21,8 +21,8 @@ from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.matcher import Matcher
 from offgrid.engine.worker.prompts import prompt_text, read_bias, read_prompt, read_with_images
+from offgrid.engine.worker.reasoning import ReasoningLimit
 from offgrid.engine.worker.sequence import Sequence
-from offgrid.engine.worker.thought import Thought
 from offgrid.errors import InvalidParameter
 from offgrid.sampling import Sampler, SamplingParams
 
@@ -111,7 +111,7 @@ class Preparer:
         if request.grammar is not None:
             matchers = [*self._grammars.matchers(request.grammar, request.n)]
         sequences = []
-        ends = self._ends_of_thoughts(request.reasoning_budget, params)
+        ends = self._ends_of_reasoning(request.reasoning_budget, params)
         for choice, matcher in enumerate(matchers):
             sampler = Sampler(
                 model.n_vocab,
@@ -129,7 +129,7 @@ class Preparer:
                 n_ctx=model.n_ctx,
                 sampler=sampler,
                 matcher=matcher,
-                thought=self._thought(request.reasoning_budget, ends),
+                reasoning=self._reasoning(request.reasoning_budget, ends),
                 visible=visible,
                 images=images,
                 drafter=self._drafter(matcher),
@@ -137,7 +137,7 @@ class Preparer:
             sequences.append(sequence)
         return sequences
 
-    def _ends_of_thoughts(
+    def _ends_of_reasoning(
         self, budget: ReasoningBudget | None, params: SamplingParams
     ) -> tuple[list[int], list[int]]:
         """Return the tokens that end reasoning, at first and if it begins again.
@@ -159,10 +159,10 @@ class Preparer:
             found.append(tokens)
         return found[0], found[1]
 
-    def _thought(
+    def _reasoning(
         self, budget: ReasoningBudget | None, ends: tuple[list[int], list[int]]
-    ) -> Thought | None:
-        return None if budget is None else Thought(budget, *ends, self._model.n_vocab)
+    ) -> ReasoningLimit | None:
+        return None if budget is None else ReasoningLimit(budget, *ends, self._model.n_vocab)
 
     def _drafter(self, matcher: Matcher | None) -> Drafter | None:
         """Return what proposes tokens of one choice; None if this model has no drafts."""

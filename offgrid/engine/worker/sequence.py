@@ -13,8 +13,8 @@ from offgrid.engine.protocol import Delta, GenerationRequest, TokenLogprob
 from offgrid.engine.worker.drafts.drafter import NO_COUNTS, Drafter
 from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.matcher import Matcher
+from offgrid.engine.worker.reasoning import ReasoningLimit
 from offgrid.engine.worker.stopwatch import Stopwatch
-from offgrid.engine.worker.thought import Thought
 from offgrid.sampling import Sampler, TextStream
 
 
@@ -78,7 +78,7 @@ class Sequence:
         tokens: ids of prompt and answer, int32, in a buffer for the longest possible answer.
         computed: how many of them llama.cpp has computed in ``slot``.
         matcher: keeps the answer within a grammar, or None.
-        thought: limits the reasoning of the answer, or None.
+        reasoning: limits the reasoning of the answer, or None.
         pending_logits: a copy of its logits, float32 (n_vocab,), while the next token waits for the
             matcher's mask.
         scored: how many tokens of the prompt have got their logprobs; all if none are requested.
@@ -90,9 +90,9 @@ class Sequence:
 
     __slots__ = (
         "cached", "choice", "completion_tokens", "computed", "drafter", "images", "limit",
-        "matcher", "n_ctx", "n_prompt", "n_tokens", "pending_logits", "request", "request_id",
-        "reuse", "sampler", "scored", "slot", "status", "stopwatch", "stream", "thought", "tokens",
-        "visible",
+        "matcher", "n_ctx", "n_prompt", "n_tokens", "pending_logits", "reasoning", "request",
+        "request_id", "reuse", "sampler", "scored", "slot", "status", "stopwatch", "stream",
+        "tokens", "visible",
     )  # fmt: skip
 
     def __init__(
@@ -105,7 +105,7 @@ class Sequence:
         n_ctx: int,
         sampler: Sampler,
         matcher: Matcher | None = None,
-        thought: Thought | None = None,
+        reasoning: ReasoningLimit | None = None,
         visible: Mapping[int, bytes] = MappingProxyType({}),
         images: tuple[ImageSpan, ...] = (),
         drafter: Drafter | None = None,
@@ -116,7 +116,7 @@ class Sequence:
         self.n_ctx = n_ctx
         self.sampler = sampler
         self.matcher = matcher
-        self.thought = thought
+        self.reasoning = reasoning
         self.pending_logits: NDArray[np.float32] | None = None
         self.stream = TextStream(request.stop)
         room = n_ctx - len(prompt)
@@ -143,8 +143,8 @@ class Sequence:
     @property
     def mask_address(self) -> int:
         """Address of the mask for the next token; 0 if any token may come."""
-        if self.thought is not None and self.thought.address:
-            return self.thought.address
+        if self.reasoning is not None and self.reasoning.address:
+            return self.reasoning.address
         return 0 if self.matcher is None else self.matcher.address
 
     @property
@@ -201,8 +201,8 @@ class Sequence:
         else:
             self.tokens[self.n_tokens] = token
             self.n_tokens += 1
-            if self.thought is not None:
-                self.thought.follow(piece)
+            if self.reasoning is not None:
+                self.reasoning.follow(piece)
             text = self.stream.feed(piece)
             if self.stream.finished:
                 finish_reason = "stop"

@@ -154,6 +154,7 @@ ON = {"enable_thinking": True, "thinking": True}
     [
         ({"think": False}, "none", {}), ({"think": True}, None, ON), ({"think": "low"}, "low", {}),
         ({"enable_thinking": False}, "none", {}), ({"enable_thinking": True}, None, ON),
+        ({"thinking": {"type": "enabled", "budget_tokens": 9}}, None, ON),
         ({"thinking": {"type": "disabled"}}, "none", {}), ({"thinking": False}, "none", {}),
         ({"thinking": {"type": "adaptive"}}, None, {}),
         ({"reasoning": {"effort": "high"}}, "high", {}), ({"reasoning": {}}, None, {}),

@@ -12,7 +12,7 @@ from offgrid.engine.protocol import ReasoningBudget
 
 
 @dataclass(frozen=True)
-class Thoughts:
+class ReasoningPlaces:
     """Where reasoning stands in the answers of one model.
 
     Attributes:
@@ -54,7 +54,7 @@ class Thoughts:
         )
 
 
-def thoughts_of(form: AnswerForm, closing: str) -> Thoughts | None:
+def reasoning_places(form: AnswerForm, closing: str) -> ReasoningPlaces | None:
     """Return where reasoning stands in answers; None for a model without reasoning.
 
     Args:
@@ -68,9 +68,9 @@ def thoughts_of(form: AnswerForm, closing: str) -> Thoughts | None:
     return _between_markers(form.reasoning, closing)
 
 
-def _between_markers(form: ReasoningFormat, closing: str) -> Thoughts:
+def _between_markers(form: ReasoningFormat, closing: str) -> ReasoningPlaces:
     begin = re.escape(form.begin.strip())
-    return Thoughts(
+    return ReasoningPlaces(
         rf"\s*{begin}",
         begin if form.repeated else "",
         (form.end.strip(),),
@@ -78,7 +78,7 @@ def _between_markers(form: ReasoningFormat, closing: str) -> Thoughts:
     )
 
 
-def _in_channels(form: AnswerForm, channels: Channels) -> Thoughts:
+def _in_channels(form: AnswerForm, channels: Channels) -> ReasoningPlaces:
     end = re.escape(channels.header_end)
     header = f"(?:{channels.reasoning})(?:(?!{end}).){{0,{MAX_HEAD}}}{end}"
     begin = re.escape(channels.begin)
@@ -86,7 +86,7 @@ def _in_channels(form: AnswerForm, channels: Channels) -> Thoughts:
     alone = [f"(?={re.escape(text)})" for text in form.headers if text != channels.begin]
     starts = "|".join([begin, *alone])
     call = channels.call_begins[-1].partition("{name}")[0] if channels.call_begins else ""
-    return Thoughts(
+    return ReasoningPlaces(
         f"(?:{begin})?{header}",
         f"(?:{starts}){header}",
         tuple(sorted({*channels.ends, *form.headers})),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offgrid.engine.protocol import ReasoningBudget
-from offgrid.engine.worker.thought import Thought, within_character
+from offgrid.engine.worker.reasoning import ReasoningLimit, within_character
 
 N_VOCAB = 100
 CLOSE, INSIST = (70, 3, 32), (31,)
@@ -25,8 +25,8 @@ def limit(tokens: int, opened: bool = False, **fields: str) -> ReasoningBudget:
     )
 
 
-def thought(budget: ReasoningBudget) -> Thought:
-    return Thought(budget, CLOSE, INSIST if budget.insist else (), N_VOCAB)
+def limited(budget: ReasoningBudget) -> ReasoningLimit:
+    return ReasoningLimit(budget, CLOSE, INSIST if budget.insist else (), N_VOCAB)
 
 
 def cut(pieces: Sequence[bytes], budget: int, opened: bool) -> int | None:
@@ -56,20 +56,20 @@ def is_within(said: bytes) -> bool:
     return any(said.endswith(END.encode()[:size]) for size in range(1, len(END)))
 
 
-def allowed(thought: Thought) -> list[int]:
+def allowed(it: ReasoningLimit) -> list[int]:
     """The tokens that the mask allows."""
-    if not thought.address:
+    if not it.address:
         return []
-    words = (ctypes.c_uint32 * ((N_VOCAB + 31) // 32)).from_address(thought.address)
+    words = (ctypes.c_uint32 * ((N_VOCAB + 31) // 32)).from_address(it.address)
     return [token for token in range(N_VOCAB) if words[token // 32] >> (token % 32) & 1]
 
 
-def force(thought: Thought, tokens: Sequence[int], piece: bytes = b"") -> None:
+def force(it: ReasoningLimit, tokens: Sequence[int], piece: bytes = b"") -> None:
     """Take the forced tokens one by one; each must be the only one allowed."""
     for token in tokens:
-        assert allowed(thought) == [token]
-        thought.follow(piece)
-    assert thought.address == 0
+        assert allowed(it) == [token]
+        it.follow(piece)
+    assert it.address == 0
 
 
 TEXTS = st.lists(
@@ -93,7 +93,7 @@ def test_it_is_cut_where_the_definition_says(
     pieces: list[bytes], budget: int, opened: bool
 ) -> None:
     expected = cut(pieces, budget, opened)
-    it = thought(limit(budget, opened))
+    it = limited(limit(budget, opened))
     found = 0 if it.address else None
     for n, piece in enumerate(pieces, 1):
         if found is not None:
@@ -112,7 +112,7 @@ def test_it_is_cut_where_the_definition_says(
 
 @pytest.mark.parametrize("budget", range(4))
 def test_the_forced_tokens_come_one_by_one_and_then_all_are_free(budget: int) -> None:
-    it = thought(limit(budget, opened=True))
+    it = limited(limit(budget, opened=True))
     for piece in (b"a", b"b", b"c")[:budget]:
         assert allowed(it) == []
         it.follow(piece)
@@ -124,7 +124,7 @@ def test_the_forced_tokens_come_one_by_one_and_then_all_are_free(budget: int) ->
 
 
 def test_reasoning_that_begins_again_is_ended_at_once() -> None:
-    it = thought(limit(2, insist="x", later=re.escape(BEGIN)))
+    it = limited(limit(2, insist="x", later=re.escape(BEGIN)))
     it.follow(BEGIN.encode())
     it.follow(b"one")
     assert it.address == 0
@@ -137,7 +137,7 @@ def test_reasoning_that_begins_again_is_ended_at_once() -> None:
 
 
 def test_the_budget_is_that_of_all_reasoning_together() -> None:
-    it = thought(limit(3, later=re.escape(BEGIN)))
+    it = limited(limit(3, later=re.escape(BEGIN)))
     for piece in (BEGIN, "a", END, "content", BEGIN):
         it.follow(piece.encode())
         assert it.address == 0
@@ -147,7 +147,7 @@ def test_the_budget_is_that_of_all_reasoning_together() -> None:
 
 
 def test_no_endless_wait_for_the_end_of_a_character() -> None:
-    it = thought(limit(0, opened=False))
+    it = limited(limit(0, opened=False))
     it.follow(BEGIN.encode() + b"\xf0")
     waited = 0
     while not it.address:

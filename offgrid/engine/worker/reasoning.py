@@ -1,9 +1,9 @@
 """Limits the reasoning of one answer to a number of tokens. Pure: no llama.cpp, no clock.
 
-A :class:`Thought` follows the pieces of an answer, recognises where reasoning begins and ends, and
-counts the tokens between. When the budget is used up, it offers masks that allow a single token,
-one after the other: those of the text that ends reasoning. So the forced tokens are drawn by the
-same sampler, and followed by the same matcher, as all others.
+A :class:`ReasoningLimit` follows the pieces of an answer, recognises where reasoning begins and
+ends, and counts the tokens between. When the budget is used up, it offers masks that allow a single
+token, one after the other: those of the text that ends reasoning. So the forced tokens are drawn by
+the same sampler, and followed by the same matcher, as all others.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PATIENCE = 8
 begun to write. No character has as many bytes, so only bytes that are no UTF-8 are cut."""
 
 
-class Thought:
+class ReasoningLimit:
     """The reasoning of one choice.
 
     Args:
@@ -73,7 +73,7 @@ class Thought:
         self._text = b""
         self._waited = 0
         # Functions, not methods: methods would hold this object and keep it from being freed.
-        self._state: Callable[[Thought], None] = Thought._begin
+        self._state: Callable[[ReasoningLimit], None] = ReasoningLimit._begin
         self.address = 0
         self.used = 0
         if budget.opened:
@@ -100,7 +100,7 @@ class Thought:
         if match is not None:
             self._open(self._text[match.end() :])
         elif len(self._text) > _KEPT:
-            self._state = Thought._outside
+            self._state = ReasoningLimit._outside
         else:
             self._outside()
 
@@ -109,7 +109,7 @@ class Thought:
         match = None if self._later is None else self._later.search(self._text)
         if match is not None:
             self._open(self._text[match.end() :])
-        elif self._state is Thought._outside:
+        elif self._state is ReasoningLimit._outside:
             self._text = self._text[-_KEPT:]
 
     def _inside(self) -> None:
@@ -122,7 +122,7 @@ class Thought:
         if end is not None:
             # The marker may also be the beginning of the next header.
             self._text = self._text[end.start() :]
-            self._state = Thought._outside
+            self._state = ReasoningLimit._outside
             return
         self._text = self._text[-_KEPT:]
         self._check()
@@ -132,7 +132,7 @@ class Thought:
     def _open(self, text: bytes) -> None:
         """Reasoning has begun with a text, which may be empty."""
         self._text = text
-        self._state = Thought._inside
+        self._state = ReasoningLimit._inside
         self._read()
 
     def _check(self) -> None:
@@ -146,7 +146,7 @@ class Thought:
         self._close = self._insist  # if reasoning begins again
         self._text = b""
         self._waited = 0
-        self._state = Thought._outside
+        self._state = ReasoningLimit._outside
         self._aim()
 
     def _is_within(self) -> bool:
