@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from llguidance import LLMatcher
 
 from offgrid.engine.worker.drafts.source import Draft, Drafted
 from offgrid.engine.worker.matcher import HARD_SECONDS
+
+log = logging.getLogger(__name__)
 
 KIND = "forced"
 _NARROW = 256
@@ -43,19 +46,24 @@ class Forced:
     ) -> None:
         self._tokenize = tokenize
         self._piece = piece
-        self._slow = False
-        """Whether a proposal has taken too long; then there are no more."""
+        self._stopped = False
+        """Whether a proposal has failed or taken too long; then there are no more."""
 
     def propose(self, sequence: Drafted, most: int) -> Draft:
         """Return the tokens of what is forced, and of the gaps between forced texts."""
         matcher = sequence.matcher
-        if self._slow or matcher is None or not matcher.ready:
+        if self._stopped or matcher is None or not matcher.ready:
             return Draft([], KIND)
         if matcher.hard or matcher.error is not None or matcher.allows_more_than(_NARROW):
             return Draft([], KIND)
         began = time.thread_time()
-        text = self._text(matcher.trial(), sequence, most)
-        self._slow = time.thread_time() - began > HARD_SECONDS
+        try:
+            text = self._text(matcher.trial(), sequence, most)
+        except BaseException:  # a Rust panic is not an Exception
+            log.exception("a grammar failed to propose tokens")
+            self._stopped = True
+            return Draft([], KIND)
+        self._stopped = time.thread_time() - began > HARD_SECONDS
         return Draft([*self._tokenize(text)][:most] if text else [], KIND)
 
     def _text(self, trial: LLMatcher, sequence: Drafted, most: int) -> bytes:
