@@ -36,11 +36,8 @@ def forget(yes: bool, as_json: bool, **flags: Any) -> None:
     if not yes:
         if not sys.stdin.isatty():
             fail("forget asks before it deletes; add --yes", 2)
-        click.confirm(
-            f"Delete all stored responses and conversations in {path}, and the prefixes in "
-            f"{folder}?",
-            abort=True,
-        )
+        click.echo(f"responses and conversations: {path}\nsaved prefixes: {folder}")
+        click.confirm("Delete all of them?", abort=True)
     try:
         responses, conversations, size = delete_everything(path)
     except (OffgridError, OSError) as ex:
