@@ -2,6 +2,7 @@
 
 It has one folder for each model in each way of loading it, named by the key of that, and in it one
 file for each saved prefix. :mod:`offgrid.engine.worker.cache.files` writes and reads the files.
+Beside these folders, :mod:`offgrid.engine.worker.llama.remembered_choice` keeps small files.
 Only files with these names are ever deleted, whatever else the folder contains.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 
 SUFFIX = ".prefix"
 PARTIAL_SUFFIX = ".part"
+CHOICE_SUFFIX = ".attention"
 KEY_CHARACTERS = 32
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_CHARACTERS}}}")
 _FILE = re.compile(rf"[0-9a-f]{{32}}{re.escape(SUFFIX)}|\.[0-9a-f]+{re.escape(PARTIAL_SUFFIX)}")
@@ -69,6 +71,9 @@ def delete_saved(folder: Path) -> tuple[int, int]:
     for key in _key_folders(folder):
         with contextlib.suppress(OSError):
             key.rmdir()
+    for choice in folder.glob(f"*{CHOICE_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            choice.unlink()
     return count, size
 
 

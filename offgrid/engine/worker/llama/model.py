@@ -17,11 +17,11 @@ from offgrid.engine.attention import Choice
 from offgrid.engine.memory import free_memory
 from offgrid.engine.protocol import Adapter, Load, ModelInfo
 from offgrid.engine.worker.image import Embeddings, ImageTile
-from offgrid.engine.worker.llama.attention_trial import measured_attention
 from offgrid.engine.worker.llama.batch import Batch
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
 from offgrid.engine.worker.llama.errors import INVALID_BATCH, DecodeError, LoadError
 from offgrid.engine.worker.llama.kv_types import GGML_TYPES
+from offgrid.engine.worker.llama.remembered_choice import remembered_attention
 from offgrid.engine.worker.llama.state import WHOLE, StateBytes, load_state, save_state, state_size
 from offgrid.engine.worker.llama.vision import Vision, VisionError
 from offgrid.engine.worker.llama.weights import (
@@ -123,7 +123,7 @@ class Model(Weights):
                 "lower OFFGRID_PARALLEL (--parallel) or OFFGRID_CTX_SIZE (--ctx-size)."
             )
         params = self._context_params()
-        self.attention = self.fixed_attention(params.n_ubatch) or measured_attention(self)
+        self.attention = self.fixed_attention(params.n_ubatch) or remembered_attention(self)
         set_attention(params, self.attention)
         self._context = self.new_context(params)
         self.n_ctx = min(self.n_ctx, int(lc.llama_n_ctx_seq(self._context)))
