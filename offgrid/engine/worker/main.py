@@ -66,6 +66,9 @@ _PR_SET_PDEATHSIG = 1
 _TOKENISER, _COMPILER = 0, 1
 """Lanes of the threads that tokenise, for :class:`Tokenising`."""
 
+_HOLD = 0.02
+"""Most seconds that a token waits for the next ones. Text that changes 50 times in a second seems to
+flow, and a step that takes longer than half of this is sent at once."""
 _QUIET = 0.25
 """Seconds without a request after which a worker that has just loaded prepares for grammars."""
 _TURN = 0.02
@@ -157,7 +160,7 @@ class Worker:
         except LoadError as ex:
             self._writer.send(LoadFailed(str(ex), lasting=ex.lasting or _is_broken(load)))
             return 1
-        self._engine = Engine(model, self._writer.events, lambda: bool(self._pending))
+        self._engine = Engine(model, self._writer.events, lambda: bool(self._pending), hold=_HOLD)
         self._writer.give_up = self._engine.cancel
         threading.stack_size(_TOKENISER_STACK)
         threading.Thread(target=self._tokenise, name="tokeniser", daemon=True).start()
