@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from engine_runs import GREEDY, Counting
 from hypothesis import given
@@ -102,6 +103,10 @@ def test_no_token_waits_longer_than_the_hold(steps: list[float]) -> None:
     assert all(when - begun <= HOLD + 1e-9 for (when, _), begun in zip(sent, added, strict=True))
 
 
+def _timeless(event: EngineEvent) -> EngineEvent:
+    return msgspec.structs.replace(event, times=None) if isinstance(event, Delta) else event
+
+
 def test_an_engine_that_holds_tokens_sends_the_same_events(model: Counting) -> None:
     """Within an hour all tokens fit into one frame, between those of the first and of the last."""
     frames: list[tuple[EngineEvent, ...]] = []
@@ -115,7 +120,7 @@ def test_an_engine_that_holds_tokens_sends_the_same_events(model: Counting) -> N
         engine.submit(engine.prepare(1, request))
         while engine.step():
             pass
-        events.append([event for frame in frames for event in frame])
+        events.append([_timeless(event) for frame in frames for event in frame])
         deltas = [sum(isinstance(event, Delta) for event in frame) for frame in frames]
         model.forget(0)
     assert events[0] == events[1]
