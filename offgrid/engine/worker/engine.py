@@ -50,6 +50,7 @@ class Engine:
         emit: receives all events of a step, in order, on the thread that runs the loop.
         expecting: returns whether more requests are about to be submitted.
         masks: computes the masks of grammars. Tests pass an object whose masks are late.
+        hold: most seconds that a token may wait for those of later steps.
         tiers: where the contents of slots are saved; None to save none.
     """
 
@@ -59,10 +60,11 @@ class Engine:
         emit: Callable[[tuple[EngineEvent, ...]], None],
         expecting: Callable[[], bool] = lambda: False,
         masks: Masks | None = None,
+        hold: float = 0.0,
         tiers: Tiers | None = None,
     ) -> None:
         self.model = model
-        self._outbox = Outbox(emit)
+        self._outbox = Outbox(emit, hold)
         capacity = model.batch.capacity
         self._pace = Pace(max(1, capacity // _PREFILL_SHARE), capacity)
         self.scheduler: Scheduler[Sequence] = Scheduler(
@@ -221,12 +223,14 @@ class Engine:
                 report_prefill(placement.sequence, self._outbox)
         # The server must know which prompts are computed now before one of them can end the
         # process.
-        self._outbox.push()
+        self._outbox.push_new()
         share = self._prefill_share()
         spans = self.scheduler.plan(prefill=share, burst=self._pace.burst_tokens)
         began = time.monotonic()
         if self.scheduler.can_cut:
             spans = self._planner.extend(spans)
+        if any(span.count > 1 for span in spans):  # it takes longer than what is held may wait
+            self._outbox.push()
         batches = []
         for batch in self._decode(spans):
             for span in batch.spans:
@@ -241,7 +245,10 @@ class Engine:
         self._keeper.wait(patience)
         if self.embedder.has_work:
             self._embed(share if spans else None)
-        self._outbox.push()
+        if spans and self.has_work:
+            self._outbox.push_or_hold(time.monotonic() - began)
+        else:
+            self._outbox.push()
         self._drawing.start_masks()
         self._images.step(patience)
         return self.has_work

@@ -67,6 +67,9 @@ _PR_SET_PDEATHSIG = 1
 _TOKENISER, _COMPILER = 0, 1
 """Lanes of the threads that tokenise, for :class:`Tokenising`."""
 
+_HOLD = 0.02
+"""Most seconds that a token waits for the next ones. Text that changes 50 times in a second seems
+to flow, and a step that takes longer than half of this is sent at once."""
 _QUIET = 0.25
 """Seconds without a request after which a worker that has just loaded prepares for grammars."""
 _TURN = 0.02
@@ -162,7 +165,11 @@ class Worker:
             self._writer.send(LoadFailed(str(ex), lasting=ex.lasting or _is_broken(load)))
             return 1
         self._engine = Engine(
-            model, self._writer.events, lambda: bool(self._pending), tiers=open_tiers(model)
+            model,
+            self._writer.events,
+            lambda: bool(self._pending),
+            tiers=open_tiers(model),
+            hold=_HOLD,
         )
         self._writer.give_up = self._engine.cancel
         threading.stack_size(_TOKENISER_STACK)
