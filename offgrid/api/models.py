@@ -117,6 +117,9 @@ class MemoryParts(Answer):
         int, Meta(ge=0, description="The projector for images, once an image has come.")
     ]
     process: Annotated[int, Meta(ge=0, description="The worker without a model.")]
+    prefixes: Annotated[
+        int, Meta(ge=0, description="Saved prefixes, once so many were evicted from slots.")
+    ]
 
 
 class Memory(Answer):
@@ -129,7 +132,8 @@ class Memory(Answer):
         Meta(
             ge=0,
             description="Bytes that must be free to load it. Less than the estimate if use_mmap "
-            "is set, because the system can read mapped weights again.",
+            "is set, because the system can read mapped weights again, and if cache_ram_mb is not "
+            "set, because saved prefixes get what is left.",
         ),
     ]
     free: Annotated[

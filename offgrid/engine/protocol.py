@@ -187,7 +187,9 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     -1 means all; ``flash_attention`` is auto, on or off; ``kv_type_k`` and ``kv_type_v`` are types
     of :mod:`offgrid.engine.kv_types`; ``open_objects`` lets the objects of answers have members
     that their schemas do not describe; ``drafts`` lets steps decode proposed tokens; ``projector``
-    is the projector's file, if there is one; ``adapters`` act on all requests. With ``examine`` the
+    is the projector's file, if there is one; ``adapters`` act on all requests. ``cache_ram`` and
+    ``cache_disk`` are MiB for saved prefixes in memory and in the folder ``cache_dir`` (-1 for the
+    disk: the worker decides); ``sha256`` is the file's hash, if it is known. With ``examine`` the
     file is only examined: the worker reports :class:`Examined` or :class:`LoadFailed`, and ends.
     """
 
@@ -207,6 +209,10 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     projector: str | None = None
     adapters: tuple[Adapter, ...] = ()
     examine: bool = False
+    cache_ram: int = 0
+    cache_dir: str | None = None
+    cache_disk: int = 0
+    sha256: str = ""
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -238,7 +244,12 @@ class Ping(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
-    """End the process now. The server has already ended the running requests."""
+    """End the process. The server has already ended the running requests.
+
+    ``seconds`` is the time for writing prefixes to disk before; 0 for none.
+    """
+
+    seconds: float = 0.0
 
 
 Command = Load | Submit | Embed | LookUp | Cancel | Ping | Stop

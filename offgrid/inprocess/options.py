@@ -38,6 +38,9 @@ class Settings(TypedDict, total=False):
     kv_type_v: str
     use_mmap: bool
     use_mlock: bool
+    cache_ram_mb: int
+    cache_dir: str | os.PathLike[str]
+    cache_disk_mb: int
     drafts: bool
     open_objects: bool
     load_timeout: float

@@ -12,7 +12,10 @@ from numpy.typing import NDArray
 from offgrid.engine.limits import check_prompt_tokens
 from offgrid.engine.protocol import GenerationRequest, PromptPart, ReasoningBudget
 from offgrid.engine.worker.drafts.drafter import Drafter
+from offgrid.engine.worker.drafts.forced import Forced
 from offgrid.engine.worker.drafts.lookup import Lookup
+from offgrid.engine.worker.drafts.source import Source
+from offgrid.engine.worker.drafts.tokens import remembering
 from offgrid.engine.worker.grammars import Grammars
 from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.llama.model import Model
@@ -53,6 +56,7 @@ class Preparer:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._grammars = Grammars(model, model.load.open_objects)
+        self._tokenize_forced = remembering(model)
 
     def ready(self) -> None:
         """Build what requests with grammars need, so that the first of them does not wait."""
@@ -128,7 +132,7 @@ class Preparer:
                 reasoning=self._reasoning(request.reasoning_budget, ends),
                 visible=visible,
                 images=images,
-                drafter=self._drafter(),
+                drafter=self._drafter(matcher),
             )
             sequences.append(sequence)
         return sequences
@@ -160,11 +164,15 @@ class Preparer:
     ) -> ReasoningLimit | None:
         return None if budget is None else ReasoningLimit(budget, *ends, self._model.n_vocab)
 
-    def _drafter(self) -> Drafter | None:
+    def _drafter(self, matcher: Matcher | None) -> Drafter | None:
         """Return what proposes tokens of one choice; None if this model has no drafts."""
-        if not (self._model.load.drafts and self._model.can_cut):
+        model = self._model
+        if not (model.load.drafts and model.can_cut):
             return None
-        return Drafter([Lookup()])
+        sources: list[Source] = []
+        if matcher is not None:
+            sources.append(Forced(self._tokenize_forced, model.piece))
+        return Drafter([*sources, Lookup()])
 
     def _sampling_params(self, request: GenerationRequest, seed: int) -> SamplingParams:
         """Return the request's sampling parameters, completed with the parts that only the worker

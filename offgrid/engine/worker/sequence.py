@@ -24,7 +24,8 @@ class Status(Enum):
     WAITING = "waiting"
     """In the queue, without a slot."""
     PARKED = "parked"
-    """Has a slot, and waits until another sequence has computed the prefix that both share."""
+    """Has a slot, and waits until another sequence has computed the prefix that both share, or
+    until a saved prefix has been read."""
     PREFILL = "prefill"
     """More than its last token, or an image, is still to be computed."""
     DECODING = "decoding"
@@ -37,13 +38,13 @@ class Status(Enum):
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.WAITING: frozenset({
-        Status.PARKED,  # gets a slot; another sequence is computing its prefix
+        Status.PARKED,  # gets a slot; another sequence is computing its prefix, or it is read
         Status.PREFILL,  # gets a slot
         Status.DECODING,  # gets a slot, and begins after a prefix of all but one token
         Status.FINISHED,  # cancelled, or another choice failed
     }),
     Status.PARKED: frozenset({
-        Status.PREFILL,  # the prefix is computed, or never will be
+        Status.PREFILL,  # the prefix is there, or never will be
         Status.DECODING,  # the same; the prefix is all but one token
         Status.WAITING,  # preempted: another sequence needs its cells
         Status.FINISHED,  # cancelled, or another choice failed
