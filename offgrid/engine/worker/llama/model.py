@@ -19,6 +19,7 @@ from offgrid.engine.worker.image import Embeddings, ImageTile
 from offgrid.engine.worker.llama.batch import Batch
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
 from offgrid.engine.worker.llama.errors import INVALID_BATCH, DecodeError, LoadError
+from offgrid.engine.worker.llama.state import WHOLE, StateBytes, load_state, save_state, state_size
 from offgrid.engine.worker.llama.vision import Vision, VisionError
 from offgrid.engine.worker.llama.weights import CHAT_TEMPLATE, MAX_UBATCH, Weights
 
@@ -273,6 +274,22 @@ class Model(Weights):
         if source == target:
             raise ValueError("a slot cannot be copied onto itself")
         lc.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
+    def state_size(self, slot: int, flags: int = WHOLE) -> int:
+        """Return the bytes of a slot's state; ``flags`` as in :mod:`.state`."""
+        self._check_slot(slot)
+        return state_size(self._context, slot, flags)
+
+    def save_state(self, slot: int, flags: int = WHOLE) -> StateBytes | None:
+        """Return a copy of a slot's state; None if llama.cpp cannot copy it."""
+        self._check_slot(slot)
+        return save_state(self._context, slot, flags)
+
+    def load_state(self, slot: int, state: StateBytes, flags: int = WHOLE) -> bool:
+        """Replace what a slot holds by a saved state. If False is returned, :meth:`forget` the
+        slot."""
+        self._check_slot(slot)
+        return load_state(self._context, slot, state, flags)
 
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.n_parallel:
