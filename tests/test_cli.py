@@ -43,7 +43,8 @@ UNUSUAL = {
     "model_aliases": "gpt-4o=a,gpt-5=b", "chat_template": "chatml",
     "max_models": "2", "memory_budget": "6000", "keep_alive": "5m", "parallel": "3",
     "ctx_size": "640", "batch_size": "64", "threads": "5",
-    "gpu_layers": "7", "use_mmap": "false", "use_mlock": "true", "open_objects": "true",
+    "gpu_layers": "7", "use_mmap": "false", "use_mlock": "true", "swa_full": "true",
+    "checkpoints_mb": "77", "open_objects": "true",
     "queue_size": "9", "queue_timeout": "30",
     "load_timeout": "11", "stall_timeout": "13", "drain_timeout": "17", "sse_ping_interval": "19",
     "max_body_mb": "21", "unknown_fields": "ignore", "max_responses": "23",
@@ -189,7 +190,8 @@ def test_settings_reach_the_worker(
     assert loads == [
         Load(
             path=str(file), ctx_size=640, parallel=3, batch_size=64, threads=5,
-            gpu_layers=7, use_mmap=False, use_mlock=True, open_objects=True,
+            gpu_layers=7, use_mmap=False, use_mlock=True, swa_full=True, checkpoints_mb=77,
+            open_objects=True,
         )
     ]  # fmt: skip
 

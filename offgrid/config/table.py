@@ -224,6 +224,24 @@ TABLE: tuple[Setting, ...] = (
         "Lock the model in memory so that it is never swapped out.",
     ),
     Setting(
+        "swa_full",
+        "Speed and memory",
+        "bool",
+        False,
+        "Keep all tokens of a slot in the layers that attend to a sliding window. By default they "
+        "keep little more than the window, and checkpoints take the place of the rest.",
+    ),
+    Setting(
+        "checkpoints_mb",
+        "Speed and memory",
+        "mib",
+        256,
+        "Memory for the checkpoints of each model whose sequences cannot be cut anywhere (recurrent "
+        "or hybrid models, sliding windows), in MiB. 0 keeps none.",
+        low=0,
+        high=1 << 20,
+    ),
+    Setting(
         "open_objects",
         "Requests",
         "bool",
@@ -371,6 +389,8 @@ class Settings:
     gpu_layers: int
     use_mmap: bool
     use_mlock: bool
+    swa_full: bool
+    checkpoints_mb: int
     open_objects: bool
     queue_size: int
     queue_timeout: float

@@ -159,10 +159,11 @@ class Load(msgspec.Struct, frozen=True, tag=True):
 
     ``ctx_size`` is the context of one sequence, 0 for the context with which the model was trained;
     ``parallel`` is the number of slots; ``threads`` 0 means one per physical core; ``gpu_layers``
-    -1 means all; ``open_objects`` lets the objects of answers have members that their schemas do
-    not describe; ``projector`` is the projector's file, if there is one; ``adapters`` act on all
-    requests. With ``examine`` the file is only examined: the worker reports :class:`Examined` or
-    :class:`LoadFailed`, and ends.
+    -1 means all; ``swa_full`` keeps all tokens of layers with a sliding window; ``checkpoints_mb``
+    is the budget of checkpoints in MiB; ``open_objects`` lets the objects of answers have members
+    that their schemas do not describe; ``projector`` is the projector's file, if there is one;
+    ``adapters`` act on all requests. With ``examine`` the file is only examined: the worker reports
+    :class:`Examined` or :class:`LoadFailed`, and ends.
     """
 
     path: str
@@ -173,6 +174,8 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     gpu_layers: int = 0
     use_mmap: bool = True
     use_mlock: bool = False
+    swa_full: bool = False
+    checkpoints_mb: int = 256
     open_objects: bool = False
     projector: str | None = None
     adapters: tuple[Adapter, ...] = ()

@@ -35,6 +35,8 @@ class Settings(TypedDict, total=False):
     gpu_layers: int
     use_mmap: bool
     use_mlock: bool
+    swa_full: bool
+    checkpoints_mb: int
     open_objects: bool
     load_timeout: float
     stall_timeout: float

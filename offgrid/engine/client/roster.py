@@ -361,6 +361,8 @@ def load_command(settings: Settings, entry: ModelEntry) -> Load:
         gpu_layers=chosen("gpu_layers"),
         use_mmap=chosen("use_mmap"),
         use_mlock=chosen("use_mlock"),
+        swa_full=settings.swa_full,
+        checkpoints_mb=settings.checkpoints_mb,
         open_objects=settings.open_objects,
         projector=None if entry.projector is None else str(entry.projector),
         adapters=tuple(Adapter(str(lora.path), lora.scale) for lora in own.lora),

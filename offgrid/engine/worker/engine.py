@@ -12,8 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from offgrid.engine.memory import MIB
 from offgrid.engine.protocol import EngineEvent, GenerationRequest, Started, TokenQuery, TokenResult
 from offgrid.engine.worker.batching import FilledBatch, build_batch
+from offgrid.engine.worker.checkpoints import Checkpoints
 from offgrid.engine.worker.drawing import Drawing
 from offgrid.engine.worker.embedder import Embedder, EmbeddingJob
 from offgrid.engine.worker.failures import MAX_FAILURES, EngineBroken, Failures
@@ -65,6 +67,7 @@ class Engine:
             model.n_ctx,
             max(1, min(capacity, SCORED_BYTES // (4 * model.n_vocab))),
             model.can_cut,
+            Checkpoints(model.load.checkpoints_mb * MIB, window=model.window, oldest=model.oldest),
         )
         self._failures = Failures(model, self.scheduler, self._outbox)
         self._drawing = Drawing(
@@ -186,8 +189,7 @@ class Engine:
             Whether anything is left to compute.
         """
         self._take_inbox()
-        for placement in self.scheduler.admit():
-            self._begin(placement)
+        self._begin_all(self.scheduler.admit())
         # The server must know which prompts are computed now before one of them can end the
         # process.
         self._outbox.push()
@@ -204,6 +206,7 @@ class Engine:
             self._embed(share if spans else None)
         self._outbox.push()
         self._drawing.start_masks()
+        self._take_checkpoints()
         self._images.step(patience)
         return self.has_work
 
@@ -262,26 +265,56 @@ class Engine:
             else:
                 self._drop(item)
 
-    def _begin(self, placement: Placement[Sequence]) -> None:
-        """Prepare the slot of an admitted sequence."""
-        sequence, slot = placement.sequence, placement.sequence.slot
+    def _begin_all(self, placements: list[Placement[Sequence]]) -> None:
+        """Prepare the slots of admitted sequences."""
+        lost: set[int] = set()
+        for placement in placements:
+            sequence, slot = placement.sequence, placement.sequence.slot
+            self._rescue(placement)
+            parked = sequence.status is Status.PARKED
+            if sequence.choice == 0:
+                self._outbox.add(Started(sequence.request_id, computing=not parked))
+            if parked:
+                continue
+            lost.discard(slot)
+            if placement.source in lost or not self._fill(placement):
+                self.model.forget(slot)
+                lost.add(slot)  # the next ones may have been placed to begin after its prefix
+                if self.scheduler.can_cut:
+                    self.scheduler.cannot_cut(sequence)
+                else:
+                    self.scheduler.start_over(sequence)
+
+    def _rescue(self, placement: Placement[Sequence]) -> None:
+        """Copy the old content of a slot to the slot that was chosen for it."""
         if placement.rescue is not None:
             self.model.forget(placement.rescue)
-            self.model.copy(slot, placement.rescue)
-        parked = sequence.status is Status.PARKED
-        if sequence.choice == 0:
-            self._outbox.add(Started(sequence.request_id, computing=not parked))
-        if parked:
-            return
+            self.model.copy(
+                placement.sequence.slot, placement.rescue, at_once=not self.scheduler.can_cut
+            )
+
+    def _fill(self, placement: Placement[Sequence]) -> bool:
+        """Let a slot hold the prefix after which its sequence begins; return whether it does."""
+        sequence, slot = placement.sequence, placement.sequence.slot
+        checkpoint = placement.checkpoint
         if placement.source != slot:
             self.model.forget(slot)
         if placement.source is None:
-            return
+            return True
         if placement.source != slot:
-            self.model.copy(placement.source, slot)
-        if placement.cut and not self.model.cut(slot, sequence.position(placement.keep)):
-            self.model.forget(slot)
-            self.scheduler.cannot_cut(sequence)
+            self.model.copy(placement.source, slot, at_once=checkpoint is not None)
+        position = sequence.position(placement.keep)
+        if checkpoint is None:
+            return self.model.cut(slot, position)
+        return self.model.restore(slot, checkpoint.state, position)
+
+    def _take_checkpoints(self) -> None:
+        """Copy what later sequences may begin with, if the model cannot cut its sequences."""
+        for sequence in self.scheduler.due():
+            state = self.model.save_checkpoint(sequence.slot)
+            self.scheduler.checkpoints.add(
+                sequence.slot, sequence.tokens[: sequence.computed], state
+            )
 
     def _drop(self, request_id: int) -> None:
         self.scheduler.cancel(request_id)
