@@ -16,6 +16,7 @@ from offgrid.engine.memory import MIB
 from offgrid.engine.protocol import EngineEvent, GenerationRequest, Started, TokenQuery, TokenResult
 from offgrid.engine.worker.batching import FilledBatch, build_batch
 from offgrid.engine.worker.checkpoints import Checkpoints
+from offgrid.engine.worker.drafts.planner import Planner
 from offgrid.engine.worker.drawing import Drawing
 from offgrid.engine.worker.embedder import Embedder, EmbeddingJob
 from offgrid.engine.worker.failures import MAX_FAILURES, EngineBroken, Failures
@@ -69,6 +70,7 @@ class Engine:
             model.can_cut,
             Checkpoints(model.load.checkpoints_mb * MIB, window=model.window, oldest=model.oldest),
         )
+        self._planner = Planner(model.n_vocab, capacity)
         self._failures = Failures(model, self.scheduler, self._outbox)
         self._drawing = Drawing(
             model, self.scheduler, self._failures, self._outbox, masks or Masks()
@@ -196,10 +198,14 @@ class Engine:
         share = self._prefill_share()
         spans = self.scheduler.plan(prefill=share, burst=self._pace.burst_tokens)
         began = time.monotonic()
+        if self.scheduler.can_cut_tail:
+            spans = self._planner.extend(spans)
+        batches = []
         for batch in self._decode(spans):
             self._drawing.sample(batch)
+            batches.append(batch)
         if spans:
-            self._observe(spans, time.monotonic() - began)
+            self._observe(spans, batches, time.monotonic() - began)
         patience = 0.0 if spans else _IDLE_SECONDS
         self._drawing.sample_late(patience)
         if self.embedder.has_work:
@@ -216,10 +222,14 @@ class Engine:
         share = self._pace.prefill_tokens(*self.scheduler.counts())
         return max(1, share // 2) if self.embedder.has_work else share
 
-    def _observe(self, spans: list[BatchSpan[Sequence]], seconds: float) -> None:
+    def _observe(
+        self, spans: list[BatchSpan[Sequence]], batches: list[FilledBatch], seconds: float
+    ) -> None:
         decoding = sum(span.count == 1 for span in spans)
         prefilling = sum(span.count for span in spans) - decoding
         self._pace.observe(decoding, prefilling, seconds)
+        if len(batches) == 1 and not prefilling:
+            self._planner.observe(batches[0], seconds)
 
     def _decode(self, spans: list[BatchSpan[Sequence]]) -> Iterator[FilledBatch]:
         """Decode spans and yield each batch. The caller samples from it before it takes the next.

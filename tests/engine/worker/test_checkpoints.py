@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -177,7 +178,9 @@ def test_what_a_window_still_holds_needs_no_checkpoint() -> None:
 )
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = make(request.param, tmp_path_factory.mktemp("models"))
-    model = Model(Load(str(path), ctx_size=1024, parallel=4, batch_size=NEAR, threads=1))
+    model = Model(
+        Load(str(path), ctx_size=1024, parallel=4, batch_size=NEAR, threads=1, drafts=False)
+    )
     yield Counting(model)
     model.close()
 
@@ -315,6 +318,30 @@ def test_any_requests_get_the_answers_of_a_fresh_context(model: Counting, budget
     assert run.engine.scheduler.checkpoints.used <= budget
     answers = [run.tokens(id) for _, id in asked]
     assert answers == [alone(model, prompt, 8) for prompt, _ in asked]
+
+
+def test_the_tokens_of_drafts_are_cut_off_within_the_window(tmp_path: Path) -> None:
+    """An answer that repeats itself, with proposed tokens and without."""
+    prompt = tuple([*range(20, 50)] * 3)
+    bias = {token: 12.0 for token in range(20, 23)}
+    sampling = SamplingParams(temperature=0.8, seed=1, logit_bias=bias)
+    request = GenerationRequest(
+        tokens=prompt, sampling=sampling, max_tokens=300, ignore_eos=True, top_logprobs=0
+    )
+    path, answers, steps = make("gemma3", tmp_path), [], []
+    for drafts in (False, True):
+        load = Load(str(path), ctx_size=512, parallel=1, batch_size=64, threads=1, drafts=drafts)
+        model = Counting(Model(load))
+        assert model.window == WINDOW
+        run = TokenRun(model)
+        id = run.send(request)
+        run.finish()
+        answers.append(run.tokens(id))
+        steps.append(len(model.decoded))
+        model.close()
+    assert answers[0] == answers[1]
+    assert len(answers[0]) == 300
+    assert steps[1] < steps[0] - 20
 
 
 class Refusing:

@@ -286,13 +286,13 @@ def test_a_branch_computes_at_most_one_interval_again(
     tokens = talk.said if talk.turn is None else talk.turn.tokens.tolist()
     branch = desk.open(0, number=50)
     branch.said = tokens[: int(part * computed)]
+    shared = len(branch.said)
     desk.submit([branch], 7)
     turn = branch.turn
     assert turn is not None
-    shared = len(branch.said)
     desk.finish()
     again = 0 if kind is Kind.CUT else INTERVAL
-    assert turn.cached > shared - again - MIN_COPY - SPACING
+    assert turn.cached >= shared - again - MIN_COPY - SPACING
 
 
 @pytest.mark.parametrize("kind", Kind)

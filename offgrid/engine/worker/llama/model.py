@@ -13,6 +13,7 @@ import llama_cpp.llama_cpp as lc
 import numpy as np
 
 from offgrid import __version__
+from offgrid.engine.attention import Choice
 from offgrid.engine.memory import free_memory
 from offgrid.engine.protocol import Adapter, Load, ModelInfo
 from offgrid.engine.worker.checkpoints import first_needed
@@ -20,6 +21,7 @@ from offgrid.engine.worker.image import Embeddings, ImageTile
 from offgrid.engine.worker.llama.batch import Batch
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
 from offgrid.engine.worker.llama.errors import INVALID_BATCH, DecodeError, LoadError
+from offgrid.engine.worker.llama.kv_types import GGML_TYPES
 from offgrid.engine.worker.llama.state import (
     PARTIAL,
     WHOLE,
@@ -29,7 +31,12 @@ from offgrid.engine.worker.llama.state import (
     state_size,
 )
 from offgrid.engine.worker.llama.vision import Vision, VisionError
-from offgrid.engine.worker.llama.weights import CHAT_TEMPLATE, MAX_UBATCH, Weights
+from offgrid.engine.worker.llama.weights import (
+    CHAT_TEMPLATE,
+    MAX_UBATCH,
+    Weights,
+    set_attention,
+)
 
 _IMAGE_SHARE = 4
 """An image takes at most this fraction (1/4) of the context, if its projector can be limited."""
@@ -69,6 +76,7 @@ class Model(Weights):
         self.window = 0
         self._copied: set[int] = set()
         """Slots whose content the next decode copies or overwrites, see :meth:`copy`."""
+        self.attention = Choice(False, "no text is generated")
         self._embedding: EmbeddingContext | None = None
         self._embedding_lock = threading.Lock()
         self._vision: Vision | VisionError | None = None
@@ -117,11 +125,11 @@ class Model(Weights):
             return self._embedding
 
     def _create_context(self) -> None:
-        n_batch = max(self.load.batch_size, self.n_parallel)
-        n_ubatch = min(MAX_UBATCH, n_batch)
-        window = self._small_window(n_ubatch)
+        window = self._small_window()
+        types = self.load.kv_type_k, self.load.kv_type_v
         # It is not known which layers have a window, so this is the least that slots can take.
-        self.kv_bytes = self.estimate_kv_bytes((window or self.n_ctx) * self.n_parallel)
+        cells = (window or self.n_ctx) * self.n_parallel
+        self.kv_bytes = self.estimate_kv_bytes(cells, *types)
         available = free_memory()
         if self.kv_bytes > available:
             raise LoadError(
@@ -129,25 +137,36 @@ class Model(Weights):
                 f"{self.kv_bytes / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free; "
                 "lower OFFGRID_PARALLEL (--parallel) or OFFGRID_CTX_SIZE (--ctx-size)."
             )
-        params = lc.llama_context_default_params()
-        params.n_ctx = self.n_ctx * self.n_parallel
-        # NOTE: an assertion of llama.cpp fails if n_batch is smaller than n_seq_max.
-        params.n_batch = n_batch
-        params.n_ubatch = n_ubatch
-        params.n_seq_max = self.n_parallel
-        params.kv_unified = False
-        params.swa_full = not window
-        self.window = 0 if self.recurrent else window
+        params = self._context_params()
+        self.attention = self.fixed_attention(params.n_ubatch) or Choice(False, "not measured")
+        set_attention(params, self.attention)
         self._context = self.new_context(params)
         self.n_ctx = min(self.n_ctx, int(lc.llama_n_ctx_seq(self._context)))
         self._memory = lc.llama_get_memory(self._context)
         if not self._memory:
             raise LoadError("this kind of model does not generate text token by token.")
 
-    def _small_window(self, n_ubatch: int) -> int:
+    def _context_params(self) -> lc.llama_context_params:
+        """Return what the context of the slots is created with, without flash attention."""
+        params = lc.llama_context_default_params()
+        params.n_ctx = self.n_ctx * self.n_parallel
+        # NOTE: an assertion of llama.cpp fails if n_batch is smaller than n_seq_max.
+        params.n_batch = max(self.load.batch_size, self.n_parallel)
+        params.n_ubatch = min(MAX_UBATCH, params.n_batch)
+        params.n_seq_max = self.n_parallel
+        params.kv_unified = False
+        window = self._small_window()
+        params.swa_full = not window
+        self.window = 0 if self.recurrent else window
+        params.type_k = GGML_TYPES[self.load.kv_type_k]
+        params.type_v = GGML_TYPES[self.load.kv_type_v]
+        return params
+
+    def _small_window(self) -> int:
         """Return the tokens of the sliding window if the layers with a window shall keep only that
         and the tokens of one call, and not all tokens of the context; else 0."""
         window = int(lc.llama_model_n_swa(self._model))
+        n_ubatch = min(MAX_UBATCH, max(self.load.batch_size, self.n_parallel))
         own = self.metadata.get("general.architecture") in _OWN_CACHES
         if own or self.load.swa_full or _rounded(window + n_ubatch) >= _rounded(self.n_ctx):
             return 0
@@ -174,7 +193,8 @@ class Model(Weights):
         identity = (
             __version__, lc.llama_print_system_info(), stat.st_size, stat.st_mtime_ns, self.n_ctx,
             self.n_parallel, self.batch.capacity, self.n_threads, self.window,
-            load.gpu_layers, *map(_adapter_identity, load.adapters),
+            load.gpu_layers, load.kv_type_k, load.kv_type_v, self.attention.on,
+            *map(_adapter_identity, load.adapters),
         )  # fmt: skip
         description = ctypes.create_string_buffer(256)
         lc.llama_model_desc(self._model, description, len(description))
@@ -203,6 +223,8 @@ class Model(Weights):
             control_ids=self.control_texts,
             has_vision=load.projector is not None,
             chat_templates=chat_templates,
+            flash_attention=self.attention.on,
+            attention_reason=self.attention.reason,
         )
 
     # --- images -------------------------------------------------------------------------------
