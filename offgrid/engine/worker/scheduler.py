@@ -9,7 +9,7 @@ running sequence, or an idle slot that still holds a finished one. If the model 
 anywhere, it begins after a whole sequence or a checkpoint. A prefix of a few tokens is
 computed again, so that an answer does not depend on requests that are hardly related to it. If a
 running sequence is about to compute a longer prefix, the new sequence is parked until then instead
-of computing it again.
+of computing it again. It is parked too while a saved prefix is fetched from memory or disk.
 
 The next turn of a conversation takes the slot that holds the conversation. A computed prefix is
 evicted only for a sequence that needs a slot, least recently used first.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -84,7 +84,35 @@ class Schedulable(Protocol):
         """Tokens of prompt and answer so far."""
 
 
+class Fetching(Protocol):
+    """A saved prefix that is being fetched for a sequence (``cache.tiers.Fetch``)."""
+
+    @property
+    def length(self) -> int:
+        """How many tokens of the prompt it holds."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has arrived, or is known to be lost."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is lost."""
+
+
+class SavedPrefixes(Protocol):
+    """What is saved outside of the slots (``cache.tiers.Tiers``)."""
+
+    def find(
+        self, prompt: TokenIds, before_image: Callable[[int], int], above: int
+    ) -> Fetching | None:
+        """Begin to fetch the longest saved prefix of a prompt, if it is worth it when ``above``
+        tokens need not be computed anyway."""
+
+
 S = TypeVar("S", bound=Schedulable)
+Lost = tuple[int, TokenIds, int]
+"""A slot whose content is about to be lost: slot, tokens, and how many of them are the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +147,18 @@ class Placement(Generic[S]):
     """How a sequence begins in its slot: after ``keep`` tokens that ``source`` holds.
 
     ``source`` is the slot itself (cut what follows), another one (copy it, then cut), or None
-    (begin with an empty slot). ``rescue`` is the slot to which the old content of the sequence's
-    slot is copied first. ``checkpoint`` is copied back before what follows is cut.
+    (begin with an empty slot). With ``fetched``, the slot gets that saved prefix, and is cut after
+    ``keep`` tokens. ``lost`` is what will be lost then, if it may be needed again. ``rescue`` is
+    the slot to which the old content of the sequence's slot is copied first. ``checkpoint`` is
+    copied back before what follows is cut.
     """
 
     sequence: S
     source: int | None
     keep: int
     rescue: int | None = None
+    lost: Lost | None = None
+    fetched: Fetching | None = None
     checkpoint: Checkpoint | None = None
 
 
@@ -140,6 +172,7 @@ class Scheduler(Generic[S]):
         scored_tokens: most tokens of prompts with logprobs in one decode call. It bounds memory:
             each of them needs a row of logits.
         can_cut: whether the model can cut a sequence anywhere. :meth:`cannot_cut` sets it to false.
+        saved: the prefixes that are saved in memory and on disk, or None.
         checkpoints: of a model that cannot: what can be used of its sequences besides whole ones.
 
     Attributes:
@@ -153,6 +186,7 @@ class Scheduler(Generic[S]):
         n_ctx: int = 2048,
         scored_tokens: int = 512,
         can_cut: bool = True,
+        saved: SavedPrefixes | None = None,
         checkpoints: Checkpoints | None = None,
     ) -> None:
         if n_slots < 1 or step_tokens < n_slots or scored_tokens < 1:
@@ -163,12 +197,13 @@ class Scheduler(Generic[S]):
         self.running: list[S] = []
         self.idle = IdleSlots(n_slots)
         self.can_cut = can_cut
+        self._saved = saved
         self.checkpoints = checkpoints or Checkpoints(0)
         self.n_ctx = n_ctx
         self.min_copy = max(MIN_COPY, n_ctx // _COPY_SHARE)
-        self._parked: dict[int, tuple[S, int]] = {}
+        self._parked: dict[int, tuple[S, int] | Fetching] = {}
         """Slot of a parked sequence -> the sequence whose prefill it waits for, and how many tokens
-        of that."""
+        of that; or the saved prefix that it waits for."""
         self._held_back = False
         """Set by a preemption, cleared when a sequence leaves its slot."""
 
@@ -238,24 +273,46 @@ class Scheduler(Generic[S]):
             if match.length < there.length + self.min_copy:  # not worth a copy from elsewhere
                 match = Match(own, there.length, there.checkpoint)
         promised = self._promised(sequence, match.length)
-        if promised is not None:
+        fetching = self._fetch(sequence, match.length if promised is None else promised[1])
+        awaited = promised if fetching is None else fetching
+        if awaited is not None:
             match = _NOTHING
-        slot, rescue = self._newcomers_slot(match) if own is None else self._own_slot(own, match)
+        before: dict[int, Lost] = {
+            one: (one, tokens, self.idle.prompt_length(one)) for one, tokens in self.idle
+        }
+        if own is not None:
+            slot, rescue = self._own_slot(own, match)
+        else:
+            slot, rescue = self._newcomers_slot(match, move=fetching is None)
+        lost = before[slot if rescue is None else rescue] if own is None else None
         self.idle.take(slot)
         sequence.slot = slot
-        if promised is None:
-            placement = self._begin(sequence, match, rescue)
+        if awaited is None:
+            placement = self._begin(sequence, match, rescue, lost)
         else:
-            self._parked[slot] = promised
+            self._parked[slot] = awaited
             sequence.status = Status.PARKED
             self.checkpoints.clear(slot)
-            placement = Placement(sequence, None, 0, rescue)
+            placement = Placement(sequence, None, 0, rescue, lost=lost)
         if own is not None and own != slot:
             self.checkpoints.clear(own)
         return placement
 
-    def _newcomers_slot(self, match: Found) -> tuple[int, int | None]:
+    def _fetch(self, sequence: S, above: int) -> Fetching | None:
+        """Begin to fetch a saved prefix that is worth it when ``above`` tokens need not be computed
+        anyway."""
+        if self._saved is None or not sequence.reuse:
+            return None
+        prompt = sequence.tokens[: sequence.wanted_from]
+        return self._saved.find(prompt, sequence.before_image, above)
+
+    def _newcomers_slot(self, match: Found, move: bool) -> tuple[int, int | None]:
         """Choose a slot for a sequence that continues no conversation.
+
+        Args:
+            match: the prefix after which it begins.
+            move: whether the content of another slot may be copied to make place. A slot that
+                gets a saved prefix may not be the source of a copy at the same time.
 
         Returns:
             The slot, and the slot to which its content is copied first, or None. With a copy, the
@@ -266,8 +323,10 @@ class Scheduler(Generic[S]):
         if slot == match.slot and match.length >= self.min_copy:
             return slot, None  # it begins after what the slot holds
         near = self._near(slot)
-        if near is None or self.idle.spare(near):
-            return slot if near is None else near, None
+        if near is not None and self.idle.spare(near):
+            return near, None
+        if near is None or not move:
+            return slot, None
         # Wherever the newcomer runs, only what the oldest slot holds is evicted.
         self._move(near, slot)
         return near, slot
@@ -303,13 +362,16 @@ class Scheduler(Generic[S]):
             return None
         return self.idle.neighbour()
 
-    def _begin(self, sequence: S, match: Found, rescue: int | None = None) -> Placement[S]:
+    def _begin(
+        self, sequence: S, match: Found, rescue: int | None = None, lost: Lost | None = None
+    ) -> Placement[S]:
         least = MIN_REUSE if match.slot == sequence.slot else self.min_copy
         keep = match.length if match.length >= least else 0
         source = match.slot if keep else None
         self._start(sequence, keep)
         self.checkpoints.begin(sequence.slot, source, keep)
-        return Placement(sequence, source, keep, rescue, match.checkpoint if keep else None)
+        checkpoint = match.checkpoint if keep else None
+        return Placement(sequence, source, keep, rescue, lost, checkpoint=checkpoint)
 
     @staticmethod
     def _start(sequence: S, keep: int) -> None:
@@ -325,7 +387,8 @@ class Scheduler(Generic[S]):
         self.start_over(sequence)
 
     def start_over(self, sequence: S) -> None:
-        """Note that a sequence begins with an empty slot, because its prefix could not be used."""
+        """Note that the prefix after which a sequence was to begin could not be restored. It begins
+        with an empty slot instead."""
         self._start(sequence, 0)
         self.checkpoints.clear(sequence.slot)
 
@@ -367,15 +430,28 @@ class Scheduler(Generic[S]):
         return None if source is None else (source, best)
 
     def _unpark(self, sequence: S) -> Placement[S] | None:
-        """Return the placement of a parked sequence if the prefix that it waits for is computed or
+        """Return the placement of a parked sequence if the prefix that it waits for is there or
         never will be, else None."""
-        source, promised = self._parked[sequence.slot]
+        awaited = self._parked[sequence.slot]
+        if not isinstance(awaited, tuple):
+            return self._restored(sequence, awaited) if awaited.ready else None
+        source, promised = awaited
         # The source has left its slot if it has ended, or was preempted and waits for another one.
         left = source.status in (Status.FINISHED, Status.WAITING)
         if not left and source.computed < promised:
             return None
         del self._parked[sequence.slot]
         return self._begin(sequence, self._best_match(sequence))
+
+    def _restored(self, sequence: S, fetched: Fetching) -> Placement[S]:
+        """Return the placement of a sequence whose saved prefix has arrived."""
+        del self._parked[sequence.slot]
+        match = self._best_match(sequence)
+        if fetched.lost or match.length >= fetched.length:
+            return self._begin(sequence, match)
+        self._start(sequence, fetched.length)
+        self.checkpoints.clear(sequence.slot)
+        return Placement(sequence, None, fetched.length, fetched=fetched)
 
     def release(self, sequence: S) -> None:
         """End a running sequence. Its computed tokens stay in the slot until they are evicted."""
@@ -476,7 +552,9 @@ class Scheduler(Generic[S]):
         checkpoint is taken, or where a parked sequence begins."""
         stop = self.checkpoints.next_stop(sequence)
         stops = [len(sequence) if stop is None else stop]
-        stops += (promised for source, promised in self._parked.values() if source is sequence)
+        for awaited in self._parked.values():
+            if isinstance(awaited, tuple) and awaited[0] is sequence:
+                stops.append(awaited[1])
         return min(stop for stop in stops if stop > sequence.computed)
 
     def due(self) -> list[S]:
