@@ -111,6 +111,9 @@ class MemoryParts(Answer):
     cache: Annotated[
         int, Meta(ge=0, description="Keys and values of all slots, and states of recurrent layers.")
     ]
+    checkpoints: Annotated[
+        int, Meta(ge=0, description="Copies of the states of recurrent layers and sliding windows.")
+    ]
     compute: Annotated[int, Meta(ge=0, description="What a step computes.")]
     vocabulary: Annotated[int, Meta(ge=0, description="Tables of the tokens.")]
     projector: Annotated[

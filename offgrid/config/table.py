@@ -258,6 +258,24 @@ TABLE: tuple[Setting, ...] = (
         "Lock the model in memory so that it is never swapped out.",
     ),
     Setting(
+        "swa_full",
+        "Speed and memory",
+        "bool",
+        False,
+        "Keep all tokens of a slot in the layers that attend to a sliding window. By default they "
+        "keep little more than the window, and checkpoints take the place of the rest.",
+    ),
+    Setting(
+        "checkpoints_mb",
+        "Speed and memory",
+        "mib",
+        256,
+        "Memory for the checkpoints of each model whose sequences cannot be cut anywhere (recurrent "
+        "or hybrid models, sliding windows), in MiB. 0 keeps none.",
+        low=0,
+        high=1 << 20,
+    ),
+    Setting(
         "cache_ram_mb",
         "Speed and memory",
         "mib",
@@ -460,6 +478,8 @@ class Settings:
     kv_type_v: str
     use_mmap: bool
     use_mlock: bool
+    swa_full: bool
+    checkpoints_mb: int
     cache_ram_mb: int
     cache_dir: Path
     cache_disk_mb: int

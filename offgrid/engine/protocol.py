@@ -185,12 +185,14 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     ``ctx_size`` is the context of one sequence, 0 for the context with which the model was trained;
     ``parallel`` is the number of slots; ``threads`` 0 means one per physical core; ``gpu_layers``
     -1 means all; ``flash_attention`` is auto, on or off; ``kv_type_k`` and ``kv_type_v`` are types
-    of :mod:`offgrid.engine.kv_types`; ``open_objects`` lets the objects of answers have members
-    that their schemas do not describe; ``drafts`` lets steps decode proposed tokens; ``projector``
-    is the projector's file, if there is one; ``adapters`` act on all requests. ``cache_ram`` and
-    ``cache_disk`` are MiB for saved prefixes in memory and in the folder ``cache_dir`` (-1 for the
-    disk: the worker decides); ``sha256`` is the file's hash, if it is known. With ``examine`` the
-    file is only examined: the worker reports :class:`Examined` or :class:`LoadFailed`, and ends.
+    of :mod:`offgrid.engine.kv_types`; ``swa_full`` keeps all tokens of layers with a sliding
+    window; ``checkpoints_mb`` is the budget of checkpoints in MiB; ``open_objects`` lets the
+    objects of answers have members that their schemas do not describe; ``drafts`` lets steps decode
+    proposed tokens; ``projector`` is the projector's file, if there is one; ``adapters`` act on all
+    requests. ``cache_ram`` and ``cache_disk`` are MiB for saved prefixes in memory and in the
+    folder ``cache_dir`` (-1 for the disk: the worker decides); ``sha256`` is the file's hash, if it
+    is known. With ``examine`` the file is only examined: the worker reports :class:`Examined` or
+    :class:`LoadFailed`, and ends.
     """
 
     path: str
@@ -204,6 +206,8 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     kv_type_v: str = "f16"
     use_mmap: bool = True
     use_mlock: bool = False
+    swa_full: bool = False
+    checkpoints_mb: int = 256
     open_objects: bool = False
     drafts: bool = True
     projector: str | None = None

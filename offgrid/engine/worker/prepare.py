@@ -167,7 +167,7 @@ class Preparer:
     def _drafter(self, matcher: Matcher | None) -> Drafter | None:
         """Return what proposes tokens of one choice; None if this model has no drafts."""
         model = self._model
-        if not (model.load.drafts and model.can_cut):
+        if not (model.load.drafts and (model.can_cut or model.window)):
             return None
         sources: list[Source] = []
         if matcher is not None:
