@@ -22,7 +22,7 @@ LEVELS = {
     "cli": 6,
     "__main__": 7,
 }  # fmt: skip
-BOTH_PROCESSES = {"build", "limits", "memory", "protocol", "signals"}
+BOTH_PROCESSES = {"build", "limits", "memory", "processors", "protocol", "signals"}
 """Modules of the engine that both the server and the worker import."""
 
 

@@ -14,6 +14,13 @@ from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
 
 
+class Threads(Answer):
+    """Numbers of threads of llama.cpp."""
+
+    decode: Annotated[int, Meta(ge=1, description="In steps that only generate.")]
+    prefill: Annotated[int, Meta(ge=1, description="In steps that compute chunks of prompts.")]
+
+
 class Loaded(Answer):
     """A model that is loaded or being loaded."""
 
@@ -33,6 +40,12 @@ class Loaded(Answer):
     slots: Annotated[int, Meta(ge=1, description="Sequences that it generates at the same time.")]
     ctx_size: Annotated[
         Count | None, Meta(description="Tokens of the context of a slot; null while it loads.")
+    ]
+    threads: Annotated[
+        Threads | None,
+        Meta(
+            description="Threads that compute now, without those of a trial; null while it loads."
+        ),
     ]
     sequences: Annotated[Count, Meta(description="Sequences that run or wait now.")]
     until: Annotated[
@@ -70,6 +83,7 @@ class LoadedResource:
             "memory": _memory(client.pid),
             "slots": client.load.parallel,
             "ctx_size": client.info.n_ctx if ready else None,
+            "threads": dict(zip(("decode", "prefill"), client.threads, strict=False)) or None,
             "sequences": client.in_flight,
             "until": None if left is None else int(time.time() + left),
         }

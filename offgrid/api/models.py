@@ -164,7 +164,7 @@ class SettingsInForce(Answer):
     ctx_size: Annotated[int, Meta(ge=0, description="Tokens of a slot; 0: as it was trained.")]
     parallel: Annotated[int, Meta(ge=1, description="Its slots.")]
     batch_size: Count
-    threads: Annotated[int, Meta(ge=0, description="0: one per physical core.")]
+    threads: Annotated[int, Meta(ge=0, description="0: found by measuring.")]
     gpu_layers: Annotated[int, Meta(ge=-1, description="-1: all.")]
     use_mmap: bool
     use_mlock: bool

@@ -15,8 +15,8 @@ from offgrid.cli.output import print_table
 from offgrid.cli.talk.remote import NoServer, Remote, ServerError, server_url
 from offgrid.terminal import shown
 
-_HEAD = ("MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "SEQUENCES", "UNTIL")
-_NUMBERS = (2, 3, 4, 5)
+_HEAD = ("MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "THREADS", "SEQUENCES", "UNTIL")
+_NUMBERS = (2, 3, 4, 5, 6)
 """Columns of the table with numbers."""
 _DAY = 86400
 
@@ -71,6 +71,7 @@ def _row(model: Json) -> tuple[str, ...]:
         _size(model.get("memory")),
         str(model["slots"]),
         "" if context is None else f"{context:,}",
+        _threads(model.get("threads")),
         str(model["sequences"]),
         _until(model),
     )
@@ -81,6 +82,11 @@ def _until(model: Json) -> str:
     if model["status"] == "unloading":
         return "answered"
     return "no limit" if until is None else _clock(until)
+
+
+def _threads(threads: dict[str, int] | None) -> str:
+    """Return the number of threads, or both numbers if decode and prefill use different ones."""
+    return "" if threads is None else "/".join(map(str, dict.fromkeys(threads.values())))
 
 
 def _size(size: int | None) -> str:

@@ -13,13 +13,13 @@ import click
 import msgspec
 import psutil
 
-from offgrid.cli import limits
 from offgrid.cli.bench.measure import Measure
 from offgrid.cli.help import Command
 from offgrid.cli.models import find_model
 from offgrid.cli.options import chosen_options, complete_model, fail, settings_from
 from offgrid.cli.output import short_number
 from offgrid.config import Settings
+from offgrid.engine import processors
 from offgrid.engine.client.budget import Budget, budget_limit
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.roster import candidate_of
@@ -116,7 +116,7 @@ class Result:
     callback=_numbers,
     metavar="N,...",
     help="Threads of llama.cpp; the model is loaded once for each number.  "
-    "[default: physical cores]",
+    "[default: physical cores; a server finds its number by measuring]",
 )
 @click.option(
     "--repeat",
@@ -158,7 +158,7 @@ def bench(
         click.echo(_ROW.format("TEST", "STREAMS", "THREADS", "TOKENS/S", "").rstrip())
     results = []
     try:
-        for count in threads or (limits.processors()[0],):
+        for count in threads or (processors.processors()[0],):
             most = max(prompt, tokens)
             with _loaded(entry, description, settings, count, max(streams), most) as client:
                 _check_room(client, most)
@@ -179,7 +179,7 @@ def bench(
 
 def _warn_if_busy() -> None:
     """Say if other programs keep the processors busy: the speeds would be too low."""
-    load, cores = psutil.getloadavg()[0], limits.processors()[1]
+    load, cores = psutil.getloadavg()[0], processors.processors()[1]
     if load > cores * _BUSY:
         message = f"other programs use this machine (load {load:.1f}, {cores} processors)"
         click.echo(f"offgrid: {message}; the speeds will be too low", err=True)

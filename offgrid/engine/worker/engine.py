@@ -28,6 +28,8 @@ from offgrid.engine.worker.prompts import answer
 from offgrid.engine.worker.scheduler import BatchSpan, Placement, Scheduler
 from offgrid.engine.worker.scoring import SCORED_BYTES
 from offgrid.engine.worker.sequence import Sequence, Status
+from offgrid.engine.worker.threads.control import Kind
+from offgrid.engine.worker.threads.loop import LoopThreads
 
 _PREFILL_SHARE = 8
 """Until the cost of prefill is known, a step that also decodes streams spends at most this fraction
@@ -71,7 +73,8 @@ class Engine:
             model, self.scheduler, self._failures, self._outbox, masks or Masks()
         )
         self._images = Images(model, self.scheduler, self._failures, self._outbox)
-        self.embedder = Embedder(model, emit)
+        self.threads = LoopThreads(model.load.threads)
+        self.embedder = Embedder(model, emit, self.threads)
         self._preparer = Preparer(model)
         self._inbox: deque[Prepared | EmbeddingJob | int | tuple[int, int]] = deque()
         self._wake = threading.Condition()
@@ -193,6 +196,7 @@ class Engine:
         self._outbox.push()
         share = self._prefill_share()
         spans = self.scheduler.plan(prefill=share, burst=self._pace.burst_tokens)
+        self._choose_threads(spans)
         began = time.monotonic()
         for batch in self._decode(spans):
             self._drawing.sample(batch)
@@ -213,7 +217,15 @@ class Engine:
         share = self._pace.prefill_tokens(*self.scheduler.counts())
         return max(1, share // 2) if self.embedder.has_work else share
 
+    def _choose_threads(self, spans: list[BatchSpan[Sequence]]) -> None:
+        if spans:
+            tokens = sum(span.count for span in spans)
+            kind = Kind.DECODE if tokens == len(spans) else Kind.PREFILL
+            context = max(span.start + span.count for span in spans)
+            self.model.use_threads(self.threads.begin(kind, tokens, context))
+
     def _observe(self, spans: list[BatchSpan[Sequence]], seconds: float) -> None:
+        self.threads.end()
         decoding = sum(span.count == 1 for span in spans)
         prefilling = sum(span.count for span in spans) - decoding
         self._pace.observe(decoding, prefilling, seconds)

@@ -84,6 +84,10 @@ class EmbeddingContext:
             lc.llama_free(self._context)
             self._context = None
 
+    def use_threads(self, number: int) -> None:
+        """Set the number of threads that compute the next decodes (``llama_set_n_threads``)."""
+        lc.llama_set_n_threads(self._context, number, number)
+
     def decode(self) -> None:
         """Compute the filled :attr:`batch`.
 
