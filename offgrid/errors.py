@@ -74,8 +74,8 @@ class TransferError(OffgridError):
     """A model file cannot be imported, exported or fetched; the message says why and what to do.
 
     ``code`` gives the reason in one word: ``busy``, ``changed``, ``different``, ``disk_full``,
-    ``invalid``, ``not_found``, ``pip``, ``source``, ``terms``, ``too_large``, ``unwritable`` or
-    ``wrong_hash``.
+    ``invalid``, ``not_found``, ``pip``, ``source``, ``terms``, ``too_large``, ``unusable``,
+    ``unwritable`` or ``wrong_hash``.
     """
 
     def __init__(self, message: str, code: str) -> None:

@@ -43,7 +43,8 @@ UNUSUAL = {
     "model_aliases": "gpt-4o=a,gpt-5=b", "chat_template": "chatml",
     "max_models": "2", "memory_budget": "6000", "keep_alive": "5m", "parallel": "3",
     "ctx_size": "640", "batch_size": "64", "threads": "5",
-    "gpu_layers": "7", "use_mmap": "false", "use_mlock": "true", "open_objects": "true",
+    "gpu_layers": "7", "flash_attention": "on", "kv_type_k": "q8_0", "kv_type_v": "q5_1",
+    "use_mmap": "false", "use_mlock": "true", "drafts": "false", "open_objects": "true",
     "queue_size": "9", "queue_timeout": "30",
     "load_timeout": "11", "stall_timeout": "13", "drain_timeout": "17", "sse_ping_interval": "19",
     "max_body_mb": "21", "unknown_fields": "ignore", "max_responses": "23",
@@ -109,12 +110,18 @@ def test_serve_prints_its_banner_and_answers(serve: Serve, models: Path) -> None
     child.out.find(rf"models +{STARTER}\n")
     child.out.find(rf"folder +{models}\n")
     child.out.find(r"slots +4 per model, plus a queue of 16\n")
-    child.out.find(rf"memory +{STARTER} needs \d+ MiB, \d+\.\d GiB free; 4 slots of 2,048 tokens\n")
+    child.out.find(
+        rf"memory +{STARTER} needs \d+ MiB, \d+\.\d GiB free; 4 slots of 2,048 tokens, "
+        r"12 MiB of cache \(f16\)\n"
+    )
     child.out.find(rf"ready +{STARTER}: .*context of 2048 tokens per slot\n")
     answer = request(url, "POST", CHAT, chat_body(temperature=0))
     assert answer.status == 200
     assert answer.json["choices"][0]["message"]["content"]
-    log = r"\S+ \S+ INFO offgrid.engine.client.roster: loading offgrid-starter: needs .*\n"
+    log = (
+        r"\S+ \S+ INFO offgrid.engine.client.roster: loading offgrid-starter: needs .*\n"
+        r"\S+ \S+ INFO offgrid.engine.client.supervisor: loaded offgrid-starter in .*\n"
+    )
     assert re.fullmatch(log, child.err.text)
 
 
@@ -159,8 +166,7 @@ def test_every_setting_can_be_given(monkeypatch: pytest.MonkeyPatch, source: str
         taken.append(settings)
         raise OffgridError("enough seen")
 
-    # Imported by name, because the package's attribute ``serve`` is the command.
-    module = importlib.import_module("offgrid.cli.serve")
+    module = importlib.import_module("offgrid.cli.serving")
     monkeypatch.setattr(module, "Server", server)
     monkeypatch.setattr(module, "_configure_logging", lambda level: None)
     arguments, environ = ["serve"], {}
@@ -189,7 +195,8 @@ def test_settings_reach_the_worker(
     assert loads == [
         Load(
             path=str(file), ctx_size=640, parallel=3, batch_size=64, threads=5,
-            gpu_layers=7, use_mmap=False, use_mlock=True, open_objects=True,
+            gpu_layers=7, flash_attention="on", kv_type_k="q8_0", kv_type_v="q5_1",
+            use_mmap=False, use_mlock=True, drafts=False, open_objects=True,
         )
     ]  # fmt: skip
 
@@ -365,7 +372,9 @@ def test_files_and_folders_without_permission(monkeypatch: pytest.MonkeyPatch) -
         for name in ("closed", "closed.gguf", "open/a.gguf"):
             (place / name).chmod(0)
         look = (
-            "import os, sys; from offgrid.cli import main\n"
+            # Imported before, since the other user may not read this Python.
+            "import os, sys, offgrid.cli.serving, offgrid.cli.listing, offgrid.cli.serve\n"
+            "import offgrid.cli.models; from offgrid.cli import main\n"
             "if os.geteuid() == 0: os.setuid(65534)\n"
             "main()"
         )
@@ -418,7 +427,7 @@ def test_a_wrong_value_is_named(
     models: Path,
 ) -> None:
     """Runs in this process; the next test starts a separate one."""
-    module = importlib.import_module("offgrid.cli.serve")
+    module = importlib.import_module("offgrid.cli.serving")
     monkeypatch.setattr(module, "_configure_logging", lambda level: None)
     # If a value is accepted after all, the server must not run for ever.
     monkeypatch.setattr(module.Server, "run", lambda server, announce: server.stop())

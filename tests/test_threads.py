@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 from processes import Child, serving
-from sticks import put
+from sticks import content, put
 from support import STARTER, Stream, chat_body, endless, request
 from tiny_vision import make_seeing, pixels, png
 
@@ -95,7 +95,7 @@ def end_the_worker(child: Child) -> None:
 
 def bring_a_model(url: str, stick: Path) -> None:
     """Import a file that is large enough to be read back from the disk while it is copied."""
-    put(stick / "large.gguf", b"GGUF" + bytes(34 * 2**20))
+    put(stick / "large.gguf", content(1, 34 * 2**20))
     made = request(url, "POST", "/v1/import", {"paths": [str(stick)]}).json
     assert made["status"] == "completed"
 

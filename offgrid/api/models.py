@@ -166,8 +166,12 @@ class SettingsInForce(Answer):
     batch_size: Count
     threads: Annotated[int, Meta(ge=0, description="0: found by measuring.")]
     gpu_layers: Annotated[int, Meta(ge=-1, description="-1: all.")]
+    flash_attention: Literal["auto", "on", "off"]
+    kv_type_k: Annotated[str, Meta(description="Type of the keys in the cache.")]
+    kv_type_v: Annotated[str, Meta(description="Type of the values in the cache.")]
     use_mmap: bool
     use_mlock: bool
+    drafts: Annotated[bool, Meta(description="Whether proposed tokens are computed.")]
     chat_template: Annotated[
         bool, Meta(description="Whether the settings replace the template in its file.")
     ]
@@ -311,8 +315,12 @@ class _Describer:
             "batch_size": load.batch_size,
             "threads": load.threads,
             "gpu_layers": load.gpu_layers,
+            "flash_attention": load.flash_attention,
+            "kv_type_k": load.kv_type_k,
+            "kv_type_v": load.kv_type_v,
             "use_mmap": load.use_mmap,
             "use_mlock": load.use_mlock,
+            "drafts": load.drafts,
             "chat_template": entry.template is not None,
             "system_prompt": own.system_prompt or None,
             "sampling": dict(own.sampling),

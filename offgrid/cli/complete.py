@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from contextlib import closing
 from typing import Any
 
 import click
 
-from offgrid.api.completions.request import parse_completion
-from offgrid.api.shapes import Json
 from offgrid.cli.help import Command
-from offgrid.cli.options import complete_model, fail
-from offgrid.cli.talk.options import piped_text, request_fields, sampling_options, source_options
-from offgrid.cli.talk.screen import Screen, Speed
-from offgrid.cli.talk.source import Source, open_source, status_of
-from offgrid.errors import InvalidParameter, OffgridError
-from offgrid.inprocess.stream import TextCollector
+from offgrid.cli.options import complete_model
+from offgrid.cli.talk.options import sampling_options, source_options
 
 
 @click.command(cls=Command, short_help="Continue a text without the chat template.")
@@ -52,52 +43,6 @@ def complete(
     """
     if url is not None and local:
         raise click.UsageError("--url and --local exclude each other")
-    prompt = _text(text)
-    fields = request_fields(flags)
-    if echo:
-        fields["echo"] = True
-    try:
-        request = parse_completion({**fields, "prompt": prompt})
-        if max(request.n, request.candidates) > 1:
-            raise InvalidParameter("n and best_of cannot be given here; run the command again", "n")
-    except InvalidParameter as ex:
-        fail(str(ex), 2)
-    screen = Screen(verbose=verbose)
-    try:
-        source, found = open_source(model, flags, url=url, local=local, say=screen.hint)
-        try:
-            _answer(source, {**fields, "model": found, "prompt": prompt}, screen, as_json)
-        finally:
-            source.close()
-    except OffgridError as ex:
-        fail(str(ex), status_of(ex))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    from offgrid.cli.talk.continuation import Continuation, run_continuation
 
-
-def _text(given: str | None) -> str:
-    if given is not None:
-        return given
-    piped = sys.stdin.read() if sys.stdin is not None and sys.stdin.isatty() else piped_text()
-    if piped is None:
-        raise click.UsageError("there is no text: give TEXT, or send it to standard input")
-    return piped.removesuffix("\n").removesuffix("\r")
-
-
-def _answer(source: Source, body: Json, screen: Screen, as_json: bool) -> None:
-    speed, collector = Speed(), TextCollector()
-    chunks: Any = source.complete(body)
-    try:
-        with closing(chunks):
-            for chunk in chunks:
-                speed.heard()
-                for event in collector.add(chunk):
-                    if not as_json:
-                        screen.text(event.text)
-    finally:
-        if not as_json and collector.text and not collector.text.endswith("\n"):
-            screen.text("\n")
-    whole = collector.body()
-    if as_json:
-        click.echo(json.dumps(whole, indent=2))
-    screen.speed(speed, whole.get("usage") or {})
+    run_continuation(Continuation(model, text, echo, as_json, verbose, url, local), flags)

@@ -6,6 +6,7 @@ line, with a suggestion if it looks misspelt.
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from offgrid.config import GROUPS, Setting, similar
 from offgrid.config.setting import flag_of
@@ -30,6 +32,8 @@ _NARROW = 60
 _MANY = 12
 """Options of a command above which they are listed in groups."""
 _OTHER = "Other"
+_FEW = 5
+"""Choices that still fit into the first column of the help."""
 _METAVARS = {
     "int": "N", "count": "N", "float": "N", "duration": "TIME", "mib": "MIB", "str": "TEXT",
     "path": "PATH", "list": "A,B,...", "map": "NAME=ID,...",
@@ -71,7 +75,8 @@ class SettingOption(click.Option):
             flags = f"{flags} {metavar_of(setting)}"
         default = default_of(setting)
         note = f"  [default: {default}]" if default else ""
-        return flags, f"{_with_flags(setting.meaning)}{note}"
+        words = f" One of {setting.limits}." if len(setting.choices) > _FEW else ""
+        return flags, f"{_with_flags(setting.meaning)}{words}{note}"
 
 
 class _Narrow(click.Command):
@@ -144,6 +149,27 @@ class Group(_Narrow, click.Group):
         return similar(name, self.commands)
 
 
+class Later(click.Command):
+    """Stands for a command until it is needed. Help and completion of the ``offgrid`` command show
+    its short help without importing it, which may take a second.
+
+    Args:
+        name: what the user types.
+        place: the module and the attribute with the command, with a colon between them.
+        short_help: the same as that of the command.
+    """
+
+    def __init__(self, name: str, place: str, short_help: str) -> None:
+        super().__init__(name, short_help=short_help)
+        self._place = place
+
+    def load(self) -> click.Command:
+        """Import the command."""
+        module, _, attribute = self._place.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
 class Root(Group):
     """The ``offgrid`` command.
 
@@ -154,6 +180,23 @@ class Root(Group):
     def __init__(self, *arguments: Any, **attributes: Any) -> None:
         super().__init__(*arguments, **attributes)
         self.sections: dict[str, tuple[str, ...]] = {}
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Return a command, imported now."""
+        command = self.commands.get(name)
+        if isinstance(command, Later):
+            command = self.commands[name] = command.load()
+        return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands that begin with what was typed, without importing them, and the
+        options."""
+        commands = [
+            CompletionItem(name, help=self.commands[name].get_short_help_str())
+            for name in self.list_commands(ctx)
+            if name.startswith(incomplete)
+        ]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands, those of each section below its heading."""
@@ -196,6 +239,8 @@ class Root(Group):
 
 def metavar_of(setting: Setting) -> str:
     """Return what stands for the value of a setting in help."""
+    if len(setting.choices) > _FEW:
+        return "TYPE"  # the meaning lists them
     if setting.choices:
         return "|".join(setting.choices)
     words = [word for word, _ in setting.words]
@@ -244,7 +289,7 @@ def _group(option: click.Option) -> str:
 
 def _rank(option: click.Option) -> int:
     """Return where an option is listed: a command's own first, those that all have last."""
-    if option.name == "config":
+    if option.name in ("config", "no_config"):
         return 2
     if "--help" in option.opts:
         return 3

@@ -36,9 +36,13 @@ def import_(
     continued by the same command.
 
     The exit status is 0 if everything that was found is in the models directory afterwards, 1 if
-    something is not, and 130 after Ctrl-C.
+    something is not, 2 if none of the paths exists, and 130 after Ctrl-C.
     """
     teller = Teller(as_json)
+    if all(map(_is_absent, paths)):
+        reason = f"{', '.join(map(str, paths))}: does not exist. Is the stick mounted there?"
+        teller.event(event="end", status="failed", code="not_found", reason=reason)
+        fail(reason, 2)
     try:
         with teller.running():
             outcomes = import_models(
@@ -62,3 +66,14 @@ def import_(
     words = ", ".join(f"{counts[status]} {status}" for status in counts)
     teller.line(f"{words or 'nothing'}; the models directory is {models_dir}")
     sys.exit(1 if wrong else 0)
+
+
+def _is_absent(path: Path) -> bool:
+    """Return whether nothing is at a path. What cannot be looked at is another matter."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return False

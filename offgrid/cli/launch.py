@@ -16,8 +16,8 @@ import click
 
 from offgrid.cli.help import Command
 from offgrid.cli.options import config_options, fail, settings_from
+from offgrid.cli.talk.options import status_of
 from offgrid.cli.talk.remote import Remote, ServerError, server_url
-from offgrid.cli.talk.source import status_of
 
 _KEY = "offgrid"
 """Programs insist on a key; the server does not read it."""

@@ -23,8 +23,6 @@ from offgrid.config import (
     resolve,
 )
 from offgrid.errors import OffgridError
-from offgrid.store.catalogue import Catalogue
-from offgrid.store.hashes import Hashes
 from offgrid.terminal import shown
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -56,9 +54,12 @@ def complete_model(
     ctx: click.Context, param: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Return the ids that begin with what was typed, and otherwise files, for the shell."""
+    from offgrid.store.catalogue import Catalogue
+
     flags = {"models_dir": ctx.params.get("models_dir"), "model": ""}
     try:
-        settings = load_settings(flags, config_file=_config_of(ctx.params))
+        none = ctx.params.get("no_config")
+        settings = load_settings(flags, config_file="" if none else _config_of(ctx.params))
         ids = [entry.id for entry in Catalogue(settings).entries()]
     except OffgridError:
         ids = []
@@ -86,21 +87,30 @@ def chosen_options(*names: str) -> Callable[[F], F]:
 
 
 def config_options(function: F) -> F:
-    """Add ``--config``, whose value is a path, ``""`` for none, or None if it was not given."""
-    function = click.option(
-        "--no-config",
-        "config",
-        flag_value="",
-        default=None,
-        help="Read no configuration file.",
-    )(function)
+    """Add ``--config`` and ``--no-config``.
+
+    The command gets ``config``: a path, ``""`` for none, or None if neither was given.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*arguments: Any, config: str | None, no_config: bool, **flags: Any) -> Any:
+        if no_config and config is not None:
+            raise click.UsageError(
+                f"--no-config and --config {config} contradict each other; give only one of them"
+            )
+        return function(*arguments, config="" if no_config else config, **flags)
+
+    # click's decorators keep the type of a function, functools.wraps does not.
+    made = click.option("--no-config", is_flag=True, help="Read no configuration file.")(
+        cast(F, wrapped)
+    )
     return click.option(
         "--config",
         metavar="FILE",
         default=None,
         shell_complete=_complete_file,
         help="TOML file with settings, instead of the one that 'offgrid config path' prints.",
-    )(function)
+    )(made)
 
 
 def models_dir_options(function: F) -> F:
@@ -112,6 +122,8 @@ def models_dir_options(function: F) -> F:
 
     @functools.wraps(function)
     def wrapped(*arguments: Any, **flags: Any) -> Any:
+        from offgrid.store.hashes import Hashes
+
         chosen = {name: flags.pop(name) for name in ("models_dir", "config")}
         settings = settings_from(chosen)
         file = _config_of(chosen)
@@ -121,7 +133,6 @@ def models_dir_options(function: F) -> F:
             *arguments, models_dir=settings.models_dir, hashes=hashes, config_file=file, **flags
         )
 
-    # click's decorators keep the type of a function, functools.wraps does not.
     return chosen_options("models_dir")(cast(F, wrapped))
 
 

@@ -12,23 +12,16 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
 from offgrid.store.disk import mib
 from offgrid.store.imports import Outcome
 from offgrid.terminal import shown
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 _PAUSE = 0.2
 """Seconds between two JSON events of one file."""
@@ -65,6 +58,16 @@ class Teller:
 
     def _start(self) -> Progress:
         if self._bar is None:
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                DownloadColumn,
+                Progress,
+                TextColumn,
+                TimeRemainingColumn,
+                TransferSpeedColumn,
+            )
+
             console = Console(highlight=False, markup=False, emoji=False)
             width = console.width
             columns = (

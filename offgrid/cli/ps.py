@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from offgrid.api.shapes import Json
 from offgrid.cli.help import Command
 from offgrid.cli.options import config_options, fail, settings_from
 from offgrid.cli.output import print_table
 from offgrid.cli.talk.remote import NoServer, Remote, ServerError, server_url
 from offgrid.terminal import shown
+
+if TYPE_CHECKING:
+    from offgrid.api.shapes import Json
 
 _HEAD = ("MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "THREADS", "SEQUENCES", "UNTIL")
 _NUMBERS = (2, 3, 4, 5, 6)

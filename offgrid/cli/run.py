@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
 from offgrid.cli.help import Command
-from offgrid.cli.options import complete_model, fail
-from offgrid.cli.talk.chat import answer, chat
-from offgrid.cli.talk.commands import Talk
-from offgrid.cli.talk.conversation import Conversation
-from offgrid.cli.talk.options import piped_text, request_fields, sampling_options, source_options
-from offgrid.cli.talk.screen import Screen, is_terminal
-from offgrid.cli.talk.source import open_source, status_of
-from offgrid.errors import InvalidParameter, OffgridError
+from offgrid.cli.options import complete_model
+from offgrid.cli.talk.options import sampling_options, source_options
 
 
 @click.command(cls=Command)
@@ -51,41 +44,6 @@ def run(
     """
     if url is not None and local:
         raise click.UsageError("--url and --local exclude each other")
-    screen = Screen(verbose=verbose)
-    try:
-        conversation = Conversation(system or "", request_fields(flags))
-        for path in images:
-            conversation.add_image(path)
-    except InvalidParameter as ex:
-        fail(str(ex), 2)
-    question = _question(prompt)
-    try:
-        source, found = open_source(model, flags, url=url, local=local, say=screen.hint)
-        try:
-            talk = Talk(source, found, conversation, screen)
-            if question is None:
-                chat(talk)
-            else:
-                conversation.ask(question)
-                answer(talk)
-        finally:
-            source.close()
-    except OffgridError as ex:
-        fail(str(ex), status_of(ex))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    from offgrid.cli.talk.session import Session, run_session
 
-
-def _question(prompt: tuple[str, ...]) -> str | None:
-    """Return the only question; None for a chat in the terminal."""
-    asked = " ".join(prompt)
-    piped = piped_text()
-    parts = [part for part in ((piped or "").strip("\n"), asked) if part.strip()]
-    if parts:
-        return "\n\n".join(parts)
-    if is_terminal():
-        return None
-    if piped is None and sys.stdin is not None and sys.stdin.isatty():
-        return sys.stdin.read()  # the answer goes to a file
-    missing = "give a PROMPT after MODEL, or send one to standard input"
-    raise click.UsageError(f"there is no question: {missing}")
+    run_session(Session(model, prompt, system or "", images, verbose, url, local), flags)

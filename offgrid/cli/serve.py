@@ -2,31 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import shlex
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from offgrid import __version__
-from offgrid.app import log_skipped
 from offgrid.cli.help import Command
-from offgrid.cli.options import NOTE, GivenPath, fail, setting_options, settings_from
-from offgrid.cli.output import short_number
-from offgrid.config import Settings
-from offgrid.engine.protocol import ModelInfo
-from offgrid.errors import ConfigError, OffgridError
-from offgrid.server import Server
-from offgrid.store.catalogue import STARTER_PATH
-from offgrid.terminal import LogFormatter, log_failed_threads, shown
+from offgrid.cli.options import NOTE, GivenPath, setting_options, settings_from
 
 
 @click.command(cls=Command, epilog=NOTE)
@@ -39,118 +21,6 @@ def serve(paths: tuple[Path, ...], **flags: Any) -> None:
     the default model. Without any, the models directory is served.
     """
     settings = settings_from(flags, paths)
-    _configure_logging(settings.log_level)
-    try:
-        server = Server(settings)
-    except ConfigError as ex:
-        fail(str(ex), 2)
-    except OffgridError as ex:
-        fail(str(ex), 1)
-    # Print file names literally, not as markup.
-    console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
+    from offgrid.cli.serving import serve_models
 
-    def announce() -> None:
-        _print_banner(console, server, settings)
-        threading.Thread(
-            target=_announce_models, name="announcer", args=(console, server), daemon=True
-        ).start()
-
-    server.run(announce)
-
-
-def _configure_logging(level: str) -> None:
-    handler: logging.Handler = logging.StreamHandler()
-    if sys.stderr.isatty():
-        handler = RichHandler(console=Console(stderr=True), show_path=False)
-        handler.setFormatter(LogFormatter("%(message)s"))
-    else:
-        handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    log_failed_threads()
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # waitress warns about every request that waits for a thread; our queue has its own limits.
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    if level != "debug":  # It reports every client that disconnects before its answer.
-        logging.getLogger("waitress").setLevel(logging.WARNING)
-
-
-def _print_banner(console: Console, server: Server, settings: Settings) -> None:
-    entries, skipped = server.catalogue.survey()
-    names = ", ".join(shown(entry.id) for entry in entries[:8])
-    names += " ..." if len(entries) > 8 else ""
-    model = server.pool.default_id or "MODEL"
-    hello: dict[str, Any] = {
-        "model": model,
-        "messages": [{"role": "user", "content": "Hello!"}],
-    }
-    # JSON has its own escapes for characters that cannot be shown.
-    body = shlex.quote(json.dumps(hello, ensure_ascii=not model.isprintable()))
-    console.print(f"OffGrid LLM {__version__} at {server.url}", style="bold")
-    console.print(f"  models   {names or 'none'}")
-    for place in server.catalogue.places:
-        absent = "" if os.path.lexists(place) else " (does not exist)"
-        name = "folder" if place.is_dir() or absent else "file"
-        console.print(f"  {name:<6}   {shown(place)}{absent}")
-    if [entry.path for entry in entries] == [STARTER_PATH]:
-        console.print(
-            "  note     this is the starter, which only shows that the server works; for a real"
-        )
-        console.print("           model, run: offgrid get smollm2-135m")
-        console.print(f"           or copy a GGUF file into {shown(settings.models_dir)}")
-    for file in skipped[:8]:
-        console.print(f"  skipped  {shown(file.path)}: {shown(file.reason)}")
-    if len(skipped) > 8:
-        console.print(f"  skipped  {len(skipped) - 8} more; offgrid list names them")
-    if len(entries) > 1 and not server.catalogue.start_ids():
-        console.print("  loaded   none at start: there are several models and no default;")
-        console.print("           each is loaded at its first request")
-    slots, queue = settings.parallel, settings.queue_size
-    console.print(f"  slots    {slots} per model, plus a queue of {queue}")
-    console.print(f"  try      curl {server.url}/v1/chat/completions -d {body}")
-    console.print("  stop     Ctrl-C")
-
-
-def _announce_models(console: Console, server: Server) -> None:
-    """Print that each model which is loaded at start is ready, or log why it cannot be loaded.
-
-    Log also what is not served. That reads the header of every file, which takes a while on slow
-    media.
-    """
-    log_skipped(server.catalogue)
-    for model in server.catalogue.start_ids():
-        try:
-            fit = server.pool.fit(server.catalogue.get(model))
-            if fit.fits and fit.estimate is not None:
-                console.print(f"  memory   {shown(model)} {fit}")
-            info = _wait_for(console, server, model)
-        except OffgridError as ex:
-            # A user who stops the server during loading knows why the model is not ready.
-            if not server.stopping:
-                logging.getLogger(__name__).error("%s: %s", model, ex)
-            continue
-        console.print(
-            f"  ready    {shown(model)}: {short_number(info.n_params)} parameters, "
-            f"context of {info.n_ctx} tokens per slot"
-        )
-
-
-def _wait_for(console: Console, server: Server, model: str) -> ModelInfo:
-    """Wait until a model is loaded. A terminal shows the progress meanwhile.
-
-    Raises:
-        OffgridError: it cannot be loaded.
-    """
-    if not console.is_terminal:
-        return server.pool.engine(model).info
-    entry = server.catalogue.get(model)
-    name = f"  loading  {shown(model)}"
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bar:
-        task = bar.add_task(name, total=1.0)
-
-        def look() -> bool:
-            done = server.pool.status(entry).progress
-            if done != bar.tasks[0].completed:
-                bar.update(task, completed=done, refresh=True)
-            return True
-
-        return server.pool.engine(model, look).info
+    serve_models(settings)

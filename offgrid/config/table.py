@@ -16,6 +16,9 @@ GROUPS = (
     "Models", "Speed and memory", "Network", "Limits", "Requests", "Stored responses", "Log",
 )  # fmt: skip
 """The groups of settings, in the order of ``--help``."""
+KV_TYPES = ("f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+"""Types of the elements of keys and values. All after the first three are quantised."""
+QUANTISED_KV_TYPES = frozenset(KV_TYPES[3:])
 MAX_SEQUENCES = 4096
 """Sequences that may run or wait at once, over all models. Each may be a request, which holds a
 thread."""
@@ -210,6 +213,37 @@ TABLE: tuple[Setting, ...] = (
         words=(("all", -1),),
     ),
     Setting(
+        "flash_attention",
+        "Speed and memory",
+        "str",
+        "auto",
+        "Whether llama.cpp computes attention in one pass that keeps no scores. auto measures both "
+        "ways and takes the better one.",
+        choices=("auto", "on", "off"),
+        aliases=("flash_attn",),
+        short="-fa",
+    ),
+    Setting(
+        "kv_type_k",
+        "Speed and memory",
+        "str",
+        KV_TYPES[0],
+        "Type of the keys in the cache. A quantised type takes less memory and rounds more.",
+        choices=KV_TYPES,
+        aliases=("cache_type_k",),
+        short="-ctk",
+    ),
+    Setting(
+        "kv_type_v",
+        "Speed and memory",
+        "str",
+        KV_TYPES[0],
+        "Type of the values in the cache. A quantised type needs flash attention, and turns it on.",
+        choices=KV_TYPES,
+        aliases=("cache_type_v",),
+        short="-ctv",
+    ),
+    Setting(
         "use_mmap",
         "Speed and memory",
         "bool",
@@ -223,6 +257,14 @@ TABLE: tuple[Setting, ...] = (
         "bool",
         False,
         "Lock the model in memory so that it is never swapped out.",
+    ),
+    Setting(
+        "drafts",
+        "Speed and memory",
+        "bool",
+        True,
+        "Propose the next tokens of answers that repeat their prompt or follow a schema, and "
+        "compute several of them in one step where that is faster. The answers are the same.",
     ),
     Setting(
         "open_objects",
@@ -370,8 +412,12 @@ class Settings:
     batch_size: int
     threads: int
     gpu_layers: int
+    flash_attention: str
+    kv_type_k: str
+    kv_type_v: str
     use_mmap: bool
     use_mlock: bool
+    drafts: bool
     open_objects: bool
     queue_size: int
     queue_timeout: float

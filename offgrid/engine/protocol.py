@@ -158,10 +158,11 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     """The first command: which file to serve and how. Sizes are in tokens.
 
     ``ctx_size`` is the context of one sequence, 0 for the context with which the model was trained;
-    ``parallel`` is the number of slots; ``threads`` 0 means that the number is found by
-    measuring; ``gpu_layers``
-    -1 means all; ``open_objects`` lets the objects of answers have members that their schemas do
-    not describe; ``projector`` is the projector's file, if there is one; ``adapters`` act on all
+    ``parallel`` is the number of slots; with ``threads`` 0 the number is found by measuring;
+    ``gpu_layers`` -1 means all; ``flash_attention`` is auto, on or off; ``kv_type_k`` and
+    ``kv_type_v`` are types of :mod:`offgrid.engine.kv_types`; ``open_objects`` lets the objects of
+    answers have members that their schemas do not describe; ``drafts`` lets steps decode proposed
+    tokens; ``projector`` is the projector's file, if there is one; ``adapters`` act on all
     requests. With ``examine`` the file is only examined: the worker reports :class:`Examined` or
     :class:`LoadFailed`, and ends.
     """
@@ -172,9 +173,13 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     batch_size: int = 512
     threads: int = 0
     gpu_layers: int = 0
+    flash_attention: str = "auto"
+    kv_type_k: str = "f16"
+    kv_type_v: str = "f16"
     use_mmap: bool = True
     use_mlock: bool = False
     open_objects: bool = False
+    drafts: bool = True
     projector: str | None = None
     adapters: tuple[Adapter, ...] = ()
     examine: bool = False
@@ -252,6 +257,10 @@ class ModelInfo(msgspec.Struct, frozen=True):
     """Threads at the beginning; the number changes unless the settings fix it."""
     chat_templates: dict[str, str] = {}
     """Further templates of the file by name, such as ``tool_use``."""
+    flash_attention: bool = False
+    """Whether its sequences are computed with flash attention."""
+    attention_reason: str = ""
+    """Why, in words for the log."""
 
     @property
     def is_base(self) -> bool:
@@ -324,13 +333,16 @@ class Started(msgspec.Struct, frozen=True, tag=True):
 
 
 class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    """Progress of one choice in one step.
+    """Progress of one choice: its next token, or its end. One step may bring several.
 
     ``text`` may be empty (held back for a stop string or an unfinished character).
     ``finish_reason`` is set once per choice, in its last delta: ``"stop"`` or ``"length"``.
     ``completion_tokens`` is the number of tokens of the choice so far, ``cached_tokens`` the number
     of prompt tokens that a slot already held. ``prompt`` has the next tokens of the prompt with
-    their logprobs; deltas with it come first, for choice 0 only, and contain nothing else.
+    their logprobs; deltas with it come first, for choice 0 only, and contain nothing else. The last
+    delta says how many tokens were ``drafted`` for the choice, that is proposed and decoded, how
+    many of these are in the answer (``draft_accepted``), and how many tokens of the request's
+    prediction are in the answer (``prediction_accepted``) or not (``prediction_rejected``).
     """
 
     id: int
@@ -341,6 +353,10 @@ class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     logprobs: tuple[TokenLogprob, ...] = ()
     cached_tokens: int = 0
     prompt: tuple[PromptToken, ...] = ()
+    drafted: int = 0
+    draft_accepted: int = 0
+    prediction_accepted: int = 0
+    prediction_rejected: int = 0
 
 
 class TokenResult(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

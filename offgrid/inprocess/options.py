@@ -33,8 +33,12 @@ class Settings(TypedDict, total=False):
     batch_size: int
     threads: int
     gpu_layers: int
+    flash_attention: Literal["auto", "on", "off"]
+    kv_type_k: str
+    kv_type_v: str
     use_mmap: bool
     use_mlock: bool
+    drafts: bool
     open_objects: bool
     load_timeout: float
     stall_timeout: float

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Literal
 
-from offgrid.store.gguf_header import FILE_TYPES, BadHeader, Header, read_header
+from offgrid.store.gguf_header import FILE_TYPES, BadHeader, Header, header_of, read_header
+from offgrid.store.names import is_projector, split_of
 from offgrid.store.sizes import ModelSizes, sizes_of
 
 Kind = Literal["chat", "base", "embedding", "rerank"]
@@ -33,6 +35,7 @@ _OTHER_TYPES = {
     "imatrix": "it is an importance matrix and not a model",
 }
 """``general.type`` of files that are no models."""
+_NO_WEIGHTS = "it contains a vocabulary, but no weights"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,30 @@ def describe(
     return _described(headers, template)
 
 
+def refusal_of(file: FileIO, name: str) -> str | None:
+    """Return why a file would be of no use in a models directory, and what to do; None if it is a
+    model, a part of one, a projector or an adapter.
+
+    Args:
+        file: open for reading.
+        name: what it would be called: names tell parts and projectors.
+    """
+    _, part, parts = split_of(name) or ("", 1, 1)
+    try:
+        header = header_of(file)
+        _check_part(header, part - 1, parts)
+    except BadHeader as ex:
+        return f"{ex}. Make a new copy of it."
+    if part > 1 or header.text("general.type") == "adapter" or is_projector(name):
+        return None
+    problem = _other_type(header)
+    if problem == _OTHER_TYPES["mmproj"]:
+        return f"{problem}. Give it a name that contains mmproj, such as mmproj-MODEL.gguf."
+    if problem is None and not header.tensors and parts == 1:
+        problem = _NO_WEIGHTS
+    return None if problem is None else f"{problem}. Choose another file."
+
+
 def _described(headers: Sequence[Header], template: str | None) -> Description:
     first = headers[0]
     architecture = first.text("general.architecture") or ""
@@ -127,17 +154,21 @@ def _check_part(header: Header, number: int, parts: int) -> None:
 
 
 def _not_a_model(headers: Sequence[Header]) -> str | None:
-    kind = headers[0].text("general.type")
+    problem = _other_type(headers[0])
+    if problem is None and not any(header.tensors for header in headers):
+        return _NO_WEIGHTS
+    return problem
+
+
+def _other_type(header: Header) -> str | None:
+    """Return what a file is, by its own words, if it is no model and not the first part of one."""
+    kind = header.text("general.type")
     if kind in _OTHER_TYPES:
         return _OTHER_TYPES[kind]
-    architecture = headers[0].text("general.architecture")
+    architecture = header.text("general.architecture")
     if architecture == "clip":
         return _OTHER_TYPES["mmproj"]
-    if not architecture:
-        return "its header names no architecture"
-    if not any(header.tensors for header in headers):
-        return "it contains a vocabulary, but no weights"
-    return None
+    return None if architecture else "its header names no architecture"
 
 
 def _misfit(model: Header, adapters: Sequence[Path]) -> str | None:

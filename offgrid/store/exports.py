@@ -151,7 +151,7 @@ def export_models(
             except TransferError as ex:
                 note(Outcome("failed", group.name, _hinted(ex), ex.code, group.size))
             else:
-                note(Outcome("exported", group.name, size=group.size))
+                note(Outcome("exported", group.name, group.told, size=group.size))
     return outcomes
 
 

@@ -166,8 +166,13 @@ def read_header(path: Path) -> Header:
         OSError: the file cannot be read.
     """
     with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        return _parse(_Reader(file, size), size)
+        return header_of(file)
+
+
+def header_of(file: io.FileIO) -> Header:
+    """Read the header of an open GGUF file; see :func:`read_header`."""
+    size = os.fstat(file.fileno()).st_size
+    return _parse(_Reader(file, size), size)
 
 
 class _Reader:

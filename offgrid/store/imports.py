@@ -109,7 +109,7 @@ def import_models(
             except TransferError as ex:
                 note(_failed(group, ex))
             else:
-                note(Outcome("imported", group.name, size=group.size, id=group.id))
+                note(Outcome("imported", group.name, group.told, size=group.size, id=group.id))
     return outcomes
 
 

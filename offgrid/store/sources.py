@@ -126,11 +126,20 @@ class Group:
 
     name: str
     items: tuple[Item, ...]
+    whole: tuple[Item, ...] = ()
+    """All parts, if ``items`` is only the one that is to be placed; else empty."""
 
     @property
     def id(self) -> str:
         """Return the model's id: the name of its file, or of its first part, without ``.gguf``."""
-        return stem_of(self.items[0].name)
+        return stem_of((self.whole or self.items)[0].name)
+
+    @property
+    def told(self) -> str:
+        """Return which part is placed, for a message; empty if it is the whole model."""
+        if not self.whole:
+            return ""
+        return f"only {self.items[0].name} was copied; the other parts were there already"
 
     @property
     def size(self) -> int:

@@ -19,13 +19,14 @@ from offgrid.errors import TransferError
 from offgrid.store import manifest
 from offgrid.store.commit import commit
 from offgrid.store.copying import CHECKPOINT, Copier, source_failed
+from offgrid.store.description import refusal_of
 from offgrid.store.digest import BLOCK, open_regular
-from offgrid.store.disk import DISK, Disk, largest_file, mib, too_large
+from offgrid.store.disk import DISK, Disk, explained, largest_file, mib, too_large
 from offgrid.store.hashes import Hashes
 from offgrid.store.names import stem_of
 from offgrid.store.partial import drop, partial_path
 from offgrid.store.progress import Report, silent
-from offgrid.store.sources import Group, Item, Reader
+from offgrid.store.sources import FileSource, Group, Item, Reader
 
 MARGIN = 16 * 2**20
 """Bytes of the disk that an import leaves free."""
@@ -64,10 +65,13 @@ class Placer:
         """Return the files of a group that must be placed; None if all are there already.
 
         Raises:
-            TransferError: a different file is there and may not be replaced, or the source fails.
+            TransferError: a different file is there and may not be replaced, or the source fails or
+                is of no use.
         """
         group = Group(group.name, tuple(self._named(item) for item in group.items))
         items = tuple(item for item in group.items if not self._identical(item))
+        for item in items or group.items:
+            self._check_before(item)
         if not items:
             self.discard(group)
             self._record({item.name: item.sha256 for item in group.items})
@@ -83,9 +87,45 @@ class Placer:
                     f"a different file lies at {target}. Use --replace to replace it.", "different"
                 )
         # Two models must never be mixed: replace all parts, or only the one that differs.
-        if len(items) > 1:
-            items = group.items
-        return Group(group.name, items)
+        if len(items) > 1 or len(group.items) == 1:
+            return group
+        return Group(group.name, items, whole=group.items)
+
+    def _check_before(self, item: Item) -> None:
+        """Refuse a useless file before it is copied.
+
+        Not a listed one, whose hash says more, and not one in a wheel, which would have to be
+        unpacked: they are refused after the copy.
+
+        Raises:
+            TransferError: the file is of no use, or cannot be read.
+        """
+        if item.sha256 or not isinstance(item.source, FileSource):
+            return
+        try:
+            with contextlib.closing(item.source.open()) as file:
+                refusal = refusal_of(file, item.name)
+        except OSError as ex:
+            raise source_failed(item, ex) from None
+        if refusal is not None:
+            raise _unusable(item, refusal)
+
+    def _check_copy(self, item: Item) -> None:
+        """Refuse a useless file after it was copied, before it gets its name.
+
+        Raises:
+            TransferError: the file is of no use; its partial file is gone.
+        """
+        target = self._dir / item.name
+        path = partial_path(target)
+        try:
+            with open_regular(path, follow=False) as file:
+                refusal = refusal_of(file, item.name)
+        except OSError as ex:
+            raise explained(ex, path, item.source.size) from None
+        if refusal is not None:
+            drop(target, self._disk)
+            raise _unusable(item, refusal)
 
     def _named(self, item: Item) -> Item:
         """Return an item with the name of a file that has the same id: ``a.gguf``, ``a.GGUF``."""
@@ -127,12 +167,15 @@ class Placer:
         """Copy, verify and rename all files of a group.
 
         Raises:
-            TransferError: the source fails, was altered or does not match its known hash, or the
-                disk is full. What was there before is unchanged.
+            TransferError: the source fails, was altered, does not match its known hash or is of no
+                use, or the disk is full. What was there before is unchanged.
         """
         try:
             several = len(group.items) > 1
-            full = [self._copier.fill(item, note=several) for item in group.items]
+            full = []
+            for item in group.items:
+                full.append(self._copier.fill(item, note=several))
+                self._check_copy(item)
             self._forget([item.name for item in group.items])
             commit(full, self._disk)
         except BaseException:
@@ -205,6 +248,10 @@ class Placer:
                 done += len(ours)
                 self._report(item.name, "comparing", done, item.source.size)
         return done == item.source.size
+
+
+def _unusable(item: Item, refusal: str) -> TransferError:
+    return TransferError(f"{item.source.origin}: {refusal}", "unusable")
 
 
 def _read_full(reader: Reader, size: int) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import os
 import signal
@@ -19,6 +18,7 @@ from llama_8b import AVX2, LLAMA_8B
 
 from offgrid import __version__
 from offgrid.cli import main
+from offgrid.cli.doctor import checks as all_checks
 from offgrid.cli.doctor import machine
 from offgrid.config import Settings, load_settings
 from offgrid.engine import processors
@@ -45,7 +45,7 @@ def build() -> Build:
 @pytest.fixture
 def doctor(build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Doctor:
     """Run ``offgrid doctor --json``; return its status and the checks by subject."""
-    monkeypatch.setattr(importlib.import_module("offgrid.cli.doctor"), "ask_build", lambda: build)
+    monkeypatch.setattr(all_checks, "ask_build", lambda: build)
 
     def run(*flags: str, **environ: str) -> tuple[int, dict[str, dict[str, str]]]:
         files = () if "--responses-file" in flags else ("--responses-file", str(tmp_path / "r"))
@@ -191,7 +191,7 @@ def test_a_llama_cpp_for_another_processor(
     (fake / "llama_cpp").mkdir(parents=True)
     init = fake / "llama_cpp" / "__init__.py"
     monkeypatch.setattr(sys, "path", [str(fake), *sys.path])
-    monkeypatch.setattr(importlib.import_module("offgrid.cli.doctor"), "ask_build", about.ask_build)
+    monkeypatch.setattr(all_checks, "ask_build", about.ask_build)
     init.write_text("import os, signal; os.kill(os.getpid(), signal.SIGILL)\n")
     status, checks = doctor()
     assert status == 1

@@ -23,7 +23,13 @@ def help_of(command: str, width: int) -> str:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", str(width))
         root = click.Context(main, info_name="offgrid", **CONTEXT)
-        return click.Context(main.commands[command], root, command).get_help()
+        return click.Context(command_of(command), root, command).get_help()
+
+
+def command_of(name: str) -> click.Command:
+    found = main.get_command(click.Context(main), name)
+    assert found is not None
+    return found
 
 
 def test_help_lists_all_commands_in_groups() -> None:
@@ -70,8 +76,8 @@ def test_help_uses_the_width_of_the_terminal(width: int) -> None:
 
 
 def test_commands_list_only_their_own_options() -> None:
-    for name, command in main.commands.items():
-        flags = {flag for p in command.params for flag in p.opts if flag.startswith("--")}
+    for name in main.commands:
+        flags = {flag for p in command_of(name).params for flag in p.opts if flag.startswith("--")}
         if name in ("list", "info", "get", "import", "export", "verify", "remove"):
             assert "--models-dir" in flags
             assert not flags & {"--port", "--threads", "--queue-size", "--host"}
@@ -145,6 +151,14 @@ def test_a_bad_configuration_file_is_named_and_can_be_left_out(tmp_path: Path) -
         2, f"offgrid: {file}: unknown setting paralel; did you mean parallel?\n"
     )  # fmt: skip
     assert run("list", "--no-config", **home).exit_code == 0
+    for flags in (["--no-config", "--config", str(file)], ["--config", str(file), "--no-config"]):
+        for command in (["list"], ["config", "show"], ["verify"], ["serve", "--port", "0"]):
+            both = run(*command, *flags, **home)
+            assert (both.exit_code, both.output) == (
+                2,
+                f"offgrid: --no-config and --config {file} contradict each other; give only one "
+                "of them\n",
+            )
 
 
 @pytest.mark.parametrize(
@@ -158,7 +172,7 @@ def test_a_bad_configuration_file_is_named_and_can_be_left_out(tmp_path: Path) -
     ids=["short", "older", "joined"],
 )  # fmt: skip
 def test_flags_have_other_spellings(flags: list[str]) -> None:
-    given = main.commands["serve"].make_context("serve", flags).params
+    given = command_of("serve").make_context("serve", flags).params
     settings = load_settings(given, environ={})
     assert (settings.model, settings.ctx_size, settings.parallel) == ("a", 8192, 2)
     assert (settings.gpu_layers, settings.port, settings.threads) == (-1, 0, 3)

@@ -56,6 +56,22 @@ def test_lines_and_statuses(stick: Path, models: Path) -> None:
     assert run(models, stick, "--replace").exit_code == 0
 
 
+def test_paths_that_do_not_exist(stick: Path, models: Path) -> None:
+    """If there is nothing to do at all, the arguments are wrong."""
+    absent = stick / "absent"
+    result = run(models, absent, stick / "a.gguf/x.gguf")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"offgrid: {absent}, {stick}/a.gguf/x.gguf: does not exist. Is the stick mounted there?\n"
+    )
+    (event,) = map(json.loads, run(models, absent, "--json").stdout.splitlines())
+    assert (event["status"], event["code"]) == ("failed", "not_found")
+    assert not models.exists()
+    partly = run(models, absent, stick)
+    assert partly.exit_code == 1
+    assert "1 failed, 1 imported" in partly.output
+
+
 def test_a_file_that_is_skipped_for_good_reason_is_no_failure(stick: Path, models: Path) -> None:
     put(stick / "._a.gguf", b"resource fork")
     result = run(models, stick)

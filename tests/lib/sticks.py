@@ -1,18 +1,33 @@
-"""Folders that look like USB sticks: files that begin like a GGUF, wheels, manifests."""
+"""Folders that look like USB sticks: GGUF files, wheels, manifests."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import random
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
 
 
 def content(seed: int, size: int = 3_000_000) -> bytes:
-    """Random bytes that begin like a GGUF."""
-    return b"GGUF" + random.Random(seed).randbytes(size - 4)
+    """A GGUF of exactly this many bytes, at least 160: a header, and one tensor of random bytes."""
+    data = size - len(_header(0))
+    return _header(data) + random.Random(seed).randbytes(data)
+
+
+def _header(data: int) -> bytes:
+    """The header of a GGUF whose only tensor has ``data`` bytes of the type I8."""
+
+    def text(value: bytes) -> bytes:
+        return struct.pack("<Q", len(value)) + value
+
+    begin = b"GGUF" + struct.pack("<IQQ", 3, 1, 1)  # version, tensors, metadata values
+    metadata = text(b"general.architecture") + struct.pack("<I", 8) + text(b"llama")
+    tensor = text(b"token_embd.weight") + struct.pack("<IQIQ", 1, data, 24, 0)
+    whole = begin + metadata + tensor
+    return whole + bytes(-len(whole) % 32)
 
 
 def sha256(data: bytes) -> str:
@@ -23,6 +38,18 @@ def put(path: Path, data: bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
+
+
+PARTS = tuple(f"big-{part:05}-of-00003.gguf" for part in (1, 2, 3))
+"""The names of the files of :func:`split_model`."""
+
+
+def split_model(folder: Path, seed: int) -> dict[str, bytes]:
+    """Put the parts of a split model into a folder; return them by name."""
+    files = {name: content(seed + i, 200_000) for i, name in enumerate(PARTS)}
+    for name, data in files.items():
+        put(folder / name, data)
+    return files
 
 
 def wheel(path: Path, members: dict[str, bytes]) -> Path:

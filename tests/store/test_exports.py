@@ -33,13 +33,6 @@ def models(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def stick(tmp_path: Path) -> Path:
-    folder = tmp_path / "stick"
-    folder.mkdir()
-    return folder
-
-
-@pytest.fixture
 def run(models: Path) -> Run:
     """Run ``offgrid`` with the models directory."""
 
@@ -112,6 +105,22 @@ def test_a_missing_part_fails_and_the_rest_is_exported(run: Run, models: Path, s
     assert "sub/a.gguf" in visible(stick / "offgrid-models")
 
 
+def test_a_single_part_that_is_replaced_is_named(run: Run, models: Path, stick: Path) -> None:
+    run("export", stick)
+    put(models / "big-00002-of-00002.gguf", D)
+    result = run("export", stick, "big", "--replace")
+    assert result.exit_code == 0
+    assert "only big-00002-of-00002.gguf was copied; the other parts were there" in result.output
+
+
+def test_a_cut_off_model_is_not_exported(run: Run, models: Path, stick: Path) -> None:
+    put(models / "sub/a.gguf", A[:-1])
+    result = run("export", stick, "sub/a")
+    assert result.exit_code == 1
+    assert "a.gguf: the file is cut off: it has 99,999 of 100,000 bytes" in result.output
+    assert "sub/a.gguf" not in visible(stick / "offgrid-models")
+
+
 def test_fat32_refuses_large_files_before_the_first_copy(
     run: Run, models: Path, stick: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,7 +132,7 @@ def test_fat32_refuses_large_files_before_the_first_copy(
     assert disk.largest_file(stick / "x") == 2**32 - 1
     assert disk.largest_file(models) is None
     with (models / "huge.gguf").open("wb") as file:
-        file.write(b"GGUF")
+        file.write(A)
         file.truncate(2**32)  # sparse
     result = run("export", stick)
     assert result.exit_code == 1

@@ -25,18 +25,6 @@ SMALL = 50_000
 A, B = content(1, SMALL), content(2, SMALL)
 
 
-@pytest.fixture
-def stick(tmp_path: Path) -> Path:
-    (tmp_path / "stick").mkdir()
-    return tmp_path / "stick"
-
-
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
-    (tmp_path / "models").mkdir()
-    return tmp_path / "models"
-
-
 def reasons(outcomes: list[Outcome]) -> dict[str, str]:
     """Status, code and reason by the last part of the name."""
     return {Path(o.name).name: f"{o.status} {o.code}: {o.reason}" for o in outcomes}

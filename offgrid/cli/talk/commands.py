@@ -7,9 +7,10 @@ import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from offgrid.cli.talk.conversation import Conversation
+from offgrid.cli.talk.options import value_of
 from offgrid.cli.talk.screen import Screen
 from offgrid.cli.talk.source import Source
 from offgrid.errors import OffgridError
@@ -162,14 +163,6 @@ def obey(line: str, talk: Talk) -> None:
         advice = f"did you mean {near[0]}?" if near else "/help lists them"
         raise OffgridError(f"{name} is not a command; {advice} // sends a message with a slash")
     command.run(talk, rest.strip())
-
-
-def value_of(text: str) -> Any:
-    """Return the value of an option: JSON, or otherwise a text."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
 
 
 def _paths(rest: str, usage: str, most: int = 16) -> list[str]:

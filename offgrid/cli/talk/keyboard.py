@@ -23,7 +23,7 @@ class Keyboard:
     """
 
     def __init__(self, commands: Iterable[str]) -> None:
-        # Only this command needs it, and a server that starts imports every command.
+        # A single question needs none of it.
         from prompt_toolkit import PromptSession
         from prompt_toolkit.completion import WordCompleter
         from prompt_toolkit.history import InMemoryHistory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import stat
 import sys
@@ -12,11 +13,12 @@ from typing import Any, TypeVar
 import click
 
 from offgrid.cli.options import chosen_options
-from offgrid.cli.talk.commands import value_of
-from offgrid.cli.talk.source import MODEL_SETTINGS
+from offgrid.errors import ConfigError, ModelNotFound, OffgridError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+MODEL_SETTINGS = ("models_dir", "chat_template", "ctx_size", "threads", "gpu_layers")
+"""Settings of a model of the command's own."""
 _SAMPLING = (
     click.option("--max-tokens", "-n", type=int, metavar="N", help="Tokens of an answer at most."),
     click.option("--temperature", "-t", type=float, metavar="T", help="0 for the likeliest token."),
@@ -85,3 +87,17 @@ def piped_text() -> str | None:
         return sys.stdin.buffer.read().decode("utf-8")
     except UnicodeDecodeError:
         raise click.UsageError("standard input is not text in UTF-8") from None
+
+
+def value_of(text: str) -> Any:
+    """Return the value of an option: JSON, or otherwise a text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def status_of(error: OffgridError) -> int:
+    """Return the exit status: 2 if the arguments are at fault, 1 otherwise."""
+    at_fault = isinstance(error, (ConfigError, ModelNotFound))
+    return 2 if at_fault or getattr(error, "code", None) == "model_not_found" else 1

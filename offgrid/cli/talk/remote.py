@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-from offgrid.api.shapes import Json
 from offgrid.config import Settings
 from offgrid.errors import OffgridError
 
 if TYPE_CHECKING:
     import httpx
+
+    from offgrid.api.shapes import Json
 
 _CONNECT = 2.0
 """Seconds to connect."""

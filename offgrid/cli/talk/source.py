@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from offgrid.api.shapes import Json
 from offgrid.cli.options import settings_from
 from offgrid.cli.talk.local import Local
+from offgrid.cli.talk.options import MODEL_SETTINGS
 from offgrid.cli.talk.remote import NoServer, Remote, ServerError, server_url
-from offgrid.errors import ConfigError, ModelNotFound, OffgridError
 from offgrid.terminal import LogFormatter
 
 
@@ -35,10 +35,6 @@ class Source(Protocol):
 
     def complete(self, body: Json) -> Iterator[Json]:
         """Yield the chunks of a continuation. Closing the iterator ends the generation."""
-
-
-MODEL_SETTINGS = ("models_dir", "chat_template", "ctx_size", "threads", "gpu_layers")
-"""Settings of a model of the command's own."""
 
 
 def open_source(
@@ -83,12 +79,6 @@ def open_source(
     _log_warnings()
     own = Local(model, given, flags.get("config"))
     return own, own.find("")
-
-
-def status_of(error: OffgridError) -> int:
-    """Return the exit status: 2 if the arguments are at fault, 1 otherwise."""
-    at_fault = isinstance(error, (ConfigError, ModelNotFound))
-    return 2 if at_fault or getattr(error, "code", None) == "model_not_found" else 1
 
 
 def _found(remote: Remote, model: str) -> str:

@@ -64,6 +64,7 @@ class EngineClient:
         chat_template: replaces the templates of the model's file.
         defaults: what requests do not set themselves.
         pinned: whether the settings keep the model loaded.
+        needs: bytes of memory that it needs, for the log; 0 if that is unknown.
         queue_size: sequences that may wait in addition to the ``load.parallel`` running ones.
         load_timeout: most seconds that loading may take.
         stall_timeout: most seconds that one step of the loop may take.
@@ -88,6 +89,7 @@ class EngineClient:
         chat_template: str | None = None,
         defaults: Defaults = NO_DEFAULTS,
         pinned: bool = False,
+        needs: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.load = load
@@ -106,6 +108,7 @@ class EngineClient:
             load_timeout=load_timeout,
             stall_timeout=stall_timeout,
             name=name,
+            needs=needs,
             clock=clock,
         )
 

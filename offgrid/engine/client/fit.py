@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from offgrid.config import BY_NAME
+from offgrid.engine import kv_types
 from offgrid.engine.client.estimate import Estimate, context_of, estimate
 from offgrid.engine.client.processor import Repacked, repacked_types
 from offgrid.engine.memory import written
@@ -92,6 +93,9 @@ class Fit:
         slots = f"{self.load.parallel} slot{'s' if self.load.parallel > 1 else ''}"
         free = "" if self.free >= UNLIMITED else f", {written(self.free)} free"
         what = f"{slots} of {self.context:,} tokens" if self.context else "for inputs"
+        if self.context:
+            types = kv_types.written(self.load.kv_type_k, self.load.kv_type_v)
+            what += f", {written(self.estimate.cache)} of cache ({types})"
         lowered = f" (lowered to fit: {', '.join(self.lowered)})" if self.lowered else ""
         return f"needs {written(self.needs)}{free}; {what}{lowered}"
 

@@ -92,14 +92,15 @@ class Keeper:
                 if model is None:
                     return
                 self.take_out(model)
-            _tell(model)
+            tell(model)
             try:
                 self.end(model)
             except Exception:
                 log.exception("the worker of %s could not be ended", model.entry.id)
 
 
-def _tell(model: LoadedModel) -> None:
+def tell(model: LoadedModel) -> None:
+    """Log why a model is unloaded, if not for another one."""
     if model.outdated:
         log.info("the file of %s was replaced or removed; unloading it", model.entry.id)
     elif model.unwanted:

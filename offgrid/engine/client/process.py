@@ -36,8 +36,8 @@ _SPINS, _SPINS_ELSEWHERE = "2000", "10000"
 """Rounds in which a thread of llama.cpp waits for others before it sleeps. A round takes many times
 longer on x86 than elsewhere. ``docs/engine.md`` has the measurements."""
 _TRIALS = "set_n_threads:"
-"""Beginning of the lines that llama.cpp logs each time the number of threads is changed for a trial,
-many times per minute."""
+"""Beginning of the lines that llama.cpp logs when the number of threads changes, also for a trial:
+many per minute."""
 _TELLING = ("error", "assert", "terminate called", "failed to apply lora")
 """Words that mark the log lines in which llama.cpp says why it aborts."""
 

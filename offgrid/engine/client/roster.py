@@ -201,12 +201,14 @@ class Roster:
             chat_template=entry.template,
             defaults=Defaults(entry.own.system_prompt, sampling_defaults(entry.own)),
             pinned=entry.own.pin,
+            needs=fit.needs,
             queue_size=self._settings.queue_size,
             queue_timeout=self._settings.queue_timeout,
             load_timeout=self._settings.load_timeout,
             stall_timeout=self._settings.stall_timeout,
         )
         client.start()
+        self.failures.pop(entry.id, None)
         log.info("loading %s: %s", entry.id, fit)
         own = entry.own.keep_alive
         keep_alive = self._settings.keep_alive if own is None else own
@@ -241,6 +243,11 @@ class Roster:
         if ready and not any(model.leaving for model in candidates):
             ready[0].leaving = True
         return candidates[0]
+
+    @property
+    def stuck(self) -> bool:
+        """Whether models are loaded, and none of them is ever unloaded for another one."""
+        return bool(self._models) and all(model.pinned for model in self._models.values())
 
     def let_stay(self) -> None:
         """Let all models take requests again: room was found, or is not needed any more."""
@@ -321,6 +328,13 @@ class Roster:
                     "%s was unloaded for %s, which could not be loaded", model.instead_of, model_id
                 )
 
+    def note(self, entry: ModelEntry, message: str) -> None:
+        """Let the status of a model say why it is not loaded. No request is refused for that."""
+        known = self.failures.get(entry.id)
+        if known is None or known.stamp != entry.stamp or not known.until:
+            failure = LoadFailure(message, lasting=False)
+            self.failures[entry.id] = RememberedFailure(entry.stamp, failure, until=0.0)
+
     def remember(self, entry: ModelEntry, failure: LoadFailure) -> None:
         """Remember that a model failed to load, or would fail according to its examination."""
         until = self._clock() + _TRY_AGAIN_AFTER
@@ -359,8 +373,12 @@ def load_command(settings: Settings, entry: ModelEntry) -> Load:
         batch_size=chosen("batch_size"),
         threads=chosen("threads"),
         gpu_layers=chosen("gpu_layers"),
+        flash_attention=chosen("flash_attention"),
+        kv_type_k=chosen("kv_type_k"),
+        kv_type_v=chosen("kv_type_v"),
         use_mmap=chosen("use_mmap"),
         use_mlock=chosen("use_mlock"),
+        drafts=chosen("drafts"),
         open_objects=settings.open_objects,
         projector=None if entry.projector is None else str(entry.projector),
         adapters=tuple(Adapter(str(lora.path), lora.scale) for lora in own.lora),

@@ -19,6 +19,7 @@ import msgspec
 from offgrid.engine.client.patience import OutOfMemory, Restarts, Silence, Stall
 from offgrid.engine.client.process import WorkerProcess, not_started, public, start_thread
 from offgrid.engine.client.readiness import LoadFailure, Readiness
+from offgrid.engine.memory import written
 from offgrid.engine.protocol import (
     EngineEvent,
     Load,
@@ -108,6 +109,7 @@ class Supervisor:
         readiness: the supervisor keeps it up to date.
         listener: gets the events of the workers.
         name: the model's name in messages.
+        needs: bytes of memory that it needs, for the log; 0 if that is unknown.
         load_timeout: most seconds that loading may take.
         stall_timeout: most seconds that one step of the loop may take.
         clock: monotonic seconds.
@@ -128,6 +130,7 @@ class Supervisor:
         load_timeout: float,
         stall_timeout: float,
         name: str = "",
+        needs: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.pong_within = _PONG_WITHIN
@@ -137,8 +140,11 @@ class Supervisor:
         self._readiness = readiness
         self._listener = listener
         self._name = name
+        self._needs = needs
         self._load_timeout = load_timeout
         self._clock = clock
+        self._began = 0.0
+        """When the current worker began to load the model."""
         self._silence = Silence(_PING_EVERY)
         self._restarts = Restarts()
         self._failed_starts = 0
@@ -261,6 +267,7 @@ class Supervisor:
         """Handle a worker's reports until it ends."""
         with self._readiness.lock:
             self._refusal = None
+            self._began = self._clock()
             self._readiness.begin(process)
             self._silence.heard(self._clock())
             self.stall.begin()
@@ -362,6 +369,8 @@ class Supervisor:
             assert process is not None  # it is the process whose report this is
             self._listener.ready(process)
             info = self._readiness.info
+        needs = f"; it needs {written(self._needs)}" if self._needs else ""
+        log.info("loaded %s in %.1f s%s", self._name, self._clock() - self._began, needs)
         if info is not None and info.is_base:
             log.warning(
                 "%s has no chat template, so it is a base model: it continues texts "

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 from offgrid.engine.protocol import EngineEvent, GenerationRequest, Started, TokenQuery, TokenResult
 from offgrid.engine.worker.batching import FilledBatch, build_batch
+from offgrid.engine.worker.drafts.planner import Planner
 from offgrid.engine.worker.drawing import Drawing
 from offgrid.engine.worker.embedder import Embedder, EmbeddingJob
 from offgrid.engine.worker.failures import MAX_FAILURES, EngineBroken, Failures
@@ -68,6 +69,7 @@ class Engine:
             max(1, min(capacity, SCORED_BYTES // (4 * model.n_vocab))),
             model.can_cut,
         )
+        self._planner = Planner(model.n_vocab, capacity)
         self._failures = Failures(model, self.scheduler, self._outbox)
         self._drawing = Drawing(
             model, self.scheduler, self._failures, self._outbox, masks or Masks()
@@ -196,12 +198,16 @@ class Engine:
         self._outbox.push()
         share = self._prefill_share()
         spans = self.scheduler.plan(prefill=share, burst=self._pace.burst_tokens)
-        self._choose_threads(spans)
         began = time.monotonic()
+        if self.scheduler.can_cut:
+            spans = self._planner.extend(spans)
+        self._choose_threads(spans)
+        batches = []
         for batch in self._decode(spans):
             self._drawing.sample(batch)
+            batches.append(batch)
         if spans:
-            self._observe(spans, time.monotonic() - began)
+            self._observe(spans, batches, time.monotonic() - began)
         patience = 0.0 if spans else _IDLE_SECONDS
         self._drawing.sample_late(patience)
         if self.embedder.has_work:
@@ -219,16 +225,21 @@ class Engine:
 
     def _choose_threads(self, spans: list[BatchSpan[Sequence]]) -> None:
         if spans:
-            tokens = sum(span.count for span in spans)
-            kind = Kind.DECODE if tokens == len(spans) else Kind.PREFILL
-            context = max(span.start + span.count for span in spans)
+            tokens = sum(span.size for span in spans)
+            kind = Kind.PREFILL if any(span.count > 1 for span in spans) else Kind.DECODE
+            context = max(span.start + span.size for span in spans)
             self.model.use_threads(self.threads.begin(kind, tokens, context))
 
-    def _observe(self, spans: list[BatchSpan[Sequence]], seconds: float) -> None:
-        self.threads.end()
+    def _observe(
+        self, spans: list[BatchSpan[Sequence]], batches: list[FilledBatch], seconds: float
+    ) -> None:
+        if not self.threads.end():
+            return  # a trial: its times are not those of other steps
         decoding = sum(span.count == 1 for span in spans)
         prefilling = sum(span.count for span in spans) - decoding
         self._pace.observe(decoding, prefilling, seconds)
+        if len(batches) == 1 and not prefilling:
+            self._planner.observe(batches[0], seconds)
 
     def _decode(self, spans: list[BatchSpan[Sequence]]) -> Iterator[FilledBatch]:
         """Decode spans and yield each batch. The caller samples from it before it takes the next.

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from offgrid.engine.limits import check_prompt_tokens
 from offgrid.engine.protocol import GenerationRequest
+from offgrid.engine.worker.drafts.drafter import Drafter
+from offgrid.engine.worker.drafts.lookup import Lookup
 from offgrid.engine.worker.grammars import Grammars
 from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.llama.model import Model
@@ -122,9 +124,16 @@ class Preparer:
                 matcher=matcher,
                 visible=visible,
                 images=images,
+                drafter=self._drafter(),
             )
             sequences.append(sequence)
         return sequences
+
+    def _drafter(self) -> Drafter | None:
+        """Return what proposes tokens of one choice; None if this model has no drafts."""
+        if not (self._model.load.drafts and self._model.can_cut):
+            return None
+        return Drafter([Lookup()])
 
     def _sampling_params(self, request: GenerationRequest, seed: int) -> SamplingParams:
         """Return the request's sampling parameters, completed with the parts that only the worker

@@ -85,21 +85,28 @@ S = TypeVar("S", bound=Schedulable)
 
 @dataclass(frozen=True, slots=True)
 class BatchSpan(Generic[S]):
-    """Consecutive tokens of one sequence in a batch: ``count`` tokens from index ``start``."""
+    """Consecutive tokens of one sequence in a batch: ``count`` tokens from index ``start``, and
+    after them the proposed tokens of a ``draft``."""
 
     sequence: S
     start: int
     count: int
+    draft: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many tokens the span has in the batch."""
+        return self.count + len(self.draft)
 
     @property
     def n_logits(self) -> int:
         """How many tokens at the end of the span need logits."""
         end = self.start + self.count
-        return max(0, end - max(self.start, self.sequence.wanted_from))
+        return max(0, end - max(self.start, self.sequence.wanted_from)) + len(self.draft)
 
     @property
     def completes(self) -> bool:
-        """Whether the span ends with the sequence's last token, so that the next is sampled."""
+        """Whether the span contains the sequence's last token, so that the next is sampled."""
         return self.start + self.count == len(self.sequence)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.protocol import Delta, GenerationRequest, TokenLogprob
+from offgrid.engine.worker.drafts.drafter import NO_COUNTS, Drafter
 from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.matcher import Matcher
 from offgrid.sampling import Sampler, TextStream
@@ -79,12 +80,13 @@ class Sequence:
         scored: how many tokens of the prompt have got their logprobs; all if none are requested.
         visible: control tokens that appear in the answer's text, with their bytes.
         images: the spans of images in the prompt, in order.
+        drafter: proposes its next tokens, or None.
     """
 
     __slots__ = (
-        "cached", "choice", "completion_tokens", "computed", "images", "limit", "matcher", "n_ctx",
-        "n_prompt", "n_tokens", "pending_logits", "request", "request_id", "reuse", "sampler",
-        "scored", "slot", "status", "stream", "tokens", "visible",
+        "cached", "choice", "completion_tokens", "computed", "drafter", "images", "limit",
+        "matcher", "n_ctx", "n_prompt", "n_tokens", "pending_logits", "request", "request_id",
+        "reuse", "sampler", "scored", "slot", "status", "stream", "tokens", "visible",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +101,7 @@ class Sequence:
         matcher: Matcher | None = None,
         visible: Mapping[int, bytes] = MappingProxyType({}),
         images: tuple[ImageSpan, ...] = (),
+        drafter: Drafter | None = None,
     ) -> None:
         self.request_id = request_id
         self.choice = choice
@@ -122,6 +125,7 @@ class Sequence:
         self.status = Status.WAITING
         self.visible = visible
         self.images = images
+        self.drafter = drafter
         self.completion_tokens = 0
 
     def __len__(self) -> int:
@@ -195,6 +199,9 @@ class Sequence:
     def _delta(
         self, text: str, finish_reason: str | None, logprobs: tuple[TokenLogprob, ...]
     ) -> Delta:
+        counts = NO_COUNTS
+        if finish_reason is not None and self.drafter is not None:
+            counts = self.drafter.counts(self)
         return Delta(
             id=self.request_id,
             choice=self.choice,
@@ -203,4 +210,8 @@ class Sequence:
             finish_reason=finish_reason,
             logprobs=logprobs,
             cached_tokens=self.cached,
+            drafted=counts.drafted,
+            draft_accepted=counts.accepted,
+            prediction_accepted=counts.prediction_accepted,
+            prediction_rejected=counts.prediction_rejected,
         )

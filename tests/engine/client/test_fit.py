@@ -43,8 +43,8 @@ def test_an_8b_model_in_q4_fits_into_a_cgroup_of_5_and_a_half() -> None:
     assert fit is not None
     assert fit.context == 4096
     assert re.fullmatch(
-        r"needs 5\.\d GiB, 5\.3 GiB free; 1 slot of 4,096 tokens "
-        r"\(lowered to fit: parallel, use_mmap\)",
+        r"needs 5\.\d GiB, 5\.3 GiB free; 1 slot of 4,096 tokens, "
+        r"512 MiB of cache \(f16\) \(lowered to fit: parallel, use_mmap\)",
         str(fit),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -109,11 +110,20 @@ def test_a_request_that_does_not_wait_for_room_gets_a_place_in_the_line(
 def test_a_load_without_waiting_is_given_up_when_no_room_comes(make_pool: MakePool) -> None:
     pool = make_pool(max_models=1)
     release = hold(pool.engine("a"))
-    pool.room_timeout = 0.0
+    pool.line.room_timeout = 0.0
     pool.load("b")
     eventually(lambda: not pool.waiting(), "it is given up")
     eventually(lambda: status(pool, "a") == "loaded", "the other one may go on")
+    state = pool.status(pool._catalogue.get("b"))
+    assert (state.status, state.error) == (
+        "failed",
+        "The model b was not loaded: no loaded model has made room for it within 0 s.",
+    )
     release()
+    # It is no reason to refuse a request, and is forgotten when the model is loaded.
+    pool.line.room_timeout = 60.0
+    assert pool.engine("b").ready
+    pool.unload("b")
     assert status(pool, "b") == "unloaded"
 
 
@@ -307,8 +317,79 @@ def test_a_pinned_model_makes_no_room(make_pool: MakePool, tmp_path: Path) -> No
     full.start()
     with pytest.raises(Overloaded, match="b cannot be loaded: all loaded models are pinned"):
         full.engine("b")
+    with pytest.raises(Overloaded, match="b cannot be loaded: all loaded models are pinned"):
+        full.load("b")
+    assert (full.waiting(), status(full, "b")) == ([], "unloaded")
     full.unload("a")  # a request may unload it all the same
     assert full.engine("b").ready
+
+
+def test_a_load_that_waits_after_others_tells_in_the_status_that_it_failed(
+    make_pool: MakePool, tmp_path: Path, caplog: Any
+) -> None:
+    """When it was asked for, room was still possible."""
+    file = tmp_path / "offgrid.toml"
+    file.write_text("[models.a]\npin = true\n[models.b]\npin = true")
+    pool = make_pool(file, max_models=2)
+    pool.engine("a")
+    release = hold(pool.engine("c"))
+    pool.load("b")  # takes the place of c
+    pool.load("d")
+    assert pool.waiting() == ["b", "d"]
+    release()
+    eventually(lambda: not pool.waiting(), "both are settled")
+    state = pool.status(pool._catalogue.get("d"))
+    assert state.status == "failed"
+    assert str(state.error).startswith("The model d cannot be loaded: all loaded models are pinned")
+    assert str(state.error) in caplog.text
+    pool.unload("a")
+    assert pool.engine("d").ready
+
+
+def test_pinned_models_without_room_are_named_at_start(
+    make_pool: MakePool, tmp_path: Path, caplog: Any
+) -> None:
+    file = tmp_path / "offgrid.toml"
+    file.write_text("[models.a]\npin = true\n[models.b]\npin = true")
+    pool = make_pool(file, max_models=1)
+    pool.start()
+    assert names(pool) == ["a"]
+    assert "The model b cannot be loaded: all loaded models are pinned" in caplog.text
+    assert "at its first request" not in caplog.text
+    assert status(pool, "b") == "failed"
+
+
+def test_a_pinned_model_that_can_take_the_place_of_the_default_is_loaded_later(
+    make_pool: MakePool, tmp_path: Path, caplog: Any
+) -> None:
+    file = tmp_path / "offgrid.toml"
+    file.write_text("[models.a]\npin = true")
+    pool = make_pool(file, max_models=1, model="b")
+    pool.start()
+    assert "a will be loaded at its first request: others" in caplog.text
+    pool.engine("a")
+    assert names(pool) == ["a"]
+
+
+def test_the_log_tells_when_a_model_is_loaded_and_why_it_is_unloaded(
+    make_pool: MakePool, caplog: Any
+) -> None:
+    caplog.set_level(logging.INFO)
+    pool = make_pool(max_models=1)
+    pool.engine("a")
+    pattern = re.compile(r"loaded a in \d+\.\d s; it needs \d+ MiB$", re.MULTILINE)
+    eventually(lambda: pattern.search(caplog.text) is not None, "the log has it")
+    pool.engine("b")
+    assert "unloading a to make room for b" in caplog.text
+    release = hold(pool.engine("b"))
+    pool.unload("b", wait=False)
+    later = threading.Thread(target=lambda: pool.engine("b"))
+    later.start()
+    eventually(lambda: pool.waiting() == ["b"], "a later request waits")
+    release()
+    later.join(60)
+    assert "unloading b, as a request asked" in caplog.text
+    eventually(lambda: caplog.text.count("loaded b in ") == 2, "it is loaded again")
 
 
 def test_without_a_thread_idle_models_stay_and_requests_are_answered(

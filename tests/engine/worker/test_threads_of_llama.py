@@ -76,9 +76,9 @@ class Chosen(LoopThreads):
         self.steps.append((kind, tokens, context))
         return {Kind.DECODE: 1, Kind.PREFILL: 2, Kind.EMBED: 3}[kind]
 
-    def end(self) -> None:
-        super().end()
+    def end(self) -> bool:
         self.ended += 1
+        return super().end()
 
 
 def test_each_step_gets_the_number_of_its_kind(automatic: Model) -> None:

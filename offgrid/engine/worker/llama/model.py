@@ -13,14 +13,21 @@ import llama_cpp.llama_cpp as lc
 import numpy as np
 
 from offgrid import __version__
+from offgrid.engine.attention import Choice
 from offgrid.engine.memory import free_memory
 from offgrid.engine.protocol import Adapter, Load, ModelInfo
 from offgrid.engine.worker.image import Embeddings, ImageTile
 from offgrid.engine.worker.llama.batch import Batch
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
 from offgrid.engine.worker.llama.errors import INVALID_BATCH, DecodeError, LoadError
+from offgrid.engine.worker.llama.kv_types import GGML_TYPES
 from offgrid.engine.worker.llama.vision import Vision, VisionError
-from offgrid.engine.worker.llama.weights import CHAT_TEMPLATE, MAX_UBATCH, Weights
+from offgrid.engine.worker.llama.weights import (
+    CHAT_TEMPLATE,
+    MAX_UBATCH,
+    Weights,
+    set_attention,
+)
 
 _IMAGE_SHARE = 4
 """An image takes at most this fraction (1/4) of the context, if its projector can be limited."""
@@ -50,6 +57,7 @@ class Model(Weights):
         super().__init__(load, progress)
         self._context = None
         self._memory: Any = None
+        self.attention = Choice(False, "no text is generated")
         self._embedding: EmbeddingContext | None = None
         self._embedding_lock = threading.Lock()
         self._vision: Vision | VisionError | None = None
@@ -99,7 +107,8 @@ class Model(Weights):
             return self._embedding
 
     def _create_context(self) -> None:
-        self.kv_bytes = self.estimate_kv_bytes(self.n_ctx * self.n_parallel)
+        types = self.load.kv_type_k, self.load.kv_type_v
+        self.kv_bytes = self.estimate_kv_bytes(self.n_ctx * self.n_parallel, *types)
         available = free_memory()
         if self.kv_bytes > available:
             raise LoadError(
@@ -107,6 +116,17 @@ class Model(Weights):
                 f"{self.kv_bytes / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free; "
                 "lower OFFGRID_PARALLEL (--parallel) or OFFGRID_CTX_SIZE (--ctx-size)."
             )
+        params = self._context_params()
+        self.attention = self.fixed_attention(params.n_ubatch) or Choice(False, "not measured")
+        set_attention(params, self.attention)
+        self._context = self.new_context(params)
+        self.n_ctx = min(self.n_ctx, int(lc.llama_n_ctx_seq(self._context)))
+        self._memory = lc.llama_get_memory(self._context)
+        if not self._memory:
+            raise LoadError("this kind of model does not generate text token by token.")
+
+    def _context_params(self) -> lc.llama_context_params:
+        """Return what the context of the slots is created with, without flash attention."""
         params = lc.llama_context_default_params()
         params.n_ctx = self.n_ctx * self.n_parallel
         # NOTE: an assertion of llama.cpp fails if n_batch is smaller than n_seq_max.
@@ -114,11 +134,9 @@ class Model(Weights):
         params.n_ubatch = min(MAX_UBATCH, params.n_batch)
         params.n_seq_max = self.n_parallel
         params.kv_unified = False
-        self._context = self.new_context(params)
-        self.n_ctx = min(self.n_ctx, int(lc.llama_n_ctx_seq(self._context)))
-        self._memory = lc.llama_get_memory(self._context)
-        if not self._memory:
-            raise LoadError("this kind of model does not generate text token by token.")
+        params.type_k = GGML_TYPES[self.load.kv_type_k]
+        params.type_v = GGML_TYPES[self.load.kv_type_v]
+        return params
 
     def _probe_cut(self) -> bool:
         """Decode two tokens and try to cut one off: recurrent and hybrid memories cannot do it."""
@@ -139,8 +157,11 @@ class Model(Weights):
         stat = Path(load.path).stat()
         identity = (
             __version__, lc.llama_print_system_info(), stat.st_size, stat.st_mtime_ns, self.n_ctx,
-            self.n_parallel, self.batch.capacity, load.threads,
-            load.gpu_layers, *map(_adapter_identity, load.adapters),
+            self.n_parallel, self.batch.capacity,
+            # Only flash attention divides sums among the threads.
+            load.threads if self.attention.on else 0,
+            load.gpu_layers, load.kv_type_k, load.kv_type_v, self.attention.on,
+            *map(_adapter_identity, load.adapters),
         )  # fmt: skip
         description = ctypes.create_string_buffer(256)
         lc.llama_model_desc(self._model, description, len(description))
@@ -170,6 +191,8 @@ class Model(Weights):
             has_vision=load.projector is not None,
             n_threads=self.n_threads,
             chat_templates=chat_templates,
+            flash_attention=self.attention.on,
+            attention_reason=self.attention.reason,
         )
 
     # --- images -------------------------------------------------------------------------------

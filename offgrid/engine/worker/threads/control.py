@@ -27,6 +27,9 @@ class Threads:
         start: the number at the beginning: one per physical core.
         most: largest number: one per logical processor.
         landmarks: further numbers that may be the best, such as that of the fast cores.
+
+    Attributes:
+        tried: whether :meth:`choose` has returned another number than the one in use.
     """
 
     def __init__(self, fixed: int, start: int, most: int, landmarks: tuple[int, ...] = ()) -> None:
@@ -34,11 +37,13 @@ class Threads:
         start = fixed or min(start, most)
         self._tuners = {kind: Tuner(start, max(start, most), landmarks) for kind in Kind}
         self._chosen = start
+        self.tried = False
 
     def choose(self, kind: Kind, work: Work) -> int:
         """Return the number of threads for the next step."""
         tuner = self._tuners[kind]
         self._chosen = tuner.choose(work) if self.automatic else tuner.number
+        self.tried = self._chosen != tuner.number
         return self._chosen
 
     def observe(self, kind: Kind, work: Work, seconds: float) -> None:

@@ -41,12 +41,18 @@ class LoopThreads:
         self._step = kind, work, time.monotonic()
         return number
 
-    def end(self) -> None:
-        """Learn from the step that began last and has just ended."""
-        if self._step is not None:
-            kind, work, began = self._step
-            self._step = None
-            self._threads.observe(kind, work, time.monotonic() - began)
+    def end(self) -> bool:
+        """Learn from the step that began last and has just ended.
+
+        Returns:
+            Whether it used the number in use; otherwise it was part of a trial.
+        """
+        if self._step is None:
+            return True
+        kind, work, began = self._step
+        self._step = None
+        self._threads.observe(kind, work, time.monotonic() - began)
+        return not self._threads.tried
 
     @property
     def in_use(self) -> tuple[int, int]:
