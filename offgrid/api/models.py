@@ -171,7 +171,7 @@ class SettingsInForce(Answer):
     ctx_size: Annotated[int, Meta(ge=0, description="Tokens of a slot; 0: as it was trained.")]
     parallel: Annotated[int, Meta(ge=1, description="Its slots.")]
     batch_size: Count
-    threads: Annotated[int, Meta(ge=0, description="0: one per physical core.")]
+    threads: Annotated[int, Meta(ge=0, description="0: found by measuring.")]
     gpu_layers: Annotated[int, Meta(ge=-1, description="-1: all.")]
     flash_attention: Literal["auto", "on", "off"]
     kv_type_k: Annotated[str, Meta(description="Type of the keys in the cache.")]

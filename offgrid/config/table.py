@@ -192,7 +192,8 @@ TABLE: tuple[Setting, ...] = (
         "Speed and memory",
         "int",
         0,
-        "Number of threads that llama.cpp computes with. 0 (or auto) means one per physical core.",
+        "Number of threads that llama.cpp computes with. 0 (or auto) finds the best number by "
+        "measuring, again and again, because other programs come and go.",
         low=0,
         high=1024,
         aliases=("num_threads",),

@@ -34,6 +34,8 @@ from offgrid.engine.worker.prompts import answer
 from offgrid.engine.worker.scheduler import BatchSpan, Placement, Scheduler
 from offgrid.engine.worker.scoring import SCORED_BYTES
 from offgrid.engine.worker.sequence import Sequence, Status
+from offgrid.engine.worker.threads.control import Kind
+from offgrid.engine.worker.threads.loop import LoopThreads
 
 _PREFILL_SHARE = 8
 """Until the cost of prefill is known, a step that also decodes streams spends at most this fraction
@@ -85,7 +87,8 @@ class Engine:
             model, self.scheduler, self._failures, self._outbox, masks or Masks()
         )
         self._images = Images(model, self.scheduler, self._failures, self._outbox)
-        self.embedder = Embedder(model, emit)
+        self.threads = LoopThreads(model.load.threads)
+        self.embedder = Embedder(model, emit, self.threads)
         self._preparer = Preparer(model)
         self._inbox: deque[Prepared | EmbeddingJob | int | tuple[int, int]] = deque()
         self._wake = threading.Condition()
@@ -231,6 +234,7 @@ class Engine:
             spans = self._planner.extend(spans)
         if any(span.count > 1 for span in spans):  # it takes longer than what is held may wait
             self._outbox.push()
+        self._choose_threads(spans)
         batches = []
         for batch in self._decode(spans):
             for span in batch.spans:
@@ -261,9 +265,18 @@ class Engine:
         share = int(self._pace.prefill_tokens(*self.scheduler.counts()) * self._planner.slowdown)
         return max(1, share // 2) if self.embedder.has_work else share
 
+    def _choose_threads(self, spans: list[BatchSpan[Sequence]]) -> None:
+        if spans:
+            tokens = sum(span.size for span in spans)
+            kind = Kind.PREFILL if any(span.count > 1 for span in spans) else Kind.DECODE
+            context = max(span.start + span.size for span in spans)
+            self.model.use_threads(self.threads.begin(kind, tokens, context))
+
     def _observe(
         self, spans: list[BatchSpan[Sequence]], batches: list[FilledBatch], seconds: float
     ) -> None:
+        if not self.threads.end():
+            return  # a trial: its times are not those of other steps
         decoding = sum(span.count == 1 for span in spans)
         prefilling = sum(span.count for span in spans) - decoding
         # What drafts add to the streams' time is not prefill's.

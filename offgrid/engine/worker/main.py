@@ -251,7 +251,9 @@ class Worker:
         began = engine.step_began
         busy_for = 0.0 if began is None else time.monotonic() - began
         scheduler = engine.scheduler
-        return Pong(number, busy_for, len(scheduler.running), len(scheduler.waiting))
+        return Pong(
+            number, busy_for, len(scheduler.running), len(scheduler.waiting), engine.threads.in_use
+        )
 
     def _tokenise(self) -> None:
         while True:

@@ -72,6 +72,9 @@ class Model(Weights):
     Only one thread may call the methods that use the context (``decode``, ``logits``, ``forget``
     and others); ``tokenize`` may run on another thread at the same time.
 
+    Attributes:
+        threads_in_use: number of threads that compute the next decode.
+
     Raises:
         LoadError: the file does not load, or the context does not fit into memory.
     """
@@ -88,6 +91,7 @@ class Model(Weights):
         self._vision_lock = threading.Lock()
         self._uncopied: set[int] = set()
         """Slots of copies that the next decode will carry out."""
+        self.threads_in_use = self.n_threads
         if self.generates:
             self._create_context()
             n_batch = int(lc.llama_n_batch(self._context))
@@ -199,7 +203,9 @@ class Model(Weights):
         stat = Path(load.path).stat()
         identity = (
             __version__, lc.llama_print_system_info(), stat.st_size, stat.st_mtime_ns, self.n_ctx,
-            self.n_parallel, self.batch.capacity, self.n_threads, self.window,
+            self.n_parallel, self.batch.capacity, self.window,
+            # Only flash attention divides sums among the threads.
+            load.threads if self.attention.on else 0,
             load.gpu_layers, load.kv_type_k, load.kv_type_v, self.attention.on,
             *map(_adapter_identity, load.adapters),
         )  # fmt: skip
@@ -229,6 +235,7 @@ class Model(Weights):
             generates=self.generates,
             control_ids=self.control_texts,
             has_vision=load.projector is not None,
+            n_threads=self.n_threads,
             chat_templates=chat_templates,
             flash_attention=self.attention.on,
             attention_reason=self.attention.reason,
@@ -292,6 +299,13 @@ class Model(Weights):
             raise DecodeError(code)
 
     # --- the context --------------------------------------------------------------------------
+
+    def use_threads(self, number: int) -> None:
+        """Set the number of threads that compute the next decodes (``llama_set_n_threads``)."""
+        if number != self.threads_in_use:
+            self.threads_in_use = number
+            # llama.cpp takes the second number for more than one token; both are the same here.
+            lc.llama_set_n_threads(self._context, number, number)
 
     def decode(self) -> None:
         """Compute the filled :attr:`batch`; afterwards :meth:`logits` may be read.
