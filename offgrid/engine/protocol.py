@@ -107,6 +107,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """The request field that error messages about the prompt name."""
     images: tuple[bytes, ...] = ()
     image_params: tuple[str, ...] = ()
+    prediction: str | None = None
+    """A text that the answer is expected to repeat in large parts; it only saves time."""
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -336,10 +338,11 @@ class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     ``finish_reason`` is set once per choice, in its last delta: ``"stop"`` or ``"length"``.
     ``completion_tokens`` is the number of tokens of the choice so far, ``cached_tokens`` the number
     of prompt tokens that a slot already held. ``prompt`` has the next tokens of the prompt with
-    their logprobs; deltas with it come first, for choice 0 only, and contain nothing else. The last
-    delta says how many tokens were ``drafted`` for the choice, that is proposed and decoded, how
-    many of these are in the answer (``draft_accepted``), and how many tokens of the request's
-    prediction are in the answer (``prediction_accepted``) or not (``prediction_rejected``).
+    their logprobs; deltas with it come first, for choice 0 only, and contain nothing else.
+    ``prediction_accepted`` is the number of tokens of the request's prediction that the choice
+    contains so far, ``prediction_rejected`` that of the others. The last delta says how many tokens
+    were ``drafted`` for the choice, that is proposed and decoded, and how many of these are in the
+    answer (``draft_accepted``).
     """
 
     id: int

@@ -106,6 +106,7 @@ class ChatOptions(GenerationOptions, total=False):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
     chat_template_kwargs: Mapping[str, Any]
     documents: list[Mapping[str, Any]]
+    prediction: Mapping[str, Any] | None
 
 
 class CompletionOptions(GenerationOptions, total=False):

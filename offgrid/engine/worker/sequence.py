@@ -164,7 +164,7 @@ class Sequence:
 
     def finish_empty(self) -> Delta:
         """Return the last delta of an answer that shall have no tokens."""
-        return Delta(self.request_id, self.choice, "", 0, "length", cached_tokens=self.cached)
+        return self._delta("", "length", ())
 
     def advance(
         self, token: int, piece: bytes, is_eog: bool, logprobs: tuple[TokenLogprob, ...]
@@ -199,9 +199,9 @@ class Sequence:
     def _delta(
         self, text: str, finish_reason: str | None, logprobs: tuple[TokenLogprob, ...]
     ) -> Delta:
-        counts = NO_COUNTS
-        if finish_reason is not None and self.drafter is not None:
-            counts = self.drafter.counts(self)
+        counts, last = NO_COUNTS, finish_reason is not None
+        if self.drafter is not None and (last or self.drafter.predicts):
+            counts = self.drafter.counts(self, last)
         return Delta(
             id=self.request_id,
             choice=self.choice,
