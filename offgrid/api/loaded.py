@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Annotated, Literal
 
 import falcon
@@ -12,6 +14,7 @@ from msgspec import Meta
 from offgrid.api.shapes import Answer, Count, Json
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
+from offgrid.engine.protocol import Load
 
 
 class Loaded(Answer):
@@ -35,6 +38,9 @@ class Loaded(Answer):
         Count | None, Meta(description="Tokens of the context of a slot; null while it loads.")
     ]
     sequences: Annotated[Count, Meta(description="Sequences that run or wait now.")]
+    draft_model: Annotated[
+        str | None, Meta(description="File of its draft model; null if it has none.")
+    ]
     until: Annotated[
         int | None,
         Meta(description="When it is unloaded if no request comes, in seconds since 1970; null if "
@@ -71,10 +77,18 @@ class LoadedResource:
             "slots": client.load.parallel,
             "ctx_size": client.info.n_ctx if ready else None,
             "sequences": client.in_flight,
+            "draft_model": draft_name(client.load),
             "until": None if left is None else int(time.time() + left),
         }
 
     on_head = on_get
+
+
+def draft_name(load: Load) -> str | None:
+    """Return the file name of a model's draft model; None if it has none."""
+    if load.draft_model is None:
+        return None
+    return os.fsencode(Path(load.draft_model).name).decode("utf-8", "replace")
 
 
 def _memory(pid: int | None) -> int | None:

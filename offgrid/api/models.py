@@ -20,6 +20,7 @@ from offgrid.api.fields import notices
 from offgrid.api.fields.common import check_fields
 from offgrid.api.fields.keep_alive import KeepAlive, seconds_of
 from offgrid.api.http.request import liveness, read_checked
+from offgrid.api.loaded import draft_name
 from offgrid.api.shapes import Answer, Count
 from offgrid.config import FOREVER, Settings
 from offgrid.engine.client.estimate import PARTS
@@ -117,6 +118,7 @@ class MemoryParts(Answer):
         int, Meta(ge=0, description="The projector for images, once an image has come.")
     ]
     process: Annotated[int, Meta(ge=0, description="The worker without a model.")]
+    draft: Annotated[int, Meta(ge=0, description="The draft model, all of its parts.")]
 
 
 class Memory(Answer):
@@ -174,6 +176,9 @@ class SettingsInForce(Answer):
     drafts: Annotated[bool, Meta(description="Whether proposed tokens are computed.")]
     chat_template: Annotated[
         bool, Meta(description="Whether the settings replace the template in its file.")
+    ]
+    draft_model: Annotated[
+        str | None, Meta(description="File of its draft model; null if it has none.")
     ]
     system_prompt: str | None
     sampling: Annotated[
@@ -322,6 +327,7 @@ class _Describer:
             "use_mlock": load.use_mlock,
             "drafts": load.drafts,
             "chat_template": entry.template is not None,
+            "draft_model": draft_name(load),
             "system_prompt": own.system_prompt or None,
             "sampling": dict(own.sampling),
             "keep_alive": -1 if keep_alive == FOREVER else keep_alive,

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import msgspec
 
+from offgrid.engine.kv_types import PLAIN
 from offgrid.errors import ErrorCode
 from offgrid.grammar.checked import CheckedSchema
 from offgrid.sampling.params import SamplingParams
@@ -23,6 +24,10 @@ from offgrid.sampling.params import SamplingParams
 MAX_FRAME = 64 * 1024 * 1024
 """Bytes. No process writes a longer frame. A header with a larger length means that reader and
 writer are out of step, and the pipe is abandoned."""
+
+
+MAX_DRAFT_BATCH = 64
+"""Most tokens that a draft model computes at once."""
 
 
 class FrameTooLarge(ValueError):
@@ -164,8 +169,9 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     -1 means all; ``flash_attention`` is auto, on or off; ``kv_type_k`` and ``kv_type_v`` are types
     of :mod:`offgrid.engine.kv_types`; ``open_objects`` lets the objects of answers have members
     that their schemas do not describe; ``drafts`` lets steps decode proposed tokens; ``projector``
-    is the projector's file, if there is one; ``adapters`` act on all requests. With ``examine`` the
-    file is only examined: the worker reports :class:`Examined` or :class:`LoadFailed`, and ends.
+    is the projector's file, if there is one; ``adapters`` act on all requests; ``draft_model`` is
+    the file of the draft model, if there is one. With ``examine`` the file is only examined: the
+    worker reports :class:`Examined` or :class:`LoadFailed`, and ends.
     """
 
     path: str
@@ -183,7 +189,22 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     drafts: bool = True
     projector: str | None = None
     adapters: tuple[Adapter, ...] = ()
+    draft_model: str | None = None
     examine: bool = False
+
+    def of_draft(self) -> Load:
+        """Return the command that would serve the draft model alone: with the same slots. It
+        computes few tokens at once, so that no step waits long for it."""
+        return msgspec.structs.replace(
+            self,
+            path=self.draft_model or "",
+            batch_size=max(self.parallel, min(self.batch_size, MAX_DRAFT_BATCH)),
+            kv_type_k=PLAIN,
+            kv_type_v=PLAIN,
+            projector=None,
+            adapters=(),
+            draft_model=None,
+        )
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):

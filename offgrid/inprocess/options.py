@@ -28,6 +28,7 @@ class Settings(TypedDict, total=False):
     models_dir: str | os.PathLike[str]
     model_aliases: Mapping[str, str]
     chat_template: str
+    draft_model: str
     parallel: int
     ctx_size: int
     batch_size: int

@@ -51,7 +51,7 @@ def test_loaded_models(make_server: Serve, tmp_path: Path, starter_path: Path) -
     memory = model.pop("memory")
     assert model == {
         "id": "one", "object": "model.loaded", "status": "ready", "slots": 2, "ctx_size": 512,
-        "sequences": 1, "until": None,
+        "sequences": 1, "draft_model": None, "until": None,
     }  # fmt: skip
     assert engine.pid is not None
     assert memory == pytest.approx(psutil.Process(engine.pid).memory_info().rss, rel=0.2)

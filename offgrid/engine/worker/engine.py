@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 from offgrid.engine.protocol import EngineEvent, GenerationRequest, Started, TokenQuery, TokenResult
 from offgrid.engine.worker.batching import FilledBatch, build_batch
+from offgrid.engine.worker.drafts.model import DraftModel
 from offgrid.engine.worker.drafts.planner import Planner
 from offgrid.engine.worker.drawing import Drawing
 from offgrid.engine.worker.embedder import Embedder, EmbeddingJob
@@ -47,6 +48,7 @@ class Engine:
         emit: receives all events of a step, in order, on the thread that runs the loop.
         expecting: returns whether more requests are about to be submitted.
         masks: computes the masks of grammars. Tests pass an object whose masks are late.
+        draft_model: proposes tokens for all sequences, or None.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Engine:
         emit: Callable[[tuple[EngineEvent, ...]], None],
         expecting: Callable[[], bool] = lambda: False,
         masks: Masks | None = None,
+        draft_model: DraftModel | None = None,
     ) -> None:
         self.model = model
         self._outbox = Outbox(emit)
@@ -67,7 +70,7 @@ class Engine:
             max(1, min(capacity, SCORED_BYTES // (4 * model.n_vocab))),
             model.can_cut,
         )
-        self._planner = Planner(model.n_vocab, capacity)
+        self._planner = Planner(model.n_vocab, capacity, draft_model)
         self._failures = Failures(model, self.scheduler, self._outbox)
         self._drawing = Drawing(
             model, self.scheduler, self._failures, self._outbox, masks or Masks()

@@ -45,9 +45,11 @@ from offgrid.engine.protocol import (
     read_command,
 )
 from offgrid.engine.signals import FOR_THE_SERVER
+from offgrid.engine.worker.drafts.model import DraftModel
 from offgrid.engine.worker.embedder import EmbeddingJob
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.failures import EngineBroken
+from offgrid.engine.worker.llama.draft import load_draft
 from offgrid.engine.worker.llama.errors import LoadError
 from offgrid.engine.worker.llama.examine import examine
 from offgrid.engine.worker.llama.model import Model
@@ -154,10 +156,16 @@ class Worker:
             return self._examine(load)
         try:
             model = Model(load, lambda part: self._writer.send(Loading(part)))
+            draft = load_draft(load, model)
         except LoadError as ex:
             self._writer.send(LoadFailed(str(ex), lasting=ex.lasting or _is_broken(load)))
             return 1
-        self._engine = Engine(model, self._writer.events, lambda: bool(self._pending))
+        self._engine = Engine(
+            model,
+            self._writer.events,
+            lambda: bool(self._pending),
+            draft_model=None if draft is None else DraftModel(draft, model.n_vocab),
+        )
         self._writer.give_up = self._engine.cancel
         threading.stack_size(_TOKENISER_STACK)
         threading.Thread(target=self._tokenise, name="tokeniser", daemon=True).start()

@@ -124,3 +124,15 @@ def test_an_absurd_context_is_no_work() -> None:
     candidate = Candidate(Load("x", ctx_size=0), frozenset({"ctx_size"}), sizes)
     calls = lines_run(lambda: refusal(candidate, 6 * GIB, AVX2))
     assert calls < 100_000
+
+
+def test_a_draft_model_needs_memory_too() -> None:
+    load = Load("llama-8b.gguf", draft_model="/models/small.gguf")
+    candidate = replace(CANDIDATE, load=load, draft=LLAMA_8B, name="llama-8b")
+    fit = choose(candidate, 64 * GIB, repacked=AVX2)
+    assert fit is not None
+    assert fit.needs > 1.9 * measure(CANDIDATE, load, repacked=AVX2).needs
+    assert str(fit).endswith("; draft model small.gguf")
+    assert choose(candidate, 6 * GIB, repacked=AVX2) is None
+    assert "It fits without its draft model" in refusal(candidate, 6 * GIB, AVX2)
+    assert "draft model" not in refusal(candidate, GIB, AVX2)

@@ -45,7 +45,7 @@ class Drafter:
         self._acceptance = Acceptance(weight=4.0)
         """Of this sequence, which may be more or less predictable than others."""
         self._asked: Source | None = None
-        """The source of the latest draft."""
+        """The source of the latest draft; None if that is the draft model's."""
         self._drafts: list[Draft] = []
         """What the sources proposed lately."""
         self._end = 0
@@ -66,6 +66,12 @@ class Drafter:
                 if promise > promised:
                     best, promised, self._asked = draft, promise, source
         return best
+
+    def take(self, draft: Draft) -> None:
+        """Use the draft of the draft model, which drafts for several sequences at once, and not
+        that of a source."""
+        self._asked = None
+        self._drafts.append(draft)
 
     def _judge(self, sequence: Drafted, pace: DraftPace) -> None:
         """Compare the latest drafts with the tokens that the answer has got since."""

@@ -87,6 +87,11 @@ class Weights(Vocabulary):
         self.n_parallel = load.parallel
         self.n_threads = load.threads or physical_threads()
 
+    @property
+    def pointer(self) -> lc.llama_model_p:
+        """The loaded model, for functions of llama.cpp. Valid until :meth:`close`."""
+        return self._model
+
     def close(self) -> None:
         """Free the weights, after all contexts. Idempotent."""
         if self._model is not None:
