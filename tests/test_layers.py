@@ -23,7 +23,7 @@ LEVELS = {
     "__main__": 7,
 }  # fmt: skip
 BOTH_PROCESSES = {
-    "attention", "build", "kv_types", "limits", "memory", "protocol", "signals",
+    "attention", "build", "kv_types", "limits", "memory", "protocol", "saved_prefixes", "signals",
 }  # fmt: skip
 """Modules of the engine that both the server and the worker import."""
 

@@ -38,6 +38,7 @@ def test_every_key(tmp_path: Path) -> None:
         chat_template = "t.jinja"
         draft_model = "small"
         system_prompt = "Be brief."
+        reasoning_budget = 500
         keep_alive = "forever"
         pin = true
         lora = ["a.gguf", { path = "/b.gguf", scale = 0.5 }]
@@ -64,6 +65,7 @@ def test_every_key(tmp_path: Path) -> None:
         chat_template="t.jinja",
         draft_model="small",
         system_prompt="Be brief.",
+        reasoning_budget=500,
         keep_alive=FOREVER,
         pin=True,
         lora=(LoraFile(tmp_path / "a.gguf"), LoraFile(Path("/b.gguf"), 0.5)),

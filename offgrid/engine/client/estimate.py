@@ -55,6 +55,7 @@ class Estimate:
         vocabulary: tables of the tokens.
         projector: the projector for images, once an image has come.
         process: the worker without a model.
+        prefixes: saved prefixes, once so many have been evicted from slots.
         draft: all parts of the draft model.
         dropped: the part of ``weights`` that the system can drop for good, because only their
             copies are used.
@@ -67,6 +68,7 @@ class Estimate:
     vocabulary: int
     projector: int
     process: int
+    prefixes: int = 0
     draft: int = 0
     dropped: int = 0
 
@@ -112,6 +114,7 @@ def estimate(
         (_TOKEN if sizes.generates else _TOKEN_IN_LLAMA) * sizes.vocabulary + _MERGE * sizes.merges,
         int(_PROJECTOR * projector),
         _PROCESS,
+        max(0, load.cache_ram) * MIB if sizes.generates else 0,
         0 if draft is None else _draft(draft, load, repacked, context_of(sizes, load)),
         moved if mapped and not load.use_mlock else 0,
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import secrets
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.limits import check_prompt_tokens
-from offgrid.engine.protocol import GenerationRequest
+from offgrid.engine.protocol import GenerationRequest, PromptPart, ReasoningBudget
 from offgrid.engine.worker.drafts.drafter import Drafter
 from offgrid.engine.worker.drafts.forced import Forced
 from offgrid.engine.worker.drafts.lookup import Lookup
@@ -27,6 +28,7 @@ from offgrid.engine.worker.prompts import (
     read_prompt,
     read_with_images,
 )
+from offgrid.engine.worker.reasoning import ReasoningLimit
 from offgrid.engine.worker.sequence import Sequence
 from offgrid.errors import InvalidParameter
 from offgrid.sampling import Sampler, SamplingParams
@@ -119,6 +121,7 @@ class Preparer:
         if request.grammar is not None:
             matchers = [*self._grammars.matchers(request.grammar, request.n)]
         sequences = []
+        ends = self._ends_of_reasoning(request.reasoning_budget, params)
         for choice, matcher in enumerate(matchers):
             sampler = Sampler(
                 model.n_vocab,
@@ -136,12 +139,40 @@ class Preparer:
                 n_ctx=model.n_ctx,
                 sampler=sampler,
                 matcher=matcher,
+                reasoning=self._reasoning(request.reasoning_budget, ends),
                 visible=visible,
                 images=images,
                 drafter=self._drafter(matcher, predicted),
             )
             sequences.append(sequence)
         return sequences
+
+    def _ends_of_reasoning(
+        self, budget: ReasoningBudget | None, params: SamplingParams
+    ) -> tuple[list[int], list[int]]:
+        """Return the tokens that end reasoning, at first and if it begins again.
+
+        Raises:
+            InvalidParameter: the request bans one of them.
+        """
+        if budget is None:
+            return [], []
+        bias = params.logit_bias or {}
+        found = []
+        for text in (budget.close, budget.insist):
+            tokens = self._model.tokenize_bare((PromptPart(text, True),)).tolist()
+            if any(bias.get(token) == -math.inf for token in tokens):
+                raise InvalidParameter(
+                    f"logit_bias bans a token that ends reasoning; {budget.param} needs it.",
+                    "logit_bias",
+                )
+            found.append(tokens)
+        return found[0], found[1]
+
+    def _reasoning(
+        self, budget: ReasoningBudget | None, ends: tuple[list[int], list[int]]
+    ) -> ReasoningLimit | None:
+        return None if budget is None else ReasoningLimit(budget, *ends, self._model.n_vocab)
 
     def _sampling_params(self, request: GenerationRequest, seed: int) -> SamplingParams:
         """Return the request's sampling parameters, completed with the parts that only the worker
