@@ -94,7 +94,7 @@ class Catalogue:
     def of_files(cls, settings: Settings) -> Catalogue:
         """Return a catalogue for work on files, to which the settings of single models do not
         matter: each file is one entry, and adapters are entries too."""
-        return cls(replace(settings, models=()))
+        return cls(replace(settings, models=(), draft_model=""))
 
     # --- what there is ------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -131,3 +132,28 @@ def test_the_text_of_the_request_is_followed(loaded: Model) -> None:
     last = run.last(again)
     assert isinstance(last, Delta)
     assert last.prediction_accepted + last.prediction_rejected == len(loaded.tokenize_plain(text))
+
+
+@pytest.mark.parametrize(("architecture", "drafts"), [("llama", False), ("mamba", True)])
+def test_counts_without_drafts(tmp_path: Path, architecture: str, drafts: bool) -> None:
+    """Where nothing is drafted, by a setting or because the model cannot cut, counts are exact."""
+    path = tiny_models.make(architecture, tmp_path)
+    model = Model(
+        Load(str(path), ctx_size=128, parallel=1, batch_size=32, threads=1, drafts=drafts)
+    )
+    try:
+        run = Run(model)
+        fields: dict[str, Any] = {"max_tokens": 8, "ignore_eos": True}
+        first = run.submit("ab", **fields)
+        run.finish()
+        text = run.text(first)
+        id = run.submit("ab", prediction=f"{text} and more", **fields)
+        run.finish()
+        last = run.last(id)
+        assert isinstance(last, Delta)
+        assert run.text(id) == text
+        assert last.drafted == 0
+        total = len(model.tokenize_plain(f"{text} and more"))
+        assert last.prediction_accepted + last.prediction_rejected == total
+    finally:
+        model.close()

@@ -56,7 +56,8 @@ class Planner:
             if drafter is not None and left > 0:
                 draft = drafter.propose(sequence, left, self.pace)
                 asked.append(Candidate(place, drafter, sequence, left, draft))
-        if self._model is not None:
+        # A step with prefill takes long enough, and it is not known what its drafts gain.
+        if self._model is not None and streams == len(spans):
             asked = self._model.improve(self.pace, streams, asked)
         asked = [one for one in asked if one.draft.tokens]
         if not asked:
