@@ -7,7 +7,7 @@
 The cases:
 
 - ``repeat``: the answer is a text of the prompt with one word changed;
-- ``prediction``: the answer is the predicted text but for one line;
+- ``prediction``: the answer, twice as long, is the predicted text but for one line;
 - ``schema``: JSON with fixed keys, on one stream and on four;
 - ``chat``: answers of the model's own, which nothing predicts.
 
@@ -197,7 +197,7 @@ def _changed(model: Model, tokens: int, rng: random.Random) -> tuple[str, list[i
 def prediction(model: Model, tokens: int) -> list[Case]:
     """The prediction is the answer, but one of its lines is another one."""
     rng = random.Random(2)
-    text = words(rng, tokens // 2)
+    text = words(rng, 2 * tokens)
     lines = text.split("\n")
     predicted = [*lines]
     predicted[len(lines) // 2] = words(rng, 12)

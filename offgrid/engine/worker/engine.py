@@ -227,7 +227,7 @@ class Engine:
         self._outbox.push()
         share = self._prefill_share()
         spans = self.scheduler.plan(prefill=share, burst=self._pace.burst_tokens)
-        began = time.monotonic()
+        began = time.perf_counter()
         if self.scheduler.can_cut:
             spans = self._planner.extend(spans)
         batches = []
@@ -238,7 +238,7 @@ class Engine:
             self._drawing.sample(batch)
             batches.append(batch)
         if spans:
-            self._observe(spans, batches, time.monotonic() - began)
+            self._observe(spans, batches, time.perf_counter() - began)
         patience = 0.0 if spans else _IDLE_SECONDS
         self._drawing.sample_late(patience)
         self._keeper.wait(patience)
@@ -252,7 +252,8 @@ class Engine:
     def _prefill_share(self) -> int:
         """Return how many tokens of prompts this step may prefill beside the streams. If there are
         inputs to be embedded, prompts and inputs get half each."""
-        share = self._pace.prefill_tokens(*self.scheduler.counts())
+        # While streams draft, prefill gets more tokens, and so the same share of the time.
+        share = int(self._pace.prefill_tokens(*self.scheduler.counts()) * self._planner.slowdown)
         return max(1, share // 2) if self.embedder.has_work else share
 
     def _observe(
@@ -260,7 +261,9 @@ class Engine:
     ) -> None:
         decoding = sum(span.count == 1 for span in spans)
         prefilling = sum(span.count for span in spans) - decoding
-        self._pace.observe(decoding, prefilling, seconds)
+        # What drafts add to the streams' time is not prefill's.
+        added = self._pace.streams * (self._planner.slowdown - 1)
+        self._pace.observe(decoding, prefilling, max(seconds - added, 0.0))
         if not decoding:
             self._keeper.computed(prefilling, seconds)
         if len(batches) == 1 and not prefilling:

@@ -35,6 +35,10 @@ _WEIGHT = 0.2
 _OUTLIER = 2.0
 """A measurement counts at most as this multiple of what was expected, and at least as its inverse:
 other programs can make any step slow."""
+_PAUSE = 0.25
+"""Seconds. Longest step with drafts: nothing is cancelled and nothing begins meanwhile."""
+_LENGTHENED = 4.0
+"""Steps that are longer than that must not become longer than by this factor."""
 _UNLIKELY = 0.05
 """Drafts are not as long as to be accepted as a whole with a probability below this."""
 _PRIOR_ROW = 0.15
@@ -206,9 +210,15 @@ class DraftPace:
         if not able or sum(calls) > self._most_rows or not self.costs.is_near(calls[-1]):
             return None
         cost = sum(map(self.costs.of, calls))
+        if cost * self.costs.scale > _PAUSE and cost > _LENGTHENED * self.costs.of(streams):
+            return None
         cost += sum(wish.effort for wish in able) * count / self.costs.scale
         gain = sum(math.log(expected(wish.rate, count)) for wish in able)
         return gain - streams * math.log(cost / self.costs.of(streams))
+
+    def slowdown(self, streams: int, drafting: int, count: int) -> float:
+        """Return how long a step with drafts is expected to take, relative to a plain one."""
+        return sum(map(self.costs.of, _calls(streams, drafting, count))) / self.costs.of(streams)
 
     def plain(self, streams: int, seconds: float) -> None:
         """Learn from a step without drafts and prefill."""

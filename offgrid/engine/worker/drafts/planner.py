@@ -9,11 +9,12 @@ from offgrid.engine.worker.drafts.model import DraftModel
 from offgrid.engine.worker.drafts.model_planner import Candidate, ModelPlanner
 from offgrid.engine.worker.drafts.pace import MOST, DraftPace, Wish
 from offgrid.engine.worker.scheduler import BatchSpan
-from offgrid.engine.worker.scoring import SCORED_BYTES
 from offgrid.engine.worker.sequence import Sequence, Status
 
 _MOST_ROWS = 64
 """Most rows of a step with drafts. By then, a processor takes as long for each further row."""
+_LOGITS = 16 << 20
+"""Bytes. Most logits of a step with drafts: llama.cpp keeps the memory for them."""
 
 Spans = list[BatchSpan[Sequence]]
 
@@ -22,22 +23,27 @@ class Planner:
     """Lets the running sequences draft.
 
     Args:
-        n_vocab: size of a row of logits; llama.cpp keeps those of all rows of a decode in memory.
+        n_vocab: size of a row of logits.
         capacity: most tokens of a step.
         draft_model: drafts for sequences whose sources propose nothing better; or None.
+
+    Attributes:
+        slowdown: how long the latest step is expected to take, relative to one without drafts.
     """
 
     def __init__(self, n_vocab: int, capacity: int, draft_model: DraftModel | None = None) -> None:
-        most_rows = max(1, min(_MOST_ROWS, capacity, SCORED_BYTES // (4 * n_vocab)))
+        most_rows = max(1, min(_MOST_ROWS, capacity, _LOGITS // (4 * n_vocab)))
         self._capacity = capacity
         self.pace = DraftPace(most_rows)
         self._model = None if draft_model is None else ModelPlanner(draft_model)
+        self.slowdown = 1.0
 
     def extend(self, spans: Spans, most: int = MOST) -> Spans:
         """Return the spans of a step with drafts where they pay.
 
         Drafts use the room in the batch that is left; no span becomes shorter.
         """
+        self.slowdown = 1.0
         if self._model is not None:
             self._model.begin()
         if not any(span.sequence.drafter is not None for span in spans):
@@ -74,6 +80,8 @@ class Planner:
             if count:
                 tokens = tuple(one.draft.tokens[:count])
                 spans[one.place] = dataclasses.replace(spans[one.place], draft=tokens)
+        drafting = [count for count in counts if count]
+        self.slowdown = self.pace.slowdown(streams, len(drafting), drafting[0])
         return spans
 
     def observe(self, batch: FilledBatch, seconds: float) -> None:
