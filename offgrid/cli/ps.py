@@ -68,7 +68,7 @@ def _loaded(address: str) -> list[Json]:
 def _row(model: Json) -> tuple[str, ...]:
     context = model.get("ctx_size")
     return (
-        shown(model["id"]),
+        _named(model),
         str(model["status"]),
         _size(model.get("memory")),
         str(model["slots"]),
@@ -78,6 +78,12 @@ def _row(model: Json) -> tuple[str, ...]:
         str(model["sequences"]),
         _until(model),
     )
+
+
+def _named(model: Json) -> str:
+    """Return a model's id, with the file of its draft model."""
+    draft = model.get("draft_model")
+    return shown(model["id"] if draft is None else f"{model['id']} (drafts: {draft})")
 
 
 def _until(model: Json) -> str:

@@ -126,6 +126,14 @@ TABLE: tuple[Setting, ...] = (
         "file, or chatml.",
     ),
     Setting(
+        "draft_model",
+        "Models",
+        "str",
+        "",
+        "Draft model of the default model, which makes its answers faster: the id or the path of a "
+        "much smaller model with the same vocabulary.",
+    ),
+    Setting(
         "max_models",
         "Models",
         "int",
@@ -466,6 +474,7 @@ class Settings:
     model: str
     model_aliases: tuple[tuple[str, str], ...]
     chat_template: str
+    draft_model: str
     max_models: int
     memory_budget: int
     keep_alive: float

@@ -18,6 +18,7 @@ from offgrid.engine.worker.batching import FilledBatch, build_batch
 from offgrid.engine.worker.cache.keeper import Keeper
 from offgrid.engine.worker.cache.tiers import Fetch, Tiers
 from offgrid.engine.worker.checkpoints import Checkpoints
+from offgrid.engine.worker.drafts.model import DraftModel
 from offgrid.engine.worker.drafts.planner import Planner
 from offgrid.engine.worker.drawing import Drawing
 from offgrid.engine.worker.embedder import Embedder, EmbeddingJob
@@ -55,6 +56,7 @@ class Engine:
         expecting: returns whether more requests are about to be submitted.
         masks: computes the masks of grammars. Tests pass an object whose masks are late.
         hold: most seconds that a token may wait for those of later steps.
+        draft_model: proposes tokens for all sequences, or None.
         tiers: where the contents of slots are saved; None to save none.
     """
 
@@ -65,6 +67,7 @@ class Engine:
         expecting: Callable[[], bool] = lambda: False,
         masks: Masks | None = None,
         hold: float = 0.0,
+        draft_model: DraftModel | None = None,
         tiers: Tiers | None = None,
     ) -> None:
         self.model = model
@@ -81,7 +84,7 @@ class Engine:
             Checkpoints(model.load.checkpoints_mb * MIB, window=model.window, oldest=model.oldest),
         )
         self._keeper = Keeper(model, tiers)
-        self._planner = Planner(model.n_vocab, capacity)
+        self._planner = Planner(model.n_vocab, capacity, draft_model)
         self._failures = Failures(model, self.scheduler, self._outbox)
         self._drawing = Drawing(
             model, self.scheduler, self._failures, self._outbox, masks or Masks()

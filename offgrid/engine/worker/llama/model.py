@@ -68,12 +68,10 @@ class Model(Weights):
         can_cut: whether the end of a sequence can be cut off anywhere.
         window: tokens of the sliding window if the slots hold hardly more than the window; then a
             sequence can be cut where a slot still holds the window before it. Else 0.
+        threads_in_use: number of threads that compute the next decode.
 
     Only one thread may call the methods that use the context (``decode``, ``logits``, ``forget``
     and others); ``tokenize`` may run on another thread at the same time.
-
-    Attributes:
-        threads_in_use: number of threads that compute the next decode.
 
     Raises:
         LoadError: the file does not load, or the context does not fit into memory.
@@ -182,6 +180,11 @@ class Model(Weights):
         if own or self.load.swa_full or _rounded(window + n_ubatch) >= _rounded(self.n_ctx):
             return 0
         return window
+
+    @property
+    def can_cut_tail(self) -> bool:
+        """Whether tokens can be cut off again that were decoded last, as rejected drafts are."""
+        return self.can_cut or self.window > 0
 
     def _probe_cut(self) -> bool:
         """Decode two tokens and try to cut one off: recurrent and hybrid memories cannot do it. A
