@@ -131,7 +131,7 @@ class Lookup:
         if end - first > 64:
             self._extend_many(tokens[first - NGRAM + 1 : end - 1], first + 1)
         else:
-            latest, before = memoryview(self._latest), memoryview(self._before)
+            latest, before = self._latest.data, self._before.data
             for place in range(first + 1, end):
                 slot = self._slot(tokens[place - NGRAM : place].tolist())
                 before[place] = latest[slot]
