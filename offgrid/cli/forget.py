@@ -25,8 +25,7 @@ def forget(yes: bool, as_json: bool, **flags: Any) -> None:
 
     /v1/responses and /v1/conversations store them in one file. Afterwards, neither that file nor
     the files next to it contain their texts. Prefixes of prompts are in the cache directory. A
-    server may run meanwhile: it goes on, with nothing stored, but saves the prefixes that it has
-    in memory when it ends.
+    server may run meanwhile: it goes on, with nothing stored.
 
     The exit status is 0 if nothing is stored afterwards, 1 if a file cannot be used, and 2 for
     wrong arguments.

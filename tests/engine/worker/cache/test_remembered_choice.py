@@ -37,7 +37,7 @@ def test_the_choice_of_the_last_load_is_used(starter_path: Path, tmp_path: Path)
     assert choice_of(starter_path, folder) == measured
     assert choice_of(starter_path, folder) == measured
     delete_saved(folder)
-    assert [*folder.iterdir()] == []
+    assert [*folder.glob(f"*{CHOICE_SUFFIX}")] == []
 
 
 @pytest.mark.parametrize("setting", ["on", "off"])
