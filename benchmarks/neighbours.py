@@ -20,6 +20,7 @@ another number of threads).
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -127,21 +128,30 @@ def start(stack: ExitStack, load: Load, options: argparse.Namespace) -> dict[str
     wanted += [(f"{most}, spin {spin}", most, spin) for spin in options.spin]
     servers: dict[str, Program] = {}
     for name, threads, spin in wanted:
-        changed = {"GOMP_SPINCOUNT": spin} if spin else {}
-        before = {key: os.environ.get(key) for key in changed}
-        os.environ.update(changed)
         own = Load(load.path, parallel=load.parallel, ctx_size=load.ctx_size, threads=threads)
-        servers[name] = stack.enter_context(OffGrid(own, options.program, flags=["--no-drafts"]))
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
+        with _spinning(spin):
+            server = OffGrid(own, options.program, flags=["--no-drafts"])
+        servers[name] = stack.enter_context(server)
     if options.llama_server:
         servers["llama-server"] = stack.enter_context(LlamaServer(load, options.llama_server))
     for server in servers.values():
         server.warm()
     return servers
+
+
+@contextmanager
+def _spinning(rounds: str) -> Iterator[None]:
+    """Set the variable with which the next server starts; leave it alone if ``rounds`` is empty."""
+    before = os.environ.get("GOMP_SPINCOUNT")
+    if rounds:
+        os.environ["GOMP_SPINCOUNT"] = rounds
+    try:
+        yield
+    finally:
+        if rounds and before is None:
+            del os.environ["GOMP_SPINCOUNT"]
+        elif before is not None:
+            os.environ["GOMP_SPINCOUNT"] = before
 
 
 def measure(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -159,22 +169,24 @@ def measure(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
             for number, (name, server) in enumerate(servers.items())
         }
         check(servers)
-        for count in options.neighbours:
+        for count, streams in itertools.product(options.neighbours, options.streams):
+            found: dict[str, list[float]] = {name: [] for name in servers}
             with neighbours(count):
-                for streams in options.streams:
-                    found: dict[str, list[float]] = {name: [] for name in servers}
-                    for name, server in servers.items():
-                        speed(server, prompts[name], streams, settle, most)
-                    for number in range(rounds):
-                        # Another server begins each time, so that none has a better place.
-                        turns = [*servers.items()]
-                        for name, server in (
-                            turns[number % len(turns) :] + turns[: number % len(turns)]
-                        ):
-                            each = speed(server, prompts[name], streams, seconds, most)
-                            found[name].append(each)
-                    figures.append(summary(count, streams, found))
+                for name, server in servers.items():
+                    speed(server, prompts[name], streams, settle, most)
+                for number in range(rounds):
+                    for name in _turns([*servers], number):
+                        each = speed(servers[name], prompts[name], streams, seconds, most)
+                        found[name].append(each)
+            figures.append(summary(count, streams, found))
     return figures
+
+
+def _turns(names: list[str], number: int) -> list[str]:
+    """Return the order of a round: another server begins each time, so that none has a better
+    place."""
+    first = number % len(names)
+    return names[first:] + names[:first]
 
 
 def summary(count: int, streams: int, found: dict[str, list[float]]) -> dict[str, Any]:
