@@ -24,7 +24,7 @@ LEVELS = {
 }  # fmt: skip
 BOTH_PROCESSES = {
     "attention", "build", "kv_types", "limits", "memory", "processors", "protocol",
-    "signals",
+    "saved_prefixes", "signals",
 }  # fmt: skip
 """Modules of the engine that both the server and the worker import."""
 

@@ -37,6 +37,7 @@ def test_every_key(tmp_path: Path) -> None:
         drafts = false
         chat_template = "t.jinja"
         system_prompt = "Be brief."
+        reasoning_budget = 500
         keep_alive = "forever"
         pin = true
         lora = ["a.gguf", { path = "/b.gguf", scale = 0.5 }]
@@ -62,6 +63,7 @@ def test_every_key(tmp_path: Path) -> None:
         drafts=False,
         chat_template="t.jinja",
         system_prompt="Be brief.",
+        reasoning_budget=500,
         keep_alive=FOREVER,
         pin=True,
         lora=(LoraFile(tmp_path / "a.gguf"), LoraFile(Path("/b.gguf"), 0.5)),

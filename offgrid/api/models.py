@@ -117,6 +117,9 @@ class MemoryParts(Answer):
         int, Meta(ge=0, description="The projector for images, once an image has come.")
     ]
     process: Annotated[int, Meta(ge=0, description="The worker without a model.")]
+    prefixes: Annotated[
+        int, Meta(ge=0, description="Saved prefixes, once so many were evicted from slots.")
+    ]
 
 
 class Memory(Answer):
@@ -129,7 +132,8 @@ class Memory(Answer):
         Meta(
             ge=0,
             description="Bytes that must be free to load it. Less than the estimate if use_mmap "
-            "is set, because the system can read mapped weights again.",
+            "is set, because the system can read mapped weights again, and if cache_ram_mb is not "
+            "set, because saved prefixes get what is left.",
         ),
     ]
     free: Annotated[
@@ -176,6 +180,10 @@ class SettingsInForce(Answer):
         bool, Meta(description="Whether the settings replace the template in its file.")
     ]
     system_prompt: str | None
+    reasoning_budget: Annotated[
+        int,
+        Meta(ge=-1, description="Tokens of reasoning in an answer, by default; -1: no limit."),
+    ]
     sampling: Annotated[
         dict[str, float | bool],
         Meta(description="Parameters of requests that do not set them, if they differ."),
@@ -323,6 +331,7 @@ class _Describer:
             "drafts": load.drafts,
             "chat_template": entry.template is not None,
             "system_prompt": own.system_prompt or None,
+            "reasoning_budget": self._pool.roster.defaults(entry).reasoning_budget,
             "sampling": dict(own.sampling),
             "keep_alive": -1 if keep_alive == FOREVER else keep_alive,
             "pin": own.pin,

@@ -33,6 +33,7 @@ class ModelSettings:
         ctx_size, parallel, batch_size, threads, gpu_layers, flash_attention, kv_type_k, kv_type_v,
             use_mmap, use_mlock, drafts: as the settings of the same names.
         chat_template: a Jinja file, or the name of a template.
+        reasoning_budget: as the setting of the same name.
         system_prompt: put first into conversations without a system message.
         keep_alive: seconds after the last request until the model is unloaded.
         pin: whether it is loaded at start and stays loaded.
@@ -58,6 +59,7 @@ class ModelSettings:
     drafts: bool | None = None
     chat_template: str | None = None
     system_prompt: str = ""
+    reasoning_budget: int | None = None
     keep_alive: float | None = None
     pin: bool = False
     lora: tuple[LoraFile, ...] = ()
@@ -93,7 +95,7 @@ NO_SETTINGS = ModelSettings()
 """The settings of a model without a table."""
 OVERRIDES = (
     "ctx_size", "parallel", "batch_size", "threads", "gpu_layers", "flash_attention", "kv_type_k",
-    "kv_type_v", "use_mmap", "use_mlock", "drafts", "keep_alive",
+    "kv_type_v", "use_mmap", "use_mlock", "drafts", "keep_alive", "reasoning_budget",
 )  # fmt: skip
 """The settings of the server that a model may have too, with the same names and ranges."""
 KEYS = tuple(field.name for field in fields(ModelSettings)[3:])

@@ -32,6 +32,8 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - depends on the interpreter
     import tomli as tomllib
 
+_PREFIXES = "prefixes"
+"""The default folder of saved prefixes, beside the file of stored responses."""
 _CONFIG = f"{PREFIX}CONFIG"
 OTHER_VARIABLES = frozenset({_CONFIG})
 """``OFFGRID_*`` names that are not rows of the table: the path of the configuration file."""
@@ -99,6 +101,8 @@ def resolve(
         for name, (value, source) in given.items():
             values[name] = BY_NAME[name].parse(value, source)
             sources[name] = source
+    if values["cache_dir"] is None:
+        values["cache_dir"] = values["responses_file"].with_name(_PREFIXES)
     settings = Settings(
         **values,
         models_dir_source=sources.get("models_dir", ""),

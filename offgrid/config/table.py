@@ -259,6 +259,38 @@ TABLE: tuple[Setting, ...] = (
         "Lock the model in memory so that it is never swapped out.",
     ),
     Setting(
+        "cache_ram_mb",
+        "Speed and memory",
+        "mib",
+        -1,
+        "Memory of each model for prefixes of prompts that were evicted from its slots, in MiB or "
+        "such as 2GiB. auto (-1) means an eighth of the memory that the model leaves free, at "
+        "most 512 MiB, and nothing if memory_budget is set. 0 keeps none in memory.",
+        low=-1,
+        high=1 << 24,
+        words=(("auto", -1),),
+    ),
+    Setting(
+        "cache_dir",
+        "Speed and memory",
+        "path",
+        None,
+        "Folder for prefixes that are kept on disk, so that they need not be computed again after a "
+        "restart or a change of models.",
+    ),
+    Setting(
+        "cache_disk_mb",
+        "Speed and memory",
+        "mib",
+        -1,
+        "Size of cache_dir over all models, in MiB or such as 8GiB. The least recently used "
+        "prefixes are deleted first. auto (-1) means 4 GiB, or a tenth of the free disk if that is "
+        "less. 0 writes none to disk and reads none.",
+        low=-1,
+        high=1 << 24,
+        words=(("auto", -1),),
+    ),
+    Setting(
         "drafts",
         "Speed and memory",
         "bool",
@@ -273,6 +305,18 @@ TABLE: tuple[Setting, ...] = (
         False,
         "Let objects have members that their JSON schema does not describe, as the standard says. "
         "By default only a schema with additionalProperties allows them.",
+    ),
+    Setting(
+        "reasoning_budget",
+        "Requests",
+        "int",
+        -1,
+        "Maximum number of tokens of reasoning in an answer, for requests without "
+        "reasoning_budget_tokens. 0 asks for answers without reasoning; -1 (or unlimited) sets no "
+        "limit.",
+        low=-1,
+        high=(1 << 31) - 1,
+        words=(("unlimited", -1),),
     ),
     Setting(
         "queue_size",
@@ -417,8 +461,12 @@ class Settings:
     kv_type_v: str
     use_mmap: bool
     use_mlock: bool
+    cache_ram_mb: int
+    cache_dir: Path
+    cache_disk_mb: int
     drafts: bool
     open_objects: bool
+    reasoning_budget: int
     queue_size: int
     queue_timeout: float
     load_timeout: float

@@ -75,7 +75,7 @@ def test_defaults_that_do_not_fit_are_lowered(
 
 
 def test_the_estimate_says_what_takes_memory(make_server: MakeServer, starter_path: Path) -> None:
-    server = make_server()
+    server = make_server(cache_ram_mb=64)
     found = memory(server)
     assert sum(found["parts"].values()) == found["estimate"] == found["needs"]
     assert found["slots"] == 4

@@ -52,18 +52,19 @@ def test_loaded_models(make_server: Serve, tmp_path: Path, starter_path: Path) -
     threads = server.settings.threads
     assert model == {
         "id": "one", "object": "model.loaded", "status": "ready", "slots": 2, "ctx_size": 512,
+        "flash_attention": False, "attention_reason": "the model is small",
         "threads": {"decode": threads, "prefill": threads}, "sequences": 1, "until": None,
     }  # fmt: skip
     assert engine.pid is not None
     assert memory == pytest.approx(psutil.Process(engine.pid).memory_info().rss, rel=0.2)
     assert table[0].split() == [
-        "MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "THREADS", "SEQUENCES",
+        "MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "FLASH", "THREADS", "SEQUENCES",
         "UNTIL",
     ]  # fmt: skip
     assert table[1].split()[:2] == ["one", "ready"]
     row = table[1].split()
-    assert row[4:6] == ["2", "512"]
-    assert row[6:] == [str(threads), "1", "no", "limit"]
+    assert row[4:7] == ["2", "512", "off"]
+    assert row[7:] == [str(threads), "1", "no", "limit"]
     # Asking loads nothing.
     assert len(server.pool.loaded()) == 1
 

@@ -53,6 +53,7 @@ class Estimate:
         vocabulary: tables of the tokens.
         projector: the projector for images, once an image has come.
         process: the worker without a model.
+        prefixes: saved prefixes, once so many have been evicted from slots.
         dropped: the part of ``weights`` that the system can drop for good, because only their
             copies are used.
     """
@@ -64,6 +65,7 @@ class Estimate:
     vocabulary: int
     projector: int
     process: int
+    prefixes: int = 0
     dropped: int = 0
 
     @property
@@ -102,6 +104,7 @@ def estimate(
         (_TOKEN if sizes.generates else _TOKEN_IN_LLAMA) * sizes.vocabulary + _MERGE * sizes.merges,
         int(_PROJECTOR * projector),
         _PROCESS,
+        max(0, load.cache_ram) * MIB if sizes.generates else 0,
         moved if mapped and not load.use_mlock else 0,
     )
     return Estimate(*(min(max(0, part), _MOST) for part in parts))

@@ -138,19 +138,18 @@ class Drawing:
         """Sample from one row of each sequence; return the sampled tokens."""
         if any(s.limit == 0 for s in sequences):
             sequences, addresses = self._without_empty(sequences, addresses)
-        masks = None
         if any(sequence.matcher is not None for sequence in sequences):
             sequences, addresses = self._with_masks(sequences, addresses)
-            masks = [0 if s.matcher is None else s.matcher.address for s in sequences]
         if not sequences:
             return {}
+        masks = [s.mask_address for s in sequences]
         wanted = [-1 if s.request.top_logprobs is None else s.request.top_logprobs
                   for s in sequences]  # fmt: skip
         results = sample_rows(
             addresses,
             [s.sampler for s in sequences],
             top_logprobs=wanted,
-            masks=masks,
+            masks=masks if any(masks) else None,
             post_sampling=[s.request.post_sampling for s in sequences],
             # The same number as in the decode: OpenMP would otherwise end and start threads.
             threads=self._model.threads_in_use if self._is_large else 1,

@@ -15,7 +15,7 @@ from fixed_logits import FixedLogits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Grammar, Load
+from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Grammar, Load, ReasoningBudget
 from offgrid.engine.worker.drafts.drafter import Drafter
 from offgrid.engine.worker.drafts.lookup import Lookup
 from offgrid.engine.worker.drafts.pace import DraftPace, Wish
@@ -146,11 +146,12 @@ def compute(
 def deltas_of(run: Run, sequence: EngineSequence) -> list[Any]:
     """Return the logprobs of the prompt, and the deltas of a choice without the counts of drafts.
 
-    How a prompt is divided into chunks, and what of it is cached, depends on the time of steps.
+    How a prompt is divided into chunks, and what of it is cached, depends on the time of steps, as
+    do the times themselves.
     """
     key = (sequence.request_id, sequence.choice)
     deltas = [e for e in run.events if isinstance(e, Delta) and (e.id, e.choice) == key]
-    plain = {"drafted": 0, "draft_accepted": 0, "cached_tokens": 0}
+    plain = {"drafted": 0, "draft_accepted": 0, "cached_tokens": 0, "times": None}
     return [
         [token for delta in deltas for token in delta.prompt],
         *(msgspec.structs.replace(delta, **plain) for delta in deltas if not delta.prompt),
@@ -189,6 +190,16 @@ grammars = st.sampled_from([
         ' "items": {"type": "integer"}}}, "required": ["name", "years"]}', "response_format",
     )),
 ])  # fmt: skip
+budgets = st.builds(
+    ReasoningBudget,
+    tokens=st.integers(0, 12),
+    opened=st.booleans(),
+    first=st.just("[a-z]"),
+    ends=st.sampled_from([("th",), ("zz", "e ")]),
+    close=st.sampled_from(["over", "e th"]),
+    later=st.sampled_from(["", "[mn]"]),
+    insist=st.sampled_from(["", "so"]),
+)
 requests = st.builds(
     GenerationRequest,
     tokens=st.lists(st.integers(10, 60), min_size=1, max_size=40).map(tuple),
@@ -202,6 +213,7 @@ requests = st.builds(
     post_sampling=st.booleans(),
     prompt_logprobs=st.sampled_from([None, None, 1]),
     grammar=grammars,
+    reasoning_budget=st.one_of(st.none(), budgets),
 )
 cases = st.builds(
     Case,

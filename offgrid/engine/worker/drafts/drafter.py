@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from offgrid.engine.worker.drafts.pace import Acceptance, DraftPace
+from offgrid.engine.worker.drafts.pace import Acceptance, DraftPace, expected
 from offgrid.engine.worker.drafts.prediction import Prediction
 from offgrid.engine.worker.drafts.source import Draft, Drafted, Source
 
@@ -31,7 +31,7 @@ class Drafter:
     known at any time how often the proposals of each kind are right.
 
     Args:
-        sources: in the order of preference: the first that proposes something is used.
+        sources: all of them are asked; among equally promising drafts, that of the first is used.
         prediction: the one of them whose tokens are counted for the client, or None.
 
     Attributes:
@@ -46,37 +46,42 @@ class Drafter:
         """Of this sequence, which may be more or less predictable than others."""
         self._asked: Source | None = None
         """The source of the latest draft."""
-        self._draft = NO_DRAFT
+        self._drafts: list[Draft] = []
+        """What the sources proposed lately."""
         self._end = 0
-        """Length of the sequence when the latest draft was proposed."""
+        """Length of the sequence when they were asked."""
         self.drafted = 0
         self.accepted = 0
 
     def propose(self, sequence: Drafted, most: int, pace: DraftPace) -> Draft:
-        """Return the draft of the first source that has one."""
+        """Return the most promising draft, possibly an empty one."""
         self._judge(sequence, pace)
-        self._draft, self._end = NO_DRAFT, len(sequence)
+        self._end = len(sequence)
+        best, promised = NO_DRAFT, 1.0
         for source in self._sources:
             draft = source.propose(sequence, most)
             if draft.tokens:
-                self._asked, self._draft = source, draft
-                break
-        return self._draft
+                self._drafts.append(draft)
+                promise = expected(self.rate(draft.kind, pace), len(draft.tokens))
+                if promise > promised:
+                    best, promised, self._asked = draft, promise, source
+        return best
 
     def _judge(self, sequence: Drafted, pace: DraftPace) -> None:
-        """Compare the latest draft with the tokens that the answer has got since."""
-        tokens, kind = self._draft
-        if not tokens:
+        """Compare the latest drafts with the tokens that the answer has got since."""
+        if not self._drafts:
             return
         came = sequence.tokens[self._end : len(sequence)].tolist()
-        agreed = 0
-        for token, proposed in zip(came, tokens, strict=False):
-            if token != proposed:
-                break
-            agreed += 1
-        tried = min(agreed + 1, len(came), len(tokens))
-        self._acceptance.judge(kind, agreed, tried)
-        pace.acceptance.judge(kind, agreed, tried)
+        for tokens, kind in self._drafts:
+            agreed = 0
+            for token, proposed in zip(came, tokens, strict=False):
+                if token != proposed:
+                    break
+                agreed += 1
+            tried = min(agreed + 1, len(came), len(tokens))
+            self._acceptance.judge(kind, agreed, tried)
+            pace.acceptance.judge(kind, agreed, tried)
+        self._drafts.clear()
 
     def rate(self, kind: str, pace: DraftPace) -> float:
         """Return the probability that a proposed token is accepted, if those before it are."""

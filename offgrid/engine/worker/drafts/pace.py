@@ -17,21 +17,26 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-MOST = 15
+MOST = 63
 """Most tokens that are proposed for one sequence."""
-LADDER = (1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 15)
+LADDER = (1, 2, 3, 4, 5, 6, 7, 9, 11, 13, 15, 19, 23, 27, 31, 39, 47, 55, 63)
 """Numbers of tokens that are considered."""
 _GAIN = 1.03
 """Factor by which a draft must be expected to speed up the step before it is decoded."""
 _SHARE = 0.01
 """Share of the time of plain steps that may be lost by drafts that do not pay."""
-_LARGEST = 2.0
-"""Largest balance of the account, in plain steps; it is the balance at the start."""
+_CREDIT = 2.0
+"""Plain steps that the account holds at the start, and up to which plain steps fill it."""
+_EARNED = 16.0
+"""Largest balance, in plain steps. Drafts that pay fill it, so that a few in a row that are not
+accepted do not end them."""
 _WEIGHT = 0.2
 """Weight of a new measurement of a cost in its running mean."""
 _OUTLIER = 2.0
 """A measurement counts at most as this multiple of what was expected, and at least as its inverse:
 other programs can make any step slow."""
+_UNLIKELY = 0.05
+"""Drafts are not as long as to be accepted as a whole with a probability below this."""
 _PRIOR_ROW = 0.15
 """Cost of a further row, relative to the mean cost of the known ones, until it is measured. It is
 low, so that the cost is measured once; the account bounds what that can lose."""
@@ -39,7 +44,7 @@ _FORGOTTEN = 1000
 """Plain steps after which the costs of drafts are measured again: the machine may have changed."""
 _EXACT, _COARSE = 16, 4
 """Up to this many rows each number has its own cost; beyond, steps of this size share one."""
-_DECAY = 0.98
+_DECAY = 0.99
 """Weight of the past when a draft of the same kind is judged."""
 
 
@@ -56,7 +61,7 @@ class Wish(NamedTuple):
 class Acceptance:
     """How often proposed tokens of each kind are what the model samples."""
 
-    def __init__(self, prior: float = 0.5, weight: float = 2.0) -> None:
+    def __init__(self, prior: float = 0.5, weight: float = 1.0) -> None:
         self._prior = prior
         self._weight = weight
         self._counts: dict[str, tuple[float, float]] = {}
@@ -85,9 +90,8 @@ class Costs:
         self.scale = 0.0
         """Seconds per unit; 0 until a step was observed."""
         self._known: dict[int, float] = {}
-
-    def __contains__(self, rows: int) -> bool:
-        return _bucket(rows) in self._known
+        self._estimated: dict[int, float] = {}
+        """The costs that were estimated since the last measurement."""
 
     def plain(self, rows: int, seconds: float) -> None:
         """Learn from a step without drafts."""
@@ -107,11 +111,13 @@ class Costs:
         expected = self.of(rows) if old is None else old
         cost = expected * _clipped(cost / expected)
         self._known[bucket] = cost if old is None else old + _WEIGHT * (cost - old)
+        self._estimated.clear()
 
     def forget(self, rows: int) -> None:
         """Forget all costs but that of a plain step."""
         bucket = _bucket(rows)
         self._known = {bucket: self._known[bucket]}
+        self._estimated.clear()
 
     def is_near(self, rows: int) -> bool:
         """Whether the cost is known, or can be estimated from at least half as many rows."""
@@ -120,9 +126,12 @@ class Costs:
     def of(self, rows: int) -> float:
         """Return the cost of a call: measured, or estimated from the nearest numbers of rows."""
         bucket = _bucket(rows)
-        known = self._known.get(bucket)
-        if known is not None:
-            return known
+        cost = self._known.get(bucket) or self._estimated.get(bucket)
+        if cost is None:
+            cost = self._estimated[bucket] = self._estimate(bucket)
+        return cost
+
+    def _estimate(self, bucket: int) -> float:
         below = max((r for r in self._known if r < bucket), default=None)
         above = min((r for r in self._known if r > bucket), default=None)
         if below is None:
@@ -154,7 +163,7 @@ class DraftPace:
         self._most_rows = most_rows
         self.costs = Costs()
         self.acceptance = Acceptance()
-        self._balance = _LARGEST
+        self._balance = _CREDIT
         """Of the account, in plain steps."""
         self._plain = 0
         """Plain steps since the last draft."""
@@ -171,8 +180,11 @@ class DraftPace:
             wishes: of some of them.
         """
         best, chosen = 0, 0.0
+        rate = max((wish.rate for wish in wishes), default=0.0)
         if self.costs.scale and self._balance > 0:
             for count in LADDER:
+                if rate**count < _UNLIKELY:
+                    break  # nor are longer drafts accepted
                 gain = self._gain(streams, wishes, count)
                 if gain is None:
                     break
@@ -197,7 +209,8 @@ class DraftPace:
     def plain(self, streams: int, seconds: float) -> None:
         """Learn from a step without drafts and prefill."""
         self.costs.plain(streams, seconds)
-        self._balance = min(_LARGEST, self._balance + _SHARE)
+        if self._balance < _CREDIT:
+            self._balance += _SHARE
         self._plain += 1
         if self._plain % _FORGOTTEN == 0:
             self.costs.forget(streams)
@@ -220,7 +233,7 @@ class DraftPace:
         rest = max(seconds / self.costs.scale - before, 0.1 * self.costs.of(last))
         self.costs.learn(last, rest * self.costs.scale)
         taken = seconds / self.costs.scale / self.costs.of(streams)
-        self._balance = min(_LARGEST, self._balance + tokens / streams - taken)
+        self._balance = min(_EARNED, self._balance + tokens / streams - taken)
 
 
 def expected(rate: float, count: int) -> float:

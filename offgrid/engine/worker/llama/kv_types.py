@@ -43,7 +43,7 @@ def check_kv_types(model: lc.llama_model_p, load: Load) -> None:
     Raises:
         LoadError: it cannot; the message names the setting, and what to do.
     """
-    metadata = _Metadata(model)
+    metadata = Metadata(model)
     if is_quantised(load.kv_type_v):
         if load.flash_attention == "off":
             _refuse(
@@ -71,7 +71,7 @@ def _refuse(setting: str, kv_type: str, why: str, advice: str = _PLAIN) -> None:
     raise LoadError(f"{setting} {kv_type} {why}; set {_SOURCES[setting]} to {advice}.")
 
 
-class _Metadata:
+class Metadata:
     """The values of a model's metadata that decide its cache."""
 
     def __init__(self, model: lc.llama_model_p) -> None:

@@ -79,6 +79,11 @@ class Weights(Vocabulary):
         self.n_parallel = load.parallel
         self.n_threads = load.threads or processors.cores().start
 
+    @property
+    def pointer(self) -> lc.llama_model_p:
+        """llama.cpp's object, for its functions."""
+        return self._model
+
     def close(self) -> None:
         """Free the weights, after all contexts. Idempotent."""
         if self._model is not None:
