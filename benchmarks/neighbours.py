@@ -7,7 +7,8 @@
 A neighbour is a process that computes without end. All servers run at once, and take turns; the
 others are idle meanwhile. When the number of neighbours changes, every server first answers for two
 seconds that do not count. A figure is the mean over all rounds of the tokens that arrived per
-second, after the first token of the last stream. The ratios compare with the best fixed number of
+second, after the first token of the last stream. OffGrid proposes no tokens (``--no-drafts``), so
+that the servers compute the same. The ratios compare with the best fixed number of
 threads of the same row, and with llama-server's default.
 
 The model is SmolLM2-135M-Instruct from the folder of the tests' real models, or else a model of
@@ -19,6 +20,7 @@ another number of threads).
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -29,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import models
+import psutil
 from clients import Clients, Prompts, Reading, read_all
 from report import add_json_option, print_table, write_json
 from servers import LlamaServer, OffGrid, Program
@@ -44,6 +47,8 @@ PROMPT_TOKENS = 32
 CHECKED_TOKENS = 24
 AUTOMATIC = "automatic"
 _SETTLE_SECONDS = 2.0
+_IDLE_SECONDS, _LOOK_SECONDS = 10.0, 0.3
+"""Longest wait until a server is idle, and time between two looks at it."""
 
 
 @contextmanager
@@ -73,7 +78,21 @@ def speed(server: Program, prompts: Prompts, streams: int, seconds: float, most:
         raise SystemExit(f"{server.name}: a stream ended early; lower --seconds")
     ended = time.perf_counter()
     clients.leave()
+    _wait_idle(server)
     return _arrived(readings, began) / (ended - began)
+
+
+def _wait_idle(server: Program) -> None:
+    """Wait until a server has noticed that its clients left: its last step may take a second."""
+    own = psutil.Process(server.process.pid)
+    deadline, before = time.monotonic() + _IDLE_SECONDS, -1.0
+    while time.monotonic() < deadline:
+        times = [each.cpu_times() for each in (own, *own.children(recursive=True))]
+        used = sum(each.user + each.system for each in times)
+        if used - before < 0.1 * _LOOK_SECONDS and before >= 0:
+            return
+        before = used
+        time.sleep(_LOOK_SECONDS)
 
 
 def _arrived(readings: list[Reading], since: float) -> int:
@@ -109,21 +128,30 @@ def start(stack: ExitStack, load: Load, options: argparse.Namespace) -> dict[str
     wanted += [(f"{most}, spin {spin}", most, spin) for spin in options.spin]
     servers: dict[str, Program] = {}
     for name, threads, spin in wanted:
-        changed = {"GOMP_SPINCOUNT": spin} if spin else {}
-        before = {key: os.environ.get(key) for key in changed}
-        os.environ.update(changed)
         own = Load(load.path, parallel=load.parallel, ctx_size=load.ctx_size, threads=threads)
-        servers[name] = stack.enter_context(OffGrid(own, options.program))
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
+        with _spinning(spin):
+            server = OffGrid(own, options.program, flags=["--no-drafts"])
+        servers[name] = stack.enter_context(server)
     if options.llama_server:
         servers["llama-server"] = stack.enter_context(LlamaServer(load, options.llama_server))
     for server in servers.values():
         server.warm()
     return servers
+
+
+@contextmanager
+def _spinning(rounds: str) -> Iterator[None]:
+    """Set the variable with which the next server starts; leave it alone if ``rounds`` is empty."""
+    before = os.environ.get("GOMP_SPINCOUNT")
+    if rounds:
+        os.environ["GOMP_SPINCOUNT"] = rounds
+    try:
+        yield
+    finally:
+        if rounds and before is None:
+            del os.environ["GOMP_SPINCOUNT"]
+        elif before is not None:
+            os.environ["GOMP_SPINCOUNT"] = before
 
 
 def measure(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -141,18 +169,24 @@ def measure(path: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
             for number, (name, server) in enumerate(servers.items())
         }
         check(servers)
-        for count in options.neighbours:
+        for count, streams in itertools.product(options.neighbours, options.streams):
+            found: dict[str, list[float]] = {name: [] for name in servers}
             with neighbours(count):
-                for streams in options.streams:
-                    found: dict[str, list[float]] = {name: [] for name in servers}
-                    for name, server in servers.items():
-                        speed(server, prompts[name], streams, settle, most)
-                    for _ in range(rounds):
-                        for name, server in servers.items():
-                            each = speed(server, prompts[name], streams, seconds, most)
-                            found[name].append(each)
-                    figures.append(summary(count, streams, found))
+                for name, server in servers.items():
+                    speed(server, prompts[name], streams, settle, most)
+                for number in range(rounds):
+                    for name in _turns([*servers], number):
+                        each = speed(servers[name], prompts[name], streams, seconds, most)
+                        found[name].append(each)
+            figures.append(summary(count, streams, found))
     return figures
+
+
+def _turns(names: list[str], number: int) -> list[str]:
+    """Return the order of a round: another server begins each time, so that none has a better
+    place."""
+    first = number % len(names)
+    return names[first:] + names[:first]
 
 
 def summary(count: int, streams: int, found: dict[str, list[float]]) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from offgrid.engine.worker.threads.control import Kind, Threads
 from offgrid.engine.worker.threads.neighbours import Neighbours
 from offgrid.engine.worker.threads.work import Work
 
+_PAUSE = 1.0
+"""Seconds without a step after which the neighbours are measured anew."""
+
 
 class LoopThreads:
     """Times the steps of the loop, and says how many threads compute each of them.
@@ -23,6 +26,7 @@ class LoopThreads:
         self._threads = Threads(fixed, cores.start, cores.most, landmarks)
         self._neighbours = Neighbours() if self._threads.automatic else None
         self._step: tuple[Kind, Work, float] | None = None
+        self._ended = time.monotonic()
 
     def begin(self, kind: Kind, tokens: int, context: int) -> int:
         """Return the number of threads for the step that begins now.
@@ -34,6 +38,8 @@ class LoopThreads:
         """
         if self._neighbours is None:
             return self._threads.in_use(kind)
+        if time.monotonic() - self._ended > _PAUSE:
+            self._neighbours.restart()
         if (cores := self._neighbours.measure()) is not None:
             self._threads.neighbours_use(cores)
         work = Work(tokens, context)
@@ -51,7 +57,8 @@ class LoopThreads:
             return True
         kind, work, began = self._step
         self._step = None
-        self._threads.observe(kind, work, time.monotonic() - began)
+        self._ended = time.monotonic()
+        self._threads.observe(kind, work, self._ended - began)
         return not self._threads.tried
 
     @property

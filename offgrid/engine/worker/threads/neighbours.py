@@ -20,7 +20,11 @@ class Neighbours:
 
     def __init__(self) -> None:
         self._when, self._busy = 0.0, 0.0
-        self.measure()
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin anew after a pause, in which other programs may have done something else."""
+        self._when, self._busy = time.monotonic(), _busy_seconds()
 
     def measure(self) -> float | None:
         """Return how many cores other programs have kept busy since the last measurement; None if
