@@ -274,9 +274,14 @@ class Bare:
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
-    def seconds(self, streams: int, prompt_tokens: int, tokens: int) -> float:
-        """Time one round."""
-        task = {"streams": streams, "prompt_tokens": prompt_tokens, "tokens": tokens}
+    def seconds(
+        self, streams: int, prompt_tokens: int, tokens: int, *, steps_only: bool = False
+    ) -> float:
+        """Time one round, or only its steps after the prompts."""
+        task = {
+            "streams": streams, "prompt_tokens": prompt_tokens, "tokens": tokens,
+            "steps_only": steps_only,
+        }  # fmt: skip
         self._tell(json.dumps(task))
         assert self._process.stdout is not None
         answer = self._process.stdout.readline()
