@@ -31,6 +31,7 @@ from offgrid.engine.worker.llama.state import (
     save_state,
     state_size,
 )
+from offgrid.engine.worker.llama.untouched import give_back_zeros, writable
 from offgrid.engine.worker.llama.vision import Vision, VisionError
 from offgrid.engine.worker.llama.weights import (
     CHAT_TEMPLATE,
@@ -149,7 +150,9 @@ class Model(Weights):
         params = self._context_params()
         self.attention = self.fixed_attention(params.n_ubatch) or remembered_attention(self)
         set_attention(params, self.attention)
+        before = writable()
         self._context = self.new_context(params)
+        give_back_zeros(before)
         self.n_ctx = min(self.n_ctx, int(lc.llama_n_ctx_seq(self._context)))
         self._memory = lc.llama_get_memory(self._context)
         if not self._memory:
