@@ -2,77 +2,42 @@
 unloaded when no request has come for its ``keep_alive``.
 
 At most ``max_models`` are loaded, and only as many as fit into memory. When another one is
-requested, its file is examined first. Then least recently used idle models are unloaded for it,
-until it fits. If none is idle, the least recently used loaded model takes no more requests until it
-is. Loads happen in the order in which they were requested, each after the processes of the unloaded
-models have ended. A model stays while it is loading and while a request is about to use it.
+requested, it waits in line (:mod:`~offgrid.engine.client.line`) until others have made room. A
+model stays while it is loading and while a request is about to use it.
 
 :mod:`~offgrid.engine.client.roster` knows which models are loaded and which one makes room.
-:mod:`~offgrid.engine.client.keeper` unloads models. This module has the requests that use a model
-or wait for one, and the thread that loads models.
+:mod:`~offgrid.engine.client.keeper` unloads models. This module has the requests that use a model.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from offgrid.config import FOREVER, Settings
 from offgrid.engine.client.client import EngineClient
-from offgrid.engine.client.examination import Examination
 from offgrid.engine.client.fit import Fit
-from offgrid.engine.client.keeper import Keeper, tell
+from offgrid.engine.client.keeper import Keeper
+from offgrid.engine.client.line import POLL, WaitingLine, no_room
 from offgrid.engine.client.pending import ClientGone
-from offgrid.engine.client.process import start_thread
-from offgrid.engine.client.readiness import LoadFailure
 from offgrid.engine.client.roster import LoadedModel, Roster, load_command
 from offgrid.engine.client.use import UNLOADED, USUAL, ModelStatus, Use
 from offgrid.engine.protocol import Load, ModelInfo
 from offgrid.errors import (
-    EngineFault,
     InvalidParameter,
     ModelLoadFailed,
     ModelNotFound,
     ModelNotLoaded,
     Overloaded,
-    RequestError,
 )
 from offgrid.store.catalogue import Catalogue
 from offgrid.store.survey import ModelEntry
 
 log = logging.getLogger(__name__)
 
-_POLL = 0.05
-"""Interval, in seconds, of checks whether a client is still connected or a model is idle."""
 _JOIN_SECONDS = 5.0
-
-
-@dataclass(eq=False, slots=True)
-class _Wanted:
-    """A model that waits to be loaded, and the number of requests that wait for it.
-
-    ``until``: it is loaded also without a request that waits, if there is room until then.
-    ``keep_alive``: seconds, from a request that did not wait; None for those of the settings.
-    """
-
-    id: str
-    waiters: int = 0
-    until: float = 0.0
-    keep_alive: float | None = None
-    loaded: LoadedModel | None = None
-    """Set when loading begins; each waiting request holds a lease from then on."""
-    error: RequestError | None = None
-    """Set when it cannot be loaded."""
-
-    @property
-    def wanted(self) -> bool:
-        """Whether it is still to be loaded."""
-        return self.waiters > 0 or time.monotonic() < self.until
 
 
 class _Visit(threading.local):
@@ -91,7 +56,7 @@ class EnginePool:
 
     Attributes:
         roster: the loaded models. It is used with the pool's lock held.
-        room_timeout: most seconds that a request waits for another model to make room.
+        line: the models that wait for room. It is used with the pool's lock held.
     """
 
     def __init__(
@@ -101,16 +66,13 @@ class EnginePool:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.roster = Roster(settings, catalogue.describe, clock)
-        self.room_timeout = settings.load_timeout
         self._settings = settings
         self._catalogue = catalogue
-        self._line: OrderedDict[str, _Wanted] = OrderedDict()
-        """Models that wait for room, in the order of their first requests."""
         self._changed = threading.Condition(threading.RLock())
         self._keeper = Keeper(self.roster, self._changed)
-        self._loader: threading.Thread | None = None
-        self._examination: Examination | None = None
-        self._draining = False
+        self.line = WaitingLine(
+            settings, catalogue, self.find, self.roster, self._keeper, self._changed
+        )
         self._visit = _Visit()
 
     @property
@@ -159,7 +121,7 @@ class EnginePool:
                         self.roster.begin(entry, fit)
                         self._keeper.watch()
                     elif self.roster.stuck:
-                        message = _no_room(model_id).message
+                        message = no_room(model_id).message
                         log.error("%s", message)
                         self.roster.note(entry, message)
                     else:
@@ -192,7 +154,7 @@ class EnginePool:
             model = self.roster.get(entry.id)
             if model is not None:
                 return _status_of(model)
-            if entry.id in self._line:
+            if entry.id in self.line:
                 return ModelStatus("waiting")
             if entry.id in self._keeper.ending:
                 return ModelStatus("unloading", 1.0)
@@ -234,7 +196,7 @@ class EnginePool:
     def waiting(self) -> list[str]:
         """Return the ids of models that wait for room, in the order of their first requests."""
         with self._changed:
-            return [*self._line]
+            return [*self.line]
 
     # --- requests -----------------------------------------------------------------------------
 
@@ -323,16 +285,11 @@ class EnginePool:
                 return known
             if not use.unload:
                 raise ModelNotLoaded(entry.id)
-            wanted = self._want(entry.id)
-            try:
-                return self._await(wanted, alive, use.wait)
-            finally:
-                wanted.waiters -= 1
-                self._changed.notify_all()
+            return self.line.wait(entry.id, alive, use.wait)
 
     def _available(self, entry: ModelEntry) -> LoadedModel | None:
         """Return a model that takes requests, and begin to load it if there is room; else None."""
-        self._check_draining()
+        self.line.check_draining()
         roster = self.roster
         roster.bury()
         known = roster.get(entry.id)
@@ -340,7 +297,7 @@ class EnginePool:
             self._outdate(known)
         roster.check_file(entry)
         roster.check_failed(entry)
-        if known is None and not self._line:
+        if known is None and not self.line:
             fit = roster.place(entry)
             known = None if fit is None else roster.begin(entry, fit)
         if known is None or not known.serves:
@@ -363,12 +320,8 @@ class EnginePool:
             known = self._available(entry)
             if known is None:
                 if self.roster.stuck and self.roster.place(entry) is None:
-                    raise _no_room(entry.id)
-                wanted = self._in_line(entry.id)
-                wanted.until = time.monotonic() + self.room_timeout
-                if keep_alive is not None:
-                    wanted.keep_alive = keep_alive
-                self._changed.notify_all()
+                    raise no_room(entry.id)
+                self.line.ask(entry.id, keep_alive)
             else:
                 self.roster.use(known)
                 if keep_alive is not None:
@@ -391,19 +344,18 @@ class EnginePool:
         """
         entry = self.find(model_id)
         with self._changed:
-            self._check_draining()
-            if entry.id in self._line:
-                self._line[entry.id].until = 0.0
+            self.line.check_draining()
+            self.line.dismiss(entry.id)
             model = self.roster.get(entry.id)
             if model is not None:
                 self._keeper.start()
                 model.unwanted = True
                 self._changed.notify_all()
             while wait and (self._is_loaded(model) or entry.id in self._keeper.ending):
-                self._check_draining()
+                self.line.check_draining()
                 if not alive():
                     raise ClientGone
-                self._changed.wait(_POLL)
+                self._changed.wait(POLL)
 
     def _is_loaded(self, model: LoadedModel | None) -> bool:
         return model is not None and self.roster.get(model.entry.id) is model
@@ -415,225 +367,15 @@ class EnginePool:
             self._keeper.watch()
             self._changed.notify_all()
 
-    # --- waiting for room ---------------------------------------------------------------------
-
-    def _check_draining(self) -> None:
-        if self._draining:
-            raise Overloaded("The server is stopping.", code="server_shutting_down")
-
-    def _want(self, model_id: str) -> _Wanted:
-        """Add the request to those that wait for a model to be loaded.
-
-        Raises:
-            Overloaded: as many requests already wait for it as it has slots plus ``queue_size``.
-                The gate bounds the number of requests that wait for all models together.
-        """
-        limit = self._settings.most_parallel + self._settings.queue_size
-        wanted = self._line.get(model_id)
-        if wanted is not None and wanted.waiters >= limit:
-            raise Overloaded(
-                f"No loaded model can make room for {model_id} now, and too many requests already "
-                "wait for it; try again later.",
-                retry_after=5,
-            )
-        wanted = self._in_line(model_id)
-        wanted.waiters += 1
-        self._changed.notify_all()
-        return wanted
-
-    def _in_line(self, model_id: str) -> _Wanted:
-        """Return the place in the line of a model that waits for room."""
-        if self._loader is None:
-            self._loader = self._start_loader()
-        return self._line.setdefault(model_id, _Wanted(model_id))
-
-    def _start_loader(self) -> threading.Thread:
-        loader = threading.Thread(target=self._load_all, name="loader", daemon=True)
-        start_thread(loader)
-        return loader
-
-    def _await(
-        self, wanted: _Wanted, alive: Callable[[], bool], patience: float | None = None
-    ) -> LoadedModel:
-        now = time.monotonic()
-        deadline = now + self.room_timeout
-        if patience is not None:  # it is loaded even if the request does not wait for it
-            wanted.until = max(wanted.until, deadline)
-        while True:
-            if wanted.loaded is not None:
-                return wanted.loaded
-            if wanted.error is not None:
-                raise wanted.error
-            self._check_draining()
-            known = self.roster.get(wanted.id)
-            if known is not None and known.serves:  # another model was unloaded instead of it
-                known.leases += 1
-                self.roster.use(known)
-                return known
-            if patience is not None and time.monotonic() >= now + patience:
-                raise Overloaded(
-                    f"The model {wanted.id} waits for room to be loaded; try again later.",
-                    code="model_loading",
-                    retry_after=5,
-                )
-            if time.monotonic() > deadline:
-                raise Overloaded(
-                    f"No loaded model has made room for {wanted.id} within "
-                    f"{self.room_timeout:g} s; try again later.",
-                    retry_after=5,
-                )
-            if not alive():
-                raise ClientGone
-            self._changed.wait(_POLL)
-
-    # --- loading and unloading ----------------------------------------------------------------
-
-    def _load_all(self) -> None:
-        """Load the waiting models, one after the other. Runs on the loader thread."""
-        while True:
-            with self._changed:
-                while not self._line and not self._draining:
-                    self._changed.wait()
-                if self._draining:
-                    return
-                wanted = next(iter(self._line.values()))
-            try:
-                self._bring(wanted)
-            except RequestError as ex:
-                wanted.error = ex
-            except Exception:
-                log.exception("%s could not be loaded", wanted.id)
-                wanted.error = EngineFault("Internal server error.")
-            if not wanted.waiters:
-                self._tell_failure(wanted)
-            with self._changed:
-                self.roster.let_stay()
-                # If all waiting requests left, but a new one has come since, it stays in line.
-                settled = wanted.loaded is not None or wanted.error is not None
-                if (settled or not wanted.wanted) and self._line.get(wanted.id) is wanted:
-                    del self._line[wanted.id]
-                self._changed.notify_all()
-
-    def _tell_failure(self, wanted: _Wanted) -> None:
-        """Let log and status tell why a model was not loaded: no request waits to hear it."""
-        if wanted.error is not None:
-            message = wanted.error.message
-        elif wanted.loaded is None and 0.0 < wanted.until <= time.monotonic():
-            message = (
-                f"The model {wanted.id} was not loaded: no loaded model has made room for it "
-                f"within {self.room_timeout:g} s."
-            )
-        else:
-            return
-        log.error("%s", message)
-        with contextlib.suppress(ModelNotFound):
-            entry = self.find(wanted.id)
-            with self._changed:
-                self.roster.note(entry, message)
-
-    def _bring(self, wanted: _Wanted) -> None:
-        """Load a model, unloading another one first if necessary.
-
-        Returns early when no request waits for it any more.
-
-        Raises:
-            RequestError: it cannot be loaded.
-        """
-        entry = self.find(wanted.id)
-        self._catalogue.describe(entry)
-        with self._changed:
-            self.roster.check_file(entry)
-            full = self.roster.get(wanted.id) is not None or self.roster.place(entry) is None
-            sound = self.roster.sound(entry)
-        if full and not sound:
-            self._examine(entry)
-        unloaded = None
-        while (victim := self._wait_for_room(wanted, entry, unloaded)) is not None:
-            if victim.gone:
-                tell(victim)
-            elif victim.entry.id != wanted.id:
-                log.info("unloading %s to make room for %s", victim.entry.id, wanted.id)
-                unloaded = victim.entry.id
-            self._keeper.end(victim)
-
-    def _wait_for_room(
-        self, wanted: _Wanted, entry: ModelEntry, unloaded: str | None
-    ) -> LoadedModel | None:
-        """Begin to load a model as soon as there is room.
-
-        Returns:
-            A model that must be unloaded first and was taken out of the roster. None if the wanted
-            model is being loaded, or no request waits for it, or the server is stopping.
-        """
-        roster = self.roster
-        with self._changed:
-            while True:
-                roster.bury()
-                known = roster.get(wanted.id)
-                if self._draining or not wanted.wanted:
-                    roster.let_stay()
-                    return None
-                if known is not None and known.serves:
-                    self._hand_out(wanted, known)
-                    return None
-                fit = roster.place(entry) if known is None else None
-                if fit is not None:
-                    self._hand_out(wanted, roster.begin(entry, fit, unloaded))
-                    return None
-                # The keeper may be ending another model, whose memory may be enough.
-                victim = known if known or roster.closing else roster.choose_victim()
-                if victim is None and roster.stuck and not roster.closing:
-                    raise _no_room(wanted.id)
-                if victim is not None and victim.idle:
-                    roster.let_stay()
-                    self._keeper.take_out(victim)
-                    return victim
-                self._changed.wait(_POLL)
-
-    def _hand_out(self, wanted: _Wanted, loaded: LoadedModel) -> None:
-        """Hand a model to the requests that wait for it, with a lease for each."""
-        self.roster.let_stay()
-        if wanted.keep_alive is not None:
-            loaded.keep_alive = wanted.keep_alive
-        self._keeper.watch()
-        wanted.loaded = loaded
-        loaded.leases += wanted.waiters
-        del self._line[wanted.id]
-        self._changed.notify_all()
-
-    def _examine(self, entry: ModelEntry) -> None:
-        """Examine a file before another model is unloaded for it.
-
-        Raises:
-            ModelLoadFailed: it cannot be loaded.
-        """
-        examination = Examination(load_command(self._settings, entry), self._settings.load_timeout)
-        with self._changed:
-            if self._draining:
-                return
-            self._examination = examination
-        refusal = examination.run()
-        # If the server is stopping, it killed the examination, which says nothing about the file.
-        if refusal is None or self._draining:
-            return
-        message = f"The model {entry.id} cannot be loaded: {refusal.message}"
-        with self._changed:
-            self.roster.remember(entry, LoadFailure(message, refusal.lasting))
-        log.error("%s No other model is unloaded for it.", message)
-        raise ModelLoadFailed(message, "model")
-
     # --- the end ------------------------------------------------------------------------------
 
     def drain(self) -> None:
         """Refuse new requests from now on."""
         with self._changed:
-            self._draining = True
             for client in self.roster.clients():
                 client.drain()
-            if self._examination is not None:
-                self._examination.stop()
             self._keeper.stop()
-            self._changed.notify_all()
+            self.line.stop()
 
     def shutdown(self, timeout: float) -> None:
         """Wait for running answers up to ``timeout`` seconds, then stop everything. Idempotent."""
@@ -641,20 +383,10 @@ class EnginePool:
         deadline = time.monotonic() + timeout
         with self._changed:
             clients = self.roster.clear()
-            loader = self._loader
         for client in clients:
             client.close(max(0.0, deadline - time.monotonic()))
-        if loader is not None:
-            loader.join(_JOIN_SECONDS)
+        self.line.join(_JOIN_SECONDS)
         self._keeper.join(_JOIN_SECONDS)
-
-
-def _no_room(model_id: str) -> Overloaded:
-    """Return the error for a model for which no other one can be unloaded."""
-    return Overloaded(
-        f"The model {model_id} cannot be loaded: all loaded models are pinned, and there is no "
-        "room for another one (OFFGRID_MAX_MODELS, OFFGRID_MEMORY_BUDGET)."
-    )
 
 
 def _status_of(model: LoadedModel) -> ModelStatus:

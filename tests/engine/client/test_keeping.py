@@ -110,7 +110,7 @@ def test_a_request_that_does_not_wait_for_room_gets_a_place_in_the_line(
 def test_a_load_without_waiting_is_given_up_when_no_room_comes(make_pool: MakePool) -> None:
     pool = make_pool(max_models=1)
     release = hold(pool.engine("a"))
-    pool.room_timeout = 0.0
+    pool.line.room_timeout = 0.0
     pool.load("b")
     eventually(lambda: not pool.waiting(), "it is given up")
     eventually(lambda: status(pool, "a") == "loaded", "the other one may go on")
@@ -121,7 +121,7 @@ def test_a_load_without_waiting_is_given_up_when_no_room_comes(make_pool: MakePo
     )
     release()
     # It is no reason to refuse a request, and is forgotten when the model is loaded.
-    pool.room_timeout = 60.0
+    pool.line.room_timeout = 60.0
     assert pool.engine("b").ready
     pool.unload("b")
     assert status(pool, "b") == "unloaded"

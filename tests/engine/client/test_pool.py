@@ -152,7 +152,7 @@ def test_the_requests_that_wait_for_a_model_are_limited(make_pool: MakePool) -> 
 def test_a_request_that_waits_too_long_for_room_is_told_why(make_pool: MakePool) -> None:
     pool = make_pool(max_models=1)
     pool.engine("a")
-    pool.room_timeout = 0.2
+    pool.line.room_timeout = 0.2
     release = hold(pool.engine("a"))
     with pytest.raises(Overloaded, match="No loaded model has made room for b") as caught:
         pool.engine("b")
