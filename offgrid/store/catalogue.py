@@ -303,7 +303,7 @@ class Catalogue:
             ConfigError: a configured place does not exist, cannot be read, or has no model.
         """
         self.check_folder()
-        self._check_profiles()
+        self.check_profiles()
         if self.default_id is not None:
             return
         entries, skipped = self.survey()
@@ -318,7 +318,7 @@ class Catalogue:
             f"{place} no model{more}; copy a GGUF file into it, or name another folder"
         )
 
-    def _check_profiles(self) -> None:
+    def check_profiles(self) -> None:
         """Check that the models with settings of their own exist.
 
         Raises:
@@ -371,6 +371,15 @@ class Catalogue:
         """Return the aliases whose model does not exist now."""
         by_id = {entry.id: entry for entry in self.entries()}
         return [pair for pair in self._aliases.items() if match(pair[1], by_id) is None]
+
+    def hidden_aliases(self) -> list[tuple[str, str]]:
+        """Return the aliases that have no effect, because another model has that id now."""
+        by_id = {entry.id: entry for entry in self.entries()}
+        return [
+            (alias, wanted)
+            for alias, wanted in self._aliases.items()
+            if alias in by_id and match(wanted, by_id) not in (None, by_id[alias])
+        ]
 
     def _choose(self, wanted: str) -> str:
         """Return the id of the configured default model; remember its file if it is a path."""
