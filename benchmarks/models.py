@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -425,8 +426,19 @@ def make(name: str, folder: Path = OUT, *, force: bool = False) -> Path:
     return path
 
 
+REAL = {"smollm2": "SmolLM2-135M-Instruct.gguf", "gemma3": "gemma-3-270m.gguf"}
+"""Real weights, which ``tests/lib/real_models.py`` fetches."""
+
+
 def resolve(text: str) -> Path:
-    """Return the file for a benchmark's option: a recipe's name or the path of a GGUF."""
+    """Return the file for a benchmark's option: a recipe's name, the name of real weights, or the
+    path of a GGUF."""
+    if text in REAL:
+        folder = os.environ.get("OFFGRID_TEST_MODELS") or "~/.cache/offgrid-tests"
+        path = Path(folder).expanduser() / REAL[text]
+        if not path.is_file():
+            raise SystemExit(f"{path} is missing; run: python tests/lib/real_models.py")
+        return path
     path = make(text) if text in RECIPES else Path(text).resolve()
     if not path.is_file():
         raise SystemExit(f"{text} is neither a GGUF file nor one of: {', '.join(RECIPES)}")

@@ -43,8 +43,10 @@ UNUSUAL = {
     "model_aliases": "gpt-4o=a,gpt-5=b", "chat_template": "chatml",
     "max_models": "2", "memory_budget": "6000", "keep_alive": "5m", "parallel": "3",
     "ctx_size": "640", "batch_size": "64", "threads": "5",
-    "gpu_layers": "7", "use_mmap": "false", "use_mlock": "true", "open_objects": "true",
-    "queue_size": "9", "queue_timeout": "30",
+    "gpu_layers": "7", "flash_attention": "on", "kv_type_k": "q8_0", "kv_type_v": "q5_1",
+    "use_mmap": "false", "use_mlock": "true", "drafts": "false", "cache_ram_mb": "31",
+    "cache_dir": "some/prefixes", "cache_disk_mb": "33", "open_objects": "true",
+    "reasoning_budget": "500", "queue_size": "9", "queue_timeout": "30",
     "load_timeout": "11", "stall_timeout": "13", "drain_timeout": "17", "sse_ping_interval": "19",
     "max_body_mb": "21", "unknown_fields": "ignore", "max_responses": "23",
     "max_responses_mb": "25", "responses_file": "some/responses.sqlite3", "log_level": "warning",
@@ -109,8 +111,12 @@ def test_serve_prints_its_banner_and_answers(serve: Serve, models: Path) -> None
     child.out.find(rf"models +{STARTER}\n")
     child.out.find(rf"folder +{models}\n")
     child.out.find(r"slots +4 per model, plus a queue of 16\n")
-    child.out.find(rf"memory +{STARTER} needs \d+ MiB, \d+\.\d GiB free; 4 slots of 2,048 tokens\n")
+    child.out.find(
+        rf"memory +{STARTER} needs \d+ MiB, \d+\.\d GiB free; 4 slots of 2,048 tokens, "
+        r"12 MiB of cache \(f16\)\n"
+    )
     child.out.find(rf"ready +{STARTER}: .*context of 2048 tokens per slot\n")
+    child.out.find(rf"compute +{STARTER}: flash attention off \(the model is small\)\n")
     answer = request(url, "POST", CHAT, chat_body(temperature=0))
     assert answer.status == 200
     assert answer.json["choices"][0]["message"]["content"]
@@ -191,7 +197,9 @@ def test_settings_reach_the_worker(
     assert loads == [
         Load(
             path=str(file), ctx_size=640, parallel=3, batch_size=64, threads=5,
-            gpu_layers=7, use_mmap=False, use_mlock=True, open_objects=True,
+            gpu_layers=7, flash_attention="on", kv_type_k="q8_0", kv_type_v="q5_1",
+            use_mmap=False, use_mlock=True, drafts=False, open_objects=True,
+            cache_ram=31, cache_dir="some/prefixes", cache_disk=33,
         )
     ]  # fmt: skip
 

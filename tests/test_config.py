@@ -42,7 +42,7 @@ def test_the_page_lists_every_setting() -> None:
         _, env, option, kind, default, limits, meaning = rows[setting.name]
         assert (env, option, kind) == (f"`{setting.env}`", f"`{setting.option}`", setting.kind)
         assert meaning == setting.meaning
-        if setting.name not in ("models_dir", "responses_file"):
+        if setting.name not in ("models_dir", "responses_file", "cache_dir"):
             assert default == shown_default(setting.default)
         assert limits == (setting.limits or "-")
 
@@ -117,6 +117,8 @@ def test_more_open_requests_than_threads_are_refused() -> None:
     [
         ("default_model", "a", "a"), ("max_context", "8k", 8192), ("num_threads", "3", 3),
         ("model_load_timeout", "5m", 300.0), ("n_gpu_layers", "all", -1),
+        ("flash_attn", "off", "off"), ("cache_type_k", "q4_0", "q4_0"),
+        ("cache_type_v", "q8_0", "q8_0"),
     ],
 )  # fmt: skip
 def test_older_names_work_everywhere(tmp_path: Path, name: str, value: str, parsed: object) -> None:
@@ -149,7 +151,7 @@ def test_no_name_has_two_meanings() -> None:
     names = [name for setting in TABLE for name in setting.names]
     assert len(set(names)) == len(names)
     flags = [setting.short for setting in TABLE if setting.short]
-    assert sorted(flags) == ["-c", "-m", "-ngl", "-np", "-p"]
+    assert sorted(flags) == ["-c", "-ctk", "-ctv", "-fa", "-m", "-ngl", "-np", "-p"]
     assert flag_of("ctx_size") == "--ctx-size"
 
 

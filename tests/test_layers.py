@@ -22,7 +22,9 @@ LEVELS = {
     "cli": 6,
     "__main__": 7,
 }  # fmt: skip
-BOTH_PROCESSES = {"build", "limits", "memory", "protocol", "signals"}
+BOTH_PROCESSES = {
+    "attention", "build", "kv_types", "limits", "memory", "protocol", "saved_prefixes", "signals",
+}  # fmt: skip
 """Modules of the engine that both the server and the worker import."""
 
 

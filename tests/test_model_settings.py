@@ -29,10 +29,15 @@ def test_every_key(tmp_path: Path) -> None:
         batch_size = 64
         threads = 3
         gpu_layers = -1
+        flash_attention = "on"
+        kv_type_k = "q8_0"
+        kv_type_v = "bf16"
         use_mmap = false
         use_mlock = true
+        drafts = false
         chat_template = "t.jinja"
         system_prompt = "Be brief."
+        reasoning_budget = 500
         keep_alive = "forever"
         pin = true
         lora = ["a.gguf", { path = "/b.gguf", scale = 0.5 }]
@@ -50,10 +55,15 @@ def test_every_key(tmp_path: Path) -> None:
         batch_size=64,
         threads=3,
         gpu_layers=-1,
+        flash_attention="on",
+        kv_type_k="q8_0",
+        kv_type_v="bf16",
         use_mmap=False,
         use_mlock=True,
+        drafts=False,
         chat_template="t.jinja",
         system_prompt="Be brief.",
+        reasoning_budget=500,
         keep_alive=FOREVER,
         pin=True,
         lora=(LoraFile(tmp_path / "a.gguf"), LoraFile(Path("/b.gguf"), 0.5)),
@@ -79,6 +89,8 @@ def test_a_single_adapter_needs_no_list(tmp_path: Path) -> None:
         ("[models.a]\nctx_size = -5", 'models."a".ctx_size: -5 is too small'),
         ("[models.a]\nparallel = 1000", 'models."a".parallel: 1000 is too large'),
         ('[models.a]\nkeep_alive = "soon"', "\"a\".keep_alive: 'soon' is not a time"),
+        ('[models.a]\nkv_type_k = "q3"', "kv_type_k: 'q3' is not one of f16, f32, bf16, q8_0"),
+        ("[models.a]\nflash_attention = true", "flash_attention: True is not text"),
         ("[models.a]\npin = 5", "pin: 5 is not true or false"),
         ("[models.a]\nbase = 5", "base: 5 is not text"),
         ('[models.a]\nchat_template = ""', "chat_template: '' is not text"),
@@ -97,6 +109,37 @@ def test_errors_name_the_file_and_the_key(tmp_path: Path, text: str, named: str)
         tables(tmp_path, text)
     assert named in str(caught.value)
     assert str(caught.value).startswith(str(tmp_path / "offgrid.toml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "attention"),
+    [
+        ('kv_type_v = "q8_0"\nflash_attention = "off"', "OFFGRID_KV_TYPE_V (--kv-type-v)",
+         "OFFGRID_FLASH_ATTENTION (--flash-attention)"),
+        ('kv_type_v = "q8_0"\n[models.a]\nflash_attention = "off"',
+         "OFFGRID_KV_TYPE_V (--kv-type-v)", '{file}: models."a".flash_attention'),
+        ('flash_attention = "off"\n[models.a]\nkv_type_v = "q4_0"',
+         '{file}: models."a".kv_type_v', "OFFGRID_FLASH_ATTENTION (--flash-attention)"),
+    ],
+)  # fmt: skip
+def test_quantised_values_without_flash_attention_are_refused_at_start(
+    tmp_path: Path, text: str, values: str, attention: str
+) -> None:
+    file = tmp_path / "offgrid.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load_settings({}, environ={}, config_file=file)
+    message = str(caught.value)
+    assert message.startswith(f"{values.format(file=file)}: q")
+    assert f"Set {attention.format(file=file)} to auto or on" in message
+
+
+def test_a_model_may_turn_on_what_its_values_need(tmp_path: Path) -> None:
+    file = tmp_path / "offgrid.toml"
+    file.write_text(
+        'flash_attention = "off"\n[models.a]\nkv_type_v = "q8_0"\nflash_attention = "auto"'
+    )
+    assert load_settings({}, environ={}, config_file=file).models[0].kv_type_v == "q8_0"
 
 
 def test_slots_of_all_models_count_for_the_limit(tmp_path: Path) -> None:

@@ -100,6 +100,17 @@ def bring_a_model(url: str, stick: Path) -> None:
     assert made["status"] == "completed"
 
 
+def save_prefixes(url: str) -> None:
+    """Write a prefix to disk, and read it again."""
+    texts = ("The otter swam down the river. " * 30, "A fox went up the hill one day. " * 30)
+    for text in (*texts, texts[0]):
+        body = {"model": STARTER, "prompt": text, "max_tokens": 1}
+        answer = request(url, "POST", "/v1/completions", body)
+        assert answer.status == 200
+    usage = answer.json["usage"]
+    assert usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] - 1
+
+
 def test_all_threads_are_in_the_table(tmp_path: Path, starter_path: Path) -> None:
     """One server does everything for which a thread is started."""
     threads = tmp_path / "threads"
@@ -118,6 +129,8 @@ def test_all_threads_are_in_the_table(tmp_path: Path, starter_path: Path) -> Non
         "1",
         "--sse-ping-interval",
         "1",
+        "--cache-ram-mb",
+        "0",
     )
     with serving(tmp_path, *flags, "--model", STARTER, **environ) as child:
         child.wait_ready()
@@ -125,6 +138,7 @@ def test_all_threads_are_in_the_table(tmp_path: Path, starter_path: Path) -> Non
         compute_hard_masks(url)
         body = {"model": STARTER, "prompt": "word " * 20_000, "max_tokens": 1}
         assert request(url, "POST", "/v1/completions", body).status == 400  # large, and too long
+        save_prefixes(url)
         end_the_worker(child)
         responses = "/v1/responses"
         made = request(url, "POST", responses, {"model": STARTER, "input": "a", "background": True})

@@ -8,6 +8,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+from offgrid.api.shapes import Json
+from offgrid.api.timings import Clock
 from offgrid.engine.client.client import ClientGone, EngineClient, Generation
 from offgrid.engine.client.pending import POLL
 from offgrid.engine.protocol import Delta, GenerationRequest
@@ -221,18 +223,31 @@ class GenerationGroup:
 
 
 class Total:
-    """Counts completion tokens of all choices."""
+    """Counts completion tokens of all choices, and adds up their times."""
 
     def __init__(self) -> None:
         self._tokens: dict[int, int] = {}
         self._cached = 0
+        self._clock = Clock()
 
     def add(self, index: int, delta: Delta) -> None:
         """Count the tokens of a delta."""
+        if delta.progress is not None:
+            return
+        self._clock.add(index, delta)
         # Count each prompt's cached tokens once, from its first choice.
         if index not in self._tokens and delta.choice == 0:
             self._cached += delta.cached_tokens
         self._tokens[index] = delta.completion_tokens
+
+    @property
+    def begun(self) -> bool:
+        """Whether a token has come."""
+        return any(self._tokens.values())
+
+    def timings(self, prompt_tokens: int) -> Json:
+        """The ``timings`` object of llama-server."""
+        return self._clock.timings(prompt_tokens, self._cached, [*self._tokens.values()])
 
     def usage(self, prompt_tokens: int) -> dict[str, object]:
         """The ``usage`` object of the API."""

@@ -34,6 +34,14 @@ class Loaded(Answer):
     ctx_size: Annotated[
         Count | None, Meta(description="Tokens of the context of a slot; null while it loads.")
     ]
+    flash_attention: Annotated[
+        bool | None,
+        Meta(
+            description="Whether its sequences are computed with flash attention; null while it "
+            "loads."
+        ),
+    ]
+    attention_reason: Annotated[str | None, Meta(description="Why, in words; null while it loads.")]
     sequences: Annotated[Count, Meta(description="Sequences that run or wait now.")]
     until: Annotated[
         int | None,
@@ -70,6 +78,8 @@ class LoadedResource:
             "memory": _memory(client.pid),
             "slots": client.load.parallel,
             "ctx_size": client.info.n_ctx if ready else None,
+            "flash_attention": client.info.flash_attention if ready else None,
+            "attention_reason": client.info.attention_reason if ready else None,
             "sequences": client.in_flight,
             "until": None if left is None else int(time.time() + left),
         }

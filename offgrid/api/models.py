@@ -117,6 +117,9 @@ class MemoryParts(Answer):
         int, Meta(ge=0, description="The projector for images, once an image has come.")
     ]
     process: Annotated[int, Meta(ge=0, description="The worker without a model.")]
+    prefixes: Annotated[
+        int, Meta(ge=0, description="Saved prefixes, once so many were evicted from slots.")
+    ]
 
 
 class Memory(Answer):
@@ -129,7 +132,8 @@ class Memory(Answer):
         Meta(
             ge=0,
             description="Bytes that must be free to load it. Less than the estimate if use_mmap "
-            "is set, because the system can read mapped weights again.",
+            "is set, because the system can read mapped weights again, and if cache_ram_mb is not "
+            "set, because saved prefixes get what is left.",
         ),
     ]
     free: Annotated[
@@ -166,12 +170,20 @@ class SettingsInForce(Answer):
     batch_size: Count
     threads: Annotated[int, Meta(ge=0, description="0: one per physical core.")]
     gpu_layers: Annotated[int, Meta(ge=-1, description="-1: all.")]
+    flash_attention: Literal["auto", "on", "off"]
+    kv_type_k: Annotated[str, Meta(description="Type of the keys in the cache.")]
+    kv_type_v: Annotated[str, Meta(description="Type of the values in the cache.")]
     use_mmap: bool
     use_mlock: bool
+    drafts: Annotated[bool, Meta(description="Whether proposed tokens are computed.")]
     chat_template: Annotated[
         bool, Meta(description="Whether the settings replace the template in its file.")
     ]
     system_prompt: str | None
+    reasoning_budget: Annotated[
+        int,
+        Meta(ge=-1, description="Tokens of reasoning in an answer, by default; -1: no limit."),
+    ]
     sampling: Annotated[
         dict[str, float | bool],
         Meta(description="Parameters of requests that do not set them, if they differ."),
@@ -311,10 +323,15 @@ class _Describer:
             "batch_size": load.batch_size,
             "threads": load.threads,
             "gpu_layers": load.gpu_layers,
+            "flash_attention": load.flash_attention,
+            "kv_type_k": load.kv_type_k,
+            "kv_type_v": load.kv_type_v,
             "use_mmap": load.use_mmap,
             "use_mlock": load.use_mlock,
+            "drafts": load.drafts,
             "chat_template": entry.template is not None,
             "system_prompt": own.system_prompt or None,
+            "reasoning_budget": self._pool.roster.defaults(entry).reasoning_budget,
             "sampling": dict(own.sampling),
             "keep_alive": -1 if keep_alive == FOREVER else keep_alive,
             "pin": own.pin,

@@ -16,6 +16,7 @@ from offgrid.chat.formats import GENERIC, HERMES, CallFormat
 from offgrid.chat.grammars import Function, call_grammar
 from offgrid.chat.parser import AnswerForm, AnswerParser
 from offgrid.chat.probe import as_variables, recognise
+from offgrid.chat.reasoning import reasoning_places
 from offgrid.chat.template import ChatTemplate, Message
 from offgrid.chat.writing import write_calls
 from offgrid.engine.protocol import PromptPart
@@ -55,6 +56,7 @@ class Dialect:
 
     Attributes:
         form: how the model writes answers.
+        reasoning_places: where reasoning stands in them; None for a model without reasoning.
 
     Raises:
         InvalidParameter: the template is not valid Jinja.
@@ -74,6 +76,7 @@ class Dialect:
         self.form = AnswerForm(
             known.calls, known.reasoning, known.wrappers, wrappers, known.channels
         )
+        self.reasoning_places = reasoning_places(self.form, known.closing)
         self._control = _used(self.form, known.content_begin, control)
 
     @property

@@ -29,6 +29,8 @@ _FIELD_RULES = {
 _JSON_PARTS = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s"{}\[\]:,]+')
 _BLANK = r" {1,2}|\n( {0,16}|\t{0,4})"
 """White space in the JSON around the arguments: what models write, and not more than they need."""
+SPACE_AFTER = r" |\n{1,3}"
+"""White space around calls and after reasoning: line ends, or a space before the first call."""
 _ID_AFTER = ', "id": "{any}"'
 _LINE = '"\\n"?'
 _KEYS = "name|function|tool_name|arguments|parameters|id|type|tool_call_id|call_id|index"
@@ -131,7 +133,7 @@ class _Writer:
     @property
     def _lines(self) -> str:
         """White space around calls: the models write line ends, or a space before the first."""
-        return self.rules.rule("SPACE", regex(r" |\n{1,3}")) + "?"
+        return self.rules.rule("SPACE", regex(SPACE_AFTER)) + "?"
 
     @property
     def _marker(self) -> str:

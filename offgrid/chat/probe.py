@@ -26,6 +26,7 @@ from offgrid.chat.formats import (
     Family,
     ReasoningFormat,
 )
+from offgrid.chat.grammars import SPACE_AFTER
 from offgrid.chat.literals import first_atoms
 from offgrid.chat.parser import AnswerForm, AnswerParser, CallArguments, CallStart, Content
 from offgrid.chat.writing import Call, write_calls
@@ -84,6 +85,7 @@ class Recognised:
         content_begin: what the model writes before content.
         no_content: what it may write in place of content, before calls.
         channels: for answers in channels.
+        closing: what the template writes between reasoning and content; empty if it is not known.
     """
 
     family: str = "generic"
@@ -97,6 +99,7 @@ class Recognised:
     content_begin: str = ""
     no_content: str = ""
     channels: Channels | None = None
+    closing: str = ""
 
 
 def as_variables(name: str, tools: list[dict[str, Any]]) -> dict[str, Any]:
@@ -124,6 +127,7 @@ class _Probe:
     def __init__(self, render: Render, control: Collection[str]) -> None:
         self._render = render
         self._control = frozenset(control)
+        self._closing = ""
 
     def result(self) -> Recognised:
         variable, described = self._described()
@@ -153,6 +157,7 @@ class _Probe:
             "" if family is None else family.content_begin,
             "" if family is None else family.no_content,
             channels,
+            self._closing,
         )
 
     # --- calls --------------------------------------------------------------------------------
@@ -252,6 +257,8 @@ class _Probe:
             if found:
                 form = _around(before, after)
                 channel = _channel(before)
+                if form is not None:
+                    self._closing = _closing(after, form)
                 if form is not None or channel is not None:
                     return form, channel
         for form in REASONING:
@@ -299,6 +306,19 @@ def _around(before: str, after: str) -> ReasoningFormat | None:
     if begin is None or end is None or begin[1] == end[1]:
         return None
     return ReasoningFormat(begin[1], end[1])
+
+
+def _closing(after: str, form: ReasoningFormat) -> str:
+    """Return the end of reasoning in a text that follows it, with the white space around it.
+
+    White space after it that grammars do not know is left out.
+    """
+    match = re.match(r"\s{0,4}" + re.escape(form.end.strip() + form.after), after)
+    if match is None:
+        return ""
+    space = re.match(r"\s*", after[match.end() :])
+    assert space is not None
+    return match[0] + (space[0] if re.fullmatch(SPACE_AFTER, space[0]) else "")
 
 
 def _channel(before: str) -> Family | None:

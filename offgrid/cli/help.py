@@ -32,6 +32,8 @@ _NARROW = 60
 _MANY = 12
 """Options of a command above which they are listed in groups."""
 _OTHER = "Other"
+_FEW = 5
+"""Choices that still fit into the first column of the help."""
 _METAVARS = {
     "int": "N", "count": "N", "float": "N", "duration": "TIME", "mib": "MIB", "str": "TEXT",
     "path": "PATH", "list": "A,B,...", "map": "NAME=ID,...",
@@ -73,7 +75,8 @@ class SettingOption(click.Option):
             flags = f"{flags} {metavar_of(setting)}"
         default = default_of(setting)
         note = f"  [default: {default}]" if default else ""
-        return flags, f"{_with_flags(setting.meaning)}{note}"
+        words = f" One of {setting.limits}." if len(setting.choices) > _FEW else ""
+        return flags, f"{_with_flags(setting.meaning)}{words}{note}"
 
 
 class _Narrow(click.Command):
@@ -236,6 +239,8 @@ class Root(Group):
 
 def metavar_of(setting: Setting) -> str:
     """Return what stands for the value of a setting in help."""
+    if len(setting.choices) > _FEW:
+        return "TYPE"  # the meaning lists them
     if setting.choices:
         return "|".join(setting.choices)
     words = [word for word, _ in setting.words]

@@ -25,7 +25,16 @@ def models(as_json: bool, **flags: Any) -> None:
 @click.argument("model", shell_complete=complete_model)
 @click.option("--json", "as_json", is_flag=True, help="Print the properties as JSON.")
 @chosen_options(
-    "models_dir", "memory_budget", "parallel", "ctx_size", "use_mmap", "use_mlock", "gpu_layers"
+    "models_dir",
+    "memory_budget",
+    "parallel",
+    "ctx_size",
+    "use_mmap",
+    "use_mlock",
+    "gpu_layers",
+    "flash_attention",
+    "kv_type_k",
+    "kv_type_v",
 )
 def info(model: str, as_json: bool, **flags: Any) -> None:
     """Show what the file of a model says about it, and how much memory it takes.

@@ -17,8 +17,8 @@ from offgrid.terminal import shown
 if TYPE_CHECKING:
     from offgrid.api.shapes import Json
 
-_HEAD = ("MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "SEQUENCES", "UNTIL")
-_NUMBERS = (2, 3, 4, 5)
+_HEAD = ("MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "FLASH", "SEQUENCES", "UNTIL")
+_NUMBERS = (2, 3, 4, 6)
 """Columns of the table with numbers."""
 _DAY = 86400
 
@@ -73,6 +73,7 @@ def _row(model: Json) -> tuple[str, ...]:
         _size(model.get("memory")),
         str(model["slots"]),
         "" if context is None else f"{context:,}",
+        _switch(model.get("flash_attention")),
         str(model["sequences"]),
         _until(model),
     )
@@ -83,6 +84,10 @@ def _until(model: Json) -> str:
     if model["status"] == "unloading":
         return "answered"
     return "no limit" if until is None else _clock(until)
+
+
+def _switch(on: bool | None) -> str:
+    return "" if on is None else "on" if on else "off"
 
 
 def _size(size: int | None) -> str:

@@ -19,6 +19,7 @@ from offgrid.app import log_skipped
 from offgrid.cli.options import fail
 from offgrid.cli.output import short_number
 from offgrid.config import Settings
+from offgrid.engine.attention import Choice
 from offgrid.engine.protocol import ModelInfo
 from offgrid.errors import ConfigError, OffgridError
 from offgrid.server import Server
@@ -121,6 +122,9 @@ def _announce_models(console: Console, server: Server) -> None:
             f"  ready    {shown(model)}: {short_number(info.n_params)} parameters, "
             f"context of {info.n_ctx} tokens per slot"
         )
+        if info.generates:
+            choice = Choice(info.flash_attention, info.attention_reason)
+            console.print(f"  compute  {shown(model)}: {choice}")
 
 
 def _wait_for(console: Console, server: Server, model: str) -> ModelInfo:

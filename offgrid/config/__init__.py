@@ -26,6 +26,7 @@ from offgrid.config.sources import (
 from offgrid.config.table import (
     BY_NAME,
     GROUPS,
+    KV_TYPES,
     MAX_SEQUENCES,
     TABLE,
     Settings,
@@ -35,7 +36,7 @@ from offgrid.config.table import (
 from offgrid.config.values import FOREVER, shown_lifetime, to_lifetime
 
 __all__ = [
-    "BY_NAME", "FOREVER", "GROUPS", "MAX_SEQUENCES", "NO_SETTINGS", "OTHER_VARIABLES",
+    "BY_NAME", "FOREVER", "GROUPS", "KV_TYPES", "MAX_SEQUENCES", "NO_SETTINGS", "OTHER_VARIABLES",
     "OVERRIDES", "TABLE",
     "LoraFile", "ModelSettings", "Resolved", "Setting", "Settings", "config_file_in_use",
     "default_config_file", "default_models_dir", "default_responses_file", "did_you_mean",

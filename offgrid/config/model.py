@@ -30,9 +30,10 @@ class ModelSettings:
         folder: the folder of the configuration file, to which paths are relative.
         base: the id of the model whose file is used; then ``name`` is the id of a new model.
         aliases: further names of the model.
-        ctx_size, parallel, batch_size, threads, gpu_layers, use_mmap, use_mlock: as the settings of
-            the same names.
+        ctx_size, parallel, batch_size, threads, gpu_layers, flash_attention, kv_type_k, kv_type_v,
+            use_mmap, use_mlock, drafts: as the settings of the same names.
         chat_template: a Jinja file, or the name of a template.
+        reasoning_budget: as the setting of the same name.
         system_prompt: put first into conversations without a system message.
         keep_alive: seconds after the last request until the model is unloaded.
         pin: whether it is loaded at start and stays loaded.
@@ -50,10 +51,15 @@ class ModelSettings:
     batch_size: int | None = None
     threads: int | None = None
     gpu_layers: int | None = None
+    flash_attention: str | None = None
+    kv_type_k: str | None = None
+    kv_type_v: str | None = None
     use_mmap: bool | None = None
     use_mlock: bool | None = None
+    drafts: bool | None = None
     chat_template: str | None = None
     system_prompt: str = ""
+    reasoning_budget: int | None = None
     keep_alive: float | None = None
     pin: bool = False
     lora: tuple[LoraFile, ...] = ()
@@ -88,8 +94,8 @@ def _text(name: str, value: Any) -> str:
 NO_SETTINGS = ModelSettings()
 """The settings of a model without a table."""
 OVERRIDES = (
-    "ctx_size", "parallel", "batch_size", "threads", "gpu_layers", "use_mmap", "use_mlock",
-    "keep_alive",
+    "ctx_size", "parallel", "batch_size", "threads", "gpu_layers", "flash_attention", "kv_type_k",
+    "kv_type_v", "use_mmap", "use_mlock", "drafts", "keep_alive", "reasoning_budget",
 )  # fmt: skip
 """The settings of the server that a model may have too, with the same names and ranges."""
 KEYS = tuple(field.name for field in fields(ModelSettings)[3:])

@@ -12,13 +12,14 @@ from typing import Any
 
 import click
 
-from offgrid.config.model import ModelSettings
+from offgrid.config.model import NO_SETTINGS, ModelSettings
 from offgrid.config.model_tables import MODELS, parse_models
 from offgrid.config.setting import PREFIX, flag_of, variable_of
 from offgrid.config.similar import did_you_mean, similar
 from offgrid.config.table import (
     BY_NAME,
     MAX_SEQUENCES,
+    QUANTISED_KV_TYPES,
     TABLE,
     Settings,
     default_models_dir,
@@ -31,6 +32,8 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - depends on the interpreter
     import tomli as tomllib
 
+_PREFIXES = "prefixes"
+"""The default folder of saved prefixes, beside the file of stored responses."""
 _CONFIG = f"{PREFIX}CONFIG"
 OTHER_VARIABLES = frozenset({_CONFIG})
 """``OFFGRID_*`` names that are not rows of the table: the path of the configuration file."""
@@ -98,6 +101,8 @@ def resolve(
         for name, (value, source) in given.items():
             values[name] = BY_NAME[name].parse(value, source)
             sources[name] = source
+    if values["cache_dir"] is None:
+        values["cache_dir"] = values["responses_file"].with_name(_PREFIXES)
     settings = Settings(
         **values,
         models_dir_source=sources.get("models_dir", ""),
@@ -149,11 +154,29 @@ def _check(settings: Settings) -> None:
             f"{parallel} plus {queue}, times {models}, allows {sequences} open requests; the "
             f"maximum is {MAX_SEQUENCES}. Lower one of the three."
         )
+    for own in (NO_SETTINGS, *settings.models):
+        _check_attention(settings, own)
     if not is_loopback(settings.host) and not settings.allow_remote:
         raise ConfigError(
             f"OFFGRID_HOST (--host): {settings.host!r} would let other machines use this server "
             "without authentication. Listen on 127.0.0.1, or set OFFGRID_ALLOW_REMOTE=true "
             "(--allow-remote) if you trust everyone on that network."
+        )
+
+
+def _check_attention(settings: Settings, own: ModelSettings) -> None:
+    """Check that a model whose values are quantised may use flash attention."""
+    values = own.kv_type_v or settings.kv_type_v
+    if values not in QUANTISED_KV_TYPES:
+        return
+    if (own.flash_attention or settings.flash_attention) == "off":
+        where = {
+            name: own.key(name) if getattr(own, name) else BY_NAME[name].source_names
+            for name in ("kv_type_v", "flash_attention")
+        }
+        raise ConfigError(
+            f"{where['kv_type_v']}: {values} needs flash attention. Set {where['flash_attention']} "
+            "to auto or on, or the type of the values to f16."
         )
 
 

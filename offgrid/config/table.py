@@ -16,6 +16,9 @@ GROUPS = (
     "Models", "Speed and memory", "Network", "Limits", "Requests", "Stored responses", "Log",
 )  # fmt: skip
 """The groups of settings, in the order of ``--help``."""
+KV_TYPES = ("f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+"""Types of the elements of keys and values. All after the first three are quantised."""
+QUANTISED_KV_TYPES = frozenset(KV_TYPES[3:])
 MAX_SEQUENCES = 4096
 """Sequences that may run or wait at once, over all models. Each may be a request, which holds a
 thread."""
@@ -209,6 +212,37 @@ TABLE: tuple[Setting, ...] = (
         words=(("all", -1),),
     ),
     Setting(
+        "flash_attention",
+        "Speed and memory",
+        "str",
+        "auto",
+        "Whether llama.cpp computes attention in one pass that keeps no scores. auto measures both "
+        "ways and takes the better one.",
+        choices=("auto", "on", "off"),
+        aliases=("flash_attn",),
+        short="-fa",
+    ),
+    Setting(
+        "kv_type_k",
+        "Speed and memory",
+        "str",
+        KV_TYPES[0],
+        "Type of the keys in the cache. A quantised type takes less memory and rounds more.",
+        choices=KV_TYPES,
+        aliases=("cache_type_k",),
+        short="-ctk",
+    ),
+    Setting(
+        "kv_type_v",
+        "Speed and memory",
+        "str",
+        KV_TYPES[0],
+        "Type of the values in the cache. A quantised type needs flash attention, and turns it on.",
+        choices=KV_TYPES,
+        aliases=("cache_type_v",),
+        short="-ctv",
+    ),
+    Setting(
         "use_mmap",
         "Speed and memory",
         "bool",
@@ -224,12 +258,64 @@ TABLE: tuple[Setting, ...] = (
         "Lock the model in memory so that it is never swapped out.",
     ),
     Setting(
+        "cache_ram_mb",
+        "Speed and memory",
+        "mib",
+        -1,
+        "Memory of each model for prefixes of prompts that were evicted from its slots, in MiB or "
+        "such as 2GiB. auto (-1) means an eighth of the memory that the model leaves free, at "
+        "most 512 MiB, and nothing if memory_budget is set. 0 keeps none in memory.",
+        low=-1,
+        high=1 << 24,
+        words=(("auto", -1),),
+    ),
+    Setting(
+        "cache_dir",
+        "Speed and memory",
+        "path",
+        None,
+        "Folder for prefixes that are kept on disk, so that they need not be computed again after a "
+        "restart or a change of models.",
+    ),
+    Setting(
+        "cache_disk_mb",
+        "Speed and memory",
+        "mib",
+        -1,
+        "Size of cache_dir over all models, in MiB or such as 8GiB. The least recently used "
+        "prefixes are deleted first. auto (-1) means 4 GiB, or a tenth of the free disk if that is "
+        "less. 0 writes none to disk and reads none.",
+        low=-1,
+        high=1 << 24,
+        words=(("auto", -1),),
+    ),
+    Setting(
+        "drafts",
+        "Speed and memory",
+        "bool",
+        True,
+        "Propose the next tokens of answers that repeat their prompt or follow a schema, and "
+        "compute several of them in one step where that is faster. The answers are the same.",
+    ),
+    Setting(
         "open_objects",
         "Requests",
         "bool",
         False,
         "Let objects have members that their JSON schema does not describe, as the standard says. "
         "By default only a schema with additionalProperties allows them.",
+    ),
+    Setting(
+        "reasoning_budget",
+        "Requests",
+        "int",
+        -1,
+        "Maximum number of tokens of reasoning in an answer, for requests without "
+        "reasoning_budget_tokens. 0 asks for answers without reasoning; -1 (or unlimited) sets no "
+        "limit.",
+        low=-1,
+        high=(1 << 31) - 1,
+        words=(("unlimited", -1),),
     ),
     Setting(
         "queue_size",
@@ -369,9 +455,17 @@ class Settings:
     batch_size: int
     threads: int
     gpu_layers: int
+    flash_attention: str
+    kv_type_k: str
+    kv_type_v: str
     use_mmap: bool
     use_mlock: bool
+    cache_ram_mb: int
+    cache_dir: Path
+    cache_disk_mb: int
+    drafts: bool
     open_objects: bool
+    reasoning_budget: int
     queue_size: int
     queue_timeout: float
     load_timeout: float

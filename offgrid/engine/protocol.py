@@ -64,6 +64,26 @@ class Grammar(msgspec.Struct, frozen=True):
         return cls("json_schema", "", schema.param, (schema,))
 
 
+class ReasoningBudget(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How many tokens of reasoning an answer may have, and how its format marks reasoning.
+
+    ``tokens`` is the limit of all reasoning of the answer together. ``opened`` says that the prompt
+    has opened reasoning. ``first`` and ``later`` are regular expressions: what opens reasoning at
+    the beginning of an answer, and later; nothing may do so later if that is empty. ``ends`` are
+    the texts that end it. When the limit is reached, ``close`` is written; if reasoning begins
+    again after that, ``insist``. ``param`` is the request field that error messages name.
+    """
+
+    tokens: int
+    opened: bool
+    first: str
+    ends: tuple[str, ...]
+    close: str
+    later: str = ""
+    insist: str = ""
+    param: str = "reasoning_budget_tokens"
+
+
 class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """One prompt and how to continue it.
 
@@ -96,11 +116,16 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """As ``top_logprobs``, for the tokens of the prompt; always of the model's own distribution."""
     echo: bool = False
     """Whether the client needs the text of a prompt given as ``tokens``."""
+    timings: bool = False
+    """Whether every delta has the times of its choice, not only the last."""
+    return_progress: bool = False
+    """Whether deltas say how far the prefill of the prompt is."""
     suffix: str | None = None
     """Text after the answer: the model fills in the text between the prompt and it. The prompt is
     then plain text."""
     grammar: Grammar | None = None
     """Tokens that would violate it are never sampled."""
+    reasoning_budget: ReasoningBudget | None = None
     visible: tuple[str, ...] = ()
     """Texts of the control tokens that appear as text in the answer; all others do not."""
     prompt_param: str = "prompt"
@@ -159,10 +184,13 @@ class Load(msgspec.Struct, frozen=True, tag=True):
 
     ``ctx_size`` is the context of one sequence, 0 for the context with which the model was trained;
     ``parallel`` is the number of slots; ``threads`` 0 means one per physical core; ``gpu_layers``
-    -1 means all; ``open_objects`` lets the objects of answers have members that their schemas do
-    not describe; ``projector`` is the projector's file, if there is one; ``adapters`` act on all
-    requests. With ``examine`` the file is only examined: the worker reports :class:`Examined` or
-    :class:`LoadFailed`, and ends.
+    -1 means all; ``flash_attention`` is auto, on or off; ``kv_type_k`` and ``kv_type_v`` are types
+    of :mod:`offgrid.engine.kv_types`; ``open_objects`` lets the objects of answers have members
+    that their schemas do not describe; ``drafts`` lets steps decode proposed tokens; ``projector``
+    is the projector's file, if there is one; ``adapters`` act on all requests. ``cache_ram`` and
+    ``cache_disk`` are MiB for saved prefixes in memory and in the folder ``cache_dir`` (-1 for the
+    disk: the worker decides); ``sha256`` is the file's hash, if it is known. With ``examine`` the
+    file is only examined: the worker reports :class:`Examined` or :class:`LoadFailed`, and ends.
     """
 
     path: str
@@ -171,12 +199,20 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     batch_size: int = 512
     threads: int = 0
     gpu_layers: int = 0
+    flash_attention: str = "auto"
+    kv_type_k: str = "f16"
+    kv_type_v: str = "f16"
     use_mmap: bool = True
     use_mlock: bool = False
     open_objects: bool = False
+    drafts: bool = True
     projector: str | None = None
     adapters: tuple[Adapter, ...] = ()
     examine: bool = False
+    cache_ram: int = 0
+    cache_dir: str | None = None
+    cache_disk: int = 0
+    sha256: str = ""
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -208,7 +244,12 @@ class Ping(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
-    """End the process now. The server has already ended the running requests."""
+    """End the process. The server has already ended the running requests.
+
+    ``seconds`` is the time for writing prefixes to disk before; 0 for none.
+    """
+
+    seconds: float = 0.0
 
 
 Command = Load | Submit | Embed | LookUp | Cancel | Ping | Stop
@@ -249,6 +290,10 @@ class ModelInfo(msgspec.Struct, frozen=True):
     """Whether there is a projector for images."""
     chat_templates: dict[str, str] = {}
     """Further templates of the file by name, such as ``tool_use``."""
+    flash_attention: bool = False
+    """Whether its sequences are computed with flash attention."""
+    attention_reason: str = ""
+    """Why, in words for the log."""
 
     @property
     def is_base(self) -> bool:
@@ -320,14 +365,35 @@ class Started(msgspec.Struct, frozen=True, tag=True):
     computing: bool = True
 
 
+class Times(msgspec.Struct, frozen=True, array_like=True):
+    """How long a choice has taken, in milliseconds: its prompt, from the beginning of its
+    computation to the first token of the answer, and from that to the latest one."""
+
+    prompt_ms: float
+    answer_ms: float
+
+
+class PromptProgress(msgspec.Struct, frozen=True, array_like=True):
+    """How many tokens of a prompt are computed or were cached, and the milliseconds since its
+    computation began."""
+
+    processed: int
+    ms: float
+
+
 class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
-    """Progress of one choice in one step.
+    """Progress of one choice: its next token, or its end. One step may bring several.
 
     ``text`` may be empty (held back for a stop string or an unfinished character).
     ``finish_reason`` is set once per choice, in its last delta: ``"stop"`` or ``"length"``.
     ``completion_tokens`` is the number of tokens of the choice so far, ``cached_tokens`` the number
     of prompt tokens that a slot already held. ``prompt`` has the next tokens of the prompt with
-    their logprobs; deltas with it come first, for choice 0 only, and contain nothing else.
+    their logprobs; deltas with it come first, for choice 0 only, and contain nothing else. So do
+    those with ``progress``. ``times`` is in the last delta, and in all if the request asks for it.
+    The last delta says how many tokens were ``drafted`` for the choice, that is proposed and
+    decoded, how many of these are in the answer (``draft_accepted``), and how many tokens of the
+    request's prediction are in the answer (``prediction_accepted``) or not
+    (``prediction_rejected``).
     """
 
     id: int
@@ -338,6 +404,12 @@ class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     logprobs: tuple[TokenLogprob, ...] = ()
     cached_tokens: int = 0
     prompt: tuple[PromptToken, ...] = ()
+    times: Times | None = None
+    progress: PromptProgress | None = None
+    drafted: int = 0
+    draft_accepted: int = 0
+    prediction_accepted: int = 0
+    prediction_rejected: int = 0
 
 
 class TokenResult(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):

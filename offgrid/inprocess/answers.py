@@ -20,6 +20,7 @@ from offgrid.api.chat.shapes import (
 )
 from offgrid.api.completions.shapes import TextChoice, TextCompletion, TextLogprobs
 from offgrid.api.shapes import Json, PromptLogprobs, Usage
+from offgrid.api.timings import Timings
 from offgrid.errors import IncompleteAnswer
 from offgrid.inprocess.structure import Parse
 
@@ -94,12 +95,14 @@ class ChatAnswer(Generic[T]):
         choices: the ``n`` choices.
         usage: tokens of the prompt and of all choices.
         seed: the seed in force; the same seed gives the same answer again.
+        timings: how long prompt and answers took.
         prompt_logprobs: as in the API, if they were asked for.
     """
 
     choices: tuple[ChatAnswerChoice[T], ...]
     usage: Usage
     seed: int
+    timings: Timings
     prompt_logprobs: PromptLogprobs | None = None
 
     def __str__(self) -> str:
@@ -152,7 +155,7 @@ def chat_answer(body: Json, seed: int, parse: Parse | None) -> ChatAnswer[Any]:
     pairs = zip(answer.choices, body["choices"], strict=True)
     choices = tuple(_chat_choice(choice, raw, parse) for choice, raw in pairs)
     scores = None if answer.prompt_logprobs is UNSET else answer.prompt_logprobs
-    return ChatAnswer(choices, answer.usage, seed, scores)
+    return ChatAnswer(choices, answer.usage, seed, answer.timings, scores)
 
 
 def _chat_choice(choice: ChatChoice, raw: Json, parse: Parse | None) -> ChatAnswerChoice[Any]:
@@ -200,11 +203,13 @@ class CompletionAnswer(Generic[T]):
         choices: the ``n`` choices; with ``best_of`` the best first.
         usage: tokens of all prompts and choices of the call.
         seed: the seed in force; the same seed gives the same answer again.
+        timings: how long all prompts and choices of the call took.
     """
 
     choices: tuple[Completion[T], ...]
     usage: Usage
     seed: int
+    timings: Timings
 
     def __str__(self) -> str:
         """Return the text of the first choice."""
@@ -249,7 +254,7 @@ def completion_answers(
     answer = msgspec.convert(body, TextCompletion)
     choices = [_completion(choice, parse) for choice in answer.choices]
     return [
-        CompletionAnswer(tuple(choices[begin : begin + n]), answer.usage, seed)
+        CompletionAnswer(tuple(choices[begin : begin + n]), answer.usage, seed, answer.timings)
         for begin in range(0, len(choices), n)
     ]
 

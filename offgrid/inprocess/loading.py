@@ -71,7 +71,8 @@ def settings_for(
     # These matter only to a server, which has several models and refuses clients. The model of a
     # program stays loaded until the program closes it.
     only_here = {"queue_size": _QUEUE, "max_models": 1, "queue_timeout": 0}
-    flags = {"keep_alive": -1, **given, **only_here}
+    # A program does not write what it works on to disk unless it says so.
+    flags = {"keep_alive": -1, "cache_disk_mb": 0, **given, **only_here}
     file = None if config is None else os.fspath(config)
     settings = load_settings(flags, config_file=file)
     name = os.fspath(model)

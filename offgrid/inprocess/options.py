@@ -33,8 +33,15 @@ class Settings(TypedDict, total=False):
     batch_size: int
     threads: int
     gpu_layers: int
+    flash_attention: Literal["auto", "on", "off"]
+    kv_type_k: str
+    kv_type_v: str
     use_mmap: bool
     use_mlock: bool
+    cache_ram_mb: int
+    cache_dir: str | os.PathLike[str]
+    cache_disk_mb: int
+    drafts: bool
     open_objects: bool
     load_timeout: float
     stall_timeout: float
@@ -51,6 +58,8 @@ class GenerationOptions(TypedDict, total=False):
     cache_prompt: bool
     prompt_logprobs: int | None
     post_sampling_probs: bool
+    timings_per_token: bool
+    return_progress: bool
 
     temperature: float
     top_p: float
@@ -99,6 +108,7 @@ class ChatOptions(GenerationOptions, total=False):
     parallel_tool_calls: bool
     add_generation_prompt: bool | None
     continue_final_message: bool
+    reasoning_budget_tokens: int | None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
     chat_template_kwargs: Mapping[str, Any]
     documents: list[Mapping[str, Any]]

@@ -50,11 +50,13 @@ class ChatCollector:
         self._logprobs: list[Json] = []
         self.finish_reason: str | None = None
         self.usage: Json | None = None
+        self.timings: Json | None = None
 
     def add(self, chunk: Json) -> list[AnswerEvent]:
         """Add a chunk; return its events."""
         self._head = self._head or chunk
         self.usage = chunk.get("usage") or self.usage
+        self.timings = chunk.get("timings") or self.timings
         events: list[AnswerEvent] = []
         for choice in chunk.get("choices") or ():
             delta = choice.get("delta") or {}
@@ -109,10 +111,10 @@ class ChatCollector:
             "logprobs": {"content": self._logprobs, "refusal": None} if self._logprobs else None,
             "finish_reason": self.finish_reason,
         }
-        left_out = {"choices", "usage", "obfuscation"}
+        left_out = {"choices", "usage", "obfuscation", "timings", "prompt_progress"}
         head = {name: value for name, value in self._head.items() if name not in left_out}
         head["object"] = "chat.completion"
-        return {**head, "choices": [choice], "usage": self.usage}
+        return {**head, "choices": [choice], "usage": self.usage, "timings": self.timings}
 
 
 class TextCollector:

@@ -71,11 +71,11 @@ def test_defaults_that_do_not_fit_are_lowered(
     assert found["fits"]
     assert (found["slots"], found["context"], found["lowered"]) == (1, 2048, ["parallel"])
     assert server.pool.engine(STARTER_ID).info.n_parallel == 1
-    assert "1 slot of 2,048 tokens (lowered to fit: parallel)" in caplog.text
+    assert "1 slot of 2,048 tokens, 3 MiB of cache (f16) (lowered to fit: parallel)" in caplog.text
 
 
 def test_the_estimate_says_what_takes_memory(make_server: MakeServer, starter_path: Path) -> None:
-    server = make_server()
+    server = make_server(cache_ram_mb=64)
     found = memory(server)
     assert sum(found["parts"].values()) == found["estimate"] == found["needs"]
     assert found["slots"] == 4

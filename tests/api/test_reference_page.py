@@ -98,7 +98,8 @@ def test_fields_of_responses() -> None:
     calls = {kind for kind in HOSTED if not kind.endswith("_output")}
     assert section("Responses") >= calls | response_items.TYPES.keys()
     # Fields shared with chat are described there.
-    shared = rows(COMMON) | {"chat_template_kwargs"} | structured.NAMES
+    chat_too = {"chat_template_kwargs", "reasoning_budget_tokens"}
+    shared = rows(COMMON) | chat_too | structured.NAMES
     assert responses.SAMPLING - {"repeat_penalty"} <= shared
 
 

@@ -51,15 +51,16 @@ def test_loaded_models(make_server: Serve, tmp_path: Path, starter_path: Path) -
     memory = model.pop("memory")
     assert model == {
         "id": "one", "object": "model.loaded", "status": "ready", "slots": 2, "ctx_size": 512,
+        "flash_attention": False, "attention_reason": "the model is small",
         "sequences": 1, "until": None,
     }  # fmt: skip
     assert engine.pid is not None
     assert memory == pytest.approx(psutil.Process(engine.pid).memory_info().rss, rel=0.2)
     assert table[0].split() == [
-        "MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "SEQUENCES", "UNTIL",
+        "MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "FLASH", "SEQUENCES", "UNTIL",
     ]  # fmt: skip
     assert table[1].split()[:2] == ["one", "ready"]
-    assert table[1].endswith("  2      512          1  no limit")
+    assert table[1].endswith("  2      512  off            1  no limit")
     # Asking loads nothing.
     assert len(server.pool.loaded()) == 1
 

@@ -106,6 +106,7 @@ NOTHING: Json = {
     "mode": "instruct", "n_discard": 0, "n_indent": 0, "n_probs": 0, "no_repeat_ngram_size": 0,
     "no_stop_trim": False, "num_beams": 1, "parse_tool_calls": True, "penalize_newline": True,
     "penalize_nl": True, "penalty_alpha": 0, "plugins": [], "preset": "",
+    "reasoning_budget_message": "", "reasoning_budget_tokens": -1,
     "reasoning_format": "auto", "reasoning_in_content": False, "rep_pen_slope": 1,
     "repetition_decay": 0, "response_fields": [], "return_token_ids": False,
     "return_tokens_as_token_ids": False, "safe_prompt": False,
@@ -113,12 +114,15 @@ NOTHING: Json = {
     "samplers": ["dry", "temperature", "top_k", "typ_p", "top_p", "min_p", "xtc"],
     "separate_reasoning": True, "skew": 0, "skip_special_tokens": True, "smoothing_factor": 0,
     "stop_regex": [], "stop_token_ids": [], "stream_reasoning": True, "t_max_predict_ms": -1,
-    "t_max_prompt_ms": 0, "temperature_last": False, "tfs": 1.0, "tfs_z": 1, "thinking_budget": -1,
-    "thinking_budget_tokens": -1, "thinking_forced_open": False, "thinking_token_budget": -1,
+    "t_max_prompt_ms": 0, "temperature_last": False, "tfs": 1.0, "tfs_z": 1,
+    "thinking_forced_open": False,
     "top_a": 0.0, "truncate_prompt_tokens": -1, "use_beam_search": False, "vllm_xargs": {},
 }  # fmt: skip
 """Values of foreign fields that ask for nothing."""
-NOTES: Json = {**dict.fromkeys(INERT_FOREIGN, 1), "options": {"num_ctx": 512}}
+NOTES: Json = {
+    **dict.fromkeys(INERT_FOREIGN, 1), "options": {"num_ctx": 512}, "return_progress": True,
+    "timings_per_token": True,
+}  # fmt: skip
 """The foreign fields that every endpoint accepts."""
 FOREIGN: Json = {**NOTES, **NOTHING}
 """The foreign fields that every endpoint accepts that generates."""
@@ -132,6 +136,8 @@ SAME_SAMPLING: Json = {
     "stop_sequence": "###", "stop_sequences": ["###"], "stopping_strings": ["###"],
     "custom_token_bans": [5],
     "dynamic_temperature": True, "dynatemp_low": 0.4, "dynatemp_high": 0.6,
+    "reasoning_budget": -1, "thinking_budget": -1, "thinking_budget_tokens": -1,
+    "thinking_token_budget": -1,
 }  # fmt: skip
 SAME: Json = {
     **SAME_SAMPLING, "n_cmpl": 2, "n_predict": 24, "num_predict": 24, "max_new_tokens": 24,
@@ -292,6 +298,7 @@ _RESPONSE: Json = {
     },
     **{name: value for name, value in SWITCHES.items() if name != "reasoning"},
     "reasoning_effort": "low",
+    "n_cmpl": 1,
     **dict.fromkeys(("n_predict", "num_predict", "max_new_tokens", "max_tokens",
                      "max_completion_tokens"), 24),
     "background_options": {"completion_window": "soonest", "continuation_id": "x"},

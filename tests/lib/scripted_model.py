@@ -9,7 +9,7 @@ the latest token that the script has only once. At temperature 0 the model is ex
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -29,7 +29,12 @@ _SURE = 16.0
 
 
 def write(
-    path: Path, template: str, control: Collection[str], text: str, context: int = 8192
+    path: Path,
+    template: str,
+    control: Collection[str],
+    text: str | Sequence[str | bytes],
+    context: int = 8192,
+    landmarks: bool = True,
 ) -> Path:
     """Write a model.
 
@@ -37,8 +42,10 @@ def write(
         path: of the new file.
         template: its chat template.
         control: texts of its control tokens.
-        text: what it says.
+        text: what it says; as a list, token by token.
         context: the length of its context in tokens.
+        landmarks: whether it knows how far it is. If not, only the last token tells what follows:
+            if it is made to write a token of its script, it goes on from there.
     """
     letters = _letters()
     tokens = [letters[byte] for byte in range(256)]
@@ -46,8 +53,11 @@ def write(
     tokens += control
     kinds += [gguf.TokenType.CONTROL] * len(control)
     script = []
-    for piece in _pieces(text, control):
-        spelled = piece if piece in control else "".join(letters[byte] for byte in piece.encode())
+    for piece in _pieces(text, control) if isinstance(text, str) else text:
+        spelled = str(piece)
+        if piece not in control:
+            data = piece if isinstance(piece, bytes) else piece.encode()
+            spelled = "".join(letters[byte] for byte in data)
         if spelled not in tokens:
             tokens.append(spelled)
             kinds.append(gguf.TokenType.NORMAL)
@@ -66,9 +76,10 @@ def write(
         last[token, index] = 1
     # Only tokens that are in no prompt can tell the place: no bytes, no control tokens.
     first_own = 256 + len(control)
-    landmarks = [token for token in said if token >= first_own and script.count(token) == 1]
+    marks = [token for token in said if token >= first_own and script.count(token) == 1]
+    marks = marks if landmarks else []
     seen = np.zeros((width, width), np.float32)
-    for token in landmarks:
+    for token in marks:
         seen[len(said) + direction[token], direction[token]] = 1
     following = np.zeros_like(last)
     following[script[0], 0] = 1 + _FIRST
@@ -76,11 +87,11 @@ def write(
     for token, after in pairwise([*script, end]):
         ahead = 0.0 if landmark else _FIRST
         following[after, direction[token]] = max(following[after, direction[token]], 1 + ahead)
-        if token in landmarks:
+        if token in marks:
             landmark = len(said) + direction[token]
         if landmark:
             following[after, landmark] = 1
-    order = [len(said) + direction[token] for token in landmarks]
+    order = [len(said) + direction[token] for token in marks]
     # Each landmark takes back the votes of the one before, which has been seen too.
     for earlier, later in reversed(list(pairwise(order))):
         following[:, later] -= following[:, earlier]

@@ -319,6 +319,8 @@ _MASKS = (
     (re.compile(r'("system_fingerprint":")[^"]+'), r"\1<text>"),
     (re.compile(r'("obfuscation":")[^"]*'), r"\1<text>"),
     (re.compile(r"-?\d+\.\d+(e-?\d+)?"), "<float>"),
+    # Whether tokens are proposed depends on how long the steps of this machine take.
+    (re.compile(r',"draft_n":\d+,"draft_n_accepted":\d+'), ""),
 )
 
 

@@ -51,7 +51,7 @@ def real_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a server with all models; their ids are the names of their files."""
     flags = {
         "port": 0, "models_dir": FOLDER, "max_models": 3, "ctx_size": 1024, "parallel": 2,
-        "threads": 1, "drain_timeout": 0,
+        "threads": 1, "drain_timeout": 0, "flash_attention": "off",  # as the reference
         "responses_file": tmp_path_factory.mktemp("real") / "responses.sqlite3",
     }  # fmt: skip
     server = Server(load_settings(flags, environ={}))

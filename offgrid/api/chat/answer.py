@@ -10,6 +10,7 @@ from offgrid.api.chat.prompt import ChatPrompt
 from offgrid.api.generation import GenerationGroup, Signal, Total
 from offgrid.api.logprobs import logprob_entries, prompt_logprobs
 from offgrid.api.shapes import Json
+from offgrid.api.timings import with_progress
 from offgrid.chat.parser import AnswerEvent, CallStart, Content, Reasoning
 from offgrid.engine.protocol import Delta, PromptToken, TokenLogprob
 
@@ -86,7 +87,12 @@ def whole_answer(head: Json, prompt: ChatPrompt, group: GenerationGroup) -> Json
         }
         for index, choice in enumerate(choices)
     ]
-    body = {**head, "choices": answers, "usage": answer_usage(total, group, choices)}
+    body = {
+        **head,
+        "choices": answers,
+        "usage": answer_usage(total, group, choices),
+        "timings": total.timings(group.prompt_tokens),
+    }
     if prompt.request.prompt_logprobs is not None:
         body["prompt_logprobs"] = prompt_logprobs(prompt_tokens, prompt.request.prompt_logprobs)
     return body
@@ -150,6 +156,10 @@ def stream_answer(head: Json, prompt: ChatPrompt, group: GenerationGroup) -> Ite
             result["usage"] = None
         if request.obfuscate:
             result["obfuscation"] = secrets.token_urlsafe(secrets.randbelow(24))
+        ends = finish_reason is not None and not request.include_usage
+        ends = ends and all(choice.finish_reason is not None for choice in choices)
+        if ends or (request.timings_per_token and total.begun):
+            result["timings"] = total.timings(group.prompt_tokens)
         return result
 
     # With tools, an answer may have no content, so begin with null. Clients append later content.
@@ -162,13 +172,20 @@ def stream_answer(head: Json, prompt: ChatPrompt, group: GenerationGroup) -> Ite
             continue
         index, delta, events = item
         waiting[index] += delta.logprobs
+        if delta.progress is not None:
+            yield with_progress(chunk(index, {}), delta, group.prompt_length(0))
         for event in events:
             yield chunk(index, _delta(event))
         finish_reason = choices[index].finish_reason
         if finish_reason is not None:
             yield chunk(index, {}, finish_reason)
     if request.include_usage:
-        yield {**head, "choices": [], "usage": answer_usage(total, group, choices)}
+        yield {
+            **head,
+            "choices": [],
+            "usage": answer_usage(total, group, choices),
+            "timings": total.timings(group.prompt_tokens),
+        }
 
 
 def _delta(event: AnswerEvent) -> Json:

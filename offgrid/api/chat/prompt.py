@@ -14,7 +14,7 @@ from offgrid.api.http.request import in_turn
 from offgrid.chat.dialect import Dialect
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.limits import check_message_count
-from offgrid.engine.protocol import Grammar, TokenQuery
+from offgrid.engine.protocol import Grammar, ReasoningBudget, TokenQuery
 from offgrid.errors import InvalidParameter
 from offgrid.grammar.checked import CheckedSchema
 
@@ -33,6 +33,7 @@ class ChatPrompt:
         images: the image files; ``image_params`` names the request field of each.
         grammar: the grammar that the answer must follow; None for any answer.
         visible: control tokens whose text the answer parser needs.
+        reasoning_budget: limits the reasoning of the answer; None for no limit.
     """
 
     def __init__(self, request: ChatRequest, dialect: Dialect) -> None:
@@ -53,6 +54,7 @@ class ChatPrompt:
         self.constrained = offer.constrained
         self.thinking = self.rendered.thinking
         self.grammar = self._grammar(request.grammar)
+        self.reasoning_budget = self._reasoning_budget()
 
     def _grammar(self, wanted: Grammar | None) -> Grammar | None:
         """Return the grammar of the answer, for the functions and for ``response_format``."""
@@ -79,6 +81,35 @@ class ChatPrompt:
             answer=answer,
         )
         return Grammar("answer", source, "tools" if wanted is None else wanted.param, schemas)
+
+    def _reasoning_budget(self) -> ReasoningBudget | None:
+        """Return the limit of the answer's reasoning.
+
+        Raises:
+            InvalidParameter: the request sets one, and the model does not reason.
+        """
+        request, places = self.request, self._dialect.reasoning_places
+        tokens, param = request.reasoning_budget_tokens, request.budget_param
+        if tokens is None:
+            return None
+        if places is None:
+            if not param:  # a setting, for all models
+                return None
+            raise InvalidParameter(
+                f"{param} is not supported by this model, because it does not reason; leave it "
+                "out.",
+                param,
+                code="unsupported_parameter",
+            )
+        if self.grammar is not None and self.grammar is request.grammar:
+            return None  # the grammar covers the whole answer, without reasoning
+        return places.budget(
+            tokens,
+            param or "reasoning_budget_tokens",
+            opened=self.thinking,
+            offered=self.offers_tools,
+            required=self._offer.required,
+        )
 
     @property
     def offers_tools(self) -> bool:
@@ -128,6 +159,7 @@ def chat_prompt(engine: EngineClient, request: ChatRequest) -> ChatPrompt:
     """
     info = engine.info
     request = request.with_system(engine.defaults.system_prompt)
+    request = request.with_budget(engine.defaults.reasoning_budget)
     check_message_count(len(request.messages), info.n_ctx, "messages")
     if request.images and not info.has_vision:
         raise InvalidParameter(
@@ -191,6 +223,8 @@ def start_chat(
         prompt_logprobs=request.prompt_logprobs,
         prompt_param="messages",
         grammar=prompt.grammar,
+        reasoning_budget=prompt.reasoning_budget,
+        timings=prompt.may_end_early,
         visible=prompt.visible,
         images=prompt.images,
         image_params=prompt.image_params,

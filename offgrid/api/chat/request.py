@@ -200,7 +200,9 @@ class Image(NamedTuple):
 
 
 class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    PARSED: ClassVar[frozenset[str]] = GenerationFields.PARSED | {"images", "offer"}
+    PARSED: ClassVar[frozenset[str]] = GenerationFields.PARSED | {
+        "budget_param", "images", "offer",
+    }  # fmt: skip
 
     messages: Messages
     max_completion_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
@@ -212,8 +214,11 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     reasoning_effort: Effort | None = None
+    reasoning_budget_tokens: Annotated[int, Meta(ge=-1, le=MAX_TOKENS)] | None = None
     chat_template_kwargs: TemplateVariables = msgspec.field(default_factory=dict)
     documents: Documents = msgspec.field(default_factory=list)
+    budget_param: str = ""
+    """The field that set ``reasoning_budget_tokens``, as the client named it; empty if none did."""
     images: tuple[Image, ...] = ()
     """The images of all messages, in order."""
     offer: Offer = Offer()
@@ -224,14 +229,17 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
         """Variables for the model's template in addition to the conversation.
 
         Templates have different names for a switch that turns reasoning off, so ``none`` sets each
-        of the usual ones.
+        of the usual ones. So does a budget without tokens.
         """
         variables: dict[str, Any] = {}
-        if self.reasoning_effort is not None:
-            thinking = self.reasoning_effort != "none"
+        effort = self.reasoning_effort
+        if effort is None and self.reasoning_budget_tokens == 0:
+            effort = "none"
+        if effort is not None:
+            thinking = effort != "none"
             variables = {"enable_thinking": thinking, "thinking": thinking}
             if thinking:
-                variables["reasoning_effort"] = self.reasoning_effort
+                variables["reasoning_effort"] = effort
         if self.documents:
             variables["documents"] = self.documents
         return variables | self.chat_template_kwargs
@@ -251,6 +259,12 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
         message = Message(role="system", content=prompt)
         return structs.replace(self, messages=[message, *self.messages])
 
+    def with_budget(self, tokens: int) -> ChatRequest:
+        """Return the request with a reasoning budget, if it has none; -1 is no budget."""
+        if tokens < 0 or self.reasoning_budget_tokens is not None:
+            return self
+        return structs.replace(self, reasoning_budget_tokens=tokens)
+
     @property
     def token_limit(self) -> int | None:
         """``max_completion_tokens``, or else ``max_tokens``, which is its deprecated name."""
@@ -269,13 +283,17 @@ UNSUPPORTED: Unsupported = {
 }
 
 
+NAMED = {"budget_param": "reasoning_budget_tokens"}
+"""Attribute -> the field whose name, as the client sent it, it holds."""
+
+
 def parse_chat(body: dict[str, Any]) -> ChatRequest:
     """Check the body of a chat request.
 
     Raises:
         InvalidParameter: ``param`` names the field.
     """
-    return checked(convert(body, ChatRequest, UNSUPPORTED))
+    return checked(convert(body, ChatRequest, UNSUPPORTED, NAMED))
 
 
 def checked(request: ChatRequest) -> ChatRequest:

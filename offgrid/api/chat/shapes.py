@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from offgrid.api.shapes import Answer, Byte, Count, Logprob, PromptLogprobs, Usage
+from offgrid.api.timings import Progress, Timings
 
 
 class TopLogprob(Answer):
@@ -77,6 +78,7 @@ class ChatCompletion(Answer):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    timings: Timings
     prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
@@ -117,7 +119,9 @@ class ChatChunkChoice(Answer):
 
 class ChatCompletionChunk(Answer):
     """An event of a streamed chat answer. ``usage`` is present only with ``include_usage``: it is
-    null except in the last chunk, which has the token counts and no choices."""
+    null except in the last chunk, which has the token counts and no choices. The last chunk has
+    ``timings``; with ``timings_per_token``, all chunks do after the first token. With
+    ``return_progress``, chunks with ``prompt_progress`` come before."""
 
     id: ChatId
     object: Literal["chat.completion.chunk"]
@@ -128,3 +132,5 @@ class ChatCompletionChunk(Answer):
     choices: Annotated[list[ChatChunkChoice], Meta(max_length=1)]
     usage: Usage | UnsetType | None = UNSET
     obfuscation: str | UnsetType = UNSET
+    timings: Timings | UnsetType = UNSET
+    prompt_progress: Progress | UnsetType = UNSET

@@ -11,6 +11,7 @@ from offgrid.api.completions.request import CompletionRequest, Prompt
 from offgrid.api.generation import GenerationGroup, Total
 from offgrid.api.http.sse import Chunk
 from offgrid.api.logprobs import prompt_logprobs
+from offgrid.api.timings import with_progress
 from offgrid.engine.client.client import Defaults
 from offgrid.engine.protocol import Delta, GenerationRequest, PromptPart, PromptToken, TokenLogprob
 
@@ -143,7 +144,12 @@ def whole_answer(
         choice.body(index, scores.tokens[choice.prompt])
         for index, choice in enumerate(_best(request, ordered))
     ]
-    return {**head, "choices": bodies, "usage": total.usage(group.prompt_tokens)}
+    return {
+        **head,
+        "choices": bodies,
+        "usage": total.usage(group.prompt_tokens),
+        "timings": total.timings(group.prompt_tokens),
+    }
 
 
 def _best(request: CompletionRequest, choices: list[_Choice]) -> list[_Choice]:
@@ -165,6 +171,7 @@ def stream_answer(
     scores: PromptScores,
 ) -> Iterator[Chunk]:
     total = Total()
+    to_end = len(request.prompts) * request.n
 
     def chunk(index: int, text: str, logprobs: Any = None, reason: str | None = None) -> Any:
         choice = {"text": text, "index": index, "logprobs": logprobs, "finish_reason": reason}
@@ -173,6 +180,11 @@ def stream_answer(
             result["usage"] = None
         if request.obfuscate:
             result["obfuscation"] = secrets.token_urlsafe(secrets.randbelow(24))
+        nonlocal to_end
+        to_end -= reason is not None
+        ends = to_end == 0 and not request.include_usage
+        if ends or (request.timings_per_token and total.begun):
+            result["timings"] = total.timings(group.prompt_tokens)
         return result
 
     def echo(prompt: int) -> Iterator[Any]:
@@ -195,7 +207,9 @@ def stream_answer(
         index, delta = item
         total.add(index, delta)
         prompt = choices[index].prompt
-        if delta.prompt:
+        if delta.progress is not None:
+            yield with_progress(chunk(index, ""), delta, group.prompt_length(prompt))
+        elif delta.prompt:
             scores.tokens[prompt] += delta.prompt
             if not scores.awaited(prompt, group.prompt_length(prompt)):
                 yield from echo(prompt)
@@ -210,4 +224,9 @@ def stream_answer(
                 yield from echo(prompt)
             yield from answer(index, delta)
     if request.include_usage:
-        yield {**head, "choices": [], "usage": total.usage(group.prompt_tokens)}
+        yield {
+            **head,
+            "choices": [],
+            "usage": total.usage(group.prompt_tokens),
+            "timings": total.timings(group.prompt_tokens),
+        }

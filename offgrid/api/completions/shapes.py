@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import UNSET, Meta, UnsetType
 
 from offgrid.api.shapes import Answer, Count, Logprob, PromptLogprobs, Usage
+from offgrid.api.timings import Progress, Timings
 
 FinishReason = Literal["stop", "length"]
 TextId = Annotated[str, Meta(pattern="^cmpl-[0-9a-f]{28}$")]
@@ -40,6 +41,7 @@ class TextCompletion(Answer):
     system_fingerprint: str
     choices: list[TextChoice]
     usage: Usage
+    timings: Timings
 
 
 class TextChunkChoice(Answer):
@@ -50,7 +52,8 @@ class TextChunkChoice(Answer):
 
 
 class TextCompletionChunk(Answer):
-    """An event of a streamed continuation; ``usage`` is present as in the chunks of chat."""
+    """An event of a streamed continuation; ``usage``, ``timings`` and ``prompt_progress`` are
+    present as in the chunks of chat."""
 
     id: TextId
     object: Literal["text_completion"]
@@ -60,3 +63,5 @@ class TextCompletionChunk(Answer):
     choices: Annotated[list[TextChunkChoice], Meta(max_length=1)]
     usage: Usage | UnsetType | None = UNSET
     obfuscation: str | UnsetType = UNSET
+    timings: Timings | UnsetType = UNSET
+    prompt_progress: Progress | UnsetType = UNSET

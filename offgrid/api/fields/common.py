@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
@@ -55,6 +56,8 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
     cache_prompt: bool = True
     post_sampling_probs: bool = False
     prompt_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    timings_per_token: bool = False
+    return_progress: bool = False
     service_tier: ServiceTier = "auto"
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -78,11 +81,14 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
         network, but there is no network."""
         return bool(self.stream_options and self.stream_options.include_obfuscation)
 
-    def generation(self, own: Mapping[str, Any], **more: Any) -> GenerationRequest:
+    def generation(
+        self, own: Mapping[str, Any], *, timings: bool = False, **more: Any
+    ) -> GenerationRequest:
         """Return the request for the engine.
 
         Args:
             own: the model's own values of sampling parameters that the request does not set.
+            timings: whether all deltas have times, even if the request does not ask for them.
             more: the fields of the engine's request that each endpoint sets in its own way.
         """
         return GenerationRequest(
@@ -92,6 +98,8 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
             ignore_eos=self.ignore_eos,
             post_sampling=self.post_sampling_probs,
             cache_prompt=self.cache_prompt,
+            timings=self.timings_per_token or timings,
+            return_progress=self.return_progress and self.stream,
             **more,
         )
 
@@ -101,12 +109,24 @@ Unsupported = Mapping[str, Callable[[Any], bool]]
 """Field -> predicate: is this value equivalent to omitting the field?"""
 
 
-def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported) -> T:
+def convert(
+    body: dict[str, Any],
+    cls: type[T],
+    unsupported: Unsupported,
+    named: Mapping[str, str] = MappingProxyType({}),
+) -> T:
     """Check a request body and return it typed.
 
     ``null`` counts as absent. Fields of other servers are translated. Unsupported fields are
     refused unless their value is equivalent to omitting them. So are unknown fields, unless the
     server ignores them (:mod:`offgrid.api.fields.notices`).
+
+    Args:
+        body: the body, parsed.
+        cls: the type of the request.
+        unsupported: the fields that may only have some values.
+        named: attribute of the request -> field. If the field is given, the attribute gets the name
+            under which the client sent it, for errors that are found later.
 
     Raises:
         InvalidParameter: ``param`` names the field as the client does.
@@ -118,8 +138,9 @@ def convert(body: dict[str, Any], cls: type[T], unsupported: Unsupported) -> T:
         grammar = structured.take_grammar(fields)
         sampling = take_fields(fields)
         refuse_others(fields, known, unsupported, given)
+        labels = {name: given.label(field) for name, field in named.items() if field in fields}
         request = structs.replace(
-            _typed(fields, cls), sampling=parse_sampling(sampling), grammar=grammar
+            _typed(fields, cls), sampling=parse_sampling(sampling), grammar=grammar, **labels
         )
         _check(request)
     except InvalidParameter as ex:
@@ -207,6 +228,8 @@ def _check(request: GenerationFields) -> None:
             name,
             code="unsupported_parameter",
         )
+    if request.return_progress and not request.stream:
+        notices.ignore("return_progress")
     if request.prompt_logprobs is not None and request.stream:
         raise InvalidParameter("prompt_logprobs cannot be streamed.", "prompt_logprobs")
     if request.max_tokens is not None and request.sampling.params.min_tokens > request.max_tokens:

@@ -34,6 +34,7 @@ SAME = {
     "mirostat_mode": "mirostat",
     "nsigma": "top_n_sigma",
     "random_seed": "seed",
+    "reasoning_budget": "reasoning_budget_tokens",
     "rep_pen": "repetition_penalty",
     "rep_pen_range": "repeat_last_n",
     "repeat_penalty": "repetition_penalty",
@@ -42,6 +43,9 @@ SAME = {
     "stop_sequence": "stop",
     "stop_sequences": "stop",
     "stopping_strings": "stop",
+    "thinking_budget": "reasoning_budget_tokens",
+    "thinking_budget_tokens": "reasoning_budget_tokens",
+    "thinking_token_budget": "reasoning_budget_tokens",
     "ttl": "keep_alive",
     "typical": "typical_p",
 }
@@ -51,7 +55,7 @@ LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
 NO_LIMIT = (-1, -2)
 """Values of these that mean no limit; as a seed, a random one."""
 
-NOTHING: dict[str, Any] = {"grammar": "", "stop": []}
+NOTHING: dict[str, Any] = {"grammar": "", "reasoning_budget_tokens": -1, "stop": []}
 """Fields with another name in :data:`SAME`, and the value that asks for nothing."""
 
 WITHOUT_EFFECT: dict[str, frozenset[str]] = {
@@ -139,7 +143,6 @@ _FIXED = "the order of the sampling parameters is fixed"
 _NO_BEAMS = "this server has no beam search"
 _CONTROL = "control tokens are never part of an answer"
 _BEGINNING = "the model's file decides; send token ids for another beginning"
-BUDGET = "reasoning cannot be limited to a number of tokens; use reasoning_effort"
 _TAIL_FREE = "tail-free sampling does not exist here; use min_p or typical_p"
 _STOPS = "tokens cannot end an answer; use stop with their texts"
 _BANS = "use logit_bias, where false bans a token"
@@ -189,6 +192,7 @@ ONLY_IF_OFF: dict[str, Off] = {
     "penalty_alpha": _number(0, reason="there is no contrastive search"),
     "plugins": _empty("the server has no plugins"),
     "preset": _empty("send the parameters of the preset"),
+    "reasoning_budget_message": _empty("reasoning ends with the model's own marker alone"),
     "reasoning_format": Off(
         "auto, deepseek or parsed", lambda value: value in ("auto", "deepseek", "parsed"),
         "reasoning is always returned as reasoning_content",
@@ -218,10 +222,7 @@ ONLY_IF_OFF: dict[str, Off] = {
     ),
     "tfs": _number(1, reason=_TAIL_FREE),
     "tfs_z": _number(1, reason=_TAIL_FREE),
-    "thinking_budget": _number(-1, reason=BUDGET),
-    "thinking_budget_tokens": _number(-1, reason=BUDGET),
     "thinking_forced_open": _switch(False, "the model's template decides"),
-    "thinking_token_budget": _number(-1, reason=BUDGET),
     "top_a": _number(0, reason="use min_p"),
     "truncate_prompt_tokens": _number(-1, reason="a prompt is never cut"),
     "use_beam_search": _switch(False, _NO_BEAMS),
@@ -232,8 +233,11 @@ IF_UNKNOWN = {
     "best_of": _number(1, reason="only /v1/completions chooses among answers"),
     "echo": _switch(False, "only /v1/completions repeats its prompt"),
     "n": _number(1, reason="only chat and completions give several answers"),
+    "reasoning_budget_tokens": _number(
+        -1, reason="without a template, it is not known where reasoning begins"
+    ),
 }
-"""The same for fields that exist in another endpoint."""
+"""The same for fields that exist in another endpoint, and for the other names of these."""
 
 SWITCHES = ("enable_thinking", "reasoning", "think", "thinking")
 """Fields that turn reasoning on or off, or set its effort; see ``_reason`` of
@@ -269,6 +273,11 @@ def counterpart(name: str, known: Collection[str]) -> str:
     return own if own in known else ""
 
 
+def refusal(name: str) -> Off | None:
+    """Return when a foreign field asks for nothing; None if it is no such field."""
+    return ONLY_IF_OFF.get(name) or IF_UNKNOWN.get(SAME.get(name, name))
+
+
 def generates(known: Collection[str]) -> bool:
     """Whether an endpoint with these fields generates text."""
     return "stop" in known
@@ -283,7 +292,8 @@ def descriptions(known: Collection[str]) -> dict[str, str]:
     }
     if generates(known):
         for name, off in (ONLY_IF_OFF | IF_UNKNOWN).items():
-            found[name] = f"Refused unless it is {off.values}: {off.reason}."
+            for other in (name, *(alias for alias, own in SAME.items() if own == name)):
+                found[other] = f"Refused unless it is {off.values}: {off.reason}."
     if "reasoning_effort" in known:
         found |= dict.fromkeys(SWITCHES, "Another form of reasoning_effort.")
     elif "reasoning" in known:

@@ -12,17 +12,15 @@ from typing import Any
 from offgrid.api.fields import notices
 from offgrid.api.fields.body import excess
 from offgrid.api.fields.foreign import (
-    BUDGET,
     DYNAMIC,
-    IF_UNKNOWN,
     INERT,
     LIMITS,
     NO_LIMIT,
     NOTHING,
-    ONLY_IF_OFF,
     SWITCHES,
     counterpart,
     generates,
+    refusal,
     unknown_field,
 )
 from offgrid.errors import InvalidParameter, RequestError
@@ -95,6 +93,8 @@ class Translated:
         for name in LIMITS:
             if _is_no_limit(self.fields.get(name)):
                 del self.fields[name]
+        if self.fields.get("reasoning_budget_tokens") == -1:
+            del self.fields["reasoning_budget_tokens"]
         breakers = self.fields.get("dry_sequence_breakers")
         if isinstance(breakers, str):
             self.fields["dry_sequence_breakers"] = _breakers(breakers)
@@ -139,8 +139,7 @@ class Translated:
             del self.fields[name]
             if value is not True or name != "include_reasoning":
                 notices.ignore(label)
-        elif (name in ONLY_IF_OFF or name in IF_UNKNOWN) and generates(self._known):
-            off = ONLY_IF_OFF.get(name) or IF_UNKNOWN[name]
+        elif (off := refusal(name)) is not None and generates(self._known):
             del self.fields[name]
             if off.is_usual(value):
                 notices.ignore(label)
@@ -178,14 +177,15 @@ class Translated:
 
         ``think`` and ``enable_thinking`` (Ollama, Qwen) are a boolean or an effort. ``thinking``
         (DeepSeek, Anthropic) has the type ``enabled`` or ``disabled``. ``reasoning`` (OpenRouter,
-        LM Studio) has an ``effort``, or is ``on`` or ``off``.
+        LM Studio) has an ``effort``, or is ``on`` or ``off``. Both may have a budget.
         """
         if name in ("thinking", "reasoning") and isinstance(value, dict):
             members = dict(value)
             if members.pop("exclude", False) is not False:
                 notices.ignore(f"{label}.exclude")
-            if name == "reasoning" and members.pop("max_tokens", None) is not None:
-                raise _unsupported(f"{label}.max_tokens", BUDGET)
+            self._take_budget(
+                members, "max_tokens" if name == "reasoning" else "budget_tokens", label
+            )
             for key, inner in members.items():
                 place = f"{label}.{key}"
                 if key == "type" and inner in ("enabled", "disabled"):
@@ -197,6 +197,16 @@ class Translated:
         else:
             self._switch(value, label)
 
+    def _take_budget(self, members: dict[str, Any], key: str, label: str) -> None:
+        """Take a reasoning budget out of the members of a field."""
+        budget = members.pop(key, None)
+        if budget is None:
+            return
+        if "reasoning_budget_tokens" in self._known:
+            self._put("reasoning_budget_tokens", budget, f"{label}.{key}")
+        else:
+            notices.ignore(f"{label}.{key}")
+
     def _split_reasoning(self) -> None:
         """Take the switches out of ``reasoning`` of ``/v1/responses``, as if chat had them."""
         value = self.fields.get("reasoning")
@@ -207,8 +217,7 @@ class Translated:
             self._put("reasoning_effort", rest.pop("effort"), "reasoning.effort")
         if isinstance(rest.get("enabled"), bool):
             self._switch(rest.pop("enabled"), "reasoning.enabled")
-        if rest.pop("max_tokens", None) is not None:
-            raise _unsupported("reasoning.max_tokens", BUDGET)
+        self._take_budget(rest, "max_tokens", "reasoning")
         if isinstance(rest.get("exclude"), bool) and rest.pop("exclude"):
             notices.ignore("reasoning.exclude")
 

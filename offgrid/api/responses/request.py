@@ -47,6 +47,7 @@ Includable = Literal[
 
 SAMPLING = NAMES | ALIASES.keys() | structured.NAMES - {"response_format"} | {
     "stop", "ignore_eos", "cache_prompt", "post_sampling_probs", "chat_template_kwargs",
+    "reasoning_budget_tokens", "timings_per_token", "return_progress",
 }  # fmt: skip
 """Fields with the same meaning as in chat; they are checked there."""
 

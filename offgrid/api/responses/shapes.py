@@ -15,6 +15,7 @@ from offgrid.api.responses.hosted import HOSTED
 from offgrid.api.responses.request import JsonObject, JsonSchema, PlainText
 from offgrid.api.responses.tools import GrammarFormat, TextFormat
 from offgrid.api.shapes import Answer, Count
+from offgrid.api.timings import Progress, Timings
 
 Nothing = Annotated[list[str], Meta(max_length=0)]
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
@@ -288,6 +289,7 @@ class ResponseObject(Answer, kw_only=True):
     top_p: float
     truncation: Literal["auto", "disabled"]
     usage: ResponseUsage | None
+    timings: Timings | UnsetType = UNSET
     user: str | None
 
 
@@ -324,7 +326,9 @@ class ResponseQueued(_OfResponse, tag_field="type", tag="response.queued"):
 
 
 class ResponseInProgress(_OfResponse, tag_field="type", tag="response.in_progress"):
-    pass
+    """The response is being made. ``return_progress`` repeats the event during prefill."""
+
+    prompt_progress: Progress | UnsetType = UNSET
 
 
 class ResponseCompleted(_OfResponse, tag_field="type", tag="response.completed"):
@@ -377,6 +381,7 @@ class TextDelta(_WithinPart, tag_field="type", tag="response.output_text.delta")
     delta: str
     logprobs: list[ChatTokenLogprob]
     obfuscation: str | UnsetType = UNSET
+    timings: Timings | UnsetType = UNSET
 
 
 class TextDone(_WithinPart, tag_field="type", tag="response.output_text.done"):
@@ -387,6 +392,7 @@ class TextDone(_WithinPart, tag_field="type", tag="response.output_text.done"):
 class ReasoningDelta(_WithinPart, tag_field="type", tag="response.reasoning_text.delta"):
     delta: str
     obfuscation: str | UnsetType = UNSET
+    timings: Timings | UnsetType = UNSET
 
 
 class ReasoningDone(_WithinPart, tag_field="type", tag="response.reasoning_text.done"):
@@ -398,6 +404,7 @@ class ArgumentsDelta(
 ):  # fmt: skip
     delta: str
     obfuscation: str | UnsetType = UNSET
+    timings: Timings | UnsetType = UNSET
 
 
 class ArgumentsDone(
@@ -412,6 +419,7 @@ class InputDelta(
 ):  # fmt: skip
     delta: str
     obfuscation: str | UnsetType = UNSET
+    timings: Timings | UnsetType = UNSET
 
 
 class InputDone(

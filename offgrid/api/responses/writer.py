@@ -27,6 +27,7 @@ from offgrid.api.responses.items import new_id, sealed
 from offgrid.api.responses.request import ChatForm
 from offgrid.api.responses.tools import Offered
 from offgrid.api.shapes import Json
+from offgrid.api.timings import with_progress
 from offgrid.chat.parser import AnswerEvent, CallArguments, CallStart, Content, Reasoning
 from offgrid.engine.client.client import ClientGone
 from offgrid.engine.protocol import TokenLogprob
@@ -75,6 +76,7 @@ class ResponseWriter:
         self._obfuscate = obfuscate
         self._seal = seal
         self._keep = keep
+        self._timed = prompt.request.timings_per_token
         self._number = 0
         self._open: _Part | None = None
 
@@ -128,10 +130,14 @@ class ResponseWriter:
                 self.response["status"] = "in_progress"
                 yield self._event("response.in_progress", response=self._snapshot())
             _, delta, events = item
+            if delta.progress is not None:
+                state = self._event("response.in_progress", response=self._snapshot())
+                yield with_progress(state, delta, self._group.prompt_length(0))
             waiting += delta.logprobs
+            timings = total.timings(self._group.prompt_tokens) if self._timed else None
             for event in events:
                 tokens, waiting = waiting, []
-                yield from self._add(event, tokens if isinstance(event, Content) else [])
+                yield from self._add(event, tokens if isinstance(event, Content) else [], timings)
             if choice.reasoning_tokens == delta.completion_tokens:
                 waiting = []  # these tokens are reasoning or its markers
         cut = choice.finish_reason == "length"
@@ -144,8 +150,12 @@ class ResponseWriter:
         else:
             self.response["completed_at"] = int(time.time())
         self.response["usage"] = _usage(answer_usage(total, self._group, choices))
+        if self._timed:
+            self.response["timings"] = total.timings(self._group.prompt_tokens)
 
-    def _add(self, event: AnswerEvent, tokens: list[TokenLogprob]) -> Iterator[Json]:
+    def _add(
+        self, event: AnswerEvent, tokens: list[TokenLogprob], timings: Json | None = None
+    ) -> Iterator[Json]:
         """Add an event's text to the open item, or begin a new item with it."""
         if self._open is None or not self._open.takes(event):
             yield from self._close("completed", [])
@@ -161,6 +171,8 @@ class ResponseWriter:
             delta = self._named(added)
             if self._obfuscate:
                 delta["obfuscation"] = secrets.token_urlsafe(secrets.randbelow(24))
+            if timings is not None:
+                delta["timings"] = timings
             yield delta
 
     def _new_part(self, event: AnswerEvent, output_index: int) -> _Part:

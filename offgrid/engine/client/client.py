@@ -46,10 +46,12 @@ class Defaults:
     Attributes:
         system_prompt: put first into conversations without a system message.
         sampling: sampling parameters by name, with the values of the library.
+        reasoning_budget: most tokens of reasoning in an answer; -1 for no limit.
     """
 
     system_prompt: str = ""
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    reasoning_budget: int = -1
 
 
 NO_DEFAULTS = Defaults()

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from offgrid.engine.attention import fixed_choice
 from offgrid.engine.client.processor import Repacked
+from offgrid.engine.kv_types import PLAIN, bytes_of
 from offgrid.engine.memory import MIB
 from offgrid.engine.protocol import Load
 from offgrid.store.sizes import ModelSizes
@@ -20,10 +22,9 @@ _CELLS = 256
 """llama.cpp rounds a context up to a multiple of this."""
 _MAX_CONTEXT = 1 << 22
 """The largest context that the settings allow."""
-_MAX_SCORES = 512 * MIB
-"""Up to this size of the attention scores, the worker turns flash attention off."""
 _HALF, _FLOAT = 2, 4
-"""Bytes of an element of keys and values, and of everything that is computed."""
+"""Bytes of an element of masks and of the keys and values of embeddings, and of everything that is
+computed."""
 _LEAST_BATCH, _MAX_LOGITS = 32, 64 * MIB
 """The worker computes embeddings of at least so many tokens at once, and of no more than have so
 many bytes of logits."""
@@ -52,6 +53,7 @@ class Estimate:
         vocabulary: tables of the tokens.
         projector: the projector for images, once an image has come.
         process: the worker without a model.
+        prefixes: saved prefixes, once so many have been evicted from slots.
         dropped: the part of ``weights`` that the system can drop for good, because only their
             copies are used.
     """
@@ -63,6 +65,7 @@ class Estimate:
     vocabulary: int
     projector: int
     process: int
+    prefixes: int = 0
     dropped: int = 0
 
     @property
@@ -101,6 +104,7 @@ def estimate(
         (_TOKEN if sizes.generates else _TOKEN_IN_LLAMA) * sizes.vocabulary + _MERGE * sizes.merges,
         int(_PROJECTOR * projector),
         _PROCESS,
+        max(0, load.cache_ram) * MIB if sizes.generates else 0,
         moved if mapped and not load.use_mlock else 0,
     )
     return Estimate(*(min(max(0, part), _MOST) for part in parts))
@@ -127,14 +131,20 @@ def _copies(sizes: ModelSizes, repacked: Repacked) -> tuple[int, int]:
 def _generating(sizes: ModelSizes, load: Load, cells: int) -> tuple[int, int]:
     """Return the bytes of the cache and of computing, for a model that generates text."""
     tokens = min(_UBATCH, max(load.batch_size, load.parallel))
-    scores = _FLOAT * context_of(sizes, load) * tokens * sizes.heads
-    flash = load.gpu_layers != 0 or scores > _MAX_SCORES
-    values = sizes.values if flash else sizes.padded_values
-    slot = _HALF * (sizes.keys + values) * cells + _FLOAT * sizes.state
+    # As long as it is not known what the worker will measure, scores may be kept.
+    fixed = fixed_choice(load, context_of(sizes, load), tokens, sizes.heads)
+    flash = fixed is not None and fixed.on
+    slot = cache_of(sizes, load, cells, flash) + _FLOAT * sizes.state
     # llama.cpp reserves memory for the logits of all tokens, but computes only those of tokens
     # that are sampled.
     logits = 2 * _FLOAT * load.parallel * sizes.vocabulary
     return load.parallel * slot, _step(sizes, min(tokens, cells), cells, flash) + logits
+
+
+def cache_of(sizes: ModelSizes, load: Load, cells: int, flash: bool) -> int:
+    """Return the bytes of so many cells. Flash attention needs no padding of the values."""
+    values = sizes.values if flash else sizes.padded_values
+    return bytes_of(load.kv_type_k, sizes.keys * cells) + bytes_of(load.kv_type_v, values * cells)
 
 
 def _embedding(sizes: ModelSizes, load: Load, cells: int) -> tuple[int, int]:
@@ -143,7 +153,8 @@ def _embedding(sizes: ModelSizes, load: Load, cells: int) -> tuple[int, int]:
     context = context_of(sizes, load)
     rows = max(_LEAST_BATCH, _MAX_LOGITS // (_FLOAT * max(1, sizes.vocabulary)))
     tokens = context if sizes.whole else min(load.batch_size, _UBATCH, rows, context)
-    flash = load.gpu_layers != 0 or _FLOAT * context * tokens * sizes.heads > _MAX_SCORES
+    fixed = fixed_choice(load, context, tokens, sizes.heads, values=PLAIN)
+    flash = fixed is not None and fixed.on
     cache = _HALF * (sizes.keys + sizes.values) * cells if sizes.causal else 0
     # llama.cpp keeps room for logits even where there are none.
     results = _FLOAT * tokens * ((2 if sizes.causal else 1) * sizes.vocabulary + sizes.width)

@@ -3,7 +3,8 @@
 Settings that the user has set are kept: if they do not fit, the model is not loaded, and the
 message says which values would fit. The defaults may be lowered, in this order: the file is read
 instead of mapped, which saves the second copy of weights; then there are fewer slots; then, if no
-other model could make room, a shorter context.
+other model could make room, a shorter context. Without a setting, saved prefixes get a part of the
+memory that is left then.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from dataclasses import dataclass, replace
 from msgspec import structs
 
 from offgrid.config import BY_NAME
+from offgrid.engine import kv_types
 from offgrid.engine.client.estimate import Estimate, context_of, estimate
 from offgrid.engine.client.processor import Repacked, repacked_types
-from offgrid.engine.memory import written
+from offgrid.engine.memory import MIB, written
 from offgrid.engine.protocol import Load
 from offgrid.store.sizes import ModelSizes
 
@@ -25,6 +27,9 @@ UNLIMITED = 1 << 62
 _LEAST_CONTEXT = 1024
 """Tokens. A default context is not lowered any further: hardly a conversation fits into less."""
 _CONTEXT_STEP = 512
+_MOST_PREFIXES, _LEAST_PREFIXES, _PREFIXES_SHARE = 512, 32, 8
+"""Most and least MiB of memory for saved prefixes, and the part (1/8) that they may take of what
+the model leaves free."""
 _CONTEXTS = 64
 """About so many contexts are tried: long ones in larger steps."""
 
@@ -64,7 +69,8 @@ class Fit:
         load: the command, with defaults lowered so that the model fits.
         estimate: the memory that it takes; None if that is unknown.
         needs: bytes that must be free for it. Less than the estimate if the user chose to map a
-            file, because the system can then read the weights again when it needs their memory.
+            file, because the system can then read the weights again when it needs their memory; and
+            without the saved prefixes, if the settings leave their memory open.
         keeps: bytes that it holds in use once it is loaded: the system cannot drop them without
             harm.
         free: bytes that were free.
@@ -92,6 +98,9 @@ class Fit:
         slots = f"{self.load.parallel} slot{'s' if self.load.parallel > 1 else ''}"
         free = "" if self.free >= UNLIMITED else f", {written(self.free)} free"
         what = f"{slots} of {self.context:,} tokens" if self.context else "for inputs"
+        if self.context:
+            types = kv_types.written(self.load.kv_type_k, self.load.kv_type_v)
+            what += f", {written(self.estimate.cache)} of cache ({types})"
         lowered = f" (lowered to fit: {', '.join(self.lowered)})" if self.lowered else ""
         return f"needs {written(self.needs)}{free}; {what}{lowered}"
 
@@ -108,12 +117,27 @@ def choose(
         repacked: as for :func:`estimate`; by default those of this processor.
     """
     if not candidate.checked:
-        return Fit(candidate.load)
+        return Fit(_with_prefixes(candidate.load, UNLIMITED))
     for load in _candidates(candidate, shorten, repacked):
         fit = measure(candidate, load, free, repacked)
         if fit.fits:
-            return fit
+            load = _with_prefixes(load, free - fit.needs)
+            return fit if load is fit.load else measure(candidate, load, free, repacked)
     return None
+
+
+def _with_prefixes(load: Load, left: int) -> Load:
+    """Return a load command that says how much memory saved prefixes may take, if the settings
+    leave that open.
+
+    Args:
+        load: the command; ``cache_ram`` is -1 if it is left open.
+        left: bytes that are free next to the model.
+    """
+    if load.cache_ram >= 0:
+        return load
+    most = min(_MOST_PREFIXES, left // _PREFIXES_SHARE // MIB)
+    return structs.replace(load, cache_ram=most if most >= _LEAST_PREFIXES else 0)
 
 
 def measure(
@@ -126,10 +150,11 @@ def measure(
     repacked = repacked_types() if repacked is None else repacked
     found = estimate(sizes, load, repacked, candidate.projector, candidate.adapters)
     chosen = "use_mmap" in candidate.given and load.use_mmap and not load.use_mlock
+    spare = found.prefixes if candidate.load.cache_ram < 0 else 0
     return Fit(
         load=load,
         estimate=found,
-        needs=found.total - (found.weights if chosen else 0),
+        needs=found.total - spare - (found.weights if chosen else 0),
         keeps=found.total - (found.weights if chosen else found.dropped),
         free=free,
         context=context_of(sizes, load) if sizes.generates else 0,

@@ -445,7 +445,7 @@ def proves_harmless(event: EngineEvent) -> bool:
     """Return whether an event proves that everything was computed that depends only on the client's
     text."""
     if isinstance(event, Delta):
-        return not event.prompt
+        return not event.prompt and event.progress is None
     return isinstance(event, Embedded) and event.left == 0
 
 

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec import structs
+
 from offgrid.config import FOREVER, OVERRIDES, Settings
 from offgrid.engine.client.budget import Budget, budget_limit, file_size
 from offgrid.engine.client.client import Defaults, EngineClient
@@ -21,6 +23,7 @@ from offgrid.engine.client.readiness import LoadFailure
 from offgrid.engine.protocol import Adapter, Load
 from offgrid.errors import ModelLoadFailed
 from offgrid.store.description import Description
+from offgrid.store.hashes import Hashes
 from offgrid.store.profiles import sampling_defaults
 from offgrid.store.survey import ModelEntry
 
@@ -196,10 +199,10 @@ class Roster:
             Overloaded: the system cannot start a thread for it now.
         """
         client = EngineClient(
-            fit.load,
+            structs.replace(fit.load, sha256=self._known_hash(entry)),
             name=entry.id,
             chat_template=entry.template,
-            defaults=Defaults(entry.own.system_prompt, sampling_defaults(entry.own)),
+            defaults=self.defaults(entry),
             pinned=entry.own.pin,
             needs=fit.needs,
             queue_size=self._settings.queue_size,
@@ -215,6 +218,24 @@ class Roster:
         model = LoadedModel(entry, client, fit, keep_alive, instead_of=instead_of)
         self._models[entry.id] = model
         return model
+
+    def defaults(self, entry: ModelEntry) -> Defaults:
+        """Return what requests to a model get that do not set it themselves."""
+        own = entry.own
+        budget = own.reasoning_budget
+        return Defaults(
+            own.system_prompt,
+            sampling_defaults(own),
+            self._settings.reasoning_budget if budget is None else budget,
+        )
+
+    def _known_hash(self, entry: ModelEntry) -> str:
+        """Return the SHA-256 of a model's file if it is known, else an empty text."""
+        hashes = Hashes.beside(self._settings.responses_file)
+        try:
+            return hashes.get(entry.path) or ""
+        finally:
+            hashes.close()
 
     def clear(self) -> list[EngineClient]:
         """Remove all models, and return their engine clients."""
@@ -373,12 +394,26 @@ def load_command(settings: Settings, entry: ModelEntry) -> Load:
         batch_size=chosen("batch_size"),
         threads=chosen("threads"),
         gpu_layers=chosen("gpu_layers"),
+        flash_attention=chosen("flash_attention"),
+        kv_type_k=chosen("kv_type_k"),
+        kv_type_v=chosen("kv_type_v"),
         use_mmap=chosen("use_mmap"),
         use_mlock=chosen("use_mlock"),
+        drafts=chosen("drafts"),
         open_objects=settings.open_objects,
         projector=None if entry.projector is None else str(entry.projector),
         adapters=tuple(Adapter(str(lora.path), lora.scale) for lora in own.lora),
+        cache_ram=_cache_ram(settings),
+        cache_dir=str(settings.cache_dir),
+        cache_disk=settings.cache_disk_mb,
     )
+
+
+def _cache_ram(settings: Settings) -> int:
+    """Return the MiB of memory for saved prefixes; -1 if the fit decides it. A memory budget is
+    for models: what one of them does not need is left for the next one."""
+    left_open = settings.cache_ram_mb < 0 < settings.memory_budget
+    return 0 if left_open else settings.cache_ram_mb
 
 
 def candidate_of(settings: Settings, entry: ModelEntry, description: Description) -> Candidate:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from offgrid.engine.attention import Choice
 from offgrid.engine.client.patience import OutOfMemory, Restarts, Silence, Stall
 from offgrid.engine.client.process import WorkerProcess, not_started, public, start_thread
 from offgrid.engine.client.readiness import LoadFailure, Readiness
@@ -47,6 +48,10 @@ _OUT_OF_MEMORY = (
 )
 _SHORT = "Memory had run out."
 _OVERWRITTEN = "The file of the model was overwritten while it was served."
+_SAVE_SECONDS = 5.0
+"""Time that a worker has for writing prefixes to disk when it is stopped."""
+_END_SECONDS = 2.0
+"""Time after which a worker that should have ended is killed."""
 _STARTS = 3
 """Most attempts to start the process of a model that has never been ready."""
 
@@ -179,14 +184,15 @@ class Supervisor:
         self._stopping.set()
 
     def end_worker(self) -> None:
-        """Stop the current worker and wait for its end."""
+        """Stop the current worker and wait for its end. If it has prefixes to write to disk, that
+        takes up to ``_SAVE_SECONDS``."""
         process = self._readiness.process
         if process is not None:
             try:
                 # If the worker is stuck, the pipe may be full and another writer may be blocked:
                 # never wait for either.
-                process.send(Stop(), wait=False)
-                process.wait(2.0)
+                process.send(Stop(_SAVE_SECONDS), wait=False)
+                process.wait(_SAVE_SECONDS + _END_SECONDS)
             except (RequestError, subprocess.TimeoutExpired):
                 process.kill()
                 process.wait()
@@ -362,7 +368,10 @@ class Supervisor:
             self._listener.ready(process)
             info = self._readiness.info
         needs = f"; it needs {written(self._needs)}" if self._needs else ""
-        log.info("loaded %s in %.1f s%s", self._name, self._clock() - self._began, needs)
+        how = ""
+        if info is not None and info.generates:
+            how = f"; {Choice(info.flash_attention, info.attention_reason)}"
+        log.info("loaded %s in %.1f s%s%s", self._name, self._clock() - self._began, needs, how)
         if info is not None and info.is_base:
             log.warning(
                 "%s has no chat template, so it is a base model: it continues texts "

@@ -26,7 +26,7 @@ def build_batch(
     """Fill the model's batch: prompts, then streams, each in the order of their slots."""
     batch = FilledBatch(model, spans)
     spans = sorted(spans, key=lambda span: span.sequence.slot)
-    room = model.batch.capacity - sum(span.count for span in spans)
+    room = model.batch.capacity - sum(span.size for span in spans)
     streams = [span for span in spans if span.count == 1 and span.completes]
     bridges = scheduler.bridges(streams, room)
     if len(streams) == len(spans):  # most steps prefill nothing
@@ -40,6 +40,29 @@ def build_batch(
     return batch
 
 
+class DraftedSpan:
+    """A span with proposed tokens in a batch.
+
+    Attributes:
+        sequence: the sequence.
+        slot: its slot. The sequence may have left it when the draft is cut.
+        tokens: the proposed tokens.
+        first: batch index of the token before them, whose logits verify the first one.
+        end: index after the last proposed token in the sequence, if all are accepted.
+        accepted: how many of them are in the answer.
+    """
+
+    __slots__ = ("accepted", "end", "first", "sequence", "slot", "tokens")
+
+    def __init__(self, span: BatchSpan[Sequence], first: int) -> None:
+        self.sequence = span.sequence
+        self.slot = span.sequence.slot
+        self.tokens = span.draft
+        self.first = first
+        self.end = span.start + span.size
+        self.accepted = 0
+
+
 class FilledBatch:
     """The spans in the model's batch. Created by :func:`build_batch`.
 
@@ -47,6 +70,7 @@ class FilledBatch:
         spans: the spans that it computes.
         complete: sequences whose next token can be sampled afterwards.
         indices: the batch index of the logits of each of them.
+        drafts: the spans that have a draft.
         ends: slot -> batch index of the last token of its span.
         bridges: idle slots that got an unneeded token, which must be cut off afterwards.
         addresses: addresses of the logits of each complete sequence, valid until the next decode.
@@ -54,7 +78,8 @@ class FilledBatch:
     """
 
     __slots__ = (
-        "_model", "addresses", "bridges", "complete", "ends", "indices", "scored", "spans",
+        "_model", "addresses", "bridges", "complete", "drafts", "ends", "indices", "scored",
+        "spans",
     )  # fmt: skip
 
     def __init__(self, model: Model, spans: list[BatchSpan[Sequence]]) -> None:
@@ -66,6 +91,7 @@ class FilledBatch:
         self.bridges: list[Bridge] = []
         self.addresses: list[int] = []
         self.scored: list[ScoredSpan] = []
+        self.drafts: list[DraftedSpan] = []
         model.batch.clear()
 
     def decode(self) -> None:
@@ -84,6 +110,9 @@ class FilledBatch:
 
     def add_streams(self, streams: list[BatchSpan[Sequence]], bridges: list[Bridge]) -> None:
         """Add spans of one token each, and the tokens of bridges, in one call."""
+        if any(span.draft for span in streams):
+            self.add_spans(streams, bridges)
+            return
         self.bridges = bridges
         single = [
             (s.slot, s.position(span.start), int(s.tokens[span.start]), True)
@@ -112,12 +141,16 @@ class FilledBatch:
                 batch.add(gap, position, _ANY_TOKEN, 0)
                 gap, position = next(waiting)
             tokens = sequence.tokens[span.start : span.start + span.count]
+            if span.draft:
+                tokens = np.concatenate((tokens, np.array(span.draft, dtype=np.int32)))
             start = sequence.position(span.start)
             index = batch.add(sequence.slot, start, tokens, span.n_logits)
             self.ends[sequence.slot] = index
             if span.completes:
                 self.complete.append(sequence)
-                self.indices.append(index)
+                self.indices.append(index - len(span.draft))
+            if span.draft:
+                self.drafts.append(DraftedSpan(span, index - len(span.draft)))
 
 
 def _adjacent(spans: list[BatchSpan[Sequence]], bridges: list[Bridge]) -> bool:

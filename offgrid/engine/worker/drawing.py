@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.protocol import Delta, TokenLogprob
-from offgrid.engine.worker.batching import FilledBatch
+from offgrid.engine.worker.batching import DraftedSpan, FilledBatch
 from offgrid.engine.worker.failures import Failures
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.matcher import DEAD_ENDS, Masks, Matcher
@@ -59,7 +59,55 @@ class Drawing:
                 self._outbox.add(scored.delta())
             except SamplingError as ex:
                 self._fail(scored.sequence, ex)
-        self._draw(batch.complete, batch.addresses)
+        drawn = self._draw(batch.complete, batch.addresses)
+        if batch.drafts:
+            self._verify(batch.drafts, drawn)
+
+    def _verify(self, drafts: list[DraftedSpan], drawn: dict[Sequence, int]) -> None:
+        """Sample the rows of proposed tokens, as long as these are what was sampled.
+
+        The rows of one sequence depend on each other, so each call samples one row of every draft
+        that still agrees. What was computed for the others is cut off.
+
+        Args:
+            drafts: of the batch.
+            drawn: the tokens that were sampled from the rows before the proposed tokens.
+        """
+        rest = drafts
+        while rest:
+            rest = [draft for draft in rest if self._agrees(draft, drawn)]
+            sequences = [draft.sequence for draft in rest]
+            self._follow(sequences)
+            rows = [self._model.logits(draft.first + draft.accepted) for draft in rest]
+            drawn = self._draw(sequences, rows)
+        for draft in drafts:
+            sequence = draft.sequence
+            if sequence.computed < draft.end:
+                self._model.cut(draft.slot, sequence.position(sequence.computed))
+            if sequence.drafter is not None:
+                sequence.drafter.verified(sequence, len(draft.tokens), draft.accepted)
+
+    @staticmethod
+    def _agrees(draft: DraftedSpan, drawn: dict[Sequence, int]) -> bool:
+        """Whether the next proposed token was sampled, and its row can be sampled now."""
+        if draft.accepted == len(draft.tokens):
+            return False
+        if drawn.get(draft.sequence) != draft.tokens[draft.accepted]:
+            return False
+        draft.accepted += 1
+        if draft.sequence.status is not Status.DECODING:  # this token has ended the answer
+            return False
+        draft.sequence.computed += 1
+        return True
+
+    def _follow(self, sequences: list[Sequence]) -> None:
+        """Let the matchers of some sequences follow the sampled tokens now."""
+        if not self._drawn:
+            return
+        now = {id(sequence.matcher) for sequence in sequences}
+        drawn, self._drawn = self._drawn, []
+        self._drawn = [pair for pair in drawn if id(pair[0]) not in now]
+        self._masks.start([pair for pair in drawn if id(pair[0]) in now])
 
     def sample_late(self, seconds: float) -> None:
         """Sample for sequences whose masks were not ready when their logits were computed.
@@ -86,22 +134,22 @@ class Drawing:
         drawn, self._drawn = self._drawn, []
         self._masks.start(drawn)
 
-    def _draw(self, sequences: list[Sequence], addresses: list[int]) -> None:
+    def _draw(self, sequences: list[Sequence], addresses: list[int]) -> dict[Sequence, int]:
+        """Sample from one row of each sequence; return the sampled tokens."""
         if any(s.limit == 0 for s in sequences):
             sequences, addresses = self._without_empty(sequences, addresses)
-        masks = None
         if any(sequence.matcher is not None for sequence in sequences):
             sequences, addresses = self._with_masks(sequences, addresses)
-            masks = [0 if s.matcher is None else s.matcher.address for s in sequences]
         if not sequences:
-            return
+            return {}
+        masks = [s.mask_address for s in sequences]
         wanted = [-1 if s.request.top_logprobs is None else s.request.top_logprobs
                   for s in sequences]  # fmt: skip
         results = sample_rows(
             addresses,
             [s.sampler for s in sequences],
             top_logprobs=wanted,
-            masks=masks,
+            masks=masks if any(masks) else None,
             post_sampling=[s.request.post_sampling for s in sequences],
             threads=self._threads,
         )
@@ -110,14 +158,17 @@ class Drawing:
             # Rows are in the order of slots; clients get the choices of a step in order.
             drawn.sort(key=lambda pair: pair[0].choice)
         finished = Status.FINISHED
+        tokens: dict[Sequence, int] = {}
         for sequence, result in drawn:
             if sequence.status is finished:  # another choice has just failed their request
                 continue
             if isinstance(result, SamplingError):
                 self._not_drawn(sequence, result)
                 continue
+            tokens[sequence] = result.token
             if self._push(sequence, result) and sequence.matcher is not None:
                 self._drawn.append((sequence.matcher, result.token))
+        return tokens
 
     def _without_empty(
         self, sequences: list[Sequence], addresses: list[int]

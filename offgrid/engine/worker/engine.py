@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator
 
 from offgrid.engine.protocol import EngineEvent, GenerationRequest, Started, TokenQuery, TokenResult
 from offgrid.engine.worker.batching import FilledBatch, build_batch
+from offgrid.engine.worker.cache.keeper import Keeper
+from offgrid.engine.worker.cache.tiers import Fetch, Tiers
+from offgrid.engine.worker.drafts.planner import Planner
 from offgrid.engine.worker.drawing import Drawing
 from offgrid.engine.worker.embedder import Embedder, EmbeddingJob
 from offgrid.engine.worker.failures import MAX_FAILURES, EngineBroken, Failures
@@ -24,6 +27,7 @@ from offgrid.engine.worker.matcher import Masks
 from offgrid.engine.worker.outbox import Outbox
 from offgrid.engine.worker.pace import Pace
 from offgrid.engine.worker.prepare import Prepared, Preparer
+from offgrid.engine.worker.progress import report_prefill
 from offgrid.engine.worker.prompts import answer
 from offgrid.engine.worker.scheduler import BatchSpan, Placement, Scheduler
 from offgrid.engine.worker.scoring import SCORED_BYTES
@@ -46,6 +50,7 @@ class Engine:
         emit: receives all events of a step, in order, on the thread that runs the loop.
         expecting: returns whether more requests are about to be submitted.
         masks: computes the masks of grammars. Tests pass an object whose masks are late.
+        tiers: where the contents of slots are saved; None to save none.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class Engine:
         emit: Callable[[tuple[EngineEvent, ...]], None],
         expecting: Callable[[], bool] = lambda: False,
         masks: Masks | None = None,
+        tiers: Tiers | None = None,
     ) -> None:
         self.model = model
         self._outbox = Outbox(emit)
@@ -65,7 +71,10 @@ class Engine:
             model.n_ctx,
             max(1, min(capacity, SCORED_BYTES // (4 * model.n_vocab))),
             model.can_cut,
+            tiers,
         )
+        self._keeper = Keeper(model, tiers)
+        self._planner = Planner(model.n_vocab, capacity)
         self._failures = Failures(model, self.scheduler, self._outbox)
         self._drawing = Drawing(
             model, self.scheduler, self._failures, self._outbox, masks or Masks()
@@ -149,15 +158,35 @@ class Engine:
             EngineBroken: llama.cpp failed several times in a row.
         """
         while True:
-            with self._wake:
-                while not (self._inbox or self.has_work or self._stopping):
-                    self.step_began = None
-                    self._wake.wait()
-                if self._stopping:
-                    return
+            if not self._await_work():
+                return
             self._gather()
             self.step_began = time.monotonic()
             self.step()
+
+    def _await_work(self) -> bool:
+        """Wait until there is something to do; return False if it is time to stop. After a while
+        without requests, save what the slots hold."""
+        while True:
+            with self._wake:
+                if self._stopping:
+                    return False
+                if self._inbox or self.has_work:
+                    return True
+                self.step_began = None
+                waited = self._wake.wait(self._keeper.pause(self.scheduler.idle))
+            if not waited:
+                self._keeper.write_one(self.scheduler.idle)
+
+    @property
+    def saves(self) -> bool:
+        """Whether :meth:`save_all` may have something to write."""
+        return self._keeper.tiers is not None and self._keeper.tiers.on_disk
+
+    def save_all(self, until: float) -> None:
+        """Write what slots and memory hold to disk, until ``time.monotonic()`` has reached a
+        value. After :meth:`run`."""
+        self._keeper.write_all(self.scheduler.idle, until)
 
     @property
     def has_work(self) -> bool:
@@ -188,18 +217,28 @@ class Engine:
         self._take_inbox()
         for placement in self.scheduler.admit():
             self._begin(placement)
+            if placement.sequence.status is not Status.PARKED:
+                report_prefill(placement.sequence, self._outbox)
         # The server must know which prompts are computed now before one of them can end the
         # process.
         self._outbox.push()
         share = self._prefill_share()
         spans = self.scheduler.plan(prefill=share, burst=self._pace.burst_tokens)
         began = time.monotonic()
+        if self.scheduler.can_cut:
+            spans = self._planner.extend(spans)
+        batches = []
         for batch in self._decode(spans):
+            for span in batch.spans:
+                if span.start < span.sequence.n_prompt:
+                    report_prefill(span.sequence, self._outbox)
             self._drawing.sample(batch)
+            batches.append(batch)
         if spans:
-            self._observe(spans, time.monotonic() - began)
+            self._observe(spans, batches, time.monotonic() - began)
         patience = 0.0 if spans else _IDLE_SECONDS
         self._drawing.sample_late(patience)
+        self._keeper.wait(patience)
         if self.embedder.has_work:
             self._embed(share if spans else None)
         self._outbox.push()
@@ -213,10 +252,16 @@ class Engine:
         share = self._pace.prefill_tokens(*self.scheduler.counts())
         return max(1, share // 2) if self.embedder.has_work else share
 
-    def _observe(self, spans: list[BatchSpan[Sequence]], seconds: float) -> None:
+    def _observe(
+        self, spans: list[BatchSpan[Sequence]], batches: list[FilledBatch], seconds: float
+    ) -> None:
         decoding = sum(span.count == 1 for span in spans)
         prefilling = sum(span.count for span in spans) - decoding
         self._pace.observe(decoding, prefilling, seconds)
+        if not decoding:
+            self._keeper.computed(prefilling, seconds)
+        if len(batches) == 1 and not prefilling:
+            self._planner.observe(batches[0], seconds)
 
     def _decode(self, spans: list[BatchSpan[Sequence]]) -> Iterator[FilledBatch]:
         """Decode spans and yield each batch. The caller samples from it before it takes the next.
@@ -265,6 +310,8 @@ class Engine:
     def _begin(self, placement: Placement[Sequence]) -> None:
         """Prepare the slot of an admitted sequence."""
         sequence, slot = placement.sequence, placement.sequence.slot
+        if placement.lost is not None:
+            self._keeper.save(*placement.lost)
         if placement.rescue is not None:
             self.model.forget(placement.rescue)
             self.model.copy(slot, placement.rescue)
@@ -272,6 +319,11 @@ class Engine:
         if sequence.choice == 0:
             self._outbox.add(Started(sequence.request_id, computing=not parked))
         if parked:
+            return
+        sequence.stopwatch.begin()
+        if isinstance(placement.fetched, Fetch):
+            if not self._keeper.restore(placement.fetched, slot, sequence.position(placement.keep)):
+                self.scheduler.not_restored(sequence)
             return
         if placement.source != slot:
             self.model.forget(slot)

@@ -6,6 +6,7 @@ request ends as long as an idle slot can be evicted or a sequence preempted.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 from offgrid.engine.protocol import Failed
@@ -71,6 +72,8 @@ class Failures:
             EngineBroken: see :meth:`count`.
         """
         spans = batch.spans
+        if error.retriable and any(span.draft for span in spans):
+            return [[dataclasses.replace(span, draft=()) for span in spans]]
         log.error("decode of %d spans failed: %s", len(spans), error)
         if error.no_room and self.make_room():
             return [spans]

@@ -10,6 +10,7 @@ from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.llama.errors import DecodeError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.outbox import Outbox
+from offgrid.engine.worker.progress import report_prefill
 from offgrid.engine.worker.scheduler import Scheduler
 from offgrid.engine.worker.sequence import Sequence, Status
 from offgrid.errors import EngineFault
@@ -63,6 +64,7 @@ class Images:
             return
         self._failures.reset()
         self._scheduler.record_image(sequence, span.end)
+        report_prefill(sequence, self._outbox)
 
     def _after_decode(self, sequence: Sequence, span: ImageSpan, error: DecodeError) -> None:
         """Let another step try the image again if that may help, else end its request."""

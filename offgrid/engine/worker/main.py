@@ -1,10 +1,10 @@
 """The worker process: pipes, threads and one :class:`~offgrid.engine.worker.engine.Engine`.
 
 Started by :mod:`offgrid.engine.client.process`, never by hand. The main thread loads the model and
-runs the loop. The reader takes commands from standard input and answers pings. The tokeniser
-prepares requests, so that slow tokenising delays neither the loop nor a cancel. The compiler
-prepares requests with a grammar. ``docs/architecture.md`` lists all threads. When standard input
-ends, the server has ended, and the process ends too.
+runs the loop; at the end, it writes prefixes to disk. The reader takes commands from standard input
+and answers pings. The tokeniser prepares requests, so that slow tokenising delays neither the loop
+nor a cancel. The compiler prepares requests with a grammar. ``docs/architecture.md`` lists all
+threads. When standard input ends, the server has ended, and the process ends too.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from offgrid.engine.protocol import (
     read_command,
 )
 from offgrid.engine.signals import FOR_THE_SERVER
+from offgrid.engine.worker.cache.opening import open_tiers
 from offgrid.engine.worker.embedder import EmbeddingJob
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.failures import EngineBroken
@@ -142,6 +143,9 @@ class Worker:
         # that no cancel is lost between the reader and the threads that prepare requests.
         self._pending: set[int] = set()
         self._lock = threading.Lock()
+        self._save_until = 0.0
+        self._saved = threading.Event()
+        """Set when the loop has ended and everything is on disk."""
 
     def run(self) -> int:
         """Load the model and serve until the engine gives up; return the exit status. The reader
@@ -157,7 +161,9 @@ class Worker:
         except LoadError as ex:
             self._writer.send(LoadFailed(str(ex), lasting=ex.lasting or _is_broken(load)))
             return 1
-        self._engine = Engine(model, self._writer.events, lambda: bool(self._pending))
+        self._engine = Engine(
+            model, self._writer.events, lambda: bool(self._pending), tiers=open_tiers(model)
+        )
         self._writer.give_up = self._engine.cancel
         threading.stack_size(_TOKENISER_STACK)
         threading.Thread(target=self._tokenise, name="tokeniser", daemon=True).start()
@@ -172,6 +178,8 @@ class Worker:
         except EngineBroken as ex:
             log.error("giving up: %s", ex)
             return 3
+        self._engine.save_all(self._save_until)
+        self._saved.set()
         return 0
 
     def _examine(self, load: Load) -> int:
@@ -187,15 +195,26 @@ class Worker:
         """Read commands until the pipe ends. The server sends requests only after Ready."""
         while True:
             command = read_command(self._commands)
-            if command is None or isinstance(command, Stop):
-                # Nothing is lost: the server has already ended the running requests.
+            if command is None:
                 os._exit(0)
+            if isinstance(command, Stop):
+                # No request is lost: the server has already ended the running ones.
+                self._stop(command.seconds)
             if isinstance(command, (Submit, Embed, LookUp)):
                 self.enqueue(command)
             elif isinstance(command, Cancel):
                 self._cancel(command)
             elif isinstance(command, Ping):
                 self._writer.send(self._pong(command.number))
+
+    def _stop(self, seconds: float) -> NoReturn:
+        """End the process, after the loop's thread has written prefixes to disk, if it is to. That
+        thread may be stuck in a step, so no longer than ``seconds`` are waited for it."""
+        if self._engine is not None and self._engine.saves:
+            self._save_until = time.monotonic() + seconds
+            self._engine.stop()
+            self._saved.wait(seconds)
+        os._exit(0)
 
     def enqueue(self, command: Submit | Embed | LookUp) -> None:
         """Queue a request for the thread that prepares it."""

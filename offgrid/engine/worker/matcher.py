@@ -78,6 +78,17 @@ class Matcher:
         """Return an independent matcher at the same position."""
         return Matcher(self._inner.deep_copy(), self._mask.copy(), self.param)
 
+    def allows_more_than(self, count: int) -> bool:
+        """Whether more than ``count`` tokens may come next. Call it while the mask is ready."""
+        # Wide masks have many words with bits; the bits are counted only where few words have any.
+        words = self._mask[self._mask != 0]
+        return len(words) > count or int(np.unpackbits(words.view(np.uint8)).sum()) > count
+
+    def trial(self) -> LLMatcher:
+        """Return a matcher at this position that may follow guesses: they leave no trace in this
+        one, not even of the work that its limits count."""
+        return self._inner.deep_copy()
+
     def advance(self, token: int) -> None:
         """Follow a sampled token and compute the next mask; store failures in :attr:`error`."""
         began = time.thread_time()

@@ -111,6 +111,11 @@ class IdleSlots:
         """Return the tokens that an idle slot holds."""
         return self._held[slot]
 
+    def prompt_length(self, slot: int) -> int:
+        """Return how many of the tokens that an idle slot holds are the prompt of their sequence;
+        the others are its answer."""
+        return self._n_prompt.get(slot, 0)
+
     def holds(self, slot: int) -> int:
         """Return how many tokens an idle slot holds."""
         return len(self._held[slot])

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import secrets
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.limits import check_prompt_tokens
-from offgrid.engine.protocol import GenerationRequest
+from offgrid.engine.protocol import GenerationRequest, PromptPart, ReasoningBudget
+from offgrid.engine.worker.drafts.drafter import Drafter
+from offgrid.engine.worker.drafts.forced import Forced
+from offgrid.engine.worker.drafts.lookup import Lookup
+from offgrid.engine.worker.drafts.source import Source
+from offgrid.engine.worker.drafts.tokens import remembering
 from offgrid.engine.worker.grammars import Grammars
 from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.matcher import Matcher
 from offgrid.engine.worker.prompts import prompt_text, read_bias, read_prompt, read_with_images
+from offgrid.engine.worker.reasoning import ReasoningLimit
 from offgrid.engine.worker.sequence import Sequence
 from offgrid.errors import InvalidParameter
 from offgrid.sampling import Sampler, SamplingParams
@@ -49,6 +56,7 @@ class Preparer:
     def __init__(self, model: Model) -> None:
         self._model = model
         self._grammars = Grammars(model, model.load.open_objects)
+        self._tokenize_forced = remembering(model)
 
     def ready(self) -> None:
         """Build what requests with grammars need, so that the first of them does not wait."""
@@ -103,6 +111,7 @@ class Preparer:
         if request.grammar is not None:
             matchers = [*self._grammars.matchers(request.grammar, request.n)]
         sequences = []
+        ends = self._ends_of_reasoning(request.reasoning_budget, params)
         for choice, matcher in enumerate(matchers):
             sampler = Sampler(
                 model.n_vocab,
@@ -120,11 +129,50 @@ class Preparer:
                 n_ctx=model.n_ctx,
                 sampler=sampler,
                 matcher=matcher,
+                reasoning=self._reasoning(request.reasoning_budget, ends),
                 visible=visible,
                 images=images,
+                drafter=self._drafter(matcher),
             )
             sequences.append(sequence)
         return sequences
+
+    def _ends_of_reasoning(
+        self, budget: ReasoningBudget | None, params: SamplingParams
+    ) -> tuple[list[int], list[int]]:
+        """Return the tokens that end reasoning, at first and if it begins again.
+
+        Raises:
+            InvalidParameter: the request bans one of them.
+        """
+        if budget is None:
+            return [], []
+        bias = params.logit_bias or {}
+        found = []
+        for text in (budget.close, budget.insist):
+            tokens = self._model.tokenize_bare((PromptPart(text, True),)).tolist()
+            if any(bias.get(token) == -math.inf for token in tokens):
+                raise InvalidParameter(
+                    f"logit_bias bans a token that ends reasoning; {budget.param} needs it.",
+                    "logit_bias",
+                )
+            found.append(tokens)
+        return found[0], found[1]
+
+    def _reasoning(
+        self, budget: ReasoningBudget | None, ends: tuple[list[int], list[int]]
+    ) -> ReasoningLimit | None:
+        return None if budget is None else ReasoningLimit(budget, *ends, self._model.n_vocab)
+
+    def _drafter(self, matcher: Matcher | None) -> Drafter | None:
+        """Return what proposes tokens of one choice; None if this model has no drafts."""
+        model = self._model
+        if not (model.load.drafts and model.can_cut):
+            return None
+        sources: list[Source] = []
+        if matcher is not None:
+            sources.append(Forced(self._tokenize_forced, model.piece))
+        return Drafter([*sources, Lookup()])
 
     def _sampling_params(self, request: GenerationRequest, seed: int) -> SamplingParams:
         """Return the request's sampling parameters, completed with the parts that only the worker

@@ -8,7 +8,7 @@ An admitted sequence begins after the longest prefix that some slot already hold
 running sequence, or an idle slot that still holds a finished one. A prefix of a few tokens is
 computed again, so that an answer does not depend on requests that are hardly related to it. If a
 running sequence is about to compute a longer prefix, the new sequence is parked until then instead
-of computing it again.
+of computing it again. It is parked too while a saved prefix is fetched from memory or disk.
 
 The next turn of a conversation takes the slot that holds the conversation. A computed prefix is
 evicted only for a sequence that needs a slot, least recently used first.
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -80,26 +80,61 @@ class Schedulable(Protocol):
         """Tokens of prompt and answer so far."""
 
 
+class Fetching(Protocol):
+    """A saved prefix that is being fetched for a sequence (``cache.tiers.Fetch``)."""
+
+    @property
+    def length(self) -> int:
+        """How many tokens of the prompt it holds."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has arrived, or is known to be lost."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether it is lost."""
+
+
+class SavedPrefixes(Protocol):
+    """What is saved outside of the slots (``cache.tiers.Tiers``)."""
+
+    def find(
+        self, prompt: TokenIds, before_image: Callable[[int], int], above: int
+    ) -> Fetching | None:
+        """Begin to fetch the longest saved prefix of a prompt, if it is worth it when ``above``
+        tokens need not be computed anyway."""
+
+
 S = TypeVar("S", bound=Schedulable)
+Lost = tuple[int, TokenIds, int]
+"""A slot whose content is about to be lost: slot, tokens, and how many of them are the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSpan(Generic[S]):
-    """Consecutive tokens of one sequence in a batch: ``count`` tokens from index ``start``."""
+    """Consecutive tokens of one sequence in a batch: ``count`` tokens from index ``start``, and
+    after them the proposed tokens of a ``draft``."""
 
     sequence: S
     start: int
     count: int
+    draft: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many tokens the span has in the batch."""
+        return self.count + len(self.draft)
 
     @property
     def n_logits(self) -> int:
         """How many tokens at the end of the span need logits."""
         end = self.start + self.count
-        return max(0, end - max(self.start, self.sequence.wanted_from))
+        return max(0, end - max(self.start, self.sequence.wanted_from)) + len(self.draft)
 
     @property
     def completes(self) -> bool:
-        """Whether the span ends with the sequence's last token, so that the next is sampled."""
+        """Whether the span contains the sequence's last token, so that the next is sampled."""
         return self.start + self.count == len(self.sequence)
 
 
@@ -108,9 +143,10 @@ class Placement(Generic[S]):
     """How a sequence begins in its slot: after ``keep`` tokens that ``source`` holds.
 
     ``source`` is the slot itself (cut what follows), another one (copy it, then cut), or None
-    (begin with an empty slot). ``rescue`` is the slot to which the old content of the sequence's
-    slot is copied first. ``cut`` is false where only whole sequences are shared: then nothing
-    follows and nothing is cut.
+    (begin with an empty slot). With ``fetched``, the slot gets that saved prefix, and is cut after
+    ``keep`` tokens. ``lost`` is what will be lost then, if it may be needed again. ``rescue`` is
+    the slot to which the old content of the sequence's slot is copied first. ``cut`` is false where
+    only whole sequences are shared: then nothing follows and nothing is cut.
     """
 
     sequence: S
@@ -118,6 +154,8 @@ class Placement(Generic[S]):
     keep: int
     rescue: int | None = None
     cut: bool = False
+    lost: Lost | None = None
+    fetched: Fetching | None = None
 
 
 class Scheduler(Generic[S]):
@@ -131,6 +169,7 @@ class Scheduler(Generic[S]):
             each of them needs a row of logits.
         can_cut: whether the model can remove the end of a sequence (recurrent models cannot). If
             not, only whole sequences are shared. :meth:`cannot_cut` sets it to false.
+        saved: the prefixes that are saved in memory and on disk, or None.
 
     Attributes:
         min_copy: fewest tokens of a prefix that is copied.
@@ -143,6 +182,7 @@ class Scheduler(Generic[S]):
         n_ctx: int = 2048,
         scored_tokens: int = 512,
         can_cut: bool = True,
+        saved: SavedPrefixes | None = None,
     ) -> None:
         if n_slots < 1 or step_tokens < n_slots or scored_tokens < 1:
             raise ValueError("need n_slots >= 1, step_tokens >= n_slots and scored_tokens >= 1")
@@ -152,11 +192,12 @@ class Scheduler(Generic[S]):
         self.running: list[S] = []
         self.idle = IdleSlots(n_slots)
         self.can_cut = can_cut
+        self._saved = saved
         self.n_ctx = n_ctx
         self.min_copy = max(MIN_COPY, n_ctx // _COPY_SHARE)
-        self._parked: dict[int, tuple[S, int]] = {}
+        self._parked: dict[int, tuple[S, int] | Fetching] = {}
         """Slot of a parked sequence -> the sequence whose prefill it waits for, and how many tokens
-        of that."""
+        of that; or the saved prefix that it waits for."""
         self._held_back = False
         """Set by a preemption, cleared when a sequence leaves its slot."""
 
@@ -226,19 +267,41 @@ class Scheduler(Generic[S]):
             if match.length < there + self.min_copy:  # not worth a copy from elsewhere
                 match = Match(own, there)
         promised = self._promised(sequence, match.length)
-        if promised is not None:
+        fetching = self._fetch(sequence, match.length if promised is None else promised[1])
+        awaited = promised if fetching is None else fetching
+        if awaited is not None:
             match = NO_MATCH
-        slot, rescue = self._newcomers_slot(match) if own is None else self._own_slot(own, match)
+        before: dict[int, Lost] = {
+            one: (one, tokens, self.idle.prompt_length(one)) for one, tokens in self.idle
+        }
+        if own is not None:
+            slot, rescue = self._own_slot(own, match)
+        else:
+            slot, rescue = self._newcomers_slot(match, move=fetching is None)
+        lost = before[slot if rescue is None else rescue] if own is None else None
         self.idle.take(slot)
         sequence.slot = slot
-        if promised is None:
-            return self._begin(sequence, match, rescue)
-        self._parked[slot] = promised
+        if awaited is None:
+            return self._begin(sequence, match, rescue, lost)
+        self._parked[slot] = awaited
         sequence.status = Status.PARKED
-        return Placement(sequence, None, 0, rescue)
+        return Placement(sequence, None, 0, rescue, lost=lost)
 
-    def _newcomers_slot(self, match: Match) -> tuple[int, int | None]:
+    def _fetch(self, sequence: S, above: int) -> Fetching | None:
+        """Begin to fetch a saved prefix that is worth it when ``above`` tokens need not be computed
+        anyway."""
+        if self._saved is None or not sequence.reuse:
+            return None
+        prompt = sequence.tokens[: sequence.wanted_from]
+        return self._saved.find(prompt, sequence.before_image, above)
+
+    def _newcomers_slot(self, match: Match, move: bool) -> tuple[int, int | None]:
         """Choose a slot for a sequence that continues no conversation.
+
+        Args:
+            match: the prefix after which it begins.
+            move: whether the content of another slot may be copied to make place. A slot that
+                gets a saved prefix may not be the source of a copy at the same time.
 
         Returns:
             The slot, and the slot to which its content is copied first, or None. With a copy, the
@@ -249,8 +312,10 @@ class Scheduler(Generic[S]):
         if slot == match.slot and match.length >= self.min_copy:
             return slot, None  # it begins after what the slot holds
         near = self._near(slot)
-        if near is None or self.idle.spare(near):
-            return slot if near is None else near, None
+        if near is not None and self.idle.spare(near):
+            return near, None
+        if near is None or not move:
+            return slot, None
         # Wherever the newcomer runs, only what the oldest slot holds is evicted.
         self.idle.move(near, slot)
         return near, slot
@@ -282,11 +347,14 @@ class Scheduler(Generic[S]):
             return None
         return self.idle.neighbour()
 
-    def _begin(self, sequence: S, match: Match, rescue: int | None = None) -> Placement[S]:
+    def _begin(
+        self, sequence: S, match: Match, rescue: int | None = None, lost: Lost | None = None
+    ) -> Placement[S]:
         least = MIN_REUSE if match.slot == sequence.slot else self.min_copy
         keep = match.length if match.length >= least else 0
         self._start(sequence, keep)
-        return Placement(sequence, match.slot if keep else None, keep, rescue, self.can_cut)
+        source = match.slot if keep else None
+        return Placement(sequence, source, keep, rescue, self.can_cut, lost)
 
     @staticmethod
     def _start(sequence: S, keep: int) -> None:
@@ -299,6 +367,10 @@ class Scheduler(Generic[S]):
         with an empty slot instead, and from now on only whole sequences are shared. Nothing is
         lost, only computed again."""
         self.can_cut = False
+        self._start(sequence, 0)
+
+    def not_restored(self, sequence: S) -> None:
+        """Note that a saved prefix was not restored: the sequence begins with an empty slot."""
         self._start(sequence, 0)
 
     def _best_match(self, sequence: S) -> Match:
@@ -331,15 +403,27 @@ class Scheduler(Generic[S]):
         return None if source is None else (source, best)
 
     def _unpark(self, sequence: S) -> Placement[S] | None:
-        """Return the placement of a parked sequence if the prefix that it waits for is computed or
+        """Return the placement of a parked sequence if the prefix that it waits for is there or
         never will be, else None."""
-        source, promised = self._parked[sequence.slot]
+        awaited = self._parked[sequence.slot]
+        if not isinstance(awaited, tuple):
+            return self._restored(sequence, awaited) if awaited.ready else None
+        source, promised = awaited
         # The source has left its slot if it has ended, or was preempted and waits for another one.
         left = source.status in (Status.FINISHED, Status.WAITING)
         if not left and source.computed < promised:
             return None
         del self._parked[sequence.slot]
         return self._begin(sequence, self._best_match(sequence))
+
+    def _restored(self, sequence: S, fetched: Fetching) -> Placement[S]:
+        """Return the placement of a sequence whose saved prefix has arrived."""
+        del self._parked[sequence.slot]
+        match = self._best_match(sequence)
+        if fetched.lost or match.length >= fetched.length:
+            return self._begin(sequence, match)
+        self._start(sequence, fetched.length)
+        return Placement(sequence, None, fetched.length, fetched=fetched)
 
     def release(self, sequence: S) -> None:
         """End a running sequence. Its computed tokens stay in the slot until they are evicted."""

@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.protocol import Delta, GenerationRequest, TokenLogprob
+from offgrid.engine.worker.drafts.drafter import NO_COUNTS, Drafter
 from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.matcher import Matcher
+from offgrid.engine.worker.reasoning import ReasoningLimit
+from offgrid.engine.worker.stopwatch import Stopwatch
 from offgrid.sampling import Sampler, TextStream
 
 
@@ -21,7 +24,8 @@ class Status(Enum):
     WAITING = "waiting"
     """In the queue, without a slot."""
     PARKED = "parked"
-    """Has a slot, and waits until another sequence has computed the prefix that both share."""
+    """Has a slot, and waits until another sequence has computed the prefix that both share, or
+    until a saved prefix has been read."""
     PREFILL = "prefill"
     """More than its last token, or an image, is still to be computed."""
     DECODING = "decoding"
@@ -34,13 +38,13 @@ class Status(Enum):
 
 TRANSITIONS: dict[Status, frozenset[Status]] = {
     Status.WAITING: frozenset({
-        Status.PARKED,  # gets a slot; another sequence is computing its prefix
+        Status.PARKED,  # gets a slot; another sequence is computing its prefix, or it is read
         Status.PREFILL,  # gets a slot
         Status.DECODING,  # gets a slot, and begins after a prefix of all but one token
         Status.FINISHED,  # cancelled, or another choice failed
     }),
     Status.PARKED: frozenset({
-        Status.PREFILL,  # the prefix is computed, or never will be
+        Status.PREFILL,  # the prefix is there, or never will be
         Status.DECODING,  # the same; the prefix is all but one token
         Status.WAITING,  # preempted: another sequence needs its cells
         Status.FINISHED,  # cancelled, or another choice failed
@@ -74,17 +78,21 @@ class Sequence:
         tokens: ids of prompt and answer, int32, in a buffer for the longest possible answer.
         computed: how many of them llama.cpp has computed in ``slot``.
         matcher: keeps the answer within a grammar, or None.
+        reasoning: limits the reasoning of the answer, or None.
         pending_logits: a copy of its logits, float32 (n_vocab,), while the next token waits for the
             matcher's mask.
         scored: how many tokens of the prompt have got their logprobs; all if none are requested.
         visible: control tokens that appear in the answer's text, with their bytes.
         images: the spans of images in the prompt, in order.
+        stopwatch: measures the times of prompt and answer.
+        drafter: proposes its next tokens, or None.
     """
 
     __slots__ = (
-        "cached", "choice", "completion_tokens", "computed", "images", "limit", "matcher", "n_ctx",
-        "n_prompt", "n_tokens", "pending_logits", "request", "request_id", "reuse", "sampler",
-        "scored", "slot", "status", "stream", "tokens", "visible",
+        "cached", "choice", "completion_tokens", "computed", "drafter", "images", "limit",
+        "matcher", "n_ctx", "n_prompt", "n_tokens", "pending_logits", "reasoning", "request",
+        "request_id", "reuse", "sampler", "scored", "slot", "status", "stopwatch", "stream",
+        "tokens", "visible",
     )  # fmt: skip
 
     def __init__(
@@ -97,8 +105,10 @@ class Sequence:
         n_ctx: int,
         sampler: Sampler,
         matcher: Matcher | None = None,
+        reasoning: ReasoningLimit | None = None,
         visible: Mapping[int, bytes] = MappingProxyType({}),
         images: tuple[ImageSpan, ...] = (),
+        drafter: Drafter | None = None,
     ) -> None:
         self.request_id = request_id
         self.choice = choice
@@ -106,6 +116,7 @@ class Sequence:
         self.n_ctx = n_ctx
         self.sampler = sampler
         self.matcher = matcher
+        self.reasoning = reasoning
         self.pending_logits: NDArray[np.float32] | None = None
         self.stream = TextStream(request.stop)
         room = n_ctx - len(prompt)
@@ -122,10 +133,19 @@ class Sequence:
         self.status = Status.WAITING
         self.visible = visible
         self.images = images
+        self.drafter = drafter
         self.completion_tokens = 0
+        self.stopwatch = Stopwatch()
 
     def __len__(self) -> int:
         return self.n_tokens
+
+    @property
+    def mask_address(self) -> int:
+        """Address of the mask for the next token; 0 if any token may come."""
+        if self.reasoning is not None and self.reasoning.address:
+            return self.reasoning.address
+        return 0 if self.matcher is None else self.matcher.address
 
     @property
     def wanted_from(self) -> int:
@@ -160,7 +180,7 @@ class Sequence:
 
     def finish_empty(self) -> Delta:
         """Return the last delta of an answer that shall have no tokens."""
-        return Delta(self.request_id, self.choice, "", 0, "length", cached_tokens=self.cached)
+        return self._delta("", "length", ())
 
     def advance(
         self, token: int, piece: bytes, is_eog: bool, logprobs: tuple[TokenLogprob, ...]
@@ -171,6 +191,7 @@ class Sequence:
         end tokens are never sampled.
         """
         self.completion_tokens += 1
+        self.stopwatch.token()
         finish_reason = None
         if is_eog:
             text = self.stream.flush()
@@ -180,6 +201,8 @@ class Sequence:
         else:
             self.tokens[self.n_tokens] = token
             self.n_tokens += 1
+            if self.reasoning is not None:
+                self.reasoning.follow(piece)
             text = self.stream.feed(piece)
             if self.stream.finished:
                 finish_reason = "stop"
@@ -195,6 +218,10 @@ class Sequence:
     def _delta(
         self, text: str, finish_reason: str | None, logprobs: tuple[TokenLogprob, ...]
     ) -> Delta:
+        counts = NO_COUNTS
+        if finish_reason is not None and self.drafter is not None:
+            counts = self.drafter.counts(self)
+        timed = finish_reason is not None or self.request.timings
         return Delta(
             id=self.request_id,
             choice=self.choice,
@@ -203,4 +230,9 @@ class Sequence:
             finish_reason=finish_reason,
             logprobs=logprobs,
             cached_tokens=self.cached,
+            times=self.stopwatch.times() if timed else None,
+            drafted=counts.drafted,
+            draft_accepted=counts.accepted,
+            prediction_accepted=counts.prediction_accepted,
+            prediction_rejected=counts.prediction_rejected,
         )

@@ -103,6 +103,49 @@ def test_used_as_the_field_of_this_api(
     assert parse(**foreign) == parse(**own)
 
 
+@pytest.mark.parametrize(
+    ("foreign", "budget", "param"),
+    [
+        ({"reasoning_budget": 5}, 5, "reasoning_budget"),
+        ({"thinking_budget": 0}, 0, "thinking_budget"),
+        ({"thinking_budget_tokens": 5}, 5, "thinking_budget_tokens"),
+        ({"options": {"thinking_token_budget": 5}}, 5, "options.thinking_token_budget"),
+        ({"thinking": {"budget_tokens": 5}}, 5, "thinking.budget_tokens"),
+        ({"reasoning": {"max_tokens": 5}}, 5, "reasoning.max_tokens"),
+        ({"thinking_budget": 5, "reasoning_budget_tokens": 5}, 5, "reasoning_budget_tokens"),
+        ({"reasoning_budget_tokens": -1}, None, ""), ({"thinking_budget": -1}, None, ""),
+        ({"reasoning_budget_tokens": None}, None, ""), ({}, None, ""),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_names_of_the_reasoning_budget(
+    foreign: dict[str, Any], budget: int | None, param: str
+) -> None:
+    request = chat(**foreign).with_budget(-1)
+    assert (request.reasoning_budget_tokens, request.budget_param) == (budget, param)
+    # The setting of the server counts only without a budget of the request.
+    both = chat(**foreign).with_budget(77)
+    expected = (77, "") if budget is None else (budget, param)
+    assert (both.reasoning_budget_tokens, both.budget_param) == expected
+
+
+def test_a_budget_of_0_sets_the_switches_of_templates() -> None:
+    off = {"enable_thinking": False, "thinking": False}
+    assert chat(reasoning_budget_tokens=0).template_variables == off
+    assert chat(reasoning_budget_tokens=5).template_variables == {}
+    asked = chat(reasoning_budget_tokens=0, reasoning_effort="low").template_variables
+    assert asked["reasoning_effort"] == "low"
+
+
+@pytest.mark.parametrize(
+    "name", ["reasoning_budget_tokens", "thinking_budget", "thinking_token_budget"]
+)
+def test_text_completions_have_no_reasoning_to_limit(name: str) -> None:
+    assert text(**{name: -1}) == text()
+    error = refused(text, **{name: 5})
+    assert (error.param, error.code) == (name, "unsupported_parameter")
+
+
 ON = {"enable_thinking": True, "thinking": True}
 
 
@@ -111,8 +154,8 @@ ON = {"enable_thinking": True, "thinking": True}
     [
         ({"think": False}, "none", {}), ({"think": True}, None, ON), ({"think": "low"}, "low", {}),
         ({"enable_thinking": False}, "none", {}), ({"enable_thinking": True}, None, ON),
-        ({"thinking": {"type": "disabled"}}, "none", {}), ({"thinking": False}, "none", {}),
         ({"thinking": {"type": "enabled", "budget_tokens": 9}}, None, ON),
+        ({"thinking": {"type": "disabled"}}, "none", {}), ({"thinking": False}, "none", {}),
         ({"thinking": {"type": "adaptive"}}, None, {}),
         ({"reasoning": {"effort": "high"}}, "high", {}), ({"reasoning": {}}, None, {}),
         ({"reasoning": {"enabled": True, "exclude": False}}, None, ON),
@@ -186,7 +229,7 @@ def test_two_names_with_different_values(fields: dict[str, Any], names: tuple[st
         ({"think": "much"}, "think", '"low"'), ({"think": 5}, "think", "not an integer"),
         ({"thinking": [5]}, "thinking", "not a list"),
         ({"reasoning": {"effort": "much"}}, "reasoning.effort", '"low"'),
-        ({"reasoning": {"max_tokens": 5}}, "reasoning.max_tokens", "use reasoning_effort"),
+        ({"reasoning": {"max_tokens": -5}}, "reasoning.max_tokens", "between -1 and"),
         ({"custom_token_bans": "a"}, "custom_token_bans", "a list of token ids"),
         ({"custom_token_bans": [True]}, "custom_token_bans", "a list of token ids"),
         ({"custom_token_bans": {}}, "custom_token_bans", "a list of token ids"),
@@ -236,7 +279,8 @@ def opposite(name: str) -> Any:
 
 @pytest.mark.parametrize("name", sorted(ONLY_IF_OFF | IF_UNKNOWN))
 def test_refused_unless_the_value_asks_for_nothing(name: str) -> None:
-    parse = response if name == "n" else chat if name in IF_UNKNOWN else text
+    others = {"n": response, "reasoning_budget_tokens": text}
+    parse = others.get(name, chat if name in IF_UNKNOWN else text)
     assert parse(**{name: NOTHING[name]}) == parse()
     reason = (ONLY_IF_OFF | IF_UNKNOWN)[name].reason
     for value in (opposite(name), {"odd": 1}):
@@ -299,13 +343,15 @@ def test_other_orders_of_the_parameters_are_refused(name: str, values: tuple[Any
 
 def test_those_without_effect_are_noted() -> None:
     notices.begin(tolerant=False)
-    fields: dict[str, Any] = dict.fromkeys(INERT, 5)
+    # Other endpoints have these, with an effect.
+    inert = INERT - {"return_progress", "timings_per_token"}
+    fields: dict[str, Any] = dict.fromkeys(inert, 5)
     assert chat(**fields) == chat()
-    assert set(notices.ignored()) == INERT
+    assert set(notices.ignored()) == inert
     notices.begin(tolerant=False)
     chat(thinking={"type": "adaptive", "budget_tokens": 5}, reasoning={"exclude": True},
          options={"num_ctx": 5}, include_reasoning=True)  # fmt: skip
-    names = {"thinking.type", "thinking.budget_tokens", "reasoning.exclude", "options.num_ctx"}
+    names = {"thinking.type", "reasoning.exclude", "options.num_ctx"}
     assert set(notices.ignored()) == names
     notices.begin(tolerant=False)
     chat(temperature=1, user="me")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from llama_8b import AVX2, LLAMA_8B
@@ -52,6 +53,35 @@ def test_the_context_is_that_of_the_file_at_most() -> None:
     assert estimate(sizes, Load("x", parallel=1), AVX2).cache == 1024 * kv
     assert estimate(sizes, Load("x", parallel=1, ctx_size=0), AVX2).cache == 1024 * kv
     assert estimate(sizes, Load("x", parallel=1, ctx_size=300), AVX2).cache == 512 * kv
+
+
+@pytest.mark.parametrize(
+    ("keys", "values", "bytes_of_32"),
+    [("f16", "f16", 128), ("f32", "bf16", 192), ("q8_0", "q8_0", 68), ("q4_0", "f16", 82)],
+)
+def test_the_cache_has_the_types_of_the_settings(keys: str, values: str, bytes_of_32: int) -> None:
+    load = Load("x", parallel=1, kv_type_k=keys, kv_type_v=values)
+    assert estimate(LLAMA_8B, load, AVX2).cache == 4096 * 32 * 1024 // 32 * bytes_of_32
+
+
+def test_embeddings_have_half_precision() -> None:
+    sizes = replace(LLAMA_8B, generates=False)
+    load = Load("x", kv_type_k="q4_0", kv_type_v="q4_0")
+    assert estimate(sizes, load, AVX2) == estimate(sizes, Load("x"), AVX2)
+
+
+@pytest.mark.parametrize(
+    ("fields", "scores"),
+    [({}, True), ({"flash_attention": "off"}, True), ({"flash_attention": "on"}, False),
+     ({"kv_type_v": "q8_0"}, False), ({"gpu_layers": 1}, False), ({"ctx_size": 65_536}, False),
+     ({"ctx_size": 65_536, "flash_attention": "off"}, True)],
+)  # fmt: skip
+def test_scores_take_memory_without_flash_attention(fields: dict[str, Any], scores: bool) -> None:
+    """Also as long as it is not known what the measurement will choose."""
+    load = Load("x", **fields)
+    found = estimate(LLAMA_8B, load, AVX2).compute
+    size = 6 * load.ctx_size * 512 * LLAMA_8B.heads
+    assert (found > size) == scores
 
 
 def test_states_do_not_depend_on_the_context() -> None:

@@ -43,8 +43,8 @@ def test_an_8b_model_in_q4_fits_into_a_cgroup_of_5_and_a_half() -> None:
     assert fit is not None
     assert fit.context == 4096
     assert re.fullmatch(
-        r"needs 5\.\d GiB, 5\.3 GiB free; 1 slot of 4,096 tokens "
-        r"\(lowered to fit: parallel, use_mmap\)",
+        r"needs 5\.\d GiB, 5\.3 GiB free; 1 slot of 4,096 tokens, "
+        r"512 MiB of cache \(f16\) \(lowered to fit: parallel, use_mmap\)",
         str(fit),
     )
 
@@ -124,3 +124,24 @@ def test_an_absurd_context_is_no_work() -> None:
     candidate = Candidate(Load("x", ctx_size=0), frozenset({"ctx_size"}), sizes)
     calls = lines_run(lambda: refusal(candidate, 6 * GIB, AVX2))
     assert calls < 100_000
+
+
+def test_saved_prefixes_get_a_part_of_what_is_left() -> None:
+    """They cost no slot and no token of context; a size that the user has set does."""
+    auto = Load("llama-8b.gguf", cache_ram=-1)
+    needed = fit_into(16.0)
+    assert needed is not None
+    rooms = {}
+    for left in (0.2, 1.0, 2.0, 16.0):
+        fit = fit_into(needed.needs / GIB + left, load=auto)
+        assert fit is not None
+        assert fit.estimate is not None
+        assert (fit.needs, fit.lowered) == (needed.needs, ())
+        assert fit.keeps == needed.keeps + fit.load.cache_ram * MIB
+        assert fit.estimate.prefixes == fit.load.cache_ram * MIB
+        rooms[left] = fit.load.cache_ram
+    assert rooms == pytest.approx({0.2: 0, 1.0: 128, 2.0: 256, 16.0: 512}, abs=1)
+    chosen = fit_into(needed.needs / GIB + 0.2, load=Load("llama-8b.gguf", cache_ram=1024))
+    assert chosen is not None
+    assert chosen.load.cache_ram == 1024
+    assert chosen.lowered != ()

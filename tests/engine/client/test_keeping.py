@@ -377,7 +377,9 @@ def test_the_log_tells_when_a_model_is_loaded_and_why_it_is_unloaded(
     caplog.set_level(logging.INFO)
     pool = make_pool(max_models=1)
     pool.engine("a")
-    pattern = re.compile(r"loaded a in \d+\.\d s; it needs \d+ MiB$", re.MULTILINE)
+    pattern = re.compile(
+        r"loaded a in \d+\.\d s; it needs \d+ MiB; flash attention \w+ \(.*\)$", re.MULTILINE
+    )
     eventually(lambda: pattern.search(caplog.text) is not None, "the log has it")
     pool.engine("b")
     assert "unloading a to make room for b" in caplog.text

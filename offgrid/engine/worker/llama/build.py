@@ -23,6 +23,12 @@ def versions() -> tuple[str, str]:
     return str(llama_cpp.__version__), ggml
 
 
+def identity() -> tuple[str, ...]:
+    """Return what tells this build of llama.cpp, and how it computes here, from others."""
+    lc.llama_backend_init()
+    return (*versions(), lc.llama_print_system_info().decode("utf-8", "replace"))
+
+
 def features() -> tuple[str, ...]:
     """Return the names of what ``llama_print_system_info`` says is on."""
     lc.llama_backend_init()

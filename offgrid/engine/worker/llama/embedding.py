@@ -8,10 +8,12 @@ import llama_cpp.llama_cpp as lc
 import numpy as np
 from numpy.typing import NDArray
 
+from offgrid.engine.attention import Choice
+from offgrid.engine.kv_types import PLAIN
 from offgrid.engine.memory import free_memory
 from offgrid.engine.worker.llama.batch import Batch
 from offgrid.engine.worker.llama.errors import INVALID_BATCH, DecodeError, LoadError
-from offgrid.engine.worker.llama.weights import MAX_UBATCH, Weights
+from offgrid.engine.worker.llama.weights import MAX_UBATCH, Weights, set_attention
 
 _SEQUENCES = 64
 """Most inputs in one batch. More short inputs would not be computed any faster."""
@@ -62,6 +64,8 @@ class EmbeddingContext:
         params.n_seq_max = self.n_sequences
         params.kv_unified = True
         params.embeddings = True
+        fixed = weights.fixed_attention(self.capacity, values=PLAIN)
+        set_attention(params, fixed or Choice(False, "the default for inputs"))
         params.pooling_type = _POOLING_TYPES[weights.pooling if self.needs_whole_input else "none"]
         self._context = weights.new_context(params)
         self._memory = lc.llama_get_memory(self._context)

@@ -9,6 +9,7 @@ import llama_cpp.llama_cpp as lc
 
 from offgrid.engine.protocol import Load
 from offgrid.engine.worker.llama.errors import LoadError
+from offgrid.engine.worker.llama.kv_types import check_kv_types
 
 
 def examine(load: Load) -> None:
@@ -34,5 +35,6 @@ def examine(load: Load) -> None:
     try:
         if lc.llama_model_is_diffusion(model):
             raise LoadError("this kind of model does not generate text token by token.")
+        check_kv_types(model, load)
     finally:
         lc.llama_model_free(model)

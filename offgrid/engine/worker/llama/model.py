@@ -13,18 +13,33 @@ import llama_cpp.llama_cpp as lc
 import numpy as np
 
 from offgrid import __version__
+from offgrid.engine.attention import Choice
 from offgrid.engine.memory import free_memory
 from offgrid.engine.protocol import Adapter, Load, ModelInfo
 from offgrid.engine.worker.image import Embeddings, ImageTile
+from offgrid.engine.worker.llama.attention_trial import measured_attention
 from offgrid.engine.worker.llama.batch import Batch
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
 from offgrid.engine.worker.llama.errors import INVALID_BATCH, DecodeError, LoadError
+from offgrid.engine.worker.llama.kv_types import GGML_TYPES
+from offgrid.engine.worker.llama.state import WHOLE, StateBytes, load_state, save_state, state_size
 from offgrid.engine.worker.llama.vision import Vision, VisionError
-from offgrid.engine.worker.llama.weights import CHAT_TEMPLATE, MAX_UBATCH, Weights
+from offgrid.engine.worker.llama.weights import (
+    CHAT_TEMPLATE,
+    MAX_UBATCH,
+    Weights,
+    set_attention,
+)
 
 _IMAGE_SHARE = 4
 """An image takes at most this fraction (1/4) of the context, if its projector can be limited."""
 _MIN_IMAGE = 64
+_STATE_PARAMETERS = (
+    "n_ctx", "n_seq_max", "kv_unified", "type_k", "type_v", "flash_attn_type", "swa_full",
+    "rope_scaling_type", "rope_freq_base", "rope_freq_scale", "yarn_ext_factor",
+    "yarn_attn_factor", "yarn_beta_fast", "yarn_beta_slow", "yarn_orig_ctx",
+)  # fmt: skip
+"""Parameters of a context that decide what its cells hold and how they are laid out."""
 
 # A second binding of this function that returns the address as an integer: creating a ctypes
 # pointer object for every row and casting it back costs more than the call.
@@ -47,10 +62,13 @@ class Model(Weights):
         super().__init__(load, progress)
         self._context = None
         self._memory: Any = None
+        self.attention = Choice(False, "no text is generated")
         self._embedding: EmbeddingContext | None = None
         self._embedding_lock = threading.Lock()
         self._vision: Vision | VisionError | None = None
         self._vision_lock = threading.Lock()
+        self._uncopied: set[int] = set()
+        """Slots of copies that the next decode will carry out."""
         if self.generates:
             self._create_context()
             n_batch = int(lc.llama_n_batch(self._context))
@@ -95,7 +113,8 @@ class Model(Weights):
             return self._embedding
 
     def _create_context(self) -> None:
-        self.kv_bytes = self.estimate_kv_bytes(self.n_ctx * self.n_parallel)
+        types = self.load.kv_type_k, self.load.kv_type_v
+        self.kv_bytes = self.estimate_kv_bytes(self.n_ctx * self.n_parallel, *types)
         available = free_memory()
         if self.kv_bytes > available:
             raise LoadError(
@@ -103,6 +122,17 @@ class Model(Weights):
                 f"{self.kv_bytes / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free; "
                 "lower OFFGRID_PARALLEL (--parallel) or OFFGRID_CTX_SIZE (--ctx-size)."
             )
+        params = self._context_params()
+        self.attention = self.fixed_attention(params.n_ubatch) or measured_attention(self)
+        set_attention(params, self.attention)
+        self._context = self.new_context(params)
+        self.n_ctx = min(self.n_ctx, int(lc.llama_n_ctx_seq(self._context)))
+        self._memory = lc.llama_get_memory(self._context)
+        if not self._memory:
+            raise LoadError("this kind of model does not generate text token by token.")
+
+    def _context_params(self) -> lc.llama_context_params:
+        """Return what the context of the slots is created with, without flash attention."""
         params = lc.llama_context_default_params()
         params.n_ctx = self.n_ctx * self.n_parallel
         # NOTE: an assertion of llama.cpp fails if n_batch is smaller than n_seq_max.
@@ -110,11 +140,9 @@ class Model(Weights):
         params.n_ubatch = min(MAX_UBATCH, params.n_batch)
         params.n_seq_max = self.n_parallel
         params.kv_unified = False
-        self._context = self.new_context(params)
-        self.n_ctx = min(self.n_ctx, int(lc.llama_n_ctx_seq(self._context)))
-        self._memory = lc.llama_get_memory(self._context)
-        if not self._memory:
-            raise LoadError("this kind of model does not generate text token by token.")
+        params.type_k = GGML_TYPES[self.load.kv_type_k]
+        params.type_v = GGML_TYPES[self.load.kv_type_v]
+        return params
 
     def _probe_cut(self) -> bool:
         """Decode two tokens and try to cut one off: recurrent and hybrid memories cannot do it."""
@@ -136,7 +164,8 @@ class Model(Weights):
         identity = (
             __version__, lc.llama_print_system_info(), stat.st_size, stat.st_mtime_ns, self.n_ctx,
             self.n_parallel, self.batch.capacity, self.n_threads,
-            load.gpu_layers, *map(_adapter_identity, load.adapters),
+            load.gpu_layers, load.kv_type_k, load.kv_type_v, self.attention.on,
+            *map(_adapter_identity, load.adapters),
         )  # fmt: skip
         description = ctypes.create_string_buffer(256)
         lc.llama_model_desc(self._model, description, len(description))
@@ -165,6 +194,8 @@ class Model(Weights):
             control_ids=self.control_texts,
             has_vision=load.projector is not None,
             chat_templates=chat_templates,
+            flash_attention=self.attention.on,
+            attention_reason=self.attention.reason,
         )
 
     # --- images -------------------------------------------------------------------------------
@@ -233,6 +264,8 @@ class Model(Weights):
             DecodeError: :attr:`DecodeError.retriable` says whether the memory is unchanged.
         """
         code = lc.llama_decode(self._context, self.batch.struct())
+        if code != INVALID_BATCH:  # else it is refused before anything is done
+            self._uncopied.clear()
         if code != 0:
             raise DecodeError(int(code))
 
@@ -273,6 +306,66 @@ class Model(Weights):
         if source == target:
             raise ValueError("a slot cannot be copied onto itself")
         lc.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        self._uncopied |= {source, target}
+
+    @property
+    def can_save(self) -> bool:
+        """Whether the state of a slot can be restored exactly, also if it is cut then.
+
+        With sliding windows it cannot: the cells that no window shows any more are not part of a
+        state.
+        """
+        return self.generates and int(lc.llama_model_n_swa(self._model)) == 0
+
+    @property
+    def context_parameters(self) -> tuple[tuple[str, str], ...]:
+        """The parameters that decide whether a state fits the context, with their values."""
+        params = self._context_params()
+        set_attention(params, self.attention)
+        return tuple((name, repr(getattr(params, name, None))) for name in _STATE_PARAMETERS)
+
+    def state_size(self, slot: int, flags: int = WHOLE) -> int:
+        """Return the bytes of a slot's state; ``flags`` as in :mod:`.state`."""
+        self._check_slot(slot)
+        return state_size(self._context, slot, flags)
+
+    def save_state(self, slot: int, flags: int = WHOLE) -> StateBytes | None:
+        """Return a copy of a slot's state; None if llama.cpp cannot copy it."""
+        self._check_slot(slot)
+        return save_state(self._context, slot, flags)
+
+    def load_state(self, slot: int, state: StateBytes, flags: int = WHOLE) -> bool:
+        """Replace what an empty slot holds by a saved state. If False is returned, :meth:`forget`
+        the slot."""
+        self._check_slot(slot)
+        if not self.carry_out_copies(slot, 0):
+            return False
+        return load_state(self._context, slot, state, flags)
+
+    def carry_out_copies(self, slot: int, length: int) -> bool:
+        """Carry out copies from and to a slot that wait for the next decode: states are read and
+        written at once, and would overtake them.
+
+        llama.cpp does so only in a decode. Therefore, if there are such copies, an unneeded token
+        is decoded after the ``length`` tokens of the slot, and cut off again.
+
+        Returns:
+            False if that failed.
+        """
+        self._check_slot(slot)
+        if slot not in self._uncopied:
+            return True
+        if not self.can_cut or length >= self.n_ctx:
+            return False
+        self.batch.clear()
+        self.batch.add(slot, length, np.zeros(1, dtype=np.int32), 0)
+        try:
+            self.decode()
+        except DecodeError:
+            return False
+        finally:
+            self.batch.clear()
+        return self.cut(slot, length)
 
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.n_parallel:

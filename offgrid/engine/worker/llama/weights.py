@@ -10,19 +10,25 @@ from pathlib import Path
 import llama_cpp.llama_cpp as lc
 import psutil
 
+from offgrid.engine.attention import Choice, fixed_choice
+from offgrid.engine.kv_types import PLAIN, bytes_of
 from offgrid.engine.protocol import Load
 from offgrid.engine.worker.llama.adapters import Adapters
 from offgrid.engine.worker.llama.errors import LoadError
+from offgrid.engine.worker.llama.kv_types import (
+    GGML_TYPES,
+    WITHOUT_FLASH_ATTENTION,
+    check_kv_types,
+)
 from offgrid.engine.worker.llama.tensors import has_tensor, parts_of
 from offgrid.engine.worker.llama.vocabulary import Vocabulary
 
 MAX_UBATCH = 512
 """Most tokens that llama.cpp computes at once."""
-_MAX_SCORES = 512 * 1024 * 1024
-"""Most bytes of attention scores without flash attention."""
 _MAX_METADATA_VALUE = 1 << 20
 CHAT_TEMPLATE = "tokenizer.chat_template"
 """Key of the default chat template, and beginning of the keys of named ones."""
+_ON = lc.LLAMA_FLASH_ATTN_TYPE_ENABLED
 _NO_TEMPLATE = (None, "", "chatml")
 _PROGRESS_STEP = 0.01
 """Least difference between two reports of the progress."""
@@ -67,6 +73,7 @@ class Weights(Vocabulary):
         self._model = None
         lc.llama_backend_init()
         self._model = _load_model(load, progress)
+        check_kv_types(self._model, load)
         self._adapters = Adapters(self._model, load.adapters)
         super().__init__(self._model)
         self.load = load
@@ -80,6 +87,11 @@ class Weights(Vocabulary):
         self.n_parallel = load.parallel
         self.n_threads = load.threads or physical_threads()
 
+    @property
+    def pointer(self) -> lc.llama_model_p:
+        """llama.cpp's object, for its functions."""
+        return self._model
+
     def close(self) -> None:
         """Free the weights, after all contexts. Idempotent."""
         if self._model is not None:
@@ -90,35 +102,40 @@ class Weights(Vocabulary):
         """Return a context over these weights (``llama_init_from_model``).
 
         Args:
-            params: this method sets the threads, flash attention and timings in it.
+            params: this method sets the threads and timings in it.
 
         Raises:
             LoadError: llama.cpp cannot create it.
         """
         params.n_threads = params.n_threads_batch = self.n_threads
         params.no_perf = True
-        self._choose_flash_attention(params)
         context = lc.llama_init_from_model(self._model, params)
         if not context:
             raise LoadError("llama.cpp could not create a context.")
         self._adapters.apply(context)
         return context
 
-    def _choose_flash_attention(self, params: lc.llama_context_params) -> None:
-        # Flash attention on the CPU is slow for fewer than 64 tokens at once, and streams are
-        # fewer. Without it, the attention scores of a whole call are in memory.
-        scores = 4 * self.n_ctx * params.n_ubatch * int(lc.llama_model_n_head(self._model))
-        if self.load.gpu_layers == 0 and scores <= _MAX_SCORES:
-            params.flash_attn_type = lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    def fixed_attention(self, n_ubatch: int, *, values: str | None = None) -> Choice | None:
+        """Return whether flash attention is used, where that needs no measurement.
 
-    def estimate_kv_bytes(self, n_cells: int) -> int:
-        """Return the bytes of keys and values in half precision; an upper bound if layers share or
+        Args:
+            n_ubatch: most tokens that are computed at once.
+            values: as for :func:`~offgrid.engine.attention.fixed_choice`.
+        """
+        if self.metadata.get("general.architecture") in WITHOUT_FLASH_ATTENTION:
+            return Choice(False, "llama.cpp has none for this architecture")
+        heads = int(lc.llama_model_n_head(self._model))
+        return fixed_choice(self.load, self.n_ctx, n_ubatch, heads, values=values)
+
+    def estimate_kv_bytes(self, n_cells: int, keys: str = PLAIN, values: str = PLAIN) -> int:
+        """Return the bytes of keys and values of these types; an upper bound if layers share or
         skip them."""
         heads = max(1, int(lc.llama_model_n_head(self._model)))
         width = int(lc.llama_model_n_embd(self._model)) // heads
         kv_heads = int(lc.llama_model_n_head_kv(self._model))
         layers = int(lc.llama_model_n_layer(self._model))
-        return 2 * 2 * layers * kv_heads * width * n_cells
+        elements = layers * kv_heads * width * n_cells
+        return bytes_of(keys, elements) + bytes_of(values, elements)
 
     def _choose_pooling(self) -> None:
         """Read from the file whether the model generates text, and how its states are pooled.
@@ -184,6 +201,13 @@ class Weights(Vocabulary):
                 value = large.value
             metadata[key] = value.decode("utf-8", "replace")
         return metadata
+
+
+def set_attention(params: lc.llama_context_params, choice: Choice) -> None:
+    """Turn flash attention on or off for a new context."""
+    # On a GPU, llama.cpp finds out itself whether all layers support it.
+    on = lc.LLAMA_FLASH_ATTN_TYPE_AUTO if params.type_v == GGML_TYPES[PLAIN] else _ON
+    params.flash_attn_type = on if choice.on else lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
 
 
 def _load_model(load: Load, progress: Callable[[float], None]) -> lc.llama_model_p:

@@ -1,0 +1,145 @@
+"""The saved prefixes of one model: which one a prompt can begin after, and which one goes first.
+
+Pure: neither files nor llama.cpp. Token ids are compared, never hashes.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offgrid.engine.worker.prefix import MIN_REUSE, REWRITTEN, TokenIds, common_prefix
+
+StateBytes = NDArray[np.uint8]
+
+
+@dataclass(eq=False, slots=True)
+class SavedPrefix:
+    """Tokens that were computed once, with the state of the slot that held them.
+
+    Attributes:
+        tokens: their ids, int32, at least ``MIN_REUSE``.
+        n_prompt: how many of them are the prompt of their sequence; the others are its answer.
+        size: bytes of the state.
+        state: the state, while it is in memory.
+        path: the file with the state, if there is one.
+        writing: whether the file is being written.
+    """
+
+    tokens: TokenIds
+    n_prompt: int
+    size: int
+    state: StateBytes | None = None
+    path: Path | None = None
+    writing: bool = False
+
+
+class Index:
+    """Saved prefixes, least recently used first.
+
+    Args:
+        can_cut: whether a restored slot can be cut. If not, a prefix is used only as a whole.
+    """
+
+    def __init__(self, can_cut: bool) -> None:
+        self.can_cut = can_cut
+        self._all: OrderedDict[SavedPrefix, None] = OrderedDict()
+        self._alike: dict[bytes, dict[SavedPrefix, None]] = {}
+        """First tokens -> the prefixes that begin with them: only those can be long enough."""
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[SavedPrefix]:
+        return iter(list(self._all))
+
+    def __contains__(self, prefix: object) -> bool:
+        return prefix in self._all
+
+    def add(self, prefix: SavedPrefix) -> None:
+        """Add a prefix as the most recently used one."""
+        self._all[prefix] = None
+        self._alike.setdefault(_beginning(prefix.tokens), {})[prefix] = None
+
+    def remove(self, prefix: SavedPrefix) -> None:
+        """Remove a prefix. Harmless if it is not there."""
+        self._all.pop(prefix, None)
+        alike = self._alike.get(_beginning(prefix.tokens), {})
+        alike.pop(prefix, None)
+        if not alike:
+            self._alike.pop(_beginning(prefix.tokens), None)
+
+    def use(self, prefix: SavedPrefix) -> None:
+        """Note that a prefix was used."""
+        if prefix in self._all:
+            self._all.move_to_end(prefix)
+
+    def longest(
+        self, prompt: TokenIds, before_image: Callable[[int], int] = lambda length: length
+    ) -> tuple[SavedPrefix | None, int]:
+        """Return the saved prefix that has most tokens in common with a prompt, and their number.
+
+        Among equals, one in memory is preferred, then the one with the smallest state.
+
+        Args:
+            prompt: the tokens that may be taken from it.
+            before_image: shortens a length so that it does not end inside an image.
+        """
+        best: SavedPrefix | None = None
+        order = (0, False, 0)
+        for prefix in self._like(prompt):
+            length = before_image(common_prefix(prefix.tokens, prompt))
+            if length < MIN_REUSE or not (self.can_cut or length == len(prefix.tokens)):
+                continue
+            rank = (length, prefix.state is not None, -prefix.size)
+            if best is None or rank > order:
+                best, order = prefix, rank
+        return best, order[0]
+
+    def covered(self, tokens: TokenIds, *, on_disk: bool = False) -> int:
+        """Return how many of these tokens some saved prefix holds.
+
+        Args:
+            tokens: what a slot holds.
+            on_disk: whether only prefixes with a file count.
+        """
+        longest = 0
+        for prefix in self._like(tokens):
+            if prefix.path is None and on_disk and not prefix.writing:
+                continue
+            length = common_prefix(prefix.tokens, tokens)
+            if self.can_cut or length == len(prefix.tokens):
+                longest = max(longest, length)
+        return longest
+
+    def superseded(self, prefix: SavedPrefix) -> list[SavedPrefix]:
+        """Return the other prefixes that nobody will need any more once this one is saved: earlier
+        turns of the same conversation.
+
+        As in a slot, only the end of an earlier answer differs, and the few tokens that a chat
+        template rewrites (:data:`~offgrid.engine.worker.prefix.REWRITTEN`). If slots cannot be cut,
+        a shorter prefix stays useful, and only one with the same tokens is superseded.
+        """
+        found = []
+        for other in self._like(prefix.tokens):
+            if other is prefix:
+                continue
+            shared = common_prefix(other.tokens, prefix.tokens)
+            same = shared == len(other.tokens) == len(prefix.tokens)
+            if same or (self.can_cut and shared + REWRITTEN >= max(MIN_REUSE, other.n_prompt)):
+                found.append(other)
+        return found
+
+    def _like(self, tokens: TokenIds) -> list[SavedPrefix]:
+        if len(tokens) < MIN_REUSE:
+            return []
+        return list(self._alike.get(_beginning(tokens), {}))
+
+
+def _beginning(tokens: TokenIds) -> bytes:
+    return tokens[:MIN_REUSE].tobytes()
