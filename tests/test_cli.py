@@ -353,6 +353,24 @@ def test_serve_files_and_folders(models: Path, tmp_path: Path, starter_path: Pat
         child.end()
 
 
+def test_the_log_has_one_reason_why_the_model_of_the_start_is_not_loaded(
+    tmp_path: Path, starter_path: Path
+) -> None:
+    (tmp_path / "cut.gguf").write_bytes(starter_path.read_bytes()[:1_000_000])
+    flags = ("--port", "0", "--responses-file", str(tmp_path / "r"))
+    # The lines about aliases come last.
+    child = Child(program("offgrid"), "serve", "cut.gguf", *flags, "--model-aliases", "x=y",
+                  cwd=tmp_path)  # fmt: skip
+    try:
+        child.err.find("the alias x stands for y, and no model has that id")
+        child.process.terminate()
+        child.wait()
+        (line,) = (line for line in child.err.text.splitlines() if "cut off" in line)
+        assert "ERROR offgrid.engine.client.pool: The model cut cannot be loaded: " in line
+    finally:
+        child.end()
+
+
 def test_wrong_paths_end_the_command(models: Path, tmp_path: Path) -> None:
     text = tmp_path / "text.gguf"
     text.write_text("# Offline")
