@@ -147,6 +147,21 @@ def test_an_idle_worker_writes_what_a_kill_would_lose(
         assert cached > 100
 
 
+def test_answers_that_the_end_interrupts_are_saved(
+    begin: Callable[..., Run], tmp_path: Path
+) -> None:
+    """The server ends them before the worker, which may not have heard of it yet."""
+    run = begin()
+    run.submit(STORIES[0], max_tokens=50, ignore_eos=True)
+    while len(run.events) < 3:
+        run.engine.step()
+    run.submit(STORIES[1], max_tokens=50, cache_prompt=False)
+    run.engine.step()
+    stop(run)
+    assert len(saved_files(tmp_path)) == 1
+    assert ask(begin(), STORIES[0])[1] > 100
+
+
 @pytest.mark.parametrize("then", ["evict", "stop"])
 def test_what_is_forgotten_is_not_written_again(
     begin: Callable[..., Run], tmp_path: Path, then: str
