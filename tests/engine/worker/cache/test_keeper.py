@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_runs import Counting, Run
+from msgspec import structs
 from tiny_models import make
 
 from offgrid.engine.protocol import Delta, Load, PromptPart
@@ -33,7 +34,7 @@ def begin(model: Counting, tmp_path: Path) -> Iterator[Callable[..., Run]]:
     def start(ram: int = 0, disk: int = -1, *, on: Any = model) -> Run:
         for slot in range(on.n_parallel):
             on.forget(slot)
-        on.load = Load(on.load.path, cache_ram=ram, cache_dir=str(tmp_path), cache_disk=disk)
+        on.load = structs.replace(on.load, cache_ram=ram, cache_dir=str(tmp_path), cache_disk=disk)
         tiers = open_tiers(on)
         assert (tiers is None) == (ram == disk == 0)
         if tiers is not None:
