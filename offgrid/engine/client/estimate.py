@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from msgspec import structs
+
 from offgrid.engine.attention import fixed_choice
 from offgrid.engine.client.processor import Repacked
 from offgrid.engine.kv_types import PLAIN, bytes_of
@@ -57,6 +59,7 @@ class Estimate:
         projector: the projector for images, once an image has come.
         process: the worker without a model.
         prefixes: saved prefixes, once so many have been evicted from slots.
+        draft: all parts of the draft model.
         dropped: the part of ``weights`` that the system can drop for good, because only their
             copies are used.
     """
@@ -70,6 +73,7 @@ class Estimate:
     projector: int
     process: int
     prefixes: int = 0
+    draft: int = 0
     dropped: int = 0
 
     @property
@@ -84,7 +88,12 @@ PARTS = tuple(part.name for part in fields(Estimate) if part.name != "dropped")
 
 
 def estimate(
-    sizes: ModelSizes, load: Load, repacked: Repacked, projector: int = 0, adapters: int = 0
+    sizes: ModelSizes,
+    load: Load,
+    repacked: Repacked,
+    projector: int = 0,
+    adapters: int = 0,
+    draft: ModelSizes | None = None,
 ) -> Estimate:
     """Return how much memory a model will take.
 
@@ -94,6 +103,7 @@ def estimate(
         repacked: which types of tensors get copies on this processor.
         projector: bytes of the projector's file.
         adapters: bytes of the adapters' files.
+        draft: what decides how much the draft model takes; None without one.
     """
     copied, moved = _copies(sizes, repacked)
     mapped = load.use_mmap
@@ -110,9 +120,23 @@ def estimate(
         int(_PROJECTOR * projector),
         _PROCESS,
         max(0, load.cache_ram) * MIB if sizes.generates else 0,
+        0 if draft is None else _draft(draft, load, repacked, context_of(sizes, load)),
         moved if mapped and not load.use_mlock else 0,
     )
     return Estimate(*(min(max(0, part), _MOST) for part in parts))
+
+
+def _draft(sizes: ModelSizes, load: Load, repacked: Repacked, context: int) -> int:
+    """Return the bytes of a draft model, which shares the worker with its main model.
+
+    Args:
+        sizes: of the draft model.
+        load: how the main model is loaded.
+        repacked: which types of tensors get copies on this processor.
+        context: tokens of the context of a slot of the main model.
+    """
+    own = structs.replace(load.of_draft(), ctx_size=context)
+    return estimate(sizes, own, repacked).total - _PROCESS
 
 
 def context_of(sizes: ModelSizes, load: Load) -> int:

@@ -405,6 +405,7 @@ def load_command(settings: Settings, entry: ModelEntry) -> Load:
         open_objects=settings.open_objects,
         projector=None if entry.projector is None else str(entry.projector),
         adapters=tuple(Adapter(str(lora.path), lora.scale) for lora in own.lora),
+        draft_model=str(entry.draft[0]) if entry.draft else None,
         cache_ram=_cache_ram(settings),
         cache_dir=str(settings.cache_dir),
         cache_disk=settings.cache_disk_mb,
@@ -426,5 +427,6 @@ def candidate_of(settings: Settings, entry: ModelEntry, description: Description
         description.sizes,
         projector=file_size(entry.projector),
         adapters=sum(map(file_size, entry.adapters)),
+        draft=description.draft_sizes,
         name=entry.id,
     )

@@ -18,11 +18,11 @@ from offgrid.engine.memory import free_memory
 from offgrid.engine.protocol import Adapter, Load, ModelInfo
 from offgrid.engine.worker.checkpoints import first_needed
 from offgrid.engine.worker.image import Embeddings, ImageTile
-from offgrid.engine.worker.llama.attention_trial import measured_attention
 from offgrid.engine.worker.llama.batch import Batch
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
 from offgrid.engine.worker.llama.errors import INVALID_BATCH, DecodeError, LoadError
 from offgrid.engine.worker.llama.kv_types import GGML_TYPES
+from offgrid.engine.worker.llama.remembered_choice import remembered_attention
 from offgrid.engine.worker.llama.state import (
     PARTIAL,
     WHOLE,
@@ -69,6 +69,7 @@ class Model(Weights):
         can_cut: whether the end of a sequence can be cut off anywhere.
         window: tokens of the sliding window if the slots hold hardly more than the window; then a
             sequence can be cut where a slot still holds the window before it. Else 0.
+        threads_in_use: number of threads that compute the next decode.
 
     Only one thread may call the methods that use the context (``decode``, ``logits``, ``forget``
     and others); ``tokenize`` may run on another thread at the same time.
@@ -89,6 +90,7 @@ class Model(Weights):
         self._vision_lock = threading.Lock()
         self._uncopied: set[int] = set()
         """Slots of copies that the next decode will carry out."""
+        self.threads_in_use = self.n_threads
         if self.generates:
             self._create_context()
             n_batch = int(lc.llama_n_batch(self._context))
@@ -147,7 +149,7 @@ class Model(Weights):
                 "lower OFFGRID_PARALLEL (--parallel) or OFFGRID_CTX_SIZE (--ctx-size)."
             )
         params = self._context_params()
-        self.attention = self.fixed_attention(params.n_ubatch) or measured_attention(self)
+        self.attention = self.fixed_attention(params.n_ubatch) or remembered_attention(self)
         set_attention(params, self.attention)
         before = writable()
         self._context = self.new_context(params)
@@ -183,6 +185,11 @@ class Model(Weights):
             return 0
         return window
 
+    @property
+    def can_cut_tail(self) -> bool:
+        """Whether tokens can be cut off again that were decoded last, as rejected drafts are."""
+        return self.can_cut or self.window > 0
+
     def _probe_cut(self) -> bool:
         """Decode two tokens and try to cut one off: recurrent and hybrid memories cannot do it. A
         memory that forgets what is outside the window can do it in the window only."""
@@ -203,7 +210,9 @@ class Model(Weights):
         stat = Path(load.path).stat()
         identity = (
             __version__, lc.llama_print_system_info(), stat.st_size, stat.st_mtime_ns, self.n_ctx,
-            self.n_parallel, self.batch.capacity, self.n_threads, self.window,
+            self.n_parallel, self.batch.capacity, self.window,
+            # Only flash attention divides sums among the threads.
+            load.threads if self.attention.on else 0,
             load.gpu_layers, load.kv_type_k, load.kv_type_v, self.attention.on,
             *map(_adapter_identity, load.adapters),
         )  # fmt: skip
@@ -233,6 +242,7 @@ class Model(Weights):
             generates=self.generates,
             control_ids=self.control_texts,
             has_vision=load.projector is not None,
+            n_threads=self.n_threads,
             chat_templates=chat_templates,
             flash_attention=self.attention.on,
             attention_reason=self.attention.reason,
@@ -296,6 +306,13 @@ class Model(Weights):
             raise DecodeError(code)
 
     # --- the context --------------------------------------------------------------------------
+
+    def use_threads(self, number: int) -> None:
+        """Set the number of threads that compute the next decodes (``llama_set_n_threads``)."""
+        if number != self.threads_in_use:
+            self.threads_in_use = number
+            # llama.cpp takes the second number for more than one token; both are the same here.
+            lc.llama_set_n_threads(self._context, number, number)
 
     def decode(self) -> None:
         """Compute the filled :attr:`batch`; afterwards :meth:`logits` may be read.
