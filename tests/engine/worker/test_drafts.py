@@ -97,6 +97,7 @@ class Result:
     errors: dict[int, str]
     tokens: dict[tuple[int, int], list[int]]
     accepted: int
+    decodes: int
 
 
 def compute(
@@ -141,6 +142,7 @@ def compute(
         {event.id: event.message for event in run.events if isinstance(event, Failed)},
         {(s.request_id, s.choice): s.tokens[s.n_prompt : len(s)].tolist() for s in sequences},
         sum(event.draft_accepted for event in run.events if isinstance(event, Delta)),
+        len(fixed.rows) if isinstance(fixed, FixedLogits) else 0,
     )
 
 
@@ -315,3 +317,4 @@ def test_the_lookup_drafts_what_repeats(loaded: Model) -> None:
     drafted = compute(loaded, case, {})
     assert drafted.deltas == plain.deltas
     assert drafted.accepted > 20
+    assert drafted.decodes == plain.decodes - drafted.accepted

@@ -131,10 +131,11 @@ class Lookup:
         if end - first > 64:
             self._extend_many(tokens[first - NGRAM + 1 : end - 1], first + 1)
         else:
+            latest, before = self._latest.data, self._before.data
             for place in range(first + 1, end):
                 slot = self._slot(tokens[place - NGRAM : place].tolist())
-                self._before[place] = self._latest[slot]
-                self._latest[slot] = place
+                before[place] = latest[slot]
+                latest[slot] = place
         self._read = max(first, end - 1)
 
     def _extend_many(self, tokens: NDArray[np.int32], start: int) -> None:
