@@ -45,9 +45,10 @@ UNUSUAL = {
     "max_models": "2", "memory_budget": "6000", "keep_alive": "5m", "parallel": "3",
     "ctx_size": "640", "batch_size": "64", "threads": "5",
     "gpu_layers": "7", "flash_attention": "on", "kv_type_k": "q8_0", "kv_type_v": "q5_1",
-    "use_mmap": "false", "use_mlock": "true", "drafts": "false", "cache_ram_mb": "31",
-    "cache_dir": "some/prefixes", "cache_disk_mb": "33", "open_objects": "true",
-    "reasoning_budget": "500", "queue_size": "9", "queue_timeout": "30",
+    "use_mmap": "false", "use_mlock": "true", "swa_full": "true", "checkpoints_mb": "77",
+    "cache_ram_mb": "31", "cache_dir": "some/prefixes", "cache_disk_mb": "33", "drafts": "false",
+    "open_objects": "true", "reasoning_budget": "500",
+    "queue_size": "9", "queue_timeout": "30",
     "load_timeout": "11", "stall_timeout": "13", "drain_timeout": "17", "sse_ping_interval": "19",
     "max_body_mb": "21", "unknown_fields": "ignore", "max_responses": "23",
     "max_responses_mb": "25", "responses_file": "some/responses.sqlite3", "log_level": "warning",
@@ -200,8 +201,8 @@ def test_settings_reach_the_worker(
         Load(
             path=str(file), ctx_size=640, parallel=3, batch_size=64, threads=5,
             gpu_layers=7, flash_attention="on", kv_type_k="q8_0", kv_type_v="q5_1",
-            use_mmap=False, use_mlock=True, drafts=False, open_objects=True,
-            draft_model=str(draft),
+            use_mmap=False, use_mlock=True, swa_full=True, checkpoints_mb=77, drafts=False,
+            open_objects=True, draft_model=str(draft),
             cache_ram=31, cache_dir="some/prefixes", cache_disk=33,
         )
     ]  # fmt: skip
@@ -348,6 +349,24 @@ def test_serve_files_and_folders(models: Path, tmp_path: Path, starter_path: Pat
         child.err.find(rf"cannot be used: {models}/cut.gguf: the file is cut off: it has 1,")
         answer = request(child.url, "POST", TEXT, {"prompt": "Once", "max_tokens": 1})
         assert (answer.status, answer.json["model"]) == (200, "one")
+    finally:
+        child.end()
+
+
+def test_the_log_has_one_reason_why_the_model_of_the_start_is_not_loaded(
+    tmp_path: Path, starter_path: Path
+) -> None:
+    (tmp_path / "cut.gguf").write_bytes(starter_path.read_bytes()[:1_000_000])
+    flags = ("--port", "0", "--responses-file", str(tmp_path / "r"))
+    # The lines about aliases come last.
+    child = Child(program("offgrid"), "serve", "cut.gguf", *flags, "--model-aliases", "x=y",
+                  cwd=tmp_path)  # fmt: skip
+    try:
+        child.err.find("the alias x stands for y, and no model has that id")
+        child.process.terminate()
+        child.wait()
+        (line,) = (line for line in child.err.text.splitlines() if "cut off" in line)
+        assert "ERROR offgrid.engine.client.pool: The model cut cannot be loaded: " in line
     finally:
         child.end()
 

@@ -17,6 +17,13 @@ from offgrid.engine.client.pool import EnginePool
 from offgrid.engine.protocol import Load
 
 
+class Threads(Answer):
+    """Numbers of threads of llama.cpp."""
+
+    decode: Annotated[int, Meta(ge=1, description="In steps that only generate.")]
+    prefill: Annotated[int, Meta(ge=1, description="In steps that compute chunks of prompts.")]
+
+
 class Loaded(Answer):
     """A model that is loaded or being loaded."""
 
@@ -45,6 +52,12 @@ class Loaded(Answer):
         ),
     ]
     attention_reason: Annotated[str | None, Meta(description="Why, in words; null while it loads.")]
+    threads: Annotated[
+        Threads | None,
+        Meta(
+            description="Threads that compute now, without those of a trial; null while it loads."
+        ),
+    ]
     sequences: Annotated[Count, Meta(description="Sequences that run or wait now.")]
     draft_model: Annotated[
         str | None, Meta(description="File of its draft model; null if it has none.")
@@ -86,6 +99,7 @@ class LoadedResource:
             "ctx_size": client.info.n_ctx if ready else None,
             "flash_attention": client.info.flash_attention if ready else None,
             "attention_reason": client.info.attention_reason if ready else None,
+            "threads": dict(zip(("decode", "prefill"), client.threads, strict=False)) or None,
             "sequences": client.in_flight,
             "draft_model": draft_name(client.load),
             "until": None if left is None else int(time.time() + left),

@@ -112,6 +112,9 @@ class MemoryParts(Answer):
     cache: Annotated[
         int, Meta(ge=0, description="Keys and values of all slots, and states of recurrent layers.")
     ]
+    checkpoints: Annotated[
+        int, Meta(ge=0, description="Copies of the states of recurrent layers and sliding windows.")
+    ]
     compute: Annotated[int, Meta(ge=0, description="What a step computes.")]
     vocabulary: Annotated[int, Meta(ge=0, description="Tables of the tokens.")]
     projector: Annotated[
@@ -170,7 +173,7 @@ class SettingsInForce(Answer):
     ctx_size: Annotated[int, Meta(ge=0, description="Tokens of a slot; 0: as it was trained.")]
     parallel: Annotated[int, Meta(ge=1, description="Its slots.")]
     batch_size: Count
-    threads: Annotated[int, Meta(ge=0, description="0: one per physical core.")]
+    threads: Annotated[int, Meta(ge=0, description="0: found by measuring.")]
     gpu_layers: Annotated[int, Meta(ge=-1, description="-1: all.")]
     flash_attention: Literal["auto", "on", "off"]
     kv_type_k: Annotated[str, Meta(description="Type of the keys in the cache.")]

@@ -39,6 +39,8 @@ class Settings(TypedDict, total=False):
     kv_type_v: str
     use_mmap: bool
     use_mlock: bool
+    swa_full: bool
+    checkpoints_mb: int
     cache_ram_mb: int
     cache_dir: str | os.PathLike[str]
     cache_disk_mb: int

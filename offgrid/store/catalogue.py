@@ -310,7 +310,7 @@ class Catalogue:
                 draft model cannot be used.
         """
         self.check_folder()
-        self._check_profiles()
+        self.check_profiles()
         if self._drafts.configured:
             entries = self.entries()
             self._drafts.check({entry.id: entry for entry in entries}, self._default_of(entries))
@@ -328,7 +328,7 @@ class Catalogue:
             f"{place} no model{more}; copy a GGUF file into it, or name another folder"
         )
 
-    def _check_profiles(self) -> None:
+    def check_profiles(self) -> None:
         """Check that the models with settings of their own exist.
 
         Raises:
@@ -381,6 +381,15 @@ class Catalogue:
         """Return the aliases whose model does not exist now."""
         by_id = {entry.id: entry for entry in self.entries()}
         return [pair for pair in self._aliases.items() if match(pair[1], by_id) is None]
+
+    def hidden_aliases(self) -> list[tuple[str, str]]:
+        """Return the aliases that have no effect, because another model has that id now."""
+        by_id = {entry.id: entry for entry in self.entries()}
+        return [
+            (alias, wanted)
+            for alias, wanted in self._aliases.items()
+            if alias in by_id and match(wanted, by_id) not in (None, by_id[alias])
+        ]
 
     def _choose(self, wanted: str) -> str:
         """Return the id of the configured default model; remember its file if it is a path."""

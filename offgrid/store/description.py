@@ -16,6 +16,8 @@ from offgrid.store.sizes import ModelSizes, sizes_of
 Kind = Literal["chat", "base", "embedding", "rerank"]
 """What a model is made for. A base model generates text, but its file has no chat template."""
 
+Blame = Literal["file", "kind", "adapter", "draft"]
+
 _GENERATING = ("chat", "base")
 
 _TEMPLATE = "tokenizer.chat_template"
@@ -54,6 +56,8 @@ class Description:
         reasoning: whether its chat template mentions reasoning.
         sizes: what decides how much memory it takes; None if the file cannot be used.
         draft_sizes: the same of its draft model; None if it has none.
+        blame: what the problem is a problem of: the file itself is damaged, it is no model (kind),
+            or an adapter or the draft model of the settings does not fit it.
     """
 
     problem: str | None = None
@@ -66,6 +70,7 @@ class Description:
     reasoning: bool = False
     sizes: ModelSizes | None = None
     draft_sizes: ModelSizes | None = None
+    blame: Blame | None = None
 
     @property
     def generates(self) -> bool:
@@ -94,18 +99,22 @@ def describe(
             _check_part(header, number, len(files))
         except (BadHeader, OSError) as ex:
             reason = (ex.strerror or str(ex)) if isinstance(ex, OSError) else str(ex)
-            return Description(reason if len(files) == 1 else f"{path.name}: {reason}")
+            reason = reason if len(files) == 1 else f"{path.name}: {reason}"
+            return Description(reason, blame="file")
         headers.append(header)
-    problem = _not_a_model(headers) or _misfit(headers[0], adapters)
+    problem = _not_a_model(headers)
     if problem is not None:
-        return Description(problem)
+        return Description(problem, blame="kind")
+    problem = _misfit(headers[0], adapters)
+    if problem is not None:
+        return Description(problem, blame="adapter")
     description = _described(headers, template)
     if not draft:
         return description
     second = describe(draft)
     problem = draft_problem(draft[0].name, second)
     if problem is not None:
-        return Description(problem)
+        return Description(problem, blame="draft")
     return replace(description, draft_sizes=second.sizes)
 
 

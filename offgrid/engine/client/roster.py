@@ -399,6 +399,8 @@ def load_command(settings: Settings, entry: ModelEntry) -> Load:
         kv_type_v=chosen("kv_type_v"),
         use_mmap=chosen("use_mmap"),
         use_mlock=chosen("use_mlock"),
+        swa_full=settings.swa_full,
+        checkpoints_mb=settings.checkpoints_mb,
         drafts=chosen("drafts"),
         open_objects=settings.open_objects,
         projector=None if entry.projector is None else str(entry.projector),

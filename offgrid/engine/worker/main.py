@@ -69,6 +69,9 @@ _PR_SET_PDEATHSIG = 1
 _TOKENISER, _COMPILER = 0, 1
 """Lanes of the threads that tokenise, for :class:`Tokenising`."""
 
+_HOLD = 0.02
+"""Most seconds that a token waits for the next ones. Text that changes 50 times in a second seems
+to flow, and a step that takes longer than half of this is sent at once."""
 _QUIET = 0.25
 """Seconds without a request after which a worker that has just loaded prepares for grammars."""
 _TURN = 0.02
@@ -170,6 +173,7 @@ class Worker:
             lambda: bool(self._pending),
             draft_model=None if draft is None else DraftModel(draft, model.n_vocab),
             tiers=open_tiers(model),
+            hold=_HOLD,
         )
         self._writer.give_up = self._engine.cancel
         threading.stack_size(_TOKENISER_STACK)
@@ -251,7 +255,9 @@ class Worker:
         began = engine.step_began
         busy_for = 0.0 if began is None else time.monotonic() - began
         scheduler = engine.scheduler
-        return Pong(number, busy_for, len(scheduler.running), len(scheduler.waiting))
+        return Pong(
+            number, busy_for, len(scheduler.running), len(scheduler.waiting), engine.threads.in_use
+        )
 
     def _tokenise(self) -> None:
         while True:

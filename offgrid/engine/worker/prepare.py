@@ -191,7 +191,7 @@ class Preparer:
         A prediction is followed, so that its tokens are counted, even if it is not drafted.
         """
         prediction = None if predicted is None else Prediction(predicted)
-        if not (self._model.load.drafts and self._model.can_cut):
+        if not (self._model.load.drafts and self._model.can_cut_tail):
             return None if prediction is None else Drafter([], prediction)
         sources: list[Source] = [Lookup()]
         if prediction is not None:

@@ -37,7 +37,7 @@ def load_draft(load: Load, main: Model) -> DraftFile | None:
     own, name = Path(load.path).name, Path(load.draft_model).name
     if not main.generates:
         raise LoadError(f"it does not generate text, so it needs no draft model; {ADVICE}.")
-    if not main.can_cut:
+    if not main.can_cut_tail:
         raise cannot_cut(own, own)
     try:
         draft = DraftFile(structs.replace(load.of_draft(), ctx_size=main.n_ctx))
