@@ -37,11 +37,12 @@ from pathlib import Path
 from typing import Any
 
 import models
+import numpy as np
 from report import add_json_option, print_table, write_json
 
 from offgrid.engine.protocol import Delta, EngineEvent, Failed, GenerationRequest, Grammar, Load
 from offgrid.engine.worker.drafts.drafter import Drafter
-from offgrid.engine.worker.drafts.prediction import Prediction
+from offgrid.engine.worker.drafts.prediction import PredictedText, Prediction
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.llama.model import Model
 from offgrid.grammar.checked import CheckedSchema
@@ -135,7 +136,9 @@ class Measured:
             if not drafts:
                 sequence.drafter = None
             elif case.predictions:
-                sequence.drafter = Drafter([Prediction(case.predictions[number])])
+                guess = np.array(case.predictions[number], dtype=np.int32)
+                predicted = PredictedText(guess, self.model.n_vocab)
+                sequence.drafter = Drafter([Prediction(predicted)])
             self.engine.submit(prepared)
         while len(self._begun) < len(sequences):
             self.engine.step()

@@ -76,6 +76,10 @@ class Acceptance:
         decay = _DECAY**tried
         self._counts[kind] = (old_agreed * decay + agreed, old_tried * decay + tried)
 
+    def forget(self, kind: str) -> None:
+        """Forget how often proposals of a kind were right."""
+        self._counts.pop(kind, None)
+
     def rate(self, kind: str, prior: float | None = None) -> float:
         """Return the probability that a token is accepted."""
         agreed, tried = self._counts.get(kind, (0.0, 0.0))
@@ -225,8 +229,11 @@ class DraftPace:
         if self._plain % _FORGOTTEN == 0:
             self.costs.forget(streams)
 
-    def drafted(self, streams: int, drafting: int, count: int, tokens: int, seconds: float) -> None:
-        """Learn from a step with drafts and without prefill.
+    def drafted(
+        self, streams: int, drafting: int, count: int, tokens: int, seconds: float
+    ) -> float:
+        """Learn from a step with drafts and without prefill; return what it has gained, in plain
+        steps.
 
         Args:
             streams: sequences that decoded.
@@ -243,7 +250,9 @@ class DraftPace:
         rest = max(seconds / self.costs.scale - before, 0.1 * self.costs.of(last))
         self.costs.learn(last, rest * self.costs.scale)
         taken = seconds / self.costs.scale / self.costs.of(streams)
-        self._balance = min(_EARNED, self._balance + tokens / streams - taken)
+        gain = tokens / streams - taken
+        self._balance = min(_EARNED, self._balance + gain)
+        return gain
 
 
 def expected(rate: float, count: int) -> float:
