@@ -23,6 +23,8 @@ _STEPS = 8
 _ANY_TEXT = b"~x#"
 """Where a grammar allows this, it allows any text."""
 _GAP = re.compile(rb"([:,]\s*)(?=[^\s:,])")
+_SLOW = 4
+"""Slow proposals after which a sequence gets no more of them."""
 _SEEN = 48
 """Tokens at the end of the answer that are searched for the usual gaps."""
 
@@ -46,8 +48,9 @@ class Forced:
     ) -> None:
         self._tokenize = tokenize
         self._piece = piece
+        self._slow = 0
         self._stopped = False
-        """Whether a proposal has failed or taken too long; then there are no more."""
+        """Whether a proposal has failed, or several were slow; then there are no more."""
 
     def propose(self, sequence: Drafted, most: int) -> Draft:
         """Return the tokens of what is forced, and of the gaps between forced texts."""
@@ -63,7 +66,9 @@ class Forced:
             log.exception("a grammar failed to propose tokens")
             self._stopped = True
             return Draft([], KIND)
-        self._stopped = time.thread_time() - began > HARD_SECONDS
+        if time.thread_time() - began > HARD_SECONDS:
+            self._slow += 1  # the first proposals fill caches
+            self._stopped = self._slow >= _SLOW
         return Draft([*self._tokenize(text)][:most] if text else [], KIND)
 
     def _text(self, trial: LLMatcher, sequence: Drafted, most: int) -> bytes:
