@@ -18,10 +18,11 @@ from llama_8b import AVX2, LLAMA_8B
 from tiny_lora import make_lora
 
 from offgrid import __version__
-from offgrid.cli import limits, main
+from offgrid.cli import main
 from offgrid.cli.doctor import checks as all_checks
 from offgrid.cli.doctor import machine
 from offgrid.config import Settings, load_settings
+from offgrid.engine import processors
 from offgrid.engine.build import Build, Device
 from offgrid.engine.client import about
 from offgrid.engine.client.about import BuildUnknown, ask_build
@@ -271,10 +272,10 @@ def group(folder: Path, **files: str) -> Path:
 def test_the_limits_of_a_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = group(tmp_path / "inner", cpu_max="150000 100000\n")
     outer = group(tmp_path / "outer", cpu_max="max 100000\n")
-    monkeypatch.setattr(limits, "_groups", lambda controller: iter([inner, outer]))
-    assert limits.processors()[2] == 1.5
-    monkeypatch.setattr(limits, "_groups", lambda controller: iter([tmp_path / "absent"]))
-    assert limits.processors()[2] is None
+    monkeypatch.setattr(processors, "_groups", lambda controller: iter([inner, outer]))
+    assert processors.processors()[2] == 1.5
+    monkeypatch.setattr(processors, "_groups", lambda controller: iter([tmp_path / "absent"]))
+    assert processors.processors()[2] is None
 
 
 def test_little_memory_and_few_processors(
@@ -294,13 +295,17 @@ def test_little_memory_and_few_processors(
     assert machine.check_memory(None, None).state == "ok"
     monkeypatch.setattr(machine, "free_memory", lambda: 300 << 20)
     assert machine.check_memory(None, None).fix == "close other programs"
-    monkeypatch.setattr(limits, "processors", lambda: (2, 4, 1.5))
-    assert machine.check_threads(dataclasses.replace(settings, threads=1), None).state == "ok"
-    for threads, fix in ((0, "--threads) to 1"), (2, "--threads) to 1")):
-        found = machine.check_threads(dataclasses.replace(settings, threads=threads), None)
-        assert (found.state, fix in found.fix) == ("warning", True)
-    monkeypatch.setattr(limits, "processors", lambda: (2, 4, None))
-    found = machine.check_threads(dataclasses.replace(settings, threads=5), None)
+    monkeypatch.setattr(processors, "processors", lambda: (2, 4, 1.5))
+    assert machine.check_threads(dataclasses.replace(settings, threads=1)).state == "ok"
+    found = machine.check_threads(dataclasses.replace(settings, threads=2))
+    assert (found.state, "--threads) to 1 or auto" in found.fix) == ("warning", True)
+    found = machine.check_threads(dataclasses.replace(settings, threads=0))
+    assert (found.state, found.text) == (
+        "ok", "found by measuring, from 1 to 2; 2 physical cores, 4 logical",
+    )  # fmt: skip
+    assert processors.cores() == processors.Cores(1, 2)
+    monkeypatch.setattr(processors, "processors", lambda: (2, 4, None))
+    found = machine.check_threads(dataclasses.replace(settings, threads=5))
     assert (found.state, "to 2 or auto" in found.fix) == ("warning", True)
 
 

@@ -20,6 +20,7 @@ _FIXES = {
     "file": "copy damaged files again, or remove them",
     "kind": "do what the reason says, or move files that are no models to another folder",
     "adapter": "correct lora or base in the [models] table that names the adapter",
+    "draft": "name another draft_model, or none",
 }
 """What to do about files that cannot be used, by what is to blame."""
 _PARTIAL = (".part", ".part.json")
