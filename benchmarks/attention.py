@@ -2,6 +2,7 @@
 
     python benchmarks/attention.py                                   # three models, 3 minutes
     python benchmarks/attention.py --models smollm2 --contexts 64,1000,3000
+    python benchmarks/attention.py --models smollm2 --kv-types f16,q8_0,q8_0/f16,q4_0
 
 Each model is loaded twice into this process, once with flash attention and once without. Prompts of
 random tokens fill the context; then both compute a decode step in turn, and the least time counts.
@@ -9,6 +10,9 @@ random tokens fill the context; then both compute a decode step in turn, and the
 same ratio as the worker finds it when it loads the model, without filling a context. ``chosen /
 best`` compares the setting that the worker chooses with the better one of the row, and ``chosen /
 on`` with llama-server's setting.
+
+With ``--kv-types`` the types of keys and values are compared instead, all with flash attention: the
+memory of the cache and the time of prompts and steps.
 """
 
 from __future__ import annotations
@@ -99,6 +103,54 @@ def measure(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     return {"model": path.stem, "rows": rows, **choose(path, options)}
 
 
+def measure_types(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Compare types of keys and values; ``K/V`` names two, a single one stands for both."""
+    context = max(int(text) for text in options.contexts.split(","))
+    streams = max(int(text) for text in options.streams.split(","))
+    pairs = [(text.split("/") * 2)[:2] for text in options.kv_types.split(",")]
+    loaded = [
+        Model(
+            Load(
+                str(path), ctx_size=context + options.steps + 1, parallel=streams,
+                threads=options.threads, flash_attention="on", kv_type_k=keys, kv_type_v=values,
+            )
+        )
+        for keys, values in pairs
+    ]  # fmt: skip
+    prompts = [fill(model, 0, context) for model in loaded]
+    times: dict[int, list[list[float]]] = {}
+    for model in loaded:
+        for slot in range(1, streams):
+            model.copy(0, slot)
+    for count in (1, streams):
+        times[count] = [[] for _ in loaded]
+        for number in range(options.steps):
+            for model, found in zip(loaded, times[count], strict=True):
+                found.append(step(model, count, context + number))
+        for model in loaded:
+            for slot in range(count):
+                model.cut(slot, context)
+    rows = [
+        {
+            "keys": keys, "values": values, "cache_bytes": model.kv_bytes, "prompt": prompt,
+            "one": min(one), "many": min(many),
+        }
+        for (keys, values), model, prompt, one, many in zip(
+            pairs, loaded, prompts, times[1], times[streams], strict=True
+        )
+    ]  # fmt: skip
+    for model in loaded:
+        model.close()
+    print_table(
+        f"{path.stem}: types of keys and values, {streams} slots of {context:,} tokens",
+        ["keys", "values", "cache MiB", "prompt ms", "step ms, 1 stream",
+         f"step ms, {streams} streams", "relative step"],
+        [[row["keys"], row["values"], row["cache_bytes"] / 2**20, 1e3 * row["prompt"],
+          1e3 * row["one"], 1e3 * row["many"], row["many"] / rows[0]["many"]] for row in rows],
+    )  # fmt: skip
+    return {"model": path.stem, "context": context, "streams": streams, "types": rows}
+
+
 def choose(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure and choose as the worker does, and also where it would not measure."""
     weights = Weights(Load(str(path), parallel=4, threads=options.threads))
@@ -157,12 +209,16 @@ def main() -> None:
     parser.add_argument("--streams", default="1,4,8", help="numbers of sequences")
     parser.add_argument("--steps", type=int, default=20, help="steps, the quickest of which counts")
     parser.add_argument("--threads", type=int, default=0, help="of llama.cpp")
+    parser.add_argument("--kv-types", metavar="TYPES", help="compare these, the first is the base")
     add_json_option(parser)
     options = parser.parse_args()
     results = []
     for name in options.models.split(","):
-        results.append(measure(models.resolve(name), options))
-        show(results[-1])
+        if options.kv_types:
+            results.append(measure_types(models.resolve(name), options))
+        else:
+            results.append(measure(models.resolve(name), options))
+            show(results[-1])
         write_json(options.json, {"models": results})
 
 

@@ -3,7 +3,8 @@
 Run by ``server.py`` and ``engine.py`` in a separate process. It computes the same prompts and as
 many tokens as the engine, but samples nothing, makes no text and sends nothing: each next token is
 a fixed one. It reads one JSON object per line
-``{"streams": N, "prompt_tokens": P, "tokens": T}`` and answers ``{"seconds": S}``.
+``{"streams": N, "prompt_tokens": P, "tokens": T}`` and answers ``{"seconds": S}``. With
+``"steps_only": true``, the streams get copies of one prompt, and only their steps are timed.
 """
 
 from __future__ import annotations
@@ -51,12 +52,38 @@ def run(model: Model, streams: int, prompt_tokens: int, tokens: int) -> float:
     return seconds
 
 
+def steps(model: Model, streams: int, prompt_tokens: int, tokens: int) -> float:
+    """Return the seconds of ``tokens`` steps of streams whose prompts are computed already."""
+    prompt = np.full(prompt_tokens, 300, dtype=np.int32)
+    for start in range(0, prompt_tokens, model.batch.capacity):
+        model.batch.clear()
+        last = model.batch.add(0, start, prompt[start : start + model.batch.capacity], True)
+        model.decode()
+    model.logits(last)
+    for slot in range(1, streams):
+        model.copy(0, slot)
+    seconds = 0.0
+    for step in range(tokens + 1):  # the first one carries out the copies
+        began = time.perf_counter()
+        model.batch.clear()
+        for slot in range(streams):
+            last = model.batch.add(slot, prompt_tokens + step, prompt[:1], True)
+        model.decode()
+        model.logits(last)
+        seconds += (time.perf_counter() - began) if step else 0.0
+    for slot in range(streams):
+        model.forget(slot)
+    return seconds
+
+
 def main() -> None:
     """Load the model named by the first line, then answer line by line."""
     model = Model(msgspec.json.decode(sys.stdin.readline(), type=Load))
     run(model, 1, 8, 8)  # warm
     for line in sys.stdin:
-        print(json.dumps({"seconds": run(model, **json.loads(line))}), flush=True)
+        task = json.loads(line)
+        measured = steps if task.pop("steps_only", False) else run
+        print(json.dumps({"seconds": measured(model, **task)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python benchmarks/server.py                                # throughput on the starter model
     python benchmarks/server.py --models tiny-peaked,tiny-flat --streams 1,4,8,16 --plot http.png
     python benchmarks/server.py --case prefix,pace             # other cases, see cases.py
+    python benchmarks/server.py --case short --models smollm2 --llama-server PATH    # see chats.py
     python benchmarks/server.py --case all --quick             # does everything work?
 
 A model is a path, ``starter``, or the name of a model of ``models.py``.
@@ -29,7 +30,9 @@ from pathlib import Path
 from typing import Any
 
 import models
-from cases import CASES, ON_STARTER, USAGE, Setup, completed
+from cases import CASES as SINGLE
+from cases import ON_STARTER, USAGE, Setup, completed
+from chats import CASES as CHATS
 from clients import Prompts, Reading, read_all
 from report import add_json_option, percentile, print_table, write_json
 from servers import Bare, LlamaCppPython, LlamaServer, OffGrid, Program
@@ -38,6 +41,7 @@ from offgrid.engine.protocol import Load
 from offgrid.store.catalogue import STARTER_PATH
 
 PROMPT_TOKENS = 64
+CASES = SINGLE | CHATS
 
 
 def check(server: Program, prompt: str, tokens: int, streams: int) -> None:

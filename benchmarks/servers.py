@@ -142,7 +142,8 @@ class OffGrid(Program):
             "--model", load.path, "--parallel", str(load.parallel), "--ctx-size",
             str(load.ctx_size), "--threads", str(load.threads), "--batch-size",
             str(load.batch_size), "--queue-size", str(queue_size), "--max-models", "1",
-            "--log-level", "warning", *flags,
+            # A benchmark computes every prompt, also in its second run.
+            "--log-level", "warning", "--cache-disk-mb", "0", *flags,
         ]  # fmt: skip
         environ = {k: v for k, v in os.environ.items() if not k.startswith("OFFGRID_")}
         environ["PYTHONUNBUFFERED"] = "1"
@@ -273,9 +274,14 @@ class Bare:
         self._process.stdin.write(line + "\n")
         self._process.stdin.flush()
 
-    def seconds(self, streams: int, prompt_tokens: int, tokens: int) -> float:
-        """Time one round."""
-        task = {"streams": streams, "prompt_tokens": prompt_tokens, "tokens": tokens}
+    def seconds(
+        self, streams: int, prompt_tokens: int, tokens: int, *, steps_only: bool = False
+    ) -> float:
+        """Time one round, or only its steps after the prompts."""
+        task = {
+            "streams": streams, "prompt_tokens": prompt_tokens, "tokens": tokens,
+            "steps_only": steps_only,
+        }  # fmt: skip
         self._tell(json.dumps(task))
         assert self._process.stdout is not None
         answer = self._process.stdout.readline()

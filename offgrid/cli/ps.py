@@ -68,7 +68,7 @@ def _loaded(address: str) -> list[Json]:
 def _row(model: Json) -> tuple[str, ...]:
     context = model.get("ctx_size")
     return (
-        shown(model["id"]),
+        _named(model),
         str(model["status"]),
         _size(model.get("memory")),
         str(model["slots"]),
@@ -80,6 +80,12 @@ def _row(model: Json) -> tuple[str, ...]:
     )
 
 
+def _named(model: Json) -> str:
+    """Return a model's id, with the file of its draft model."""
+    draft = model.get("draft_model")
+    return shown(model["id"] if draft is None else f"{model['id']} (drafts: {draft})")
+
+
 def _until(model: Json) -> str:
     until = model.get("until")
     if model["status"] == "unloading":
@@ -87,13 +93,13 @@ def _until(model: Json) -> str:
     return "no limit" if until is None else _clock(until)
 
 
+def _switch(on: bool | None) -> str:
+    return "" if on is None else "on" if on else "off"
+
+
 def _threads(threads: dict[str, int] | None) -> str:
     """Return the number of threads, or both numbers if decode and prefill use different ones."""
     return "" if threads is None else "/".join(map(str, dict.fromkeys(threads.values())))
-
-
-def _switch(on: bool | None) -> str:
-    return "" if on is None else "on" if on else "off"
 
 
 def _size(size: int | None) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from llama_8b import AVX2, LLAMA_8B
+from tiny_lora import make_lora
 
 from offgrid import __version__
 from offgrid.cli import main
@@ -112,8 +113,32 @@ def test_files_that_cannot_be_served(doctor: Doctor, tmp_path: Path, starter_pat
     assert checks["models"]["state"] == "warning"
     text = checks["models"]["text"]
     assert text.startswith("1 can be served, 2 cannot: empty.gguf (the file is empty), cut.gguf (")
+    assert checks["models"]["fix"] == "copy damaged files again, or remove them"
     assert checks["leftovers"]["state"] == "warning"
     assert f"1.0 MiB: {folder}/.b.gguf.part" in checks["leftovers"]["text"]
+
+
+def test_an_adapter_that_does_not_fit(doctor: Doctor, tmp_path: Path, starter_path: Path) -> None:
+    """The files are sound, so it would be no use to copy them again."""
+    folder = put(tmp_path / "models", starter_path, "a.gguf")
+    make_lora(tmp_path, architecture="gpt2")
+    file = tmp_path / "offgrid.toml"
+    table = '[models.pirate]\nbase = "a"\nlora = ["{}"]\n'
+    file.write_text(table.format("lora.gguf"))
+    flags = ("--models-dir", str(folder), "--config", str(file))
+    status, checks = doctor(*flags)
+    assert (status, checks["models"]["state"]) == (0, "warning")
+    assert (
+        "as pirate: its adapter lora.gguf is for gpt2 models, and its base is"
+        in checks["models"]["text"]
+    )
+    assert checks["models"]["fix"] == (
+        "correct lora or base in the [models] table that names the adapter"
+    )
+    file.write_text(table.format("gone.gguf"))
+    status, checks = doctor(*flags)
+    assert (status, checks["models"]["fix"]) == (1, "correct this setting")
+    assert f"{tmp_path}/gone.gguf does not exist" in checks["models"]["text"]
 
 
 def test_places_without_models(doctor: Doctor, tmp_path: Path) -> None:

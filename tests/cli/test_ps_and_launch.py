@@ -53,7 +53,8 @@ def test_loaded_models(make_server: Serve, tmp_path: Path, starter_path: Path) -
     assert model == {
         "id": "one", "object": "model.loaded", "status": "ready", "slots": 2, "ctx_size": 512,
         "flash_attention": False, "attention_reason": "the model is small",
-        "threads": {"decode": threads, "prefill": threads}, "sequences": 1, "until": None,
+        "threads": {"decode": threads, "prefill": threads}, "sequences": 1, "draft_model": None,
+        "until": None,
     }  # fmt: skip
     assert engine.pid is not None
     assert memory == pytest.approx(psutil.Process(engine.pid).memory_info().rss, rel=0.2)

@@ -239,7 +239,8 @@ def start_thread(thread: threading.Thread) -> None:
 
 def public(text: str, load: Load) -> str:
     """Return a message about a model without the folders of its files."""
-    for name in (load.path, load.projector, *(adapter.path for adapter in load.adapters)):
+    adapters = (adapter.path for adapter in load.adapters)
+    for name in (load.path, load.projector, load.draft_model, *adapters):
         if name is None:
             continue
         for path in (Path(name), Path(os.path.realpath(name))):

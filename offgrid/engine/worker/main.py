@@ -46,9 +46,11 @@ from offgrid.engine.protocol import (
 )
 from offgrid.engine.signals import FOR_THE_SERVER
 from offgrid.engine.worker.cache.opening import open_tiers
+from offgrid.engine.worker.drafts.model import DraftModel
 from offgrid.engine.worker.embedder import EmbeddingJob
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.failures import EngineBroken
+from offgrid.engine.worker.llama.draft import load_draft
 from offgrid.engine.worker.llama.errors import LoadError
 from offgrid.engine.worker.llama.examine import examine
 from offgrid.engine.worker.llama.model import Model
@@ -67,6 +69,9 @@ _PR_SET_PDEATHSIG = 1
 _TOKENISER, _COMPILER = 0, 1
 """Lanes of the threads that tokenise, for :class:`Tokenising`."""
 
+_HOLD = 0.02
+"""Most seconds that a token waits for the next ones. Text that changes 50 times in a second seems
+to flow, and a step that takes longer than half of this is sent at once."""
 _QUIET = 0.25
 """Seconds without a request after which a worker that has just loaded prepares for grammars."""
 _TURN = 0.02
@@ -158,11 +163,17 @@ class Worker:
             return self._examine(load)
         try:
             model = Model(load, lambda part: self._writer.send(Loading(part)))
+            draft = load_draft(load, model)
         except LoadError as ex:
             self._writer.send(LoadFailed(str(ex), lasting=ex.lasting or _is_broken(load)))
             return 1
         self._engine = Engine(
-            model, self._writer.events, lambda: bool(self._pending), tiers=open_tiers(model)
+            model,
+            self._writer.events,
+            lambda: bool(self._pending),
+            draft_model=None if draft is None else DraftModel(draft, model.n_vocab),
+            tiers=open_tiers(model),
+            hold=_HOLD,
         )
         self._writer.give_up = self._engine.cancel
         threading.stack_size(_TOKENISER_STACK)

@@ -24,7 +24,8 @@ from offgrid.engine.worker.llama.attention import (
     Shape,
     measure_attention,
 )
-from offgrid.engine.worker.llama.ggml import GgmlMissing
+from offgrid.engine.worker.llama.ggml import F16, F32, GgmlMissing
+from offgrid.engine.worker.llama.kv_types import GGML_TYPES
 from offgrid.engine.worker.llama.model import Model
 
 CONTEXTS = (64, 256, 1024, 4096)
@@ -240,16 +241,18 @@ def test_a_small_model_is_not_measured(tiny: Callable[[str], Path]) -> None:
 
 
 @pytest.mark.usefixtures("measured")
-@pytest.mark.parametrize("kv_type", ["f16", "f32", "bf16"])
+@pytest.mark.parametrize(
+    ("keys", "values"), [("f16", "f16"), ("f32", "f32"), ("bf16", "f32"), ("f32", "bf16")]
+)
 def test_a_model_is_measured_when_it_is_loaded(
-    tiny: Callable[[str], Path], kv_type: str, monkeypatch: pytest.MonkeyPatch
+    tiny: Callable[[str], Path], keys: str, values: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[Case] = []
     monkeypatch.setattr(
         attention_trial, "choose", lambda cases: seen.extend(cases) or Choice(False, "simulated")
     )
     monkeypatch.setattr(attention_trial, "needs_flash", lambda cases: False)
-    choice = choice_of(tiny("llama"), kv_type_k=kv_type, kv_type_v=kv_type)
+    choice = choice_of(tiny("llama"), kv_type_k=keys, kv_type_v=values)
     assert choice == Choice(False, "simulated")
     assert {(case.context, case.rows) for case in seen} == {
         (64, 1), (64, 2), (256, 1), (256, 2), (1024, 1), (1024, 2), (512, 64)
@@ -270,6 +273,22 @@ def test_long_contexts_are_not_measured_if_short_ones_decide(
     monkeypatch.setattr(attention_trial, "measure_attention", measure)
     assert choice_of(tiny("llama")).on
     assert contexts == [[(64, 1)]]
+
+
+@pytest.mark.parametrize(
+    "kinds", [(F32, F32), (GGML_TYPES["q8_0"], F16), (GGML_TYPES["q4_0"], GGML_TYPES["bf16"])]
+)
+def test_other_types_are_measured_too(kinds: tuple[int, int]) -> None:
+    shape = Shape(layers=2, heads=4, kv_heads=2, key=64, value=32, type_k=kinds[0], type_v=kinds[1])
+    found = measure_attention(shape, [(64, 1), (512, 64)], itertools.count().__next__)
+    assert found == {(64, 1): (1.0, 1.0), (512, 64): (2.0, 2.0)}
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_context_too_short_to_measure(tiny: Callable[[str], Path]) -> None:
+    model = Model(Load(str(tiny("llama")), ctx_size=32, parallel=1, batch_size=32, threads=1))
+    model.close()
+    assert model.attention == Choice(True, "the context is short")
 
 
 @pytest.mark.usefixtures("measured")

@@ -108,6 +108,11 @@ class Attention:
         width = shape.value * shape.kv_heads
         new, at = graph.tensor(F32, width, self._rows), graph.tensor(I64, self._rows)
         graph.data(at).view(np.int64)[:] = np.arange(self._rows)
+        # llama.cpp converts whole caches of single precision in every step.
+        if shape.type_k == F32:
+            keys = graph.op("cast", keys, F16)
+        if shape.type_v == F32:
+            values = graph.op("cast", values, F16)
         store = graph.tensor(shape.type_v, width, self._rows)
         graph.compute_for(graph.op("set_rows", store, new, at))
         return graph.op(

@@ -43,10 +43,12 @@ def measured_attention(weights: Weights) -> Choice:
     shape = shape_of(weights)
     if shape is None:
         return Choice(True, "attention of this kind is not measured")
+    contexts = sorted(case for case in WEIGHTS if case[0] <= weights.n_ctx)
+    if not contexts:
+        return Choice(True, "the context is short")
     began = time.monotonic()
     try:
         rest = measured_rest(weights)
-        contexts = sorted(case for case in WEIGHTS if case[0] <= weights.n_ctx)
         # If the shortest context needs flash attention, the others change nothing.
         cases = measured_cases(weights, shape, rest, contexts[:1])
         if not needs_flash(cases):
@@ -88,6 +90,8 @@ def shape_of(weights: Weights) -> Shape | None:
     heads, kv_heads = int(lc.llama_model_n_head(model)), int(lc.llama_model_n_head_kv(model))
     keys, values = metadata.head_sizes("key_length"), metadata.head_sizes("value_length")
     if weights.recurrent or metadata.has_one_cache or not heads or not kv_heads:
+        return None
+    if heads % kv_heads:  # ggml would end the process
         return None
     return Shape(
         layers=int(lc.llama_model_n_layer(model)),

@@ -36,6 +36,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "ggml_reshape_2d": (_P, (_P, _P, _L, _L)),
     "ggml_permute": (_P, (_P, _P, _I, _I, _I, _I)),
     "ggml_cont_2d": (_P, (_P, _P, _L, _L)),
+    "ggml_cast": (_P, (_P, _P, _I)),
     "ggml_set_rows": (_P, (_P, _P, _P, _P)),
     "ggml_mul_mat": (_P, (_P, _P, _P)),
     "ggml_soft_max_ext": (_P, (_P, _P, _P, _F, _F)),

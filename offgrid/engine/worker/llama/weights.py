@@ -81,7 +81,7 @@ class Weights(Vocabulary):
 
     @property
     def pointer(self) -> lc.llama_model_p:
-        """llama.cpp's object, for its functions."""
+        """The loaded model, for functions of llama.cpp. Valid until :meth:`close`."""
         return self._model
 
     def close(self) -> None:
