@@ -142,6 +142,15 @@ def test_neighbours_come_and_go(sees: bool) -> None:
     assert reactions[-1] < 10.0
 
 
+def test_the_load_may_change_at_any_step_of_a_trial() -> None:
+    """Whatever the trial has shown until then, the number changes soon afterwards."""
+    for moment in range(16):
+        machine = Machine(neighbours=lambda now, end=12 + moment / 16: now < end, seed=moment)
+        found = run(machine, automatic(machine), 20)
+        assert found.changes[-1][1] == 2, moment
+        assert found.changes[-1][0] < 17, moment
+
+
 def test_neighbours_that_come_and_go_quickly() -> None:
     machine = Machine(neighbours=lambda now: int(now / 3) % 2)
     best = max(fixed(machine, MINUTE).values())
