@@ -7,7 +7,7 @@
 The cases:
 
 - ``repeat``: the answer is a text of the prompt with one word changed;
-- ``prediction``: the answer is the predicted text but for one line;
+- ``prediction``: the answer, twice as long, is the predicted text but for one line;
 - ``schema``: JSON with fixed keys, on one stream and on four;
 - ``chat``: answers of the model's own, which nothing predicts.
 
@@ -37,11 +37,12 @@ from pathlib import Path
 from typing import Any
 
 import models
+import numpy as np
 from report import add_json_option, print_table, write_json
 
 from offgrid.engine.protocol import Delta, EngineEvent, Failed, GenerationRequest, Grammar, Load
 from offgrid.engine.worker.drafts.drafter import Drafter
-from offgrid.engine.worker.drafts.prediction import Prediction
+from offgrid.engine.worker.drafts.prediction import PredictedText, Prediction
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.llama.model import Model
 from offgrid.grammar.checked import CheckedSchema
@@ -135,7 +136,9 @@ class Measured:
             if not drafts:
                 sequence.drafter = None
             elif case.predictions:
-                sequence.drafter = Drafter([Prediction(case.predictions[number])])
+                guess = np.array(case.predictions[number], dtype=np.int32)
+                predicted = PredictedText(guess, self.model.n_vocab)
+                sequence.drafter = Drafter([Prediction(predicted)])
             self.engine.submit(prepared)
         while len(self._begun) < len(sequences):
             self.engine.step()
@@ -194,7 +197,7 @@ def _changed(model: Model, tokens: int, rng: random.Random) -> tuple[str, list[i
 def prediction(model: Model, tokens: int) -> list[Case]:
     """The prediction is the answer, but one of its lines is another one."""
     rng = random.Random(2)
-    text = words(rng, tokens // 2)
+    text = words(rng, 2 * tokens)
     lines = text.split("\n")
     predicted = [*lines]
     predicted[len(lines) // 2] = words(rng, 12)

@@ -142,7 +142,8 @@ class OffGrid(Program):
             "--model", load.path, "--parallel", str(load.parallel), "--ctx-size",
             str(load.ctx_size), "--threads", str(load.threads), "--batch-size",
             str(load.batch_size), "--queue-size", str(queue_size), "--max-models", "1",
-            "--log-level", "warning", *flags,
+            # A benchmark computes every prompt, also in its second run.
+            "--log-level", "warning", "--cache-disk-mb", "0", *flags,
         ]  # fmt: skip
         environ = {k: v for k, v in os.environ.items() if not k.startswith("OFFGRID_")}
         environ["PYTHONUNBUFFERED"] = "1"

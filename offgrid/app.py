@@ -122,13 +122,17 @@ def _check_template(template: str | None, source: str) -> None:
 
 
 def log_skipped(catalogue: Catalogue) -> None:
-    """Log the files that are not served, and aliases of models that do not exist."""
+    """Log the files that are not served, and aliases that have no effect.
+
+    It leaves out models that are loaded at start: why one cannot be is in the log already.
+    """
     entries, skipped = catalogue.survey()
+    told = catalogue.start_ids()
     for file in skipped:
         log.warning("not served: %s: %s", file.path, file.reason)
     for entry in entries:
         problem = catalogue.fault(entry)
-        if problem is not None:
+        if problem is not None and entry.id not in told:
             log.warning("cannot be used: %s: %s", entry.path, problem)
     default = catalogue.default
     for entry in entries:
@@ -137,6 +141,11 @@ def log_skipped(catalogue: Catalogue) -> None:
             log.warning("%s does not chat, so the setting chat_template has no effect", entry.id)
     for alias, wanted in catalogue.unknown_aliases():
         log.warning("the alias %s stands for %s, and no model has that id", alias, wanted)
+    for alias, wanted in catalogue.hidden_aliases():
+        log.warning(
+            "the alias %s of %s has no effect, because a model has the id %s; choose another alias",
+            alias, wanted, alias,
+        )  # fmt: skip
 
 
 def build_app(

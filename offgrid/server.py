@@ -105,6 +105,9 @@ class Server:
     Args:
         settings: checked settings.
 
+    Attributes:
+        loading: ids of the models that it began to load when it was started.
+
     Raises:
         ConfigError: the default model does not exist.
         PortTaken: the server cannot listen on the address.
@@ -118,6 +121,7 @@ class Server:
         self.port: int = sock.getsockname()[1]
         self.http = HttpServer(build_app(*made), sock, settings)
         self._loop = threading.Thread(target=self.http.run, name="http", daemon=True)
+        self.loading: list[str] = []
         self._draining = False
         self._drained = False
 
@@ -141,7 +145,7 @@ class Server:
             announce: called when clients can connect and signals are handled: a program that reads
                 its output may send a signal at once.
         """
-        self.pool.start()
+        self.loading = self.pool.start()
         self._handle_signals()
         announce()
         self.http.run()
@@ -149,7 +153,7 @@ class Server:
     def start(self) -> None:
         """Serve in a thread of this process, without handling signals; :meth:`stop` ends it."""
         self._loop.start()
-        self.pool.start()
+        self.loading = self.pool.start()
 
     def stop(self) -> None:
         """Refuse new requests, let running ones finish, end. After :meth:`start`. Idempotent."""

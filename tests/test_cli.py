@@ -41,12 +41,14 @@ UNUSUAL = {
     "cors_origins": "http://a.lan", "models_dir": "some/folder",
     "import_roots": "/media/a,/media/b", "model": "some-model",
     "model_aliases": "gpt-4o=a,gpt-5=b", "chat_template": "chatml",
+    "draft_model": "some-draft",
     "max_models": "2", "memory_budget": "6000", "keep_alive": "5m", "parallel": "3",
     "ctx_size": "640", "batch_size": "64", "threads": "5",
     "gpu_layers": "7", "flash_attention": "on", "kv_type_k": "q8_0", "kv_type_v": "q5_1",
-    "use_mmap": "false", "use_mlock": "true", "drafts": "false", "cache_ram_mb": "31",
-    "cache_dir": "some/prefixes", "cache_disk_mb": "33", "open_objects": "true",
-    "reasoning_budget": "500", "queue_size": "9", "queue_timeout": "30",
+    "use_mmap": "false", "use_mlock": "true", "swa_full": "true", "checkpoints_mb": "77",
+    "cache_ram_mb": "31", "cache_dir": "some/prefixes", "cache_disk_mb": "33", "drafts": "false",
+    "open_objects": "true", "reasoning_budget": "500",
+    "queue_size": "9", "queue_timeout": "30",
     "load_timeout": "11", "stall_timeout": "13", "drain_timeout": "17", "sse_ping_interval": "19",
     "max_body_mb": "21", "unknown_fields": "ignore", "max_responses": "23",
     "max_responses_mb": "25", "responses_file": "some/responses.sqlite3", "log_level": "warning",
@@ -190,15 +192,17 @@ def test_settings_reach_the_worker(
 ) -> None:
     loads: list[Load] = []
     monkeypatch.setattr(EngineClient, "start", lambda self: loads.append(self.load))
-    file = tmp_path / "some-model.gguf"
+    file, draft = tmp_path / "some-model.gguf", tmp_path / "some-draft.gguf"
     file.symlink_to(starter_path)
+    draft.symlink_to(starter_path)
     settings = load_settings({**UNUSUAL, "models_dir": tmp_path}, environ={})
     EnginePool(settings, Catalogue(settings)).start()
     assert loads == [
         Load(
             path=str(file), ctx_size=640, parallel=3, batch_size=64, threads=5,
             gpu_layers=7, flash_attention="on", kv_type_k="q8_0", kv_type_v="q5_1",
-            use_mmap=False, use_mlock=True, drafts=False, open_objects=True,
+            use_mmap=False, use_mlock=True, swa_full=True, checkpoints_mb=77, drafts=False,
+            open_objects=True, draft_model=str(draft),
             cache_ram=31, cache_dir="some/prefixes", cache_disk=33,
         )
     ]  # fmt: skip
@@ -345,6 +349,24 @@ def test_serve_files_and_folders(models: Path, tmp_path: Path, starter_path: Pat
         child.err.find(rf"cannot be used: {models}/cut.gguf: the file is cut off: it has 1,")
         answer = request(child.url, "POST", TEXT, {"prompt": "Once", "max_tokens": 1})
         assert (answer.status, answer.json["model"]) == (200, "one")
+    finally:
+        child.end()
+
+
+def test_the_log_has_one_reason_why_the_model_of_the_start_is_not_loaded(
+    tmp_path: Path, starter_path: Path
+) -> None:
+    (tmp_path / "cut.gguf").write_bytes(starter_path.read_bytes()[:1_000_000])
+    flags = ("--port", "0", "--responses-file", str(tmp_path / "r"))
+    # The lines about aliases come last.
+    child = Child(program("offgrid"), "serve", "cut.gguf", *flags, "--model-aliases", "x=y",
+                  cwd=tmp_path)  # fmt: skip
+    try:
+        child.err.find("the alias x stands for y, and no model has that id")
+        child.process.terminate()
+        child.wait()
+        (line,) = (line for line in child.err.text.splitlines() if "cut off" in line)
+        assert "ERROR offgrid.engine.client.pool: The model cut cannot be loaded: " in line
     finally:
         child.end()
 
@@ -530,7 +552,7 @@ def test_list(models: Path, starter_path: Path) -> None:
         "id": "b", "path": str(models / "b.gguf"), "size": starter_path.stat().st_size,
         "parts": [], "problem": None, "kind": "chat", "architecture": "llama",
         "parameters": 2_755_008, "quantization": "Q8_0", "context_length": 2048,
-        "projector": None, "tools": True, "reasoning": False, "sha256": None,
+        "projector": None, "draft_model": None, "tools": True, "reasoning": False, "sha256": None,
         "settings": {},
     }  # fmt: skip
     assert as_json["models"][2]["projector"] == str(models / "mmproj-b-seeing.gguf")

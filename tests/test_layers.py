@@ -23,7 +23,8 @@ LEVELS = {
     "__main__": 7,
 }  # fmt: skip
 BOTH_PROCESSES = {
-    "attention", "build", "kv_types", "limits", "memory", "protocol", "saved_prefixes", "signals",
+    "attention", "build", "kv_types", "limits", "memory", "processors", "protocol",
+    "saved_prefixes", "signals",
 }  # fmt: skip
 """Modules of the engine that both the server and the worker import."""
 

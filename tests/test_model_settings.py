@@ -36,6 +36,7 @@ def test_every_key(tmp_path: Path) -> None:
         use_mlock = true
         drafts = false
         chat_template = "t.jinja"
+        draft_model = "small"
         system_prompt = "Be brief."
         reasoning_budget = 500
         keep_alive = "forever"
@@ -62,6 +63,7 @@ def test_every_key(tmp_path: Path) -> None:
         use_mlock=True,
         drafts=False,
         chat_template="t.jinja",
+        draft_model="small",
         system_prompt="Be brief.",
         reasoning_budget=500,
         keep_alive=FOREVER,
@@ -94,6 +96,7 @@ def test_a_single_adapter_needs_no_list(tmp_path: Path) -> None:
         ("[models.a]\npin = 5", "pin: 5 is not true or false"),
         ("[models.a]\nbase = 5", "base: 5 is not text"),
         ('[models.a]\nchat_template = ""', "chat_template: '' is not text"),
+        ("[models.a]\ndraft_model = 5", "draft_model: 5 is not text"),
         ("[models.a]\naliases = 5", "aliases: 5 is not a list of names"),
         ("[models.a]\nsampling = 5", "sampling must be a table"),
         ("[models.a]\nlora = 5", "5 is neither a path nor a table"),

@@ -227,6 +227,8 @@ class Total:
 
     def __init__(self) -> None:
         self._tokens: dict[int, int] = {}
+        self._predicted: dict[int, tuple[int, int]] = {}
+        """Choice -> accepted and rejected tokens of the prediction."""
         self._cached = 0
         self._clock = Clock()
 
@@ -239,6 +241,8 @@ class Total:
         if index not in self._tokens and delta.choice == 0:
             self._cached += delta.cached_tokens
         self._tokens[index] = delta.completion_tokens
+        if delta.prediction_accepted or delta.prediction_rejected:
+            self._predicted[index] = (delta.prediction_accepted, delta.prediction_rejected)
 
     @property
     def begun(self) -> bool:
@@ -260,7 +264,7 @@ class Total:
             "completion_tokens_details": {
                 "reasoning_tokens": 0,
                 "audio_tokens": 0,
-                "accepted_prediction_tokens": 0,
-                "rejected_prediction_tokens": 0,
+                "accepted_prediction_tokens": sum(pair[0] for pair in self._predicted.values()),
+                "rejected_prediction_tokens": sum(pair[1] for pair in self._predicted.values()),
             },
         }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Annotated, Literal
 
 import falcon
@@ -12,6 +14,14 @@ from msgspec import Meta
 from offgrid.api.shapes import Answer, Count, Json
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
+from offgrid.engine.protocol import Load
+
+
+class Threads(Answer):
+    """Numbers of threads of llama.cpp."""
+
+    decode: Annotated[int, Meta(ge=1, description="In steps that only generate.")]
+    prefill: Annotated[int, Meta(ge=1, description="In steps that compute chunks of prompts.")]
 
 
 class Loaded(Answer):
@@ -42,7 +52,16 @@ class Loaded(Answer):
         ),
     ]
     attention_reason: Annotated[str | None, Meta(description="Why, in words; null while it loads.")]
+    threads: Annotated[
+        Threads | None,
+        Meta(
+            description="Threads that compute now, without those of a trial; null while it loads."
+        ),
+    ]
     sequences: Annotated[Count, Meta(description="Sequences that run or wait now.")]
+    draft_model: Annotated[
+        str | None, Meta(description="File of its draft model; null if it has none.")
+    ]
     until: Annotated[
         int | None,
         Meta(description="When it is unloaded if no request comes, in seconds since 1970; null if "
@@ -80,11 +99,20 @@ class LoadedResource:
             "ctx_size": client.info.n_ctx if ready else None,
             "flash_attention": client.info.flash_attention if ready else None,
             "attention_reason": client.info.attention_reason if ready else None,
+            "threads": dict(zip(("decode", "prefill"), client.threads, strict=False)) or None,
             "sequences": client.in_flight,
+            "draft_model": draft_name(client.load),
             "until": None if left is None else int(time.time() + left),
         }
 
     on_head = on_get
+
+
+def draft_name(load: Load) -> str | None:
+    """Return the file name of a model's draft model; None if it has none."""
+    if load.draft_model is None:
+        return None
+    return os.fsencode(Path(load.draft_model).name).decode("utf-8", "replace")
 
 
 def _memory(pid: int | None) -> int | None:

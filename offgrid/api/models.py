@@ -20,6 +20,7 @@ from offgrid.api.fields import notices
 from offgrid.api.fields.common import check_fields
 from offgrid.api.fields.keep_alive import KeepAlive, seconds_of
 from offgrid.api.http.request import liveness, read_checked
+from offgrid.api.loaded import draft_name
 from offgrid.api.shapes import Answer, Count
 from offgrid.config import FOREVER, Settings
 from offgrid.engine.client.estimate import PARTS
@@ -111,6 +112,9 @@ class MemoryParts(Answer):
     cache: Annotated[
         int, Meta(ge=0, description="Keys and values of all slots, and states of recurrent layers.")
     ]
+    checkpoints: Annotated[
+        int, Meta(ge=0, description="Copies of the states of recurrent layers and sliding windows.")
+    ]
     compute: Annotated[int, Meta(ge=0, description="What a step computes.")]
     vocabulary: Annotated[int, Meta(ge=0, description="Tables of the tokens.")]
     projector: Annotated[
@@ -120,6 +124,7 @@ class MemoryParts(Answer):
     prefixes: Annotated[
         int, Meta(ge=0, description="Saved prefixes, once so many were evicted from slots.")
     ]
+    draft: Annotated[int, Meta(ge=0, description="The draft model, all of its parts.")]
 
 
 class Memory(Answer):
@@ -168,7 +173,7 @@ class SettingsInForce(Answer):
     ctx_size: Annotated[int, Meta(ge=0, description="Tokens of a slot; 0: as it was trained.")]
     parallel: Annotated[int, Meta(ge=1, description="Its slots.")]
     batch_size: Count
-    threads: Annotated[int, Meta(ge=0, description="0: one per physical core.")]
+    threads: Annotated[int, Meta(ge=0, description="0: found by measuring.")]
     gpu_layers: Annotated[int, Meta(ge=-1, description="-1: all.")]
     flash_attention: Literal["auto", "on", "off"]
     kv_type_k: Annotated[str, Meta(description="Type of the keys in the cache.")]
@@ -178,6 +183,9 @@ class SettingsInForce(Answer):
     drafts: Annotated[bool, Meta(description="Whether proposed tokens are computed.")]
     chat_template: Annotated[
         bool, Meta(description="Whether the settings replace the template in its file.")
+    ]
+    draft_model: Annotated[
+        str | None, Meta(description="File of its draft model; null if it has none.")
     ]
     system_prompt: str | None
     reasoning_budget: Annotated[
@@ -330,6 +338,7 @@ class _Describer:
             "use_mlock": load.use_mlock,
             "drafts": load.drafts,
             "chat_template": entry.template is not None,
+            "draft_model": draft_name(load),
             "system_prompt": own.system_prompt or None,
             "reasoning_budget": self._pool.roster.defaults(entry).reasoning_budget,
             "sampling": dict(own.sampling),

@@ -46,8 +46,12 @@ class PromptTokensDetails(Answer):
 class CompletionTokensDetails(Answer):
     reasoning_tokens: Count
     audio_tokens: Literal[0]
-    accepted_prediction_tokens: Literal[0]
-    rejected_prediction_tokens: Literal[0]
+    accepted_prediction_tokens: Annotated[
+        int, Meta(ge=0, description="Tokens of the prediction that the answers contain.")
+    ]
+    rejected_prediction_tokens: Annotated[
+        int, Meta(ge=0, description="The other tokens of the prediction.")
+    ]
 
 
 class Usage(Answer):

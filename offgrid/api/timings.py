@@ -41,7 +41,7 @@ class Progress(Answer):
     total: Count
     cache: Count
     processed: Count
-    time_ms: Number
+    time_ms: Count
 
 
 class Clock:
@@ -113,6 +113,6 @@ def with_progress(chunk: Json, delta: Delta, prompt_tokens: int) -> Json:
         "total": prompt_tokens,
         "cache": delta.cached_tokens,
         "processed": delta.progress.processed,
-        "time_ms": delta.progress.ms,
+        "time_ms": int(delta.progress.ms),
     }
     return {**chunk, "prompt_progress": progress}

@@ -25,8 +25,7 @@ def forget(yes: bool, as_json: bool, **flags: Any) -> None:
 
     /v1/responses and /v1/conversations store them in one file. Afterwards, neither that file nor
     the files next to it contain their texts. Prefixes of prompts are in the cache directory. A
-    server may run meanwhile: it goes on, with nothing stored, but saves the prefixes that it has
-    in memory when it ends.
+    server may run meanwhile: it goes on, with nothing stored.
 
     The exit status is 0 if nothing is stored afterwards, 1 if a file cannot be used, and 2 for
     wrong arguments.
@@ -36,11 +35,8 @@ def forget(yes: bool, as_json: bool, **flags: Any) -> None:
     if not yes:
         if not sys.stdin.isatty():
             fail("forget asks before it deletes; add --yes", 2)
-        click.confirm(
-            f"Delete all stored responses and conversations in {path}, and the prefixes in "
-            f"{folder}?",
-            abort=True,
-        )
+        click.echo(f"responses and conversations: {path}\nsaved prefixes: {folder}")
+        click.confirm("Delete all of them?", abort=True)
     try:
         responses, conversations, size = delete_everything(path)
     except (OffgridError, OSError) as ex:

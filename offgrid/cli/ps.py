@@ -17,8 +17,8 @@ from offgrid.terminal import shown
 if TYPE_CHECKING:
     from offgrid.api.shapes import Json
 
-_HEAD = ("MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "FLASH", "SEQUENCES", "UNTIL")
-_NUMBERS = (2, 3, 4, 6)
+_HEAD = ("MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "FLASH", "THREADS", "SEQUENCES", "UNTIL")
+_NUMBERS = (2, 3, 4, 6, 7)
 """Columns of the table with numbers."""
 _DAY = 86400
 
@@ -68,15 +68,22 @@ def _loaded(address: str) -> list[Json]:
 def _row(model: Json) -> tuple[str, ...]:
     context = model.get("ctx_size")
     return (
-        shown(model["id"]),
+        _named(model),
         str(model["status"]),
         _size(model.get("memory")),
         str(model["slots"]),
         "" if context is None else f"{context:,}",
         _switch(model.get("flash_attention")),
+        _threads(model.get("threads")),
         str(model["sequences"]),
         _until(model),
     )
+
+
+def _named(model: Json) -> str:
+    """Return a model's id, with the file of its draft model."""
+    draft = model.get("draft_model")
+    return shown(model["id"] if draft is None else f"{model['id']} (drafts: {draft})")
 
 
 def _until(model: Json) -> str:
@@ -88,6 +95,11 @@ def _until(model: Json) -> str:
 
 def _switch(on: bool | None) -> str:
     return "" if on is None else "on" if on else "off"
+
+
+def _threads(threads: dict[str, int] | None) -> str:
+    """Return the number of threads, or both numbers if decode and prefill use different ones."""
+    return "" if threads is None else "/".join(map(str, dict.fromkeys(threads.values())))
 
 
 def _size(size: int | None) -> str:

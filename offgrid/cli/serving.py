@@ -100,13 +100,13 @@ def _print_banner(console: Console, server: Server, settings: Settings) -> None:
 
 
 def _announce_models(console: Console, server: Server) -> None:
-    """Print that each model which is loaded at start is ready, or log why it cannot be loaded.
+    """Print that each model which is loading is ready, or log why it cannot be loaded.
 
     Log also what is not served. That reads the header of every file, which takes a while on slow
     media.
     """
     log_skipped(server.catalogue)
-    for model in server.catalogue.start_ids():
+    for model in server.loading:
         try:
             fit = server.pool.fit(server.catalogue.get(model))
             if fit.fits and fit.estimate is not None:
@@ -115,7 +115,8 @@ def _announce_models(console: Console, server: Server) -> None:
         except OffgridError as ex:
             # A user who stops the server during loading knows why the model is not ready.
             if not server.stopping:
-                logging.getLogger(__name__).error("%s: %s", model, ex)
+                named = f"The model {model} " in str(ex)
+                logging.getLogger(__name__).error("%s", ex if named else f"{model}: {ex}")
             continue
         console.print(
             f"  ready    {shown(model)}: {short_number(info.n_params)} parameters, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections import Counter
@@ -23,6 +24,7 @@ from offgrid.store.hashes import Hashes
 from offgrid.store.names import projector_name
 from offgrid.store.verification import Checked
 from offgrid.store.verification import verify as verify_folder
+from offgrid.terminal import shown
 
 
 @click.command(cls=Command)
@@ -78,10 +80,14 @@ def verify(
     "models", metavar="MODEL...", nargs=-1, required=True, shell_complete=complete_model
 )
 @click.option("--yes", is_flag=True, help="Remove without a question; MODEL must be a whole id.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print what was removed as JSON; needs --yes."
+)
 @models_dir_options
 def remove(
     models: tuple[str, ...],
     yes: bool,
+    as_json: bool,
     models_dir: Path,
     hashes: Hashes,
     config_file: str,
@@ -91,6 +97,8 @@ def remove(
     All parts of a split model are deleted, and a projector whose name says that it belongs to the
     model. A server that has the model loaded keeps serving it until it is unloaded.
     """
+    if as_json and not yes:
+        raise click.UsageError("--json leaves no room for a question; add --yes")
     try:
         flags: dict[str, Any] = {"models_dir": str(models_dir), "model": ""}
         found = Catalogue.of_files(load_settings(flags, config_file=config_file)).entries()
@@ -120,4 +128,9 @@ def remove(
         fail(str(ex), 2 if getattr(ex, "code", "") == "not_found" else 1)
     except OSError as ex:
         fail(f"{ex.filename}: cannot be removed ({ex.strerror or ex})", 1)
-    click.echo(f"removed {', '.join(entry.id for entry in entries)} ({mib(size)})")
+    ids = [entry.id for entry in entries]
+    if as_json:
+        texts = [os.fsencode(path).decode("utf-8", "replace") for path in files]
+        click.echo(json.dumps({"removed": ids, "files": texts, "bytes_freed": size}))
+    else:
+        click.echo(shown(f"removed {', '.join(ids)} ({mib(size)})"))

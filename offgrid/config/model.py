@@ -33,6 +33,7 @@ class ModelSettings:
         ctx_size, parallel, batch_size, threads, gpu_layers, flash_attention, kv_type_k, kv_type_v,
             use_mmap, use_mlock, drafts: as the settings of the same names.
         chat_template: a Jinja file, or the name of a template.
+        draft_model: the id or path of a smaller model that proposes tokens.
         reasoning_budget: as the setting of the same name.
         system_prompt: put first into conversations without a system message.
         keep_alive: seconds after the last request until the model is unloaded.
@@ -58,6 +59,7 @@ class ModelSettings:
     use_mlock: bool | None = None
     drafts: bool | None = None
     chat_template: str | None = None
+    draft_model: str | None = None
     system_prompt: str = ""
     reasoning_budget: int | None = None
     keep_alive: float | None = None

@@ -126,6 +126,14 @@ TABLE: tuple[Setting, ...] = (
         "file, or chatml.",
     ),
     Setting(
+        "draft_model",
+        "Models",
+        "str",
+        "",
+        "Draft model of the default model, which makes its answers faster: the id or the path of a "
+        "much smaller model with the same vocabulary.",
+    ),
+    Setting(
         "max_models",
         "Models",
         "int",
@@ -192,7 +200,8 @@ TABLE: tuple[Setting, ...] = (
         "Speed and memory",
         "int",
         0,
-        "Number of threads that llama.cpp computes with. 0 (or auto) means one per physical core.",
+        "Number of threads that llama.cpp computes with. 0 (or auto) finds the best number by "
+        "measuring, again and again, because other programs come and go.",
         low=0,
         high=1024,
         aliases=("num_threads",),
@@ -256,6 +265,24 @@ TABLE: tuple[Setting, ...] = (
         "bool",
         False,
         "Lock the model in memory so that it is never swapped out.",
+    ),
+    Setting(
+        "swa_full",
+        "Speed and memory",
+        "bool",
+        False,
+        "Keep all tokens of a slot in the layers that attend to a sliding window. By default they "
+        "keep little more than the window, and checkpoints take the place of the rest.",
+    ),
+    Setting(
+        "checkpoints_mb",
+        "Speed and memory",
+        "mib",
+        256,
+        "Memory for the checkpoints of each model whose sequences cannot be cut anywhere (recurrent "
+        "or hybrid models, sliding windows), in MiB. 0 keeps none.",
+        low=0,
+        high=1 << 20,
     ),
     Setting(
         "cache_ram_mb",
@@ -447,6 +474,7 @@ class Settings:
     model: str
     model_aliases: tuple[tuple[str, str], ...]
     chat_template: str
+    draft_model: str
     max_models: int
     memory_budget: int
     keep_alive: float
@@ -460,6 +488,8 @@ class Settings:
     kv_type_v: str
     use_mmap: bool
     use_mlock: bool
+    swa_full: bool
+    checkpoints_mb: int
     cache_ram_mb: int
     cache_dir: Path
     cache_disk_mb: int

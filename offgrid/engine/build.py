@@ -34,5 +34,5 @@ class Build(msgspec.Struct, frozen=True):
     sampler: str
     """Instruction set of the sampler's kernels on this machine, such as ``avx2``."""
     threads: int
-    """Threads that a worker uses if no setting says otherwise."""
+    """Threads with which a worker begins if no setting fixes the number."""
     devices: tuple[Device, ...] = ()

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import msgspec
 
+from offgrid.engine.kv_types import PLAIN
 from offgrid.errors import ErrorCode
 from offgrid.grammar.checked import CheckedSchema
 from offgrid.sampling.params import SamplingParams
@@ -23,6 +24,10 @@ from offgrid.sampling.params import SamplingParams
 MAX_FRAME = 64 * 1024 * 1024
 """Bytes. No process writes a longer frame. A header with a larger length means that reader and
 writer are out of step, and the pipe is abandoned."""
+
+
+MAX_DRAFT_BATCH = 64
+"""Most tokens that a draft model computes at once."""
 
 
 class FrameTooLarge(ValueError):
@@ -132,6 +137,8 @@ class GenerationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     """The request field that error messages about the prompt name."""
     images: tuple[bytes, ...] = ()
     image_params: tuple[str, ...] = ()
+    prediction: str | None = None
+    """A text that the answer is expected to repeat in large parts; it only saves time."""
 
 
 class EmbeddingRequest(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -183,14 +190,17 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     """The first command: which file to serve and how. Sizes are in tokens.
 
     ``ctx_size`` is the context of one sequence, 0 for the context with which the model was trained;
-    ``parallel`` is the number of slots; ``threads`` 0 means one per physical core; ``gpu_layers``
-    -1 means all; ``flash_attention`` is auto, on or off; ``kv_type_k`` and ``kv_type_v`` are types
-    of :mod:`offgrid.engine.kv_types`; ``open_objects`` lets the objects of answers have members
-    that their schemas do not describe; ``drafts`` lets steps decode proposed tokens; ``projector``
-    is the projector's file, if there is one; ``adapters`` act on all requests. ``cache_ram`` and
-    ``cache_disk`` are MiB for saved prefixes in memory and in the folder ``cache_dir`` (-1 for the
-    disk: the worker decides); ``sha256`` is the file's hash, if it is known. With ``examine`` the
-    file is only examined: the worker reports :class:`Examined` or :class:`LoadFailed`, and ends.
+    ``parallel`` is the number of slots; with ``threads`` 0 the number is found by measuring;
+    ``gpu_layers`` -1 means all; ``flash_attention`` is auto, on or off; ``kv_type_k`` and
+    ``kv_type_v`` are types of :mod:`offgrid.engine.kv_types`; ``swa_full`` keeps all tokens of
+    layers with a sliding window; ``checkpoints_mb`` is the budget of checkpoints in MiB;
+    ``open_objects`` lets the objects of answers have members that their schemas do not describe;
+    ``drafts`` lets steps decode proposed tokens; ``projector`` is the projector's file, if there is
+    one; ``adapters`` act on all requests; ``draft_model`` is the file of the draft model, if there
+    is one. ``cache_ram`` and ``cache_disk`` are MiB for saved prefixes in memory and in the folder
+    ``cache_dir`` (-1 for the disk: the worker decides); ``sha256`` is the file's hash, if it is
+    known. With ``examine`` the file is only examined: the worker reports :class:`Examined` or
+    :class:`LoadFailed`, and ends.
     """
 
     path: str
@@ -204,15 +214,37 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     kv_type_v: str = "f16"
     use_mmap: bool = True
     use_mlock: bool = False
+    swa_full: bool = False
+    checkpoints_mb: int = 256
     open_objects: bool = False
     drafts: bool = True
     projector: str | None = None
     adapters: tuple[Adapter, ...] = ()
+    draft_model: str | None = None
     examine: bool = False
     cache_ram: int = 0
     cache_dir: str | None = None
     cache_disk: int = 0
     sha256: str = ""
+
+    def of_draft(self) -> Load:
+        """Return the command that would serve the draft model alone: with the same slots. It
+        computes few tokens at once, so that no step waits long for it."""
+        return msgspec.structs.replace(
+            self,
+            path=self.draft_model or "",
+            batch_size=max(self.parallel, min(self.batch_size, MAX_DRAFT_BATCH)),
+            kv_type_k=PLAIN,
+            kv_type_v=PLAIN,
+            swa_full=True,  # rejected tokens and other prefixes are cut off anywhere
+            checkpoints_mb=0,
+            projector=None,
+            adapters=(),
+            draft_model=None,
+            cache_ram=0,
+            cache_disk=0,
+            sha256="",
+        )
 
 
 class Submit(msgspec.Struct, frozen=True, tag=True):
@@ -278,7 +310,7 @@ class ModelInfo(msgspec.Struct, frozen=True):
     control_texts: tuple[str, ...]
     """Texts of all control tokens. Text from a user must not become one of these tokens."""
     fingerprint: str
-    """Hash of everything that can change the logits: build, file, context, threads."""
+    """Hash of everything that can change the logits: build, file, context, setting of threads."""
     metadata: dict[str, str]
     pooling: str = "mean"
     """How the states of an input's tokens become its vector: one of :data:`POOLINGS`."""
@@ -288,6 +320,8 @@ class ModelInfo(msgspec.Struct, frozen=True):
     """Ids of the ``control_texts``."""
     has_vision: bool = False
     """Whether there is a projector for images."""
+    n_threads: int = 1
+    """Threads at the beginning; the number changes unless the settings fix it."""
     chat_templates: dict[str, str] = {}
     """Further templates of the file by name, such as ``tool_use``."""
     flash_attention: bool = False
@@ -390,10 +424,10 @@ class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     of prompt tokens that a slot already held. ``prompt`` has the next tokens of the prompt with
     their logprobs; deltas with it come first, for choice 0 only, and contain nothing else. So do
     those with ``progress``. ``times`` is in the last delta, and in all if the request asks for it.
-    The last delta says how many tokens were ``drafted`` for the choice, that is proposed and
-    decoded, how many of these are in the answer (``draft_accepted``), and how many tokens of the
-    request's prediction are in the answer (``prediction_accepted``) or not
-    (``prediction_rejected``).
+    ``prediction_accepted`` is the number of tokens of the request's prediction that the choice
+    contains so far, ``prediction_rejected`` that of the others. The last delta says how many tokens
+    were ``drafted`` for the choice, that is proposed and decoded, and how many of these are in the
+    answer (``draft_accepted``).
     """
 
     id: int
@@ -466,12 +500,15 @@ class LoadFailed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Pong(msgspec.Struct, frozen=True, tag=True):
-    """Response to a Ping. ``busy_for``: seconds that the loop has been in its current step."""
+    """Response to a Ping. ``busy_for``: seconds that the loop has been in its current step.
+    ``threads``: the numbers of threads in use for decode and for prefill; empty while the model is
+    being loaded."""
 
     number: int
     busy_for: float
     running: int
     waiting: int
+    threads: tuple[int, ...] = ()
 
 
 EngineEvent = Tokenising | Accepted | Started | Delta | Embedded | TokenResult | Failed

@@ -2,6 +2,7 @@
 
 It has one folder for each model in each way of loading it, named by the key of that, and in it one
 file for each saved prefix. :mod:`offgrid.engine.worker.cache.files` writes and reads the files.
+Beside these folders, :mod:`offgrid.engine.worker.llama.remembered_choice` keeps small files.
 Only files with these names are ever deleted, whatever else the folder contains.
 """
 
@@ -10,12 +11,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 SUFFIX = ".prefix"
 PARTIAL_SUFFIX = ".part"
+CHOICE_SUFFIX = ".attention"
+_FORGOTTEN = "forgotten"
+"""An empty file. Its time says when prefixes were last deleted on purpose."""
 KEY_CHARACTERS = 32
 _KEY = re.compile(rf"[0-9a-f]{{{KEY_CHARACTERS}}}")
 _FILE = re.compile(rf"[0-9a-f]{{32}}{re.escape(SUFFIX)}|\.[0-9a-f]+{re.escape(PARTIAL_SUFFIX)}")
@@ -54,13 +59,18 @@ def saved_bytes(folder: Path) -> int:
 def delete_saved(folder: Path) -> tuple[int, int]:
     """Delete all saved prefixes; return how many there were, and their bytes.
 
-    A worker that is writing one meanwhile finishes it, and one that holds prefixes in memory may
-    save them later.
+    Workers that run meanwhile see :func:`forgotten_at` and write nothing of what they held until
+    then.
 
     Raises:
         OSError: a file cannot be deleted.
     """
     count = size = 0
+    if folder.is_dir():
+        stamp = folder / _FORGOTTEN
+        stamp.touch(mode=0o600)
+        now = time.time_ns()
+        os.utime(stamp, ns=(now, max(now, forgotten_at(folder) + 1)))
     for file in saved_files(folder):
         with contextlib.suppress(FileNotFoundError):
             file.path.unlink()
@@ -69,7 +79,18 @@ def delete_saved(folder: Path) -> tuple[int, int]:
     for key in _key_folders(folder):
         with contextlib.suppress(OSError):
             key.rmdir()
+    for choice in folder.glob(f"*{CHOICE_SUFFIX}"):
+        with contextlib.suppress(OSError):
+            choice.unlink()
     return count, size
+
+
+def forgotten_at(folder: Path) -> int:
+    """Return when prefixes were last deleted on purpose, in nanoseconds; 0 if never."""
+    try:
+        return (folder / _FORGOTTEN).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _key_folders(folder: Path) -> list[Path]:

@@ -28,6 +28,7 @@ class Settings(TypedDict, total=False):
     models_dir: str | os.PathLike[str]
     model_aliases: Mapping[str, str]
     chat_template: str
+    draft_model: str
     parallel: int
     ctx_size: int
     batch_size: int
@@ -38,6 +39,8 @@ class Settings(TypedDict, total=False):
     kv_type_v: str
     use_mmap: bool
     use_mlock: bool
+    swa_full: bool
+    checkpoints_mb: int
     cache_ram_mb: int
     cache_dir: str | os.PathLike[str]
     cache_disk_mb: int
@@ -112,6 +115,7 @@ class ChatOptions(GenerationOptions, total=False):
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
     chat_template_kwargs: Mapping[str, Any]
     documents: list[Mapping[str, Any]]
+    prediction: Mapping[str, Any] | None
 
 
 class CompletionOptions(GenerationOptions, total=False):

@@ -27,6 +27,7 @@ from pathlib import Path
 from offgrid.config import ModelSettings, Settings, did_you_mean
 from offgrid.errors import ConfigError, ModelNotFound
 from offgrid.store.description import Description, describe
+from offgrid.store.draft_models import DraftModels
 from offgrid.store.names import EXTENSION, stem_of
 from offgrid.store.profiles import Profiles, adapter_stamp, read_template
 from offgrid.store.survey import (
@@ -75,6 +76,7 @@ class Catalogue:
         self.profiles = Profiles(settings.models)
         self._aliases = self.profiles.aliases | dict(settings.model_aliases)
         self._folded_aliases = {alias.casefold(): alias for alias in self._aliases}
+        self._drafts = DraftModels(settings)
         self.template = _read_template(settings.chat_template)
         self._descriptions: dict[str, tuple[ModelEntry, Description]] = {}
         self._lock = threading.Lock()
@@ -92,7 +94,7 @@ class Catalogue:
     def of_files(cls, settings: Settings) -> Catalogue:
         """Return a catalogue for work on files, to which the settings of single models do not
         matter: each file is one entry, and adapters are entries too."""
-        return cls(replace(settings, models=()))
+        return cls(replace(settings, models=(), draft_model=""))
 
     # --- what there is ------------------------------------------------------------------------
 
@@ -127,6 +129,10 @@ class Catalogue:
                 else entry
                 for entry in entries
             ]
+        if self._drafts.configured and entries:
+            by_id = {entry.id: entry for entry in entries}
+            self._drafts.attach(by_id, self._default_of(entries))
+            entries = [*by_id.values()]
         return entries, skipped
 
     def _apply_profiles(self, found: dict[str, ModelEntry], skipped: list[Skipped]) -> None:
@@ -207,7 +213,7 @@ class Catalogue:
             known = self._descriptions.get(entry.id)
         if known is not None and known[0] == entry:
             return known[1]
-        description = describe(entry.files, entry.template, entry.adapters)
+        description = describe(entry.files, entry.template, entry.adapters, entry.draft)
         with self._lock:
             if len(self._descriptions) >= _MAX_DESCRIPTIONS:
                 self._descriptions.clear()
@@ -300,10 +306,14 @@ class Catalogue:
         """Check that there is a model to serve: nothing else is served in its place.
 
         Raises:
-            ConfigError: a configured place does not exist, cannot be read, or has no model.
+            ConfigError: a configured place does not exist, cannot be read, or has no model, or a
+                draft model cannot be used.
         """
         self.check_folder()
-        self._check_profiles()
+        self.check_profiles()
+        if self._drafts.configured:
+            entries = self.entries()
+            self._drafts.check({entry.id: entry for entry in entries}, self._default_of(entries))
         if self.default_id is not None:
             return
         entries, skipped = self.survey()
@@ -318,7 +328,7 @@ class Catalogue:
             f"{place} no model{more}; copy a GGUF file into it, or name another folder"
         )
 
-    def _check_profiles(self) -> None:
+    def check_profiles(self) -> None:
         """Check that the models with settings of their own exist.
 
         Raises:
@@ -371,6 +381,15 @@ class Catalogue:
         """Return the aliases whose model does not exist now."""
         by_id = {entry.id: entry for entry in self.entries()}
         return [pair for pair in self._aliases.items() if match(pair[1], by_id) is None]
+
+    def hidden_aliases(self) -> list[tuple[str, str]]:
+        """Return the aliases that have no effect, because another model has that id now."""
+        by_id = {entry.id: entry for entry in self.entries()}
+        return [
+            (alias, wanted)
+            for alias, wanted in self._aliases.items()
+            if alias in by_id and match(wanted, by_id) not in (None, by_id[alias])
+        ]
 
     def _choose(self, wanted: str) -> str:
         """Return the id of the configured default model; remember its file if it is a path."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from typing import Literal
@@ -15,6 +15,8 @@ from offgrid.store.sizes import ModelSizes, sizes_of
 
 Kind = Literal["chat", "base", "embedding", "rerank"]
 """What a model is made for. A base model generates text, but its file has no chat template."""
+
+Blame = Literal["file", "kind", "adapter", "draft"]
 
 _GENERATING = ("chat", "base")
 
@@ -53,6 +55,9 @@ class Description:
         tools: whether its chat template writes tools.
         reasoning: whether its chat template mentions reasoning.
         sizes: what decides how much memory it takes; None if the file cannot be used.
+        draft_sizes: the same of its draft model; None if it has none.
+        blame: what the problem is a problem of: the file itself is damaged, it is no model (kind),
+            or an adapter or the draft model of the settings does not fit it.
     """
 
     problem: str | None = None
@@ -64,6 +69,8 @@ class Description:
     tools: bool = False
     reasoning: bool = False
     sizes: ModelSizes | None = None
+    draft_sizes: ModelSizes | None = None
+    blame: Blame | None = None
 
     @property
     def generates(self) -> bool:
@@ -72,7 +79,10 @@ class Description:
 
 
 def describe(
-    files: Sequence[Path], template: str | None = None, adapters: Sequence[Path] = ()
+    files: Sequence[Path],
+    template: str | None = None,
+    adapters: Sequence[Path] = (),
+    draft: Sequence[Path] = (),
 ) -> Description:
     """Describe a model.
 
@@ -80,6 +90,7 @@ def describe(
         files: its file, or all parts of a split model in order.
         template: the chat template that it is served with, instead of the one in its file.
         adapters: the LoRA adapters that it is served with.
+        draft: the files of the draft model that it is served with.
     """
     headers = []
     for number, path in enumerate(files):
@@ -88,12 +99,33 @@ def describe(
             _check_part(header, number, len(files))
         except (BadHeader, OSError) as ex:
             reason = (ex.strerror or str(ex)) if isinstance(ex, OSError) else str(ex)
-            return Description(reason if len(files) == 1 else f"{path.name}: {reason}")
+            reason = reason if len(files) == 1 else f"{path.name}: {reason}"
+            return Description(reason, blame="file")
         headers.append(header)
-    problem = _not_a_model(headers) or _misfit(headers[0], adapters)
+    problem = _not_a_model(headers)
     if problem is not None:
-        return Description(problem)
-    return _described(headers, template)
+        return Description(problem, blame="kind")
+    problem = _misfit(headers[0], adapters)
+    if problem is not None:
+        return Description(problem, blame="adapter")
+    description = _described(headers, template)
+    if not draft:
+        return description
+    second = describe(draft)
+    problem = draft_problem(draft[0].name, second)
+    if problem is not None:
+        return Description(problem, blame="draft")
+    return replace(description, draft_sizes=second.sizes)
+
+
+def draft_problem(name: str, draft: Description) -> str | None:
+    """Return why a file cannot be the draft model of another one, as far as its header says; else
+    None. The worker, which loads both, compares their vocabularies."""
+    if draft.problem is not None:
+        return f"its draft model {name}: {draft.problem}"
+    if not draft.generates:
+        return f"its draft model {name} does not generate text"
+    return None
 
 
 def refusal_of(file: FileIO, name: str) -> str | None:

@@ -51,7 +51,7 @@ _SCALARS: Final = {
 }  # fmt: skip
 """Number of a type of values -> its form (``enum gguf_type``)."""
 _STRING, _ARRAY = 8, 9
-_WHOLE: Final = frozenset("<B <b <H <h <I <i <Q <q".split())
+_WHOLE: Final = frozenset("<B <b <H <h <I <i <Q <q <?".split())
 
 TENSOR_TYPES: Final[dict[int, tuple[str, int, int]]] = {
     0: ("F32", 1, 4), 1: ("F16", 1, 2), 2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20),
@@ -85,6 +85,7 @@ _KEPT_ENDINGS = (
     ".ssm.state_size", ".ssm.group_count", ".attention.head_count", ".attention.head_count_kv",
     ".attention.key_length", ".attention.value_length", ".attention.key_length_mla",
     ".attention.kv_lora_rank", ".attention.shared_kv_layers", ".attention.sliding_window",
+    ".attention.sliding_window_pattern",
 )  # fmt: skip
 """Beginnings and ends of the keys whose values are kept."""
 _MAX_VALUES = 256

@@ -18,6 +18,16 @@ _BLOCK = re.compile(r"blk\.(\d+)\.(.+?)(?:\.weight)?$", re.ASCII)
 _LOOKED_UP = ("token_embd.weight", "per_layer_token_embd.weight", "position_embd.weight")
 """Tables of which single rows are read. All other matrices are multiplied with."""
 _TOKENS, _MERGES = "tokenizer.ggml.tokens", "tokenizer.ggml.merges"
+_PATTERN = "attention.sliding_window_pattern"
+_PERIODS = {
+    "afmoe": (4, False), "cohere2": (4, False), "cohere2moe": (4, True), "exaone-moe": (4, False),
+    "exaone4": (4, False), "gemma2": (2, False), "gemma3": (6, False), "gemma3n": (5, False),
+    "gpt-oss": (2, False), "laguna": (4, True), "llama4": (4, False), "mellum": (4, False),
+    "muse-glimmer": (4, False), "olmo2": (4, False), "plamo3": (8, False),
+    "smallthinker": (4, True),
+}  # fmt: skip
+"""Architecture -> how often a layer attends to all tokens, and whether the first layer of each
+period does, or else the last: what llama.cpp assumes if the file does not say it."""
 _MULTIPLES = (8, 4)
 """Kernels that need another layout of the weights take matrices with so many rows at a time."""
 
@@ -42,7 +52,9 @@ class ModelSizes:
         keys, values: elements of all layers for one cell.
         padded_values: the same as ``values`` if all layers are as wide as the widest.
         state: elements of the recurrent layers for one slot.
-        windowed: whether some layers attend only to a window of tokens.
+        window: tokens of the sliding window to which some layers attend; 0 if there is none.
+        window_keys, window_values, window_padded: the parts of ``keys``, ``values`` and
+            ``padded_values`` that these layers keep. 0 if it is unknown which layers they are.
         generates: whether the model is made to generate text. Others compute embeddings or scores.
         whole: whether an input must be computed at once: a score, or tokens that attend to later
             ones.
@@ -65,7 +77,10 @@ class ModelSizes:
     values: int = 0
     padded_values: int = 0
     state: int = 0
-    windowed: bool = False
+    window: int = 0
+    window_keys: int = 0
+    window_values: int = 0
+    window_padded: int = 0
     generates: bool = True
     whole: bool = False
     causal: bool = True
@@ -89,6 +104,10 @@ def sizes_of(
     layers = _layers(tensors.values())
     caches = [_cache(head, number, layer) for number, layer in layers.items()]
     values = [value for _, value in caches]
+    window = head.most("attention.sliding_window")
+    narrow = [cache for number, cache in zip(layers, caches, strict=True)
+              if window and head.has_window(number)]  # fmt: skip
+    narrow_values = [value for _, value in narrow]
     causal = headers[0].metadata.get(head.key("attention.causal")) is not False
     return ModelSizes(
         data=sum(header.data_size for header in headers),
@@ -107,7 +126,10 @@ def sizes_of(
         values=sum(values),
         padded_values=max(values, default=0) * sum(value > 0 for value in values),
         state=sum(_state(head, layer) for layer in layers.values()),
-        windowed=head.most("attention.sliding_window") > 0,
+        window=window,
+        window_keys=sum(key for key, _ in narrow),
+        window_values=sum(narrow_values),
+        window_padded=max(values, default=0) * sum(value > 0 for value in narrow_values),
         generates=generates,
         whole=not generates and (ranks or not causal),
         causal=causal,
@@ -135,6 +157,16 @@ class _Numbers:
         """Return the number for one layer."""
         numbers = self._header.lists.get(self.key(name), ())
         return max(0, numbers[layer]) if layer < len(numbers) else self.most(name)
+
+    def has_window(self, layer: int) -> bool:
+        """Whether a layer of a model with a sliding window attends only to the window."""
+        if self.key(_PATTERN) in self._header.lists:
+            return self.of_layer(_PATTERN, layer) > 0
+        usual, dense_first = _PERIODS.get(self._architecture, (0, False))
+        period = self.most(_PATTERN) or usual
+        if period == 0:
+            return False
+        return layer % period != (0 if dense_first else period - 1)
 
 
 Layer = dict[str, Tensor]

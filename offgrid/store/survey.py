@@ -44,6 +44,8 @@ class ModelEntry:
 
     own: ModelSettings = NO_SETTINGS
     """The settings of this model."""
+    draft: tuple[Path, ...] = ()
+    """The files of its draft model, all parts in order; empty if it has none."""
 
     @property
     def adapters(self) -> tuple[Path, ...]:

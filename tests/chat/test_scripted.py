@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 import scripted_model
-from engine_runs import GREEDY, Run
+from engine_runs import greedy_text
 from support import Json, Stream, request
 
 from offgrid.chat.dialect import Dialect
 from offgrid.chat.grammars import Function
 from offgrid.chat.parser import CallArguments, CallStart, Content, Reasoning
 from offgrid.config import load_settings
-from offgrid.engine.protocol import GenerationRequest, Grammar, Load
+from offgrid.engine.protocol import Grammar, Load
 from offgrid.engine.worker.llama.model import Model
 from offgrid.grammar.checked import CheckedSchema
 from offgrid.server import Server
@@ -79,15 +79,7 @@ def test_the_engine_says_it_and_it_is_read(tmp_path: Path, example: Example, how
                 required=how == "required", parallel=False, thinking=prompt.thinking,
             )  # fmt: skip
             grammar = Grammar("answer", source, "tools", schemas)
-        run = Run(model)
-        id = run.send(
-            GenerationRequest(
-                parts=prompt.parts, sampling=GREEDY, max_tokens=300, visible=dialect.visible,
-                grammar=grammar,
-            )
-        )  # fmt: skip
-        run.finish()
-        said = run.text(id)
+        said = greedy_text(model, dialect, prompt, grammar)
     finally:
         model.close()
     parser = dialect.parser(

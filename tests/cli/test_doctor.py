@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from llama_8b import AVX2, LLAMA_8B
+from tiny_lora import make_lora
 
 from offgrid import __version__
-from offgrid.cli import limits, main
+from offgrid.cli import main
 from offgrid.cli.doctor import checks as all_checks
 from offgrid.cli.doctor import machine
 from offgrid.config import Settings, load_settings
+from offgrid.engine import processors
 from offgrid.engine.build import Build, Device
 from offgrid.engine.client import about
 from offgrid.engine.client.about import BuildUnknown, ask_build
@@ -111,8 +113,32 @@ def test_files_that_cannot_be_served(doctor: Doctor, tmp_path: Path, starter_pat
     assert checks["models"]["state"] == "warning"
     text = checks["models"]["text"]
     assert text.startswith("1 can be served, 2 cannot: empty.gguf (the file is empty), cut.gguf (")
+    assert checks["models"]["fix"] == "copy damaged files again, or remove them"
     assert checks["leftovers"]["state"] == "warning"
     assert f"1.0 MiB: {folder}/.b.gguf.part" in checks["leftovers"]["text"]
+
+
+def test_an_adapter_that_does_not_fit(doctor: Doctor, tmp_path: Path, starter_path: Path) -> None:
+    """The files are sound, so it would be no use to copy them again."""
+    folder = put(tmp_path / "models", starter_path, "a.gguf")
+    make_lora(tmp_path, architecture="gpt2")
+    file = tmp_path / "offgrid.toml"
+    table = '[models.pirate]\nbase = "a"\nlora = ["{}"]\n'
+    file.write_text(table.format("lora.gguf"))
+    flags = ("--models-dir", str(folder), "--config", str(file))
+    status, checks = doctor(*flags)
+    assert (status, checks["models"]["state"]) == (0, "warning")
+    assert (
+        "as pirate: its adapter lora.gguf is for gpt2 models, and its base is"
+        in checks["models"]["text"]
+    )
+    assert checks["models"]["fix"] == (
+        "correct lora or base in the [models] table that names the adapter"
+    )
+    file.write_text(table.format("gone.gguf"))
+    status, checks = doctor(*flags)
+    assert (status, checks["models"]["fix"]) == (1, "correct this setting")
+    assert f"{tmp_path}/gone.gguf does not exist" in checks["models"]["text"]
 
 
 def test_places_without_models(doctor: Doctor, tmp_path: Path) -> None:
@@ -246,10 +272,10 @@ def group(folder: Path, **files: str) -> Path:
 def test_the_limits_of_a_control_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = group(tmp_path / "inner", cpu_max="150000 100000\n")
     outer = group(tmp_path / "outer", cpu_max="max 100000\n")
-    monkeypatch.setattr(limits, "_groups", lambda controller: iter([inner, outer]))
-    assert limits.processors()[2] == 1.5
-    monkeypatch.setattr(limits, "_groups", lambda controller: iter([tmp_path / "absent"]))
-    assert limits.processors()[2] is None
+    monkeypatch.setattr(processors, "_groups", lambda controller: iter([inner, outer]))
+    assert processors.processors()[2] == 1.5
+    monkeypatch.setattr(processors, "_groups", lambda controller: iter([tmp_path / "absent"]))
+    assert processors.processors()[2] is None
 
 
 def test_little_memory_and_few_processors(
@@ -269,13 +295,17 @@ def test_little_memory_and_few_processors(
     assert machine.check_memory(None, None).state == "ok"
     monkeypatch.setattr(machine, "free_memory", lambda: 300 << 20)
     assert machine.check_memory(None, None).fix == "close other programs"
-    monkeypatch.setattr(limits, "processors", lambda: (2, 4, 1.5))
-    assert machine.check_threads(dataclasses.replace(settings, threads=1), None).state == "ok"
-    for threads, fix in ((0, "--threads) to 1"), (2, "--threads) to 1")):
-        found = machine.check_threads(dataclasses.replace(settings, threads=threads), None)
-        assert (found.state, fix in found.fix) == ("warning", True)
-    monkeypatch.setattr(limits, "processors", lambda: (2, 4, None))
-    found = machine.check_threads(dataclasses.replace(settings, threads=5), None)
+    monkeypatch.setattr(processors, "processors", lambda: (2, 4, 1.5))
+    assert machine.check_threads(dataclasses.replace(settings, threads=1)).state == "ok"
+    found = machine.check_threads(dataclasses.replace(settings, threads=2))
+    assert (found.state, "--threads) to 1 or auto" in found.fix) == ("warning", True)
+    found = machine.check_threads(dataclasses.replace(settings, threads=0))
+    assert (found.state, found.text) == (
+        "ok", "found by measuring, from 1 to 2; 2 physical cores, 4 logical",
+    )  # fmt: skip
+    assert processors.cores() == processors.Cores(1, 2)
+    monkeypatch.setattr(processors, "processors", lambda: (2, 4, None))
+    found = machine.check_threads(dataclasses.replace(settings, threads=5))
     assert (found.state, "to 2 or auto" in found.fix) == ("warning", True)
 
 

@@ -49,18 +49,23 @@ def test_loaded_models(make_server: Serve, tmp_path: Path, starter_path: Path) -
     assert answer["url"] == server.url
     (model,) = answer["models"]
     memory = model.pop("memory")
+    threads = server.settings.threads
     assert model == {
         "id": "one", "object": "model.loaded", "status": "ready", "slots": 2, "ctx_size": 512,
         "flash_attention": False, "attention_reason": "the model is small",
-        "sequences": 1, "until": None,
+        "threads": {"decode": threads, "prefill": threads}, "sequences": 1, "draft_model": None,
+        "until": None,
     }  # fmt: skip
     assert engine.pid is not None
     assert memory == pytest.approx(psutil.Process(engine.pid).memory_info().rss, rel=0.2)
     assert table[0].split() == [
-        "MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "FLASH", "SEQUENCES", "UNTIL",
+        "MODEL", "STATUS", "MEMORY", "SLOTS", "CONTEXT", "FLASH", "THREADS", "SEQUENCES",
+        "UNTIL",
     ]  # fmt: skip
     assert table[1].split()[:2] == ["one", "ready"]
-    assert table[1].endswith("  2      512  off            1  no limit")
+    row = table[1].split()
+    assert row[4:7] == ["2", "512", "off"]
+    assert row[7:] == [str(threads), "1", "no", "limit"]
     # Asking loads nothing.
     assert len(server.pool.loaded()) == 1
 

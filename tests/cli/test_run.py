@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +25,7 @@ from offgrid.server import Server
 if sys.platform == "win32":
     pytest.skip("no pseudo-terminals", allow_module_level=True)
 else:
-    from terminals import ALT_ENTER, CTRL_C, CTRL_D, Terminal
+    from terminals import ALT_ENTER, CTRL_C, CTRL_D, CTRL_Z, Terminal
 
 Run = Callable[..., Result]
 GREEDY = ("--temperature", "0")
@@ -302,3 +304,90 @@ def test_a_chat_with_a_model_of_its_own(
     screen.type(CTRL_C)
     screen.say("/bye")
     assert screen.wait() == 0
+
+
+# --- what is typed during an answer ---------------------------------------------------------------
+
+
+class Held:
+    """A server that is held in the middle of an answer, by stopping its worker."""
+
+    def __init__(self, server: Server) -> None:
+        self.url = server.url
+        self.client = server.pool.engine(STARTER)
+        self.client.supervisor.pong_within = 10 * TIMEOUT
+
+    def hold(self) -> None:
+        assert self.client.pid is not None
+        os.kill(self.client.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self.client.pid is not None
+        os.kill(self.client.pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def held(make_server: Callable[..., Server]) -> Iterator[Held]:
+    made = Held(make_server())
+    yield made
+    made.go_on()
+
+
+def test_what_is_typed_during_an_answer_is_for_the_next_prompt(
+    terminal: Callable[..., Terminal], held: Held
+) -> None:
+    screen = terminal(STARTER, "--url", held.url, "--set", "ignore_eos=true", "-n", "500")
+    screen.find(">>>")
+    screen.say("Tell me a story.")
+    screen.find(r"story\.\s+\w+")
+    held.hold()
+    screen.type("/bzz\x7f\x7f")  # Backspace twice
+    held.go_on()
+    screen.find(r">>>\s*/b")
+    answer = screen.text.rpartition("Tell me a story.")[2].partition(">>>")[0]
+    assert "/b" not in answer
+    screen.say("ye")
+    assert screen.wait() == 0
+    assert screen.echoes()
+
+
+SHELL = """
+import os, signal, sys, termios
+signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, setpgroup=0,
+                       setsigdef=[signal.SIGTTOU])
+os.tcsetpgrp(0, child)
+while True:
+    status = os.waitpid(child, os.WUNTRACED)[1]
+    os.tcsetpgrp(0, os.getpgrp())
+    print("echo is", bool(termios.tcgetattr(0)[3] & termios.ECHO), flush=True)
+    if not os.WIFSTOPPED(status):
+        sys.exit(os.waitstatus_to_exitcode(status) % 256)
+    sys.stdin.readline()
+    os.tcsetpgrp(0, child)
+    os.kill(child, signal.SIGCONT)
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 241)])
+def test_ctrl_z_and_signals_restore_the_terminal(
+    held: Held, tmp_path: Path, number: int, status: int
+) -> None:
+    """The shell gets it as it was, and the program silences it again when it goes on."""
+    command = (program("offgrid"), "run", STARTER, "Tell me a story.", "--url", held.url,
+               "--set", "ignore_eos=true")  # fmt: skip
+    screen = Terminal(sys.executable, "-c", SHELL, *command, cwd=tmp_path)
+    try:
+        screen.find(r"\w+")
+        held.hold()
+        assert not screen.echoes()
+        screen.type(CTRL_Z)
+        screen.find("echo is True")
+        assert screen.echoes()
+        screen.type("fg\n")
+        eventually(lambda: not screen.echoes(), "it goes on, and nothing is shown")
+        os.kill(os.tcgetpgrp(screen.descriptor), number)
+        screen.find("echo is True")
+        assert screen.wait() == status
+    finally:
+        screen.end()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from offgrid.engine.protocol import Delta, EngineEvent, GenerationRequest, PromptPart
+from offgrid.chat.dialect import Dialect, Prompt
+from offgrid.engine.protocol import Delta, EngineEvent, GenerationRequest, Grammar, PromptPart
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.llama.errors import DecodeError
 from offgrid.engine.worker.llama.model import Model
@@ -48,6 +49,19 @@ class Run:
 
     def last(self, id: int) -> EngineEvent:
         return [event for event in self.events if event.id == id][-1]
+
+
+def greedy_text(model: Model, dialect: Dialect, prompt: Prompt, grammar: Grammar | None) -> str:
+    """The text of the likeliest answer to a chat."""
+    run = Run(model)
+    id = run.send(
+        GenerationRequest(
+            parts=prompt.parts, sampling=GREEDY, max_tokens=400, visible=dialect.visible,
+            grammar=grammar,
+        )
+    )  # fmt: skip
+    run.finish()
+    return run.text(id)
 
 
 class Failing:

@@ -214,6 +214,13 @@ _CHAT: Json = {
     "reasoning_effort": "low",
     "chat_template_kwargs": {"polite": True, "controls": {"length": ["short"]}},
     "documents": [{"title": "Otters", "text": "Otters swim."}],
+    "prediction": {
+        "type": "content",
+        "content": [
+            {"type": "text", "text": "Otters ", "prompt_cache_breakpoint": {"mode": "explicit"}},
+            {"type": "text", "text": "swim."},
+        ],
+    },
 }
 _CHOICES: list[Json] = [
     {"tool_choice": "auto"},

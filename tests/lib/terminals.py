@@ -16,7 +16,7 @@ from processes import ONE_THREAD, heed_signals
 from support import TIMEOUT, eventually
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[@-_])")
-CTRL_C, CTRL_D, ALT_ENTER, ENTER = "\x03", "\x04", "\x1b\r", "\r"
+CTRL_C, CTRL_D, CTRL_Z, ALT_ENTER, ENTER = "\x03", "\x04", "\x1a", "\x1b\r", "\r"
 
 
 def _in_terminal() -> None:
@@ -60,6 +60,15 @@ class Terminal:
             if not data:
                 return
             self._read.append(data)
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor of the terminal."""
+        return self._own
+
+    def echoes(self) -> bool:
+        """Whether the terminal shows what is typed."""
+        return bool(termios.tcgetattr(self._own)[3] & termios.ECHO)
 
     @property
     def raw(self) -> str:

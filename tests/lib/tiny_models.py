@@ -40,6 +40,37 @@ def make_wordy(folder: Path, vocab: int = 65_536) -> Path:
     return finish(writer, path)
 
 
+def make_draft(folder: Path, name: str = "draft", *, vocab: int = 0, unused: int = 0) -> Path:
+    """Return a new file with a smaller llama that has the vocabulary of the usual one.
+
+    ``vocab`` is the size of another vocabulary. ``unused`` tokens are added at its end, as in files
+    that are padded to a round number.
+    """
+    recipe = models.RECIPES["small-llama"]
+    vocab = vocab or recipe.shape.vocab
+    shape = dataclasses.replace(recipe.shape, layers=1, vocab=vocab + unused)
+    path = folder / f"{name}.gguf"
+    writer = models.gguf.GGUFWriter(path, recipe.architecture)
+    recipe.build(writer, path.stem, shape)
+    if unused:
+        _replace_vocabulary(writer, models.vocabulary(vocab)[0], unused)
+    return finish(writer, path)
+
+
+def _replace_vocabulary(writer: Any, tokens: list[str], unused: int) -> None:
+    kinds = models.gguf.TokenType
+    keys = models.gguf.Keys.Tokenizer
+    ids = {"bos": models.BOS, "eos": models.END, "eot": models.TURN_END}
+    for data in writer.kv_data:
+        for key in (keys.LIST, keys.TOKEN_TYPE, *(f"tokenizer.ggml.{n}_token_id" for n in ids)):
+            data.pop(key, None)
+    kinds_of = [kinds.CONTROL if text in models.CONTROL else kinds.NORMAL for text in tokens]
+    writer.add_token_list([*tokens, *(f"[PAD{number}]" for number in range(unused))])
+    writer.add_token_types([*kinds_of, *[kinds.UNUSED] * unused])
+    for name, text in ids.items():
+        writer.add_uint32(f"tokenizer.ggml.{name}_token_id", tokens.index(text))
+
+
 def make_many_controls(folder: Path, n: int = 6400, template: str | None = None) -> Path:
     """Return a new file with a llama with ``n`` more control tokens, ``<unused0>`` and so on.
 

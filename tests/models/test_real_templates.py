@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,7 +11,14 @@ import real_templates
 from real_models import Unreachable
 
 from offgrid.chat.dialect import Dialect
+from offgrid.chat.grammars import Function
 from offgrid.chat.parser import CallArguments, CallStart
+from offgrid.engine.protocol import Grammar
+from offgrid.engine.worker.grammars import Grammars
+from offgrid.engine.worker.reasoning import ReasoningLimit
+from offgrid.grammar.checked import CheckedSchema
+
+from ..chat.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.models
 
@@ -224,3 +232,60 @@ def test_calls_of_the_history_are_read_as_answers(dialects: dict[str, Dialect]) 
             if names[:1] != ["get_weather"] or json.loads(text) != WEATHER:
                 unread.add(name)
     assert not unread
+
+
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"],
+        "additionalProperties": False}  # fmt: skip
+TAG = re.compile(r"<[^<>\s{}]+>|\[/?[A-Z_]+\]")
+
+
+@pytest.mark.parametrize("tokens", ["control", "text"])
+def test_a_forced_end_of_reasoning_is_in_all_grammars(
+    templates: dict[str, str], dialects: dict[str, Dialect], tokens: str
+) -> None:
+    """Whether the markers are control tokens or text: what a budget writes, the grammars accept."""
+    reasoning = 0
+    for name, plain in dialects.items():
+        if plain.reasoning_places is None:
+            continue
+        reasoning += 1
+        form = plain.form
+        texts = [text for calls in form.calls for text in calls.texts] + [*form.wrappers]
+        if form.channels is not None:
+            texts += form.channels.texts
+        elif form.reasoning is not None:
+            texts += [form.reasoning.begin, form.reasoning.end, form.reasoning.after]
+        tags = sorted({tag for text in texts for tag in TAG.findall(text)})
+        vocabulary = Vocabulary([], tags if tokens == "control" else [])
+        dialect = Dialect(templates[name], "<BOS>", "<EOS>", vocabulary.control)
+        for how in ("required", "strict", "schema", "both"):
+            for opened in (False, True) if form.channels is None else (False,):
+                check_forced_ends(dialect, vocabulary, how, opened)
+    assert reasoning > 40
+
+
+def check_forced_ends(dialect: Dialect, vocabulary: Any, how: str, opened: bool) -> None:
+    get = Function("get", CheckedSchema(CITY, "tools", arguments=True), True, CITY)
+    functions = [] if how == "schema" else [get]
+    schema = CheckedSchema({"const": "x"}, "field") if how in ("schema", "both") else None
+    source, schemas = dialect.grammar(
+        functions, required=how == "required", parallel=False, thinking=opened, answer=schema
+    )
+    assert dialect.reasoning_places is not None
+    assert dialect.reasoning_markers is not None
+    budget = dialect.reasoning_places.budget(
+        0, "field", opened=opened, offered=bool(functions), required=how == "required"
+    )
+    (start,) = Grammars(vocabulary).matchers(Grammar("answer", source, "tools", schemas), 1)
+    begin = "" if opened else dialect.reasoning_markers[0]
+    for end in {budget.close, budget.insist}:
+        matcher = start.copy()
+        limit = ReasoningLimit(budget, [1], [1], vocabulary.n_vocab)
+        for token in vocabulary.tokens(f"{begin}\nHm. {end}"):
+            assert matcher.mask[token // 32] >> (token % 32) & 1, (dialect.family, how, end)
+            matcher.advance(token)
+            assert matcher.error is None, (dialect.family, how, end)
+        for token in vocabulary.tokens(begin):
+            assert not limit.address
+            limit.follow(vocabulary.pieces[token])
+        assert limit.address, (dialect.family, begin)

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import real_templates
 import scripted_model
-from engine_runs import GREEDY, Run
+from engine_runs import greedy_text
 from real_answers import NAMES, SCHEMA, TOOLS, USER, Said, markers_of, message_of, said
 from real_models import Unreachable
 
 from offgrid.chat.dialect import Dialect
 from offgrid.chat.grammars import Function
-from offgrid.engine.protocol import GenerationRequest, Grammar, Load
+from offgrid.engine.protocol import Grammar, Load
 from offgrid.engine.worker.llama.model import Model
 from offgrid.grammar.checked import CheckedSchema
 
@@ -75,15 +75,7 @@ def spoken(model: Model, template: str, answer: Said, how: str) -> str:
             parallel=len(answer.calls) > 1, thinking=prompt.thinking,
         )  # fmt: skip
         grammar = Grammar("answer", source, "tools", schemas)
-    run = Run(model)
-    id = run.send(
-        GenerationRequest(
-            parts=prompt.parts, sampling=GREEDY, max_tokens=400, visible=dialect.visible,
-            grammar=grammar,
-        )
-    )  # fmt: skip
-    run.finish()
-    text = run.text(id)
+    text = greedy_text(model, dialect, prompt, grammar)
     parser = dialect.parser(
         {name: SCHEMA for name in NAMES}, thinking=prompt.thinking, constrained=grammar is not None
     )

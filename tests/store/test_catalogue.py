@@ -374,6 +374,16 @@ def test_the_error_lists_the_ids_nearest_first(folder: Path, put: Put) -> None:
     assert catalogue(folder, model_aliases="b=nothing").unknown_aliases() == [("b", "nothing")]
 
 
+def test_an_alias_that_is_the_id_of_another_model(folder: Path, put: Put) -> None:
+    """Requests for it get the model with that id."""
+    put("a.gguf")
+    put("b.gguf")
+    found = catalogue(folder, model_aliases="b=a,a=a,B=a,c=b,gone=nothing")
+    assert found.hidden_aliases() == [("b", "a")]
+    assert found.get("b").id == "b"
+    assert found.aliases() == {"a": ["B"], "b": ["c"]}
+
+
 def test_a_file_that_vanishes_during_the_scan(
     folder: Path, put: Put, monkeypatch: pytest.MonkeyPatch
 ) -> None:

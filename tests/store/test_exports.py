@@ -240,7 +240,16 @@ class TestRemove:
         assert result.exit_code == 2
         assert "only a beginning is given" in result.output
         assert (models / "sub/a.gguf").exists()
-        assert run("remove", "SUB/A.gguf", "--yes").exit_code == 0
+        asked = run("remove", "SUB/A.gguf", "--json")
+        assert asked.exit_code == 2
+        assert "add --yes" in asked.output
+        removed = run("remove", "SUB/A.gguf", "--yes", "--json")
+        assert removed.exit_code == 0
+        assert json.loads(removed.stdout) == {
+            "removed": ["sub/a"],
+            "files": [str(models / "sub/a.gguf")],
+            "bytes_freed": len(A),
+        }
         assert not (models / "sub/a.gguf").exists()
 
     def test_unknown_models(self, run: Run, models: Path) -> None:

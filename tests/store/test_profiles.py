@@ -156,3 +156,78 @@ def test_what_is_loaded_at_start(folder: Path) -> None:
     (folder / "other.gguf").unlink()
     assert catalogue(folder, "").describe(catalogue(folder, "").get("lora")).problem
     assert catalogue(folder, "").start_ids() == ["base"]
+
+
+# --- draft models ---------------------------------------------------------------------------------
+
+
+def test_a_draft_model_is_an_id_or_a_path(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tiny_models.make_draft(tmp_path_factory.mktemp("elsewhere"), "small")
+    (folder / "sub").mkdir()
+    inside = tiny_models.make_draft(folder / "sub", "small")
+    for wanted, path in (
+        ("sub/small", inside),
+        ("sub/small.gguf", inside),
+        (str(elsewhere), elsewhere),
+    ):
+        made = catalogue(folder, f'[models.base]\ndraft_model = "{wanted}"')
+        base = made.get("base")
+        assert base.draft == (path,)
+        description = made.describe(base)
+        assert description.problem is None
+        assert description.draft_sizes == made.describe(made.get("sub/small")).sizes
+        assert made.get("other").draft == ()
+        stamp = base.stamp
+        path.touch()
+        assert made.get("base").stamp != stamp  # the model is loaded again
+
+
+def test_the_setting_is_for_the_default_model(folder: Path) -> None:
+    tiny_models.make_draft(folder, "small")
+    flags = {"models_dir": folder, "draft_model": "small", "model": "other"}
+    made = Catalogue(load_settings(flags, environ={}))
+    made.check()
+    drafts = {entry.id: [file.name for file in entry.draft] for entry in made.entries()}
+    assert drafts == {"base": [], "lora": [], "other": ["small.gguf"], "small": []}
+    made = Catalogue(load_settings({**flags, "model": ""}, environ={}))
+    made.check()
+    assert made.get("").id == "base"
+    assert made.get("").draft == (folder / "small.gguf",)
+
+
+@pytest.mark.parametrize(
+    ("draft", "named"),
+    [
+        ("gone", "no model has the id 'gone', and there is no file "),
+        ("base", "base cannot be its own draft model; name a smaller model"),
+        ("lora", "its draft model lora.gguf: it is a LoRA adapter and not a model"),
+        ("last", "its draft model last.gguf does not generate text"),
+        ("cut", "its draft model cut.gguf: "),
+        ("empty.gguf", "its draft model empty.gguf: the file is empty"),
+    ],
+)
+def test_files_that_cannot_draft(folder: Path, draft: str, named: str) -> None:
+    tiny_models.make_last_pooling(folder).rename(folder / "last.gguf")
+    (folder / "cut.gguf").write_bytes((folder / "base.gguf").read_bytes()[:9000])
+    (folder / "empty.gguf").touch()
+    with pytest.raises(ConfigError) as caught:
+        catalogue(folder, f'[models.base]\ndraft_model = "{draft}"')
+    source = f'{folder}/offgrid.toml: models."base".draft_model: '
+    assert str(caught.value).startswith(source + named)
+    # Paths in the file are relative to its folder.
+    given = str(folder / draft) if draft.endswith(".gguf") else draft
+    flags = {"models_dir": folder, "draft_model": given, "model": "base"}
+    with pytest.raises(ConfigError) as caught:
+        Catalogue(load_settings(flags, environ={})).check()
+    assert str(caught.value).startswith("OFFGRID_DRAFT_MODEL (--draft-model): " + named)
+
+
+def test_a_draft_model_that_vanishes_is_a_problem_of_its_model(folder: Path) -> None:
+    small = tiny_models.make_draft(folder, "small")
+    made = catalogue(folder, '[models.base]\ndraft_model = "small"')
+    small.unlink()
+    problem = made.describe(made.get("base")).problem
+    assert problem is not None
+    assert problem.startswith("its draft model small")

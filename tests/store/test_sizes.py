@@ -53,7 +53,31 @@ def test_models_with_states_and_windows(tmp_path: Path) -> None:
     jamba = of_file(tiny_models.make("jamba", tmp_path))
     assert (jamba.keys, jamba.values) == (32, 32)  # one layer attends
     assert jamba.state == mamba.state // 2
-    assert of_file(tiny_models.make("gemma3", tmp_path)).windowed
+    gemma = of_file(tiny_models.make("gemma3", tmp_path))
+    assert gemma.window == tiny_models.WINDOW
+    assert (gemma.keys, gemma.window_keys) == (192, 160), "the sixth layer attends to all tokens"
+    assert (gemma.window_values, gemma.window_padded) == (160, 160)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "values", "layers"),
+    [
+        ("gemma3", {}, [0, 1, 2, 3, 4, 6, 7]),
+        ("gemma3", {"attention__sliding_window_pattern": 2}, [0, 2, 4, 6]),
+        ("smallthinker", {}, [1, 2, 3, 5, 6, 7]),
+        ("x", {"attention__sliding_window_pattern": (True, False) * 4}, [0, 2, 4, 6]),
+        ("x", {}, []),
+    ],
+)
+def test_which_layers_have_a_window(
+    architecture: str, values: dict[str, Any], layers: list[int]
+) -> None:
+    """The file says it for each layer, or how often one attends to all tokens, or not at all."""
+    tensors = {f"blk.{layer}.attn_k": (64, 1 << layer) for layer in range(8)}
+    values |= {"block_count": 8, "attention__sliding_window": 32}
+    sizes = sizes_of([header(architecture, tensors, **values)])
+    assert sizes.window_keys == sum(1 << layer for layer in layers)
+    assert sizes.keys == 255
 
 
 def test_a_model_that_computes_embeddings(tmp_path: Path) -> None:

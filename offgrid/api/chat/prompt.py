@@ -228,5 +228,6 @@ def start_chat(
         visible=prompt.visible,
         images=prompt.images,
         image_params=prompt.image_params,
+        prediction=None if request.prediction is None else request.prediction.text,
     )
     return prompt, GenerationGroup(engine, [generation], alive)

@@ -64,7 +64,7 @@ def _numbers(
     callback=_numbers,
     metavar="N,...",
     help="Threads of llama.cpp; the model is loaded once for each number.  "
-    "[default: physical cores]",
+    "[default: physical cores; a server finds its number by measuring]",
 )
 @click.option(
     "--repeat",

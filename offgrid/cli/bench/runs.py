@@ -13,12 +13,12 @@ import click
 import msgspec
 import psutil
 
-from offgrid.cli import limits
 from offgrid.cli.bench.measure import Measure
 from offgrid.cli.listing import find_model
 from offgrid.cli.options import fail
 from offgrid.cli.output import short_number
 from offgrid.config import Settings
+from offgrid.engine import processors
 from offgrid.engine.client.budget import Budget, budget_limit
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.roster import candidate_of
@@ -88,7 +88,7 @@ def run_tests(model: str, settings: Settings, plan: Plan, *, as_json: bool) -> N
         click.echo(_ROW.format("TEST", "STREAMS", "THREADS", "TOKENS/S", "").rstrip())
     results = []
     try:
-        for count in plan.threads or (limits.processors()[0],):
+        for count in plan.threads or (processors.cores().start,):
             most = max(plan.prompt, plan.tokens)
             with _loaded(entry, description, settings, count, max(plan.streams), most) as client:
                 _check_room(client, most)
@@ -109,7 +109,7 @@ def run_tests(model: str, settings: Settings, plan: Plan, *, as_json: bool) -> N
 
 def _warn_if_busy() -> None:
     """Say if other programs keep the processors busy: the speeds would be too low."""
-    load, cores = psutil.getloadavg()[0], limits.processors()[1]
+    load, cores = psutil.getloadavg()[0], processors.processors()[1]
     if load > cores * _BUSY:
         message = f"other programs use this machine (load {load:.1f}, {cores} processors)"
         click.echo(f"offgrid: {message}; the speeds will be too low", err=True)

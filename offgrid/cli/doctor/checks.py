@@ -32,7 +32,7 @@ def run_checks(flags: dict[str, Any]) -> list[Check]:
     build, llama = _llama()
     checks += [*models, files.check_disk(settings), files.check_permissions(resolved)]
     checks += [files.check_leftovers(settings), machine.check_memory(fit, default)]
-    checks += [machine.check_threads(settings, build), llama]
+    checks += [machine.check_threads(settings), llama]
     if build is not None:
         checks += [machine.check_processor(build), machine.check_gpu(settings, build)]
         checks += [machine.check_rpc(build)]

@@ -16,6 +16,13 @@ from offgrid.store.disk import mib
 _FULL, _NEARLY_FULL = 100 << 20, 1 << 30
 """Free bytes below which a disk is a problem, and below which it is worth a warning."""
 _MOST_NAMED = 5
+_FIXES = {
+    "file": "copy damaged files again, or remove them",
+    "kind": "do what the reason says, or move files that are no models to another folder",
+    "adapter": "correct lora or base in the [models] table that names the adapter",
+    "draft": "name another draft_model, or none",
+}
+"""What to do about files that cannot be used, by what is to blame."""
 _PARTIAL = (".part", ".part.json")
 """Endings of the hidden files of an import (:mod:`offgrid.store.partial`)."""
 
@@ -30,21 +37,27 @@ def check_configuration(resolved: Resolved) -> Check:
 
 def check_models(settings: Settings, catalogue: Catalogue) -> Check:
     """Say how many models can be served, and which files cannot."""
-    try:
-        catalogue.check()
-    except OffgridError as ex:
-        fix = "copy a GGUF file there, or run 'offgrid get smollm2-135m'"
-        return Check("models", "problem", str(ex), fix)
+    for check, fix in (
+        (catalogue.check_folder, "correct this setting, or make the folder"),
+        (catalogue.check_profiles, "correct this setting"),
+        (catalogue.check, "copy a GGUF file there, or run 'offgrid get smollm2-135m'"),
+    ):
+        try:
+            check()
+        except OffgridError as ex:
+            return Check("models", "problem", str(ex), fix)
     entries, skipped = catalogue.survey()
     unusable = [f"{file.path.name} ({file.reason})" for file in skipped]
+    fixes = [_FIXES["file"]] if skipped else []
     for entry in entries:
         problem = catalogue.fault(entry)
         if problem is not None:
             unusable.append(f"{entry.path.name} ({problem})")
+            fixes.append(_FIXES[catalogue.describe(entry).blame or "file"])
     usable = len(entries) + len(skipped) - len(unusable)
     if unusable:
         text = f"{usable} can be served, {len(unusable)} cannot: {_listed(unusable)}"
-        return Check("models", "warning", text, "copy these files again, or remove them")
+        return Check("models", "warning", text, "; ".join(dict.fromkeys(fixes)))
     if [entry.path for entry in entries] == [STARTER_PATH]:
         text = "only the bundled starter, which just shows that the server works"
         fix = f"run 'offgrid get smollm2-135m', or copy a GGUF file into {settings.models_dir}"

@@ -9,9 +9,9 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from offgrid.cli import limits
 from offgrid.cli.doctor.check import Check
 from offgrid.config import Settings
+from offgrid.engine import processors
 from offgrid.engine.build import Build
 from offgrid.engine.client.fit import Fit
 from offgrid.engine.memory import bounds, free_memory
@@ -55,14 +55,17 @@ def check_memory(fit: Fit | None, model: str | None) -> Check:
     return Check("memory", "ok", text if fit is None else f"{text}; {model} {fit}")
 
 
-def check_threads(settings: Settings, build: Build | None) -> Check:
+def check_threads(settings: Settings) -> Check:
     """Compare the threads of a worker with the processors that it may use."""
-    physical, logical, quota = limits.processors()
-    threads = settings.threads or (physical if build is None else build.threads)
-    text = f"{threads} for each model; {physical} physical cores, {logical} logical"
+    physical, logical, quota = processors.processors()
+    threads, has = settings.threads, f"{physical} physical cores, {logical} logical"
+    if threads == 0:
+        text = f"found by measuring, from 1 to {processors.cores().most}; {has}"
+        return Check("threads", "ok", text)
+    text = f"{threads} for each model; {has}"
     if quota is not None and threads > quota:
         text += f"; the control group allows the time of {quota:g}"
-        fix = f"set threads (--threads) to {max(1, int(quota))}"
+        fix = f"set threads (--threads) to {max(1, int(quota))} or auto"
         return Check("threads", "warning", text, fix)
     if threads > logical:
         fix = f"set threads (--threads) to {physical} or auto: more threads only wait"

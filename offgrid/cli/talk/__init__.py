@@ -7,5 +7,6 @@
   ``complete``;
 - :mod:`~offgrid.cli.talk.chat` is the terminal chat: it reads lines with
   :mod:`~offgrid.cli.talk.keyboard`, keeps them in a :mod:`~offgrid.cli.talk.conversation`, obeys
-  :mod:`~offgrid.cli.talk.commands`, and prints with :mod:`~offgrid.cli.talk.screen`.
+  :mod:`~offgrid.cli.talk.commands`, and prints with :mod:`~offgrid.cli.talk.screen`, while
+  :mod:`~offgrid.cli.talk.echo` hides what is typed.
 """

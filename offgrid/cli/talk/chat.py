@@ -8,6 +8,7 @@ from typing import Any
 
 from offgrid.api.shapes import Json
 from offgrid.cli.talk.commands import COMMANDS, Again, Leave, Talk, obey
+from offgrid.cli.talk.echo import no_echo
 from offgrid.cli.talk.keyboard import Keyboard
 from offgrid.errors import InvalidParameter, OffgridError
 from offgrid.inprocess.stream import ChatCollector
@@ -28,7 +29,7 @@ def answer(talk: Talk) -> None:
     try:
         # Closing the generator ends the generation.
         chunks: Any = talk.source.chat(talk.conversation.body(talk.model))
-        with closing(chunks):
+        with closing(chunks), no_echo():
             talk.screen.answer(chunks, collector)
     finally:
         talk.model = talk.model or collector.model

@@ -13,6 +13,7 @@ import click
 from offgrid.api.completions.request import parse_completion
 from offgrid.api.shapes import Json
 from offgrid.cli.options import fail
+from offgrid.cli.talk.echo import no_echo
 from offgrid.cli.talk.options import piped_text, request_fields, status_of
 from offgrid.cli.talk.screen import Screen, Speed
 from offgrid.cli.talk.source import Source, open_source
@@ -75,7 +76,7 @@ def _answer(source: Source, body: Json, screen: Screen, as_json: bool) -> None:
     speed, collector = Speed(), TextCollector()
     chunks: Any = source.complete(body)
     try:
-        with closing(chunks):
+        with closing(chunks), no_echo():
             for chunk in chunks:
                 speed.heard()
                 for event in collector.add(chunk):

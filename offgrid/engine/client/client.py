@@ -139,6 +139,11 @@ class EngineClient:
         return None if process is None else process.pid
 
     @property
+    def threads(self) -> tuple[int, ...]:
+        """Numbers of threads that compute decode and prefill now; empty if no worker serves."""
+        return self._readiness.threads if self._readiness.ready else ()
+
+    @property
     def ready(self) -> bool:
         """Whether the model is loaded and its worker serves."""
         return self._readiness.ready

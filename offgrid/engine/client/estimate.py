@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+from msgspec import structs
+
 from offgrid.engine.attention import fixed_choice
 from offgrid.engine.client.processor import Repacked
 from offgrid.engine.kv_types import PLAIN, bytes_of
@@ -20,6 +22,8 @@ _UBATCH = 512
 """Most tokens that the worker lets llama.cpp compute at once."""
 _CELLS = 256
 """llama.cpp rounds a context up to a multiple of this."""
+_INTERVAL = 512
+"""Tokens between two checkpoints."""
 _MAX_CONTEXT = 1 << 22
 """The largest context that the settings allow."""
 _HALF, _FLOAT = 2, 4
@@ -49,11 +53,13 @@ class Estimate:
         weights: the weights as they are in the file.
         copies: weights that are stored a second time, in the layout that the kernels read.
         cache: keys and values of all slots, and the states of recurrent layers.
+        checkpoints: copies of states and sliding windows.
         compute: what a step computes, and the rows of logits.
         vocabulary: tables of the tokens.
         projector: the projector for images, once an image has come.
         process: the worker without a model.
         prefixes: saved prefixes, once so many have been evicted from slots.
+        draft: all parts of the draft model.
         dropped: the part of ``weights`` that the system can drop for good, because only their
             copies are used.
     """
@@ -61,11 +67,13 @@ class Estimate:
     weights: int
     copies: int
     cache: int
+    checkpoints: int
     compute: int
     vocabulary: int
     projector: int
     process: int
     prefixes: int = 0
+    draft: int = 0
     dropped: int = 0
 
     @property
@@ -80,7 +88,12 @@ PARTS = tuple(part.name for part in fields(Estimate) if part.name != "dropped")
 
 
 def estimate(
-    sizes: ModelSizes, load: Load, repacked: Repacked, projector: int = 0, adapters: int = 0
+    sizes: ModelSizes,
+    load: Load,
+    repacked: Repacked,
+    projector: int = 0,
+    adapters: int = 0,
+    draft: ModelSizes | None = None,
 ) -> Estimate:
     """Return how much memory a model will take.
 
@@ -90,6 +103,7 @@ def estimate(
         repacked: which types of tensors get copies on this processor.
         projector: bytes of the projector's file.
         adapters: bytes of the adapters' files.
+        draft: what decides how much the draft model takes; None without one.
     """
     copied, moved = _copies(sizes, repacked)
     mapped = load.use_mmap
@@ -100,14 +114,29 @@ def estimate(
         (sizes.data if mapped else sizes.data - moved) + adapters,
         copied,
         cache,
+        _checkpoints(sizes, load, cells) if sizes.generates else 0,
         compute,
         (_TOKEN if sizes.generates else _TOKEN_IN_LLAMA) * sizes.vocabulary + _MERGE * sizes.merges,
         int(_PROJECTOR * projector),
         _PROCESS,
         max(0, load.cache_ram) * MIB if sizes.generates else 0,
+        0 if draft is None else _draft(draft, load, repacked, context_of(sizes, load)),
         moved if mapped and not load.use_mlock else 0,
     )
     return Estimate(*(min(max(0, part), _MOST) for part in parts))
+
+
+def _draft(sizes: ModelSizes, load: Load, repacked: Repacked, context: int) -> int:
+    """Return the bytes of a draft model, which shares the worker with its main model.
+
+    Args:
+        sizes: of the draft model.
+        load: how the main model is loaded.
+        repacked: which types of tensors get copies on this processor.
+        context: tokens of the context of a slot of the main model.
+    """
+    own = structs.replace(load.of_draft(), ctx_size=context)
+    return estimate(sizes, own, repacked).total - _PROCESS
 
 
 def context_of(sizes: ModelSizes, load: Load) -> int:
@@ -138,13 +167,37 @@ def _generating(sizes: ModelSizes, load: Load, cells: int) -> tuple[int, int]:
     # llama.cpp reserves memory for the logits of all tokens, but computes only those of tokens
     # that are sampled.
     logits = 2 * _FLOAT * load.parallel * sizes.vocabulary
-    return load.parallel * slot, _step(sizes, min(tokens, cells), cells, flash) + logits
+    narrow_cells = _window_cells(sizes, load, cells) if sizes.window else 0
+    step = _step(sizes, min(tokens, cells), cells, narrow_cells, flash)
+    return load.parallel * slot, step + logits
+
+
+def _window_cells(sizes: ModelSizes, load: Load, cells: int) -> int:
+    """Return how many of a slot's cells the layers with a sliding window have."""
+    if load.swa_full or not sizes.window:
+        return cells
+    held = sizes.window + min(_UBATCH, max(load.batch_size, load.parallel))
+    return min(cells, held + -held % _CELLS)
+
+
+def _checkpoints(sizes: ModelSizes, load: Load, cells: int) -> int:
+    """Return the bytes of all checkpoints when the contexts of all slots are full."""
+    state = _FLOAT * sizes.state
+    if _window_cells(sizes, load, cells) < cells:
+        state += bytes_of(load.kv_type_k, sizes.window_keys * sizes.window)
+        state += bytes_of(load.kv_type_v, sizes.window_values * sizes.window)
+    most = context_of(sizes, load) // max(_INTERVAL, sizes.window) + 1
+    return min(load.checkpoints_mb * MIB, load.parallel * most * state)
 
 
 def cache_of(sizes: ModelSizes, load: Load, cells: int, flash: bool) -> int:
     """Return the bytes of so many cells. Flash attention needs no padding of the values."""
     values = sizes.values if flash else sizes.padded_values
-    return bytes_of(load.kv_type_k, sizes.keys * cells) + bytes_of(load.kv_type_v, values * cells)
+    narrow = sizes.window_values if flash else sizes.window_padded
+    spared = cells - _window_cells(sizes, load, cells)
+    return bytes_of(load.kv_type_k, sizes.keys * cells - sizes.window_keys * spared) + bytes_of(
+        load.kv_type_v, values * cells - narrow * spared
+    )
 
 
 def _embedding(sizes: ModelSizes, load: Load, cells: int) -> tuple[int, int]:
@@ -158,12 +211,13 @@ def _embedding(sizes: ModelSizes, load: Load, cells: int) -> tuple[int, int]:
     cache = _HALF * (sizes.keys + sizes.values) * cells if sizes.causal else 0
     # llama.cpp keeps room for logits even where there are none.
     results = _FLOAT * tokens * ((2 if sizes.causal else 1) * sizes.vocabulary + sizes.width)
-    return cache, _step(sizes, tokens, cells, flash) + results
+    return cache, _step(sizes, tokens, cells, cells if sizes.window else 0, flash) + results
 
 
-def _step(sizes: ModelSizes, tokens: int, cells: int, flash: bool) -> int:
-    """Return the bytes that computing a full context touches, without the logits."""
-    masks = (_FLOAT + (_HALF if flash else 0)) * cells * tokens * (2 if sizes.windowed else 1)
+def _step(sizes: ModelSizes, tokens: int, cells: int, narrow: int, flash: bool) -> int:
+    """Return the bytes that computing a full context touches, without the logits. ``narrow``: cells
+    of the layers with a sliding window."""
+    masks = (_FLOAT + (_HALF if flash else 0)) * (cells + narrow) * tokens
     # Each score is also converted to half precision.
     scores = 0 if flash else (_FLOAT + _HALF) * cells * tokens * sizes.heads
     states = _FLOAT * tokens * (3 * sizes.width + 2 * sizes.queries)

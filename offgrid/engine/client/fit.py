@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from msgspec import structs
 
@@ -44,6 +45,7 @@ class Candidate:
         sizes: what decides how much memory it takes; None if that is unknown.
         projector: bytes of its projector's file.
         adapters: bytes of its adapters' files.
+        draft: what decides how much memory its draft model takes; None if it has none.
         name: its id, for messages.
     """
 
@@ -52,6 +54,7 @@ class Candidate:
     sizes: ModelSizes | None = None
     projector: int = 0
     adapters: int = 0
+    draft: ModelSizes | None = None
     name: str = ""
 
     @property
@@ -102,7 +105,9 @@ class Fit:
             types = kv_types.written(self.load.kv_type_k, self.load.kv_type_v)
             what += f", {written(self.estimate.cache)} of cache ({types})"
         lowered = f" (lowered to fit: {', '.join(self.lowered)})" if self.lowered else ""
-        return f"needs {written(self.needs)}{free}; {what}{lowered}"
+        draft = self.load.draft_model
+        drafts = "" if draft is None else f"; draft model {Path(draft).name}"
+        return f"needs {written(self.needs)}{free}; {what}{lowered}{drafts}"
 
 
 def choose(
@@ -148,7 +153,9 @@ def measure(
     if sizes is None:
         return Fit(load)
     repacked = repacked_types() if repacked is None else repacked
-    found = estimate(sizes, load, repacked, candidate.projector, candidate.adapters)
+    found = estimate(
+        sizes, load, repacked, candidate.projector, candidate.adapters, candidate.draft
+    )
     chosen = "use_mmap" in candidate.given and load.use_mmap and not load.use_mlock
     spare = found.prefixes if candidate.load.cache_ram < 0 else 0
     return Fit(
@@ -173,6 +180,11 @@ def refusal(candidate: Candidate, free: int, repacked: Repacked | None = None) -
 
 def _advice(candidate: Candidate, free: int, repacked: Repacked | None) -> str:
     """Return a sentence with the settings that would help."""
+    if candidate.draft is not None:
+        load = structs.replace(candidate.load, draft_model=None)
+        alone = replace(candidate, draft=None, load=load)
+        if choose(alone, free, repacked=repacked) is not None:
+            return "It fits without its draft model; choose a smaller one, or none."
     unbound = replace(candidate, given=frozenset())
     fit = choose(unbound, free, repacked=repacked)
     if fit is not None and fit.lowered:

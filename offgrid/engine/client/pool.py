@@ -109,8 +109,13 @@ class EnginePool:
         self._keeper.watch()
         self._changed.notify_all()
 
-    def start(self) -> None:
-        """Begin to load the models that are loaded at start, without waiting for them."""
+    def start(self) -> list[str]:
+        """Begin to load the models that are loaded at start, without waiting for them.
+
+        Returns:
+            The ids of those that are loading. Why others are not is in the log.
+        """
+        begun = []
         for model_id in self._catalogue.start_ids():
             entry = self._catalogue.get(model_id)
             try:
@@ -120,6 +125,7 @@ class EnginePool:
                     if fit is not None:
                         self.roster.begin(entry, fit)
                         self._keeper.watch()
+                        begun.append(model_id)
                     elif self.roster.stuck:
                         message = no_room(model_id).message
                         log.error("%s", message)
@@ -130,6 +136,7 @@ class EnginePool:
                 log.error("%s will be loaded at its first request: %s", model_id, ex)
             except ModelLoadFailed as ex:
                 log.error("%s", ex.message)
+        return begun
 
     def loaded(self) -> list[EngineClient]:
         """Return the engine clients of all models that are loaded or loading."""

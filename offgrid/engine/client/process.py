@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import platform
 import select
 import subprocess
 import sys
@@ -31,6 +32,12 @@ _LOG_LINES = 200
 _TRACE_LINES = 60
 _TRACE_BEGINS = "Fatal Python error"
 _SIGKILL = -9
+_SPINS, _SPINS_ELSEWHERE = "2000", "10000"
+"""Rounds in which a thread of llama.cpp waits for others before it sleeps. A round takes many times
+longer on x86 than elsewhere. ``docs/engine.md`` has the measurements."""
+_TRIALS = "set_n_threads:"
+"""Beginning of the lines that llama.cpp logs when the number of threads changes, also for a trial:
+many per minute."""
 _TELLING = ("error", "assert", "terminate called", "failed to apply lora")
 """Words that mark the log lines in which llama.cpp says why it aborts."""
 
@@ -165,7 +172,7 @@ class WorkerProcess:
         """Read the log until it ends: a full pipe would block the worker."""
         for line in self._stderr:
             text = line.decode("utf-8", "replace").rstrip()
-            if text:
+            if text and not text.startswith(_TRIALS):
                 self._log.append(text)
                 llama_log.debug("%s", text)
 
@@ -232,7 +239,8 @@ def start_thread(thread: threading.Thread) -> None:
 
 def public(text: str, load: Load) -> str:
     """Return a message about a model without the folders of its files."""
-    for name in (load.path, load.projector, *(adapter.path for adapter in load.adapters)):
+    adapters = (adapter.path for adapter in load.adapters)
+    for name in (load.path, load.projector, load.draft_model, *adapters):
         if name is None:
             continue
         for path in (Path(name), Path(os.path.realpath(name))):
@@ -261,10 +269,14 @@ def _environment() -> dict[str, str]:
     environ = dict(os.environ, GGML_NO_BACKTRACE="1")
     if "OMP_WAIT_POLICY" not in environ:
         # Threads of llama.cpp wait for each other after every operation. Sleeping at once makes a
-        # step ten times as long. Spinning for the default time takes the processor from the thread
-        # that is waited for, as soon as anything else runs on the machine.
-        environ.setdefault("GOMP_SPINCOUNT", "10000")
+        # step several times as long. Spinning for the default time takes the processor from the
+        # thread that is waited for, as soon as anything else runs on the machine.
+        environ.setdefault("GOMP_SPINCOUNT", _SPINS if _is_x86() else _SPINS_ELSEWHERE)
     return environ
+
+
+def _is_x86() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64", "x86", "i686")
 
 
 def _has_room(pipe: IO[bytes]) -> bool:

@@ -49,6 +49,8 @@ class Readiness:
         process: the current worker; None while there is none.
         ready: whether the model is loaded and ``process`` serves.
         progress: the part of the weights that the current worker has loaded, 0 to 1.
+        threads: numbers of threads that the worker uses for decode and for prefill; empty until
+            it has said so.
         info: the loaded model; None until the first worker is ready, and kept when that ends.
         load_failure: why the model could not be loaded, once that is final; only a new client
             tries again.
@@ -70,6 +72,7 @@ class Readiness:
         self.process: WorkerProcess | None = None
         self.ready = False
         self.progress = 0.0
+        self.threads: tuple[int, ...] = ()
         self.info: ModelInfo | None = None
         self.load_failure: LoadFailure | None = None
         self.draining = False

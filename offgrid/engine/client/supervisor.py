@@ -351,6 +351,7 @@ class Supervisor:
                     self._silence.heard(self._clock())
                     self.stall.reported(report.busy_for)
                     self._listener.pong(report.number, report.busy_for)
+                self._uses_threads(report.threads)
             elif isinstance(report, Ready):
                 self._begin_to_serve(report)
             elif isinstance(report, Loading):
@@ -359,7 +360,14 @@ class Supervisor:
                 self._refusal = report
         self._listener.tell()
 
+    def _uses_threads(self, threads: tuple[int, ...]) -> None:
+        """Note the numbers of threads for decode and for prefill."""
+        if threads and threads != self._readiness.threads:
+            self._readiness.threads = threads
+            log.debug("%s: %d threads for decode, %d for prefill", self._name, *threads)
+
     def _begin_to_serve(self, report: Ready) -> None:
+        self._uses_threads((report.info.n_threads,) * 2)
         with self._readiness.lock:
             self._killed_loading = 0
             self._readiness.serve(report.info)

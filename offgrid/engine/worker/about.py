@@ -9,9 +9,9 @@ import os
 
 import msgspec
 
+from offgrid.engine import processors
 from offgrid.engine.build import Build
 from offgrid.engine.worker.llama import build
-from offgrid.engine.worker.llama.weights import physical_threads
 from offgrid.sampling import Sampler, SamplingParams
 
 
@@ -30,7 +30,7 @@ def main() -> None:
         mmap=mmap,
         mlock=mlock,
         sampler=Sampler(2, SamplingParams()).isa,
-        threads=physical_threads(),
+        threads=processors.cores().start,
         devices=build.devices(),
     )
     with os.fdopen(output, "wb") as file:

@@ -45,7 +45,7 @@ class Drawing:
         self._failures = failures
         self._outbox = outbox
         self._masks = masks
-        self._threads = model.n_threads if model.n_vocab >= _LARGE_VOCABULARY else 1
+        self._is_large = model.n_vocab >= _LARGE_VOCABULARY
         self._drawn: list[tuple[Matcher, int]] = []
         """Sampled tokens of this step that matchers have not yet followed."""
 
@@ -151,7 +151,8 @@ class Drawing:
             top_logprobs=wanted,
             masks=masks if any(masks) else None,
             post_sampling=[s.request.post_sampling for s in sequences],
-            threads=self._threads,
+            # The same number as in the decode: OpenMP would otherwise end and start threads.
+            threads=self._model.threads_in_use if self._is_large else 1,
         )
         drawn = [*zip(sequences, results, strict=True)]
         if any(sequence.choice for sequence in sequences):

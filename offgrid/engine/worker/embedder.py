@@ -31,6 +31,8 @@ from offgrid.engine.worker.llama.embedding import EmbeddingContext
 from offgrid.engine.worker.llama.errors import DecodeError, LoadError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.prompts import token_ids
+from offgrid.engine.worker.threads.control import Kind
+from offgrid.engine.worker.threads.loop import LoopThreads
 from offgrid.errors import ContextLengthExceeded, EngineFault, InvalidParameter
 
 log = logging.getLogger(__name__)
@@ -87,16 +89,24 @@ class Embedder:
 
     :meth:`prepare` may be called from another thread than all other methods.
 
+    Args:
+        model: computes the inputs.
+        emit: emits events that must not wait for the end of a step.
+        threads: says how many threads compute a batch; None to leave that alone.
+
     Attributes:
         failures: number of decodes that failed in a row.
     """
 
     def __init__(
-        self, model: Model, emit: Callable[[tuple[EngineEvent, ...]], None] = lambda events: None
+        self,
+        model: Model,
+        emit: Callable[[tuple[EngineEvent, ...]], None] = lambda events: None,
+        threads: LoopThreads | None = None,
     ) -> None:
         self._model = model
         self._emit = emit
-        """Emits events that must not wait for the end of a step."""
+        self._threads = threads
         self._jobs: deque[EmbeddingJob] = deque()
         self._active: list[Input] = []
         self._free: list[int] = []
@@ -214,11 +224,16 @@ class Embedder:
         if begun:
             # The server must know whose inputs are computed now before they can end the process.
             self._emit(tuple(begun))
+        if self._threads is not None and spans:
+            tokens = sum(span.count for span in spans)
+            context.use_threads(self._threads.begin(Kind.EMBED, tokens, 0))
         try:
             context.decode()
             answers = [
                 answer for span in spans if (answer := self._take(context, span)) is not None
             ]
+            if self._threads is not None:
+                self._threads.end()
         except DecodeError as ex:
             log.error("decode of %d inputs failed: %s", len(spans), ex)
             self.failures += 1

@@ -12,10 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from offgrid.engine.memory import MIB
 from offgrid.engine.protocol import EngineEvent, GenerationRequest, Started, TokenQuery, TokenResult
 from offgrid.engine.worker.batching import FilledBatch, build_batch
 from offgrid.engine.worker.cache.keeper import Keeper
 from offgrid.engine.worker.cache.tiers import Fetch, Tiers
+from offgrid.engine.worker.checkpoints import Checkpoints
+from offgrid.engine.worker.drafts.model import DraftModel
 from offgrid.engine.worker.drafts.planner import Planner
 from offgrid.engine.worker.drawing import Drawing
 from offgrid.engine.worker.embedder import Embedder, EmbeddingJob
@@ -32,6 +35,8 @@ from offgrid.engine.worker.prompts import answer
 from offgrid.engine.worker.scheduler import BatchSpan, Placement, Scheduler
 from offgrid.engine.worker.scoring import SCORED_BYTES
 from offgrid.engine.worker.sequence import Sequence, Status
+from offgrid.engine.worker.threads.control import Kind
+from offgrid.engine.worker.threads.loop import LoopThreads
 
 _PREFILL_SHARE = 8
 """Until the cost of prefill is known, a step that also decodes streams spends at most this fraction
@@ -51,6 +56,7 @@ class Engine:
         expecting: returns whether more requests are about to be submitted.
         masks: computes the masks of grammars. Tests pass an object whose masks are late.
         hold: most seconds that a token may wait for those of later steps.
+        draft_model: proposes tokens for all sequences, or None.
         tiers: where the contents of slots are saved; None to save none.
     """
 
@@ -61,6 +67,7 @@ class Engine:
         expecting: Callable[[], bool] = lambda: False,
         masks: Masks | None = None,
         hold: float = 0.0,
+        draft_model: DraftModel | None = None,
         tiers: Tiers | None = None,
     ) -> None:
         self.model = model
@@ -74,15 +81,17 @@ class Engine:
             max(1, min(capacity, SCORED_BYTES // (4 * model.n_vocab))),
             model.can_cut,
             tiers,
+            Checkpoints(model.load.checkpoints_mb * MIB, window=model.window, oldest=model.oldest),
         )
         self._keeper = Keeper(model, tiers)
-        self._planner = Planner(model.n_vocab, capacity)
+        self._planner = Planner(model.n_vocab, capacity, draft_model)
         self._failures = Failures(model, self.scheduler, self._outbox)
         self._drawing = Drawing(
             model, self.scheduler, self._failures, self._outbox, masks or Masks()
         )
         self._images = Images(model, self.scheduler, self._failures, self._outbox)
-        self.embedder = Embedder(model, emit)
+        self.threads = LoopThreads(model.load.threads)
+        self.embedder = Embedder(model, emit, self.threads)
         self._preparer = Preparer(model)
         self._inbox: deque[Prepared | EmbeddingJob | int | tuple[int, int]] = deque()
         self._wake = threading.Condition()
@@ -217,20 +226,18 @@ class Engine:
             Whether anything is left to compute.
         """
         self._take_inbox()
-        for placement in self.scheduler.admit():
-            self._begin(placement)
-            if placement.sequence.status is not Status.PARKED:
-                report_prefill(placement.sequence, self._outbox)
+        self._begin_all(self.scheduler.admit())
         # The server must know which prompts are computed now before one of them can end the
         # process.
         self._outbox.push_new()
         share = self._prefill_share()
         spans = self.scheduler.plan(prefill=share, burst=self._pace.burst_tokens)
-        began = time.monotonic()
-        if self.scheduler.can_cut:
+        began = time.perf_counter()
+        if self.scheduler.can_cut_tail:
             spans = self._planner.extend(spans)
         if any(span.count > 1 for span in spans):  # it takes longer than what is held may wait
             self._outbox.push()
+        self._choose_threads(spans)
         batches = []
         for batch in self._decode(spans):
             for span in batch.spans:
@@ -239,32 +246,45 @@ class Engine:
             self._drawing.sample(batch)
             batches.append(batch)
         if spans:
-            self._observe(spans, batches, time.monotonic() - began)
+            self._observe(spans, batches, time.perf_counter() - began)
         patience = 0.0 if spans else _IDLE_SECONDS
         self._drawing.sample_late(patience)
         self._keeper.wait(patience)
         if self.embedder.has_work:
             self._embed(share if spans else None)
         if spans and self.has_work:
-            self._outbox.push_or_hold(time.monotonic() - began)
+            self._outbox.push_or_hold(time.perf_counter() - began)
         else:
             self._outbox.push()
         self._drawing.start_masks()
+        self._take_checkpoints()
         self._images.step(patience)
         return self.has_work
 
     def _prefill_share(self) -> int:
         """Return how many tokens of prompts this step may prefill beside the streams. If there are
         inputs to be embedded, prompts and inputs get half each."""
-        share = self._pace.prefill_tokens(*self.scheduler.counts())
+        # While streams draft, prefill gets more tokens, and so the same share of the time.
+        share = int(self._pace.prefill_tokens(*self.scheduler.counts()) * self._planner.slowdown)
         return max(1, share // 2) if self.embedder.has_work else share
+
+    def _choose_threads(self, spans: list[BatchSpan[Sequence]]) -> None:
+        if spans:
+            tokens = sum(span.size for span in spans)
+            kind = Kind.PREFILL if any(span.count > 1 for span in spans) else Kind.DECODE
+            context = max(span.start + span.size for span in spans)
+            self.model.use_threads(self.threads.begin(kind, tokens, context))
 
     def _observe(
         self, spans: list[BatchSpan[Sequence]], batches: list[FilledBatch], seconds: float
     ) -> None:
+        if not self.threads.end():
+            return  # a trial: its times are not those of other steps
         decoding = sum(span.count == 1 for span in spans)
         prefilling = sum(span.count for span in spans) - decoding
-        self._pace.observe(decoding, prefilling, seconds)
+        # What drafts add to the streams' time is not prefill's.
+        added = self._pace.streams * (self._planner.slowdown - 1)
+        self._pace.observe(decoding, prefilling, max(seconds - added, 0.0))
         if not decoding:
             self._keeper.computed(prefilling, seconds)
         if len(batches) == 1 and not prefilling:
@@ -314,33 +334,62 @@ class Engine:
             else:
                 self._drop(item)
 
-    def _begin(self, placement: Placement[Sequence]) -> None:
-        """Prepare the slot of an admitted sequence."""
-        sequence, slot = placement.sequence, placement.sequence.slot
-        if placement.lost is not None:
-            self._keeper.save(*placement.lost)
+    def _begin_all(self, placements: list[Placement[Sequence]]) -> None:
+        """Prepare the slots of admitted sequences."""
+        emptied: set[int] = set()
+        for placement in placements:
+            sequence, slot = placement.sequence, placement.sequence.slot
+            if placement.lost is not None:
+                self._keeper.save(*placement.lost)
+            self._rescue(placement)
+            parked = sequence.status is Status.PARKED
+            if sequence.choice == 0:
+                self._outbox.add(Started(sequence.request_id, computing=not parked))
+            if parked:
+                continue
+            sequence.stopwatch.begin()
+            emptied.discard(slot)
+            if placement.source in emptied or not self._fill(placement):
+                self.model.forget(slot)
+                emptied.add(slot)  # the next ones may have been placed to begin after its prefix
+                if self.scheduler.can_cut and placement.fetched is None:
+                    self.scheduler.cannot_cut(sequence)
+                else:
+                    self.scheduler.start_over(sequence)
+            report_prefill(sequence, self._outbox)
+
+    def _rescue(self, placement: Placement[Sequence]) -> None:
+        """Copy the old content of a slot to the slot that was chosen for it."""
         if placement.rescue is not None:
             self.model.forget(placement.rescue)
-            self.model.copy(slot, placement.rescue)
-        parked = sequence.status is Status.PARKED
-        if sequence.choice == 0:
-            self._outbox.add(Started(sequence.request_id, computing=not parked))
-        if parked:
-            return
-        sequence.stopwatch.begin()
+            self.model.copy(
+                placement.sequence.slot, placement.rescue, at_once=not self.scheduler.can_cut
+            )
+
+    def _fill(self, placement: Placement[Sequence]) -> bool:
+        """Let a slot hold the prefix after which its sequence begins; return whether it does."""
+        sequence, slot = placement.sequence, placement.sequence.slot
+        position = sequence.position(placement.keep)
         if isinstance(placement.fetched, Fetch):
-            if not self._keeper.restore(placement.fetched, slot, sequence.position(placement.keep)):
-                self.scheduler.not_restored(sequence)
-            return
+            return self._keeper.restore(placement.fetched, slot, position)
+        checkpoint = placement.checkpoint
         if placement.source != slot:
             self.model.forget(slot)
         if placement.source is None:
-            return
+            return True
         if placement.source != slot:
-            self.model.copy(placement.source, slot)
-        if placement.cut and not self.model.cut(slot, sequence.position(placement.keep)):
-            self.model.forget(slot)
-            self.scheduler.cannot_cut(sequence)
+            self.model.copy(placement.source, slot, at_once=checkpoint is not None)
+        if checkpoint is None:
+            return self.model.cut(slot, position)
+        return self.model.restore(slot, checkpoint.state, position)
+
+    def _take_checkpoints(self) -> None:
+        """Copy what later sequences may begin with, if the model cannot cut its sequences."""
+        for sequence in self.scheduler.due():
+            state = self.model.save_checkpoint(sequence.slot)
+            self.scheduler.checkpoints.add(
+                sequence.slot, sequence.tokens[: sequence.computed], state
+            )
 
     def _drop(self, request_id: int) -> None:
         self.scheduler.cancel(request_id)

@@ -100,6 +100,7 @@ class Failures:
         emptied = self._scheduler.idle.clear()
         for slot in emptied:
             self._model.forget(slot)
+            self._scheduler.checkpoints.clear(slot)
         if emptied:
             return True
         if len(self._scheduler.running) < 2:

@@ -46,9 +46,11 @@ from offgrid.engine.protocol import (
 )
 from offgrid.engine.signals import FOR_THE_SERVER
 from offgrid.engine.worker.cache.opening import open_tiers
+from offgrid.engine.worker.drafts.model import DraftModel
 from offgrid.engine.worker.embedder import EmbeddingJob
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.failures import EngineBroken
+from offgrid.engine.worker.llama.draft import load_draft
 from offgrid.engine.worker.llama.errors import LoadError
 from offgrid.engine.worker.llama.examine import examine
 from offgrid.engine.worker.llama.model import Model
@@ -161,6 +163,7 @@ class Worker:
             return self._examine(load)
         try:
             model = Model(load, lambda part: self._writer.send(Loading(part)))
+            draft = load_draft(load, model)
         except LoadError as ex:
             self._writer.send(LoadFailed(str(ex), lasting=ex.lasting or _is_broken(load)))
             return 1
@@ -168,6 +171,7 @@ class Worker:
             model,
             self._writer.events,
             lambda: bool(self._pending),
+            draft_model=None if draft is None else DraftModel(draft, model.n_vocab),
             tiers=open_tiers(model),
             hold=_HOLD,
         )
@@ -251,7 +255,9 @@ class Worker:
         began = engine.step_began
         busy_for = 0.0 if began is None else time.monotonic() - began
         scheduler = engine.scheduler
-        return Pong(number, busy_for, len(scheduler.running), len(scheduler.waiting))
+        return Pong(
+            number, busy_for, len(scheduler.running), len(scheduler.waiting), engine.threads.in_use
+        )
 
     def _tokenise(self) -> None:
         while True:

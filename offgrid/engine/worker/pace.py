@@ -49,6 +49,11 @@ class Pace:
             rest = seconds - (self._streams or 0.0 if decoding else 0.0)
             self._token = _mean(self._token, max(rest / prefilling, _NOTHING))
 
+    @property
+    def streams(self) -> float:
+        """Seconds of a step with streams alone; 0 until one was measured."""
+        return self._streams or 0.0
+
     def prefill_tokens(self, streams: int = 1, prompts: int = 1) -> int:
         """Return how many tokens a step may prefill beside streams.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,37 +38,44 @@ def common_prefix(a: TokenIds, b: TokenIds) -> int:
     return int(different[0]) if len(different) else n
 
 
+C = TypeVar("C")
+
+
 @dataclass(frozen=True, slots=True)
-class Match:
-    """A slot that holds the first ``length`` tokens of a prompt."""
+class Match(Generic[C]):
+    """A slot that holds the first ``length`` tokens of a prompt.
+
+    ``checkpoint`` must be copied back to the slot before a sequence can begin after these tokens.
+    """
 
     slot: int
     length: int
-
-
-NO_MATCH = Match(-1, 0)
+    checkpoint: C | None = None
 
 
 def longest_match(
     slots: Iterable[tuple[int, TokenIds]],
     prompt: TokenIds,
     before_image: Callable[[int], int],
-    can_cut: bool,
-) -> Match:
-    """Return the first slot that holds the longest prefix of a prompt, or NO_MATCH.
+    usable: Callable[[int, TokenIds, int], tuple[int, C | None]],
+) -> Match[C]:
+    """Return the first slot that holds the longest usable prefix of a prompt. The slot is -1 if no
+    slot holds one.
 
     Args:
         slots: each with the tokens that are computed in it.
         prompt: those first tokens of the prompt that may be taken from a slot.
         before_image: shortens a length so that it does not end inside an image.
-        can_cut: whether the model can remove the end of what a slot holds. If not, a slot counts
-            only if the prompt begins with all of its tokens.
+        usable: shortens a length to one after which a sequence can begin, given the slot and the
+            tokens in it; also returns the checkpoint that this needs.
     """
-    best = NO_MATCH
+    best: Match[C] = Match(-1, 0)
     for slot, held in slots:
         length = before_image(common_prefix(held, prompt))
-        if length > best.length and (can_cut or length == len(held)):
-            best = Match(slot, length)
+        if length > best.length:
+            length, checkpoint = usable(slot, held, length)
+            if length > best.length:
+                best = Match(slot, length, checkpoint)
     return best
 
 

@@ -14,13 +14,20 @@ from offgrid.engine.protocol import GenerationRequest, PromptPart, ReasoningBudg
 from offgrid.engine.worker.drafts.drafter import Drafter
 from offgrid.engine.worker.drafts.forced import Forced
 from offgrid.engine.worker.drafts.lookup import Lookup
+from offgrid.engine.worker.drafts.prediction import PredictedText, Prediction
 from offgrid.engine.worker.drafts.source import Source
 from offgrid.engine.worker.drafts.tokens import remembering
 from offgrid.engine.worker.grammars import Grammars
 from offgrid.engine.worker.image import ImageSpan
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.matcher import Matcher
-from offgrid.engine.worker.prompts import prompt_text, read_bias, read_prompt, read_with_images
+from offgrid.engine.worker.prompts import (
+    prompt_text,
+    read_bias,
+    read_prediction,
+    read_prompt,
+    read_with_images,
+)
 from offgrid.engine.worker.reasoning import ReasoningLimit
 from offgrid.engine.worker.sequence import Sequence
 from offgrid.errors import InvalidParameter
@@ -69,7 +76,8 @@ class Preparer:
         Raises:
             InvalidParameter: a token id or bias is outside the vocabulary, the prompt is empty, the
                 grammar is refused, or the model does not generate text.
-            ContextLengthExceeded: the prompt leaves no room for an answer.
+            ContextLengthExceeded: the prompt leaves no room for an answer, or the prediction is
+                longer than any answer.
             Overloaded: other grammars take too long to compile.
         """
         if not self._model.generates:
@@ -89,7 +97,8 @@ class Preparer:
         )
         seed = request.sampling.seed
         seed = secrets.randbits(_SEED_BITS) if seed is None else seed
-        sequences = self._sequences(id, request, prompt, images, seed)
+        predicted = read_prediction(self._model, request)
+        sequences = self._sequences(id, request, prompt, images, seed, predicted)
         text = ""
         if request.tokens is not None and (request.echo or request.top_logprobs is not None):
             text = prompt_text(self._model, request.tokens)
@@ -102,6 +111,7 @@ class Preparer:
         prompt: NDArray[np.int32],
         images: tuple[ImageSpan, ...],
         seed: int,
+        predicted: PredictedText | None,
     ) -> list[Sequence]:
         """Return one sequence for each choice, each with its sampler."""
         model = self._model
@@ -132,7 +142,7 @@ class Preparer:
                 reasoning=self._reasoning(request.reasoning_budget, ends),
                 visible=visible,
                 images=images,
-                drafter=self._drafter(matcher),
+                drafter=self._drafter(matcher, predicted),
             )
             sequences.append(sequence)
         return sequences
@@ -164,16 +174,6 @@ class Preparer:
     ) -> ReasoningLimit | None:
         return None if budget is None else ReasoningLimit(budget, *ends, self._model.n_vocab)
 
-    def _drafter(self, matcher: Matcher | None) -> Drafter | None:
-        """Return what proposes tokens of one choice; None if this model has no drafts."""
-        model = self._model
-        if not (model.load.drafts and model.can_cut):
-            return None
-        sources: list[Source] = []
-        if matcher is not None:
-            sources.append(Forced(self._tokenize_forced, model.piece))
-        return Drafter([*sources, Lookup()])
-
     def _sampling_params(self, request: GenerationRequest, seed: int) -> SamplingParams:
         """Return the request's sampling parameters, completed with the parts that only the worker
         knows: the tokens of texts, and the seed."""
@@ -183,3 +183,19 @@ class Preparer:
         return dataclasses.replace(
             sampling, logit_bias=bias or None, dry_breakers=breakers, seed=seed
         )
+
+    def _drafter(self, matcher: Matcher | None, predicted: PredictedText | None) -> Drafter | None:
+        """Return what proposes tokens of one choice, the most reliable source first; None if
+        nothing does.
+
+        A prediction is followed, so that its tokens are counted, even if it is not drafted.
+        """
+        prediction = None if predicted is None else Prediction(predicted)
+        if not (self._model.load.drafts and self._model.can_cut_tail):
+            return None if prediction is None else Drafter([], prediction)
+        sources: list[Source] = [Lookup()]
+        if prediction is not None:
+            sources.insert(0, prediction)
+        if matcher is not None:
+            sources.insert(0, Forced(self._tokenize_forced, self._model.piece))
+        return Drafter(sources, prediction)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.limits import (
+    check_input_tokens,
     check_prompt_tokens,
     check_text_size,
     outside_vocabulary,
@@ -17,6 +18,7 @@ from offgrid.engine.limits import (
     utf8_size,
 )
 from offgrid.engine.protocol import GenerationRequest, PromptPart, TokenQuery, TokenResult
+from offgrid.engine.worker.drafts.prediction import PredictedText
 from offgrid.engine.worker.image import ImageSpan, ImageTile
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.llama.vision import VisionError
@@ -28,6 +30,8 @@ MAX_QUERY = 1 << 20
 """Most bytes of text, or most tokens, in one token query."""
 MAX_BIASED = 4096
 """Most tokens that the biases of a request may concern: each costs a little at every draw."""
+_PREDICTION = "prediction.content"
+"""The request field that errors about predictions name."""
 _MAX_ANSWER = 16 << 20
 """Most bytes of all pieces and names that one token query returns: they must fit into a frame."""
 
@@ -50,6 +54,22 @@ def read_prompt(model: Model, request: GenerationRequest) -> NDArray[np.int32]:
     if len(prompt) == 0:
         raise InvalidParameter("The prompt is empty.", request.prompt_param)
     return prompt
+
+
+def read_prediction(model: Model, request: GenerationRequest) -> PredictedText | None:
+    """Return the tokens of a request's prediction; None if it has none. Control tokens in it stay
+    text.
+
+    Raises:
+        ContextLengthExceeded: it has more bytes or tokens than the context allows.
+    """
+    if not request.prediction:
+        return None
+    size = utf8_size(request.prediction)
+    check_text_size(size, model.n_ctx, _PREDICTION, what="The prediction")
+    tokens = model.tokenize_plain(request.prediction)
+    check_input_tokens(len(tokens), model.n_ctx, _PREDICTION)
+    return PredictedText(tokens, model.n_vocab)
 
 
 def read_with_images(

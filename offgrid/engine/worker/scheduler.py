@@ -5,7 +5,8 @@ prefill, oldest request first, in chunks, so that a long prompt delays the other
 bounded amount. Slots are given in order of arrival.
 
 An admitted sequence begins after the longest prefix that some slot already holds: the slot of a
-running sequence, or an idle slot that still holds a finished one. A prefix of a few tokens is
+running sequence, or an idle slot that still holds a finished one. If the model cannot cut sequences
+anywhere, it begins after a whole sequence or a checkpoint. A prefix of a few tokens is
 computed again, so that an answer does not depend on requests that are hardly related to it. If a
 running sequence is about to compute a longer prefix, the new sequence is parked until then instead
 of computing it again. It is parked too while a saved prefix is fetched from memory or disk.
@@ -22,10 +23,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+from offgrid.engine.worker.checkpoints import Checkpoint, Checkpoints
 from offgrid.engine.worker.prefix import (
     MIN_COPY,
     MIN_REUSE,
-    NO_MATCH,
     IdleSlots,
     Match,
     TokenIds,
@@ -41,6 +42,9 @@ _COPY_SHARE = 128
 is shorter than this fraction (1/128) of the context may be faster to compute than to copy."""
 _MAX_MOVED_CTX = 16384
 """Tokens. With a longer context, slots are not copied to become neighbours: it takes too long."""
+
+Found = Match[Checkpoint]
+_NOTHING: Found = Match(-1, 0)
 
 
 class Schedulable(Protocol):
@@ -145,17 +149,17 @@ class Placement(Generic[S]):
     ``source`` is the slot itself (cut what follows), another one (copy it, then cut), or None
     (begin with an empty slot). With ``fetched``, the slot gets that saved prefix, and is cut after
     ``keep`` tokens. ``lost`` is what will be lost then, if it may be needed again. ``rescue`` is
-    the slot to which the old content of the sequence's slot is copied first. ``cut`` is false where
-    only whole sequences are shared: then nothing follows and nothing is cut.
+    the slot to which the old content of the sequence's slot is copied first. ``checkpoint`` is
+    copied back before what follows is cut.
     """
 
     sequence: S
     source: int | None
     keep: int
     rescue: int | None = None
-    cut: bool = False
     lost: Lost | None = None
     fetched: Fetching | None = None
+    checkpoint: Checkpoint | None = None
 
 
 class Scheduler(Generic[S]):
@@ -167,9 +171,9 @@ class Scheduler(Generic[S]):
         n_ctx: tokens that a slot can hold.
         scored_tokens: most tokens of prompts with logprobs in one decode call. It bounds memory:
             each of them needs a row of logits.
-        can_cut: whether the model can remove the end of a sequence (recurrent models cannot). If
-            not, only whole sequences are shared. :meth:`cannot_cut` sets it to false.
+        can_cut: whether the model can cut a sequence anywhere. :meth:`cannot_cut` sets it to false.
         saved: the prefixes that are saved in memory and on disk, or None.
+        checkpoints: of a model that cannot: what can be used of its sequences besides whole ones.
 
     Attributes:
         min_copy: fewest tokens of a prefix that is copied.
@@ -183,6 +187,7 @@ class Scheduler(Generic[S]):
         scored_tokens: int = 512,
         can_cut: bool = True,
         saved: SavedPrefixes | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         if n_slots < 1 or step_tokens < n_slots or scored_tokens < 1:
             raise ValueError("need n_slots >= 1, step_tokens >= n_slots and scored_tokens >= 1")
@@ -193,6 +198,7 @@ class Scheduler(Generic[S]):
         self.idle = IdleSlots(n_slots)
         self.can_cut = can_cut
         self._saved = saved
+        self.checkpoints = checkpoints or Checkpoints(0)
         self.n_ctx = n_ctx
         self.min_copy = max(MIN_COPY, n_ctx // _COPY_SHARE)
         self._parked: dict[int, tuple[S, int] | Fetching] = {}
@@ -262,15 +268,15 @@ class Scheduler(Generic[S]):
             self.idle.release(own)
             held = [(own, self.idle.tokens(own))]
             prompt = sequence.tokens[: sequence.wanted_from]
-            there = longest_match(held, prompt, sequence.before_image, self.can_cut).length
-            there = there if there >= MIN_REUSE else 0
-            if match.length < there + self.min_copy:  # not worth a copy from elsewhere
-                match = Match(own, there)
+            there = longest_match(held, prompt, sequence.before_image, self._usable)
+            there = there if there.length >= MIN_REUSE else _NOTHING
+            if match.length < there.length + self.min_copy:  # not worth a copy from elsewhere
+                match = Match(own, there.length, there.checkpoint)
         promised = self._promised(sequence, match.length)
         fetching = self._fetch(sequence, match.length if promised is None else promised[1])
         awaited = promised if fetching is None else fetching
         if awaited is not None:
-            match = NO_MATCH
+            match = _NOTHING
         before: dict[int, Lost] = {
             one: (one, tokens, self.idle.prompt_length(one)) for one, tokens in self.idle
         }
@@ -282,10 +288,15 @@ class Scheduler(Generic[S]):
         self.idle.take(slot)
         sequence.slot = slot
         if awaited is None:
-            return self._begin(sequence, match, rescue, lost)
-        self._parked[slot] = awaited
-        sequence.status = Status.PARKED
-        return Placement(sequence, None, 0, rescue, lost=lost)
+            placement = self._begin(sequence, match, rescue, lost)
+        else:
+            self._parked[slot] = awaited
+            sequence.status = Status.PARKED
+            self.checkpoints.clear(slot)
+            placement = Placement(sequence, None, 0, rescue, lost=lost)
+        if own is not None and own != slot:
+            self.checkpoints.clear(own)
+        return placement
 
     def _fetch(self, sequence: S, above: int) -> Fetching | None:
         """Begin to fetch a saved prefix that is worth it when ``above`` tokens need not be computed
@@ -295,7 +306,7 @@ class Scheduler(Generic[S]):
         prompt = sequence.tokens[: sequence.wanted_from]
         return self._saved.find(prompt, sequence.before_image, above)
 
-    def _newcomers_slot(self, match: Match, move: bool) -> tuple[int, int | None]:
+    def _newcomers_slot(self, match: Found, move: bool) -> tuple[int, int | None]:
         """Choose a slot for a sequence that continues no conversation.
 
         Args:
@@ -317,10 +328,10 @@ class Scheduler(Generic[S]):
         if near is None or not move:
             return slot, None
         # Wherever the newcomer runs, only what the oldest slot holds is evicted.
-        self.idle.move(near, slot)
+        self._move(near, slot)
         return near, slot
 
-    def _own_slot(self, own: int, match: Match) -> tuple[int, int | None]:
+    def _own_slot(self, own: int, match: Found) -> tuple[int, int | None]:
         """Return the slot of a continued conversation, or one next to a slot in use.
 
         A conversation moves only if nothing is evicted: to a spare slot, or to a slot whose tokens
@@ -335,9 +346,13 @@ class Scheduler(Generic[S]):
             rescue = self.idle.empty(but=(own,))
             if rescue is None:
                 return own, None
-            self.idle.move(near, rescue)
-        self.forget(own)  # it is copied, and not needed twice
+            self._move(near, rescue)
+        self._empty(own)  # it is copied, and not needed twice
         return near, rescue
+
+    def _move(self, source: int, target: int) -> None:
+        self.idle.move(source, target)
+        self.checkpoints.copy(source, target)
 
     def _near(self, slot: int) -> int | None:
         """Return an idle slot next to one in use, to replace a slot that is too far from those in
@@ -348,13 +363,15 @@ class Scheduler(Generic[S]):
         return self.idle.neighbour()
 
     def _begin(
-        self, sequence: S, match: Match, rescue: int | None = None, lost: Lost | None = None
+        self, sequence: S, match: Found, rescue: int | None = None, lost: Lost | None = None
     ) -> Placement[S]:
         least = MIN_REUSE if match.slot == sequence.slot else self.min_copy
         keep = match.length if match.length >= least else 0
-        self._start(sequence, keep)
         source = match.slot if keep else None
-        return Placement(sequence, source, keep, rescue, self.can_cut, lost)
+        self._start(sequence, keep)
+        self.checkpoints.begin(sequence.slot, source, keep)
+        checkpoint = match.checkpoint if keep else None
+        return Placement(sequence, source, keep, rescue, lost, checkpoint=checkpoint)
 
     @staticmethod
     def _start(sequence: S, keep: int) -> None:
@@ -364,16 +381,28 @@ class Scheduler(Generic[S]):
 
     def cannot_cut(self, sequence: S) -> None:
         """Note that the model could not cut the slot in which a sequence was to begin. It begins
-        with an empty slot instead, and from now on only whole sequences are shared. Nothing is
-        lost, only computed again."""
+        with an empty slot instead, and from now on only whole sequences and checkpoints are used.
+        Nothing is lost, only computed again."""
         self.can_cut = False
-        self._start(sequence, 0)
+        self.start_over(sequence)
 
-    def not_restored(self, sequence: S) -> None:
-        """Note that a saved prefix was not restored: the sequence begins with an empty slot."""
+    def start_over(self, sequence: S) -> None:
+        """Note that the prefix after which a sequence was to begin could not be restored. It begins
+        with an empty slot instead."""
         self._start(sequence, 0)
+        self.checkpoints.clear(sequence.slot)
 
-    def _best_match(self, sequence: S) -> Match:
+    @property
+    def can_cut_tail(self) -> bool:
+        """Whether tokens can be cut off again that were decoded last, before any others are."""
+        return self.can_cut or self.checkpoints.window > 0
+
+    def _usable(self, slot: int, held: TokenIds, length: int) -> tuple[int, Checkpoint | None]:
+        """Return the longest prefix, up to ``length``, of what a slot holds after which a sequence
+        can begin, and the checkpoint that it needs."""
+        return (length, None) if self.can_cut else self.checkpoints.usable(slot, held, length)
+
+    def _best_match(self, sequence: S) -> Found:
         shared = (
             (other.slot, other.tokens[: other.computed])
             for other in self.running
@@ -383,15 +412,13 @@ class Scheduler(Generic[S]):
         # Tokens whose logits are needed are always computed: at least the last one.
         prompt = sequence.tokens[: sequence.wanted_from]
         return longest_match(
-            itertools.chain(idle, shared), prompt, sequence.before_image, self.can_cut
+            itertools.chain(idle, shared), prompt, sequence.before_image, self._usable
         )
 
     def _promised(self, sequence: S, length: int) -> tuple[S, int] | None:
         """Return the running sequence whose prefill will compute a prefix of this prompt that is
         longer than ``length`` by at least ``min_copy``, and the length of that prefix; or None."""
         best, source = length + self.min_copy - 1, None
-        if not self.can_cut:
-            return None
         for other in self.running:
             if not _may_share(sequence, other) or len(other) - other.computed <= 1:
                 continue
@@ -423,6 +450,7 @@ class Scheduler(Generic[S]):
         if fetched.lost or match.length >= fetched.length:
             return self._begin(sequence, match)
         self._start(sequence, fetched.length)
+        self.checkpoints.clear(sequence.slot)
         return Placement(sequence, None, fetched.length, fetched=fetched)
 
     def release(self, sequence: S) -> None:
@@ -437,13 +465,19 @@ class Scheduler(Generic[S]):
         self._parked.pop(slot, None)
         kept = sequence.computed if sequence.reuse else 0
         self.idle.put(slot, sequence.tokens[:kept].copy(), sequence.n_prompt)
-        if self.can_cut:  # else only whole sequences are shared, so a shorter one is useful too
+        if not kept:
+            self.checkpoints.clear(slot)
+        if self.can_cut:  # else a shorter sequence may be useful where a longer one is not
             self.idle.drop_repeated(slot)
 
     def forget(self, slot: int) -> None:
         """Note that an idle slot holds nothing any more."""
         if slot in self.idle:
-            self.idle.put(slot, self.idle.take(slot)[:0])
+            self._empty(slot)
+            self.checkpoints.clear(slot)
+
+    def _empty(self, slot: int) -> None:
+        self.idle.put(slot, self.idle.take(slot)[:0])
 
     def preempt(self, sequence: S) -> None:
         """Take the slot of a running sequence away; it is computed again after another has left
@@ -503,6 +537,8 @@ class Scheduler(Generic[S]):
         logits = self.scored_tokens
         for sequence in prefilling:
             count = min(sequence.readable - sequence.computed, budget)
+            if not self.can_cut:
+                count = min(count, self._stop(sequence) - sequence.computed)
             if sequence.wanted_from < len(sequence) - 1:
                 count = min(count, logits)
                 logits -= count
@@ -510,6 +546,27 @@ class Scheduler(Generic[S]):
                 spans.append(BatchSpan(sequence, sequence.computed, count))
                 budget -= count
         return spans
+
+    def _stop(self, sequence: S) -> int:
+        """Return where the next span of a prompt must end if its model cannot cut: where a
+        checkpoint is taken, or where a parked sequence begins."""
+        stop = self.checkpoints.next_stop(sequence)
+        stops = [len(sequence) if stop is None else stop]
+        for awaited in self._parked.values():
+            if isinstance(awaited, tuple) and awaited[0] is sequence:
+                stops.append(awaited[1])
+        return min(stop for stop in stops if stop > sequence.computed)
+
+    def due(self) -> list[S]:
+        """Return the running sequences of which a checkpoint is to be taken after this step."""
+        if self.can_cut:
+            return []
+        waiting = (Status.PARKED, Status.WAITING)
+        return [
+            sequence
+            for sequence in self.running
+            if sequence.reuse and sequence.status not in waiting and self.checkpoints.due(sequence)
+        ]
 
     def record(self, spans: Iterable[BatchSpan[S]]) -> None:
         """Note that spans of the plan are computed. Call it before their tokens are sampled."""
@@ -548,7 +605,7 @@ class Scheduler(Generic[S]):
             Slots, each with the position of its token: after what the slot holds. The token must be
             cut off again after the step.
         """
-        if len(spans) < 2 or not self.can_cut:
+        if len(spans) < 2 or not self.can_cut_tail:
             return []
         used = sorted(span.sequence.slot for span in spans)
         if used[-1] - used[0] == len(used) - 1:

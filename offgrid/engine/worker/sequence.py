@@ -218,10 +218,10 @@ class Sequence:
     def _delta(
         self, text: str, finish_reason: str | None, logprobs: tuple[TokenLogprob, ...]
     ) -> Delta:
-        counts = NO_COUNTS
-        if finish_reason is not None and self.drafter is not None:
-            counts = self.drafter.counts(self)
-        timed = finish_reason is not None or self.request.timings
+        counts, last = NO_COUNTS, finish_reason is not None
+        if self.drafter is not None and (last or self.drafter.predicts):
+            counts = self.drafter.counts(self, last)
+        timed = last or self.request.timings
         return Delta(
             id=self.request_id,
             choice=self.choice,

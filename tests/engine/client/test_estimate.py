@@ -140,3 +140,13 @@ def test_types_that_a_processor_repacks(
     if features is not None:
         cpuinfo.write_text(f"processor : 0\n{features}\n")
     assert set(repacked_types(cpuinfo, machine)) == types
+
+
+def test_a_draft_model_shares_the_process() -> None:
+    small = replace(LLAMA_8B, data=LLAMA_8B.data // 8, keys=LLAMA_8B.keys // 4)
+    load = Load("x", ctx_size=8192, parallel=2, draft_model="y")
+    plain = estimate(LLAMA_8B, load, AVX2)
+    both = estimate(LLAMA_8B, load, AVX2, draft=small)
+    alone = estimate(small, Load("y", ctx_size=8192, parallel=2, batch_size=64), AVX2)
+    assert both.total - plain.total == both.draft == alone.total - alone.process
+    assert (plain.draft, both.dropped) == (0, plain.dropped)

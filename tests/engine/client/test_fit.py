@@ -126,6 +126,18 @@ def test_an_absurd_context_is_no_work() -> None:
     assert calls < 100_000
 
 
+def test_a_draft_model_needs_memory_too() -> None:
+    load = Load("llama-8b.gguf", draft_model="/models/small.gguf")
+    candidate = replace(CANDIDATE, load=load, draft=LLAMA_8B, name="llama-8b")
+    fit = choose(candidate, 64 * GIB, repacked=AVX2)
+    assert fit is not None
+    assert fit.needs > 1.9 * measure(CANDIDATE, load, repacked=AVX2).needs
+    assert str(fit).endswith("; draft model small.gguf")
+    assert choose(candidate, 6 * GIB, repacked=AVX2) is None
+    assert "It fits without its draft model" in refusal(candidate, 6 * GIB, AVX2)
+    assert "draft model" not in refusal(candidate, GIB, AVX2)
+
+
 def test_saved_prefixes_get_a_part_of_what_is_left() -> None:
     """They cost no slot and no token of context; a size that the user has set does."""
     auto = Load("llama-8b.gguf", cache_ram=-1)

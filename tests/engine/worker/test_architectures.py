@@ -1,8 +1,9 @@
 """Every kind of memory gives the answers of a fresh context after sharing, cutting and preempting.
 
-Keys and values can be cut at any token, the state of a recurrent layer cannot, and a sliding window
-forgets. The models have random weights: their answers mean nothing, but differ for every prompt.
-Sampled greedily with a penalty, they do not repeat one token. So a wrong memory shows.
+Keys and values can be cut at any token, the state of a recurrent layer only at a checkpoint, and a
+sliding window forgets. The models have random weights: their answers mean nothing, but differ for
+every prompt. Sampled greedily with a penalty, they do not repeat one token. So a wrong memory
+shows.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from engine_runs import Counting, Failing, Run
 from tiny_models import WINDOW, make
 
 from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, PromptPart
+from offgrid.engine.worker.checkpoints import INTERVAL
 from offgrid.engine.worker.llama.errors import NO_ROOM
 from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.prefix import REWRITTEN
 from offgrid.sampling import SamplingParams
 
-CAN_CUT = {"llama": True, "mamba": False, "jamba": False, "gemma3": True}
-"""gemma3: llama.cpp keeps the cells outside the window too (``swa_full``), so it can be cut."""
+CAN_CUT = {"llama": True, "mamba": False, "jamba": False, "gemma3": False}
+TAIL = {"llama": True, "mamba": False, "jamba": False, "gemma3": True}
+"""Whether a few tokens at the end can be cut. The slots of gemma3 hold 256 tokens, so that what
+follows a token can be cut until about 200 more are there."""
 GREEDY = SamplingParams(temperature=0.0, frequency_penalty=2.0)
 STORY = "The otter lived beside a wide river, and every morning it looked for the fox. " * 2
 ANSWER = 40
@@ -34,7 +39,9 @@ ANSWER = 40
 )
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     path = make(request.param, tmp_path_factory.mktemp("models"))
-    model = Model(Load(str(path), ctx_size=768, parallel=4, batch_size=64, threads=1))
+    # Without drafts, the tokens of a step are those that the scheduler has planned.
+    load = Load(str(path), ctx_size=768, parallel=4, batch_size=64, threads=1, drafts=False)
+    model = Model(load)
     yield model
     model.close()
 
@@ -83,7 +90,10 @@ def alone(model: Counting, prompt: list[int], n: int = ANSWER) -> list[int]:
 
 
 def test_whether_the_memory_can_be_cut(loaded: Model, request: pytest.FixtureRequest) -> None:
-    assert loaded.can_cut is CAN_CUT[request.node.callspec.params["loaded"]]
+    architecture = request.node.callspec.params["loaded"]
+    assert loaded.can_cut is CAN_CUT[architecture]
+    assert TokenRun(loaded).engine.scheduler.can_cut_tail is TAIL[architecture]
+    assert loaded.window == (WINDOW if architecture == "gemma3" else 0)
 
 
 def test_the_answers_would_show_a_wrong_memory(model: Counting) -> None:
@@ -103,7 +113,7 @@ def test_the_same_prompt_again(run: TokenRun, model: Counting) -> None:
         ids.append(run.ask(prompt))
         run.finish()
     assert [run.tokens(id) for id in ids] == [expected] * 3
-    again = len(prompt) - 1 if model.can_cut else 0
+    again = len(prompt) - (1 if run.engine.scheduler.can_cut_tail else REWRITTEN)
     assert [run.cached(id) for id in ids] == [0, again, again]
 
 
@@ -122,7 +132,8 @@ def test_the_next_turn_of_a_conversation(run: TokenRun, model: Counting) -> None
 
 def test_as_many_conversations_as_slots(loaded: Model) -> None:
     """Their next turns arrive together, each time in another order; every prefix is reused."""
-    wide = Counting(Model(Load(loaded.info.path, ctx_size=768, parallel=8, threads=1)))
+    load = Load(loaded.info.path, ctx_size=768, parallel=8, threads=1, drafts=False)
+    wide = Counting(Model(load))
     run = TokenRun(wide)
     chance = random.Random(3)
     said = [prompt_of(wide, f"{number} says: {STORY[:60]}") for number in range(8)]
@@ -149,16 +160,18 @@ def test_a_prefix_of_a_running_sequence(run: TokenRun, model: Counting, steps: i
     first = run.ask(prompt, max_tokens=80)
     for _ in range(steps):
         run.engine.step()
-    # After one step the slot holds 64 tokens, a whole sequence. A model that can cut waits longer.
+    # After one step the slot holds 64 tokens, and the other sequence waits for the prompt's end.
+    # After twelve, the answer has begun.
     second = run.ask(other)
     run.finish()
     assert (run.tokens(first), run.tokens(second)) == expected
     assert other[: len(prompt)] == prompt
-    assert run.cached(second) == (len(prompt) if model.can_cut else 64 if steps == 1 else 0)
+    cut = steps == 1 or run.engine.scheduler.can_cut_tail
+    assert run.cached(second) == (len(prompt) if cut else len(prompt) - REWRITTEN)
 
 
 def test_a_whole_running_sequence(run: TokenRun, model: Counting) -> None:
-    """Nothing must be cut, so even a recurrent state is copied from the running sequence."""
+    """Nothing must be cut, and no checkpoint is needed for a recurrent state."""
     prompt = prompt_of(model, STORY)
     first = run.ask(prompt, max_tokens=80)
     while len(run.tokens(first)) < 10:
@@ -177,14 +190,13 @@ def test_four_choices(run: TokenRun, model: Counting) -> None:
     id = run.ask(prompt, n=4)
     run.finish()
     assert [run.tokens(id, choice) for choice in range(4)] == [expected] * 4
-    shared = len(prompt) - 1 if model.can_cut else 0
+    shared = len(prompt) - 1
     assert [run.cached(id, choice) for choice in range(4)] == [0, shared, shared, shared]
-    prefills = 1 if model.can_cut else 4
-    assert prefills * len(prompt) <= sum(model.decoded) <= prefills * len(prompt) + 4 * ANSWER
+    assert len(prompt) <= sum(model.decoded) <= len(prompt) + 4 * ANSWER
 
 
 def test_sequences_in_the_middle_slots_end_first(run: TokenRun, model: Counting) -> None:
-    """If the memory can be cut, the slots between are bridged; their contents stay right."""
+    """If their ends can be cut, the slots between are bridged; their contents stay right."""
     prompts = [prompt_of(model, f"{word} {STORY}") for word in ("One", "Two", "Three", "Four")]
     expected = [alone(model, prompt, 90) for prompt in prompts]
     lengths = (90, 6, 12, 90)
@@ -194,8 +206,9 @@ def test_sequences_in_the_middle_slots_end_first(run: TokenRun, model: Counting)
         tokens[:n] for tokens, n in zip(expected, lengths, strict=True)
     ]
     # Two streams continue. With the two bridged slots between them, a batch has four tokens.
-    assert (model.decoded.count(4) > 50) is model.can_cut
-    assert (model.decoded.count(2) > 50) is not model.can_cut
+    bridged = run.engine.scheduler.can_cut_tail
+    assert (model.decoded.count(4) > 50) is bridged
+    assert (model.decoded.count(2) > 50) is not bridged
     # Both are submitted before anything else runs: the two slots still hold their old contents.
     longer = [[*prompts[index], *run.tokens(ids[index]), 9] for index in (1, 2)]
     again = [run.ask(prompt) for prompt in longer]
@@ -228,8 +241,7 @@ def test_many_in_turn(run: TokenRun, model: Counting) -> None:
     ids = [run.ask(prompt, max_tokens=10) for prompt in prompts]
     run.finish()
     assert [run.tokens(id) for id in ids] == expected
-    if model.can_cut:
-        assert sum(run.cached(id) for id in ids) > 100
+    assert sum(run.cached(id) for id in ids) > 100
 
 
 def test_to_the_end_of_the_context(run: TokenRun, model: Counting) -> None:
@@ -245,4 +257,7 @@ def test_to_the_end_of_the_context(run: TokenRun, model: Counting) -> None:
     second = run.ask(cut, max_tokens=None)
     run.finish()
     assert run.tokens(second) == alone(model, cut, model.n_ctx - len(cut))
-    assert run.cached(second) == (len(cut) - 1 if model.can_cut else 0)
+    # The first checkpoint is at the end of the prompt.
+    checkpoint = len(prompt) - REWRITTEN + INTERVAL
+    tail = run.engine.scheduler.can_cut_tail
+    assert run.cached(second) == (len(cut) - 1 if tail else checkpoint)

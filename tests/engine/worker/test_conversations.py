@@ -15,6 +15,7 @@ import pytest
 from benchmark_modules import load_module
 from hypothesis import given
 from hypothesis import strategies as st
+from slot_memory import Kind, SlotMemory
 
 from offgrid.engine.worker.prefix import MIN_COPY, REWRITTEN
 from offgrid.engine.worker.scheduler import Placement, Scheduler
@@ -23,6 +24,10 @@ from offgrid.engine.worker.sequence import Status
 Turn = load_module("simulated").Turn
 ANSWER = 5
 """Tokens of every answer."""
+INTERVAL, SPACING = 24, 4
+"""Tokens between two checkpoints: as a rule, and at least."""
+AMPLE, SCARCE = 1 << 30, 300
+"""Budgets of checkpoints in tokens."""
 
 
 @dataclass(eq=False)
@@ -53,10 +58,13 @@ class Talk:
 class Desk:
     """Runs turns to their ends, with lists instead of llama.cpp's memory."""
 
-    def __init__(self, n_slots: int, can_cut: bool = True) -> None:
+    def __init__(self, n_slots: int, kind: Kind = Kind.CUT, budget: int = 0) -> None:
         self.n_slots = n_slots
-        self.scheduler = Scheduler[Turn](n_slots, 256, can_cut=can_cut)
-        self.memory: list[list[int]] = [[] for _ in range(n_slots)]
+        self.memory = SlotMemory(n_slots, kind)
+        self.scheduler = Scheduler[Turn](
+            n_slots, 256, can_cut=kind is Kind.CUT,
+            checkpoints=self.memory.checkpoints(budget, INTERVAL, SPACING),
+        )  # fmt: skip
         self.talks: list[Talk] = []
         self.lost: list[Talk] = []
         """Conversations with a turn that did not reuse everything computed for them."""
@@ -71,30 +79,29 @@ class Desk:
         self.scheduler.submit([talk.ask(length) for talk in talks])
 
     def step(self) -> None:
-        for placement in self.scheduler.admit():
-            self._carry_out(placement)
+        placements = self.scheduler.admit()
+        self.memory.carry_out(self.scheduler, placements)
+        for placement in placements:
+            self._count(placement)
         for span in self.scheduler.plan(prefill=64):
             turn = span.sequence
-            memory = self.memory[turn.slot]
-            assert memory == turn.tokens[: span.start].tolist(), "a slot does not hold its sequence"
-            memory += turn.tokens[span.start : span.start + span.count].tolist()
+            tokens = turn.tokens[: span.start + span.count].tolist()
+            assert self.memory.tokens[turn.slot] == tokens[: span.start]
+            self.memory.compute(turn.slot, span.start, tokens[span.start :])
             self.scheduler.record([span])
             if span.completes:
                 self._draw(turn)
+        self.memory.take_checkpoints(self.scheduler)
+        assert self.scheduler.checkpoints.used <= self.scheduler.checkpoints.budget
 
     def finish(self) -> None:
         while self.scheduler.has_work:
             self.step()
 
-    def _carry_out(self, placement: Placement[Turn]) -> None:
-        turn, slot = placement.sequence, placement.sequence.slot
-        if placement.rescue is not None:
-            self.memory[placement.rescue] = list(self.memory[slot])
+    def _count(self, placement: Placement[Turn]) -> None:
+        turn = placement.sequence
         if turn.status is Status.PARKED:
             return
-        content = [] if placement.source is None else self.memory[placement.source]
-        assert self.scheduler.can_cut or placement.keep in (0, len(content))
-        self.memory[slot] = content[: placement.keep]
         for other in self.talks:
             if other is not turn.talk:
                 other.others.add(turn.talk.number)
@@ -114,6 +121,7 @@ class Desk:
             turn.n_tokens += 1
 
 
+BUDGETS = st.sampled_from([0, SCARCE, AMPLE])
 SYSTEMS = st.sampled_from([0, MIN_COPY + 4, 60])
 """Tokens with which all conversations begin."""
 
@@ -121,15 +129,22 @@ SYSTEMS = st.sampled_from([0, MIN_COPY + 4, 60])
 @given(
     n_slots=st.integers(1, 9),
     system=SYSTEMS,
-    can_cut=st.booleans(),
+    kind=st.sampled_from(Kind),
+    budget=BUDGETS,
     length=st.integers(MIN_COPY, 40),
     rounds=st.integers(2, 6),
     random_=st.randoms(use_true_random=False),
 )
 def test_as_many_conversations_as_slots_all_at_once(
-    n_slots: int, system: int, can_cut: bool, length: int, rounds: int, random_: random.Random
+    n_slots: int,
+    system: int,
+    kind: Kind,
+    budget: int,
+    length: int,
+    rounds: int,
+    random_: random.Random,
 ) -> None:
-    desk = Desk(n_slots, can_cut)
+    desk = Desk(n_slots, kind, budget)
     talks = [desk.open(system) for _ in range(n_slots)]
     for _ in range(rounds):
         random_.shuffle(talks)
@@ -144,12 +159,12 @@ def test_as_many_conversations_as_slots_all_at_once(
     assert desk.lost == []
 
 
-@pytest.mark.parametrize("can_cut", [True, False])
+@pytest.mark.parametrize("kind", Kind)
 @pytest.mark.parametrize("n_talks", [8, 11])
-def test_fifty_rounds(n_talks: int, can_cut: bool) -> None:
+def test_fifty_rounds(n_talks: int, kind: Kind) -> None:
     """Turns arrive at once, in groups, or one by one while others run."""
     chance = random.Random(n_talks)
-    desk = Desk(8, can_cut)
+    desk = Desk(8, kind, SCARCE)
     talks = [desk.open(20) for _ in range(n_talks)]
     for number in range(50):
         order = chance.sample(talks, n_talks)
@@ -166,14 +181,15 @@ def test_fifty_rounds(n_talks: int, can_cut: bool) -> None:
     n_slots=st.integers(1, 5),
     more=st.integers(0, 4),
     system=SYSTEMS,
-    can_cut=st.booleans(),
+    kind=st.sampled_from(Kind),
+    budget=BUDGETS,
     moves=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 3)), max_size=40),
 )
 def test_no_more_is_lost_than_the_slots_force(
-    n_slots: int, more: int, system: int, can_cut: bool, moves: list[tuple[int, int]]
+    n_slots: int, more: int, system: int, kind: Kind, budget: int, moves: list[tuple[int, int]]
 ) -> None:
     """Any conversations, at any moment; ``Desk`` counts the others that have run in between."""
-    desk = Desk(n_slots, can_cut)
+    desk = Desk(n_slots, kind, budget)
     talks = [desk.open(system) for _ in range(n_slots + more)]
     for which, steps in moves:
         talk = talks[which % len(talks)]
@@ -204,9 +220,10 @@ def test_of_turns_that_arrive_together_none_takes_anothers_slot(
     assert desk.scheduler.running == turns, "first come, first served"
 
 
-def test_a_prompt_with_a_rewritten_end_stays_in_its_slot() -> None:
+@pytest.mark.parametrize("kind", Kind)
+def test_a_prompt_with_a_rewritten_end_stays_in_its_slot(kind: Kind) -> None:
     """A template removes reasoning from earlier answers, in every turn of two conversations."""
-    desk = Desk(2)
+    desk = Desk(2, kind, AMPLE)
     talks = [desk.open(30), desk.open(30)]
     for _ in range(4):
         desk.submit(talks, 20)
@@ -241,3 +258,50 @@ def test_the_turn_that_shares_most_continues_in_the_slot() -> None:
     assert turn is not None
     desk.finish()
     assert turn.cached == 45, "it was not given up for the branch: a slot was free"
+
+
+@given(
+    n_slots=st.integers(1, 6),
+    system=SYSTEMS,
+    kind=st.sampled_from(Kind),
+    lengths=st.lists(st.integers(1, 90), min_size=1, max_size=4),
+    part=st.floats(0, 1),
+    running=st.booleans(),
+)
+def test_a_branch_computes_at_most_one_interval_again(
+    n_slots: int, system: int, kind: Kind, lengths: list[int], part: float, running: bool
+) -> None:
+    """A question is asked in another way, or an answer is wanted again: the prompt shares any part
+    of what was computed. The other sequence may be running."""
+    desk = Desk(n_slots, kind, AMPLE)
+    talk = desk.open(system)
+    for length in lengths:
+        desk.submit([talk], length)
+        desk.finish()
+    if running:
+        desk.submit([talk], 5)
+        while talk.turn is not None and talk.turn.status is not Status.DECODING:
+            desk.step()
+    computed = talk.computed if talk.turn is None else talk.turn.computed
+    tokens = talk.said if talk.turn is None else talk.turn.tokens.tolist()
+    branch = desk.open(0, number=50)
+    branch.said = tokens[: int(part * computed)]
+    shared = len(branch.said)
+    desk.submit([branch], 7)
+    turn = branch.turn
+    assert turn is not None
+    desk.finish()
+    again = 0 if kind is Kind.CUT else INTERVAL
+    assert turn.cached >= shared - again - MIN_COPY - SPACING
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_newcomers_wait_for_the_prompt_that_they_share(kind: Kind) -> None:
+    """Eight prompts with the same 200 tokens compute them once, whatever their own lengths."""
+    desk = Desk(8, kind, SCARCE)
+    talks = [desk.open(200) for _ in range(8)]
+    for number, talk in enumerate(talks):
+        desk.submit([talk], 1 + 9 * number)
+    turns = [talk.turn for talk in talks]
+    desk.finish()
+    assert [turn.cached for turn in turns if turn is not None] == [0] + 7 * [200]

@@ -70,7 +70,8 @@ def test_the_lookup_finds_what_a_naive_search_finds(
     lookup = Lookup()
     while text.length <= len(tokens):
         read = tokens[: text.length]
-        proposed = lookup.propose(text, most).tokens
+        proposed, kind = lookup.propose(text, most)
+        proposed = [] if kind == "lookup resumed" else proposed
         expected = naive_lookup(read, most)
         if expected is None or len(set(read)) > 2:
             # Of many occurrences of a common n-gram, only the latest are compared.
@@ -97,7 +98,8 @@ def test_the_longest_match_is_preferred(tokens: list[int], first: int) -> None:
     lookup = Lookup()
     while text.length <= len(tokens):
         expected = naive_lookup(tokens[: text.length], 5) or []
-        assert lookup.propose(text, 5).tokens == expected
+        proposed, kind = lookup.propose(text, 5)
+        assert ([] if kind == "lookup resumed" else proposed) == expected
         text.length += 1
 
 
@@ -106,6 +108,25 @@ def test_a_long_prompt_and_its_copy() -> None:
     text = Text(np.concatenate((prompt, prompt)), 2000 + NGRAM)
     draft = Lookup().propose(text, 20)
     assert draft.tokens == prompt[NGRAM : NGRAM + 20].tolist()
+
+
+def test_a_replaced_token_does_not_end_a_long_match() -> None:
+    """The answer repeats the prompt, and has 999 in place of one token and of two others."""
+    prompt = [*range(100, 140)]
+    answer = [*prompt]
+    answer[12] = answer[25] = answer[26] = 999
+    tokens = np.array([*prompt, *answer], dtype=np.int32)
+    lookup = Lookup()
+    proposed = {
+        length: lookup.propose(Text(tokens, 40 + length), 3) for length in range(3, len(answer))
+    }
+    assert proposed[12].tokens == prompt[12:15]
+    assert proposed[13] == (prompt[13:16], "lookup resumed")
+    assert proposed[14] == (prompt[14:17], "lookup resumed")
+    assert proposed[16] == (prompt[16:19], "lookup 3")
+    assert proposed[26].kind == "lookup resumed"
+    assert proposed[27].tokens == []
+    assert proposed[30].tokens == prompt[30:33]
 
 
 def test_no_position_of_an_image_is_proposed() -> None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from slot_memory import Kind, SlotMemory
 
 from offgrid.engine.worker import scheduler as scheduler_module
 from offgrid.engine.worker.prefix import MIN_COPY, MIN_REUSE
@@ -408,7 +409,7 @@ def test_no_reuse_on_request() -> None:
     assert start(scheduler, third)[0].keep == 0
 
 
-def test_a_memory_that_cannot_be_cut_is_shared_whole_or_not_at_all() -> None:
+def test_without_checkpoints_a_memory_that_cannot_be_cut_is_shared_whole() -> None:
     scheduler = Scheduler[Fake](1, 64, can_cut=False)
     first = Fake(1, 0, tokens=PROMPT)
     start(scheduler, first)
@@ -562,13 +563,15 @@ def test_a_full_slot_is_no_bridge() -> None:
 class Life(RuleBasedStateMachine):
     """Requests arrive, run, end and leave in any order; few distinct tokens give common prefixes.
 
-    Lists take the place of llama.cpp's memory. Slots are never lost or shared, and every slot holds
-    exactly the tokens that its sequence has computed. Each sequence has the status that follows
-    from its slot and its tokens, and changes it only by a documented transition
-    (``Fake.status``).
+    Lists take the place of llama.cpp's memory, of one kind or another. Slots are never lost or
+    shared, and every slot holds exactly the tokens that its sequence has computed. Each sequence
+    has the status that follows from its slot and its tokens, and changes it only by a documented
+    transition (``Fake.status``).
     """
 
     SLOTS = 7
+    BUDGET = 150
+    """Tokens: more than in the states of two sequences, fewer than in those of all."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -576,9 +579,15 @@ class Life(RuleBasedStateMachine):
         self.next_id = 0
         self.admitted: list[int] = []
         self.submitted: list[Fake] = []
-        self.cuts = True
-        """Whether the memory can be cut; the scheduler learns it only by trying."""
-        self.memory: list[list[int]] = [[] for _ in range(self.SLOTS)]
+        self.memory = SlotMemory(self.SLOTS)
+
+    @initialize(kind=st.sampled_from(Kind), budget=st.sampled_from([0, BUDGET]))
+    def choose_memory(self, kind: Kind, budget: int) -> None:
+        self.memory = SlotMemory(self.SLOTS, kind)
+        checkpoints = self.memory.checkpoints(budget, 16, 8)
+        self.scheduler = Scheduler[Fake](
+            self.SLOTS, 16, can_cut=kind is Kind.CUT, checkpoints=checkpoints
+        )
 
     @rule(n=st.integers(1, 4), common=st.integers(0, 60), more=st.lists(st.integers(1, 2)),
           reuse=st.booleans())  # fmt: skip
@@ -597,12 +606,13 @@ class Life(RuleBasedStateMachine):
 
     @rule()
     def cut_no_more(self) -> None:
-        self.cuts = False
+        """The scheduler learns it only by trying."""
+        self.memory.refuses = True
 
     @rule()
     def lose_the_idle_slots(self) -> None:
         for slot in self.scheduler.idle.clear():
-            self.memory[slot] = []
+            self.memory.forget(slot)
 
     @rule()
     def preempt(self) -> None:
@@ -615,8 +625,7 @@ class Life(RuleBasedStateMachine):
         """One step of the loop; ``late``: the masks of grammars are not ready in time."""
         before = list(self.scheduler.running)
         awaiting = [s for s in before if s.status is Status.AWAITING_MASK]
-        for placement in self.scheduler.admit():
-            self._carry_out(placement)
+        self.memory.carry_out(self.scheduler, self.scheduler.admit())
         new = [s for s in self.scheduler.running if s not in before]
         self.admitted += [s.request_id for s in new]
         self.statuses_say_what_is_true()
@@ -640,6 +649,7 @@ class Life(RuleBasedStateMachine):
         for sequence in awaiting if not late else ():
             self.scheduler.resume(sequence)
             self._sample(sequence, finish, token)
+        self.memory.take_checkpoints(self.scheduler)
 
     def _bridge(self, spans: list[BatchSpan[Fake]]) -> None:
         used = {span.sequence.slot for span in spans}
@@ -648,29 +658,14 @@ class Life(RuleBasedStateMachine):
         assert len({slot for slot, _ in bridges} | used) == len(bridges) + len(used)
         for slot, position in bridges:
             assert not any(s.slot == slot and s.computed for s in self.scheduler.running)
-            assert len(self.memory[slot]) >= position
-            self.memory[slot] = self.memory[slot][:position]
-
-    def _carry_out(self, placement: Placement[Fake]) -> None:
-        slot, source = placement.sequence.slot, placement.source
-        if placement.rescue is not None:
-            self.memory[placement.rescue] = list(self.memory[slot])
-        if placement.sequence.status is Status.PARKED:
-            return
-        if source is None:
-            self.memory[slot] = []
-        else:
-            content = self.memory[source]
-            assert placement.cut or len(content) == placement.keep
-            self.memory[slot] = content[: placement.keep]
-            if placement.cut and not self.cuts:
-                self.memory[slot] = []
-                self.scheduler.cannot_cut(placement.sequence)
+            self.memory.cut(slot, position)
+            self.memory.compute(slot, position, [0])
+            assert self.memory.cut(slot, position) or self.memory.refuses
 
     def _compute(self, span: BatchSpan[Fake]) -> None:
         sequence = span.sequence
-        assert span.start == len(self.memory[sequence.slot])
-        self.memory[sequence.slot] += sequence.tokens[span.start : span.start + span.count].tolist()
+        tokens = sequence.tokens[span.start : span.start + span.count].tolist()
+        self.memory.compute(sequence.slot, span.start, tokens)
         self.scheduler.record([span])
 
     def _sample(self, sequence: Fake, finish: bool, token: int) -> None:
@@ -710,10 +705,14 @@ class Life(RuleBasedStateMachine):
         for sequence in self.scheduler.running:
             if sequence.status is not Status.PARKED:
                 believed = sequence.tokens[: sequence.computed].tolist()
-                assert self.memory[sequence.slot] == believed
+                assert self.memory.tokens[sequence.slot] == believed
         for slot, held in self.scheduler.idle:
             if len(held):
-                assert self.memory[slot] == held.tolist()
+                assert self.memory.tokens[slot] == held.tolist()
+
+    @invariant()
+    def checkpoints_stay_within_their_budget(self) -> None:
+        assert self.scheduler.checkpoints.used <= self.scheduler.checkpoints.budget
 
     @invariant()
     def in_order_of_arrival(self) -> None:
@@ -798,7 +797,7 @@ def test_a_prefix_that_cannot_be_restored_is_computed() -> None:
     saved.fetches[0].ready = True
     scheduler.admit()
     assert (sequence.status, sequence.cached) == (Status.DECODING, 99)
-    scheduler.not_restored(sequence)
+    scheduler.start_over(sequence)
     assert (sequence.status, sequence.cached, sequence.computed) == (Status.PREFILL, 0, 0)
 
 

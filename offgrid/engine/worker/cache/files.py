@@ -49,6 +49,7 @@ from offgrid.engine.saved_prefixes import (
     PARTIAL_SUFFIX,
     SUFFIX,
     SavedFile,
+    forgotten_at,
     saved_files,
 )
 from offgrid.engine.worker.cache.index import SavedPrefix, StateBytes
@@ -88,6 +89,14 @@ class PrefixFiles:
         self._limit = limit
         self._own = folder / key.hex()[:KEY_CHARACTERS]
         self._complained = False
+        self._forgotten_at = forgotten_at(folder)
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether somebody has deleted the prefixes since the last call. Nothing that was computed
+        before may be written then."""
+        before, self._forgotten_at = self._forgotten_at, forgotten_at(self.folder)
+        return before != self._forgotten_at
 
     # --- reading ------------------------------------------------------------------------------
 

@@ -258,15 +258,22 @@ class Tiers:
             with self._lock:
                 self._writing -= prefix.size
                 prefix.writing, prefix.state, prefix.path = False, None, path
-                if path is None:
-                    self._index.remove(prefix)
-                superseded = self._index.superseded(prefix) if path is not None else []
-                superseded = [other for other in superseded if other.path is not None]
-                for other in superseded:
-                    self._discard(other)
-            for other in superseded:
-                if self._files is not None and other.path != path:
+                useless = self._after_write(prefix)
+            for other in useless:
+                if self._files is not None and (other is prefix or other.path != path):
                     self._files.delete(other)
+
+    def _after_write(self, prefix: SavedPrefix) -> list[SavedPrefix]:
+        """Remove what is useless now from the index; return the prefixes whose files are."""
+        if prefix.path is None:
+            self._index.remove(prefix)
+            return []
+        if prefix not in self._index:  # discarded while it was being written
+            return [prefix]
+        useless = [one for one in self._index.superseded(prefix) if one.path is not None]
+        for one in useless:
+            self._discard(one)
+        return useless
 
     def _drop_state(self, prefix: SavedPrefix) -> None:
         """Free the state of a prefix that has a file, or is getting one."""
@@ -278,6 +285,16 @@ class Tiers:
         if prefix in self._index:
             self._index.remove(prefix)
             self._drop_state(prefix)
+
+    def obey(self) -> bool:
+        """If somebody has deleted the prefixes on disk, discard those in memory too; return whether
+        that is so. Then what slots hold must not be saved either."""
+        if self._files is None or not self._files.forgotten:
+            return False
+        with self._lock:
+            for prefix in self._index:
+                self._discard(prefix)
+        return True
 
     # --- the end ------------------------------------------------------------------------------
 

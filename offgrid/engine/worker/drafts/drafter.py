@@ -45,7 +45,7 @@ class Drafter:
         self._acceptance = Acceptance(weight=4.0)
         """Of this sequence, which may be more or less predictable than others."""
         self._asked: Source | None = None
-        """The source of the latest draft."""
+        """The source of the latest draft; None if that is the draft model's."""
         self._drafts: list[Draft] = []
         """What the sources proposed lately."""
         self._end = 0
@@ -57,7 +57,7 @@ class Drafter:
         """Return the most promising draft, possibly an empty one."""
         self._judge(sequence, pace)
         self._end = len(sequence)
-        best, promised = NO_DRAFT, 1.0
+        best, promised, self._asked = NO_DRAFT, 1.0, None
         for source in self._sources:
             draft = source.propose(sequence, most)
             if draft.tokens:
@@ -66,6 +66,12 @@ class Drafter:
                 if promise > promised:
                     best, promised, self._asked = draft, promise, source
         return best
+
+    def take(self, draft: Draft) -> None:
+        """Use the draft of the draft model, which drafts for several sequences at once, and not
+        that of a source."""
+        self._asked = None
+        self._drafts.append(draft)
 
     def _judge(self, sequence: Drafted, pace: DraftPace) -> None:
         """Compare the latest drafts with the tokens that the answer has got since."""
@@ -89,16 +95,24 @@ class Drafter:
 
     def verified(self, sequence: Drafted, proposed: int, accepted: int) -> None:
         """Count a decoded draft."""
-        assert self._asked is not None
         self.drafted += proposed
         self.accepted += accepted
-        self._asked.verified(sequence, proposed, accepted)
+        if self._asked is not None:
+            self._asked.verified(sequence, proposed, accepted)
 
-    def counts(self, sequence: Drafted) -> Counts:
-        """Return the counts for the last :class:`~offgrid.engine.protocol.Delta`."""
+    @property
+    def predicts(self) -> bool:
+        """Whether the request has a prediction."""
+        return self._prediction is not None
+
+    def counts(self, sequence: Drafted, last: bool) -> Counts:
+        """Return the counts for a :class:`~offgrid.engine.protocol.Delta`.
+
+        Only the ``last`` one has those of drafts. All have those of the prediction, because the
+        server may end a choice at any of them.
+        """
+        drafted, accepted = (self.drafted, self.accepted) if last else (0, 0)
         if self._prediction is None:
-            return Counts(self.drafted, self.accepted)
+            return Counts(drafted, accepted)
         self._prediction.follow(sequence)
-        return Counts(
-            self.drafted, self.accepted, self._prediction.accepted, self._prediction.rejected
-        )
+        return Counts(drafted, accepted, self._prediction.accepted, self._prediction.rejected)

@@ -25,6 +25,9 @@ _KINDS = {
     for length in range(least, end)
 }
 """Length of the match -> the kind of the draft: long matches are accepted more often."""
+_RESUMED = "lookup resumed"
+_RESUMED_AFTER = 8
+"""Tokens that must have followed a match before a single other token counts as a replacement."""
 
 
 class Lookup:
@@ -45,21 +48,52 @@ class Lookup:
         """Index after an n-gram -> index after the occurrence before it."""
         self._read = 0
         """Tokens in the index."""
+        self._followed = 0
+        """Tokens of the sequence that were compared with the latest match."""
+        self._place = _NONE
+        """Index of the token that is expected next, if the latest match goes on."""
+        self._run = 0
+        """How many tokens have followed it."""
+        self._missed = 0
+        """How many did not."""
 
     def propose(self, sequence: Drafted, most: int) -> Draft:
-        """Return what followed the longest match, the latest one among equals."""
+        """Return what followed the longest match, the latest one among equals.
+
+        If no match is long enough because the answer has replaced a token, the match before goes on
+        after that token.
+        """
+        self._follow(sequence)
         place, length = self._match(sequence)
-        if place < 0:
+        kind = _KINDS.get(length, _RESUMED)
+        if place >= 0:
+            self._run = length if self._missed else max(self._run, length)
+            self._place, self._missed = place, 0
+        elif self._place >= 0 and self._missed == 1 and self._run >= _RESUMED_AFTER:
+            place = self._place
+        else:
+            self._place = _NONE
             return Draft([], "")
         tokens = sequence.tokens[place : min(place + most, len(sequence))].tolist()
         for count, token in enumerate(tokens):
             if token < 0:  # a position of an image is no token that could be sampled
                 tokens = tokens[:count]
                 break
-        return Draft(tokens, _KINDS[length])
+        return Draft(tokens, kind)
 
     def verified(self, sequence: Drafted, proposed: int, accepted: int) -> None:
         """Do nothing: the sequence's tokens tell all."""
+
+    def _follow(self, sequence: Drafted) -> None:
+        """Compare the tokens that were added with those that were expected."""
+        end = len(sequence)
+        for token in sequence.tokens[self._followed : end].tolist() if self._place >= 0 else ():
+            if token == sequence.tokens[self._place]:
+                self._run += 1
+            else:
+                self._missed += 1
+            self._place += 1
+        self._followed = end
 
     def _match(self, sequence: Drafted) -> tuple[int, int]:
         """Return the index of the token after the best match, and the length of the match."""
@@ -97,10 +131,11 @@ class Lookup:
         if end - first > 64:
             self._extend_many(tokens[first - NGRAM + 1 : end - 1], first + 1)
         else:
+            latest, before = self._latest.data, self._before.data
             for place in range(first + 1, end):
                 slot = self._slot(tokens[place - NGRAM : place].tolist())
-                self._before[place] = self._latest[slot]
-                self._latest[slot] = place
+                before[place] = latest[slot]
+                latest[slot] = place
         self._read = max(first, end - 1)
 
     def _extend_many(self, tokens: NDArray[np.int32], start: int) -> None:

@@ -35,6 +35,10 @@ _WEIGHT = 0.2
 _OUTLIER = 2.0
 """A measurement counts at most as this multiple of what was expected, and at least as its inverse:
 other programs can make any step slow."""
+_PAUSE = 0.25
+"""Seconds. Longest step with drafts: nothing is cancelled and nothing begins meanwhile."""
+_LENGTHENED = 4.0
+"""Steps that are longer than that must not become longer than by this factor."""
 _UNLIKELY = 0.05
 """Drafts are not as long as to be accepted as a whole with a probability below this."""
 _PRIOR_ROW = 0.15
@@ -71,6 +75,10 @@ class Acceptance:
         old_agreed, old_tried = self._counts.get(kind, (0.0, 0.0))
         decay = _DECAY**tried
         self._counts[kind] = (old_agreed * decay + agreed, old_tried * decay + tried)
+
+    def forget(self, kind: str) -> None:
+        """Forget how often proposals of a kind were right."""
+        self._counts.pop(kind, None)
 
     def rate(self, kind: str, prior: float | None = None) -> float:
         """Return the probability that a token is accepted."""
@@ -202,9 +210,15 @@ class DraftPace:
         if not able or sum(calls) > self._most_rows or not self.costs.is_near(calls[-1]):
             return None
         cost = sum(map(self.costs.of, calls))
+        if cost * self.costs.scale > _PAUSE and cost > _LENGTHENED * self.costs.of(streams):
+            return None
         cost += sum(wish.effort for wish in able) * count / self.costs.scale
         gain = sum(math.log(expected(wish.rate, count)) for wish in able)
         return gain - streams * math.log(cost / self.costs.of(streams))
+
+    def slowdown(self, streams: int, drafting: int, count: int) -> float:
+        """Return how long a step with drafts is expected to take, relative to a plain one."""
+        return sum(map(self.costs.of, _calls(streams, drafting, count))) / self.costs.of(streams)
 
     def plain(self, streams: int, seconds: float) -> None:
         """Learn from a step without drafts and prefill."""
@@ -215,8 +229,11 @@ class DraftPace:
         if self._plain % _FORGOTTEN == 0:
             self.costs.forget(streams)
 
-    def drafted(self, streams: int, drafting: int, count: int, tokens: int, seconds: float) -> None:
-        """Learn from a step with drafts and without prefill.
+    def drafted(
+        self, streams: int, drafting: int, count: int, tokens: int, seconds: float
+    ) -> float:
+        """Learn from a step with drafts and without prefill; return what it has gained, in plain
+        steps.
 
         Args:
             streams: sequences that decoded.
@@ -233,7 +250,9 @@ class DraftPace:
         rest = max(seconds / self.costs.scale - before, 0.1 * self.costs.of(last))
         self.costs.learn(last, rest * self.costs.scale)
         taken = seconds / self.costs.scale / self.costs.of(streams)
-        self._balance = min(_EARNED, self._balance + tokens / streams - taken)
+        gain = tokens / streams - taken
+        self._balance = min(_EARNED, self._balance + gain)
+        return gain
 
 
 def expected(rate: float, count: int) -> float:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 from offgrid.engine.worker.batching import FilledBatch
-from offgrid.engine.worker.drafts.drafter import Drafter
+from offgrid.engine.worker.drafts.model import DraftModel
+from offgrid.engine.worker.drafts.model_planner import Candidate, ModelPlanner
 from offgrid.engine.worker.drafts.pace import MOST, DraftPace, Wish
-from offgrid.engine.worker.drafts.source import Draft
 from offgrid.engine.worker.scheduler import BatchSpan
-from offgrid.engine.worker.scoring import SCORED_BYTES
 from offgrid.engine.worker.sequence import Sequence, Status
 
 _MOST_ROWS = 64
 """Most rows of a step with drafts. By then, a processor takes as long for each further row."""
+_LOGITS = 16 << 20
+"""Bytes. Most logits of a step with drafts: llama.cpp keeps the memory for them."""
 
 Spans = list[BatchSpan[Sequence]]
 
@@ -22,24 +23,33 @@ class Planner:
     """Lets the running sequences draft.
 
     Args:
-        n_vocab: size of a row of logits; llama.cpp keeps those of all rows of a decode in memory.
+        n_vocab: size of a row of logits.
         capacity: most tokens of a step.
+        draft_model: drafts for sequences whose sources propose nothing better; or None.
+
+    Attributes:
+        slowdown: how long the latest step is expected to take, relative to one without drafts.
     """
 
-    def __init__(self, n_vocab: int, capacity: int) -> None:
-        most_rows = max(1, min(_MOST_ROWS, capacity, SCORED_BYTES // (4 * n_vocab)))
+    def __init__(self, n_vocab: int, capacity: int, draft_model: DraftModel | None = None) -> None:
+        most_rows = max(1, min(_MOST_ROWS, capacity, _LOGITS // (4 * n_vocab)))
         self._capacity = capacity
         self.pace = DraftPace(most_rows)
+        self._model = None if draft_model is None else ModelPlanner(draft_model)
+        self.slowdown = 1.0
 
     def extend(self, spans: Spans, most: int = MOST) -> Spans:
         """Return the spans of a step with drafts where they pay.
 
         Drafts use the room in the batch that is left; no span becomes shorter.
         """
+        self.slowdown = 1.0
+        if self._model is not None:
+            self._model.begin()
         if not any(span.sequence.drafter is not None for span in spans):
             return spans
         room = self._capacity - sum(span.count for span in spans)
-        asked: list[tuple[int, Drafter, Draft]] = []
+        asked: list[Candidate] = []
         streams = 0
         for place, span in enumerate(spans):
             sequence = span.sequence
@@ -51,22 +61,27 @@ class Planner:
             drafter = sequence.drafter
             if drafter is not None and left > 0:
                 draft = drafter.propose(sequence, left, self.pace)
-                if draft.tokens:
-                    asked.append((place, drafter, draft))
+                asked.append(Candidate(place, drafter, sequence, left, draft))
+        # A step with prefill takes long enough, and it is not known what its drafts gain.
+        if self._model is not None and streams == len(spans):
+            asked = self._model.improve(self.pace, streams, asked)
+        asked = [one for one in asked if one.draft.tokens]
         if not asked:
             return spans
         wishes = [
-            Wish(len(draft.tokens), drafter.rate(draft.kind, self.pace))
-            for _, drafter, draft in asked
+            Wish(len(one.draft.tokens), one.drafter.rate(one.draft.kind, self.pace))
+            for one in asked
         ]
         counts = self.pace.choose(streams, wishes)
         if not any(counts) or sum(counts) > room:
             return spans
         spans = spans.copy()
-        for (place, _, draft), count in zip(asked, counts, strict=True):
+        for one, count in zip(asked, counts, strict=True):
             if count:
-                tokens = tuple(draft.tokens[:count])
-                spans[place] = dataclasses.replace(spans[place], draft=tokens)
+                tokens = tuple(one.draft.tokens[:count])
+                spans[one.place] = dataclasses.replace(spans[one.place], draft=tokens)
+        drafting = [count for count in counts if count]
+        self.slowdown = self.pace.slowdown(streams, len(drafting), drafting[0])
         return spans
 
     def observe(self, batch: FilledBatch, seconds: float) -> None:
@@ -77,8 +92,15 @@ class Planner:
             seconds: time that the step took, with the proposals.
         """
         streams, drafts = len(batch.spans), batch.drafts
+        model = self._model
+        if model is not None:  # what rows cost does not depend on the time of the draft model
+            seconds -= model.seconds
         if not drafts:
             self.pace.plain(streams, seconds)
+            if model is not None:
+                model.plain(self.pace)
             return
         tokens = streams + sum(draft.accepted for draft in drafts)
-        self.pace.drafted(streams, len(drafts), len(drafts[0].tokens), tokens, seconds)
+        gain = self.pace.drafted(streams, len(drafts), len(drafts[0].tokens), tokens, seconds)
+        if model is not None:
+            model.gained(gain, {draft.slot for draft in drafts})

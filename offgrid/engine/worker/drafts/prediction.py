@@ -1,86 +1,149 @@
-"""A source of drafts: the text that the client expects, from the request's ``prediction``."""
+"""A source of drafts: the text that the client expects, from the request's ``prediction``. Pure.
+
+A prediction is a text that the client expects the answer to repeat in large parts, as OpenAI's
+predicted outputs. As long as the answer repeats it, the prediction's next tokens are a good draft.
+When the answer leaves the prediction, its most recent tokens are looked for in the prediction, and
+the draft continues after them.
+
+The counts that ``usage`` reports depend on the answer and the prediction alone, never on how many
+tokens were drafted: they are the same on every machine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+
+import numpy as np
+from numpy.typing import NDArray
 
 from offgrid.engine.worker.drafts.source import Draft, Drafted
 
 KIND = "prediction"
-_ALIGNED = 3
-"""After a difference, the prediction is taken up again where its tokens are as many last tokens of
-the answer as this, or at once if a single token was replaced."""
-_SEARCHED = 256
-"""Tokens of the prediction after the last agreement in which the answer's tokens are searched."""
+LEAST = 2
+"""Tokens at the end of the answer that must be found in the prediction before it is followed again.
+A single token is often found by chance."""
+_LONGEST = 16
+"""Most tokens that are compared to choose among several places."""
+_NEAR = 32
+"""Most places that are compared before the last known one, and after it: in a prediction that
+repeats itself, looking at all of them would take time that grows with its length."""
+_FIRM = 4
+"""Tokens that must be followed in a row before a place counts as known."""
+
+
+class PredictedText:
+    """The tokens of a prediction, shared by all choices of a request.
+
+    Args:
+        tokens: its token ids, int32.
+        n_vocab: number of tokens of the vocabulary.
+    """
+
+    __slots__ = ("_keys", "_n_vocab", "_places", "tokens")
+
+    def __init__(self, tokens: NDArray[np.int32], n_vocab: int) -> None:
+        self.tokens: list[int] = tokens.tolist()
+        self._n_vocab = n_vocab
+        pairs = tokens[:-1].astype(np.int64) * n_vocab + tokens[1:]
+        order = np.argsort(pairs, kind="stable")
+        self._keys = pairs[order]
+        self._places = order + LEAST
+
+    def __len__(self) -> int:
+        """The number of tokens."""
+        return len(self.tokens)
+
+    def after(self, first: int, second: int) -> list[int]:
+        """Return the indices before which the prediction has two tokens, in ascending order."""
+        key = first * self._n_vocab + second
+        low, high = np.searchsorted(self._keys, (key, key + 1))
+        found: list[int] = self._places[low:high].tolist()
+        return found
 
 
 class Prediction:
-    """Follows the tokens of a prediction.
-
-    After a difference it searches the answer's last tokens in the rest of the prediction.
-
-    Args:
-        tokens: ids of the predicted text, tokenised as the answer would be.
+    """Follows one answer through the prediction.
 
     Attributes:
-        accepted: how many tokens of the prediction are in the answer, as far as it was followed.
+        at: index of the token that is expected next; None while the answer does not follow.
+        accepted: tokens of the prediction that the answer contains so far.
     """
+
+    __slots__ = ("_answer", "_found", "_known", "_read", "_run", "_text", "_used", "accepted", "at")
 
     costly = False
 
-    def __init__(self, tokens: Sequence[int]) -> None:
-        self._tokens = list(tokens)
-        self._next = 0
-        """Index of the predicted token that is expected next."""
-        self._agrees = True
-        """Whether the last token of the answer was the predicted one."""
+    def __init__(self, text: PredictedText) -> None:
+        self._text = text
         self._read = 0
         """Tokens of the answer that were followed."""
+        self._answer: list[int] = []
+        """The last tokens of the answer."""
+        self._used = bytearray(len(text))
+        """For each token of the prediction whether the answer contains it."""
+        self._found = 0
+        """Tokens by which the place was found. They count as soon as another one follows."""
+        self._run = 0
+        """Tokens that were followed in a row."""
+        self._known = 0
+        """The last place that is certain."""
+        self.at: int | None = 0
         self.accepted = 0
 
     @property
     def rejected(self) -> int:
-        """How many tokens of the prediction are not in the answer so far."""
-        return len(self._tokens) - self.accepted
+        """Tokens of the prediction that the answer does not contain so far."""
+        return len(self._used) - self.accepted
 
     def propose(self, sequence: Drafted, most: int) -> Draft:
-        """Return the predicted tokens from the current place; none after a difference until the
-        answer is found again."""
+        """Return the tokens that are expected next; none while the answer does not follow."""
         self.follow(sequence)
-        tokens = self._tokens[self._next : self._next + most] if self._agrees else []
-        return Draft(tokens, KIND)
+        at = self.at
+        return Draft([] if at is None else self._text.tokens[at : at + most], KIND)
+
+    def verified(self, sequence: Drafted, proposed: int, accepted: int) -> None:
+        """Do nothing: the answer's tokens tell what was accepted."""
 
     def follow(self, sequence: Drafted) -> None:
         """Follow the tokens that were added to the answer since the last call."""
-        answered = len(sequence) - sequence.n_prompt
-        start = sequence.n_prompt
-        for index in range(start + self._read, start + answered):
-            self._follow_one(sequence, index)
-        self._read = answered
+        begin = sequence.n_prompt + self._read
+        self._read = len(sequence) - sequence.n_prompt
+        for token in sequence.tokens[begin : len(sequence)].tolist():
+            self._follow_one(token)
 
-    def _follow_one(self, sequence: Drafted, index: int) -> None:
-        token = int(sequence.tokens[index])
-        if self._agrees:
-            if self._next < len(self._tokens) and token == self._tokens[self._next]:
-                self._next += 1
-                self.accepted += 1
-                return
-            self._agrees = False
-        self._realign(sequence, index)
+    def _follow_one(self, token: int) -> None:
+        self._answer = [*self._answer[1 - _LONGEST :], token]
+        at, tokens = self.at, self._text.tokens
+        if at is not None and at < len(tokens) and tokens[at] == token:
+            self._use(at - self._found, at + 1)
+            self._found = 0
+            self._run += 1
+            self.at = at + 1
+            if self._run >= _FIRM:
+                self._known = self.at
+        else:
+            self._run = 0
+            self.at = self._find()
+            self._found = LEAST
 
-    def _realign(self, sequence: Drafted, index: int) -> None:
-        """Find the answer's last tokens, up to ``index``, in the rest of the prediction."""
-        first = max(sequence.n_prompt, index + 1 - _ALIGNED)
-        last = sequence.tokens[first : index + 1].tolist()
-        if len(last) < _ALIGNED:
-            return
-        end = min(len(self._tokens), self._next + _SEARCHED)
-        for place in range(self._next, end - _ALIGNED + 1):
-            if self._tokens[place : place + _ALIGNED] == last:
-                self._next = place + _ALIGNED
-                self._agrees = True
-                self.accepted += _ALIGNED
-                return
+    def _use(self, begin: int, end: int) -> None:
+        self.accepted += self._used.count(0, begin, end)
+        self._used[begin:end] = b"\1" * (end - begin)
 
-    def verified(self, sequence: Drafted, proposed: int, accepted: int) -> None:
-        """Do nothing: the answer's tokens tell all."""
+    def _find(self) -> int | None:
+        """Return the place after the answer's last tokens: the one with the longest match; among
+        equals the nearest one after the last certain place, or else at or before it."""
+        if len(self._answer) < LEAST:
+            return None
+        places = self._text.after(self._answer[-2], self._answer[-1])
+        middle = bisect_right(places, self._known)
+        near = places[max(0, middle - _NEAR) : middle + _NEAR]
+        return min(near, key=self._rank, default=None)
+
+    def _rank(self, place: int) -> tuple[int, bool, int]:
+        tokens, answer = self._text.tokens, self._answer
+        most = min(len(answer), place)
+        length = LEAST
+        while length < most and tokens[place - length - 1] == answer[-length - 1]:
+            length += 1
+        return -length, place <= self._known, abs(place - self._known)

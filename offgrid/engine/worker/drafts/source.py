@@ -36,6 +36,8 @@ class Drafted(Protocol):
     have negative ids."""
     n_prompt: int
     """How many of them are the prompt."""
+    slot: int
+    """Where it runs; -1 while it does not."""
     matcher: Matcher | None
     """Follows the answer through a grammar. While :attr:`Matcher.ready` is false, another thread
     uses it."""

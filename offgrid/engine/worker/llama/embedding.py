@@ -68,6 +68,7 @@ class EmbeddingContext:
         set_attention(params, fixed or Choice(False, "the default for inputs"))
         params.pooling_type = _POOLING_TYPES[weights.pooling if self.needs_whole_input else "none"]
         self._context = weights.new_context(params)
+        self._threads = weights.n_threads
         self._memory = lc.llama_get_memory(self._context)
         self.batch = Batch(self.capacity, self.n_sequences, weights.n_vocab)
 
@@ -87,6 +88,12 @@ class EmbeddingContext:
         if self._context is not None:
             lc.llama_free(self._context)
             self._context = None
+
+    def use_threads(self, number: int) -> None:
+        """Set the number of threads that compute the next decodes (``llama_set_n_threads``)."""
+        if number != self._threads:
+            self._threads = number
+            lc.llama_set_n_threads(self._context, number, number)
 
     def decode(self) -> None:
         """Compute the filled :attr:`batch`.

@@ -16,13 +16,22 @@ from offgrid import __version__
 from offgrid.engine.attention import Choice
 from offgrid.engine.memory import free_memory
 from offgrid.engine.protocol import Adapter, Load, ModelInfo
+from offgrid.engine.worker.checkpoints import first_needed
 from offgrid.engine.worker.image import Embeddings, ImageTile
-from offgrid.engine.worker.llama.attention_trial import measured_attention
 from offgrid.engine.worker.llama.batch import Batch
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
 from offgrid.engine.worker.llama.errors import INVALID_BATCH, DecodeError, LoadError
 from offgrid.engine.worker.llama.kv_types import GGML_TYPES
-from offgrid.engine.worker.llama.state import WHOLE, StateBytes, load_state, save_state, state_size
+from offgrid.engine.worker.llama.remembered_choice import remembered_attention
+from offgrid.engine.worker.llama.state import (
+    PARTIAL,
+    WHOLE,
+    StateBytes,
+    load_state,
+    save_state,
+    state_size,
+)
+from offgrid.engine.worker.llama.untouched import give_back_zeros, writable
 from offgrid.engine.worker.llama.vision import Vision, VisionError
 from offgrid.engine.worker.llama.weights import (
     CHAT_TEMPLATE,
@@ -34,6 +43,11 @@ from offgrid.engine.worker.llama.weights import (
 _IMAGE_SHARE = 4
 """An image takes at most this fraction (1/4) of the context, if its projector can be limited."""
 _MIN_IMAGE = 64
+_CELLS = 256
+"""llama.cpp rounds the number of a slot's cells up to a multiple of this."""
+_OWN_CACHES = ("deepseek4", "dflash", "dots3note")
+"""Architectures whose caches are neither plain ones nor windows beside plain ones. It is not known
+what remains if such a cache is cut, so their windows are kept in full."""
 _STATE_PARAMETERS = (
     "n_ctx", "n_seq_max", "kv_unified", "type_k", "type_v", "flash_attn_type", "swa_full",
     "rope_scaling_type", "rope_freq_base", "rope_freq_scale", "yarn_ext_factor",
@@ -51,6 +65,12 @@ _get_logits_ith.restype = ctypes.c_void_p
 class Model(Weights):
     """A loaded GGUF with one context of ``load.parallel`` slots.
 
+    Attributes:
+        can_cut: whether the end of a sequence can be cut off anywhere.
+        window: tokens of the sliding window if the slots hold hardly more than the window; then a
+            sequence can be cut where a slot still holds the window before it. Else 0.
+        threads_in_use: number of threads that compute the next decode.
+
     Only one thread may call the methods that use the context (``decode``, ``logits``, ``forget``
     and others); ``tokenize`` may run on another thread at the same time.
 
@@ -62,6 +82,7 @@ class Model(Weights):
         super().__init__(load, progress)
         self._context = None
         self._memory: Any = None
+        self.window = 0
         self.attention = Choice(False, "no text is generated")
         self._embedding: EmbeddingContext | None = None
         self._embedding_lock = threading.Lock()
@@ -69,6 +90,7 @@ class Model(Weights):
         self._vision_lock = threading.Lock()
         self._uncopied: set[int] = set()
         """Slots of copies that the next decode will carry out."""
+        self.threads_in_use = self.n_threads
         if self.generates:
             self._create_context()
             n_batch = int(lc.llama_n_batch(self._context))
@@ -113,8 +135,11 @@ class Model(Weights):
             return self._embedding
 
     def _create_context(self) -> None:
+        window = self._small_window()
         types = self.load.kv_type_k, self.load.kv_type_v
-        self.kv_bytes = self.estimate_kv_bytes(self.n_ctx * self.n_parallel, *types)
+        # It is not known which layers have a window, so this is the least that slots can take.
+        cells = (window or self.n_ctx) * self.n_parallel
+        self.kv_bytes = self.estimate_kv_bytes(cells, *types)
         available = free_memory()
         if self.kv_bytes > available:
             raise LoadError(
@@ -123,9 +148,11 @@ class Model(Weights):
                 "lower OFFGRID_PARALLEL (--parallel) or OFFGRID_CTX_SIZE (--ctx-size)."
             )
         params = self._context_params()
-        self.attention = self.fixed_attention(params.n_ubatch) or measured_attention(self)
+        self.attention = self.fixed_attention(params.n_ubatch) or remembered_attention(self)
         set_attention(params, self.attention)
+        before = writable()
         self._context = self.new_context(params)
+        give_back_zeros(before)
         self.n_ctx = min(self.n_ctx, int(lc.llama_n_ctx_seq(self._context)))
         self._memory = lc.llama_get_memory(self._context)
         if not self._memory:
@@ -140,12 +167,31 @@ class Model(Weights):
         params.n_ubatch = min(MAX_UBATCH, params.n_batch)
         params.n_seq_max = self.n_parallel
         params.kv_unified = False
+        window = self._small_window()
+        params.swa_full = not window
+        self.window = 0 if self.recurrent else window
         params.type_k = GGML_TYPES[self.load.kv_type_k]
         params.type_v = GGML_TYPES[self.load.kv_type_v]
         return params
 
+    def _small_window(self) -> int:
+        """Return the tokens of the sliding window if the layers with a window shall keep only that
+        and the tokens of one call, and not all tokens of the context; else 0."""
+        window = int(lc.llama_model_n_swa(self._model))
+        n_ubatch = min(MAX_UBATCH, max(self.load.batch_size, self.n_parallel))
+        own = self.metadata.get("general.architecture") in _OWN_CACHES
+        if own or self.load.swa_full or _rounded(window + n_ubatch) >= _rounded(self.n_ctx):
+            return 0
+        return window
+
+    @property
+    def can_cut_tail(self) -> bool:
+        """Whether tokens can be cut off again that were decoded last, as rejected drafts are."""
+        return self.can_cut or self.window > 0
+
     def _probe_cut(self) -> bool:
-        """Decode two tokens and try to cut one off: recurrent and hybrid memories cannot do it."""
+        """Decode two tokens and try to cut one off: recurrent and hybrid memories cannot do it. A
+        memory that forgets what is outside the window can do it in the window only."""
         if self.n_ctx < 2 or self.batch.capacity < 2:
             return False
         self.batch.add(0, 0, np.zeros(2, dtype=np.int32), 1)
@@ -156,14 +202,16 @@ class Model(Weights):
         can_cut = self.cut(0, 1)
         self.forget(0)
         self.batch.clear()
-        return can_cut
+        return can_cut and not self.window
 
     def _describe(self) -> ModelInfo:
         load = self.load
         stat = Path(load.path).stat()
         identity = (
             __version__, lc.llama_print_system_info(), stat.st_size, stat.st_mtime_ns, self.n_ctx,
-            self.n_parallel, self.batch.capacity, self.n_threads,
+            self.n_parallel, self.batch.capacity, self.window,
+            # Only flash attention divides sums among the threads.
+            load.threads if self.attention.on else 0,
             load.gpu_layers, load.kv_type_k, load.kv_type_v, self.attention.on,
             *map(_adapter_identity, load.adapters),
         )  # fmt: skip
@@ -193,6 +241,7 @@ class Model(Weights):
             generates=self.generates,
             control_ids=self.control_texts,
             has_vision=load.projector is not None,
+            n_threads=self.n_threads,
             chat_templates=chat_templates,
             flash_attention=self.attention.on,
             attention_reason=self.attention.reason,
@@ -257,6 +306,13 @@ class Model(Weights):
 
     # --- the context --------------------------------------------------------------------------
 
+    def use_threads(self, number: int) -> None:
+        """Set the number of threads that compute the next decodes (``llama_set_n_threads``)."""
+        if number != self.threads_in_use:
+            self.threads_in_use = number
+            # llama.cpp takes the second number for more than one token; both are the same here.
+            lc.llama_set_n_threads(self._context, number, number)
+
     def decode(self) -> None:
         """Compute the filled :attr:`batch`; afterwards :meth:`logits` may be read.
 
@@ -288,25 +344,50 @@ class Model(Weights):
         """Free the cells of a slot from position ``keep`` on (``llama_memory_seq_rm``).
 
         Returns:
-            False if this kind of memory cannot do it (recurrent and hybrid models). The slot's
-            content is then undefined: :meth:`forget` it.
+            False if this kind of memory cannot do it (recurrent and hybrid models), or if the slot
+            does not hold the window before that position any more. The slot's content is then
+            undefined: :meth:`forget` it.
         """
         self._check_slot(slot)
         if keep < 0:
             raise ValueError(f"cannot keep {keep} tokens")
-        return bool(lc.llama_memory_seq_rm(self._memory, slot, keep, -1))
+        cut = bool(lc.llama_memory_seq_rm(self._memory, slot, keep, -1))
+        if cut and keep and self.window:
+            return 0 <= self.oldest(slot) <= first_needed(keep, self.window)
+        return cut
 
-    def copy(self, source: int, target: int) -> None:
+    def oldest(self, slot: int) -> int:
+        """Return the first position of which a slot's sliding windows hold keys and values; -1 if
+        there is none (``llama_memory_seq_pos_min``)."""
+        self._check_slot(slot)
+        return int(lc.llama_memory_seq_pos_min(self._memory, slot))
+
+    def copy(self, source: int, target: int, *, at_once: bool = False) -> None:
         """Copy a slot's content to an empty slot (``llama_memory_seq_cp`` of the whole sequence).
 
         Memory that is not unified copies only whole sequences, and does so in the next decode.
+        Until then, :meth:`restore` refuses both slots.
+
+        Args:
+            source: the slot with the content.
+            target: the empty slot.
+            at_once: copy before the next decode, through a buffer, if this is possible. Of a
+                sliding window, only what the next token needs is copied.
         """
         self._check_slot(source)
         self._check_slot(target)
         if source == target:
             raise ValueError("a slot cannot be copied onto itself")
+        # Purely recurrent slots share their state until one of them is decoded.
+        late = not lc.llama_model_is_recurrent(self._model)
+        if late and at_once and not self._uncopied & {source, target}:
+            state = self.save_state(source)
+            if state is not None and self.load_state(target, state):
+                return
+            self.forget(target)
         lc.llama_memory_seq_cp(self._memory, source, target, -1, -1)
-        self._uncopied |= {source, target}
+        if late:
+            self._uncopied |= {source, target}
 
     @property
     def can_save(self) -> bool:
@@ -367,9 +448,36 @@ class Model(Weights):
             self.batch.clear()
         return self.cut(slot, length)
 
+    def save_checkpoint(self, slot: int) -> StateBytes | None:
+        """Return a copy of the part of a slot that cannot be cut; None if there is no memory for it
+        or llama.cpp cannot copy it."""
+        try:
+            return self.save_state(slot, PARTIAL)
+        except MemoryError:
+            return None
+
+    def restore(self, slot: int, state: StateBytes, position: int) -> bool:
+        """Let a slot hold what it held before ``position``.
+
+        Args:
+            slot: it, or one that it was copied to, held the same tokens when the copy was made.
+            state: the copy, from :meth:`save_checkpoint`.
+            position: after the last token that the slot held then.
+
+        Returns:
+            False if this is not possible. The slot's content is then undefined: :meth:`forget` it.
+        """
+        if slot in self._uncopied:  # the copy, which is still to come, would overwrite the state
+            return False
+        return self.load_state(slot, state, PARTIAL) and self.cut(slot, position)
+
     def _check_slot(self, slot: int) -> None:
         if not 0 <= slot < self.n_parallel:
             raise ValueError(f"slot {slot} is outside 0..{self.n_parallel - 1}")
+
+
+def _rounded(cells: int) -> int:
+    return cells + -cells % _CELLS
 
 
 def _adapter_identity(adapter: Adapter) -> tuple[int, int, float]:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import llama_cpp.llama_cpp as lc
-import psutil
 
+from offgrid.engine import processors
 from offgrid.engine.attention import Choice, fixed_choice
 from offgrid.engine.kv_types import PLAIN, bytes_of
 from offgrid.engine.protocol import Load
@@ -39,14 +39,6 @@ _HEADS = ("cls.weight", "cls.output.weight")
 """Tensors of a classification head: its hidden layer, and its output layer. It has one or both."""
 
 
-def physical_threads() -> int:
-    """Return the number of physical cores that this process may use."""
-    cores = psutil.cpu_count(logical=False) or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = min(cores, len(os.sched_getaffinity(0)))
-    return max(1, cores)
-
-
 class Weights(Vocabulary):
     """A loaded GGUF without a context.
 
@@ -59,7 +51,7 @@ class Weights(Vocabulary):
         metadata: the scalar metadata as text (``llama_model_meta_*``).
         n_embd: width of the states that the model returns.
         n_ctx: most tokens of a sequence.
-        n_parallel, n_threads: slots and threads of the contexts.
+        n_parallel, n_threads: slots, and threads at the beginning, of the contexts.
         causal: whether tokens attend only to those before them.
         pooling: how states become one vector.
         recurrent: whether a sequence has a state instead of cells, or in addition to them.
@@ -85,11 +77,11 @@ class Weights(Vocabulary):
         self.n_ctx_train = int(lc.llama_model_n_ctx_train(self._model))
         self.n_ctx = min(load.ctx_size or self.n_ctx_train, self.n_ctx_train)
         self.n_parallel = load.parallel
-        self.n_threads = load.threads or physical_threads()
+        self.n_threads = load.threads or processors.cores().start
 
     @property
     def pointer(self) -> lc.llama_model_p:
-        """llama.cpp's object, for its functions."""
+        """The loaded model, for functions of llama.cpp. Valid until :meth:`close`."""
         return self._model
 
     def close(self) -> None:

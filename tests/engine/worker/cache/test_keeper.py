@@ -147,6 +147,27 @@ def test_an_idle_worker_writes_what_a_kill_would_lose(
         assert cached > 100
 
 
+@pytest.mark.parametrize("then", ["evict", "stop"])
+def test_what_is_forgotten_is_not_written_again(
+    begin: Callable[..., Run], tmp_path: Path, then: str
+) -> None:
+    """Neither what memory holds nor what slots hold."""
+    run = begin(64)
+    for story in STORIES[:3]:
+        ask(run, story)
+    assert run.engine._keeper.tiers is not None
+    assert run.engine._keeper.tiers.held_bytes > 0
+    delete_saved(tmp_path)
+    if then == "evict":
+        ask(run, STORIES[3])
+    stop(run)
+    assert saved_files(tmp_path) == []
+    assert run.engine._keeper.tiers.held_bytes == 0
+    ask(run, STORIES[4])
+    stop(run)
+    assert len(saved_files(tmp_path)) == 1
+
+
 def test_files_altered_at_random(
     begin: Callable[..., Run], model: Counting, tmp_path: Path
 ) -> None:
