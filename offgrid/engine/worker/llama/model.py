@@ -31,7 +31,7 @@ from offgrid.engine.worker.llama.state import (
     save_state,
     state_size,
 )
-from offgrid.engine.worker.llama.untouched import give_back_zeros, writable
+from offgrid.engine.worker.llama.untouched import give_back_zeros, trim_heap, writable
 from offgrid.engine.worker.llama.vision import Vision, VisionError
 from offgrid.engine.worker.llama.weights import (
     CHAT_TEMPLATE,
@@ -100,6 +100,7 @@ class Model(Weights):
         else:
             self._prepare_embedding_only()
         self.info = self._describe()
+        trim_heap()
 
     def close(self) -> None:
         """Free the contexts, then the model. Idempotent."""
