@@ -392,12 +392,12 @@ class Model(Weights):
 
     @property
     def can_save(self) -> bool:
-        """Whether the state of a slot can be restored exactly, also if it is cut then.
+        """Whether the state of a slot can be restored so that it is as good as before.
 
-        With sliding windows it cannot: the cells that no window shows any more are not part of a
-        state.
+        The cells that no sliding window shows any more are not part of a state. So a slot that can
+        be cut anywhere because it holds them (``swa_full``) would lose that.
         """
-        return self.generates and int(lc.llama_model_n_swa(self._model)) == 0
+        return self.generates and not (self.can_cut and lc.llama_model_n_swa(self._model))
 
     @property
     def context_parameters(self) -> tuple[tuple[str, str], ...]:
