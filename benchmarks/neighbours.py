@@ -248,7 +248,7 @@ def show(model: str, figures: list[dict[str, Any]], options: argparse.Namespace)
     print_table(
         f"{model}, {processors.cores().start} cores, tokens/s over all streams",
         ["neighbours", "streams", *names, "automatic / best fixed", "automatic / llama-server"],
-        [[f["neighbours"], f["streams"], *(f["tokens_per_s"][name] for name in names),
+        [[f["neighbours"], f["streams"], *(f["tokens_per_s"].get(name) for name in names),
           f["of_best"], f["of_llama_server"]] for f in figures],
     )  # fmt: skip
     write_json(options.json, {"model": model, "neighbours": figures})
