@@ -27,6 +27,7 @@ from offgrid.engine.worker.checkpoints import (
     first_needed,
     least_needed,
 )
+from offgrid.engine.worker.drafts.pace import DraftPace, Wish
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.prefix import REWRITTEN
 from offgrid.sampling import SamplingParams
@@ -334,6 +335,7 @@ def test_the_tokens_of_drafts_are_cut_off_within_the_window(tmp_path: Path) -> N
         model = Counting(Model(load))
         assert model.window == WINDOW
         run = TokenRun(model)
+        run.engine._planner.pace = Eager(1000)
         id = run.send(request)
         run.finish()
         answers.append(run.tokens(id))
@@ -342,6 +344,16 @@ def test_the_tokens_of_drafts_are_cut_off_within_the_window(tmp_path: Path) -> N
     assert answers[0] == answers[1]
     assert len(answers[0]) == 300
     assert steps[1] < steps[0] - 20
+
+
+class Eager(DraftPace):
+    """Has every proposal decoded that fits."""
+
+    def choose(self, streams: int, wishes: list[Wish]) -> list[int]:
+        return [wish.most for wish in wishes]
+
+    def drafted(self, *step: Any) -> None:
+        """Learn nothing."""
 
 
 class Refusing:
