@@ -68,7 +68,7 @@ class FixedLogits:
         del self._slots[slot][keep:]
         return True
 
-    def copy(self, source: int, target: int) -> None:
+    def copy(self, source: int, target: int, *, at_once: bool = False) -> None:
         assert not self._slots[target], "the target of a copy is not empty"
         self._slots[target] = self._slots[source].copy()
 
