@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from engine_runs import GREEDY, Counting, Run
+from msgspec import structs
 from tiny_models import make
 
 from offgrid.engine.protocol import Delta, GenerationRequest, Load, PromptPart
@@ -33,7 +34,7 @@ def begin(model: Counting, tmp_path: Path) -> Iterator[Callable[..., Run]]:
     def start(ram: int = 0, disk: int = -1, *, on: Any = model) -> Run:
         for slot in range(on.n_parallel):
             on.forget(slot)
-        on.load = Load(on.load.path, cache_ram=ram, cache_dir=str(tmp_path), cache_disk=disk)
+        on.load = structs.replace(on.load, cache_ram=ram, cache_dir=str(tmp_path), cache_disk=disk)
         tiers = open_tiers(on)
         assert (tiers is None) == (ram == disk == 0)
         if tiers is not None:
@@ -145,6 +146,21 @@ def test_an_idle_worker_writes_what_a_kill_would_lose(
         again, cached = ask(begin(), story)
         assert again == text
         assert cached > 100
+
+
+def test_answers_that_the_end_interrupts_are_saved(
+    begin: Callable[..., Run], tmp_path: Path
+) -> None:
+    """The server ends them before the worker, which may not have heard of it yet."""
+    run = begin()
+    run.submit(STORIES[0], max_tokens=50, ignore_eos=True)
+    while len(run.events) < 3:
+        run.engine.step()
+    run.submit(STORIES[1], max_tokens=50, cache_prompt=False)
+    run.engine.step()
+    stop(run)
+    assert len(saved_files(tmp_path)) == 1
+    assert ask(begin(), STORIES[0])[1] > 100
 
 
 @pytest.mark.parametrize("then", ["evict", "stop"])
