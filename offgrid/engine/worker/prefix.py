@@ -89,6 +89,8 @@ class IdleSlots:
         )
         self._n_prompt: dict[int, int] = {}
         self._reserved: set[int] = set()
+        self._has_cells: set[int] = set()
+        """Slots that may have cells, even if what these hold is of no use any more."""
 
     def __len__(self) -> int:
         return len(self._held)
@@ -110,6 +112,7 @@ class IdleSlots:
         """
         self._held[slot] = tokens
         self._n_prompt[slot] = len(tokens) if n_prompt is None else min(n_prompt, len(tokens))
+        self._has_cells.add(slot)
 
     def take(self, slot: int) -> TokenIds:
         """Note that a sequence gets a slot; return the tokens that it holds."""
@@ -227,11 +230,15 @@ class IdleSlots:
                 return
 
     def clear(self) -> list[int]:
-        """Evict all idle slots; return those that held something."""
-        held = [slot for slot, tokens in self._held.items() if len(tokens)]
-        for slot in held:
+        """Evict all idle slots; return those that may have cells, which the caller frees.
+
+        A slot that holds nothing of use may have some: those of a request that nothing may share.
+        """
+        freed = [slot for slot in self._held if slot in self._has_cells]
+        for slot in freed:
             self.put(slot, np.empty(0, dtype=np.int32))
-        return held
+        self._has_cells.difference_update(freed)
+        return freed
 
     def _used(self) -> list[int]:
         """The slots in use or reserved, in ascending order."""

@@ -206,6 +206,24 @@ def test_the_matcher_itself_does_not_move(loaded: Model) -> None:
     assert matcher.error is None
 
 
+def test_of_a_long_forced_text_only_the_beginning_is_read(loaded: Model) -> None:
+    """Tokenising all of it would take long, and some tokenisers recurse for each letter."""
+    source = json.dumps(["ab" * 5000, "c"])
+    (matcher,) = Grammars(loaded).matchers(Grammar("choice", source, "x"), 1)
+    (token,) = continuing(loaded, "a")
+    matcher.advance(token)
+    text = Text(np.array([token, *[0] * 40], dtype=np.int32), 1, 0, matcher)
+    read: list[bytes] = []
+
+    def tokenize(text: bytes) -> tuple[int, ...]:
+        read.append(text)
+        return tuple(continuing(loaded, text.decode()))
+
+    proposed = Forced(tokenize, loaded.piece).propose(text, 10).tokens
+    assert b"".join(map(loaded.piece, proposed)).startswith(b"bab")
+    assert max(map(len, read)) <= 100
+
+
 class Blank:
     """A tokeniser of single characters that puts a blank before each text."""
 

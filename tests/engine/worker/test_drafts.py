@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,13 @@ from hypothesis import strategies as st
 
 from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Grammar, Load, ReasoningBudget
 from offgrid.engine.worker.drafts.drafter import Drafter
+from offgrid.engine.worker.drafts.forced import Forced
 from offgrid.engine.worker.drafts.lookup import Lookup
 from offgrid.engine.worker.drafts.pace import DraftPace, Wish
 from offgrid.engine.worker.drafts.source import Draft, Drafted
+from offgrid.engine.worker.drafts.tokens import remembering
 from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.matcher import Masks, Matcher
 from offgrid.engine.worker.sequence import Sequence as EngineSequence
 from offgrid.engine.worker.sequence import Status
 from offgrid.grammar.checked import CheckedSchema
@@ -85,8 +88,35 @@ class Case:
     room: int | None
     """Cells of all slots together; if they do not suffice, a sequence is preempted. None stands for
     llama.cpp in place of fixed logits."""
-    hard: bool = False
-    """Whether matchers run on threads of their own."""
+    late: bool = False
+    """Whether the masks of grammars are late at random."""
+
+
+class LateMasks(Masks):
+    """Computes masks some time after they are needed.
+
+    Args:
+        rng: decides how long.
+    """
+
+    def __init__(self, rng: random.Random) -> None:
+        super().__init__()
+        self._rng = rng
+        self._waiting: list[tuple[Matcher, int]] = []
+
+    def start(self, drawn: list[tuple[Matcher, int]]) -> None:
+        for matcher, _ in drawn:
+            matcher.ready = False
+        self._waiting += drawn
+
+    def wait(self, matchers: Iterable[Matcher], seconds: float) -> None:
+        waiting, self._waiting = self._waiting, []
+        for matcher, token in waiting:
+            if self._rng.random() < 0.5:
+                self._waiting.append((matcher, token))
+            else:
+                matcher.advance(token)
+                matcher.ready = True
 
 
 @dataclass
@@ -111,7 +141,7 @@ def compute(
     """
     rng = random.Random(case.seed)
     fixed = model if case.room is None else FixedLogits(model, case.room)
-    run = Run(fixed)
+    run = Run(fixed, masks=LateMasks(random.Random(case.seed)) if case.late else None)
     run.engine._planner.pace = Eager(1000)
     sequences: list[EngineSequence] = []
     for id, request in enumerate(case.requests, 1):
@@ -120,10 +150,9 @@ def compute(
             sequences.append(sequence)
             known = (answers or {}).get((id, sequence.choice), [])
             guesser = Guesser(known, rng, model.n_vocab)
-            sources = [guesser, Lookup()] if answers is not None else []
-            sequence.drafter = Drafter(sources) if sources else None
-            if sequence.matcher is not None:
-                sequence.matcher.hard = case.hard and rng.random() < 0.5
+            forced = Forced(remembering(model), model.piece)
+            drafter = Drafter([forced, guesser, Lookup()])
+            sequence.drafter = None if answers is None else drafter
         run.engine.submit(prepared)
     step = 0
     while True:
@@ -225,7 +254,7 @@ cases = st.builds(
     requests=st.lists(requests, min_size=1, max_size=4),
     seed=st.integers(0, 1 << 30),
     room=st.sampled_from([CONTEXT, CONTEXT + 50, SLOTS * CONTEXT]),
-    hard=st.booleans(),
+    late=st.booleans(),
 )
 
 

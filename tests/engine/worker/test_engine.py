@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from engine_runs import Failing, Run
+from fixed_logits import FixedLogits
 
 from offgrid.engine.protocol import Delta, EngineEvent, Failed, GenerationRequest, Load, PromptPart
 from offgrid.engine.worker.engine import Engine
@@ -180,6 +181,18 @@ def test_a_refused_batch_is_retried_in_parts(model: Model, run: Run) -> None:
     ids = [failing.submit(text) for text in texts]
     failing.finish()
     assert [failing.text(id) for id in ids] == expected
+
+
+def test_cells_that_nothing_may_share_are_freed_for_others(model: Model) -> None:
+    """What has ended without ``cache_prompt`` is of no use, but its cells are still taken."""
+    run = Run(FixedLogits(model, room=250))
+    ids = [
+        run.submit("Once", max_tokens=tokens, ignore_eos=True, cache_prompt=False)
+        for tokens in (100, 200)
+    ]
+    run.finish()
+    last = [run.last(id) for id in ids]
+    assert [e.completion_tokens for e in last if isinstance(e, Delta)] == [100, 200]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from offgrid.errors import ContextLengthExceeded
 
 STORY = "Once upon a time there was a small otter who lived beside a wide river. " * 4
 N_CTX = 256
-LOAD = {"ctx_size": N_CTX, "parallel": 3}
+LOAD = {"ctx_size": N_CTX, "parallel": 3, "drafts": False}
 
 
 @pytest.fixture(scope="module")

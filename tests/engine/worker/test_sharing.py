@@ -13,6 +13,8 @@ from offgrid.engine.worker.llama.errors import NO_ROOM, DecodeError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.sampling import SamplingParams
 
+LOAD = {"drafts": False}
+"""How many tokens a step decodes would depend on measured times."""
 STORY = "Once upon a time there was a small otter who lived beside a wide river. " * 6
 
 

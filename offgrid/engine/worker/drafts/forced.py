@@ -18,6 +18,9 @@ KIND = "forced"
 _NARROW = 256
 """Tokens. Where the mask allows more of them, nothing is forced: most positions are inside a text
 that the model chooses."""
+_BYTES = 8
+"""Most bytes of forced text for each token that may be proposed. A grammar may force a text of any
+length, and tokenising it would take as long."""
 _STEPS = 8
 """Most texts, forced or guessed, in one draft."""
 _ANY_TEXT = b"~x#"
@@ -77,10 +80,10 @@ class Forced:
         rest: list[bytes] = []
         gaps: list[bytes] | None = None
         for _ in range(_STEPS):
-            forced = trial.compute_ff_bytes()
+            forced = trial.compute_ff_bytes()[: _BYTES * most]
             if forced and self._follow(trial, forced):
                 text += forced
-                if len(text) > 8 * most:
+                if len(text) >= _BYTES * most:
                     break
                 continue
             if self._allows(trial, _ANY_TEXT):
