@@ -187,6 +187,7 @@ class Engine:
                 self.step_began = None
                 waited = self._wake.wait(self._keeper.pause(self.scheduler.idle))
             if not waited:
+                self._obey()
                 self._keeper.write_one(self.scheduler.idle)
 
     @property
@@ -199,7 +200,15 @@ class Engine:
         value. After :meth:`run`; answers that were running end here."""
         for sequence in (*self.scheduler.waiting, *self.scheduler.running):
             self.scheduler.cancel(sequence.request_id)
+        self._obey()
         self._keeper.write_all(self.scheduler.idle, until)
+
+    def _obey(self) -> None:
+        """Empty the idle slots if somebody has deleted all saved prefixes."""
+        if self._keeper.obeys():
+            for slot in self.scheduler.idle.clear():
+                self.model.forget(slot)
+                self.scheduler.checkpoints.clear(slot)
 
     @property
     def has_work(self) -> bool:
@@ -228,6 +237,8 @@ class Engine:
             Whether anything is left to compute.
         """
         self._take_inbox()
+        if self.scheduler.waiting:  # what is evicted for them may have to be forgotten
+            self._obey()
         placements = self.scheduler.admit()
         if placements:  # saving and restoring prefixes takes longer than what is held may wait
             self._outbox.push()

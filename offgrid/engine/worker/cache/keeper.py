@@ -33,13 +33,16 @@ class Keeper:
         self.tiers = tiers
         self._checked: dict[int, TokenIds] = {}
         """Slot -> what it held when it was last written, or found not worth it."""
-        self._forget_slots = False
-        """Whether the idle slots hold what somebody wants to be forgotten."""
+
+    def obeys(self) -> bool:
+        """Whether somebody has deleted all prefixes since the last call. Then those in memory are
+        discarded, and the caller empties the idle slots."""
+        return self.tiers is not None and self.tiers.obey()
 
     def save(self, slot: int, tokens: TokenIds, n_prompt: int) -> None:
         """Save what a slot holds, if that is worth it: it is about to be lost."""
         tiers = self.tiers
-        if tiers is None or self._obeys() or not tiers.wants(tokens, self._size(slot, tokens)):
+        if tiers is None or not tiers.wants(tokens, self._size(slot, tokens)):
             return
         state = self._copied(slot, tokens)
         if state is not None:
@@ -103,10 +106,6 @@ class Keeper:
         tiers = self.tiers
         if tiers is None:
             return False
-        if self._obeys():
-            for slot in idle.clear():
-                self._model.forget(slot)
-            self._forget_slots = False
         for slot, tokens in reversed(list(idle)):
             if not self._is_new(slot, tokens):
                 continue
@@ -130,12 +129,6 @@ class Keeper:
         while time.monotonic() < until and self.write_one(idle, last=True):
             self.tiers.finish_writing(until)
         self.tiers.write_all(until)
-
-    def _obeys(self) -> bool:
-        """Whether the idle slots may not be saved, because somebody has deleted all prefixes."""
-        if self.tiers is not None and self.tiers.obey():
-            self._forget_slots = True
-        return self._forget_slots
 
     def _is_new(self, slot: int, tokens: TokenIds) -> bool:
         return len(tokens) > 0 and self._checked.get(slot) is not tokens
