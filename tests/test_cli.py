@@ -202,7 +202,7 @@ def test_settings_reach_the_worker(
             path=str(file), ctx_size=640, parallel=3, batch_size=64, threads=5,
             gpu_layers=7, flash_attention="on", kv_type_k="q8_0", kv_type_v="q5_1",
             use_mmap=False, use_mlock=True, swa_full=True, checkpoints_mb=77, drafts=False,
-            open_objects=True, draft_model=str(draft),
+            open_objects=True, draft_model=None,  # drafts are off
             cache_ram=31, cache_dir="some/prefixes", cache_disk=33,
         )
     ]  # fmt: skip

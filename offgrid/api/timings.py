@@ -50,8 +50,8 @@ class Clock:
     def __init__(self) -> None:
         self._prompts: dict[int, float] = {}
         self._answers: dict[int, float] = {}
-        self._drafted = 0
-        self._accepted = 0
+        self._drafts: dict[int, tuple[int, int]] = {}
+        """Choice -> proposed tokens, and those that are in the answer."""
 
     def add(self, index: int, delta: Delta) -> None:
         """Note the times and drafts of a choice so far.
@@ -65,8 +65,7 @@ class Clock:
         if delta.choice == 0:
             self._prompts[index] = delta.times.prompt_ms
         self._answers[index] = delta.times.answer_ms
-        self._drafted += delta.drafted  # only the last delta has these
-        self._accepted += delta.draft_accepted
+        self._drafts[index] = (delta.drafted, delta.draft_accepted)
 
     def timings(self, prompt_tokens: int, cached_tokens: int, answers: list[int]) -> Json:
         """Return the ``timings`` object.
@@ -91,8 +90,9 @@ class Clock:
             "predicted_per_token_ms": _ratio(answer_ms, steps),
             "predicted_per_second": _ratio(1000.0 * steps, answer_ms),
         }
-        if self._drafted:
-            timings |= {"draft_n": self._drafted, "draft_n_accepted": self._accepted}
+        if any(drafted := [drafted for drafted, _ in self._drafts.values()]):
+            accepted = sum(accepted for _, accepted in self._drafts.values())
+            timings |= {"draft_n": sum(drafted), "draft_n_accepted": accepted}
         return timings
 
 

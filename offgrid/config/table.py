@@ -131,7 +131,7 @@ TABLE: tuple[Setting, ...] = (
         "str",
         "",
         "Draft model of the default model, which makes its answers faster: the id or the path of a "
-        "much smaller model with the same vocabulary.",
+        "much smaller model with the same vocabulary. It is not loaded if drafts is off.",
     ),
     Setting(
         "max_models",

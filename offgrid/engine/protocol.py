@@ -424,10 +424,10 @@ class Delta(msgspec.Struct, frozen=True, tag=True, omit_defaults=True):
     of prompt tokens that a slot already held. ``prompt`` has the next tokens of the prompt with
     their logprobs; deltas with it come first, for choice 0 only, and contain nothing else. So do
     those with ``progress``. ``times`` is in the last delta, and in all if the request asks for it.
+    So are the numbers of tokens that were ``drafted`` for the choice so far, that is proposed and
+    decoded, and of those of them that are in the answer (``draft_accepted``).
     ``prediction_accepted`` is the number of tokens of the request's prediction that the choice
-    contains so far, ``prediction_rejected`` that of the others. The last delta says how many tokens
-    were ``drafted`` for the choice, that is proposed and decoded, and how many of these are in the
-    answer (``draft_accepted``).
+    contains so far, ``prediction_rejected`` that of the others.
     """
 
     id: int

@@ -55,6 +55,14 @@ def test_answers_and_lists(make_server: Serve, folder: Path) -> None:
     assert "; draft model twin.gguf" in told
 
 
+def test_without_drafts_it_is_not_loaded(make_server: Serve, folder: Path) -> None:
+    server = make_server(model="main", ctx_size=256, draft_model="twin", drafts=False)
+    assert answer(server)
+    assert request(server.url, "GET", "/v1/models/main").json["memory"]["parts"]["draft"] == 0
+    [loaded] = request(server.url, "GET", "/v1/loaded").json["data"]
+    assert loaded["draft_model"] is None
+
+
 def test_another_vocabulary_is_refused_by_name(make_server: Serve, folder: Path) -> None:
     server = make_server(model="main", draft_model="strange")
     error = request(server.url, "POST", TEXT, BODY).json["error"]

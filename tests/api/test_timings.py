@@ -48,7 +48,7 @@ def expected(usage: Json) -> tuple[int, ...]:
 
 def test_times_of_all_choices_are_added_up() -> None:
     clock = Clock()
-    clock.add(0, Delta(1, 0, "a", 1, times=Times(100.0, 10.0)))
+    clock.add(0, Delta(1, 0, "a", 1, times=Times(100.0, 10.0), drafted=3, draft_accepted=1))
     clock.add(0, Delta(1, 0, "b", 2))
     clock.add(0, Delta(1, 0, "", 3, times=Times(100.0, 40.0), drafted=5, draft_accepted=2))
     # The other choice waited for the prompt.

@@ -405,7 +405,7 @@ def load_command(settings: Settings, entry: ModelEntry) -> Load:
         open_objects=settings.open_objects,
         projector=None if entry.projector is None else str(entry.projector),
         adapters=tuple(Adapter(str(lora.path), lora.scale) for lora in own.lora),
-        draft_model=str(entry.draft[0]) if entry.draft else None,
+        draft_model=str(entry.draft[0]) if entry.draft and chosen("drafts") else None,
         cache_ram=_cache_ram(settings),
         cache_dir=str(settings.cache_dir),
         cache_disk=settings.cache_disk_mb,
@@ -421,12 +421,13 @@ def _cache_ram(settings: Settings) -> int:
 
 def candidate_of(settings: Settings, entry: ModelEntry, description: Description) -> Candidate:
     """Return a model as its settings say, before it is made to fit into memory."""
+    load = load_command(settings, entry)
     return Candidate(
-        load_command(settings, entry),
+        load,
         settings.given | {name for name in OVERRIDES if getattr(entry.own, name) is not None},
         description.sizes,
         projector=file_size(entry.projector),
         adapters=sum(map(file_size, entry.adapters)),
-        draft=description.draft_sizes,
+        draft=description.draft_sizes if load.draft_model else None,
         name=entry.id,
     )

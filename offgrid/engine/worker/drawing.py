@@ -59,6 +59,9 @@ class Drawing:
                 self._outbox.add(scored.delta())
             except SamplingError as ex:
                 self._fail(scored.sequence, ex)
+        for draft in batch.drafts:
+            if draft.sequence.drafter is not None:
+                draft.sequence.drafter.decoded(draft.tokens)
         drawn = self._draw(batch.complete, batch.addresses)
         if batch.drafts:
             self._verify(batch.drafts, drawn)

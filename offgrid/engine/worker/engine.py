@@ -85,6 +85,7 @@ class Engine:
         )
         self._keeper = Keeper(model, tiers)
         self._planner = Planner(model.n_vocab, capacity, draft_model)
+        self._draft_model = draft_model
         self._failures = Failures(model, self.scheduler, self._outbox)
         self._drawing = Drawing(
             model, self.scheduler, self._failures, self._outbox, masks or Masks()
@@ -290,6 +291,8 @@ class Engine:
             kind = Kind.PREFILL if any(span.count > 1 for span in spans) else Kind.DECODE
             context = max(span.start + span.size for span in spans)
             self.model.use_threads(self.threads.begin(kind, tokens, context))
+            if self._draft_model is not None:
+                self._draft_model.use_threads(self.threads.in_use[0])
 
     def _observe(
         self, spans: list[BatchSpan[Sequence]], batches: list[FilledBatch], seconds: float

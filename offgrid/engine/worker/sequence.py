@@ -192,6 +192,8 @@ class Sequence:
         """
         self.completion_tokens += 1
         self.stopwatch.token()
+        if self.drafter is not None:
+            self.drafter.came(token)
         finish_reason = None
         if is_eog:
             text = self.stream.flush()
@@ -218,10 +220,9 @@ class Sequence:
     def _delta(
         self, text: str, finish_reason: str | None, logprobs: tuple[TokenLogprob, ...]
     ) -> Delta:
-        counts, last = NO_COUNTS, finish_reason is not None
-        if self.drafter is not None and (last or self.drafter.predicts):
-            counts = self.drafter.counts(self, last)
-        timed = last or self.request.timings
+        counts, timed = NO_COUNTS, finish_reason is not None or self.request.timings
+        if self.drafter is not None and (timed or self.drafter.predicts):
+            counts = self.drafter.counts(self, timed)
         return Delta(
             id=self.request_id,
             choice=self.choice,

@@ -347,3 +347,41 @@ def test_the_lookup_drafts_what_repeats(loaded: Model) -> None:
     assert drafted.deltas == plain.deltas
     assert drafted.accepted > 20
     assert drafted.decodes == plain.decodes - drafted.accepted
+
+
+class Known:
+    """Proposes the rest of an answer."""
+
+    costly = False
+
+    def __init__(self, answer: list[int]) -> None:
+        self._answer = answer
+
+    def propose(self, sequence: Drafted, most: int) -> Draft:
+        done = len(sequence) - sequence.n_prompt
+        return Draft(self._answer[done:][:most], "known")
+
+    def verified(self, sequence: Drafted, proposed: int, accepted: int) -> None:
+        """Learn nothing."""
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_each_delta_counts_the_draft_of_its_own_step(loaded: Model, wrong: bool) -> None:
+    """The answer ends in the draft, and a client that wants times gets the counts so far."""
+    request = GenerationRequest(
+        tokens=(30, 31, 32), sampling=SamplingParams(temperature=0.0), max_tokens=12,
+        ignore_eos=True, timings=True,
+    )  # fmt: skip
+    answer = compute(loaded, Case([request], 1, SLOTS * CONTEXT)).tokens[1, 0]
+    run = Run(FixedLogits(loaded))
+    run.engine._planner.pace = Eager(1000)
+    prepared = run.engine.prepare(1, request)
+    known = [*answer[:6], (answer[6] + 1) % loaded.n_vocab, *answer[7:]] if wrong else answer
+    prepared.sequences[0].drafter = Drafter([Known(known)])
+    run.engine.submit(prepared)
+    run.finish()
+    deltas = [event for event in run.events if isinstance(event, Delta)]
+    accepted = [0, 1, 2, 3, 4, 5, 5, 6, 7, 8, 9, 9] if wrong else [*range(11), 10]
+    drafted = [0, *[10] * 6, *[14] * 5] if wrong else [0, *[10] * 11]
+    assert [delta.draft_accepted for delta in deltas] == accepted
+    assert [delta.drafted for delta in deltas] == drafted

@@ -15,6 +15,7 @@ from offgrid.engine import processors
 from offgrid.engine.client.process import _environment
 from offgrid.engine.processors import Cores, cores
 from offgrid.engine.protocol import EmbeddingRequest, Load
+from offgrid.engine.worker.drafts.model import DraftModel
 from offgrid.engine.worker.embedder import EmbeddingJob
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.llama.model import Model
@@ -111,6 +112,18 @@ def test_each_step_gets_the_number_of_its_kind(automatic: Model) -> None:
     run.finish()
     assert chosen.steps[-1][0] is Kind.EMBED
     assert chosen.ended == 5
+
+
+def test_the_draft_model_computes_with_the_number_of_the_steps(automatic: Model) -> None:
+    draft = Model(automatic.load)
+    run = Run(automatic, draft_model=DraftModel(draft, automatic.n_vocab))
+    decode = run.engine.threads._threads._tuners[Kind.DECODE]
+    for number in (1, 3):
+        decode.number = number
+        run.submit("once upon a time", max_tokens=2, ignore_eos=True)
+        run.finish()
+        assert draft.threads_in_use == number
+    draft.close()
 
 
 def test_the_loop_times_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,8 @@ class Drafter:
         """What the sources proposed lately."""
         self._end = 0
         """Length of the sequence when they were asked."""
+        self._decoded: list[int] = []
+        """What of the decoded draft may still come, the next token last."""
         self.drafted = 0
         self.accepted = 0
 
@@ -93,10 +95,23 @@ class Drafter:
         """Return the probability that a proposed token is accepted, if those before it are."""
         return self._acceptance.rate(kind, pace.acceptance.rate(kind))
 
+    def decoded(self, tokens: Sequence[int]) -> None:
+        """Count a draft that has just been decoded. Call it before its rows are sampled."""
+        self.drafted += len(tokens)
+        self._decoded = [*reversed(tokens)]
+
+    def came(self, token: int) -> None:
+        """Note the next token of the answer."""
+        if not self._decoded:
+            return
+        if self._decoded.pop() == token:
+            self.accepted += 1
+        else:
+            self._decoded.clear()
+
     def verified(self, sequence: Drafted, proposed: int, accepted: int) -> None:
-        """Count a decoded draft."""
-        self.drafted += proposed
-        self.accepted += accepted
+        """Note that the rest of the decoded draft is refused."""
+        self._decoded.clear()
         if self._asked is not None:
             self._asked.verified(sequence, proposed, accepted)
 
@@ -105,13 +120,13 @@ class Drafter:
         """Whether the request has a prediction."""
         return self._prediction is not None
 
-    def counts(self, sequence: Drafted, last: bool) -> Counts:
+    def counts(self, sequence: Drafted, timed: bool) -> Counts:
         """Return the counts for a :class:`~offgrid.engine.protocol.Delta`.
 
-        Only the ``last`` one has those of drafts. All have those of the prediction, because the
+        Only one with times has those of drafts. All have those of the prediction, because the
         server may end a choice at any of them.
         """
-        drafted, accepted = (self.drafted, self.accepted) if last else (0, 0)
+        drafted, accepted = (self.drafted, self.accepted) if timed else (0, 0)
         if self._prediction is None:
             return Counts(drafted, accepted)
         self._prediction.follow(sequence)

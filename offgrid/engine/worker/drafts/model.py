@@ -42,6 +42,8 @@ class DraftContext(Protocol):
     n_parallel: int
     batch: Batch
 
+    def use_threads(self, number: int) -> None: ...
+
     def decode(self) -> None: ...
 
     def logits(self, index: int) -> int: ...
@@ -109,6 +111,12 @@ class DraftModel:
         """The tokens that each slot holds."""
         self.works = True
         self.effort = Effort()
+
+    def use_threads(self, number: int) -> None:
+        """Set the number of threads that compute the next drafts: that of the main model's steps.
+        With more, it would wait for other programs; with another number, OpenMP would end and start
+        threads between the two models."""
+        self._model.use_threads(number)
 
     def draft(self, wishes: Iterable[Wish]) -> dict[int, list[int]]:
         """Return a draft for each slot, as far as there is one.
