@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_runs import Counting, Run
+from engine_runs import Counting, Eager, Run
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import WINDOW, make
@@ -334,6 +334,7 @@ def test_the_tokens_of_drafts_are_cut_off_within_the_window(tmp_path: Path) -> N
         model = Counting(Model(load))
         assert model.window == WINDOW
         run = TokenRun(model)
+        run.engine._planner.pace = Eager(64)
         id = run.send(request)
         run.finish()
         answers.append(run.tokens(id))
