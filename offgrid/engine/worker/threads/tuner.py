@@ -226,12 +226,15 @@ class Tuner:
 
     def neighbours_use(self, cores: float) -> None:
         """Note how many cores other programs keep busy."""
-        before = self._load
+        # In a container, most of the machine's processors may be out of reach.
+        before, cores = self._load, min(cores, self._most)
         if abs(cores - before) < _LOAD_CHANGED:
             return
         self._load = cores
         self._losses.clear()
-        self._due.clear()
+        # Sooner, never later: a load that changes all the time must not put the trials off.
+        soon = {number: self._clock + self._first_pause(number) for number in self._due}
+        self._due = {number: min(due, soon[number]) for number, due in self._due.items()}
         self._costs.clear()
         if self._clock >= self._reason_ends:
             self._alarm(self._fewer() if cores > before else self._more(), 0)
