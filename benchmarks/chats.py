@@ -41,6 +41,8 @@ def _speed(readings: list[Reading]) -> float:
     """Tokens per second while all streams generate."""
     times = [next(iter(reading.tokens().values())) for reading in readings]
     begin, end = max(each[0] for each in times), min(each[-1] for each in times)
+    if begin >= end:
+        raise SystemExit("a stream ended before all had begun; raise the tokens of an answer")
     return sum(begin < when <= end for each in times for when in each) / (end - begin)
 
 
@@ -69,6 +71,8 @@ def _share(setup: Setup, context: int) -> Result:
                     body = {**server.exact, **USAGE, "max_tokens": tokens}
                     text = prompts[server.name].text
                     bodies = [{**body, "prompt": text(context)} for _ in range(streams)]
+                    # With all prompts computed, no stream ends before another one begins.
+                    read_all(server, [{**body, "max_tokens": 1} for body in bodies])
                     readings = read_all(server, bodies)
                     completed(readings, tokens)
                     speeds[server.name].append(_speed(readings))

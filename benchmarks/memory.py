@@ -4,8 +4,9 @@
     python benchmarks/memory.py smollm2.gguf llama-8b --slots 1 2
 
 Each model is loaded in several ways, as the server loads it. Its worker answers a short request,
-prepares for grammars, and answers one that fills the context of a slot. The estimate must be within
-10 percent of the resident memory after that. Models without enough free memory are left out.
+prepares for grammars, and answers requests that fill the contexts of all slots. The estimate must
+be within 10 percent of the resident memory after that. Models without enough free memory are left
+out.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Measured:
     short: int
     """After a short request."""
     full: int
-    """After a request that filled the context."""
+    """After requests that filled the contexts of all slots."""
 
     @property
     def ratio(self) -> float:
@@ -80,10 +81,11 @@ def resident(client: EngineClient) -> int:
     return int(psutil.Process(pid).memory_info().rss)
 
 
-def ask(client: EngineClient, tokens: int) -> None:
-    """Let a model answer a prompt of so many tokens, or embed it."""
+def ask(client: EngineClient, tokens: int, first: int = 0) -> None:
+    """Let a model answer a prompt of so many tokens, or embed it. The ``first`` one decides which
+    tokens they are."""
     info = client.info
-    ids = tuple(3 + index * 7 % (min(info.n_vocab, 250) - 3) for index in range(tokens))
+    ids = tuple(3 + (first + index * 7) % (min(info.n_vocab, 250) - 3) for index in range(tokens))
     if not info.generates:
         client.embed(EmbeddingRequest((ids,), params=("input",)), lambda: True)
         return
@@ -111,7 +113,8 @@ def run(name: str, load: Load, description: Description) -> Measured | None:
         time.sleep(SETTLED)
         ask(client, SHORT)  # it waits until the vocabulary is prepared
         short = resident(client)
-        ask(client, info.n_ctx - ANSWER)
+        for slot in range(load.parallel if info.generates else 1):
+            ask(client, info.n_ctx - ANSWER, slot)
         return Measured(name, load, found, short, resident(client))
     finally:
         client.close()

@@ -2,6 +2,7 @@
 
     python benchmarks/neighbours.py --llama-server PATH --plot neighbours.png
     python benchmarks/neighbours.py --spin 0,1000,100000     # also other waiting policies
+    python benchmarks/neighbours.py --read a.json b.json --plot neighbours.png  # of earlier runs
     python benchmarks/neighbours.py --quick                  # does everything work?
 
 A neighbour is a process that computes without end. All servers run at once, and take turns; the
@@ -13,19 +14,20 @@ threads of the same row, and with llama-server's default.
 
 The model is SmolLM2-135M-Instruct from the folder of the tests' real models, or else a model of
 its shape with random weights. Before timing, the greedy answer of each server that runs OffGrid is
-compared with that of one thread; a difference is reported (flash attention rounds differently with
-another number of threads).
+compared with that of the first fixed number; a difference is reported (flash attention rounds
+differently with another number of threads).
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,8 @@ PROMPT_TOKENS = 32
 CHECKED_TOKENS = 24
 AUTOMATIC = "automatic"
 _SETTLE_SECONDS = 2.0
+_FIRST_SECONDS = 10.0
+"""Longest wait for the first tokens; a server that takes longer is measured without them."""
 _IDLE_SECONDS, _LOOK_SECONDS = 10.0, 0.3
 """Longest wait until a server is idle, and time between two looks at it."""
 
@@ -70,16 +74,22 @@ def speed(server: Program, prompts: Prompts, streams: int, seconds: float, most:
     readings = clients.send_all(
         [{**body, "prompt": prompts.text(PROMPT_TOKENS)} for _ in range(streams)]
     )
-    clients.run(until=lambda: all(reading.started for reading in readings))
+    _read(clients, _FIRST_SECONDS, lambda: all(reading.started for reading in readings))
     began = time.perf_counter()
-    while clients.open and (left := began + seconds - time.perf_counter()) > 0:
-        clients.poll(left)
+    _read(clients, seconds, lambda: False)
     if clients.open < streams:
         raise SystemExit(f"{server.name}: a stream ended early; lower --seconds")
     ended = time.perf_counter()
     clients.leave()
     _wait_idle(server)
     return _arrived(readings, began) / (ended - began)
+
+
+def _read(clients: Clients, seconds: float, enough: Callable[[], bool]) -> None:
+    """Read for some seconds, or until it is enough."""
+    until = time.perf_counter() + seconds
+    while clients.open and not enough() and (left := until - time.perf_counter()) > 0:
+        clients.poll(left)
 
 
 def _wait_idle(server: Program) -> None:
@@ -112,11 +122,12 @@ def check(servers: dict[str, Program]) -> None:
         for name, server in servers.items()
         if isinstance(server, OffGrid)
     }
+    fixed = next(name for name in answers if name.isdigit())
     for name, answer in answers.items():
         if not answer:
             raise SystemExit(f"{name}: no answer")
-        if answer != answers["1"]:
-            print(f"note: {name} answers differently from one thread", file=sys.stderr)
+        if answer != answers[fixed]:
+            print(f"note: {name} answers differently from {fixed} threads", file=sys.stderr)
 
 
 def start(stack: ExitStack, load: Load, options: argparse.Namespace) -> dict[str, Program]:
@@ -231,6 +242,20 @@ def plot(path: Path, figures: list[dict[str, Any]]) -> None:
     figure.savefig(path, dpi=110)
 
 
+def show(model: str, figures: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Print the table, write the figures and draw them."""
+    names = list(figures[0]["tokens_per_s"])
+    print_table(
+        f"{model}, {processors.cores().start} cores, tokens/s over all streams",
+        ["neighbours", "streams", *names, "automatic / best fixed", "automatic / llama-server"],
+        [[f["neighbours"], f["streams"], *(f["tokens_per_s"].get(name) for name in names),
+          f["of_best"], f["of_llama_server"]] for f in figures],
+    )  # fmt: skip
+    write_json(options.json, {"model": model, "neighbours": figures})
+    if options.plot:
+        plot(options.plot, figures)
+
+
 def numbers(text: str) -> list[int]:
     """Return the numbers of an option such as ``1,4``."""
     return [int(word) for word in text.split(",") if word]
@@ -250,25 +275,21 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3, help="rounds")
     parser.add_argument("--llama-server", metavar="PATH", help="also measure this program")
     parser.add_argument("--program", default="", help="command instead of the installed offgrid")
+    parser.add_argument("--read", type=Path, nargs="+", metavar="FILE",
+                        help="only show the figures of earlier runs")  # fmt: skip
     parser.add_argument("--plot", type=Path, metavar="PNG", help="draw the figures")
     parser.add_argument("--quick", action="store_true", help="end soon; the figures mean nothing")
     add_json_option(parser)
     options = parser.parse_args()
+    if options.read:
+        runs = [json.loads(file.read_text()) for file in options.read]
+        show(runs[0]["model"], [row for run in runs for row in run["neighbours"]], options)
+        return
     if options.model:
         path = models.resolve(options.model)
     else:
         path = REAL if REAL.is_file() else models.resolve("smollm-135m")
-    figures = measure(path, options)
-    names = list(figures[0]["tokens_per_s"])
-    print_table(
-        f"{path.stem}, {processors.cores().start} cores, tokens/s over all streams",
-        ["neighbours", "streams", *names, "automatic / best fixed", "automatic / llama-server"],
-        [[f["neighbours"], f["streams"], *(f["tokens_per_s"][name] for name in names),
-          f["of_best"], f["of_llama_server"]] for f in figures],
-    )  # fmt: skip
-    write_json(options.json, {"model": path.stem, "neighbours": figures})
-    if options.plot:
-        plot(options.plot, figures)
+    show(path.stem, measure(path, options), options)
 
 
 if __name__ == "__main__":

@@ -40,9 +40,12 @@ def pytest_unconfigure() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Hide the settings of the person who runs the tests, and that person's configuration file."""
+    """Hide the settings of the person who runs the tests, and that person's configuration file and
+    home: a server that gets no folder keeps responses and prefixes there."""
     saved = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("OFFGRID_")}
+    os.environ.setdefault("XDG_CACHE_HOME", str(Path.home() / ".cache"))  # what pip has fetched
     os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("config"))
+    os.environ["HOME"] = os.environ["USERPROFILE"] = str(tmp_path_factory.mktemp("home"))
     yield
     os.environ.update(saved)
 

@@ -34,3 +34,7 @@ SLICES = [
 """Sets of tokens that a single check can allow as a whole; only the rest of the vocabulary is
 checked token by token. The compiler's own list has texts of 10 characters and more, so that near
 the end of a string of limited length every token is checked, and it has no set for words."""
+FEW_SLICES = [SLICES[0], SLICES[2], f"{_IN_STRING}{{1,4}}", f"{_IN_STRING}{{1,16}}", SLICES[-1]]
+"""The same for large vocabularies: each set takes 14 MiB with 262,144 tokens."""
+LARGE_VOCABULARY = 150_000
+"""Tokens. Larger vocabularies get fewer sets."""

@@ -232,6 +232,7 @@ def test_the_settings_in_force_are_shown(server: Server) -> None:
         "ctx_size": 384, "parallel": 2, "batch_size": 512, "threads": 1, "gpu_layers": 0,
         "flash_attention": "auto", "kv_type_k": "f16", "kv_type_v": "f16",
         "use_mmap": True, "use_mlock": False, "drafts": True, "chat_template": False,
+        "draft_model": None,
         "system_prompt": "Answer like a ship's cook.", "reasoning_budget": -1,
         "sampling": {"temperature": 0, "top_p": 0.5}, "keep_alive": 3600, "pin": False, "lora": [],
     }  # fmt: skip

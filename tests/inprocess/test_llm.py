@@ -59,6 +59,16 @@ def test_an_answer_is_that_of_the_server(llm: LLM, base_url: str) -> None:
     assert answer.message == {"role": "assistant", "content": answer.text}
 
 
+def test_a_prediction_changes_only_its_counts(llm: LLM) -> None:
+    plain = llm.chat("Tell me a story.", seed=3, max_tokens=20)
+    prediction = {"type": "content", "content": f"{plain.text} And more."}
+    answer = llm.chat("Tell me a story.", seed=3, max_tokens=20, prediction=prediction)
+    assert answer.choices == plain.choices
+    with pytest.raises(InvalidParameter) as caught:
+        llm.chat("Hello!", prediction={"type": "text", "content": "x"})
+    assert caught.value.param == "prediction.type"
+
+
 def test_a_conversation_and_its_system_message(llm: LLM) -> None:
     messages: list[dict[str, Any]] = [{"role": "user", "content": "Hello!"}]
     first = llm.chat(messages, system="You are brief.", **GREEDY)

@@ -136,7 +136,8 @@ def _draft(sizes: ModelSizes, load: Load, repacked: Repacked, context: int) -> i
         context: tokens of the context of a slot of the main model.
     """
     own = structs.replace(load.of_draft(), ctx_size=context)
-    return estimate(sizes, own, repacked).total - _PROCESS
+    texts = (_TOKEN - _TOKEN_IN_LLAMA) * sizes.vocabulary  # it reads none
+    return max(0, estimate(sizes, own, repacked).total - _PROCESS - texts)
 
 
 def context_of(sizes: ModelSizes, load: Load) -> int:

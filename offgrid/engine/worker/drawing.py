@@ -238,7 +238,11 @@ class Drawing:
     def _fail(self, sequence: Sequence, error: SamplingError) -> None:
         log.error("request %d: %s", sequence.request_id, error)
         fault = EngineFault(f"No token can be sampled from the logits of the model: {error}")
-        self._failures.fail(sequence.request_id, fault)
+        id = sequence.request_id
+        slots = [one.slot for one in self._scheduler.running if one.request_id == id]
+        self._failures.fail(id, fault)
+        for slot in slots:  # what they hold may be the reason
+            self._scheduler.forget(slot)
 
 
 def _beyond(matcher: Matcher) -> RequestError:

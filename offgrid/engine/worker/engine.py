@@ -197,7 +197,9 @@ class Engine:
 
     def save_all(self, until: float) -> None:
         """Write what slots and memory hold to disk, until ``time.monotonic()`` has reached a
-        value. After :meth:`run`."""
+        value. After :meth:`run`; answers that were running end here."""
+        for sequence in (*self.scheduler.waiting, *self.scheduler.running):
+            self.scheduler.cancel(sequence.request_id)
         self._keeper.write_all(self.scheduler.idle, until)
 
     @property
@@ -227,7 +229,10 @@ class Engine:
             Whether anything is left to compute.
         """
         self._take_inbox()
-        self._begin_all(self.scheduler.admit())
+        placements = self.scheduler.admit()
+        if placements:  # saving and restoring prefixes takes longer than what is held may wait
+            self._outbox.push()
+        self._begin_all(placements)
         # The server must know which prompts are computed now before one of them can end the
         # process.
         self._outbox.push_new()
@@ -236,8 +241,8 @@ class Engine:
         began = time.perf_counter()
         if self.scheduler.can_cut_tail:
             spans = self._planner.extend(spans)
-        if any(span.count > 1 for span in spans):  # it takes longer than what is held may wait
-            self._outbox.push()
+        if self.embedder.has_work or any(span.count > 1 for span in spans):
+            self._outbox.push()  # this step takes longer than what is held may wait
         self._choose_threads(spans)
         batches = []
         for batch in self._decode(spans):

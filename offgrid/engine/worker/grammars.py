@@ -17,6 +17,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from offgrid.engine.protocol import Grammar
+from offgrid.engine.worker.llama.untouched import trim_heap
 from offgrid.engine.worker.matcher import Matcher
 from offgrid.errors import ErrorCode, InvalidParameter, Overloaded
 from offgrid.grammar.checked import CheckedSchema
@@ -29,7 +30,7 @@ from offgrid.grammar.compilable import (
 )
 from offgrid.grammar.document import Json
 from offgrid.grammar.messages import first_line, plain, unusable
-from offgrid.grammar.options import SLICES
+from offgrid.grammar.options import FEW_SLICES, LARGE_VOCABULARY, SLICES
 from offgrid.grammar.schema import locate
 
 log = logging.getLogger(__name__)
@@ -217,8 +218,9 @@ class Grammars:
                 _Tokens(self._vocabulary),  # type: ignore[arg-type]
                 n_vocab=self._vocabulary.n_vocab,
                 eos_token=sorted(self._vocabulary.eog_ids),
-                slices=SLICES,
+                slices=FEW_SLICES if self._vocabulary.n_vocab > LARGE_VOCABULARY else SLICES,
             )
+            trim_heap()
         return self._tokenizer
 
     def compile(self, grammar: Grammar) -> Matcher:

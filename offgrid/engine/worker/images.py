@@ -57,6 +57,7 @@ class Images:
         if embeddings is None:
             return
         start = sequence.position(span.start)
+        self._outbox.push()  # what is held may not wait so long
         try:
             self._model.decode_image(span.tile, embeddings, sequence.slot, start)
         except DecodeError as ex:

@@ -198,6 +198,16 @@ def test_a_different_file_stays_unless_replace_is_set(url: str, stick: Path, mod
     assert visible(models) == {"a.gguf": BIG}
 
 
+def test_a_cut_off_file_is_refused(url: str, stick: Path, models: Path) -> None:
+    put(stick / "a.gguf", BIG[:-1])
+    put(models / "a.gguf", content(2))
+    made = post(url, paths=[str(stick)], replace=True)
+    (file,) = made["files"]
+    assert (made["status"], file["status"], file["code"]) == ("failed", "failed", "unusable")
+    assert "the file is cut off: it has 2,999,999 of 3,000,000 bytes" in file["reason"]
+    assert visible(models) == {"a.gguf": content(2)}
+
+
 class TestRefusedPaths:
     """Only what is below an import root is looked at."""
 

@@ -334,7 +334,7 @@ def test_the_tokens_of_drafts_are_cut_off_within_the_window(tmp_path: Path) -> N
         model = Counting(Model(load))
         assert model.window == WINDOW
         run = TokenRun(model)
-        run.engine._planner.pace = Eager(64)
+        run.engine._planner.pace = Eager(1000)
         id = run.send(request)
         run.finish()
         answers.append(run.tokens(id))

@@ -195,6 +195,26 @@ def test_a_draft_model_with_the_same_vocabulary(folder: Path, tmp_path: Path) ->
     assert load_draft(Load(str(padded), **LOAD), main) is None
 
 
+def test_a_sliding_window_can_draft(tmp_path: Path) -> None:
+    """Both models may have one: the draft model keeps its whole context."""
+    main = make("gemma3", tmp_path)
+    load = with_draft(main, Path(shutil.copy(main, tmp_path / "twin.gguf")))
+    model = Model(load)
+    second = load_draft(load, model)
+    assert second is not None
+    assert second.can_cut
+    text = [*range(20, 120)]
+    drafter = DraftModel(second, model.n_vocab, floor=0.0)
+    while not (drafts := drafter.draft([wish(0, text, 4)])):
+        pass
+    assert drafter.works
+    # Much more than the window is taken back.
+    assert drafter.draft([wish(0, text[:30], 4)])[0] == reference(second, text[:30], 4, 0.0)
+    assert len(drafts[0]) == 4
+    second.close()
+    model.close()
+
+
 def test_other_vocabularies(folder: Path, tmp_path: Path) -> None:
     main = folder / "main.gguf"
     other = make_draft(tmp_path, "other", vocab=520)

@@ -205,3 +205,33 @@ def test_the_acceptance_follows_what_comes() -> None:
     assert acceptance.rate("a") > 0.95
     assert acceptance.rate("b") < 0.1
     assert acceptance.rate("c") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("machine", "longest"),
+    [(Machine(0.03, 0.01), 0.25), (Machine(0.2, 0.02), 4 * 0.22)],
+)
+def test_no_step_is_much_longer_than_a_pause(machine: Machine, longest: float) -> None:
+    """A quarter of a second, or four plain steps if these are longer."""
+    pace, rng = DraftPace(64), random.Random(1)
+    taken = []
+    for _ in range(300):
+        [count] = pace.choose(1, [Wish(MOST, 0.99)])
+        seconds = machine.seconds(1 + count, rng)
+        taken.append(seconds)
+        if count:
+            pace.drafted(1, 1, count, 1 + count, seconds)
+        else:
+            pace.plain(1, seconds)
+    assert taken[0] < max(taken[50:]) <= longest
+
+
+def test_how_long_a_step_with_drafts_takes() -> None:
+    """Prefill gets as many more tokens in it."""
+    pace = DraftPace(64)
+    for _ in range(40):
+        pace.plain(2, 0.01)
+        pace.drafted(2, 2, 3, 8, 0.03)
+        pace.drafted(2, 1, 5, 7, 0.016)
+    assert pace.slowdown(2, 2, 3) == pytest.approx(3.0, rel=0.05)
+    assert pace.slowdown(2, 1, 5) == pytest.approx(1.6, rel=0.05)

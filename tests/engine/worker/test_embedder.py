@@ -214,7 +214,8 @@ def test_simultaneous_streams_continue_unchanged(llama: Model) -> None:
     while not any(isinstance(e, Embedded) and e.left == 0 for e in run.events):
         before = sum(isinstance(e, Delta) for e in run.events)
         run.engine.step()
-        assert sum(isinstance(e, Delta) for e in run.events) == before + 1
+        # More than one if a draft was right.
+        assert sum(isinstance(e, Delta) for e in run.events) > before
     assert llama.embedding_context().batch.struct().n_tokens <= llama.batch.capacity // 2
     run.finish()
     assert run.text(stream) == alone.text(expected)

@@ -8,7 +8,16 @@ from engine_runs import GREEDY, Counting
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offgrid.engine.protocol import Accepted, Delta, EngineEvent, Failed, GenerationRequest, Started
+from offgrid.engine.protocol import (
+    Accepted,
+    Delta,
+    EmbeddingRequest,
+    EngineEvent,
+    Failed,
+    GenerationRequest,
+    Started,
+)
+from offgrid.engine.worker.embedder import EmbeddingJob
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.outbox import Outbox
 
@@ -125,3 +134,57 @@ def test_an_engine_that_holds_tokens_sends_the_same_events(model: Counting) -> N
         model.forget(0)
     assert events[0] == events[1]
     assert deltas == [0, 1, 11]
+
+
+class Noting(Counting):
+    """A model that notes when a slot is prepared for a new sequence."""
+
+    def __init__(self, model: Counting, notes: list[object]) -> None:
+        super().__init__(model)
+        self._notes = notes
+
+    def forget(self, slot: int) -> None:
+        self._notes.append("a slot is prepared")
+        self._model.forget(slot)
+
+
+def test_what_is_held_does_not_wait_for_the_slot_of_a_newcomer(model: Counting) -> None:
+    """Preparing it may save one prefix and restore another."""
+    notes: list[object] = []
+    request = GenerationRequest(tokens=tuple(range(300, 310)), sampling=GREEDY, ignore_eos=True)
+    engine = Engine(Noting(model, notes), notes.append, hold=3600.0)
+    engine.submit(engine.prepare(1, request))
+    for _ in range(5):
+        engine.step()
+    notes.clear()
+    engine.submit(engine.prepare(2, request))
+    engine.step()
+    held, prepared, *_ = notes
+    assert [type(event) for event in held] == [Delta] * 4
+    assert prepared == "a slot is prepared"
+
+
+def test_what_is_held_does_not_wait_for_inputs_to_be_embedded(
+    model: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[object] = []
+    request = GenerationRequest(tokens=tuple(range(300, 310)), sampling=GREEDY, ignore_eos=True)
+    engine = Engine(model, notes.append, hold=3600.0)
+    engine.submit(engine.prepare(1, request))
+    for _ in range(5):
+        engine.step()
+    job = EmbeddingJob(2, EmbeddingRequest(("An otter swims. " * 9,), params=("input",)))
+    list(engine.embedder.prepare(job))
+    engine.submit(job)
+    embed = engine.embedder.step
+
+    def noting(budget: int | None) -> list[EngineEvent]:
+        notes.append("inputs are computed")
+        return embed(budget)
+
+    monkeypatch.setattr(engine.embedder, "step", noting)
+    notes.clear()
+    engine.step()
+    held, computed, *_ = notes
+    assert [type(event) for event in held] == [Delta] * 4
+    assert computed == "inputs are computed"

@@ -171,14 +171,17 @@ class Useless:
         return int(self.row.ctypes.data)
 
 
-def test_logits_that_are_nan_end_the_request(model: Counting) -> None:
+@pytest.mark.parametrize("fields", [{"prompt_logprobs": 1}, {}, {"n": 2}])
+def test_logits_that_are_nan_end_the_request(model: Counting, fields: dict[str, int]) -> None:
     run = Run(Useless(model))
-    id = run.submit(STORY, prompt_logprobs=1)
+    id = run.submit(STORY, **fields)
     run.finish()
     end = run.last(id)
     assert isinstance(end, Failed)
     assert end.error == "EngineFault"
     assert not prompt(run, id)
+    # What the slot holds may be the reason: no other request begins after it, and it is not saved.
+    assert [len(tokens) for _, tokens in run.engine.scheduler.idle] == [0] * model.n_parallel
 
 
 def test_cancelled_in_mid_prompt(run: Run) -> None:

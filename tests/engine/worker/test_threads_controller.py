@@ -14,6 +14,7 @@ from simulated_machine import Machine, Run, fixed, run, works
 
 from offgrid.engine.worker.threads.control import Kind, Threads
 from offgrid.engine.worker.threads.trial import Trial, Verdict
+from offgrid.engine.worker.threads.tuner import Tuner
 from offgrid.engine.worker.threads.work import Usual, Work
 
 MINUTE = 60.0
@@ -141,6 +142,28 @@ def test_neighbours_come_and_go(sees: bool) -> None:
     reactions.sort()
     assert reactions[len(reactions) // 2] < 4.0
     assert reactions[-1] < 10.0
+
+
+def test_the_load_changes_during_a_trial() -> None:
+    """The trial is given up, since it compares with steps from before, and another one begins."""
+    tuner, work = Tuner(2, 2), Work(1, 50)
+
+    def steps(count: int, alone: float) -> list[int]:
+        used = []
+        for _ in range(count):
+            used.append(tuner.choose(work))
+            tuner.observe(work, used[-1], alone if used[-1] == 1 else 0.1)
+        return used
+
+    steps(8, alone=0.1)
+    tuner.neighbours_use(1.0)
+    used = steps(4 + 24, alone=0.1)  # a trial without a result so far
+    assert used[:4] == [2, 2, 2, 2]
+    assert used[4:10] == [1, 1, 1, 1, 2, 2]
+    tuner.neighbours_use(2.0)
+    assert steps(4, alone=0.05) == [2, 2, 2, 2]
+    steps(40, alone=0.05)
+    assert tuner.number == 1
 
 
 def test_neighbours_that_come_and_go_quickly() -> None:

@@ -130,7 +130,7 @@ def test_the_loop_times_its_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A step that the loop does not end, because its decode failed, teaches nothing."""
     monkeypatch.setattr(processors, "cores", lambda: Cores(1, 2, fast=1))
     times = iter(range(100))
-    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(times)))
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(times)))
     threads = LoopThreads(0)
     seen: list[tuple[Kind, int, float]] = []
     monkeypatch.setattr(
@@ -162,6 +162,13 @@ def test_neighbours_are_all_but_this_process(monkeypatch: pytest.MonkeyPatch) ->
     assert measured.measure() == 1.0
     now[0], busy[0] = 103.0, 51.9  # the counters of the system have their own clock
     assert measured.measure() == 0.0
+    limited = Neighbours(spare=2)
+    now[0], busy[0] = 104.0, 55.4
+    assert limited.measure() == pytest.approx(1.5)  # of 3.5 busy cores
+    now[0], busy[0] = 200.0, 99.0
+    limited.restart()
+    now[0] = 201.0
+    assert limited.measure() == 0.0
     monkeypatch.undo()
     before = neighbours._busy_seconds()
     assert neighbours._busy_seconds() >= before - 0.1

@@ -23,7 +23,8 @@ fast as reading (about 1 GB/s) and needs no further library.
 
 Several workers, of one server or of several, may use one folder. A file that another one deleted is
 absent. A temporary file is locked by its writer; one without a lock belongs to a worker that was
-killed, and is deleted.
+killed, and is deleted. A file of another user is not used: whoever can write a file can give it a
+right digest.
 """
 
 from __future__ import annotations
@@ -70,6 +71,9 @@ _CHUNK = 8 << 20
 _MAX_TOKENS = 1 << 26
 _ABANDONED = 3600.0
 """Seconds after which a temporary file counts as abandoned, on systems without locks."""
+_MOST_FILES = 2000
+"""Files of the whole folder. Each write looks at all of them, and a start reads the beginnings of
+those of its model."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -98,6 +102,9 @@ class PrefixFiles:
         before, self._forgotten_at = self._forgotten_at, forgotten_at(self.folder)
         return before != self._forgotten_at
 
+    def _is_forgotten(self) -> bool:
+        return forgotten_at(self.folder) != self._forgotten_at
+
     # --- reading ------------------------------------------------------------------------------
 
     def scan(self) -> list[SavedPrefix]:
@@ -119,13 +126,14 @@ class PrefixFiles:
         try:
             with file.path.open("rb") as stream:
                 tokens, n_prompt, size, _ = self._read_header(stream)
-        except (OSError, ValueError) as ex:
-            self._drop(file.path, ex)
+        except (OSError, ValueError, MemoryError) as ex:
+            self._refuse(file.path, ex)
             return None
         return SavedPrefix(tokens, n_prompt, size, path=file.path)
 
     def read(self, prefix: SavedPrefix) -> StateBytes | None:
-        """Return the state of a saved prefix; None if its file is absent or wrong.
+        """Return the state of a saved prefix; None if its file is absent or wrong, or cannot be
+        read.
 
         Every byte of the file has been checked then, and the token ids are those of ``prefix``.
         """
@@ -145,10 +153,8 @@ class PrefixFiles:
                     digest.update(part)
                 if stream.read(_DIGEST + 1) != digest.digest():
                     raise ValueError("its digest is wrong")
-        except FileNotFoundError:
-            return None
         except (OSError, ValueError, MemoryError) as ex:
-            self._drop(path, ex)
+            self._refuse(path, ex)
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
@@ -159,7 +165,10 @@ class PrefixFiles:
 
         Raises:
             ValueError: the message says what is wrong.
+            OSError: it cannot be read, or belongs to another user.
         """
+        status = os.fstat(stream.fileno())
+        _check_owner(status)
         fields = bytearray(_FIELDS.size)
         _fill(stream, fields)
         magic, version, key, n_tokens, n_prompt, size = _FIELDS.unpack(fields)
@@ -170,7 +179,7 @@ class PrefixFiles:
         if not MIN_REUSE <= n_tokens <= _MAX_TOKENS or n_prompt > n_tokens:
             raise ValueError("its numbers are wrong")
         whole = _FIELDS.size + _HEADER_DIGEST + 4 * n_tokens + size + _DIGEST
-        if size == 0 or os.fstat(stream.fileno()).st_size != whole:
+        if size == 0 or status.st_size != whole:
             raise ValueError("its size is wrong")
         expected = bytearray(_HEADER_DIGEST)
         _fill(stream, expected)
@@ -183,17 +192,26 @@ class PrefixFiles:
         digest.update(ids)
         return np.frombuffer(ids, dtype="<i4").astype(np.int32), n_prompt, size, digest
 
-    def _drop(self, path: Path, ex: Exception) -> None:
-        log.warning("a saved prefix is not used and deleted (%s): %s", path.name, ex)
-        with contextlib.suppress(OSError):
-            path.unlink()
+    @staticmethod
+    def _refuse(path: Path, ex: Exception) -> None:
+        """Delete a file if it is wrong; leave it if it only cannot be read now, or not by us."""
+        if isinstance(ex, FileNotFoundError):
+            return
+        wrong = isinstance(ex, ValueError) or (isinstance(ex, OSError) and ex.errno == errno.EIO)
+        what = "is deleted" if wrong else "is not used"
+        log.warning("a saved prefix %s (%s): %s", what, path.name, ex or type(ex).__name__)
+        if wrong:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     # --- writing ------------------------------------------------------------------------------
 
     def write(self, prefix: SavedPrefix, state: StateBytes) -> Path | None:
         """Write a saved prefix; return its file, or None if it was not written.
 
-        A full disk, or a folder that cannot be written, is logged once and harms nothing.
+        A full disk, or a folder that cannot be written, is logged once and harms nothing. Nothing
+        is left if somebody deletes the prefixes meanwhile, or has done so since :attr:`forgotten`
+        was last asked.
         """
         ids = prefix.tokens.astype("<i4").tobytes()
         size = _FIELDS.size + _HEADER_DIGEST + len(ids) + len(state) + _DIGEST
@@ -202,9 +220,14 @@ class PrefixFiles:
         try:
             _create(self.folder)
             _create(self._own)
-            if not self._make_room(size):
+            if self._own.is_symlink():  # its files would not count
+                raise NotADirectoryError(f"{self._own.name} is a link")
+            if self._is_forgotten() or not self._make_room(size):
                 return None
             self._write(path, prefix, ids, state)
+            if self._is_forgotten():
+                path.unlink(missing_ok=True)
+                return None
         except OSError as ex:
             if not self._complained:
                 full = ex.errno in _FULL
@@ -225,6 +248,7 @@ class PrefixFiles:
         descriptor = os.open(partial, flags, 0o600)
         try:
             with os.fdopen(descriptor, "wb", buffering=0) as stream:
+                _check_owner(os.fstat(descriptor))  # it would not be used later
                 _lock(descriptor)
                 for part in _parts(fields, _header_digest(fields, ids), ids, state.data):
                     digest.update(part)
@@ -249,14 +273,16 @@ class PrefixFiles:
             limit = min(AUTO_BYTES, (taken + free) // AUTO_SHARE)
         if size > limit:
             return False
+        count = len(files)
         for file in files:
-            if taken + size <= limit:
+            if taken + size <= limit and count < _MOST_FILES:
                 break
             if file.partial and not _is_abandoned(file):
                 continue
             with contextlib.suppress(OSError):
                 file.path.unlink()
                 taken -= file.size
+                count -= 1
         return taken + size <= limit
 
     def delete(self, prefix: SavedPrefix) -> None:
@@ -301,6 +327,16 @@ def _write_all(stream: BinaryIO, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while len(view):
         view = view[stream.write(view) :]
+
+
+def _check_owner(status: os.stat_result) -> None:
+    """Check that a file belongs to the user who runs this process, where the system tells.
+
+    Raises:
+        PermissionError: it does not.
+    """
+    if sys.platform != "win32" and status.st_uid != os.geteuid():
+        raise PermissionError("its files belong to another user")
 
 
 def _create(folder: Path) -> None:

@@ -145,7 +145,10 @@ class Keeper:
         began = time.monotonic()
         if not self._model.carry_out_copies(slot, len(tokens)):
             return None
-        state = self._model.save_state(slot)
+        try:
+            state = self._model.save_state(slot)
+        except MemoryError:
+            return None
         if state is not None and self.tiers is not None:
             self.tiers.worth.copied("save", len(state), time.monotonic() - began)
         return state

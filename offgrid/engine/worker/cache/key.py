@@ -6,6 +6,7 @@ A state of another key is never read, so the key contains more than must be equa
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 _BEGINNING = 1 << 20
 _SAMPLES, _SAMPLE = 64, 4096
-_VERSION = 1
+_VERSION = 2
 """Of the meaning of a state. A change of what slots hold makes older files unreadable."""
 
 
@@ -49,19 +50,20 @@ def cache_key(
 def file_identity(path: Path, sha256: str = "") -> tuple[Any, ...]:
     """Return what identifies the content of a file.
 
-    The SHA-256, if it is known (``offgrid get``, ``import`` and ``verify`` compute it). Computing
-    it at each load would read the whole file. Without it: size, time of modification, and a hash of
-    the first MiB and of 64 samples of 4 KiB, evenly distributed.
+    Size, and a hash of the first MiB and of 64 samples of 4 KiB, evenly distributed; besides them
+    the SHA-256, if it is known (``offgrid get``, ``import`` and ``verify`` compute it), or else the
+    times of modification and change, of which no program can set the second. Computing the SHA-256
+    at each load would read the whole file. The samples are there in both cases: a worker that is
+    started again after a crash may find another file than the one whose hash the server knew.
 
     Raises:
         OSError: the file cannot be read.
     """
-    if sha256:
-        return ("sha256", sha256)
     with path.open("rb") as stream:
-        status = path.stat()
+        status = os.fstat(stream.fileno())
         digest = hashlib.blake2b(stream.read(_BEGINNING), digest_size=32)
         for number in range(1, _SAMPLES + 1):
             stream.seek(max(0, status.st_size - _SAMPLE) * number // _SAMPLES)
             digest.update(stream.read(_SAMPLE))
-    return ("sampled", status.st_size, status.st_mtime_ns, digest.hexdigest())
+    known = (sha256,) if sha256 else (status.st_mtime_ns, status.st_ctime_ns)
+    return (*known, status.st_size, digest.hexdigest())

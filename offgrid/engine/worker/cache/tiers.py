@@ -14,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 
+from offgrid.engine.memory import free_memory
 from offgrid.engine.worker.cache.files import PrefixFiles
 from offgrid.engine.worker.cache.index import Index, SavedPrefix, StateBytes
 from offgrid.engine.worker.cache.worth import MIN_LENGTH, Worth
@@ -24,6 +25,16 @@ _MOST_WRITING = 128 << 20
 _GROWN = 4
 """A conversation is written again, while the worker is idle, when a fourth of it is new. So all its
 files together have at most five times its size."""
+
+
+_SMALL = 64 << 20
+"""Bytes of a state for which there is always memory: at least so much is kept free."""
+
+
+def has_room(size: int) -> bool:
+    """Whether a state of so many bytes can be copied without a lack of memory: nobody has counted
+    the copies that are written or read."""
+    return size <= _SMALL or size <= free_memory()
 
 
 class Fetch:
@@ -88,6 +99,7 @@ class Tiers:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="prefix-reader")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="prefix-writer")
         self._fetches: list[Fetch] = []
+        """Those that are still being read."""
         for prefix in files.scan() if files is not None else ():
             self._index.add(prefix)
 
@@ -128,12 +140,13 @@ class Tiers:
             from_disk = prefix.state is None
             if not self.worth.restoring(length - above, prefix.size, from_disk=from_disk):
                 return None
+            if from_disk and not has_room(prefix.size):
+                return None
             self._index.use(prefix)
             fetch = Fetch(prefix, length)
             if prefix.state is not None:
                 fetch.finish(prefix.state)
                 return fetch
-            self._fetches = [one for one in self._fetches if not one.ready]
             self._fetches.append(fetch)
         self._reader.submit(self._read, fetch)
         return fetch
@@ -142,9 +155,9 @@ class Tiers:
         """Wait until some fetch has arrived, but no longer than so many seconds; return at once if
         none is on its way."""
         with self._lock:
-            waiting = [one for one in self._fetches if not one.ready]
-        if waiting:
-            waiting[0].wait(seconds)
+            waiting = self._fetches[:1]
+        for fetch in waiting:
+            fetch.wait(seconds)
 
     def _read(self, fetch: Fetch) -> None:
         state = None
@@ -153,11 +166,14 @@ class Tiers:
             if self._files is not None:
                 state = self._files.read(fetch.prefix)
             if state is None:
-                self.forget(fetch.prefix)
+                with self._lock:
+                    self._discard(fetch.prefix)
             else:
                 self.worth.copied("read", len(state), time.monotonic() - began)
         finally:
             fetch.finish(state)
+            with self._lock:  # nobody waits for it any more, and its state is large
+                self._fetches.remove(fetch)
 
     def forget(self, prefix: SavedPrefix) -> None:
         """Discard a saved prefix and its file, because it cannot be restored."""
@@ -179,7 +195,7 @@ class Tiers:
             return False
         with self._lock:
             unsaved = len(tokens) - self._index.covered(tokens)
-        return self.worth.saving(len(tokens), unsaved, size)
+        return self.worth.saving(len(tokens), unsaved, size) and has_room(size)
 
     def wants_on_disk(self, tokens: TokenIds, size: int, *, last: bool = False) -> bool:
         """Whether the state of a slot is worth writing while the slot still holds it.
@@ -195,7 +211,7 @@ class Tiers:
             unsaved = len(tokens) - self._index.covered(tokens, on_disk=True)
         if not last and unsaved < max(MIN_LENGTH, len(tokens) // _GROWN):
             return False
-        return self.worth.saving(len(tokens), unsaved, size)
+        return self.worth.saving(len(tokens), unsaved, size) and has_room(size)
 
     @staticmethod
     def takes(tokens: TokenIds) -> bool:
@@ -289,9 +305,11 @@ class Tiers:
     def obey(self) -> bool:
         """If somebody has deleted the prefixes on disk, discard those in memory too; return whether
         that is so. Then what slots hold must not be saved either."""
-        if self._files is None or not self._files.forgotten:
+        if self._files is None:
             return False
-        with self._lock:
+        with self._lock:  # so that the writer sees all of it or nothing
+            if not self._files.forgotten:
+                return False
             for prefix in self._index:
                 self._discard(prefix)
         return True

@@ -26,6 +26,8 @@ _STEPS = 8
 _ANY_TEXT = b"~x#"
 """Where a grammar allows this, it allows any text."""
 _GAP = re.compile(rb"([:,]\s*)(?=[^\s:,])")
+_SLOW = 4
+"""Slow proposals after which a sequence gets no more of them."""
 _SEEN = 48
 """Tokens at the end of the answer that are searched for the usual gaps."""
 
@@ -49,8 +51,9 @@ class Forced:
     ) -> None:
         self._tokenize = tokenize
         self._piece = piece
+        self._slow = 0
         self._stopped = False
-        """Whether a proposal has failed or taken too long; then there are no more."""
+        """Whether a proposal has failed, or several were slow; then there are no more."""
 
     def propose(self, sequence: Drafted, most: int) -> Draft:
         """Return the tokens of what is forced, and of the gaps between forced texts."""
@@ -66,12 +69,16 @@ class Forced:
             log.exception("a grammar failed to propose tokens")
             self._stopped = True
             return Draft([], KIND)
-        self._stopped = time.thread_time() - began > HARD_SECONDS
+        if time.thread_time() - began > HARD_SECONDS:
+            self._slow += 1  # the first proposals fill caches
+            self._stopped = self._slow >= _SLOW
         return Draft([*self._tokenize(text)][:most] if text else [], KIND)
 
     def _text(self, trial: LLMatcher, sequence: Drafted, most: int) -> bytes:
         """Return the bytes that are expected next, as far as they are forced."""
-        text, gaps = b"", None
+        text = b""
+        rest: list[bytes] = []
+        gaps: list[bytes] | None = None
         for _ in range(_STEPS):
             forced = trial.compute_ff_bytes()[: _BYTES * most]
             if forced and self._follow(trial, forced):
@@ -81,8 +88,10 @@ class Forced:
                 continue
             if self._allows(trial, _ANY_TEXT):
                 break  # inside a string, which the model chooses
-            gaps = self._gaps(sequence) if gaps is None else gaps
-            gap = next((gap for gap in gaps if self._follow(trial, gap)), None)
+            if gaps is None:
+                rest, gaps = self._gaps(sequence)
+            tried = gaps if text else [*rest, *gaps]
+            gap = next((gap for gap in tried if self._follow(trial, gap)), None)
             if gap is None:
                 break
             text += gap
@@ -98,15 +107,20 @@ class Forced:
         tokens = [*self._tokenize(text)]
         return self._allows(trial, text) and trial.consume_tokens(tokens)
 
-    def _gaps(self, sequence: Drafted) -> list[bytes]:
+    def _gaps(self, sequence: Drafted) -> tuple[list[bytes], list[bytes]]:
         """Return what the answer writes after a key and after a value: a quote follows if it may,
-        although the grammar would allow another blank."""
+        although the grammar would allow another blank.
+
+        If the answer ends within such a gap, or before a key, the rest of it is returned first.
+        """
         first = max(sequence.n_prompt, len(sequence) - _SEEN)
-        pieces = map(self._piece, sequence.tokens[first : len(sequence)].tolist())
-        seen = {gap[:1]: gap for gap in _GAP.findall(b"".join(pieces))}
+        text = b"".join(map(self._piece, sequence.tokens[first : len(sequence)].tolist()))
+        seen = {gap[:1]: gap for gap in _GAP.findall(text)}
         colon = seen.get(b":", b": ")
         comma = seen.get(b",", b"," + colon[1:])
-        return [colon + b'"', comma + b'"', colon, comma]
+        gaps = [colon + b'"', comma + b'"', colon, comma]
+        rest = [gap[1:] for gap in gaps if len(gap) > 1 and gap[:1] == text[-1:]]
+        return [*rest, *([b'"'] if text[-1:] in (b"{", b"[") else ())], gaps
 
     def verified(self, sequence: Drafted, proposed: int, accepted: int) -> None:
         """Do nothing: the matcher tells all."""

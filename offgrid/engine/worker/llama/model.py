@@ -31,7 +31,7 @@ from offgrid.engine.worker.llama.state import (
     save_state,
     state_size,
 )
-from offgrid.engine.worker.llama.untouched import give_back_zeros, writable
+from offgrid.engine.worker.llama.untouched import give_back_zeros, trim_heap, writable
 from offgrid.engine.worker.llama.vision import Vision, VisionError
 from offgrid.engine.worker.llama.weights import (
     CHAT_TEMPLATE,
@@ -100,6 +100,7 @@ class Model(Weights):
         else:
             self._prepare_embedding_only()
         self.info = self._describe()
+        trim_heap()
 
     def close(self) -> None:
         """Free the contexts, then the model. Idempotent."""
@@ -391,12 +392,12 @@ class Model(Weights):
 
     @property
     def can_save(self) -> bool:
-        """Whether the state of a slot can be restored exactly, also if it is cut then.
+        """Whether the state of a slot can be restored so that it is as good as before.
 
-        With sliding windows it cannot: the cells that no window shows any more are not part of a
-        state.
+        The cells that no sliding window shows any more are not part of a state. So a slot that can
+        be cut anywhere because it holds them (``swa_full``) would lose that.
         """
-        return self.generates and int(lc.llama_model_n_swa(self._model)) == 0
+        return self.generates and not (self.can_cut and lc.llama_model_n_swa(self._model))
 
     @property
     def context_parameters(self) -> tuple[tuple[str, str], ...]:

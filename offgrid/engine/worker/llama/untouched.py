@@ -85,6 +85,15 @@ def added(before: Ranges, now: Ranges) -> Iterator[tuple[int, int]]:
             yield first, after
 
 
+def trim_heap() -> None:
+    """Give back what is free on the heap, if the C library can do it (``malloc_trim`` of glibc).
+
+    Worth it after much was freed: loading a vocabulary of 262,144 tokens leaves 13 MiB.
+    """
+    if hasattr(_libc, "malloc_trim"):
+        _libc.malloc_trim(0)
+
+
 def _runs_of_zeros(first: int, after: int) -> Iterator[tuple[int, int]]:
     """Yield the runs of blocks that are in memory and contain zeros only."""
     first += -first % _BLOCK

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+import psutil
+
 from offgrid.engine import processors
 from offgrid.engine.worker.threads.control import Kind, Threads
 from offgrid.engine.worker.threads.neighbours import Neighbours
@@ -24,9 +26,10 @@ class LoopThreads:
         cores = processors.cores()
         landmarks = (cores.fast,) if cores.fast else ()
         self._threads = Threads(fixed, cores.start, cores.most, landmarks)
-        self._neighbours = Neighbours() if self._threads.automatic else None
+        spare = max(0, (psutil.cpu_count() or cores.most) - cores.most)
+        self._neighbours = Neighbours(spare) if self._threads.automatic else None
         self._step: tuple[Kind, Work, float] | None = None
-        self._ended = time.monotonic()
+        self._ended = time.perf_counter()
 
     def begin(self, kind: Kind, tokens: int, context: int) -> int:
         """Return the number of threads for the step that begins now.
@@ -38,13 +41,13 @@ class LoopThreads:
         """
         if self._neighbours is None:
             return self._threads.in_use(kind)
-        if time.monotonic() - self._ended > _PAUSE:
+        if time.perf_counter() - self._ended > _PAUSE:
             self._neighbours.restart()
         if (cores := self._neighbours.measure()) is not None:
             self._threads.neighbours_use(cores)
         work = Work(tokens, context)
         number = self._threads.choose(kind, work)
-        self._step = kind, work, time.monotonic()
+        self._step = kind, work, time.perf_counter()
         return number
 
     def end(self) -> bool:
@@ -57,7 +60,7 @@ class LoopThreads:
             return True
         kind, work, began = self._step
         self._step = None
-        self._ended = time.monotonic()
+        self._ended = time.perf_counter()
         self._threads.observe(kind, work, self._ended - began)
         return not self._threads.tried
 

@@ -13,12 +13,16 @@ _EVERY = 0.5
 class Neighbours:
     """The processor time that other programs use.
 
-    The counters are those of the whole machine. A neighbour counts even if it may not use the same
-    processors as this process: the number of threads is found by measuring steps, and a neighbour
-    is only a reason to measure.
+    The counters are those of the whole machine. If this process may not use all processors, its
+    neighbours are taken to use the others first. They may do otherwise, but the number of threads
+    is found by measuring steps, and a neighbour is only a reason to measure.
+
+    Args:
+        spare: processors of the machine that this process may not use.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spare: int = 0) -> None:
+        self._spare = spare
         self._when, self._busy = 0.0, 0.0
         self.restart()
 
@@ -27,8 +31,8 @@ class Neighbours:
         self._when, self._busy = time.monotonic(), _busy_seconds()
 
     def measure(self) -> float | None:
-        """Return how many cores other programs have kept busy since the last measurement; None if
-        that was less than half a second ago."""
+        """Return how many of the cores that this process may use other programs have kept busy
+        since the last measurement; None if that was less than half a second ago."""
         now = time.monotonic()
         passed = now - self._when
         if passed < _EVERY:
@@ -36,7 +40,7 @@ class Neighbours:
         busy = _busy_seconds()
         cores = (busy - self._busy) / passed
         self._when, self._busy = now, busy
-        return max(0.0, cores)
+        return max(0.0, cores - self._spare)
 
 
 def _busy_seconds() -> float:

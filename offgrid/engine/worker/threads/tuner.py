@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from offgrid.engine.worker.threads.trial import Series, Step, Trial, Verdict
 from offgrid.engine.worker.threads.work import Usual, Work
 
+_TICK = 1e-6
+"""Seconds that a step takes at least, however coarse the clock is."""
 _SHARE = 0.005
 """Part of the time of steps that trials may cost."""
 _CREDIT = 0.1
@@ -33,9 +35,9 @@ _ENOUGH = _WINDOWS[0]
 _USUAL = _WINDOWS[1]
 """Steps with the number in use that count in a trial, if nothing has changed."""
 _SLOWER, _FASTER = 1.3, 0.75
+"""Time of recent steps, relative to usual steps, that is an alarm."""
 _MUCH_SLOWER = 2.0
-"""Time of recent steps, relative to usual steps, that is an alarm; the last one if trials have cost
-more than they may."""
+"""The same, soon after another alarm, or if trials have cost more than they may."""
 _CHANCE = 1.5
 """Standard errors of the mean by which it must be slower."""
 _NEAR_PAUSE, _FAR_PAUSE, _LAST_PAUSE = 2.0, 4.0, 60.0
@@ -43,8 +45,9 @@ _NEAR_PAUSE, _FAR_PAUSE, _LAST_PAUSE = 2.0, 4.0, 60.0
 _FEWEST = 4
 """Steps with a number before it can win; doubled for each loss, up to four times."""
 _MOST_DOUBLED = 4
-_LOAD_CHANGED = 0.4
-"""Change of the neighbours' load, in cores, that is a reason for trials."""
+_LOAD_CHANGED, _LOAD_CHANGED_MUCH = 0.4, 0.9
+"""Change of the neighbours' load, in cores, that is a reason for trials; the latter soon after
+another reason."""
 
 
 class Tuner:
@@ -77,13 +80,15 @@ class Tuner:
         """Numbers that there is a reason to try, the most promising first."""
         self._reasoned = False
         """Whether there was a reason for the last trials, and none of them has won."""
-        self._reason_ends = 0.0
-        """No new reason counts before this time."""
+        self._reason_at = -_LAST_PAUSE
+        """When a reason last counted. Others count after a pause."""
         self._pause = _NEAR_PAUSE
         self._check_at = 0.0
         self._tolerated = 1.0
         """Time relative to the usual one that was found to have no remedy."""
         self._load = 0.0
+        self._load_before = 0.0
+        """The load when it was last a reason."""
 
     # --- steps --------------------------------------------------------------------------------
 
@@ -104,6 +109,7 @@ class Tuner:
             threads: the number that :meth:`choose` returned for it.
             seconds: time that it took.
         """
+        seconds = max(seconds, _TICK)
         self._clock += seconds
         self._credit = min(_MOST_CREDIT, self._credit + _SHARE * seconds)
         usual, trial = self._usual.of(work), self._trial
@@ -175,7 +181,7 @@ class Tuner:
             # Nothing helps: the steps are slow for another reason.
             self._reasoned = False
             self._tolerated = max(1.0, trial.control.mean)
-            self._reason_ends = self._clock + self._pause
+            self._reason_at = self._clock
             self._pause = min(_LAST_PAUSE, 2 * self._pause)
 
     def _lost(self, number: int) -> None:
@@ -190,7 +196,7 @@ class Tuner:
         self._due.clear()
         self._lost(old)
         self._tolerated, self._pause = 1.0, _NEAR_PAUSE
-        self._reasoned, self._reason_ends = False, 0.0
+        self._reasoned, self._reason_at = False, -_LAST_PAUSE
         # Where this number was better, one further on may be better still.
         further = 2 * self.number - old
         near = self.number + (self._near if self.number > old else -self._near)
@@ -205,9 +211,10 @@ class Tuner:
         if self._tolerated > 1.0:
             mean = Series(recent[-_USUAL:]).mean
             self._tolerated = max(1.0, min(self._tolerated, mean))
-        if self._clock < self._reason_ends:
+        if self._rests(strong=True):
             return
-        limit = self._tolerated * (_SLOWER if self._credit >= 0.0 else _MUCH_SLOWER)
+        weak = self._credit >= 0.0 and not self._rests(strong=False)
+        limit = self._tolerated * (_SLOWER if weak else _MUCH_SLOWER)
         for count in (count for count in _WINDOWS if len(recent) >= count):
             series = Series(recent[-count:])
             chance = _CHANCE * series.spread * series.mean / math.sqrt(count)
@@ -217,27 +224,36 @@ class Tuner:
         if len(recent) >= _USUAL // 2 and Series(recent[-_USUAL // 2 :]).mean < _FASTER:
             self._alarm(self._more(), _USUAL // 2)
 
+    def _rests(self, *, strong: bool) -> bool:
+        """Whether a reason comes too soon after the last one. Strong ones never wait for long."""
+        pause = min(self._pause, _NEAR_PAUSE) if strong else self._pause
+        return self._clock < self._reason_at + pause
+
     def _alarm(self, numbers: list[int], count: int) -> None:
         """Plan trials in which only the last ``count`` steps count."""
-        self._urgent, self._reasoned = numbers, bool(numbers)
-        self._reason_ends = self._clock + self._pause
+        if not numbers:
+            return
+        self._trial = None  # it compares with steps from before
+        self._urgent, self._reasoned = numbers, True
+        self._reason_at = self._clock
         while len(self._recent) > count:
             self._recent.popleft()
 
     def neighbours_use(self, cores: float) -> None:
         """Note how many cores other programs keep busy."""
         # In a container, most of the machine's processors may be out of reach.
-        before, cores = self._load, min(cores, self._most)
-        if abs(cores - before) < _LOAD_CHANGED:
+        cores = min(cores, self._most)
+        self._load, before = cores, self._load_before
+        change = abs(cores - before)
+        if change < _LOAD_CHANGED or self._rests(strong=change >= _LOAD_CHANGED_MUCH):
             return
-        self._load = cores
+        self._load_before = cores
         self._losses.clear()
         # Sooner, never later: a load that changes all the time must not put the trials off.
         soon = {number: self._clock + self._first_pause(number) for number in self._due}
         self._due = {number: min(due, soon[number]) for number, due in self._due.items()}
         self._costs.clear()
-        if self._clock >= self._reason_ends:
-            self._alarm(self._fewer() if cores > before else self._more(), 0)
+        self._alarm(self._fewer() if cores > before else self._more(), 0)
 
     def _free(self) -> int:
         """Return the number of threads for which there are free cores."""

@@ -48,10 +48,28 @@ def test_every_part_counts(file: Path) -> None:
     assert {len(one) for one in keys} == {32}
 
 
-def test_a_known_hash_stands_for_the_file(file: Path) -> None:
+def test_a_known_hash_stands_for_the_times(file: Path, tmp_path: Path) -> None:
+    """A file may be copied or moved; but where another one took its place, the hash is wrong."""
     before = file_identity(file, "0123")
-    file.write_bytes(b"moved or copied")
-    assert file_identity(file, "0123") == before
+    copy = tmp_path / "copy.gguf"
+    copy.write_bytes(file.read_bytes())
+    os.utime(copy, ns=(1, 1))
+    assert file_identity(copy, "0123") == before != file_identity(copy, "4567")
+    copy.write_bytes(os.urandom(SIZE))
+    assert file_identity(copy, "0123") != before
+
+
+def test_a_file_with_equal_size_and_time_took_its_place(file: Path, tmp_path: Path) -> None:
+    """They differ in a byte that no sample contains; only the time of change tells."""
+    before, status = file_identity(file), file.stat()
+    content = bytearray(file.read_bytes())
+    content[(1 << 20) + 20_000] ^= 1
+    other = tmp_path / "other.gguf"
+    other.write_bytes(content)
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.replace(file)
+    assert file.stat().st_mtime_ns == status.st_mtime_ns
+    assert file_identity(file) != before
 
 
 @pytest.mark.parametrize("change", ["beginning", "end", "size", "time"])

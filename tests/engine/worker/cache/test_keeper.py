@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_runs import Counting, Run
+from engine_runs import GREEDY, Counting, Run
+from msgspec import structs
 from tiny_models import make
 
-from offgrid.engine.protocol import Delta, Load, PromptPart
+from offgrid.engine.protocol import Delta, GenerationRequest, Load, PromptPart
 from offgrid.engine.saved_prefixes import delete_saved, saved_files
 from offgrid.engine.worker.cache.opening import open_tiers
 from offgrid.engine.worker.llama.model import Model
@@ -33,7 +34,7 @@ def begin(model: Counting, tmp_path: Path) -> Iterator[Callable[..., Run]]:
     def start(ram: int = 0, disk: int = -1, *, on: Any = model) -> Run:
         for slot in range(on.n_parallel):
             on.forget(slot)
-        on.load = Load(on.load.path, cache_ram=ram, cache_dir=str(tmp_path), cache_disk=disk)
+        on.load = structs.replace(on.load, cache_ram=ram, cache_dir=str(tmp_path), cache_disk=disk)
         tiers = open_tiers(on)
         assert (tiers is None) == (ram == disk == 0)
         if tiers is not None:
@@ -147,6 +148,21 @@ def test_an_idle_worker_writes_what_a_kill_would_lose(
         assert cached > 100
 
 
+def test_answers_that_the_end_interrupts_are_saved(
+    begin: Callable[..., Run], tmp_path: Path
+) -> None:
+    """The server ends them before the worker, which may not have heard of it yet."""
+    run = begin()
+    run.submit(STORIES[0], max_tokens=50, ignore_eos=True)
+    while len(run.events) < 3:
+        run.engine.step()
+    run.submit(STORIES[1], max_tokens=50, cache_prompt=False)
+    run.engine.step()
+    stop(run)
+    assert len(saved_files(tmp_path)) == 1
+    assert ask(begin(), STORIES[0])[1] > 100
+
+
 @pytest.mark.parametrize("then", ["evict", "stop"])
 def test_what_is_forgotten_is_not_written_again(
     begin: Callable[..., Run], tmp_path: Path, then: str
@@ -217,30 +233,49 @@ def test_a_state_that_llama_refuses(
         assert saved_files(tmp_path) == []
 
 
-@pytest.mark.parametrize("architecture", ["llama", "mamba", "jamba", "gemma3"])
-def test_kinds_of_memory(architecture: str, tmp_path: Path) -> None:
-    """Recurrent states are restored as a whole. Sliding windows are not saved."""
-    fields = {"ctx_size": 512, "parallel": 2, "batch_size": 64, "threads": 1}
+@pytest.mark.parametrize(
+    ("architecture", "fields"),
+    [("llama", {}), ("mamba", {}), ("jamba", {}), ("gemma3", {}), ("gemma3", {"swa_full": True})],
+)
+def test_kinds_of_memory(architecture: str, fields: dict[str, Any], tmp_path: Path) -> None:
+    """Recurrent states and sliding windows are restored as a whole, for prompts that begin with
+    everything that was saved. With ``swa_full`` nothing is saved."""
+    saved = str(tmp_path / "saved")
     path = make(architecture, tmp_path)
-    text = STORIES[0][:300]
-    answers = []
-    for _ in range(2):
-        folder = str(tmp_path / "saved")
-        model = Model(Load(str(path), cache_ram=64, cache_dir=folder, cache_disk=-1, **fields))
+    prompts: list[tuple[int, ...]] = []
+
+    def answers(cache: int, ends: list[list[int]]) -> list[tuple[str, int]]:
+        load = Load(
+            str(path), ctx_size=512, parallel=2, batch_size=64, threads=1,
+            cache_dir=saved, cache_disk=cache, **fields,
+        )  # fmt: skip
+        model = Model(load)
         tiers = open_tiers(model)
-        assert (tiers is None) == (architecture == "gemma3")
+        assert (tiers is None) == (cache == 0 or bool(fields))
         run = Run(model, tiers=tiers)
-        first, cached = ask(run, text, max_tokens=10, ignore_eos=True)
-        answers.append((first, cached))
-        ids = run.engine.scheduler.idle
-        if cached == 0 and tiers is not None:
-            assert max(len(tokens) for _, tokens in ids) > 128
-            stop(run)
+        found = []
+        for end in ends:
+            tokens = (*prompts[0], *end) if prompts else tuple(end)
+            request = GenerationRequest(
+                tokens=tokens, sampling=GREEDY, max_tokens=10, ignore_eos=True
+            )
+            id = run.send(request)
+            run.finish()
+            deltas = [e for e in run.events if isinstance(e, Delta) and e.id == id]
+            found.append((run.text(id), deltas[0].cached_tokens))
+        if not prompts:
+            prompts.append(tuple(max((held for _, held in run.engine.scheduler.idle), key=len)))
+        stop(run)
         if tiers is not None:
             tiers.close()
         model.close()
-    (first, none), (second, cached) = answers
+        return found
+
+    ((_, none),) = answers(-1, [[7, *range(20, 220)]])
     assert none == 0
-    assert first == second
-    # The same prompt again does not begin with its own answer, so it needs a cut.
-    assert (cached > 0) == (architecture == "llama")
+    length = len(prompts[0])
+    assert length > 200
+    ends = [[5, 6, 7], [9] * 40]
+    expected = [answers(0, [end])[0][0] for end in ends]
+    for end, text in zip(ends, expected, strict=True):
+        assert answers(-1, [end]) == [(text, 0 if fields else length)]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from offgrid.engine.saved_prefixes import delete_saved, saved_bytes, saved_files
+from offgrid.engine.worker.cache import files as module
 from offgrid.engine.worker.cache.files import PrefixFiles
 from offgrid.engine.worker.cache.index import SavedPrefix
 
@@ -149,6 +152,87 @@ def test_unreadable_and_strange_files(tmp_path: Path) -> None:
     delete_saved(tmp_path)
     assert (own / "notes.txt").read_text() == "mine"
     assert (tmp_path / "letters").is_dir()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs two users")
+def test_files_of_other_users(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They have a right digest, and may still be anything. They are left to their owners."""
+    files = files_in(tmp_path)
+    mine, other = written(files, 1), written(files, 2)
+    assert other.path is not None
+    os.chown(other.path, 12345, 12345)
+    assert [one.path for one in files_in(tmp_path).scan()] == [mine.path]
+    assert files.read(other) is None
+    assert other.path.exists()
+    assert "another user" in caplog.text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege")
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    """The folder may be a link; what is in it may not."""
+    real, link, elsewhere = (tmp_path / name for name in ("real", "link", "elsewhere"))
+    for folder in (real, elsewhere):
+        folder.mkdir()
+    link.symlink_to(real)
+    prefix = written(files_in(link), 1)
+    assert prefix.path is not None
+    (real / OTHER_KEY.hex()[:32]).symlink_to(elsewhere)
+    other = files_in(link, OTHER_KEY)
+    assert other.write(prefix_of(2), state_of(2)) is None
+    assert list(elsewhere.iterdir()) == []
+    assert len(saved_files(link)) == 1
+
+
+class Lost(PrefixFiles):
+    """Files that cannot be opened for a moment."""
+
+    def _read_header(self, stream: BinaryIO) -> Any:
+        raise OSError(errno.EMFILE, "too many open files")
+
+
+def test_a_file_that_cannot_be_read_now_stays(tmp_path: Path) -> None:
+    prefix = written(files_in(tmp_path), 1)
+    lost = Lost(tmp_path, KEY, 1 << 30)
+    assert lost.scan() == []
+    assert lost.read(prefix) is None
+    assert files_in(tmp_path).read(prefix) is not None
+
+
+def test_the_number_of_files_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MOST_FILES", 3)
+    paths = [written(files_in(tmp_path), number).path for number in range(5)]
+    assert {file.path for file in saved_files(tmp_path)} == set(paths[2:])
+
+
+class Slow(PrefixFiles):
+    """Somebody deletes all prefixes before a file is written, or when it is nearly complete."""
+
+    early = True
+
+    def _write(self, path: Path, *rest: Any) -> None:
+        if self.early:
+            delete_saved(self.folder)
+        super()._write(path, *rest)
+        if not self.early:
+            content = path.read_bytes()
+            delete_saved(self.folder)
+            path.write_bytes(content)  # as if it was renamed after the files were listed
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_what_is_deleted_during_a_write_stays_away(tmp_path: Path, early: bool) -> None:
+    files = Slow(tmp_path, KEY, 1 << 30)
+    files.early = early
+    assert files.write(prefix_of(1), state_of(1)) is None
+    assert saved_files(tmp_path) == []
+    assert files_in(tmp_path).forgotten is False
+    assert PrefixFiles.write(files_in(tmp_path), prefix_of(2), state_of(2)) is not None
+    # Nothing of before is written either, as long as nobody has asked.
+    stale = files_in(tmp_path)
+    delete_saved(tmp_path)
+    assert stale.write(prefix_of(3), state_of(3)) is None
+    assert stale.forgotten
+    assert stale.write(prefix_of(3), state_of(3)) is not None
 
 
 def test_deleting_everything(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from offgrid.engine.saved_prefixes import saved_files
+from offgrid.engine.worker.cache import tiers as module
 from offgrid.engine.worker.cache.files import PrefixFiles
 from offgrid.engine.worker.cache.tiers import Tiers
 
@@ -187,3 +190,36 @@ def test_two_servers_share_a_folder(make: Callable[..., Tiers], tmp_path: Path) 
     save(two, 3)
     settled(two)
     assert restored(two, tokens_of(3)) == (3, 200)
+
+
+def test_no_copy_without_memory_for_it(
+    make: Callable[..., Tiers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies that go to disk or come from there are in no estimate of memory."""
+    tiers = make(disk=True)
+    save(tiers, 1)
+    settled(tiers)
+    monkeypatch.setattr(module, "_SMALL", SIZE - 1)
+    monkeypatch.setattr(module, "free_memory", lambda: SIZE - 1)
+    assert restored(tiers, tokens_of(1)) is None
+    assert not tiers.wants(tokens_of(2), SIZE)
+    assert not tiers.wants_on_disk(tokens_of(2), SIZE)
+    monkeypatch.setattr(module, "free_memory", lambda: SIZE)
+    assert restored(tiers, tokens_of(1)) == (1, 200)
+    assert tiers.wants(tokens_of(2), SIZE)
+    assert tiers.wants_on_disk(tokens_of(2), SIZE)
+
+
+def test_a_state_from_disk_is_freed_after_its_use(make: Callable[..., Tiers]) -> None:
+    tiers = make(disk=True)
+    save(tiers, 1)
+    fetch = settled(tiers).find(tokens_of(1), lambda length: length, 0)
+    assert fetch is not None
+    fetch.wait(60)
+    tiers.close()
+    tiers._reader.shutdown(wait=True)
+    assert fetch.state is not None
+    state = weakref.ref(fetch.state)
+    del fetch
+    gc.collect()
+    assert state() is None
