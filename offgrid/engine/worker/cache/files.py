@@ -81,7 +81,8 @@ class PrefixFiles:
     """The files of one model in one way of loading it.
 
     Args:
-        folder: the folder of all saved prefixes; created when the first one is written.
+        folder: the folder of all saved prefixes; it is created, if that is possible, because
+            ``offgrid forget`` leaves a mark in it.
         key: 32 bytes, from :func:`offgrid.engine.worker.cache.key.cache_key`.
         limit: most bytes of all files in the folder, also those of other models; -1 for
             :data:`AUTO_BYTES`.
@@ -93,6 +94,8 @@ class PrefixFiles:
         self._limit = limit
         self._own = folder / key.hex()[:KEY_CHARACTERS]
         self._complained = False
+        with contextlib.suppress(OSError):
+            _create(folder)
         self._forgotten_at = forgotten_at(folder)
 
     @property

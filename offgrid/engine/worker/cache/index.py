@@ -29,6 +29,7 @@ class SavedPrefix:
         state: the state, while it is in memory.
         path: the file with the state, if there is one.
         writing: whether the file is being written.
+        seen: whether an idle worker has written it, or found it not worth it.
     """
 
     tokens: TokenIds
@@ -37,6 +38,7 @@ class SavedPrefix:
     state: StateBytes | None = None
     path: Path | None = None
     writing: bool = False
+    seen: bool = False
 
 
 class Index:

@@ -83,20 +83,22 @@ class Keeper:
         None if it has nothing to do."""
         if self.tiers is None or not self.tiers.on_disk:
             return None
-        return _QUIET if any(self._is_new(slot, tokens) for slot, tokens in idle) else None
+        new = any(self._is_new(slot, tokens) for slot, tokens in idle)
+        return _QUIET if new or self.tiers.unseen else None
 
     def write_one(self, idle: IdleSlots, *, last: bool = False) -> bool:
-        """Write what one idle slot holds to disk, the most recently used first.
+        """Write what one idle slot holds to disk, the most recently used first; after all slots,
+        what is only in memory.
 
-        A worker that is killed then loses little. One slot at a time, because a request may come
+        A worker that is killed then loses little. One at a time, because a request may come
         meanwhile.
 
         Args:
             idle: the idle slots.
-            last: whether the worker ends now.
+            last: whether the worker ends now. Then only slots are written.
 
         Returns:
-            Whether there was one.
+            Whether there was such a slot.
         """
         tiers = self.tiers
         if tiers is None:
@@ -115,6 +117,8 @@ class Keeper:
             if state is not None:
                 tiers.save(tokens, idle.prompt_length(slot), state, to_disk=True)
                 return True
+        if not last:
+            tiers.write_one()
         return False
 
     def write_all(self, idle: IdleSlots, until: float) -> None:

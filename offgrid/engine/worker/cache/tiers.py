@@ -209,8 +209,8 @@ class Tiers:
             return False
         with self._lock:
             unsaved = len(tokens) - self._index.covered(tokens, on_disk=True)
-        if not last and unsaved < max(MIN_LENGTH, len(tokens) // _GROWN):
-            return False
+            if not last and not self._grown(tokens):
+                return False
         return self.worth.saving(len(tokens), unsaved, size) and has_room(size)
 
     @staticmethod
@@ -255,7 +255,9 @@ class Tiers:
             else:
                 self._to_disk(prefix)
 
-    def _to_disk(self, prefix: SavedPrefix) -> Future[None] | None:
+    def _to_disk(self, prefix: SavedPrefix, *, keep: bool = False) -> Future[None] | None:
+        """Have a state written. Afterwards it is not in memory any more, or with ``keep`` only if
+        there is still room for it."""
         full = self._writing > 0 and self._writing + prefix.size > _MOST_WRITING
         if self._files is None or full:
             self._discard(prefix)
@@ -263,9 +265,9 @@ class Tiers:
         prefix.writing = True
         self._held -= prefix.size
         self._writing += prefix.size
-        return self._writer.submit(self._write, prefix)
+        return self._writer.submit(self._write, prefix, keep)
 
-    def _write(self, prefix: SavedPrefix) -> None:
+    def _write(self, prefix: SavedPrefix, keep: bool) -> None:
         path, state = None, prefix.state
         try:
             if self._files is not None and state is not None and prefix in self._index:
@@ -273,7 +275,12 @@ class Tiers:
         finally:
             with self._lock:
                 self._writing -= prefix.size
-                prefix.writing, prefix.state, prefix.path = False, None, path
+                prefix.writing, prefix.path = False, path
+                fits = self._held + prefix.size <= self._memory
+                if keep and fits and prefix in self._index:
+                    self._held += prefix.size
+                else:
+                    prefix.state = None
                 useless = self._after_write(prefix)
             for other in useless:
                 if self._files is not None and (other is prefix or other.path != path):
@@ -282,7 +289,8 @@ class Tiers:
     def _after_write(self, prefix: SavedPrefix) -> list[SavedPrefix]:
         """Remove what is useless now from the index; return the prefixes whose files are."""
         if prefix.path is None:
-            self._index.remove(prefix)
+            if prefix.state is None:
+                self._index.remove(prefix)
             return []
         if prefix not in self._index:  # discarded while it was being written
             return [prefix]
@@ -314,7 +322,29 @@ class Tiers:
                 self._discard(prefix)
         return True
 
-    # --- the end ------------------------------------------------------------------------------
+    # --- while the worker is idle, and at its end ---------------------------------------------
+
+    @property
+    def unseen(self) -> bool:
+        """Whether :meth:`write_one` has something to do."""
+        with self._lock:
+            return self.on_disk and any(map(_is_unseen, self._index))
+
+    def write_one(self) -> None:
+        """Have the most recently used state written that is only in memory, if that is worth it.
+        It stays in memory too."""
+        with self._lock:
+            left = [prefix for prefix in self._index if _is_unseen(prefix)]
+            if not left or self._writing:
+                return
+            left[-1].seen = True
+            if self._grown(left[-1].tokens):
+                self._to_disk(left[-1], keep=True)
+
+    def _grown(self, tokens: TokenIds) -> bool:
+        """Whether enough of a conversation is new to write it again while the worker is idle."""
+        unsaved = len(tokens) - self._index.covered(tokens, on_disk=True)
+        return unsaved >= max(MIN_LENGTH, len(tokens) // _GROWN)
 
     def write_all(self, until: float) -> None:
         """Write the states that are only in memory, the most recently used first.
@@ -338,3 +368,8 @@ class Tiers:
         """Wait until everything is written that waits for it, but no longer than ``until``."""
         with contextlib.suppress(FutureTimeout):
             self._writer.submit(lambda: None).result(max(0.0, until - time.monotonic()))
+
+
+def _is_unseen(prefix: SavedPrefix) -> bool:
+    only_in_memory = prefix.state is not None and prefix.path is None and not prefix.writing
+    return only_in_memory and not prefix.seen

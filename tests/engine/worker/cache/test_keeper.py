@@ -163,6 +163,18 @@ def test_answers_that_the_end_interrupts_are_saved(
     assert ask(begin(), STORIES[0])[1] > 100
 
 
+def test_an_idle_worker_writes_memory_too(begin: Callable[..., Run], tmp_path: Path) -> None:
+    run = begin(64)
+    for story in STORIES:
+        ask(run, story)
+    keeper, idle = run.engine._keeper, run.engine.scheduler.idle
+    assert keeper.tiers is not None
+    while keeper.pause(idle) is not None:
+        keeper.write_one(idle)
+        keeper.tiers.finish_writing(time.monotonic() + 60)
+    assert len(saved_files(tmp_path)) == len(STORIES)
+
+
 @pytest.mark.parametrize("then", ["evict", "stop"])
 def test_what_is_forgotten_is_not_written_again(
     begin: Callable[..., Run], tmp_path: Path, then: str

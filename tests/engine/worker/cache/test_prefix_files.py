@@ -235,6 +235,13 @@ def test_what_is_deleted_during_a_write_stays_away(tmp_path: Path, early: bool) 
     assert stale.write(prefix_of(3), state_of(3)) is not None
 
 
+def test_what_is_deleted_before_the_first_write_is_noticed(tmp_path: Path) -> None:
+    files = files_in(tmp_path / "new" / "prefixes")
+    delete_saved(tmp_path / "new" / "prefixes")
+    assert files.forgotten
+    assert not files.forgotten
+
+
 def test_deleting_everything(tmp_path: Path) -> None:
     for key in (KEY, OTHER_KEY):
         written(files_in(tmp_path / "prefixes", key), 1)

@@ -223,3 +223,52 @@ def test_a_state_from_disk_is_freed_after_its_use(make: Callable[..., Tiers]) ->
     del fetch
     gc.collect()
     assert state() is None
+
+
+def test_what_is_only_in_memory_is_written_in_quiet_moments(
+    make: Callable[..., Tiers], tmp_path: Path
+) -> None:
+    """And stays in memory."""
+    tiers = make(3 * SIZE, disk=True)
+    for number in (1, 2, 3):
+        save(tiers, number)
+    written = []
+    while tiers.unseen:
+        tiers.write_one()
+        settled(tiers)
+        written.append(len(saved_files(tmp_path)))
+    assert written == [1, 2, 3]
+    assert tiers.held_bytes == 3 * SIZE
+    for file in saved_files(tmp_path):
+        file.path.unlink()
+    assert [restored(tiers, tokens_of(number)) for number in (1, 2, 3)] == [
+        (1, 200), (2, 200), (3, 200),
+    ]  # fmt: skip
+
+
+def test_a_little_more_is_not_written_in_quiet_moments(
+    make: Callable[..., Tiers], tmp_path: Path
+) -> None:
+    tiers = make(3 * SIZE, disk=True)
+    save(tiers, 1, 400, to_disk=True)
+    settled(tiers)
+    save(tiers, 1, 450)
+    assert tiers.unseen
+    tiers.write_one()
+    settled(tiers)
+    assert not tiers.unseen
+    assert len(saved_files(tmp_path)) == 1
+    tiers.write_all(FOREVER)
+    assert restored(make(disk=True), tokens_of(1, 450)) == (1, 450)
+
+
+def test_a_write_that_fails_in_a_quiet_moment_is_not_tried_again(
+    make: Callable[..., Tiers], tmp_path: Path
+) -> None:
+    tiers = make(3 * SIZE, disk=True)
+    (tmp_path / KEY.hex()[:32]).write_text("no folder")
+    save(tiers, 1)
+    tiers.write_one()
+    settled(tiers)
+    assert not tiers.unseen
+    assert restored(tiers, tokens_of(1)) == (1, 200)
