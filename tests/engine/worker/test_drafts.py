@@ -264,7 +264,10 @@ def test_thousands_of_answers_with_drafts(loaded: Model, case: Case) -> None:
 def assert_equal_answers(model: Model, case: Case) -> None:
     plain = compute(model, case)
     drafted = compute(model, case, plain.tokens)
-    assert drafted.errors == plain.errors
+    assert drafted.errors.keys() == plain.errors.keys()
+    for id, message in plain.errors.items():
+        # Of several choices, the first one that fails ends the request.
+        assert drafted.errors[id] == message or case.requests[id - 1].n > 1
     for key, deltas in plain.deltas.items():
         if key[0] not in plain.errors:
             assert drafted.deltas[key] == deltas
