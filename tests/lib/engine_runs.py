@@ -7,6 +7,7 @@ from typing import Any
 
 from offgrid.chat.dialect import Dialect, Prompt
 from offgrid.engine.protocol import Delta, EngineEvent, GenerationRequest, Grammar, PromptPart
+from offgrid.engine.worker.drafts.pace import DraftPace, Wish
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.llama.errors import DecodeError
 from offgrid.engine.worker.llama.model import Model
@@ -62,6 +63,16 @@ def greedy_text(model: Model, dialect: Dialect, prompt: Prompt, grammar: Grammar
     )  # fmt: skip
     run.finish()
     return run.text(id)
+
+
+class Eager(DraftPace):
+    """Has every proposal decoded that fits, whatever the steps take."""
+
+    def choose(self, streams: int, wishes: list[Wish]) -> list[int]:
+        return [wish.most for wish in wishes]
+
+    def drafted(self, *step: Any) -> float:
+        return 0.0
 
 
 class Failing:

@@ -121,7 +121,7 @@ NOTHING: Json = {
 """Values of foreign fields that ask for nothing."""
 NOTES: Json = {
     **dict.fromkeys(INERT_FOREIGN, 1), "options": {"num_ctx": 512}, "return_progress": True,
-    "timings_per_token": True,
+    "timings_per_token": True, "prediction": {"type": "content", "content": "Once"},
 }  # fmt: skip
 """The foreign fields that every endpoint accepts."""
 FOREIGN: Json = {**NOTES, **NOTHING}

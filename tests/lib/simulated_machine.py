@@ -30,6 +30,7 @@ class Machine:
         stall: how many times as long a step takes if a thread has no core of its own.
         noise: standard deviation of a step, relative to its time.
         neighbours: busy programs at a time in seconds.
+        elsewhere: busy programs on processors of the machine that this process may not use.
         rare: whether most steps without enough cores are fast and a few of them very slow;
             otherwise their times are spread evenly.
         hiccup: probability of a step that takes fifty times as long for no reason.
@@ -43,6 +44,7 @@ class Machine:
     stall: float = 6.0
     noise: float = 0.03
     neighbours: Callable[[float], float] = lambda now: 0.0
+    elsewhere: Callable[[float], float] = lambda now: 0.0
     rare: bool = False
     hiccup: float = 0.0
     seed: int = 1
@@ -130,7 +132,8 @@ def run(
         if sees_neighbours and result.seconds >= told + 0.5:
             told = result.seconds
             # Beside threads that take part of the cores, neighbours get less.
-            threads.neighbours_use(min(machine.neighbours(told), len(machine.cores)) * 0.9)
+            seen = min(machine.neighbours(told), len(machine.cores)) * 0.9
+            threads.neighbours_use(seen + machine.elsewhere(told))
         chosen, now = threads.choose(kind, work), result.seconds
         took = machine.seconds(work, chosen, now)
         if chosen != number:

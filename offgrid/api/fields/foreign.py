@@ -76,6 +76,7 @@ WITHOUT_EFFECT: dict[str, frozenset[str]] = {
         "reasoning_details", "request_id", "route", "session_id", "thinking_blocks", "trace_id",
         "transforms",
     }),
+    "it only makes answers of chat faster": frozenset({"prediction"}),
     "they ask for facts beside the answer": frozenset({
         "return_progress", "return_tokens", "timings_per_token", "usage",
     }),

@@ -344,7 +344,7 @@ def test_other_orders_of_the_parameters_are_refused(name: str, values: tuple[Any
 def test_those_without_effect_are_noted() -> None:
     notices.begin(tolerant=False)
     # Other endpoints have these, with an effect.
-    inert = INERT - {"return_progress", "timings_per_token"}
+    inert = INERT - {"return_progress", "timings_per_token", "prediction"}
     fields: dict[str, Any] = dict.fromkeys(inert, 5)
     assert chat(**fields) == chat()
     assert set(notices.ignored()) == inert

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine_runs import Counting, Run
+from engine_runs import Counting, Eager, Run
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import WINDOW, make
@@ -27,7 +27,6 @@ from offgrid.engine.worker.checkpoints import (
     first_needed,
     least_needed,
 )
-from offgrid.engine.worker.drafts.pace import DraftPace, Wish
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.prefix import REWRITTEN
 from offgrid.sampling import SamplingParams
@@ -344,16 +343,6 @@ def test_the_tokens_of_drafts_are_cut_off_within_the_window(tmp_path: Path) -> N
     assert answers[0] == answers[1]
     assert len(answers[0]) == 300
     assert steps[1] < steps[0] - 20
-
-
-class Eager(DraftPace):
-    """Has every proposal decoded that fits."""
-
-    def choose(self, streams: int, wishes: list[Wish]) -> list[int]:
-        return [wish.most for wish in wishes]
-
-    def drafted(self, *step: Any) -> None:
-        """Learn nothing."""
 
 
 class Refusing:

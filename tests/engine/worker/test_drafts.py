@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 import tiny_models
-from engine_runs import Run
+from engine_runs import Eager, Run
 from fixed_logits import FixedLogits
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +19,6 @@ from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Grammar, L
 from offgrid.engine.worker.drafts.drafter import Drafter
 from offgrid.engine.worker.drafts.forced import Forced
 from offgrid.engine.worker.drafts.lookup import Lookup
-from offgrid.engine.worker.drafts.pace import DraftPace, Wish
 from offgrid.engine.worker.drafts.source import Draft, Drafted
 from offgrid.engine.worker.drafts.tokens import remembering
 from offgrid.engine.worker.llama.model import Model
@@ -38,16 +37,6 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     model = Model(Load(str(path), ctx_size=CONTEXT, parallel=SLOTS, batch_size=24, threads=1))
     yield model
     model.close()
-
-
-class Eager(DraftPace):
-    """Has every proposal decoded that fits."""
-
-    def choose(self, streams: int, wishes: list[Wish]) -> list[int]:
-        return [wish.most for wish in wishes]
-
-    def drafted(self, *step: Any) -> None:
-        """Learn nothing."""
 
 
 class Guesser:
@@ -275,7 +264,10 @@ def test_thousands_of_answers_with_drafts(loaded: Model, case: Case) -> None:
 def assert_equal_answers(model: Model, case: Case) -> None:
     plain = compute(model, case)
     drafted = compute(model, case, plain.tokens)
-    assert drafted.errors == plain.errors
+    assert drafted.errors.keys() == plain.errors.keys()
+    for id, message in plain.errors.items():
+        # Of several choices, the first one that fails ends the request.
+        assert drafted.errors[id] == message or case.requests[id - 1].n > 1
     for key, deltas in plain.deltas.items():
         if key[0] not in plain.errors:
             assert drafted.deltas[key] == deltas
@@ -336,7 +328,7 @@ def case_stops(case: Case, key: tuple[int, int]) -> bool:
 
 
 def test_the_lookup_drafts_what_repeats(loaded: Model) -> None:
-    """With the usual controller too, nothing changes but the number of steps."""
+    """Each accepted token saves a decode; nothing else changes."""
     prompt = tuple([*range(20, 50)] * 3)
     bias = {token: 12.0 for token in range(20, 23)}
     sampling = SamplingParams(temperature=0.8, seed=1, logit_bias=bias)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_models
-from engine_runs import Run
+from engine_runs import Eager, Run
 from fixed_logits import FixedLogits, row_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,16 +51,6 @@ def loaded(folder: Path) -> Iterator[Model]:
     model = Model(load)
     yield model
     model.close()
-
-
-class Eager(DraftPace):
-    """Has every proposal decoded that fits."""
-
-    def choose(self, streams: int, wishes: list[PaceWish]) -> list[int]:
-        return [wish.most for wish in wishes]
-
-    def drafted(self, *step: Any) -> float:
-        return 0.0
 
 
 class Rich(Account):
@@ -323,6 +313,28 @@ def test_long_prompts_are_computed_once_drafts_have_paid() -> None:
 def test_what_was_wrong_long_ago_is_tried_again() -> None:
     account = Account()
     assert [account.plain() for _ in range(2000)].count(True) == 2
+
+
+def test_a_call_that_took_very_long_by_chance_does_not_end_the_drafts() -> None:
+    """The worker may have been stopped meanwhile."""
+    account = Account()
+    account.learn(10, 0.1, 1, 0.1)
+    account.learn(10, 1000.0, 1, 1000.0)
+    account.pay(2000.0, 0.03)
+    assert (account.token, account.call) == pytest.approx((0.012, 0.12))
+    assert not account.affords(0, 0.03)
+    for _ in range(2001):
+        account.plain()
+    assert account.affords(0, 0.03)
+
+
+def test_a_draft_model_that_has_become_faster_is_measured_again() -> None:
+    """At first, another program slows it down."""
+    account = Account()
+    account.learn(0, 0.0, 1, 3.0)
+    for _ in range(8000):
+        account.plain()
+    assert account.call == pytest.approx(3.0 / 256)
 
 
 def test_a_source_that_is_right_more_often_is_kept(loaded: Model) -> None:

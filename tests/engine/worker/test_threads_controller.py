@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import random
 
 import pytest
 from simulated_machine import Machine, Run, fixed, run, works
@@ -171,6 +172,23 @@ def test_neighbours_that_come_and_go_quickly() -> None:
     for seed in range(3):
         simulated = seeded(machine, seed)
         assert run(simulated, automatic(simulated), MINUTE).speed > 0.85 * best
+
+
+@pytest.mark.parametrize("most", [1.5, 30.0], ids=["two processors more", "many more"])
+def test_other_processors_of_the_machine_are_busy_now_and_then(most: float) -> None:
+    """What happens there says nothing, and must not keep the number where it is. At first, there
+    are neighbours on these too."""
+    for seed in (1, 2, 3):
+        loads = random.Random(seed)
+        machine = Machine(
+            neighbours=lambda now: 2 * (now < 10),
+            elsewhere=lambda now, loads=loads: loads.uniform(0, most),  # type: ignore[misc]
+            seed=seed,
+        )
+        found = run(machine, automatic(machine), MINUTE)
+        assert found.changes[0][1] == 1
+        assert found.changes[-1][1] == 2, found.changes
+        assert found.changes[-1][0] < 25
 
 
 def test_the_neighbours_left_while_one_thread_was_fast() -> None:

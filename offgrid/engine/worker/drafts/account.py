@@ -12,12 +12,17 @@ START = 20.0
 """Balance at the start, in plain steps: enough to find out whether drafts pay."""
 LARGEST = 200.0
 """Largest balance."""
+LEAST = -START
+"""Smallest balance: a call that takes very long by chance must not end the drafts for hours."""
 SHARE = 0.01
 """Share of the time of plain steps that is paid in."""
 _WEIGHT = 0.2
 """Weight of a new measurement in its running mean."""
+_OUTLIER = 2.0
+"""A measurement counts at most as this multiple of the mean."""
 FORGOTTEN = 1000
-"""Plain steps after which it is tried again whether the draft model's tokens are accepted."""
+"""Plain steps after which it is tried again whether the draft model's tokens are accepted, and
+whether its calls have become faster."""
 
 
 class Account:
@@ -49,7 +54,11 @@ class Account:
         often its tokens were accepted."""
         self.balance = min(LARGEST, self.balance + SHARE)
         self._plain += 1
-        return self._plain % FORGOTTEN == 0
+        if self._plain % FORGOTTEN:
+            return False
+        # This is measured only while it drafts. If it is too high, it would never draft again.
+        self.call /= 2
+        return True
 
     def gain(self, steps: float) -> None:
         """Pay in, or out, what a step with drafts of the draft model has gained."""
@@ -58,7 +67,7 @@ class Account:
 
     def pay(self, seconds: float, step: float) -> None:
         """Pay for the time of the draft model; ``step`` is that of a plain step."""
-        self.balance -= seconds / step
+        self.balance = max(LEAST, self.balance - seconds / step)
 
     def learn(self, tokens: int, catching_up: float, calls: int, drafting: float) -> None:
         """Learn from the times of the draft model: for ``tokens`` of prompts, and for ``calls``
@@ -70,4 +79,4 @@ class Account:
 
 
 def _mean(old: float, new: float) -> float:
-    return old + _WEIGHT * (new - old) if old else new
+    return old + _WEIGHT * (min(new, _OUTLIER * old) - old) if old else new

@@ -241,13 +241,17 @@ class Tuner:
 
     def neighbours_use(self, cores: float) -> None:
         """Note how many cores other programs keep busy."""
+        # In a container, most of the machine's processors may be out of reach.
+        cores = min(cores, self._most)
         self._load, before = cores, self._load_before
         change = abs(cores - before)
         if change < _LOAD_CHANGED or self._rests(strong=change >= _LOAD_CHANGED_MUCH):
             return
         self._load_before = cores
         self._losses.clear()
-        self._due.clear()
+        # Sooner, never later: a load that changes all the time must not put the trials off.
+        soon = {number: self._clock + self._first_pause(number) for number in self._due}
+        self._due = {number: min(due, soon[number]) for number, due in self._due.items()}
         self._costs.clear()
         self._alarm(self._fewer() if cores > before else self._more(), 0)
 
