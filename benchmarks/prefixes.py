@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import models
+import psutil
 from cases import cached_tokens
 from clients import Clients, Prompts, Reading, read_all
 from report import add_json_option, percentile, print_table, write_json
@@ -228,7 +229,10 @@ def main() -> None:
     parser.add_argument("--lengths", default="250,1000,4000", help="tokens of the prompts")
     parser.add_argument("--conversations", action="store_true", help="count the tokens")
     parser.add_argument("--talker", default="", help="its model; the starter by default")
-    parser.add_argument("--threads", type=int, default=0, help="of llama.cpp")
+    # With flash attention, another number of threads rounds differently, and random weights have
+    # many tokens that are practically tied.
+    cores = psutil.cpu_count(logical=False) or 1
+    parser.add_argument("--threads", type=int, default=cores, help="of llama.cpp")
     parser.add_argument(
         "--program", default="", help="the command of OffGrid, if not the installed"
     )
