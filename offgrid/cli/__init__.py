@@ -32,7 +32,7 @@ main.sections = {
     "Models": ("list", "info", "get", "import", "export", "verify", "remove"),
     "This machine": ("doctor", "bench", "config", "forget", "completion", "version"),
 }
-for _name, _place, _help in (
+COMMANDS = (
     ("serve", "serve:serve", "Serve models over HTTP until Ctrl-C is pressed."),
     ("run", "run:run", "Chat with a model in the terminal."),
     ("complete", "complete:complete", "Continue a text without the chat template."),
@@ -48,8 +48,10 @@ for _name, _place, _help in (
     ("doctor", "doctor:doctor", "Find what is wrong, and how to mend it."),
     ("bench", "bench:bench", "Measure how fast a model is on this machine."),
     ("config", "config:config", "Show the settings in force, and where they come from."),
-    ("forget", "forget:forget", "Delete all stored responses and conversations."),
+    ("forget", "forget:forget", "Delete all stored responses, conversations and saved prefixes."),
     ("completion", "completion:completion", "Print the script that completes commands in a shell."),
     ("version", "version:version", "Show the versions of OffGrid, llama.cpp and Python."),
-):
+)
+"""Name, module and attribute, and short help of each command. Its short help must be the same."""
+for _name, _place, _help in COMMANDS:
     main.add_command(Later(_name, f"offgrid.cli.{_place}", _help))
