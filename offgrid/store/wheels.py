@@ -31,7 +31,8 @@ _MAX_COMMENT = 2**16
 _MAX_RECORD = 8 * 2**20
 _FAULTS = (zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError, ValueError,
            OverflowError, struct.error, zlib.error)  # fmt: skip
-"""What the library raises for damaged archives. A name that is not UTF-8 is a ValueError."""
+"""What zipfile raises for damaged archives: NotImplementedError for an unknown compression, and
+ValueError for a name that is not UTF-8."""
 
 
 @dataclass(frozen=True)

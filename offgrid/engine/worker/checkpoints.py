@@ -3,8 +3,8 @@
 A recurrent layer has one state for all tokens so far, and the cache of a sliding window forgets the
 tokens before the window. Their part of a slot is small, so it is copied at certain lengths of a
 sequence. Another sequence with the same first tokens begins after such a length: the part is copied
-back, and keys and values of the other layers are cut there. Whoever calls this module does the
-copying.
+back, and keys and values of the other layers are cut there. The engine copies; this module only
+decides what and when.
 """
 
 from __future__ import annotations

@@ -23,8 +23,8 @@ fast as reading (about 1 GB/s) and needs no further library.
 
 Several workers, of one server or of several, may use one folder. A file that another one deleted is
 absent. A temporary file is locked by its writer; one without a lock belongs to a worker that was
-killed, and is deleted. A file of another user is not used: whoever can write a file can give it a
-right digest.
+killed, and is deleted. A file of another user is not used, because its writer can give it a
+valid digest.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ if sys.platform != "win32":
 log = logging.getLogger(__name__)
 
 AUTO_BYTES, AUTO_SHARE = 4 << 30, 10
-"""Without a setting, the folder may take 4 GiB, but only a tenth of its own size and the free space
-together."""
+"""Without a setting, the folder may take 4 GiB, or, if that is less, a tenth of the sum of what it
+holds and what is free on its disk."""
 _MAGIC, _VERSION = b"OFFGRIDP", 1
 _FIELDS = struct.Struct("<8sI32sIIQ")
 _HEADER_DIGEST, _DIGEST = 16, 32

@@ -120,8 +120,8 @@ class Index:
         return longest
 
     def superseded(self, prefix: SavedPrefix) -> list[SavedPrefix]:
-        """Return the other prefixes that nobody will need any more once this one is saved: earlier
-        turns of the same conversation.
+        """Return the other prefixes that no request needs once this one is saved: earlier turns of
+        the same conversation.
 
         As in a slot, only the end of an earlier answer differs, and the few tokens that a chat
         template rewrites (:data:`~offgrid.engine.worker.prefix.REWRITTEN`). If slots cannot be cut,

@@ -32,8 +32,8 @@ _SMALL = 64 << 20
 
 
 def has_room(size: int) -> bool:
-    """Whether a state of so many bytes can be copied without a lack of memory: nobody has counted
-    the copies that are written or read."""
+    """Whether a state of so many bytes can be copied with the memory that is free now. The
+    estimate of the model does not contain the copies that are written or read."""
     return size <= _SMALL or size <= free_memory()
 
 
@@ -172,7 +172,7 @@ class Tiers:
                 self.worth.copied("read", len(state), time.monotonic() - began)
         finally:
             fetch.finish(state)
-            with self._lock:  # nobody waits for it any more, and its state is large
+            with self._lock:  # no sequence waits for it any more, and its state is large
                 self._fetches.remove(fetch)
 
     def forget(self, prefix: SavedPrefix) -> None:
