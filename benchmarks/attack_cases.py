@@ -211,7 +211,7 @@ def unread(stage: Stage) -> Outcome:
     with contextlib.ExitStack() as stack:
         sockets = _connect(stage, stack)
         for sock in sockets:
-            sock.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 60)
+            sock.sendall(head("GET", "/openapi.json", 0, {"Connection": "keep-alive"}) * 60)
         pause.wait(2.0)  # gives the watcher time to measure
     return Counter({"closed": len(sockets)})
 
@@ -378,8 +378,9 @@ def changed(rng: random.Random, value: Any) -> Any:
     return rng.choice(_ODD)
 
 
-@attack("raw", "random changes of the bytes of HTTP", "200", "400", "403", "404", "405", "411",
-        "413", "414", "431", "501", "505", "no answer", "closed", "reset")  # fmt: skip
+@attack("raw", "random changes of the bytes of HTTP", "200", "400", "401", "403", "404", "405",
+        "411", "413", "414", "429", "431", "501", "505", "no answer", "closed", "reset",
+        )  # fmt: skip
 def raw_mutations(stage: Stage) -> Outcome:
     """Flip, repeat and remove bytes of a whole request."""
     rng = random.Random(8)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -18,15 +19,22 @@ from typing import Any
 
 import models
 import psutil
-from attack_wire import TIMEOUT, Outcome, encoded, exchange, head
+from attack_wire import KEY, TIMEOUT, Outcome, encoded, exchange, head
 from servers import OffGrid
 
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.store.catalogue import STARTER_PATH
+from offgrid.store.keys import Grant, KeyFile
 
 WATCHER = Path(__file__).with_name("attack_watcher.py")
 FLOOD = "{% for i in range(4096) %}{{ '\U0001f600' * 4095 }}{% endfor %}"
 """A chat template that writes 16.7 million characters, which are 64 MB."""
+
+LIMITS = (
+    "--requests-per-minute", "100000", "--tokens-per-minute", "100000000",
+    "--concurrent-requests", "1000",
+)  # fmt: skip
+"""With ``--keys``: limits of callers that are counted and that no attack reaches."""
 
 
 class Stage:
@@ -46,7 +54,21 @@ class Stage:
         self._watcher: subprocess.Popen[str] | None = None
         self.base = 0
         """Bytes of the server's process before the first attack on it."""
+        self._access: tuple[str, ...] = ()
+        self._secrets = self._make_keys() if options.keys else {}
         self._make_models()
+
+    def _make_keys(self) -> dict[str, str]:
+        """Create keys for the attacks, which all of their requests have, and for the watcher."""
+        keys = KeyFile(self._folder / "keys.sqlite3")
+        secrets = {
+            name: keys.create(name, Grant(frozenset(("admin",))))[1]
+            for name in ("attacker", "watcher")
+        }
+        keys.close()
+        os.environ[KEY] = secrets["attacker"]
+        self._access = ("--keys-file", str(self._folder / "keys.sqlite3"), *LIMITS)
+        return secrets
 
     def _make_models(self) -> None:
         where = self._folder / "models"
@@ -82,6 +104,7 @@ class Stage:
         self._watcher = subprocess.Popen(
             [sys.executable, str(WATCHER), str(self.port), self.server.model,
              str(self.server.process.pid)],
+            env={**os.environ, KEY: self._secrets.get("watcher", "")},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         self.look()
@@ -94,9 +117,11 @@ class Stage:
         load = Load(str(where / "watched.gguf"), parallel=8, ctx_size=0)
         flags = (
             "--models-dir", str(where), "--max-models", "3",
-            "--responses-file", str(self.responses), "--drain-timeout", "0",
+            "--responses-file", str(self.responses), "--drain-timeout", "0", *self._access,
         )  # fmt: skip
-        return OffGrid(load, self._program, queue_size=64, flags=flags, stderr=self._log)
+        server = OffGrid(load, self._program, queue_size=64, flags=flags, stderr=self._log)
+        server.key = self._secrets.get("watcher", "")
+        return server
 
     def stop(self) -> None:
         """End the server and its watcher."""

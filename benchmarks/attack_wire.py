@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 from collections import Counter
 from collections.abc import Iterable
@@ -12,6 +13,9 @@ from typing import Any
 TIMEOUT = 60.0
 """Seconds after which a request of an attack is abandoned."""
 CHAT, RESPONSES, TEXT = "/v1/chat/completions", "/v1/responses", "/v1/completions"
+
+KEY = "ATTACK_KEY"
+"""The environment variable with the secret of the key that all requests have, if any."""
 
 Outcome = Counter[str]
 """How often each status, or word for what happened instead, came back."""
@@ -25,6 +29,8 @@ def encoded(body: Any) -> bytes:
 def head(method: str, path: str, length: int, headers: dict[str, str] | None = None) -> bytes:
     """Return the first line and the headers of a request; ``headers`` replace the usual ones."""
     more = {"Host": "127.0.0.1", "Connection": "close", "Content-Length": str(length)}
+    if os.environ.get(KEY):
+        more["Authorization"] = f"Bearer {os.environ[KEY]}"
     lines = [f"{name}: {value}" for name, value in {**more, **(headers or {})}.items()]
     return "\r\n".join([f"{method} {path} HTTP/1.1", *lines, "", ""]).encode("latin-1", "replace")
 

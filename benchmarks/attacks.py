@@ -3,6 +3,7 @@
     python benchmarks/attacks.py              # takes some minutes
     python benchmarks/attacks.py --quick      # does everything work?
     python benchmarks/attacks.py --only bodies,killed
+    python benchmarks/attacks.py --keys       # clients have keys, and limits are in force
 
 Starts ``offgrid serve`` on a free port of this machine and attacks it, one attack after the other.
 During each attack another client runs in a separate process. It reads one stream after another of a
@@ -171,7 +172,7 @@ def attack_all(options: argparse.Namespace) -> int:
     faulty = [row.name for row in rows if row.faults]
     print(f"{len(rows) - len(faulty)} of {len(rows)} rows are as they should be.")
     write_json(options.json, {
-        "quick": options.quick, "memory_mib": memory,
+        "quick": options.quick, "keys": options.keys, "memory_mib": memory,
         "attacks": [{**vars(row), "got": dict(row.got)} for row in rows],
     })  # fmt: skip
     return 1 if faulty or not good else 0
@@ -188,6 +189,7 @@ def main() -> None:
         epilog="attacks: " + "; ".join(f"{entry.name} ({entry.meaning})" for entry in ATTACKS),
     )
     parser.add_argument("--quick", action="store_true", help="small attacks, in a minute")
+    parser.add_argument("--keys", action="store_true", help="all clients have API keys")
     parser.add_argument("--only", help="names of attacks, with commas between them")
     parser.add_argument("--program", default="", help="how to start offgrid (installed program)")
     parser.add_argument("--log", type=Path, metavar="FILE", help="where the server's log goes")

@@ -26,7 +26,7 @@ import models
 import numpy as np
 from report import add_json_option, print_table, write_json
 
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.engine.worker.attention_choice import Case
 from offgrid.engine.worker.llama import attention_trial
 from offgrid.engine.worker.llama.attention import PREFILL_ROWS, WEIGHTS

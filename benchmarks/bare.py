@@ -16,7 +16,7 @@ import time
 import msgspec
 import numpy as np
 
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.engine.worker.llama.model import Model
 
 

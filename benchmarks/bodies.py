@@ -28,7 +28,7 @@ from report import add_json_option, print_table, write_json
 from servers import OffGrid
 
 from offgrid.api.fields.body import parse_object
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.errors import InvalidParameter
 from offgrid.sampling import TextSet
 from offgrid.store.catalogue import STARTER_PATH

@@ -19,7 +19,8 @@ from typing import Any
 from models import resolve
 from report import add_json_option, machine, print_table, write_json
 
-from offgrid.engine.protocol import GenerationRequest, Load, PromptPart
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.requests import GenerationRequest, PromptPart
 from offgrid.engine.worker.dry_breakers import PieceIndex, expand_breakers
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.prepare import Preparer

@@ -23,7 +23,7 @@ from clients import Clients, Prompts, Reading, read_all
 from report import percentile
 from servers import OffGrid
 
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.store.catalogue import STARTER_PATH
 
 CHAT = "/v1/chat/completions"

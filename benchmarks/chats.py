@@ -21,7 +21,7 @@ from msgspec import structs
 from report import percentile
 from servers import Bare, LlamaServer, OffGrid, Program
 
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 
 TARGETS = {1: "0.97", 4: "0.95", 8: "0.95"}
 _TOKENS = 96

@@ -28,7 +28,7 @@ from report import add_json_option, machine, print_table, write_json
 from servers import LlamaServer, OffGrid, Program
 
 from offgrid.engine.memory import MIB
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 
 REAL = Path("~/.cache/offgrid-tests").expanduser()
 """Where the tests keep the real models that they have fetched."""

@@ -40,7 +40,9 @@ import models
 import numpy as np
 from report import add_json_option, print_table, write_json
 
-from offgrid.engine.protocol import Delta, EngineEvent, Failed, GenerationRequest, Grammar, Load
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.events import Delta, EngineEvent, Failed
+from offgrid.engine.protocol.requests import GenerationRequest, Grammar
 from offgrid.engine.worker.drafts.drafter import Drafter
 from offgrid.engine.worker.drafts.prediction import PredictedText, Prediction
 from offgrid.engine.worker.engine import Engine

@@ -27,7 +27,9 @@ from report import add_json_option, print_table, write_json
 from servers import Bare
 
 import offgrid
-from offgrid.engine.protocol import Delta, EngineEvent, Failed, GenerationRequest, Load
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.events import Delta, EngineEvent, Failed
+from offgrid.engine.protocol.requests import GenerationRequest
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.llama.model import Model
 from offgrid.sampling import SamplingParams

@@ -458,7 +458,8 @@ def check(path: Path) -> dict[str, Any]:
     """
     import ctypes
 
-    from offgrid.engine.protocol import Load, PromptPart
+    from offgrid.engine.protocol.commands import Load
+    from offgrid.engine.protocol.requests import PromptPart
     from offgrid.engine.worker.llama.model import Model
 
     model = Model(Load(str(path), ctx_size=512, parallel=2))

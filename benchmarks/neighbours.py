@@ -39,7 +39,7 @@ from report import add_json_option, print_table, write_json
 from servers import LlamaServer, OffGrid, Program
 
 from offgrid.engine import processors
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 
 REAL = (
     Path(os.environ.get("OFFGRID_TEST_MODELS") or "~/.cache/offgrid-tests").expanduser()

@@ -18,8 +18,9 @@ from typing import Any
 from report import add_json_option, machine, print_table, write_json
 from simulated import Turn
 
-from offgrid.engine.worker.scheduler import BatchSpan, Scheduler
+from offgrid.engine.worker.scheduler import Scheduler
 from offgrid.engine.worker.sequence import Status
+from offgrid.engine.worker.spans import BatchSpan
 
 SLOTS = 8
 STEPS = 20_000

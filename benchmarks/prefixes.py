@@ -36,7 +36,7 @@ from clients import Clients, Prompts, Reading, read_all
 from report import add_json_option, percentile, print_table, write_json
 from servers import OffGrid
 
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.store.catalogue import STARTER_PATH
 
 ANSWER = 16

@@ -37,7 +37,7 @@ from clients import Prompts, Reading, read_all
 from report import add_json_option, percentile, print_table, write_json
 from servers import Bare, LlamaCppPython, LlamaServer, OffGrid, Program
 
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.store.catalogue import STARTER_PATH
 
 PROMPT_TOKENS = 64

@@ -23,7 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, ClassVar
 import msgspec
 import psutil
 
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,6 +49,8 @@ class Program:
     def __init__(self, command: list[str], model: str, port: int, **popen: Any) -> None:
         self.model = model
         self.port = port
+        self.key = ""
+        """The API key that :meth:`ask` sends; empty for none."""
         self.began = time.perf_counter()
         self.process = subprocess.Popen(command, **popen)
 
@@ -76,6 +78,8 @@ class Program:
         """Return the whole answer of one request."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_START_SECONDS)
         headers = {"Content-Type": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
         connection.request("POST", path, json.dumps({"model": self.model, **body}), headers)
         response = connection.getresponse()
         content = response.read()

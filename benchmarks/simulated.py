@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from offgrid.engine.protocol.requests import NORMAL
 from offgrid.engine.worker.sequence import Status
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ class Turn(Generic[T]):
         self.status = Status.WAITING
         self.computed = self.cached = 0
         self.reuse = True
+        self.owner, self.priority, self.partition = "", NORMAL, ""
         self.tokens = np.array(prompt + [0] * answer, dtype=np.int32)
         self.n_tokens = self.n_prompt = len(prompt)
 
@@ -46,6 +48,20 @@ class Turn(Generic[T]):
     def wanted_from(self) -> int:
         """The last token: the prompt gets no logprobs."""
         return self.n_tokens - 1
+
+    @property
+    def lasting(self) -> int:
+        """All tokens stay in the slot: there are no branches."""
+        return self.n_tokens
+
+    @property
+    def dispensable(self) -> bool:
+        """No other turn does its work."""
+        return False
+
+    def stop(self) -> None:
+        """Never called, since it is not dispensable."""
+        raise NotImplementedError
 
     def before_image(self, length: int) -> int:
         """Return ``length``: there are no images."""

@@ -6,7 +6,6 @@
 #include "og_dist.h"
 #include "og_math.h"
 #include "og_mirostat.h"
-#include "og_philox.h"
 #include "og_sampler.h"
 #include "og_truncate.h"
 #include "og_view.h"
@@ -71,8 +70,17 @@ static void remember(og_scratch *scratch, const og_dist *d, int32_t drawn) {
     scratch->kept_total = d->total;
 }
 
-enum og_status og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits,
-                               const uint32_t *mask, int32_t *token) {
+/* What a draw takes its token from. */
+typedef struct choices {
+    float temperature; /* as dynatemp_range moved it */
+    int32_t best;      /* the token of a greedy draw; then nothing below is set */
+    og_dist kept;      /* what truncation left, before adaptive-p */
+    og_dist d;         /* what the token is drawn from */
+} choices;
+
+/* Weigh the row; scratch->greedy says whether the draw is greedy. Changes only the scratch. */
+static enum og_status weigh(og_sampler *s, og_scratch *scratch, const float *logits,
+                            const uint32_t *mask, choices *c) {
     const og_kernels *kernels = s->kernels;
     const og_params *p = &s->params;
     og_view v = {logits, mask, s->history.n > 0 ? &s->history : NULL, s->n_vocab};
@@ -96,24 +104,108 @@ enum og_status og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *
     const float max = og_view_max(&v, kernels, scratch->block_max, scratch->block_top);
     if (max == INFINITY) return OG_ERR_INFINITE;
     if (max == -INFINITY) return OG_ERR_NO_CANDIDATE;
-    const float temperature = temperature_of(s, &v, max);
-    scratch->greedy = is_greedy(temperature);
+    c->temperature = temperature_of(s, &v, max);
+    scratch->greedy = is_greedy(c->temperature);
     if (scratch->greedy) {
-        *token = og_view_argmax(&v, scratch->block_max, max);
-        s->position++;
+        c->best = og_view_argmax(&v, scratch->block_max, max);
         return OG_OK;
     }
-    const float scale = scale_of(temperature);
-    og_dist d = candidates_of(s, &v, max, scale, scratch);
-    og_dist_sum(kernels, &d, scratch);
-    const og_dist kept = d; /* before adaptive-p */
-    if (og_adaptive_is_on(p)) d = og_adaptive_weigh(s, &kept, scratch);
-    const double u = og_philox_uniform(s->seed, s->choice, s->position, OG_STREAM_DRAW);
-    const int32_t drawn = og_dist_draw(&d, scratch->block_sum, u);
-    if (og_adaptive_is_on(p)) og_adaptive_update(s, (double)kept.weights[drawn] / kept.total);
-    if (p->mirostat != 0) og_mirostat_update(s, d.total, (double)d.weights[drawn]);
-    *token = d.ids != NULL ? d.ids[drawn] : drawn;
-    remember(scratch, &d, drawn);
+    const float scale = scale_of(c->temperature);
+    c->kept = candidates_of(s, &v, max, scale, scratch);
+    og_dist_sum(kernels, &c->kept, scratch);
+    c->d = og_adaptive_is_on(p) ? og_adaptive_weigh(s, &c->kept, scratch) : c->kept;
+    return OG_OK;
+}
+
+/* Move the states of adaptive-p and mirostat, because candidate i was drawn. */
+static void learn(og_sampler *s, const choices *c, int32_t i) {
+    if (og_adaptive_is_on(&s->params)) {
+        og_adaptive_update(s, (double)c->kept.weights[i] / c->kept.total);
+    }
+    if (s->params.mirostat != 0) og_mirostat_update(s, c->d.total, (double)c->d.weights[i]);
+}
+
+enum og_status og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits,
+                               const uint32_t *mask, int32_t *token) {
+    choices c;
+    const enum og_status status = weigh(s, scratch, logits, mask, &c);
+    if (status != OG_OK) return status;
+    if (scratch->greedy) {
+        *token = c.best;
+    } else {
+        const double u = og_sampler_uniform(s, OG_STREAM_DRAW);
+        const int32_t drawn = og_dist_draw(&c.d, scratch->block_sum, u);
+        learn(s, &c, drawn);
+        *token = c.d.ids != NULL ? c.d.ids[drawn] : drawn;
+        remember(scratch, &c.d, drawn);
+    }
     s->position++;
+    return OG_OK;
+}
+
+enum og_status og_sampler_draws(og_sampler *s, og_scratch *scratch, const float *logits,
+                                const uint32_t *mask, int32_t n, int32_t *tokens) {
+    const uint64_t first = s->position;
+    enum og_status status = OG_OK;
+    /* Draws differ in their random numbers only: the row is weighed once for each case of XTC. */
+    for (int removes = 0; removes < 2 && status == OG_OK; removes++) {
+        bool weighed = false;
+        choices c;
+        for (int32_t i = 0; i < n && status == OG_OK; i++) {
+            s->position = first + (uint64_t)i;
+            const double coin = og_sampler_uniform(s, OG_STREAM_XTC);
+            if ((coin < (double)s->params.xtc_probability) != (removes == 1)) continue;
+            if (!weighed) status = weigh(s, scratch, logits, mask, &c);
+            if (status != OG_OK) break;
+            weighed = true;
+            if (scratch->greedy) {
+                tokens[i] = c.best;
+            } else {
+                const double u = og_sampler_uniform(s, OG_STREAM_DRAW);
+                const int32_t drawn = og_dist_draw(&c.d, scratch->block_sum, u);
+                tokens[i] = c.d.ids != NULL ? c.d.ids[drawn] : drawn;
+            }
+        }
+    }
+    s->position = first;
+    return status;
+}
+
+/* Return the place of a candidate's weight; -1 if the token cannot be drawn. */
+static int32_t place_of(const og_dist *d, int32_t token) {
+    int32_t at = d->ids == NULL ? token : 0;
+    while (d->ids != NULL && at < d->n && d->ids[at] != token) at++;
+    return at < d->n && og_dist_keeps(d, at) ? at : -1;
+}
+
+enum og_status og_sampler_follow(og_sampler *s, og_scratch *scratch, const float *logits,
+                                 const uint32_t *mask, int32_t token) {
+    choices c;
+    const enum og_status status = weigh(s, scratch, logits, mask, &c);
+    if (status != OG_OK) return status;
+    if (!scratch->greedy) {
+        const int32_t at = place_of(&c.kept, token);
+        if (at >= 0) learn(s, &c, at);
+    }
+    s->position++;
+    return OG_OK;
+}
+
+enum og_status og_sampler_distribution(og_sampler *s, og_scratch *scratch, const float *logits,
+                                       const uint32_t *mask, double *probabilities,
+                                       float *temperature) {
+    choices c;
+    const enum og_status status = weigh(s, scratch, logits, mask, &c);
+    if (status != OG_OK) return status;
+    *temperature = scratch->greedy ? 0.0f : c.temperature;
+    for (int32_t i = 0; i < s->n_vocab; i++) probabilities[i] = 0.0;
+    if (scratch->greedy) {
+        probabilities[c.best] = 1.0;
+        return OG_OK;
+    }
+    for (int32_t i = 0; i < c.d.n; i++) {
+        if (!og_dist_keeps(&c.d, i)) continue;
+        probabilities[c.d.ids != NULL ? c.d.ids[i] : i] = (double)c.d.weights[i] / c.d.total;
+    }
     return OG_OK;
 }

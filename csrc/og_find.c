@@ -111,7 +111,7 @@ static int32_t child_of(const og_trie *t, int32_t node, uint8_t byte) {
     return low < t->child[node + 1] && t->label[low] == byte ? low : 0;
 }
 
-static int32_t follow(const og_trie *t, int32_t node, uint8_t byte) {
+int32_t og_trie_follow(const og_trie *t, int32_t node, uint8_t byte) {
     while (node != 0) {
         const int32_t next = child_of(t, node, byte);
         if (next != 0) return next;
@@ -138,7 +138,7 @@ void og_trie_init(og_trie *t, void *memory, int32_t n_nodes, const uint8_t *byte
     /* Level by level: the node that a node fails to is shorter, so it is already known. */
     for (int32_t v = 1; v < n_nodes; v++) {
         for (int32_t c = t->child[v]; c < t->child[v + 1]; c++) {
-            t->fail[c] = follow(t, t->fail[v], t->label[c]);
+            t->fail[c] = og_trie_follow(t, t->fail[v], t->label[c]);
             if (t->longest[c] == 0) t->longest[c] = t->longest[t->fail[c]];
         }
     }
@@ -177,7 +177,7 @@ size_t og_find_place_marks(const og_find *f, const uint8_t *data, size_t n, uint
     int32_t state = 0;
     size_t next = n; /* where the next character begins */
     for (size_t at = n; at-- > 0;) {
-        state = follow(&f->back, state, data[at]);
+        state = og_trie_follow(&f->back, state, data[at]);
         if (f->back.longest[state] > 0) {
             places[next] = 1;
             *whole = true;
@@ -190,7 +190,7 @@ size_t og_find_place_marks(const og_find *f, const uint8_t *data, size_t n, uint
     }
     state = 0;
     for (size_t at = n < longest ? 0 : n - longest; at < n; at++) {
-        state = follow(&f->ahead, state, data[at]);
+        state = og_trie_follow(&f->ahead, state, data[at]);
     }
     for (; state != 0; state = f->ahead.fail[state]) {
         places[after_character(data, n, n - f->ahead.depth[state])] = 1;
@@ -223,7 +223,7 @@ size_t og_find_split(const og_find *f, const uint8_t *data, size_t n, const uint
         const size_t seen = left - size < (size_t)f->longest ? left : size + (size_t)f->longest;
         int32_t state = 0;
         for (size_t i = seen; i-- > 0;) {
-            state = follow(&f->back, state, data[begin + i]);
+            state = og_trie_follow(&f->back, state, data[begin + i]);
             if (i >= size) continue;
             lengths[i] = unmarked(&f->back, state, data, n, begin + i, mark, n_mark);
         }

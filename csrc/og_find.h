@@ -54,6 +54,10 @@ size_t og_trie_bytes(int32_t n_nodes);
 void og_trie_init(og_trie *t, void *memory, int32_t n_nodes, const uint8_t *bytes,
                   const int32_t *order, int32_t n);
 
+/* Return the node after one more byte: that of the longest ending of the bytes read so far that is
+ * in the trie. Amortised O(1) for each byte of a text, times the search of a child. */
+int32_t og_trie_follow(const og_trie *t, int32_t node, uint8_t byte);
+
 /* All texts. Results never depend on the order in which the texts were given. */
 typedef struct og_find {
     og_trie ahead;           /* of the texts */

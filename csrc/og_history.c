@@ -97,6 +97,22 @@ static void forget_if_idle(og_history *h, int32_t at) {
     set_entry(h, h->n, 0);
 }
 
+void og_history_restart(og_history *h) {
+    int32_t kept = 0;
+    for (int32_t i = 0; i < h->n; i++) {
+        if (h->bias[i] == 0.0f) {
+            h->in_block[h->token[i] / OG_BLOCK]--;
+            continue;
+        }
+        const float bias = h->bias[i];
+        set_entry(h, kept, h->token[i]);
+        h->bias[kept++] = bias;
+    }
+    for (int32_t i = kept; i < h->n; i++) set_entry(h, i, 0);
+    h->n = kept;
+    h->n_tokens = 0;
+}
+
 void og_history_set_bias(og_history *h, int32_t token, float bias) {
     const int32_t at = find_or_insert(h, token);
     h->bias[at] = bias;

@@ -48,6 +48,9 @@ void og_history_grow(og_history *h, void *memory, int32_t capacity);
 /* Whether there is no room for another new token. */
 bool og_history_is_full(const og_history *h);
 
+/* Forget all counted tokens; biases stay. O(n). */
+void og_history_restart(og_history *h);
+
 /* Set the bias of a token. h must not be full; token >= 0. O(n). */
 void og_history_set_bias(og_history *h, int32_t token, float bias);
 

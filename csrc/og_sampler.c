@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "og_memory.h"
+#include "og_philox.h"
 
 /* --- memory ----------------------------------------------------------------------------------- */
 
@@ -103,6 +104,13 @@ size_t og_sampler_reserve_bytes(const og_sampler *s, int32_t tokens) {
 
 /* --- setting up ------------------------------------------------------------------------------- */
 
+/* Until min_tokens are accepted. */
+static void ban_ends(og_sampler *s) {
+    for (int32_t i = 0; i < s->n_ends; i++) {
+        og_history_set_bias(&s->history, s->ends[i].token, -INFINITY);
+    }
+}
+
 static void init_history(og_sampler *s, const og_config *c, const arrays *a, const extents *n) {
     og_history *h = &s->history;
     og_history_init(h, c->n_vocab, a->history, n->history, a->in_block,
@@ -118,7 +126,7 @@ static void init_history(og_sampler *s, const og_config *c, const arrays *a, con
         s->ends[i].token = c->ends[i];
         s->ends[i].bias = at >= 0 ? h->bias[at] : 0.0f;
     }
-    for (int32_t i = 0; i < n->ends; i++) og_history_set_bias(h, s->ends[i].token, -INFINITY);
+    ban_ends(s);
 }
 
 static void init_dry(og_dry *d, const og_config *c, const arrays *a, const extents *n) {
@@ -212,4 +220,15 @@ void og_sampler_accept(og_sampler *s, int32_t token) {
         }
     }
     count_token(s, token, true);
+}
+
+void og_sampler_restart(og_sampler *s) {
+    s->n_generated = 0;
+    og_history_restart(&s->history);
+    ban_ends(s);
+    s->dry.n = 0;
+}
+
+double og_sampler_uniform(const og_sampler *s, uint32_t stream) {
+    return og_philox_uniform(s->seed, s->choice, s->position, stream + OG_STREAMS * s->rewinds);
 }

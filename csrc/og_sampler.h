@@ -32,7 +32,7 @@
  *      Mirostat 1 or 2 (Basu et al. 2021) replaces all of these steps. Its state mu follows the
  *      surprise of each sampled token.
  *   6. One draw: the first token, in order of ids, at which the running sum of the kept weights
- *      exceeds u * their total; u is og_philox_uniform(seed, choice, position, OG_STREAM_DRAW).
+ *      exceeds u * their total; u is og_sampler_uniform(s, OG_STREAM_DRAW).
  *      With adaptive_target >= 0 and without mirostat, other weights replace the kept ones
  *      (og_adaptive.h).
  *      Every successful call increases position by one, greedy ones too.
@@ -59,12 +59,14 @@
 #include "og_scratch.h"
 #include "og_status.h"
 
-/* Independent random streams of one position; they are part of what a seed guarantees. */
-enum { OG_STREAM_DRAW = 0, OG_STREAM_XTC = 1 };
+/* Independent random streams of one position; they are part of what a seed guarantees. Each rewind
+ * begins new ones: a token that is sampled again must not depend on the number that led to the text
+ * which was taken back. */
+enum { OG_STREAM_DRAW = 0, OG_STREAM_XTC = 1, OG_STREAMS = 2 };
 
 /* A sequence's sampler. The struct and its one block of memory belong to the caller; only one
- * thread may use it at a time. Fields are read-only, except that `choice`, `seed` and `position`
- * may be set between draws. */
+ * thread may use it at a time. Fields are read-only, except that `choice`, `seed`, `position`,
+ * `rewinds`, `mu` and `adaptive_mean` may be set between draws. */
 typedef struct og_sampler {
     const og_kernels *kernels;
     int32_t n_vocab;
@@ -79,6 +81,7 @@ typedef struct og_sampler {
     uint64_t seed;
     uint32_t choice;
     uint64_t position;    /* tokens sampled so far */
+    uint32_t rewinds;     /* how often tokens were taken back */
     double mu;            /* mirostat's state in bits; begins at 2 * tau */
     double adaptive_mean; /* adaptive-p's state; begins at adaptive_target */
 } og_sampler;
@@ -123,8 +126,38 @@ void og_sampler_accept_prompt(og_sampler *s, int32_t token);
 enum og_status og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits,
                                const uint32_t *mask, int32_t *token);
 
+/* Set tokens[0..n-1] to those that og_sampler_draw would draw from a row at this position and the
+ * following ones, if everything else stayed as it is now. Changes only the scratch. Returns as
+ * og_sampler_draw. O(n_vocab + seen tokens + n * blocks of a row). */
+enum og_status og_sampler_draws(og_sampler *s, og_scratch *scratch, const float *logits,
+                                const uint32_t *mask, int32_t n, int32_t *tokens);
+
+/* Do what og_sampler_draw would do to the sampler if it drew `token`: for tokens that were drawn
+ * elsewhere. A token that it could not draw moves nothing but the position. 0 <= token < n_vocab.
+ * Overwrites the scratch. Returns and costs as og_sampler_draw. */
+enum og_status og_sampler_follow(og_sampler *s, og_scratch *scratch, const float *logits,
+                                 const uint32_t *mask, int32_t token);
+
+/* Set probabilities[0..n_vocab-1] to the probability with which og_sampler_draw would draw each
+ * token now: that of a removed token is 0, and that of a greedy draw's token 1. *temperature: the
+ * one in force, as dynatemp_range moved it; 0 if the draw is greedy. XTC acts as it would in this
+ * draw. Changes only the scratch, so query the last draw first. Returns as og_sampler_draw.
+ * O(n_vocab + seen tokens). */
+enum og_status og_sampler_distribution(og_sampler *s, og_scratch *scratch, const float *logits,
+                                       const uint32_t *mask, double *probabilities,
+                                       float *temperature);
+
 /* Count a sampled token as generated. 0 <= token < n_vocab; not full. */
 void og_sampler_accept(og_sampler *s, int32_t token);
+
+/* Forget all counted tokens, those of the prompt too, so that others can be counted: the sampler is
+ * as after og_sampler_init, except for `position`, `rewinds`, `mu` and `adaptive_mean`. O(seen
+ * tokens + end tokens * biases). */
+void og_sampler_restart(og_sampler *s);
+
+/* The random number in [0, 1) of a stream at the current position: og_philox_uniform(seed, choice,
+ * position, stream + OG_STREAMS * rewinds). */
+double og_sampler_uniform(const og_sampler *s, uint32_t stream);
 
 /* Log-probabilities of the row that was last used with this scratch, which `logits` must be:
  * log-softmax of the original logits.

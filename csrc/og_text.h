@@ -1,4 +1,5 @@
-/* From token bytes to text that may be shown: stop strings and unfinished UTF-8.
+/* From token bytes to text that may be shown: stop strings and unfinished UTF-8. Banned strings are
+ * followed in the same way as stop strings.
  *
  * Stop strings. All are followed at once, with one KMP automaton each (Knuth, Morris, Pratt 1977):
  * after every byte, the state of a stop string is the length of the longest suffix of the stream

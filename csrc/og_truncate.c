@@ -4,7 +4,6 @@
 #include <math.h>
 
 #include "og_math.h"
-#include "og_philox.h"
 
 static void fill_pad(float *weights, int32_t n) {
     for (int32_t i = n; i < og_padded(n); i++) weights[i] = 0.0f;
@@ -198,7 +197,7 @@ static int32_t count_kept(const og_dist *d) {
 }
 
 static void xtc(const og_sampler *s, og_dist *d, og_scratch *scratch) {
-    const double coin = og_philox_uniform(s->seed, s->choice, s->position, OG_STREAM_XTC);
+    const double coin = og_sampler_uniform(s, OG_STREAM_XTC);
     if (coin >= (double)s->params.xtc_probability) return;
     og_dist_sum(s->kernels, d, scratch);
     const double border = (double)s->params.xtc_threshold * d->total;

@@ -9,7 +9,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import falcon
+from falcon.routing import DefaultRouter
 
+from offgrid.api.anthropic.resource import (
+    CountTokensResource,
+    MessagesResource,
+    make_signer,
+)
 from offgrid.api.chat.resource import ChatResource, InputTokensResource
 from offgrid.api.completions.resource import CompletionsResource
 from offgrid.api.conversations.resource import (
@@ -18,18 +24,58 @@ from offgrid.api.conversations.resource import (
     ConversationResource,
     ConversationsResource,
 )
+from offgrid.api.decisions.resource import DecisionsResource
 from offgrid.api.embeddings import EmbeddingsResource
-from offgrid.api.health import HealthResource, RootResource
+from offgrid.api.health import HealthResource
+from offgrid.api.history.resource import (
+    HistoryConversationExportResource,
+    HistoryConversationResource,
+    HistoryExportResource,
+    HistoryImportResource,
+    HistoryMessagesResource,
+    HistoryResource,
+)
+from offgrid.api.http.access import Access, Authorize, unknown_url
+from offgrid.api.http.caller import Identify
 from offgrid.api.http.errors import add_error_handlers
+from offgrid.api.http.forwarding import Forwarding
 from offgrid.api.http.gate import Gate
+from offgrid.api.http.headers import protective_headers
+from offgrid.api.http.machines import OnlyThisMachine
 from offgrid.api.http.memory import keep_little
-from offgrid.api.http.middleware import HostGuard, OneLength, RequestId, UnknownFields
+from offgrid.api.http.meter import LIVE as LIMITS
+from offgrid.api.http.meter import RateLimits
+from offgrid.api.http.middleware import HostGuard, OneLength, UnknownFields
+from offgrid.api.http.observe import Observer, endpoint_of
+from offgrid.api.http.queries import UnknownQueries
+from offgrid.api.http.request_log import RequestLog
 from offgrid.api.http.waitress.environ import WRITE
-from offgrid.api.imports.resource import ImportCancelResource, ImportResource, ImportsResource
-from offgrid.api.imports.running import Imports
+from offgrid.api.keys.resource import (
+    KeyResource,
+    KeyRotateResource,
+    Keys,
+    KeysResource,
+    OwnKeyResource,
+)
+from offgrid.api.lab.resource import LabResource
+from offgrid.api.llama_server.props import PropsResource
+from offgrid.api.llama_server.resource import CompletionResource, InfillResource
+from offgrid.api.llama_server.slots import SlotResource, SlotsResource
+from offgrid.api.llama_server.template import ApplyTemplateResource
 from offgrid.api.loaded import LoadedResource
-from offgrid.api.models import ModelResource, ModelsResource
+from offgrid.api.models.resources import ModelResource, ModelsResource
+from offgrid.api.moderations import ModerationsResource
+from offgrid.api.ollama.embed import EmbedResource, OlderEmbeddingsResource
+from offgrid.api.ollama.models import PsResource, ShowResource, TagsResource, VersionResource
+from offgrid.api.ollama.resource import OllamaChatResource, OllamaGenerateResource
+from offgrid.api.ollama.unsupported import (
+    BlobResource,
+    NotDeletedResource,
+    NotOfferedResource,
+    PullResource,
+)
 from offgrid.api.openapi.document import OpenApiResource
+from offgrid.api.openapi.operations import OPERATIONS
 from offgrid.api.rerank import RerankResource
 from offgrid.api.responses.background import Background
 from offgrid.api.responses.resource import (
@@ -40,18 +86,39 @@ from offgrid.api.responses.resource import (
     ResponsesResource,
     ResponseTokensResource,
 )
+from offgrid.api.score import ScoreResource
+from offgrid.api.screening import Filters, Screening
+from offgrid.api.stats.developed import SeriesResource, SlotsOverviewResource
+from offgrid.api.stats.metrics import Metrics
+from offgrid.api.stats.resource import MetricsResource, ReadyResource, StatsResource
+from offgrid.api.stats.source import Source
 from offgrid.api.tokens import (
     DetokenizeResource,
     TokenizeResource,
     TokenizerInfoResource,
 )
+from offgrid.api.transfers.exports import Export, ExportsResource
+from offgrid.api.transfers.imports import Import, ImportsResource
+from offgrid.api.transfers.resources import TransferCancelResource, TransferResource
+from offgrid.api.transfers.running import Transfers
+from offgrid.api.web.resource import Page, page_routes
 from offgrid.chat.template import ChatTemplate
-from offgrid.config import Settings, load_settings
+from offgrid.config import Reloads, Settings, load_settings
+from offgrid.engine.client.pool import LIVE as POOL_SETTINGS
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import ConfigError, InvalidParameter
-from offgrid.startup import prepare_process
+from offgrid.startup import forbid_core_dumps, prepare_process
+from offgrid.stats.collected import Stats
+from offgrid.stats.keeper import StatsKeeper
+from offgrid.stats.ready import Readiness
+from offgrid.stats.totals import TotalsFile
 from offgrid.store.catalogue import Catalogue
 from offgrid.store.hashes import Hashes
+from offgrid.store.history.store import HistoryStore
+from offgrid.store.key_ring import KeyRing
+from offgrid.store.keys import KeysError
+from offgrid.store.live_catalogue import LIVE as CATALOGUE_SETTINGS
+from offgrid.store.live_catalogue import LiveCatalogue
 from offgrid.store.responses import ResponseStore
 from offgrid.terminal import escape_log
 
@@ -62,13 +129,16 @@ CLOSE_SECONDS = 5.0
 
 
 class App(falcon.App[Any, Any]):
-    """The application, which remembers the server's ``write`` for streams."""
+    """The application. It remembers the server's ``write`` for streams, and adds headers to every
+    response."""
 
     def __call__(self, env: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         """Answer a request (PEP 3333)."""
 
-        def start(*args: Any) -> Any:
-            env[WRITE] = start_response(*args)
+        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            secure = env.get("wsgi.url_scheme") == "https"
+            added = protective_headers((name for name, _ in headers), secure=secure)
+            env[WRITE] = start_response(status, [*headers, *added], *rest)
             return env[WRITE]
 
         return super().__call__(env, start)
@@ -82,8 +152,39 @@ class Collaborators(NamedTuple):
     pool: EnginePool
     responses: ResponseStore
     background: Background
-    imports: Imports
+    imports: Transfers[Import]
+    exports: Transfers[Export]
     hashes: Hashes
+    reloads: Reloads
+    filters: Filters
+    access: Access
+    observation: Observation
+    history: HistoryStore
+
+
+class Observation(NamedTuple):
+    """What observes the requests and the machine."""
+
+    observer: Observer
+    keeper: StatsKeeper
+    readiness: Readiness
+
+
+def make_observation(
+    settings: Settings, catalogue: Catalogue, pool: EnginePool, file: TotalsFile
+) -> Observation:
+    """Make what observes requests and the machine. Starts no thread."""
+    stats, log_of_requests = Stats(file), RequestLog()
+    places = {
+        "models": settings.models_dir,
+        "cache": settings.cache_dir,
+        "responses": settings.responses_file.parent,
+    }
+    return Observation(
+        Observer(stats, log_of_requests, log_prompts=settings.log_prompts),
+        StatsKeeper(stats, pool, places, log_of_requests.tell_repeated),
+        Readiness(pool, catalogue.start_ids(), settings.ready_timeout),
+    )
 
 
 def make_collaborators(settings: Settings) -> Collaborators:
@@ -91,24 +192,69 @@ def make_collaborators(settings: Settings) -> Collaborators:
 
     Raises:
         ConfigError: the default model does not exist, a configured place has no models, or the
-            chat template is not valid.
+            chat template or the filter file is not valid, or the keys file cannot be read.
     """
     prepare_process()
+    if not settings.core_dumps:
+        forbid_core_dumps()
     keep_little()
-    catalogue = Catalogue(settings)
+    catalogue = LiveCatalogue(settings)
+    check_catalogue(catalogue)
+    filters = Filters(settings)
+    responses = ResponseStore(
+        settings.responses_file, settings.max_responses, settings.max_responses_mb << 20
+    )
+    access = Access(_open_ring(settings))
+    pool = EnginePool(settings, catalogue)
+    hashes = Hashes.beside(settings.responses_file)
+    observation = make_observation(
+        settings, catalogue, pool, TotalsFile.beside(settings.responses_file)
+    )
+    reloads = Reloads(settings)
+    reloads.add(CATALOGUE_SETTINGS, lambda settings: catalogue.prepare(settings, check_catalogue))
+    reloads.add(POOL_SETTINGS, pool.prepare)
+    reloads.add(("filter_file",), filters.prepare)
+    reloads.add((), access.prepare)
+    reloads.add(("max_responses", "max_responses_mb"), responses.prepare)
+    history = HistoryStore.of_settings(settings)
+    reloads.add(("history", "max_history_mb"), history.prepare)
+    return Collaborators(
+        settings,
+        catalogue,
+        pool,
+        responses,
+        Background(settings),
+        Transfers(),
+        Transfers(),
+        hashes,
+        reloads,
+        filters,
+        access,
+        observation,
+        history,
+    )
+
+
+def check_catalogue(catalogue: Catalogue) -> None:
+    """Check that there is a model to serve, and compile the chat templates of the settings.
+
+    Raises:
+        ConfigError: a configured place has no models, or a template is not valid.
+    """
     catalogue.check()
     _check_template(catalogue.template, "OFFGRID_CHAT_TEMPLATE (--chat-template)")
     for name, template in catalogue.profiles.templates.items():
         _check_template(template, catalogue.profiles.by_id[name].key("chat_template"))
-    responses = ResponseStore(
-        settings.responses_file, settings.max_responses, settings.max_responses_mb << 20
-    )
-    pool = EnginePool(settings, catalogue)
-    hashes = Hashes.beside(settings.responses_file)
-    imports = Imports(settings, hashes)
-    return Collaborators(
-        settings, catalogue, pool, responses, Background(settings), imports, hashes
-    )
+
+
+def _open_ring(settings: Settings) -> KeyRing:
+    """Return the keys. A file that cannot be read ends the start: the server would be open."""
+    ring = KeyRing(settings.keys_file)
+    try:
+        ring.open()
+    except KeysError as ex:
+        raise ConfigError(f"OFFGRID_KEYS_FILE (--keys-file): {ex}") from None
+    return ring
 
 
 def _check_template(template: str | None, source: str) -> None:
@@ -154,41 +300,121 @@ def build_app(
     pool: EnginePool,
     responses: ResponseStore,
     background: Background | None = None,
-    imports: Imports | None = None,
+    imports: Transfers[Import] | None = None,
+    exports: Transfers[Export] | None = None,
     hashes: Hashes | None = None,
+    reloads: Reloads | None = None,
+    filters: Filters | None = None,
+    access: Access | None = None,
+    observation: Observation | None = None,
+    history: HistoryStore | None = None,
 ) -> App:
     """Make the application: its middleware, its resources and their routes."""
+    reloads = reloads or Reloads(settings)
+    filters = filters or Filters(settings)
+    access = access or Access(KeyRing(settings.keys_file))
     background = background or Background(settings)
     hashes = hashes or Hashes.beside(settings.responses_file)
-    imports = imports or Imports(settings, hashes)
-    app = App(
-        middleware=[
-            RequestId(),
-            UnknownFields(settings),
-            OneLength(),
-            HostGuard(settings),
-            Gate(pool, settings),
-        ]
+    imports = imports or Transfers()
+    exports = exports or Transfers()
+    observation = observation or make_observation(settings, catalogue, pool, TotalsFile(None))
+    history = history or HistoryStore.of_settings(settings)
+    gate = Gate(pool, settings)
+    source = Source(
+        observation.observer.stats,
+        observation.keeper,
+        pool,
+        observation.readiness,
+        lambda: (gate.taken, gate.total),
     )
+    page = Page(settings)
+    pages = page_routes(page)
+    health, ready = HealthResource(), ReadyResource(observation.readiness)
+    reloads.add(("ui",), page.prepare)
+    unknown_fields, guard = UnknownFields(settings), HostGuard(settings)
+    metrics = Metrics(source, with_keys=settings.metrics_keys)
+    reloads.add(("unknown_fields",), unknown_fields.prepare)
+    reloads.add(("ready_timeout",), observation.readiness.prepare)
+    reloads.add(("log_prompts",), observation.observer.prepare)
+    reloads.add(("metrics_keys",), metrics.prepare)
+    reloads.add(("allowed_hosts", "cors_origins"), guard.prepare)
+    limits = RateLimits(settings)
+    reloads.add(LIMITS, limits.prepare)
+    router = DefaultRouter()
+    app = App(
+        router=router,
+        middleware=[
+            observation.observer,
+            unknown_fields,
+            Forwarding(settings),
+            OneLength(),
+            # It comes before others that may refuse the request, so that all know the caller.
+            Identify(access.admit),
+            guard,
+            OnlyThisMachine(settings, access),
+            Authorize(public=(health, ready, *pages.values())),
+            limits,
+            UnknownQueries({(one.method, one.path): one.query for one in OPERATIONS}),
+            Screening(filters),
+            gate,
+        ],
+    )
+
+    def endpoint_at(path: str) -> str:
+        found = router.find(path)
+        return "" if found is None else endpoint_of(found[3])
+
+    observation.observer.endpoint_at = endpoint_at
     app.req_options.strip_url_path_trailing_slash = True
     add_error_handlers(app)
-    app.add_route("/", RootResource())
-    app.add_route("/health", HealthResource())
+    app.add_sink(unknown_url)
+    for path, resource in pages.items():
+        app.add_route(path, resource)
+    app.add_route("/health", health)
+    app.add_route("/ready", ready)
+    app.add_route("/metrics", MetricsResource(metrics))
     app.add_route("/openapi.json", OpenApiResource())
-    app.add_route("/v1/models", ModelsResource(catalogue, pool))
+    app.add_route("/v1/stats", StatsResource(source))
+    app.add_route("/v1/stats/series", SeriesResource(source))
+    app.add_route("/v1/stats/slots", SlotsOverviewResource(pool, access.ring.names))
+    keys = Keys(access, catalogue)
+    app.add_route("/v1/keys", KeysResource(settings, keys))
+    app.add_route("/v1/keys/self", OwnKeyResource())
+    app.add_route("/v1/keys/{id}", KeyResource(settings, keys))
+    app.add_route("/v1/keys/{id}/rotate", KeyRotateResource(settings, keys))
+    app.add_route("/v1/models", ModelsResource(catalogue, pool, hashes))
     app.add_route("/v1/models/{model:path}", ModelResource(catalogue, pool, settings, hashes))
     app.add_route("/v1/loaded", LoadedResource(pool))
-    app.add_route("/v1/import", ImportsResource(settings, catalogue, imports))
-    app.add_route("/v1/import/{id}", ImportResource(settings, imports))
-    app.add_route("/v1/import/{id}/cancel", ImportCancelResource(imports))
+    app.add_route("/v1/import", ImportsResource(settings, catalogue, imports, hashes))
+    app.add_route("/v1/export", ExportsResource(settings, catalogue, pool, exports, hashes))
+    ping = settings.sse_ping_interval
+    app.add_route("/v1/import/{id}", TransferResource(imports, "import", ping))
+    app.add_route("/v1/export/{id}", TransferResource(exports, "export", ping))
+    app.add_route("/v1/import/{id}/cancel", TransferCancelResource(imports, "import"))
+    app.add_route("/v1/export/{id}/cancel", TransferCancelResource(exports, "export"))
     app.add_route("/v1/chat/completions", ChatResource(pool, settings))
     app.add_route("/v1/chat/completions/input_tokens", InputTokensResource(pool, settings))
+    signer = make_signer(settings)
+    app.add_route("/v1/messages", MessagesResource(pool, settings, signer))
+    app.add_route("/v1/messages/count_tokens", CountTokensResource(pool, settings, signer))
     app.add_route("/tokenize", TokenizeResource(pool, settings))
     app.add_route("/detokenize", DetokenizeResource(pool, settings))
     app.add_route("/tokenizer_info", TokenizerInfoResource(pool, settings))
     app.add_route("/v1/completions", CompletionsResource(pool, settings))
+    app.add_route("/completion", CompletionResource(pool, settings))
+    app.add_route("/completions", CompletionResource(pool, settings))
+    app.add_route("/infill", InfillResource(pool, settings))
+    app.add_route("/apply-template", ApplyTemplateResource(pool, settings))
+    app.add_route("/props", PropsResource(pool))
+    app.add_route("/slots", SlotsResource(pool))
+    app.add_route("/slots/{id}", SlotResource())
     app.add_route("/v1/embeddings", EmbeddingsResource(pool, settings))
     app.add_route("/v1/rerank", RerankResource(pool, settings))
+    app.add_route("/v1/score", ScoreResource(pool, settings))
+    app.add_route("/score", ScoreResource(pool, settings))
+    app.add_route("/v1/decisions", DecisionsResource(pool, settings))
+    app.add_route("/v1/lab/distribution", LabResource(pool, settings))
+    app.add_route("/v1/moderations", ModerationsResource(pool, settings))
     app.add_route("/v1/responses", ResponsesResource(pool, settings, responses, background))
     app.add_route("/v1/responses/compact", CompactResource())
     app.add_route("/v1/responses/input_tokens", ResponseTokensResource(pool, settings, responses))
@@ -198,6 +424,26 @@ def build_app(
     app.add_route("/v1/conversations", ConversationsResource(settings, responses))
     app.add_route("/v1/conversations/{id}", ConversationResource(settings, responses))
     app.add_route("/v1/conversations/{id}/items", ConversationItemsResource(settings, responses))
+    one = "/v1/history/{id}"
+    app.add_route("/v1/history", HistoryResource(settings, history))
+    app.add_route("/v1/history/export", HistoryExportResource(settings, history))
+    app.add_route("/v1/history/import", HistoryImportResource(settings, history))
+    app.add_route(one, HistoryConversationResource(settings, history))
+    app.add_route(f"{one}/messages", HistoryMessagesResource(settings, history))
+    app.add_route(f"{one}/export", HistoryConversationExportResource(settings, history))
+    app.add_route("/api/version", VersionResource())
+    app.add_route("/api/tags", TagsResource(catalogue, pool))
+    app.add_route("/api/ps", PsResource(catalogue, pool))
+    app.add_route("/api/show", ShowResource(catalogue, pool, settings))
+    app.add_route("/api/chat", OllamaChatResource(pool, settings))
+    app.add_route("/api/generate", OllamaGenerateResource(pool, settings))
+    app.add_route("/api/embed", EmbedResource(pool, settings))
+    app.add_route("/api/embeddings", OlderEmbeddingsResource(pool, settings))
+    app.add_route("/api/pull", PullResource(pool, settings))
+    for name in ("create", "copy", "push"):
+        app.add_route(f"/api/{name}", NotOfferedResource(name))
+    app.add_route("/api/delete", NotDeletedResource("delete"))
+    app.add_route("/api/blobs/{digest}", BlobResource("blobs"))
     # Compile the router now, and not during the first requests.
     item = ConversationItemResource(responses)
     app.add_route("/v1/conversations/{id}/items/{item_id}", item, compile=True)
@@ -221,5 +467,8 @@ def create_app(settings: Settings | None = None) -> App:
     # The functions run in reverse order: the pool ends the answers, and then they are stored.
     atexit.register(made.background.close, CLOSE_SECONDS)
     atexit.register(made.imports.close, CLOSE_SECONDS)
+    atexit.register(made.exports.close, CLOSE_SECONDS)
     atexit.register(made.pool.shutdown, 0.0)
+    made.observation.keeper.start()
+    atexit.register(made.observation.keeper.close)
     return build_app(*made)

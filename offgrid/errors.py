@@ -9,17 +9,26 @@
     ├── IncompleteAnswer              an answer has no value of the type that a program wants
     └── RequestError                  ends one request; carries the API's error response
         ├── InvalidParameter          400, also a ValueError; ``param`` names the field
+        │   ├── ContentRefused        400, code ``content_filter``
         │   └── ContextLengthExceeded 400, code ``context_length_exceeded``
         ├── ModelNotFound             404, code ``model_not_found``
         ├── ModelNotLoaded            409, a GET that would have to unload another model
-        ├── ImportRunning             409, another import is in progress
-        ├── PathNotAllowed            403, a path to import that is not below an import root
+        ├── ModelNotChanged           409, the settings or another model need it as it is
+        ├── MessageConflict           409, a finished message of the history would change
+        ├── LastAdminKey              409, no key with the scope ``admin`` would be left
+        ├── TransferRunning           409, another import or export is in progress
+        ├── PathNotAllowed            403, a path that is not below an import root
         ├── NotStored                 404, no stored response has that id
+        ├── HistoryOff                404, the server stores no history
+        ├── NotOffered                501, another API has the endpoint, and this server does not
         ├── RequestRefused            400, the same prompt crashed the worker twice
         ├── ModelLoadFailed           500, the GGUF is truncated, not a model, too large, ...
         ├── EngineFault               500, a bad row, a failed decode call, a dead worker
-        ├── StoreFailed               500, the file of stored responses cannot be used
-        │   └── StoreBusy             503 with Retry-After, another process has locked it
+        ├── RequestTimeout            504, the request took longer than ``request_timeout``
+        ├── RateLimited               429 with Retry-After: the caller has used up one of its limits
+        ├── StoreFailed               500, a file in which the server stores cannot be used
+        │   ├── StoreBusy             503 with Retry-After, another process has locked it
+        │   └── HistoryFull           507, the history has reached its limit
         └── Overloaded                503 with Retry-After: queue full, loading, stopping
 
 :mod:`offgrid.api.http.errors` maps these exceptions to ``{"error": {...}}``. ``type`` and ``code``
@@ -29,22 +38,26 @@ are strings of the OpenAI error object; all of them are listed here
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Any, Literal
 
 ErrorType = Literal[
-    "api_error", "invalid_request_error", "permission_error", "server_error", "unavailable_error",
+    "api_error", "authentication_error", "invalid_request_error", "permission_error",
+    "rate_limit_error", "requests", "server_error", "tokens", "unavailable_error",
 ]  # fmt: skip
 """Every ``type`` of an error that the API returns."""
 ErrorCode = Literal[
-    "context_length_exceeded", "cross_site", "engine_fault", "grammar_dead_end",
-    "grammar_too_complex", "headers_too_large", "host_not_allowed", "import_running",
-    "invalid_host", "invalid_json",
-    "invalid_length", "invalid_value", "method_not_allowed", "missing_required_parameter",
-    "model_load_failed", "model_loading", "model_not_found", "model_not_loaded", "not_found",
-    "origin_not_allowed", "path_not_allowed", "previous_response_not_found",
-    "request_refused", "request_timeout",
-    "request_too_large", "server_busy", "server_shutting_down", "store_busy", "store_failed",
-    "too_many_values", "unknown_parameter", "unknown_url", "unsupported_model",
+    "content_filter", "context_length_exceeded", "cross_site", "engine_fault", "export_running",
+    "grammar_dead_end", "grammar_too_complex", "headers_too_large", "history_full", "history_off",
+    "host_not_allowed", "import_running", "invalid_api_key", "invalid_forwarding", "invalid_host",
+    "invalid_json", "invalid_length", "invalid_value", "keys_unavailable", "last_admin_key",
+    "message_conflict", "method_not_allowed", "missing_required_parameter", "missing_scope",
+    "model_load_failed", "model_loading", "model_not_allowed", "model_not_found",
+    "model_not_loaded", "not_found", "not_offered", "not_removable", "origin_not_allowed",
+    "path_not_allowed", "previous_response_not_found", "rate_limit_exceeded", "remote_not_allowed",
+    "request_refused", "request_timeout", "request_too_large", "server_busy",
+    "server_shutting_down", "set_by_settings", "store_busy", "store_failed", "too_many_attempts",
+    "too_many_values", "ui_off", "unknown_parameter", "unknown_url", "unsupported_model",
     "unsupported_parameter",
 ]  # fmt: skip
 """Every ``code`` of an error that the API returns; ``docs/API.md`` explains each."""
@@ -96,11 +109,14 @@ class RequestError(OffgridError):
         code: the OpenAI error ``code`` or ``None``.
         param: the request field at fault or ``None``.
         retry_after: seconds after which a retry makes sense, or ``None``.
+        may_succeed: whether the same request may succeed later. Clients retry some statuses by
+            themselves.
     """
 
     status = 500
     type: ErrorType = "server_error"
     code: ErrorCode | None = None
+    may_succeed = True
 
     def __init__(
         self,
@@ -124,6 +140,22 @@ class InvalidParameter(RequestError, ValueError):
     status = 400
     type = "invalid_request_error"
     code: ErrorCode | None = "invalid_value"
+
+
+class ContentRefused(InvalidParameter):
+    """A prompt contains what the content filter forbids. The message names the field, not what."""
+
+    code = "content_filter"
+
+    def __init__(self, message: str = "", param: str | None = None, **more: Any) -> None:
+        """``message`` is given when the error comes from a worker; else it is made here."""
+        super().__init__(
+            message
+            or f"{param or 'prompt'} contains text that the content filter of this server "
+            "does not allow; change the text.",
+            param,
+            **more,
+        )
 
 
 class ContextLengthExceeded(InvalidParameter):
@@ -160,42 +192,107 @@ class ModelNotLoaded(RequestError):
         )
 
 
-class ImportRunning(RequestError):
-    """An import is in progress, and the server runs one at a time."""
+class ModelNotChanged(RequestError):
+    """A model cannot be changed as a request wants; the message says why and what to do.
+
+    Its code is ``set_by_settings`` or ``not_removable``.
+    """
 
     status = 409
     type = "invalid_request_error"
-    code = "import_running"
 
-    def __init__(self, id: str) -> None:
+
+class TransferRunning(RequestError):
+    """An import or export is in progress, and the server runs one of each at a time."""
+
+    status = 409
+    type = "invalid_request_error"
+
+    def __init__(self, kind: Literal["import", "export"], id: str) -> None:
         super().__init__(
-            f"The import {id} is in progress. Follow it with GET /v1/import/{id}, or end it with "
-            f"POST /v1/import/{id}/cancel."
+            f"The {kind} {id} is in progress. Follow it with GET /v1/{kind}/{id}, or end it with "
+            f"POST /v1/{kind}/{id}/cancel.",
+            code="import_running" if kind == "import" else "export_running",
         )
 
 
+class LastAdminKey(RequestError):
+    """No valid key with the scope ``admin`` would be left, and the request does not confirm it."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "last_admin_key"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This is the last valid key with the scope admin. Without it, keys can only be changed "
+            "with 'offgrid keys' on the machine of the server. Create another key with this scope "
+            "first, or confirm with ?confirm=true."
+        )
+        self.may_succeed = False
+
+
 class PathNotAllowed(RequestError):
-    """A path to import is not below an import root; whether it exists is not said."""
+    """A path to import or export is not below an import root; whether it exists is not said."""
 
     status = 403
     type = "permission_error"
     code = "path_not_allowed"
 
-    def __init__(self, path: str, roots: str) -> None:
+    def __init__(self, path: str, roots: str, param: str) -> None:
         """``roots`` names the import roots."""
         super().__init__(
             f"{path[:200]!r} is not below an import root (OFFGRID_IMPORT_ROOTS), or a link in it "
             f"leads elsewhere. The import roots are: {roots}.",
-            "paths",
+            param,
         )
 
 
 class NotStored(RequestError):
-    """No response with that id is stored, or it is stored no longer; likewise an import."""
+    """No response with that id is stored, or no longer; likewise transfers, keys, conversations."""
 
     status = 404
     type = "invalid_request_error"
     code = "not_found"
+
+
+class HistoryOff(RequestError):
+    """The server stores no history, so there is none to read."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "history_off"
+    may_succeed = False
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This server stores no history; to change that, start it with OFFGRID_HISTORY=true."
+        )
+
+
+class MessageConflict(RequestError):
+    """A message of the history is finished, and the request has another message with its id."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "message_conflict"
+    may_succeed = False
+
+    def __init__(self, id: str, reason: str, param: str) -> None:
+        super().__init__(
+            f"{param}: the conversation has another message with the id {id}, {reason}; give the "
+            "new one another id.",
+            param,
+        )
+
+
+class NotOffered(RequestError):
+    """Another API has this endpoint, and this server does not do what it is for."""
+
+    status = 501
+    type = "invalid_request_error"
+    code = "not_offered"
+    may_succeed = False
 
 
 class RequestRefused(RequestError):
@@ -210,6 +307,33 @@ class ModelLoadFailed(RequestError):
     """llama.cpp cannot load this file."""
 
     code = "model_load_failed"
+    may_succeed = False
+
+
+class RequestTimeout(RequestError):
+    """The request took longer than the setting ``request_timeout`` allows."""
+
+    status = 504
+    code = "request_timeout"
+    may_succeed = False
+
+
+class RateLimited(RequestError):
+    """The caller has used up its requests or tokens per minute, or has too many requests at once.
+
+    ``type`` says which, in OpenAI's words: ``requests`` or ``tokens``.
+    """
+
+    status = 429
+    type: ErrorType = "requests"
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, type: ErrorType, wait: float | None) -> None:
+        """``wait``: seconds after which a retry makes sense; None if it never does."""
+        super().__init__(message, retry_after=None if wait is None else max(1, math.ceil(wait)))
+        self.type = type
+        self.wait = wait
+        self.may_succeed = wait is not None
 
 
 class EngineFault(RequestError):
@@ -219,21 +343,39 @@ class EngineFault(RequestError):
 
 
 class StoreFailed(RequestError):
-    """Stored responses cannot be read or written: a full disk, a file that may not be opened."""
+    """What is stored cannot be read or written: a full disk, a file that may not be opened."""
 
     code: ErrorCode | None = "store_failed"
 
 
 class StoreBusy(StoreFailed):
-    """Another process has locked the file of stored responses."""
+    """Another process has locked the file of stored responses, or that of the history."""
 
     status = 503
     type = "unavailable_error"
     code = "store_busy"
 
-    def __init__(self) -> None:
-        message = "Another process has locked the file of stored responses; try again later."
+    def __init__(
+        self,
+        message: str = "Another process has locked the file of stored responses; try again later.",
+    ) -> None:
         super().__init__(message, retry_after=1)
+
+
+class HistoryFull(StoreFailed):
+    """The history of a caller has reached its limit; nothing was stored, and nothing deleted."""
+
+    status = 507
+    code = "history_full"
+    may_succeed = False
+
+    def __init__(self, size: int, limit: int) -> None:
+        """``size``: bytes that the history would have; ``limit``: most bytes that it may have."""
+        super().__init__(
+            f"The history would have {size >> 20} MiB, and may have {limit >> 20} "
+            "(OFFGRID_MAX_HISTORY_MB). Nothing was stored; export conversations and delete them, "
+            "or raise the limit."
+        )
 
 
 class Overloaded(RequestError):

@@ -4,99 +4,35 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import errno
 import faulthandler
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
 from types import FrameType
 
-import psutil
-
-from offgrid.api.http.waitress.server import BACKLOG, HttpServer
+from offgrid.addresses import url, urls
+from offgrid.api.http.machines import check_address
+from offgrid.api.http.waitress.server import HttpServer
+from offgrid.api.http.waitress.tls import Certificate
 from offgrid.app import CLOSE_SECONDS, build_app, make_collaborators
-from offgrid.config import Settings
-from offgrid.errors import OffgridError
-from offgrid.terminal import shown
+from offgrid.config import Commit, Settings
+from offgrid.errors import ConfigError, OffgridError
+from offgrid.listening import ListeningSocket, listen_for_ollama
+from offgrid.service.notify import Heartbeat, ready, reloading, stopping, watchdog_interval
+from offgrid.terminal import JsonFormatter
 
 log = logging.getLogger(__name__)
 
-_SEND_BUFFER = 1 << 17
-"""Size of a connection's send buffer in bytes; Linux doubles it. By default the buffer grows to
-megabytes, and a hundred clients that read nothing keep the processor busy filling theirs."""
 _FLUSH_SECONDS = 5.0
 """How long the server waits at its end until the last bytes of the answers are sent."""
 
 
-class PortTaken(OffgridError):
-    """The server cannot listen on the address. ``reason`` says why, ``fix`` what to do."""
-
-    def __init__(self, host: str, port: int, why: object, fix: str = "") -> None:
-        self.reason = f"cannot listen on {host}:{port}: {why}"
-        self.fix = fix
-        super().__init__(f"{self.reason}; {fix}" if fix else self.reason)
-
-
-def port_holder(port: int) -> str:
-    """Return the end of a sentence that names the process which listens on a TCP port; empty if
-    this user may not know it."""
-    # The system may hide the connections of other users, or all of them.
-    with contextlib.suppress(psutil.Error, OSError, RuntimeError):
-        for connection in psutil.net_connections("tcp"):
-            is_listening = connection.status == psutil.CONN_LISTEN
-            if is_listening and connection.laddr.port == port and connection.pid:
-                words = psutil.Process(connection.pid).cmdline()[:3]
-                return f" by process {connection.pid} ({shown(' '.join(words))})"
-    return ""
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket. TCP keep-alive detects clients that vanish without closing.
-
-    Raises:
-        PortTaken: the address is in use, or it does not belong to this machine.
-    """
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        sock = socket.socket(family, kind, proto)
-    except OSError as ex:
-        raise PortTaken(host, port, ex.strerror or ex) from ex
-    except UnicodeError as ex:  # the text cannot be a host name
-        raise PortTaken(host, port, ex) from ex
-    try:
-        if os.name != "nt":  # on Windows this would let a second server take over the port
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
-        for name, value in (
-            ("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3),
-            ("TCP_USER_TIMEOUT", 20_000),
-        ):  # fmt: skip
-            if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-    except OSError as ex:
-        sock.close()
-        raise _taken(host, port, ex) from ex
-    return sock
-
-
-def _taken(host: str, port: int, ex: OSError) -> PortTaken:
-    why = ex.strerror or ex
-    if ex.errno == errno.EADDRINUSE:
-        fix = "stop the other program, or choose another port: --port 0 picks a free one"
-        return PortTaken(host, port, f"{why}{port_holder(port)}", fix)
-    if ex.errno == errno.EACCES:
-        return PortTaken(host, port, why, "choose a port above 1023, such as --port 11611")
-    return PortTaken(host, port, why)
+_REACHABLE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Address that stands for all addresses -> one of them."""
 
 
 class Server:
@@ -104,22 +40,55 @@ class Server:
 
     Args:
         settings: checked settings.
+        read_settings: reads the settings again, from where ``settings`` came from; raises
+            ConfigError. Without it, SIGHUP only reads files again.
 
     Attributes:
         loading: ids of the models that it began to load when it was started.
+        listening: the socket that it listens on.
+        reloads: the objects that take new settings at SIGHUP.
 
     Raises:
-        ConfigError: the default model does not exist.
+        ConfigError: the default model does not exist, the keys file cannot be read, the certificate
+            cannot be used, or other machines could use the server without a key.
         PortTaken: the server cannot listen on the address.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, read_settings: Callable[[], Settings] | None = None
+    ) -> None:
+        if not settings.socket:
+            check_address(settings, settings.host)
         made = make_collaborators(settings)
         self.settings, self.catalogue, self.pool, self.responses = made[:4]
-        self.background, self.imports = made.background, made.imports
-        sock = listen(settings.host, settings.port)
-        self.port: int = sock.getsockname()[1]
-        self.http = HttpServer(build_app(*made), sock, settings)
+        self.background, self.imports, self.exports = made.background, made.imports, made.exports
+        self.access, self.reloads = made.access, made.reloads
+        self.observation = made.observation
+        self._read_settings = read_settings
+        self._certificate = Certificate.of(settings)
+        self.listening = ListeningSocket(settings)
+        try:
+            # A socket that systemd passes on may have any address.
+            if self.listening.path is None:
+                check_address(settings, self.listening.host)
+            if settings.ollama:  # it listens on host even beside a Unix socket
+                check_address(settings, settings.host)
+            self._ollama = listen_for_ollama(settings)
+        except BaseException:
+            self.listening.close()
+            raise
+        self.port = self.listening.port
+        """Its TCP port; 0 on a Unix socket."""
+        self._ollama_port = 0 if self._ollama is None else int(self._ollama.getsockname()[1])
+        self.http = HttpServer(
+            build_app(*made), self.listening.socket, settings, made.access,
+            self.observation.observer.refused, self._certificate,
+            [] if self._ollama is None else [self._ollama],
+        )  # fmt: skip
+        # The registry keeps the value; it is read there when the server ends.
+        self.reloads.add(("drain_timeout",), lambda settings: lambda: None)
+        self.reloads.add(("cors_origins",), self.http.prepare)
+        self.reloads.add(("tls_cert", "tls_key"), self._prepare_certificate)
         self._loop = threading.Thread(target=self.http.run, name="http", daemon=True)
         self.loading: list[str] = []
         self._draining = False
@@ -127,9 +96,37 @@ class Server:
 
     @property
     def url(self) -> str:
-        """The URL of the server."""
-        host = f"[{self.settings.host}]" if ":" in self.settings.host else self.settings.host
-        return f"http://{host}:{self.port}"
+        """The URL of the server; ``unix:`` and a path if it listens on a Unix socket."""
+        if self.listening.path is not None:
+            return f"unix:{self.listening.path}"
+        host = _REACHABLE.get(self.listening.host, self.listening.host)
+        return url(self.scheme, host, self.port)
+
+    @property
+    def ollama_url(self) -> str | None:
+        """The URL of the server on Ollama's port; None if it does not listen there."""
+        if self._ollama is None:
+            return None
+        host = _REACHABLE.get(self.settings.host, self.settings.host)
+        return url(self.scheme, host, self._ollama_port)
+
+    def other_urls(self) -> list[str]:
+        """Return the URLs that other devices can use; none if only this machine is served."""
+        if not self.settings.serves_others or self.listening.path is not None:
+            return []
+        return urls(self.scheme, self.listening.host, self.port)
+
+    def page_urls(self) -> list[str]:
+        """Return the URLs of the web page, also for other devices; none if it is turned off, or if
+        the server listens on a Unix socket, which no browser can reach."""
+        if not self.settings.ui or self.listening.path is not None:
+            return []
+        return [f"{address}/ui" for address in (self.url, *self.other_urls())]
+
+    @property
+    def scheme(self) -> str:
+        """``https`` if it has a certificate, otherwise ``http``."""
+        return "http" if self._certificate is None else "https"
 
     @property
     def stopping(self) -> bool:
@@ -145,23 +142,34 @@ class Server:
             announce: called when clients can connect and signals are handled: a program that reads
                 its output may send a signal at once.
         """
+        self.observation.keeper.start()
         self.loading = self.pool.start()
         self._handle_signals()
         announce()
-        self.http.run()
+        ready()
+        every = watchdog_interval()
+        if every is not None:
+            Heartbeat(self.http.in_loop, every).start()
+        try:
+            self.http.run()
+        finally:
+            self.listening.remove()
 
     def start(self) -> None:
         """Serve in a thread of this process, without handling signals; :meth:`stop` ends it."""
         self._loop.start()
+        self.observation.keeper.start()
         self.loading = self.pool.start()
 
     def stop(self) -> None:
         """Refuse new requests, let running ones finish, end. After :meth:`start`. Idempotent."""
         if self._drained:
             return
+        self.http.stop_listening()
         self._drain()
         self.http.close()
         self._loop.join(_FLUSH_SECONDS)
+        self.listening.remove()
 
     def _handle_signals(self) -> None:
         """Handle each signal that people send to servers: the default would end the process."""
@@ -190,16 +198,44 @@ class Server:
             threading.Thread(target=self._drain_and_exit, name="drain", daemon=True).start()
         # When a terminal closes, both the system and the shell may send SIGHUP: ignore the second.
         elif number != getattr(signal, "SIGHUP", None):
-            _tell("stopped immediately; running requests were cut off")
+            self._tell("stopped immediately; running requests were cut off")
             os._exit(130)
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
-        # Log in another thread: the signal may have interrupted this one in a log line.
-        threading.Thread(target=self._look_anew, name="signal-log", daemon=True).start()
+        # Work in another thread: the signal may have interrupted this one anywhere.
+        threading.Thread(target=self.reload, name="reload", daemon=True).start()
 
-    def _look_anew(self) -> None:
+    def _prepare_certificate(self, settings: Settings) -> Commit:
+        if (self._certificate is None) != (settings.tls_cert is None):
+            raise ConfigError("tls_cert: HTTPS can be turned on or off only by a restart")
+        if self._certificate is None:
+            return lambda: None
+        return self._certificate.prepare(settings)
+
+    def reload(self) -> None:
+        """Read settings and files again, and log what has changed. After an error, all of them stay
+        as they were."""
+        if self._draining:
+            return
+        reloading()
+        try:
+            self._reload()
+        finally:
+            ready()
+
+    def _reload(self) -> None:
+        read = self._read_settings or (lambda: self.reloads.settings)
+        try:
+            done = self.reloads.reload(read())
+        except OffgridError as ex:
+            log.error("SIGHUP: the settings stay as they were: %s", ex)
+            return
+        except Exception:
+            log.exception("SIGHUP: the settings stay as they were")
+            return
+        log.info("SIGHUP: read the settings again; %s", done)
         log.info(
-            "SIGHUP: %s holds %d models; models are read at each request, settings at start",
+            "SIGHUP: %s holds %d models",
             ", ".join(map(str, self.catalogue.places)),
             len(self.catalogue.entries()),
         )
@@ -211,15 +247,29 @@ class Server:
         ).start()
 
     def _drain_and_exit(self) -> None:
+        stopping()
         self.pool.drain()
+        self.http.stop_listening()
         if self._busy():
-            _tell("finishing running requests; press Ctrl-C again to stop immediately")
+            self._tell("finishing running requests; press Ctrl-C again to stop immediately")
         else:
-            _tell("stopping")
+            self._tell("stopping")
         self._drain()
         # The loop needs both: the signal, and an event that ends its wait for sockets.
         _thread.interrupt_main()
         self.http.wake()
+
+    def _tell(self, message: str) -> None:
+        """Write a line to standard error, even while the main thread writes there.
+
+        Ctrl-C ends every program of a pipeline. In ``offgrid serve 2>&1 | tee log`` the reader has
+        ended by now, and running answers must still finish.
+        """
+        if self.reloads.settings.log_format == "json":
+            record = logging.LogRecord(log.name, logging.INFO, __file__, 0, message, None, None)
+            message = JsonFormatter().format(record)
+        with contextlib.suppress(OSError):
+            os.write(2, f"{message}\n".encode())
 
     def _busy(self) -> bool:
         """Whether a request is unanswered, or an answer is generated in the background."""
@@ -227,14 +277,16 @@ class Server:
 
     def _drain(self) -> None:
         """Stop the pool and wait until the sockets have sent the last answers."""
-        # The next import continues where this one stops.
+        # The next import or export continues where this one stops.
         self.imports.close(CLOSE_SECONDS)
-        self.pool.shutdown(self.settings.drain_timeout)
+        self.exports.close(CLOSE_SECONDS)
+        self.pool.shutdown(self.reloads.settings.drain_timeout)
         self.background.close(CLOSE_SECONDS)
         deadline = time.monotonic() + _FLUSH_SECONDS
         pause = threading.Event()
         while self.http.unsent and time.monotonic() < deadline:
             pause.wait(0.02)
+        self.observation.keeper.close()
         self._drained = True
 
 
@@ -253,13 +305,3 @@ def _has_terminal() -> bool:
 
 def _is_ignored(number: int) -> bool:
     return signal.getsignal(number) is signal.SIG_IGN
-
-
-def _tell(message: str) -> None:
-    """Write a line to standard error, even while the main thread writes there.
-
-    Ctrl-C ends every program of a pipeline. In ``offgrid serve 2>&1 | tee log`` the reader has
-    ended by now, and running answers must still finish.
-    """
-    with contextlib.suppress(OSError):
-        os.write(2, f"{message}\n".encode())

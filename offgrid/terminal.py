@@ -7,13 +7,19 @@ contains such a name unchanged; terminals and logs show escapes.
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import unicodedata
+from datetime import datetime, timezone
 from types import TracebackType
 from typing import Any
 
 log = logging.getLogger(__name__)
+
+TRACE = 5
+"""Level of llama.cpp's own lines: below ``debug``."""
+logging.addLevelName(TRACE, "TRACE")
 
 
 def shown(text: object) -> str:
@@ -60,6 +66,23 @@ class LogFormatter(logging.Formatter):
     def formatStack(self, stack_info: str) -> str:
         """Return an indented stack."""
         return _indented(super().formatStack(stack_info))
+
+
+class JsonFormatter(logging.Formatter):
+    """Writes each record as a JSON object on one line. A record may have more ``fields``."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a record as one line."""
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)  # escapes all but ASCII
 
 
 def _indented(text: str) -> str:

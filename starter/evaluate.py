@@ -35,7 +35,8 @@ from tooluse import FUNCTIONS, describe
 from words import NAMES, THINGS
 
 from offgrid.config import load_settings
-from offgrid.engine.protocol import Load, Part
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.requests import PromptPart
 from offgrid.engine.worker.llama.model import Model
 from offgrid.server import Server
 from offgrid.store.catalogue import STARTER_PATH
@@ -136,8 +137,8 @@ def losses(model: Model, ids: np.ndarray) -> np.ndarray:
 
 def in_answer(model: Model, ids: np.ndarray) -> np.ndarray:
     """Return for each token whether it belongs to an answer, including the end of turn."""
-    begin = model.tokenize([Part(ANSWER, True)])
-    end = model.tokenize([Part(END_OF_TURN, True)])[0]
+    begin = model.tokenize([PromptPart(ANSWER, True)])
+    end = model.tokenize([PromptPart(END_OF_TURN, True)])[0]
     mask, inside = np.zeros(len(ids), dtype=bool), False
     for i, token in enumerate(ids):
         mask[i] = inside
@@ -155,7 +156,7 @@ def measure_perplexity(path: Path, keys: set[int], seed: int, count: int, table:
     for sample in islice(samples(seed), count):
         *_, whole = prefix_keys(sample)
         new = whole not in keys
-        ids = model.tokenize([Part(render(sample).rstrip("\n"), True)])
+        ids = model.tokenize([PromptPart(render(sample).rstrip("\n"), True)])
         loss, mask = losses(model, ids), in_answer(model, ids)[1:]
         if mask.any():
             table.add("perplexity of answers", loss[mask].mean(), mask.sum(), new)

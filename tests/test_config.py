@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from offgrid.api.http.gate import places
+from offgrid.api.http.machines import check_address
 from offgrid.config import (
+    MAX_REQUESTS,
     OTHER_VARIABLES,
     TABLE,
     default_config_file,
@@ -22,7 +25,7 @@ PAGE = Path(__file__).parent.parent / "docs" / "CONFIGURATION.md"
 
 
 def shown_default(default: object) -> str:
-    if default in ("", ()):
+    if default in (None, "", ()):
         return "none"
     if isinstance(default, tuple):
         return f"`{','.join(default)}`"
@@ -42,7 +45,13 @@ def test_the_page_lists_every_setting() -> None:
         _, env, option, kind, default, limits, meaning = rows[setting.name]
         assert (env, option, kind) == (f"`{setting.env}`", f"`{setting.option}`", setting.kind)
         assert meaning == setting.meaning
-        if setting.name not in ("models_dir", "responses_file", "cache_dir"):
+        if setting.name not in (
+            "keys_file",
+            "models_dir",
+            "responses_file",
+            "history_file",
+            "cache_dir",
+        ):
             assert default == shown_default(setting.default)
         assert limits == (setting.limits or "-")
 
@@ -76,7 +85,9 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("OFFGRID_PORT", "x"), ("OFFGRID_PORT", "70000"), ("OFFGRID_PORT", "-1"),
         ("OFFGRID_PARALLEL", "0"), ("OFFGRID_USE_MMAP", "perhaps"), ("OFFGRID_LOG_LEVEL", "loud"),
         ("OFFGRID_LOAD_TIMEOUT", "0.5"), ("OFFGRID_MODEL_LOAD_TIMEOUT", "nan"),
-        ("OFFGRID_HOST", "0.0.0.0"), ("OFFGRID_CONFIG", "/no/such/file.toml"),
+        ("OFFGRID_CORS_ORIGINS", "*"), ("OFFGRID_CORS_ORIGINS", "app.example"),
+        ("OFFGRID_TRUSTED_PROXIES", "*"), ("OFFGRID_TLS_KEY", "key.pem"),
+        ("OFFGRID_CONFIG", "/no/such/file.toml"),
         ("OFFGRID_PARALEL", "4"),
     ],
 )  # fmt: skip
@@ -99,14 +110,38 @@ def test_a_wrong_flag_and_a_wrong_file_are_named(tmp_path: Path) -> None:
 
 
 def test_remote_hosts_need_explicit_permission(tmp_path: Path) -> None:
-    assert load_settings({"host": "0.0.0.0", "allow_remote": "yes"}, environ={}).allow_remote
-    assert load_settings({"host": "::1"}, environ={}).host == "::1"
+    """E5. Keys are the other permission, so settings alone cannot tell."""
+    for name in ("insecure", "allow_remote"):
+        check_address(load_settings({"host": "0.0.0.0", name: "yes"}, environ={}), "0.0.0.0")
+    settings = load_settings({"keys_file": tmp_path / "keys.sqlite3"}, environ={})
+    for host in ("::1", "127.0.0.1", "127.8.8.8", "localhost", "LOCALHOST"):
+        check_address(settings, host)
+    for host in ("0.0.0.0", "::", "192.0.2.1", "a.example", "localhost.evil.example", ""):
+        with pytest.raises(ConfigError, match=r"offgrid keys create.*--insecure"):
+            check_address(settings, host)
 
 
 def test_more_open_requests_than_threads_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"OFFGRID_QUEUE_SIZE \(--queue-size\)"):
         load_settings({"parallel": 256, "queue_size": 1024, "max_models": 4}, environ={})
     load_settings({"parallel": 256, "queue_size": 1024, "max_models": 3}, environ={})
+
+
+def test_two_files_of_data_are_not_one(tmp_path: Path) -> None:
+    file = tmp_path / "all.sqlite3"
+    with pytest.raises(ConfigError, match=r"RESPONSES_FILE .* and OFFGRID_KEYS_FILE .* two"):
+        load_settings({"responses_file": file, "keys_file": file}, environ={})
+    with pytest.raises(ConfigError, match="--history-file"):
+        load_settings({"responses_file": tmp_path / "history.sqlite3"}, environ={})
+
+
+def test_the_gate_admits_no_more_requests_than_the_maximum() -> None:
+    """Its places for further clients count too: each request holds a thread."""
+    flags = {"parallel": 256, "max_models": 4}
+    settings = load_settings({**flags, "queue_size": 766}, environ={})
+    assert places(settings) == MAX_REQUESTS
+    with pytest.raises(ConfigError, match=r"allows 5125 open requests.*the maximum is 5120"):
+        load_settings({**flags, "queue_size": 767}, environ={})
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -118,7 +153,7 @@ def test_more_open_requests_than_threads_are_refused() -> None:
         ("default_model", "a", "a"), ("max_context", "8k", 8192), ("num_threads", "3", 3),
         ("model_load_timeout", "5m", 300.0), ("n_gpu_layers", "all", -1),
         ("flash_attn", "off", "off"), ("cache_type_k", "q4_0", "q4_0"),
-        ("cache_type_v", "q8_0", "q8_0"),
+        ("cache_type_v", "q8_0", "q8_0"), ("allow_remote", "yes", True),
     ],
 )  # fmt: skip
 def test_older_names_work_everywhere(tmp_path: Path, name: str, value: str, parsed: object) -> None:
@@ -237,6 +272,31 @@ def test_the_default_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("OFFGRID_CONFIG", str(other))
     assert load_settings().parallel == 3
     assert load_settings(config_file=file).parallel == 2
+
+
+def test_paths_in_a_file_are_relative_to_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables and flags mean the current folder, and words are no paths."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "etc").mkdir()
+    file = tmp_path / "etc" / "offgrid.toml"
+    file.write_text(
+        "models_dir = 'models'\nkeys_file = '/keys'\nfilter_file = 'rules.txt'\n"
+        "chat_template = 't.jinja'\nresponses_file = '~/r.sqlite3'\nsocket = 'fd:3'\n"
+    )
+    found = load_settings({}, environ={}, config_file="etc/offgrid.toml")
+    assert found.models_dir == tmp_path / "etc" / "models"
+    assert found.filter_file == str(tmp_path / "etc" / "rules.txt")
+    assert found.chat_template == str(tmp_path / "etc" / "t.jinja")
+    assert (found.keys_file, found.socket) == (Path("/keys").absolute(), "fd:3")
+    assert found.responses_file == Path("~/r.sqlite3").expanduser()
+    variables = {"OFFGRID_FILTER_FILE": "rules.txt"}
+    found = load_settings({"models_dir": "m"}, environ=variables, config_file=file)
+    assert (found.filter_file, found.models_dir) == ("rules.txt", Path("m"))
+    file.write_text("chat_template = 'chatml'\nfilter_file = ' '\n")
+    found = load_settings({}, environ={}, config_file=file)
+    assert (found.chat_template, found.filter_file) == ("chatml", "")
 
 
 def test_a_file_that_cannot_be_read_is_named_once(tmp_path: Path) -> None:

@@ -148,5 +148,5 @@ def test_a_model_may_turn_on_what_its_values_need(tmp_path: Path) -> None:
 def test_slots_of_all_models_count_for_the_limit(tmp_path: Path) -> None:
     file = tmp_path / "offgrid.toml"
     file.write_text("max_models = 16\n[models.a]\nparallel = 256")
-    with pytest.raises(ConfigError, match="4352 open requests"):
+    with pytest.raises(ConfigError, match="5450 open requests"):
         load_settings({}, environ={}, config_file=file)

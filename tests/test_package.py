@@ -15,15 +15,10 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
+from compiled import COMPILED
 from support import TIMEOUT
 
 import offgrid
-import offgrid.sampling._config
-import offgrid.sampling._find
-import offgrid.sampling._json
-import offgrid.sampling._rows
-import offgrid.sampling._sampler
-import offgrid.sampling._text
 from offgrid.store.catalogue import STARTER_PATH
 
 if sys.version_info >= (3, 11):
@@ -34,14 +29,6 @@ else:
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(offgrid.__file__).parent
 LARGEST_STARTER = 4 * 2**20
-COMPILED = (
-    offgrid.sampling._config,
-    offgrid.sampling._find,
-    offgrid.sampling._json,
-    offgrid.sampling._rows,
-    offgrid.sampling._sampler,
-    offgrid.sampling._text,
-)
 PAGES = sorted(
     path.relative_to(ROOT).as_posix()
     for pattern in (
@@ -121,6 +108,20 @@ def test_the_starter_and_its_card_are_installed(
     assert STARTER_PATH.stat().st_size <= LARGEST_STARTER
 
 
+def test_the_web_page_is_installed(
+    distribution: importlib.metadata.Distribution, installed: list[importlib.metadata.PackagePath]
+) -> None:
+    if PACKAGE.parent != Path(str(distribution.locate_file(""))):
+        pytest.skip("another copy of the package is imported than the installed one")
+    names = {file.as_posix() for file in installed if file.parts[:2] == ("offgrid", "web")}
+    assert names == {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "offgrid" / "web").rglob("*")
+        if path.is_file()
+    }
+    assert "offgrid/web/vendor/highlight/languages/c.js" in names
+
+
 def test_metadata(distribution: importlib.metadata.Distribution) -> None:
     assert distribution.metadata["Requires-Python"] == ">=3.10"
     assert distribution.version == offgrid.__version__
@@ -141,7 +142,8 @@ def test_the_sampling_modules_are_compiled() -> None:
 
 
 # The source tree after a fresh clone, and after compiling in place.
-@pytest.mark.parametrize("is_compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("is_compiled", [False, True])
 def test_python_m_pytest_uses_the_package_that_can_be_imported(
     tmp_path: Path, is_compiled: bool
 ) -> None:

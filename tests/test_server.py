@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -29,7 +30,10 @@ from support import (
     together,
 )
 
-from offgrid.server import Server, listen
+from offgrid.api.http.gate import places
+from offgrid.config import load_settings
+from offgrid.listening import listen
+from offgrid.server import Server
 
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
@@ -101,12 +105,8 @@ def test_running_answers_finish(serve: StartServer, stop: Callable[[Child], None
         worker.suspend()
         stop(child)
         child.err.find(FINISHING)
-        for path, body in ((CHAT, chat_body()), (TEXT, {"model": STARTER, "prompt": "x"})):
-            refused = request(url, "POST", path, body)
-            assert refused.status == 503
-            assert refused.json["error"]["code"] == "server_shutting_down"
-            assert int(refused.headers["retry-after"]) >= 1
-        assert request(url, "GET", "/health").status == 200
+        with pytest.raises(ConnectionRefusedError):
+            request(url, "GET", "/health")
         assert child.process.poll() is None
         worker.resume()
         for stream in (text, chat):
@@ -146,10 +146,8 @@ def test_stop_leaves_no_thread(make_server: Callable[..., Server]) -> None:
     eventually(lambda: not any(thread.is_alive() for thread in started), "no thread is left")
 
 
-# A server that ends a stuck worker can also end one that reacts.
-@pytest.mark.parametrize(
-    "stuck", [pytest.param(False, marks=pytest.mark.slow), True], ids=["at work", "stuck"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stuck", [False, True], ids=["at work", "stuck"])
 def test_a_drain_ends_when_its_time_is_up(serve: StartServer, stuck: bool) -> None:
     child = serve(OFFGRID_DRAIN_TIMEOUT="0.2" if stuck else "0")
     url = child.wait_ready()
@@ -170,6 +168,7 @@ def test_a_drain_ends_when_its_time_is_up(serve: StartServer, stuck: bool) -> No
     all_gone([worker])
 
 
+@pytest.mark.slow
 def test_a_stuck_worker_with_a_full_pipe_does_not_stop_the_end(serve: StartServer) -> None:
     child = serve("--drain-timeout", "1", "--queue-size", "64")
     url = child.wait_ready()
@@ -206,6 +205,22 @@ def test_an_idle_server_finishes_nothing(serve: StartServer) -> None:
     assert child.wait() == 0
     assert child.err.text.endswith("stopping\n")
     assert FINISHING not in child.err.text
+
+
+def test_the_log_in_json_has_no_other_lines(serve: StartServer) -> None:
+    """On standard error, from the start to the second signal."""
+    child = serve("--log-format", "json", "--drain-timeout", "600")
+    url = child.wait_ready()
+    with Stream(url, TEXT, endless()) as stream:
+        assert stream.read_some()
+        child.process.terminate()
+        child.err.find(FINISHING)
+        child.process.terminate()
+        assert child.process.wait(TIMEOUT) == STOPPED_AT_ONCE
+    child.err.find("stopped immediately")
+    lines = [json.loads(line) for line in child.err.text.splitlines()]
+    assert {"level", "logger", "message", "time"} <= lines[-1].keys()
+    assert lines[-1]["logger"] == "offgrid.server"
 
 
 def test_a_second_signal_ends_it_at_once(serve: StartServer) -> None:
@@ -252,6 +267,7 @@ def test_a_worker_outlives_no_server(serve: StartServer) -> None:
         all_gone(workers)
 
 
+@pytest.mark.slow
 def test_answers_finish_when_the_reader_of_the_log_has_ended(serve: StartServer) -> None:
     """Ctrl-C under ``offgrid serve 2>&1 | tee log`` ends tee first."""
     reader, writer = os.pipe()
@@ -267,6 +283,7 @@ def test_answers_finish_when_the_reader_of_the_log_has_ended(serve: StartServer)
     assert child.wait() == 0
 
 
+@pytest.mark.slow
 def test_idle_connections_block_no_client(make_server: Callable[..., Server]) -> None:
     server = make_server()
     with contextlib.ExitStack() as idle:
@@ -287,7 +304,7 @@ def serve_by_waitress(start: StartServer, models: Path) -> tuple[Child, str]:
     child = start(
         program("waitress-serve"),
         "--listen=127.0.0.1:0",
-        "--threads=80",
+        "--threads=96",
         "--channel-request-lookahead=1",
         "--call",
         "offgrid.app:create_app",
@@ -295,6 +312,16 @@ def serve_by_waitress(start: StartServer, models: Path) -> tuple[Child, str]:
         OFFGRID_DEFAULT_MODEL=STARTER,
     )
     return child, child.err.find(r"Serving on (http://\S+)")[1]
+
+
+def test_the_readme_gives_waitress_serve_enough_threads() -> None:
+    """Otherwise requests that wait would take the thread of /health."""
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    needed = places(load_settings(environ={}))
+    assert f"settings that is {needed}." in text
+    given = re.search(r"--threads=(\d+)", text)
+    assert given is not None
+    assert int(given[1]) > needed
 
 
 @pytest.mark.parametrize(
@@ -315,6 +342,9 @@ def test_waitress_serve(
     assert text == whole.json["choices"][0]["message"]["content"] != ""
     assert request(url, "GET", "/health").status == 200
     assert [model["id"] for model in request(url, "GET", "/v1/models").json["data"]] == [STARTER]
+    assert request(url, "GET", "/ui/").headers["content-type"] == "text/html; charset=utf-8"
+    known = {"If-None-Match": request(url, "GET", "/ui/main.js").headers["etag"]}
+    assert request(url, "GET", "/ui/main.js", headers=known).status == 304
     worker = child.worker()
     stop(child)
     assert child.wait() == status

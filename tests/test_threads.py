@@ -6,7 +6,6 @@ import base64
 import os
 import platform
 import re
-import shutil
 import signal
 import sys
 import threading
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from changed_models import with_template
 from processes import Child, serving
 from sticks import content, put
 from support import STARTER, Stream, chat_body, endless, request
@@ -98,6 +98,8 @@ def bring_a_model(url: str, stick: Path) -> None:
     put(stick / "large.gguf", content(1, 34 * 2**20))
     made = request(url, "POST", "/v1/import", {"paths": [str(stick)]}).json
     assert made["status"] == "completed"
+    made = request(url, "POST", "/v1/export", {"path": str(stick), "ids": ["large"]}).json
+    assert made["status"] == "completed"
 
 
 def save_prefixes(url: str) -> None:
@@ -111,15 +113,19 @@ def save_prefixes(url: str) -> None:
     assert usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] - 1
 
 
+@pytest.mark.slow
 def test_all_threads_are_in_the_table(tmp_path: Path, starter_path: Path) -> None:
     """One server does everything for which a thread is started."""
     threads = tmp_path / "threads"
     threads.mkdir()
     (tmp_path / "models").mkdir()
     make_seeing(tmp_path / "models")
-    shutil.copy(starter_path, tmp_path / "models")
+    # A template with an operation that only the renderer's process runs.
+    template = "{% for m in messages %}{{ m.content | center(1) }}{% endfor %}"
+    with_template(starter_path, tmp_path / "models" / starter_path.name, template)
     path = os.pathsep.join([str(HERE / "recorded"), *filter(None, [os.environ.get("PYTHONPATH")])])
     environ = {"PYTHONPATH": path, "RECORDED_THREADS": str(threads)}
+    environ |= {"NOTIFY_SOCKET": "@offgrid-tests", "WATCHDOG_USEC": "60000000"}  # as systemd does
     flags = (
         "--import-roots",
         str(tmp_path / "stick"),
@@ -146,6 +152,8 @@ def test_all_threads_are_in_the_table(tmp_path: Path, starter_path: Path) -> Non
         assert cancelled.status == 200
         see(url)
         bring_a_model(url, tmp_path / "stick")
+        os.kill(child.process.pid, signal.SIGHUP)
+        child.err.find("SIGHUP: read the settings again")
         os.kill(child.process.pid, signal.SIGUSR2)
         child.err.find("SIGUSR2 has no effect")
         child.process.terminate()

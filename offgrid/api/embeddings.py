@@ -12,15 +12,19 @@ from msgspec import Meta
 
 from offgrid.api.engines import engine_for
 from offgrid.api.fields.body import are_tokens
+from offgrid.api.fields.bounds import bounds
 from offgrid.api.fields.common import check_fields
 from offgrid.api.fields.inert import InertFields
 from offgrid.api.fields.keep_alive import KeepAlive
+from offgrid.api.http.meter import meter
+from offgrid.api.http.owner import owner
 from offgrid.api.http.request import liveness, read_checked
+from offgrid.api.http.scopes import INFERENCE
 from offgrid.api.shapes import Answer, Count, InputUsage
 from offgrid.config import Settings
 from offgrid.engine.client.pending import Vectors
 from offgrid.engine.client.pool import EnginePool
-from offgrid.engine.protocol import EmbeddingRequest
+from offgrid.engine.protocol.requests import EmbeddingRequest
 from offgrid.errors import InvalidParameter
 
 MAX_INPUTS = 2048
@@ -42,7 +46,7 @@ class EmbeddingsRequest(InertFields, frozen=True, kw_only=True, forbid_unknown_f
             InvalidParameter: an input is empty, or neither text nor token ids; ``param`` names it.
         """
         inputs, params = _split(self.input)
-        return EmbeddingRequest(inputs, dimensions=self.dimensions, params=params)
+        return EmbeddingRequest(inputs, dimensions=self.dimensions, params=params, owner=owner())
 
 
 def parse_embeddings(body: dict[str, Any]) -> EmbeddingsRequest:
@@ -98,6 +102,8 @@ class EmbeddingList(Answer):
 class EmbeddingsResource:
     """Turns texts into vectors."""
 
+    scopes = INFERENCE
+
     def __init__(self, pool: EnginePool, settings: Settings) -> None:
         self._pool = pool
         self._max_body = settings.max_body_mb << 20
@@ -108,7 +114,7 @@ class EmbeddingsResource:
         work = request.embedding()
         alive = liveness(req)
         engine = engine_for(self._pool, req, request)
-        result = engine.embed(work, alive)
+        result = engine.embed(work, bounds().within(alive), meter().prompt)
         resp.content_type = falcon.MEDIA_JSON
         # Send vector by vector: as text, vectors take many times their memory.
         resp.stream = _body(engine.name, result, request.encoding_format == "base64")

@@ -8,8 +8,11 @@ from typing import Protocol
 import falcon
 
 from offgrid.api.fields import notices
+from offgrid.api.fields.bounds import bounds
 from offgrid.api.fields.keep_alive import seconds_of
+from offgrid.api.http.owner import owner
 from offgrid.api.http.request import liveness
+from offgrid.api.ownership import check_model
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
 from offgrid.engine.client.use import Use
@@ -59,6 +62,8 @@ def engine_for(
 ) -> EngineClient:
     """Return the engine client of the model that a request names; see :meth:`EnginePool.engine`.
 
+    A model that the caller may not use is refused.
+
     Args:
         pool: provides the engine clients.
         req: the HTTP request.
@@ -66,9 +71,10 @@ def engine_for(
         alive: whether the client is still connected; by default, as far as the connection tells.
         generates: whether the model must generate text.
     """
-    use = Use(keep_alive=seconds_of(request.keep_alive), wait=wait_of(req))
+    check_model(pool, request.model or "")
+    use = Use(keep_alive=seconds_of(request.keep_alive), wait=wait_of(req), owner=owner())
     find = pool.generator if generates else pool.engine
-    engine = find(request.model or "", alive or liveness(req), use)
+    engine = find(request.model or "", bounds().within(alive or liveness(req)), use)
     if use.keep_alive is not None and engine.pinned:
         notices.ignore("keep_alive")
     return engine

@@ -8,11 +8,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
+from offgrid.api.fields.bounds import bounds
+from offgrid.api.http.meter import meter
 from offgrid.api.shapes import Json
 from offgrid.api.timings import Clock
 from offgrid.engine.client.client import ClientGone, EngineClient, Generation
 from offgrid.engine.client.pending import POLL
-from offgrid.engine.protocol import Delta, GenerationRequest
+from offgrid.engine.protocol.events import Delta
+from offgrid.engine.protocol.requests import GenerationRequest
 from offgrid.errors import Overloaded
 
 WINDOW = 2
@@ -65,10 +68,20 @@ class GenerationGroup:
         self._active: list[tuple[int, Generation]] = []
         """Replaced and never changed in place: other threads read it."""
         self._lock = threading.Lock()  # a stream may be closed while another thread reads it
+        # The request is charged for its tokens, and counts as running until cancel().
+        self._meter = meter()
+        self._leave = self._meter.hold()
+        self._bounds = bounds()
+        self._in_time = self._bounds.within(alive)
+        self._ended_tokens = 0
+        """Tokens of the answers to prompts that have ended."""
+        self._charged_tokens = 0
         self._window = max(1, WINDOW * engine.load.parallel // self.n)
-        self._held = engine.hold(self.n, min(self._window, len(requests)))
+        self._owner = requests[0].owner
+        self._held = 0
         """Number of prompts that have places in the queue."""
         try:
+            self._held = engine.hold(self.n, min(self._window, len(requests)), owner=self._owner)
             self._submit()
         except BaseException:
             self.cancel()
@@ -80,8 +93,13 @@ class GenerationGroup:
         return sum(generation.prompt_tokens for generation in self._accepted)
 
     def prompt_text(self, prompt: int) -> str:
-        """Text of a prompt that was given as token ids, if its request asks for it."""
+        """Text of a prompt that was given as token ids, or of an infill, if its request asks for
+        it."""
         return self._accepted[prompt].prompt_text
+
+    def prompt_cut(self, prompt: int) -> bool:
+        """Whether a part of a prompt for filling in was left out."""
+        return self._accepted[prompt].cut
 
     def prompt_length(self, prompt: int) -> int:
         """Tokens of one prompt."""
@@ -114,6 +132,7 @@ class GenerationGroup:
                         idle = False
                         yield prompt * self.n + delta.choice, delta
                     self._drop_if_finished(generation)
+                self._charge()
                 # Check in every round: nothing is written to a client that waits for a whole
                 # answer, so no failing write would show that it has left.
                 if self._active and self._patience:
@@ -139,6 +158,7 @@ class GenerationGroup:
                         for delta in generation.next(0.0) or ():
                             yield prompt * self.n + delta.choice, delta
                     self._drop_if_finished(generation)
+                self._charge()
                 self._check()
                 if self._active and not any(g.ended for _, g in self._active):
                     self._bell.wait(POLL)
@@ -150,32 +170,47 @@ class GenerationGroup:
         more = min(self._window, len(self._active) + len(self._to_come)) - self._held
         if more > 0:
             with contextlib.suppress(Overloaded):
-                held = self._engine.hold(self.n, more, more=True)
+                held = self._engine.hold(self.n, more, more=True, owner=self._owner)
                 with self._lock:
                     self._held += held
         while self._to_come and len(self._active) < self._held:
             prompt, request = self._to_come.popleft()
-            generation = self._engine.submit(request, self.alive, held=True, ended=self._bell.set)
+            generation = self._engine.submit(
+                request, self._in_time, held=True, ended=self._bell.set
+            )
             generation.listener = self._listener
             self._accepted.append(generation)
             self._active = [*self._active, (prompt, generation)]
+            self._meter.prompt(generation.prompt_tokens)
 
     def _release(self, prompts: int) -> None:
         with self._lock:
             prompts = min(prompts, self._held)
             self._held -= prompts
-        self._engine.release(self.n * prompts)
+        self._engine.release(self.n * prompts, self._owner)
 
     def _drop_if_finished(self, generation: Generation) -> None:
         if generation.finished:
-            self._active = [pair for pair in self._active if pair[1] is not generation]
+            with self._lock:
+                self._active = [pair for pair in self._active if pair[1] is not generation]
+                self._ended_tokens += generation.completion_tokens
             if self._held > len(self._active) + len(self._to_come):
                 self._release(1)
 
+    def _charge(self) -> None:
+        """Charge the tokens that have been generated since the last call."""
+        if not self._meter.counts_tokens:
+            return
+        with self._lock:
+            tokens = self._ended_tokens + sum(g.completion_tokens for _, g in self._active)
+            more, self._charged_tokens = tokens - self._charged_tokens, tokens
+        if more:
+            self._meter.charge(more)
+
     @property
     def lost(self) -> bool:
-        """Whether the client left or the request waited too long; :meth:`deltas` will raise it."""
-        return not self.alive() or self._overdue
+        """Whether the client left or the request took too long; :meth:`deltas` will raise it."""
+        return not self.alive() or self._overdue or self._bounds.late
 
     @property
     def _overdue(self) -> bool:
@@ -185,8 +220,13 @@ class GenerationGroup:
     def _check(self) -> None:
         if not self.alive():
             raise ClientGone
+        self._bounds.check_time()
         if self._overdue:
-            raise Overloaded("No slot became free in time; try again later.", code="server_busy")
+            raise Overloaded(
+                "No slot became free in time; try again later.",
+                code="server_busy",
+                retry_after=self._engine.turnover.retry_after(self._engine.capacity),
+            )
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
@@ -196,6 +236,20 @@ class GenerationGroup:
             yield
         finally:
             self._patience = POLL
+
+    @property
+    def waits(self) -> str:
+        """Why no token has come yet, in words: the place in the queue, or the progress of prefill;
+        empty if that is not known, or if tokens have come."""
+        generation = self._active[0][1] if self._active else None
+        queued = None if generation is None else generation.queued
+        if generation is None or queued is None or generation.answering:
+            return ""
+        if not queued.position:
+            return f"prefill {queued.processed} of {generation.prompt_tokens}"
+        seconds = self._engine.turnover.seconds(queued.position)
+        about = "" if seconds is None else f", about {max(1, round(seconds))} s"
+        return f"queued {queued.position} of {queued.waiting}{about}"
 
     @property
     def failed(self) -> bool:
@@ -219,7 +273,9 @@ class GenerationGroup:
         self._to_come.clear()
         for _, generation in self._active:
             generation.cancel()
+        self._charge()
         self._release(self._held)
+        self._leave()
 
 
 class Total:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import falcon
+from msgspec import Meta
 
 from offgrid import __version__
 from offgrid.api.shapes import Answer
@@ -14,7 +15,9 @@ class Root(Answer):
     """Name, version and status of this server."""
 
     name: str
-    version: str
+    version: Annotated[
+        str | None, Meta(description="Null if the server has keys, and the request none.")
+    ]
     status: Literal["running"]
 
 
@@ -29,7 +32,9 @@ class RootResource:
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Name, version and status."""
-        resp.media = {"name": "OffGrid LLM", "version": __version__, "status": "running"}
+        known = req.context.refusal is None
+        version = __version__ if known else None
+        resp.media = {"name": "OffGrid LLM", "version": version, "status": "running"}
 
     on_head = on_get
 

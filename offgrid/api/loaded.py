@@ -11,10 +11,14 @@ import falcon
 import psutil
 from msgspec import Meta
 
+from offgrid.api.http.caller import caller
+from offgrid.api.http.scopes import LOADED
+from offgrid.api.ownership import is_allowed
 from offgrid.api.shapes import Answer, Count, Json
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
+from offgrid.errors import ModelNotFound
 
 
 class Threads(Answer):
@@ -36,9 +40,18 @@ class Loaded(Answer):
             "is unloading takes no requests; those that run are answered first."
         ),
     ]
+    progress: Annotated[
+        float, Meta(ge=0, le=1, description="The part of its weights that is loaded.")
+    ]
+    pinned: Annotated[
+        bool, Meta(description="Whether it stays loaded, unless a request asks to unload it.")
+    ]
     memory: Annotated[
         Count | None,
-        Meta(description="Bytes of its worker process in memory, the mapped file included."),
+        Meta(
+            description="Bytes of its worker process that are in memory now, the mapped file "
+            "included. They grow as its slots fill, up to the estimate in GET /v1/models/{id}."
+        ),
     ]
     slots: Annotated[int, Meta(ge=1, description="Sequences that it generates at the same time.")]
     ctx_size: Annotated[
@@ -79,13 +92,21 @@ class LoadedList(Answer):
 class LoadedResource:
     """The models that take memory now."""
 
+    scopes = LOADED
+
     def __init__(self, pool: EnginePool) -> None:
         self._pool = pool
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """List the loaded models. Asking is no use of a model."""
-        data = [self._describe(client) for client in self._pool.loaded()]
+        """List the loaded models that the caller may use. Asking is no use of a model."""
+        data = [self._describe(client) for client in self._pool.loaded() if self._is_shown(client)]
         resp.media = {"object": "list", "data": data}
+
+    def _is_shown(self, client: EngineClient) -> bool:
+        try:
+            return is_allowed(self._pool, self._pool.find(client.name))
+        except ModelNotFound:  # its file is gone; only those who may use all models see it
+            return caller().models is None
 
     def _describe(self, client: EngineClient) -> Json:
         ready, left = client.ready, self._pool.time_left(client.name)
@@ -94,7 +115,9 @@ class LoadedResource:
             "id": client.name,
             "object": "model.loaded",
             "status": "unloading" if self._pool.leaves(client.name) else status,
-            "memory": _memory(client.pid),
+            "progress": round(client.progress, 3),
+            "pinned": client.pinned,
+            "memory": memory_of_process(client.pid),
             "slots": client.load.parallel,
             "ctx_size": client.info.n_ctx if ready else None,
             "flash_attention": client.info.flash_attention if ready else None,
@@ -115,7 +138,7 @@ def draft_name(load: Load) -> str | None:
     return os.fsencode(Path(load.draft_model).name).decode("utf-8", "replace")
 
 
-def _memory(pid: int | None) -> int | None:
+def memory_of_process(pid: int | None) -> int | None:
     """Return the bytes of a process in memory; None if it has ended."""
     if pid is None:
         return None

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from offgrid.api.shapes import Json
-from offgrid.engine.protocol import PromptToken, TokenLogprob
+from offgrid.engine.protocol.events import PromptToken, TokenLogprob
 
 
 def logprob_entries(tokens: list[TokenLogprob]) -> list[Json]:

@@ -10,15 +10,19 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from offgrid.api.engines import engine_for
+from offgrid.api.fields.bounds import bounds
 from offgrid.api.fields.common import check_fields
 from offgrid.api.fields.inert import InertFields
 from offgrid.api.fields.keep_alive import KeepAlive
+from offgrid.api.http.meter import meter
+from offgrid.api.http.owner import owner
 from offgrid.api.http.request import liveness, read_checked
+from offgrid.api.http.scopes import INFERENCE
 from offgrid.api.shapes import Answer, Count, InputUsage, Json
 from offgrid.config import Settings
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
-from offgrid.engine.protocol import EmbeddingRequest
+from offgrid.engine.protocol.requests import EmbeddingRequest
 from offgrid.errors import InvalidParameter
 
 MAX_DOCUMENTS = 2048
@@ -46,7 +50,7 @@ class RerankRequest(InertFields, frozen=True, kw_only=True, forbid_unknown_field
     def embedding(self) -> EmbeddingRequest:
         """Return query and documents in the engine's form."""
         params = tuple(f"documents[{index}]" for index in range(len(self.documents)))
-        return EmbeddingRequest(self.texts, query=self.query, params=params)
+        return EmbeddingRequest(self.texts, query=self.query, params=params, owner=owner())
 
 
 def parse_rerank(body: dict[str, Any]) -> RerankRequest:
@@ -90,7 +94,7 @@ def ranking(engine: EngineClient, request: RerankRequest, alive: Callable[[], bo
         RequestError: the model does not accept the request.
         ClientGone: ``alive`` returned False.
     """
-    result = engine.embed(request.embedding(), alive)
+    result = engine.embed(request.embedding(), bounds().within(alive), meter().prompt)
     scores = [result.values(index)[0] for index in range(len(result.vectors))]
     order = sorted(range(len(scores)), key=lambda index: -scores[index])
     results = []
@@ -109,6 +113,8 @@ def ranking(engine: EngineClient, request: RerankRequest, alive: Callable[[], bo
 
 class RerankResource:
     """Orders documents by their relevance to a query."""
+
+    scopes = INFERENCE
 
     def __init__(self, pool: EnginePool, settings: Settings) -> None:
         self._pool = pool

@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import UNSET, Meta, UnsetType
 
 from offgrid.api.shapes import Answer, Count, Json
-from offgrid.engine.protocol import Delta
+from offgrid.engine.protocol.events import Delta
 
 Number = Annotated[float, Meta(ge=0)]
 

@@ -22,15 +22,21 @@ from offgrid.api.chat.request import (
 )
 from offgrid.api.chat.tools import Tool
 from offgrid.api.engines import engine_for, wait_of
+from offgrid.api.fields.bounds import bounds
 from offgrid.api.fields.common import check_fields
 from offgrid.api.fields.keep_alive import KeepAlive
+from offgrid.api.http.owner import owner
 from offgrid.api.http.request import in_turn, liveness, read_checked
+from offgrid.api.http.scopes import INFERENCE
+from offgrid.api.ownership import check_model
 from offgrid.api.shapes import Answer, Byte, Count
 from offgrid.config import Settings
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
 from offgrid.engine.client.use import Use
-from offgrid.engine.protocol import ModelInfo, PromptPart, TokenQuery, TokenResult
+from offgrid.engine.protocol.events import TokenResult
+from offgrid.engine.protocol.reports import ModelInfo
+from offgrid.engine.protocol.requests import PromptPart, TokenQuery
 from offgrid.errors import InvalidParameter
 
 TokenId = Annotated[int, Meta(ge=0, lt=1 << 31)]
@@ -170,11 +176,13 @@ class _TokensResource:
 class TokenizeResource(_TokensResource):
     """``POST /tokenize``: converts text or a conversation into token ids."""
 
+    scopes = INFERENCE
+
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer in the form of the request."""
         request = read_checked(req, self._max_body, parse_tokenize)
         engine = engine_for(self._pool, req, request)
-        tokens = engine.look_up(token_query(engine, request), liveness(req))
+        tokens = engine.look_up(token_query(engine, request), bounds().within(liveness(req)))
         if isinstance(request, ContentRequest):
             pieces = _with_pieces(tokens) if request.with_pieces else tokens.tokens
             _send(resp, {"tokens": pieces})
@@ -193,12 +201,14 @@ class TokenizeResource(_TokensResource):
 class DetokenizeResource(_TokensResource):
     """``POST /detokenize``: converts token ids into text. Invalid UTF-8 becomes U+FFFD."""
 
+    scopes = INFERENCE
+
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with the text, under llama-server's name and under vLLM's."""
         request = read_checked(req, self._max_body, parse_detokenize)
         engine = engine_for(self._pool, req, request)
-        query = TokenQuery(tokens=tuple(request.tokens), pieces=True, param="tokens")
-        answer = engine.look_up(query, liveness(req))
+        query = TokenQuery(tokens=tuple(request.tokens), pieces=True, param="tokens", owner=owner())
+        answer = engine.look_up(query, bounds().within(liveness(req)))
         text = b"".join(answer.pieces).decode("utf-8", "replace")
         _send(resp, {"content": text, "prompt": text})
 
@@ -206,19 +216,23 @@ class DetokenizeResource(_TokensResource):
 class TokenizerInfoResource(_TokensResource):
     """``GET /tokenizer_info``: describes the vocabulary to clients."""
 
+    scopes = INFERENCE
+
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with names as in a Hugging Face ``tokenizer_config.json``.
 
         This unloads no model: a GET must not take a model away from other clients. Nor does it
         keep one loaded.
         """
-        use = Use(wait=wait_of(req), unload=False)
-        info = self._pool.engine(req.get_param("model") or "", liveness(req), use).info
+        use = Use(wait=wait_of(req), unload=False, owner=owner())
+        model = req.get_param("model") or ""
+        check_model(self._pool, model)
+        info = self._pool.engine(model, bounds().within(liveness(req)), use).info
         resp.media = {
             "tokenizer_class": info.metadata.get("tokenizer.ggml.model"),
-            "bos_token": _control(info, info.bos_text),
-            "eos_token": _control(info, info.eos_text),
-            "pad_token": _control(info, info.pad_text),
+            "bos_token": control_text(info, info.bos_text),
+            "eos_token": control_text(info, info.eos_text),
+            "pad_token": control_text(info, info.pad_text),
             "add_bos_token": info.add_bos,
             "model_max_length": info.n_ctx,
             "vocab_size": info.n_vocab,
@@ -241,11 +255,16 @@ def token_query(engine: EngineClient, request: Tokenize) -> TokenQuery:
     if isinstance(request, ContentRequest):
         part = PromptPart(request.content, request.parse_special)
         return TokenQuery(
-            (part,), add_bos=request.add_special, pieces=request.with_pieces, param="content"
+            (part,),
+            add_bos=request.add_special,
+            pieces=request.with_pieces,
+            param="content",
+            owner=owner(),
         )
     names, add_bos = request.return_token_strs, request.add_special_tokens
     if isinstance(request, PromptRequest):
-        return TokenQuery((PromptPart(request.prompt, True),), add_bos=add_bos, names=names)
+        part = PromptPart(request.prompt, True)
+        return TokenQuery((part,), add_bos=add_bos, names=names, owner=owner())
     resume = request.continue_final_message
     with in_turn():
         chat = checked(
@@ -265,10 +284,12 @@ def token_query(engine: EngineClient, request: Tokenize) -> TokenQuery:
             "/tokenize does not accept images; /v1/chat/completions/input_tokens counts them.",
             prompt.image_params[0],
         )
-    return TokenQuery(prompt.rendered.parts, add_bos=add_bos, names=names, param="messages")
+    return TokenQuery(
+        prompt.rendered.parts, add_bos=add_bos, names=names, param="messages", owner=owner()
+    )
 
 
-def _control(info: ModelInfo, text: str) -> str | None:
+def control_text(info: ModelInfo, text: str) -> str | None:
     """Return a control token's text, or None.
 
     If the file names no such token, llama.cpp gives a default id, which may be any token.

@@ -54,6 +54,14 @@ class Budget:
         """Whether nothing is left of it."""
         return self.steps < 0 or self.text < 0 or self._left < 0
 
+    def left(self) -> tuple[int, int, float]:
+        """Return the steps, characters and seconds that are left, while no rendering runs."""
+        return self.steps, self.text, self._left
+
+    def set_left(self, steps: int, text: int, seconds: float) -> None:
+        """Set what is left, after a rendering in another process."""
+        self.steps, self.text, self._left = steps, text, seconds
+
     def start(self) -> None:
         """Begin a rendering in this thread."""
         self._deadline = time.thread_time() + self._left

@@ -12,14 +12,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from offgrid.chat.conventions import Message
 from offgrid.chat.formats import GENERIC, HERMES, CallFormat
 from offgrid.chat.grammars import Function, call_grammar
 from offgrid.chat.parser import AnswerForm, AnswerParser
 from offgrid.chat.probe import as_variables, recognise
 from offgrid.chat.reasoning import reasoning_places
-from offgrid.chat.template import ChatTemplate, Message
+from offgrid.chat.template import ChatTemplate
 from offgrid.chat.writing import write_calls
-from offgrid.engine.protocol import PromptPart
+from offgrid.engine.protocol.requests import PromptPart
 from offgrid.grammar.checked import CheckedSchema
 
 _DESCRIPTION = """\

@@ -67,11 +67,25 @@ def read_data_url(url: str, param: str) -> bytes:
     kind = match[1].strip().lower()
     if kind and not kind.startswith("image/"):
         raise InvalidParameter(f"The data: URL contains {kind}, not an image.", param)
+    return _decoded(url[match.end() :], "The image", param)
+
+
+def read_encoded(text: str, param: str) -> bytes:
+    """Return the image file in a text that is base64, or a data URL.
+
+    Raises:
+        InvalidParameter: it is neither. ``param`` names the request field.
+    """
+    if text[:5].lower() == "data:":
+        return read_data_url(text, param)
+    return _decoded(text, param, param)
+
+
+def _decoded(text: str, name: str, param: str) -> bytes:
     try:
-        data = base64.b64decode(url[match.end() :], validate=True)
+        return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as ex:
-        raise InvalidParameter(f"The data: URL is not valid base64: {ex}.", param) from None
-    return data
+        raise InvalidParameter(f"{name} is not valid base64: {ex}.", param) from None
 
 
 def check_images(images: list[tuple[bytes, str]]) -> None:

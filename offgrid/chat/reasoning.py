@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from offgrid.chat.formats import Channels, ReasoningFormat
 from offgrid.chat.literals import MAX_HEAD
 from offgrid.chat.parser import AnswerForm
-from offgrid.engine.protocol import ReasoningBudget
+from offgrid.engine.protocol.requests import ReasoningBudget
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class ReasoningPlaces:
     """Where reasoning stands in the answers of one model.
 
     Attributes:
-        first, later, ends, close: see :class:`~offgrid.engine.protocol.ReasoningBudget`.
+        first, later, ends, close: see :class:`~offgrid.engine.protocol.requests.ReasoningBudget`.
         content: what follows ``close`` before content, if something must. Without it, the model
             chooses between reasoning, content and a call.
         call: what follows ``close`` before the name of a function, where that is known.

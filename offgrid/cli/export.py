@@ -5,22 +5,25 @@ from __future__ import annotations
 import functools
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
 
 from offgrid.cli.help import Command
 from offgrid.cli.options import GivenPath, complete_model, fail, models_dir_options
 from offgrid.cli.progress import Teller
-from offgrid.config import load_settings
-from offgrid.errors import OffgridError, TransferError
+from offgrid.config import Settings, load_settings
+from offgrid.errors import ConfigError, OffgridError, TransferError
 from offgrid.store.catalogue import STARTER_PATH, Catalogue
 from offgrid.store.disk import mib
+from offgrid.store.draft_models import with_drafts
 from offgrid.store.exports import chosen, export_models
 from offgrid.store.hashes import Hashes
 from offgrid.store.imports import Outcome
 from offgrid.store.installer import run_pip, write_installer
+from offgrid.store.survey import ModelEntry
 
 
 @click.command(cls=Command, short_help="Copy models to a stick or folder.")
@@ -38,7 +41,12 @@ from offgrid.store.installer import run_pip, write_installer
     type=click.Path(path_type=Path, exists=True),
     help="A wheel or source folder of this version of OffGrid, if pip does not find one.",
 )
-@click.option("--replace", is_flag=True, help="Replace different files that have the same name.")
+@click.option(
+    "--replace",
+    "overwrite",
+    is_flag=True,
+    help="Replace different files that have the same name.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON, one per line.")
 @models_dir_options
 def export(
@@ -47,7 +55,7 @@ def export(
     with_config: bool,
     with_installer: bool,
     installer_from: Path | None,
-    replace: bool,
+    overwrite: bool,
     as_json: bool,
     models_dir: Path,
     hashes: Hashes,
@@ -55,7 +63,8 @@ def export(
 ) -> None:
     """Copy models to a stick or folder DEST, from where offgrid import reads them.
 
-    Without MODEL, all models of the models directory are copied. A manifest with the size and
+    Without MODEL, all models of the models directory are copied. Draft models that the settings
+    give them are copied too. A manifest with the size and
     SHA-256 of each file is written. An interrupted export is continued by the same command.
 
     --with-installer adds install.sh and install.bat, which install OffGrid from DEST and import the
@@ -71,15 +80,15 @@ def export(
             fail("--with-config: no configuration file is in use; name one with --config", 2)
         config = Path(config_file)
     try:
-        flags: dict[str, Any] = {"models_dir": str(models_dir), "model": ""}
-        found, passed_over = Catalogue.of_files(
-            load_settings(flags, config_file=config_file)
-        ).survey()
+        settings = load_settings({"models_dir": str(models_dir)}, config_file=config_file)
+        found, passed_over = Catalogue.of_files(replace(settings, model="")).survey()
         entries = [entry for entry in found if entry.path != STARTER_PATH]
         if models:
             entries, passed_over = chosen(entries, models), []
         elif not entries and not passed_over:
             raise TransferError(f"{models_dir} contains no models", "not_found")
+        drafts = with_drafts(entries, found, _configured(settings))
+        entries = [entry for entry in drafts if entry.path != STARTER_PATH]
     except OffgridError as ex:
         fail(str(ex), 2)
     try:
@@ -91,7 +100,7 @@ def export(
                 entries,
                 models_dir,
                 dest,
-                replace=replace,
+                replace=overwrite,
                 config=config,
                 report=teller.progress,
                 tell=teller.outcome,
@@ -121,3 +130,12 @@ def export(
     hint = f"; now 'offgrid import {dest}' works on another machine" if there else ""
     teller.line(f"{words}{hint}")
     sys.exit(1 if wrong else 0)
+
+
+def _configured(settings: Settings) -> Sequence[ModelEntry]:
+    """Return the models as the settings make them; none if the settings cannot be used now: that
+    hinders no copy."""
+    try:
+        return Catalogue(settings).entries()
+    except ConfigError:
+        return ()

@@ -49,7 +49,7 @@ ELSEWHERE = {
     "chat": "run", "pull": "get", "download": "get", "fetch": "get", "ls": "list", "models": "list",
     "rm": "remove", "delete": "remove", "show": "info", "start": "serve", "server": "serve",
     "up": "serve", "check": "doctor", "benchmark": "bench", "settings": "config", "cp": "export",
-    "load": "import", "help": "--help", "status": "ps",
+    "load": "import", "help": "--help", "status": "ps", "metrics": "stats", "top": "stats",
 }  # fmt: skip
 """Names that other programs have for our commands."""
 

@@ -15,12 +15,13 @@ from typing import Any, NoReturn
 import click
 
 from offgrid.cli.help import Command
-from offgrid.cli.options import config_options, fail, settings_from
-from offgrid.cli.talk.options import status_of
-from offgrid.cli.talk.remote import Remote, ServerError, server_url
+from offgrid.cli.options import api_key_option, config_options, fail
+from offgrid.cli.talk.options import ca_option, server_of, status_of
+from offgrid.cli.talk.remote import Remote, ServerError
+from offgrid.config import API_KEY
 
 _KEY = "offgrid"
-"""Programs insist on a key; the server does not read it."""
+"""The name of the provider; and the key if none is given, because programs insist on one."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Program:
         install: how to install it.
         needs: the path of the endpoint that it uses.
         context: tokens of context below which its first requests hardly fit.
-        plan: makes the plan of the server's address, the model and its context, 0 if unknown.
+        plan: makes the plan of the server's address, the model, its context, 0 if unknown, and the
+            key.
     """
 
     title: str
@@ -54,13 +56,13 @@ class Program:
     install: str
     needs: str
     context: int
-    plan: Callable[[str, str, int], Plan]
+    plan: Callable[[str, str, int, str], Plan]
 
 
-def _claude(url: str, model: str, context: int) -> Plan:
+def _claude(url: str, model: str, context: int, key: str) -> Plan:
     environ = {
         "ANTHROPIC_BASE_URL": url,
-        "ANTHROPIC_AUTH_TOKEN": _KEY,
+        "ANTHROPIC_AUTH_TOKEN": key,
         "ANTHROPIC_API_KEY": "",
         "ANTHROPIC_MODEL": model,
         "ANTHROPIC_DEFAULT_OPUS_MODEL": model,
@@ -71,39 +73,41 @@ def _claude(url: str, model: str, context: int) -> Plan:
     return Plan(environ)
 
 
-def _codex(url: str, model: str, context: int) -> Plan:
+def _codex(url: str, model: str, context: int, key: str) -> Plan:
     values: dict[str, Any] = {
         "model_provider": _KEY,
         f"model_providers.{_KEY}.name": "OffGrid",
         f"model_providers.{_KEY}.base_url": f"{url}/v1",
         f"model_providers.{_KEY}.wire_api": "responses",
     }
+    if key != _KEY:
+        values[f"model_providers.{_KEY}.env_key"] = API_KEY
     if context:
         values["model_context_window"] = context
     # The values are TOML, whose texts may be written as in JSON.
     pairs = [f"{name}={json.dumps(value)}" for name, value in values.items()]
     options = [part for pair in pairs for part in ("-c", pair)]
-    return Plan(arguments=("-m", model, *options))
+    return Plan({} if key == _KEY else {API_KEY: key}, ("-m", model, *options))
 
 
-def _opencode(url: str, model: str, context: int) -> Plan:
+def _opencode(url: str, model: str, context: int, key: str) -> Plan:
     described: dict[str, Any] = {"name": model}
     if context:
         described["limit"] = {"context": context, "output": max(1, context // 4)}
     provider = {
         "npm": "@ai-sdk/openai-compatible",
         "name": "OffGrid",
-        "options": {"baseURL": f"{url}/v1", "apiKey": _KEY},
+        "options": {"baseURL": f"{url}/v1", "apiKey": key},
         "models": {model: described},
     }
     content = {"provider": {_KEY: provider}, "model": f"{_KEY}/{model}", "autoupdate": False}
     return Plan({"OPENCODE_CONFIG_CONTENT": json.dumps(content)})
 
 
-def _aider(url: str, model: str, context: int) -> Plan:
+def _aider(url: str, model: str, context: int, key: str) -> Plan:
     environ = {
         "OPENAI_API_BASE": f"{url}/v1",
-        "OPENAI_API_KEY": _KEY,
+        "OPENAI_API_KEY": key,
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     }
     # Without these, it asks the network for updates and sends statistics.
@@ -127,14 +131,18 @@ PROGRAMS = {
 @click.argument("program", type=click.Choice([*PROGRAMS]))
 @click.option("--model", "-m", metavar="MODEL", help="The model; absent for the server's only one.")
 @click.option("--url", metavar="URL", help="The server's address, instead of the configured one.")
+@ca_option
 @click.option("--print", "only_print", is_flag=True, help="Start nothing; print the command.")
+@api_key_option
 @config_options
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def launch(
     program: str,
     model: str | None,
     url: str | None,
+    ca: str | None,
     only_print: bool,
+    api_key: str | None,
     arguments: tuple[str, ...],
     **flags: Any,
 ) -> None:
@@ -147,12 +155,12 @@ def launch(
     program needs; 2 for wrong arguments or an unknown model; 127 if the program is not installed.
     """
     chosen = PROGRAMS[program]
-    address = url or server_url(settings_from(flags))
-    if address is None:
-        fail("the configured port is 0, so the address is not known; give it with --url", 2)
-    address = address.rstrip("/").removesuffix("/v1")
     try:
-        name, context = _ask_server(address, chosen, model)
+        remote = server_of(url, flags, api_key, ca)
+        address = remote.url
+        if address.startswith("unix:"):
+            fail(f"{chosen.title} cannot use a Unix socket; give another address with --url", 2)
+        name, context = _ask_server(remote, chosen, model)
     except ServerError as ex:
         fail(str(ex), status_of(ex))
     if 0 < context < chosen.context:
@@ -161,7 +169,7 @@ def launch(
             f"{chosen.context:,}; start the server with --ctx-size 32768",
             err=True,
         )
-    plan = chosen.plan(address, name, context)
+    plan = chosen.plan(address, name, context, api_key or _KEY)
     command = [chosen.command, *plan.arguments, *arguments]
     if only_print:
         for variable, value in plan.environ.items():
@@ -171,13 +179,12 @@ def launch(
     _start(chosen, command, {**os.environ, **plan.environ})
 
 
-def _ask_server(address: str, program: Program, model: str | None) -> tuple[str, int]:
+def _ask_server(remote: Remote, program: Program, model: str | None) -> tuple[str, int]:
     """Return the id of the model and its context in tokens, 0 if that is not known.
 
     Raises:
         ServerError: no server answers, or it lacks the model or the API.
     """
-    remote = Remote(address)
     try:
         paths = remote.get("/openapi.json").get("paths", {})
         if program.needs not in paths:
@@ -200,7 +207,12 @@ def _only(remote: Remote) -> str:
 
 def _context(remote: Remote, name: str) -> int:
     """Return the context of a model, if it is loaded: asking for it loads nothing."""
-    loaded = remote.get("/v1/loaded").get("data", [])
+    try:
+        loaded = remote.get("/v1/loaded").get("data", [])
+    except ServerError as ex:
+        if ex.code != "missing_scope":  # a key for inference only may not ask
+            raise
+        return 0
     contexts = [model.get("ctx_size") for model in loaded if model.get("id") == name]
     return int(contexts[0] or 0) if contexts else 0
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from offgrid.api.models import memory_of
+from offgrid.api.models.describe import memory_of
 from offgrid.cli.options import fail
 from offgrid.cli.output import echo_wrapped, print_table, short_number
 from offgrid.config import Settings
@@ -168,7 +168,7 @@ def _memory(fit: Fit) -> list[tuple[str, str]]:
     listed = ", ".join(f"{name} {written(size)}" for name, size in parts if size)
     return [
         ("memory", f"{'' if fit.fits else 'does not fit: '}{fit}"),
-        ("takes", f"{written(estimate.total)}: {listed}"),
+        ("takes", f"up to {written(estimate.total)}: {listed}"),
     ]
 
 

@@ -13,6 +13,7 @@ from click.shell_completion import CompletionItem
 
 from offgrid.cli.help import SettingOption
 from offgrid.config import (
+    API_KEY,
     TABLE,
     Resolved,
     Setting,
@@ -65,6 +66,15 @@ def complete_model(
         ids = []
     found = [CompletionItem(id) for id in ids if id.startswith(incomplete)]
     return found or [CompletionItem(incomplete, type="file")]
+
+
+def api_key_option(function: F) -> F:
+    """Add ``--api-key``, also from the variable. The command gets ``api_key``: a key or None."""
+    return click.option(
+        "--api-key", metavar="KEY", envvar=API_KEY,
+        help=f"The key for a server that needs one. {API_KEY} is safer, because other users can "
+        "see arguments.",
+    )(function)  # fmt: skip
 
 
 def setting_options(function: F) -> F:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from offgrid.cli.help import Command
-from offgrid.cli.options import config_options, fail, settings_from
+from offgrid.cli.options import api_key_option, config_options, fail
 from offgrid.cli.output import print_table
-from offgrid.cli.talk.remote import NoServer, Remote, ServerError, server_url
+from offgrid.cli.talk.options import ca_option, server_of
+from offgrid.cli.talk.remote import Remote, ServerError
 from offgrid.terminal import shown
 
 if TYPE_CHECKING:
@@ -26,43 +27,34 @@ _DAY = 86400
 @click.command(cls=Command)
 @click.option("--json", "as_json", is_flag=True, help="Print the answer of the server as JSON.")
 @click.option("--url", metavar="URL", help="The server's address, instead of the configured one.")
+@ca_option
+@api_key_option
 @config_options
-def ps(as_json: bool, url: str | None, **flags: Any) -> None:
+def ps(as_json: bool, url: str | None, ca: str | None, api_key: str | None, **flags: Any) -> None:
     """Show which models the running server has loaded.
 
     The exit status is 0, also if no model is loaded, and 1 if no server answers.
     """
-    address = url or server_url(settings_from(flags))
-    if address is None:
-        fail("the configured port is 0, so the address is not known; give it with --url", 2)
     try:
-        loaded = _loaded(address)
+        remote = server_of(url, flags, api_key, ca)
+        loaded = _loaded(remote)
     except ServerError as ex:
         fail(str(ex), 1)
     if as_json:
-        click.echo(json.dumps({"url": address, "models": loaded}, indent=2))
+        click.echo(json.dumps({"url": remote.url, "models": loaded}, indent=2))
     elif not loaded:
-        click.echo(f"The server at {address} has loaded no model.")
+        click.echo(f"The server at {remote.url} has loaded no model.")
     else:
         print_table([_HEAD, *map(_row, loaded)], _NUMBERS)
 
 
-def _loaded(address: str) -> list[Json]:
-    remote = Remote(address)
+def _loaded(remote: Remote) -> list[Json]:
     try:
-        answer = remote.get("/v1/loaded")
-    except NoServer:
-        raise
-    except ServerError as ex:
-        if ex.code == "unknown_url":
-            raise ServerError(f"the server at {address} is older and does not say it") from None
-        raise
+        answer = remote.own("/v1/loaded", lambda answer: isinstance(answer.get("data"), list))
     finally:
         remote.close()
-    data = answer.get("data") if isinstance(answer, dict) else None
-    if not isinstance(data, list):
-        raise ServerError(f"the server at {address} is no OffGrid server")
-    return data
+    loaded: list[Json] = answer["data"]
+    return loaded
 
 
 def _row(model: Json) -> tuple[str, ...]:

@@ -8,7 +8,13 @@ from typing import Any
 import click
 
 from offgrid.cli.help import Command
-from offgrid.cli.options import NOTE, GivenPath, setting_options, settings_from
+from offgrid.cli.options import (
+    NOTE,
+    GivenPath,
+    resolved_settings,
+    setting_options,
+    settings_from,
+)
 
 
 @click.command(cls=Command, epilog=NOTE)
@@ -23,4 +29,4 @@ def serve(paths: tuple[Path, ...], **flags: Any) -> None:
     settings = settings_from(flags, paths)
     from offgrid.cli.serving import serve_models
 
-    serve_models(settings)
+    serve_models(settings, lambda: resolved_settings(flags, paths).settings)

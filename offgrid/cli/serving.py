@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -20,22 +21,28 @@ from offgrid.cli.options import fail
 from offgrid.cli.output import short_number
 from offgrid.config import Settings
 from offgrid.engine.attention import Choice
-from offgrid.engine.protocol import ModelInfo
+from offgrid.engine.protocol.reports import ModelInfo
 from offgrid.errors import ConfigError, OffgridError
 from offgrid.server import Server
 from offgrid.store.catalogue import STARTER_PATH
-from offgrid.terminal import LogFormatter, log_failed_threads, shown
+from offgrid.terminal import JsonFormatter, LogFormatter, log_failed_threads, shown
 
 
-def serve_models(settings: Settings) -> None:
-    """Serve until Ctrl-C is pressed; exit with a message if that is not possible."""
-    _configure_logging(settings.log_level)
+def serve_models(settings: Settings, read_settings: Callable[[], Settings]) -> None:
+    """Serve until Ctrl-C is pressed; exit with a message if that is not possible.
+
+    Args:
+        settings: the settings at start.
+        read_settings: reads the settings again; raises ConfigError.
+    """
+    _configure_logging(settings)
     try:
-        server = Server(settings)
+        server = Server(settings, read_settings)
     except ConfigError as ex:
         fail(str(ex), 2)
     except OffgridError as ex:
         fail(str(ex), 1)
+    server.reloads.add(("log_level",), lambda new: lambda: _set_level(new.log_level))
     # Print file names literally, not as markup.
     console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
@@ -46,11 +53,26 @@ def serve_models(settings: Settings) -> None:
         ).start()
 
     server.run(announce)
+    _forget_unwritten()
 
 
-def _configure_logging(level: str) -> None:
+def _forget_unwritten() -> None:
+    """Drop what a closed terminal has not taken, or Python would exit with status 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, stream.fileno())
+            os.close(nothing)
+
+
+def _configure_logging(settings: Settings) -> None:
+    level = settings.log_level
     handler: logging.Handler = logging.StreamHandler()
-    if sys.stderr.isatty():
+    if settings.log_format == "json":
+        handler.setFormatter(JsonFormatter())
+    elif sys.stderr.isatty():
         handler = RichHandler(console=Console(stderr=True), show_path=False)
         handler.setFormatter(LogFormatter("%(message)s"))
     else:
@@ -59,8 +81,14 @@ def _configure_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # waitress warns about every request that waits for a thread; our queue has its own limits.
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)
-    if level != "debug":  # It reports every client that disconnects before its answer.
-        logging.getLogger("waitress").setLevel(logging.WARNING)
+    _set_level(level)
+
+
+def _set_level(level: str) -> None:
+    logging.getLogger().setLevel(level.upper())
+    # waitress reports every client that disconnects before its answer.
+    waitress = logging.NOTSET if level in ("debug", "trace") else logging.WARNING
+    logging.getLogger("waitress").setLevel(waitress)
 
 
 def _print_banner(console: Console, server: Server, settings: Settings) -> None:
@@ -75,6 +103,12 @@ def _print_banner(console: Console, server: Server, settings: Settings) -> None:
     # JSON has its own escapes for characters that cannot be shown.
     body = shlex.quote(json.dumps(hello, ensure_ascii=not model.isprintable()))
     console.print(f"OffGrid LLM {__version__} at {server.url}", style="bold")
+    for address in server.other_urls():
+        console.print(f"  network  {address}")
+    for address in server.page_urls():
+        console.print(f"  page     {address}")
+    if server.ollama_url is not None:
+        console.print(f"  ollama   {server.ollama_url}")
     console.print(f"  models   {names or 'none'}")
     for place in server.catalogue.places:
         absent = "" if os.path.lexists(place) else " (does not exist)"
@@ -95,8 +129,22 @@ def _print_banner(console: Console, server: Server, settings: Settings) -> None:
         console.print("           each is loaded at its first request")
     slots, queue = settings.parallel, settings.queue_size
     console.print(f"  slots    {slots} per model, plus a queue of {queue}")
-    console.print(f"  try      curl {server.url}/v1/chat/completions -d {body}")
+    needs_key = server.access.ring.needed
+    if needs_key:
+        console.print("  keys     every request needs one; offgrid keys list shows them")
+    elif server.settings.serves_others:
+        console.print("  keys     none: everybody who can connect may use this server (insecure)")
+    key = ' -H "Authorization: Bearer $OFFGRID_API_KEY"' if needs_key else ""
+    console.print(f"  try      curl{key} {_address(server)}/v1/chat/completions -d {body}")
     console.print("  stop     Ctrl-C")
+
+
+def _address(server: Server) -> str:
+    """Return what follows ``curl`` in a command: an option and the beginning of the URL."""
+    path = server.listening.path
+    if path is None:
+        return server.url
+    return f"--unix-socket {shown(shlex.quote(str(path)))} http://localhost"
 
 
 def _announce_models(console: Console, server: Server) -> None:

@@ -16,12 +16,11 @@ from offgrid.cli.options import GivenPath, complete_model, fail, models_dir_opti
 from offgrid.cli.progress import Teller
 from offgrid.config import load_settings
 from offgrid.errors import OffgridError, TransferError
-from offgrid.store import manifest
 from offgrid.store.catalogue import STARTER_PATH, Catalogue
-from offgrid.store.disk import locked, mib
-from offgrid.store.exports import chosen, files_of
+from offgrid.store.disk import mib
+from offgrid.store.exports import chosen
 from offgrid.store.hashes import Hashes
-from offgrid.store.names import projector_name
+from offgrid.store.removal import files_to_remove, remove_files
 from offgrid.store.verification import Checked
 from offgrid.store.verification import verify as verify_folder
 from offgrid.terminal import shown
@@ -105,25 +104,14 @@ def remove(
         known = [entry for entry in found if entry.path != STARTER_PATH]
         # A question shows the files before they are deleted; without one, no id is completed.
         entries = chosen(known, models, beginnings=not yes)
-        files: list[Path] = []
-        for entry in entries:
-            files += files_of(entry, complete=False)
-            if entry.projector is not None:
-                name = entry.projector.name
-                if projector_name(name, entry.path.name) == name:
-                    files.append(entry.projector)
+        files = [path for entry in entries for path in files_to_remove(entry)]
         size = sum(path.stat().st_size for path in files)
         if not yes:
             if not sys.stdin.isatty():
                 fail("remove asks before it deletes; add --yes", 2)
             names = ", ".join(str(path) for path in files)
             click.confirm(f"Delete {names} ({mib(size)})?", abort=True)
-        with locked(models_dir):
-            # The first part makes a split model visible, so it goes first.
-            for path in files:
-                os.unlink(path)
-            gone = [p.relative_to(models_dir).as_posix() for p in files]
-            manifest.forget(models_dir, gone)
+        remove_files(files, models_dir)
     except OffgridError as ex:
         fail(str(ex), 2 if getattr(ex, "code", "") == "not_found" else 1)
     except OSError as ex:

@@ -28,6 +28,7 @@ class Setting:
         aliases: older names. Each is also a key, and gives a flag and a variable.
         short: a short flag, such as ``-m``.
         words: words that stand for a number, such as ``("all", -1)``.
+        not_paths: if a text is a path, the words and the beginnings of words that are none.
     """
 
     name: str
@@ -41,6 +42,15 @@ class Setting:
     aliases: tuple[str, ...] = ()
     short: str = ""
     words: tuple[tuple[str, int], ...] = ()
+    not_paths: tuple[str, ...] | None = None
+
+    def is_path(self, value: Any) -> bool:
+        """Whether a value is a path, which in a file is relative to the file's folder."""
+        if not isinstance(value, str) or not value.strip():
+            return False
+        if self.kind == "path":
+            return True
+        return self.not_paths is not None and not value.strip().startswith(self.not_paths)
 
     @property
     def names(self) -> tuple[str, ...]:

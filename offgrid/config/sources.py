@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -14,17 +13,20 @@ import click
 
 from offgrid.config.model import NO_SETTINGS, ModelSettings
 from offgrid.config.model_tables import MODELS, parse_models
+from offgrid.config.network_rules import check_network
 from offgrid.config.setting import PREFIX, flag_of, variable_of
 from offgrid.config.similar import did_you_mean, similar
 from offgrid.config.table import (
     BY_NAME,
-    MAX_SEQUENCES,
+    MAX_REQUESTS,
     QUANTISED_KV_TYPES,
     TABLE,
     Settings,
+    default_keys_file,
     default_models_dir,
     default_responses_file,
 )
+from offgrid.config.values import in_folder
 from offgrid.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -34,9 +36,17 @@ else:  # pragma: no cover - depends on the interpreter
 
 _PREFIXES = "prefixes"
 """The default folder of saved prefixes, beside the file of stored responses."""
+_HISTORY = "history.sqlite3"
+"""The default file of the history, beside it."""
+_FILES = ("responses_file", "history_file", "keys_file")
+"""Settings that name SQLite files, each with its own tables."""
 _CONFIG = f"{PREFIX}CONFIG"
-OTHER_VARIABLES = frozenset({_CONFIG})
-"""``OFFGRID_*`` names that are not rows of the table: the path of the configuration file."""
+API_KEY = f"{PREFIX}API_KEY"
+"""The variable with the key that commands send to a server. No setting, because settings are
+shown."""
+OTHER_VARIABLES = frozenset({_CONFIG, API_KEY})
+"""``OFFGRID_*`` names that are not rows of the table: the path of the configuration file, and a
+key."""
 _HELP = "offgrid config show lists all settings"
 
 Given = dict[str, tuple[Any, str]]
@@ -92,6 +102,7 @@ def resolve(
     environ = os.environ if environ is None else environ
     file = Path(config_file).expanduser() if config_file else None
     values: dict[str, Any] = {setting.name: setting.default for setting in TABLE}
+    values["keys_file"] = default_keys_file()
     values["models_dir"] = default_models_dir()
     values["responses_file"] = default_responses_file()
     sources: dict[str, str] = {}
@@ -103,6 +114,8 @@ def resolve(
             sources[name] = source
     if values["cache_dir"] is None:
         values["cache_dir"] = values["responses_file"].with_name(_PREFIXES)
+    if values["history_file"] is None:
+        values["history_file"] = values["responses_file"].with_name(_HISTORY)
     settings = Settings(
         **values,
         models_dir_source=sources.get("models_dir", ""),
@@ -133,35 +146,32 @@ def config_file_in_use(environ: Mapping[str, str] | None = None) -> str:
     return str(default) if os.path.lexists(default) else ""
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine can reach a server that listens on ``host``."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 def _check(settings: Settings) -> None:
     """Check rules about several settings."""
-    sequences = (settings.most_parallel + settings.queue_size) * settings.max_models
-    if sequences > MAX_SEQUENCES:
+    requests = settings.usual_requests + settings.more_requests
+    if requests > MAX_REQUESTS:
         parallel, queue, models = (
             BY_NAME[name].source_names for name in ("parallel", "queue_size", "max_models")
         )
         raise ConfigError(
-            f"{parallel} plus {queue}, times {models}, allows {sequences} open requests; the "
-            f"maximum is {MAX_SEQUENCES}. Lower one of the three."
+            f"{parallel} plus {queue}, times {models}, allows {requests} open requests, with a "
+            f"quarter for further clients; the maximum is {MAX_REQUESTS}. Lower one of the three."
         )
     for own in (NO_SETTINGS, *settings.models):
         _check_attention(settings, own)
-    if not is_loopback(settings.host) and not settings.allow_remote:
-        raise ConfigError(
-            f"OFFGRID_HOST (--host): {settings.host!r} would let other machines use this server "
-            "without authentication. Listen on 127.0.0.1, or set OFFGRID_ALLOW_REMOTE=true "
-            "(--allow-remote) if you trust everyone on that network."
-        )
+    _check_files(settings)
+    check_network(settings)
+
+
+def _check_files(settings: Settings) -> None:
+    """Check that each file of data is one: tables of one would replace those of another."""
+    first: dict[Path, str] = {}
+    for name in _FILES:
+        path = getattr(settings, name).absolute()
+        other = first.setdefault(path, name)
+        if other != name:
+            one, two = BY_NAME[other].source_names, BY_NAME[name].source_names
+            raise ConfigError(f"{one} and {two} name the same file, {path}. Choose two files.")
 
 
 def _check_attention(settings: Settings, own: ModelSettings) -> None:
@@ -200,6 +210,8 @@ def _read_file(path: Path | None, source: str) -> tuple[Given, tuple[ModelSettin
             hint = did_you_mean(key, (*BY_NAME, MODELS)) or f"; {_HELP}"
             raise ConfigError(f"{path}: unknown setting {key}{hint}")
         _refuse_twice(given, setting.name, f"{path}: {key}")
+        if setting.is_path(value):
+            value = in_folder(path.expanduser().absolute().parent, value)
         given[setting.name] = (value, f"{path}: {key}")
     return given, own
 

@@ -10,18 +10,24 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from offgrid.config.model import ModelSettings
+from offgrid.config.network import is_loopback
 from offgrid.config.setting import Setting
 
 GROUPS = (
-    "Models", "Speed and memory", "Network", "Limits", "Requests", "Stored responses", "Log",
+    "Models", "Speed and memory", "Network", "Access", "Limits", "Requests", "Stored responses", "Log",
 )  # fmt: skip
 """The groups of settings, in the order of ``--help``."""
 KV_TYPES = ("f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 """Types of the elements of keys and values. All after the first three are quantised."""
 QUANTISED_KV_TYPES = frozenset(KV_TYPES[3:])
-MAX_SEQUENCES = 4096
-"""Sequences that may run or wait at once, over all models. Each may be a request, which holds a
-thread."""
+MAX_REQUESTS = 5120
+"""Requests that may wait for models at once: each holds a thread."""
+_BESIDES = 8
+"""Requests in addition to one for each sequence: those that only use the tokeniser while all queues
+are full, and those that are refused because the queue is full."""
+_PART, _LEAST = 4, 8
+"""Requests beyond all of these, for callers that have fewer than their share: a fourth of them, and
+at least 8."""
 
 
 def default_models_dir() -> Path:
@@ -37,14 +43,19 @@ def default_responses_file() -> Path:
     return Path("~/.offgrid-llm/responses.sqlite3").expanduser()
 
 
+def default_keys_file() -> Path:
+    """Return a file in the home, because only its owner may change who has access."""
+    return Path("~/.offgrid-llm/keys.sqlite3").expanduser()
+
+
 TABLE: tuple[Setting, ...] = (
     Setting(
         "host",
         "Network",
         "str",
         "127.0.0.1",
-        "Address to listen on. Any address other than this machine's loopback also needs "
-        "allow_remote.",
+        "Address to listen on: 0.0.0.0 for all of IPv4, :: for all of IPv6. Any address other than "
+        "this machine's loopback also needs a key ('offgrid keys create'), or insecure.",
     ),
     Setting(
         "port",
@@ -57,21 +68,55 @@ TABLE: tuple[Setting, ...] = (
         short="-p",
     ),
     Setting(
-        "allow_remote",
+        "socket",
+        "Network",
+        "str",
+        "",
+        "Path of a Unix socket to listen on, instead of host and port; or fd:3 for a listening "
+        "socket that systemd passes on.",
+        not_paths=("fd:",),
+    ),
+    Setting(
+        "socket_mode",
+        "Network",
+        "str",
+        "600",
+        "Who may connect to the Unix socket: 600 the same account, 660 also its group, 666 every "
+        "account of this machine.",
+        choices=("600", "660", "666"),
+    ),
+    Setting(
+        "ollama",
         "Network",
         "bool",
         False,
-        "Accept connections from other machines even though the server has no authentication. "
-        "Only for a network you trust.",
+        "Also listen on port 11434 of host, where programs that are made for Ollama look for it.",
+    ),
+    Setting(
+        "ui",
+        "Network",
+        "bool",
+        True,
+        "Serve the web page at /ui, and lead browsers that open / there.",
+    ),
+    Setting(
+        "insecure",
+        "Network",
+        "bool",
+        False,
+        "Serve other machines although the server has no keys: everybody who reaches the address may "
+        "use it. Only for a network you trust.",
+        aliases=("allow_remote",),
     ),
     Setting(
         "allowed_hosts",
         "Network",
         "list",
         (),
-        "Further names, comma-separated, that a request's Host header may contain. Loopback "
-        "names and the value of host are always allowed, and with allow_remote every IP address. "
-        "All others are refused, which prevents DNS rebinding.",
+        "Further names, comma-separated, that a request's Host header may contain. Loopback names "
+        "and the value of host are always allowed; if other machines may connect, so are every IP "
+        "address and this machine's name, also with .local. All others are refused, which "
+        "prevents DNS rebinding.",
     ),
     Setting(
         "cors_origins",
@@ -80,6 +125,39 @@ TABLE: tuple[Setting, ...] = (
         (),
         "Web origins (scheme://host:port), comma-separated, whose pages may call the API. "
         "Pages of any other origin are refused.",
+    ),
+    Setting(
+        "trusted_proxies",
+        "Network",
+        "list",
+        (),
+        "Addresses or networks, comma-separated, of the proxies in front of this server, and unix "
+        "for those that connect to its Unix socket. Only their X-Forwarded-For, -Proto and -Host "
+        "headers are used.",
+    ),
+    Setting(
+        "tls_cert",
+        "Network",
+        "path",
+        None,
+        "PEM file with the server's certificate, followed by those of its issuers. With it, the "
+        "server speaks HTTPS only.",
+    ),
+    Setting(
+        "tls_key",
+        "Network",
+        "path",
+        None,
+        "PEM file with the private key of tls_cert, without a password. If it is not given, the key "
+        "is in the file of the certificate.",
+    ),
+    Setting(
+        "keys_file",
+        "Access",
+        "path",
+        None,
+        "SQLite file of the keys, which offgrid keys creates. As soon as it contains a key, requests "
+        "need one.",
     ),
     Setting(
         "models_dir",
@@ -95,9 +173,9 @@ TABLE: tuple[Setting, ...] = (
         "Models",
         "list",
         ("removable",),
-        "Folders, comma-separated, from which requests to /v1/import may copy models. removable "
-        "stands for the usual places of sticks and cards; none forbids all imports through the "
-        "API.",
+        "Folders, comma-separated, from which requests to /v1/import may copy models, and to which "
+        "/v1/export may. removable stands for the usual places of sticks and cards; none forbids "
+        "all imports and exports through the API.",
     ),
     Setting(
         "model",
@@ -124,6 +202,7 @@ TABLE: tuple[Setting, ...] = (
         "",
         "Chat template of the default model, instead of the one in its file: the path of a Jinja "
         "file, or chatml.",
+        not_paths=("chatml",),
     ),
     Setting(
         "draft_model",
@@ -317,6 +396,16 @@ TABLE: tuple[Setting, ...] = (
         words=(("auto", -1),),
     ),
     Setting(
+        "share_prefixes",
+        "Speed and memory",
+        "str",
+        "key",
+        "Which requests share computed prefixes, if the server has keys: those with the same key, or "
+        "all. With all, the time to the first token can tell a client whether another one has sent "
+        "the same text. Without keys all requests share them.",
+        choices=("key", "all"),
+    ),
+    Setting(
         "drafts",
         "Speed and memory",
         "bool",
@@ -349,8 +438,8 @@ TABLE: tuple[Setting, ...] = (
         "Limits",
         "int",
         16,
-        "Maximum number of sequences that wait for a slot of one model. Further requests "
-        "immediately get 503 with Retry-After.",
+        "Maximum number of sequences of one client that wait for a slot of one model. Further "
+        "requests immediately get 503 with Retry-After. Several clients share the queue.",
         low=0,
         high=1024,
     ),
@@ -385,6 +474,16 @@ TABLE: tuple[Setting, ...] = (
         high=86400,
     ),
     Setting(
+        "ready_timeout",
+        "Limits",
+        "duration",
+        30.0,
+        "Time that a worker may work without ending a step, or be silent, before /ready returns "
+        "503.",
+        low=1,
+        high=86400,
+    ),
+    Setting(
         "drain_timeout",
         "Limits",
         "duration",
@@ -413,6 +512,83 @@ TABLE: tuple[Setting, ...] = (
         high=1024,
     ),
     Setting(
+        "request_timeout",
+        "Limits",
+        "duration",
+        0.0,
+        "Time that a request may take in all, with its waiting and its answer. After that it gets "
+        "504, or its stream ends with an error event. 0 means no limit.",
+        low=0,
+        high=86400,
+    ),
+    Setting(
+        "requests_per_minute",
+        "Limits",
+        "count",
+        0,
+        "Maximum number of requests per minute of each key, or of each address without a key. "
+        "Further requests get 429 with Retry-After. 0 means no limit.",
+        low=0,
+        high=1000000,
+    ),
+    Setting(
+        "tokens_per_minute",
+        "Limits",
+        "count",
+        0,
+        "Maximum number of tokens per minute of each key, or of each address without a key; those "
+        "of prompts and answers together. 0 means no limit.",
+        low=0,
+        high=1000000000,
+    ),
+    Setting(
+        "concurrent_requests",
+        "Limits",
+        "int",
+        0,
+        "Maximum number of requests of each key, or of each address without a key, that run or "
+        "wait at the same time. Further requests get 429 with Retry-After. 0 means no limit.",
+        low=0,
+        high=4096,
+    ),
+    Setting(
+        "max_tokens",
+        "Limits",
+        "count",
+        0,
+        "Maximum number of tokens of one answer. A request for more gets 400; an answer to a "
+        "request for no certain number ends there. 0 means no limit but the context.",
+        low=0,
+        high=(1 << 31) - 1,
+    ),
+    Setting(
+        "max_messages",
+        "Limits",
+        "int",
+        40000,
+        "Maximum number of messages of one conversation. More get 400.",
+        low=1,
+        high=40000,
+    ),
+    Setting(
+        "max_json_depth",
+        "Limits",
+        "int",
+        500,
+        "Maximum number of levels of lists and objects in a request body. More get 400.",
+        low=8,
+        high=500,
+    ),
+    Setting(
+        "max_schema_kb",
+        "Limits",
+        "int",
+        256,
+        "Maximum size of one JSON schema in KiB. A larger one gets 400.",
+        low=1,
+        high=256,
+    ),
+    Setting(
         "unknown_fields",
         "Requests",
         "str",
@@ -421,6 +597,15 @@ TABLE: tuple[Setting, ...] = (
         "and names the field; ignore accepts it, and names it in the response header "
         "x-offgrid-ignored and in the log.",
         choices=("refuse", "ignore"),
+    ),
+    Setting(
+        "filter_file",
+        "Requests",
+        "str",
+        "",
+        "File with phrases and regular expressions. An answer ends before the first match, and a "
+        "prompt that matches gets 400. Empty for no filter.",
+        not_paths=(),
     ),
     Setting(
         "max_responses",
@@ -449,13 +634,70 @@ TABLE: tuple[Setting, ...] = (
         "SQLite file for stored responses and conversations, created on first use.",
     ),
     Setting(
+        "history",
+        "Stored responses",
+        "bool",
+        True,
+        "Keep the conversations of the web page on the server (/v1/history). If false, they live in "
+        "the page only, and nothing of them is stored.",
+    ),
+    Setting(
+        "history_file",
+        "Stored responses",
+        "path",
+        None,
+        "SQLite file for the history of the web page, created on first use.",
+    ),
+    Setting(
+        "max_history_mb",
+        "Stored responses",
+        "mib",
+        1024,
+        "Maximum size of the history of one key, or of all clients without keys, in MiB. When it is "
+        "reached, nothing more is stored; nothing is deleted.",
+        low=1,
+        high=1 << 20,
+    ),
+    Setting(
         "log_level",
         "Log",
         "str",
         "info",
-        "Least severe level of the messages logged to standard error. debug includes "
-        "llama.cpp's own lines.",
-        choices=("debug", "info", "warning", "error"),
+        "Least severe level of the messages logged to standard error. info has a line for each "
+        "request that has ended; debug also one for each that begins, and those of monitors; trace "
+        "also llama.cpp's own lines.",
+        choices=("trace", "debug", "info", "warning", "error"),
+    ),
+    Setting(
+        "log_format",
+        "Log",
+        "str",
+        "text",
+        "Form of the log: text, or json for one JSON object per line.",
+        choices=("text", "json"),
+    ),
+    Setting(
+        "log_prompts",
+        "Log",
+        "bool",
+        False,
+        "Also log the bodies of requests, with prompts, at log_level debug. For finding faults "
+        "only: the log then contains what people wrote.",
+    ),
+    Setting(
+        "metrics_keys",
+        "Log",
+        "bool",
+        False,
+        "Let /metrics show requests and tokens of each key, under the name of the key.",
+    ),
+    Setting(
+        "core_dumps",
+        "Log",
+        "bool",
+        False,
+        "Let the system write a core dump if the server or a worker crashes. A dump contains the "
+        "texts of all users.",
     ),
 )
 
@@ -466,9 +708,17 @@ class Settings:
 
     host: str
     port: int
-    allow_remote: bool
+    socket: str
+    socket_mode: str
+    ollama: bool
+    ui: bool
+    insecure: bool
     allowed_hosts: tuple[str, ...]
     cors_origins: tuple[str, ...]
+    trusted_proxies: tuple[str, ...]
+    tls_cert: Path | None
+    tls_key: Path | None
+    keys_file: Path
     models_dir: Path
     import_roots: tuple[str, ...]
     model: str
@@ -493,6 +743,7 @@ class Settings:
     cache_ram_mb: int
     cache_dir: Path
     cache_disk_mb: int
+    share_prefixes: str
     drafts: bool
     open_objects: bool
     reasoning_budget: int
@@ -500,14 +751,31 @@ class Settings:
     queue_timeout: float
     load_timeout: float
     stall_timeout: float
+    ready_timeout: float
     drain_timeout: float
     sse_ping_interval: float
     max_body_mb: int
+    request_timeout: float
+    requests_per_minute: int
+    tokens_per_minute: int
+    concurrent_requests: int
+    max_tokens: int
+    max_messages: int
+    max_json_depth: int
+    max_schema_kb: int
     unknown_fields: str
+    filter_file: str
     max_responses: int
     max_responses_mb: int
     responses_file: Path
+    history: bool
+    history_file: Path
+    max_history_mb: int
     log_level: str
+    log_format: str
+    log_prompts: bool
+    metrics_keys: bool
+    core_dumps: bool
     models_dir_source: str = ""
     """Where ``models_dir`` was set, in words for messages; empty if it has its default value."""
     model_paths: tuple[Path, ...] = ()
@@ -516,6 +784,26 @@ class Settings:
     """Names of the settings that someone has set."""
     models: tuple[ModelSettings, ...] = ()
     """The settings of single models."""
+
+    @property
+    def by_address(self) -> bool:
+        """Whether the server may have an IP address: a socket that is passed on may be of any kind."""
+        return not self.socket or self.socket.startswith("fd:")
+
+    @property
+    def serves_others(self) -> bool:
+        """Whether the settings let other machines connect."""
+        return self.by_address and (self.insecure or not is_loopback(self.host))
+
+    @property
+    def usual_requests(self) -> int:
+        """How many requests of one caller may wait for models at once."""
+        return (self.most_parallel + self.queue_size) * self.max_models + _BESIDES
+
+    @property
+    def more_requests(self) -> int:
+        """How many requests of other callers may wait in addition."""
+        return max(_LEAST, self.usual_requests // _PART)
 
     @property
     def most_parallel(self) -> int:

@@ -7,6 +7,7 @@ its type, and raises ``ValueError``, ``TypeError`` or ``OverflowError`` if it do
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -127,6 +128,11 @@ def to_str(value: Any) -> str:
 def to_path(value: Any) -> Path:
     """Return a path; ``~`` is the home."""
     return Path(to_str(value) if not isinstance(value, Path) else value).expanduser()
+
+
+def in_folder(folder: Path | str, text: str) -> str:
+    """Return a path that a file in this folder names; ``~`` stays."""
+    return text if text.lstrip().startswith("~") else os.path.join(folder, text.strip())
 
 
 def to_list(value: Any) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from offgrid.engine.kv_types import is_quantised
 from offgrid.engine.memory import MIB, written
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 
 MAX_SCORES = 512 * MIB
 """Most bytes of the scores of one call without flash attention, unless a setting asks for it."""

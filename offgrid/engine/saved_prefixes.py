@@ -2,7 +2,7 @@
 
 It has one folder for each model in each way of loading it, named by the key of that, and in it one
 file for each saved prefix. :mod:`offgrid.engine.worker.cache.files` writes and reads the files.
-Beside these folders, :mod:`offgrid.engine.worker.llama.remembered_choice` keeps small files.
+Beside these folders, :mod:`offgrid.engine.worker.llama.remembered` keeps small files.
 Only files with these names are ever deleted, whatever else the folder contains.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 SUFFIX = ".prefix"
 PARTIAL_SUFFIX = ".part"
-CHOICE_SUFFIX = ".attention"
+CHOICE_SUFFIX, COSTS_SUFFIX = ".attention", ".costs"
 _FORGOTTEN = "forgotten"
 """An empty file. Its time says when prefixes were last deleted on purpose."""
 KEY_CHARACTERS = 32
@@ -79,9 +79,10 @@ def delete_saved(folder: Path) -> tuple[int, int]:
     for key in _key_folders(folder):
         with contextlib.suppress(OSError):
             key.rmdir()
-    for choice in folder.glob(f"*{CHOICE_SUFFIX}"):
-        with contextlib.suppress(OSError):
-            choice.unlink()
+    for suffix in (CHOICE_SUFFIX, COSTS_SUFFIX):
+        for measured in folder.glob(f"*{suffix}"):
+            with contextlib.suppress(OSError):
+                measured.unlink()
     return count, size
 
 

@@ -21,9 +21,9 @@ _MAX_CACHED = 64 * 1024
 class CheckedSchema:
     """A JSON schema, checked and in the form that the compiler takes.
 
-    Construction checks the schema, so a :class:`~offgrid.engine.protocol.Grammar` cannot contain an
-    unchecked one. Only the decoder of the pipe creates objects without a check, because the sending
-    process has constructed them.
+    Construction checks the schema, so a :class:`~offgrid.engine.protocol.requests.Grammar` cannot
+    contain an unchecked one. Only the decoder of the pipe creates objects without a check, because
+    the sending process has constructed them.
 
     Args:
         schema: an object, or its JSON text.

@@ -1,6 +1,6 @@
 """Converts a client's grammar to llguidance's dialect, after checks and limits of size.
 
-:class:`offgrid.engine.protocol.Grammar` defines the names of the kinds of grammars.
+:class:`offgrid.engine.protocol.requests.Grammar` defines the names of the kinds of grammars.
 """
 
 from __future__ import annotations

@@ -56,6 +56,7 @@ class GenerationOptions(TypedDict, total=False):
     max_tokens: int | None
     n: int
     stop: str | list[str]
+    banned_strings: str | list[str]
     seed: int | None
     ignore_eos: bool
     cache_prompt: bool
@@ -63,6 +64,11 @@ class GenerationOptions(TypedDict, total=False):
     post_sampling_probs: bool
     timings_per_token: bool
     return_progress: bool
+    samplers: str | list[str]
+    t_max_predict_ms: int
+    n_indent: int
+    priority: int
+    cache_salt: str
 
     temperature: float
     top_p: float

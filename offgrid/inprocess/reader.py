@@ -15,7 +15,7 @@ from offgrid.api.fields.common import check_fields
 from offgrid.api.rerank import RerankResult, parse_rerank, ranking
 from offgrid.api.tokens import PromptRequest, parse_detokenize, token_query
 from offgrid.engine.client.client import EngineClient
-from offgrid.engine.protocol import TokenQuery
+from offgrid.engine.protocol.requests import TokenQuery
 from offgrid.errors import InvalidParameter
 from offgrid.inprocess.messages import counted_from, request_body
 from offgrid.inprocess.model import Alive, OwnModel

@@ -17,11 +17,13 @@ from offgrid.sampling.result import SampleResult, TokenScore
 
 try:
     from offgrid.sampling._config import instruction_sets
+    from offgrid.sampling._distribution import Distribution, distribution, draws, follow
+    from offgrid.sampling._filter import Filter, FilterStream
     from offgrid.sampling._find import TextSet
     from offgrid.sampling._json import JsonCounts, count_json, cut_json
     from offgrid.sampling._rows import sample_rows, score_rows
     from offgrid.sampling._sampler import Sampler, philox4x32
-    from offgrid.sampling._text import TextStream
+    from offgrid.sampling._text import StringScanner, TextStream
 except ModuleNotFoundError as ex:
     if ex.name is None or not ex.name.startswith("offgrid.sampling._"):
         raise
@@ -32,17 +34,24 @@ except ModuleNotFoundError as ex:
     ) from ex
 
 __all__ = [
+    "Distribution",
+    "Filter",
+    "FilterStream",
     "InvalidParameter",
     "JsonCounts",
     "SampleResult",
     "Sampler",
     "SamplingError",
     "SamplingParams",
+    "StringScanner",
     "TextSet",
     "TextStream",
     "TokenScore",
     "count_json",
     "cut_json",
+    "distribution",
+    "draws",
+    "follow",
     "instruction_sets",
     "philox4x32",
     "sample_rows",

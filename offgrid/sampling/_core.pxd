@@ -100,7 +100,9 @@ cdef extern from "og_sampler.h" nogil:
         uint64_t seed
         uint32_t choice
         uint64_t position
+        uint32_t rewinds
         double mu
+        double adaptive_mean
 
     ctypedef struct og_scratch:
         float *row
@@ -117,10 +119,18 @@ cdef extern from "og_sampler.h" nogil:
     int32_t og_sampler_lookback(const og_sampler *s)
     void og_sampler_accept_prompt(og_sampler *s, int32_t token)
     void og_sampler_accept(og_sampler *s, int32_t token)
+    void og_sampler_restart(og_sampler *s)
     size_t og_scratch_bytes(int32_t n_vocab, c_bool with_row)
     void og_scratch_init(og_scratch *scratch, void *memory, int32_t n_vocab, c_bool with_row)
     og_status og_sampler_draw(og_sampler *s, og_scratch *scratch, const float *logits,
                               const uint32_t *mask, int32_t *token)
+    og_status og_sampler_draws(og_sampler *s, og_scratch *scratch, const float *logits,
+                               const uint32_t *mask, int32_t n, int32_t *tokens)
+    og_status og_sampler_follow(og_sampler *s, og_scratch *scratch, const float *logits,
+                                const uint32_t *mask, int32_t token)
+    og_status og_sampler_distribution(og_sampler *s, og_scratch *scratch, const float *logits,
+                                      const uint32_t *mask, double *probabilities,
+                                      float *temperature)
     void og_sampler_logprobs(const og_sampler *s, og_scratch *scratch, const float *logits,
                              int32_t token, float *logprob, og_candidate *top, int32_t n_top)
     og_status og_sampler_score(const og_sampler *s, og_scratch *scratch, const float *logits,
@@ -152,6 +162,11 @@ cdef extern from "og_find.h" nogil:
 
     ctypedef struct og_trie:
         int32_t n_nodes
+        int32_t *child
+        int32_t *fail
+        uint16_t *depth
+        uint16_t *longest
+        uint8_t *label
 
     ctypedef struct og_find:
         og_trie ahead
@@ -188,3 +203,51 @@ cdef extern from "og_json.h" nogil:
 
     void og_json_count(const uint8_t *data, size_t n, og_json *counts)
     size_t og_json_cut(const uint8_t *data, size_t n, size_t least, size_t *cuts, size_t capacity)
+
+
+cdef extern from "og_filter.h" nogil:
+    enum:
+        OG_KIND_WORD
+        OG_KIND_DIGIT
+        OG_KIND_SPACE
+        OG_FILTER_ASCII
+        OG_FILTER_NONE
+        OG_FILTER_HERE
+        OG_FILTER_BEFORE
+
+    ctypedef struct og_class:
+        pass
+
+    ctypedef struct og_filter:
+        const og_trie *phrases
+        const uint16_t *characters
+        const uint16_t *phrase
+        const uint32_t *folds
+        int32_t n_folds
+        int32_t n_states
+        const int32_t *edge_begin
+        const int32_t *edge_target
+        const uint8_t *edge_when
+        const int32_t *state_class
+        const uint8_t *state_end
+        const og_class *classes
+        const uint32_t *ranges
+        const int32_t *first_begin
+        const int32_t *first_edge
+
+    ctypedef struct og_filter_state:
+        int32_t node
+        uint32_t kinds
+        int32_t n_active
+        int32_t *active
+        int32_t *length
+        int32_t *next
+        int32_t *next_length
+        int32_t *slot
+
+    void og_filter_begin(og_filter_state *s)
+    int og_filter_step(const og_filter *f, og_filter_state *s, uint32_t character, uint32_t kinds,
+                       int32_t *length)
+    void og_filter_prime(const og_filter *f, og_filter_state *s, uint32_t character, uint32_t kinds)
+    c_bool og_filter_end(const og_filter *f, const og_filter_state *s, int32_t *length)
+    int32_t og_filter_held(const og_filter *f, const og_filter_state *s)

@@ -7,7 +7,7 @@ from operator import index
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBuffer_Release, PyObject_GetBuffer
 from cpython.mem cimport PyMem_RawFree
-from libc.stdint cimport int32_t, uint32_t, uintptr_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport strcmp
 
 from offgrid.sampling._config cimport _Config, check_token, find_kernels
@@ -33,6 +33,7 @@ from offgrid.sampling._core cimport (
     og_sampler_lookback,
     og_sampler_reserve,
     og_sampler_reserve_bytes,
+    og_sampler_restart,
     og_scratch_bytes,
     og_scratch_init,
     og_scratch_logprobs,
@@ -196,6 +197,23 @@ cdef class Sampler:
         return self._s.mu
 
     @property
+    def state(self):
+        """What the draws so far have left, besides the counts of tokens: for :meth:`rewind`, or for
+        a sampler that goes on where another one is."""
+        return (self._s.position, self._s.mu, self._s.adaptive_mean)
+
+    @state.setter
+    def state(self, value):
+        cdef uint64_t position
+        cdef double mu, adaptive_mean
+        position, mu, adaptive_mean = value
+        self._take()
+        self._s.position = position
+        self._s.mu = mu
+        self._s.adaptive_mean = adaptive_mean
+        self._busy = False
+
+    @property
     def isa(self):
         """Name of the kernels in use."""
         self._check_ready()
@@ -270,6 +288,37 @@ cdef class Sampler:
         self._take()
         try:
             self._accept(checked)
+        finally:
+            self._busy = False
+
+    def rewind(self, state, prompt_tokens, tokens):
+        """Go back to an earlier place, as if nothing had been sampled after it.
+
+        Only the random numbers differ from those of the first time: each rewind begins new streams,
+        so that what is sampled now does not depend on what is taken back. They follow from the seed
+        and the number of rewinds.
+
+        Args:
+            state: the sampler's :attr:`state` at that place.
+            prompt_tokens: ids of the prompt.
+            tokens: ids that were accepted before that place.
+
+        Raises:
+            InvalidParameter: an id is outside the vocabulary.
+        """
+        cdef uint64_t position
+        cdef double mu, adaptive_mean
+        position, mu, adaptive_mean = state
+        self._take()
+        try:
+            og_sampler_restart(&self._s)
+            self._accept_prompt(prompt_tokens)
+            for token in tokens:
+                self._accept(check_token(token, self._s.n_vocab, "tokens"))
+            self._s.position = position
+            self._s.mu = mu
+            self._s.adaptive_mean = adaptive_mean
+            self._s.rewinds += 1
         finally:
             self._busy = False
 

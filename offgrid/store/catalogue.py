@@ -26,12 +26,14 @@ from pathlib import Path
 
 from offgrid.config import ModelSettings, Settings, did_you_mean
 from offgrid.errors import ConfigError, ModelNotFound
-from offgrid.store.description import Description, describe
+from offgrid.store.description import Blame, Description, describe
 from offgrid.store.draft_models import DraftModels
 from offgrid.store.names import EXTENSION, stem_of
+from offgrid.store.preferences import Preferences
 from offgrid.store.profiles import Profiles, adapter_stamp, read_template
 from offgrid.store.survey import (
     MAX_NAMED,
+    Fault,
     ModelEntry,
     Skipped,
     file_problem,
@@ -49,6 +51,9 @@ STARTER_PATH = Path(__file__).parent.parent / "models" / f"{STARTER_ID}.gguf"
 _MAX_NAME = 200
 """Most characters of a request's model that a message repeats."""
 _MAX_DESCRIPTIONS = 4096
+_FAULTS: dict[Blame, Fault] = {
+    "file": "damaged", "kind": "no_model", "adapter": "adapter", "draft": "draft",
+}  # fmt: skip
 
 
 class Catalogue:
@@ -61,6 +66,7 @@ class Catalogue:
 
     Attributes:
         default_id: the id of the configured default model; None if none is configured.
+        preferences: those that requests have set; the settings come first.
         template: the chat template that the settings give the default model.
         profiles: the settings of single models.
 
@@ -72,6 +78,7 @@ class Catalogue:
 
     def __init__(self, settings: Settings) -> None:
         self.default_id: str | None = None
+        self.preferences = Preferences.beside(settings.responses_file)
         self._settings = settings
         self.profiles = Profiles(settings.models)
         self._aliases = self.profiles.aliases | dict(settings.model_aliases)
@@ -94,7 +101,9 @@ class Catalogue:
     def of_files(cls, settings: Settings) -> Catalogue:
         """Return a catalogue for work on files, to which the settings of single models do not
         matter: each file is one entry, and adapters are entries too."""
-        return cls(replace(settings, models=(), draft_model=""))
+        made = cls(replace(settings, models=(), draft_model=""))
+        made.preferences = Preferences(None)
+        return made
 
     # --- what there is ------------------------------------------------------------------------
 
@@ -120,6 +129,9 @@ class Catalogue:
             if isinstance(starter, ModelEntry):
                 found.setdefault(STARTER_ID, starter)
         self._apply_profiles(found, skipped)
+        for name in self.preferences.read().pinned:
+            if name in found:
+                found[name] = replace(found[name], kept=True)
         entries = sorted(found.values(), key=lambda entry: entry.id)
         if self.template is not None and entries:
             default = self._default_of(entries)
@@ -160,7 +172,7 @@ class Catalogue:
             stamp = entry.stamp + adapter_stamp(own.lora)
         except OSError as ex:
             reason = f"its adapter {os.path.basename(str(ex.filename))}: {reason_of(ex)}"
-            return Skipped(entry.path, reason, own.name)
+            return Skipped(entry.path, reason, own.name, "adapter")
         template = self.profiles.templates.get(own.name)
         return replace(entry, id=own.name, own=own, stamp=stamp, template=template)
 
@@ -174,7 +186,8 @@ class Catalogue:
         for entry in more[0]:
             first = found.setdefault(entry.id, entry)
             if first.path != entry.path:
-                skipped.append(Skipped(entry.path, f"another file has the same id {entry.id}"))
+                reason = f"another file has the same id {entry.id}"
+                skipped.append(Skipped(entry.path, reason, code="duplicate"))
 
     @property
     def configured(self) -> bool:
@@ -190,13 +203,17 @@ class Catalogue:
     def default(self) -> str | None:
         """The id of the model that answers requests that name none; None if there is no model.
 
-        It is the configured one, else the first by id that generates text, else the first.
+        It is the configured one, else the one that a request has set, as long as it exists, else
+        the first by id that generates text, else the first.
         """
         return self.default_id or self._default_of(self.entries())
 
     def _default_of(self, entries: Sequence[ModelEntry]) -> str | None:
         if self.default_id is not None or not entries:
             return self.default_id
+        preferred = self._preferred_of(entries)
+        if preferred is not None:
+            return preferred
         # Only the headers up to the first suitable model are read. Files come before the models
         # that the settings make of them.
         entries = sorted(entries, key=lambda entry: entry.own.base is not None)
@@ -205,6 +222,11 @@ class Catalogue:
                 return entry.id
         usable = (entry.id for entry in entries if self.describe(entry).problem is None)
         return next(usable, entries[0].id)
+
+    def _preferred_of(self, entries: Sequence[ModelEntry]) -> str | None:
+        """Return the default model that a request has set; None if it does not exist now."""
+        preferred = self.preferences.read().default
+        return preferred if any(entry.id == preferred for entry in entries) else None
 
     def describe(self, entry: ModelEntry) -> Description:
         """Return what the files of a model say about it; they are read once until they change."""
@@ -226,6 +248,13 @@ class Catalogue:
         if problem is None or entry.own.base is None:
             return problem
         return f"as {entry.id}: {problem}"  # the file itself may be sound
+
+    def left_out(self, entry: ModelEntry) -> Skipped | None:
+        """Return why a model cannot be used, and its file; None if it can be."""
+        problem = self.fault(entry)
+        if problem is None:
+            return None
+        return Skipped(entry.path, problem, entry.id, _FAULTS[self.describe(entry).blame or "file"])
 
     def aliases(self) -> dict[str, list[str]]:
         """Return the aliases of each id, those of the settings."""
@@ -358,16 +387,18 @@ class Catalogue:
         return f"no model has the id {wanted[:_MAX_NAME]} ({there}){hint}"
 
     def start_ids(self) -> list[str]:
-        """Return the models to load at start: the configured default model, or the only model, and
-        the pinned ones. One that would be unloaded at once is loaded at its first request."""
+        """Return the models to load at start: the default model that is configured or set, or the
+        only model, and the pinned ones. One that would be unloaded at once is loaded at its first
+        request."""
         entries = self.entries()
-        ids = [self.default_id or self._only(entries), *self.profiles.pinned]
-        stay = {entry.id for entry in entries if self._stays(entry.own)}
+        default = self.default_id or self._preferred_of(entries) or self._only(entries)
+        ids = [default, *self.profiles.pinned, *(entry.id for entry in entries if entry.kept)]
+        stay = {entry.id for entry in entries if self._stays(entry)}
         return [name for name in dict.fromkeys(ids) if name is not None and name in stay]
 
-    def _stays(self, own: ModelSettings) -> bool:
-        keep_alive = self._settings.keep_alive if own.keep_alive is None else own.keep_alive
-        return own.pin or keep_alive > 0
+    def _stays(self, entry: ModelEntry) -> bool:
+        own = entry.own.keep_alive
+        return entry.pinned or (self._settings.keep_alive if own is None else own) > 0
 
     def _only(self, entries: Sequence[ModelEntry]) -> str | None:
         """Return the id of the only model, or of the only one that can be used."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from offgrid.errors import StoreFailed
-from offgrid.store.file import Item, StoreFile, TooLong, next_use
+from offgrid.store.file import Item, Owner, StoreFile, TooLong, next_use
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +31,15 @@ class ItemRepeated(Exception):
 
 
 class ConversationStore:
-    """The conversations of one file. Thread-safe.
+    """The conversations of one file, as an owner sees them. Thread-safe.
 
     All methods raise StoreFailed if the file cannot be used, and StoreBusy if another process has
     locked it. Methods that return None found no conversation with that id.
     """
 
-    def __init__(self, file: StoreFile) -> None:
+    def __init__(self, file: StoreFile, owner: Owner) -> None:
         self._file = file
+        self._owner = owner
 
     @property
     def enabled(self) -> bool:
@@ -58,10 +59,10 @@ class ConversationStore:
             if known:
                 return  # a repeated call, after a first one that had succeeded
             connection.execute(
-                "INSERT INTO conversations (id, used, size, body) VALUES (?, ?, ?, ?)",
-                (id, next_use(connection), len(body), body),
+                "INSERT INTO conversations (id, used, size, body, caller) VALUES (?, ?, ?, ?, ?)",
+                (id, next_use(connection), len(body), body, self._owner.id),
             )
-            append(self._file, connection, id, items, repeated=False)
+            append(self._file, connection, id, items, self._owner, repeated=False)
             self._file.evict(connection)
 
         self._file.run(write, write=True)
@@ -73,7 +74,8 @@ class ConversationStore:
 
         def read(connection: sqlite3.Connection) -> bytes | None:
             row = connection.execute(
-                "SELECT body FROM conversations WHERE id = ?", (id,)
+                "SELECT body FROM conversations WHERE id = ? AND caller IN (?, ?)",
+                (id, *self._owner.sees),
             ).fetchone()
             return None if row is None else row[0]
 
@@ -87,8 +89,8 @@ class ConversationStore:
         def write(connection: sqlite3.Connection) -> bool:
             cursor = connection.execute(
                 "UPDATE conversations SET size = size - length(body) + ?, body = ?, used = ?"
-                " WHERE id = ?",
-                (len(body), body, next_use(connection), id),
+                " WHERE id = ? AND caller IN (?, ?)",
+                (len(body), body, next_use(connection), id, *self._owner.sees),
             )
             self._file.evict(connection)
             return cursor.rowcount > 0
@@ -101,7 +103,10 @@ class ConversationStore:
             return False
 
         def remove(connection: sqlite3.Connection) -> bool:
-            cursor = connection.execute("DELETE FROM conversations WHERE id = ?", (id,))
+            cursor = connection.execute(
+                "DELETE FROM conversations WHERE id = ? AND caller IN (?, ?)",
+                (id, *self._owner.sees),
+            )
             return cursor.rowcount > 0
 
         return self._file.run(remove, write=True)
@@ -117,7 +122,7 @@ class ConversationStore:
             return False
 
         def write(connection: sqlite3.Connection) -> bool:
-            found = append(self._file, connection, id, items, repeated=False)
+            found = append(self._file, connection, id, items, self._owner, repeated=False)
             self._file.evict(connection)
             return found
 
@@ -129,7 +134,7 @@ class ConversationStore:
             return False
 
         def write(connection: sqlite3.Connection) -> bool:
-            found = append(self._file, connection, id, items)
+            found = append(self._file, connection, id, items, self._owner)
             self._file.evict(connection)
             return found
 
@@ -145,7 +150,7 @@ class ConversationStore:
             return None
 
         def read(connection: sqlite3.Connection) -> list[bytes] | None:
-            row = _find(connection, id)
+            row = _find(connection, id, self._owner)
             if row is None:
                 return None
             number, size = row
@@ -176,7 +181,7 @@ class ConversationStore:
         order, compare, start = ("DESC", "<", 1 << 62) if latest_first else ("ASC", ">", 0)
 
         def read(connection: sqlite3.Connection) -> Page | None:
-            row = _find(connection, id)
+            row = _find(connection, id, self._owner)
             if row is None:
                 return None
             begin = start
@@ -206,8 +211,9 @@ class ConversationStore:
         def read(connection: sqlite3.Connection) -> bytes | None:
             row = connection.execute(
                 "SELECT i.body FROM conversation_items i JOIN conversations c"
-                " ON c.number = i.conversation WHERE c.id = ? AND i.id = ?",
-                (id, item),
+                " ON c.number = i.conversation WHERE c.id = ? AND i.id = ?"
+                " AND c.caller IN (?, ?)",
+                (id, item, *self._owner.sees),
             ).fetchone()
             return None if row is None else row[0]
 
@@ -219,7 +225,7 @@ class ConversationStore:
             return False
 
         def write(connection: sqlite3.Connection) -> bool:
-            row = _find(connection, id)
+            row = _find(connection, id, self._owner)
             if row is None:
                 return False
             found = connection.execute(
@@ -243,6 +249,7 @@ def append(
     connection: sqlite3.Connection,
     id: str,
     items: Sequence[Item],
+    owner: Owner,
     *,
     repeated: bool = True,
 ) -> bool:
@@ -253,13 +260,14 @@ def append(
         connection: inside a transaction that writes.
         id: the conversation.
         items: in order.
+        owner: who must own the conversation.
         repeated: whether items that the conversation already has, by their ids, are left out.
 
     Raises:
         ItemRepeated: an item is there already, and ``repeated`` is false.
         StoreFailed: the conversation would exceed the store's limit.
     """
-    row = _find(connection, id)
+    row = _find(connection, id, owner)
     if row is None:
         return False
     size = row[1]
@@ -281,9 +289,10 @@ def append(
     return True
 
 
-def _find(connection: sqlite3.Connection, id: str) -> tuple[int, int] | None:
+def _find(connection: sqlite3.Connection, id: str, owner: Owner) -> tuple[int, int] | None:
     """Return number and size of a conversation."""
     row: tuple[int, int] | None = connection.execute(
-        "SELECT number, size FROM conversations WHERE id = ?", (id,)
+        "SELECT number, size FROM conversations WHERE id = ? AND caller IN (?, ?)",
+        (id, *owner.sees),
     ).fetchone()
     return row

@@ -57,11 +57,20 @@ class Database:
             owner.
         prepare: called with each new connection, outside a transaction; sets up the connection and
             creates the tables of a new file.
+        precious: whether the data must not be replaced by an empty file: a file that is missing or
+            damaged is an error, and stays as it is.
     """
 
-    def __init__(self, path: Path, prepare: Callable[[sqlite3.Connection], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        prepare: Callable[[sqlite3.Connection], None],
+        *,
+        precious: bool = False,
+    ) -> None:
         self._path = path
         self._prepare = prepare
+        self._precious = precious
         self._changed = threading.Condition()
         """Guards the fields below; notified when any of them changes."""
         self._generation = 0
@@ -85,20 +94,21 @@ class Database:
         """Whether the file was locked for too long at the last attempt to write."""
         return self._locked[True]
 
-    def run(self, work: Callable[[sqlite3.Connection], T], *, write: bool) -> T:
+    def run(self, work: Callable[[sqlite3.Connection], T], *, write: bool, wait: bool = True) -> T:
         """Run work in one transaction, and return its result.
 
         Args:
             work: may be called more than once. Each call must work like the first, although the
                 file may already contain its writes.
             write: whether it changes the file; changes are durable when this returns.
+            wait: whether to wait for another process that has locked the file.
 
         Raises:
             Locked: another process holds the file.
             sqlite3.Error: the file cannot be used.
             OSError: the file cannot be used.
         """
-        return self._attempt(lambda connection: _transact(connection, work, write), write)
+        return self._attempt(lambda connection: _transact(connection, work, write), write, wait)
 
     def compact(self) -> None:
         """Return the space of deleted data to the system, and empty the file ``-wal``.
@@ -108,18 +118,20 @@ class Database:
         """
         self._attempt(_compact, write=True)
 
-    def _attempt(self, work: Callable[[sqlite3.Connection], T], write: bool) -> T:
+    def _attempt(
+        self, work: Callable[[sqlite3.Connection], T], write: bool, wait: bool = True
+    ) -> T:
         for attempt in range(1, _ATTEMPTS + 1):
             generation = self._look_at_files()
             try:
-                return self._patiently(work, write)
+                return self._patiently(work, write, wait)
             except _Moved:
                 pass
             except sqlite3.DatabaseError as ex:
                 if attempt == _ATTEMPTS:
                     raise
                 if self._is_current(generation):
-                    if not _damaged(ex):
+                    if self._precious or not _damaged(ex):
                         raise
                     self._renew(generation, ex)
         raise sqlite3.OperationalError("the file was removed repeatedly")
@@ -134,7 +146,7 @@ class Database:
         for connection in self._idle:
             connection.close()
 
-    def _patiently(self, work: Callable[[sqlite3.Connection], T], write: bool) -> T:
+    def _patiently(self, work: Callable[[sqlite3.Connection], T], write: bool, wait: bool) -> T:
         """Run the work, waiting for other processes for at most :data:`BUSY_SECONDS`."""
         pause, waited = _FIRST_PAUSE, 0.0
         while True:
@@ -146,6 +158,8 @@ class Database:
             except sqlite3.OperationalError as ex:
                 if not _is_lock(ex):
                     raise
+                if not wait:
+                    raise Locked(str(ex)) from ex
                 if self._locked[write] or waited >= BUSY_SECONDS:
                     if not self._locked[write]:
                         log.warning("%s is locked by another process", self._path)
@@ -204,12 +218,15 @@ class Database:
     def _connect(self) -> sqlite3.Connection:
         if not self._is_there():
             raise _Moved
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # SQLite would create the file readable by everyone; its companions get the mode of this
-        # file. An existing file must not be opened here, because closing it would release the locks
-        # that SQLite holds on it for other threads.
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        if self._precious:
+            os.stat(self._path)  # SQLite would create a file
+        else:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # SQLite would create the file readable by everyone; its companions get the mode of this
+            # file. An existing file must not be opened here, because closing it would release the
+            # locks that SQLite holds on it for other threads.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         expected = self._inodes()[0]
         connection = sqlite3.connect(
             self._path, timeout=0, isolation_level=None, check_same_thread=False
@@ -305,6 +322,18 @@ class Database:
         os.replace(self._path, aside)
         for suffix in SUFFIXES[1:]:
             self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+
+
+def version_of(connection: sqlite3.Connection, newest: int) -> int:
+    """Return the version of the tables of a file; 0 for a new file.
+
+    Raises:
+        sqlite3.NotSupportedError: it is later than ``newest``.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > newest:
+        raise sqlite3.NotSupportedError("it was written by a later version of OffGrid")
+    return int(version)
 
 
 def _transact(

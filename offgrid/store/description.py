@@ -30,6 +30,8 @@ _ENCODERS = ("t5encoder",)
 """Architectures without a decoder."""
 _TOOLS = re.compile(r"\btools\b")
 _REASONING = re.compile(r"<think>|\breasoning_content\b|\benable_thinking\b|<\|channel\|?>")
+_FILL_IN = ("tokenizer.ggml.fim_mid_token_id", "tokenizer.ggml.middle_token_id")
+"""Keys of the token between a text with a gap and what fills it in."""
 _OTHER_TYPES = {
     "adapter": "it is a LoRA adapter and not a model; serve it with a model as its base: "
     '[models."a-new-name"] with base and lora, in the configuration file',
@@ -54,6 +56,7 @@ class Description:
         context_length: tokens of the context with which it was trained; None if unknown.
         tools: whether its chat template writes tools.
         reasoning: whether its chat template mentions reasoning.
+        inserts: whether its vocabulary has tokens for filling a gap in a text.
         sizes: what decides how much memory it takes; None if the file cannot be used.
         draft_sizes: the same of its draft model; None if it has none.
         blame: what the problem is a problem of: the file itself is damaged, it is no model (kind),
@@ -68,6 +71,7 @@ class Description:
     context_length: int | None = None
     tools: bool = False
     reasoning: bool = False
+    inserts: bool = False
     sizes: ModelSizes | None = None
     draft_sizes: ModelSizes | None = None
     blame: Blame | None = None
@@ -167,6 +171,7 @@ def _described(headers: Sequence[Header], template: str | None) -> Description:
         context_length=first.number(f"{architecture}.context_length"),
         tools=talks and bool(_TOOLS.search(template)),
         reasoning=talks and bool(_REASONING.search(template)),
+        inserts=kind in _GENERATING and any(first.number(key) is not None for key in _FILL_IN),
         sizes=sizes_of(headers, generates=kind in _GENERATING, ranks=kind == "rerank"),
     )
 

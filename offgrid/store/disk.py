@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from offgrid.engine.folders import sync_folder
 from offgrid.errors import TransferError
 
 if sys.platform != "win32":
@@ -52,13 +53,7 @@ class Disk:
 
     def sync_folder(self, folder: Path) -> None:
         """Return after renamed files of the folder are on the disk, where the system can tell."""
-        # Windows cannot open a folder, and some network file systems cannot sync one.
-        with contextlib.suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        sync_folder(folder)
 
     def free(self, folder: Path) -> int:
         """Return the bytes that this user may still write in a folder."""
@@ -118,7 +113,16 @@ def largest_file(folder: Path) -> int | None:
             # The last of several on one folder hides the others.
             if depth >= best and (mount == where or mount in where.parents):
                 best, kind = depth, partition.fstype.lower()
-    return FAT32_LIMIT if kind in _FAT else None
+    return largest_of(kind)
+
+
+def largest_of(file_system: str) -> int | None:
+    """Return the largest size of a file in bytes that a file system can hold; None if unknown.
+
+    Args:
+        file_system: its kind in lower case, as the system names it.
+    """
+    return FAT32_LIMIT if file_system in _FAT else None
 
 
 def mib(size: int) -> str:

@@ -7,7 +7,7 @@ A draft model is a smaller model with the same vocabulary that proposes tokens. 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,6 +89,30 @@ def _resolve(wanted: str, folder: Path, models: Mapping[str, ModelEntry]) -> Mod
     path = Path(os.path.abspath(folder / os.path.expanduser(wanted)))
     entries, _ = survey_file(path)
     return entries[0] if entries else ModelEntry(stem_of(path.name), path, 0, 0)
+
+
+def with_drafts(
+    entries: Sequence[ModelEntry], known: Iterable[ModelEntry], configured: Iterable[ModelEntry]
+) -> list[ModelEntry]:
+    """Return the entries of files and, after them, those of their draft models.
+
+    Args:
+        entries: models to be copied.
+        known: all models that are files of the models directory.
+        configured: the same models with their settings; several may be of one file.
+    """
+    chosen = {entry.path for entry in entries}
+    by_path = {entry.path: entry for entry in known}
+    found = [*entries]
+    for model in configured:
+        if model.path not in chosen or not model.draft or model.draft[0] in chosen:
+            continue
+        path = model.draft[0]
+        chosen.add(path)
+        elsewhere, _ = survey_file(path)
+        absent = ModelEntry(stem_of(path.name), path, 0, 0)
+        found.append(by_path.get(path) or next(iter(elsewhere), absent))
+    return found
 
 
 def _description(entry: ModelEntry) -> Description:

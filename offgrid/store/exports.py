@@ -23,7 +23,14 @@ from offgrid.store.commit import recover
 from offgrid.store.disk import DISK, Disk, explained, locked
 from offgrid.store.hashes import Hashes
 from offgrid.store.imports import Outcome, Status
-from offgrid.store.names import MODELS_FOLDER, projector_name, safe_path, split_of, stem_of
+from offgrid.store.names import (
+    MODELS_FOLDER,
+    is_projector,
+    projector_name,
+    safe_path,
+    split_of,
+    stem_of,
+)
 from offgrid.store.progress import Report, silent
 from offgrid.store.sources import Group, Item, file_source
 from offgrid.store.survey import ModelEntry, listed
@@ -103,8 +110,10 @@ def export_models(
     *,
     replace: bool = False,
     config: Path | None = None,
+    within: Path | None = None,
     report: Report = silent,
     tell: Callable[[Outcome], None] = lambda outcome: None,
+    plan: Callable[[int], None] = lambda size: None,
     hashes: Hashes | None = None,
     disk: Disk = DISK,
 ) -> list[Outcome]:
@@ -112,16 +121,23 @@ def export_models(
 
     A hash that the manifest of the models directory states, or that is known, must match.
 
+    Args:
+        within: a folder without symbolic links in which all files must be written: a link on the
+            stick does not lead out of it. None if links may lead elsewhere.
+        tell: hears each outcome when it is known.
+        plan: hears how many bytes will be copied.
+
     Raises:
         TransferError: ``dest`` cannot be used, a file is too large for its file system, or it has
             not enough room. Then nothing was copied.
     """
-    if not dest.is_dir():
+    if not os.path.isdir(dest):
         raise TransferError(
             f"{dest}: is not a folder. Mount the stick there, or make the folder first.",
             "not_found",
         )
     folder = dest / MODELS_FOLDER
+    _check_inside(folder, within)
     outcomes: list[Outcome] = []
 
     def note(outcome: Outcome) -> None:
@@ -134,25 +150,45 @@ def export_models(
         waiting = []
         for group in _groups(entries, models_dir, hashes or Hashes(None), note):
             try:
+                for item in group.items:
+                    _check_inside((folder / item.name).parent, within)
                 missing = placer.missing(group)
             except TransferError as ex:
                 status: Status = "skipped" if ex.code == "different" else "failed"
-                note(Outcome(status, group.name, str(ex), ex.code, group.size))
+                note(Outcome(status, group.name, str(ex), ex.code, group.size, _id_of(group)))
                 continue
             if missing is None:
-                note(Outcome("identical", group.name, size=group.size))
+                note(Outcome("identical", group.name, size=group.size, id=_id_of(group)))
             else:
                 waiting.append(missing)
         placer.check_space(waiting)
+        plan(sum(group.size for group in waiting))
         _write_texts(dest, config, disk)
         for group in waiting:
             try:
                 placer.place(group)
             except TransferError as ex:
-                note(Outcome("failed", group.name, _hinted(ex), ex.code, group.size))
+                note(Outcome("failed", group.name, _hinted(ex), ex.code, group.size, _id_of(group)))
             else:
-                note(Outcome("exported", group.name, group.told, size=group.size))
+                note(Outcome("exported", group.name, group.told, size=group.size, id=_id_of(group)))
     return outcomes
+
+
+def _id_of(group: Group) -> str:
+    """Return the id of the model that a group is; empty for a projector."""
+    return "" if is_projector(group.items[0].name.rpartition("/")[2]) else group.id
+
+
+def _check_inside(folder: Path, within: Path | None) -> None:
+    """Check that no symbolic link leads a folder, which need not exist, out of another one.
+
+    Raises:
+        TransferError: one does.
+    """
+    if within is not None and not Path(os.path.realpath(folder)).is_relative_to(within):
+        raise TransferError(
+            f"{folder}: a link leads out of the medium. Remove the link.", "unwritable"
+        )
 
 
 def _groups(
@@ -175,9 +211,10 @@ def _groups(
                 _check_names(group, taken)
             groups += made
         except OSError as ex:
-            note(Outcome("failed", entry.id, f"cannot be read ({ex.strerror or ex})", "source"))
+            reason = f"cannot be read ({ex.strerror or ex})"
+            note(Outcome("failed", entry.id, reason, "source", id=entry.id))
         except TransferError as ex:
-            note(Outcome("failed", entry.id, str(ex), ex.code))
+            note(Outcome("failed", entry.id, str(ex), ex.code, id=entry.id))
     return groups
 
 

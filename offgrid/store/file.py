@@ -6,7 +6,8 @@ server down: if the file is damaged or removed, even while a server runs, a new 
 (:mod:`offgrid.store.database`).
 
 Responses and conversations share the limits. Each use gives them a number; those that were used
-longest ago are deleted first.
+longest ago are deleted first. Callers share the limits too: while the file is full, what is deleted
+belongs to callers with more than their share, so that no caller can push out what others store.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from offgrid.errors import StoreBusy, StoreFailed
-from offgrid.store.database import DAMAGED, SUFFIXES, Database, Locked
+from offgrid.store.database import DAMAGED, SUFFIXES, Database, Locked, version_of
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_VERSION = 2
-"""Version 1 had no conversations and no table of unfinished responses."""
+_UNUSABLE = "The store of responses cannot be used"
+_VERSION = 3
+"""Version 1 had no conversations and no table of unfinished responses, version 2 no callers."""
 _SCHEMA = (
     """CREATE TABLE IF NOT EXISTS responses (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -35,7 +37,8 @@ _SCHEMA = (
         previous TEXT,
         used INTEGER NOT NULL,
         size INTEGER NOT NULL,
-        body BLOB NOT NULL
+        body BLOB NOT NULL,
+        caller TEXT NOT NULL DEFAULT ''
     )""",
     "CREATE INDEX IF NOT EXISTS responses_by_use ON responses (used, size)",
     """CREATE TABLE IF NOT EXISTS items (
@@ -56,7 +59,8 @@ _SCHEMA = (
         id TEXT NOT NULL UNIQUE,
         used INTEGER NOT NULL,
         size INTEGER NOT NULL,
-        body BLOB NOT NULL
+        body BLOB NOT NULL,
+        caller TEXT NOT NULL DEFAULT ''
     )""",
     "CREATE INDEX IF NOT EXISTS conversations_by_use ON conversations (used, size)",
     """CREATE TABLE IF NOT EXISTS conversation_items (
@@ -68,23 +72,46 @@ _SCHEMA = (
     )""",
     "CREATE INDEX IF NOT EXISTS conversation_items_by_id ON conversation_items (id)",
 )
-_LAST = "conversation_items_by_id"
+_INDEXES = (
+    # They contain all columns that eviction looks at, so that it reads no bodies.
+    "CREATE INDEX IF NOT EXISTS responses_by_caller ON responses (caller, used, size)",
+    "CREATE INDEX IF NOT EXISTS conversations_by_caller ON conversations (caller, used, size)",
+)
+_LAST = "conversations_by_caller"
 _TOTALS = """
 SELECT
     (SELECT count(*) FROM responses) + (SELECT count(*) FROM conversations),
     (SELECT coalesce(sum(size), 0) FROM responses)
-    + (SELECT coalesce(sum(size), 0) FROM conversations)
+    + (SELECT coalesce(sum(size), 0) FROM conversations),
+    coalesce((SELECT size FROM responses ORDER BY used DESC LIMIT 1), 0),
+    coalesce((SELECT size FROM conversations ORDER BY used DESC LIMIT 1), 0)
 """
+"""Number and bytes of all objects, and the bytes of the latest of each kind."""
+_MANY, _SPARE = 1000, 100
+"""With so many objects, a hundredth more than necessary is deleted: to find what is to be deleted
+takes longer than to store a response."""
 _SURPLUS = """
 SELECT conversation, number FROM (
-    SELECT conversation, number, count(*) OVER latest AS kept, sum(size) OVER latest AS bytes
+    SELECT
+        conversation, number,
+        count(*) OVER (ORDER BY place, used DESC, conversation DESC, number DESC) AS kept,
+        sum(size) OVER (ORDER BY later, used DESC, conversation DESC, number DESC) AS bytes
     FROM (
-        SELECT 0 AS conversation, number, used, size FROM responses
-        UNION ALL SELECT 1, number, used, size FROM conversations
+        SELECT
+            conversation, number, used, size,
+            count(*) OVER own AS place, sum(size) OVER own - size AS later
+        FROM (
+            SELECT 0 AS conversation, number, used, size, caller FROM responses
+            UNION ALL SELECT 1, number, used, size, caller FROM conversations
+        )
+        WINDOW own AS (PARTITION BY caller ORDER BY used DESC, conversation DESC, number DESC)
     )
-    WINDOW latest AS (ORDER BY used DESC, conversation DESC, number DESC)
 ) WHERE kept > ? OR bytes > ?
 """
+"""What is to be deleted. ``place`` and ``later`` are the objects, and their bytes, that the caller
+has used later. Objects are kept in the order of these numbers: the latest of each caller, then the
+second latest of each, until a limit is reached. So a caller with less than its share keeps
+everything, the others keep equally much, and what was used last is kept in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +120,24 @@ class Item:
 
     id: str
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose responses and conversations a request sees.
+
+    Attributes:
+        id: the id of a key, which owns what is stored; empty if the server has no keys.
+        shared: whether it also sees what was stored without keys.
+    """
+
+    id: str = ""
+    shared: bool = True
+
+    @property
+    def sees(self) -> tuple[str, str]:
+        """The owners whose objects it sees, for ``caller IN (?, ?)``."""
+        return self.id, "" if self.shared else self.id
 
 
 class TooLong(Exception):
@@ -105,8 +150,8 @@ class StoreFile:
     Args:
         path: the file. The file and its folders are created on first use, readable only by their
             owner.
-        max_count: largest number of stored responses and conversations; the least recently used are
-            deleted first. 0 disables storage and never touches the file.
+        max_count: largest number of stored responses and conversations; see :meth:`evict`. 0
+            disables storage and never touches the file.
         max_bytes: largest number of bytes of JSON, likewise.
     """
 
@@ -133,28 +178,19 @@ class StoreFile:
             StoreBusy: another process has locked the file.
             StoreFailed: the file cannot be used.
         """
-        with self._explained():
+        with explained(self._path, StoreBusy(), _UNUSABLE):
             return self._database.run(work, write=write)
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turn errors of the database into errors of the store."""
-        try:
-            yield
-        except Locked as ex:
-            raise StoreBusy from ex
-        except (sqlite3.Error, OSError) as ex:
-            log.error("%s cannot be used: %s", self._path, ex)
-            # The system's message contains the file's path, which clients must not see.
-            reason = ex.strerror if isinstance(ex, OSError) else ex
-            raise StoreFailed(f"The store of responses cannot be used: {reason}.") from ex
-
     def evict(self, connection: sqlite3.Connection) -> None:
-        """Delete the least recently used responses and conversations until the limits hold."""
-        count, total = connection.execute(_TOTALS).fetchone()
+        """Delete responses and conversations until the limits hold: of the callers with more than
+        their share, the least recently used ones."""
+        count, total, *latest = connection.execute(_TOTALS).fetchone()
         if count <= self.max_count and total <= self.max_bytes:
             return
-        surplus = connection.execute(_SURPLUS, (self.max_count, self.max_bytes)).fetchall()
+        most, size = self.max_count, self.max_bytes
+        if count >= _MANY:
+            most, size = most - most // _SPARE, max(size - size // _SPARE, *latest)
+        surplus = connection.execute(_SURPLUS, (most, size)).fetchall()
         for table, conversation in (("responses", 0), ("conversations", 1)):
             connection.executemany(
                 f"DELETE FROM {table} WHERE number = ?",
@@ -178,13 +214,43 @@ class StoreFile:
             )
 
         counts = self.run(wipe, write=True)
-        with self._explained():
+        with explained(self._path, StoreBusy(), _UNUSABLE):
             self._database.compact()
         return counts
 
     def close(self) -> None:
         """Close the file; a later call reopens it."""
         self._database.close()
+
+
+@contextlib.contextmanager
+def explained(path: Path, busy: StoreBusy, unusable: str) -> Iterator[None]:
+    """Turn errors of a database into errors for clients.
+
+    Args:
+        path: the file.
+        busy: the error if another process has locked it.
+        unusable: the beginning of the message if it cannot be used.
+    """
+    try:
+        yield
+    except Locked as ex:
+        raise busy from ex
+    except (sqlite3.Error, OSError) as ex:
+        log.error("%s cannot be used: %s", path, ex)
+        # The system's message contains the file's path, which clients must not see.
+        reason = ex.strerror if isinstance(ex, OSError) else ex
+        raise StoreFailed(f"{unusable}: {reason}.") from ex
+
+
+def set_up(connection: sqlite3.Connection) -> None:
+    """Set up a connection: WAL mode, and deleted data is overwritten, so that it cannot be read
+    from the file's free pages."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA secure_delete = ON")
+    connection.execute(f"PRAGMA journal_size_limit = {16 << 20}")
 
 
 def next_use(connection: sqlite3.Connection) -> int:
@@ -204,18 +270,19 @@ def files_of(path: Path) -> list[Path]:
 
 def _prepare(connection: sqlite3.Connection) -> None:
     """Set up a connection, and create the tables that the file does not have."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > _VERSION:
-        raise sqlite3.NotSupportedError("it was written by a later version of OffGrid")
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    # Overwrite deleted data, so that it cannot be read from the file's free pages.
-    connection.execute("PRAGMA secure_delete = ON")
-    connection.execute(f"PRAGMA journal_size_limit = {16 << 20}")
+    version = version_of(connection, _VERSION)
+    set_up(connection)
     # Create the tables only if needed: each write would wait for other writers.
     last = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (_LAST,)).fetchone()
     if version < _VERSION or last is None:
-        connection.executescript(
-            f"BEGIN IMMEDIATE; {'; '.join(_SCHEMA)}; PRAGMA user_version = {_VERSION}; COMMIT;"
-        )
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        for table in ("responses", "conversations"):
+            columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+            if "caller" not in columns:  # what was stored before belongs to nobody
+                connection.execute(f"ALTER TABLE {table} ADD caller TEXT NOT NULL DEFAULT ''")
+        for statement in _INDEXES:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {_VERSION}")
+        connection.execute("COMMIT")

@@ -76,7 +76,8 @@ FILE_TYPES: Final = {
 }  # fmt: skip
 """``general.file_type`` -> name (``enum llama_ftype``)."""
 
-_KEPT = ("general.", "adapter.type", "split.", "tokenizer.chat_template", "tokenizer.ggml.model")
+_KEPT = ("general.", "adapter.type", "split.", "tokenizer.chat_template", "tokenizer.ggml.model",
+         "tokenizer.ggml.fim_mid_token_id", "tokenizer.ggml.middle_token_id")  # fmt: skip
 _KEPT_ENDINGS = (
     ".context_length", ".pooling_type", ".block_count", ".embedding_length", ".attention.causal",
     ".feed_forward_length", ".expert_feed_forward_length", ".expert_used_count",

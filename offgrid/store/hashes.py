@@ -15,7 +15,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from offgrid.store.database import Database, Locked
+from offgrid.store.database import Database, Locked, version_of
 from offgrid.store.digest import hash_of
 
 log = logging.getLogger(__name__)
@@ -139,9 +139,7 @@ def _put(connection: sqlite3.Connection, path: bytes, stamp: str, sha256: str) -
 
 def _prepare(connection: sqlite3.Connection) -> None:
     """Set up a connection, and create the table of a new file."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > _VERSION:
-        raise sqlite3.NotSupportedError("it was written by a later version of OffGrid")
+    version = version_of(connection, _VERSION)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     if version < _VERSION:

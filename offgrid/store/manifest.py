@@ -174,14 +174,21 @@ def write(folder: Path, rows: Iterable[Row], disk: Disk = DISK) -> None:
     write_whole(folder / NAME, data, disk)
 
 
-def write_whole(path: Path, data: bytes, disk: Disk = DISK) -> None:
-    """Write a small file; a kill leaves the old or the new one."""
+def write_whole(path: Path, data: bytes, disk: Disk = DISK, mode: int = 0o666) -> None:
+    """Write a small file; a kill leaves the old or the new one.
+
+    Args:
+        path: the file.
+        data: its content.
+        disk: the operations on files.
+        mode: its permissions, of which the system takes away those that it never gives.
+    """
     draft = path.with_name(f".{path.name.lstrip('.')}{DRAFT}")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
         # A link with the draft's name on a stick must not lead the data to another file.
         draft.unlink(missing_ok=True)
-        with FileIO(os.open(draft, flags, 0o666), "wb") as file:
+        with FileIO(os.open(draft, flags, mode), "wb") as file:
             disk.write(file, data)
             disk.sync(file)
         disk.replace(draft, path)

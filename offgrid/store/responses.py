@@ -7,26 +7,29 @@ background is stored before it is finished, with its owner, which is the process
 
 from __future__ import annotations
 
+import copy
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from offgrid.config import Commit, Settings
 from offgrid.errors import StoreFailed
 from offgrid.store.conversations import ConversationStore, append
 from offgrid.store.database import DAMAGED
-from offgrid.store.file import Item, StoreFile, TooLong, files_of, next_use
+from offgrid.store.file import Item, Owner, StoreFile, TooLong, files_of, next_use
 
 T = TypeVar("T")
 
 _CHAIN = """
 WITH RECURSIVE chain (number, previous, size) AS (
-    SELECT number, previous, size FROM responses WHERE id = ?
+    SELECT number, previous, size FROM responses WHERE id = :id AND caller IN (:own, :more)
     UNION ALL
     SELECT r.number, r.previous, r.size
     -- Who is continued is older, so this ends whatever the file holds.
     FROM chain JOIN responses r ON r.id = chain.previous AND r.number < chain.number
+        AND r.caller IN (:own, :more)
 )
 """
 
@@ -85,6 +88,7 @@ class ResponseStore:
         max_bytes: largest number of bytes of JSON.
 
     Attributes:
+        owner: whose responses it stores and sees; what others have stored does not exist for it.
         conversations: the conversations in the same file.
 
     All methods raise StoreFailed if the file cannot be used, and StoreBusy if another process has
@@ -93,7 +97,26 @@ class ResponseStore:
 
     def __init__(self, path: Path, max_count: int, max_bytes: int) -> None:
         self._file = StoreFile(path, max_count, max_bytes)
-        self.conversations = ConversationStore(self._file)
+        self.owner = Owner()
+        self.conversations = ConversationStore(self._file, self.owner)
+
+    def of(self, owner: Owner) -> ResponseStore:
+        """Return the same store as an owner sees it."""
+        if owner == self.owner:
+            return self
+        view = copy.copy(self)
+        view.owner = owner
+        view.conversations = ConversationStore(self._file, owner)
+        return view
+
+    def prepare(self, settings: Settings) -> Commit:
+        """Take new settings: see :mod:`offgrid.config.reloading`."""
+
+        def commit() -> None:
+            self._file.max_count = settings.max_responses
+            self._file.max_bytes = settings.max_responses_mb << 20
+
+        return commit
 
     @property
     def enabled(self) -> bool:
@@ -132,7 +155,7 @@ class ResponseStore:
                 "SELECT 1 FROM responses WHERE id = ?", (response.id,)
             ).fetchone():
                 return  # A repeated call, after a first one that had succeeded.
-            self._insert(connection, response)
+            self._insert(connection, response, self.owner.id)
             self._extend(connection, response, conversation)
             self._file.evict(connection)
 
@@ -152,14 +175,14 @@ class ResponseStore:
 
         def write(connection: sqlite3.Connection) -> None:
             row = connection.execute(
-                "SELECT u.owner FROM responses r LEFT JOIN unfinished u ON u.response = r.number"
-                " WHERE r.id = ?",
+                "SELECT u.owner, r.caller FROM responses r"
+                " LEFT JOIN unfinished u ON u.response = r.number WHERE r.id = ?",
                 (response.id,),
             ).fetchone()
             if row is not None and row[0] is None:
                 return  # A repeated call.
             connection.execute("DELETE FROM responses WHERE id = ?", (response.id,))
-            self._insert(connection, response)
+            self._insert(connection, response, self.owner.id if row is None else row[1])
             self._extend(connection, response, conversation)
             self._file.evict(connection)
 
@@ -170,11 +193,14 @@ class ResponseStore:
         if size > self._file.max_bytes or not self.enabled:
             raise StoreFailed(f"A response of {size} bytes is more than the store may hold.")
 
-    def _insert(self, connection: sqlite3.Connection, response: StoredResponse) -> None:
+    def _insert(
+        self, connection: sqlite3.Connection, response: StoredResponse, caller: str
+    ) -> None:
         used = next_use(connection)
         cursor = connection.execute(
-            "INSERT INTO responses (id, previous, used, size, body) VALUES (?, ?, ?, ?, ?)",
-            (response.id, response.previous, used, response.size, response.body),
+            "INSERT INTO responses (id, previous, used, size, body, caller)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (response.id, response.previous, used, response.size, response.body, caller),
         )
         items = [(0, item) for item in response.inputs]
         items += [(1, item) for item in response.outputs]
@@ -191,16 +217,21 @@ class ResponseStore:
                 (cursor.lastrowid, response.owner),
             )
         connection.execute(
-            _CHAIN + "UPDATE responses SET used = ? WHERE number IN (SELECT number FROM chain)",
-            (response.previous, used),
+            _CHAIN + "UPDATE responses SET used = :used WHERE number IN (SELECT number FROM chain)",
+            {**self._chain(response.previous), "used": used},
         )
+
+    def _chain(self, id: str | None) -> dict[str, str | None]:
+        """Return the parameters of :data:`_CHAIN`."""
+        own, more = self.owner.sees
+        return {"id": id, "own": own, "more": more}
 
     def _extend(
         self, connection: sqlite3.Connection, response: StoredResponse, conversation: str | None
     ) -> None:
         if conversation is not None:
             items = (*response.inputs, *response.outputs)
-            append(self._file, connection, conversation, items)
+            append(self._file, connection, conversation, items, self.owner)
 
     def get(self, id: str) -> StoredResponse | None:
         """Return a response, None if no response has this id."""
@@ -210,8 +241,9 @@ class ResponseStore:
         def read(connection: sqlite3.Connection) -> StoredResponse | None:
             row = connection.execute(
                 "SELECT r.number, r.previous, r.body, u.owner FROM responses r"
-                " LEFT JOIN unfinished u ON u.response = r.number WHERE r.id = ?",
-                (id,),
+                " LEFT JOIN unfinished u ON u.response = r.number"
+                " WHERE r.id = ? AND r.caller IN (?, ?)",
+                (id, *self.owner.sees),
             ).fetchone()
             if row is None:
                 return None
@@ -235,7 +267,10 @@ class ResponseStore:
             return False
 
         def remove(connection: sqlite3.Connection) -> bool:
-            return connection.execute("DELETE FROM responses WHERE id = ?", (id,)).rowcount > 0
+            cursor = connection.execute(
+                "DELETE FROM responses WHERE id = ? AND caller IN (?, ?)", (id, *self.owner.sees)
+            )
+            return cursor.rowcount > 0
 
         return self._run(remove, write=True)
 
@@ -252,7 +287,8 @@ class ResponseStore:
 
         def read(connection: sqlite3.Connection) -> list[bytes]:
             chain = connection.execute(
-                _CHAIN + "SELECT number, previous, size FROM chain ORDER BY number", (id,)
+                _CHAIN + "SELECT number, previous, size FROM chain ORDER BY number",
+                self._chain(id),
             ).fetchall()
             if not chain:
                 raise ChainBroken(id)
@@ -264,7 +300,7 @@ class ResponseStore:
             unfinished = connection.execute(
                 _CHAIN + "SELECT r.id FROM chain JOIN unfinished u ON u.response = chain.number"
                 " JOIN responses r ON r.number = chain.number",
-                (id,),
+                self._chain(id),
             ).fetchone()
             if unfinished is not None:
                 raise ChainUnfinished(unfinished[0])
@@ -292,13 +328,16 @@ class ResponseStore:
             left = max_bytes
             for id in ids:
                 row = connection.execute(
-                    "SELECT body FROM items WHERE id = ? ORDER BY response DESC LIMIT 1", (id,)
+                    "SELECT i.body FROM items i JOIN responses r ON r.number = i.response"
+                    " WHERE i.id = ? AND r.caller IN (?, ?) ORDER BY i.response DESC LIMIT 1",
+                    (id, *self.owner.sees),
                 ).fetchone()
                 if row is None:
                     row = connection.execute(
-                        "SELECT body FROM conversation_items WHERE id = ?"
-                        " ORDER BY number DESC LIMIT 1",
-                        (id,),
+                        "SELECT i.body FROM conversation_items i"
+                        " JOIN conversations c ON c.number = i.conversation"
+                        " WHERE i.id = ? AND c.caller IN (?, ?) ORDER BY i.number DESC LIMIT 1",
+                        (id, *self.owner.sees),
                     ).fetchone()
                 if row is not None:
                     left -= len(row[0])

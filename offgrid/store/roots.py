@@ -46,7 +46,11 @@ class Roots:
     def real(self) -> list[Path]:
         """Return the roots that exist now, with symbolic links resolved."""
         folders = [Path(os.path.realpath(folder)) for folder in self.given()]
-        return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+        return [folder for folder in dict.fromkeys(folders) if os.path.isdir(folder)]
+
+    def named(self) -> list[Path]:
+        """Return the roots that are paths of the settings and exist now, with links resolved."""
+        return Roots(name for name in self._names if name != REMOVABLE).real()
 
     def resolve(self, text: str) -> Path:
         """Return a path below a root, with symbolic links resolved; it need not exist.

@@ -66,6 +66,7 @@ def find(
     *,
     within: Sequence[Path] = (),
     look: Callable[[str], None] = lambda folder: None,
+    unique: bool = True,
 ) -> Found:
     """Return the models in files and folders; folders with all their subfolders.
 
@@ -78,12 +79,13 @@ def find(
             links may not leave the folder in which they were found.
         look: is called with each folder before it is read. It may raise :class:`StopSearch`, or
             another exception that reaches the caller.
+        unique: whether a second model of the same name is a fault, as it cannot be imported too.
     """
     found = Found()
     candidates: list[_Candidate] = []
     with contextlib.suppress(StopSearch):
         _search(paths, models_dir, within, look, candidates, found)
-    _make_groups(candidates, found)
+    _make_groups(candidates, found, unique)
     return found
 
 
@@ -285,17 +287,18 @@ def _without_model(path: Path) -> str:
     )
 
 
-def _make_groups(candidates: list[_Candidate], found: Found) -> None:
+def _make_groups(candidates: list[_Candidate], found: Found, unique: bool) -> None:
     folders: dict[str, list[_Candidate]] = {}
     for candidate in candidates:
         folders.setdefault(candidate.folder, []).append(candidate)
     taken: dict[str, Group] = {}
     for members in folders.values():
         for group in _groups_of(members, found):
-            first = taken.setdefault(group.items[0].name.lower(), group)
-            if first is not group and first.items[0].source.origin != group.items[0].source.origin:
+            origin, name = group.items[0].source.origin, group.items[0].name.lower()
+            first = taken.setdefault(name if unique else f"{name} {origin}", group)
+            if first is not group and first.items[0].source.origin != origin:
                 reason = f"{first.items[0].source.origin} has the same name; rename one of them"
-                found.failed.append((group.items[0].source.origin, reason))
+                found.failed.append((origin, reason))
     found.groups = list(taken.values())
 
 

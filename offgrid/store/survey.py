@@ -9,8 +9,9 @@ import logging
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from offgrid.config import NO_SETTINGS, ModelSettings
 from offgrid.store.gguf_header import MAGIC, begins
@@ -21,6 +22,15 @@ log = logging.getLogger(__name__)
 _MAX_DEPTH = 4
 MAX_NAMED = 10
 """Most ids or files that a message names."""
+
+Fault = Literal[
+    "adapter", "damaged", "draft", "duplicate", "empty", "name", "no_model", "not_gguf", "part",
+    "projector", "unreadable",
+]  # fmt: skip
+"""Why a file cannot be served, in one word. ``damaged``: its header is not valid, or it is cut off.
+``adapter`` and ``draft``: what the settings give it does not fit. ``duplicate``: another file has
+its id. ``part``: one of its parts is missing or faulty. ``no_model``: it is something else, such as
+a projector without a model (``projector``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +56,14 @@ class ModelEntry:
     """The settings of this model."""
     draft: tuple[Path, ...] = ()
     """The files of its draft model, all parts in order; empty if it has none."""
+    kept: bool = field(default=False, compare=False)
+    """Whether a preference says that it stays loaded. That does not make it another model, which
+    would have to be loaded anew."""
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it is loaded at start and stays loaded."""
+        return self.own.pin or self.kept
 
     @property
     def adapters(self) -> tuple[Path, ...]:
@@ -66,6 +84,7 @@ class Skipped:
     reason: str
     id: str = ""
     """The id that the model would have."""
+    code: Fault = "unreadable"
 
 
 def survey_folder(base: Path) -> tuple[list[ModelEntry], list[Skipped]]:
@@ -112,7 +131,7 @@ def _survey_names(
             continue
         path, model_id = folder / name, (relative / stem).as_posix()
         if stem in taken:
-            skipped.append(Skipped(path, f"{taken[stem]} has the same id"))
+            skipped.append(Skipped(path, f"{taken[stem]} has the same id", code="duplicate"))
             continue
         entry = _whole_entry(path, model_id, names)
         if isinstance(entry, Skipped):
@@ -127,7 +146,8 @@ def _survey_names(
             continue
         entry = read_entry(folder / name, "")
         reason = "a projector (mmproj), and no model in its folder has the same name"
-        skipped.append(entry if isinstance(entry, Skipped) else Skipped(folder / name, reason))
+        alone = Skipped(folder / name, reason, code="projector")
+        skipped.append(entry if isinstance(entry, Skipped) else alone)
 
 
 def survey_file(path: Path) -> tuple[list[ModelEntry], list[Skipped]]:
@@ -179,17 +199,18 @@ def _with_parts(entry: ModelEntry, names: Sequence[str]) -> ModelEntry | Skipped
         part = read_entry(entry.path.with_name(name), entry.id) if name is not None else None
         if part is None:
             reason = f"its part {part_stem}{EXTENSION} is missing"
-            return Skipped(entry.path, reason, entry.id)
+            return Skipped(entry.path, reason, entry.id, "part")
         if isinstance(part, Skipped):
-            return replace(part, reason=f"its part {part.path.name}: {part.reason}")
+            return replace(part, reason=f"its part {part.path.name}: {part.reason}", code="part")
         parts.append(part.path)
         stamp += part.stamp
         size += part.size
     if split[1] != "00001":
         first = parts[0].name if parts else "whose name ends with -00001"
-        return Skipped(entry.path, f"it is a later part of a model; give the first, {first}")
+        reason = f"it is a later part of a model; give the first, {first}"
+        return Skipped(entry.path, reason, code="part")
     if not parts:
-        return Skipped(entry.path, "its name says that it is one of 0 parts", entry.id)
+        return Skipped(entry.path, "its name says that it is one of 0 parts", entry.id, "name")
     return replace(entry, parts=tuple(parts), stamp=stamp, size=size)
 
 
@@ -220,7 +241,7 @@ def read_entry(path: Path, model_id: str) -> ModelEntry | Skipped:
         # JSON cannot represent a name that is not UTF-8.
         model_id.encode()
     except UnicodeEncodeError:
-        return Skipped(path, "its name is not valid UTF-8; rename it")
+        return Skipped(path, "its name is not valid UTF-8; rename it", code="name")
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
@@ -232,8 +253,10 @@ def read_entry(path: Path, model_id: str) -> ModelEntry | Skipped:
     except ValueError as ex:
         return Skipped(path, str(ex), model_id)
     if magic != MAGIC:
-        begin = f"not a GGUF file: it begins with {begins(magic)}"
-        return Skipped(path, begin if magic else "the file is empty", model_id)
+        if not magic:
+            return Skipped(path, "the file is empty", model_id, "empty")
+        reason = f"not a GGUF file: it begins with {begins(magic)}"
+        return Skipped(path, reason, model_id, "not_gguf")
     stamp = (status.st_size, status.st_mtime_ns, status.st_ino)
     return ModelEntry(model_id, path, int(status.st_mtime), status.st_size, stamp=stamp)
 

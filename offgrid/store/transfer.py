@@ -159,7 +159,7 @@ class Placer:
         if need > 0 and need + MARGIN > free:
             raise TransferError(
                 f"{self._dir}: {mib(need)} are needed and {mib(free)} are free. Free "
-                f"{mib(need + MARGIN - free)} there, or import fewer models.",
+                f"{mib(need + MARGIN - free)} there, or copy fewer models.",
                 "disk_full",
             )
 

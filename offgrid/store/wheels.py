@@ -9,13 +9,13 @@ import csv
 import os
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import IO
 
+from offgrid.store.archives import FAULTS
 from offgrid.store.sources import FileSource, Reader, file_source
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -29,10 +29,6 @@ _END_64_SIZE = 76
 """Bytes of the end of a large archive, and of the locator after it, before the plain end."""
 _MAX_COMMENT = 2**16
 _MAX_RECORD = 8 * 2**20
-_FAULTS = (zipfile.BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError, ValueError,
-           OverflowError, struct.error, zlib.error)  # fmt: skip
-"""What zipfile raises for damaged archives: NotImplementedError for an unknown compression, and
-ValueError for a name that is not UTF-8."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ class _MembersReader:
         archive = self._stack.enter_context(_archive(wheel))
         try:
             return self._stack.enter_context(_member(archive, name))
-        except _FAULTS as ex:
+        except FAULTS as ex:
             raise OSError(f"the archive is damaged ({ex})") from None
 
     def skip(self, offset: int) -> None:
@@ -175,7 +171,7 @@ def _archive(wheel: FileSource) -> Iterator[zipfile.ZipFile]:
             _check_list(file)
             with zipfile.ZipFile(file) as archive:
                 yield archive
-    except _FAULTS as ex:
+    except FAULTS as ex:
         raise OSError(f"it is not a readable wheel ({ex})") from None
 
 

@@ -23,7 +23,7 @@ from tiny_models import BERT_CONTEXT, make, make_bert
 from offgrid.api.embeddings import MAX_INPUTS
 from offgrid.config import load_settings
 from offgrid.engine.client.pending import State
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.engine.worker.llama.model import Model
 from offgrid.server import Server
 

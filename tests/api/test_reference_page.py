@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
 from offgrid import errors
-from offgrid.api import embeddings, rerank
+from offgrid.api import embeddings, moderations, rerank
 from offgrid.api.chat import request as chat
 from offgrid.api.completions import request as completions
+from offgrid.api.decisions import request as decisions
 from offgrid.api.fields import foreign, notices, sampling, structured
 from offgrid.api.fields.common import MAX_STOP_LENGTH, MAX_STOPS, GenerationFields
 from offgrid.api.fields.inert import IGNORED
+from offgrid.api.http import middleware
+from offgrid.api.http.headers import protective_headers
 from offgrid.api.responses import items as response_items
 from offgrid.api.responses import request as responses
 from offgrid.api.responses.hosted import HOSTED
 from offgrid.engine.worker.embedder import MAX_INPUT_TOKENS
+from offgrid.engine.worker.prompts import MAX_BRANCH_TOKENS
 from offgrid.sampling.params import RANGES, Range
 
-PAGE = (Path(__file__).parents[2] / "docs" / "API.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "API.md").read_text(encoding="utf-8")
 COMMON = "Common fields of chat and text completions"
 
 
@@ -148,3 +154,56 @@ def test_error_codes() -> None:
     }
     codes = set(get_args(errors.ErrorCode))
     assert section("Errors") >= codes >= given
+
+
+def all_errors(cls: type[errors.RequestError]) -> Iterator[type[errors.RequestError]]:
+    for child in cls.__subclasses__():
+        yield child
+        yield from all_errors(child)
+
+
+def test_statuses_of_errors() -> None:
+    """Each error of the package is in a row with its status."""
+    found = {
+        (status.strip(), code)
+        for statuses, codes in re.findall(r"^\| ([\d, ]+) \| (.*?) \|", text_of("Errors"), re.M)
+        for status in statuses.split(",")
+        for code in re.findall(r"`(\w+)`", codes)
+    }
+    given = {
+        (str(cls.status), cls.code)
+        for cls in all_errors(errors.RequestError)
+        if cls.code and cls.__module__.startswith("offgrid.")
+    }
+    assert len(given) > 20
+    assert given <= found
+    assert {code for _, code in found} >= set(get_args(errors.ErrorCode))
+
+
+def test_headers_of_responses() -> None:
+    """Those that a page may read, and those that limit what a browser does with a response."""
+    limits = (ROOT / "docs" / "LIMITS.md").read_text(encoding="utf-8")
+    told = {name.lower() for name in re.findall(r"`([\w-]+)(?:: [^`]*)?`", PAGE + limits)}
+    protective = {name for name, _ in protective_headers((), secure=True)}
+    assert told >= {name.lower() for name in {*middleware.EXPOSED, *protective}}
+
+
+def test_fields_of_decisions_and_moderations() -> None:
+    page = (ROOT / "docs" / "DECISIONS.md").read_text(encoding="utf-8")
+    tables = re.split(r"^## ", page, flags=re.MULTILINE)
+    for title, struct in (
+        ("Request", decisions.DecisionsRequest),
+        ("Moderations", moderations.ModerationsRequest),
+    ):
+        (text,) = (one for one in tables if one.startswith(title))
+        table = re.search(r"(?:^\|.*\n)+", text, re.MULTILINE)
+        assert table is not None
+        found = set(re.findall(r"^\| `([a-z_]+)` \|", table[0], re.MULTILINE))
+        assert found == set(struct.__struct_fields__) - IGNORED
+    for number in (
+        f"1 to {decisions.MAX_QUESTIONS} questions", f"2 to {decisions.MAX_CHOICES} objects",
+        f"up to {moderations.MAX_INPUTS} texts", f"{MAX_BRANCH_TOKENS:,} tokens in total",
+        f"at most {decisions.MAX_JSON_LEVELS} levels, {decisions.MAX_JSON_VALUES:,} values and "
+        f"{decisions.MAX_JSON_BYTES >> 10} KiB",
+    ):  # fmt: skip
+        assert number in " ".join(page.split())

@@ -72,7 +72,8 @@ def test_forget_deletes_them(make_server: MakeServer, tmp_path: Path) -> None:
 
 
 # Stopping a server in this process saves in the same way as Ctrl-C.
-@pytest.mark.parametrize("how", [pytest.param("interrupt", marks=pytest.mark.slow), "kill"])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["interrupt", "kill"])
 def test_after_the_end_of_the_process(how: str, tmp_path: Path) -> None:
     """Ctrl-C writes everything. A kill loses nothing that an idle worker has written."""
     with serving(tmp_path) as child:

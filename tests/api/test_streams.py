@@ -106,6 +106,7 @@ def test_minus_one_is_a_seed_that_is_drawn(base_url: str) -> None:
     assert request(base_url, "POST", CHAT, body).json["choices"] == first.json["choices"]
 
 
+@pytest.mark.slow
 def test_every_stop_string_of_a_greedy_answer_cuts_before_its_first_occurrence(
     base_url: str,
 ) -> None:

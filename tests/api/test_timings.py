@@ -14,7 +14,7 @@ from offgrid import LLM
 from offgrid.api.timings import Clock
 from offgrid.config import Settings
 from offgrid.engine.client.pending import proves_harmless
-from offgrid.engine.protocol import Delta, PromptProgress, Times
+from offgrid.engine.protocol.events import Delta, PromptProgress, Times
 from offgrid.server import Server
 
 CHAT, TEXT, RESPONSES = "/v1/chat/completions", "/v1/completions", "/v1/responses"

@@ -15,14 +15,9 @@ from processes import all_stopped
 from support import STARTER, Stream, chat_body, endless, eventually, request, together
 
 from offgrid.engine.client.client import ClientGone, EngineClient
-from offgrid.engine.protocol import (
-    EngineEvent,
-    Load,
-    PromptPart,
-    Tokenising,
-    TokenQuery,
-    TokenResult,
-)
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.events import EngineEvent, Tokenising, TokenResult
+from offgrid.engine.protocol.requests import PromptPart, TokenQuery
 from offgrid.engine.worker.llama.model import Model
 from offgrid.errors import EngineFault, RequestRefused
 from offgrid.server import Server

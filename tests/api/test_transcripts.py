@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from changed_models import with_template
 from transcripts import FOLDER, GROUPS, Group, mask, transcript
+from variants import few
 
 from offgrid.server import Server
 
@@ -25,13 +25,12 @@ def test_streams(server: Server, group: Group, name: str) -> None:
 
 
 @pytest.mark.usefixtures("no_pauses")
-@pytest.mark.parametrize("group", OWN, ids=lambda group: next(iter(group.cases)))
+@pytest.mark.parametrize("group", few(2, OWN), ids=lambda group: next(iter(group.cases)))
 def test_streams_of_other_servers(
     make_server: Callable[..., Server], starter_path: Path, tmp_path: Path, group: Group
 ) -> None:
     """One server serves all streams of a group."""
-    if group.template is not None:
-        with_template(starter_path, tmp_path / starter_path.name, group.template)
+    group.write_model(starter_path, tmp_path)
     server = make_server(**(group.flags or {}))
     assert {name: transcript(server, group, name) for name in group.cases} == {
         name: recorded(name) for name in group.cases

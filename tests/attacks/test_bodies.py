@@ -16,6 +16,7 @@ from processes import Child
 from support import STARTER, TIMEOUT, Stream, chat_body, endless, eventually, request, together
 from tiny_models import make_many_controls
 
+pytestmark = pytest.mark.usefixtures("access")
 Serve = Callable[..., Child]
 CHAT = "/v1/chat/completions"
 MIB = 1 << 20
@@ -46,6 +47,7 @@ def refused(url: str, stream: Stream, path: str, body: bytes) -> dict[str, Any]:
     return attack.error()
 
 
+@pytest.mark.slow
 def test_a_message_of_beginnings_of_control_texts(serve: Serve, models: Path) -> None:
     """``<`` begins each of 6,400 control texts.
 
@@ -78,6 +80,7 @@ def test_a_message_of_beginnings_of_control_texts(serve: Serve, models: Path) ->
     assert child.worker().pid == worker
 
 
+@pytest.mark.slow
 def test_many_bodies_of_many_small_messages(serve: Serve) -> None:
     """No body is large, and each message costs as much work as a short conversation."""
     child = serve("--parallel", "2", "--queue-size", "62")
@@ -113,6 +116,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.slow
 def test_bodies_of_millions_of_values(serve: Serve) -> None:
     """Eight megabytes of empty lists, ids or messages take seconds and a gigabyte to parse."""
     child = serve()
@@ -136,6 +140,7 @@ def peak_memory(process: psutil.Process) -> int:
     return int(line.split()[1]) << 10
 
 
+@pytest.mark.slow
 def test_large_bodies_at_once_take_little_memory_and_give_it_back(serve: Serve) -> None:
     """Six bodies, two of them within the limits: parsed at the same time, they take a gigabyte."""
     child = serve()

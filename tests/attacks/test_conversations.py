@@ -10,6 +10,7 @@ import pytest
 from processes import Child
 from support import STARTER, request, together
 
+pytestmark = pytest.mark.usefixtures("access")
 CHAT = "/v1/chat/completions"
 Serve = Callable[..., Child]
 
@@ -57,6 +58,7 @@ def play(url: str, rounds: int) -> None:
         assert lost(conversations) == []
 
 
+@pytest.mark.slow
 def test_eight_conversations_on_eight_slots_keep_their_prefixes(serve: Serve) -> None:
     """All next turns arrive together; moving one next to the others once evicted a third."""
     play(serve("--parallel", "8").wait_ready(), rounds=5)

@@ -13,7 +13,9 @@ import pytest
 from processes import Child, all_gone, program
 from support import TIMEOUT
 
-from offgrid.engine.protocol import Load, Ready, encode_frame, read_reports
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.frames import encode_frame, read_reports
+from offgrid.engine.protocol.reports import Ready
 from offgrid.store.catalogue import STARTER_PATH
 
 Serve = Callable[..., Child]
@@ -28,6 +30,7 @@ def crash(child: Child) -> None:
     all_gone([worker])
 
 
+@pytest.mark.slow
 def test_a_server_that_crashes_leaves_a_trace_and_no_worker(serve: Serve) -> None:
     child = serve()
     child.wait_ready()
@@ -60,7 +63,7 @@ def test_a_crash_under_waitress_serve_leaves_a_trace(tmp_path: Path) -> None:
 def test_a_worker_that_crashes_leaves_a_trace(number: signal.Signals, tmp_path: Path) -> None:
     """Failed assertions of llama.cpp raise SIGABRT."""
     worker = subprocess.Popen(
-        [sys.executable, "-c", f"from offgrid.engine.worker.main import main; main({os.getpid()})"],
+        [sys.executable, "-c", "from offgrid.engine.worker.main import main; main()"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path,
     )  # fmt: skip
     with worker:

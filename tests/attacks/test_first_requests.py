@@ -22,10 +22,11 @@ from support import STARTER, TIMEOUT, chat_body, request
 
 from offgrid.api.openapi.operations import OPERATIONS
 
+pytestmark = pytest.mark.usefixtures("access")
 Serve = Callable[..., Child]
 
 TOGETHER = 16
-SERVERS = 20
+SERVERS = 10
 HURRIED = Path(__file__).parents[1] / "hurried"
 TOOL = {"type": "object", "properties": {"place": {"type": "string"}}}
 TALK: dict[str, Any] = {
@@ -38,8 +39,32 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "Once", "max_tokens": 4, "logprobs": 2},
     "/v1/embeddings": {"input": ["Once", "twice"]},
     "/v1/rerank": {"query": "Once", "documents": ["once", "twice"]},
+    "/v1/decisions": {
+        "input": "Once", "questions": [{"type": "predicate", "instructions": "Twice."}],
+    },
+    "/v1/lab/distribution": {"prompt": "Once", "continuation": [5], "mirostat": 2},
+    "/v1/moderations": {"input": "Once"},
+    "/v1/score": {"text_1": "Once", "text_2": ["once", "twice"]},
+    "/score": {"text_1": "Once", "text_2": ["once", "twice"]},
+    "/completion": {"prompt": "Once", "n_predict": 4},
+    "/completions": {"prompt": "Once", "n_predict": 4},
+    "/infill": {"input_prefix": "Once", "input_suffix": "time", "n_predict": 4},
+    "/apply-template": chat_body(),
+    "/props": {},
+    "/slots/{id}": {},
+    "/api/chat": {**chat_body(), "stream": False},
+    "/api/generate": {"prompt": "Once", "options": {"num_predict": 4}},
+    "/api/embed": {"input": ["Once", "twice"]},
+    "/api/embeddings": {"prompt": "Once"},
+    "/api/show": {}, "/api/pull": {}, "/api/create": {}, "/api/copy": {}, "/api/push": {},
+    "/api/delete": {}, "/api/blobs/{digest}": {},
     "/tokenize": {"content": "Once"},
     "/detokenize": {"tokens": [1, 2]},
+    "/v1/messages": {
+        "messages": [{"role": "user", "content": "Once"}], "max_tokens": 4,
+        "tools": [{"name": "look", "input_schema": TOOL}],
+    },
+    "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "Once"}]},
     "/v1/responses": {
         "input": "Once", "max_output_tokens": 4,
         "tools": [{"type": "function", "name": "look", "parameters": TOOL}],
@@ -49,31 +74,48 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/responses/{id}/cancel": {},
     "/v1/import": {"paths": ["/"]},
     "/v1/import/{id}/cancel": {},
+    "/v1/export": {"path": "/"},
+    "/v1/export/{id}/cancel": {},
+    "/v1/models/{model}/pin": {},
+    "/v1/models/{model}/unpin": {},
+    "/v1/models/{model}/default": {},
+    "/v1/models/{model}/remove": {"confirm": ""},
     "/v1/models/{model}/load": {},
     "/v1/models/{model}/unload": {},
     "/v1/conversations": {"metadata": {"trip": "1"}},
     "/v1/conversations/{id}": {"metadata": {"trip": "2"}},
     "/v1/conversations/{id}/items": {"items": [{"role": "user", "content": "Once"}]},
+    "/v1/history": {"title": "Once"},
+    "/v1/history/{id}": {"title": "Twice"},
+    "/v1/history/{id}/messages": {"messages": [{"id": "a", "role": "user", "content": "Once"}]},
+    "/v1/history/import": {"format": "markdown", "text": ""},
+    "/v1/keys": {"name": "no/name"},  # refused: with a key, the other requests would be
+    "/v1/keys/{id}": {"expires_at": None},
+    "/v1/keys/{id}/rotate": {},
 }  # fmt: skip
 
 
 def body_of(path: str) -> dict[str, Any]:
     """The body for an endpoint; only those that name no stored object name a model."""
-    stored = "{id}" in path or path in ("/v1/conversations", "/v1/import") or "{model}" in path
+    without = ("/v1/conversations", "/v1/import", "/v1/export", "/v1/history", "/v1/keys")
+    stored = "{" in path or path.startswith(without)
     return BODIES[path] if stored else {"model": STARTER, **BODIES[path]}
 
 
 CALLS = [
     (
         operation.method.upper(),
-        operation.path.format(model=STARTER, id="resp_1", item_id="msg_1"),
+        operation.path.format(
+            model=STARTER, id="resp_1", item_id="msg_1", digest="sha256:0", path="main.js"
+        ),
         body_of(operation.path) if operation.method == "post" else None,
     )
     for operation in OPERATIONS
 ]  # a new endpoint without a body here is a KeyError
-HARMLESS = {200, 400, 403, 404, 409, 503}
-"""The starter cannot rerank, no response is stored, a queue may be full, the folder of an import is
-below no root, and one import runs at a time."""
+HARMLESS = {200, 302, 400, 403, 404, 409, 501, 503}
+"""The starter cannot rerank, no response is stored, a queue may be full, the folder of an import or
+export is below no root, one of each runs at a time, and some endpoints of other APIs are not
+offered. The page is led to its own address."""
 
 Call = tuple[str, str, dict[str, Any] | None]
 
@@ -118,17 +160,19 @@ def test_sixteen_first_requests_to_one_endpoint(start: Callable[[], Child]) -> N
     attack(start(), [call for call in CALLS if call[:2] == ("POST", "/v1/responses")] * TOGETHER)
 
 
+@pytest.mark.slow
 def test_the_first_requests_to_all_endpoints(start: Callable[[], Child]) -> None:
     attack(start(), CALLS * 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call[0]} {call[1]}")
-def test_twenty_servers_survive_their_first_requests(
-    start: Callable[[], Child], call: Call
+def test_ten_servers_survive_their_first_requests(
+    start: Callable[[], Child], call: Call, access: str
 ) -> None:
-    """The default run covers one server for the largest endpoint, and one for all."""
-    for _ in range(SERVERS // 2):
+    """The default run covers one server for the largest endpoint, and one for all. With keys, the
+    requests are converted by the same code, so two servers are enough."""
+    for _ in range(SERVERS // 2 if access == "open" else 1):
         for server in (start(), start()):  # both start at the same time
             attack(server, [call] * TOGETHER)
             server.end()

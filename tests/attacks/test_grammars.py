@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from processes import Child
 from support import STARTER, Json, Stream, chat_body, endless, request
 
+pytestmark = pytest.mark.usefixtures("access")
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 NAMES_AND_PARTS = {
@@ -55,6 +57,7 @@ ATTACKS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_grammars_that_are_long_to_check(serve: Callable[..., Child]) -> None:
     """Each is refused with a reason, while another client's stream goes on.
 

@@ -13,6 +13,7 @@ from support import TIMEOUT, Json, chat_body, request
 
 from offgrid.store.catalogue import STARTER_PATH
 
+pytestmark = pytest.mark.usefixtures("access")
 CHAT = "/v1/chat/completions"
 IMAGE = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
 LINK = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
@@ -21,7 +22,7 @@ PAGE = "https://app.example"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+def server(tmp_path_factory: pytest.TempPathFactory, access: str) -> Iterator[Child]:
     """A server with two models; one is loaded at start, b with its first request."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "models").mkdir()

@@ -16,13 +16,14 @@ from processes import Child
 from served import command, complete, connect, descriptors, served, unharmed
 from support import STARTER, Stream, endless, eventually, request
 
+pytestmark = pytest.mark.usefixtures("access")
 CONNECTIONS = 20
 TEXT = {"model": STARTER, "prompt": "Once", "max_tokens": 2}
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+def server(tmp_path_factory: pytest.TempPathFactory, access: str) -> Iterator[Child]:
     with served(tmp_path_factory.mktemp("held")) as child:
         yield child
 

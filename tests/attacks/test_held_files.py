@@ -17,6 +17,7 @@ from processes import Child
 from served import complete, served
 from support import Response, Stream, endless, eventually, request
 
+pytestmark = pytest.mark.usefixtures("access")
 TEXT = "/v1/completions"
 
 
@@ -35,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Child]:
+def server(folder: Path, access: str) -> Iterator[Child]:
     flags = ("--model", "beside", "--max-models", "2", "--ctx-size", "512", "--parallel", "2")
     with served(folder, *flags) as child:
         yield child
@@ -135,14 +136,27 @@ def replace(path: Path, tiny: Path) -> None:
     new.replace(path)
 
 
+def overwrite(path: Path, tiny: Path) -> None:
+    """Write NaN over all weights, in the same file."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(b"\xff" * (size - size // 2))
+
+
 def remove(path: Path, tiny: Path) -> None:
     path.unlink()
 
 
 @pytest.mark.parametrize(
     ("act", "statuses"),
-    [(cut, {500}), (replace, {200}), pytest.param(remove, {404}, marks=pytest.mark.slow)],
-    ids=["cut", "replaced", "removed"],
+    [
+        (cut, {500}),
+        (replace, {200}),
+        pytest.param(overwrite, {500}, marks=pytest.mark.slow),
+        pytest.param(remove, {404}, marks=pytest.mark.slow),
+    ],
+    ids=["cut", "replaced", "overwritten", "removed"],
 )
 def test_a_file_that_changes_while_a_stream_is_computed(
     server: Child,
@@ -151,7 +165,7 @@ def test_a_file_that_changes_while_a_stream_is_computed(
     act: Callable[[Path, Path], None],
     statuses: set[int],
 ) -> None:
-    """The stream ends normally or with one error event; then the new file counts."""
+    """D4: the stream ends normally or with one error event; then the new file counts."""
     with Stream(server.url, TEXT, {**endless(), "model": "served", "max_tokens": 200}) as stream:
         assert stream.read_some()
         act(served_file, tiny)

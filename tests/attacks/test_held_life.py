@@ -1,7 +1,7 @@
 """The end of a server at any moment, and the files and processes that it leaves.
 
 ``tests/test_server.py`` covers more ends: SIGTERM while the model loads, SIGKILL while an answer is
-computed. ``tests/test_cli.py`` covers a second server on the same port.
+computed. ``tests/cli/test_serve_refusals.py`` covers a second server on the same port.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pytest
 from processes import Child, all_gone
 from support import STARTER, request
 
+pytestmark = pytest.mark.usefixtures("access")
 Serve = Callable[..., Child]
 
 RESPONSES = "/v1/responses"
@@ -40,6 +41,7 @@ def keep(url: str, text: str, **fields: Any) -> str:
     return str(response.json["id"])
 
 
+@pytest.mark.slow
 def test_acknowledged_responses_survive_a_kill(serve: Serve) -> None:
     """Each response is in the file before the client receives it."""
     child = serve(*QUICK)
@@ -55,6 +57,7 @@ def test_acknowledged_responses_survive_a_kill(serve: Serve) -> None:
     keep(url, "goes on", previous_response_id=ids[-1])
 
 
+@pytest.mark.slow
 def test_a_background_response_of_a_killed_server_has_failed(serve: Serve) -> None:
     child = serve(*QUICK)
     url = child.wait_ready()

@@ -14,6 +14,7 @@ from processes import Child
 from support import Response, Stream, endless, request, together
 from tiny_models import make
 
+pytestmark = pytest.mark.usefixtures("access")
 TEXT = "/v1/completions"
 Serve = Callable[..., Child]
 
@@ -52,6 +53,7 @@ def test_more_models_at_the_same_time_than_may_be_loaded(
     assert len(child.workers()) <= 3
 
 
+@pytest.mark.slow
 def test_two_models_in_turns_with_room_for_one(serve: Serve, models: Path, tiny: Path) -> None:
     """Each client's request unloads the other's model; all requests are answered."""
     link(tiny, models, "ab")
@@ -103,6 +105,7 @@ def test_a_busy_model_is_left_to_its_stream_and_then_makes_room(
     assert sorted(ended) == ["a", "b"]
 
 
+@pytest.mark.slow
 def test_a_broken_file_never_costs_a_healthy_model_its_place(
     serve: Serve, models: Path, tiny: Path
 ) -> None:

@@ -12,7 +12,7 @@ SECRET = "Xanthippe"
 
 def test_messages_are_neither_logged_nor_stored(tmp_path: Path) -> None:
     text = f"My name is {SECRET}."
-    with serving(tmp_path, "--log-level", "debug") as child:
+    with serving(tmp_path, "--log-level", "trace") as child:
         url = child.wait_ready()
         for path, body in (
             ("/v1/chat/completions", chat_body(text, max_tokens=4)),
@@ -20,6 +20,7 @@ def test_messages_are_neither_logged_nor_stored(tmp_path: Path) -> None:
             ("/v1/completions", {"prompt": text, "max_tokens": 4}),
             ("/v1/embeddings", {"input": text}),
             ("/tokenize", {"content": text}),
+            ("/v1/messages", {"messages": [{"role": "user", "content": text}], "max_tokens": 4}),
             ("/v1/responses", {"input": text, "max_output_tokens": 4, "store": False}),
         ):
             answer = request(url, "POST", path, {"model": STARTER, **body})

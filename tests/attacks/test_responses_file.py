@@ -12,6 +12,7 @@ from processes import Child, serving
 from responses_calls import PATH, ask, body, stream, text_of
 from support import request, together
 
+pytestmark = pytest.mark.usefixtures("access")
 FILES = ("responses.sqlite3", "responses.sqlite3-wal", "responses.sqlite3-shm")
 
 
@@ -21,7 +22,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Child]:
+def server(folder: Path, access: str) -> Iterator[Child]:
     with serving(folder) as child:
         child.wait_ready()
         yield child
@@ -36,6 +37,7 @@ def locked(path: Path, mode: str = "NORMAL") -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 def test_all_clients_are_told_that_the_file_cannot_be_read(server: Child, folder: Path) -> None:
     """Locked before the server opens it. Responses are not lost; they say they are not stored."""
     url = server.url

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from processes import Child
 from support import Stream, request, together
 from tiny_models import make_wordy
 
+pytestmark = pytest.mark.usefixtures("access")
 TEXT = "/v1/completions"
 Serve = Callable[..., Child]
 
@@ -23,6 +25,7 @@ def breakers(first: str) -> list[str]:
     return [f"{first}{number:02}".ljust(40, "z") for number in range(64)]
 
 
+@pytest.mark.slow
 def test_breakers_of_a_large_vocabulary(serve: Serve, models: Path) -> None:
     """Breakers with too many token sequences are refused, others accepted; a stream continues.
 

@@ -18,6 +18,7 @@ import pytest
 from processes import Child, serving
 from support import TIMEOUT, Json, request
 
+pytestmark = pytest.mark.usefixtures("access")
 LIMIT = 8 << 20
 MIB = 1 << 20
 POST = b"POST /tokenize HTTP/1.1\r\nHost: localhost\r\n"
@@ -26,7 +27,7 @@ HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+def server(tmp_path_factory: pytest.TempPathFactory, access: str) -> Iterator[Child]:
     """A server without a loaded model, which no test here needs."""
     folder = tmp_path_factory.mktemp("server")
     (folder / "models").mkdir()
@@ -222,6 +223,7 @@ def mutated(rng: random.Random, text: bytes) -> bytes:
     return text
 
 
+@pytest.mark.slow
 def test_random_changes_of_raw_requests(server: Child) -> None:
     """Every request is answered or refused; none makes the server fail."""
     rng = random.Random(7)
@@ -254,6 +256,7 @@ def read_all(connections: list[Connection]) -> list[bytes]:
     return [bytes(data) for data in received.values()]
 
 
+@pytest.mark.slow
 def test_clients_that_send_many_requests_and_read_nothing_hold_no_threads(
     tmp_path: Path,
 ) -> None:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from processes import Child, all_gone
+from processes import Child, all_gone, all_stopped
 from support import (
     STARTER,
     Json,
@@ -22,6 +22,7 @@ from support import (
     together,
 )
 
+pytestmark = pytest.mark.usefixtures("access")
 CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 Serve = Callable[..., Child]
@@ -66,6 +67,7 @@ def test_a_stream_that_waits_outlives_the_worker(serve: Serve) -> None:
     assert '"finish_reason":"length"' in events[-1]
 
 
+@pytest.mark.slow
 def test_hundreds_of_lookups_in_a_stopped_worker(serve: Serve) -> None:
     """The permitted number wait for the worker; the others are refused at once.
 
@@ -75,6 +77,7 @@ def test_hundreds_of_lookups_in_a_stopped_worker(serve: Serve) -> None:
     url = child.wait_ready()
     worker = child.worker()
     worker.suspend()
+    eventually(lambda: all_stopped(worker.pid), "it has stopped")
     answers: list[Response] = []
 
     def ask() -> None:
@@ -87,8 +90,11 @@ def test_hundreds_of_lookups_in_a_stopped_worker(serve: Serve) -> None:
     eventually(lambda: len(answers) >= 190, "all but ten are answered")
     assert {answer.status for answer in answers} == {503}
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
-    for path in ("/health", "/", "/v1/models", f"/v1/models/{STARTER}", "/openapi.json"):
+    for path in ("/health", "/", "/v1/models", f"/v1/models/{STARTER}", "/openapi.json",
+                 "/metrics"):  # fmt: skip
         assert request(url, "GET", path).status == 200
+    assert request(url, "GET", "/ready").status in (200, 503)
+    assert request(url, "GET", "/v1/stats").json["places"]["taken"] == 10
     assert len(answers) == 190
     worker.resume()
     for thread in threads:
@@ -102,6 +108,7 @@ def test_a_stopped_worker_and_prompts_that_fill_its_pipe(serve: Serve) -> None:
     url = child.wait_ready()
     worker = child.worker()
     worker.suspend()
+    eventually(lambda: all_stopped(worker.pid), "it has stopped")
     body = chat_body("once upon a time " * 1500, max_tokens=1)
 
     def ask() -> int:
@@ -126,6 +133,7 @@ def test_a_stopped_worker_ends_with_its_server(serve: Serve) -> None:
     all_gone([worker])
 
 
+@pytest.mark.slow
 def test_a_crash_leaves_a_trace_in_the_log(serve: Serve) -> None:
     """Each line of the trace is one line of the log, so that it is readable."""
     child = serve()

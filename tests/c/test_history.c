@@ -26,6 +26,15 @@ static void naive_add(naive *m, int32_t token, bool generated, int32_t last_n) {
     if (last_n > 0 && m->n > last_n) m->window[m->added[m->n - 1 - last_n]]--;
 }
 
+static void naive_restart(naive *m) {
+    m->n = 0;
+    for (int32_t token = 0; token < N_VOCAB; token++) {
+        m->generated[token] = 0;
+        m->window[token] = 0;
+        m->seen[token] = m->bias[token] != 0.0f;
+    }
+}
+
 static bool naive_holds(const naive *m, int32_t token, bool keep) {
     if (keep && m->seen[token]) return true;
     return m->bias[token] != 0.0f || m->generated[token] > 0 || m->window[token] > 0;
@@ -83,6 +92,10 @@ static void test(int32_t last_n, bool keep, int32_t tokens, uint64_t seed) {
             const bool generated = random_below(&seed, 8) == 0;
             naive_add(&m, token, generated, last_n);
             og_history_add(&h, token, generated);
+        }
+        if (random_below(&seed, 200) == 0) {
+            naive_restart(&m);
+            og_history_restart(&h);
         }
         if (step % 7 == 0 || step < 50) compare(&h, &m);
     }

@@ -99,6 +99,39 @@ static void check_post(rig *r, const float *row, const uint32_t *mask, int32_t n
     guard_give(top);
 }
 
+/* The whole distribution, and a sampler that is told the token that it would have drawn. */
+static void check_distribution(rig *r, const float *row, const uint32_t *mask, int32_t n) {
+    og_sampler *s = &r->sampler;
+    const uint64_t position = s->position;
+    const double mu = s->mu, mean = s->adaptive_mean;
+    double *probabilities = guard_take((size_t)n * sizeof *probabilities, side);
+    float temperature = -1.0f;
+    const enum og_status status =
+        og_sampler_distribution(s, &r->scratch, row, mask, probabilities, &temperature);
+    CHECK(s->position == position && s->mu == mu, "n %d: the state has moved", n);
+    int32_t *tokens = guard_take(STEPS * sizeof *tokens, side);
+    CHECK(og_sampler_draws(s, &r->scratch, row, mask, STEPS, tokens) == status, "n %d", n);
+    CHECK(s->position == position && s->mu == mu, "n %d: the state has moved", n);
+    if (status == OG_OK) {
+        double total = 0.0;
+        for (int32_t i = 0; i < n; i++) total += probabilities[i];
+        CHECK(total > 0.999 && total < 1.001 && temperature >= 0.0f, "n %d: %g", n, total);
+        int32_t token = -1;
+        CHECK(og_sampler_draw(s, &r->scratch, row, mask, &token) == OG_OK, "n %d", n);
+        CHECK(token >= 0 && probabilities[token] > 0.0, "n %d: token %d", n, token);
+        CHECK(tokens[0] == token, "n %d: token %d, not %d", n, tokens[0], token);
+        const double drawn_mu = s->mu, drawn_mean = s->adaptive_mean;
+        s->position = position;
+        s->mu = mu;
+        s->adaptive_mean = mean;
+        CHECK(og_sampler_follow(s, &r->scratch, row, mask, token) == OG_OK, "n %d", n);
+        CHECK(s->position == position + 1 && s->mu == drawn_mu && s->adaptive_mean == drawn_mean,
+              "n %d: mu %g, not %g", n, s->mu, drawn_mu);
+    }
+    guard_give(tokens);
+    guard_give(probabilities);
+}
+
 /* Score the first and the last token without a draw, against the most likely one. */
 static void check_score(rig *r, const float *row, int32_t n) {
     const int32_t n_top = n < 7 ? n : 7;
@@ -150,6 +183,7 @@ static void test(const og_kernels *kernels, int32_t n, int setting, uint64_t *ra
         check_draw(&r, const_row, const_mask, n, setting);
         check_post(&r, const_row, step ? const_mask : NULL, n);
         check_score(&r, const_row, n);
+        check_distribution(&r, const_row, step ? const_mask : NULL, n);
         guard_give(const_row);
         guard_give(const_mask);
     }

@@ -10,8 +10,9 @@ import pytest
 from offgrid.chat.dialect import Dialect
 from offgrid.chat.parser import CallStart, Content
 from offgrid.chat.sandbox import Sandbox
-from offgrid.engine.protocol import PromptPart
 from offgrid.errors import InvalidParameter
+
+from .rendering import text, user
 
 TOOL = {
     "type": "function",
@@ -63,16 +64,8 @@ LLAMA_31 = """
 {%- else %}{{ m.content }}{% endif %}<|eot_id|>{% endfor %}"""
 
 
-def text(parts: tuple[PromptPart, ...]) -> str:
-    return "".join(part.text for part in parts)
-
-
 def call(name: str, arguments: Any, id: str | None = "call_1") -> dict[str, Any]:
     return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-def user(content: str) -> dict[str, Any]:
-    return {"role": "user", "content": content}
 
 
 def calls(*made: dict[str, Any], content: str = "") -> dict[str, Any]:

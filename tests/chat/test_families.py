@@ -7,18 +7,15 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
+from answer_events import combined, form_of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from offgrid.chat.arguments import json_type
-from offgrid.chat.formats import FAMILIES, GEMMA_QUOTE, THINK, CallFormat, Family
+from offgrid.chat.formats import FAMILIES, GEMMA_QUOTE, CallFormat
 from offgrid.chat.parser import (
-    AnswerEvent,
     AnswerForm,
     AnswerParser,
-    CallStart,
-    Content,
-    Reasoning,
 )
 from offgrid.chat.writing import write_calls
 
@@ -39,32 +36,7 @@ by_sample = pytest.mark.parametrize(
 )
 
 
-def form_of(family: Family) -> AnswerForm:
-    calls = () if family.calls is None else (family.calls,)
-    return AnswerForm(
-        calls + family.also, (*family.reasoning, THINK)[0], family.wrappers,
-        frozenset(family.wrappers), family.channels,
-    )  # fmt: skip
-
-
 FORMS = {name: form_of(family) for name, family in BY_NAME.items()}
-
-
-def combined(events: Iterable[AnswerEvent]) -> Result:
-    content = reasoning = ""
-    calls: list[tuple[str, str]] = []
-    for event in events:
-        if isinstance(event, Content):
-            content += event.text
-        elif isinstance(event, Reasoning):
-            reasoning += event.text
-        elif isinstance(event, CallStart):
-            assert event.index == len(calls)
-            calls.append((event.name, ""))
-        else:
-            assert event.index == len(calls) - 1
-            calls[-1] = (calls[-1][0], calls[-1][1] + event.text)
-    return content, reasoning, [(name, json.loads(text)) for name, text in calls]
 
 
 def parse(
@@ -72,7 +44,8 @@ def parse(
 ) -> Result:
     parser = AnswerParser(form, functions, **more)
     events = [event for piece in pieces for event in parser.feed(piece)]
-    return combined([*events, *parser.finish()])
+    content, reasoning, calls = combined([*events, *parser.finish()])
+    return content, reasoning, [(name, json.loads(text)) for name, text in calls]
 
 
 def expected(sample: Sample) -> Result:

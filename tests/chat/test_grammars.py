@@ -28,7 +28,7 @@ from offgrid.chat.parser import (
     Reasoning,
 )
 from offgrid.chat.writing import write_calls
-from offgrid.engine.protocol import Grammar
+from offgrid.engine.protocol.requests import Grammar
 from offgrid.engine.worker.grammars import Grammars
 from offgrid.engine.worker.matcher import Matcher
 from offgrid.errors import InvalidParameter

@@ -13,6 +13,8 @@ from offgrid.chat.conventions import Message
 from offgrid.chat.template import ChatTemplate
 from offgrid.errors import InvalidParameter
 
+from .rendering import assistant, system, user
+
 ALTERNATING = """\
 {%- if messages[0].role == 'system' %}
     {{- '<sys>' + messages[0].content + '</sys>' }}
@@ -73,18 +75,6 @@ FORGETFUL = """\
 {%- for m in messages if m.role != 'system' %}{{ '<' + m.role[0] + '>' + m.content }}{% endfor %}
 """
 """Writes only the first system message."""
-
-
-def user(content: str) -> Message:
-    return {"role": "user", "content": content}
-
-
-def assistant(content: str, **fields: Any) -> Message:
-    return {"role": "assistant", "content": content, **fields}
-
-
-def system(content: str) -> Message:
-    return {"role": "system", "content": content}
 
 
 def calls(*names: str, content: str = "", **fields: Any) -> Message:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
+from answer_events import Message, combined, form_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -27,29 +28,15 @@ from offgrid.chat.formats import (
 )
 from offgrid.chat.jsonscan import MAX_DEPTH, ObjectScanner
 from offgrid.chat.parser import (
-    AnswerEvent,
     AnswerForm,
     AnswerParser,
     CallArguments,
     CallStart,
     Content,
-    Reasoning,
 )
 
 NAMES = ("add", "get_time")
 BY_NAME = {family.name: family for family in FAMILIES}
-
-Message = tuple[str, str, list[list[str]]]
-"""Content, reasoning, and name and arguments of each call."""
-
-
-def family_form(name: str) -> AnswerForm:
-    family = BY_NAME[name]
-    calls = () if family.calls is None else (family.calls,)
-    return AnswerForm(
-        calls + family.also, (*family.reasoning, THINK)[0], family.wrappers,
-        frozenset(family.wrappers), family.channels,
-    )  # fmt: skip
 
 
 FORMS = {
@@ -62,7 +49,7 @@ FORMS = {
     "mistral-named": AnswerForm((MISTRAL_NAMED,), THINK),
     "phi": AnswerForm((PHI,), THINK, ("<response>", "</response>")),
     **{
-        name: family_form(name)
+        name: form_of(BY_NAME[name])
         for name in ("qwen-xml", "minimax-m3", "glm", "deepseek-v3.2", "kimi-k2", "kimi-k3",
                      "lfm2", "gemma4", "solar", "functionary-3.2", "harmony", "muse")
     },
@@ -70,29 +57,10 @@ FORMS = {
 by_form = pytest.mark.parametrize("name", list(FORMS))
 
 
-def message(events: Iterable[AnswerEvent]) -> Message:
-    """Combine events into a message; their order must be valid in a stream."""
-    content = reasoning = ""
-    calls: list[list[str]] = []
-    for event in events:
-        if isinstance(event, Content):
-            content += event.text
-        elif isinstance(event, Reasoning):
-            reasoning += event.text
-        elif isinstance(event, CallStart):
-            assert event.index == len(calls)
-            calls.append([event.name, ""])
-        else:
-            assert event.index == len(calls) - 1
-            calls[-1][1] += event.text
-        assert isinstance(event, CallStart) or event.text
-    return content, reasoning, calls
-
-
 def parse(pieces: Iterable[str], form: AnswerForm, **more: Any) -> Message:
     parser = AnswerParser(form, NAMES, **more)
     events = [event for piece in pieces for event in parser.feed(piece)]
-    return message([*events, *parser.finish()])
+    return combined([*events, *parser.finish()])
 
 
 # --- any text: how it is split, and that nothing is lost or doubled -------------------------------
@@ -220,7 +188,7 @@ def test_no_text_is_lost_without_functions(pieces: list[str]) -> None:
     text = "".join(pieces)
     parser = AnswerParser(FORMS["hermes"])
     events = [event for piece in pieces for event in parser.feed(piece)]
-    content, reasoning, calls = message([*events, *parser.finish()])
+    content, reasoning, calls = combined([*events, *parser.finish()])
     assert not calls
     if not re.match(r"\s*</?think>", text):
         assert (content, reasoning) == (text, "")
@@ -416,9 +384,9 @@ def test_with_a_grammar_arguments_come_as_they_are_written() -> None:
     ("form", "before"),
     [
         (AnswerForm((MISTRAL_NAMED,)), "[TOOL_CALLS]add[ARGS]"),
-        (family_form("apertus"), '<|tools_prefix|>[{"add": '),
-        (family_form("harmony"), "<|channel|>commentary to=add<|message|>"),
-        (family_form("command"), '<|START_ACTION|>[{"tool_name": "add", "parameters": '),
+        (form_of(BY_NAME["apertus"]), '<|tools_prefix|>[{"add": '),
+        (form_of(BY_NAME["harmony"]), "<|channel|>commentary to=add<|message|>"),
+        (form_of(BY_NAME["command"]), '<|START_ACTION|>[{"tool_name": "add", "parameters": '),
     ],
     ids=["named", "keyed", "channel", "command"],
 )
@@ -426,7 +394,7 @@ def test_with_a_grammar_json_arguments_of_every_form_come_as_they_are_written(
     form: AnswerForm, before: str
 ) -> None:
     parser = AnswerParser(form, NAMES, constrained=True)
-    assert message(parser.feed(before + '{"a'))[2] == [["add", '{"a']]
+    assert combined(parser.feed(before + '{"a'))[2] == [["add", '{"a']]
     assert parser.feed('": 1}') == [CallArguments(0, '": 1}')]
 
 
@@ -436,7 +404,7 @@ def test_text_after_the_last_permitted_call_is_ignored(constrained: bool) -> Non
     for pieces in (f"Hi {call} and {call}", [f"Hi {call}{call}"], [f"Hi {call}", call]):
         parser = AnswerParser(FORMS["hermes"], NAMES, max_calls=1, constrained=constrained)
         events = [event for piece in pieces for event in parser.feed(piece)]
-        assert message([*events, *parser.finish()]) == ("Hi", "", [["get_time", "{}"]])
+        assert combined([*events, *parser.finish()]) == ("Hi", "", [["get_time", "{}"]])
         assert parser.done
 
 

@@ -14,17 +14,17 @@ from engine_runs import GREEDY, Run
 from support import Json, Stream, request
 
 from offgrid.chat.dialect import Dialect
-from offgrid.chat.grammars import Function
 from offgrid.chat.parser import CallStart, Content, Reasoning
 from offgrid.config import load_settings
-from offgrid.engine.protocol import Delta, GenerationRequest, Grammar, Load, PromptPart
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.events import Delta
+from offgrid.engine.protocol.requests import GenerationRequest, PromptPart
 from offgrid.engine.worker.llama.model import Model
-from offgrid.grammar.checked import CheckedSchema
 from offgrid.sampling import SamplingParams
 from offgrid.server import Server
 
 from .templates import EXAMPLES, Example
-from .test_scripted import ARGUMENTS, SCHEMA, TOOL, answer
+from .test_scripted import ARGUMENTS, SCHEMA, TOOL, answer, grammar_of
 
 BY_NAME = {example.family: example for example in EXAMPLES}
 REASONING = [example for example in EXAMPLES if "{thought}" in example.answer]
@@ -92,14 +92,7 @@ def test_the_thought_is_cut_and_the_call_is_made(tmp_path: Path, family: str, ho
     assert dialect.reasoning_markers is not None
     begin, end = dialect.reasoning_markers
     end = "<|end|>" if example.family == "harmony" else end
-    grammar = None
-    if how != "auto":
-        checked = CheckedSchema(SCHEMA, "tools", arguments=True)
-        source, schemas = dialect.grammar(
-            [Function("get", checked, True, SCHEMA)],
-            required=how == "required", parallel=False, thinking=prompt.thinking,
-        )  # fmt: skip
-        grammar = Grammar("answer", source, "tools", schemas)
+    grammar = grammar_of(dialect, prompt, how)
     run = Run(model)
 
     def ask(budget: int | None) -> int:

@@ -24,7 +24,7 @@ MESSAGES = [{"role": "user", "content": "Hello!", "list": [1]}]
 
 
 def render(source: str, **variables: Any) -> str:
-    box = Sandbox()
+    box = Sandbox(interruptible=False)
     return box.render_bounded(box.from_string(source), {"messages": MESSAGES, **variables})
 
 
@@ -228,13 +228,12 @@ STEP = budget.MAX_STEP
         ("{{ x.split('a') | length }}", STEP // 33 + 1),
         ("{{ x.split() | length }}", STEP // 17 + 1),
         ("{{ lines.splitlines() | length }}", STEP // 33 + 1),
-        ("{{ x.translate({97: 'b'}) | length }}", STEP // 8 + 1),
         ("{{ x.maketrans(x, x) | length }}", STEP // 2 + 1),
     ],
 )
 def test_no_single_step_is_long(source: str, n: int) -> None:
     """A call into C makes all other threads wait until it ends."""
-    box = Sandbox()
+    box = Sandbox(interruptible=False)
     template = box.from_string(source)
     with pytest.raises(TemplateLimit, match="one step of the chat template"):
         box.render_bounded(template, {"x": "a" * n, "lines": "\v" * n})
@@ -244,7 +243,7 @@ def test_no_single_step_is_long(source: str, n: int) -> None:
 
 def test_a_text_split_into_few_parts_may_be_long() -> None:
     """Templates split off long reasoning."""
-    box = Sandbox()
+    box = Sandbox(interruptible=False)
     text = "word " * 500_000 + "</think>\n" + "more " * 500_000
     source = "{{ x.split('</think>')[-1].lstrip('\n').splitlines() | length }}"
     assert box.render_bounded(box.from_string(source), {"x": text}) == "1"
@@ -254,7 +253,7 @@ def test_a_text_split_into_few_parts_may_be_long() -> None:
     "call", ["encode('punycode')", "encode(encoding='idna')", "encode('utf-8').decode('utf-7')"]
 )
 def test_slow_encodings_are_not_available(call: str) -> None:
-    box = Sandbox()
+    box = Sandbox(interruptible=False)
     with pytest.raises(TemplateError, match="only UTF-8"):
         box.render_bounded(box.from_string("{{ 'a'." + call + " }}"), {})
     assert box.render_bounded(box.from_string("{{ 'a'.encode('UTF-8') }}"), {}) == "b'a'"
@@ -262,7 +261,7 @@ def test_slow_encodings_are_not_available(call: str) -> None:
 
 def test_the_search_for_wide_formats_tries_nothing_twice() -> None:
     """Otherwise it would take hours."""
-    box = Sandbox()
+    box = Sandbox(interruptible=False)
 
     def is_wide(source: str, text: str) -> bool:
         """Whether a format is refused for its width; most of them fail for another reason."""
@@ -290,7 +289,7 @@ def test_a_limit_is_not_tried_twice(monkeypatch: pytest.MonkeyPatch) -> None:
         calls.append(1)
         return real(self, *args)
 
-    large = ChatTemplate("{{ 'a' * 10**9 }}", "", "", [])
+    large = ChatTemplate("{{ ('a' * 9000) | replace('a', 'b' * 9000) }}", "", "", [])
     refusing = ChatTemplate("{{ raise_exception('no') }}", "", "", [])
     monkeypatch.setattr(Sandbox, "render_bounded", count)
     messages = [{"role": "system", "content": "x"}, *MESSAGES]
@@ -420,7 +419,7 @@ def test_the_arguments_of_a_call_in_a_loop_are_charged() -> None:
 
 
 def test_nothing_is_computed_while_compiling() -> None:
-    box = Sandbox()
+    box = Sandbox(interruptible=False)
     calls = []
     box.filters["center"] = calls.append
     template = box.from_string("{{ 'a' | center }}{% if 'a' | center %}{% endif %}")
@@ -445,7 +444,7 @@ def test_output_is_bounded() -> None:
 
 def test_the_length_of_a_template_is_bounded() -> None:
     source = "a" * sandbox.MAX_SOURCE
-    box = Sandbox()
+    box = Sandbox(interruptible=False)
     assert box.render_bounded(box.from_string(source), {}) == source
     with pytest.raises(TemplateLimit, match=f"more than {sandbox.MAX_SOURCE} characters"):
         box.from_string(source + "a")
@@ -457,7 +456,7 @@ def test_the_length_of_a_template_is_bounded() -> None:
 )
 def test_the_program_of_a_template_is_bounded(unit: str, number: int) -> None:
     """Python's compiler makes all other threads wait until it ends."""
-    box = Sandbox()
+    box = Sandbox(interruptible=False)
     with pytest.raises(TemplateLimit, match=f"exceeds {sandbox.MAX_PYTHON} characters"):
         box.from_string(unit * number)
     box.from_string(unit * (number // 3))
@@ -478,14 +477,14 @@ def test_long_chats_are_within_the_limits() -> None:
 
 
 def test_each_rendering_has_its_own_budget() -> None:
-    box = Sandbox()
+    box = Sandbox(interruptible=False)
     template = box.from_string("{% for i in range(15000) %}{% endfor %}{{ x }}")
     for number in range(8):
         assert box.render_bounded(template, {"x": number}) == str(number)
 
 
 def test_each_thread_has_its_own_budget() -> None:
-    box = Sandbox()
+    box = Sandbox(interruptible=False)
     template = box.from_string(
         "{% for i in range(n) %}{% for j in range(n) %}{% endfor %}{{ i }},{% endfor %}"
     )

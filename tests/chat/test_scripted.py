@@ -16,11 +16,12 @@ import scripted_model
 from engine_runs import greedy_text
 from support import Json, Stream, request
 
-from offgrid.chat.dialect import Dialect
+from offgrid.chat.dialect import Dialect, Prompt
 from offgrid.chat.grammars import Function
 from offgrid.chat.parser import CallArguments, CallStart, Content, Reasoning
 from offgrid.config import load_settings
-from offgrid.engine.protocol import Grammar, Load
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.requests import Grammar
 from offgrid.engine.worker.llama.model import Model
 from offgrid.grammar.checked import CheckedSchema
 from offgrid.server import Server
@@ -59,6 +60,18 @@ def answer(example: Example, content: bool = True) -> str:
     )
 
 
+def grammar_of(dialect: Dialect, prompt: Prompt, how: str) -> Grammar | None:
+    """The grammar of an answer that may call the function, strictly or not, or must call it."""
+    if how == "auto":
+        return None
+    checked = CheckedSchema(SCHEMA, "tools", arguments=True)
+    source, schemas = dialect.grammar(
+        [Function("get", checked, True, SCHEMA)],
+        required=how == "required", parallel=False, thinking=prompt.thinking,
+    )  # fmt: skip
+    return Grammar("answer", source, "tools", schemas)
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.family)
 @pytest.mark.parametrize("how", ["auto", "strict", "required"])
 def test_the_engine_says_it_and_it_is_read(tmp_path: Path, example: Example, how: str) -> None:
@@ -71,14 +84,7 @@ def test_the_engine_says_it_and_it_is_read(tmp_path: Path, example: Example, how
         dialect = Dialect(example.template, info.bos_text, info.eos_text, info.control_ids)
         assert dialect.family == example.family
         prompt = dialect.prompt([{"role": "user", "content": "Rain?"}], [TOOL])
-        grammar = None
-        if how != "auto":
-            checked = CheckedSchema(SCHEMA, "tools", arguments=True)
-            source, schemas = dialect.grammar(
-                [Function("get", checked, True, SCHEMA)],
-                required=how == "required", parallel=False, thinking=prompt.thinking,
-            )  # fmt: skip
-            grammar = Grammar("answer", source, "tools", schemas)
+        grammar = grammar_of(dialect, prompt, how)
         said = greedy_text(model, dialect, prompt, grammar)
     finally:
         model.close()

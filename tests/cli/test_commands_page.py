@@ -44,7 +44,8 @@ def test_a_section_has_all_options_and_arguments(name: str) -> None:
     text, command = SECTIONS[name], COMMANDS[name]
     of_all = ("config", "no_config")
     options = [p for p in command.params if isinstance(p, click.Option) and p.name not in of_all]
-    own = {flag for p in options if not isinstance(p, SettingOption) for flag in p.opts}
+    foreign = [p for p in options if not isinstance(p, SettingOption)]
+    own = {flag for p in foreign for flag in (*p.opts, *p.secondary_opts)}
     rows = re.findall(r"^\| (`-[^|]*) \|", text, re.MULTILINE)
     assert {flag for row in rows for flag in re.findall(r"`(--?[\w-]+)", row)} == own
     settings = {p.setting.option for p in options if isinstance(p, SettingOption)}

@@ -26,7 +26,11 @@ def run(*arguments: str, **environ: str) -> Result:
 def test_config_show_has_values_and_sources(tmp_path: Path) -> None:
     file = tmp_path / "offgrid.toml"
     file.write_text('ctx_size = "8k"\nport = 1\n[model_aliases]\n"gpt-4o" = "a"\n')
-    environ = {"OFFGRID_PORT": "2", "OFFGRID_NUM_THREADS": "3", "OFFGRID_CORS_ORIGINS": "a,b"}
+    environ = {
+        "OFFGRID_PORT": "2",
+        "OFFGRID_NUM_THREADS": "3",
+        "OFFGRID_CORS_ORIGINS": "http://a,http://b",
+    }
     shown = run("config", "show", "--config", str(file), **environ)
     assert shown.exit_code == 0
     table, _, last = shown.output.rpartition("\n\n")
@@ -36,7 +40,7 @@ def test_config_show_has_values_and_sources(tmp_path: Path) -> None:
     assert rows["ctx_size"] == ["8192", "file:", "ctx_size"]
     assert rows["port"] == ["2", "OFFGRID_PORT"]
     assert rows["threads"] == ["3", "OFFGRID_NUM_THREADS"]
-    assert rows["cors_origins"] == ["a,b", "OFFGRID_CORS_ORIGINS"]
+    assert rows["cors_origins"] == ["http://a,http://b", "OFFGRID_CORS_ORIGINS"]
     assert rows["model_aliases"][0] == "gpt-4o=a"
     assert rows["use_mmap"] == ["true", "default"]
     listed = json.loads(run("config", "show", "--json", "--config", str(file), **environ).output)
@@ -46,7 +50,7 @@ def test_config_show_has_values_and_sources(tmp_path: Path) -> None:
     assert settings["port"] == {"value": 2, "source": "OFFGRID_PORT"}
     assert settings["ctx_size"] == {"value": 8192, "source": f"{file}: ctx_size"}
     assert settings["model_aliases"]["value"] == {"gpt-4o": "a"}
-    assert settings["cors_origins"]["value"] == ["a", "b"]
+    assert settings["cors_origins"]["value"] == ["http://a", "http://b"]
     wrong = run("config", "show", OFFGRID_PORT="x")
     assert (wrong.exit_code, wrong.output) == (
         2, "offgrid: OFFGRID_PORT: 'x' is not a whole number\n"

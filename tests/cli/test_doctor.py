@@ -28,7 +28,7 @@ from offgrid.engine.client import about
 from offgrid.engine.client.about import BuildUnknown, ask_build
 from offgrid.engine.client.fit import Candidate, measure
 from offgrid.engine.memory import Bound
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 
 SUBJECTS = [
     "configuration", "models", "disk", "permissions", "leftovers", "memory", "threads", "llama.cpp",

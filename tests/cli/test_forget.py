@@ -12,11 +12,15 @@ from click.testing import CliRunner, Result
 from processes import program
 from support import request
 
+from offgrid.api.anthropic.signature import Signer
 from offgrid.cli import main
 from offgrid.config import load_settings
 from offgrid.server import Server
 from offgrid.store.file import Item
+from offgrid.store.history.message import Conversation, StoredMessage
+from offgrid.store.history.store import HistoryStore
 from offgrid.store.responses import ResponseStore, StoredResponse
+from offgrid.store.signing_key import SigningKey
 
 SECRET = b"the patient's name"
 
@@ -50,6 +54,13 @@ def response(id: str) -> StoredResponse:
     return StoredResponse(id, None, b"{}", (Item(f"in_{id}", SECRET * 500),), ())
 
 
+def fill_history(file: Path) -> HistoryStore:
+    history = HistoryStore(file.with_name("history.sqlite3"), 1 << 30)
+    said = StoredMessage(id="m", role="user", content=SECRET.decode() * 500)
+    history.create(Conversation(id="x", title=SECRET.decode(), messages=[said]))
+    return history
+
+
 def fill(store: ResponseStore) -> None:
     for number in range(20):
         store.put(response(f"resp_{number}"))
@@ -76,11 +87,39 @@ def test_nothing_of_it_is_left_while_another_process_has_the_file_open(file: Pat
     store.close()
     result = run(file, "--yes", "--json")
     assert json.loads(result.output)["responses"] == 1
+    assert json.loads(result.output)["signing_key"] is False
+
+
+def test_signatures_of_reasoning_are_not_known_any_more(file: Path) -> None:
+    signer = Signer(SigningKey(file))
+    signature = signer.sign("Hm.", packed=True)
+    assert signer.opened("", signature) == "Hm."
+    assert "deleted the key that signs reasoning" in run(file, "--yes").output
+    assert not file.with_name("signing.key").exists()
+    assert signer.opened("", signature) is None
+
+
+def test_nothing_of_the_history_is_left(file: Path) -> None:
+    history = fill_history(file)
+    file.with_name("history.sqlite3.damaged").write_bytes(SECRET)
+    assert SECRET in bytes_of(file.parent)
+    result = run(file, "--yes")
+    assert result.exit_code == 0, result.output
+    assert "deleted 1 conversations of the history from" in result.output
+    assert SECRET not in bytes_of(file.parent)
+    assert history.get("x") is None
+    fill_history(file).close()
+    deleted = json.loads(run(file, "--yes", "--json").output)
+    assert deleted["history"] == 1
+    assert deleted["history_file"] == str(file.with_name("history.sqlite3"))
+    assert history.get("x") is None
+    history.close()
 
 
 def test_without_a_file_none_is_created(file: Path) -> None:
     assert run(file, "--yes").output.startswith("deleted 0 responses and 0 conversations")
     assert not file.exists()
+    assert not file.with_name("history.sqlite3").exists()
 
 
 def test_it_asks_first(file: Path) -> None:

@@ -1,14 +1,17 @@
-"""``--help``, flags, suggestions for misspelt commands and options, and settings in commands."""
+"""Help and version, flags, suggestions for misspelt commands and options, settings in commands."""
 
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
+from processes import run_offgrid
 
+from offgrid import __version__
 from offgrid.cli import main
 from offgrid.cli.help import CONTEXT, ELSEWHERE
 from offgrid.config import GROUPS, TABLE, load_settings
@@ -176,3 +179,20 @@ def test_flags_have_other_spellings(flags: list[str]) -> None:
     settings = load_settings(given, environ={})
     assert (settings.model, settings.ctx_size, settings.parallel) == ("a", 8192, 2)
     assert (settings.gpu_layers, settings.port, settings.threads) == (-1, 0, 3)
+
+
+@pytest.mark.parametrize(
+    "command", [(), (sys.executable, "-m", "offgrid")], ids=["offgrid", "python -m offgrid"]
+)
+def test_version_and_unknown_verbs(
+    command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Python searches the current folder first, and the source tree is not compiled.
+    monkeypatch.chdir(tmp_path)
+    version = run_offgrid("--version", command=command)
+    assert (version.returncode, version.stdout) == (0, f"offgrid, version {__version__}\n")
+    unknown = run_offgrid("nothing", command=command)
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert unknown.stderr == (
+        "offgrid: there is no command 'offgrid nothing'; offgrid --help lists them\n"
+    )

@@ -157,6 +157,7 @@ def test_an_image(run: Run, make_server: Callable[..., Server], tmp_path: Path) 
     assert tokens[1] > tokens[0]
 
 
+@pytest.mark.slow
 def test_a_program_gets_no_reasoning_and_a_terminal_gets_it_dimmed(
     run: Run,
     terminal: Callable[..., Terminal],
@@ -286,6 +287,7 @@ def test_ctrl_c_stops_only_the_answer(
     assert screen.wait() == 0
 
 
+@pytest.mark.slow
 def test_a_chat_with_a_model_of_its_own(
     terminal: Callable[..., Terminal], tmp_path: Path, starter_path: Path
 ) -> None:
@@ -315,7 +317,7 @@ class Held:
     def __init__(self, server: Server) -> None:
         self.url = server.url
         self.client = server.pool.engine(STARTER)
-        self.client.supervisor.pong_within = 10 * TIMEOUT
+        self.client.supervisor.watchdog.pong_within = 10 * TIMEOUT
 
     def hold(self) -> None:
         assert self.client.pid is not None

@@ -253,7 +253,7 @@ def test_not_found(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("some/model:tag")
     with pytest.raises(openai.NotFoundError) as nowhere:
-        client.moderations.create(input="x")
+        client.images.generate(prompt="x")
     assert nowhere.value.code == "unknown_url"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from engine_runs import Counting, Run
 
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.engine.worker.llama.model import Model
 
 

@@ -10,23 +10,12 @@ import msgspec
 import pytest
 from support import STARTER, Stream, chat_body, endless, request
 
-from offgrid.engine import protocol
-from offgrid.engine.protocol import (
-    Delta,
-    EngineEvent,
-    Failed,
-    FrameTooLarge,
-    GenerationRequest,
-    LookUp,
-    PromptPart,
-    Step,
-    Submit,
-    TokenQuery,
-    encode_frame,
-    read_command,
-    take_reports,
-)
-from offgrid.engine.worker.main import Writer
+from offgrid.engine.protocol.commands import LookUp, Submit
+from offgrid.engine.protocol.events import Delta, EngineEvent, Failed
+from offgrid.engine.protocol.frames import FrameTooLarge, encode_frame, read_command, take_reports
+from offgrid.engine.protocol.reports import Step
+from offgrid.engine.protocol.requests import GenerationRequest, PromptPart, TokenQuery
+from offgrid.engine.worker.writer import Writer
 from offgrid.sampling import SamplingParams
 from offgrid.server import Server
 
@@ -35,7 +24,7 @@ LIMIT = 1000
 
 @pytest.fixture
 def small_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "MAX_FRAME", LIMIT)
+    monkeypatch.setattr("offgrid.engine.protocol.frames.MAX_FRAME", LIMIT)
 
 
 @pytest.mark.usefixtures("small_frames")
@@ -85,7 +74,7 @@ def test_a_prompt_that_does_not_fit_into_a_frame(
     worker = server.pool.engine(STARTER).pid
     with Stream(server.url, "/v1/completions", endless(max_tokens=1900)) as stream:
         assert stream.read_some()
-        monkeypatch.setattr(protocol, "MAX_FRAME", 100_000)
+        monkeypatch.setattr("offgrid.engine.protocol.frames.MAX_FRAME", 100_000)
         text = "x" * 100_000
         for path, body, param in (
             ("/v1/chat/completions", chat_body(text), "messages"),

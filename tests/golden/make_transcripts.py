@@ -14,7 +14,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "lib"))
 
-from changed_models import with_template
 from transcripts import FOLDER, GROUPS, transcript
 
 from offgrid.config import load_settings
@@ -26,9 +25,7 @@ def main() -> None:
     """Write all transcripts."""
     for group in GROUPS:
         with tempfile.TemporaryDirectory() as models:
-            if group.template is not None:
-                target = Path(models, STARTER_PATH.name)
-                with_template(STARTER_PATH, target, group.template)
+            group.write_model(STARTER_PATH, Path(models))
             flags = {
                 "port": 0, "models_dir": models, "default_model": STARTER_ID, "drain_timeout": 0,
                 **(group.flags or {}),

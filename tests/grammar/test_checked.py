@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from offgrid.engine.protocol import GenerationRequest, Grammar, Submit, encode_frame, read_command
+from offgrid.engine.protocol.commands import Submit
+from offgrid.engine.protocol.frames import encode_frame, read_command
+from offgrid.engine.protocol.requests import GenerationRequest, Grammar
 from offgrid.errors import InvalidParameter
 from offgrid.grammar import checked as module
 from offgrid.grammar.checked import CheckedSchema

@@ -117,6 +117,7 @@ def test_close_ends_the_worker() -> None:
         llm.tokenize("Hello!")
 
 
+@pytest.mark.slow
 def test_an_llm_that_is_forgotten_ends_its_worker() -> None:
     llm = LLM(STARTER, threads=1)
     process = worker(llm)
@@ -125,6 +126,7 @@ def test_an_llm_that_is_forgotten_ends_its_worker() -> None:
     eventually(lambda: not process.is_running(), "the worker has ended")
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_leaves_no_worker(tmp_path: Path) -> None:
     program = (
         "from offgrid import LLM\n"
@@ -147,6 +149,7 @@ def test_a_closed_stream_has_no_more_pieces(llm: LLM) -> None:
     assert list(stream) == []
 
 
+@pytest.mark.slow
 def test_a_stream_that_nobody_reads_frees_its_slot(llm: LLM) -> None:
     with llm.stream("Tell me a story.", ignore_eos=True) as stream:
         next(iter(stream))
@@ -183,6 +186,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_llm(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("stopped\nstop\n", "")
 
 
+@pytest.mark.slow
 def test_a_crash_fails_one_call_and_the_next_is_answered(no_pauses: None) -> None:
     with LLM(STARTER, threads=1) as llm:
         first = worker(llm)

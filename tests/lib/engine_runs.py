@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from offgrid.chat.dialect import Dialect, Prompt
-from offgrid.engine.protocol import Delta, EngineEvent, GenerationRequest, Grammar, PromptPart
+from offgrid.engine.protocol.events import Delta, EngineEvent
+from offgrid.engine.protocol.requests import GenerationRequest, Grammar, PromptPart
 from offgrid.engine.worker.drafts.pace import DraftPace, Wish
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.llama.errors import DecodeError

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from offgrid.engine.protocol import Grammar
+from offgrid.engine.protocol.requests import Grammar
 from offgrid.engine.worker.grammars import Grammars
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.matcher import Matcher

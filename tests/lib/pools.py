@@ -11,6 +11,7 @@ from typing import Any
 from offgrid.config import load_settings
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
+from offgrid.engine.client.turnover import Turnover
 from offgrid.store.catalogue import Catalogue
 
 MakePool = Callable[..., EnginePool]
@@ -50,6 +51,15 @@ def hold(client: EngineClient) -> Callable[[], None]:
     """Take a place in a model's queue, as a stream does; return the function that frees it."""
     client.hold(1, 1)
     return lambda: client.release(1)
+
+
+def slow(client: EngineClient, seconds: float) -> None:
+    """Let a model know that its sequences have held their slots for so long."""
+    now = 0.0
+    client.turnover = Turnover(client.load.parallel, lambda: now)
+    client.turnover.began(1)
+    now = seconds
+    client.turnover.ended(1)
 
 
 def names(pool: EnginePool) -> list[str]:

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import IO
 
@@ -27,6 +28,19 @@ def program(name: str) -> str:
     path = shutil.which(name, path=sysconfig.get_path("scripts")) or shutil.which(name)
     assert path is not None, f"{name} is not installed"
     return path
+
+
+def run_offgrid(
+    *arguments: str, environ: Mapping[str, str] | None = None, command: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run ``offgrid`` to its end."""
+    return subprocess.run(
+        [*(command or (program("offgrid"),)), *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, **(environ or {})},
+        timeout=TIMEOUT,
+    )
 
 
 class Lines:
@@ -79,6 +93,13 @@ def heed_signals() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def _is_renderer(process: psutil.Process) -> bool:
+    """Whether a process renders templates. One that has ended does not."""
+    with contextlib.suppress(psutil.Error):
+        return any("offgrid.chat.renderer" in word for word in process.cmdline())
+    return False
+
+
 class Child:
     """A program in a new process group, as a terminal starts it."""
 
@@ -107,7 +128,7 @@ class Child:
     @property
     def url(self) -> str:
         """The URL that the banner prints."""
-        return self.out.find(r"at (http://\S+)")[1]
+        return self.out.find(r"OffGrid LLM \S+ at (https?://\S+|unix:.+)\n")[1]
 
     def wait_ready(self) -> str:
         """Wait until the model is loaded; return the URL."""
@@ -115,15 +136,22 @@ class Child:
         return self.url
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that it has started. Each one seen here once is also ended by ``end``."""
-        workers = psutil.Process(self.process.pid).children(recursive=True)
-        self._workers.update(workers)
-        return workers
+        """The processes that it has started, without the renderer of templates. Each one seen here
+        once is also ended by ``end``."""
+        started = psutil.Process(self.process.pid).children(recursive=True)
+        self._workers.update(started)
+        return [process for process in started if not _is_renderer(process)]
 
     def worker(self) -> psutil.Process:
-        """Wait for its one worker process and return it."""
-        eventually(lambda: len(self.workers()) == 1, "it has one worker")
-        return self.workers()[0]
+        """Wait for its one worker process and return it. The renderer of templates is none."""
+        found: list[psutil.Process] = []
+
+        def look() -> bool:
+            found[:] = self.workers()
+            return len(found) == 1
+
+        eventually(look, "it has one worker")
+        return found[0]
 
     def interrupt(self) -> None:
         """Press Ctrl-C: a terminal sends SIGINT to every process of the group."""
@@ -144,6 +172,10 @@ class Child:
         self.wait()
 
 
+Serve = Callable[..., Child]
+"""Starts a server with flags and variables."""
+
+
 def models_flags(folder: Path) -> tuple[str, ...]:
     """The flags that serve a folder; with the starter by name if the folder is empty."""
     empty = not any(folder.rglob("*.[gG][gG][uU][fF]"))
@@ -152,16 +184,49 @@ def models_flags(folder: Path) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
+def starting(models: Path, folder: Path) -> Iterator[Serve]:
+    """Start ``offgrid serve`` in a folder, on a free port, with the given flags and variables. All
+    servers are ended at the end."""
+    children: list[Child] = []
+    responses = ("--responses-file", str(folder / "responses.sqlite3"))
+
+    def start(*flags: str, **environ: str) -> Child:
+        command = (program("offgrid"), "serve", "--port", "0", *models_flags(models), *responses)
+        children.append(Child(*command, *flags, cwd=folder, **environ))
+        return children[-1]
+
+    try:
+        yield start
+    finally:
+        for child in children:
+            child.end()
+
+
+@contextlib.contextmanager
 def serving(folder: Path, *flags: str, **environ: str) -> Iterator[Child]:
     """``offgrid serve`` on a free port, with the starter unless there is a ``models`` folder."""
     models = folder / "models"
     models.mkdir(exist_ok=True)
-    files = (*models_flags(models), "--responses-file", str(folder / "responses.sqlite3"))
-    child = Child(program("offgrid"), "serve", "--port", "0", *files, *flags, cwd=folder, **environ)
+    with starting(models, folder) as start:
+        yield start(*flags, **environ)
+
+
+def comments_arrive(stream: HTTPResponse) -> None:
+    """Check that the comments of a waiting stream arrive while the newest worker of this process is
+    stopped."""
+    worker = [one for one in psutil.Process().children() if is_worker(one)][-1]
+    worker.suspend()
     try:
-        yield child
+        for _ in range(5):
+            while not (line := stream.readline()).startswith(b":"):
+                assert line
     finally:
-        child.end()
+        worker.resume()
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether a process has the program of a worker; just after its fork it has the server's."""
+    return any("offgrid.engine.worker" in word for word in process.cmdline())
 
 
 def alive(process: psutil.Process) -> bool:

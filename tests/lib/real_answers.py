@@ -9,8 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from answer_events import combined
+
 from offgrid.chat.dialect import Dialect
-from offgrid.chat.parser import AnswerEvent, CallStart, Content, Reasoning
+from offgrid.chat.parser import AnswerEvent
 from offgrid.chat.probe import as_variables
 
 Json = dict[str, Any]
@@ -156,17 +158,7 @@ Message = tuple[str, str, list[tuple[str, Any]]]
 
 def message_of(events: Iterable[AnswerEvent]) -> Message:
     """Combine the events of an answer; arguments that are cut short stay text."""
-    content = reasoning = ""
-    calls: list[tuple[str, str]] = []
-    for event in events:
-        if isinstance(event, Content):
-            content += event.text
-        elif isinstance(event, Reasoning):
-            reasoning += event.text
-        elif isinstance(event, CallStart):
-            calls.append((event.name, ""))
-        else:
-            calls[-1] = (calls[-1][0], calls[-1][1] + event.text)
+    content, reasoning, calls = combined(events)
     return content, reasoning, [(name, _parsed(text)) for name, text in calls]
 
 

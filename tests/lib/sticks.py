@@ -17,6 +17,15 @@ def content(seed: int, size: int = 3_000_000) -> bytes:
     return _header(data) + random.Random(seed).randbytes(data)
 
 
+def put_large(path: Path, size: int) -> Path:
+    """Write a GGUF of exactly this many bytes that occupies no room: its tensor is a hole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(_header(size - len(_header(0))))
+        file.truncate(size)
+    return path
+
+
 def _header(data: int) -> bytes:
     """The header of a GGUF whose only tensor has ``data`` bytes of the type I8."""
 

@@ -9,16 +9,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from changed_models import FILL_IN, with_metadata, with_template
 from support import STARTER, Stream, chat_body, endless, eventually, request
 
-from offgrid.api.http.sse import PING
+from offgrid.api.anthropic.framing import PING as EVENT_OF_PING
+from offgrid.api.http.framing import PING
 from offgrid.engine.client.pending import State
 from offgrid.server import Server
 
 FOLDER = Path(__file__).parents[1] / "golden"
 CHAT = "/v1/chat/completions"
+MESSAGES = "/v1/messages"
 TEXT = "/v1/completions"
 RESPONSES = "/v1/responses"
+NATIVE = "/completion"
+OLLAMA = "/api/chat"
+PLAIN: dict[str, Any] = {"temperature": 0, "cache_prompt": False}
 # Greedy and short, so that no processor's rounding changes a word. Tokens cached by an earlier
 # request are not counted.
 GREEDY: dict[str, Any] = {"temperature": 0, "stream": True, "cache_prompt": False}
@@ -52,6 +58,13 @@ THINKS = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if 1 %}{% else %}</think>{% endif %}<think>" + "\n " * 16 + "{% endif %}"
 )
+
+
+def message_body(text: str = "Hello!", **fields: Any) -> dict[str, Any]:
+    """A request in Anthropic's API to the starter model."""
+    asked = [{"role": "user", "content": text}]
+    return {"model": STARTER, "messages": asked, "max_tokens": 100, **GREEDY, **fields}
+
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": (CHAT, chat_body(**GREEDY)),
@@ -115,6 +128,26 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "parallel_tool_calls": False,
         },
     ),
+    "messages": (MESSAGES, message_body()),
+    "messages-cut": (MESSAGES, message_body("Tell me a story.", max_tokens=3)),
+    "messages-stopped": (
+        MESSAGES,
+        message_body("Tell me a story.", stop_sequences=["never said", " "]),
+    ),
+    "messages-call": (
+        MESSAGES,
+        message_body(
+            "What is the weather in Oslo?",
+            tools=[
+                {
+                    "name": WEATHER["function"]["name"],
+                    "description": WEATHER["function"]["description"],
+                    "input_schema": WEATHER["function"]["parameters"],
+                }
+            ],
+            tool_choice={"type": "any", "disable_parallel_tool_use": True},
+        ),
+    ),
     "text": (TEXT, {"model": STARTER, "prompt": STORY, **GREEDY, "max_tokens": 4}),
     "text-usage": (
         TEXT,
@@ -165,12 +198,63 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "top_logprobs": 1,
         },
     ),
+    "native": (NATIVE, {"model": STARTER, "prompt": STORY, **GREEDY, "n_predict": 3, "seed": 7}),
+    "native-probabilities": (
+        NATIVE,
+        {"model": STARTER, "prompt": STORY, **GREEDY, "n_predict": 2, "n_probs": 2, "seed": 7},
+    ),
+    "native-choices": (
+        NATIVE,
+        {
+            "model": STARTER,
+            "prompt": STORY,
+            **GREEDY,
+            "n_predict": 1,
+            "n_cmpl": 2,
+            "timings_per_token": True,
+            "response_fields": ["index", "stop", "stop_type"],
+        },
+    ),
+    "native-grammar-error": (
+        NATIVE,
+        {
+            "model": STARTER,
+            "prompt": STORY,
+            **GREEDY,
+            **STUCK,
+            "json_schema": {"const": "Hello!"},
+        },
+    ),
+    "ollama-chat": (OLLAMA, chat_body(options=PLAIN)),
+    "ollama-tool-call": (
+        OLLAMA,
+        chat_body("What is the weather in Oslo?", options=PLAIN, tools=[WEATHER]),
+    ),
+    "ollama-logprobs": (
+        OLLAMA,
+        chat_body(options={**PLAIN, "num_predict": 2}, logprobs=True, top_logprobs=1),
+    ),
+    "ollama-generate": (
+        "/api/generate",
+        {"model": STARTER, "prompt": "Hello!", "options": {**PLAIN, "num_predict": 2}},
+    ),
+    "ollama-raw": (
+        "/api/generate",
+        {
+            "model": STARTER,
+            "prompt": STORY,
+            "raw": True,
+            "options": {**PLAIN, "num_predict": 3},
+        },
+    ),
+    "ollama-grammar-error": (OLLAMA, chat_body(options={**PLAIN, **STUCK, "regex": "Hello!"})),
     # After "Hello" the grammar requires a token that the bias bans.
     "chat-grammar-error": (CHAT, chat_body(**GREEDY, **STUCK, regex="Hello!")),
     "text-grammar-error": (
         TEXT,
         {"model": STARTER, "prompt": STORY, **GREEDY, **STUCK, "regex": "Hello!"},
     ),
+    "messages-grammar-error": (MESSAGES, message_body(**STUCK, regex="Hello!")),
     "responses-grammar-error": (
         RESPONSES,
         {
@@ -186,9 +270,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 THINKING: dict[str, tuple[str, dict[str, Any]]] = {
     "chat-reasoning": (CHAT, chat_body(**GREEDY, **USAGE, **THOUGHT)),
+    "ollama-reasoning": (OLLAMA, chat_body(options={**PLAIN, **THOUGHT})),
     "responses-reasoning": (
         RESPONSES,
         {"model": STARTER, "input": "Hello!", **GREEDY, **THOUGHT, "store": False},
+    ),
+    "messages-thinking": (MESSAGES, message_body(**THOUGHT, thinking={"type": "adaptive"})),
+    "messages-omitted": (
+        MESSAGES,
+        message_body(**THOUGHT, thinking={"type": "adaptive", "display": "omitted"}),
     ),
 }
 """Streams of a model that writes reasoning first."""
@@ -196,6 +286,7 @@ THINKING: dict[str, tuple[str, dict[str, Any]]] = {
 BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
     "chat-error": (CHAT, chat_body(**GREEDY, ignore_eos=True)),
     "text-error": (TEXT, endless(STORY, **GREEDY)),
+    "messages-failed": (MESSAGES, message_body(ignore_eos=True, max_tokens=10_000)),
     "responses-failed": (
         RESPONSES,
         {"model": STARTER, "input": "Hello!", **GREEDY, "store": False, "ignore_eos": True},
@@ -205,6 +296,7 @@ BROKEN: dict[str, tuple[str, dict[str, Any]]] = {
 
 WAITING: dict[str, tuple[str, dict[str, Any]]] = {
     "chat-pings": (CHAT, chat_body(**GREEDY, max_tokens=1)),
+    "messages-pings": (MESSAGES, message_body(max_tokens=1)),
     "text-pings": (TEXT, {"model": STARTER, "prompt": STORY, **GREEDY, "max_tokens": 1}),
     "responses-pings": (
         RESPONSES,
@@ -215,6 +307,7 @@ WAITING: dict[str, tuple[str, dict[str, Any]]] = {
 
 OVERDUE: dict[str, tuple[str, dict[str, Any]]] = {
     "chat-overdue": (CHAT, chat_body(**GREEDY)),
+    "messages-overdue": (MESSAGES, message_body()),
     "responses-overdue": (
         RESPONSES,
         {"model": STARTER, "input": "Hello!", **GREEDY, "store": False},
@@ -239,6 +332,15 @@ class Group(NamedTuple):
     flags: dict[str, Any] | None = None
     template: str | None = None
     """Chat template that replaces the model's own, if any."""
+    metadata: dict[str, Any] | None = None
+    """Metadata that are added to those of the model, if any."""
+
+    def write_model(self, source: Path, folder: Path) -> None:
+        """Write the model into a folder, if it is not the unchanged one."""
+        if self.template is not None:
+            with_template(source, folder / source.name, self.template)
+        elif self.metadata is not None:
+            with_metadata(source, folder / source.name, self.metadata)
 
 
 def whole(server: Server, path: str, body: dict[str, Any]) -> bytes:
@@ -246,11 +348,15 @@ def whole(server: Server, path: str, body: dict[str, Any]) -> bytes:
     return request(server.url, "POST", path, body).body
 
 
+_EVENTS_BEFORE_TEXT = {RESPONSES: 5, MESSAGES: 2}
+"""Path -> events of a stream before its text; the first chunks of other streams have some."""
+
+
 def broken(server: Server, path: str, body: dict[str, Any]) -> bytes:
     """Leave out the text before the worker is killed: its length differs each time."""
     with Stream(server.url, path, body) as stream:
         begin = b""
-        while begin.count(b"\n\n") < (5 if path == RESPONSES else 1):  # some text is there
+        while begin.count(b"\n\n") < _EVENTS_BEFORE_TEXT.get(path, 1):
             begin += stream.response.readline()
         engine = server.pool.engine(STARTER)
         # A request without any output would be given to the next worker.
@@ -271,11 +377,17 @@ def waiting(server: Server, path: str, body: dict[str, Any]) -> bytes:
     with Stream(server.url, TEXT, endless()) as other:
         assert other.read_some()
         with Stream(server.url, path, body) as stream:
+            ping = EVENT_OF_PING if path == MESSAGES else PING
+            # A comment says how far the request is, if its worker has told it by then.
+            any_ping = re.escape(ping) if path == MESSAGES else rb"(?m:^): [^\n]*\n\n"
             begin = b""
-            while not begin.endswith(PING):
-                begin += stream.response.readline()
+            while not (first := re.search(any_ping + rb"\Z", begin)):
+                line = stream.response.readline()
+                assert line, begin
+                begin += line
             other.leave()
-            return begin + stream.response.read().replace(PING, b"")
+            rest = re.sub(any_ping, b"", stream.response.read())
+            return begin[: first.start()] + ping + rest
 
 
 def overdue(server: Server, path: str, body: dict[str, Any]) -> bytes:
@@ -298,6 +410,25 @@ def _last(stream: bytes) -> bytes:
     return last + b"\n\n"
 
 
+_FUNCTION = {"model": STARTER, "input_prefix": "def add(a, b):\n", "input_suffix": "\nprint(add)\n"}
+INFILL = {
+    "infill": ("/infill", {**_FUNCTION, "prompt": "    ", **GREEDY, "n_predict": 3, "seed": 7}),
+    "infill-choices": (
+        "/infill",
+        {
+            **_FUNCTION,
+            **GREEDY,
+            "n_predict": 1,
+            "n_cmpl": 2,
+            "response_fields": ["content", "stop"],
+        },
+    ),
+    "infill-grammar-error": (
+        "/infill",
+        {**_FUNCTION, **GREEDY, **STUCK, "json_schema": {"const": "Hello!"}},
+    ),
+}
+
 GROUPS = (
     Group(CASES, whole),
     Group(THINKING, whole, {}, THINKS),
@@ -305,20 +436,27 @@ GROUPS = (
     Group(WAITING, waiting, {"parallel": 1, "sse_ping_interval": 0.01}),
     Group(OVERDUE, overdue, {"parallel": 1, "queue_timeout": 0.5}),
     Group(REFUSED, refused, {"parallel": 1}),
+    Group(INFILL, whole, {}, metadata=FILL_IN),
 )
 
 _MASKS = (
     (re.compile(r'("id":"(?:chatcmpl-|cmpl-|call_))[0-9a-f]+"'), r'\1<hex>"'),
     (
         re.compile(
-            r'("(?:id|item_id|response_id|call_id)":"(?:resp_|msg_|fc_|rs_|call_))[0-9a-f]+"'
+            r'("(?:id|item_id|response_id|call_id|request_id)":'
+            r'"(?:resp_|msg_|fc_|rs_|call_|toolu_|req_))[0-9a-f]+"'
         ),
         r'\1<hex>"',
     ),
     (re.compile(r'("(?:created|created_at|completed_at)":)\d+(?:\.\d+)?'), r"\1<time>"),
+    (re.compile(r'("created_at":")[^"]+'), r"\1<time>"),
+    (re.compile(r'("\w+_duration":)\d+'), r"\1<number>"),
+    (re.compile(r'("context":)\[[\d,]+\]'), r"\1<numbers>"),
     (re.compile(r'("system_fingerprint":")[^"]+'), r"\1<text>"),
     (re.compile(r'("obfuscation":")[^"]*'), r"\1<text>"),
+    (re.compile(r'("signature":")[^"]+'), r"\1<text>"),
     (re.compile(r"-?\d+\.\d+(e-?\d+)?"), "<float>"),
+    (re.compile(r'("id_slot":)\d+'), r"\1<slot>"),
     # Whether tokens are proposed depends on how long the steps of this machine take.
     (re.compile(r',"draft_n":\d+,"draft_n_accepted":\d+'), ""),
 )

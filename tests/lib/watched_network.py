@@ -12,6 +12,7 @@ line of the output is a JSON object:
     seen    number of packets of the server's port
     control packets through "out" after this program itself had sent one at the end
     answer  the body of the chat response
+    page    the web page as a browser gets it at "/", and the sizes of the files that it names
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import struct
 import subprocess
 import sys
 import threading
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -113,13 +115,24 @@ def hide_library() -> None:
         raise SystemExit("libgomp can still be loaded")
 
 
-def chat(url: str) -> str:
-    body = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8}
-    request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode())
+def ask(url: str, body: bytes | None = None) -> tuple[str, str]:
+    """Send a request as a browser does; return the URL of the response, and the response."""
+    request = urllib.request.Request(url, body, {"Accept": "text/html, */*;q=0.8"})
     # Without the proxies of the environment.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request) as response:
-        return str(response.read().decode())
+        return response.url, response.read().decode()
+
+
+def chat(url: str) -> str:
+    body = {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 8}
+    return ask(f"{url}/v1/chat/completions", json.dumps(body).encode())[1]
+
+
+def web_page(url: str) -> tuple[str, dict[str, int]]:
+    place, page = ask(f"{url}/")
+    names = re.findall(r'(?:src|href)="([^"]+)"', page)
+    return page, {name: len(ask(urllib.parse.urljoin(place, name))[1]) for name in names}
 
 
 def main(stick: Path, home: Path) -> None:
@@ -144,6 +157,7 @@ def main(stick: Path, home: Path) -> None:
     if server.poll() is not None or not url:
         raise SystemExit(f"it does not serve: {output}")
     answer = chat(url)
+    page = web_page(url)
     again = subprocess.run(
         [str(home / "offgrid/bin/offgrid"), "import", str(stick / "offgrid-models")],
         capture_output=True, text=True, env=environ, cwd="/", check=True,
@@ -164,6 +178,7 @@ def main(stick: Path, home: Path) -> None:
         "seen": sum(port in ports(data) for _, data in packets),
         "control": len(control),
         "answer": json.loads(answer),
+        "page": page,
         "output": output + again.stdout,
     }))  # fmt: skip
 

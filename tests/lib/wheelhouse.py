@@ -11,8 +11,9 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from compiled import COMPILED
+
 import offgrid
-from offgrid.sampling import _config, _find, _json, _rows, _sampler, _text
 
 _SOURCES = {".pyx", ".pxd", ".c", ".h", ".pyc"}
 
@@ -82,6 +83,6 @@ def _package() -> Iterator[tuple[str, Path]]:
     for path in sorted(root.rglob("*")):
         if path.is_file() and path.suffix not in _SOURCES | {".so", ".pyd"}:
             yield path.relative_to(root.parent).as_posix(), path
-    for module in (_config, _find, _json, _rows, _sampler, _text):
+    for module in COMPILED:
         path = Path(str(module.__file__))
         yield f"offgrid/sampling/{path.name}", path

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import real_models
+import real_templates
 from real_models import FOLDER, GEMMA3, SMOLLM2, Unreachable
 
 from offgrid.config import load_settings
@@ -37,6 +38,13 @@ def gemma3() -> Path:
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     return _fetched(real_models.fetch_minilm)
+
+
+@pytest.fixture(scope="session")
+def templates() -> dict[str, str]:
+    """llama.cpp's chat templates by name."""
+    folder = _fetched(real_templates.fetch)
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.iterdir())}
 
 
 @pytest.fixture(scope="session", params=["smollm2", "gemma3"])

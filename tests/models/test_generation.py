@@ -12,7 +12,8 @@ from reference_embedding import embedding_of
 from reference_logits import ReferenceModel
 from support import Json, Stream, request
 
-from offgrid.engine.protocol import Grammar, Load
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.requests import Grammar
 from offgrid.engine.worker.grammars import Grammars
 from offgrid.engine.worker.llama.model import Model
 from offgrid.grammar.checked import CheckedSchema

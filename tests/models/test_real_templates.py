@@ -7,13 +7,11 @@ import re
 from typing import Any
 
 import pytest
-import real_templates
-from real_models import Unreachable
 
 from offgrid.chat.dialect import Dialect
 from offgrid.chat.grammars import Function
 from offgrid.chat.parser import CallArguments, CallStart
-from offgrid.engine.protocol import Grammar
+from offgrid.engine.protocol.requests import Grammar
 from offgrid.engine.worker.grammars import Grammars
 from offgrid.engine.worker.reasoning import ReasoningLimit
 from offgrid.grammar.checked import CheckedSchema
@@ -113,15 +111,6 @@ OMITTED_REASONING = {
 """Templates that omit earlier reasoning, at least beside calls or unless it is asked for."""
 VOCABULARY = {"LFM2": {"<|tool_call_start|>": 5, "<|tool_call_end|>": 6}}
 """Control tokens by which a family is recognised whose template writes no calls."""
-
-
-@pytest.fixture(scope="module")
-def templates() -> dict[str, str]:
-    try:
-        folder = real_templates.fetch()
-    except Unreachable as ex:
-        pytest.skip(f"the package index cannot be reached: {ex}")
-    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.iterdir())}
 
 
 @pytest.fixture(scope="module")

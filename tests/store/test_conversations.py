@@ -95,6 +95,7 @@ def test_an_item_is_in_a_conversation_once(store: ResponseStore) -> None:
     assert conversations.get("d") is None
 
 
+@pytest.mark.slow
 @given(st.integers(1, 12), st.integers(0, 12), st.booleans())
 def test_pages_hold_every_item_once(limit: int, count: int, latest_first: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:

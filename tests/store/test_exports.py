@@ -76,6 +76,42 @@ def test_one_model(run: Run, stick: Path, name: str) -> None:
     assert "offgrid import" in (stick / "README.txt").read_text(encoding="utf-8")
 
 
+def test_the_draft_model_of_a_model_goes_with_it(run: Run, stick: Path, tmp_path: Path) -> None:
+    """Whether it is in the models directory or elsewhere, and only once."""
+    put(tmp_path / "elsewhere/small.gguf", B)
+    config = tmp_path / "my.toml"
+    config.write_text(
+        '[models."sub/a"]\ndraft_model = "elsewhere/small.gguf"\n'
+        '[models.two]\nbase = "sub/a"\ndraft_model = "big-00001-of-00002"\n',
+        encoding="utf-8",
+    )
+    result = run("export", stick, "sub/a", "--config", config)
+    assert result.exit_code == 0, result.output
+    assert visible(stick / "offgrid-models") == {
+        "sub/a.gguf": A, "small.gguf": B,
+        "big-00001-of-00002.gguf": B, "big-00002-of-00002.gguf": C,
+    }  # fmt: skip
+    assert run("export", stick, "--config", config).exit_code == 0
+
+
+def test_a_draft_model_that_is_absent_is_named(run: Run, stick: Path, tmp_path: Path) -> None:
+    config = tmp_path / "my.toml"
+    config.write_text('[models."sub/a"]\ndraft_model = "gone.gguf"\n', encoding="utf-8")
+    result = run("export", stick, "sub/a", "--config", config)
+    assert result.exit_code == 1
+    assert "gone" in result.output
+    assert visible(stick / "offgrid-models") == {"sub/a.gguf": A}
+
+
+def test_settings_that_cannot_be_used_hinder_no_export(
+    run: Run, stick: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "my.toml"
+    config.write_text('model = "none"\ndraft_model = "big-00001-of-00002"\n', encoding="utf-8")
+    assert run("export", stick, "sub/a", "--config", config).exit_code == 0
+    assert visible(stick / "offgrid-models") == {"sub/a.gguf": A}
+
+
 def test_an_unknown_model(run: Run, stick: Path) -> None:
     result = run("export", stick, "x")
     assert result.exit_code == 2

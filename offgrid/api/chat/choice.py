@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offgrid.chat.parser import AnswerEvent, AnswerParser, CallStart, Content
-from offgrid.engine.protocol import Delta
+from offgrid.engine.protocol.events import Delta
 from offgrid.sampling import TextStream
 
 
@@ -17,6 +17,7 @@ class Choice:
 
     Attributes:
         finish_reason: None until the choice ends.
+        stopped_by: the stop string that ended the choice, or an empty string.
         reasoning_tokens: number of tokens so far that are reasoning, including its markers.
     """
 
@@ -29,6 +30,7 @@ class Choice:
         self._called = False
         """Whether a call has begun, before any stop string."""
         self.finish_reason: str | None = None
+        self.stopped_by = ""
         self.reasoning_tokens = 0
 
     def read(self, delta: Delta) -> list[AnswerEvent]:
@@ -43,8 +45,10 @@ class Choice:
             events += self._heed_stops(self._parser.finish())
             events += self._rest()
             self.finish_reason = delta.finish_reason or "stop"
-        if self._stopped:
+            self.stopped_by = delta.stopped_by
+        if self._content is not None and self._content.finished:
             self.finish_reason = "stop"
+            self.stopped_by = str(self._content.stop_reason or "")
         if self.finish_reason == "stop" and self._parser.calls and self._called:
             self.finish_reason = "tool_calls"
         return events

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from offgrid.chat.dialect import Dialect
-from offgrid.engine.protocol import ModelInfo
+from offgrid.engine.protocol.reports import ModelInfo
 from offgrid.errors import InvalidParameter
 
 _MAX_DIALECTS = 16

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
 
 from offgrid.api.chat.choice import Choice
 from offgrid.api.chat.dialects import DIALECTS
 from offgrid.api.chat.request import ChatRequest
 from offgrid.api.fields import notices
+from offgrid.api.fields.bounds import answer_limit, bounds
 from offgrid.api.generation import GenerationGroup
+from offgrid.api.http.owner import owner
 from offgrid.api.http.request import in_turn
+from offgrid.api.screening import check_prompt
 from offgrid.chat.dialect import Dialect
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.limits import check_message_count
-from offgrid.engine.protocol import Grammar, ReasoningBudget, TokenQuery
+from offgrid.engine.protocol.requests import Grammar, ReasoningBudget, TokenQuery
 from offgrid.errors import InvalidParameter
 from offgrid.grammar.checked import CheckedSchema
 
@@ -194,8 +200,15 @@ def count_tokens(
         param=param,
         images=prompt.images,
         image_params=prompt.image_params,
+        owner=owner(),
     )
-    return len(engine.look_up(query, alive).tokens)
+    return len(engine.look_up(query, bounds().within(alive)).tokens)
+
+
+def texts_of(request: ChatRequest) -> Iterator[tuple[Any, str]]:
+    """Yield the parts of a request that its prompt is made of, each with its field."""
+    for name in ("messages", "tools", "documents", "chat_template_kwargs"):
+        yield msgspec.to_builtins(getattr(request, name)), name
 
 
 def start_chat(
@@ -209,14 +222,16 @@ def start_chat(
         alive: whether the client is still connected.
 
     Raises:
+        ContentRefused: the content filter does not.
         RequestError: the model does not accept the request; nothing is left running.
     """
+    check_prompt(texts_of(request))
     prompt = chat_prompt(engine, request)
     top_logprobs = (request.top_logprobs or 0) if request.logprobs else None
     generation = request.generation(
         engine.defaults.sampling,
         parts=prompt.rendered.parts,
-        max_tokens=request.token_limit,
+        max_tokens=answer_limit(request.token_limit),
         stop=prompt.stops,
         n=request.n,
         top_logprobs=top_logprobs,

@@ -11,6 +11,7 @@ from msgspec import Meta, structs
 
 from offgrid.api.chat.tools import MAX_DEPTH, Offer, Tool, ToolChoice, make_offer, too_deep
 from offgrid.api.fields.body import excess
+from offgrid.api.fields.bounds import check_messages
 from offgrid.api.fields.common import MAX_TOKENS, GenerationFields, Unsupported, convert
 from offgrid.api.fields.messages import missing
 from offgrid.chat.images import check_images, read_data_url
@@ -271,7 +272,7 @@ class ChatRequest(GenerationFields, frozen=True, kw_only=True, forbid_unknown_fi
         )
 
     def with_system(self, prompt: str) -> ChatRequest:
-        """Return the request with a system message in front, if it has none of its own."""
+        """Return the request with a system message in front, if it has none itself."""
         if not prompt or any(m.role in ("system", "developer") for m in self.messages):
             return self
         message = Message(role="system", content=prompt)
@@ -319,6 +320,7 @@ def checked(request: ChatRequest) -> ChatRequest:
     Raises:
         InvalidParameter: ``param`` names the field.
     """
+    check_messages(len(request.messages), "messages")
     for index, message in enumerate(request.messages):
         _check_message(message, f"messages[{index}]")
     _check_results(request.messages)

@@ -9,6 +9,7 @@ from offgrid.api.chat.prompt import count_tokens, warn_of_base
 from offgrid.api.chat.request import parse_chat
 from offgrid.api.engines import engine_for
 from offgrid.api.http.request import in_turn, liveness, read_checked, read_object
+from offgrid.api.http.scopes import INFERENCE
 from offgrid.api.http.sse import send_stream
 from offgrid.config import Settings
 from offgrid.engine.client.pool import EnginePool
@@ -16,6 +17,8 @@ from offgrid.engine.client.pool import EnginePool
 
 class ChatResource:
     """Answers conversations, whole or streamed."""
+
+    scopes = INFERENCE
 
     def __init__(self, pool: EnginePool, settings: Settings) -> None:
         self._pool = pool
@@ -38,6 +41,8 @@ class ChatResource:
 
 class InputTokensResource:
     """``POST /v1/chat/completions/input_tokens``: counts the tokens of a chat request's prompt."""
+
+    scopes = INFERENCE
 
     def __init__(self, pool: EnginePool, settings: Settings) -> None:
         self._pool = pool

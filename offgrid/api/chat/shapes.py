@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, UnsetType
 
+from offgrid.api.fields.tiers import Tier
 from offgrid.api.shapes import Answer, Byte, Count, Logprob, PromptLogprobs, Usage
 from offgrid.api.timings import Progress, Timings
 
@@ -29,7 +30,7 @@ class ChatLogprobs(Answer):
     refusal: None
 
 
-ChatFinishReason = Literal["stop", "length", "tool_calls"]
+ChatFinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 CallId = Annotated[str, Meta(pattern="^call_[0-9a-f]{24}$")]
 
 
@@ -74,7 +75,7 @@ class ChatCompletion(Answer):
     object: Literal["chat.completion"]
     created: Count
     model: str
-    service_tier: Literal["default"]
+    service_tier: Tier
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
@@ -127,7 +128,7 @@ class ChatCompletionChunk(Answer):
     object: Literal["chat.completion.chunk"]
     created: Count
     model: str
-    service_tier: Literal["default"]
+    service_tier: Tier
     system_fingerprint: str
     choices: Annotated[list[ChatChunkChoice], Meta(max_length=1)]
     usage: Usage | UnsetType | None = UNSET

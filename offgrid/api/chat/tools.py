@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from offgrid.api.fields.bounds import check_schema
 from offgrid.chat.grammars import Function
 from offgrid.errors import InvalidParameter
 from offgrid.grammar.checked import CheckedSchema
@@ -159,6 +160,7 @@ def _check_schema(schema: dict[str, Any], param: str) -> None:
         raise InvalidParameter(f'{param} must be a JSON schema of type "object".', param)
     if too_deep(schema):
         raise InvalidParameter(f"{param} is nested deeper than {MAX_DEPTH} levels.", param)
+    check_schema(schema, param)
 
 
 def too_deep(value: Any) -> bool:

@@ -8,12 +8,14 @@ from typing import Any
 
 from offgrid.api.completions.logprobs import LegacyLogprobs, joined
 from offgrid.api.completions.request import CompletionRequest, Prompt
+from offgrid.api.fields.bounds import answer_limit
 from offgrid.api.generation import GenerationGroup, Total
 from offgrid.api.http.sse import Chunk
 from offgrid.api.logprobs import prompt_logprobs
 from offgrid.api.timings import with_progress
 from offgrid.engine.client.client import Defaults
-from offgrid.engine.protocol import Delta, GenerationRequest, PromptPart, PromptToken, TokenLogprob
+from offgrid.engine.protocol.events import Delta, PromptToken, TokenLogprob
+from offgrid.engine.protocol.requests import GenerationRequest, PromptPart
 
 
 def generation_requests(request: CompletionRequest, defaults: Defaults) -> list[GenerationRequest]:
@@ -35,7 +37,7 @@ def _generation(
         # Parse control tokens in the text: the author of a raw prompt writes them too.
         parts=(PromptPart(content, True),) if isinstance(content, str) else (),
         tokens=None if isinstance(content, str) else content,
-        max_tokens=request.max_tokens,
+        max_tokens=answer_limit(request.max_tokens),
         stop=request.stops,
         n=request.candidates,
         top_logprobs=top_logprobs,

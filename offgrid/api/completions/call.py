@@ -16,6 +16,7 @@ from offgrid.api.completions.answer import (
 from offgrid.api.completions.request import CompletionRequest
 from offgrid.api.generation import GenerationGroup
 from offgrid.api.http.sse import Chunk
+from offgrid.api.screening import check_prompt
 from offgrid.api.shapes import Json
 from offgrid.engine.client.client import EngineClient
 from offgrid.errors import InvalidParameter
@@ -30,7 +31,7 @@ class CompletionCall:
         alive: whether the client still waits for the answer.
 
     Attributes:
-        group: the generations; whoever gives up the answer cancels them.
+        group: the generations; the caller that gives up the answer cancels them.
 
     Raises:
         RequestError: the model does not accept the request; nothing is left running.
@@ -44,6 +45,8 @@ class CompletionCall:
                 f"best_of must be at most {engine.capacity} on this server (slots plus queue).",
                 "best_of",
             )
+        texts = [(p.content, p.param) for p in request.prompts if isinstance(p.content, str)]
+        check_prompt([*texts, (request.suffix, "suffix")])
         self._request = request
         self.group = GenerationGroup(engine, generation_requests(request, engine.defaults), alive)
         self._choices = Choices(request, self.group)

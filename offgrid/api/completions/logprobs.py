@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from offgrid.engine.protocol import PromptToken, TokenLogprob
+from offgrid.engine.protocol.events import PromptToken, TokenLogprob
 
 _BACKSLASH = ord("\\")
 _utf8 = codecs.getincrementaldecoder("utf-8")

@@ -8,6 +8,7 @@ from offgrid.api.completions.call import CompletionCall
 from offgrid.api.completions.request import parse_completion
 from offgrid.api.engines import engine_for
 from offgrid.api.http.request import liveness, read_checked
+from offgrid.api.http.scopes import INFERENCE
 from offgrid.api.http.sse import send_stream
 from offgrid.config import Settings
 from offgrid.engine.client.pool import EnginePool
@@ -15,6 +16,8 @@ from offgrid.engine.client.pool import EnginePool
 
 class CompletionsResource:
     """Continues texts, whole or streamed."""
+
+    scopes = INFERENCE
 
     def __init__(self, pool: EnginePool, settings: Settings) -> None:
         self._pool = pool

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 from offgrid.api.shapes import Answer, Count, Logprob, PromptLogprobs, Usage
 from offgrid.api.timings import Progress, Timings
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "content_filter"]
 TextId = Annotated[str, Meta(pattern="^cmpl-[0-9a-f]{28}$")]
 
 

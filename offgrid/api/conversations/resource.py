@@ -15,6 +15,8 @@ from offgrid.api.conversations.shapes import (
 )
 from offgrid.api.fields.common import check_fields
 from offgrid.api.http.request import read_checked
+from offgrid.api.http.scopes import HISTORY
+from offgrid.api.ownership import own
 from offgrid.api.responses.history import History, as_stored, no_conversation
 from offgrid.api.responses.items import Given, new_id, parse_items
 from offgrid.api.responses.lenient import without_nulls
@@ -27,13 +29,24 @@ from offgrid.store.file import Item
 from offgrid.store.responses import ResponseStore
 
 
-class ConversationsResource:
+class _Conversations:
+    """Base of the resources: the conversations of the caller."""
+
+    scopes = HISTORY
+    _shared: ResponseStore
+
+    @property
+    def _store(self) -> ConversationStore:
+        return own(self._shared).conversations
+
+
+class ConversationsResource(_Conversations):
     """``POST /v1/conversations``: creates a conversation."""
 
     def __init__(self, settings: Settings, store: ResponseStore) -> None:
         self._max_body = settings.max_body_mb << 20
         self._history = History(store, self._max_body)
-        self._store = store.conversations
+        self._shared = store
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Store a conversation, with the items that the request gives it."""
@@ -56,12 +69,12 @@ class ConversationsResource:
         resp.media = conversation
 
 
-class ConversationResource:
+class ConversationResource(_Conversations):
     """One conversation."""
 
     def __init__(self, settings: Settings, store: ResponseStore) -> None:
         self._max_body = settings.max_body_mb << 20
-        self._store = store.conversations
+        self._shared = store
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
         """Return the conversation, without its items."""
@@ -84,13 +97,13 @@ class ConversationResource:
         resp.media = {"id": id, "object": "conversation.deleted", "deleted": True}
 
 
-class ConversationItemsResource:
+class ConversationItemsResource(_Conversations):
     """The items of a conversation."""
 
     def __init__(self, settings: Settings, store: ResponseStore) -> None:
         self._max_body = settings.max_body_mb << 20
         self._history = History(store, self._max_body)
-        self._store = store.conversations
+        self._shared = store
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
         """Add items; return them."""
@@ -121,11 +134,11 @@ class ConversationItemsResource:
     on_head = on_get
 
 
-class ConversationItemResource:
+class ConversationItemResource(_Conversations):
     """One item of a conversation."""
 
     def __init__(self, store: ResponseStore) -> None:
-        self._store = store.conversations
+        self._shared = store
 
     def on_get(self, req: falcon.Request, resp: falcon.Response, id: str, item_id: str) -> None:
         """Return the item."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from offgrid.api.fields.bounds import bounds
 from offgrid.errors import InvalidParameter
 from offgrid.sampling import JsonCounts, count_json, cut_json
 
@@ -31,8 +32,6 @@ MAX_CONTAINERS = 40_000
 """Values of a body that are lists or objects."""
 MAX_LONG_INTEGERS = 1_000
 """Values of a body that are integers of more than 19 digits: parsers are slow with these."""
-MAX_DEPTH = 500
-"""Nesting depth of lists and objects."""
 MAX_FIELDS = 1_000
 """Keys of the outermost object; no endpoint has as many."""
 MAX_AT_ONCE = 200_000
@@ -70,7 +69,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     """
     text = memoryview(raw)[len(_BOM) :] if raw.startswith(_BOM) else memoryview(raw)
     counts = count_json(text)
-    if counts.depth > MAX_DEPTH:
+    if counts.depth > bounds().max_depth:
         raise _too_deep()
     too_much = _excess(counts, MAX_VALUES)
     if counts.fields > MAX_FIELDS:
@@ -132,7 +131,7 @@ def _long_number(text: memoryview) -> InvalidParameter:
 
 
 def _too_deep() -> InvalidParameter:
-    return _malformed(f"it is nested too deeply (more than {MAX_DEPTH} levels)")
+    return _malformed(f"it is nested too deeply (more than {bounds().max_depth} levels)")
 
 
 def _number(text: str) -> float | int:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 import msgspec
 from msgspec import Meta, structs
 
 from offgrid.api.fields import notices, structured
+from offgrid.api.fields.bounds import check_answer
 from offgrid.api.fields.foreign import unknown_field
-from offgrid.api.fields.inert import InertFields, ServiceTier
+from offgrid.api.fields.inert import InertFields
 from offgrid.api.fields.keep_alive import KeepAlive, seconds_of
 from offgrid.api.fields.messages import invalid
 from offgrid.api.fields.nulls import present
+from offgrid.api.fields.samplers import Chosen, chosen
 from offgrid.api.fields.sampling import DEFAULT, NAMES, Sampling, parse_sampling, take_fields
+from offgrid.api.fields.tiers import TIERS, ServiceTier, Tier, level_of
 from offgrid.api.fields.translated import Translated
-from offgrid.engine.protocol import GenerationRequest, Grammar
+from offgrid.api.http.caller import caller
+from offgrid.api.http.owner import owner
+from offgrid.api.screening import program_in_force
+from offgrid.engine.protocol.requests import GenerationRequest, Grammar
 from offgrid.errors import InvalidParameter
 
 T = TypeVar("T", bound="GenerationFields")
@@ -25,9 +32,17 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 MAX_N = 16
 MAX_TOKENS = (1 << 31) - 1
+MAX_MILLISECONDS = 86_400_000
+"""A day."""
+MAX_INDENT = 1024
 MAX_STOPS = 64
 MAX_STOP_LENGTH = 4096
 """Maximum length of a stop string, in characters."""
+
+
+MAX_BANNED = 1024
+MAX_BANNED_LENGTH = 256
+"""Maximum length of a banned string, in characters."""
 
 
 class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,7 +57,7 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Fields of both endpoints. Defaults are those of the API document."""
 
-    PARSED: ClassVar[frozenset[str]] = frozenset({"sampling"})
+    PARSED: ClassVar[frozenset[str]] = frozenset({"sampling", "chosen"})
     """Attributes that are made from fields and are not fields of the body."""
 
     model: str = ""
@@ -52,13 +67,22 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
     max_tokens: Annotated[int, Meta(ge=1, le=MAX_TOKENS)] | None = None
     n: Annotated[int, Meta(ge=1, le=MAX_N)] = 1
     stop: str | list[str] = msgspec.field(default_factory=list)
+    banned_strings: str | list[str] = msgspec.field(default_factory=list)
     ignore_eos: bool = False
     cache_prompt: bool = True
     post_sampling_probs: bool = False
     prompt_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     timings_per_token: bool = False
     return_progress: bool = False
+    samplers: str | list[str] = msgspec.field(default_factory=list)
+    chosen: Chosen | None = None
+    """Made from :attr:`samplers`; None for all of them."""
+    t_max_predict_ms: Annotated[int, Meta(ge=-1, le=MAX_MILLISECONDS)] = 0
+    n_indent: Annotated[int, Meta(ge=0, le=MAX_INDENT)] = 0
     service_tier: ServiceTier = "auto"
+    priority: Annotated[int, Meta(ge=-(1 << 31), le=(1 << 31) - 1)] = 0
+    """vLLM's: lower goes first."""
+    cache_salt: Annotated[str, Meta(max_length=1024)] = ""
     stream: bool = False
     stream_options: StreamOptions | None = None
     keep_alive: KeepAlive = None
@@ -71,6 +95,13 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
     @property
+    def banned(self) -> tuple[str, ...]:
+        """The banned strings as a tuple, each once; an empty text is none."""
+        if isinstance(self.banned_strings, str):
+            return (self.banned_strings,) if self.banned_strings else ()
+        return tuple(dict.fromkeys(self.banned_strings))
+
+    @property
     def include_usage(self) -> bool:
         """Whether a stream ends with a usage chunk."""
         return bool(self.stream_options and self.stream_options.include_usage)
@@ -80,6 +111,16 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
         """Whether chunks carry random padding. Off by default: padding hides lengths from the
         network, but there is no network."""
         return bool(self.stream_options and self.stream_options.include_obfuscation)
+
+    @property
+    def level(self) -> int:
+        """The class of the request: ``service_tier`` decides, or else ``priority``."""
+        return level_of(self.service_tier, self.priority)
+
+    @property
+    def tier(self) -> Tier:
+        """The class, as the ``service_tier`` of a response."""
+        return TIERS[self.level]
 
     def generation(
         self, own: Mapping[str, Any], *, timings: bool = False, **more: Any
@@ -91,15 +132,25 @@ class GenerationFields(InertFields, frozen=True, kw_only=True, forbid_unknown_fi
             timings: whether all deltas have times, even if the request does not ask for them.
             more: the fields of the engine's request that each endpoint sets in its own way.
         """
+        who = caller()
         return GenerationRequest(
             sampling=self.sampling.with_defaults(own),
             text_bias=self.sampling.text_bias,
             dry_breakers=self.sampling.dry_breakers,
+            banned_strings=self.banned,
             ignore_eos=self.ignore_eos,
             post_sampling=self.post_sampling_probs,
             cache_prompt=self.cache_prompt,
             timings=self.timings_per_token or timings,
             return_progress=self.return_progress and self.stream,
+            t_max_predict_ms=max(0, self.t_max_predict_ms),
+            n_indent=self.n_indent,
+            owner=owner(),
+            priority=self.level,
+            partition=who.id if who.has_key else "",
+            cache_salt=self.cache_salt,
+            report_wait=self.stream,
+            filter=program_in_force(),
             **more,
         )
 
@@ -140,12 +191,43 @@ def convert(
         refuse_others(fields, known, unsupported, given)
         labels = {name: given.label(field) for name, field in named.items() if field in fields}
         request = structs.replace(
-            _typed(fields, cls), sampling=parse_sampling(sampling), grammar=grammar, **labels
+            typed(fields, cls), sampling=parse_sampling(sampling), grammar=grammar, **labels
         )
+        if request.samplers:
+            request = with_samplers(request)
         _check(request)
     except InvalidParameter as ex:
         raise given.labelled(ex) from None
     return request
+
+
+class Sampled(Protocol):
+    """A request with sampling parameters."""
+
+    @property
+    def samplers(self) -> str | list[str]: ...
+    @property
+    def sampling(self) -> Sampling: ...
+
+
+R = TypeVar("R", bound=Sampled)
+
+
+def with_samplers(request: R) -> R:
+    """Return a request in which the samplers that it does not name are off, whatever it or the
+    model's settings say about them. It is a struct that has an attribute ``chosen``."""
+    wanted = chosen(request.samplers)
+    if wanted is None:
+        return request
+    if not wanted.exact:
+        notices.ignore("samplers")
+    sampling = request.sampling
+    sampling = structs.replace(
+        sampling,
+        params=dataclasses.replace(sampling.params, **wanted.off),
+        given=sampling.given | wanted.off.keys(),
+    )
+    return structs.replace(request, sampling=sampling, chosen=wanted)  # type: ignore[type-var]
 
 
 def refuse_others(
@@ -184,29 +266,35 @@ def refuse_others(
             notices.ignore(label)
 
 
-def check_fields(body: dict[str, Any], cls: type[S]) -> S:
+def check_fields(body: dict[str, Any], cls: type[S], *, items: bool = False) -> S:
     """Check the body of a request that generates nothing, and return it typed.
 
-    ``null`` counts as absent.
+    ``null`` counts as absent. With ``items``, the field ``input`` is a list of items, as in
+    ``/v1/responses``.
 
     Raises:
         InvalidParameter: ``param`` names the field.
     """
-    given = Translated(present(body), cls.__struct_fields__)
+    given = Translated(present(body, items=items), cls.__struct_fields__)
     refuse_others(given.fields, cls.__struct_fields__, {}, given)
     try:
-        return _typed(given.fields, cls)
+        return typed(given.fields, cls)
     except InvalidParameter as ex:
         raise given.labelled(ex) from None
 
 
-def _typed(fields: dict[str, Any], cls: type[S]) -> S:
+def typed(fields: dict[str, Any], cls: type[S]) -> S:
+    """Return the fields of a request as a struct.
+
+    Raises:
+        InvalidParameter: ``param`` names the field.
+    """
     try:
-        typed = msgspec.convert(fields, cls)
+        result = msgspec.convert(fields, cls)
     except msgspec.ValidationError as ex:
         raise invalid(str(ex), fields, cls) from None
-    seconds_of(getattr(typed, "keep_alive", None))  # its type does not check the pattern
-    return typed
+    seconds_of(getattr(result, "keep_alive", None))  # its type does not check the pattern
+    return result
 
 
 def _check(request: GenerationFields) -> None:
@@ -219,6 +307,7 @@ def _check(request: GenerationFields) -> None:
                 f"stop: each string must have 1 to {MAX_STOP_LENGTH} characters, not {len(stop)}.",
                 "stop",
             )
+    _check_banned(request.banned)
     if request.stream_options is not None and not request.stream:
         raise InvalidParameter("stream_options needs stream: true.", "stream_options")
     if request.stream_options is not None and request.stream_options.continuous_usage_stats:
@@ -232,5 +321,24 @@ def _check(request: GenerationFields) -> None:
         notices.ignore("return_progress")
     if request.prompt_logprobs is not None and request.stream:
         raise InvalidParameter("prompt_logprobs cannot be streamed.", "prompt_logprobs")
+    longer = getattr(request, "max_completion_tokens", None)
+    field = "max_tokens" if longer is None else "max_completion_tokens"
+    wanted = request.max_tokens if longer is None else longer
+    check_answer(wanted, request.sampling.params.min_tokens, field)
     if request.max_tokens is not None and request.sampling.params.min_tokens > request.max_tokens:
         raise InvalidParameter("min_tokens must not be greater than max_tokens.", "min_tokens")
+
+
+def _check_banned(strings: tuple[str, ...]) -> None:
+    if len(strings) > MAX_BANNED:
+        raise InvalidParameter(
+            f"banned_strings takes at most {MAX_BANNED} strings, not {len(strings)}.",
+            "banned_strings",
+        )
+    for string in strings:
+        if not 1 <= len(string) <= MAX_BANNED_LENGTH:
+            raise InvalidParameter(
+                f"banned_strings: each string must have 1 to {MAX_BANNED_LENGTH} characters, not "
+                f"{len(string)}.",
+                "banned_strings",
+            )

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 from offgrid.api.fields.messages import unknown
-from offgrid.api.fields.orders import KOBOLD_CPP, LLAMA_CPP, LLAMA_CPP_CODES, WEB_UI, Orders
+from offgrid.api.fields.orders import KOBOLD_CPP, WEB_UI, Orders
 from offgrid.errors import InvalidParameter
 
 SAME = {
@@ -61,22 +61,24 @@ NOTHING: dict[str, Any] = {"grammar": "", "reasoning_budget_tokens": -1, "stop":
 WITHOUT_EFFECT: dict[str, frozenset[str]] = {
     # Reason -> fields.
     "the settings of the server decide": frozenset({
-        "draft_model", "f16_kv", "low_vram", "main_gpu", "n_ctx", "num_batch",
-        "num_ctx", "num_gpu", "num_thread", "numa", "speculative.n_max", "speculative.n_min",
-        "prompt_lookup_num_tokens", "speculative.p_min", "speculative_ngram", "static_cache",
-        "truncation_length", "use_mlock",
-        "use_mmap", "vocab_only",
+        "draft_model", "draft_num_predict", "embedding_only", "f16_kv", "logits_all", "low_vram",
+        "main_gpu", "n_ctx", "num_batch", "num_ctx", "num_gpu", "num_thread", "numa",
+        "speculative.n_max", "speculative.n_min", "prompt_lookup_num_tokens", "speculative.p_min",
+        "speculative_ngram", "static_cache", "truncation_length", "use_mlock", "use_mmap",
+        "vocab_only",
     }),
     "the server chooses the slot and manages its cache": frozenset({
-        "cache_control", "copilot_cache_control", "id_slot", "n_keep", "num_keep", "slot_id",
+        "cache_control", "copilot_cache_control", "id_slot", "n_cache_reuse", "n_keep", "num_keep",
+        "slot_id",
     }),
     "notes of clients and gateways": frozenset({
         "api_server", "api_type", "chat_id", "client_metadata", "conversation_id", "extra_content",
-        "legacy_api", "models", "priority", "provider", "provider_specific_fields",
+        "legacy_api", "models", "provider", "provider_specific_fields",
         "reasoning_details", "request_id", "route", "session_id", "thinking_blocks", "trace_id",
         "transforms",
     }),
     "it only makes answers of chat faster": frozenset({"prediction"}),
+    "they concern answers": frozenset({"cache_salt", "priority"}),
     "they ask for facts beside the answer": frozenset({
         "return_progress", "return_tokens", "timings_per_token", "usage",
     }),
@@ -126,13 +128,13 @@ def _empty(reason: str) -> Off:
     )  # fmt: skip
 
 
-def _order(whose: str, orders: Orders, codes: Collection[str] = ()) -> Off:
+def _order(whose: str, orders: Orders) -> Off:
     """Return the rule of a field that asks for an order of the sampling parameters."""
     return Off(
         f"the order of this server, or {whose} usual order, which has no effect",
         orders.is_own,
         _FIXED,
-        lambda value: orders.is_usual(value) or (isinstance(value, str) and value in codes),
+        orders.is_usual,
     )
 
 
@@ -153,11 +155,9 @@ ONLY_IF_OFF: dict[str, Off] = {
     "add_special_tokens": _switch(True, _BEGINNING),
     "allowed_token_ids": _empty("use a grammar, choice or regex"),
     "auto_max_new_tokens": _switch(False, "leave out max_tokens, or send -1"),
-    "bad_words": _empty(_BANS),
-    "banned_strings": _empty(_BANS),
+    "bad_words": _empty("use banned_strings"),
     "banned_tokens": _empty(_BANS),
     "beam_width": _number(1, reason=_NO_BEAMS),
-    "cache_salt": _empty("use cache_prompt: false"),
     "cfg_scale": _number(1, reason="there is no guidance by a second prompt"),
     "character": _empty("write a system message"),
     "chat_template": _empty("the template of the model's file is used"),
@@ -182,7 +182,6 @@ ONLY_IF_OFF: dict[str, Off] = {
         "instruct", lambda value: value == "instruct", "every chat uses the model's template"
     ),
     "n_discard": _number(0, reason="the context is never shifted"),
-    "n_indent": _number(0, reason="use a grammar"),
     "n_probs": _number(0, reason="use logprobs"),
     "no_repeat_ngram_size": _number(0, reason="use dry_multiplier"),
     "no_stop_trim": _switch(False, "an answer ends before its stop string"),
@@ -207,7 +206,6 @@ ONLY_IF_OFF: dict[str, Off] = {
     "safe_prompt": _switch(False, "write a system message"),
     "sampler_order": _order("KoboldCpp's", KOBOLD_CPP),
     "sampler_priority": _order("text-generation-webui's", WEB_UI),
-    "samplers": _order("llama.cpp's", LLAMA_CPP, LLAMA_CPP_CODES),
     "separate_reasoning": _switch(True, "reasoning is always returned as reasoning_content"),
     "skew": _number(0, reason="use temperature"),
     "skip_special_tokens": _switch(True, _CONTROL),
@@ -215,7 +213,6 @@ ONLY_IF_OFF: dict[str, Off] = {
     "stop_regex": _empty("use stop, or a regex that the whole answer matches"),
     "stop_token_ids": _empty(_STOPS),
     "stream_reasoning": _switch(True, "reasoning is always streamed"),
-    "t_max_predict_ms": _number(0, -1, reason="use max_tokens"),
     "t_max_prompt_ms": _number(0, -1, reason="the time of a prompt cannot be limited"),
     "temperature_last": Off(
         "false, or true, which has no effect", lambda value: value is False, _FIXED,
@@ -235,7 +232,9 @@ IF_UNKNOWN = {
     "echo": _switch(False, "only /v1/completions repeats its prompt"),
     "n": _number(1, reason="only chat and completions give several answers"),
     "reasoning_budget_tokens": _number(
-        -1, reason="without a template, it is not known where reasoning begins"
+        -1,
+        reason="only a chat template says where reasoning begins; use chat, /v1/responses, or "
+        "thinking in /v1/messages",
     ),
 }
 """The same for fields that exist in another endpoint, and for the other names of these."""
@@ -300,7 +299,10 @@ def descriptions(known: Collection[str]) -> dict[str, str]:
     elif "reasoning" in known:
         found |= dict.fromkeys((*SWITCHES, "reasoning_effort"), "Another form of reasoning.effort.")
     elif generates(known):
-        found |= dict.fromkeys(SWITCHES, "Without effect: there is no template.")
+        words = "Without effect: there is no template."
+        if "thinking" in known:
+            words = "Refused unless it is off, as thinking is: use thinking."
+        found |= dict.fromkeys(SWITCHES, words)
     found["options"] = "Its members are fields of the request."
     if "json_schema" in known:
         found["format"] = "Another form of json_schema; the text json means any object."

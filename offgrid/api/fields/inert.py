@@ -15,7 +15,6 @@ Metadata = Annotated[
     dict[Annotated[str, Meta(max_length=64)], Annotated[str, Meta(max_length=512)]],
     Meta(max_length=16),
 ]
-ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "fast", "ultrafast"]
 Verbosity = Literal["low", "medium", "high"]
 # The first spelling was documented for a while; clients of that time still send it.
 CacheRetention = Literal["in-memory", "in_memory", "24h"]

@@ -21,8 +21,10 @@ from offgrid.errors import InvalidParameter
 EXAMPLES = {"messages": '[{"role": "user", "content": "Hello!"}]'}
 """Field -> a value that is shown to clients that send none or one of the wrong shape."""
 MEANT = {
+    "banned_words": ("banned_strings",),
     "input": ("messages", "prompt"), "messages": ("input", "prompt"),
-    "prompt": ("messages", "input"), "response_format": ("text",),
+    "prompt": ("messages", "input"), "reasoning_effort": ("thinking", "think"),
+    "response_format": ("text", "output_config", "format"),
     "system": ("instructions", "messages"), "texts": ("input",),
 }  # fmt: skip
 """Field of another endpoint or API -> fields with its purpose, of which an endpoint has one."""
@@ -48,6 +50,8 @@ _WORDS = {
     "str": "a string", "bool": "true or false", "int": "an integer", "float": "a number",
     "array": "a list", "object": "an object", "null": "null",
 }  # fmt: skip
+_PATTERNS = {"^image/": 'the media type of an image, such as "image/png"'}
+"""Begin of a pattern -> words for the texts that match it."""
 _UNITS = {"str": "character", "array": "item", "object": "entr"}
 
 
@@ -74,9 +78,10 @@ def invalid(
         field = f"{path}.{named[2]}" if path else named[2]
         if named[1] == "missing required":
             inner = f"{inside}.{named[2]}" if inside else named[2]
-            return missing(field, _values(_types(kind, inner)))
-        return unknown(field, _fields(_types(kind, inside)), path)
-    types = [] if value is _MISSING else _types(kind, inside)
+            return missing(field, _values(_types(kind, inner, value)))
+        parents = _tagged(_types(kind, inside, value), _at(value, inside))
+        return unknown(field, _fields(parents), path)
+    types = [] if value is _MISSING else _types(kind, inside, value)
     wrong = _MISSING if value is _MISSING else _at(value, inside)
     subject = path
     if match and match[1]:
@@ -115,6 +120,13 @@ def unknown(path: str, known: Collection[str] = (), parent: str = "") -> Invalid
         hint = f" Did you mean {parent}.{guess}?" if parent else f" Did you mean {guess}?"
     shown = path if len(path) <= 2 * MAX_SHOWN else f"{path[: 2 * MAX_SHOWN]}..."
     return InvalidParameter(f"Unknown field: {shown}.{hint}", path, code="unknown_parameter")
+
+
+def different(name: str, other: str) -> InvalidParameter:
+    """Return the error for two names of one field that have different values."""
+    return InvalidParameter(
+        f"{name} and {other} are the same parameter and have different values; give only one.", name
+    )
 
 
 def nearest(name: str, known: Collection[str]) -> str:
@@ -166,19 +178,45 @@ def _information(kind: Any) -> inspect.Type:
     return inspect.type_info(kind)
 
 
-def _types(kind: Any, path: str) -> list[inspect.Type]:
-    """Return the types that the value at a path may have, without null."""
+def _types(kind: Any, path: str, value: Any) -> list[inspect.Type]:
+    """Return the types that the value at a path may have, without null.
+
+    Of several structs that have tags, the tag of the object at their place says which it must be.
+    """
     if kind is None:
         return []
     found = _options(_information(kind))
     for step in _STEP.finditer(path):
-        found = [option for outer in found for option in _inner(outer, step)]
+        found = [
+            option for outer in _tagged(found, value, step[1]) for option in _inner(outer, step)
+        ]
+        value = _at(value, step[0])
     return found
+
+
+def _tagged(types: list[inspect.Type], value: Any, name: str | None = None) -> list[inspect.Type]:
+    """Leave out the structs that have another tag than an object, unless it has the tag of none.
+
+    Args:
+        types: the types that the object may have.
+        value: the object; anything else leaves nothing out.
+        name: a field of the object that is looked at. If it is the tag, all tags are valid.
+    """
+    if not isinstance(value, dict):
+        return types
+    fitting = [
+        kind for kind in types
+        if not isinstance(kind, inspect.StructType) or kind.tag_field in (None, name)
+        or value.get(kind.tag_field) == kind.tag
+    ]  # fmt: skip
+    return fitting or types
 
 
 def _options(kind: inspect.Type) -> list[inspect.Type]:
     if isinstance(kind, inspect.UnionType):
         return [option for inner in kind.types for option in _options(inner)]
+    if isinstance(kind, inspect.Metadata):  # a type with a description
+        return _options(kind.type)
     return [] if isinstance(kind, inspect.NoneType) else [kind]
 
 
@@ -207,7 +245,7 @@ def _values(types: list[inspect.Type]) -> list[Any]:
 
 
 def _at(value: Any, path: str) -> Any:
-    """Return the value at a path; at ``[...]``, the map."""
+    """Return the value at a path, if there is one; at ``[...]``, the map."""
     for step in _STEP.finditer(path):
         name, index, entry = step.groups()
         try:
@@ -298,12 +336,20 @@ def _beyond(kind: inspect.Type, value: Any) -> str | None:
         return f"must be {limits}, not {shown(value)}"
     if not isinstance(kind, (inspect.StrType, inspect.ListType, inspect.DictType)):
         return ""
+    if isinstance(kind, inspect.StrType) and kind.pattern and not re.search(kind.pattern, value):
+        return f"must be {_of_pattern(kind.pattern)}, not {shown(value)}"
     unit = "str" if isinstance(kind, inspect.StrType) else "array"
     unit = "object" if isinstance(kind, inspect.DictType) else unit
     least, most = kind.min_length or 0, kind.max_length
     if len(value) >= least and (most is None or len(value) <= most):
         return ""
     return f"{_lengths(unit, least, most)}, not {len(value)}"
+
+
+def _of_pattern(pattern: str) -> str:
+    """Return the words for a text that must match a pattern."""
+    known = (words for begin, words in _PATTERNS.items() if pattern.startswith(begin))
+    return next(known, f"a text of the form {pattern}")
 
 
 def _lengths(unit: str, least: int, most: int | None) -> str:

@@ -30,18 +30,32 @@ _RULES: _Rules = {
     # Tokens and texts, of which there may be a million.
     "prompt": _Rule.VALUE,
     "tokens": _Rule.VALUE,
+    "continuation": _Rule.VALUE,
     "documents": _Rule.PLACES,
+    **dict.fromkeys(("text_1", "text_2", "data_1", "data_2", "queries"), _Rule.VALUE),
     # Pairs; the parser of the field leaves out those whose bias is null.
     "logit_bias": _Rule.VALUE,
     # Values for programs.
     "chat_template_kwargs": _Rule.VALUE,
-    "messages": {"tool_calls": {"function": {"arguments": _Rule.VALUE}}},
+    "messages": {
+        "tool_calls": {"function": {"arguments": _Rule.VALUE}},
+        "content": {"input": _Rule.VALUE},
+    },
+    "input": {"content": {"data": _Rule.VALUE}},
+    "questions": {"instructions": {"data": _Rule.VALUE}},
     "response_format": {"schema": _Rule.SCHEMA, "json_schema": {"schema": _Rule.SCHEMA}},
     "json_schema": _Rule.SCHEMA,
     "format": _Rule.SCHEMA,
     "guided_json": _Rule.SCHEMA,
     "structured_outputs": {"json": _Rule.SCHEMA},
-    "tools": {"function": {"parameters": _Rule.SCHEMA}, "parameters": _Rule.SCHEMA},
+    "output_config": {"format": {"schema": _Rule.SCHEMA}},
+    "output_format": {"schema": _Rule.SCHEMA},
+    "tools": {
+        "function": {"parameters": _Rule.SCHEMA},
+        "parameters": _Rule.SCHEMA,
+        "input_schema": _Rule.SCHEMA,
+        "input_examples": _Rule.VALUE,
+    },
     "functions": {"parameters": _Rule.SCHEMA},
     "text": {"format": {"schema": _Rule.SCHEMA}},
 }
@@ -72,6 +86,12 @@ def present(body: dict[str, Any], *, items: bool = False) -> dict[str, Any]:
     """
     rules = _RULES if items else {**_RULES, "input": _Rule.VALUE}
     present: dict[str, Any] = _present(body, rules, _LEVELS)
+    return present
+
+
+def present_in(items: list[Any]) -> list[Any]:
+    """Return a list without the fields of its items that are ``null``; all items stay."""
+    present: list[Any] = _present(items, _Rule.PLACES, _LEVELS)
     return present
 
 

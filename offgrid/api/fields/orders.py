@@ -39,6 +39,18 @@ class Orders(NamedTuple):
         """Whether a value is the order that clients send by default, or a part of it."""
         return self._follows(value, self.usual)
 
+    def is_part(self, names: Sequence[str]) -> bool:
+        """Whether some samplers stand in the order of this server or in the usual one, even if
+        others that are needed are not named."""
+        return self.is_own_part(names) or _is_part(self._here(names), self.usual)
+
+    def is_own_part(self, names: Sequence[str]) -> bool:
+        """The same for the order of this server alone."""
+        return _is_part(self._here(names), _OWN)
+
+    def _here(self, names: Sequence[str]) -> list[str]:
+        return [self.names[name] for name in names if self.names[name] != _OFF]
+
     def _follows(self, value: Any, order: Sequence[str]) -> bool:
         if isinstance(value, str):
             value = [name for name in re.split(r"[\s,;]+", value) if name]
@@ -68,8 +80,6 @@ LLAMA_CPP = Orders(
     _ALWAYS,
 )  # fmt: skip
 """``samplers``: https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md"""
-LLAMA_CPP_CODES = {"edskypmxt", "edkypmxt", "dkypmxt", "kfypmt"}
-"""Usual values of ``samplers`` with a letter for each sampler."""
 WEB_UI = Orders(
     {**{name: name for name in _OWN if name != "top_n_sigma"}, "dynamic_temperature": "temperature",
      **dict.fromkeys(("repetition_penalty", "presence_penalty", "frequency_penalty"), "penalties"),

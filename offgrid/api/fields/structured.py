@@ -13,9 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from offgrid.api.fields.body import excess
+from offgrid.api.fields.bounds import check_schema
 from offgrid.api.fields.messages import missing, one_of, shown, unknown
 from offgrid.api.fields.nulls import without_null_keywords
-from offgrid.engine.protocol import Grammar
+from offgrid.engine.protocol.requests import Grammar
 from offgrid.errors import InvalidParameter
 from offgrid.grammar.checked import CheckedSchema
 
@@ -95,6 +96,7 @@ def _json(value: Any, param: str, _: Any) -> Grammar:
     too_much = excess(value) if isinstance(value, str) else ""
     if too_much:
         raise InvalidParameter(f"{param} contains {too_much}.", param)
+    check_schema(value, param)
     return Grammar.of_schema(CheckedSchema(_without_nulls(value), param))
 
 

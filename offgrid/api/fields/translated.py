@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from offgrid.api.fields import notices
@@ -23,9 +23,12 @@ from offgrid.api.fields.foreign import (
     refusal,
     unknown_field,
 )
+from offgrid.api.fields.messages import different
 from offgrid.errors import InvalidParameter, RequestError
 
+_FIRST = re.compile(r"^[\w.]+(?= and [\w.]+ are )")
 _ON_OFF = {"on": True, "off": False}
+_OFF: tuple[Any, ...] = (False, "off", "none", "disabled")
 
 
 class Translated:
@@ -148,6 +151,9 @@ class Translated:
         elif name in SWITCHES and "reasoning_effort" in self._known:
             del self.fields[name]
             self._reason(name, value, label)
+        elif name in SWITCHES and "thinking" in self._known:
+            del self.fields[name]
+            self._check_off(value, label)
         elif name in SWITCHES and generates(self._known) and "reasoning" not in self._known:
             del self.fields[name]
             notices.ignore(label)  # without a template there is no reasoning
@@ -170,7 +176,7 @@ class Translated:
             self.fields[name] = value
             self._labels[name] = label
         elif not _same(self.fields[name], value):
-            raise _different(label, self.label(name))
+            raise different(label, self.label(name))
 
     def _reason(self, name: str, value: Any, label: str) -> None:
         """Read a field that turns reasoning on or off, or sets its effort.
@@ -221,12 +227,22 @@ class Translated:
         if isinstance(rest.get("exclude"), bool) and rest.pop("exclude"):
             notices.ignore("reasoning.exclude")
 
+    def _check_off(self, value: Any, label: str) -> None:
+        """Refuse such a field where ``thinking`` has the form of Anthropic's API, unless both turn
+        reasoning off.
+        """
+        members = value.values() if isinstance(value, dict) else (value,)
+        thinking = self.fields.get("thinking")
+        kind = thinking.get("type") if isinstance(thinking, dict) else "disabled"
+        if kind in ("enabled", "adaptive") or not all(one in _OFF for one in members):
+            raise _unsupported(label, 'use thinking, such as {"type": "adaptive"}')
+
     def _switch(self, value: Any, label: str) -> None:
         on = _ON_OFF.get(value) if isinstance(value, str) else value
         if on is True:
             self._turn_on(label)
         elif self._on and (on is False or value == "none"):
-            raise _different(label, self._on)
+            raise different(label, self._on)
         elif on is False:
             self._put("reasoning_effort", "none", label)
         else:
@@ -235,7 +251,7 @@ class Translated:
     def _turn_on(self, label: str) -> None:
         """Set the switches of the usual templates that turn reasoning on."""
         if self.fields.get("reasoning_effort") == "none":
-            raise _different(label, self.label("reasoning_effort"))
+            raise different(label, self.label("reasoning_effort"))
         self._on = label
         variables = self.fields.get("chat_template_kwargs", {})
         if isinstance(variables, dict):
@@ -274,6 +290,7 @@ def labelled(error: RequestError, labels: Mapping[str, str]) -> RequestError:
         error: names the field as this API does.
         labels: name here -> name that the client sent.
     """
+    error = with_first(error, lambda name: labels.get(name, name))
     param = error.param or ""
     name = re.split(r"[.\[]", param, maxsplit=1)[0]
     label = labels.get(name, name)
@@ -283,6 +300,14 @@ def labelled(error: RequestError, labels: Mapping[str, str]) -> RequestError:
     place = rf"(?:^|(?<= and )){re.escape(name)}(?=[ .:\[])"
     message = re.sub(place, lambda _: label, error.message, count=1)
     return type(error)(message, label + param[len(name) :], code=error.code)
+
+
+def with_first(error: RequestError, rename: Callable[[str], str]) -> RequestError:
+    """Return an error about two fields with another name of the first; ``param`` is the second."""
+    message = _FIRST.sub(lambda match: rename(match[0]), error.message)
+    if message == error.message:
+        return error
+    return type(error)(message, error.param, code=error.code)
 
 
 def _is_id(text: str) -> bool:
@@ -315,13 +340,6 @@ def _breakers(text: str) -> Any:
     if not isinstance(parsed, list):
         raise InvalidParameter(f"{name} must be a list of strings, or that list as JSON.", name)
     return parsed
-
-
-def _different(label: str, other: str) -> InvalidParameter:
-    return InvalidParameter(
-        f"{label} and {other} are the same parameter and have different values; give only one.",
-        label,
-    )
 
 
 def _unsupported(name: str, reason: str) -> InvalidParameter:

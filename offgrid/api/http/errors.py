@@ -1,16 +1,22 @@
-"""The one mapper from exceptions to ``{"error": {"message", "type", "param", "code"}}``."""
+"""The one mapper from exceptions to answers; :mod:`error_shapes` has their bodies."""
 
 from __future__ import annotations
 
 import logging
+import math
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import falcon
 import msgspec
 
+from offgrid.api.http.advice import advice_for
+from offgrid.api.http.error_shapes import Problem, error_shape
+from offgrid.caller import Scope
 from offgrid.engine.client.client import ClientGone
-from offgrid.errors import ErrorCode, ErrorType, ModelLoadFailed, RequestError
+from offgrid.errors import ErrorCode, ErrorType, RateLimited, RequestError
+from offgrid.record import Record
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +30,6 @@ _HTTP_CODES: dict[int, ErrorCode] = {
 }
 MAX_FIELD = 80
 """Characters of the path of a field in a message: a client may send any name."""
-_OTHER_APIS = {"/api/": "Ollama", "/messages/": "Anthropic"}
-"""A part of the paths of another API -> its name."""
 _METHODS = "DELETE, GET, HEAD, OPTIONS, POST"
 
 
@@ -45,16 +49,92 @@ class BodyTooLarge(RequestError):
     code = "request_too_large"
 
 
-def error_body(
-    message: str, type: ErrorType, param: str | None = None, code: ErrorCode | None = None
-) -> dict[str, Any]:
-    """Return the OpenAI error object."""
-    return {"error": {"message": message, "type": type, "param": param, "code": code}}
+class NotAuthenticated(RequestError):
+    """401: the request has no key, or one that is not valid.
+
+    Attributes:
+        wrong: whether the request has a key.
+    """
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+    def __init__(self, message: str, *, wrong: bool = True) -> None:
+        super().__init__(message)
+        self.wrong = wrong
+        self.challenge = 'Bearer realm="offgrid"' + (', error="invalid_token"' if wrong else "")
 
 
-def request_error_body(error: RequestError) -> dict[str, Any]:
-    """Return the OpenAI error object of an exception."""
-    return error_body(told(error), error.type, error.param, error.code)
+class Forbidden(RequestError):
+    """403: the key does not have one of the scopes that the request needs."""
+
+    status = 403
+    type = "permission_error"
+    code = "missing_scope"
+
+    def __init__(self, key: str, scopes: Sequence[Scope], present: Iterable[Scope] = ()) -> None:
+        """``key`` is its name, ``present`` are its scopes: the advice is to add one to them."""
+        options = " ".join(f"--scope {scope}" for scope in [*sorted(present), scopes[0]])
+        super().__init__(
+            f"The key {key} lacks the scope {' or '.join(scopes)}. This creates a key that has it: "
+            f"offgrid keys create NAME {options}"
+        )
+        wanted = " ".join(scopes)
+        self.challenge = f'Bearer realm="offgrid", error="insufficient_scope", scope="{wanted}"'
+
+
+class ModelForbidden(RequestError):
+    """403: the key is not for this model."""
+
+    status = 403
+    type = "permission_error"
+    code = "model_not_allowed"
+
+    def __init__(self, key: str, model: str, allowed: Iterable[str]) -> None:
+        """``model`` is what the request calls it; ``allowed`` are the models of the key."""
+        named = f"model {model[:80]}" if model else "default model"
+        super().__init__(
+            f"The key {key} is not for the {named}. Its models are: {', '.join(sorted(allowed))}.",
+            "model",
+        )
+
+
+class TooManyAttempts(RequestError):
+    """429: too many wrong keys came from this address."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "too_many_attempts"
+
+
+class KeysNotKnown(RequestError):
+    """503: the keys file cannot be read, so every request that needs a key is refused."""
+
+    status = 503
+    type = "unavailable_error"
+    code = "keys_unavailable"
+
+
+def request_problem(error: RequestError) -> Problem:
+    """Return what an exception says is wrong."""
+    return Problem(error.status, told(error), error.type, error.param, error.code)
+
+
+def refusal_headers(error: RequestError) -> dict[str, str]:
+    """Return the headers with which an exception is answered."""
+    headers: dict[str, str] = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, (NotAuthenticated, Forbidden)):
+        headers["WWW-Authenticate"] = error.challenge
+    if isinstance(error, RateLimited) and error.wait is not None:
+        # The openai client prefers this header, which is more precise.
+        headers["retry-after-ms"] = str(max(1, math.ceil(error.wait * 1000)))
+    if not error.may_succeed:
+        # Clients retry these statuses by themselves.
+        headers["x-should-retry"] = "false"
+    return headers
 
 
 def told(error: RequestError) -> str:
@@ -77,37 +157,38 @@ def _names(message: str, field: str) -> bool:
     return re.search(rf"(?<![\w.]){re.escape(field)}(?!\w)", message) is not None
 
 
-def http_error_body(status: int, message: str) -> dict[str, Any]:
-    """Return the OpenAI error object of an error that has only an HTTP status."""
+def http_problem(status: int, message: str) -> Problem:
+    """Return what is wrong, for an error that has only an HTTP status."""
     type: ErrorType = "server_error" if status >= 500 else "invalid_request_error"
     if status == 503:
         type = "unavailable_error"
-    return error_body(message, type, code=_HTTP_CODES.get(status))
+    return Problem(status, message, type, code=_HTTP_CODES.get(status))
 
 
 def add_error_handlers(app: falcon.App[Any, Any]) -> None:
-    """Make an app answer every error with the OpenAI error object."""
+    """Make an app answer every error with the error object of the API that the client speaks."""
     app.add_error_handler(Exception, _on_unexpected)
     app.add_error_handler(falcon.HTTPError, _on_http_error)
     app.add_error_handler(RequestError, _on_request_error)
     app.add_error_handler(ClientGone, _on_client_gone)
 
 
-def _send(resp: falcon.Response, status: int, body: dict[str, Any]) -> None:
-    resp.status = status
+def _send(req: falcon.Request, resp: falcon.Response, problem: Problem) -> None:
+    resp.status = problem.status
     resp.content_type = falcon.MEDIA_JSON
-    resp.data = msgspec.json.encode(body)
+    record: Record | None = getattr(req.context, "record", None)
+    if record is not None:
+        problem = problem._replace(request_id=record.id)
+    shape = error_shape(req.path, req.env.get("HTTP_ANTHROPIC_VERSION"))
+    resp.data = msgspec.json.encode(shape(problem))
 
 
 def _on_request_error(
     req: falcon.Request, resp: falcon.Response, ex: RequestError, params: dict[str, Any]
 ) -> None:
-    if ex.retry_after is not None:
-        resp.set_header("Retry-After", str(ex.retry_after))
-    if isinstance(ex, ModelLoadFailed):
-        # Clients retry a 5xx by themselves, but a retry cannot succeed here.
-        resp.set_header("x-should-retry", "false")
-    _send(resp, ex.status, request_error_body(ex))
+    resp.set_headers(refusal_headers(ex))
+    _send(req, resp, request_problem(ex))
+    _note(req, ex.status, ex.code)
 
 
 def _on_http_error(
@@ -119,23 +200,20 @@ def _on_http_error(
         status = 405
         resp.set_header("Allow", _METHODS)
     message = {
-        404: f"Unknown URL: {req.path}. {_advice(req)}",
+        404: f"Unknown URL: {req.path}. {advice_for(req.path, req.prefix)}",
         405: f"{req.method} is not allowed for {req.path}.",
     }.get(status, ex.description or ex.title or "The request cannot be served.")
     if ex.headers is not None:
         resp.set_headers(ex.headers)
-    _send(resp, status, http_error_body(status, message))
+    _send(req, resp, http_problem(status, message))
+    _note(req, status, _HTTP_CODES.get(status))
 
 
-def _advice(req: falcon.Request) -> str:
-    """Return what to do about an unknown path. Most are the fault of a client's base URL, or of
-    a client that speaks another API."""
-    path = f"{req.path}/"
-    if path.startswith("/v1/") and not path.startswith(("/v1/v1/", "/v1/api/", "/v1/messages/")):
-        return "GET /openapi.json lists all endpoints."
-    other = next((api for part, api in _OTHER_APIS.items() if part in path), "")
-    lacking = f"This server has no {other} API. " if other else ""
-    return f"{lacking}The base URL of the OpenAI API is {req.prefix}/v1."
+def _note(req: falcon.Request, status: int, code: str | None) -> None:
+    """Tell the record of a request why it failed."""
+    record: Record | None = getattr(req.context, "record", None)
+    if record is not None:
+        record.failed(status, code)
 
 
 def _on_client_gone(
@@ -143,10 +221,12 @@ def _on_client_gone(
 ) -> None:
     # The client never sees this; access logs use 499 for it.
     resp.status = "499 Client Closed Request"
+    _note(req, 499, "client_gone")
 
 
 def _on_unexpected(
     req: falcon.Request, resp: falcon.Response, ex: Exception, params: dict[str, Any]
 ) -> None:
     log.error("%s %s failed", req.method, req.path, exc_info=ex)
-    _send(resp, 500, error_body("Internal server error.", "server_error"))
+    _send(req, resp, Problem(500, "Internal server error.", "server_error"))
+    _note(req, 500, "internal_error")

@@ -2,40 +2,51 @@
 
 The number of threads is limited, and most requests wait for a model: for their answer, for its
 tokeniser, or until it is loaded. Each of them takes one of a limited number of places, fewer than
-there are threads, until its last byte is on its way. Requests that never wait take no place, so
-that ``/health`` finds a thread whatever the models do.
+there are threads, until its last byte is on its way. Callers share the places. Requests that never
+wait take no place, so that ``/health`` finds a thread whatever the models do.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Iterator
 from typing import Any
 
 import falcon
 
+from offgrid.api.http import owner
 from offgrid.api.http.once import Once
+from offgrid.api.http.streamed import Leaving
 from offgrid.config import Settings
 from offgrid.engine.client.pool import EnginePool
+from offgrid.engine.client.shares import Shares
 from offgrid.errors import Overloaded
 
-_EXTRA = 8
-"""Places in addition to those of all sequences: for requests that only use the tokeniser while all
-queues are full, and for requests that are refused because the queue is full."""
-_NEVER_WAIT = {"/", "/health", "/openapi.json", "/v1/models", "/v1/loaded"}
+_NEVER_WAIT = {
+    "/", "/favicon.ico", "/health", "/metrics", "/openapi.json", "/ready", "/slots", "/ui",
+    "/v1/keys", "/v1/loaded", "/v1/models", "/v1/stats", "/v1/stats/series", "/v1/stats/slots",
+    *(f"/api/{name}" for name in (
+        "copy", "create", "delete", "ps", "pull", "push", "show", "tags", "version",
+    )),
+}  # fmt: skip
 _NEVER_WAITS_BELOW = "/v1/models/"
+_NEVER_WAIT_BELOW = ("/api/blobs/", "/ui/", "/v1/keys/")
 
 
 def places(settings: Settings) -> int:
     """Return how many requests may wait for a model at the same time."""
-    return (settings.most_parallel + settings.queue_size) * settings.max_models + _EXTRA
+    return _shares(settings).most
+
+
+def _shares(settings: Settings) -> Shares:
+    return Shares(settings.usual_requests, settings.more_requests)
 
 
 def never_waits(method: str, path: str) -> bool:
     """Return whether a request is answered without a model."""
     # POST below that path loads and unloads models.
     reads = path.startswith(_NEVER_WAITS_BELOW) and method != "POST"
-    return method == "OPTIONS" or path in _NEVER_WAIT or reads
+    return method == "OPTIONS" or path in _NEVER_WAIT or reads or path.startswith(_NEVER_WAIT_BELOW)
 
 
 class Gate:
@@ -47,21 +58,40 @@ class Gate:
 
     def __init__(self, pool: EnginePool, settings: Settings) -> None:
         self._pool = pool
-        # A deque: its pop and append are atomic, even if the garbage collector runs __del__ below
-        # during another pop or append.
-        self._free = deque(range(places(settings)))
+        self._shares = _shares(settings)
+        self._lock = threading.Lock()
+        self._left: deque[str] = deque()
+        """Owners of requests that have left. A deque: the garbage collector may call
+        Leaving.dropped at any line, also while the lock is held, and append is atomic."""
 
-    def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """Take a place, or raise Overloaded."""
+    @property
+    def total(self) -> int:
+        """All places."""
+        return self._shares.most
+
+    @property
+    def taken(self) -> int:
+        """Places that are taken. Takes no lock: what reads it must not wait."""
+        return max(0, self._shares.taken - len(self._left))
+
+    def process_resource(
+        self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]
+    ) -> None:
+        """Take a place, or raise Overloaded. Requests that are refused before need none."""
         if never_waits(req.method, req.path):
             return
-        try:
-            place = self._free.pop()
-        except IndexError:
+        whose = owner.begin(req)
+        with self._lock:
+            for _ in range(len(self._left)):
+                self._shares.give_back(self._left.popleft())
+            has_place = self._shares.take(whose)
+            missing = self._shares.missing(whose, 1)
+        if not has_place:
             raise Overloaded(
-                "The server has reached its maximum number of requests; try again later."
-            ) from None
-        req.context.leave = Once(lambda: self._free.append(place))
+                "The server has reached its maximum number of requests; try again later.",
+                retry_after=self._pool.retry_after(missing),
+            )
+        req.context.leave = Once(lambda: self._left.append(whose))
         self._pool.begin_visit()
 
     def process_response(
@@ -75,32 +105,4 @@ class Gate:
         if resp.stream is None:
             leave()
         else:
-            resp.stream = _Leaving(resp.stream, leave)
-
-
-class _Leaving:
-    """The body of a streamed response; gives the place back when it ends."""
-
-    def __init__(self, body: Any, leave: Once) -> None:
-        self._body = body
-        self._frames = iter(body)
-        self._leave = leave
-
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        return next(self._frames)  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        """Called by the server at the end of the response or when the client left. Idempotent."""
-        try:
-            close = getattr(self._body, "close", None)
-            if close is not None:
-                close()
-        finally:
-            self._leave()
-
-    def __del__(self) -> None:
-        # A framework may drop the body of a response without closing it.
-        self._leave()
+            resp.stream = Leaving(resp.stream, leave)

@@ -1,11 +1,12 @@
-"""Middleware for every request: a request id, a notice, the check that no foreign web page sent it.
+"""Middleware for every request: a notice, and the check that no foreign web page sent it.
 
 Without keys, the server serves only this machine. A web page that the user happens to visit runs on
 this machine too. So each request must show that no page of another site made it:
 
 1. ``Host`` is a name of this server. A page whose own host name resolves to this server (DNS
    rebinding) sends that name instead.
-2. ``Origin``, if present, is this server's own or an allowed one.
+2. ``Origin``, if present, is this server's own or an allowed one. Browsers send it with every form
+   and every ``fetch`` that posts, whatever the content type.
 3. Without ``Origin`` (an image, a script, a frame, a link), ``Sec-Fetch-Site`` of the browser is
    ``same-origin``, or ``none`` for an address that a person typed. Browsers send it to this machine
    and over HTTPS; in other cases ``Referer`` is checked.
@@ -21,14 +22,15 @@ from __future__ import annotations
 import ipaddress
 import logging
 import re
-import secrets
 from collections.abc import Iterable
 
 import falcon
 
+from offgrid.addresses import own_names
 from offgrid.api.fields import notices
 from offgrid.api.http.errors import HostRefused
-from offgrid.config import Settings, is_loopback
+from offgrid.api.http.rates import HEADERS as RATE_HEADERS
+from offgrid.config import Commit, Settings, is_loopback
 from offgrid.errors import InvalidParameter
 
 log = logging.getLogger(__name__)
@@ -38,21 +40,14 @@ _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+(?:%[\w.~-]+)?)\]|([\w.~-]+))(?::[0-9]{
 a port."""
 _ORIGIN_OF_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _HEADER_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, \t-]+", re.ASCII)
-_LINKED = frozenset({"/", "/health", "/openapi.json", "/v1/models"})
-
-
-def new_request_id() -> str:
-    """Return a value for ``x-request-id``."""
-    return f"req_{secrets.token_hex(12)}"
-
-
-class RequestId:
-    """Gives every response an ``x-request-id``."""
-
-    def process_response(
-        self, req: falcon.Request, resp: falcon.Response, resource: object, req_succeeded: bool
-    ) -> None:
-        resp.set_header("x-request-id", new_request_id())
+EXPOSED = (
+    "x-request-id", "request-id", "openai-processing-ms", "openai-version", "x-offgrid-seed",
+    notices.HEADER, notices.WARNING, "retry-after", "retry-after-ms", "x-should-retry",
+    *RATE_HEADERS,
+)  # fmt: skip
+"""Headers of responses that pages of allowed origins may read."""
+_LINKED = frozenset({"/", "/health", "/openapi.json", "/ui", "/v1/models"})
+_METHODS = "GET, POST, DELETE, OPTIONS"
 
 
 class UnknownFields:
@@ -61,6 +56,14 @@ class UnknownFields:
 
     def __init__(self, settings: Settings) -> None:
         self._tolerant = settings.unknown_fields == "ignore"
+
+    def prepare(self, settings: Settings) -> Commit:
+        """Take new settings: see :mod:`offgrid.config.reloading`."""
+
+        def commit() -> None:
+            self._tolerant = settings.unknown_fields == "ignore"
+
+        return commit
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Begin with no names; threads serve many requests."""
@@ -117,10 +120,7 @@ def cors_headers(origin: str) -> list[tuple[str, str]]:
     return [
         ("Access-Control-Allow-Origin", origin),
         ("Vary", "Origin"),
-        (
-            "Access-Control-Expose-Headers",
-            f"x-request-id, x-offgrid-seed, {notices.HEADER}, {notices.WARNING}",
-        ),
+        ("Access-Control-Expose-Headers", ", ".join(EXPOSED)),
     ]
 
 
@@ -129,11 +129,25 @@ class HostGuard:
 
     def __init__(self, settings: Settings) -> None:
         self._names = {settings.host.lower(), *(h.lower() for h in settings.allowed_hosts)}
-        self._any_address = settings.allow_remote
+        self._any_address = settings.serves_others
+        if self._any_address:
+            self._names |= own_names()
         self._origins = AllowedOrigins(settings.cors_origins)
+        self._varies = bool(settings.cors_origins)
+
+    def prepare(self, settings: Settings) -> Commit:
+        """Take new settings: see :mod:`offgrid.config.reloading`."""
+        new = HostGuard(settings)
+
+        def commit() -> None:
+            self.__dict__ = new.__dict__
+
+        return commit
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Raise HostRefused or InvalidParameter, or let the request pass."""
+        if self._varies:  # a cache must not give the response for one origin to another
+            resp.set_header("Vary", "Origin")
         host = self._check_host(req)
         origin: str | None = req.env.get("HTTP_ORIGIN")
         if origin is None:
@@ -143,7 +157,7 @@ class HostGuard:
         elif not _is_own(origin, host):
             raise HostRefused(
                 "Pages of this origin may not call the API; add the origin to "
-                "OFFGRID_CORS_ORIGINS to allow them.",
+                "OFFGRID_CORS_ORIGINS (--cors-origins) to allow them.",
                 code="origin_not_allowed",
             )
 
@@ -160,7 +174,9 @@ class HostGuard:
             )
         parts = _HOST.fullmatch(host)
         if parts is None or not self._knows((parts[1] or parts[2]).lower()):
-            raise HostRefused("Host header not allowed; add the name to OFFGRID_ALLOWED_HOSTS.")
+            raise HostRefused(
+                "Host header not allowed; add the name to OFFGRID_ALLOWED_HOSTS (--allowed-hosts)."
+            )
         return host
 
     def _knows(self, name: str) -> bool:
@@ -185,19 +201,22 @@ class HostGuard:
         if not own and not _is_link(req):
             raise HostRefused(
                 "Pages of other sites may not embed this URL. To let the pages of an origin call "
-                "the API, add the origin to OFFGRID_CORS_ORIGINS.",
+                "the API, add the origin to OFFGRID_CORS_ORIGINS (--cors-origins).",
                 code="cross_site",
             )
 
     @staticmethod
     def _allow(req: falcon.Request, resp: falcon.Response, origin: str) -> None:
         for name, value in cors_headers(origin):
-            resp.append_header(name, value)
+            resp.set_header(name, value)
         if req.method == "OPTIONS" and req.env.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD"):
-            resp.set_header("Access-Control-Allow-Methods", "GET, POST, DELETE, OPTIONS")
+            resp.set_header("Access-Control-Allow-Methods", _METHODS)
+            # The origin may send any header: Authorization, X-Api-Key, and those of its client.
             wanted = req.env.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS", "")
             if _HEADER_NAMES.fullmatch(wanted):
                 resp.set_header("Access-Control-Allow-Headers", wanted)
+            if req.env.get("HTTP_ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK", "").lower() == "true":
+                resp.set_header("Access-Control-Allow-Private-Network", "true")
             resp.set_header("Access-Control-Max-Age", "600")
             resp.status = 204
             resp.complete = True

@@ -12,7 +12,10 @@ import falcon
 from offgrid.api.fields.body import parse_object
 from offgrid.api.http.errors import BodyTooLarge
 from offgrid.api.http.memory import was_large
+from offgrid.api.http.request_log import show_body
 from offgrid.api.http.waitress import environ
+from offgrid.errors import InvalidParameter
+from offgrid.record import Record
 
 T = TypeVar("T")
 
@@ -83,23 +86,55 @@ def read_checked(
         BodyTooLarge: the body is larger.
         InvalidParameter: from :func:`~offgrid.api.fields.body.parse_object` or ``parse``.
     """
+
+    def parse_json(raw: bytes) -> T:
+        return parse({} if optional and not raw else parse_object(raw))
+
+    return _parsed(req, limit, parse_json)
+
+
+def read_text(req: falcon.Request, limit: int, parse: Callable[[str], T]) -> T:
+    """Parse the request's text and return the result; as :func:`read_checked`, for other bodies
+    than JSON.
+
+    Raises:
+        BodyTooLarge: the body is larger than ``limit`` bytes.
+        InvalidParameter: it is not UTF-8, or from ``parse``.
+    """
+
+    def parse_bytes(raw: bytes) -> T:
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError as ex:
+            raise InvalidParameter(
+                f"The request body is not UTF-8 (byte {ex.start}); save the text as UTF-8."
+            ) from None
+        return parse(text)
+
+    return _parsed(req, limit, parse_bytes)
+
+
+def _parsed(req: falcon.Request, limit: int, parse: Callable[[bytes], T]) -> T:
     size = req.content_length or 0
     _served.large = size >= LARGE
     if size > limit:
         raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
     try:
         with in_turn():
-            return parse(_read(req, limit, optional))
+            return parse(_read(req, limit))
     finally:
         if size >= _LEAVES_MEMORY:
             was_large()
 
 
-def _read(req: falcon.Request, limit: int, optional: bool) -> dict[str, Any]:
+def _read(req: falcon.Request, limit: int) -> bytes:
     raw = req.bounded_stream.read(limit + 1)
     if len(raw) > limit:
         raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
-    return {} if optional and not raw else parse_object(raw)
+    record: Record | None = getattr(req.context, "record", None)
+    if record is not None and record.shows_body:
+        show_body(record, raw)
+    return raw
 
 
 def liveness(req: falcon.Request) -> Callable[[], bool]:

@@ -1,4 +1,4 @@
-"""Server-sent events: ``data: {...}`` frames, ended by ``data: [DONE]``; or frames with names.
+"""Streams: server-sent events, or the lines of another API; :mod:`framing` writes the frames.
 
 An iterator makes a stream's chunks from the deltas of its generations. Two threads take turns in
 running it. The stream's own thread, which the WSGI server calls us on, makes the first frame, as
@@ -17,20 +17,19 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Protocol
 
 import falcon
-import msgspec
 
 from offgrid.api.generation import GenerationGroup, Signal
-from offgrid.api.http.errors import request_error_body
+from offgrid.api.http.errors import request_problem
+from offgrid.api.http.framing import UNNAMED, Framing
 from offgrid.api.http.once import Once
 from offgrid.api.http.waitress.environ import direct_output
 from offgrid.engine.client.client import ClientGone
 from offgrid.engine.client.pending import POLL
 from offgrid.errors import EngineFault, RequestError
+from offgrid.record import Record
 
 log = logging.getLogger(__name__)
 
-DONE = b"data: [DONE]\n\n"
-PING = b": ping\n\n"
 _MAX_BACKLOG = 64 * 1024
 """Bytes waiting for the client beyond which its stream goes back to its own thread. Far below the
 amount at which the server makes a writing thread wait."""
@@ -63,9 +62,11 @@ class EventStream:
     Args:
         chunks: the chunks, made from the deltas of ``group``.
         group: the generations; cancelled once, however the stream ends.
-        ping_interval: seconds without data before a comment is sent, 0 for never.
+        ping_interval: seconds without data before a ping is sent, 0 for never. While the stream
+            waits for its first token, the ping says how far it is.
         output: called after the first frame; returns a way to write directly, or None.
-        named: a chunk's ``type`` is the name of its event, and no ``[DONE]`` follows the last.
+        framing: how chunks are written.
+        failed: hears status and code of the error with which the stream ends.
     """
 
     def __init__(
@@ -75,9 +76,10 @@ class EventStream:
         ping_interval: float,
         output: Callable[[], Output | None] = lambda: None,
         *,
-        named: bool = False,
+        framing: Framing = UNNAMED,
+        failed: Callable[[int, str | None], None] = lambda status, code: None,
     ) -> None:
-        self._frames = _encode(iter(chunks), ping_interval, named)
+        self._frames = _encode(iter(chunks), ping_interval, framing, failed, lambda: group.waits)
         self._group = group
         self._cancel = Once(group.cancel)
         self._find_output = output
@@ -171,7 +173,11 @@ class EventStream:
 
 
 def _encode(
-    chunks: Iterator[Chunk], ping_interval: float, named: bool
+    chunks: Iterator[Chunk],
+    ping_interval: float,
+    framing: Framing,
+    failed: Callable[[int, str | None], None],
+    waits: Callable[[], str],
 ) -> Generator[bytes | Signal | None, None, None]:
     """Yield frames, marks, and None if no delta came for a moment."""
     spoke = time.monotonic()
@@ -180,10 +186,9 @@ def _encode(
             if isinstance(chunk, Signal):
                 yield chunk
             elif chunk is not None:
-                name = f"event: {chunk['type']}\n".encode() if named else b""
-                yield name + b"data: " + msgspec.json.encode(chunk) + b"\n\n"
+                yield framing.chunk(chunk)
             elif ping_interval and time.monotonic() - spoke >= ping_interval:
-                yield PING
+                yield framing.ping(waits()) or None
             else:
                 yield None
                 continue
@@ -191,14 +196,15 @@ def _encode(
     except ClientGone:
         return
     except RequestError as ex:
-        yield b"data: " + msgspec.json.encode(request_error_body(ex)) + b"\n\n"
+        failed(ex.status, ex.code)
+        yield framing.error(request_problem(ex))
     except Exception:
         log.exception("a stream failed")
-        error = request_error_body(EngineFault("Internal server error."))
-        yield b"data: " + msgspec.json.encode(error) + b"\n\n"
+        failed(500, "internal_error")
+        yield framing.error(request_problem(EngineFault("Internal server error.")))
     else:
-        if not named:
-            yield DONE
+        if framing.end:
+            yield framing.end
 
 
 def send_stream(
@@ -208,12 +214,20 @@ def send_stream(
     group: GenerationGroup,
     ping_interval: float,
     *,
-    named: bool = False,
+    framing: Framing = UNNAMED,
 ) -> None:
     """Make a response of a stream of chunks; see :class:`EventStream`."""
-    resp.content_type = "text/event-stream; charset=utf-8"
+    resp.content_type = framing.media_type
     resp.set_header("Cache-Control", "no-cache")
     # Keep proxies such as nginx from buffering the chunks.
     resp.set_header("X-Accel-Buffering", "no")
     env = req.env
-    resp.stream = EventStream(chunks, group, ping_interval, lambda: direct_output(env), named=named)
+    record: Record | None = getattr(req.context, "record", None)
+    resp.stream = EventStream(
+        chunks,
+        group,
+        ping_interval,
+        lambda: direct_output(env),
+        framing=framing,
+        **({} if record is None else {"failed": record.failed}),
+    )

@@ -9,11 +9,13 @@ from typing import Any
 
 import msgspec
 
-from offgrid.api import embeddings
+from offgrid.api import embeddings, score
 from offgrid.api.completions import request as completions
+from offgrid.api.decisions import request as decisions
 from offgrid.api.fields.common import MAX_STOP_LENGTH, MAX_STOPS, MAX_TOKENS
 from offgrid.api.fields.foreign import NO_LIMIT
 from offgrid.api.fields.sampling import MAX_BIAS_TEXT, MAX_BIASES, SEED_RANGE, Breakers
+from offgrid.api.ollama.request import OPTIONS
 from offgrid.api.responses import items as response_items
 from offgrid.api.responses.hosted import HOSTED
 
@@ -57,7 +59,8 @@ LOGIT_BIAS: Schema = {
 
 
 _STOP: Schema = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_LENGTH}
-STOP: Schema = {"anyOf": [_STOP, {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}]}
+STOPS: Schema = {"type": "array", "items": _STOP, "maxItems": MAX_STOPS}
+STOP: Schema = {"anyOf": [_STOP, STOPS]}
 
 
 def limit(least: int) -> Schema:
@@ -75,7 +78,60 @@ def _texts_or_tokens(text: Schema, most: int) -> Schema:
     return {"anyOf": [text, TOKENS, many]}
 
 
+_IMAGES: Schema = {
+    "type": "object",
+    "properties": {
+        "prompt_string": {"type": "string"},
+        "multimodal_data": {"type": "array", "items": {"type": "string"}},
+    },
+    "required": ["prompt_string"],
+}
+_PIECES: Schema = {"anyOf": [{"type": "string"}, TOKENS["items"]]}
+_NATIVE_ITEM: Schema = {
+    "anyOf": [
+        *_PIECES["anyOf"],
+        _IMAGES,
+        {"type": "array", "items": _PIECES, "minItems": 1},
+    ]
+}
+NATIVE_PROMPT: Schema = {
+    "description": "A text; token ids, with texts between them or without; an object with a text "
+    "and images; or a list of these.",
+    "anyOf": [
+        {"type": "string"},
+        _IMAGES,
+        {"type": "array", "minItems": 1, "items": _NATIVE_ITEM},
+    ],
+}
 PROMPT = _texts_or_tokens({"type": "string"}, completions.MAX_PROMPTS)
+_SCORED: Schema = {
+    "anyOf": [
+        {"type": "string", "minLength": 1},
+        {
+            "type": "object",
+            "properties": {
+                "content": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+                        "required": ["type", "text"],
+                    },
+                    "minItems": 1,
+                }
+            },
+            "required": ["content"],
+        },
+    ]
+}
+_SIDE: Schema = {
+    "anyOf": [
+        *_SCORED["anyOf"],
+        {"type": "array", "items": _SCORED, "minItems": 1, "maxItems": score.MAX_TEXTS},
+    ]
+}
+SIDES = {name: _SIDE for pair in score.NAMES for name in pair}
+"""The texts of ``/v1/score``."""
 INPUT = _texts_or_tokens({"type": "string", "minLength": 1}, embeddings.MAX_INPUTS)
 
 _ITEM: Schema = {
@@ -108,6 +164,27 @@ def items(most: int, least: int = 1) -> Schema:
 
 
 ITEMS: Schema = {"anyOf": [{"type": "string"}, items(response_items.MAX_ITEMS)]}
+_EVIDENCE: Schema = {
+    "type": "object",
+    "description": "Messages, calls and their results, as in `/v1/responses`; messages may also"
+    " contain parts of the type `input_json`.",
+    "properties": {
+        "type": {"anyOf": [{"enum": [*decisions.ITEM_TYPES]}, {"type": "null"}]},
+        "role": {"description": f"Of a message: {', '.join(response_items.ROLES)}."},
+    },
+}
+DECISION_INPUT: Schema = {
+    "anyOf": [
+        {"type": "string"},
+        {
+            "type": "array",
+            "items": {"anyOf": [_EVIDENCE, {"type": "null"}]},
+            "minItems": 1,
+            "maxItems": response_items.MAX_ITEMS,
+            **present(1),
+        },
+    ]
+}
 TOOLS: Schema = {
     "type": "array",
     "items": {
@@ -192,3 +269,30 @@ STRUCTURED: dict[str, Schema] = {
     "guided_choice": _CHOICES,
     "guided_grammar": _STRING,
 }  # fmt: skip
+
+# Ollama's API.
+_OPTIONS: Schema = {
+    "type": "object",
+    "description": "Sampling parameters, `num_predict`, `stop` and others; docs/OLLAMA.md lists "
+    "them. Their values are those of /v1/chat/completions.",
+    "properties": {name: {} for name in sorted(OPTIONS)},
+    "additionalProperties": _NOTHING,  # null is no value, whatever its name
+}
+OLLAMA_OPTIONS: dict[str, Schema] = {"options": _OPTIONS}
+OLLAMA: dict[str, Schema] = {
+    "options": _OPTIONS,
+    "format": {"anyOf": [{"enum": ["", "json"]}, {"type": "object"}]},
+}
+OLLAMA_EMBED: dict[str, Schema] = {
+    "options": _OPTIONS,
+    "input": {
+        "anyOf": [
+            _STRING,
+            {
+                "type": "array",
+                "items": {"type": "string", "minLength": 1},
+                "maxItems": embeddings.MAX_INPUTS,
+            },
+        ]
+    },
+}

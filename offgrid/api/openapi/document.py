@@ -1,12 +1,14 @@
 """``GET /openapi.json``: the API in OpenAPI 3.1, generated from the types that check its requests.
 
 To describe a new endpoint, write its answer as a type (:mod:`offgrid.api.shapes`) and add it to
-:data:`offgrid.api.openapi.operations.OPERATIONS`. Tests compare that table with the application's
-routes, and real answers with the table. Specification: https://spec.openapis.org/oas/v3.1.1
+the table of its API in :mod:`offgrid.api.openapi.operations`. Tests compare these tables with the
+application's routes, and real answers with the tables. Specification:
+https://spec.openapis.org/oas/v3.1.1
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Iterable
@@ -18,9 +20,12 @@ import msgspec
 from offgrid import __version__
 from offgrid.api.engines import MOST_WAIT, WAIT
 from offgrid.api.fields import foreign, notices
+from offgrid.api.http.meter import counts
+from offgrid.api.http.rates import HEADERS as RATE_HEADERS
+from offgrid.api.http.scopes import ANY_KEY
 from offgrid.api.openapi import by_hand
-from offgrid.api.openapi.operations import OPERATIONS, Body, Operation, Struct
-from offgrid.api.shapes import Error
+from offgrid.api.openapi.operations import OPERATIONS
+from offgrid.api.openapi.operations.operation import Body, Operation, Struct
 
 Schema = dict[str, Any]
 
@@ -29,25 +34,52 @@ _UNNAMED = (
     "lines `data: {...}`, described by `x-event-schema`, each followed by an empty line; the last "
     "one is `data: [DONE]`."
 )
+_NOT_DONE = (
+    "lines `data: {...}`, described by `x-event-schema`, each followed by an empty line. The last "
+    "one of each answer has `stop: true`."
+)
 _NAMED = (
     "pairs of lines, `event: ...` with the type of the event and `data: {...}`, described by "
     "`x-event-schema`, each pair followed by an empty line."
 )
-_EVERYWHERE = (400, 403, 408, 431, 500)
+_LINES = (
+    "lines of JSON, each described by `x-event-schema`. A stream that fails ends with an error."
+)
+_EVERYWHERE = (400, 401, 403, 408, 429, 431, 500, 503)
 _REASONS = {
     400: "The request is invalid; `param` names the field at fault.",
-    403: "The Host or Origin header, or a path to import, is not allowed.",
-    404: "No such model, stored response, conversation or import.",
+    401: "The server has keys, and the request has no valid one.",
+    403: "The Host or Origin header, the key's scopes or models, or a path do not allow it.",
+    404: "No such model, stored response, conversation, import, export or file of the page; or the "
+    "server stores no history.",
     408: "The request arrived too slowly.",
-    409: "The model is not loaded, and a GET request never unloads another model; or another "
-    "import is in progress.",
+    409: "The model is not loaded, and a GET request never unloads another model; the settings "
+    "decide it, or the model cannot be removed; another import or export is in progress; or a "
+    "finished message of the history would change.",
     413: "The body is too large.",
+    429: "The caller has used up one of its limits (`type` says which), or too many wrong keys "
+    "came from its address.",
     431: "The headers of the request are too large.",
     500: "The server could not finish the request.",
+    501: "Another API has this endpoint, and this server does not do what it is for.",
     503: "The server cannot accept the request now.",
+    504: "The request took longer than the server allows.",
+    507: "The history has reached its limit. Nothing was stored, and nothing deleted.",
 }
 _HEADERS: dict[str, Schema] = {
     "x-request-id": {"description": "Identifier of the request.", "schema": {"type": "string"}},
+    "request-id": {
+        "description": "The same, under the name of Anthropic's API.",
+        "schema": {"type": "string"},
+    },
+    "openai-processing-ms": {
+        "description": "Milliseconds until the response began.",
+        "schema": {"type": "integer", "minimum": 0},
+    },
+    "openai-version": {
+        "description": "Version of OpenAI's API.",
+        "schema": {"type": "string"},
+    },
     "x-offgrid-seed": {
         "description": "The seed of the request, given or drawn.",
         "schema": {"type": "integer"},
@@ -57,11 +89,33 @@ _HEADERS: dict[str, Schema] = {
         "between them.",
         "schema": {"type": "string"},
     },
+    "WWW-Authenticate": {
+        "description": "The scheme Bearer, and what is wrong with the key.",
+        "schema": {"type": "string"},
+    },
+    "Location": {
+        "description": "Where to go, relative to the URL of the request.",
+        "schema": {"type": "string"},
+    },
     "Retry-After": {
         "description": "Seconds to wait before a retry.",
         "schema": {"type": "integer", "minimum": 0},
     },
 }
+_KEYS: dict[str, Schema] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "x_api_key": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+    "api_key": {"type": "apiKey", "in": "header", "name": "api-key"},
+}
+"""Where a request may have its key."""
+_OF_LIMITS = {
+    name: {
+        "description": "Of a caller with limits; a time is such as `120ms` or `6m0s`.",
+        "schema": {"type": "string"},
+    }
+    for name in RATE_HEADERS
+}
+"""Headers that only responses to callers with limits have."""
 _WAIT: Schema = {
     "name": WAIT,
     "in": "header",
@@ -70,22 +124,33 @@ _WAIT: Schema = {
     "Then it gets 503, and the model is loaded nevertheless.",
     "schema": {"type": "number", "minimum": 0, "maximum": MOST_WAIT},
 }
-_PLACES = frozenset({"documents", "input", "logit_bias", "prompt", "tokens"})
+_MORE_HEADERS = {401: ("WWW-Authenticate",), 503: ("Retry-After",)}
+_PLACES = frozenset({
+    "continuation", "data_1", "data_2", "documents", "input", "logit_bias", "prompt", "queries",
+    "text_1", "text_2", "tokens",
+})  # fmt: skip
 """Fields with lists in which null is not left out, since the places of the items matter."""
+_EXACT = frozenset({"QuestionJson"})
+"""Types with data that the model reads, in which null is a value."""
 
 
 class OpenApiResource:
-    """Returns the document. It is made once, and is the same as long as the server runs."""
+    """Returns the document. It is made at the first request, since that takes about as long as all
+    else that a start does, and is the same as long as the process runs."""
 
-    def __init__(self) -> None:
-        self._document = msgspec.json.encode(document())
+    scopes = ANY_KEY
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """The document of the whole API."""
         resp.content_type = falcon.MEDIA_JSON
-        resp.data = self._document
+        resp.data = _encoded()
 
     on_head = on_get
+
+
+@functools.cache
+def _encoded() -> bytes:
+    return msgspec.json.encode(document())
 
 
 def document() -> dict[str, Any]:
@@ -101,17 +166,20 @@ def document() -> dict[str, Any]:
             "summary": "GGUF models on this machine through the OpenAI API",
         },
         "paths": paths,
-        "components": {"schemas": _components()},
+        "components": {"schemas": _components(), "securitySchemes": _KEYS},
+        # The last one: a server without keys needs none.
+        "security": [*({name: []} for name in _KEYS), {}],
     }
 
 
 def _components() -> dict[str, Schema]:
     """Return the schemas of all types by name; those of bodies as the parsers accept them."""
-    types: set[Struct] = {Error}
+    types: set[Struct] = {operation.error for operation in OPERATIONS}
     bodies: list[Body] = []
     for operation in OPERATIONS:
         types.update(operation.answers)
         types.update(operation.events)
+        types.update(operation.failures.values())
         if operation.body is not None:
             types.update(operation.body.types, operation.body.more)
             bodies.append(operation.body)
@@ -124,7 +192,7 @@ def _components() -> dict[str, Schema]:
             schemas[name] = {**accepted, "title": name}
     named = {body.name or kind.__name__ for body in bodies for kind in body.types}
     for name in _reached(plain, {*_referred(schemas, named)}):
-        schemas[name] = _with_nulls(schemas[name])
+        schemas[name] = _with_nulls(schemas[name], items=name not in _EXACT)
     tidy = {name: _tidy(schema) for name, schema in sorted(schemas.items())}
     checked = {kind.__name__ for body in bodies for kind in (*body.types, *body.more)}
     described = {kind.__name__ for kind in types} - checked
@@ -238,6 +306,8 @@ def _tidy(schema: Any) -> Any:
 def _describe(operation: Operation) -> dict[str, Any]:
     name = re.sub(r"\W+", "_", f"{operation.method}{operation.path}").strip("_")
     result: dict[str, Any] = {"operationId": name, "summary": operation.summary}
+    if operation.public:
+        result["security"] = []
     in_path = re.findall(r"{(\w+)}", operation.path)
     parameters: list[Schema] = [
         {"name": name, "in": where, "required": where == "path", "schema": {"type": "string"}}
@@ -252,28 +322,41 @@ def _describe(operation: Operation) -> dict[str, Any]:
         schema = _any_of(operation.body.name or struct.__name__ for struct in operation.body.types)
         result["requestBody"] = {
             "required": not operation.body.optional,
-            "content": {falcon.MEDIA_JSON: {"schema": schema}},
+            "content": {
+                falcon.MEDIA_JSON: {"schema": schema},
+                **{kind: {"schema": {"type": "string"}} for kind in operation.body.texts},
+            },
         }
     success = _success(operation)
     later = {"202": success} if operation.later else {}
-    result["responses"] = {"200": success, **later, **_failures(operation)}
+    leads = {"302": _leading(operation)} if operation.leads else {}
+    status = "201" if operation.creates else "200"
+    result["responses"] = {status: success, **later, **leads, **_failures(operation)}
     return result
 
 
 def _success(operation: Operation) -> Schema:
     description = operation.summary
-    headers = _headers("x-request-id", *operation.headers)
+    headers = _headers("x-request-id", "openai-processing-ms", "openai-version", *operation.headers)
     if operation.body is not None:
         headers[notices.HEADER] = _HEADERS[notices.HEADER]  # absent if there are none
-    schema = _any_of(struct.__name__ for struct in operation.answers)
-    content: dict[str, Any] = {falcon.MEDIA_JSON: {"schema": schema}}
+    if _is_counted(operation):
+        headers |= _OF_LIMITS
+    content: dict[str, Any] = {kind: {"schema": {"type": "string"}} for kind in operation.texts}
+    content |= {kind: {} for kind in operation.files}
+    if operation.answers:
+        schema = _any_of(struct.__name__ for struct in operation.answers)
+        if operation.lists != "never":
+            many = {"type": "array", "items": schema}
+            schema = many if operation.lists == "always" else {"anyOf": [schema, many]}
+        content[falcon.MEDIA_JSON] = {"schema": schema}
     if operation.events:
         # Before 3.2 (itemSchema) OpenAPI cannot describe the type of an event: ``schema`` would
         # describe the whole stream, though some programs take it for that of an event.
-        content["text/event-stream"] = {
-            "x-event-schema": _any_of([*(e.__name__ for e in operation.events), "Error"]),
-        }
-        description += f". With `stream: true`: {_NAMED if operation.named else _UNNAMED}"
+        kind = "application/x-ndjson" if operation.lines else "text/event-stream"
+        names = [struct.__name__ for struct in (*operation.events, operation.error)]
+        content[kind] = {"x-event-schema": _any_of(names)}
+        description += f". With `stream: true`: {_framing(operation)}"
     return {
         "description": description,
         "headers": headers,
@@ -281,19 +364,43 @@ def _success(operation: Operation) -> Schema:
     }
 
 
+def _leading(operation: Operation) -> Schema:
+    return {"description": operation.leads, "headers": _headers("x-request-id", "Location")}
+
+
+def _framing(operation: Operation) -> str:
+    """Return the words for how the events of a stream are written."""
+    if operation.lines:
+        return _LINES
+    if operation.named:
+        return _NAMED
+    return _UNNAMED if operation.done else _NOT_DONE
+
+
 def _failures(operation: Operation) -> dict[str, Schema]:
-    statuses = sorted({*_EVERYWHERE, *operation.errors})
-    return {str(status): _failure(status) for status in statuses}
+    time = {504} if operation.names_a_model else set()
+    statuses = sorted({*_EVERYWHERE, *operation.errors, *time})
+    return {
+        str(status): _failure(status, operation.failures.get(status, operation.error))
+        for status in statuses
+    }
 
 
-def _failure(status: int) -> Schema:
+def _is_counted(operation: Operation) -> bool:
+    """Whether requests count for the limits of their callers."""
+    return counts(operation.method.upper(), operation.path)
+
+
+def _failure(status: int, answer: Struct) -> Schema:
     # Another WSGI server than ours may refuse a request by itself, without an x-request-id.
     numbered = () if status in (400, 408, 431) else ("x-request-id",)
-    headers = (*numbered, "Retry-After") if status == 503 else numbered
+    headers = _headers(*numbered, *_MORE_HEADERS.get(status, ()))
+    if status == 429:
+        headers |= _OF_LIMITS
     return {
         "description": _REASONS[status],
-        **({"headers": _headers(*headers)} if headers else {}),
-        "content": {falcon.MEDIA_JSON: {"schema": _any_of(["Error"])}},
+        **({"headers": headers} if headers else {}),
+        "content": {falcon.MEDIA_JSON: {"schema": _any_of([answer.__name__])}},
     }
 
 

@@ -21,13 +21,15 @@ import msgspec
 import psutil
 
 from offgrid.api.generation import GenerationGroup, Signal
-from offgrid.api.http.sse import PING
+from offgrid.api.http.framing import NAMED, PING
 from offgrid.api.responses.writer import ResponseWriter
 from offgrid.api.shapes import Json
 from offgrid.config import Settings
 from offgrid.engine.client.client import ClientGone
 from offgrid.engine.client.pending import POLL
+from offgrid.engine.client.shares import Shares
 from offgrid.errors import InvalidParameter, Overloaded
+from offgrid.store.file import Owner
 from offgrid.store.responses import ResponseStore, StoredResponse
 
 log = logging.getLogger(__name__)
@@ -48,12 +50,18 @@ class BackgroundResponse:
 
     Attributes:
         id: the response's id.
+        caller: the id of the owner of the stored response.
+        whose: the owner of its place among the unfinished ones.
         wanted: whether somebody still wants the answer: false after a cancellation.
         discarded: whether the response was deleted, so that it must not be stored.
     """
 
-    def __init__(self, id: str, alive: Callable[[], bool]) -> None:
+    def __init__(
+        self, id: str, alive: Callable[[], bool], caller: str = "", whose: str = ""
+    ) -> None:
         self.id = id
+        self.caller = caller
+        self.whose = whose
         self.wanted = True
         self.discarded = False
         self.thread: threading.Thread | None = None
@@ -75,7 +83,7 @@ class BackgroundResponse:
 
     def add(self, event: Json) -> None:
         """Add an event for the clients that follow."""
-        frame = f"event: {event['type']}\ndata: ".encode() + msgspec.json.encode(event) + b"\n\n"
+        frame = NAMED.chunk(event)
         with self._changed:
             self._frames.append(frame)
             self.size += len(frame)
@@ -143,38 +151,38 @@ class Background:
     """The background responses of one server. Thread-safe.
 
     Args:
-        settings: at most half of the places in the queue of a model are taken by background
-            responses, so that other requests are not refused because of them.
+        settings: at most half of the places in the queue of a model are taken by the background
+            responses of a caller, so that other requests are not refused because of them. Callers
+            that hold fewer than their share find half as many again.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._most = max(1, (settings.parallel + settings.queue_size) // 2)
+        most = max(1, (settings.parallel + settings.queue_size) // 2)
+        self._unfinished = Shares(most, max(1, most // 2))
         self._lock = threading.Lock()
         self._responses: OrderedDict[str, BackgroundResponse] = OrderedDict()
-        self._unfinished = 0
         started = psutil.Process().create_time()
         self.owner = f"{os.getpid()} {started} {secrets.token_hex(8)}"
         """Names this server in responses that it has not finished."""
         _running_here.add(self.owner)
 
-    def count(self) -> None:
-        """Count one more response as unfinished, until :meth:`uncount` or its end.
+    def count(self, whose: str) -> None:
+        """Count one more response of a caller as unfinished, until :meth:`uncount` or its end.
 
         Raises:
             Overloaded: too many are being answered.
         """
         with self._lock:
-            if self._unfinished >= self._most:
+            if not self._unfinished.take(whose):
                 raise Overloaded(
-                    f"This server answers at most {self._most} responses in the background at the "
-                    "same time; try again later."
+                    f"This server answers at most {self._unfinished.usual} responses in the "
+                    "background at the same time; try again later."
                 )
-            self._unfinished += 1
 
-    def uncount(self) -> None:
+    def uncount(self, whose: str) -> None:
         """Count one less."""
         with self._lock:
-            self._unfinished -= 1
+            self._unfinished.give_back(whose)
 
     def start(
         self, response: BackgroundResponse, writer: ResponseWriter, group: GenerationGroup
@@ -200,10 +208,16 @@ class Background:
                 del self._responses[response.id]
             raise Overloaded("The system cannot start another thread; try again later.") from None
 
-    def find(self, id: str) -> BackgroundResponse | None:
-        """Return a response that this server answers or whose events it still has."""
+    def find(self, id: str, owner: Owner) -> BackgroundResponse | None:
+        """Return a response that this server answers or whose events it still has.
+
+        Args:
+            id: its id.
+            owner: whose responses are looked at.
+        """
         with self._lock:
-            return self._responses.get(id)
+            found = self._responses.get(id)
+        return found if found is not None and found.caller in owner.sees else None
 
     def discard(self, id: str) -> bool:
         """Forget a deleted response and stop answering it; return whether there was one."""
@@ -241,7 +255,9 @@ class Background:
             log.exception("a background response failed")
         finally:
             group.cancel()
-            self.uncount()  # before the end is told: a client may begin another one at once
+            self.uncount(
+                response.whose
+            )  # before the end is told: a client may begin another one at once
             response.end()
             self._forget_oldest()
 
@@ -278,7 +294,7 @@ def read(store: ResponseStore, background: Background, id: str) -> StoredRespons
         StoreFailed: the file cannot be used.
     """
     stored = store.get(id)
-    if stored is None or stored.owner is None or background.find(id) is not None:
+    if stored is None or stored.owner is None or background.find(id, store.owner) is not None:
         return stored
     if owner_lives(stored.owner) and stored.owner != background.owner:
         return stored

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from offgrid.api.ownership import check_history, keeps_history, own
 from offgrid.api.responses.items import Given, ItemReference, LeftOut, check_calls
 from offgrid.api.responses.request import ResponsesRequest
 from offgrid.api.shapes import Json
@@ -46,17 +47,25 @@ class History:
     """
 
     def __init__(self, store: ResponseStore, max_bytes: int) -> None:
-        self._store = store
+        self._shared = store
         self._max_bytes = max_bytes
+
+    @property
+    def _store(self) -> ResponseStore:
+        """The store as the caller of this request sees it."""
+        return own(self._shared)
 
     def conversation(self, request: ResponsesRequest, inputs: list[Json]) -> list[Json]:
         """Return all items of a request's conversation.
 
         Raises:
+            Forbidden: the request continues one, and its caller may not.
             InvalidParameter: the response that it continues is not stored, or a result belongs to
                 no call.
             NotStored: the conversation that it belongs to does not exist.
         """
+        if request.previous_response_id is not None or request.conversation_id is not None:
+            check_history()
         before = self._before(request.previous_response_id)
         items = [*before, *self._of_conversation(request.conversation_id), *inputs]
         check_calls(items)
@@ -67,10 +76,12 @@ class History:
 
         Raises:
             InvalidParameter: a referenced item is not stored, or the stored items are too large.
+            Forbidden: there are references, and the caller may not read stored items.
         """
         ids = [item.id for item in given if isinstance(item, ItemReference)]
         found: dict[str, bytes] = {}
         if ids:
+            check_history()
             try:
                 found = self._store.items(ids, self._max_bytes)
             except TooLong:
@@ -134,7 +145,7 @@ class History:
 
     def keeps(self, request: ResponsesRequest) -> bool:
         """Return whether a response will be stored, as far as that is known before it exists."""
-        return request.store and self._store.takes()
+        return request.store and keeps_history() and self._store.takes()
 
     def begin(
         self, request: ResponsesRequest, inputs: list[Json], response: Json, owner: str
@@ -159,21 +170,23 @@ class History:
             begun: whether :meth:`begin` has stored it.
         """
         conversation = request.conversation_id
+        # The function is called on another thread, which serves no request.
+        store, keeps = self._store, keeps_history()
 
         def keep(response: Json) -> bool:
             complete = response["status"] in ("completed", "incomplete")
             extended = conversation if complete else None
-            if not self._store.enabled or not (request.store or extended):
+            if not keeps or not store.enabled or not (request.store or extended):
                 return False
             stored = _response(request, inputs, response)
             try:
                 if not request.store:
                     assert extended is not None
-                    self._store.conversations.extend(extended, (*stored.inputs, *stored.outputs))
+                    store.conversations.extend(extended, (*stored.inputs, *stored.outputs))
                 elif begun:
-                    self._store.finish(stored, extended)
+                    store.finish(stored, extended)
                 else:
-                    self._store.put(stored, extended)
+                    store.put(stored, extended)
             except StoreFailed as ex:
                 # Do not fail a finished answer: its ``store`` field says that it was not stored.
                 log.warning("response %s is not stored: %s", response["id"], ex)

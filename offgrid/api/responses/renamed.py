@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from offgrid.api.fields.translated import labelled
+from offgrid.api.fields.translated import labelled, with_first
 from offgrid.api.responses.tools import Tools
 from offgrid.api.shapes import Json
 from offgrid.errors import InvalidParameter, RequestError
@@ -42,17 +42,21 @@ def of_item(
 
 def renamed(error: RequestError, tools: Tools) -> RequestError:
     """Return an error of the chat request with the field names of the original request."""
-    error = tools.renamed(error)
+    error = with_first(tools.renamed(error), _name)
     old = error.param or ""
-    new = old
-    for pattern, name in _NAMES:
-        new = pattern.sub(name, new)
-    # Replace only names with a dot: a name of one word may be an ordinary word of the message.
-    message = error.message.replace(old, new) if "." in old else error.message
-    message = message.replace("response_format and ", "text.format and ")
+    new = _name(old)
+    # A name of one word may be an ordinary word of the message.
+    message = error.message.replace(old, new) if "." in old or "_" in old else error.message
     if (new, message) == (old, error.message):
         return error
     return type(error)(message, new, code=error.code)
+
+
+def _name(path: str) -> str:
+    """Return the field of the original request for a field of the chat request."""
+    for pattern, name in _NAMES:
+        path = pattern.sub(name, path)
+    return path
 
 
 def as_sent(error: RequestError, labels: Mapping[str, str]) -> RequestError:

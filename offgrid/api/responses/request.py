@@ -16,7 +16,6 @@ from offgrid.api.fields.inert import (
     Metadata,
     Moderation,
     PromptCacheOptions,
-    ServiceTier,
     Verbosity,
 )
 from offgrid.api.fields.keep_alive import KeepAlive, seconds_of
@@ -46,15 +45,15 @@ Includable = Literal[
 """All but the first two ask for content that answers of a local model do not have."""
 
 SAMPLING = NAMES | ALIASES.keys() | structured.NAMES - {"response_format"} | {
-    "stop", "ignore_eos", "cache_prompt", "post_sampling_probs", "chat_template_kwargs",
-    "reasoning_budget_tokens", "timings_per_token", "return_progress",
+    "stop", "banned_strings", "ignore_eos", "cache_prompt", "post_sampling_probs",
+    "chat_template_kwargs", "reasoning_budget_tokens", "timings_per_token", "return_progress",
+    "service_tier", "priority", "cache_salt", "samplers", "t_max_predict_ms", "n_indent",
 }  # fmt: skip
 """Fields with the same meaning as in chat; they are checked there."""
 
 IGNORED = frozenset({
     "access_programs", "background_options", "client_metadata", "context_management", "image",
     "max_tool_calls", "moderation", "prompt_cache_options", "prompt_cache_retention",
-    "service_tier",
 })  # fmt: skip
 """Fields that are validated but ignored."""
 ONLY_SHOWN = frozenset({"user", "safety_identifier", "prompt_cache_key"})
@@ -190,7 +189,6 @@ class ResponsesRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     moderation: Moderation | None = None
     prompt_cache_options: PromptCacheOptions | None = None
     prompt_cache_retention: CacheRetention | None = None
-    service_tier: ServiceTier = "auto"
     keep_alive: KeepAlive = None
     sampling: Json = {}
     labels: dict[str, str] = {}

@@ -14,13 +14,18 @@ from offgrid.api.chat.prompt import count_tokens, start_chat, warn_of_base
 from offgrid.api.engines import engine_for
 from offgrid.api.fields import notices
 from offgrid.api.generation import GenerationGroup
+from offgrid.api.http.caller import caller
+from offgrid.api.http.framing import NAMED
+from offgrid.api.http.owner import owner
 from offgrid.api.http.request import in_turn, liveness, read_checked, read_object
+from offgrid.api.http.scopes import HISTORY, INFERENCE
 from offgrid.api.http.sse import send_stream
+from offgrid.api.ownership import check_history, check_model, own, owner_of
 from offgrid.api.responses import background as background_responses
 from offgrid.api.responses.background import Background, BackgroundResponse
 from offgrid.api.responses.history import History, Inputs
 from offgrid.api.responses.hosted import UNSEEN
-from offgrid.api.responses.items import new_id
+from offgrid.api.responses.items import Given, new_id
 from offgrid.api.responses.request import (
     ChatForm,
     Includable,
@@ -30,6 +35,7 @@ from offgrid.api.responses.request import (
 )
 from offgrid.api.responses.truncation import fitting
 from offgrid.api.responses.writer import ResponseWriter
+from offgrid.api.screening import check_prompt, fields_of
 from offgrid.api.shapes import Json
 from offgrid.config import Settings
 from offgrid.engine.client.pool import EnginePool
@@ -46,6 +52,8 @@ MAX_LIMIT = 100
 class ResponsesResource:
     """Answers, whole, streamed or in the background, and stores the responses."""
 
+    scopes = INFERENCE
+
     def __init__(
         self, pool: EnginePool, settings: Settings, store: ResponseStore, background: Background
     ) -> None:
@@ -58,12 +66,13 @@ class ResponsesResource:
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Check the request, start its generation, and answer as the request asks."""
-        request, given = read_checked(req, self._max_body, parse_responses)
+        request, given = read_checked(req, self._max_body, _parse_screened)
         inputs = self._history.resolve(given)
         items = self._history.conversation(request, inputs.items)
         with in_turn():
             form = to_chat(request, items, inputs.places)
         _name_ignored(request, form, items, inputs)
+        check_model(self._pool, request.model)
         # The id, also if the request uses another name of the model.
         request = msgspec.structs.replace(request, model=self._pool.id_of(request.model))
         if request.background:
@@ -79,7 +88,7 @@ class ResponsesResource:
             liveness(req),
         )
         if request.stream:
-            send_stream(req, resp, writer.stream(), group, self._ping_interval, named=True)
+            send_stream(req, resp, writer.stream(), group, self._ping_interval, framing=NAMED)
             return
         try:
             resp.media = writer.complete()
@@ -134,6 +143,7 @@ class ResponsesResource:
         inputs: list[Json],
     ) -> None:
         """Start a response that goes on when its client has left."""
+        check_history()
         if not self._store.enabled:
             raise InvalidParameter(
                 "background needs stored responses, and this server stores none "
@@ -141,13 +151,14 @@ class ResponsesResource:
                 "background",
             )
         head = _head(request, form, store=True)
-        response = BackgroundResponse(head["id"], liveness(req))
+        whose = owner()
+        response = BackgroundResponse(head["id"], liveness(req), owner_of(caller()).id, whose)
         store = self._history.keeper(request, inputs, begun=True)
 
         def keep(ended: Json) -> bool:
             return not response.discarded and store(ended)
 
-        self._background.count()
+        self._background.count(whose)
         try:
             writer, group = self._start(req, resp, request, form, head, keep, response.alive)
             first = {**head, "output": []}
@@ -158,7 +169,7 @@ class ResponsesResource:
                 group.cancel()
                 raise
         except BaseException:
-            self._background.uncount()
+            self._background.uncount(whose)
             raise
         if request.stream:
             _follow(req, resp, response, -1, self._ping_interval)
@@ -166,8 +177,18 @@ class ResponsesResource:
             resp.media = first
 
 
+def _parse_screened(body: Json) -> tuple[ResponsesRequest, list[Given]]:
+    """Check a body and its texts; the chat request that is made of it is checked too, with the
+    stored items, but errors about that cannot name the item."""
+    parsed = parse_responses(body)
+    check_prompt(fields_of(body, "instructions", "input"))
+    return parsed
+
+
 class ResponseTokensResource:
     """``POST /v1/responses/input_tokens``: counts the tokens of a request's prompt."""
+
+    scopes = INFERENCE
 
     def __init__(self, pool: EnginePool, settings: Settings, store: ResponseStore) -> None:
         self._pool = pool
@@ -199,6 +220,8 @@ class ResponseTokensResource:
 class ResponseResource:
     """A stored response, or one that is answered in the background."""
 
+    scopes = HISTORY
+
     def __init__(self, settings: Settings, store: ResponseStore, background: Background) -> None:
         self._store = store
         self._background = background
@@ -213,10 +236,10 @@ class ResponseResource:
         if after is not None and not streamed:
             raise InvalidParameter("starting_after needs stream: true.", "starting_after")
         number = background_responses.start_after(after)
-        running = self._background.find(id)
+        running = self._background.find(id, owner_of(caller()))
         if streamed:
             if running is None:
-                _find(self._store, self._background, id)
+                _find(own(self._store), self._background, id)
                 raise InvalidParameter(
                     "The events of this response are not kept: only those of responses in the "
                     "background are, for a while. Retrieve it without stream.",
@@ -227,17 +250,17 @@ class ResponseResource:
         elif running is not None:
             resp.media = running.snapshot()
         else:
-            resp.media = _whole(_find(self._store, self._background, id))
+            resp.media = _whole(_find(own(self._store), self._background, id))
 
     on_head = on_get
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
         """Remove the response; returns 404 if it is not stored."""
-        running = self._background.find(id)
+        running = self._background.find(id, owner_of(caller()))
         if running is not None:
             self._background.discard(id)
             running.wait_end(liveness(req))
-        if not self._store.delete(id) and running is None:
+        if not own(self._store).delete(id) and running is None:
             raise _not_found(id)
         resp.media = {"id": id, "object": "response", "deleted": True}
 
@@ -245,19 +268,21 @@ class ResponseResource:
 class CancelResource:
     """``POST /v1/responses/{id}/cancel``: ends a response in the background."""
 
+    scopes = HISTORY
+
     def __init__(self, store: ResponseStore, background: Background) -> None:
         self._store = store
         self._background = background
 
     def on_post(self, req: falcon.Request, resp: falcon.Response, id: str) -> None:
         """End the response and return it; one that has ended stays as it is."""
-        running = self._background.find(id)
+        running = self._background.find(id, owner_of(caller()))
         if running is not None:
             running.wanted = False
             running.wait_end(liveness(req))
             resp.media = running.snapshot()
             return
-        response = _whole(_find(self._store, self._background, id))
+        response = _whole(_find(own(self._store), self._background, id))
         if not response["background"]:
             raise InvalidParameter(
                 "Only responses that were created with background: true can be cancelled. To end "
@@ -274,6 +299,8 @@ class CancelResource:
 class CompactResource:
     """``POST /v1/responses/compact``: not supported."""
 
+    scopes = INFERENCE
+
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Refuse the request, and name an alternative."""
         raise NotStored(
@@ -285,6 +312,8 @@ class CompactResource:
 class InputItemsResource:
     """The input items of a stored response, without those of the responses before it."""
 
+    scopes = HISTORY
+
     def __init__(self, store: ResponseStore, background: Background) -> None:
         self._store = store
         self._background = background
@@ -293,7 +322,7 @@ class InputItemsResource:
         """List the items, in pages."""
         check_include(req)
         limit, latest_first = read_page(req)
-        items = list(_find(self._store, self._background, id).inputs)
+        items = list(_find(own(self._store), self._background, id).inputs)
         if latest_first:
             items.reverse()
         after = req.get_param("after")
@@ -339,7 +368,7 @@ def _head(request: ResponsesRequest, form: ChatForm, *, store: bool) -> Json:
         "prompt_cache_key": request.prompt_cache_key,
         "reasoning": {"effort": form.effort, "summary": None},
         "safety_identifier": request.safety_identifier,
-        "service_tier": "default",
+        "service_tier": form.chat.tier,
         "store": store,
         "temperature": params.temperature,
         "text": {"format": msgspec.to_builtins(form.format)},

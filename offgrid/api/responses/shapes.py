@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from offgrid.api.chat.request import Effort
 from offgrid.api.chat.shapes import ChatTokenLogprob
+from offgrid.api.fields.tiers import Tier
 from offgrid.api.responses.hosted import HOSTED
 from offgrid.api.responses.request import JsonObject, JsonSchema, PlainText
 from offgrid.api.responses.tools import GrammarFormat, TextFormat
@@ -172,7 +173,7 @@ class ResponseFault(Answer):
 
 
 class WhyIncomplete(Answer):
-    reason: Literal["max_output_tokens"]
+    reason: Literal["max_output_tokens", "content_filter"]
 
 
 class ReasoningOfRequest(Answer):
@@ -273,7 +274,7 @@ class ResponseObject(Answer, kw_only=True):
     prompt_cache_key: str | None
     reasoning: ReasoningOfRequest
     safety_identifier: str | None
-    service_tier: Literal["default"]
+    service_tier: Tier
     store: bool
     temperature: float
     text: FormatOfText

@@ -13,7 +13,9 @@ ANSWER_SHARE = 8
 """1/8 of the context is kept free for an answer whose length the request does not limit."""
 
 
-def fitting(engine: EngineClient, chat: ChatRequest, alive: Callable[[], bool]) -> ChatRequest:
+def fitting(
+    engine: EngineClient, chat: ChatRequest, alive: Callable[[], bool], param: str = "input"
+) -> ChatRequest:
     """Return a request with the longest end of its conversation that leaves room for an answer.
 
     System messages at the beginning stay. After them, whole turns are omitted, each from one user
@@ -29,7 +31,7 @@ def fitting(engine: EngineClient, chat: ChatRequest, alive: Callable[[], bool]) 
 
     def fits(shorter: ChatRequest) -> bool:
         try:
-            return count_tokens(engine, shorter, "input", alive) <= room
+            return count_tokens(engine, shorter, param, alive) <= room
         except ContextLengthExceeded:  # too long even to be counted
             return False
 

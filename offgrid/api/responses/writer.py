@@ -30,10 +30,13 @@ from offgrid.api.shapes import Json
 from offgrid.api.timings import with_progress
 from offgrid.chat.parser import AnswerEvent, CallArguments, CallStart, Content, Reasoning
 from offgrid.engine.client.client import ClientGone
-from offgrid.engine.protocol import TokenLogprob
+from offgrid.engine.protocol.events import TokenLogprob
 from offgrid.errors import EngineFault, RequestError
 
 log = logging.getLogger(__name__)
+
+_CUTS = {"length": "max_output_tokens", "content_filter": "content_filter"}
+"""Why a choice ended -> why its response is incomplete."""
 
 
 class ResponseWriter:
@@ -140,13 +143,13 @@ class ResponseWriter:
                 yield from self._add(event, tokens if isinstance(event, Content) else [], timings)
             if choice.reasoning_tokens == delta.completion_tokens:
                 waiting = []  # these tokens are reasoning or its markers
-        cut = choice.finish_reason == "length"
+        cut = _CUTS.get(choice.finish_reason or "")
         if not cut and self._open is None:
             yield from self._add(Content(""), [])  # an empty answer still has a message
         yield from self._close("incomplete" if cut else "completed", waiting)
         self.response["status"] = "incomplete" if cut else "completed"
         if cut:
-            self.response["incomplete_details"] = {"reason": "max_output_tokens"}
+            self.response["incomplete_details"] = {"reason": cut}
         else:
             self.response["completed_at"] = int(time.time())
         self.response["usage"] = _usage(answer_usage(total, self._group, choices))

@@ -9,7 +9,7 @@ import random
 import time
 
 from offgrid.engine.client.client import EngineClient
-from offgrid.engine.protocol import GenerationRequest
+from offgrid.engine.protocol.requests import GenerationRequest
 
 _WAIT = 1.0
 """Seconds after which waiting for a token begins anew, so that Ctrl-C is noticed."""

@@ -102,15 +102,16 @@ def check_leftovers(settings: Settings) -> Check:
 
 
 def _faults(settings: Settings, file: Path | None) -> Iterator[tuple[str, str]]:
-    models, responses = settings.models_dir, settings.responses_file
-    for folder in (models, responses.parent):
+    models, stored = settings.models_dir, (settings.responses_file, settings.history_file)
+    for folder in dict.fromkeys((models, *(path.parent for path in stored))):
         place = _existing(folder)
         if not os.access(place, os.W_OK):
             yield f"{place} cannot be written", f"make this user its owner: chown -R USER {place}"
     if os.name == "nt":
         return
-    if _mode(responses) & 0o077:
-        yield f"other users may read {responses}", f"chmod 600 {responses}"
+    for kept in stored:
+        if _mode(kept) & 0o077:
+            yield f"other users may read {kept}", f"chmod 600 {kept}"
     for path in (file, models):
         if path is not None and _mode(path) & 0o002:
             yield f"every user may change {path}", f"chmod o-w {path}"

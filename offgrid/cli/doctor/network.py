@@ -6,9 +6,11 @@ import contextlib
 import http.client
 import json
 
+from offgrid.api.http.machines import check_address
 from offgrid.cli.doctor.check import Check
 from offgrid.config import Settings
-from offgrid.server import PortTaken, listen, port_holder
+from offgrid.errors import ConfigError
+from offgrid.listening import PortTaken, listen, port_holder
 
 _SECONDS = 2.0
 
@@ -16,6 +18,13 @@ _SECONDS = 2.0
 def check_port(settings: Settings) -> Check:
     """Try to listen on the port; if that fails, say who does."""
     host, port = settings.host, settings.port
+    try:
+        if not settings.socket:
+            check_address(settings, host)
+    except ConfigError as ex:
+        return Check("port", "problem", f"offgrid serve will not start: {ex}")
+    if settings.socket:
+        return Check("port", "ok", f"none; the server listens on {settings.socket}")
     if port == 0:
         return Check("port", "ok", "a free one is chosen at start (port 0)")
     try:

@@ -39,6 +39,8 @@ def answer(talk: Talk) -> None:
             talk.conversation.take_back()
     if collector.finish_reason == "length":
         talk.screen.hint("(the answer ended at max_tokens or at the end of the context)")
+    elif collector.finish_reason == "content_filter":
+        talk.screen.hint("(the content filter of the server ended the answer)")
 
 
 def chat(talk: Talk) -> None:

@@ -7,12 +7,13 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import click
 
-from offgrid.cli.options import chosen_options
+from offgrid.cli.options import api_key_option, chosen_options, fail, settings_from
+from offgrid.cli.talk.remote import Remote, known_server
 from offgrid.errors import ConfigError, ModelNotFound, OffgridError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,8 +43,39 @@ def source_options(function: F) -> F:
         "--local", is_flag=True, help="Ask no server; load the model in this command."
     )(function)
     return click.option("--url", metavar="URL", help="Ask the server at this address only.")(
-        function
+        ca_option(api_key_option(function))
     )
+
+
+def ca_option(function: F) -> F:
+    """Add ``--ca``."""
+    return click.option(
+        "--ca",
+        metavar="FILE",
+        help="PEM file with certificates to trust, besides those of the system, for https.",
+    )(function)
+
+
+def server_of(
+    url: str | None, flags: Mapping[str, Any], api_key: str | None, ca: str | None
+) -> Remote:
+    """Return the server at an address, or the configured one if none is given.
+
+    Without an address, the command ends with status 2.
+
+    Args:
+        flags: the options for settings, by name.
+        url, api_key, ca: the options of these names.
+
+    Raises:
+        ServerError: as :class:`~offgrid.cli.talk.remote.Remote`.
+    """
+    if url:
+        return Remote(url, api_key, ca)
+    remote = known_server(settings_from(dict(flags)), api_key, ca)
+    if remote is None:
+        fail("the configured port is 0, so the address is not known; give it with --url", 2)
+    return remote
 
 
 def sampling_options(function: F) -> F:

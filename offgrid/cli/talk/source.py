@@ -10,7 +10,7 @@ from offgrid.api.shapes import Json
 from offgrid.cli.options import settings_from
 from offgrid.cli.talk.local import Local
 from offgrid.cli.talk.options import MODEL_SETTINGS
-from offgrid.cli.talk.remote import NoServer, Remote, ServerError, server_url
+from offgrid.cli.talk.remote import NEEDS_KEY, NoServer, Remote, ServerError, known_server
 from offgrid.terminal import LogFormatter
 
 
@@ -48,11 +48,12 @@ def open_source(
     """Return who answers for a model, and the model's id.
 
     A server that listens on the configured address is used if it has the model; otherwise the
-    command loads the model itself. With ``url``, only that server is asked.
+    command loads the model itself. With ``url``, or if the server needs another key, no other is
+    asked.
 
     Args:
         model: the name that the user gave; "" for the default model.
-        flags: the options for settings, by name.
+        flags: the options for settings, and the key, by name.
         url: the address of a server, or None.
         local: whether no server is asked.
         say: tells the user which of the two it is.
@@ -60,19 +61,22 @@ def open_source(
     Raises:
         OffgridError: nobody has this model.
     """
+    key: str | None = flags.get("api_key")
+    ca: str | None = flags.get("ca")
     if url is not None:
-        remote = Remote(url)
+        remote = Remote(url, key, ca)
         return remote, _found(remote, model)
     reason = "" if local else "no address of a server is configured"
-    address = None if local else server_url(settings_from(dict(flags)))
-    if address is not None:
-        remote = Remote(address)
+    known = None if local else known_server(settings_from(dict(flags)), key, ca)
+    if known is not None:
         try:
-            return remote, _found(remote, model)
+            return known, _found(known, model)
         except NoServer:
-            reason = f"no server answers at {address}"
+            reason = f"no server answers at {known.url}"
         except ServerError as ex:
-            reason = f"the server at {address} cannot be used: {ex}"
+            if ex.code == NEEDS_KEY:
+                raise
+            reason = f"the server at {known.url} cannot be used: {ex}"
     if reason:
         say(f"{reason}; loading the model here")
     given = {name: flags[name] for name in MODEL_SETTINGS if flags.get(name) is not None}

@@ -4,8 +4,9 @@
 :mod:`~offgrid.engine.client.roster` knows which models are loaded and which one makes room, and
 :mod:`~offgrid.engine.client.client` is one model as the API sees it. Below it:
 
-- :mod:`~offgrid.engine.client.supervisor` runs one worker after another and watches each,
-  :mod:`~offgrid.engine.client.patience` decides how long it may be silent and how soon it is
+- :mod:`~offgrid.engine.client.supervisor` runs one worker after another,
+  :mod:`~offgrid.engine.client.watchdog` ends one that is stuck,
+  :mod:`~offgrid.engine.client.patience` decides how long a worker may be silent and how soon it is
   replaced, and :mod:`~offgrid.engine.client.process` is the process itself;
 - :mod:`~offgrid.engine.client.readiness` knows whether the worker serves, and has the lock that all
   parts share;

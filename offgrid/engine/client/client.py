@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import structs
+
 from offgrid.engine.client.blame import Blame
 from offgrid.engine.client.pending import (
     POLL,
@@ -20,23 +22,24 @@ from offgrid.engine.client.pending import (
     Vectors,
 )
 from offgrid.engine.client.places import Places
+from offgrid.engine.client.pulse import Beat
 from offgrid.engine.client.readiness import LoadFailure, Readiness
 from offgrid.engine.client.requests import Requests
 from offgrid.engine.client.supervisor import Supervisor
+from offgrid.engine.client.turnover import Turnover
+from offgrid.engine.client.watchdog import PING_EVERY
 from offgrid.engine.limits import check_prompt_tokens
-from offgrid.engine.protocol import (
-    Embed,
-    EmbeddingRequest,
-    GenerationRequest,
-    Load,
-    LookUp,
-    ModelInfo,
-    Submit,
-    TokenQuery,
-    TokenResult,
-)
+from offgrid.engine.protocol.commands import Embed, Load, LookUp, Submit
+from offgrid.engine.protocol.events import TokenResult
+from offgrid.engine.protocol.reports import ModelInfo
+from offgrid.engine.protocol.requests import EmbeddingRequest, GenerationRequest, TokenQuery
+from offgrid.record import label
 
 __all__ = ["ClientGone", "EngineClient", "Generation", "LoadFailure"]
+
+
+_LOOK = 0.002
+"""Seconds between two looks for a worker's answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,8 @@ class EngineClient:
         name: the model's id, in messages and in answers.
         chat_template: replaces the templates of the model's file.
         defaults: what requests do not set themselves.
-        pinned: whether the settings keep the model loaded.
-        needs: bytes of memory that it needs, for the log; 0 if that is unknown.
+        pinned: whether the model stays loaded; it may change.
+        needs: bytes of memory that it needs with full contexts, for the log; 0 if that is unknown.
         queue_size: sequences that may wait in addition to the ``load.parallel`` running ones.
         load_timeout: most seconds that loading may take.
         stall_timeout: most seconds that one step of the loop may take.
@@ -77,6 +80,7 @@ class EngineClient:
         capacity: most sequences that may run and wait.
         supervisor: starts the worker, watches it, and starts the next one.
         requests: the requests that have not ended.
+        turnover: estimates how soon slots become free.
     """
 
     def __init__(
@@ -100,9 +104,13 @@ class EngineClient:
         self.pinned = pinned
         self.queue_timeout = queue_timeout
         self.capacity = load.parallel + queue_size
+        self._clock = clock
         self._readiness = Readiness(load_timeout, self.capacity, chat_template, name)
-        self._places = Places(load.parallel, queue_size, self._readiness)
-        self.requests = Requests(self._readiness, self._places, Blame(clock), name=name)
+        self.turnover = Turnover(load.parallel, clock)
+        self._places = Places(load.parallel, queue_size, self._readiness, self.turnover)
+        self.requests = Requests(
+            self._readiness, self._places, Blame(clock), self.turnover, name=name
+        )
         self.supervisor = Supervisor(
             load,
             self._readiness,
@@ -144,6 +152,39 @@ class EngineClient:
         return self._readiness.threads if self._readiness.ready else ()
 
     @property
+    def latest(self) -> Beat | None:
+        """What its worker has last said about itself; None if that has said nothing yet."""
+        return self._readiness.pulse.latest
+
+    def ask(self, seconds: float) -> Beat | None:
+        """Ask the worker what it does now; return the latest that it has said.
+
+        A worker that has not answered the regular pings either is not waited for, so that many who
+        ask a stuck one do not fill the threads that also answer others.
+
+        Args:
+            seconds: how long to wait for the answer, at most.
+        """
+        before, deadline = self.latest, time.monotonic() + seconds
+        if before is not None and self._clock() - before.at > PING_EVERY + seconds:
+            return before
+        self.supervisor.watchdog.ping(self.supervisor.watchdog.pings)
+        while self.latest is before and time.monotonic() < deadline:
+            time.sleep(_LOOK)
+        return self.latest
+
+    @property
+    def without_progress(self) -> float:
+        """Seconds for which the worker has neither ended a step nor been idle, as far as known."""
+        return self._readiness.pulse.without_progress(self._clock())
+
+    @property
+    def throughput(self) -> tuple[float, float]:
+        """Tokens of prompts and of answers per second that the worker has computed in the last
+        minute."""
+        return self._readiness.pulse.throughput(self._clock())
+
+    @property
     def ready(self) -> bool:
         """Whether the model is loaded and its worker serves."""
         return self._readiness.ready
@@ -164,16 +205,30 @@ class EngineClient:
         return self._places.taken
 
     @property
+    def seconds_to_idle(self) -> float | None:
+        """In about how many seconds all requests have ended that run and wait now; None if that
+        is unknown, as while the model is loading."""
+        return self.turnover.seconds(self.in_flight) if self.ready and self.in_flight else None
+
+    @property
+    def seconds_to_ready(self) -> float | None:
+        """In about how many seconds the model is loaded; None if that is unknown, or it is."""
+        return None if self.ready else self._readiness.seconds_left
+
+    @property
     def pending_count(self) -> int:
         """Number of requests that have not ended."""
         return len(self.requests.pending())
 
     def wait_ready(
-        self, alive: Callable[[], bool] = lambda: True, timeout: float | None = None
+        self,
+        alive: Callable[[], bool] = lambda: True,
+        timeout: float | None = None,
+        owner: str = "",
     ) -> ModelInfo:
         """Wait until the model is loaded; see :meth:`Readiness.wait
         <offgrid.engine.client.readiness.Readiness.wait>`."""
-        return self._readiness.wait(alive, timeout)
+        return self._readiness.wait(alive, timeout, owner)
 
     def kill(self) -> None:
         """Kill the worker, as a crash would end it; the next one is started."""
@@ -201,7 +256,7 @@ class EngineClient:
 
     # --- requests -----------------------------------------------------------------------------
 
-    def hold(self, n: int, times: int, *, more: bool = False) -> int:
+    def hold(self, n: int, times: int, *, more: bool = False, owner: str = "") -> int:
         """Take places in the queue for several future requests, as far as places are free.
 
         All requests but the first leave as many places to other clients as there are slots, or the
@@ -212,6 +267,7 @@ class EngineClient:
             times: how many requests.
             more: whether earlier requests of the same kind have places, so that none of these is
                 the first.
+            owner: the caller.
 
         Returns:
             How many of the requests got places: at least the first. :meth:`release` ``n`` places
@@ -221,11 +277,11 @@ class EngineClient:
             InvalidParameter: ``n`` is more than all places of this model.
             Overloaded: there are no places even for the first, or the server is stopping.
         """
-        return self._places.hold(n, times, more=more)
+        return self._places.hold(n, times, more=more, owner=owner)
 
-    def release(self, n: int) -> None:
-        """Release places in the queue."""
-        self._places.release(n)
+    def release(self, n: int, owner: str = "") -> None:
+        """Release places of a caller in the queue."""
+        self._places.release(n, owner)
 
     def submit(
         self,
@@ -256,15 +312,19 @@ class EngineClient:
             # The worker checks this too, but sending it a million ids would cost time here.
             check_prompt_tokens(len(request.tokens), info.n_ctx, request.prompt_param)
         requests = self.requests
-        prompt = (request.parts, request.tokens, request.images, request.grammar)
+        prompt = (
+            request.parts, request.tokens, request.images, request.grammar, request.infill,
+        )  # fmt: skip
         key = requests.key_of(prompt, request.prompt_param)
         places = 0 if held else request.n
+        request = structs.replace(request, label=label())
         generation = requests.register(
             lambda id: Generation(
                 key, Submit(id, request), places, requests.hooks, ended, self.queue_timeout
             ),
             places,
             alive,
+            request.owner,
         )
         try:
             requests.hand_over(generation)
@@ -287,7 +347,7 @@ class EngineClient:
         key = requests.key_of((query.parts, query.tokens, query.images, None), query.param)
         self._readiness.check_open()
         lookup = requests.register(
-            lambda id: Lookup(key, LookUp(id, query), requests.hooks), 0, alive
+            lambda id: Lookup(key, LookUp(id, query), requests.hooks), 0, alive, query.owner
         )
         try:
             requests.hand_over(lookup)
@@ -295,12 +355,19 @@ class EngineClient:
         finally:
             lookup.cancel()
 
-    def embed(self, request: EmbeddingRequest, alive: Callable[[], bool]) -> Vectors:
+    def embed(
+        self,
+        request: EmbeddingRequest,
+        alive: Callable[[], bool],
+        accepted: Callable[[int], None] = lambda tokens: None,
+    ) -> Vectors:
         """Return the vectors of a request's inputs, or their scores if it has a query.
 
         Args:
             request: has at least one input.
             alive: called regularly while waiting; returns whether the client is still connected.
+            accepted: called with the tokens of all inputs once they are tokenised. If it raises,
+                the request is cancelled.
 
         Raises:
             InvalidParameter, ContextLengthExceeded, RequestRefused: the request is at fault.
@@ -308,11 +375,15 @@ class EngineClient:
         """
         requests = self.requests
         key = requests.key_of((request.inputs, request.query), None)
+        request = structs.replace(request, label=label())
         embedding = requests.register(
-            lambda id: Embedding(key, Embed(id, request), requests.hooks), Embedding.PLACES, alive
+            lambda id: Embedding(key, Embed(id, request), requests.hooks),
+            Embedding.PLACES,
+            alive,
+            request.owner,
         )
         try:
             requests.hand_over(embedding)
-            return embedding.wait(alive)
+            return embedding.wait(alive, accepted)
         finally:
             embedding.cancel()

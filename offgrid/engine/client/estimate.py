@@ -15,7 +15,8 @@ from offgrid.engine.attention import fixed_choice
 from offgrid.engine.client.processor import Repacked
 from offgrid.engine.kv_types import PLAIN, bytes_of
 from offgrid.engine.memory import MIB
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
+from offgrid.grammar.options import FEW_SLICES, LARGE_VOCABULARY, SLICES
 from offgrid.store.sizes import ModelSizes
 
 _UBATCH = 512
@@ -34,9 +35,9 @@ _LEAST_BATCH, _MAX_LOGITS = 32, 64 * MIB
 many bytes of logits."""
 _PROCESS = 62 * MIB
 """A worker without a model: Python, its libraries, the code of llama.cpp."""
-_TOKEN, _TOKEN_IN_LLAMA = 1000, 200
-"""Bytes for each token of the vocabulary: in llama.cpp, as pieces, and in the form that grammars
-need; and in llama.cpp alone."""
+_TOKEN_IN_LLAMA, _TOKEN, _TOKEN_IN_SET = 200, 240, 56
+"""Bytes for each token of the vocabulary: in llama.cpp; in addition as a piece, and in the form
+that grammars need; in each set of tokens that is kept for grammars (``grammar.options``)."""
 _MERGE = 60
 """Bytes for each merge of a byte-level vocabulary."""
 _PROJECTOR = 1.15
@@ -47,7 +48,10 @@ _MOST = 1 << 53
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Bytes of memory that a model takes once it has computed full contexts.
+    """Bytes of memory that a model takes once the contexts of all slots have been full.
+
+    After it is loaded it takes less: the cache takes memory as slots fill, and the memory for
+    computing grows with the longest context so far. Neither is given back.
 
     Attributes:
         weights: the weights as they are in the file.
@@ -94,6 +98,7 @@ def estimate(
     projector: int = 0,
     adapters: int = 0,
     draft: ModelSizes | None = None,
+    flash: bool | None = None,
 ) -> Estimate:
     """Return how much memory a model will take.
 
@@ -104,19 +109,28 @@ def estimate(
         projector: bytes of the projector's file.
         adapters: bytes of the adapters' files.
         draft: what decides how much the draft model takes; None without one.
+        flash: whether sequences are computed with flash attention, as a worker has chosen. None
+            before that: scores are then counted, unless it is certain that none are kept. The
+            draft model, whose choice is not known here, is always counted like that.
     """
     copied, moved = _copies(sizes, repacked)
     mapped = load.use_mmap
     cells = context_of(sizes, load)
     cells += -cells % _CELLS
-    cache, compute = (_generating if sizes.generates else _embedding)(sizes, load, cells)
+    cache, compute = (
+        _generating(sizes, load, cells, flash)
+        if sizes.generates
+        else _embedding(sizes, load, cells)
+    )
     parts = (
         (sizes.data if mapped else sizes.data - moved) + adapters,
         copied,
         cache,
         _checkpoints(sizes, load, cells) if sizes.generates else 0,
         compute,
-        (_TOKEN if sizes.generates else _TOKEN_IN_LLAMA) * sizes.vocabulary + _MERGE * sizes.merges,
+        _TOKEN_IN_LLAMA * sizes.vocabulary
+        + _MERGE * sizes.merges
+        + (_texts(sizes) if sizes.generates else 0),
         int(_PROJECTOR * projector),
         _PROCESS,
         max(0, load.cache_ram) * MIB if sizes.generates else 0,
@@ -136,8 +150,15 @@ def _draft(sizes: ModelSizes, load: Load, repacked: Repacked, context: int) -> i
         context: tokens of the context of a slot of the main model.
     """
     own = structs.replace(load.of_draft(), ctx_size=context)
-    texts = (_TOKEN - _TOKEN_IN_LLAMA) * sizes.vocabulary  # it reads none
+    texts = _texts(sizes)  # it reads none
     return max(0, estimate(sizes, own, repacked).total - _PROCESS - texts)
+
+
+def _texts(sizes: ModelSizes) -> int:
+    """Return the bytes of the tables that texts and grammars need. Large vocabularies get fewer
+    sets of tokens."""
+    sets = FEW_SLICES if sizes.vocabulary > LARGE_VOCABULARY else SLICES
+    return (_TOKEN + _TOKEN_IN_SET * len(sets)) * sizes.vocabulary
 
 
 def context_of(sizes: ModelSizes, load: Load) -> int:
@@ -158,12 +179,13 @@ def _copies(sizes: ModelSizes, repacked: Repacked) -> tuple[int, int]:
     return copied, max(0, copied - shared)
 
 
-def _generating(sizes: ModelSizes, load: Load, cells: int) -> tuple[int, int]:
-    """Return the bytes of the cache and of computing, for a model that generates text."""
+def _generating(sizes: ModelSizes, load: Load, cells: int, flash: bool | None) -> tuple[int, int]:
+    """Return the bytes of the cache and of computing, for a model that generates text. ``flash``
+    is as for :func:`estimate`."""
     tokens = min(_UBATCH, max(load.batch_size, load.parallel))
-    # As long as it is not known what the worker will measure, scores may be kept.
-    fixed = fixed_choice(load, context_of(sizes, load), tokens, sizes.heads)
-    flash = fixed is not None and fixed.on
+    if flash is None:
+        fixed = fixed_choice(load, context_of(sizes, load), tokens, sizes.heads)
+        flash = fixed is not None and fixed.on
     slot = cache_of(sizes, load, cells, flash) + _FLOAT * sizes.state
     # llama.cpp reserves memory for the logits of all tokens, but computes only those of tokens
     # that are sampled.

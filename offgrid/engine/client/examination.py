@@ -7,7 +7,8 @@ import threading
 import msgspec
 
 from offgrid.engine.client.process import WorkerProcess, not_started, public
-from offgrid.engine.protocol import Examined, Load, LoadFailed
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.reports import Examined, LoadFailed
 
 _KILLED = -9
 """Status of a process that was ended by SIGKILL: by a person, for lack of memory, by a timeout."""

@@ -20,7 +20,7 @@ from offgrid.engine import kv_types
 from offgrid.engine.client.estimate import Estimate, context_of, estimate
 from offgrid.engine.client.processor import Repacked, repacked_types
 from offgrid.engine.memory import MIB, written
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.store.sizes import ModelSizes
 
 UNLIMITED = 1 << 62
@@ -70,10 +70,11 @@ class Fit:
 
     Attributes:
         load: the command, with defaults lowered so that the model fits.
-        estimate: the memory that it takes; None if that is unknown.
-        needs: bytes that must be free for it. Less than the estimate if the user chose to map a
-            file, because the system can then read the weights again when it needs their memory; and
-            without the saved prefixes, if the settings leave their memory open.
+        estimate: the memory that it takes with full contexts; None if that is unknown.
+        needs: bytes that must be free for it, also for full contexts. Less than the estimate if the
+            user chose to map a file, because the system can then read the weights again when it
+            needs their memory; and without the saved prefixes, if the settings leave their memory
+            open.
         keeps: bytes that it holds in use once it is loaded: the system cannot drop them without
             harm.
         free: bytes that were free.
@@ -107,7 +108,8 @@ class Fit:
         lowered = f" (lowered to fit: {', '.join(self.lowered)})" if self.lowered else ""
         draft = self.load.draft_model
         drafts = "" if draft is None else f"; draft model {Path(draft).name}"
-        return f"needs {written(self.needs)}{free}; {what}{lowered}{drafts}"
+        needs = f"needs {written(self.needs)} with full contexts{free}"
+        return f"{needs}; {what}{lowered}{drafts}"
 
 
 def choose(
@@ -146,15 +148,28 @@ def _with_prefixes(load: Load, left: int) -> Load:
 
 
 def measure(
-    candidate: Candidate, load: Load, free: int = UNLIMITED, repacked: Repacked | None = None
+    candidate: Candidate,
+    load: Load,
+    free: int = UNLIMITED,
+    repacked: Repacked | None = None,
+    *,
+    flash: bool | None = None,
 ) -> Fit:
-    """Return what a model needs if it is loaded in a certain way, whether that is free or not."""
+    """Return what a model needs if it is loaded in a certain way, whether that is free or not.
+
+    Args:
+        candidate: the model.
+        load: how it is loaded.
+        free: bytes that are free for it.
+        repacked: as for :func:`choose`.
+        flash: as for :func:`estimate`.
+    """
     sizes = candidate.sizes
     if sizes is None:
         return Fit(load)
     repacked = repacked_types() if repacked is None else repacked
     found = estimate(
-        sizes, load, repacked, candidate.projector, candidate.adapters, candidate.draft
+        sizes, load, repacked, candidate.projector, candidate.adapters, candidate.draft, flash
     )
     chosen = "use_mmap" in candidate.given and load.use_mmap and not load.use_mlock
     spare = found.prefixes if candidate.load.cache_ram < 0 else 0
@@ -167,6 +182,23 @@ def measure(
         context=context_of(sizes, load) if sizes.generates else 0,
         lowered=tuple(_changed(candidate.load, load)),
     )
+
+
+def measure_loaded(
+    candidate: Candidate, fit: Fit, flash: bool, repacked: Repacked | None = None
+) -> Fit:
+    """Return what a model needs that is loaded, since its worker has chosen whether it has flash
+    attention.
+
+    Args:
+        candidate: the model.
+        fit: how it was loaded.
+        flash: whether it has flash attention.
+        repacked: as for :func:`choose`.
+    """
+    if fit.estimate is None:
+        return fit
+    return measure(candidate, fit.load, fit.free, repacked, flash=flash)
 
 
 def refusal(candidate: Candidate, free: int, repacked: Repacked | None = None) -> str:

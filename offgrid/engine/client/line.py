@@ -21,8 +21,10 @@ from offgrid.engine.client.examination import Examination
 from offgrid.engine.client.keeper import Keeper, tell
 from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.process import start_thread
-from offgrid.engine.client.readiness import LoadFailure
+from offgrid.engine.client.readiness import RETRY_LOADED, LoadFailure
 from offgrid.engine.client.roster import LoadedModel, Roster, load_command
+from offgrid.engine.client.shares import Shares
+from offgrid.engine.client.turnover import LONGEST, retry_after
 from offgrid.errors import EngineFault, ModelLoadFailed, ModelNotFound, Overloaded, RequestError
 from offgrid.store.catalogue import Catalogue
 from offgrid.store.survey import ModelEntry
@@ -35,20 +37,25 @@ POLL = 0.05
 
 @dataclass(eq=False, slots=True)
 class Wanted:
-    """A model that waits to be loaded, and the number of requests that wait for it.
+    """A model that waits to be loaded, and the requests that wait for it.
 
     ``until``: it is loaded also without a request that waits, if there is room until then.
     ``keep_alive``: seconds, from a request that did not wait; None for those of the settings.
     """
 
     id: str
-    waiters: int = 0
+    waiting: Shares
     until: float = 0.0
     keep_alive: float | None = None
     loaded: LoadedModel | None = None
     """Set when loading begins; each waiting request holds a lease from then on."""
     error: RequestError | None = None
     """Set when it cannot be loaded."""
+
+    @property
+    def waiters(self) -> int:
+        """Number of requests that wait for it."""
+        return self.waiting.taken
 
     @property
     def wanted(self) -> bool:
@@ -69,6 +76,7 @@ class WaitingLine:
 
     Attributes:
         room_timeout: most seconds that a request waits for another model to make room.
+        draining: whether the server is stopping.
     """
 
     def __init__(
@@ -90,7 +98,7 @@ class WaitingLine:
         self._wanted: OrderedDict[str, Wanted] = OrderedDict()
         self._loader: threading.Thread | None = None
         self._examination: Examination | None = None
-        self._draining = False
+        self.draining = False
 
     def __bool__(self) -> bool:
         return bool(self._wanted)
@@ -103,9 +111,14 @@ class WaitingLine:
 
     # --- requests; called with the lock held --------------------------------------------------
 
+    def take(self, settings: Settings) -> None:
+        """Use new settings for models that are loaded from now on."""
+        self._settings = settings
+        self.room_timeout = settings.load_timeout
+
     def check_draining(self) -> None:
         """Raise ``Overloaded`` if the server is stopping."""
-        if self._draining:
+        if self.draining:
             raise Overloaded("The server is stopping.", code="server_shutting_down")
 
     def ask(self, model_id: str, keep_alive: float | None) -> None:
@@ -127,7 +140,11 @@ class WaitingLine:
             self._wanted[model_id].until = 0.0
 
     def wait(
-        self, model_id: str, alive: Callable[[], bool], patience: float | None = None
+        self,
+        model_id: str,
+        alive: Callable[[], bool],
+        patience: float | None = None,
+        owner: str = "",
     ) -> LoadedModel:
         """Return a model once it is loading, with a lease on it.
 
@@ -135,44 +152,51 @@ class WaitingLine:
             model_id: the model.
             alive: returns whether the client is still connected.
             patience: most seconds that the request waits; None for ``room_timeout``.
+            owner: the caller.
 
         Raises:
             RequestError: it cannot be loaded, or there is no room for it in time, or too many
                 requests wait for it.
             ClientGone: ``alive`` returned False.
         """
-        wanted = self._want(model_id)
+        wanted = self._want(model_id, owner)
         try:
             return self._await(wanted, alive, patience)
         finally:
-            wanted.waiters -= 1
+            wanted.waiting.give_back(owner)
             self._changed.notify_all()
 
-    def _want(self, model_id: str) -> Wanted:
+    def _want(self, model_id: str, owner: str) -> Wanted:
         """Add the request to those that wait for a model to be loaded.
 
         Raises:
-            Overloaded: as many requests already wait for it as it has slots plus ``queue_size``.
-                The gate bounds the number of requests that wait for all models together.
+            Overloaded: as many requests of the caller already wait for it as it has slots plus
+                ``queue_size``, or fewer if others wait too. The gate bounds the number of requests
+                that wait for all models together.
         """
-        limit = self._settings.most_parallel + self._settings.queue_size
         wanted = self._wanted.get(model_id)
-        if wanted is not None and wanted.waiters >= limit:
+        if wanted is not None and wanted.waiting.missing(owner, 1):
             raise Overloaded(
                 f"No loaded model can make room for {model_id} now, and too many requests already "
                 "wait for it; try again later.",
-                retry_after=5,
+                retry_after=self._retry_after,
             )
         wanted = self._in_line(model_id)
-        wanted.waiters += 1
+        wanted.waiting.add(owner, 1)
         self._changed.notify_all()
         return wanted
+
+    @property
+    def _retry_after(self) -> int:
+        """When a request for a model that waits for room should be tried again."""
+        return retry_after(self._roster.seconds_to_room, RETRY_LOADED)
 
     def _in_line(self, model_id: str) -> Wanted:
         """Return the place in the line of a model that waits for room."""
         if self._loader is None:
             self._loader = self._start_loader()
-        return self._wanted.setdefault(model_id, Wanted(model_id))
+        limit = self._settings.most_parallel + self._settings.queue_size
+        return self._wanted.setdefault(model_id, Wanted(model_id, Shares(limit, limit)))
 
     def _start_loader(self) -> threading.Thread:
         loader = threading.Thread(target=self._load_all, name="loader", daemon=True)
@@ -201,13 +225,13 @@ class WaitingLine:
                 raise Overloaded(
                     f"The model {wanted.id} waits for room to be loaded; try again later.",
                     code="model_loading",
-                    retry_after=5,
+                    retry_after=self._retry_after,
                 )
             if time.monotonic() > deadline:
                 raise Overloaded(
                     f"No loaded model has made room for {wanted.id} within "
                     f"{self.room_timeout:g} s; try again later.",
-                    retry_after=5,
+                    retry_after=self._retry_after,
                 )
             if not alive():
                 raise ClientGone
@@ -219,9 +243,9 @@ class WaitingLine:
         """Load the waiting models, one after the other. Runs on the loader thread."""
         while True:
             with self._changed:
-                while not self._wanted and not self._draining:
+                while not self._wanted and not self.draining:
                     self._changed.wait()
-                if self._draining:
+                if self.draining:
                     return
                 wanted = next(iter(self._wanted.values()))
             try:
@@ -297,7 +321,7 @@ class WaitingLine:
             while True:
                 roster.bury()
                 known = roster.get(wanted.id)
-                if self._draining or not wanted.wanted:
+                if self.draining or not wanted.wanted:
                     roster.let_stay()
                     return None
                 if known is not None and known.serves:
@@ -336,12 +360,12 @@ class WaitingLine:
         """
         examination = Examination(load_command(self._settings, entry), self._settings.load_timeout)
         with self._changed:
-            if self._draining:
+            if self.draining:
                 return
             self._examination = examination
         refusal = examination.run()
         # If the server is stopping, it killed the examination, which says nothing about the file.
-        if refusal is None or self._draining:
+        if refusal is None or self.draining:
             return
         message = f"The model {entry.id} cannot be loaded: {refusal.message}"
         with self._changed:
@@ -353,7 +377,7 @@ class WaitingLine:
 
     def stop(self) -> None:
         """Load nothing more, and refuse new requests. Called with the lock held."""
-        self._draining = True
+        self.draining = True
         if self._examination is not None:
             self._examination.stop()
         self._changed.notify_all()
@@ -368,5 +392,6 @@ def no_room(model_id: str) -> Overloaded:
     """Return the error for a model for which no other one can be unloaded."""
     return Overloaded(
         f"The model {model_id} cannot be loaded: all loaded models are pinned, and there is no "
-        "room for another one (OFFGRID_MAX_MODELS, OFFGRID_MEMORY_BUDGET)."
+        "room for another one (OFFGRID_MAX_MODELS, OFFGRID_MEMORY_BUDGET).",
+        retry_after=LONGEST,
     )

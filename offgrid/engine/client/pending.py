@@ -51,18 +51,18 @@ import msgspec
 
 from offgrid import errors
 from offgrid.engine.client.process import WorkerProcess
-from offgrid.engine.protocol import (
+from offgrid.engine.protocol.commands import Embed, LookUp, Submit
+from offgrid.engine.protocol.events import (
     Accepted,
     Delta,
-    Embed,
     Embedded,
     EngineEvent,
     Failed,
-    LookUp,
-    Submit,
+    Queued,
     TokenResult,
 )
 from offgrid.errors import EngineFault, Overloaded, RequestError
+from offgrid.record import Record, current
 
 POLL = 0.1
 """Interval, in seconds, at which a waiting request checks that its client is still connected."""
@@ -117,6 +117,10 @@ class Pending(ABC):
         worker: the process to which it was assigned; None while it waits for one.
         retried: whether it was assigned to a worker that died.
         listener: called after events were pushed, by the thread that pushed them.
+        moments: when each state was reached last, in seconds of ``time.monotonic``; 0 for states
+            that were not reached.
+        error: the error with which it failed.
+        record: the record of the HTTP request to which it belongs; None outside one.
     """
 
     def __init__(
@@ -130,9 +134,17 @@ class Pending(ABC):
         self.worker: WorkerProcess | None = None
         self.retried = False
         self.listener: Callable[[], None] | None = None
+        self.moments = [time.monotonic(), *[0.0] * (len(State) - 1)]
+        self.error: RequestError | None = None
+        self.record: Record | None = current()
         self._hooks = hooks
         self._events: queue.SimpleQueue[EngineEvent] = queue.SimpleQueue()
         self._closed = False
+
+    @property
+    @abstractmethod
+    def owner(self) -> str:
+        """The caller."""
 
     @property
     @abstractmethod
@@ -158,9 +170,12 @@ class Pending(ABC):
         with self._hooks.lock:
             if self.state < min(state, State.COMPLETE):
                 self.state = state
+                self.moments[state] = time.monotonic()
 
     def push(self, event: EngineEvent) -> None:
         """Add an event. Called by the supervisor's thread, and by threads that fail requests."""
+        if isinstance(event, Failed):
+            self.error = error_of(event)
         # Set the state before the event can be read: its reader may close the request at once, and
         # closing checks the state to decide whether the request remains a suspect.
         self.advance(self._reached(event))
@@ -229,8 +244,13 @@ class Generation(Pending):
 
     Attributes:
         prompt_tokens: number of tokens of the prompt.
-        prompt_text: text of a prompt given as token ids, if the request asks for it.
+        prompt_text: text of a prompt given as token ids, or of an infill, if the request asks for
+            it.
+        cut: whether a part of an infill was left out.
         seed: the seed that is used: the request's, or the one that was drawn.
+        latest: choice -> its latest delta.
+        queued: where it is in the queue or how far its prompt is, as last reported; None until
+            that was reported, if it ever is.
     """
 
     command: Submit
@@ -250,12 +270,22 @@ class Generation(Pending):
         """Choices whose last delta has not come."""
         self._unread = command.request.n
         """Choices whose last delta has not been read."""
+        self._generated = [0] * command.request.n
+        """Tokens of each choice that have come."""
         self._tell_end = ended
         self._accepted_at = time.monotonic()
         self._accepted: Accepted | None = None
+        self.latest: dict[int, Delta] = {}
         self.prompt_tokens = 0
         self.prompt_text = ""
+        self.cut = False
         self.seed = 0
+        self.queued: Queued | None = None
+
+    @property
+    def owner(self) -> str:
+        """The caller."""
+        return self.command.request.owner
 
     @property
     def param(self) -> str | None:
@@ -271,6 +301,16 @@ class Generation(Pending):
     def failed(self) -> bool:
         """Whether an error has come."""
         return self.state is State.FAILED
+
+    @property
+    def answering(self) -> bool:
+        """Whether a token of the answer has come."""
+        return self.state >= State.ANSWERING
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of all choices that have come, whether or not they have been read."""
+        return sum(self._generated)
 
     @property
     def overdue(self) -> bool:
@@ -294,12 +334,16 @@ class Generation(Pending):
 
     def _is_last(self, event: EngineEvent) -> bool:
         if isinstance(event, Delta):
+            self.latest[event.choice] = event
             self._unfinished -= event.finish_reason is not None
+            if event.completion_tokens:
+                self._generated[event.choice] = event.completion_tokens
         return not self._unfinished
 
     def again(self) -> None:
         """Do the same as :meth:`Pending.again`, and keep the seed that the client was told."""
         super().again()
+        self.latest.clear()
         if self._accepted is not None:
             request = self.command.request
             sampling = dataclasses.replace(request.sampling, seed=self._accepted.seed)
@@ -355,6 +399,7 @@ class Generation(Pending):
         self.prompt_tokens = event.prompt_tokens
         self.seed = event.seed
         self.prompt_text = event.prompt_text
+        self.cut = event.cut
 
 
 class Lookup(Pending):
@@ -364,6 +409,11 @@ class Lookup(Pending):
 
     def __init__(self, key: str, command: LookUp, hooks: Hooks) -> None:
         super().__init__(command.id, key, command, 0, hooks)
+
+    @property
+    def owner(self) -> str:
+        """The caller."""
+        return self.command.query.owner
 
     @property
     def param(self) -> str:
@@ -410,6 +460,12 @@ class Embedding(Pending):
 
     def __init__(self, key: str, command: Embed, hooks: Hooks) -> None:
         super().__init__(command.id, key, command, self.PLACES, hooks)
+        self.prompt_tokens = 0
+
+    @property
+    def owner(self) -> str:
+        """The caller."""
+        return self.command.request.owner
 
     @property
     def param(self) -> str | None:
@@ -420,14 +476,19 @@ class Embedding(Pending):
     def _is_last(self, event: EngineEvent) -> bool:
         return isinstance(event, Embedded) and event.left == 0
 
-    def wait(self, alive: Callable[[], bool]) -> Vectors:
+    def wait(self, alive: Callable[[], bool], accepted: Callable[[int], None]) -> Vectors:
         """Return all vectors once the last one has come.
+
+        Args:
+            alive: whether the client is still connected.
+            accepted: called with the tokens of all inputs once they are tokenised; may raise.
 
         Raises:
             RequestError: the request was refused or failed.
             ClientGone: ``alive`` returned False; the request is cancelled.
         """
-        accepted = self._wait(Accepted, alive)
+        self.prompt_tokens = self._wait(Accepted, alive).prompt_tokens
+        accepted(self.prompt_tokens)
         vectors = [b""] * len(self.command.request.inputs)
         left = len(vectors)
         while left:
@@ -438,7 +499,7 @@ class Embedding(Pending):
             vectors[event.index] = event.vector
             left = event.left
         self._close()
-        return Vectors(vectors, accepted.prompt_tokens)
+        return Vectors(vectors, self.prompt_tokens)
 
 
 def proves_harmless(event: EngineEvent) -> bool:

@@ -16,15 +16,17 @@ import threading
 import time
 from collections.abc import Callable
 
-from offgrid.config import FOREVER, Settings
+from offgrid.config import FOREVER, Commit, Settings
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.fit import Fit
 from offgrid.engine.client.keeper import Keeper
 from offgrid.engine.client.line import POLL, WaitingLine, no_room
 from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.roster import LoadedModel, Roster, load_command
+from offgrid.engine.client.turnover import retry_after, seconds_of_all
 from offgrid.engine.client.use import UNLOADED, USUAL, ModelStatus, Use
-from offgrid.engine.protocol import Load, ModelInfo
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.reports import ModelInfo
 from offgrid.errors import (
     InvalidParameter,
     ModelLoadFailed,
@@ -38,6 +40,14 @@ from offgrid.store.survey import ModelEntry
 log = logging.getLogger(__name__)
 
 _JOIN_SECONDS = 5.0
+LIVE = (
+    "keep_alive", "ctx_size", "batch_size", "threads", "gpu_layers", "flash_attention",
+    "kv_type_k", "kv_type_v", "use_mmap", "use_mlock", "swa_full", "checkpoints_mb", "cache_ram_mb",
+    "cache_disk_mb", "drafts", "open_objects", "reasoning_budget", "queue_timeout", "load_timeout",
+    "stall_timeout",
+)  # fmt: skip
+"""The settings that can change while the server runs. Those for which a worker is made hold for the
+models that are loaded from then on."""
 
 
 class _Visit(threading.local):
@@ -65,7 +75,7 @@ class EnginePool:
         catalogue: Catalogue,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.roster = Roster(settings, catalogue.describe, clock)
+        self.roster = Roster(settings, lambda entry: catalogue.describe(entry), clock)
         self._settings = settings
         self._catalogue = catalogue
         self._changed = threading.Condition(threading.RLock())
@@ -74,6 +84,24 @@ class EnginePool:
             settings, catalogue, self.find, self.roster, self._keeper, self._changed
         )
         self._visit = _Visit()
+
+    def prepare(self, settings: Settings) -> Commit:
+        """Take new settings: see :mod:`offgrid.config.reloading`."""
+
+        def commit() -> None:
+            with self._changed:
+                self._settings = settings
+                self.line.take(settings)
+                self.roster.take(settings)
+                self._keeper.watch()
+                self._changed.notify_all()
+
+        return commit
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is stopping and takes no more requests for models."""
+        return self.line.draining
 
     @property
     def default_id(self) -> str | None:
@@ -102,6 +130,10 @@ class EnginePool:
                 if model is not None:
                     self._outdate(model)
             raise
+
+    def names(self, entry: ModelEntry) -> list[str]:
+        """Return the id of a model and its aliases."""
+        return [entry.id, *self._catalogue.aliases().get(entry.id, ())]
 
     def _outdate(self, model: LoadedModel) -> None:
         """Note that the file of a model was replaced or removed: the keeper unloads it."""
@@ -136,12 +168,34 @@ class EnginePool:
                 log.error("%s will be loaded at its first request: %s", model_id, ex)
             except ModelLoadFailed as ex:
                 log.error("%s", ex.message)
+                with self._changed:
+                    self.roster.note(entry, ex.message)
         return begun
 
     def loaded(self) -> list[EngineClient]:
         """Return the engine clients of all models that are loaded or loading."""
         with self._changed:
             return self.roster.clients()
+
+    def snapshot(self) -> list[EngineClient]:
+        """Return the same as :meth:`loaded`, without waiting for the lock, which requests hold
+        while they read files: a model that is just added or removed may or may not be in it."""
+        return self.roster.snapshot()
+
+    def retry_after(self, turns: int) -> int:
+        """Return the value of a ``Retry-After`` header for a request that finds no place: when so
+        many requests of any model have ended. If none runs, when the first model is loaded."""
+        clients = self.snapshot()
+        busy = [client.turnover for client in clients if client.ready and client.in_flight]
+        seconds = seconds_of_all(busy, turns)
+        if seconds is None:
+            left = [client.seconds_to_ready for client in clients]
+            seconds = min((time for time in left if time is not None), default=None)
+        return retry_after(seconds)
+
+    def has_failed(self, model_id: str) -> bool:
+        """Return whether a model could not be loaded the last time. Does not wait."""
+        return model_id in self.roster.failures
 
     def info(self, model_id: str) -> ModelInfo | None:
         """Return the properties of a loaded model; None if it is not loaded."""
@@ -252,7 +306,7 @@ class EnginePool:
             visit.append(loaded)
         try:
             left = None if use.wait is None else use.wait - (time.monotonic() - began)
-            loaded.client.wait_ready(alive, left)
+            loaded.client.wait_ready(alive, left, use.owner)
             if use.keep_alive is not None:
                 self._keep(loaded, use.keep_alive)
         finally:
@@ -292,7 +346,7 @@ class EnginePool:
                 return known
             if not use.unload:
                 raise ModelNotLoaded(entry.id)
-            return self.line.wait(entry.id, alive, use.wait)
+            return self.line.wait(entry.id, alive, use.wait, use.owner)
 
     def _available(self, entry: ModelEntry) -> LoadedModel | None:
         """Return a model that takes requests, and begin to load it if there is room; else None."""
@@ -309,6 +363,7 @@ class EnginePool:
             known = None if fit is None else roster.begin(entry, fit)
         if known is None or not known.serves:
             return None
+        known.pin = known.client.pinned = entry.pinned  # a request may have changed it
         self._keeper.watch()
         return known
 
@@ -363,6 +418,15 @@ class EnginePool:
                 if not alive():
                     raise ClientGone
                 self._changed.wait(POLL)
+
+    def pin(self, entry: ModelEntry, pinned: bool) -> None:
+        """Let a loaded model stay loaded, or not. It does not load one, and remembers nothing."""
+        with self._changed:
+            model = self.roster.get(entry.id)
+            if model is not None:
+                model.pin = model.client.pinned = pinned
+                self._keeper.watch()
+                self._changed.notify_all()
 
     def _is_loaded(self, model: LoadedModel | None) -> bool:
         return model is not None and self.roster.get(model.entry.id) is model

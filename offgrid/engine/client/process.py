@@ -20,9 +20,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+import msgspec
+
 from offgrid.engine.memory import oom_kills
-from offgrid.engine.protocol import Command, Load, Report, encode_frame, read_reports
+from offgrid.engine.protocol.commands import MAX_FILTERS, Command, Load, Submit, UseFilter
+from offgrid.engine.protocol.frames import FrameTooLarge, encode_frame, read_reports
+from offgrid.engine.protocol.reports import Report
 from offgrid.errors import EngineFault, Overloaded
+from offgrid.terminal import TRACE
 
 log = logging.getLogger(__name__)
 llama_log = logging.getLogger("offgrid.llama")
@@ -59,12 +64,15 @@ class WorkerProcess:
         self._oom_kills = oom_kills()
         self._file = _stamp(load.path)
         self._write_lock = threading.Lock()
+        self._filters: deque[str] = deque(maxlen=MAX_FILTERS)
+        """Digests of the content filters that the worker keeps."""
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         # The worker must import the same modules as this process. "-m" would search the current
         # folder first, which may contain an uncompiled source tree.
         program = (
             f"import sys; sys.path[:] = {sys.path!r}; "
-            f"from offgrid.engine.worker.main import main; main({os.getpid()})"
+            f"from offgrid.engine.worker.birth import depend_on; depend_on({os.getpid()}); "
+            "from offgrid.engine.worker.main import main; main()"
         )
         self._process = subprocess.Popen(
             [sys.executable, "-c", program],
@@ -116,14 +124,23 @@ class WorkerProcess:
             FrameTooLarge: nothing was written.
             EngineFault: the process has ended.
         """
+        program = command.request.filter if isinstance(command, Submit) else None
+        if isinstance(command, Submit) and program is not None:
+            request = msgspec.structs.replace(command.request, filter=program.reference)
+            command = Submit(command.id, request)
         frame = encode_frame(command)
         if not self._write_lock.acquire(blocking=wait):
             return
         try:
             if not wait and not _has_room(self._stdin):
                 return
+            if program is not None and program.digest not in self._filters:
+                self._stdin.write(encode_frame(UseFilter(program)))
+                self._filters.append(program.digest)
             self._stdin.write(frame)
             self._stdin.flush()
+        except FrameTooLarge:
+            raise
         except (OSError, ValueError):
             raise EngineFault(
                 "The worker process of this model is not running; try again."
@@ -174,7 +191,7 @@ class WorkerProcess:
             text = line.decode("utf-8", "replace").rstrip()
             if text and not text.startswith(_TRIALS):
                 self._log.append(text)
-                llama_log.debug("%s", text)
+                llama_log.log(TRACE, "%s", text)
 
     # --- explaining its end -------------------------------------------------------------------
 

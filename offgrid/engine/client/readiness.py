@@ -11,13 +11,15 @@ from msgspec import structs
 
 from offgrid.engine.client.pending import POLL, ClientGone
 from offgrid.engine.client.process import WorkerProcess
-from offgrid.engine.protocol import ModelInfo
+from offgrid.engine.client.pulse import Pulse
+from offgrid.engine.client.shares import Shares
+from offgrid.engine.client.turnover import retry_after
+from offgrid.engine.protocol.reports import ModelInfo
 from offgrid.errors import ModelLoadFailed, Overloaded
 
-_RETRY_AFTER = 5
-"""Seconds after which a request for a model that is loading should be tried again, if the progress
-does not tell."""
-_MOST_RETRY_AFTER = 60
+RETRY_LOADED = 5
+"""Seconds after which a request for a model that is loading, or waits for room, should be tried
+again, if nothing tells how long that takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class Readiness:
 
     Args:
         load_timeout: most seconds that loading may take.
-        most_waiting: one more than this many requests may wait for the model to be loaded.
+        most_waiting: one more than this many requests of one caller may wait for the model to be
+            loaded.
         chat_template: replaces the templates of the model's file; None keeps them.
         name: the model's name in messages.
 
@@ -51,6 +54,7 @@ class Readiness:
         progress: the part of the weights that the current worker has loaded, 0 to 1.
         threads: numbers of threads that the worker uses for decode and for prefill; empty until
             it has said so.
+        pulse: what the worker has last said about itself.
         info: the loaded model; None until the first worker is ready, and kept when that ends.
         load_failure: why the model could not be loaded, once that is final; only a new client
             tries again.
@@ -73,16 +77,16 @@ class Readiness:
         self.ready = False
         self.progress = 0.0
         self.threads: tuple[int, ...] = ()
+        self.pulse = Pulse()
         self.info: ModelInfo | None = None
         self.load_failure: LoadFailure | None = None
         self.draining = False
         self.closed = False
         self._load_timeout = load_timeout
-        self._most_waiting = most_waiting
         self._chat_template = chat_template
         self._name = name
         self._began = time.monotonic()
-        self._waiting = 0
+        self._waiting = Shares(most_waiting + 1, most_waiting + 1)
 
     # --- for the supervisor and the client ----------------------------------------------------
 
@@ -125,13 +129,17 @@ class Readiness:
     # --- for requests -------------------------------------------------------------------------
 
     def wait(
-        self, alive: Callable[[], bool] = lambda: True, timeout: float | None = None
+        self,
+        alive: Callable[[], bool] = lambda: True,
+        timeout: float | None = None,
+        owner: str = "",
     ) -> ModelInfo:
         """Wait until the model is loaded.
 
         Args:
             alive: called while waiting; returns whether the client is still connected.
             timeout: most seconds to wait, if less than ``load_timeout``.
+            owner: the caller.
 
         Raises:
             ModelLoadFailed: llama.cpp cannot load it.
@@ -142,13 +150,13 @@ class Readiness:
         limit = self._load_timeout if timeout is None else min(timeout, self._load_timeout)
         deadline = time.monotonic() + limit
         with self.changed:
-            if not self.ready and self._waiting > self._most_waiting:
+            if not self.ready and self._waiting.missing(owner, 1):
                 raise self._loading("; too many requests already wait for it")
-            self._waiting += 1
+            self._waiting.add(owner, 1)
             try:
                 return self._wait(deadline, alive)
             finally:
-                self._waiting -= 1
+                self._waiting.give_back(owner, 1)
 
     def _wait(self, deadline: float, alive: Callable[[], bool]) -> ModelInfo:
         while not self.ready:
@@ -170,16 +178,17 @@ class Readiness:
         return Overloaded(
             f"{model} is loading, {round(100 * self.progress)} %{more}; try again later.",
             code="model_loading",
-            retry_after=self._seconds_left(),
+            retry_after=retry_after(self.seconds_left, RETRY_LOADED),
         )
 
-    def _seconds_left(self) -> int:
-        """Return about how many seconds the rest of loading takes, from the time until now."""
-        if not 0.0 < self.progress < 1.0:
-            return _RETRY_AFTER
-        passed = time.monotonic() - self._began
-        left = passed * (1.0 - self.progress) / self.progress
-        return max(1, min(_MOST_RETRY_AFTER, round(left)))
+    @property
+    def seconds_left(self) -> float | None:
+        """About how many seconds the rest of loading takes, judged by the time until now; None if
+        the progress does not tell."""
+        progress = self.progress
+        if not 0.0 < progress < 1.0:
+            return None
+        return (time.monotonic() - self._began) * (1.0 - progress) / progress
 
     def check_open(self) -> None:
         """Refuse a new request if the server is stopping or the model was unloaded.

@@ -18,22 +18,30 @@ from typing import TypeVar
 import msgspec
 
 from offgrid.engine.client.blame import Blame
-from offgrid.engine.client.pending import Hooks, Pending, State, proves_harmless
+from offgrid.engine.client.outcomes import outcome_of
+from offgrid.engine.client.pending import (
+    Generation,
+    Hooks,
+    Pending,
+    State,
+    proves_harmless,
+)  # fmt: skip
 from offgrid.engine.client.places import Places
 from offgrid.engine.client.process import WorkerProcess
 from offgrid.engine.client.readiness import LoadFailure, Readiness
 from offgrid.engine.client.supervisor import Listener
-from offgrid.engine.protocol import (
-    MAX_FRAME,
+from offgrid.engine.client.turnover import Turnover
+from offgrid.engine.protocol.commands import Cancel
+from offgrid.engine.protocol.events import (
     Accepted,
-    Cancel,
     EngineEvent,
     Failed,
-    FrameTooLarge,
+    Queued,
     Started,
     Tokenising,
     TokenResult,
 )
+from offgrid.engine.protocol.frames import MAX_FRAME, FrameTooLarge
 from offgrid.errors import (
     ContextLengthExceeded,
     EngineFault,
@@ -57,6 +65,7 @@ class Requests(Listener):
         readiness: the current worker, and the lock that guards the requests.
         places: the places in the queue that requests take and release.
         blame: remembers which prompts workers may have died of.
+        turnover: learns how long requests hold their slots.
         name: the model's name in messages.
 
     Attributes:
@@ -64,7 +73,13 @@ class Requests(Listener):
     """
 
     def __init__(
-        self, readiness: Readiness, places: Places, blame: Blame, *, name: str = ""
+        self,
+        readiness: Readiness,
+        places: Places,
+        blame: Blame,
+        turnover: Turnover,
+        *,
+        name: str = "",
     ) -> None:
         self.hooks = Hooks(
             readiness.lock,
@@ -76,6 +91,7 @@ class Requests(Listener):
         self._lock = readiness.lock
         self._places = places
         self._blame = blame
+        self._turnover = turnover
         self._name = name
         self._pending: dict[int, Pending] = {}
         self._last_id = 0
@@ -126,24 +142,27 @@ class Requests(Listener):
             )
         return key
 
-    def register(self, make: Callable[[int], P], n: int, alive: Callable[[], bool]) -> P:
-        """Take ``n`` places in the queue, wait for the model, and enter a request under a new id.
+    def register(
+        self, make: Callable[[int], P], n: int, alive: Callable[[], bool], owner: str
+    ) -> P:
+        """Take ``n`` places in the queue for a caller, wait for the model, and enter a request
+        under a new id.
 
         Raises:
             ModelLoadFailed, Overloaded, ClientGone: see :meth:`Readiness.wait`.
         """
         if n:
-            self._places.reserve(n)
+            self._places.reserve(n, owner)
         try:
-            return self._register(make, alive)
+            return self._register(make, alive, owner)
         except BaseException:
-            self._places.release(n)
+            self._places.release(n, owner)
             raise
 
-    def _register(self, make: Callable[[int], P], alive: Callable[[], bool]) -> P:
+    def _register(self, make: Callable[[int], P], alive: Callable[[], bool], owner: str) -> P:
         readiness = self._readiness
         while True:
-            readiness.wait(alive)
+            readiness.wait(alive, owner=owner)
             with self._lock:
                 if readiness.closed:
                     raise readiness.farewell()
@@ -202,7 +221,8 @@ class Requests(Listener):
             log.debug("end of a choice of request %d: no worker", id)
 
     def forget(self, pending: Pending) -> None:
-        """Forget a request that was closed, and release its places."""
+        """Forget a request that was closed, release its places, and tell its record what became
+        of it."""
         with self._lock:
             self._pending.pop(pending.id, None)
             if pending.state >= State.ANSWERING:
@@ -210,7 +230,10 @@ class Requests(Listener):
             else:
                 self._blame.left(pending.id, self._last_ping)
             self._next_alone(pending.id)
-        self._places.release(pending.n)
+            self._turnover.ended(pending.id)
+        self._places.release(pending.n, pending.owner)
+        if pending.record is not None:
+            pending.record.report(outcome_of(pending, self._name))
 
     # --- suspects, one by one -----------------------------------------------------------------
 
@@ -310,6 +333,13 @@ class Requests(Listener):
             return None
         if isinstance(event, Started):
             pending.advance(State.STARTED)
+            if isinstance(pending, Generation):
+                with self._lock:
+                    self._turnover.began(pending.id)
+            return None
+        if isinstance(event, Queued):
+            if isinstance(pending, Generation):
+                pending.queued = event
             return None
         pending.push(event)
         return pending
@@ -391,8 +421,7 @@ def _fail(pending: Pending, error: RequestError) -> None:
     """End a request with an error, unless it has already ended."""
     if pending.ended:
         return
-    name = type(error).__name__
-    pending.push(Failed(pending.id, name, error.message, error.param, error.code))
+    pending.push(Failed.of(pending.id, error))
     _tell(pending)
 
 

@@ -18,9 +18,9 @@ from msgspec import structs
 from offgrid.config import FOREVER, OVERRIDES, Settings
 from offgrid.engine.client.budget import Budget, budget_limit, file_size
 from offgrid.engine.client.client import Defaults, EngineClient
-from offgrid.engine.client.fit import Candidate, Fit
+from offgrid.engine.client.fit import Candidate, Fit, measure_loaded
 from offgrid.engine.client.readiness import LoadFailure
-from offgrid.engine.protocol import Adapter, Load
+from offgrid.engine.protocol.commands import Adapter, Load
 from offgrid.errors import ModelLoadFailed
 from offgrid.store.description import Description
 from offgrid.store.hashes import Hashes
@@ -41,8 +41,10 @@ class LoadedModel:
     entry: ModelEntry
     """The model entry that was loaded, to notice when its file is replaced."""
     client: EngineClient
-    fit: Fit
-    """How it was loaded, and what that needs."""
+    candidate: Candidate
+    """What decided how it is loaded."""
+    placed: Fit
+    """How it is loaded, and what that needs at most: whatever its worker chooses."""
     keep_alive: float = FOREVER
     """Seconds without a request after which it is unloaded."""
     idle_since: float | None = None
@@ -57,6 +59,16 @@ class LoadedModel:
     """Whether a request asked to unload it."""
     instead_of: str | None = None
     """The model that was unloaded for it."""
+    pin: bool = False
+    """Whether the settings or a request say that it stays loaded."""
+
+    @property
+    def fit(self) -> Fit:
+        """How it is loaded, and what that needs. A worker that is ready has chosen between flash
+        attention and scores, and will not take the memory of the other way."""
+        if not self.client.ready:
+            return self.placed
+        return measure_loaded(self.candidate, self.placed, self.client.info.flash_attention)
 
     @property
     def pid(self) -> int | None:
@@ -76,7 +88,7 @@ class LoadedModel:
     @property
     def pinned(self) -> bool:
         """Whether it stays loaded, unless a request asks to unload it or its file is replaced."""
-        return self.entry.own.pin and not self.gone
+        return self.pin and not self.gone
 
     @property
     def unused(self) -> bool:
@@ -131,6 +143,16 @@ class Roster:
         self._sound: dict[str, tuple[int, ...]] = {}
         """Stamps of files that were loaded before and need not be examined."""
 
+    def take(self, settings: Settings) -> None:
+        """Use new settings: the limits for all models, the rest for those that are loaded from now
+        on. A model's ``keep_alive`` stays if a request has set it."""
+        before, self._settings = self._settings, settings
+        for model in self._models.values():
+            model.client.queue_timeout = settings.queue_timeout
+            model.client.supervisor.watchdog.stall.limit = settings.stall_timeout
+            if model.entry.own.keep_alive is None and model.keep_alive == before.keep_alive:
+                model.keep_alive = settings.keep_alive
+
     # --- loaded models ------------------------------------------------------------------------
 
     def get(self, model_id: str) -> LoadedModel | None:
@@ -140,6 +162,14 @@ class Roster:
     def clients(self) -> list[EngineClient]:
         """Return the engine clients of all models that are loaded or loading."""
         return [model.client for model in self._models.values()]
+
+    def snapshot(self) -> list[EngineClient]:
+        """Return the same as :meth:`clients`, without the lock."""
+        while True:
+            try:
+                return self.clients()
+            except RuntimeError:  # a model was added or removed meanwhile
+                continue
 
     @property
     def room(self) -> bool:
@@ -203,7 +233,7 @@ class Roster:
             name=entry.id,
             chat_template=entry.template,
             defaults=self.defaults(entry),
-            pinned=entry.own.pin,
+            pinned=entry.pinned,
             needs=fit.needs,
             queue_size=self._settings.queue_size,
             queue_timeout=self._settings.queue_timeout,
@@ -215,7 +245,10 @@ class Roster:
         log.info("loading %s: %s", entry.id, fit)
         own = entry.own.keep_alive
         keep_alive = self._settings.keep_alive if own is None else own
-        model = LoadedModel(entry, client, fit, keep_alive, instead_of=instead_of)
+        candidate = candidate_of(self._settings, entry, self._describe(entry))
+        model = LoadedModel(
+            entry, client, candidate, fit, keep_alive, instead_of=instead_of, pin=entry.pinned
+        )
         self._models[entry.id] = model
         return model
 
@@ -269,6 +302,14 @@ class Roster:
     def stuck(self) -> bool:
         """Whether models are loaded, and none of them is ever unloaded for another one."""
         return bool(self._models) and all(model.pinned for model in self._models.values())
+
+    @property
+    def seconds_to_room(self) -> float | None:
+        """In about how many seconds the first loaded model is idle and can be unloaded for another
+        one; None if that is unknown."""
+        loose = [model.client for model in self._models.values() if not model.pinned]
+        known = [client.seconds_to_idle for client in loose]
+        return min((seconds for seconds in known if seconds is not None), default=None)
 
     def let_stay(self) -> None:
         """Let all models take requests again: room was found, or is not needed any more."""
@@ -409,6 +450,8 @@ def load_command(settings: Settings, entry: ModelEntry) -> Load:
         cache_ram=_cache_ram(settings),
         cache_dir=str(settings.cache_dir),
         cache_disk=settings.cache_disk_mb,
+        share_prefixes=settings.share_prefixes == "all",
+        core_dumps=settings.core_dumps,
     )
 
 

@@ -1,4 +1,4 @@
-"""Runs one worker process after another, watches each, and gives up on a model that never loads.
+"""Runs one worker process after another, and gives up on a model that never loads.
 
 This module knows nothing of requests: it passes a worker's reports and its end to a
 :class:`Listener`.
@@ -17,29 +17,19 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from offgrid.engine.attention import Choice
-from offgrid.engine.client.patience import OutOfMemory, Restarts, Silence, Stall
+from offgrid.engine.client.patience import OutOfMemory, Restarts
 from offgrid.engine.client.process import WorkerProcess, not_started, public, start_thread
 from offgrid.engine.client.readiness import LoadFailure, Readiness
+from offgrid.engine.client.watchdog import Watchdog
 from offgrid.engine.memory import written
-from offgrid.engine.protocol import (
-    EngineEvent,
-    Load,
-    LoadFailed,
-    Loading,
-    Ping,
-    Pong,
-    Ready,
-    Report,
-    Step,
-    Stop,
-)
+from offgrid.engine.protocol.commands import Load, Stop
+from offgrid.engine.protocol.events import EngineEvent
+from offgrid.engine.protocol.reports import LoadFailed, Loading, Pong, Ready, Report, Step
 from offgrid.engine.signals import FOR_THE_SERVER
-from offgrid.errors import EngineFault, Overloaded, RequestError
+from offgrid.errors import Overloaded, RequestError
 
 log = logging.getLogger(__name__)
 
-_PING_EVERY = 1.0
-_PONG_WITHIN = 15.0
 _LOADS = 2
 """Most attempts to load a model whose process is killed while it loads."""
 _OUT_OF_MEMORY = (
@@ -114,16 +104,13 @@ class Supervisor:
         readiness: the supervisor keeps it up to date.
         listener: gets the events of the workers.
         name: the model's name in messages.
-        needs: bytes of memory that it needs, for the log; 0 if that is unknown.
+        needs: bytes of memory that it needs with full contexts, for the log; 0 if that is unknown.
         load_timeout: most seconds that loading may take.
         stall_timeout: most seconds that one step of the loop may take.
         clock: monotonic seconds.
 
     Attributes:
-        pong_within: seconds without an answer after which the process counts as stuck. The thread
-            that answers pings does not wait for llama.cpp, so this is no limit for a step.
-        stall: tells whether a step takes too long.
-        pings: number of the last ping.
+        watchdog: kills a worker that is stuck.
     """
 
     def __init__(
@@ -138,9 +125,10 @@ class Supervisor:
         needs: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pong_within = _PONG_WITHIN
-        self.stall = Stall(stall_timeout)
-        self.pings = 0
+        self._stopping = threading.Event()
+        self.watchdog = Watchdog(
+            readiness, listener.pinging, self._stopping, stall_timeout=stall_timeout, clock=clock
+        )
         self._load = load
         self._readiness = readiness
         self._listener = listener
@@ -150,7 +138,6 @@ class Supervisor:
         self._clock = clock
         self._began = 0.0
         """When the current worker began to load the model."""
-        self._silence = Silence(_PING_EVERY)
         self._restarts = Restarts()
         self._failed_starts = 0
         self._killed_loading = 0
@@ -158,7 +145,6 @@ class Supervisor:
         self._memory = OutOfMemory()
         self._refusal: LoadFailed | None = None
         """Why the model cannot be loaded, as reported by the current worker or the load limit."""
-        self._stopping = threading.Event()
 
     @property
     def pause(self) -> float:
@@ -173,7 +159,7 @@ class Supervisor:
         """
         try:
             # Start the watchdog first: it can be stopped even if no supervisor was started.
-            for run, name in ((self._watch, "watchdog"), (self._supervise, "supervisor")):
+            for run, name in ((self.watchdog.run, "watchdog"), (self._supervise, "supervisor")):
                 start_thread(threading.Thread(target=run, name=f"engine-{name}", daemon=True))
         except Overloaded:
             self._stopping.set()
@@ -275,8 +261,8 @@ class Supervisor:
             self._refusal = None
             self._began = self._clock()
             self._readiness.begin(process)
-            self._silence.heard(self._clock())
-            self.stall.begin()
+            self._readiness.pulse.begin(self._clock())
+            self.watchdog.begin()
         loading = threading.Timer(self._load_timeout, self._kill_unless_ready, args=(process,))
         loading.name, loading.daemon = "load-limit", True
         loading.start()
@@ -324,16 +310,17 @@ class Supervisor:
 
     def _after_failed_load(self, process: WorkerProcess, short: bool) -> None:
         """Give up on the model, because the next worker would end for the same reason. Only a
-        worker that somebody killed has a successor, once."""
+        worker that was stuck, or that somebody killed, has a successor, once."""
         if short:
             self.give_up(LoadFailed(_OUT_OF_MEMORY.format("")), costly=True)
             return
-        if process.killed and self._refusal is None:
+        if (process.killed or self.watchdog.has_killed) and self._refusal is None:
             self._killed_loading += 1
             if self._killed_loading < _LOADS:
                 log.warning("%s is loaded once more", self._name)
                 return
-            self.give_up(LoadFailed("its process was killed twice while loading it."))
+            what = "stuck" if self.watchdog.has_killed else "killed"
+            self.give_up(LoadFailed(f"its process was {what} twice while loading it."))
             return
         refusal = self._refusal or LoadFailed("the worker process died while loading it.")
         reason = public(refusal.message, self._load)
@@ -343,14 +330,15 @@ class Supervisor:
 
     def _take(self, reports: Sequence[Report]) -> None:
         """Handle the reports that came since the last call; call the listener's ``tell`` once."""
+        self.watchdog.spoken()
         for report in reports:
             if isinstance(report, Step):
                 self._listener.take(report.events)
             elif isinstance(report, Pong):
                 with self._readiness.lock:
-                    self._silence.heard(self._clock())
-                    self.stall.reported(report.busy_for)
+                    self.watchdog.answered(report.busy_for)
                     self._listener.pong(report.number, report.busy_for)
+                self._readiness.pulse.heard(self._clock(), report)
                 self._uses_threads(report.threads)
             elif isinstance(report, Ready):
                 self._begin_to_serve(report)
@@ -375,11 +363,11 @@ class Supervisor:
             assert process is not None  # it is the process whose report this is
             self._listener.ready(process)
             info = self._readiness.info
-        needs = f"; it needs {written(self._needs)}" if self._needs else ""
+        most = f"; it needs up to {written(self._needs)}, with full contexts" if self._needs else ""
         how = ""
         if info is not None and info.generates:
             how = f"; {Choice(info.flash_attention, info.attention_reason)}"
-        log.info("loaded %s in %.1f s%s%s", self._name, self._clock() - self._began, needs, how)
+        log.info("loaded %s in %.1f s%s%s", self._name, self._clock() - self._began, most, how)
         if info is not None and info.is_base:
             log.warning(
                 "%s has no chat template, so it is a base model: it continues texts "
@@ -387,42 +375,6 @@ class Supervisor:
                 "chat_template supplies a template.",
                 self._name,
             )
-
-    # --- the watchdog -------------------------------------------------------------------------
-
-    def _watch(self) -> None:
-        """Kill a worker that does not answer pings or whose step takes too long."""
-        while not self._stopping.wait(_PING_EVERY):
-            with self._readiness.lock:
-                process = self._readiness.process
-                silent = self._silence.look(self._clock())
-                stuck = silent > self.pong_within or self.stall.hangs
-            if process is None:
-                continue
-            if stuck:
-                log.error(
-                    "worker %d is stuck (silent for %.0f s, in its step for %.0f s): ended",
-                    process.pid, silent, self.stall.busy_for,
-                )  # fmt: skip
-                process.kill()
-                with self._readiness.lock:
-                    self._silence.heard(self._clock())
-                    self.stall.begin()
-                continue
-            self.pings += 1
-            self._listener.pinging(self.pings)
-            self.ping(self.pings)
-
-    def ping(self, number: int) -> None:
-        """Send a ping to the current worker, unless its pipe is full."""
-        process = self._readiness.process
-        try:
-            # If the worker is stopped, the pipe may be full and another writer may be blocked:
-            # never wait for either.
-            if process is not None:
-                process.send(Ping(number), wait=False)
-        except EngineFault:
-            log.debug("ping %d: no worker", number)
 
 
 def _log_death(what: str, process: WorkerProcess) -> None:

@@ -19,11 +19,13 @@ class Use:
             the settings allow.
         unload: whether another model may be unloaded for it. Such a request also counts as no use:
             the model is unloaded as if it had not come.
+        owner: the caller.
     """
 
     keep_alive: float | None = None
     wait: float | None = None
     unload: bool = True
+    owner: str = ""
 
 
 USUAL = Use()

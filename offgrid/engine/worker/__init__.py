@@ -1,6 +1,8 @@
 """The process of one model.
 
-- :mod:`~offgrid.engine.worker.main`: its threads and pipes.
+- :mod:`~offgrid.engine.worker.main`: its start, its end, and the commands that it takes.
+- :mod:`~offgrid.engine.worker.lanes`: the threads that prepare requests.
+- :mod:`~offgrid.engine.worker.writer`: what it sends to the server.
 - :mod:`~offgrid.engine.worker.engine`: the loop.
 - :mod:`~offgrid.engine.worker.scheduler`: the choice of what each step computes.
 - :mod:`~offgrid.engine.worker.drawing`: the sampling of its tokens.

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from offgrid.engine.worker.branch_rows import BranchRows
 from offgrid.engine.worker.llama.model import Model
-from offgrid.engine.worker.scheduler import BatchSpan, Scheduler
+from offgrid.engine.worker.scheduler import Scheduler
 from offgrid.engine.worker.scoring import ScoredSpan
 from offgrid.engine.worker.sequence import Sequence
+from offgrid.engine.worker.spans import BatchSpan
 
 _ANY_TOKEN = np.zeros(1, dtype=np.int32)
 
@@ -75,11 +77,12 @@ class FilledBatch:
         bridges: idle slots that got an unneeded token, which must be cut off afterwards.
         addresses: addresses of the logits of each complete sequence, valid until the next decode.
         scored: spans of prompts that get logprobs.
+        branched: spans of sequences that compute branches.
     """
 
     __slots__ = (
-        "_model", "addresses", "bridges", "complete", "drafts", "ends", "indices", "scored",
-        "spans",
+        "_model", "addresses", "branched", "bridges", "complete", "drafts", "ends", "indices",
+        "scored", "spans",
     )  # fmt: skip
 
     def __init__(self, model: Model, spans: list[BatchSpan[Sequence]]) -> None:
@@ -92,6 +95,7 @@ class FilledBatch:
         self.addresses: list[int] = []
         self.scored: list[ScoredSpan] = []
         self.drafts: list[DraftedSpan] = []
+        self.branched: list[BranchRows] = []
         model.batch.clear()
 
     def decode(self) -> None:
@@ -101,12 +105,28 @@ class FilledBatch:
             DecodeError: llama.cpp failed.
         """
         self._model.decode()
+        branching = [span for span in self.spans if span.sequence.branching is not None]
+        if branching:
+            self._set_apart(branching)
         self.addresses = [self._model.logits(index) for index in self.indices]
         self.scored = [
             ScoredSpan(self._model, span, self.ends[span.sequence.slot])
             for span in self.spans
             if span.sequence.scored < span.sequence.n_prompt
         ]
+
+    def _set_apart(self, branching: list[BatchSpan[Sequence]]) -> None:
+        """Leave out the sequences from whose logits nothing is sampled."""
+        self.branched = [
+            BranchRows(self._model, span, self.ends[span.sequence.slot]) for span in branching
+        ]
+        pairs = [
+            (sequence, index)
+            for sequence, index in zip(self.complete, self.indices, strict=True)
+            if sequence.branching is None
+        ]
+        self.complete = [sequence for sequence, _ in pairs]
+        self.indices = [index for _, index in pairs]
 
     def add_streams(self, streams: list[BatchSpan[Sequence]], bridges: list[Bridge]) -> None:
         """Add spans of one token each, and the tokens of bridges, in one call."""

@@ -105,6 +105,16 @@ class Checkpoints:
         found = self._longest(slot, held, length)
         return (0, None) if found is None else (found.length, found)
 
+    def before_end(self, slot: int, held: TokenIds, n_prompt: int) -> Checkpoint | None:
+        """Return the longest checkpoint after which the same prompt can begin again.
+
+        Args:
+            slot: holds the prompt and its answer.
+            held: the tokens that are computed in the slot.
+            n_prompt: how many of them are the prompt.
+        """
+        return self._longest(slot, held, n_prompt - 1)
+
     def _in_window(self, slot: int, length: int) -> bool:
         if not self.window or self._oldest is None:
             return False

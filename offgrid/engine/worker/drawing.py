@@ -6,24 +6,29 @@ import ctypes
 import logging
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
-from offgrid.engine.protocol import Delta, TokenLogprob
+from offgrid.engine.protocol.events import TokenLogprob
+from offgrid.engine.worker.banned import Rewind
 from offgrid.engine.worker.batching import DraftedSpan, FilledBatch
 from offgrid.engine.worker.failures import Failures
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.matcher import DEAD_ENDS, Masks, Matcher
 from offgrid.engine.worker.outbox import Outbox
 from offgrid.engine.worker.scheduler import Scheduler
-from offgrid.engine.worker.scoring import drawn_token
+from offgrid.engine.worker.scoring import drawn_token, next_row
 from offgrid.engine.worker.sequence import Sequence, Status
-from offgrid.errors import EngineFault, InvalidParameter, RequestError, SamplingError
+from offgrid.errors import InvalidParameter, RequestError, SamplingError
 from offgrid.sampling import SampleResult, sample_rows
 
 log = logging.getLogger(__name__)
 
 _LARGE_VOCABULARY = 16384
 """Vocabulary size from which it is faster to sample rows on several threads."""
+_REDRAWS = 32
+"""Most tokens that are sampled from one row because banned strings refuse them. What follows is
+sampled in the next step, so that the other sequences do not wait for it."""
 _MASK_SECONDS = 0.002
 """Longest wait for masks once the logits are computed. Most masks are ready by then; a sequence
 whose mask is late is sampled in a later step, so that it does not delay the others."""
@@ -46,8 +51,12 @@ class Drawing:
         self._outbox = outbox
         self._masks = masks
         self._is_large = model.n_vocab >= _LARGE_VOCABULARY
+        self.sampled = 0
+        """Tokens that were sampled so far."""
         self._drawn: list[tuple[Matcher, int]] = []
         """Sampled tokens of this step that matchers have not yet followed."""
+        self._rewound: list[Sequence] = []
+        """Sequences whose slots hold more than their tokens since they were rewound."""
 
     def sample(self, batch: FilledBatch) -> None:
         """Sample the next token of each sequence that a decoded batch completes.
@@ -56,15 +65,17 @@ class Drawing:
         """
         for scored in batch.scored:
             try:
-                self._outbox.add(scored.delta())
+                if (delta := scored.delta()) is not None:
+                    self._outbox.add(delta)
             except SamplingError as ex:
-                self._fail(scored.sequence, ex)
+                self._failures.fail_rows(scored.sequence, ex)
         for draft in batch.drafts:
             if draft.sequence.drafter is not None:
                 draft.sequence.drafter.decoded(draft.tokens)
         drawn = self._draw(batch.complete, batch.addresses)
         if batch.drafts:
             self._verify(batch.drafts, drawn)
+        self._cut_rewound()
 
     def _verify(self, drafts: list[DraftedSpan], drawn: dict[Sequence, int]) -> None:
         """Sample the rows of proposed tokens, as long as these are what was sampled.
@@ -130,6 +141,7 @@ class Drawing:
             sequence.pending_logits = None
             self._scheduler.resume(sequence)
         self._draw(late, [row.ctypes.data for row in rows if row is not None])
+        self._cut_rewound()
 
     def start_masks(self) -> None:
         """Let the matchers follow the tokens of this step. Call it after the step's events were
@@ -138,13 +150,38 @@ class Drawing:
         self._masks.start(drawn)
 
     def _draw(self, sequences: list[Sequence], addresses: list[int]) -> dict[Sequence, int]:
-        """Sample from one row of each sequence; return the sampled tokens."""
+        """Sample from one row of each sequence; return the sampled tokens that were not refused."""
+        tokens: dict[Sequence, int] = {}
+        again = self._draw_once(sequences, addresses, tokens)
+        if again:
+            rows = dict(zip(sequences, addresses, strict=True))
+            for _ in range(_REDRAWS):
+                again = self._draw_once(again, [rows[sequence] for sequence in again], tokens)
+                if not again:
+                    break
+            self._rewound += again
+        return tokens
+
+    def _draw_once(
+        self, sequences: list[Sequence], addresses: list[int], tokens: dict[Sequence, int]
+    ) -> list[Sequence]:
+        """Sample from one row of each sequence.
+
+        Args:
+            sequences: the sequences.
+            addresses: of their rows.
+            tokens: gets the sampled tokens.
+
+        Returns:
+            The sequences of which a token was refused and another one can be sampled from the same
+            row.
+        """
         if any(s.limit == 0 for s in sequences):
             sequences, addresses = self._without_empty(sequences, addresses)
         if any(sequence.matcher is not None for sequence in sequences):
             sequences, addresses = self._with_masks(sequences, addresses)
         if not sequences:
-            return {}
+            return []
         masks = [s.mask_address for s in sequences]
         wanted = [-1 if s.request.top_logprobs is None else s.request.top_logprobs
                   for s in sequences]  # fmt: skip
@@ -162,41 +199,87 @@ class Drawing:
             # Rows are in the order of slots; clients get the choices of a step in order.
             drawn.sort(key=lambda pair: pair[0].choice)
         finished = Status.FINISHED
-        tokens: dict[Sequence, int] = {}
+        again: list[Sequence] = []
         for sequence, result in drawn:
             if sequence.status is finished:  # another choice has just failed their request
                 continue
             if isinstance(result, SamplingError):
                 self._not_drawn(sequence, result)
                 continue
-            tokens[sequence] = result.token
-            if self._push(sequence, result) and sequence.matcher is not None:
-                self._drawn.append((sequence.matcher, result.token))
-        return tokens
+            rewind = self._push(sequence, result)
+            if rewind is not None and not rewind.tokens:
+                again.append(sequence)
+            elif rewind is not None:
+                self._take_back(sequence, rewind)
+            else:
+                tokens[sequence] = result.token
+                if sequence.status is not finished and sequence.matcher is not None:
+                    self._drawn.append((sequence.matcher, result.token))
+        return again
+
+    def _take_back(self, sequence: Sequence, rewind: Rewind) -> None:
+        """Note that tokens before the last sampled one were taken away from a sequence."""
+        self._rewound.append(sequence)
+        if sequence.matcher is not None and rewind.tokens:
+            self._masks.rewind(sequence.matcher, rewind.tokens)
+
+    def _cut_rewound(self) -> None:
+        """Let the slots of rewound sequences hold all of their tokens but the last: its logits are
+        computed again. Call it when no row of the batch is needed any more."""
+        rewound, self._rewound = self._rewound, []
+        for sequence in rewound:
+            if sequence.status is Status.FINISHED:
+                continue
+            slot, keep = sequence.slot, len(sequence) - 1
+            keep, checkpoint = self._scheduler.usable(sequence, keep)
+            position = sequence.position(keep)
+            if checkpoint is not None:
+                kept = self._model.restore(slot, checkpoint.state, position)
+            else:
+                kept = self._model.cut(slot, position)
+            if not kept:
+                self._model.forget(slot)
+                keep = 0
+            self._scheduler.rewind(sequence, keep)
 
     def _without_empty(
         self, sequences: list[Sequence], addresses: list[int]
     ) -> tuple[list[Sequence], list[int]]:
         """End the answers that shall have no tokens; return the others."""
-        for sequence in sequences:
+        for sequence, address in zip(sequences, addresses, strict=True):
             if sequence.limit == 0 and sequence.status is not Status.FINISHED:
-                self._outbox.add(sequence.finish_empty())
+                delta = sequence.finish_empty()
+                if sequence.request.next_token is not None:
+                    row = next_row(self._model, sequence, address)
+                    delta = structs.replace(delta, row=row)
+                self._outbox.add(delta)
                 self._scheduler.release(sequence)
         pairs = [(s, a) for s, a in zip(sequences, addresses, strict=True) if s.limit]
         return [s for s, _ in pairs], [a for _, a in pairs]
 
     def _not_drawn(self, sequence: Sequence, error: SamplingError) -> None:
-        """Handle a failed draw: the row is unusable, or no token allowed by the grammar is left."""
-        if sequence.matcher is not None and error.code == "no_candidate":
-            if sequence.matcher.accepting:  # only the end was allowed, and ignore_eos bans it
-                self._outbox.add(sequence.end())
+        """Handle a failed draw: the row is unusable, or no token is left that the grammar and
+        banned strings allow."""
+        matcher, bans = sequence.matcher, sequence.bans
+        if error.code != "no_candidate" or (matcher is None and bans is None):
+            self._failures.fail_rows(sequence, error)
+        elif matcher is not None and matcher.accepting:
+            # Only the end was allowed, and ignore_eos bans it.
+            self._outbox.add(sequence.end())
+            self._scheduler.release(sequence)
+        elif bans is not None and bans.here:
+            outcome = sequence.give_up()
+            if isinstance(outcome, Rewind):
+                self._take_back(sequence, outcome)
+            else:
+                self._outbox.add(outcome)
                 self._scheduler.release(sequence)
-                return
+        elif matcher is not None:
             message = "No token satisfies both the grammar and logit_bias."
-            refused = InvalidParameter(message, sequence.matcher.param)
+            refused = InvalidParameter(message, matcher.param)
             self._failures.fail(sequence.request_id, refused)
-            return
-        self._fail(sequence, error)
+        else:
+            self._failures.fail_rows(sequence, error)
 
     def _with_masks(
         self, sequences: list[Sequence], addresses: list[int]
@@ -221,28 +304,22 @@ class Drawing:
         pairs = [p for p in zip(ready, found, strict=True) if p[0].status is not Status.FINISHED]
         return [s for s, _ in pairs], [a for _, a in pairs]
 
-    def _push(self, sequence: Sequence, result: SampleResult) -> bool:
-        """Emit what a token adds to an answer; return whether the answer continues."""
+    def _push(self, sequence: Sequence, result: SampleResult) -> Rewind | None:
+        """Emit what a token adds to an answer; if the answer was rewound instead, say so."""
         token = result.token
+        self.sampled += 1
         logprobs: tuple[TokenLogprob, ...] = ()
         if sequence.request.top_logprobs is not None:
-            logprobs = (drawn_token(self._model, result),)
+            logprobs = (drawn_token(self._model, result, ids=sequence.request.ids),)
         piece = sequence.visible.get(token) or self._model.piece(token)
-        delta: Delta = sequence.advance(token, piece, token in self._model.eog_ids, logprobs)
-        self._outbox.add(delta)
-        if delta.finish_reason is None:
-            return True
-        self._scheduler.release(sequence)
-        return False
-
-    def _fail(self, sequence: Sequence, error: SamplingError) -> None:
-        log.error("request %d: %s", sequence.request_id, error)
-        fault = EngineFault(f"No token can be sampled from the logits of the model: {error}")
-        id = sequence.request_id
-        slots = [one.slot for one in self._scheduler.running if one.request_id == id]
-        self._failures.fail(id, fault)
-        for slot in slots:  # what they hold may be the reason
-            self._scheduler.forget(slot)
+        outcome = sequence.advance(token, piece, token in self._model.eog_ids, logprobs)
+        if isinstance(outcome, Rewind):
+            return outcome
+        if outcome is not None:
+            self._outbox.add(outcome)
+            if outcome.finish_reason is not None:
+                self._scheduler.release(sequence)
+        return None
 
 
 def _beyond(matcher: Matcher) -> RequestError:

@@ -1,9 +1,9 @@
 """Embeddings and ranking in the worker: tokenise, pack inputs into batches, pool, normalise.
 
-Inputs of all requests share the batches, one input of each request in turn, so that a request with
-thousands of inputs does not delay a request with one. Each step of the loop computes one batch of
-inputs beside the streams. If inputs may be computed in chunks, the batch is as short as a chunk of
-a prompt.
+Inputs of all requests share the batches, one input of each caller in turn, and of each request of a
+caller, so that a request with thousands of inputs does not delay a request with one. Each step of
+the loop computes one batch of inputs beside the streams. If inputs may be computed in chunks, the
+batch is as short as a chunk of a prompt.
 """
 
 from __future__ import annotations
@@ -19,20 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offgrid.engine.limits import check_input_tokens, check_text_size, utf8_size
-from offgrid.engine.protocol import (
-    Embedded,
-    EmbeddingRequest,
-    EngineEvent,
-    Failed,
-    PromptPart,
-    Started,
-)
+from offgrid.engine.protocol.events import Embedded, EngineEvent, Failed, Started
+from offgrid.engine.protocol.requests import EmbeddingRequest, PromptPart
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
 from offgrid.engine.worker.llama.errors import DecodeError, LoadError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.prompts import token_ids
 from offgrid.engine.worker.threads.control import Kind
 from offgrid.engine.worker.threads.loop import LoopThreads
+from offgrid.engine.worker.turns import Turns
 from offgrid.errors import ContextLengthExceeded, EngineFault, InvalidParameter
 
 log = logging.getLogger(__name__)
@@ -107,7 +102,7 @@ class Embedder:
         self._model = model
         self._emit = emit
         self._threads = threads
-        self._jobs: deque[EmbeddingJob] = deque()
+        self._jobs: Turns[EmbeddingJob] = Turns()
         self._active: list[Input] = []
         self._free: list[int] = []
         self._context: EmbeddingContext | None = None
@@ -192,11 +187,11 @@ class Embedder:
 
     def submit(self, job: EmbeddingJob) -> None:
         """Append a prepared job to the queue."""
-        self._jobs.append(job)
+        self._jobs.append(job.request.owner, job)
 
     def cancel(self, id: int) -> None:
         """Remove a job and all its inputs. Unknown ids are ignored."""
-        self._jobs = deque(job for job in self._jobs if job.id != id)
+        self._jobs.remove(lambda job: job.id == id)
         for item in [item for item in self._active if item.job.id == id]:
             self._leave(item)
 
@@ -268,16 +263,16 @@ class Embedder:
             room -= self._add(context, item, room, spans)
         cells = context.n_cells - sum(len(item.tokens) for item in self._active)
         while room > 0 and self._jobs and self._free:
-            job = self._jobs[0]
+            job = self._jobs.first()
             item = job.waiting[0]
             size = len(item.tokens)
             # No input overtakes one that waits for room, or that one might wait for ever.
             if size > cells or (context.needs_whole_input and size > room):
                 break
             job.waiting.popleft()
-            self._jobs.popleft()
+            self._jobs.pop()
             if job.waiting:
-                self._jobs.append(job)
+                self._jobs.append(job.request.owner, job)
             item.sequence = heapq.heappop(self._free)
             self._active.append(item)
             cells -= size

@@ -10,11 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from offgrid.engine.memory import MIB
-from offgrid.engine.protocol import EngineEvent, GenerationRequest, Started, TokenQuery, TokenResult
+from offgrid.engine.protocol.events import EngineEvent, Started, TokenResult
+from offgrid.engine.protocol.requests import GenerationRequest, TokenQuery
 from offgrid.engine.worker.batching import FilledBatch, build_batch
+from offgrid.engine.worker.branches import Branches
 from offgrid.engine.worker.cache.keeper import Keeper
 from offgrid.engine.worker.cache.tiers import Fetch, Tiers
 from offgrid.engine.worker.checkpoints import Checkpoints
@@ -30,11 +32,13 @@ from offgrid.engine.worker.matcher import Masks
 from offgrid.engine.worker.outbox import Outbox
 from offgrid.engine.worker.pace import Pace
 from offgrid.engine.worker.prepare import Prepared, Preparer
-from offgrid.engine.worker.progress import report_prefill
+from offgrid.engine.worker.progress import WaitReports, report_prefill
 from offgrid.engine.worker.prompts import answer
-from offgrid.engine.worker.scheduler import BatchSpan, Placement, Scheduler
+from offgrid.engine.worker.scheduler import Scheduler
 from offgrid.engine.worker.scoring import SCORED_BYTES
 from offgrid.engine.worker.sequence import Sequence, Status
+from offgrid.engine.worker.slots import Placement
+from offgrid.engine.worker.spans import BatchSpan
 from offgrid.engine.worker.threads.control import Kind
 from offgrid.engine.worker.threads.loop import LoopThreads
 
@@ -58,6 +62,7 @@ class Engine:
         hold: most seconds that a token may wait for those of later steps.
         draft_model: proposes tokens for all sequences, or None.
         tiers: where the contents of slots are saved; None to save none.
+        row_costs: those of an earlier load; see :attr:`row_costs`.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Engine:
         hold: float = 0.0,
         draft_model: DraftModel | None = None,
         tiers: Tiers | None = None,
+        row_costs: Mapping[int, float] | None = None,
     ) -> None:
         self.model = model
         self._outbox = Outbox(emit, hold)
@@ -84,24 +90,36 @@ class Engine:
             Checkpoints(model.load.checkpoints_mb * MIB, window=model.window, oldest=model.oldest),
         )
         self._keeper = Keeper(model, tiers)
-        self._planner = Planner(model.n_vocab, capacity, draft_model)
+        self._planner = Planner(model.n_vocab, capacity, draft_model, row_costs)
         self._draft_model = draft_model
         self._failures = Failures(model, self.scheduler, self._outbox)
         self._drawing = Drawing(
             model, self.scheduler, self._failures, self._outbox, masks or Masks()
         )
+        self._branches = Branches(model, self.scheduler, self._keeper, self._failures, self._outbox)
         self._images = Images(model, self.scheduler, self._failures, self._outbox)
         self.threads = LoopThreads(model.load.threads)
         self.embedder = Embedder(model, emit, self.threads)
         self._preparer = Preparer(model)
+        self._reports = WaitReports()
+        self.filters = self._preparer.filters
         self._inbox: deque[Prepared | EmbeddingJob | int | tuple[int, int]] = deque()
         self._wake = threading.Condition()
         self._stopping = False
         self._expecting = expecting
         self.step_began: float | None = None
         """When the running step began (``time.monotonic``), None while the loop waits."""
+        self.steps = 0
+        """Steps that have ended."""
+        self.prefilled = 0
+        """Tokens of prompts that were computed."""
 
     # --- from any thread ----------------------------------------------------------------------
+
+    @property
+    def generated(self) -> int:
+        """Tokens that were sampled."""
+        return self._drawing.sampled
 
     @property
     def is_idle(self) -> bool:
@@ -189,12 +207,18 @@ class Engine:
                 waited = self._wake.wait(self._keeper.pause(self.scheduler.idle))
             if not waited:
                 self._obey()
-                self._keeper.write_one(self.scheduler.idle)
+                self._keeper.write_one(self.scheduler.idle, self.scheduler.checkpoints)
 
     @property
     def saves(self) -> bool:
         """Whether :meth:`save_all` may have something to write."""
         return self._keeper.tiers is not None and self._keeper.tiers.on_disk
+
+    @property
+    def row_costs(self) -> dict[int, float]:
+        """What decode calls cost by their number of rows, relative to one row, as far as drafts
+        have shown. After :meth:`run`."""
+        return self._planner.pace.costs.known
 
     def save_all(self, until: float) -> None:
         """Write what slots and memory hold to disk, until ``time.monotonic()`` has reached a
@@ -202,7 +226,7 @@ class Engine:
         for sequence in (*self.scheduler.waiting, *self.scheduler.running):
             self.scheduler.cancel(sequence.request_id)
         self._obey()
-        self._keeper.write_all(self.scheduler.idle, until)
+        self._keeper.write_all(self.scheduler.idle, self.scheduler.checkpoints, until)
 
     def _obey(self) -> None:
         """Empty the idle slots if somebody has deleted all saved prefixes."""
@@ -261,6 +285,7 @@ class Engine:
                 if span.start < span.sequence.n_prompt:
                     report_prefill(span.sequence, self._outbox)
             self._drawing.sample(batch)
+            self._branches.follow(batch.branched)
             batches.append(batch)
         if spans:
             self._observe(spans, batches, time.perf_counter() - began)
@@ -269,6 +294,7 @@ class Engine:
         self._keeper.wait(patience)
         if self.embedder.has_work:
             self._embed(share if spans else None)
+        self._reports.report(self.scheduler, self._outbox, time.monotonic())
         if spans and self.has_work:
             self._outbox.push_or_hold(time.perf_counter() - began)
         else:
@@ -276,6 +302,7 @@ class Engine:
         self._drawing.start_masks()
         self._take_checkpoints()
         self._images.step(patience)
+        self.steps += 1
         return self.has_work
 
     def _prefill_share(self) -> int:
@@ -297,10 +324,11 @@ class Engine:
     def _observe(
         self, spans: list[BatchSpan[Sequence]], batches: list[FilledBatch], seconds: float
     ) -> None:
-        if not self.threads.end():
-            return  # a trial: its times are not those of other steps
         decoding = sum(span.count == 1 for span in spans)
         prefilling = sum(span.count for span in spans) - decoding
+        self.prefilled += prefilling
+        if not self.threads.end():
+            return  # a trial: its times are not those of other steps
         # What drafts add to the streams' time is not prefill's.
         added = self._pace.streams * (self._planner.slowdown - 1)
         self._pace.observe(decoding, prefilling, max(seconds - added, 0.0))
@@ -348,7 +376,8 @@ class Engine:
             elif isinstance(item, EmbeddingJob):
                 self.embedder.submit(item)
             elif isinstance(item, tuple):
-                for sequence in self.scheduler.cancel(*item):
+                ended = {one.choice: one for one in self.scheduler.cancel(*item)}
+                for sequence in ended.values():
                     self._outbox.add(sequence.end())
             else:
                 self._drop(item)
@@ -390,7 +419,7 @@ class Engine:
         sequence, slot = placement.sequence, placement.sequence.slot
         position = sequence.position(placement.keep)
         if isinstance(placement.fetched, Fetch):
-            return self._keeper.restore(placement.fetched, slot, position)
+            return self._restore(placement.fetched, slot, position)
         checkpoint = placement.checkpoint
         if placement.source != slot:
             self.model.forget(slot)
@@ -401,6 +430,16 @@ class Engine:
         if checkpoint is None:
             return self.model.cut(slot, position)
         return self.model.restore(slot, checkpoint.state, position)
+
+    def _restore(self, fetched: Fetch, slot: int, position: int) -> bool:
+        """Put a saved prefix into a slot, with its checkpoint; return whether that was done."""
+        if not self._keeper.restore(fetched, slot, position):
+            return False
+        prefix, state = fetched.prefix, fetched.state
+        if prefix.mark and state is not None:
+            checkpoint = prefix.parts(state)[1].copy()
+            self.scheduler.checkpoints.add(slot, prefix.tokens[: prefix.mark], checkpoint)
+        return True
 
     def _take_checkpoints(self) -> None:
         """Copy what later sequences may begin with, if the model cannot cut its sequences."""

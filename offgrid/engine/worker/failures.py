@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 
-from offgrid.engine.protocol import Failed
+from offgrid.engine.protocol.events import Failed
 from offgrid.engine.worker.batching import FilledBatch
 from offgrid.engine.worker.llama.errors import DecodeError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.outbox import Outbox
-from offgrid.engine.worker.scheduler import BatchSpan, Scheduler
+from offgrid.engine.worker.scheduler import Scheduler
 from offgrid.engine.worker.sequence import Sequence
-from offgrid.errors import EngineFault, RequestError
+from offgrid.engine.worker.spans import BatchSpan
+from offgrid.errors import EngineFault, RequestError, SamplingError
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +41,17 @@ class Failures:
     def fail(self, request_id: int, error: RequestError) -> None:
         """End all sequences of a request, and tell its client why."""
         self._scheduler.cancel(request_id)
-        self._outbox.add(
-            Failed(request_id, type(error).__name__, error.message, error.param, error.code)
-        )
+        self._outbox.add(Failed.of(request_id, error))
+
+    def fail_rows(self, sequence: Sequence, error: SamplingError) -> None:
+        """End the request of a sequence whose logits are unusable."""
+        log.error("request %s: %s", sequence.name, error)
+        fault = EngineFault(f"No token can be sampled from the logits of the model: {error}")
+        id = sequence.request_id
+        slots = [one.slot for one in self._scheduler.running if one.request_id == id]
+        self.fail(id, fault)
+        for slot in slots:  # what they hold may be the reason
+            self._scheduler.forget(slot)
 
     def reset(self) -> None:
         """Note that a computation has succeeded."""
@@ -89,23 +98,24 @@ class Failures:
         return []
 
     def make_room(self) -> bool:
-        """Free memory cells: evict all idle slots or, if they are empty, preempt the youngest
-        sequence.
+        """Free memory cells: end dispensable sequences and evict all idle slots or, if they are
+        empty, preempt the youngest sequence of the caller that has the most slots.
 
         No token is lost: a preempted sequence is computed again later.
 
         Returns:
             Whether cells were freed, so that another try makes sense.
         """
+        self._scheduler.withdraw(len(self._scheduler.running))
         emptied = self._scheduler.idle.clear()
         for slot in emptied:
             self._model.forget(slot)
             self._scheduler.checkpoints.clear(slot)
         if emptied:
             return True
-        if len(self._scheduler.running) < 2:
+        youngest = self._scheduler.to_preempt()
+        if youngest is None:
             return False
-        youngest = self._scheduler.running[-1]
         slot = youngest.slot
         youngest.pending_logits = None  # its logits are computed again
         self._scheduler.preempt(youngest)

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
-from offgrid.engine.protocol import Grammar
+from offgrid.engine.protocol.requests import Grammar
 from offgrid.engine.worker.llama.untouched import trim_heap
 from offgrid.engine.worker.matcher import Matcher
 from offgrid.errors import ErrorCode, InvalidParameter, Overloaded

@@ -73,7 +73,7 @@ class Images:
         start = sequence.position(span.start)
         can_retry = error.no_room and self._scheduler.can_cut
         if can_retry and self._model.cut(slot, start) and self._failures.make_room():
-            log.error("an image of request %d is tried again: %s", sequence.request_id, error)
+            log.error("an image of request %s is tried again: %s", sequence.name, error)
             return
         self._fail(sequence, error)
         self._model.forget(slot)
@@ -81,7 +81,7 @@ class Images:
         self._failures.count(error)
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
-        log.error("an image of request %d failed: %s", sequence.request_id, error)
+        log.error("an image of request %s failed: %s", sequence.name, error)
         fault = EngineFault("The model failed to compute an image.")
         self._failures.fail(sequence.request_id, fault)
         self._outbox.push()  # at once, because there may be no further step

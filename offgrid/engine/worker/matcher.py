@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 
 import numpy as np
 from llguidance import LLMatcher
@@ -91,9 +92,13 @@ class Matcher:
 
     def advance(self, token: int) -> None:
         """Follow a sampled token and compute the next mask; store failures in :attr:`error`."""
+        self._step(lambda: self._inner.consume_token(token))
+
+    def _step(self, move: Callable[[], bool]) -> None:
+        """Move, and compute the mask of the new position."""
         began = time.thread_time()
         try:
-            if not self._inner.consume_token(token):
+            if not move():
                 self.error = first_line(self._inner.get_error())
             else:
                 self._compute()
@@ -104,6 +109,10 @@ class Matcher:
         self.hard = self.hard or seconds > HARD_SECONDS
         if seconds > STEP_SECONDS:
             self.error = "a step takes too long"
+
+    def rewind(self, count: int) -> None:
+        """Go back by a number of followed tokens, and compute the mask of that position again."""
+        self._step(lambda: self._inner.rollback(count))
 
     def _compute(self) -> None:
         self._inner.unsafe_compute_mask_ptr(self.address, self._mask.nbytes)
@@ -128,16 +137,20 @@ class Masks:
     def start(self, drawn: list[tuple[Matcher, int]]) -> None:
         """Compute the masks after the given tokens, or start to."""
         for matcher, token in drawn:
-            if matcher.hard:
-                self._start(matcher, token)
-            else:
-                matcher.advance(token)
+            self._do(matcher, partial(matcher.advance, token))
 
-    def _start(self, matcher: Matcher, token: int) -> None:
+    def rewind(self, matcher: Matcher, count: int) -> None:
+        """Let a matcher go back by a number of tokens, and compute its mask, or start to."""
+        self._do(matcher, partial(matcher.rewind, count))
+
+    def _do(self, matcher: Matcher, step: Callable[[], None]) -> None:
+        if not matcher.hard:
+            step()
+            return
         if self._threads is None:
             self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="masks")
         matcher.ready = False
-        matcher.future = self._threads.submit(_advance, matcher, token)
+        matcher.future = self._threads.submit(_then_ready, matcher, step)
 
     def wait(self, matchers: Iterable[Matcher], seconds: float) -> None:
         """Wait until all matchers are ready, but at most ``seconds``."""
@@ -146,6 +159,6 @@ class Masks:
             wait(pending, seconds)
 
 
-def _advance(matcher: Matcher, token: int) -> None:
-    matcher.advance(token)
+def _then_ready(matcher: Matcher, step: Callable[[], None]) -> None:
+    step()
     matcher.ready = True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from offgrid.engine.protocol import Delta, EngineEvent
+from offgrid.engine.protocol.events import Delta, EngineEvent
 
 
 class Outbox:

@@ -88,6 +88,7 @@ class IdleSlots:
             (slot, np.empty(0, dtype=np.int32)) for slot in range(n_slots)
         )
         self._n_prompt: dict[int, int] = {}
+        self._partition: dict[int, str] = {}
         self._reserved: set[int] = set()
         self._has_cells: set[int] = set()
         """Slots that may have cells, even if what these hold is of no use any more."""
@@ -101,7 +102,13 @@ class IdleSlots:
     def __iter__(self) -> Iterator[tuple[int, TokenIds]]:
         return iter(self._held.items())
 
-    def put(self, slot: int, tokens: TokenIds, n_prompt: int | None = None) -> None:
+    def of(self, partition: str) -> Iterator[tuple[int, TokenIds]]:
+        """Yield the idle slots whose tokens the sequences of a partition may use."""
+        return (pair for pair in self._held.items() if self.partition(pair[0]) == partition)
+
+    def put(
+        self, slot: int, tokens: TokenIds, n_prompt: int | None = None, *, partition: str = ""
+    ) -> None:
         """Note that a sequence has left a slot.
 
         Args:
@@ -109,8 +116,10 @@ class IdleSlots:
             tokens: the tokens that are computed in it; may be empty.
             n_prompt: length of the sequence's prompt; tokens after it are the answer. None: all of
                 the tokens are prompt.
+            partition: of the sequence.
         """
         self._held[slot] = tokens
+        self._partition[slot] = partition
         self._n_prompt[slot] = len(tokens) if n_prompt is None else min(n_prompt, len(tokens))
         self._has_cells.add(slot)
 
@@ -126,6 +135,10 @@ class IdleSlots:
         """Return how many of the tokens that an idle slot holds are the prompt of their sequence;
         the others are its answer."""
         return self._n_prompt.get(slot, 0)
+
+    def partition(self, slot: int) -> str:
+        """Return the partition of the sequence whose tokens an idle slot holds."""
+        return self._partition.get(slot, "")
 
     def holds(self, slot: int) -> int:
         """Return how many tokens an idle slot holds."""
@@ -204,6 +217,7 @@ class IdleSlots:
         """Note that an idle slot's tokens are in another one now, with their place in the order of
         use."""
         self._n_prompt[target] = self._n_prompt.get(source, 0)
+        self._partition[target] = self.partition(source)
         self._held = OrderedDict(
             (target if slot == source else slot, tokens)
             for slot, tokens in self._held.items()
@@ -220,7 +234,7 @@ class IdleSlots:
         """
         tokens = self._held[slot]
         for other, held in list(self._held.items()):
-            if other == slot or len(held) == 0:
+            if other == slot or len(held) == 0 or self.partition(other) != self.partition(slot):
                 continue
             if _begins_with(tokens, held):
                 self.put(other, held[:0])

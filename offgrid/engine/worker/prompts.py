@@ -17,9 +17,18 @@ from offgrid.engine.limits import (
     text_limit,
     utf8_size,
 )
-from offgrid.engine.protocol import GenerationRequest, PromptPart, TokenQuery, TokenResult
+from offgrid.engine.protocol.events import TokenResult
+from offgrid.engine.protocol.requests import (
+    Branch,
+    GenerationRequest,
+    NextToken,
+    PromptPart,
+    TokenQuery,
+)
+from offgrid.engine.worker.branching import BranchTokens, common_length
 from offgrid.engine.worker.drafts.prediction import PredictedText
 from offgrid.engine.worker.image import ImageSpan, ImageTile
+from offgrid.engine.worker.infill import check_fills_in
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.llama.vision import VisionError
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
@@ -30,6 +39,10 @@ MAX_QUERY = 1 << 20
 """Most bytes of text, or most tokens, in one token query."""
 MAX_BIASED = 4096
 """Most tokens that the biases of a request may concern: each costs a little at every draw."""
+MAX_BRANCH_TOKENS = 300_000
+"""Most tokens of all branches of a request together."""
+_MAX_TAIL = 16
+"""Most tokens before a choice with which it is tokenised together."""
 _PREDICTION = "prediction.content"
 """The request field that errors about predictions name."""
 _MAX_ANSWER = 16 << 20
@@ -54,6 +67,93 @@ def read_prompt(model: Model, request: GenerationRequest) -> NDArray[np.int32]:
     if len(prompt) == 0:
         raise InvalidParameter("The prompt is empty.", request.prompt_param)
     return prompt
+
+
+def read_branches(
+    model: Model, request: GenerationRequest, prompt_tokens: int
+) -> list[BranchTokens]:
+    """Return the token ids of a request's branches.
+
+    A choice is tokenised together with the text before it, as far back as the last control token,
+    because the border between the two may lie inside a token.
+
+    Raises:
+        ContextLengthExceeded: a branch does not fit into the context after the prompt, or all
+            together have too many tokens.
+    """
+    reader = _BranchReader(model)
+    branches = []
+    for branch in request.branches:
+        _check_size(model, branch.parts, branch.param)
+        for choice in branch.choices:
+            check_text_size(utf8_size(choice), model.n_ctx, branch.param, what="A choice")
+        tokens = reader.read(branch)
+        longest = len(tokens.stem) + max(map(len, tokens.choices))
+        check_prompt_tokens(prompt_tokens + longest, model.n_ctx, branch.param)
+        branches.append(tokens)
+        if reader.tokens > MAX_BRANCH_TOKENS:
+            raise ContextLengthExceeded(
+                f"All questions of a request may have at most {MAX_BRANCH_TOKENS} tokens in total, "
+                f"counting every choice; up to {branch.param} they have {reader.tokens}.",
+                branch.param,
+            )
+    return branches
+
+
+class _BranchReader:
+    """Tokenises the branches of one request; texts that they have in common once.
+
+    Attributes:
+        tokens: how many tokens all branches so far have.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._known: dict[tuple[str, bool], tuple[int, ...]] = {}
+        self.tokens = 0
+
+    def read(self, branch: Branch) -> BranchTokens:
+        """Return the token ids of a branch."""
+        before: tuple[int, ...] = ()
+        for part in branch.parts:
+            before += self._ids(part.text, part.special)
+        stem, tail = self._tail(before)
+        choices = [self._ids(tail + choice, False) for choice in branch.choices]
+        if tail and not stem and not common_length(choices):
+            stem, choices = before, [self._ids(choice, False) for choice in branch.choices]
+        self.tokens += len(stem) + sum(map(len, choices))
+        return BranchTokens(stem, choices)
+
+    def _tail(self, before: tuple[int, ...]) -> tuple[tuple[int, ...], str]:
+        """Return the tokens up to the last control token, and the text after it; no text if its
+        tokens would not be the same alone."""
+        begin = len(before)
+        while begin and len(before) - begin < _MAX_TAIL and self._model.piece(before[begin - 1]):
+            begin -= 1
+        tail = b"".join(map(self._model.piece, before[begin:])).decode("utf-8", "replace")
+        if not tail or self._ids(tail, False) != before[begin:]:
+            return before, ""
+        return before[:begin], tail
+
+    def _ids(self, text: str, special: bool) -> tuple[int, ...]:
+        known = self._known.get((text, special))
+        if known is None:
+            ids = self._model.tokenize_bare((PromptPart(text, special),))
+            known = self._known[text, special] = tuple(ids.tolist())
+        return known
+
+
+def read_answer(model: Model, wanted: NextToken) -> NDArray[np.int32]:
+    """Return the token ids of the answer that a request for the next token has, int32.
+
+    Raises:
+        InvalidParameter: an id is outside the vocabulary.
+        ContextLengthExceeded: it has more bytes or ids than the context allows.
+    """
+    if isinstance(wanted.answer, str):
+        check_text_size(utf8_size(wanted.answer), model.n_ctx, wanted.param, what="The answer")
+        return model.tokenize_bare((PromptPart(wanted.answer, False),))
+    return _prompt_ids(model, wanted.answer, wanted.param)
 
 
 def read_prediction(model: Model, request: GenerationRequest) -> PredictedText | None:
@@ -120,13 +220,8 @@ def _read_fill_in(model: Model, request: GenerationRequest) -> NDArray[np.int32]
     models to fill in the middle". Only this function adds control tokens; their texts in the
     prompt, which code may contain, stay text.
     """
+    check_fills_in(model, "suffix", "suffix")
     before, behind, middle = model.fim_ids
-    if min(model.fim_ids) < 0:
-        raise InvalidParameter(
-            "This model does not support suffix: it has no fill-in-the-middle tokens.",
-            "suffix",
-            code="unsupported_parameter",
-        )
     suffix = (PromptPart(request.suffix or "", False),)
     plain = tuple(PromptPart(part.text, False) for part in request.parts)
     _check_size(model, (*plain, *suffix), request.prompt_param)

@@ -11,17 +11,29 @@ from __future__ import annotations
 import re
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offgrid.engine.protocol import ReasoningBudget
+from offgrid.engine.protocol.requests import ReasoningBudget
 
 _KEPT = 512
 """Bytes of an answer in which markers are looked for. No marker with its header is longer."""
 _PATIENCE = 8
 """Most tokens that an end waits for the rest of a character, or of a marker that the model has
 begun to write. No character has as many bytes, so only bytes that are no UTF-8 are cut."""
+
+
+class ReasoningState(NamedTuple):
+    """The state of a :class:`ReasoningLimit`, for :meth:`ReasoningLimit.restore`."""
+
+    text: bytes
+    waited: int
+    state: Callable[[ReasoningLimit], None]
+    used: int
+    forced: tuple[int, ...]
+    close: tuple[int, ...]
 
 
 class ReasoningLimit:
@@ -91,6 +103,26 @@ class ReasoningLimit:
             self._aim()
         else:
             self._state(self)
+
+    @property
+    def mask(self) -> NDArray[np.uint32] | None:
+        """The mask at :attr:`address`; None if the next token is free."""
+        return self._mask if self.address else None
+
+    @property
+    def state(self) -> ReasoningState:
+        """What the answer so far has left."""
+        return ReasoningState(
+            self._text, self._waited, self._state, self.used, tuple(self._forced), self._close
+        )
+
+    def restore(self, state: ReasoningState) -> None:
+        """Go back to the place of the answer where :attr:`state` was read."""
+        self._text, self._waited, self._state, self.used, forced, self._close = state
+        self._forced = deque(forced)
+        if self._mask is not None:
+            self._mask[:] = 0
+        self._aim()
 
     # --- states: each reads the text after a token --------------------------------------------
 

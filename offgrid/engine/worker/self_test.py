@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import offgrid
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.engine.worker.llama.model import Model
 
 _STARTER = Path(offgrid.__file__).parent / "models" / "offgrid-starter.gguf"

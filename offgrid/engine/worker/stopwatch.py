@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from offgrid.engine.protocol import Times
+from offgrid.engine.protocol.events import Times
 
 
 class Stopwatch:
@@ -42,7 +42,11 @@ class Stopwatch:
             return 0.0
         return 1000.0 * ((self._clock() if self._first is None else self._first) - self._began)
 
+    @property
+    def answer_ms(self) -> float:
+        """Time from the first token of the answer to the latest one, in milliseconds."""
+        return 0.0 if self._first is None else 1000.0 * (self._last - self._first)
+
     def times(self) -> Times:
         """Return the times up to the last token."""
-        answer = 0.0 if self._first is None else self._last - self._first
-        return Times(self.prompt_ms, 1000.0 * answer)
+        return Times(self.prompt_ms, self.answer_ms)

@@ -12,7 +12,8 @@ from support import Json, request
 
 from offgrid.api.chat.dialects import Dialects
 from offgrid.config import load_settings
-from offgrid.engine.protocol import Load, ModelInfo
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.reports import ModelInfo
 from offgrid.engine.worker.llama.model import Model
 from offgrid.server import Server
 

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from support import STARTER, TIMEOUT, Json, Stream, chat_body, eventually, request
 from transcripts import THINKS, WEATHER
+from variants import few
 
 from offgrid.api.chat.choice import Choice
 from offgrid.chat.dialect import Dialect
 from offgrid.chat.parser import AnswerEvent, CallStart, Content, Reasoning
-from offgrid.engine.protocol import Delta, GenerationRequest, PromptPart
+from offgrid.engine.protocol.events import Delta
+from offgrid.engine.protocol.requests import GenerationRequest, PromptPart
 from offgrid.server import Server
 
 CHAT = "/v1/chat/completions"
@@ -135,17 +137,20 @@ def joined(events: list[AnswerEvent], kind: type[Content] | type[Reasoning]) -> 
 
 @pytest.mark.parametrize(
     ("text", "reasoning", "content", "calls", "reason"),
-    [
-        ("<think>stop it</think>go stop on", "stop it", "go ", 0, "stop"),
-        ("<think>a</think>st", "a", "st", 0, "length"),
-        ("<think>never stop", "never stop", "", 0, "length"),
-        # A call stands between, so there is no stop string.
-        (f"<think>stop</think>st{CALL}op", "stop", "st\nop", 1, "length"),
-        (f"{CALL}\nand stop {CALL}", "", "and ", 1, "tool_calls"),
-        (f"stop {CALL}", "", "", 0, "stop"),
-        ("<think>sto</think>p stop", "sto", "p ", 0, "stop"),
-        (f"<think>{CALL}", CALL, "", 0, "length"),
-    ],
+    few(
+        4,
+        [
+            ("<think>stop it</think>go stop on", "stop it", "go ", 0, "stop"),
+            ("<think>a</think>st", "a", "st", 0, "length"),
+            ("<think>never stop", "never stop", "", 0, "length"),
+            # A call stands between, so there is no stop string.
+            (f"<think>stop</think>st{CALL}op", "stop", "st\nop", 1, "length"),
+            (f"{CALL}\nand stop {CALL}", "", "and ", 1, "tool_calls"),
+            (f"stop {CALL}", "", "", 0, "stop"),
+            ("<think>sto</think>p stop", "sto", "p ", 0, "stop"),
+            (f"<think>{CALL}", CALL, "", 0, "length"),
+        ],
+    ),
 )
 def test_stop_strings_at_every_border(
     text: str, reasoning: str, content: str, calls: int, reason: str

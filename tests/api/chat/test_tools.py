@@ -13,7 +13,7 @@ from support import STARTER, Json, Stream, chat_body, request
 from offgrid.api.chat.choice import Choice
 from offgrid.chat.formats import HERMES, THINK
 from offgrid.chat.parser import AnswerForm, AnswerParser
-from offgrid.engine.protocol import Delta
+from offgrid.engine.protocol.events import Delta
 
 CHAT = "/v1/chat/completions"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from offgrid.api.completions.logprobs import LegacyLogprobs
-from offgrid.engine.protocol import PromptToken, TokenLogprob
+from offgrid.engine.protocol.events import PromptToken, TokenLogprob
 
 PARTS = [b"\xe3\x81", b"\xe3", b" \xe3\\", b"\x80", b"\xff\x0a"]
 TEXTS = [

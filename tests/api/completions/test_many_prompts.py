@@ -172,6 +172,7 @@ def test_a_client_that_leaves_ends_all_its_prompts(small: Server) -> None:
     assert len(whole(small, PROMPTS, max_tokens=1)["choices"]) == len(PROMPTS)
 
 
+@pytest.mark.slow
 def test_several_lists_leave_room_for_others(make_server: Callable[..., Server]) -> None:
     server = make_server(parallel=2, queue_size=6)
     engine = engine_of(server)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -356,6 +357,7 @@ class _Body:
     def __init__(self, length: int) -> None:
         self.content_length = length
         self.bounded_stream = self
+        self.context = SimpleNamespace()
         self.reading = threading.Event()
         self.go_on = threading.Event()
 

@@ -144,6 +144,7 @@ def test_text_completions_have_no_reasoning_to_limit(name: str) -> None:
     assert text(**{name: -1}) == text()
     error = refused(text, **{name: 5})
     assert (error.param, error.code) == (name, "unsupported_parameter")
+    assert error.message.endswith("use chat, /v1/responses, or thinking in /v1/messages.")
 
 
 ON = {"enable_thinking": True, "thinking": True}
@@ -296,10 +297,6 @@ PRIORITY = [
     "encoder_repetition_penalty", "no_repeat_ngram",
 ]  # fmt: skip
 """What SillyTavern sends as sampler_priority."""
-USUAL = ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc",
-         "temperature"]  # fmt: skip
-OWN = ["penalties", "dry", "temperature", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p",
-       "xtc"]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -307,9 +304,6 @@ OWN = ["penalties", "dry", "temperature", "top_n_sigma", "top_k", "typ_p", "top_
     [
         ("temperature_last", False, False), ("temperature_last", True, True),
         ("penalize_nl", True, False), ("penalize_newline", False, True),
-        ("samplers", [], False), ("samplers", OWN, False), ("samplers", USUAL, True),
-        ("samplers", "edskypmxt", True),
-        ("samplers", ["top_k", "tfs_z", "typical_p", "top_p", "min_p", "temp"], True),
         ("sampler_priority", [], False), ("sampler_priority", "", False),
         ("sampler_priority", PRIORITY, True), ("sampler_priority", "\n".join(PRIORITY), True),
         ("sampler_priority", PRIORITY[4:17], True),
@@ -329,7 +323,6 @@ def test_usual_values_of_clients_have_no_effect(name: str, value: Any, noted: bo
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("samplers", (USUAL[::-1], USUAL[:4], [*USUAL, "magic"], "kt", [5], 5, [USUAL])),
         ("sampler_priority", (PRIORITY[::-1], ["temperature"], [*PRIORITY, "magic"], 5, {})),
         ("sampler_order", ([0, 1, 2, 3, 4, 5, 6], [6, 0], [*range(9)], [True], "6")),
         ("temperature_last", (1, 0, "true", [])),
@@ -344,7 +337,8 @@ def test_other_orders_of_the_parameters_are_refused(name: str, values: tuple[Any
 def test_those_without_effect_are_noted() -> None:
     notices.begin(tolerant=False)
     # Other endpoints have these, with an effect.
-    inert = INERT - {"return_progress", "timings_per_token", "prediction"}
+    fields = {"return_progress", "timings_per_token", "prediction", "priority", "cache_salt"}
+    inert = INERT - fields
     fields: dict[str, Any] = dict.fromkeys(inert, 5)
     assert chat(**fields) == chat()
     assert set(notices.ignored()) == inert

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 
 from offgrid.api.chat.request import ChatRequest, parse_chat
 from offgrid.api.completions.request import CompletionRequest, parse_completion
+from offgrid.api.decisions.request import DecisionsRequest, parse_decisions
 from offgrid.api.embeddings import EmbeddingsRequest, parse_embeddings
 from offgrid.api.fields.messages import invalid, nearest
 from offgrid.api.fields.sampling import NAMES
+from offgrid.api.lab.request import LabRequest, parse_lab
+from offgrid.api.moderations import ModerationsRequest, parse_moderations
 from offgrid.api.rerank import RerankRequest, parse_rerank
 from offgrid.api.responses.request import ResponsesRequest, parse_responses
 from offgrid.api.tokens import parse_detokenize, parse_tokenize
@@ -145,6 +148,10 @@ BODIES: list[tuple[Callable[[Any], Any], dict[str, Any], set[str]]] = [
     (parse_responses, {"input": "x"}, {*ResponsesRequest.__struct_fields__}),
     (parse_embeddings, {"input": "x"}, {*EmbeddingsRequest.__struct_fields__}),
     (parse_rerank, {"query": "x", "documents": ["x"]}, {*RerankRequest.__struct_fields__}),
+    (parse_decisions, {"input": "x", "questions": [{"type": "predicate", "instructions": "x"}]},
+     {*DecisionsRequest.__struct_fields__}),
+    (parse_lab, {"prompt": "x"}, {*LabRequest.__struct_fields__, *NAMES}),
+    (parse_moderations, {"input": "x"}, {*ModerationsRequest.__struct_fields__}),
 ]  # fmt: skip
 LIBRARY = re.compile(r"Expected `|Invalid enum|Invalid value|Object (?:miss|con)|- at `")
 KEYS = ["type", "role", "content", "function", "name", "x", "format", "effort", "mode", "model"]

@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 
 from offgrid.api.chat.request import parse_chat
 from offgrid.api.completions.request import parse_completion
+from offgrid.api.decisions.request import parse_decisions
 from offgrid.api.embeddings import parse_embeddings
 from offgrid.api.fields.nulls import present, without_null_keywords
+from offgrid.api.lab.request import parse_lab
+from offgrid.api.moderations import parse_moderations
 from offgrid.api.rerank import parse_rerank
 from offgrid.api.responses.request import parse_responses
 from offgrid.errors import InvalidParameter
@@ -105,6 +108,8 @@ def test_a_null_changes_nothing() -> None:
     parsers: dict[str, Callable[[Any], Any]] = {
         CHAT: parse_chat, COMPLETIONS: parse_completion, RESPONSES: parse_responses,
         "/v1/embeddings": parse_embeddings, "/v1/rerank": parse_rerank,
+        "/v1/decisions": parse_decisions, "/v1/moderations": parse_moderations,
+        "/v1/lab/distribution": parse_lab,
     }  # fmt: skip
     tried = 0
     for full in full_requests(*inspect.signature(full_requests).parameters):
@@ -135,8 +140,11 @@ def with_one_null(body: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     stack: list[tuple[tuple[str, ...], tuple[Any, ...], Any]] = [((), (), body)]
     while stack:
         path, steps, value = stack.pop()
-        # Values for programs: a variable of a template may be null, and token ids have places.
+        # Values for programs: a variable of a template may be null, and token ids have places. Null
+        # is also a value in JSON that the model reads.
         if path in (("chat_template_kwargs",), ("logit_bias",)) or path[:1] == ("policy",):
+            continue
+        if path[-1:] == ("data",):
             continue
         if isinstance(value, dict):
             changed = copy.deepcopy(body)

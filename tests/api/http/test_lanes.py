@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from offgrid.api.http.waitress.lanes import Dispatcher, Lane, lane_of
+from offgrid.api.http.waitress.lanes import Dispatcher, Lane, LatestFirst, lane_of
 
 
 @pytest.mark.parametrize(
@@ -15,8 +15,16 @@ from offgrid.api.http.waitress.lanes import Dispatcher, Lane, lane_of
     [
         ("GET", "/health", False, Lane.HEALTH),
         ("HEAD", "/health", False, Lane.HEALTH),
+        ("GET", "/ready", False, Lane.HEALTH),
+        ("GET", "/metrics", False, Lane.STATS),
+        ("GET", "/v1/stats", False, Lane.STATS),
         ("GET", "/", False, Lane.SHORT),
         ("GET", "/openapi.json", False, Lane.SHORT),
+        ("GET", "/ui", False, Lane.SHORT),
+        ("GET", "/ui/", False, Lane.SHORT),
+        ("GET", "/ui/vendor/preact.js", False, Lane.SHORT),
+        ("GET", "/favicon.ico", False, Lane.SHORT),
+        ("GET", "/uix", False, Lane.WAITING),
         ("GET", "/v1/models", False, Lane.SHORT),
         ("GET", "/v1/models/a%20model", False, Lane.SHORT),
         ("POST", "/v1/models/a%20model/load", False, Lane.WAITING),
@@ -89,3 +97,35 @@ def test_requests_that_have_not_begun_are_cancelled_at_the_end(dispatcher: Dispa
     for task in tasks:
         task.end.set()
     assert [task.cancelled for task in tasks] == [False, False, False, True]
+
+
+def test_the_thread_that_began_to_wait_last_is_woken_first() -> None:
+    """So few requests use few threads, and the memory of few threads."""
+    lock, woken = threading.Lock(), []
+    condition = LatestFirst(lock)
+    threads = []
+    for number in range(4):
+        holds_the_lock = threading.Event()
+
+        def wait(number: int = number, holds_the_lock: threading.Event = holds_the_lock) -> None:
+            with lock:
+                holds_the_lock.set()
+                condition.wait()
+                woken.append(number)
+
+        threads.append(threading.Thread(target=wait))
+        threads[-1].start()
+        assert holds_the_lock.wait(60)
+        with lock:
+            pass  # the thread waits: it has released the lock
+    for number in (3, 2):
+        with lock:
+            condition.notify()
+        threads[number].join(60)
+        assert woken[-1] == number
+    with lock:
+        condition.notify_all()
+        condition.notify()  # nobody waits
+    for thread in threads:
+        thread.join(60)
+    assert sorted(woken) == [0, 1, 2, 3]

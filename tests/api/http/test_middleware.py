@@ -147,6 +147,8 @@ def test_resources_that_a_page_of_another_site_embeds(call: Ask, path: str, site
 def test_links_may_lead_only_to_pages_for_people(call: Ask) -> None:
     for path in ("/", "/health", "/openapi.json", "/v1/models"):
         assert call("GET", path, **LINK)[0] == 200
+    assert call("GET", "/ui", **LINK)[0] == 302
+    assert code(call("GET", "/ui/main.js", **LINK)) == "cross_site"
     assert code(call("GET", "/tokenizer_info", "model=x", **LINK)) == "cross_site"
     assert code(call("GET", "/v1/responses/x", **LINK)) == "cross_site"
     for method in ("POST", "DELETE", "OPTIONS"):
@@ -189,3 +191,120 @@ def test_two_lengths_of_a_body(call: Ask) -> None:
     both = {"Transfer-Encoding": "chunked", "Content-Length": "2"}
     assert code(call("POST", "/tokenize", **both)) == "invalid_length"
     assert code(call("POST", "/tokenize", **{"Transfer-Encoding": "chunked"})) != "invalid_length"
+
+
+# --- CORS -----------------------------------------------------------------------------------------
+
+ASKED = (
+    "authorization, content-type, x-api-key, api-key, x-stainless-lang, x-stainless-os, "
+    "x-stainless-retry-count, x-stainless-timeout, openai-organization, openai-beta"
+)
+"""What the openai client for browsers sends."""
+READABLE = (
+    "x-request-id", "openai-processing-ms", "retry-after", "x-should-retry",
+    "x-ratelimit-limit-requests", "x-ratelimit-limit-tokens", "x-ratelimit-remaining-requests",
+    "x-ratelimit-remaining-tokens", "x-ratelimit-reset-requests", "x-ratelimit-reset-tokens",
+)  # fmt: skip
+PREFLIGHT = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": ASKED}
+
+
+def cors(fields: dict[str, str]) -> set[str]:
+    return {name for name in fields if name.startswith("access-control")}
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models", "/v1/responses/x", "/no"])
+def test_preflight_requests_of_an_allowed_origin(call: Ask, path: str) -> None:
+    """E3."""
+    status, fields, answer = call("OPTIONS", path, Origin=ALLOWED, **PREFLIGHT)
+    assert (status, answer) == (204, None)
+    assert fields["access-control-allow-origin"] == ALLOWED
+    assert fields["access-control-allow-headers"] == ASKED
+    assert {"GET", "POST", "DELETE"} <= {*fields["access-control-allow-methods"].split(", ")}
+    assert fields["vary"] == "Origin"
+    assert cors(fields).isdisjoint(
+        {"access-control-allow-credentials", "access-control-allow-private-network"}
+    )
+    private = {"Access-Control-Request-Private-Network": "true"}
+    fields = call("OPTIONS", path, Origin=ALLOWED, **PREFLIGHT, **private)[1]
+    assert fields["access-control-allow-private-network"] == "true"
+
+
+@pytest.mark.parametrize(
+    "origin", [FOREIGN, "null", "*", "", f"{ALLOWED}.evil.example", f"{ALLOWED}:444", "https://app"]
+)
+def test_preflight_requests_of_other_origins(call: Ask, origin: str) -> None:
+    """E3: no permission, and 403."""
+    private = {"Access-Control-Request-Private-Network": "true"}
+    status, fields, answer = call("OPTIONS", Origin=origin, **PREFLIGHT, **private)
+    assert (status, answer["error"]["code"]) == (403, "origin_not_allowed")
+    assert "--cors-origins" in answer["error"]["message"]
+    assert cors(fields) == set()
+    assert fields["vary"] == "Origin"
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/models", 200), ("/no", 404)])
+def test_a_page_of_an_allowed_origin_reads_the_headers(call: Ask, path: str, status: int) -> None:
+    answer, fields, _ = call("GET", path, Origin=ALLOWED)
+    assert answer == status
+    assert {*READABLE} <= {*fields["access-control-expose-headers"].split(", ")}
+    assert "access-control-allow-credentials" not in fields
+    assert (fields["access-control-allow-origin"], fields["vary"]) == (ALLOWED, "Origin")
+    assert cors(call("GET", path)[1]) == set()
+    assert call("GET", path)[1]["vary"] == "Origin"
+
+
+SIMPLE = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=a")
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize", "/v1/models/x/unload"])
+@pytest.mark.parametrize("kind", SIMPLE)
+def test_forms_of_other_sites(call: Ask, kind: str, path: str) -> None:
+    """E4: browsers send these without a preflight request."""
+    for headers in (
+        {"Origin": FOREIGN}, {"Origin": "null"}, {"Origin": FOREIGN, SITE: "cross-site"},
+        {SITE: "cross-site"}, {SITE: "same-site"}, {"Referer": f"{FOREIGN}/form"},
+        {"Origin": OWN.replace("11611", "80")},
+    ):  # fmt: skip
+        assert call("POST", path, Content_Type=kind, **headers)[0] == 403, headers
+
+
+HOSTS = {
+    HOST: True, "localhost": True, "LocalHost:11611": True, "[::1]": True, "offgrid.lan": True,
+    "evil.example": False, "offgrid.lan.evil.example": False, "127.0.0.1.nip.io": False,
+    "192.168.1.2": False, "a, b": None, "": None, "localhost, localhost": None,
+}  # fmt: skip
+"""Host -> whether it is known; None for no or several."""
+ORIGINS = {
+    None: True, ALLOWED: True, "http://b.example": True, f"{ALLOWED}/": True, FOREIGN: False,
+    "null": False, "http://localhost.evil.example": False, "https://127.0.0.1:11611.evil": False,
+    "app.example": False, "*": False, "http://[": False, "file://": False,
+    f"{ALLOWED}, {FOREIGN}": False, "http://xapp.example": False,
+}  # fmt: skip
+"""Origin -> whether its pages may call, besides the server's own."""
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_every_host_with_every_origin(call: Ask, host: str, origin: str | None) -> None:
+    """E3, E4: 168 pairs, and 48 with the origin that the host stands for."""
+    known = HOSTS[host]
+    status, fields, answer = call(Host=host, **({} if origin is None else {"Origin": origin}))
+    if known is None:
+        assert (status, answer["error"]["code"]) == (400, "invalid_host")
+    elif not known:
+        assert (status, answer["error"]["code"]) == (403, "host_not_allowed")
+    elif not ORIGINS[origin]:
+        assert (status, answer["error"]["code"]) == (403, "origin_not_allowed")
+    else:
+        assert status == 200
+    allowed = origin if known and origin is not None and ORIGINS[origin] else None
+    assert fields.get("access-control-allow-origin") == allowed
+    assert fields.get("access-control-allow-origin") != "*"
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("scheme", ["http", "https", "ftp", "HTTP"])
+def test_every_host_with_its_own_origin(call: Ask, host: str, scheme: str) -> None:
+    status = call(Host=host, Origin=f"{scheme}://{host}")[0]
+    own = scheme.lower() in ("http", "https")
+    assert status == (400 if HOSTS[host] is None else 200 if HOSTS[host] and own else 403)

@@ -17,15 +17,19 @@ import pytest
 from support import STARTER, TIMEOUT, Stream, chat_body, endless, eventually, text_of
 
 from offgrid.api.generation import Signal
-from offgrid.api.http.sse import DONE, PING, Chunk, EventStream
+from offgrid.api.http.framing import NAMED, PING, UNNAMED
+from offgrid.api.http.sse import Chunk, EventStream
 from offgrid.app import build_app
 from offgrid.server import Server
+
+DONE = UNNAMED.end
 
 
 class Fake:
     """Takes the place of both the generations and the socket, and records listeners and writes."""
 
     lost = False
+    waits = ""
 
     def __init__(self) -> None:
         self.said: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -217,7 +221,7 @@ def test_slow_steps_are_left_to_the_streams_own_thread(fake: Fake) -> None:
 
 def test_named_events() -> None:
     chunks: list[Chunk] = [{"type": "a.b", "n": 1}, None, Signal.MAY_BLOCK, {"type": "c", "n": 2}]
-    stream = EventStream(iter(chunks), Fake(), 0.0, named=True)  # type: ignore[arg-type]
+    stream = EventStream(iter(chunks), Fake(), 0.0, framing=NAMED)  # type: ignore[arg-type]
     assert list(stream) == [
         b'event: a.b\ndata: {"type":"a.b","n":1}\n\n',
         b'event: c\ndata: {"type":"c","n":2}\n\n',
@@ -228,6 +232,19 @@ def test_pings_are_written_directly_too(fake: Fake) -> None:
     fake.said.put("first")
     reader = Reader(fake.stream(ping_interval=0.001))
     reader.start()
+    eventually(lambda: PING in fake.written, "a ping")
+    fake.say("end")
+    reader.end()
+
+
+def test_a_stream_that_waits_says_how_far_it_is(fake: Fake) -> None:
+    """In comments: clients of the API skip them."""
+    fake.waits = "queued 3 of 7, about 12 s"
+    fake.said.put("first")
+    reader = Reader(fake.stream(ping_interval=0.001))
+    reader.start()
+    eventually(lambda: b": queued 3 of 7, about 12 s\n\n" in fake.written, "a comment")
+    fake.waits = ""
     eventually(lambda: PING in fake.written, "a ping")
     fake.say("end")
     reader.end()

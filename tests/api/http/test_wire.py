@@ -179,10 +179,17 @@ def test_bodies_that_never_end_do_not_fill_the_disk(
 
 @given(st.integers(0, 1 << 24), st.floats(0, 1e9), st.floats(0, 1e4))
 def test_the_deadline_of_a_body(received: int, begun: float, waited: float) -> None:
-    """The deadline is one minute plus one second for each 100 kB."""
-    seconds = 60 + received / 100_000
+    """E6: the deadline is half a minute plus one second for each 10 kB."""
+    seconds = 30 + received / 10_000
     assert not is_late(begun, received, begun + min(waited, 0.99 * seconds))
     assert is_late(begun, received, begun + 1.01 * seconds + waited)
+
+
+@given(st.floats(0, 1e9), st.floats(0, 1e4))
+def test_the_deadline_of_headers(begun: float, waited: float) -> None:
+    """E6."""
+    assert not is_late(begun, None, begun + min(waited, 9.9))
+    assert is_late(begun, None, begun + 10.1 + waited)
 
 
 class Uploads:
@@ -241,10 +248,11 @@ def test_the_slowest_body_does_not_end_others() -> None:
     assert other.error is None
 
 
+@pytest.mark.slow
 def test_an_occasional_byte_keeps_no_request_open(
     make_server: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This applies to headers and bodies. Earlier requests of the connection are answered first."""
+    """E6: of headers or of a body. Earlier requests of the connection are answered first."""
     server = make_server()
     requests = server.http.parser
     now = [0.0]
@@ -259,11 +267,11 @@ def test_an_occasional_byte_keeps_no_request_open(
         assert answer_of(one)[0] == 200
         eventually(lambda: any_body(server, 200_000), "a part of the body is there")
         eventually(lambda: len(unfinished(server)) == 2, "a part of the headers is there")
-        now[0] = 61.0  # after the deadline of the headers
+        now[0] = 11.0  # after the deadline of the headers
         assert answer_of(two)[0] == 408
         assert two.recv(1) == b""
         assert any_body(server, 200_000)
-        now[0] = 63.0
+        now[0] = 51.0
         status, content = answer_of(one)
         assert (status, b"request_timeout" in content) == (408, True)
         assert one.recv(1) == b""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,29 @@ import pytest
 import tiny_models
 from changed_models import FILL_IN, with_metadata
 from documented import Documented
-from full_requests import CONVERSATIONS, RESPONSES, Full, full_requests
+from full_requests import (
+    CONVERSATIONS,
+    HISTORY,
+    HISTORY_ID,
+    RESPONSES,
+    SAID,
+    Full,
+    full_requests,
+    key_requests,
+)
+from keyed import bearer, new_key
+from sticks import content, put
 from support import STARTER, request
 from tiny_vision import make_seeing
+from variants import few
 
 from offgrid.api.openapi.document import document
 from offgrid.config import load_settings
 from offgrid.server import Server
 
-SEEING, RANKING = "seeing", "bert-rank"
-PLAIN = full_requests(STARTER, SEEING, RANKING, "resp_none", "conv_none", "/media/stick")
+KEYS = key_requests("key_none", STARTER)
+SEEING, RANKING, SPARE = "seeing", "bert-rank", "spare"
+PLAIN = full_requests(STARTER, SEEING, RANKING, "resp_none", "conv_none", "/media/stick", SPARE)
 SCHEMAS = Documented(document())
 
 
@@ -34,6 +47,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, starter_path: Path, stick: str
     folder = tmp_path_factory.mktemp("models")
     with_metadata(starter_path, folder / starter_path.name, FILL_IN)
     make_seeing(folder, SEEING)
+    put(folder / f"{SPARE}.gguf", content(1, 1000))
     assert tiny_models.make_bert(folder, "RANK").stem == RANKING
     files = {
         "models_dir": folder,
@@ -45,6 +59,8 @@ def url(tmp_path_factory: pytest.TempPathFactory, starter_path: Path, stick: str
     )
     server = Server(settings)
     server.start()
+    made = request(server.url, "POST", HISTORY, {"id": HISTORY_ID, "messages": SAID})
+    assert made.status == 200
     yield server.url
     server.stop()
 
@@ -60,12 +76,12 @@ def conversation(url: str) -> str:
     return str(request(url, "POST", CONVERSATIONS, {}).json["id"])
 
 
-@pytest.mark.parametrize("index", range(len(PLAIN)), ids=[full.path for full in PLAIN])
+@pytest.mark.parametrize("index", few(8, range(len(PLAIN))), ids=[full.path for full in PLAIN])
 def test_responses_to_all_fields_match_the_document(
     url: str, previous: str, conversation: str, stick: str, index: int
 ) -> None:
     documented = Documented.of(url)
-    full = full_requests(STARTER, SEEING, RANKING, previous, conversation, stick)[index]
+    full = full_requests(STARTER, SEEING, RANKING, previous, conversation, stick, SPARE)[index]
     for body in full.bodies():
         documented.body("post", full.path).validate(body)
         answer = request(url, "POST", full.url, body)
@@ -73,11 +89,35 @@ def test_responses_to_all_fields_match_the_document(
         documented.check(answer, "post", full.path)
 
 
+def test_responses_about_keys_match_the_document(
+    make_server: Callable[..., Server], tmp_path: Path
+) -> None:
+    """These have a server to themselves, because keys close it."""
+    file = tmp_path / "keys.sqlite3"
+    admin, ward = new_key(file, "admin", "admin")[1], new_key(file, "ward")[0]
+    url = make_server(keys_file=file).url
+    documented = Documented(request(url, "GET", "/openapi.json", headers=bearer(admin)).json)
+    for full in key_requests(ward.id, STARTER):
+        for body in full.bodies():
+            documented.body("post", full.path).validate(body)
+            answer = request(url, "POST", full.url, body, bearer(admin))
+            assert answer.status == (201 if full.path == "/v1/keys" else 200), answer.body
+            documented.check(answer, "post", full.path)
+    for method, path in (
+        ("get", "/v1/keys"), ("get", "/v1/keys/self"), ("get", "/v1/keys/{id}"),
+        ("delete", "/v1/keys/{id}"),
+    ):  # fmt: skip
+        answer = request(url, method.upper(), path.format(id=ward.id), None, bearer(admin))
+        assert answer.status == 200
+        documented.check(answer, method, path)
+
+
 def test_every_field_has_a_sample() -> None:
     """This includes the fields of nested objects. Anyone who adds a field must add a sample."""
     for path, methods in SCHEMAS.document["paths"].items():
         if "requestBody" in methods.get("post", {}):
-            bodies = [body for full in PLAIN if full.path == path for body in full.bodies()]
+            all_requests = [*PLAIN, *KEYS]
+            bodies = [body for full in all_requests if full.path == path for body in full.bodies()]
             missing = SCHEMAS.not_given("post", path, bodies)
             if path == "/tokenize":  # it refuses images
                 missing = {name for name in missing if not name.startswith("Image")}

@@ -17,10 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import STARTER, Response, Stream, chat_body, endless, request
 
+from offgrid.api.anthropic import request as messages_schema
+from offgrid.api.anthropic.signature import Signer
 from offgrid.api.chat.request import parse_chat
 from offgrid.api.completions.request import parse_completion
+from offgrid.api.decisions.request import parse_decisions
 from offgrid.api.embeddings import parse_embeddings
 from offgrid.api.fields.inert import IGNORED
+from offgrid.api.lab.request import parse_lab
+from offgrid.api.moderations import parse_moderations
+from offgrid.api.ollama.convert import parse_chat_request, parse_generate_request
+from offgrid.api.ollama.embed import parse_embed, parse_older
 from offgrid.api.openapi.document import document
 from offgrid.api.rerank import parse_rerank
 from offgrid.api.responses import request as responses_schema
@@ -34,13 +41,22 @@ CHAT = "/v1/chat/completions"
 TEXT = "/v1/completions"
 EMBED = "/v1/embeddings"
 RERANK = "/v1/rerank"
+DECIDE = "/v1/decisions"
+LAB = "/v1/lab/distribution"
+MODERATE = "/v1/moderations"
 COUNT = "/v1/chat/completions/input_tokens"
 TOKENIZE = "/tokenize"
 DETOKENIZE = "/detokenize"
 RESPONSES = "/v1/responses"
 CONVERSATIONS = "/v1/conversations"
 IMPORT = "/v1/import"
+KEYS = "/v1/keys"
+EXPORT = "/v1/export"
 MODELS = "/v1/models"
+ACTIONS = ("load", "unload", "pin", "unpin", "default", "remove")
+HISTORY = "/v1/history"
+MESSAGES = "/v1/messages"
+MESSAGE_TOKENS = "/v1/messages/count_tokens"
 RESPONSE_TOKENS = "/v1/responses/input_tokens"
 
 
@@ -59,7 +75,7 @@ def test_every_route_is_described_and_nothing_else(server: Server) -> None:
     }
     # One route has both, because an id may contain slashes.
     routes.remove((f"{MODELS}/{{model}}", "post"))
-    routes |= {(f"{MODELS}/{{model}}/{action}", "post") for action in ("load", "unload")}
+    routes |= {(f"{MODELS}/{{model}}/{action}", "post") for action in ACTIONS}
     described = {
         (path, method) for path, methods in document()["paths"].items() for method in methods
     }
@@ -109,19 +125,78 @@ CALLED: dict[str, Any] = {
     "max_output_tokens": 100,
 }
 
+QUESTIONS: list[dict[str, Any]] = [
+    {"type": "predicate", "instructions": "It is kind.", "name": "kind"},
+    {"type": "choice", "instructions": "Which?", "choices": [{"value": "a"}, {"value": True}]},
+    {"type": "score", "instructions": "How kind?", "levels": [{"label": "a"}, {"label": "b"}]},
+]
+
+
+TOLD: dict[str, Any] = {
+    "tools": [{
+        "name": "sum_up",
+        "input_schema": CALL["tools"][0]["function"]["parameters"],
+    }],
+    "tool_choice": {"type": "tool", "name": "sum_up"},
+}  # fmt: skip
+
+
+def telling(prompt: str, **fields: Any) -> dict[str, Any]:
+    return {
+        "model": STARTER,
+        "messages": [{"role": "user", "content": prompt}],
+        "max_tokens": 100,
+        "temperature": 0,
+        **fields,
+    }
+
 
 def asking(prompt: str, **fields: Any) -> dict[str, Any]:
     return {"model": STARTER, "input": prompt, "temperature": 0, **fields}
 
 
+def ollama(name: str, body: Any, status: int) -> tuple[str, str, str, Any, int]:
+    return "post", f"/api/{name}", f"/api/{name}", body, status
+
+
+FEW: dict[str, Any] = {"options": {"num_predict": 2}}
+CALLS: dict[str, Any] = {"tools": CALL["tools"], "options": {"temperature": 0}}
+SCORED: dict[str, Any] = {"logprobs": True, "top_logprobs": 1, **FEW}
+BLOB = f"sha256:{'0' * 64}"
 ANSWERS: list[tuple[str, str, str, Any, int]] = [
     ("get", "/", "/", None, 200),
+    ("get", "/ui", "/ui/", None, 200),
+    ("get", "/ui/{path}", "/ui/none", None, 404),
     ("get", "/health", "/health", None, 200),
+    ("get", "/metrics", "/metrics", None, 200),
+    ("get", "/v1/stats", "/v1/stats", None, 200),
+    ("get", "/v1/stats/series", "/v1/stats/series?window=day&after=5", None, 200),
+    ("get", "/v1/stats/series", "/v1/stats/series?window=week", None, 400),
+    ("get", "/v1/stats/series", "/v1/stats/series?after=x", None, 400),
+    ("get", "/v1/stats/slots", "/v1/stats/slots", None, 200),
     ("get", "/openapi.json", "/openapi.json", None, 200),
     ("get", "/v1/models", "/v1/models", None, 200),
     ("get", "/v1/models/{model}", f"/v1/models/{STARTER}", None, 200),
     ("get", "/v1/models/{model}", "/v1/models/some/other", None, 404),
     ("get", "/v1/loaded", "/v1/loaded", None, 200),
+    ("post", "/completion", "/completion", {"prompt": "Once", "n_predict": 2, "n_probs": 1}, 200),
+    ("post", "/completion", "/completion", {"prompt": ["a", "b"], "n_predict": 1}, 200),
+    ("post", "/completion", "/completion",
+     {"prompt": "Once", "n_predict": 2, "stream": True, "timings_per_token": True}, 200),
+    ("post", "/completion", "/completion", {"prompt": "Once", "n_predict": "x"}, 400),
+    ("post", "/completion", "/completion", {"prompt": "Once", "model": "none"}, 404),
+    ("post", "/completions", "/completions", {"prompt": "Once", "n_predict": 1}, 200),
+    ("post", "/infill", "/infill", {"input_prefix": "a", "input_suffix": "b"}, 400),
+    ("post", "/apply-template", "/apply-template", chat_body(), 200),
+    ("post", "/apply-template", "/apply-template", {"messages": []}, 400),
+    ("get", "/props", "/props", None, 200),
+    ("get", "/props", "/props?model=none", None, 404),
+    ("post", "/props", "/props", {}, 501),
+    ("get", "/slots", "/slots", None, 200),
+    ("get", "/slots", "/slots?model=none", None, 404),
+    ("post", "/slots/{id}", "/slots/0", {}, 501),
+    ("post", "/v1/score", "/v1/score", {"text_1": "a"}, 400),
+    ("post", "/score", "/score", {"text_1": "a"}, 400),
     ("post", f"{MODELS}/{{model}}/load", f"{MODELS}/{STARTER}/load", None, 200),
     ("post", f"{MODELS}/{{model}}/load", f"{MODELS}/{STARTER}/load", {"wait": False}, 202),
     ("post", f"{MODELS}/{{model}}/load", f"{MODELS}/{STARTER}/load", {"keep_alive": "x"}, 400),
@@ -173,6 +248,23 @@ ANSWERS: list[tuple[str, str, str, Any, int]] = [
      {"model": STARTER, "input": ["Once", [300, 301]], "encoding_format": "base64"}, 200),
     ("post", EMBED, EMBED, {"model": STARTER, "input": [""]}, 400),
     ("post", RERANK, RERANK, {"model": STARTER, "query": "Once", "documents": []}, 400),
+    ("post", MESSAGES, MESSAGES, telling("Hello!"), 200),
+    ("post", MESSAGES, MESSAGES, telling("Hello!", max_tokens=2, stream=True), 200),
+    ("post", MESSAGES, MESSAGES, telling("Add 3 and 4.", **TOLD), 200),
+    ("post", MESSAGES, MESSAGES, telling("Add 3 and 4.", **TOLD, stream=True), 200),
+    ("post", MESSAGES, MESSAGES, telling("Hello!", temperature=3), 400),
+    ("post", MESSAGES, MESSAGES, telling("Hello!", model="other"), 404),
+    ("post", MESSAGES, MESSAGES, b" " * ((8 << 20) + 1), 413),
+    ("post", MESSAGE_TOKENS, MESSAGE_TOKENS, telling("Hello!"), 200),
+    ("post", MESSAGE_TOKENS, MESSAGE_TOKENS, {"messages": []}, 400),
+    ("post", DECIDE, DECIDE, {"model": STARTER, "input": "Hello!", "questions": QUESTIONS}, 200),
+    ("post", DECIDE, DECIDE, {"model": "other", "input": "a", "questions": QUESTIONS}, 404),
+    ("post", DECIDE, DECIDE, {"input": "a", "questions": []}, 400),
+    ("post", LAB, LAB, {"model": STARTER, "prompt": "Hello!", "top": 3, "samples": 5}, 200),
+    ("post", LAB, LAB, {"model": "other", "prompt": "a"}, 404),
+    ("post", LAB, LAB, {"prompt": "a", "top": 0}, 400),
+    ("post", MODERATE, MODERATE, {"input": ["Hello!", "Go away!"]}, 200),
+    ("post", MODERATE, MODERATE, {"input": []}, 400),
     ("post", RESPONSES, RESPONSES, asking("Hello!"), 200),
     ("post", RESPONSES, RESPONSES, asking("Hello!", max_output_tokens=2, stream=True), 200),
     ("post", RESPONSES, RESPONSES, asking(
@@ -200,6 +292,27 @@ ANSWERS: list[tuple[str, str, str, Any, int]] = [
     ("get", f"{IMPORT}/{{id}}", f"{IMPORT}/import_none", None, 404),
     ("delete", f"{IMPORT}/{{id}}", f"{IMPORT}/import_none", None, 404),
     ("post", f"{IMPORT}/{{id}}/cancel", f"{IMPORT}/import_none/cancel", None, 404),
+    ("get", KEYS, KEYS, None, 200),
+    ("post", KEYS, KEYS, {"name": "a"}, 400),
+    ("get", f"{KEYS}/self", f"{KEYS}/self", None, 200),
+    ("get", f"{KEYS}/{{id}}", f"{KEYS}/key_none", None, 404),
+    ("post", f"{KEYS}/{{id}}", f"{KEYS}/key_none", {}, 404),
+    ("delete", f"{KEYS}/{{id}}", f"{KEYS}/key_none", None, 404),
+    ("post", f"{KEYS}/{{id}}/rotate", f"{KEYS}/key_none/rotate", None, 404),
+    ("get", EXPORT, EXPORT, None, 200),
+    ("post", EXPORT, EXPORT, {}, 400),
+    ("post", EXPORT, EXPORT, {"path": "/etc"}, 403),
+    ("get", f"{EXPORT}/{{id}}", f"{EXPORT}/export_none", None, 404),
+    ("delete", f"{EXPORT}/{{id}}", f"{EXPORT}/export_none", None, 404),
+    ("post", f"{EXPORT}/{{id}}/cancel", f"{EXPORT}/export_none/cancel", None, 404),
+    ("get", MODELS, f"{MODELS}?details=true", None, 200),
+    ("get", MODELS, f"{MODELS}?details=yes", None, 400),
+    ("post", f"{MODELS}/{{model}}/load", f"{MODELS}/{STARTER}/load", {"stream": True}, 200),
+    ("post", f"{MODELS}/{{model}}/pin", f"{MODELS}/none/pin", None, 404),
+    ("post", f"{MODELS}/{{model}}/unpin", f"{MODELS}/{STARTER}/unpin", {"on": True}, 400),
+    ("post", f"{MODELS}/{{model}}/default", f"{MODELS}/{STARTER}/default", None, 409),
+    ("post", f"{MODELS}/{{model}}/remove", f"{MODELS}/{STARTER}/remove", {}, 400),
+    ("post", f"{MODELS}/{{model}}/remove", f"{MODELS}/{STARTER}/remove", {"confirm": STARTER}, 409),
     ("post", CONVERSATIONS, CONVERSATIONS, {}, 200),
     ("post", CONVERSATIONS, CONVERSATIONS, {"items": 5}, 400),
     ("get", f"{CONVERSATIONS}/{{id}}", f"{CONVERSATIONS}/conv_none", None, 404),
@@ -208,6 +321,50 @@ ANSWERS: list[tuple[str, str, str, Any, int]] = [
     ("get", f"{CONVERSATIONS}/{{id}}/items", f"{CONVERSATIONS}/conv_none/items", None, 404),
     ("get", f"{CONVERSATIONS}/{{id}}/items/{{item_id}}", f"{CONVERSATIONS}/conv_none/items/x",
      None, 404),
+    ("get", HISTORY, HISTORY, None, 200),
+    ("get", HISTORY, f"{HISTORY}?limit=0", None, 400),
+    ("post", HISTORY, HISTORY, {}, 200),
+    ("post", HISTORY, HISTORY, {"title": 5}, 400),
+    ("post", HISTORY, HISTORY, b" " * ((8 << 20) + 1), 413),
+    ("get", f"{HISTORY}/{{id}}", f"{HISTORY}/none", None, 404),
+    ("post", f"{HISTORY}/{{id}}", f"{HISTORY}/none", {"title": "T"}, 404),
+    ("delete", f"{HISTORY}/{{id}}", f"{HISTORY}/none", None, 404),
+    ("post", f"{HISTORY}/{{id}}/messages", f"{HISTORY}/none/messages", {"messages": []}, 404),
+    ("get", f"{HISTORY}/{{id}}/export", f"{HISTORY}/none/export", None, 404),
+    ("get", f"{HISTORY}/export", f"{HISTORY}/export", None, 200),
+    ("post", f"{HISTORY}/import", f"{HISTORY}/import", {"conversations": []}, 400),
+    ("get", "/api/version", "/api/version", None, 200),
+    ("get", "/api/tags", "/api/tags", None, 200),
+    ("get", "/api/ps", "/api/ps", None, 200),
+    ollama("show", {"model": STARTER, "verbose": True}, 200),
+    ollama("show", {"model": "other"}, 404),
+    ollama("chat", chat_body(), 200),
+    ollama("chat", chat_body(stream=False), 200),
+    ollama("chat", chat_body("Add 3 and 4.", **CALLS), 200),
+    ollama("chat", chat_body("Add 3 and 4.", **CALLS, stream=False), 200),
+    ollama("chat", chat_body(**SCORED), 200),
+    ollama("chat", {"model": STARTER}, 200),
+    ollama("chat", chat_body(options={"temperature": 3}), 400),
+    ollama("chat", chat_body() | {"model": "other"}, 404),
+    ollama("chat", b" " * ((8 << 20) + 1), 413),
+    ollama("generate", {"model": STARTER, "prompt": "Hello!", **FEW}, 200),
+    ollama("generate", {"model": STARTER, "prompt": "Once", "raw": True, **SCORED}, 200),
+    ollama("generate", {"model": STARTER, "prompt": "Hello!", "stream": False, **FEW}, 200),
+    ollama("generate", {"model": STARTER}, 200),
+    ollama("generate", {"model": STARTER, "prompt": 5}, 400),
+    ollama("embed", {"model": STARTER, "input": ["Once", "upon"]}, 200),
+    ollama("embed", {"model": STARTER}, 200),
+    ollama("embed", {"model": STARTER, "input": [""]}, 400),
+    ollama("embeddings", {"model": STARTER, "prompt": "Once"}, 200),
+    ollama("pull", {"model": STARTER}, 200),
+    ollama("pull", {"model": "other"}, 501),
+    ollama("create", {}, 501),
+    ollama("copy", {}, 501),
+    ollama("push", {}, 501),
+    ollama("delete", {}, 501),
+    ("delete", "/api/delete", "/api/delete", {"model": STARTER}, 501),
+    ("get", "/api/blobs/{digest}", f"/api/blobs/{BLOB}", None, 501),
+    ("post", "/api/blobs/{digest}", f"/api/blobs/{BLOB}", b"GGUF", 501),
 ]  # fmt: skip
 
 
@@ -233,19 +390,52 @@ def test_responses_match_the_document(
 def test_every_operation_is_among_the_answers() -> None:
     tried = {(method, path) for method, path, _, _, status in ANSWERS if status == 200}
     paths = document()["paths"].items()
-    # Reranking needs a model made for it, and only what is stored can be read; see below.
-    # Compaction is always refused. A model is unloaded in test_every_field.py.
+    # Reranking, scoring and filling in need models made for it, and only what is stored can be
+    # read; see below. Compaction is always refused, and so are changes of properties and slots.
+    # Whether the server is ready depends on its model: see test_stats.py. Models are exported in
+    # test_exports.py, and unloaded, pinned, chosen and removed in test_every_field.py. Files of the
+    # page are not JSON or text: see test_files_of_the_page. The history is read in
+    # tests/api/history, and keys are created in tests/api/keys.
     one, talk = f"{RESPONSES}/{{id}}", f"{CONVERSATIONS}/{{id}}"
     elsewhere = {
         ("post", RERANK), ("get", one), ("delete", one), ("get", f"{one}/input_items"),
         ("post", f"{one}/cancel"), ("post", f"{RESPONSES}/compact"), ("get", talk), ("post", talk),
         ("delete", talk), ("get", f"{talk}/items"), ("post", f"{talk}/items"),
         ("get", f"{talk}/items/{{item_id}}"), ("delete", f"{talk}/items/{{item_id}}"),
+        *((method, f"{HISTORY}/{{id}}") for method in ("get", "post", "delete")),
+        ("post", f"{HISTORY}/{{id}}/messages"), ("get", f"{HISTORY}/{{id}}/export"),
+        ("post", f"{HISTORY}/import"),
         ("get", f"{IMPORT}/{{id}}"), ("delete", f"{IMPORT}/{{id}}"),
-        ("post", f"{IMPORT}/{{id}}/cancel"),
-        ("post", f"{MODELS}/{{model}}/unload"),
+        ("post", KEYS), *((method, f"{KEYS}/{{id}}") for method in ("get", "post", "delete")),
+        ("post", f"{KEYS}/{{id}}/rotate"),
+        ("post", f"{IMPORT}/{{id}}/cancel"), ("post", EXPORT), ("get", f"{EXPORT}/{{id}}"),
+        ("delete", f"{EXPORT}/{{id}}"), ("post", f"{EXPORT}/{{id}}/cancel"),
+        *(("post", f"{MODELS}/{{model}}/{action}") for action in ACTIONS[1:]), ("get", "/ready"),
+        ("post", "/infill"), ("post", "/props"), ("post", "/slots/{id}"),
+        ("post", "/v1/score"), ("post", "/score"), ("get", "/ui/{path}"), ("get", "/favicon.ico"),
+        # What Ollama's API has and this server does not offer.
+        *(("post", f"/api/{name}") for name in ("create", "copy", "push", "delete")),
+        ("delete", "/api/delete"), ("get", "/api/blobs/{digest}"), ("post", "/api/blobs/{digest}"),
     }  # fmt: skip
     assert tried == {(method, path) for path, methods in paths for method in methods} - elsewhere
+
+
+def test_files_of_the_page(base_url: str, documented: Documented) -> None:
+    kinds = documented.document["paths"]["/ui/{path}"]["get"]["responses"]["200"]["content"]
+    for path, operation in (("/ui/main.js", "/ui/{path}"), ("/favicon.ico", "/favicon.ico")):
+        response = request(base_url, "GET", path)
+        said = documented.document["paths"][operation]["get"]["responses"]["200"]
+        assert response.headers["content-type"].partition(";")[0] in said["content"]
+        assert {name.lower() for name in said["headers"]} <= response.headers.keys()
+    assert {"text/javascript", "text/css", "font/woff2"} <= kinds.keys()
+
+
+def test_redirections_to_the_page(base_url: str, documented: Documented) -> None:
+    for path in ("/", "/ui"):
+        response = request(base_url, "GET", path, headers={"Accept": "text/html"})
+        assert response.status == 302
+        said = documented.document["paths"][path]["get"]["responses"]["302"]
+        assert {name.lower() for name in said["headers"]} <= response.headers.keys()
 
 
 def test_stored_responses(base_url: str, documented: Documented) -> None:
@@ -386,6 +576,10 @@ def responses(body: dict[str, Any]) -> None:
     to_chat(request, kept, range(len(kept)))
 
 
+def message(body: dict[str, Any]) -> None:
+    messages_schema.to_chat(messages_schema.parse_messages(body), Signer(lambda: b"key"))
+
+
 @pytest.mark.parametrize(
     ("path", "parse", "required"),
     [
@@ -393,22 +587,41 @@ def responses(body: dict[str, Any]) -> None:
         (TEXT, parse_completion, {"prompt": "Hello!"}),
         (EMBED, embedding, {"input": "Hello!"}),
         (RERANK, parse_rerank, {"query": "Hello!", "documents": ["Hello!"]}),
+        (DECIDE, parse_decisions, {"input": "Hello!", "questions": QUESTIONS}),
+        (LAB, parse_lab, {"prompt": "Hello!"}),
+        (LAB, parse_lab, {"messages": [{"role": "user", "content": "Hello!"}]}),
+        (MODERATE, parse_moderations, {"input": "Hello!"}),
         (TOKENIZE, parse_tokenize, {"content": "Hello!"}),
         (TOKENIZE, parse_tokenize, {"prompt": "Hello!"}),
         (DETOKENIZE, parse_detokenize, {"tokens": [5]}),
         (RESPONSES, responses, {"input": "Hello!"}),
+        ("/api/chat", parse_chat_request, {"messages": [{"role": "user", "content": "Hello!"}]}),
+        ("/api/generate", parse_generate_request, {"prompt": "Hello!"}),
+        ("/api/embed", parse_embed, {"input": "Hello!"}),
+        ("/api/embeddings", parse_older, {"prompt": "Hello!"}),
+        (MESSAGES, message, {
+            "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 5}),
     ],
     ids=[
         "chat",
         "text",
         "embed",
         "rerank",
+        "decisions",
+        "lab-prompt",
+        "lab-messages",
+        "moderations",
         "tokenize-content",
         "tokenize-prompt",
         "detokenize",
         "responses",
+        "ollama-chat",
+        "ollama-generate",
+        "ollama-embed",
+        "ollama-embeddings",
+        "messages",
     ],
-)
+)  # fmt: skip
 @pytest.mark.parametrize("examples", [60, pytest.param(1000, marks=pytest.mark.slow)])
 def test_the_document_is_not_stricter_than_the_server(
     path: str, parse: Callable[[dict[str, Any]], Any], required: dict[str, Any], examples: int
@@ -430,8 +643,13 @@ def test_the_document_is_not_stricter_than_the_server(
         (TEXT, {"prompt": "Hello!"}, IGNORED),
         (EMBED, {"input": "Hello!"}, IGNORED),
         (RESPONSES, {"input": "Hello!"}, responses_schema.IGNORED | responses_schema.ONLY_SHOWN),
+        (
+            MESSAGES,
+            {"messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 5},
+            messages_schema.IGNORED | messages_schema.INERT,
+        ),
     ],
-    ids=["chat", "text", "embed", "responses"],
+    ids=["chat", "text", "embed", "responses", "messages"],
 )
 def test_fields_without_effect_have_types(
     path: str, required: dict[str, Any], names: frozenset[str]
@@ -479,7 +697,8 @@ def test_document_and_server_agree_about_bodies(body: dict[str, Any], good: bool
 
 
 def test_a_check_can_fail(documented: Documented) -> None:
-    good = {"content-type": "application/json", "x-request-id": "1"}
+    good = {"content-type": "application/json"}
+    good |= dict.fromkeys(("x-request-id", "openai-processing-ms", "openai-version"), "1")
     body = {"status": "healthy", "more": 1}
     with pytest.raises(Exception, match="more"):
         documented.check(Response(200, good, json.dumps(body).encode()), "get", "/health")

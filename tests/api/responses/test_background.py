@@ -19,8 +19,9 @@ from support import STARTER, Json, Stream, endless, eventually, request
 from offgrid.api.responses import background
 from offgrid.api.responses.background import Background, BackgroundResponse, owner_lives, read
 from offgrid.config import load_settings
+from offgrid.errors import Overloaded
 from offgrid.server import Server
-from offgrid.store.file import Item
+from offgrid.store.file import Item, Owner
 from offgrid.store.responses import ResponseStore, StoredResponse
 
 ENDLESS: Json = {"ignore_eos": True}
@@ -160,6 +161,24 @@ def test_their_number_is_limited(make_server: MakeServer) -> None:
     assert finished(url, start(url)["id"])["status"] == "completed"
 
 
+def test_a_caller_that_has_taken_all_places_leaves_some_to_others(tmp_path: Path) -> None:
+    flags = {"responses_file": tmp_path / "r.sqlite3", "parallel": 2, "queue_size": 6}
+    here = Background(load_settings(flags, environ={}))
+    for _ in range(4):
+        here.count("many")
+    with pytest.raises(Overloaded, match="at most 4 responses in the background"):
+        here.count("many")
+    here.count("few")
+    here.count("few")
+    with pytest.raises(Overloaded):
+        here.count("few")
+    here.uncount("few")
+    here.count("other")
+    here.uncount("many")
+    with pytest.raises(Overloaded):
+        here.count("many")  # three, and its share is less
+
+
 def test_a_server_that_stores_nothing_has_none(make_server: MakeServer, tmp_path: Path) -> None:
     answer = request(make_server(max_responses=0).url, "POST", PATH, body(background=True))
     assert (answer.status, answer.json["error"]["param"]) == (400, "background")
@@ -178,6 +197,7 @@ def test_a_file_that_fails_is_an_error_and_leaves_nothing_running(
     assert finished(server.url, start(server.url)["id"])["status"] == "completed"
 
 
+@pytest.mark.slow
 def test_the_end_of_the_server_is_an_error_in_the_response(make_server: MakeServer) -> None:
     """An orderly end stores the failure."""
     first = make_server()
@@ -246,13 +266,13 @@ def test_only_the_latest_events_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_pa
     group: Any = Group()
     for number in range(4):
         response = BackgroundResponse(f"resp_{number}", lambda: False)
-        here.count()
+        here.count(response.whose)
         here.start(response, writer, group)
         assert b"".join(response.follow(-1, 0, lambda: True)).startswith(
             b"event: response.created\n"
         )
     here.close(10)
-    assert [n for n in range(4) if here.find(f"resp_{n}")] == [2, 3]
+    assert [n for n in range(4) if here.find(f"resp_{n}", Owner())] == [2, 3]
 
 
 def test_following_ends_when_the_client_leaves_and_pings_while_it_waits() -> None:

@@ -205,7 +205,7 @@ def test_fields_without_effect(base_url: str) -> None:
         "max_tool_calls": 3, "moderation": {"model": "x"}, "prompt_cache_key": "k",
         "prompt_cache_options": {"mode": "implicit"}, "prompt_cache_retention": "24h",
         "reasoning": {"summary": "auto", "mode": "pro", "context": "auto"},
-        "safety_identifier": "s", "service_tier": "flex",
+        "safety_identifier": "s", "service_tier": "scale", "priority": 0,
         "truncation": "disabled", "text": {"verbosity": "low"}, "user": "u",
         "include": ["reasoning.encrypted_content"], "tool_choice": "auto",
     }  # fmt: skip

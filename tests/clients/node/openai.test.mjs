@@ -152,7 +152,7 @@ test("errors have their classes", async () => {
     (error) => error instanceof OpenAI.NotFoundError && error.code === "model_not_found",
   );
   await assert.rejects(client.models.retrieve("some/model"), OpenAI.NotFoundError);
-  await assert.rejects(client.moderations.create({ input: "x" }), OpenAI.NotFoundError);
+  await assert.rejects(client.images.generate({ prompt: "x" }), OpenAI.NotFoundError);
 });
 
 test("a stream that the client leaves", async () => {

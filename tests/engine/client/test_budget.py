@@ -10,7 +10,7 @@ from llama_8b import LLAMA_8B
 from offgrid.engine.client.budget import Budget
 from offgrid.engine.client.fit import UNLIMITED, Candidate, Fit, choose, measure
 from offgrid.engine.memory import GIB, MIB
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.errors import ModelLoadFailed
 
 SMALL = replace(LLAMA_8B, data=GIB, matrices={}, keys=1024, values=1024, padded_values=1024)

@@ -24,11 +24,13 @@ from support import (
     text_of,
     together,
 )
+from variants import few
 
 from offgrid.engine.client.blame import REFUSED_FOR
 from offgrid.engine.client.client import EngineClient, Generation
 from offgrid.engine.client.pending import State
-from offgrid.engine.protocol import GenerationRequest, Load, PromptPart, Submit
+from offgrid.engine.protocol.commands import Load, Submit
+from offgrid.engine.protocol.requests import GenerationRequest, PromptPart
 from offgrid.errors import (
     ContextLengthExceeded,
     EngineFault,
@@ -80,6 +82,7 @@ def test_killed_in_mid_stream(make_server: MakeServer) -> None:
     assert server.pool.engine(STARTER).pid != pid
 
 
+@pytest.mark.slow
 def test_killed_while_a_whole_answer_is_computed(make_server: MakeServer) -> None:
     server = make_server(parallel=1)
     engine = server.pool.engine(STARTER)
@@ -99,6 +102,7 @@ def test_killed_while_a_whole_answer_is_computed(make_server: MakeServer) -> Non
     assert request(server.url, "POST", CHAT, chat_body()).status == 200
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_does_not_stop_the_server(make_server: MakeServer) -> None:
     server = make_server()
     pid = server.pool.engine(STARTER).pid
@@ -226,6 +230,7 @@ def crash(client: EngineClient, *requests: GenerationRequest) -> list[Any]:
     return asked.wait()
 
 
+@pytest.mark.slow
 def test_a_prompt_that_ends_the_worker_twice_is_refused_for_some_time(
     client: EngineClient, clock: Clock
 ) -> None:
@@ -268,6 +273,7 @@ def test_requests_that_wait_while_another_ends_the_worker_are_served(client: Eng
     assert texts == expected
 
 
+@pytest.mark.slow
 def test_a_request_that_waits_while_the_worker_ends_twice_is_told_so(client: EngineClient) -> None:
     asked = Asked(client, long_prompt("one"), long_prompt("two"), prompt("Once", max_tokens=2))
     asked.start(1)
@@ -284,6 +290,7 @@ def test_a_request_that_waits_while_the_worker_ends_twice_is_told_so(client: Eng
     assert finish(client, prompt("Once", max_tokens=2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("client", [2], indirect=True)
 def test_of_two_prompts_in_one_crash_only_the_guilty_one_is_refused(client: EngineClient) -> None:
     """It is unknown which one ended the worker, so the server retries them one at a time."""
@@ -317,7 +324,7 @@ def test_a_worker_killed_while_idle_costs_no_request(client: EngineClient) -> No
         assert client.pid != pid
 
 
-@pytest.mark.parametrize("thread", ["worker-log", "load-limit"])
+@pytest.mark.parametrize("thread", few(1, ["worker-log", "load-limit"]))
 def test_a_worker_is_started_as_soon_as_the_system_starts_threads_again(
     client: EngineClient, caplog: pytest.LogCaptureFixture, thread: str
 ) -> None:
@@ -355,13 +362,14 @@ def test_a_request_too_large_for_the_pipe_whose_worker_dies_before_it_is_sent(
     client: EngineClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next worker's sender detects the size and reports it to the waiting request."""
-    monkeypatch.setattr("offgrid.engine.protocol.MAX_FRAME", 1 << 16)
+    monkeypatch.setattr("offgrid.engine.protocol.frames.MAX_FRAME", 1 << 16)
     request = prompt("x" * (1 << 16), prompt_param="messages")
     pid = client.pid
     pending = client.requests.register(
         lambda id: Generation("", Submit(id, request), 1, client.requests.hooks, lambda: None),
         1,
         lambda: True,
+        "",
     )
     os.kill(pid or 0, signal.SIGKILL)
     polls = iter(range(300))
@@ -380,9 +388,10 @@ def test_a_stopped_worker_is_ended_and_waiting_requests_are_served(client: Engin
     os.kill(pid, signal.SIGSTOP)
     asked = Asked(client, prompt("Once", max_tokens=2))
     asked.start(1)
-    pong_within, client.supervisor.pong_within = client.supervisor.pong_within, 0.0
+    watchdog = client.supervisor.watchdog
+    pong_within, watchdog.pong_within = watchdog.pong_within, 0.0
     eventually(lambda: client.pid != pid, "it is ended")
-    client.supervisor.pong_within = pong_within
+    watchdog.pong_within = pong_within
     (text,) = asked.wait()
     assert isinstance(text, str)
 
@@ -444,6 +453,7 @@ def test_load_errors_reach_the_caller(tmp_path: Path) -> None:
         client.close()
 
 
+@pytest.mark.slow
 def test_strange_prompts_beside_running_streams(make_server: MakeServer) -> None:
     """One client's strange prompts do not change the others' answers."""
     server = make_server()

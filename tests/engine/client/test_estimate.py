@@ -12,7 +12,7 @@ from llama_8b import AVX2, LLAMA_8B
 from offgrid.engine.client.estimate import estimate
 from offgrid.engine.client.processor import repacked_types
 from offgrid.engine.memory import GIB, MIB
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.store.sizes import ModelSizes
 
 
@@ -82,6 +82,31 @@ def test_scores_take_memory_without_flash_attention(fields: dict[str, Any], scor
     found = estimate(LLAMA_8B, load, AVX2).compute
     size = 6 * load.ctx_size * 512 * LLAMA_8B.heads
     assert (found > size) == scores
+
+
+def test_the_choice_of_a_worker_replaces_the_larger_of_both_ways() -> None:
+    """It is what the setting would say."""
+    auto = estimate(LLAMA_8B, Load("x"), AVX2)
+    for flash, setting in ((True, "on"), (False, "off")):
+        chosen = estimate(LLAMA_8B, Load("x"), AVX2, flash=flash)
+        assert chosen == estimate(LLAMA_8B, Load("x", flash_attention=setting), AVX2)
+        assert chosen.total <= auto.total
+    # Quantised values cannot do without.
+    load = Load("x", kv_type_v="q8_0", flash_attention="off")
+    assert estimate(LLAMA_8B, load, AVX2, flash=True) == estimate(LLAMA_8B, load, AVX2)
+
+
+def test_the_choice_for_the_main_model_is_not_that_for_its_draft_model() -> None:
+    load = Load("x", draft_model="y")
+    auto = estimate(LLAMA_8B, load, AVX2, draft=LLAMA_8B)
+    assert estimate(LLAMA_8B, load, AVX2, draft=LLAMA_8B, flash=True).draft == auto.draft
+
+
+def test_inputs_have_the_attention_of_the_settings() -> None:
+    """A worker chooses for sequences only."""
+    sizes = replace(LLAMA_8B, generates=False)
+    plain = estimate(sizes, Load("x"), AVX2)
+    assert estimate(sizes, Load("x"), AVX2, flash=True) == plain
 
 
 def test_states_do_not_depend_on_the_context() -> None:
@@ -165,6 +190,15 @@ def test_types_that_a_processor_repacks(
     if features is not None:
         cpuinfo.write_text(f"processor : 0\n{features}\n")
     assert set(repacked_types(cpuinfo, machine)) == types
+
+
+@pytest.mark.parametrize(("vocabulary", "each"), [(150_000, 1000), (262_144, 720)])
+def test_large_vocabularies_have_fewer_sets_of_tokens(vocabulary: int, each: int) -> None:
+    """``benchmarks/memory.py`` measures both."""
+    sizes = replace(LLAMA_8B, vocabulary=vocabulary, merges=0)
+    assert estimate(sizes, Load("x"), AVX2).vocabulary == each * vocabulary
+    inputs = replace(sizes, generates=False)
+    assert estimate(inputs, Load("x"), AVX2).vocabulary == 200 * vocabulary
 
 
 def test_a_draft_model_shares_the_process() -> None:

@@ -10,7 +10,7 @@ from support import no_threads
 from tiny_models import make
 
 from offgrid.engine.client.examination import Examination
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pytest
 from llama_8b import AVX2, LLAMA_8B
 from work import lines_run
 
-from offgrid.engine.client.fit import Candidate, Fit, choose, measure, refusal
+from offgrid.engine.client.fit import Candidate, Fit, choose, measure, measure_loaded, refusal
 from offgrid.engine.memory import GIB, MIB
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 
 CANDIDATE = Candidate(Load("llama-8b.gguf"), sizes=LLAMA_8B)
 
@@ -43,7 +43,7 @@ def test_an_8b_model_in_q4_fits_into_a_cgroup_of_5_and_a_half() -> None:
     assert fit is not None
     assert fit.context == 4096
     assert re.fullmatch(
-        r"needs 5\.\d GiB, 5\.3 GiB free; 1 slot of 4,096 tokens, "
+        r"needs 5\.\d GiB with full contexts, 5\.3 GiB free; 1 slot of 4,096 tokens, "
         r"512 MiB of cache \(f16\) \(lowered to fit: parallel, use_mmap\)",
         str(fit),
     )
@@ -82,6 +82,27 @@ def test_models_of_which_nothing_is_known_are_loaded(load: Load) -> None:
     assert fit is not None
     assert (fit.load, fit.estimate, fit.fits) == (load, None, True)
     assert str(fit)
+
+
+def test_a_loaded_model_needs_what_its_worker_has_chosen() -> None:
+    """With flash attention no scores; all else is as it was loaded."""
+    placed = fit_into(5.3)
+    assert placed is not None
+    off = measure_loaded(CANDIDATE, placed, flash=False, repacked=AVX2)
+    assert off == placed
+    on = measure_loaded(CANDIDATE, placed, flash=True, repacked=AVX2)
+    scores = 6 * 4096 * 512 * LLAMA_8B.heads
+    assert 0.8 * scores < placed.needs - on.needs < scores
+    assert placed.keeps - on.keeps == placed.needs - on.needs
+    assert (on.load, on.free, on.lowered) == (placed.load, placed.free, placed.lowered)
+    assert on.fits
+
+
+def test_nothing_more_is_known_of_a_loaded_model_without_estimate() -> None:
+    unknown = Candidate(Load("x"), sizes=None)
+    placed = choose(unknown, GIB)
+    assert placed is not None
+    assert measure_loaded(unknown, placed, flash=True) is placed
 
 
 def test_the_refusal_names_what_would_fit() -> None:

@@ -18,7 +18,8 @@ from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.pool import EnginePool
 from offgrid.engine.client.roster import Roster
 from offgrid.engine.client.use import Use
-from offgrid.engine.protocol import GenerationRequest, LoadFailed, PromptPart
+from offgrid.engine.protocol.reports import LoadFailed
+from offgrid.engine.protocol.requests import GenerationRequest, PromptPart
 from offgrid.errors import ModelLoadFailed, ModelNotFound, Overloaded
 
 HOUR = 3600.0
@@ -91,6 +92,7 @@ def test_a_request_that_does_not_wait_begins_to_load_the_model(make_pool: MakePo
     assert pool.engine("a", use=AT_ONCE).ready
 
 
+@pytest.mark.slow
 def test_a_request_that_does_not_wait_for_room_gets_a_place_in_the_line(
     make_pool: MakePool,
 ) -> None:
@@ -107,6 +109,7 @@ def test_a_request_that_does_not_wait_for_room_gets_a_place_in_the_line(
     assert names(pool) == ["b"]
 
 
+@pytest.mark.slow
 def test_a_load_without_waiting_is_given_up_when_no_room_comes(make_pool: MakePool) -> None:
     pool = make_pool(max_models=1)
     release = hold(pool.engine("a"))
@@ -324,6 +327,7 @@ def test_a_pinned_model_makes_no_room(make_pool: MakePool, tmp_path: Path) -> No
     assert full.engine("b").ready
 
 
+@pytest.mark.slow
 def test_a_load_that_waits_after_others_tells_in_the_status_that_it_failed(
     make_pool: MakePool, tmp_path: Path, caplog: Any
 ) -> None:
@@ -359,6 +363,7 @@ def test_pinned_models_without_room_are_named_at_start(
     assert status(pool, "b") == "failed"
 
 
+@pytest.mark.slow
 def test_a_pinned_model_that_can_take_the_place_of_the_default_is_loaded_later(
     make_pool: MakePool, tmp_path: Path, caplog: Any
 ) -> None:
@@ -378,7 +383,9 @@ def test_the_log_tells_when_a_model_is_loaded_and_why_it_is_unloaded(
     pool = make_pool(max_models=1)
     pool.engine("a")
     pattern = re.compile(
-        r"loaded a in \d+\.\d s; it needs \d+ MiB; flash attention \w+ \(.*\)$", re.MULTILINE
+        r"loaded a in \d+\.\d s; it needs up to \d+ MiB, with full contexts; "
+        r"flash attention \w+ \(.*\)$",
+        re.MULTILINE,
     )
     eventually(lambda: pattern.search(caplog.text) is not None, "the log has it")
     pool.engine("b")
@@ -485,6 +492,7 @@ def test_a_server_that_stops_does_not_wait_for_unloading(make_pool: MakePool) ->
         pool.load("b")
 
 
+@pytest.mark.slow
 def test_models_asked_for_at_once_with_room_for_one_are_all_answered(make_pool: MakePool) -> None:
     """While each is unloaded as soon as it is idle, besides making room."""
     pool = make_pool(max_models=1, keep_alive=0)
@@ -504,6 +512,7 @@ def test_models_asked_for_at_once_with_room_for_one_are_all_answered(make_pool: 
     assert together([lambda model=model: ask(model) for model in "abc"]) == [*"abc"]
 
 
+@pytest.mark.slow
 def test_a_load_that_waits_for_room_keeps_its_time(make_pool: MakePool) -> None:
     """``keep_alive`` of a request that does not wait holds once the model is loaded."""
     pool = make_pool(max_models=1)
@@ -516,6 +525,7 @@ def test_a_load_that_waits_for_room_keeps_its_time(make_pool: MakePool) -> None:
     assert pool.keep_alive(pool._catalogue.get("b")) == HOUR
 
 
+@pytest.mark.slow
 def test_no_further_model_is_unloaded_while_one_is_being_ended(
     make_pool: MakePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

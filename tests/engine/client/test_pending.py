@@ -10,20 +10,20 @@ import pytest
 
 from offgrid.engine.client.pending import Embedding, Generation, Hooks, Lookup, Pending, State
 from offgrid.engine.client.process import WorkerProcess
-from offgrid.engine.protocol import (
+from offgrid.engine.protocol.commands import Embed, LookUp, Submit
+from offgrid.engine.protocol.events import (
     Accepted,
     Delta,
-    Embed,
     Embedded,
-    EmbeddingRequest,
     Failed,
-    GenerationRequest,
-    LookUp,
-    PromptPart,
     PromptToken,
-    Submit,
-    TokenQuery,
     TokenResult,
+)
+from offgrid.engine.protocol.requests import (
+    EmbeddingRequest,
+    GenerationRequest,
+    PromptPart,
+    TokenQuery,
 )
 from offgrid.errors import EngineFault
 
@@ -133,7 +133,7 @@ def test_a_lookup_and_an_embedding_are_complete_with_their_last_answer(kept: Kep
     assert not embedding.ended
     embedding.push(Embedded(1, 0, b"", 0))
     assert embedding.state is State.COMPLETE
-    assert embedding.wait(lambda: True).prompt_tokens == 2
+    assert embedding.wait(lambda: True, lambda tokens: None).prompt_tokens == 2
     assert kept.closed == [lookup, embedding]
 
 

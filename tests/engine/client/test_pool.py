@@ -7,14 +7,15 @@ import threading
 from typing import Any
 
 import pytest
-from pools import Clock, MakePool, hold, names
+from pools import Clock, MakePool, hold, names, slow
 from support import eventually, no_threads, together
 
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.examination import Examination
 from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.pool import EnginePool
-from offgrid.engine.protocol import GenerationRequest, LoadFailed, PromptPart
+from offgrid.engine.protocol.reports import LoadFailed
+from offgrid.engine.protocol.requests import GenerationRequest, PromptPart
 from offgrid.errors import ModelLoadFailed, Overloaded
 
 
@@ -60,6 +61,7 @@ def test_the_least_recently_used_idle_model_makes_room(make_pool: MakePool) -> N
     release()
 
 
+@pytest.mark.slow
 def test_loads_wait_in_the_order_in_which_they_were_asked_for(make_pool: MakePool) -> None:
     pool = make_pool(max_models=1)
     release = hold(pool.engine("a"))
@@ -80,6 +82,7 @@ def test_loads_wait_in_the_order_in_which_they_were_asked_for(make_pool: MakePoo
     assert log == ["b", "a", "c"]
 
 
+@pytest.mark.slow
 def test_another_model_that_becomes_idle_first_makes_room(make_pool: MakePool) -> None:
     """Then requests for the model that was to be unloaded are served at once."""
     pool = make_pool(max_models=2)
@@ -114,6 +117,7 @@ def test_a_request_keeps_its_model_until_it_is_over(make_pool: MakePool) -> None
     assert names(pool) == ["b"]
 
 
+@pytest.mark.slow
 def test_a_client_that_stops_waiting_for_a_model_leaves_the_loaded_one_in_use(
     make_pool: MakePool,
 ) -> None:
@@ -130,6 +134,7 @@ def test_a_client_that_stops_waiting_for_a_model_leaves_the_loaded_one_in_use(
     assert names(pool) == ["a"]
 
 
+@pytest.mark.slow
 def test_the_requests_that_wait_for_a_model_are_limited(make_pool: MakePool) -> None:
     """Requests for one model take no place from requests for another."""
     pool = make_pool(max_models=1, queue_size=0)
@@ -159,6 +164,45 @@ def test_a_request_that_waits_too_long_for_room_is_told_why(make_pool: MakePool)
     assert caught.value.code == "server_busy"
     assert caught.value.retry_after == 5
     release()
+
+
+def test_a_request_that_finds_no_room_is_told_when_a_model_is_idle(make_pool: MakePool) -> None:
+    """As far as the answers until now tell: the first of the loaded models that will be idle."""
+    pool = make_pool(max_models=2)
+    a, b = (pool.engine(name) for name in "ab")
+    release = [hold(a), hold(a), hold(b)]
+    pool.line.room_timeout = 0.0
+    slow(a, 8.0)
+    assert no_room_for_c(pool) == 16
+    slow(b, 12.0)
+    assert no_room_for_c(pool) == 12
+    slow(b, 300.0)
+    slow(a, 300.0)
+    assert no_room_for_c(pool) == 60
+    for one in release:
+        one()
+
+
+def no_room_for_c(pool: EnginePool) -> int | None:
+    with pytest.raises(Overloaded, match="No loaded model has made room for c") as caught:
+        pool.engine("c")
+    return caught.value.retry_after
+
+
+def test_when_requests_of_all_models_have_ended(make_pool: MakePool) -> None:
+    """Idle models end none."""
+    pool = make_pool(max_models=2)
+    assert pool.retry_after(3) == 1, "nothing is known"
+    a, b = (pool.engine(name) for name in "ab")
+    slow(a, 10.0)
+    slow(b, 10.0)
+    assert pool.retry_after(3) == 1, "nothing runs"
+    release = hold(a), hold(b)
+    assert pool.retry_after(4) == 20
+    release[1]()
+    assert pool.retry_after(4) == 40
+    assert pool.retry_after(100) == 60
+    release[0]()
 
 
 def test_waiting_requests_are_told_that_the_server_stops(make_pool: MakePool) -> None:
@@ -194,6 +238,7 @@ def test_an_examination_cut_short_by_the_server_does_not_blame_the_file(
     assert not pool.roster.failures
 
 
+@pytest.mark.slow
 def test_a_failed_load_is_not_repeated_at_the_cost_of_other_models(
     make_pool: MakePool,
     clock: Clock,
@@ -278,6 +323,7 @@ def test_a_process_that_cannot_be_started(
     assert not pool.roster.failures["a"].failure.lasting
 
 
+@pytest.mark.slow
 def test_a_loader_that_cannot_be_started_is_started_by_the_next_request(
     make_pool: MakePool,
 ) -> None:

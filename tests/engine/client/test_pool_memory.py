@@ -9,6 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
+from msgspec import structs
 from support import eventually, together
 from tiny_models import make
 
@@ -17,7 +18,7 @@ from offgrid.engine.client.budget import Budget
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
 from offgrid.engine.memory import MIB
-from offgrid.engine.protocol import GenerationRequest, PromptPart
+from offgrid.engine.protocol.requests import GenerationRequest, PromptPart
 from offgrid.errors import ModelLoadFailed
 from offgrid.store.catalogue import Catalogue
 
@@ -94,6 +95,7 @@ def test_two_models_under_a_budget_that_holds_one(
     assert most_workers() == 1
 
 
+@pytest.mark.slow
 def test_two_clients_at_once_under_a_budget_that_holds_one(make_pool: MakePool) -> None:
     pool = make_pool(1.5)
 
@@ -104,6 +106,7 @@ def test_two_clients_at_once_under_a_budget_that_holds_one(make_pool: MakePool) 
     together([lambda: client("a"), lambda: client("b")])
 
 
+@pytest.mark.slow
 def test_two_clients_at_once_with_one_model_at_most(make_pool: MakePool) -> None:
     pool = make_pool(64, max_models=1)
 
@@ -115,6 +118,7 @@ def test_two_clients_at_once_with_one_model_at_most(make_pool: MakePool) -> None
     assert len(names(pool)) == 1
 
 
+@pytest.mark.slow
 def test_six_models_at_once_with_room_for_three(
     make_pool: MakePool, most_workers: Callable[[], int]
 ) -> None:
@@ -132,6 +136,7 @@ def test_the_least_recently_used_model_makes_room(make_pool: MakePool) -> None:
     assert names(pool) == {"a", "c", "d"}
 
 
+@pytest.mark.slow
 def test_a_request_wins_over_unloading(make_pool: MakePool) -> None:
     """A model that is to leave, but is asked for while it is idle, is used first."""
     pool = make_pool(1.5)
@@ -160,6 +165,21 @@ def test_a_model_that_does_not_fit_is_refused_before_any_process_starts(
     with pytest.raises(ValueError, match="max"):
         most_workers()
     assert not pool.fit(Catalogue(pool._settings).get("a")).fits
+
+
+def test_a_worker_with_flash_attention_keeps_no_memory_for_scores(make_pool: MakePool) -> None:
+    """Before it is ready, it is not known what it will choose; the next one may choose again."""
+    pool = make_pool(1.5)
+    entry = Catalogue(pool._settings).get("a")
+    unknown = pool.fit(entry)
+    answer(pool, "a")
+    assert pool.fit(entry).keeps == unknown.keeps, "small models have scores"
+    client = pool.engine("a")
+    client._readiness.serve(structs.replace(client.info, flash_attention=True))
+    assert pool.fit(entry).keeps < unknown.keeps
+    assert pool.fit(entry).load == unknown.load
+    client.kill()
+    eventually(lambda: pool.fit(entry).keeps == unknown.keeps, "the next worker has its own")
 
 
 def test_a_model_that_can_never_fit_costs_no_other_one(make_pool: MakePool) -> None:

@@ -12,7 +12,7 @@ from support import together
 from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.process import WorkerProcess
 from offgrid.engine.client.readiness import LoadFailure, Readiness
-from offgrid.engine.protocol import ModelInfo
+from offgrid.engine.protocol.reports import ModelInfo
 from offgrid.errors import ModelLoadFailed, Overloaded
 
 INFO = cast(ModelInfo, object())
@@ -73,6 +73,17 @@ def test_the_number_of_waiting_requests_is_limited(readiness: Readiness) -> None
         readiness.serve(INFO)
 
     assert wait_until(readiness, refused) is INFO
+
+
+def test_one_caller_does_not_keep_others_from_waiting(readiness: Readiness) -> None:
+    def asked() -> None:
+        with pytest.raises(Overloaded, match="too many requests"):
+            readiness.wait()
+        with pytest.raises(Overloaded, match="loading, 0 %; try again later"):
+            readiness.wait(timeout=0.0, owner="other")
+        readiness.serve(INFO)
+
+    assert wait_until(readiness, asked) is INFO
 
 
 def test_loading_has_a_time_limit() -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 from support import eventually, no_threads
+from variants import few
 
 from offgrid.engine.client.process import WorkerProcess
 from offgrid.engine.client.readiness import LoadFailure, Readiness
 from offgrid.engine.client.supervisor import Listener, Supervisor
-from offgrid.engine.protocol import EngineEvent, Load
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.events import EngineEvent
 from offgrid.errors import ModelLoadFailed
 
 
@@ -115,6 +117,7 @@ def workers(make_workers: Callable[[Path], Workers], starter_path: Path) -> Work
     return workers
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_while_idle_is_replaced_soon(workers: Workers) -> None:
     """The pause does not grow, however often that happens."""
     pids: list[int] = []
@@ -126,21 +129,25 @@ def test_a_worker_that_is_killed_while_idle_is_replaced_soon(workers: Workers) -
     assert workers.heard.calls == ["ready", *["died", "ready"] * 3]
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_in_a_step_is_ended(workers: Workers) -> None:
     """Two of its reports in a row show that."""
     pid = workers.next_one()
-    workers.supervisor.stall.limit = -1.0  # with this limit, even an idle worker seems to hang
+    stall = workers.supervisor.watchdog.stall
+    stall.limit = -1.0  # with this limit, even an idle worker seems to hang
     eventually(lambda: "died" in workers.heard.calls, "it is ended")
-    workers.supervisor.stall.limit = 60.0
+    stall.limit = 60.0
     assert workers.next_one(pid)
 
 
+@pytest.mark.slow
 def test_a_server_that_did_not_run_for_some_time_ends_no_worker(workers: Workers) -> None:
     """As after Ctrl-Z and fg: the worker's last message is old, and its step seems long."""
-    pid, pings = workers.pid, workers.supervisor.pings
+    watchdog = workers.supervisor.watchdog
+    pid, pings = workers.pid, watchdog.pings
     workers.clock.ahead += 3600.0
-    workers.supervisor.stall.reported(3600.0)
-    eventually(lambda: workers.supervisor.pings > pings + 1, "the watchdog has looked again")
+    watchdog.stall.reported(3600.0)
+    eventually(lambda: watchdog.pings > pings + 1, "the watchdog has looked again")
     assert workers.pid == pid
     assert workers.heard.calls == ["ready"]
 
@@ -173,7 +180,7 @@ def test_no_command_is_sent_before_the_load_command(
 
     class PingsAtOnce(threading.Timer):
         def start(self) -> None:
-            workers.supervisor.ping(1)
+            workers.supervisor.watchdog.ping(1)
             super().start()
 
     monkeypatch.setattr(threading, "Timer", PingsAtOnce)
@@ -185,9 +192,10 @@ def test_a_worker_that_is_stopped_is_ended(workers: Workers) -> None:
     """The process exists but sends nothing."""
     pid = workers.next_one()
     os.kill(pid, signal.SIGSTOP)
-    pong_within, workers.supervisor.pong_within = workers.supervisor.pong_within, 0.0
+    watchdog = workers.supervisor.watchdog
+    pong_within, watchdog.pong_within = watchdog.pong_within, 0.0
     eventually(lambda: "died" in workers.heard.calls, "it is ended")
-    workers.supervisor.pong_within = pong_within
+    watchdog.pong_within = pong_within
     assert workers.next_one(pid)
 
 
@@ -270,7 +278,7 @@ def test_a_worker_for_which_memory_does_not_suffice_is_not_replaced(
 
 
 @pytest.mark.usefixtures("no_pauses", "memory_runs_out")
-@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("again", few(1, [True, False]))
 def test_a_worker_whose_memory_runs_out_twice_is_not_replaced(
     workers: Workers, again: bool
 ) -> None:

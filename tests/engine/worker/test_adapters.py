@@ -11,14 +11,9 @@ from reference_logits import ReferenceModel
 from tiny_lora import make_lora
 from tiny_models import make, make_last_pooling, models
 
-from offgrid.engine.protocol import (
-    Adapter,
-    Delta,
-    Embedded,
-    EmbeddingRequest,
-    GenerationRequest,
-    Load,
-)
+from offgrid.engine.protocol.commands import Adapter, Load
+from offgrid.engine.protocol.events import Delta, Embedded
+from offgrid.engine.protocol.requests import EmbeddingRequest, GenerationRequest
 from offgrid.engine.worker.embedder import EmbeddingJob
 from offgrid.engine.worker.llama.errors import LoadError
 from offgrid.engine.worker.llama.model import Model

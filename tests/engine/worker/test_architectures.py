@@ -15,7 +15,9 @@ import pytest
 from engine_runs import Counting, Failing, Run
 from tiny_models import WINDOW, make
 
-from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, PromptPart
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.events import Delta, Failed
+from offgrid.engine.protocol.requests import GenerationRequest, PromptPart
 from offgrid.engine.worker.checkpoints import INTERVAL
 from offgrid.engine.worker.llama.errors import NO_ROOM
 from offgrid.engine.worker.llama.model import Model

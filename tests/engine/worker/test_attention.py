@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tiny_models import make
 
 from offgrid.engine.attention import MAX_SCORES, Choice, fixed_choice
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.engine.worker.attention_choice import ALLOWED, STREAMS, Case, cases_of, choose
 from offgrid.engine.worker.llama import attention_trial
 from offgrid.engine.worker.llama.attention import (

@@ -1,7 +1,7 @@
 """Checkpoints: when they are taken, which are kept, and what real models compute with them.
 
-``test_scheduler.py`` and ``test_conversations.py`` check which checkpoint a sequence begins with,
-for memories of all kinds.
+``test_scheduler_life.py`` and ``test_conversations.py`` check which checkpoint a sequence begins
+with, for memories of all kinds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import WINDOW, make
 
-from offgrid.engine.protocol import Delta, GenerationRequest, Load, PromptPart
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.events import Delta
+from offgrid.engine.protocol.requests import GenerationRequest, PromptPart
 from offgrid.engine.worker.checkpoints import (
     INTERVAL,
     MIN_SPACING,

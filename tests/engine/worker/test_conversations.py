@@ -16,10 +16,12 @@ from benchmark_modules import load_module
 from hypothesis import given
 from hypothesis import strategies as st
 from slot_memory import Kind, SlotMemory
+from variants import few
 
 from offgrid.engine.worker.prefix import MIN_COPY, REWRITTEN
-from offgrid.engine.worker.scheduler import Placement, Scheduler
+from offgrid.engine.worker.scheduler import Scheduler
 from offgrid.engine.worker.sequence import Status
+from offgrid.engine.worker.slots import Placement
 
 Turn = load_module("simulated").Turn
 ANSWER = 5
@@ -160,7 +162,7 @@ def test_as_many_conversations_as_slots_all_at_once(
 
 
 @pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("n_talks", [8, 11])
+@pytest.mark.parametrize("n_talks", few(1, [8, 11]))
 def test_fifty_rounds(n_talks: int, kind: Kind) -> None:
     """Turns arrive at once, in groups, or one by one while others run."""
     chance = random.Random(n_talks)

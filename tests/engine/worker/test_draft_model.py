@@ -14,7 +14,7 @@ from engine_runs import Failing
 from tiny_lora import make_lora
 from tiny_models import make, make_draft, make_last_pooling
 
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.engine.worker.drafts.model import CHUNK, FLOOR, DraftModel, Wish
 from offgrid.engine.worker.llama.draft import DraftFile, load_draft
 from offgrid.engine.worker.llama.errors import LoadError

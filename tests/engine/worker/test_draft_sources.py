@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from offgrid.engine.protocol import Grammar
+from offgrid.engine.protocol.requests import Grammar
 from offgrid.engine.worker.drafts.forced import Forced
 from offgrid.engine.worker.drafts.lookup import LONGEST, NGRAM, Lookup
 from offgrid.engine.worker.drafts.tokens import continuing, remembering

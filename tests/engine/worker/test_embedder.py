@@ -17,26 +17,16 @@ from hypothesis import strategies as st
 from reference_embedding import Vector, embedding_of
 from tiny_models import BERT_CONTEXT, WORDS, make, make_bert, make_last_pooling
 
-from offgrid.engine.protocol import (
-    Accepted,
-    Delta,
-    Embed,
-    Embedded,
-    EmbeddingRequest,
-    EngineEvent,
-    Failed,
-    GenerationRequest,
-    Load,
-    PromptPart,
-    Submit,
-)
-from offgrid.engine.worker import embedder
-from offgrid.engine.worker import main as worker
+from offgrid.engine.protocol.commands import Embed, Load, Submit
+from offgrid.engine.protocol.events import Accepted, Delta, Embedded, EngineEvent, Failed
+from offgrid.engine.protocol.requests import EmbeddingRequest, GenerationRequest, PromptPart
+from offgrid.engine.worker import embedder, lanes
 from offgrid.engine.worker.embedder import Embedder, EmbeddingJob
 from offgrid.engine.worker.failures import EngineBroken
 from offgrid.engine.worker.llama.errors import DecodeError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.llama.tensors import has_tensor, parts_of
+from offgrid.engine.worker.writer import Writer
 from offgrid.errors import ContextLengthExceeded, InvalidParameter
 
 TEXTS = [
@@ -90,10 +80,17 @@ def bert(folder: Path) -> Iterator[Model]:
 class EmbedRun(Run):
     """An engine that also embeds."""
 
-    def embed(self, inputs: Any, query: str | None = None, dimensions: int | None = None) -> int:
+    def embed(
+        self,
+        inputs: Any,
+        query: str | None = None,
+        dimensions: int | None = None,
+        owner: str = "",
+    ) -> int:
         self._id += 1
         params = tuple(f"input[{index}]" for index in range(len(inputs)))
-        job = EmbeddingJob(self._id, EmbeddingRequest(tuple(inputs), query, dimensions, params))
+        request = EmbeddingRequest(tuple(inputs), query, dimensions, params, owner=owner)
+        job = EmbeddingJob(self._id, request)
         for _ in self.engine.embedder.prepare(job):
             pass
         self.engine.submit(job)
@@ -182,6 +179,18 @@ def test_inputs_share_batches(bert: Model, monkeypatch: pytest.MonkeyPatch) -> N
     assert sum(sizes) == 64 * 4
     assert max(sizes) == context.capacity == BERT_CONTEXT
     assert len(sizes) == 2
+
+
+def test_callers_take_turns_at_embedding(bert: Model) -> None:
+    """Twenty requests of one caller with many inputs do not delay the one of another."""
+    run = EmbedRun(bert)
+    for _ in range(20):
+        run.embed(["the otter lives in the house by the river"] * 20, owner="greedy")
+    id = run.embed(["the fox"] * 2, owner="other")
+    run.engine.step()
+    left = [event.left for event in run.events if isinstance(event, Embedded) and event.id == id]
+    assert left == [1, 0]
+    run.finish()
 
 
 def test_an_input_in_chunks_up_to_the_whole_context(llama: Model) -> None:
@@ -367,16 +376,16 @@ def test_a_prompt_is_tokenised_between_two_of_many_inputs(
     llama: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The tokeniser's thread takes requests in turns: the later prompt is finished first."""
-    monkeypatch.setattr(worker, "_TURN", -1.0)  # a turn is one input
+    monkeypatch.setattr(lanes, "_TURN", -1.0)  # a turn is one input
     accepted: list[Accepted] = []
 
     def collect(events: tuple[EngineEvent, ...]) -> None:
         assert not any(isinstance(event, Failed) for event in events)
         accepted.extend(event for event in events if isinstance(event, Accepted))
 
-    writer = worker.Writer(io.BytesIO())
+    writer = Writer(io.BytesIO())
     monkeypatch.setattr(writer, "events", collect)
-    tokeniser = worker.Worker(io.BytesIO(), writer, EmbedRun(llama).engine)
+    tokeniser = lanes.Lanes(writer, EmbedRun(llama).engine)
     inputs = ("the otter", "the fox", "a river")
     params = ("input[0]", "input[1]", "input[2]")
     tokeniser.enqueue(Embed(1, EmbeddingRequest(inputs, params=params)))

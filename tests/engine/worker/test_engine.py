@@ -10,7 +10,9 @@ import pytest
 from engine_runs import Failing, Run
 from fixed_logits import FixedLogits
 
-from offgrid.engine.protocol import Delta, EngineEvent, Failed, GenerationRequest, Load, PromptPart
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.events import Delta, EngineEvent, Failed
+from offgrid.engine.protocol.requests import GenerationRequest, PromptPart
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.failures import EngineBroken
 from offgrid.engine.worker.llama.errors import DecodeError, LoadError
@@ -56,6 +58,30 @@ def test_cancel_in_the_queue_in_prefill_and_in_the_stream(run: Run, model: Model
         run.engine.cancel(id)
     assert not run.engine.step()
     assert not any(isinstance(event, Failed) for event in run.events)
+
+
+def test_a_cancel_ends_all_choices(run: Run) -> None:
+    """A6: those with a slot and those that wait."""
+    other = run.submit("In a house", max_tokens=400, ignore_eos=True)
+    id = run.submit("Once upon", n=6, max_tokens=400, ignore_eos=True)
+    run.engine.step()
+    scheduler = run.engine.scheduler
+    assert len(scheduler.running) == 4
+    assert len(scheduler.waiting) == 3
+    run.engine.cancel(id)
+    run.engine.step()
+    assert [s.request_id for s in scheduler.running] == [other]
+    assert not scheduler.waiting
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_an_answer_has_exactly_as_many_tokens_as_it_may(run: Run, most: int) -> None:
+    """B6: neither one more nor one less."""
+    ids = [run.submit(text, max_tokens=most, ignore_eos=True) for text in ("Once", "\u65e5\u672c")]
+    run.finish()
+    for end in map(run.last, ids):
+        assert isinstance(end, Delta)
+        assert (end.completion_tokens, end.finish_reason) == (most, "length")
 
 
 def test_a_choice_is_ended_alone(run: Run) -> None:
@@ -181,6 +207,27 @@ def test_a_refused_batch_is_retried_in_parts(model: Model, run: Run) -> None:
     ids = [failing.submit(text) for text in texts]
     failing.finish()
     assert [failing.text(id) for id in ids] == expected
+
+
+def test_only_the_guilty_request_of_a_refused_batch_fails(model: Model, run: Run) -> None:
+    """A9: return value -1 means that the batch is invalid, and changes nothing."""
+    texts = ["Once upon a time", "In a house", "One day"]
+    expected = []
+    for text in texts:
+        id = run.submit(text)
+        run.finish()
+        expected.append(run.text(id))
+    # The second request cannot be computed, alone or with others.
+    failing = Run(Failing(model, lambda: -1 if culprit() in model.batch.slots else None))
+    ids = [failing.submit(text) for text in texts]
+
+    def culprit() -> int:
+        running = failing.engine.scheduler.running
+        return next((s.slot for s in running if s.request_id == ids[1]), -1)
+
+    failing.finish()
+    assert isinstance(failing.last(ids[1]), Failed)
+    assert [failing.text(ids[i]) for i in (0, 2)] == [expected[0], expected[2]]
 
 
 def test_cells_that_nothing_may_share_are_freed_for_others(model: Model) -> None:

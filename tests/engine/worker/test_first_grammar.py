@@ -7,9 +7,11 @@ import io
 import pytest
 from engine_runs import GREEDY, Counting, Run
 
-from offgrid.engine.protocol import GenerationRequest, Grammar, PromptPart, Submit
-from offgrid.engine.worker import main as worker
+from offgrid.engine.protocol.commands import Submit
+from offgrid.engine.protocol.requests import GenerationRequest, Grammar, PromptPart
+from offgrid.engine.worker import lanes
 from offgrid.engine.worker.llama.model import Model
+from offgrid.engine.worker.writer import Writer
 
 LOAD = {"ctx_size": 64, "parallel": 1}
 
@@ -20,11 +22,9 @@ def run(model: Counting) -> Run:
 
 
 @pytest.fixture
-def compiler(run: Run, monkeypatch: pytest.MonkeyPatch) -> worker.Worker:
-    monkeypatch.setattr(worker, "_QUIET", 0.001)
-    compiler = worker.Worker(io.BytesIO(), worker.Writer(io.BytesIO()))
-    compiler._engine = run.engine
-    return compiler
+def compiler(run: Run, monkeypatch: pytest.MonkeyPatch) -> lanes.Lanes:
+    monkeypatch.setattr(lanes, "_QUIET", 0.001)
+    return lanes.Lanes(Writer(io.BytesIO()), run.engine)
 
 
 def with_grammar(id: int) -> Submit:
@@ -34,7 +34,7 @@ def with_grammar(id: int) -> Submit:
     return Submit(id, request)
 
 
-def test_an_idle_worker_prepares_at_once(compiler: worker.Worker, run: Run) -> None:
+def test_an_idle_worker_prepares_at_once(compiler: lanes.Lanes, run: Run) -> None:
     grammars = run.engine._preparer._grammars
     assert grammars._tokenizer is None
     assert compiler._ready_when_idle() is None
@@ -42,7 +42,7 @@ def test_an_idle_worker_prepares_at_once(compiler: worker.Worker, run: Run) -> N
 
 
 def test_a_request_comes_first(
-    compiler: worker.Worker, run: Run, monkeypatch: pytest.MonkeyPatch
+    compiler: lanes.Lanes, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A request for which the model was loaded is not delayed by preparations."""
     asked = []
@@ -63,11 +63,11 @@ def test_a_request_comes_first(
 
 
 def test_a_request_with_a_grammar_does_not_wait_for_an_idle_moment(
-    compiler: worker.Worker, run: Run, loaded: Model, monkeypatch: pytest.MonkeyPatch
+    compiler: lanes.Lanes, run: Run, loaded: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(type(run.engine), "is_idle", property(lambda engine: False))
     command = with_grammar(7)
-    compiler._to_compile.put(command)
+    compiler._to_compile.put("", command)
     assert compiler._ready_when_idle() is command
     compiler._pending.add(command.id)
     compiler._compile_for(command)

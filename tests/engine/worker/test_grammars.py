@@ -17,7 +17,7 @@ from schemas import composed_schema
 from support import TIMEOUT
 from work import lines_run
 
-from offgrid.engine.protocol import Grammar
+from offgrid.engine.protocol.requests import Grammar
 from offgrid.engine.worker import grammars as module
 from offgrid.engine.worker.grammars import Grammars
 from offgrid.engine.worker.llama.model import Model

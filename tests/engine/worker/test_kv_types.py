@@ -16,7 +16,7 @@ from tiny_models import finish, make, models
 
 from offgrid.config import KV_TYPES as SETTING
 from offgrid.engine.kv_types import BLOCK, KV_TYPES, bytes_of, is_quantised
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.engine.worker.llama.errors import LoadError
 from offgrid.engine.worker.llama.examine import examine
 from offgrid.engine.worker.llama.kv_types import GGML_TYPES

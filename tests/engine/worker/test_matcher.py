@@ -475,3 +475,31 @@ def test_masks_are_the_same_without_slices_of_the_vocabulary(
         for matcher in (sliced, plain):
             matcher.advance(token)
             assert matcher.error is None
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_matcher_goes_back_to_where_it_was(grammars: Grammars, loaded: Model, hard: bool) -> None:
+    """Also from the end of the grammar, and on another thread if it is hard."""
+    rng, masks = random.Random(7), Masks()
+    schema = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 9}}}
+    for kind, source in [("regex", "(foo|bar)+baz"), ("json_schema", schema)]:
+        matcher = make(grammars, kind, source)
+        seen = [allowed(matcher, loaded.n_vocab)]
+        back = 0
+        for _ in range(200):
+            tokens = sorted(seen[-1] - loaded.eog_ids)
+            if not tokens or (len(seen) > 1 and rng.random() < 0.2):
+                count = rng.randrange(1, len(seen))
+                matcher.hard = hard
+                masks.rewind(matcher, count)
+                masks.wait([matcher], 60.0)
+                del seen[-count:]
+                back += 1
+            else:
+                matcher.advance(rng.choice(tokens))
+                seen.append(allowed(matcher, loaded.n_vocab))
+            assert matcher.ready
+            assert matcher.error is None
+            assert allowed(matcher, loaded.n_vocab) == seen[-1]
+            assert matcher.accepting == bool(seen[-1] & loaded.eog_ids)
+        assert back > 10

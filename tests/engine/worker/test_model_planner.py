@@ -19,7 +19,9 @@ from fixed_logits import FixedLogits, row_after
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offgrid.engine.protocol import Delta, GenerationRequest, Load
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.events import Delta
+from offgrid.engine.protocol.requests import GenerationRequest
 from offgrid.engine.worker.drafts.account import LARGEST, START, Account
 from offgrid.engine.worker.drafts.drafter import Drafter
 from offgrid.engine.worker.drafts.model import DraftModel, Effort, Wish
@@ -254,7 +256,7 @@ def simulate(
             one = Candidate(0, drafter, sequence, min(15, left), draft)
             [one] = planner.improve(pace, 1, [one]) if left else [one]
             tokens = one.draft.tokens
-            count = pace.choose(1, [PaceWish(len(tokens), drafter.rate("model", pace))])[0]
+            count = pace.choose(1, [PaceWish(len(tokens), drafter.trust("model", pace))])[0]
             agreed = 0
             while agreed < count and rng.random() < right:
                 agreed += 1

@@ -8,15 +8,8 @@ from engine_runs import GREEDY, Counting
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offgrid.engine.protocol import (
-    Accepted,
-    Delta,
-    EmbeddingRequest,
-    EngineEvent,
-    Failed,
-    GenerationRequest,
-    Started,
-)
+from offgrid.engine.protocol.events import Accepted, Delta, EngineEvent, Failed, Started
+from offgrid.engine.protocol.requests import EmbeddingRequest, GenerationRequest
 from offgrid.engine.worker.embedder import EmbeddingJob
 from offgrid.engine.worker.engine import Engine
 from offgrid.engine.worker.outbox import Outbox

@@ -14,7 +14,9 @@ from fixed_logits import FixedLogits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offgrid.engine.protocol import Delta, GenerationRequest, Load
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.events import Delta
+from offgrid.engine.protocol.requests import GenerationRequest
 from offgrid.engine.worker.drafts.drafter import Drafter
 from offgrid.engine.worker.drafts.pace import DraftPace, Wish
 from offgrid.engine.worker.drafts.prediction import PredictedText, Prediction

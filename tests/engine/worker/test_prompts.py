@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offgrid.engine.protocol import GenerationRequest, PromptPart, TokenQuery
+from offgrid.engine.protocol.requests import GenerationRequest, PromptPart, TokenQuery
 from offgrid.engine.worker import prompts
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.prompts import answer, prompt_text, read_bias, read_prompt

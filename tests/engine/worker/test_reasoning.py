@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offgrid.engine.protocol import ReasoningBudget
+from offgrid.engine.protocol.requests import ReasoningBudget
 from offgrid.engine.worker.reasoning import ReasoningLimit, within_character
 
 N_VOCAB = 100
@@ -165,3 +165,22 @@ def test_within_a_character(text: str, size: int) -> None:
     except UnicodeDecodeError:
         whole = False
     assert within_character(data) is not whole
+
+
+@settings(max_examples=200)
+@given(splits(), splits(), splits(), st.integers(0, 6), st.booleans())
+def test_it_goes_back_to_where_it_was(
+    kept: list[bytes], taken: list[bytes], after: list[bytes], budget: int, opened: bool
+) -> None:
+    it, straight = limited(limit(budget, opened)), limited(limit(budget, opened))
+    for piece in kept:
+        it.follow(piece)
+        straight.follow(piece)
+    state = it.state
+    for piece in taken:
+        it.follow(piece)
+    it.restore(state)
+    for piece in [b"", *after]:
+        assert (it.state, allowed(it)) == (straight.state, allowed(straight))
+        it.follow(piece)
+        straight.follow(piece)

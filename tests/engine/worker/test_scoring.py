@@ -11,7 +11,8 @@ import pytest
 from engine_runs import Counting, Failing, Run
 from reference_logits import ReferenceModel
 
-from offgrid.engine.protocol import Delta, Failed, GenerationRequest, PromptPart, PromptToken
+from offgrid.engine.protocol.events import Delta, Failed, PromptToken
+from offgrid.engine.protocol.requests import GenerationRequest, PromptPart
 from offgrid.engine.worker.llama.errors import NO_ROOM
 from offgrid.errors import ContextLengthExceeded
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offgrid.engine.protocol import Times
+from offgrid.engine.protocol.events import Times
 from offgrid.engine.worker.stopwatch import Stopwatch
 
 

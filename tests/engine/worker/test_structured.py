@@ -12,7 +12,8 @@ from engine_runs import Failing, Run
 from jsonschema import Draft202012Validator
 from schemas import random_schema
 
-from offgrid.engine.protocol import Delta, Failed, Grammar
+from offgrid.engine.protocol.events import Delta, Failed
+from offgrid.engine.protocol.requests import Grammar
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.matcher import Masks, Matcher
 from offgrid.grammar.checked import CheckedSchema
@@ -64,6 +65,7 @@ def answers(run: Run, seeds: range) -> None:
         assert validator.is_valid(value), (seed, wanted, texts[id])
 
 
+@pytest.mark.slow
 def test_random_schemas_give_valid_json(run: Run) -> None:
     answers(run, range(40))
 

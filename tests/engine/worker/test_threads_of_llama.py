@@ -14,7 +14,8 @@ from engine_runs import Run
 from offgrid.engine import processors
 from offgrid.engine.client.process import _environment
 from offgrid.engine.processors import Cores, cores
-from offgrid.engine.protocol import EmbeddingRequest, Load
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.requests import EmbeddingRequest
 from offgrid.engine.worker.drafts.model import DraftModel
 from offgrid.engine.worker.embedder import EmbeddingJob
 from offgrid.engine.worker.engine import Engine

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tiny_models import make
 
 from offgrid.engine.memory import resident
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.engine.worker.llama import untouched
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.llama.untouched import Ranges, added, give_back_zeros, writable

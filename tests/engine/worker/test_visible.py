@@ -7,7 +7,8 @@ from pathlib import Path
 import scripted_model
 from engine_runs import Run
 
-from offgrid.engine.protocol import Load, PromptPart
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.requests import PromptPart
 from offgrid.engine.worker.llama.model import Model
 from offgrid.sampling import SamplingParams
 

@@ -15,7 +15,9 @@ from reference_vision import MARKER, ReferenceVision
 from support import together
 from tiny_vision import POSITIONS, make_gemma, make_projector, make_qwen, make_seeing, pixels, png
 
-from offgrid.engine.protocol import Delta, Failed, GenerationRequest, Load, PromptPart, TokenQuery
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.events import Delta, Failed
+from offgrid.engine.protocol.requests import GenerationRequest, PromptPart, TokenQuery
 from offgrid.engine.worker.image import Embeddings, ImageTile
 from offgrid.engine.worker.llama.errors import NO_ROOM, DecodeError
 from offgrid.engine.worker.llama.model import Model

@@ -24,6 +24,16 @@ def liveness(env: dict[str, Any]) -> Callable[[], bool]:
     return lambda: not disconnected()
 
 
+def memory(env: dict[str, Any]) -> dict[str, Any]:
+    """Return a dictionary that lives as long as the request's connection, or only as long as the
+    request under another server."""
+    channel = getattr(env.get("waitress.client_disconnected"), "__self__", None)
+    if channel is None:
+        return {}
+    found: dict[str, Any] = channel.__dict__.setdefault("offgrid_memory", {})
+    return found
+
+
 class DirectOutput:
     """The response of a waitress task, which may be written to from any thread."""
 

@@ -17,6 +17,7 @@ from waitress.buffers import OverflowableBuffer
 from waitress.parser import HTTPRequestParser, ParsingError
 from waitress.utilities import BadRequest, Error, RequestEntityTooLarge
 
+from offgrid.api.http.access import Access
 from offgrid.api.http.waitress.chunks import ChunkedBody
 
 FRAMING = 1 << 20
@@ -25,11 +26,13 @@ _MAX_BODIES = 1 << 29
 """Bytes of all bodies kept at once; or four times the limit of one body, if that is more."""
 _FREE = 1 << 16
 """Bytes of each body that are not counted, so that small requests pass when there is no room."""
-_LONGEST_WAIT = 60.0
-"""Seconds in which any request may arrive. To these is added the time that the bytes of its body
-take at the least rate."""
-_LEAST_RATE = 100_000
-"""Bytes per second."""
+_HEAD_SECONDS = 10.0
+"""Seconds in which the first line and the headers of a request may arrive."""
+_BODY_SECONDS = 30.0
+"""Seconds in which any whole request may arrive. To these is added the time that the bytes of its
+body take at the least rate."""
+_LEAST_RATE = 10_000
+"""Bytes per second: bodies over slow radio links arrive, however large they are."""
 _PACE_SECONDS = 10.0
 """How long a body's rate is measured before the body can be ended to make room for another one."""
 
@@ -51,15 +54,24 @@ class Late(Error):  # type: ignore[misc]
     reason = "Request Timeout"
 
 
-def is_late(begun: float, received: int, now: float) -> bool:
+class NotAdmitted(Error):  # type: ignore[misc]
+    """A large body comes without a valid key. :meth:`Access.admit` makes the answer."""
+
+    code = 401
+    reason = "Unauthorized"
+
+
+def is_late(begun: float, received: int | None, now: float) -> bool:
     """Return whether an unfinished request has used up its time.
 
     Args:
         begun: when its first byte arrived, in seconds.
-        received: how many bytes of its body have arrived.
+        received: how many bytes of its body have arrived; None until its headers are complete.
         now: the current time of the same clock.
     """
-    return now - begun > _LONGEST_WAIT + received / _LEAST_RATE
+    if received is None:
+        return now - begun > _HEAD_SECONDS
+    return now - begun > _BODY_SECONDS + received / _LEAST_RATE
 
 
 class Pace:
@@ -130,8 +142,12 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     error: Error | None = None
     body_rcv: Any = None
     budget = Budget(_MAX_BODIES)
+    access: Access | None = None
+    """Who may send a large body; None for everybody."""
     clock: Callable[[], float] = staticmethod(time.monotonic)
     _counted = 0
+    _judged = False
+    """Whether it was found out whether the request may have a large body."""
 
     def __init__(self, adj: Any) -> None:
         super().__init__(adj)
@@ -149,6 +165,8 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
             consumed = len(data)
         if self.error is None and self.content_length > self.max_body:
             self.error = RequestEntityTooLarge("")
+        if not self._judged and max(self.content_length, self.body_bytes_received) > _FREE:
+            self._judge()
         self._count()
         if self.error is not None:
             self.completed = True
@@ -159,9 +177,22 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
             self.expect_continue = False
         return consumed
 
+    @property
+    def environ(self) -> dict[str, str]:
+        """The headers under their names in a WSGI environment."""
+        return {f"HTTP_{name}": value for name, value in self.headers.items()}
+
+    def _judge(self) -> None:
+        """Refuse a large body without a valid key before it arrives."""
+        refused = False if self.access is None else self.access.refuses(self.environ)
+        self._judged = refused is not None
+        if refused and self.error is None:
+            self.error = NotAdmitted("")
+
     def is_late(self) -> bool:
         """Whether the client has used up its time to send the request."""
-        return is_late(self._pace.begun, self.body_bytes_received, self.clock())
+        received = self.body_bytes_received if self.headers_finished else None
+        return is_late(self._pace.begun, received, self.clock())
 
     def wait(self) -> None:
         """Restart the request's time: the client cannot send while the server does not read."""
@@ -232,11 +263,12 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
             self.body_rcv = ChunkedBody(OverflowableBuffer(self.adj.inbuf_overflow))
 
 
-def parser_class(max_body: int) -> type[Parser]:
+def parser_class(max_body: int, access: Access | None = None) -> type[Parser]:
     """Return the parser class of one server.
 
     Args:
         max_body: maximum size of a body in bytes.
+        access: who may send a large body; None for everybody.
     """
     budget = Budget(max(_MAX_BODIES, 4 * max_body))
-    return type("OffgridParser", (Parser,), {"budget": budget})
+    return type("OffgridParser", (Parser,), {"budget": budget, "access": access})

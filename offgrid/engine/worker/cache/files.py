@@ -10,9 +10,12 @@ Layout, all numbers little-endian::
     magic     8   b"OFFGRIDP"
     version   4
     key      32   of the model and the way it is loaded (cache.key)
+    partition 16  of the sequence: a hash; zeros if all may use it
     tokens    4   number of token ids
     prompt    4   how many of them are the prompt
-    state     8   bytes of the state
+    mark      4   a shorter length that has a checkpoint, or 0
+    state     8   bytes of the state, the checkpoint included
+    mark size 8   bytes of the checkpoint, the last ones of the state
     digest   16   BLAKE2b of the fields above and the token ids
     token ids     4 each
     state
@@ -45,6 +48,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from offgrid.engine.folders import sync_folder
 from offgrid.engine.saved_prefixes import (
     KEY_CHARACTERS,
     PARTIAL_SUFFIX,
@@ -54,7 +58,7 @@ from offgrid.engine.saved_prefixes import (
     saved_files,
 )
 from offgrid.engine.worker.cache.index import SavedPrefix, StateBytes
-from offgrid.engine.worker.prefix import MIN_REUSE, TokenIds
+from offgrid.engine.worker.prefix import MIN_REUSE
 
 if sys.platform != "win32":
     import fcntl
@@ -64,8 +68,8 @@ log = logging.getLogger(__name__)
 AUTO_BYTES, AUTO_SHARE = 4 << 30, 10
 """Without a setting, the folder may take 4 GiB, or, if that is less, a tenth of the sum of what it
 holds and what is free on its disk."""
-_MAGIC, _VERSION = b"OFFGRIDP", 1
-_FIELDS = struct.Struct("<8sI32sIIQ")
+_MAGIC, _VERSION = b"OFFGRIDP", 3
+_FIELDS = struct.Struct("<8sI32s16sIIIQQ")
 _HEADER_DIGEST, _DIGEST = 16, 32
 _CHUNK = 8 << 20
 _MAX_TOKENS = 1 << 26
@@ -128,11 +132,12 @@ class PrefixFiles:
     def _opened(self, file: SavedFile) -> SavedPrefix | None:
         try:
             with file.path.open("rb") as stream:
-                tokens, n_prompt, size, _ = self._read_header(stream)
+                prefix, _ = self._read_header(stream)
         except (OSError, ValueError, MemoryError) as ex:
             self._refuse(file.path, ex)
             return None
-        return SavedPrefix(tokens, n_prompt, size, path=file.path)
+        prefix.path = file.path
+        return prefix
 
     def read(self, prefix: SavedPrefix) -> StateBytes | None:
         """Return the state of a saved prefix; None if its file is absent or wrong, or cannot be
@@ -145,12 +150,15 @@ class PrefixFiles:
             return None
         try:
             with path.open("rb", buffering=0) as stream:
-                tokens, _, size, digest = self._read_header(stream)
-                if not np.array_equal(tokens, prefix.tokens):
+                there, digest = self._read_header(stream)
+                same = there.partition == prefix.partition
+                if not same or not np.array_equal(there.tokens, prefix.tokens):
                     raise ValueError("it holds other tokens")
-                state = np.empty(size, dtype=np.uint8)
+                if (there.size, there.mark_size) != (prefix.size, prefix.mark_size):
+                    raise OSError("another server has replaced it")
+                state = np.empty(there.size, dtype=np.uint8)
                 view = state.data
-                for begin in range(0, size, _CHUNK):
+                for begin in range(0, there.size, _CHUNK):
                     part = view[begin : begin + _CHUNK]
                     _fill(stream, part)
                     digest.update(part)
@@ -163,8 +171,8 @@ class PrefixFiles:
             os.utime(path)
         return state
 
-    def _read_header(self, stream: BinaryIO) -> tuple[TokenIds, int, int, hashlib.blake2b]:
-        """Return token ids, length of the prompt, size of the state, and the digest so far.
+    def _read_header(self, stream: BinaryIO) -> tuple[SavedPrefix, hashlib.blake2b]:
+        """Return the saved prefix without its state, and the digest so far.
 
         Raises:
             ValueError: the message says what is wrong.
@@ -174,12 +182,16 @@ class PrefixFiles:
         _check_owner(status)
         fields = bytearray(_FIELDS.size)
         _fill(stream, fields)
-        magic, version, key, n_tokens, n_prompt, size = _FIELDS.unpack(fields)
+        magic, version, key, partition, n_tokens, n_prompt, mark, size, mark_size = _FIELDS.unpack(
+            fields
+        )
         if magic != _MAGIC or version != _VERSION:
             raise ValueError("it is no saved prefix of this version")
         if key != self._key:
             raise ValueError("it belongs to another model, or to another build")
-        if not MIN_REUSE <= n_tokens <= _MAX_TOKENS or n_prompt > n_tokens:
+        if not MIN_REUSE <= n_tokens <= _MAX_TOKENS or max(n_prompt, mark) > n_tokens:
+            raise ValueError("its numbers are wrong")
+        if mark_size > size or (mark > 0) != (mark_size > 0):
             raise ValueError("its numbers are wrong")
         whole = _FIELDS.size + _HEADER_DIGEST + 4 * n_tokens + size + _DIGEST
         if size == 0 or status.st_size != whole:
@@ -193,7 +205,10 @@ class PrefixFiles:
         digest = hashlib.blake2b(fields, digest_size=_DIGEST)
         digest.update(expected)
         digest.update(ids)
-        return np.frombuffer(ids, dtype="<i4").astype(np.int32), n_prompt, size, digest
+        tokens = np.frombuffer(ids, dtype="<i4").astype(np.int32)
+        found = SavedPrefix(tokens, n_prompt, size, mark=mark, mark_size=mark_size)
+        found.partition = partition.hex() if any(partition) else ""
+        return found, digest
 
     @staticmethod
     def _refuse(path: Path, ex: Exception) -> None:
@@ -218,7 +233,8 @@ class PrefixFiles:
         """
         ids = prefix.tokens.astype("<i4").tobytes()
         size = _FIELDS.size + _HEADER_DIGEST + len(ids) + len(state) + _DIGEST
-        name = hashlib.blake2b(ids, digest_size=16).hexdigest()
+        partition = bytes.fromhex(prefix.partition)
+        name = hashlib.blake2b(partition + ids, digest_size=16).hexdigest()
         path = self._own / f"{name}{SUFFIX}"
         try:
             _create(self.folder)
@@ -243,8 +259,9 @@ class PrefixFiles:
 
     def _write(self, path: Path, prefix: SavedPrefix, ids: bytes, state: StateBytes) -> None:
         fields = _FIELDS.pack(
-            _MAGIC, _VERSION, self._key, len(prefix.tokens), prefix.n_prompt, len(state)
-        )
+            _MAGIC, _VERSION, self._key, bytes.fromhex(prefix.partition), len(prefix.tokens),
+            prefix.n_prompt, prefix.mark, len(state), prefix.mark_size,
+        )  # fmt: skip
         digest = hashlib.blake2b(digest_size=_DIGEST)
         partial = self._own / f".{token_hex(16)}{PARTIAL_SUFFIX}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -263,7 +280,7 @@ class PrefixFiles:
             with contextlib.suppress(OSError):
                 partial.unlink()
             raise
-        _sync_folder(self._own)
+        sync_folder(self._own)
 
     def _make_room(self, size: int) -> bool:
         """Delete the least recently used files, of any model, until another one fits; return
@@ -369,15 +386,3 @@ def _is_abandoned(file: SavedFile) -> bool:
     finally:
         os.close(descriptor)
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where the system can."""
-    if sys.platform == "win32":
-        return
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -27,9 +27,13 @@ class SavedPrefix:
         n_prompt: how many of them are the prompt of their sequence; the others are its answer.
         size: bytes of the state.
         state: the state, while it is in memory.
+        mark: a shorter length after which a sequence can begin too, where slots cannot be cut; 0 if
+            there is none.
+        mark_size: bytes at the end of the state: the checkpoint that this needs.
         path: the file with the state, if there is one.
         writing: whether the file is being written.
         seen: whether an idle worker has written it, or found it not worth it.
+        partition: only sequences of this partition may use it.
     """
 
     tokens: TokenIds
@@ -39,20 +43,30 @@ class SavedPrefix:
     path: Path | None = None
     writing: bool = False
     seen: bool = False
+    partition: str = ""
+    mark: int = 0
+    mark_size: int = 0
+
+    def parts(self, state: StateBytes) -> tuple[StateBytes, StateBytes]:
+        """Divide the state into that of the slot and the checkpoint, which may be empty."""
+        end = len(state) - self.mark_size
+        return state[:end], state[end:]
 
 
 class Index:
     """Saved prefixes, least recently used first.
 
     Args:
-        can_cut: whether a restored slot can be cut. If not, a prefix is used only as a whole.
+        can_cut: whether a restored slot can be cut. If not, a prefix is used as a whole or up to
+            its mark.
     """
 
     def __init__(self, can_cut: bool) -> None:
         self.can_cut = can_cut
         self._all: OrderedDict[SavedPrefix, None] = OrderedDict()
-        self._alike: dict[bytes, dict[SavedPrefix, None]] = {}
-        """First tokens -> the prefixes that begin with them: only those can be long enough."""
+        self._alike: dict[tuple[str, bytes], dict[SavedPrefix, None]] = {}
+        """Partition and first tokens -> the prefixes of it that begin with them: only those can be
+        long enough."""
 
     def __len__(self) -> int:
         return len(self._all)
@@ -66,15 +80,16 @@ class Index:
     def add(self, prefix: SavedPrefix) -> None:
         """Add a prefix as the most recently used one."""
         self._all[prefix] = None
-        self._alike.setdefault(_beginning(prefix.tokens), {})[prefix] = None
+        self._alike.setdefault(_beginning(prefix.tokens, prefix.partition), {})[prefix] = None
 
     def remove(self, prefix: SavedPrefix) -> None:
         """Remove a prefix. Harmless if it is not there."""
         self._all.pop(prefix, None)
-        alike = self._alike.get(_beginning(prefix.tokens), {})
+        beginning = _beginning(prefix.tokens, prefix.partition)
+        alike = self._alike.get(beginning, {})
         alike.pop(prefix, None)
         if not alike:
-            self._alike.pop(_beginning(prefix.tokens), None)
+            self._alike.pop(beginning, None)
 
     def use(self, prefix: SavedPrefix) -> None:
         """Note that a prefix was used."""
@@ -82,7 +97,10 @@ class Index:
             self._all.move_to_end(prefix)
 
     def longest(
-        self, prompt: TokenIds, before_image: Callable[[int], int] = lambda length: length
+        self,
+        prompt: TokenIds,
+        before_image: Callable[[int], int] = lambda length: length,
+        partition: str = "",
     ) -> tuple[SavedPrefix | None, int]:
         """Return the saved prefix that has most tokens in common with a prompt, and their number.
 
@@ -91,33 +109,40 @@ class Index:
         Args:
             prompt: the tokens that may be taken from it.
             before_image: shortens a length so that it does not end inside an image.
+            partition: of the prompt's sequence.
         """
         best: SavedPrefix | None = None
         order = (0, False, 0)
-        for prefix in self._like(prompt):
-            length = before_image(common_prefix(prefix.tokens, prompt))
-            if length < MIN_REUSE or not (self.can_cut or length == len(prefix.tokens)):
+        for prefix in self._like(prompt, partition):
+            length = self._usable(prefix, before_image(common_prefix(prefix.tokens, prompt)))
+            if length < MIN_REUSE:
                 continue
             rank = (length, prefix.state is not None, -prefix.size)
             if best is None or rank > order:
                 best, order = prefix, rank
         return best, order[0]
 
-    def covered(self, tokens: TokenIds, *, on_disk: bool = False) -> int:
+    def covered(self, tokens: TokenIds, partition: str = "", *, on_disk: bool = False) -> int:
         """Return how many of these tokens some saved prefix holds.
 
         Args:
             tokens: what a slot holds.
+            partition: of these tokens.
             on_disk: whether only prefixes with a file count.
         """
         longest = 0
-        for prefix in self._like(tokens):
+        for prefix in self._like(tokens, partition):
             if prefix.path is None and on_disk and not prefix.writing:
                 continue
             length = common_prefix(prefix.tokens, tokens)
-            if self.can_cut or length == len(prefix.tokens):
-                longest = max(longest, length)
+            longest = max(longest, self._usable(prefix, length))
         return longest
+
+    def _usable(self, prefix: SavedPrefix, shared: int) -> int:
+        """Return after how many of the ``shared`` tokens a sequence can begin."""
+        if self.can_cut or shared == len(prefix.tokens):
+            return shared
+        return prefix.mark if prefix.mark <= shared else 0
 
     def superseded(self, prefix: SavedPrefix) -> list[SavedPrefix]:
         """Return the other prefixes that no request needs once this one is saved: earlier turns of
@@ -128,7 +153,7 @@ class Index:
         a shorter prefix stays useful, and only one with the same tokens is superseded.
         """
         found = []
-        for other in self._like(prefix.tokens):
+        for other in self._like(prefix.tokens, prefix.partition):
             if other is prefix:
                 continue
             shared = common_prefix(other.tokens, prefix.tokens)
@@ -137,11 +162,11 @@ class Index:
                 found.append(other)
         return found
 
-    def _like(self, tokens: TokenIds) -> list[SavedPrefix]:
+    def _like(self, tokens: TokenIds, partition: str) -> list[SavedPrefix]:
         if len(tokens) < MIN_REUSE:
             return []
-        return list(self._alike.get(_beginning(tokens), {}))
+        return list(self._alike.get(_beginning(tokens, partition), {}))
 
 
-def _beginning(tokens: TokenIds) -> bytes:
-    return tokens[:MIN_REUSE].tobytes()
+def _beginning(tokens: TokenIds, partition: str) -> tuple[str, bytes]:
+    return partition, tokens[:MIN_REUSE].tobytes()

@@ -121,7 +121,11 @@ class Tiers:
     # --- restoring ----------------------------------------------------------------------------
 
     def find(
-        self, prompt: TokenIds, before_image: Callable[[int], int], above: int
+        self,
+        prompt: TokenIds,
+        before_image: Callable[[int], int],
+        above: int,
+        partition: str = "",
     ) -> Fetch | None:
         """Begin to fetch the longest saved prefix of a prompt.
 
@@ -129,12 +133,13 @@ class Tiers:
             prompt: the tokens that may be taken from it.
             before_image: shortens a length so that it does not end inside an image.
             above: how many of the tokens need not be computed anyway.
+            partition: of the prompt's sequence.
 
         Returns:
             None if no saved prefix is worth restoring.
         """
         with self._lock:
-            prefix, length = self._index.longest(prompt, before_image)
+            prefix, length = self._index.longest(prompt, before_image, partition)
             if prefix is None:
                 return None
             from_disk = prefix.state is None
@@ -184,32 +189,36 @@ class Tiers:
 
     # --- saving -------------------------------------------------------------------------------
 
-    def wants(self, tokens: TokenIds, size: int) -> bool:
+    def wants(self, tokens: TokenIds, size: int, partition: str = "") -> bool:
         """Whether the state of a slot is worth saving before the slot is evicted.
 
         Args:
             tokens: what the slot holds.
             size: bytes of its state.
+            partition: of these tokens.
         """
         if not self.takes(tokens) or not (size <= self._memory or self.on_disk):
             return False
         with self._lock:
-            unsaved = len(tokens) - self._index.covered(tokens)
+            unsaved = len(tokens) - self._index.covered(tokens, partition)
         return self.worth.saving(len(tokens), unsaved, size) and has_room(size)
 
-    def wants_on_disk(self, tokens: TokenIds, size: int, *, last: bool = False) -> bool:
+    def wants_on_disk(
+        self, tokens: TokenIds, size: int, partition: str = "", *, last: bool = False
+    ) -> bool:
         """Whether the state of a slot is worth writing while the slot still holds it.
 
         Args:
             tokens: what the slot holds.
             size: bytes of its state.
+            partition: of these tokens.
             last: whether the worker ends now, so that there is no later time for it.
         """
         if not self.on_disk or not self.takes(tokens):
             return False
         with self._lock:
-            unsaved = len(tokens) - self._index.covered(tokens, on_disk=True)
-            if not last and not self._grown(tokens):
+            unsaved = len(tokens) - self._index.covered(tokens, partition, on_disk=True)
+            if not last and not self._grown(tokens, partition):
                 return False
         return self.worth.saving(len(tokens), unsaved, size) and has_room(size)
 
@@ -219,17 +228,31 @@ class Tiers:
         return len(tokens) >= MIN_LENGTH and int(tokens.min()) >= 0
 
     def save(
-        self, tokens: TokenIds, n_prompt: int, state: StateBytes, *, to_disk: bool = False
+        self,
+        tokens: TokenIds,
+        n_prompt: int,
+        state: StateBytes,
+        partition: str = "",
+        *,
+        to_disk: bool = False,
+        mark: int = 0,
+        mark_size: int = 0,
     ) -> SavedPrefix:
         """Save a state, and make room for it.
 
         Args:
             tokens: what the slot holds.
             n_prompt: how many of them are the prompt.
-            state: the slot's state.
+            state: the slot's state, and after it the checkpoint of the mark.
+            partition: of these tokens.
             to_disk: whether it goes to disk at once, because the slot still holds it.
+            mark: see :class:`~offgrid.engine.worker.cache.index.SavedPrefix`.
+            mark_size: bytes of the checkpoint.
         """
-        prefix = SavedPrefix(tokens.copy(), n_prompt, len(state), state)
+        prefix = SavedPrefix(
+            tokens.copy(), n_prompt, len(state), state, mark=mark, mark_size=mark_size
+        )
+        prefix.partition = partition
         with self._lock:
             for other in self._index.superseded(prefix):
                 if other.path is None and not other.writing:
@@ -338,12 +361,12 @@ class Tiers:
             if not left or self._writing:
                 return
             left[-1].seen = True
-            if self._grown(left[-1].tokens):
+            if self._grown(left[-1].tokens, left[-1].partition):
                 self._to_disk(left[-1], keep=True)
 
-    def _grown(self, tokens: TokenIds) -> bool:
+    def _grown(self, tokens: TokenIds, partition: str) -> bool:
         """Whether enough of a conversation is new to write it again while the worker is idle."""
-        unsaved = len(tokens) - self._index.covered(tokens, on_disk=True)
+        unsaved = len(tokens) - self._index.covered(tokens, partition, on_disk=True)
         return unsaved >= max(MIN_LENGTH, len(tokens) // _GROWN)
 
     def write_all(self, until: float) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from offgrid.engine.worker.drafts.pace import Acceptance, DraftPace, expected
+from offgrid.engine.worker.drafts.pace import DraftPace
 from offgrid.engine.worker.drafts.prediction import Prediction
 from offgrid.engine.worker.drafts.source import Draft, Drafted, Source
+from offgrid.engine.worker.drafts.trust import Acceptance, Trust
 
 NO_DRAFT = Draft([], "")
 
 
 class Counts(NamedTuple):
-    """The counts of one sequence, as in :class:`~offgrid.engine.protocol.Delta`."""
+    """The counts of one sequence, as in :class:`~offgrid.engine.protocol.events.Delta`."""
 
     drafted: int = 0
     accepted: int = 0
@@ -42,7 +43,7 @@ class Drafter:
     def __init__(self, sources: Sequence[Source], prediction: Prediction | None = None) -> None:
         self._sources = sources
         self._prediction = prediction
-        self._acceptance = Acceptance(weight=4.0)
+        self._acceptance = Acceptance()
         """Of this sequence, which may be more or less predictable than others."""
         self._asked: Source | None = None
         """The source of the latest draft; None if that is the draft model's."""
@@ -55,16 +56,27 @@ class Drafter:
         self.drafted = 0
         self.accepted = 0
 
-    def propose(self, sequence: Drafted, most: int, pace: DraftPace) -> Draft:
-        """Return the most promising draft, possibly an empty one."""
+    def propose(
+        self, sequence: Drafted, most: int, pace: DraftPace, *, costly: bool = True
+    ) -> Draft:
+        """Return the most promising draft, possibly an empty one.
+
+        Args:
+            sequence: to which the sources belong.
+            most: most tokens of the draft.
+            pace: knows how often proposals of all sequences were right.
+            costly: whether sources are asked that take noticeable time.
+        """
         self._judge(sequence, pace)
         self._end = len(sequence)
         best, promised, self._asked = NO_DRAFT, 1.0, None
         for source in self._sources:
+            if source.costly and not costly:
+                continue
             draft = source.propose(sequence, most)
             if draft.tokens:
                 self._drafts.append(draft)
-                promise = expected(self.rate(draft.kind, pace), len(draft.tokens))
+                promise = self.trust(draft.kind, pace).expected(len(draft.tokens))
                 if promise > promised:
                     best, promised, self._asked = draft, promise, source
         return best
@@ -91,9 +103,9 @@ class Drafter:
             pace.acceptance.judge(kind, agreed, tried)
         self._drafts.clear()
 
-    def rate(self, kind: str, pace: DraftPace) -> float:
-        """Return the probability that a proposed token is accepted, if those before it are."""
-        return self._acceptance.rate(kind, pace.acceptance.rate(kind))
+    def trust(self, kind: str, pace: DraftPace) -> Trust:
+        """Return how far proposed tokens of a kind are trusted."""
+        return self._acceptance.trust(kind, pace.acceptance.rate(kind))
 
     def decoded(self, tokens: Sequence[int]) -> None:
         """Count a draft that has just been decoded. Call it before its rows are sampled."""
@@ -115,13 +127,22 @@ class Drafter:
         if self._asked is not None:
             self._asked.verified(sequence, proposed, accepted)
 
+    def rewound(self) -> None:
+        """Note that tokens were taken away from the sequence."""
+        self._drafts.clear()
+        self._decoded.clear()
+        for source in self._sources:
+            source.rewound()
+        if self._prediction is not None and self._prediction not in self._sources:
+            self._prediction.rewound()
+
     @property
     def predicts(self) -> bool:
         """Whether the request has a prediction."""
         return self._prediction is not None
 
     def counts(self, sequence: Drafted, timed: bool) -> Counts:
-        """Return the counts for a :class:`~offgrid.engine.protocol.Delta`.
+        """Return the counts for a :class:`~offgrid.engine.protocol.events.Delta`.
 
         Only one with times has those of drafts. All have those of the prediction, because the
         server may end a choice at any of them.

@@ -44,7 +44,7 @@ class Forced:
         piece: returns the bytes of a token.
     """
 
-    costly = False
+    costly = True
 
     def __init__(
         self, tokenize: Callable[[bytes], tuple[int, ...]], piece: Callable[[int], bytes]
@@ -121,6 +121,9 @@ class Forced:
         gaps = [colon + b'"', comma + b'"', colon, comma]
         rest = [gap[1:] for gap in gaps if len(gap) > 1 and gap[:1] == text[-1:]]
         return [*rest, *([b'"'] if text[-1:] in (b"{", b"[") else ())], gaps
+
+    def rewound(self) -> None:
+        """Do nothing: the matcher tells all."""
 
     def verified(self, sequence: Drafted, proposed: int, accepted: int) -> None:
         """Do nothing: the matcher tells all."""

@@ -41,6 +41,9 @@ class Lookup:
     costly = False
 
     def __init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         self._bits = 0
         self._latest = np.empty(0, dtype=np.int32)
         """Hash of an n-gram -> index after its latest occurrence."""
@@ -80,6 +83,10 @@ class Lookup:
                 tokens = tokens[:count]
                 break
         return Draft(tokens, kind)
+
+    def rewound(self) -> None:
+        """Forget everything: the index is built again."""
+        self._start()
 
     def verified(self, sequence: Drafted, proposed: int, accepted: int) -> None:
         """Do nothing: the sequence's tokens tell all."""

@@ -8,7 +8,7 @@ from offgrid.engine.worker.drafts.account import Account
 from offgrid.engine.worker.drafts.drafter import Drafter
 from offgrid.engine.worker.drafts.model import KIND, DraftModel
 from offgrid.engine.worker.drafts.model import Wish as ModelWish
-from offgrid.engine.worker.drafts.pace import DraftPace, Wish, expected
+from offgrid.engine.worker.drafts.pace import DraftPace, Wish
 from offgrid.engine.worker.drafts.source import Draft, Drafted
 
 _MOST = 15
@@ -90,7 +90,7 @@ class ModelPlanner:
         chosen: list[Candidate] = []
         total = 0
         for one in candidates:
-            if _promise(one, pace) >= expected(one.drafter.rate(KIND, pace), _MOST):
+            if _promise(one, pace) >= one.drafter.trust(KIND, pace).expected(_MOST):
                 continue
             missing = self._model.missing(_wish(one, 1))
             if missing and self.account.affords(total + missing, step):
@@ -111,9 +111,9 @@ class ModelPlanner:
         own = {one.place for one in chosen}
         effort = self.account.call / len(chosen)
         wishes = [
-            Wish(min(one.left, _MOST), one.drafter.rate(KIND, pace), effort)
+            Wish(min(one.left, _MOST), one.drafter.trust(KIND, pace), effort)
             if one.place in own
-            else Wish(len(one.draft.tokens), one.drafter.rate(one.draft.kind, pace))
+            else Wish(len(one.draft.tokens), one.drafter.trust(one.draft.kind, pace))
             for one in candidates
         ]
         counts = pace.choose(streams, wishes)
@@ -141,7 +141,7 @@ class ModelPlanner:
 
 def _promise(one: Candidate, pace: DraftPace) -> float:
     """Return how many tokens a step is expected to add with what the sources propose."""
-    return expected(one.drafter.rate(one.draft.kind, pace), len(one.draft.tokens))
+    return one.drafter.trust(one.draft.kind, pace).expected(len(one.draft.tokens))
 
 
 def _wish(one: Candidate, most: int) -> ModelWish:

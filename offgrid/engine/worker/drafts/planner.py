@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from offgrid.engine.worker.batching import FilledBatch
 from offgrid.engine.worker.drafts.model import DraftModel
 from offgrid.engine.worker.drafts.model_planner import Candidate, ModelPlanner
 from offgrid.engine.worker.drafts.pace import MOST, DraftPace, Wish
-from offgrid.engine.worker.scheduler import BatchSpan
 from offgrid.engine.worker.sequence import Sequence, Status
+from offgrid.engine.worker.spans import BatchSpan
 
 _MOST_ROWS = 64
 """Most rows of a step with drafts. By then, a processor takes as long for each further row."""
@@ -26,15 +27,22 @@ class Planner:
         n_vocab: size of a row of logits.
         capacity: most tokens of a step.
         draft_model: drafts for sequences whose sources propose nothing better; or None.
+        costs: those of an earlier load; see :attr:`.costs.Costs.known`.
 
     Attributes:
         slowdown: how long the latest step is expected to take, relative to one without drafts.
     """
 
-    def __init__(self, n_vocab: int, capacity: int, draft_model: DraftModel | None = None) -> None:
+    def __init__(
+        self,
+        n_vocab: int,
+        capacity: int,
+        draft_model: DraftModel | None = None,
+        costs: Mapping[int, float] | None = None,
+    ) -> None:
         most_rows = max(1, min(_MOST_ROWS, capacity, _LOGITS // (4 * n_vocab)))
         self._capacity = capacity
-        self.pace = DraftPace(most_rows)
+        self.pace = DraftPace(most_rows, costs)
         self._model = None if draft_model is None else ModelPlanner(draft_model)
         self.slowdown = 1.0
 
@@ -50,17 +58,19 @@ class Planner:
             return spans
         room = self._capacity - sum(span.count for span in spans)
         asked: list[Candidate] = []
-        streams = 0
+        decoding = [span.sequence for span in spans if span.sequence.status is Status.DECODING]
+        streams = len(decoding)
+        able = sum(sequence.drafter is not None for sequence in decoding)
+        costly = able > 0 and self.pace.may_pay(streams, able)
         for place, span in enumerate(spans):
             sequence = span.sequence
             if sequence.status is not Status.DECODING:
                 continue
-            streams += 1
             # A step adds the accepted tokens and one more.
             left = min(most, sequence.limit - sequence.completion_tokens - 1)
             drafter = sequence.drafter
             if drafter is not None and left > 0:
-                draft = drafter.propose(sequence, left, self.pace)
+                draft = drafter.propose(sequence, left, self.pace, costly=costly)
                 asked.append(Candidate(place, drafter, sequence, left, draft))
         # A step with prefill takes long enough, and it is not known what its drafts gain.
         if self._model is not None and streams == len(spans):
@@ -69,7 +79,7 @@ class Planner:
         if not asked:
             return spans
         wishes = [
-            Wish(len(one.draft.tokens), one.drafter.rate(one.draft.kind, self.pace))
+            Wish(len(one.draft.tokens), one.drafter.trust(one.draft.kind, self.pace))
             for one in asked
         ]
         counts = self.pace.choose(streams, wishes)

@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from offgrid.engine.worker.drafts.source import Draft, Drafted
 
 KIND = "prediction"
+FOUND = "prediction found"
+"""Kind of a draft after a place that was found and not yet followed for long. Such places are often
+wrong, which must not spoil the trust in those that were followed."""
 LEAST = 2
 """Tokens at the end of the answer that must be found in the prediction before it is followed again.
 A single token is often found by chance."""
@@ -75,11 +78,14 @@ class Prediction:
 
     def __init__(self, text: PredictedText) -> None:
         self._text = text
+        self._start()
+
+    def _start(self) -> None:
         self._read = 0
         """Tokens of the answer that were followed."""
         self._answer: list[int] = []
         """The last tokens of the answer."""
-        self._used = bytearray(len(text))
+        self._used = bytearray(len(self._text))
         """For each token of the prediction whether the answer contains it."""
         self._found = 0
         """Tokens by which the place was found. They count as soon as another one follows."""
@@ -99,7 +105,12 @@ class Prediction:
         """Return the tokens that are expected next; none while the answer does not follow."""
         self.follow(sequence)
         at = self.at
-        return Draft([] if at is None else self._text.tokens[at : at + most], KIND)
+        kind = KIND if self._known == at else FOUND
+        return Draft([] if at is None else self._text.tokens[at : at + most], kind)
+
+    def rewound(self) -> None:
+        """Follow the answer from its beginning."""
+        self._start()
 
     def verified(self, sequence: Drafted, proposed: int, accepted: int) -> None:
         """Do nothing: the answer's tokens tell what was accepted."""
@@ -119,7 +130,7 @@ class Prediction:
             self._found = 0
             self._run += 1
             self.at = at + 1
-            if self._run >= _FIRM:
+            if self._run >= _FIRM or self._known == at:
                 self._known = self.at
         else:
             self._run = 0

@@ -51,8 +51,8 @@ class Source(Protocol):
 
     Attributes:
         costly: whether a proposal takes noticeable time. Cheap sources are asked in every step, and
-            judged by their proposals even if these are not decoded. Costly ones are asked only for
-            as many tokens as shall be decoded.
+            judged by their proposals even if these are not decoded. Costly ones are asked only
+            where some draft could pay.
     """
 
     costly: bool
@@ -60,8 +60,12 @@ class Source(Protocol):
     def propose(self, sequence: Drafted, most: int) -> Draft:
         """Return up to ``most`` (at least 1) tokens that may follow the sequence's last one.
 
-        Tokens may have been added to the sequence since the last call, but none were removed.
+        Tokens may have been added to the sequence since the last call. If some were taken away,
+        :meth:`rewound` was called.
         """
+
+    def rewound(self) -> None:
+        """Note that tokens were taken away from the sequence, whose place others may have taken."""
 
     def verified(self, sequence: Drafted, proposed: int, accepted: int) -> None:
         """Note that a step has decoded the first ``proposed`` tokens of the latest proposal, and

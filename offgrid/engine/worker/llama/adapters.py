@@ -9,7 +9,7 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as lc
 
-from offgrid.engine.protocol import Adapter
+from offgrid.engine.protocol.commands import Adapter
 from offgrid.engine.worker.llama.errors import LoadError
 
 

@@ -65,6 +65,13 @@ def devices() -> tuple[Device, ...]:
         return ()
 
 
+def gpus() -> tuple[Device, ...]:
+    """Return the GPUs that llama.cpp can compute on, with their free memory now."""
+    if not lc.llama_supports_gpu_offload():
+        return ()
+    return tuple(device for device in devices() if device.kind == "gpu")
+
+
 def _device(device: ctypes.c_void_p) -> Device:
     lib = lc._lib
     free, total = ctypes.c_size_t(), ctypes.c_size_t()

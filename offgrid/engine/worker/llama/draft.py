@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.engine.worker.llama.errors import LoadError
 from offgrid.engine.worker.llama.model import Model
 from offgrid.engine.worker.llama.same_vocabulary import Named, first_difference

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import llama_cpp.llama_cpp as lc
 
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.engine.worker.llama.draft import cannot_cut, check_vocabulary
 from offgrid.engine.worker.llama.errors import LoadError
 from offgrid.engine.worker.llama.kv_types import check_kv_types

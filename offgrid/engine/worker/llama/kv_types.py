@@ -11,7 +11,7 @@ import ctypes
 import llama_cpp.llama_cpp as lc
 
 from offgrid.engine.kv_types import BLOCK, is_quantised
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.engine.worker.llama.errors import LoadError
 
 _BF16 = 30

@@ -15,14 +15,15 @@ import numpy as np
 from offgrid import __version__
 from offgrid.engine.attention import Choice
 from offgrid.engine.memory import free_memory
-from offgrid.engine.protocol import Adapter, Load, ModelInfo
+from offgrid.engine.protocol.commands import Adapter, Load
+from offgrid.engine.protocol.reports import ModelInfo
 from offgrid.engine.worker.checkpoints import first_needed
 from offgrid.engine.worker.image import Embeddings, ImageTile
 from offgrid.engine.worker.llama.batch import Batch
 from offgrid.engine.worker.llama.embedding import EmbeddingContext
 from offgrid.engine.worker.llama.errors import INVALID_BATCH, DecodeError, LoadError
 from offgrid.engine.worker.llama.kv_types import GGML_TYPES
-from offgrid.engine.worker.llama.remembered_choice import remembered_attention
+from offgrid.engine.worker.llama.remembered import remembered_attention
 from offgrid.engine.worker.llama.state import (
     PARTIAL,
     WHOLE,

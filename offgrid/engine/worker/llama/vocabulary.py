@@ -11,7 +11,7 @@ import llama_cpp.llama_cpp as lc
 import numpy as np
 from numpy.typing import NDArray
 
-from offgrid.engine.protocol import PromptPart
+from offgrid.engine.protocol.requests import PromptPart
 from offgrid.engine.worker.dry_breakers import MAX_SEQUENCES, PieceIndex, expand_breakers
 
 _MAX_PIECE = 4096
@@ -58,6 +58,8 @@ class Vocabulary:
         add_bos: whether a prompt begins with ``bos``.
         fim_ids: the fill-in-the-middle tokens before the prefix, the suffix and the answer; -1 for
             each that does not exist.
+        fim_repository, fim_file: the tokens before the name of a project and before the name of
+            each of its files, when a model fills in; -1 for each that does not exist.
     """
 
     def __init__(self, model: lc.llama_model_p) -> None:
@@ -86,6 +88,8 @@ class Vocabulary:
             int(lc.llama_vocab_fim_suf(vocab)),
             int(lc.llama_vocab_fim_mid(vocab)),
         )
+        self.fim_repository = int(lc.llama_vocab_fim_rep(vocab))
+        self.fim_file = int(lc.llama_vocab_fim_sep(vocab))
         self._pieces: dict[int, bytes] = {}
         self._pieces_with_special: dict[int, bytes] = {}
         self._breakers: dict[tuple[str, ...], Breakers] = {}

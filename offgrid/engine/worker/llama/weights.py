@@ -12,7 +12,7 @@ import llama_cpp.llama_cpp as lc
 from offgrid.engine import processors
 from offgrid.engine.attention import Choice, fixed_choice
 from offgrid.engine.kv_types import PLAIN, bytes_of
-from offgrid.engine.protocol import Load
+from offgrid.engine.protocol.commands import Load
 from offgrid.engine.worker.llama.adapters import Adapters
 from offgrid.engine.worker.llama.errors import LoadError
 from offgrid.engine.worker.llama.kv_types import (

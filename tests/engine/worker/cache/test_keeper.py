@@ -14,9 +14,12 @@ from engine_runs import GREEDY, Counting, Run
 from msgspec import structs
 from tiny_models import make
 
-from offgrid.engine.protocol import Delta, GenerationRequest, Load, PromptPart
+from offgrid.engine.protocol.commands import Load
+from offgrid.engine.protocol.events import Delta
+from offgrid.engine.protocol.requests import GenerationRequest, PromptPart
 from offgrid.engine.saved_prefixes import delete_saved, saved_files
 from offgrid.engine.worker.cache.opening import open_tiers
+from offgrid.engine.worker.checkpoints import Checkpoints
 from offgrid.engine.worker.llama.model import Model
 
 LOAD = {"ctx_size": 512, "parallel": 2, "batch_size": 64}
@@ -136,7 +139,7 @@ def test_an_idle_worker_writes_what_a_kill_would_lose(
     assert engine.has_work is False
     keeper, idle = engine._keeper, engine.scheduler.idle
     assert keeper.pause(idle) is not None
-    assert [keeper.write_one(idle) for _ in range(3)] == [True, True, False]
+    assert [keeper.write_one(idle, Checkpoints(0)) for _ in range(3)] == [True, True, False]
     assert keeper.pause(idle) is None
     assert keeper.tiers is not None
     keeper.tiers.finish_writing(time.monotonic() + 60)
@@ -170,7 +173,7 @@ def test_an_idle_worker_writes_memory_too(begin: Callable[..., Run], tmp_path: P
     keeper, idle = run.engine._keeper, run.engine.scheduler.idle
     assert keeper.tiers is not None
     while keeper.pause(idle) is not None:
-        keeper.write_one(idle)
+        keeper.write_one(idle, Checkpoints(0))
         keeper.tiers.finish_writing(time.monotonic() + 60)
     assert len(saved_files(tmp_path)) == len(STORIES)
 
@@ -296,3 +299,36 @@ def test_kinds_of_memory(architecture: str, fields: dict[str, Any], tmp_path: Pa
     expected = [answers(0, [end])[0][0] for end in ends]
     for end, text in zip(ends, expected, strict=True):
         assert answers(-1, [end]) == [(text, 0 if fields else length)]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kept"), [("llama", 200), ("mamba", 197), ("jamba", 197), ("gemma3", 197)]
+)
+def test_the_same_prompt_after_a_restart(architecture: str, kept: int, tmp_path: Path) -> None:
+    """Where slots cannot be cut, the checkpoint near the end of the prompt is saved with them; it
+    is saved again with the slot in which it was restored."""
+    path = make(architecture, tmp_path)
+    prompt = (7, *range(20, 220))
+
+    def answer(cache: int) -> tuple[str, int]:
+        load = Load(
+            str(path), ctx_size=512, parallel=2, batch_size=64, threads=1,
+            cache_dir=str(tmp_path / "saved"), cache_disk=cache,
+        )  # fmt: skip
+        model = Model(load)
+        tiers = open_tiers(model)
+        run = Run(model, tiers=tiers)
+        id = run.send(
+            GenerationRequest(tokens=prompt, sampling=GREEDY, max_tokens=40, ignore_eos=True)
+        )
+        run.finish()
+        (first, *_) = (e for e in run.events if isinstance(e, Delta) and e.id == id)
+        stop(run)
+        if tiers is not None:
+            tiers.close()
+        model.close()
+        return run.text(id), first.cached_tokens
+
+    expected, none = answer(0)
+    assert none == 0
+    assert [answer(-1) for _ in range(3)] == [(expected, 0), (expected, kept), (expected, kept)]

@@ -27,7 +27,7 @@ SIZE = 3000
 
 def prefix_of(number: int, length: int = 40) -> SavedPrefix:
     tokens = np.arange(length, dtype=np.int32) + 1000 * number
-    return SavedPrefix(tokens, length // 2, SIZE)
+    return SavedPrefix(tokens, length // 2, SIZE, mark=10, mark_size=SIZE // 3)
 
 
 def state_of(number: int, size: int = SIZE) -> np.ndarray:
@@ -54,6 +54,7 @@ def test_what_is_written_is_found_and_read(tmp_path: Path) -> None:
         second.tokens.tolist(),
     ]
     assert [(one.n_prompt, one.size) for one in found] == [(20, SIZE)] * 2
+    assert [(one.mark, one.mark_size) for one in found] == [(10, SIZE // 3)] * 2
     for number, prefix in enumerate(found, 1):
         state = files_in(folder).read(prefix)
         assert state is not None
@@ -93,6 +94,16 @@ def test_files_of_another_version_or_model_are_deleted(tmp_path: Path) -> None:
     moved.replace(foreign.path)
     assert [one.path for one in files.scan()] == [good.path]
     assert [file.path for file in saved_files(tmp_path)] == [good.path]
+
+
+def test_a_file_with_another_checkpoint_is_not_read(tmp_path: Path) -> None:
+    """Another server has written the same tokens; its file stays."""
+    files = files_in(tmp_path)
+    prefix = written(files, 1)
+    other = written(files, 1)
+    prefix.mark_size -= 1
+    assert files.read(prefix) is None
+    assert files.read(other) is not None
 
 
 def test_a_file_with_other_tokens_is_not_read(tmp_path: Path) -> None:
@@ -375,6 +386,7 @@ def kill_writers(folder: Path, kills: int) -> None:
     assert files_in(folder).write(prefix_of(99), state_of(99)) is not None
 
 
+@pytest.mark.slow
 def test_killed_while_it_writes(tmp_path: Path) -> None:
     kill_writers(tmp_path, 2)
 

@@ -54,6 +54,22 @@ def test_the_longest_prefix(
 
 
 @settings(max_examples=50)
+@given(LONG, TOKENS, st.integers(1, 40), st.booleans())
+def test_a_prefix_with_a_mark_is_used_as_a_whole_or_up_to_it(
+    tokens: np.ndarray, prompt: np.ndarray, mark: int, can_cut: bool
+) -> None:
+    index, mark = Index(can_cut), min(mark, len(tokens))
+    index.add(SavedPrefix(tokens, len(tokens), 2, mark=mark, mark_size=1))
+    common = shared(tokens, prompt)
+    usable = common if can_cut or common == len(tokens) else mark if mark <= common else 0
+    found, length = index.longest(prompt)
+    assert length == (usable if usable >= MIN_REUSE else 0)
+    assert (found is None) == (length == 0)
+    if common >= MIN_REUSE:
+        assert index.covered(prompt) == usable
+
+
+@settings(max_examples=50)
 @given(SAVED, LONG, st.booleans())
 def test_what_is_covered(
     saved: list[tuple[np.ndarray, int, int]], tokens: np.ndarray, can_cut: bool

@@ -1,0 +1,1 @@
+"""``/v1/history``: the conversations of the web page, on the server."""

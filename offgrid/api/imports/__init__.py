@@ -1,1 +1,0 @@
-"""``/v1/import``: models from sticks and folders."""

@@ -1,0 +1,1 @@
+"""Ollama's API, below ``/api``: https://docs.ollama.com/api."""

@@ -1,0 +1,1 @@
+"""``/v1/import`` and ``/v1/export``: models from sticks and folders, and to them."""

@@ -1,0 +1,164 @@
+/**
+ * What the server does not have yet of one conversation. It survives a reload: this browser
+ * remembers it until it is sent.
+ *
+ * @typedef {import("./types.js").Message} Message
+ */
+
+import { keyStore } from "../../../lib/key.js";
+import { recall, remember, remembered } from "../../../lib/local.js";
+import { PATH, pathOf } from "./server.js";
+import { portion } from "./tree.js";
+
+/** Of one request: the server's limits are 8 MiB and 150,000 texts. */
+const MOST_BYTES = 3 << 20;
+const MOST_MESSAGES = 1_000;
+/** What the names of all that is unsent begin with, for the key in use: who uses this browser with
+ * another key must not get it. */
+function prefix() {
+  return `history.unsent.${mark(keyStore.value ?? "")}.`;
+}
+
+/** A number that tells keys apart, and from which no key can be found (FNV-1a, 32 bits). */
+function mark(key) {
+  let hash = 0x811c9dc5;
+  for (const letter of key) hash = Math.imul(hash ^ letter.codePointAt(0), 0x01000193);
+  return (hash >>> 0).toString(36);
+}
+
+/** Names this tab: two tabs with one conversation must not overwrite what the other remembers. */
+const TAB = Math.random().toString(36).slice(2, 10);
+
+/** Outboxes that this browser has no room for: they end with the page. */
+const atRisk = new Set();
+
+// The browser asks the user whether to leave the page.
+addEventListener("beforeunload", (event) => atRisk.size && event.preventDefault());
+
+export class Outbox {
+  /** Whether the conversation is new, and so has to be made. */
+  create = false;
+  /** New values of title, pinned, head and settings. */
+  fields = {};
+  /** @type {Map<string, Message>} new and changed messages, parents first */
+  messages = new Map();
+
+  #name = null;
+  #isStopped = false;
+  #adopted = [];
+
+  /** Remember for a conversation from now on, and take over what was left before. */
+  open(id) {
+    if (this.#name) return;
+    this.#name = `${prefix()}${id}.${TAB}`;
+    for (const name of remembered(`${prefix()}${id}.`)) {
+      const left = recall(name);
+      if (!left) continue;
+      if (name !== this.#name) this.#adopted.push([name, JSON.stringify(left)]);
+      this.create ||= left.create;
+      this.fields = { ...left.fields, ...this.fields };
+      for (const message of left.messages) this.messages.set(message.id, message);
+    }
+    this.keep();
+  }
+
+  get isEmpty() {
+    return !this.create && !this.messages.size && !Object.keys(this.fields).length;
+  }
+
+  /** Remember the present contents. */
+  keep() {
+    if (!this.#name) return;
+    const { create, fields, messages } = this;
+    const isKept = remember(this.#name, this.isEmpty ? null : { create, fields, messages: [...messages.values()] });
+    if (isKept || this.isEmpty) atRisk.delete(this);
+    else atRisk.add(this);
+    if (this.isEmpty) this.#forgetAdopted();
+  }
+
+  /** What an earlier tab left is sent. If that tab still lives and left more, that stays. */
+  #forgetAdopted() {
+    for (const [name, text] of this.#adopted) {
+      if (JSON.stringify(recall(name)) === text) remember(name, null);
+    }
+    this.#adopted = [];
+  }
+
+  /** Note a message, or another version of it. */
+  put(message) {
+    if (this.#isStopped) return;
+    this.messages.set(message.id, message);
+    this.keep();
+  }
+
+  /** Note new values of fields. */
+  set(fields) {
+    if (this.#isStopped) return;
+    this.fields = { ...this.fields, ...fields };
+    this.keep();
+  }
+
+  /**
+   * What the next request says.
+   * @param {string} id of the conversation
+   * @param {string|null} shown id of the message that the page shows last
+   * @returns {{path: string, body: object, create?: boolean, fields: object, messages: Message[]}}
+   *     fields and messages are those that the server has afterwards
+   */
+  parcel(id, shown) {
+    const messages = portion([...this.messages.values()], MOST_BYTES, MOST_MESSAGES);
+    const { head, ...others } = this.fields;
+    // The head may be a message of a later request.
+    const isWhole = messages.length === this.messages.size;
+    const place = isWhole && head ? { head } : {};
+    if (this.create) {
+      const fields = { ...others, ...place };
+      return { path: PATH, body: { id, ...fields, messages }, create: true, fields, messages };
+    }
+    if (!messages.length) {
+      const fields = { ...this.fields };
+      return { path: pathOf(id), body: fields, fields, messages };
+    }
+    const body = isWhole && shown ? { messages, head: shown } : { messages };
+    return { path: `${pathOf(id)}/messages`, body, fields: place, messages };
+  }
+
+  /** Drop what was sent, unless it has changed since. */
+  sent({ create = false, fields = {}, messages = [] }) {
+    if (create) this.create = false;
+    for (const [name, value] of Object.entries(fields)) {
+      if (this.fields[name] === value) delete this.fields[name];
+    }
+    for (const message of messages) {
+      if (this.messages.get(message.id) === message) this.messages.delete(message.id);
+    }
+    this.keep();
+  }
+
+  /** Replace all messages; the head is shown last. */
+  replace(messages, head) {
+    this.messages = new Map(messages.map((message) => [message.id, message]));
+    if ("head" in this.fields) this.fields = { ...this.fields, head };
+    this.keep();
+  }
+
+  /** Forget everything: the conversation is deleted. Not if its key is not in use any more. */
+  drop() {
+    if (this.#name?.startsWith(prefix())) this.stop();
+  }
+
+  /** Forget everything, and take nothing more: the server stores nothing. */
+  stop() {
+    this.create = false;
+    this.fields = {};
+    this.messages.clear();
+    this.keep();
+    this.#isStopped = true;
+  }
+}
+
+/** The ids of conversations of which something is unsent. */
+export function unsentConversations() {
+  const names = remembered(prefix()).filter((name) => recall(name) !== null);
+  return [...new Set(names.map((name) => name.slice(prefix().length, name.lastIndexOf("."))))];
+}
