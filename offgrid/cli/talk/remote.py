@@ -145,14 +145,11 @@ class Remote:
             NoServer: nothing answers.
             ServerError: it refuses the request, or answers with something else.
         """
-        content = None if body is None else json.dumps(body)
-        headers = {"Content-Type": "application/json"}
-        extensions = {"timeout": dict.fromkeys(("read", "write", "pool"), seconds)}
-        extensions["timeout"]["connect"] = _CONNECT
+        import httpx
+
+        timeout = httpx.Timeout(seconds, connect=_CONNECT)
         try:
-            response = self._client.request(
-                method, path, content=content, headers=headers, extensions=extensions
-            )
+            response = self._client.request(method, path, json=body, timeout=timeout)
         except self._errors as ex:
             raise self._not_there(ex) from None
         return self._json(response)

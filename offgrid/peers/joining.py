@@ -1,0 +1,270 @@
+"""The side of a pairing where the code is typed."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import math
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from offgrid.addresses import url
+from offgrid.errors import InvalidParameter, OffgridError, Overloaded, RequestError, StoreFailed
+from offgrid.peers import pairing
+from offgrid.peers.book import Book, Peer
+from offgrid.peers.contexts import pairing_context
+from offgrid.peers.desk import locked, store
+from offgrid.peers.identity import Identity, der_of, fingerprint_of
+from offgrid.peers.pairing import PairingClosed, PairingFailed
+
+SECONDS = 15.0
+"""How long the other machine may take for all of it, after the connection."""
+_CONNECT = 5.0
+_BETWEEN = (
+    "The certificate of the connection is not that of the pairing: another machine is in between "
+    "and reads what is sent. Nothing was stored."
+)
+
+
+class PeerUnreachable(RequestError):
+    """502: nothing answers at the address of another machine, or something else than OffGrid."""
+
+    status = 502
+    code = "peer_unreachable"
+    may_succeed = False
+
+
+class _Error(msgspec.Struct):
+    code: str | None = None
+
+
+class _Refusal(msgspec.Struct):
+    """An error of the other machine. Its message is not repeated: nothing is proved yet."""
+
+    error: _Error
+
+
+class _TimedSocket(ssl.SSLSocket):
+    """A connection that can be read only until a moment, however slowly its bytes come."""
+
+    ends = math.inf
+
+    def recv_into(self, *arguments: Any) -> int:
+        """Read bytes; raise TimeoutError after the moment."""
+        left = self.ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the other machine is too slow")
+        self.settimeout(min(left, SECONDS))
+        return super().recv_into(*arguments)
+
+
+class Line:
+    """A TLS connection to a machine that is not paired yet.
+
+    Args:
+        host, port: where it is.
+
+    Attributes:
+        certificate: the DER encoding of its certificate.
+
+    Raises:
+        PeerUnreachable: nothing answers there, or it speaks no TLS 1.3.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._where = url("", host, port).removeprefix("://")
+        context = pairing_context()
+        context.sslsocket_class = _TimedSocket
+        self._http = http.client.HTTPSConnection(host, port, timeout=_CONNECT, context=context)
+        # A second connection could be to another machine.
+        self._http.auto_open = 0
+        self.certificate = self._connect()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def send(self, path: str, body: bytes) -> bytes:
+        """Send a message; return the answer.
+
+        Raises:
+            PeerUnreachable: there is no answer.
+            PairingClosed, PairingLocked, PairingFailed, Overloaded, InvalidParameter: the other
+                machine refuses it.
+        """
+        headers = {"Host": "offgrid", "Content-Type": "application/json"}
+        try:
+            self._http.request("POST", path, body, headers)
+            response = self._http.getresponse()
+            answer = response.read(pairing.MAX_BODY + 1)
+        except (OSError, http.client.HTTPException) as ex:
+            raise self._broken(ex) from None
+        if len(answer) > pairing.MAX_BODY:
+            raise self._strange()
+        if response.status != http.HTTPStatus.OK:
+            raise self._refused(answer, response.headers.get("Retry-After", ""))
+        return answer
+
+    def _connect(self) -> bytes:
+        try:
+            self._http.connect()
+        except (OSError, ValueError) as ex:
+            raise self._broken(ex) from None
+        sock: Any = self._http.sock
+        sock.ends = time.monotonic() + SECONDS
+        return sock.getpeercert(binary_form=True) or b""
+
+    def _broken(self, ex: Exception) -> RequestError:
+        if isinstance(ex, ssl.SSLError) and "CERTIFICATE_REQUIRED" in str(ex.reason).upper():
+            return PairingClosed(
+                f"{self._where} shows no pairing code now. Run 'offgrid peers pair' on that machine, "
+                "and type its code here within five minutes."
+            )
+        if isinstance(ex, (ssl.SSLError, http.client.HTTPException)):
+            return self._strange()
+        why = "it does not answer" if isinstance(ex, TimeoutError) else reason(ex)
+        return PeerUnreachable(
+            f"Cannot pair with {self._where}: {why}. Check the address, that the server there runs "
+            "with --peers, and that no firewall blocks its peers port (11612)."
+        )
+
+    def _strange(self) -> PeerUnreachable:
+        return PeerUnreachable(
+            f"What answers at {self._where} is no peers port of OffGrid. Give the peers port, which "
+            "is 11612 by default, and not that of the API."
+        )
+
+    def _refused(self, answer: bytes, retry_after: str) -> RequestError:
+        with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            code = msgspec.json.decode(answer, type=_Refusal).error.code or ""
+            seconds = int(retry_after) if retry_after.isdecimal() and len(retry_after) < 5 else 60
+            made = _refusals(self._where, seconds).get(code)
+            if made is not None:
+                return made()
+        return self._strange()
+
+
+def _refusals(where: str, seconds: int) -> dict[str, Callable[[], RequestError]]:
+    """Return the errors of the other machine, as this one reports them, by code."""
+    return {
+        "pairing_closed": lambda: PairingClosed(
+            f"{where} shows no pairing code now, or the code was used. Run 'offgrid peers pair' on "
+            "that machine, and type its code here within five minutes."
+        ),
+        "pairing_locked": lambda: locked(seconds),
+        "pairing_failed": lambda: PairingFailed(
+            "The code is wrong, or somebody on the network has altered the pairing. Compare the "
+            f"code that {where} shows, and try again; five wrong codes lock its pairing."
+        ),
+        "server_busy": lambda: Overloaded(
+            f"{where} pairs with other machines now; try again later.", retry_after=5
+        ),
+        "store_failed": lambda: StoreFailed(
+            f"{where} cannot store the pairing; its log says why. Nothing was stored here."
+        ),
+        "invalid_value": lambda: InvalidParameter(
+            f"{where} does not accept this pairing: it is this same machine, it has too many "
+            "peers, or its version of OffGrid is another one."
+        ),
+    }  # fmt: skip
+
+
+def pair_with(
+    identity: Identity, book: Book, own_port: int, host: str, port: int, code: str
+) -> Peer:
+    """Pair with the machine that shows a code; return it. It is in the book then, and this machine
+    in its book.
+
+    If the answer to the last message is lost, the other machine knows this one, and is not known
+    here: pairing again mends that.
+
+    Args:
+        identity: this machine.
+        book: its peers.
+        own_port: its peers port, at which the other machine will look for it.
+        host: address or name of the other machine.
+        port: its peers port.
+        code: eight digits.
+
+    Raises:
+        PeerUnreachable: nothing answers there.
+        PairingClosed: it shows no code.
+        PairingFailed: the code is wrong, or somebody is in between.
+        PairingLocked: too many wrong codes were typed.
+        StoreFailed: one of the machines cannot write; none has stored the other.
+        Overloaded: it pairs with too many machines now.
+        InvalidParameter: one of the machines has too many peers, or both are the same.
+    """
+    with contextlib.closing(Line(host, port)) as line:
+        theirs = fingerprint_of(ssl.DER_cert_to_PEM_cert(line.certificate))
+        speaker = pairing.Speaker("initiator", code, identity.fingerprint, theirs)
+        hello = pairing.encoded(
+            pairing.Hello(
+                pairing.VERSION, identity.name, identity.certificate, own_port, speaker.element
+            )
+        )
+        answer = line.send(pairing.PAIR_PATH, hello)
+        reply = _checked(answer, line.certificate, identity, book)
+        shared = speaker.finish(reply.spake, hello, answer)
+        proof = _proof(identity, reply, shared, "confirm")
+        receipt = line.send(pairing.CONFIRM_PATH, proof)
+        if not _is_receipt(receipt, shared):
+            raise PairingFailed(
+                "The other machine does not know the code that was typed here. Nothing was stored."
+            )
+        peer = Peer(
+            name=reply.name, certificate=reply.certificate, addresses=(host,), port=port,
+            paired_at=int(time.time()),
+        )  # fmt: skip
+        try:
+            store(book, peer)
+        except OffgridError:
+            with contextlib.suppress(OffgridError):
+                line.send(pairing.CONFIRM_PATH, _proof(identity, reply, shared, "undo"))
+            raise
+    return book.by_fingerprint(theirs) or peer
+
+
+def _checked(
+    answer: bytes, certificate: bytes, identity: Identity, book: Book
+) -> pairing.Reply:
+    """Return the answer to the first message, with its certificate as it is stored."""
+    try:
+        reply = pairing.decoded(answer, pairing.Reply)
+        text = pairing.checked_certificate(reply.certificate, identity.fingerprint)
+    except InvalidParameter as ex:
+        raise InvalidParameter(f"The other machine's answer is refused. {ex}") from None
+    if der_of(text) != certificate:
+        raise PairingFailed(_BETWEEN)
+    if not book.has_room(fingerprint_of(text)):
+        raise InvalidParameter("This machine has too many peers; forget one first.")
+    return msgspec.structs.replace(reply, certificate=text)
+
+
+def _proof(
+    identity: Identity, reply: pairing.Reply, shared: pairing.Shared, step: pairing.Step
+) -> bytes:
+    mac = shared.mac("initiator", step)
+    return pairing.encoded(
+        pairing.Proof(reply.exchange, step, mac, pairing.sign(identity, shared))
+    )
+
+
+def _is_receipt(body: bytes, shared: pairing.Shared) -> bool:
+    try:
+        receipt = pairing.decoded(body, pairing.Receipt)
+    except InvalidParameter:
+        return False
+    return shared.proves(receipt.mac, "responder", "confirm")
+
+
+def reason(ex: Exception) -> str:
+    """Return why a connection failed, in words."""
+    if isinstance(ex, socket.gaierror):
+        return "no machine has this name"
+    return (getattr(ex, "strerror", None) or str(ex) or type(ex).__name__).lower()
