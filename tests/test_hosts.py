@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import hosts
+import namespaces
 import pytest
 from support import TIMEOUT, eventually, request
 
@@ -68,15 +69,15 @@ def test_hosts_are_removed_after_a_failure(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), hosts.lan(tmp_path, 2) as lan:  # noqa: PT012
         child = lan.hosts[0].start("sleep", "1000")
         names = [host.link.namespace for host in lan.hosts if host.link]
-        assert all(name in namespaces() for name in names)
+        assert all(name in listed() for name in names)
         raise ZeroDivisionError
     assert child.process.returncode is not None
-    assert not any(name in namespaces() for name in names)
+    assert not any(name in listed() for name in names)
     devices = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True).stdout
     assert names[0].split("-")[1] not in re.findall(r"og(\d+)-", devices)
 
 
-def namespaces() -> str:
+def listed() -> str:
     return subprocess.run(["ip", "netns"], capture_output=True, text=True).stdout
 
 
@@ -86,9 +87,9 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     ended.wait()
     name = f"offgrid-{ended.pid}-0-a"
     subprocess.run(["ip", "netns", "add", name], check=True)
-    hosts.refusal.cache_clear()
-    assert hosts.refusal() == ""
-    assert name not in namespaces()
+    namespaces.refusal.cache_clear()
+    assert namespaces.refusal() == ""
+    assert name not in listed()
 
 
 def test_a_cable_that_is_cut(tmp_path: Path) -> None:
