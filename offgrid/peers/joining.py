@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import math
 import socket
 import ssl
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import msgspec
 
@@ -21,6 +20,7 @@ from offgrid.peers.contexts import pairing_context
 from offgrid.peers.desk import locked, store
 from offgrid.peers.identity import Identity, der_of, fingerprint_of
 from offgrid.peers.pairing import PairingClosed, PairingFailed
+from offgrid.peers.timed import TimedSocket
 
 SECONDS = 15.0
 """How long the other machine may take for all of it, after the connection."""
@@ -30,8 +30,15 @@ _BETWEEN = (
     "and reads what is sent. Nothing was stored."
 )
 
+_NO_CODE = (
+    "shows no pairing code now. Run 'offgrid peers pair' on that machine, and type its code here "
+    "within five minutes; a code is valid once."
+)
+_ENDED = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError, ssl.SSLError)
+"""How the end of a connection by the other machine appears, perhaps with a reason."""
 
-class PeerUnreachable(RequestError):
+
+class MachineUnreachable(RequestError):
     """502: nothing answers at the address of another machine, or something else than OffGrid."""
 
     status = 502
@@ -49,20 +56,6 @@ class _Refusal(msgspec.Struct):
     error: _Error
 
 
-class _TimedSocket(ssl.SSLSocket):
-    """A connection that can be read only until a moment, however slowly its bytes come."""
-
-    ends = math.inf
-
-    def recv_into(self, *arguments: Any) -> int:
-        """Read bytes; raise TimeoutError after the moment."""
-        left = self.ends - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the other machine is too slow")
-        self.settimeout(min(left, SECONDS))
-        return super().recv_into(*arguments)
-
-
 class Line:
     """A TLS connection to a machine that is not paired yet.
 
@@ -73,13 +66,13 @@ class Line:
         certificate: the DER encoding of its certificate.
 
     Raises:
-        PeerUnreachable: nothing answers there, or it speaks no TLS 1.3.
+        MachineUnreachable: nothing answers there, or it speaks no TLS 1.3.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self._where = url("", host, port).removeprefix("://")
         context = pairing_context()
-        context.sslsocket_class = _TimedSocket
+        context.sslsocket_class = TimedSocket
         self._http = http.client.HTTPSConnection(host, port, timeout=_CONNECT, context=context)
         # A second connection could be to another machine.
         self._http.auto_open = 0
@@ -93,7 +86,7 @@ class Line:
         """Send a message; return the answer.
 
         Raises:
-            PeerUnreachable: there is no answer.
+            MachineUnreachable: there is no answer.
             PairingClosed, PairingLocked, PairingFailed, Overloaded, InvalidParameter: the other
                 machine refuses it.
         """
@@ -102,6 +95,8 @@ class Line:
             self._http.request("POST", path, body, headers)
             response = self._http.getresponse()
             answer = response.read(pairing.MAX_BODY + 1)
+        except _ENDED as ex:
+            raise self._ended(ex, path) from None
         except (OSError, http.client.HTTPException) as ex:
             raise self._broken(ex) from None
         if len(answer) > pairing.MAX_BODY:
@@ -115,26 +110,36 @@ class Line:
             self._http.connect()
         except (OSError, ValueError) as ex:
             raise self._broken(ex) from None
-        sock: Any = self._http.sock
-        sock.ends = time.monotonic() + SECONDS
+        sock = cast(TimedSocket, self._http.sock)
+        sock.allow(SECONDS, time.monotonic() + SECONDS)
         return sock.getpeercert(binary_form=True) or b""
 
-    def _broken(self, ex: Exception) -> RequestError:
-        if isinstance(ex, ssl.SSLError) and "CERTIFICATE_REQUIRED" in str(ex.reason).upper():
-            return PairingClosed(
-                f"{self._where} shows no pairing code now. Run 'offgrid peers pair' on that machine, "
-                "and type its code here within five minutes."
+    def _ended(self, ex: Exception, path: str) -> RequestError:
+        """Return the error for a connection that the other machine has ended.
+
+        Without an open code it ends a handshake without a certificate, which this side notices only
+        at its first request. The reason that it gives may be lost.
+        """
+        if path == pairing.CONFIRM_PATH:
+            return MachineUnreachable(
+                f"The connection to {self._where} ended before the pairing did. That machine may "
+                "know this one already; pair them again."
             )
+        if isinstance(ex, ssl.SSLError) and not _is_refusal(ex):
+            return self._broken(ex)
+        return PairingClosed(f"{self._where} {_NO_CODE}")
+
+    def _broken(self, ex: Exception) -> RequestError:
         if isinstance(ex, (ssl.SSLError, http.client.HTTPException)):
             return self._strange()
         why = "it does not answer" if isinstance(ex, TimeoutError) else reason(ex)
-        return PeerUnreachable(
+        return MachineUnreachable(
             f"Cannot pair with {self._where}: {why}. Check the address, that the server there runs "
             "with --peers, and that no firewall blocks its peers port (11612)."
         )
 
-    def _strange(self) -> PeerUnreachable:
-        return PeerUnreachable(
+    def _strange(self) -> MachineUnreachable:
+        return MachineUnreachable(
             f"What answers at {self._where} is no peers port of OffGrid. Give the peers port, which "
             "is 11612 by default, and not that of the API."
         )
@@ -153,8 +158,7 @@ def _refusals(where: str, seconds: int) -> dict[str, Callable[[], RequestError]]
     """Return the errors of the other machine, as this one reports them, by code."""
     return {
         "pairing_closed": lambda: PairingClosed(
-            f"{where} shows no pairing code now, or the code was used. Run 'offgrid peers pair' on "
-            "that machine, and type its code here within five minutes."
+            f"{where} {_NO_CODE}"
         ),
         "pairing_locked": lambda: locked(seconds),
         "pairing_failed": lambda: PairingFailed(
@@ -192,7 +196,7 @@ def pair_with(
         code: eight digits.
 
     Raises:
-        PeerUnreachable: nothing answers there.
+        MachineUnreachable: nothing answers there.
         PairingClosed: it shows no code.
         PairingFailed: the code is wrong, or somebody is in between.
         PairingLocked: too many wrong codes were typed.
@@ -230,9 +234,7 @@ def pair_with(
     return book.by_fingerprint(theirs) or peer
 
 
-def _checked(
-    answer: bytes, certificate: bytes, identity: Identity, book: Book
-) -> pairing.Reply:
+def _checked(answer: bytes, certificate: bytes, identity: Identity, book: Book) -> pairing.Reply:
     """Return the answer to the first message, with its certificate as it is stored."""
     try:
         reply = pairing.decoded(answer, pairing.Reply)
@@ -250,9 +252,7 @@ def _proof(
     identity: Identity, reply: pairing.Reply, shared: pairing.Shared, step: pairing.Step
 ) -> bytes:
     mac = shared.mac("initiator", step)
-    return pairing.encoded(
-        pairing.Proof(reply.exchange, step, mac, pairing.sign(identity, shared))
-    )
+    return pairing.encoded(pairing.Proof(reply.exchange, step, mac, pairing.sign(identity, shared)))
 
 
 def _is_receipt(body: bytes, shared: pairing.Shared) -> bool:
@@ -261,6 +261,12 @@ def _is_receipt(body: bytes, shared: pairing.Shared) -> bool:
     except InvalidParameter:
         return False
     return shared.proves(receipt.mac, "responder", "confirm")
+
+
+def _is_refusal(ex: ssl.SSLError) -> bool:
+    """Return whether the other machine ended the handshake for want of a certificate, or without a
+    reason."""
+    return isinstance(ex, ssl.SSLEOFError) or "CERTIFICATE" in (ex.reason or "")
 
 
 def reason(ex: Exception) -> str:

@@ -216,7 +216,9 @@ class Speaker:
 
         cls = spake2.SPAKE2_A if side == "initiator" else spake2.SPAKE2_B
         self._spake: Any = cls(
-            code.encode(), idA=_identity("initiator", initiator), idB=_identity("responder", responder)
+            code.encode(),
+            idA=_identity("initiator", initiator),
+            idB=_identity("responder", responder),
         )
         self.element: str = self._spake.start().hex()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from offgrid.config import Settings
-from offgrid.peers.book import Book
+from offgrid.peers.book import Book, Peer
 from offgrid.peers.contexts import ServerContexts
+from offgrid.peers.desk import PairingDesk
 from offgrid.peers.identity import Identity, load_identity
+from offgrid.peers.joining import pair_with
 
 
 class Peers:
@@ -18,6 +20,7 @@ class Peers:
         identity: this machine.
         book: the machines that were paired.
         contexts: the TLS contexts of the peers port.
+        desk: shows pairing codes, and answers machines where one is typed.
         port: the peers port; 0 until :meth:`start`.
 
     Raises:
@@ -28,6 +31,7 @@ class Peers:
         self.identity: Identity = load_identity(settings.peers_dir, settings.peers_name)
         self.book = Book(settings.peers_dir)
         self.contexts = ServerContexts(self.identity, self.book)
+        self.desk = PairingDesk(self.identity, self.book, settings.peers_dir, self._let_in)
         self.port = 0
 
     @classmethod
@@ -43,5 +47,13 @@ class Peers:
         """Begin to talk to other machines. The server listens on the peers port already."""
         self.port = port
 
+    def pair_with(self, host: str, port: int, code: str) -> Peer:
+        """Pair with the machine that shows a code; see :func:`~offgrid.peers.joining.pair_with`."""
+        return pair_with(self.identity, self.book, self.port, host, port, code)
+
     def close(self) -> None:
         """End all threads and connections. Idempotent."""
+        self.desk.close()
+
+    def _let_in(self, is_open: bool) -> None:
+        self.contexts.open_pairing(is_open, lambda: self.desk.is_open)
