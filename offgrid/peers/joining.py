@@ -140,8 +140,8 @@ class Line:
 
     def _strange(self) -> MachineUnreachable:
         return MachineUnreachable(
-            f"What answers at {self._where} is no peers port of OffGrid. Give the peers port, which "
-            "is 11612 by default, and not that of the API."
+            f"What answers at {self._where} is no peers port of OffGrid. Give the peers port, "
+            "which is 11612 by default, and not that of the API."
         )
 
     def _refused(self, answer: bytes, retry_after: str) -> RequestError:

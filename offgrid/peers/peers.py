@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from offgrid.config import Settings
+import socket
+
+from offgrid.addresses import interface_addresses, place
+from offgrid.config import BY_NAME, Settings
 from offgrid.peers.book import Book, Peer
 from offgrid.peers.contexts import ServerContexts
 from offgrid.peers.desk import PairingDesk
@@ -33,6 +36,7 @@ class Peers:
         self.contexts = ServerContexts(self.identity, self.book)
         self.desk = PairingDesk(self.identity, self.book, settings.peers_dir, self._let_in)
         self.port = 0
+        self._host = settings.peers_host
 
     @classmethod
     def of(cls, settings: Settings) -> Peers | None:
@@ -50,6 +54,15 @@ class Peers:
     def pair_with(self, host: str, port: int, code: str) -> Peer:
         """Pair with the machine that shows a code; see :func:`~offgrid.peers.joining.pair_with`."""
         return pair_with(self.identity, self.book, self.port, host, port, code)
+
+    def places(self) -> list[str]:
+        """Return where other machines find this one, as a person types it."""
+        host = self._host
+        if host in ("0.0.0.0", "::"):
+            found = interface_addresses(socket.AF_INET6 if host == "::" else socket.AF_INET)
+        else:
+            found = [host]
+        return [place(one, self.port, int(BY_NAME["peers_port"].default)) for one in found]
 
     def close(self) -> None:
         """End all threads and connections. Idempotent."""

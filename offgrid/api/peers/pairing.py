@@ -83,7 +83,8 @@ class PairingResource:
             code, pairing = peers.desk.open()
             log.info("a pairing code was opened by %s", _who())
             resp.set_header("Cache-Control", "no-store")
-            resp.media = {**pairing_state(pairing), "code": shown_code(code)}
+            opened = {"code": shown_code(code), "addresses": peers.places()}
+            resp.media = {**pairing_state(pairing), **opened}
             return
         peer = self._pair(peers, request)
         log.info("paired with %s (%s), by %s", shown(peer.name), peer.id, _who())

@@ -19,7 +19,7 @@ class PairRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         "11612: `192.168.1.7`, `ship-2:11700`, `[fe80::1%eth0]:11612`.",
     )] | None = None  # fmt: skip
     code: Annotated[str, Meta(
-        min_length=1, max_length=32, description="The code that the other machine shows: `1234-5678`."
+        min_length=1, max_length=32, description="As the other machine shows it: `1234-5678`."
     )] | None = None  # fmt: skip
 
 
@@ -58,6 +58,10 @@ class OpenedCode(PairingState):
     """A code that was opened; it is told this once."""
 
     code: str
+    addresses: Annotated[
+        list[str],
+        Meta(description="Addresses of this machine, as a person types them on the other one."),
+    ]
 
 
 class ForgottenPeer(Answer):
