@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import socket
 import ssl
@@ -18,7 +19,7 @@ from offgrid.peers import pairing
 from offgrid.peers.book import Book, Peer
 from offgrid.peers.contexts import pairing_context
 from offgrid.peers.desk import locked, store
-from offgrid.peers.identity import Identity, der_of, fingerprint_of
+from offgrid.peers.identity import Identity, der_of
 from offgrid.peers.pairing import PairingClosed, PairingFailed
 from offgrid.peers.timed import TimedSocket
 
@@ -178,6 +179,81 @@ def _refusals(where: str, seconds: int) -> dict[str, Callable[[], RequestError]]
     }  # fmt: skip
 
 
+class Initiator:
+    """The messages of the machine where the code is typed; for one exchange.
+
+    Args:
+        identity: this machine.
+        port: its peers port, at which the other machine will look for it.
+        certificate: the DER encoding of the certificate that the TLS connection has.
+        code: eight digits.
+
+    Attributes:
+        hello: the first message.
+    """
+
+    def __init__(self, identity: Identity, port: int, certificate: bytes, code: str) -> None:
+        self._identity, self._certificate = identity, certificate
+        self._theirs = hashlib.sha256(certificate).hexdigest()
+        self._speaker = pairing.Speaker("initiator", code, identity.fingerprint, self._theirs)
+        self.hello = pairing.encoded(
+            pairing.Hello(
+                pairing.VERSION, identity.name, identity.certificate, port, self._speaker.element
+            )
+        )
+
+    def prove(self, answer: bytes) -> bytes:
+        """Return the third message.
+
+        Args:
+            answer: the second one; to be given once.
+
+        Raises:
+            PairingFailed: a machine is in between.
+            InvalidParameter: it is no such message, or both machines are the same.
+        """
+        try:
+            self._reply = pairing.decoded(answer, pairing.Reply)
+            text = pairing.checked_certificate(self._reply.certificate, self._identity.fingerprint)
+            self._shared = self._speaker.finish(self._reply.spake, self.hello, answer)
+        except InvalidParameter as ex:
+            raise InvalidParameter(f"The other machine's answer is refused. {ex}") from None
+        if der_of(text) != self._certificate:
+            raise PairingFailed(_BETWEEN)
+        self._text = text
+        return self._proof("confirm")
+
+    def finish(self, receipt: bytes) -> Peer:
+        """Return the other machine, without addresses, when it has proved that it has the code.
+
+        Args:
+            receipt: the fourth message.
+
+        Raises:
+            PairingFailed: it proves nothing.
+        """
+        try:
+            proved = pairing.decoded(receipt, pairing.Receipt).mac
+        except InvalidParameter:
+            proved = ""
+        if not self._shared.proves(proved, "responder", "confirm"):
+            raise PairingFailed(
+                "The other machine does not know the code that was typed here. Nothing was stored."
+            )
+        return Peer(
+            name=self._reply.name, certificate=self._text, addresses=(), port=0, paired_at=0
+        )
+
+    def undo(self) -> bytes:
+        """Return the message that this machine cannot store the other one."""
+        return self._proof("undo")
+
+    def _proof(self, step: pairing.Step) -> bytes:
+        mac = self._shared.mac("initiator", step)
+        signature = pairing.sign(self._identity, self._shared)
+        return pairing.encoded(pairing.Proof(self._reply.exchange, step, mac, signature))
+
+
 def pair_with(
     identity: Identity, book: Book, own_port: int, host: str, port: int, code: str
 ) -> Peer:
@@ -205,62 +281,22 @@ def pair_with(
         InvalidParameter: one of the machines has too many peers, or both are the same.
     """
     with contextlib.closing(Line(host, port)) as line:
-        theirs = fingerprint_of(ssl.DER_cert_to_PEM_cert(line.certificate))
-        speaker = pairing.Speaker("initiator", code, identity.fingerprint, theirs)
-        hello = pairing.encoded(
-            pairing.Hello(
-                pairing.VERSION, identity.name, identity.certificate, own_port, speaker.element
-            )
+        if not book.has_room(hashlib.sha256(line.certificate).hexdigest()):
+            raise InvalidParameter("This machine has too many peers; forget one first.")
+        initiator = Initiator(identity, own_port, line.certificate, code)
+        proof = initiator.prove(line.send(pairing.PAIR_PATH, initiator.hello))
+        found = initiator.finish(line.send(pairing.CONFIRM_PATH, proof))
+        peer = msgspec.structs.replace(
+            found, addresses=(host,), port=port, paired_at=int(time.time())
         )
-        answer = line.send(pairing.PAIR_PATH, hello)
-        reply = _checked(answer, line.certificate, identity, book)
-        shared = speaker.finish(reply.spake, hello, answer)
-        proof = _proof(identity, reply, shared, "confirm")
-        receipt = line.send(pairing.CONFIRM_PATH, proof)
-        if not _is_receipt(receipt, shared):
-            raise PairingFailed(
-                "The other machine does not know the code that was typed here. Nothing was stored."
-            )
-        peer = Peer(
-            name=reply.name, certificate=reply.certificate, addresses=(host,), port=port,
-            paired_at=int(time.time()),
-        )  # fmt: skip
         try:
             store(book, peer)
         except OffgridError:
+            # If that is lost too, the other machine sees that this one refuses it.
             with contextlib.suppress(OffgridError):
-                line.send(pairing.CONFIRM_PATH, _proof(identity, reply, shared, "undo"))
+                line.send(pairing.CONFIRM_PATH, initiator.undo())
             raise
-    return book.by_fingerprint(theirs) or peer
-
-
-def _checked(answer: bytes, certificate: bytes, identity: Identity, book: Book) -> pairing.Reply:
-    """Return the answer to the first message, with its certificate as it is stored."""
-    try:
-        reply = pairing.decoded(answer, pairing.Reply)
-        text = pairing.checked_certificate(reply.certificate, identity.fingerprint)
-    except InvalidParameter as ex:
-        raise InvalidParameter(f"The other machine's answer is refused. {ex}") from None
-    if der_of(text) != certificate:
-        raise PairingFailed(_BETWEEN)
-    if not book.has_room(fingerprint_of(text)):
-        raise InvalidParameter("This machine has too many peers; forget one first.")
-    return msgspec.structs.replace(reply, certificate=text)
-
-
-def _proof(
-    identity: Identity, reply: pairing.Reply, shared: pairing.Shared, step: pairing.Step
-) -> bytes:
-    mac = shared.mac("initiator", step)
-    return pairing.encoded(pairing.Proof(reply.exchange, step, mac, pairing.sign(identity, shared)))
-
-
-def _is_receipt(body: bytes, shared: pairing.Shared) -> bool:
-    try:
-        receipt = pairing.decoded(body, pairing.Receipt)
-    except InvalidParameter:
-        return False
-    return shared.proves(receipt.mac, "responder", "confirm")
+    return book.by_fingerprint(peer.fingerprint) or peer
 
 
 def _is_refusal(ex: ssl.SSLError) -> bool:

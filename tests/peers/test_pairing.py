@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import pytest
-from machines import Machine, ask
+from machines import Machine
 from support import request
 
 Make = Callable[..., Machine]
