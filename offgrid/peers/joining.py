@@ -135,8 +135,9 @@ class Line:
             return self._strange()
         why = "it does not answer" if isinstance(ex, TimeoutError) else reason(ex)
         return MachineUnreachable(
-            f"Cannot pair with {self._where}: {why}. Check the address, that the server there runs "
-            "with --peers, and that no firewall blocks its peers port (11612)."
+            f"Cannot pair with {self._where}: {why}. Check the address, that the port is the peers "
+            "port (11612 by default) and not that of the API, that the server there runs with "
+            "--peers, and that no firewall blocks the port."
         )
 
     def _strange(self) -> MachineUnreachable:
