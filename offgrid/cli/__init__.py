@@ -58,7 +58,7 @@ COMMANDS = (
     ("export", "export:export", "Copy models to a stick or folder."),
     ("verify", "verify:verify", "Compare model files with the SHA-256 in their manifest."),
     ("remove", "verify:remove", "Delete models from the models directory."),
-    ("keys", "keys:keys", "Create, list, revoke and rotate keys."),
+    ("keys", "keys:keys", "Create, list, change, rotate and revoke keys."),
     ("peers", "peers:peers", "Pair with other machines, list and forget them."),
     ("doctor", "doctor:doctor", "Find what is wrong, and how to mend it."),
     ("bench", "bench:bench", "Measure how fast a model is on this machine."),
