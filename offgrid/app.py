@@ -47,6 +47,7 @@ from offgrid.api.http.meter import LIVE as LIMITS
 from offgrid.api.http.meter import RateLimits
 from offgrid.api.http.middleware import HostGuard, OneLength, UnknownFields
 from offgrid.api.http.observe import Observer, endpoint_of
+from offgrid.api.http.peer_gate import PeerGate, admit_peers
 from offgrid.api.http.queries import UnknownQueries
 from offgrid.api.http.request_log import RequestLog
 from offgrid.api.http.waitress.environ import WRITE
@@ -76,6 +77,7 @@ from offgrid.api.ollama.unsupported import (
 )
 from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.openapi.operations import OPERATIONS
+from offgrid.api.peers.inner import AliveResource
 from offgrid.api.rerank import RerankResource
 from offgrid.api.responses.background import Background
 from offgrid.api.responses.resource import (
@@ -107,6 +109,7 @@ from offgrid.config import Reloads, Settings, load_settings
 from offgrid.engine.client.pool import LIVE as POOL_SETTINGS
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import ConfigError, InvalidParameter
+from offgrid.peers.peers import Peers
 from offgrid.startup import forbid_core_dumps, prepare_process
 from offgrid.stats.collected import Stats
 from offgrid.stats.keeper import StatsKeeper
@@ -160,6 +163,7 @@ class Collaborators(NamedTuple):
     access: Access
     observation: Observation
     history: HistoryStore
+    peers: Peers | None
 
 
 class Observation(NamedTuple):
@@ -232,6 +236,7 @@ def make_collaborators(settings: Settings) -> Collaborators:
         access,
         observation,
         history,
+        Peers.of(settings),
     )
 
 
@@ -308,6 +313,7 @@ def build_app(
     access: Access | None = None,
     observation: Observation | None = None,
     history: HistoryStore | None = None,
+    peers: Peers | None = None,
 ) -> App:
     """Make the application: its middleware, its resources and their routes."""
     reloads = reloads or Reloads(settings)
@@ -349,9 +355,10 @@ def build_app(
             Forwarding(settings),
             OneLength(),
             # It comes before others that may refuse the request, so that all know the caller.
-            Identify(access.admit),
+            Identify(admit_peers(access.admit, None if peers is None else peers.book)),
             guard,
             OnlyThisMachine(settings, access),
+            PeerGate(),
             Authorize(public=(health, ready, *pages.values())),
             limits,
             UnknownQueries({(one.method, one.path): one.query for one in OPERATIONS}),
@@ -372,6 +379,7 @@ def build_app(
         app.add_route(path, resource)
     app.add_route("/health", health)
     app.add_route("/ready", ready)
+    app.add_route("/peer/alive", AliveResource())
     app.add_route("/metrics", MetricsResource(metrics))
     app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/v1/stats", StatsResource(source))

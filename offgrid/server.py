@@ -16,12 +16,13 @@ from types import FrameType
 
 from offgrid.addresses import url, urls
 from offgrid.api.http.machines import check_address
+from offgrid.api.http.waitress.peers import PeersPort
 from offgrid.api.http.waitress.server import HttpServer
 from offgrid.api.http.waitress.tls import Certificate
 from offgrid.app import CLOSE_SECONDS, build_app, make_collaborators
 from offgrid.config import Commit, Settings
 from offgrid.errors import ConfigError, OffgridError
-from offgrid.listening import ListeningSocket, listen_for_ollama
+from offgrid.listening import ListeningSocket, listen, listen_for_ollama
 from offgrid.service.notify import Heartbeat, ready, reloading, stopping, watchdog_interval
 from offgrid.terminal import JsonFormatter
 
@@ -62,7 +63,7 @@ class Server:
         made = make_collaborators(settings)
         self.settings, self.catalogue, self.pool, self.responses = made[:4]
         self.background, self.imports, self.exports = made.background, made.imports, made.exports
-        self.access, self.reloads = made.access, made.reloads
+        self.access, self.reloads, self.peers = made.access, made.reloads, made.peers
         self.observation = made.observation
         self._read_settings = read_settings
         self._certificate = Certificate.of(settings)
@@ -74,6 +75,7 @@ class Server:
             if settings.ollama:  # it listens on host even beside a Unix socket
                 check_address(settings, settings.host)
             self._ollama = listen_for_ollama(settings)
+            self._peers_port = self._listen_for_peers()
         except BaseException:
             self.listening.close()
             raise
@@ -83,7 +85,7 @@ class Server:
         self.http = HttpServer(
             build_app(*made), self.listening.socket, settings, made.access,
             self.observation.observer.refused, self._certificate,
-            [] if self._ollama is None else [self._ollama],
+            [] if self._ollama is None else [self._ollama], self._peers_port,
         )  # fmt: skip
         # The registry keeps the value; it is read there when the server ends.
         self.reloads.add(("drain_timeout",), lambda settings: lambda: None)
@@ -144,6 +146,7 @@ class Server:
         """
         self.observation.keeper.start()
         self.loading = self.pool.start()
+        self._start_peers()
         self._handle_signals()
         announce()
         ready()
@@ -160,6 +163,7 @@ class Server:
         self._loop.start()
         self.observation.keeper.start()
         self.loading = self.pool.start()
+        self._start_peers()
 
     def stop(self) -> None:
         """Refuse new requests, let running ones finish, end. After :meth:`start`. Idempotent."""
@@ -170,6 +174,18 @@ class Server:
         self.http.close()
         self._loop.join(_FLUSH_SECONDS)
         self.listening.remove()
+
+    def _listen_for_peers(self) -> PeersPort | None:
+        if self.peers is None:
+            return None
+        settings = self.settings
+        fix = "stop the other program, or choose another port with --peers-port"
+        sock = listen(settings.peers_host, settings.peers_port, fix)
+        return PeersPort(sock, self.peers.contexts)
+
+    def _start_peers(self) -> None:
+        if self.peers is not None and self._peers_port is not None:
+            self.peers.start(int(self._peers_port.socket.getsockname()[1]))
 
     def _handle_signals(self) -> None:
         """Handle each signal that people send to servers: the default would end the process."""
@@ -278,6 +294,8 @@ class Server:
     def _drain(self) -> None:
         """Stop the pool and wait until the sockets have sent the last answers."""
         # The next import or export continues where this one stops.
+        if self.peers is not None:
+            self.peers.close()
         self.imports.close(CLOSE_SECONDS)
         self.exports.close(CLOSE_SECONDS)
         self.pool.shutdown(self.reloads.settings.drain_timeout)

@@ -47,6 +47,7 @@ def test_the_page_lists_every_setting() -> None:
         assert meaning == setting.meaning
         if setting.name not in (
             "keys_file",
+            "peers_dir",
             "models_dir",
             "responses_file",
             "history_file",

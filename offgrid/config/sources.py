@@ -38,6 +38,8 @@ _PREFIXES = "prefixes"
 """The default folder of saved prefixes, beside the file of stored responses."""
 _HISTORY = "history.sqlite3"
 """The default file of the history, beside it."""
+_PEERS = "peers"
+"""The default folder of this machine's identity and its peers, beside it."""
 _FILES = ("responses_file", "history_file", "keys_file")
 """Settings that name SQLite files, each with its own tables."""
 _CONFIG = f"{PREFIX}CONFIG"
@@ -116,6 +118,8 @@ def resolve(
         values["cache_dir"] = values["responses_file"].with_name(_PREFIXES)
     if values["history_file"] is None:
         values["history_file"] = values["responses_file"].with_name(_HISTORY)
+    if values["peers_dir"] is None:
+        values["peers_dir"] = values["responses_file"].with_name(_PEERS)
     settings = Settings(
         **values,
         models_dir_source=sources.get("models_dir", ""),

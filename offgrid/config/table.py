@@ -14,7 +14,8 @@ from offgrid.config.network import is_loopback
 from offgrid.config.setting import Setting
 
 GROUPS = (
-    "Models", "Speed and memory", "Network", "Access", "Limits", "Requests", "Stored responses", "Log",
+    "Models", "Speed and memory", "Network", "Peers", "Access", "Limits", "Requests",
+    "Stored responses", "Log",
 )  # fmt: skip
 """The groups of settings, in the order of ``--help``."""
 KV_TYPES = ("f16", "f32", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
@@ -150,6 +151,61 @@ TABLE: tuple[Setting, ...] = (
         None,
         "PEM file with the private key of tls_cert, without a password. If it is not given, the key "
         "is in the file of the certificate.",
+    ),
+    Setting(
+        "peers",
+        "Peers",
+        "bool",
+        False,
+        "Work with other OffGrid machines on the network that were paired with this one: use their "
+        "models, and copy them. Needs pip install 'offgrid-llm[peers]'.",
+    ),
+    Setting(
+        "peers_host",
+        "Peers",
+        "str",
+        "0.0.0.0",
+        "Address to listen on for peers: 0.0.0.0 for all of IPv4, :: for all of IPv6. Only machines "
+        "that were paired can connect.",
+    ),
+    Setting(
+        "peers_port",
+        "Peers",
+        "int",
+        11612,
+        "TCP port for peers. 0 picks a free port.",
+        low=0,
+        high=65535,
+    ),
+    Setting(
+        "peers_name",
+        "Peers",
+        "str",
+        "",
+        "The name of this machine that peers show; its host name by default.",
+    ),
+    Setting(
+        "peers_discovery",
+        "Peers",
+        "bool",
+        True,
+        "Announce this machine on the network by mDNS, and look for others. Being found makes no "
+        "machine a peer.",
+    ),
+    Setting(
+        "peer_addresses",
+        "Peers",
+        "list",
+        (),
+        "Addresses of other OffGrid machines, comma-separated, such as 192.168.1.7 or "
+        "ship-2.example:11612, for networks that block mDNS.",
+    ),
+    Setting(
+        "peers_dir",
+        "Peers",
+        "path",
+        None,
+        "Folder of this machine's certificate, its key, and the book of paired machines.",
     ),
     Setting(
         "keys_file",
@@ -718,6 +774,13 @@ class Settings:
     trusted_proxies: tuple[str, ...]
     tls_cert: Path | None
     tls_key: Path | None
+    peers: bool
+    peers_host: str
+    peers_port: int
+    peers_name: str
+    peers_discovery: bool
+    peer_addresses: tuple[str, ...]
+    peers_dir: Path
     keys_file: Path
     models_dir: Path
     import_roots: tuple[str, ...]

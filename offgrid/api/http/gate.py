@@ -24,13 +24,15 @@ from offgrid.errors import Overloaded
 
 _NEVER_WAIT = {
     "/", "/favicon.ico", "/health", "/metrics", "/openapi.json", "/ready", "/slots", "/ui",
-    "/v1/keys", "/v1/loaded", "/v1/models", "/v1/stats", "/v1/stats/series", "/v1/stats/slots",
+    "/peer/alive", "/peer/models", "/peer/pair", "/peer/pair/confirm", "/peer/status",
+    "/v1/keys", "/v1/loaded", "/v1/models", "/v1/peers",
+    "/v1/stats", "/v1/stats/series", "/v1/stats/slots",
     *(f"/api/{name}" for name in (
         "copy", "create", "delete", "ps", "pull", "push", "show", "tags", "version",
     )),
 }  # fmt: skip
 _NEVER_WAITS_BELOW = "/v1/models/"
-_NEVER_WAIT_BELOW = ("/api/blobs/", "/ui/", "/v1/keys/")
+_NEVER_WAIT_BELOW = ("/api/blobs/", "/ui/", "/v1/keys/", "/v1/peers/")
 
 
 def places(settings: Settings) -> int:

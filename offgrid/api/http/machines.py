@@ -12,6 +12,7 @@ import falcon
 
 from offgrid.api.http.access import Access
 from offgrid.api.http.forwarding import foreign_sender
+from offgrid.api.http.waitress.environ import on_peers_port
 from offgrid.config import Settings, is_local, is_loopback
 from offgrid.errors import ConfigError, RequestError
 from offgrid.store.key_ring import KeysUnavailable
@@ -57,6 +58,8 @@ class OnlyThisMachine:
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Raise RemoteRefused, or let the request pass."""
+        if on_peers_port(req.env):
+            return
         sender = foreign_sender(req.env)
         if sender is None and is_local(req.env.get("REMOTE_ADDR") or ""):
             return

@@ -30,6 +30,7 @@ from offgrid.addresses import own_names
 from offgrid.api.fields import notices
 from offgrid.api.http.errors import HostRefused
 from offgrid.api.http.rates import HEADERS as RATE_HEADERS
+from offgrid.api.http.waitress.environ import on_peers_port
 from offgrid.config import Commit, Settings, is_loopback
 from offgrid.errors import InvalidParameter
 
@@ -146,6 +147,8 @@ class HostGuard:
 
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Raise HostRefused or InvalidParameter, or let the request pass."""
+        if on_peers_port(req.env):  # no browser has a peer's certificate
+            return
         if self._varies:  # a cache must not give the response for one origin to another
             resp.set_header("Vary", "Origin")
         host = self._check_host(req)

@@ -139,6 +139,10 @@ class _Task(WSGITask):  # type: ignore[misc]
         finally:
             self.channel.answering = False
 
+    def get_environment(self) -> dict[str, Any]:
+        """Return the request's environment, with what is known about its connection."""
+        return {**super().get_environment(), **self.channel.known()}
+
     def build_response_header(self) -> bytes:
         """Return the head of the response.
 
@@ -233,6 +237,10 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     def secure(self) -> bool:
         """Whether nobody on the network can read what is sent."""
         return False
+
+    def known(self) -> dict[str, Any]:
+        """Return what the environment of each of its requests says in addition."""
+        return {}
 
     def is_waiting(self, now: float) -> bool:
         """Whether the server waits for the client, so that the connection may be closed for another

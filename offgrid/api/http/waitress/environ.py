@@ -5,11 +5,22 @@ Under a server other than waitress the functions return defaults: connected, no 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 WRITE = "offgrid.write"
 """Key of a WSGI environment: the server's ``write`` (PEP 3333), kept by the application."""
+
+ON_PEERS_PORT = "offgrid.peers_port"
+"""Key of a WSGI environment: present if the request came through the peers port."""
+PEER = "offgrid.peer"
+"""Key of a WSGI environment: the fingerprint of the certificate that the peer proved; empty if the
+connection has none."""
+
+
+def on_peers_port(env: Mapping[str, Any]) -> bool:
+    """Return whether a request came through the peers port."""
+    return ON_PEERS_PORT in env
 
 
 def liveness(env: dict[str, Any]) -> Callable[[], bool]:

@@ -20,7 +20,7 @@ from offgrid.api.http.gate import never_waits
 _THREADS_FOR_HEALTH = 2
 _THREADS_FOR_SHORT = 4
 _THREADS_FOR_STATS = 1
-_HEALTH = frozenset({"/health", "/ready"})
+_HEALTH = frozenset({"/health", "/peer/alive", "/ready"})
 _STATS = frozenset({"/metrics", "/v1/stats"})
 
 

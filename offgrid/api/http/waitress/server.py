@@ -18,6 +18,7 @@ from offgrid.api.http.waitress.channel import Channel, Refused, channel_class
 from offgrid.api.http.waitress.clock import use_monotonic_clock
 from offgrid.api.http.waitress.lanes import Dispatcher
 from offgrid.api.http.waitress.parser import FRAMING, Parser
+from offgrid.api.http.waitress.peers import PeersChannel, PeersPort
 from offgrid.api.http.waitress.tls import Certificate, TlsChannel
 from offgrid.config import Commit, Settings
 from offgrid.listening import BACKLOG
@@ -40,6 +41,7 @@ class HttpServer:
         access: who may send a large body; None for everybody.
         certificate: makes it an HTTPS server.
         more: further listening sockets. Connections to all of them count together.
+        peers: the listening socket for peers; its connections count too.
 
     Attributes:
         parser: its parser class.
@@ -54,6 +56,7 @@ class HttpServer:
         refused: Refused | None = None,
         certificate: Certificate | None = None,
         more: Sequence[socket.socket] = (),
+        peers: PeersPort | None = None,
     ) -> None:
         use_monotonic_clock()
         max_body = settings.max_body_mb << 20
@@ -91,7 +94,17 @@ class HttpServer:
             channels.certificate = certificate
         for acceptor in acceptors:
             acceptor.channel_class = channels
+        if peers is not None:
+            options["url_scheme"] = "https"
+            acceptors.append(
+                create_acceptor(app, map=self._sockets, sockets=[peers.socket], **options)
+            )
+            # Each has proved who it is before it can send a body.
+            acceptors[-1].channel_class = channel_class(settings, None, refused, PeersChannel)
+            acceptors[-1].channel_class.certificate = peers.certificate
+        for acceptor in acceptors:
             acceptor.active_channels = self._server.active_channels
+        self._channel_classes = [acceptor.channel_class for acceptor in acceptors]
         self.parser: type[Parser] = channels.parser_class
 
     def prepare(self, settings: Settings) -> Commit:
@@ -121,7 +134,8 @@ class HttpServer:
         A client, or a proxy in front of several servers, notices that at once and can turn to
         another server.
         """
-        self._server.channel_class.ending = True
+        for channels in self._channel_classes:
+            channels.ending = True
         self._server.trigger.pull_trigger(self._close_acceptors)
 
     def _close_acceptors(self) -> None:

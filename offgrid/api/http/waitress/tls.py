@@ -14,7 +14,7 @@ import ssl
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from waitress.utilities import BadRequest
 
@@ -110,6 +110,13 @@ def _has_certificate(file: Path) -> bool:
     except (ssl.SSLError, OSError, ValueError):
         return False
     return True
+
+
+class HasContext(Protocol):
+    """What has the TLS context for the next connection."""
+
+    @property
+    def context(self) -> ssl.SSLContext: ...
 
 
 class TlsSocket:
@@ -242,6 +249,11 @@ class TlsSocket:
             with contextlib.suppress(OSError, ValueError):
                 self._tls.unwrap()
 
+    def certificate(self) -> bytes:
+        """Return the client's certificate, which was checked, as DER; empty if it has none."""
+        with self._lock:
+            return self._tls.getpeercert(binary_form=True) or b"" if self.secured else b""
+
     def fileno(self) -> int:
         """The descriptor."""
         return self._tls.fileno()
@@ -257,7 +269,7 @@ class TlsSocket:
 class TlsChannel(Channel):
     """A connection with TLS."""
 
-    certificate: Certificate
+    certificate: HasContext
 
     def __init__(self, server: Any, sock: socket.socket, *arguments: Any, **options: Any) -> None:
         self._begun = time.monotonic()

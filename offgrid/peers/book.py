@@ -1,0 +1,221 @@
+"""The book of peers: the machines that this one was paired with, on disk.
+
+A machine is in the book from its pairing until it is forgotten. Only the book says which machines
+are trusted; what a network tells changes nothing but the addresses at which a peer is looked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from offgrid.caller import Caller, Limits
+from offgrid.errors import ConfigError
+from offgrid.peers.identity import clean_name, fingerprint_of, id_of, write_private
+
+FILE = "peers.json"
+MAX_PEERS = 64
+MAX_ADDRESSES = 8
+"""Addresses of a peer that are kept; the latest first."""
+
+
+class Grant(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a peer may do here.
+
+    Attributes:
+        models: ids and aliases of models that it may use and copy; None means all.
+        limits: its limits, as of a key.
+    """
+
+    models: tuple[str, ...] | None = None
+    limits: Limits = Limits()
+
+
+class Peer(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine that was paired.
+
+    Attributes:
+        name: its name, for people.
+        certificate: its certificate, PEM text.
+        addresses: where it may be found, such as ``192.168.1.7``; the latest first.
+        port: its peers port.
+        paired_at: Unix time in seconds.
+        grant: what it may do here.
+    """
+
+    name: str
+    certificate: str
+    addresses: tuple[str, ...]
+    port: int
+    paired_at: int
+    grant: Grant = Grant()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of its certificate, 64 hexadecimal digits."""
+        return fingerprint_of(self.certificate)
+
+    @property
+    def id(self) -> str:
+        """The first 16 digits of the fingerprint."""
+        return id_of(self.fingerprint)
+
+    def caller(self, address: str) -> Caller:
+        """Return the peer as the caller of a request that came from an address."""
+        models = self.grant.models
+        return Caller(
+            f"peer:{self.id}",
+            name=self.name,
+            address=address,
+            has_key=True,
+            scopes=frozenset({"inference"}),
+            models=None if models is None else frozenset(models),
+            limits=self.grant.limits,
+        )
+
+
+class _File(msgspec.Struct):
+    peers: list[Peer]
+    version: int = 1
+
+
+class Book:
+    """The peers in a folder. Thread-safe.
+
+    Args:
+        folder: the setting ``peers_dir``.
+
+    Raises:
+        ConfigError: its file cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self._lock = threading.Lock()
+        self._changed: list[Callable[[], None]] = []
+        self._peers: dict[str, Peer] = {}
+        self.reload()
+
+    def reload(self) -> None:
+        """Read the file again.
+
+        Raises:
+            ConfigError: it cannot be read; the peers stay as they were.
+        """
+        try:
+            read = msgspec.json.decode(self._path.read_bytes(), type=_File).peers
+            found = {peer.fingerprint: peer for peer in read}
+        except FileNotFoundError:
+            found = {}
+        except (OSError, msgspec.MsgspecError, ValueError) as ex:
+            raise ConfigError(
+                f"{self._path} cannot be read ({ex}). Restore it from a backup; or delete it, and "
+                "pair this machine with its peers again."
+            ) from None
+        with self._lock:
+            changed, self._peers = found != self._peers, found
+        if changed:
+            self._tell()
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Call a function after each change, on the thread that made it."""
+        self._changed.append(listener)
+
+    def all(self) -> list[Peer]:
+        """Return the peers, in the order in which they were paired."""
+        with self._lock:
+            return list(self._peers.values())
+
+    def by_fingerprint(self, fingerprint: str) -> Peer | None:
+        """Return the peer whose certificate has a fingerprint."""
+        with self._lock:
+            return self._peers.get(fingerprint)
+
+    def find(self, word: str) -> Peer | None:
+        """Return the peer with an id or, if only one has it, a name; upper and lower case are the
+        same. An id may be cut off after at least 6 digits."""
+        wanted = word.strip().lower()
+        peers = self.all()
+        for matches in (
+            [peer for peer in peers if peer.id == wanted],
+            [peer for peer in peers if peer.name.lower() == wanted],
+            [peer for peer in peers if len(wanted) >= 6 and peer.id.startswith(wanted)],
+        ):
+            if len(matches) == 1:
+                return matches[0]
+        return None
+
+    def add(self, peer: Peer) -> None:
+        """Add a peer, or replace one with the same certificate; it keeps its grant then.
+
+        Raises:
+            OSError: the file cannot be written; nothing has changed.
+            ValueError: there are too many peers.
+        """
+        peer = msgspec.structs.replace(
+            peer, name=clean_name(peer.name), addresses=peer.addresses[:MAX_ADDRESSES]
+        )
+        with self._lock:
+            before = self._peers.get(peer.fingerprint)
+            if before is not None:
+                peer = msgspec.structs.replace(peer, grant=before.grant)
+            elif len(self._peers) >= MAX_PEERS:
+                raise ValueError(f"this machine has {MAX_PEERS} peers already; forget one first")
+            self._write({**self._peers, peer.fingerprint: peer})
+        self._tell()
+
+    def change(self, fingerprint: str, change: Callable[[Peer], Peer]) -> Peer | None:
+        """Replace a peer by what a function makes of it; return it, or None if it is not there.
+
+        Raises:
+            OSError: the file cannot be written; nothing has changed.
+        """
+        with self._lock:
+            before = self._peers.get(fingerprint)
+            if before is None:
+                return None
+            after = change(before)
+            if after == before:
+                return before
+            self._write({**self._peers, fingerprint: after})
+        self._tell()
+        return after
+
+    def found_at(self, fingerprint: str, address: str, port: int) -> None:
+        """Note where a peer has proved who it is; the latest address comes first."""
+
+        def change(peer: Peer) -> Peer:
+            others = [known for known in peer.addresses if known != address]
+            addresses = (address, *others)[:MAX_ADDRESSES]
+            return msgspec.structs.replace(peer, addresses=addresses, port=port)
+
+        # It is looked for there next time, even if this cannot be written.
+        with contextlib.suppress(OSError):
+            self.change(fingerprint, change)
+
+    def remove(self, fingerprint: str) -> bool:
+        """Forget a peer; return whether it was there.
+
+        Raises:
+            OSError: the file cannot be written; nothing has changed.
+        """
+        with self._lock:
+            if fingerprint not in self._peers:
+                return False
+            self._write({key: one for key, one in self._peers.items() if key != fingerprint})
+        self._tell()
+        return True
+
+    def _write(self, peers: dict[str, Peer]) -> None:
+        """Write the file, then use what it holds. The caller holds the lock."""
+        data = msgspec.json.format(msgspec.json.encode(_File(list(peers.values()))))
+        write_private(self._path, data)
+        self._peers = peers
+
+    def _tell(self) -> None:
+        for listener in self._changed:
+            listener()

@@ -1,0 +1,83 @@
+"""TLS between peers: version 1.3 only, and both sides must have a certificate that is known.
+
+The certificates of the peers are the only trust anchors. No authority signs them, and names in them
+mean nothing: a connection belongs to the peer whose certificate it has.
+"""
+
+from __future__ import annotations
+
+import ssl
+import threading
+
+from offgrid.peers.book import Book, Peer
+from offgrid.peers.identity import Identity
+
+
+class ServerContexts:
+    """The TLS context of the peers port; a new one after each change of the book. Thread-safe.
+
+    A connection in a context keeps what was trusted when it began, so whether its peer is still in
+    the book is checked again at each request.
+
+    Args:
+        identity: this machine.
+        book: the peers.
+    """
+
+    def __init__(self, identity: Identity, book: Book) -> None:
+        self._identity, self._book = identity, book
+        self._lock = threading.Lock()
+        self._pairing = False
+        self._context = self._make()
+        book.on_change(self._renew)
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """The context for the next connection."""
+        return self._context
+
+    def open_pairing(self, is_open: bool) -> None:
+        """Let machines without a certificate finish the handshake, or no longer."""
+        with self._lock:
+            self._pairing = is_open
+        self._renew()
+
+    def _renew(self) -> None:
+        with self._lock:
+            self._context = self._make()
+
+    def _make(self) -> ssl.SSLContext:
+        context = _base(ssl.PROTOCOL_TLS_SERVER, self._identity)
+        context.verify_mode = ssl.CERT_OPTIONAL if self._pairing else ssl.CERT_REQUIRED
+        # A ticket would let a machine return without its certificate.
+        context.num_tickets = 0
+        for peer in self._book.all():
+            context.load_verify_locations(cadata=peer.certificate)
+        return context
+
+
+def client_context(identity: Identity, peer: Peer) -> ssl.SSLContext:
+    """Return the context for connections to a peer: it must have the certificate of its pairing."""
+    context = _base(ssl.PROTOCOL_TLS_CLIENT, identity)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=peer.certificate)
+    return context
+
+
+def pairing_context() -> ssl.SSLContext:
+    """Return the context for connections to a machine that is not paired yet. Its certificate is
+    not checked: the pairing itself proves it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _base(protocol: ssl._SSLMethod, identity: Identity) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(identity.certificate_file, identity.key_file)
+    return context

@@ -1,0 +1,68 @@
+"""Servers with peers, in this process, and requests between them."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from support import TIMEOUT
+
+from offgrid.peers.book import Peer
+from offgrid.peers.contexts import client_context
+from offgrid.peers.peers import Peers
+from offgrid.server import Server
+
+
+@dataclass
+class Machine:
+    """A running server with peers on."""
+
+    server: Server
+
+    @property
+    def peers(self) -> Peers:
+        """Its peers."""
+        assert self.server.peers is not None
+        return self.server.peers
+
+    def as_peer(self) -> Peer:
+        """This machine, as others write it into their books."""
+        identity = self.peers.identity
+        return Peer(
+            name=identity.name, certificate=identity.certificate, addresses=("127.0.0.1",),
+            port=self.peers.port, paired_at=int(time.time()),
+        )  # fmt: skip
+
+    def know(self, other: Machine) -> None:
+        """Write another machine into the book, and this one into the book of the other."""
+        self.peers.book.add(other.as_peer())
+        other.peers.book.add(self.as_peer())
+
+    def ask(self, other: Machine, method: str, path: str, body: bytes | None = None) -> Any:
+        """Send a request to another machine's peers port; return the response, which was read.
+
+        Raises:
+            OSError: the connection is refused.
+        """
+        context = client_context(self.peers.identity, other.as_peer())
+        return ask(other, context, method, path, body)
+
+
+def ask(
+    machine: Machine, context: ssl.SSLContext, method: str, path: str, body: bytes | None = None
+) -> Any:
+    """Send a request to a machine's peers port with a TLS context; return the response, which was
+    read; its body is ``content``."""
+    connection = http.client.HTTPSConnection(
+        "127.0.0.1", machine.peers.port, timeout=TIMEOUT, context=context
+    )
+    try:
+        connection.request(method, path, body)
+        response: Any = connection.getresponse()
+        response.content = response.read()
+        return response
+    finally:
+        connection.close()
