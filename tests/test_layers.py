@@ -32,7 +32,7 @@ BOTH_PROCESSES = {
 """Modules of the engine that both the server and the worker import."""
 
 
-COMMANDS = ("bench", "complete", "doctor", "models", "options", "run", "serve")
+COMMANDS = ("bench", "complete", "doctor", "models", "options", "rpc_worker", "run", "serve")
 """Modules of commands that import what does the work when the command runs."""
 
 

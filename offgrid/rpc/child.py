@@ -19,7 +19,7 @@ import msgspec
 import psutil
 
 from offgrid.errors import RpcError
-from offgrid.rpc.messages import ALIVE, STOPPED, Device
+from offgrid.rpc.messages import ALIVE, BEAT, BEATS_MISSED, STOPPED, Device
 from offgrid.rpc.probe import probe
 
 START_SECONDS = 60.0
@@ -64,8 +64,12 @@ class Child:
             )
         except OSError as ex:
             raise RpcError(f"the system cannot start a process ({ex.strerror or ex})") from None
-        for run, name in ((self._read, "rpc-child"), (self._drain, "rpc-child-log")):
-            threading.Thread(target=run, name=name, daemon=True).start()
+        self._threads = [
+            threading.Thread(target=run, name=name, daemon=True)
+            for run, name in ((self._read, "rpc-child"), (self._drain, "rpc-child-log"))
+        ]
+        for thread in self._threads:
+            thread.start()
         try:
             self.started = msgspec.json.decode(self._line(START_SECONDS), type=Started)
             if self.started.error:
@@ -115,6 +119,8 @@ class Child:
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.close()
+        for thread in self._threads:
+            thread.join(_ANSWER_SECONDS)
 
     def _write(self, text: str) -> None:
         assert self._process.stdin is not None
@@ -125,28 +131,41 @@ class Child:
             raise RpcError(self.state) from None
 
     def _line(self, seconds: float) -> bytes:
-        try:
-            line = self._lines.get(timeout=seconds)
-        except Empty:
-            raise RpcError(f"its process has not answered within {seconds:g} s") from None
-        if not line:
-            self._process.wait()
-            raise RpcError(self.state)
-        return line
+        """Return the next line of the process.
+
+        Raises:
+            RpcError: it has ended or was stopped, or the line has not come in time.
+        """
+        stopped = 0
+        for _ in range(int(seconds / BEAT)):
+            try:
+                line = self._lines.get(timeout=BEAT)
+            except Empty:
+                stopped = stopped + 1 if self.state == STOPPED else 0
+                if stopped >= BEATS_MISSED:
+                    raise RpcError("its process was stopped") from None
+                continue
+            if not line:
+                self._process.wait()
+                raise RpcError(self.state)
+            return line
+        raise RpcError(f"its process has not answered within {seconds:g} s")
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self._lines.put(line)
+        with self._process.stdout as lines:
+            for line in lines:
+                self._lines.put(line)
         self._lines.put(b"")
 
     def _drain(self) -> None:
         assert self._process.stderr is not None
-        for line in self._process.stderr:
-            text = line.decode("utf-8", "replace").rstrip()
-            if text:
-                self._last = [*self._last[-_LOG_LINES:], text]
-                self._log(text)
+        with self._process.stderr as lines:
+            for line in lines:
+                text = line.decode("utf-8", "replace").rstrip()
+                if text:
+                    self._last = [*self._last[-_LOG_LINES:], text]
+                    self._log(text)
 
 
 def program_of(parent: int, job: str) -> list[str]:
@@ -162,4 +181,3 @@ def program_of(parent: int, job: str) -> list[str]:
         f"from offgrid.engine.worker.lend import main; main({job!r})"
     )
     return [sys.executable, "-c", code]
-

@@ -13,8 +13,9 @@ from offgrid.rpc.connection import status
 from offgrid.rpc.endpoint import RpcServer, local_server
 from offgrid.rpc.probe import probe
 
-_FRESH = 10.0
-"""Seconds for which an answer is used."""
+_FRESH, _FRESH_PROBLEM = 10.0, 2.0
+"""Seconds for which an answer is used, and for which it is if a server lends nothing: it may come
+back."""
 _SECONDS = 3.0
 """Time for the answer of a server."""
 
@@ -48,7 +49,8 @@ class Lenders:
         seconds, so the caller must hold no lock."""
         with self._lock:
             now = self._clock()
-            if self._asked is not None and now - self._asked < _FRESH:
+            fresh = _FRESH_PROBLEM if any(one.problem for one in self._lent) else _FRESH
+            if self._asked is not None and now - self._asked < fresh:
                 return
             self._lent = self._ask()
             self._asked = self._clock()

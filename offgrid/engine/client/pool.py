@@ -81,9 +81,7 @@ class EnginePool:
         servers: Callable[[Settings], Sequence[RpcServer]] = local_servers,
     ) -> None:
         self.lenders = Lenders(lambda: servers(self._settings), clock)
-        self.roster = Roster(
-            settings, lambda entry: catalogue.describe(entry), self.lenders, clock
-        )
+        self.roster = Roster(settings, lambda entry: catalogue.describe(entry), self.lenders, clock)
         self._settings = settings
         self._catalogue = catalogue
         self._changed = threading.Condition(threading.RLock())
@@ -344,8 +342,8 @@ class EnginePool:
         return client
 
     def _prepare(self, entry: ModelEntry) -> None:
-        """Find out what may take a while, without the lock: what the files of a model say and, if it
-        is not loaded, what other machines lend."""
+        """Find out what may take a while, without the lock: what the files of a model say and, if
+        it is not loaded, what other machines lend."""
         self._catalogue.describe(entry)
         loaded = any(client.name == entry.id for client in self.roster.snapshot())
         if self._settings.rpc_servers and self._settings.rpc_layers and not loaded:

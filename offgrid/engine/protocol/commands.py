@@ -36,9 +36,10 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     is one. ``cache_ram`` and ``cache_disk`` are MiB for saved prefixes in memory and in the folder
     ``cache_dir`` (-1 for the disk: the worker decides); ``sha256`` is the file's hash, if it is
     known. With ``share_prefixes`` the ``partition`` of requests is ignored. ``core_dumps`` lets a
-    crash of the worker write one. ``rpc`` are the servers that lend memory, with the layers that each
-    gets; ``rpc_library`` is the file of llama.cpp's RPC if that was built apart. With ``examine`` the file is only examined: the worker reports
-    ``Examined`` or ``LoadFailed``, and ends.
+    crash of the worker write one. ``rpc`` are the servers that lend memory, with the layers that
+    each gets; ``rpc_library`` is the file of llama.cpp's RPC if that was built apart. With
+    ``examine`` the file is only examined: the worker reports ``Examined`` or ``LoadFailed``, and
+    ends.
     """
 
     path: str

@@ -103,5 +103,3 @@ def _close_port(descriptor: int) -> None:
 
 def _tell(told: IO[str], message: Started) -> None:
     print(msgspec.json.encode(message).decode(), file=told, flush=True)
-
-

@@ -67,7 +67,8 @@ class Rpc:
             self._serve = rpc.ggml_backend_rpc_start_server
         except AttributeError:
             raise RpcError(_MISSING) from None
-        self._init.restype, self._init.argtypes = ctypes.c_void_p, [ctypes.c_char_p, ctypes.c_uint32]
+        self._init.restype = ctypes.c_void_p
+        self._init.argtypes = [ctypes.c_char_p, ctypes.c_uint32]
         self._serve.restype = None
         self._serve.argtypes = [
             ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_void_p,
