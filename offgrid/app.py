@@ -112,6 +112,7 @@ from offgrid.engine.client.pool import LIVE as POOL_SETTINGS
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import ConfigError, InvalidParameter
 from offgrid.peers.peers import Peers
+from offgrid.peers.rpc import rpc_servers
 from offgrid.startup import forbid_core_dumps, prepare_process
 from offgrid.stats.collected import Stats
 from offgrid.stats.keeper import StatsKeeper
@@ -211,7 +212,7 @@ def make_collaborators(settings: Settings) -> Collaborators:
         settings.responses_file, settings.max_responses, settings.max_responses_mb << 20
     )
     access = Access(_open_ring(settings))
-    pool = EnginePool(settings, catalogue)
+    pool = EnginePool(settings, catalogue, servers=rpc_servers)
     hashes = Hashes.beside(settings.responses_file)
     observation = make_observation(
         settings, catalogue, pool, TotalsFile.beside(settings.responses_file)

@@ -5,6 +5,7 @@
     OffgridError                      an error that OffGrid can explain
     ├── ConfigError                   a setting does not parse or is out of range; names it
     ├── SamplingError                 a row from which no token can be sampled
+    ├── RpcError                      a machine that lends memory cannot be used
     ├── TransferError                 a model file cannot be imported, exported or fetched
     ├── IncompleteAnswer              an answer has no value of the type that a program wants
     └── RequestError                  ends one request; carries the API's error response
@@ -83,6 +84,10 @@ class SamplingError(OffgridError):
     def __init__(self, message: str, code: str = "sampling_failed") -> None:
         super().__init__(message)
         self.code = code
+
+
+class RpcError(OffgridError):
+    """A machine that lends memory cannot be used, or is not there any more."""
 
 
 class TransferError(OffgridError):
