@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from offgrid.config import Settings
 from offgrid.peers.book import Book
+from offgrid.peers.connection import PeerConnections
 from offgrid.peers.contexts import ServerContexts
+from offgrid.peers.forwarding.forwarding import Forwarding
+from offgrid.peers.forwarding.known import Known
 from offgrid.peers.identity import Identity, load_identity
 
 
@@ -18,6 +23,8 @@ class Peers:
         identity: this machine.
         book: the machines that were paired.
         contexts: the TLS contexts of the peers port.
+        connections: connections to the peers.
+        forwarding: sends requests for models of peers to them.
         port: the peers port; 0 until :meth:`start`.
 
     Raises:
@@ -28,6 +35,9 @@ class Peers:
         self.identity: Identity = load_identity(settings.peers_dir, settings.peers_name)
         self.book = Book(settings.peers_dir)
         self.contexts = ServerContexts(self.identity, self.book)
+        self.connections = PeerConnections(self.identity, self.book)
+        self.known: Sequence[Known] = ()
+        self.forwarding = Forwarding(self.connections, lambda: self.known)
         self.port = 0
 
     @classmethod
@@ -45,3 +55,5 @@ class Peers:
 
     def close(self) -> None:
         """End all threads and connections. Idempotent."""
+        self.forwarding.close()
+        self.connections.close()

@@ -20,6 +20,8 @@ class PeersPort(NamedTuple):
 class PeersChannel(TlsChannel):
     """A connection of a peer. A machine that speaks plain HTTP learns nothing here."""
 
+    reused = True  # after each stream, TLS would begin anew
+
     def known(self) -> dict[str, Any]:
         """Return that it came through the peers port, and the fingerprint of its certificate."""
         certificate = self.socket.certificate() if self.socket is not None else b""
