@@ -34,6 +34,8 @@ IDLE_SECONDS = 20.0
 MAX_IDLE = 8
 """Unused connections to each peer that are kept."""
 _ALERT_SECONDS = 1.0
+_SAID_NO = (ConnectionRefusedError, ConnectionResetError, ssl.SSLError)
+"""Errors that show that a machine answers there."""
 _IDEMPOTENT = ("GET", "HEAD", "DELETE")
 Place = tuple[str, int]
 """An address and a port."""
@@ -109,8 +111,9 @@ class PeerConnection:
             self._reopen()
         try:
             return self._exchange(method, path, body, headers or {}, deadline)
-        except PeerUnreachable:
-            if self._is_fresh or self._cancelled or method not in _IDEMPOTENT:
+        except PeerUnreachable as ex:
+            # One that was silent would only be silent again.
+            if self._is_fresh or self._cancelled or ex.is_silent or method not in _IDEMPOTENT:
                 raise
         self._reopen()
         return self._exchange(method, path, body, headers or {}, deadline)
@@ -279,6 +282,7 @@ class PeerConnections:
         """
         ends = time.monotonic() + timeout
         reasons: list[str] = []
+        is_silent = True
         for place in self._where(peer):
             left = ends - time.monotonic()
             if left <= 0 or self._closed:
@@ -287,10 +291,12 @@ class PeerConnections:
                 sock, address = self._connect_at(peer, place, left)
             except (OSError, ValueError) as ex:
                 reasons.append(f"{place[0]} port {place[1]}: {short(ex)}")
+                is_silent = is_silent and not isinstance(ex, _SAID_NO)
                 continue
             self._book.found_at(peer.fingerprint, address, place[1])
             return sock, place
-        raise PeerUnreachable(peer, "; ".join(reasons) or "no address of it is known")
+        reason = "; ".join(reasons) or "no address of it is known"
+        raise PeerUnreachable(peer, reason, is_silent=is_silent)
 
     def check_refusal(self, peer: Peer, place: Place) -> None:
         """Connect again without sending a request, and wait whether the peer refuses this machine.

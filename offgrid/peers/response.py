@@ -98,7 +98,7 @@ def explained(peer: Peer, *, is_sent: bool) -> Iterator[None]:
     try:
         yield
     except TimeoutError:
-        raise PeerUnreachable(peer, "it does not answer", is_sent=is_sent) from None
+        raise PeerUnreachable(peer, "it does not answer", is_sent=is_sent, is_silent=True) from None
     except ssl.SSLError as ex:
         if is_refusal(ex):
             raise PeerRefused(peer) from None
