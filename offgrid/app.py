@@ -78,6 +78,7 @@ from offgrid.api.ollama.unsupported import (
 from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.openapi.operations import OPERATIONS
 from offgrid.api.peers.inner import AliveResource
+from offgrid.api.peers.models import PeerModelResource, PeerModelsResource
 from offgrid.api.rerank import RerankResource
 from offgrid.api.responses.background import Background
 from offgrid.api.responses.resource import (
@@ -122,6 +123,7 @@ from offgrid.store.key_ring import KeyRing
 from offgrid.store.keys import KeysError
 from offgrid.store.live_catalogue import LIVE as CATALOGUE_SETTINGS
 from offgrid.store.live_catalogue import LiveCatalogue
+from offgrid.store.offers import Offers
 from offgrid.store.responses import ResponseStore
 from offgrid.terminal import escape_log
 
@@ -344,6 +346,7 @@ def build_app(
     reloads.add(("log_prompts",), observation.observer.prepare)
     reloads.add(("metrics_keys",), metrics.prepare)
     reloads.add(("allowed_hosts", "cors_origins"), guard.prepare)
+    book = None if peers is None else peers.book
     limits = RateLimits(settings)
     reloads.add(LIMITS, limits.prepare)
     router = DefaultRouter()
@@ -355,7 +358,7 @@ def build_app(
             Forwarding(settings),
             OneLength(),
             # It comes before others that may refuse the request, so that all know the caller.
-            Identify(admit_peers(access.admit, None if peers is None else peers.book)),
+            Identify(admit_peers(access.admit, book)),
             guard,
             OnlyThisMachine(settings, access),
             PeerGate(),
@@ -380,6 +383,9 @@ def build_app(
     app.add_route("/health", health)
     app.add_route("/ready", ready)
     app.add_route("/peer/alive", AliveResource())
+    offers = Offers(settings, catalogue, hashes)
+    app.add_route("/peer/models", PeerModelsResource(offers, pool))
+    app.add_route("/peer/models/{rest:path}", PeerModelResource(offers, pool, book))
     app.add_route("/metrics", MetricsResource(metrics))
     app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/v1/stats", StatsResource(source))
@@ -393,7 +399,7 @@ def build_app(
     app.add_route("/v1/models", ModelsResource(catalogue, pool, hashes))
     app.add_route("/v1/models/{model:path}", ModelResource(catalogue, pool, settings, hashes))
     app.add_route("/v1/loaded", LoadedResource(pool))
-    app.add_route("/v1/import", ImportsResource(settings, catalogue, imports, hashes))
+    app.add_route("/v1/import", ImportsResource(settings, catalogue, imports, hashes, peers))
     app.add_route("/v1/export", ExportsResource(settings, catalogue, pool, exports, hashes))
     ping = settings.sse_ping_interval
     app.add_route("/v1/import/{id}", TransferResource(imports, "import", ping))

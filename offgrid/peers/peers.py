@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from offgrid.config import Settings
 from offgrid.peers.book import Book
+from offgrid.peers.connection import PeerConnections
 from offgrid.peers.contexts import ServerContexts
 from offgrid.peers.identity import Identity, load_identity
 
@@ -18,6 +19,7 @@ class Peers:
         identity: this machine.
         book: the machines that were paired.
         contexts: the TLS contexts of the peers port.
+        connections: connections to the peers.
         port: the peers port; 0 until :meth:`start`.
 
     Raises:
@@ -28,6 +30,7 @@ class Peers:
         self.identity: Identity = load_identity(settings.peers_dir, settings.peers_name)
         self.book = Book(settings.peers_dir)
         self.contexts = ServerContexts(self.identity, self.book)
+        self.connections = PeerConnections(self.identity, self.book)
         self.port = 0
 
     @classmethod
@@ -45,3 +48,4 @@ class Peers:
 
     def close(self) -> None:
         """End all threads and connections. Idempotent."""
+        self.connections.close()

@@ -32,7 +32,7 @@ _NEVER_WAIT = {
     )),
 }  # fmt: skip
 _NEVER_WAITS_BELOW = "/v1/models/"
-_NEVER_WAIT_BELOW = ("/api/blobs/", "/ui/", "/v1/keys/", "/v1/peers/")
+_NEVER_WAIT_BELOW = ("/api/blobs/", "/peer/models/", "/ui/", "/v1/keys/", "/v1/peers/")
 
 
 def places(settings: Settings) -> int:
