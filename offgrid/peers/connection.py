@@ -35,6 +35,8 @@ MAX_IDLE = 8
 MAX_ANSWER = 4 << 20
 """Bytes of the longest answer that :meth:`PeerConnections.request` reads."""
 _ALERT_SECONDS = 1.0
+_SAID_NO = (ConnectionRefusedError, ConnectionResetError, ssl.SSLError)
+"""Errors that show that a machine answers there."""
 _IDEMPOTENT = ("GET", "HEAD", "DELETE")
 Place = tuple[str, int]
 """An address and a port."""
@@ -168,8 +170,8 @@ class PeerConnection:
             path: with its query, quoted.
             body: sent with its Content-Length.
             headers: sent besides Host and Content-Length.
-            deadline: when the whole answer must have come, in seconds of ``time.monotonic``. Without
-                it, the timeout is the longest silence.
+            deadline: when the whole answer must have come, in seconds of ``time.monotonic``.
+                Without it, the timeout is the longest silence.
 
         Raises:
             PeerRefused: this machine is not, or no longer, a peer of that one.
@@ -180,8 +182,9 @@ class PeerConnection:
             self._reopen()
         try:
             return self._exchange(method, path, body, headers or {}, deadline)
-        except PeerUnreachable:
-            if self._is_fresh or self._cancelled or method not in _IDEMPOTENT:
+        except PeerUnreachable as ex:
+            # One that was silent would only be silent again.
+            if self._is_fresh or self._cancelled or ex.is_silent or method not in _IDEMPOTENT:
                 raise
         self._reopen()
         return self._exchange(method, path, body, headers or {}, deadline)
@@ -350,6 +353,7 @@ class PeerConnections:
         """
         ends = time.monotonic() + timeout
         reasons: list[str] = []
+        is_silent = True
         for place in self._where(peer):
             left = ends - time.monotonic()
             if left <= 0 or self._closed:
@@ -358,10 +362,12 @@ class PeerConnections:
                 sock = self._connect_at(peer, place, left)
             except (OSError, ValueError) as ex:
                 reasons.append(f"{place[0]} port {place[1]}: {_short(ex)}")
+                is_silent = is_silent and not isinstance(ex, _SAID_NO)
                 continue
             self._book.found_at(peer.fingerprint, sock.getpeername()[0], place[1])
             return sock, place
-        raise PeerUnreachable(peer, "; ".join(reasons) or "no address of it is known")
+        reason = "; ".join(reasons) or "no address of it is known"
+        raise PeerUnreachable(peer, reason, is_silent=is_silent)
 
     def check_refusal(self, peer: Peer, place: Place) -> None:
         """Connect again without sending a request, and wait whether the peer refuses this machine.
@@ -460,7 +466,7 @@ def _explained(peer: Peer, *, is_sent: bool) -> Iterator[None]:
     try:
         yield
     except TimeoutError:
-        raise PeerUnreachable(peer, "it does not answer", is_sent=is_sent) from None
+        raise PeerUnreachable(peer, "it does not answer", is_sent=is_sent, is_silent=True) from None
     except ssl.SSLError as ex:
         if is_refusal(ex):
             raise PeerRefused(peer) from None

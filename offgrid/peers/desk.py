@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 CODE_SECONDS = 300.0
 """How long a code is valid."""
-EXCHANGE_SECONDS = 30.0
+EXCHANGE_SECONDS = 15.0
 """How long an exchange may take; after a pairing, how long the other machine may take it back."""
 MAX_EXCHANGES = 4
 """Exchanges that are not finished. Each costs 25 ms of computing."""
@@ -148,6 +148,7 @@ class PairingDesk:
             InvalidParameter: it is no such message.
         """
         code = self._open_code()
+        self._check_room()
         hello = pairing.decoded(body, pairing.Hello)
         own = self._identity
         certificate = pairing.checked_certificate(hello.certificate, own.fingerprint)
@@ -204,7 +205,8 @@ class PairingDesk:
             self._end("locked")
             raise locked(seconds)
 
-    def _begin(self, id: str, exchange: _Exchange) -> None:
+    def _check_room(self) -> None:
+        """Forget exchanges that took too long; raise Overloaded if there are too many others."""
         with self._lock:
             now = self._clock.monotonic()
             for kept in (self._exchanges, self._paired):
@@ -212,6 +214,10 @@ class PairingDesk:
                     del kept[key]
             if len(self._exchanges) >= MAX_EXCHANGES:
                 raise Overloaded("Too many machines try to pair; try again later.", retry_after=5)
+
+    def _begin(self, id: str, exchange: _Exchange) -> None:
+        with self._lock:
+            self._check_room()
             self._exchanges[id] = exchange
 
     def _check(self, proof: pairing.Proof) -> _Exchange:
@@ -266,8 +272,8 @@ class PairingDesk:
             raise PairingClosed("The exchange has ended. Forget the peer, or pair again.")
         if not exchange.shared.proves(proof.mac, "initiator", "undo"):
             raise PairingFailed("This is not the machine that was paired.")
-        del self._paired[proof.exchange]
         restore(self._book, exchange.peer, exchange.before)
+        del self._paired[proof.exchange]
         self._latest = self._latest._replace(state="closed", peer=None)
         log.warning("the other machine could not store the pairing; it was undone here")
         return exchange

@@ -32,13 +32,22 @@ class PeerUnreachable(PeerError):
 
     Attributes:
         is_lost: whether the connection ended, and not the time.
+        is_silent: whether nothing came back, not even that the connection is refused.
     """
 
     def __init__(
-        self, peer: Peer, reason: str, *, is_sent: bool = False, is_lost: bool = False
+        self,
+        peer: Peer,
+        reason: str,
+        *,
+        is_sent: bool = False,
+        is_lost: bool = False,
+        is_silent: bool = False,
     ) -> None:
-        super().__init__(peer, f"The peer {peer.name} cannot be reached: {reason}.", is_sent=is_sent)
-        self.is_lost = is_lost
+        super().__init__(
+            peer, f"The peer {peer.name} cannot be reached: {reason}.", is_sent=is_sent
+        )
+        self.is_lost, self.is_silent = is_lost, is_silent
 
 
 class PeerRefused(PeerError):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
-import math
 import socket
 import ssl
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import msgspec
 
@@ -19,8 +19,9 @@ from offgrid.peers import pairing
 from offgrid.peers.book import Book, Peer
 from offgrid.peers.contexts import pairing_context
 from offgrid.peers.desk import locked, store
-from offgrid.peers.identity import Identity, der_of, fingerprint_of
+from offgrid.peers.identity import Identity, der_of
 from offgrid.peers.pairing import PairingClosed, PairingFailed
+from offgrid.peers.timed import TimedSocket
 
 SECONDS = 15.0
 """How long the other machine may take for all of it, after the connection."""
@@ -30,8 +31,15 @@ _BETWEEN = (
     "and reads what is sent. Nothing was stored."
 )
 
+_NO_CODE = (
+    "shows no pairing code now. Run 'offgrid peers pair' on that machine, and type its code here "
+    "within five minutes; a code is valid once."
+)
+_ENDED = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError, ssl.SSLError)
+"""How the end of a connection by the other machine appears, perhaps with a reason."""
 
-class PeerUnreachable(RequestError):
+
+class MachineUnreachable(RequestError):
     """502: nothing answers at the address of another machine, or something else than OffGrid."""
 
     status = 502
@@ -49,20 +57,6 @@ class _Refusal(msgspec.Struct):
     error: _Error
 
 
-class _TimedSocket(ssl.SSLSocket):
-    """A connection that can be read only until a moment, however slowly its bytes come."""
-
-    ends = math.inf
-
-    def recv_into(self, *arguments: Any) -> int:
-        """Read bytes; raise TimeoutError after the moment."""
-        left = self.ends - time.monotonic()
-        if left <= 0:
-            raise TimeoutError("the other machine is too slow")
-        self.settimeout(min(left, SECONDS))
-        return super().recv_into(*arguments)
-
-
 class Line:
     """A TLS connection to a machine that is not paired yet.
 
@@ -73,13 +67,13 @@ class Line:
         certificate: the DER encoding of its certificate.
 
     Raises:
-        PeerUnreachable: nothing answers there, or it speaks no TLS 1.3.
+        MachineUnreachable: nothing answers there, or it speaks no TLS 1.3.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self._where = url("", host, port).removeprefix("://")
         context = pairing_context()
-        context.sslsocket_class = _TimedSocket
+        context.sslsocket_class = TimedSocket
         self._http = http.client.HTTPSConnection(host, port, timeout=_CONNECT, context=context)
         # A second connection could be to another machine.
         self._http.auto_open = 0
@@ -93,7 +87,7 @@ class Line:
         """Send a message; return the answer.
 
         Raises:
-            PeerUnreachable: there is no answer.
+            MachineUnreachable: there is no answer.
             PairingClosed, PairingLocked, PairingFailed, Overloaded, InvalidParameter: the other
                 machine refuses it.
         """
@@ -102,6 +96,8 @@ class Line:
             self._http.request("POST", path, body, headers)
             response = self._http.getresponse()
             answer = response.read(pairing.MAX_BODY + 1)
+        except _ENDED as ex:
+            raise self._ended(ex, path) from None
         except (OSError, http.client.HTTPException) as ex:
             raise self._broken(ex) from None
         if len(answer) > pairing.MAX_BODY:
@@ -115,28 +111,39 @@ class Line:
             self._http.connect()
         except (OSError, ValueError) as ex:
             raise self._broken(ex) from None
-        sock: Any = self._http.sock
-        sock.ends = time.monotonic() + SECONDS
+        sock = cast(TimedSocket, self._http.sock)
+        sock.allow(SECONDS, time.monotonic() + SECONDS)
         return sock.getpeercert(binary_form=True) or b""
 
-    def _broken(self, ex: Exception) -> RequestError:
-        if isinstance(ex, ssl.SSLError) and "CERTIFICATE_REQUIRED" in str(ex.reason).upper():
-            return PairingClosed(
-                f"{self._where} shows no pairing code now. Run 'offgrid peers pair' on that machine, "
-                "and type its code here within five minutes."
+    def _ended(self, ex: Exception, path: str) -> RequestError:
+        """Return the error for a connection that the other machine has ended.
+
+        Without an open code it ends a handshake without a certificate, which this side notices only
+        at its first request. The reason that it gives may be lost.
+        """
+        if path == pairing.CONFIRM_PATH:
+            return MachineUnreachable(
+                f"The connection to {self._where} ended before the pairing did. That machine may "
+                "know this one already; pair them again."
             )
+        if isinstance(ex, ssl.SSLError) and not _is_refusal(ex):
+            return self._broken(ex)
+        return PairingClosed(f"{self._where} {_NO_CODE}")
+
+    def _broken(self, ex: Exception) -> RequestError:
         if isinstance(ex, (ssl.SSLError, http.client.HTTPException)):
             return self._strange()
         why = "it does not answer" if isinstance(ex, TimeoutError) else reason(ex)
-        return PeerUnreachable(
-            f"Cannot pair with {self._where}: {why}. Check the address, that the server there runs "
-            "with --peers, and that no firewall blocks its peers port (11612)."
+        return MachineUnreachable(
+            f"Cannot pair with {self._where}: {why}. Check the address, that the port is the peers "
+            "port (11612 by default) and not that of the API, that the server there runs with "
+            "--peers, and that no firewall blocks the port."
         )
 
-    def _strange(self) -> PeerUnreachable:
-        return PeerUnreachable(
-            f"What answers at {self._where} is no peers port of OffGrid. Give the peers port, which "
-            "is 11612 by default, and not that of the API."
+    def _strange(self) -> MachineUnreachable:
+        return MachineUnreachable(
+            f"What answers at {self._where} is no peers port of OffGrid. Give the peers port, "
+            "which is 11612 by default, and not that of the API."
         )
 
     def _refused(self, answer: bytes, retry_after: str) -> RequestError:
@@ -153,8 +160,7 @@ def _refusals(where: str, seconds: int) -> dict[str, Callable[[], RequestError]]
     """Return the errors of the other machine, as this one reports them, by code."""
     return {
         "pairing_closed": lambda: PairingClosed(
-            f"{where} shows no pairing code now, or the code was used. Run 'offgrid peers pair' on "
-            "that machine, and type its code here within five minutes."
+            f"{where} {_NO_CODE}"
         ),
         "pairing_locked": lambda: locked(seconds),
         "pairing_failed": lambda: PairingFailed(
@@ -172,6 +178,81 @@ def _refusals(where: str, seconds: int) -> dict[str, Callable[[], RequestError]]
             "peers, or its version of OffGrid is another one."
         ),
     }  # fmt: skip
+
+
+class Initiator:
+    """The messages of the machine where the code is typed; for one exchange.
+
+    Args:
+        identity: this machine.
+        port: its peers port, at which the other machine will look for it.
+        certificate: the DER encoding of the certificate that the TLS connection has.
+        code: eight digits.
+
+    Attributes:
+        hello: the first message.
+    """
+
+    def __init__(self, identity: Identity, port: int, certificate: bytes, code: str) -> None:
+        self._identity, self._certificate = identity, certificate
+        self._theirs = hashlib.sha256(certificate).hexdigest()
+        self._speaker = pairing.Speaker("initiator", code, identity.fingerprint, self._theirs)
+        self.hello = pairing.encoded(
+            pairing.Hello(
+                pairing.VERSION, identity.name, identity.certificate, port, self._speaker.element
+            )
+        )
+
+    def prove(self, answer: bytes) -> bytes:
+        """Return the third message.
+
+        Args:
+            answer: the second one; to be given once.
+
+        Raises:
+            PairingFailed: a machine is in between.
+            InvalidParameter: it is no such message, or both machines are the same.
+        """
+        try:
+            self._reply = pairing.decoded(answer, pairing.Reply)
+            text = pairing.checked_certificate(self._reply.certificate, self._identity.fingerprint)
+            self._shared = self._speaker.finish(self._reply.spake, self.hello, answer)
+        except InvalidParameter as ex:
+            raise InvalidParameter(f"The other machine's answer is refused. {ex}") from None
+        if der_of(text) != self._certificate:
+            raise PairingFailed(_BETWEEN)
+        self._text = text
+        return self._proof("confirm")
+
+    def finish(self, receipt: bytes) -> Peer:
+        """Return the other machine, without addresses, when it has proved that it has the code.
+
+        Args:
+            receipt: the fourth message.
+
+        Raises:
+            PairingFailed: it proves nothing.
+        """
+        try:
+            proved = pairing.decoded(receipt, pairing.Receipt).mac
+        except InvalidParameter:
+            proved = ""
+        if not self._shared.proves(proved, "responder", "confirm"):
+            raise PairingFailed(
+                "The other machine does not know the code that was typed here. Nothing was stored."
+            )
+        return Peer(
+            name=self._reply.name, certificate=self._text, addresses=(), port=0, paired_at=0
+        )
+
+    def undo(self) -> bytes:
+        """Return the message that this machine cannot store the other one."""
+        return self._proof("undo")
+
+    def _proof(self, step: pairing.Step) -> bytes:
+        mac = self._shared.mac("initiator", step)
+        signature = pairing.sign(self._identity, self._shared)
+        return pairing.encoded(pairing.Proof(self._reply.exchange, step, mac, signature))
 
 
 def pair_with(
@@ -192,7 +273,7 @@ def pair_with(
         code: eight digits.
 
     Raises:
-        PeerUnreachable: nothing answers there.
+        MachineUnreachable: nothing answers there.
         PairingClosed: it shows no code.
         PairingFailed: the code is wrong, or somebody is in between.
         PairingLocked: too many wrong codes were typed.
@@ -201,66 +282,28 @@ def pair_with(
         InvalidParameter: one of the machines has too many peers, or both are the same.
     """
     with contextlib.closing(Line(host, port)) as line:
-        theirs = fingerprint_of(ssl.DER_cert_to_PEM_cert(line.certificate))
-        speaker = pairing.Speaker("initiator", code, identity.fingerprint, theirs)
-        hello = pairing.encoded(
-            pairing.Hello(
-                pairing.VERSION, identity.name, identity.certificate, own_port, speaker.element
-            )
+        if not book.has_room(hashlib.sha256(line.certificate).hexdigest()):
+            raise InvalidParameter("This machine has too many peers; forget one first.")
+        initiator = Initiator(identity, own_port, line.certificate, code)
+        proof = initiator.prove(line.send(pairing.PAIR_PATH, initiator.hello))
+        found = initiator.finish(line.send(pairing.CONFIRM_PATH, proof))
+        peer = msgspec.structs.replace(
+            found, addresses=(host,), port=port, paired_at=int(time.time())
         )
-        answer = line.send(pairing.PAIR_PATH, hello)
-        reply = _checked(answer, line.certificate, identity, book)
-        shared = speaker.finish(reply.spake, hello, answer)
-        proof = _proof(identity, reply, shared, "confirm")
-        receipt = line.send(pairing.CONFIRM_PATH, proof)
-        if not _is_receipt(receipt, shared):
-            raise PairingFailed(
-                "The other machine does not know the code that was typed here. Nothing was stored."
-            )
-        peer = Peer(
-            name=reply.name, certificate=reply.certificate, addresses=(host,), port=port,
-            paired_at=int(time.time()),
-        )  # fmt: skip
         try:
             store(book, peer)
         except OffgridError:
+            # If that is lost too, the other machine sees that this one refuses it.
             with contextlib.suppress(OffgridError):
-                line.send(pairing.CONFIRM_PATH, _proof(identity, reply, shared, "undo"))
+                line.send(pairing.CONFIRM_PATH, initiator.undo())
             raise
-    return book.by_fingerprint(theirs) or peer
+    return book.by_fingerprint(peer.fingerprint) or peer
 
 
-def _checked(
-    answer: bytes, certificate: bytes, identity: Identity, book: Book
-) -> pairing.Reply:
-    """Return the answer to the first message, with its certificate as it is stored."""
-    try:
-        reply = pairing.decoded(answer, pairing.Reply)
-        text = pairing.checked_certificate(reply.certificate, identity.fingerprint)
-    except InvalidParameter as ex:
-        raise InvalidParameter(f"The other machine's answer is refused. {ex}") from None
-    if der_of(text) != certificate:
-        raise PairingFailed(_BETWEEN)
-    if not book.has_room(fingerprint_of(text)):
-        raise InvalidParameter("This machine has too many peers; forget one first.")
-    return msgspec.structs.replace(reply, certificate=text)
-
-
-def _proof(
-    identity: Identity, reply: pairing.Reply, shared: pairing.Shared, step: pairing.Step
-) -> bytes:
-    mac = shared.mac("initiator", step)
-    return pairing.encoded(
-        pairing.Proof(reply.exchange, step, mac, pairing.sign(identity, shared))
-    )
-
-
-def _is_receipt(body: bytes, shared: pairing.Shared) -> bool:
-    try:
-        receipt = pairing.decoded(body, pairing.Receipt)
-    except InvalidParameter:
-        return False
-    return shared.proves(receipt.mac, "responder", "confirm")
+def _is_refusal(ex: ssl.SSLError) -> bool:
+    """Return whether the other machine ended the handshake for want of a certificate, or without a
+    reason."""
+    return isinstance(ex, ssl.SSLEOFError) or "CERTIFICATE" in (ex.reason or "")
 
 
 def reason(ex: Exception) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import click
 
 from offgrid.cli.help import Group
+from offgrid.cli.peers.pairing import forget, pair
 
 
 @click.group(cls=Group, short_help="Pair with other machines, list and forget them.")
@@ -14,3 +15,7 @@ def peers() -> None:
 
     Peers use each other's models, and copy them. The server must run with --peers on both machines.
     """
+
+
+for _command in (pair, forget):
+    peers.add_command(_command)
