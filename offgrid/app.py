@@ -79,12 +79,9 @@ from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.openapi.operations import OPERATIONS
 from offgrid.api.peers.forward import Forward
 from offgrid.api.peers.inner import AliveResource
-<<<<<<< HEAD
 from offgrid.api.peers.models import PeerModelResource, PeerModelsResource
-=======
 from offgrid.api.peers.pairing import ConfirmResource, PairingResource, PairResource
 from offgrid.api.peers.resource import PeerResource
->>>>>>> main
 from offgrid.api.rerank import RerankResource
 from offgrid.api.responses.background import Background
 from offgrid.api.responses.resource import (
@@ -394,16 +391,13 @@ def build_app(
     app.add_route("/health", health)
     app.add_route("/ready", ready)
     app.add_route("/peer/alive", AliveResource())
-<<<<<<< HEAD
     offers = Offers(settings, catalogue, hashes)
     app.add_route("/peer/models", PeerModelsResource(offers, pool))
     app.add_route("/peer/models/{rest:path}", PeerModelResource(offers, pool, book))
-=======
     app.add_route("/peer/pair", pair)
     app.add_route("/peer/pair/confirm", confirm)
     app.add_route("/v1/peers/pair", PairingResource(settings, peers))
     app.add_route("/v1/peers/{id}", PeerResource(peers))
->>>>>>> main
     app.add_route("/metrics", MetricsResource(metrics))
     app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/v1/stats", StatsResource(source))

@@ -32,15 +32,11 @@ _NEVER_WAIT = {
     )),
 }  # fmt: skip
 _NEVER_WAITS_BELOW = "/v1/models/"
-<<<<<<< HEAD
-_NEVER_WAIT_BELOW = ("/api/blobs/", "/peer/models/", "/ui/", "/v1/keys/", "/v1/peers/")
-=======
 _WAITS = ("POST", "/v1/peers/pair")
 """It waits for another machine."""
 # A change of a key waits for the disk at most; and it is made most of all while others take all
 # places, because it is how their key is revoked.
-_NEVER_WAIT_BELOW = ("/api/blobs/", "/ui/", "/v1/keys/", "/v1/peers/")
->>>>>>> main
+_NEVER_WAIT_BELOW = ("/api/blobs/", "/peer/models/", "/ui/", "/v1/keys/", "/v1/peers/")
 
 
 def places(settings: Settings) -> int:
