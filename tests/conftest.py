@@ -6,12 +6,14 @@ every operation, which makes a token a hundred times slower on a busy machine.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hosts
 import hypothesis
 import pytest
 import source_tree  # noqa: F401 - before anything is imported from the package
@@ -90,6 +92,13 @@ def server(settings: Settings) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def base_url(server: Server) -> str:
     return server.url
+
+
+@pytest.fixture
+def make_lan(tmp_path: Path) -> Iterator[Callable[[int], hosts.Lan]]:
+    """Make machines that reach each other; they are removed at the end of the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda number: stack.enter_context(hosts.lan(tmp_path, number))
 
 
 @pytest.fixture

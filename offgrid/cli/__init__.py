@@ -29,8 +29,10 @@ def main() -> None:
 
 main.sections = {
     "Serve and chat": ("serve", "run", "complete", "launch", "ps", "stats"),
+    "Several machines": ("rpc-worker",),
     "Models": ("list", "info", "get", "import", "export", "verify", "remove"),
     "Access": ("keys",),
+    "Other machines": ("peers",),
     "This machine": (
         "doctor",
         "bench",
@@ -58,6 +60,13 @@ COMMANDS = (
     ("verify", "verify:verify", "Compare model files with the SHA-256 in their manifest."),
     ("remove", "verify:remove", "Delete models from the models directory."),
     ("keys", "keys:keys", "Create, list, change, rotate and revoke keys."),
+    ("peers", "peers:peers", "Pair with other machines, list and forget them."),
+    ("keys", "keys:keys", "Create, list, revoke and rotate keys."),
+    (
+        "rpc-worker",
+        "rpc_worker:rpc_worker",
+        "Lend this machine's memory to paired machines until Ctrl-C is pressed.",
+    ),
     ("doctor", "doctor:doctor", "Find what is wrong, and how to mend it."),
     ("bench", "bench:bench", "Measure how fast a model is on this machine."),
     ("config", "config:config", "Show the settings in force, and where they come from."),
