@@ -5,7 +5,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { useWords } from "../../offgrid/web/lib/i18n.js";
-import { isHere, machineOf } from "../../offgrid/web/lib/owner.js";
+import { isHere, isOutOfReach, machineOf } from "../../offgrid/web/lib/owner.js";
 import {
   addressesOf, clock, commandFor, limitsText, modelsText, secondsLeft, sorted,
 } from "../../offgrid/web/pages/machine/peers/data.js";
@@ -51,6 +51,12 @@ test("the time of a code comes from the server's clock, however wrong it is", ()
 });
 
 test("a model belongs to this machine or to another one", () => {
-  assert.ok(isHere({ owned_by: "offgrid-llm" }));
-  assert.equal(machineOf({ owned_by: "workshop" }), "workshop");
+  const here = { owned_by: "offgrid-llm", peer: null, status: "failed" };
+  assert.ok(isHere(here));
+  assert.equal(machineOf(here), null);
+  assert.ok(!isOutOfReach(here));
+  const far = { owned_by: "workshop", peer: "0123", status: "loaded" };
+  assert.equal(machineOf(far), "workshop");
+  assert.ok(!isOutOfReach(far));
+  assert.ok(isOutOfReach({ ...far, status: "failed" }));
 });

@@ -2,7 +2,7 @@
 
 import { classes, html, useId } from "../../lib/dom.js";
 import { percent, t } from "../../lib/i18n.js";
-import { machineOf } from "../../lib/owner.js";
+import { isOutOfReach, machineOf } from "../../lib/owner.js";
 import { useStore } from "../../lib/store.js";
 import { models } from "./models.js";
 
@@ -30,6 +30,7 @@ function nameOf(model) {
 function ModelState({ model }) {
   const { status, progress } = model;
   const machine = machineOf(model);
+  if (isOutOfReach(model)) return html`<span class="badge danger">${t("peers.state.unreachable")}</span>`;
   if (machine !== null) return html`<span class="badge" dir="auto">${t("chat.on_machine", { machine })}</span>`;
   const isLoading = status === "loading" || status === "waiting";
   const kind = { loaded: "good", failed: "danger" }[status] ?? "";
