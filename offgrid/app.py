@@ -77,6 +77,7 @@ from offgrid.api.ollama.unsupported import (
 )
 from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.openapi.operations import OPERATIONS
+from offgrid.api.peers.forward import Forward
 from offgrid.api.peers.inner import AliveResource
 from offgrid.api.peers.pairing import ConfirmResource, PairingResource, PairResource
 from offgrid.api.peers.resource import PeerResource
@@ -329,6 +330,7 @@ def build_app(
     observation = observation or make_observation(settings, catalogue, pool, TotalsFile(None))
     history = history or HistoryStore.of_settings(settings)
     gate = Gate(pool, settings)
+    forwarding = None if peers is None else peers.forwarding
     source = Source(
         observation.observer.stats,
         observation.keeper,
@@ -369,6 +371,7 @@ def build_app(
             UnknownQueries({(one.method, one.path): one.query for one in OPERATIONS}),
             Screening(filters),
             gate,
+            Forward.of(peers, pool, settings),
         ],
     )
 
@@ -399,8 +402,9 @@ def build_app(
     app.add_route("/v1/keys/self", OwnKeyResource())
     app.add_route("/v1/keys/{id}", KeyResource(settings, keys))
     app.add_route("/v1/keys/{id}/rotate", KeyRotateResource(settings, keys))
-    app.add_route("/v1/models", ModelsResource(catalogue, pool, hashes))
-    app.add_route("/v1/models/{model:path}", ModelResource(catalogue, pool, settings, hashes))
+    app.add_route("/v1/models", ModelsResource(catalogue, pool, hashes, forwarding))
+    model = ModelResource(catalogue, pool, settings, hashes, forwarding)
+    app.add_route("/v1/models/{model:path}", model)
     app.add_route("/v1/loaded", LoadedResource(pool))
     app.add_route("/v1/import", ImportsResource(settings, catalogue, imports, hashes))
     app.add_route("/v1/export", ExportsResource(settings, catalogue, pool, exports, hashes))
@@ -422,8 +426,8 @@ def build_app(
     app.add_route("/completions", CompletionResource(pool, settings))
     app.add_route("/infill", InfillResource(pool, settings))
     app.add_route("/apply-template", ApplyTemplateResource(pool, settings))
-    app.add_route("/props", PropsResource(pool))
-    app.add_route("/slots", SlotsResource(pool))
+    app.add_route("/props", PropsResource(pool, forwarding))
+    app.add_route("/slots", SlotsResource(pool, forwarding))
     app.add_route("/slots/{id}", SlotResource())
     app.add_route("/v1/embeddings", EmbeddingsResource(pool, settings))
     app.add_route("/v1/rerank", RerankResource(pool, settings))
@@ -449,9 +453,9 @@ def build_app(
     app.add_route(f"{one}/messages", HistoryMessagesResource(settings, history))
     app.add_route(f"{one}/export", HistoryConversationExportResource(settings, history))
     app.add_route("/api/version", VersionResource())
-    app.add_route("/api/tags", TagsResource(catalogue, pool))
+    app.add_route("/api/tags", TagsResource(catalogue, pool, forwarding))
     app.add_route("/api/ps", PsResource(catalogue, pool))
-    app.add_route("/api/show", ShowResource(catalogue, pool, settings))
+    app.add_route("/api/show", ShowResource(catalogue, pool, settings, forwarding))
     app.add_route("/api/chat", OllamaChatResource(pool, settings))
     app.add_route("/api/generate", OllamaGenerateResource(pool, settings))
     app.add_route("/api/embed", EmbedResource(pool, settings))

@@ -29,10 +29,9 @@ def main() -> None:
 
 main.sections = {
     "Serve and chat": ("serve", "run", "complete", "launch", "ps", "stats"),
-    "Several machines": ("rpc-worker",),
     "Models": ("list", "info", "get", "import", "export", "verify", "remove"),
     "Access": ("keys",),
-    "Other machines": ("peers",),
+    "Other machines": ("peers", "rpc-worker"),
     "This machine": (
         "doctor",
         "bench",
@@ -61,7 +60,6 @@ COMMANDS = (
     ("remove", "verify:remove", "Delete models from the models directory."),
     ("keys", "keys:keys", "Create, list, change, rotate and revoke keys."),
     ("peers", "peers:peers", "Pair with other machines, list and forget them."),
-    ("keys", "keys:keys", "Create, list, revoke and rotate keys."),
     (
         "rpc-worker",
         "rpc_worker:rpc_worker",
