@@ -31,7 +31,7 @@ async function take(page, name) {
 }
 
 async function takeAll() {
-  const server = await startServer({ keys: true });
+  const server = await startServer({ keys: true, peers: "kitchen" });
   const browser = await startBrowser();
   try {
     for (const { name, route, prepare, act, onTablet } of SCENES) {
