@@ -61,8 +61,8 @@ sanitize:
 	python -m venv --without-pip $(SANITIZED)/venv
 	python -c "$(SITE)" >$(SANITIZED)/site
 	cp $(SANITIZED)/site $$($(SANITIZED)/venv/bin/python -c "$(SITE)")/libraries.pth
-	pip install -q --no-build-isolation --no-deps --upgrade -Cbuild-dir=$(SANITIZED)/build \
-		-Ccmake.define.OFFGRID_SANITIZE=ON --target $$($(SANITIZED)/venv/bin/python -c "$(SITE)") .
+	pip install -q --no-build-isolation --no-deps --upgrade --config-settings=build-dir=$(SANITIZED)/build \
+		--config-settings=cmake.define.OFFGRID_SANITIZE=ON --target $$($(SANITIZED)/venv/bin/python -c "$(SITE)") .
 	$(SANITIZED_PYTHON) -c '$(IS_SANITIZED)'
 	$(SANITIZED_PYTHON) -m pytest sampling
 

@@ -77,7 +77,10 @@ from offgrid.api.ollama.unsupported import (
 )
 from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.openapi.operations import OPERATIONS
+from offgrid.api.peers.forward import Forward
 from offgrid.api.peers.inner import AliveResource
+from offgrid.api.peers.pairing import ConfirmResource, PairingResource, PairResource
+from offgrid.api.peers.resource import PeerResource
 from offgrid.api.rerank import RerankResource
 from offgrid.api.responses.background import Background
 from offgrid.api.responses.resource import (
@@ -110,6 +113,7 @@ from offgrid.engine.client.pool import LIVE as POOL_SETTINGS
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import ConfigError, InvalidParameter
 from offgrid.peers.peers import Peers
+from offgrid.peers.rpc import rpc_servers
 from offgrid.startup import forbid_core_dumps, prepare_process
 from offgrid.stats.collected import Stats
 from offgrid.stats.keeper import StatsKeeper
@@ -209,7 +213,7 @@ def make_collaborators(settings: Settings) -> Collaborators:
         settings.responses_file, settings.max_responses, settings.max_responses_mb << 20
     )
     access = Access(_open_ring(settings))
-    pool = EnginePool(settings, catalogue)
+    pool = EnginePool(settings, catalogue, servers=rpc_servers)
     hashes = Hashes.beside(settings.responses_file)
     observation = make_observation(
         settings, catalogue, pool, TotalsFile.beside(settings.responses_file)
@@ -326,6 +330,7 @@ def build_app(
     observation = observation or make_observation(settings, catalogue, pool, TotalsFile(None))
     history = history or HistoryStore.of_settings(settings)
     gate = Gate(pool, settings)
+    forwarding = None if peers is None else peers.forwarding
     source = Source(
         observation.observer.stats,
         observation.keeper,
@@ -336,6 +341,8 @@ def build_app(
     page = Page(settings)
     pages = page_routes(page)
     health, ready = HealthResource(), ReadyResource(observation.readiness)
+    # A machine that is not paired yet reaches them, through the peers port only.
+    pair, confirm = PairResource(peers), ConfirmResource(peers)
     reloads.add(("ui",), page.prepare)
     unknown_fields, guard = UnknownFields(settings), HostGuard(settings)
     metrics = Metrics(source, with_keys=settings.metrics_keys)
@@ -359,11 +366,12 @@ def build_app(
             guard,
             OnlyThisMachine(settings, access),
             PeerGate(),
-            Authorize(public=(health, ready, *pages.values())),
+            Authorize(public=(health, ready, pair, confirm, *pages.values())),
             limits,
             UnknownQueries({(one.method, one.path): one.query for one in OPERATIONS}),
             Screening(filters),
             gate,
+            Forward.of(peers, pool, settings),
         ],
     )
 
@@ -380,6 +388,10 @@ def build_app(
     app.add_route("/health", health)
     app.add_route("/ready", ready)
     app.add_route("/peer/alive", AliveResource())
+    app.add_route("/peer/pair", pair)
+    app.add_route("/peer/pair/confirm", confirm)
+    app.add_route("/v1/peers/pair", PairingResource(settings, peers))
+    app.add_route("/v1/peers/{id}", PeerResource(peers))
     app.add_route("/metrics", MetricsResource(metrics))
     app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/v1/stats", StatsResource(source))
@@ -390,8 +402,9 @@ def build_app(
     app.add_route("/v1/keys/self", OwnKeyResource())
     app.add_route("/v1/keys/{id}", KeyResource(settings, keys))
     app.add_route("/v1/keys/{id}/rotate", KeyRotateResource(settings, keys))
-    app.add_route("/v1/models", ModelsResource(catalogue, pool, hashes))
-    app.add_route("/v1/models/{model:path}", ModelResource(catalogue, pool, settings, hashes))
+    app.add_route("/v1/models", ModelsResource(catalogue, pool, hashes, forwarding))
+    model = ModelResource(catalogue, pool, settings, hashes, forwarding)
+    app.add_route("/v1/models/{model:path}", model)
     app.add_route("/v1/loaded", LoadedResource(pool))
     app.add_route("/v1/import", ImportsResource(settings, catalogue, imports, hashes))
     app.add_route("/v1/export", ExportsResource(settings, catalogue, pool, exports, hashes))
@@ -413,8 +426,8 @@ def build_app(
     app.add_route("/completions", CompletionResource(pool, settings))
     app.add_route("/infill", InfillResource(pool, settings))
     app.add_route("/apply-template", ApplyTemplateResource(pool, settings))
-    app.add_route("/props", PropsResource(pool))
-    app.add_route("/slots", SlotsResource(pool))
+    app.add_route("/props", PropsResource(pool, forwarding))
+    app.add_route("/slots", SlotsResource(pool, forwarding))
     app.add_route("/slots/{id}", SlotResource())
     app.add_route("/v1/embeddings", EmbeddingsResource(pool, settings))
     app.add_route("/v1/rerank", RerankResource(pool, settings))
@@ -440,9 +453,9 @@ def build_app(
     app.add_route(f"{one}/messages", HistoryMessagesResource(settings, history))
     app.add_route(f"{one}/export", HistoryConversationExportResource(settings, history))
     app.add_route("/api/version", VersionResource())
-    app.add_route("/api/tags", TagsResource(catalogue, pool))
+    app.add_route("/api/tags", TagsResource(catalogue, pool, forwarding))
     app.add_route("/api/ps", PsResource(catalogue, pool))
-    app.add_route("/api/show", ShowResource(catalogue, pool, settings))
+    app.add_route("/api/show", ShowResource(catalogue, pool, settings, forwarding))
     app.add_route("/api/chat", OllamaChatResource(pool, settings))
     app.add_route("/api/generate", OllamaGenerateResource(pool, settings))
     app.add_route("/api/embed", EmbedResource(pool, settings))

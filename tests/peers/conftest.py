@@ -18,7 +18,7 @@ def make_machine(make_server: Callable[..., Server], tmp_path: Path) -> Callable
 
     def make(name: str, **flags: Any) -> Machine:
         folder = tmp_path / name
-        (folder / "models").mkdir(parents=True)
+        (folder / "models").mkdir(parents=True, exist_ok=True)
         given = {
             "models_dir": folder / "models",
             "responses_file": folder / "responses.sqlite3",

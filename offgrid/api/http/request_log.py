@@ -134,8 +134,10 @@ def fields_of(record: Record) -> dict[str, Any]:
     }  # fmt: skip
     if record.code:
         fields["code"] = record.code
-    if outcomes:
-        fields["model"] = outcomes[0].model
+    if outcomes or record.model:
+        fields["model"] = record.model or outcomes[0].model
+    if record.peer:
+        fields["peer"] = record.peer
     caller = record.caller
     if caller.has_key:
         fields["key"] = caller.name or caller.id

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from keyed import bearer, new_key
 from page_files import WEB
-from support import STARTER, TIMEOUT, Response, Stream, endless, request
+from support import STARTER, TIMEOUT, Response, Stream, endless, eventually, request
 
 from offgrid.api.http.waitress import server as http_server
 from offgrid.api.web.files import MEDIA_TYPES
@@ -324,6 +324,8 @@ def test_a_visit_is_one_line_in_the_log(base_url: str, caplog: pytest.LogCapture
     caplog.set_level(logging.INFO, "offgrid.requests")
     for path in ("/ui/", "/ui/main.js", "/ui/style/base.css", "/favicon.ico", "/ui/none.js"):
         get(base_url, path)
+    # The line of a request follows its response.
+    eventually(lambda: "GET /ui/{path} 404" in caplog.text, "the last request is logged")
     lines = [message.split(" ")[:3] for message in caplog.messages]
     assert lines == [["GET", "/ui", "200"], ["GET", "/ui/{path}", "404"]]
 
