@@ -17,6 +17,7 @@ from offgrid.store.restore import restore_backup
 from offgrid.terminal import shown
 
 _SETTINGS = ("models_dir", "filter_file", *(part.setting for part in PARTS))
+_IDENTITY = "certificate.pem"
 
 
 @click.command()
@@ -25,7 +26,7 @@ _SETTINGS = ("models_dir", "filter_file", *(part.setting for part in PARTS))
 def backup(file: Path, **flags: Any) -> None:
     """Write keys, history, configuration and filters into one file.
 
-    The history is what /v1/responses and /v1/conversations store. A server may run meanwhile. The
+    The identity of this machine among its peers is in it, too. The history is what /v1/responses and /v1/conversations store. A server may run meanwhile. The
     file is a zip archive that only its owner can read; it is not encrypted. Models are not in it:
     'offgrid export' copies them.
 
@@ -89,6 +90,11 @@ def restore(file: Path, force: bool, **flags: Any) -> None:
         click.echo(
             f"  the content filter is in {shown(done.unnamed_filter)}, and nothing names it: set "
             "filter_file to this path, or answers are not filtered"
+        )
+    if any(path.name == _IDENTITY for path in done.targets):
+        click.echo(
+            "This machine has the identity of the backup for its peers, after a restart of the "
+            "server. Do not run a second server with it."
         )
     if done.config:
         click.echo("A server that runs reads the configuration after SIGHUP or a restart.")
