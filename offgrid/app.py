@@ -77,7 +77,9 @@ from offgrid.api.ollama.unsupported import (
 )
 from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.openapi.operations import OPERATIONS
+from offgrid.api.peers.forward import Forward
 from offgrid.api.peers.inner import AliveResource
+from offgrid.api.peers.models import PeerModelResource, PeerModelsResource
 from offgrid.api.peers.pairing import ConfirmResource, PairingResource, PairResource
 from offgrid.api.peers.resource import PeerResource
 from offgrid.api.rerank import RerankResource
@@ -112,6 +114,7 @@ from offgrid.engine.client.pool import LIVE as POOL_SETTINGS
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import ConfigError, InvalidParameter
 from offgrid.peers.peers import Peers
+from offgrid.peers.rpc import rpc_servers
 from offgrid.startup import forbid_core_dumps, prepare_process
 from offgrid.stats.collected import Stats
 from offgrid.stats.keeper import StatsKeeper
@@ -124,6 +127,7 @@ from offgrid.store.key_ring import KeyRing
 from offgrid.store.keys import KeysError
 from offgrid.store.live_catalogue import LIVE as CATALOGUE_SETTINGS
 from offgrid.store.live_catalogue import LiveCatalogue
+from offgrid.store.offers import Offers
 from offgrid.store.responses import ResponseStore
 from offgrid.terminal import escape_log
 
@@ -211,7 +215,7 @@ def make_collaborators(settings: Settings) -> Collaborators:
         settings.responses_file, settings.max_responses, settings.max_responses_mb << 20
     )
     access = Access(_open_ring(settings))
-    pool = EnginePool(settings, catalogue)
+    pool = EnginePool(settings, catalogue, servers=rpc_servers)
     hashes = Hashes.beside(settings.responses_file)
     observation = make_observation(
         settings, catalogue, pool, TotalsFile.beside(settings.responses_file)
@@ -328,6 +332,7 @@ def build_app(
     observation = observation or make_observation(settings, catalogue, pool, TotalsFile(None))
     history = history or HistoryStore.of_settings(settings)
     gate = Gate(pool, settings)
+    forwarding = None if peers is None else peers.forwarding
     source = Source(
         observation.observer.stats,
         observation.keeper,
@@ -348,6 +353,7 @@ def build_app(
     reloads.add(("log_prompts",), observation.observer.prepare)
     reloads.add(("metrics_keys",), metrics.prepare)
     reloads.add(("allowed_hosts", "cors_origins"), guard.prepare)
+    book = None if peers is None else peers.book
     limits = RateLimits(settings)
     reloads.add(LIMITS, limits.prepare)
     router = DefaultRouter()
@@ -359,7 +365,7 @@ def build_app(
             Forwarding(settings),
             OneLength(),
             # It comes before others that may refuse the request, so that all know the caller.
-            Identify(admit_peers(access.admit, None if peers is None else peers.book)),
+            Identify(admit_peers(access.admit, book)),
             guard,
             OnlyThisMachine(settings, access),
             PeerGate(),
@@ -368,6 +374,7 @@ def build_app(
             UnknownQueries({(one.method, one.path): one.query for one in OPERATIONS}),
             Screening(filters),
             gate,
+            Forward.of(peers, pool, settings),
         ],
     )
 
@@ -384,6 +391,9 @@ def build_app(
     app.add_route("/health", health)
     app.add_route("/ready", ready)
     app.add_route("/peer/alive", AliveResource())
+    offers = Offers(settings, catalogue, hashes)
+    app.add_route("/peer/models", PeerModelsResource(offers, pool))
+    app.add_route("/peer/models/{rest:path}", PeerModelResource(offers, pool, book))
     app.add_route("/peer/pair", pair)
     app.add_route("/peer/pair/confirm", confirm)
     app.add_route("/v1/peers/pair", PairingResource(settings, peers))
@@ -398,10 +408,11 @@ def build_app(
     app.add_route("/v1/keys/self", OwnKeyResource())
     app.add_route("/v1/keys/{id}", KeyResource(settings, keys))
     app.add_route("/v1/keys/{id}/rotate", KeyRotateResource(settings, keys))
-    app.add_route("/v1/models", ModelsResource(catalogue, pool, hashes))
-    app.add_route("/v1/models/{model:path}", ModelResource(catalogue, pool, settings, hashes))
+    app.add_route("/v1/models", ModelsResource(catalogue, pool, hashes, forwarding))
+    model = ModelResource(catalogue, pool, settings, hashes, forwarding)
+    app.add_route("/v1/models/{model:path}", model)
     app.add_route("/v1/loaded", LoadedResource(pool))
-    app.add_route("/v1/import", ImportsResource(settings, catalogue, imports, hashes))
+    app.add_route("/v1/import", ImportsResource(settings, catalogue, imports, hashes, peers))
     app.add_route("/v1/export", ExportsResource(settings, catalogue, pool, exports, hashes))
     ping = settings.sse_ping_interval
     app.add_route("/v1/import/{id}", TransferResource(imports, "import", ping))
@@ -421,8 +432,8 @@ def build_app(
     app.add_route("/completions", CompletionResource(pool, settings))
     app.add_route("/infill", InfillResource(pool, settings))
     app.add_route("/apply-template", ApplyTemplateResource(pool, settings))
-    app.add_route("/props", PropsResource(pool))
-    app.add_route("/slots", SlotsResource(pool))
+    app.add_route("/props", PropsResource(pool, forwarding))
+    app.add_route("/slots", SlotsResource(pool, forwarding))
     app.add_route("/slots/{id}", SlotResource())
     app.add_route("/v1/embeddings", EmbeddingsResource(pool, settings))
     app.add_route("/v1/rerank", RerankResource(pool, settings))
@@ -448,9 +459,9 @@ def build_app(
     app.add_route(f"{one}/messages", HistoryMessagesResource(settings, history))
     app.add_route(f"{one}/export", HistoryConversationExportResource(settings, history))
     app.add_route("/api/version", VersionResource())
-    app.add_route("/api/tags", TagsResource(catalogue, pool))
+    app.add_route("/api/tags", TagsResource(catalogue, pool, forwarding))
     app.add_route("/api/ps", PsResource(catalogue, pool))
-    app.add_route("/api/show", ShowResource(catalogue, pool, settings))
+    app.add_route("/api/show", ShowResource(catalogue, pool, settings, forwarding))
     app.add_route("/api/chat", OllamaChatResource(pool, settings))
     app.add_route("/api/generate", OllamaGenerateResource(pool, settings))
     app.add_route("/api/embed", EmbedResource(pool, settings))

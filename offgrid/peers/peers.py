@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 
 from offgrid.addresses import interface_addresses, place
 from offgrid.config import BY_NAME, Settings
 from offgrid.peers.book import Book, Peer
+from offgrid.peers.connection import PeerConnections
 from offgrid.peers.contexts import ServerContexts
 from offgrid.peers.desk import PairingDesk
+from offgrid.peers.forwarding.forwarding import Forwarding
+from offgrid.peers.forwarding.known import Known
 from offgrid.peers.identity import Identity, load_identity
 from offgrid.peers.joining import pair_with
 
@@ -24,6 +28,8 @@ class Peers:
         book: the machines that were paired.
         contexts: the TLS contexts of the peers port.
         desk: shows pairing codes, and answers machines where one is typed.
+        connections: connections to the peers.
+        forwarding: sends requests for models of peers to them.
         port: the peers port; 0 until :meth:`start`.
 
     Raises:
@@ -35,6 +41,9 @@ class Peers:
         self.book = Book(settings.peers_dir)
         self.contexts = ServerContexts(self.identity, self.book)
         self.desk = PairingDesk(self.identity, self.book, settings.peers_dir, self._let_in)
+        self.connections = PeerConnections(self.identity, self.book)
+        self.known: Sequence[Known] = ()
+        self.forwarding = Forwarding(self.connections, lambda: self.known)
         self.port = 0
         self._host = settings.peers_host
 
@@ -67,6 +76,8 @@ class Peers:
     def close(self) -> None:
         """End all threads and connections. Idempotent."""
         self.desk.close()
+        self.forwarding.close()
+        self.connections.close()
 
     def _let_in(self, is_open: bool) -> None:
         self.contexts.open_pairing(is_open, lambda: self.desk.is_open)

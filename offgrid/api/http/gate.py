@@ -34,7 +34,9 @@ _NEVER_WAIT = {
 _NEVER_WAITS_BELOW = "/v1/models/"
 _WAITS = ("POST", "/v1/peers/pair")
 """It waits for another machine."""
-_NEVER_WAIT_BELOW = ("/api/blobs/", "/ui/", "/v1/keys/", "/v1/peers/")
+# A change of a key waits for the disk at most; and it is made most of all while others take all
+# places, because it is how their key is revoked.
+_NEVER_WAIT_BELOW = ("/api/blobs/", "/peer/models/", "/ui/", "/v1/keys/", "/v1/peers/")
 
 
 def places(settings: Settings) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from offgrid.cli.doctor import files, machine, network
+from offgrid.cli.doctor import files, machine, network, rpc
 from offgrid.cli.doctor.check import Check
 from offgrid.cli.doctor.peers import check_peers
 from offgrid.cli.options import resolved_settings
@@ -36,7 +36,7 @@ def run_checks(flags: dict[str, Any]) -> list[Check]:
     checks += [machine.check_threads(settings), llama]
     if build is not None:
         checks += [machine.check_processor(build), machine.check_gpu(settings, build)]
-        checks += [machine.check_rpc(build)]
+        checks += [rpc.check_rpc(settings, build)]
     checks += [network.check_port(settings), check_peers(settings)]
     return [*checks, machine.check_clock()]
 

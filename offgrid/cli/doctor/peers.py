@@ -16,6 +16,10 @@ from offgrid.peers.identity import check_identity
 
 _LIBRARIES = ("cryptography", "spake2", "zeroconf")
 _INSTALL = "run pip install 'offgrid-llm[peers]'"
+_RESTORE = (
+    "restore {0} from a backup ('offgrid restore'); or delete it, and pair this machine with its "
+    "peers again"
+)
 
 
 def check_peers(settings: Settings) -> Check:
@@ -34,7 +38,7 @@ def check_peers(settings: Settings) -> Check:
         check_identity(folder)
         peers = Book(folder).all()
     except ConfigError as ex:
-        return Check("peers", "problem", str(ex))
+        return Check("peers", "problem", str(ex), _RESTORE.format(folder))
     if not _can_write(folder):
         fix = f"make this user its owner: chown -R USER {folder}"
         return Check("peers", "problem", f"{folder} cannot be written", fix)

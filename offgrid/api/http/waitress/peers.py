@@ -26,6 +26,8 @@ class PeersChannel(TlsChannel):
     """A connection of a peer, or during a pairing one without a certificate, which can send small
     bodies only. A machine that speaks plain HTTP learns nothing here."""
 
+    reused = True  # after each stream, TLS would begin anew
+
     def known(self) -> dict[str, Any]:
         """Return that it came through the peers port, and the fingerprint of its certificate."""
         certificate = self._certificate()
