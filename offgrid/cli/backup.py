@@ -26,9 +26,10 @@ _IDENTITY = "certificate.pem"
 def backup(file: Path, **flags: Any) -> None:
     """Write keys, history, configuration and filters into one file.
 
-    The identity of this machine among its peers is in it, too. The history is what /v1/responses and /v1/conversations store. A server may run meanwhile. The
-    file is a zip archive that only its owner can read; it is not encrypted. Models are not in it:
-    'offgrid export' copies them.
+    The history is what /v1/responses and /v1/conversations store. The peers of this machine, and
+    the key by which they know it, are in the file too. A server may run meanwhile. The file is a
+    zip archive that only its owner can read; it is not encrypted. Models are not in it: 'offgrid
+    export' copies them.
 
     The exit status is 0 if the backup is complete, 1 if a file cannot be read or written, and 2 for
     wrong arguments.
