@@ -132,16 +132,15 @@ def test_a_machine_without_a_certificate_says_nothing(far: RpcWorker) -> None:
     with (
         socket.create_connection((ADDRESS, far.port), 60.0) as plain,
         context.wrap_socket(plain) as connection,
-        pytest.raises(OSError),
+        contextlib.suppress(ssl.SSLError, ConnectionError),
     ):
         # TLS 1.3 tells the client after its own handshake.
         send_line(connection, Ask("status"))
-        if not connection.recv(1):
-            raise ConnectionResetError
+        assert connection.recv(1) == b""
 
 
 def test_a_machine_that_is_not_paired_learns_nothing(far: RpcWorker) -> None:
-    with pytest.raises(RpcError, match="cannot be used|cannot be reached"):
+    with pytest.raises(RpcError, match=r"cannot be (used|reached)"):
         status(unpaired(far, "stranger"), 60.0)
 
 
