@@ -77,7 +77,11 @@ from offgrid.api.ollama.unsupported import (
 )
 from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.openapi.operations import OPERATIONS
+from offgrid.api.peers.forward import Forward
 from offgrid.api.peers.inner import AliveResource
+from offgrid.api.peers.models import PeerModelResource, PeerModelsResource
+from offgrid.api.peers.pairing import ConfirmResource, PairingResource, PairResource
+from offgrid.api.peers.resource import PeerResource
 from offgrid.api.rerank import RerankResource
 from offgrid.api.responses.background import Background
 from offgrid.api.responses.resource import (
@@ -123,6 +127,7 @@ from offgrid.store.key_ring import KeyRing
 from offgrid.store.keys import KeysError
 from offgrid.store.live_catalogue import LIVE as CATALOGUE_SETTINGS
 from offgrid.store.live_catalogue import LiveCatalogue
+from offgrid.store.offers import Offers
 from offgrid.store.responses import ResponseStore
 from offgrid.terminal import escape_log
 
@@ -327,6 +332,7 @@ def build_app(
     observation = observation or make_observation(settings, catalogue, pool, TotalsFile(None))
     history = history or HistoryStore.of_settings(settings)
     gate = Gate(pool, settings)
+    forwarding = None if peers is None else peers.forwarding
     source = Source(
         observation.observer.stats,
         observation.keeper,
@@ -337,6 +343,8 @@ def build_app(
     page = Page(settings)
     pages = page_routes(page)
     health, ready = HealthResource(), ReadyResource(observation.readiness)
+    # A machine that is not paired yet reaches them, through the peers port only.
+    pair, confirm = PairResource(peers), ConfirmResource(peers)
     reloads.add(("ui",), page.prepare)
     unknown_fields, guard = UnknownFields(settings), HostGuard(settings)
     metrics = Metrics(source, with_keys=settings.metrics_keys)
@@ -345,6 +353,7 @@ def build_app(
     reloads.add(("log_prompts",), observation.observer.prepare)
     reloads.add(("metrics_keys",), metrics.prepare)
     reloads.add(("allowed_hosts", "cors_origins"), guard.prepare)
+    book = None if peers is None else peers.book
     limits = RateLimits(settings)
     reloads.add(LIMITS, limits.prepare)
     router = DefaultRouter()
@@ -356,15 +365,16 @@ def build_app(
             Forwarding(settings),
             OneLength(),
             # It comes before others that may refuse the request, so that all know the caller.
-            Identify(admit_peers(access.admit, None if peers is None else peers.book)),
+            Identify(admit_peers(access.admit, book)),
             guard,
             OnlyThisMachine(settings, access),
             PeerGate(),
-            Authorize(public=(health, ready, *pages.values())),
+            Authorize(public=(health, ready, pair, confirm, *pages.values())),
             limits,
             UnknownQueries({(one.method, one.path): one.query for one in OPERATIONS}),
             Screening(filters),
             gate,
+            Forward.of(peers, pool, settings),
         ],
     )
 
@@ -381,6 +391,13 @@ def build_app(
     app.add_route("/health", health)
     app.add_route("/ready", ready)
     app.add_route("/peer/alive", AliveResource())
+    offers = Offers(settings, catalogue, hashes)
+    app.add_route("/peer/models", PeerModelsResource(offers, pool))
+    app.add_route("/peer/models/{rest:path}", PeerModelResource(offers, pool, book))
+    app.add_route("/peer/pair", pair)
+    app.add_route("/peer/pair/confirm", confirm)
+    app.add_route("/v1/peers/pair", PairingResource(settings, peers))
+    app.add_route("/v1/peers/{id}", PeerResource(peers))
     app.add_route("/metrics", MetricsResource(metrics))
     app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/v1/stats", StatsResource(source))
@@ -391,10 +408,11 @@ def build_app(
     app.add_route("/v1/keys/self", OwnKeyResource())
     app.add_route("/v1/keys/{id}", KeyResource(settings, keys))
     app.add_route("/v1/keys/{id}/rotate", KeyRotateResource(settings, keys))
-    app.add_route("/v1/models", ModelsResource(catalogue, pool, hashes))
-    app.add_route("/v1/models/{model:path}", ModelResource(catalogue, pool, settings, hashes))
+    app.add_route("/v1/models", ModelsResource(catalogue, pool, hashes, forwarding))
+    model = ModelResource(catalogue, pool, settings, hashes, forwarding)
+    app.add_route("/v1/models/{model:path}", model)
     app.add_route("/v1/loaded", LoadedResource(pool))
-    app.add_route("/v1/import", ImportsResource(settings, catalogue, imports, hashes))
+    app.add_route("/v1/import", ImportsResource(settings, catalogue, imports, hashes, peers))
     app.add_route("/v1/export", ExportsResource(settings, catalogue, pool, exports, hashes))
     ping = settings.sse_ping_interval
     app.add_route("/v1/import/{id}", TransferResource(imports, "import", ping))
@@ -414,8 +432,8 @@ def build_app(
     app.add_route("/completions", CompletionResource(pool, settings))
     app.add_route("/infill", InfillResource(pool, settings))
     app.add_route("/apply-template", ApplyTemplateResource(pool, settings))
-    app.add_route("/props", PropsResource(pool))
-    app.add_route("/slots", SlotsResource(pool))
+    app.add_route("/props", PropsResource(pool, forwarding))
+    app.add_route("/slots", SlotsResource(pool, forwarding))
     app.add_route("/slots/{id}", SlotResource())
     app.add_route("/v1/embeddings", EmbeddingsResource(pool, settings))
     app.add_route("/v1/rerank", RerankResource(pool, settings))
@@ -441,9 +459,9 @@ def build_app(
     app.add_route(f"{one}/messages", HistoryMessagesResource(settings, history))
     app.add_route(f"{one}/export", HistoryConversationExportResource(settings, history))
     app.add_route("/api/version", VersionResource())
-    app.add_route("/api/tags", TagsResource(catalogue, pool))
+    app.add_route("/api/tags", TagsResource(catalogue, pool, forwarding))
     app.add_route("/api/ps", PsResource(catalogue, pool))
-    app.add_route("/api/show", ShowResource(catalogue, pool, settings))
+    app.add_route("/api/show", ShowResource(catalogue, pool, settings, forwarding))
     app.add_route("/api/chat", OllamaChatResource(pool, settings))
     app.add_route("/api/generate", OllamaGenerateResource(pool, settings))
     app.add_route("/api/embed", EmbedResource(pool, settings))

@@ -21,11 +21,16 @@
         ├── PathNotAllowed            403, a path that is not below an import root
         ├── NotStored                 404, no stored response has that id
         ├── HistoryOff                404, the server stores no history
+        ├── PeersOff                  403, the server works alone
         ├── NotOffered                501, another API has the endpoint, and this server does not
         ├── RequestRefused            400, the same prompt crashed the worker twice
         ├── ModelLoadFailed           500, the GGUF is truncated, not a model, too large, ...
         ├── EngineFault               500, a bad row, a failed decode call, a dead worker
         ├── RequestTimeout            504, the request took longer than ``request_timeout``
+        ├── PeersUnreachable          503 with Retry-After: no peer with the model can be reached
+        ├── PeerLost                  502, the peer that answered the request is gone
+        ├── ModelOnPeer               409, only the peer can change the model
+        ├── NotForwarded              400, it cannot be sent to the peer with the model
         ├── RateLimited               429 with Retry-After: the caller has used up one of its limits
         ├── StoreFailed               500, a file in which the server stores cannot be used
         │   ├── StoreBusy             503 with Retry-After, another process has locked it
@@ -40,6 +45,7 @@ are strings of the OpenAI error object; all of them are listed here
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 ErrorType = Literal[
@@ -54,13 +60,13 @@ ErrorCode = Literal[
     "invalid_json", "invalid_length", "invalid_value", "keys_unavailable", "last_admin_key",
     "message_conflict", "method_not_allowed", "missing_required_parameter", "missing_scope",
     "model_load_failed", "model_loading", "model_not_allowed", "model_not_found",
-    "model_not_loaded", "not_found", "not_offered", "not_paired", "not_removable",
-    "origin_not_allowed", "path_not_allowed", "previous_response_not_found", "rate_limit_exceeded",
-    "remote_not_allowed",
-    "request_refused", "request_timeout", "request_too_large", "server_busy",
-    "server_shutting_down", "set_by_settings", "store_busy", "store_failed", "too_many_attempts",
-    "too_many_values", "ui_off", "unknown_parameter", "unknown_url", "unsupported_model",
-    "unsupported_parameter",
+    "model_not_loaded", "model_on_peer", "not_forwarded", "not_found", "not_offered", "not_paired",
+    "not_removable", "origin_not_allowed", "pairing_closed", "pairing_failed", "pairing_locked",
+    "path_not_allowed", "peer_lost", "peer_unreachable", "peers_disabled",
+    "previous_response_not_found", "rate_limit_exceeded", "remote_not_allowed", "request_refused",
+    "request_timeout", "request_too_large", "server_busy", "server_shutting_down",
+    "set_by_settings", "store_busy", "store_failed", "too_many_attempts", "too_many_values",
+    "ui_off", "unknown_parameter", "unknown_url", "unsupported_model", "unsupported_parameter",
 ]  # fmt: skip
 """Every ``code`` of an error that the API returns; ``docs/API.md`` explains each."""
 
@@ -276,6 +282,21 @@ class HistoryOff(RequestError):
         )
 
 
+class PeersOff(RequestError):
+    """The setting ``peers`` is off, so the server has no peers."""
+
+    status = 403
+    type = "permission_error"
+    code = "peers_disabled"
+    may_succeed = False
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Peers are off on this server. Run pip install 'offgrid-llm[peers]', and start the "
+            "server with OFFGRID_PEERS=true (--peers)."
+        )
+
+
 class MessageConflict(RequestError):
     """A message of the history is finished, and the request has another message with its id."""
 
@@ -340,6 +361,62 @@ class RateLimited(RequestError):
         self.type = type
         self.wait = wait
         self.may_succeed = wait is not None
+
+
+class PeersUnreachable(RequestError):
+    """No peer with the model can be reached; nothing was computed."""
+
+    status = 503
+    type = "unavailable_error"
+    code = "peer_unreachable"
+
+    def __init__(self, model: str, reasons: Sequence[str]) -> None:
+        """``reasons``: a sentence for each peer with the model."""
+        super().__init__(
+            f"The model {model} is on another machine only. {' '.join(reasons)} Start OffGrid "
+            "there and check the network (offgrid peers list), or copy the model to this machine "
+            "(offgrid import --from PEER MODEL).",
+            retry_after=5,
+        )
+
+
+class PeerLost(RequestError):
+    """The peer that answered the request has ended, or does not answer any more."""
+
+    status = 502
+    code = "peer_lost"
+
+    def __init__(self, peer: str, reason: str) -> None:
+        """``reason``: what happened, as a part of a sentence."""
+        super().__init__(
+            f"The connection to the peer {peer} was lost while it answered: {reason.rstrip('.')}. "
+            "Send the request again."
+        )
+
+
+class ModelOnPeer(RequestError):
+    """A model of a peer cannot be changed from here."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "model_on_peer"
+    may_succeed = False
+
+    def __init__(self, model: str, peer: str) -> None:
+        super().__init__(
+            f"The model {model} is on the peer {peer} only, and requests to this machine cannot "
+            "change it or ask for its state. Do that there.",
+            "model",
+        )
+
+
+class NotForwarded(RequestError):
+    """A request for a model of a peer that this machine cannot or may not forward."""
+
+    status = 400
+    type = "invalid_request_error"
+    code = "not_forwarded"
+    may_succeed = False
 
 
 class EngineFault(RequestError):

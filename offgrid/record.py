@@ -74,6 +74,8 @@ class Record:
         code: code of its error.
         seconds: how long it took; negative until it has ended.
         shows_body: whether its body may be logged.
+        peer: name of the peer to which it was forwarded; empty if it was not.
+        model: id of the peer's model.
     """
 
     id: str
@@ -88,6 +90,8 @@ class Record:
     code: str = ""
     seconds: float = -1.0
     shows_body: bool = False
+    peer: str = ""
+    model: str = ""
 
     def report(self, outcome: Outcome) -> None:
         """Add an outcome. Called by any thread; takes no lock."""

@@ -294,16 +294,19 @@ class Server:
     def _drain(self) -> None:
         """Stop the pool and wait until the sockets have sent the last answers."""
         # The next import or export continues where this one stops.
-        if self.peers is not None:
-            self.peers.close()
         self.imports.close(CLOSE_SECONDS)
         self.exports.close(CLOSE_SECONDS)
+        ends = time.monotonic() + self.reloads.settings.drain_timeout
         self.pool.shutdown(self.reloads.settings.drain_timeout)
+        if self.peers is not None:
+            self.peers.forwarding.drain(ends - time.monotonic())
         self.background.close(CLOSE_SECONDS)
         deadline = time.monotonic() + _FLUSH_SECONDS
         pause = threading.Event()
         while self.http.unsent and time.monotonic() < deadline:
             pause.wait(0.02)
+        if self.peers is not None:
+            self.peers.close()
         self.observation.keeper.close()
         self._drained = True
 

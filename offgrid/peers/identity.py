@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import os
 import re
@@ -60,6 +61,7 @@ class Identity:
         return id_of(self.fingerprint)
 
 
+@functools.lru_cache(maxsize=256)
 def fingerprint_of(certificate: str) -> str:
     """Return the SHA-256 of a PEM certificate, as hexadecimal digits.
 

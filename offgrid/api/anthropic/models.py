@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import falcon
 from msgspec import Meta
@@ -117,20 +117,31 @@ def note_unused(req: falcon.Request) -> None:
 
 def described(entry: ModelEntry, description: Description) -> Json:
     """Return the object of a model."""
-    reasons = description.reasoning
+    sees = entry.projector is not None
+    return _described(
+        entry.id, entry.created, description.context_length, description.reasoning, sees
+    )
+
+
+def described_far(model: Any) -> Json:
+    """Return the object of a model as a peer has reported it."""
+    return _described(model.id, model.created, model.context_length, model.reasoning, model.vision)
+
+
+def _described(id: str, created: int, context: int | None, reasons: bool, sees: bool) -> Json:
     return {
         "type": "model",
-        "id": entry.id,
-        "display_name": entry.id,
-        "created_at": datetime.datetime.fromtimestamp(entry.created, datetime.timezone.utc)
+        "id": id,
+        "display_name": id,
+        "created_at": datetime.datetime.fromtimestamp(created, datetime.timezone.utc)
         .isoformat()
         .replace("+00:00", "Z"),
         "lifecycle": "active",
         "line": None,
         "deprecated_at": None,
         "retires_at": None,
-        "max_input_tokens": description.context_length,
-        "max_tokens": description.context_length,
+        "max_input_tokens": context,
+        "max_tokens": context,
         "capabilities": {
             "batch": _support(False),
             "citations": _support(False),
@@ -142,7 +153,7 @@ def described(entry: ModelEntry, description: Description) -> Json:
                 "compact_20260112": _support(False),
             },
             "effort": {"supported": reasons, **{name: _support(reasons) for name in _EFFORTS}},
-            "image_input": _support(entry.projector is not None),
+            "image_input": _support(sees),
             "pdf_input": _support(False),
             "server_tools": {
                 "supported": False,

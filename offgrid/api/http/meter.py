@@ -20,8 +20,8 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import falcon
 
@@ -32,6 +32,7 @@ from offgrid.api.http.gate import never_waits
 from offgrid.api.http.once import Once
 from offgrid.api.http.rates import Account, Accounts, shown
 from offgrid.api.http.streamed import Leaving
+from offgrid.api.http.waitress.environ import on_peers_port
 from offgrid.caller import Caller, Limits
 from offgrid.config import Commit, Settings
 from offgrid.errors import RateLimited
@@ -262,7 +263,7 @@ class RateLimits:
     def process_request(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Count the request, or raise RateLimited."""
         settings, who = self._settings, caller()
-        limits = smaller(of_settings(settings), who.limits)
+        limits = smaller(of_settings(settings), who.limits, _of_sender(req.env))
         bounds.begin(_bounds(settings, limits))
         _served.meter = FREE
         counted = limits.requests_per_minute or limits.tokens_per_minute
@@ -303,6 +304,12 @@ def of_settings(settings: Settings) -> Limits:
         settings.concurrent_requests or None,
         settings.max_tokens or None,
     )
+
+
+def _of_sender(env: Mapping[str, Any]) -> Limits:
+    """Return the limits of the caller whose request a peer has forwarded; it sends them along."""
+    most = env.get("HTTP_X_OFFGRID_MAX_TOKENS", "") if on_peers_port(env) else ""
+    return Limits(max_tokens=int(most)) if len(most) < 10 and most.isdecimal() else Limits()
 
 
 def _bounds(settings: Settings, limits: Limits) -> Bounds:

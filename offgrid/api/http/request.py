@@ -127,7 +127,24 @@ def _parsed(req: falcon.Request, limit: int, parse: Callable[[bytes], T]) -> T:
             was_large()
 
 
+def read_raw(req: falcon.Request, limit: int) -> bytes:
+    """Read the request's body before its resource does, which then gets the same bytes.
+
+    Raises:
+        BodyTooLarge: it is larger than ``limit`` bytes.
+    """
+    if (req.content_length or 0) > limit:
+        raise BodyTooLarge(f"The request body is larger than {limit} bytes.")
+    raw = _read(req, limit)
+    req.context.raw = raw
+    return raw
+
+
 def _read(req: falcon.Request, limit: int) -> bytes:
+    kept: bytes | None = getattr(req.context, "raw", None)
+    if kept is not None:
+        req.context.raw = None
+        return kept
     raw = req.bounded_stream.read(limit + 1)
     if len(raw) > limit:
         raise BodyTooLarge(f"The request body is larger than {limit} bytes.")

@@ -18,12 +18,14 @@ from offgrid.api.http.scopes import MODELS
 from offgrid.api.llama_server.request import DEFAULTS, MEDIA
 from offgrid.api.llama_server.settings import default_settings
 from offgrid.api.ownership import check_model
+from offgrid.api.peers.listed import refuse_change
 from offgrid.api.shapes import Json
 from offgrid.api.tokens import control_text
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
 from offgrid.engine.client.use import Use
 from offgrid.errors import NotOffered
+from offgrid.peers.forwarding.forwarding import Forwarding
 
 
 class PropsResource:
@@ -31,8 +33,9 @@ class PropsResource:
 
     scopes = MODELS
 
-    def __init__(self, pool: EnginePool) -> None:
+    def __init__(self, pool: EnginePool, forwarding: Forwarding | None = None) -> None:
         self._pool = pool
+        self._forwarding = forwarding
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer with the properties.
@@ -42,6 +45,7 @@ class PropsResource:
         """
         use = Use(wait=wait_of(req), unload=False, owner=owner())
         model = req.get_param("model") or ""
+        refuse_change(self._forwarding, self._pool, model)
         check_model(self._pool, model)
         resp.media = _properties(self._pool.engine(model, bounds().within(liveness(req)), use))
 

@@ -6,11 +6,13 @@ import falcon
 
 from offgrid.api.http.scopes import LOADED, MODELS
 from offgrid.api.ownership import check_model
+from offgrid.api.peers.listed import refuse_change
 from offgrid.api.shapes import Json
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
 from offgrid.engine.protocol.reports import SlotState
 from offgrid.errors import NotOffered, Overloaded
+from offgrid.peers.forwarding.forwarding import Forwarding
 
 _PATIENCE = 0.25
 """Most seconds to wait for a worker's description of its slots."""
@@ -21,12 +23,14 @@ class SlotsResource:
 
     scopes = LOADED
 
-    def __init__(self, pool: EnginePool) -> None:
+    def __init__(self, pool: EnginePool, forwarding: Forwarding | None = None) -> None:
         self._pool = pool
+        self._forwarding = forwarding
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """List the slots as they are now. A worker that does not answer is not waited for."""
         model = req.get_param("model") or ""
+        refuse_change(self._forwarding, self._pool, model)
         check_model(self._pool, model)
         entry = self._pool.find(model)
         client = next((one for one in self._pool.loaded() if one.name == entry.id), None)

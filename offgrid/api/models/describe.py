@@ -77,6 +77,7 @@ class Describer:
             "default": entry.id == self._default,
             "pinned": entry.pinned,
             "fixed": fixed(self._catalogue, entry),
+            "peer": None,
         }
 
     def details(self, entry: ModelEntry) -> dict[str, Any]:

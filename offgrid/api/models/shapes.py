@@ -19,7 +19,9 @@ class Model(Answer):
     id: str
     object: Literal["model"]
     created: Annotated[int, Meta(ge=0, description="Seconds since 1970.")]
-    owned_by: str
+    owned_by: Annotated[
+        str, Meta(description="The name of the peer that has it, or `offgrid-llm`.")
+    ]
     size: Annotated[int, Meta(ge=0, description="Bytes of its file, or of all its parts.")]
     kind: Annotated[
         Literal["chat", "base", "embedding", "rerank"] | None,
@@ -59,6 +61,10 @@ class Model(Answer):
             description="Of these two, what the settings have decided, so that no request can "
             "change it for this model."
         ),
+    ]
+    peer: Annotated[
+        str | None,
+        Meta(description="The id of the peer that has it; null for a model of this machine."),
     ]
 
 
@@ -209,7 +215,10 @@ class ModelDetails(Model):
 
     chat_format: Annotated[
         ChatFormat | None,
-        Meta(description="Null until the model is loaded, and for models that cannot chat."),
+        Meta(
+            description="Null until the model is loaded, for models that cannot chat, and for "
+            "those of peers."
+        ),
     ]
     sha256: Annotated[
         str | None,
@@ -227,9 +236,12 @@ class ModelDetails(Model):
     ]
     memory: Annotated[
         Memory | None,
-        Meta(description="Null if its file cannot be used, or with layers on a GPU."),
+        Meta(
+            description="Null if its file cannot be used, with layers on a GPU, and for a model of "
+            "a peer."
+        ),
     ]
-    settings: SettingsInForce
+    settings: Annotated[SettingsInForce | None, Meta(description="Null for a model of a peer.")]
 
 
 class ModelList(Answer):

@@ -5,6 +5,7 @@ Reading is no use of a model: it keeps none loaded.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -21,11 +22,13 @@ from offgrid.api.ollama.answer import to_time
 from offgrid.api.ollama.names import digest_of, with_tag, without_tag
 from offgrid.api.ollama.request import known_options, model_of, typed_fields
 from offgrid.api.ownership import check_model, is_allowed
+from offgrid.api.peers.listed import find_listed, of_peers
 from offgrid.api.shapes import Json
 from offgrid.config import Settings
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import InvalidParameter, ModelNotFound
+from offgrid.peers.forwarding.forwarding import Forwarding
 from offgrid.store.catalogue import Catalogue
 from offgrid.store.description import Description
 from offgrid.store.gguf_header import Header, read_header
@@ -56,9 +59,12 @@ class _Models:
 
     scopes = LISTS
 
-    def __init__(self, catalogue: Catalogue, pool: EnginePool) -> None:
+    def __init__(
+        self, catalogue: Catalogue, pool: EnginePool, forwarding: Forwarding | None = None
+    ) -> None:
         self._catalogue = catalogue
         self._pool = pool
+        self._forwarding = forwarding
 
     def _details(self, entry: ModelEntry, description: Description) -> Json:
         family = description.architecture or ""
@@ -87,7 +93,7 @@ class TagsResource(_Models):
     """All models that can be used."""
 
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
-        """List the models that the caller may use, the newest file first."""
+        """List the models that the caller may use, the newest file first; those of peers last."""
         entries = [
             entry
             for entry in self._catalogue.entries()
@@ -102,6 +108,7 @@ class TagsResource(_Models):
             }
             for entry in entries
         ]
+        models += [_of_peer(found.model) for found in of_peers(self._forwarding, self._pool)]
         resp.media = {"models": models}
 
     on_head = on_get
@@ -153,14 +160,24 @@ class OllamaShowRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 class ShowResource(_Models):
     """One model."""
 
-    def __init__(self, catalogue: Catalogue, pool: EnginePool, settings: Settings) -> None:
-        super().__init__(catalogue, pool)
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        pool: EnginePool,
+        settings: Settings,
+        forwarding: Forwarding | None = None,
+    ) -> None:
+        super().__init__(catalogue, pool, forwarding)
         self._max_body = settings.max_body_mb << 20
 
     def on_post(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Describe one model; with ``verbose``, its tensors too."""
         asked = read_checked(req, self._max_body, _parse_show)
         name = without_tag(self._pool, model_of(asked.model, asked.name))
+        far = find_listed(self._forwarding, self._pool, name)
+        if far is not None:
+            resp.media = _shown(far.model)
+            return
         check_model(self._pool, name)
         entry = self._catalogue.get(name)
         description = self._catalogue.describe(entry)
@@ -183,6 +200,68 @@ class ShowResource(_Models):
             "modified_at": to_time(entry.created),
             **({"tensors": _tensors(header)} if asked.verbose else {}),
         }
+
+
+def _of_peer(model: Any) -> Json:
+    """Return the object of a model of a peer in a list."""
+    name = with_tag(model.id)
+    stamp = model.sha256 or hashlib.sha256(f"{model.id} {model.size}".encode()).hexdigest()
+    return {
+        "name": name,
+        "model": name,
+        "size": model.size,
+        "digest": stamp,
+        "details": _details_of_peer(model),
+        "modified_at": to_time(model.created),
+        "capabilities": _abilities(model),
+    }
+
+
+def _details_of_peer(model: Any) -> Json:
+    family = model.architecture or ""
+    return {
+        "parent_model": "",
+        "format": "gguf",
+        "family": family,
+        "families": [family] if family else [],
+        "parameter_size": human(model.parameters or 0),
+        "quantization_level": model.quantization or "",
+        "context_length": model.context_length or 0,
+    }
+
+
+def _abilities(model: Any) -> list[str]:
+    """Return what a model of a peer can do, in Ollama's words."""
+    generates = model.kind in ("chat", "base")
+    found = {
+        "completion": generates,
+        "embedding": model.kind == "embedding",
+        "tools": generates and model.tools,
+        "vision": model.vision,
+        "thinking": generates and model.reasoning,
+    }
+    return [name for name, has in found.items() if has]
+
+
+def _shown(model: Any) -> Json:
+    """Describe a model of a peer, which has reported no template and no metadata."""
+    family = model.architecture or ""
+    lengths = {f"{family}.context_length": model.context_length} if model.context_length else {}
+    return {
+        "modelfile": f"FROM {with_tag(model.id)}\n",
+        "parameters": "",
+        "system": "",
+        "license": "",
+        "template": "",
+        "details": {**_details_of_peer(model), "embedding_length": 0},
+        "model_info": {
+            "general.architecture": family,
+            "general.parameter_count": model.parameters or 0,
+            **lengths,
+        },
+        "capabilities": _abilities(model),
+        "modified_at": to_time(model.created),
+    }
 
 
 def _parse_show(body: Json) -> OllamaShowRequest:

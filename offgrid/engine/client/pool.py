@@ -142,6 +142,13 @@ class EnginePool:
         """Return the id of a model and its aliases."""
         return [entry.id, *self._catalogue.aliases().get(entry.id, ())]
 
+    def all_names(self) -> frozenset[str]:
+        """Return the ids of all models and their aliases."""
+        names = {entry.id for entry in self._catalogue.entries()}
+        for aliases in self._catalogue.aliases().values():
+            names.update(aliases)
+        return frozenset(names)
+
     def _outdate(self, model: LoadedModel) -> None:
         """Note that the file of a model was replaced or removed: the keeper unloads it."""
         model.outdated = True

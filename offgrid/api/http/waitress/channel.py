@@ -128,10 +128,10 @@ class _Task(WSGITask):  # type: ignore[misc]
     def service(self) -> None:
         """Compute and write the answer; only meanwhile may the thread wait for the client to read.
 
-        Only threads of the lane for waiting requests may, since there are many. In the other lanes
-        the response is kept as a whole.
+        Only threads of the lane for waiting requests may, since there are many, and those of the
+        lane for files. In the other lanes the response is kept as a whole.
         """
-        self.channel.answering = self.channel.lane() is Lane.WAITING
+        self.channel.answering = self.channel.lane() in (Lane.WAITING, Lane.FILES)
         if self.channel.ending:
             self.set_close_on_finish()
         try:
@@ -151,7 +151,8 @@ class _Task(WSGITask):  # type: ignore[misc]
         gets a 304 for each file of the page that it has already.
         """
         closes = self.request.headers.get("CONNECTION", "").lower() == "close"
-        self._keeps_open = self.version == "1.1" and not (self.has_body or closes)
+        open_after = self.channel.reused or not self.has_body
+        self._keeps_open = self.version == "1.1" and open_after and not closes
         try:
             return bytes(super().build_response_header())
         finally:
@@ -211,6 +212,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     """Finds the clients of trusted proxies; :func:`channel_class` sets it."""
     refused: Refused = staticmethod(lambda *request: new_request_id())
     """Hears of each request that is refused here; :func:`channel_class` sets it."""
+    reused = False
+    """Whether the connection stays open also after a response without a Content-Length. Its client
+    must read the last chunk before it sends the next request."""
     ending = False
     """Whether the server ends: connections are closed after their current request."""
 
@@ -229,6 +233,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self.since = time.monotonic()
         """When it was opened, or its last response was complete."""
         self._reading = Reading(self.since)
+        self._listeners: list[Callable[[], None]] = []
         super().__init__(*arguments, **options)
         if arguments[2][0] == "localhost":  # waitress's word for a Unix socket
             self.addr: tuple[str, int] = (UNIX, 0)
@@ -315,9 +320,18 @@ class Channel(HTTPChannel):  # type: ignore[misc]
                 self._postponed = False
                 self.server.add_task(self)
 
+    def when_closed(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """See :func:`~offgrid.api.http.waitress.environ.when_gone`."""
+        self._listeners.append(listener)
+        if not self.connected:
+            listener()
+        return lambda: self._listeners.remove(listener)
+
     def handle_close(self) -> None:
         """Close the connection, and drop postponed requests, which no thread will answer."""
         super().handle_close()
+        for listener in [*self._listeners]:
+            listener()
         if not self._postponed:  # without a postponed request this thread may hold the lock already
             return
         with self.requests_lock:

@@ -35,6 +35,24 @@ def liveness(env: dict[str, Any]) -> Callable[[], bool]:
     return lambda: not disconnected()
 
 
+def when_gone(env: dict[str, Any], listener: Callable[[], None]) -> Callable[[], None]:
+    """Have a function called when the client leaves, on any thread, at once if it has left already.
+
+    It may be called more than once, and must not wait. Other servers than waitress never call it.
+
+    Returns:
+        A function that ends this.
+    """
+    channel = _channel(env)
+    return (lambda: None) if channel is None else channel.when_closed(listener)
+
+
+def _channel(env: dict[str, Any]) -> Any:
+    """Return the connection of a request; None under another server, or another class of it."""
+    channel = getattr(env.get("waitress.client_disconnected"), "__self__", None)
+    return channel if hasattr(channel, "when_closed") else None
+
+
 def memory(env: dict[str, Any]) -> dict[str, Any]:
     """Return a dictionary that lives as long as the request's connection, or only as long as the
     request under another server."""

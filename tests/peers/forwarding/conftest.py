@@ -1,0 +1,59 @@
+"""Pairs of machines of which only one has a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from forwarded import Pair, give_model, introduce
+from machines import Machine
+from support import STARTER
+
+from offgrid.config import load_settings
+from offgrid.server import Server
+
+
+@pytest.fixture
+def make_far(make_machine: Callable[..., Machine], tmp_path: Path) -> Callable[..., Machine]:
+    """Start machines that have the model."""
+
+    def make(name: str = "far", **flags: Any) -> Machine:
+        (tmp_path / name / "models").mkdir(parents=True)
+        give_model(tmp_path / name / "models")
+        return make_machine(name, **flags)
+
+    return make
+
+
+@pytest.fixture
+def pair(make_machine: Callable[..., Machine], make_far: Callable[..., Machine]) -> Pair:
+    """Two machines that know each other, for tests that harm them."""
+    made = Pair(make_machine("near"), make_far())
+    introduce(made.near, made.far)
+    return made
+
+
+@pytest.fixture(scope="module")
+def lasting_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """Two machines that know each other, for all tests of a module that do not harm them."""
+    servers = []
+    for name in ("near", "far"):
+        folder = tmp_path_factory.mktemp(name)
+        if name == "far":
+            give_model(folder)
+        settings = {
+            "port": 0, "models_dir": folder, "responses_file": folder / "responses.sqlite3",
+            "import_roots": "none", "drain_timeout": 0, "threads": 1, "peers": True,
+            "peers_host": "127.0.0.1", "peers_port": 0, "peers_name": name,
+            "peers_discovery": False, "parallel": 4,
+            **({"default_model": STARTER} if name == "near" else {}),
+        }  # fmt: skip
+        servers.append(Server(load_settings(settings, environ={})))
+        servers[-1].start()
+    made = Pair(*map(Machine, servers))
+    introduce(made.near, made.far)
+    yield made
+    for server in servers:
+        server.stop()

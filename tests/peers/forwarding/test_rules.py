@@ -1,0 +1,183 @@
+"""Which requests are forwarded, which are refused, and what the lists of models show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from forwarded import MODEL, Pair, introduce
+from machines import Machine
+from support import STARTER, request
+
+from offgrid.caller import Limits
+from offgrid.peers.book import Grant
+
+TEXT = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 4}
+
+
+def ask(machine: Machine, path: str = "/v1/completions", **fields: Any) -> Any:
+    """Send a request for the model; return the response."""
+    return request(machine.server.url, "POST", path, {"model": MODEL, **TEXT, **fields})
+
+
+def test_a_model_of_a_peer_is_listed(lasting_pair: Pair) -> None:
+    url = lasting_pair.near.server.url
+    models = {one["id"]: one for one in request(url, "GET", "/v1/models").json["data"]}
+    assert models.keys() == {STARTER, MODEL}
+    far = lasting_pair.far.peers.identity
+    assert models[MODEL]["owned_by"] == "far"
+    assert models[MODEL]["peer"] == far.id
+    assert models[STARTER]["peer"] is None
+    assert models[MODEL]["kind"] == models[STARTER]["kind"]
+    one = request(url, "GET", f"/v1/models/{MODEL}").json
+    assert one["owned_by"] == "far"
+    assert one["settings"] is None
+    detailed = request(url, "GET", "/v1/models?details=true").json["data"]
+    assert [model["id"] for model in detailed] == sorted([STARTER, MODEL])
+
+
+def test_lists_of_other_apis_have_it_too(lasting_pair: Pair) -> None:
+    url, version = lasting_pair.near.server.url, {"anthropic-version": "2023-06-01"}
+    listed = request(url, "GET", "/v1/models", headers=version).json["data"]
+    assert MODEL in [one["id"] for one in listed]
+    assert request(url, "GET", f"/v1/models/{MODEL}", headers=version).json["id"] == MODEL
+    tags = request(url, "GET", "/api/tags").json["models"]
+    assert f"{MODEL}:latest" in [one["name"] for one in tags]
+    shown = request(url, "POST", "/api/show", {"model": f"{MODEL}:latest"}).json
+    assert "completion" in shown["capabilities"]
+
+
+def test_names_with_a_tag_are_forwarded(lasting_pair: Pair) -> None:
+    body = {"model": f"{MODEL}:latest", "prompt": "Once", "stream": False}
+    answer = request(lasting_pair.near.server.url, "POST", "/api/generate", body)
+    assert answer.status == 200
+    assert answer.headers["x-offgrid-peer"] == "far"
+
+
+@pytest.mark.parametrize("name", [MODEL, MODEL.upper(), f"{MODEL}.gguf"])
+def test_ids_are_found_in_any_case(lasting_pair: Pair, name: str) -> None:
+    assert ask(lasting_pair.near, model=name).headers["x-offgrid-peer"] == "far"
+
+
+def test_own_models_come_first(lasting_pair: Pair) -> None:
+    for name in (STARTER, "", STARTER[:9]):
+        answer = ask(lasting_pair.near, model=name)
+        assert answer.status == 200
+        assert "x-offgrid-peer" not in answer.headers
+
+
+@pytest.mark.parametrize("name", ["nothing", MODEL[:5]])
+def test_unknown_models_are_unknown(lasting_pair: Pair, name: str) -> None:
+    assert ask(lasting_pair.near, model=name).json["error"]["code"] == "model_not_found"
+
+
+def test_a_forwarded_request_is_not_forwarded_again(lasting_pair: Pair) -> None:
+    url, body = lasting_pair.near.server.url, {"model": MODEL, **TEXT}
+    answer = request(url, "POST", "/v1/completions", body, {"x-offgrid-forwarded": "0" * 16})
+    assert answer.json["error"]["code"] == "model_not_found"
+    raw = json.dumps(body).encode()
+    inner = lasting_pair.far.ask(lasting_pair.near, "POST", "/v1/completions", raw)
+    assert inner.status == 404
+    assert json.loads(inner.content)["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    "fields", [{"previous_response_id": "resp_1"}, {"conversation": "conv_1"}, {"background": True}]
+)
+def test_what_needs_stored_responses_is_refused(lasting_pair: Pair, fields: Any) -> None:
+    body = {"model": MODEL, "input": "Hello!", **fields}
+    answer = request(lasting_pair.near.server.url, "POST", "/v1/responses", body)
+    assert answer.status == 400
+    error = answer.json["error"]
+    assert (error["code"], error["param"]) == ("not_forwarded", next(iter(fields)))
+    assert "far" in error["message"]
+
+
+def test_responses_are_not_stored_and_say_so(lasting_pair: Pair) -> None:
+    body = {"model": MODEL, "input": "Hello!", "max_output_tokens": 4, "store": True}
+    answer = request(lasting_pair.near.server.url, "POST", "/v1/responses", body)
+    assert answer.json["store"] is False
+    assert answer.headers["x-offgrid-ignored"] == "store"
+
+
+@pytest.mark.parametrize("action", ["load", "unload", "pin", "unpin", "default", "remove"])
+def test_models_of_peers_are_not_changed(lasting_pair: Pair, action: str) -> None:
+    url, body = lasting_pair.near.server.url, {"confirm": MODEL} if action == "remove" else {}
+    answer = request(url, "POST", f"/v1/models/{MODEL}/{action}", body)
+    assert answer.status == 409
+    assert answer.json["error"]["code"] == "model_on_peer"
+    assert "far" in answer.json["error"]["message"]
+
+
+@pytest.mark.parametrize("path", ["/props", "/slots"])
+def test_the_state_of_a_peers_model_is_not_known(lasting_pair: Pair, path: str) -> None:
+    answer = request(lasting_pair.near.server.url, "GET", f"{path}?model={MODEL}")
+    assert answer.status == 409
+    assert "far" in answer.json["error"]["message"]
+
+
+def test_the_vocabulary_of_a_peers_model_is_described(lasting_pair: Pair) -> None:
+    path = f"/tokenizer_info?model={MODEL}"
+    relayed = request(lasting_pair.near.server.url, "GET", path)
+    assert relayed.headers["x-offgrid-peer"] == "far"
+    assert relayed.json == request(lasting_pair.far.server.url, "GET", path).json
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'{"model": 5}', b"\xff", b"[" * 100_000])
+def test_odd_bodies_get_the_usual_errors(lasting_pair: Pair, body: bytes) -> None:
+    answer = request(lasting_pair.near.server.url, "POST", "/v1/completions", body)
+    assert answer.status == 400
+    assert "x-offgrid-peer" not in answer.headers
+
+
+def test_limits_of_the_grant_apply_and_are_told(pair: Pair) -> None:
+    def limited(one: Any) -> Any:
+        return msgspec.structs.replace(one, grant=Grant(limits=Limits(requests_per_minute=1)))
+
+    pair.far.peers.book.change(pair.near.peers.identity.fingerprint, limited)
+    assert ask(pair.near).status == 200
+    refused = ask(pair.near)
+    assert refused.status == 429
+    assert refused.json["error"]["code"] == "rate_limit_exceeded"
+    assert int(refused.headers["retry-after"]) > 0
+    assert refused.headers["x-offgrid-peer"] == "far"
+    assert request(pair.far.server.url, "POST", "/v1/completions", TEXT).status == 200
+
+
+def test_the_near_machine_s_limit_of_tokens_holds_there(
+    make_machine: Callable[..., Machine], make_far: Callable[..., Machine]
+) -> None:
+    near, far = make_machine("near", max_tokens=3), make_far()
+    introduce(near, far)
+    refused = ask(near)
+    assert refused.status == 400
+    assert "at most 3" in refused.json["error"]["message"]
+    answer = request(near.server.url, "POST", "/v1/completions", {"model": MODEL, "prompt": "a"})
+    assert answer.json["usage"]["completion_tokens"] <= 3
+
+
+def test_the_content_filter_of_the_near_machine_is_not_passed_by(
+    make_machine: Callable[..., Machine], make_far: Callable[..., Machine], tmp_path: Any
+) -> None:
+    (tmp_path / "filter.txt").write_text("forbidden\n")
+    near, far = make_machine("near", filter_file=str(tmp_path / "filter.txt")), make_far()
+    introduce(near, far)
+    refused = ask(near)
+    assert refused.status == 400
+    assert refused.json["error"]["code"] == "not_forwarded"
+
+
+def test_two_machines_that_know_each_other_make_no_circle(
+    make_far: Callable[..., Machine],
+) -> None:
+    one, other = make_far("one"), make_far("other")
+    introduce(one, other)
+    introduce(other, one)
+    for machine in (one, other):
+        answer = ask(machine)
+        assert answer.status == 200
+        assert "x-offgrid-peer" not in answer.headers
+        assert ask(machine, model="nothing").status == 404
