@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 import socket
 
 import psutil
@@ -13,6 +14,12 @@ _VIRTUAL = (
     "kube", "cali", "vEthernet", "bridge", "tun", "tap", "wg", "utun", "awdl", "llw",
 )  # fmt: skip
 """Beginnings of the names of interfaces to containers, virtual machines and tunnels."""
+_ADDRESS = re.compile(
+    r"(?:\[(?P<inner>[0-9A-Fa-f:.]+(?:%[\w.~-]+)?)\](?::(?P<p1>[0-9]{1,5}))?"
+    r"|(?P<bare>[0-9A-Fa-f]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[\w.~-]+)?)"
+    r"|(?P<name>[\w.~-]{1,253})(?::(?P<p2>[0-9]{1,5}))?)"
+)
+"""A host name or an address, and a port; IPv6 with a port in brackets."""
 
 
 def own_names() -> frozenset[str]:
@@ -76,3 +83,53 @@ def _is_reachable(address: str) -> bool:
     except ValueError:  # with a zone, so it is link-local
         return False
     return not (ip.is_loopback or ip.is_link_local or ip.is_unspecified)
+
+
+def split_address(text: str, port: int) -> tuple[str, int]:
+    """Return the host and the port of an address that a person typed.
+
+    Args:
+        text: a name or an address, perhaps with a colon and a port. An IPv6 address before a port
+            is in brackets: ``[fe80::1%eth0]:11612``.
+        port: the port if the text has none.
+
+    Raises:
+        ValueError: the text is no such address; the message says what to write.
+    """
+    parts = _ADDRESS.fullmatch(text.strip())
+    if parts is None:
+        raise ValueError(
+            f"{text[:200]!r} is no address; write a name or an address such as 192.168.1.7, and a "
+            "port if it is not the usual one: 192.168.1.7:11612 or [fe80::1%eth0]:11612"
+        )
+    given = parts["p1"] or parts["p2"]
+    if given is not None:
+        port = int(given)
+        if not 1 <= port <= 65535:
+            raise ValueError(f"{port} is no port; ports are from 1 to 65535")
+    host = parts["inner"] or parts["bare"] or parts["name"]
+    if ":" in host:
+        try:
+            ipaddress.IPv6Address(host.partition("%")[0])
+        except ValueError:
+            raise ValueError(f"{host!r} is no IPv6 address") from None
+    return host, port
+
+
+def place(host: str, port: int, usual: int) -> str:
+    """Return what a person types for a host and a port: :func:`split_address` reads it again.
+
+    Args:
+        host: a name or an address.
+        port: its port.
+        usual: the port that need not be typed.
+    """
+    return host if port == usual else url("", host, port).removeprefix("://")
+
+
+def unmapped(address: str) -> str:
+    """Return an address; for ``::ffff:10.0.0.1``, as sockets of IPv6 show it, that of IPv4."""
+    mapped = None
+    with contextlib.suppress(ValueError):
+        mapped = ipaddress.IPv6Address(address).ipv4_mapped
+    return address if mapped is None else str(mapped)

@@ -79,6 +79,8 @@ from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.openapi.operations import OPERATIONS
 from offgrid.api.peers.forward import Forward
 from offgrid.api.peers.inner import AliveResource
+from offgrid.api.peers.pairing import ConfirmResource, PairingResource, PairResource
+from offgrid.api.peers.resource import PeerResource
 from offgrid.api.rerank import RerankResource
 from offgrid.api.responses.background import Background
 from offgrid.api.responses.resource import (
@@ -111,6 +113,7 @@ from offgrid.engine.client.pool import LIVE as POOL_SETTINGS
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import ConfigError, InvalidParameter
 from offgrid.peers.peers import Peers
+from offgrid.peers.rpc import rpc_servers
 from offgrid.startup import forbid_core_dumps, prepare_process
 from offgrid.stats.collected import Stats
 from offgrid.stats.keeper import StatsKeeper
@@ -210,7 +213,7 @@ def make_collaborators(settings: Settings) -> Collaborators:
         settings.responses_file, settings.max_responses, settings.max_responses_mb << 20
     )
     access = Access(_open_ring(settings))
-    pool = EnginePool(settings, catalogue)
+    pool = EnginePool(settings, catalogue, servers=rpc_servers)
     hashes = Hashes.beside(settings.responses_file)
     observation = make_observation(
         settings, catalogue, pool, TotalsFile.beside(settings.responses_file)
@@ -338,6 +341,8 @@ def build_app(
     page = Page(settings)
     pages = page_routes(page)
     health, ready = HealthResource(), ReadyResource(observation.readiness)
+    # A machine that is not paired yet reaches them, through the peers port only.
+    pair, confirm = PairResource(peers), ConfirmResource(peers)
     reloads.add(("ui",), page.prepare)
     unknown_fields, guard = UnknownFields(settings), HostGuard(settings)
     metrics = Metrics(source, with_keys=settings.metrics_keys)
@@ -361,7 +366,7 @@ def build_app(
             guard,
             OnlyThisMachine(settings, access),
             PeerGate(),
-            Authorize(public=(health, ready, *pages.values())),
+            Authorize(public=(health, ready, pair, confirm, *pages.values())),
             limits,
             UnknownQueries({(one.method, one.path): one.query for one in OPERATIONS}),
             Screening(filters),
@@ -383,6 +388,10 @@ def build_app(
     app.add_route("/health", health)
     app.add_route("/ready", ready)
     app.add_route("/peer/alive", AliveResource())
+    app.add_route("/peer/pair", pair)
+    app.add_route("/peer/pair/confirm", confirm)
+    app.add_route("/v1/peers/pair", PairingResource(settings, peers))
+    app.add_route("/v1/peers/{id}", PeerResource(peers))
     app.add_route("/metrics", MetricsResource(metrics))
     app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/v1/stats", StatsResource(source))

@@ -5,6 +5,7 @@
     OffgridError                      an error that OffGrid can explain
     ├── ConfigError                   a setting does not parse or is out of range; names it
     ├── SamplingError                 a row from which no token can be sampled
+    ├── RpcError                      a machine that lends memory cannot be used
     ├── TransferError                 a model file cannot be imported, exported or fetched
     ├── IncompleteAnswer              an answer has no value of the type that a program wants
     └── RequestError                  ends one request; carries the API's error response
@@ -20,6 +21,7 @@
         ├── PathNotAllowed            403, a path that is not below an import root
         ├── NotStored                 404, no stored response has that id
         ├── HistoryOff                404, the server stores no history
+        ├── PeersOff                  403, the server works alone
         ├── NotOffered                501, another API has the endpoint, and this server does not
         ├── RequestRefused            400, the same prompt crashed the worker twice
         ├── ModelLoadFailed           500, the GGUF is truncated, not a model, too large, ...
@@ -59,7 +61,8 @@ ErrorCode = Literal[
     "message_conflict", "method_not_allowed", "missing_required_parameter", "missing_scope",
     "model_load_failed", "model_loading", "model_not_allowed", "model_not_found",
     "model_not_loaded", "model_on_peer", "not_forwarded", "not_found", "not_offered", "not_paired",
-    "not_removable", "origin_not_allowed", "path_not_allowed", "peer_lost", "peer_unreachable",
+    "not_removable", "origin_not_allowed", "pairing_closed", "pairing_failed", "pairing_locked",
+    "path_not_allowed", "peer_lost", "peer_unreachable", "peers_disabled",
     "previous_response_not_found", "rate_limit_exceeded", "remote_not_allowed", "request_refused",
     "request_timeout", "request_too_large", "server_busy", "server_shutting_down",
     "set_by_settings", "store_busy", "store_failed", "too_many_attempts", "too_many_values",
@@ -86,6 +89,10 @@ class SamplingError(OffgridError):
     def __init__(self, message: str, code: str = "sampling_failed") -> None:
         super().__init__(message)
         self.code = code
+
+
+class RpcError(OffgridError):
+    """A machine that lends memory cannot be used, or is not there any more."""
 
 
 class TransferError(OffgridError):
@@ -272,6 +279,21 @@ class HistoryOff(RequestError):
     def __init__(self) -> None:
         super().__init__(
             "This server stores no history; to change that, start it with OFFGRID_HISTORY=true."
+        )
+
+
+class PeersOff(RequestError):
+    """The setting ``peers`` is off, so the server has no peers."""
+
+    status = 403
+    type = "permission_error"
+    code = "peers_disabled"
+    may_succeed = False
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Peers are off on this server. Run pip install 'offgrid-llm[peers]', and start the "
+            "server with OFFGRID_PEERS=true (--peers)."
         )
 
 

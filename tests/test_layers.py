@@ -16,7 +16,7 @@ ROOT = Path(offgrid.__file__).parent
 LEVELS = {
     "addresses": 0, "caller": 0, "errors": 0, "record": 0, "config": 0, "startup": 0,
     "terminal": 0,
-    "sampling": 1, "grammar": 1, "filters": 1, "service": 1,
+    "sampling": 1, "grammar": 1, "filters": 1, "service": 1, "rpc": 1,
     "listening": 2,
     "engine": 2, "chat": 2, "store": 2,
     "peers": 3, "stats": 3,
@@ -32,7 +32,7 @@ BOTH_PROCESSES = {
 """Modules of the engine that both the server and the worker import."""
 
 
-COMMANDS = ("bench", "complete", "doctor", "models", "options", "run", "serve")
+COMMANDS = ("bench", "complete", "doctor", "models", "options", "rpc_worker", "run", "serve")
 """Modules of commands that import what does the work when the command runs."""
 
 
@@ -104,6 +104,7 @@ def test_the_server_and_the_worker_import_nothing_of_each_other() -> None:
                 or below([name], worker)
                 or below([name], "offgrid.filters")
                 or below([name], "offgrid.grammar")
+                or below([name], "offgrid.rpc")
                 or below([name], "offgrid.sampling")
             ), f"{module} imports {name}"
 

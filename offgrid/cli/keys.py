@@ -1,7 +1,8 @@
-"""``offgrid keys``: create, list, revoke and rotate keys."""
+"""``offgrid keys``: create, list, change, rotate and revoke keys."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import time
@@ -40,9 +41,21 @@ _HEAD = ("NAME", "ID", "KEY", "SCOPES", "MODELS", "LIMITS", "EXPIRES", "LAST USE
 _LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrent_requests", "max_tokens")
 
 
-@click.group(cls=Group, short_help="Create, list, revoke and rotate keys.")
+def _limit_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of the limits to a command."""
+    for option, meaning in reversed((
+        ("--requests-per-minute", "Most requests per minute."),
+        ("--tokens-per-minute", "Most tokens per minute, of prompts and answers."),
+        ("--concurrent-requests", "Most requests at once."),
+        ("--max-tokens", "Most tokens of an answer."),
+    )):  # fmt: skip
+        command = click.option(option, type=int, metavar="N", help=meaning)(command)
+    return command
+
+
+@click.group(cls=Group, short_help="Create, list, change, rotate and revoke keys.")
 def keys() -> None:
-    """Create, list, revoke and rotate the keys with which clients use the server.
+    """Create, list, change, rotate and revoke the keys with which clients use the server.
 
     As soon as there is a key, every request needs one. A running server notices each change.
     """
@@ -60,11 +73,7 @@ def keys() -> None:
 @click.option("--expires", default="never", metavar="WHEN",
               help="A time such as 12h or 30d from now, a date such as 2027-01-31 (its first "
               "moment in local time), or never.")  # fmt: skip
-@click.option("--requests-per-minute", type=int, metavar="N", help="Most requests per minute.")
-@click.option("--tokens-per-minute", type=int, metavar="N",
-              help="Most tokens per minute, of prompts and answers.")  # fmt: skip
-@click.option("--concurrent-requests", type=int, metavar="N", help="Most requests at once.")
-@click.option("--max-tokens", type=int, metavar="N", help="Most tokens of an answer.")
+@_limit_options
 @click.option("--filter-file", metavar="FILE", help="The key's own content filter.")
 @click.option("--json", "as_json", is_flag=True, help="Print the key and its properties as JSON.")
 @chosen_options("keys_file", "models_dir")
@@ -83,12 +92,12 @@ def create(
 
     The exit status is 0, 1 if the keys file cannot be used, and 2 for wrong arguments.
     """
-    limits = {field: flags.pop(field) for field in _LIMITS}
+    limits = _limits(flags)
     settings = settings_from(flags)
     grant = Grant(
-        _scopes(scopes),
+        _scopes(scopes) or frozenset(USUAL),
         _models(models, settings) if models else None,
-        _limits(limits),
+        Limits(**limits),
         _filter_file(filter_file),
         _checked("--expires", lambda: moment(expires)),
     )
@@ -129,6 +138,66 @@ def list_(everything: bool, as_json: bool, **flags: Any) -> None:
     else:
         more = " --all shows those that were revoked." if found else ""
         click.echo(f"There are no keys in {shown(path)}.{more}")
+
+
+@keys.command("change", cls=Command)
+@click.argument("name")
+@click.option("--scope", "-s", "scopes", multiple=True, metavar="SCOPE",
+              help="What the key allows from now on, instead of its present scopes; repeatable. "
+              "One of " + ", ".join(sorted(SCOPES)) + ".")  # fmt: skip
+@click.option(
+    "--model", "models", multiple=True, metavar="MODEL",
+    help="A model that the key is for, instead of its present ones: an id or an alias; repeatable.",
+)  # fmt: skip
+@click.option("--all-models", is_flag=True, help="Let the key use all models.")
+@click.option("--expires", metavar="WHEN",
+              help="A time such as 12h or 30d from now, a date such as 2027-01-31 (its first "
+              "moment in local time), or never.")  # fmt: skip
+@_limit_options
+@click.option("--no-limits", is_flag=True, help="Remove the limits that no other option sets.")
+@click.option("--json", "as_json", is_flag=True, help="Print the key's properties as JSON.")
+@chosen_options("keys_file", "models_dir")
+def change(
+    name: str,
+    scopes: tuple[str, ...],
+    models: tuple[str, ...],
+    all_models: bool,
+    expires: str | None,
+    no_limits: bool,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Change what a key allows. Its secret stays, and so does everything that no option names.
+
+    NAME is a name or an id of 'offgrid keys list'. A running server follows at the next request.
+
+    The exit status is 0, 1 if the keys file cannot be used, and 2 for wrong arguments.
+    """
+    limits = _limits(flags)
+    settings = settings_from(flags)
+    changes: dict[str, Any] = {}
+    if wanted := _scopes(scopes):
+        changes["scopes"] = wanted
+    if models and all_models:
+        raise click.UsageError("--model and --all-models contradict each other; give one of them")
+    if models or all_models:
+        changes["models"] = _models(models, settings) if models else None
+    if expires is not None:
+        changes["expires"] = _checked("--expires", lambda: moment(expires))
+    if not (changes or limits or no_limits):
+        raise click.UsageError("nothing is to be changed; give --scope, --model, --expires or a "
+                               "limit such as --requests-per-minute")  # fmt: skip
+
+    def changed(grant: Grant) -> Grant:
+        before = Limits() if no_limits else grant.limits
+        return dataclasses.replace(grant, **changes, limits=dataclasses.replace(before, **limits))
+
+    file = _file(settings)
+    key = _asked(lambda: file.change(name, changed))
+    if as_json:
+        click.echo(json.dumps(described(key), indent=2))
+    else:
+        click.echo(f"changed {summary(key)}")
 
 
 @keys.command("revoke", cls=Command)
@@ -207,7 +276,7 @@ def _scopes(given: Sequence[str]) -> frozenset[Scope]:
         if word not in SCOPES:
             hint = did_you_mean(word, SCOPES) or "; they are " + ", ".join(sorted(SCOPES))
             raise click.UsageError(f"--scope: there is no scope {word!r}{hint}")
-    return frozenset(cast("list[Scope]", words)) or frozenset(USUAL)
+    return frozenset(cast("list[Scope]", words))
 
 
 def _models(given: Sequence[str], settings: Settings) -> frozenset[str]:
@@ -227,13 +296,16 @@ def _checked(option: str, check: Callable[[], T]) -> T:
         raise click.UsageError(f"{option}: {ex}") from None
 
 
-def _limits(given: dict[str, int | None]) -> Limits:
+def _limits(flags: dict[str, Any]) -> dict[str, int]:
+    """Take the limits that are given out of the values of options, checked."""
+    given = {field: flags.pop(field) for field in _LIMITS}
+    given = {field: number for field, number in given.items() if number is not None}
     for field, number in given.items():
-        if number is not None and not 1 <= number <= MOST:
+        if not 1 <= number <= MOST:
             option = f"--{field.replace('_', '-')}"
             raise click.UsageError(f"{option}: {number} is not from 1 to {MOST}; leave it out for "
                                    "no limit")  # fmt: skip
-    return Limits(**given)
+    return given
 
 
 def _filter_file(given: str | None) -> str:

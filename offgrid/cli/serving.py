@@ -35,7 +35,7 @@ def serve_models(settings: Settings, read_settings: Callable[[], Settings]) -> N
         settings: the settings at start.
         read_settings: reads the settings again; raises ConfigError.
     """
-    _configure_logging(settings)
+    configure_logging(settings)
     try:
         server = Server(settings, read_settings)
     except ConfigError as ex:
@@ -67,7 +67,8 @@ def _forget_unwritten() -> None:
             os.close(nothing)
 
 
-def _configure_logging(settings: Settings) -> None:
+def configure_logging(settings: Settings) -> None:
+    """Let log messages appear as the settings say."""
     level = settings.log_level
     handler: logging.Handler = logging.StreamHandler()
     if settings.log_format == "json":

@@ -208,6 +208,50 @@ TABLE: tuple[Setting, ...] = (
         "Folder of this machine's certificate, its key, and the book of paired machines.",
     ),
     Setting(
+        "rpc_servers",
+        "Peers",
+        "list",
+        (),
+        "Machines that lend memory with 'offgrid rpc-worker', comma-separated, for models that are "
+        "too large for this one: names or ids of peers, with :port if it is not 11613. Also "
+        "host:port of llama.cpp's RPC on this machine, such as the end of an SSH tunnel.",
+    ),
+    Setting(
+        "rpc_layers",
+        "Peers",
+        "int",
+        -1,
+        "Number of a model's layers that go to rpc_servers. auto (or -1) means only those that have "
+        "no room on this machine, 0 none; all also divides models that have room here.",
+        low=-1,
+        high=100000,
+        words=(("auto", -1), ("all", 100000)),
+    ),
+    Setting(
+        "rpc_library",
+        "Peers",
+        "path",
+        None,
+        "File of llama.cpp's RPC (libggml-rpc.so) that was compiled apart. Without it, llama.cpp "
+        "itself must have been compiled with GGML_RPC=on.",
+    ),
+    Setting(
+        "rpc_host",
+        "Peers",
+        "str",
+        "0.0.0.0",
+        "Address on which 'offgrid rpc-worker' listens for peers.",
+    ),
+    Setting(
+        "rpc_port",
+        "Peers",
+        "int",
+        11613,
+        "TCP port on which 'offgrid rpc-worker' listens for peers. 0 picks a free port.",
+        low=0,
+        high=65535,
+    ),
+    Setting(
         "keys_file",
         "Access",
         "path",
@@ -781,6 +825,11 @@ class Settings:
     peers_discovery: bool
     peer_addresses: tuple[str, ...]
     peers_dir: Path
+    rpc_servers: tuple[str, ...]
+    rpc_layers: int
+    rpc_library: Path | None
+    rpc_host: str
+    rpc_port: int
     keys_file: Path
     models_dir: Path
     import_roots: tuple[str, ...]

@@ -47,6 +47,8 @@ def fixed_choice(
         return Choice(load.flash_attention == "on", "as set")
     if load.gpu_layers != 0:
         return Choice(True, "layers on a GPU")
+    if load.rpc:
+        return Choice(True, "layers on other machines")
     scores = _SCORE * context * tokens * heads
     if scores > MAX_SCORES:
         return Choice(True, f"scores would take {written(scores)}")

@@ -13,6 +13,7 @@ from offgrid.config import Settings, load_settings
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import ConfigError, ModelNotFound
 from offgrid.inprocess import options
+from offgrid.peers.rpc import rpc_servers
 from offgrid.startup import build_type_information
 from offgrid.store.catalogue import STARTER_ID, Catalogue
 from offgrid.store.pinned import PINNED
@@ -46,7 +47,7 @@ def open_pool(
     catalogue.check()
     with _prepared:
         build_type_information()
-    pool = EnginePool(settings, catalogue)
+    pool = EnginePool(settings, catalogue, servers=rpc_servers)
     try:
         pool.engine("")
     except BaseException:

@@ -149,6 +149,11 @@ class Book:
                 return matches[0]
         return None
 
+    def has_room(self, fingerprint: str) -> bool:
+        """Return whether the peer with a fingerprint could be added, or replaced."""
+        with self._lock:
+            return fingerprint in self._peers or len(self._peers) < MAX_PEERS
+
     def add(self, peer: Peer) -> None:
         """Add a peer, or replace one with the same certificate; it keeps its grant then.
 

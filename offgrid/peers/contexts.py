@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+from collections.abc import Callable
 
 from offgrid.peers.book import Book, Peer
 from offgrid.peers.identity import Identity
@@ -28,19 +29,30 @@ class ServerContexts:
         self._identity, self._book = identity, book
         self._lock = threading.Lock()
         self._pairing = False
+        self._still: Callable[[], bool] = lambda: True
         self._context = self._make()
         book.on_change(self._renew)
 
     @property
     def context(self) -> ssl.SSLContext:
         """The context for the next connection."""
+        if self._pairing and not self._still():
+            with self._lock:
+                # Another code may have been opened meanwhile.
+                self._pairing = self._pairing and self._still()
+                self._context = self._make()
         return self._context
 
-    def open_pairing(self, is_open: bool) -> None:
-        """Let machines without a certificate finish the handshake, or no longer."""
+    def open_pairing(self, is_open: bool, still: Callable[[], bool] = lambda: True) -> None:
+        """Let machines without a certificate finish the handshake, or no longer.
+
+        Args:
+            is_open: whether they may.
+            still: whether they may even now; called for each connection, so it must not wait.
+        """
         with self._lock:
-            self._pairing = is_open
-        self._renew()
+            self._pairing, self._still = is_open, still
+            self._context = self._make()
 
     def _renew(self) -> None:
         with self._lock:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 
-from offgrid.config import Settings
-from offgrid.peers.book import Book
+from offgrid.addresses import interface_addresses, place
+from offgrid.config import BY_NAME, Settings
+from offgrid.peers.book import Book, Peer
 from offgrid.peers.connection import PeerConnections
 from offgrid.peers.contexts import ServerContexts
+from offgrid.peers.desk import PairingDesk
 from offgrid.peers.forwarding.forwarding import Forwarding
 from offgrid.peers.forwarding.known import Known
 from offgrid.peers.identity import Identity, load_identity
+from offgrid.peers.joining import pair_with
 
 
 class Peers:
@@ -23,6 +27,7 @@ class Peers:
         identity: this machine.
         book: the machines that were paired.
         contexts: the TLS contexts of the peers port.
+        desk: shows pairing codes, and answers machines where one is typed.
         connections: connections to the peers.
         forwarding: sends requests for models of peers to them.
         port: the peers port; 0 until :meth:`start`.
@@ -35,10 +40,12 @@ class Peers:
         self.identity: Identity = load_identity(settings.peers_dir, settings.peers_name)
         self.book = Book(settings.peers_dir)
         self.contexts = ServerContexts(self.identity, self.book)
+        self.desk = PairingDesk(self.identity, self.book, settings.peers_dir, self._let_in)
         self.connections = PeerConnections(self.identity, self.book)
         self.known: Sequence[Known] = ()
         self.forwarding = Forwarding(self.connections, lambda: self.known)
         self.port = 0
+        self._host = settings.peers_host
 
     @classmethod
     def of(cls, settings: Settings) -> Peers | None:
@@ -53,7 +60,24 @@ class Peers:
         """Begin to talk to other machines. The server listens on the peers port already."""
         self.port = port
 
+    def pair_with(self, host: str, port: int, code: str) -> Peer:
+        """Pair with the machine that shows a code; see :func:`~offgrid.peers.joining.pair_with`."""
+        return pair_with(self.identity, self.book, self.port, host, port, code)
+
+    def places(self) -> list[str]:
+        """Return where other machines find this one, as a person types it."""
+        host = self._host
+        if host in ("0.0.0.0", "::"):
+            found = interface_addresses(socket.AF_INET6 if host == "::" else socket.AF_INET)
+        else:
+            found = [host]
+        return [place(one, self.port, int(BY_NAME["peers_port"].default)) for one in found]
+
     def close(self) -> None:
         """End all threads and connections. Idempotent."""
+        self.desk.close()
         self.forwarding.close()
         self.connections.close()
+
+    def _let_in(self, is_open: bool) -> None:
+        self.contexts.open_pairing(is_open, lambda: self.desk.is_open)

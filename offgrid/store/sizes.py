@@ -59,6 +59,7 @@ class ModelSizes:
         whole: whether an input must be computed at once: a score, or tokens that attend to later
             ones.
         causal: whether tokens attend only to those before them.
+        layers: bytes of the tensors of each layer, the first layer first.
     """
 
     data: int
@@ -84,6 +85,7 @@ class ModelSizes:
     generates: bool = True
     whole: bool = False
     causal: bool = True
+    layers: tuple[int, ...] = ()
 
 
 def sizes_of(
@@ -133,6 +135,9 @@ def sizes_of(
         generates=generates,
         whole=not generates and (ranks or not causal),
         causal=causal,
+        layers=tuple(
+            sum(tensor.size for tensor in layer.values()) for _, layer in sorted(layers.items())
+        ),
     )
 
 

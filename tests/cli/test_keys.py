@@ -85,6 +85,56 @@ def test_create_with_all_options(file: Path, tmp_path: Path) -> None:
     assert key["key"] not in table
 
 
+def test_change_replaces_what_is_named_and_keeps_the_rest(file: Path) -> None:
+    made(file, "ward", "--expires", "30d", "--max-tokens", "100", "--concurrent-requests", "2")
+    before = json.loads(keys(file, "list", "--json").stdout)["keys"][0]
+    answer = keys(
+        file, "change", "WARD", "-s", "stats,inference", "--model", "OffGrid-Starter",
+        "--max-tokens", "50", "--json",
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    limits = {**before["limits"], "max_tokens": 50}
+    assert json.loads(answer.stdout) == {
+        **before, "scopes": ["inference", "stats"], "models": ["offgrid-starter"], "limits": limits
+    }  # fmt: skip
+    answer = keys(
+        file, "change", before["id"], "--all-models", "--no-limits", "--requests-per-minute", "9",
+        "--expires", "never",
+    )  # fmt: skip
+    assert answer.stdout == (
+        f"changed ward ({before['id']}); scopes: inference, stats; limits: 9 requests/min; "
+        "expires: never\n"
+    )
+    (after,) = json.loads(keys(file, "list", "--json").stdout)["keys"]
+    assert after["models"] is None
+    assert after["prefix"] == before["prefix"]
+    assert after["limits"] == {**dict.fromkeys(limits), "requests_per_minute": 9}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    few(
+        4,
+        [
+            ((), "nothing is to be changed; give --scope, --model, --expires or a limit"),
+            (("--model", "offgrid-starter", "--all-models"), "--model and --all-models contradict"),
+            (("--scope", "inferense"), "--scope: .*'inferense'; did you mean inference[?]"),
+            (("--max-tokens", "0"), "--max-tokens: 0 is not from 1 to"),
+            (("--expires", "soon"), "--expires: 'soon' is not a time; such as 30d"),
+            (("--model", "zzz"), "--model: .*'offgrid list' shows all"),
+        ],
+    ),
+)
+def test_a_change_that_is_wrong_changes_nothing(
+    file: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    key, _ = KeyFile(file).create("ward", Grant(frozenset({"inference"})))
+    answer = keys(file, "change", "ward", *arguments)
+    assert answer.returncode == 2
+    assert re.match(f"offgrid: {message}", answer.stderr), answer.stderr
+    assert KeyFile(file).find("ward") == key
+
+
 def test_a_date_is_its_first_moment_here(file: Path) -> None:
     key = made(file, "ward", "--expires", "2099-01-31")
     assert time.localtime(key["expires"])[:6] == (2099, 1, 31, 0, 0, 0)
@@ -139,6 +189,9 @@ def test_unknown_keys_and_files_that_cannot_be_used(file: Path) -> None:
     unknown = keys(file, "rotate", "wart")
     assert unknown.returncode == 2
     assert "there is no key named wart; did you mean ward?" in unknown.stderr
+    unknown = keys(file, "change", "wart", "--no-limits")
+    assert unknown.returncode == 2
+    assert "there is no key named wart; did you mean ward?" in unknown.stderr
     assert keys(file, "rotate", "ward", "--grace", "x").returncode == 2
     file.write_bytes(b"garbage" * 1000)
     for command in (("list",), ("create", "a"), ("revoke", "ward")):
@@ -160,6 +213,9 @@ def test_a_running_server_follows_the_command_line(tmp_path: Path, file: Path) -
         assert status("none") == 200
         first = made(file, "ward")
         assert (status(first["key"]), status("none")) == (200, 401)
+        assert keys(file, "change", "ward", "--scope", "history").returncode == 0
+        assert status(first["key"]) == 403
+        assert keys(file, "change", "ward", "--scope", "inference").returncode == 0
         second = json.loads(keys(file, "rotate", "WARD", "--grace", "1h", "--json").stdout)
         assert second["id"] == first["id"]
         assert (status(first["key"]), status(second["key"])) == (200, 200)

@@ -134,7 +134,7 @@ def test_every_setting_can_be_given(monkeypatch: pytest.MonkeyPatch, source: str
 
     module = importlib.import_module("offgrid.cli.serving")
     monkeypatch.setattr(module, "Server", server)
-    monkeypatch.setattr(module, "_configure_logging", lambda level: None)
+    monkeypatch.setattr(module, "configure_logging", lambda level: None)
     arguments, environ = ["serve"], {}
     for setting in TABLE:
         if source == "flags":

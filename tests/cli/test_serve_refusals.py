@@ -160,7 +160,7 @@ def test_a_wrong_value_is_named(
 ) -> None:
     """Runs in this process; the next test starts a separate one."""
     module = importlib.import_module("offgrid.cli.serving")
-    monkeypatch.setattr(module, "_configure_logging", lambda level: None)
+    monkeypatch.setattr(module, "configure_logging", lambda level: None)
     # If a value is accepted after all, the server must not run for ever.
     monkeypatch.setattr(module.Server, "run", lambda server, announce: server.stop())
     arguments = ["serve", "--models-dir", str(models), *arguments]

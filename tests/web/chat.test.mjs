@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Answer, MAX_TOKENS, afterTokens, tokensOf } from "../../offgrid/web/pages/chat/answer.js";
+import { Answer, MAX_TOKENS, afterTokens, isDue, tokensOf } from "../../offgrid/web/pages/chat/answer.js";
 import { alternativesOf, alternativesTo, openCalls } from "../../offgrid/web/pages/chat/branches.js";
 import {
   chatRequest, contentOf, imagesOf, modelOf, parseExtra, parseTools, textOf, titleOf,
@@ -31,6 +31,12 @@ test("an answer is put together from its chunks", () => {
   });
   assert.equal(answer.model, "m");
   assert.equal(answer.progress.processed, 2);
+});
+
+test("a long answer is saved less often than a short one", () => {
+  assert.ok(isDue(1, 10_000));
+  assert.ok(!isDue(1, 100_000));
+  assert.ok(isDue(4, 100_000));
 });
 
 test("a stream says where its request waits", () => {

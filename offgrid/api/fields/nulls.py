@@ -6,7 +6,10 @@ Many clients write the fields that they do not use as ``null``, also inside mess
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from typing import Any
+
+from offgrid.api.fields import notices
 
 _LEVELS = 12
 """Levels of lists and objects that are searched; no field that is checked is deeper."""
@@ -85,17 +88,21 @@ def present(body: dict[str, Any], *, items: bool = False) -> dict[str, Any]:
             token ids (in ``/v1/embeddings``), whose places in the list matter.
     """
     rules = _RULES if items else {**_RULES, "input": _Rule.VALUE}
-    present: dict[str, Any] = _present(body, rules, _LEVELS)
+    shorter: list[Any] = []
+    present: dict[str, Any] = _present(body, rules, _LEVELS, shorter)
+    if shorter:
+        notices.set_places(dict(_left(body, rules, _LEVELS, "")))
     return present
 
 
 def present_in(items: list[Any]) -> list[Any]:
     """Return a list without the fields of its items that are ``null``; all items stay."""
-    present: list[Any] = _present(items, _Rule.PLACES, _LEVELS)
+    present: list[Any] = _present(items, _Rule.PLACES, _LEVELS, [])
     return present
 
 
-def _present(value: Any, rules: Any, levels: int) -> Any:
+def _present(value: Any, rules: Any, levels: int, shorter: list[Any]) -> Any:
+    """Lists that lose items are added to ``shorter``."""
     if levels == 0 or rules is _Rule.VALUE:
         return value
     if isinstance(value, dict):
@@ -103,7 +110,7 @@ def _present(value: Any, rules: Any, levels: int) -> Any:
             return without_null_keywords(value)
         inner = rules if isinstance(rules, dict) else _NONE
         return {
-            name: _present(item, inner.get(name, _NONE), levels - 1)
+            name: _present(item, inner.get(name, _NONE), levels - 1, shorter)
             if isinstance(item, (dict, list))
             else item
             for name, item in value.items()
@@ -111,12 +118,32 @@ def _present(value: Any, rules: Any, levels: int) -> Any:
         }
     if isinstance(value, list):
         places = rules is _Rule.PLACES
-        return [
-            _present(item, rules, levels - 1) if isinstance(item, (dict, list)) else item
+        left = [
+            _present(item, rules, levels - 1, shorter) if isinstance(item, (dict, list)) else item
             for item in value
             if places or item is not None
         ]
+        if len(left) < len(value):
+            shorter.append(value)
+        return left
     return value
+
+
+def _left(value: Any, rules: Any, levels: int, path: str) -> Iterator[tuple[str, list[int]]]:
+    """Yield the path of each list that loses items, and the places of those that are left."""
+    if levels == 0 or rules in (_Rule.VALUE, _Rule.SCHEMA):
+        return
+    if isinstance(value, dict):
+        inner = rules if isinstance(rules, dict) else _NONE
+        for name, item in value.items():
+            place = f"{path}.{name}" if path else name
+            yield from _left(item, inner.get(name, _NONE), levels - 1, place)
+    elif isinstance(value, list):
+        left = [at for at, item in enumerate(value) if rules is _Rule.PLACES or item is not None]
+        if len(left) < len(value):
+            yield path, left
+        for number, at in enumerate(left):
+            yield from _left(value[at], rules, levels - 1, f"{path}[{number}]")
 
 
 def without_null_keywords(schema: dict[str, Any]) -> dict[str, Any]:

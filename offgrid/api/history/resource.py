@@ -21,15 +21,16 @@ from offgrid.api.history.request import (
     refusals,
 )
 from offgrid.api.history.shapes import MAX_PAGE
-from offgrid.api.http.request import read_checked, read_text
+from offgrid.api.http.request import liveness, read_checked, read_text
 from offgrid.api.http.scopes import HISTORY
 from offgrid.api.ownership import own
 from offgrid.api.shapes import Json
 from offgrid.config import Settings
+from offgrid.engine.client.client import ClientGone
 from offgrid.errors import HistoryOff, InvalidParameter, NotStored
 from offgrid.store.history.message import Conversation
 from offgrid.store.history.rows import Changes, Info
-from offgrid.store.history.search import MAX_QUERY
+from offgrid.store.history.search import MAX_QUERY, SearchEnded
 from offgrid.store.history.store import ConversationUnknown, HistoryStore
 
 _DEFAULT_PAGE = 30
@@ -73,12 +74,14 @@ class HistoryResource(_History):
         limit = _number(req, "limit", _DEFAULT_PAGE, 1, MAX_PAGE)
         after = req.get_param("after")
         try:
-            infos, more = self._store.page(query, after, limit)
+            infos, more = self._store.page(query, after, limit, liveness(req))
         except ConversationUnknown:
             raise InvalidParameter(
                 f"after: no conversation has the id {str(after)[:80]!r}; leave after out.",
                 "after",
             ) from None
+        except SearchEnded:
+            raise ClientGone from None
         page = {
             "object": "list",
             "data": [*map(described, infos)],

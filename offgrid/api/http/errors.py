@@ -11,6 +11,7 @@ from typing import Any
 import falcon
 import msgspec
 
+from offgrid.api.fields import notices
 from offgrid.api.http.advice import advice_for
 from offgrid.api.http.error_shapes import Problem, error_shape
 from offgrid.caller import Scope
@@ -187,7 +188,10 @@ def _on_request_error(
     req: falcon.Request, resp: falcon.Response, ex: RequestError, params: dict[str, Any]
 ) -> None:
     resp.set_headers(refusal_headers(ex))
-    _send(req, resp, request_problem(ex))
+    problem = request_problem(ex)
+    param = problem.param and notices.in_request(problem.param)
+    message = notices.in_request(problem.message)
+    _send(req, resp, problem._replace(message=message, param=param))
     _note(req, ex.status, ex.code)
 
 

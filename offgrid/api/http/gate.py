@@ -32,6 +32,10 @@ _NEVER_WAIT = {
     )),
 }  # fmt: skip
 _NEVER_WAITS_BELOW = "/v1/models/"
+_WAITS = ("POST", "/v1/peers/pair")
+"""It waits for another machine."""
+# A change of a key waits for the disk at most; and it is made most of all while others take all
+# places, because it is how their key is revoked.
 _NEVER_WAIT_BELOW = ("/api/blobs/", "/ui/", "/v1/keys/", "/v1/peers/")
 
 
@@ -48,7 +52,9 @@ def never_waits(method: str, path: str) -> bool:
     """Return whether a request is answered without a model."""
     # POST below that path loads and unloads models.
     reads = path.startswith(_NEVER_WAITS_BELOW) and method != "POST"
-    return method == "OPTIONS" or path in _NEVER_WAIT or reads or path.startswith(_NEVER_WAIT_BELOW)
+    if method == "OPTIONS" or path in _NEVER_WAIT or reads:
+        return True
+    return path.startswith(_NEVER_WAIT_BELOW) and (method, path) != _WAITS
 
 
 class Gate:

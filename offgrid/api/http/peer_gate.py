@@ -11,7 +11,7 @@ from typing import Any
 
 import falcon
 
-from offgrid.api.http.access import needs_of
+from offgrid.api.http.access import needs_of, refuse_unknown
 from offgrid.api.http.scopes import INFERENCE
 from offgrid.api.http.waitress.environ import PEER, on_peers_port
 from offgrid.caller import Caller
@@ -65,4 +65,5 @@ class PeerGate:
         else:
             allowed = is_inner or needs_of(resource, req.method) == INFERENCE["POST"]
         if not allowed:
+            refuse_unknown(req)  # without a key or a certificate even that is not told
             raise falcon.HTTPRouteNotFound

@@ -24,3 +24,4 @@ MODELS: Scopes = {"GET": ("inference", "models", "stats"), "POST": ("models",)}
 LOADED: Scopes = {"GET": ("models", "stats")}
 STATS: Scopes = {"GET": ("stats",)}
 KEYS: Scopes = dict.fromkeys(("GET", "POST", "DELETE"), ADMIN)
+PEERS: Scopes = {method: ("peers",) for method in ("GET", "POST", "DELETE")}

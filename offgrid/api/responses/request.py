@@ -224,10 +224,10 @@ def parse_responses(body: Json) -> tuple[ResponsesRequest, list[Given]]:
         InvalidParameter: ``param`` names the field.
     """
     known = set(ResponsesRequest.__struct_fields__) - ResponsesRequest.PARSED | SAMPLING
-    given = Translated(present(body, items=True), known | UNSUPPORTED.keys() | {"reasoning_effort"})
+    later = {name: body[name] for name in _READ_LATER if body.get(name) is not None}
+    now = present({name: value for name, value in body.items() if name not in later}, items=True)
+    given = Translated({**now, **later}, known | UNSUPPORTED.keys() | {"reasoning_effort"})
     fields = given.fields
-    for name in _READ_LATER & fields.keys():
-        fields[name] = body[name]
     _take_effort(fields)
     sampling = {name: fields.pop(name) for name in list(fields) if name in SAMPLING}
     refuse_others(fields, known, UNSUPPORTED, given)

@@ -2,6 +2,10 @@
 
 Only the names of the list are looked up, never a path that a client sends. A file is read and
 compressed at its first request, and again after it has changed on the disk.
+
+The wheel has no compressed files beside these: they would save 3 ms for the 26 files of the first
+visit after a start, and 0.2 s and at most 1.2 MB of memory for all 167 (two cores, measured), and
+installations in place would need another way.
 """
 
 from __future__ import annotations

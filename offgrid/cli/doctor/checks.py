@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from offgrid.cli.doctor import files, machine, network
+from offgrid.cli.doctor import files, machine, network, rpc
 from offgrid.cli.doctor.check import Check
 from offgrid.cli.options import resolved_settings
 from offgrid.config import Resolved, resolve
@@ -35,7 +35,7 @@ def run_checks(flags: dict[str, Any]) -> list[Check]:
     checks += [machine.check_threads(settings), llama]
     if build is not None:
         checks += [machine.check_processor(build), machine.check_gpu(settings, build)]
-        checks += [machine.check_rpc(build)]
+        checks += [rpc.check_rpc(settings, build)]
     return [*checks, network.check_port(settings), machine.check_clock()]
 
 

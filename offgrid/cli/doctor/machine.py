@@ -106,14 +106,6 @@ def check_gpu(settings: Settings, build: Build) -> Check:
     return Check("gpu", "warning", f"{text}; {name} was found", fix)
 
 
-def check_rpc(build: Build) -> Check:
-    """Say whether llama.cpp can compute on other machines."""
-    if build.rpc:
-        return Check("rpc", "ok", "llama.cpp can divide a model over several machines")
-    text = "not built in; it is needed only to divide a model over several machines"
-    return Check("rpc", "ok", text)
-
-
 def check_clock(now: float | None = None) -> Check:
     """Compare the clock with the time at which this package was installed."""
     now = time.time() if now is None else now

@@ -132,6 +132,28 @@ class Remote:
             raise self._not_there(ex) from None
         return self._json(response)
 
+    def send(self, method: str, path: str, body: Json | None = None, seconds: float = _ASK) -> Any:
+        """Send a request that changes something; return the JSON of the response.
+
+        Args:
+            method: such as ``POST``.
+            path: the path.
+            body: the object to send; None for no body.
+            seconds: how long the server may take.
+
+        Raises:
+            NoServer: nothing answers.
+            ServerError: it refuses the request, or answers with something else.
+        """
+        import httpx
+
+        timeout = httpx.Timeout(seconds, connect=_CONNECT)
+        try:
+            response = self._client.request(method, path, json=body, timeout=timeout)
+        except self._errors as ex:
+            raise self._not_there(ex) from None
+        return self._json(response)
+
     def own(self, path: str, sign: Callable[[Json], bool]) -> Json:
         """Return the object at a path that only OffGrid serves.
 

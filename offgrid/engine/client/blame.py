@@ -110,9 +110,10 @@ class Blame:
 
     # --- crashes ------------------------------------------------------------------------------
 
-    def crashed(self) -> set[str]:
-        """The worker died. Return the keys of prompts that it may have died of."""
-        suspects = self.computing()
+    def crashed(self, innocent: bool = False) -> set[str]:
+        """The worker died. Return the keys of prompts that it may have died of: none if all are
+        ``innocent``."""
+        suspects = set() if innocent else self.computing()
         self._flights.clear()
         if suspects:
             self._crashes.append((self._clock(), set(suspects)))

@@ -66,7 +66,8 @@ class Budget:
         if closing and self._limit:
             return None  # the budget still holds the old model
         loose = [one for one in taking if not one.pinned]
-        # Another model is unloaded rather than this one gets a short context.
+        # Another model is unloaded rather than this one gets a short context, or memory of another
+        # machine, which makes it slow.
         fit = choose(candidate, self._now(taking), shorten=not (loose or closing))
         if fit is not None or closing:
             return fit

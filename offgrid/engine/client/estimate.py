@@ -7,7 +7,7 @@ GPU are counted as if they were in main memory.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from msgspec import structs
 
@@ -137,7 +137,22 @@ def estimate(
         0 if draft is None else _draft(draft, load, repacked, context_of(sizes, load)),
         moved if mapped and not load.use_mlock else 0,
     )
-    return Estimate(*(min(max(0, part), _MOST) for part in parts))
+    found = Estimate(*(min(max(0, part), _MOST) for part in parts))
+    return _without_remote(found, sizes, load) if load.rpc else found
+
+
+def _without_remote(found: Estimate, sizes: ModelSizes, load: Load) -> Estimate:
+    """Return what remains on this machine if others compute the last layers."""
+    count = min(load.remote_layers, len(sizes.layers))
+    gone, layers = sum(sizes.layers[len(sizes.layers) - count :]), max(1, sum(sizes.layers))
+    kept = 1.0 - gone / layers
+    return replace(
+        found,
+        weights=max(0, found.weights - gone),
+        copies=int(found.copies * kept),
+        cache=int(found.cache * (1 - count / max(1, len(sizes.layers)))),
+        dropped=int(found.dropped * kept),
+    )
 
 
 def _draft(sizes: ModelSizes, load: Load, repacked: Repacked, context: int) -> int:

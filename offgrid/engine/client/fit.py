@@ -19,8 +19,10 @@ from offgrid.config import BY_NAME
 from offgrid.engine import kv_types
 from offgrid.engine.client.estimate import Estimate, context_of, estimate
 from offgrid.engine.client.processor import Repacked, repacked_types
+from offgrid.engine.client.spread import AUTOMATIC, Demand, Lent, spread
 from offgrid.engine.memory import MIB, written
 from offgrid.engine.protocol.commands import Load
+from offgrid.rpc.endpoint import Placed
 from offgrid.store.sizes import ModelSizes
 
 UNLIMITED = 1 << 62
@@ -47,6 +49,8 @@ class Candidate:
         adapters: bytes of its adapters' files.
         draft: what decides how much memory its draft model takes; None if it has none.
         name: its id, for messages.
+        lent: what other machines lend.
+        remote_layers: how many layers other machines are to get (``rpc_layers``).
     """
 
     load: Load
@@ -56,6 +60,8 @@ class Candidate:
     adapters: int = 0
     draft: ModelSizes | None = None
     name: str = ""
+    lent: tuple[Lent, ...] = ()
+    remote_layers: int = AUTOMATIC
 
     @property
     def checked(self) -> bool:
@@ -106,10 +112,11 @@ class Fit:
             types = kv_types.written(self.load.kv_type_k, self.load.kv_type_v)
             what += f", {written(self.estimate.cache)} of cache ({types})"
         lowered = f" (lowered to fit: {', '.join(self.lowered)})" if self.lowered else ""
+        others = "".join(f"; {one.layers} layers on {one.server.name}" for one in self.load.rpc)
         draft = self.load.draft_model
         drafts = "" if draft is None else f"; draft model {Path(draft).name}"
         needs = f"needs {written(self.needs)} with full contexts{free}"
-        return f"{needs}; {what}{lowered}{drafts}"
+        return f"{needs}; {what}{lowered}{others}{drafts}"
 
 
 def choose(
@@ -120,17 +127,78 @@ def choose(
     Args:
         candidate: the model.
         free: bytes that are free for it.
-        shorten: whether the context may be shortened.
+        shorten: whether the context may be shortened, and other machines may be used that lend
+            memory. These are used in any case if the setting ``rpc_layers`` says so.
         repacked: as for :func:`estimate`; by default those of this processor.
     """
+    forced = candidate.remote_layers > 0 and bool(candidate.lent)
     if not candidate.checked:
-        return Fit(_with_prefixes(candidate.load, UNLIMITED))
+        return _unchecked(candidate, forced)
+    for longest in (False, True) if shorten else (False,):
+        fit = None if forced else _choose_here(candidate, free, longest, repacked)
+        if fit is None and candidate.lent and (forced or shorten) and candidate.remote_layers:
+            fit = _choose_spread(candidate, free, longest, repacked)
+        if fit is not None:
+            return fit
+    return None
+
+
+def _choose_here(
+    candidate: Candidate, free: int, shorten: bool, repacked: Repacked | None
+) -> Fit | None:
+    """Return how a model is loaded on this machine alone."""
     for load in _candidates(candidate, shorten, repacked):
         fit = measure(candidate, load, free, repacked)
         if fit.fits:
             load = _with_prefixes(load, free - fit.needs)
             return fit if load is fit.load else measure(candidate, load, free, repacked)
     return None
+
+
+def _choose_spread(
+    candidate: Candidate, free: int, shorten: bool, repacked: Repacked | None
+) -> Fit | None:
+    """Return how a model is loaded on this machine and on others that lend memory."""
+    for load in _candidates(candidate, shorten, repacked):
+        placed = _spread(candidate, load, free, repacked)
+        if placed is not None:
+            load = structs.replace(load, rpc=placed)
+            fit = measure(candidate, load, free, repacked)
+            return measure(candidate, _with_prefixes(load, free - fit.needs), free, repacked)
+    return None
+
+
+def _spread(
+    candidate: Candidate, load: Load, free: int, repacked: Repacked | None
+) -> tuple[Placed, ...] | None:
+    sizes, whole = candidate.sizes, measure(candidate, load, repacked=repacked).estimate
+    if sizes is None or whole is None or not sizes.layers:
+        return None
+
+    def fits(count: int) -> bool:
+        moved = structs.replace(load, rpc=(Placed(candidate.lent[0].server, count),))
+        return measure(candidate, moved, free, repacked).fits
+
+    layers = len(sizes.layers)
+    demand = Demand(layers, max(sizes.layers) + whole.cache // layers, whole.compute)
+    return spread(demand, candidate.lent, candidate.remote_layers, fits)
+
+
+def _unchecked(candidate: Candidate, forced: bool) -> Fit | None:
+    """Return how a model is loaded of whose memory nothing is known: only if the setting says how
+    many layers other machines get, they get some."""
+    load = _with_prefixes(candidate.load, UNLIMITED)
+    if not forced:
+        return Fit(load)
+    layers = 0 if candidate.sizes is None else len(candidate.sizes.layers)
+    placed = spread(
+        Demand(layers, 0, 0), candidate.lent, candidate.remote_layers, lambda count: True
+    )
+    if placed is None:
+        return None
+    left = max(0, layers - sum(one.layers for one in placed)) if layers else load.gpu_layers
+    on_gpu = left if load.gpu_layers < 0 else min(load.gpu_layers, left)
+    return Fit(structs.replace(load, rpc=placed, gpu_layers=on_gpu))
 
 
 def _with_prefixes(load: Load, left: int) -> Load:
@@ -207,7 +275,9 @@ def refusal(candidate: Candidate, free: int, repacked: Repacked | None = None) -
     slots = f"{fit.load.parallel} slot{'s' if fit.load.parallel > 1 else ''}"
     size = f" for {slots} of {fit.context:,} tokens" if fit.context else ""
     told = f"it needs {written(fit.needs)}{size}, and {written(free)} of memory is free."
-    return f"{told} {_advice(candidate, free, repacked)}"
+    lent = "; ".join(map(str, candidate.lent))
+    others = f" {lent[0].upper()}{lent[1:]}." if lent else ""
+    return f"{told}{others} {_advice(candidate, free, repacked)}"
 
 
 def _advice(candidate: Candidate, free: int, repacked: Repacked | None) -> str:

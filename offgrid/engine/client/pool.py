@@ -14,12 +14,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from offgrid.config import FOREVER, Commit, Settings
 from offgrid.engine.client.client import EngineClient
 from offgrid.engine.client.fit import Fit
 from offgrid.engine.client.keeper import Keeper
+from offgrid.engine.client.lenders import Lenders, local_servers
 from offgrid.engine.client.line import POLL, WaitingLine, no_room
 from offgrid.engine.client.pending import ClientGone
 from offgrid.engine.client.roster import LoadedModel, Roster, load_command
@@ -34,6 +35,7 @@ from offgrid.errors import (
     ModelNotLoaded,
     Overloaded,
 )
+from offgrid.rpc.endpoint import RpcServer
 from offgrid.store.catalogue import Catalogue
 from offgrid.store.survey import ModelEntry
 
@@ -44,7 +46,7 @@ LIVE = (
     "keep_alive", "ctx_size", "batch_size", "threads", "gpu_layers", "flash_attention",
     "kv_type_k", "kv_type_v", "use_mmap", "use_mlock", "swa_full", "checkpoints_mb", "cache_ram_mb",
     "cache_disk_mb", "drafts", "open_objects", "reasoning_budget", "queue_timeout", "load_timeout",
-    "stall_timeout",
+    "stall_timeout", "rpc_servers", "rpc_layers", "rpc_library",
 )  # fmt: skip
 """The settings that can change while the server runs. Those for which a worker is made hold for the
 models that are loaded from then on."""
@@ -63,8 +65,10 @@ class EnginePool:
         settings: how models are served, and how many may be loaded.
         catalogue: the models on disk.
         clock: monotonic seconds, to tell how long ago a model failed to load.
+        servers: returns the servers of the settings that lend memory.
 
     Attributes:
+        lenders: know what other machines lend.
         roster: the loaded models. It is used with the pool's lock held.
         line: the models that wait for room. It is used with the pool's lock held.
     """
@@ -74,8 +78,10 @@ class EnginePool:
         settings: Settings,
         catalogue: Catalogue,
         clock: Callable[[], float] = time.monotonic,
+        servers: Callable[[Settings], Sequence[RpcServer]] = local_servers,
     ) -> None:
-        self.roster = Roster(settings, lambda entry: catalogue.describe(entry), clock)
+        self.lenders = Lenders(lambda: servers(self._settings), clock)
+        self.roster = Roster(settings, lambda entry: catalogue.describe(entry), self.lenders, clock)
         self._settings = settings
         self._catalogue = catalogue
         self._changed = threading.Condition(threading.RLock())
@@ -91,6 +97,7 @@ class EnginePool:
         def commit() -> None:
             with self._changed:
                 self._settings = settings
+                self.lenders.forget()
                 self.line.take(settings)
                 self.roster.take(settings)
                 self._keeper.watch()
@@ -158,7 +165,7 @@ class EnginePool:
         for model_id in self._catalogue.start_ids():
             entry = self._catalogue.get(model_id)
             try:
-                self._catalogue.describe(entry)  # read its header without the lock
+                self._prepare(entry)
                 with self._changed:
                     fit = self.roster.place(entry)
                     if fit is not None:
@@ -212,7 +219,7 @@ class EnginePool:
 
     def fit(self, entry: ModelEntry) -> Fit:
         """Return how a model was loaded, and what it needs; for others, how they would be now."""
-        self._catalogue.describe(entry)  # read its header without the lock
+        self._prepare(entry)
         with self._changed:
             return self.roster.fit(entry)
 
@@ -341,9 +348,17 @@ class EnginePool:
             )
         return client
 
+    def _prepare(self, entry: ModelEntry) -> None:
+        """Find out what may take a while, without the lock: what the files of a model say and, if
+        it is not loaded, what other machines lend."""
+        self._catalogue.describe(entry)
+        loaded = any(client.name == entry.id for client in self.roster.snapshot())
+        if self._settings.rpc_servers and self._settings.rpc_layers and not loaded:
+            self.lenders.refresh()
+
     def _lease(self, entry: ModelEntry, alive: Callable[[], bool], use: Use) -> LoadedModel:
         """Return a model that is loaded or loading, and take a lease on it."""
-        self._catalogue.describe(entry)  # read its header without the lock
+        self._prepare(entry)
         with self._changed:
             known = self._available(entry)
             if known is not None:
@@ -384,7 +399,7 @@ class EnginePool:
                 model's status tells.
         """
         entry = self.find(model_id)
-        self._catalogue.describe(entry)  # read its header without the lock
+        self._prepare(entry)
         with self._changed:
             known = self._available(entry)
             if known is None:

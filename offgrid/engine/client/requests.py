@@ -363,17 +363,18 @@ class Requests(Listener):
 
     # --- ends ---------------------------------------------------------------------------------
 
-    def died(self, cause: str) -> bool:
+    def died(self, cause: str, innocent: bool = False) -> bool:
         """Fail the requests that may not be retried, keep the rest for the next worker.
 
         Args:
             cause: a sentence that says why it died; empty if that is not known.
+            innocent: whether no prompt can be the reason.
 
         Returns:
             Whether the worker may have died of a prompt that it computed.
         """
         with self._lock:
-            suspects = self._blame.crashed()
+            suspects = self._blame.crashed(innocent)
             self._alone = None
             self._held_back.clear()
             under_way = [p for p in self._pending.values() if not p.ended]

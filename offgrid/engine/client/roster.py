@@ -19,7 +19,9 @@ from offgrid.config import FOREVER, OVERRIDES, Settings
 from offgrid.engine.client.budget import Budget, budget_limit, file_size
 from offgrid.engine.client.client import Defaults, EngineClient
 from offgrid.engine.client.fit import Candidate, Fit, measure_loaded
+from offgrid.engine.client.lenders import Lenders
 from offgrid.engine.client.readiness import LoadFailure
+from offgrid.engine.client.spread import Lent
 from offgrid.engine.protocol.commands import Adapter, Load
 from offgrid.errors import ModelLoadFailed
 from offgrid.store.description import Description
@@ -118,6 +120,7 @@ class Roster:
     Args:
         settings: how models are served, and how many may be loaded.
         describe: returns what the files of a model say about it, without reading them again.
+        lenders: know what other machines lend.
         clock: monotonic seconds.
 
     Attributes:
@@ -129,8 +132,10 @@ class Roster:
         self,
         settings: Settings,
         describe: Callable[[ModelEntry], Description],
+        lenders: Lenders,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.lenders = lenders
         self.budget = Budget(budget_limit(settings))
         self._describe = describe
         self.failures: dict[str, RememberedFailure] = {}
@@ -194,7 +199,7 @@ class Roster:
                 pinned models are loaded.
         """
         self.check_file(entry)
-        candidate = candidate_of(self._settings, entry, self._describe(entry))
+        candidate = self._candidate(entry)
         fit = self.budget.place(candidate, self._models.values(), self._closing > 0)
         return fit if self.room else None
 
@@ -214,8 +219,12 @@ class Roster:
         known = self._models.get(entry.id)
         if known is not None:
             return known.fit
-        candidate = candidate_of(self._settings, entry, self._describe(entry))
+        candidate = self._candidate(entry)
         return self.budget.preview(candidate, self._models.values())
+
+    def _candidate(self, entry: ModelEntry) -> Candidate:
+        description = self._describe(entry)
+        return candidate_of(self._settings, entry, description, self.lenders.lent)
 
     def begin(self, entry: ModelEntry, fit: Fit, instead_of: str | None = None) -> LoadedModel:
         """Start the process of a model, without waiting for it.
@@ -245,7 +254,7 @@ class Roster:
         log.info("loading %s: %s", entry.id, fit)
         own = entry.own.keep_alive
         keep_alive = self._settings.keep_alive if own is None else own
-        candidate = candidate_of(self._settings, entry, self._describe(entry))
+        candidate = self._candidate(entry)
         model = LoadedModel(
             entry, client, candidate, fit, keep_alive, instead_of=instead_of, pin=entry.pinned
         )
@@ -452,6 +461,7 @@ def load_command(settings: Settings, entry: ModelEntry) -> Load:
         cache_disk=settings.cache_disk_mb,
         share_prefixes=settings.share_prefixes == "all",
         core_dumps=settings.core_dumps,
+        rpc_library="" if settings.rpc_library is None else str(settings.rpc_library),
     )
 
 
@@ -462,8 +472,11 @@ def _cache_ram(settings: Settings) -> int:
     return 0 if left_open else settings.cache_ram_mb
 
 
-def candidate_of(settings: Settings, entry: ModelEntry, description: Description) -> Candidate:
-    """Return a model as its settings say, before it is made to fit into memory."""
+def candidate_of(
+    settings: Settings, entry: ModelEntry, description: Description, lent: tuple[Lent, ...] = ()
+) -> Candidate:
+    """Return a model as its settings say, before it is made to fit into memory. ``lent`` is what
+    other machines lend."""
     load = load_command(settings, entry)
     return Candidate(
         load,
@@ -473,4 +486,6 @@ def candidate_of(settings: Settings, entry: ModelEntry, description: Description
         adapters=sum(map(file_size, entry.adapters)),
         draft=description.draft_sizes if load.draft_model else None,
         name=entry.id,
+        lent=lent,
+        remote_layers=settings.rpc_layers,
     )

@@ -24,7 +24,7 @@ from offgrid.engine.client.watchdog import Watchdog
 from offgrid.engine.memory import written
 from offgrid.engine.protocol.commands import Load, Stop
 from offgrid.engine.protocol.events import EngineEvent
-from offgrid.engine.protocol.reports import LoadFailed, Loading, Pong, Ready, Report, Step
+from offgrid.engine.protocol.reports import LoadFailed, Loading, Lost, Pong, Ready, Report, Step
 from offgrid.engine.signals import FOR_THE_SERVER
 from offgrid.errors import Overloaded, RequestError
 
@@ -77,11 +77,12 @@ class Listener(ABC):
         with the lock held."""
 
     @abstractmethod
-    def died(self, cause: str) -> bool:
+    def died(self, cause: str, innocent: bool = False) -> bool:
         """The worker, which had been ready, has ended.
 
         Args:
             cause: a sentence that says why, for clients; empty if that is not known.
+            innocent: whether no prompt can be the reason.
 
         Returns:
             Whether it may have died of a prompt that it computed.
@@ -145,6 +146,8 @@ class Supervisor:
         self._memory = OutOfMemory()
         self._refusal: LoadFailed | None = None
         """Why the model cannot be loaded, as reported by the current worker or the load limit."""
+        self._lost = ""
+        """Which other machine the current worker has lost; empty if none."""
 
     @property
     def pause(self) -> float:
@@ -258,7 +261,7 @@ class Supervisor:
     def _run(self, process: WorkerProcess) -> None:
         """Handle a worker's reports until it ends."""
         with self._readiness.lock:
-            self._refusal = None
+            self._refusal, self._lost = None, ""
             self._began = self._clock()
             self._readiness.begin(process)
             self._readiness.pulse.begin(self._clock())
@@ -295,6 +298,12 @@ class Supervisor:
             return False
         short = process.ran_out_of_memory
         what = "was killed because memory ran out" if short else f"ended with status {status}"
+        if self._lost:
+            log.error("worker %d of %s has ended: %s", process.pid, self._name, self._lost)
+            if was_ready:
+                return self._listener.died(self._lost, innocent=True)
+            self.give_up(LoadFailed(self._lost))
+            return False
         if not was_ready:
             _log_death(f"the worker of {self._name} {what} while loading.", process)
             self._after_failed_load(process, short)
@@ -346,6 +355,8 @@ class Supervisor:
                 self._readiness.progress = report.progress
             elif isinstance(report, LoadFailed):
                 self._refusal = report
+            elif isinstance(report, Lost):
+                self._lost = report.message
         self._listener.tell()
 
     def _uses_threads(self, threads: tuple[int, ...]) -> None:

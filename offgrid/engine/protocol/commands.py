@@ -7,6 +7,7 @@ import msgspec
 from offgrid.engine.kv_types import PLAIN
 from offgrid.engine.protocol.requests import EmbeddingRequest, GenerationRequest, TokenQuery
 from offgrid.filters.program import FilterProgram
+from offgrid.rpc.endpoint import Placed
 
 MAX_FILTERS = 64
 """Content filters that a worker keeps."""
@@ -35,8 +36,10 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     is one. ``cache_ram`` and ``cache_disk`` are MiB for saved prefixes in memory and in the folder
     ``cache_dir`` (-1 for the disk: the worker decides); ``sha256`` is the file's hash, if it is
     known. With ``share_prefixes`` the ``partition`` of requests is ignored. ``core_dumps`` lets a
-    crash of the worker write one. With ``examine`` the file is only examined: the worker reports
-    ``Examined`` or ``LoadFailed``, and ends.
+    crash of the worker write one. ``rpc`` are the servers that lend memory, with the layers that
+    each gets; ``rpc_library`` is the file of llama.cpp's RPC if that was built apart. With
+    ``examine`` the file is only examined: the worker reports ``Examined`` or ``LoadFailed``, and
+    ends.
     """
 
     path: str
@@ -64,6 +67,13 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     sha256: str = ""
     share_prefixes: bool = False
     core_dumps: bool = False
+    rpc: tuple[Placed, ...] = ()
+    rpc_library: str = ""
+
+    @property
+    def remote_layers(self) -> int:
+        """How many layers other machines compute."""
+        return sum(placed.layers for placed in self.rpc)
 
     def of_draft(self) -> Load:
         """Return the command that would serve the draft model alone: with the same slots. It
@@ -82,6 +92,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
             cache_ram=0,
             cache_disk=0,
             sha256="",
+            rpc=(),
         )
 
 

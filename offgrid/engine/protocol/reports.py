@@ -79,6 +79,13 @@ class LoadFailed(msgspec.Struct, frozen=True, tag=True):
     lasting: bool = False
 
 
+class Lost(msgspec.Struct, frozen=True, tag=True):
+    """A machine that computes a part of the model is gone. The worker ends immediately after this.
+    ``message``: which machine, and how; for clients."""
+
+    message: str
+
+
 class SlotState(msgspec.Struct, frozen=True, array_like=True):
     """What a slot is used for. ``running``: whether a sequence has it. ``held``: tokens whose keys
     and values it holds. Of that sequence, ``prompt``: tokens of its prompt; ``cached``: how many of
@@ -132,4 +139,4 @@ class Step(msgspec.Struct, frozen=True, tag=True):
     events: tuple[EngineEvent, ...]
 
 
-Report = Step | Loading | Ready | Examined | LoadFailed | Pong
+Report = Step | Loading | Ready | Examined | LoadFailed | Lost | Pong

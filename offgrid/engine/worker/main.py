@@ -28,7 +28,7 @@ from offgrid.engine.protocol.commands import (
     UseFilter,
 )
 from offgrid.engine.protocol.frames import FrameTooLarge, read_command
-from offgrid.engine.protocol.reports import Examined, LoadFailed, Loading, Pong, Ready
+from offgrid.engine.protocol.reports import Examined, LoadFailed, Loading, Lost, Pong, Ready
 from offgrid.engine.signals import FOR_THE_SERVER
 from offgrid.engine.worker.cache.opening import open_tiers
 from offgrid.engine.worker.drafts.model import DraftModel
@@ -83,7 +83,7 @@ class Worker:
         if load.examine:
             return self._examine(load)
         try:
-            model = Model(load, lambda part: self._writer.send(Loading(part)))
+            model = Model(load, lambda part: self._writer.send(Loading(part)), self._lose)
             draft = load_draft(load, model)
         except LoadError as ex:
             self._writer.send(LoadFailed(str(ex), lasting=ex.lasting or _is_broken(load)))
@@ -150,6 +150,13 @@ class Worker:
             self._engine.stop()
             self._saved.wait(seconds)
         os._exit(0)
+
+    def _lose(self, message: str) -> NoReturn:
+        """End the process, because another machine that computes a part of the model is gone:
+        llama.cpp would wait for it without end, or abort. Called by the threads that watch it."""
+        log.error("%s", message)
+        self._writer.send(Lost(f"{message[:1].upper()}{message[1:]}."))
+        os._exit(4)
 
     def _cancel(self, command: Cancel) -> None:
         if command.choice is None and self._lanes.drop(command.id):

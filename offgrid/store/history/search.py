@@ -7,7 +7,9 @@ the same; the index makes it faster.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+from collections.abc import Callable, Iterator
 
 from offgrid.store.history.file import is_indexed
 from offgrid.store.history.message import folded
@@ -18,6 +20,12 @@ _MAX_WORDS = 16
 """Words of a query; further ones are not looked for."""
 _TRIGRAM = 3
 """Characters of the shortest text that the index can find."""
+_STEPS = 1000
+"""Steps of SQLite between two questions whether a search goes on: about a hundred messages."""
+
+
+class SearchEnded(Exception):
+    """A search was ended, because its result is not wanted any more."""
 
 
 def condition(connection: sqlite3.Connection, query: str) -> tuple[str, list[str]]:
@@ -35,6 +43,28 @@ def condition(connection: sqlite3.Connection, query: str) -> tuple[str, list[str
         parts.append(f"(instr(c.searched, ?) OR EXISTS (SELECT 1 FROM messages m WHERE {found}))")
         values += given
     return " AND ".join(parts) or "1", values
+
+
+@contextlib.contextmanager
+def while_wanted(connection: sqlite3.Connection, wanted: Callable[[], bool]) -> Iterator[None]:
+    """End the statements of a connection as soon as their result is not wanted.
+
+    Args:
+        connection: it is used by this thread only.
+        wanted: asked again and again while a statement runs.
+
+    Raises:
+        SearchEnded: ``wanted`` returned False.
+    """
+    connection.set_progress_handler(lambda: not wanted(), _STEPS)
+    try:
+        yield
+    except sqlite3.OperationalError as ex:
+        if str(ex) == "interrupted":
+            raise SearchEnded from None
+        raise
+    finally:
+        connection.set_progress_handler(None, 0)
 
 
 def _trigrams(word: str) -> str:

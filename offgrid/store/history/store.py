@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -29,7 +29,7 @@ from offgrid.store.history.rows import (
     last_revision,
     read_info,
 )
-from offgrid.store.history.search import condition
+from offgrid.store.history.search import condition, while_wanted
 
 T = TypeVar("T")
 
@@ -91,16 +91,25 @@ class HistoryStore:
         """Whether there is a history."""
         return self._rules.enabled
 
-    def page(self, query: str, after: str | None, limit: int) -> tuple[list[Info], bool]:
+    def page(
+        self,
+        query: str,
+        after: str | None,
+        limit: int,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> tuple[list[Info], bool]:
         """Return conversations, pinned ones first, then the latest; and whether more follow.
 
         Args:
             query: what they contain; see :mod:`offgrid.store.history.search`.
             after: id of the conversation after which they begin, None for the first.
             limit: most conversations.
+            wanted: says whether the result is still wanted; a search in a large history takes
+                seconds.
 
         Raises:
             ConversationUnknown: there is no conversation ``after``.
+            SearchEnded: the result is not wanted any more.
         """
 
         def read(connection: sqlite3.Connection) -> tuple[list[Info], bool]:
@@ -108,12 +117,13 @@ class HistoryStore:
             begin: tuple[int, int] = (2, 0)
             if after is not None:
                 begin = self._place(connection, after)
-            rows = connection.execute(
-                f"SELECT {COLUMNS} FROM conversations c WHERE caller IN (?, ?)"
-                f" AND (pinned, used) < (?, ?) AND {matches}"
-                " ORDER BY pinned DESC, used DESC LIMIT ?",
-                (*self._owner.sees, *begin, *values, limit + 1),
-            ).fetchall()
+            with while_wanted(connection, wanted):
+                rows = connection.execute(
+                    f"SELECT {COLUMNS} FROM conversations c WHERE caller IN (?, ?)"
+                    f" AND (pinned, used) < (?, ?) AND {matches}"
+                    " ORDER BY pinned DESC, used DESC LIMIT ?",
+                    (*self._owner.sees, *begin, *values, limit + 1),
+                ).fetchall()
             return [*map(info_of, rows[:limit])], len(rows) > limit
 
         return self._file.run(read)

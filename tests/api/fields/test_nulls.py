@@ -12,6 +12,7 @@ import pytest
 from full_requests import CHAT, COMPLETIONS, RESPONSES, full_requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import request
 
 from offgrid.api.chat.request import parse_chat
 from offgrid.api.completions.request import parse_completion
@@ -87,6 +88,27 @@ def test_messages_that_still_need_content() -> None:
             chat(messages=[{"role": role, "content": None}])
         assert caught.value.param == "messages[0].content"
         assert caught.value.code == "missing_required_parameter"
+
+
+def test_errors_have_the_places_of_the_request(base_url: str) -> None:
+    """Also those that are found after the body was parsed."""
+    text, image = {"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}
+    for messages, param in (
+        ([None, USER, None, {"role": "user"}], "messages[3].content"),
+        ([None, {"role": "user", "content": [text, None, {"type": "x"}]}],
+         "messages[1].content[2].type"),
+        ([USER, None, {"role": "user", "content": [None, text, None, image]}],
+         "messages[2].content[3]"),
+        ([USER, {"role": "user"}, None], "messages[1].content"),
+    ):  # fmt: skip
+        answer = request(base_url, "POST", CHAT, {"messages": messages})
+        error = answer.json["error"]
+        assert answer.status == 400
+        assert (error["param"] or "").startswith(param)
+        assert param in error["message"]
+    items = [None, {"role": "x", "content": "a"}, USER, USER]
+    error = request(base_url, "POST", RESPONSES, {"input": items}).json["error"]
+    assert error["param"] == "input[1].role"
 
 
 def test_in_other_objects() -> None:

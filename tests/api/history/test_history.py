@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import logging.handlers
+import queue
+import socket
+import threading
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +15,7 @@ from typing import Any
 import pytest
 from documented import Documented
 from keyed import bearer, new_key
-from support import Json, Response, request
+from support import TIMEOUT, Json, Response, request
 
 from offgrid.api.history import exports, resource
 from offgrid.api.history.shapes import MAX_SETTINGS
@@ -122,6 +127,34 @@ def test_a_conversation_as_a_page_writes_it(client: Client) -> None:
         ("POST", "/messages", {"messages": [done]}), ("GET", "/export", None),
     ):  # fmt: skip
         assert error(client.ask(method, f"/{id}{tail}", body)) == (404, "not_found", "id")
+
+
+def test_a_search_ends_when_its_client_leaves(
+    client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    began = threading.Event()
+    logged: queue.Queue[logging.LogRecord] = queue.Queue()
+
+    def endless(*_: object) -> tuple[str, list[str]]:
+        began.set()
+        counting = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n)"
+        return f"EXISTS ({counting} SELECT 1 FROM n WHERE x < 0)", []
+
+    monkeypatch.setattr("offgrid.store.history.store.condition", endless)
+    client.make(said("a"))
+    listener = logging.handlers.QueueHandler(logged)
+    log = logging.getLogger("offgrid.requests")
+    caplog.set_level(logging.INFO, log.name)
+    log.addHandler(listener)
+    try:
+        host, port = client.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), TIMEOUT) as sock:
+            sock.sendall(f"GET {PATH}?query=a HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+            assert began.wait(TIMEOUT)
+        line = logged.get(timeout=TIMEOUT).getMessage()
+    finally:
+        log.removeHandler(listener)
+    assert line.startswith(f"GET {PATH} 499 ")
 
 
 def test_pages(empty: Client) -> None:

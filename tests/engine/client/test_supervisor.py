@@ -52,7 +52,7 @@ class Heard(Listener):
     def pong(self, number: int, busy_for: float) -> None:
         pass
 
-    def died(self, cause: str) -> bool:
+    def died(self, cause: str, innocent: bool = False) -> bool:
         self.calls.append("died of memory" if "Memory" in cause else f"died {cause}".strip())
         return False
 

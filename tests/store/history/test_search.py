@@ -62,6 +62,27 @@ def test_the_results_are_those_of_a_simple_reference(
     examples(n, check, TEXTS, st.lists(TEXTS, max_size=3), TEXTS)
 
 
+def test_a_search_ends_when_its_result_is_not_wanted(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_index(monkeypatch)
+    store = make()
+    texts = ["The otter swims."] * 2000
+    store.create(titled("T", *texts))
+    asked: list[None] = []
+
+    def wanted() -> bool:
+        asked.append(None)
+        return len(asked) < 3
+
+    with pytest.raises(search.SearchEnded):
+        store.page("lion", None, 9, wanted)
+    assert len(asked) == 3
+    # The connection is as before.
+    assert store.page("otter", None, 9)[0]
+    assert len(asked) == 3
+
+
 def test_the_index_is_used(store: HistoryStore, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, list[str]]] = []
     condition = search.condition

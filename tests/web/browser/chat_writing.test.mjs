@@ -57,6 +57,49 @@ test("each conversation has its own draft", () => it.visit(async (context) => {
   assert.equal(await (await field(page)).inputValue(), "A draft of the first");
 }));
 
+/** Paste a picture of noise, which no format makes small. */
+const pasteLarge = async (page) => (await field(page)).evaluate(async (area) => {
+  const canvas = new OffscreenCanvas(1400, 1400);
+  const pixels = new ImageData(1400, 1400);
+  for (let at = 0; at < pixels.data.length; at += 65_536) crypto.getRandomValues(pixels.data.subarray(at, at + 65_536));
+  for (let at = 3; at < pixels.data.length; at += 4) pixels.data[at] = 255;
+  canvas.getContext("2d").putImageData(pixels, 0, 0);
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([await canvas.convertToBlob()], "noise.png", { type: "image/png" }));
+  area.dispatchEvent(new ClipboardEvent("paste", { clipboardData: transfer, bubbles: true }));
+});
+
+/** Wait until the browser remembers so many large values. */
+const remembers = (page, count) => page.waitForFunction((wanted) => new Promise((resolve) => {
+  indexedDB.open("offgrid").onsuccess = ({ target: { result: found } }) => {
+    found.transaction("large").objectStore("large").count().onsuccess = (event) => {
+      found.close();
+      resolve(event.target.result === wanted);
+    };
+  };
+}), count);
+
+test("a draft keeps a large image, until it is sent", () => it.visit(async (context) => {
+  const page = await newChat(context, it.server, "seeing");
+  await (await field(page)).fill("What is this?");
+  await pasteLarge(page);
+  const attached = page.getByRole("button", { name: await text("chat.remove_image") });
+  await attached.waitFor();
+  await remembers(page, 1);
+  await page.reload();
+  await attached.waitFor();
+  assert.ok(await page.locator(".attachment img").evaluate((image) => image.src.length > 1_000_000));
+  await (await field(page)).press("End");
+  await (await field(page)).pressSequentially(" Look!");
+  await choose(page, "seeing");
+  await (await field(page)).press("Enter");
+  await (await questions(page)).getByText("What is this? Look!").waitFor();
+  await remembers(page, 0);
+  await page.reload();
+  await (await questions(page)).first().waitFor();
+  assert.equal(await attached.count(), 0);
+}));
+
 test("an answer goes on while another conversation is shown", () => it.visit(async (context) => {
   const page = await newChat(context, it.server, "talker");
   await send(page, "Talk in the background");

@@ -22,6 +22,8 @@ from offgrid.api.http.waitress.chunks import ChunkedBody
 
 FRAMING = 1 << 20
 """Bytes that a chunked body may have beyond the limit of bodies, for the sizes of its chunks."""
+_CHUNK_SIZES = 1 << 12
+"""The same for bodies with a limit of their connection."""
 _MAX_BODIES = 1 << 29
 """Bytes of all bodies kept at once; or four times the limit of one body, if that is more."""
 _FREE = 1 << 16
@@ -144,6 +146,8 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     budget = Budget(_MAX_BODIES)
     access: Access | None = None
     """Who may send a large body; None for everybody."""
+    most: int | None = None
+    """Largest body in bytes; None for the limit of the settings."""
     clock: Callable[[], float] = staticmethod(time.monotonic)
     _counted = 0
     _judged = False
@@ -163,7 +167,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
         except ValueError:  # a URL or a number that Python does not parse
             self.error = BadRequest("the URL or the content length is invalid")
             consumed = len(data)
-        if self.error is None and self.content_length > self.max_body:
+        if self.error is None and self._is_too_large():
             self.error = RequestEntityTooLarge("")
         if not self._judged and max(self.content_length, self.body_bytes_received) > _FREE:
             self._judge()
@@ -188,6 +192,12 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
         self._judged = refused is not None
         if refused and self.error is None:
             self.error = NotAdmitted("")
+
+    def _is_too_large(self) -> bool:
+        """Whether the body is larger than may be, as far as is known; waitress ends chunked ones
+        that are larger than the settings allow."""
+        chunked = 0 if self.most is None else self.body_bytes_received - _CHUNK_SIZES
+        return bool(max(self.content_length, chunked) > self.max_body)
 
     def is_late(self) -> bool:
         """Whether the client has used up its time to send the request."""
@@ -243,7 +253,7 @@ class Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     @property
     def max_body(self) -> int:
         """Maximum size of a body in bytes."""
-        return int(self.adj.max_request_body_size) - FRAMING
+        return self.most or int(self.adj.max_request_body_size) - FRAMING
 
     def parse_header(self, header_plus: bytes) -> None:
         """Parse the first line and the headers.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import socket
 from typing import Any, NamedTuple
 
 from offgrid.api.http.waitress.environ import ON_PEERS_PORT, PEER
+from offgrid.api.http.waitress.parser import Parser
 from offgrid.api.http.waitress.tls import HasContext, TlsChannel
+
+_MAX_UNPROVED = 8 << 10
+"""Bytes of a body from a machine that has proved nothing yet: a message of a pairing."""
 
 
 class PeersPort(NamedTuple):
@@ -18,15 +23,31 @@ class PeersPort(NamedTuple):
 
 
 class PeersChannel(TlsChannel):
-    """A connection of a peer. A machine that speaks plain HTTP learns nothing here."""
+    """A connection of a peer, or during a pairing one without a certificate, which can send small
+    bodies only. A machine that speaks plain HTTP learns nothing here."""
 
     reused = True  # after each stream, TLS would begin anew
 
     def known(self) -> dict[str, Any]:
         """Return that it came through the peers port, and the fingerprint of its certificate."""
-        certificate = self.socket.certificate() if self.socket is not None else b""
+        certificate = self._certificate()
         fingerprint = hashlib.sha256(certificate).hexdigest() if certificate else ""
         return {ON_PEERS_PORT: True, PEER: fingerprint}
 
+    def received(self, data: bytes) -> bool:
+        """Parse a part of a request."""
+        if self.request is None and not self._certificate():
+            self.parser_class = _unproved(type(self).parser_class)
+        return super().received(data)
+
+    def _certificate(self) -> bytes:
+        return self.socket.certificate() if self.socket is not None else b""
+
     def _refuse_plain(self) -> None:
         self.will_close = True
+
+
+@functools.cache
+def _unproved(parser: type[Parser]) -> type[Parser]:
+    """Return a parser class of the same server for machines that have proved nothing yet."""
+    return type("UnprovedParser", (parser,), {"most": _MAX_UNPROVED})

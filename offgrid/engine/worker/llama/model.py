@@ -79,8 +79,13 @@ class Model(Weights):
         LoadError: the file does not load, or the context does not fit into memory.
     """
 
-    def __init__(self, load: Load, progress: Callable[[float], None] = lambda part: None) -> None:
-        super().__init__(load, progress)
+    def __init__(
+        self,
+        load: Load,
+        progress: Callable[[float], None] = lambda part: None,
+        lost: Callable[[str], None] = lambda message: None,
+    ) -> None:
+        super().__init__(load, progress, lost)
         self._context = None
         self._memory: Any = None
         self.window = 0
@@ -214,7 +219,7 @@ class Model(Weights):
             self.n_parallel, self.batch.capacity, self.window,
             # Only flash attention divides sums among the threads.
             load.threads if self.attention.on else 0,
-            load.gpu_layers, load.kv_type_k, load.kv_type_v, self.attention.on,
+            load.gpu_layers, load.remote_layers, load.kv_type_k, load.kv_type_v, self.attention.on,
             *map(_adapter_identity, load.adapters),
         )  # fmt: skip
         description = ctypes.create_string_buffer(256)

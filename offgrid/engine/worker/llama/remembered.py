@@ -81,7 +81,7 @@ def _path(weights: Weights, suffix: str) -> Path | None:
     parts = (
         *identity(), os.path.abspath(load.path), status.st_size, status.st_mtime_ns,
         weights.n_ctx, weights.n_parallel, weights.n_threads, load.kv_type_k, load.kv_type_v,
-        load.batch_size, load.gpu_layers,
+        load.batch_size, load.gpu_layers, load.remote_layers,
     )  # fmt: skip
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=KEY_CHARACTERS // 2).hexdigest()
     return Path(load.cache_dir) / f"{digest}{suffix}"

@@ -20,6 +20,7 @@ from offgrid.engine.worker.llama.kv_types import (
     WITHOUT_FLASH_ATTENTION,
     check_kv_types,
 )
+from offgrid.engine.worker.llama.rpc import RemoteLayers
 from offgrid.engine.worker.llama.tensors import has_tensor, parts_of
 from offgrid.engine.worker.llama.vocabulary import Vocabulary
 
@@ -45,6 +46,8 @@ class Weights(Vocabulary):
     Args:
         load: what to load, and how.
         progress: called with the part of the weights that is loaded, 0 to 1, now and then.
+        lost: called on another thread with what happened if a machine is lost that computes a part
+            of the model. It should end the process.
 
     Attributes:
         load: the command that it was loaded for.
@@ -61,10 +64,16 @@ class Weights(Vocabulary):
         LoadError: the file does not load.
     """
 
-    def __init__(self, load: Load, progress: Callable[[float], None] = lambda part: None) -> None:
+    def __init__(
+        self,
+        load: Load,
+        progress: Callable[[float], None] = lambda part: None,
+        lost: Callable[[str], None] = lambda message: None,
+    ) -> None:
         self._model = None
         lc.llama_backend_init()
-        self._model = _load_model(load, progress)
+        self._remote = RemoteLayers(load, lost) if load.rpc else None
+        self._model = _load_model(load, progress, self._remote)
         check_kv_types(self._model, load)
         self._adapters = Adapters(self._model, load.adapters)
         super().__init__(self._model)
@@ -89,6 +98,8 @@ class Weights(Vocabulary):
         if self._model is not None:
             lc.llama_model_free(self._model)
             self._model = None
+        if self._remote is not None:
+            self._remote.close()
 
     def new_context(self, params: lc.llama_context_params) -> lc.llama_context_p:
         """Return a context over these weights (``llama_init_from_model``).
@@ -202,13 +213,17 @@ def set_attention(params: lc.llama_context_params, choice: Choice) -> None:
     params.flash_attn_type = on if choice.on else lc.LLAMA_FLASH_ATTN_TYPE_DISABLED
 
 
-def _load_model(load: Load, progress: Callable[[float], None]) -> lc.llama_model_p:
+def _load_model(
+    load: Load, progress: Callable[[float], None], remote: RemoteLayers | None
+) -> lc.llama_model_p:
     path = Path(load.path)
     if not path.is_file():
         raise LoadError(f"{path.name} is not there any more.")
     params = lc.llama_model_default_params()
     params.n_gpu_layers = load.gpu_layers if load.gpu_layers >= 0 else 1 << 20
     params.load_mode = _load_mode(load)
+    if remote is not None:
+        remote.apply(params)
     # NOTE: llama.cpp's AMX kernels can kill the process at their first use ("ldtilecfg" faults on
     # data that they leave uninitialised; ggml-org/llama.cpp#20824). Without them, the weights stay
     # in their plain layout, which all other kernels read.

@@ -3,6 +3,20 @@
 /** Tokens of an answer whose probabilities are kept. */
 export const MAX_TOKENS = 4_000;
 
+/** Characters of an answer that are sent to the history in about a second. */
+const SAVED_PER_SECOND = 32_000;
+
+/**
+ * Whether an answer that grows is to be saved again. The history gets the whole answer each time, so
+ * that a request which is repeated or comes late does no harm; therefore a long one is saved less
+ * often, and the network has no more to do for it than for a short one.
+ * @param {number} seconds since it was saved
+ * @param {number} length its characters
+ */
+export function isDue(seconds, length) {
+  return seconds * SAVED_PER_SECOND >= length;
+}
+
 /**
  * @typedef {object} Token
  * @property {string} text

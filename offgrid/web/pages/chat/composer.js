@@ -7,7 +7,7 @@ import { toast } from "../../parts/toast.js";
 import { Camera } from "./camera.js";
 import { MAX_IMAGES, MAX_TOTAL, imageFiles, pastedImages, readImage } from "./images.js";
 import { contentOf } from "./request.js";
-import { recallDraft, rememberDraft } from "./settings.js";
+import { recallDraft, recallImages, rememberDraft } from "./settings.js";
 
 /**
  * @param {object} props `id`: of the conversation, whose draft is shown; `isRunning`; `seesImages`:
@@ -140,6 +140,11 @@ function useDraft(id) {
     setDraft(next);
     rememberDraft(now.current.id, next);
   };
+  useEffect(() => {
+    const { images: none } = now.current.draft;
+    // They come later, and must not replace what the user has done meanwhile.
+    recallImages(id).then((images) => images.length && !none.length && now.current.draft.images === none && change({ images }));
+  }, [id]);
   useLayoutEffect(() => fit(area.current), [draft.text]);
   useEffect(() => {
     if (matchMedia("(pointer: fine)").matches) area.current.focus({ preventScroll: true });

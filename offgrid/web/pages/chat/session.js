@@ -8,12 +8,12 @@
 
 import { api, send } from "../../lib/api.js";
 import { Store } from "../../lib/store.js";
-import { Answer } from "./answer.js";
+import { Answer, isDue } from "./answer.js";
 import { openConversation } from "./history/sync.js";
 import { chatRequest, textOf, titleOf } from "./request.js";
 import { probabilities } from "./settings.js";
 
-/** Milliseconds between two savings of an answer that grows. */
+/** Milliseconds between two savings of an answer that grows; more if it is long. */
 const SAVE_MS = 1_000;
 
 /** Characters of an answer that a page can still send when it is left: browsers allow 64 KiB. */
@@ -142,9 +142,9 @@ export class Session {
     this.#abort = new AbortController();
     const answer = new Answer(continued ? { ...continued, content: textOf(continued.content) } : {});
     const { id } = this.#begin(parent, settings, continued);
-    this.#answer = { id, answer, continued };
+    this.#answer = { id, answer, continued, savedAt: performance.now() };
     this.#publish();
-    const timer = setInterval(() => answer.hasBegun && this.#save("running"), SAVE_MS);
+    const timer = setInterval(() => this.#saveIfDue(), SAVE_MS);
     let error = null;
     try {
       await this.#stream(id, settings, answer, continued);
@@ -202,6 +202,14 @@ export class Session {
     this.#abort = null;
     this.live.set(null);
     this.#closeIfUnused();
+  }
+
+  #saveIfDue() {
+    const { answer, savedAt } = this.#answer;
+    const length = answer.content.length + answer.reasoning.length;
+    if (!answer.hasBegun || !isDue((performance.now() - savedAt) / 1000, length)) return;
+    this.#answer.savedAt = performance.now();
+    this.#save("running");
   }
 
   #save(status, error = null) {

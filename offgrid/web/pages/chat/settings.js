@@ -1,5 +1,6 @@
 /** What the chat remembers in this browser: the last settings, presets, drafts, and the view. */
 
+import { recallLarge, rememberLarge } from "../../lib/large.js";
 import { onRemembered, recall, remember } from "../../lib/local.js";
 import { Store } from "../../lib/store.js";
 
@@ -46,22 +47,39 @@ function keepPresets(all) {
   presets.set(all);
 }
 
-/** Characters of images in a draft that are remembered: browsers store a few million. */
-const MAX_DRAFT_IMAGES = 1_000_000;
+/** Name of a draft -> its images as they were remembered last. */
+const rememberedImages = new Map();
+
+function draftName(id) {
+  return `chat.draft.${id ?? "new"}`;
+}
 
 /**
- * The message that the user has begun to write in a conversation.
+ * The message that the user has begun to write in a conversation; `recallImages` has its images.
  * @param {string|null} id
  * @returns {{text: string, images: string[]}}
  */
 export function recallDraft(id) {
-  const draft = recall(`chat.draft.${id ?? "new"}`);
-  return { text: draft?.text ?? "", images: draft?.images ?? [] };
+  const name = draftName(id);
+  const images = [];
+  rememberedImages.set(name, images); // typing a letter does not take away those that are still read
+  return { text: recall(name)?.text ?? "", images };
+}
+
+/**
+ * The images of a draft.
+ * @param {string|null} id
+ * @returns {Promise<string[]>}
+ */
+export async function recallImages(id) {
+  return await recallLarge(draftName(id)) ?? [];
 }
 
 /** Remembers a draft; an empty one is forgotten. */
 export function rememberDraft(id, { text, images }) {
-  const size = images.reduce((sum, image) => sum + image.length, 0);
-  const kept = size > MAX_DRAFT_IMAGES ? [] : images;
-  remember(`chat.draft.${id ?? "new"}`, text || kept.length ? { text, images: kept } : null);
+  const name = draftName(id);
+  remember(name, text ? { text } : null);
+  if (rememberedImages.get(name) === images) return; // only the text has changed
+  rememberedImages.set(name, images);
+  rememberLarge(name, images.length ? images : null);
 }

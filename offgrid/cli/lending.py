@@ -1,0 +1,163 @@
+"""What ``offgrid rpc-worker`` does: it listens for peers, and says what it lends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import msgspec
+
+from offgrid import __version__
+from offgrid.cli.options import fail
+from offgrid.cli.serving import configure_logging
+from offgrid.config import Settings
+from offgrid.engine.memory import free_memory, written
+from offgrid.errors import ConfigError, OffgridError
+from offgrid.listening import listen
+from offgrid.peers.book import FILE, Book
+from offgrid.peers.contexts import ServerContexts
+from offgrid.peers.identity import load_identity, write_private
+from offgrid.peers.rpc import STATUS_FILE
+from offgrid.rpc.child import Child, Started, program_of
+from offgrid.rpc.lender import Lender, Terms
+from offgrid.startup import prepare_process
+
+log = logging.getLogger("offgrid.rpc")
+_EVERY = 2.0
+"""Seconds between two looks at the book of peers, and two reports of the free memory."""
+_FIX = "stop the other program, or choose another port with --rpc-port"
+
+
+def lend_memory(settings: Settings) -> None:
+    """Lend until a signal comes; exit with a message if that is not possible."""
+    configure_logging(settings)
+    prepare_process()
+    try:
+        identity = load_identity(settings.peers_dir, settings.peers_name)
+        book = Book(settings.peers_dir)
+        contexts = ServerContexts(identity, book)
+        started = _try_out(settings)
+        listener = listen(settings.rpc_host, settings.rpc_port, _FIX)
+    except ConfigError as ex:
+        fail(str(ex), 2)
+    except OffgridError as ex:
+        fail(f"this machine cannot lend memory: {ex}", 1)
+
+    def name_of(fingerprint: str) -> str | None:
+        peer = book.by_fingerprint(fingerprint)
+        return None if peer is None else peer.name
+
+    lender = Lender(
+        listener,
+        Terms(
+            context=lambda: contexts.context,
+            name_of=name_of,
+            start=lambda: Child(program_of(os.getpid(), _job(settings)), log.debug),
+            free=free_memory,
+            started=started,
+        ),
+    )
+    port = int(listener.getsockname()[1])
+    _print_banner(settings, book, started, port)
+    with _status_file(settings.peers_dir, started, port), _reading(book, settings.peers_dir):
+        _run_until_signal(lender)
+
+
+def _try_out(settings: Settings) -> Started:
+    """Start a process as for a session, and end it; return what it has said.
+
+    Raises:
+        RpcError: it cannot serve.
+    """
+    child = Child(program_of(os.getpid(), _job(settings)), log.debug)
+    child.end()
+    return child.started
+
+
+def _job(settings: Settings) -> str:
+    library = "" if settings.rpc_library is None else str(settings.rpc_library)
+    return json.dumps({"library": library, "threads": settings.threads})
+
+
+def _print_banner(settings: Settings, book: Book, started: Started, port: int) -> None:
+    names = ", ".join(peer.name for peer in book.all()) or "none yet: run offgrid peers pair"
+    click.echo(f"OffGrid RPC worker {__version__} at {settings.rpc_host}:{port}")
+    click.echo(f"  lends    {written(free_memory())} of memory, {len(started.devices)} devices")
+    click.echo(f"  build    {started.build}")
+    click.echo(f"  peers    {names}")
+    click.echo("  stop     Ctrl-C")
+
+
+def _run_until_signal(lender: Lender) -> None:
+    """Serve on another thread, so that signals are handled at once."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    thread = threading.Thread(target=lender.run, name="rpc-lender", daemon=True)
+    thread.start()
+    while not ended.wait(_EVERY) and thread.is_alive():
+        pass
+    lender.close()
+
+
+@contextlib.contextmanager
+def _reading(book: Book, folder: Path) -> Iterator[None]:
+    """Read the book again when the server of this machine has paired or forgotten a peer."""
+    ended = threading.Event()
+
+    def look() -> None:
+        stamp = _stamp(folder / FILE)
+        while not ended.wait(_EVERY):
+            now = _stamp(folder / FILE)
+            if now != stamp:
+                stamp = now
+                with contextlib.suppress(ConfigError):  # the peers stay as they were
+                    book.reload()
+
+    threading.Thread(target=look, name="rpc-book", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+@contextlib.contextmanager
+def _status_file(folder: Path, started: Started, port: int) -> Iterator[None]:
+    """Keep a file that tells the server of this machine what is lent."""
+    path, ended = folder / STATUS_FILE, threading.Event()
+
+    def write() -> None:
+        while True:
+            data = {
+                "pid": os.getpid(), "port": port, "version": __version__, "build": started.build,
+                "memory_free": free_memory(), "time": int(time.time()),
+            }  # fmt: skip
+            with contextlib.suppress(OSError):  # it only informs
+                write_private(path, msgspec.json.encode(data))
+            if ended.wait(5 * _EVERY):
+                return
+
+    thread = threading.Thread(target=write, name="rpc-status", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        path.unlink(missing_ok=True)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino

@@ -1,0 +1,65 @@
+"""Peers that lend memory: which servers the settings name, and what a lender knows of borrowers."""
+
+from __future__ import annotations
+
+from offgrid.config import BY_NAME, Settings
+from offgrid.errors import ConfigError
+from offgrid.peers.book import Book, Peer
+from offgrid.peers.identity import Identity, load_identity
+from offgrid.rpc.endpoint import MAX_SERVERS, RpcServer, local_server
+
+STATUS_FILE = "rpc.json"
+"""What the RPC worker of this machine says of itself, in the folder ``peers_dir``."""
+
+
+def rpc_servers(settings: Settings) -> list[RpcServer]:
+    """Return the servers that the setting ``rpc_servers`` names, peers and others.
+
+    Raises:
+        ConfigError: one of them is neither a peer nor a port of this machine, or there are too
+            many.
+    """
+    names = settings.rpc_servers
+    if len(names) > MAX_SERVERS:
+        raise ConfigError(f"rpc_servers: llama.cpp uses at most {MAX_SERVERS} servers.")
+    if not names:
+        return []
+    book = Book(settings.peers_dir)
+    found = [_peer(settings, book, name) or local_server(name) or name for name in names]
+    for one in found:
+        if isinstance(one, str):
+            raise ConfigError(
+                f"rpc_servers: {one!r} is not a peer of this machine. 'offgrid peers list' shows "
+                "the peers, 'offgrid peers pair' makes one."
+            )
+    return [one for one in found if isinstance(one, RpcServer)]
+
+
+def _peer(settings: Settings, book: Book, text: str) -> RpcServer | None:
+    port = int(BY_NAME["rpc_port"].default)
+    peer = book.find(text)
+    if peer is None:
+        name, _, number = text.rpartition(":")
+        peer = book.find(name) if name and number.isdecimal() else None
+        port = int(number) if peer is not None else port
+    if peer is None:
+        return None
+    return server_of(load_identity(settings.peers_dir, settings.peers_name), peer, port)
+
+
+def server_of(identity: Identity, peer: Peer, port: int) -> RpcServer:
+    """Return a peer as a server that lends memory.
+
+    Args:
+        identity: this machine.
+        peer: the peer.
+        port: the port of its RPC worker.
+    """
+    return RpcServer(
+        peer.name,
+        peer.addresses,
+        port,
+        certificate=peer.certificate,
+        cert_file=str(identity.certificate_file),
+        key_file=str(identity.key_file),
+    )

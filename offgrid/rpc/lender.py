@@ -1,0 +1,170 @@
+"""Lends this machine's memory: listens for peers, and starts a process for each session.
+
+Nothing of ggml is reachable from a network. A machine must first finish a TLS handshake with the
+certificate of a paired peer; then it speaks lines of JSON with this process; and only the relay of
+a session passes bytes on to ggml's server, which listens on loopback, for one connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from offgrid import __version__
+from offgrid.errors import RpcError
+from offgrid.rpc.child import Child, Started
+from offgrid.rpc.messages import Ask, Offer, end_connection, read_ask, send_line
+from offgrid.rpc.session import Session, refuse
+
+log = logging.getLogger(__name__)
+
+MAX_SESSIONS = 16
+_MAX_CONNECTIONS = 64
+"""Connections at once, most of which may not have said anything yet."""
+_HANDSHAKE_SECONDS = 10.0
+_BACKLOG = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a lender needs to know of its machine.
+
+    Attributes:
+        context: returns the TLS context for the next connection: peers may be paired meanwhile.
+        name_of: returns the name of the peer with a certificate of this fingerprint (SHA-256, hex);
+            None if there is none any more.
+        start: starts a process for a session; raises RpcError.
+        free: returns the bytes of memory that can be lent.
+        started: what a process has said of itself, to compare builds without starting one.
+    """
+
+    context: Callable[[], ssl.SSLContext]
+    name_of: Callable[[str], str | None]
+    start: Callable[[], Child]
+    free: Callable[[], int]
+    started: Started
+
+
+class Lender:
+    """Serves borrowers until :meth:`close`.
+
+    Args:
+        listener: a listening TCP socket.
+        terms: what it needs to know.
+    """
+
+    def __init__(self, listener: socket.socket, terms: Terms) -> None:
+        self._listener = listener
+        self._terms = terms
+        self._sessions: dict[str, Session] = {}
+        self._lock = threading.Lock()
+        self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        self._closed = False
+
+    @property
+    def sessions(self) -> int:
+        """Number of sessions."""
+        with self._lock:
+            return len(self._sessions)
+
+    def run(self) -> None:
+        """Accept connections until :meth:`close`."""
+        while not self._closed:
+            try:
+                plain, _ = self._listener.accept()
+            except OSError as ex:
+                if not self._closed:
+                    log.warning("cannot accept a connection: %s", ex)
+                continue
+            if not self._places.acquire(blocking=False):
+                plain.close()
+                continue
+            threading.Thread(
+                target=self._serve, args=(plain,), name="rpc-borrower", daemon=True
+            ).start()
+
+    def close(self) -> None:
+        """Accept no more connections, and end all sessions."""
+        self._closed = True
+        end_connection(self._listener)
+        self._listener.close()
+        with self._lock:
+            sessions = [*self._sessions.values()]
+        for session in sessions:
+            session.close()
+
+    # --- one connection -----------------------------------------------------------------------
+
+    def _serve(self, plain: socket.socket) -> None:
+        try:
+            with plain:
+                plain.settimeout(_HANDSHAKE_SECONDS)
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with self._terms.context().wrap_socket(plain, server_side=True) as connection:
+                    self._converse(connection)
+        except (OSError, RpcError) as ex:
+            log.debug("a connection has failed: %s", ex)
+        finally:
+            self._places.release()
+
+    def _converse(self, connection: ssl.SSLSocket) -> None:
+        certificate = connection.getpeercert(binary_form=True)
+        borrower = hashlib.sha256(certificate or b"").hexdigest()
+        name = self._terms.name_of(borrower) if certificate else None
+        if name is None:
+            return
+        ask = read_ask(connection, _HANDSHAKE_SECONDS)
+        try:
+            self._answer(connection, ask, name, borrower)
+        except RpcError as ex:
+            log.warning("%s gets no memory: %s", name, ex)
+            refuse(connection, str(ex), self._terms.started.build)
+
+    def _answer(self, connection: ssl.SSLSocket, ask: Ask, name: str, borrower: str) -> None:
+        if ask.ask == "status":
+            started = self._terms.started
+            offer = Offer(started.build, __version__, self._terms.free(), started.devices)
+            send_line(connection, offer)
+        elif ask.ask == "lend":
+            self._lend(connection, ask, name, borrower)
+        elif ask.ask == "data":
+            self._find(ask.session, borrower).serve_data(connection)
+        else:
+            raise RpcError("this version of OffGrid does not know the question")
+
+    def _lend(self, connection: ssl.SSLSocket, ask: Ask, name: str, borrower: str) -> None:
+        build = self._terms.started.build
+        if ask.build != build:
+            raise RpcError(
+                f"it has another llama.cpp: {build} there, {ask.build} here; install the same "
+                "version of OffGrid and of llama-cpp-python on both machines"
+            )
+        with self._lock:
+            if len(self._sessions) >= MAX_SESSIONS:
+                raise RpcError(f"it lends memory for {MAX_SESSIONS} models already")
+        child = self._terms.start()
+        session = Session(
+            child, connection, name, borrower, lambda: self._terms.name_of(borrower) is not None
+        )
+        with self._lock:
+            self._sessions[session.id] = session
+        log.info("%s borrows memory for a model", name)
+        try:
+            session.run(self._terms.free())
+        finally:
+            with self._lock, contextlib.suppress(KeyError):
+                del self._sessions[session.id]
+            session.close()
+
+    def _find(self, id: str, borrower: str) -> Session:
+        with self._lock:
+            session = self._sessions.get(id)
+        if session is None or session.borrower != borrower:
+            raise RpcError("there is no such session")
+        return session

@@ -1,0 +1,128 @@
+"""What both ends of a TLS connection between a borrower and a lender say before ggml speaks.
+
+Each message is one line of JSON. The borrower asks first: for the ``status``, for a session
+(``lend``), or for the connection of a session on which ggml will speak (``data``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+
+import msgspec
+
+from offgrid.errors import RpcError
+
+MAX_LINE = 16384
+"""Bytes of a message."""
+BEAT, BEATS_MISSED = 1.0, 5
+"""Seconds between two lines of the borrower during a session, and how many answers in a row may be
+missing before the lender counts as lost. The lender gives up after three times as long."""
+ALIVE, STOPPED = "alive", "stopped"
+"""Answers to a beat: the process that computes runs, or it was stopped. Any other answer says why
+the session has ended."""
+
+
+class Device(msgspec.Struct, frozen=True, array_like=True):
+    """A device that is lent, and the bytes of its memory."""
+
+    name: str
+    free: int
+    total: int
+
+
+class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The first line of a connection. ``build`` and ``version`` are those of the borrower."""
+
+    ask: str
+    build: str = ""
+    version: str = ""
+    session: str = ""
+
+
+class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer. ``error`` is empty if it is yes.
+
+    ``build`` and ``version`` are those of the lender, ``free`` the bytes of memory that it can
+    lend, ``devices`` what it computes on.
+    """
+
+    build: str = ""
+    version: str = ""
+    free: int = 0
+    devices: tuple[Device, ...] = ()
+    session: str = ""
+    error: str = ""
+
+
+_ask, _offer = msgspec.json.Decoder(Ask), msgspec.json.Decoder(Offer)
+
+
+def send_line(connection: socket.socket, message: Ask | Offer | str) -> None:
+    """Send a message.
+
+    Raises:
+        OSError: the connection has ended, or takes no bytes within its time limit.
+    """
+    data = message.encode() if isinstance(message, str) else msgspec.json.encode(message)
+    connection.sendall(data + b"\n")
+
+
+def read_line(connection: socket.socket, seconds: float) -> str:
+    """Return the next line, without its end.
+
+    Raises:
+        RpcError: it is too long, or the connection has ended.
+        OSError: it has not come in time (TimeoutError), or the connection has failed.
+    """
+    deadline, data = time.monotonic() + seconds, bytearray()
+    while not data.endswith(b"\n"):
+        if len(data) > MAX_LINE:
+            raise RpcError("the other end sends no lines; it is not an OffGrid RPC worker")
+        # One byte at a time: what follows the line belongs to ggml.
+        data += receive(connection, 1, deadline)
+    return data[:-1].decode("utf-8", "replace")
+
+
+def receive(connection: socket.socket, size: int, deadline: float) -> bytes:
+    """Return exactly so many bytes.
+
+    Raises:
+        RpcError: the connection has ended.
+        OSError: they have not come by ``deadline`` (TimeoutError), or the connection has failed.
+    """
+    data = bytearray()
+    while len(data) < size:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        connection.settimeout(left)
+        part = connection.recv(size - len(data))
+        if not part:
+            raise RpcError("the other end has closed the connection")
+        data += part
+    return bytes(data)
+
+
+def read_ask(connection: socket.socket, seconds: float) -> Ask:
+    """Return the first message of a borrower; errors as :func:`read_line`."""
+    try:
+        return _ask.decode(read_line(connection, seconds))
+    except msgspec.DecodeError:
+        raise RpcError("the other end is no OffGrid server of this version") from None
+
+
+def read_offer(connection: socket.socket, seconds: float) -> Offer:
+    """Return a lender's answer; errors as :func:`read_line`."""
+    try:
+        return _offer.decode(read_line(connection, seconds))
+    except msgspec.DecodeError:
+        raise RpcError("the other end is no OffGrid RPC worker of this version") from None
+
+
+def end_connection(connection: socket.socket) -> None:
+    """End a connection, also one that another thread waits for: that thread sees its end."""
+    with contextlib.suppress(OSError):
+        # NOTE: SSLSocket.shutdown drops the TLS object that the other thread uses.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)

@@ -1,0 +1,189 @@
+"""The borrower's end of a tunnel: a port of this process for llama.cpp, and a peer after it.
+
+llama.cpp connects once to a loopback port, which is closed as soon as that connection has come.
+Only a connection of this process itself is accepted, so that no other user of this machine gets
+into the tunnel. What llama.cpp says then travels to the peer inside TLS.
+
+llama.cpp ends its process when the connection of its RPC ends, and waits for ever if the other end
+is stopped. Therefore the loss of a peer is noticed here, before llama.cpp sees it: a second
+connection carries a line each way every second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+
+from offgrid.errors import RpcError
+from offgrid.rpc.connection import ask
+from offgrid.rpc.endpoint import RpcServer
+from offgrid.rpc.messages import (
+    ALIVE,
+    BEAT,
+    BEATS_MISSED,
+    STOPPED,
+    Ask,
+    Offer,
+    end_connection,
+    read_line,
+    send_line,
+)
+from offgrid.rpc.own import has_connected
+from offgrid.rpc.probe import probe
+from offgrid.rpc.relay import relay
+
+START_SECONDS = 60.0
+"""Time in which a lender must have started a process for a session: it imports llama.cpp."""
+_ACCEPT_SECONDS = 60.0
+_PROBE_SECONDS = 5.0
+LOOPBACK = "127.0.0.1"
+
+
+class Tunnel:
+    """A session with a server that lends memory.
+
+    Args:
+        server: the server.
+        build: what llama.cpp is on this machine; a peer with another one is refused.
+        lost: called once, on another thread, with what happened to the server. It
+            should end the process: llama.cpp does so as soon as the connection is closed.
+
+    Attributes:
+        port: the loopback port for llama.cpp. It takes one connection.
+        devices: number of devices that the server lends.
+
+    Raises:
+        RpcError: the server cannot be used; the message names it.
+    """
+
+    def __init__(self, server: RpcServer, build: str, lost: Callable[[str], None]) -> None:
+        self.server = server
+        self._lost = lost
+        self._closed = threading.Event()
+        self._telling = threading.Lock()
+        self._told = False
+        self._pulse: socket.socket | None = None
+        self._far = self._open_peer(build) if server.is_peer else self._open_local()
+        try:
+            self._listener = socket.create_server((LOOPBACK, 0), backlog=8)
+            self.port = int(self._listener.getsockname()[1])
+        except BaseException:
+            self.close()
+            raise
+
+    def start(self) -> None:
+        """Wait for llama.cpp's connection, and watch the server, on two threads."""
+        threading.Thread(target=self._run, name="rpc-tunnel", daemon=True).start()
+        if self._pulse is not None:
+            threading.Thread(target=self._watch, name="rpc-pulse", daemon=True).start()
+
+    def close(self) -> None:
+        """End the session; ``lost`` is not called any more."""
+        self._closed.set()
+        for one in (self._far, self._pulse):
+            if one is not None:
+                end_connection(one)
+
+    # --- opening ------------------------------------------------------------------------------
+
+    def _open_peer(self, build: str) -> socket.socket:
+        pulse, offer = ask(self.server, Ask("lend", build), START_SECONDS)
+        self._pulse = pulse
+        try:
+            check_offer(self.server, offer, build)
+            self.devices = len(offer.devices)
+            far, _ = ask(self.server, Ask("data", build, session=offer.session), START_SECONDS)
+        except BaseException:
+            pulse.close()
+            raise
+        return far
+
+    def _open_local(self) -> socket.socket:
+        server = self.server
+        try:
+            self.devices = len(probe(server.addresses[0], server.port, _PROBE_SECONDS).memory)
+            address = (server.addresses[0], server.port)
+            return socket.create_connection(address, _PROBE_SECONDS)
+        except RpcError as ex:
+            raise RpcError(f"the RPC server {server.name} cannot be used: {ex}") from None
+        except OSError as ex:
+            raise RpcError(f"the RPC server {server.name} cannot be reached ({ex})") from None
+
+    # --- threads ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        near = self._accept()
+        if near is None:
+            return
+        if relay(near, self._far) is self._far and self._lose("has closed the connection"):
+            # llama.cpp must not see the end of its connection before the process ends.
+            self._closed.wait()
+        near.close()
+
+    def _accept(self) -> socket.socket | None:
+        """Return llama.cpp's connection, and listen no more; None if it has not come."""
+        self._listener.settimeout(_ACCEPT_SECONDS)
+        with self._listener, contextlib.suppress(OSError):
+            while True:
+                near, address = self._listener.accept()
+                if has_connected(address[:2], near.getsockname()[:2]):
+                    return near
+                near.close()  # another process
+        return None
+
+    def _watch(self) -> None:
+        """Exchange a line every second. A line that is not answered yet is waited for first."""
+        assert self._pulse is not None
+        missed, owed, state = 0, False, ""
+        while not self._closed.wait(BEAT):
+            try:
+                if not owed:
+                    send_line(self._pulse, "")
+                owed = True
+                state = read_line(self._pulse, BEAT)
+                owed = False
+            except TimeoutError:
+                state = ""
+            except (OSError, RpcError):
+                self._lose("has closed the connection")
+                return
+            missed = 0 if state == ALIVE else missed + 1
+            if state not in (ALIVE, STOPPED, ""):
+                self._lose(f"has ended the session: {state}")
+                return
+            if missed >= BEATS_MISSED:
+                self._lose("was stopped" if state else "does not answer any more")
+                return
+
+    def _lose(self, what: str) -> bool:
+        """Tell that the server was lost, unless the session was closed here; return whether it
+        was not. Several threads may notice the loss."""
+        with self._telling:
+            if self._closed.is_set():
+                return False
+            if not self._told:
+                self._told = True
+                self._lost(f"the RPC worker {self.server.name} {what}")
+            return True
+
+
+def check_offer(server: RpcServer, offer: Offer, build: str) -> None:
+    """Refuse a lender with another build of llama.cpp, or without a device.
+
+    Raises:
+        RpcError: the message has both builds.
+    """
+    if offer.build != build:
+        raise other_build(server.name, offer, build)
+    if not offer.devices:
+        raise RpcError(f"the RPC worker {server.name} lends no device")
+
+
+def other_build(name: str, offer: Offer, build: str) -> RpcError:
+    """Return the error about a lender with another build of llama.cpp than this machine."""
+    return RpcError(
+        f"the RPC worker {name} has another llama.cpp: {offer.build} there, {build} here; install "
+        "the same version of OffGrid and of llama-cpp-python on both machines"
+    )

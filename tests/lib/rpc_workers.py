@@ -1,0 +1,119 @@
+"""Machines that lend memory: real ``offgrid rpc-worker`` processes, paired with a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+from processes import Child, program
+from rpc_library import rpc_library
+from support import eventually
+
+from offgrid.peers.book import Book, Peer
+from offgrid.peers.identity import Identity, load_identity
+
+ADDRESS = "127.0.0.1"
+
+
+def pair(one: Path, other: Path) -> None:
+    """Let two folders of peers know each other, as pairing does."""
+    identities = {folder: load_identity(folder, folder.parent.name) for folder in (one, other)}
+    for own, far in ((one, other), (other, one)):
+        Book(own).add(peer_of(identities[far]))
+
+
+def peer_of(identity: Identity) -> Peer:
+    """A machine as its peers have it in their books."""
+    return Peer(
+        name=identity.name,
+        certificate=identity.certificate,
+        addresses=(ADDRESS,),
+        port=1,
+        paired_at=1,
+    )
+
+
+class RpcWorker:
+    """A machine that lends memory to the one with a folder of peers.
+
+    Attributes:
+        name: its name among peers.
+        peers: its folder of peers.
+        child: the process.
+        port: where it listens.
+    """
+
+    def __init__(self, folder: Path, name: str, borrower: Path, library: str) -> None:
+        self.name = name
+        self.peers = folder / name / "peers"
+        self.library = library
+        self.folder = folder
+        pair(self.peers, borrower)
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        """Start it, on the port that it had before."""
+        flags = (
+            "--no-config", "--peers-dir", str(self.peers), "--peers-name", self.name,
+            "--rpc-host", ADDRESS, "--rpc-port", str(self.port), "--rpc-library", self.library,
+            "--threads", "1", "--log-level", "debug",
+        )  # fmt: skip
+        self.child = Child(program("offgrid"), "rpc-worker", *flags, cwd=self.folder)
+        self.port = int(self.child.out.find(r"OffGrid RPC worker \S+ at \S+:(\d+)\n")[1])
+
+    @property
+    def server(self) -> str:
+        """What the setting ``rpc_servers`` names it."""
+        return f"{self.name}:{self.port}"
+
+    def lending(self) -> psutil.Process:
+        """Wait for the process that computes for a session, and return it."""
+        found: list[psutil.Process] = []
+
+        def look() -> bool:
+            found[:] = psutil.Process(self.child.process.pid).children()
+            return len(found) == 1
+
+        eventually(look, f"{self.name} computes for one session")
+        return found[0]
+
+    def is_idle(self) -> bool:
+        """Whether it computes for nobody."""
+        return not psutil.Process(self.child.process.pid).children()
+
+    def kill(self) -> None:
+        """Kill it with the processes that compute, as a power cut would."""
+        self.child.workers()
+        self.child.end()
+
+    def stop_all(self) -> None:
+        """Stop it and the processes that compute (SIGSTOP)."""
+        os.killpg(self.child.process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        os.killpg(self.child.process.pid, signal.SIGCONT)
+
+
+MakeWorker = Callable[[str], RpcWorker]
+
+
+@contextlib.contextmanager
+def rpc_workers(folder: Path, borrower: Path) -> Iterator[MakeWorker]:
+    """Start machines by name that lend to the machine with the folder of peers ``borrower``."""
+    library, made = rpc_library(), list[RpcWorker]()
+
+    def make(name: str) -> RpcWorker:
+        made.append(RpcWorker(folder, name, borrower, library))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for worker in made:
+            worker.kill()
