@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 
 SIZE = 1 << 16
 
@@ -25,8 +26,10 @@ class Wire:
         self.port: int = self._listener.getsockname()[1]
         self._free = threading.Event()
         self._free.set()
+        self._is_cut = False
         self._sockets: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
 
     def hold_up(self) -> None:
         """Pass nothing on, as if the cable were cut or the other program stopped."""
@@ -34,10 +37,11 @@ class Wire:
 
     def cut(self) -> None:
         """End all connections, as the system does when a program ends; new ones are refused."""
+        self._is_cut = True
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for sock in self._sockets:
+        for sock in [*self._sockets]:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
@@ -45,8 +49,15 @@ class Wire:
         """End everything."""
         self.cut()
         self._free.set()
+        for thread in [*self._threads]:
+            thread.join()
         for sock in self._sockets:
             sock.close()
+
+    def _start(self, function: Callable[..., None], *arguments: socket.socket) -> None:
+        thread = threading.Thread(target=function, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -54,10 +65,12 @@ class Wire:
                 near, _ = self._listener.accept()
                 self._sockets.append(near)
                 self._free.wait()
+                if self._is_cut:
+                    return
                 far = socket.create_connection(("127.0.0.1", self._target))
                 self._sockets.append(far)
-                for one, other in ((near, far), (far, near)):
-                    threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+                self._start(self._pass_on, near, far)
+                self._start(self._pass_on, far, near)
 
     def _pass_on(self, one: socket.socket, other: socket.socket) -> None:
         with contextlib.suppress(OSError):
