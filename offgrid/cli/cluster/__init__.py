@@ -1,0 +1,1 @@
+"""``offgrid cluster``: several machines that serve the same models."""
