@@ -224,11 +224,10 @@ def _query(path: str) -> str:
 
 
 def _stays(machines: Sequence[Machine]) -> str:
-    """Return the lines that let a conversation stay, unless its machine is busy or drained."""
+    """Return the lines that let a conversation stay, unless its machine is busy."""
     return "\n".join(
         f"http-request set-var(txn.stays) bool(true) if {{ var(txn.home) -m int {id} }} "
-        f"{{ srv_conn(spread/{machine.name}),sub(txn.most) lt 0 }} "
-        f"{{ srv_weight(spread/{machine.name}) gt 0 }}"
+        f"{{ srv_conn(spread/{machine.name}),sub(txn.most) lt 0 }}"
         for machine, id in zip(machines, _ids(machines), strict=True)
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -147,14 +148,18 @@ def test_what_is_stored_is_found_again(proxy: Balanced) -> None:
     assert proxy.post("/v1/responses", {**body, "previous_response_id": id}).status == 200
 
 
-def test_the_address_of_the_client_is_passed_on(lan: Lan, servers: dict[str, Child]) -> None:
+def test_the_address_of_the_client_is_passed_on(lan: Lan) -> None:
     """A machine that knows the proxy believes it; clients cannot pretend to be others."""
+    hosts.needs_links()  # the log does not name loopback addresses
     at = lan.hosts[3]
     server = lan.hosts[0].serve(*SERVE, "--trusted-proxies", at.address, "--log-level", "info")
+    lies = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Host": "evil.example"}
+    body = {"messages": [user("Hello")], "max_tokens": 1}
     with balanced(at, [server]) as proxy:
-        lies = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Host": "evil.example"}
-        assert request(proxy.url, "GET", "/v1/models", headers=lies).status == 200
+        asked = request(proxy.url, "POST", "/v1/chat/completions", body, lies)
+        assert asked.status == 200
     server.end()
+    assert f"from={lan.here}" in server.err.text
     assert "192.0.2.1" not in server.err.text
 
 
@@ -252,24 +257,34 @@ def test_stopping_a_machine_loses_no_request(harmed: Harmed) -> None:
 
 
 def test_draining_by_hand(harmed: Harmed, lan: Lan) -> None:
-    """A machine with the state drain gets no turn more, and gets them again afterwards."""
+    """The state drain sends a machine no new conversations, and maint nothing new at all. Answers
+    that run go on."""
     messages, home = harmed.home(4)
     name = next(name for name, server in harmed.proxy.machines.items() if server is home)
 
-    def tell(command: str) -> None:
-        code = (
-            "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
-            "s.sendall(sys.argv[2].encode() + b'\\n'); print(s.recv(4096).decode())"
-        )
-        at = lan.hosts[3]
-        done = at.python(code, str(at.folder / "admin"), command)
-        assert (done.returncode, done.stdout.strip()) == (0, ""), done
+    def tell(state: str) -> None:
+        at, command = lan.hosts[3], f"set server spread/{name} state {state}\n"
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.connect(str(at.folder / "admin"))
+            asking.sendall(command.encode())
+            assert asking.recv(4096).strip() == b""
 
-    tell(f"set server spread/{name} state drain")
-    assert harmed.proxy.chat(messages).headers[MACHINE] != name
-    tell(f"set server spread/{name} state ready")
-    answers = together([lambda n=n: harmed.home(n)[1] for n in range(10, 22)])  # type: ignore[misc]
-    assert home in answers
+    def answerers() -> set[str]:
+        chats = [[system(), user(f"A new conversation {number}.")] for number in range(12)]
+        answers = together([lambda one=one: harmed.proxy.chat(one) for one in chats])  # type: ignore[misc]
+        return {answer.headers[MACHINE] for answer in answers}
+
+    body = {"messages": messages, "stream": True, "ignore_eos": True, "max_tokens": 60}
+    with harmed.proxy.open("/v1/chat/completions", body) as stream:
+        tell("drain")
+        assert harmed.proxy.chat(messages).headers[MACHINE] == name
+        assert name not in answerers()
+        tell("maint")
+        assert harmed.proxy.chat(messages).headers[MACHINE] != name
+        assert stream.headers[MACHINE] == name
+        assert stream.read().endswith(b"data: [DONE]\n\n")
+    tell("ready")
+    eventually(lambda: name in answerers(), "it gets conversations again")
 
 
 def test_a_machine_whose_cable_is_cut(harmed: Harmed, lan: Lan) -> None:
