@@ -54,8 +54,8 @@ _REASONS = {
     404: "No such model, stored response, conversation, import, export or file of the page; or the "
     "server stores no history.",
     408: "The request arrived too slowly.",
-    409: "The model is not loaded, and a GET request never unloads another model; the settings "
-    "or a peer decide it, or the model cannot be removed; another import or export is in progress; a "
+    409: "The model is not loaded, and a GET request never unloads another model; the settings or "
+    "a peer decide it, or the model cannot be removed; another import or export is in progress; a "
     "finished message of the history would change; or a machine shows no pairing code.",
     413: "The body is too large.",
     429: "The caller has used up one of its limits (`type` says which), or too many wrong keys "
