@@ -45,6 +45,19 @@ def report_of(machine: Machine) -> Any:
     return SimpleNamespace(models=found, slots_free=1, queue=0)
 
 
+def model_report(*ids: str, free: int = 1, queue: int = 0) -> Any:
+    """The report of a peer that exists only in a test."""
+    models = [
+        SimpleNamespace(
+            id=id, aliases=[], sha256=None, created=1, size=1, kind="chat", architecture="llama",
+            parameters=1, quantization="F16", context_length=64, vision=False, tools=False,
+            reasoning=False, status="loaded",
+        )
+        for id in ids
+    ]  # fmt: skip
+    return SimpleNamespace(models=models, slots_free=free, queue=queue)
+
+
 def introduce(near: Machine, *others: Machine, state: str = "connected") -> None:
     """Let a machine know others, and what they report."""
     for other in others:
