@@ -132,7 +132,7 @@ def test_responses_match_the_document(both: tuple[Machine, Machine]) -> None:
     documented = Documented.of(near.server.url)
     opened = request(far.server.url, "POST", PAIR, {})
     documented.check(opened, "post", PAIR)
-    (full,) = peer_requests(f"127.0.0.1:{far.peers.port}", opened.json["code"])
+    full, _ = peer_requests(f"127.0.0.1:{far.peers.port}", opened.json["code"], "", "")
     for body in full.bodies():
         documented.body("post", PAIR).validate(body)
         documented.check(request(near.server.url, "POST", PAIR, body), "post", PAIR)
