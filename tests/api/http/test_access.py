@@ -357,7 +357,7 @@ def test_each_scope_opens_its_routes_only(keyed: Keyed, method: str, path: str) 
         answer = request(keyed.url, method, path, body, bearer(keyed.secrets[scope]))
         if scope in allowed:
             # The server of these tests works alone.
-            alone = b'"peers_disabled"' in answer.body.encode()
+            alone = b'"peers_disabled"' in answer.body
             assert alone or answer.status not in (401, 403), (scope, answer.body)
             continue
         assert answer.status == 403
