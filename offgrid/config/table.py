@@ -236,6 +236,18 @@ TABLE: tuple[Setting, ...] = (
         "itself must have been compiled with GGML_RPC=on.",
     ),
     Setting(
+        "rpc_cache_mb",
+        "Peers",
+        "mib",
+        -1,
+        "MiB of disk in which 'offgrid rpc-worker' keeps tensors of models that this machine has "
+        "too, so that they need not cross the network. auto (-1) means a fourth of the free disk, "
+        "0 none.",
+        low=-1,
+        high=1 << 24,
+        words=(("auto", -1),),
+    ),
+    Setting(
         "rpc_host",
         "Peers",
         "str",
@@ -828,6 +840,7 @@ class Settings:
     rpc_servers: tuple[str, ...]
     rpc_layers: int
     rpc_library: Path | None
+    rpc_cache_mb: int
     rpc_host: str
     rpc_port: int
     keys_file: Path
