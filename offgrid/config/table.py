@@ -213,8 +213,9 @@ TABLE: tuple[Setting, ...] = (
         "list",
         (),
         "Machines that lend memory with 'offgrid rpc-worker', comma-separated, for models that are "
-        "too large for this one: names or ids of peers, with :port if it is not 11613. Also "
-        "host:port of llama.cpp's RPC on this machine, such as the end of an SSH tunnel.",
+        "too large for this one: names or ids of peers, with :port if it is not 11613; or peers for "
+        "all of them. Also host:port of llama.cpp's RPC on this machine, such as the end of an SSH "
+        "tunnel.",
     ),
     Setting(
         "rpc_layers",
