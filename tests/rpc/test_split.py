@@ -219,6 +219,21 @@ def test_a_process_that_is_stopped_while_it_starts_fails_the_load(
             assert "stopped" in refused.json["error"]["message"]
 
 
+@pytest.mark.slow
+def test_a_model_of_the_start_returns_without_a_request(
+    tmp_path: Path, workers: MakeWorker
+) -> None:
+    """Where a load balancer asks whether the server is ready, no request comes before that."""
+    far = workers("far")
+    with borrowing(tmp_path, far.server) as server:
+        url = server.wait_ready()
+        far.kill()
+        eventually(lambda: request(url, "GET", "/ready").status == 503, "it is not ready")
+        far.start()
+        eventually(lambda: request(url, "GET", "/ready").status == 200, "it is ready again")
+        assert answer(url)
+
+
 # --- memory ---------------------------------------------------------------------------------------
 
 
