@@ -9,6 +9,7 @@ hash: if the file was replaced in between, the peer sends something else, and th
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,9 +19,10 @@ import msgspec
 
 from offgrid.errors import TransferError
 from offgrid.peers.book import Peer
-from offgrid.peers.connection import PeerConnection, PeerConnections, PeerResponse
+from offgrid.peers.connection import PeerConnection, PeerConnections
 from offgrid.peers.errors import PeerError
 from offgrid.peers.offered import HashLine, OfferedModel, OfferedModels
+from offgrid.peers.response import PeerResponse
 from offgrid.store.names import is_projector, projector_beside, safe_path, split_of, stem_of
 from offgrid.store.progress import Report
 from offgrid.store.search import Found
@@ -55,27 +57,49 @@ class PeerModels:
         self.peer = peer
         self._connections = connections
         self._look = look
+        self._lock = threading.Lock()
         self._current: PeerConnection | None = None
+        """The connection in use; not one that was given back, which may be another's by now."""
         self._cancelled = False
 
     def cancel(self) -> None:
         """End the connection, so that the copy notices at once that it is to end."""
-        self._cancelled = True
-        current = self._current
-        if current is not None:
-            current.cancel()
+        with self._lock:
+            self._cancelled = True
+            if self._current is not None:
+                self._current.cancel()
 
     def open(self) -> PeerConnection:
-        """Return a connection to the peer.
+        """Return a connection to the peer; :meth:`give_back` takes it.
 
         Raises:
             PeerError: the peer cannot be reached.
         """
         self._look()
-        self._current = self._connections.open(self.peer, SILENCE)
-        if self._cancelled:
-            self._current.cancel()
-        return self._current
+        opened = self._connections.open(self.peer, SILENCE)
+        with self._lock:
+            self._current = opened
+            if self._cancelled:
+                opened.cancel()
+        return opened
+
+    def give_back(self, connection: PeerConnection, *, whole: bool) -> None:
+        """Take a connection; ``whole`` says whether the answer was read to its end."""
+        with self._lock:
+            self._current = None
+        if whole:
+            connection.release()
+        else:
+            connection.close()
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[PeerConnection]:
+        connection, whole = self.open(), False
+        try:
+            yield connection
+            whole = True
+        finally:
+            self.give_back(connection, whole=whole)
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
@@ -112,7 +136,7 @@ class PeerModels:
         return "Try again later: the copy continues where it stopped."
 
     def _offered(self) -> Sequence[OfferedModel]:
-        with self.open() as connection:
+        with self._connected() as connection:
             response = connection.request("GET", "/peer/models")
             if response.status != 200:
                 raise OSError(refusal(self.peer, response))
@@ -172,7 +196,7 @@ class PeerModels:
     def _computed(self, model: OfferedModel, report: Report) -> list[str]:
         """Let the peer compute the hashes of a model; those that it does not tell are empty."""
         known = [file.sha256 or "" for file in model.files]
-        with self.open() as connection:
+        with self._connected() as connection:
             response = connection.request("GET", f"{path_of(model.id)}/hashes")
             if response.status != 200:
                 raise OSError(refusal(self.peer, response))
@@ -248,7 +272,7 @@ class PeerReader:
             self._at += size
             self._left -= size
             if not self._left:
-                self._release()
+                self._give_back(whole=True)
         return size
 
     def read(self, size: int) -> bytes:
@@ -262,9 +286,7 @@ class PeerReader:
 
     def close(self) -> None:
         """End the connection if a part was not read to its end."""
-        connection, self._connection, self._response = self._connection, None, None
-        if connection is not None:
-            connection.close()
+        self._give_back(whole=False)
 
     def _ask(self) -> PeerResponse:
         """Ask for the next part; return the response, after its head was checked."""
@@ -287,10 +309,10 @@ class PeerReader:
         self._left = end - begin
         return response
 
-    def _release(self) -> None:
+    def _give_back(self, *, whole: bool) -> None:
         connection, self._connection, self._response = self._connection, None, None
         if connection is not None:
-            connection.release()
+            self._models.give_back(connection, whole=whole)
 
 
 def path_of(model: str) -> str:

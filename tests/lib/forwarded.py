@@ -62,4 +62,5 @@ def introduce(near: Machine, *others: Machine, state: str = "connected") -> None
     """Let a machine know others, and what they report."""
     for other in others:
         near.know(other)
-    near.peers.known = [Known(one.as_peer(), state, report_of(one)) for one in others]
+    known = [Known(one.as_peer(), state, report_of(one)) for one in others]
+    setattr(near.peers.table, "known", lambda: known)  # noqa: B010

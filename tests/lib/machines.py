@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from support import TIMEOUT
 
 from offgrid.peers.book import Peer
@@ -52,6 +53,11 @@ class Machine:
         """Write another machine into the book, and this one into the book of the other."""
         self.peers.book.add(other.as_peer())
         other.peers.book.add(self.as_peer())
+
+    def reach(self, other: Machine, port: int) -> None:
+        """Look for another machine at a port of this one; kept connections to it end."""
+        self.peers.book.remove(other.peers.identity.fingerprint)
+        self.peers.book.add(msgspec.structs.replace(other.as_peer(), port=port))
 
     def ask(self, other: Machine, method: str, path: str, body: bytes | None = None) -> Any:
         """Send a request to another machine's peers port; return the response, which was read.

@@ -54,16 +54,17 @@ _REASONS = {
     404: "No such model, stored response, conversation, import, export or file of the page; or the "
     "server stores no history.",
     408: "The request arrived too slowly.",
-    409: "The model is not loaded, and a GET request never unloads another model; the settings "
-    "or a peer decide it, or the model cannot be removed; another import or export is in "
-    "progress; or a finished message of the history would change.",
+    409: "The model is not loaded, and a GET request never unloads another model; the settings or "
+    "a peer decide it, or the model cannot be removed; another import or export is in progress; a "
+    "finished message of the history would change; or a machine shows no pairing code.",
     413: "The body is too large.",
     429: "The caller has used up one of its limits (`type` says which), or too many wrong keys "
-    "came from its address.",
+    "came from its address; or too many wrong pairing codes were typed.",
     431: "The headers of the request are too large.",
     500: "The server could not finish the request.",
     501: "Another API has this endpoint, and this server does not do what it is for.",
-    502: "The peer that answered the request has ended, or does not answer any more.",
+    502: "Another machine cannot be reached, does not answer any more, or answers as no OffGrid "
+    "does.",
     503: "The server cannot accept the request now.",
     504: "The request took longer than the server allows.",
     507: "The history has reached its limit. Nothing was stored, and nothing deleted.",
