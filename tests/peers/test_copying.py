@@ -16,6 +16,8 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 from disturbed_relay import Relay, cut, flip, relay
+from documented import Documented
+from full_requests import copy_requests
 from held_writes import closed_gate
 from machines import Machine
 from sticks import content, hidden, manifest, put, sha256, split_model, visible
@@ -98,6 +100,18 @@ def test_the_command(pair: tuple[Machine, Machine]) -> None:
     assert (done.exit_code, "The peers are: far" in done.output) == (1, True)
     assert CliRunner().invoke(main, [*command, "a", "--models-dir", "x"]).exit_code == 2
     assert CliRunner().invoke(main, ["import", "x", "--url", "http://x"]).exit_code == 2
+
+
+def test_responses_match_the_document(pair: tuple[Machine, Machine]) -> None:
+    near, far = pair
+    put(far.models / "a.gguf", BIG)
+    documented = Documented.of(near.server.url)
+    for full in copy_requests("far", "a"):
+        for body in full.bodies():
+            documented.body("post", full.path).validate(body)
+            answer = request(near.server.url, "POST", full.url, body)
+            assert answer.json["status"] == "completed"
+            documented.check(answer, "post", full.path)
 
 
 @pytest.mark.parametrize(
