@@ -19,9 +19,10 @@ import msgspec
 
 from offgrid.errors import TransferError
 from offgrid.peers.book import Peer
-from offgrid.peers.connection import PeerConnection, PeerConnections, PeerResponse
+from offgrid.peers.connection import PeerConnection, PeerConnections
 from offgrid.peers.errors import PeerError
 from offgrid.peers.offered import HashLine, OfferedModel, OfferedModels
+from offgrid.peers.response import PeerResponse
 from offgrid.store.names import is_projector, projector_beside, safe_path, split_of, stem_of
 from offgrid.store.progress import Report
 from offgrid.store.search import Found

@@ -276,7 +276,7 @@ def test_a_full_disk(pair: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPa
     assert visible(near.models) == {"a.gguf": BIG}
 
 
-def test_the_end_of_either_server(make_machine: Callable[..., Machine]) -> None:
+def test_the_end_of_the_server_that_imports(make_machine: Callable[..., Machine]) -> None:
     near, far = make_machine("near"), make_machine("far")
     near.know(far)
     put(far.models / "a.gguf", BIG)
