@@ -201,9 +201,7 @@ def proxy(ports: list[int], options: Options, lines: str) -> Iterator[tuple[int,
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as free:
         port, admin = free.getsockname()[1], Path(folder) / "admin.sock"
         free.close()
-        machines = [
-            Machine(f"m{number}", "127.0.0.1", one) for number, one in enumerate(ports, 1)
-        ]
+        machines = [Machine(f"m{number}", "127.0.0.1", one) for number, one in enumerate(ports, 1)]
         given = Options(
             f"127.0.0.1:{port}", options.balance, admin_socket=str(admin), stores=options.stores
         )
@@ -252,9 +250,15 @@ def main() -> None:
                         talks = Talks(port, "offgrid-starter", tokens)
                         talks.run()
                         counts = served(admin)
-                        rows.append((name, talks.hits, "/".join(map(str, counts)),
-                                     max(counts) / (sum(counts) / len(counts)),
-                                     talks.rate(MACHINES * SLOTS * SPEED)))
+                        rows.append(
+                            (
+                                name,
+                                talks.hits,
+                                "/".join(map(str, counts)),
+                                max(counts) / (sum(counts) / len(counts)),
+                                talks.rate(MACHINES * SLOTS * SPEED),
+                            )
+                        )
                         print(rows[-1], file=sys.stderr)
             print_table(table, COLUMNS, rows)
             results[table] = [dict(zip(COLUMNS, row, strict=True)) for row in rows]

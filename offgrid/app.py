@@ -78,8 +78,9 @@ from offgrid.api.ollama.unsupported import (
 from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.openapi.operations import OPERATIONS
 from offgrid.api.peers.forward import Forward
-from offgrid.api.peers.inner import AliveResource
+from offgrid.api.peers.inner import AliveResource, StatusResource
 from offgrid.api.peers.models import PeerModelResource, PeerModelsResource
+from offgrid.api.peers.own import OwnStatus
 from offgrid.api.peers.pairing import ConfirmResource, PairingResource, PairResource
 from offgrid.api.peers.resource import PeerResource
 from offgrid.api.rerank import RerankResource
@@ -343,6 +344,9 @@ def build_app(
     page = Page(settings)
     pages = page_routes(page)
     health, ready = HealthResource(), ReadyResource(observation.readiness)
+    own = None
+    if peers is not None:
+        own = OwnStatus(peers.identity, catalogue, pool, hashes, settings.peers_dir)
     # A machine that is not paired yet reaches them, through the peers port only.
     pair, confirm = PairResource(peers), ConfirmResource(peers)
     reloads.add(("ui",), page.prepare)
@@ -394,6 +398,7 @@ def build_app(
     offers = Offers(settings, catalogue, hashes)
     app.add_route("/peer/models", PeerModelsResource(offers, pool))
     app.add_route("/peer/models/{rest:path}", PeerModelResource(offers, pool, book))
+    app.add_route("/peer/status", StatusResource(own))
     app.add_route("/peer/pair", pair)
     app.add_route("/peer/pair/confirm", confirm)
     app.add_route("/v1/peers/pair", PairingResource(settings, peers))

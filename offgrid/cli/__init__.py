@@ -31,7 +31,7 @@ main.sections = {
     "Serve and chat": ("serve", "run", "complete", "launch", "ps", "stats"),
     "Models": ("list", "info", "get", "import", "export", "verify", "remove"),
     "Access": ("keys",),
-    "Other machines": ("peers", "rpc-worker"),
+    "Other machines": ("peers", "cluster", "rpc-worker"),
     "This machine": (
         "doctor",
         "bench",
@@ -60,11 +60,8 @@ COMMANDS = (
     ("remove", "verify:remove", "Delete models from the models directory."),
     ("keys", "keys:keys", "Create, list, change, rotate and revoke keys."),
     ("peers", "peers:peers", "Pair with other machines, list and forget them."),
-    (
-        "rpc-worker",
-        "rpc_worker:rpc_worker",
-        "Lend this machine's memory to paired machines until Ctrl-C is pressed.",
-    ),
+    ("rpc-worker", "rpc_worker:rpc_worker", "Lend this machine's memory to paired machines."),
+    ("cluster", "cluster:cluster", "Put a load balancer in front of several machines."),
     ("doctor", "doctor:doctor", "Find what is wrong, and how to mend it."),
     ("bench", "bench:bench", "Measure how fast a model is on this machine."),
     ("config", "config:config", "Show the settings in force, and where they come from."),

@@ -7,6 +7,7 @@ https://docs.haproxy.org/2.6/configuration.html
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -74,6 +75,15 @@ class Machine:
         """Host and port as HAProxy reads them."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @property
+    def is_named(self) -> bool:
+        """Whether the host is a name, and not an address."""
+        try:
+            ipaddress.ip_address(self.host)
+        except ValueError:
+            return True
+        return False
+
 
 @dataclass(frozen=True)
 class Options:
@@ -114,8 +124,8 @@ def configuration(machines: Sequence[Machine], options: Options) -> str:
         "responses": _responses(options),
         "chat_key": _key("messages", "is_chat"),
         "input_key": _key("input", "is_input"),
-        "spread": _servers(machines, ""),
-        "first": _servers(machines, " backup"),
+        "spread": _servers(machines, options),
+        "first": _servers(machines, options, "backup"),
         **_NUMBERS,
         **_PATHS,
         "stays": _stays(machines),
@@ -214,26 +224,35 @@ def _query(path: str) -> str:
 
 
 def _stays(machines: Sequence[Machine]) -> str:
-    """Return the lines that let a conversation stay, unless its machine is busy or drained."""
+    """Return the lines that let a conversation stay, unless its machine is busy."""
     return "\n".join(
         f"http-request set-var(txn.stays) bool(true) if {{ var(txn.home) -m int {id} }} "
-        f"{{ srv_conn(spread/{machine.name}),sub(txn.most) lt 0 }} "
-        f"{{ srv_weight(spread/{machine.name}) gt 0 }}"
+        f"{{ srv_conn(spread/{machine.name}),sub(txn.most) lt 0 }}"
         for machine, id in zip(machines, _ids(machines), strict=True)
     )
 
 
-def _servers(machines: Sequence[Machine], after_first: str) -> str:
+def _servers(machines: Sequence[Machine], options: Options, role: str = "") -> str:
     """Return the lines of the machines.
 
     A machine's place on the ring follows from its id, and the id from its address: so all proxies
     agree, and a further machine takes no more conversations than its share.
+
+    Args:
+        machines: the machines.
+        options: whether they speak HTTPS.
+        role: of those after the first.
     """
-    ids = _ids(machines)
-    return "\n".join(
-        f"server {machine.name} {machine.address} id {id} weight 100{after_first * bool(number)}"
-        for number, (machine, id) in enumerate(zip(machines, ids, strict=True))
-    )
+    lines = []
+    for number, (machine, id) in enumerate(zip(machines, _ids(machines), strict=True)):
+        words = ["server", machine.name, machine.address, f"id {id}", "weight 100"]
+        if number and role:
+            words.append(role)
+        if options.authority and machine.is_named:
+            # HAProxy compares names with a certificate, but no addresses.
+            words.append(f"sni str({machine.host}) verifyhost {machine.host}")
+        lines.append(" ".join(words))
+    return "\n".join(lines)
 
 
 def _ids(machines: Sequence[Machine]) -> list[int]:

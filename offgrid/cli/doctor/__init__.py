@@ -21,7 +21,7 @@ _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 @chosen_options(
     "models_dir", "model", "responses_file", "host", "port", "insecure", "threads", "gpu_layers",
-    "peers", "peers_dir",
+    "peers", "peers_dir", "rpc_servers", "rpc_library",
 )  # fmt: skip
 def doctor(as_json: bool, **flags: Any) -> None:
     """Check memory, threads, disk, models, port, llama.cpp and more, and say how to mend each.

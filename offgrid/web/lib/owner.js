@@ -14,3 +14,8 @@ export function machineOf(model) {
 export function isOutOfReach(model) {
   return !isHere(model) && model.status === "failed";
 }
+
+/** What a model is called in a list: with its machine, if that is another one. */
+export function labelOf(model) {
+  return isHere(model) ? model.id : `${model.id} (${machineOf(model)})`;
+}

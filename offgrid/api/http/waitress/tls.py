@@ -261,9 +261,11 @@ class TlsSocket:
                 self._tls.unwrap()
 
     def certificate(self) -> bytes:
-        """Return the client's certificate, which was checked, as DER; empty if it has none."""
-        with self._lock:
+        """Return the client's certificate, which was checked, as DER; empty if it has none, or has
+        left."""
+        with self._lock, contextlib.suppress(ValueError):
             return self._tls.getpeercert(binary_form=True) or b"" if self.secured else b""
+        return b""
 
     def fileno(self) -> int:
         """The descriptor."""

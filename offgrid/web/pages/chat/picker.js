@@ -2,7 +2,7 @@
 
 import { classes, html, useId } from "../../lib/dom.js";
 import { percent, t } from "../../lib/i18n.js";
-import { isOutOfReach, machineOf } from "../../lib/owner.js";
+import { isHere, isOutOfReach, labelOf, machineOf } from "../../lib/owner.js";
 import { useStore } from "../../lib/store.js";
 import { models } from "./models.js";
 
@@ -22,16 +22,13 @@ export function ModelPicker({ model, onChoose }) {
 }
 
 function nameOf(model) {
-  const machine = machineOf(model);
-  if (machine !== null) return `${model.id} (${machine})`;
-  return model.status === "loaded" ? `${model.id} \u2713` : model.id;
+  return isHere(model) && model.status === "loaded" ? `${model.id} \u2713` : labelOf(model);
 }
 
 function ModelState({ model }) {
   const { status, progress } = model;
-  const machine = machineOf(model);
   if (isOutOfReach(model)) return html`<span class="badge danger">${t("peers.state.unreachable")}</span>`;
-  if (machine !== null) return html`<span class="badge" dir="auto">${t("chat.on_machine", { machine })}</span>`;
+  if (!isHere(model)) return html`<span class="badge" dir="auto">${t("chat.on_machine", { machine: machineOf(model) })}</span>`;
   const isLoading = status === "loading" || status === "waiting";
   const kind = { loaded: "good", failed: "danger" }[status] ?? "";
   const share = status === "loading" && typeof progress === "number" ? percent(progress, 0) : "";

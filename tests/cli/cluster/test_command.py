@@ -1,0 +1,171 @@
+"""``offgrid cluster haproxy``: addresses, options and errors. ``test_keys.py`` and
+``test_replicas.py`` run HAProxy."""
+
+from __future__ import annotations
+
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import run_offgrid
+
+from offgrid.api.openapi.operations import OPERATIONS
+from offgrid.cli.cluster import haproxy as text
+from offgrid.cli.cluster.haproxy import Machine, Options, configuration
+from offgrid.cli.cluster.machines import NoMachines, given, known, parsed
+
+THREE = ("10.0.0.1", "10.0.0.2:11700", "[fd00::3]:11611")
+
+
+def written(*arguments: str) -> str:
+    """What the command prints."""
+    done = run_offgrid("cluster", "haproxy", "--no-config", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def servers(config: str, backend: str) -> list[str]:
+    """The addresses of a backend."""
+    section = config.split(f"backend {backend}\n")[1].split("\n\n")[0]
+    return re.findall(r"^    server \S+ (\S+) id \d+", section, re.MULTILINE)
+
+
+def test_the_machines_are_those_that_are_given() -> None:
+    config = written(*THREE)
+    addresses = ["10.0.0.1:11611", "10.0.0.2:11700", "[fd00::3]:11611"]
+    assert servers(config, "spread") == addresses
+    assert servers(config, "first") == addresses
+    assert "@" not in re.sub(r"^ *#.*", "", config, flags=re.MULTILINE)
+    assert max(map(len, re.findall("#.*", config))) <= 100
+
+
+def test_the_options_are_in_the_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "haproxy.cfg"
+    config = written(
+        "ship.local", "10.0.0.2", "--bind", "10.0.0.9:443", "--balance", "130", "--slots", "7",
+        "--tls-cert", str(tmp_path / "a b.pem"), "--machine-ca", "/ca.pem",
+        "--admin-socket", "/run/haproxy/admin.sock", "--no-stored-responses",
+    )  # fmt: skip
+    assert f'bind 10.0.0.9:443 ssl crt "{tmp_path}/a b.pem"' in config
+    assert "hash-balance-factor 130" in config
+    assert "int(7) if { var(txn.most) -m int lt 7 }" in config
+    assert 'ssl verify required ca-file "/ca.pem"' in config
+    # Names are compared with the certificate; HAProxy cannot do that with addresses.
+    assert config.count("verifyhost ship.local") == 2
+    assert config.count("verifyhost") == 2
+    assert 'stats socket "/run/haproxy/admin.sock"' in config
+    assert "$.store" not in config
+    assert "$.store" in written("10.0.0.1")
+    done = run_offgrid("cluster", "haproxy", "10.0.0.1", "-o", str(file))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert file.read_text() == written("10.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("10.0.0.1:x",), 2, "'10.0.0.1:x' is no address; give one like 10.0.0.1:11611"),
+        (("10.0.0.1:70000",), 2, "is no address"),
+        (("a\nserver x",), 2, "is no address"),
+        (("10.0.0.1", "10.0.0.1:11611"), 2, "10.0.0.1:11611 is given twice"),
+        (("10.0.0.1", "--bind", "x"), 2, "--bind: 'x' is no address"),
+        (("10.0.0.1", "--balance", "100"), 2, "100 is not in the range"),
+        (("10.0.0.1", "--machine-ca", "a\nb"), 2, "--machine-ca: a path with control characters"),
+        (("10.0.0.1", "-o", "/no/such/folder"), 1, "No such file or directory"),
+        (("--url", "http://127.0.0.1:1"), 1, "no server answers at http://127.0.0.1:1"),
+    ],
+)
+def test_what_is_wrong_is_said(arguments: tuple[str, ...], status: int, said: str) -> None:
+    done = run_offgrid("cluster", "haproxy", *arguments)
+    assert (done.returncode, done.stdout) == (status, "")
+    assert said in done.stderr
+
+
+def test_a_place_on_the_ring_depends_on_the_address_only() -> None:
+    machines = given(THREE)
+    ids = dict(zip(machines, text._ids(machines), strict=True))
+    for order in (machines[::-1], machines[1:]):
+        assert text._ids(order) == [ids[machine] for machine in order]
+    # HAProxy multiplies each by 4,096, in 32 bits.
+    assert all(0 < id * 4096 < 2**32 for id in ids.values())
+    twins = [machines[0], Machine("other", machines[0].host, machines[0].port)]
+    assert len(set(text._ids(twins))) == 2
+
+
+def test_paths_cannot_change_the_configuration() -> None:
+    config = configuration([parsed("10.0.0.1")], Options(certificate='/a"b\\c$HOME.pem'))
+    assert '"/a\\"b\\\\c\\$HOME.pem"' in config
+
+
+def test_every_endpoint_is_spread_or_for_one_machine() -> None:
+    """A new one has to be added to a list of the module, or here."""
+    spread = {
+        *text.CHATS, *text.INPUTS, *text.RESPONSES, *text.TEXTS, *text.EDITORS, *text.SINGLES,
+    }  # fmt: skip
+    posts = {one.path for one in OPERATIONS if one.method.upper() == "POST"}
+    assert spread <= posts
+    one_machine = (
+        "/api/(blobs/.*|copy|create|delete|pull|push|show)", "/props", "/slots/.*",
+        "/v1/(conversations|export|history|import|keys|models|peers)(/.*)?",
+        "/v1/responses/(compact|.*/cancel)",
+    )  # fmt: skip
+    assert [
+        path for path in posts - spread
+        if not any(re.fullmatch(pattern, path) for pattern in one_machine)
+    ] == []  # fmt: skip
+
+
+PEER = {
+    "id": "b" * 8, "name": "Ship's box", "addresses": ["127.0.0.1"], "port": 11612,
+    "paired": True, "models": [{"id": "one"}, {"id": "two"}],
+}  # fmt: skip
+
+
+def answer(*peers: dict[str, Any]) -> dict[str, Any]:
+    """An answer of ``GET /v1/peers``."""
+    return {
+        "self": {"id": "a" * 8, "name": "home", "addresses": [], "port": 11612},
+        "data": [*peers],
+    }
+
+
+def test_the_peers_of_the_running_server() -> None:
+    warnings: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as api:
+        port = api.getsockname()[1]
+        machines = known(
+            answer(PEER, {**PEER, "paired": False}), f"http://127.0.0.1:{port}", None,
+            warnings.append,
+        )  # fmt: skip
+    assert machines == [
+        Machine("home", "127.0.0.1", port),
+        Machine("Ship-s-box", "127.0.0.1", port),
+    ]
+    assert warnings == []
+
+
+def test_peers_whose_api_does_not_answer() -> None:
+    warnings: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    other = {**PEER, "id": "c" * 8, "name": "home", "models": [{"id": "one"}]}
+    machines = known(answer(PEER, other), "http://127.0.0.1:11611", port, warnings.append)
+    # Two have the same name, so their addresses are their names.
+    assert "home" not in [machine.name for machine in machines]
+    assert sum("run 'offgrid serve' there with --host 0.0.0.0" in one for one in warnings) == 2
+    assert "the peer home has not all models of the others: two" in warnings
+
+
+@pytest.mark.parametrize(
+    ("peers", "url", "said"),
+    [
+        (answer(), "http://127.0.0.1:1", "has no peers"),
+        (answer(PEER), "unix:/run/offgrid.sock", "has no TCP port"),
+        (answer({**PEER, "addresses": []}), "http://127.0.0.1:1", "is not known"),
+    ],
+)
+def test_peers_that_cannot_be_used(peers: dict[str, Any], url: str, said: str) -> None:
+    with pytest.raises(NoMachines, match=said):
+        known(peers, url, None, lambda message: None)
