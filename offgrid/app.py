@@ -78,7 +78,9 @@ from offgrid.api.ollama.unsupported import (
 from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.openapi.operations import OPERATIONS
 from offgrid.api.peers.forward import Forward
-from offgrid.api.peers.inner import AliveResource
+from offgrid.api.peers.inner import AliveResource, StatusResource
+from offgrid.api.peers.models import PeerModelResource, PeerModelsResource
+from offgrid.api.peers.own import OwnStatus
 from offgrid.api.peers.pairing import ConfirmResource, PairingResource, PairResource
 from offgrid.api.peers.resource import PeerResource
 from offgrid.api.rerank import RerankResource
@@ -126,6 +128,7 @@ from offgrid.store.key_ring import KeyRing
 from offgrid.store.keys import KeysError
 from offgrid.store.live_catalogue import LIVE as CATALOGUE_SETTINGS
 from offgrid.store.live_catalogue import LiveCatalogue
+from offgrid.store.offers import Offers
 from offgrid.store.responses import ResponseStore
 from offgrid.terminal import escape_log
 
@@ -341,6 +344,9 @@ def build_app(
     page = Page(settings)
     pages = page_routes(page)
     health, ready = HealthResource(), ReadyResource(observation.readiness)
+    own = None
+    if peers is not None:
+        own = OwnStatus(peers.identity, catalogue, pool, hashes, settings.peers_dir)
     # A machine that is not paired yet reaches them, through the peers port only.
     pair, confirm = PairResource(peers), ConfirmResource(peers)
     reloads.add(("ui",), page.prepare)
@@ -351,6 +357,7 @@ def build_app(
     reloads.add(("log_prompts",), observation.observer.prepare)
     reloads.add(("metrics_keys",), metrics.prepare)
     reloads.add(("allowed_hosts", "cors_origins"), guard.prepare)
+    book = None if peers is None else peers.book
     limits = RateLimits(settings)
     reloads.add(LIMITS, limits.prepare)
     router = DefaultRouter()
@@ -362,7 +369,7 @@ def build_app(
             Forwarding(settings),
             OneLength(),
             # It comes before others that may refuse the request, so that all know the caller.
-            Identify(admit_peers(access.admit, None if peers is None else peers.book)),
+            Identify(admit_peers(access.admit, book)),
             guard,
             OnlyThisMachine(settings, access),
             PeerGate(),
@@ -388,6 +395,10 @@ def build_app(
     app.add_route("/health", health)
     app.add_route("/ready", ready)
     app.add_route("/peer/alive", AliveResource())
+    offers = Offers(settings, catalogue, hashes)
+    app.add_route("/peer/models", PeerModelsResource(offers, pool))
+    app.add_route("/peer/models/{rest:path}", PeerModelResource(offers, pool, book))
+    app.add_route("/peer/status", StatusResource(own))
     app.add_route("/peer/pair", pair)
     app.add_route("/peer/pair/confirm", confirm)
     app.add_route("/v1/peers/pair", PairingResource(settings, peers))
@@ -406,7 +417,7 @@ def build_app(
     model = ModelResource(catalogue, pool, settings, hashes, forwarding)
     app.add_route("/v1/models/{model:path}", model)
     app.add_route("/v1/loaded", LoadedResource(pool))
-    app.add_route("/v1/import", ImportsResource(settings, catalogue, imports, hashes))
+    app.add_route("/v1/import", ImportsResource(settings, catalogue, imports, hashes, peers))
     app.add_route("/v1/export", ExportsResource(settings, catalogue, pool, exports, hashes))
     ping = settings.sse_ping_interval
     app.add_route("/v1/import/{id}", TransferResource(imports, "import", ping))

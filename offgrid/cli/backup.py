@@ -17,6 +17,7 @@ from offgrid.store.restore import restore_backup
 from offgrid.terminal import shown
 
 _SETTINGS = ("models_dir", "filter_file", *(part.setting for part in PARTS))
+_IDENTITY = "certificate.pem"
 
 
 @click.command()
@@ -25,9 +26,10 @@ _SETTINGS = ("models_dir", "filter_file", *(part.setting for part in PARTS))
 def backup(file: Path, **flags: Any) -> None:
     """Write keys, history, configuration and filters into one file.
 
-    The history is what /v1/responses and /v1/conversations store. A server may run meanwhile. The
-    file is a zip archive that only its owner can read; it is not encrypted. Models are not in it:
-    'offgrid export' copies them.
+    The history is what /v1/responses and /v1/conversations store. The peers of this machine, and
+    the key by which they know it, are in the file too. A server may run meanwhile. The file is a
+    zip archive that only its owner can read; it is not encrypted. Models are not in it: 'offgrid
+    export' copies them.
 
     The exit status is 0 if the backup is complete, 1 if a file cannot be read or written, and 2 for
     wrong arguments.
@@ -89,6 +91,11 @@ def restore(file: Path, force: bool, **flags: Any) -> None:
         click.echo(
             f"  the content filter is in {shown(done.unnamed_filter)}, and nothing names it: set "
             "filter_file to this path, or answers are not filtered"
+        )
+    if any(path.name == _IDENTITY for path in done.targets):
+        click.echo(
+            "This machine has the identity of the backup for its peers, after a restart of the "
+            "server. Do not run a second server with it."
         )
     if done.config:
         click.echo("A server that runs reads the configuration after SIGHUP or a restart.")

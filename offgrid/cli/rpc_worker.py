@@ -16,11 +16,11 @@ from offgrid.cli.options import NOTE, chosen_options, settings_from
     "log_format",
 )  # fmt: skip
 def rpc_worker(**flags: Any) -> None:
-    """Lend this machine's memory to paired machines until Ctrl-C is pressed.
+    """Lend this machine's memory to paired machines.
 
-    A machine that was paired with this one can name it in its setting rpc_servers, and then load
-    models that are too large for one machine. Both need the same llama.cpp, compiled with RPC:
-    'offgrid doctor' says whether it is.
+    It runs until Ctrl-C is pressed. A machine that was paired with this one can name it in its
+    setting rpc_servers, and then load models that are too large for one machine. Both need the same
+    llama.cpp, compiled with RPC: 'offgrid doctor' says whether it is.
 
     The exit status is 1 if this machine cannot lend memory, and 2 for wrong arguments.
     """

@@ -23,6 +23,7 @@ from offgrid.config import Settings
 from offgrid.engine.attention import Choice
 from offgrid.engine.protocol.reports import ModelInfo
 from offgrid.errors import ConfigError, OffgridError
+from offgrid.peers.peers import Peers
 from offgrid.server import Server
 from offgrid.store.catalogue import STARTER_PATH
 from offgrid.terminal import JsonFormatter, LogFormatter, log_failed_threads, shown
@@ -130,6 +131,8 @@ def _print_banner(console: Console, server: Server, settings: Settings) -> None:
         console.print("           each is loaded at its first request")
     slots, queue = settings.parallel, settings.queue_size
     console.print(f"  slots    {slots} per model, plus a queue of {queue}")
+    if server.peers is not None:
+        console.print(f"  peers    {_about_peers(server.peers)}")
     needs_key = server.access.ring.needed
     if needs_key:
         console.print("  keys     every request needs one; offgrid keys list shows them")
@@ -138,6 +141,13 @@ def _print_banner(console: Console, server: Server, settings: Settings) -> None:
     key = ' -H "Authorization: Bearer $OFFGRID_API_KEY"' if needs_key else ""
     console.print(f"  try      curl{key} {_address(server)}/v1/chat/completions -d {body}")
     console.print("  stop     Ctrl-C")
+
+
+def _about_peers(peers: Peers) -> str:
+    """Return how other machines find this one, and which ones it knows."""
+    named = ", ".join(shown(peer.name) for peer in peers.book.all()[:8])
+    place = f"{shown(peers.identity.name)}, port {peers.port}"
+    return f"{place}; paired with {named}" if named else f"{place}; to pair: offgrid peers pair"
 
 
 def _address(server: Server) -> str:

@@ -275,7 +275,7 @@ TABLE: tuple[Setting, ...] = (
         ("removable",),
         "Folders, comma-separated, from which requests to /v1/import may copy models, and to which "
         "/v1/export may. removable stands for the usual places of sticks and cards; none forbids "
-        "all imports and exports through the API.",
+        "imports from folders and exports through the API.",
     ),
     Setting(
         "model",

@@ -12,7 +12,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -20,8 +20,9 @@ import msgspec
 
 from offgrid.peers.book import Book, Peer
 from offgrid.peers.contexts import client_context
-from offgrid.peers.errors import PeerProtocolError, PeerRefused, PeerUnreachable
+from offgrid.peers.errors import PeerRefused, PeerUnreachable
 from offgrid.peers.identity import Identity
+from offgrid.peers.response import MAX_ANSWER, PeerResponse, explained, is_refusal, short
 from offgrid.peers.timed import TimedSocket, tune
 
 CONNECT_SECONDS = 1.5
@@ -32,84 +33,12 @@ IDLE_SECONDS = 20.0
 """How long an unused connection is kept; the server closes it after 30."""
 MAX_IDLE = 8
 """Unused connections to each peer that are kept."""
-MAX_ANSWER = 4 << 20
-"""Bytes of the longest answer that :meth:`PeerConnections.request` reads."""
 _ALERT_SECONDS = 1.0
 _SAID_NO = (ConnectionRefusedError, ConnectionResetError, ssl.SSLError)
 """Errors that show that a machine answers there."""
 _IDEMPOTENT = ("GET", "HEAD", "DELETE")
 Place = tuple[str, int]
 """An address and a port."""
-
-
-class PeerResponse:
-    """The response of a peer; its body is read as it comes.
-
-    Attributes:
-        status: the status code.
-        headers: the headers, by name in any case.
-    """
-
-    def __init__(self, peer: Peer, response: http.client.HTTPResponse) -> None:
-        self._peer, self._response = peer, response
-        self.status: int = response.status
-        self.headers: Mapping[str, str] = response.headers
-
-    @property
-    def reusable(self) -> bool:
-        """Whether the body was read to its end, and the connection stays open."""
-        response = self._response
-        if response.length == 0 and not response.isclosed():
-            response.read()
-        return response.isclosed() and not response.will_close
-
-    def read_some(self, limit: int = 65536) -> bytes:
-        """Return what has arrived of the body, as soon as something has; empty at its end.
-
-        Args:
-            limit: the most bytes.
-
-        Raises:
-            PeerUnreachable: the body ended early, or nothing came within the timeout.
-            PeerProtocolError: the body is not valid HTTP.
-        """
-        with _explained(self._peer, is_sent=True):
-            data = self._response.read1(limit)
-        if not data:
-            self._check_end()
-        return data
-
-    def read_into(self, buffer: memoryview) -> int:
-        """Fill a buffer; return how many bytes were written, fewer only at the end of the body.
-
-        Raises:
-            PeerUnreachable, PeerProtocolError: as :meth:`read_some`.
-        """
-        with _explained(self._peer, is_sent=True):
-            size = self._response.readinto(buffer)
-        if size < len(buffer):
-            self._check_end()
-        return size
-
-    def read_all(self, limit: int = MAX_ANSWER) -> bytes:
-        """Return the body.
-
-        Args:
-            limit: the most bytes.
-
-        Raises:
-            PeerUnreachable, PeerProtocolError: as :meth:`read_some`, or it is longer.
-        """
-        data = bytearray()
-        while some := self.read_some():
-            data += some
-            if len(data) > limit:
-                raise PeerProtocolError(self._peer, f"its answer is longer than {limit} bytes")
-        return bytes(data)
-
-    def _check_end(self) -> None:
-        if self._response.length:
-            raise PeerUnreachable(self._peer, "the connection ended inside an answer", is_sent=True)
 
 
 class PeerConnection:
@@ -229,7 +158,7 @@ class PeerConnection:
     ) -> PeerResponse:
         self._sock.allow(self._timeout, deadline)
         try:
-            with _explained(self.peer, is_sent=True):
+            with explained(self.peer, is_sent=True):
                 self._http.request(method, path, body, dict(headers))
                 response = PeerResponse(self.peer, self._http.getresponse())
         except PeerUnreachable as ex:
@@ -359,12 +288,12 @@ class PeerConnections:
             if left <= 0 or self._closed:
                 break
             try:
-                sock = self._connect_at(peer, place, left)
+                sock, address = self._connect_at(peer, place, left)
             except (OSError, ValueError) as ex:
-                reasons.append(f"{place[0]} port {place[1]}: {_short(ex)}")
+                reasons.append(f"{place[0]} port {place[1]}: {short(ex)}")
                 is_silent = is_silent and not isinstance(ex, _SAID_NO)
                 continue
-            self._book.found_at(peer.fingerprint, sock.getpeername()[0], place[1])
+            self._book.found_at(peer.fingerprint, address, place[1])
             return sock, place
         reason = "; ".join(reasons) or "no address of it is known"
         raise PeerUnreachable(peer, reason, is_silent=is_silent)
@@ -376,7 +305,8 @@ class PeerConnections:
             PeerRefused: it does.
         """
         with contextlib.suppress(OSError, ValueError):
-            with self._connect_at(peer, place, HANDSHAKE_SECONDS) as sock:
+            sock, _ = self._connect_at(peer, place, HANDSHAKE_SECONDS)
+            with sock:
                 sock.settimeout(_ALERT_SECONDS)
                 try:
                     sock.recv(1)
@@ -391,10 +321,12 @@ class PeerConnections:
         known = [(address, latest.port) for address in latest.addresses]
         return list(dict.fromkeys([*known[:1], *self.places(peer.id), *known[1:]]))
 
-    def _connect_at(self, peer: Peer, place: Place, seconds: float) -> TimedSocket:
+    def _connect_at(self, peer: Peer, place: Place, seconds: float) -> tuple[TimedSocket, str]:
+        """Return a connection after the handshake, and the address, which is a name in no case."""
         plain = socket.create_connection(place, min(CONNECT_SECONDS, seconds))
         try:
             tune(plain)
+            address = str(plain.getpeername()[0])
             plain.settimeout(min(HANDSHAKE_SECONDS, seconds))
             sock = self._context(peer).wrap_socket(plain, suppress_ragged_eofs=False)
         except BaseException:
@@ -404,7 +336,7 @@ class PeerConnections:
         if sock.fingerprint != peer.fingerprint:
             sock.close()
             raise ConnectionError("another machine answers there")
-        return sock
+        return sock, address
 
     def _context(self, peer: Peer) -> ssl.SSLContext:
         found = self._contexts.get(peer.fingerprint)
@@ -452,47 +384,9 @@ def has_ended(sock: socket.socket) -> bool:
             return True
 
 
-def is_refusal(ex: ssl.SSLError) -> bool:
-    """Return whether an error is the alert that this machine's certificate is not trusted."""
-    reason = ex.reason or ""
-    return "ALERT" in reason and any(
-        word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED")
-    )
-
-
-@contextlib.contextmanager
-def _explained(peer: Peer, *, is_sent: bool) -> Iterator[None]:
-    """Turn errors of sockets and of HTTP into those of peers."""
-    try:
-        yield
-    except TimeoutError:
-        raise PeerUnreachable(peer, "it does not answer", is_sent=is_sent, is_silent=True) from None
-    except ssl.SSLError as ex:
-        if is_refusal(ex):
-            raise PeerRefused(peer) from None
-        raise PeerUnreachable(peer, _short(ex), is_sent=is_sent, is_lost=True) from None
-    except (OSError, http.client.IncompleteRead, http.client.NotConnected) as ex:
-        raise PeerUnreachable(peer, _short(ex), is_sent=is_sent, is_lost=True) from None
-    except (http.client.HTTPException, ValueError) as ex:
-        raise PeerProtocolError(peer, _short(ex)) from None
-
-
 def _http_on(sock: socket.socket, place: Place) -> http.client.HTTPConnection:
     connection = http.client.HTTPConnection(*place)
     connection.sock = sock
     # It would connect without TLS.
     connection.auto_open = 0
     return connection
-
-
-def _short(ex: BaseException) -> str:
-    """Return an error in a few words."""
-    if isinstance(ex, ssl.SSLCertVerificationError):
-        return "another machine answers there"
-    if isinstance(ex, ssl.SSLError):
-        return f"TLS: {(ex.reason or str(ex)).lower().replace('_', ' ')}"
-    if isinstance(ex, TimeoutError):
-        return "no answer"
-    if isinstance(ex, OSError):
-        return (ex.strerror or str(ex)).lower()
-    return str(ex)[:200] or type(ex).__name__

@@ -112,17 +112,38 @@ def load_identity(folder: Path, name: str = "") -> Identity:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not (key.exists() and certificate.exists()):
             _make(folder, key, certificate)
+    except OSError as ex:
+        raise _unusable(folder, ex) from None
+    shown = clean_name(name or socket.gethostname())
+    return Identity(shown, _read(folder), certificate, key)
+
+
+def check_identity(folder: Path) -> None:
+    """Check the identity in a folder, if there is one.
+
+    Raises:
+        ConfigError: the folder cannot be used, or a file in it is damaged.
+    """
+    if (folder / _KEY).exists() and (folder / _CERTIFICATE).exists():
+        _read(folder)
+
+
+def _read(folder: Path) -> str:
+    """Return the certificate in a folder, if it is sound and the key is its own."""
+    key, certificate = folder / _KEY, folder / _CERTIFICATE
+    try:
         text = certificate.read_text(encoding="ascii")
         fingerprint_of(text)
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
     except (ssl.SSLError, ValueError) as ex:
         raise _damaged(folder, ex) from None
     except OSError as ex:
-        raise ConfigError(
-            f"OFFGRID_PEERS_DIR (--peers-dir): cannot use {folder}: {ex.strerror or ex}"
-        ) from None
-    shown = clean_name(name or socket.gethostname())
-    return Identity(shown, text, certificate, key)
+        raise _unusable(folder, ex) from None
+    return text
+
+
+def _unusable(folder: Path, ex: OSError) -> ConfigError:
+    return ConfigError(f"OFFGRID_PEERS_DIR (--peers-dir): cannot use {folder}: {ex.strerror or ex}")
 
 
 def _damaged(folder: Path, ex: Exception) -> ConfigError:

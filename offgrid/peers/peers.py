@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
 
 from offgrid.addresses import interface_addresses, place
 from offgrid.config import BY_NAME, Settings
@@ -12,9 +11,9 @@ from offgrid.peers.connection import PeerConnections
 from offgrid.peers.contexts import ServerContexts
 from offgrid.peers.desk import PairingDesk
 from offgrid.peers.forwarding.forwarding import Forwarding
-from offgrid.peers.forwarding.known import Known
 from offgrid.peers.identity import Identity, load_identity
 from offgrid.peers.joining import pair_with
+from offgrid.peers.table import PeerTable
 
 
 class Peers:
@@ -29,6 +28,7 @@ class Peers:
         contexts: the TLS contexts of the peers port.
         desk: shows pairing codes, and answers machines where one is typed.
         connections: connections to the peers.
+        table: the state of each peer.
         forwarding: sends requests for models of peers to them.
         port: the peers port; 0 until :meth:`start`.
 
@@ -42,8 +42,8 @@ class Peers:
         self.contexts = ServerContexts(self.identity, self.book)
         self.desk = PairingDesk(self.identity, self.book, settings.peers_dir, self._let_in)
         self.connections = PeerConnections(self.identity, self.book)
-        self.known: Sequence[Known] = ()
-        self.forwarding = Forwarding(self.connections, lambda: self.known)
+        self.table = PeerTable(self.book, self.connections)
+        self.forwarding = Forwarding(self.connections, lambda: self.table.known())
         self.port = 0
         self._host = settings.peers_host
 
@@ -59,6 +59,7 @@ class Peers:
     def start(self, port: int) -> None:
         """Begin to talk to other machines. The server listens on the peers port already."""
         self.port = port
+        self.table.start()
 
     def pair_with(self, host: str, port: int, code: str) -> Peer:
         """Pair with the machine that shows a code; see :func:`~offgrid.peers.joining.pair_with`."""
@@ -78,6 +79,7 @@ class Peers:
         self.desk.close()
         self.forwarding.close()
         self.connections.close()
+        self.table.close()
 
     def _let_in(self, is_open: bool) -> None:
         self.contexts.open_pairing(is_open, lambda: self.desk.is_open)

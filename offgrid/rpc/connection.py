@@ -6,7 +6,6 @@ import contextlib
 import socket
 import ssl
 
-from offgrid import __version__
 from offgrid.errors import RpcError
 from offgrid.rpc.endpoint import RpcServer
 from offgrid.rpc.messages import Ask, Offer, read_offer, send_line
@@ -20,7 +19,7 @@ def ask(server: RpcServer, question: Ask, seconds: float) -> tuple[ssl.SSLSocket
 
     Args:
         server: a peer.
-        question: the first line; the version of this machine is added.
+        question: the first line.
         seconds: time for the answer, after the connection is open.
 
     Returns:
@@ -73,9 +72,8 @@ def connect(server: RpcServer) -> ssl.SSLSocket:
 
 
 def _answer(connection: ssl.SSLSocket, question: Ask, seconds: float) -> Offer:
-    ask = Ask(question.ask, question.build, __version__, question.session)
     try:
-        send_line(connection, ask)
+        send_line(connection, question)
         return read_offer(connection, seconds)
     except TimeoutError:
         raise RpcError(f"it has not answered within {seconds:g} s") from None

@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from offgrid import __version__
 from offgrid.errors import RpcError
 from offgrid.rpc.child import Child, Started
 from offgrid.rpc.messages import Ask, Offer, end_connection, read_ask, send_line
@@ -129,7 +128,7 @@ class Lender:
     def _answer(self, connection: ssl.SSLSocket, ask: Ask, name: str, borrower: str) -> None:
         if ask.ask == "status":
             started = self._terms.started
-            offer = Offer(started.build, __version__, self._terms.free(), started.devices)
+            offer = Offer(started.build, self._terms.free(), started.devices)
             send_line(connection, offer)
         elif ask.ask == "lend":
             self._lend(connection, ask, name, borrower)

@@ -33,23 +33,21 @@ class Device(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The first line of a connection. ``build`` and ``version`` are those of the borrower."""
+    """The first line of a connection. ``build`` is the borrower's llama.cpp."""
 
     ask: str
     build: str = ""
-    version: str = ""
     session: str = ""
 
 
 class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer. ``error`` is empty if it is yes.
 
-    ``build`` and ``version`` are those of the lender, ``free`` the bytes of memory that it can
-    lend, ``devices`` what it computes on.
+    ``build`` is the lender's llama.cpp, ``free`` the bytes of memory that it can lend, ``devices``
+    what it computes on.
     """
 
     build: str = ""
-    version: str = ""
     free: int = 0
     devices: tuple[Device, ...] = ()
     session: str = ""

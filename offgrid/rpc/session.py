@@ -10,7 +10,6 @@ import ssl
 import threading
 from collections.abc import Callable
 
-from offgrid import __version__
 from offgrid.errors import RpcError
 from offgrid.rpc.child import Child
 from offgrid.rpc.messages import (
@@ -72,7 +71,7 @@ class Session:
             free: bytes of memory that can be lent, for the answer to the borrower.
         """
         started = self._child.started
-        offer = Offer(started.build, __version__, free, started.devices, self.id)
+        offer = Offer(started.build, free, started.devices, self.id)
         try:
             send_line(self._pulse, offer)
             why = self._answer_beats()
@@ -103,7 +102,7 @@ class Session:
                 raise RpcError("the session has a connection already, or it has ended")
             self._taken, self._data = True, connection
         with self._child.connect() as near:
-            send_line(connection, Offer(self._child.started.build, __version__))
+            send_line(connection, Offer(self._child.started.build))
             relay(near, connection)
         end_connection(connection)
         end_connection(self._pulse)
@@ -123,4 +122,4 @@ class Session:
 def refuse(connection: ssl.SSLSocket, why: str, build: str = "") -> None:
     """Tell a borrower why it gets nothing."""
     with contextlib.suppress(OSError):
-        send_line(connection, Offer(build, __version__, error=why))
+        send_line(connection, Offer(build, error=why))

@@ -37,7 +37,7 @@ from offgrid.rpc.relay import relay
 START_SECONDS = 60.0
 """Time in which a lender must have started a process for a session: it imports llama.cpp."""
 _ACCEPT_SECONDS = 60.0
-_PROBE_SECONDS = 5.0
+_PROBE_SECONDS, _JOIN_SECONDS = 5.0, 5.0
 LOOPBACK = "127.0.0.1"
 
 
@@ -65,26 +65,36 @@ class Tunnel:
         self._telling = threading.Lock()
         self._told = False
         self._pulse: socket.socket | None = None
-        self._far = self._open_peer(build) if server.is_peer else self._open_local()
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server((LOOPBACK, 0), backlog=8)
+        self.port = int(self._listener.getsockname()[1])
         try:
-            self._listener = socket.create_server((LOOPBACK, 0), backlog=8)
-            self.port = int(self._listener.getsockname()[1])
+            self._far = self._open_peer(build) if server.is_peer else self._open_local()
         except BaseException:
-            self.close()
+            self._listener.close()
             raise
 
     def start(self) -> None:
         """Wait for llama.cpp's connection, and watch the server, on two threads."""
-        threading.Thread(target=self._run, name="rpc-tunnel", daemon=True).start()
+        self._threads.append(threading.Thread(target=self._run, name="rpc-tunnel", daemon=True))
         if self._pulse is not None:
-            threading.Thread(target=self._watch, name="rpc-pulse", daemon=True).start()
+            self._threads.append(
+                threading.Thread(target=self._watch, name="rpc-pulse", daemon=True)
+            )
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
-        """End the session; ``lost`` is not called any more."""
+        """End the session; ``lost`` is not called any more. Idempotent."""
         self._closed.set()
-        for one in (self._far, self._pulse):
-            if one is not None:
-                end_connection(one)
+        end_connection(self._listener)
+        sockets = [one for one in (self._far, self._pulse) if one is not None]
+        for one in sockets:
+            end_connection(one)
+        for thread in self._threads:
+            thread.join(_JOIN_SECONDS)
+        for one in (self._listener, *sockets):
+            one.close()
 
     # --- opening ------------------------------------------------------------------------------
 
@@ -126,7 +136,7 @@ class Tunnel:
         """Return llama.cpp's connection, and listen no more; None if it has not come."""
         self._listener.settimeout(_ACCEPT_SECONDS)
         with self._listener, contextlib.suppress(OSError):
-            while True:
+            while not self._closed.is_set():
                 near, address = self._listener.accept()
                 if has_connected(address[:2], near.getsockname()[:2]):
                     return near

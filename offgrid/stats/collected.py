@@ -148,6 +148,9 @@ class Stats:
         self._kept = Totals(self.started)
         """What is in the file."""
         self._models: dict[str, ModelFigures] = {}
+        self._forwarded: dict[tuple[str, str], tuple[int, float]] = {}
+        """(name of a peer, class of status) -> requests that were forwarded to it, and their
+        seconds. Names are bounded: there are few peers."""
         self._saving = threading.Lock()
         """Held while the file is used."""
 
@@ -188,6 +191,9 @@ class Stats:
 
     def _end(self, record: Record) -> None:
         status = f"{record.status // 100}xx"
+        if record.peer:
+            number, seconds = self._forwarded.get((record.peer, status), (0, 0.0))
+            self._forwarded[record.peer, status] = (number + 1, seconds + record.seconds)
         model = record.outcomes[0].model if record.outcomes else ""
         if model:
             self._model(model).end(record.seconds)
@@ -212,6 +218,13 @@ class Stats:
         with self._lock:
             self._add_up()
             yield self._run, self._models
+
+    def forwarded(self) -> dict[tuple[str, str], tuple[int, float]]:
+        """Return how many requests were forwarded since the server was started, and their seconds
+        added up, by the name of the peer and the class of the status."""
+        with self._lock:
+            self._add_up()
+            return dict(self._forwarded)
 
     def posts(self) -> tuple[int, int, int]:
         """Return how many POST requests have ended since the server was started: with a status

@@ -129,6 +129,7 @@ def _snapshots(folder: Path, settings: Settings, written: Written) -> Iterable[t
             written.absent.append(path)
             continue
         copy = folder / part.name
+        copy.parent.mkdir(mode=0o700, exist_ok=True)
         if part.is_database:
             snapshot(path, copy)
         else:

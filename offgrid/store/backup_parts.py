@@ -40,6 +40,7 @@ class Part:
         name: its name in the archive.
         setting: the setting that has its path, or beside whose file it lies.
         beside: its name beside that file; empty for the file itself.
+        inside: its name in the folder that the setting has; empty if the setting has a file.
         is_database: whether it is an SQLite file, which a server may write to meanwhile.
     """
 
@@ -47,12 +48,15 @@ class Part:
     setting: str
     beside: str = ""
     is_database: bool = True
+    inside: str = ""
 
     def path(self, settings: Settings) -> Path | None:
         """Return where the file is; None if this version has no such setting."""
         path = getattr(settings, self.setting, None)
         if not path:
             return None
+        if self.inside:
+            return Path(path) / self.inside
         return Path(path).with_name(self.beside) if self.beside else Path(path)
 
 
@@ -64,6 +68,10 @@ PARTS = (
     Part("stats.json", "responses_file", beside="stats.json", is_database=False),
     Part("preferences.json", "responses_file", beside="preferences.json", is_database=False),
     Part(SIGNING_KEY, "responses_file", beside=SIGNING_KEY, is_database=False),
+    # This machine's identity and its peers: offgrid.peers.identity and offgrid.peers.book.
+    Part("peers/peers.json", "peers_dir", inside="peers.json", is_database=False),
+    Part("peers/key.pem", "peers_dir", inside="key.pem", is_database=False),
+    Part("peers/certificate.pem", "peers_dir", inside="certificate.pem", is_database=False),
 )
 """The files of the server. A new file that must survive the machine is one more row."""
 

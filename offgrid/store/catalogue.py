@@ -332,7 +332,8 @@ class Catalogue:
             raise ConfigError("; ".join(problems))
 
     def check(self) -> None:
-        """Check that there is a model to serve: nothing else is served in its place.
+        """Check that there is a model to serve, or that peers may have one: nothing else is served
+        in its place.
 
         Raises:
             ConfigError: a configured place does not exist, cannot be read, or has no model, or a
@@ -346,9 +347,10 @@ class Catalogue:
         if self.default_id is not None:
             return
         entries, skipped = self.survey()
-        if entries or not self.configured:
-            return
         settings = self._settings
+        # A machine without models uses those of its peers.
+        if entries or not self.configured or settings.peers:
+            return
         reasons = listed([f"{file.path.name}: {file.reason}" for file in skipped], "; ")
         more = f" (skipped: {reasons})" if skipped else ""
         source = settings.models_dir_source

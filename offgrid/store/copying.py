@@ -323,8 +323,7 @@ def _read(item: Item, reader: Reader) -> Iterator[memoryview]:
 def source_failed(item: Item, ex: OSError) -> TransferError:
     """Return the error for a source that cannot be read."""
     return TransferError(
-        f"{item.source.origin}: cannot be read ({ex.strerror or ex}). If the stick was pulled or "
-        "the file removed, put it back and try again: the copy continues there.",
+        f"{item.source.origin}: cannot be read ({ex.strerror or ex}). {item.source.remedy}",
         "source",
     )
 

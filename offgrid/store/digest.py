@@ -108,8 +108,9 @@ def open_regular(path: Path, *, follow: bool = True) -> FileIO:
     return file
 
 
-def hash_of(path: Path, report: Callable[[int], None] | None = None) -> str:
-    """Return the SHA-256 of a file in lower-case hex; ``report`` hears how many bytes are read.
+def hashed(path: Path) -> Iterator[tuple[int, str]]:
+    """Hash a file; yield after each block how many bytes were read and an empty text, and at last
+    the size of the file and its SHA-256 in lower-case hex.
 
     Raises:
         OSError: it cannot be read, or is not a regular file.
@@ -118,6 +119,18 @@ def hash_of(path: Path, report: Callable[[int], None] | None = None) -> str:
         digest, blocks = Digest(pool), Blocks()
         while block := blocks.read(file):
             digest.update(block)
-            if report is not None:
-                report(digest.size)
-        return digest.hexdigest()
+            yield digest.size, ""
+        yield digest.size, digest.hexdigest()
+
+
+def hash_of(path: Path, report: Callable[[int], None] | None = None) -> str:
+    """Return the SHA-256 of a file in lower-case hex; ``report`` hears how many bytes are read.
+
+    Raises:
+        OSError: it cannot be read, or is not a regular file.
+    """
+    found = ""
+    for done, found in hashed(path):
+        if report is not None and not found:
+            report(done)
+    return found

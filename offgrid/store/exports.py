@@ -26,7 +26,7 @@ from offgrid.store.imports import Outcome, Status
 from offgrid.store.names import (
     MODELS_FOLDER,
     is_projector,
-    projector_name,
+    projector_beside,
     safe_path,
     split_of,
     stem_of,
@@ -226,9 +226,7 @@ def _groups_of(
     yield Group(entry.id, items)
     if entry.projector is not None:
         projector = _item(entry.projector, models_dir, rows, hashes)
-        base, _, own = items[0].name.rpartition("/")
-        name = projector_name(entry.projector.name, own)
-        name = f"{base}/{name}" if base else name
+        name = projector_beside(entry.projector.name, items[0].name)
         yield Group(name, (Item(projector.source, name, projector.sha256),))
 
 

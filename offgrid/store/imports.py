@@ -57,14 +57,47 @@ def import_models(
     Args:
         ids: the models to import; None for all.
         within: folders outside of which no file is opened (:func:`~offgrid.store.search.find`).
-        tell: hears each outcome when it is known.
         look: hears each folder before it is searched.
+
+    The other arguments, and the errors, are those of :func:`import_found`.
+    """
+
+    def search() -> Found:
+        found = find(paths, models_dir, within=within, look=look)
+        if ids is not None:
+            choose(found, ids)
+        return found
+
+    return import_found(
+        search, models_dir, replace=replace, report=report, tell=tell, plan=plan, hashes=hashes,
+        disk=disk, checkpoint=checkpoint,
+    )  # fmt: skip
+
+
+def import_found(
+    search: Callable[[], Found],
+    models_dir: Path,
+    *,
+    replace: bool = False,
+    report: Report = silent,
+    tell: Callable[[Outcome], None] = lambda outcome: None,
+    plan: Callable[[int], None] = lambda size: None,
+    hashes: Hashes | None = None,
+    disk: Disk = DISK,
+    checkpoint: int = CHECKPOINT,
+) -> list[Outcome]:
+    """Import the models that a search finds.
+
+    Args:
+        search: returns the models; called while the models directory is locked.
+        replace: whether a different file with the same name is replaced.
+        tell: hears each outcome when it is known.
         plan: hears how many bytes will be copied.
         hashes: the known SHA-256 of files.
 
     Raises:
-        TransferError: the models directory cannot be used, another import uses it, or the models do
-            not all fit on its disk. Then nothing was copied.
+        TransferError: the models directory cannot be used, another import uses it, the search
+            fails, or the models do not all fit on its disk. Then nothing was copied.
     """
     outcomes: list[Outcome] = []
 
@@ -75,9 +108,7 @@ def import_models(
     with locked(models_dir):
         for name in recover(models_dir, disk):
             note(Outcome("imported", name, "an interrupted import of it was finished"))
-        found = find(paths, models_dir, within=within, look=look)
-        if ids is not None:
-            choose(found, ids)
+        found = search()
         for path, reason in found.skipped:
             note(Outcome("skipped", path, reason))
         for path, reason in found.failed:

@@ -65,6 +65,12 @@ def projector_name(projector: str, model: str) -> str:
     return f"mmproj-{stem}{EXTENSION}"
 
 
+def projector_beside(projector: str, model: str) -> str:
+    """Return :func:`projector_name` in the folder of a model that is given with its folders."""
+    base, slash, own = model.rpartition("/")
+    return f"{base}{slash}{projector_name(projector, own)}"
+
+
 def quantisation(name: str) -> str:
     """Return the quantisation that a file's name states, in capitals; empty if none."""
     kinds = [match["kind"] for match in _QUANTISATION.finditer(model_stem(name))]

@@ -16,6 +16,11 @@ from offgrid.store.names import stem_of
 _MAGIC = b"GGUF"
 _SMALLEST = 24
 """Bytes of the header of a GGUF without metadata and tensors."""
+PULLED = (
+    "If the stick was pulled or the file removed, put it back and try again: the copy continues "
+    "there."
+)
+"""What to do if a file cannot be read."""
 LEAVES = "it is a symbolic link that leaves the folder; give its own path to import it"
 """Why a link on a stick is not followed."""
 
@@ -44,6 +49,10 @@ class Source(Protocol):
     def size(self) -> int:
         """Return the size in bytes."""
 
+    @property
+    def remedy(self) -> str:
+        """Return what to do if it cannot be read, as the end of a message."""
+
     def open(self, offset: int = 0) -> Reader:
         """Return a reader that begins at a byte.
 
@@ -69,6 +78,10 @@ class FileSource:
     @property
     def origin(self) -> str:
         return str(self.path)
+
+    @property
+    def remedy(self) -> str:
+        return PULLED
 
     def open(self, offset: int = 0) -> FileIO:
         file = open_regular(self.path)

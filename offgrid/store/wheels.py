@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from offgrid.store.archives import FAULTS
-from offgrid.store.sources import FileSource, Reader, file_source
+from offgrid.store.sources import PULLED, FileSource, Reader, file_source
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """How members of wheels are compressed. Other methods may ask for gigabytes of memory."""
@@ -42,6 +42,10 @@ class WheelSource:
     def origin(self) -> str:
         wheel, name = self.members[0]
         return f"{wheel.path}:{name}"
+
+    @property
+    def remedy(self) -> str:
+        return PULLED
 
     def open(self, offset: int = 0) -> Reader:
         reader = _MembersReader(self.members)

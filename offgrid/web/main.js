@@ -19,9 +19,9 @@ import { Toasts } from "./parts/toast.js";
 const PAGES = [
   { name: "chat", icon: "chat", load: () => import("./pages/chat/index.js") },
   { name: "models", icon: "models", load: () => import("./pages/models/index.js") },
-  { name: "machine", icon: "machine", scope: "stats", load: () => import("./pages/machine/index.js") },
+  { name: "machine", icon: "machine", scopes: ["stats", "peers"], load: () => import("./pages/machine/index.js") },
   { name: "lab", icon: "lab", load: () => import("./pages/lab/index.js") },
-  { name: "keys", icon: "key", scope: "admin", load: () => import("./pages/keys/index.js") },
+  { name: "keys", icon: "key", scopes: ["admin"], load: () => import("./pages/keys/index.js") },
   { name: "settings", icon: "settings", load: () => import("./pages/settings/index.js") },
 ];
 
@@ -29,7 +29,7 @@ function App() {
   useStore(language); // all words change with it
   const { page } = useStore(route);
   const known = useStore(self);
-  const shown = PAGES.filter(({ scope }) => !scope || may(scope, known));
+  const shown = PAGES.filter(({ scopes }) => !scopes || scopes.some((scope) => may(scope, known)));
   return html`
     <a class="skip" href="#content" onClick=${skip}>${t("app.skip")}</a>
     <${Nav} pages=${shown} current=${page} />

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import signal
@@ -29,10 +30,11 @@ from offgrid.engine.client.about import BuildUnknown, ask_build
 from offgrid.engine.client.fit import Candidate, measure
 from offgrid.engine.memory import Bound
 from offgrid.engine.protocol.commands import Load
+from offgrid.peers.identity import load_identity
 
 SUBJECTS = [
     "configuration", "models", "disk", "permissions", "leftovers", "memory", "threads", "llama.cpp",
-    "processor", "gpu", "rpc", "port", "clock",
+    "processor", "gpu", "rpc", "port", "peers", "clock",
 ]  # fmt: skip
 Doctor = Callable[..., tuple[int, dict[str, dict[str, str]]]]
 
@@ -78,7 +80,7 @@ def test_a_machine_that_is_ready(doctor: Doctor, tmp_path: Path, starter_path: P
     assert status == 0
     assert [*checks] == SUBJECTS
     for subject in ("configuration", "models", "permissions", "leftovers", "llama.cpp", "rpc",
-                    "port", "clock"):  # fmt: skip
+                    "port", "peers", "clock"):  # fmt: skip
         assert checks[subject]["state"] == "ok", checks[subject]
     assert checks["models"]["text"] == "1 can be served; the default is a"
     assert checks["configuration"]["text"].endswith("given: models_dir, port, responses_file")
@@ -175,6 +177,39 @@ def test_files_that_others_may_read_or_change(doctor: Doctor, tmp_path: Path) ->
     responses.chmod(0o600)
     file.chmod(0o644)
     assert doctor(*flags)[1]["permissions"]["state"] == "ok"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no modes here")
+def test_the_key_of_the_peers(doctor: Doctor, tmp_path: Path) -> None:
+    folder = tmp_path / "peers"
+    flags = ("--peers-dir", str(folder))
+    assert doctor(*flags)[1]["peers"]["text"] == "off; --peers turns them on"
+    new = doctor(*flags, "--peers")[1]["peers"]
+    assert (new["state"], new["text"][:8]) == ("ok", "0 paired")
+    assert not folder.exists()  # the doctor changes nothing
+    key = load_identity(folder).key_file
+    key.chmod(0o644)
+    check = doctor(*flags)[1]["peers"]  # also while peers are off
+    assert (check["state"], check["fix"]) == ("warning", f"chmod 600 {key}")
+    key.chmod(0o600)
+    folder.chmod(0o755)
+    assert doctor(*flags, "--peers")[1]["peers"]["fix"] == f"chmod 700 {folder}"
+    folder.chmod(0o700)
+    assert doctor(*flags, "--peers")[1]["peers"]["state"] == "ok"
+    key.write_text("x")
+    check = doctor(*flags, "--peers")[1]["peers"]
+    assert (check["state"], "offgrid restore" in check["fix"]) == ("problem", True)
+
+
+def test_the_libraries_of_the_peers(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "spake2" else find(name)
+    )
+    check = doctor("--peers")[1]["peers"]
+    assert check["state"] == "problem"
+    assert check["text"] == "libraries are missing: spake2"
+    assert check["fix"] == "run pip install 'offgrid-llm[peers]'"
 
 
 def test_a_home_that_cannot_be_written_is_named_once(

@@ -45,8 +45,22 @@ def report_of(machine: Machine) -> Any:
     return SimpleNamespace(models=found, slots_free=1, queue=0)
 
 
+def model_report(*ids: str, free: int = 1, queue: int = 0) -> Any:
+    """The report of a peer that exists only in a test."""
+    models = [
+        SimpleNamespace(
+            id=id, aliases=[], sha256=None, created=1, size=1, kind="chat", architecture="llama",
+            parameters=1, quantization="F16", context_length=64, vision=False, tools=False,
+            reasoning=False, status="loaded",
+        )
+        for id in ids
+    ]  # fmt: skip
+    return SimpleNamespace(models=models, slots_free=free, queue=queue)
+
+
 def introduce(near: Machine, *others: Machine, state: str = "connected") -> None:
     """Let a machine know others, and what they report."""
     for other in others:
         near.know(other)
-    near.peers.known = [Known(one.as_peer(), state, report_of(one)) for one in others]
+    known = [Known(one.as_peer(), state, report_of(one)) for one in others]
+    setattr(near.peers.table, "known", lambda: known)  # noqa: B010

@@ -909,3 +909,13 @@ def key_requests(id: str, starter: str, number: int = 0) -> list[Full]:
         Full("/v1/keys/{id}", {}, grant, values={"id": id}),
         Full("/v1/keys/{id}/rotate", {}, {"grace": "1h"}, values={"id": id}),
     ]
+
+
+def peer_requests(address: str, code: str) -> list[Full]:
+    """The endpoints about other machines. They need a server with peers.
+
+    Args:
+        address: where a machine shows a code.
+        code: the code.
+    """
+    return [Full("/v1/peers/pair", {}, {"address": address, "code": code})]

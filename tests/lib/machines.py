@@ -5,15 +5,19 @@ from __future__ import annotations
 import http.client
 import ssl
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import msgspec
 from support import TIMEOUT
 
 from offgrid.peers.book import Peer
 from offgrid.peers.contexts import client_context
 from offgrid.peers.peers import Peers
 from offgrid.server import Server
+from offgrid.store.hashes import Hashes
 
 
 @dataclass
@@ -28,6 +32,15 @@ class Machine:
         assert self.server.peers is not None
         return self.server.peers
 
+    @property
+    def models(self) -> Path:
+        """Its models directory."""
+        return self.server.settings.models_dir
+
+    def hashes(self) -> Hashes:
+        """The known hashes of its files."""
+        return Hashes.beside(self.server.settings.responses_file)
+
     def as_peer(self) -> Peer:
         """This machine, as others write it into their books."""
         identity = self.peers.identity
@@ -41,6 +54,11 @@ class Machine:
         self.peers.book.add(other.as_peer())
         other.peers.book.add(self.as_peer())
 
+    def reach(self, other: Machine, port: int) -> None:
+        """Look for another machine at a port of this one; kept connections to it end."""
+        self.peers.book.remove(other.peers.identity.fingerprint)
+        self.peers.book.add(msgspec.structs.replace(other.as_peer(), port=port))
+
     def ask(self, other: Machine, method: str, path: str, body: bytes | None = None) -> Any:
         """Send a request to another machine's peers port; return the response, which was read.
 
@@ -52,7 +70,12 @@ class Machine:
 
 
 def ask(
-    machine: Machine, context: ssl.SSLContext, method: str, path: str, body: bytes | None = None
+    machine: Machine,
+    context: ssl.SSLContext,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Any:
     """Send a request to a machine's peers port with a TLS context; return the response, which was
     read; its body is ``content``."""
@@ -60,7 +83,7 @@ def ask(
         "127.0.0.1", machine.peers.port, timeout=TIMEOUT, context=context
     )
     try:
-        connection.request(method, path, body)
+        connection.request(method, path, body, dict(headers or {}))
         response: Any = connection.getresponse()
         response.content = response.read()
         return response

@@ -4,8 +4,9 @@
 
 A test sends JSON with POST and gets JSON:
 
-    /start    flags, environ, keys, models, model
-                                             a new server in new folders: id, url, folders
+    /start    flags, environ, keys, models, model, peers
+                                             a new server in new folders: id, url, folders; `peers`
+                                             is its name among other machines, if it talks to any
     /stop     id                             ends it, as Ctrl-C does
     /restart  id                             starts it again at the same address, with its files
     /end      id                             kills it
@@ -75,7 +76,7 @@ class PageServer:
             cwd=folder, HOME=str(folder / "home"), XDG_CONFIG_HOME=str(folder / "home"),
             XDG_STATE_HOME=str(folder / "home"), XDG_CACHE_HOME=str(folder / "home"),
             OFFGRID_KEYS_FILE=str(self._keys), OFFGRID_IMPORT_ROOTS=str(folder / "media"),
-            OFFGRID_DRAIN_TIMEOUT="0", **self._body.get("environ", {}),
+            OFFGRID_DRAIN_TIMEOUT="0", **self._peers(), **self._body.get("environ", {}),
         )  # fmt: skip
         try:
             url = child.wait_ready() if self._default() else child.url
@@ -84,6 +85,15 @@ class PageServer:
             raise AssertionError(f"{ex}\n{child.err.text}") from ex
         self._port = str(urlsplit(url).port)
         return child
+
+    def _peers(self) -> dict[str, str]:
+        if "peers" not in self._body:
+            return {}
+        return {
+            "OFFGRID_PEERS": "true", "OFFGRID_PEERS_NAME": self._body["peers"],
+            "OFFGRID_PEERS_HOST": "127.0.0.1", "OFFGRID_PEERS_PORT": "0",
+            "OFFGRID_PEERS_DISCOVERY": "false", "OFFGRID_PEERS_DIR": str(self._folder / "peers"),
+        }  # fmt: skip
 
     def _default(self) -> list[str]:
         name = self._body.get("model", STARTER)

@@ -88,7 +88,8 @@ class RpcWorker:
 
     def kill(self) -> None:
         """Kill it with the processes that compute, as a power cut would."""
-        self.child.workers()
+        if self.child.process.poll() is None:
+            self.child.workers()
         self.child.end()
 
     def stop_all(self) -> None:

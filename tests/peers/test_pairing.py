@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from documented import Documented
+from full_requests import peer_requests
 from keyed import bearer, new_key
 from machines import Machine, ask
 from middle import in_between, with_certificate
@@ -97,7 +99,7 @@ def test_two_machines_pair_and_forget(both: tuple[Machine, Machine]) -> None:
         "open", True, 0, None,
     )  # fmt: skip
     answer = pair(near, far.peers.port, opened.json["code"])
-    assert answer.status == 201
+    assert answer.status == 200
     (known,) = near.peers.book.all()
     assert answer.json == {
         "object": "peer", "id": far.peers.identity.id, "name": "far",
@@ -121,8 +123,28 @@ def test_two_machines_pair_and_forget(both: tuple[Machine, Machine]) -> None:
         near.ask(far, "GET", "/peer/alive")
     assert code_of(request(far.server.url, "DELETE", "/v1/peers/near")) == (404, "not_found")
     # The side that still has the other in its book can pair again.
-    assert pair(near, far.peers.port, open_code(far)).status == 201
+    assert pair(near, far.peers.port, open_code(far)).status == 200
     assert near.ask(far, "GET", "/peer/alive").status == 204
+
+
+def test_responses_match_the_document(both: tuple[Machine, Machine]) -> None:
+    near, far = both
+    documented = Documented.of(near.server.url)
+    opened = request(far.server.url, "POST", PAIR, {})
+    documented.check(opened, "post", PAIR)
+    (full,) = peer_requests(f"127.0.0.1:{far.peers.port}", opened.json["code"])
+    for body in full.bodies():
+        documented.body("post", PAIR).validate(body)
+        documented.check(request(near.server.url, "POST", PAIR, body), "post", PAIR)
+    assert near.peers.book.all()
+    for method in ("GET", "DELETE"):
+        documented.check(request(far.server.url, method, PAIR), method.lower(), PAIR)
+    for _ in range(2):
+        gone = request(near.server.url, "DELETE", "/v1/peers/far")
+        documented.check(gone, "delete", "/v1/peers/{id}")
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))  # it does not listen
+        documented.check(pair(near, sock.getsockname()[1], "12345678"), "post", PAIR)
 
 
 def test_a_wrong_code(both: tuple[Machine, Machine]) -> None:
@@ -133,7 +155,7 @@ def test_a_wrong_code(both: tuple[Machine, Machine]) -> None:
     assert code_of(answer) == (403, "pairing_failed")
     assert typed not in answer.body.decode()
     assert_strangers(near, far)
-    assert pair(near, far.peers.port, code).status == 201
+    assert pair(near, far.peers.port, code).status == 200
 
 
 def test_five_wrong_codes_lock_the_pairing(both: tuple[Machine, Machine]) -> None:
@@ -207,8 +229,8 @@ def test_two_machines_at_once(both: tuple[Machine, Machine], make_machine: Make)
     for thread in threads:
         thread.join(TIMEOUT)
     statuses = sorted(status for status, _ in answers)
-    assert statuses == [201, 409]
-    (winner,) = (machine for status, machine in answers if status == 201)
+    assert statuses == [200, 409]
+    (winner,) = (machine for status, machine in answers if status == 200)
     (peer,) = far.peers.book.all()
     assert peer.fingerprint == winner.peers.identity.fingerprint
     assert sum(len(machine.peers.book.all()) for machine in (near, third)) == 1
@@ -319,7 +341,7 @@ def test_a_machine_in_between_reads_and_changes_nothing(both: tuple[Machine, Mac
     with in_between(third, far.peers.port, ask=own, answer=own) as port:
         assert code_of(pair(near, port, code)) == (403, "pairing_failed")
     assert_strangers(near, far)
-    assert pair(near, far.peers.port, code).status == 201
+    assert pair(near, far.peers.port, code).status == 200
 
 
 def test_a_lost_last_message_leaves_one_side_that_can_pair_again(
@@ -344,7 +366,7 @@ def test_a_lost_last_message_leaves_one_side_that_can_pair_again(
     # The side that has the other in its book is refused, which it shows.
     with pytest.raises(OSError, match=ENDED):
         far.ask(near, "GET", "/peer/alive")
-    assert pair(near, far.peers.port, open_code(far)).status == 201
+    assert pair(near, far.peers.port, open_code(far)).status == 200
     assert far.ask(near, "GET", "/peer/alive").status == 204
 
 

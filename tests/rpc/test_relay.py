@@ -80,4 +80,3 @@ def test_it_returns_the_connection_that_has_ended(first: bool) -> None:
     assert receive(outer if first else client, 10) == b"last words"
     for one in (client, near, inner, outer):
         one.close()
-

@@ -25,6 +25,7 @@ import pytest
 from offgrid.api.anthropic.signature import Signer
 from offgrid.config import Settings, load_settings
 from offgrid.errors import TransferError
+from offgrid.peers.identity import load_identity
 from offgrid.store import backup as writing
 from offgrid.store.backup import write_backup
 from offgrid.store.backup_filters import name_in_config
@@ -224,6 +225,26 @@ def test_signed_reasoning_is_known_on_another_machine(place: Place, elsewhere: P
     assert key.with_name(f"{key.name}{ASIDE}").exists()
     if sys.platform != "win32":
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
+
+
+def test_a_machine_keeps_its_identity_and_its_peers(place: Place, elsewhere: Place) -> None:
+    folder = place.settings().peers_dir
+    identity = load_identity(folder, "galley")
+    (folder / "peers.json").write_text('{"peers":[]}')
+    (folder / "pairing.json").write_text('{"wrong":[]}')
+    names = [file.name for file in place.back_up().files]
+    assert [name for name in names if name.startswith("peers/")] == [
+        "peers/peers.json", "peers/key.pem", "peers/certificate.pem"
+    ]  # fmt: skip
+    elsewhere.restore(place.archive)
+    there = elsewhere.settings().peers_dir
+    assert load_identity(there).fingerprint == identity.fingerprint
+    assert sorted(path.name for path in there.iterdir()) == [
+        "certificate.pem", "key.pem", "peers.json"
+    ]  # fmt: skip
+    if sys.platform != "win32":
+        assert stat.S_IMODE(there.stat().st_mode) == 0o700
+        assert {stat.S_IMODE(path.stat().st_mode) for path in there.iterdir()} == {0o600}
 
 
 def test_files_in_other_folders_are_named(place: Place, tmp_path: Path) -> None:

@@ -135,10 +135,10 @@ class Server {
   /** An answer for every request: null for the rules, or {status, code, headers}; "away" for none. */
   trouble = null;
 
-  async answer(method, url, body) {
+  async answer(method, url, body, signal) {
     const [, path, query = ""] = /\/v1\/history\/?([^?]*)\??(.*)$/.exec(url) ?? [];
     if (path === undefined) return json(200, {});
-    this.requests.push({ method, path, body });
+    this.requests.push({ method, path, body, signal });
     if (this.trouble === "away") throw new TypeError("fetch failed");
     if (this.trouble) return json(this.trouble.status, { error: { message: "No.", ...this.trouble } }, this.trouble.headers);
     if (path === "") return method === "GET" ? json(200, { data: [], has_more: false }) : this.create(body);
@@ -208,8 +208,8 @@ beforeEach(() => {
   server = new Server();
   opened = [];
   mock.timers.enable({ apis: ["setTimeout", "setInterval", "Date"] });
-  globalThis.fetch = (url, { method = "GET", body } = {}) =>
-    server.answer(method, String(url), body && JSON.parse(body));
+  globalThis.fetch = (url, { method = "GET", body, signal } = {}) =>
+    server.answer(method, String(url), body && JSON.parse(body), signal);
 });
 
 afterEach(async () => {
@@ -295,6 +295,21 @@ test("the list is read at once after a change, but not with each second of an an
   }
   assert.ok(looks() >= 4 && looks() <= 6, `${looks()} looks in 12 seconds`);
   end();
+});
+
+test("a search ends that of the letters before", async () => {
+  const entries = new Entries();
+  const end = entries.open();
+  await after(0);
+  entries.search("o");
+  await after(250);
+  entries.search("ot");
+  await after(250);
+  const [first, second, third] = server.requests.map(({ signal }) => signal);
+  assert.deepEqual([first.aborted, second.aborted, third.aborted], [true, true, false]);
+  end();
+  assert.ok(third.aborted);
+  assert.equal(entries.state.value.error, null);
 });
 
 test("two devices see each other's messages, and both answers stay", async () => {

@@ -5,7 +5,8 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 
 import { useWords } from "../../offgrid/web/lib/i18n.js";
-import { bodyOf, endOfDate, faults, fieldsOf, limitTexts } from "../../offgrid/web/pages/keys/grant.js";
+import { bodyOf, endOfDate, faults, fieldsOf } from "../../offgrid/web/pages/keys/grant.js";
+import { limitTexts } from "../../offgrid/web/parts/grant.js";
 
 const english = new URL("../../offgrid/web/strings/en.json", import.meta.url);
 useWords("en", JSON.parse(readFileSync(english, "utf8")));

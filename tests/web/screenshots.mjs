@@ -1,7 +1,7 @@
 // Takes the pictures of docs/UI.md: node tests/web/screenshots.mjs [FOLDER] [--png] [--only=NAME]
 //
-// Every page, on a desktop and a phone, light and dark, as WebP. Needs what the browser tests need
-// (tests/README.md).
+// Every page, on a desktop and a phone, some on a tablet, light and dark, as WebP. Needs what the
+// browser tests need (tests/README.md).
 import { mkdir, writeFile } from "node:fs/promises";
 import { fileURLToPath } from "node:url";
 import { openContext, openPage, startBrowser } from "./lib/browser.mjs";
@@ -17,6 +17,7 @@ const folder = words.find((word) => !word.startsWith("--"))
 
 const SIZES = {
   desktop: { viewport: { width: 1280, height: 800 } },
+  tablet: { viewport: { width: 820, height: 1180 }, isMobile: true, hasTouch: true },
   phone: { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true },
 };
 
@@ -30,13 +31,14 @@ async function take(page, name) {
 }
 
 async function takeAll() {
-  const server = await startServer({ keys: true });
+  const server = await startServer({ keys: true, peers: "kitchen" });
   const browser = await startBrowser();
   try {
-    for (const { name, route, prepare, act } of SCENES) {
+    for (const { name, route, prepare, act, onTablet } of SCENES) {
       if (only && only !== name) continue;
       const id = await prepare?.(server);
       for (const [size, options] of Object.entries(SIZES)) {
+        if (size === "tablet" && !onTablet) continue;
         for (const colorScheme of ["light", "dark"]) {
           const context = await openContext(browser, server, {
             ...options, colorScheme, remembered: { key: server.secret },

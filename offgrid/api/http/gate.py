@@ -36,7 +36,7 @@ _WAITS = ("POST", "/v1/peers/pair")
 """It waits for another machine."""
 # A change of a key waits for the disk at most; and it is made most of all while others take all
 # places, because it is how their key is revoked.
-_NEVER_WAIT_BELOW = ("/api/blobs/", "/ui/", "/v1/keys/", "/v1/peers/")
+_NEVER_WAIT_BELOW = ("/api/blobs/", "/peer/models/", "/ui/", "/v1/keys/", "/v1/peers/")
 
 
 def places(settings: Settings) -> int:

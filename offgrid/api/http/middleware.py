@@ -43,6 +43,7 @@ _ORIGIN_OF_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _HEADER_NAMES = re.compile(r"[\w!#$%&'*+.^`|~, \t-]+", re.ASCII)
 EXPOSED = (
     "x-request-id", "request-id", "openai-processing-ms", "openai-version", "x-offgrid-seed",
+    "x-offgrid-peer", "x-offgrid-peer-request-id",
     notices.HEADER, notices.WARNING, "retry-after", "retry-after-ms", "x-should-retry",
     *RATE_HEADERS,
 )  # fmt: skip

@@ -26,6 +26,7 @@ from offgrid.api.http.scopes import ANY_KEY
 from offgrid.api.openapi import by_hand
 from offgrid.api.openapi.operations import OPERATIONS
 from offgrid.api.openapi.operations.operation import Body, Operation, Struct
+from offgrid.api.peers.endpoints import ENDPOINTS, PEER, PEER_REQUEST
 
 Schema = dict[str, Any]
 
@@ -53,15 +54,17 @@ _REASONS = {
     404: "No such model, stored response, conversation, import, export or file of the page; or the "
     "server stores no history.",
     408: "The request arrived too slowly.",
-    409: "The model is not loaded, and a GET request never unloads another model; the settings "
-    "decide it, or the model cannot be removed; another import or export is in progress; or a "
-    "finished message of the history would change.",
+    409: "The model is not loaded, and a GET request never unloads another model; the settings or "
+    "a peer decide it, or the model cannot be removed; another import or export is in progress; a "
+    "finished message of the history would change; or a machine shows no pairing code.",
     413: "The body is too large.",
     429: "The caller has used up one of its limits (`type` says which), or too many wrong keys "
-    "came from its address.",
+    "came from its address; or too many wrong pairing codes were typed.",
     431: "The headers of the request are too large.",
     500: "The server could not finish the request.",
     501: "Another API has this endpoint, and this server does not do what it is for.",
+    502: "Another machine cannot be reached, does not answer any more, or answers as no OffGrid "
+    "does.",
     503: "The server cannot accept the request now.",
     504: "The request took longer than the server allows.",
     507: "The history has reached its limit. Nothing was stored, and nothing deleted.",
@@ -83,6 +86,14 @@ _HEADERS: dict[str, Schema] = {
     "x-offgrid-seed": {
         "description": "The seed of the request, given or drawn.",
         "schema": {"type": "integer"},
+    },
+    PEER: {
+        "description": "Name of the peer that has answered, if the request was forwarded.",
+        "schema": {"type": "string"},
+    },
+    PEER_REQUEST: {
+        "description": "Identifier of the request on that peer.",
+        "schema": {"type": "string"},
     },
     notices.HEADER: {
         "description": "Fields of the request that were accepted and have no effect, with commas "
@@ -340,6 +351,8 @@ def _success(operation: Operation) -> Schema:
     headers = _headers("x-request-id", "openai-processing-ms", "openai-version", *operation.headers)
     if operation.body is not None:
         headers[notices.HEADER] = _HEADERS[notices.HEADER]  # absent if there are none
+    if operation.path in ENDPOINTS:
+        headers |= {name: _HEADERS[name] for name in (PEER, PEER_REQUEST)}
     if _is_counted(operation):
         headers |= _OF_LIMITS
     content: dict[str, Any] = {kind: {"schema": {"type": "string"}} for kind in operation.texts}
@@ -378,8 +391,8 @@ def _framing(operation: Operation) -> str:
 
 
 def _failures(operation: Operation) -> dict[str, Schema]:
-    time = {504} if operation.names_a_model else set()
-    statuses = sorted({*_EVERYWHERE, *operation.errors, *time})
+    others = {502, 504} if operation.names_a_model else set()
+    statuses = sorted({*_EVERYWHERE, *operation.errors, *others})
     return {
         str(status): _failure(status, operation.failures.get(status, operation.error))
         for status in statuses

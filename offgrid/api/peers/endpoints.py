@@ -15,6 +15,9 @@ from offgrid.api.ollama.framing import LINES
 from offgrid.api.peers.relayed import ResponseEvents
 from offgrid.errors import NotForwarded
 
+PEER, PEER_REQUEST = "x-offgrid-peer", "x-offgrid-peer-request-id"
+"""Headers of a response: the peer that has answered, and its id of the request."""
+
 
 class Fields(msgspec.Struct):
     """The fields of a body that matter here; all others go to the peer unread."""

@@ -21,7 +21,7 @@ from offgrid.api.http.errors import ModelForbidden
 from offgrid.api.http.memory import was_large
 from offgrid.api.http.request import LARGE, in_turn, liveness, read_raw
 from offgrid.api.http.waitress.environ import on_peers_port, when_gone
-from offgrid.api.peers.endpoints import ENDPOINTS, QUERIES, Endpoint, Fields
+from offgrid.api.peers.endpoints import ENDPOINTS, PEER, PEER_REQUEST, QUERIES, Endpoint, Fields
 from offgrid.api.peers.relayed import RelayedBody, RelayedStream, read_whole
 from offgrid.api.screening import in_force
 from offgrid.config import Settings
@@ -37,8 +37,6 @@ FORWARDED = "x-offgrid-forwarded"
 """Header of a forwarded request: the id of the machine that has forwarded it."""
 MAX_TOKENS = "x-offgrid-max-tokens"
 """Header of a forwarded request: most tokens of an answer, from the limits of its caller."""
-PEER, PEER_REQUEST = "x-offgrid-peer", "x-offgrid-peer-request-id"
-"""Headers of a response: the peer that has answered, and its id of the request."""
 _SENT = (
     "accept", "anthropic-beta", "anthropic-version", "content-type", "openai-beta",
     "x-offgrid-wait",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import falcon
+import msgspec
 
+from offgrid.api.http.caller import caller
 from offgrid.api.http.scopes import INFERENCE
+from offgrid.api.peers.own import OwnStatus
 
 
 class AliveResource:
@@ -16,3 +19,24 @@ class AliveResource:
     def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
         """Answer without a body."""
         resp.status = falcon.HTTP_204
+
+
+class StatusResource:
+    """``GET /peer/status``: what this machine says about itself.
+
+    Args:
+        own: makes the reports; None if peers are off, and then no request comes here.
+    """
+
+    scopes = INFERENCE
+    for_peers = True
+
+    def __init__(self, own: OwnStatus | None) -> None:
+        self._own = own
+
+    def on_get(self, req: falcon.Request, resp: falcon.Response) -> None:
+        """Return the report, with the models that the peer may use."""
+        if self._own is None:
+            raise falcon.HTTPRouteNotFound
+        resp.data = msgspec.json.encode(self._own.report(caller().models))
+        resp.content_type = falcon.MEDIA_JSON

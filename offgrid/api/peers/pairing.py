@@ -88,7 +88,6 @@ class PairingResource:
             return
         peer = self._pair(peers, request)
         log.info("paired with %s (%s), by %s", shown(peer.name), peer.id, _who())
-        resp.status = 201
         resp.media = paired_peer(peer)
 
     def on_delete(self, req: falcon.Request, resp: falcon.Response) -> None:

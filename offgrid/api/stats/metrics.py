@@ -111,6 +111,7 @@ class Metrics(Collector):
             yield from _of_figures(figures)
             if self._with_keys:
                 yield from _of_keys(totals)
+        yield from _of_forwarded(source.stats.forwarded())
         machine = source.keeper.machine
         if machine is not None:
             yield from _of_machine(machine, clients)
@@ -191,6 +192,18 @@ def _of_requests(totals: Totals) -> Iterator[Metric]:
     yield _counter(
         "offgrid_requests", "Requests that have ended.", ("method", "endpoint", "status"),
         [(labels, number) for labels, number in sorted(totals.requests.items())],
+    )  # fmt: skip
+
+
+def _of_forwarded(forwarded: Mapping[tuple[str, str], tuple[int, float]]) -> Iterator[Metric]:
+    labels, rows = ("peer", "status"), sorted(forwarded.items())
+    yield _counter(
+        "offgrid_forwarded_requests", "Requests that were forwarded to a peer and have ended.",
+        labels, [(place, number) for place, (number, _) in rows],
+    )  # fmt: skip
+    yield _counter(
+        "offgrid_forwarded_seconds", "Seconds of these requests.",
+        labels, [(place, seconds) for place, (_, seconds) in rows],
     )  # fmt: skip
 
 

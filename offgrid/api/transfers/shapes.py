@@ -19,10 +19,12 @@ Status = Literal["in_progress", "completed", "failed", "cancelled"]
 
 
 class ImportRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to import: ``paths``, ``ids`` or both."""
+    """What to import: ``paths``, ``ids`` or both; or ``peer`` and ``ids``."""
 
     paths: Texts = []
     """Files and folders below the import roots; all roots if empty."""
+    peer: Text = ""
+    """The id or name of a paired machine; models of the import roots if empty."""
     ids: Texts = []
     """The models to import; all if empty."""
     replace: bool = False
@@ -108,6 +110,7 @@ class ImportObject(Answer):
         Meta(description="Completed: all that was found is in the models directory."),
     ]
     paths: list[str]
+    peer: Annotated[str | None, Meta(description="The peer, as the request named it.")]
     ids: list[str]
     replace: bool
     background: bool

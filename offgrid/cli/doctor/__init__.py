@@ -20,8 +20,9 @@ _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 @click.command(cls=Command, short_help="Find what is wrong, and how to mend it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 @chosen_options(
-    "models_dir", "model", "responses_file", "host", "port", "insecure", "threads", "gpu_layers"
-)
+    "models_dir", "model", "responses_file", "host", "port", "insecure", "threads", "gpu_layers",
+    "peers", "peers_dir", "rpc_servers", "rpc_library",
+)  # fmt: skip
 def doctor(as_json: bool, **flags: Any) -> None:
     """Check memory, threads, disk, models, port, llama.cpp and more, and say how to mend each.
 

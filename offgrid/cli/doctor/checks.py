@@ -6,6 +6,7 @@ from typing import Any
 
 from offgrid.cli.doctor import files, machine, network, rpc
 from offgrid.cli.doctor.check import Check
+from offgrid.cli.doctor.peers import check_peers
 from offgrid.cli.options import resolved_settings
 from offgrid.config import Resolved, resolve
 from offgrid.engine.build import Build
@@ -36,7 +37,8 @@ def run_checks(flags: dict[str, Any]) -> list[Check]:
     if build is not None:
         checks += [machine.check_processor(build), machine.check_gpu(settings, build)]
         checks += [rpc.check_rpc(settings, build)]
-    return [*checks, network.check_port(settings), machine.check_clock()]
+    checks += [network.check_port(settings), check_peers(settings)]
+    return [*checks, machine.check_clock()]
 
 
 def _models(resolved: Resolved) -> tuple[list[Check], Fit | None, str | None]:

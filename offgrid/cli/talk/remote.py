@@ -203,7 +203,16 @@ class Remote:
         return self._stream("/v1/completions", body)
 
     def _stream(self, path: str, body: Json) -> Iterator[Json]:
-        body = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        return self.events(path, {**body, "stream_options": {"include_usage": True}})
+
+    def events(self, path: str, body: Json) -> Iterator[Json]:
+        """Yield the events of an answer that streams. Closing the iterator tells the server that
+        nobody listens any more.
+
+        Raises:
+            NoServer, ServerError: see :meth:`get`. Or the server ends before the stream does.
+        """
+        body = {**body, "stream": True}
         try:
             # A model that must be loaded first may take minutes.
             with self._client.stream("POST", path, json=body, timeout=self._timeout) as response:

@@ -25,6 +25,8 @@ from offgrid.rpc.own import has_connected, listening_port
 from offgrid.startup import forbid_core_dumps, prepare_process
 
 _LISTEN_SECONDS = 30.0
+_CONNECT_SECONDS = 2.0
+"""ggml accepts a connection as soon as the one before has ended."""
 _LOOK = 0.005
 
 
@@ -68,6 +70,7 @@ def _serve(job: Job, told: IO[str]) -> None:
         if not line.strip().isdecimal():
             return
         if not _wait_for_connection(int(line), port):
+            print("another", file=told, flush=True)
             return
         _close_port(descriptor)
         print("taken", file=told, flush=True)
@@ -84,7 +87,7 @@ def _wait_for_port() -> tuple[int, int]:
 
 def _wait_for_connection(parent: int, port: int) -> bool:
     """Return whether the only connection is that from the parent's port."""
-    deadline = time.monotonic() + _LISTEN_SECONDS
+    deadline = time.monotonic() + _CONNECT_SECONDS
     while time.monotonic() < deadline:
         if has_connected((LOOPBACK, port), (LOOPBACK, parent)):
             return True

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from offgrid.engine.client.client import ClientGone
 from offgrid.errors import Overloaded, PeerLost
 from offgrid.peers.book import Peer
-from offgrid.peers.connection import PeerConnection, PeerResponse
+from offgrid.peers.connection import PeerConnection
 from offgrid.peers.errors import PeerError, PeerUnreachable
+from offgrid.peers.response import PeerResponse
 
 FOR_EVER = 7 * 24 * 3600.0
 """Seconds of silence that a connection allows: the watch ends it much earlier."""

@@ -19,6 +19,7 @@ from full_requests import (
     Full,
     full_requests,
     key_requests,
+    peer_requests,
 )
 from keyed import bearer, new_key
 from sticks import content, put
@@ -31,6 +32,8 @@ from offgrid.config import load_settings
 from offgrid.server import Server
 
 KEYS = key_requests("key_none", STARTER)
+PEERS = peer_requests("192.168.1.7", "1234-5678")
+"""Their responses are in ``tests/peers``."""
 SEEING, RANKING, SPARE = "seeing", "bert-rank", "spare"
 PLAIN = full_requests(STARTER, SEEING, RANKING, "resp_none", "conv_none", "/media/stick", SPARE)
 SCHEMAS = Documented(document())
@@ -116,7 +119,7 @@ def test_every_field_has_a_sample() -> None:
     """This includes the fields of nested objects. Anyone who adds a field must add a sample."""
     for path, methods in SCHEMAS.document["paths"].items():
         if "requestBody" in methods.get("post", {}):
-            all_requests = [*PLAIN, *KEYS]
+            all_requests = [*PLAIN, *KEYS, *PEERS]
             bodies = [body for full in all_requests if full.path == path for body in full.bodies()]
             missing = SCHEMAS.not_given("post", path, bodies)
             if path == "/tokenize":  # it refuses images

@@ -72,6 +72,8 @@ def test_every_route_is_described_and_nothing_else(server: Server) -> None:
         for route in falcon.inspect.inspect_routes(app)
         for method in route.methods
         if not method.internal and method.method != "HEAD"  # HEAD is implied by GET
+        # What machines ask each other is no API for clients.
+        if not route.path.startswith("/peer/")
     }
     # One route has both, because an id may contain slashes.
     routes.remove((f"{MODELS}/{{model}}", "post"))
@@ -175,6 +177,9 @@ ANSWERS: list[tuple[str, str, str, Any, int]] = [
     ("get", "/v1/stats/series", "/v1/stats/series?after=x", None, 400),
     ("get", "/v1/stats/slots", "/v1/stats/slots", None, 200),
     ("get", "/openapi.json", "/openapi.json", None, 200),
+    ("get", "/v1/peers/pair", "/v1/peers/pair", None, 403),
+    ("post", "/v1/peers/pair", "/v1/peers/pair", {}, 403),
+    ("delete", "/v1/peers/{id}", "/v1/peers/none", None, 403),
     ("get", "/v1/models", "/v1/models", None, 200),
     ("get", "/v1/models/{model}", f"/v1/models/{STARTER}", None, 200),
     ("get", "/v1/models/{model}", "/v1/models/some/other", None, 404),
@@ -395,7 +400,7 @@ def test_every_operation_is_among_the_answers() -> None:
     # Whether the server is ready depends on its model: see test_stats.py. Models are exported in
     # test_exports.py, and unloaded, pinned, chosen and removed in test_every_field.py. Files of the
     # page are not JSON or text: see test_files_of_the_page. The history is read in
-    # tests/api/history, and keys are created in tests/api/keys.
+    # tests/api/history, and keys are created in tests/api/keys. Peers are in tests/peers.
     one, talk = f"{RESPONSES}/{{id}}", f"{CONVERSATIONS}/{{id}}"
     elsewhere = {
         ("post", RERANK), ("get", one), ("delete", one), ("get", f"{one}/input_items"),
@@ -408,6 +413,8 @@ def test_every_operation_is_among_the_answers() -> None:
         ("get", f"{IMPORT}/{{id}}"), ("delete", f"{IMPORT}/{{id}}"),
         ("post", KEYS), *((method, f"{KEYS}/{{id}}") for method in ("get", "post", "delete")),
         ("post", f"{KEYS}/{{id}}/rotate"),
+        *((method, "/v1/peers/pair") for method in ("get", "post", "delete")),
+        ("delete", "/v1/peers/{id}"),
         ("post", f"{IMPORT}/{{id}}/cancel"), ("post", EXPORT), ("get", f"{EXPORT}/{{id}}"),
         ("delete", f"{EXPORT}/{{id}}"), ("post", f"{EXPORT}/{{id}}/cancel"),
         *(("post", f"{MODELS}/{{model}}/{action}") for action in ACTIONS[1:]), ("get", "/ready"),

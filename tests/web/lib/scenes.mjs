@@ -1,6 +1,7 @@
 // What the pictures of docs/UI.md show: a route, what the server must have for it, and what is done.
 import { answers, button } from "./chat.mjs";
-import { text } from "./servers.mjs";
+import { pair } from "./peers.mjs";
+import { startServer, text } from "./servers.mjs";
 
 const QUESTION = "How do I add up the prices of a shopping list in Python? Show the formula, too.";
 const ANSWER = `Use \`sum\` with a generator:
@@ -59,8 +60,13 @@ async function work(server) {
   for (let round = 0; round < 6; round += 1) await server.api("POST", "/v1/chat/completions", body);
 }
 
+/** Pair the server with two other machines. */
+async function pairTwo(server) {
+  for (const peers of ["workshop", "living-room"]) await pair(server, await startServer({ peers }));
+}
+
 export const SCENES = [
-  { name: "chat", route: "/chat", prepare: converse,
+  { name: "chat", route: "/chat", prepare: converse, onTablet: true,
     act: async (page) => {
       await page.locator("math").first().waitFor();
       await (await answers(page)).first().waitFor();
@@ -76,7 +82,13 @@ export const SCENES = [
       }
     },
     act: async (page) => page.getByRole("button", { name: "Import story-teller" }).waitFor() },
-  { name: "machine", route: "/machine", prepare: work },
+  { name: "machine", route: "/machine", prepare: work, onTablet: true },
+  { name: "peers", route: "/machine", prepare: pairTwo,
+    act: async (page) => {
+      const section = page.locator("section.peers");
+      await section.getByText(await text("peers.state.connected")).first().waitFor();
+      await section.evaluate((element) => element.scrollIntoView({ block: "start" }));
+    } },
   { name: "lab", route: "/lab",
     act: async (page, size) => {
       await page.getByRole("textbox", { name: await text("lab.text"), exact: true }).fill("Once upon a time");

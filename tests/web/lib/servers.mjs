@@ -12,8 +12,9 @@ async function ask(path, body) {
 
 /**
  * A new server in new folders.
- * @param {{keys?: boolean, models?: boolean, model?: string|null, flags?: string[], environ?: object}}
- *     options `models`: whether it has those of tests/lib/page_models.py; `model`: its default model
+ * @param {{keys?: boolean, models?: boolean, model?: string|null, flags?: string[], environ?: object,
+ *     peers?: string}} options `models`: whether it has those of tests/lib/page_models.py; `model`: its
+ *     default model; `peers`: its name among other machines, if it talks to any
  */
 export async function startServer(options = {}) {
   const about = await ask("/start", options);

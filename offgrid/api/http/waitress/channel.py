@@ -128,10 +128,10 @@ class _Task(WSGITask):  # type: ignore[misc]
     def service(self) -> None:
         """Compute and write the answer; only meanwhile may the thread wait for the client to read.
 
-        Only threads of the lane for waiting requests may, since there are many. In the other lanes
-        the response is kept as a whole.
+        Only threads of the lane for waiting requests may, since there are many, and those of the
+        lane for files. In the other lanes the response is kept as a whole.
         """
-        self.channel.answering = self.channel.lane() is Lane.WAITING
+        self.channel.answering = self.channel.lane() in (Lane.WAITING, Lane.FILES)
         if self.channel.ending:
             self.set_close_on_finish()
         try:

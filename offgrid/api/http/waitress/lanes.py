@@ -3,7 +3,8 @@
 A request may wait for a model, for a disk, or for nothing. With one queue for all of them,
 ``/health`` would wait for each request that came just before it, and then take turns at Python's
 lock with as many threads as there are requests. So ``/health`` has its own queue and threads, the
-statistics have theirs, and the lane for short requests has few threads.
+statistics have theirs, and the lane for short requests has few threads. Files that peers copy have
+a lane too: each occupies a thread for as long as its peer reads.
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from offgrid.api.http.gate import never_waits
 _THREADS_FOR_HEALTH = 2
 _THREADS_FOR_SHORT = 4
 _THREADS_FOR_STATS = 1
+_THREADS_FOR_FILES = 4
 _HEALTH = frozenset({"/health", "/peer/alive", "/ready"})
 _STATS = frozenset({"/metrics", "/v1/stats"})
+_FILES = "/peer/models/"
 
 
 class Lane(enum.Enum):
@@ -33,6 +36,8 @@ class Lane(enum.Enum):
     """``/metrics`` and ``/v1/stats``: they wait for nothing, and take some milliseconds."""
     SHORT = "short"
     """Requests without a place at the gate, and refused ones: they wait for a disk at most."""
+    FILES = "files"
+    """Files of models for peers: they wait until the peer has read them, and for no model."""
     WAITING = "waiting"
     """Requests that may wait for a model."""
 
@@ -49,6 +54,8 @@ def lane_of(method: str, path: str, refused: bool) -> Lane:
         return Lane.HEALTH
     if path in _STATS:
         return Lane.STATS
+    if path.startswith(_FILES) and not refused:
+        return Lane.FILES
     return Lane.SHORT if refused or never_waits(method, path) else Lane.WAITING
 
 
@@ -114,6 +121,7 @@ class Dispatcher:
         self._lanes[Lane.HEALTH].set_thread_count(_THREADS_FOR_HEALTH)
         self._lanes[Lane.STATS].set_thread_count(_THREADS_FOR_STATS)
         self._lanes[Lane.SHORT].set_thread_count(_THREADS_FOR_SHORT)
+        self._lanes[Lane.FILES].set_thread_count(_THREADS_FOR_FILES)
         self._lanes[Lane.WAITING].set_thread_count(waiting)
 
     def add_task(self, channel: Any) -> None:

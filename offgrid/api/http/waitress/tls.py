@@ -24,6 +24,8 @@ from offgrid.errors import ConfigError
 
 _HANDSHAKE_SECONDS = 10.0
 """How long a client may take for the handshake."""
+_REST = 65536
+"""Bytes, more than a client sends in a handshake."""
 _RECORD = 1 << 14
 """Most bytes of a TLS record. A write that did not fit must be repeated with no fewer bytes, so at
 most one record is written at a time."""
@@ -169,6 +171,15 @@ class TlsSocket:
                 return
             except ssl.SSLWantWriteError:
                 self.wants_write = True
+            except OSError:
+                self._read_rest()
+                raise
+
+    def _read_rest(self) -> None:
+        """Read what has arrived after a handshake has failed. The system would reset the connection
+        otherwise, and the client would lose the alert that says why."""
+        with contextlib.suppress(OSError):
+            socket.socket.recv(self._tls, _REST)
 
     def _begins_with_tls(self) -> bool:
         """Look at the first byte; raise SSLWantReadError if there is none yet."""
@@ -250,9 +261,11 @@ class TlsSocket:
                 self._tls.unwrap()
 
     def certificate(self) -> bytes:
-        """Return the client's certificate, which was checked, as DER; empty if it has none."""
-        with self._lock:
+        """Return the client's certificate, which was checked, as DER; empty if it has none, or has
+        left."""
+        with self._lock, contextlib.suppress(ValueError):
             return self._tls.getpeercert(binary_form=True) or b"" if self.secured else b""
+        return b""
 
     def fileno(self) -> int:
         """The descriptor."""

@@ -12,6 +12,7 @@ from offgrid.api.openapi.operations import (
     models,
     ollama,
     openai,
+    peers,
     responses,
     server,
     transfers,
@@ -20,6 +21,7 @@ from offgrid.api.openapi.operations import (
 OPERATIONS = (
     *server.OPERATIONS,
     *keys.OPERATIONS,
+    *peers.OPERATIONS,
     *models.OPERATIONS,
     *transfers.OPERATIONS,
     *openai.OPERATIONS,

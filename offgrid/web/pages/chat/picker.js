@@ -2,6 +2,7 @@
 
 import { classes, html, useId } from "../../lib/dom.js";
 import { percent, t } from "../../lib/i18n.js";
+import { isHere, isOutOfReach, labelOf, machineOf } from "../../lib/owner.js";
 import { useStore } from "../../lib/store.js";
 import { models } from "./models.js";
 
@@ -20,11 +21,14 @@ export function ModelPicker({ model, onChoose }) {
   </div>`;
 }
 
-function nameOf({ id, status }) {
-  return status === "loaded" ? `${id} \u2713` : id;
+function nameOf(model) {
+  return isHere(model) && model.status === "loaded" ? `${model.id} \u2713` : labelOf(model);
 }
 
-function ModelState({ model: { status, progress } }) {
+function ModelState({ model }) {
+  const { status, progress } = model;
+  if (isOutOfReach(model)) return html`<span class="badge danger">${t("peers.state.unreachable")}</span>`;
+  if (!isHere(model)) return html`<span class="badge" dir="auto">${t("chat.on_machine", { machine: machineOf(model) })}</span>`;
   const isLoading = status === "loading" || status === "waiting";
   const kind = { loaded: "good", failed: "danger" }[status] ?? "";
   const share = status === "loading" && typeof progress === "number" ? percent(progress, 0) : "";

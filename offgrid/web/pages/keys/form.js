@@ -6,8 +6,9 @@ import { date, t } from "../../lib/i18n.js";
 import { Button } from "../../parts/button.js";
 import { Dialog } from "../../parts/dialog.js";
 import { Checkbox, Problem, Select, TextField } from "../../parts/field.js";
-import { ENDS, LIMITS, SCOPES, bodyOf, faults, fieldsOf } from "./grant.js";
+import { LIMITS, LimitFields, ModelsField, goToFault, toggled } from "../../parts/grant.js";
 import { withConsent } from "./consent.js";
+import { ENDS, SCOPES, bodyOf, faults, fieldsOf } from "./grant.js";
 
 /**
  * @param {object} props `models`: ids; `changes`: the key that is changed, or nothing for a new one;
@@ -45,16 +46,11 @@ export function Form({ models, changes = null, isFirst = false, onClose, onDone 
       ${!changes && html`<${TextField} label=${t("keys.name")} help=${t("keys.name_help")} error=${wrong.name} value=${fields.name}
         onInput=${(name) => set({ name })} maxlength="64" autocomplete="off" autofocus />`}
       <${Scopes} chosen=${fields.scopes} locked=${isFirst ? "admin" : null} error=${wrong.scopes} onChange=${(scopes) => set({ scopes })} />
-      <${Models} fields=${fields} models=${models} error=${wrong.models} onChange=${set} />
+      <${ModelsField} all=${fields.all} chosen=${fields.models} models=${models} error=${wrong.models} onChange=${set} />
       <${End} fields=${fields} expires=${changes?.expires} isChange=${Boolean(changes)} error=${wrong.date ?? wrong.expires} onChange=${set} />
-      <${Limits} values=${fields.limits} wrong=${wrong} onChange=${(limits) => set({ limits })} />
+      <${LimitFields} values=${fields.limits} wrong=${wrong} onChange=${(limits) => set({ limits })} />
     </form>
   <//>`;
-}
-
-/** Show the first fault to people who see it and to those who hear it. */
-function goToFault(form) {
-  requestAnimationFrame(() => form.querySelector(".wrong input, .wrong select")?.focus());
 }
 
 function sent(fields, changes) {
@@ -70,32 +66,13 @@ function placed(error, setWrong, setError) {
   else setError(error);
 }
 
-function toggled(set, member, isIn) {
-  const next = new Set(set);
-  if (isIn) next.add(member);
-  else next.delete(member);
-  return next;
-}
-
 function Scopes({ chosen, locked, error, onChange }) {
   const all = chosen.has("admin");
-  // The scope peers allows nothing yet, so it is not offered.
   return html`<fieldset class=${error ? "wrong" : ""}>
     <legend>${t("keys.scopes")}</legend>
-    ${SCOPES.filter((scope) => scope !== "peers" || chosen.has(scope)).map((scope) => html`<${Checkbox} key=${scope} label=${t(`keys.scope.${scope}`)} help=${t(`keys.scope_help.${scope}`)}
+    ${SCOPES.map((scope) => html`<${Checkbox} key=${scope} label=${t(`keys.scope.${scope}`)} help=${t(`keys.scope_help.${scope}`)}
       checked=${chosen.has(scope) || all} disabled=${scope === locked || (all && scope !== "admin")}
       onChange=${(isIn) => onChange(toggled(chosen, scope, isIn))} />`)}
-    ${error && html`<p class="error" role="alert">${error}</p>`}
-  </fieldset>`;
-}
-
-function Models({ fields, models, error, onChange }) {
-  const listed = [...new Set([...models, ...fields.models])];
-  return html`<fieldset class=${error ? "wrong" : ""}>
-    <legend>${t("keys.models")}</legend>
-    <${Checkbox} label=${t("keys.all_models")} checked=${fields.all} onChange=${(all) => onChange({ all })} />
-    ${!fields.all && listed.map((model) => html`<${Checkbox} key=${model} label=${model} checked=${fields.models.has(model)}
-      onChange=${(isIn) => onChange({ models: toggled(fields.models, model, isIn) })} />`)}
     ${error && html`<p class="error" role="alert">${error}</p>`}
   </fieldset>`;
 }
@@ -106,13 +83,4 @@ function End({ fields, expires, isChange, error, onChange }) {
   return html`
     <${Select} label=${t("keys.end_label")} value=${fields.end} options=${options} error=${fields.end !== "date" && error} onChange=${(end) => onChange({ end })} />
     ${fields.end === "date" && html`<${TextField} type="date" label=${t("keys.end_date")} help=${t("keys.end_date_help")} error=${error} value=${fields.date} onInput=${(day) => onChange({ date: day })} />`}`;
-}
-
-function Limits({ values, wrong, onChange }) {
-  const isOpen = Object.values(values).some(Boolean) || LIMITS.some((name) => wrong[name]);
-  return html`<details open=${isOpen}>
-    <summary>${t("keys.limits")}</summary>
-    <div class="limits">${LIMITS.map((name) => html`<${TextField} key=${name} type="number" inputmode="numeric" min="1" label=${t(`keys.limit.${name}`)}
-      error=${wrong[name]} placeholder=${t("keys.no_limit")} value=${values[name]} onInput=${(text) => onChange({ ...values, [name]: text })} />`)}</div>
-  </details>`;
 }

@@ -1,13 +1,12 @@
 // What a key allows: from the fields of the form to the body of the request. Pure, but for words.
 
-import { number, t } from "../../lib/i18n.js";
+import { t } from "../../lib/i18n.js";
+import { limitFaults, limitFields, limitsOf } from "../../parts/grant.js";
 
 /** Scopes in the order of the form. */
 export const SCOPES = ["inference", "history", "models", "import", "stats", "peers", "admin"];
-export const LIMITS = ["requests_per_minute", "tokens_per_minute", "concurrent_requests", "max_tokens"];
 /** Choices for the end of a key; "keep" leaves it as it is. */
 export const ENDS = ["never", "1d", "7d", "30d", "90d", "365d", "date"];
-const MOST = 1e9;
 
 /** What the form shows for a new key, or for one that is to be changed. */
 export function fieldsOf(key = null, isFirst = false) {
@@ -16,7 +15,7 @@ export function fieldsOf(key = null, isFirst = false) {
     scopes: new Set(key?.scopes ?? (isFirst ? ["admin"] : ["inference", "history"])),
     all: !key?.models,
     models: new Set(key?.models ?? []),
-    limits: Object.fromEntries(LIMITS.map((name) => [name, key?.limits[name] == null ? "" : String(key.limits[name])])),
+    limits: limitFields(key?.limits),
     end: key ? "keep" : "never",
     date: "",
   };
@@ -28,28 +27,20 @@ export function fieldsOf(key = null, isFirst = false) {
  * @param {number} today in seconds since 1970
  */
 export function faults(fields, today = Date.now() / 1000) {
-  const found = {};
+  const found = limitFaults(fields.limits);
   if (!fields.name.trim()) found.name = t("keys.fault.name");
   if (!fields.scopes.size) found.scopes = t("keys.fault.scopes");
   if (!fields.all && !fields.models.size) found.models = t("keys.fault.models");
-  for (const [name, text] of Object.entries(fields.limits)) {
-    const value = Number(text);
-    if (text.trim() && !(Number.isInteger(value) && value >= 1 && value <= MOST)) {
-      found[name] = t("keys.fault.limit", { most: MOST });
-    }
-  }
   if (fields.end === "date" && !(endOfDate(fields.date) > today)) found.date = t("keys.fault.date");
   return found;
 }
 
 /** Return the body of the request that makes a key like the fields. */
 export function bodyOf(fields) {
-  const limits = {};
-  for (const [name, text] of Object.entries(fields.limits)) if (text.trim()) limits[name] = Number(text);
   const body = {
     scopes: SCOPES.filter((scope) => fields.scopes.has(scope)),
     models: fields.all ? [] : [...fields.models],
-    limits,
+    limits: limitsOf(fields.limits),
   };
   if (fields.end === "date") body.expires = endOfDate(fields.date);
   else if (fields.end !== "keep") body.expires = fields.end;
@@ -60,9 +51,4 @@ export function bodyOf(fields) {
 export function endOfDate(text) {
   const end = new Date(`${text}T23:59:59`).getTime() / 1000;
   return Number.isFinite(end) ? end : 0;
-}
-
-/** The limits that a key has, in words. */
-export function limitTexts(limits) {
-  return LIMITS.filter((name) => limits[name] !== null).map((name) => t(`keys.limit_text.${name}`, { count: limits[name], number: number(limits[name]) }));
 }

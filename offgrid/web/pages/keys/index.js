@@ -4,6 +4,7 @@ import { api } from "../../lib/api.js";
 import { html, useCallback, useEffect, useState } from "../../lib/dom.js";
 import { t } from "../../lib/i18n.js";
 import { isKept, useKey } from "../../lib/key.js";
+import { isHere } from "../../lib/owner.js";
 import { learnSelf, may, self } from "../../lib/self.js";
 import { useStore } from "../../lib/store.js";
 import { Button } from "../../parts/button.js";
@@ -37,7 +38,7 @@ async function everything(revoked) {
   return {
     keys: keys.data,
     used: new Map(stats.total.keys.map((one) => [one.id, one])),
-    models: models.data.map(({ id }) => id),
+    models: models.data.filter(isHere).map(({ id }) => id),
   };
 }
 

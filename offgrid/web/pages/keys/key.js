@@ -2,8 +2,9 @@
 
 import { classes, html } from "../../lib/dom.js";
 import { date, list, number, relative, t } from "../../lib/i18n.js";
+import { limitTexts } from "../../parts/grant.js";
 import { Menu } from "../../parts/menu.js";
-import { SCOPES, limitTexts } from "./grant.js";
+import { SCOPES } from "./grant.js";
 
 const SOON = 7 * 86_400;
 

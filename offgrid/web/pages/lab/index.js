@@ -2,6 +2,7 @@
 
 import { html, useState } from "../../lib/dom.js";
 import { number, t } from "../../lib/i18n.js";
+import { labelOf } from "../../lib/owner.js";
 import { Button } from "../../parts/button.js";
 import { Problem, Select, TextArea } from "../../parts/field.js";
 import { announce } from "../../parts/live.js";
@@ -82,7 +83,7 @@ function Prompt({ state, change, models, error }) {
     <h2 id="lab-prompt">${t("lab.prompt")}</h2>
     <div class="pair">
       <${Select} label=${t("lab.model")} value=${state.model} error=${at("model")}
-        options=${models.map(({ id }) => ({ value: id, label: id }))} onChange=${(id) => change({ model: id, ...fresh })} />
+        options=${models.map((one) => ({ value: one.id, label: labelOf(one) }))} onChange=${(id) => change({ model: id, ...fresh })} />
       <${Select} label=${t("lab.mode_label")} value=${state.mode} options=${modes} help=${state.mode === "chat" && !canChat ? t("lab.base_model") : undefined}
         onChange=${(mode) => change({ mode, ...fresh })} />
     </div>

@@ -1,7 +1,6 @@
-// What the machine does: slots, queue, load over time, memory, disks.
+// What the machine does: slots, queue, load over time, memory, disks; and which other machines it knows.
 //
-// Each card is a component that gets figures of one machine. A card about other machines can stand
-// beside them without changing any.
+// Each card is a component that gets figures of one machine.
 
 import { api } from "../../lib/api.js";
 import { connection } from "../../lib/connection.js";
@@ -14,6 +13,7 @@ import { useStyle } from "../../parts/style.js";
 import { Load } from "./load.js";
 import { Figures, Memory, Storage } from "./machine.js";
 import { Models } from "./models.js";
+import { Peers } from "./peers/index.js";
 import { usePolled } from "./poll.js";
 import { Requests } from "./requests.js";
 
@@ -42,12 +42,14 @@ export default function MachinePage() {
         <${Figures} stats=${value.stats} />
         <${Load} memory=${value.stats.machine?.memory} cpus=${value.stats.machine?.cpus} />
         <${Models} stats=${value.stats} slots=${value.slots} />
+        <${Peers} />
         <div class="column"><${Memory} stats=${value.stats} /></div>
         <div class="column">
           <${Storage} machine=${value.stats.machine} />
           <${Requests} total=${value.stats.total} />
         </div>
       </div>`}
+    ${!value && html`<div class="machine"><${Peers} /></div>`}
   <//>`;
 }
 

@@ -1,7 +1,7 @@
 // Asking the server again and again, as long as somebody looks.
 
 import { connection } from "../../lib/connection.js";
-import { useEffect, useState } from "../../lib/dom.js";
+import { useEffect, useRef, useState } from "../../lib/dom.js";
 import { keyStore } from "../../lib/key.js";
 
 /**
@@ -12,15 +12,18 @@ import { keyStore } from "../../lib/key.js";
  * @param {(signal: AbortSignal) => Promise<any>} load
  * @param {number} seconds between the end of an answer and the next question
  * @param {any} which another `which` begins anew, without a value
- * @returns {{value: any, error: Error|null, at: number|null}} `at`: when the value came, in seconds
+ * @returns {{value: any, error: Error|null, at: number|null, again: () => void}} `at`: when the value
+ *     came, in seconds; `again` asks now
  */
 export function usePolled(load, seconds, which = null) {
   const [state, setState] = useState({ which, value: null, error: null, at: null });
+  const poller = useRef(null);
+  const again = () => poller.current?.look();
   useEffect(() => {
-    const poller = new Poller(load, seconds, (change) => setState((old) => ({ ...(old.which === which ? old : {}), which, ...change })));
-    return () => poller.end();
+    poller.current = new Poller(load, seconds, (change) => setState((old) => ({ ...(old.which === which ? old : {}), which, ...change })));
+    return () => poller.current.end();
   }, [which]);
-  return state.which === which ? state : { which, value: null, error: null, at: null };
+  return { ...(state.which === which ? state : { which, value: null, error: null, at: null }), again };
 }
 
 class Poller {
@@ -33,7 +36,7 @@ class Poller {
     this.load = load;
     this.seconds = seconds;
     this.tell = tell;
-    const look = () => this.#look();
+    const look = () => this.look();
     document.addEventListener("visibilitychange", look);
     this.#stops = [
       () => document.removeEventListener("visibilitychange", look),
@@ -49,7 +52,7 @@ class Poller {
     for (const stop of this.#stops) stop();
   }
 
-  async #look() {
+  async look() {
     clearTimeout(this.#timer);
     if (this.#busy || document.hidden || !connection.value.online || this.#control.signal.aborted) return;
     this.#busy = true;
@@ -63,7 +66,7 @@ class Poller {
     } finally {
       this.#busy = false;
     }
-    if (!isRefused && !this.#control.signal.aborted) this.#timer = setTimeout(() => this.#look(), this.seconds * 1000);
+    if (!isRefused && !this.#control.signal.aborted) this.#timer = setTimeout(() => this.look(), this.seconds * 1000);
   }
 
   #say(change) {

@@ -3,6 +3,7 @@
 import { api } from "../../lib/api.js";
 import { useEffect } from "../../lib/dom.js";
 import { t } from "../../lib/i18n.js";
+import { isHere } from "../../lib/owner.js";
 import { may } from "../../lib/self.js";
 import { Store } from "../../lib/store.js";
 import { announce } from "../../parts/live.js";
@@ -15,7 +16,10 @@ const BUSY_MS = 700;
 const DETAILS_MS = 20_000;
 const BUSY = new Set(["loading", "waiting", "unloading"]);
 
-/** {models, unusable, loaded, error}: null before the first answer. */
+/**
+ * {models, others, unusable, loaded, error}: null before the first answer. `others`: the models that
+ * only other machines have.
+ */
 export const known = new Store(null);
 
 /** Whether a model is being loaded or unloaded. */
@@ -33,11 +37,12 @@ export async function refresh(signal) {
       listed(signal),
       sees ? api.get("v1/loaded", { signal }) : { data: [] },
     ]);
-    tellChanges(known.value?.models ?? [], list.data);
-    known.set({ models: list.data, unusable: list.unusable, loaded: loaded.data, error: null });
+    const here = list.data.filter(isHere);
+    tellChanges(known.value?.models ?? [], here);
+    known.set({ models: here, others: list.data.filter((model) => !isHere(model)), unusable: list.unusable, loaded: loaded.data, error: null });
   } catch (error) {
     if (error.name === "AbortError" || error.isAway) return;
-    known.set({ models: [], unusable: [], loaded: [], ...known.value, error });
+    known.set({ models: [], others: [], unusable: [], loaded: [], ...known.value, error });
   }
 }
 
@@ -46,7 +51,7 @@ export async function refresh(signal) {
  * only now and then, and when something else has changed.
  */
 async function listed(signal) {
-  const before = known.value && !known.value.error ? known.value.models : [];
+  const before = known.value && !known.value.error ? [...known.value.models, ...known.value.others] : [];
   if (before.length > 0 && Date.now() - detailedAt < DETAILS_MS) {
     const list = await api.get("v1/models", { signal });
     const data = merged(before, list.data);

@@ -11,6 +11,7 @@ import { useStyle } from "../../parts/style.js";
 import { ModelCard } from "./card.js";
 import { known, refresh, useModels } from "./data.js";
 import { Media } from "./media.js";
+import { OfPeers } from "./peers.js";
 import { Transfers } from "./transfers.js";
 import { Unusable } from "./unusable.js";
 
@@ -28,6 +29,7 @@ export default function Models() {
     ${!may("models", who) && html`<p class="note">${t("models.no_scope")}</p>`}
     <${Transfers} />
     ${state ? html`<${Installed} state=${state} who=${who} />` : html`<span class="spinner" aria-label=${t("models.looking")} role="img"></span>`}
+    ${state && html`<${OfPeers} models=${state.others} canCopy=${may("import", who)} />`}
     ${state && html`<${Unusable} files=${state.unusable} canRemove=${may("models", who)} />`}
     ${may("import", who) ? html`<${Media} models=${state?.models ?? []} />` : html`<p class="note">${t("models.no_import_scope")}</p>`}
   <//>`;

@@ -64,7 +64,7 @@ function Ending({ kind, job }) {
 
 function Wrong({ kind, job, files }) {
   const different = files.filter((file) => file.code === "different" && file.id !== null);
-  const where = kind === "import" ? { paths: job.paths } : { path: job.path };
+  const where = kind === "export" ? { path: job.path } : job.peer ? { peer: job.peer } : { paths: job.paths };
   const replace = () => {
     forget(kind, job.id);
     begin(kind, { ...where, ids: different.map((file) => file.id), replace: true });

@@ -24,6 +24,7 @@ export class Entries {
 
   #query = "";
   #turn = 0;
+  #asking = new AbortController();
   #timer = null;
   #later = null;
   #lookedAt = -Infinity;
@@ -41,6 +42,7 @@ export class Entries {
       clearTimeout(this.#later);
       this.#later = null;
       this.#turn += 1; // answers that come later are dropped
+      this.#asking.abort();
     };
   }
 
@@ -91,10 +93,12 @@ export class Entries {
   async #read(parameters, join) {
     this.#turn += 1;
     const turn = this.#turn;
+    this.#asking.abort(); // the server ends a search whose client leaves
+    this.#asking = new AbortController();
     this.state.patch({ busy: true });
     try {
       const query = new URLSearchParams({ ...parameters, ...(this.#query && { query: this.#query }) });
-      const page = await api.get(`${PATH}?${query}`);
+      const page = await api.get(`${PATH}?${query}`, { signal: this.#asking.signal });
       if (turn === this.#turn) this.state.patch({ ...join(page), stored: true, busy: false, error: null });
     } catch (error) {
       if (turn === this.#turn) this.#failed(error);

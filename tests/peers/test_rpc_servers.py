@@ -1,0 +1,72 @@
+"""Which machines the setting ``rpc_servers`` names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rpc_workers import pair
+
+from offgrid.config import Settings, load_settings
+from offgrid.errors import ConfigError
+from offgrid.peers.book import Book
+from offgrid.peers.identity import load_identity
+from offgrid.peers.rpc import rpc_servers
+
+
+def settings(folder: Path, *servers: str) -> Settings:
+    flags = {"peers_dir": str(folder / "here" / "peers"), "rpc_servers": ",".join(servers)}
+    return load_settings(flags, config_file="")
+
+
+def test_a_peer_is_reached_with_the_certificates_of_the_pairing(tmp_path: Path) -> None:
+    here, far = tmp_path / "here" / "peers", tmp_path / "far" / "peers"
+    pair(here, far)
+    identity = load_identity(here)
+    peer = Book(here).find("far")
+    assert peer is not None
+    for text, port in (("far", 11613), (peer.id, 11613), ("far:4711", 4711)):
+        [server] = rpc_servers(settings(tmp_path, text))
+        assert (server.name, server.port, server.addresses) == ("far", port, ("127.0.0.1",))
+        assert server.is_peer
+        assert server.certificate == load_identity(far).certificate
+        assert Path(server.cert_file) == identity.certificate_file
+        assert Path(server.key_file) == identity.key_file
+
+
+def test_a_port_of_this_machine_is_used_without_tls(tmp_path: Path) -> None:
+    names = ("127.0.0.1:50052", "localhost:50053", "127.8.0.1:1")
+    found = rpc_servers(settings(tmp_path, *names))
+    assert [(one.name, one.addresses, one.port, one.is_peer) for one in found] == [
+        ("127.0.0.1:50052", ("127.0.0.1",), 50052, False),
+        ("localhost:50053", ("127.0.0.1",), 50053, False),
+        ("127.8.0.1:1", ("127.8.0.1",), 1, False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("server", "message"),
+    [
+        ("192.168.1.7:50052", "is not on this machine"),
+        ("strong.example:50052", "is not on this machine"),
+        ("0.0.0.0:50052", "is not on this machine"),
+        ("127.0.0.1:0", "no port from 1 to 65535"),
+        ("127.0.0.1:x", "no port from 1 to 65535"),
+        ("strong", "is not a peer"),
+    ],
+)
+def test_others_are_refused_with_the_reason(tmp_path: Path, server: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        rpc_servers(settings(tmp_path, server))
+
+
+def test_more_than_llama_cpp_takes_are_refused(tmp_path: Path) -> None:
+    names = [f"127.0.0.1:{port}" for port in range(1, 18)]
+    assert len(rpc_servers(settings(tmp_path, *names[:16]))) == 16
+    with pytest.raises(ConfigError, match="at most 16"):
+        rpc_servers(settings(tmp_path, *names))
+
+
+def test_none_are_read_without_the_setting(tmp_path: Path) -> None:
+    assert rpc_servers(settings(tmp_path)) == []
+    assert not (tmp_path / "here").exists()
