@@ -93,8 +93,9 @@ class PeerTable:
             self._watches.clear()
         for watch in watches:
             watch.end()
+        ends = time.monotonic() + _JOIN_SECONDS
         for watch in watches:
-            watch.join()
+            watch.join(max(0.0, ends - time.monotonic()))
 
     def known(self) -> list[KnownPeer]:
         """Return all peers, in the order in which they were paired. Waits for nothing."""
@@ -197,9 +198,9 @@ class _Watch:
         self._ended = True
         self._wanted.set()
 
-    def join(self) -> None:
+    def join(self, seconds: float) -> None:
         """Wait for its end."""
-        self._thread.join(_JOIN_SECONDS)
+        self._thread.join(seconds)
 
     def _run(self) -> None:
         while not self._ended:
