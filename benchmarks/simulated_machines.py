@@ -12,6 +12,7 @@ of its prompt is prefilled. A token is one word. All machines share one thread, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from dataclasses import dataclass, field
@@ -106,6 +107,8 @@ async def serve(machine: Machine) -> int:
             pass
         finally:
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=1 << 24)
     port: int = server.sockets[0].getsockname()[1]

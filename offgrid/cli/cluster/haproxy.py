@@ -100,7 +100,7 @@ class Options:
     """
 
     bind: str = ":11610"
-    balance: int = 150
+    balance: int = 110
     slots: int = 4
     certificate: str = ""
     authority: str = ""

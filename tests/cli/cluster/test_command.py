@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from offgrid.cli.cluster import haproxy as text
 from offgrid.cli.cluster.haproxy import Machine, Options, configuration
 from offgrid.cli.cluster.machines import NoMachines, given, known, parsed
 
+DOCS = Path(__file__).parents[3] / "docs"
 THREE = ("10.0.0.1", "10.0.0.2:11700", "[fd00::3]:11611")
 
 
@@ -115,6 +118,43 @@ def test_every_endpoint_is_spread_or_for_one_machine() -> None:
         path for path in posts - spread
         if not any(re.fullmatch(pattern, path) for pattern in one_machine)
     ] == []  # fmt: skip
+
+
+def test_the_page_says_what_the_configuration_does() -> None:
+    page = " ".join((DOCS / "CLUSTER.md").read_text(encoding="utf-8").split())
+    table = page.split("| Requests | Recognised by |")[1].split("**What is stored**")[0]
+    named = set(re.findall(r"`(/[^`]+)`", table))
+    for paths in (text.CHATS, text.RESPONSES, text.INPUTS, text.TEXTS, text.EDITORS):
+        assert named & set(paths)
+    assert set(text.TEXTS) | set(text.INPUTS) | set(text.EDITORS) <= named
+    assert f"the first {text.TEXT:,} bytes" in table
+    assert f"the first {text.BUFFER // 1024} KiB of a request" in page
+    assert f"the first {text.RAW // 1024} KiB of the messages" in page
+    assert text.MESSAGES == 3
+    assert "at most the first three" in page
+    assert text.RETRIES == 2
+    assert "sent to another machine, up to twice" in page
+    assert text.EXPIRE == "2h"
+    assert "remembers this for two hours" in page
+
+
+def test_the_service_uses_the_files_of_the_page() -> None:
+    page = (DOCS / "CLUSTER.md").read_text(encoding="utf-8")
+    unit = (DOCS / "deployment" / "offgrid-cluster.service").read_text(encoding="utf-8")
+    assert "deployment/offgrid-cluster.service" in page
+    assert "-o /etc/offgrid/cluster.cfg" in page
+    assert unit.count("-f /etc/offgrid/cluster.cfg") == 3
+    assert "--admin-socket /run/offgrid-cluster/admin.sock" in page
+    assert "RuntimeDirectory=offgrid-cluster\n" in unit
+
+
+@pytest.mark.slow
+def test_systemd_accepts_the_service() -> None:
+    if shutil.which("systemd-analyze") is None or not Path("/usr/sbin/haproxy").exists():
+        pytest.skip("needs systemd-analyze and haproxy")
+    unit = DOCS / "deployment" / "offgrid-cluster.service"
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 PEER = {
