@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import ssl
 
 from offgrid.errors import RpcError
 from offgrid.rpc.endpoint import RpcServer
 from offgrid.rpc.messages import Ask, Offer, read_offer, send_line
+
+log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
 """Time for reaching an address of a peer, and for the handshake."""
@@ -61,11 +64,13 @@ def connect(server: RpcServer) -> ssl.SSLSocket:
         try:
             return _connect(server, address)
         except ssl.SSLError as ex:
-            reasons.append(f"{address}: the TLS handshake failed ({ex.reason or ex})")
+            reason = f"the TLS handshake failed: {ex.reason or ex}"
         except OSError as ex:
-            reason = "no answer" if isinstance(ex, TimeoutError) else ex.strerror or ex
-            reasons.append(f"{address}: {reason}")
-    tried = "; ".join(reasons) or "no address is known"
+            reason = "no answer" if isinstance(ex, TimeoutError) else str(ex.strerror or ex)
+        # Clients see the error, and need not know the addresses of other machines.
+        log.debug("%s at %s, port %d: %s", server.name, address, server.port, reason)
+        reasons.append(reason)
+    tried = "; ".join(dict.fromkeys(reasons)) or "no address is known"
     raise RpcError(
         f"the RPC worker {server.name} cannot be reached on port {server.port} ({tried}); check "
         "that 'offgrid rpc-worker' runs there and that the machines are paired"

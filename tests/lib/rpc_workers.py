@@ -26,12 +26,12 @@ def pair(one: Path, other: Path) -> None:
         Book(own).add(peer_of(identities[far]))
 
 
-def peer_of(identity: Identity) -> Peer:
+def peer_of(identity: Identity, address: str = ADDRESS) -> Peer:
     """A machine as its peers have it in their books."""
     return Peer(
         name=identity.name,
         certificate=identity.certificate,
-        addresses=(ADDRESS,),
+        addresses=(address,),
         port=1,
         paired_at=1,
     )

@@ -251,7 +251,7 @@ class EnginePool:
 
     def fit(self, entry: ModelEntry) -> Fit:
         """Return how a model was loaded, and what it needs; for others, how they would be now."""
-        self._prepare(entry)
+        self._catalogue.describe(entry)  # read its header without the lock
         with self._changed:
             return self.roster.fit(entry)
 

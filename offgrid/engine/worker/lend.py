@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from typing import IO, NoReturn
 import msgspec
 
 from offgrid.engine import processors
+from offgrid.engine.signals import FOR_THE_SERVER
 from offgrid.engine.worker.llama.rpc import Rpc, build_text
 from offgrid.engine.worker.privileges import obey_permissions
 from offgrid.errors import RpcError
@@ -47,6 +49,8 @@ def main(job: str) -> NoReturn:
     Args:
         job: a :class:`Job` as JSON.
     """
+    for number in FOR_THE_SERVER:  # only the parent decides when this process ends
+        signal.signal(number, signal.SIG_IGN)
     forbid_core_dumps()
     prepare_process()
     told = os.fdopen(os.dup(1), "w", buffering=1)
