@@ -117,13 +117,15 @@ class PeerTable:
         return self.known()
 
     def appeared(self, id: str) -> None:
-        """Ask the peer with an id at once, if it is not connected: the network says that it is
-        there."""
+        """Ask the peer with an id now, if it is not connected: the network says that it is there.
+
+        The network may say so as often as it likes, so a peer that was just asked is not asked.
+        """
         with self._lock:
             watches = list(self._watches.values())
         for watch in watches:
             if watch.known.peer.id == id and watch.known.state != "connected":
-                watch.wake()
+                watch.hurry()
 
     def ask(self, peer: Peer) -> StatusReport:
         """Return what a peer says about itself now.

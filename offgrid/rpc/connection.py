@@ -20,7 +20,8 @@ def ask(server: RpcServer, question: Ask, seconds: float) -> tuple[ssl.SSLSocket
     Args:
         server: a peer.
         question: the first line.
-        seconds: time for the answer, after the connection is open.
+        seconds: time for the answer, after the connection is open, and for the next one if the
+            peer says that it still prepares.
 
     Returns:
         The open connection, and the answer, which is yes.
@@ -74,7 +75,9 @@ def connect(server: RpcServer) -> ssl.SSLSocket:
 def _answer(connection: ssl.SSLSocket, question: Ask, seconds: float) -> Offer:
     try:
         send_line(connection, question)
-        return read_offer(connection, seconds)
+        while (offer := read_offer(connection, seconds)).wait:
+            pass
+        return offer
     except TimeoutError:
         raise RpcError(f"it has not answered within {seconds:g} s") from None
     except OSError as ex:

@@ -233,6 +233,25 @@ def test_the_banner_says_that_others_need_no_key(serve: Serve) -> None:
     child.out.find(r"keys +none: everybody who can connect may use this server \(insecure\)\n")
 
 
+def test_a_machine_with_peers_needs_no_models(tmp_path: Path) -> None:
+    """It uses those of its peers; the banner says how to pair it."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    child = Child(
+        program("offgrid"), "serve", "--port", "0", "--models-dir", str(folder), "--peers",
+        "--peers-name", "galley", "--peers-host", "127.0.0.1", "--peers-port", "0",
+        "--no-peers-discovery", "--responses-file", str(tmp_path / "responses.sqlite3"),
+        cwd=tmp_path, HOME=str(tmp_path),
+    )  # fmt: skip
+    try:
+        child.out.find(r"models +none\n")
+        child.out.find(r"peers +galley, port \d+; to pair: offgrid peers pair\n")
+        child.out.find(r"stop +Ctrl-C\n")
+        assert request(child.url, "GET", "/ready").status == 200
+    finally:
+        child.end()
+
+
 def test_the_banner_without_models(models: Path, tmp_path: Path) -> None:
     """The starter is served if nothing was configured; skipped files are named."""
     folder = tmp_path / ".offgrid-llm" / "models"

@@ -919,3 +919,14 @@ def peer_requests(address: str, code: str) -> list[Full]:
         code: the code.
     """
     return [Full("/v1/peers/pair", {}, {"address": address, "code": code})]
+
+
+def copy_requests(peer: str, model: str) -> list[Full]:
+    """The endpoints that copy models from a peer.
+
+    Args:
+        peer: its name.
+        model: the id of a model that it has.
+    """
+    rest = {"replace": True, "stream": False, "background": False}
+    return [Full("/v1/import", {"peer": peer, "ids": [model]}, rest)]

@@ -1,4 +1,4 @@
-"""A paired machine that answers whatever a test says: with a valid certificate, and false content."""
+"""A paired machine with a valid certificate that answers whatever a test says."""
 
 from __future__ import annotations
 

@@ -60,6 +60,7 @@ class RpcWorker:
         """Start it, on the port that it had before."""
         flags = (
             "--no-config", "--peers-dir", str(self.peers), "--peers-name", self.name,
+            "--responses-file", str(self.folder / self.name / "responses.sqlite3"),
             "--rpc-host", ADDRESS, "--rpc-port", str(self.port), "--rpc-library", self.library,
             "--threads", "1", "--log-level", "debug",
         )  # fmt: skip
