@@ -98,8 +98,8 @@ def test_a_place_on_the_ring_depends_on_the_address_only() -> None:
 
 
 def test_paths_cannot_change_the_configuration() -> None:
-    config = configuration([parsed("10.0.0.1")], Options(certificate='/a"b\\c$HOME.pem'))
-    assert '"/a\\"b\\\\c\\$HOME.pem"' in config
+    config = configuration([parsed("10.0.0.1")], Options(certificate='/a"b\\c$HOME@tls@.pem'))
+    assert '"/a\\"b\\\\c\\$HOME@tls@.pem"' in config
 
 
 def test_every_endpoint_is_spread_or_for_one_machine() -> None:
