@@ -33,8 +33,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from clients import WORDS
@@ -53,7 +55,7 @@ SPEED = 25.0
 """Tokens per second of a slot of a simulated machine."""
 PAUSE = 4.0
 """Mean seconds between an answer and the next turn, where there are pauses."""
-COLUMNS = ("choice", "hits", "requests", "load", "rate")
+COLUMNS = ("choice", "requests", "hits", "worst hits", "load", "worst load", "rate", "worst rate")
 TABLES = ("real", "simulated", "pauses")
 _HEADER = "X-OffGrid-Machine"
 _CHOICE = re.compile(r"    balance hash.*?stick store-request [^\n]*\n", re.DOTALL)
@@ -208,7 +210,7 @@ def words(seed: str, number: int) -> str:
 def simulated(number: int = MACHINES) -> Iterator[list[int]]:
     """Run simulated machines; yield their ports."""
     script = str(Path(__file__).with_name("simulated_machines.py"))
-    command = [sys.executable, script, *[str(SPEED)] * number]
+    command = [sys.executable, script, "127.0.0.1", *[str(SPEED)] * number]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -262,20 +264,41 @@ def _listens(port: int) -> bool:
         return asking.connect_ex(("127.0.0.1", port)) == 0
 
 
-def row(table: str, lines: str, alone: float) -> tuple[float, str, float, float | None]:
-    """Measure one choice.
+def run(table: str, lines: str) -> Talks:
+    """Hold all conversations once, and return them.
 
     Args:
         table: one of TABLES.
         lines: as in CHOICES.
-        alone: tokens per second of a machine with its share of the conversations.
     """
     machines = real() if table == "real" else simulated()
     with machines as ports, proxy(ports, lines) as port:
         talks = Talks(port, pause=PAUSE if table == "pauses" else 0.0)
         talks.run()
-    rate = talks.rate / (MACHINES * alone) if table == "simulated" else None
-    return talks.hits, "/".join(map(str, talks.requests)), talks.load, rate
+    return talks
+
+
+def row(table: str, lines: str, repeat: int, alone: float) -> tuple[Any, ...]:
+    """Measure one choice some times: the places on the ring differ, as the ports do.
+
+    Args:
+        table: one of TABLES.
+        lines: as in CHOICES.
+        repeat: how often.
+        alone: tokens per second of a machine with its share of the conversations.
+
+    Returns:
+        The cells of COLUMNS after the first one.
+    """
+    # Simulated machines only wait, so their runs do not disturb each other.
+    with ThreadPoolExecutor(1 if table == "real" else repeat) as pool:
+        runs = list(pool.map(lambda _: run(table, lines), range(repeat)))
+    hits, loads = [talks.hits for talks in runs], [talks.load for talks in runs]
+    cells = ["/".join(map(str, runs[0].requests)), mean(hits), min(hits), mean(loads), max(loads)]
+    if table != "simulated":
+        return (*cells, None, None)
+    rates = [talks.rate / (MACHINES * alone) for talks in runs]
+    return (*cells, mean(rates), min(rates))
 
 
 def one_machine() -> float:
@@ -291,6 +314,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--table", choices=TABLES)
     parser.add_argument("--choice", choices=CHOICES)
+    parser.add_argument("--repeat", type=int, default=3, help="runs of each row")
     add_json_option(parser)
     options = parser.parse_args()
     results: dict[str, Any] = {"machine": machine()}
@@ -299,7 +323,7 @@ def main() -> None:
             continue
         alone = one_machine() if table == "simulated" else 0.0
         rows = [
-            (name, *row(table, lines, alone))
+            (name, *row(table, lines, options.repeat, alone))
             for name, lines in CHOICES.items()
             if options.choice in (None, name)
         ]

@@ -98,8 +98,8 @@ def test_a_place_on_the_ring_depends_on_the_address_only() -> None:
 
 
 def test_paths_cannot_change_the_configuration() -> None:
-    config = configuration([parsed("10.0.0.1")], Options(certificate='/a"b\\c$HOME.pem'))
-    assert '"/a\\"b\\\\c\\$HOME.pem"' in config
+    config = configuration([parsed("10.0.0.1")], Options(certificate='/a"b\\c$HOME@tls@.pem'))
+    assert '"/a\\"b\\\\c\\$HOME@tls@.pem"' in config
 
 
 def test_every_endpoint_is_spread_or_for_one_machine() -> None:
@@ -159,7 +159,7 @@ def test_systemd_accepts_the_service() -> None:
 
 PEER = {
     "id": "b" * 8, "name": "Ship's box", "addresses": ["127.0.0.1"], "port": 11612,
-    "paired": True, "models": [{"id": "one"}, {"id": "two"}],
+    "paired": True, "version": "1", "models": [{"id": "one"}, {"id": "two"}],
 }  # fmt: skip
 
 
@@ -191,11 +191,14 @@ def test_peers_whose_api_does_not_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     other = {**PEER, "id": "c" * 8, "name": "home", "models": [{"id": "one"}]}
-    machines = known(answer(PEER, other), "http://127.0.0.1:11611", port, warnings.append)
+    unknown = {**PEER, "id": "d" * 8, "name": "away", "models": [], "version": None}
+    machines = known(answer(PEER, other, unknown), "http://127.0.0.1:11611", port, warnings.append)
     # Two have the same name, so their addresses are their names.
     assert "home" not in [machine.name for machine in machines]
-    assert sum("run 'offgrid serve' there with --host 0.0.0.0" in one for one in warnings) == 2
-    assert "the peer home has not all models of the others: two" in warnings
+    assert sum("run 'offgrid serve' there with --host 0.0.0.0" in one for one in warnings) == 3
+    assert [one for one in warnings if "models" in one] == [
+        "the peer home has not all models of the others: two"
+    ]
 
 
 @pytest.mark.parametrize(
