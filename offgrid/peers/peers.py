@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 
 from offgrid.addresses import interface_addresses, place
-from offgrid.config import BY_NAME, Settings
+from offgrid.config import BY_NAME, Settings, is_loopback
+from offgrid.errors import ConfigError
+from offgrid.peers.addresses import Addresses, read_addresses
 from offgrid.peers.book import Book, Peer
 from offgrid.peers.connection import PeerConnections
 from offgrid.peers.contexts import ServerContexts
 from offgrid.peers.desk import PairingDesk
+from offgrid.peers.discovery import Discovery
 from offgrid.peers.forwarding.forwarding import Forwarding
-from offgrid.peers.identity import Identity, load_identity
+from offgrid.peers.found import FoundMachines
+from offgrid.peers.identity import MISSING, Identity, load_identity
 from offgrid.peers.joining import pair_with
 from offgrid.peers.table import PeerTable
 
@@ -29,11 +34,14 @@ class Peers:
         desk: shows pairing codes, and answers machines where one is typed.
         connections: connections to the peers.
         table: the state of each peer.
+        found: machines that were found by mDNS.
+        addresses: machines at the addresses of the settings.
         forwarding: sends requests for models of peers to them.
         port: the peers port; 0 until :meth:`start`.
 
     Raises:
-        ConfigError: libraries are missing, or the folder of the peers cannot be used.
+        ConfigError: libraries are missing, the folder of the peers cannot be used, or an address of
+            the settings is none.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -43,6 +51,13 @@ class Peers:
         self.desk = PairingDesk(self.identity, self.book, settings.peers_dir, self._let_in)
         self.connections = PeerConnections(self.identity, self.book)
         self.table = PeerTable(self.book, self.connections)
+        places = read_addresses(settings.peer_addresses, int(BY_NAME["peers_port"].default))
+        self.addresses = Addresses(self.identity.id, places)
+        self.found = FoundMachines(
+            self.identity.id, self._is_peer, loopback=is_loopback(settings.peers_host)
+        )
+        self.connections.places = lambda id: [*self.found.places(id), *places]
+        self._discovery = self._make_discovery(settings)
         self.forwarding = Forwarding(self.connections, lambda: self.table.known())
         self.port = 0
         self._host = settings.peers_host
@@ -60,19 +75,24 @@ class Peers:
         """Begin to talk to other machines. The server listens on the peers port already."""
         self.port = port
         self.table.start()
+        self.addresses.start()
+        if self._discovery is not None:
+            self._discovery.start(port)
 
     def pair_with(self, host: str, port: int, code: str) -> Peer:
         """Pair with the machine that shows a code; see :func:`~offgrid.peers.joining.pair_with`."""
         return pair_with(self.identity, self.book, self.port, host, port, code)
 
+    def hosts(self) -> list[str]:
+        """Return the addresses at which other machines find this one."""
+        if self._host not in ("0.0.0.0", "::"):
+            return [self._host]
+        return interface_addresses(socket.AF_INET6 if self._host == "::" else socket.AF_INET)
+
     def places(self) -> list[str]:
         """Return where other machines find this one, as a person types it."""
-        host = self._host
-        if host in ("0.0.0.0", "::"):
-            found = interface_addresses(socket.AF_INET6 if host == "::" else socket.AF_INET)
-        else:
-            found = [host]
-        return [place(one, self.port, int(BY_NAME["peers_port"].default)) for one in found]
+        usual = int(BY_NAME["peers_port"].default)
+        return [place(host, self.port, usual) for host in self.hosts()]
 
     def close(self) -> None:
         """End all threads and connections. Idempotent."""
@@ -80,6 +100,19 @@ class Peers:
         self.forwarding.close()
         self.connections.close()
         self.table.close()
+        self.addresses.close()
+        if self._discovery is not None:
+            self._discovery.close()
+
+    def _make_discovery(self, settings: Settings) -> Discovery | None:
+        if not settings.peers_discovery:
+            return None
+        if importlib.util.find_spec("zeroconf") is None:
+            raise ConfigError(MISSING)
+        return Discovery(self.identity, settings.peers_host, self.found, self.table.appeared)
+
+    def _is_peer(self, id: str) -> bool:
+        return any(peer.id == id for peer in self.book.all())
 
     def _let_in(self, is_open: bool) -> None:
         self.contexts.open_pairing(is_open, lambda: self.desk.is_open)

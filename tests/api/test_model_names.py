@@ -114,7 +114,7 @@ def test_models_are_described(own: Server, folder: Path, starter_path: Path) -> 
         "size": starter_path.stat().st_size, "kind": "chat", "architecture": "llama",
         "parameters": 2_755_008, "quantization": "Q8_0", "context_length": 2048, "vision": False,
         "tools": True, "reasoning": False, "aliases": ["gpt-4o"], "base": None, "status": "loaded",
-        "progress": 1.0, "default": True, "pinned": False, "fixed": [],
+        "progress": 1.0, "default": True, "pinned": False, "fixed": [], "peer": None,
     }  # fmt: skip
     assert (base["kind"], base["tools"], ranker["kind"]) == ("base", False, "rerank")
     # No message to a client contains a path of this machine.

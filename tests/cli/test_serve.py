@@ -29,6 +29,11 @@ UNUSUAL = {
     "ollama": "true", "ui": "false",
     "insecure": "true", "allowed_hosts": "a.lan,b.lan", "cors_origins": "http://a.lan",
     "trusted_proxies": "10.0.0.1,unix", "tls_cert": "some/cert.pem", "tls_key": "some/key.pem",
+    "peers": "true", "peers_host": "127.0.0.1", "peers_port": "0", "peers_name": "desk",
+    "peers_discovery": "false", "peer_addresses": "10.0.0.2,10.0.0.3:11612",
+    "peers_dir": "some/peers", "rpc_servers": "strong,127.0.0.1:50052", "rpc_layers": "12",
+    "rpc_library": "some/libggml-rpc.so", "rpc_cache_mb": "78", "rpc_host": "127.0.0.1",
+    "rpc_port": "0",
     "keys_file": "some/keys.sqlite3", "models_dir": "some/folder",
     "import_roots": "/media/a,/media/b", "model": "some-model",
     "model_aliases": "gpt-4o=a,gpt-5=b", "chat_template": "chatml",
@@ -231,6 +236,25 @@ def test_file_names_are_shown_unchanged(serve: Serve, models: Path, starter_path
 def test_the_banner_says_that_others_need_no_key(serve: Serve) -> None:
     child = serve("--host", "0.0.0.0", "--insecure")
     child.out.find(r"keys +none: everybody who can connect may use this server \(insecure\)\n")
+
+
+def test_a_machine_with_peers_needs_no_models(tmp_path: Path) -> None:
+    """It uses those of its peers; the banner says how to pair it."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    child = Child(
+        program("offgrid"), "serve", "--port", "0", "--models-dir", str(folder), "--peers",
+        "--peers-name", "galley", "--peers-host", "127.0.0.1", "--peers-port", "0",
+        "--no-peers-discovery", "--responses-file", str(tmp_path / "responses.sqlite3"),
+        cwd=tmp_path, HOME=str(tmp_path),
+    )  # fmt: skip
+    try:
+        child.out.find(r"models +none\n")
+        child.out.find(r"peers +galley, port \d+; to pair: offgrid peers pair\n")
+        child.out.find(r"stop +Ctrl-C\n")
+        assert request(child.url, "GET", "/ready").status == 200
+    finally:
+        child.end()
 
 
 def test_the_banner_without_models(models: Path, tmp_path: Path) -> None:

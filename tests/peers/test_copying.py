@@ -16,6 +16,8 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 from disturbed_relay import Relay, cut, flip, relay
+from documented import Documented
+from full_requests import copy_requests
 from held_writes import closed_gate
 from machines import Machine
 from sticks import content, hidden, manifest, put, sha256, split_model, visible
@@ -98,6 +100,18 @@ def test_the_command(pair: tuple[Machine, Machine]) -> None:
     assert (done.exit_code, "The peers are: far" in done.output) == (1, True)
     assert CliRunner().invoke(main, [*command, "a", "--models-dir", "x"]).exit_code == 2
     assert CliRunner().invoke(main, ["import", "x", "--url", "http://x"]).exit_code == 2
+
+
+def test_responses_match_the_document(pair: tuple[Machine, Machine]) -> None:
+    near, far = pair
+    put(far.models / "a.gguf", BIG)
+    documented = Documented.of(near.server.url)
+    for full in copy_requests("far", "a"):
+        for body in full.bodies():
+            documented.body("post", full.path).validate(body)
+            answer = request(near.server.url, "POST", full.url, body)
+            assert answer.json["status"] == "completed"
+            documented.check(answer, "post", full.path)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +276,7 @@ def test_a_full_disk(pair: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPa
     assert visible(near.models) == {"a.gguf": BIG}
 
 
-def test_the_end_of_either_server(make_machine: Callable[..., Machine]) -> None:
+def test_the_end_of_the_server_that_imports(make_machine: Callable[..., Machine]) -> None:
     near, far = make_machine("near"), make_machine("far")
     near.know(far)
     put(far.models / "a.gguf", BIG)

@@ -137,7 +137,9 @@ def test_the_page_lists_every_part_of_a_log_line() -> None:
     outcome = Outcome("m", 5, 2, 9, 8, first_token=0.1, decode=1.0)
     seen: set[str] = set()
     for caller in (Caller("k", "clinic", has_key=True), Caller("10.0.0.7", address="10.0.0.7")):
-        record = Record("r", "POST", "/x", caller=caller, status=400, code="c", began=0.0)
+        record = Record(
+            "r", "POST", "/x", caller=caller, status=400, code="c", began=0.0, peer="galley"
+        )
         record.outcomes.append(outcome)
         seen |= request_log.fields_of(record).keys()
     text = PAGE.split("## Log\n")[1]

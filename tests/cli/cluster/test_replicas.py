@@ -256,6 +256,19 @@ def test_stopping_a_machine_loses_no_request(harmed: Harmed) -> None:
     assert home.wait() == 0
 
 
+def test_another_machine_stands_in_for_the_first(harmed: Harmed) -> None:
+    """For what is not spread: from the first request on, and until the first is back."""
+    proxy, (name, first) = harmed.proxy, next(iter(harmed.proxy.machines.items()))
+    body = {"input": "Once", "max_output_tokens": 4}
+    assert proxy.post("/v1/responses", body).headers[MACHINE] == name
+    first.process.send_signal(signal.SIGTERM)
+    assert first.wait() == 0
+    listed = request(proxy.url, "GET", "/v1/models")
+    assert (listed.status, listed.headers[MACHINE]) == (200, [*proxy.machines][1])
+    stored = proxy.post("/v1/responses", body)
+    assert (stored.status, stored.headers[MACHINE]) == (200, [*proxy.machines][1])
+
+
 def test_draining_by_hand(harmed: Harmed, lan: Lan) -> None:
     """The state drain sends a machine no new conversations, and maint nothing new at all. Answers
     that run go on."""
