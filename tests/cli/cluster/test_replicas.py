@@ -126,13 +126,14 @@ def test_a_client_that_leaves_frees_its_slot(proxy: Balanced, streamed: bool) ->
 def test_bodies_that_are_larger_than_the_buffer(proxy: Balanced) -> None:
     """A conversation of a megabyte reaches its machine whole, which says that it is too long."""
     begin: Chat = [system(), user("Summarise it.")]
-    turns = [*begin, *[user("word " * 1000)] * 200]
+    answer = {"role": "assistant", "content": "What shall I summarise?"}
+    turns = [*begin, answer, *[user("word " * 1000)] * 200]
     machines = set()
     for length in (len(turns) - 1, len(turns)):
-        answer = proxy.chat(turns[:length])
-        assert answer.status == 400
-        assert answer.json["error"]["code"] == "context_length_exceeded"
-        machines.add(answer.headers[MACHINE])
+        refused = proxy.chat(turns[:length])
+        assert refused.status == 400
+        assert refused.json["error"]["code"] == "context_length_exceeded"
+        machines.add(refused.headers[MACHINE])
     assert machines == {proxy.chat(begin).headers[MACHINE]}
     text = json.dumps({"model": "offgrid-starter", "prompt": "a"}).encode()
     counted = request(proxy.url, "POST", "/tokenize", text + b" " * (1 << 20))
