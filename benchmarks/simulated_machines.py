@@ -1,17 +1,19 @@
 """Machines with known speeds that answer chats without a model, for ``cluster.py``.
 
-    python simulated_machines.py SPEED SPEED SPEED
+    python simulated_machines.py ADDRESS SPEED SPEED SPEED
 
-prints one port for each machine, and serves until its standard input ends. Each machine has some
-slots. A slot generates SPEED tokens per second; a machine prefills one prompt at a time, a hundred
-times as fast as a slot generates. As in a real server, a slot keeps the tokens of its last prompt
-and answer, a waiting request gets the free slot with the longest common prefix, and only the rest
-of its prompt is prefilled. A token is one word. All machines share one thread, which only waits.
+listens on ports of an address, prints one for each machine, and serves until its standard input
+ends. Each machine has some slots. A slot generates SPEED tokens per second; a machine prefills one
+prompt at a time, a hundred times as fast as a slot generates. As in a real server, a slot keeps the
+tokens of its last prompt and answer, a waiting request gets the free slot with the longest common
+prefix, and only the rest of its prompt is prefilled. A token is one word. All machines share one
+thread, which only waits.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from dataclasses import dataclass, field
@@ -95,7 +97,7 @@ def words_of(messages: list[dict[str, str]]) -> list[str]:
     return [word for message in messages for word in message["content"].split()]
 
 
-async def serve(machine: Machine) -> int:
+async def serve(machine: Machine, address: str) -> int:
     """Start a machine; return its port."""
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -106,8 +108,10 @@ async def serve(machine: Machine) -> int:
             pass
         finally:
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=1 << 24)
+    server = await asyncio.start_server(connected, address, 0, limit=1 << 24)
     port: int = server.sockets[0].getsockname()[1]
     return port
 
@@ -138,8 +142,9 @@ async def _exchange(
 
 async def main() -> None:
     """Serve until standard input ends."""
-    for speed in sys.argv[1:]:
-        print(await serve(Machine(float(speed))), flush=True)
+    address, *speeds = sys.argv[1:]
+    for speed in speeds:
+        print(await serve(Machine(float(speed)), address), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 

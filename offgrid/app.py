@@ -79,6 +79,7 @@ from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.openapi.operations import OPERATIONS
 from offgrid.api.peers.forward import Forward
 from offgrid.api.peers.inner import AliveResource, StatusResource
+from offgrid.api.peers.listing import PeersResource
 from offgrid.api.peers.models import PeerModelResource, PeerModelsResource
 from offgrid.api.peers.own import OwnStatus
 from offgrid.api.peers.pairing import ConfirmResource, PairingResource, PairResource
@@ -402,7 +403,8 @@ def build_app(
     app.add_route("/peer/pair", pair)
     app.add_route("/peer/pair/confirm", confirm)
     app.add_route("/v1/peers/pair", PairingResource(settings, peers))
-    app.add_route("/v1/peers/{id}", PeerResource(peers))
+    app.add_route("/v1/peers", PeersResource(peers))
+    app.add_route("/v1/peers/{id}", PeerResource(settings, peers, catalogue))
     app.add_route("/metrics", MetricsResource(metrics))
     app.add_route("/openapi.json", OpenApiResource())
     app.add_route("/v1/stats", StatsResource(source))

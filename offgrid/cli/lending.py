@@ -26,13 +26,17 @@ from offgrid.peers.book import FILE, Book
 from offgrid.peers.contexts import ServerContexts
 from offgrid.peers.identity import load_identity, write_private
 from offgrid.peers.rpc import STATUS_FILE
+from offgrid.peers.rpc_tensors import TensorCache
 from offgrid.rpc.child import Child, Started, program_of
 from offgrid.rpc.lender import Lender, Terms
 from offgrid.startup import prepare_process
+from offgrid.store.hashes import Hashes
 
 log = logging.getLogger("offgrid.rpc")
 _EVERY = 2.0
 """Seconds between two looks at the book of peers, and two reports of the free memory."""
+_TENSORS = "rpc-tensors"
+"""Folder of tensors of this machine's models, beside that of saved prefixes."""
 _FIX = "stop the other program, or choose another port with --rpc-port"
 
 
@@ -55,12 +59,19 @@ def lend_memory(settings: Settings) -> None:
         peer = book.by_fingerprint(fingerprint)
         return None if peer is None else peer.name
 
+    cache = TensorCache(
+        settings.cache_dir.with_name(_TENSORS),
+        settings.rpc_cache_mb,
+        Hashes.beside(settings.responses_file),
+        lambda folder: _start(settings, str(folder), fills=True),
+    )
     lender = Lender(
         listener,
         Terms(
             context=lambda: contexts.context,
             name_of=name_of,
-            start=lambda: Child(program_of(os.getpid(), _job(settings)), log.debug),
+            tensors=cache.session,
+            start=lambda folder: _start(settings, folder),
             free=free_memory,
             started=started,
         ),
@@ -77,14 +88,29 @@ def _try_out(settings: Settings) -> Started:
     Raises:
         RpcError: it cannot serve.
     """
-    child = Child(program_of(os.getpid(), _job(settings)), log.debug)
+    child = _start(settings)
     child.end()
     return child.started
 
 
-def _job(settings: Settings) -> str:
-    library = "" if settings.rpc_library is None else str(settings.rpc_library)
-    return json.dumps({"library": library, "threads": settings.threads})
+def _start(settings: Settings, folder: str = "", *, fills: bool = False) -> Child:
+    """Start a process that computes.
+
+    Args:
+        settings: the settings.
+        folder: from which it reads large tensors; empty for none.
+        fills: whether it may write there.
+
+    Raises:
+        RpcError: it cannot serve.
+    """
+    job = {
+        "library": "" if settings.rpc_library is None else str(settings.rpc_library),
+        "threads": settings.threads,
+        "cache_dir": folder,
+        "fills": fills,
+    }
+    return Child(program_of(os.getpid(), json.dumps(job)), log.debug)
 
 
 def _print_banner(settings: Settings, book: Book, started: Started, port: int) -> None:

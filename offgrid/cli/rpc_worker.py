@@ -12,8 +12,8 @@ from offgrid.cli.options import NOTE, chosen_options, settings_from
 
 @click.command("rpc-worker", cls=Command, epilog=NOTE)
 @chosen_options(
-    "rpc_host", "rpc_port", "rpc_library", "threads", "peers_dir", "peers_name", "log_level",
-    "log_format",
+    "rpc_host", "rpc_port", "rpc_library", "rpc_cache_mb", "threads", "peers_dir", "peers_name",
+    "responses_file", "cache_dir", "log_level", "log_format",
 )  # fmt: skip
 def rpc_worker(**flags: Any) -> None:
     """Lend this machine's memory to paired machines.

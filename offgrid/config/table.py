@@ -213,8 +213,9 @@ TABLE: tuple[Setting, ...] = (
         "list",
         (),
         "Machines that lend memory with 'offgrid rpc-worker', comma-separated, for models that are "
-        "too large for this one: names or ids of peers, with :port if it is not 11613. Also "
-        "host:port of llama.cpp's RPC on this machine, such as the end of an SSH tunnel.",
+        "too large for this one: names or ids of peers, with :port if it is not 11613; or peers for "
+        "all of them. Also host:port of llama.cpp's RPC on this machine, such as the end of an SSH "
+        "tunnel.",
     ),
     Setting(
         "rpc_layers",
@@ -234,6 +235,18 @@ TABLE: tuple[Setting, ...] = (
         None,
         "File of llama.cpp's RPC (libggml-rpc.so) that was compiled apart. Without it, llama.cpp "
         "itself must have been compiled with GGML_RPC=on.",
+    ),
+    Setting(
+        "rpc_cache_mb",
+        "Peers",
+        "mib",
+        -1,
+        "MiB of disk in which 'offgrid rpc-worker' keeps tensors of models that this machine has "
+        "too, so that they need not cross the network. auto (-1) means a fourth of the free disk, "
+        "0 none.",
+        low=-1,
+        high=1 << 24,
+        words=(("auto", -1),),
     ),
     Setting(
         "rpc_host",
@@ -828,6 +841,7 @@ class Settings:
     rpc_servers: tuple[str, ...]
     rpc_layers: int
     rpc_library: Path | None
+    rpc_cache_mb: int
     rpc_host: str
     rpc_port: int
     keys_file: Path

@@ -35,8 +35,8 @@ _NO_CODE = (
     "shows no pairing code now. Run 'offgrid peers pair' on that machine, and type its code here "
     "within five minutes; a code is valid once."
 )
-_ENDED = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError, ssl.SSLError)
-"""How the end of a connection by the other machine appears, perhaps with a reason."""
+_ENDED = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError, ssl.SSLEOFError)
+"""How the end of a connection by the other machine appears if its reason is lost."""
 
 
 class MachineUnreachable(RequestError):
@@ -72,12 +72,16 @@ class Line:
 
     def __init__(self, host: str, port: int) -> None:
         self._where = url("", host, port).removeprefix("://")
-        context = pairing_context()
-        context.sslsocket_class = TimedSocket
-        self._http = http.client.HTTPSConnection(host, port, timeout=_CONNECT, context=context)
-        # A second connection could be to another machine.
+        self._http = http.client.HTTPConnection("offgrid")
+        # A second connection would be without TLS, and could be to another machine.
         self._http.auto_open = 0
-        self.certificate = self._connect()
+        try:
+            sock = _connected(host, port)
+        except (OSError, ValueError) as ex:
+            raise self._broken(ex) from None
+        sock.allow(SECONDS, time.monotonic() + SECONDS)
+        self._http.sock = sock
+        self.certificate = sock.getpeercert(binary_form=True) or b""
 
     def close(self) -> None:
         """Close the connection."""
@@ -91,44 +95,32 @@ class Line:
             PairingClosed, PairingLocked, PairingFailed, Overloaded, InvalidParameter: the other
                 machine refuses it.
         """
-        headers = {"Host": "offgrid", "Content-Type": "application/json"}
         try:
-            self._http.request("POST", path, body, headers)
+            self._http.request("POST", path, body, {"Content-Type": "application/json"})
             response = self._http.getresponse()
             answer = response.read(pairing.MAX_BODY + 1)
-        except _ENDED as ex:
-            raise self._ended(ex, path) from None
         except (OSError, http.client.HTTPException) as ex:
-            raise self._broken(ex) from None
+            raise self._ended(ex, path) from None
         if len(answer) > pairing.MAX_BODY:
             raise self._strange()
         if response.status != http.HTTPStatus.OK:
             raise self._refused(answer, response.headers.get("Retry-After", ""))
         return answer
 
-    def _connect(self) -> bytes:
-        try:
-            self._http.connect()
-        except (OSError, ValueError) as ex:
-            raise self._broken(ex) from None
-        sock = cast(TimedSocket, self._http.sock)
-        sock.allow(SECONDS, time.monotonic() + SECONDS)
-        return sock.getpeercert(binary_form=True) or b""
-
     def _ended(self, ex: Exception, path: str) -> RequestError:
-        """Return the error for a connection that the other machine has ended.
+        """Return the error for a message without an answer.
 
-        Without an open code it ends a handshake without a certificate, which this side notices only
-        at its first request. The reason that it gives may be lost.
+        Without an open code the other machine ends a handshake without a certificate, which this
+        side notices only at its first request. The reason that it gives may be lost.
         """
         if path == pairing.CONFIRM_PATH:
             return MachineUnreachable(
                 f"The connection to {self._where} ended before the pairing did. That machine may "
                 "know this one already; pair them again."
             )
-        if isinstance(ex, ssl.SSLError) and not _is_refusal(ex):
-            return self._broken(ex)
-        return PairingClosed(f"{self._where} {_NO_CODE}")
+        if _is_refusal(ex):
+            return PairingClosed(f"{self._where} {_NO_CODE}")
+        return self._broken(ex)
 
     def _broken(self, ex: Exception) -> RequestError:
         if isinstance(ex, (ssl.SSLError, http.client.HTTPException)):
@@ -300,10 +292,28 @@ def pair_with(
     return book.by_fingerprint(peer.fingerprint) or peer
 
 
-def _is_refusal(ex: ssl.SSLError) -> bool:
+def _connected(host: str, port: int) -> TimedSocket:
+    """Return a TLS connection. It sends no host name: the other machine may have any.
+
+    Raises:
+        OSError, ValueError: there is none.
+    """
+    context = pairing_context()
+    context.sslsocket_class = TimedSocket
+    plain = socket.create_connection((host, port), _CONNECT)
+    try:
+        return cast(TimedSocket, context.wrap_socket(plain))
+    except BaseException:
+        plain.close()
+        raise
+
+
+def _is_refusal(ex: Exception) -> bool:
     """Return whether the other machine ended the handshake for want of a certificate, or without a
     reason."""
-    return isinstance(ex, ssl.SSLEOFError) or "CERTIFICATE" in (ex.reason or "")
+    if isinstance(ex, ssl.SSLError) and "CERTIFICATE" in (ex.reason or ""):
+        return True
+    return isinstance(ex, _ENDED)
 
 
 def reason(ex: Exception) -> str:

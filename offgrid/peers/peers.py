@@ -83,14 +83,16 @@ class Peers:
         """Pair with the machine that shows a code; see :func:`~offgrid.peers.joining.pair_with`."""
         return pair_with(self.identity, self.book, self.port, host, port, code)
 
+    def hosts(self) -> list[str]:
+        """Return the addresses at which other machines find this one."""
+        if self._host not in ("0.0.0.0", "::"):
+            return [self._host]
+        return interface_addresses(socket.AF_INET6 if self._host == "::" else socket.AF_INET)
+
     def places(self) -> list[str]:
         """Return where other machines find this one, as a person types it."""
-        host = self._host
-        if host in ("0.0.0.0", "::"):
-            found = interface_addresses(socket.AF_INET6 if host == "::" else socket.AF_INET)
-        else:
-            found = [host]
-        return [place(one, self.port, int(BY_NAME["peers_port"].default)) for one in found]
+        usual = int(BY_NAME["peers_port"].default)
+        return [place(host, self.port, usual) for host in self.hosts()]
 
     def close(self) -> None:
         """End all threads and connections. Idempotent."""

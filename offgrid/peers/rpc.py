@@ -10,6 +10,9 @@ from offgrid.rpc.endpoint import MAX_SERVERS, RpcServer, local_server
 
 STATUS_FILE = "rpc.json"
 """What the RPC worker of this machine says of itself, in the folder ``peers_dir``."""
+ALL = "peers"
+"""In the setting ``rpc_servers``: all peers that lend memory."""
+_PORT = int(BY_NAME["rpc_port"].default)
 
 
 def rpc_servers(settings: Settings) -> list[RpcServer]:
@@ -20,24 +23,38 @@ def rpc_servers(settings: Settings) -> list[RpcServer]:
             many.
     """
     names = settings.rpc_servers
-    if len(names) > MAX_SERVERS:
-        raise ConfigError(f"rpc_servers: llama.cpp uses at most {MAX_SERVERS} servers.")
     if not names:
         return []
     book = Book(settings.peers_dir)
-    found = [_peer(settings, book, name) or local_server(name) or name for name in names]
-    for one in found:
-        if isinstance(one, str):
-            raise ConfigError(
-                f"rpc_servers: {one!r} is not a peer of this machine. 'offgrid peers list' shows "
-                "the peers, 'offgrid peers pair' makes one."
-            )
-    return [one for one in found if isinstance(one, RpcServer)]
+    found: list[RpcServer] = []
+    for name in names:
+        found += _peers(settings, book) if name == ALL else [_server(settings, book, name)]
+    if len(found) > MAX_SERVERS:
+        raise ConfigError(f"rpc_servers: llama.cpp uses at most {MAX_SERVERS} servers.")
+    return found
+
+
+def _peers(settings: Settings, book: Book) -> list[RpcServer]:
+    """Return all peers; those that lend nothing will not answer."""
+    peers = book.all()
+    if not peers:
+        return []
+    identity = load_identity(settings.peers_dir, settings.peers_name)
+    return [server_of(identity, peer, _PORT) for peer in peers[:MAX_SERVERS]]
+
+
+def _server(settings: Settings, book: Book, name: str) -> RpcServer:
+    server = _peer(settings, book, name) or local_server(name)
+    if server is None:
+        raise ConfigError(
+            f"rpc_servers: {name!r} is not a peer of this machine. 'offgrid peers list' shows the "
+            "peers, 'offgrid peers pair' makes one."
+        )
+    return server
 
 
 def _peer(settings: Settings, book: Book, text: str) -> RpcServer | None:
-    port = int(BY_NAME["rpc_port"].default)
-    peer = book.find(text)
+    peer, port = book.find(text), _PORT
     if peer is None:
         name, _, number = text.rpartition(":")
         peer = book.find(name) if name and number.isdecimal() else None

@@ -93,18 +93,19 @@ class PeerTable:
             self._watches.clear()
         for watch in watches:
             watch.end()
+        ends = time.monotonic() + _JOIN_SECONDS
         for watch in watches:
-            watch.join()
+            watch.join(max(0.0, ends - time.monotonic()))
 
     def known(self) -> list[KnownPeer]:
         """Return all peers, in the order in which they were paired. Waits for nothing."""
+        return [self.of(peer) for peer in self._book.all()]
+
+    def of(self, peer: Peer) -> KnownPeer:
+        """Return what is known about one peer."""
         with self._lock:
-            watches = dict(self._watches)
-        found = []
-        for peer in self._book.all():
-            watch = watches.get(peer.fingerprint)
-            found.append(KnownPeer(peer) if watch is None else replace(watch.known, peer=peer))
-        return found
+            watch = self._watches.get(peer.fingerprint)
+        return KnownPeer(peer) if watch is None else replace(watch.known, peer=peer)
 
     def look(self) -> list[KnownPeer]:
         """Return the same, for somebody who looks at the table: the peers are asked more often for
@@ -149,10 +150,11 @@ class PeerTable:
         Args:
             failures: how many of the latest questions failed.
         """
-        if self._clock() - self._looked_at < LOOKING:
+        # After a pairing, the other machine may need a moment until it knows this one.
+        if failures == 1 or self._clock() - self._looked_at < LOOKING:
             pause = LOOKED_AT
         else:
-            pause = min(LONGEST, USUAL * max(1, failures))
+            pause = min(LONGEST, USUAL * max(1, failures - 1))
         return pause * random.uniform(1 - JITTER, 1 + JITTER)
 
     def _follow(self) -> None:
@@ -196,9 +198,9 @@ class _Watch:
         self._ended = True
         self._wanted.set()
 
-    def join(self) -> None:
+    def join(self, seconds: float) -> None:
         """Wait for its end."""
-        self._thread.join(_JOIN_SECONDS)
+        self._thread.join(seconds)
 
     def _run(self) -> None:
         while not self._ended:
@@ -222,12 +224,12 @@ class _Watch:
             self._failures += 1
             state: State = "refused" if isinstance(ex, PeerRefused) else "unreachable"
             self.known = replace(before, state=state, problem=str(ex))
-            if before.state != state:
+            if self._failures == 2:
                 log.warning("%s", ex)
             return
-        self._failures = 0
         self.known = replace(
             before, state="connected", report=report, last_seen=time.time(), problem=""
         )
-        if before.state != "connected":
+        if before.state == "unknown" or self._failures >= 2:
             log.info("the peer %s is connected", before.peer.name)
+        self._failures = 0

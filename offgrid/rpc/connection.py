@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import ssl
 
 from offgrid.errors import RpcError
 from offgrid.rpc.endpoint import RpcServer
 from offgrid.rpc.messages import Ask, Offer, read_offer, send_line
+
+log = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
 """Time for reaching an address of a peer, and for the handshake."""
@@ -20,7 +23,8 @@ def ask(server: RpcServer, question: Ask, seconds: float) -> tuple[ssl.SSLSocket
     Args:
         server: a peer.
         question: the first line.
-        seconds: time for the answer, after the connection is open.
+        seconds: time for the answer, after the connection is open, and for the next one if the
+            peer says that it still prepares.
 
     Returns:
         The open connection, and the answer, which is yes.
@@ -60,11 +64,13 @@ def connect(server: RpcServer) -> ssl.SSLSocket:
         try:
             return _connect(server, address)
         except ssl.SSLError as ex:
-            reasons.append(f"{address}: the TLS handshake failed ({ex.reason or ex})")
+            reason = f"the TLS handshake failed: {ex.reason or ex}"
         except OSError as ex:
-            reason = "no answer" if isinstance(ex, TimeoutError) else ex.strerror or ex
-            reasons.append(f"{address}: {reason}")
-    tried = "; ".join(reasons) or "no address is known"
+            reason = "no answer" if isinstance(ex, TimeoutError) else str(ex.strerror or ex)
+        # Clients see the error, and need not know the addresses of other machines.
+        log.debug("%s at %s, port %d: %s", server.name, address, server.port, reason)
+        reasons.append(reason)
+    tried = "; ".join(dict.fromkeys(reasons)) or "no address is known"
     raise RpcError(
         f"the RPC worker {server.name} cannot be reached on port {server.port} ({tried}); check "
         "that 'offgrid rpc-worker' runs there and that the machines are paired"
@@ -74,7 +80,9 @@ def connect(server: RpcServer) -> ssl.SSLSocket:
 def _answer(connection: ssl.SSLSocket, question: Ask, seconds: float) -> Offer:
     try:
         send_line(connection, question)
-        return read_offer(connection, seconds)
+        while (offer := read_offer(connection, seconds)).wait:
+            pass
+        return offer
     except TimeoutError:
         raise RpcError(f"it has not answered within {seconds:g} s") from None
     except OSError as ex:

@@ -15,6 +15,7 @@ import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from offgrid.errors import RpcError
 from offgrid.rpc.child import Child, Started
@@ -38,14 +39,17 @@ class Terms:
         context: returns the TLS context for the next connection: peers may be paired meanwhile.
         name_of: returns the name of the peer with a certificate of this fingerprint (SHA-256, hex);
             None if there is none any more.
-        start: starts a process for a session; raises RpcError.
+        tensors: prepares a folder of tensors for a session, from which its process reads: see
+            ``TensorCache.session``.
+        start: starts a process for a session with this folder; raises RpcError.
         free: returns the bytes of memory that can be lent.
         started: what a process has said of itself, to compare builds without starting one.
     """
 
     context: Callable[[], ssl.SSLContext]
     name_of: Callable[[str], str | None]
-    start: Callable[[], Child]
+    tensors: Callable[[str, int, int, Callable[[], None]], contextlib.AbstractContextManager[str]]
+    start: Callable[[str], Child]
     free: Callable[[], int]
     started: Started
 
@@ -147,7 +151,13 @@ class Lender:
         with self._lock:
             if len(self._sessions) >= MAX_SESSIONS:
                 raise RpcError(f"it lends memory for {MAX_SESSIONS} models already")
-        child = self._terms.start()
+        working = partial(send_line, connection, Offer(build, wait=True))
+        with self._terms.tensors(ask.model, ask.layers, ask.after, working) as folder:
+            self._run_session(connection, self._terms.start(folder), name, borrower)
+
+    def _run_session(
+        self, connection: ssl.SSLSocket, child: Child, name: str, borrower: str
+    ) -> None:
         session = Session(
             child, connection, name, borrower, lambda: self._terms.name_of(borrower) is not None
         )

@@ -33,18 +33,26 @@ class Device(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The first line of a connection. ``build`` is the borrower's llama.cpp."""
+    """The first line of a connection. ``build`` is the borrower's llama.cpp.
+
+    For a new session: ``model`` is the SHA-256 of the model's file if that is known, ``layers`` how
+    many of its layers the lender gets, and ``after`` how many layers follow these. With them the
+    lender can use its own copy of the model.
+    """
 
     ask: str
     build: str = ""
     session: str = ""
+    model: str = ""
+    layers: int = 0
+    after: int = 0
 
 
 class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer. ``error`` is empty if it is yes.
 
     ``build`` is the lender's llama.cpp, ``free`` the bytes of memory that it can lend, ``devices``
-    what it computes on.
+    what it computes on. ``wait`` says that the lender still prepares; another answer follows.
     """
 
     build: str = ""
@@ -52,6 +60,7 @@ class Offer(msgspec.Struct, frozen=True, omit_defaults=True):
     devices: tuple[Device, ...] = ()
     session: str = ""
     error: str = ""
+    wait: bool = False
 
 
 _ask, _offer = msgspec.json.Decoder(Ask), msgspec.json.Decoder(Offer)

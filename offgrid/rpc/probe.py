@@ -76,25 +76,51 @@ def check_protocol(protocol: tuple[int, int, int]) -> None:
 
 
 def _converse(connection: socket.socket, deadline: float) -> Probed:
-    major, minor, patch = _ask(connection, _HELLO, _CAPABILITIES, "<3B25x", deadline)
-    protocol = (major, minor, patch)
-    check_protocol(protocol)
-    (count,) = _ask(connection, _DEVICE_COUNT, b"", "<I", deadline)
+    protocol = say_hello(connection, deadline)
+    (count,) = exchange(connection, _DEVICE_COUNT, b"", "<I", deadline)
     if not 0 < count <= _MOST_DEVICES:
         raise RpcError(f"it lends {count} devices; 1 to {_MOST_DEVICES} can be used")
     numbers = (struct.pack("<I", number) for number in range(count))
-    memory = [_ask(connection, _DEVICE_MEMORY, number, "<2Q", deadline) for number in numbers]
+    memory = [exchange(connection, _DEVICE_MEMORY, one, "<2Q", deadline) for one in numbers]
     return Probed(protocol, tuple((free, total) for free, total in memory))
 
 
-def _ask(
+def say_hello(connection: socket.socket, deadline: float) -> tuple[int, int, int]:
+    """Begin to speak on a new connection; return the server's version. Errors as
+    :func:`exchange`."""
+    major, minor, patch = exchange(connection, _HELLO, _CAPABILITIES, "<3B25x", deadline)
+    check_protocol((major, minor, patch))
+    return major, minor, patch
+
+
+def exchange(
     connection: socket.socket, command: int, data: bytes, form: str, deadline: float
 ) -> tuple[int, ...]:
-    connection.sendall(_REQUEST.pack(command, len(data)) + data)
+    """Send a command, and return the numbers of its answer.
+
+    Args:
+        connection: to the server.
+        command: its number.
+        data: its data.
+        form: of the answer, for :mod:`struct`.
+        deadline: monotonic seconds.
+
+    Raises:
+        RpcError: the answer is not valid, or the connection has ended.
+        OSError: the connection has failed, or the answer has not come in time (TimeoutError).
+    """
+    say(connection, command, data)
     (size,) = _SIZE.unpack(receive(connection, _SIZE.size, deadline))
     if size != struct.calcsize(form):
         raise RpcError("its answer has another size than llama.cpp's RPC here expects")
     return struct.unpack(form, receive(connection, size, deadline))
+
+
+def say(connection: socket.socket, command: int, *data: bytes) -> None:
+    """Send a command with its data. Raises OSError if that fails."""
+    connection.sendall(_REQUEST.pack(command, sum(map(len, data))))
+    for part in data:
+        connection.sendall(part)
 
 
 def _dotted(protocol: tuple[int, int, int]) -> str:

@@ -46,7 +46,8 @@ class Tunnel:
 
     Args:
         server: the server.
-        build: what llama.cpp is on this machine; a peer with another one is refused.
+        question: asks a peer for the session. Its ``build`` says what llama.cpp is on this machine;
+            a peer with another one is refused.
         lost: called once, on another thread, with what happened to the server. It
             should end the process: llama.cpp does so as soon as the connection is closed.
 
@@ -58,7 +59,7 @@ class Tunnel:
         RpcError: the server cannot be used; the message names it.
     """
 
-    def __init__(self, server: RpcServer, build: str, lost: Callable[[str], None]) -> None:
+    def __init__(self, server: RpcServer, question: Ask, lost: Callable[[str], None]) -> None:
         self.server = server
         self._lost = lost
         self._closed = threading.Event()
@@ -69,7 +70,7 @@ class Tunnel:
         self._listener = socket.create_server((LOOPBACK, 0), backlog=8)
         self.port = int(self._listener.getsockname()[1])
         try:
-            self._far = self._open_peer(build) if server.is_peer else self._open_local()
+            self._far = self._open_peer(question) if server.is_peer else self._open_local()
         except BaseException:
             self._listener.close()
             raise
@@ -98,8 +99,9 @@ class Tunnel:
 
     # --- opening ------------------------------------------------------------------------------
 
-    def _open_peer(self, build: str) -> socket.socket:
-        pulse, offer = ask(self.server, Ask("lend", build), START_SECONDS)
+    def _open_peer(self, question: Ask) -> socket.socket:
+        build = question.build
+        pulse, offer = ask(self.server, question, START_SECONDS)
         self._pulse = pulse
         try:
             check_offer(self.server, offer, build)

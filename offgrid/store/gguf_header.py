@@ -112,12 +112,14 @@ class Tensor:
         type: the name of its type; ``type <number>`` if that is not known.
         shape: its dimensions, the length of a row first, as in ggml.
         size: bytes; 0 if its type is not known.
+        offset: where it begins, in bytes after the beginning of the tensors.
     """
 
     name: str
     type: str
     shape: tuple[int, ...]
     size: int
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ class Header:
         lists: the lists of whole numbers among the values of the keys that describe the model.
         texts: key of each list of texts -> number of its texts.
         data_size: bytes from the first tensor to the end of the last one.
+        data_start: where the tensors begin in the file.
     """
 
     metadata: dict[str, Value]
@@ -143,6 +146,7 @@ class Header:
     lists: dict[str, tuple[int, ...]] = field(default_factory=dict)
     texts: dict[str, int] = field(default_factory=dict)
     data_size: int = 0
+    data_start: int = 0
 
     def text(self, key: str) -> str | None:
         """Return a value if it is a text, else None."""
@@ -301,7 +305,7 @@ def _parse(reader: _Reader, size: int) -> Header:
     if tensors and data + end > size:
         raise BadHeader(f"the file is cut off: it has {size:,} of {data + end:,} bytes")
     return Header(
-        metadata, parameters, tensors, types, tuple(shapes), values.lists, values.texts, end
+        metadata, parameters, tensors, types, tuple(shapes), values.lists, values.texts, end, data
     )
 
 
@@ -387,7 +391,7 @@ def _tensors(reader: _Reader, count: int) -> Iterator[tuple[Tensor, int, int]]:
         label, block, size = TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
         if shape and shape[0] % block:
             raise BadHeader(f"the rows of the tensor {_short(name)} are not whole {label} blocks")
-        yield Tensor(name, label, shape, elements // block * size), elements, offset
+        yield Tensor(name, label, shape, elements // block * size, offset), elements, offset
 
 
 def _key(reader: _Reader, most: int) -> str:

@@ -75,6 +75,20 @@ class Hashes:
                 )
         return None if found is None else str(found[0])
 
+    def find(self, sha256: str) -> Path | None:
+        """Return a file that is known to have this SHA-256, and was not changed since."""
+        if self._database is None or self._path is None or not self._path.exists():
+            return None
+        found: list[tuple[bytes]] = []
+        with _harmless():
+            query = "SELECT path FROM hashes WHERE sha256 = ? ORDER BY number DESC"
+            found = self._database.run(
+                lambda connection: connection.execute(query, (sha256.lower(),)).fetchall(),
+                write=False,
+            )
+        paths = [Path(os.fsdecode(path)) for (path,) in found]
+        return next((path for path in paths if self.get(path) == sha256.lower()), None)
+
     def get_or_compute(
         self, file: Path, report: Callable[[int], None] | None = None, *, anew: bool = False
     ) -> str:

@@ -911,11 +911,32 @@ def key_requests(id: str, starter: str, number: int = 0) -> list[Full]:
     ]
 
 
-def peer_requests(address: str, code: str) -> list[Full]:
+def peer_requests(address: str, code: str, id: str, model: str) -> list[Full]:
     """The endpoints about other machines. They need a server with peers.
 
     Args:
         address: where a machine shows a code.
         code: the code.
+        id: of a peer.
+        model: a model of this machine.
     """
-    return [Full("/v1/peers/pair", {}, {"address": address, "code": code})]
+    limits = {
+        "requests_per_minute": 100, "tokens_per_minute": 100_000, "concurrent_requests": 4,
+        "max_tokens": 500,
+    }  # fmt: skip
+    grant = {"models": [model], "limits": limits}
+    return [
+        Full("/v1/peers/pair", {}, {"address": address, "code": code}),
+        Full("/v1/peers/{id}", {}, grant, values={"id": id}),
+    ]
+
+
+def copy_requests(peer: str, model: str) -> list[Full]:
+    """The endpoints that copy models from a peer.
+
+    Args:
+        peer: its name.
+        model: the id of a model that it has.
+    """
+    rest = {"replace": True, "stream": False, "background": False}
+    return [Full("/v1/import", {"peer": peer, "ids": [model]}, rest)]

@@ -26,12 +26,12 @@ def pair(one: Path, other: Path) -> None:
         Book(own).add(peer_of(identities[far]))
 
 
-def peer_of(identity: Identity) -> Peer:
+def peer_of(identity: Identity, address: str = ADDRESS) -> Peer:
     """A machine as its peers have it in their books."""
     return Peer(
         name=identity.name,
         certificate=identity.certificate,
-        addresses=(ADDRESS,),
+        addresses=(address,),
         port=1,
         paired_at=1,
     )
@@ -60,6 +60,7 @@ class RpcWorker:
         """Start it, on the port that it had before."""
         flags = (
             "--no-config", "--peers-dir", str(self.peers), "--peers-name", self.name,
+            "--responses-file", str(self.folder / self.name / "responses.sqlite3"),
             "--rpc-host", ADDRESS, "--rpc-port", str(self.port), "--rpc-library", self.library,
             "--threads", "1", "--log-level", "debug",
         )  # fmt: skip

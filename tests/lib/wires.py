@@ -19,11 +19,13 @@ class Wire:
         limit: bytes of a connection from its client after which the wire passes on no more of it,
             as if it were very slow; None for no limit.
         held: set when a connection has reached the limit.
+        most: bytes that the connection with the most has passed on for its client.
     """
 
     def __init__(self, target: int) -> None:
         self.limit: int | None = None
         self.held = threading.Event()
+        self.most = 0
         self._target = target
         self._cut = False
         self._listener = socket.create_server((ADDRESS, 0))
@@ -89,6 +91,7 @@ class Wire:
             data = b""
         if source in self._passed:
             self._passed[source] += len(data)
+            self.most = max(self.most, self._passed[source])
         if not data:
             self._end(source)
             self._end(target)

@@ -16,12 +16,17 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 from disturbed_relay import Relay, cut, flip, relay
+from documented import Documented
+from full_requests import copy_requests
 from held_writes import closed_gate
 from machines import Machine
 from sticks import content, hidden, manifest, put, sha256, split_model, visible
 from support import TIMEOUT, Json, request
 
 from offgrid.cli import main
+from offgrid.cli.from_peer import import_from_peer
+from offgrid.cli.progress import Teller
+from offgrid.cli.talk.remote import Remote, ServerError
 from offgrid.peers import source
 from offgrid.peers.book import Grant
 from offgrid.store.disk import Disk
@@ -91,13 +96,50 @@ def test_the_command(pair: tuple[Machine, Machine]) -> None:
     done = CliRunner().invoke(main, [*command, "--replace", "--json", "sub/a", "none"])
     assert done.exit_code == 1
     events = [json.loads(line) for line in done.output.splitlines()]
-    assert {event["event"] for event in events} == {"progress", "file", "end"}
+    assert {event["event"] for event in events} - {"progress"} == {"file", "end"}
     assert events[-1] == {"event": "end", "status": "failed", "failed": 1, "imported": 1}
     assert visible(near.models) == {"sub/a.gguf": BIG}
     done = CliRunner().invoke(main, ["import", "--from", "who", *command[3:], "a"])
     assert (done.exit_code, "The peers are: far" in done.output) == (1, True)
     assert CliRunner().invoke(main, [*command, "a", "--models-dir", "x"]).exit_code == 2
     assert CliRunner().invoke(main, ["import", "x", "--url", "http://x"]).exit_code == 2
+
+
+class Scripted(Remote):
+    """A server that sends certain events."""
+
+    def __init__(self, *events: Json) -> None:
+        super().__init__("http://127.0.0.1:1")
+        self._sent = events
+
+    def events(self, path: str, body: Json) -> Iterator[Json]:
+        yield from self._sent
+
+
+def test_events_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    now = {"file": "a.gguf", "phase": "copying", "done": 5, "total": 9}
+    end = {
+        "type": "import.cancelled",
+        "import": {"status": "cancelled", "files": [], "error": None},
+    }
+    remote = Scripted({"type": "import.progress", "progress": now}, end)
+    assert import_from_peer(remote, "far", ["a"], False, Teller(as_json=True)) == 1
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert told == [{"event": "progress", **now}, {"event": "end", "status": "failed"}]
+    with pytest.raises(ServerError, match="ended before"):
+        import_from_peer(Scripted(), "far", ["a"], False, Teller(as_json=True))
+
+
+def test_responses_match_the_document(pair: tuple[Machine, Machine]) -> None:
+    near, far = pair
+    put(far.models / "a.gguf", BIG)
+    documented = Documented.of(near.server.url)
+    for full in copy_requests("far", "a"):
+        for body in full.bodies():
+            documented.body("post", full.path).validate(body)
+            answer = request(near.server.url, "POST", full.url, body)
+            assert answer.json["status"] == "completed"
+            documented.check(answer, "post", full.path)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +304,7 @@ def test_a_full_disk(pair: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPa
     assert visible(near.models) == {"a.gguf": BIG}
 
 
-def test_the_end_of_either_server(make_machine: Callable[..., Machine]) -> None:
+def test_the_end_of_the_server_that_imports(make_machine: Callable[..., Machine]) -> None:
     near, far = make_machine("near"), make_machine("far")
     near.know(far)
     put(far.models / "a.gguf", BIG)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from offgrid.errors import ConfigError
 from offgrid.peers import discovery
 from offgrid.peers.addresses import Addresses, id_at, read_addresses
 from offgrid.peers.discovery import TYPE, Discovery
+from offgrid.peers.forwarding.watch import THREAD as WATCH
 from offgrid.peers.found import FoundMachines
 from offgrid.peers.identity import load_identity
 
@@ -142,6 +145,15 @@ def test_strange_names_of_records_are_left_out(make_node: Callable[[str], Node])
     assert node.found.all() == []
 
 
+def test_a_missing_library_ends_the_start(
+    make_machine: Callable[..., Machine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_machine("far")  # without discovery it is not needed
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=re.escape("pip install 'offgrid-llm[peers]'")):
+        make_machine("near", peers_discovery=True)
+
+
 def test_the_label_fits_and_tells_machines_apart(tmp_path: Path) -> None:
     for name in ("ü" * 63, "a" * 63, "x"):
         identity = load_identity(tmp_path / name[:3], name)
@@ -188,6 +200,34 @@ def test_an_address_that_is_none_ends_the_start() -> None:
         read_addresses(["http://ship-2/"], 11612)
     with pytest.raises(ConfigError, match="most are 64"):
         read_addresses([f"10.0.0.{number}" for number in range(65)], 11612)
+
+
+def test_the_threads_are_those_of_the_architecture_page(
+    make_machine: Callable[..., Machine],
+) -> None:
+    if not multicast():
+        pytest.skip("this system refuses multicast on the loopback interface")
+    page = Path(__file__).parents[2] / "docs" / "architecture.md"
+    text = page.read_text(encoding="utf-8")
+    rows = re.findall(r"^\| server with peers \| `([^`]+)`", text, re.MULTILINE)
+    patterns = {re.escape(row).replace("<n>", r"\d+") for row in rows if row != WATCH}
+    before = set(threading.enumerate())
+    far = make_machine("far")
+    near = make_machine("near", peers_discovery=True, peer_addresses=(f"{HOST}:{far.peers.port}",))
+    near.peers.book.add(far.as_peer())
+
+    def named() -> set[str]:
+        """The threads of peers and zeroconf; those of the server are named otherwise."""
+        new = {thread.name for thread in threading.enumerate() if thread not in before}
+        return {one for one in new if re.match("peer|zeroconf|Thread-", one)}
+
+    def all_run() -> bool:
+        return all(any(re.fullmatch(one, name) for name in named()) for one in patterns)
+
+    eventually(all_run, "all threads of the page run")
+    assert len(named()) == len(patterns)
+    near.server.stop()
+    assert named() == set()
 
 
 def test_the_threads_end(tmp_path: Path) -> None:

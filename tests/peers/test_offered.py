@@ -6,6 +6,9 @@ import contextlib
 import json
 import socket
 import ssl
+import threading
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -17,8 +20,14 @@ from support import TIMEOUT, Json, eventually, request
 
 from offgrid.api.http.gate import never_waits
 from offgrid.api.http.waitress.lanes import Lane, lane_of
+from offgrid.api.peers import models
+from offgrid.caller import Limits
+from offgrid.config import load_settings
 from offgrid.peers.book import Grant
 from offgrid.peers.contexts import client_context
+from offgrid.store.catalogue import Catalogue
+from offgrid.store.hashes import Hashes
+from offgrid.store.offers import Offer, Offers
 
 BIG = content(1, 700_000)
 
@@ -35,23 +44,22 @@ def get(near: Machine, far: Machine, path: str, **headers: str) -> Any:
     return ask(far, context, "GET", path, headers=named)
 
 
-def grant(far: Machine, near: Machine, models: tuple[str, ...] | None) -> None:
+def grant(far: Machine, near: Machine, ids: tuple[str, ...]) -> None:
     far.peers.book.change(
         near.peers.identity.fingerprint,
-        lambda peer: msgspec.structs.replace(peer, grant=Grant(models=models)),
+        lambda peer: msgspec.structs.replace(peer, grant=Grant(models=ids)),
     )
 
 
 def test_models_with_their_files(pair: tuple[Machine, Machine]) -> None:
     near, far = pair
-    models = far.models
-    put(models / "sub/ä b.gguf", BIG)
-    put(models / "eyes/e.gguf", BIG)
-    put(models / "eyes/mmproj-f16.gguf", content(9, 1000))
-    parts = split_model(models, 3)
-    put(models / "text.gguf", b"no model")
-    put(models / "cut.gguf", BIG[:-1])
-    manifest(models)
+    put(far.models / "sub/ä b.gguf", BIG)
+    put(far.models / "eyes/e.gguf", BIG)
+    put(far.models / "eyes/mmproj-f16.gguf", content(9, 1000))
+    parts = split_model(far.models, 3)
+    put(far.models / "text.gguf", b"no model")
+    put(far.models / "cut.gguf", BIG[:-1])
+    manifest(far.models)
     found = listed(near, far)
     assert found.keys() == {"sub/ä b", "eyes/e", "big-00001-of-00003"}
     assert found["sub/ä b"]["files"] == [
@@ -241,9 +249,99 @@ def test_what_is_sent_to_a_peer_that_is_forgotten_ends(pair: tuple[Machine, Mach
     slow.sock.close()
 
 
+def test_what_is_sent_ends_when_the_grant_changes(pair: tuple[Machine, Machine]) -> None:
+    near, far = pair
+    size = 200 << 20
+    put_large(far.models / "a.gguf", size)
+    far.hashes().put(far.models / "a.gguf", "a" * 64)
+    slow = Slow(near, far, "/peer/models/a/files/0")
+    grant(far, near, ("b",))
+    assert slow.read() < size
+    slow.sock.close()
+
+
 def test_the_lane_and_the_gate() -> None:
     path = "/peer/models/sub/a/files/0"
     assert lane_of("GET", path, refused=False) is Lane.FILES
     assert lane_of("GET", path, refused=True) is Lane.SHORT
     assert lane_of("GET", "/peer/models", refused=False) is Lane.SHORT
     assert never_waits("GET", path)
+
+
+def test_progress_of_a_hash(pair: tuple[Machine, Machine], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "_PAUSE", 0)
+    near, far = pair
+    put(far.models / "a.gguf", content(2))
+    lines = near.ask(far, "GET", "/peer/models/a/hashes").content.splitlines()
+    told = [json.loads(line) for line in lines]
+    assert [line.get("done") for line in told] == [1 << 20, 2 << 20, 3_000_000, 3_000_000]
+    assert [line.get("sha256") for line in told] == [None, None, None, sha256(content(2))]
+
+
+def test_files_do_not_count_for_the_limits_of_a_peer(pair: tuple[Machine, Machine]) -> None:
+    near, far = pair
+    put(far.models / "a.gguf", BIG)
+    manifest(far.models)
+    grant = Grant(limits=Limits(requests_per_minute=1, concurrent_requests=1))
+    far.peers.book.change(
+        near.peers.identity.fingerprint, lambda peer: msgspec.structs.replace(peer, grant=grant)
+    )
+    for _ in range(5):
+        assert get(near, far, "/peer/models/a/files/0").status == 200
+
+
+def test_a_server_that_ends_does_not_wait_for_a_slow_peer(
+    make_machine: Callable[..., Machine],
+) -> None:
+    near, far = make_machine("near"), make_machine("far")
+    near.know(far)
+    size = 200 << 20
+    put_large(far.models / "a.gguf", size)
+    far.hashes().put(far.models / "a.gguf", "a" * 64)
+    slow = Slow(near, far, "/peer/models/a/files/0")
+    ending = threading.Thread(target=far.server.stop)
+    ending.start()
+    assert slow.read() < size
+    ending.join(TIMEOUT)
+    assert not ending.is_alive()
+    slow.sock.close()
+
+
+def offers(tmp_path: Path, settings: str) -> dict[str, Offer]:
+    """What a server with a configuration file offers."""
+    file = tmp_path / "offgrid.toml"
+    file.write_text(settings, encoding="utf-8")
+    flags = {"models_dir": tmp_path / "models", "responses_file": tmp_path / "r.sqlite3"}
+    read = load_settings(flags, environ={}, config_file=file)
+    found = Offers(read, Catalogue(read), Hashes(None)).all(lambda entry: entry.id != "secret")
+    return {offer.id: offer for offer in found}
+
+
+def test_draft_models(tmp_path: Path) -> None:
+    """Those of the settings, also if they lie elsewhere, but none that the peer may not have."""
+    for name in ("a", "b", "c", "small", "secret"):
+        put(tmp_path / f"models/{name}.gguf", content(1, 1000))
+    put(tmp_path / "elsewhere/other.gguf", content(2, 1000))
+    found = offers(
+        tmp_path,
+        '[models."a"]\ndraft_model = "small"\n[models."b"]\ndraft_model = "elsewhere/other.gguf"\n'
+        '[models."c"]\ndraft_model = "secret"\n',
+    )
+    assert {id: offer.draft for id, offer in found.items()} == {
+        "a": "small", "b": "other", "c": "", "small": "", "other": "",
+    }  # fmt: skip
+    assert found["other"].files[0].path == tmp_path / "elsewhere/other.gguf"
+
+
+def test_hashes_are_kept_if_their_file_cannot_be_written(tmp_path: Path) -> None:
+    path = put(tmp_path / "models/a.gguf", content(1, 1000))
+    read = load_settings({"models_dir": tmp_path / "models"}, environ={}, config_file="")
+    made = Offers(read, Catalogue(read), Hashes(None))
+    (offer,) = made.all(lambda entry: True)
+    assert offer.files[0].sha256 == ""
+    assert [*made.hash(offer.files[0])][-1] == (1000, sha256(content(1, 1000)))
+    (offer,) = made.all(lambda entry: True)
+    assert offer.files[0].sha256 == sha256(content(1, 1000))
+    put(path, content(2, 1000))
+    (offer,) = made.all(lambda entry: True)
+    assert offer.files[0].sha256 == ""

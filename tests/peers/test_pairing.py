@@ -132,7 +132,7 @@ def test_responses_match_the_document(both: tuple[Machine, Machine]) -> None:
     documented = Documented.of(near.server.url)
     opened = request(far.server.url, "POST", PAIR, {})
     documented.check(opened, "post", PAIR)
-    (full,) = peer_requests(f"127.0.0.1:{far.peers.port}", opened.json["code"])
+    full, _ = peer_requests(f"127.0.0.1:{far.peers.port}", opened.json["code"], "", "")
     for body in full.bodies():
         documented.body("post", PAIR).validate(body)
         documented.check(request(near.server.url, "POST", PAIR, body), "post", PAIR)
@@ -259,9 +259,10 @@ def test_nothing_answers(both: tuple[Machine, Machine]) -> None:
         answer = pair(near, sock.getsockname()[1], "12345678")
     assert code_of(answer) == (502, "peer_unreachable")
     assert "connection refused" in answer.json["error"]["message"]
-    body = {"address": "name.invalid", "code": "12345678"}
-    unknown = request(near.server.url, "POST", PAIR, body)
-    assert code_of(unknown) == (502, "peer_unreachable")
+    for address in ("name.invalid", f"{'a' * 70}.example", "[fe80::1%none0]:5", "::1", "ü.invalid"):
+        body = {"address": address, "code": "12345678"}
+        unknown = request(near.server.url, "POST", PAIR, body)
+        assert code_of(unknown) == (502, "peer_unreachable"), address
 
 
 def test_the_port_of_the_api_is_not_the_peers_port(

@@ -34,6 +34,14 @@ def test_a_peer_is_reached_with_the_certificates_of_the_pairing(tmp_path: Path) 
         assert Path(server.key_file) == identity.key_file
 
 
+def test_all_peers_can_be_named_together(tmp_path: Path) -> None:
+    assert rpc_servers(settings(tmp_path, "peers")) == []
+    for name in ("far", "near"):
+        pair(tmp_path / "here" / "peers", tmp_path / name / "peers")
+    found = rpc_servers(settings(tmp_path, "peers", "127.0.0.1:50052"))
+    assert [one.name for one in found] == ["far", "near", "127.0.0.1:50052"]
+
+
 def test_a_port_of_this_machine_is_used_without_tls(tmp_path: Path) -> None:
     names = ("127.0.0.1:50052", "localhost:50053", "127.8.0.1:1")
     found = rpc_servers(settings(tmp_path, *names))

@@ -30,6 +30,7 @@ from offgrid.rpc.tunnel import Tunnel
 
 HELLO = bytes([14, 24, 0, 0, 0, 0, 0, 0, 0]) + bytes(24)
 """What ggml's client says first."""
+OTHER_BUILD = "llama-cpp-python 0.3.35, ggml 0.25.2, RPC 6.9.9"
 
 
 @pytest.fixture(scope="module")
@@ -167,9 +168,9 @@ def test_the_status_starts_nothing(far: RpcWorker) -> None:
 
 def test_another_build_is_refused_with_both_versions(far: RpcWorker) -> None:
     with pytest.raises(RpcError) as caught:
-        Tunnel(server(far), "llama-cpp-python 0.3.35, ggml 0.25.2, RPC 6.9.9", print)
+        Tunnel(server(far), Ask("lend", OTHER_BUILD), print)
     assert build(far) in str(caught.value)
-    assert "llama-cpp-python 0.3.35, ggml 0.25.2, RPC 6.9.9" in str(caught.value)
+    assert OTHER_BUILD in str(caught.value)
     assert far.is_idle()
 
 
@@ -229,7 +230,7 @@ def test_a_process_that_ends_ends_the_session(far: RpcWorker) -> None:
 def test_another_program_does_not_get_into_a_tunnel(far: RpcWorker) -> None:
     """A connection of a process that is not the one with the tunnel is closed."""
     lost: list[str] = []
-    tunnel = Tunnel(server(far), build(far), lost.append)
+    tunnel = Tunnel(server(far), Ask("lend", build(far)), lost.append)
     tunnel.start()
     program = (
         "import socket, sys; s = socket.create_connection(('127.0.0.1', int(sys.argv[1])));"

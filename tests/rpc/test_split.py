@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from wires import Wire, wire_to
 
 from offgrid.engine.protocol.commands import Load
 from offgrid.engine.worker.llama.model import Model
+from offgrid.rpc.child import Child as Computing
+from offgrid.rpc.child import program_of
 
 TEXT = "Once upon a time"
 LOAD_LIMIT = 200_000
@@ -36,14 +39,20 @@ def workers(tmp_path: Path) -> Iterator[MakeWorker]:
 
 
 @contextlib.contextmanager
-def borrowing(folder: Path, *servers: str, layers: str = "all", **environ: str) -> Iterator[Child]:
+def borrowing(
+    folder: Path,
+    *servers: str,
+    layers: str = "all",
+    flags: tuple[str, ...] = (),
+    **environ: str,
+) -> Iterator[Child]:
     """A server that borrows from these machines."""
-    flags = (
+    given = (
         "--no-config", "--peers-dir", str(folder / "here" / "peers"), "--peers-name", "here",
         "--rpc-servers", ",".join(servers), "--rpc-layers", layers, "--rpc-library", rpc_library(),
         "--threads", "1",
     )  # fmt: skip
-    with serving(folder, *flags, **environ) as child:
+    with serving(folder, *given, *flags, **environ) as child:
         yield child
 
 
@@ -210,6 +219,21 @@ def test_a_process_that_is_stopped_while_it_starts_fails_the_load(
             assert "stopped" in refused.json["error"]["message"]
 
 
+@pytest.mark.slow
+def test_a_model_of_the_start_returns_without_a_request(
+    tmp_path: Path, workers: MakeWorker
+) -> None:
+    """Where a load balancer asks whether the server is ready, no request comes before that."""
+    far = workers("far")
+    with borrowing(tmp_path, far.server) as server:
+        url = server.wait_ready()
+        far.kill()
+        eventually(lambda: request(url, "GET", "/ready").status == 503, "it is not ready")
+        far.start()
+        eventually(lambda: request(url, "GET", "/ready").status == 200, "it is ready again")
+        assert answer(url)
+
+
 # --- memory ---------------------------------------------------------------------------------------
 
 
@@ -246,3 +270,60 @@ def test_every_kind_of_memory_can_be_divided(
     with borrowing(tmp_path, far.server) as server:
         url = server.wait_ready()
         assert answer(url) == here(path)
+
+
+# --- what else a worker does with its model -------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_prefixes_are_saved_and_restored_across_machines(
+    tmp_path: Path, workers: MakeWorker
+) -> None:
+    """With one slot, each conversation displaces the other one."""
+    far = workers("far")
+    flags = ("--parallel", "1", "--cache-ram-mb", "64", "--ctx-size", "1024")
+    texts = [f"{TEXT} there was a {animal} in the wood. " * 8 for animal in ("fox", "hen")]
+    with borrowing(tmp_path, far.server, flags=flags) as server:
+        url = server.wait_ready()
+        responses = [ask(url, prompt=text).json for text in (*texts, *texts, *texts)]
+    details = [response["usage"]["prompt_tokens_details"] for response in responses]
+    assert all(one["cached_tokens"] > 50 for one in details[2:])
+    answers = [response["choices"][0]["text"] for response in responses]
+    assert answers[2:4] == answers[4:]
+
+
+@pytest.mark.slow
+def test_models_that_embed_are_divided_too(tmp_path: Path, workers: MakeWorker) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    tiny_models.make_last_pooling(models)
+    far, vectors = workers("far"), []
+    for servers in ((), (far.server,)):
+        with borrowing(tmp_path, *servers) as server:
+            url = server.wait_ready()
+            response = request(url, "POST", "/v1/embeddings", {"input": [TEXT, "another"]})
+            assert response.status == 200, response.body
+            vectors.append([one["embedding"] for one in response.json["data"]])
+    for here, there in zip(*vectors, strict=True):
+        assert there == pytest.approx(here, abs=1e-3)
+
+
+def test_a_port_of_this_machine_is_used_without_an_rpc_worker(
+    tmp_path: Path, starter_path: Path
+) -> None:
+    """As it is with llama.cpp's own program, or with an SSH tunnel to one."""
+    job = json.dumps({"library": rpc_library(), "threads": 1})
+    process = Computing(program_of(os.getpid(), job), lambda line: None)
+    try:
+        name = f"127.0.0.1:{process.started.port}"
+        with borrowing(tmp_path, name, layers="3") as server:
+            url = server.wait_ready()
+            assert answer(url) == here(starter_path)
+            process.end()
+            with contextlib.suppress(ConnectionError):
+                refused = ask(url)
+                assert refused.status == 500
+                assert name in refused.json["error"]["message"]
+            assert request(url, "GET", "/health").status == 200
+    finally:
+        process.end()

@@ -216,8 +216,9 @@ def test_lists_of_numbers_and_texts(write: Write) -> None:
     found = read_header(write(header([*pairs, LLAMA], [tensor("t", (32, 5), 2, 64)])))
     assert found.lists == {"llama.attention.head_count_kv": (2, 0, 1)}
     assert found.texts == {"tokenizer.ggml.tokens": 2}
-    assert found.shapes == (Tensor("t", "Q4_0", (32, 5), 90),)
+    assert found.shapes == (Tensor("t", "Q4_0", (32, 5), 90, offset=64),)
     assert found.data_size == 64 + 90
+    assert found.data_start % 32 == 0
 
 
 def test_mutated_headers_raise_nothing_else(starter_path: Path, write: Write) -> None:

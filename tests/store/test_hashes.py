@@ -217,3 +217,13 @@ class TestUses:
             assert isinstance(info, dict)
             assert info["sha256"] == digest
             known.get_or_compute(model)
+
+
+def test_a_file_is_found_by_its_hash_as_long_as_it_is_unchanged(known: Hashes, path: Path) -> None:
+    assert known.find(sha256(A)) is None
+    known.get_or_compute(path)
+    assert known.find(sha256(A)) == path
+    assert known.find(sha256(A).upper()) == path
+    assert known.find(sha256(B)) is None
+    path.write_bytes(B)
+    assert known.find(sha256(A)) is None

@@ -28,7 +28,6 @@ test("the command for the other machine has the address of this one", () => {
 
 test("what a machine may do is said in words", () => {
   assert.equal(modelsText({ models_allowed: null }), "All models");
-  assert.equal(modelsText({ models_allowed: [] }), "No models");
   assert.equal(modelsText({ models_allowed: ["a", "b"] }), "a and b");
   assert.equal(limitsText({ limits: NO_LIMITS }), "None");
   assert.equal(limitsText({ limits: { ...NO_LIMITS, requests_per_minute: 30 } }), "30 requests per minute");

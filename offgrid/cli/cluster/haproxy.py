@@ -100,7 +100,7 @@ class Options:
     """
 
     bind: str = ":11610"
-    balance: int = 150
+    balance: int = 110
     slots: int = 4
     certificate: str = ""
     authority: str = ""
@@ -152,11 +152,12 @@ _PATHS = {
 def _filled(text: str, values: dict[str, str]) -> str:
     """Replace names by values; a line with only a name becomes as many lines as its value has."""
 
-    def lines(found: re.Match[str]) -> str:
+    def value(found: re.Match[str]) -> str:
+        if found[1] is None:
+            return values[found[2]]
         return "".join(f"    {line}\n" for line in values[found[1]].splitlines())
 
-    text = re.sub(r"^    @(\w+)@\n", lines, text, flags=re.MULTILINE)
-    return re.sub(r"@(\w+)@", lambda found: values[found[1]], text)
+    return re.sub(r"^    @(\w+)@\n|@(\w+)@", value, text, flags=re.MULTILINE)
 
 
 def _admin(options: Options) -> str:

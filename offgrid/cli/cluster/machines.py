@@ -117,8 +117,13 @@ def _address_of(peer: dict[str, Any], port: int, warn: Callable[[str], None]) ->
 
 
 def _warn_of_models(paired: Sequence[dict[str, Any]], warn: Callable[[str], None]) -> None:
-    """Name models that only some peers have: the others answer 404 for them, or forward."""
-    models = {peer["name"]: {model["id"] for model in peer.get("models") or ()} for peer in paired}
+    """Name models that only some peers have: the others answer 404 for them, or forward. What an
+    unreachable peer has is not known."""
+    models = {
+        peer["name"]: {model["id"] for model in peer["models"]}
+        for peer in paired
+        if peer["version"] is not None
+    }
     every = set().union(*models.values())
     for name, own in models.items():
         if missing := sorted(every - own):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import click
 
 from offgrid.cli.help import Group
+from offgrid.cli.peers.listing import list_
 from offgrid.cli.peers.pairing import forget, pair
 
 
@@ -17,5 +18,5 @@ def peers() -> None:
     """
 
 
-for _command in (pair, forget):
+for _command in (list_, pair, forget):
     peers.add_command(_command)

@@ -11,6 +11,7 @@ model stays while it is loading and while a request is about to use it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -23,6 +24,7 @@ from offgrid.engine.client.keeper import Keeper
 from offgrid.engine.client.lenders import Lenders, local_servers
 from offgrid.engine.client.line import POLL, WaitingLine, no_room
 from offgrid.engine.client.pending import ClientGone
+from offgrid.engine.client.returning import Returning
 from offgrid.engine.client.roster import LoadedModel, Roster, load_command
 from offgrid.engine.client.turnover import retry_after, seconds_of_all
 from offgrid.engine.client.use import UNLOADED, USUAL, ModelStatus, Use
@@ -34,6 +36,7 @@ from offgrid.errors import (
     ModelNotFound,
     ModelNotLoaded,
     Overloaded,
+    RequestError,
 )
 from offgrid.rpc.endpoint import RpcServer
 from offgrid.store.catalogue import Catalogue
@@ -85,6 +88,7 @@ class EnginePool:
         self._settings = settings
         self._catalogue = catalogue
         self._changed = threading.Condition(threading.RLock())
+        self._returning = Returning(self._bring_back)
         self._keeper = Keeper(self.roster, self._changed)
         self.line = WaitingLine(
             settings, catalogue, self.find, self.roster, self._keeper, self._changed
@@ -188,7 +192,35 @@ class EnginePool:
                 log.error("%s", ex.message)
                 with self._changed:
                     self.roster.note(entry, ex.message)
+        if self._settings.rpc_servers:
+            self._returning.start()
         return begun
+
+    def _bring_back(self) -> bool:
+        """Load the models of the start that could not be loaded, if there is memory for them now:
+        machines that lend may be back. Called by another thread.
+
+        Returns:
+            Whether a load has begun, or none is missing.
+        """
+        missing = 0
+        for model_id in self._catalogue.start_ids():
+            with self._changed:
+                self.roster.bury()
+                if self.line.draining or not self.roster.may_return(model_id):
+                    continue
+            missing += 1
+            with contextlib.suppress(RequestError):
+                entry = self._catalogue.get(model_id)
+                self._prepare(entry)
+                with self._changed:
+                    known = self.roster.get(model_id) is not None
+                    fit = None if known or self.line.draining else self.roster.place(entry)
+                    if fit is not None:
+                        self.roster.begin(entry, fit)
+                        self._keeper.watch()
+                        return True
+        return missing == 0
 
     def loaded(self) -> list[EngineClient]:
         """Return the engine clients of all models that are loaded or loading."""
@@ -223,7 +255,7 @@ class EnginePool:
 
     def fit(self, entry: ModelEntry) -> Fit:
         """Return how a model was loaded, and what it needs; for others, how they would be now."""
-        self._prepare(entry)
+        self._catalogue.describe(entry)  # read its header without the lock
         with self._changed:
             return self.roster.fit(entry)
 
@@ -471,6 +503,7 @@ class EnginePool:
         with self._changed:
             for client in self.roster.clients():
                 client.drain()
+            self._returning.stop()
             self._keeper.stop()
             self.line.stop()
 

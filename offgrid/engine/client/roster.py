@@ -411,6 +411,14 @@ class Roster:
         until = self._clock() + _TRY_AGAIN_AFTER
         self.failures[entry.id] = RememberedFailure(entry.stamp, failure, until)
 
+    def may_return(self, model_id: str) -> bool:
+        """Return whether a model is not loaded because its load has failed, for a reason that may
+        have passed: a machine that lends may be back."""
+        known = self.failures.get(model_id)
+        if known is None or model_id in self._models:
+            return False
+        return not (known.failure.lasting or known.failure.costly)
+
     def check_failed(self, entry: ModelEntry) -> None:
         """Refuse a model that failed to load, as long as another try would fail again, or would
         need another model to be unloaded too soon after the failure.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -18,7 +19,9 @@ from typing import IO, NoReturn
 import msgspec
 
 from offgrid.engine import processors
+from offgrid.engine.signals import FOR_THE_SERVER
 from offgrid.engine.worker.llama.rpc import Rpc, build_text
+from offgrid.engine.worker.privileges import obey_permissions
 from offgrid.errors import RpcError
 from offgrid.rpc.child import LOOPBACK, Started
 from offgrid.rpc.own import has_connected, listening_port
@@ -31,11 +34,13 @@ _LOOK = 0.005
 
 
 class Job(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How to serve. ``threads`` 0 leaves their number open."""
+    """How to serve. ``threads`` 0 leaves their number open. ggml reads large tensors from the
+    folder ``cache_dir``, if there is one; only if ``fills``, it may write there."""
 
     library: str = ""
     cache_dir: str = ""
     threads: int = 0
+    fills: bool = False
 
 
 def main(job: str) -> NoReturn:
@@ -44,6 +49,8 @@ def main(job: str) -> NoReturn:
     Args:
         job: a :class:`Job` as JSON.
     """
+    for number in FOR_THE_SERVER:  # only the parent decides when this process ends
+        signal.signal(number, signal.SIG_IGN)
     forbid_core_dumps()
     prepare_process()
     told = os.fdopen(os.dup(1), "w", buffering=1)
@@ -57,11 +64,13 @@ def main(job: str) -> NoReturn:
 
 
 def _serve(job: Job, told: IO[str]) -> None:
+    if job.cache_dir and not job.fills:
+        obey_permissions()
     rpc = Rpc(job.library)
     devices = rpc.local_devices()
     threads = job.threads or processors.cores().start
     threading.Thread(
-        target=rpc.serve, args=(job.cache_dir, threads, devices), name="rpc-server", daemon=True
+        target=rpc.serve, args=(_cache(job), threads, devices), name="rpc-server", daemon=True
     ).start()
     port, descriptor = _wait_for_port()
     described = tuple(rpc.describe(device) for device in devices)
@@ -74,6 +83,20 @@ def _serve(job: Job, told: IO[str]) -> None:
             return
         _close_port(descriptor)
         print("taken", file=told, flush=True)
+
+
+def _cache(job: Job) -> str:
+    """Return the folder of tensors; an empty text if ggml could write into it although it must not:
+    it would leave parts of tensors there, and later take them for whole ones."""
+    if job.fills or not job.cache_dir:
+        return job.cache_dir
+    trial = os.path.join(job.cache_dir, "trial")
+    try:
+        os.close(os.open(trial, os.O_CREAT | os.O_WRONLY, 0o600))
+    except OSError:
+        return job.cache_dir
+    os.unlink(trial)
+    return ""
 
 
 def _wait_for_port() -> tuple[int, int]:

@@ -17,6 +17,7 @@ from full_requests import (
     RESPONSES,
     SAID,
     Full,
+    copy_requests,
     full_requests,
     key_requests,
     peer_requests,
@@ -32,7 +33,10 @@ from offgrid.config import load_settings
 from offgrid.server import Server
 
 KEYS = key_requests("key_none", STARTER)
-PEERS = peer_requests("192.168.1.7", "1234-5678")
+PEERS = [
+    *peer_requests("192.168.1.7", "1234-5678", "none", STARTER),
+    *copy_requests("far", STARTER),
+]
 """Their responses are in ``tests/peers``."""
 SEEING, RANKING, SPARE = "seeing", "bert-rank", "spare"
 PLAIN = full_requests(STARTER, SEEING, RANKING, "resp_none", "conv_none", "/media/stick", SPARE)

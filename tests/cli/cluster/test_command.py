@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import re
+import shutil
 import socket
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from offgrid.cli.cluster import haproxy as text
 from offgrid.cli.cluster.haproxy import Machine, Options, configuration
 from offgrid.cli.cluster.machines import NoMachines, given, known, parsed
 
+DOCS = Path(__file__).parents[3] / "docs"
 THREE = ("10.0.0.1", "10.0.0.2:11700", "[fd00::3]:11611")
 
 
@@ -95,8 +98,8 @@ def test_a_place_on_the_ring_depends_on_the_address_only() -> None:
 
 
 def test_paths_cannot_change_the_configuration() -> None:
-    config = configuration([parsed("10.0.0.1")], Options(certificate='/a"b\\c$HOME.pem'))
-    assert '"/a\\"b\\\\c\\$HOME.pem"' in config
+    config = configuration([parsed("10.0.0.1")], Options(certificate='/a"b\\c$HOME@tls@.pem'))
+    assert '"/a\\"b\\\\c\\$HOME@tls@.pem"' in config
 
 
 def test_every_endpoint_is_spread_or_for_one_machine() -> None:
@@ -117,9 +120,46 @@ def test_every_endpoint_is_spread_or_for_one_machine() -> None:
     ] == []  # fmt: skip
 
 
+def test_the_page_says_what_the_configuration_does() -> None:
+    page = " ".join((DOCS / "CLUSTER.md").read_text(encoding="utf-8").split())
+    table = page.split("| Requests | Recognised by |")[1].split("**What is stored**")[0]
+    named = set(re.findall(r"`(/[^`]+)`", table))
+    for paths in (text.CHATS, text.RESPONSES, text.INPUTS, text.TEXTS, text.EDITORS):
+        assert named & set(paths)
+    assert set(text.TEXTS) | set(text.INPUTS) | set(text.EDITORS) <= named
+    assert f"the first {text.TEXT:,} bytes" in table
+    assert f"the first {text.BUFFER // 1024} KiB of a request" in page
+    assert f"the first {text.RAW // 1024} KiB of the messages" in page
+    assert text.MESSAGES == 3
+    assert "at most the first three" in page
+    assert text.RETRIES == 2
+    assert "sent to another machine, up to twice" in page
+    assert text.EXPIRE == "2h"
+    assert "remembers this for two hours" in page
+
+
+def test_the_service_uses_the_files_of_the_page() -> None:
+    page = (DOCS / "CLUSTER.md").read_text(encoding="utf-8")
+    unit = (DOCS / "deployment" / "offgrid-cluster.service").read_text(encoding="utf-8")
+    assert "deployment/offgrid-cluster.service" in page
+    assert "-o /etc/offgrid/cluster.cfg" in page
+    assert unit.count("-f /etc/offgrid/cluster.cfg") == 3
+    assert "--admin-socket /run/offgrid-cluster/admin.sock" in page
+    assert "RuntimeDirectory=offgrid-cluster\n" in unit
+
+
+@pytest.mark.slow
+def test_systemd_accepts_the_service() -> None:
+    if shutil.which("systemd-analyze") is None or not Path("/usr/sbin/haproxy").exists():
+        pytest.skip("needs systemd-analyze and haproxy")
+    unit = DOCS / "deployment" / "offgrid-cluster.service"
+    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 PEER = {
     "id": "b" * 8, "name": "Ship's box", "addresses": ["127.0.0.1"], "port": 11612,
-    "paired": True, "models": [{"id": "one"}, {"id": "two"}],
+    "paired": True, "version": "1", "models": [{"id": "one"}, {"id": "two"}],
 }  # fmt: skip
 
 
@@ -151,11 +191,14 @@ def test_peers_whose_api_does_not_answer() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     other = {**PEER, "id": "c" * 8, "name": "home", "models": [{"id": "one"}]}
-    machines = known(answer(PEER, other), "http://127.0.0.1:11611", port, warnings.append)
+    unknown = {**PEER, "id": "d" * 8, "name": "away", "models": [], "version": None}
+    machines = known(answer(PEER, other, unknown), "http://127.0.0.1:11611", port, warnings.append)
     # Two have the same name, so their addresses are their names.
     assert "home" not in [machine.name for machine in machines]
-    assert sum("run 'offgrid serve' there with --host 0.0.0.0" in one for one in warnings) == 2
-    assert "the peer home has not all models of the others: two" in warnings
+    assert sum("run 'offgrid serve' there with --host 0.0.0.0" in one for one in warnings) == 3
+    assert [one for one in warnings if "models" in one] == [
+        "the peer home has not all models of the others: two"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import signal
 import socket
 import threading
@@ -14,7 +15,9 @@ from typing import Any
 import certificates
 import hosts
 import pytest
+from front_proxies import free_port
 from hosts import Host, Lan
+from paired_hosts import pair, peer_flags
 from processes import Child
 from replicas import MACHINE, Balanced, balanced
 from support import Json, Stream, endless, eventually, request, together
@@ -126,13 +129,14 @@ def test_a_client_that_leaves_frees_its_slot(proxy: Balanced, streamed: bool) ->
 def test_bodies_that_are_larger_than_the_buffer(proxy: Balanced) -> None:
     """A conversation of a megabyte reaches its machine whole, which says that it is too long."""
     begin: Chat = [system(), user("Summarise it.")]
-    turns = [*begin, *[user("word " * 1000)] * 200]
+    answer = {"role": "assistant", "content": "What shall I summarise?"}
+    turns = [*begin, answer, *[user("word " * 1000)] * 200]
     machines = set()
     for length in (len(turns) - 1, len(turns)):
-        answer = proxy.chat(turns[:length])
-        assert answer.status == 400
-        assert answer.json["error"]["code"] == "context_length_exceeded"
-        machines.add(answer.headers[MACHINE])
+        refused = proxy.chat(turns[:length])
+        assert refused.status == 400
+        assert refused.json["error"]["code"] == "context_length_exceeded"
+        machines.add(refused.headers[MACHINE])
     assert machines == {proxy.chat(begin).headers[MACHINE]}
     text = json.dumps({"model": "offgrid-starter", "prompt": "a"}).encode()
     counted = request(proxy.url, "POST", "/tokenize", text + b" " * (1 << 20))
@@ -161,6 +165,33 @@ def test_the_address_of_the_client_is_passed_on(lan: Lan) -> None:
     server.end()
     assert f"from={lan.here}" in server.err.text
     assert "192.0.2.1" not in server.err.text
+
+
+def test_the_machines_are_the_peers_of_the_running_server(lan: Lan) -> None:
+    """The port of their API is that of the running server; that of their TLS is not used."""
+    one, two = lan.hosts[:2]
+    pair(one, two)
+    port = str(free_port())
+    begun = [host.begin_serving(*SERVE, "--port", port, *peer_flags(host)) for host in (one, two)]
+    for server in begun:
+        server.wait_ready()
+    written = one.offgrid("cluster", "haproxy", "--url", begun[0].url)
+    assert (written.returncode, written.stderr) == (0, "")
+    found = re.findall(r"^    server (\S+) (\S+) id", written.stdout, re.MULTILINE)
+    machines = [("a", f"{one.address}:{port}"), ("b", f"{two.address}:{port}")]
+    assert found == [*machines, *machines]
+    begun[1].end()
+    warned = one.offgrid("cluster", "haproxy", "--url", begun[0].url)
+    assert warned.returncode == 0
+    assert f"no API answers at {two.address}, port {port}, of the peer b: run" in warned.stderr
+    begun[0].end()
+
+
+def test_a_server_without_peers(lan: Lan, servers: dict[str, Child]) -> None:
+    url = servers["a"].url
+    refused = lan.hosts[0].offgrid("cluster", "haproxy", "--url", url)
+    assert refused.returncode == 1
+    assert "--peers" in refused.stderr
 
 
 class Harmed:
@@ -254,6 +285,19 @@ def test_stopping_a_machine_loses_no_request(harmed: Harmed) -> None:
             client.join()
     assert statuses == [200] * 48
     assert home.wait() == 0
+
+
+def test_another_machine_stands_in_for_the_first(harmed: Harmed) -> None:
+    """For what is not spread: from the first request on, and until the first is back."""
+    proxy, (name, first) = harmed.proxy, next(iter(harmed.proxy.machines.items()))
+    body = {"input": "Once", "max_output_tokens": 4}
+    assert proxy.post("/v1/responses", body).headers[MACHINE] == name
+    first.process.send_signal(signal.SIGTERM)
+    assert first.wait() == 0
+    listed = request(proxy.url, "GET", "/v1/models")
+    assert (listed.status, listed.headers[MACHINE]) == (200, [*proxy.machines][1])
+    stored = proxy.post("/v1/responses", body)
+    assert (stored.status, stored.headers[MACHINE]) == (200, [*proxy.machines][1])
 
 
 def test_draining_by_hand(harmed: Harmed, lan: Lan) -> None:

@@ -8,6 +8,22 @@ from offgrid.api.peers import shapes as peers
 _PEERS = "/v1/peers"
 
 OPERATIONS = (
+    Operation("get", _PEERS, "The peers, and machines that were found", (peers.PeerList,)),
+    Operation(
+        "get",
+        f"{_PEERS}/{{id}}",
+        "What is known about a peer",
+        (peers.PeerMachine,),
+        errors=(404,),
+    ),
+    Operation(
+        "post",
+        f"{_PEERS}/{{id}}",
+        "Changes what a peer may do here",
+        (peers.PeerMachine,),
+        body=Body((peers.PeerUpdate,)),
+        errors=(404, 413),
+    ),
     Operation(
         "get", f"{_PEERS}/pair", "What became of the latest pairing code", (peers.PairingState,)
     ),

@@ -18,7 +18,7 @@ from offgrid.engine.protocol.commands import Load
 from offgrid.engine.worker.llama.build import versions
 from offgrid.engine.worker.llama.errors import LoadError
 from offgrid.errors import RpcError
-from offgrid.rpc.messages import Device
+from offgrid.rpc.messages import Ask, Device
 from offgrid.rpc.probe import PROTOCOL
 from offgrid.rpc.tunnel import LOOPBACK, Tunnel
 
@@ -136,8 +136,11 @@ class RemoteLayers:
         try:
             rpc, build = Rpc(load.rpc_library), build_text()
             # Ask all servers before llama.cpp is connected to one.
+            after = load.remote_layers + max(0, load.gpu_layers)
             for placed in load.rpc:
-                self._tunnels.append(Tunnel(placed.server, build, lost))
+                after -= placed.layers
+                ask = Ask("lend", build, "", load.sha256, placed.layers, after)
+                self._tunnels.append(Tunnel(placed.server, ask, lost))
         except RpcError as ex:
             self.close()
             raise LoadError(f"{ex}.") from None

@@ -27,8 +27,7 @@ export function commandFor(self, code) {
 
 /** Which models of this machine another one may use, in words. */
 export function modelsText({ models_allowed: models }) {
-  if (models === null) return t("keys.all_models");
-  return models.length ? list(models) : t("peers.no_models");
+  return models === null ? t("keys.all_models") : list(models);
 }
 
 /** The limits of another machine here, in words. */

@@ -62,14 +62,16 @@ function Lists({ machines, onPair, onGrant, onForget }) {
       : html`<ul class="peer-list">${paired.map((machine) => html`<${Peer} key=${machine.id} machine=${machine}
           onGrant=${() => onGrant(machine)} onForget=${() => onForget(machine)} />`)}</ul>`}
     ${found.length > 0 && html`<h3>${t("peers.found")}</h3>
-      <ul class="peer-list">${found.map((machine) => html`<${Found} key=${machine.id} machine=${machine} onPair=${onPair} />`)}</ul>`}`;
+      <ul class="peer-list">${found.map((machine) => html`<${Found} key=${machine.id ?? machine.name} machine=${machine} onPair=${onPair} />`)}</ul>`}`;
 }
 
-/** A machine that was only found: nothing that it says is proved. */
+/** A machine that was only found, or that the settings name: nothing that it says is proved. */
 function Found({ machine, onPair }) {
   const [address] = addressesOf(machine);
   return html`<li class="peer found">
-    <div><b dir="auto">${machine.name}</b> <span class="mono muted small" dir="ltr">${address}</span></div>
+    <div class="row"><b dir="auto">${machine.name}</b>
+      ${machine.name !== address && html`<span class="mono muted small" dir="ltr">${address}</span>`}
+      ${machine.state === "unreachable" && html`<span class="badge warn">${t("peers.state.unreachable")}</span>`}</div>
     <${Button} icon="plus" aria-label=${t("peers.pair_with", { name: machine.name })} onClick=${() => onPair(address)}>${t("peers.pair")}<//>
   </li>`;
 }

@@ -20,7 +20,7 @@ export function Peer({ machine, onGrant, onForget }) {
       </div>
       <${Menu} label=${t("peers.actions", { name: machine.name })} items=${items} />
     </header>
-    ${machine.state === "refused" && html`<p class="small">${t("peers.refused_help", { name: machine.name })}</p>`}
+    <${Reason} machine=${machine} />
     <${Facts} machine=${machine} />
     <dl class="pairs small">
       <div><dt>${t("peers.may")}</dt><dd dir="auto">${modelsText(machine)}</dd></div>
@@ -33,13 +33,20 @@ export function Peer({ machine, onGrant, onForget }) {
   </li>`;
 }
 
+/** Why it is not connected. */
+function Reason({ machine }) {
+  if (machine.state === "refused") return html`<p class="small">${t("peers.refused_help", { name: machine.name })}</p>`;
+  return machine.problem && html`<p class="small" dir="auto" lang="en">${machine.problem}</p>`;
+}
+
 /** Where it is, and what it does now if it can be reached. */
 function Facts({ machine }) {
-  const { slots, queue, tokens_per_second: speed } = machine;
+  const { slots, queue, tokens_per_second: speed, rpc } = machine;
   const now = machine.state === "connected" ? [
     slots && t("peers.slots", { free: slots.free, total: slots.total }),
     queue !== null && t("peers.queue", { count: queue }),
     speed !== null && t("peers.speed", { number: rate(speed) }),
+    rpc && rpc.memory_free !== null && t("peers.lends", { memory: bytes(rpc.memory_free) }),
   ] : [];
   const facts = [
     ...now,
