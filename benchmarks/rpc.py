@@ -114,7 +114,7 @@ def main() -> None:
         path = models.make(options.model, folder)
         usual = [
             str(path), "--no-config", "--threads", "1", "--parallel", "1", "--ctx-size", "4096",
-            "--rpc-library", options.rpc_library, "--no-drafts",
+            "--rpc-library", options.rpc_library, "--no-drafts", "--cache-disk-mb", "0",
         ]  # fmt: skip
         for number, (rate, delay) in enumerate(LINKS):
             place = folder / f"lan{number}"

@@ -31,7 +31,7 @@ Allowed = Callable[[ModelEntry], bool]
 
 
 @dataclass(frozen=True)
-class OfferedFile:
+class FileOffer:
     """A file of a model.
 
     Attributes:
@@ -57,7 +57,7 @@ class Offer:
     """
 
     entry: ModelEntry
-    files: tuple[OfferedFile, ...]
+    files: tuple[FileOffer, ...]
     draft: str = ""
 
     @property
@@ -104,7 +104,7 @@ class Offers:
         files = () if entry is None else self._files(entry, self._rows())
         return Offer(entry, files) if entry is not None and files else None
 
-    def hash(self, file: OfferedFile) -> Iterator[tuple[int, str]]:
+    def hash(self, file: FileOffer) -> Iterator[tuple[int, str]]:
         """Compute the hash of a file, and remember it; see :func:`~offgrid.store.digest.hashed`.
 
         Raises:
@@ -141,7 +141,7 @@ class Offers:
         except TransferError:
             return {}  # 'offgrid verify' names the damage; the models themselves can be copied
 
-    def _files(self, entry: ModelEntry, rows: dict[str, manifest.Row]) -> tuple[OfferedFile, ...]:
+    def _files(self, entry: ModelEntry, rows: dict[str, manifest.Row]) -> tuple[FileOffer, ...]:
         """Return the files of a model; none if one of them has vanished."""
         folder = PurePosixPath(entry.id).parent
         try:
@@ -153,14 +153,14 @@ class Offers:
         except (OSError, TransferError):
             return ()
 
-    def _file(self, path: Path, name: str, rows: dict[str, manifest.Row]) -> OfferedFile:
+    def _file(self, path: Path, name: str, rows: dict[str, manifest.Row]) -> FileOffer:
         size, known = path.stat().st_size, self._hashes.get(path) or self._kept(path)
         is_own = path.is_relative_to(self._models_dir)
         row = rows.get(path.relative_to(self._models_dir).as_posix()) if is_own else None
         if row is None:
-            return OfferedFile(path, name, size, known)
+            return FileOffer(path, name, size, known)
         differs = row.size != size or known not in ("", row.sha256)
-        return OfferedFile(path, name, size, row.sha256, _ALTERED if differs else "")
+        return FileOffer(path, name, size, row.sha256, _ALTERED if differs else "")
 
     def _kept(self, path: Path) -> str:
         with self._lock:

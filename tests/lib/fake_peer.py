@@ -10,9 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+
 from offgrid.peers.book import Book, Peer
 from offgrid.peers.contexts import ServerContexts
 from offgrid.peers.identity import load_identity
+from offgrid.peers.status import StatusReport
 
 Answer = Callable[["ssl.SSLSocket", bytes], None]
 """Writes the answer to a request, given its head and body."""
@@ -24,20 +27,25 @@ class FakePeer:
     Args:
         folder: for its identity.
         near: the machine that may connect.
-        answer: called for each request that is not about whether it is alive.
+        report: what it says about itself.
+        answer: called for each other request, but that whether it is alive.
 
     Attributes:
         requests: heads and bodies of the requests so far.
     """
 
-    def __init__(self, folder: Path, near: Peer, answer: Answer, name: str = "fake") -> None:
+    def __init__(
+        self, folder: Path, near: Peer, report: StatusReport, answer: Answer, name: str = "fake"
+    ) -> None:
         self._identity = load_identity(folder, name)
         book = Book(folder)
         book.add(near)
         self._contexts = ServerContexts(self._identity, book)
         self._answer = answer
+        self._report = whole(200, msgspec.json.encode(report))
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.requests: list[bytes] = []
+        self._sockets: list[ssl.SSLSocket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     def as_peer(self) -> Peer:
@@ -49,10 +57,13 @@ class FakePeer:
         )  # fmt: skip
 
     def close(self) -> None:
-        """Listen no more."""
+        """End all connections, and listen no more."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        for sock in [*self._sockets]:
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -65,9 +76,13 @@ class FakePeer:
             contextlib.suppress(OSError, ValueError),
             self._contexts.context.wrap_socket(plain, server_side=True) as sock,
         ):
+            self._sockets.append(sock)
             while request := self._read(sock):
                 if request.startswith(b"GET /peer/alive "):
                     sock.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+                    continue
+                if request.startswith(b"GET /peer/status "):
+                    self._report(sock, request)
                     continue
                 self.requests.append(request)
                 self._answer(sock, request)

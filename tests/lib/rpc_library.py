@@ -29,14 +29,26 @@ _DEFINES = ("GGML_BACKEND_DL", "GGML_BACKEND_BUILD", "GGML_BACKEND_SHARED", "GGM
 _SECONDS = 600
 
 
+class Unavailable(Exception):
+    """The library cannot be made here; the message says why."""
+
+
 @functools.cache
 def rpc_library() -> str:
     """The path of the library; the test is skipped if it cannot be made here."""
+    try:
+        return make_library()
+    except Unavailable as ex:
+        pytest.skip(str(ex))
+
+
+def make_library() -> str:
+    """The path of the library, which the first call makes; raises Unavailable."""
     if sys.platform != "linux":
-        pytest.skip("the tests of RPC compile a library for Linux")
+        raise Unavailable("the tests of RPC compile a library for Linux")
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
-        pytest.skip("there is no C++ compiler for llama.cpp's RPC")
+        raise Unavailable("there is no C++ compiler for llama.cpp's RPC")
     version = importlib.metadata.version("llama-cpp-python")
     library = FOLDER / f"libggml-rpc-{version}.so"
     with _alone(library):
@@ -79,7 +91,8 @@ def _sources(version: str, folder: Path) -> Path:
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
         if done.returncode:
-            pytest.skip(f"the sources of llama.cpp cannot be had: {done.stderr.strip()[-200:]}")
+            reason = done.stderr.strip()[-200:]
+            raise Unavailable(f"the sources of llama.cpp cannot be had: {reason}")
         (folder / archive.name).replace(archive)
     root = f"{archive.name.removesuffix('.tar.gz')}/vendor/llama.cpp/"
     with tarfile.open(archive) as packed:
@@ -101,3 +114,7 @@ def _alone(library: Path) -> Iterator[None]:
         yield
     if not library.exists() and os.path.exists(lock.name):
         os.unlink(lock.name)
+
+
+if __name__ == "__main__":
+    print(make_library())

@@ -249,6 +249,17 @@ def test_what_is_sent_to_a_peer_that_is_forgotten_ends(pair: tuple[Machine, Mach
     slow.sock.close()
 
 
+def test_what_is_sent_ends_when_the_grant_changes(pair: tuple[Machine, Machine]) -> None:
+    near, far = pair
+    size = 200 << 20
+    put_large(far.models / "a.gguf", size)
+    far.hashes().put(far.models / "a.gguf", "a" * 64)
+    slow = Slow(near, far, "/peer/models/a/files/0")
+    grant(far, near, ("b",))
+    assert slow.read() < size
+    slow.sock.close()
+
+
 def test_the_lane_and_the_gate() -> None:
     path = "/peer/models/sub/a/files/0"
     assert lane_of("GET", path, refused=False) is Lane.FILES

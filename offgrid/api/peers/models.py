@@ -24,9 +24,8 @@ from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import RequestError
 from offgrid.peers.book import Book
 from offgrid.peers.offered import HashLine, OfferedFile, OfferedModel, OfferedModels
-from offgrid.store import offers
 from offgrid.store.digest import open_regular
-from offgrid.store.offers import Offer, Offers
+from offgrid.store.offers import FileOffer, Offer, Offers
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +93,7 @@ class PeerModelResource:
     Args:
         offered: the models that are offered.
         pool: knows the aliases of models; and whether the server stops, which ends a copy.
-        book: the peers; what is sent to one that is forgotten ends.
+        book: the peers; what is sent to one ends when it is forgotten, or its models change.
     """
 
     scopes = INFERENCE
@@ -122,12 +121,18 @@ class PeerModelResource:
         return _refuse() if offer is None else offer
 
     def _goes_on(self, req: falcon.Request) -> Callable[[], bool]:
-        """Return a function that says whether the peer is still one, and the server goes on."""
-        book, fingerprint = self._book, req.env.get(PEER, "")
+        """Return a function that says whether the peer may still have the same models as now, and
+        the server goes on."""
+        fingerprint = req.env.get(PEER, "")
+
+        def granted() -> tuple[bool, object]:
+            peer = None if self._book is None else self._book.by_fingerprint(fingerprint)
+            return (False, None) if peer is None else (True, peer.grant.models)
+
+        now = granted()
 
         def goes_on() -> bool:
-            is_peer = book is not None and book.by_fingerprint(fingerprint) is not None
-            return is_peer and not self._pool.draining
+            return now[0] and granted() == now and not self._pool.draining
 
         return goes_on
 
@@ -159,7 +164,7 @@ def _refuse() -> NoReturn:
     raise NoSuchFile("There is no such model or file here, or this machine may not copy it.")
 
 
-def _opened(file: offers.OfferedFile) -> FileIO:
+def _opened(file: FileOffer) -> FileIO:
     """Open a file that has the size that was told.
 
     Raises:
@@ -195,8 +200,8 @@ def _range(req: falcon.Request, etag: str, size: int) -> tuple[int, int] | None:
 
 
 def _blocks(file: FileIO, left: int, goes_on: Callable[[], bool]) -> Iterator[bytes]:
-    """Yield ``left`` bytes of a file, and close it. Fewer if the peer was forgotten, the server
-    stops, or the file was cut off; the connection is closed then."""
+    """Yield ``left`` bytes of a file, and close it. Fewer if the peer may not have it any more, the
+    server stops, or the file was cut off; the connection is closed then."""
     with file:
         while left and goes_on():
             block = file.read(min(left, _BLOCK))

@@ -20,6 +20,8 @@ from offgrid.peers.errors import PeerError, PeerUnreachable
 
 PATH = "/peer/alive"
 THREAD = "peer-watch"
+_OWN_DELAY = 0.5
+"""Seconds by which this process must be late to be at fault itself."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ class _Watch:
 
     def _answers(self) -> bool:
         """Ask whether the peer is alive; return False if it has been silent for too long."""
-        ends = time.monotonic() + self._pace.patience - self._pace.every
+        allowed = self._pace.patience - self._pace.every
+        ends = time.monotonic() + allowed
         while True:
             try:
                 self._ask(max(0.1, ends - time.monotonic()))
@@ -151,14 +154,18 @@ class _Watch:
             except PeerUnreachable as ex:
                 if not ex.is_silent:
                     return True
-                if time.monotonic() >= ends:
-                    return False
             except PeerError:
                 return True
-            # There is no way to it, and this is known at once.
+            late = time.monotonic() - ends
+            if 0 <= late < _OWN_DELAY:
+                return False
+            if late >= _OWN_DELAY:  # this process stood still, so it was not listening
+                ends = time.monotonic() + allowed
+            # Otherwise there is no way to the peer, which is known at once.
             with self._changed:
-                if not self._ended:
-                    self._changed.wait(self._pace.every / 4)
+                if self._ended:
+                    return True
+                self._changed.wait(self._pace.every / 4)
 
     def _ask(self, seconds: float) -> None:
         """Ask once.
@@ -171,8 +178,8 @@ class _Watch:
         else:
             self._connection.lend(seconds)
         try:
-            deadline = time.monotonic() + seconds
-            self._connection.request("GET", PATH, deadline=deadline).read_all()
+            # Without a deadline: an answer that came while this process stood still counts.
+            self._connection.request("GET", PATH).read_all()
         except BaseException:
             self._connection.close()
             self._connection = None

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import psutil
 import pytest
-from forwarded import MODEL, Known, give_model, model_report
+from forwarded import MODEL, give_model, wait_for
 from machines import Machine
 from processes import Child, serving
 from support import TIMEOUT, Stream, request
@@ -56,7 +56,7 @@ def pair(make_machine: Callable[..., Machine], tmp_path: Path) -> Iterator[Pair]
             port=peers_port(far), paired_at=1,
         )  # fmt: skip
         near.peers.book.add(peer)
-        near.peers.known = [Known(peer, "connected", model_report(MODEL))]
+        wait_for(near, peer)
         try:
             yield Pair(near, far)
         finally:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 import pytest
-from forwarded import MODEL, Known, Pair, introduce, report_of
+from forwarded import MODEL, Pair, introduce, wait_for
 from machines import Machine
 from support import TIMEOUT, Stream, eventually, request
 from wire import Wire
@@ -56,7 +56,7 @@ def wire(lasting_pair: Pair) -> Iterator[Wire]:
         peer = msgspec.structs.replace(far.as_peer(), port=port)
         near.peers.book.remove(peer.fingerprint)  # this ends its connections
         near.peers.book.add(peer)
-        near.peers.known = [Known(peer, "connected", report_of(far))]
+        wait_for(near, peer)
 
     through(cable.port)
     yield cable

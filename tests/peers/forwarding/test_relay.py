@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from fake_peer import STREAM, Answer, FakePeer, chunk, whole
-from forwarded import MODEL, Known, model_report
+from forwarded import MODEL, report_of, wait_for
 from machines import Machine
 from support import TIMEOUT, request
 
@@ -35,12 +35,12 @@ def make_peer(near: Machine, tmp_path: Path) -> Iterator[MakePeer]:
     made: list[FakePeer] = []
 
     def make(answer: Answer, name: str = "fake", **report: Any) -> FakePeer:
-        peer = FakePeer(tmp_path / f"peer-{name}", near.as_peer(), answer, name)
+        report.setdefault("free", 100 - len(made))
+        says = report_of(MODEL, **report)
+        peer = FakePeer(tmp_path / f"peer-{name}", near.as_peer(), says, answer, name)
         made.append(peer)
         near.peers.book.add(peer.as_peer())
-        report.setdefault("free", 100 - len(made))
-        known = Known(peer.as_peer(), "connected", model_report(MODEL, **report))
-        near.peers.known = [*near.peers.known, known]
+        wait_for(near, peer.as_peer())
         return peer
 
     yield make

@@ -61,6 +61,7 @@ test("one machine shows a code, it is entered at the other with the keyboard, an
   await accessible(page, "a pairing code");
   const place = await placeOf(it.server);
   await page.getByText(`offgrid peers pair ${place} ${code}`).waitFor();
+  const told = page.getByText(await text("peers.paired")).first().waitFor();
   await atWorkshop(async (other) => {
     await machines(other).getByRole("button", { name: await text("peers.pair"), exact: true }).press("Enter");
     await other.getByRole("dialog").getByRole("tab").first().focus();
@@ -75,9 +76,9 @@ test("one machine shows a code, it is entered at the other with the keyboard, an
     assert.equal(await other.getByRole("dialog").count(), 0);
   });
   await page.getByRole("dialog").waitFor({ state: "detached" });
-  await page.getByText(await text("peers.paired")).first().waitFor();
+  await told;
   await machine(page, "workshop").getByText(await text("peers.state.connected")).waitFor();
-  await machine(page, "workshop").getByText(await text("peers.models")).click();
+  await machine(page, "workshop").locator("summary").click();
   await machine(page, "workshop").getByText("talker").waitFor();
   await accessible(page, "a machine that was paired");
 }));
@@ -131,7 +132,7 @@ test("what a machine may use is changed, and it is forgotten after a question", 
   await dialog.getByLabel(await text("keys.limit.requests_per_minute")).fill("30");
   await accessible(page, "what a machine may use");
   await press(dialog, "keys.save");
-  await peer.getByText("offgrid-starter").waitFor();
+  await peer.getByRole("definition").getByText("offgrid-starter").waitFor();
   await peer.getByText("30 requests per minute").waitFor();
   await choose("peers.forget");
   await press(dialog, "app.cancel");

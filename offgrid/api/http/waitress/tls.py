@@ -263,7 +263,7 @@ class TlsSocket:
     def certificate(self) -> bytes:
         """Return the client's certificate, which was checked, as DER; empty if it has none, or has
         left."""
-        with self._lock, contextlib.suppress(ValueError):
+        with self._lock, contextlib.suppress(ValueError, AttributeError):
             return self._tls.getpeercert(binary_form=True) or b"" if self.secured else b""
         return b""
 
