@@ -188,7 +188,7 @@ def report(found: dict[str, Any]) -> bool:
         print_table(
             f"{found['model']}: first token, ms (median of {len(found['first']['far'])}; "
             f"target: at most {MOST_FIRST:g} added)",
-            ["", "far", "through near", "added"],
+            ["", "far", "near", "added"],
             [["first token", first["far"], first["near"], added]],
         )
     rows = []
@@ -202,7 +202,14 @@ def report(found: dict[str, Any]) -> bool:
         print_table(
             f"{found['model']}: {found['tokens']} tokens an answer (median of {found['rounds']} "
             f"rounds; target: at most {100 * MOST_STREAMS:g} % added)",
-            ["streams", "far s", "through near s", "far tokens/s", "through near tokens/s", "added"],
+            [
+                "streams",
+                "far s",
+                "through near s",
+                "far tokens/s",
+                "through near tokens/s",
+                "added",
+            ],
             rows,
         )
     before, after = found["load"]

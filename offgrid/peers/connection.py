@@ -376,7 +376,9 @@ class PeerConnections:
 
 def has_ended(sock: socket.socket) -> bool:
     """Return whether the peer has closed an unused connection, or sent what was not asked for."""
-    with selectors.DefaultSelector() as selector:
+    # Unlike the default one, it needs no file.
+    kind = getattr(selectors, "PollSelector", selectors.DefaultSelector)
+    with kind() as selector:
         try:
             selector.register(sock, selectors.EVENT_READ)
             return bool(selector.select(0))

@@ -268,6 +268,13 @@ class Catalogue:
 
     # --- one model ----------------------------------------------------------------------------
 
+    def find(self, name: str) -> ModelEntry | None:
+        """Return the same as :meth:`get`; None if no model has the name."""
+        entries = self.entries()
+        by_id = {entry.id: entry for entry in entries}
+        wanted = name or self._default_of(entries) or ""
+        return by_id.get(wanted) or match(self._meant(wanted, by_id), by_id)
+
     def get(self, model_id: str) -> ModelEntry:
         """Return the model that a request names.
 

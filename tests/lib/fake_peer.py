@@ -44,6 +44,7 @@ class FakePeer:
         self._answer = answer
         self._report = whole(200, msgspec.json.encode(report))
         self._listener = socket.create_server(("127.0.0.1", 0))
+        self._port: int = self._listener.getsockname()[1]
         self.requests: list[bytes] = []
         self._sockets: list[ssl.SSLSocket] = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -52,7 +53,7 @@ class FakePeer:
         """It, as others write it into their books."""
         return Peer(
             name=self._identity.name, certificate=self._identity.certificate,
-            addresses=("127.0.0.1",), port=self._listener.getsockname()[1],
+            addresses=("127.0.0.1",), port=self._port,
             paired_at=int(time.time()),
         )  # fmt: skip
 

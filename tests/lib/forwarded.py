@@ -32,7 +32,7 @@ def give_model(folder: Path, name: str = MODEL) -> None:
 def introduce(near: Machine, *others: Machine) -> None:
     """Let a machine know others, and wait until it has their reports."""
     for other in others:
-        near.know(other)
+        other.know(near)  # in this order, the first question is not refused
         wait_for(near, other.as_peer())
 
 

@@ -26,7 +26,7 @@ from offgrid.api.peers.relayed import RelayedBody, RelayedStream, read_whole
 from offgrid.api.screening import in_force
 from offgrid.config import Settings
 from offgrid.engine.client.pool import EnginePool
-from offgrid.errors import ModelNotFound, NotForwarded
+from offgrid.errors import NotForwarded
 from offgrid.peers.forwarding.forwarding import Forwarding
 from offgrid.peers.forwarding.known import Found
 from offgrid.peers.forwarding.running import Outgoing, Running
@@ -172,11 +172,8 @@ def find(forwarding: Forwarding | None, pool: EnginePool, name: str) -> list[Fou
 
 
 def _is_own(pool: EnginePool, name: str, found: Found) -> bool:
-    try:
-        entry = pool.find(name)
-    except ModelNotFound:
-        return False
-    return name not in found.names or name in pool.names(entry)
+    entry = pool.look_up(name)
+    return entry is not None and (name not in found.names or name in pool.names(entry))
 
 
 def is_allowed(found: Found) -> bool:

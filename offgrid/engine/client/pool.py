@@ -144,6 +144,10 @@ class EnginePool:
                     self._outdate(model)
             raise
 
+    def look_up(self, name: str) -> ModelEntry | None:
+        """Return the same as :meth:`find`; None if no model has the name."""
+        return self._catalogue.find(name)
+
     def names(self, entry: ModelEntry) -> list[str]:
         """Return the id of a model and its aliases."""
         return [entry.id, *self._catalogue.aliases().get(entry.id, ())]

@@ -103,7 +103,6 @@ class _Watch:
             if self._ended:
                 return False
             self._running.append(lost)
-            self._changed.notify()
             return True
 
     def remove(self, lost: Callable[[], None]) -> None:
@@ -128,13 +127,15 @@ class _Watch:
 
     def _waits_for_requests(self) -> bool:
         """Wait until it is time to ask; return False if nothing is left to do."""
+        idle = 0.0
         with self._changed:
-            if not self._running and not self._ended:
-                self._changed.wait(self._pace.lingers)
-            if not self._running:
-                self._ended = True
-            if not self._ended:
+            while not self._ended:
+                # Requests that begin do not wake this thread: they have better things to do.
                 self._changed.wait(self._pace.every)
+                if self._running:
+                    break
+                idle += self._pace.every
+                self._ended = idle >= self._pace.lingers
             return not self._ended
 
     def _give_up(self) -> None:

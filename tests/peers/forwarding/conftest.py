@@ -35,25 +35,34 @@ def pair(make_machine: Callable[..., Machine], make_far: Callable[..., Machine])
     return made
 
 
+def serve(folder: Path, name: str, **flags: Any) -> Server:
+    """Start a server with peers on that outlives a test."""
+    settings = {
+        "port": 0, "models_dir": folder, "responses_file": folder / "responses.sqlite3",
+        "import_roots": "none", "drain_timeout": 0, "threads": 1, "peers": True,
+        "peers_host": "127.0.0.1", "peers_port": 0, "peers_name": name, "peers_discovery": False,
+        "parallel": 4, **flags,
+    }  # fmt: skip
+    server = Server(load_settings(settings, environ={}))
+    server.start()
+    return server
+
+
 @pytest.fixture(scope="module")
-def lasting_pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    """Two machines that know each other, for all tests of a module that do not harm them."""
-    servers = []
-    for name in ("near", "far"):
-        folder = tmp_path_factory.mktemp(name)
-        if name == "far":
-            give_model(folder)
-        settings = {
-            "port": 0, "models_dir": folder, "responses_file": folder / "responses.sqlite3",
-            "import_roots": "none", "drain_timeout": 0, "threads": 1, "peers": True,
-            "peers_host": "127.0.0.1", "peers_port": 0, "peers_name": name,
-            "peers_discovery": False, "parallel": 4,
-            **({"default_model": STARTER} if name == "near" else {}),
-        }  # fmt: skip
-        servers.append(Server(load_settings(settings, environ={})))
-        servers[-1].start()
-    made = Pair(*map(Machine, servers))
-    introduce(made.near, made.far)
-    yield made
-    for server in servers:
-        server.stop()
+def lasting_near(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine for all tests of a module that do not harm it."""
+    server = serve(tmp_path_factory.mktemp("near"), "near", default_model=STARTER)
+    yield Machine(server)
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def lasting_pair(lasting_near: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    """It, and another one with the model."""
+    folder = tmp_path_factory.mktemp("far")
+    give_model(folder)
+    server = serve(folder, "far")
+    far = Machine(server)
+    introduce(lasting_near, far)
+    yield Pair(lasting_near, far)
+    server.stop()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from forwarded import MODEL, Pair
-from support import request
+from support import Stream, request, text_of, together
 
 CHAT = {"messages": [{"role": "user", "content": "Hello!"}], "temperature": 0, "max_tokens": 8}
 TEXT = {"prompt": "Once upon a time", "temperature": 0, "max_tokens": 8}
@@ -115,3 +115,21 @@ def test_errors_are_those_of_the_far_machine(lasting_pair: Pair) -> None:
     relayed = request(lasting_pair.near.server.url, "POST", "/v1/completions", body)
     assert direct.status == relayed.status == 400
     assert relayed.json == direct.json
+
+
+def test_eight_at_once_get_their_own_answers(lasting_pair: Pair) -> None:
+    prompts = [
+        "Once upon a time", "The river is", "A machine that", "In winter the", "My name is",
+        "Two and two", "Water and", "She said that",
+    ]  # fmt: skip
+
+    def ask(url: str, prompt: str) -> str:
+        body = {"model": MODEL, "prompt": prompt, "temperature": 0, "max_tokens": 24}
+        with Stream(url, "/v1/completions", {**body, "stream": True}) as stream:
+            return text_of([*stream.events()])
+
+    direct = [ask(lasting_pair.far.server.url, prompt) for prompt in prompts]
+    url = lasting_pair.near.server.url
+    relayed = together([lambda prompt=prompt: ask(url, prompt) for prompt in prompts])
+    assert relayed == direct
+    assert len(set(relayed)) > 1

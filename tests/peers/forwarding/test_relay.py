@@ -24,8 +24,8 @@ MakePeer = Callable[..., FakePeer]
 
 
 @pytest.fixture
-def near(make_machine: Callable[..., Machine]) -> Machine:
-    return make_machine("near")
+def near(lasting_near: Machine) -> Machine:
+    return lasting_near
 
 
 @pytest.fixture
@@ -46,6 +46,7 @@ def make_peer(near: Machine, tmp_path: Path) -> Iterator[MakePeer]:
     yield make
     for peer in made:
         peer.close()
+        near.peers.book.remove(peer.as_peer().fingerprint)
 
 
 def streamed(*pieces: bytes) -> Answer:

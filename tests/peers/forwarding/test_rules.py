@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from forwarded import MODEL, Pair, introduce
+from forwarded import MODEL, Pair, give_model, introduce
+from keyed import bearer, new_key
 from machines import Machine
 from support import STARTER, request
 
@@ -181,3 +183,38 @@ def test_two_machines_that_know_each_other_make_no_circle(
         assert answer.status == 200
         assert "x-offgrid-peer" not in answer.headers
         assert ask(machine, model="nothing").status == 404
+
+
+def test_an_exact_name_of_a_peers_model_is_no_beginning_of_an_own_one(
+    make_machine: Callable[..., Machine], make_far: Callable[..., Machine], tmp_path: Path
+) -> None:
+    (tmp_path / "near" / "models").mkdir(parents=True)
+    give_model(tmp_path / "near" / "models", f"{MODEL}-small")
+    near, far = make_machine("near"), make_far()
+    introduce(near, far)
+    assert ask(near).headers["x-offgrid-peer"] == "far"
+    assert "x-offgrid-peer" not in ask(near, model=f"{MODEL}-s").headers
+
+
+def test_keys_decide_which_models_of_peers_may_be_used(
+    make_machine: Callable[..., Machine], make_far: Callable[..., Machine], tmp_path: Path
+) -> None:
+    (tmp_path / "near").mkdir()
+    file = tmp_path / "near" / "keys.json"
+    secrets = {
+        name: new_key(file, name, models=models)[1]
+        for name, models in (("all", None), ("few", (STARTER,)), ("far", (MODEL,)))
+    }
+    near, far = make_machine("near", keys_file=file), make_far()
+    introduce(near, far)
+    body = {"model": MODEL, **TEXT}
+    found = {}
+    for name, secret in secrets.items():
+        headers = bearer(secret)
+        answer = request(near.server.url, "POST", "/v1/completions", body, headers)
+        listed = request(near.server.url, "GET", "/v1/models", headers=headers).json["data"]
+        found[name] = (answer.status, sorted(one["id"] for one in listed))
+    assert found == {
+        "all": (200, sorted([STARTER, MODEL])), "few": (403, [STARTER]), "far": (200, [MODEL]),
+    }  # fmt: skip
+    assert request(near.server.url, "POST", "/v1/completions", body).status == 401
