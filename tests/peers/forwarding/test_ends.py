@@ -165,6 +165,7 @@ def test_the_log_names_the_peer(lasting_pair: Pair, caplog: pytest.LogCaptureFix
     eventually(lambda: f"model={MODEL} peer=far" in caplog.text, "the line of the request")
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_lets_forwarded_answers_finish(
     make_machine: Callable[..., Machine], make_far: Callable[..., Machine]
 ) -> None:
@@ -177,6 +178,7 @@ def test_a_server_that_stops_lets_forwarded_answers_finish(
         assert [*stream.events()][-1] == "[DONE]"
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_ends_answers_that_do_not_finish(pair: Pair) -> None:
     with Stream(pair.near.server.url, "/v1/completions", {**ENDLESS, "stream": True}) as stream:
         assert stream.read_some()
