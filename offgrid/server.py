@@ -19,7 +19,8 @@ from offgrid.api.http.machines import check_address
 from offgrid.api.http.waitress.peers import PeersPort
 from offgrid.api.http.waitress.server import HttpServer
 from offgrid.api.http.waitress.tls import Certificate
-from offgrid.app import CLOSE_SECONDS, build_app, make_collaborators
+from offgrid.app import CLOSE_SECONDS, build_app
+from offgrid.collaborators import make_collaborators
 from offgrid.config import Commit, Settings
 from offgrid.errors import ConfigError, OffgridError
 from offgrid.listening import ListeningSocket, listen, listen_for_ollama

@@ -21,7 +21,7 @@ LEVELS = {
     "engine": 2, "chat": 2, "store": 2,
     "peers": 3, "stats": 3,
     "api": 4,
-    "app": 5, "server": 5, "inprocess": 5,
+    "app": 5, "collaborators": 5, "server": 5, "inprocess": 5,
     "cli": 6,
     "__main__": 7,
 }  # fmt: skip

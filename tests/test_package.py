@@ -155,9 +155,8 @@ def test_python_m_pytest_uses_the_package_that_can_be_imported(
         for module in COMPILED:
             shutil.copy(str(module.__file__), tree / "offgrid" / "sampling")
     shutil.copy(ROOT / "pyproject.toml", tree)
-    (tree / "tests" / "lib").mkdir(parents=True)
-    for name in ("tests/conftest.py", "tests/lib/source_tree.py"):
-        shutil.copy(ROOT / name, tree / name)
+    shutil.copytree(ROOT / "tests" / "lib", tree / "tests" / "lib")
+    shutil.copy(ROOT / "tests" / "conftest.py", tree / "tests")
     (tree / "tests" / "test_small.py").write_text(
         "from pathlib import Path\n"
         "import offgrid.sampling\n"

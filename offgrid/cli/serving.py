@@ -16,9 +16,9 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from offgrid import __version__
-from offgrid.app import log_skipped
 from offgrid.cli.options import fail
 from offgrid.cli.output import short_number
+from offgrid.collaborators import log_skipped
 from offgrid.config import Settings
 from offgrid.engine.attention import Choice
 from offgrid.engine.protocol.reports import ModelInfo

@@ -11,7 +11,6 @@ connection carries a line each way every second.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 from collections.abc import Callable
@@ -36,7 +35,6 @@ from offgrid.rpc.relay import relay
 
 START_SECONDS = 60.0
 """Time in which a lender must have started a process for a session: it imports llama.cpp."""
-_ACCEPT_SECONDS = 60.0
 _PROBE_SECONDS, _JOIN_SECONDS = 5.0, 5.0
 LOOPBACK = "127.0.0.1"
 
@@ -135,11 +133,16 @@ class Tunnel:
         near.close()
 
     def _accept(self) -> socket.socket | None:
-        """Return llama.cpp's connection, and listen no more; None if it has not come."""
-        self._listener.settimeout(_ACCEPT_SECONDS)
-        with self._listener, contextlib.suppress(OSError):
+        """Return llama.cpp's connection, and listen no more; None if the session was closed."""
+        self._listener.settimeout(BEAT)
+        with self._listener:
             while not self._closed.is_set():
-                near, address = self._listener.accept()
+                try:
+                    near, address = self._listener.accept()
+                except TimeoutError:
+                    continue
+                except OSError:
+                    return None
                 if has_connected(address[:2], near.getsockname()[:2]):
                     return near
                 near.close()  # another process

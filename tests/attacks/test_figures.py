@@ -15,7 +15,8 @@ from support import STARTER, Stream, chat_body, endless, eventually, request
 
 from offgrid.api.stats.metrics import Metrics
 from offgrid.api.stats.source import Source
-from offgrid.app import App, make_observation
+from offgrid.app import App
+from offgrid.collaborators import make_observation
 from offgrid.server import Server
 from offgrid.stats.totals import TotalsFile
 

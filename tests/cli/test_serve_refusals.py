@@ -60,17 +60,28 @@ def test_a_configured_folder_without_models_ends_the_command(models: Path, sourc
     )
 
 
-def test_waitress_serve_refuses_a_folder_without_models(models: Path) -> None:
+def waitress_serve(**environment: str) -> str:
+    """Run ``waitress-serve``, which fails; return what it writes to standard error."""
     command = [program("waitress-serve"), "--listen=127.0.0.1:0", "--call"]
     ended = subprocess.run(
         [*command, "offgrid.app:create_app"],
         capture_output=True,
         encoding="utf-8",
-        env={**os.environ, "OFFGRID_MODELS_DIR": str(models)},
+        env={**os.environ, **environment},
         timeout=TIMEOUT,
     )
     assert ended.returncode != 0
-    assert f"OFFGRID_MODELS_DIR: {models} contains no model" in ended.stderr
+    return ended.stderr
+
+
+def test_waitress_serve_refuses_a_folder_without_models(models: Path) -> None:
+    told = waitress_serve(OFFGRID_MODELS_DIR=str(models))
+    assert f"OFFGRID_MODELS_DIR: {models} contains no model" in told
+
+
+def test_waitress_serve_has_no_port_for_peers() -> None:
+    told = waitress_serve(OFFGRID_PEERS="true")
+    assert "OFFGRID_PEERS (--peers): peers need the server of 'offgrid serve'" in told
 
 
 def test_wrong_paths_end_the_command(models: Path, tmp_path: Path) -> None:

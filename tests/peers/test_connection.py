@@ -93,6 +93,7 @@ def ask(connections: PeerConnections, peer: Peer, method: str = "GET") -> tuple[
 
 def test_one_connection_serves_many_requests(make_machine: Callable[..., Machine]) -> None:
     near, far = make_machine("near"), make_machine("far")
+    near.peers.table.close()  # it would use the connection too
     near.know(far)
     made, peer = near.peers.connections, far.as_peer()
     used = []
@@ -122,6 +123,7 @@ def test_another_machine_at_the_address_is_not_the_peer(
     make_machine: Callable[..., Machine],
 ) -> None:
     near, far, third = (make_machine(name) for name in ("near", "far", "third"))
+    near.peers.table.close()  # its questions would keep a connection
     near.know(far)
     near.know(third)
     moved = far.as_peer()

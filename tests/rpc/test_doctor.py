@@ -36,6 +36,7 @@ def test_it_tells_how_to_get_rpc(tmp_path: Path) -> None:
     assert "compile it" in found["fix"]
 
 
+@pytest.mark.slow
 def test_it_tests_the_library(tmp_path: Path) -> None:
     found = check(tmp_path, "--rpc-library", rpc_library())
     assert found["state"] == "ok"
@@ -47,6 +48,7 @@ def test_it_tests_the_library(tmp_path: Path) -> None:
     assert str(wrong) in found["text"]
 
 
+@pytest.mark.slow
 def test_it_asks_the_machines(tmp_path: Path, make: MakeWorker) -> None:
     far = make("far")
     flags = ("--rpc-library", rpc_library(), "--rpc-servers", far.server)

@@ -174,6 +174,7 @@ def test_another_build_is_refused_with_both_versions(far: RpcWorker) -> None:
     assert far.is_idle()
 
 
+@pytest.mark.slow
 def test_a_session_belongs_to_one_machine_and_has_one_connection(far: RpcWorker) -> None:
     pair(far.folder / "third" / "peers", far.peers)
     eventually(lambda: _can_ask(far, "third"), "the worker knows the third machine")
@@ -192,6 +193,7 @@ def _can_ask(far: RpcWorker, name: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_a_machine_that_is_forgotten_loses_its_session(far: RpcWorker) -> None:
     pair(far.folder / "fourth" / "peers", far.peers)
     eventually(lambda: _can_ask(far, "fourth"), "the worker knows the fourth machine")
@@ -251,6 +253,7 @@ def test_another_program_does_not_get_into_a_tunnel(far: RpcWorker) -> None:
     assert lost == []
 
 
+@pytest.mark.slow
 def test_a_process_refuses_a_connection_that_came_before_its_parent(far: RpcWorker) -> None:
     """Another user of the lending machine was faster; the session is refused."""
     program = program_of(os.getpid(), f'{{"library": "{far.library}", "threads": 1}}')
@@ -265,6 +268,7 @@ def test_a_process_refuses_a_connection_that_came_before_its_parent(far: RpcWork
         child.end()
 
 
+@pytest.mark.slow
 def test_it_stops_by_a_signal_and_leaves_no_process(make: MakeWorker) -> None:
     worker = make("ending")
     status_file = worker.peers / "rpc.json"

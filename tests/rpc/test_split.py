@@ -237,6 +237,7 @@ def test_a_model_of_the_start_returns_without_a_request(
 # --- memory ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_model_that_has_room_here_uses_no_other_machine(
     tmp_path: Path, workers: MakeWorker
 ) -> None:
@@ -247,6 +248,7 @@ def test_a_model_that_has_room_here_uses_no_other_machine(
         assert far.is_idle()
 
 
+@pytest.mark.slow
 def test_a_model_without_room_here_is_divided(
     tmp_path: Path, workers: MakeWorker, starter_path: Path
 ) -> None:
@@ -308,6 +310,7 @@ def test_models_that_embed_are_divided_too(tmp_path: Path, workers: MakeWorker) 
         assert there == pytest.approx(here, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_port_of_this_machine_is_used_without_an_rpc_worker(
     tmp_path: Path, starter_path: Path
 ) -> None:

@@ -113,6 +113,7 @@ def test_a_file_that_was_changed_is_not_used(cached: Cached, large: Path, tmp_pa
     assert cached.started == 0
 
 
+@pytest.mark.slow
 def test_a_tensor_that_was_not_written_as_it_is_gets_no_name(cached: Cached, large: Path) -> None:
     """Something else writes into the folder; a full disk has the same effect."""
     sha256 = cached.hashes.get_or_compute(large)
@@ -121,6 +122,7 @@ def test_a_tensor_that_was_not_written_as_it_is_gets_no_name(cached: Cached, lar
     assert [path for path in cached.folder.iterdir() if path.suffix != ".json"] == []
 
 
+@pytest.mark.slow
 def test_the_size_is_limited(tmp_path: Path, large: Path) -> None:
     cached = Cached(tmp_path, limit=40)  # room for three tensors
     sha256 = cached.hashes.get_or_compute(large)
@@ -133,6 +135,7 @@ def test_the_size_is_limited(tmp_path: Path, large: Path) -> None:
     assert Cached(tmp_path, limit=0).names(sha256) == set()
 
 
+@pytest.mark.slow
 def test_an_error_of_the_borrower_ends_the_filling(cached: Cached, large: Path) -> None:
     sha256 = cached.hashes.get_or_compute(large)
 

@@ -9,7 +9,7 @@ import pytest
 import tiny_models
 from tiny_lora import make_lora
 
-from offgrid.app import make_collaborators
+from offgrid.collaborators import make_collaborators
 from offgrid.config import load_settings
 from offgrid.errors import ConfigError, ModelNotFound
 from offgrid.sampling.params import RANGES

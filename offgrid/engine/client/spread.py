@@ -7,6 +7,7 @@ as possible are used, unless the setting ``rpc_layers`` says otherwise.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -67,8 +68,9 @@ def spread(
     rooms = [(server, room) for server, room in rooms if room > 0]
     most = min(sum(room for _, room in rooms), demand.layers or _UNKNOWN)
     if asked == AUTOMATIC:
-        count = next((count for count in range(1, most + 1) if fits(count)), 0)
-        return _fill(rooms, count) if count else None
+        # The more layers go, the less memory is needed here.
+        count = 1 + bisect.bisect_left(range(1, most + 1), True, key=fits)
+        return _fill(rooms, count) if count <= most else None
     count = min(asked, demand.layers or asked)
     if not 0 < count <= most or not fits(count):
         return None

@@ -135,3 +135,12 @@ def test_a_client_that_leaves_does_not_take_the_blame_with_it(blame: Blame, cloc
     clock.now = 9.0
     blame.pong(11, 0.0)  # tokenising a text is never cut short
     assert blame.computing() == {"b"}
+
+
+def test_a_worker_that_has_lost_another_machine_blames_no_prompt(blame: Blame) -> None:
+    for _ in range(3):
+        prefill(blame, "a")
+        assert blame.crashed(innocent=True) == set()
+        assert blame.computing() == set()
+    assert not blame.suspected("a")
+    assert not blame.refused("a")

@@ -141,13 +141,14 @@ class RemoteLayers:
                 after -= placed.layers
                 ask = Ask("lend", build, "", load.sha256, placed.layers, after)
                 self._tunnels.append(Tunnel(placed.server, ask, lost))
+                # The next server may need minutes to prepare, and this one expects beats.
+                self._tunnels[-1].start()
         except RpcError as ex:
             self.close()
             raise LoadError(f"{ex}.") from None
         devices: list[int] = []
         layers: list[float] = []
         for tunnel, placed in zip(self._tunnels, load.rpc, strict=True):
-            tunnel.start()
             for number in range(tunnel.devices):
                 devices.append(rpc.remote_device(tunnel.port, number))
                 layers.append(placed.layers / tunnel.devices)
