@@ -165,6 +165,23 @@ def test_the_log_names_the_peer(lasting_pair: Pair, caplog: pytest.LogCaptureFix
     eventually(lambda: f"model={MODEL} peer=far" in caplog.text, "the line of the request")
 
 
+def test_metrics_count_by_peer_and_tokens_count_where_they_are_computed(
+    lasting_pair: Pair,
+) -> None:
+    body = {"model": MODEL, "prompt": "a", "max_tokens": 1}
+    assert request(lasting_pair.near.server.url, "POST", "/v1/completions", body).status == 200
+
+    def metrics(machine: Machine) -> str:
+        return request(machine.server.url, "GET", "/metrics").body.decode()
+
+    line = 'offgrid_forwarded_requests_total{peer="far",status="2xx"}'
+    eventually(lambda: line in metrics(lasting_pair.near), "the request is counted")
+    tokens = f'vllm:generation_tokens_total{{engine="0",model_name="{MODEL}"}}'
+    assert tokens in metrics(lasting_pair.far)
+    assert tokens not in metrics(lasting_pair.near)
+
+
+@pytest.mark.slow
 def test_a_server_that_stops_lets_forwarded_answers_finish(
     make_machine: Callable[..., Machine], make_far: Callable[..., Machine]
 ) -> None:
@@ -177,6 +194,7 @@ def test_a_server_that_stops_lets_forwarded_answers_finish(
         assert [*stream.events()][-1] == "[DONE]"
 
 
+@pytest.mark.slow
 def test_a_server_that_stops_ends_answers_that_do_not_finish(pair: Pair) -> None:
     with Stream(pair.near.server.url, "/v1/completions", {**ENDLESS, "stream": True}) as stream:
         assert stream.read_some()

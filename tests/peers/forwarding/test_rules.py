@@ -172,6 +172,7 @@ def test_the_content_filter_of_the_near_machine_is_not_passed_by(
     assert refused.json["error"]["code"] == "not_forwarded"
 
 
+@pytest.mark.slow
 def test_two_machines_that_know_each_other_make_no_circle(
     make_far: Callable[..., Machine],
 ) -> None:
@@ -185,6 +186,7 @@ def test_two_machines_that_know_each_other_make_no_circle(
         assert ask(machine, model="nothing").status == 404
 
 
+@pytest.mark.slow
 def test_an_exact_name_of_a_peers_model_is_no_beginning_of_an_own_one(
     make_machine: Callable[..., Machine], make_far: Callable[..., Machine], tmp_path: Path
 ) -> None:
