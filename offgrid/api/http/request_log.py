@@ -28,10 +28,12 @@ _MAX_PATH = 100
 _QUIET = frozenset({
     "/health", "/ready", "/metrics", "/v1/stats", "/v1/stats/series", "/v1/stats/slots",
     "/ui/{path}", "/favicon.ico", "/v1/history", "/v1/history/{id}", "/v1/history/{id}/messages",
-    "/peer/models", "/peer/models/{rest}",
+    "/peer/alive", "/peer/models", "/peer/models/{rest}", "/peer/status", "/v1/peers",
+    "/v1/peers/pair",
 })  # fmt: skip
-"""Endpoints that monitors and the page ask all the time, files of the page, and parts of files that
-peers copy: their answers are logged at ``debug`` only, except for deletions."""
+"""Endpoints that monitors, the page and peers ask all the time, files of the page, and parts of
+files that peers copy: their answers are logged at ``debug`` only, except for deletions. What a
+pairing does has its own lines."""
 _PLAIN = re.compile(r"[\w.:/+=@(){}-]+", re.ASCII)
 
 Kind = tuple[int, str, str, str, str]

@@ -277,6 +277,8 @@ def refusal(candidate: Candidate, free: int, repacked: Repacked | None = None) -
     told = f"it needs {written(fit.needs)}{size}, and {written(free)} of memory is free."
     lent = "; ".join(map(str, candidate.lent))
     others = f" {lent[0].upper()}{lent[1:]}." if lent else ""
+    if others and candidate.remote_layers > 0:
+        return f"rpc_layers puts layers on other machines, which have no room for them.{others}"
     return f"{told}{others} {_advice(candidate, free, repacked)}"
 
 

@@ -102,6 +102,8 @@ class EnginePool:
             with self._changed:
                 self._settings = settings
                 self.lenders.forget()
+                if settings.rpc_servers:
+                    self._returning.start()
                 self.line.take(settings)
                 self.roster.take(settings)
                 self._keeper.watch()

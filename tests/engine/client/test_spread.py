@@ -151,3 +151,6 @@ def test_the_messages_name_the_machines() -> None:
     lent = (Lent(ANN, GIB), Lent(BOB, problem="the RPC worker bob cannot be reached"))
     message = refusal(replace(CANDIDATE, lent=lent), GIB, AVX2)
     assert "The RPC worker ann has 1.0 GiB free; the RPC worker bob cannot be reached." in message
+    message = refusal(replace(CANDIDATE, lent=lent, remote_layers=7), 64 * GIB, AVX2)
+    assert message.startswith("rpc_layers puts layers on other machines")
+    assert message.endswith("the RPC worker bob cannot be reached.")
