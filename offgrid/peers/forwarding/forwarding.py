@@ -81,7 +81,7 @@ class Forwarding:
             return busy
         for error in errors:
             if error.is_sent:
-                raise PeerLost(error.peer.name, str(error))
+                raise PeerLost(error.peer.name, error.reason)
         raise PeersUnreachable(found[0].model.id, [str(error) for error in errors])
 
     def drain(self, seconds: float) -> None:
