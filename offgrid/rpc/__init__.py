@@ -10,6 +10,8 @@ RPC worker does.
 - :mod:`~offgrid.rpc.messages`: what both ends of a TLS connection say before ggml speaks
 - :mod:`~offgrid.rpc.probe`: ggml's own handshake, spoken from Python
 - :mod:`~offgrid.rpc.relay`: copies bytes between two sockets
+- :mod:`~offgrid.rpc.own`: which sockets belong to this process
+- :mod:`~offgrid.rpc.seed`: tensors for ggml's cache
 - :mod:`~offgrid.rpc.connection`, :mod:`~offgrid.rpc.tunnel`: the machine that borrows
 - :mod:`~offgrid.rpc.lender`, :mod:`~offgrid.rpc.session`, :mod:`~offgrid.rpc.child`: the machine
   that lends

@@ -46,8 +46,8 @@ class Tunnel:
         server: the server.
         question: asks a peer for the session. Its ``build`` says what llama.cpp is on this machine;
             a peer with another one is refused.
-        lost: called once, on another thread, with what happened to the server. It
-            should end the process: llama.cpp does so as soon as the connection is closed.
+        lost: called once, on another thread, with what happened to the server. It should end the
+            process: llama.cpp does so as soon as the connection is closed.
 
     Attributes:
         port: the loopback port for llama.cpp. It takes one connection.

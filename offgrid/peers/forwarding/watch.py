@@ -150,7 +150,7 @@ class _Watch:
         ends = time.monotonic() + allowed
         while True:
             try:
-                self._ask(max(0.1, ends - time.monotonic()))
+                self._ask(ends)
                 return True
             except PeerUnreachable as ex:
                 if not ex.is_silent:
@@ -168,20 +168,23 @@ class _Watch:
                     return True
                 self._changed.wait(self._pace.every / 4)
 
-    def _ask(self, seconds: float) -> None:
-        """Ask once.
+    def _ask(self, ends: float) -> None:
+        """Ask once, until a moment in seconds of ``time.monotonic``.
 
         Raises:
-            PeerError: no answer came within this time, or another one.
+            PeerError: no answer came by then, or another one.
         """
         if self._connection is None:
-            self._connection = self._connections.open(self._peer, seconds)
-        else:
-            self._connection.lend(seconds)
+            self._connection = self._connections.open(self._peer, _left(ends))
         try:
+            self._connection.lend(_left(ends))
             # Without a deadline: an answer that came while this process stood still counts.
             self._connection.request("GET", PATH).read_all()
         except BaseException:
             self._connection.close()
             self._connection = None
             raise
+
+
+def _left(ends: float) -> float:
+    return max(0.1, ends - time.monotonic())
