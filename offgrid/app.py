@@ -256,7 +256,7 @@ def build_app(
     app.add_route("/v1/stats", StatsResource(source))
     app.add_route("/v1/stats/series", SeriesResource(source))
     app.add_route("/v1/stats/slots", SlotsOverviewResource(pool, access.ring.names))
-    keys = Keys(access, catalogue)
+    keys = Keys(access, catalogue, tuple if forwarding is None else forwarding.where.names)
     app.add_route("/v1/keys", KeysResource(settings, keys))
     app.add_route("/v1/keys/self", OwnKeyResource())
     app.add_route("/v1/keys/{id}", KeyResource(settings, keys))

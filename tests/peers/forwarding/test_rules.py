@@ -216,6 +216,27 @@ def test_an_exact_name_of_a_peers_model_is_no_beginning_of_an_own_one(
     assert "x-offgrid-peer" not in ask(near, model=f"{MODEL}-s").headers
 
 
+def test_keys_can_be_made_for_models_of_peers(
+    make_machine: Callable[..., Machine], make_far: Callable[..., Machine], tmp_path: Path
+) -> None:
+    (tmp_path / "near").mkdir()
+    file = tmp_path / "near" / "keys.json"
+    boss = bearer(new_key(file, "boss", "admin")[1])
+    near, far = make_machine("near", keys_file=file), make_far()
+    introduce(near, far)
+
+    def create(model: str) -> Any:
+        body = {"name": model, "scopes": ["inference"], "models": [model]}
+        return request(near.server.url, "POST", "/v1/keys", body, boss)
+
+    made = create(MODEL.upper())
+    assert (made.status, made.json["models"]) == (201, [MODEL])
+    body = {"model": MODEL, **TEXT}
+    answer = request(near.server.url, "POST", "/v1/completions", body, bearer(made.json["key"]))
+    assert (answer.status, answer.headers["x-offgrid-peer"]) == (200, "far")
+    assert create("lightship").json["error"]["param"] == "models"
+
+
 def test_keys_decide_which_models_of_peers_may_be_used(
     make_machine: Callable[..., Machine], make_far: Callable[..., Machine], tmp_path: Path
 ) -> None:
