@@ -162,9 +162,28 @@ def test_limits_of_the_grant_apply_and_are_told(pair: Pair) -> None:
     refused = ask(pair.near)
     assert refused.status == 429
     assert refused.json["error"]["code"] == "rate_limit_exceeded"
+    assert refused.json["error"]["message"].startswith("The machine near may use 1 requests per")
     assert int(refused.headers["retry-after"]) > 0
     assert refused.headers["x-offgrid-peer"] == "far"
     assert request(pair.far.server.url, "POST", "/v1/completions", TEXT).status == 200
+
+
+def test_errors_about_a_grant_name_the_machine(pair: Pair) -> None:
+    """Users of that machine read them, and must not look for the reason in their keys."""
+    near, far = pair
+    far.peers.book.change(
+        near.peers.identity.fingerprint,
+        lambda one: msgspec.structs.replace(one, grant=Grant(models=(MODEL,))),
+    )
+
+    def refused(model: str) -> str:
+        body = msgspec.json.encode({"model": model, **TEXT})
+        answer = near.ask(far, "POST", "/v1/completions", body)
+        return str(json.loads(answer.content)["error"]["message"])
+
+    give_model(far.models, "other")
+    assert refused("other").startswith("The machine near may not use the model other.")
+    assert f"The models that the machine near may use are: {MODEL}." in refused("none")
 
 
 def test_the_near_machine_s_limit_of_tokens_holds_there(
