@@ -242,7 +242,7 @@ def build_app(
     app.add_route("/health", health)
     app.add_route("/ready", ready)
     app.add_route("/peer/alive", AliveResource())
-    app.add_route("/peer/status", StatusResource(own))
+    app.add_route("/peer/status", StatusResource(own, peers))
     offers = Offers(settings, catalogue, hashes)
     app.add_route("/peer/models", PeerModelsResource(offers, pool))
     app.add_route("/peer/models/{rest:path}", PeerModelResource(offers, pool, book))
