@@ -55,7 +55,9 @@ class Machine:
         other.peers.book.add(self.as_peer())
 
     def reach(self, other: Machine, port: int) -> None:
-        """Look for another machine at a port of this one; kept connections to it end."""
+        """Look for another machine at a port of this one, and nowhere else, wherever it asks from;
+        kept connections to it end."""
+        self.peers.connections.places = lambda id: ()
         self.peers.book.remove(other.peers.identity.fingerprint)
         self.peers.book.add(msgspec.structs.replace(other.as_peer(), port=port))
 

@@ -126,6 +126,7 @@ def test_another_machine_at_the_address_is_not_the_peer(
     near.peers.table.close()  # its questions would keep a connection
     near.know(far)
     near.know(third)
+    near.peers.connections.places = lambda id: ()  # far asks too, and says where it is
     moved = far.as_peer()
     near.peers.book.found_at(far.peers.identity.fingerprint, "127.0.0.1", third.peers.port)
     with pytest.raises(PeerUnreachable, match="another machine answers there"):

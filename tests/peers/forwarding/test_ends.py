@@ -71,6 +71,7 @@ def wire(lasting_pair: Pair) -> Iterator[Wire]:
     """The cable from the near machine to the far one."""
     near, far = lasting_pair
     cable = Wire(far.peers.port)
+    near.peers.connections.places = lambda id: ()  # only through the cable
 
     def through(port: int) -> None:
         peer = msgspec.structs.replace(far.as_peer(), port=port)
