@@ -279,7 +279,7 @@ def refusal(candidate: Candidate, free: int, repacked: Repacked | None = None) -
     # The name of a setting, with which some problems begin, keeps its small letter.
     others = f" {lent if lent.startswith('rpc_') else lent[0].upper() + lent[1:]}." if lent else ""
     if others and candidate.remote_layers > 0:
-        return f"rpc_layers puts layers on other machines, which have no room for them.{others}"
+        return f"rpc_layers puts layers on other machines, which cannot take them.{others}"
     return f"{told}{others} {_advice(candidate, free, repacked)}"
 
 
