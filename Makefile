@@ -40,7 +40,7 @@ test: build
 	pytest $(T)
 
 slow: build
-	pytest -m slow $(T)
+	pytest -m "slow and not long" $(T)
 
 ctest:
 	cmake -S . -B $(BUILD)/c-$(SANITIZE) -DOFFGRID_MODULES=OFF -DOFFGRID_TESTS=ON \

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import logging
 import threading
 from collections.abc import Callable
@@ -77,6 +78,7 @@ from offgrid.api.openapi.document import OpenApiResource
 from offgrid.api.openapi.operations import OPERATIONS
 from offgrid.api.peers.forward import Forward
 from offgrid.api.peers.inner import AliveResource, StatusResource
+from offgrid.api.peers.listed import advice
 from offgrid.api.peers.listing import PeersResource
 from offgrid.api.peers.models import PeerModelResource, PeerModelsResource
 from offgrid.api.peers.own import OwnStatus
@@ -177,6 +179,8 @@ def build_app(
     history = history or HistoryStore.of_settings(settings)
     gate = Gate(pool, settings)
     forwarding = None if peers is None else peers.forwarding
+    if forwarding is not None:
+        pool.elsewhere = functools.partial(advice, forwarding)
     source = Source(
         observation.observer.stats,
         observation.keeper,

@@ -185,8 +185,12 @@ class ModelNotFound(RequestError):
 
     def __init__(self, model: str, advice: str = "") -> None:
         """``advice`` is a sentence, such as one with the ids that exist."""
-        advice = advice and f". {advice}"
-        super().__init__(f"Model not found: {model}{advice}", "model")
+        self._model, self._advice = model, advice
+        super().__init__(f"Model not found: {model}{advice and f'. {advice}'}", "model")
+
+    def with_advice(self, more: str) -> ModelNotFound:
+        """Return the same error with a further sentence, which may be empty."""
+        return ModelNotFound(self._model, f"{self._advice} {more}".strip())
 
 
 class ModelNotLoaded(RequestError):

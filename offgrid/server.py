@@ -88,6 +88,8 @@ class Server:
             self.observation.observer.refused, self._certificate,
             [] if self._ollama is None else [self._ollama], self._peers_port,
         )  # fmt: skip
+        if self.peers is not None:
+            self.peers.book.on_change(self._end_forgotten)
         # The registry keeps the value; it is read there when the server ends.
         self.reloads.add(("drain_timeout",), lambda settings: lambda: None)
         self.reloads.add(("cors_origins",), self.http.prepare)
@@ -183,6 +185,12 @@ class Server:
         fix = "stop the other program, or choose another port with --peers-port"
         sock = listen(settings.peers_host, settings.peers_port, fix)
         return PeersPort(sock, self.peers.contexts)
+
+    def _end_forgotten(self) -> None:
+        """End what runs for machines that were forgotten."""
+        assert self.peers is not None
+        book = self.peers.book
+        self.http.end_requests(lambda fingerprint: book.by_fingerprint(fingerprint) is not None)
 
     def _start_peers(self) -> None:
         if self.peers is not None and self._peers_port is not None:

@@ -50,7 +50,7 @@ def import_from_peer(
     else:
         teller.event(event="end", status=status, **counts)
     words = ", ".join(f"{counts[word]} {word}" for word in counts)
-    teller.line(f"{words or 'nothing'}; the server at {remote.url} has copied")
+    teller.line(f"{words or 'nothing imported'}, by the server at {remote.url}")
     return 0 if status == "done" else 1
 
 

@@ -19,12 +19,13 @@ class PeerError(OffgridError):
 
     Attributes:
         peer: the peer.
+        reason: what happened, as a part of a sentence that names the peer already.
         is_sent: whether the peer may have got the request, or a part of it.
     """
 
-    def __init__(self, peer: Peer, message: str, *, is_sent: bool = False) -> None:
+    def __init__(self, peer: Peer, message: str, reason: str, *, is_sent: bool = False) -> None:
         super().__init__(message)
-        self.peer, self.is_sent = peer, is_sent
+        self.peer, self.reason, self.is_sent = peer, reason, is_sent
 
 
 class PeerUnreachable(PeerError):
@@ -45,7 +46,7 @@ class PeerUnreachable(PeerError):
         is_silent: bool = False,
     ) -> None:
         super().__init__(
-            peer, f"The peer {peer.name} cannot be reached: {reason}.", is_sent=is_sent
+            peer, f"The peer {peer.name} cannot be reached: {reason}.", reason, is_sent=is_sent
         )
         self.is_lost, self.is_silent = is_lost, is_silent
 
@@ -58,6 +59,7 @@ class PeerRefused(PeerError):
             peer,
             f"The peer {peer.name} refuses this machine, because it has forgotten it. Pair them "
             "again: offgrid peers pair.",
+            "it has forgotten this machine",
         )
 
 
@@ -69,5 +71,6 @@ class PeerProtocolError(PeerError):
             peer,
             f"The peer {peer.name} does not answer as expected: {reason}. Both machines should "
             "have the same version of OffGrid.",
+            reason,
             is_sent=True,
         )

@@ -20,7 +20,7 @@ import msgspec
 from offgrid.errors import TransferError
 from offgrid.peers.book import Peer
 from offgrid.peers.connection import PeerConnection, PeerConnections
-from offgrid.peers.errors import PeerError
+from offgrid.peers.errors import PeerError, PeerRefused
 from offgrid.peers.offered import HashLine, OfferedModel, OfferedModels
 from offgrid.peers.response import PeerResponse
 from offgrid.store.names import is_projector, projector_beside, safe_path, split_of, stem_of
@@ -38,6 +38,7 @@ may copy, and serves others that wait."""
 _BLOCK = 1 << 18
 """Bytes that are read in one call; progress is reported after each."""
 _LONGEST_LINE = 1024
+_AFTER_PAIRING = "Then the copy continues where it stopped."
 _MAX_REASON = 300
 """Characters of the reason for a refusal, and bytes of the answer with it."""
 
@@ -49,6 +50,9 @@ class PeerModels:
         connections: to peers.
         peer: the peer.
         look: called now and then; it may raise an exception, which ends the copy.
+
+    Attributes:
+        remedy: what to do if the peer fails.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class PeerModels:
         self._current: PeerConnection | None = None
         """The connection in use; not one that was given back, which may be another's by now."""
         self._cancelled = False
+        self.remedy = "Try again later: the copy continues where it stopped."
 
     def cancel(self) -> None:
         """End the connection, so that the copy notices at once that it is to end."""
@@ -108,6 +113,8 @@ class PeerModels:
             yield
         except PeerError as ex:
             self._look()
+            if isinstance(ex, PeerRefused):
+                self.remedy = _AFTER_PAIRING
             raise OSError(str(ex).rstrip(".")) from None
 
     def search(self, ids: Sequence[str], report: Report) -> Found:
@@ -129,11 +136,6 @@ class PeerModels:
                 return found
         except OSError as ex:
             raise TransferError(f"{ex}. {self.remedy}", "source") from None
-
-    @property
-    def remedy(self) -> str:
-        """What to do if the peer fails."""
-        return "Try again later: the copy continues where it stopped."
 
     def _offered(self) -> Sequence[OfferedModel]:
         with self._connected() as connection:

@@ -26,9 +26,7 @@ pytestmark = pytest.mark.usefixtures("access")
 Serve = Callable[..., Child]
 
 TOGETHER = 16
-SERVERS = int(os.environ.get("FIRST_REQUEST_SERVERS", "4"))
-"""Servers for each endpoint. They are more than a thousand with 10, which takes a quarter of an
-hour; tests/README.md says when to do that."""
+SERVERS = 10
 HURRIED = Path(__file__).parents[1] / "hurried"
 TOOL = {"type": "object", "properties": {"place": {"type": "string"}}}
 TALK: dict[str, Any] = {
@@ -94,12 +92,16 @@ BODIES: dict[str, dict[str, Any]] = {
     "/v1/keys": {"name": "no/name"},  # refused: with a key, the other requests would be
     "/v1/keys/{id}": {"expires_at": None},
     "/v1/keys/{id}/rotate": {},
+    "/v1/peers/{id}": {"models": []},
+    "/v1/peers/pair": {},
 }  # fmt: skip
 
 
 def body_of(path: str) -> dict[str, Any]:
     """The body for an endpoint; only those that name no stored object name a model."""
-    without = ("/v1/conversations", "/v1/import", "/v1/export", "/v1/history", "/v1/keys")
+    without = (
+        "/v1/conversations", "/v1/export", "/v1/history", "/v1/import", "/v1/keys", "/v1/peers",
+    )  # fmt: skip
     stored = "{" in path or path.startswith(without)
     return BODIES[path] if stored else {"model": STARTER, **BODIES[path]}
 
@@ -168,8 +170,9 @@ def test_the_first_requests_to_all_endpoints(start: Callable[[], Child]) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: f"{call[0]} {call[1]}")
-def test_fresh_servers_survive_their_first_requests(
+def test_ten_servers_survive_their_first_requests(
     start: Callable[[], Child], call: Call, access: str
 ) -> None:
     """The default run covers one server for the largest endpoint, and one for all. With keys, the

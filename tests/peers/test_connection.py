@@ -237,7 +237,9 @@ def test_what_arrives_is_returned_at_once(connections: PeerConnections, far: Far
 
     def serve() -> None:
         with far.accept() as sock:
-            sock.recv(65536)
+            asked = b""
+            while not asked.endswith(b"{}"):  # a close resets a connection with unread bytes
+                asked += sock.recv(65536)
             sock.sendall(head + b"3\r\none\r\n")
             assert read.wait(TIMEOUT)
             sock.sendall(b"3\r\ntwo\r\n0\r\n\r\n")

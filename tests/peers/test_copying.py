@@ -86,7 +86,7 @@ def test_the_command(pair: tuple[Machine, Machine]) -> None:
     done = CliRunner().invoke(main, [*command, "sub/a"])
     assert (done.exit_code, done.output) == (
         0,
-        f"imported  sub/a.gguf (2.9 MiB)\n1 imported; the server at {near.server.url} has copied\n",
+        f"imported  sub/a.gguf (2.9 MiB)\n1 imported, by the server at {near.server.url}\n",
     )
     assert visible(near.models) == {"sub/a.gguf": BIG}
     put(near.models / "sub/a.gguf", content(2))
@@ -178,6 +178,10 @@ def test_a_machine_that_was_forgotten(pair: tuple[Machine, Machine]) -> None:
     far.peers.book.remove(near.peers.identity.fingerprint)
     made = post(near, ids=["a"])
     assert (made["status"], made["error"]["code"], made["files"]) == ("failed", "source", [])
+    assert made["error"]["message"] == (
+        "The peer far refuses this machine, because it has forgotten it. Pair them again: offgrid "
+        "peers pair. Then the copy continues where it stopped."
+    )
     assert visible(near.models) == {}
 
 

@@ -29,7 +29,7 @@ from offgrid.peers.identity import load_identity
 MIB = 1 << 20
 SIZE = 12 * MIB
 OLD, NEW = content(1, SIZE), content(2, SIZE)
-FEW_OR_MANY = [3, pytest.param(50, marks=pytest.mark.slow)]
+FEW_OR_MANY = [3, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.long])]
 """A few kills find an import that is not careful; many reach every moment of a careful one."""
 
 IMPORT = """

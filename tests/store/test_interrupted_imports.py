@@ -328,7 +328,9 @@ import_models([Path(sys.argv[1])], Path(sys.argv[2]), replace=True, report=repor
 
 
 # A few kills find an import that is not careful; a hundred reach every moment of a careful one.
-@pytest.mark.parametrize("kills", [6, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kills", [6, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.long])]
+)
 @pytest.mark.parametrize("listed", [True, False])
 def test_sigkill_at_random_moments(stick: Path, models: Path, listed: bool, kills: int) -> None:
     """A real process is killed after a random number of its reports, again and again.

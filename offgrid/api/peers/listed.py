@@ -9,6 +9,8 @@ from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import ModelOnPeer
 from offgrid.peers.forwarding.forwarding import Forwarding
 from offgrid.peers.forwarding.known import Found
+from offgrid.store.catalogue import nearest
+from offgrid.store.survey import listed as named
 
 
 def of_peers(forwarding: Forwarding | None, pool: EnginePool) -> list[Found]:
@@ -70,6 +72,13 @@ def details(found: Found) -> dict[str, Any]:
         "memory": None,
         "settings": None,
     }
+
+
+def advice(forwarding: Forwarding, name: str) -> str:
+    """Return a sentence with the models of peers, for a name that means no model; empty if there
+    are none. Callers with certain models get another sentence."""
+    ids = nearest(name, [found.model.id for found in forwarding.where.listed()])
+    return f"The models of peers are: {named(ids)}." if ids else ""
 
 
 def refuse_change(forwarding: Forwarding | None, pool: EnginePool, name: str) -> None:

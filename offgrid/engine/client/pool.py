@@ -71,6 +71,8 @@ class EnginePool:
         servers: returns the servers of the settings that lend memory.
 
     Attributes:
+        elsewhere: returns a sentence about the models of other machines, for the error that a name
+            means no model here; may be empty.
         lenders: know what other machines lend.
         roster: the loaded models. It is used with the pool's lock held.
         line: the models that wait for room. It is used with the pool's lock held.
@@ -83,6 +85,7 @@ class EnginePool:
         clock: Callable[[], float] = time.monotonic,
         servers: Callable[[Settings], Sequence[RpcServer]] = local_servers,
     ) -> None:
+        self.elsewhere: Callable[[str], str] = lambda name: ""
         self.lenders = Lenders(lambda: servers(self._settings), clock)
         self.roster = Roster(settings, lambda entry: catalogue.describe(entry), self.lenders, clock)
         self._settings = settings
@@ -137,12 +140,12 @@ class EnginePool:
         """
         try:
             return self._catalogue.get(name)
-        except ModelNotFound:
+        except ModelNotFound as ex:
             with self._changed:
                 model = self.roster.get(name)
                 if model is not None:
                     self._outdate(model)
-            raise
+            raise ex.with_advice(self.elsewhere(name)) from None
 
     def look_up(self, name: str) -> ModelEntry | None:
         """Return the same as :meth:`find`; None if no model has the name."""

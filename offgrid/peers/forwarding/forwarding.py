@@ -81,7 +81,7 @@ class Forwarding:
             return busy
         for error in errors:
             if error.is_sent:
-                raise PeerLost(error.peer.name, str(error))
+                raise PeerLost(error.peer.name, error.reason)
         raise PeersUnreachable(found[0].model.id, [str(error) for error in errors])
 
     def drain(self, seconds: float) -> None:
@@ -108,7 +108,12 @@ class Forwarding:
         except PeerUnreachable as ex:
             if not (was_kept and ex.is_lost):
                 raise
-        return self._on(peer, self._connections.open(peer, FOR_EVER), outgoing)
+            was_sent = ex.is_sent
+        try:
+            return self._on(peer, self._connections.open(peer, FOR_EVER), outgoing)
+        except PeerUnreachable as ex:
+            ex.is_sent = ex.is_sent or was_sent  # the peer may have worked on it before it ended
+            raise
 
     def _on(self, peer: Peer, connection: PeerConnection, outgoing: Outgoing) -> Running:
         """Send a request on a connection, and watch the peer until the response was read."""

@@ -124,7 +124,7 @@ class Running:
             return self.response.read_some()
         except PeerError as ex:
             self._check()
-            raise PeerLost(self.peer.name, SILENT if self._why else str(ex)) from None
+            raise PeerLost(self.peer.name, SILENT if self._why else ex.reason) from None
 
     def _check(self) -> None:
         """Raise the reason why the connection ended if it is not that of the peer."""

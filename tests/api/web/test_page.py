@@ -322,11 +322,13 @@ def test_files_do_not_count_as_requests(make_server: Callable[..., Server]) -> N
 
 def test_a_visit_is_one_line_in_the_log(base_url: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "offgrid.requests")
-    for path in ("/ui/", "/ui/main.js", "/ui/style/base.css", "/favicon.ico", "/ui/none.js"):
-        get(base_url, path)
-    # The line of a request follows its response.
-    eventually(lambda: "GET /ui/{path} 404" in caplog.text, "the last request is logged")
-    lines = [message.split(" ")[:3] for message in caplog.messages]
+    paths = ("/ui/", "/ui/main.js", "/ui/style/base.css", "/favicon.ico", "/ui/none.js")
+    own = [get(base_url, path).headers["x-request-id"] for path in paths]
+    # The line of a request follows its response, also that of an earlier test.
+    eventually(lambda: own[-1] in caplog.text, "the last request is logged")
+    lines = [
+        message.split(" ")[:3] for message in caplog.messages if any(id in message for id in own)
+    ]
     assert lines == [["GET", "/ui", "200"], ["GET", "/ui/{path}", "404"]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import signal
@@ -90,15 +91,14 @@ def test_streams_end_with_an_error(pair: Pair, number: signal.Signals) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_whole_answers_are_errors(pair: Pair, number: signal.Signals) -> None:
     netloc = urlsplit(pair.near.server.url).netloc
-    connection = http.client.HTTPConnection(netloc, timeout=TIMEOUT)
-    connection.request("POST", TEXT, json.dumps(ENDLESS).encode())
-    with Stream(pair.near.server.url, TEXT, {**ENDLESS, "stream": True}) as second:
-        assert second.response.status == 200  # so the first one has come there
-        pair.far.process.send_signal(number)
-        answer = connection.getresponse()
-        assert answer.status == 502
-        assert json.loads(answer.read())["error"]["code"] == "peer_lost"
-    connection.close()
+    with contextlib.closing(http.client.HTTPConnection(netloc, timeout=TIMEOUT)) as connection:
+        connection.request("POST", TEXT, json.dumps(ENDLESS).encode())
+        with Stream(pair.near.server.url, TEXT, {**ENDLESS, "stream": True}) as second:
+            assert second.response.status == 200  # so the first one has come there
+            pair.far.process.send_signal(number)
+            answer = connection.getresponse()
+            assert answer.status == 502
+            assert json.loads(answer.read())["error"]["code"] == "peer_lost"
 
 
 def test_new_requests_learn_that_the_peer_is_gone(pair: Pair) -> None:

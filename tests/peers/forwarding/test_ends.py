@@ -36,6 +36,26 @@ def test_a_client_that_leaves_ends_the_answer_there(lasting_pair: Pair) -> None:
     assert request(near.server.url, "GET", "/v1/models").status == 200
 
 
+def test_a_forgotten_peer_gets_no_more_of_its_answer(pair: Pair) -> None:
+    with Stream(pair.near.server.url, "/v1/completions", {**ENDLESS, "stream": True}) as stream:
+        assert stream.read_some()
+        pair.far.peers.book.remove(pair.near.peers.identity.fingerprint)
+        assert json.loads([*stream.events()][-1])["error"]["code"] == "peer_lost"
+    eventually(lambda: is_idle(pair.far), "the slot is free")
+
+
+def test_another_peer_that_is_forgotten_ends_no_answer(
+    pair: Pair, make_machine: Callable[..., Machine]
+) -> None:
+    third = make_machine("third")
+    third.know(pair.far)
+    body = {**ENDLESS, "max_tokens": 50, "stream": True}
+    with Stream(pair.near.server.url, "/v1/completions", body) as stream:
+        assert stream.read_some()
+        pair.far.peers.book.remove(third.peers.identity.fingerprint)
+        assert [*stream.events()][-1] == "[DONE]"
+
+
 def test_a_client_that_leaves_before_the_answer_ends_it_too(lasting_pair: Pair) -> None:
     near, far = lasting_pair
     netloc = urlsplit(near.server.url).netloc

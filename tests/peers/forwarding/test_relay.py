@@ -249,7 +249,11 @@ def test_nothing_is_repeated_after_the_first_byte(near: Machine, make_peer: Make
     assert answer.status == 200
     begun, error, rest = answer.body.split(b"\n\n")
     assert (begun, rest) == (b"data: a", b"")
-    assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == "peer_lost"
+    assert json.loads(error.removeprefix(b"data: "))["error"] == {
+        "message": "The connection to the peer first was lost while it answered: it has ended the "
+        "connection. Send the request again.",
+        "type": "server_error", "param": None, "code": "peer_lost",
+    }  # fmt: skip
     assert not second.requests
 
 

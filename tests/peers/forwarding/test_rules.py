@@ -52,6 +52,24 @@ def test_lists_of_other_apis_have_it_too(lasting_pair: Pair) -> None:
     assert "completion" in shown["capabilities"]
 
 
+def test_an_unknown_name_is_answered_with_the_models_of_peers(lasting_pair: Pair) -> None:
+    refused = ask(lasting_pair.near, model="lightship")
+    assert (refused.status, refused.json["error"]["code"]) == (404, "model_not_found")
+    assert refused.json["error"]["message"].endswith(f"The models of peers are: {MODEL}.")
+
+
+def test_a_machine_without_models_names_those_of_its_peers(
+    make_machine: Callable[..., Machine], lasting_pair: Pair
+) -> None:
+    empty = make_machine("empty", default_model=None)
+    introduce(empty, lasting_pair.far)
+    assert ask(empty).status == 200
+    refused = request(empty.server.url, "POST", "/v1/completions", TEXT)
+    assert (refused.status, refused.json["error"]["code"]) == (404, "model_not_found")
+    assert refused.json["error"]["message"].endswith(f"The models of peers are: {MODEL}.")
+    lasting_pair.far.peers.book.remove(empty.peers.identity.fingerprint)
+
+
 def test_names_with_a_tag_are_forwarded(lasting_pair: Pair) -> None:
     body = {"model": f"{MODEL}:latest", "prompt": "Once", "stream": False}
     answer = request(lasting_pair.near.server.url, "POST", "/api/generate", body)

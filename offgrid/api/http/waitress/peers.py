@@ -30,9 +30,14 @@ class PeersChannel(TlsChannel):
 
     def known(self) -> dict[str, Any]:
         """Return that it came through the peers port, and the fingerprint of its certificate."""
+        return {ON_PEERS_PORT: True, PEER: self.fingerprint}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the certificate of the machine, 64 hexadecimal digits; empty if it has none,
+        or has left."""
         certificate = self._certificate()
-        fingerprint = hashlib.sha256(certificate).hexdigest() if certificate else ""
-        return {ON_PEERS_PORT: True, PEER: fingerprint}
+        return hashlib.sha256(certificate).hexdigest() if certificate else ""
 
     def received(self, data: bytes) -> bool:
         """Parse a part of a request."""

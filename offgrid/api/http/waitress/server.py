@@ -116,6 +116,30 @@ class HttpServer:
 
         return commit
 
+    def end_requests(self, is_peer: Callable[[str], bool]) -> None:
+        """Close the connections on which a machine that is no peer any more gets an answer now.
+        Later requests on its other connections are refused.
+
+        Args:
+            is_peer: whether the machine with a fingerprint is a peer.
+        """
+        running = [
+            (channel, requests[0])
+            for channel in self.channels
+            if isinstance(channel, PeersChannel)
+            and (requests := [*channel.requests])
+            and (fingerprint := channel.fingerprint)
+            and not is_peer(fingerprint)
+        ]
+
+        def close() -> None:
+            for channel, request in running:
+                if request in channel.requests:
+                    channel.handle_close()
+
+        if running:
+            self.in_loop(close)
+
     def run(self) -> None:
         """Serve until :meth:`close`, or until a signal handler raises SystemExit."""
         self._server.run()
