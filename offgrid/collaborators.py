@@ -20,7 +20,7 @@ from offgrid.engine.client.pool import LIVE as POOL_SETTINGS
 from offgrid.engine.client.pool import EnginePool
 from offgrid.errors import ConfigError, InvalidParameter
 from offgrid.peers.peers import Peers
-from offgrid.peers.rpc import rpc_servers
+from offgrid.peers.rpc import rpc_servers, warn_of_rpc_servers
 from offgrid.startup import forbid_core_dumps, prepare_process
 from offgrid.stats.collected import Stats
 from offgrid.stats.keeper import StatsKeeper
@@ -108,6 +108,8 @@ def make_collaborators(settings: Settings) -> Collaborators:
     reloads = Reloads(settings)
     reloads.add(CATALOGUE_SETTINGS, lambda settings: catalogue.prepare(settings, check_catalogue))
     reloads.add(POOL_SETTINGS, pool.prepare)
+    warn_of_rpc_servers(settings)
+    reloads.add((), warn_of_rpc_servers)
     reloads.add(("filter_file",), filters.prepare)
     reloads.add((), access.prepare)
     reloads.add(("max_responses", "max_responses_mb"), responses.prepare)

@@ -116,7 +116,8 @@ def _start(settings: Settings, folder: str = "", *, fills: bool = False) -> Chil
 def _print_banner(settings: Settings, book: Book, started: Started, port: int) -> None:
     names = ", ".join(peer.name for peer in book.all()) or "none yet: run offgrid peers pair"
     click.echo(f"OffGrid RPC worker {__version__} at {settings.rpc_host}:{port}")
-    click.echo(f"  lends    {written(free_memory())} of memory, {len(started.devices)} devices")
+    devices = "1 device" if len(started.devices) == 1 else f"{len(started.devices)} devices"
+    click.echo(f"  lends    {written(free_memory())} of memory, {devices}")
     click.echo(f"  build    {started.build}")
     click.echo(f"  peers    {names}")
     click.echo("  stop     Ctrl-C")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 from offgrid.config import BY_NAME, Settings
-from offgrid.errors import ConfigError
+from offgrid.errors import ConfigError, OffgridError
 from offgrid.peers.book import Book, Peer
 from offgrid.peers.identity import Identity, load_identity
 from offgrid.rpc.endpoint import MAX_SERVERS, RpcServer, local_server
+
+log = logging.getLogger(__name__)
 
 STATUS_FILE = "rpc.json"
 """What the RPC worker of this machine says of itself, in the folder ``peers_dir``."""
@@ -32,6 +37,16 @@ def rpc_servers(settings: Settings) -> list[RpcServer]:
     if len(found) > MAX_SERVERS:
         raise ConfigError(f"rpc_servers: llama.cpp uses at most {MAX_SERVERS} servers.")
     return found
+
+
+def warn_of_rpc_servers(settings: Settings) -> Callable[[], None]:
+    """Log what is wrong with the setting ``rpc_servers``: a model that has room on this machine is
+    loaded without a look at it. Returns what puts new settings into force, which is nothing."""
+    try:
+        rpc_servers(settings)
+    except OffgridError as ex:
+        log.warning("%s Until then, models use this machine's memory only.", ex)
+    return lambda: None
 
 
 def _peers(settings: Settings, book: Book) -> list[RpcServer]:

@@ -86,7 +86,13 @@ def _answer(connection: ssl.SSLSocket, question: Ask, seconds: float) -> Offer:
     except TimeoutError:
         raise RpcError(f"it has not answered within {seconds:g} s") from None
     except OSError as ex:
-        raise RpcError(f"the connection failed ({ex.strerror or ex})") from None
+        # With TLS 1.3, a client learns only here that its certificate was refused.
+        if isinstance(ex, ssl.SSLError) and "ALERT" in (ex.reason or ""):
+            raise RpcError("it does not know this machine; pair the machines again") from None
+        raise RpcError(
+            f"the connection failed ({ex.strerror or ex}); if it has forgotten this machine, pair "
+            "the machines again"
+        ) from None
 
 
 def _connect(server: RpcServer, address: str) -> ssl.SSLSocket:

@@ -149,10 +149,11 @@ class Tunnel:
         return None
 
     def _watch(self) -> None:
-        """Exchange a line every second. A line that is not answered yet is waited for first."""
+        """Exchange a line every second. While one is not answered, each second counts as one
+        missing answer."""
         assert self._pulse is not None
         missed, owed, state = 0, False, ""
-        while not self._closed.wait(BEAT):
+        while not self._closed.wait(0 if owed else BEAT):
             try:
                 if not owed:
                     send_line(self._pulse, "")

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from rpc_workers import pair
 
+from offgrid.collaborators import make_collaborators
 from offgrid.config import Settings, load_settings
 from offgrid.errors import ConfigError
 from offgrid.peers.book import Book
 from offgrid.peers.identity import load_identity
-from offgrid.peers.rpc import rpc_servers
+from offgrid.peers.rpc import rpc_servers, warn_of_rpc_servers
 
 
 def settings(folder: Path, *servers: str) -> Settings:
@@ -66,6 +67,21 @@ def test_a_port_of_this_machine_is_used_without_tls(tmp_path: Path) -> None:
 def test_others_are_refused_with_the_reason(tmp_path: Path, server: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         rpc_servers(settings(tmp_path, server))
+
+
+@pytest.mark.parametrize("server", ["strong", "192.168.1.7:50052", "127.0.0.1:x"])
+def test_the_log_tells_what_is_wrong_although_no_model_needs_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, server: str
+) -> None:
+    given = settings(tmp_path, server)
+    reloads = make_collaborators(given).reloads
+    reloads.reload(given)
+    [started, reloaded] = [one.message for one in caplog.records if "rpc_servers" in one.message]
+    assert started == reloaded
+    assert f"rpc_servers: '{server}'" in started
+    caplog.clear()
+    warn_of_rpc_servers(settings(tmp_path, "127.0.0.1:50052"))
+    assert not caplog.records
 
 
 def test_more_than_llama_cpp_takes_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import ssl
 import subprocess
@@ -25,7 +26,7 @@ from offgrid.rpc.child import Child as Computing
 from offgrid.rpc.child import program_of
 from offgrid.rpc.connection import ask, connect, status
 from offgrid.rpc.endpoint import RpcServer
-from offgrid.rpc.messages import ALIVE, Ask, read_line, send_line
+from offgrid.rpc.messages import ALIVE, BEAT, BEATS_MISSED, Ask, read_line, send_line
 from offgrid.rpc.tunnel import Tunnel
 
 HELLO = bytes([14, 24, 0, 0, 0, 0, 0, 0, 0]) + bytes(24)
@@ -227,6 +228,41 @@ def test_a_process_that_ends_ends_the_session(far: RpcWorker) -> None:
     with session(far) as (pulse, _):
         far.lending().kill()
         assert "ended with status -9" in last_beat(pulse)
+
+
+def test_a_machine_that_is_forgotten_is_told_what_to_do(far: RpcWorker) -> None:
+    with pytest.raises(RpcError) as refused:
+        status(unpaired(far, "forgotten"), 60.0)
+    # TLS does not always deliver the reason before the end of the connection.
+    assert re.search(
+        r"(not know|forgotten) this machine[;,] pair the machines again$", str(refused.value)
+    )
+
+
+def test_each_second_without_an_answer_counts(
+    far: RpcWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The wait for an answer takes a second itself; there is no other one in between."""
+    lost: list[str] = []
+    tunnel = Tunnel(server(far), Ask("lend", build(far)), lost.append)
+    waits: list[float] = []
+
+    def silent(connection: socket.socket, seconds: float) -> str:
+        waits.append(seconds)
+        raise TimeoutError
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return False
+
+    try:
+        monkeypatch.setattr(tunnel._closed, "wait", wait)
+        monkeypatch.setattr("offgrid.rpc.tunnel.read_line", silent)
+        tunnel._watch()
+    finally:
+        tunnel.close()
+    assert lost == ["the RPC worker far does not answer any more"]
+    assert sum(waits) == BEAT + BEATS_MISSED * BEAT
 
 
 def test_another_program_does_not_get_into_a_tunnel(far: RpcWorker) -> None:

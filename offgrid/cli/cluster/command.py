@@ -100,8 +100,10 @@ def haproxy(
     ADDRESS is where a machine's API listens, such as 10.0.0.1:11611. Without one, the machines are
     the running server and its peers.
     """
-    if not _BIND.fullmatch(bind):
+    if not _BIND.fullmatch(bind) or not 0 < int(bind.rpartition(":")[2]) < 1 << 16:
         raise click.UsageError(f"--bind: {bind!r} is no address; give one like :11610")
+    if addresses and api_port is not None:
+        raise click.UsageError("--api-port is for peers; give the port with each ADDRESS")
     options = Options(
         bind, balance, slots, _path("--tls-cert", tls_cert), _path("--machine-ca", machine_ca),
         _path("--admin-socket", admin_socket), stores=not spread,
@@ -117,7 +119,8 @@ def haproxy(
         Path(output).write_text(text, encoding="utf-8")
     except OSError as ex:
         fail(f"{output}: {ex.strerror or ex}", 1)
-    click.echo(f"wrote {shown(output)}: {len(machines)} machines", err=True)
+    number = "1 machine" if len(machines) == 1 else f"{len(machines)} machines"
+    click.echo(f"wrote {shown(output)}: {number}", err=True)
 
 
 def _machines(

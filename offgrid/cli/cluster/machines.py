@@ -33,7 +33,9 @@ def parsed(address: str) -> Machine:
     found = _ADDRESS.fullmatch(address)
     port = int(found[3] or API_PORT) if found else 0
     if found is None or not 1 <= port <= 65535:
-        raise NoMachines(f"{address!r} is no address; give one like 10.0.0.1:{API_PORT}")
+        raise NoMachines(
+            f"{address!r} is no address; give one like 10.0.0.1:{API_PORT} or [fd00::1]:{API_PORT}"
+        )
     host = found[1] or found[2]
     return Machine(f"{host}:{port}", host, port)
 

@@ -276,9 +276,10 @@ def refusal(candidate: Candidate, free: int, repacked: Repacked | None = None) -
     size = f" for {slots} of {fit.context:,} tokens" if fit.context else ""
     told = f"it needs {written(fit.needs)}{size}, and {written(free)} of memory is free."
     lent = "; ".join(map(str, candidate.lent))
-    others = f" {lent[0].upper()}{lent[1:]}." if lent else ""
+    # The name of a setting, with which some problems begin, keeps its small letter.
+    others = f" {lent if lent.startswith('rpc_') else lent[0].upper() + lent[1:]}." if lent else ""
     if others and candidate.remote_layers > 0:
-        return f"rpc_layers puts layers on other machines, which have no room for them.{others}"
+        return f"rpc_layers puts layers on other machines, which cannot take them.{others}"
     return f"{told}{others} {_advice(candidate, free, repacked)}"
 
 

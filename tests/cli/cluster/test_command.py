@@ -63,6 +63,7 @@ def test_the_options_are_in_the_configuration(tmp_path: Path) -> None:
     assert "$.store" in written("10.0.0.1")
     done = run_offgrid("cluster", "haproxy", "10.0.0.1", "-o", str(file))
     assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.endswith(": 1 machine\n")
     assert file.read_text() == written("10.0.0.1")
 
 
@@ -74,6 +75,9 @@ def test_the_options_are_in_the_configuration(tmp_path: Path) -> None:
         (("a\nserver x",), 2, "is no address"),
         (("10.0.0.1", "10.0.0.1:11611"), 2, "10.0.0.1:11611 is given twice"),
         (("10.0.0.1", "--bind", "x"), 2, "--bind: 'x' is no address"),
+        (("fd00::1",), 2, "is no address; give one like 10.0.0.1:11611 or [fd00::1]:11611"),
+        (("10.0.0.1", "--bind", ":70000"), 2, "--bind: ':70000' is no address"),
+        (("10.0.0.1", "--api-port", "80"), 2, "--api-port is for peers; give the port with each"),
         (("10.0.0.1", "--balance", "100"), 2, "100 is not in the range"),
         (("10.0.0.1", "--machine-ca", "a\nb"), 2, "--machine-ca: a path with control characters"),
         (("10.0.0.1", "-o", "/no/such/folder"), 1, "No such file or directory"),

@@ -154,3 +154,6 @@ def test_the_messages_name_the_machines() -> None:
     message = refusal(replace(CANDIDATE, lent=lent, remote_layers=7), 64 * GIB, AVX2)
     assert message.startswith("rpc_layers puts layers on other machines")
     assert message.endswith("the RPC worker bob cannot be reached.")
+    wrong = (Lent(BOB, problem="rpc_servers: 'bob' is not a peer"),)
+    message = refusal(replace(CANDIDATE, lent=wrong), GIB, AVX2)
+    assert " rpc_servers: 'bob' is not a peer. " in message
