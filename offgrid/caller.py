@@ -41,6 +41,7 @@ class Caller:
         models: ids and aliases of models that it may use; None means all.
         limits: its own limits; those of the settings apply in addition.
         filter_file: its own content filter, a path; empty if it has none.
+        is_machine: whether it is a paired machine, proved by its certificate.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Caller:
     models: frozenset[str] | None = None
     limits: Limits = Limits()
     filter_file: str = ""
+    is_machine: bool = False
 
     def may(self, scope: Scope) -> bool:
         """Return whether it has a scope."""

@@ -82,8 +82,10 @@ def check_model(pool: EnginePool, name: str) -> None:
     except ModelNotFound:
         raise ModelNotFound(name, _listed(models)) from None
     if not is_allowed(pool, entry):
-        raise ModelForbidden(caller().name, name, models)
+        raise ModelForbidden(caller(), name, models)
 
 
 def _listed(models: frozenset[str]) -> str:
-    return f"The models of this key are: {', '.join(sorted(models))}."
+    who = caller()
+    whose = f"that the machine {who.name} may use" if who.is_machine else "of this key"
+    return f"The models {whose} are: {', '.join(sorted(models))}."

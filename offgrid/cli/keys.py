@@ -283,7 +283,10 @@ def _models(given: Sequence[str], settings: Settings) -> frozenset[str]:
     try:
         return known_models(given, Catalogue(settings), "'offgrid list' shows")
     except GrantRefused as ex:
-        raise click.UsageError(f"--model: {ex}") from None
+        # Only the running server knows the models of its peers.
+        has_peers = settings.peers_dir.exists()
+        others = "; for a model of a peer, use POST /v1/keys" if has_peers else ""
+        raise click.UsageError(f"--model: {ex}{others}") from None
     except OffgridError as ex:
         fail(f"--model: the models are not known: {ex}", 2)
 

@@ -75,6 +75,7 @@ class Peer(msgspec.Struct, frozen=True, kw_only=True):
             scopes=frozenset({"inference"}),
             models=None if models is None else frozenset(models),
             limits=self.grant.limits,
+            is_machine=True,
         )
 
 

@@ -15,7 +15,7 @@ from offgrid.peers.contexts import ServerContexts
 from offgrid.peers.desk import PairingDesk
 from offgrid.peers.discovery import Discovery
 from offgrid.peers.forwarding.forwarding import Forwarding
-from offgrid.peers.found import FoundMachines
+from offgrid.peers.found import FoundMachines, Place
 from offgrid.peers.identity import MISSING, Identity, load_identity
 from offgrid.peers.joining import pair_with
 from offgrid.peers.table import PeerTable
@@ -50,13 +50,17 @@ class Peers:
         self.contexts = ServerContexts(self.identity, self.book)
         self.desk = PairingDesk(self.identity, self.book, settings.peers_dir, self._let_in)
         self.connections = PeerConnections(self.identity, self.book)
-        self.table = PeerTable(self.book, self.connections)
+        self.table = PeerTable(self.book, self.connections, own_port=lambda: self.port)
         places = read_addresses(settings.peer_addresses, int(BY_NAME["peers_port"].default))
         self.addresses = Addresses(self.identity.id, places)
         self.found = FoundMachines(
             self.identity.id, self._is_peer, loopback=is_loopback(settings.peers_host)
         )
-        self.connections.places = lambda id: [*self.found.places(id), *places]
+        self._callers: dict[str, Place] = {}
+        """Id of a peer -> where it was when it last asked this machine something."""
+        self.connections.places = lambda id: [
+            *self.found.places(id), *filter(None, [self._callers.get(id)]), *places,
+        ]  # fmt: skip
         self._discovery = self._make_discovery(settings)
         self.forwarding = Forwarding(self.connections, lambda: self.table.known())
         self.port = 0
@@ -82,6 +86,14 @@ class Peers:
     def pair_with(self, host: str, port: int, code: str) -> Peer:
         """Pair with the machine that shows a code; see :func:`~offgrid.peers.joining.pair_with`."""
         return pair_with(self.identity, self.book, self.port, host, port, code)
+
+    def called(self, fingerprint: str, address: str, port: int) -> None:
+        """Note where a peer has just asked from, and at which peers port it says that it listens.
+        If it cannot be reached where it was, it is looked for there now."""
+        peer = self.book.by_fingerprint(fingerprint)
+        if peer is not None:
+            self._callers[peer.id] = (address, port)
+            self.table.appeared(peer.id)
 
     def hosts(self) -> list[str]:
         """Return the addresses at which other machines find this one."""

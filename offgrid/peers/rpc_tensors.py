@@ -5,8 +5,8 @@ large tensors are written into a folder from which ggml's RPC server reads them,
 receiving them: on a network with 1 Gbit/s, 8 GB take more than a minute.
 
 ggml trusts the files of that folder and also writes into it, without a check and not atomically.
-Therefore each session gets a folder of links that ggml cannot write to, and the files behind them
-are written here, compared with the model, and only then given their names.
+Therefore each session gets a folder of links that ggml cannot write to, and the files to which they
+lead are written here, compared with the model, and only then given their names.
 """
 
 from __future__ import annotations

@@ -63,6 +63,7 @@ class PeerTable:
         book: the peers.
         connections: connections to them.
         clock: monotonic seconds.
+        own_port: returns the peers port of this machine, which the peers are told; 0 for none.
     """
 
     def __init__(
@@ -70,8 +71,10 @@ class PeerTable:
         book: Book,
         connections: PeerConnections,
         clock: Callable[[], float] = time.monotonic,
+        own_port: Callable[[], int] = lambda: 0,
     ) -> None:
         self._book, self._connections, self._clock = book, connections, clock
+        self._own_port = own_port
         self._lock = threading.Lock()
         self._watches: dict[str, _Watch] = {}
         self._looked_at = float("-inf")
@@ -134,8 +137,10 @@ class PeerTable:
         Raises:
             PeerError: it cannot be reached, refuses, or does not answer as expected.
         """
+        port = self._own_port()
+        path = f"{PATH}?port={port}" if port else PATH
         status, body = self._connections.request(
-            peer, "GET", PATH, timeout=ANSWER_SECONDS, limit=MAX_REPORT
+            peer, "GET", path, timeout=ANSWER_SECONDS, limit=MAX_REPORT
         )
         if status != 200:
             raise PeerProtocolError(peer, f"status {status} for {PATH}")

@@ -36,7 +36,9 @@ class GrantRefused(OffgridError):
     """A property of a key is not valid; the message says why, without the name of the field."""
 
 
-def known_models(given: Iterable[str], catalogue: Catalogue, listed_by: str) -> frozenset[str]:
+def known_models(
+    given: Iterable[str], catalogue: Catalogue, listed_by: str, others: Iterable[str] = ()
+) -> frozenset[str]:
     """Return ids and aliases as the catalogue spells them: a misspelt one would silently forbid the
     model.
 
@@ -44,6 +46,7 @@ def known_models(given: Iterable[str], catalogue: Catalogue, listed_by: str) -> 
         given: ids and aliases, in any case.
         catalogue: knows the models.
         listed_by: what lists the models, for the message.
+        others: ids and aliases of models that only peers have.
 
     Raises:
         GrantRefused: there is no such model.
@@ -51,6 +54,7 @@ def known_models(given: Iterable[str], catalogue: Catalogue, listed_by: str) -> 
     """
     ids = [entry.id for entry in catalogue.entries()]
     names = [*ids, *(alias for aliases in catalogue.aliases().values() for alias in aliases)]
+    names += others
     known = {name.casefold(): name for name in reversed(names)}
     for model in given:
         if model.casefold() not in known:

@@ -178,6 +178,19 @@ def test_wrong_arguments_get_one_line_that_says_what_to_do(
     assert re.match(f"offgrid: {message}", answer.stderr), answer.stderr
 
 
+def test_models_of_peers_are_known_to_the_server_only(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OFFGRID_PEERS_DIR", str(tmp_path / "peers"))
+    wrong = ("create", "a", "--model", "zzz")
+    assert "POST /v1/keys" not in keys(file, *wrong).stderr
+    (tmp_path / "peers").mkdir()
+    assert keys(file, *wrong).stderr == (
+        "offgrid: --model: there is no model 'zzz'; 'offgrid list' shows all; for a model of a "
+        "peer, use POST /v1/keys\n"
+    )
+
+
 def test_unknown_keys_and_files_that_cannot_be_used(file: Path) -> None:
     none = keys(file, "list")
     assert (none.returncode, none.stdout) == (0, f"There are no keys in {file}.\n")

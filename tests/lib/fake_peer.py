@@ -82,7 +82,7 @@ class FakePeer:
                 if request.startswith(b"GET /peer/alive "):
                     sock.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
                     continue
-                if request.startswith(b"GET /peer/status "):
+                if request.startswith((b"GET /peer/status ", b"GET /peer/status?")):
                     self._report(sock, request)
                     continue
                 self.requests.append(request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from machines import Machine
+from support import eventually
 
 from offgrid import __version__
 from offgrid.peers.book import Grant
@@ -43,6 +45,44 @@ def test_a_machine_says_what_it_has(make_machine: Callable[..., Machine]) -> Non
     assert said.slots_total == 3
     assert (said.queue, said.models_left_out, said.rpc) == (0, 0, None)
     assert abs(said.time - time.time()) < 60
+
+
+def test_a_peer_says_where_it_listens(make_machine: Callable[..., Machine]) -> None:
+    near, far = make_machine("near"), make_machine("far")
+    near.know(far)
+    places = far.peers.connections.places
+    assert near.ask(far, "GET", "/peer/status?port=4711").status == 200
+    assert ("127.0.0.1", 4711) in places(near.peers.identity.id)
+    assert ("127.0.0.1", 4711) not in places(far.peers.identity.id)
+
+
+@pytest.mark.slow
+def test_a_peer_that_has_moved_is_found_where_it_asks_from(
+    make_machine: Callable[..., Machine],
+) -> None:
+    near, far = make_machine("near"), make_machine("far")
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    far.peers.book.add(msgspec.structs.replace(near.as_peer(), port=port))
+    far_s_view = far.peers.table.of(near.as_peer())
+    assert far_s_view.state != "connected"
+    near.peers.book.add(far.as_peer())
+
+    def state() -> str:
+        far.peers.table.look()
+        return far.peers.table.of(near.as_peer()).state
+
+    eventually(lambda: state() == "connected", "the peer was found")
+    found = far.peers.book.by_fingerprint(near.peers.identity.fingerprint)
+    assert found is not None
+    assert found.port == near.peers.port
+
+
+def test_a_peer_cannot_say_that_it_listens_at_no_port(make_machine: Callable[..., Machine]) -> None:
+    near, far = make_machine("near"), make_machine("far")
+    near.know(far)
+    for port in ("0", "65536", "x"):
+        assert near.ask(far, "GET", f"/peer/status?port={port}").status == 400
 
 
 def test_a_hash_is_said_when_it_is_known(

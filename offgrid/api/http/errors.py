@@ -14,7 +14,7 @@ import msgspec
 from offgrid.api.fields import notices
 from offgrid.api.http.advice import advice_for
 from offgrid.api.http.error_shapes import Problem, error_shape
-from offgrid.caller import Scope
+from offgrid.caller import Caller, Scope
 from offgrid.engine.client.client import ClientGone
 from offgrid.errors import ErrorCode, ErrorType, RateLimited, RequestError
 from offgrid.record import Record
@@ -92,11 +92,14 @@ class ModelForbidden(RequestError):
     type = "permission_error"
     code = "model_not_allowed"
 
-    def __init__(self, key: str, model: str, allowed: Iterable[str]) -> None:
-        """``model`` is what the request calls it; ``allowed`` are the models of the key."""
+    def __init__(self, who: Caller, model: str, allowed: Iterable[str]) -> None:
+        """``model`` is what the request calls it; ``allowed`` are the models of the caller."""
         named = f"model {model[:80]}" if model else "default model"
+        refused = f"The key {who.name} is not for"
+        if who.is_machine:
+            refused = f"The machine {who.name} may not use"
         super().__init__(
-            f"The key {key} is not for the {named}. Its models are: {', '.join(sorted(allowed))}.",
+            f"{refused} the {named}. Its models are: {', '.join(sorted(allowed))}.",
             "model",
         )
 

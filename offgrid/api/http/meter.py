@@ -104,7 +104,7 @@ class CallerMeter(Meter):
         self._limits = limits
         self._runs = int(runs)
         self._caller = who.id
-        self._name = "This key" if who.has_key else "This address"
+        self._name = _named(who)
         self._account = Account()
         self._begun = False
         self._holds = 0
@@ -326,3 +326,11 @@ def _bounds(settings: Settings, limits: Limits) -> Bounds:
         found.max_tokens, found.max_messages, found.max_depth, found.max_schema, timeout,
         time.monotonic() + timeout,
     )  # fmt: skip
+
+
+def _named(who: Caller) -> str:
+    """Return what messages call a caller. They come to users of a peer too, who must not take its
+    limits for those of their keys."""
+    if who.is_machine:
+        return f"The machine {who.name}"
+    return "This key" if who.has_key else "This address"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn, TypeVar
 
 import falcon
@@ -66,11 +66,18 @@ class Keys:
     Args:
         access: decides with them which requests pass.
         catalogue: knows the models for which a key may be.
+        of_peers: returns ids and aliases of models of peers; a key may be for these too.
     """
 
-    def __init__(self, access: Access, catalogue: Catalogue) -> None:
+    def __init__(
+        self,
+        access: Access,
+        catalogue: Catalogue,
+        of_peers: Callable[[], Iterable[str]] = tuple,
+    ) -> None:
         self._ring = access.ring
         self._catalogue = catalogue
+        self._of_peers = of_peers
         self._file = KeyFile(access.ring.path)
 
     def all(self) -> list[Key]:
@@ -139,9 +146,9 @@ class Keys:
             grant = dataclasses.replace(grant, scopes=frozenset(request.scopes))
         if request.models:
             models = request.models
-            found = _checked(
-                "models", lambda: known_models(models, self._catalogue, "GET /v1/models lists")
-            )
+            found = _checked("models", lambda: known_models(
+                models, self._catalogue, "GET /v1/models lists", self._of_peers()
+            ))  # fmt: skip
             grant = dataclasses.replace(grant, models=found)
         if request.limits is not None:
             grant = dataclasses.replace(grant, limits=_limits(request.limits))

@@ -186,7 +186,7 @@ def check_allowed(found: Found, name: str) -> None:
     """Raise ModelForbidden unless the caller of this request may use a model of a peer."""
     models = caller().models
     if models is not None and not is_allowed(found):
-        raise ModelForbidden(caller().name, name, models)
+        raise ModelForbidden(caller(), name, models)
 
 
 def _fields_of(req: falcon.Request, body: bytes | None) -> Fields | None:

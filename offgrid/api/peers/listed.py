@@ -62,7 +62,7 @@ def listed(found: Found) -> dict[str, Any]:
 
 
 def details(found: Found) -> dict[str, Any]:
-    """Return the whole object of a model: what its peer tells nobody is null."""
+    """Return the whole object of a model: what its peer does not tell is null."""
     name = found.peer.name
     return {
         **listed(found),

@@ -120,6 +120,10 @@ class Whereabouts:
         connected one if there is one."""
         return [found[0] for _, found in sorted(self._latest().by_id.items())]
 
+    def names(self) -> list[str]:
+        """Return the ids and aliases of all models of peers."""
+        return [name for found in self.listed() for name in found.names]
+
     def find(self, name: str) -> list[Found]:
         """Return the models that a name means, in the order in which their peers are asked.
 

@@ -162,9 +162,28 @@ def test_limits_of_the_grant_apply_and_are_told(pair: Pair) -> None:
     refused = ask(pair.near)
     assert refused.status == 429
     assert refused.json["error"]["code"] == "rate_limit_exceeded"
+    assert refused.json["error"]["message"].startswith("The machine near may use 1 requests per")
     assert int(refused.headers["retry-after"]) > 0
     assert refused.headers["x-offgrid-peer"] == "far"
     assert request(pair.far.server.url, "POST", "/v1/completions", TEXT).status == 200
+
+
+def test_errors_about_a_grant_name_the_machine(pair: Pair) -> None:
+    """Users of that machine read them, and must not look for the reason in their keys."""
+    near, far = pair
+    far.peers.book.change(
+        near.peers.identity.fingerprint,
+        lambda one: msgspec.structs.replace(one, grant=Grant(models=(MODEL,))),
+    )
+
+    def refused(model: str) -> str:
+        body = msgspec.json.encode({"model": model, **TEXT})
+        answer = near.ask(far, "POST", "/v1/completions", body)
+        return str(json.loads(answer.content)["error"]["message"])
+
+    give_model(far.models, "other")
+    assert refused("other").startswith("The machine near may not use the model other.")
+    assert f"The models that the machine near may use are: {MODEL}." in refused("none")
 
 
 def test_the_near_machine_s_limit_of_tokens_holds_there(
@@ -214,6 +233,27 @@ def test_an_exact_name_of_a_peers_model_is_no_beginning_of_an_own_one(
     introduce(near, far)
     assert ask(near).headers["x-offgrid-peer"] == "far"
     assert "x-offgrid-peer" not in ask(near, model=f"{MODEL}-s").headers
+
+
+def test_keys_can_be_made_for_models_of_peers(
+    make_machine: Callable[..., Machine], make_far: Callable[..., Machine], tmp_path: Path
+) -> None:
+    (tmp_path / "near").mkdir()
+    file = tmp_path / "near" / "keys.json"
+    boss = bearer(new_key(file, "boss", "admin")[1])
+    near, far = make_machine("near", keys_file=file), make_far()
+    introduce(near, far)
+
+    def create(model: str) -> Any:
+        body = {"name": model, "scopes": ["inference"], "models": [model]}
+        return request(near.server.url, "POST", "/v1/keys", body, boss)
+
+    made = create(MODEL.upper())
+    assert (made.status, made.json["models"]) == (201, [MODEL])
+    body = {"model": MODEL, **TEXT}
+    answer = request(near.server.url, "POST", "/v1/completions", body, bearer(made.json["key"]))
+    assert (answer.status, answer.headers["x-offgrid-peer"]) == (200, "far")
+    assert create("lightship").json["error"]["param"] == "models"
 
 
 def test_keys_decide_which_models_of_peers_may_be_used(
