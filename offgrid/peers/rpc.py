@@ -45,7 +45,7 @@ def warn_of_rpc_servers(settings: Settings) -> Callable[[], None]:
     try:
         rpc_servers(settings)
     except OffgridError as ex:
-        log.warning("%s Until then, models use this machine's memory only.", ex)
+        log.warning("%s Until then, no model can use other machines.", ex)
     return lambda: None
 
 

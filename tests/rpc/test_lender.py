@@ -159,6 +159,11 @@ def test_a_machine_with_another_certificate_is_not_used(far: RpcWorker, tmp_path
         )  # fmt: skip
 
 
+def test_the_banner_counts_the_devices(far: RpcWorker) -> None:
+    banner = far.child.out.find(r"lends    \S+ \S+ of memory, (.*)\n")[1]
+    assert re.fullmatch("1 device|([2-9]|1[0-6]) devices", banner)
+
+
 def test_the_status_starts_nothing(far: RpcWorker) -> None:
     offer = status(server(far), 60.0)
     assert offer.build == build(far)
