@@ -19,7 +19,7 @@ from functools import partial
 
 from offgrid.errors import RpcError
 from offgrid.rpc.child import Child, Started
-from offgrid.rpc.messages import Ask, Offer, end_connection, read_ask, send_line
+from offgrid.rpc.messages import Ask, Offer, end_connection, other_build, read_ask, send_line
 from offgrid.rpc.session import Session, refuse
 
 log = logging.getLogger(__name__)
@@ -144,10 +144,7 @@ class Lender:
     def _lend(self, connection: ssl.SSLSocket, ask: Ask, name: str, borrower: str) -> None:
         build = self._terms.started.build
         if ask.build != build:
-            raise RpcError(
-                f"it has another llama.cpp: {build} there, {ask.build} here; install the same "
-                "version of OffGrid and of llama-cpp-python on both machines"
-            )
+            raise RpcError(f"it {other_build(build, ask.build)}")
         with self._lock:
             if len(self._sessions) >= MAX_SESSIONS:
                 raise RpcError(f"it lends memory for {MAX_SESSIONS} models already")

@@ -128,6 +128,14 @@ def read_offer(connection: socket.socket, seconds: float) -> Offer:
         raise RpcError("the other end is no OffGrid RPC worker of this version") from None
 
 
+def other_build(there: str, here: str) -> str:
+    """Return what is wrong with a lender of another build than this machine's, without its name."""
+    return (
+        f"has another llama.cpp: {there} there, {here} here; install the same version of OffGrid "
+        "and of llama-cpp-python on both machines"
+    )
+
+
 def end_connection(connection: socket.socket) -> None:
     """End a connection, also one that another thread waits for: that thread sees its end."""
     with contextlib.suppress(OSError):

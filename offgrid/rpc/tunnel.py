@@ -26,6 +26,7 @@ from offgrid.rpc.messages import (
     Ask,
     Offer,
     end_connection,
+    other_build,
     read_line,
     send_line,
 )
@@ -192,14 +193,6 @@ def check_offer(server: RpcServer, offer: Offer, build: str) -> None:
         RpcError: the message has both builds.
     """
     if offer.build != build:
-        raise other_build(server.name, offer, build)
+        raise RpcError(f"the RPC worker {server.name} {other_build(offer.build, build)}")
     if not offer.devices:
         raise RpcError(f"the RPC worker {server.name} lends no device")
-
-
-def other_build(name: str, offer: Offer, build: str) -> RpcError:
-    """Return the error about a lender with another build of llama.cpp than this machine."""
-    return RpcError(
-        f"the RPC worker {name} has another llama.cpp: {offer.build} there, {build} here; install "
-        "the same version of OffGrid and of llama-cpp-python on both machines"
-    )
