@@ -1,4 +1,4 @@
-"""llama.cpp's RPC, compiled as a library of its own from the sources of llama-cpp-python.
+"""llama.cpp's RPC, compiled as a separate library from the sources of llama-cpp-python.
 
 llama.cpp is built without RPC by default. To build it again takes minutes; this library takes
 seconds, and fits the llama.cpp that is installed. The sources come from the package index that pip

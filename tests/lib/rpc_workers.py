@@ -84,7 +84,7 @@ class RpcWorker:
         return found[0]
 
     def is_idle(self) -> bool:
-        """Whether it computes for nobody."""
+        """Whether it computes for no machine."""
         return not psutil.Process(self.child.process.pid).children()
 
     def kill(self) -> None:

@@ -18,7 +18,7 @@ from offgrid.store.catalogue import STARTER_ID
 
 @pytest.fixture
 def make_machine(make_server: Callable[..., Server], tmp_path: Path) -> Callable[..., Machine]:
-    """Start servers on loopback with peers on, each with folders of its own."""
+    """Start servers on loopback with peers on, each with its folders."""
 
     def make(name: str, **flags: Any) -> Machine:
         folder = tmp_path / name

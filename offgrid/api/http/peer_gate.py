@@ -53,7 +53,7 @@ def admit_peers(admit: Admit, book: Book | None) -> Admit:
 
 class PeerGate:
     """Middleware: peers reach the resources that are made for them, and inference. Other clients
-    reach all others. For whatever else, a request learns only that there is no such path."""
+    reach all others. A request for anything else learns only that there is no such path."""
 
     def process_resource(
         self, req: falcon.Request, resp: falcon.Response, resource: object, params: dict[str, Any]

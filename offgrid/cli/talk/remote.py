@@ -207,7 +207,7 @@ class Remote:
 
     def events(self, path: str, body: Json) -> Iterator[Json]:
         """Yield the events of an answer that streams. Closing the iterator tells the server that
-        nobody listens any more.
+        no one listens any more.
 
         Raises:
             NoServer, ServerError: see :meth:`get`. Or the server ends before the stream does.
