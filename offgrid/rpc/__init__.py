@@ -2,9 +2,9 @@
 
 A machine *lends* memory with ``offgrid rpc-worker``; another one *borrows* it for a model.
 llama.cpp's RPC has no authentication, no encryption and no time limits, and it ends its process
-when something is wrong. So it only ever speaks to a port of the same machine that the other end of a
-tunnel in this package has opened. Both processes of the server import this package, and the
-RPC worker does.
+when something is wrong. So it only ever speaks to a port of the same machine that the other end of
+a tunnel in this package has opened. Both processes of the server import this package, and so does
+the RPC worker.
 
 - :mod:`~offgrid.rpc.endpoint`: a server that lends, as settings and commands name it
 - :mod:`~offgrid.rpc.messages`: what both ends of a TLS connection say before ggml speaks
