@@ -29,6 +29,12 @@ WHOLE: list[tuple[str, dict[str, Any]]] = [
     ("/v1/messages/count_tokens", {"messages": CHAT["messages"]}),
     ("/v1/responses/input_tokens", {"input": "Hello!"}),
     ("/v1/lab/distribution", {"prompt": "Once"}),
+    ("/v1/embeddings", {"input": ["Once", "twice"]}),
+    ("/v1/score", {"text_1": "Once", "text_2": ["once", "twice"]}),
+    ("/v1/decisions", {"input": "Once", "questions": [
+        {"type": "predicate", "instructions": "Twice."}]}),
+    ("/api/embed", {"input": ["Once", "twice"]}),
+    ("/v1/moderations", {"input": "Once"}),
 ]  # fmt: skip
 
 
