@@ -18,7 +18,7 @@ import math
 import llama_cpp.llama_cpp as llama
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from offgrid.sampling import Sampler, SamplingParams
@@ -110,6 +110,7 @@ def init(name, *arguments):
 )
 @settings(max_examples=20, deadline=None)
 @given(seed=SEEDS, scale=SCALES)
+@example(seed=18462, scale=0.3)  # two tokens at the border are equally typical
 def test_truncation_and_temperature(fields, chain, seed, scale):
     row = smooth(seed, scale=scale)
     theirs = through([init(*step) for step in chain], row)
@@ -117,11 +118,23 @@ def test_truncation_and_temperature(fields, chain, seed, scale):
     if set(got) != set(theirs):
         # Rounding moves a border by at most one token, an unlikely one.
         differing = set(got) ^ set(theirs)
+        if "typical_p" in fields and len(differing) == 2:
+            assert equally_typical(row, *differing)
+            return
         assert len(differing) == 1
         assert near_a_border(row, fields, set(got), set(theirs))
         return
     loose = 1e-2 if "dynatemp_range" in fields else NEAR
     assert got == pytest.approx(theirs, rel=loose, abs=1e-9)
+
+
+def equally_typical(row, token, other) -> bool:
+    """Whether single precision may take either of two tokens for the more typical one, so that
+    ``min_keep`` keeps one here and the other there."""
+    logprobs = row.astype(np.float64) - np.logaddexp.reduce(row.astype(np.float64))
+    entropy = -np.sum(np.exp(logprobs) * logprobs)
+    distance = np.abs(-logprobs - entropy)
+    return abs(distance[token] - distance[other]) < 4 * np.finfo(np.float32).eps * entropy
 
 
 def near_a_border(row, fields, got, theirs) -> bool:
