@@ -226,6 +226,7 @@ test("the keyboard reaches everything, and axe finds nothing serious", () => it.
   await field.waitFor();
   await page.keyboard.press("Escape");
   await field.waitFor({ state: "detached" });
+  await page.waitForFunction(() => document.activeElement !== document.body);  // it is where it was
   await page.keyboard.press("Shift+Tab");
   await page.keyboard.press("Enter");
   await page.waitForFunction((id) => location.hash === `#/chat/${id}`, first.id);
