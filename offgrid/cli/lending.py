@@ -105,7 +105,7 @@ def _start(settings: Settings, folder: str = "", *, fills: bool = False) -> Chil
         RpcError: it cannot serve.
     """
     job = {
-        "library": "" if settings.rpc_library is None else str(settings.rpc_library),
+        "rpc_library": "" if settings.rpc_library is None else str(settings.rpc_library),
         "threads": settings.threads,
         "cache_dir": folder,
         "fills": fills,

@@ -50,7 +50,7 @@ class RpcWorker:
     def __init__(self, folder: Path, name: str, borrower: Path, library: str) -> None:
         self.name = name
         self.peers = folder / name / "peers"
-        self.library = library
+        self.rpc_library = library
         self.folder = folder
         pair(self.peers, borrower)
         self.port = 0
@@ -61,7 +61,7 @@ class RpcWorker:
         flags = (
             "--no-config", "--peers-dir", str(self.peers), "--peers-name", self.name,
             "--responses-file", str(self.folder / self.name / "responses.sqlite3"),
-            "--rpc-host", ADDRESS, "--rpc-port", str(self.port), "--rpc-library", self.library,
+            "--rpc-host", ADDRESS, "--rpc-port", str(self.port), "--rpc-library", self.rpc_library,
             "--threads", "1", "--log-level", "debug",
         )  # fmt: skip
         self.child = Child(program("offgrid"), "rpc-worker", *flags, cwd=self.folder)

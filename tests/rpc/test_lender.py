@@ -297,7 +297,7 @@ def test_another_program_does_not_get_into_a_tunnel(far: RpcWorker) -> None:
 @pytest.mark.slow
 def test_a_process_refuses_a_connection_that_came_before_its_parent(far: RpcWorker) -> None:
     """Another user of the lending machine was faster; the session is refused."""
-    program = program_of(os.getpid(), f'{{"library": "{far.library}", "threads": 1}}')
+    program = program_of(os.getpid(), f'{{"rpc_library": "{far.rpc_library}", "threads": 1}}')
     child = Computing(program, lambda line: None)
     try:
         with socket.create_connection((ADDRESS, child.started.port), 60.0) as other:

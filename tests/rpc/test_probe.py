@@ -57,7 +57,7 @@ def refused(*answers: bytes, seconds: float = 30.0) -> str:
 
 
 def test_a_server_of_llama_cpp_passes() -> None:
-    job = json.dumps({"library": rpc_library(), "threads": 1})
+    job = json.dumps({"rpc_library": rpc_library(), "threads": 1})
     child = Child(program_of(os.getpid(), job), lambda line: None)
     try:
         found = probe(LOOPBACK, child.started.port, 30.0)

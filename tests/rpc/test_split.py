@@ -315,7 +315,7 @@ def test_a_port_of_this_machine_is_used_without_an_rpc_worker(
     tmp_path: Path, starter_path: Path
 ) -> None:
     """As it is with llama.cpp's own program, or with an SSH tunnel to one."""
-    job = json.dumps({"library": rpc_library(), "threads": 1})
+    job = json.dumps({"rpc_library": rpc_library(), "threads": 1})
     process = Computing(program_of(os.getpid(), job), lambda line: None)
     try:
         name = f"127.0.0.1:{process.started.port}"

@@ -41,7 +41,7 @@ def test_all_threads_are_in_the_table(tmp_path: Path, threads: Path) -> None:
     try:
         flags = (
             "--no-config", "--peers-dir", str(here), "--rpc-servers", far.server,
-            "--rpc-layers", "all", "--rpc-library", far.library, "--threads", "1",
+            "--rpc-layers", "all", "--rpc-library", far.rpc_library, "--threads", "1",
         )  # fmt: skip
         with serving(tmp_path, *flags) as server:
             url = server.wait_ready()

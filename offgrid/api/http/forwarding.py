@@ -1,4 +1,4 @@
-"""What proxies say about the clients behind them: X-Forwarded-For, -Proto and -Host.
+"""What proxies say about their clients: X-Forwarded-For, -Proto and -Host.
 
 A client can send these headers too, so only those of trusted proxies are used. Each proxy appends
 the address that its connection came from. Read from the right, the addresses of trusted proxies are

@@ -270,7 +270,7 @@ class RateLimits:
         if not (counted or limits.concurrent_requests) or not counts(req.method, req.path):
             return
         # A request without a valid key is refused by Authorize. If it counted here, a client with
-        # many addresses could make the server forget the accounts of keys, and so of its own key.
+        # many addresses could make the server forget the accounts of keys.
         if getattr(req.context, "refusal", None) is not None:
             return
         own = CallerMeter(

@@ -44,7 +44,7 @@ def _try_out(settings: Settings) -> str:
         RpcError: it cannot be used.
     """
     library = "" if settings.rpc_library is None else str(settings.rpc_library)
-    child = Child(program_of(os.getpid(), json.dumps({"library": library})), lambda line: None)
+    child = Child(program_of(os.getpid(), json.dumps({"rpc_library": library})), lambda line: None)
     child.end()
     return child.started.build
 

@@ -37,7 +37,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """How to serve. ``threads`` 0 leaves their number open. ggml reads large tensors from the
     folder ``cache_dir``, if there is one; only if ``fills``, it may write there."""
 
-    library: str = ""
+    rpc_library: str = ""
     cache_dir: str = ""
     threads: int = 0
     fills: bool = False
@@ -66,7 +66,7 @@ def main(job: str) -> NoReturn:
 def _serve(job: Job, told: IO[str]) -> None:
     if job.cache_dir and not job.fills:
         obey_permissions()
-    rpc = Rpc(job.library)
+    rpc = Rpc(job.rpc_library)
     devices = rpc.local_devices()
     threads = job.threads or processors.cores().start
     threading.Thread(

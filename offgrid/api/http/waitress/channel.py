@@ -240,7 +240,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
 
     @property
     def secure(self) -> bool:
-        """Whether nobody on the network can read what is sent."""
+        """Whether what is sent is encrypted on the network."""
         return False
 
     def known(self) -> dict[str, Any]:

@@ -299,7 +299,7 @@ class TlsChannel(Channel):
 
     @property
     def secure(self) -> bool:
-        """Whether nobody on the network can read what is sent."""
+        """Whether what is sent is encrypted on the network."""
         return bool(self.socket is not None and self.socket.secured)
 
     def readable(self) -> bool:
