@@ -60,8 +60,8 @@ class Turn(Generic[T]):
         return False
 
     def stop(self) -> None:
-        """Never called, since it is not dispensable."""
-        raise NotImplementedError
+        """Fail: only what is dispensable is stopped, so a call shows a fault of the scheduler."""
+        raise AssertionError("a turn that is not dispensable was stopped")
 
     def before_image(self, length: int) -> int:
         """Return ``length``: there are no images."""
