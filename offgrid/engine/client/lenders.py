@@ -37,6 +37,8 @@ class Lenders:
         self._clock = clock
         self._lock = threading.Lock()
         self._asked: float | None = None
+        self._forgotten = 0
+        """How often :meth:`forget` was called."""
         self._lent: tuple[Lent, ...] = ()
 
     @property
@@ -52,12 +54,18 @@ class Lenders:
             fresh = _FRESH_PROBLEM if any(one.problem for one in self._lent) else _FRESH
             if self._asked is not None and now - self._asked < fresh:
                 return
-            self._lent = self._ask()
-            self._asked = self._clock()
+            # The settings may change, or a server be lost, while the others answer.
+            while True:
+                before = self._forgotten
+                self._lent = self._ask()
+                self._asked = self._clock()
+                if self._forgotten == before:
+                    return
 
     def forget(self) -> None:
         """Ask again at the next :meth:`refresh`: a server was lost, or the settings have
         changed."""
+        self._forgotten += 1
         self._asked = None
 
     def _ask(self) -> tuple[Lent, ...]:

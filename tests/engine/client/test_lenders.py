@@ -40,6 +40,21 @@ def test_an_answer_is_used_for_a_while() -> None:
     assert len(asked) == 3
 
 
+def test_settings_that_change_while_servers_are_asked_count(closed: RpcServer) -> None:
+    """Not the servers that were in the settings when it began."""
+    named: list[list[RpcServer]] = [[closed, closed], [closed]]
+
+    def servers() -> list[RpcServer]:
+        if len(named) == 2:
+            lenders.forget()
+        return named.pop(0)
+
+    lenders = Lenders(servers)
+    lenders.refresh()
+    assert named == []
+    assert [one.server for one in lenders.lent] == [closed]
+
+
 def test_a_server_that_lends_nothing_is_asked_again_soon(closed: RpcServer) -> None:
     clock, asked = Clock(), list[int]()
 
