@@ -128,7 +128,7 @@ def test_every_field_has_a_sample() -> None:
             missing = SCHEMAS.not_given("post", path, bodies)
             if path == "/tokenize":  # it refuses images
                 missing = {name for name in missing if not name.startswith("Image")}
-            assert not missing, f"write samples of {path} for full_requests.py: {sorted(missing)}"
+            assert not missing, f"write samples of {path} in full_requests: {sorted(missing)}"
 
 
 def test_a_field_without_a_sample_is_found() -> None:

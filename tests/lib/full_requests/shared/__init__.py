@@ -1,0 +1,1 @@
+"""Fields and values that the requests of several APIs have."""
