@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,19 +30,26 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.stop()
 
 
+def is_same(some: Any, others: Any) -> bool:
+    """Whether vectors are the same apart from rounding: llama.cpp rounds by the shape of a batch,
+    and the texts of a request may come into one batch or two."""
+    return bool(np.allclose(some, others, atol=1e-4))
+
+
 def test_vectors_equal_those_of_openais_endpoint(url: str) -> None:
     body = {"model": f"{BERT}:latest", "input": ["otter", "fox"]}
     answer = request(url, "POST", EMBED, body).json
     data = request(url, "POST", "/v1/embeddings", {**body, "model": BERT}).json
-    assert answer["embeddings"] == [item["embedding"] for item in data["data"]]
+    assert is_same(answer["embeddings"], [item["embedding"] for item in data["data"]])
     assert answer["prompt_eval_count"] == data["usage"]["prompt_tokens"]
     assert answer["model"] == f"{BERT}:latest"
     assert answer["total_duration"] >= answer["load_duration"] >= 0
     assert np.allclose(np.linalg.norm(answer["embeddings"], axis=1), 1)
     single = request(url, "POST", EMBED, {"model": BERT, "input": "otter"}).json
-    assert single["embeddings"] == answer["embeddings"][:1]
+    assert is_same(single["embeddings"], answer["embeddings"][:1])
     older = request(url, "POST", OLDER, {"model": BERT, "prompt": "otter"}).json
-    assert older == {"embedding": answer["embeddings"][0]}
+    assert older.keys() == {"embedding"}
+    assert is_same(older["embedding"], answer["embeddings"][0])
 
 
 def test_shorter_vectors(url: str) -> None:
@@ -72,7 +80,7 @@ def test_a_text_that_is_too_long_is_cut_only_if_the_request_asks(url: str) -> No
     assert BERT_CONTEXT <= tokens <= BERT_CONTEXT + 8
     assert len(first) == len(second)
     fits = request(url, "POST", EMBED, {"model": BERT, "input": "fox", "truncate": True})
-    assert fits.json["embeddings"] == [first]
+    assert is_same(fits.json["embeddings"], [first])
     assert "x-offgrid-warning" not in fits.headers
 
 
